@@ -1,0 +1,390 @@
+//! Plain values in the kernel's vocabulary: times, process ids, signals, ends of processes, error numbers.
+//!
+//! No calls are made here: everything is a value that other modules pass along. The pure parts (`model`, `wire`)
+//! speak in these, `sys` translates them to and from libc.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A moment on the monotonic clock (`CLOCK_MONOTONIC`, clock_gettime(2)), in nanoseconds since boot.
+///
+/// Comparable between processes of one boot only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The moment `seconds` and `nanos` after boot.
+    pub const fn new(seconds: u64, nanos: u32) -> Time {
+        Time(seconds.saturating_mul(1_000_000_000).saturating_add(nanos as u64))
+    }
+
+    /// How long ago `earlier` was; zero when it lies ahead.
+    pub fn since(self, earlier: Time) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl std::ops::Add<Duration> for Time {
+    type Output = Time;
+
+    /// Saturates at the end of time, 584 years after boot.
+    fn add(self, later: Duration) -> Time {
+        Time(self.0.saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// A process id that can be signalled safely: never 0, 1 or negative, so that a signal to it or to its group can reach
+/// neither every process nor init (kill(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pid(i32);
+
+impl Pid {
+    /// `raw` as a process id; `None` below 2.
+    pub const fn new(raw: i32) -> Option<Pid> {
+        if raw > 1 {
+            Some(Pid(raw))
+        } else {
+            None
+        }
+    }
+
+    /// The number, as libc takes it.
+    pub const fn raw(self) -> i32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One process for as long as it lives: its id and its start time, so that a reused id is not mistaken for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    /// Its process id.
+    pub pid: Pid,
+    /// Its start in clock ticks since boot (field 22 of /proc/PID/stat, proc(5)); 0 where there is no /proc.
+    pub ticks: u64,
+}
+
+/// A user id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uid(pub u32);
+
+/// A group id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gid(pub u32);
+
+/// An error number, errno(3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = std::io::Error::from_raw_os_error(self.0).to_string();
+        f.write_str(text.split(" (os error").next().unwrap_or(&text))
+    }
+}
+
+/// A signal number, signal(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sig(i32);
+
+/// The signals that have a name everywhere; numbers as libc has them for the target.
+const SIGNALS: &[(&str, i32)] = &[
+    ("HUP", libc::SIGHUP),
+    ("INT", libc::SIGINT),
+    ("QUIT", libc::SIGQUIT),
+    ("ILL", libc::SIGILL),
+    ("TRAP", libc::SIGTRAP),
+    ("ABRT", libc::SIGABRT),
+    ("BUS", libc::SIGBUS),
+    ("FPE", libc::SIGFPE),
+    ("KILL", libc::SIGKILL),
+    ("USR1", libc::SIGUSR1),
+    ("SEGV", libc::SIGSEGV),
+    ("USR2", libc::SIGUSR2),
+    ("PIPE", libc::SIGPIPE),
+    ("ALRM", libc::SIGALRM),
+    ("TERM", libc::SIGTERM),
+    ("CHLD", libc::SIGCHLD),
+    ("CONT", libc::SIGCONT),
+    ("STOP", libc::SIGSTOP),
+    ("TSTP", libc::SIGTSTP),
+    ("TTIN", libc::SIGTTIN),
+    ("TTOU", libc::SIGTTOU),
+    ("URG", libc::SIGURG),
+    ("XCPU", libc::SIGXCPU),
+    ("XFSZ", libc::SIGXFSZ),
+    ("VTALRM", libc::SIGVTALRM),
+    ("PROF", libc::SIGPROF),
+    ("WINCH", libc::SIGWINCH),
+    ("IO", libc::SIGIO),
+    ("PWR", libc::SIGPWR),
+    ("SYS", libc::SIGSYS),
+];
+
+impl Sig {
+    /// Hangup.
+    pub const HUP: Sig = Sig(libc::SIGHUP);
+    /// Interrupt from the keyboard.
+    pub const INT: Sig = Sig(libc::SIGINT);
+    /// Quit from the keyboard.
+    pub const QUIT: Sig = Sig(libc::SIGQUIT);
+    /// Kill; cannot be caught.
+    pub const KILL: Sig = Sig(libc::SIGKILL);
+    /// First signal for the program's own use.
+    pub const USR1: Sig = Sig(libc::SIGUSR1);
+    /// Second signal for the program's own use.
+    pub const USR2: Sig = Sig(libc::SIGUSR2);
+    /// Write to a pipe without a reader.
+    pub const PIPE: Sig = Sig(libc::SIGPIPE);
+    /// Timer of alarm(2).
+    pub const ALRM: Sig = Sig(libc::SIGALRM);
+    /// Request to end.
+    pub const TERM: Sig = Sig(libc::SIGTERM);
+    /// A child's state changed.
+    pub const CHLD: Sig = Sig(libc::SIGCHLD);
+    /// Continue if stopped.
+    pub const CONT: Sig = Sig(libc::SIGCONT);
+    /// File size limit passed.
+    pub const XFSZ: Sig = Sig(libc::SIGXFSZ);
+
+    /// The signal with this number; `None` outside 1..=64.
+    pub const fn new(raw: i32) -> Option<Sig> {
+        if raw >= 1 && raw <= 64 {
+            Some(Sig(raw))
+        } else {
+            None
+        }
+    }
+
+    /// The signal named `TERM`, `SIGTERM` or `15`.
+    pub fn parse(text: &str) -> Option<Sig> {
+        if let Ok(number) = text.parse::<i32>() {
+            return Sig::new(number);
+        }
+        let name = text.strip_prefix("SIG").unwrap_or(text);
+        SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, raw)| Sig(*raw))
+    }
+
+    /// The number, as libc takes it.
+    pub const fn raw(self) -> i32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Sig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match SIGNALS.iter().find(|(_, raw)| *raw == self.0) {
+            Some((name, _)) => write!(f, "SIG{name}"),
+            None => write!(f, "signal {}", self.0),
+        }
+    }
+}
+
+/// How a process ended, waitpid(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It called exit with this status, 0..=255.
+    Code(i32),
+    /// A signal ended it.
+    Signal(Sig),
+    /// It is gone, and its status went to another parent.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exited with status {code}"),
+            Exit::Signal(sig) => write!(f, "killed by {sig}"),
+            Exit::Unknown => f.write_str("ended with unknown status"),
+        }
+    }
+}
+
+/// A limit of setrlimit(2) that a definition can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// RLIMIT_NOFILE: file descriptors.
+    Nofile,
+    /// RLIMIT_NPROC: processes and threads of the user.
+    Nproc,
+    /// RLIMIT_CORE: core file size, bytes.
+    Core,
+    /// RLIMIT_FSIZE: file size, bytes.
+    Fsize,
+    /// RLIMIT_STACK: stack of the main thread, bytes.
+    Stack,
+    /// RLIMIT_DATA: data segment, bytes.
+    Data,
+    /// RLIMIT_AS: address space, bytes.
+    As,
+    /// RLIMIT_CPU: processor time, seconds.
+    Cputime,
+    /// RLIMIT_MEMLOCK: locked memory, bytes.
+    Memlock,
+}
+
+impl Resource {
+    /// Every one of them, in the order they are set.
+    pub const ALL: [Resource; 9] = [
+        Resource::Nofile,
+        Resource::Nproc,
+        Resource::Core,
+        Resource::Fsize,
+        Resource::Stack,
+        Resource::Data,
+        Resource::As,
+        Resource::Cputime,
+        Resource::Memlock,
+    ];
+
+    /// The key under `limits` in a definition.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Resource::Nofile => "nofile",
+            Resource::Nproc => "nproc",
+            Resource::Core => "core",
+            Resource::Fsize => "fsize",
+            Resource::Stack => "stack",
+            Resource::Data => "data",
+            Resource::As => "as",
+            Resource::Cputime => "cputime",
+            Resource::Memlock => "memlock",
+        }
+    }
+
+    /// Whether its values count bytes, so that "20M" may be written.
+    pub const fn in_bytes(self) -> bool {
+        !matches!(self, Resource::Nofile | Resource::Nproc | Resource::Cputime)
+    }
+}
+
+/// The step of making a child at which something went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// fork(2).
+    Fork,
+    /// setsid(2).
+    Session,
+    /// Entering its control group.
+    Cgroup,
+    /// Opening and moving file descriptors.
+    Files,
+    /// setrlimit(2); the resource is said by the errno's companion text.
+    Limits,
+    /// Scheduling and out-of-memory score.
+    Priority,
+    /// setgroups(2).
+    Groups,
+    /// setgid(2).
+    Gid,
+    /// setuid(2).
+    Uid,
+    /// prctl(2): no new privileges, capabilities, parent death signal.
+    Privileges,
+    /// chdir(2).
+    Directory,
+    /// Default signal actions and mask.
+    Signals,
+    /// execve(2).
+    Exec,
+}
+
+impl Stage {
+    /// The stage with this number, as it comes through the failure pipe.
+    pub const fn from_raw(raw: u8) -> Option<Stage> {
+        const ALL: [Stage; 13] = [
+            Stage::Fork,
+            Stage::Session,
+            Stage::Cgroup,
+            Stage::Files,
+            Stage::Limits,
+            Stage::Priority,
+            Stage::Groups,
+            Stage::Gid,
+            Stage::Uid,
+            Stage::Privileges,
+            Stage::Directory,
+            Stage::Signals,
+            Stage::Exec,
+        ];
+        if (raw as usize) < ALL.len() {
+            Some(ALL[raw as usize])
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Fork => "making a process",
+            Stage::Session => "starting a session",
+            Stage::Cgroup => "entering the control group",
+            Stage::Files => "arranging file descriptors",
+            Stage::Limits => "setting resource limits",
+            Stage::Priority => "setting the out-of-memory score",
+            Stage::Groups => "setting supplementary groups",
+            Stage::Gid => "setting the group",
+            Stage::Uid => "setting the user",
+            Stage::Privileges => "dropping privileges",
+            Stage::Directory => "entering the working directory",
+            Stage::Signals => "resetting signals",
+            Stage::Exec => "executing the program",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_read_by_name_and_number() {
+        for (text, want) in [
+            ("TERM", Some(Sig::TERM)),
+            ("SIGTERM", Some(Sig::TERM)),
+            ("15", Some(Sig::TERM)),
+            ("USR1", Some(Sig::USR1)),
+            ("0", None),
+            ("-9", None),
+            ("65", None),
+            ("term", None),
+            ("", None),
+        ] {
+            assert_eq!(Sig::parse(text), want, "{text}");
+        }
+        assert_eq!(Sig::TERM.to_string(), "SIGTERM");
+    }
+
+    #[test]
+    fn a_pid_that_reaches_everyone_cannot_be_made() {
+        for raw in [-1, 0, 1, i32::MIN] {
+            assert_eq!(Pid::new(raw), None);
+        }
+        assert_eq!(Pid::new(2).map(Pid::raw), Some(2));
+    }
+
+    #[test]
+    fn every_stage_survives_the_pipe() {
+        let mut raw = 0;
+        while let Some(stage) = Stage::from_raw(raw) {
+            assert_eq!(stage as u8, raw);
+            raw += 1;
+        }
+        assert_eq!(Stage::from_raw(raw - 1), Some(Stage::Exec));
+    }
+
+    #[test]
+    fn times_saturate() {
+        assert_eq!(Time(5) + Duration::MAX, Time(u64::MAX));
+        assert_eq!(Time(5).since(Time(9)), Duration::ZERO);
+    }
+}

@@ -1,0 +1,14 @@
+//! BootAgent keeps a host's agents installed, running and within limits, and takes orders from a control server.
+//!
+//! Read `README.md` first, then `model::state`, `model::agent`, `model::job`, `daemon`, `host::spawn`, `sys::process`.
+//! Imports point one way: each module names only those before it in this list.
+
+pub mod kernel;
+#[allow(unsafe_code)]
+pub mod sys;
+pub mod model;
+pub mod wire;
+pub mod work;
+pub mod host;
+pub mod daemon;
+pub mod cli;

@@ -1,0 +1,234 @@
+//! Jobs as the servers give them, their results, and one job's way through its phases.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::model::pace::Server;
+use crate::model::package::{Digest, Format};
+use crate::model::spec::{Envs, Limits, Name, Spec};
+
+/// A job's id, checked with `spec::is_job_id`.
+pub type JobId = Box<str>;
+
+/// One order from a server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// Chosen by the server, echoed in the result.
+    pub id: JobId,
+    /// What to do.
+    pub order: Order,
+    /// The agent to act on; `bootagent` is the daemon itself; empty only for a `config` of the daemon.
+    pub name: Name,
+    /// Replaces the job-given environment of the agent.
+    pub envs: Option<Envs>,
+    /// Replaces the job-given limits of the agent.
+    pub limits: Option<Limits>,
+    /// The agent's definition.
+    pub definition: Option<Box<Spec>>,
+    /// The definition as JSON text, to be kept; empty without one.
+    pub definition_text: Box<str>,
+    /// Version of the package.
+    pub version: Option<Box<str>>,
+    /// How long the agent must be alive for the job to count as done.
+    pub startsecs: Option<Duration>,
+    /// Text of a .minisig file over the package.
+    pub signature: Option<Box<str>>,
+    /// The job begins at a moment of this window that the host's identity picks; zero: at once.
+    pub window: Duration,
+    /// How long after receipt it may begin; `None`: for ever.
+    pub expires: Option<Duration>,
+    /// The job as JSON text, as it was given: what its durable record keeps.
+    pub text: Box<str>,
+}
+
+/// What a job orders.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Order {
+    /// Install a package and start its agent.
+    Install(Source),
+    /// Replace the package of an agent, going back if the new one does not stay alive.
+    Upgrade(Source),
+    /// Stop the agent, remove package, definition and records.
+    Uninstall,
+    /// Want the agent up, and start it.
+    Start,
+    /// Want the agent down, and stop it.
+    Stop,
+    /// Stop the agent if it runs, and start it.
+    Restart,
+    /// Change settings: of the daemon (`svrlist`, `step`), or of one agent (`envs`, `limits` with a name).
+    Config {
+        /// The new server list on trial; an empty one clears the given list.
+        servers: Option<Vec<Server>>,
+        /// The new reporting interval, 10..=86400 s.
+        step: Option<Duration>,
+    },
+}
+
+impl Order {
+    /// The `action` as the servers spell it.
+    pub const fn action(&self) -> &'static str {
+        match self {
+            Order::Install(_) => "install",
+            Order::Upgrade(_) => "upgrade",
+            Order::Uninstall => "uninstall",
+            Order::Start => "start",
+            Order::Stop => "stop",
+            Order::Restart => "restart",
+            Order::Config { .. } => "config",
+        }
+    }
+}
+
+/// Where a package comes from and what it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// `ftp://`, `http://` or `file://`, as given (may hold a password: never shown).
+    pub url: Box<str>,
+    /// What the bytes must hash to.
+    pub digest: Digest,
+    /// By its file name.
+    pub format: Format,
+}
+
+/// A result code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Code {
+    /// Done.
+    Success = 0,
+    /// A field is missing or wrong.
+    BadJob = 1,
+    /// No such action.
+    UnknownAction = 2,
+    /// No such agent.
+    NoAgent = 3,
+    /// The package cannot be had.
+    Download = 4,
+    /// The package is not what was promised.
+    Checksum = 5,
+    /// The installer did not do it.
+    Install = 6,
+    /// The agent does not start or stay alive.
+    Start = 7,
+    /// Undone: the previous package runs again.
+    RolledBack = 8,
+    /// Not begun in time, or cancelled.
+    Expired = 9,
+    /// Signature or policy forbids it.
+    Refused = 10,
+}
+
+impl Code {
+    /// The code with this number.
+    pub const fn new(raw: u8) -> Option<Code> {
+        Some(match raw {
+            0 => Code::Success,
+            1 => Code::BadJob,
+            2 => Code::UnknownAction,
+            3 => Code::NoAgent,
+            4 => Code::Download,
+            5 => Code::Checksum,
+            6 => Code::Install,
+            7 => Code::Start,
+            8 => Code::RolledBack,
+            9 => Code::Expired,
+            10 => Code::Refused,
+            _ => return None,
+        })
+    }
+}
+
+/// How a job ended: a code and one sentence for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What kind of end.
+    pub code: Code,
+    /// At most 1 KiB, no control characters, no secrets: made so by `Outcome::new`.
+    pub message: Box<str>,
+}
+
+/// The longest message of a result or detail, bytes.
+pub const MESSAGE_MAX: usize = 1024;
+
+impl Outcome {
+    /// An outcome whose message is made fit to be sent: control characters become spaces, and what is over 1 KiB is
+    /// cut in the middle, as both the beginning and the last lines matter.
+    pub fn new(code: Code, message: &str) -> Outcome {
+        Outcome { code, message: sanitize(message, MESSAGE_MAX).into() }
+    }
+}
+
+/// `text` on one line and at most `max` bytes: runs of white space and control characters become one space (line ends
+/// " | "), the middle of a longer text becomes " ... ".
+pub fn sanitize(text: &str, max: usize) -> String {
+    let mut line = String::with_capacity(text.len().min(max));
+    for part in text.lines() {
+        let mut words = part.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+        let Some(first) = words.next() else { continue };
+        if !line.is_empty() {
+            line.push_str(" | ");
+        }
+        line.push_str(first);
+        for word in words {
+            line.push(' ');
+            line.push_str(word);
+        }
+    }
+    if line.len() <= max {
+        return line;
+    }
+    const GAP: &str = " ... ";
+    let half = max.saturating_sub(GAP.len()) / 2;
+    let mut head = half;
+    while !line.is_char_boundary(head) {
+        head -= 1;
+    }
+    let mut tail = line.len() - half;
+    while !line.is_char_boundary(tail) {
+        tail += 1;
+    }
+    format!("{}{GAP}{}", &line[..head], &line[tail..])
+}
+
+/// A job that cannot be run as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its id, where it has a usable one; without it the rejection can only be logged.
+    pub id: Option<JobId>,
+    /// `Code::BadJob` or `Code::UnknownAction`.
+    pub code: Code,
+    /// Which field, what was wrong.
+    pub message: Box<str>,
+    /// The `action` as given, for the ledger; empty without one.
+    pub action: Box<str>,
+    /// The `name` as given, when it is one; else empty.
+    pub name: Name,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.id {
+            Some(id) => write!(f, "job \"{id}\" refused: {}", self.message),
+            None => write!(f, "a job without a usable id refused: {}", self.message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_fit_on_the_wire() {
+        for (text, max, want) in [
+            ("one\ttwo\n\n  three\x07\n", 100, "one two | three"),
+            ("", 100, ""),
+            ("abcdefghijklmnop", 15, "abcde ... lmnop"),
+            ("äääääääääää", 15, "ää ... ää"),
+        ] {
+            assert_eq!(sanitize(text, max), want);
+        }
+        assert!(sanitize(&"x".repeat(5000), MESSAGE_MAX).len() <= MESSAGE_MAX);
+    }
+}

@@ -1,0 +1,171 @@
+//! What is remembered on disk, as values: the host's identity, settings the server gave, one record per agent and job
+//! (durable, under `state_dir`), and what matters to this boot only (under `run_dir`).
+//!
+//! `wire::record` turns these into JSON and back, `host::store` puts them on disk.
+
+use std::time::Duration;
+
+use crate::kernel::{Process, Time};
+use crate::model::job::{JobId, Outcome};
+use crate::model::package::{Digest, Format};
+use crate::model::spec::{Envs, Limits, Name};
+
+/// Who this host is; made at first start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// A random UUID.
+    pub sn: Box<str>,
+    /// The machine-id it was made on: another one means a cloned disk, and a new `sn`. Empty where the host has none.
+    pub machine_id: Box<str>,
+}
+
+/// Settings a server gave with a `config` job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Tried before the default list; empty: none was given.
+    pub svrlist: Box<str>,
+    /// Reporting interval instead of the configured one.
+    pub step: Option<Duration>,
+}
+
+/// Whether an agent should run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// It should.
+    Up,
+    /// It should not.
+    Down,
+}
+
+/// A package that was installed by a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Its format, which says who manages it.
+    pub format: Format,
+    /// Its name in the package manager's database; for a tar the directory it is in, below `packages/NAME/`.
+    pub package: Box<str>,
+    /// The agent's version it brought.
+    pub version: Box<str>,
+    /// Digest of the package file.
+    pub digest: Digest,
+    /// The kept package file, below `packages/NAME/`; empty for a tar, whose directory is kept instead.
+    pub file: Box<str>,
+}
+
+/// What is remembered of one agent over reboots.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AgentRecord {
+    /// Whose record it is.
+    pub name: Name,
+    /// What the last start or stop said; `None`: nobody has, `autostart` counts.
+    pub wanted: Option<Wanted>,
+    /// The definition a job gave, as JSON text.
+    pub definition: Option<Box<str>>,
+    /// The environment a job gave, over the definition's.
+    pub envs: Option<Envs>,
+    /// The limits a job gave, over the definition's.
+    pub limits: Option<Limits>,
+    /// The package a job installed.
+    pub package: Option<Installed>,
+    /// The package that was there before, kept to go back to.
+    pub previous: Option<Installed>,
+}
+
+/// Where a job stands; the names are those of the ledger (`bootagent jobs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Recorded, waiting for its turn.
+    Received,
+    /// The package is being fetched.
+    Downloading,
+    /// The package is here and its digest is right.
+    Verified,
+    /// The package manager or unpacker is at work; also while undoing.
+    Installing,
+    /// The agent is being stopped or started.
+    Starting,
+    /// The agent runs and must stay alive for `startsecs`.
+    Settling,
+    /// Ended; the server has not taken the result yet.
+    Done,
+    /// Ended, and the server has the result.
+    Taken,
+}
+
+impl Phase {
+    /// All of them, in order.
+    pub const ALL: [Phase; 8] = [
+        Phase::Received,
+        Phase::Downloading,
+        Phase::Verified,
+        Phase::Installing,
+        Phase::Starting,
+        Phase::Settling,
+        Phase::Done,
+        Phase::Taken,
+    ];
+
+    /// Its name in the ledger and in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Phase::Received => "received",
+            Phase::Downloading => "downloading",
+            Phase::Verified => "verified",
+            Phase::Installing => "installing",
+            Phase::Starting => "starting",
+            Phase::Settling => "settling",
+            Phase::Done => "done",
+            Phase::Taken => "taken",
+        }
+    }
+}
+
+/// What is remembered of one job, from its receipt on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRecord {
+    /// Chosen by the server; the record's file name.
+    pub id: JobId,
+    /// Counts up with every job received, so that order and age survive a restart.
+    pub seq: u64,
+    /// `action` as given, for the ledger.
+    pub action: Box<str>,
+    /// The agent's name as given, for the ledger.
+    pub name: Name,
+    /// The job as JSON text; empty once it is done.
+    pub text: Box<str>,
+    /// The boot it was received in, and when; in another boot it counts as received at the daemon's start.
+    pub boot_id: Box<str>,
+    /// See `boot_id`.
+    pub received: Time,
+    /// Where it stands.
+    pub phase: Phase,
+    /// What the job found the agent to be before it changed anything: what an undo goes back to.
+    pub before: Option<Box<AgentRecord>>,
+    /// What the package tool says about the new package.
+    pub package: Option<Installed>,
+    /// The outcome; set while phase is not yet `Done`: being undone, and this is what will be reported.
+    pub outcome: Option<Outcome>,
+}
+
+/// What is remembered of one agent's run within this boot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunRecord {
+    /// Whose it is.
+    pub name: Name,
+    /// The boot it is about; in any other it is void.
+    pub boot_id: Box<str>,
+    /// Its main process, when it has one.
+    pub process: Option<Process>,
+    /// When that was started.
+    pub started: Time,
+    /// Abnormal ends in a row.
+    pub failures: u32,
+    /// It may be restarted no earlier; `None`: no restart is due.
+    pub restart_at: Option<Time>,
+    /// It was given up.
+    pub fatal: bool,
+    /// Its last end was by force.
+    pub killed: bool,
+    /// What is said about its last end.
+    pub detail: Box<str>,
+}
