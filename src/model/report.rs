@@ -87,3 +87,20 @@ pub struct Report {
     /// What happened since the last report that was taken, oldest first.
     pub events: Vec<Incident>,
 }
+
+/// One job as the ledger shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Chosen by the server.
+    pub id: Box<str>,
+    /// `action` as given.
+    pub action: Box<str>,
+    /// The agent's name as given.
+    pub name: Name,
+    /// Where it stands.
+    pub phase: crate::model::record::Phase,
+    /// How it ended, when it has.
+    pub outcome: Option<crate::model::job::Outcome>,
+    /// What it is doing at the moment, for a person: `1.5 MB of 3.0 MB`, `waits for "a1"`; empty when there is nothing to say.
+    pub progress: Box<str>,
+}
