@@ -1,10 +1,13 @@
 //! The pure core: values and decisions. No clock, file, socket or log; time comes in as `now`.
 #![forbid(unsafe_code)]
 
-pub mod command;
-pub mod job;
-pub mod pace;
-pub mod package;
 pub mod spec;
+pub mod restart;
+pub mod package;
+pub mod pace;
+pub mod job;
+pub mod command;
 pub mod record;
 pub mod report;
+pub mod event;
+pub mod agent;

@@ -1,6 +1,7 @@
 //! Package formats, digests, and the steps that install, remove and undo one.
 
 use std::fmt;
+use std::time::Duration;
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,6 +94,115 @@ impl Format {
     }
 }
 
+/// A command of the host's package management.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// Program, looked up in PATH, and arguments.
+    pub argv: Vec<Box<str>>,
+    /// Killed with all it started when it takes longer.
+    pub timeout: Duration,
+}
+
+/// The time an installer with its scripts may take.
+const INSTALL: Duration = Duration::from_secs(900);
+
+/// The time a question to a package tool may take.
+const QUESTION: Duration = Duration::from_secs(60);
+
+/// How long a package manager's lock is waited for, and the pause between two tries.
+pub const LOCK_WAIT: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(5));
+
+fn tool(argv: &[&str], timeout: Duration) -> Tool {
+    Tool { argv: argv.iter().map(|arg| Box::from(*arg)).collect(), timeout }
+}
+
+/// Asks a package file for its package's name and version; `None` for a tar, which has neither.
+pub fn identify(format: Format, path: &str) -> Option<Tool> {
+    // An ipk is a tar (or, from old builders, an ar) of control and data; opkg itself has no query for a file.
+    const IPK: &str = "{ tar -xzOf \"$1\" ./control.tar.gz || tar -xzOf \"$1\" control.tar.gz || \
+        { t=$(mktemp -d) && cd \"$t\" && ar x \"$1\" control.tar.gz && cat control.tar.gz; rm -rf \"$t\"; }; } 2>/dev/null \
+        | { t=$(mktemp) && cat >\"$t\" && { tar -xzOf \"$t\" ./control || tar -xzOf \"$t\" control; } 2>/dev/null; rm -f \"$t\"; }";
+    Some(match format {
+        Format::Deb => tool(&["dpkg-deb", "-f", path, "Package", "Version"], QUESTION),
+        Format::Rpm => {
+            let query = "Package: %{NAME}\nVersion: %|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n";
+            tool(&["rpm", "-qp", "--qf", query, path], QUESTION)
+        }
+        Format::Apk => tool(&["tar", "-xzOf", path, ".PKGINFO"], QUESTION),
+        Format::Ipk => tool(&["sh", "-c", IPK, "sh", path], QUESTION),
+        Format::Tar | Format::TarGz | Format::TarXz => return None,
+    })
+}
+
+/// The package's name and version in what `identify`'s tool printed.
+///
+/// # Errors
+/// Says what is missing.
+pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), String> {
+    let field = |names: [&str; 2]| {
+        output.lines().find_map(|line| {
+            let (key, value) = line.split_once([':', '='])?;
+            names.contains(&key.trim()).then(|| value.trim()).filter(|value| !value.is_empty())
+        })
+    };
+    let package = field(["Package", "pkgname"]).ok_or("the package file names no package")?;
+    let version = field(["Version", "pkgver"]).ok_or("the package file names no version")?;
+    let safe = |text: &str| !text.starts_with('-') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+    if !safe(package) {
+        return Err("the package file names an impossible package".to_string());
+    }
+    Ok((package.into(), version.into()))
+}
+
+/// Installs a package file, over another version of it where there is one, newer or older.
+/// `interrupted`: an installer was killed before, so that its database may need a repair first.
+pub fn install(format: Format, path: &str, interrupted: bool) -> Vec<Tool> {
+    // Where the rpm database does not even know who provides /bin/sh, it does not describe this host, and no dependency
+    // could ever be met: such a host uses rpm only to unpack.
+    const RPM: &str = "rpm -q --whatprovides /bin/sh >/dev/null 2>&1 || set -- --nodeps \"$@\"; \
+        exec rpm -U --oldpackage --replacepkgs \"$@\"";
+    let mut tools = Vec::new();
+    match format {
+        Format::Deb => {
+            if interrupted {
+                tools.push(tool(&["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"], INSTALL));
+            }
+            tools.push(tool(&["dpkg", "--force-confdef", "--force-confold", "-i", path], INSTALL));
+        }
+        Format::Rpm => tools.push(tool(&["sh", "-c", RPM, "rpm", path], INSTALL)),
+        Format::Apk => tools.push(tool(&["apk", "add", "--no-network", "--allow-untrusted", path], INSTALL)),
+        Format::Ipk => tools.push(tool(&["opkg", "install", "--force-downgrade", "--force-reinstall", path], INSTALL)),
+        Format::Tar | Format::TarGz | Format::TarXz => {}
+    }
+    tools
+}
+
+/// Removes an installed package with its configuration; nothing for a tar, whose directory is removed instead.
+pub fn remove(format: Format, package: &str) -> Option<Tool> {
+    // A package that is not there is a success: an interrupted removal is done again.
+    const RPM: &str = "rpm -q \"$1\" >/dev/null 2>&1 || exit 0; exec rpm -e \"$1\"";
+    Some(match format {
+        Format::Deb => tool(&["dpkg", "--force-confdef", "--force-confold", "-P", package], INSTALL),
+        Format::Rpm => tool(&["sh", "-c", RPM, "rpm", package], INSTALL),
+        Format::Apk => tool(&["apk", "del", package], INSTALL),
+        Format::Ipk => tool(&["opkg", "remove", package], INSTALL),
+        Format::Tar | Format::TarGz | Format::TarXz => return None,
+    })
+}
+
+/// Whether a tool gave up only because another one holds the package manager's lock.
+pub fn is_locked(output: &str) -> bool {
+    const SAYINGS: [&str; 6] = [
+        "frontend lock was locked by another process",
+        "status database area is locked by another process",
+        "database is locked",
+        "Unable to lock database",
+        "Could not lock",
+        "can't create transaction lock",
+    ];
+    SAYINGS.iter().any(|saying| output.contains(saying))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,5 +232,42 @@ mod tests {
         {
             assert_eq!(Digest::parse(&bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn identities() {
+        for (output, want) in [
+            ("Package: web\nVersion: 1:2.0-1\n", Ok(("web", "1:2.0-1"))),
+            ("warning: NOKEY\nPackage: web\nVersion: 2-1\n", Ok(("web", "2-1"))),
+            ("# made by abuild\npkgname = web\npkgver = 1.2-r0\n", Ok(("web", "1.2-r0"))),
+            ("Version: 1\n", Err("names no package")),
+            ("Package: web\n", Err("names no version")),
+            ("Package: --purge\nVersion: 1\n", Err("impossible")),
+            ("Package: ../x\nVersion: 1\n", Err("impossible")),
+        ] {
+            match (identity(output), want) {
+                (Ok((package, version)), Ok(want)) => assert_eq!((&*package, &*version), want),
+                (Err(got), Err(want)) => assert!(got.contains(want), "{got}"),
+                (got, want) => panic!("{output}: got {got:?}, want {want:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_held_lock_is_told_from_a_broken_package() {
+        assert!(is_locked("dpkg: error: dpkg frontend lock was locked by another process with pid 7"));
+        assert!(is_locked("error: can't create transaction lock on /var/lib/rpm/.rpm.lock"));
+        assert!(!is_locked("dpkg: error processing archive x.deb (--install)"));
+    }
+
+    #[test]
+    fn a_tar_needs_no_tool() {
+        for format in [Format::Tar, Format::TarGz, Format::TarXz] {
+            assert_eq!(identify(format, "x"), None);
+            assert!(install(format, "x", true).is_empty());
+            assert_eq!(remove(format, "x"), None);
+        }
+        assert_eq!(install(Format::Deb, "x", true).len(), 2);
+        assert_eq!(install(Format::Deb, "x", false).len(), 1);
     }
 }

@@ -1,0 +1,302 @@
+//! What goes into `state.step` and what comes out of it: everything that happens on the host is an `Event`, everything
+//! that is done there an `Action`.
+
+use std::time::Duration;
+
+use crate::kernel::{Exit, Process, Sig, Time};
+use crate::model::command::{Answer, Command};
+use crate::model::job::{Job, JobId, Outcome, Rejected};
+use crate::model::pace::Server;
+use crate::model::package::{Digest, Format, Tool};
+use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
+use crate::model::report::{Entry, Report};
+use crate::model::spec::{Name, Spec};
+
+/// When an event happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// The monotonic clock, which drives everything.
+    pub time: Time,
+    /// The wall clock, s since the epoch: only ever told, never acted on.
+    pub wall: u64,
+}
+
+/// A connection to the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Client(pub u32);
+
+/// Where an agent's definition comes from; an earlier one wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// A file in `agents.d`.
+    File,
+    /// A job.
+    Job,
+    /// The package itself.
+    Package,
+}
+
+/// A definition and its source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Definition {
+    /// Its source.
+    pub origin: Origin,
+    /// The definition, whose name says whose it is.
+    pub spec: Box<Spec>,
+}
+
+/// What the tree of an agent uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Usage {
+    /// Whose it is.
+    pub name: Name,
+    /// Processor time of the tree since it was started; `None` where it cannot be known.
+    pub cpu: Option<Duration>,
+    /// Memory of the tree, bytes; `None` where it cannot be known.
+    pub memory: Option<u64>,
+}
+
+/// How a download attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// All bytes are on disk.
+    Whole {
+        /// What they hash to.
+        digest: Digest,
+        /// Whether some of them were there before this attempt.
+        resumed: bool,
+    },
+    /// It may work another time.
+    Cut {
+        /// Why it ended.
+        reason: Box<str>,
+        /// Whether it brought any bytes.
+        progress: bool,
+    },
+    /// It will not work another time.
+    Refused {
+        /// Why.
+        reason: Box<str>,
+    },
+}
+
+/// How a stop of the daemon is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Stop the agents, then exit.
+    Stop,
+    /// Exit and let the agents go on.
+    Leave,
+}
+
+/// What the servers' answer to an exchange was.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// A good answer to a status.
+    Jobs {
+        /// Logged when it is not 0; `None`: the server sent none.
+        errcode: Option<i64>,
+        /// Each job, or why it cannot be one.
+        jobs: Vec<Result<Job, Rejected>>,
+    },
+    /// The results were taken.
+    Taken,
+    /// The results were answered, but not taken.
+    NotTaken(Box<str>),
+    /// No good answer.
+    Failed {
+        /// What was wrong.
+        reason: Box<str>,
+        /// The server asked to be left alone for so many seconds.
+        retry_after: Option<u64>,
+    },
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The time asked for by `State::deadline` has come, or just: look what is due.
+    Tick,
+    /// All definitions were read again: every good one, from every source, and a sentence for each that is not.
+    Definitions {
+        /// The good ones, and the last good ones in place of those that are bad now.
+        good: Vec<Definition>,
+        /// What is wrong with the others.
+        problems: Vec<Box<str>>,
+    },
+    /// A person orders something.
+    Command(Client, Command),
+    /// A client went away without waiting for its answer.
+    Gone(Client),
+    /// The daemon is to end.
+    Shutdown(Shutdown),
+
+    /// An agent's process was made.
+    Started {
+        /// Whose.
+        name: Name,
+        /// The process.
+        process: Process,
+        /// What enforces its limits; `None` without limits.
+        limits_by: Option<Box<str>>,
+        /// Whether its CPU limit must be polled.
+        poll_cpu: bool,
+        /// Whether its memory limit must be polled.
+        poll_memory: bool,
+    },
+    /// An agent's process could not be made, or could not become the agent.
+    NotStarted {
+        /// Whose.
+        name: Name,
+        /// Step and cause.
+        reason: Box<str>,
+    },
+    /// The main process of an agent (or the starter of a forking one) ended.
+    Exited {
+        /// Whose.
+        name: Name,
+        /// How.
+        exit: Exit,
+        /// The kernel killed within its memory limit, and this is what it says.
+        oom: Option<Box<str>>,
+        /// The last lines of its output.
+        tail: Box<str>,
+    },
+    /// The answer to `Action::FindMain`: the process that a forking agent left behind.
+    Main(Name, Option<Process>),
+    /// The answer to `Action::Look`: how many processes of an agent are left.
+    Left(Name, u32),
+    /// Some process that is nobody's main process was reaped: a tree may be empty now.
+    Stirred,
+    /// The answer to `Action::Measure`.
+    Measured(Vec<Usage>),
+    /// A health check ended.
+    Checked(Name, Exit, Box<str>),
+
+    /// The answer to `Action::Exchange`.
+    Replied(Reply),
+    /// The answer to `Action::SaveJob`; `Err` says why it is not on disk.
+    Saved(JobId, Result<(), Box<str>>),
+    /// The answer to `Action::Fetch`.
+    Fetched(JobId, Fetched),
+    /// The answer to `Action::Tool`.
+    ToolDone {
+        /// Whose.
+        job: JobId,
+        /// How it ended.
+        exit: Exit,
+        /// Its output: the beginning and the last lines.
+        output: Box<str>,
+    },
+    /// The answer to `Action::Unpack`.
+    Unpacked(JobId, Result<(), Box<str>>),
+    /// The answer to `Action::Place` and `Action::Link`.
+    Placed(JobId, Result<(), Box<str>>),
+    /// The answer to `Action::Inspect`: the package's own definition, if it has one.
+    Inspected(JobId, Result<Option<Box<Spec>>, Box<str>>),
+}
+
+/// How grave a line of the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something does not work and a person should look.
+    Error,
+    /// Something is not as it should be, and was dealt with.
+    Warn,
+    /// What an operator wants to read afterwards.
+    Info,
+    /// What a developer wants to read.
+    Debug,
+}
+
+/// A request body's content.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// `POST /agent/status`.
+    Status(Box<Report>),
+    /// `POST /agent/job/result`.
+    Results(Vec<(JobId, Outcome)>),
+}
+
+/// Something to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Write a line to the log.
+    Log(Level, String),
+    /// Read all definitions again, and say so with `Event::Definitions`.
+    Reload,
+    /// Answer a client and close its connection.
+    Answer(Client, Answer),
+    /// Answer a client with a report.
+    AnswerReport(Client, Box<Report>),
+    /// Answer a client with the ledger: these entries, and those of the taken jobs from their records.
+    AnswerJobs(Client, Vec<Entry>),
+    /// Put the binary on disk in this one's place, then answer the client, if there is one.
+    Reexec(Option<Client>),
+    /// End the daemon with this exit code.
+    Quit(u8),
+
+    /// Make an agent's process from its definition (`State::spec`).
+    Start(Name),
+    /// Find what a forking agent's starter left behind.
+    FindMain(Name),
+    /// Send a signal to every process of an agent.
+    Signal(Name, Sig),
+    /// Count the processes of an agent.
+    Look(Name),
+    /// Nothing of an agent is left: remove its control groups.
+    Release(Name),
+    /// Measure what every running agent uses.
+    Measure,
+    /// Run an agent's health check.
+    Check(Name),
+    /// Kill an agent's health check.
+    KillCheck(Name),
+
+    /// Send something to a server.
+    Exchange(Server, Message),
+    /// Fetch a package to the job's download file, from where it is.
+    Fetch(JobId),
+    /// Remove a job's download file.
+    DropDownload(JobId),
+    /// Run a package tool with a deadline.
+    Tool(JobId, Tool),
+    /// Kill a job's package tool with all it started.
+    KillTool(JobId),
+    /// Move the job's download to `packages/NAME/FILE`; nothing to do where it is there already.
+    Place(JobId, Name, Box<str>),
+    /// Unpack `packages/NAME/FILE` into the new directory `packages/NAME/DIR`.
+    Unpack {
+        /// For whom.
+        job: JobId,
+        /// Whose package.
+        name: Name,
+        /// The file below `packages/NAME/`.
+        file: Box<str>,
+        /// The directory below `packages/NAME/`.
+        dir: Box<str>,
+        /// Its format.
+        format: Format,
+    },
+    /// Read the package's own definition: in `packages/NAME/DIR`, or in `/usr/lib/bootagent` where `dir` is empty.
+    Inspect(JobId, Name, Box<str>),
+    /// Let `packages/NAME/current` point to `DIR`.
+    Link(JobId, Name, Box<str>),
+    /// Remove these files and directories below `packages/NAME/`; all of it, where the list is empty.
+    DropPackage(Name, Vec<Box<str>>),
+
+    /// Write a job's record, and say so with `Event::Saved`.
+    SaveJob(Box<JobRecord>),
+    /// Remove a job's record.
+    DropJob(JobId),
+    /// Write an agent's record.
+    SaveAgent(Box<AgentRecord>),
+    /// Remove an agent's records.
+    DropAgent(Name),
+    /// Write the settings a server gave.
+    SaveSettings(Settings),
+    /// Write the host's identity.
+    SaveIdentity(Identity),
+    /// Write what matters to this boot about an agent.
+    SaveRun(Box<RunRecord>),
+}
