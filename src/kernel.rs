@@ -206,6 +206,36 @@ impl fmt::Display for Exit {
     }
 }
 
+/// How much a line of the daemon's log matters, most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something does not work and needs somebody.
+    Error,
+    /// Something is not as it should be; the daemon goes on with less.
+    Warn,
+    /// What was done.
+    Info,
+    /// How it was done.
+    Debug,
+}
+
+impl Level {
+    /// The level of this name.
+    pub fn parse(text: &str) -> Option<Level> {
+        [Level::Error, Level::Warn, Level::Info, Level::Debug].into_iter().find(|level| level.name() == text)
+    }
+
+    /// Its name in the log and in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+        }
+    }
+}
+
 /// A limit of setrlimit(2) that a definition can set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {

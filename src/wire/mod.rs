@@ -1,1 +1,4 @@
-//! (to come)
+//! Text in, values out, and back: JSON, configuration, protocol. Pure: no file, socket, clock or log.
+#![forbid(unsafe_code)]
+
+pub mod json;
