@@ -322,8 +322,8 @@ pub fn write(value: &Value) -> String {
 pub fn show(value: &Value) -> String {
     const MAX: usize = 60;
     let text = match value {
-        Value::Array(_) => return "an array".to_string(),
-        Value::Object(_) => return "an object".to_string(),
+        Value::Array(array) if !array.is_empty() => return "an array".to_string(),
+        Value::Object(object) if !object.is_empty() => return "an object".to_string(),
         other => write(other),
     };
     match text.char_indices().nth(MAX) {

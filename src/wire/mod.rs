@@ -2,3 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod json;
+pub mod definition;
+pub mod config;

@@ -1,0 +1,291 @@
+//! The files an operator writes: `bootagent.json` becomes a `Config`, `agents.d/*.json` become `Spec`s.
+//!
+//! Every error of every file is collected, each with its file and place. A bad file costs only what it defines: an agent
+//! falls back to the last good text of its file where the caller has one. Texts come in and values go out; reading
+//! files, and judging who may write them, is the caller's.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::kernel::Level;
+use crate::model::pace::{parse_servers, Server};
+use crate::model::spec::Spec;
+use crate::wire::definition::{absolute, definition, size_above_0};
+use crate::wire::json::{self, Fields, Value};
+
+/// Something wrong in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file as it is called to the reader.
+    pub file: Box<str>,
+    /// Line and column, both from 1, where the file is not JSON.
+    pub place: Option<(u32, u32)>,
+    /// What is wrong, with the path of the value where it is about one.
+    pub message: Box<str>,
+}
+
+impl Problem {
+    /// A problem with the file as a whole, or with a value in it.
+    pub fn new(file: &str, message: &str) -> Problem {
+        Problem { file: file.into(), place: None, message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some((line, column)) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// The daemon's own configuration, `bootagent.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `svrlist`: the default servers; empty: those of the command line or compiled in.
+    pub servers: Vec<Server>,
+    /// Reporting interval, above 0.
+    pub step: Duration,
+    /// The first report is delayed by a random part of this.
+    pub splay: Duration,
+    /// Reported instead of gethostname(2).
+    pub hostname: Option<Box<str>>,
+    /// Where agents are defined.
+    pub agents_dir: Box<str>,
+    /// Where durable state is kept.
+    pub state_dir: Box<str>,
+    /// Where state of this boot and the control socket are.
+    pub run_dir: Box<str>,
+    /// Where the daemon and its agents log to.
+    pub log_dir: Box<str>,
+    /// What is logged.
+    pub log_level: Level,
+    /// Interval of the checks, above 0.
+    pub checksecs: Duration,
+    /// No agent is restarted before this has passed.
+    pub restartsecs: Duration,
+    /// An end before this is an abnormal event.
+    pub windowsecs: Duration,
+    /// More abnormal events in a row than this are fatal.
+    pub retries: u32,
+    /// Largest package, bytes.
+    pub max_download: u64,
+    /// Download speed limit, bytes per second.
+    pub download_rate: Option<u64>,
+    /// Who reads from the network; `None`: nobody was configured, so the default `nobody` with its way out.
+    pub helper_user: Option<Box<str>>,
+    /// Control group to work in instead of the one found.
+    pub cgroup: Option<Box<str>>,
+    /// File with the key shared with the servers.
+    pub key_file: Option<Box<str>>,
+    /// minisign public keys, one of which must have signed a package; empty: none need be signed.
+    pub trusted_keys: Vec<Box<str>>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            servers: Vec::new(),
+            step: Duration::from_secs(600),
+            splay: Duration::from_secs(30),
+            hostname: None,
+            agents_dir: "/etc/bootagent/agents.d".into(),
+            state_dir: "/var/lib/bootagent".into(),
+            run_dir: "/run/bootagent".into(),
+            log_dir: "/var/log/bootagent".into(),
+            log_level: Level::Info,
+            checksecs: Duration::from_secs(60),
+            restartsecs: Duration::from_secs(180),
+            windowsecs: Duration::from_secs(900),
+            retries: 3,
+            max_download: 512 << 20,
+            download_rate: None,
+            helper_user: None,
+            cgroup: None,
+            key_file: None,
+            trusted_keys: Vec::new(),
+        }
+    }
+}
+
+/// Reads `bootagent.json`, called `file`. Where it is wrong the default stands in, so that a command still finds the
+/// daemon; a daemon must not run on a configuration that has problems, as it may trust more than was meant.
+pub fn read_config(file: &str, text: &[u8]) -> (Config, Vec<Problem>) {
+    let mut config = Config::default();
+    let value = match read_text(file, text) {
+        Ok(value) => value,
+        Err(problem) => return (config, vec![problem]),
+    };
+    let mut faults = Vec::new();
+    if let Some(fields) = Fields::of(&value, "", &mut faults) {
+        fill(&mut config, fields);
+    }
+    (config, problems(file, &faults))
+}
+
+fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
+    match fields.text("svrlist").map(parse_servers) {
+        Some(Ok(servers)) => config.servers = servers,
+        Some(Err(message)) => fields.fault("svrlist", &message),
+        None => {}
+    }
+    let path = |fields: &mut Fields<'_, '_>, key, slot: &mut Box<str>| {
+        if let Some(path) = fields.read(key, "an absolute path", absolute) {
+            *slot = path.into();
+        }
+    };
+    path(&mut fields, "agents_dir", &mut config.agents_dir);
+    path(&mut fields, "state_dir", &mut config.state_dir);
+    path(&mut fields, "run_dir", &mut config.run_dir);
+    path(&mut fields, "log_dir", &mut config.log_dir);
+
+    config.step = fields.seconds_above_0("step").unwrap_or(config.step);
+    config.checksecs = fields.seconds_above_0("checksecs").unwrap_or(config.checksecs);
+    config.splay = fields.seconds("splay").unwrap_or(config.splay);
+    config.restartsecs = fields.seconds("restartsecs").unwrap_or(config.restartsecs);
+    config.windowsecs = fields.seconds("windowsecs").unwrap_or(config.windowsecs);
+    config.retries = fields.integer("retries", 0, u32::MAX.into()).map_or(config.retries, |retries| retries as u32);
+
+    let size = "a size above 0 such as \"512M\"";
+    config.max_download = fields.read("max_download", size, size_above_0).unwrap_or(config.max_download);
+    config.download_rate = fields.read("download_rate", size, size_above_0);
+
+    let level = |value| Level::parse(json::text(value)?);
+    let levels = "\"error\", \"warn\", \"info\" or \"debug\"";
+    config.log_level = fields.read("log_level", levels, level).unwrap_or(config.log_level);
+    config.hostname = fields.read("hostname", "a host name", word).map(Into::into);
+    config.helper_user = fields.read("helper_user", "a user name", word).map(Into::into);
+    config.cgroup = fields.read("cgroup", "the path of a control group", group).map(Into::into);
+    config.key_file = fields.read("key_file", "an absolute path", absolute).map(Into::into);
+
+    let keys = fields.read("trusted_keys", "an array of minisign public keys", json::array).unwrap_or_default();
+    for (index, key) in keys.iter().enumerate() {
+        match json::text(key).filter(|key| is_key(key)) {
+            Some(key) => config.trusted_keys.push(key.into()),
+            None => fields.wrong(
+                &format!("trusted_keys[{index}]"),
+                "a minisign public key, \"RW\" and 54 more of base64",
+                key,
+            ),
+        }
+    }
+    fields.refuse_unknown();
+}
+
+/// A name without anything that would break a line or a column.
+fn word(value: &Value) -> Option<&str> {
+    json::text(value)
+        .filter(|text| (1..=255).contains(&text.len()) && !text.contains(|c: char| c.is_whitespace() || c.is_control()))
+}
+
+fn group(value: &Value) -> Option<&str> {
+    json::text(value).filter(|path| path.bytes().any(|byte| byte != b'/') && path.split('/').all(|part| part != ".."))
+}
+
+fn is_key(text: &str) -> bool {
+    let base64 = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
+    text.len() == 56 && text.starts_with("RW") && text.bytes().all(base64)
+}
+
+/// Reads one definition out of a file called `file`; in a tar package (`in_tar`) programs may be relative to it.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn read_definition(file: &str, text: &[u8], in_tar: bool) -> Result<Spec, Vec<Problem>> {
+    let value = read_text(file, text).map_err(|problem| vec![problem])?;
+    let mut faults = Vec::new();
+    definition(&value, "", in_tar, &mut faults).ok_or_else(|| problems(file, &faults))
+}
+
+/// A file of `agents.d`, as the caller found it.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its name in the directory.
+    pub file: Box<str>,
+    /// What is in it, or why it cannot be read.
+    pub text: Result<Vec<u8>, String>,
+    /// What was in it when it was last good, where that is known.
+    pub good: Option<Vec<u8>>,
+}
+
+/// An agent that a file defines.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Defined {
+    /// The name of its file in the directory.
+    pub file: Box<str>,
+    /// Its definition.
+    pub spec: Spec,
+    /// The file is bad, and this is what it was when it was last good.
+    pub outdated: bool,
+}
+
+/// What a whole `agents.d` says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Agents {
+    /// The agents, each name once, in byte order of file names.
+    pub agents: Vec<Defined>,
+    /// Everything that is wrong, in the same order.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads the files of a directory that is called `directory` to the reader. Of two files with the same `name` the later one
+/// in byte order is wrong. A file that is wrong in any way counts as it was when it was last good, unless its agent is
+/// now defined by another file.
+pub fn read_agents(directory: &str, mut sources: Vec<Source>) -> Agents {
+    sources.sort_by(|a, b| a.file.cmp(&b.file));
+    let mut read = Agents::default();
+    let mut bad = Vec::new();
+    for source in &sources {
+        let label = format!("{}/{}", directory.trim_end_matches('/'), source.file);
+        let spec = match &source.text {
+            Ok(text) => read_definition(&label, text, false),
+            Err(message) => Err(vec![Problem::new(&label, message)]),
+        };
+        let spec = spec.and_then(|spec| match read.find(&spec.name) {
+            None => Ok(spec),
+            Some(first) => {
+                let message = format!("name: \"{}\" is already defined in {}", spec.name, first.file);
+                Err(vec![Problem::new(&label, &message)])
+            }
+        });
+        match spec {
+            Ok(spec) => read.agents.push(Defined { file: source.file.clone(), spec, outdated: false }),
+            Err(problems) => {
+                read.problems.extend(problems);
+                bad.push(source);
+            }
+        }
+    }
+    for source in bad {
+        let spec = source.good.as_ref().and_then(|text| read_definition(&source.file, text, false).ok());
+        if let Some(spec) = spec.filter(|spec| read.find(&spec.name).is_none()) {
+            read.agents.push(Defined { file: source.file.clone(), spec, outdated: true });
+        }
+    }
+    read.agents.sort_by(|a, b| a.file.cmp(&b.file));
+    read
+}
+
+impl Agents {
+    /// The agent of this name.
+    pub fn find(&self, name: &str) -> Option<&Defined> {
+        self.agents.iter().find(|agent| &*agent.spec.name == name)
+    }
+}
+
+fn read_text(file: &str, text: &[u8]) -> Result<Value, Problem> {
+    json::parse_bytes(text, json::MAX_DEPTH).map_err(|syntax| Problem {
+        file: file.into(),
+        place: Some((syntax.line, syntax.column)),
+        message: syntax.message,
+    })
+}
+
+fn problems(file: &str, faults: &[String]) -> Vec<Problem> {
+    faults.iter().map(|fault| Problem::new(file, fault)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! One agent's definition, and the parts of it that jobs carry too: JSON values in, a `Spec` or every fault out.
+//!
+//! What is written is judged here, what the host has is not: whether user, group and program exist is looked up at
+//! each start. Environments may hold secrets: no message says a value of one.
+
+use std::time::Duration;
+
+use crate::kernel::{Resource, Sig};
+use crate::model::spec::{
+    is_name, is_version, parse_percent, parse_size, Account, Autorestart, Check, Envs, Kind, Limits, Spec,
+};
+use crate::wire::json::{self, fault, show, Fields, Value};
+
+/// The name that no agent can have: it is the daemon's own in jobs.
+pub const RESERVED: &str = "bootagent";
+
+/// Reads the definition that stands at `path`. In a tar package (`in_tar`) programs may be relative to the package.
+///
+/// Returns nothing when it has added to `faults`.
+pub fn definition(value: &Value, path: &str, in_tar: bool, faults: &mut Vec<String>) -> Option<Spec> {
+    let before = faults.len();
+    let mut fields = Fields::of(value, path, faults)?;
+    let mut spec = Spec::new("", "", Vec::new());
+
+    fields.required("name");
+    if let Some(name) = fields.read("name", "1 to 50 of A-Z a-z 0-9 _ -", |v| json::text(v).filter(|t| is_name(t))) {
+        spec.name = name.into();
+        if name == RESERVED {
+            fields.fault("name", "\"bootagent\" is the daemon's own");
+        }
+    }
+    fields.required("version");
+    let version = fields.read("version", "1 to 100 of A-Z a-z 0-9 . _ + ~ : -, no dot first", |v| {
+        json::text(v).filter(|text| is_version(text))
+    });
+    set(&mut spec.version, version.map(Into::into));
+    spec.exec = exec(&mut fields, in_tar);
+
+    let kind = fields.read("type", "\"simple\" or \"forking\"", |v| match json::text(v)? {
+        "simple" => Some(Kind::Simple),
+        "forking" => Some(Kind::Forking),
+        _ => None,
+    });
+    set(&mut spec.kind, kind);
+    spec.pidfile = fields.read("pidfile", "an absolute path", absolute).map(Into::into);
+    let simple = kind.map_or(fields.get("type").is_none(), |kind| kind == Kind::Simple);
+    if simple && fields.get("pidfile").is_some() {
+        fields.fault("pidfile", "only with type \"forking\"");
+    }
+    spec.user = fields.read("user", "a user name or number", account);
+    spec.group = fields.read("group", "a group name or number", account);
+    if matches!(spec.user, Some(Account::Id(_))) && fields.get("group").is_none() {
+        fields.fault("group", "missing, a numeric user needs one");
+    }
+    set(&mut spec.directory, fields.read("directory", "an absolute path", absolute).map(Into::into));
+    set(&mut spec.umask, fields.read("umask", "an octal string such as \"022\"", umask));
+
+    if let Some(value) = fields.get("envs") {
+        let (path, faults) = fields.inside("envs");
+        set(&mut spec.envs, envs(value, &path, faults));
+    }
+    if let Some(value) = fields.get("limits") {
+        let (path, faults) = fields.inside("limits");
+        set(&mut spec.limits, limits(value, &path, true, faults));
+    }
+
+    set(&mut spec.autostart, fields.flag("autostart"));
+    let autorestart = fields.read("autorestart", "\"always\", \"unexpected\" or \"never\"", |v| match json::text(v)? {
+        "always" => Some(Autorestart::Always),
+        "unexpected" => Some(Autorestart::Unexpected),
+        "never" => Some(Autorestart::Never),
+        _ => None,
+    });
+    set(&mut spec.autorestart, autorestart);
+    set(&mut spec.exitcodes, fields.read("exitcodes", "an array of integers of 0..255", exitcodes));
+    set(&mut spec.startsecs, fields.seconds("startsecs"));
+    set(&mut spec.stopsignal, fields.read("stopsignal", "a signal such as \"TERM\"", signal));
+    set(&mut spec.stopsecs, fields.seconds("stopsecs"));
+    spec.restartsecs = fields.seconds("restartsecs");
+    spec.windowsecs = fields.seconds("windowsecs");
+    spec.retries = fields.integer("retries", 0, u32::MAX.into()).map(|retries| retries as u32);
+    if let Some(value) = fields.get("check") {
+        let (path, faults) = fields.inside("check");
+        spec.check = check(value, &path, in_tar, faults).map(Box::new);
+    }
+    set(&mut spec.log_size, fields.read("log_size", "a size such as \"1M\"", size_above_0));
+
+    fields.refuse_unknown();
+    (faults.len() == before).then_some(spec)
+}
+
+/// Reads the limits that stand at `path`; in a `strict` place unknown keys are faults, elsewhere they are ignored.
+///
+/// Returns nothing when it has added to `faults`.
+pub fn limits(value: &Value, path: &str, strict: bool, faults: &mut Vec<String>) -> Option<Limits> {
+    let before = faults.len();
+    let mut fields = Fields::of(value, path, faults)?;
+    let mut limits = Limits {
+        cpu: fields.read("CPU", "a share such as \"10%\"", |v| parse_percent(json::text(v)?)),
+        memory: fields.read("memory", "a size such as \"20M\"", size_above_0),
+        resources: Vec::new(),
+    };
+    for resource in Resource::ALL {
+        let number = match resource.in_bytes() {
+            true => {
+                fields.read(resource.key(), "a size such as \"20M\" or \"unlimited\"", |v| size(v).or(unlimited(v)))
+            }
+            false => fields.read(resource.key(), "an integer or \"unlimited\"", |v| json::integer(v).or(unlimited(v))),
+        };
+        limits.resources.extend(number.map(|number| (resource, number)));
+    }
+    if strict {
+        fields.refuse_unknown();
+    }
+    (faults.len() == before).then_some(limits)
+}
+
+/// Reads the environment variables that stand at `path`.
+///
+/// Returns nothing when it has added to `faults`.
+pub fn envs(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Envs> {
+    let before = faults.len();
+    let Some(object) = json::object(value) else {
+        faults.push(fault(path, "", "want an object of strings"));
+        return None;
+    };
+    let mut envs = Envs::new();
+    for (name, value) in object {
+        // "A=secret" as a name would say a value.
+        let shown = name.split('=').next().unwrap_or_default();
+        if !is_variable(name) {
+            let shown = show(&Value::String(shown.to_string()));
+            faults.push(fault(path, "", &format!("want names of A-Z a-z 0-9 _, no digit first, got {shown}")));
+        } else if name == "BOOTAGENT_NAME" {
+            faults.push(fault(path, name, "is set by the daemon"));
+        } else if let Some(text) = json::text(value) {
+            envs.push((name.as_str().into(), text.into()));
+        } else {
+            faults.push(fault(path, name, "want a string without NUL"));
+        }
+    }
+    (faults.len() == before).then_some(envs)
+}
+
+/// The text of an absolute path.
+pub fn absolute(value: &Value) -> Option<&str> {
+    json::text(value).filter(|path| path.starts_with('/'))
+}
+
+/// A number of bytes above 0, as an integer or with a unit.
+pub fn size_above_0(value: &Value) -> Option<u64> {
+    size(value).filter(|bytes| *bytes > 0)
+}
+
+fn size(value: &Value) -> Option<u64> {
+    json::integer(value).or_else(|| parse_size(json::text(value)?))
+}
+
+fn unlimited(value: &Value) -> Option<u64> {
+    (json::text(value) == Some("unlimited")).then_some(u64::MAX)
+}
+
+fn set<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}
+
+/// The required `exec` of an agent or its check; empty when it is not good.
+fn exec(fields: &mut Fields<'_, '_>, in_tar: bool) -> Vec<Box<str>> {
+    let mut exec = Vec::new();
+    let Some(value) = fields.required("exec") else { return exec };
+    let elements = json::array(value).unwrap_or_default();
+    if elements.is_empty() {
+        fields.wrong("exec", "an array of program and arguments such as [\"/usr/sbin/agent\", \"-f\"]", value);
+    }
+    for (index, element) in elements.iter().enumerate() {
+        match json::text(element) {
+            Some(text) if index > 0 || is_program(text, in_tar) => exec.push(text.into()),
+            Some(_) if in_tar => fields.wrong("exec[0]", "an absolute path or one inside the package", element),
+            Some(_) => fields.wrong("exec[0]", "an absolute path", element),
+            None => fields.wrong(&format!("exec[{index}]"), "a string", element),
+        }
+    }
+    exec
+}
+
+fn is_program(text: &str, in_tar: bool) -> bool {
+    match text.strip_prefix('/') {
+        Some(rest) => !rest.is_empty(),
+        None => in_tar && !text.is_empty() && text.split('/').all(|part| part != ".."),
+    }
+}
+
+fn check(value: &Value, path: &str, in_tar: bool, faults: &mut Vec<String>) -> Option<Check> {
+    let mut fields = Fields::of(value, path, faults)?;
+    let exec = exec(&mut fields, in_tar);
+    let interval = fields.seconds_above_0("interval").unwrap_or(Duration::from_secs(60));
+    let timeout = fields.seconds_above_0("timeout").unwrap_or(Duration::from_secs(10));
+    let retries = fields.integer("retries", 1, u32::MAX.into()).map_or(3, |retries| retries as u32);
+    fields.refuse_unknown();
+    Some(Check { exec, interval, timeout, retries })
+}
+
+fn account(value: &Value) -> Option<Account> {
+    // The last number means "leave it as it is" to the system calls, which would be root.
+    let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX).map(Account::Id);
+    let Some(text) = json::text(value) else { return id(json::integer(value)?) };
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return id(text.parse().ok()?);
+    }
+    let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ':' | '/' | ',');
+    (!text.is_empty() && !text.starts_with('-') && !text.contains(odd)).then(|| Account::Name(text.into()))
+}
+
+fn umask(value: &Value) -> Option<u32> {
+    let text = json::text(value)?;
+    let octal = (1..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..b'8').contains(&byte));
+    u32::from_str_radix(text, 8).ok().filter(|mask| octal && *mask <= 0o777)
+}
+
+fn exitcodes(value: &Value) -> Option<Vec<u8>> {
+    json::array(value)?.iter().map(|code| u8::try_from(json::integer(code)?).ok()).collect()
+}
+
+fn signal(value: &Value) -> Option<Sig> {
+    match json::integer(value) {
+        Some(number) => Sig::new(i32::try_from(number).ok()?),
+        None => Sig::parse(json::text(value)?),
+    }
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+#[cfg(test)]
+mod tests;
