@@ -72,7 +72,15 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, faults: &mut Vec<Stri
         _ => None,
     });
     set(&mut spec.autorestart, autorestart);
-    set(&mut spec.exitcodes, fields.read("exitcodes", "an array of integers of 0..255", exitcodes));
+    if let Some(codes) = fields.read("exitcodes", "an array of integers of 0..255", json::array) {
+        spec.exitcodes.clear();
+        for (index, code) in codes.iter().enumerate() {
+            match json::integer(code).and_then(|code| u8::try_from(code).ok()) {
+                Some(code) => spec.exitcodes.push(code),
+                None => fields.wrong(&format!("exitcodes[{index}]"), "an integer of 0..255", code),
+            }
+        }
+    }
     set(&mut spec.startsecs, fields.seconds("startsecs"));
     set(&mut spec.stopsignal, fields.read("stopsignal", "a signal such as \"TERM\"", signal));
     set(&mut spec.stopsecs, fields.seconds("stopsecs"));
@@ -217,10 +225,6 @@ fn umask(value: &Value) -> Option<u32> {
     let text = json::text(value)?;
     let octal = (1..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..b'8').contains(&byte));
     u32::from_str_radix(text, 8).ok().filter(|mask| octal && *mask <= 0o777)
-}
-
-fn exitcodes(value: &Value) -> Option<Vec<u8>> {
-    json::array(value)?.iter().map(|code| u8::try_from(json::integer(code)?).ok()).collect()
 }
 
 fn signal(value: &Value) -> Option<Sig> {
