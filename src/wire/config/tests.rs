@@ -164,3 +164,26 @@ fn the_examples_are_good() {
         assert_eq!(name.map_err(|problems| texts(&problems)), Ok(file.into()));
     }
 }
+
+#[test]
+fn mangled_files_never_panic() {
+    let agent = include_bytes!("../../../examples/agents.d/BasicAgent.json");
+    let config = include_bytes!("../../../examples/bootagent.json");
+    let mut seed = 7u32;
+    let mut random = |below: usize| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) as usize % below
+    };
+    let pieces: [&[u8]; 8] = [b"-1", b"1e309", b"1e18", b"null", b"[]", b"{}", b"\"\\u0000\"", b"\xff"];
+    let mut wrong = 0;
+    for _ in 0..5_000 {
+        for whole in [&agent[..], config] {
+            let (at, cut, piece) = (random(whole.len()), random(8), pieces[random(pieces.len())]);
+            let end = (at + cut).min(whole.len());
+            let text = [&whole[..at], piece, &whole[end..]].concat();
+            wrong += usize::from(read_definition("f", &text, false).is_err());
+            wrong += usize::from(!read_config("f", &text).1.is_empty());
+        }
+    }
+    assert!(wrong > 19_000, "only {wrong} of 20000 were wrong");
+}

@@ -23,6 +23,24 @@ fn values_come_back_as_they_were_written() {
 }
 
 #[test]
+fn floats_are_those_that_were_meant() {
+    for text in ["0.3", "1.5e-7", "123456.789", "1e22", "315360000.125", "9007199254740991e-22", "-2.5E+3", "0.10000"] {
+        assert_eq!(number(&parse(text, 1).unwrap()), text.parse().ok(), "{text}");
+    }
+    for text in ["1.7976931348623157e308", "2.3e-308", "0.1234567890123456789012345", "123456789012345678901234567890"]
+    {
+        let (got, want) = (number(&parse(text, 1).unwrap()).unwrap(), text.parse::<f64>().unwrap());
+        assert!((got / want - 1.0).abs() < 1e-14, "{text}: {got}");
+    }
+    for (text, want) in [("1e-400", 0.0), ("0e999999999999", 0.0), ("1e-999999999999", 0.0), ("0.0e-5", 0.0)] {
+        assert_eq!(number(&parse(text, 1).unwrap()), Some(want), "{text}");
+    }
+    let zeros = "0".repeat(400);
+    assert_eq!(number(&parse(&format!("0.{zeros}1e401"), 1).unwrap()), Some(1.0));
+    assert_eq!(number(&parse(&format!("1{zeros}e-400"), 1).unwrap()), Some(1.0));
+}
+
+#[test]
 fn the_first_error_has_a_place() {
     for (text, want) in [
         ("", "1:1: expected a value, got the end"),
@@ -76,6 +94,7 @@ fn the_first_error_has_a_place() {
         ("-00", "1:1: a number does not begin with 0"),
         ("0x1", "1:2: expected the end"),
         ("[1e999]", "1:2: number out of range"),
+        ("-1e9999999999", "1:1: number out of range"),
     ] {
         assert_eq!(parse(text, 3).map_err(|syntax| syntax.to_string()).err().as_deref(), Some(want), "{text}");
     }

@@ -1,0 +1,303 @@
+//! The scanner: one pass over a text, recursive over its nesting, which is bounded.
+//!
+//! Every failure leaves at a character's first byte, so that a place can be made of it.
+
+use super::{show, Array, Number, Object, Syntax, Value};
+
+/// Where a text is wrong, and how.
+pub struct Fail {
+    /// In bytes.
+    pub at: usize,
+    /// What was expected or is wrong there.
+    pub message: Box<str>,
+}
+
+impl Fail {
+    /// The same, with line and column of `text`.
+    pub fn place(self, text: &str) -> Syntax {
+        let before = &text[..self.at];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Syntax {
+            line: before.bytes().filter(|byte| *byte == b'\n').count() as u32 + 1,
+            column: before[line_start..].chars().count() as u32 + 1,
+            message: self.message,
+        }
+    }
+}
+
+/// Reads a whole text as one value, nested at most `max_depth` deep; the first failure ends it.
+pub fn scan(text: &str, max_depth: usize) -> Result<Value, Fail> {
+    let mut scanner = Scanner { text, at: 0, depth: 0, max_depth };
+    if text.starts_with('\u{feff}') {
+        return Err(scanner.fail("a byte order mark is not JSON"));
+    }
+    let value = scanner.value()?;
+    match scanner.peek() {
+        None => Ok(value),
+        Some(_) => Err(scanner.fail("expected the end")),
+    }
+}
+
+struct Scanner<'t> {
+    text: &'t str,
+    at: usize,
+    depth: usize,
+    max_depth: usize,
+}
+
+impl<'t> Scanner<'t> {
+    fn fail(&self, message: &str) -> Fail {
+        self.fail_at(self.at, message)
+    }
+
+    fn fail_at(&self, at: usize, message: &str) -> Fail {
+        let end = if at == self.text.len() { ", got the end" } else { "" };
+        Fail { at, message: [message, end].concat().into() }
+    }
+
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// The next byte that is not white space; it stays the next one.
+    fn peek(&mut self) -> Option<u8> {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.byte() {
+            self.at += 1;
+        }
+        self.byte()
+    }
+
+    fn accept(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn value(&mut self) -> Result<Value, Fail> {
+        let next = self.peek();
+        match next {
+            Some(b'{' | b'[') => {
+                if self.depth == self.max_depth {
+                    return Err(self.fail(&format!("nested over {} deep", self.max_depth)));
+                }
+                self.at += 1;
+                self.depth += 1;
+                let value = if next == Some(b'{') { self.object()? } else { self.array()? };
+                self.depth -= 1;
+                return Ok(value);
+            }
+            Some(b'"') => return Ok(Value::String(self.string()?)),
+            Some(b'-' | b'0'..=b'9') => return Ok(Value::Number(self.number()?)),
+            _ => {}
+        }
+        for (word, value) in [("null", Value::Null), ("true", Value::Bool(true)), ("false", Value::Bool(false))] {
+            if self.text[self.at..].starts_with(word) {
+                self.at += word.len();
+                return Ok(value);
+            }
+        }
+        Err(self.fail("expected a value"))
+    }
+
+    fn object(&mut self) -> Result<Value, Fail> {
+        let mut object = Object::new();
+        if self.accept(b'}') {
+            return Ok(Value::Object(object));
+        }
+        loop {
+            if self.peek() != Some(b'"') {
+                return Err(self.fail(if object.is_empty() {
+                    "expected a key in quotes or \"}\""
+                } else {
+                    "expected a key in quotes"
+                }));
+            }
+            let start = self.at;
+            let key = self.string()?;
+            if object.contains_key(&key) {
+                return Err(self.fail_at(start, &format!("duplicate key {}", show(&Value::String(key)))));
+            }
+            if !self.accept(b':') {
+                return Err(self.fail("expected \":\""));
+            }
+            let value = self.value()?;
+            object.insert(key, value);
+            if self.accept(b'}') {
+                return Ok(Value::Object(object));
+            }
+            if !self.accept(b',') {
+                return Err(self.fail("expected \",\" or \"}\""));
+            }
+        }
+    }
+
+    fn array(&mut self) -> Result<Value, Fail> {
+        let mut array = Array::new();
+        if self.accept(b']') {
+            return Ok(Value::Array(array));
+        }
+        loop {
+            array.push(self.value()?);
+            if self.accept(b']') {
+                return Ok(Value::Array(array));
+            }
+            if !self.accept(b',') {
+                return Err(self.fail("expected \",\" or \"]\""));
+            }
+        }
+    }
+
+    fn string(&mut self) -> Result<String, Fail> {
+        self.at += 1;
+        let mut string = String::new();
+        let mut plain = self.at;
+        loop {
+            let byte = self.byte();
+            match byte {
+                Some(b'"' | b'\\') => string.push_str(&self.text[plain..self.at]),
+                Some(0..0x20) => {
+                    return Err(self.fail("expected a closing quote; control characters are written as \\u00XX"))
+                }
+                Some(_) => {}
+                None => return Err(self.fail("expected a closing quote")),
+            }
+            match byte {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(string);
+                }
+                Some(b'\\') => {
+                    string.push(self.escape()?);
+                    plain = self.at;
+                }
+                _ => self.at += 1,
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<char, Fail> {
+        let start = self.at;
+        self.at += 2;
+        Ok(match self.text.as_bytes().get(start + 1) {
+            Some(plain @ (b'"' | b'\\' | b'/')) => char::from(*plain),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                let unit = self.hex(start)?;
+                let high = (0xd800..0xdc00).contains(&unit);
+                let code = if high && self.text.as_bytes()[self.at..].starts_with(b"\\u") {
+                    self.at += 2;
+                    let low = self.hex(self.at - 2)?;
+                    // Without a low half the high one stands for itself, which is no character.
+                    if (0xdc00..0xe000).contains(&low) {
+                        0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00)
+                    } else {
+                        unit
+                    }
+                } else {
+                    unit
+                };
+                char::from_u32(code).ok_or_else(|| self.fail_at(start, "half of a surrogate pair"))?
+            }
+            _ => return Err(self.fail_at(start, r#"expected one of \" \\ \/ \b \f \n \r \t \uXXXX"#)),
+        })
+    }
+
+    /// Four hexadecimal digits of the escape that begins at `start`.
+    fn hex(&mut self, start: usize) -> Result<u32, Fail> {
+        let mut unit = 0;
+        for _ in 0..4 {
+            let digit = self.byte().and_then(|byte| char::from(byte).to_digit(16));
+            unit =
+                unit << 4 | digit.ok_or_else(|| self.fail_at(start, "expected four hexadecimal digits after \\u"))?;
+            self.at += 1;
+        }
+        Ok(unit)
+    }
+
+    fn number(&mut self) -> Result<Number, Fail> {
+        let start = self.at;
+        let negative = self.byte() == Some(b'-');
+        self.at += usize::from(negative);
+        let leading_zero = self.byte() == Some(b'0');
+        if self.digits()? > 1 && leading_zero {
+            return Err(self.fail_at(start, "a number does not begin with 0"));
+        }
+        let mut whole = true;
+        if self.byte() == Some(b'.') {
+            whole = false;
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.byte() {
+            whole = false;
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.byte() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        let text = &self.text[start..self.at];
+        let integer = match (whole, negative) {
+            (true, false) => text.parse().map(Number::U64).ok(),
+            (true, true) => text.parse().map(Number::I64).ok(),
+            (false, _) => None,
+        };
+        match integer.unwrap_or_else(|| Number::F64(float(text))) {
+            Number::F64(number) if number.is_infinite() => Err(self.fail_at(start, "number out of range")),
+            number => Ok(number),
+        }
+    }
+
+    /// Passes over at least one digit and says how many there were.
+    fn digits(&mut self) -> Result<usize, Fail> {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.byte() {
+            self.at += 1;
+        }
+        if self.at == start {
+            return Err(self.fail("expected a digit"));
+        }
+        Ok(self.at - start)
+    }
+}
+
+/// The float that a JSON number means: the nearest one for up to 15 digits and 22 powers of ten, beyond that off by no
+/// more than its last bits. `str::parse` is exact there too, for 17 KB of tables.
+fn float(text: &str) -> f64 {
+    const STEP: i32 = 22;
+    let (mantissa, power) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let huge = if power.starts_with('-') { i32::MIN / 2 } else { i32::MAX / 2 };
+    let mut power: i32 = power.parse().unwrap_or(huge).clamp(i32::MIN / 2, i32::MAX / 2);
+    let mut digits = 0u64;
+    let mut fraction = false;
+    for byte in mantissa.bytes() {
+        match byte {
+            b'.' => fraction = true,
+            b'0'..=b'9' if digits < 1_000_000_000_000_000_000 => {
+                digits = digits * 10 + u64::from(byte - b'0');
+                power -= i32::from(fraction);
+            }
+            b'0'..=b'9' => power += i32::from(!fraction),
+            _ => {}
+        }
+    }
+    let mut number = digits as f64;
+    while power != 0 && number != 0.0 && number.is_finite() {
+        let step = power.clamp(-STEP, STEP);
+        let mut scale = 1.0;
+        for _ in 0..step.abs() {
+            scale *= 10.0;
+        }
+        number = if step > 0 { number * scale } else { number / scale };
+        power -= step;
+    }
+    if text.starts_with('-') {
+        -number
+    } else {
+        number
+    }
+}
