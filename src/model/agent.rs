@@ -14,8 +14,8 @@
 
 use std::time::Duration;
 
-use crate::kernel::{Exit, Process, Sig, Time};
-use crate::model::event::{Action, Definition, Level, Origin, Usage};
+use crate::kernel::{Exit, Level, Process, Sig, Time};
+use crate::model::event::{Action, Definition, Origin, Usage};
 use crate::model::record::{AgentRecord, RunRecord, Wanted};
 use crate::model::report::{AgentReport, Status};
 use crate::model::restart::{judge, End, Policy, Verdict};
@@ -23,6 +23,9 @@ use crate::model::spec::{Kind, Name, Spec};
 
 /// The first and the longest pause between two looks at what is left of a tree.
 const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// The time of a restart that is not to be.
+const NEVER: Time = Time(u64::MAX);
 
 /// How long a forking agent's starter may have ended before its main process is known.
 const FIND_MAIN: Duration = Duration::from_secs(10);
@@ -158,6 +161,8 @@ pub struct Agent {
     killed: bool,
     /// Processes of an earlier daemon's time may be about: look before a start.
     leftovers: bool,
+    /// It ended normally, and is not to be restarted.
+    rests: bool,
     /// What is said about its last end.
     detail: Box<str>,
     limits_by: Option<Box<str>>,
@@ -182,6 +187,7 @@ impl Agent {
             failures: 0,
             killed: false,
             leftovers,
+            rests: false,
             detail: "".into(),
             limits_by: None,
             poll: (false, false),
@@ -238,6 +244,11 @@ impl Agent {
         matches!(self.life, Life::Down | Life::Fatal)
     }
 
+    /// Whether it is down only because nobody has started it yet.
+    pub fn is_fresh(&self) -> bool {
+        self.life == Life::Down && !self.rests
+    }
+
     /// When its main process was started, while that runs.
     pub fn running_since(&self) -> Option<Time> {
         match self.life {
@@ -274,7 +285,8 @@ impl Agent {
             }
             None if run.fatal => self.life = Life::Fatal,
             None => {
-                if let Some(until) = run.restart_at {
+                self.rests = run.restart_at == Some(NEVER);
+                if let Some(until) = run.restart_at.filter(|until| *until != NEVER) {
                     self.life = Life::Waiting { until };
                 }
             }
@@ -691,6 +703,7 @@ impl Agent {
             return self.stop(Then::Up, None, Duration::ZERO, turn);
         }
         self.generation += 1;
+        self.rests = false;
         self.life = Life::Starting;
         (self.sample, self.cpu, self.memory) = (None, None, None);
         (self.over_cpu, self.check_failures) = (0, 0);
@@ -768,7 +781,7 @@ impl Agent {
                 let Some(definition) = &self.definition else { return self.save(turn) };
                 let policy = turn.policy.of(&definition.spec);
                 match judge(policy, &definition.spec, self.failures, end, ran, turn.now) {
-                    Verdict::Stay => self.failures = 0,
+                    Verdict::Stay => (self.failures, self.rests) = (0, true),
                     Verdict::Restart { at, failures } => {
                         self.failures = failures;
                         if at <= turn.now {
@@ -805,6 +818,7 @@ impl Agent {
             failures: self.failures,
             restart_at: match self.life {
                 Life::Waiting { until } => Some(until),
+                Life::Down if self.rests => Some(NEVER),
                 _ => None,
             },
             fatal: self.life == Life::Fatal,

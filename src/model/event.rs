@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::kernel::{Exit, Process, Sig, Time};
+use crate::kernel::{Exit, Level, Process, Sig, Time};
 use crate::model::command::{Answer, Command};
 use crate::model::job::{Job, JobId, Outcome, Rejected};
 use crate::model::pace::Server;
@@ -190,23 +190,10 @@ pub enum Event {
     },
     /// The answer to `Action::Unpack`.
     Unpacked(JobId, Result<(), Box<str>>),
-    /// The answer to `Action::Place` and `Action::Link`.
+    /// The answer to `Action::Place`, `Action::Rename` and `Action::Link`.
     Placed(JobId, Result<(), Box<str>>),
     /// The answer to `Action::Inspect`: the package's own definition, if it has one.
     Inspected(JobId, Result<Option<Box<Spec>>, Box<str>>),
-}
-
-/// How grave a line of the log is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Something does not work and a person should look.
-    Error,
-    /// Something is not as it should be, and was dealt with.
-    Warn,
-    /// What an operator wants to read afterwards.
-    Info,
-    /// What a developer wants to read.
-    Debug,
 }
 
 /// A request body's content.
@@ -278,8 +265,29 @@ pub enum Action {
         /// Its format.
         format: Format,
     },
-    /// Read the package's own definition: in `packages/NAME/DIR`, or in `/usr/lib/bootagent` where `dir` is empty.
-    Inspect(JobId, Name, Box<str>),
+    /// Give a directory below `packages/NAME/` another name, in place of what may have that name.
+    Rename {
+        /// For whom.
+        job: JobId,
+        /// Whose package.
+        name: Name,
+        /// The name it has.
+        from: Box<str>,
+        /// The name it gets.
+        to: Box<str>,
+    },
+    /// Read a definition: this text, else the package's own, in `packages/NAME/DIR`, or in `/usr/lib/bootagent` where
+    /// `dir` is empty.
+    Inspect {
+        /// For whom.
+        job: JobId,
+        /// Whose definition.
+        name: Name,
+        /// The directory below `packages/NAME/`.
+        dir: Box<str>,
+        /// A definition that a job gave.
+        text: Option<Box<str>>,
+    },
     /// Let `packages/NAME/current` point to `DIR`.
     Link(JobId, Name, Box<str>),
     /// Remove these files and directories below `packages/NAME/`; all of it, where the list is empty.
@@ -287,6 +295,8 @@ pub enum Action {
 
     /// Write a job's record, and say so with `Event::Saved`.
     SaveJob(Box<JobRecord>),
+    /// Give the record of a job that is over another `seq`.
+    FreshenJob(JobId, u64),
     /// Remove a job's record.
     DropJob(JobId),
     /// Write an agent's record.

@@ -11,3 +11,4 @@ pub mod record;
 pub mod report;
 pub mod event;
 pub mod agent;
+pub mod state;

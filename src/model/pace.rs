@@ -134,6 +134,8 @@ pub struct Pace {
     default: Vec<Server>,
     /// Servers that asked to be left alone, until when.
     held: Vec<(Server, Time)>,
+    /// Servers that do not answer, as far as was said.
+    silent: Vec<Box<str>>,
     /// The server that answered last, as an index into `given` followed by `default`.
     current: usize,
     status: Channel,
@@ -170,6 +172,7 @@ impl Pace {
             given,
             default,
             held: Vec::new(),
+            silent: Vec::new(),
             current: 0,
             status: Channel { at: first, failures: 0 },
             results: Channel { at: now, failures: 0 },
@@ -243,6 +246,27 @@ impl Pace {
         let extra = self.extra.filter(|_| self.status.failures == 0);
         let results = results.map(|at| at.max(self.results.at));
         [Some(self.status.at), extra, results].into_iter().flatten().min()
+    }
+
+    /// The server whose answer is awaited.
+    pub fn asking(&self) -> Option<&Server> {
+        self.round.as_ref().filter(|_| self.busy)?.1.first()
+    }
+
+    /// Whether the answer that is awaited is one of a server list on trial.
+    pub fn on_trial(&self) -> bool {
+        self.busy && matches!(self.round, Some((Talk::Trial, _)))
+    }
+
+    /// Whether it is news that a server answers, or does not: said once for each change.
+    pub fn is_news(&mut self, server: &str, good: bool) -> bool {
+        let known = self.silent.iter().position(|silent| **silent == *server);
+        match (known, good) {
+            (None, false) => self.silent.push(server.into()),
+            (Some(index), true) => drop(self.silent.swap_remove(index)),
+            (None, true) | (Some(_), false) => return false,
+        }
+        true
     }
 
     /// Whom to talk to now, and what for; the answer goes to `answered`.

@@ -154,6 +154,19 @@ pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), String> {
     Ok((package.into(), version.into()))
 }
 
+/// Asks whether a package is installed: the tool exits with status 0 if it is; `None` for a tar.
+pub fn query(format: Format, package: &str) -> Option<Tool> {
+    const DEB: &str = "test \"$(dpkg-query -W -f '${db:Status-Status}' \"$1\" 2>/dev/null)\" = installed";
+    const IPK: &str = "opkg status \"$1\" | grep -q '^Status:.* installed$'";
+    Some(match format {
+        Format::Deb => tool(&["sh", "-c", DEB, "sh", package], QUESTION),
+        Format::Rpm => tool(&["rpm", "-q", package], QUESTION),
+        Format::Apk => tool(&["apk", "info", "-e", package], QUESTION),
+        Format::Ipk => tool(&["sh", "-c", IPK, "sh", package], QUESTION),
+        Format::Tar | Format::TarGz | Format::TarXz => return None,
+    })
+}
+
 /// Installs a package file, over another version of it where there is one, newer or older.
 /// `interrupted`: an installer was killed before, so that its database may need a repair first.
 pub fn install(format: Format, path: &str, interrupted: bool) -> Vec<Tool> {

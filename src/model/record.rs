@@ -143,6 +143,8 @@ pub struct JobRecord {
     pub before: Option<Box<AgentRecord>>,
     /// What the package tool says about the new package.
     pub package: Option<Installed>,
+    /// That package was installed before the job, by somebody else: an undo leaves it.
+    pub foreign: bool,
     /// The outcome; set while phase is not yet `Done`: being undone, and this is what will be reported.
     pub outcome: Option<Outcome>,
 }

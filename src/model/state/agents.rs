@@ -1,0 +1,293 @@
+//! Agents as people and the configuration move them: commands, changed definitions, measurements.
+
+use std::time::Duration;
+
+use super::{best, Goal, Progress, State, Waiter};
+use crate::kernel::{Level, Time};
+use crate::model::agent::{Agent, Life};
+use crate::model::command::{Answer, Command};
+use crate::model::event::{Action, Client, Definition, Now, Usage};
+use crate::model::record::{AgentRecord, Wanted};
+use crate::model::report::Report;
+use crate::model::spec::Name;
+
+/// Polled limits are looked at no less often.
+const POLL: Duration = Duration::from_secs(10);
+
+impl State {
+    pub(super) fn command(&mut self, client: Client, command: Command, now: Now, out: &mut Vec<Action>) {
+        match command {
+            Command::Status(name) => {
+                if let Some(name) = name.as_ref().filter(|name| !self.agents.contains_key(*name)) {
+                    return out.push(Action::Answer(client, self.unknown(name)));
+                }
+                self.measuring.clients.push((client, name));
+                self.measure(out);
+            }
+            Command::Start(name) | Command::Restart(name) | Command::Stop(name) if !self.agents.contains_key(&name) => {
+                out.push(Action::Answer(client, self.unknown(&name)));
+            }
+            Command::Start(name) => {
+                self.want(&name, Wanted::Up, now, out);
+                self.turn(&name, now, out, |agent, turn| agent.order_up(turn));
+                self.wait_up(client, name);
+            }
+            Command::Restart(name) => {
+                self.want(&name, Wanted::Up, now, out);
+                self.turn(&name, now, out, |agent, turn| agent.order_restart(turn));
+                self.wait_up(client, name);
+            }
+            Command::Stop(name) => {
+                self.want(&name, Wanted::Down, now, out);
+                self.turn(&name, now, out, |agent, turn| agent.order_down(turn));
+                self.waiters.push(Waiter { client, name, goal: Goal::Down });
+            }
+            Command::Report if !self.pace.has_servers() => {
+                let message = "there is no server to report to: set svrlist in the configuration".into();
+                out.push(Action::Answer(client, Answer { code: 1, message, body: "".into() }));
+            }
+            Command::Report => {
+                self.reporting.push(client);
+                self.pace.hurry();
+            }
+            Command::Jobs => {
+                let entries = self.entries(now);
+                out.push(Action::AnswerJobs(client, entries));
+            }
+            Command::Reexec => out.push(Action::Reexec(Some(client))),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> Answer {
+        let known: Vec<&str> = self.agents.keys().map(|known| &**known).collect();
+        let known = if known.is_empty() { "there are none".to_string() } else { format!("known: {}", known.join(", ")) };
+        Answer { code: 1, message: format!("no agent \"{name}\"; {known}").into(), body: "".into() }
+    }
+
+    pub(super) fn client_gone(&mut self, client: Client) {
+        self.waiters.retain(|waiter| waiter.client != client);
+        self.reporting.retain(|waiting| *waiting != client);
+        self.measuring.clients.retain(|(waiting, _)| *waiting != client);
+    }
+
+    /// Remembers what an agent should be, before anything is done about it.
+    pub(super) fn want(&mut self, name: &str, wanted: Wanted, _now: Now, out: &mut Vec<Action>) {
+        let Some(agent) = self.agents.get_mut(name) else { return };
+        if agent.record.wanted != Some(wanted) {
+            agent.record.wanted = Some(wanted);
+            out.push(Action::SaveAgent(Box::new(agent.record.clone())));
+        }
+    }
+
+    fn wait_up(&mut self, client: Client, name: Name) {
+        let lasting = self.startsecs(&name);
+        let goal = self.goal_up(&name, lasting);
+        self.waiters.push(Waiter { client, name, goal });
+    }
+
+    pub(super) fn startsecs(&self, name: &str) -> Duration {
+        let definition = self.agents.get(name).and_then(|agent| agent.definition.as_ref());
+        definition.map_or(Duration::ZERO, |definition| definition.spec.startsecs)
+    }
+
+    /// The goal of an agent that was just ordered up: the start that runs or is to come.
+    pub(super) fn goal_up(&self, name: &str, lasting: Duration) -> Goal {
+        let generation = self.agents.get(name).map_or(0, |agent| match agent.life {
+            Life::Starting | Life::Forking { .. } | Life::Running { .. } => agent.generation,
+            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Stopping(_) => agent.generation + 1,
+        });
+        Goal::Up { generation, lasting }
+    }
+
+    /// How far an agent is on the way to a goal.
+    pub(super) fn progress(&self, name: &str, goal: Goal, now: Time) -> Progress {
+        let Some(agent) = self.agents.get(name) else {
+            return match goal {
+                Goal::Down => Progress::Reached,
+                Goal::Up { .. } => Progress::Missed("it was removed meanwhile".to_string()),
+            };
+        };
+        match goal {
+            Goal::Down if agent.is_down() => Progress::Reached,
+            Goal::Down if agent.wanted() == Wanted::Up => Progress::Missed("it was started again meanwhile".to_string()),
+            Goal::Down => Progress::Wait(None),
+            Goal::Up { generation, lasting } => match &agent.life {
+                Life::Running { since, .. } if agent.generation == generation => {
+                    if now.since(*since) >= lasting {
+                        Progress::Reached
+                    } else {
+                        Progress::Wait(Some(*since + lasting))
+                    }
+                }
+                Life::Starting | Life::Forking { .. } if agent.generation == generation => Progress::Wait(None),
+                Life::Stopping(_) if agent.generation < generation && agent.wanted() == Wanted::Up => Progress::Wait(None),
+                Life::Down | Life::Stopping(_) if agent.wanted() == Wanted::Down => {
+                    Progress::Missed("it was stopped meanwhile".to_string())
+                }
+                _ => Progress::Missed(agent.last_end().to_string()),
+            },
+        }
+    }
+
+    pub(super) fn wait_until(&self, name: &str, goal: Goal) -> Option<Time> {
+        match self.progress(name, goal, Time::default()) {
+            Progress::Wait(at) => at,
+            Progress::Reached | Progress::Missed(_) => None,
+        }
+    }
+
+    /// Answers those whose agent has come where they wanted it, or never will.
+    pub(super) fn follow_waiters(&mut self, now: Now, out: &mut Vec<Action>) {
+        let mut waiters = std::mem::take(&mut self.waiters);
+        waiters.retain(|waiter| {
+            let name = &waiter.name;
+            let (code, message) = match (self.progress(name, waiter.goal, now.time), waiter.goal) {
+                (Progress::Wait(_), _) => return true,
+                (Progress::Reached, Goal::Up { .. }) => (0, format!("agent \"{name}\" is running")),
+                (Progress::Reached, Goal::Down) => (0, format!("agent \"{name}\" is stopped")),
+                (Progress::Missed(why), Goal::Up { .. }) => (1, format!("agent \"{name}\" does not run: {why}")),
+                (Progress::Missed(why), Goal::Down) => (1, format!("agent \"{name}\" is not stopped: {why}")),
+            };
+            out.push(Action::Answer(waiter.client, Answer { code, message: message.into(), body: "".into() }));
+            false
+        });
+        self.waiters = waiters;
+    }
+
+    /// Takes definitions that were read again: new agents start, changed ones start anew, those without any stop.
+    pub(super) fn redefine(&mut self, good: Vec<Definition>, problems: &[Box<str>], now: Now, out: &mut Vec<Action>) {
+        for problem in problems {
+            out.push(Action::Log(Level::Error, problem.to_string()));
+            self.incident("bootagent".into(), problem, now);
+        }
+        let mut names: Vec<Name> = self.agents.keys().cloned().collect();
+        for definition in best(good) {
+            let name = definition.spec.name.clone();
+            names.retain(|known| *known != name);
+            self.define(definition, now, out);
+        }
+        for name in names {
+            // A job may be about to bring the definition.
+            if !self.tasks.iter().any(|task| task.record.name == name) {
+                if let Some(agent) = self.agents.get_mut(&name) {
+                    agent.record.definition = None;
+                }
+                self.leave(&name, now, out);
+            }
+        }
+    }
+
+    /// Gives an agent a definition; what is unchanged is not touched.
+    fn define(&mut self, definition: Definition, now: Now, out: &mut Vec<Action>) {
+        let name = definition.spec.name.clone();
+        self.leaving.retain(|leaving| *leaving != name);
+        let Some(agent) = self.agents.get_mut(&name) else {
+            let record = AgentRecord { name: name.clone(), ..AgentRecord::default() };
+            self.agents.insert(name.clone(), Agent::new(record, Some(definition), false));
+            out.push(Action::Log(Level::Info, format!("agent \"{name}\": new")));
+            self.turn(&name, now, out, |agent, turn| {
+                if agent.wanted() == Wanted::Up {
+                    agent.order_up(turn);
+                }
+            });
+            return;
+        };
+        let before = agent.definition.replace(definition);
+        if before.map(|before| before.spec) == agent.definition.as_ref().map(|after| after.spec.clone()) {
+            return;
+        }
+        out.push(Action::Log(Level::Info, format!("agent \"{name}\": the definition changed")));
+        self.refresh(&name, now, out);
+    }
+
+    /// Something in the definition, environment or limits of an agent changed: it runs with the new ones.
+    pub(super) fn refresh(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+        self.turn(name, now, out, |agent, turn| match (&agent.life, agent.wanted()) {
+            (Life::Down, Wanted::Up) if agent.is_fresh() => agent.order_up(turn),
+            (Life::Down, _) => {}
+            (Life::Starting | Life::Forking { .. } | Life::Running { .. } | Life::Stopping(_), Wanted::Up) => {
+                agent.order_restart(turn);
+            }
+            (Life::Waiting { .. } | Life::Fatal, _) => agent.pardon(turn),
+            (_, Wanted::Down) => agent.order_down(turn),
+        });
+    }
+
+    /// An agent has no definition any more: it is stopped and then forgotten.
+    pub(super) fn leave(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+        if !self.leaving.iter().any(|leaving| **leaving == *name) {
+            out.push(Action::Log(Level::Info, format!("agent \"{name}\": no definition any more, leaving")));
+            self.leaving.push(name.into());
+            self.turn(name, now, out, |agent, turn| agent.order_down(turn));
+        }
+    }
+
+    pub(super) fn forget_undefined(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+        let undefined = self.agents.get(name).is_some_and(|agent| agent.definition.is_none());
+        if undefined && !self.tasks.iter().any(|task| *task.record.name == *name) {
+            self.leave(name, now, out);
+        }
+    }
+
+    pub(super) fn follow_leaving(&mut self, _now: Now, out: &mut Vec<Action>) {
+        let agents = &mut self.agents;
+        self.leaving.retain(|name| {
+            let down = agents.get(name).is_none_or(Agent::is_down);
+            if down {
+                // A package that a job installed is kept on record: its agent may get a definition again.
+                match agents.remove(name) {
+                    Some(agent) if agent.record.package.is_some() => {}
+                    _ => out.push(Action::DropAgent(name.clone())),
+                }
+            }
+            !down
+        });
+    }
+
+    /// Asks for a measurement, once for all who want it.
+    pub(super) fn measure(&mut self, out: &mut Vec<Action>) {
+        if !self.measuring.asked {
+            self.measuring.asked = true;
+            out.push(Action::Measure);
+        }
+    }
+
+    /// Sets the time of the next look at polled limits, if there are any.
+    pub(super) fn poll_soon(&mut self, now: Now) {
+        if self.poll_at.is_none() && self.agents.values().any(Agent::polled) {
+            self.poll_at = Some(now.time + self.options.checksecs.min(POLL));
+        }
+    }
+
+    pub(super) fn measured(&mut self, usages: Vec<Usage>, now: Now, out: &mut Vec<Action>) {
+        for usage in usages {
+            self.turn(&usage.name.clone(), now, out, |agent, turn| agent.measured(&usage, turn));
+        }
+        let measuring = std::mem::take(&mut self.measuring);
+        for (client, name) in measuring.clients {
+            let mut report = self.report(now);
+            if let Some(name) = name {
+                report.agents.retain(|agent| agent.name == name);
+            }
+            out.push(Action::AnswerReport(client, Box::new(report)));
+        }
+        if let Some(server) = measuring.report {
+            self.send_status(server, now, out);
+        }
+    }
+
+    /// A report as it would be sent now.
+    pub(super) fn report(&self, now: Now) -> Report {
+        Report {
+            hostname: self.options.hostname.clone(),
+            version: self.options.version.clone(),
+            uptime: now.time.since(self.began),
+            timestamp: now.wall,
+            step: self.pace.step(),
+            agents: self.agents.values().map(|agent| agent.report(now.time, self.options.policy)).collect(),
+            sn: self.identity.sn.clone(),
+            boot_id: self.options.boot_id.clone(),
+            events: self.incidents.iter().cloned().collect(),
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to do.
+//!
+//! `agents.rs` beside this file applies events to agents and answers people, `jobs.rs` moves jobs from phase to phase,
+//! `talk.rs` speaks with the servers. No clock, file, socket or log: the same events give the same actions, always.
+
+mod agents;
+mod jobs;
+mod talk;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::kernel::{Level, Time};
+use crate::model::agent::{Agent, Turn};
+use crate::model::command::Answer;
+use crate::model::event::{Action, Client, Definition, Event, Now, Origin, Shutdown};
+use crate::model::job::JobId;
+use crate::model::pace::{Pace, Server};
+use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, Wanted};
+use crate::model::report::Incident;
+use crate::model::restart::Policy;
+use crate::model::spec::{Name, Spec};
+use jobs::Task;
+
+/// Incidents kept for the next report; older ones are dropped and counted.
+const INCIDENTS: usize = 128;
+
+/// Jobs that are open: not begun, running, or ended with a result that is still to be taken.
+pub const OPEN_JOBS: usize = 256;
+
+/// Ended jobs whose ids are remembered.
+pub const ENDED_JOBS: usize = 4096;
+
+/// A wall clock that moves against the monotonic one by more than this was set.
+const CLOCK_JUMP: u64 = 60;
+
+/// What the daemon was told at its start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// gethostname(2), or the configured name.
+    pub hostname: Box<str>,
+    /// `bootagent-<version>-<arch>`.
+    pub version: Box<str>,
+    /// The kernel's boot id; empty where it has none.
+    pub boot_id: Box<str>,
+    /// The servers that never change.
+    pub servers: Vec<Server>,
+    /// The configured reporting interval.
+    pub step: Duration,
+    /// The first report comes after a random part of this.
+    pub splay: Duration,
+    /// The restart policy where definitions say nothing else.
+    pub policy: Policy,
+    /// The time between two checks; polled limits are looked at every 10 s at least.
+    pub checksecs: Duration,
+    /// Where packages are kept.
+    pub packages: Box<str>,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+/// What was found on the host at the daemon's start.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Who this host is.
+    pub identity: Identity,
+    /// What a server set.
+    pub settings: Settings,
+    /// The servers in `settings`.
+    pub given: Vec<Server>,
+    /// Every good definition from every source.
+    pub definitions: Vec<Definition>,
+    /// The records of agents.
+    pub agents: Vec<AgentRecord>,
+    /// The records of jobs, each with the job read back from its text while it is not done.
+    pub jobs: Vec<(JobRecord, Option<Box<crate::model::job::Job>>)>,
+    /// What an earlier daemon of this boot noted of each agent, and whether its main process is still alive.
+    pub runs: Vec<(RunRecord, bool)>,
+    /// Sentences about records that could not be read, for the log and the server.
+    pub damage: Vec<(Name, Box<str>)>,
+    /// Ids of jobs whose records could not be read.
+    pub damaged_jobs: Vec<JobId>,
+    /// Another daemon lived in this boot: processes of it may be about.
+    pub leftovers: bool,
+}
+
+/// Someone waits for an agent to be up or down.
+#[derive(Clone, Debug, PartialEq)]
+struct Waiter {
+    client: Client,
+    name: Name,
+    goal: Goal,
+}
+
+/// What an agent must come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    /// Start number `generation` runs and has done so for `lasting`.
+    Up { generation: u32, lasting: Duration },
+    /// Nothing of it is left.
+    Down,
+}
+
+/// Where an agent is on the way to a goal.
+#[derive(Clone, Debug, PartialEq)]
+enum Progress {
+    /// On the way; when to look again, unless an event comes before.
+    Wait(Option<Time>),
+    /// There.
+    Reached,
+    /// It will not come there.
+    Missed(String),
+}
+
+/// Why a measurement was asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Measuring {
+    asked: bool,
+    clients: Vec<(Client, Option<Name>)>,
+    report: Option<Server>,
+}
+
+/// All agents and jobs of a host.
+#[derive(Clone, Debug)]
+pub struct State {
+    options: Options,
+    identity: Identity,
+    settings: Settings,
+    began: Time,
+    pace: Pace,
+    agents: BTreeMap<Name, Agent>,
+    /// Agents whose definition is gone, to be forgotten when nothing of them is left.
+    leaving: Vec<Name>,
+    /// Open jobs in the order they were received.
+    tasks: Vec<Task>,
+    /// Ended jobs whose results were taken: id and rank, the lowest being the first to be forgotten.
+    ledger: BTreeMap<JobId, u64>,
+    next_seq: u64,
+    waiters: Vec<Waiter>,
+    /// Clients that wait for a report to be taken.
+    reporting: Vec<Client>,
+    measuring: Measuring,
+    poll_at: Option<Time>,
+    incidents: VecDeque<Incident>,
+    dropped_incidents: u64,
+    /// Incidents in the report that is under way.
+    sent_incidents: usize,
+    /// Results in the exchange that is under way.
+    sent_results: Vec<JobId>,
+    /// The wall clock minus the monotonic one, s.
+    clock: Option<i64>,
+    shutdown: Option<Time>,
+    /// An installer was killed: the package database may need a repair.
+    interrupted: bool,
+}
+
+/// How long a shutdown waits for agents that do not even end by SIGKILL.
+const SHUTDOWN_MARGIN: Duration = Duration::from_secs(10);
+
+impl State {
+    /// The state of a host at the daemon's start, and what to do first.
+    pub fn new(options: Options, found: Found, now: Now, out: &mut Vec<Action>) -> State {
+        let step = found.settings.step.unwrap_or(options.step);
+        let pace = Pace::new(options.servers.clone(), found.given, step, options.splay, options.seed, now.time);
+        let mut state = State {
+            options,
+            identity: found.identity,
+            settings: found.settings,
+            began: now.time,
+            pace,
+            agents: BTreeMap::new(),
+            leaving: Vec::new(),
+            tasks: Vec::new(),
+            ledger: BTreeMap::new(),
+            next_seq: 1,
+            waiters: Vec::new(),
+            reporting: Vec::new(),
+            measuring: Measuring::default(),
+            poll_at: None,
+            incidents: VecDeque::new(),
+            dropped_incidents: 0,
+            sent_incidents: 0,
+            sent_results: Vec::new(),
+            clock: None,
+            shutdown: None,
+            interrupted: found.leftovers,
+        };
+        state.watch_clock(now, out);
+        for (name, sentence) in found.damage {
+            out.push(Action::Log(Level::Error, sentence.to_string()));
+            state.incident(name, &sentence, now);
+        }
+        for record in found.agents {
+            state.agents.insert(record.name.clone(), Agent::new(record, None, found.leftovers));
+        }
+        for definition in best(found.definitions) {
+            let name = definition.spec.name.clone();
+            let fresh = || Agent::new(AgentRecord { name: name.clone(), ..AgentRecord::default() }, None, found.leftovers);
+            state.agents.entry(name.clone()).or_insert_with(fresh).define(Some(definition));
+        }
+        state.load_jobs(found.jobs, found.damaged_jobs, now, out);
+        state.resume_agents(found.runs, now, out);
+        state.follow(now, out);
+        state
+    }
+
+    /// Takes over running agents, and starts those that should run and do not.
+    fn resume_agents(&mut self, runs: Vec<(RunRecord, bool)>, now: Now, out: &mut Vec<Action>) {
+        for (run, alive) in runs {
+            self.turn(&run.name.clone(), now, out, |agent, turn| agent.resume(&run, alive, turn));
+        }
+        let names: Vec<Name> = self.agents.keys().cloned().collect();
+        for name in names {
+            self.turn(&name, now, out, |agent, turn| match agent.wanted() {
+                Wanted::Up if agent.is_fresh() => agent.order_up(turn),
+                Wanted::Up => {}
+                Wanted::Down => agent.order_down(turn),
+            });
+            self.forget_undefined(&name, now, out);
+        }
+    }
+
+    /// Takes one event, and says what to do.
+    pub fn step(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
+        self.watch_clock(now, out);
+        match event {
+            Event::Tick => self.due(now, out),
+            Event::Definitions { good, problems } => self.redefine(good, &problems, now, out),
+            Event::Command(client, command) => self.command(client, command, now, out),
+            Event::Gone(client) => self.client_gone(client),
+            Event::Shutdown(how) => self.shut_down(how, now, out),
+            Event::Started { name, process, limits_by, poll_cpu, poll_memory } => {
+                let by = (limits_by, poll_cpu, poll_memory);
+                self.turn(&name, now, out, |agent, turn| agent.started(process, by, turn));
+                self.poll_soon(now);
+            }
+            Event::NotStarted { name, reason } => {
+                self.turn(&name, now, out, |agent, turn| agent.not_started(&reason, turn));
+            }
+            Event::Exited { name, exit, oom, tail } => {
+                self.turn(&name, now, out, |agent, turn| agent.exited(exit, oom.as_deref(), &tail, turn));
+            }
+            Event::Main(name, found) => self.turn(&name, now, out, |agent, turn| agent.main_found(found, turn)),
+            Event::Left(name, count) => self.turn(&name, now, out, |agent, turn| agent.left(count, turn)),
+            Event::Stirred => self.every_turn(now, out, |agent, turn| agent.stirred(turn)),
+            Event::Measured(usages) => self.measured(usages, now, out),
+            Event::Checked(name, exit, tail) => {
+                self.turn(&name, now, out, |agent, turn| agent.checked(exit, &tail, turn));
+            }
+            Event::Replied(reply) => self.replied(reply, now, out),
+            Event::Saved(id, result) => self.saved(&id, result, now, out),
+            Event::Fetched(id, fetched) => self.fetched(&id, fetched, now, out),
+            Event::ToolDone { job, exit, output } => self.tool_done(&job, exit, &output, now, out),
+            Event::Unpacked(id, result) => self.unpacked(&id, result, now, out),
+            Event::Placed(id, result) => self.placed(&id, result, now, out),
+            Event::Inspected(id, result) => self.inspected(&id, result, now, out),
+        }
+        self.follow(now, out);
+    }
+
+    /// When to send `Event::Tick`, unless something else happens before; `None`: nothing is due, ever.
+    pub fn deadline(&self) -> Option<Time> {
+        let agents = self.agents.values().filter_map(Agent::deadline).min();
+        let waiters = self.waiters.iter().filter_map(|waiter| self.wait_until(&waiter.name, waiter.goal)).min();
+        let talk = if self.shutdown.is_none() { self.pace.deadline(self.results_due()) } else { None };
+        [agents, waiters, talk, self.tasks_deadline(), self.poll_at, self.shutdown].into_iter().flatten().min()
+    }
+
+    /// The definition an agent is started from, with what jobs gave laid over it.
+    pub fn spec(&self, name: &str) -> Option<Spec> {
+        self.agents.get(name)?.spec()
+    }
+
+    /// Every agent's name and whether its main process is known to run.
+    pub fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.values()
+    }
+
+    /// The open job with this id.
+    pub fn job(&self, id: &str) -> Option<&crate::model::job::Job> {
+        self.tasks.iter().find(|task| *task.record.id == *id)?.job.as_deref()
+    }
+
+    /// The record of the open job with this id.
+    pub fn job_record(&self, id: &str) -> Option<&JobRecord> {
+        self.tasks.iter().map(|task| &task.record).find(|record| *record.id == *id)
+    }
+
+    /// Everything that follows from a change anywhere: answers to people, jobs that go on, exchanges that are due.
+    fn follow(&mut self, now: Now, out: &mut Vec<Action>) {
+        self.follow_waiters(now, out);
+        self.follow_jobs(now, out);
+        self.follow_leaving(now, out);
+        if self.shutdown.is_none() {
+            self.follow_talk(now, out);
+        } else if self.agents.values().all(|agent| agent.is_down()) || self.shutdown.is_some_and(|at| at <= now.time) {
+            out.push(Action::Quit(0));
+        }
+    }
+
+    /// What is due at this moment.
+    fn due(&mut self, now: Now, out: &mut Vec<Action>) {
+        self.every_turn(now, out, |agent, turn| {
+            if agent.deadline().is_some_and(|at| at <= turn.now) {
+                agent.due(turn);
+            }
+        });
+        if self.poll_at.is_some_and(|at| at <= now.time) {
+            self.poll_at = None;
+            if self.agents.values().any(Agent::polled) {
+                self.measure(out);
+                self.poll_soon(now);
+            }
+        }
+        self.tasks_due(now, out);
+    }
+
+    /// Lets one agent take a step, and notices when that changes its state.
+    fn turn<R>(
+        &mut self,
+        name: &str,
+        now: Now,
+        out: &mut Vec<Action>,
+        step: impl FnOnce(&mut Agent, &mut Turn) -> R,
+    ) -> Option<R> {
+        let agent = self.agents.get_mut(name)?;
+        let before = agent.status();
+        let mut told = Vec::new();
+        let (policy, boot_id) = (self.options.policy, &self.options.boot_id);
+        let result = step(agent, &mut Turn { now: now.time, policy, boot_id, out, told: &mut told });
+        if agent.status() != before {
+            self.pace.changed(now.time);
+        }
+        for (name, sentence) in told {
+            self.incident(name, &sentence, now);
+        }
+        Some(result)
+    }
+
+    fn every_turn(&mut self, now: Now, out: &mut Vec<Action>, step: impl Fn(&mut Agent, &mut Turn)) {
+        let mut told = Vec::new();
+        let (policy, boot_id) = (self.options.policy, &self.options.boot_id);
+        let mut changed = false;
+        for agent in self.agents.values_mut() {
+            let before = agent.status();
+            step(agent, &mut Turn { now: now.time, policy, boot_id, out, told: &mut told });
+            changed |= agent.status() != before;
+        }
+        if changed {
+            self.pace.changed(now.time);
+        }
+        for (name, sentence) in told {
+            self.incident(name, &sentence, now);
+        }
+    }
+
+    /// Keeps a sentence for the next report.
+    fn incident(&mut self, name: Name, message: &str, now: Now) {
+        if self.incidents.len() >= INCIDENTS {
+            self.incidents.pop_front();
+            self.dropped_incidents += 1;
+            self.sent_incidents = self.sent_incidents.saturating_sub(1);
+        }
+        let message = crate::model::job::sanitize(message, crate::model::job::MESSAGE_MAX).into();
+        self.incidents.push_back(Incident { timestamp: now.wall, name, message });
+    }
+
+    /// A wall clock that was set is told, and changes nothing else.
+    fn watch_clock(&mut self, now: Now, out: &mut Vec<Action>) {
+        let offset = now.wall as i64 - (now.time.0 / 1_000_000_000) as i64;
+        if let Some(before) = self.clock.replace(offset) {
+            let jump = offset - before;
+            if jump.unsigned_abs() > CLOCK_JUMP {
+                let way = if jump > 0 { "forward" } else { "back" };
+                let text = format!("the wall clock was set {way} by {} s", jump.unsigned_abs());
+                out.push(Action::Log(Level::Warn, text.clone()));
+                self.incident("bootagent".into(), &text, now);
+            }
+        }
+    }
+
+    fn shut_down(&mut self, how: Shutdown, now: Now, out: &mut Vec<Action>) {
+        match how {
+            Shutdown::Leave => out.push(Action::Quit(0)),
+            Shutdown::Stop if self.shutdown.is_none() => {
+                let longest = self.agents.values().filter_map(|agent| Some(agent.definition.as_ref()?.spec.stopsecs)).max();
+                self.shutdown = Some(now.time + longest.unwrap_or_default() + SHUTDOWN_MARGIN);
+                for waiter in std::mem::take(&mut self.waiters) {
+                    let message = "the daemon is being stopped".into();
+                    out.push(Action::Answer(waiter.client, Answer { code: 1, message, body: "".into() }));
+                }
+                self.every_turn(now, out, |agent, turn| agent.order_down(turn));
+            }
+            Shutdown::Stop => {}
+        }
+    }
+
+    fn phase_of(&self, id: &str) -> Option<Phase> {
+        self.job_record(id).map(|record| record.phase)
+    }
+}
+
+/// Of several definitions for one agent the one that counts: a file before a job's before the package's own.
+fn best(mut definitions: Vec<Definition>) -> Vec<Definition> {
+    definitions.sort_by(|a, b| (&a.spec.name, a.origin).cmp(&(&b.spec.name, b.origin)));
+    definitions.dedup_by(|later, first| later.spec.name == first.spec.name);
+    definitions
+}
+
+/// Whether an agent's definition is a file of the operator's, which a server cannot take away.
+fn is_file(agent: &Agent) -> bool {
+    agent.origin() == Some(Origin::File)
+}

@@ -1,0 +1,207 @@
+//! Talking with the servers: which exchange is due, what it says, what its answer means.
+
+use super::{State, ENDED_JOBS, OPEN_JOBS};
+use crate::kernel::{Level, Time};
+use crate::model::command::Answer;
+use crate::model::event::{Action, Message, Now, Reply};
+use crate::model::job::{Job, JobId, Outcome, Rejected};
+use crate::model::pace::{Round, Server, Talk};
+use crate::model::record::Phase;
+
+/// Results in one exchange.
+const BATCH: usize = 64;
+
+impl State {
+    /// When the earliest result wants to be sent.
+    pub(super) fn results_due(&self) -> Option<Time> {
+        self.tasks.iter().filter_map(|task| task.send_at()).min()
+    }
+
+    /// Starts the exchange that is due, if any.
+    pub(super) fn follow_talk(&mut self, now: Now, out: &mut Vec<Action>) {
+        // A measurement under way is a status that is about to be sent.
+        if self.measuring.report.is_some() {
+            return;
+        }
+        let results = self.results_due().is_some_and(|at| at <= now.time);
+        match self.pace.next(now.time, results) {
+            Some((Talk::Results, server)) => {
+                let batch = self.batch(now);
+                self.sent_results = batch.iter().map(|(id, _)| id.clone()).collect();
+                out.push(Action::Exchange(server, Message::Results(batch)));
+            }
+            Some((Talk::Status | Talk::Trial, server)) => {
+                self.measuring.report = Some(server);
+                self.measure(out);
+            }
+            None => {}
+        }
+    }
+
+    /// The results that are due: one that was refused in a batch goes alone.
+    fn batch(&self, now: Now) -> Vec<(JobId, Outcome)> {
+        let due = |alone: bool| {
+            self.tasks.iter().filter(move |task| {
+                task.alone() == alone && task.send_at().is_some_and(|at| at <= now.time)
+            })
+        };
+        let result = |task: &super::Task| Some((task.record.id.clone(), task.record.outcome.clone()?));
+        let together: Vec<_> = due(false).filter_map(result).take(BATCH).collect();
+        if together.is_empty() {
+            due(true).filter_map(result).take(1).collect()
+        } else {
+            together
+        }
+    }
+
+    /// Sends a status, now that everything was measured.
+    pub(super) fn send_status(&mut self, server: Server, now: Now, out: &mut Vec<Action>) {
+        let mut report = self.report(now);
+        if self.dropped_incidents > 0 {
+            let message = format!("{} earlier events were dropped", self.dropped_incidents).into();
+            let timestamp = report.events.first().map_or(now.wall, |first| first.timestamp);
+            report.events.insert(0, crate::model::report::Incident { timestamp, name: "bootagent".into(), message });
+        }
+        self.sent_incidents = self.incidents.len();
+        out.push(Action::Exchange(server, Message::Status(Box::new(report))));
+    }
+
+    /// Takes the answer to the exchange that was under way.
+    pub(super) fn replied(&mut self, reply: Reply, now: Now, out: &mut Vec<Action>) {
+        let server = self.pace.asking().cloned();
+        let (good, retry_after) = match &reply {
+            Reply::Jobs { .. } | Reply::Taken | Reply::NotTaken(_) => (true, None),
+            Reply::Failed { retry_after, .. } => (false, *retry_after),
+        };
+        // On trial a server must speak the protocol whole: an integer errcode.
+        let on_trial = self.pace.on_trial();
+        let good = good && !(on_trial && matches!(reply, Reply::Jobs { errcode: None, .. }));
+        let (talk, round) = self.pace.answered(good, retry_after, now.time);
+        let Some(talk) = talk else { return };
+        let name = server.as_ref().map_or("", |server| &*server.base);
+        if self.pace.is_news(name, good) {
+            out.push(match &reply {
+                Reply::Failed { reason, .. } => Action::Log(Level::Warn, format!("server {name}: {reason}")),
+                _ => Action::Log(Level::Info, format!("server {name}: answers again")),
+            });
+        }
+        match talk {
+            Talk::Status | Talk::Trial => {
+                if good {
+                    self.incidents.drain(..self.sent_incidents.min(self.incidents.len()));
+                    self.dropped_incidents = 0;
+                }
+                if round != Round::Next {
+                    self.sent_incidents = 0;
+                    self.answer_reporters(good, &reply, now, out);
+                }
+                if talk == Talk::Trial && round != Round::Next {
+                    self.tried(good, &reply, now, out);
+                }
+                if let (true, Reply::Jobs { errcode, jobs }) = (good, reply) {
+                    if let Some(errcode) = errcode.filter(|errcode| *errcode != 0) {
+                        out.push(Action::Log(Level::Warn, format!("server {name}: answers errcode {errcode}")));
+                    }
+                    self.receive(jobs, now, out);
+                }
+            }
+            Talk::Results => {
+                let sent = std::mem::take(&mut self.sent_results);
+                match reply {
+                    Reply::Taken => sent.iter().for_each(|id| self.taken(id, out)),
+                    Reply::NotTaken(why) => {
+                        out.push(Action::Log(Level::Warn, format!("server {name}: results not taken: {why}")));
+                        self.not_taken(&sent, now);
+                    }
+                    Reply::Failed { .. } | Reply::Jobs { .. } => {}
+                }
+            }
+        }
+    }
+
+    fn answer_reporters(&mut self, good: bool, reply: &Reply, _now: Now, out: &mut Vec<Action>) {
+        for client in std::mem::take(&mut self.reporting) {
+            let answer = match reply {
+                _ if good => Answer { code: 0, message: "reported".into(), body: "".into() },
+                Reply::Failed { reason, .. } => {
+                    Answer { code: 1, message: format!("no server took the report: {reason}").into(), body: "".into() }
+                }
+                _ => Answer { code: 1, message: "no server took the report".into(), body: "".into() },
+            };
+            out.push(Action::Answer(client, answer));
+        }
+    }
+
+    /// Takes the jobs of a reply.
+    fn receive(&mut self, jobs: Vec<Result<Job, Rejected>>, now: Now, out: &mut Vec<Action>) {
+        let mut left = 0;
+        for job in jobs {
+            let id = match &job {
+                Ok(job) => Some(&job.id),
+                Err(rejected) => rejected.id.as_ref(),
+            };
+            let Some(id) = id else {
+                if let Err(rejected) = job {
+                    out.push(Action::Log(Level::Error, rejected.to_string()));
+                }
+                continue;
+            };
+            if self.is_known(id) {
+                let id = id.clone();
+                self.repeated(&id, now, out);
+            } else if self.tasks.len() >= OPEN_JOBS {
+                left += 1;
+            } else {
+                self.accept(job, now, out);
+            }
+        }
+        if left > 0 {
+            let text = format!("{left} jobs left for the servers to offer again: {OPEN_JOBS} are open");
+            out.push(Action::Log(Level::Warn, text));
+        }
+    }
+
+    fn is_known(&self, id: &str) -> bool {
+        self.ledger.contains_key(id) || self.phase_of(id).is_some()
+    }
+
+    /// A job came again: it is not run again, and counts as fresh.
+    fn repeated(&mut self, id: &str, now: Now, out: &mut Vec<Action>) {
+        if let Some(task) = self.tasks.iter_mut().find(|task| *task.record.id == *id) {
+            task.send_again(now.time);
+            return;
+        }
+        let fresh = self.next_seq;
+        if let Some(rank) = self.ledger.get_mut(id) {
+            // Only one that comes nearer to being forgotten is worth a write.
+            if *rank + (ENDED_JOBS as u64) / 2 < fresh {
+                *rank = fresh;
+                self.next_seq += 1;
+                out.push(Action::FreshenJob(id.into(), fresh));
+            }
+        }
+    }
+
+    /// The server has a result: the job is over.
+    fn taken(&mut self, id: &str, out: &mut Vec<Action>) {
+        let Some(index) = self.tasks.iter().position(|task| *task.record.id == *id) else { return };
+        let mut record = self.tasks.remove(index).record;
+        record.phase = Phase::Taken;
+        self.ledger.insert(record.id.clone(), record.seq);
+        out.push(Action::SaveJob(Box::new(record)));
+        while self.ledger.len() > ENDED_JOBS {
+            let Some(oldest) = self.ledger.iter().min_by_key(|(_, rank)| **rank).map(|(id, _)| id.clone()) else { break };
+            self.ledger.remove(&oldest);
+            out.push(Action::DropJob(oldest));
+        }
+    }
+
+    /// The server answered, but did not take these results: each goes alone, and one that was alone waits.
+    fn not_taken(&mut self, sent: &[JobId], now: Now) {
+        for id in sent {
+            let Some(index) = self.tasks.iter().position(|task| task.record.id == *id) else { continue };
+            let wait = self.pace.backoff(self.tasks[index].refusals() + 1);
+            self.tasks[index].refused(sent.len() > 1, now.time + wait);
+        }
+    }
+}
