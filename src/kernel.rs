@@ -73,8 +73,9 @@ pub struct Process {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uid(pub u32);
 
-/// A group id.
+/// A group id; laid out as gid_t, so that a list of them is one for setgroups(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
 pub struct Gid(pub u32);
 
 /// An error number, errno(3).

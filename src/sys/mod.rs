@@ -1,1 +1,205 @@
-//! (to come)
+//! The only unsafe code: system calls behind safe signatures, one libc call to a wrapper.
+//!
+//! Everything here returns `io::Result` with the kernel's own error; what it means is for the caller to say. Calls that
+//! are younger than Linux 3.10 go through syscall(2) and either have a fallback here or say that they may be missing.
+//! Here: errors, pipes, descriptor flags, clocks, randomness and the host's name; the rest by subject in the files below.
+
+use std::ffi::{c_int, c_long, CStr, CString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::kernel::Time;
+
+pub mod account;
+pub mod child;
+pub mod file;
+pub mod poll;
+pub mod process;
+
+/// Turns the -1 of a C call into the error it left in errno, and passes any other result on.
+fn cerr(result: c_int) -> io::Result<c_int> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// `cerr` for the wider results of syscall(2), read(2) and write(2).
+fn cerr_long(result: c_long) -> io::Result<c_long> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// A pipe, the reading end first; both ends close on exec.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: pipe2 writes two descriptors to the array, which has room for two.
+    cerr(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    // SAFETY: the call succeeded, so these are open descriptors that nobody else knows of.
+    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
+
+/// Makes reads and writes of `fd` return `WouldBlock` instead of waiting.
+///
+/// The flag belongs to the open file, so everybody who shares it (a child too) sees it.
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: F_GETFL touches no memory.
+    let flags = cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: F_SETFL takes an int and touches no memory.
+    cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+}
+
+/// Says whether `fd` closes when a program is executed.
+pub fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    let flag = if on { libc::FD_CLOEXEC } else { 0 };
+    // SAFETY: F_SETFD takes an int and touches no memory; FD_CLOEXEC is the only flag there is.
+    cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flag) }).map(drop)
+}
+
+/// The descriptor with this number, which an earlier image of this process left open over an exec; it closes on exec from
+/// now on.
+///
+/// Each number may be taken once only, as whoever gets it closes it.
+///
+/// # Errors
+/// EBADF when nothing is open under the number.
+pub fn inherited(raw: i32) -> io::Result<OwnedFd> {
+    if raw <= 2 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: F_SETFD touches no memory, and fails where nothing is open.
+    cerr(unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: the descriptor is open, and by this function's contract nobody else in this image owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Now, on the clock that nobody can set.
+pub fn monotonic() -> Time {
+    // SAFETY: a timespec is plain numbers, for which zeros are values.
+    let mut now: libc::timespec = unsafe { std::mem::zeroed() };
+    // Seconds since boot fit any time_t, and CLOCK_MONOTONIC is always there, so this cannot fail.
+    // SAFETY: clock_gettime fills in the timespec it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    Time::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// Seconds since the epoch, for people to read; nothing may depend on it. 0 when the clock stands before 1970.
+pub fn wall() -> u64 {
+    #[cfg(target_pointer_width = "32")]
+    {
+        // libc's clock_gettime fails after 2038 where its time_t has 32 bits (and std's SystemTime panics), so ask
+        // the kernel for 64 bits: clock_gettime64, number 403 on every 32-bit machine, since Linux 5.1.
+        let mut now = [0i64; 2];
+        // SAFETY: the call fills in two 64-bit numbers, seconds and nanoseconds.
+        if unsafe { libc::syscall(403, libc::CLOCK_REALTIME, now.as_mut_ptr()) } == 0 {
+            return u64::try_from(now[0]).unwrap_or(0);
+        }
+    }
+    // SAFETY: a timespec is plain numbers, for which zeros are values.
+    let mut now: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: clock_gettime fills in the timespec it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut now) };
+    u64::try_from(now.tv_sec).unwrap_or(0)
+}
+
+/// The host's name, gethostname(2).
+pub fn hostname() -> String {
+    let mut name = [0u8; 256];
+    // SAFETY: gethostname writes at most that many bytes; the last one stays 0, as one less is given.
+    if unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) } != 0 {
+        return String::new();
+    }
+    CStr::from_bytes_until_nul(&name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Fills `bytes` with what nobody can guess.
+///
+/// # Errors
+/// When the kernel has no getrandom(2), or no seed yet, and /dev/urandom cannot be read either.
+pub fn random(bytes: &mut [u8]) -> io::Result<()> {
+    // Never waits for a seed: a board without an entropy source may need minutes after boot, and /dev/urandom then is
+    // the best there is. Up to 256 bytes come whole.
+    // SAFETY: getrandom writes at most as many bytes as the slice has.
+    let got = unsafe { libc::syscall(libc::SYS_getrandom, bytes.as_mut_ptr(), bytes.len(), libc::GRND_NONBLOCK) };
+    if usize::try_from(got) == Ok(bytes.len()) {
+        return Ok(());
+    }
+    File::open("/dev/urandom")?.read_exact(bytes)
+}
+
+/// Clock ticks to a second, the unit of times in /proc/PID/stat.
+pub fn ticks_per_second() -> u64 {
+    // SAFETY: sysconf touches no memory of ours.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100).max(1)
+}
+
+/// Bytes to a memory page, the unit of /proc/PID/statm.
+pub fn page_size() -> u64 {
+    // SAFETY: sysconf touches no memory of ours.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1)
+}
+
+/// The pointers to `texts` with a null after the last, as execve(2) wants them; good for as long as `texts` is not touched.
+fn pointers(texts: &[CString]) -> Vec<*const std::ffi::c_char> {
+    let mut list = Vec::with_capacity(texts.len() + 1);
+    for text in texts {
+        list.push(text.as_ptr());
+    }
+    list.push(std::ptr::null());
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_pipe_carries_bytes_and_does_not_block_when_told() {
+        let (read, write) = pipe().unwrap();
+        set_nonblocking(read.as_fd()).unwrap();
+        let mut reader = File::from(read);
+        let mut byte = [0; 1];
+        assert_eq!(reader.read(&mut byte).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        File::from(write).write_all(b"x").unwrap();
+        assert_eq!((reader.read(&mut byte).unwrap(), byte), (1, *b"x"));
+        assert_eq!(reader.read(&mut byte).unwrap(), 0);
+    }
+
+    #[test]
+    fn clocks_agree_with_the_standard_library() {
+        let (before, after) = (monotonic(), monotonic());
+        assert!(before <= after && before.0 > 0);
+        let std = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert!(wall().abs_diff(std) <= 1);
+    }
+
+    #[test]
+    fn random_bytes_differ() {
+        let (mut a, mut b) = ([0; 32], [0; 32]);
+        random(&mut a).unwrap();
+        random(&mut b).unwrap();
+        assert_ne!(a, b);
+        let mut long = vec![0; 100_000];
+        random(&mut long).unwrap();
+        assert!(long[99_000..].iter().any(|byte| *byte != 0));
+    }
+
+    #[test]
+    fn the_host_has_a_name_and_units() {
+        let file = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        assert_eq!(hostname(), file.trim());
+        assert!(page_size().is_power_of_two() && ticks_per_second() > 0);
+    }
+
+    #[test]
+    fn inherited_takes_only_what_is_open() {
+        assert!(inherited(1).is_err() && inherited(1 << 20).is_err());
+    }
+}

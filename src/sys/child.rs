@@ -1,0 +1,506 @@
+//! Making a child: fork, set up, execute.
+//!
+//! A `Setup` is complete before the fork; between fork and exec there are only system calls and `_exit`: no allocation,
+//! lookup, log or panic. A child that cannot be set up says where and why in one atomic record on the `FailurePipe`,
+//! which lives as long as the daemon, and exits with 127; whoever reaps it looks there. So starting never blocks, costs no
+//! descriptor per child, and needs no answer when all went well.
+
+use std::convert::Infallible;
+use std::ffi::{c_char, CStr, CString};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use super::process::{
+    exit_now, fork, limit, own_id, parent_id, prctl, set_limit, set_umask, start_session, Fork, UNUSED,
+};
+use super::{cerr, cerr_long, pipe, pointers, poll, set_nonblocking};
+use crate::kernel::{Errno, Gid, Pid, Resource, Sig, Stage, Uid};
+
+/// What to execute.
+#[derive(Debug)]
+pub enum Program {
+    /// The file of this name.
+    Path(CString),
+    /// The file that is open here, also where the child may not look its name up. Not for scripts: their interpreter
+    /// would have to open a descriptor that is closed by then.
+    Fd(OwnedFd),
+}
+
+/// Everything about a child that is to be; what it says is set in this order. Not `Debug`: environments hold secrets.
+pub struct Setup {
+    /// What to execute.
+    pub program: Program,
+    /// Its arguments, its own name first.
+    pub argv: Vec<CString>,
+    /// Its whole environment, `NAME=value`.
+    pub envp: Vec<CString>,
+    /// Control groups to enter: their `cgroup.procs` or `tasks` files, open for writing.
+    pub cgroups: Vec<OwnedFd>,
+    /// Descriptor 0; `None` is /dev/null.
+    pub stdin: Option<OwnedFd>,
+    /// Descriptor 1; `None` is /dev/null.
+    pub stdout: Option<OwnedFd>,
+    /// Descriptor 2; `None` is /dev/null.
+    pub stderr: Option<OwnedFd>,
+    /// Descriptors 3, 4 and so on; everything above is closed.
+    pub extra: Vec<OwnedFd>,
+    /// Resource, soft limit, hard limit; `u64::MAX` is unlimited.
+    pub rlimits: Vec<(Resource, u64, u64)>,
+    /// How much the kernel likes to end it when memory runs out; `None` as ours. Where we may not set it, it stays ours.
+    pub oom_score_adj: Option<i32>,
+    /// Supplementary groups; `None` are ours.
+    pub groups: Option<Vec<Gid>>,
+    /// Group, real, effective and saved; `None` is ours.
+    pub gid: Option<Gid>,
+    /// The capabilities, as a bit set, that it or a set-user-id program below it can ever have; `None`: all we can.
+    pub bounding: Option<u64>,
+    /// User, real, effective and saved; `None` is ours.
+    pub uid: Option<Uid>,
+    /// Whether set-user-id programs and file capabilities give nothing, to it and all below it.
+    pub no_new_privs: bool,
+    /// The signal it gets when we end.
+    pub death_signal: Option<Sig>,
+    /// Working directory, entered as its user.
+    pub directory: CString,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Seconds until SIGALRM ends it, if it does not do something about that.
+    pub alarm: Option<u32>,
+}
+
+impl Setup {
+    /// A child that differs from us in nothing but its program, and has /dev/null for descriptors 0 to 2.
+    pub fn new(program: Program, argv: Vec<CString>, envp: Vec<CString>) -> Setup {
+        Setup {
+            program,
+            argv,
+            envp,
+            cgroups: Vec::new(),
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            extra: Vec::new(),
+            rlimits: Vec::new(),
+            oom_score_adj: None,
+            groups: None,
+            gid: None,
+            bounding: None,
+            uid: None,
+            no_new_privs: false,
+            death_signal: None,
+            directory: c"/".to_owned(),
+            umask: 0o022,
+            alarm: None,
+        }
+    }
+}
+
+/// Why a child never became its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Where it broke off.
+    pub stage: Stage,
+    /// What the kernel said.
+    pub errno: Errno,
+    /// For `Stage::Limits`: what was to be set.
+    pub limit: Option<(Resource, u64)>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.stage)?;
+        match self.limit {
+            Some((resource, u64::MAX)) => write!(f, "{} unlimited: ", resource.key())?,
+            Some((resource, value)) => write!(f, "{} {value}: ", resource.key())?,
+            None => {}
+        }
+        self.errno.fmt(f)?;
+        // What execve means by these is not what they say.
+        match (self.stage, self.errno.0) {
+            (Stage::Exec, libc::ENOENT) => f.write_str(" (it, or the interpreter or loader it names)"),
+            (Stage::Exec, libc::EAGAIN) => f.write_str(" (the user has as many processes as nproc allows)"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The way back for children that break off, one for all of them.
+#[derive(Debug)]
+pub struct FailurePipe {
+    read: File,
+    write: File,
+    /// Read, but not yet asked for.
+    seen: Vec<(i32, Failure)>,
+}
+
+/// The size of a record: pid (4), errno (4), limit's value (8), stage (1), 1 + index in `Resource::ALL` (1, 0 for none), and
+/// two zeros, in the machine's byte order. Below PIPE_BUF, so records never mix. Another version of this program may
+/// read it after a reexec.
+const RECORD: usize = 20;
+
+impl FailurePipe {
+    /// A new one.
+    pub fn new() -> io::Result<FailurePipe> {
+        let (read, write) = pipe()?;
+        FailurePipe::from_fds(read, write)
+    }
+
+    /// The one that another image of this process had, from what `into_fds` gave.
+    pub fn from_fds(read: OwnedFd, write: OwnedFd) -> io::Result<FailurePipe> {
+        set_nonblocking(read.as_fd())?;
+        set_nonblocking(write.as_fd())?;
+        Ok(FailurePipe { read: File::from(read), write: File::from(write), seen: Vec::new() })
+    }
+
+    /// Its ends, reading one first, for the next image; what was not asked for yet goes back into it.
+    pub fn into_fds(mut self) -> (OwnedFd, OwnedFd) {
+        for (pid, failure) in &self.seen {
+            // A full pipe would lose the reason only, never the exit status 127.
+            let _ = self.write.write(&encode(*pid, failure));
+        }
+        (self.read.into(), self.write.into())
+    }
+
+    /// Why the child `pid`, which has just been reaped, never became its program; `None` when it did.
+    ///
+    /// To be asked for every reaped child, so that nothing is left for the next one of the same id.
+    pub fn take(&mut self, pid: Pid) -> Option<Failure> {
+        // The pipe holds whole records only, so a buffer of whole records gets whole ones.
+        let mut bytes = [0; RECORD * 32];
+        while let Ok(count @ 1..) = self.read.read(&mut bytes) {
+            for record in bytes[..count].chunks_exact(RECORD) {
+                self.seen.extend(decode(record));
+            }
+        }
+        let found = self.seen.iter().position(|(of, _)| *of == pid.raw())?;
+        Some(self.seen.remove(found).1)
+    }
+}
+
+fn encode(pid: i32, failure: &Failure) -> [u8; RECORD] {
+    let (resource, value) = match failure.limit {
+        Some((resource, value)) => (1 + resource as u8, value),
+        None => (0, 0),
+    };
+    let mut record = [0; RECORD];
+    record[..4].copy_from_slice(&pid.to_ne_bytes());
+    record[4..8].copy_from_slice(&failure.errno.0.to_ne_bytes());
+    record[8..16].copy_from_slice(&value.to_ne_bytes());
+    record[16] = failure.stage as u8;
+    record[17] = resource;
+    record
+}
+
+fn decode(record: &[u8]) -> Option<(i32, Failure)> {
+    let pid = i32::from_ne_bytes(record.get(..4)?.try_into().ok()?);
+    let errno = Errno(i32::from_ne_bytes(record.get(4..8)?.try_into().ok()?));
+    let value = u64::from_ne_bytes(record.get(8..16)?.try_into().ok()?);
+    let stage = Stage::from_raw(*record.get(16)?)?;
+    let index = usize::from(*record.get(17)?);
+    let limit = index.checked_sub(1).and_then(|index| Resource::ALL.get(index)).map(|resource| (*resource, value));
+    Some((pid, Failure { stage, errno, limit }))
+}
+
+/// Makes a child as `setup` says, and returns at once. Whether it became its program shows when it is reaped: if not, it has
+/// exited with 127 and `failures` knows why.
+///
+/// # Errors
+/// When there could not be a child at all: `Stage::Fork`.
+pub fn spawn_child(setup: &Setup, failures: &FailurePipe) -> io::Result<Pid> {
+    let mut null = None;
+    let mut files = Vec::with_capacity(3 + setup.extra.len());
+    for file in [&setup.stdin, &setup.stdout, &setup.stderr] {
+        files.push(match (file, &null) {
+            (Some(file), _) => file.as_raw_fd(),
+            (None, Some(null)) => AsRawFd::as_raw_fd(null),
+            (None, None) => null.insert(open_null()?).as_raw_fd(),
+        });
+    }
+    files.extend(setup.extra.iter().map(AsRawFd::as_raw_fd));
+    let mut child = Child {
+        setup,
+        argv: pointers(&setup.argv),
+        envp: pointers(&setup.envp),
+        files,
+        program: match &setup.program {
+            Program::Path(_) => -1,
+            Program::Fd(fd) => fd.as_raw_fd(),
+        },
+        failures: failures.write.as_raw_fd(),
+        oom_score_adj: setup.oom_score_adj.map(|score| score.to_string()),
+        parent: own_id(),
+        highest: limit(Resource::Nofile)?.0.min(DESCRIPTORS_MAX) as RawFd,
+    };
+    match fork()? {
+        Fork::Parent(pid) => Ok(pid),
+        Fork::Child => child.run(),
+    }
+}
+
+/// Where closing one by one ends, on kernels without close_range(2): some 10 ms, in the child.
+const DESCRIPTORS_MAX: u64 = 65536;
+
+/// What stands in for descriptors nobody gave: /dev/null, or without one the end of a pipe that reads as empty and
+/// refuses to be written (EBADF, so without a SIGPIPE).
+fn open_null() -> io::Result<OwnedFd> {
+    match File::options().read(true).write(true).open("/dev/null") {
+        Ok(null) => Ok(null.into()),
+        Err(_) => pipe().map(|(read, _)| read),
+    }
+}
+
+/// A child between fork and exec, made before the fork.
+struct Child<'a> {
+    setup: &'a Setup,
+    argv: Vec<*const c_char>,
+    envp: Vec<*const c_char>,
+    /// What becomes descriptors 0, 1, 2 and so on.
+    files: Vec<RawFd>,
+    /// The program's descriptor, -1 without one.
+    program: RawFd,
+    /// The writing end of the failure pipe.
+    failures: RawFd,
+    oom_score_adj: Option<String>,
+    parent: i32,
+    /// One above the last descriptor there can be.
+    highest: RawFd,
+}
+
+/// Where the child broke off, and the kernel's word for it. An io::Error of errno allocates nothing.
+struct Broken(Stage, io::Error, Option<(Resource, u64)>);
+
+/// Says at which step an error came up.
+fn at(stage: Stage) -> impl Fn(io::Error) -> Broken {
+    move |error| Broken(stage, error, None)
+}
+
+impl Child<'_> {
+    fn run(&mut self) -> ! {
+        let Err(Broken(stage, error, limit)) = self.become_program();
+        let failure = Failure { stage, errno: Errno(error.raw_os_error().unwrap_or(0)), limit };
+        // Nobody could be told that this fails; the exit status remains.
+        let _ = write(self.failures, &encode(own_id(), &failure));
+        exit_now(127)
+    }
+
+    /// The order matters: groups and limits need root, the directory is entered with the rights of the user, the death
+    /// signal does not survive a change of user, and nothing may be unblocked before its action is the default.
+    fn become_program(&mut self) -> Result<Infallible, Broken> {
+        let setup = self.setup;
+        start_session().map_err(at(Stage::Session))?;
+        for group in &setup.cgroups {
+            write(group.as_raw_fd(), b"0").map_err(at(Stage::Cgroup))?;
+        }
+        self.arrange_files().map_err(at(Stage::Files))?;
+        for &(resource, soft, hard) in &setup.rlimits {
+            set_limit(resource, soft, hard).map_err(|error| Broken(Stage::Limits, error, Some((resource, soft))))?;
+        }
+        if let Some(score) = &self.oom_score_adj {
+            write_oom_score(score.as_bytes()).map_err(at(Stage::Priority))?;
+        }
+        self.change_user()?;
+        if setup.no_new_privs {
+            prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at(Stage::Privileges))?;
+        }
+        if let Some(sig) = setup.death_signal {
+            prctl(libc::PR_SET_PDEATHSIG, sig.raw() as libc::c_ulong).map_err(at(Stage::Privileges))?;
+            if parent_id() != self.parent {
+                // It ended before it could be told that we want to know.
+                exit_now(127);
+            }
+        }
+        // SAFETY: the path ends in a NUL.
+        cerr(unsafe { libc::chdir(setup.directory.as_ptr()) }).map_err(at(Stage::Directory))?;
+        set_umask(setup.umask);
+        for raw in 1..=64 {
+            // The library keeps some for itself, and KILL and STOP have no other action.
+            let _ = poll::set_default_action(raw);
+        }
+        poll::unblock_all().map_err(at(Stage::Signals))?;
+        if let Some(seconds) = setup.alarm {
+            // SAFETY: alarm takes a number and cannot fail.
+            unsafe { libc::alarm(seconds) };
+        }
+        self.close_the_rest();
+        Err(at(Stage::Exec)(self.execute()))
+    }
+
+    /// Makes `files` the lowest descriptors, in order. What is needed later is moved above them first: then no source is
+    /// overwritten before its turn, and none is its own target, which would leave it closing on exec.
+    fn arrange_files(&mut self) -> io::Result<()> {
+        let above = self.files.len() as RawFd;
+        self.failures = move_above(self.failures, above)?;
+        if self.program >= 0 {
+            self.program = move_above(self.program, above)?;
+        }
+        for file in &mut self.files {
+            *file = move_above(*file, above)?;
+        }
+        for (target, file) in self.files.iter().enumerate() {
+            // SAFETY: dup2 closes what was open as `target`, which in this process nobody uses any more.
+            cerr(unsafe { libc::dup2(*file, target as RawFd) })?;
+        }
+        Ok(())
+    }
+
+    fn change_user(&self) -> Result<(), Broken> {
+        if let Some(groups) = &self.setup.groups {
+            // SAFETY: Gid is laid out as gid_t, and the length is the list's own.
+            cerr(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr().cast()) }).map_err(at(Stage::Groups))?;
+        }
+        if let Some(gid) = self.setup.gid {
+            // SAFETY: setresgid takes numbers; it changes all three ids or none.
+            cerr(unsafe { libc::setresgid(gid.0, gid.0, gid.0) }).map_err(at(Stage::Gid))?;
+        }
+        if let Some(keep) = self.setup.bounding {
+            drop_capabilities(keep).map_err(at(Stage::Privileges))?;
+        }
+        if let Some(uid) = self.setup.uid {
+            // SAFETY: setresuid takes numbers; it changes all three ids or none.
+            cerr(unsafe { libc::setresuid(uid.0, uid.0, uid.0) }).map_err(at(Stage::Uid))?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that no descriptor above the arranged ones reaches the program. Our own close on exec anyway; this is for
+    /// what whoever started us had left open. The failure pipe and the program must survive until then, so nothing is
+    /// closed at once.
+    fn close_the_rest(&self) {
+        let first = self.files.len() as RawFd;
+        // Linux 5.11 has this; before, each one is told by itself.
+        // SAFETY: the call takes numbers only.
+        let result =
+            unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        if result == 0 {
+            return;
+        }
+        for fd in first..self.highest {
+            // SAFETY: F_SETFD touches no memory, and fails harmlessly where nothing is open.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+
+    fn execute(&self) -> io::Error {
+        match &self.setup.program {
+            Program::Path(path) => {
+                // SAFETY: the path ends in a NUL, both lists in a null, and what they point to is in `setup`.
+                unsafe { libc::execve(path.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr()) };
+            }
+            Program::Fd(_) => {
+                // execveat, and /proc/self/fd where the kernel is older than 3.19: both libraries do just that.
+                // SAFETY: both lists end in a null, and what they point to is in `setup`.
+                unsafe { libc::fexecve(self.program, self.argv.as_ptr(), self.envp.as_ptr()) };
+            }
+        }
+        io::Error::last_os_error()
+    }
+}
+
+/// `fd`, or a copy of it where its number is below `above`.
+fn move_above(fd: RawFd, above: RawFd) -> io::Result<RawFd> {
+    if fd >= above {
+        return Ok(fd);
+    }
+    // SAFETY: F_DUPFD_CLOEXEC takes an int and touches no memory.
+    cerr(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, above) })
+}
+
+/// Where there is no /proc, or we are not allowed to, the score stays: then ours cannot have been changed either.
+fn write_oom_score(score: &[u8]) -> io::Result<()> {
+    const PATH: &CStr = c"/proc/self/oom_score_adj";
+    // SAFETY: the path ends in a NUL.
+    let written = match cerr(unsafe { libc::open(PATH.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) }) {
+        Ok(fd) => write(fd, score),
+        Err(error) => Err(error),
+    };
+    match written {
+        Err(error)
+            if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::EPERM | libc::EROFS)) =>
+        {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes every capability that is not in the set `keep` out of the bounding set.
+fn drop_capabilities(keep: u64) -> io::Result<()> {
+    for capability in 0..64 {
+        // SAFETY: the operation takes numbers only.
+        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability, UNUSED, UNUSED, UNUSED) } {
+            0 => {}
+            1 if keep & (1 << capability) != 0 => {}
+            1 => prctl(libc::PR_CAPBSET_DROP, capability)?,
+            // The kernel knows no more.
+            _ => break,
+        }
+    }
+    Ok(())
+}
+
+fn write(fd: RawFd, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: the pointer and the length are the slice's own.
+    let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+    cerr_long(written as libc::c_long).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Failure =
+        Failure { stage: Stage::Limits, errno: Errno(libc::EPERM), limit: Some((Resource::Memlock, 65536)) };
+    const EXEC: Failure = Failure { stage: Stage::Exec, errno: Errno(libc::ENOENT), limit: None };
+
+    #[test]
+    fn failures_find_their_child_and_survive_a_handover() {
+        let mut pipe = FailurePipe::new().unwrap();
+        let [a, b, c] = [100, 200, 300].map(|raw| Pid::new(raw).unwrap());
+        assert_eq!(pipe.take(a), None);
+        pipe.write.write_all(&encode(a.raw(), &LIMITS)).unwrap();
+        pipe.write.write_all(&encode(b.raw(), &EXEC)).unwrap();
+        assert_eq!(pipe.take(c), None);
+        assert_eq!(pipe.take(b), Some(EXEC));
+        assert_eq!(pipe.take(b), None);
+        let (read, write) = pipe.into_fds();
+        let mut next = FailurePipe::from_fds(read, write).unwrap();
+        assert_eq!(next.take(a), Some(LIMITS));
+    }
+
+    #[test]
+    fn a_thousand_failures_at_once_are_all_found() {
+        let mut pipe = FailurePipe::new().unwrap();
+        for raw in 2..1002 {
+            pipe.write.write_all(&encode(raw, &EXEC)).unwrap();
+        }
+        for raw in (2..1002).rev() {
+            assert_eq!(pipe.take(Pid::new(raw).unwrap()), Some(EXEC));
+        }
+        assert!(pipe.seen.is_empty());
+    }
+
+    #[test]
+    fn strange_records_are_passed_over() {
+        let mut pipe = FailurePipe::new().unwrap();
+        pipe.write.write_all(&[0xff; RECORD]).unwrap();
+        pipe.write.write_all(&encode(9, &EXEC)).unwrap();
+        assert_eq!(pipe.take(Pid::new(9).unwrap()), Some(EXEC));
+    }
+
+    #[test]
+    fn failures_say_what_was_tried() {
+        assert_eq!(LIMITS.to_string(), "setting resource limits: memlock 65536: Operation not permitted");
+        let text = EXEC.to_string();
+        assert!(text.starts_with("executing the program: No such file or directory ("), "{text}");
+    }
+
+    #[test]
+    fn without_a_null_device_reading_ends_and_writing_fails_quietly() {
+        let (read, _) = pipe().unwrap();
+        let mut file = File::from(read);
+        assert_eq!(file.read(&mut [0]).unwrap(), 0);
+        assert_eq!(file.write(b"x").unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+}

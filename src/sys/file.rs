@@ -1,0 +1,166 @@
+//! Files, locks and sockets, as far as the standard library does not reach.
+
+use std::ffi::{c_short, CString};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use super::cerr;
+use crate::kernel::{Gid, Pid, Uid};
+
+/// Opens `path` as `options` say, but never through a symbolic link at its end; a file it makes gets `mode` (less the
+/// umask), and the open neither waits for the other side of a FIFO nor takes a terminal as ours.
+///
+/// # Errors
+/// ELOOP when the last component is a symbolic link.
+pub fn open_nofollow(path: &Path, options: &mut OpenOptions, mode: u32) -> io::Result<File> {
+    options.mode(mode).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK).open(path)
+}
+
+/// Makes the directory `path`, with exactly `mode`, in one that exists; one that is there already stays as it is.
+///
+/// # Errors
+/// ENOTDIR when something else, a symbolic link too, has the name.
+pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => std::fs::set_permissions(path, PermissionsExt::from_mode(mode)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if std::fs::symlink_metadata(path)?.is_dir() {
+                Ok(())
+            } else {
+                Err(io::Error::from_raw_os_error(libc::ENOTDIR))
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes the write lock on all of `file`, fcntl(2) F_SETLK; false when another process has it.
+///
+/// Children do not inherit it and exec keeps it, but closing any descriptor of the same file loses it.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    let lock = whole_file();
+    // SAFETY: F_SETLK reads the lock it is given.
+    match cerr(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &lock) }) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The process that keeps us from taking the lock of `try_lock`; `None` when none does, or one outside our pid namespace.
+pub fn lock_holder(file: &File) -> io::Result<Option<Pid>> {
+    let mut lock = whole_file();
+    // SAFETY: F_GETLK reads and rewrites the lock it is given.
+    cerr(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &mut lock) })?;
+    if lock.l_type == libc::F_UNLCK as c_short {
+        return Ok(None);
+    }
+    Ok(Pid::new(lock.l_pid))
+}
+
+fn whole_file() -> libc::flock {
+    // SAFETY: a flock is plain numbers, for which zeros are values: from the start, to the end, whatever that is.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as c_short;
+    lock.l_whence = libc::SEEK_SET as c_short;
+    lock
+}
+
+/// Bytes that a process without privileges may still write to the file system of `path`.
+pub fn free_space(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: a statvfs is plain numbers, for which zeros are values.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends in a NUL and the call fills in the struct it is given.
+    cerr(unsafe { libc::statvfs(path.as_ptr(), &mut found) })?;
+    #[allow(clippy::unnecessary_cast)] // c_ulong on some targets
+    let (blocks, size) = (found.f_bavail as u64, found.f_frsize as u64);
+    Ok(blocks.saturating_mul(size))
+}
+
+/// Who is on the other side of a unix socket, as it was when it connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// `None` for init, and for one outside our pid namespace.
+    pub pid: Option<Pid>,
+    /// Its effective user.
+    pub uid: Uid,
+    /// Its effective group.
+    pub gid: Gid,
+}
+
+/// The process on the other side of the connected unix socket `socket`, SO_PEERCRED.
+pub fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
+    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the pointer and the size describe `found`, and the call keeps to them.
+    cerr(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut found).cast(), &mut size)
+    })?;
+    Ok(Peer { pid: Pid::new(found.pid), uid: Uid(found.uid), gid: Gid(found.gid) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    fn scratch(name: &str) -> std::path::PathBuf {
+        let path = std::env::temp_dir().join(format!("bootagent-file-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let _ = std::fs::remove_dir(&path);
+        path
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let (target, link) = (scratch("target"), scratch("link"));
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let error = open_nofollow(&link, OpenOptions::new().write(true).create(true), 0o600).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+        assert!(!target.exists());
+        assert_eq!(make_directory(&link, 0o755).unwrap_err().raw_os_error(), Some(libc::ENOTDIR));
+        let file = open_nofollow(&target, OpenOptions::new().write(true).create_new(true), 0o600).unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::remove_file(link).unwrap();
+        std::fs::remove_file(target).unwrap();
+    }
+
+    #[test]
+    fn a_directory_gets_its_mode_and_keeps_it() {
+        let path = scratch("directory");
+        make_directory(&path, 0o777).unwrap();
+        make_directory(&path, 0o700).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o777);
+        std::fs::remove_dir(path).unwrap();
+    }
+
+    #[test]
+    fn our_own_lock_is_no_obstacle() {
+        let path = scratch("lock");
+        let file = open_nofollow(&path, OpenOptions::new().write(true).create(true).truncate(false), 0o600).unwrap();
+        assert!(try_lock(&file).unwrap() && try_lock(&file).unwrap());
+        assert_eq!(lock_holder(&file).unwrap(), None);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_peer_is_known() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let found = peer(one.as_fd()).unwrap();
+        assert_eq!(found.pid.map(Pid::raw), Some(process::own_id()));
+        assert_eq!(found.uid, crate::sys::account::own_uid());
+    }
+
+    #[test]
+    fn the_root_has_a_size() {
+        assert!(free_space(Path::new("/tmp")).is_ok());
+        assert!(free_space(Path::new("/no/such/place")).is_err());
+    }
+}

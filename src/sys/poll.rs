@@ -1,0 +1,172 @@
+//! Waiting: poll(2), and signals as something to read (signalfd(2)).
+//!
+//! Kept dumb: the caller rebuilds its list of descriptors each turn and owns every one of them. The signals it wants are
+//! blocked for good, so nothing ever interrupts it; a child gets its mask back in `sys::child`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use super::cerr;
+use crate::kernel::Sig;
+
+/// One descriptor to wait for, and what was seen on it.
+#[repr(transparent)]
+pub struct PollFd<'a>(libc::pollfd, PhantomData<BorrowedFd<'a>>);
+
+impl<'a> PollFd<'a> {
+    /// Waits until something can be read from `fd`: bytes, their end, or a connection.
+    pub fn reading(fd: BorrowedFd<'a>) -> PollFd<'a> {
+        PollFd::new(fd, libc::POLLIN)
+    }
+
+    /// Waits until `fd` takes bytes.
+    pub fn writing(fd: BorrowedFd<'a>) -> PollFd<'a> {
+        PollFd::new(fd, libc::POLLOUT)
+    }
+
+    fn new(fd: BorrowedFd<'a>, events: i16) -> PollFd<'a> {
+        PollFd(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }, PhantomData)
+    }
+
+    /// Whether the last poll found it ready. An error or a hangup counts: the next read or write then tells what it is.
+    pub fn ready(&self) -> bool {
+        self.0.revents & !libc::POLLNVAL != 0
+    }
+
+    /// Whether the last poll found it not to be an open descriptor, which it will not become by waiting.
+    pub fn invalid(&self) -> bool {
+        self.0.revents & libc::POLLNVAL != 0
+    }
+}
+
+/// Waits until one of `fds` is ready or `timeout` is over (`None`: for ever), and says how many are.
+///
+/// # Errors
+/// `Interrupted` when a signal handler ran; what `fds` then say is not to be used.
+pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<usize> {
+    // SAFETY: PollFd is laid out as pollfd, and the length is the slice's own.
+    let ready = unsafe { libc::poll(fds.as_mut_ptr().cast(), fds.len() as libc::nfds_t, wait_ms(timeout)) };
+    cerr(ready).map(|ready| ready as usize)
+}
+
+/// A timeout as poll takes it: rounded up, as a wait that ends before its deadline would spin.
+fn wait_ms(timeout: Option<Duration>) -> i32 {
+    match timeout {
+        None => -1,
+        Some(wait) => i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX),
+    }
+}
+
+/// The signals of this process, queued for reading.
+pub struct Signals(File);
+
+impl Signals {
+    /// Blocks `set`, gives its signals their default action, and queues them from now on.
+    ///
+    /// The default action matters for a SIGCHLD that whoever started us ignores: the kernel would reap our children.
+    pub fn new(set: &[Sig]) -> io::Result<Signals> {
+        let mask = mask_of(set);
+        // SAFETY: both masks are valid for the call; a null one is not written.
+        cerr(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &mask, std::ptr::null_mut()) })?;
+        for sig in set {
+            set_default_action(sig.raw())?;
+        }
+        // SAFETY: -1 asks for a new descriptor; the mask is valid for the call.
+        let fd = cerr(unsafe { libc::signalfd(-1, &mask, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+        // SAFETY: the call succeeded, so this is an open descriptor that nobody else knows of.
+        Ok(Signals(File::from(unsafe { OwnedFd::from_raw_fd(fd) })))
+    }
+
+    /// The next signal that has come in, `None` when there is no more for now.
+    pub fn next(&self) -> io::Result<Option<Sig>> {
+        // The kernel's signalfd_siginfo begins with the signal's number, and comes whole or not at all.
+        let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+        loop {
+            match (&self.0).read(&mut info) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            }
+            let raw = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+            if let Some(sig) = Sig::new(raw) {
+                return Ok(Some(sig));
+            }
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Blocks no signal in the calling process from now on.
+pub(super) fn unblock_all() -> io::Result<()> {
+    let mask = mask_of(&[]);
+    // SAFETY: both masks are valid for the call; a null one is not written.
+    cerr(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &mask, std::ptr::null_mut()) }).map(drop)
+}
+
+/// Gives signal number `raw` its default action.
+pub(super) fn set_default_action(raw: i32) -> io::Result<()> {
+    // SAFETY: a sigaction is plain numbers and an optional function, for which zeros are values; SIG_DFL is 0.
+    let action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: the action is valid for the call and names no function; a null old one is not written.
+    cerr(unsafe { libc::sigaction(raw, &action, std::ptr::null_mut()) }).map(drop)
+}
+
+fn mask_of(set: &[Sig]) -> libc::sigset_t {
+    // SAFETY: a sigset_t is plain numbers, for which zeros are values.
+    let mut mask: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: sigemptyset writes the set it is given.
+    unsafe { libc::sigemptyset(&mut mask) };
+    for sig in set {
+        // SAFETY: sigaddset changes the set it is given, and refuses a number it does not know.
+        unsafe { libc::sigaddset(&mut mask, sig.raw()) };
+    }
+    mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::time::Instant;
+
+    #[test]
+    fn timeouts_round_up() {
+        for (timeout, want) in [
+            (None, -1),
+            (Some(Duration::ZERO), 0),
+            (Some(Duration::from_nanos(1)), 1),
+            (Some(Duration::from_millis(7)), 7),
+            (Some(Duration::from_micros(7001)), 8),
+            (Some(Duration::MAX), i32::MAX),
+        ] {
+            assert_eq!(wait_ms(timeout), want, "{timeout:?}");
+        }
+    }
+
+    #[test]
+    fn poll_sees_bytes_hangups_and_time() {
+        let (read, write) = crate::sys::pipe().unwrap();
+        let mut write = File::from(write);
+        let begin = Instant::now();
+        assert_eq!(poll(&mut [PollFd::reading(read.as_fd())], Some(Duration::from_millis(20))).unwrap(), 0);
+        assert!(begin.elapsed() >= Duration::from_millis(20));
+        write.write_all(b"x").unwrap();
+        let mut fds = [PollFd::reading(read.as_fd()), PollFd::writing(write.as_fd())];
+        assert_eq!(poll(&mut fds, None).unwrap(), 2);
+        assert!(fds[0].ready() && fds[1].ready() && !fds[0].invalid());
+        let mut byte = [0; 1];
+        (&File::from(read.try_clone().unwrap())).read_exact(&mut byte).unwrap();
+        drop(write);
+        let mut fds = [PollFd::reading(read.as_fd())];
+        assert_eq!(poll(&mut fds, None).unwrap(), 1);
+        assert!(fds[0].ready());
+    }
+}

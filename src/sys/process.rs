@@ -1,0 +1,304 @@
+//! Processes: this one (ids, limits, exec), and others (reaping, signals, pidfds); making one is in `sys::child`.
+
+use std::ffi::{c_int, CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::null;
+
+use super::{cerr, cerr_long, pointers};
+use crate::kernel::{Exit, Pid, Resource, Sig};
+
+/// The id of this process; a plain number, as it may be 1.
+pub fn own_id() -> i32 {
+    // SAFETY: getpid touches no memory and cannot fail.
+    unsafe { libc::getpid() }
+}
+
+/// The id of this process's parent; 0 for one outside our pid namespace.
+pub fn parent_id() -> i32 {
+    // SAFETY: getppid touches no memory and cannot fail.
+    unsafe { libc::getppid() }
+}
+
+/// Reaps one child that has ended, without waiting: which one, and how. `None` when there is none for now.
+pub fn wait_any() -> io::Result<Option<(Pid, Exit)>> {
+    loop {
+        let mut status = 0;
+        // SAFETY: waitpid writes the status to the int it is given.
+        match cerr(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) }) {
+            Ok(0) => return Ok(None),
+            Ok(raw) => {
+                // Stops and continuations are not asked for, but a tracer could see them.
+                let ended = libc::WIFEXITED(status) || libc::WIFSIGNALED(status);
+                if let (Some(pid), true) = (Pid::new(raw), ended) {
+                    return Ok(Some((pid, exit_of(status))));
+                }
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ECHILD) => return Ok(None),
+                Some(libc::EINTR) => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// Waits until the child `pid` has ended: for the few places that have nothing else to do, never for the daemon's loop.
+pub fn wait_for(pid: Pid) -> io::Result<Exit> {
+    let mut status = 0;
+    loop {
+        // SAFETY: waitpid writes the status to the int it is given.
+        match cerr(unsafe { libc::waitpid(pid.raw(), &mut status, 0) }) {
+            Ok(_) => return Ok(exit_of(status)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn exit_of(status: c_int) -> Exit {
+    if libc::WIFEXITED(status) {
+        return Exit::Code(libc::WEXITSTATUS(status));
+    }
+    match Sig::new(libc::WTERMSIG(status)) {
+        Some(sig) => Exit::Signal(sig),
+        None => Exit::Unknown,
+    }
+}
+
+/// Sends `sig` to the process `pid`.
+///
+/// # Errors
+/// ESRCH when there is none (one that has ended but is not yet reaped counts as there).
+pub fn signal(pid: Pid, sig: Sig) -> io::Result<()> {
+    // SAFETY: kill reads no memory of ours.
+    cerr(unsafe { libc::kill(pid.raw(), sig.raw()) }).map(drop)
+}
+
+/// Sends `sig` to every process in the group led by `leader`.
+///
+/// # Errors
+/// ESRCH when there is no such group.
+pub fn signal_group(leader: Pid, sig: Sig) -> io::Result<()> {
+    // SAFETY: kill reads no memory of ours; Pid keeps the number below -1, so that this reaches one group only.
+    cerr(unsafe { libc::kill(-leader.raw(), sig.raw()) }).map(drop)
+}
+
+/// Whether there is a process `pid`, be it ours or not; one not yet reaped counts.
+pub fn exists(pid: Pid) -> bool {
+    // SAFETY: kill with signal 0 only looks.
+    match cerr(unsafe { libc::kill(pid.raw(), 0) }) {
+        Ok(_) => true,
+        Err(error) => error.raw_os_error() == Some(libc::EPERM),
+    }
+}
+
+/// A descriptor of the process `pid` that becomes readable when it has ended.
+///
+/// # Errors
+/// ENOSYS before Linux 5.3 (and EPERM under some old seccomp filters): look at it from time to time then.
+pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two numbers.
+    let fd = cerr_long(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.raw(), 0) })?;
+    // SAFETY: the call succeeded, so this is an open descriptor that nobody else knows of; it closes on exec by itself.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Sends `sig` to the process behind `pidfd`, never to another that got its id.
+///
+/// # Errors
+/// ESRCH when it has ended, and as `pidfd_open`.
+pub fn pidfd_signal(pidfd: BorrowedFd<'_>, sig: Sig) -> io::Result<()> {
+    let info = null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo stands for what kill(2) would say.
+    cerr_long(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), sig.raw(), info, 0) }).map(drop)
+}
+
+/// Makes orphans among our descendants our children instead of init's.
+pub fn set_child_subreaper() -> io::Result<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1)
+}
+
+/// Keeps other processes of this user out of our memory and leaves no core behind; exec undoes it, so that a program has
+/// to do it for itself.
+pub fn set_undumpable() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 0)
+}
+
+/// One of the prctl(2) operations that take a single number.
+pub(super) fn prctl(operation: c_int, value: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: the operations used here take numbers only.
+    cerr(unsafe { libc::prctl(operation, value, UNUSED, UNUSED, UNUSED) }).map(drop)
+}
+
+/// What prctl's arguments without a meaning have to be, in full width.
+pub(super) const UNUSED: libc::c_ulong = 0;
+
+/// Our soft and hard limit of `resource`; `u64::MAX` is unlimited.
+pub fn limit(resource: Resource) -> io::Result<(u64, u64)> {
+    let mut found = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit fills in the struct it is given.
+    cerr(unsafe { libc::getrlimit(resource_number(resource) as _, &mut found) })?;
+    let value = |limit: libc::rlim_t| if limit == libc::RLIM_INFINITY { u64::MAX } else { limit };
+    Ok((value(found.rlim_cur), value(found.rlim_max)))
+}
+
+/// Sets our soft and hard limit of `resource`; `u64::MAX` is unlimited.
+pub fn set_limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: setrlimit reads the struct it is given.
+    cerr(unsafe { libc::setrlimit(resource_number(resource) as _, &limit) }).map(drop)
+}
+
+fn resource_number(resource: Resource) -> c_int {
+    (match resource {
+        Resource::Nofile => libc::RLIMIT_NOFILE,
+        Resource::Nproc => libc::RLIMIT_NPROC,
+        Resource::Core => libc::RLIMIT_CORE,
+        Resource::Fsize => libc::RLIMIT_FSIZE,
+        Resource::Stack => libc::RLIMIT_STACK,
+        Resource::Data => libc::RLIMIT_DATA,
+        Resource::As => libc::RLIMIT_AS,
+        Resource::Cputime => libc::RLIMIT_CPU,
+        Resource::Memlock => libc::RLIMIT_MEMLOCK,
+    }) as c_int
+}
+
+/// Sets how much the kernel likes to end us when memory runs out, -1000 (never) to 1000.
+pub fn set_oom_score_adj(score: i32) -> io::Result<()> {
+    std::fs::write("/proc/self/oom_score_adj", score.to_string())
+}
+
+/// Sets the file mode creation mask and returns the old one.
+pub fn set_umask(mask: u32) -> u32 {
+    // SAFETY: umask takes a number and cannot fail.
+    #[allow(clippy::unnecessary_cast)] // mode_t is 16 bits wide on some targets
+    unsafe {
+        libc::umask(mask as libc::mode_t) as u32
+    }
+}
+
+/// Begins a session of our own, away from any terminal.
+pub fn start_session() -> io::Result<()> {
+    // SAFETY: setsid touches no memory.
+    cerr(unsafe { libc::setsid() }).map(drop)
+}
+
+/// Executes `program` in place of this one; returns only what went wrong.
+///
+/// Descriptors that are to stay need `set_cloexec(fd, false)`; the signal mask, locks and children stay by themselves.
+pub fn exec(program: &CStr, argv: &[CString], envp: &[CString]) -> io::Error {
+    let (argv, envp) = (pointers(argv), pointers(envp));
+    // SAFETY: the path ends in a NUL, both lists in a null, and what they point to outlives the call.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// What to do with the machine, reboot(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reboot {
+    /// Start it again.
+    Restart,
+    /// Stop it, power on.
+    Halt,
+    /// Stop it, power off.
+    PowerOff,
+}
+
+/// Ends the machine's run at once: what is not synced is lost.
+///
+/// # Errors
+/// EPERM in a container. One in a pid namespace of its own has its init ended instead of the machine.
+pub fn reboot(what: Reboot) -> io::Result<()> {
+    let command = match what {
+        Reboot::Restart => libc::LINUX_REBOOT_CMD_RESTART,
+        Reboot::Halt => libc::LINUX_REBOOT_CMD_HALT,
+        Reboot::PowerOff => libc::LINUX_REBOOT_CMD_POWER_OFF,
+    };
+    // SAFETY: these commands take no argument.
+    cerr(unsafe { libc::reboot(command as c_int) }).map(drop)
+}
+
+/// Writes everything that the kernel still keeps in memory to the disks; may take long.
+pub fn sync() {
+    // SAFETY: sync touches no memory and cannot fail.
+    unsafe { libc::sync() };
+}
+
+/// The two sides of a fork.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// We are the old process; the new one has this id.
+    Parent(Pid),
+    /// We are the new process.
+    Child,
+}
+
+/// Makes a copy of this process. The only fork there is, and a safe one: it refuses when there are other threads, whose
+/// locks the copy would inherit locked for ever. Where there is no /proc it has to believe that there are none.
+pub fn fork() -> io::Result<Fork> {
+    if let Ok(threads) = std::fs::read_dir("/proc/self/task") {
+        if threads.count() > 1 {
+            return Err(io::Error::other("this process has more than one thread"));
+        }
+    }
+    // SAFETY: with a single thread the child is a full copy, in which everything may be called.
+    match cerr(unsafe { libc::fork() })? {
+        0 => Ok(Fork::Child),
+        raw => {
+            Ok(Fork::Parent(Pid::new(raw).expect("a child's id is above 1, as init and we are not our own children")))
+        }
+    }
+}
+
+/// Ends this process at once, without the destructors and exit handlers of a copy that must not run them.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit does not return, and leaves nothing to be unsound.
+    unsafe { libc::_exit(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_told_apart() {
+        for (status, want) in [
+            (0x0000, Exit::Code(0)),
+            (0x0700, Exit::Code(7)),
+            (0xff00, Exit::Code(255)),
+            (0x0009, Exit::Signal(Sig::KILL)),
+            (0x008b, Exit::Signal(Sig::new(11).unwrap())),
+        ] {
+            assert_eq!(exit_of(status), want, "{status:#x}");
+        }
+    }
+
+    #[test]
+    fn limits_are_read_and_set() {
+        let (soft, hard) = limit(Resource::Core).unwrap();
+        set_limit(Resource::Core, soft, hard).unwrap();
+        assert_eq!(limit(Resource::Core).unwrap(), (soft, hard));
+        assert!(soft <= hard);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there() {
+        let nobody = Pid::new(i32::MAX).unwrap();
+        assert!(!exists(nobody));
+        assert_eq!(signal(nobody, Sig::TERM).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        assert_eq!(signal_group(nobody, Sig::TERM).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        assert!(pidfd_open(nobody).is_err());
+    }
+
+    #[test]
+    fn fork_refuses_threads() {
+        // The test harness runs this in a thread of its own.
+        assert!(fork().is_err());
+    }
+
+    #[test]
+    fn exec_returns_what_went_wrong() {
+        assert_eq!(exec(c"/no/such/program", &[], &[]).kind(), io::ErrorKind::NotFound);
+    }
+}
