@@ -1,1 +1,3 @@
-//! (to come)
+//! What the daemon does to the host, each when an Action says so.
+
+pub mod spawn;

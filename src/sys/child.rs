@@ -315,7 +315,7 @@ impl Child<'_> {
         cerr(unsafe { libc::chdir(setup.directory.as_ptr()) }).map_err(at(Stage::Directory))?;
         set_umask(setup.umask);
         for raw in 1..=64 {
-            // The library keeps some for itself, and KILL and STOP have no other action.
+            // KILL and STOP have no other action, and refuse even this one.
             let _ = poll::set_default_action(raw);
         }
         poll::unblock_all().map_err(at(Stage::Signals))?;
@@ -350,7 +350,12 @@ impl Child<'_> {
             // SAFETY: Gid is laid out as gid_t, and the length is the list's own.
             cerr(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr().cast()) }).map_err(at(Stage::Groups))?;
         }
+        // -1 would mean "as it is" to these calls, and leave the child ours.
+        let refused = |stage| Broken(stage, io::Error::from_raw_os_error(libc::EINVAL), None);
         if let Some(gid) = self.setup.gid {
+            if gid.0 == u32::MAX {
+                return Err(refused(Stage::Gid));
+            }
             // SAFETY: setresgid takes numbers; it changes all three ids or none.
             cerr(unsafe { libc::setresgid(gid.0, gid.0, gid.0) }).map_err(at(Stage::Gid))?;
         }
@@ -358,6 +363,9 @@ impl Child<'_> {
             drop_capabilities(keep).map_err(at(Stage::Privileges))?;
         }
         if let Some(uid) = self.setup.uid {
+            if uid.0 == u32::MAX {
+                return Err(refused(Stage::Uid));
+            }
             // SAFETY: setresuid takes numbers; it changes all three ids or none.
             cerr(unsafe { libc::setresuid(uid.0, uid.0, uid.0) }).map_err(at(Stage::Uid))?;
         }

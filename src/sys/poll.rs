@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use super::cerr;
+use super::{cerr, cerr_long};
 use crate::kernel::Sig;
 
 /// One descriptor to wait for, and what was seen on it.
@@ -112,11 +112,15 @@ pub(super) fn unblock_all() -> io::Result<()> {
 }
 
 /// Gives signal number `raw` its default action.
+///
+/// Not by sigaction(3), which refuses the two or three that the library keeps for its threads: ignored ones are handed
+/// down by careless parents too.
 pub(super) fn set_default_action(raw: i32) -> io::Result<()> {
-    // SAFETY: a sigaction is plain numbers and an optional function, for which zeros are values; SIG_DFL is 0.
-    let action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: the action is valid for the call and names no function; a null old one is not written.
-    cerr(unsafe { libc::sigaction(raw, &action, std::ptr::null_mut()) }).map(drop)
+    // The kernel's own struct: handler, flags, restorer and 64 bits of mask; all zeros is SIG_DFL, whatever their order.
+    let action = [0u64; 4];
+    let (old, mask_size) = (std::ptr::null_mut::<u64>(), 8usize);
+    // SAFETY: the action is at least as large as the kernel's and names no function; a null old one is not written.
+    cerr_long(unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, action.as_ptr(), old, mask_size) }).map(drop)
 }
 
 fn mask_of(set: &[Sig]) -> libc::sigset_t {

@@ -172,10 +172,7 @@ pub fn set_oom_score_adj(score: i32) -> io::Result<()> {
 /// Sets the file mode creation mask and returns the old one.
 pub fn set_umask(mask: u32) -> u32 {
     // SAFETY: umask takes a number and cannot fail.
-    #[allow(clippy::unnecessary_cast)] // mode_t is 16 bits wide on some targets
-    unsafe {
-        libc::umask(mask as libc::mode_t) as u32
-    }
+    unsafe { libc::umask(mask) }
 }
 
 /// Begins a session of our own, away from any terminal.
@@ -293,8 +290,11 @@ mod tests {
 
     #[test]
     fn fork_refuses_threads() {
-        // The test harness runs this in a thread of its own.
+        let (stay, wait) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || wait.recv());
         assert!(fork().is_err());
+        drop(stay);
+        assert!(other.join().unwrap().is_err());
     }
 
     #[test]

@@ -1,0 +1,317 @@
+//! A definition becomes a child that is to be: `Spec` -> `Setup`, with accounts looked up, the environment built and the
+//! program found.
+//!
+//! All that can go wrong before there is a child goes wrong here, in words that name the thing; the rest comes through
+//! `sys::child::FailurePipe`. A user or group that does not exist is an error and never means root.
+
+use std::ffi::CString;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use crate::kernel::{Gid, Stage, Uid};
+use crate::model::spec::{Account, Spec};
+use crate::sys::account::{group_by_name, groups_of, own_gid, own_uid, user_by_id, user_by_name, User};
+use crate::sys::child::{Program, Setup};
+
+/// Where programs are looked for in the environment that agents and installers get.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a start depends on besides the definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Where<'a> {
+    /// Tells this daemon's agents from another's, as `BOOTAGENT_STATE_DIR`.
+    pub state_dir: &'a str,
+    /// The unpacked package that a relative program is in; `None` when the agent did not come as a tar.
+    pub package: Option<&'a Path>,
+}
+
+/// Why there can be no child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartError {
+    /// The step that would fail.
+    pub stage: Stage,
+    /// What is wrong, values quoted.
+    pub message: String,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.stage, self.message)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+fn wrong(stage: Stage, message: String) -> StartError {
+    StartError { stage, message }
+}
+
+/// The child that runs `exec` (the definition's own, or that of its check) as the definition says: its user, groups,
+/// environment, directory, umask and resource limits, in a session and the control `groups` of its own, output to `output`.
+///
+/// # Errors
+/// What the host is missing: a user, a group, the program.
+pub fn setup(
+    spec: &Spec,
+    exec: &[Box<str>],
+    host: &Where<'_>,
+    output: Option<OwnedFd>,
+    groups: Vec<OwnedFd>,
+) -> Result<Setup, StartError> {
+    let user = run_as(spec)?;
+    let change = ids(spec, &user)?;
+    let program = c_text(find_program(exec, host)?.as_os_str().as_bytes(), Stage::Exec)?;
+    let mut argv = vec![program.clone()];
+    for argument in exec.iter().skip(1) {
+        argv.push(c_text(argument.as_bytes(), Stage::Exec)?);
+    }
+    let mut setup = Setup::new(Program::Path(program), argv, environment(spec, &user, host)?);
+    if let Some(file) = output {
+        let copy = file.try_clone().map_err(|error| wrong(Stage::Files, error.to_string()))?;
+        setup.stderr = Some(copy);
+        setup.stdout = Some(file);
+    }
+    setup.cgroups = groups;
+    for &(resource, value) in &spec.limits.resources {
+        setup.rlimits.push((resource, value, value));
+    }
+    // The daemon may have lowered its own.
+    setup.oom_score_adj = Some(0);
+    if let Some((uid, gid, groups)) = change {
+        setup.uid = Some(uid);
+        setup.gid = Some(gid);
+        setup.groups = Some(groups);
+    }
+    setup.directory = c_text(spec.directory.as_bytes(), Stage::Directory)?;
+    setup.umask = spec.umask;
+    Ok(setup)
+}
+
+/// The user it runs as; one that only has a number has no name but that.
+fn run_as(spec: &Spec) -> Result<User, StartError> {
+    let (found, id) = match &spec.user {
+        None => (user_by_id(own_uid()), own_uid()),
+        Some(Account::Id(id)) if spec.group.is_none() => {
+            return Err(wrong(Stage::Gid, format!("user {id} is a number: want a \"group\" too")));
+        }
+        Some(Account::Id(id)) => (user_by_id(Uid(*id)), Uid(*id)),
+        Some(Account::Name(name)) => match user_by_name(name) {
+            Ok(None) => return Err(wrong(Stage::Uid, format!("user \"{name}\" does not exist"))),
+            found => (found, own_uid()),
+        },
+    };
+    match found {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => {
+            let name = if id == Uid(0) { "root".to_string() } else { id.0.to_string() };
+            Ok(User { name, uid: id, gid: own_gid(), home: "/".into(), shell: String::new() })
+        }
+        Err(error) => Err(wrong(Stage::Uid, lookup("user", spec.user.as_ref(), &error))),
+    }
+}
+
+/// The user, group and supplementary groups to change to; `None` where they are ours already.
+fn ids(spec: &Spec, user: &User) -> Result<Option<(Uid, Gid, Vec<Gid>)>, StartError> {
+    let gid = match &spec.group {
+        None if spec.user.is_none() => own_gid(),
+        None => user.gid,
+        Some(Account::Id(id)) => Gid(*id),
+        Some(Account::Name(name)) => match group_by_name(name) {
+            Ok(Some(gid)) => gid,
+            Ok(None) => return Err(wrong(Stage::Gid, format!("group \"{name}\" does not exist"))),
+            Err(error) => return Err(wrong(Stage::Gid, lookup("group", spec.group.as_ref(), &error))),
+        },
+    };
+    if own_uid() != Uid(0) {
+        if user.uid != own_uid() {
+            return Err(wrong(Stage::Uid, format!("user \"{}\": only root can run agents as another user", user.name)));
+        }
+        if gid != own_gid() && spec.group.is_some() {
+            return Err(wrong(Stage::Gid, format!("group {}: only root can run agents in another group", gid.0)));
+        }
+        return Ok(None);
+    }
+    if spec.user.is_none() && gid == own_gid() {
+        return Ok(None);
+    }
+    let groups = match groups_of(&user.name, gid) {
+        Ok(groups) => groups,
+        Err(error) => return Err(wrong(Stage::Groups, lookup("groups of user", spec.user.as_ref(), &error))),
+    };
+    Ok(Some((user.uid, gid, groups)))
+}
+
+fn lookup(what: &str, account: Option<&Account>, error: &io::Error) -> String {
+    match account {
+        Some(account) => format!("cannot look up {what} \"{account}\": {error}"),
+        None => format!("cannot look up our own {what}: {error}"),
+    }
+}
+
+/// The clean environment, the agent's own over it. Our two variables are how its processes are told from others, so
+/// nothing replaces them.
+fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString>, StartError> {
+    let shell = if user.shell.is_empty() { "/bin/sh" } else { &user.shell };
+    let ours = [("BOOTAGENT_NAME", &*spec.name), ("BOOTAGENT_STATE_DIR", host.state_dir)];
+    let mut list: Vec<(&str, &str)> =
+        vec![("PATH", PATH), ("HOME", &user.home), ("USER", &user.name), ("LOGNAME", &user.name), ("SHELL", shell)];
+    for (name, value) in spec.envs.iter().map(|(name, value)| (&**name, &**value)).chain(ours) {
+        match list.iter_mut().find(|(known, _)| *known == name) {
+            Some(known) => known.1 = value,
+            None => list.push((name, value)),
+        }
+    }
+    let mut envp = Vec::with_capacity(list.len());
+    for (name, value) in list {
+        envp.push(c_text([name, "=", value].concat().as_bytes(), Stage::Exec)?);
+    }
+    Ok(envp)
+}
+
+/// The file to execute. What only its user can tell (directories closed to it) is left to execve.
+fn find_program(exec: &[Box<str>], host: &Where<'_>) -> Result<PathBuf, StartError> {
+    let name: &str = exec.first().map_or("", |name| name);
+    let path = match (Path::new(name), host.package) {
+        (path, _) if path.is_absolute() => path.to_path_buf(),
+        (path, Some(package))
+            if path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) =>
+        {
+            package.join(path)
+        }
+        (_, Some(_)) => return Err(wrong(Stage::Exec, format!("program \"{name}\" is outside the package"))),
+        (_, None) => {
+            return Err(wrong(Stage::Exec, format!("program \"{name}\": want an absolute path without a tar package")));
+        }
+    };
+    let problem = match std::fs::metadata(&path) {
+        Ok(found) if !found.is_file() => "is not a file",
+        Ok(found) if found.permissions().mode() & 0o111 == 0 => "is not executable",
+        Ok(_) => return Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "does not exist",
+        Err(error) => {
+            return Err(wrong(Stage::Exec, format!("cannot look at program \"{}\": {error}", path.display())));
+        }
+    };
+    Err(wrong(Stage::Exec, format!("program \"{}\" {problem}", path.display())))
+}
+
+fn c_text(bytes: &[u8], stage: Stage) -> Result<CString, StartError> {
+    // The text itself is not quoted, as it may be the value of a variable.
+    CString::new(bytes).map_err(|_| wrong(stage, "a text with a zero byte in it cannot be passed on".to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Resource;
+
+    const HOST: Where<'static> = Where { state_dir: "/state", package: None };
+
+    fn spec() -> Spec {
+        Spec::new("web", "1", vec!["/bin/sh".into(), "-c".into(), "true".into()])
+    }
+
+    fn made(spec: &Spec, host: &Where<'_>) -> Result<Setup, String> {
+        setup(spec, &spec.exec, host, None, Vec::new()).map_err(|error| error.to_string())
+    }
+
+    fn texts(list: &[CString]) -> Vec<&str> {
+        list.iter().map(|text| text.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_environment_is_clean_and_later_values_win() {
+        let mut spec = spec();
+        for (name, value) in [("A", "1"), ("PATH", "/opt"), ("A", "2"), ("BOOTAGENT_NAME", "other")] {
+            spec.envs.push((name.into(), value.into()));
+        }
+        let setup = made(&spec, &HOST).unwrap();
+        let envp = texts(&setup.envp);
+        let names: Vec<_> = envp.iter().map(|text| text.split('=').next().unwrap()).collect();
+        assert_eq!(names, ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "A", "BOOTAGENT_NAME", "BOOTAGENT_STATE_DIR"]);
+        for want in ["PATH=/opt", "A=2", "BOOTAGENT_NAME=web", "BOOTAGENT_STATE_DIR=/state"] {
+            assert!(envp.contains(&want), "{want} in {envp:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_user_nothing_changes() {
+        let mut spec = spec();
+        spec.limits.resources = vec![(Resource::Nofile, 64)];
+        spec.umask = 0o077;
+        let setup = made(&spec, &HOST).unwrap();
+        assert_eq!((setup.uid, setup.gid, setup.groups), (None, None, None));
+        assert_eq!(texts(&setup.argv), ["/bin/sh", "-c", "true"]);
+        assert_eq!(
+            (setup.rlimits, setup.umask, setup.oom_score_adj),
+            (vec![(Resource::Nofile, 64, 64)], 0o077, Some(0))
+        );
+    }
+
+    #[test]
+    fn accounts_that_do_not_exist_are_errors() {
+        for (user, group, want) in [
+            (Some(Account::Name("no-such".into())), None, "setting the user: user \"no-such\" does not exist"),
+            (None, Some(Account::Name("no-such".into())), "setting the group: group \"no-such\" does not exist"),
+            (Some(Account::Id(4711)), None, "setting the group: user 4711 is a number: want a \"group\" too"),
+        ] {
+            let mut spec = spec();
+            (spec.user, spec.group) = (user, group);
+            assert_eq!(made(&spec, &HOST).err().as_deref(), Some(want));
+        }
+    }
+
+    #[test]
+    fn another_user_is_for_root_only() {
+        let mut spec = spec();
+        (spec.user, spec.group) = (Some(Account::Id(4711)), Some(Account::Id(4712)));
+        let made = made(&spec, &HOST);
+        if own_uid() != Uid(0) {
+            assert!(made.err().unwrap().contains("only root"));
+            return;
+        }
+        let setup = made.unwrap();
+        assert_eq!((setup.uid, setup.gid), (Some(Uid(4711)), Some(Gid(4712))));
+        assert_eq!(setup.groups, Some(vec![Gid(4712)]));
+        assert!(texts(&setup.envp).contains(&"USER=4711") && texts(&setup.envp).contains(&"SHELL=/bin/sh"));
+        (spec.user, spec.group) = (Some(Account::Name("root".into())), None);
+        let setup = self::made(&spec, &HOST).unwrap();
+        assert_eq!((setup.uid, setup.gid), (Some(Uid(0)), Some(Gid(0))));
+        assert!(setup.groups.unwrap().contains(&Gid(0)));
+    }
+
+    #[test]
+    fn programs_are_found_or_named() {
+        let package = Path::new("/bin");
+        let inside = Where { package: Some(package), ..HOST };
+        for (program, host, want) in [
+            ("sh", &inside, Ok("/bin/sh")),
+            ("./sh", &inside, Ok("/bin/sh")),
+            ("/bin/sh", &inside, Ok("/bin/sh")),
+            ("../bin/sh", &inside, Err("is outside the package")),
+            ("sh", &HOST, Err("absolute path")),
+            ("/no/such", &HOST, Err("program \"/no/such\" does not exist")),
+            ("/etc", &HOST, Err("is not a file")),
+            ("/etc/passwd", &HOST, Err("is not executable")),
+            ("/etc/passwd/x", &HOST, Err("cannot look at program")),
+        ] {
+            match (find_program(&[program.into()], host), want) {
+                (Ok(path), Ok(want)) => assert_eq!(path, Path::new(want).components().as_path(), "{program}"),
+                (Err(error), Err(want)) => assert!(error.message.contains(want), "{program}: {error}"),
+                (got, want) => panic!("{program}: got {got:?}, want {want:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_zero_byte_is_refused_without_quoting_it() {
+        let mut spec = spec();
+        spec.envs.push(("A".into(), "secret\0".into()));
+        let error = made(&spec, &HOST).err().unwrap();
+        assert!(error.contains("zero byte") && !error.contains("secret"), "{error}");
+    }
+}
