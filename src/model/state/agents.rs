@@ -60,7 +60,8 @@ impl State {
 
     fn unknown(&self, name: &str) -> Answer {
         let known: Vec<&str> = self.agents.keys().map(|known| &**known).collect();
-        let known = if known.is_empty() { "there are none".to_string() } else { format!("known: {}", known.join(", ")) };
+        let known =
+            if known.is_empty() { "there are none".to_string() } else { format!("known: {}", known.join(", ")) };
         Answer { code: 1, message: format!("no agent \"{name}\"; {known}").into(), body: "".into() }
     }
 
@@ -109,7 +110,9 @@ impl State {
         };
         match goal {
             Goal::Down if agent.is_down() => Progress::Reached,
-            Goal::Down if agent.wanted() == Wanted::Up => Progress::Missed("it was started again meanwhile".to_string()),
+            Goal::Down if agent.wanted() == Wanted::Up => {
+                Progress::Missed("it was started again meanwhile".to_string())
+            }
             Goal::Down => Progress::Wait(None),
             Goal::Up { generation, lasting } => match &agent.life {
                 Life::Running { since, .. } if agent.generation == generation => {
@@ -120,7 +123,9 @@ impl State {
                     }
                 }
                 Life::Starting | Life::Forking { .. } if agent.generation == generation => Progress::Wait(None),
-                Life::Stopping(_) if agent.generation < generation && agent.wanted() == Wanted::Up => Progress::Wait(None),
+                Life::Stopping(_) if agent.generation < generation && agent.wanted() == Wanted::Up => {
+                    Progress::Wait(None)
+                }
                 Life::Down | Life::Stopping(_) if agent.wanted() == Wanted::Down => {
                     Progress::Missed("it was stopped meanwhile".to_string())
                 }

@@ -38,7 +38,7 @@ pub const SELF: &str = "bootagent";
 pub(super) struct Task {
     pub record: JobRecord,
     /// The job; `None` once it is done, and for one that was refused as it came.
-    job: Option<Box<Job>>,
+    pub job: Option<Box<Job>>,
     doing: Doing,
     /// It was begun by an earlier daemon: what its phase does may have been done already.
     resumed: bool,
@@ -680,7 +680,10 @@ impl State {
                 task.refetched = true;
                 task.doing = Doing::WaitingForSlot;
                 out.push(Action::DropDownload(id.into()));
-                out.push(Action::Log(Level::Warn, format!("job \"{id}\": the resumed download does not fit, from the start")));
+                out.push(Action::Log(
+                    Level::Warn,
+                    format!("job \"{id}\": the resumed download does not fit, from the start"),
+                ));
             }
             Fetched::Whole { digest, .. } => {
                 let text = format!("the package is not what was promised: want {}, got {digest}", source.digest);
@@ -697,7 +700,8 @@ impl State {
                 }
                 let pause = Duration::from_secs(1 << task.tries.saturating_sub(1)).min(FETCH_PAUSE);
                 task.doing = Doing::FetchAgain(now.time + pause);
-                let text = format!("job \"{id}\": download interrupted, tried again in {} s: {reason}", pause.as_secs());
+                let text =
+                    format!("job \"{id}\": download interrupted, tried again in {} s: {reason}", pause.as_secs());
                 out.push(Action::Log(Level::Warn, text));
             }
         }
@@ -751,9 +755,11 @@ impl State {
     pub(super) fn tasks_deadline(&self) -> Option<Time> {
         let sn = &self.identity.sn;
         let timers = self.tasks.iter().filter_map(|task| task.deadline(sn));
-        let settling = self.tasks.iter().filter(|task| matches!(task.doing, Doing::Settling)).filter_map(|task| {
-            self.wait_until(&task.record.name, task.goal?)
-        });
+        let settling = self
+            .tasks
+            .iter()
+            .filter(|task| matches!(task.doing, Doing::Settling))
+            .filter_map(|task| self.wait_until(&task.record.name, task.goal?));
         timers.chain(settling).min()
     }
 

@@ -197,7 +197,8 @@ impl State {
         }
         for definition in best(found.definitions) {
             let name = definition.spec.name.clone();
-            let fresh = || Agent::new(AgentRecord { name: name.clone(), ..AgentRecord::default() }, None, found.leftovers);
+            let fresh =
+                || Agent::new(AgentRecord { name: name.clone(), ..AgentRecord::default() }, None, found.leftovers);
             state.agents.entry(name.clone()).or_insert_with(fresh).define(Some(definition));
         }
         state.load_jobs(found.jobs, found.damaged_jobs, now, out);
@@ -253,7 +254,7 @@ impl State {
             Event::Saved(id, result) => self.saved(&id, result, now, out),
             Event::Fetched(id, fetched) => self.fetched(&id, fetched, now, out),
             Event::ToolDone { job, exit, output } => self.tool_done(&job, exit, &output, now, out),
-            Event::Unpacked(id, result) => self.unpacked(&id, result, now, out),
+            Event::Unpacked(id, result) => self.unpacked(&id, result, out),
             Event::Placed(id, result) => self.placed(&id, result, now, out),
             Event::Inspected(id, result) => self.inspected(&id, result, now, out),
         }
@@ -318,25 +319,18 @@ impl State {
     }
 
     /// Lets one agent take a step, and notices when that changes its state.
-    fn turn<R>(
-        &mut self,
-        name: &str,
-        now: Now,
-        out: &mut Vec<Action>,
-        step: impl FnOnce(&mut Agent, &mut Turn) -> R,
-    ) -> Option<R> {
-        let agent = self.agents.get_mut(name)?;
+    fn turn(&mut self, name: &str, now: Now, out: &mut Vec<Action>, step: impl FnOnce(&mut Agent, &mut Turn)) {
+        let Some(agent) = self.agents.get_mut(name) else { return };
         let before = agent.status();
         let mut told = Vec::new();
         let (policy, boot_id) = (self.options.policy, &self.options.boot_id);
-        let result = step(agent, &mut Turn { now: now.time, policy, boot_id, out, told: &mut told });
+        step(agent, &mut Turn { now: now.time, policy, boot_id, out, told: &mut told });
         if agent.status() != before {
             self.pace.changed(now.time);
         }
         for (name, sentence) in told {
             self.incident(name, &sentence, now);
         }
-        Some(result)
     }
 
     fn every_turn(&mut self, now: Now, out: &mut Vec<Action>, step: impl Fn(&mut Agent, &mut Turn)) {
@@ -385,7 +379,8 @@ impl State {
         match how {
             Shutdown::Leave => out.push(Action::Quit(0)),
             Shutdown::Stop if self.shutdown.is_none() => {
-                let longest = self.agents.values().filter_map(|agent| Some(agent.definition.as_ref()?.spec.stopsecs)).max();
+                let longest =
+                    self.agents.values().filter_map(|agent| Some(agent.definition.as_ref()?.spec.stopsecs)).max();
                 self.shutdown = Some(now.time + longest.unwrap_or_default() + SHUTDOWN_MARGIN);
                 for waiter in std::mem::take(&mut self.waiters) {
                     let message = "the daemon is being stopped".into();

@@ -41,9 +41,9 @@ impl State {
     /// The results that are due: one that was refused in a batch goes alone.
     fn batch(&self, now: Now) -> Vec<(JobId, Outcome)> {
         let due = |alone: bool| {
-            self.tasks.iter().filter(move |task| {
-                task.alone() == alone && task.send_at().is_some_and(|at| at <= now.time)
-            })
+            self.tasks
+                .iter()
+                .filter(move |task| task.alone() == alone && task.send_at().is_some_and(|at| at <= now.time))
         };
         let result = |task: &super::Task| Some((task.record.id.clone(), task.record.outcome.clone()?));
         let together: Vec<_> = due(false).filter_map(result).take(BATCH).collect();
@@ -190,7 +190,9 @@ impl State {
         self.ledger.insert(record.id.clone(), record.seq);
         out.push(Action::SaveJob(Box::new(record)));
         while self.ledger.len() > ENDED_JOBS {
-            let Some(oldest) = self.ledger.iter().min_by_key(|(_, rank)| **rank).map(|(id, _)| id.clone()) else { break };
+            let Some(oldest) = self.ledger.iter().min_by_key(|(_, rank)| **rank).map(|(id, _)| id.clone()) else {
+                break;
+            };
             self.ledger.remove(&oldest);
             out.push(Action::DropJob(oldest));
         }

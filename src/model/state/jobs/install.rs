@@ -130,7 +130,9 @@ impl State {
                 self.go(index, Phase::Installing, out);
             }
             (Purpose::Install, Ok(_)) => self.inspect(index, "", out),
-            (Purpose::Install, Err(why)) => self.undo(index, Code::Install, &format!("cannot install: {why}"), now, out),
+            (Purpose::Install, Err(why)) => {
+                self.undo(index, Code::Install, &format!("cannot install: {why}"), now, out)
+            }
             (Purpose::Remove, Ok(_)) => self.removed(index, out),
             (Purpose::Remove, Err(why)) => {
                 self.finish(index, Code::Install, &format!("cannot remove the package: {why}"), out);
@@ -163,7 +165,8 @@ impl State {
     fn discard(&mut self, index: usize, why: &str, out: &mut Vec<Action>) {
         if let Some(file) = self.source(index).map(State::kept_file) {
             let name = self.job_name(index);
-            let kept = |installed: &Option<Installed>| installed.as_ref().is_some_and(|installed| installed.file == file);
+            let kept =
+                |installed: &Option<Installed>| installed.as_ref().is_some_and(|installed| installed.file == file);
             let in_use = self.agents.get(&name).is_some_and(|a| kept(&a.record.package) || kept(&a.record.previous));
             let mut files: Vec<Box<str>> = vec![UNPACK.into()];
             if !in_use {
@@ -204,7 +207,8 @@ impl State {
                 Err(why) => self.undo(index, Code::BadJob, &format!("the package's definition: {why}"), now, out),
             },
             Some((index, Ask::Recall)) => {
-                let had_own = self.tasks[index].record.before.as_ref().is_some_and(|before| before.definition.is_none());
+                let had_own =
+                    self.tasks[index].record.before.as_ref().is_some_and(|before| before.definition.is_none());
                 let origin = if had_own { Origin::Package } else { Origin::Job };
                 let definition = result.ok().flatten().map(|spec| Definition { origin, spec });
                 self.go_back(index, definition, out);
@@ -257,7 +261,8 @@ impl State {
     /// The directory of a version; another package of the same version gets one of its own.
     fn unpack_dir(&self, job: &Job, source: &Source, version: &str) -> Box<str> {
         let dir = if is_version(version) { version } else { "unversioned" };
-        let taken = |installed: &Option<Installed>| installed.as_ref().is_some_and(|installed| *installed.package == *dir);
+        let taken =
+            |installed: &Option<Installed>| installed.as_ref().is_some_and(|installed| *installed.package == *dir);
         let record = self.agents.get(&job.name).map(|agent| &agent.record);
         if dir == "current" || record.is_some_and(|record| taken(&record.package) || taken(&record.previous)) {
             format!("{dir}+{}", &State::kept_file(source)[..8]).into()
@@ -362,7 +367,9 @@ impl State {
             Some(old) if new.is_some() => {
                 Outcome::new(Code::RolledBack, &format!("rolled back from {version} to {}: {why}", old.version))
             }
-            _ if stays => Outcome::new(code, &format!("{why}; no earlier package is kept to go back to, {version} stays")),
+            _ if stays => {
+                Outcome::new(code, &format!("{why}; no earlier package is kept to go back to, {version} stays"))
+            }
             _ => Outcome::new(code, &format!("{why}; undone")),
         });
         self.go(index, Phase::Installing, out);
@@ -408,7 +415,8 @@ impl State {
         if before.name.is_empty() || self.agents.get(&name).is_some_and(is_file) || self.source(index).is_none() {
             return self.go_back(index, None, out);
         }
-        let dir = before.package.as_ref().filter(|old| old.format.is_tar()).map_or("".into(), |old| old.package.clone());
+        let dir =
+            before.package.as_ref().filter(|old| old.format.is_tar()).map_or("".into(), |old| old.package.clone());
         let task = &mut self.tasks[index];
         task.doing = Doing::Asked(Ask::Recall);
         out.push(Action::Inspect { job: task.record.id.clone(), name, dir, text: before.definition.clone() });
@@ -450,7 +458,8 @@ fn version_of(job: &Job, source: &Source) -> Box<str> {
 
 /// What is kept of a package below `packages/NAME/`.
 fn files_of(installed: &Installed) -> impl Iterator<Item = Box<str>> {
-    let dir = matches!(installed.format, Format::Tar | Format::TarGz | Format::TarXz).then(|| installed.package.clone());
+    let dir =
+        matches!(installed.format, Format::Tar | Format::TarGz | Format::TarXz).then(|| installed.package.clone());
     let file = Some(installed.file.clone()).filter(|file| !file.is_empty());
     dir.into_iter().chain(file)
 }
