@@ -1,3 +1,4 @@
 //! What the daemon does to the host, each when an Action says so.
 
 pub mod spawn;
+pub mod proc;

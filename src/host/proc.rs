@@ -1,0 +1,352 @@
+//! What the kernel says about processes, read from /proc: one line of `stat` for each in a pass (`Snapshot`), and the
+//! dearer files of single ones when somebody asks.
+//!
+//! Nothing here is believed further than it reads: a process that ends meanwhile is simply not there, a line that does
+//! not parse is a process that is not there. Without /proc there are no processes, and `Snapshot::fault` says why.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read};
+
+use crate::kernel::{Errno, Pid, Process};
+
+/// Clock ticks a second in /proc (USER_HZ): 100 on every target.
+pub const TICKS: u64 = 100;
+
+/// The most that is read of an environment: beyond it a process is taken for a stranger.
+const MAX_ENVIRON: u64 = 1 << 20;
+
+/// PF_KTHREAD in the flags of stat: a thread of the kernel.
+const KERNEL_THREAD: u64 = 0x0020_0000;
+
+/// One process as its `stat` line shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Which one.
+    pub process: Process,
+    /// Its parent; 0 for one from outside the pid namespace.
+    pub parent: i32,
+    /// Its session: the pid of the process that started it, dead or alive.
+    pub session: i32,
+    /// The state letter, `R`, `S`, `D`, `T`, `t`, `Z` or `X`.
+    pub state: u8,
+    /// A thread of the kernel.
+    pub kernel: bool,
+    /// How many threads it has.
+    pub threads: u32,
+    /// Processor time of its own and of the children it has waited for, in ticks.
+    pub used: u64,
+}
+
+impl Stat {
+    /// Whether it can still run: a zombie whose other threads go on can.
+    pub fn alive(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
+    }
+
+    /// Whether a signal or a tracer has stopped it.
+    pub fn stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
+}
+
+/// Every process of the host but init, at one moment; ordered by pid.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    stats: Vec<Stat>,
+    fault: Option<Box<str>>,
+}
+
+impl Snapshot {
+    /// One pass over /proc.
+    pub fn take() -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let entries = match fs::read_dir("/proc") {
+            Ok(entries) => entries,
+            Err(cause) => return Snapshot::failed(&cause),
+        };
+        for entry in entries {
+            // An error in the middle of the list would make processes look dead: better to know nothing.
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(cause) => return Snapshot::failed(&cause),
+            };
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().and_then(parse_pid) else { continue };
+            snapshot.stats.extend(stat(pid));
+        }
+        if snapshot.stats.is_empty() && stat_of("self").is_none() {
+            return Snapshot::failed(&io::Error::from_raw_os_error(libc::ENOENT));
+        }
+        snapshot.stats.sort_unstable_by_key(|stat| stat.process.pid);
+        snapshot
+    }
+
+    /// Only `roots` and what descends from them, by the kernel's own lists of children where it keeps them: on a host
+    /// with thousands of other processes the cheaper way to look at a few agents. Else the same as `take`.
+    pub fn below(roots: &[Pid]) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let mut open: Vec<Pid> = roots.to_vec();
+        let mut text = String::new();
+        while let Some(pid) = open.pop() {
+            if snapshot.stats.iter().any(|stat| stat.process.pid == pid) {
+                continue;
+            }
+            let Some(stat) = stat(pid) else { continue };
+            snapshot.stats.push(stat);
+            if !children(pid, &mut text, &mut open) && self::stat(pid).is_some_and(|stat| stat.alive()) {
+                return Snapshot::take();
+            }
+        }
+        snapshot.stats.sort_unstable_by_key(|stat| stat.process.pid);
+        snapshot
+    }
+
+    /// A snapshot of exactly these, for tests and for hosts whose processes are known otherwise.
+    pub fn of(mut stats: Vec<Stat>) -> Snapshot {
+        stats.sort_unstable_by_key(|stat| stat.process.pid);
+        Snapshot { stats, fault: None }
+    }
+
+    fn failed(cause: &io::Error) -> Snapshot {
+        let fault = match cause.raw_os_error() {
+            Some(code) => format!("cannot read \"/proc\": {}", Errno(code)),
+            None => format!("cannot read \"/proc\": {cause}"),
+        };
+        Snapshot { stats: Vec::new(), fault: Some(fault.into()) }
+    }
+
+    /// Why nothing is known about processes; `None` when /proc could be read.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// All of them, ordered by pid.
+    pub fn stats(&self) -> &[Stat] {
+        &self.stats
+    }
+
+    /// The process that has this id.
+    pub fn find(&self, pid: Pid) -> Option<&Stat> {
+        let index = self.stats.binary_search_by_key(&pid, |stat| stat.process.pid).ok()?;
+        Some(&self.stats[index])
+    }
+
+    /// This very process, unless it is gone.
+    pub fn get(&self, process: Process) -> Option<&Stat> {
+        self.find(process.pid).filter(|stat| stat.process.ticks == process.ticks)
+    }
+}
+
+/// The process that has this id now; `None` when there is none or nothing can be read.
+pub fn stat(pid: Pid) -> Option<Stat> {
+    let mut name = Path::new();
+    let _ = write!(name, "{pid}");
+    stat_of(name.as_str())
+}
+
+fn stat_of(name: &str) -> Option<Stat> {
+    let mut path = Path::new();
+    let _ = write!(path, "/proc/{name}/stat");
+    let mut buffer = [0; 1024];
+    let length = read_some(path.as_str(), &mut buffer).ok()?;
+    parse_stat(&buffer[..length])
+}
+
+/// Whether `process` is still the one with its id, and not a zombie.
+pub fn alive(process: Process) -> bool {
+    stat(process.pid).is_some_and(|stat| stat.process == process && stat.alive())
+}
+
+/// A process id as a whole file name or word.
+pub fn parse_pid(text: &str) -> Option<Pid> {
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Pid::new(text.parse().ok()?)
+}
+
+/// Reads one `stat` line. The program's name in it may hold spaces, parentheses and line ends: what counts starts after
+/// the last `)`, as all that follows are numbers.
+pub fn parse_stat(line: &[u8]) -> Option<Stat> {
+    let open = line.iter().position(|&b| b == b'(')?;
+    let close = line.iter().rposition(|&b| b == b')')?;
+    let pid = parse_pid(std::str::from_utf8(line.get(..open)?).ok()?.trim_end())?;
+    let rest = std::str::from_utf8(line.get(close + 1..)?).ok()?;
+    let mut words = rest.split_ascii_whitespace();
+    let mut next = || words.next();
+    let state = match next()?.as_bytes() {
+        [letter] => *letter,
+        _ => return None,
+    };
+    let parent = next()?.parse().ok()?;
+    let _group = next()?;
+    let session = next()?.parse().ok()?;
+    let (_terminal, _foreground) = (next()?, next()?);
+    let flags: u64 = next()?.parse().ok()?;
+    for _faults in 0..4 {
+        next()?;
+    }
+    let mut used = 0u64;
+    for _utime_stime_cutime_cstime in 0..4 {
+        // The children's times are printed signed.
+        let time: i64 = next()?.parse().ok()?;
+        used = used.saturating_add(time.max(0) as u64);
+    }
+    let (_priority, _nice) = (next()?, next()?);
+    let threads = next()?.parse().ok()?;
+    let _timer = next()?;
+    let ticks = next()?.parse().ok()?;
+    let kernel = flags & KERNEL_THREAD != 0;
+    Some(Stat { process: Process { pid, ticks }, parent, session, state, kernel, threads, used })
+}
+
+/// What an environment says about whose process it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It is of the agent of this name, under our state directory.
+    Agent(Box<str>),
+    /// It is not one of ours.
+    Stranger,
+    /// Nothing could be read: it is another user's, just being executed, or gone.
+    Unknown,
+}
+
+/// Reads from a process's environment which agent it belongs to.
+pub fn mark(pid: Pid, state_dir: &str) -> Mark {
+    let mut path = Path::new();
+    let _ = write!(path, "/proc/{pid}/environ");
+    let mut environ = Vec::new();
+    match File::open(path.as_str()).and_then(|file| file.take(MAX_ENVIRON).read_to_end(&mut environ)) {
+        Ok(1..) => parse_environ(&environ, state_dir),
+        _ => Mark::Unknown,
+    }
+}
+
+/// Which agent an environment of NUL-ended `NAME=value` belongs to; the first one of a name counts, as for getenv(3).
+pub fn parse_environ(environ: &[u8], state_dir: &str) -> Mark {
+    let (mut name, mut directory) = (None, None);
+    for entry in environ.split(|&b| b == 0) {
+        if let (None, Some(value)) = (name, entry.strip_prefix(b"BOOTAGENT_NAME=")) {
+            name = Some(value);
+        }
+        if let (None, Some(value)) = (directory, entry.strip_prefix(b"BOOTAGENT_STATE_DIR=")) {
+            directory = Some(value);
+        }
+    }
+    match name.and_then(|name| std::str::from_utf8(name).ok()) {
+        Some(name) if directory == Some(state_dir.as_bytes()) && crate::model::spec::is_name(name) => {
+            Mark::Agent(name.into())
+        }
+        _ => Mark::Stranger,
+    }
+}
+
+/// The memory of one process in bytes.
+///
+/// It is the proportional share (`Pss` of smaps_rollup) with what is swapped out: the sum over a tree then counts a page
+/// that forked processes share once, as a cgroup does, where a sum of resident sizes would count it for each. Where that
+/// file is missing (before 4.14) or not ours to read, it is what is private by kind, RssAnon and RssShmem, which
+/// leaves out the program's own pages but does count copy-on-write ones twice; before 4.5 only VmRSS is left.
+pub fn memory(pid: Pid) -> Option<u64> {
+    let mut buffer = [0; 4096];
+    let mut path = Path::new();
+    let _ = write!(path, "/proc/{pid}/smaps_rollup");
+    if let Ok(length) = read_some(path.as_str(), &mut buffer) {
+        if let Some(bytes) = parse_rollup(&buffer[..length]) {
+            return Some(bytes);
+        }
+    }
+    path.clear();
+    let _ = write!(path, "/proc/{pid}/status");
+    let length = read_some(path.as_str(), &mut buffer).ok()?;
+    parse_status(&buffer[..length])
+}
+
+/// Pss and SwapPss of a smaps_rollup, in bytes.
+pub fn parse_rollup(text: &[u8]) -> Option<u64> {
+    Some(kilobytes(text, b"Pss:")?.saturating_add(kilobytes(text, b"SwapPss:").unwrap_or(0)) << 10)
+}
+
+/// RssAnon, RssShmem and VmSwap of a status, or else VmRSS and VmSwap, in bytes.
+pub fn parse_status(text: &[u8]) -> Option<u64> {
+    let resident = match kilobytes(text, b"RssAnon:") {
+        Some(anonymous) => anonymous.saturating_add(kilobytes(text, b"RssShmem:").unwrap_or(0)),
+        None => kilobytes(text, b"VmRSS:")?,
+    };
+    Some(resident.saturating_add(kilobytes(text, b"VmSwap:").unwrap_or(0)) << 10)
+}
+
+/// The value of a line `Key:   123 kB`, as long as it can be counted in bytes.
+fn kilobytes(text: &[u8], key: &[u8]) -> Option<u64> {
+    let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(key))?;
+    let number: u64 = std::str::from_utf8(line).ok()?.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    (number < 1 << 50).then_some(number)
+}
+
+/// Adds the children of each thread of `pid` to `found`; false where the kernel keeps no such lists.
+fn children(pid: Pid, text: &mut String, found: &mut Vec<Pid>) -> bool {
+    let mut path = Path::new();
+    let _ = write!(path, "/proc/{pid}/task");
+    let Ok(threads) = fs::read_dir(path.as_str()) else { return false };
+    let mut known = false;
+    for thread in threads.flatten() {
+        let name = thread.file_name();
+        let Some(name) = name.to_str() else { continue };
+        path.clear();
+        let _ = write!(path, "/proc/{pid}/task/{name}/children");
+        text.clear();
+        if File::open(path.as_str()).and_then(|mut file| file.read_to_string(text)).is_ok() {
+            known = true;
+            found.extend(text.split_ascii_whitespace().filter_map(parse_pid));
+        }
+    }
+    known
+}
+
+/// Fills `buffer` from the beginning of a file, as far as both reach.
+fn read_some(path: &str, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut file = File::open(path)?;
+    let mut length = 0;
+    while length < buffer.len() {
+        match file.read(&mut buffer[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(length)
+}
+
+/// A short path below /proc, without an allocation.
+struct Path {
+    bytes: [u8; 64],
+    length: usize,
+}
+
+impl Path {
+    fn new() -> Path {
+        Path { bytes: [0; 64], length: 0 }
+    }
+
+    fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or("")
+    }
+}
+
+impl std::fmt::Write for Path {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.length + text.len();
+        self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

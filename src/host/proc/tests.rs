@@ -1,0 +1,112 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+const LINE: &str = "4711 (web) S 1 4711 4711 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 7 0 123456 1000 200 18446744073709551615";
+
+fn line(name: &str) -> String {
+    LINE.replace("(web)", &format!("({name})"))
+}
+
+#[test]
+fn a_stat_line() {
+    let stat = parse_stat(LINE.as_bytes()).unwrap();
+    assert_eq!(stat.process, Process { pid: Pid::new(4711).unwrap(), ticks: 123_456 });
+    assert_eq!((stat.parent, stat.session, stat.state), (1, 4711, b'S'));
+    assert_eq!((stat.threads, stat.used, stat.kernel), (7, 100, false));
+    assert!(stat.alive() && !stat.stopped());
+}
+
+#[test]
+fn a_program_name_can_look_like_anything() {
+    let want = parse_stat(LINE.as_bytes()).unwrap();
+    for name in ["", "a b", ")", "((", "a) S 1 2 3", ") R 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 (", "x\ny", "\u{fc}"] {
+        assert_eq!(parse_stat(line(name).as_bytes()), Some(want), "{name:?}");
+    }
+    let mut raw = LINE.as_bytes().to_vec();
+    raw[6] = 0xff;
+    assert_eq!(parse_stat(&raw), Some(want), "a name that is not UTF-8");
+}
+
+#[test]
+fn ends_and_kernel_threads() {
+    for (state, threads, alive) in [("Z", 1, false), ("X", 0, false), ("Z", 3, true), ("T", 1, true), ("D", 1, true)] {
+        let text = LINE.replace(") S ", &format!(") {state} ")).replace(" 0 7 0 ", &format!(" 0 {threads} 0 "));
+        assert_eq!(parse_stat(text.as_bytes()).unwrap().alive(), alive, "{state} {threads}");
+    }
+    assert!(parse_stat(LINE.replace(") S ", ") t ").as_bytes()).unwrap().stopped());
+    assert!(parse_stat(LINE.replace("4194560", "69238880").as_bytes()).unwrap().kernel);
+    let negative = LINE.replace("30 40 20", "-30 40 20");
+    assert_eq!(parse_stat(negative.as_bytes()).unwrap().used, 70);
+}
+
+#[test]
+fn mangled_stat_lines_are_no_process() {
+    for text in ["", "4711", "4711 (web", "(web) S 1", "1 (init) S 0 1 1", "-5 (x) S 1 1 1", "99999999999 (x) S 1 1 1"] {
+        assert_eq!(parse_stat(text.as_bytes()), None, "{text:?}");
+    }
+    let end = LINE.find(" 123456").unwrap() + 1;
+    for length in 0..end {
+        assert_eq!(parse_stat(&LINE.as_bytes()[..length]), None, "cut at {length}");
+    }
+    for index in 0..LINE.len() {
+        for bit in 0..8 {
+            let mut bytes = LINE.as_bytes().to_vec();
+            bytes[index] ^= 1 << bit;
+            let _ = parse_stat(&bytes);
+        }
+    }
+}
+
+#[test]
+fn environments() {
+    let agent = |name: &str| Mark::Agent(name.into());
+    for (text, want) in [
+        ("BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s\0", agent("web")),
+        ("A=b\0BOOTAGENT_STATE_DIR=/s\0=\0BOOTAGENT_NAME=web", agent("web")),
+        ("BOOTAGENT_NAME=a\0BOOTAGENT_NAME=b\0BOOTAGENT_STATE_DIR=/s\0", agent("a")),
+        ("BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s/t\0", Mark::Stranger),
+        ("BOOTAGENT_NAME=web\0", Mark::Stranger),
+        ("BOOTAGENT_STATE_DIR=/s\0", Mark::Stranger),
+        ("XBOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s\0", Mark::Stranger),
+        ("BOOTAGENT_NAME=../x\0BOOTAGENT_STATE_DIR=/s\0", Mark::Stranger),
+        ("BOOTAGENT_NAME=\0BOOTAGENT_STATE_DIR=/s\0", Mark::Stranger),
+        ("\0\0\0", Mark::Stranger),
+    ] {
+        assert_eq!(parse_environ(text.as_bytes(), "/s"), want, "{text:?}");
+    }
+    assert_eq!(parse_environ(b"BOOTAGENT_NAME=\xff\0BOOTAGENT_STATE_DIR=/s\0", "/s"), Mark::Stranger);
+}
+
+#[test]
+fn memory_files() {
+    let rollup = b"55-7f ---p 0 00:00 0 [rollup]\nRss:  900 kB\nPss:                 100 kB\nPss_Anon:  50 kB\nSwapPss:  4 kB\n";
+    assert_eq!(parse_rollup(rollup), Some(104 << 10));
+    assert_eq!(parse_rollup(b"Pss: 100 kB"), Some(100 << 10));
+    assert_eq!(parse_status(b"VmRSS:\t 90 kB\nRssAnon:\t 30 kB\nRssFile:\t 50 kB\nRssShmem:\t 10 kB\nVmSwap:\t 2 kB\n"), Some(42 << 10));
+    assert_eq!(parse_status(b"Name:\tx\nVmRSS:\t 90 kB\nVmSwap:\t 1 kB\n"), Some(91 << 10));
+    for text in ["", "Pss:", "Pss: kB", "Pss: -1 kB", "Pss: 1 MB", "Pss: 99999999999999999999 kB", "Pss: 18446744073709551615 kB"] {
+        assert_eq!(parse_rollup(text.as_bytes()), None, "{text:?}");
+    }
+    assert_eq!(parse_status(b"Name:\tkthreadd\nState:\tS\n"), None);
+}
+
+#[test]
+fn the_snapshot_knows_a_child_of_ours() {
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = Pid::new(child.id() as i32).unwrap();
+    let own = Pid::new(std::process::id() as i32).unwrap();
+    let all = Snapshot::take();
+    assert_eq!(all.fault(), None);
+    let found = *all.find(pid).unwrap();
+    assert_eq!(found.parent, own.raw());
+    assert!(alive(found.process) && memory(pid).unwrap() > 0);
+    assert!(all.stats().windows(2).all(|pair| pair[0].process.pid < pair[1].process.pid));
+    let below = Snapshot::below(&[own]);
+    assert!(below.get(found.process).is_some() && below.find(own).is_some());
+    let other = Process { pid, ticks: found.process.ticks + 1 };
+    assert!(!alive(other) && all.get(other).is_none(), "an id in other hands is another process");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!alive(found.process));
+}
