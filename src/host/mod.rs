@@ -2,3 +2,4 @@
 
 pub mod spawn;
 pub mod proc;
+pub mod cgroup;
