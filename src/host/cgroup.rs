@@ -419,13 +419,22 @@ impl Leaf {
                 }
             }
         }
-        let Some(want) = limit else { return Ok(()) };
-        let got = read_file(&file)?;
-        match got.trim().parse::<u64>() {
-            // The kernel rounds to its pages, 64 KiB at most.
-            Ok(bytes) if bytes.abs_diff(want) < 65_536 => Ok(()),
-            _ => Err(Error::text("write", &file, &format!("wrote {want}, read back {:?}", got.trim()))),
+        match limit {
+            Some(want) if !self.has_memory(want) => {
+                let got = read_file(&file)?;
+                Err(Error::text("write", &file, &format!("wrote {want}, read back {:?}", got.trim())))
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Whether its memory is limited to `want` bytes, as near as the kernel's pages allow, 64 KiB at most.
+    pub fn has_memory(&self, want: u64) -> bool {
+        let file = match self.version {
+            Version::V2 => "memory.max",
+            Version::V1 => "memory.limit_in_bytes",
+        };
+        number(&self.dir.join(file)).is_some_and(|bytes| bytes.abs_diff(want) < 65_536)
     }
 
     /// Holds the processor time of all in it to `share` hundredths of a percent of one core, or lifts the limit; read
@@ -441,6 +450,18 @@ impl Leaf {
             (Version::V1, Some((quota, period))) => {
                 set_and_compare(&self.dir.join("cpu.cfs_period_us"), &period.to_string())?;
                 set_and_compare(&self.dir.join("cpu.cfs_quota_us"), &quota.to_string())
+            }
+        }
+    }
+
+    /// Whether its processor time is held to `share`.
+    pub fn has_cpu(&self, share: u32) -> bool {
+        let (quota, period) = bandwidth(share);
+        match self.version {
+            Version::V2 => read_file(&self.dir.join("cpu.max")).is_ok_and(|text| text.trim() == format!("{quota} {period}")),
+            Version::V1 => {
+                number(&self.dir.join("cpu.cfs_quota_us")) == Some(quota)
+                    && number(&self.dir.join("cpu.cfs_period_us")) == Some(period)
             }
         }
     }

@@ -3,3 +3,4 @@
 pub mod spawn;
 pub mod proc;
 pub mod cgroup;
+pub mod limits;

@@ -1,0 +1,407 @@
+//! What holds an agent within its limits, and what tells its processes apart: the best the host offers, per limit.
+//!
+//! Every agent gets a group in one hierarchy that can be written, with or without controllers; memory and CPU are held
+//! by cgroup v2, else by v1, else left to polling. `prepare` sets and reads back at each start, `attach` finds again what
+//! an earlier daemon set. What could not be had comes back as notes, each said once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::os::fd::OwnedFd;
+
+use crate::host::cgroup::{self, Error, Group, Hierarchy, Leaf, Version};
+use crate::kernel::Pid;
+use crate::model::spec::{self, Name};
+
+/// The v1 hierarchies that can tell agents apart where there is no v2, best first: a freezer can also hold a fork bomb
+/// still, those with prices of their own come last. Not cpuset, whose new groups take no process.
+const TELLING: [&str; 8] = ["freezer", "pids", "name=systemd", "devices", "cpuacct", "cpu", "memory", "blkio"];
+
+/// So many different notes are remembered as said; a host that finds more wrong hears some twice.
+const MAX_SAID: usize = 256;
+
+/// The limits of all agents.
+#[derive(Debug)]
+pub struct Limits {
+    places: Vec<Place>,
+    /// Index of the place that tells agents apart.
+    telling: Option<usize>,
+    name: String,
+    parent: Option<Box<str>>,
+    agents: BTreeMap<Name, Held>,
+    /// Groups that still had processes when their agent was released.
+    leftover: Vec<Leaf>,
+    said: Vec<Box<str>>,
+    notes: Vec<String>,
+}
+
+/// One hierarchy; our group in it is made when the first agent needs it.
+#[derive(Debug)]
+struct Place {
+    hierarchy: Hierarchy,
+    group: Option<Group>,
+    failed: bool,
+}
+
+/// What one agent is held by.
+#[derive(Debug, Default)]
+struct Held {
+    telling: Option<Leaf>,
+    memory: Option<Leaf>,
+    cpu: Option<Leaf>,
+    memory_limit: Option<u64>,
+    /// The kernel's count of kills when the agent was started or last asked about, and whether it counts kills.
+    baseline: Option<(u64, bool)>,
+}
+
+/// Which limits nothing but a look at the tree now and then enforces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Polled {
+    /// The processor share.
+    pub cpu: bool,
+    /// The memory.
+    pub memory: bool,
+}
+
+/// What a start needs to know.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// Files the child writes `0` to, one for each hierarchy, before its program runs.
+    pub cgroups: Vec<OwnedFd>,
+    /// For `limits_by`: `cgroup2`, `cgroup1`, `polled` or `CPU=cgroup1 memory=polled`; `None` without such limits.
+    pub by: Option<Box<str>>,
+    /// What the daemon has to look after itself.
+    pub polled: Polled,
+    /// What is worth a line in the log; each text comes only once.
+    pub notes: Vec<String>,
+}
+
+/// What an agent's groups have counted; `None` where none counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time since the group was made, microseconds. It starts over when the group is made anew.
+    pub cpu: Option<u64>,
+    /// Memory in use, bytes.
+    pub memory: Option<u64>,
+}
+
+/// The kernel killed a process of an agent because the agent was out of its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// The most it had in use, bytes, where the kernel remembers.
+    pub peak: Option<u64>,
+    /// Its limit, bytes.
+    pub limit: u64,
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("out of memory: ")?;
+        if let Some(peak) = self.peak {
+            write!(f, "{peak} bytes used, ")?;
+        }
+        write!(f, "limit {} bytes", self.limit)
+    }
+}
+
+impl Limits {
+    /// Looks at what this host has. `parent` is the configuration's `cgroup`, the path of the group that all agents'
+    /// groups are in. The first notes come with the first `prepare`.
+    pub fn detect(state_dir: &str, parent: Option<&str>) -> Limits {
+        let read = |path| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default();
+        let hierarchies = cgroup::hierarchies(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
+        Limits::over(hierarchies, state_dir, parent)
+    }
+
+    /// The same over given hierarchies.
+    pub fn over(hierarchies: Vec<Hierarchy>, state_dir: &str, parent: Option<&str>) -> Limits {
+        let places = hierarchies.into_iter().map(|hierarchy| Place { hierarchy, group: None, failed: false }).collect();
+        let mut limits = Limits {
+            places,
+            telling: None,
+            name: cgroup::group_name(state_dir),
+            parent: parent.map(Box::from),
+            agents: BTreeMap::new(),
+            leftover: Vec::new(),
+            said: Vec::new(),
+            notes: Vec::new(),
+        };
+        limits.telling = limits.choose_telling();
+        match limits.telling.and_then(|index| limits.places[index].group.as_ref()) {
+            Some(group) => {
+                let note = format!("agents are told apart by {} {:?}", group.version().name(), group.dir());
+                limits.note(note);
+            }
+            None => limits.note("agents are told apart by descent: no control group can be made".into()),
+        }
+        limits
+    }
+
+    fn choose_telling(&mut self) -> Option<usize> {
+        let unified = self.places.iter().position(|place| place.hierarchy.version == Version::V2);
+        let others = TELLING.iter().map(|name| self.places.iter().position(|place| place.hierarchy.has(name)));
+        let order: Vec<usize> = std::iter::once(unified).chain(others).flatten().collect();
+        order.into_iter().find(|&index| self.group(index).is_some())
+    }
+
+    /// Our group in a hierarchy, made if need be; what is in the way is noted once.
+    fn group(&mut self, index: usize) -> Option<&mut Group> {
+        let place = &mut self.places[index];
+        if place.group.is_none() && !place.failed {
+            match Group::open(&place.hierarchy, &self.name, self.parent.as_deref()) {
+                Ok(group) => place.group = Some(group),
+                Err(error) => {
+                    place.failed = true;
+                    self.note(format!("control group not used: {error}"));
+                }
+            }
+        }
+        self.places[index].group.as_mut()
+    }
+
+    fn note(&mut self, note: String) {
+        if self.said.iter().any(|said| **said == *note) {
+            return;
+        }
+        if self.said.len() == MAX_SAID {
+            self.said.remove(0);
+        }
+        self.said.push(note.as_str().into());
+        self.notes.push(note);
+    }
+
+    /// Sets the limits of an agent that is about to be started, and reads them back. The baseline for `oom_killed` is
+    /// taken anew.
+    pub fn prepare(&mut self, name: &str, limits: &spec::Limits) -> Prepared {
+        self.sweep();
+        let mut held = Held { memory_limit: limits.memory, ..Held::default() };
+        held.telling = self.telling.and_then(|index| self.leaf(index, name));
+        if let Some(bytes) = limits.memory {
+            held.memory = self.hold(name, "memory", |leaf| leaf.set_memory(Some(bytes)));
+            held.baseline = held.memory.as_ref().and_then(Leaf::oom_kills);
+        }
+        if let Some(share) = limits.cpu {
+            held.cpu = self.hold(name, "cpu", |leaf| leaf.set_cpu(Some(share)));
+        }
+        self.lift(name, &held, limits);
+        let mut prepared = Prepared::default();
+        for leaf in held.leaves() {
+            match leaf.entrance() {
+                Ok(fd) => prepared.cgroups.push(fd),
+                Err(error) => self.note(format!("agent {name:?}: {error}")),
+            }
+        }
+        self.finish(name, limits, held, prepared)
+    }
+
+    /// Takes over an agent that an earlier daemon started: what its groups are set to counts, nothing is changed.
+    /// A limit that does not hold its main process is polled from now on.
+    pub fn attach(&mut self, name: &str, limits: &spec::Limits, leader: Pid) -> Prepared {
+        let mut held = Held { memory_limit: limits.memory, ..Held::default() };
+        for index in 0..self.places.len() {
+            let version = self.places[index].hierarchy.version;
+            let may = |controller| version == Version::V2 || self.places[index].hierarchy.has(controller);
+            let (memory, cpu) = (may("memory"), may("cpu"));
+            if self.telling != Some(index) && !memory && !cpu {
+                continue;
+            }
+            // Groups that are not there yet are not made for it.
+            let Some(group) = self.group(index) else { continue };
+            let leaf = group.find(name);
+            if !leaf.members().is_ok_and(|pids| pids.contains(&leader)) {
+                continue;
+            }
+            if memory && held.memory.is_none() && limits.memory.is_some_and(|bytes| leaf.has_memory(bytes)) {
+                held.memory = Some(leaf.clone());
+            }
+            if cpu && held.cpu.is_none() && limits.cpu.is_some_and(|share| leaf.has_cpu(share)) {
+                held.cpu = Some(leaf.clone());
+            }
+            if self.telling == Some(index) {
+                held.telling = Some(leaf);
+            }
+        }
+        held.baseline = held.memory.as_ref().and_then(Leaf::oom_kills);
+        self.finish(name, limits, held, Prepared::default())
+    }
+
+    fn finish(&mut self, name: &str, limits: &spec::Limits, held: Held, mut prepared: Prepared) -> Prepared {
+        prepared.polled.memory = limits.memory.is_some() && held.memory.is_none();
+        prepared.polled.cpu = limits.cpu.is_some() && held.cpu.is_none();
+        let by = |leaf: &Option<Leaf>| leaf.as_ref().map_or("polled", |leaf| leaf.version().name());
+        prepared.by = match (limits.cpu.map(|_| by(&held.cpu)), limits.memory.map(|_| by(&held.memory))) {
+            (None, None) => None,
+            (Some(one), None) | (None, Some(one)) => Some(one.into()),
+            (Some(cpu), Some(memory)) if cpu == memory => Some(cpu.into()),
+            (Some(cpu), Some(memory)) => Some(format!("CPU={cpu} memory={memory}").into()),
+        };
+        if prepared.polled.memory {
+            self.note("memory limits are polled".into());
+        }
+        if prepared.polled.cpu {
+            self.note("CPU limits are polled".into());
+        }
+        self.agents.insert(name.into(), held);
+        prepared.notes = std::mem::take(&mut self.notes);
+        prepared
+    }
+
+    /// The leaf that `set` worked on, trying v2 and then v1.
+    fn hold(&mut self, name: &str, controller: &str, set: impl Fn(&Leaf) -> Result<(), Error>) -> Option<Leaf> {
+        for version in [Version::V2, Version::V1] {
+            let place = |place: &Place| {
+                place.hierarchy.version == version && (version == Version::V2 || place.hierarchy.has(controller))
+            };
+            let Some(index) = self.places.iter().position(place) else { continue };
+            let Some(group) = self.group(index) else { continue };
+            if let Err(error) = group.enable(controller) {
+                self.note(format!("no {controller} limits by {}: {error}", version.name()));
+                continue;
+            }
+            let Some(leaf) = self.leaf(index, name) else { continue };
+            match set(&leaf) {
+                Ok(()) => return Some(leaf),
+                Err(error) => self.note(format!("agent {name:?}: {controller} limit not set: {error}")),
+            }
+        }
+        None
+    }
+
+    fn leaf(&mut self, index: usize, name: &str) -> Option<Leaf> {
+        match self.group(index)?.leaf(name) {
+            Ok(leaf) => Some(leaf),
+            Err(error) => {
+                self.note(format!("agent {name:?}: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Takes off what an earlier definition limited and this one does not: the group may be the one of the last start.
+    fn lift(&mut self, name: &str, held: &Held, limits: &spec::Limits) {
+        let mut notes = Vec::new();
+        for leaf in held.leaves() {
+            if limits.memory.is_none() {
+                notes.extend(leaf.set_memory(None).err());
+            }
+            if limits.cpu.is_none() {
+                notes.extend(leaf.set_cpu(None).err());
+            }
+        }
+        for error in notes.into_iter().filter(|error| !error.missing()) {
+            self.note(format!("agent {name:?}: old limit not lifted: {error}"));
+        }
+    }
+
+    /// The processes in an agent's group; `None` where it has none, or it cannot be read.
+    pub fn members(&self, name: &str) -> Option<Vec<Pid>> {
+        self.agents.get(name)?.telling.as_ref()?.members().ok()
+    }
+
+    /// Whether an agent's group has processes, at the price of one small file; `None` where it has no group.
+    pub fn populated(&self, name: &str) -> Option<bool> {
+        Some(self.agents.get(name)?.telling.as_ref()?.populated())
+    }
+
+    /// Has the kernel kill an agent's whole group in one step; false where that cannot be done.
+    pub fn kill(&self, name: &str) -> Result<bool, Error> {
+        match self.agents.get(name).and_then(|held| held.telling.as_ref()) {
+            Some(leaf) => leaf.kill(),
+            None => Ok(false),
+        }
+    }
+
+    /// Stops or continues an agent's whole group where its hierarchy can; whether it did.
+    pub fn freeze(&self, name: &str, frozen: bool) -> bool {
+        let leaf = self.agents.get(name).and_then(|held| held.telling.as_ref());
+        leaf.is_some_and(|leaf| leaf.freeze(frozen).is_ok())
+    }
+
+    /// What an agent's groups have counted. What is `None` here, `Trees::usage` knows.
+    pub fn usage(&self, name: &str) -> Usage {
+        let Some(held) = self.agents.get(name) else { return Usage::default() };
+        let mut usage = Usage::default();
+        for leaf in held.leaves() {
+            usage.cpu = usage.cpu.or_else(|| leaf.cpu());
+            usage.memory = usage.memory.or_else(|| leaf.memory());
+        }
+        usage
+    }
+
+    /// Whether processes of the agent were killed for want of memory since its start, or since the last call that said
+    /// so. `sigkilled`: its main process was seen to end by SIGKILL; where the kernel only counts how often the limit
+    /// was hit, both together are taken for it.
+    pub fn oom_killed(&mut self, name: &str, sigkilled: bool) -> Option<OutOfMemory> {
+        let held = self.agents.get_mut(name)?;
+        let limit = held.memory_limit?;
+        let leaf = held.memory.as_ref()?;
+        let (count, kills) = leaf.oom_kills()?;
+        let (before, _) = held.baseline?;
+        if count <= before || !(kills || sigkilled) {
+            return None;
+        }
+        held.baseline = Some((count, kills));
+        Some(OutOfMemory { peak: leaf.memory_peak(), limit })
+    }
+
+    /// Forgets an agent of which nothing is left, and removes its groups; those that are not empty yet later.
+    pub fn release(&mut self, name: &str) {
+        if let Some(held) = self.agents.remove(name) {
+            for leaf in held.leaves() {
+                self.leftover.push(leaf.clone());
+            }
+        }
+        self.sweep();
+    }
+
+    /// Tries again to remove what was not empty; to be called with each check.
+    pub fn sweep(&mut self) {
+        let agents = &self.agents;
+        self.leftover.retain(|leaf| {
+            let used = agents.values().any(|held| held.leaves().contains(&leaf));
+            !used && leaf.remove().is_err()
+        });
+    }
+
+    /// The agents of an earlier daemon that still have processes in their groups and that nobody has attached.
+    pub fn leftovers(&self) -> Vec<(Name, Vec<Pid>)> {
+        let mut found = Vec::new();
+        let Some(group) = self.telling.and_then(|index| self.places[index].group.as_ref()) else { return found };
+        for name in group.leaves() {
+            if self.agents.contains_key(&name) || !spec::is_name(&name) {
+                continue;
+            }
+            match group.find(&name).members() {
+                Ok(pids) if !pids.is_empty() => found.push((name, pids)),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Removes what is empty; for the end of a daemon that has stopped its agents.
+    pub fn close(mut self) {
+        self.sweep();
+        for place in &self.places {
+            if let Some(group) = &place.group {
+                group.close();
+            }
+        }
+    }
+}
+
+impl Held {
+    /// Its groups, each once.
+    fn leaves(&self) -> Vec<&Leaf> {
+        let mut leaves: Vec<&Leaf> = Vec::new();
+        for leaf in [&self.telling, &self.memory, &self.cpu].into_iter().flatten() {
+            if !leaves.contains(&leaf) {
+                leaves.push(leaf);
+            }
+        }
+        leaves
+    }
+}
+
+#[cfg(test)]
+mod tests;
