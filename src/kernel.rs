@@ -150,6 +150,8 @@ impl Sig {
     pub const CHLD: Sig = Sig(libc::SIGCHLD);
     /// Continue if stopped.
     pub const CONT: Sig = Sig(libc::SIGCONT);
+    /// Stop; cannot be caught.
+    pub const STOP: Sig = Sig(libc::SIGSTOP);
     /// File size limit passed.
     pub const XFSZ: Sig = Sig(libc::SIGXFSZ);
 

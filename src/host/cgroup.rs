@@ -131,7 +131,8 @@ pub fn hierarchies(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
         let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or("").trim_start_matches('/');
         let visible = !below.split('/').any(|part| part == "..");
         let own = if visible && !below.is_empty() { mount.join(below) } else { mount.clone() };
-        let controllers: Vec<Box<str>> = controllers.split(',').filter(|name| !name.is_empty()).map(Box::from).collect();
+        let controllers: Vec<Box<str>> =
+            controllers.split(',').filter(|name| !name.is_empty()).map(Box::from).collect();
         if !found.iter().any(|known| known.version == version && known.controllers == controllers) {
             found.push(Hierarchy { version, mount, own, controllers });
         }
@@ -458,7 +459,9 @@ impl Leaf {
     pub fn has_cpu(&self, share: u32) -> bool {
         let (quota, period) = bandwidth(share);
         match self.version {
-            Version::V2 => read_file(&self.dir.join("cpu.max")).is_ok_and(|text| text.trim() == format!("{quota} {period}")),
+            Version::V2 => {
+                read_file(&self.dir.join("cpu.max")).is_ok_and(|text| text.trim() == format!("{quota} {period}"))
+            }
             Version::V1 => {
                 number(&self.dir.join("cpu.cfs_quota_us")) == Some(quota)
                     && number(&self.dir.join("cpu.cfs_period_us")) == Some(period)

@@ -4,3 +4,4 @@ pub mod spawn;
 pub mod proc;
 pub mod cgroup;
 pub mod limits;
+pub mod tree;

@@ -39,6 +39,12 @@ pub struct Stat {
 }
 
 impl Stat {
+    /// A process of which nothing but its id is known, as there is no /proc.
+    pub fn unread(pid: Pid) -> Stat {
+        let process = Process { pid, ticks: 0 };
+        Stat { process, parent: 0, session: 0, state: b'R', kernel: false, threads: 1, used: 0 }
+    }
+
     /// Whether it can still run: a zombie whose other threads go on can.
     pub fn alive(&self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
@@ -94,7 +100,7 @@ impl Snapshot {
             }
             let Some(stat) = stat(pid) else { continue };
             snapshot.stats.push(stat);
-            if !children(pid, &mut text, &mut open) && self::stat(pid).is_some_and(|stat| stat.alive()) {
+            if !children(pid.raw(), &mut text, &mut open) && self::stat(pid).is_some_and(|stat| stat.alive()) {
                 return Snapshot::take();
             }
         }
@@ -128,8 +134,12 @@ impl Snapshot {
 
     /// The process that has this id.
     pub fn find(&self, pid: Pid) -> Option<&Stat> {
-        let index = self.stats.binary_search_by_key(&pid, |stat| stat.process.pid).ok()?;
-        Some(&self.stats[index])
+        self.index(pid).map(|index| &self.stats[index])
+    }
+
+    /// Where in `stats` it is.
+    pub fn index(&self, pid: Pid) -> Option<usize> {
+        self.stats.binary_search_by_key(&pid, |stat| stat.process.pid).ok()
     }
 
     /// This very process, unless it is gone.
@@ -284,8 +294,14 @@ fn kilobytes(text: &[u8], key: &[u8]) -> Option<u64> {
     (number < 1 << 50).then_some(number)
 }
 
+/// The children of a process; `None` where the kernel keeps no such lists.
+pub fn children_of(pid: i32) -> Option<Vec<Pid>> {
+    let mut found = Vec::new();
+    children(pid, &mut String::new(), &mut found).then_some(found)
+}
+
 /// Adds the children of each thread of `pid` to `found`; false where the kernel keeps no such lists.
-fn children(pid: Pid, text: &mut String, found: &mut Vec<Pid>) -> bool {
+fn children(pid: i32, text: &mut String, found: &mut Vec<Pid>) -> bool {
     let mut path = Path::new();
     let _ = write!(path, "/proc/{pid}/task");
     let Ok(threads) = fs::read_dir(path.as_str()) else { return false };

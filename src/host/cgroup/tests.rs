@@ -50,7 +50,9 @@ fn a_container_sees_a_part() {
 fn odd_lines_are_passed_over() {
     let all = hierarchies("35 31 0:32 / /sys/fs/c\\040g\\134x rw - cgroup2 none rw\n", "0::/\n");
     assert_eq!(all[0].mount, Path::new("/sys/fs/c g\\x"));
-    for mounts in ["", "x", " - ", "1 2 3 / - cgroup2 none rw", "1 2 3 / /x - cgroup2", "1 2 3 / /x rw - cgroup cgroup rw,memory"] {
+    for mounts in
+        ["", "x", " - ", "1 2 3 / - cgroup2 none rw", "1 2 3 / /x - cgroup2", "1 2 3 / /x rw - cgroup cgroup rw,memory"]
+    {
         assert_eq!(hierarchies(mounts, "0::/\n1:cpu:/\nx\n::\n"), [], "{mounts:?}");
     }
     assert_eq!(hierarchies("35 31 0:32 / /x rw - cgroup2 none rw\n", ""), [], "kernel without cgroups");
@@ -194,7 +196,8 @@ fn what_a_leaf_says() {
     let own = std::process::id();
     fake.put("b/cgroup.procs", "").put("b/web/cgroup.procs", "0\n1\n12\n13\n").put("b/web/sub/cgroup.procs", "14\n");
     fake.put("b/web/cgroup.events", "populated 0\nfrozen 0\n");
-    fake.put("b/web/memory.events", "low 0\noom 3\noom_kill 2\noom_group_kill 1\n").put("b/web/memory.current", "4096\n");
+    fake.put("b/web/memory.events", "low 0\noom 3\noom_kill 2\noom_group_kill 1\n")
+        .put("b/web/memory.current", "4096\n");
     fake.put("b/web/cpu.stat", "usage_usec 1500\nuser_usec 1000\n");
     let leaf = Group::open(&fake.hierarchy(""), "b", None).unwrap().find("web");
     let pids: Vec<i32> = leaf.members().unwrap().iter().map(|pid| pid.raw()).collect();

@@ -1,0 +1,164 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use std::path::{Path, PathBuf};
+
+/// A directory that looks like a cgroup v2 mount with one agent's group, made anew and removed at the end.
+struct Fake(PathBuf);
+
+impl Fake {
+    fn new(name: &str, controllers: &str) -> Fake {
+        let dir = std::env::temp_dir().join(format!("bootagent-limits-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        let fake = Fake(dir);
+        for group in ["", "bootagent/"] {
+            fake.put(&format!("{group}cgroup.controllers"), controllers);
+            fake.put(&format!("{group}cgroup.subtree_control"), controllers);
+            fake.put(&format!("{group}cgroup.procs"), "");
+        }
+        for file in ["cgroup.procs", "cpu.max", "memory.max", "memory.swap.max", "memory.oom.group"] {
+            fake.put(&format!("bootagent/web/{file}"), "");
+        }
+        fake
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn get(&self, path: &str) -> String {
+        fs::read_to_string(self.0.join(path)).unwrap()
+    }
+
+    fn limits(&self) -> Limits {
+        let (mount, own) = (self.0.clone(), self.0.clone());
+        let hierarchy = Hierarchy { version: Version::V2, mount, own, controllers: Vec::new() };
+        Limits::over(vec![hierarchy], "/var/lib/bootagent", None)
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn want(cpu: Option<u32>, memory: Option<u64>) -> spec::Limits {
+    spec::Limits { cpu, memory, resources: Vec::new() }
+}
+
+const BOTH: (Option<u32>, Option<u64>) = (Some(1000), Some(20 << 20));
+
+#[test]
+fn without_any_group_limits_are_polled_and_said_once() {
+    let mut limits = Limits::over(Vec::new(), "/s", None);
+    let prepared = limits.prepare("web", &want(BOTH.0, BOTH.1));
+    assert_eq!(prepared.by.as_deref(), Some("polled"));
+    assert_eq!(prepared.polled, Polled { cpu: true, memory: true });
+    assert!(prepared.cgroups.is_empty());
+    assert_eq!(prepared.notes.len(), 3, "{:?}", prepared.notes);
+    let again = limits.prepare("db", &want(None, BOTH.1));
+    assert_eq!((again.by.as_deref(), again.notes.len()), (Some("polled"), 0));
+    assert_eq!(again.polled, Polled { cpu: false, memory: true });
+    assert_eq!(limits.prepare("x", &want(None, None)).by, None);
+    assert_eq!((limits.members("web"), limits.populated("web"), limits.usage("web")), (None, None, Usage::default()));
+    assert!(!limits.kill("web").unwrap() && !limits.freeze("web", true) && limits.leftovers().is_empty());
+    assert_eq!(limits.oom_killed("web", true), None);
+    limits.release("web");
+    limits.close();
+}
+
+#[test]
+fn cgroup2_takes_both() {
+    let fake = Fake::new("both", "cpu memory\n");
+    let mut limits = fake.limits();
+    let prepared = limits.prepare("web", &want(BOTH.0, BOTH.1));
+    assert_eq!(prepared.by.as_deref(), Some("cgroup2"), "{:?}", prepared.notes);
+    assert_eq!((prepared.polled, prepared.cgroups.len()), (Polled::default(), 1), "one group for all");
+    assert_eq!(
+        (fake.get("bootagent/web/memory.max"), fake.get("bootagent/web/cpu.max")),
+        ("20971520".into(), "10000 100000".into())
+    );
+    // A definition without limits lifts those of the last start.
+    fake.put("bootagent/web/memory.max", "");
+    fake.put("bootagent/web/cpu.max", "");
+    assert_eq!(limits.prepare("web", &want(None, None)).by, None);
+    assert_eq!((fake.get("bootagent/web/memory.max"), fake.get("bootagent/web/cpu.max")), ("max".into(), "max".into()));
+}
+
+#[test]
+fn a_missing_controller_costs_only_its_own_limit() {
+    let fake = Fake::new("mix", "cpu\n");
+    let mut limits = fake.limits();
+    let prepared = limits.prepare("web", &want(BOTH.0, BOTH.1));
+    assert_eq!(prepared.by.as_deref(), Some("CPU=cgroup2 memory=polled"));
+    assert_eq!(prepared.polled, Polled { cpu: false, memory: true });
+    let said = prepared.notes.join("\n");
+    assert!(
+        said.contains("no memory limits by cgroup2: cannot use ") && said.contains("memory limits are polled"),
+        "{said}"
+    );
+    fs::remove_file(fake.0.join("bootagent/web/cpu.max")).unwrap();
+    let prepared = limits.prepare("web", &want(BOTH.0, None));
+    assert_eq!(prepared.by.as_deref(), Some("polled"));
+    assert!(prepared.notes[0].starts_with("agent \"web\": cpu limit not set: cannot open "), "{:?}", prepared.notes);
+}
+
+#[test]
+fn kills_are_counted_from_each_start() {
+    let fake = Fake::new("oom", "cpu memory\n");
+    fake.put("bootagent/web/memory.events", "oom 9\noom_kill 9\n");
+    fake.put("bootagent/web/memory.peak", "4096\n");
+    let mut limits = fake.limits();
+    limits.prepare("web", &want(None, BOTH.1));
+    assert_eq!(limits.oom_killed("web", true), None, "those were of an earlier life");
+    fake.put("bootagent/web/memory.events", "oom 9\noom_kill 10\n");
+    let killed = limits.oom_killed("web", false).unwrap();
+    assert_eq!(killed, OutOfMemory { peak: Some(4096), limit: 20 << 20 });
+    assert_eq!(killed.to_string(), "out of memory: 4096 bytes used, limit 20971520 bytes");
+    assert_eq!(limits.oom_killed("web", true), None, "said once");
+    fake.put("bootagent/web/memory.events", "oom 9\noom_kill 12\n");
+    limits.prepare("web", &want(None, BOTH.1));
+    assert_eq!(limits.oom_killed("web", true), None, "a start takes the count anew");
+}
+
+#[test]
+fn an_earlier_daemons_groups_are_found_and_believed_as_far_as_they_go() {
+    let fake = Fake::new("attach", "cpu memory\n");
+    let leader = Pid::new(4711).unwrap();
+    fake.put("bootagent/web/cgroup.procs", "4711\n4712\n");
+    fake.put("bootagent/web/memory.max", "20971520\n");
+    fake.put("bootagent/web/cpu.max", "max 100000\n");
+    fake.put("bootagent/not an agent/cgroup.procs", "1234\n");
+    let mut limits = fake.limits();
+    assert_eq!(limits.leftovers(), [("web".into(), vec![leader, Pid::new(4712).unwrap()])]);
+    let taken = limits.attach("web", &want(BOTH.0, BOTH.1), leader);
+    assert_eq!(taken.by.as_deref(), Some("CPU=polled memory=cgroup2"));
+    assert!(taken.cgroups.is_empty() && limits.leftovers().is_empty());
+    assert_eq!(limits.members("web").unwrap().len(), 2);
+    assert_eq!(fake.get("bootagent/web/cpu.max"), "max 100000\n", "nothing is changed");
+    // A main process that is not in the group is not held by it.
+    let mut limits = fake.limits();
+    let taken = limits.attach("web", &want(None, BOTH.1), Pid::new(99).unwrap());
+    assert_eq!((taken.by.as_deref(), limits.members("web")), (Some("polled"), None));
+}
+
+#[test]
+fn groups_that_are_not_empty_are_removed_later() {
+    let fake = Fake::new("release", "cpu memory\n");
+    let mut limits = fake.limits();
+    limits.prepare("web", &want(None, None));
+    limits.prepare("db", &want(None, None));
+    limits.release("web");
+    limits.release("db");
+    assert!(fake.0.join("bootagent/web").exists() && !Path::new(&fake.0.join("bootagent/db")).exists());
+    limits.prepare("web", &want(None, None));
+    fs::remove_dir_all(fake.0.join("bootagent/web")).unwrap();
+    fs::create_dir(fake.0.join("bootagent/web")).unwrap();
+    limits.sweep();
+    assert!(fake.0.join("bootagent/web").exists(), "in use again");
+    limits.release("web");
+    assert!(!fake.0.join("bootagent/web").exists());
+}

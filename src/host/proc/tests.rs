@@ -2,7 +2,8 @@
 
 use super::*;
 
-const LINE: &str = "4711 (web) S 1 4711 4711 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 7 0 123456 1000 200 18446744073709551615";
+const LINE: &str =
+    "4711 (web) S 1 4711 4711 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 7 0 123456 1000 200 18446744073709551615";
 
 fn line(name: &str) -> String {
     LINE.replace("(web)", &format!("({name})"))
@@ -20,7 +21,8 @@ fn a_stat_line() {
 #[test]
 fn a_program_name_can_look_like_anything() {
     let want = parse_stat(LINE.as_bytes()).unwrap();
-    for name in ["", "a b", ")", "((", "a) S 1 2 3", ") R 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 (", "x\ny", "\u{fc}"] {
+    for name in ["", "a b", ")", "((", "a) S 1 2 3", ") R 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 (", "x\ny", "\u{fc}"]
+    {
         assert_eq!(parse_stat(line(name).as_bytes()), Some(want), "{name:?}");
     }
     let mut raw = LINE.as_bytes().to_vec();
@@ -42,7 +44,8 @@ fn ends_and_kernel_threads() {
 
 #[test]
 fn mangled_stat_lines_are_no_process() {
-    for text in ["", "4711", "4711 (web", "(web) S 1", "1 (init) S 0 1 1", "-5 (x) S 1 1 1", "99999999999 (x) S 1 1 1"] {
+    for text in ["", "4711", "4711 (web", "(web) S 1", "1 (init) S 0 1 1", "-5 (x) S 1 1 1", "99999999999 (x) S 1 1 1"]
+    {
         assert_eq!(parse_stat(text.as_bytes()), None, "{text:?}");
     }
     let end = LINE.find(" 123456").unwrap() + 1;
@@ -80,12 +83,24 @@ fn environments() {
 
 #[test]
 fn memory_files() {
-    let rollup = b"55-7f ---p 0 00:00 0 [rollup]\nRss:  900 kB\nPss:                 100 kB\nPss_Anon:  50 kB\nSwapPss:  4 kB\n";
+    let rollup =
+        b"55-7f ---p 0 00:00 0 [rollup]\nRss:  900 kB\nPss:                 100 kB\nPss_Anon:  50 kB\nSwapPss:  4 kB\n";
     assert_eq!(parse_rollup(rollup), Some(104 << 10));
     assert_eq!(parse_rollup(b"Pss: 100 kB"), Some(100 << 10));
-    assert_eq!(parse_status(b"VmRSS:\t 90 kB\nRssAnon:\t 30 kB\nRssFile:\t 50 kB\nRssShmem:\t 10 kB\nVmSwap:\t 2 kB\n"), Some(42 << 10));
+    assert_eq!(
+        parse_status(b"VmRSS:\t 90 kB\nRssAnon:\t 30 kB\nRssFile:\t 50 kB\nRssShmem:\t 10 kB\nVmSwap:\t 2 kB\n"),
+        Some(42 << 10)
+    );
     assert_eq!(parse_status(b"Name:\tx\nVmRSS:\t 90 kB\nVmSwap:\t 1 kB\n"), Some(91 << 10));
-    for text in ["", "Pss:", "Pss: kB", "Pss: -1 kB", "Pss: 1 MB", "Pss: 99999999999999999999 kB", "Pss: 18446744073709551615 kB"] {
+    for text in [
+        "",
+        "Pss:",
+        "Pss: kB",
+        "Pss: -1 kB",
+        "Pss: 1 MB",
+        "Pss: 99999999999999999999 kB",
+        "Pss: 18446744073709551615 kB",
+    ] {
         assert_eq!(parse_rollup(text.as_bytes()), None, "{text:?}");
     }
     assert_eq!(parse_status(b"Name:\tkthreadd\nState:\tS\n"), None);

@@ -1,0 +1,619 @@
+//! The processes of each agent: found, counted, signalled until none is left, taken over from an earlier daemon.
+//!
+//! An agent's tree is what is in its control group, and in any case what descends from its main process, is in a session
+//! that one of the tree started, or was seen in the tree before; an orphan, whose parents are gone, is known by
+//! `BOOTAGENT_NAME` and our state directory in its environment. We are the reaper of orphans, so that what an agent of
+//! ours leaves behind becomes our child. Our own helpers and installers are never in a tree, and a signal goes only
+//! to a process whose id and start time are checked right before.
+//!
+//! /proc is read once for all agents in a turn of the loop (`turn` ends that), and only when somebody asks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use crate::host::limits::{Limits, Usage};
+use crate::host::proc::{self, Mark, Snapshot, Stat};
+use crate::kernel::{Pid, Process, Sig};
+use crate::model::spec::Name;
+use crate::sys;
+use crate::sys::process as calls;
+
+/// How many processes a tree may have before it is treated as one that makes them faster than they are killed.
+const BOMB: usize = 16;
+
+/// So often is such a tree looked at again in one call of `kill`, and so long may that take; the rest is for the next call.
+const ROUNDS: usize = 8;
+const ROUNDS_TIME: Duration = Duration::from_millis(100);
+
+/// The trees of all agents.
+#[derive(Debug)]
+pub struct Trees {
+    own: i32,
+    state_dir: Box<str>,
+    trees: BTreeMap<Name, Tree>,
+    /// Our helpers and installers, with all that descends from them.
+    ours: BTreeSet<Pid>,
+    /// Processes whose environment said that they are nobody's: by id, with the start time. Asked once.
+    strangers: BTreeMap<Pid, u64>,
+    last_id: u32,
+    view: Option<View>,
+    /// Children of ours that are neither main processes nor helpers, as of this turn.
+    orphans: Option<Option<Vec<Pid>>>,
+    /// How many processes the last pass over /proc found.
+    host_size: usize,
+}
+
+/// What is known of one agent's tree.
+#[derive(Debug)]
+struct Tree {
+    id: u32,
+    leader: Option<Process>,
+    /// The main process is not our child, and what it leaves behind goes to init.
+    adopted: bool,
+    /// Everything else that was in it at the last look.
+    seen: Vec<Member>,
+    /// The sessions its processes have started.
+    sessions: Vec<i32>,
+    meter: Meter,
+    /// Calls of `kill` in this life.
+    kills: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Member {
+    process: Process,
+    /// Only its environment says so, and anybody on the host could have given it that: it gets signals, but what it
+    /// uses is not held against the agent.
+    weak: bool,
+}
+
+/// One pass over /proc, and whose each process is.
+#[derive(Debug)]
+struct View {
+    snapshot: Snapshot,
+    owners: Vec<Owner>,
+    /// Not all of the host: enough for adding up, not for signals.
+    partial: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Unresolved,
+    Nobody,
+    Tree { id: u32, weak: bool },
+}
+
+/// Adds up the processor time of a tree that loses processes.
+#[derive(Debug, Default)]
+struct Meter {
+    total: u64,
+    last: Option<BTreeMap<Process, Reading>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    used: u64,
+    /// Nobody of the tree will wait for it.
+    orphan: bool,
+}
+
+impl Trees {
+    /// No agents yet. `state_dir` is what `BOOTAGENT_STATE_DIR` says in the agents' environments.
+    pub fn new(state_dir: &str) -> Trees {
+        Trees {
+            own: calls::own_id(),
+            state_dir: state_dir.into(),
+            trees: BTreeMap::new(),
+            ours: BTreeSet::new(),
+            strangers: BTreeMap::new(),
+            last_id: 0,
+            view: None,
+            orphans: None,
+            host_size: usize::MAX,
+        }
+    }
+
+    /// A main process was started as our child, in a session of its own.
+    pub fn begin(&mut self, name: &str, leader: Process) {
+        let tree = self.tree(name);
+        tree.lead(leader, false);
+        tree.sessions = vec![leader.pid.raw()];
+    }
+
+    /// A main process was taken over: from an earlier daemon's record, or found as what a forking agent's starter
+    /// left. False when it is gone, or another process has its id.
+    pub fn adopt(&mut self, name: &str, leader: Process) -> bool {
+        let own = self.own;
+        let stat = proc::stat(leader.pid).filter(|stat| stat.process == leader && stat.alive());
+        let Some(stat) = stat.filter(|_| leader.pid.raw() != own) else { return false };
+        self.tree(name).lead(leader, stat.parent != own);
+        true
+    }
+
+    /// The main process has ended, and has been reaped if it was our child; the rest of the tree stays known.
+    pub fn ended(&mut self, name: &str) {
+        if let Some(tree) = self.trees.get_mut(name) {
+            tree.leader = None;
+        }
+    }
+
+    /// Nothing is left of this agent, or nothing of it is ours any more.
+    pub fn forget(&mut self, name: &str) {
+        self.trees.remove(name);
+        self.turn();
+    }
+
+    /// The main process of an agent, when it has one.
+    pub fn leader(&self, name: &str) -> Option<Process> {
+        self.trees.get(name)?.leader
+    }
+
+    /// A helper, installer or health check was started: neither it nor what descends from it is in any tree.
+    pub fn add_ours(&mut self, pid: Pid) {
+        self.ours.insert(pid);
+        self.turn();
+    }
+
+    /// It has ended.
+    pub fn remove_ours(&mut self, pid: Pid) {
+        self.ours.remove(&pid);
+        self.turn();
+    }
+
+    /// A new turn of the loop, after reaping: what was read before no longer counts.
+    pub fn turn(&mut self) {
+        self.view = None;
+        self.orphans = None;
+    }
+
+    /// Why nothing but main processes and control groups is known; `None` while /proc can be read.
+    pub fn fault(&mut self) -> Option<&str> {
+        self.look(false).snapshot.fault()
+    }
+
+    /// Looks at this snapshot in this turn instead of taking one.
+    pub fn show(&mut self, snapshot: Snapshot) {
+        self.see(snapshot, false);
+    }
+
+    /// Every process of an agent, zombies included, ordered by pid.
+    pub fn members(&mut self, name: &str, limits: &Limits) -> Vec<Stat> {
+        let mut members = Vec::new();
+        for (stat, _) in self.collect(name, limits, false) {
+            members.push(stat);
+        }
+        members
+    }
+
+    /// How many processes of an agent can still run.
+    pub fn left(&mut self, name: &str, limits: &Limits) -> usize {
+        if self.is_empty_at_a_glance(name, limits) {
+            return 0;
+        }
+        self.collect(name, limits, false).iter().filter(|(stat, _)| stat.alive()).count()
+    }
+
+    /// Sends a signal to all that is left of an agent, and has what is stopped continue to feel it; returns how many
+    /// processes got it.
+    pub fn signal(&mut self, name: &str, sig: Sig, limits: &Limits) -> usize {
+        let mut sent = 0;
+        for (stat, _) in self.collect(name, limits, false) {
+            if stat.alive() && self.send(name, stat.process, sig, limits) {
+                sent += 1;
+                if stat.stopped() && sig != Sig::STOP {
+                    self.send(name, stat.process, Sig::CONT, limits);
+                }
+            }
+        }
+        sent
+    }
+
+    /// Kills all that is left of an agent, and returns how many processes of it there were at the last look. What is
+    /// large, or is still there at the second call, is first held still and looked at again and again, so
+    /// that it cannot multiply faster than it dies. To be called until `left` says 0, with a moment in between.
+    pub fn kill(&mut self, name: &str, limits: &Limits) -> usize {
+        let Some(tree) = self.trees.get_mut(name) else { return 0 };
+        tree.kills = tree.kills.saturating_add(1);
+        let again = tree.kills > 1;
+        if limits.kill(name).unwrap_or(false) {
+            self.turn();
+        }
+        let began = sys::monotonic();
+        let mut members = self.alive(name, limits);
+        let bomb = !members.is_empty() && (again || members.len() > BOMB);
+        let frozen = bomb && limits.freeze(name, true);
+        if bomb {
+            // Stopping does not change who descends from whom, killing does: so all are stopped before the first is killed.
+            let mut stopped = BTreeSet::new();
+            for _ in 0..ROUNDS {
+                let fresh: Vec<Process> = members.iter().copied().filter(|member| stopped.insert(*member)).collect();
+                if fresh.is_empty() || sys::monotonic().since(began) > ROUNDS_TIME {
+                    break;
+                }
+                for process in fresh {
+                    self.send(name, process, Sig::STOP, limits);
+                }
+                self.turn();
+                members = self.alive(name, limits);
+            }
+        }
+        for process in &members {
+            self.send(name, *process, Sig::KILL, limits);
+        }
+        if frozen {
+            limits.freeze(name, false);
+        }
+        self.turn();
+        members.len()
+    }
+
+    /// What an agent's tree uses: what its control groups have counted, and for what they do not the sum over its
+    /// processes. `cpu` never goes back while the agent lives; what a process used that nobody in the tree waited for is
+    /// counted up to the last look before its end.
+    pub fn usage(&mut self, name: &str, limits: &Limits) -> Usage {
+        let mut usage = limits.usage(name);
+        if usage.cpu.is_some() && usage.memory.is_some() {
+            return usage;
+        }
+        let mut members = self.collect(name, limits, true);
+        members.retain(|(stat, weak)| !weak && stat.alive());
+        if self.view.as_ref().is_none_or(|view| view.snapshot.fault().is_some()) {
+            return usage;
+        }
+        let own = self.own;
+        let Some(tree) = self.trees.get_mut(name) else { return usage };
+        if usage.cpu.is_none() {
+            let readings = members.iter().map(|(stat, _)| {
+                let orphan = stat.parent == own || stat.parent <= 1;
+                (stat.process, Reading { used: stat.used, orphan })
+            });
+            usage.cpu = Some(tree.meter.read(readings.collect()) * (1_000_000 / proc::TICKS));
+        }
+        if usage.memory.is_none() {
+            usage.memory = Some(members.iter().filter_map(|(stat, _)| proc::memory(stat.process.pid)).sum());
+        }
+        usage
+    }
+
+    /// Agents of an earlier daemon that nobody has taken over, with what runs of each, the likely main process first:
+    /// known by their control groups and environments.
+    pub fn leftovers(&mut self, limits: &Limits) -> BTreeMap<Name, Vec<Process>> {
+        self.look(false);
+        let mut found: BTreeMap<Name, Vec<Stat>> = BTreeMap::new();
+        let Some(view) = self.view.as_ref() else { return BTreeMap::new() };
+        for (name, pids) in limits.leftovers() {
+            let stats = pids.into_iter().filter_map(|pid| view.snapshot.find(pid)).copied();
+            let stats: Vec<Stat> = stats.filter(|stat| self.may_be_agent(stat)).collect();
+            if !stats.is_empty() {
+                found.insert(name, stats);
+            }
+        }
+        for (stat, owner) in view.snapshot.stats().iter().zip(&view.owners) {
+            let taken = found.values().flatten().any(|known| known.process == stat.process);
+            if *owner != Owner::Nobody || taken || !self.may_be_agent(stat) {
+                continue;
+            }
+            if let Mark::Agent(name) = proc::mark(stat.process.pid, &self.state_dir) {
+                if !self.trees.contains_key(&name) {
+                    found.entry(name).or_default().push(*stat);
+                }
+            }
+        }
+        let mut leftovers = BTreeMap::new();
+        for (name, mut stats) in found {
+            // The one whose parent is outside, in a session of its own, the oldest of them.
+            let pids: BTreeSet<i32> = stats.iter().map(|stat| stat.process.pid.raw()).collect();
+            stats.sort_by_key(|stat| {
+                (pids.contains(&stat.parent), stat.session != stat.process.pid.raw(), stat.process.ticks)
+            });
+            leftovers.insert(name, stats.iter().map(|stat| stat.process).collect());
+        }
+        leftovers
+    }
+
+    fn tree(&mut self, name: &str) -> &mut Tree {
+        self.turn();
+        let id = self.last_id + 1;
+        let tree = self.trees.entry(name.into()).or_insert_with(|| Tree::new(id));
+        self.last_id = self.last_id.max(tree.id);
+        tree
+    }
+
+    fn may_be_agent(&self, stat: &Stat) -> bool {
+        let pid = stat.process.pid;
+        stat.alive() && !stat.kernel && pid.raw() != self.own && !self.ours.contains(&pid)
+    }
+
+    /// Whether a tree is gone without a pass over /proc: it has no main process, nothing in its group, and among our
+    /// children, where its orphans would be, is none that is not accounted for.
+    fn is_empty_at_a_glance(&mut self, name: &str, limits: &Limits) -> bool {
+        match self.trees.get(name) {
+            None => return true,
+            Some(tree) if tree.leader.is_some() || tree.adopted => return false,
+            _ => {}
+        }
+        if self.view.is_some() || limits.populated(name) == Some(true) {
+            return false;
+        }
+        if self.orphans.is_none() {
+            let leaders: BTreeSet<Pid> = self.trees.values().filter_map(|tree| Some(tree.leader?.pid)).collect();
+            let children = proc::children_of(self.own);
+            self.orphans = Some(children.map(|mut children| {
+                children.retain(|pid| !leaders.contains(pid) && !self.ours.contains(pid));
+                children
+            }));
+        }
+        matches!(&self.orphans, Some(Some(orphans)) if orphans.is_empty())
+    }
+
+    fn alive(&mut self, name: &str, limits: &Limits) -> Vec<Process> {
+        let members = self.collect(name, limits, false);
+        members.iter().filter(|(stat, _)| stat.alive()).map(|(stat, _)| stat.process).collect()
+    }
+
+    /// All processes of one tree in this turn's view, and whether each is only weakly known.
+    fn collect(&mut self, name: &str, limits: &Limits, partial: bool) -> Vec<(Stat, bool)> {
+        let Some(tree) = self.trees.get(name) else { return Vec::new() };
+        let (id, leader, adopted) = (tree.id, tree.leader, tree.adopted);
+        let grouped = limits.members(name).unwrap_or_default();
+        self.look(partial);
+        let (own, ours) = (self.own, &self.ours);
+        let may = |pid: Pid| pid.raw() != own && !ours.contains(&pid);
+        let Some(view) = self.view.as_mut() else { return Vec::new() };
+        let mut members = Vec::new();
+        if view.snapshot.fault().is_some() {
+            // Nothing is known but the group, and our own child, whose id is its own until we reap it.
+            let child = leader.filter(|_| !adopted).map(|leader| leader.pid);
+            let pids: BTreeSet<Pid> = grouped.into_iter().chain(child).filter(|pid| may(*pid)).collect();
+            members.extend(pids.into_iter().map(|pid| (Stat::unread(pid), false)));
+            return members;
+        }
+        let whole = Owner::Tree { id, weak: false };
+        let mut grown = false;
+        for pid in grouped.into_iter().filter(|pid| may(*pid)) {
+            match view.snapshot.index(pid) {
+                Some(index) if view.owners[index] != whole => {
+                    view.owners[index] = whole;
+                    grown = true;
+                }
+                Some(_) => {}
+                None => members.extend(proc::stat(pid).map(|stat| (stat, false))),
+            }
+        }
+        while std::mem::take(&mut grown) {
+            for index in 0..view.owners.len() {
+                let stat = view.snapshot.stats()[index];
+                let parent = Pid::new(stat.parent).and_then(|parent| view.snapshot.index(parent));
+                let inherits = parent.is_some_and(|parent| view.owners[parent] == whole);
+                if inherits && view.owners[index] == Owner::Nobody && may(stat.process.pid) {
+                    view.owners[index] = whole;
+                    grown = true;
+                }
+            }
+        }
+        for (stat, owner) in view.snapshot.stats().iter().zip(&view.owners) {
+            if let Owner::Tree { id: owner, weak } = *owner {
+                if owner == id {
+                    members.push((*stat, weak));
+                }
+            }
+        }
+        members.sort_unstable_by_key(|(stat, _)| stat.process.pid);
+        if let Some(tree) = self.trees.get_mut(name) {
+            tree.remember(&members);
+        }
+        members
+    }
+
+    /// This turn's view; a partial one serves only those who ask for no more.
+    fn look(&mut self, partial: bool) -> &View {
+        if self.view.as_ref().is_some_and(|view| view.partial && !partial) {
+            self.view = None;
+        }
+        if self.view.is_none() {
+            let known = self.trees.values().map(|tree| tree.seen.len() + 1).sum::<usize>();
+            // Following the lists of children costs about three times as much for each process as the pass over all.
+            if partial && self.own > 1 && known.saturating_mul(4) < self.host_size {
+                let mut roots: Vec<Pid> = Pid::new(self.own).into_iter().collect();
+                for tree in self.trees.values() {
+                    roots.extend(tree.known().map(|member| member.process.pid));
+                }
+                self.see(Snapshot::below(&roots), true);
+            } else {
+                self.see(Snapshot::take(), false);
+            }
+        }
+        self.view.as_ref().expect("it was set just now")
+    }
+
+    fn see(&mut self, snapshot: Snapshot, partial: bool) {
+        if !partial {
+            self.host_size = snapshot.stats().len();
+            self.strangers.retain(|pid, ticks| snapshot.get(Process { pid: *pid, ticks: *ticks }).is_some());
+        }
+        let owners = self.resolve(&snapshot);
+        let mut members: BTreeMap<u32, Vec<(Stat, bool)>> = BTreeMap::new();
+        for (stat, owner) in snapshot.stats().iter().zip(&owners) {
+            if let Owner::Tree { id, weak } = *owner {
+                members.entry(id).or_default().push((*stat, weak));
+            }
+        }
+        for tree in self.trees.values_mut().filter(|_| snapshot.fault().is_none()) {
+            tree.remember(members.get(&tree.id).map_or(&[], Vec::as_slice));
+        }
+        self.view = Some(View { snapshot, owners, partial });
+    }
+
+    /// Whose each process of a snapshot is, control groups apart.
+    fn resolve(&mut self, snapshot: &Snapshot) -> Vec<Owner> {
+        let mut known: BTreeMap<Process, Owner> = BTreeMap::new();
+        for tree in self.trees.values() {
+            known.extend(tree.known().map(|member| (member.process, Owner::Tree { id: tree.id, weak: member.weak })));
+        }
+        let mut sessions: BTreeMap<i32, u32> = BTreeMap::new();
+        for tree in self.trees.values_mut() {
+            // The id of a session is not given to a process while the session lives. If a stranger has it, the session is over.
+            tree.sessions.retain(|session| match Pid::new(*session).and_then(|pid| snapshot.find(pid)) {
+                Some(stat) => known.get(&stat.process).is_some_and(|owner| owner.id() == Some(tree.id)),
+                None => true,
+            });
+            sessions.extend(tree.sessions.iter().map(|session| (*session, tree.id)));
+        }
+        let stats = snapshot.stats();
+        let mut owners = vec![Owner::Unresolved; stats.len()];
+        let mut path = Vec::new();
+        for start in 0..stats.len() {
+            // Up the line of parents to one that is decided, then down again.
+            let mut at = start;
+            let mut owner = loop {
+                if owners[at] != Owner::Unresolved {
+                    break owners[at];
+                }
+                let stat = &stats[at];
+                let pid = stat.process.pid;
+                if stat.kernel || pid.raw() == self.own || self.ours.contains(&pid) {
+                    owners[at] = Owner::Nobody;
+                    break Owner::Nobody;
+                }
+                if let Some(owner) = known.get(&stat.process) {
+                    break *owner;
+                }
+                if let Some(id) = sessions.get(&stat.session) {
+                    break Owner::Tree { id: *id, weak: false };
+                }
+                let parent = Pid::new(stat.parent).filter(|parent| parent.raw() != self.own);
+                match parent.and_then(|parent| snapshot.index(parent)) {
+                    // A loop can only come of ids that changed hands while they were read.
+                    Some(parent) if path.len() < stats.len() => {
+                        path.push(at);
+                        at = parent;
+                    }
+                    _ => break self.ask(stat),
+                }
+            };
+            owners[at] = owner;
+            while let Some(below) = path.pop() {
+                if owner == Owner::Unresolved {
+                    owner = Owner::Nobody;
+                }
+                owners[below] = owner;
+            }
+        }
+        owners
+    }
+
+    /// Whose an orphan is by its environment. One that became our child descends from us, so that its word can be taken;
+    /// init's may be anybody's.
+    fn ask(&mut self, stat: &Stat) -> Owner {
+        let Process { pid, ticks } = stat.process;
+        if !stat.alive() || self.trees.is_empty() || self.strangers.get(&pid) == Some(&ticks) {
+            return Owner::Nobody;
+        }
+        match proc::mark(pid, &self.state_dir) {
+            Mark::Agent(name) => match self.trees.get(&name) {
+                Some(tree) => Owner::Tree { id: tree.id, weak: stat.parent != self.own },
+                None => Owner::Nobody,
+            },
+            Mark::Stranger => {
+                self.strangers.insert(pid, ticks);
+                Owner::Nobody
+            }
+            Mark::Unknown => Owner::Nobody,
+        }
+    }
+
+    /// Sends a signal to exactly this process; whether it was there to get it.
+    fn send(&self, name: &str, process: Process, sig: Sig, limits: &Limits) -> bool {
+        let Process { pid, ticks } = process;
+        if pid.raw() == self.own {
+            return false;
+        }
+        let tree = self.trees.get(name);
+        let child = tree.is_some_and(|tree| !tree.adopted && tree.leader.is_some_and(|leader| leader.pid == pid));
+        if ticks == 0 {
+            // Without /proc: our own child's id cannot change hands, and the group of its session is all we know of the rest.
+            if child {
+                return calls::signal_group(pid, sig).is_ok() | calls::signal(pid, sig).is_ok();
+            }
+            let pidfd = calls::pidfd_open(pid);
+            let member = limits.members(name).is_some_and(|pids| pids.contains(&pid));
+            return member && pidfd.is_ok_and(|fd| calls::pidfd_signal(fd.as_fd(), sig).is_ok());
+        }
+        let pidfd = calls::pidfd_open(pid);
+        if proc::stat(pid).is_none_or(|now| now.process != process) {
+            return false;
+        }
+        match pidfd {
+            Ok(fd) => calls::pidfd_signal(fd.as_fd(), sig).is_ok(),
+            Err(_) => calls::signal(pid, sig).is_ok(),
+        }
+    }
+}
+
+impl Owner {
+    fn id(self) -> Option<u32> {
+        match self {
+            Owner::Tree { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+}
+
+impl Tree {
+    fn new(id: u32) -> Tree {
+        let (seen, sessions) = (Vec::new(), Vec::new());
+        Tree { id, leader: None, adopted: false, seen, sessions, meter: Meter::default(), kills: 0 }
+    }
+
+    fn lead(&mut self, leader: Process, adopted: bool) {
+        self.leader = Some(leader);
+        self.adopted = adopted;
+        self.meter = Meter::default();
+        self.kills = 0;
+    }
+
+    /// Everything that was in it at the last look.
+    fn known(&self) -> impl Iterator<Item = Member> + '_ {
+        let leader = self.leader.map(|process| Member { process, weak: false });
+        leader.into_iter().chain(self.seen.iter().copied())
+    }
+
+    fn remember(&mut self, members: &[(Stat, bool)]) {
+        self.seen.clear();
+        for (stat, weak) in members {
+            if Some(stat.process) != self.leader && stat.alive() {
+                self.seen.push(Member { process: stat.process, weak: *weak });
+            }
+            let starts_session = stat.session == stat.process.pid.raw() && !weak;
+            if starts_session && !self.sessions.contains(&stat.session) {
+                self.sessions.push(stat.session);
+            }
+        }
+        // A session nobody is in any more is over, and its id free for others.
+        self.sessions.retain(|session| members.iter().any(|(stat, _)| stat.session == *session));
+    }
+}
+
+impl Meter {
+    /// Takes in what each process has used, its waited-for children included, and returns the sum so far in ticks.
+    fn read(&mut self, now: BTreeMap<Process, Reading>) -> u64 {
+        let sum = |readings: &BTreeMap<Process, Reading>| readings.values().map(|reading| reading.used).sum::<u64>();
+        let mut before = 0;
+        if let Some(last) = &self.last {
+            before = sum(last);
+            for (process, reading) in last {
+                // What it used went to init or to us; of any other, its parent in the tree has it now.
+                if reading.orphan && !now.contains_key(process) {
+                    before -= reading.used;
+                }
+            }
+        }
+        self.total += sum(&now).saturating_sub(before);
+        self.last = Some(now);
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+/// Ids no real process has, so that nothing real is looked at.
+const BASE: i32 = 1 << 29;
+
+fn process(number: i32) -> Process {
+    Process { pid: Pid::new(BASE + number).unwrap(), ticks: 1000 + number as u64 }
+}
+
+/// A process by number, parent and session; parents up to 1 are taken as they are.
+fn stat(number: i32, parent: i32, session: i32) -> Stat {
+    let real = |id: i32| if id <= 1 || id == calls::own_id() { id } else { BASE + id };
+    Stat {
+        process: process(number),
+        parent: real(parent),
+        session: real(session),
+        state: b'S',
+        kernel: false,
+        threads: 1,
+        used: 0,
+    }
+}
+
+fn none() -> Limits {
+    Limits::over(Vec::new(), "/s", None)
+}
+
+fn trees(agents: &[(&str, i32)]) -> Trees {
+    let mut trees = Trees::new("/s");
+    for (name, leader) in agents {
+        trees.begin(name, process(*leader));
+    }
+    trees
+}
+
+fn numbers(trees: &mut Trees, name: &str) -> Vec<i32> {
+    trees.members(name, &none()).iter().map(|stat| stat.process.pid.raw() - BASE).collect()
+}
+
+#[test]
+fn descent_sessions_and_memory_of_earlier_looks() {
+    let us = calls::own_id();
+    let mut trees = trees(&[("web", 10), ("db", 20)]);
+    trees.show(Snapshot::of(vec![
+        stat(10, us, 10),
+        stat(11, 10, 10),
+        stat(12, 11, 12), // made its own session
+        stat(13, 12, 12),
+        stat(14, us, 10), // orphan in the leader's session
+        stat(20, us, 20),
+        stat(21, 20, 20),
+        stat(30, us, 30), // ours, but no agent's
+        stat(31, 30, 30),
+        stat(40, 1, 40),
+    ]));
+    assert_eq!(numbers(&mut trees, "web"), [10, 11, 12, 13, 14]);
+    assert_eq!(numbers(&mut trees, "db"), [20, 21]);
+    assert_eq!(numbers(&mut trees, "none"), []);
+
+    // All parents die: 13 was seen, 15 is new in a session that 12 started.
+    trees.ended("web");
+    trees.show(Snapshot::of(vec![stat(13, us, 12), stat(15, 1, 12), stat(16, 15, 16), stat(20, us, 20)]));
+    assert_eq!(numbers(&mut trees, "web"), [13, 15, 16]);
+
+    // Other processes got the ids, and a stranger the session's.
+    let mut reused = stat(13, 1, 13);
+    reused.process.ticks += 1;
+    let mut session = stat(12, 1, 12);
+    session.process.ticks += 5;
+    trees.show(Snapshot::of(vec![reused, session, stat(17, 12, 12), stat(16, 1, 16)]));
+    assert_eq!(numbers(&mut trees, "web"), [16], "a reused id or session is a stranger's");
+    trees.show(Snapshot::of(vec![stat(18, 1, 12)]));
+    assert_eq!(numbers(&mut trees, "web"), [], "a session without members is over");
+}
+
+#[test]
+fn our_own_are_in_no_tree() {
+    let us = calls::own_id();
+    let mut trees = trees(&[("web", 10)]);
+    trees.add_ours(process(11).pid);
+    let all = vec![stat(10, us, 10), stat(11, 10, 10), stat(12, 11, 11), stat(13, 10, 10)];
+    trees.show(Snapshot::of(all.clone()));
+    assert_eq!(numbers(&mut trees, "web"), [10, 13]);
+    trees.remove_ours(process(11).pid);
+    trees.show(Snapshot::of(all));
+    assert_eq!(numbers(&mut trees, "web"), [10, 11, 12, 13]);
+}
+
+#[test]
+fn the_dead_do_not_count_and_loops_end() {
+    let us = calls::own_id();
+    let mut trees = trees(&[("web", 10)]);
+    let mut zombie = stat(11, 10, 10);
+    zombie.state = b'Z';
+    let mut half_dead = stat(12, 10, 10);
+    (half_dead.state, half_dead.threads) = (b'Z', 2);
+    trees.show(Snapshot::of(vec![stat(10, us, 10), zombie, half_dead, stat(50, 51, 5), stat(51, 50, 5)]));
+    assert_eq!(numbers(&mut trees, "web"), [10, 11, 12]);
+    assert_eq!(trees.left("web", &none()), 2);
+    assert_eq!(trees.left("none", &none()), 0);
+}
+
+#[test]
+fn processor_time_never_goes_back() {
+    let mut meter = Meter::default();
+    let mut read = |list: &[(i32, u64, bool)]| {
+        meter.read(
+            list.iter()
+                .map(|(number, used, orphan)| (process(*number), Reading { used: *used, orphan: *orphan }))
+                .collect(),
+        )
+    };
+    assert_eq!(read(&[(1, 100, true)]), 100);
+    assert_eq!(read(&[(1, 110, true), (2, 50, false)]), 160);
+    assert_eq!(read(&[(1, 165, true)]), 165, "the parent has waited for 2, whose time it has now");
+    assert_eq!(read(&[(1, 170, true), (3, 40, true)]), 210);
+    assert_eq!(read(&[(1, 171, true)]), 211, "an orphan takes its time with it: what the others used still counts");
+    assert_eq!(read(&[]), 211);
+    assert_eq!(read(&[(9, 1, true)]), 212);
+}
+
+#[test]
+fn nothing_is_signalled_that_is_not_there() {
+    let mut trees = trees(&[("web", 10)]);
+    trees.show(Snapshot::of(vec![stat(10, calls::own_id(), 10)]));
+    assert_eq!(trees.signal("web", Sig::TERM, &none()), 0);
+    assert!(!trees.adopt("db", process(20)), "no such process");
+    let own = proc::stat(Pid::new(calls::own_id()).unwrap()).unwrap().process;
+    assert!(!trees.adopt("db", own), "never ourselves");
+    let other = Process { ticks: own.ticks + 1, ..own };
+    assert!(!trees.adopt("db", other));
+}
