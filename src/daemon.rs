@@ -1,1 +1,379 @@
-//! (to come)
+//! The one loop: poll -> events -> `state.step` -> actions. Everything that is done on the host is done from here, and only
+//! because an action says so.
+//!
+//! `load` reads what is there at the start, `act` does what actions say, `children` makes and reaps processes, `packages`
+//! moves package files, `control` speaks with the commands. Nothing here sleeps, waits, resolves a name or moves bulk data.
+
+mod act;
+mod children;
+mod control;
+mod load;
+mod packages;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::host::helper::{Binary, Helper, Identity};
+use crate::host::limits::Limits;
+use crate::host::logs::{Log, Outputs};
+use crate::host::store::Store;
+use crate::host::tree::Trees;
+use crate::kernel::{Level, Pid, Process, Sig, Time};
+use crate::model::event::{Action, Event, Now, Shutdown};
+use crate::model::job::JobId;
+use crate::model::pace::Server;
+use crate::model::spec::Name;
+use crate::model::state::State;
+use crate::sys::child::FailurePipe;
+use crate::sys::poll::{poll, PollFd, Signals};
+use crate::sys::process::{self, Fork, Reboot};
+use crate::sys::{self, monotonic};
+use crate::wire::config::Config;
+use control::Control;
+
+/// After an error that cannot be helped the loop goes on, but not at once.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config_path: PathBuf,
+    /// Whether to go to the background once everything is up.
+    pub background: bool,
+    /// Servers instead of the configured ones.
+    pub servers: Option<Vec<Server>>,
+}
+
+/// Whose process a child is.
+#[derive(Clone, Debug, PartialEq)]
+enum Owner {
+    /// An agent's main process, or its starter.
+    Agent(Name),
+    /// An agent's health check.
+    Check(Name),
+    /// A job's package tool.
+    Tool(JobId),
+    /// A helper in `helpers`.
+    Helper,
+    /// Something that nobody waits for, as the removal of old files.
+    Errand,
+}
+
+/// What a helper was started for.
+#[derive(Clone, Debug, PartialEq)]
+enum Errand {
+    /// An exchange; whether it carries results.
+    Exchange { results: bool },
+    /// A job's download.
+    Fetch(JobId),
+    /// A job's unpacking, into this directory.
+    Unpack(JobId, PathBuf),
+}
+
+/// A process that is not our child and whose end must be noticed all the same.
+#[derive(Debug)]
+struct Watched {
+    owner: Owner,
+    process: Process,
+    /// Becomes readable at its end; without one it is looked at with each check.
+    pidfd: Option<OwnedFd>,
+}
+
+/// What became ready.
+#[derive(Clone, Copy, Debug)]
+enum Ready {
+    Signals,
+    Listener,
+    Client(usize),
+    Helper(usize),
+    Watched(usize),
+}
+
+/// Everything the daemon holds.
+struct Daemon {
+    config: Config,
+    store: Store,
+    log: Log,
+    outputs: Outputs,
+    limits: Limits,
+    trees: Trees,
+    state: State,
+    queue: VecDeque<Event>,
+    signals: Signals,
+    failures: FailurePipe,
+    binary: Binary,
+    control: Control,
+    owners: BTreeMap<Pid, Owner>,
+    watched: Vec<Watched>,
+    helpers: Vec<(Errand, Helper)>,
+    /// Whom helpers run as, `None` as ourselves; `Err`: there is nobody, and there are no exchanges.
+    helper: Result<Option<Identity>, String>,
+    /// Downloads that began with bytes of an earlier attempt.
+    resumed: BTreeSet<JobId>,
+    /// Package tools that wait for one that an earlier daemon left running.
+    tools: Vec<(JobId, crate::model::package::Tool)>,
+    /// The limit of open files our children get, where ours is another.
+    nofile: Option<(u64, u64)>,
+    /// Directories that were thrown away, counted for their names.
+    trash: u32,
+    check_at: Time,
+    quit: Option<u8>,
+    /// As PID 1: what to do with the machine at the end.
+    power: Option<Reboot>,
+    /// Held as long as we live: no other daemon on the same directories.
+    _lock: File,
+}
+
+/// Runs the daemon until it is told to end; returns its exit code.
+pub fn run(options: Options) -> u8 {
+    let ready = match options.background.then(go_to_background) {
+        None => None,
+        Some(Ok(Background::Parent(code))) => return code,
+        Some(Ok(Background::Child(ready))) => Some(ready),
+        Some(Err(error)) => {
+            eprintln!("bootagent: cannot go to the background: {error}");
+            return 1;
+        }
+    };
+    let mut actions = Vec::new();
+    let mut daemon = match Daemon::start(&options, &mut actions) {
+        Ok(daemon) => daemon,
+        Err(message) => {
+            eprintln!("bootagent: {message}");
+            return 1;
+        }
+    };
+    daemon.perform(actions);
+    if let Some(ready) = ready {
+        daemon.tell_parent(ready);
+    }
+    daemon.run()
+}
+
+/// The two sides of going to the background.
+enum Background {
+    /// The old process, which ends with this code.
+    Parent(u8),
+    /// The daemon to be, which writes a byte when it is ready.
+    Child(File),
+}
+
+fn go_to_background() -> io::Result<Background> {
+    use std::io::Read;
+    let (read, write) = sys::pipe()?;
+    match process::fork()? {
+        Fork::Parent(_) => {
+            drop(write);
+            // The end of the pipe without a byte is the end of a daemon that has said why.
+            let mut byte = [0];
+            let ready = File::from(read).read(&mut byte)? == 1;
+            Ok(Background::Parent(if ready { 0 } else { 1 }))
+        }
+        Fork::Child => {
+            process::start_session()?;
+            Ok(Background::Child(File::from(write)))
+        }
+    }
+}
+
+impl Daemon {
+    /// Tells the process that waits that we are ready, and lets go of its terminal.
+    fn tell_parent(&mut self, mut ready: File) {
+        use std::io::Write;
+        if let Err(error) = sys::detach_standard_files() {
+            self.say(Level::Warn, &format!("cannot let go of the terminal: {error}"));
+        }
+        // A parent that is gone needs no answer.
+        let _ = ready.write_all(b"1");
+    }
+
+    fn run(mut self) -> u8 {
+        self.settle();
+        while self.quit.is_none() {
+            let ready = self.wait();
+            for source in ready {
+                self.serve(source);
+            }
+            self.control.drop_late(monotonic(), &mut self.queue);
+            self.check();
+            self.finish_helpers();
+            if self.state.deadline().is_some_and(|at| at <= monotonic()) {
+                self.queue.push_back(Event::Tick);
+            }
+            self.settle();
+        }
+        self.end()
+    }
+
+    /// Waits until something happens or is due.
+    fn wait(&mut self) -> Vec<Ready> {
+        let now = monotonic();
+        let helpers = self.helpers.iter().filter_map(|(_, helper)| helper.deadline());
+        let own = [Some(self.check_at), self.control.deadline(), self.state.deadline()];
+        let deadline = helpers.chain(own.into_iter().flatten()).min();
+        let timeout = deadline.map(|at| at.since(now));
+        let mut sources = vec![Ready::Signals];
+        let mut fds = vec![PollFd::reading(self.signals.as_fd())];
+        if let Some(listener) = self.control.listening(now) {
+            sources.push(Ready::Listener);
+            fds.push(PollFd::reading(listener));
+        }
+        for (index, fd) in self.control.clients() {
+            sources.push(Ready::Client(index));
+            fds.push(fd);
+        }
+        for (index, (_, helper)) in self.helpers.iter().enumerate() {
+            for fd in helper.fds().into_iter().flatten() {
+                sources.push(Ready::Helper(index));
+                fds.push(fd);
+            }
+        }
+        for (index, watched) in self.watched.iter().enumerate() {
+            if let Some(pidfd) = &watched.pidfd {
+                sources.push(Ready::Watched(index));
+                fds.push(PollFd::reading(pidfd.as_fd()));
+            }
+        }
+        match poll(&mut fds, timeout) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Vec::new(),
+            Err(error) => {
+                drop(fds);
+                self.say(Level::Error, &format!("cannot wait for events: {error}"));
+                // Waiting for nothing is the one wait that still works.
+                let _ = poll(&mut [], Some(BREATH));
+                return vec![Ready::Signals];
+            }
+        }
+        let mut ready: Vec<Ready> =
+            sources.iter().zip(&fds).filter(|(_, fd)| fd.ready() || fd.invalid()).map(|(source, _)| *source).collect();
+        // What is removed while it is served must not move what is served after it.
+        ready.reverse();
+        ready
+    }
+
+    fn serve(&mut self, source: Ready) {
+        match source {
+            Ready::Signals => self.take_signals(),
+            Ready::Listener => {
+                if let Some(problem) = self.control.accept(monotonic()) {
+                    self.say(Level::Warn, &problem);
+                }
+            }
+            Ready::Client(index) => self.control.serve(index, &mut self.queue),
+            Ready::Helper(index) => {
+                if let Some((_, helper)) = self.helpers.get_mut(index) {
+                    helper.ready();
+                }
+            }
+            Ready::Watched(index) => self.watched_ended(index),
+        }
+    }
+
+    fn take_signals(&mut self) {
+        let as_init = process::own_id() == 1;
+        loop {
+            let sig = match self.signals.next() {
+                Ok(Some(sig)) => sig,
+                Ok(None) => break,
+                Err(error) => {
+                    self.say(Level::Error, &format!("cannot read signals: {error}"));
+                    break;
+                }
+            };
+            match sig {
+                Sig::CHLD => {}
+                Sig::TERM | Sig::INT => self.stop_for(as_init.then_some(Reboot::Restart)),
+                Sig::USR1 if as_init => self.stop_for(Some(Reboot::Halt)),
+                Sig::USR2 if as_init => self.stop_for(Some(Reboot::PowerOff)),
+                Sig::QUIT if !as_init => self.queue.push_back(Event::Shutdown(Shutdown::Leave)),
+                Sig::HUP => self.reload(),
+                Sig::USR2 => self.say(Level::Warn, "SIGUSR2: reexec is not possible yet"),
+                _ => {}
+            }
+        }
+        // Whatever the signals said: children that have ended are always taken.
+        self.reap();
+    }
+
+    fn stop_for(&mut self, power: Option<Reboot>) {
+        self.power = power;
+        self.queue.push_back(Event::Shutdown(Shutdown::Stop));
+    }
+
+    /// Hands all events to the state, does what it says, until nothing is left to do.
+    fn settle(&mut self) {
+        self.trees.turn();
+        let mut actions = Vec::new();
+        while let Some(event) = self.queue.pop_front() {
+            self.state.step(event, now(), &mut actions);
+            self.perform(std::mem::take(&mut actions));
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    /// What is looked at from time to time, as nothing tells of it.
+    fn check(&mut self) {
+        let now = monotonic();
+        if now < self.check_at {
+            return;
+        }
+        self.check_at = now + self.config.checksecs;
+        let gone = |watched: &Watched| watched.pidfd.is_none() && !crate::host::proc::alive(watched.process);
+        while let Some(index) = self.watched.iter().position(gone) {
+            self.watched_ended(index);
+        }
+        self.limits.sweep();
+        let sizes: Vec<(Name, u64)> = self.state.agents().filter_map(|agent| {
+            let definition = agent.definition.as_ref()?;
+            Some((agent.name().clone(), definition.spec.log_size))
+        }).collect();
+        for (name, size) in sizes {
+            self.turn_output(&name, size);
+        }
+    }
+
+    fn turn_output(&mut self, name: &str, size: u64) {
+        if let Err(problem) = self.outputs.turn(name, size) {
+            self.say(Level::Warn, &problem);
+        }
+    }
+
+    fn say(&mut self, level: Level, text: &str) {
+        self.log.write(level, text);
+    }
+
+    fn end(mut self) -> u8 {
+        let code = self.quit.unwrap_or(0);
+        for (_, helper) in &mut self.helpers {
+            helper.stop();
+        }
+        self.control.close();
+        let _ = std::fs::remove_file(Path::new(&*self.config.run_dir).join(load::PID_FILE));
+        self.say(Level::Info, "ended");
+        if self.state.agents().all(|agent| agent.is_down()) {
+            self.limits.close();
+        }
+        if let Some(power) = self.power {
+            sys::process::sync();
+            if let Err(error) = process::reboot(power) {
+                self.log.write(Level::Error, &format!("cannot end the machine's run: {error}"));
+            }
+        }
+        code
+    }
+}
+
+fn now() -> Now {
+    Now { time: monotonic(), wall: sys::wall() }
+}

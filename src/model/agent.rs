@@ -344,10 +344,15 @@ impl Agent {
         }
     }
 
-    /// Its process was made.
-    pub fn started(&mut self, process: Process, by: (Option<Box<str>>, bool, bool), turn: &mut Turn) {
+    /// What enforces its limits, whether its CPU and whether its memory must be polled.
+    pub fn attached(&mut self, by: (Option<Box<str>>, bool, bool)) {
         self.limits_by = by.0;
         self.poll = (by.1, by.2);
+    }
+
+    /// Its process was made.
+    pub fn started(&mut self, process: Process, by: (Option<Box<str>>, bool, bool), turn: &mut Turn) {
+        self.attached(by);
         match &mut self.life {
             Life::Starting => {
                 let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);

@@ -144,6 +144,17 @@ pub enum Event {
         /// Whether its memory limit must be polled.
         poll_memory: bool,
     },
+    /// What enforces the limits of an agent that was taken over.
+    Attached {
+        /// Whose.
+        name: Name,
+        /// As in `Started`.
+        limits_by: Option<Box<str>>,
+        /// As in `Started`.
+        poll_cpu: bool,
+        /// As in `Started`.
+        poll_memory: bool,
+    },
     /// An agent's process could not be made, or could not become the agent.
     NotStarted {
         /// Whose.

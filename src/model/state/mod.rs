@@ -237,6 +237,10 @@ impl State {
                 self.turn(&name, now, out, |agent, turn| agent.started(process, by, turn));
                 self.poll_soon(now);
             }
+            Event::Attached { name, limits_by, poll_cpu, poll_memory } => {
+                self.turn(&name, now, out, |agent, _| agent.attached((limits_by, poll_cpu, poll_memory)));
+                self.poll_soon(now);
+            }
             Event::NotStarted { name, reason } => {
                 self.turn(&name, now, out, |agent, turn| agent.not_started(&reason, turn));
             }

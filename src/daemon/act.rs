@@ -1,0 +1,301 @@
+//! Does what one action says, and tells the state what came of it.
+
+use super::{Daemon, Errand};
+use crate::host::helper::Helper;
+use crate::kernel::{Level, Process, Sig};
+use crate::model::command::Answer;
+use crate::model::event::{Action, Event, Fetched, Message, Reply, Usage};
+use crate::model::job::{JobId, Order as JobOrder};
+use crate::model::package::Digest;
+use crate::model::pace::Server;
+use crate::model::record::Phase;
+use crate::model::report::Entry;
+use crate::sys::monotonic;
+use crate::wire::{control, proto};
+use crate::work::{Kind, Order, Outcome};
+
+/// The longest reply of a server, bytes.
+const REPLY_MAX: u64 = 1 << 20;
+
+impl Daemon {
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Log(level, text) => self.say(level, &text),
+            Action::Reload => self.reload(),
+            Action::Answer(client, answer) => self.control.answer(client, &control::write_answer(&answer), monotonic()),
+            Action::AnswerReport(client, report) => {
+                let body = proto::status_body(&report).into();
+                let answer = Answer { code: 0, message: "".into(), body };
+                self.control.answer(client, &control::write_answer(&answer), monotonic());
+            }
+            Action::AnswerJobs(client, entries) => {
+                let body = proto::ledger_body(&self.ledger(entries)).into();
+                let answer = Answer { code: 0, message: "".into(), body };
+                self.control.answer(client, &control::write_answer(&answer), monotonic());
+            }
+            Action::Reexec(client) => {
+                let message = "reexec is not possible yet: restart the daemon with its init script";
+                if let Some(client) = client {
+                    let answer = Answer { code: 1, message: message.into(), body: "".into() };
+                    self.control.answer(client, &control::write_answer(&answer), monotonic());
+                }
+                self.say(Level::Warn, message);
+            }
+            Action::Quit(code) => self.quit = Some(code),
+
+            Action::Start(name) => self.start_agent(name),
+            Action::FindMain(name) => self.find_main(name),
+            Action::Signal(name, Sig::KILL) => drop(self.trees.kill(&name, &self.limits)),
+            Action::Signal(name, sig) => drop(self.trees.signal(&name, sig, &self.limits)),
+            Action::Look(name) => {
+                let left = self.trees.left(&name, &self.limits);
+                self.queue.push_back(Event::Left(name, u32::try_from(left).unwrap_or(u32::MAX)));
+            }
+            Action::Release(name) => {
+                self.limits.release(&name);
+                self.trees.forget(&name);
+            }
+            Action::Measure => self.measure(),
+            Action::Check(name) => self.start_check(name),
+            Action::KillCheck(name) => self.kill_owned(&super::Owner::Check(name)),
+
+            Action::Exchange(server, message) => self.exchange(&server, &message),
+            Action::Fetch(id) => self.fetch(id),
+            Action::DropDownload(id) => {
+                self.stop_errand(&Errand::Fetch(id.clone()));
+                if let Err(error) = self.store.remove_download(&id) {
+                    self.say(Level::Warn, &error.to_string());
+                }
+            }
+            Action::Tool(id, tool) => self.start_tool(id, tool),
+            Action::KillTool(id) => self.kill_owned(&super::Owner::Tool(id)),
+            Action::Place(id, name, file) => {
+                let result = self.place(&id, &name, &file);
+                self.queue.push_back(Event::Placed(id, result));
+            }
+            Action::Rename { job, name, from, to } => {
+                let result = self.rename(&name, &from, &to);
+                self.queue.push_back(Event::Placed(job, result));
+            }
+            Action::Link(id, name, dir) => {
+                let result = self.link(&name, &dir);
+                self.queue.push_back(Event::Placed(id, result));
+            }
+            Action::Unpack { job, name, file, dir, format } => self.unpack(job, &name, &file, &dir, format),
+            Action::Inspect { job, name, dir, text } => {
+                let result = self.inspect(&name, &dir, text.as_deref());
+                self.queue.push_back(Event::Inspected(job, result));
+            }
+            Action::DropPackage(name, files) => self.drop_package(&name, &files),
+
+            Action::SaveJob(record) => {
+                let result = self.store.write_job(&record).map_err(|error| error.to_string().into());
+                self.queue.push_back(Event::Saved(record.id, result));
+            }
+            Action::FreshenJob(id, seq) => self.freshen(&id, seq),
+            Action::DropJob(id) => {
+                let result = self.store.remove_job(&id);
+                self.complain(result);
+            }
+            Action::SaveAgent(record) => {
+                let result = self.store.write_agent(&record);
+                self.complain(result);
+            }
+            Action::DropAgent(name) => {
+                let (record, run) = (self.store.remove_agent(&name), self.store.remove_run(&name));
+                self.complain(record);
+                self.complain(run);
+            }
+            Action::SaveSettings(settings) => {
+                let result = self.store.write_settings(&settings);
+                self.complain(result);
+            }
+            Action::SaveIdentity(identity) => {
+                let result = self.store.write_identity(&identity);
+                self.complain(result);
+            }
+            Action::SaveRun(run) => {
+                let result = self.store.write_run(&run);
+                self.complain(result);
+            }
+        }
+    }
+
+    fn complain(&mut self, result: Result<(), crate::host::store::Error>) {
+        if let Err(error) = result {
+            self.say(Level::Error, &error.to_string());
+        }
+    }
+
+    fn measure(&mut self) {
+        let names: Vec<_> = self.state.agents().filter(|agent| !agent.is_down()).map(|agent| agent.name().clone()).collect();
+        let mut usages = Vec::with_capacity(names.len());
+        for name in names {
+            let usage = self.trees.usage(&name, &self.limits);
+            let cpu = usage.cpu.map(std::time::Duration::from_micros);
+            usages.push(Usage { name, cpu, memory: usage.memory });
+        }
+        self.queue.push_back(Event::Measured(usages));
+    }
+
+    /// The open jobs, and those that are over as their records tell.
+    fn ledger(&mut self, mut entries: Vec<Entry>) -> Vec<Entry> {
+        for entry in &mut entries {
+            if entry.phase == Phase::Downloading && entry.progress.is_empty() {
+                let fetch = Errand::Fetch(entry.id.clone());
+                let helper = self.helpers.iter().find(|(errand, _)| *errand == fetch);
+                if let Some(bytes) = helper.and_then(|(_, helper)| helper.progress()) {
+                    entry.progress = format!("{bytes} bytes").into();
+                }
+            }
+        }
+        let over = self.store.read_all().jobs.into_iter().filter(|record| record.phase == Phase::Taken);
+        let over = over.map(|record| Entry {
+            id: record.id,
+            action: record.action,
+            name: record.name,
+            phase: record.phase,
+            outcome: record.outcome,
+            progress: "".into(),
+        });
+        over.chain(entries).collect()
+    }
+
+    fn freshen(&mut self, id: &str, seq: u64) {
+        let record = self.store.read_all().jobs.into_iter().find(|record| *record.id == *id);
+        if let Some(mut record) = record {
+            record.seq = seq;
+            let result = self.store.write_job(&record);
+            self.complain(result);
+        }
+    }
+
+    /// Starts an exchange; one that cannot be started is a server that does not answer.
+    fn exchange(&mut self, server: &Server, message: &Message) {
+        let (path, body) = match message {
+            Message::Status(report) => ("/agent/status", proto::status_body(report)),
+            Message::Results(results) => ("/agent/job/result", proto::results_body(results)),
+        };
+        let order = Order::Exchange {
+            url: format!("{}{path}", server.base),
+            headers: Vec::new(),
+            body: body.into_bytes(),
+            max_body: REPLY_MAX,
+        };
+        let errand = Errand::Exchange { results: matches!(message, Message::Results(_)) };
+        if let Err(reason) = self.start_helper(errand, &order, None, true) {
+            self.queue.push_back(Event::Replied(Reply::Failed { reason: reason.into(), retry_after: None }));
+        }
+    }
+
+    fn fetch(&mut self, id: JobId) {
+        let source = match self.state.job(&id).map(|job| &job.order) {
+            Some(JobOrder::Install(source) | JobOrder::Upgrade(source)) => source.clone(),
+            _ => return,
+        };
+        let order = Order::Fetch {
+            url: source.url.to_string(),
+            max_bytes: self.config.max_download,
+            rate: self.config.download_rate,
+        };
+        // A local file may be for root only, and no network is read.
+        let unprivileged = !source.url.starts_with("file:");
+        let started = match self.open_download(&id) {
+            Ok(file) => self.start_helper(Errand::Fetch(id.clone()), &order, Some(file), unprivileged),
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = started {
+            self.queue.push_back(Event::Fetched(id, Fetched::Cut { reason: reason.into(), progress: false }));
+        }
+    }
+
+    /// Starts a helper on an errand.
+    pub(super) fn start_helper(
+        &mut self,
+        errand: Errand,
+        order: &Order,
+        file: Option<std::fs::File>,
+        unprivileged: bool,
+    ) -> Result<(), String> {
+        let who = if unprivileged { self.helper.clone()? } else { None };
+        let helper = Helper::start(&self.binary, order, file, who, &self.failures, monotonic())
+            .map_err(|error| format!("cannot start a helper: {}", crate::host::store::reason(&error)))?;
+        self.trees.add_ours(helper.pid());
+        self.owners.insert(helper.pid(), super::Owner::Helper);
+        self.helpers.push((errand, helper));
+        Ok(())
+    }
+
+    fn stop_errand(&mut self, stopped: &Errand) {
+        for (errand, helper) in &mut self.helpers {
+            if errand == stopped {
+                helper.stop();
+            }
+        }
+    }
+
+    /// Ends helpers that are late, and hears those that have finished.
+    pub(super) fn finish_helpers(&mut self) {
+        let now = monotonic();
+        for (_, helper) in &mut self.helpers {
+            if helper.deadline().is_some_and(|at| at <= now) {
+                helper.stop();
+            }
+        }
+        while let Some(index) = self.helpers.iter().position(|(_, helper)| helper.finished()) {
+            let (errand, helper) = self.helpers.swap_remove(index);
+            self.trees.remove_ours(helper.pid());
+            let outcome = helper.outcome();
+            match errand {
+                Errand::Exchange { results } => self.queue.push_back(Event::Replied(reply(outcome, results))),
+                Errand::Fetch(id) => {
+                    let resumed = self.resumed.remove(&id);
+                    self.queue.push_back(Event::Fetched(id, fetched(outcome, resumed)));
+                }
+                Errand::Unpack(id, dir) => {
+                    let result = self.unpacked(&dir, outcome);
+                    self.queue.push_back(Event::Unpacked(id, result));
+                }
+            }
+        }
+    }
+
+    /// The process with this id, as it can be told from a later one with the same id.
+    pub(super) fn process(pid: crate::kernel::Pid) -> Process {
+        crate::host::proc::stat(pid).map_or(Process { pid, ticks: 0 }, |stat| stat.process)
+    }
+}
+
+fn reply(outcome: Outcome, results: bool) -> Reply {
+    let failed = |reason: String, retry_after| Reply::Failed { reason: reason.into(), retry_after };
+    match outcome {
+        Outcome::Exchanged { status, retry_after, body, .. } if !(200..300).contains(&status) => {
+            let _ = body;
+            failed(format!("answers with HTTP status {status}"), retry_after.filter(|_| matches!(status, 429 | 503)))
+        }
+        Outcome::Exchanged { body, .. } if results => match proto::result_reply(&body) {
+            Ok(()) => Reply::Taken,
+            Err(why) if proto::reply(&body).is_ok() => Reply::NotTaken(why.into()),
+            Err(why) => failed(why, None),
+        },
+        Outcome::Exchanged { body, .. } => match proto::reply(&body) {
+            Ok(reply) => Reply::Jobs { errcode: reply.errcode, jobs: reply.jobs },
+            Err(why) => failed(why, None),
+        },
+        Outcome::Failed { reason, .. } => failed(reason, None),
+        Outcome::Fetched { .. } | Outcome::Unpacked { .. } => failed("the helper did something else".to_string(), None),
+    }
+}
+
+fn fetched(outcome: Outcome, resumed: bool) -> Fetched {
+    match outcome {
+        Outcome::Fetched { digest, .. } => Fetched::Whole { digest: Digest(digest), resumed },
+        Outcome::Failed { kind: Kind::Temporary, reason, progressed } => {
+            Fetched::Cut { reason: reason.into(), progress: progressed > 0 }
+        }
+        Outcome::Failed { reason, .. } => Fetched::Refused { reason: reason.into() },
+        Outcome::Exchanged { .. } | Outcome::Unpacked { .. } => {
+            Fetched::Refused { reason: "the helper did something else".into() }
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Processes: made from definitions, tools and checks, reaped in one place, watched where they are not ours.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::{Daemon, Owner, Watched};
+use crate::host::proc::{self, Snapshot};
+use crate::host::spawn::{setup, Where, PATH};
+use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig};
+use crate::model::event::Event;
+use crate::model::job::{sanitize, JobId};
+use crate::model::package::Tool;
+use crate::model::spec::{Name, Spec};
+use crate::sys::child::{spawn_child, Failure, Program, Setup};
+use crate::sys::process;
+
+/// So much of an agent's output goes into what is said about its end.
+const TAIL: u64 = 400;
+
+/// So much of a tool's output is read: from its beginning and from its end.
+const OUTPUT: u64 = 4096;
+
+impl Daemon {
+    /// Makes an agent's process.
+    pub(super) fn start_agent(&mut self, name: Name) {
+        let event = match self.spawn_agent(&name) {
+            Ok(event) => event,
+            Err(reason) => Event::NotStarted { name, reason: reason.into() },
+        };
+        self.queue.push_back(event);
+    }
+
+    fn spawn_agent(&mut self, name: &Name) -> Result<Event, String> {
+        let spec = self.state.spec(name).ok_or("it has no definition")?;
+        let prepared = self.limits.prepare(name, &spec.limits);
+        for note in &prepared.notes {
+            self.log.write(Level::Warn, note);
+        }
+        let output = self.outputs.open(name).map_err(|problem| self.say(Level::Warn, &problem)).ok();
+        let mut setup = self.child(&spec, &spec.exec, output)?;
+        setup.cgroups = prepared.cgroups;
+        let pid = spawn_child(&setup, &self.failures).map_err(|error| error.to_string())?;
+        let process = Daemon::process(pid);
+        self.trees.begin(name, process);
+        self.owners.insert(pid, Owner::Agent(name.clone()));
+        Ok(Event::Started {
+            name: name.clone(),
+            process,
+            limits_by: prepared.by,
+            poll_cpu: prepared.polled.cpu,
+            poll_memory: prepared.polled.memory,
+        })
+    }
+
+    /// The child that runs `exec` as a definition says.
+    fn child(&self, spec: &Spec, exec: &[Box<str>], output: Option<OwnedFd>) -> Result<Setup, String> {
+        let current = self.store.packages_dir(&spec.name).join("current");
+        let package = current.exists().then_some(current);
+        let place = Where { state_dir: &self.config.state_dir, package: package.as_deref() };
+        let mut setup = setup(spec, exec, &place, output, Vec::new()).map_err(|error| error.to_string())?;
+        self.restore_limits(&mut setup);
+        Ok(setup)
+    }
+
+    /// Our own limit of open files is not for our children.
+    fn restore_limits(&self, setup: &mut Setup) {
+        if let Some((soft, hard)) = self.nofile {
+            if !setup.rlimits.iter().any(|(resource, ..)| *resource == Resource::Nofile) {
+                setup.rlimits.push((Resource::Nofile, soft, hard));
+            }
+        }
+    }
+
+    /// Finds the main process that a forking agent's starter left: by its pid file, else as what is left of its tree.
+    pub(super) fn find_main(&mut self, name: Name) {
+        self.trees.turn();
+        let members = self.trees.members(&name, &self.limits);
+        let alive: Vec<Process> = members.iter().filter(|stat| stat.alive()).map(|stat| stat.process).collect();
+        let pidfile = self.state.spec(&name).and_then(|spec| spec.pidfile);
+        let found = match pidfile {
+            Some(pidfile) => read_pid(Path::new(&*pidfile)).and_then(|pid| alive.iter().find(|p| p.pid == pid).copied()),
+            // The oldest is the one that the starter made first.
+            None => alive.iter().min_by_key(|process| (process.ticks, process.pid)).copied(),
+        };
+        if let Some(process) = found {
+            self.follow_process(&name, process);
+        }
+        self.queue.push_back(Event::Main(name, found));
+    }
+
+    /// Sees to it that the end of an agent's main process, which we did not make, is noticed.
+    pub(super) fn follow_process(&mut self, name: &Name, process: Process) {
+        self.trees.adopt(name, process);
+        let ours = proc::stat(process.pid).is_some_and(|stat| stat.parent == process::own_id());
+        if ours {
+            self.owners.insert(process.pid, Owner::Agent(name.clone()));
+        } else {
+            self.watch(Owner::Agent(name.clone()), process);
+        }
+    }
+
+    fn watch(&mut self, owner: Owner, process: Process) {
+        let pidfd = process::pidfd_open(process.pid).ok();
+        // Between the look at it and the descriptor it may have become another.
+        let same = proc::alive(process);
+        self.watched.push(Watched { owner, process, pidfd });
+        if !same {
+            self.watched_ended(self.watched.len() - 1);
+        }
+    }
+
+    /// A process that is not our child has ended.
+    pub(super) fn watched_ended(&mut self, index: usize) {
+        if index >= self.watched.len() {
+            return;
+        }
+        let watched = self.watched.swap_remove(index);
+        self.child_ended(watched.owner, Exit::Unknown, None);
+    }
+
+    /// Takes every child that has ended.
+    pub(super) fn reap(&mut self) {
+        let mut strangers = 0;
+        loop {
+            match process::wait_any() {
+                Ok(Some((pid, exit))) => match self.owners.remove(&pid) {
+                    Some(Owner::Helper) => {
+                        let failure = self.failures.take(pid);
+                        if let Some((_, helper)) = self.helpers.iter_mut().find(|(_, helper)| helper.pid() == pid) {
+                            helper.exited(exit, failure);
+                        }
+                    }
+                    Some(owner) => {
+                        let failure = self.failures.take(pid);
+                        if !matches!(owner, Owner::Agent(_)) {
+                            self.trees.remove_ours(pid);
+                        }
+                        self.child_ended(owner, exit, failure);
+                    }
+                    None => strangers += 1,
+                },
+                Ok(None) => break,
+                Err(error) => {
+                    self.say(Level::Error, &format!("cannot wait for children: {error}"));
+                    break;
+                }
+            }
+        }
+        if strangers > 0 {
+            self.say(Level::Debug, &format!("{strangers} processes without a parent were reaped"));
+            self.queue.push_back(Event::Stirred);
+        }
+        self.trees.turn();
+    }
+
+    fn child_ended(&mut self, owner: Owner, exit: Exit, failure: Option<Failure>) {
+        let exit_or_failure = |failure: Option<Failure>| failure.map(|failure| failure.to_string());
+        match owner {
+            Owner::Agent(name) => {
+                self.trees.ended(&name);
+                if let Some(reason) = exit_or_failure(failure) {
+                    self.queue.push_back(Event::NotStarted { name, reason: reason.into() });
+                    return;
+                }
+                let killed = exit == Exit::Signal(Sig::KILL);
+                let oom = self.limits.oom_killed(&name, killed).map(|oom| oom.to_string().into());
+                let tail = self.tail(&name);
+                self.queue.push_back(Event::Exited { name, exit, oom, tail });
+            }
+            Owner::Check(name) => {
+                let tail = exit_or_failure(failure).unwrap_or_default().into();
+                self.queue.push_back(Event::Checked(name, exit, tail));
+            }
+            Owner::Tool(job) => {
+                let _ = fs::remove_file(self.tool_pid(&job));
+                if let Some(index) = self.tools.iter().position(|(waiting, _)| *waiting == job) {
+                    // It was left by an earlier daemon: now the one that waited for it runs.
+                    let (job, tool) = self.tools.swap_remove(index);
+                    return self.start_tool(job, tool);
+                }
+                let output = match exit_or_failure(failure) {
+                    Some(reason) => reason,
+                    None => read_ends(&self.tool_output(&job)).unwrap_or_default(),
+                };
+                let _ = fs::remove_file(self.tool_output(&job));
+                self.queue.push_back(Event::ToolDone { job, exit, output: output.into() });
+            }
+            Owner::Helper | Owner::Errand => {}
+        }
+    }
+
+    /// The last lines of an agent's output, without the values of its environment.
+    fn tail(&mut self, name: &str) -> Box<str> {
+        let Some(spec) = self.state.spec(name) else { return "".into() };
+        let mut text = self.outputs.tail(name, TAIL);
+        for (_, value) in &spec.envs {
+            // A value as short as this is no secret, and would tear holes into every word.
+            if value.len() >= 4 {
+                text = text.replace(&**value, "***");
+            }
+        }
+        self.turn_output(name, spec.log_size);
+        sanitize(&text, TAIL as usize).into()
+    }
+
+    /// Runs an agent's health check.
+    pub(super) fn start_check(&mut self, name: Name) {
+        let spec = self.state.spec(&name);
+        let Some((spec, check)) = spec.and_then(|spec| spec.check.clone().map(|check| (spec, check))) else { return };
+        let spawned = self
+            .child(&spec, &check.exec, None)
+            .and_then(|setup| spawn_child(&setup, &self.failures).map_err(|error| error.to_string()));
+        match spawned {
+            Ok(pid) => {
+                self.trees.add_ours(pid);
+                self.owners.insert(pid, Owner::Check(name));
+            }
+            Err(reason) => self.queue.push_back(Event::Checked(name, Exit::Unknown, reason.into())),
+        }
+    }
+
+    /// Runs a package tool, after one that an earlier daemon left running for the same job.
+    pub(super) fn start_tool(&mut self, job: JobId, tool: Tool) {
+        if let Some(left) = fs::read_to_string(self.tool_pid(&job)).ok().and_then(|text| parse_process(&text)) {
+            if proc::alive(left) && !self.owners.contains_key(&left.pid) {
+                self.say(Level::Info, &format!("job \"{job}\": waits for process {} of an earlier daemon", left.pid));
+                self.tools.push((job.clone(), tool));
+                return self.watch(Owner::Tool(job), left);
+            }
+        }
+        match self.spawn_tool(&job, &tool) {
+            Ok(pid) => {
+                self.trees.add_ours(pid);
+                let process = Daemon::process(pid);
+                let text = format!("{} {}\n", process.pid, process.ticks);
+                if let Err(error) = fs::write(self.tool_pid(&job), text) {
+                    self.say(Level::Warn, &format!("job \"{job}\": cannot note its installer: {error}"));
+                }
+                self.owners.insert(pid, Owner::Tool(job));
+            }
+            Err(reason) => {
+                self.queue.push_back(Event::ToolDone { job, exit: Exit::Unknown, output: reason.into() });
+            }
+        }
+    }
+
+    fn spawn_tool(&self, job: &str, tool: &Tool) -> Result<Pid, String> {
+        let name = tool.argv.first().ok_or("no tool")?;
+        let program = find_program(name).ok_or_else(|| format!("\"{name}\" is not on this host"))?;
+        let text = |bytes: &str| CString::new(bytes).map_err(|_| "a zero byte in an argument".to_string());
+        let argv = tool.argv.iter().map(|arg| text(arg)).collect::<Result<Vec<_>, _>>()?;
+        let envp = ["LC_ALL=C", "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "DEBCONF_NONINTERACTIVE_SEEN=true"];
+        let mut envp = envp.iter().map(|variable| text(variable)).collect::<Result<Vec<_>, _>>()?;
+        envp.push(text(&format!("PATH={PATH}"))?);
+        let mut setup = Setup::new(Program::Path(text(&program.to_string_lossy())?), argv, envp);
+        let path = self.tool_output(job);
+        let output = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .and_then(|file| file.set_len(0).map(|()| file))
+            .map_err(|error| format!("cannot open \"{}\": {error}", path.display()))?;
+        setup.stderr = output.try_clone().ok().map(OwnedFd::from);
+        setup.stdout = Some(output.into());
+        setup.oom_score_adj = Some(0);
+        self.restore_limits(&mut setup);
+        spawn_child(&setup, &self.failures).map_err(|error| error.to_string())
+    }
+
+    /// Kills a check or tool with all that descends from it.
+    pub(super) fn kill_owned(&mut self, owner: &Owner) {
+        let watched = self.watched.iter().find(|watched| watched.owner == *owner).map(|watched| watched.process.pid);
+        let owned = self.owners.iter().find(|(_, known)| *known == owner).map(|(pid, _)| *pid);
+        let Some(pid) = owned.or(watched) else { return };
+        for stat in Snapshot::below(&[pid]).stats() {
+            let _ = process::signal(stat.process.pid, Sig::KILL);
+        }
+        let _ = process::signal_group(pid, Sig::KILL);
+        let _ = process::signal(pid, Sig::KILL);
+    }
+
+    /// Runs something that nobody waits for.
+    pub(super) fn run_errand(&mut self, argv: &[&str]) {
+        let spawned = find_program(argv.first().unwrap_or(&"")).ok_or_else(|| "it is not on this host".to_string());
+        let spawned = spawned.and_then(|program| {
+            let text = |bytes: &str| CString::new(bytes).map_err(|_| "a zero byte in an argument".to_string());
+            let args = argv.iter().map(|arg| text(arg)).collect::<Result<Vec<_>, _>>()?;
+            let mut setup = Setup::new(Program::Path(text(&program.to_string_lossy())?), args, Vec::new());
+            setup.oom_score_adj = Some(0);
+            spawn_child(&setup, &self.failures).map_err(|error| error.to_string())
+        });
+        match spawned {
+            Ok(pid) => {
+                self.trees.add_ours(pid);
+                self.owners.insert(pid, Owner::Errand);
+            }
+            Err(reason) => self.say(Level::Warn, &format!("cannot run {}: {reason}", argv.join(" "))),
+        }
+    }
+
+    fn tool_pid(&self, job: &str) -> PathBuf {
+        Path::new(&*self.config.run_dir).join(format!("tool-{job}.pid"))
+    }
+
+    fn tool_output(&self, job: &str) -> PathBuf {
+        Path::new(&*self.config.run_dir).join(format!("tool-{job}.out"))
+    }
+}
+
+/// The program of this name in the PATH of tools.
+fn find_program(name: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| {
+        fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    })
+}
+
+fn read_pid(path: &Path) -> Option<Pid> {
+    let mut text = [0; 32];
+    let length = File::open(path).and_then(|mut file| file.read(&mut text)).ok()?;
+    proc::parse_pid(std::str::from_utf8(&text[..length]).ok()?.trim())
+}
+
+fn parse_process(text: &str) -> Option<Process> {
+    let (pid, ticks) = text.trim().split_once(' ')?;
+    Some(Process { pid: proc::parse_pid(pid)?, ticks: ticks.parse().ok()? })
+}
+
+/// The beginning and the last lines of a file.
+fn read_ends(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(OUTPUT).read_to_end(&mut bytes)?;
+    if length > OUTPUT {
+        bytes.extend_from_slice(b"\n...\n");
+        file.seek(SeekFrom::Start(length.saturating_sub(OUTPUT).max(OUTPUT)))?;
+        file.take(OUTPUT).read_to_end(&mut bytes)?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,221 @@
+//! The control socket: clients send one line each, and get one back when what they ordered is done.
+//!
+//! A client that sends nothing, or does not read, is dropped in time; one that waits for its answer may wait.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::kernel::Time;
+use crate::model::command::Answer;
+use crate::model::event::{Client, Event};
+use crate::sys::poll::PollFd;
+use crate::sys::{account, file, set_umask};
+use crate::wire::control::{read_command, write_answer, MAX_COMMAND};
+
+/// Clients at a time; more wait in the socket's queue.
+const CLIENTS: usize = 64;
+
+/// How long a client may take to send its line, or to read its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After a connection that could not be taken, none is for so long.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The socket and its clients.
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    connections: Vec<Connection>,
+    last: u32,
+    /// No connections are taken before this.
+    paused: Time,
+}
+
+struct Connection {
+    client: Client,
+    stream: UnixStream,
+    line: Vec<u8>,
+    answer: Vec<u8>,
+    /// Its command was understood, and is being carried out.
+    waiting: bool,
+    /// When it is dropped; `None` while it waits for its answer.
+    late: Option<Time>,
+}
+
+impl Control {
+    /// Makes the socket, in place of one that an earlier daemon left: the caller holds the lock.
+    ///
+    /// # Errors
+    /// What cannot be done with which path.
+    pub fn listen(path: &Path) -> io::Result<Control> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mask = set_umask(0o177);
+        let listener = UnixListener::bind(path);
+        set_umask(mask);
+        let listener = listener?;
+        listener.set_nonblocking(true)?;
+        Ok(Control { listener, path: path.into(), connections: Vec::new(), last: 0, paused: Time::default() })
+    }
+
+    /// What to poll for new clients, when there is room for them.
+    pub fn listening(&self, now: Time) -> Option<BorrowedFd<'_>> {
+        (self.connections.len() < CLIENTS && self.paused <= now).then(|| self.listener.as_fd())
+    }
+
+    /// What to poll for the clients, by index.
+    pub fn clients(&self) -> impl Iterator<Item = (usize, PollFd<'_>)> {
+        self.connections.iter().enumerate().map(|(index, connection)| {
+            let fd = connection.stream.as_fd();
+            let writing = !connection.answer.is_empty();
+            (index, if writing { PollFd::writing(fd) } else { PollFd::reading(fd) })
+        })
+    }
+
+    /// When a client must be dropped, or clients are taken again.
+    pub fn deadline(&self) -> Option<Time> {
+        let paused = (self.paused > Time::default()).then_some(self.paused);
+        self.connections.iter().filter_map(|connection| connection.late).chain(paused).min()
+    }
+
+    /// Takes all new clients; returns what went wrong.
+    pub fn accept(&mut self, now: Time) -> Option<String> {
+        while self.connections.len() < CLIENTS {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => continue,
+                Err(error) => {
+                    self.paused = now + PAUSE;
+                    return Some(format!("cannot take a command's connection: {error}"));
+                }
+            };
+            if let Err(error) = stream.set_nonblocking(true) {
+                return Some(format!("cannot take a command's connection: {error}"));
+            }
+            self.last = self.last.wrapping_add(1);
+            let late = Some(now + PATIENCE);
+            let mut connection =
+                Connection { client: Client(self.last), stream, line: Vec::new(), answer: Vec::new(), waiting: false, late };
+            let own = account::own_uid().0;
+            match file::peer(connection.stream.as_fd()) {
+                Ok(peer) if peer.uid.0 == 0 || peer.uid.0 == own => {}
+                _ => connection.refuse("only root may give commands"),
+            }
+            self.connections.push(connection);
+        }
+        None
+    }
+
+    /// Reads from a client, or writes to it.
+    pub fn serve(&mut self, index: usize, queue: &mut VecDeque<Event>) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        let goes_on = if connection.answer.is_empty() { connection.read(queue) } else { connection.write() };
+        if !goes_on {
+            self.drop_client(index, queue);
+        }
+    }
+
+    /// Drops clients that take too long.
+    pub fn drop_late(&mut self, now: Time, queue: &mut VecDeque<Event>) {
+        if self.paused <= now {
+            self.paused = Time::default();
+        }
+        while let Some(index) = self.connections.iter().position(|client| client.late.is_some_and(|at| at <= now)) {
+            self.drop_client(index, queue);
+        }
+    }
+
+    fn drop_client(&mut self, index: usize, queue: &mut VecDeque<Event>) {
+        let connection = self.connections.remove(index);
+        if connection.waiting {
+            queue.push_back(Event::Gone(connection.client));
+        }
+    }
+
+    /// Answers a client; its connection ends when it has read that.
+    pub fn answer(&mut self, client: Client, line: &str, now: Time) {
+        let Some(index) = self.connections.iter().position(|connection| connection.client == client) else { return };
+        let connection = &mut self.connections[index];
+        connection.waiting = false;
+        connection.answer = line.as_bytes().to_vec();
+        connection.late = Some(now + PATIENCE);
+        // Most answers fit into the socket's buffer.
+        if !connection.write() {
+            self.connections.remove(index);
+        }
+    }
+
+    /// Ends all connections, and removes the socket.
+    pub fn close(&mut self) {
+        for connection in &mut self.connections {
+            connection.write();
+        }
+        self.connections.clear();
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Connection {
+    /// Reads on; false when the client is gone.
+    fn read(&mut self, queue: &mut VecDeque<Event>) -> bool {
+        let mut bytes = [0; 1024];
+        loop {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return false,
+                // Whatever comes after the line is not for us.
+                Ok(_) if self.waiting => {}
+                Ok(length) => self.line.extend_from_slice(&bytes[..length]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => return false,
+            }
+            if self.waiting {
+                continue;
+            }
+            let end = self.line.iter().position(|byte| *byte == b'\n');
+            if end.is_none() && self.line.len() > MAX_COMMAND {
+                self.refuse("the command is too long");
+                return true;
+            }
+            if let Some(end) = end {
+                self.line.truncate(end);
+                match read_command(&self.line) {
+                    Ok(command) => {
+                        self.waiting = true;
+                        self.late = None;
+                        queue.push_back(Event::Command(self.client, command));
+                    }
+                    Err(problem) => {
+                        self.refuse(&problem);
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, problem: &str) {
+        self.answer = write_answer(&Answer { code: 2, message: problem.into(), body: "".into() }).into_bytes();
+    }
+
+    /// Writes what the client takes; false when it has all, or is gone.
+    fn write(&mut self) -> bool {
+        while !self.answer.is_empty() {
+            match self.stream.write(&self.answer) {
+                Ok(written) => drop(self.answer.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+}

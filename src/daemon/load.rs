@@ -1,0 +1,430 @@
+//! What the daemon finds when it starts, and when it is told to read the definitions again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::path::Path;
+
+use super::{now, Daemon, Options};
+use crate::host::files;
+use crate::host::helper::{Binary, Identity};
+use crate::host::limits::Limits;
+use crate::host::logs::{Log, Outputs};
+use crate::host::store::{boot_id, machine_id, make_dir, uuid, Store, Stored};
+use crate::host::tree::Trees;
+use crate::kernel::{Gid, Level, Resource, Sig, Uid};
+use crate::model::event::{Action, Definition, Event, Origin};
+use crate::model::pace::{parse_servers, Server};
+use crate::model::record::{self, AgentRecord, Phase};
+use crate::model::restart::Policy;
+use crate::model::state::{self, Found, State};
+use crate::sys::child::FailurePipe;
+use crate::sys::file::{lock_holder, open_nofollow, try_lock};
+use crate::sys::poll::Signals;
+use crate::sys::{account, monotonic, process, random};
+use crate::wire::config::{self, Config, Source};
+use crate::wire::proto;
+
+/// Below `run_dir`; told for people and init scripts, never believed by us.
+pub const PID_FILE: &str = "bootagent.pid";
+
+const LOCK_FILE: &str = "bootagent.lock";
+const SOCKET: &str = "bootagent.sock";
+
+/// Made by the first daemon of a boot.
+const BOOT_FILE: &str = "boot";
+
+/// Open files that we may have; one for each agent that is not our child, and some.
+const FILES: u64 = 65_536;
+
+/// The user that helpers run as where nothing else is configured, and the id it has nearly everywhere.
+const HELPER: (&str, u32) = ("nobody", 65_534);
+
+impl Daemon {
+    /// Everything up to the first turn of the loop.
+    ///
+    /// # Errors
+    /// Why there can be no daemon.
+    pub(super) fn start(options: &Options, out: &mut Vec<Action>) -> Result<Daemon, String> {
+        let mut notes: Vec<(Level, String)> = Vec::new();
+        let config = configure(options, &mut notes);
+        let run_dir = Path::new(&*config.run_dir);
+        make_dir(run_dir).map_err(|error| format!("{error}; want a run_dir that can be written"))?;
+        let lock = lock(run_dir)?;
+        let (state_dir, log_dir) = (Path::new(&*config.state_dir), Path::new(&*config.log_dir));
+        let store = Store::open(state_dir, run_dir).unwrap_or_else(|error| {
+            notes.push((Level::Error, format!("{error}; nothing can be remembered until that is mended")));
+            Store::new(state_dir, run_dir)
+        });
+        let mut log = Log::new(log_dir, config.log_level, !options.background);
+        let signals = Signals::new(&[Sig::CHLD, Sig::TERM, Sig::INT, Sig::QUIT, Sig::HUP, Sig::USR1, Sig::USR2])
+            .map_err(|error| format!("cannot take signals: {error}"))?;
+        let failures = FailurePipe::new().map_err(|error| format!("cannot make a pipe: {error}"))?;
+        let control = super::Control::listen(&run_dir.join(SOCKET))
+            .map_err(|error| format!("cannot listen on \"{}\": {error}", run_dir.join(SOCKET).display()))?;
+        protect(&mut notes);
+        let nofile = raise_files();
+        let helper = helper_identity(&config);
+        if let Err(why) = &helper {
+            notes.push((Level::Error, format!("{why}: there will be no exchanges with servers")));
+        }
+        if let Some(problem) = files::closed_program(config.helper_user.as_deref()) {
+            notes.push((Level::Warn, problem.to_string()));
+        }
+        let _ = fs::write(run_dir.join(PID_FILE), format!("{}\n", process::own_id()));
+        for (level, note) in &notes {
+            log.write(*level, note);
+        }
+        let binary = Binary::own(&std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
+        let limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
+        let trees = Trees::new(&config.state_dir);
+        let stored = store.read_all();
+        let found = find(&config, &store, stored, &mut log, out);
+        let adopted = adopted(&found);
+        let options = state_options(options, &config, &mut log);
+        log.write(Level::Info, &format!("{} begins, process {}", options.version, process::own_id()));
+        let state = State::new(options, found, now(), out);
+        let mut daemon = Daemon {
+            store,
+            log,
+            outputs: Outputs::new(log_dir),
+            limits,
+            trees,
+            state,
+            queue: VecDeque::new(),
+            signals,
+            failures,
+            binary,
+            control,
+            owners: BTreeMap::new(),
+            watched: Vec::new(),
+            helpers: Vec::new(),
+            helper,
+            resumed: BTreeSet::new(),
+            tools: Vec::new(),
+            nofile,
+            trash: 0,
+            check_at: monotonic() + config.checksecs,
+            quit: None,
+            power: None,
+            _lock: lock,
+            config,
+        };
+        for (name, process) in adopted {
+            daemon.take_over(&name, process);
+        }
+        daemon.drop_strays();
+        Ok(daemon)
+    }
+
+    /// Follows an agent of an earlier daemon.
+    fn take_over(&mut self, name: &str, process: crate::kernel::Process) {
+        self.follow_process(&name.into(), process);
+        if let Some(spec) = self.state.spec(name) {
+            let prepared = self.limits.attach(name, &spec.limits, process.pid);
+            for note in &prepared.notes {
+                self.say(Level::Warn, note);
+            }
+            let limits = (prepared.by, prepared.polled.cpu, prepared.polled.memory);
+            self.queue.push_back(Event::Attached { name: name.into(), limits_by: limits.0, poll_cpu: limits.1, poll_memory: limits.2 });
+        }
+    }
+
+    /// Removes what jobs that are no more have left.
+    fn drop_strays(&mut self) {
+        for id in self.store.downloads() {
+            if self.state.job(&id).is_none() {
+                let _ = self.store.remove_download(&id);
+            }
+        }
+        self.empty_trash();
+    }
+
+    /// Reads all definitions again. A directory that cannot be read changes nothing.
+    pub(super) fn reload(&mut self) {
+        let dir = self.config.agents_dir.clone();
+        let sources = match files::read_directory(Path::new(&*dir)) {
+            Ok(Some(sources)) => sources,
+            Ok(None) => return self.say(Level::Error, &format!("{dir}: there is no such directory, nothing is changed")),
+            Err(why) => return self.say(Level::Error, &format!("{dir}: {why}; nothing is changed")),
+        };
+        let records: Vec<AgentRecord> = self.state.agents().map(|agent| agent.record.clone()).collect();
+        let mut problems = Vec::new();
+        let mut good = read_definitions(&self.store, &dir, sources, &mut problems);
+        good.extend(self.records_definitions(&records, &mut problems));
+        self.say(Level::Info, &format!("definitions read again from \"{dir}\""));
+        self.queue.push_back(Event::Definitions { good, problems });
+    }
+
+    fn records_definitions(&self, records: &[AgentRecord], problems: &mut Vec<Box<str>>) -> Vec<Definition> {
+        records.iter().flat_map(|record| own_definitions(&self.store, record, problems)).collect()
+    }
+}
+
+/// Reads the configuration; a bad one is replaced by the last good one, else by the defaults.
+fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Config {
+    let loaded = files::read_config(&options.config_path);
+    // Where state_dir itself is in doubt, the last good copy is where the default or the rest of the file says.
+    let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
+    if loaded.problems.is_empty() {
+        if let Some(text) = &loaded.text {
+            if let Err(error) = make_dir(Path::new(&*loaded.config.state_dir)).and_then(|()| store.keep_good("bootagent.json", text)) {
+                notes.push((Level::Warn, format!("cannot keep a copy of the configuration: {error}")));
+            }
+        }
+        return loaded.config;
+    }
+    for problem in &loaded.problems {
+        eprintln!("{problem}");
+        notes.push((Level::Error, problem.to_string()));
+    }
+    let good = store.good("bootagent.json").map(|text| config::read_config("the last good configuration", &text));
+    match good {
+        Some((config, problems)) if problems.is_empty() => {
+            notes.push((Level::Error, "the configuration is bad: the last good one is used".to_string()));
+            config
+        }
+        _ => {
+            notes.push((Level::Error, "the configuration is bad: the defaults are used".to_string()));
+            Config::default()
+        }
+    }
+}
+
+fn lock(run_dir: &Path) -> Result<File, String> {
+    let path = run_dir.join(LOCK_FILE);
+    let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
+        .map_err(|error| format!("cannot open \"{}\": {error}", path.display()))?;
+    match try_lock(&file) {
+        Ok(true) => Ok(file),
+        Ok(false) => {
+            let holder = lock_holder(&file).ok().flatten();
+            let holder = holder.map_or("another daemon".to_string(), |pid| format!("another daemon, process {pid},"));
+            Err(format!("{holder} runs already with run_dir \"{}\"", run_dir.display()))
+        }
+        Err(error) => Err(format!("cannot lock \"{}\": {error}", path.display())),
+    }
+}
+
+/// What keeps the daemon alive and its orphans at hand; each where the host allows it.
+fn protect(notes: &mut Vec<(Level, String)>) {
+    if let Err(error) = process::set_child_subreaper() {
+        notes.push((Level::Warn, format!("orphans of agents go to init: {error}")));
+    }
+    if account::own_uid().0 == 0 {
+        if let Err(error) = process::set_oom_score_adj(-900) {
+            notes.push((Level::Info, format!("not protected against running out of memory: {error}")));
+        }
+    }
+}
+
+/// Raises our limit of open files; returns the one our children get back.
+fn raise_files() -> Option<(u64, u64)> {
+    let (soft, hard) = process::limit(Resource::Nofile).ok()?;
+    let raised = hard.min(FILES);
+    if soft >= raised {
+        return None;
+    }
+    process::set_limit(Resource::Nofile, raised, hard).ok()?;
+    Some((soft, hard))
+}
+
+/// Whom helpers run as.
+fn helper_identity(config: &Config) -> Result<Option<Identity>, String> {
+    if account::own_uid().0 != 0 {
+        return Ok(None);
+    }
+    let name = config.helper_user.as_deref().unwrap_or(HELPER.0);
+    match account::user_by_name(name) {
+        Ok(Some(user)) => Ok(Some(Identity { uid: user.uid, gid: user.gid })),
+        _ if config.helper_user.is_none() => Ok(Some(Identity { uid: Uid(HELPER.1), gid: Gid(HELPER.1) })),
+        Ok(None) => Err(format!("helper_user \"{name}\" does not exist")),
+        Err(error) => Err(format!("cannot look up helper_user \"{name}\": {error}")),
+    }
+}
+
+/// The servers of the command line, else of the configuration, else those compiled in.
+fn servers(options: &Options, config: &Config, log: &mut Log) -> Vec<Server> {
+    if let Some(servers) = &options.servers {
+        return servers.clone();
+    }
+    if !config.servers.is_empty() {
+        return config.servers.clone();
+    }
+    parse_servers(env!("BOOTAGENT_SVRLIST")).unwrap_or_else(|problem| {
+        log.write(Level::Error, &format!("compiled-in servers: {problem}"));
+        Vec::new()
+    })
+}
+
+fn state_options(options: &Options, config: &Config, log: &mut Log) -> state::Options {
+    let mut seed = [0; 8];
+    if let Err(error) = random(&mut seed) {
+        log.write(Level::Warn, &format!("no random numbers, jitter comes from the clock: {error}"));
+        seed = monotonic().0.to_le_bytes();
+    }
+    state::Options {
+        hostname: config.hostname.clone().unwrap_or_else(|| crate::sys::hostname().into()),
+        version: concat!("bootagent-", env!("CARGO_PKG_VERSION"), "-", env!("BOOTAGENT_ARCH")).into(),
+        boot_id: boot_id(),
+        servers: servers(options, config, log),
+        step: config.step,
+        splay: config.splay,
+        policy: Policy { restartsecs: config.restartsecs, windowsecs: config.windowsecs, retries: config.retries },
+        checksecs: config.checksecs,
+        packages: format!("{}/packages", config.state_dir).into(),
+        seed: u64::from_le_bytes(seed),
+    }
+}
+
+/// What is on the host, as the state wants it.
+fn find(
+    config: &Config,
+    store: &Store,
+    stored: Stored,
+    log: &mut Log,
+    out: &mut Vec<Action>,
+) -> Found {
+    let mut damage: Vec<(crate::model::spec::Name, Box<str>)> = Vec::new();
+    let mut problems: Vec<Box<str>> = Vec::new();
+    let mut found = Found { identity: identity(stored.identity, log, out), ..Found::default() };
+    let boot = boot_id();
+    let dir = &config.agents_dir;
+    let sources = match files::read_directory(Path::new(&**dir)) {
+        Ok(Some(sources)) => sources,
+        Ok(None) | Err(_) if !store.good_definitions().is_empty() => {
+            let why = "the directory is missing or cannot be read";
+            problems.push(format!("{dir}: {why}: the last good definitions are used").into());
+            let good = store.good_definitions();
+            let lost = |file: String| Source { file: file.trim_start_matches("agents.d/").into(), text: Err(why.into()), good: None };
+            good.into_iter().map(lost).collect()
+        }
+        Ok(None) => Vec::new(),
+        Err(why) => {
+            problems.push(format!("{dir}: {why}").into());
+            Vec::new()
+        }
+    };
+    found.definitions = read_definitions(store, dir, sources, &mut problems);
+    for record in &stored.agents {
+        found.definitions.extend(own_definitions(store, record, &mut problems));
+    }
+    damage.extend(problems.into_iter().map(|problem| ("bootagent".into(), problem)));
+    for corrupt in stored.corrupt {
+        damage.push(("bootagent".into(), corrupt.message.into()));
+        found.damaged_jobs.extend(corrupt.job);
+    }
+    found.given = parse_servers(&stored.settings.svrlist).unwrap_or_default();
+    found.settings = stored.settings;
+    found.agents = stored.agents;
+    for record in stored.jobs {
+        let over = matches!(record.phase, Phase::Done | Phase::Taken);
+        let job = if over { None } else { proto::job(&record.text).ok().map(Box::new) };
+        found.jobs.push((record, job));
+    }
+    found.leftovers = first_of_boot(config, &boot);
+    for run in stored.runs.into_iter().filter(|run| run.boot_id == boot && !boot.is_empty()) {
+        let alive = run.process.is_some_and(|process| process.ticks != 0 && crate::host::proc::alive(process));
+        found.runs.push((run, alive));
+    }
+    found.damage = damage;
+    found
+}
+
+/// Whether another daemon lived in this boot before; leaves a sign that one did.
+fn first_of_boot(config: &Config, boot: &str) -> bool {
+    let path = Path::new(&*config.run_dir).join(BOOT_FILE);
+    let known = fs::read_to_string(&path).is_ok_and(|text| text.trim() == boot);
+    if !known {
+        let _ = fs::write(&path, boot);
+    }
+    known
+}
+
+/// The host's identity; made at the first start, and anew on a cloned disk.
+fn identity(known: Option<record::Identity>, log: &mut Log, out: &mut Vec<Action>) -> record::Identity {
+    let machine = machine_id();
+    if let Some(known) = known {
+        if known.machine_id == machine || machine.is_empty() {
+            return known;
+        }
+        log.write(Level::Warn, "the machine-id is another one: this is a cloned disk, and gets a new sn");
+    }
+    let mut bytes = [0; 16];
+    if let Err(error) = random(&mut bytes) {
+        log.write(Level::Error, &format!("no random numbers for the sn: {error}"));
+    }
+    let identity = record::Identity { sn: uuid(bytes), machine_id: machine };
+    out.push(Action::SaveIdentity(identity.clone()));
+    identity
+}
+
+/// The definitions in `agents.d`; a bad file counts as it was when it was last good.
+fn read_definitions(
+    store: &Store,
+    dir: &str,
+    mut sources: Vec<Source>,
+    problems: &mut Vec<Box<str>>,
+) -> Vec<Definition> {
+    let mut texts: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for source in &mut sources {
+        let kept = format!("agents.d/{}", source.file);
+        source.good = store.good(&kept);
+        if let Ok(text) = &source.text {
+            texts.insert(kept, text.clone());
+        } else {
+            texts.insert(kept, Vec::new());
+        }
+    }
+    for kept in store.good_definitions() {
+        if !texts.contains_key(&kept) {
+            let _ = store.remove_good(&kept);
+        }
+    }
+    let agents = config::read_agents(dir, sources);
+    problems.extend(agents.problems.iter().map(|problem| problem.to_string().into()));
+    let mut definitions = Vec::new();
+    for agent in agents.agents {
+        if agent.outdated {
+            problems.push(format!("{dir}/{}: the last good definition stays in force", agent.file).into());
+        } else if let Some(text) = texts.get(&format!("agents.d/{}", agent.file)) {
+            if let Err(error) = store.keep_good(&format!("agents.d/{}", agent.file), text) {
+                problems.push(error.to_string().into());
+            }
+        }
+        definitions.push(Definition { origin: Origin::File, spec: Box::new(agent.spec) });
+    }
+    definitions
+}
+
+/// The definitions of one agent that a job or a package gave.
+fn own_definitions(store: &Store, record: &AgentRecord, problems: &mut Vec<Box<str>>) -> Vec<Definition> {
+    let package = record.package.as_ref();
+    let in_tar = package.is_some_and(|package| package.format.is_tar());
+    let mut definitions = Vec::new();
+    let mut take = |label: &str, text: &[u8], origin| match config::read_definition(label, text, in_tar) {
+        Ok(spec) if spec.name == record.name => definitions.push(Definition { origin, spec: Box::new(spec) }),
+        Ok(spec) => problems.push(format!("{label}: it is of \"{}\", not of \"{}\"", spec.name, record.name).into()),
+        Err(found) => problems.extend(found.iter().map(|problem| problem.to_string().into())),
+    };
+    if let Some(text) = &record.definition {
+        take(&format!("job-given definition of \"{}\"", record.name), text.as_bytes(), Origin::Job);
+    }
+    if let Some(package) = package {
+        let path = match in_tar {
+            true => store.packages_dir(&record.name).join(&*package.package).join("bootagent.json"),
+            false => Path::new("/usr/lib/bootagent").join(format!("{}.json", record.name)),
+        };
+        match files::read_file(&path) {
+            Ok(Some(text)) => take(&path.to_string_lossy(), &text, Origin::Package),
+            Ok(None) => {}
+            Err(why) => problems.push(format!("{}: {why}", path.display()).into()),
+        }
+    }
+    definitions
+}
+
+/// The running agents among what was found.
+fn adopted(found: &Found) -> Vec<(crate::model::spec::Name, crate::kernel::Process)> {
+    let alive = found.runs.iter().filter(|(_, alive)| *alive);
+    alive.filter_map(|(run, _)| Some((run.name.clone(), run.process?))).collect()
+}

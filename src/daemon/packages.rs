@@ -1,0 +1,195 @@
+//! Package files and directories, moved in steps that are each done or not: a rename, a link.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{symlink, DirBuilderExt};
+use std::path::Path;
+
+use super::{Daemon, Errand};
+use crate::host::files;
+use crate::host::store::{make_dir, reason};
+use crate::kernel::Level;
+use crate::model::event::Event;
+use crate::model::job::JobId;
+use crate::model::package::Format;
+use crate::model::spec::Spec;
+use crate::sys::file::open_nofollow;
+use crate::sys::monotonic;
+use crate::wire::config;
+use crate::work::{Order, Outcome};
+
+/// A package may unpack to so many times what may be downloaded.
+const UNPACK_FACTOR: u64 = 10;
+
+/// Members of one archive.
+const UNPACK_ENTRIES: u64 = 200_000;
+
+/// What the names of directories that were thrown away begin with.
+const TRASH: &str = ".trash-";
+
+/// Where rpm and deb packages put the definitions of their agents.
+const OWN_DEFINITIONS: &str = "/usr/lib/bootagent";
+
+impl Daemon {
+    /// The file a job's package is fetched into; what an earlier attempt brought is still in it.
+    pub(super) fn open_download(&mut self, id: &JobId) -> Result<File, String> {
+        let path = self.store.download(id);
+        if let Some(dir) = path.parent() {
+            make_dir(dir).map_err(|error| error.to_string())?;
+        }
+        let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
+            .map_err(|error| told("open", &path, &error))?;
+        if file.metadata().is_ok_and(|found| found.len() > 0) {
+            self.resumed.insert(id.clone());
+        }
+        Ok(file)
+    }
+
+    /// Gives a job's download its place as a package file.
+    pub(super) fn place(&mut self, id: &str, name: &str, file: &str) -> Result<(), Box<str>> {
+        let (from, dir) = (self.store.download(id), self.store.packages_dir(name));
+        let to = dir.join(file);
+        make_dir(&dir).map_err(|error| error.to_string())?;
+        match fs::rename(&from, &to) {
+            Ok(()) => sync_dir(&dir),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => Ok(()),
+            Err(error) => Err(told("move", &from, &error).into()),
+        }
+    }
+
+    /// Gives an unpacked directory its name.
+    pub(super) fn rename(&mut self, name: &str, from: &str, to: &str) -> Result<(), Box<str>> {
+        let dir = self.store.packages_dir(name);
+        let (from, to) = (dir.join(from), dir.join(to));
+        if to.exists() {
+            // Left by a job that was interrupted right here.
+            self.throw_away(&to);
+        }
+        fs::rename(&from, &to).map_err(|error| told("move", &from, &error))?;
+        sync_dir(&dir)
+    }
+
+    /// Lets `current` point to a version.
+    pub(super) fn link(&mut self, name: &str, version: &str) -> Result<(), Box<str>> {
+        let dir = self.store.packages_dir(name);
+        if !dir.join(version).is_dir() {
+            return Err(format!("\"{}\" is not there", dir.join(version).display()).into());
+        }
+        let (current, next) = (dir.join("current"), dir.join(".current"));
+        let _ = fs::remove_file(&next);
+        symlink(version, &next).map_err(|error| told("link", &next, &error))?;
+        fs::rename(&next, &current).map_err(|error| told("link", &current, &error))?;
+        sync_dir(&dir)
+    }
+
+    /// Unpacks a package file into a new directory.
+    pub(super) fn unpack(&mut self, job: JobId, name: &str, file: &str, dir: &str, format: Format) {
+        let base = self.store.packages_dir(name);
+        let (file, dir) = (base.join(file), base.join(dir));
+        if dir.exists() {
+            self.throw_away(&dir);
+        }
+        let prepared = fs::DirBuilder::new().mode(0o755).create(&dir).map_err(|error| told("make", &dir, &error));
+        let started = prepared.and_then(|()| File::open(&file).map_err(|error| told("open", &file, &error))).and_then(|package| {
+            let order = Order::Unpack {
+                format,
+                dir: dir.to_string_lossy().into_owned(),
+                max_bytes: self.config.max_download.saturating_mul(UNPACK_FACTOR),
+                max_entries: UNPACK_ENTRIES,
+            };
+            self.start_helper(Errand::Unpack(job.clone(), dir.clone()), &order, Some(package), false)
+        });
+        if let Err(reason) = started {
+            self.queue.push_back(Event::Unpacked(job, Err(reason.into())));
+        }
+    }
+
+    /// A package was unpacked: its single top directory, where there is one, is stripped.
+    pub(super) fn unpacked(&mut self, dir: &Path, outcome: Outcome) -> Result<(), Box<str>> {
+        let top = match outcome {
+            Outcome::Unpacked { top, .. } => top,
+            Outcome::Failed { reason, .. } => return Err(reason.into()),
+            Outcome::Exchanged { .. } | Outcome::Fetched { .. } => return Err("the helper did something else".into()),
+        };
+        if top.is_empty() {
+            return Ok(());
+        }
+        let mut aside = dir.to_path_buf();
+        aside.set_extension("top");
+        if aside.exists() {
+            self.throw_away(&aside);
+        }
+        let strip = fs::rename(dir.join(&top), &aside).and_then(|()| fs::remove_dir(dir)).and_then(|()| fs::rename(&aside, dir));
+        strip.map_err(|error| told("move", dir, &error).into())
+    }
+
+    /// Reads a definition: the text, else the package's own.
+    pub(super) fn inspect(&self, name: &str, dir: &str, text: Option<&str>) -> Result<Option<Box<Spec>>, Box<str>> {
+        let in_tar = !dir.is_empty();
+        let (label, text) = match text {
+            Some(text) => (format!("definition of \"{name}\""), text.as_bytes().to_vec()),
+            None => {
+                let path = match in_tar {
+                    true => self.store.packages_dir(name).join(dir).join("bootagent.json"),
+                    false => Path::new(OWN_DEFINITIONS).join(format!("{name}.json")),
+                };
+                match files::read_file(&path) {
+                    Ok(None) => return Ok(None),
+                    Ok(Some(text)) => (path.to_string_lossy().into_owned(), text),
+                    Err(why) => return Err(format!("{}: {why}", path.display()).into()),
+                }
+            }
+        };
+        match config::read_definition(&label, &text, in_tar) {
+            Ok(spec) => Ok(Some(Box::new(spec))),
+            Err(problems) => {
+                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                Err(problems.join("; ").into())
+            }
+        }
+    }
+
+    /// Removes package files and directories; all of an agent's, where none is named.
+    pub(super) fn drop_package(&mut self, name: &str, files: &[Box<str>]) {
+        let dir = self.store.packages_dir(name);
+        if files.is_empty() {
+            return self.throw_away(&dir);
+        }
+        for file in files {
+            self.throw_away(&dir.join(&**file));
+        }
+    }
+
+    /// Removes a file, or puts a directory out of the way at once and has it removed in its own time.
+    fn throw_away(&mut self, path: &Path) {
+        if fs::remove_file(path).is_ok() || fs::symlink_metadata(path).is_err() {
+            return;
+        }
+        self.trash += 1;
+        // No agent can have this name, and no earlier daemon has used it.
+        let away = self.store.packages_dir(&format!("{TRASH}{}-{}", monotonic().0, self.trash));
+        match fs::rename(path, &away) {
+            Ok(()) => self.run_errand(&["rm", "-rf", "--", &away.to_string_lossy()]),
+            Err(error) => self.say(Level::Warn, &told("remove", path, &error)),
+        }
+    }
+
+    /// Removes what an earlier daemon had thrown away and could not remove any more.
+    pub(super) fn empty_trash(&mut self) {
+        let packages = self.store.packages_dir("");
+        let Ok(entries) = fs::read_dir(&packages) else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(TRASH) {
+                self.run_errand(&["rm", "-rf", "--", &entry.path().to_string_lossy()]);
+            }
+        }
+    }
+}
+
+fn told(verb: &str, path: &Path, error: &io::Error) -> String {
+    format!("cannot {verb} \"{}\": {}", path.display(), reason(error))
+}
+
+fn sync_dir(dir: &Path) -> Result<(), Box<str>> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| told("sync", dir, &error).into())
+}
