@@ -1,0 +1,185 @@
+//! The lines of the control socket: one JSON object from the client, one from the daemon, then the connection ends.
+//!
+//! `{"command":"start","name":"web"}` in, `{"code":0,"message":"...","body":{...}}` out. `body` is the document of a
+//! `status` or `jobs` as it is and always the last key, so that neither side has to build it as values to pass it on.
+//! The reader gives up at the lengths below, whoever is on the other side.
+
+use miniserde::json::{self, Number, Object, Value};
+
+use crate::model::command::{Answer, Command};
+use crate::model::spec::is_name;
+
+/// The longest command line, bytes.
+pub const MAX_COMMAND: usize = 4 << 10;
+
+/// The longest answer line, bytes: a full ledger with the longest messages stays below.
+pub const MAX_ANSWER: usize = 32 << 20;
+
+/// What parts the short keys of an answer from its body; it cannot be inside a JSON string, whose quotes are escaped.
+const BODY: &str = ",\"body\":";
+
+/// `command` as a line, with its newline.
+pub fn write_command(command: &Command) -> String {
+    let (word, name) = match command {
+        Command::Status(name) => ("status", name.as_deref()),
+        Command::Start(name) => ("start", Some(&**name)),
+        Command::Stop(name) => ("stop", Some(&**name)),
+        Command::Restart(name) => ("restart", Some(&**name)),
+        Command::Report => ("report", None),
+        Command::Jobs => ("jobs", None),
+        Command::Reexec => ("reexec", None),
+    };
+    match name {
+        // A name needs no escapes.
+        Some(name) => format!("{{\"command\":\"{word}\",\"name\":\"{name}\"}}\n"),
+        None => format!("{{\"command\":\"{word}\"}}\n"),
+    }
+}
+
+/// Reads a line of `write_command`, with or without its newline; unknown keys are ignored.
+///
+/// # Errors
+/// Says what is wrong with it, for the client.
+pub fn read_command(line: &[u8]) -> Result<Command, String> {
+    let object = read_object(line)?;
+    let name = match object.get("name") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) if is_name(name) => Some(name.as_str().into()),
+        Some(_) => return Err("name: want 1 to 50 of A-Z a-z 0-9 _ -".to_string()),
+    };
+    let Some(Value::String(word)) = object.get("command") else {
+        return Err("command: want a string".to_string());
+    };
+    match (word.as_str(), name) {
+        ("status", name) => Ok(Command::Status(name)),
+        ("start", Some(name)) => Ok(Command::Start(name)),
+        ("stop", Some(name)) => Ok(Command::Stop(name)),
+        ("restart", Some(name)) => Ok(Command::Restart(name)),
+        ("start" | "stop" | "restart", None) => Err(format!("{word}: want the name of an agent")),
+        ("report", None) => Ok(Command::Report),
+        ("jobs", None) => Ok(Command::Jobs),
+        ("reexec", None) => Ok(Command::Reexec),
+        ("report" | "jobs" | "reexec", Some(_)) => Err(format!("{word}: takes no name")),
+        _ => Err("command: not one this daemon knows".to_string()),
+    }
+}
+
+/// `answer` as a line, with its newline; line ends in the body become spaces, as JSON has them only between values.
+pub fn write_answer(answer: &Answer) -> String {
+    let message = json::to_string(&*answer.message);
+    let mut line = String::with_capacity(message.len() + answer.body.len() + 40);
+    line.push_str("{\"code\":");
+    line.push_str(&answer.code.to_string());
+    line.push_str(",\"message\":");
+    line.push_str(&message);
+    if !answer.body.is_empty() {
+        line.push_str(BODY);
+        line.extend(answer.body.chars().map(|c| if c == '\n' { ' ' } else { c }));
+    }
+    line.push_str("}\n");
+    line
+}
+
+/// Reads a line of `write_answer`, with or without its newline; the body is taken as it is, unread.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn read_answer(line: &[u8]) -> Result<Answer, String> {
+    let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_string())?.trim_end();
+    let (head, body) = match text.split_once(BODY) {
+        None => (text.to_string(), ""),
+        Some((head, rest)) => {
+            let body = rest.strip_suffix('}').ok_or("cut off")?;
+            (format!("{head}}}"), body)
+        }
+    };
+    let object = read_object(head.as_bytes())?;
+    let code = match object.get("code") {
+        Some(Value::Number(Number::U64(code @ 0..=255))) => *code as u8,
+        _ => return Err("code: want 0..255".to_string()),
+    };
+    let Some(Value::String(message)) = object.get("message") else {
+        return Err("message: want a string".to_string());
+    };
+    Ok(Answer { code, message: message.as_str().into(), body: body.into() })
+}
+
+fn read_object(line: &[u8]) -> Result<Object, String> {
+    let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_string())?;
+    match json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) | Err(_) => Err("want one JSON object on one line".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_survives_the_line() {
+        for command in [
+            Command::Status(None),
+            Command::Status(Some("web".into())),
+            Command::Start("web".into()),
+            Command::Stop("a-b_9".into()),
+            Command::Restart("web".into()),
+            Command::Report,
+            Command::Jobs,
+            Command::Reexec,
+        ] {
+            let line = write_command(&command);
+            assert!(line.ends_with("}\n") && line.len() <= MAX_COMMAND, "{line}");
+            assert_eq!(read_command(line.as_bytes()), Ok(command), "{line}");
+        }
+    }
+
+    #[test]
+    fn bad_commands_say_what_is_wrong() {
+        for (line, want) in [
+            ("", "one JSON object"),
+            ("[]", "one JSON object"),
+            ("{\"command\":\"start\"", "one JSON object"),
+            ("{\"command\":\"report\"} {}", "one JSON object"),
+            ("{}", "command: want"),
+            ("{\"command\":7}", "command: want"),
+            ("{\"command\":\"dance\"}", "not one"),
+            ("{\"command\":\"start\"}", "want the name"),
+            ("{\"command\":\"start\",\"name\":null}", "want the name"),
+            ("{\"command\":\"start\",\"name\":\"../x\"}", "name: want"),
+            ("{\"command\":\"start\",\"name\":7}", "name: want"),
+            ("{\"command\":\"jobs\",\"name\":\"web\"}", "takes no name"),
+        ] {
+            let got = read_command(line.as_bytes()).expect_err(line);
+            assert!(got.contains(want), "{line}: {got}");
+        }
+        assert!(read_command(b"{\"command\":\"\xff\"}").is_err());
+        assert_eq!(read_command(b"{\"command\":\"jobs\",\"later\":[1]}\n"), Ok(Command::Jobs));
+    }
+
+    #[test]
+    fn answers_keep_message_and_body() {
+        for (message, body) in [
+            ("", ""),
+            ("done", "{\"b\":1,\"a\":[{}]}"),
+            ("a \"quoted\" one,\"body\":\\ \u{1} ü", ""),
+            ("a \"quoted\" one,\"body\":\\", "[]"),
+            ("x", "{\"body\":{\"a\":1},\"body2\":\",\\\"body\\\":\"}"),
+        ] {
+            let answer = Answer { code: 1, message: message.into(), body: body.into() };
+            let line = write_answer(&answer);
+            assert_eq!(line.matches('\n').count(), 1);
+            assert_eq!(read_answer(line.as_bytes()), Ok(answer), "{line}");
+        }
+        let pretty = Answer { body: "{\n}".into(), ..Answer::default() };
+        assert_eq!(&*read_answer(write_answer(&pretty).as_bytes()).unwrap().body, "{ }");
+    }
+
+    #[test]
+    fn bad_answers_are_refused() {
+        for line in ["", "{}", "{\"code\":256,\"message\":\"\"}", "{\"code\":0}", "{\"code\":0,\"message\":\"\",\"body\":{"]
+        {
+            assert!(read_answer(line.as_bytes()).is_err(), "{line}");
+        }
+    }
+}
