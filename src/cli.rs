@@ -1,1 +1,201 @@
-//! (to come)
+//! The commands of the command line other than `run`: those that ask the running daemon, and those that do without.
+//!
+//! Each prints its result to standard output and its complaints to standard error, and returns the exit code: 0 done,
+//! 1 it did not work, 3 the daemon is not running. Nothing here changes the host; only the daemon does.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::host::files;
+use crate::model::command::{Answer, Command};
+use crate::model::package::Digest;
+use crate::wire::config::Problem;
+use crate::wire::{control, json};
+
+pub mod check;
+pub mod init;
+mod table;
+
+/// The socket's name in `run_dir`.
+const SOCKET: &str = "bootagent.sock";
+
+/// The exit code of a command that found no daemon.
+const NOT_RUNNING: u8 = 3;
+
+/// How an answer is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answering {
+    /// For people.
+    Text,
+    /// For programs: the daemon's document as it is.
+    Json,
+}
+
+/// Gives `command` to the daemon that uses the configuration at `path`, waits until it is done, and shows the answer.
+///
+/// There is no time limit: the daemon has one for everything it does, and the client can be interrupted.
+pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
+    let files::Loaded { config, problems, .. } = files::read_config(path);
+    let socket = Path::new(&*config.run_dir).join(SOCKET);
+    let mut stream = match UnixStream::connect(&socket) {
+        Ok(stream) => stream,
+        Err(error) => {
+            list(&problems);
+            return unreachable(&socket, &error);
+        }
+    };
+    let answer = match exchange(&mut stream, command) {
+        Ok(answer) => answer,
+        Err(cause) => {
+            complain(&format!("cannot talk to the daemon at \"{}\": {cause}", socket.display()));
+            return 1;
+        }
+    };
+    if answer.code != 0 {
+        complain(if answer.message.is_empty() { "the daemon could not do it" } else { &answer.message });
+        return answer.code;
+    }
+    if answer.body.is_empty() {
+        let message = if answer.message.is_empty() { "done" } else { &answer.message };
+        return print(&format!("{message}\n"));
+    }
+    if answering == Answering::Json {
+        return print(&format!("{}\n", answer.body));
+    }
+    match json::parse(&answer.body, json::MAX_DEPTH) {
+        Ok(body) if *command == Command::Jobs => print(&table::jobs(&body)),
+        Ok(body) => print(&table::status(&body, Path::new(&*config.agents_dir))),
+        Err(syntax) => {
+            complain(&format!("cannot read the daemon's answer: {syntax}"));
+            1
+        }
+    }
+}
+
+/// Says why there is no connection, and what can be done about it.
+fn unreachable(socket: &Path, error: &io::Error) -> u8 {
+    let socket = socket.display();
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            complain(&format!(
+                "the daemon is not running (no answer on \"{socket}\"): start it with its init script or \"bootagent run -d\""
+            ));
+            NOT_RUNNING
+        }
+        ErrorKind::PermissionDenied => {
+            complain(&format!("cannot connect to \"{socket}\": permission denied, this needs root"));
+            1
+        }
+        _ => {
+            complain(&format!("cannot connect to \"{socket}\": {}", files::cause(error)));
+            1
+        }
+    }
+}
+
+fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, String> {
+    // A daemon that refuses the client answers without reading, so an error here is told only if there is no answer.
+    let written = stream.write_all(control::write_command(command).as_bytes());
+    let mut line = Vec::new();
+    let read = stream.take(control::MAX_ANSWER as u64).read_to_end(&mut line);
+    if line.ends_with(b"\n") {
+        return control::read_answer(&line);
+    }
+    match written.and(read) {
+        Err(error) => Err(error.to_string()),
+        Ok(0) => Err("it ended before it answered".to_string()),
+        Ok(_) => Err("its answer is cut off".to_string()),
+    }
+}
+
+/// Prints the SHA-256 of a file as a job's `checksum` wants it.
+pub fn sha256(path: &Path) -> u8 {
+    match digest(path) {
+        Ok(digest) => print(&format!("{digest}\n")),
+        Err(error) => {
+            complain(&format!("cannot read \"{}\": {}", path.display(), files::cause(&error)));
+            1
+        }
+    }
+}
+
+fn digest(path: &Path) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Digest(hash.finalize().into())),
+            Ok(count) => hash.update(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Writes `text` to standard output and returns the exit code. A reader that has seen enough (`| head`) is no fault.
+pub fn print(text: &str) -> u8 {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => 0,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => 0,
+        Err(error) => {
+            complain(&format!("cannot write to standard output: {error}"));
+            1
+        }
+    }
+}
+
+/// Writes the problems to standard error, each on a line that begins with its file, as editors and compilers have it.
+fn list(problems: &[Problem]) {
+    for problem in problems {
+        let _ = io::stderr().write_all(format!("{problem}\n").as_bytes());
+    }
+}
+
+/// Writes one line to standard error; nothing is left to do when that fails.
+pub fn complain(message: &str) {
+    let _ = io::stderr().write_all(format!("bootagent: {message}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_stream() {
+        let path = std::env::temp_dir().join(format!("bootagent-sha256-{}", std::process::id()));
+        std::fs::write(&path, vec![b'a'; 1_000_000]).unwrap();
+        let got = digest(&path).unwrap().to_string();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(got, "SHA256:cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+        assert!(digest(&path).is_err());
+    }
+
+    #[test]
+    fn an_answer_is_read_to_its_end_and_never_taken_in_part() {
+        for (line, want) in [
+            ("{\"code\":0,\"message\":\"done\"}\n", Ok("done")),
+            ("{\"code\":0,\"message\":\"done\"}", Err("cut off")),
+            ("", Err("ended before")),
+            ("junk\n", Err("one JSON object")),
+        ] {
+            let (mut client, mut daemon) = UnixStream::pair().unwrap();
+            daemon.write_all(line.as_bytes()).unwrap();
+            daemon.shutdown(std::net::Shutdown::Write).unwrap();
+            let got = exchange(&mut client, &Command::Report);
+            match (got, want) {
+                (Ok(answer), Ok(want)) => assert_eq!(&*answer.message, want),
+                (Err(got), Err(want)) => assert!(got.contains(want), "{line}: {got}"),
+                (got, want) => panic!("{line}: got {got:?}, want {want:?}"),
+            }
+            let mut asked = vec![0; control::write_command(&Command::Report).len()];
+            daemon.read_exact(&mut asked).unwrap();
+            assert_eq!(control::read_command(&asked), Ok(Command::Report));
+        }
+    }
+}

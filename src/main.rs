@@ -1,2 +1,430 @@
-//! (to come)
-fn main() {}
+//! The command line: options (getopts), usage, and which command gets them.
+//!
+//! Options may stand before or after the command, and each is accepted only by the commands that know it. Nothing is
+//! done here: `run` goes to `daemon`, the hidden `work` to `work`, everything else to `cli`. Exit codes: 0 done, 1 it
+//! did not work, 2 usage, 3 the daemon is not running.
+
+use std::path::PathBuf;
+use std::process::exit;
+
+use bootagent::cli::{self, Answering};
+use bootagent::daemon;
+use bootagent::model::command::Command;
+use bootagent::model::pace::parse_servers;
+use bootagent::model::spec::is_name;
+
+/// Where the configuration is unless `-c` says otherwise.
+const CONFIG: &str = "/etc/bootagent/bootagent.json";
+
+/// One command of the command line.
+struct Topic {
+    word: &'static str,
+    /// What follows the word, for the usage.
+    synopsis: &'static str,
+    /// How many arguments it takes.
+    arguments: (usize, usize),
+    /// Short names of the options it knows besides `-c` and `-h`; `j` is `--json`.
+    options: &'static str,
+    /// One line, for the overview.
+    brief: &'static str,
+    /// The rest, for `help COMMAND`.
+    more: &'static str,
+}
+
+const TOPICS: [Topic; 13] = [
+    Topic {
+        word: "run",
+        synopsis: "[-d] [-S LIST]",
+        arguments: (0, 0),
+        options: "dS",
+        brief: "run the agent",
+        more: "  -d, --background    in the background; the parent exits 0 once it is ready\n  \
+               -S, --servers LIST  default servers instead of the configured ones: host:port,...\n\n\
+               SIGTERM, SIGINT: stop the agents and exit. SIGQUIT: exit, agents go on.\n\
+               SIGHUP: read the definitions again. SIGUSR2: reexec.\n",
+    },
+    Topic {
+        word: "check",
+        synopsis: "",
+        arguments: (0, 0),
+        options: "",
+        brief: "read all configuration, print every error",
+        more: "Exits 0 when there is none, else 1.\n",
+    },
+    Topic {
+        word: "status",
+        synopsis: "[NAME] [--json]",
+        arguments: (0, 1),
+        options: "j",
+        brief: "show what runs",
+        more: "  --json  the report as a server would get it now\n",
+    },
+    Topic {
+        word: "start",
+        synopsis: "NAME",
+        arguments: (1, 1),
+        options: "",
+        brief: "start an agent, and keep it running",
+        more: "Returns 0 once it has been alive for its startsecs, else 1 and why.\n",
+    },
+    Topic {
+        word: "stop",
+        synopsis: "NAME",
+        arguments: (1, 1),
+        options: "",
+        brief: "stop an agent, and keep it stopped",
+        more: "Returns 0 once none of its processes is left, else 1 and why.\n",
+    },
+    Topic {
+        word: "restart",
+        synopsis: "NAME",
+        arguments: (1, 1),
+        options: "",
+        brief: "stop an agent if it runs, and start it",
+        more: "Returns 0 once it has been alive for its startsecs, else 1 and why.\n",
+    },
+    Topic {
+        word: "reexec",
+        synopsis: "",
+        arguments: (0, 0),
+        options: "",
+        brief: "put the binary now on disk in place of the daemon",
+        more: "Agents go on undisturbed. Refused (1) when the new binary cannot read the configuration.\n",
+    },
+    Topic {
+        word: "report",
+        synopsis: "",
+        arguments: (0, 0),
+        options: "",
+        brief: "report to the server now",
+        more: "Returns 0 when a server took it, else 1 and why.\n",
+    },
+    Topic {
+        word: "jobs",
+        synopsis: "[--json]",
+        arguments: (0, 0),
+        options: "j",
+        brief: "show the jobs and how they ended",
+        more: "  --json  an array of {id, action, name, state, errcode, message, progress}\n",
+    },
+    Topic {
+        word: "init",
+        synopsis: "sysv|openrc|procd|systemd|inittab",
+        arguments: (1, 1),
+        options: "",
+        brief: "print a ready start script for that init",
+        more: "The script starts this very binary, with this -c when one is given.\n",
+    },
+    Topic {
+        word: "sha256",
+        synopsis: "FILE",
+        arguments: (1, 1),
+        options: "",
+        brief: "print the checksum in the form a job wants it",
+        more: "",
+    },
+    Topic { word: "version", synopsis: "", arguments: (0, 0), options: "", brief: "print the version", more: "" },
+    Topic {
+        word: "help",
+        synopsis: "[COMMAND]",
+        arguments: (0, 1),
+        options: "",
+        brief: "show this, or more about one command",
+        more: "",
+    },
+];
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq)]
+enum Wish {
+    /// Print this text.
+    Say(String),
+    Run {
+        background: bool,
+        servers: Option<Vec<bootagent::model::pace::Server>>,
+    },
+    Check,
+    Order(Command, Answering),
+    Init(String),
+    Sha256(PathBuf),
+    Work,
+}
+
+fn main() {
+    let mut args: Vec<String> = Vec::new();
+    for arg in std::env::args_os().skip(1) {
+        match arg.into_string() {
+            Ok(arg) => args.push(arg),
+            Err(arg) => usage(&format!("argument \"{}\" is not UTF-8", arg.to_string_lossy())),
+        }
+    }
+    if std::process::id() == 1 && is_left_over(&args) {
+        args = vec!["run".to_string()];
+    }
+    let (config, wish) = parse(&args).unwrap_or_else(|message| usage(&message));
+    let config = config.unwrap_or_else(|| PathBuf::from(CONFIG));
+    exit(match wish {
+        Wish::Say(text) => cli::print(&text).into(),
+        Wish::Run { background, servers } => {
+            daemon::run(daemon::Options { config_path: config, background, servers }).into()
+        }
+        Wish::Check => cli::check::check(&config).into(),
+        Wish::Order(command, answering) => cli::order(&config, &command, answering).into(),
+        Wish::Init(system) => cli::init::init(&system, &config, CONFIG).into(),
+        Wish::Sha256(file) => cli::sha256(&file).into(),
+        Wish::Work => bootagent::work::run(),
+    })
+}
+
+/// Whether these are no arguments of ours: a kernel hands what it does not understand on its command line to init.
+fn is_left_over(args: &[String]) -> bool {
+    match args.first() {
+        None => true,
+        Some(first) => !first.starts_with('-') && topic(first).is_none(),
+    }
+}
+
+/// Ends with exit code 2 and what is wrong.
+fn usage(message: &str) -> ! {
+    eprintln!("bootagent: {message}");
+    exit(2)
+}
+
+/// The configuration file, when given, and what is asked for; else what is wrong with the command line.
+fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), String> {
+    if args.len() == 1 && args[0] == "work" {
+        return Ok((None, Wish::Work));
+    }
+    let mut options = getopts::Options::new();
+    options
+        .optopt("c", "config", "", "")
+        .optflag("d", "background", "")
+        .optopt("S", "servers", "", "")
+        .optflag("j", "json", "")
+        .optflag("h", "help", "")
+        .optflag("V", "version", "");
+    let given = options.parse(args).map_err(|error| {
+        let text = error.to_string();
+        format!("{}{}; see \"bootagent help\"", text[..1].to_lowercase(), text[1..].replace('\'', "\""))
+    })?;
+    let mut words = given.free.iter().map(String::as_str);
+    let Some(word) = words.next() else {
+        return match (given.opt_present("h"), given.opt_present("V")) {
+            (true, _) => Ok((None, Wish::Say(overview()))),
+            (_, true) => Ok((None, Wish::Say(version()))),
+            _ => Err(format!("want a command\n\n{}", overview().trim_end())),
+        };
+    };
+    let topic = topic(word).ok_or_else(|| unknown("command", word, &TOPICS.map(|topic| topic.word)))?;
+    if given.opt_present("h") {
+        return Ok((None, Wish::Say(help(topic))));
+    }
+    for (short, long) in [("d", "-d"), ("S", "-S"), ("j", "--json"), ("V", "--version")] {
+        if given.opt_present(short) && !topic.options.contains(short) {
+            return Err(format!("\"{word}\" knows no option {long}; see \"bootagent help {word}\""));
+        }
+    }
+    let (least, most) = topic.arguments;
+    let rest: Vec<&str> = words.collect();
+    if rest.len() < least {
+        return Err(format!("\"{word}\" wants an argument: bootagent {word} {}", topic.synopsis));
+    }
+    if rest.len() > most {
+        return Err(format!("\"{word}\" has one argument too many: \"{}\"", rest[most]));
+    }
+    let first = rest.first().copied();
+    let answering = if given.opt_present("j") { Answering::Json } else { Answering::Text };
+    let wish = match (word, first) {
+        ("run", _) => {
+            let servers = given.opt_str("S").map(|list| parse_servers(&list)).transpose();
+            Wish::Run { background: given.opt_present("d"), servers: servers.map_err(|cause| format!("-S: {cause}"))? }
+        }
+        ("check", _) => Wish::Check,
+        ("status", first) => Wish::Order(Command::Status(first.map(name).transpose()?), answering),
+        ("start", Some(first)) => Wish::Order(Command::Start(name(first)?), answering),
+        ("stop", Some(first)) => Wish::Order(Command::Stop(name(first)?), answering),
+        ("restart", Some(first)) => Wish::Order(Command::Restart(name(first)?), answering),
+        ("reexec", _) => Wish::Order(Command::Reexec, answering),
+        ("report", _) => Wish::Order(Command::Report, answering),
+        ("jobs", _) => Wish::Order(Command::Jobs, answering),
+        ("init", Some(first)) if cli::init::SYSTEMS.contains(&first) => Wish::Init(first.to_string()),
+        ("init", Some(first)) => return Err(unknown("init system", first, &cli::init::SYSTEMS)),
+        ("sha256", Some(first)) => Wish::Sha256(PathBuf::from(first)),
+        ("version", _) => Wish::Say(version()),
+        ("help", Some(first)) => match self::topic(first) {
+            Some(topic) => Wish::Say(help(topic)),
+            None => return Err(unknown("command", first, &TOPICS.map(|topic| topic.word))),
+        },
+        _ => Wish::Say(overview()),
+    };
+    Ok((given.opt_str("c").map(absolute).transpose()?, wish))
+}
+
+fn topic(word: &str) -> Option<&'static Topic> {
+    TOPICS.iter().find(|topic| topic.word == word)
+}
+
+fn name(text: &str) -> Result<Box<str>, String> {
+    if is_name(text) {
+        return Ok(text.into());
+    }
+    Err(format!("\"{}\" cannot be the name of an agent: want 1 to 50 of A-Z a-z 0-9 _ -", text.escape_debug()))
+}
+
+/// The daemon leaves its working directory, so a path must not depend on it.
+fn absolute(path: String) -> Result<PathBuf, String> {
+    std::path::absolute(&path).map_err(|error| format!("-c \"{path}\": {error}"))
+}
+
+fn version() -> String {
+    format!("bootagent-{}-{} ({})\n", env!("CARGO_PKG_VERSION"), env!("BOOTAGENT_ARCH"), env!("BOOTAGENT_REVISION"))
+}
+
+fn overview() -> String {
+    let mut text = "Usage: bootagent [-c FILE] COMMAND ...\n\n".to_string();
+    for topic in &TOPICS {
+        let left = format!("{} {}", topic.word, topic.synopsis);
+        let line = if left.len() > 26 {
+            format!("  {left}\n{:28}  {}\n", "", topic.brief)
+        } else {
+            format!("  {left:26}  {}\n", topic.brief)
+        };
+        text.push_str(&line);
+    }
+    text.push_str("\n  -c, --config FILE  the configuration; ");
+    text.push_str(CONFIG);
+    text.push_str(
+        " by default\n  -h, --help         this, or more about the command it stands with\n  \
+         -V, --version      the version\n\n\
+         Exit codes: 0 done, 1 it did not work, 2 usage, 3 the daemon is not running.\n",
+    );
+    text
+}
+
+fn help(topic: &Topic) -> String {
+    let mut text = format!("Usage: bootagent [-c FILE] {} {}", topic.word, topic.synopsis);
+    text.truncate(text.trim_end().len());
+    let mut brief = topic.brief.chars();
+    let first = brief.next().map_or(' ', |c| c.to_ascii_uppercase());
+    text.push_str(&format!("\n\n{first}{}.\n", brief.as_str()));
+    if !topic.more.is_empty() {
+        text.push_str(topic.more);
+    }
+    text
+}
+
+/// Says that `word` is none of `known`, and which of them it is nearest to.
+fn unknown(what: &str, word: &str, known: &[&str]) -> String {
+    let mut text = format!("there is no {what} \"{}\"", word.escape_debug());
+    let nearest = known.iter().min_by_key(|known| distance(word, known));
+    match nearest {
+        Some(nearest) if distance(word, nearest) <= 2.min(word.len() / 2) => {
+            text.push_str(&format!("; did you mean \"{nearest}\"?"));
+        }
+        _ => text.push_str(&format!("; there are {}", known.join(", "))),
+    }
+    text
+}
+
+/// How many bytes must be changed, put in or left out to make `a` into `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<(Option<PathBuf>, Wish), String> {
+        parse(&line.split_whitespace().map(str::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn commands_and_their_options_in_any_order() {
+        let json = |name: Option<&str>| Wish::Order(Command::Status(name.map(Into::into)), Answering::Json);
+        for (line, want) in [
+            ("check", Wish::Check),
+            ("status --json web", json(Some("web"))),
+            ("status web --json", json(Some("web"))),
+            ("--json status", json(None)),
+            ("status", Wish::Order(Command::Status(None), Answering::Text)),
+            ("restart web", Wish::Order(Command::Restart("web".into()), Answering::Text)),
+            ("jobs", Wish::Order(Command::Jobs, Answering::Text)),
+            ("run", Wish::Run { background: false, servers: None }),
+            ("run -d", Wish::Run { background: true, servers: None }),
+            ("run -S a:1,b:2", Wish::Run { background: false, servers: parse_servers("a:1,b:2").ok() }),
+            ("init sysv", Wish::Init("sysv".into())),
+            ("sha256 -- -x", Wish::Sha256("-x".into())),
+            ("work", Wish::Work),
+        ] {
+            assert_eq!(parsed(line).map(|(_, wish)| wish), Ok(want), "{line}");
+        }
+        for line in ["-c /x/y.json check", "check -c /x/y.json", "check --config=/x/y.json"] {
+            assert_eq!(parsed(line), Ok((Some("/x/y.json".into()), Wish::Check)), "{line}");
+        }
+        let (config, _) = parsed("check -c y.json").unwrap();
+        assert!(config.is_some_and(|path| path.is_absolute() && path.ends_with("y.json")));
+    }
+
+    #[test]
+    fn misuse_says_what_is_wrong() {
+        for (line, want) in [
+            ("", "want a command"),
+            ("stauts", "there is no command \"stauts\"; did you mean \"status\"?"),
+            ("dance", "there is no command \"dance\"; there are run, check,"),
+            ("help strat", "did you mean \"start\"?"),
+            ("init sysvv", "there is no init system \"sysvv\"; did you mean \"sysv\"?"),
+            ("init", "\"init\" wants an argument: bootagent init sysv|openrc"),
+            ("start", "\"start\" wants an argument: bootagent start NAME"),
+            ("start a b", "\"start\" has one argument too many: \"b\""),
+            ("check x", "too many"),
+            ("start ../x", "cannot be the name"),
+            ("check -d", "\"check\" knows no option -d"),
+            ("report --json", "\"report\" knows no option --json"),
+            ("status --jsn", "unrecognized option: \"jsn\""),
+            ("status -x", "unrecognized option: \"x\""),
+            ("check -c", "argument to option \"c\" missing"),
+            ("run -S a", "-S: server \"a\": want host:port"),
+            ("work x", "there is no command"),
+        ] {
+            let got = parsed(line).expect_err(line);
+            assert!(got.contains(want), "{line}: {got}");
+        }
+    }
+
+    #[test]
+    fn help_is_there_for_every_command() {
+        let overview = overview();
+        for topic in &TOPICS {
+            assert!(overview.contains(&format!("\n  {} ", topic.word)), "{}", topic.word);
+            for line in [format!("help {}", topic.word), format!("{} --help", topic.word), format!("-h {}", topic.word)]
+            {
+                let (_, wish) = parsed(&line).unwrap();
+                let Wish::Say(text) = wish else { panic!("{line}: {wish:?}") };
+                assert!(text.starts_with(&format!("Usage: bootagent [-c FILE] {}", topic.word)), "{line}: {text}");
+            }
+        }
+        for line in ["help", "--help", "-h"] {
+            assert_eq!(parsed(line), Ok((None, Wish::Say(overview.clone()))));
+        }
+        assert!(overview.lines().all(|line| line.len() <= 80), "{overview}");
+    }
+
+    #[test]
+    fn init_arguments_of_the_kernel_are_not_ours() {
+        for (args, want) in [(&[][..], true), (&["auto", "x"], true), (&["run"], false), (&["-c", "x"], false)] {
+            let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+            assert_eq!(is_left_over(&args), want, "{args:?}");
+        }
+    }
+}

@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn bad_answers_are_refused() {
-        for line in ["", "{}", "{\"code\":256,\"message\":\"\"}", "{\"code\":0}", "{\"code\":0,\"message\":\"\",\"body\":{"]
+        for line in
+            ["", "{}", "{\"code\":256,\"message\":\"\"}", "{\"code\":0}", "{\"code\":0,\"message\":\"\",\"body\":{"]
         {
             assert!(read_answer(line.as_bytes()).is_err(), "{line}");
         }

@@ -1,6 +1,7 @@
 //! Text in, values out, and back: JSON, configuration, protocol. Pure: no file, socket, clock or log.
 #![forbid(unsafe_code)]
 
+pub mod control;
 pub mod json;
 pub mod definition;
 pub mod config;

@@ -1,0 +1,120 @@
+//! `bootagent check`: everything that is wrong with the configuration, in one go, by the daemon's own reading of it.
+//!
+//! On top of what the files say come the host's own answers: whether users, groups and programs exist, and whether this
+//! binary can be executed by the unprivileged helpers. Nothing is changed and no daemon is needed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::cli::{list, print};
+use crate::host::files::{self, Configuration};
+use crate::model::spec::{Account, Spec};
+use crate::sys::account;
+use crate::wire::config::{Config, Problem};
+
+/// Reads all configuration, prints every problem to standard error, and returns 1 when there is one, else 0.
+pub fn check(path: &Path) -> u8 {
+    let Configuration { config, has_file, agents, has_directory, mut problems } = files::read_configuration(path);
+    check_daemon(&config, &path.to_string_lossy(), &mut problems);
+    for agent in &agents.agents {
+        let file = format!("{}/{}", config.agents_dir.trim_end_matches('/'), agent.file);
+        for message in check_agent(&agent.spec) {
+            problems.push(Problem::new(&file, &message));
+        }
+    }
+    list(&problems);
+    if !problems.is_empty() {
+        return 1;
+    }
+    let said = if has_file { "ok" } else { "not there, so all defaults" };
+    let count = match agents.agents.len() {
+        0 if !has_directory => format!("no \"{}\"", config.agents_dir),
+        1 => "1 agent".to_string(),
+        count => format!("{count} agents"),
+    };
+    print(&format!("{}: {said}; {count}\n", path.display()))
+}
+
+/// What the daemon itself needs of the host.
+fn check_daemon(config: &Config, file: &str, problems: &mut Vec<Problem>) {
+    if let Some(user) = &config.helper_user {
+        if let Some(message) = missing_user(user) {
+            problems.push(Problem::new(file, &format!("helper_user: {message}")));
+        }
+    }
+    if account::own_uid().0 != 0 || config.helper_user.as_deref() == Some("root") {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let Ok(metadata) = fs::metadata(&program) else { return };
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o001 == 0 {
+        let message = format!("mode {mode:04o}: helpers run without root and could not execute it, want 0755");
+        problems.push(Problem::new(&program.to_string_lossy(), &message));
+    }
+}
+
+/// What keeps an agent from being started on this host.
+fn check_agent(spec: &Spec) -> Vec<String> {
+    let mut messages = Vec::new();
+    if let Some(Account::Name(user)) = &spec.user {
+        messages.extend(missing_user(user).map(|message| format!("user: {message}")));
+    }
+    if let Some(Account::Name(group)) = &spec.group {
+        let message = match account::group_by_name(group) {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(format!("group: there is no group \"{group}\" on this host")),
+            Err(error) => Some(format!("group: cannot look up \"{group}\": {error}")),
+        };
+        messages.extend(message);
+    }
+    messages.extend(unusable_program(&spec.exec[0]).map(|message| format!("exec[0]: {message}")));
+    if let Some(check) = &spec.check {
+        messages.extend(unusable_program(&check.exec[0]).map(|message| format!("check.exec[0]: {message}")));
+    }
+    messages
+}
+
+fn missing_user(name: &str) -> Option<String> {
+    match account::user_by_name(name) {
+        Ok(Some(_)) => None,
+        Ok(None) => Some(format!("there is no user \"{name}\" on this host")),
+        Err(error) => Some(format!("cannot look up \"{name}\": {error}")),
+    }
+}
+
+fn unusable_program(path: &str) -> Option<String> {
+    match fs::metadata(path) {
+        Err(error) => Some(format!("cannot find the program \"{path}\": {}", files::cause(&error))),
+        Ok(metadata) if !metadata.is_file() => Some(format!("\"{path}\" is not a program")),
+        Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => Some(format!("\"{path}\" is not executable")),
+        Ok(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_lacks_is_named() {
+        let mut spec = Spec::new("web", "1", vec!["/bin/sh".into()]);
+        assert_eq!(check_agent(&spec), Vec::<String>::new());
+        spec.user = Some(Account::Name("root".into()));
+        spec.group = Some(Account::Id(12345));
+        assert_eq!(check_agent(&spec), Vec::<String>::new());
+        spec.user = Some(Account::Name("no-such-user".into()));
+        spec.group = Some(Account::Name("no-such-group".into()));
+        spec.exec[0] = "/no/such/program".into();
+        let want = [
+            "user: there is no user \"no-such-user\" on this host",
+            "group: there is no group \"no-such-group\" on this host",
+            "exec[0]: cannot find the program \"/no/such/program\": No such file or directory",
+        ];
+        assert_eq!(check_agent(&spec), want);
+        for (path, want) in [("/etc", "is not a program"), ("/etc/passwd", "is not executable")] {
+            assert!(unusable_program(path).is_some_and(|message| message.contains(want)), "{path}");
+        }
+    }
+}

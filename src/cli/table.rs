@@ -1,0 +1,198 @@
+//! The daemon's documents as tables for people.
+//!
+//! What comes in is read as it is found: a daemon of another version may leave keys out or add some. No value reaches
+//! the terminal with control characters in it.
+
+use std::path::Path;
+
+use crate::wire::json::{self, Value};
+
+/// The status report: a line about the daemon, then one per agent.
+pub fn status(body: &Value, agents_dir: &Path) -> String {
+    let mut text = format!(
+        "{}  {}  up {}  reports every {}\n\n",
+        text_of(body, "hostname"),
+        text_of(body, "version"),
+        duration(number_of(body, "uptime")),
+        duration(number_of(body, "step")),
+    );
+    let agents = member(body, "agents").and_then(json::array).unwrap_or_default();
+    if agents.is_empty() {
+        text.push_str(&format!(
+            "no agents: put a definition NAME.json into \"{}\" and send SIGHUP, or have the server send an install job\n",
+            agents_dir.display()
+        ));
+        return text;
+    }
+    let mut rows = vec![["NAME", "VERSION", "STATE", "UPTIME", "PID", "CPU", "MEM", "FAILURES", "DETAIL"]
+        .map(str::to_string)
+        .to_vec()];
+    for agent in agents {
+        let pid = number_of(agent, "pid");
+        let running = pid != 0.0;
+        rows.push(vec![
+            text_of(agent, "name"),
+            text_of(agent, "version"),
+            text_of(agent, "status"),
+            if running { duration(number_of(agent, "uptime")) } else { "-".to_string() },
+            if running { pid.to_string() } else { "-".to_string() },
+            member(agent, "cpu").and_then(json::number).map_or("-".to_string(), |cpu| format!("{cpu:.1}%")),
+            member(agent, "memory").and_then(json::number).map_or("-".to_string(), size),
+            number_of(agent, "failures").to_string(),
+            text_of(agent, "detail"),
+        ]);
+    }
+    align(&mut text, &rows, &[3, 4, 5, 6, 7]);
+    text
+}
+
+/// The ledger of jobs, one line each.
+pub fn jobs(body: &Value) -> String {
+    let jobs = json::array(body).unwrap_or_default();
+    if jobs.is_empty() {
+        return "no jobs yet\n".to_string();
+    }
+    let mut rows = vec![["ID", "ACTION", "NAME", "STATE", "CODE", "MESSAGE"].map(str::to_string).to_vec()];
+    for job in jobs {
+        let message = match text_of(job, "message") {
+            message if message.is_empty() => text_of(job, "progress"),
+            message => message,
+        };
+        rows.push(vec![
+            text_of(job, "id"),
+            text_of(job, "action"),
+            text_of(job, "name"),
+            text_of(job, "state"),
+            member(job, "errcode").and_then(json::number).map_or("-".to_string(), |code| code.to_string()),
+            message,
+        ]);
+    }
+    let mut text = String::new();
+    align(&mut text, &rows, &[4]);
+    text
+}
+
+/// Puts the rows under each other, two spaces apart; the columns in `numbers` end, the others begin at one place.
+fn align(text: &mut String, rows: &[Vec<String>], numbers: &[usize]) {
+    let mut widths = vec![0; rows.first().map_or(0, Vec::len)];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in rows {
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let blanks = width - cell.chars().count();
+            if numbers.contains(&column) {
+                text.extend(std::iter::repeat_n(' ', blanks));
+                text.push_str(cell);
+            } else {
+                text.push_str(cell);
+                text.extend(std::iter::repeat_n(' ', blanks));
+            }
+            text.push_str("  ");
+        }
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
+    }
+}
+
+fn member<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
+    json::object(value)?.get(key)
+}
+
+fn text_of(value: &Value, key: &str) -> String {
+    let text = member(value, key).and_then(json::text).unwrap_or_default();
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn number_of(value: &Value, key: &str) -> f64 {
+    member(value, key).and_then(json::number).unwrap_or(0.0)
+}
+
+/// The two greatest units of a time in seconds: `3d4h`, `5m12s`.
+fn duration(seconds: f64) -> String {
+    // The cast saturates, and a NaN becomes 0.
+    let seconds = seconds as u64;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m{}s", seconds % 60),
+        3600..86400 => format!("{hours}h{}m", minutes % 60),
+        _ => format!("{days}d{}h", hours % 24),
+    }
+}
+
+/// A size in bytes as people read it, in 1024s.
+fn size(bytes: f64) -> String {
+    let mut value = bytes;
+    for unit in ["B", "K", "M", "G"] {
+        if value < 1023.5 {
+            return if value < 9.95 && unit != "B" { format!("{value:.1}{unit}") } else { format!("{value:.0}{unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1}T")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_are_aligned() {
+        let body = r#"{"hostname":"web-01","version":"bootagent-1.0.0-x86_64","uptime":273600,"step":600,"agents":[
+            {"name":"a","version":"1","status":"running","uptime":312,"pid":4711,"failures":0,"detail":"","cpu":1.54,
+             "memory":10485760},
+            {"name":"longer","version":"1.2.3","status":"stoped","uptime":0,"pid":0,"failures":2,
+             "detail":"exited with\nstatus 1"}]}"#;
+        let body = json::parse(body, 8).unwrap();
+        let want = "\
+web-01  bootagent-1.0.0-x86_64  up 3d4h  reports every 10m0s
+
+NAME    VERSION  STATE    UPTIME   PID   CPU  MEM  FAILURES  DETAIL
+a       1        running   5m12s  4711  1.5%  10M         0
+longer  1.2.3    stoped        -     -     -    -         2  exited with status 1
+";
+        assert_eq!(status(&body, Path::new("/etc/x")), want);
+    }
+
+    #[test]
+    fn a_host_without_agents_says_what_to_do() {
+        let body = json::parse("{\"agents\":[]}", 8).unwrap();
+        assert!(status(&body, Path::new("/etc/x")).contains("no agents: put a definition NAME.json into \"/etc/x\""));
+    }
+
+    #[test]
+    fn jobs_are_aligned() {
+        let body = r#"[{"id":"a-1","action":"install","name":"web","state":"taken","errcode":0,"message":"success"},
+            {"id":"b","action":"config","name":"","state":"downloading","progress":"1.5 MB of 3.0 MB"}]"#;
+        let want = "\
+ID   ACTION   NAME  STATE        CODE  MESSAGE
+a-1  install  web   taken           0  success
+b    config         downloading     -  1.5 MB of 3.0 MB
+";
+        assert_eq!(jobs(&json::parse(body, 8).unwrap()), want);
+        assert_eq!(jobs(&json::parse("[]", 8).unwrap()), "no jobs yet\n");
+    }
+
+    #[test]
+    fn durations_and_sizes() {
+        for (seconds, want) in
+            [(0.0, "0s"), (59.9, "59s"), (60.0, "1m0s"), (3600.0, "1h0m"), (90061.0, "1d1h"), (-1.0, "0s")]
+        {
+            assert_eq!(duration(seconds), want);
+        }
+        for (bytes, want) in [
+            (0.0, "0B"),
+            (1023.0, "1023B"),
+            (1024.0, "1.0K"),
+            (10485760.0, "10M"),
+            (1.5 * 1073741824.0, "1.5G"),
+            (1023.9 * 1048576.0, "1.0G"),
+            (3e12, "2.7T"),
+        ] {
+            assert_eq!(size(bytes), want);
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The configuration as it lies on the host: `bootagent.json` and the files of `agents.d`, read and judged.
+//!
+//! Text goes to `wire::config`, which says what is wrong in it; here is what is wrong with the files themselves. Run by
+//! root, a file that somebody else could have written is not read: whoever writes an agent's definition is root. What
+//! was last good is for the caller to know, who fills in `Source::good` before it has the sources read.
+
+use std::fs::{self, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::sys::account;
+use crate::wire::config::{self, Agents, Config, Problem, Source};
+
+/// The largest file that is taken for meant, bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What `read_config` found.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Good where the file is good, the default elsewhere; not to be run on when there are problems.
+    pub config: Config,
+    /// The file's text, when there is one that may be read.
+    pub text: Option<Vec<u8>>,
+    /// Everything that is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// What `read_configuration` found.
+#[derive(Debug)]
+pub struct Configuration {
+    /// `bootagent.json`.
+    pub config: Config,
+    /// Whether there is such a file.
+    pub has_file: bool,
+    /// What `agents_dir` says; nothing where it is missing.
+    pub agents: Agents,
+    /// Whether there is such a directory.
+    pub has_directory: bool,
+    /// Everything that is wrong, in all files.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads the configuration file; a missing one is all defaults.
+pub fn read_config(path: &Path) -> Loaded {
+    let label = path.to_string_lossy();
+    match read_file(path) {
+        Ok(None) => Loaded { config: Config::default(), text: None, problems: Vec::new() },
+        Ok(Some(text)) => {
+            let (config, problems) = config::read_config(&label, &text);
+            Loaded { config, text: Some(text), problems }
+        }
+        Err(message) => {
+            Loaded { config: Config::default(), text: None, problems: vec![Problem::new(&label, &message)] }
+        }
+    }
+}
+
+/// Reads everything there is to configure, for those who know of no last good copies.
+pub fn read_configuration(path: &Path) -> Configuration {
+    let Loaded { config, text, mut problems } = read_config(path);
+    let has_file = text.is_some() || !problems.is_empty();
+    let (sources, has_directory) = match read_directory(Path::new(&*config.agents_dir)) {
+        Ok(Some(sources)) => (sources, true),
+        Ok(None) => (Vec::new(), false),
+        Err(message) => {
+            problems.push(Problem::new(&config.agents_dir, &message));
+            (Vec::new(), true)
+        }
+    };
+    let mut agents = config::read_agents(&config.agents_dir, sources);
+    problems.append(&mut agents.problems);
+    Configuration { config, has_file, agents, has_directory, problems }
+}
+
+/// The files `*.json` of a directory, each with its text or what is wrong with it; `None` when there is no directory.
+///
+/// # Errors
+/// Why the directory cannot be used at all.
+pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, String> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot read the directory: {}", cause(&error))),
+    };
+    check_above(directory)?;
+    let mut sources = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| format!("cannot read the directory: {}", cause(&error)))?;
+        let name = entry.file_name();
+        let file = name.to_string_lossy();
+        if !file.ends_with(".json") || file.starts_with('.') {
+            continue;
+        }
+        // The directory has been judged, so only the file is; one that vanished since was never there.
+        if let Some(text) = read_alone(&entry.path()).transpose() {
+            sources.push(Source { file: file.into(), text, good: None });
+        }
+    }
+    Ok(Some(sources))
+}
+
+/// The text of a configuration file; `None` when there is none.
+///
+/// # Errors
+/// Why it cannot be read, or must not be.
+pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    let text = read_alone(path)?;
+    if text.is_some() {
+        check_above(path.parent().unwrap_or(Path::new("/")))?;
+    }
+    Ok(text)
+}
+
+fn read_alone(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    // Without O_NONBLOCK a fifo put in place of the file would hold the daemon up.
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot read: {}", cause(&error))),
+    };
+    let metadata = file.metadata().map_err(|error| format!("cannot read: {}", cause(&error)))?;
+    if !metadata.is_file() {
+        return Err("not a regular file".to_string());
+    }
+    if let Some(writer) = as_root().then(|| writer(&metadata, true)).flatten() {
+        return Err(format!("refused: {writer}; want it owned by root, mode 0644 or stricter"));
+    }
+    let mut text = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(|error| format!("cannot read: {}", cause(&error)))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err("larger than 1 MiB".to_string());
+    }
+    Ok(Some(text))
+}
+
+/// Judges a directory with configuration in it, and all above it: who can rename there can put files in place.
+fn check_above(directory: &Path) -> Result<(), String> {
+    if !as_root() {
+        return Ok(());
+    }
+    let real = fs::canonicalize(directory).map_err(|error| format!("cannot read the directory: {}", cause(&error)))?;
+    for (depth, above) in real.ancestors().enumerate() {
+        let metadata = fs::metadata(above)
+            .map_err(|error| format!("cannot look at the directory \"{}\": {}", above.display(), cause(&error)))?;
+        if let Some(writer) = writer(&metadata, depth == 0) {
+            return Err(format!(
+                "refused: the directory \"{}\": {writer}; want it owned by root, mode 0755 or stricter",
+                above.display()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Who besides root can write here, if anybody. `near` is a file that is read or its directory; further above only what
+/// is open to everyone counts, and not where the sticky bit keeps them from each other's files.
+fn writer(metadata: &Metadata, near: bool) -> Option<String> {
+    judge(metadata.mode(), metadata.uid(), metadata.gid(), metadata.is_dir(), near)
+}
+
+fn judge(mode: u32, uid: u32, gid: u32, directory: bool, near: bool) -> Option<String> {
+    let sticky = directory && mode & 0o1000 != 0;
+    let bits = mode & 0o7777;
+    if mode & 0o002 != 0 && !sticky {
+        return Some(format!("others can write it (mode {bits:04o})"));
+    }
+    if near && uid != 0 {
+        return Some(format!("it belongs to user {uid}"));
+    }
+    if near && mode & 0o020 != 0 && gid != 0 && !sticky {
+        return Some(format!("group {gid} can write it (mode {bits:04o})"));
+    }
+    None
+}
+
+fn as_root() -> bool {
+    account::own_uid().0 == 0
+}
+
+/// The kernel's words alone.
+pub fn cause(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(raw) => crate::kernel::Errno(raw).to_string(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A directory of its own for one test, gone when it ends.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let path = std::env::temp_dir().join(format!("bootagent-files-{name}-{}", std::process::id()));
+            fs::create_dir_all(path.join("agents.d")).unwrap();
+            for directory in [path.clone(), path.join("agents.d")] {
+                fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            Scratch(path)
+        }
+
+        fn write(&self, file: &str, text: &str, mode: u32) -> PathBuf {
+            let path = self.0.join(file);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn who_else_can_write() {
+        let (file, directory, far) = ((false, true), (true, true), (true, false));
+        for (mode, uid, gid, (is_directory, near), want) in [
+            (0o644, 0, 0, file, None),
+            (0o664, 0, 0, file, None),
+            (0o664, 0, 5, file, Some("group 5")),
+            (0o646, 0, 0, file, Some("others can write it (mode 0646)")),
+            (0o1646, 0, 0, file, Some("others")),
+            (0o644, 5, 0, file, Some("user 5")),
+            (0o755, 0, 0, directory, None),
+            (0o777, 0, 0, directory, Some("others")),
+            (0o1777, 0, 0, directory, None),
+            (0o775, 0, 5, directory, Some("group 5")),
+            (0o755, 5, 0, directory, Some("user 5")),
+            (0o777, 0, 0, far, Some("others")),
+            (0o1777, 0, 0, far, None),
+            (0o775, 5, 5, far, None),
+        ] {
+            let got = judge(mode, uid, gid, is_directory, near);
+            match (&got, want) {
+                (Some(got), Some(want)) if got.contains(want) => {}
+                (None, None) => {}
+                _ => panic!("{mode:o} {uid}:{gid}: got {got:?}, want {want:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn files_that_are_none_are_said() {
+        let scratch = Scratch::new("kinds");
+        assert_eq!(read_file(&scratch.0.join("absent.json")), Ok(None));
+        assert_eq!(read_file(&scratch.0.join("agents.d")), Err("not a regular file".to_string()));
+        let fifo = scratch.0.join("fifo.json");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert_eq!(read_file(&fifo), Err("not a regular file".to_string()));
+        let large = scratch.write("large.json", &" ".repeat(MAX_FILE as usize + 1), 0o644);
+        assert_eq!(read_file(&large), Err("larger than 1 MiB".to_string()));
+        let file = scratch.write("x.json", "{}", 0o644);
+        assert_eq!(read_file(&file), Ok(Some(b"{}".to_vec())));
+        assert!(read_file(&file.join("y")).is_err_and(|message| message == "cannot read: Not a directory"));
+    }
+
+    #[test]
+    fn a_directory_gives_its_definitions_only() {
+        let scratch = Scratch::new("directory");
+        scratch.write("agents.d/b.json", "b", 0o644);
+        scratch.write("agents.d/a.json", "a", 0o644);
+        scratch.write("agents.d/.hidden.json", "", 0o644);
+        scratch.write("agents.d/c.json~", "", 0o644);
+        let sources = read_directory(&scratch.0.join("agents.d")).unwrap().unwrap();
+        let mut files: Vec<&str> = sources.iter().map(|source| &*source.file).collect();
+        files.sort_unstable();
+        assert_eq!(files, ["a.json", "b.json"]);
+        assert!(read_directory(&scratch.0.join("absent")).unwrap().is_none());
+        assert!(read_directory(&scratch.0.join("agents.d/a.json")).is_err());
+    }
+
+    #[test]
+    fn everything_is_read_and_every_problem_kept() {
+        let scratch = Scratch::new("all");
+        let agents_dir = scratch.0.join("agents.d");
+        let path = scratch.write("bootagent.json", &format!("{{\"agents_dir\": {agents_dir:?}}}"), 0o644);
+        scratch.write("agents.d/good.json", r#"{"name":"good","version":"1","exec":["/bin/true"]}"#, 0o644);
+        scratch.write("agents.d/bad.json", "{", 0o644);
+        let read = read_configuration(&path);
+        assert!(read.has_file && read.has_directory);
+        assert_eq!(read.agents.agents.len(), 1);
+        assert_eq!(read.problems.len(), 1);
+        assert!(read.problems[0].to_string().contains("agents.d/bad.json:1:2: "), "{}", read.problems[0]);
+        fs::remove_file(&path).unwrap();
+        let read = read_configuration(&path);
+        assert!(!read.has_file && read.config == Config::default());
+    }
+
+    #[test]
+    fn root_reads_nothing_that_others_can_write() {
+        if !as_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let scratch = Scratch::new("open");
+        let file = scratch.write("x.json", "{}", 0o666);
+        let message = read_file(&file).unwrap_err();
+        assert!(message.starts_with("refused: others can write it (mode 0666)"), "{message}");
+        let file = scratch.write("x.json", "{}", 0o644);
+        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o777)).unwrap();
+        for message in [read_file(&file).unwrap_err(), read_directory(&scratch.0.join("agents.d")).unwrap_err()] {
+            assert!(message.contains("directory") && message.contains("mode 0777"), "{message}");
+        }
+        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(read_file(&file).is_ok());
+    }
+}
