@@ -106,7 +106,7 @@ fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, String
         return control::read_answer(&line);
     }
     match written.and(read) {
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(files::cause(&error)),
         Ok(0) => Err("it ended before it answered".to_string()),
         Ok(_) => Err("its answer is cut off".to_string()),
     }
@@ -144,7 +144,7 @@ pub fn print(text: &str) -> u8 {
         Ok(()) => 0,
         Err(error) if error.kind() == ErrorKind::BrokenPipe => 0,
         Err(error) => {
-            complain(&format!("cannot write to standard output: {error}"));
+            complain(&format!("cannot write to standard output: {}", files::cause(&error)));
             1
         }
     }
@@ -197,5 +197,43 @@ mod tests {
             daemon.read_exact(&mut asked).unwrap();
             assert_eq!(control::read_command(&asked), Ok(Command::Report));
         }
+    }
+
+    /// The indented text in `document` from the line that begins with `start` to the next line that is not indented.
+    fn example(document: &str, start: &str) -> String {
+        let lines = document.lines().skip_while(|line| !line.trim_start().starts_with(start));
+        lines.take_while(|line| line.starts_with("    ")).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Every key of the object is explained in the README's tables and in the manual page.
+    fn check_keys(readme: &str, object: &str) {
+        let manual = include_str!("../man/bootagent.json.5");
+        for key in json::object(&json::parse(object, 8).unwrap()).unwrap().keys() {
+            let explained = |line: &str| line.starts_with("| ") && line.contains(&format!("`{key}`"));
+            assert!(readme.lines().any(explained), "README.md: {key}");
+            let explained = |line: &str| line.starts_with(".It Cm ") && line.split(' ').any(|word| word == key);
+            assert!(manual.lines().any(explained), "bootagent.json.5: {key}");
+        }
+    }
+
+    #[test]
+    fn the_readme_says_how_it_is() {
+        let readme = include_str!("../README.md");
+        let text = example(readme, "{ \"svrlist\": \"\",");
+        check_keys(readme, &text);
+        let (mut config, problems) = crate::wire::config::read_config("README.md", text.as_bytes());
+        assert_eq!(problems, []);
+        assert_eq!(config.helper_user.take().as_deref(), Some("nobody"));
+        assert_eq!(config, crate::wire::config::Config::default());
+
+        let text = example(readme, "{ \"name\": \"BasicAgent\", \"version\"");
+        check_keys(readme, &text);
+        let spec = crate::wire::config::read_definition("README.md", text.as_bytes(), false).unwrap();
+        let plain = crate::model::spec::Spec::new("BasicAgent", "1.2.3", spec.exec.clone());
+        assert_eq!(
+            (spec.autorestart, spec.startsecs, spec.stopsecs),
+            (plain.autorestart, plain.startsecs, plain.stopsecs)
+        );
+        assert_eq!((spec.umask, spec.stopsignal, spec.log_size), (plain.umask, plain.stopsignal, plain.log_size));
     }
 }

@@ -427,4 +427,21 @@ mod tests {
             assert_eq!(is_left_over(&args), want, "{args:?}");
         }
     }
+
+    #[test]
+    fn every_command_and_option_is_documented() {
+        let readme = include_str!("../README.md");
+        let manual = include_str!("../man/bootagent.8");
+        for topic in &TOPICS {
+            assert!(readme.contains(topic.word), "README.md: {}", topic.word);
+            assert!(manual.contains(&format!("\n.It Cm {}", topic.word)), "bootagent.8: {}", topic.word);
+        }
+        for option in
+            ["-c", "--config", "-d", "--background", "-S", "--servers", "--json", "-h", "--help", "-V", "--version"]
+        {
+            assert!(readme.contains(option), "README.md: {option}");
+            let marked = option.strip_prefix("--").map_or(format!("Fl {}", &option[1..]), |long| format!("-{long}"));
+            assert!(manual.contains(&marked), "bootagent.8: {option}");
+        }
+    }
 }
