@@ -43,16 +43,7 @@ fn check_daemon(config: &Config, file: &str, problems: &mut Vec<Problem>) {
             problems.push(Problem::new(file, &format!("helper_user: {message}")));
         }
     }
-    if account::own_uid().0 != 0 || config.helper_user.as_deref() == Some("root") {
-        return;
-    }
-    let Ok(program) = std::env::current_exe() else { return };
-    let Ok(metadata) = fs::metadata(&program) else { return };
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o001 == 0 {
-        let message = format!("mode {mode:04o}: helpers run without root and could not execute it, want 0755");
-        problems.push(Problem::new(&program.to_string_lossy(), &message));
-    }
+    problems.extend(files::closed_program(config.helper_user.as_deref()));
 }
 
 /// What keeps an agent from being started on this host.

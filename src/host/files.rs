@@ -153,6 +153,18 @@ fn check_above(directory: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// What is wrong with this binary's own mode: run by root, it executes itself as the `helper` user, which needs the file, not
+/// its directory, to be open to others.
+pub fn closed_program(helper: Option<&str>) -> Option<Problem> {
+    if !as_root() || helper == Some("root") {
+        return None;
+    }
+    let program = std::env::current_exe().ok()?;
+    let bits = fs::metadata(&program).ok()?.mode() & 0o7777;
+    let message = format!("mode {bits:04o}: its helpers run without root and could not execute it, want 0755");
+    (bits & 0o001 == 0).then(|| Problem::new(&program.to_string_lossy(), &message))
+}
+
 /// Who besides root can write here, if anybody. `near` is a file that is read or its directory; further above only what
 /// is open to everyone counts, and not where the sticky bit keeps them from each other's files.
 fn writer(metadata: &Metadata, near: bool) -> Option<String> {

@@ -4,16 +4,18 @@
 //! `status` or `jobs` as it is and always the last key, so that neither side has to build it as values to pass it on.
 //! The reader gives up at the lengths below, whoever is on the other side.
 
-use miniserde::json::{self, Number, Object, Value};
-
 use crate::model::command::{Answer, Command};
 use crate::model::spec::is_name;
+use crate::wire::json::{self, Number, Object, Value};
 
 /// The longest command line, bytes.
 pub const MAX_COMMAND: usize = 4 << 10;
 
 /// The longest answer line, bytes: a full ledger with the longest messages stays below.
 pub const MAX_ANSWER: usize = 32 << 20;
+
+/// What either side nests at most outside of a body; it leaves room for keys to come.
+const MAX_DEPTH: usize = 8;
 
 /// What parts the short keys of an answer from its body; it cannot be inside a JSON string, whose quotes are escaped.
 const BODY: &str = ",\"body\":";
@@ -66,7 +68,7 @@ pub fn read_command(line: &[u8]) -> Result<Command, String> {
 
 /// `answer` as a line, with its newline; line ends in the body become spaces, as JSON has them only between values.
 pub fn write_answer(answer: &Answer) -> String {
-    let message = json::to_string(&*answer.message);
+    let message = json::write(&Value::String(answer.message.to_string()));
     let mut line = String::with_capacity(message.len() + answer.body.len() + 40);
     line.push_str("{\"code\":");
     line.push_str(&answer.code.to_string());
@@ -105,10 +107,10 @@ pub fn read_answer(line: &[u8]) -> Result<Answer, String> {
 }
 
 fn read_object(line: &[u8]) -> Result<Object, String> {
-    let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_string())?;
-    match json::from_str(text) {
+    match json::parse_bytes(line, MAX_DEPTH) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) | Err(_) => Err("want one JSON object on one line".to_string()),
+        Ok(_) => Err("want one JSON object".to_string()),
+        Err(syntax) => Err(format!("want one JSON object: {syntax}")),
     }
 }
 
