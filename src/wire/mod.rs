@@ -3,5 +3,7 @@
 
 pub mod control;
 pub mod json;
+pub mod emit;
 pub mod definition;
 pub mod config;
+pub mod record;

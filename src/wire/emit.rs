@@ -1,0 +1,166 @@
+//! Writes compact JSON text, key by key, in the order the caller says.
+//!
+//! miniserde's derive can neither leave out absent fields nor limit decimals; this can, and it is smaller. Balanced
+//! calls are the caller's part. Nothing is escaped that JSON does not ask for, so UTF-8 passes as it is.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+/// JSON text under construction. Commas come by themselves.
+#[derive(Default)]
+pub struct Writer {
+    out: String,
+}
+
+impl Writer {
+    /// An empty text.
+    pub fn new() -> Writer {
+        Writer::default()
+    }
+
+    /// The finished text.
+    pub fn finish(self) -> String {
+        self.out
+    }
+
+    /// Opens an object (`{`) or array (`[`).
+    pub fn open(&mut self, bracket: char) {
+        self.comma();
+        self.out.push(bracket);
+    }
+
+    /// Closes an object (`}`) or array (`]`).
+    pub fn close(&mut self, bracket: char) {
+        self.out.push(bracket);
+    }
+
+    /// The key of the next value.
+    pub fn key(&mut self, key: &str) -> &mut Writer {
+        self.text(key);
+        self.out.push(':');
+        self
+    }
+
+    /// A string.
+    pub fn text(&mut self, text: &str) {
+        self.comma();
+        self.out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => self.out.push_str("\\\""),
+                '\\' => self.out.push_str("\\\\"),
+                '\n' => self.out.push_str("\\n"),
+                '\r' => self.out.push_str("\\r"),
+                '\t' => self.out.push_str("\\t"),
+                c if c < ' ' => {
+                    const HEX: &[u8; 16] = b"0123456789abcdef";
+                    self.out.push_str("\\u00");
+                    self.out.push(char::from(HEX[c as usize >> 4]));
+                    self.out.push(char::from(HEX[c as usize & 15]));
+                }
+                c => self.out.push(c),
+            }
+        }
+        self.out.push('"');
+    }
+
+    /// A whole number.
+    pub fn number(&mut self, number: u64) {
+        self.comma();
+        // Writing to a String cannot fail.
+        let _ = write!(self.out, "{number}");
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&mut self, value: bool) {
+        self.raw(if value { "true" } else { "false" });
+    }
+
+    /// A number with at most two decimals; below 0 or not a number becomes 0.
+    pub fn decimal(&mut self, number: f64) {
+        // A cast from a float saturates, and makes 0 of what is not a number.
+        self.scaled((number * 100.0).round() as u64, 100);
+    }
+
+    /// Seconds, with at most three decimals.
+    pub fn seconds(&mut self, time: Duration) {
+        self.scaled(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), 1000);
+    }
+
+    /// A value that is JSON text already.
+    pub fn raw(&mut self, json: &str) {
+        self.comma();
+        self.out.push_str(json);
+    }
+
+    fn scaled(&mut self, number: u64, scale: u64) {
+        self.number(number / scale);
+        let mut rest = number % scale;
+        if rest == 0 {
+            return;
+        }
+        self.out.push('.');
+        let mut unit = scale / 10;
+        while rest > 0 {
+            self.out.push(char::from(b'0' + (rest / unit) as u8));
+            rest %= unit;
+            unit /= 10;
+        }
+    }
+
+    fn comma(&mut self) {
+        if !matches!(self.out.as_bytes().last(), None | Some(b'{' | b'[' | b':')) {
+            self.out.push(',');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_nest_and_are_escaped() {
+        let mut json = Writer::new();
+        json.open('{');
+        json.key("a\"b").text("\\ \u{7}\n\u{1f}é\u{7f}");
+        json.key("list").open('[');
+        json.number(u64::MAX);
+        json.boolean(true);
+        json.text("");
+        json.raw("null");
+        json.open('{');
+        json.close('}');
+        json.close(']');
+        json.key("n").number(0);
+        json.close('}');
+        assert_eq!(
+            json.finish(),
+            "{\"a\\\"b\":\"\\\\ \\u0007\\n\\u001fé\u{7f}\",\"list\":[18446744073709551615,true,\"\",null,{}],\"n\":0}"
+        );
+    }
+
+    #[test]
+    fn decimals() {
+        for (number, want) in [
+            (0.0, "0"),
+            (1.5, "1.5"),
+            (1.25, "1.25"),
+            (0.01, "0.01"),
+            (0.004, "0"),
+            (99.999, "100"),
+            (-3.0, "0"),
+            (f64::NAN, "0"),
+            (f64::INFINITY, "184467440737095516.15"),
+        ] {
+            let mut json = Writer::new();
+            json.decimal(number);
+            assert_eq!(json.finish(), want, "{number}");
+        }
+        for (ms, want) in [(0, "0"), (600_000, "600"), (500, "0.5"), (1_002, "1.002")] {
+            let mut json = Writer::new();
+            json.seconds(Duration::from_millis(ms));
+            assert_eq!(json.finish(), want);
+        }
+    }
+}

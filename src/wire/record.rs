@@ -1,0 +1,377 @@
+//! Records to JSON text and back.
+//!
+//! Every field survives the way there and back exactly. What an older or newer binary wrote is read too: unknown keys
+//! are ignored, optional ones may be missing. A text that was cut or is of another kind is an error, never a half-read
+//! record. Environments and limits are arrays of pairs, as their order counts and JSON objects have none.
+
+use crate::kernel::{Pid, Process, Resource, Time};
+use crate::model::job::{Code, Outcome};
+use crate::model::package::{Digest, Format};
+use crate::model::record::{AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, Wanted};
+use crate::model::spec::{is_job_id, is_name, Envs, Limits};
+use crate::wire::emit::Writer;
+use crate::wire::json::{self, Fields, Value};
+
+/// The host's identity as text.
+pub fn write_identity(identity: &Identity) -> String {
+    let mut json = Writer::new();
+    json.open('{');
+    json.key("sn").text(&identity.sn);
+    json.key("machine_id").text(&identity.machine_id);
+    json.close('}');
+    json.finish()
+}
+
+/// Reads what `write_identity` wrote.
+///
+/// # Errors
+/// Says what is wrong with the text.
+pub fn read_identity(text: &str) -> Result<Identity, String> {
+    read(text, |value, faults| {
+        let mut fields = Fields::of(value, "", faults)?;
+        fields.required("sn");
+        Some(Identity { sn: string(&mut fields, "sn"), machine_id: string(&mut fields, "machine_id") })
+    })
+}
+
+/// The settings a server gave as text.
+pub fn write_settings(settings: &Settings) -> String {
+    let mut json = Writer::new();
+    json.open('{');
+    json.key("svrlist").text(&settings.svrlist);
+    if let Some(step) = settings.step {
+        json.key("step").seconds(step);
+    }
+    json.close('}');
+    json.finish()
+}
+
+/// Reads what `write_settings` wrote.
+///
+/// # Errors
+/// Says what is wrong with the text.
+pub fn read_settings(text: &str) -> Result<Settings, String> {
+    read(text, |value, faults| {
+        let mut fields = Fields::of(value, "", faults)?;
+        Some(Settings { svrlist: string(&mut fields, "svrlist"), step: fields.seconds("step") })
+    })
+}
+
+/// An agent's record as text.
+pub fn write_agent(agent: &AgentRecord) -> String {
+    let mut json = Writer::new();
+    put_agent(&mut json, agent);
+    json.finish()
+}
+
+/// Reads what `write_agent` wrote.
+///
+/// # Errors
+/// Says what is wrong with the text.
+pub fn read_agent(text: &str) -> Result<AgentRecord, String> {
+    read(text, |value, faults| take_agent(value, "", faults))
+}
+
+/// A job's record as text.
+pub fn write_job(job: &JobRecord) -> String {
+    let mut json = Writer::new();
+    json.open('{');
+    json.key("id").text(&job.id);
+    json.key("seq").number(job.seq);
+    json.key("action").text(&job.action);
+    json.key("name").text(&job.name);
+    json.key("boot_id").text(&job.boot_id);
+    json.key("received").number(job.received.0);
+    json.key("phase").text(job.phase.name());
+    json.key("text").text(&job.text);
+    if let Some(before) = &job.before {
+        json.key("before");
+        put_agent(&mut json, before);
+    }
+    if let Some(package) = &job.package {
+        json.key("package");
+        put_package(&mut json, package);
+    }
+    json.key("foreign").boolean(job.foreign);
+    if let Some(outcome) = &job.outcome {
+        json.key("outcome").open('{');
+        json.key("code").number(outcome.code as u64);
+        json.key("message").text(&outcome.message);
+        json.close('}');
+    }
+    json.close('}');
+    json.finish()
+}
+
+/// Reads what `write_job` wrote.
+///
+/// # Errors
+/// Says what is wrong with the text.
+pub fn read_job(text: &str) -> Result<JobRecord, String> {
+    read(text, take_job)
+}
+
+/// The record of an agent's run as text.
+pub fn write_run(run: &RunRecord) -> String {
+    let mut json = Writer::new();
+    json.open('{');
+    json.key("name").text(&run.name);
+    json.key("boot_id").text(&run.boot_id);
+    if let Some(process) = run.process {
+        json.key("pid").number(u64::from(process.pid.raw().unsigned_abs()));
+        json.key("ticks").number(process.ticks);
+    }
+    json.key("started").number(run.started.0);
+    json.key("failures").number(u64::from(run.failures));
+    if let Some(at) = run.restart_at {
+        json.key("restart_at").number(at.0);
+    }
+    json.key("fatal").boolean(run.fatal);
+    json.key("killed").boolean(run.killed);
+    json.key("detail").text(&run.detail);
+    json.close('}');
+    json.finish()
+}
+
+/// Reads what `write_run` wrote.
+///
+/// # Errors
+/// Says what is wrong with the text.
+pub fn read_run(text: &str) -> Result<RunRecord, String> {
+    read(text, take_run)
+}
+
+fn put_agent(json: &mut Writer, agent: &AgentRecord) {
+    json.open('{');
+    json.key("name").text(&agent.name);
+    if let Some(wanted) = agent.wanted {
+        json.key("wanted").text(match wanted {
+            Wanted::Up => "up",
+            Wanted::Down => "down",
+        });
+    }
+    if let Some(definition) = &agent.definition {
+        json.key("definition").text(definition);
+    }
+    if let Some(envs) = &agent.envs {
+        json.key("envs").open('[');
+        for (name, value) in envs {
+            json.open('[');
+            json.text(name);
+            json.text(value);
+            json.close(']');
+        }
+        json.close(']');
+    }
+    if let Some(limits) = &agent.limits {
+        put_limits(json, limits);
+    }
+    for (key, package) in [("package", &agent.package), ("previous", &agent.previous)] {
+        if let Some(package) = package {
+            json.key(key);
+            put_package(json, package);
+        }
+    }
+    json.close('}');
+}
+
+fn put_limits(json: &mut Writer, limits: &Limits) {
+    json.key("limits").open('{');
+    if let Some(cpu) = limits.cpu {
+        json.key("cpu").number(u64::from(cpu));
+    }
+    if let Some(memory) = limits.memory {
+        json.key("memory").number(memory);
+    }
+    json.key("resources").open('[');
+    for (resource, limit) in &limits.resources {
+        json.open('[');
+        json.text(resource.key());
+        json.number(*limit);
+        json.close(']');
+    }
+    json.close(']');
+    json.close('}');
+}
+
+fn put_package(json: &mut Writer, package: &Installed) {
+    json.open('{');
+    json.key("format").text(package.format.ending());
+    json.key("package").text(&package.package);
+    json.key("version").text(&package.version);
+    json.key("digest").text(&package.digest.to_string());
+    json.key("file").text(&package.file);
+    json.close('}');
+}
+
+/// What `take` makes of the text, unless it finds a fault in it.
+fn read<T>(text: &str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Result<T, String> {
+    let value = json::parse(text, json::MAX_DEPTH).map_err(|syntax| syntax.to_string())?;
+    let mut faults = Vec::new();
+    match take(&value, &mut faults) {
+        Some(taken) if faults.is_empty() => Ok(taken),
+        _ => Err(faults.join("; ")),
+    }
+}
+
+fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
+    let mut fields = Fields::of(value, "", faults)?;
+    let id = string(&mut fields, "id");
+    if !is_job_id(&id) {
+        fields.fault("id", "not a job's id");
+    }
+    let phase = fields.text("phase").and_then(|name| Phase::ALL.into_iter().find(|phase| phase.name() == name));
+    if phase.is_none() {
+        fields.fault("phase", "not a phase of a job");
+    }
+    let outcome = nested(&mut fields, "outcome", take_outcome);
+    if outcome.is_none() && matches!(phase, Some(Phase::Done | Phase::Taken)) {
+        fields.fault("outcome", "missing in a job that is done");
+    }
+    Some(JobRecord {
+        id,
+        seq: count(&mut fields, "seq").unwrap_or(0),
+        action: string(&mut fields, "action"),
+        name: string(&mut fields, "name"),
+        text: string(&mut fields, "text"),
+        boot_id: string(&mut fields, "boot_id"),
+        received: Time(count(&mut fields, "received").unwrap_or(0)),
+        phase: phase?,
+        before: nested(&mut fields, "before", take_agent).map(Box::new),
+        package: nested(&mut fields, "package", take_package),
+        foreign: fields.flag("foreign").unwrap_or(false),
+        outcome,
+    })
+}
+
+fn take_outcome(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Outcome> {
+    let mut fields = Fields::of(value, path, faults)?;
+    let code = count(&mut fields, "code").and_then(|raw| Code::new(u8::try_from(raw).ok()?));
+    if code.is_none() {
+        fields.fault("code", "not a result code");
+    }
+    Some(Outcome { code: code?, message: string(&mut fields, "message") })
+}
+
+fn take_run(value: &Value, faults: &mut Vec<String>) -> Option<RunRecord> {
+    let mut fields = Fields::of(value, "", faults)?;
+    let ticks = count(&mut fields, "ticks").unwrap_or(0);
+    let mut process = None;
+    if let Some(raw) = count(&mut fields, "pid") {
+        process = i32::try_from(raw).ok().and_then(Pid::new).map(|pid| Process { pid, ticks });
+        if process.is_none() {
+            fields.fault("pid", "not a process id");
+        }
+    }
+    Some(RunRecord {
+        name: name(&mut fields),
+        boot_id: string(&mut fields, "boot_id"),
+        process,
+        started: Time(count(&mut fields, "started").unwrap_or(0)),
+        failures: fields.integer("failures", 0, u64::from(u32::MAX)).unwrap_or(0) as u32,
+        restart_at: count(&mut fields, "restart_at").map(Time),
+        fatal: fields.flag("fatal").unwrap_or(false),
+        killed: fields.flag("killed").unwrap_or(false),
+        detail: string(&mut fields, "detail"),
+    })
+}
+
+fn take_agent(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<AgentRecord> {
+    let mut fields = Fields::of(value, path, faults)?;
+    let wanted = fields.read("wanted", "\"up\" or \"down\"", |value| match json::text(value)? {
+        "up" => Some(Wanted::Up),
+        "down" => Some(Wanted::Down),
+        _ => None,
+    });
+    let envs = fields.get("envs").and_then(take_envs);
+    if envs.is_none() && fields.get("envs").is_some() {
+        fields.fault("envs", "want pairs of strings");
+    }
+    Some(AgentRecord {
+        name: name(&mut fields),
+        wanted,
+        definition: fields.text("definition").map(Into::into),
+        envs,
+        limits: nested(&mut fields, "limits", take_limits),
+        package: nested(&mut fields, "package", take_package),
+        previous: nested(&mut fields, "previous", take_package),
+    })
+}
+
+fn take_envs(value: &Value) -> Option<Envs> {
+    let mut envs = Envs::new();
+    for pair in json::array(value)? {
+        let [name, value] = json::array(pair)? else { return None };
+        envs.push((json::text(name)?.into(), json::text(value)?.into()));
+    }
+    Some(envs)
+}
+
+fn take_limits(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Limits> {
+    let mut fields = Fields::of(value, path, faults)?;
+    Some(Limits {
+        cpu: fields.integer("cpu", 0, u64::from(u32::MAX)).map(|share| share as u32),
+        memory: count(&mut fields, "memory"),
+        resources: fields.read("resources", "pairs of a name and a number", take_resources).unwrap_or_default(),
+    })
+}
+
+fn take_resources(value: &Value) -> Option<Vec<(Resource, u64)>> {
+    let mut resources = Vec::new();
+    for pair in json::array(value)? {
+        let [key, limit] = json::array(pair)? else { return None };
+        let (key, limit) = (json::text(key)?, json::integer(limit)?);
+        // A resource that only a newer binary knows is one that this binary cannot limit.
+        if let Some(resource) = Resource::ALL.into_iter().find(|known| known.key() == key) {
+            resources.push((resource, limit));
+        }
+    }
+    Some(resources)
+}
+
+fn take_package(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Installed> {
+    let mut fields = Fields::of(value, path, faults)?;
+    let format = fields.read("format", "a package format", |value| Format::of(&["a", json::text(value)?].concat()));
+    let digest = fields.read("digest", "a digest", |value| Digest::parse(json::text(value)?));
+    for key in ["format", "digest"] {
+        fields.required(key);
+    }
+    Some(Installed {
+        format: format?,
+        package: string(&mut fields, "package"),
+        version: string(&mut fields, "version"),
+        digest: digest?,
+        file: string(&mut fields, "file"),
+    })
+}
+
+/// What `take` makes of the member, if there is one.
+fn nested<T>(
+    fields: &mut Fields,
+    key: &'static str,
+    take: fn(&Value, &str, &mut Vec<String>) -> Option<T>,
+) -> Option<T> {
+    let value = fields.get(key)?;
+    let (path, faults) = fields.inside(key);
+    take(value, &path, faults)
+}
+
+/// The string; empty when there is none.
+fn string(fields: &mut Fields, key: &'static str) -> Box<str> {
+    fields.text(key).unwrap_or_default().into()
+}
+
+fn count(fields: &mut Fields, key: &'static str) -> Option<u64> {
+    fields.integer(key, 0, u64::MAX)
+}
+
+fn name(fields: &mut Fields) -> Box<str> {
+    let name = string(fields, "name");
+    if !is_name(&name) {
+        fields.fault("name", "not an agent's name");
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests;

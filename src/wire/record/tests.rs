@@ -1,0 +1,153 @@
+use std::time::Duration;
+
+use super::*;
+
+fn package(version: &str, format: Format) -> Installed {
+    Installed {
+        format,
+        package: "basic-agent \"1\"".into(),
+        version: version.into(),
+        digest: Digest([0xab; 32]),
+        file: "basic.deb".into(),
+    }
+}
+
+fn full_agent() -> AgentRecord {
+    AgentRecord {
+        name: "BasicAgent".into(),
+        wanted: Some(Wanted::Down),
+        definition: Some("{\"name\":\"BasicAgent\",\n\"version\":\"1\"}".into()),
+        envs: Some(vec![("Z".into(), "1\u{7}\"".into()), ("A".into(), "ü".into()), ("Z".into(), "".into())]),
+        limits: Some(Limits {
+            cpu: Some(1005),
+            memory: Some(u64::MAX),
+            resources: vec![(Resource::Nproc, 64), (Resource::Core, u64::MAX), (Resource::As, 0)],
+        }),
+        package: Some(package("2", Format::Deb)),
+        previous: Some(package("1", Format::TarXz)),
+    }
+}
+
+fn full_job() -> JobRecord {
+    JobRecord {
+        id: "ddc8a9b9-1".into(),
+        seq: u64::MAX,
+        action: "upgrade".into(),
+        name: "BasicAgent".into(),
+        text: "{\"id\":\"ddc8a9b9-1\"}".into(),
+        boot_id: "b".into(),
+        received: Time(u64::MAX - 1),
+        phase: Phase::Settling,
+        before: Some(Box::new(full_agent())),
+        package: Some(package("3", Format::Rpm)),
+        foreign: true,
+        outcome: Some(Outcome::new(Code::RolledBack, "from 3 to 2")),
+    }
+}
+
+fn full_run() -> RunRecord {
+    RunRecord {
+        name: "a".into(),
+        boot_id: "b".into(),
+        process: Pid::new(i32::MAX).map(|pid| Process { pid, ticks: u64::MAX }),
+        started: Time(1),
+        failures: u32::MAX,
+        restart_at: Some(Time(2)),
+        fatal: true,
+        killed: true,
+        detail: "exited with status 1".into(),
+    }
+}
+
+#[test]
+fn identity_and_settings_come_back() {
+    let identity = Identity { sn: "bfdcc18c".into(), machine_id: "m".into() };
+    assert_eq!(read_identity(&write_identity(&identity)), Ok(identity));
+    for step in [None, Some(Duration::from_secs(86_400)), Some(Duration::from_millis(1_500))] {
+        let settings = Settings { svrlist: "a:1,b:2".into(), step };
+        assert_eq!(read_settings(&write_settings(&settings)), Ok(settings));
+    }
+    assert_eq!(read_settings("{}"), Ok(Settings::default()));
+}
+
+#[test]
+fn agents_come_back() {
+    let bare = AgentRecord { name: "a".into(), ..AgentRecord::default() };
+    let emptied = AgentRecord { envs: Some(Vec::new()), limits: Some(Limits::default()), ..bare.clone() };
+    let up = AgentRecord { wanted: Some(Wanted::Up), ..bare.clone() };
+    for agent in [bare, emptied, up, full_agent()] {
+        assert_eq!(read_agent(&write_agent(&agent)), Ok(agent));
+    }
+    let formats =
+        [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk, Format::Tar, Format::TarGz, Format::TarXz];
+    for format in formats {
+        let agent = AgentRecord { package: Some(package("1", format)), ..full_agent() };
+        assert_eq!(read_agent(&write_agent(&agent)), Ok(agent));
+    }
+}
+
+#[test]
+fn jobs_come_back_in_every_phase_and_with_every_code() {
+    for phase in Phase::ALL {
+        let job = JobRecord { phase, ..full_job() };
+        assert_eq!(read_job(&write_job(&job)), Ok(job));
+    }
+    for raw in 0..=10 {
+        let outcome = Code::new(raw).map(|code| Outcome::new(code, "x"));
+        assert!(outcome.is_some());
+        let job = JobRecord { outcome, ..full_job() };
+        assert_eq!(read_job(&write_job(&job)), Ok(job));
+    }
+    let bare =
+        JobRecord { foreign: false, phase: Phase::Received, before: None, package: None, outcome: None, ..full_job() };
+    assert_eq!(read_job(&write_job(&bare)), Ok(bare));
+}
+
+#[test]
+fn runs_come_back() {
+    let bare = RunRecord { process: None, restart_at: None, fatal: false, killed: false, ..full_run() };
+    for run in [bare, full_run()] {
+        assert_eq!(read_run(&write_run(&run)), Ok(run));
+    }
+}
+
+#[test]
+fn a_newer_binarys_record_is_read() {
+    let text = "{\"name\":\"a\",\"colour\":{\"x\":[1]},\"limits\":{\"gpu\":1,\"resources\":[[\"gpus\",1],[\"nofile\",2]]}}";
+    let limits = Limits { resources: vec![(Resource::Nofile, 2)], ..Limits::default() };
+    assert_eq!(read_agent(text), Ok(AgentRecord { name: "a".into(), limits: Some(limits), ..AgentRecord::default() }));
+    assert_eq!(read_run("{\"name\":\"a\",\"new\":1}").map(|run| run.failures), Ok(0));
+    assert_eq!(read_job("{\"id\":\"a\",\"phase\":\"received\",\"new\":null}").map(|job| job.seq), Ok(0));
+}
+
+#[test]
+fn what_is_not_a_record_is_an_error() {
+    for text in ["", "[]", "null", "{", "{}", "{\"name\":\"a/b\"}", "\0\0\0\0", "{\"name\":1}"] {
+        assert!(read_agent(text).is_err() && read_run(text).is_err() && read_job(text).is_err(), "{text}");
+        assert!(read_identity(text).is_err(), "{text}");
+    }
+    for (text, want) in [
+        ("{\"id\":\"../x\",\"phase\":\"done\"}", "id"),
+        ("{\"id\":\"a\",\"phase\":\"melting\"}", "phase"),
+        ("{\"id\":\"a\",\"phase\":\"done\"}", "outcome"),
+        ("{\"id\":\"a\",\"phase\":\"done\",\"outcome\":{\"code\":11}}", "outcome.code"),
+        ("{\"id\":\"a\",\"phase\":\"received\",\"before\":{\"name\":\"\"}}", "before.name"),
+    ] {
+        let got = read_job(text).map(drop).unwrap_err();
+        assert!(got.starts_with(want), "{text}: {got}");
+    }
+    assert!(read_run("{\"name\":\"a\",\"pid\":1}").is_err());
+    assert!(read_agent("{\"name\":\"a\",\"envs\":{\"A\":\"secret\"}}").is_err_and(|e| !e.contains("secret")));
+    assert!(read_agent("{\"name\":\"a\",\"wanted\":\"sideways\"}").is_err());
+}
+
+#[test]
+fn a_cut_record_is_never_half_read() {
+    let texts = [write_agent(&full_agent()), write_job(&full_job()), write_run(&full_run())];
+    for text in texts {
+        for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
+            let cut = &text[..end];
+            assert!(read_agent(cut).is_err() && read_job(cut).is_err() && read_run(cut).is_err(), "{cut}");
+        }
+    }
+}
