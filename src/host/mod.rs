@@ -6,3 +6,4 @@ pub mod proc;
 pub mod cgroup;
 pub mod limits;
 pub mod tree;
+pub mod store;

@@ -78,8 +78,7 @@ fn agents_come_back() {
     for agent in [bare, emptied, up, full_agent()] {
         assert_eq!(read_agent(&write_agent(&agent)), Ok(agent));
     }
-    let formats =
-        [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk, Format::Tar, Format::TarGz, Format::TarXz];
+    let formats = [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk, Format::Tar, Format::TarGz, Format::TarXz];
     for format in formats {
         let agent = AgentRecord { package: Some(package("1", format)), ..full_agent() };
         assert_eq!(read_agent(&write_agent(&agent)), Ok(agent));
@@ -113,7 +112,8 @@ fn runs_come_back() {
 
 #[test]
 fn a_newer_binarys_record_is_read() {
-    let text = "{\"name\":\"a\",\"colour\":{\"x\":[1]},\"limits\":{\"gpu\":1,\"resources\":[[\"gpus\",1],[\"nofile\",2]]}}";
+    let text =
+        "{\"name\":\"a\",\"colour\":{\"x\":[1]},\"limits\":{\"gpu\":1,\"resources\":[[\"gpus\",1],[\"nofile\",2]]}}";
     let limits = Limits { resources: vec![(Resource::Nofile, 2)], ..Limits::default() };
     assert_eq!(read_agent(text), Ok(AgentRecord { name: "a".into(), limits: Some(limits), ..AgentRecord::default() }));
     assert_eq!(read_run("{\"name\":\"a\",\"new\":1}").map(|run| run.failures), Ok(0));

@@ -1,0 +1,493 @@
+//! Records on disk: what must survive a power cut under `state_dir`, what matters to this boot only under `run_dir`.
+//!
+//! A durable record is written as temporary file, fsync, rename, fsync of the directory, so that at any moment the old
+//! or the new one is there whole. A write makes missing directories again, and one that fails leaves nothing behind. A
+//! record that cannot be read is set aside as `*.corrupt` and named, so that somebody hears of it. Nothing here decides
+//! what is written when.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::kernel::Errno;
+use crate::model::job::JobId;
+use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
+use crate::model::spec::is_job_id;
+use crate::wire::record;
+
+/// The largest file that is taken for a record or a configuration file; a reply, and so a job, is at most 1 MiB.
+const FILE_MAX: u64 = 16 << 20;
+
+const IDENTITY: &str = "identity.json";
+const SETTINGS: &str = "settings.json";
+const RECORD: &str = ".json";
+const TEMPORARY: &str = ".tmp";
+const CORRUPT: &str = ".corrupt";
+
+/// What could not be done to which path.
+#[derive(Debug)]
+pub struct Error {
+    /// What was tried, as in "cannot write".
+    pub verb: &'static str,
+    /// To what.
+    pub path: PathBuf,
+    /// Why it did not work; keeps its error number.
+    pub cause: io::Error,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {} \"{}\": {}", self.verb, self.path.display(), reason(&self.cause))
+    }
+}
+
+/// The error's text, for a person: without the number that std puts behind it.
+pub fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(raw) => Errno(raw).to_string(),
+        None => error.to_string(),
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+/// Ties a failed call to what it was for.
+fn told<T>(result: io::Result<T>, verb: &'static str, path: &Path) -> Result<T, Error> {
+    result.map_err(|cause| Error { verb, path: path.into(), cause })
+}
+
+/// Everything that was found at start.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// The host's identity; `None` when it has none yet, or it could not be read.
+    pub identity: Option<Identity>,
+    /// Settings a server gave.
+    pub settings: Settings,
+    /// Agents by name.
+    pub agents: Vec<AgentRecord>,
+    /// Jobs in the order they came.
+    pub jobs: Vec<JobRecord>,
+    /// The agents' runs, of this boot or an earlier one.
+    pub runs: Vec<RunRecord>,
+    /// Records that cannot be read, or that were set aside earlier and nobody has answered for since.
+    pub corrupt: Vec<Corrupt>,
+}
+
+/// A record that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corrupt {
+    /// The job whose record it was: it is to be answered, and never run again.
+    pub job: Option<JobId>,
+    /// What was wrong with which file, and where it is now.
+    pub message: String,
+}
+
+/// The directories of records, packages and downloads.
+#[derive(Debug)]
+pub struct Store {
+    state_dir: PathBuf,
+    run_dir: PathBuf,
+}
+
+impl Store {
+    /// Makes the directories, and removes temporary files that a crash left.
+    ///
+    /// # Errors
+    /// The first directory that is not there and cannot be made.
+    pub fn open(state_dir: &Path, run_dir: &Path) -> Result<Store, Error> {
+        let store = Store { state_dir: state_dir.into(), run_dir: run_dir.into() };
+        make_dir(state_dir)?;
+        make_dir(run_dir)?;
+        for dir in ["agents", "jobs", "packages", "downloads", "good"] {
+            make_own_dir(&state_dir.join(dir))?;
+        }
+        make_own_dir(&run_dir.join("agents"))?;
+        let (agents, jobs, good) = (state_dir.join("agents"), state_dir.join("jobs"), state_dir.join("good"));
+        for dir in [state_dir, &agents, &jobs, &good, &run_dir.join("agents")] {
+            for file in list(dir, TEMPORARY).unwrap_or_default() {
+                // What cannot be removed now is overwritten by the next write of its record.
+                let _ = fs::remove_file(dir.join([&file, TEMPORARY].concat()));
+            }
+        }
+        Ok(store)
+    }
+
+    /// Reads every record; those that cannot be read are set aside.
+    pub fn read_all(&self) -> Stored {
+        let mut stored = Stored::default();
+        let corrupt = &mut stored.corrupt;
+        stored.identity = read_record(&self.state_dir.join(IDENTITY), record::read_identity, corrupt);
+        stored.settings =
+            read_record(&self.state_dir.join(SETTINGS), record::read_settings, corrupt).unwrap_or_default();
+        let dir = self.state_dir.join("agents");
+        for name in list_or_tell(&dir, RECORD, corrupt) {
+            let own = |text: &str| named(record::read_agent(text)?, |agent| &agent.name, &name);
+            stored.agents.extend(read_record(&dir.join([&name, RECORD].concat()), own, corrupt));
+        }
+        let dir = self.run_dir.join("agents");
+        for name in list_or_tell(&dir, RECORD, corrupt) {
+            let own = |text: &str| named(record::read_run(text)?, |run| &run.name, &name);
+            stored.runs.extend(read_record(&dir.join([&name, RECORD].concat()), own, corrupt));
+        }
+        self.read_jobs(&mut stored);
+        stored
+    }
+
+    fn read_jobs(&self, stored: &mut Stored) {
+        let dir = self.state_dir.join("jobs");
+        for id in list_or_tell(&dir, RECORD, &mut stored.corrupt) {
+            let own = |text: &str| named(record::read_job(text)?, |job| &job.id, &id);
+            stored.jobs.extend(read_record(&dir.join([&id, RECORD].concat()), own, &mut stored.corrupt));
+        }
+        stored.jobs.sort_by_key(|job| job.seq);
+        // A daemon that ended before it could answer for a record it had set aside must not have forgotten the id: it
+        // is known until a new record stands in its place.
+        for id in list(&dir, ".json.corrupt").unwrap_or_default() {
+            let answered = stored.jobs.iter().any(|job| *job.id == *id);
+            let told = stored.corrupt.iter().any(|known| known.job.as_deref() == Some(&*id));
+            if is_job_id(&id) && !answered && !told {
+                let message = format!("the record of job \"{id}\" was set aside earlier, as it cannot be read");
+                stored.corrupt.push(Corrupt { job: Some(id.into()), message });
+            }
+        }
+    }
+
+    /// Keeps the host's identity.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is still there then. The same with all that follow.
+    pub fn write_identity(&self, identity: &Identity) -> Result<(), Error> {
+        write_durable(&self.state_dir, IDENTITY, &record::write_identity(identity))
+    }
+
+    /// Keeps the settings a server gave.
+    ///
+    /// # Errors
+    /// As `write_identity`.
+    pub fn write_settings(&self, settings: &Settings) -> Result<(), Error> {
+        write_durable(&self.state_dir, SETTINGS, &record::write_settings(settings))
+    }
+
+    /// Keeps an agent's record.
+    ///
+    /// # Errors
+    /// As `write_identity`.
+    pub fn write_agent(&self, agent: &AgentRecord) -> Result<(), Error> {
+        let file = [&agent.name, RECORD].concat();
+        write_durable(&self.state_dir.join("agents"), &file, &record::write_agent(agent))
+    }
+
+    /// Keeps a job's record.
+    ///
+    /// # Errors
+    /// As `write_identity`.
+    pub fn write_job(&self, job: &JobRecord) -> Result<(), Error> {
+        let file = [&job.id, RECORD].concat();
+        write_durable(&self.state_dir.join("jobs"), &file, &record::write_job(job))
+    }
+
+    /// Keeps the record of an agent's run until the next boot.
+    ///
+    /// # Errors
+    /// As `write_identity`.
+    pub fn write_run(&self, run: &RunRecord) -> Result<(), Error> {
+        let file = [&run.name, RECORD].concat();
+        write(&self.run_dir.join("agents"), &file, record::write_run(run).as_bytes(), false)
+    }
+
+    /// Removes an agent's record; one that is not there is fine.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed. The same with all that follow.
+    pub fn remove_agent(&self, name: &str) -> Result<(), Error> {
+        remove_durable(&self.state_dir.join("agents"), &[name, RECORD].concat())
+    }
+
+    /// Removes a job's record, and what was set aside of an earlier one.
+    ///
+    /// # Errors
+    /// As `remove_agent`.
+    pub fn remove_job(&self, id: &str) -> Result<(), Error> {
+        let dir = self.state_dir.join("jobs");
+        remove(&dir.join([id, RECORD, CORRUPT].concat()))?;
+        remove_durable(&dir, &[id, RECORD].concat())
+    }
+
+    /// Removes the record of an agent's run.
+    ///
+    /// # Errors
+    /// As `remove_agent`.
+    pub fn remove_run(&self, name: &str) -> Result<(), Error> {
+        remove(&self.run_dir.join("agents").join([name, RECORD].concat()))
+    }
+
+    /// The last good copy of the configuration file of this name, if one was kept.
+    pub fn good(&self, file: &str) -> Option<Vec<u8>> {
+        read_file(&self.state_dir.join("good").join(file)).ok()
+    }
+
+    /// The names of the configuration files of which a good copy is kept, in byte order.
+    pub fn good_files(&self) -> Vec<String> {
+        let stems = list(&self.state_dir.join("good"), RECORD).unwrap_or_default();
+        stems.into_iter().map(|stem| stem + RECORD).collect()
+    }
+
+    /// Keeps a copy of a configuration file that is good; does nothing when the kept one is the same.
+    ///
+    /// # Errors
+    /// As `write_identity`.
+    pub fn keep_good(&self, file: &str, content: &[u8]) -> Result<(), Error> {
+        match self.good(file) {
+            Some(kept) if kept == content => Ok(()),
+            _ => write(&self.state_dir.join("good"), file, content, true),
+        }
+    }
+
+    /// Removes the good copy of a configuration file.
+    ///
+    /// # Errors
+    /// As `remove_agent`.
+    pub fn remove_good(&self, file: &str) -> Result<(), Error> {
+        remove_durable(&self.state_dir.join("good"), file)
+    }
+
+    /// Where an agent's packages are.
+    pub fn packages_dir(&self, name: &str) -> PathBuf {
+        self.state_dir.join("packages").join(name)
+    }
+
+    /// Where a job's package is fetched to.
+    pub fn download(&self, id: &str) -> PathBuf {
+        self.state_dir.join("downloads").join(id)
+    }
+
+    /// The jobs for which something was fetched and is still there.
+    pub fn downloads(&self) -> Vec<JobId> {
+        let files = list(&self.state_dir.join("downloads"), "").unwrap_or_default();
+        files.into_iter().filter(|id| is_job_id(id)).map(String::into_boxed_str).collect()
+    }
+
+    /// Removes what was fetched for a job.
+    ///
+    /// # Errors
+    /// As `remove_agent`.
+    pub fn remove_download(&self, id: &str) -> Result<(), Error> {
+        remove(&self.download(id))
+    }
+}
+
+/// The host's machine-id, machine-id(5); empty where it has none.
+pub fn machine_id() -> Box<str> {
+    id_file("/etc/machine-id")
+}
+
+/// The id of this boot, random(4); empty where the kernel does not say.
+pub fn boot_id() -> Box<str> {
+    id_file("/proc/sys/kernel/random/boot_id")
+}
+
+fn id_file(path: &str) -> Box<str> {
+    let Ok(text) = fs::read_to_string(path) else { return "".into() };
+    let id = text.trim();
+    let plain = id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if plain { id } else { "" }.into()
+}
+
+/// A random UUID (RFC 9562, version 4) of these random bytes.
+pub fn uuid(mut random: [u8; 16]) -> Box<str> {
+    random[6] = random[6] & 0x0f | 0x40;
+    random[8] = random[8] & 0x3f | 0x80;
+    let mut text = String::with_capacity(36);
+    for (index, byte) in random.into_iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(nibble.into(), 16).expect("a nibble is below 16"));
+        }
+    }
+    text.into()
+}
+
+/// Makes a directory and those above it, each 0755 whatever the umask; one that is there stays as it is.
+///
+/// # Errors
+/// When it cannot be made, or something else is in its place.
+pub fn make_dir(path: &Path) -> Result<(), Error> {
+    match DirBuilder::new().mode(0o755).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match path.parent() {
+                Some(above) if above != Path::new("") => make_dir(above)?,
+                _ => return told(Err(error), "make", path),
+            }
+            told(DirBuilder::new().mode(0o755).create(path), "make", path)?;
+        }
+        // Whatever mkdir says first (EEXIST, EROFS, EACCES): what is there already need not be made.
+        Err(_) if path.is_dir() => return Ok(()),
+        Err(error) => return told(Err(error), "make", path),
+    }
+    told(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)?;
+    // Without permission to read what is above, its own sync must do.
+    let _ = path.parent().map(sync_dir);
+    Ok(())
+}
+
+/// Makes a directory that is ours alone: 0755, and not a link to somewhere else.
+fn make_own_dir(path: &Path) -> Result<(), Error> {
+    make_dir(path)?;
+    let found = told(fs::symlink_metadata(path), "look at", path)?;
+    if !found.is_dir() {
+        return told(Err(io::ErrorKind::NotADirectory.into()), "use", path);
+    }
+    if found.permissions().mode() & 0o7777 != 0o755 {
+        told(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)?;
+    }
+    Ok(())
+}
+
+/// The names of the files in a directory that end so, without that ending, in byte order.
+fn list(dir: &Path, ending: &str) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        if let Some(stem) = entry?.file_name().to_str().and_then(|name| name.strip_suffix(ending)) {
+            names.push(stem.to_string());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// As `list`; a directory that cannot be read is told like a record that cannot.
+fn list_or_tell(dir: &Path, ending: &str, corrupt: &mut Vec<Corrupt>) -> Vec<String> {
+    told(list(dir, ending), "read", dir).unwrap_or_else(|error| {
+        corrupt.push(Corrupt { job: None, message: error.to_string() });
+        Vec::new()
+    })
+}
+
+/// Reads a whole regular file, without following a link or waiting on a pipe.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let size = file.metadata()?;
+    if !size.is_file() || size.len() > FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file, or too large"));
+    }
+    let mut content = Vec::with_capacity(size.len() as usize);
+    file.take(FILE_MAX).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// What `read` makes of the record at `path`, if there is one; when it makes nothing of it, it is set aside.
+fn read_record<T>(path: &Path, read: impl Fn(&str) -> Result<T, String>, corrupt: &mut Vec<Corrupt>) -> Option<T> {
+    let cause = match read_file(path) {
+        Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".to_string()).and_then(read) {
+            Ok(record) => return Some(record),
+            Err(cause) => cause,
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => reason(&error),
+    };
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(CORRUPT);
+    let place = match fs::rename(path, &aside) {
+        Ok(()) => format!("set aside as \"{}\"", Path::new(&aside).display()),
+        Err(error) => format!("cannot be set aside: {}", reason(&error)),
+    };
+    let in_jobs = path.parent().is_some_and(|dir| dir.ends_with("jobs"));
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let job = (in_jobs && is_job_id(stem)).then(|| stem.into());
+    corrupt.push(Corrupt { job, message: format!("cannot read \"{}\": {cause}; {place}", path.display()) });
+    None
+}
+
+/// The record, if it is the one its file name says.
+fn named<T>(record: T, name: fn(&T) -> &str, want: &str) -> Result<T, String> {
+    if name(&record) == want {
+        Ok(record)
+    } else {
+        Err(format!("is about \"{}\"", name(&record)))
+    }
+}
+
+fn write_durable(dir: &Path, file: &str, text: &str) -> Result<(), Error> {
+    write(dir, file, text.as_bytes(), true)
+}
+
+/// Puts `content` in the place of the file in one step; `durable`: it is on disk when this returns.
+fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<(), Error> {
+    let path = dir.join(file);
+    let temporary = dir.join([file, TEMPORARY].concat());
+    let mut made = create(&temporary);
+    if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        make_dir(dir)?;
+        made = create(&temporary);
+    }
+    let written = made.and_then(|made| fill(made, content, durable)).and_then(|()| fs::rename(&temporary, &path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    told(written, "write", &path)?;
+    if durable {
+        sync_dir(dir)
+    } else {
+        Ok(())
+    }
+}
+
+/// A new file in the place of a leftover one.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            options.open(path)
+        }
+        made => made,
+    }
+}
+
+fn fill(mut file: File, content: &[u8], durable: bool) -> io::Result<()> {
+    // The umask has taken from the mode given at creation.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(content)?;
+    if durable {
+        file.sync_all()
+    } else {
+        Ok(())
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), Error> {
+    match File::open(dir).and_then(|dir| dir.sync_all()) {
+        // Some file systems cannot do it, fsync(2); there is no other way to ask them.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        synced => told(synced, "sync", dir),
+    }
+}
+
+fn remove_durable(dir: &Path, file: &str) -> Result<(), Error> {
+    let path = dir.join(file);
+    match fs::remove_file(&path) {
+        Ok(()) => sync_dir(dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        failed => told(failed, "remove", &path),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => told(removed, "remove", path),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+use std::os::unix::fs::{symlink, MetadataExt};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::kernel::Time;
+use crate::model::job::{Code, Outcome};
+use crate::model::record::{Phase, Wanted};
+
+/// A directory of this test's own, removed at its end.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Place {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("bootagent-store-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).expect("a new directory");
+        Place(path)
+    }
+
+    fn open(&self) -> Store {
+        Store::open(&self.0.join("deep/state"), &self.0.join("run")).expect("a store")
+    }
+
+    fn state(&self, file: &str) -> PathBuf {
+        self.0.join("deep/state").join(file)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn agent(name: &str) -> AgentRecord {
+    AgentRecord { name: name.into(), wanted: Some(Wanted::Up), ..AgentRecord::default() }
+}
+
+fn job(id: &str, seq: u64) -> JobRecord {
+    JobRecord {
+        id: id.into(),
+        seq,
+        action: "stop".into(),
+        name: "a".into(),
+        text: "{}".into(),
+        boot_id: "b".into(),
+        received: Time(1),
+        phase: Phase::Done,
+        before: None,
+        package: None,
+        foreign: false,
+        outcome: Some(Outcome::new(Code::Success, "success")),
+    }
+}
+
+fn run(name: &str) -> RunRecord {
+    RunRecord {
+        name: name.into(),
+        boot_id: "b".into(),
+        process: None,
+        started: Time(0),
+        failures: 3,
+        restart_at: None,
+        fatal: true,
+        killed: false,
+        detail: "".into(),
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).expect("it is there").mode() & 0o7777
+}
+
+#[test]
+fn everything_written_is_read_by_the_next_store() {
+    let place = Place::new();
+    let store = place.open();
+    let identity = Identity { sn: uuid([7; 16]), machine_id: machine_id() };
+    let settings = Settings { svrlist: "a:1".into(), step: None };
+    store.write_identity(&identity).unwrap();
+    store.write_settings(&settings).unwrap();
+    for name in ["b", "a"] {
+        store.write_agent(&agent(name)).unwrap();
+        store.write_run(&run(name)).unwrap();
+    }
+    for (id, seq) in [("a.json", 2), ("z", 1)] {
+        store.write_job(&job(id, seq)).unwrap();
+    }
+    store.write_agent(&AgentRecord { wanted: Some(Wanted::Down), ..agent("a") }).unwrap();
+
+    let stored = place.open().read_all();
+    assert_eq!(stored.identity, Some(identity));
+    assert_eq!(stored.settings, settings);
+    assert_eq!(
+        stored.agents.iter().map(|a| (&*a.name, a.wanted)).collect::<Vec<_>>(),
+        [("a", Some(Wanted::Down)), ("b", Some(Wanted::Up))]
+    );
+    assert_eq!(stored.jobs, [job("z", 1), job("a.json", 2)]);
+    assert_eq!(stored.runs, [run("a"), run("b")]);
+    assert_eq!(stored.corrupt, []);
+
+    store.remove_agent("a").unwrap();
+    store.remove_agent("a").unwrap();
+    store.remove_run("b").unwrap();
+    store.remove_job("z").unwrap();
+    let stored = store.read_all();
+    assert_eq!((stored.agents.len(), stored.runs.len(), stored.jobs.len()), (1, 1, 1));
+}
+
+#[test]
+fn modes_are_exact() {
+    let place = Place::new();
+    let store = place.open();
+    store.write_job(&job("j", 1)).unwrap();
+    store.keep_good("bootagent.json", b"{}").unwrap();
+    for (file, want) in [
+        ("", 0o755),
+        ("agents", 0o755),
+        ("jobs", 0o755),
+        ("packages", 0o755),
+        ("downloads", 0o755),
+        ("jobs/j.json", 0o600),
+        ("good/bootagent.json", 0o600),
+    ] {
+        assert_eq!(mode(&place.state(file)), want, "{file}");
+    }
+    fs::set_permissions(place.state("packages"), Permissions::from_mode(0o700)).unwrap();
+    place.open();
+    assert_eq!(mode(&place.state("packages")), 0o755);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_set_aside_and_its_job_stays_known() {
+    let place = Place::new();
+    let store = place.open();
+    for name in ["good", "other"] {
+        store.write_agent(&agent(name)).unwrap();
+    }
+    fs::write(place.state("agents/other.json"), record::write_agent(&agent("good"))).unwrap();
+    fs::write(place.state("agents/not utf8.json"), b"\xff").unwrap();
+    fs::write(place.state("identity.json"), b"").unwrap();
+    fs::write(place.state("settings.json"), vec![0; 300]).unwrap();
+    fs::write(place.state("jobs/zeros.json"), [0; 10]).unwrap();
+    fs::create_dir(place.state("jobs/dir.json")).unwrap();
+    symlink("/etc/passwd", place.state("jobs/link.json")).unwrap();
+    fs::write(place.state("jobs/not an id.json"), b"{").unwrap();
+
+    let stored = store.read_all();
+    assert_eq!(stored.agents, [agent("good")]);
+    assert_eq!((stored.identity, stored.settings), (None, Settings::default()));
+    assert_eq!(stored.corrupt.len(), 8, "{:?}", stored.corrupt);
+    for id in ["zeros", "dir", "link"] {
+        let told = stored.corrupt.iter().find(|corrupt| corrupt.job.as_deref() == Some(id)).expect("it is named");
+        assert!(told.message.contains("set aside as") && told.message.contains(id), "{}", told.message);
+        assert!(fs::symlink_metadata(place.state(&format!("jobs/{id}.json.corrupt"))).is_ok());
+    }
+    assert!(fs::read("/etc/passwd").is_ok());
+
+    // The daemon dies here, before it has answered for any of them.
+    let mut ids: Vec<_> = place.open().read_all().corrupt.into_iter().filter_map(|corrupt| corrupt.job).collect();
+    ids.sort();
+    assert_eq!(ids, ["dir".into(), "link".into(), "zeros".into()] as [JobId; 3]);
+    store.write_job(&job("zeros", 9)).unwrap();
+    assert_eq!(store.read_all().corrupt.len(), 2);
+    store.remove_job("zeros").unwrap();
+    store.remove_job("link").unwrap();
+    assert_eq!(store.read_all().corrupt.len(), 1);
+}
+
+#[test]
+fn leftovers_of_a_crash_are_removed_or_written_over() {
+    let place = Place::new();
+    let store = place.open();
+    let leftover = place.state("agents/a.json.tmp");
+    fs::write(&leftover, b"half").unwrap();
+    store.write_agent(&agent("a")).unwrap();
+    assert!(!leftover.exists());
+    fs::write(&leftover, b"half").unwrap();
+    let stored = place.open().read_all();
+    assert!(!leftover.exists());
+    assert_eq!((stored.agents, stored.corrupt), (vec![agent("a")], vec![]));
+}
+
+#[test]
+fn a_state_dir_that_went_away_is_made_again() {
+    let place = Place::new();
+    let store = place.open();
+    fs::remove_dir_all(place.0.join("deep")).unwrap();
+    fs::remove_dir_all(place.0.join("run")).unwrap();
+    assert!(store.read_all().agents.is_empty());
+    store.write_agent(&agent("a")).unwrap();
+    store.write_run(&run("a")).unwrap();
+    store.write_settings(&Settings::default()).unwrap();
+    assert_eq!(store.read_all().agents, [agent("a")]);
+    assert_eq!(mode(&place.0.join("deep")), 0o755);
+}
+
+#[test]
+fn a_write_that_fails_says_why_and_leaves_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    fs::create_dir(place.state("agents/a.json")).unwrap();
+    let error = store.write_agent(&agent("a")).unwrap_err();
+    let want = format!("cannot write \"{}\": Is a directory", place.state("agents/a.json").display());
+    assert_eq!(error.to_string(), want);
+    assert_eq!(error.cause.raw_os_error(), Some(libc::EISDIR));
+    assert!(!place.state("agents/a.json.tmp").exists());
+
+    // A device that is always full stands for a full disk.
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let error = (&full).write_all(b"x").unwrap_err();
+    assert_eq!(
+        told::<()>(Err(error), "write", Path::new("/x")).unwrap_err().to_string(),
+        "cannot write \"/x\": No space left on device"
+    );
+
+    fs::write(place.0.join("file"), b"").unwrap();
+    let error = Store::open(&place.0.join("file/state"), &place.0.join("run")).unwrap_err();
+    assert_eq!(error.cause.raw_os_error(), Some(libc::ENOTDIR), "{error}");
+    fs::remove_dir(place.state("packages")).unwrap();
+    symlink("/tmp", place.state("packages")).unwrap();
+    let error = Store::open(&place.state(""), &place.0.join("run")).unwrap_err();
+    assert!(error.to_string().contains("packages"), "{error}");
+}
+
+#[test]
+fn good_copies_are_rewritten_only_when_they_differ() {
+    let place = Place::new();
+    let store = place.open();
+    assert_eq!(store.good("web.json"), None);
+    store.keep_good("web.json", b"one").unwrap();
+    let first = fs::metadata(place.state("good/web.json")).unwrap().ino();
+    store.keep_good("web.json", b"one").unwrap();
+    assert_eq!(fs::metadata(place.state("good/web.json")).unwrap().ino(), first);
+    store.keep_good("web.json", b"two").unwrap();
+    store.keep_good("a.json", b"").unwrap();
+    assert_eq!(store.good("web.json"), Some(b"two".to_vec()));
+    assert_eq!(store.good_files(), ["a.json", "web.json"]);
+    store.remove_good("web.json").unwrap();
+    assert_eq!(store.good("web.json"), None);
+}
+
+#[test]
+fn ids() {
+    assert_eq!(&*uuid([0; 16]), "00000000-0000-4000-8000-000000000000");
+    assert_eq!(&*uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    assert_eq!(boot_id().len(), 36);
+    assert_eq!(&*id_file("/etc/passwd"), "");
+    assert_eq!(&*id_file("/does/not/exist"), "");
+}
+
+#[test]
+fn downloads_are_known_by_their_job() {
+    let place = Place::new();
+    let store = place.open();
+    fs::write(store.download("j1"), b"part").unwrap();
+    assert_eq!(store.downloads(), ["j1".into()] as [JobId; 1]);
+    store.remove_download("j1").unwrap();
+    store.remove_download("j1").unwrap();
+    assert!(store.downloads().is_empty());
+    assert_eq!(store.packages_dir("a"), place.state("packages/a"));
+}
