@@ -7,3 +7,5 @@ pub mod emit;
 pub mod definition;
 pub mod config;
 pub mod record;
+pub mod order;
+pub mod proto;

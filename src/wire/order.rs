@@ -1,0 +1,269 @@
+//! One job as a server writes it: a JSON value in, a `Job` or everything that is wrong with it out.
+//!
+//! What passes here is trusted by everything behind it, so each field is checked, also those that matter only later.
+//! Unknown keys, and `url`, `checksum`, `svrlist` and `step` in an action that has no use for them, are ignored. No
+//! message holds the value of an environment variable or anything of a URL but its file name: it may hold a password.
+
+use crate::model::job::{sanitize, Code, Job, Order, Rejected, Source, MESSAGE_MAX};
+use crate::model::pace::{parse_servers, Server};
+use crate::model::package::{Digest, Format};
+use crate::model::spec::{is_job_id, is_name, is_version};
+use crate::wire::definition;
+use crate::wire::json::{self, show, Fields, Value};
+
+/// Reads a job out of a reply.
+///
+/// # Errors
+/// Why it cannot be run as it was written.
+pub fn read(value: &Value) -> Result<Job, Rejected> {
+    let mut rejected =
+        Rejected { id: None, code: Code::BadJob, message: "".into(), action: "".into(), name: "".into() };
+    let mut faults = Vec::new();
+    let job = take(value, &mut rejected, &mut faults);
+    match job {
+        Some(job) if faults.is_empty() => Ok(job),
+        _ => {
+            rejected.message = sanitize(&faults.join("; "), MESSAGE_MAX).into();
+            Err(rejected)
+        }
+    }
+}
+
+/// Reads the text of a job that was recorded.
+///
+/// # Errors
+/// As `read`.
+pub fn read_text(text: &str) -> Result<Job, Rejected> {
+    match json::parse(text, json::MAX_DEPTH) {
+        Ok(value) => read(&value),
+        Err(syntax) => Err(Rejected {
+            id: None,
+            code: Code::BadJob,
+            message: syntax.to_string().into(),
+            action: "".into(),
+            name: "".into(),
+        }),
+    }
+}
+
+/// The job, as far as it can be told; what is known of it goes to `rejected` on the way.
+fn take(value: &Value, rejected: &mut Rejected, faults: &mut Vec<String>) -> Option<Job> {
+    let mut fields = Fields::of(value, "", faults)?;
+    fields.required("id");
+    rejected.id = fields
+        .read("id", "1 to 127 of A-Z a-z 0-9 . _ -, no dot first", |v| json::text(v).filter(|t| is_job_id(t)))
+        .map(Into::into);
+    let action = fields.text("action").unwrap_or_default();
+    rejected.action = sanitize(action, 50).into();
+    // An empty name is as good as none: it is what some servers write for none.
+    let given = fields.get("name").filter(|value| json::text(value) != Some(""));
+    if let Some(value) = given {
+        match json::text(value).filter(|text| is_name(text)) {
+            Some(name) => rejected.name = name.into(),
+            None => fields.wrong("name", "1 to 50 of A-Z a-z 0-9 _ -", value),
+        }
+    } else if action != "config" {
+        fields.fault("name", "missing");
+    }
+
+    let order = match action {
+        "install" => source(&mut fields).map(Order::Install),
+        "upgrade" => source(&mut fields).map(Order::Upgrade),
+        "uninstall" => Some(Order::Uninstall),
+        "start" => Some(Order::Start),
+        "stop" => Some(Order::Stop),
+        "restart" => Some(Order::Restart),
+        "config" => config(&mut fields, given.is_some()),
+        "" => {
+            if fields.get("action").is_none_or(|value| json::text(value).is_some()) {
+                fields.fault("action", "missing");
+            }
+            None
+        }
+        _ => {
+            rejected.code = Code::UnknownAction;
+            let want = "install, upgrade, uninstall, start, stop, restart or config";
+            fields.fault("action", &format!("want {want}, got {}", show(&Value::String(action.to_string()))));
+            return None;
+        }
+    };
+    // Without a package of its own nothing says what a relative program would be relative to.
+    let in_tar = match &order {
+        Some(Order::Install(source) | Order::Upgrade(source)) => source.format.is_tar(),
+        order => order.is_none(),
+    };
+
+    let version = fields.read("version", "1 to 100 of A-Z a-z 0-9 . _ + ~ : -, no dot first", |v| {
+        json::text(v).filter(|text| text.is_empty() || is_version(text))
+    });
+    let startsecs = fields.seconds("startsecs");
+    let signature = fields.text("signature");
+    let window = fields.seconds("window").unwrap_or_default();
+    // 0 is what a server writes that writes every key.
+    let expires = fields.seconds("expires").filter(|time| !time.is_zero());
+    let envs = fields.get("envs").and_then(|value| {
+        let (path, faults) = fields.inside("envs");
+        definition::envs(value, &path, faults)
+    });
+    let limits = fields.get("limits").and_then(|value| {
+        let (path, faults) = fields.inside("limits");
+        definition::limits(value, &path, false, faults)
+    });
+    let written = fields.get("definition");
+    let spec = written.and_then(|value| {
+        let (path, faults) = fields.inside("definition");
+        definition::definition(value, &path, in_tar, faults)
+    });
+    if spec.as_ref().is_some_and(|spec| spec.name != rejected.name) {
+        fields.fault("definition.name", &format!("want \"{}\", as the job says", rejected.name));
+    }
+    Some(Job {
+        id: rejected.id.clone()?,
+        order: order?,
+        name: rejected.name.clone(),
+        envs,
+        limits,
+        definition: spec.map(Box::new),
+        definition_text: written.map(json::write).unwrap_or_default().into(),
+        version: version.filter(|text| !text.is_empty()).map(Into::into),
+        startsecs,
+        signature: signature.filter(|text| !text.is_empty()).map(Into::into),
+        window,
+        expires,
+        text: json::write(value).into(),
+    })
+}
+
+/// What an `install` or `upgrade` brings.
+fn source(fields: &mut Fields<'_, '_>) -> Option<Source> {
+    fields.required("url");
+    let url = fields.text("url");
+    let format = url.and_then(|url| match package_format(url) {
+        Ok(format) => Some(format),
+        Err(message) => {
+            fields.fault("url", &message);
+            None
+        }
+    });
+    fields.required("checksum");
+    let digest = fields.read("checksum", "\"SHA256:\" and 64 hexadecimal digits", |v| Digest::parse(json::text(v)?));
+    Some(Source { url: url?.into(), digest: digest?, format: format? })
+}
+
+/// What a `config` changes of the daemon; one with a name may change its agent instead.
+fn config(fields: &mut Fields<'_, '_>, named: bool) -> Option<Order> {
+    let servers = fields.text("svrlist").map(|list| servers(list, fields));
+    let step = fields.integer("step", 10, 86_400).map(std::time::Duration::from_secs);
+    let mut changes = servers.is_some() || fields.get("step").is_some();
+    for key in ["envs", "limits", "definition"] {
+        match fields.get(key) {
+            // Empty ones are what a server writes that writes every key.
+            Some(value) if !named && json::object(value).is_none_or(|object| !object.is_empty()) => {
+                fields.fault("name", &format!("missing, {key} are those of an agent"));
+                changes = true;
+            }
+            Some(_) if named => changes = true,
+            _ => {}
+        }
+    }
+    if !changes {
+        let keys = if named { "svrlist, step, envs, limits or definition" } else { "svrlist or step" };
+        fields.fault("", &format!("nothing to change, want {keys}"));
+    }
+    Some(Order::Config { servers, step })
+}
+
+fn servers(list: &str, fields: &mut Fields<'_, '_>) -> Vec<Server> {
+    // The list's own messages quote it.
+    let parsed = match list.contains('@') {
+        true => Err("a user in a URL cannot be used, want host:port".to_string()),
+        false => parse_servers(list),
+    };
+    parsed.unwrap_or_else(|message| {
+        fields.fault("svrlist", &message);
+        Vec::new()
+    })
+}
+
+/// The format of the package at `url`, which is checked on the way.
+fn package_format(url: &str) -> Result<Format, String> {
+    if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("want no spaces or control characters".to_string());
+    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err("want ftp://, http:// or file://".to_string());
+    };
+    let http = match scheme {
+        "http" => true,
+        "https" if cfg!(feature = "tls") => true,
+        "https" => return Err("https needs the tls build".to_string()),
+        "ftp" | "file" => false,
+        _ => return Err("want ftp://, http:// or file://".to_string()),
+    };
+    // A query or fragment is no part of a file name, and of ftp and file it is no part at all.
+    let rest = if http { rest.split(['?', '#']).next().unwrap_or_default() } else { rest };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if scheme != "file" {
+        check_host(host, http)?;
+    } else if !authority.is_empty() {
+        return Err("want file:/// and an absolute path".to_string());
+    }
+    for part in [user, path] {
+        if decoded(part)?.iter().any(u8::is_ascii_control) {
+            return Err("want no control characters".to_string());
+        }
+    }
+    let path = decoded(path)?;
+    let file = String::from_utf8_lossy(path.rsplit(|byte| *byte == b'/').next().unwrap_or_default());
+    Format::of(&file).ok_or_else(|| {
+        // A password with a slash in it would be found here.
+        let shown =
+            if file.contains('@') { String::new() } else { format!(", got {}", show(&Value::String(file.into()))) };
+        format!("want a file name in .rpm .deb .apk .ipk .tar .tar.gz .tgz or .tar.xz{shown}")
+    })
+}
+
+fn check_host(authority: &str, http: bool) -> Result<(), String> {
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        // minreq takes the part before the first colon for the host.
+        Some(_) if http => return Err("literal IPv6 addresses cannot be used with http, want a host name".to_string()),
+        Some((host, port)) => {
+            if !host.contains(':') || !host.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.')) {
+                return Err("want an IPv6 address between [ and ]".to_string());
+            }
+            (host, port)
+        }
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
+    if host.is_empty() || !host.bytes().all(plain) {
+        return Err("want a host name".to_string());
+    }
+    let digits = port.strip_prefix(':').unwrap_or(if port.is_empty() { "80" } else { "" });
+    match digits.parse::<u16>() {
+        Ok(1..) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
+        _ => Err("want a port of 1..65535".to_string()),
+    }
+}
+
+/// The bytes that a part of a URL stands for.
+fn decoded(part: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        match (digit(), digit()) {
+            (Some(high), Some(low)) => bytes.push((high << 4 | low) as u8),
+            _ => return Err("want two hexadecimal digits after each %".to_string()),
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! The protocol's messages: what is reported as JSON text, and what the servers answer as values.
+//!
+//! Keys and words are spelled as the servers spell them. Bodies hold every key in a fixed order, and those that are not
+//! known not at all. A reply is judged as a whole only for being JSON; each job in it stands for itself, see `order`.
+//! Reference and fixtures: `tests/proto`.
+
+use crate::model::job::{sanitize, Job, JobId, Outcome, Rejected};
+use crate::model::report::{AgentReport, Entry, Report};
+use crate::wire::emit::Writer;
+use crate::wire::json::{self, Number, Value};
+use crate::wire::order;
+
+/// How many rejected jobs without an id are kept of one reply: as they can only be logged, a few say enough.
+const NAMELESS_MAX: usize = 8;
+
+/// What a server answered to a status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// Its `errcode`, when there is a whole number.
+    pub errcode: Option<i64>,
+    /// Its jobs in order, each a good one or why not. The same id may come twice.
+    pub jobs: Vec<Result<Job, Rejected>>,
+}
+
+/// The body of `POST /agent/status`, and what `bootagent status --json` prints.
+pub fn status_body(report: &Report) -> String {
+    let mut json = Writer::new();
+    json.open('{');
+    json.key("hostname").text(&report.hostname);
+    json.key("version").text(&report.version);
+    json.key("uptime").number(report.uptime.as_secs());
+    json.key("timestamp").number(report.timestamp);
+    json.key("step").seconds(report.step);
+    json.key("agents").open('[');
+    for agent in &report.agents {
+        put_agent(&mut json, agent);
+    }
+    json.close(']');
+    json.key("sn").text(&report.sn);
+    json.key("boot_id").text(&report.boot_id);
+    json.key("events").open('[');
+    for event in &report.events {
+        json.open('{');
+        json.key("timestamp").number(event.timestamp);
+        json.key("name").text(&event.name);
+        json.key("message").text(&event.message);
+        json.close('}');
+    }
+    json.close(']');
+    json.close('}');
+    json.finish()
+}
+
+fn put_agent(json: &mut Writer, agent: &AgentReport) {
+    json.open('{');
+    json.key("name").text(&agent.name);
+    json.key("version").text(&agent.version);
+    json.key("status").text(agent.status.word());
+    json.key("uptime").number(agent.uptime.as_secs());
+    json.key("pid").number(u64::try_from(agent.pid).unwrap_or(0));
+    json.key("failures").number(agent.failures.into());
+    json.key("detail").text(&agent.detail);
+    if let Some(cpu) = agent.cpu {
+        json.key("cpu").decimal(cpu);
+    }
+    if let Some(memory) = agent.memory {
+        json.key("memory").number(memory);
+    }
+    if let Some(by) = &agent.limits_by {
+        json.key("limits_by").text(by);
+    }
+    json.close('}');
+}
+
+/// The body of `POST /agent/job/result`.
+pub fn results_body(results: &[(JobId, Outcome)]) -> String {
+    let mut json = Writer::new();
+    json.open('[');
+    for (id, outcome) in results {
+        json.open('{');
+        json.key("id").text(id);
+        json.key("errcode").number(outcome.code as u64);
+        json.key("message").text(&outcome.message);
+        json.close('}');
+    }
+    json.close(']');
+    json.finish()
+}
+
+/// What `bootagent jobs --json` prints. A job without an outcome yet has `errcode` null and an empty `message`.
+pub fn ledger_body(entries: &[Entry]) -> String {
+    let mut json = Writer::new();
+    json.open('[');
+    for entry in entries {
+        json.open('{');
+        json.key("id").text(&entry.id);
+        json.key("action").text(&entry.action);
+        json.key("name").text(&entry.name);
+        json.key("state").text(entry.phase.name());
+        match &entry.outcome {
+            Some(outcome) => json.key("errcode").number(outcome.code as u64),
+            None => json.key("errcode").raw("null"),
+        }
+        json.key("message").text(entry.outcome.as_ref().map_or("", |outcome| &outcome.message));
+        json.key("progress").text(&entry.progress);
+        json.close('}');
+    }
+    json.close(']');
+    json.finish()
+}
+
+/// Reads the reply to a status; how large it may be is the reader's part.
+///
+/// # Errors
+/// Why it is no reply at all: not JSON, not an object, nested too deep, `jobs` not an array.
+pub fn reply(body: &[u8]) -> Result<Reply, String> {
+    let value = object(body)?;
+    let mut jobs = Vec::new();
+    let mut nameless = 0;
+    match member(&value, "jobs") {
+        None => {}
+        Some(Value::Array(array)) => {
+            for value in array {
+                let job = order::read(value);
+                if matches!(&job, Err(rejected) if rejected.id.is_none()) {
+                    nameless += 1;
+                    if nameless > NAMELESS_MAX {
+                        continue;
+                    }
+                }
+                jobs.push(job);
+            }
+        }
+        Some(other) => return Err(format!("jobs: want an array, got {}", sanitize(&json::show(other), 200))),
+    }
+    Ok(Reply { errcode: errcode(&value), jobs })
+}
+
+/// Reads the reply to a batch of results.
+///
+/// # Errors
+/// Why the server has not taken them.
+pub fn result_reply(body: &[u8]) -> Result<(), String> {
+    match errcode(&object(body)?) {
+        Some(0) => Ok(()),
+        Some(other) => Err(format!("refused with errcode {other}")),
+        None => Err("errcode: want 0, got no whole number".to_string()),
+    }
+}
+
+/// Reads the text of a job that was recorded, `Job::text`.
+///
+/// # Errors
+/// Why it cannot be run, as when it was received; an older binary may know less than the one that recorded it.
+pub fn job(text: &str) -> Result<Job, Rejected> {
+    order::read_text(text)
+}
+
+fn object(body: &[u8]) -> Result<Value, String> {
+    match json::parse_bytes(body, json::MAX_DEPTH) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(other) => Err(format!("want a JSON object, got {}", sanitize(&json::show(&other), 200))),
+        Err(syntax) => Err(format!("not JSON: {}", sanitize(&syntax.to_string(), 200))),
+    }
+}
+
+fn member<'v>(object: &'v Value, key: &str) -> Option<&'v Value> {
+    json::object(object)?.get(key).filter(|value| !matches!(value, Value::Null))
+}
+
+fn errcode(object: &Value) -> Option<i64> {
+    match member(object, "errcode")? {
+        Value::Number(Number::I64(number)) => Some(*number),
+        other => i64::try_from(json::integer(other)?).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+use std::time::Duration;
+
+use super::*;
+use crate::model::job::{Code, Order};
+use crate::model::record::Phase;
+use crate::model::report::{Incident, Status};
+
+const STATUS: &str = include_str!("../../../tests/proto/status-request.json");
+const STATUS_BARE: &str = include_str!("../../../tests/proto/status-request-bare.json");
+const RESULT: &str = include_str!("../../../tests/proto/result-request.json");
+const LEDGER: &str = include_str!("../../../tests/proto/ledger.json");
+const REPLY: &str = include_str!("../../../tests/proto/status-reply.json");
+const REPLY_EMPTY: &str = include_str!("../../../tests/proto/status-reply-empty.json");
+const REPLY_ALL_KEYS: &str = include_str!("../../../tests/proto/status-reply-all-keys.json");
+const REPLY_BAD_JOBS: &str = include_str!("../../../tests/proto/status-reply-bad-jobs.json");
+const RESULT_REPLY: &str = include_str!("../../../tests/proto/result-reply.json");
+
+/// The text without the white space between its tokens; the order of keys stays.
+fn compact(text: &str) -> String {
+    let (mut out, mut quoted, mut escaped) = (String::new(), false, false);
+    for c in text.chars() {
+        if quoted || !c.is_whitespace() {
+            out.push(c);
+        }
+        quoted ^= c == '"' && !escaped;
+        escaped = quoted && c == '\\' && !escaped;
+    }
+    out
+}
+
+fn agent(name: &str, version: &str, status: Status, failures: u32, detail: &str) -> AgentReport {
+    AgentReport {
+        name: name.into(),
+        version: version.into(),
+        status,
+        uptime: Duration::ZERO,
+        pid: 0,
+        failures,
+        detail: detail.into(),
+        cpu: None,
+        memory: None,
+        limits_by: None,
+    }
+}
+
+#[test]
+fn a_status_is_written_to_the_letter() {
+    let report = Report {
+        hostname: "web-01".into(),
+        version: "bootagent-1.0.0-x86_64".into(),
+        uptime: Duration::from_millis(1_234_999),
+        timestamp: 1_700_000_000,
+        step: Duration::from_secs(600),
+        agents: vec![
+            AgentReport {
+                uptime: Duration::from_secs(123),
+                pid: 4711,
+                cpu: Some(1.499_999),
+                memory: Some(10 << 20),
+                limits_by: Some("cgroup2".into()),
+                ..agent("BasicAgent", "1.2.3", Status::Running, 0, "")
+            },
+            agent(
+                "LogAgent",
+                "0.9",
+                Status::Stopped,
+                1,
+                "exited with status 1: cannot open \"/etc/log.conf\", restart in 180 s",
+            ),
+            AgentReport {
+                limits_by: Some("CPU=cgroup1 memory=polled".into()),
+                ..agent("SecAgent", "3:4.5~rc1", Status::Killed, 2, "over its memory limit of 20M")
+            },
+            agent("old", "1", Status::Fatal, 4, "gave up after 4 early ends"),
+        ],
+        sn: "bfdcc18c-2d5f-4c3e-9a55-0a6c1a2f7b11".into(),
+        boot_id: "0b1d6e0c-63a7-4b57-8d3c-6c4a0c9e8f10".into(),
+        events: vec![Incident {
+            timestamp: 1_699_999_990,
+            name: "SecAgent".into(),
+            message: "killed: 21.3 MB used, 20 MB allowed".into(),
+        }],
+    };
+    assert_eq!(status_body(&report), compact(STATUS));
+    let bare = Report {
+        hostname: "h".into(),
+        version: "bootagent-1.0.0-armv7".into(),
+        uptime: Duration::ZERO,
+        timestamp: 0,
+        step: Duration::from_millis(500),
+        agents: Vec::new(),
+        sn: "00000000-0000-4000-8000-000000000000".into(),
+        boot_id: "".into(),
+        events: Vec::new(),
+    };
+    assert_eq!(status_body(&bare), compact(STATUS_BARE));
+}
+
+#[test]
+fn results_and_ledger_are_written_to_the_letter() {
+    let results = [
+        ("ddc8a9b9-1".into(), Outcome::new(Code::Success, "success")),
+        (
+            "ddc8a9b9-2".into(),
+            Outcome::new(Code::Checksum, "checksum: want SHA256:00, got SHA256:11\n\"quoted\"\u{1b}"),
+        ),
+    ];
+    assert_eq!(results_body(&results), compact(RESULT));
+    assert_eq!(results_body(&[]), "[]");
+    let entries = [
+        Entry {
+            id: "a".into(),
+            action: "install".into(),
+            name: "BasicAgent".into(),
+            phase: Phase::Downloading,
+            outcome: None,
+            progress: "1.5 MB of 3.0 MB".into(),
+        },
+        Entry {
+            id: "b".into(),
+            action: "dance".into(),
+            name: "".into(),
+            phase: Phase::Taken,
+            outcome: Some(Outcome::new(Code::UnknownAction, "action")),
+            progress: "".into(),
+        },
+    ];
+    assert_eq!(ledger_body(&entries), compact(LEDGER));
+}
+
+#[test]
+fn a_reply_brings_its_jobs_in_order() {
+    let reply = reply(REPLY.as_bytes()).unwrap();
+    assert_eq!(reply.errcode, Some(0));
+    let jobs: Vec<Job> = reply.jobs.into_iter().map(|job| job.unwrap()).collect();
+    let actions: Vec<_> = jobs.iter().map(|job| job.order.action()).collect();
+    assert_eq!(actions, ["install", "upgrade", "uninstall", "start", "stop", "restart", "config", "config", "config"]);
+    // What is kept of a job reads as the same job.
+    for told in &jobs {
+        assert_eq!(job(&told.text).as_ref(), Ok(told));
+    }
+    let Order::Install(source) = &jobs[0].order else { panic!("{:?}", jobs[0]) };
+    assert_eq!(&*source.url, "ftp://user:secret@server:2121/BasicAgent/BasicAgent-1.5.6.rpm");
+    assert_eq!(jobs[0].startsecs, Some(Duration::from_millis(2_500)));
+    assert_eq!(jobs[0].window, Duration::from_secs(3_600));
+    assert_eq!(jobs[0].expires, Some(Duration::from_secs(86_400)));
+    assert_eq!(
+        jobs[0].limits.as_ref().map(|l| (l.cpu, l.memory, l.resources.len())),
+        Some((Some(1000), Some(20 << 20), 1))
+    );
+    assert_eq!(jobs[0].envs.as_ref().map(Vec::len), Some(2));
+    assert_eq!(jobs[1].definition.as_ref().map(|spec| &*spec.exec[0]), Some("bin/web"));
+    assert!(jobs[1].definition_text.starts_with('{'));
+    assert_eq!(&*jobs[5].name, "bootagent");
+    let Order::Config { servers: Some(servers), step } = &jobs[6].order else { panic!("{:?}", jobs[6]) };
+    assert_eq!(
+        (&*servers[0].base, servers.len(), *step),
+        ("http://192.168.9.1:1234", 1, Some(Duration::from_secs(1200)))
+    );
+    assert_eq!((&*jobs[7].name, jobs[7].envs.as_ref().map(Vec::len)), ("BasicAgent", Some(0)));
+    assert_eq!(jobs[8].order, Order::Config { servers: Some(Vec::new()), step: None });
+}
+
+#[test]
+fn a_server_may_leave_out_jobs_or_write_every_key() {
+    assert_eq!(reply(REPLY_EMPTY.as_bytes()), Ok(Reply { errcode: Some(0), jobs: Vec::new() }));
+    let jobs = reply(REPLY_ALL_KEYS.as_bytes()).unwrap().jobs;
+    let start = jobs[0].as_ref().unwrap();
+    assert_eq!((&start.order, &start.envs, &start.version), (&Order::Start, &None, &None));
+    assert_eq!((start.window, start.expires, &start.signature), (Duration::ZERO, None, &None));
+    let config = jobs[1].as_ref().unwrap();
+    assert!(matches!(&config.order, Order::Config { servers: Some(_), step: Some(step) } if step.as_secs() == 600));
+    assert_eq!(&*config.name, "");
+}
+
+#[test]
+fn a_bad_job_costs_its_neighbours_nothing() {
+    let reply = reply(REPLY_BAD_JOBS.as_bytes()).unwrap();
+    assert_eq!((reply.errcode, reply.jobs.len()), (Some(7), 14));
+    let good: Vec<_> = reply.jobs.iter().flatten().map(|job| &*job.id).collect();
+    assert_eq!(good, ["good-1", "good-2"]);
+    let bad: Vec<_> = reply.jobs.iter().filter_map(|job| job.as_ref().err()).collect();
+    for (rejected, (id, code, message)) in bad.iter().zip([
+        (None, 1, "want an object, got \"stop\""),
+        (None, 1, "id: missing"),
+        (None, 1, "id: want 1 to 127 of A-Z a-z 0-9 . _ -, no dot first, got \"../../etc/passwd\""),
+        (Some("bad-1"), 2, "action: want install, upgrade, uninstall, start, stop, restart or config, got \"dance\""),
+        (Some("bad-2"), 1, "action: missing"),
+        (Some("bad-3"), 1, "name: missing"),
+        (Some("bad-4"), 1, "name: want 1 to 50 of A-Z a-z 0-9 _ -, got \"a/b\""),
+        (Some("bad-5"), 1, "checksum: missing"),
+        (
+            Some("bad-6"),
+            1,
+            "url: want ftp://, http:// or file://; checksum: want \"SHA256:\" and 64 hexadecimal digits, got \"MD5:00\"",
+        ),
+        (Some("bad-7"), 1, "step: want an integer of 10..86400, got 5"),
+        (Some("bad-8"), 1, "nothing to change, want svrlist or step"),
+        (
+            Some("bad-9"),
+            1,
+            "envs: want names of A-Z a-z 0-9 _, no digit first, got \"1A\"; envs.B: want a string without NUL; limits.CPU: want a share such as \"10%\", got \"fast\"",
+        ),
+    ]) {
+        assert_eq!((rejected.id.as_deref(), rejected.code as u8, &*rejected.message), (id, code, message));
+    }
+    assert_eq!((&*bad[3].action, &*bad[3].name), ("dance", "web"));
+    assert_eq!((&*bad[6].action, &*bad[6].name), ("stop", ""));
+}
+
+#[test]
+fn what_is_no_reply_is_said() {
+    let deep = |levels: usize| format!("{{\"jobs\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+    for (body, want) in [
+        ("", "not JSON: 1:1: expected a value, got the end"),
+        ("<html>", "not JSON: 1:1: expected a value"),
+        ("[1]", "want a JSON object, got an array"),
+        ("null", "want a JSON object, got null"),
+        ("{\"errcode\":0", "not JSON: 1:13: expected \",\" or \"}\", got the end"),
+        ("{\"jobs\":{\"a\":1}}", "jobs: want an array, got an object"),
+        ("{\"jobs\":\"x\u{9b}y\"}", "jobs: want an array, got \"x y\""),
+        (&deep(64), "not JSON: 1:72: nested over 64 deep"),
+    ] {
+        assert_eq!(reply(body.as_bytes()), Err(want.to_string()), "{body}");
+    }
+    assert!(reply(deep(63).as_bytes()).is_ok());
+    assert!(reply(b"{\"a\":\"\xff\"}").is_err());
+    for (body, want) in [
+        ("{}", None),
+        ("{\"errcode\":null,\"jobs\":null}", None),
+        ("{\"errcode\":-3}", Some(-3)),
+        ("{\"errcode\":0.0}", Some(0)),
+        ("{\"errcode\":0.5}", None),
+        ("{\"errcode\":\"0\"}", None),
+    ] {
+        assert_eq!(reply(body.as_bytes()).map(|reply| reply.errcode), Ok(want), "{body}");
+    }
+}
+
+#[test]
+fn jobs_without_an_id_do_not_flood() {
+    let body = format!("{{\"jobs\":[{}{{\"id\":\"a\",\"action\":\"stop\",\"name\":\"b\"}}]}}", "{},".repeat(10_000));
+    let jobs = reply(body.as_bytes()).unwrap().jobs;
+    assert_eq!((jobs.len(), jobs.iter().flatten().count()), (NAMELESS_MAX + 1, 1));
+}
+
+#[test]
+fn only_errcode_0_takes_results() {
+    assert_eq!(result_reply(RESULT_REPLY.as_bytes()), Ok(()));
+    assert_eq!(result_reply(b"{\"errcode\":0,\"more\":[1]}"), Ok(()));
+    for (body, want) in [
+        ("{\"errcode\":5}", "refused with errcode 5"),
+        ("{\"errcode\":\"0\"}", "errcode: want 0, got no whole number"),
+        ("{}", "errcode: want 0, got no whole number"),
+        ("0", "want a JSON object, got 0"),
+        ("", "not JSON: 1:1: expected a value, got the end"),
+    ] {
+        assert_eq!(result_reply(body.as_bytes()), Err(want.to_string()), "{body}");
+    }
+}
