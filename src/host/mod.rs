@@ -7,3 +7,4 @@ pub mod cgroup;
 pub mod limits;
 pub mod tree;
 pub mod store;
+pub mod logs;

@@ -39,7 +39,7 @@ pub fn read_text(text: &str) -> Result<Job, Rejected> {
         Err(syntax) => Err(Rejected {
             id: None,
             code: Code::BadJob,
-            message: syntax.to_string().into(),
+            message: sanitize(&syntax.to_string(), MESSAGE_MAX).into(),
             action: "".into(),
             name: "".into(),
         }),

@@ -1,0 +1,250 @@
+//! The daemon's own log, and the files the agents write their output to; all of them capped.
+//!
+//! A log that is full is copied to `.1` and truncated, as its writers hold it open. Nothing here may stop an agent or
+//! the daemon, or wait for a reader: what cannot be written to its file goes where it can, or nowhere. Which line is
+//! worth writing, and when output is turned over, others decide.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::host::store::{make_dir, reason};
+use crate::kernel::Level;
+use crate::model::job::sanitize;
+use crate::sys::poll::{poll, PollFd};
+use crate::sys::wall;
+
+/// The size over which the daemon's own log is turned over.
+const LOG_MAX: u64 = 1 << 20;
+
+/// The longest line, bytes: a pipe that poll(2) calls writable takes 4096 without waiting.
+const LINE_MAX: usize = 4000;
+
+/// The daemon's own log.
+#[derive(Debug)]
+pub struct Log {
+    dir: PathBuf,
+    level: Level,
+    foreground: bool,
+    file: Option<File>,
+}
+
+impl Log {
+    /// The log `bootagent.log` in `dir`, of lines up to `level`; in the `foreground` they go to stderr too. Nothing is
+    /// opened before the first line.
+    pub fn new(dir: &Path, level: Level, foreground: bool) -> Log {
+        Log { dir: dir.into(), level, foreground, file: None }
+    }
+
+    /// Whether a line of this level would be written.
+    pub fn takes(&self, level: Level) -> bool {
+        level <= self.level
+    }
+
+    /// Writes a line, if it matters enough. Where the file cannot be written it goes to the kernel's log, or to stderr.
+    pub fn write(&mut self, level: Level, text: &str) {
+        if !self.takes(level) {
+            return;
+        }
+        let text = sanitize(text, LINE_MAX - 100);
+        let line = format!("{} {:5} {text}\n", timestamp(wall()), level.name());
+        if self.foreground {
+            to_stderr(&line);
+        }
+        if self.to_file(&line).is_err() {
+            self.file = None;
+            // In the foreground it has been seen already.
+            if !self.foreground && to_kernel(level, &text).is_err() {
+                to_stderr(&line);
+            }
+        }
+    }
+
+    /// A line that a full disk cuts counts as not written.
+    fn to_file(&mut self, line: &str) -> io::Result<()> {
+        let path = self.dir.join("bootagent.log");
+        // Somebody may have removed or renamed it.
+        let same = match (&self.file, fs::symlink_metadata(&path)) {
+            (Some(file), Ok(found)) => {
+                let ours = file.metadata()?;
+                (ours.dev(), ours.ino()) == (found.dev(), found.ino())
+            }
+            _ => false,
+        };
+        if !same {
+            self.file = Some(open_append(&self.dir, &path, 0o600)?);
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if file.metadata()?.len() + line.len() as u64 > LOG_MAX {
+            // A copy that cannot be kept is no reason to let the log grow.
+            let _ = turn_file(&path, LOG_MAX, 0o600);
+        }
+        match file.write(line.as_bytes())? {
+            written if written == line.len() => Ok(()),
+            _ => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+}
+
+/// The files that agents write their output to, `NAME.log`.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    dir: PathBuf,
+}
+
+impl Outputs {
+    /// Those in `dir`.
+    pub fn new(dir: &Path) -> Outputs {
+        Outputs { dir: dir.into() }
+    }
+
+    /// Where the output of the agent is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join([name, ".log"].concat())
+    }
+
+    /// Opens the agent's output file for append, made together with its directory where missing.
+    ///
+    /// # Errors
+    /// A sentence for the log. The agent is started all the same, with its output to /dev/null.
+    pub fn open(&self, name: &str) -> Result<OwnedFd, String> {
+        let path = self.path(name);
+        match open_append(&self.dir, &path, 0o640) {
+            Ok(file) => Ok(file.into()),
+            Err(error) => Err(format!(
+                "agent \"{name}\": cannot open \"{}\": {}, its output is dropped",
+                path.display(),
+                reason(&error)
+            )),
+        }
+    }
+
+    /// When the agent's output is over `size` bytes: keeps the last `size` of them in `NAME.log.1`, and truncates it.
+    ///
+    /// # Errors
+    /// A sentence for the log, when it could not be kept or truncated; one that cannot be kept is truncated all the same.
+    pub fn turn(&self, name: &str, size: u64) -> Result<(), String> {
+        let path = self.path(name);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_file() && found.len() > size => {}
+            _ => return Ok(()),
+        }
+        turn_file(&path, size, 0o640)
+            .map_err(|error| format!("agent \"{name}\": cannot turn over \"{}\": {}", path.display(), reason(&error)))
+    }
+
+    /// The last whole lines of the agent's output, at most `max` bytes; empty when there are none. Not yet fit to be
+    /// shown: it is the agent's, see `model::job::sanitize`.
+    pub fn tail(&self, name: &str, max: u64) -> String {
+        read_tail(&self.path(name), max).unwrap_or_default()
+    }
+}
+
+/// Seconds since the epoch as `2026-11-22T08:41:25Z`.
+pub fn timestamp(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days are counted in years that begin in March, so that the leap day is a year's last; 719468 days lie between
+    // 0000-03-01 and the epoch, 146097 in each era of 400 years.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+/// Opens a log for append, making it with exactly `mode`, and its directory where that is gone.
+fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).mode(mode).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY);
+    // Opening a pipe would wait for its reader.
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file() && !found.is_symlink()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    make_dir(dir).map_err(|error| error.cause)?;
+    let file = options.create(true).open(path)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    Ok(file)
+}
+
+/// Keeps the last `size` bytes of a log in its `.1`, and truncates it. The writers hold it open for append, so what
+/// they write next begins at its start.
+fn turn_file(path: &Path, size: u64, mode: u32) -> io::Result<()> {
+    let options = &mut OpenOptions::new();
+    let mut log = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let kept = keep_copy(&mut log, path, size, mode);
+    log.set_len(0)?;
+    kept
+}
+
+fn keep_copy(log: &mut File, path: &Path, size: u64, mode: u32) -> io::Result<()> {
+    let older = path.with_extension("log.1");
+    let temporary = path.with_extension("log.1.tmp");
+    let _ = fs::remove_file(&temporary);
+    log.seek(SeekFrom::Start(log.metadata()?.len().saturating_sub(size)))?;
+    let copied = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).and_then(|mut copy| {
+        copy.set_permissions(Permissions::from_mode(mode))?;
+        io::copy(&mut log.take(size), &mut copy)?;
+        fs::rename(&temporary, &older)
+    });
+    if copied.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    copied
+}
+
+fn read_tail(path: &Path, max: u64) -> io::Result<String> {
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Ok(String::new());
+    }
+    let start = found.len().saturating_sub(max);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(max).read_to_end(&mut bytes)?;
+    let mut tail = &bytes[..];
+    if start > 0 {
+        // The first line is cut most likely; a single long one is better than nothing.
+        if let Some(end) = tail.iter().position(|byte| *byte == b'\n').filter(|end| end + 1 < tail.len()) {
+            tail = &tail[end + 1..];
+        }
+    }
+    Ok(String::from_utf8_lossy(tail).into_owned())
+}
+
+/// Writes to stderr, unless nobody reads what is in it: the daemon does not wait for a terminal or a pipe.
+fn to_stderr(line: &str) {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::writing(stderr.as_fd())];
+    if poll(&mut fds, Some(Duration::ZERO)).is_ok() && fds[0].ready() {
+        let _ = stderr.lock().write(line.as_bytes());
+    }
+}
+
+/// Writes to the kernel's log, the one place that is left without a disk.
+fn to_kernel(level: Level, text: &str) -> io::Result<()> {
+    let mut log = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/dev/kmsg")?;
+    // Priorities of facility daemon (3), syslog(3).
+    let priority = 3 << 3
+        | match level {
+            Level::Error => 3,
+            Level::Warn => 4,
+            Level::Info => 6,
+            Level::Debug => 7,
+        };
+    log.write(format!("<{priority}>bootagent: {text}\n").as_bytes()).map(drop)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+use std::os::unix::fs::symlink;
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+/// A directory of this test's own, removed at its end.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Place {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("bootagent-logs-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).expect("a new directory");
+        Place(path)
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.0.join(file)).unwrap_or_default()
+    }
+
+    fn mode(&self, file: &str) -> u32 {
+        fs::metadata(self.0.join(file)).expect("it is there").mode() & 0o7777
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn dates() {
+    for (seconds, want) in [
+        (0, "1970-01-01T00:00:00Z"),
+        (951_782_399, "2000-02-28T23:59:59Z"),
+        (951_782_400, "2000-02-29T00:00:00Z"),
+        (1_700_000_000, "2023-11-14T22:13:20Z"),
+        (2_147_483_648, "2038-01-19T03:14:08Z"),
+        (4_107_542_400, "2100-03-01T00:00:00Z"),
+        (4_294_967_296, "2106-02-07T06:28:16Z"),
+        (253_402_300_799, "9999-12-31T23:59:59Z"),
+    ] {
+        assert_eq!(timestamp(seconds), want);
+    }
+}
+
+#[test]
+fn lines_are_single_and_of_the_level() {
+    let place = Place::new();
+    let mut log = Log::new(&place.0.join("new/dir"), Level::Info, false);
+    log.write(Level::Info, "agent \"a\" started");
+    log.write(Level::Debug, "not this");
+    log.write(Level::Error, "two\nlines \u{1b}[2J");
+    let text = place.read("new/dir/bootagent.log");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].ends_with("Z info  agent \"a\" started"), "{text}");
+    assert!(lines[1].ends_with("Z error two | lines [2J"), "{text}");
+    assert_eq!(lines[0].split(' ').next().map(str::len), Some(20));
+    assert_eq!(place.mode("new/dir/bootagent.log"), 0o600);
+}
+
+#[test]
+fn a_log_that_was_removed_or_renamed_begins_anew() {
+    let place = Place::new();
+    let mut log = Log::new(&place.0, Level::Info, false);
+    log.write(Level::Info, "one");
+    fs::rename(place.0.join("bootagent.log"), place.0.join("old")).unwrap();
+    log.write(Level::Info, "two");
+    fs::remove_file(place.0.join("bootagent.log")).unwrap();
+    log.write(Level::Info, "three");
+    assert!(place.read("old").ends_with(" one\n"));
+    assert!(place.read("bootagent.log").ends_with(" three\n") && !place.read("bootagent.log").contains("two"));
+    fs::remove_dir_all(&place.0).unwrap();
+    log.write(Level::Info, "four");
+    assert!(place.read("bootagent.log").ends_with(" four\n"));
+}
+
+#[test]
+fn the_own_log_is_capped_and_never_follows_a_link() {
+    let place = Place::new();
+    let mut log = Log::new(&place.0, Level::Info, false);
+    let long = "x".repeat(LINE_MAX * 2);
+    for _ in 0..LOG_MAX as usize / LINE_MAX * 3 {
+        log.write(Level::Info, &long);
+    }
+    for file in ["bootagent.log", "bootagent.log.1"] {
+        let size = place.read(file).len() as u64;
+        assert!(size <= LOG_MAX && size > 0, "{file}: {size}");
+        assert_eq!(place.mode(file), 0o600);
+        assert!(place.read(file).lines().all(|line| line.len() < LINE_MAX && line.ends_with('x')));
+    }
+    fs::write(place.0.join("victim"), "precious").unwrap();
+    fs::remove_file(place.0.join("bootagent.log")).unwrap();
+    symlink(place.0.join("victim"), place.0.join("bootagent.log")).unwrap();
+    // In the foreground, so that it does not go to the log of the kernel under the test.
+    log.foreground = true;
+    log.write(Level::Error, "a line that cannot go to its file");
+    assert_eq!(place.read("victim"), "precious");
+}
+
+#[test]
+fn output_is_appended_and_its_directory_made_again() {
+    let place = Place::new();
+    let outputs = Outputs::new(&place.0.join("logs"));
+    for text in ["one\n", "two\n"] {
+        let mut file = File::from(outputs.open("web").unwrap());
+        file.write_all(text.as_bytes()).unwrap();
+    }
+    assert_eq!(place.read("logs/web.log"), "one\ntwo\n");
+    assert_eq!(place.mode("logs/web.log"), 0o640);
+    fs::remove_dir_all(place.0.join("logs")).unwrap();
+    assert!(outputs.open("web").is_ok());
+}
+
+#[test]
+fn output_that_cannot_be_opened_is_said() {
+    let place = Place::new();
+    let outputs = Outputs::new(&place.0);
+    symlink("/dev/null", outputs.path("link")).unwrap();
+    fs::create_dir(outputs.path("dir")).unwrap();
+    assert!(Command::new("mkfifo").arg(outputs.path("pipe")).status().is_ok_and(|status| status.success()));
+    for (name, want) in [("link", "symbolic links"), ("dir", "not a regular file"), ("pipe", "not a regular file")] {
+        let message = outputs.open(name).map(drop).unwrap_err();
+        assert!(message.starts_with(&format!("agent \"{name}\": cannot open")), "{message}");
+        assert!(message.contains(want) && message.ends_with("its output is dropped"), "{message}");
+        assert_eq!(outputs.turn(name, 0), Ok(()));
+        assert_eq!(outputs.tail(name, 100), "");
+    }
+    fs::write(place.0.join("file"), "").unwrap();
+    assert!(Outputs::new(&place.0.join("file")).open("web").is_err());
+}
+
+#[test]
+fn output_is_turned_over_under_its_writer() {
+    let place = Place::new();
+    let outputs = Outputs::new(&place.0);
+    assert_eq!(outputs.turn("web", 10), Ok(()));
+    let mut writer = File::from(outputs.open("web").unwrap());
+    writer.write_all(b"0123456789").unwrap();
+    assert_eq!(outputs.turn("web", 10), Ok(()));
+    assert_eq!(place.read("web.log").len(), 10);
+    writer.write_all(b"abcdef").unwrap();
+    assert_eq!(outputs.turn("web", 10), Ok(()));
+    assert_eq!((place.read("web.log.1"), place.read("web.log")), ("6789abcdef".into(), "".into()));
+    assert_eq!(place.mode("web.log.1"), 0o640);
+    writer.write_all(b"next").unwrap();
+    assert_eq!(place.read("web.log"), "next");
+    assert!(!place.0.join("web.log.1.tmp").exists());
+
+    // Where the copy cannot be kept the cap holds all the same.
+    fs::remove_file(place.0.join("web.log.1")).unwrap();
+    fs::create_dir_all(place.0.join("web.log.1/full")).unwrap();
+    writer.write_all(b"0123456789").unwrap();
+    let message = outputs.turn("web", 10).unwrap_err();
+    assert!(message.starts_with("agent \"web\": cannot turn over"), "{message}");
+    assert_eq!(place.read("web.log"), "");
+    assert!(!place.0.join("web.log.1.tmp").exists());
+}
+
+#[test]
+fn tails_are_whole_lines() {
+    let place = Place::new();
+    let outputs = Outputs::new(&place.0);
+    assert_eq!(outputs.tail("web", 10), "");
+    for (text, max, want) in [
+        ("one\ntwo\nthree\n", 100, "one\ntwo\nthree\n"),
+        ("one\ntwo\nthree\n", 9, "three\n"),
+        ("one\ntwo\nthree\n", 6, "three\n"),
+        ("abcdefgh", 3, "fgh"),
+        ("abcdefg\n", 3, "fg\n"),
+        ("", 3, ""),
+        ("one\n\u{e4}x", 2, "\u{fffd}x"),
+    ] {
+        fs::write(outputs.path("web"), text).unwrap();
+        assert_eq!(outputs.tail("web", max), want, "{text} {max}");
+    }
+}
