@@ -52,19 +52,19 @@ impl Log {
         let text = sanitize(text, LINE_MAX - 100);
         let line = format!("{} {:5} {text}\n", timestamp(wall()), level.name());
         if self.foreground {
-            to_stderr(&line);
+            write_stderr(&line);
         }
-        if self.to_file(&line).is_err() {
+        if self.append(&line).is_err() {
             self.file = None;
             // In the foreground it has been seen already.
-            if !self.foreground && to_kernel(level, &text).is_err() {
-                to_stderr(&line);
+            if !self.foreground && write_kernel_log(level, &text).is_err() {
+                write_stderr(&line);
             }
         }
     }
 
     /// A line that a full disk cuts counts as not written.
-    fn to_file(&mut self, line: &str) -> io::Result<()> {
+    fn append(&mut self, line: &str) -> io::Result<()> {
         let path = self.dir.join("bootagent.log");
         // Somebody may have removed or renamed it.
         let same = match (&self.file, fs::symlink_metadata(&path)) {
@@ -224,7 +224,7 @@ fn read_tail(path: &Path, max: u64) -> io::Result<String> {
 }
 
 /// Writes to stderr, unless nobody reads what is in it: the daemon does not wait for a terminal or a pipe.
-fn to_stderr(line: &str) {
+fn write_stderr(line: &str) {
     let stderr = io::stderr();
     let mut fds = [PollFd::writing(stderr.as_fd())];
     if poll(&mut fds, Some(Duration::ZERO)).is_ok() && fds[0].ready() {
@@ -233,7 +233,7 @@ fn to_stderr(line: &str) {
 }
 
 /// Writes to the kernel's log, the one place that is left without a disk.
-fn to_kernel(level: Level, text: &str) -> io::Result<()> {
+fn write_kernel_log(level: Level, text: &str) -> io::Result<()> {
     let mut log = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/dev/kmsg")?;
     // Priorities of facility daemon (3), syslog(3).
     let priority = 3 << 3

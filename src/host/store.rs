@@ -96,26 +96,29 @@ pub struct Store {
 }
 
 impl Store {
+    /// The store in these directories, as they are: for a daemon that must run although `open` failed.
+    pub fn new(state_dir: &Path, run_dir: &Path) -> Store {
+        Store { state_dir: state_dir.into(), run_dir: run_dir.into() }
+    }
+
     /// Makes the directories, and removes temporary files that a crash left.
     ///
     /// # Errors
     /// The first directory that is not there and cannot be made.
     pub fn open(state_dir: &Path, run_dir: &Path) -> Result<Store, Error> {
-        let store = Store { state_dir: state_dir.into(), run_dir: run_dir.into() };
         make_dir(state_dir)?;
         make_dir(run_dir)?;
-        for dir in ["agents", "jobs", "packages", "downloads", "good"] {
+        for dir in ["packages", "downloads"] {
             make_own_dir(&state_dir.join(dir))?;
         }
-        make_own_dir(&run_dir.join("agents"))?;
-        let (agents, jobs, good) = (state_dir.join("agents"), state_dir.join("jobs"), state_dir.join("good"));
-        for dir in [state_dir, &agents, &jobs, &good, &run_dir.join("agents")] {
-            for file in list(dir, TEMPORARY).unwrap_or_default() {
-                // What cannot be removed now is overwritten by the next write of its record.
-                let _ = fs::remove_file(dir.join([&file, TEMPORARY].concat()));
-            }
+        remove_temporary(state_dir);
+        for dir in ["agents", "jobs", "good", "good/agents.d"] {
+            make_own_dir(&state_dir.join(dir))?;
+            remove_temporary(&state_dir.join(dir));
         }
-        Ok(store)
+        make_own_dir(&run_dir.join("agents"))?;
+        remove_temporary(&run_dir.join("agents"));
+        Ok(Store::new(state_dir, run_dir))
     }
 
     /// Reads every record; those that cannot be read are set aside.
@@ -227,15 +230,16 @@ impl Store {
         remove(&self.run_dir.join("agents").join([name, RECORD].concat()))
     }
 
-    /// The last good copy of the configuration file of this name, if one was kept.
+    /// The last good copy of a configuration file, if one was kept. `file` is `bootagent.json`, or `agents.d/` and the
+    /// file's name, wherever the directory is and whatever it is called. The same with all that follow.
     pub fn good(&self, file: &str) -> Option<Vec<u8>> {
         read_file(&self.state_dir.join("good").join(file)).ok()
     }
 
-    /// The names of the configuration files of which a good copy is kept, in byte order.
-    pub fn good_files(&self) -> Vec<String> {
-        let stems = list(&self.state_dir.join("good"), RECORD).unwrap_or_default();
-        stems.into_iter().map(|stem| stem + RECORD).collect()
+    /// The definitions of which a good copy is kept, in byte order, each with `agents.d/` before it.
+    pub fn good_definitions(&self) -> Vec<String> {
+        let stems = list(&self.state_dir.join("good/agents.d"), RECORD).unwrap_or_default();
+        stems.into_iter().map(|stem| ["agents.d/", &stem, RECORD].concat()).collect()
     }
 
     /// Keeps a copy of a configuration file that is good; does nothing when the kept one is the same.
@@ -243,9 +247,13 @@ impl Store {
     /// # Errors
     /// As `write_identity`.
     pub fn keep_good(&self, file: &str, content: &[u8]) -> Result<(), Error> {
-        match self.good(file) {
-            Some(kept) if kept == content => Ok(()),
-            _ => write(&self.state_dir.join("good"), file, content, true),
+        if self.good(file).is_some_and(|kept| kept == content) {
+            return Ok(());
+        }
+        let good = self.state_dir.join("good");
+        match file.split_once('/') {
+            Some((dir, file)) => write(&good.join(dir), file, content, true),
+            None => write(&good, file, content, true),
         }
     }
 
@@ -254,7 +262,7 @@ impl Store {
     /// # Errors
     /// As `remove_agent`.
     pub fn remove_good(&self, file: &str) -> Result<(), Error> {
-        remove_durable(&self.state_dir.join("good"), file)
+        remove(&self.state_dir.join("good").join(file))
     }
 
     /// Where an agent's packages are.
@@ -362,6 +370,13 @@ fn list(dir: &Path, ending: &str) -> io::Result<Vec<String>> {
     }
     names.sort_unstable();
     Ok(names)
+}
+
+/// Removes what a crash left; what cannot be removed now is overwritten by the next write of its record.
+fn remove_temporary(dir: &Path) {
+    for stem in list(dir, TEMPORARY).unwrap_or_default() {
+        let _ = fs::remove_file(dir.join([&stem, TEMPORARY].concat()));
+    }
 }
 
 /// As `list`; a directory that cannot be read is told like a record that cannot.

@@ -229,17 +229,22 @@ fn a_write_that_fails_says_why_and_leaves_nothing() {
 fn good_copies_are_rewritten_only_when_they_differ() {
     let place = Place::new();
     let store = place.open();
-    assert_eq!(store.good("web.json"), None);
-    store.keep_good("web.json", b"one").unwrap();
-    let first = fs::metadata(place.state("good/web.json")).unwrap().ino();
-    store.keep_good("web.json", b"one").unwrap();
-    assert_eq!(fs::metadata(place.state("good/web.json")).unwrap().ino(), first);
-    store.keep_good("web.json", b"two").unwrap();
-    store.keep_good("a.json", b"").unwrap();
-    assert_eq!(store.good("web.json"), Some(b"two".to_vec()));
-    assert_eq!(store.good_files(), ["a.json", "web.json"]);
-    store.remove_good("web.json").unwrap();
-    assert_eq!(store.good("web.json"), None);
+    let web = "agents.d/bootagent.json";
+    assert_eq!(store.good(web), None);
+    store.keep_good(web, b"one").unwrap();
+    let first = fs::metadata(place.state("good/agents.d/bootagent.json")).unwrap().ino();
+    store.keep_good(web, b"one").unwrap();
+    assert_eq!(fs::metadata(place.state("good/agents.d/bootagent.json")).unwrap().ino(), first);
+    store.keep_good(web, b"two").unwrap();
+    store.keep_good("bootagent.json", b"").unwrap();
+    store.keep_good("agents.d/a.json", b"").unwrap();
+    assert_eq!(store.good(web), Some(b"two".to_vec()));
+    assert_eq!(store.good_definitions(), ["agents.d/a.json", web]);
+    store.remove_good(web).unwrap();
+    assert_eq!((store.good(web), store.good("bootagent.json")), (None, Some(Vec::new())));
+    fs::remove_dir_all(place.state("good")).unwrap();
+    store.keep_good(web, b"three").unwrap();
+    assert_eq!(store.good(web), Some(b"three".to_vec()));
 }
 
 #[test]
