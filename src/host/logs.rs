@@ -63,7 +63,7 @@ impl Log {
         }
     }
 
-    /// A line that a full disk cuts counts as not written.
+    /// A line that a full disk cuts is taken back.
     fn append(&mut self, line: &str) -> io::Result<()> {
         let path = self.dir.join("bootagent.log");
         // Somebody may have removed or renamed it.
@@ -78,14 +78,18 @@ impl Log {
             self.file = Some(open_append(&self.dir, &path, 0o600)?);
         }
         let Some(file) = &mut self.file else { return Ok(()) };
-        if file.metadata()?.len() + line.len() as u64 > LOG_MAX {
+        let mut size = file.metadata()?.len();
+        if size + line.len() as u64 > LOG_MAX {
             // A copy that cannot be kept is no reason to let the log grow.
             let _ = turn_file(&path, LOG_MAX, 0o600);
+            size = 0;
         }
-        match file.write(line.as_bytes())? {
-            written if written == line.len() => Ok(()),
-            _ => Err(io::ErrorKind::StorageFull.into()),
+        let written = file.write(line.as_bytes())?;
+        if written < line.len() {
+            file.set_len(size)?;
+            return Err(io::ErrorKind::StorageFull.into());
         }
+        Ok(())
     }
 }
 
