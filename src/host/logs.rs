@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::host::store::{make_dir, reason};
+use crate::host::disk::{make_dir, reason};
 use crate::kernel::Level;
 use crate::model::job::sanitize;
 use crate::sys::poll::{poll, PollFd};

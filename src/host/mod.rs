@@ -6,5 +6,6 @@ pub mod proc;
 pub mod cgroup;
 pub mod limits;
 pub mod tree;
+pub mod disk;
 pub mod store;
 pub mod logs;

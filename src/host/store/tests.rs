@@ -1,4 +1,6 @@
-use std::os::unix::fs::{symlink, MetadataExt};
+use std::fs::{OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{symlink, MetadataExt, PermissionsExt};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 

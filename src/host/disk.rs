@@ -1,0 +1,207 @@
+//! Files that are there whole or not at all: written to a temporary file, and renamed over the one that was there.
+//!
+//! A directory that is missing is made again by the next write, and a write that fails leaves nothing behind. Nothing
+//! is followed that may be a planted link, or waited for that may be a pipe. Every error says what could not be done to
+//! which path, and keeps its error number.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::kernel::Errno;
+
+/// The largest file that is read: a reply, and so a job, is at most 1 MiB.
+const FILE_MAX: u64 = 16 << 20;
+
+/// The ending of a file that is being written.
+pub const TEMPORARY: &str = ".tmp";
+
+/// What could not be done to which path.
+#[derive(Debug)]
+pub struct Error {
+    /// What was tried, as in "cannot write".
+    pub verb: &'static str,
+    /// To what.
+    pub path: PathBuf,
+    /// Why it did not work; keeps its error number.
+    pub cause: io::Error,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {} \"{}\": {}", self.verb, self.path.display(), reason(&self.cause))
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+/// Ties a failed call to what it was for.
+pub fn told<T>(result: io::Result<T>, verb: &'static str, path: &Path) -> Result<T, Error> {
+    result.map_err(|cause| Error { verb, path: path.into(), cause })
+}
+
+/// The error's text, for a person: without the number that std puts behind it.
+pub fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(raw) => Errno(raw).to_string(),
+        None => error.to_string(),
+    }
+}
+
+/// Makes a directory and those above it, each 0755 whatever the umask; one that is there stays as it is.
+///
+/// # Errors
+/// When it cannot be made, or something else is in its place.
+pub fn make_dir(path: &Path) -> Result<(), Error> {
+    let mut options = DirBuilder::new();
+    options.mode(0o755);
+    let mut made = options.create(path);
+    if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        if let Some(above) = path.parent().filter(|above| *above != Path::new("")) {
+            make_dir(above)?;
+            made = options.create(path);
+        }
+    }
+    match made {
+        Ok(()) => {}
+        // Whatever mkdir says first (EEXIST, EROFS, EACCES): what is there already need not be made.
+        Err(_) if path.is_dir() => return Ok(()),
+        failed => return told(failed, "make", path),
+    }
+    told(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)?;
+    // Without permission to read what is above, its own sync must do.
+    let _ = path.parent().map(sync_dir);
+    Ok(())
+}
+
+/// Makes a directory that is ours alone: 0755, and not a link to somewhere else.
+///
+/// # Errors
+/// When it is not so and cannot be made so.
+pub fn make_own_dir(path: &Path) -> Result<(), Error> {
+    make_dir(path)?;
+    let found = told(fs::symlink_metadata(path), "look at", path)?;
+    if !found.is_dir() {
+        return told(Err(io::ErrorKind::NotADirectory.into()), "use", path);
+    }
+    if found.permissions().mode() & 0o7777 != 0o755 {
+        told(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)?;
+    }
+    Ok(())
+}
+
+/// The names of the files in a directory that end so, without that ending, in byte order.
+///
+/// # Errors
+/// When the directory is missing or cannot be read.
+pub fn list(dir: &Path, ending: &str) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        if let Some(stem) = entry?.file_name().to_str().and_then(|name| name.strip_suffix(ending)) {
+            names.push(stem.to_string());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Reads a whole regular file, without following a link or waiting on a pipe.
+///
+/// # Errors
+/// When it is something else, or over 16 MiB, or cannot be read.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let size = file.metadata()?;
+    if !size.is_file() || size.len() > FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file, or too large"));
+    }
+    let mut content = Vec::with_capacity(size.len() as usize);
+    file.take(FILE_MAX).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// Puts `content` in the place of the file in one step, with mode 0600; `durable`: it is on disk when this returns.
+///
+/// # Errors
+/// When it cannot be written; the old file is still there then. After a failed sync it may be the new one.
+pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<(), Error> {
+    let path = dir.join(file);
+    let temporary = dir.join([file, TEMPORARY].concat());
+    let mut made = create(&temporary);
+    if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        make_dir(dir)?;
+        made = create(&temporary);
+    }
+    let written = made.and_then(|made| fill(made, content, durable)).and_then(|()| fs::rename(&temporary, &path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    told(written, "write", &path)?;
+    if durable {
+        sync_dir(dir)
+    } else {
+        Ok(())
+    }
+}
+
+/// A new file in the place of a leftover one.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            options.open(path)
+        }
+        made => made,
+    }
+}
+
+fn fill(mut file: File, content: &[u8], durable: bool) -> io::Result<()> {
+    // The umask has taken from the mode given at creation.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(content)?;
+    if durable {
+        file.sync_all()
+    } else {
+        Ok(())
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), Error> {
+    match File::open(dir).and_then(|dir| dir.sync_all()) {
+        // Some file systems cannot do it, fsync(2); there is no other way to ask them.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        synced => told(synced, "sync", dir),
+    }
+}
+
+/// Removes a file for good; one that is not there is fine.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub fn remove_durable(dir: &Path, file: &str) -> Result<(), Error> {
+    let path = dir.join(file);
+    match fs::remove_file(&path) {
+        Ok(()) => sync_dir(dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        failed => told(failed, "remove", &path),
+    }
+}
+
+/// Removes a file; one that is not there is fine.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => told(removed, "remove", path),
+    }
+}
