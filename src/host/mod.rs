@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod spawn;
+pub mod helper;
 pub mod proc;
 pub mod cgroup;
 pub mod limits;

@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use crate::kernel::Time;
 
 pub mod account;
+pub mod alarm;
 pub mod child;
 pub mod file;
 pub mod poll;
@@ -59,6 +60,19 @@ pub fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     let flag = if on { libc::FD_CLOEXEC } else { 0 };
     // SAFETY: F_SETFD takes an int and touches no memory; FD_CLOEXEC is the only flag there is.
     cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flag) }).map(drop)
+}
+
+/// Lets go of a terminal: descriptors 0 to 2 are /dev/null from now on.
+///
+/// # Errors
+/// When /dev/null cannot be opened; they stay as they are then.
+pub fn detach_standard_files() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    for target in 0..=2 {
+        // SAFETY: both are plain numbers of descriptors; the three standard ones are nobody's OwnedFd.
+        cerr(unsafe { libc::dup2(null.as_raw_fd(), target) })?;
+    }
+    Ok(())
 }
 
 /// The descriptor with this number, which an earlier image of this process left open over an exec; it closes on exec from

@@ -1,1 +1,225 @@
-//! (to come)
+//! Blocking work, done in a child executed from this same binary (`bootagent work`), never in the daemon.
+//!
+//! One `Order` comes in on fd 0, ended by the end of the pipe; one `Outcome` goes out on fd 1; the file to fill or to
+//! read is fd 3. The process owns nothing else, holds no secret and may be killed at any moment: what it has written to
+//! fd 3 is what the next attempt goes on from. It says what happened; whether to try again is `model`'s to decide.
+
+mod exchange;
+mod fetch;
+mod frame;
+mod ftp;
+mod tar;
+mod unpack;
+pub mod url;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use crate::kernel::Errno;
+use crate::model::package::Format;
+
+pub use frame::{decode_order, decode_outcome, encode_order, encode_outcome};
+
+/// Exit status of a child that could not connect in time.
+pub const EXIT_NO_CONNECTION: i32 = 40;
+/// Exit status of a child whose exchange was not complete in time.
+pub const EXIT_NO_REPLY: i32 = 41;
+/// How long the connection of an exchange may take, name resolution included, s.
+pub const CONNECT_SECS: u32 = 10;
+/// How long an exchange may take, s.
+pub const EXCHANGE_SECS: u32 = 30;
+/// A download without a byte for this long ends by SIGALRM, s.
+pub const STALL_SECS: u32 = 60;
+/// The longest order that is read, bytes.
+const ORDER_MAX: u64 = 16 << 20;
+/// The longest reason, bytes.
+const REASON_MAX: usize = 1024;
+
+/// What a child is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// One HTTP POST.
+    Exchange {
+        /// `http://` or `https://`.
+        url: String,
+        /// Sent beside those every request has.
+        headers: Vec<(String, String)>,
+        /// JSON.
+        body: Vec<u8>,
+        /// A longer reply is a failure, bytes.
+        max_body: u64,
+    },
+    /// One attempt at a download into fd 3, which may already hold its beginning.
+    Fetch {
+        /// `ftp://`, `http://`, `https://` or `file://`.
+        url: String,
+        /// A longer file is a failure, bytes.
+        max_bytes: u64,
+        /// At most so many bytes per second.
+        rate: Option<u64>,
+    },
+    /// Unpacking of the tar archive that is fd 3.
+    Unpack {
+        /// One of the tar formats.
+        format: Format,
+        /// An empty directory that nobody else can write to, absolute.
+        dir: String,
+        /// More bytes in files are a failure.
+        max_bytes: u64,
+        /// More members are a failure.
+        max_entries: u64,
+    },
+}
+
+/// What came of an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server answered, with whatever status.
+    Exchanged {
+        /// Of the status line.
+        status: u16,
+        /// `Retry-After` in seconds; a date in it is not read.
+        retry_after: Option<u64>,
+        /// `X-BootAgent-Signature`.
+        signature: Option<String>,
+        /// Complete.
+        body: Vec<u8>,
+    },
+    /// The file is complete and on disk.
+    Fetched {
+        /// SHA-256 over all of it.
+        digest: [u8; 32],
+        /// Bytes.
+        size: u64,
+    },
+    /// Everything is on disk.
+    Unpacked {
+        /// Members of the archive.
+        entries: u64,
+        /// In files.
+        bytes: u64,
+        /// The single top directory, below which the contents are; empty when there is none.
+        top: String,
+    },
+    /// It was not done.
+    Failed {
+        /// What kind of failure.
+        kind: Kind,
+        /// One sentence for a person, at most 1 KiB, without passwords.
+        reason: String,
+        /// Bytes by which the file grew in this attempt.
+        progressed: u64,
+    },
+}
+
+/// What a failure means for another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Another attempt may go better.
+    Temporary = 0,
+    /// Another attempt would end the same.
+    Final = 1,
+    /// The file system is full.
+    NoSpace = 2,
+    /// Larger than allowed.
+    TooBig = 3,
+    /// An archive that reaches outside of its directory or holds what none of ours may.
+    Hostile = 4,
+}
+
+/// A failure on its way out.
+#[derive(Debug)]
+struct Fault {
+    kind: Kind,
+    reason: String,
+}
+
+impl Fault {
+    fn new(kind: Kind, reason: impl Into<String>) -> Fault {
+        Fault { kind, reason: reason.into() }
+    }
+
+    /// `what: cause`, for a failure of the network or of a peer: worth another attempt.
+    fn temporary(what: &str, error: &io::Error) -> Fault {
+        Fault::new(Kind::Temporary, format!("{what}: {}", cause(error)))
+    }
+
+    /// `what: cause`, for a failure of the local file system.
+    fn storage(what: &str, error: &io::Error) -> Fault {
+        let kind = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::NoSpace,
+            io::ErrorKind::FileTooLarge => Kind::TooBig,
+            _ => Kind::Final,
+        };
+        Fault::new(kind, format!("{what}: {}", cause(error)))
+    }
+}
+
+/// The error's text without std's "(os error N)".
+fn cause(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(raw) => Errno(raw).to_string(),
+        None => error.to_string(),
+    }
+}
+
+/// The hidden command `work`: reads an order, does it, writes what came of it. Returns the exit status.
+pub fn run() -> i32 {
+    // Whatever minreq finds there would make it start a thread.
+    std::env::remove_var("MINREQ_TIMEOUT");
+    // Others of its user must not look into it, as it may see a password. Where this is not to be had, it goes without.
+    let _ = crate::sys::process::set_undumpable();
+    let mut bytes = Vec::new();
+    if let Err(error) = io::stdin().lock().take(ORDER_MAX).read_to_end(&mut bytes) {
+        eprintln!("bootagent: cannot read the order: {error}");
+        return 1;
+    }
+    let Some(order) = decode_order(&bytes) else {
+        eprintln!("bootagent: work is for the daemon only, and this is no order of its");
+        return 2;
+    };
+    drop(bytes);
+    let outcome = perform(order);
+    let mut out = io::stdout().lock();
+    match out.write_all(&encode_outcome(&outcome)).and_then(|()| out.flush()) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+/// Does the order; a failure becomes an outcome.
+fn perform(order: Order) -> Outcome {
+    match order {
+        Order::Exchange { url, headers, body, max_body } => {
+            exchange::exchange(&url, &headers, body, max_body).unwrap_or_else(|fault| failed(fault, &url, 0))
+        }
+        Order::Fetch { url, max_bytes, rate } => match third() {
+            Ok(file) => {
+                let before = file.metadata().map_or(0, |data| data.len());
+                let after = file.try_clone();
+                fetch::fetch(&url, max_bytes, rate, file).unwrap_or_else(|fault| {
+                    let now = after.and_then(|file| file.metadata()).map_or(0, |data| data.len());
+                    failed(fault, &url, now.saturating_sub(before))
+                })
+            }
+            Err(fault) => failed(fault, &url, 0),
+        },
+        Order::Unpack { format, dir, max_bytes, max_entries } => third()
+            .and_then(|file| unpack::unpack(file, format, &dir, max_bytes, max_entries))
+            .unwrap_or_else(|fault| failed(fault, "", 0)),
+    }
+}
+
+/// The file the daemon gave.
+fn third() -> Result<File, Fault> {
+    crate::sys::inherited(3)
+        .map(File::from)
+        .map_err(|error| Fault::storage("cannot use the file at descriptor 3", &error))
+}
+
+/// The fault as an outcome, fit to be shown.
+fn failed(fault: Fault, url: &str, progressed: u64) -> Outcome {
+    let reason = crate::model::job::sanitize(&url::without_password(&fault.reason, url), REASON_MAX);
+    Outcome::Failed { kind: fault.kind, reason, progressed }
+}

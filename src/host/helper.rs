@@ -1,0 +1,316 @@
+//! A helper: this same binary executed again to do one blocking thing, its order on one pipe, its outcome on another.
+//!
+//! It holds nothing but its pipes and one file, runs as somebody else where it can, and dies with the daemon. It is finished
+//! when both its result has ended and its exit status is there, in whatever order; how it died then becomes a `Failed`
+//! outcome like any other. Nothing here blocks, and nothing here judges.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::kernel::{Exit, Gid, Pid, Resource, Sig, Time, Uid};
+use crate::sys::child::{spawn_child, Failure, FailurePipe, Program, Setup};
+use crate::sys::poll::PollFd;
+use crate::sys::{pipe, process, set_nonblocking};
+use crate::work::{
+    decode_outcome, encode_order, Kind, Order, Outcome, CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
+    STALL_SECS,
+};
+
+/// What an outcome may have beside the body of a reply, bytes.
+const RESULT_MAX: u64 = 64 << 10;
+/// Address space of a helper, and of the decompressor it runs, bytes.
+const MEMORY_MAX: u64 = 256 << 20;
+/// Descriptors of a helper.
+const FILES_MAX: u64 = 64;
+/// How much later than its own alarm an exchange is ended from here.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long unpacking may take; only a disk that has died takes longer.
+const UNPACK_MAX: Duration = Duration::from_secs(1800);
+
+/// The running binary, to be executed again.
+#[derive(Debug)]
+pub struct Binary {
+    /// Open since the daemon's start, so that it is this version that is executed, whatever is now on disk.
+    file: Option<File>,
+    path: PathBuf,
+}
+
+impl Binary {
+    /// The binary of this process; where it cannot be opened (no /proc, or not readable for us), `path` is executed.
+    pub fn own(path: &Path) -> Binary {
+        Binary { file: File::open("/proc/self/exe").ok(), path: path.into() }
+    }
+
+    /// What to execute.
+    pub fn program(&self) -> io::Result<Program> {
+        match &self.file {
+            Some(file) => Ok(Program::Fd(file.try_clone()?.into())),
+            None => Ok(Program::Path(text(self.path.as_os_str())?)),
+        }
+    }
+}
+
+/// Whom a helper runs as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its user.
+    pub uid: Uid,
+    /// Its only group.
+    pub gid: Gid,
+}
+
+/// A running helper, or one that has ended and not been heard out.
+#[derive(Debug)]
+pub struct Helper {
+    pid: Pid,
+    task: Task,
+    /// When it is to be ended from here.
+    deadline: Option<Time>,
+    /// Whether it was.
+    stopped: bool,
+    order: Vec<u8>,
+    sent: usize,
+    /// Takes the order; none when it has all of it.
+    order_pipe: Option<File>,
+    result: Vec<u8>,
+    result_max: u64,
+    /// Gives the result; none when it has ended.
+    result_pipe: Option<File>,
+    exit: Option<(Exit, Option<Failure>)>,
+    /// The file a download fills, and its size at the start.
+    target: Option<(File, u64)>,
+}
+
+/// What it was started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Exchange,
+    Fetch,
+    Unpack,
+}
+
+impl Helper {
+    /// Starts a helper on `order`. `file` is the package: to be filled by a `Fetch` (opened for reading and writing, at most
+    /// `max_bytes` long), to be read by an `Unpack`. `who` is `None` to run as ourselves.
+    pub fn start(
+        binary: &Binary,
+        order: &Order,
+        file: Option<File>,
+        who: Option<Identity>,
+        failures: &FailurePipe,
+        now: Time,
+    ) -> io::Result<Helper> {
+        let (task, file_max, result_max, deadline) = match order {
+            Order::Exchange { max_body, .. } => {
+                let most = Duration::from_secs(u64::from(EXCHANGE_SECS)) + GRACE;
+                (Task::Exchange, 0, max_body.saturating_add(RESULT_MAX), Some(now + most))
+            }
+            Order::Fetch { max_bytes, .. } => (Task::Fetch, *max_bytes, RESULT_MAX, None),
+            Order::Unpack { max_bytes, .. } => (Task::Unpack, *max_bytes, RESULT_MAX, Some(now + UNPACK_MAX)),
+        };
+        let target = match &file {
+            Some(file) if task == Task::Fetch => Some((file.try_clone()?, file.metadata()?.len())),
+            _ => None,
+        };
+        let (order_read, order_write) = pipe()?;
+        let (result_read, result_write) = pipe()?;
+        set_nonblocking(order_write.as_fd())?;
+        set_nonblocking(result_read.as_fd())?;
+
+        let argv = vec![c"bootagent".to_owned(), c"work".to_owned()];
+        let mut setup = Setup::new(binary.program()?, argv, environment());
+        setup.stdin = Some(order_read);
+        setup.stdout = Some(result_write);
+        setup.extra = file.into_iter().map(OwnedFd::from).collect();
+        setup.rlimits = [
+            (Resource::Nofile, FILES_MAX),
+            (Resource::Core, 0),
+            (Resource::Fsize, file_max),
+            (Resource::As, MEMORY_MAX),
+        ]
+        .into_iter()
+        .map(|(resource, most)| limit(resource, most))
+        .collect();
+        setup.oom_score_adj = Some(0);
+        setup.no_new_privs = true;
+        setup.death_signal = Some(Sig::KILL);
+        if let Some(who) = who {
+            setup.groups = Some(Vec::new());
+            setup.gid = Some(who.gid);
+            setup.uid = Some(who.uid);
+        }
+        let pid = spawn_child(&setup, failures)?;
+        // Our copies of the child's ends must go, or the result would never end.
+        drop(setup);
+        let mut helper = Helper {
+            pid,
+            task,
+            deadline,
+            stopped: false,
+            order: encode_order(order),
+            sent: 0,
+            order_pipe: Some(File::from(order_write)),
+            result: Vec::new(),
+            result_max,
+            result_pipe: Some(File::from(result_read)),
+            exit: None,
+            target,
+        };
+        // Most orders fit into the pipe, and then the loop never hears of it.
+        helper.send();
+        Ok(helper)
+    }
+
+    /// Its process id, until `exited`.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// When `stop` is to be called, if it has not finished by then.
+    pub fn deadline(&self) -> Option<Time> {
+        self.deadline.filter(|_| !self.stopped && self.exit.is_none())
+    }
+
+    /// What to wait for: room for its order, and its result.
+    pub fn fds(&self) -> [Option<PollFd<'_>>; 2] {
+        [
+            self.order_pipe.as_ref().map(|pipe| PollFd::writing(pipe.as_fd())),
+            self.result_pipe.as_ref().map(|pipe| PollFd::reading(pipe.as_fd())),
+        ]
+    }
+
+    /// To be called when one of `fds` is ready; does what can be done without waiting.
+    pub fn ready(&mut self) {
+        self.send();
+        self.receive();
+    }
+
+    /// To be called when it has been reaped; `failure` is what the failure pipe knows of it.
+    pub fn exited(&mut self, exit: Exit, failure: Option<Failure>) {
+        self.exit = Some((exit, failure));
+        self.order_pipe = None;
+        self.receive();
+    }
+
+    /// Whether there is nothing more to wait for.
+    pub fn finished(&self) -> bool {
+        self.exit.is_some() && self.result_pipe.is_none()
+    }
+
+    /// Ends it by force: it is past its deadline, or nobody wants its outcome any more.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+        if self.exit.is_none() {
+            // One that has just ended by itself is as good.
+            let _ = process::signal(self.pid, Sig::KILL);
+        }
+    }
+
+    /// Bytes a download has fetched so far, all attempts together.
+    pub fn progress(&self) -> Option<u64> {
+        let (file, _) = self.target.as_ref()?;
+        file.metadata().ok().map(|data| data.len())
+    }
+
+    /// What came of it, once it has `finished`.
+    pub fn outcome(mut self) -> Outcome {
+        let (exit, failure) = self.exit.unwrap_or((Exit::Unknown, None));
+        // A result is whole or none; one that is whole counts even when somebody else got the exit status.
+        if matches!(exit, Exit::Code(0) | Exit::Unknown) {
+            if let Some(outcome) = decode_outcome(&self.result) {
+                return outcome;
+            }
+        }
+        let progressed = match (self.progress(), self.target.take()) {
+            (Some(now), Some((_, before))) => now.saturating_sub(before),
+            _ => 0,
+        };
+        let (kind, reason) = self.cause(exit, failure);
+        Outcome::Failed { kind, reason, progressed }
+    }
+
+    /// Why there is no result.
+    fn cause(&self, exit: Exit, failure: Option<Failure>) -> (Kind, String) {
+        let reason = match exit {
+            _ if self.stopped => match self.task {
+                Task::Exchange => format!("no complete reply within {EXCHANGE_SECS} s"),
+                Task::Fetch => "the download was stopped".to_string(),
+                Task::Unpack => "unpacking was stopped".to_string(),
+            },
+            Exit::Code(EXIT_NO_CONNECTION) => format!("no connection within {CONNECT_SECS} s"),
+            Exit::Code(EXIT_NO_REPLY) => format!("no complete reply within {EXCHANGE_SECS} s"),
+            Exit::Signal(Sig::ALRM) => format!("stalled: no byte for {STALL_SECS} s"),
+            Exit::Signal(Sig::XFSZ) => return (Kind::TooBig, "a file is larger than allowed".to_string()),
+            _ => match failure {
+                Some(failure) => format!("cannot start a helper: {failure}"),
+                None if self.result.len() as u64 > self.result_max => "the helper's result is too long".to_string(),
+                None => format!("the helper {exit} without a result"),
+            },
+        };
+        (Kind::Temporary, reason)
+    }
+
+    /// Writes what the order pipe takes.
+    fn send(&mut self) {
+        while let Some(pipe) = &mut self.order_pipe {
+            match pipe.write(&self.order[self.sent..]) {
+                Ok(count) => {
+                    self.sent += count;
+                    if self.sent < self.order.len() {
+                        continue;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                // It has closed its end; why is in its result or its exit status.
+                Err(_) => {}
+            }
+            self.order_pipe = None;
+            self.order = Vec::new();
+        }
+    }
+
+    /// Reads what the result pipe has.
+    fn receive(&mut self) {
+        let mut buffer = [0; 16 << 10];
+        while let Some(pipe) = &mut self.result_pipe {
+            match pipe.read(&mut buffer) {
+                Ok(count @ 1..) if self.result.len() as u64 <= self.result_max => {
+                    self.result.extend_from_slice(&buffer[..count]);
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                _ => {}
+            }
+            self.result_pipe = None;
+        }
+    }
+}
+
+/// The limit as it is set; where ours is lower and cannot be raised again, ours.
+fn limit(resource: Resource, most: u64) -> (Resource, u64, u64) {
+    let hard = process::limit(resource).map_or(u64::MAX, |(_, hard)| hard);
+    (resource, most.min(hard), most.min(hard))
+}
+
+/// A helper's whole environment; what says where the host keeps its certificate authorities is passed on.
+fn environment() -> Vec<CString> {
+    let mut envp = vec![c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            let pair = [name.as_bytes(), b"=", value.as_bytes()].concat();
+            envp.extend(CString::new(pair));
+        }
+    }
+    envp
+}
+
+fn text(text: &OsStr) -> io::Result<CString> {
+    Ok(CString::new(text.as_bytes())?)
+}

@@ -1,0 +1,84 @@
+//! What a working child has for a deadline, alarm(2), and how it sees the room left on disk.
+//!
+//! The child has one thread, and most of what it waits in (name resolution first of all) takes no timeout. So the timer of
+//! the process is the deadline, and its signal ends the process: by its default action, or with an exit status that says
+//! how far an exchange had come.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+
+use super::cerr;
+
+/// What is left for the reply when the time for the connection is over, s.
+static REMAINING: AtomicU32 = AtomicU32::new(0);
+/// The exit statuses, while connecting and after.
+static STATUS: [AtomicI32; 2] = [AtomicI32::new(0), AtomicI32::new(0)];
+/// Whether the time for the connection is over.
+static CONNECTED: AtomicBool = AtomicBool::new(false);
+
+/// Sends SIGALRM to this process after `seconds`, unless called again before; 0 takes it back.
+pub fn alarm(seconds: u32) {
+    // SAFETY: alarm touches no memory of ours and cannot fail.
+    unsafe { libc::alarm(seconds) };
+}
+
+/// Ends this process with `statuses[0]` unless a TCP connection stands after `connect` seconds, and with `statuses[1]`
+/// after `total` seconds in any case.
+pub fn end_after(connect: u32, total: u32, statuses: [i32; 2]) -> io::Result<()> {
+    REMAINING.store(total - connect, Ordering::Relaxed);
+    for (place, status) in STATUS.iter().zip(statuses) {
+        place.store(status, Ordering::Relaxed);
+    }
+    let handler: extern "C" fn(libc::c_int) = on_alarm;
+    // SAFETY: sigaction is plain data for which all zeroes is a good value (empty mask, no flags).
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: `action` is initialised and outlives the call; the handler makes async-signal-safe calls only.
+    cerr(unsafe { libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()) })?;
+    alarm(connect);
+    Ok(())
+}
+
+/// Atomics, system calls and _exit only: it may have interrupted anything.
+extern "C" fn on_alarm(_: libc::c_int) {
+    let late = CONNECTED.swap(true, Ordering::Relaxed);
+    if !late && (3..32).any(is_connected) {
+        alarm(REMAINING.load(Ordering::Relaxed));
+        return;
+    }
+    let status = STATUS[usize::from(late)].load(Ordering::Relaxed);
+    // SAFETY: _exit is async-signal-safe and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Whether `fd` is a TCP socket with a peer. A resolver's UDP socket can have one too, hence the type.
+fn is_connected(fd: RawFd) -> bool {
+    let mut kind: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    let place = (&raw mut kind).cast();
+    // SAFETY: `place` and `length` describe `kind`, which lives through the call; a foreign fd is reported by errno.
+    let got = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, place, &mut length) };
+    if got != 0 || kind != libc::SOCK_STREAM {
+        return false;
+    }
+    // SAFETY: sockaddr_storage is plain data for which all zeroes is a good value.
+    let mut peer: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let place = (&raw mut peer).cast();
+    // SAFETY: `place` and `length` describe `peer`, which lives through the call.
+    let got = unsafe { libc::getpeername(fd, place, &mut length) };
+    got == 0 && matches!(libc::c_int::from(peer.ss_family), libc::AF_INET | libc::AF_INET6)
+}
+
+/// Bytes that a process without privileges may still write to the file system `file` is on. (An undumpable process cannot look
+/// its descriptors up in /proc, so this goes without a path.)
+pub fn free_space(file: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: statvfs is plain data for which all zeroes is a good value.
+    let mut data: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open while borrowed, and `data` lives through the call.
+    cerr(unsafe { libc::fstatvfs(file.as_raw_fd(), &mut data) })?;
+    #[allow(clippy::unnecessary_cast, reason = "narrower on 32-bit targets")]
+    Ok((data.f_bavail as u64).saturating_mul(data.f_frsize as u64))
+}

@@ -1,0 +1,97 @@
+//! One exchange with a server: an HTTP POST and its whole reply, within a deadline and a size.
+//!
+//! Also what any use of minreq needs: its errors in our words, and the headers of a reply. minreq gets no timeout, as it
+//! would start a thread for it; the process has an alarm instead.
+
+use std::io::{ErrorKind, Read};
+
+use crate::sys::alarm;
+use crate::work::url::{Scheme, Url};
+use crate::work::{cause, Fault, Kind, Outcome, CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY};
+
+/// Sends `body` and reads the reply, whatever its status; a redirect is a reply like any other.
+pub fn exchange(url: &str, headers: &[(String, String)], body: Vec<u8>, max_body: u64) -> Result<Outcome, Fault> {
+    alarm::end_after(CONNECT_SECS, EXCHANGE_SECS, [EXIT_NO_CONNECTION, EXIT_NO_REPLY])
+        .map_err(|error| Fault::temporary("cannot set the alarm", &error))?;
+    let address = Url::parse(url)
+        .and_then(|url| match url.scheme {
+            Scheme::Http | Scheme::Https => url.for_http(),
+            Scheme::Ftp | Scheme::File => Err("a server's url is http or https".into()),
+        })
+        .map_err(|reason| Fault::new(Kind::Final, reason))?;
+    let mut request = minreq::post(address)
+        .with_follow_redirects(false)
+        .with_header("Connection", "close")
+        .with_header("Content-Type", "application/json")
+        .with_body(body);
+    for (name, value) in headers {
+        request = request.with_header(name, value);
+    }
+    let mut reply = send(request)?;
+    let length = content_length(&reply);
+    if let Some(length) = length.filter(|length| *length > max_body) {
+        return Err(Fault::new(Kind::TooBig, format!("the reply has {length} bytes, more than {max_body}")));
+    }
+    let mut body = Vec::new();
+    let taken = Read::by_ref(&mut reply).take(max_body.saturating_add(1)).read_to_end(&mut body);
+    taken.map_err(|error| Fault::temporary(&format!("the reply broke off after {} bytes", body.len()), &error))?;
+    let size = body.len() as u64;
+    if size > max_body {
+        return Err(Fault::new(Kind::TooBig, format!("the reply has more than {max_body} bytes")));
+    }
+    if let Some(length) = length.filter(|length| *length > size) {
+        return Err(Fault::new(Kind::Temporary, format!("the reply ended after {size} of {length} bytes")));
+    }
+    Ok(Outcome::Exchanged {
+        status: reply.status_code as u16,
+        retry_after: header(&reply, "retry-after").and_then(|value| value.parse().ok()),
+        signature: header(&reply, "x-bootagent-signature").map(String::from),
+        body,
+    })
+}
+
+/// Sends the request and reads the head of the reply.
+pub fn send(request: minreq::Request) -> Result<minreq::ResponseLazy, Fault> {
+    let reply = request.send_lazy().map_err(|error| explained(&error))?;
+    // What minreq makes of a connection closed without a word, and of anything that is not HTTP.
+    if reply.status_code == 503 && reply.reason_phrase == "Server did not provide a status line" {
+        return Err(Fault::new(
+            Kind::Temporary,
+            "the server closed the connection or answered something that is not HTTP",
+        ));
+    }
+    Ok(reply)
+}
+
+/// The value of the first header of this lower-case name.
+pub fn header<'a>(reply: &'a minreq::ResponseLazy, name: &str) -> Option<&'a str> {
+    reply.headers.iter().find(|(known, _)| known.trim() == name).map(|(_, value)| value.trim())
+}
+
+/// How long the body will be, where the reply says so in a way that counts (RFC 9112, 6.3).
+pub fn content_length(reply: &minreq::ResponseLazy) -> Option<u64> {
+    if header(reply, "transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
+        return None;
+    }
+    header(reply, "content-length").and_then(|value| value.parse().ok())
+}
+
+/// minreq's error in our words.
+fn explained(error: &minreq::Error) -> Fault {
+    use minreq::Error;
+    match error {
+        Error::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            Fault::new(Kind::Temporary, "the server closed the connection")
+        }
+        Error::IoError(error) => Fault::new(Kind::Temporary, cause(error)),
+        Error::HttpsFeatureNotEnabled => Fault::new(Kind::Final, "this binary is built without https"),
+        Error::PunycodeFeatureNotEnabled | Error::PunycodeConversionFailed => {
+            Fault::new(Kind::Final, "the host's name is not ASCII; write it in its xn-- form")
+        }
+        Error::HeadersOverflow | Error::StatusLineOverflow => {
+            Fault::new(Kind::Temporary, "the head of the reply is over 8 KiB")
+        }
+        Error::MalformedContentLength => Fault::new(Kind::Temporary, "the reply's Content-Length is no number"),
+        other => Fault::new(Kind::Temporary, other.to_string()),
+    }
+}

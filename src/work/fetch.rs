@@ -1,0 +1,304 @@
+//! One attempt at a download: what is there is hashed, the rest is fetched behind it and hashed while it streams.
+//!
+//! `Sink` is the file being filled, with its limits; `http` and `file` are here, `ftp` has a file of its own. Every byte that
+//! arrives puts the alarm off: a download that stands still for `STALL_SECS` ends by SIGALRM, name resolution included.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::sys::alarm;
+use crate::work::exchange::{content_length, header, send};
+use crate::work::url::{base64, percent_decoded, Scheme, Url};
+use crate::work::{ftp, Fault, Kind, Outcome, STALL_SECS};
+
+/// Bytes asked of the source at once.
+const CHUNK: usize = 128 << 10;
+/// Redirects followed.
+const REDIRECTS_MAX: u32 = 5;
+
+/// Fetches `url` into `file`, going on behind what it holds.
+pub fn fetch(url: &str, max_bytes: u64, rate: Option<u64>, file: File) -> Result<Outcome, Fault> {
+    alarm::alarm(STALL_SECS);
+    let url = Url::parse(url).map_err(|reason| Fault::new(Kind::Final, reason))?;
+    let mut sink = Sink::new(file, max_bytes, rate)?;
+    match url.scheme {
+        Scheme::Http | Scheme::Https => http(url, &mut sink)?,
+        Scheme::Ftp => ftp::fetch(&url, &mut sink)?,
+        Scheme::File => copy(&url, &mut sink)?,
+    }
+    // A slow disk is not a stalled server.
+    alarm::alarm(0);
+    sink.file.sync_all().map_err(|error| Fault::storage("cannot write the package to disk", &error))?;
+    Ok(Outcome::Fetched { digest: sink.hash.finalize().into(), size: sink.size })
+}
+
+/// The file being filled.
+pub struct Sink {
+    file: File,
+    hash: Sha256,
+    /// Bytes in the file, all of them hashed.
+    pub size: u64,
+    max: u64,
+    pace: Option<Pace>,
+    buffer: Vec<u8>,
+}
+
+impl Sink {
+    /// Hashes what the file holds already.
+    fn new(mut file: File, max: u64, rate: Option<u64>) -> Result<Sink, Fault> {
+        let cannot = |error: std::io::Error| Fault::storage("cannot read the part fetched before", &error);
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; CHUNK];
+        let mut size = 0;
+        file.rewind().map_err(cannot)?;
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => {
+                    hash.update(&buffer[..count]);
+                    size += count as u64;
+                    alarm::alarm(STALL_SECS);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(cannot(error)),
+            }
+        }
+        let pace = rate.map(Pace::new);
+        if let Some(pace) = &pace {
+            buffer.truncate(pace.chunk());
+        }
+        let mut sink = Sink { file, hash, size, max, pace, buffer };
+        if size > max {
+            sink.restart()?;
+        }
+        Ok(sink)
+    }
+
+    /// Begins anew with an empty file.
+    pub fn restart(&mut self) -> Result<(), Fault> {
+        let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
+        emptied.map_err(|error| Fault::storage("cannot empty the file", &error))?;
+        self.hash = Sha256::new();
+        self.size = 0;
+        Ok(())
+    }
+
+    /// Whether `total` bytes, all of the file, may come and have room.
+    pub fn expect(&self, total: u64) -> Result<(), Fault> {
+        if total > self.max {
+            return Err(Fault::new(Kind::TooBig, format!("the file has {total} bytes, more than {}", self.max)));
+        }
+        let missing = total.saturating_sub(self.size);
+        // Where the file system cannot say it, writing will.
+        match alarm::free_space(self.file.as_fd()) {
+            Ok(free) if free < missing => {
+                Err(Fault::new(Kind::NoSpace, format!("no space: {missing} bytes to come, {free} free")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes everything `source` gives until it ends; `total` is what the file then has, when that is known.
+    pub fn fill(&mut self, source: &mut impl Read, total: Option<u64>) -> Result<(), Fault> {
+        loop {
+            let count = match source.read(&mut self.buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    return Err(Fault::temporary(&format!("the transfer broke off after {} bytes", self.size), &error));
+                }
+            };
+            if self.size + count as u64 > self.max {
+                return Err(Fault::new(Kind::TooBig, format!("the file has more than {} bytes", self.max)));
+            }
+            let bytes = &self.buffer[..count];
+            self.file.write_all(bytes).map_err(|error| Fault::storage("cannot write the package", &error))?;
+            self.hash.update(bytes);
+            self.size += count as u64;
+            if let Some(pace) = &mut self.pace {
+                pace.wait(count);
+            }
+            alarm::alarm(STALL_SECS);
+        }
+        match total.filter(|total| *total > self.size) {
+            Some(total) => {
+                Err(Fault::new(Kind::Temporary, format!("the transfer ended after {} of {total} bytes", self.size)))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Keeps a transfer at a rate; time lost to the source is not made up for by a burst.
+struct Pace {
+    rate: u64,
+    next: Instant,
+}
+
+impl Pace {
+    fn new(rate: u64) -> Pace {
+        Pace { rate: rate.max(1), next: Instant::now() }
+    }
+
+    /// What to read at once: an eighth of a second's bytes.
+    fn chunk(&self) -> usize {
+        (self.rate / 8).clamp(1, CHUNK as u64) as usize
+    }
+
+    /// Sleeps as long as `count` bytes take.
+    fn wait(&mut self, count: usize) {
+        let now = Instant::now();
+        self.next = self.next.max(now) + Duration::from_secs_f64(count as f64 / self.rate as f64);
+        std::thread::sleep(self.next - now);
+    }
+}
+
+/// GET, with redirects followed here, as minreq would follow them to anywhere.
+fn http(mut url: Url, sink: &mut Sink) -> Result<(), Fault> {
+    let mut redirects = 0;
+    loop {
+        let asked = sink.size;
+        let mut reply = send(request(&url, asked)?)?;
+        let status = reply.status_code;
+        match status {
+            200 | 203 => {
+                if asked > 0 {
+                    sink.restart()?;
+                }
+                let total = content_length(&reply);
+                if let Some(total) = total {
+                    sink.expect(total)?;
+                }
+                return sink.fill(&mut reply, total);
+            }
+            206 if asked > 0 => match header(&reply, "content-range").and_then(content_range) {
+                Some((Some(start), total)) if start == asked => {
+                    let total = total.or_else(|| content_length(&reply).map(|rest| asked.saturating_add(rest)));
+                    if let Some(total) = total {
+                        sink.expect(total)?;
+                    }
+                    return sink.fill(&mut reply, total);
+                }
+                // Not what was asked for: a request from the start has no range to get wrong.
+                _ => sink.restart()?,
+            },
+            416 if asked > 0 => {
+                if header(&reply, "content-range").and_then(content_range) == Some((None, Some(asked))) {
+                    return Ok(());
+                }
+                sink.restart()?;
+            }
+            301 | 302 | 303 | 307 | 308 => {
+                redirects += 1;
+                if redirects > REDIRECTS_MAX {
+                    return Err(Fault::new(Kind::Final, format!("redirected more than {REDIRECTS_MAX} times")));
+                }
+                let location = header(&reply, "location")
+                    .ok_or_else(|| Fault::new(Kind::Final, format!("redirected ({status}) to nowhere")))?;
+                let next = url.join(location).map_err(|reason| Fault::new(Kind::Final, reason))?;
+                if !matches!(next.scheme, Scheme::Http | Scheme::Https) {
+                    return Err(Fault::new(Kind::Final, format!("redirected ({status}) to a url that is not http")));
+                }
+                url = next;
+            }
+            _ => {
+                let kind = match status {
+                    408 | 429 | 500..=599 => Kind::Temporary,
+                    _ => Kind::Final,
+                };
+                let phrase = reply.reason_phrase.trim();
+                return Err(Fault::new(kind, format!("{} answered {status} {phrase}", url.place())));
+            }
+        }
+    }
+}
+
+/// The request for what comes after the first `from` bytes.
+fn request(url: &Url, from: u64) -> Result<minreq::Request, Fault> {
+    let address = url.for_http().map_err(|reason| Fault::new(Kind::Final, reason))?;
+    let mut request = minreq::get(address)
+        .with_follow_redirects(false)
+        .with_header("Connection", "close")
+        .with_header("Accept-Encoding", "identity");
+    if from > 0 {
+        request = request.with_header("Range", format!("bytes={from}-"));
+    }
+    if let Some(user) = &url.user {
+        let pair = format!("{user}:{}", url.password.as_deref().unwrap_or_default());
+        request = request.with_header("Authorization", format!("Basic {}", base64(pair.as_bytes())));
+    }
+    Ok(request)
+}
+
+/// Start and total of a Content-Range (RFC 9110, 14.4): `bytes 5-9/10`, `bytes 5-9/*`, `bytes */10`.
+fn content_range(value: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (range, total) = value.strip_prefix("bytes ")?.trim().split_once('/')?;
+    let total = match total {
+        "*" => None,
+        total => Some(total.parse().ok()?),
+    };
+    if range == "*" {
+        return Some((None, total));
+    }
+    let (start, end) = range.split_once('-')?;
+    let (start, end): (u64, u64) = (start.parse().ok()?, end.parse().ok()?);
+    (start <= end && total.is_none_or(|total| end < total)).then_some((Some(start), total))
+}
+
+/// Copies a local file; always from its start, as that costs nothing.
+fn copy(url: &Url, sink: &mut Sink) -> Result<(), Fault> {
+    let path = percent_decoded(&url.path)
+        .filter(|path| !path.contains(&0))
+        .map(std::ffi::OsString::from_vec)
+        .ok_or_else(|| Fault::new(Kind::Final, "the path in the url cannot be decoded"))?;
+    let shown = path.to_string_lossy().into_owned();
+    // Non-blocking, as opening a FIFO would wait for its writer.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+    let mut file = opened.map_err(|error| Fault::storage(&format!("cannot open \"{shown}\""), &error))?;
+    let data = file.metadata().map_err(|error| Fault::storage(&format!("cannot read \"{shown}\""), &error))?;
+    if !data.is_file() {
+        return Err(Fault::new(Kind::Final, format!("\"{shown}\" is no regular file")));
+    }
+    if sink.size > 0 {
+        sink.restart()?;
+    }
+    sink.expect(data.len())?;
+    sink.fill(&mut file, Some(data.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges() {
+        for (text, want) in [
+            ("bytes 5-9/10", Some((Some(5), Some(10)))),
+            ("bytes 5-9/*", Some((Some(5), None))),
+            ("bytes */10", Some((None, Some(10)))),
+            ("bytes 5-10/10", None),
+            ("bytes 9-5/10", None),
+            ("bytes 5-/10", None),
+            ("bytes", None),
+            ("items 5-9/10", None),
+            ("bytes 5-9/x", None),
+            ("bytes -1-9/10", None),
+        ] {
+            assert_eq!(content_range(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pace_asks_for_small_pieces() {
+        assert_eq!(Pace::new(0).chunk(), 1);
+        assert_eq!(Pace::new(8000).chunk(), 1000);
+        assert_eq!(Pace::new(u64::MAX).chunk(), CHUNK);
+    }
+}

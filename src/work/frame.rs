@@ -1,0 +1,278 @@
+//! Orders and outcomes as bytes: a tag, then the fields in order; numbers as 8 bytes, texts as a 4-byte length and
+//! their bytes, all little endian.
+//!
+//! The first four bytes are the length of all that follows, so that a frame cut short by a kill is never taken for a whole
+//! one. Decoding is total: whatever the bytes are, the answer is a value or `None`.
+
+use crate::model::package::Format;
+use crate::work::{Kind, Order, Outcome};
+
+/// The formats by their number in a frame.
+const FORMATS: [Format; 7] =
+    [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk, Format::Tar, Format::TarGz, Format::TarXz];
+
+/// The order as one frame.
+pub fn encode_order(order: &Order) -> Vec<u8> {
+    match order {
+        Order::Exchange { url, headers, body, max_body } => {
+            let mut out = Writer::new(0);
+            out.bytes(url.as_bytes());
+            out.number(headers.len() as u64);
+            for (name, value) in headers {
+                out.bytes(name.as_bytes());
+                out.bytes(value.as_bytes());
+            }
+            out.bytes(body);
+            out.number(*max_body);
+            out.end()
+        }
+        Order::Fetch { url, max_bytes, rate } => {
+            let mut out = Writer::new(1);
+            out.bytes(url.as_bytes());
+            out.number(*max_bytes);
+            out.maybe(*rate);
+            out.end()
+        }
+        Order::Unpack { format, dir, max_bytes, max_entries } => {
+            let mut out = Writer::new(2);
+            out.number(FORMATS.iter().position(|known| known == format).unwrap_or(FORMATS.len()) as u64);
+            out.bytes(dir.as_bytes());
+            out.number(*max_bytes);
+            out.number(*max_entries);
+            out.end()
+        }
+    }
+}
+
+/// The order in exactly these bytes.
+pub fn decode_order(bytes: &[u8]) -> Option<Order> {
+    let mut frame = Reader::new(bytes)?;
+    let order = match frame.byte()? {
+        0 => {
+            let url = frame.text()?;
+            let mut headers = Vec::new();
+            for _ in 0..frame.number()? {
+                headers.push((frame.text()?, frame.text()?));
+            }
+            Order::Exchange { url, headers, body: frame.bytes()?.to_vec(), max_body: frame.number()? }
+        }
+        1 => Order::Fetch { url: frame.text()?, max_bytes: frame.number()?, rate: frame.maybe()? },
+        2 => Order::Unpack {
+            format: *FORMATS.get(usize::try_from(frame.number()?).ok()?)?,
+            dir: frame.text()?,
+            max_bytes: frame.number()?,
+            max_entries: frame.number()?,
+        },
+        _ => return None,
+    };
+    frame.done().then_some(order)
+}
+
+/// The outcome as one frame.
+pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
+    match outcome {
+        Outcome::Exchanged { status, retry_after, signature, body } => {
+            let mut out = Writer::new(0);
+            out.number(u64::from(*status));
+            out.maybe(*retry_after);
+            out.number(u64::from(signature.is_some()));
+            out.bytes(signature.as_deref().unwrap_or_default().as_bytes());
+            out.bytes(body);
+            out.end()
+        }
+        Outcome::Fetched { digest, size } => {
+            let mut out = Writer::new(1);
+            out.bytes(digest);
+            out.number(*size);
+            out.end()
+        }
+        Outcome::Unpacked { entries, bytes, top } => {
+            let mut out = Writer::new(2);
+            out.number(*entries);
+            out.number(*bytes);
+            out.bytes(top.as_bytes());
+            out.end()
+        }
+        Outcome::Failed { kind, reason, progressed } => {
+            let mut out = Writer::new(3);
+            out.number(*kind as u64);
+            out.bytes(reason.as_bytes());
+            out.number(*progressed);
+            out.end()
+        }
+    }
+}
+
+/// The outcome in exactly these bytes.
+pub fn decode_outcome(bytes: &[u8]) -> Option<Outcome> {
+    let mut frame = Reader::new(bytes)?;
+    let outcome = match frame.byte()? {
+        0 => {
+            let status = u16::try_from(frame.number()?).ok()?;
+            let retry_after = frame.maybe()?;
+            let signed = frame.number()? == 1;
+            let signature = frame.text()?;
+            let body = frame.bytes()?.to_vec();
+            Outcome::Exchanged { status, retry_after, signature: signed.then_some(signature), body }
+        }
+        1 => Outcome::Fetched { digest: frame.bytes()?.try_into().ok()?, size: frame.number()? },
+        2 => Outcome::Unpacked { entries: frame.number()?, bytes: frame.number()?, top: frame.text()? },
+        3 => {
+            const KINDS: [Kind; 5] = [Kind::Temporary, Kind::Final, Kind::NoSpace, Kind::TooBig, Kind::Hostile];
+            Outcome::Failed {
+                kind: *KINDS.get(usize::try_from(frame.number()?).ok()?)?,
+                reason: frame.text()?,
+                progressed: frame.number()?,
+            }
+        }
+        _ => return None,
+    };
+    frame.done().then_some(outcome)
+}
+
+/// A frame being made.
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn new(tag: u8) -> Writer {
+        Writer(vec![0, 0, 0, 0, tag])
+    }
+
+    fn number(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Zero stands for none, everything else is moved up by one.
+    fn maybe(&mut self, value: Option<u64>) {
+        self.number(value.map_or(0, |value| value.saturating_add(1)));
+    }
+
+    fn bytes(&mut self, value: &[u8]) {
+        self.0.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        self.0.extend_from_slice(value);
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        let length = (self.0.len() - 4) as u32;
+        self.0[..4].copy_from_slice(&length.to_le_bytes());
+        self.0
+    }
+}
+
+/// A frame being read: what is left of it.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Checks the length at the front against what there is.
+    fn new(bytes: &'a [u8]) -> Option<Reader<'a>> {
+        let mut frame = Reader(bytes);
+        let length = frame.length()?;
+        (length == frame.0.len()).then_some(frame)
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn length(&mut self) -> Option<usize> {
+        let bytes = self.take(4)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(bytes)).ok()
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|bytes| bytes[0])
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let bytes = self.take(8)?.try_into().ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    fn maybe(&mut self) -> Option<Option<u64>> {
+        self.number().map(|value| value.checked_sub(1))
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.length()?;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.bytes()?.to_vec()).ok()
+    }
+
+    fn done(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn orders() -> Vec<Order> {
+        vec![
+            Order::Exchange {
+                url: "http://a/agent/status".into(),
+                headers: vec![("X-A".into(), "1".into()), ("X-B".into(), String::new())],
+                body: b"{}".to_vec(),
+                max_body: 1 << 20,
+            },
+            Order::Fetch { url: "ftp://a/b.rpm".into(), max_bytes: u64::MAX, rate: None },
+            Order::Fetch { url: String::new(), max_bytes: 0, rate: Some(0) },
+            Order::Unpack { format: Format::TarXz, dir: "/x".into(), max_bytes: 1, max_entries: 2 },
+        ]
+    }
+
+    fn outcomes() -> Vec<Outcome> {
+        vec![
+            Outcome::Exchanged { status: 429, retry_after: Some(7), signature: Some("ab".into()), body: vec![0, 255] },
+            Outcome::Exchanged { status: 200, retry_after: None, signature: None, body: Vec::new() },
+            Outcome::Fetched { digest: [7; 32], size: 9 },
+            Outcome::Unpacked { entries: 1, bytes: 2, top: "a-1".into() },
+            Outcome::Failed { kind: Kind::Hostile, reason: "x".into(), progressed: 3 },
+        ]
+    }
+
+    #[test]
+    fn frames_come_back_as_they_went() {
+        for order in orders() {
+            assert_eq!(decode_order(&encode_order(&order)), Some(order));
+        }
+        for outcome in outcomes() {
+            assert_eq!(decode_outcome(&encode_outcome(&outcome)), Some(outcome));
+        }
+    }
+
+    #[test]
+    fn a_frame_cut_short_or_with_more_behind_it_is_none() {
+        for mut bytes in outcomes().iter().map(encode_outcome).chain(orders().iter().map(encode_order)) {
+            for end in 0..bytes.len() {
+                assert_eq!(decode_outcome(&bytes[..end]), None);
+                assert_eq!(decode_order(&bytes[..end]), None);
+            }
+            bytes.push(0);
+            assert_eq!(decode_outcome(&bytes), None);
+            assert_eq!(decode_order(&bytes), None);
+        }
+    }
+
+    #[test]
+    fn mangled_frames_do_no_harm() {
+        let mut seed = 1_u32;
+        for bytes in outcomes().iter().map(encode_outcome).chain(orders().iter().map(encode_order)) {
+            for _ in 0..2000 {
+                let mut mangled = bytes.clone();
+                for _ in 0..3 {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let place = 4 + (seed >> 8) as usize % (mangled.len() - 4);
+                    mangled[place] = seed as u8;
+                }
+                decode_order(&mangled);
+                decode_outcome(&mangled);
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! An FTP client for one file: RFC 959 with EPSV (RFC 2428), SIZE and REST (RFC 3659), URLs as RFC 1738 has them.
+//!
+//! Binary, passive, and always to the address the control connection goes to: whatever host a PASV reply names is not
+//! believed. 4xx is temporary, 5xx final, except where there is another way.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+
+use crate::work::fetch::Sink;
+use crate::work::url::{decoded, Url};
+use crate::work::{Fault, Kind};
+
+/// The longest reply that is read, bytes.
+const REPLY_MAX: usize = 16 << 10;
+/// As much of a reply's text is shown, bytes.
+const SHOWN_MAX: usize = 300;
+
+/// Fetches the file `url` names, behind what `sink` holds.
+pub fn fetch(url: &Url, sink: &mut Sink) -> Result<(), Fault> {
+    let (folders, file) = route(&url.path).map_err(|reason| Fault::new(Kind::Final, reason))?;
+    let mut control = Control::connect(url)?;
+    control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
+    control.demand("TYPE I", 2)?;
+    for folder in &folders {
+        control.demand(&format!("CWD {folder}"), 2)?;
+    }
+    let size = control.size(&file)?;
+    if let Some(size) = size {
+        if sink.size == size && size > 0 {
+            return Ok(());
+        }
+        if sink.size > size {
+            sink.restart()?;
+        }
+        sink.expect(size)?;
+    }
+    let mut data = control.open_data()?;
+    if sink.size > 0 && control.ask(&format!("REST {}", sink.size))?.code != 350 {
+        sink.restart()?;
+    }
+    control.demand(&format!("RETR {file}"), 1)?;
+    let filled = sink.fill(&mut data, None);
+    drop(data);
+    filled?;
+    // Everything SIZE promised is there: no matter how the server says good-bye.
+    if size == Some(sink.size) {
+        return Ok(());
+    }
+    // A server that was cut off says why, here.
+    control.reply()?.expect("RETR", 2)?;
+    match size {
+        Some(size) if size > sink.size => {
+            Err(Fault::new(Kind::Temporary, format!("the transfer ended after {} of {size} bytes", sink.size)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The folders to enter and the file to ask for. A leading empty segment or a decoded leading slash goes from the root.
+fn route(path: &str) -> Result<(Vec<String>, String), String> {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let path = match path.rsplit_once(";type=") {
+        Some((path, kind)) if kind.len() == 1 => path,
+        _ => path,
+    };
+    let mut segments = Vec::new();
+    for (place, segment) in path.split('/').enumerate() {
+        match segment {
+            "" if place == 0 => segments.push("/".to_string()),
+            "" => {}
+            _ => segments.push(decoded(segment, "path")?),
+        }
+    }
+    match segments.pop() {
+        Some(file) if !path.ends_with('/') && !path.is_empty() => Ok((segments, file)),
+        _ => Err("the url names no file".into()),
+    }
+}
+
+/// The control connection.
+struct Control {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// Received and not yet used.
+    inbox: Vec<u8>,
+}
+
+/// What the server said.
+#[derive(Debug, PartialEq, Eq)]
+struct Reply {
+    code: u16,
+    text: String,
+}
+
+impl Reply {
+    /// Fine when the code's first digit is `class`; else a fault that quotes the server.
+    fn expect(self, command: &str, class: u16) -> Result<Reply, Fault> {
+        if self.code / 100 == class {
+            return Ok(self);
+        }
+        let kind = if self.code / 100 == 5 { Kind::Final } else { Kind::Temporary };
+        Err(Fault::new(kind, format!("the server answered {command} with {} {}", self.code, self.text)))
+    }
+}
+
+impl Control {
+    /// Connects, and hears the greeting.
+    fn connect(url: &Url) -> Result<Control, Fault> {
+        let place = url.place();
+        let addresses = (url.host.as_str(), url.port)
+            .to_socket_addrs()
+            .map_err(|error| Fault::temporary(&format!("cannot resolve \"{}\"", url.host), &error))?;
+        let mut last = Fault::new(Kind::Temporary, format!("\"{}\" has no address", url.host));
+        for address in addresses {
+            match TcpStream::connect(address) {
+                Ok(stream) => {
+                    let mut control = Control { stream, peer: address, inbox: Vec::new() };
+                    let mut greeting = control.reply()?;
+                    // 120: ready in some minutes, and then 220; the alarm says how many are too many.
+                    while greeting.code / 100 == 1 {
+                        greeting = control.reply()?;
+                    }
+                    greeting.expect("the connection", 2)?;
+                    return Ok(control);
+                }
+                Err(error) => last = Fault::temporary(&format!("cannot connect to {place}"), &error),
+            }
+        }
+        Err(last)
+    }
+
+    fn log_in(&mut self, user: &str, password: &str) -> Result<(), Fault> {
+        let reply = self.ask(&format!("USER {user}"))?;
+        if reply.code == 331 {
+            self.ask(&format!("PASS {password}"))?.expect("the password", 2)?;
+        } else {
+            reply.expect("USER", 2)?;
+        }
+        Ok(())
+    }
+
+    /// The size the server gives for the file, if any.
+    fn size(&mut self, file: &str) -> Result<Option<u64>, Fault> {
+        let reply = self.ask(&format!("SIZE {file}"))?;
+        Ok(if reply.code == 213 { reply.text.trim().parse().ok() } else { None })
+    }
+
+    /// A data connection: EPSV, and where the server or something between does not have it, PASV.
+    fn open_data(&mut self) -> Result<TcpStream, Fault> {
+        let reply = self.ask("EPSV")?;
+        if reply.code == 229 {
+            let port = extended_port(&reply.text)
+                .ok_or_else(|| Fault::new(Kind::Temporary, format!("no port in the reply to EPSV: {}", reply.text)))?;
+            match TcpStream::connect(SocketAddr::new(self.peer.ip(), port)) {
+                Ok(stream) => return Ok(stream),
+                Err(error) if self.peer.is_ipv6() => {
+                    return Err(Fault::temporary("cannot open a data connection", &error));
+                }
+                Err(_) => {}
+            }
+        }
+        let reply = self.demand("PASV", 2)?;
+        let port = passive_port(&reply.text)
+            .ok_or_else(|| Fault::new(Kind::Temporary, format!("no port in the reply to PASV: {}", reply.text)))?;
+        TcpStream::connect(SocketAddr::new(self.peer.ip(), port))
+            .map_err(|error| Fault::temporary("cannot open a data connection", &error))
+    }
+
+    /// `ask`, and the reply must be of this class.
+    fn demand(&mut self, command: &str, class: u16) -> Result<Reply, Fault> {
+        self.ask(command)?.expect(command, class)
+    }
+
+    /// Sends a command and reads the reply.
+    fn ask(&mut self, command: &str) -> Result<Reply, Fault> {
+        let line = format!("{command}\r\n");
+        self.stream
+            .write_all(line.as_bytes())
+            .map_err(|error| Fault::temporary("the control connection broke off", &error))?;
+        self.reply()
+    }
+
+    /// Reads one reply.
+    fn reply(&mut self) -> Result<Reply, Fault> {
+        loop {
+            match parse(&self.inbox) {
+                Parsed::Reply(reply, used) => {
+                    self.inbox.drain(..used);
+                    return Ok(reply);
+                }
+                Parsed::Nonsense => return Err(Fault::new(Kind::Temporary, "the server's reply is not FTP")),
+                Parsed::Incomplete if self.inbox.len() > REPLY_MAX => {
+                    return Err(Fault::new(Kind::Temporary, "the server's reply is over 16 KiB"));
+                }
+                Parsed::Incomplete => {}
+            }
+            let mut buffer = [0; 2048];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(Fault::new(Kind::Temporary, "the server closed the control connection")),
+                Ok(count) => self.inbox.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Fault::temporary("the control connection broke off", &error)),
+            }
+        }
+    }
+}
+
+/// What the bytes received so far hold.
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    Incomplete,
+    Nonsense,
+    /// A reply, and the bytes it took.
+    Reply(Reply, usize),
+}
+
+/// Takes one reply off the front: `ddd text`, or `ddd-text`, any lines, and a line `ddd text` with the same code.
+fn parse(bytes: &[u8]) -> Parsed {
+    let mut used = 0;
+    let mut open = None;
+    let mut text = String::new();
+    while let Some(end) = bytes[used..].iter().position(|byte| *byte == b'\n') {
+        let line = &bytes[used..used + end];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        used += end + 1;
+        let code = code(line);
+        let last = match (open, code) {
+            (None, None) => return Parsed::Nonsense,
+            (None, Some(code)) => {
+                open = Some(code);
+                line.get(3) != Some(&b'-')
+            }
+            (Some(_), _) => code == open && line.get(3) != Some(&b'-'),
+        };
+        let said = if code.is_some() && code == open { line.get(4..).unwrap_or_default() } else { line };
+        if text.len() < SHOWN_MAX {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(String::from_utf8_lossy(said).trim());
+        }
+        if let Some(code) = open.filter(|_| last) {
+            return Parsed::Reply(Reply { code, text }, used);
+        }
+    }
+    Parsed::Incomplete
+}
+
+/// The code a line begins with: three digits, 100 to 599, and a space, a hyphen or nothing.
+fn code(line: &[u8]) -> Option<u16> {
+    let digits = line.get(..3).filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
+    let code = digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+    ((100..600).contains(&code) && matches!(line.get(3), None | Some(b' ' | b'-'))).then_some(code)
+}
+
+/// The port in `Entering Extended Passive Mode (|||6446|)`; the delimiter may be any character.
+fn extended_port(text: &str) -> Option<u16> {
+    let inner = text.split_once('(')?.1.split_once(')')?.0;
+    let delimiter = inner.chars().next().filter(|c| !c.is_ascii_digit())?;
+    let mut fields = inner.split(delimiter);
+    fields.nth(3)?.parse().ok().filter(|port| *port > 0)
+}
+
+/// The port in `Entering Passive Mode (h1,h2,h3,h4,p1,p2)`; some servers leave the parentheses out.
+fn passive_port(text: &str) -> Option<u16> {
+    let numbers = text.split(|c: char| !c.is_ascii_digit() && c != ',').find(|run| run.split(',').count() == 6)?;
+    let mut numbers = numbers.split(',').map(str::parse::<u8>);
+    let high = numbers.nth(4)?.ok()?;
+    let low = numbers.next()?.ok()?;
+    Some(u16::from_be_bytes([high, low])).filter(|port| *port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(bytes: &[u8]) -> Option<(u16, String, usize)> {
+        match parse(bytes) {
+            Parsed::Reply(reply, used) => Some((reply.code, reply.text, used)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn replies_of_one_and_of_many_lines() {
+        for (bytes, want) in [
+            (&b"220 hello\r\nmore"[..], Some((220, "hello", 11))),
+            (b"220\r\n", Some((220, "", 5))),
+            (b"220 bare line feed\n", Some((220, "bare line feed", 19))),
+            (b"220-one\r\n two\r\n220-three\r\n220 four\r\n", Some((220, "one two three four", 36))),
+            (b"220-one\r\n221 not yet\r\n220 end\r\n", Some((220, "one 221 not yet end", 31))),
+            (b"220-one\r\n2201 not yet\r\n220 end\r\n", Some((220, "one 2201 not yet end", 32))),
+        ] {
+            let got = reply(bytes);
+            assert_eq!(got.as_ref().map(|(code, text, used)| (*code, text.as_str(), *used)), want);
+        }
+        for whole in [&b"220 hello\r\n"[..], b"220-one\r\n two\r\n220 four\r\n"] {
+            for end in 0..whole.len() {
+                assert_eq!(parse(&whole[..end]), Parsed::Incomplete, "{end}");
+            }
+        }
+        for bytes in
+            [&b"hello\r\n"[..], b"22\r\n", b"099 x\r\n", b"600 x\r\n", b"2200\r\n", b"\r\n", b"HTTP/1.1 400 Bad\r\n"]
+        {
+            assert_eq!(parse(bytes), Parsed::Nonsense);
+        }
+    }
+
+    #[test]
+    fn ports() {
+        for (text, want) in [
+            ("Entering Extended Passive Mode (|||6446|)", Some(6446)),
+            ("ok (!!!6446!).", Some(6446)),
+            ("(|||65536|)", None),
+            ("(|||0|)", None),
+            ("(1111)", None),
+            ("()", None),
+            ("|||6446|", None),
+        ] {
+            assert_eq!(extended_port(text), want, "{text}");
+        }
+        for (text, want) in [
+            ("Entering Passive Mode (127,0,0,1,25,46).", Some(6446)),
+            ("Entering Passive Mode 127,0,0,1,25,46", Some(6446)),
+            ("(127,0,0,1,256,1)", None),
+            ("(127,0,0,1,0,0)", None),
+            ("(127,0,0,1,1)", None),
+            ("", None),
+        ] {
+            assert_eq!(passive_port(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_become_folders_and_a_file() {
+        for (path, folders, file) in [
+            ("/a.rpm", &[][..], "a.rpm"),
+            ("/pub/x/a.rpm", &["pub", "x"], "a.rpm"),
+            ("/pub//a%20b.rpm;type=i", &["pub"], "a b.rpm"),
+            ("/%2Fsrv/a.rpm", &["/srv"], "a.rpm"),
+            ("//srv/a.rpm", &["/", "srv"], "a.rpm"),
+            ("/%2Fa.rpm", &[], "/a.rpm"),
+        ] {
+            let (got, name) = route(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!(
+                (got.as_slice(), name.as_str()),
+                (folders.iter().map(ToString::to_string).collect::<Vec<_>>().as_slice(), file)
+            );
+        }
+        for path in ["/", "/pub/", "//", "/a%0d%0aDELE%20b", "/a%00", "/a%", "/%0a/b"] {
+            assert!(route(path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn mangled_replies_do_no_harm() {
+        let mut seed = 7_u32;
+        let whole = b"220-one\r\n two\r\n229 ok (|||6446|)\r\n227 (127,0,0,1,25,46)\r\n220 end\r\n";
+        for _ in 0..20_000 {
+            let mut mangled = whole.to_vec();
+            for _ in 0..4 {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let place = (seed >> 8) as usize % mangled.len();
+                mangled[place] = seed as u8;
+            }
+            parse(&mangled);
+            let text = String::from_utf8_lossy(&mangled);
+            extended_port(&text);
+            passive_port(&text);
+        }
+    }
+}
