@@ -334,10 +334,14 @@ impl Daemon {
             self.watched_ended(index);
         }
         self.limits.sweep();
-        let sizes: Vec<(Name, u64)> = self.state.agents().filter_map(|agent| {
-            let definition = agent.definition.as_ref()?;
-            Some((agent.name().clone(), definition.spec.log_size))
-        }).collect();
+        let sizes: Vec<(Name, u64)> = self
+            .state
+            .agents()
+            .filter_map(|agent| {
+                let definition = agent.definition.as_ref()?;
+                Some((agent.name().clone(), definition.spec.log_size))
+            })
+            .collect();
         for (name, size) in sizes {
             self.turn_output(&name, size);
         }

@@ -6,8 +6,8 @@ use crate::kernel::{Level, Process, Sig};
 use crate::model::command::Answer;
 use crate::model::event::{Action, Event, Fetched, Message, Reply, Usage};
 use crate::model::job::{JobId, Order as JobOrder};
-use crate::model::package::Digest;
 use crate::model::pace::Server;
+use crate::model::package::Digest;
 use crate::model::record::Phase;
 use crate::model::report::Entry;
 use crate::sys::monotonic;
@@ -121,14 +121,15 @@ impl Daemon {
         }
     }
 
-    fn complain(&mut self, result: Result<(), crate::host::store::Error>) {
+    fn complain(&mut self, result: Result<(), crate::host::disk::Error>) {
         if let Err(error) = result {
             self.say(Level::Error, &error.to_string());
         }
     }
 
     fn measure(&mut self) {
-        let names: Vec<_> = self.state.agents().filter(|agent| !agent.is_down()).map(|agent| agent.name().clone()).collect();
+        let names: Vec<_> =
+            self.state.agents().filter(|agent| !agent.is_down()).map(|agent| agent.name().clone()).collect();
         let mut usages = Vec::with_capacity(names.len());
         for name in names {
             let usage = self.trees.usage(&name, &self.limits);
@@ -219,7 +220,7 @@ impl Daemon {
     ) -> Result<(), String> {
         let who = if unprivileged { self.helper.clone()? } else { None };
         let helper = Helper::start(&self.binary, order, file, who, &self.failures, monotonic())
-            .map_err(|error| format!("cannot start a helper: {}", crate::host::store::reason(&error)))?;
+            .map_err(|error| format!("cannot start a helper: {}", crate::host::disk::reason(&error)))?;
         self.trees.add_ours(helper.pid());
         self.owners.insert(helper.pid(), super::Owner::Helper);
         self.helpers.push((errand, helper));

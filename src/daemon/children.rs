@@ -82,7 +82,9 @@ impl Daemon {
         let alive: Vec<Process> = members.iter().filter(|stat| stat.alive()).map(|stat| stat.process).collect();
         let pidfile = self.state.spec(&name).and_then(|spec| spec.pidfile);
         let found = match pidfile {
-            Some(pidfile) => read_pid(Path::new(&*pidfile)).and_then(|pid| alive.iter().find(|p| p.pid == pid).copied()),
+            Some(pidfile) => {
+                read_pid(Path::new(&*pidfile)).and_then(|pid| alive.iter().find(|p| p.pid == pid).copied())
+            }
             // The oldest is the one that the starter made first.
             None => alive.iter().min_by_key(|process| (process.ticks, process.pid)).copied(),
         };
@@ -316,9 +318,9 @@ impl Daemon {
 /// The program of this name in the PATH of tools.
 fn find_program(name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
-    PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| {
-        fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-    })
+    PATH.split(':')
+        .map(|dir| Path::new(dir).join(name))
+        .find(|path| fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0))
 }
 
 fn read_pid(path: &Path) -> Option<Pid> {

@@ -14,7 +14,8 @@ use crate::kernel::Time;
 use crate::model::command::Answer;
 use crate::model::event::{Client, Event};
 use crate::sys::poll::PollFd;
-use crate::sys::{account, file, set_umask};
+use crate::sys::process::set_umask;
+use crate::sys::{account, file};
 use crate::wire::control::{read_command, write_answer, MAX_COMMAND};
 
 /// Clients at a time; more wait in the socket's queue.
@@ -102,8 +103,14 @@ impl Control {
             }
             self.last = self.last.wrapping_add(1);
             let late = Some(now + PATIENCE);
-            let mut connection =
-                Connection { client: Client(self.last), stream, line: Vec::new(), answer: Vec::new(), waiting: false, late };
+            let mut connection = Connection {
+                client: Client(self.last),
+                stream,
+                line: Vec::new(),
+                answer: Vec::new(),
+                waiting: false,
+                late,
+            };
             let own = account::own_uid().0;
             match file::peer(connection.stream.as_fd()) {
                 Ok(peer) if peer.uid.0 == 0 || peer.uid.0 == own => {}

@@ -5,11 +5,12 @@ use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 
 use super::{now, Daemon, Options};
+use crate::host::disk::make_dir;
 use crate::host::files;
 use crate::host::helper::{Binary, Identity};
 use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
-use crate::host::store::{boot_id, machine_id, make_dir, uuid, Store, Stored};
+use crate::host::store::{boot_id, machine_id, uuid, Store, Stored};
 use crate::host::tree::Trees;
 use crate::kernel::{Gid, Level, Resource, Sig, Uid};
 use crate::model::event::{Action, Definition, Event, Origin};
@@ -125,7 +126,12 @@ impl Daemon {
                 self.say(Level::Warn, note);
             }
             let limits = (prepared.by, prepared.polled.cpu, prepared.polled.memory);
-            self.queue.push_back(Event::Attached { name: name.into(), limits_by: limits.0, poll_cpu: limits.1, poll_memory: limits.2 });
+            self.queue.push_back(Event::Attached {
+                name: name.into(),
+                limits_by: limits.0,
+                poll_cpu: limits.1,
+                poll_memory: limits.2,
+            });
         }
     }
 
@@ -144,7 +150,9 @@ impl Daemon {
         let dir = self.config.agents_dir.clone();
         let sources = match files::read_directory(Path::new(&*dir)) {
             Ok(Some(sources)) => sources,
-            Ok(None) => return self.say(Level::Error, &format!("{dir}: there is no such directory, nothing is changed")),
+            Ok(None) => {
+                return self.say(Level::Error, &format!("{dir}: there is no such directory, nothing is changed"))
+            }
             Err(why) => return self.say(Level::Error, &format!("{dir}: {why}; nothing is changed")),
         };
         let records: Vec<AgentRecord> = self.state.agents().map(|agent| agent.record.clone()).collect();
@@ -167,7 +175,9 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Config {
     let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
     if loaded.problems.is_empty() {
         if let Some(text) = &loaded.text {
-            if let Err(error) = make_dir(Path::new(&*loaded.config.state_dir)).and_then(|()| store.keep_good("bootagent.json", text)) {
+            if let Err(error) =
+                make_dir(Path::new(&*loaded.config.state_dir)).and_then(|()| store.keep_good("bootagent.json", text))
+            {
                 notes.push((Level::Warn, format!("cannot keep a copy of the configuration: {error}")));
             }
         }
@@ -277,13 +287,7 @@ fn state_options(options: &Options, config: &Config, log: &mut Log) -> state::Op
 }
 
 /// What is on the host, as the state wants it.
-fn find(
-    config: &Config,
-    store: &Store,
-    stored: Stored,
-    log: &mut Log,
-    out: &mut Vec<Action>,
-) -> Found {
+fn find(config: &Config, store: &Store, stored: Stored, log: &mut Log, out: &mut Vec<Action>) -> Found {
     let mut damage: Vec<(crate::model::spec::Name, Box<str>)> = Vec::new();
     let mut problems: Vec<Box<str>> = Vec::new();
     let mut found = Found { identity: identity(stored.identity, log, out), ..Found::default() };
@@ -295,7 +299,11 @@ fn find(
             let why = "the directory is missing or cannot be read";
             problems.push(format!("{dir}: {why}: the last good definitions are used").into());
             let good = store.good_definitions();
-            let lost = |file: String| Source { file: file.trim_start_matches("agents.d/").into(), text: Err(why.into()), good: None };
+            let lost = |file: String| Source {
+                file: file.trim_start_matches("agents.d/").into(),
+                text: Err(why.into()),
+                good: None,
+            };
             good.into_iter().map(lost).collect()
         }
         Ok(None) => Vec::new(),

@@ -6,8 +6,8 @@ use std::os::unix::fs::{symlink, DirBuilderExt};
 use std::path::Path;
 
 use super::{Daemon, Errand};
+use crate::host::disk::{make_dir, reason};
 use crate::host::files;
-use crate::host::store::{make_dir, reason};
 use crate::kernel::Level;
 use crate::model::event::Event;
 use crate::model::job::JobId;
@@ -90,15 +90,17 @@ impl Daemon {
             self.throw_away(&dir);
         }
         let prepared = fs::DirBuilder::new().mode(0o755).create(&dir).map_err(|error| told("make", &dir, &error));
-        let started = prepared.and_then(|()| File::open(&file).map_err(|error| told("open", &file, &error))).and_then(|package| {
-            let order = Order::Unpack {
-                format,
-                dir: dir.to_string_lossy().into_owned(),
-                max_bytes: self.config.max_download.saturating_mul(UNPACK_FACTOR),
-                max_entries: UNPACK_ENTRIES,
-            };
-            self.start_helper(Errand::Unpack(job.clone(), dir.clone()), &order, Some(package), false)
-        });
+        let started = prepared.and_then(|()| File::open(&file).map_err(|error| told("open", &file, &error))).and_then(
+            |package| {
+                let order = Order::Unpack {
+                    format,
+                    dir: dir.to_string_lossy().into_owned(),
+                    max_bytes: self.config.max_download.saturating_mul(UNPACK_FACTOR),
+                    max_entries: UNPACK_ENTRIES,
+                };
+                self.start_helper(Errand::Unpack(job.clone(), dir.clone()), &order, Some(package), false)
+            },
+        );
         if let Err(reason) = started {
             self.queue.push_back(Event::Unpacked(job, Err(reason.into())));
         }
@@ -119,7 +121,9 @@ impl Daemon {
         if aside.exists() {
             self.throw_away(&aside);
         }
-        let strip = fs::rename(dir.join(&top), &aside).and_then(|()| fs::remove_dir(dir)).and_then(|()| fs::rename(&aside, dir));
+        let strip = fs::rename(dir.join(&top), &aside)
+            .and_then(|()| fs::remove_dir(dir))
+            .and_then(|()| fs::rename(&aside, dir));
         strip.map_err(|error| told("move", dir, &error).into())
     }
 
