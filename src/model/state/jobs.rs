@@ -365,7 +365,12 @@ impl State {
     fn act(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let task = &mut self.tasks[index];
         match task.record.phase {
-            Phase::Received => task.doing = Doing::Queued,
+            Phase::Received => {
+                task.doing = Doing::Queued;
+                if matches!(task.order(), Some(Order::Stop | Order::Uninstall)) {
+                    self.cancel_queued(index, out);
+                }
+            }
             Phase::Downloading => task.doing = Doing::WaitingForSlot,
             Phase::Verified => self.keep_package(index, out),
             Phase::Installing if task.undoing() => self.stop_agent(index, now, out),
@@ -466,10 +471,7 @@ impl State {
             }
             Order::Config { .. } if known.is_some() => self.overlay(index, out),
             Order::Start | Order::Restart if known.is_some() => self.go(index, Phase::Starting, out),
-            Order::Stop | Order::Uninstall if known.is_some() => {
-                self.cancel_queued(index, out);
-                self.go(index, Phase::Starting, out);
-            }
+            Order::Stop | Order::Uninstall if known.is_some() => self.go(index, Phase::Starting, out),
             _ => self.finish(index, Code::NoAgent, &format!("no agent \"{name}\" on this host"), out),
         }
     }
@@ -485,13 +487,13 @@ impl State {
         }
     }
 
-    /// Ends what is queued for the same agent: the job at `index` makes it pointless.
+    /// Ends what was queued for the same agent before the job at `index`, which makes it pointless.
     fn cancel_queued(&mut self, index: usize, out: &mut Vec<Action>) {
         let (id, name) = (self.tasks[index].record.id.clone(), self.tasks[index].record.name.clone());
-        for other in 0..self.tasks.len() {
+        for other in 0..index {
             let task = &self.tasks[other];
             let waits = matches!(task.doing, Doing::Queued) && task.record.phase == Phase::Received;
-            if other != index && waits && task.record.name == name {
+            if waits && task.record.name == name {
                 self.finish(other, Code::Expired, &format!("cancelled by job \"{id}\""), out);
             }
         }
