@@ -1,0 +1,193 @@
+#!/bin/sh
+# What BootAgent does, in half a minute: a control server and an agent on the loopback, an install, a kill, an upgrade.
+#
+# Needs no root and leaves nothing behind: everything happens in a temporary directory and with processes of its own.
+# Ends with 0 only if every step was seen to work. BOOTAGENT and BOOTSERVER name other binaries than those of this tree.
+set -eu
+cd "$(dirname "$0")/.."
+
+if [ -z "${BOOTAGENT-}" ] || [ -z "${BOOTSERVER-}" ]; then
+    cargo build --quiet --bin bootagent --example bootserver
+fi
+target=${CARGO_TARGET_DIR:-target}/debug
+BOOTAGENT=${BOOTAGENT:-$target/bootagent}
+BOOTSERVER=${BOOTSERVER:-$target/examples/bootserver}
+
+dir=$(mktemp -d "${TMPDIR:-/tmp}/bootagent-demo.XXXXXX")
+server='' daemon='' pid='' seen_all=''
+
+# Ends process $1 if it is still there: politely, and by force after 15 s.
+end() {
+    [ -n "$1" ] && kill -TERM "$1" 2>/dev/null || return 0
+    tries=0
+    while kill -0 "$1" 2>/dev/null && [ $tries -lt 75 ]; do
+        tries=$((tries + 1))
+        sleep 0.2
+    done
+    kill -KILL "$1" 2>/dev/null || :
+}
+
+clean_up() {
+    trap - EXIT HUP INT TERM
+    end "$daemon"
+    # Only if the daemon did not stop it: then it still runs what was unpacked here.
+    if [ -n "$pid" ] && grep -qs "$dir" "/proc/$pid/cmdline"; then end "$pid"; fi
+    end "$server"
+    if [ -z "$seen_all" ]; then
+        for file in "$dir"/log/bootagent.log "$dir"/log/sample.log "$dir"/daemon.out "$dir"/server.out \
+            "$dir"/results.jsonl; do
+            if [ -s "$file" ]; then
+                echo "---- $file"
+                tail -n 40 "$file"
+            fi
+        done
+        echo 'The demo did not work; the last lines of all logs are above.'
+    fi
+    rm -rf "$dir"
+    [ -n "$seen_all" ] && exit 0
+    exit 1
+}
+trap clean_up EXIT
+trap 'exit 1' HUP INT TERM
+
+step() {
+    printf '\n== %s\n' "$*"
+}
+
+bootagent() {
+    "$BOOTAGENT" -c "$dir/bootagent.json" "$@"
+}
+
+# Waits up to 20 s until the command behind $1, which says what for, succeeds.
+wait_until() {
+    what=$1
+    shift
+    tries=0
+    until "$@" >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        if [ $tries -ge 100 ]; then
+            echo "Waited 20 s in vain: $what."
+            exit 1
+        fi
+        sleep 0.2
+    done
+    echo "seen: $what"
+}
+
+# The agent's pid, version or state (key $1), as the daemon reports it; empty without an answer. The agents' part only.
+told() {
+    bootagent status --json 2>/dev/null | tr -d '\n' |
+        sed -n 's/.*"agents" *: *\[\([^]]*\)\].*/\1/p' | sed -n "s/.*\"$1\" *: *\"\{0,1\}\([^\",}]*\).*/\1/p"
+}
+
+# Whether the agent runs, and as version $1.
+runs_version() {
+    [ "$(told status) $(told version)" = "running $1" ]
+}
+
+# Whether the agent runs as another process than $1.
+runs_anew() {
+    [ "$(told status)" = running ] && [ "$(told pid)" != "$1" ]
+}
+
+# Whether the agent's end was noticed: it is not told as running process $1 any more.
+ended() {
+    [ "$(told status) $(told pid)" != "running $1" ]
+}
+
+# Whether none of the processes $@ is left.
+gone() {
+    for process in "$@"; do
+        kill -0 "$process" && return 1
+    done
+    return 0
+}
+
+# Whether the server has result 0 for job $1.
+succeeded() {
+    grep "\"id\":\"$1\"" "$dir/results.jsonl" 2>/dev/null | grep -q '"errcode":0[,}]'
+}
+
+# Packs the sample agent as version $1 (the tree holds 1.0).
+pack() {
+    mkdir -p "$dir/build/sample-$1/bin"
+    sed "s/1\.0/$1/" examples/sample/bootagent.json >"$dir/build/sample-$1/bootagent.json"
+    cp examples/sample/bin/sample-agent "$dir/build/sample-$1/bin/"
+    chmod 755 "$dir/build/sample-$1/bin/sample-agent"
+    tar -C "$dir/build" -czf "$dir/packages/sample-$1.tar.gz" "sample-$1"
+}
+
+# Gives the host a job with id $1, action $2, for version $3.
+give() {
+    checksum=$(bootagent sha256 "$dir/packages/sample-$3.tar.gz")
+    # Renamed when whole, so that the server never reads half a job.
+    cat >"$dir/jobs/demo-host/$1.new" <<END
+{ "id": "$1", "action": "$2", "name": "sample", "version": "$3",
+  "url": "http://$address/packages/sample-$3.tar.gz", "checksum": "$checksum" }
+END
+    cat "$dir/jobs/demo-host/$1.new"
+    mv "$dir/jobs/demo-host/$1.new" "$dir/jobs/demo-host/$1.json"
+}
+
+step 'Packing a sample agent, versions 1.0 and 2.0'
+mkdir -p "$dir/packages" "$dir/jobs/demo-host" "$dir/agents.d"
+pack 1.0
+pack 2.0
+ls "$dir/packages"
+
+step 'Starting a control server'
+"$BOOTSERVER" --listen 127.0.0.1:0 --packages "$dir/packages" --jobs "$dir/jobs" --results "$dir/results.jsonl" \
+    >"$dir/server.out" 2>&1 &
+server=$!
+wait_until 'the server listens' grep -q "^listening on" "$dir/server.out"
+address=$(sed -n 's/^listening on //p' "$dir/server.out")
+echo "at http://$address/"
+
+step 'Starting bootagent, with short times'
+cat >"$dir/bootagent.json" <<END
+{ "svrlist": "$address", "hostname": "demo-host", "step": 1, "splay": 0,
+  "agents_dir": "$dir/agents.d", "state_dir": "$dir/state", "run_dir": "$dir/run", "log_dir": "$dir/log",
+  "restartsecs": 1, "windowsecs": 5, "checksecs": 1 }
+END
+bootagent check
+bootagent run >"$dir/daemon.out" 2>&1 &
+daemon=$!
+wait_until 'the daemon answers' bootagent status
+
+step 'The server gives an install job'
+give demo-1 install 1.0
+wait_until 'the server got its result, code 0' succeeded demo-1
+wait_until 'version 1.0 runs' runs_version 1.0
+bootagent status
+
+step 'Killing the agent'
+pid=$(told pid)
+kill -KILL "$pid"
+echo "killed process $pid"
+wait_until 'its end was noticed' ended "$pid"
+bootagent status
+wait_until 'it came back as another process' runs_anew "$pid"
+pid=$(told pid)
+bootagent status
+
+step 'The server gives an upgrade job'
+give demo-2 upgrade 2.0
+wait_until 'the server got its result, code 0' succeeded demo-2
+wait_until 'version 2.0 runs' runs_version 2.0
+pid=$(told pid)
+bootagent status
+
+step 'What the agent wrote'
+cat "$dir/log/sample.log"
+grep -q 'hello from 2.0' "$dir/log/sample.log"
+
+step 'The results the server got'
+cat "$dir/results.jsonl"
+
+step 'Stopping'
+kill -TERM "$daemon"
+wait_until 'the daemon and its agent are gone' gone "$daemon" "$pid"
+daemon='' pid=''
+
+seen_all=yes
+printf '\nEverything was seen to work.\n'
