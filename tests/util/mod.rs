@@ -1,0 +1,597 @@
+//! What the black-box tests share: a `Host` that runs the real binary in a directory of its own, a scriptable control
+//! `Server` inside the test, and makers of packages.
+//!
+//! Nothing here has a fixed name or port, so that tests run side by side. A `Host` ends every process it caused, found by
+//! its directory in their environment or arguments, and no other. `BOOTAGENT_TEST_BIN` names another binary to test,
+//! `BOOTAGENT_TEST_KEEP` keeps the directories, `BOOTAGENT_TEST_ALL` turns every skip into a failure.
+
+// Each test crate uses its own part of this.
+#![allow(dead_code)]
+
+mod packages;
+mod server;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{channel, Receiver};
+use std::time::{Duration, Instant};
+
+use miniserde::json::{self, Number, Value};
+
+pub use packages::*;
+pub use server::*;
+
+/// How long a condition may take to come true. Generous: it costs time only in a test that fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One host: its configuration, its directories, and the daemon while one runs.
+pub struct Host {
+    pub dir: PathBuf,
+    config: BTreeMap<String, String>,
+    daemon: Option<Child>,
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// One agent as the daemon reports it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    pub status: String,
+    pub version: String,
+    pub detail: String,
+    pub pid: i32,
+    pub failures: i64,
+    pub uptime: f64,
+}
+
+impl Seen {
+    pub fn runs(&self) -> bool {
+        self.status == "running"
+    }
+}
+
+impl Host {
+    /// A host without a server, with short times.
+    pub fn new() -> Host {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("bootagent-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+        let dir = std::env::temp_dir().join(name);
+        fs::create_dir_all(dir.join("agents.d")).expect("a directory for the test");
+        // Agents of other users come through here, and nobody else may write, whatever the umask is.
+        for path in [dir.clone(), dir.join("agents.d")] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the test's own directory");
+        }
+        let mut host = Host { dir, config: BTreeMap::new(), daemon: None };
+        for (key, path) in [("agents_dir", "agents.d"), ("state_dir", "state"), ("run_dir", "run"), ("log_dir", "log")]
+        {
+            let path = json::to_string(&host.path(path).display().to_string());
+            host.set(key, &path);
+        }
+        host.set("hostname", "\"test-host\"").set("splay", "0").set("step", "0.3").set("checksecs", "1");
+        host.set("restartsecs", "0.3").set("windowsecs", "5").set("log_level", "\"debug\"");
+        host
+    }
+
+    /// A host that reports to `server`.
+    pub fn with(server: &Server) -> Host {
+        let mut host = Host::new();
+        host.set("svrlist", &format!("\"{}\"", server.address));
+        host
+    }
+
+    /// Sets a key of bootagent.json to `value`, JSON text; an empty one removes it. It counts from the next start on.
+    pub fn set(&mut self, key: &str, value: &str) -> &mut Host {
+        if value.is_empty() {
+            self.config.remove(key);
+        } else {
+            self.config.insert(key.to_string(), value.to_string());
+        }
+        self
+    }
+
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.dir.join(relative)
+    }
+
+    /// Writes a file below the host's directory, renamed into place.
+    pub fn write(&self, relative: &str, text: &str) {
+        let path = self.path(relative);
+        fs::create_dir_all(path.parent().expect("a file in a directory")).expect("the host's directory can be written");
+        let new = path.with_extension("being-written");
+        fs::write(&new, text).expect("the host's directory can be written");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o644)).expect("the test's own file");
+        fs::rename(&new, &path).expect("the host's directory can be written");
+    }
+
+    /// A file's text; empty when there is none.
+    pub fn read(&self, relative: &str) -> String {
+        fs::read(self.path(relative)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// The number of lines in a file; 0 when there is none.
+    pub fn lines(&self, relative: &str) -> usize {
+        self.read(relative).lines().count()
+    }
+
+    /// Defines an agent in `agents.d` that runs `script` in a shell.
+    pub fn agent(&self, name: &str, script: &str, keys: &[(&str, &str)]) {
+        self.write(&format!("agents.d/{name}.json"), &definition(name, "1.0", script, keys));
+    }
+
+    /// Writes bootagent.json, for commands that need no daemon.
+    pub fn configure(&self) {
+        let keys: Vec<String> = self.config.iter().map(|(key, value)| format!("  \"{key}\": {value}")).collect();
+        self.write("bootagent.json", &format!("{{\n{}\n}}\n", keys.join(",\n")));
+    }
+
+    /// Starts the daemon in the foreground and returns when it answers.
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with options of `run`.
+    pub fn start_with(&mut self, options: &[&str]) {
+        assert!(self.daemon.is_none(), "the daemon is already started");
+        self.configure();
+        let out = OpenOptions::new().create(true).append(true).open(self.path("daemon.out")).expect("daemon.out");
+        let mut command = self.command(&["run"]);
+        command.args(options).stdout(out.try_clone().expect("a descriptor")).stderr(out);
+        self.daemon = Some(command.spawn().expect("the binary can be executed"));
+        self.wait("the daemon to answer", || self.status().is_some());
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("-c").arg(self.path("bootagent.json")).args(args).stdin(Stdio::null());
+        // What must not reach an agent, and what would make minreq start a thread.
+        command.env("BOOTAGENT_TEST_LEAK", "1").env("MINREQ_TIMEOUT", "1").current_dir("/");
+        command
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> i32 {
+        self.daemon.as_ref().expect("the daemon was started").id() as i32
+    }
+
+    pub fn signal(&self, signal: &str) {
+        kill(self.pid(), signal);
+    }
+
+    /// Ends the daemon with SIGKILL; its agents go on.
+    pub fn kill9(&mut self) {
+        let mut daemon = self.daemon.take().expect("the daemon was started");
+        daemon.kill().expect("our own child");
+        daemon.wait().expect("our own child");
+    }
+
+    /// Ends the daemon with a signal and waits for it.
+    pub fn end(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
+        self.ended()
+    }
+
+    /// Waits for the daemon's end.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut daemon = self.daemon.take().expect("the daemon was started");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = daemon.try_wait().expect("our own child") {
+                return status;
+            }
+            if Instant::now() > deadline {
+                self.daemon = Some(daemon);
+                panic!("the daemon does not end\n{}", self.logs());
+            }
+            pause();
+        }
+    }
+
+    /// Whether the started daemon has not ended.
+    pub fn lives(&mut self) -> bool {
+        self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().expect("our own child").is_none())
+    }
+
+    /// Runs a command of the binary with this host's configuration.
+    pub fn cli(&self, args: &[&str]) -> Ran {
+        run(&mut self.command(args)).unwrap_or_else(|| panic!("bootagent {args:?} does not end\n{}", self.logs()))
+    }
+
+    /// Runs a command that must succeed, and returns its output.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let ran = self.cli(args);
+        assert_eq!(ran.code, 0, "bootagent {args:?}: {ran:?}\n{}", self.logs());
+        ran.out
+    }
+
+    /// `status --json`; `None` while no daemon answers.
+    pub fn status(&self) -> Option<Value> {
+        let ran = self.cli(&["status", "--json"]);
+        (ran.code == 0).then(|| json::from_str(&ran.out).unwrap_or_else(|_| panic!("not JSON: {}", ran.out)))
+    }
+
+    /// One agent in `status --json`; `None` when it is not there.
+    pub fn seen(&self, name: &str) -> Option<Seen> {
+        seen(&self.status()?, name)
+    }
+
+    /// One job's row in `jobs --json`.
+    pub fn job(&self, id: &str) -> Option<Value> {
+        let ledger: Value = json::from_str(&self.ok(&["jobs", "--json"])).expect("jobs --json prints JSON");
+        items(&ledger, "").iter().find(|row| text(row, "id") == id).cloned()
+    }
+
+    /// Waits until an agent is as `want` says, and returns how it was then.
+    pub fn wait_seen(&self, name: &str, what: &str, mut want: impl FnMut(&Seen) -> bool) -> Seen {
+        let mut last = None;
+        let found = patiently(|| {
+            last = self.seen(name);
+            last.clone().filter(&mut want)
+        });
+        found.unwrap_or_else(|| panic!("waited in vain for {name} {what}; it is {last:?}\n{}", self.logs()))
+    }
+
+    /// Waits until an agent runs, and returns how it was then.
+    pub fn wait_running(&self, name: &str) -> Seen {
+        self.wait_seen(name, "to run", Seen::runs)
+    }
+
+    /// Waits until `condition` holds.
+    pub fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        if patiently(|| condition().then_some(())).is_none() {
+            panic!("waited in vain for {what}\n{}", self.logs());
+        }
+    }
+
+    /// Waits until the server took the result of job `id`: its code and message.
+    pub fn result(&self, server: &Server, id: &str) -> (i64, String) {
+        patiently(|| server.result(id))
+            .unwrap_or_else(|| panic!("waited in vain for the result of {id}\n{}", self.logs()))
+    }
+
+    /// Gives a job, waits for its result, and checks the code; returns the message.
+    pub fn does(&self, server: &Server, job: &Job, code: i64) -> String {
+        server.give(&job.text());
+        let (got, message) = self.result(server, &job.id);
+        assert_eq!(got, code, "job {}: \"{message}\"\n{}", job.text(), self.logs());
+        message
+    }
+
+    /// Everything that was logged, for a test that fails.
+    pub fn logs(&self) -> String {
+        let mut files = vec![self.path("daemon.out")];
+        files.extend(entries(&self.path("log")));
+        let mut all = String::new();
+        for file in files {
+            let bytes = fs::read(&file).unwrap_or_default();
+            let tail = &bytes[bytes.len().saturating_sub(6000)..];
+            all.push_str(&format!("---- {}\n{}\n", file.display(), String::from_utf8_lossy(tail)));
+        }
+        all
+    }
+
+    /// Every process that this host caused, the daemon included: those with its directory in environment or arguments.
+    pub fn processes(&self) -> Vec<i32> {
+        let mut mark = self.dir.display().to_string().into_bytes();
+        mark.push(b'/');
+        let mut found = Vec::new();
+        for path in entries(Path::new("/proc")) {
+            let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
+            let marked = |file: &str| {
+                let bytes = fs::read(path.join(file)).unwrap_or_default();
+                bytes.windows(mark.len()).any(|part| part == mark)
+            };
+            if pid != std::process::id() as i32 && alive(pid) && (marked("environ") || marked("cmdline")) {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
+    /// The same without the daemon: agents, and whatever they left.
+    pub fn agents_processes(&self) -> Vec<i32> {
+        let daemon = self.daemon.as_ref().map_or(0, |daemon| daemon.id() as i32);
+        self.processes().into_iter().filter(|pid| *pid != daemon).collect()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        let mut groups = Vec::new();
+        for _ in 0..200 {
+            let left = self.processes();
+            if left.is_empty() {
+                break;
+            }
+            for pid in left {
+                groups.extend(control_groups(pid));
+                kill(pid, "KILL");
+            }
+            pause();
+        }
+        for group in groups {
+            let _ = fs::remove_dir(&group);
+            let _ = group.parent().map(fs::remove_dir);
+        }
+        if std::env::var_os("BOOTAGENT_TEST_KEEP").is_none() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// The control groups of our making that a process is in.
+fn control_groups(pid: i32) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for line in fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default().lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        if path.contains("/bootagent-") {
+            let root = Path::new("/sys/fs/cgroup");
+            for mount in ["", "unified", controllers.trim_start_matches("name=")] {
+                found.push(root.join(mount).join(path.trim_start_matches('/')));
+            }
+        }
+    }
+    found
+}
+
+/// An agent's definition that runs `script` in a shell, with short times; `keys` are added or replace these.
+pub fn definition(name: &str, version: &str, script: &str, keys: &[(&str, &str)]) -> String {
+    let exec = format!("[\"/bin/sh\", \"-c\", {}]", json::to_string(script));
+    let mut all = BTreeMap::from([
+        ("name", json::to_string(name)),
+        ("version", json::to_string(version)),
+        ("exec", exec),
+        ("startsecs", "0.2".to_string()),
+        ("stopsecs", "3".to_string()),
+    ]);
+    for (key, value) in keys {
+        all.insert(key, value.to_string());
+    }
+    let keys: Vec<String> = all.iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
+    format!("{{ {} }}", keys.join(", "))
+}
+
+/// A job under construction.
+#[derive(Clone)]
+pub struct Job {
+    pub id: String,
+    keys: Vec<(String, String)>,
+}
+
+impl Job {
+    pub fn new(id: &str, action: &str, name: &str) -> Job {
+        let mut job = Job { id: id.to_string(), keys: Vec::new() };
+        job = job.set("id", &json::to_string(id)).set("action", &json::to_string(action));
+        if name.is_empty() {
+            job
+        } else {
+            job.set("name", &json::to_string(name))
+        }
+    }
+
+    /// Adds a key with `value`, JSON text.
+    pub fn set(mut self, key: &str, value: &str) -> Job {
+        self.keys.retain(|(known, _)| known != key);
+        self.keys.push((key.to_string(), value.to_string()));
+        self
+    }
+
+    /// Adds where the package comes from, its checksum and version.
+    pub fn package(self, url: &str, package: &Package) -> Job {
+        self.set("url", &json::to_string(url))
+            .set("checksum", &json::to_string(&package.checksum))
+            .set("version", &json::to_string(&package.version))
+    }
+
+    pub fn text(&self) -> String {
+        let keys: Vec<String> = self.keys.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+        format!("{{{}}}", keys.join(","))
+    }
+}
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    std::env::var_os("BOOTAGENT_TEST_BIN").map_or_else(|| env!("CARGO_BIN_EXE_bootagent").into(), PathBuf::from)
+}
+
+/// Runs the binary without any host.
+pub fn bootagent(args: &[&str]) -> Ran {
+    let mut command = Command::new(binary());
+    command.args(args).stdin(Stdio::null());
+    run(&mut command).unwrap_or_else(|| panic!("bootagent {args:?} does not end"))
+}
+
+/// Runs a command to its end with its output caught; `None` when it does not end within a minute, and is killed.
+pub fn run(command: &mut Command) -> Option<Ran> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program can be executed");
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (out, err) = (slurp(out), slurp(err));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        match child.try_wait().expect("our own child") {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return None;
+            }
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let text = |pipe: Receiver<String>| {
+        pipe.recv_timeout(Duration::from_secs(10)).expect("a process that was left behind holds the output open")
+    };
+    Some(Ran { code, out: text(out), err: text(err) })
+}
+
+/// Reads a pipe to its end in a thread of its own.
+fn slurp(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        sender.send(String::from_utf8_lossy(&bytes).into_owned())
+    });
+    receiver
+}
+
+/// Asks again and again until there is an answer, for as long as `PATIENCE` lasts.
+pub fn patiently<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if Instant::now() > deadline {
+            return None;
+        }
+        pause();
+    }
+}
+
+/// Between two looks at a condition.
+pub fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+/// Holds for `time` that `condition` is true, looking all the while; for what must not happen.
+pub fn holds(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + time;
+    while Instant::now() < deadline {
+        if !condition() {
+            return false;
+        }
+        pause();
+    }
+    condition()
+}
+
+/// Sends a signal to one process, which may be gone.
+pub fn kill(pid: i32, signal: &str) {
+    assert!(pid > 1, "a signal to {pid} would reach strangers");
+    let mut shell = Command::new("/bin/sh");
+    let _ = shell.args(["-c", &format!("kill -s {signal} {pid} 2>/dev/null")]).status();
+}
+
+/// Whether a process is there and not a zombie.
+pub fn alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// A field of /proc/PID/status; empty when there is none.
+pub fn proc_status(pid: i32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Whether the tests run as root; when not, says that one is skipped.
+pub fn lacks_root() -> bool {
+    proc_status(std::process::id() as i32, "Uid").split(' ').nth(1) != Some("0") && skipped("root")
+}
+
+/// Whether a program is missing; when it is, says that a test is skipped.
+pub fn lacks(program: &str) -> bool {
+    find_program(program).is_none() && skipped(program)
+}
+
+/// Says that a test is skipped, or fails where every test must run.
+pub fn skipped(what: &str) -> bool {
+    assert!(std::env::var_os("BOOTAGENT_TEST_ALL").is_none(), "this test needs {what} (make deps)");
+    eprintln!("skipped: needs {what} (make deps)");
+    true
+}
+
+/// A program on the PATH.
+pub fn find_program(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let mut places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    places.find_map(|place| Some(place.join(program)).filter(|file| file.is_file()))
+}
+
+/// The paths in a directory, sorted; none when it cannot be read.
+pub fn entries(directory: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}
+
+/// Writes a file that others can execute.
+pub fn write_program(path: &Path, text: &str) {
+    drop(File::create(path).and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes())));
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the test's own file");
+}
+
+/// One agent in a status body.
+pub fn seen(status: &Value, name: &str) -> Option<Seen> {
+    let agent = items(status, "agents").iter().find(|agent| text(agent, "name") == name)?;
+    Some(Seen {
+        status: text(agent, "status").to_string(),
+        version: text(agent, "version").to_string(),
+        detail: text(agent, "detail").to_string(),
+        pid: number(agent, "pid") as i32,
+        failures: number(agent, "failures") as i64,
+        uptime: number(agent, "uptime"),
+    })
+}
+
+/// The value at a path such as `agents.0.name`; null when there is none. An empty path is the value itself.
+pub fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
+    static NOTHING: Value = Value::Null;
+    let mut value = value;
+    for key in path.split('.').filter(|key| !key.is_empty()) {
+        value = match value {
+            Value::Object(object) => object.get(key).unwrap_or(&NOTHING),
+            Value::Array(array) => key.parse().ok().and_then(|n: usize| array.get(n)).unwrap_or(&NOTHING),
+            _ => &NOTHING,
+        };
+    }
+    value
+}
+
+/// The string at a path; empty when there is none.
+pub fn text<'a>(value: &'a Value, path: &str) -> &'a str {
+    match at(value, path) {
+        Value::String(text) => text,
+        _ => "",
+    }
+}
+
+/// The number at a path; not a number when there is none.
+pub fn number(value: &Value, path: &str) -> f64 {
+    match at(value, path) {
+        Value::Number(Number::U64(number)) => *number as f64,
+        Value::Number(Number::I64(number)) => *number as f64,
+        Value::Number(Number::F64(number)) => *number,
+        _ => f64::NAN,
+    }
+}
+
+/// The elements of the array at a path; none when there is no array.
+pub fn items<'a>(value: &'a Value, path: &str) -> &'a [Value] {
+    match at(value, path) {
+        Value::Array(array) => array,
+        _ => &[],
+    }
+}

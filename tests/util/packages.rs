@@ -1,0 +1,123 @@
+//! Makers of small packages with the system's own tools: tar, dpkg-deb, rpmbuild.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sha2::{Digest, Sha256};
+
+use super::{definition, run, write_program, Host};
+
+/// A package file.
+pub struct Package {
+    /// Its file name, with the ending that tells the format.
+    pub file: String,
+    pub version: String,
+    /// As a job wants it.
+    pub checksum: String,
+    pub bytes: Vec<u8>,
+}
+
+impl Package {
+    fn new(path: &Path, version: &str) -> Package {
+        let bytes = fs::read(path).expect("the packer wrote it");
+        let file = path.file_name().expect("a file").to_string_lossy().into_owned();
+        Package { file, version: version.to_string(), checksum: checksum(&bytes), bytes }
+    }
+}
+
+/// `SHA256:` and the digest of `bytes`.
+pub fn checksum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold("SHA256:".to_string(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// A script that says `word` and stays; `$0` is the script, arguments go to it.
+pub fn staying(word: &str) -> String {
+    format!("#!/bin/sh\necho \"{word}\"\nexec sleep 1000\n")
+}
+
+/// A name that no other test and no real package has.
+pub fn unique_name(prefix: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{prefix}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst))
+}
+
+/// A tarball with `bin/agent` (the script) and a definition of agent `name` that runs it, in one top directory.
+pub fn tarball(host: &Host, name: &str, version: &str, script: &str, keys: &[(&str, &str)]) -> Package {
+    let mut all = vec![("exec", "[\"bin/agent\"]")];
+    all.extend_from_slice(keys);
+    let definition = definition(name, version, "", &all);
+    tar_of(host, name, version, &[("bin/agent", script), ("bootagent.json", &definition)])
+}
+
+/// A tarball with these files, all executable, in one top directory.
+pub fn tar_of(host: &Host, name: &str, version: &str, files: &[(&str, &str)]) -> Package {
+    let top = format!("{name}-{version}");
+    let work = host.path("build").join(unique_name("tar"));
+    write_tree(&work.join(&top), files);
+    let path = work.join(format!("{top}.tar.gz"));
+    let mut tar = Command::new("tar");
+    pack(tar.arg("-C").arg(&work).arg("-czf").arg(&path).arg(&top));
+    Package::new(&path, version)
+}
+
+/// A .deb named `package` with these files; `scripts` are maintainer scripts (`postinst` and so on).
+pub fn deb(host: &Host, package: &str, version: &str, files: &[(&str, &str)], scripts: &[(&str, &str)]) -> Package {
+    let work = host.path("build").join(unique_name("deb"));
+    write_tree(&work.join("root"), files);
+    write_tree(&work.join("root/DEBIAN"), scripts);
+    let control = format!(
+        "Package: {package}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <test@localhost>\n\
+         Description: a package of a test, removed by it\n"
+    );
+    fs::write(work.join("root/DEBIAN/control"), control).expect("the host's directory can be written");
+    let path = work.join(format!("{package}_{version}_all.deb"));
+    pack(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(work.join("root")).arg(&path));
+    Package::new(&path, version)
+}
+
+/// An .rpm named `package` with these files.
+pub fn rpm(host: &Host, package: &str, version: &str, files: &[(&str, &str)]) -> Package {
+    let work = host.path("build").join(unique_name("rpm"));
+    write_tree(&work.join("root"), files);
+    let list: String = files.iter().map(|(path, _)| format!("%attr(0755,root,root) /{path}\n")).collect();
+    let root = work.join("root");
+    let spec = format!(
+        "Name: {package}\nVersion: {version}\nRelease: 1\nSummary: a package of a test\nLicense: MIT\nBuildArch: noarch\n\
+         AutoReqProv: no\n%description\nRemoved by the test that installs it.\n\
+         %install\nmkdir -p %{{buildroot}}\ncp -a {root}/. %{{buildroot}}/\n%files\n{list}",
+        root = root.display()
+    );
+    let spec_file = work.join("package.spec");
+    fs::write(&spec_file, spec).expect("the host's directory can be written");
+    let topdir = format!("_topdir {}", work.join("top").display());
+    pack(Command::new("rpmbuild").args(["-bb", "--define", &topdir]).arg(&spec_file));
+    Package::new(&find_rpm(&work.join("top/RPMS")), version)
+}
+
+fn find_rpm(directory: &Path) -> PathBuf {
+    let mut found = super::entries(directory);
+    while let Some(path) = found.pop() {
+        if path.is_dir() {
+            found.extend(super::entries(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rpm") {
+            return path;
+        }
+    }
+    panic!("rpmbuild wrote no .rpm")
+}
+
+fn write_tree(root: &Path, files: &[(&str, &str)]) {
+    fs::create_dir_all(root).expect("the host's directory can be written");
+    for (file, text) in files {
+        let path = root.join(file);
+        fs::create_dir_all(path.parent().expect("below the root")).expect("the host's directory can be written");
+        write_program(&path, text);
+    }
+}
+
+fn pack(command: &mut Command) {
+    let ran = run(command).expect("packing ends");
+    assert_eq!(ran.code, 0, "{command:?}: {}{}", ran.out, ran.err);
+}
