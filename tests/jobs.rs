@@ -83,7 +83,7 @@ fn a_bad_job_says_why_and_costs_its_neighbours_nothing() {
         (install("b11", "\"url\":\"http://127.0.0.1:1/x.tar.gz\",\"checksum\":\"MD5:00\""), 1, "checksum"),
         ("{\"id\":\"b12\",\"action\":\"config\",\"step\":9}".to_string(), 1, "step"),
         ("{\"id\":\"b13\",\"action\":\"config\",\"step\":86401}".to_string(), 1, "step"),
-        ("{\"id\":\"b14\",\"action\":\"config\",\"svrlist\":\"host:0\"}".to_string(), 1, "svrlist"),
+        ("{\"id\":\"b14\",\"action\":\"config\",\"svrlist\":\"host:0\"}".to_string(), 1, "host:0"),
         ("{\"id\":\"b15\",\"action\":\"config\",\"name\":\"web\",\"envs\":{\"A=B\":\"c\"}}".to_string(), 1, "envs"),
         (
             "{\"id\":\"b16\",\"action\":\"config\",\"name\":\"web\",\"limits\":{\"memory\":\"20X\"}}".to_string(),
@@ -211,7 +211,7 @@ fn jobs_of_one_agent_run_in_order() {
     host.agent("slow", "exec sleep 1000", &[("startsecs", "1")]);
     host.signal("HUP");
     host.wait_running("slow");
-    let late = Job::new("late", "restart", "slow").set("expires", "0.5");
+    let late = Job::new("late", "restart", "slow").set("expires", "1");
     let jobs = [Job::new("first", "restart", "slow"), Job::new("second", "restart", "slow"), late];
     server.give_all(&jobs.each_ref().map(Job::text).each_ref().map(String::as_str));
     assert_eq!(host.result(&server, "first").0, 0);

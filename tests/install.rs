@@ -1,0 +1,449 @@
+//! Packages from outside (design 6): tarballs, debs and rpms over http, ftp and file, upgrades and their undoing, what is
+//! refused, and what is left afterwards.
+
+mod util;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use util::*;
+
+/// A server and a started host without agents.
+fn pair() -> (Server, Host) {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.start();
+    (server, host)
+}
+
+/// A job that installs `package`, served over http.
+fn install(server: &Server, id: &str, name: &str, package: &Package) -> Job {
+    let url = server.serve(&package.file, &package.bytes);
+    Job::new(id, "install", name).package(&url, package).set("startsecs", "0.5")
+}
+
+/// The downloads requested of the server.
+fn downloads(server: &Server) -> Vec<Request> {
+    server.requests().into_iter().filter(|request| request.path.starts_with("/packages/")).collect()
+}
+
+/// What is left of an agent's packages and records, the ledger and the log apart.
+fn traces(host: &Host, name: &str) -> Vec<PathBuf> {
+    let mut found = entries(&host.path("state/downloads"));
+    for place in ["state/packages", "state/agents", "run/agents"] {
+        let of_agent = |path: &PathBuf| path.file_name().is_some_and(|file| file.to_string_lossy().contains(name));
+        found.extend(entries(&host.path(place)).into_iter().filter(of_agent));
+    }
+    found
+}
+
+#[test]
+fn a_tarball_is_installed_upgraded_and_uninstalled() {
+    let (server, host) = pair();
+    let keys = [("envs", "{ \"COLOUR\": \"green\" }")];
+    let one = tarball(&host, "web", "1.0", &staying("this is 1.0, $COLOUR, in $PWD"), &keys);
+    host.does(&server, &install(&server, "i1", "web", &one), 0);
+    let first = host.wait_running("web");
+    assert_eq!(first.version, "1.0");
+    assert!(first.uptime >= 0.4, "success was told before startsecs: {first:?}");
+    host.wait("its output", || host.read("log/web.log").contains("this is 1.0, green"));
+    assert!(host.path("state/packages/web/current/bin/agent").exists());
+    assert_eq!(host.read("state/packages/web/1.0/bin/agent"), staying("this is 1.0, $COLOUR, in $PWD"));
+
+    // The same once more, under another id: a success without work.
+    let before = downloads(&server).len();
+    host.does(&server, &install(&server, "i2", "web", &one), 0);
+    assert_eq!(host.seen("web").map(|agent| agent.pid), Some(first.pid), "installed again");
+    assert_eq!(downloads(&server).len(), before, "downloaded again");
+
+    let two = tarball(&host, "web", "2.0", &staying("this is 2.0"), &[]);
+    let mut job = install(&server, "u1", "web", &two);
+    job = job.set("action", "\"upgrade\"");
+    host.does(&server, &job, 0);
+    let second = host.wait_running("web");
+    assert_eq!(second.version, "2.0");
+    assert!(!alive(first.pid) && host.agents_processes() == [second.pid], "both versions run");
+
+    host.does(&server, &Job::new("r1", "uninstall", "web"), 0);
+    assert_eq!(host.agents_processes(), []);
+    assert_eq!(host.seen("web"), None);
+    assert_eq!(traces(&host, "web"), [] as [PathBuf; 0]);
+    assert!(host.read("log/web.log").contains("this is 1.0"), "the log stays");
+    host.does(&server, &Job::new("r2", "uninstall", "web"), 3);
+}
+
+#[test]
+fn an_installed_agent_outlives_everything() {
+    let (server, mut host) = pair();
+    let package = tarball(&host, "web", "1.0", &staying("up"), &[]);
+    host.does(&server, &install(&server, "i1", "web", &package), 0);
+    let pid = host.wait_running("web").pid;
+    host.end("TERM");
+    assert!(!alive(pid));
+    host.start();
+    let pid = host.wait_running("web").pid;
+    kill(pid, "KILL");
+    host.wait_seen("web", "to come back", |agent| agent.runs() && agent.pid != pid);
+    assert_eq!(server.times_taken("i1"), 1);
+}
+
+#[test]
+fn a_tarball_runs_as_its_user() {
+    if lacks_root() {
+        return;
+    }
+    let (server, host) = pair();
+    let package = tarball(&host, "web", "1.0", &staying("up"), &[("user", "\"nobody\"")]);
+    host.does(&server, &install(&server, "i1", "web", &package), 0);
+    let uid = proc_status(host.wait_running("web").pid, "Uid");
+    assert!(!uid.split(' ').any(|id| id == "0"), "{uid}");
+}
+
+#[test]
+fn a_package_may_come_from_a_file() {
+    let (server, host) = pair();
+    let package = tarball(&host, "web", "1.0", &staying("up"), &[]);
+    fs::write(host.path("a package.tar.gz"), &package.bytes).unwrap();
+    let url = format!("file://{}/a%20package.tar.gz", host.dir.display());
+    host.does(&server, &Job::new("i1", "install", "web").package(&url, &package).set("startsecs", "0.2"), 0);
+    host.wait_running("web");
+    let url = format!("file://{}/missing.tar.gz", host.dir.display());
+    let message = host.does(&server, &Job::new("i2", "install", "other").package(&url, &package), 4);
+    assert!(message.contains("No such file"), "{message}");
+}
+
+#[test]
+fn a_wrong_checksum_leaves_nothing_behind() {
+    let (server, host) = pair();
+    let mut package = tarball(&host, "web", "1.0", &staying("up"), &[]);
+    package.checksum = checksum(b"something else");
+    let message = host.does(&server, &install(&server, "i1", "web", &package), 5);
+    assert!(!message.is_empty());
+    assert_eq!(traces(&host, "web"), [] as [PathBuf; 0]);
+    assert_eq!(host.seen("web"), None);
+    // With the right one it works, in either case of the digits.
+    package.checksum = checksum(&package.bytes).to_uppercase();
+    host.does(&server, &install(&server, "i2", "web", &package), 0);
+}
+
+#[test]
+fn what_cannot_be_downloaded_is_code_4() {
+    let (server, host) = pair();
+    let package = tarball(&host, "web", "1.0", &staying("up"), &[]);
+    let url = format!("http://{}/packages/nothing.tar.gz", server.address);
+    let before = Instant::now();
+    let message = host.does(&server, &Job::new("i1", "install", "web").package(&url, &package), 4);
+    assert!(message.contains("404"), "{message}");
+    assert!(before.elapsed() < Duration::from_secs(5), "a final answer was asked for again");
+    assert_eq!(downloads(&server).len(), 1);
+    assert_eq!(traces(&host, "web"), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn a_cut_download_goes_on_where_it_stopped() {
+    let (server, host) = pair();
+    // Something that does not compress, so that there is something to cut.
+    let noise: String = (0u64..40_000).map(|n| format!("{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let definition = definition("web", "1.0", "", &[("exec", "[\"bin/agent\"]")]);
+    let files = [("bin/agent", staying("up")), ("noise", noise), ("bootagent.json", definition)];
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let package = tar_of(&host, "web", "1.0", &files);
+    server.cut(2, 100_000);
+    host.does(&server, &install(&server, "i1", "web", &package), 0);
+    let ranges: Vec<Option<String>> =
+        downloads(&server).iter().map(|request| request.header("Range").map(str::to_string)).collect();
+    assert_eq!(ranges, [None, Some("bytes=100000-".to_string()), Some("bytes=200000-".to_string())]);
+}
+
+#[test]
+fn a_bad_upgrade_is_undone() {
+    let (server, host) = pair();
+    let one = tarball(&host, "web", "1.0", &staying("up"), &[]);
+    host.does(&server, &install(&server, "i1", "web", &one), 0);
+    let broken = tarball(&host, "web", "2.0", "#!/bin/sh\necho no such database; exit 9\n", &[]);
+    let message = host.does(&server, &install(&server, "u1", "web", &broken), 8);
+    for word in ["1.0", "2.0", "status 9"] {
+        assert!(message.contains(word), "\"{message}\" does not say {word}");
+    }
+    let agent = host.wait_running("web");
+    assert_eq!(agent.version, "1.0");
+    assert!(!host.path("state/packages/web/2.0").exists(), "the bad version was kept");
+    assert_eq!(host.agents_processes(), [agent.pid]);
+
+    // Undone, but not because of the agent: it never was stopped.
+    let hostile = tar_of(&host, "web", "3.0", &[("bootagent.json", "{ \"name\": \"web\" }")]);
+    let url = server.serve(&hostile.file, &hostile.bytes);
+    server.give(&Job::new("u2", "upgrade", "web").package(&url, &hostile).text());
+    assert_ne!(host.result(&server, "u2").0, 0);
+    assert_eq!(host.wait_running("web").version, "1.0");
+}
+
+#[test]
+fn a_stopped_agent_is_upgraded_without_a_start() {
+    let (server, host) = pair();
+    let one = tarball(&host, "web", "1.0", &staying("up"), &[]);
+    host.does(&server, &install(&server, "i1", "web", &one), 0);
+    host.ok(&["stop", "web"]);
+    let two = tarball(&host, "web", "2.0", &staying("up"), &[]);
+    let url = server.serve(&two.file, &two.bytes);
+    host.does(&server, &Job::new("u1", "upgrade", "web").package(&url, &two).set("startsecs", "0.2"), 0);
+    let agent = host.seen("web").unwrap();
+    assert_eq!((agent.status.as_str(), agent.version.as_str()), ("stoped", "2.0"));
+    host.ok(&["start", "web"]);
+}
+
+#[test]
+fn an_install_that_does_not_stay_up_is_no_success() {
+    let (server, host) = pair();
+    let weak = tarball(&host, "web", "1.0", "#!/bin/sh\necho out of luck\nexit 4\n", &[("retries", "0")]);
+    let message = host.does(&server, &install(&server, "i1", "web", &weak), 7);
+    assert!(message.contains("status 4") && message.contains("out of luck"), "{message}");
+    assert_eq!(host.agents_processes(), []);
+    assert_ne!(host.seen("web").map(|agent| agent.status), Some("running".to_string()));
+}
+
+#[test]
+fn definitions_have_their_order() {
+    let (server, host) = pair();
+    // A job's definition wins over the package's own.
+    let package = tarball(&host, "web", "1.0", &staying("up"), &[("envs", "{ \"FROM\": \"package\" }")]);
+    let ours = definition("web", "1.0", "", &[("exec", "[\"bin/agent\"]"), ("envs", "{ \"FROM\": \"job\" }")]);
+    host.does(&server, &install(&server, "i1", "web", &package).set("definition", &ours), 0);
+    let from = |pid: i32| {
+        let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        text.split('\0').find_map(|entry| entry.strip_prefix("FROM=").map(str::to_string))
+    };
+    let first = host.wait_running("web").pid;
+    assert_eq!(from(first).as_deref(), Some("job"));
+    // A file in agents.d wins over both.
+    let local = host.path("state/packages/web/current/bin/agent").display().to_string();
+    let exec = format!("[\"{local}\"]");
+    host.agent("web", "", &[("exec", &exec), ("envs", "{ \"FROM\": \"file\" }")]);
+    host.signal("HUP");
+    host.wait_seen("web", "to run by the file", |agent| agent.runs() && from(agent.pid).as_deref() == Some("file"));
+
+    // No definition from anywhere, or one of another agent: undone.
+    let nameless = tar_of(&host, "bare", "1.0", &[("bin/agent", &staying("up"))]);
+    host.does(&server, &install(&server, "i2", "bare", &nameless), 1);
+    assert_eq!(traces(&host, "bare"), [] as [PathBuf; 0]);
+    let foreign = tarball(&host, "somebody-else", "1.0", &staying("up"), &[]);
+    server.give(&install(&server, "i3", "me", &foreign).text());
+    assert_ne!(host.result(&server, "i3").0, 0);
+    assert_eq!(traces(&host, "me"), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn a_hostile_tarball_reaches_nothing_outside() {
+    let (server, host) = pair();
+    let work = host.path("build/hostile");
+    fs::create_dir_all(work.join("inside")).unwrap();
+    fs::write(work.join("evil"), "evil").unwrap();
+    std::os::unix::fs::symlink("/etc", work.join("inside/link")).unwrap();
+    let archive = |name: &str, members: &[&str]| {
+        let path = work.join(name);
+        let mut tar = Command::new("tar");
+        let ran = run(tar.arg("-C").arg(work.join("inside")).arg("-cPzf").arg(&path).args(members)).unwrap();
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let bytes = fs::read(path).unwrap();
+        Package { file: name.to_string(), version: "1.0".to_string(), checksum: checksum(&bytes), bytes }
+    };
+    for (n, package) in [archive("up.tar.gz", &["../evil"]), archive("link.tar.gz", &["link"])].into_iter().enumerate()
+    {
+        let job = install(&server, &format!("h{n}"), "web", &package);
+        let message = host.does(&server, &job.set("definition", &definition("web", "1.0", "sleep 9", &[])), 6);
+        assert!(!message.is_empty());
+        assert_eq!(traces(&host, "web"), [] as [PathBuf; 0], "{}", package.file);
+    }
+    assert!(!host.path("state/packages/evil").exists() && !host.path("state/evil").exists());
+}
+
+#[test]
+fn an_install_survives_the_death_of_the_daemon() {
+    let (server, mut host) = pair();
+    for (n, delay) in [0, 30, 80, 200, 400].into_iter().enumerate() {
+        let (id, version) = (format!("k{n}"), format!("{n}.0"));
+        let package = tarball(&host, "web", &version, &staying("up"), &[]);
+        server.give(&install(&server, &id, "web", &package).text());
+        host.wait("the job to be received", || host.job(&id).is_some());
+        std::thread::sleep(Duration::from_millis(delay));
+        host.kill9();
+        host.start();
+        let (code, message) = host.result(&server, &id);
+        assert_eq!(code, 0, "killed after {delay} ms: {message}\n{}", host.logs());
+        let agent = host.wait_running("web");
+        assert_eq!(agent.version, version);
+        assert_eq!(host.agents_processes(), [agent.pid], "killed after {delay} ms\n{}", host.logs());
+        assert_eq!(server.times_taken(&id), 1);
+    }
+    assert!(entries(&host.path("state/packages/web")).len() <= 3, "more than one previous package is kept");
+    assert_eq!(entries(&host.path("state/downloads")), [] as [PathBuf; 0]);
+}
+
+/// Removes a package of the host's own package manager when the test ends, however it does.
+struct Purge(&'static [&'static str], String);
+
+impl Drop for Purge {
+    fn drop(&mut self) {
+        let mut command = Command::new(self.0[0]);
+        let _ = command.args(&self.0[1..]).arg(&self.1).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let _ = fs::remove_dir("/usr/lib/bootagent");
+    }
+}
+
+/// The files of a package that brings agent `name`: its program and its definition.
+fn host_files(name: &str, version: &str, script: &str) -> [(String, String); 2] {
+    let exec = format!("[\"/usr/bin/{name}\"]");
+    let definition = definition(name, version, "", &[("exec", &exec)]);
+    [(format!("usr/bin/{name}"), script.to_string()), (format!("usr/lib/bootagent/{name}.json"), definition)]
+}
+
+fn borrowed(files: &[(String, String)]) -> Vec<(&str, &str)> {
+    files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect()
+}
+
+/// Whether dpkg knows the package as installed.
+fn dpkg_has(package: &str) -> bool {
+    let ran = run(Command::new("dpkg-query").args(["-W", "-f", "${Status}", package])).unwrap();
+    ran.out == "install ok installed"
+}
+
+#[test]
+fn a_deb_is_installed_upgraded_undone_and_removed() {
+    if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
+        return;
+    }
+    let (server, host) = pair();
+    let name = unique_name("batest");
+    // The package's own name is another one than the agent's.
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    let make = |version: &str, script: &str, maintainer: &[(&str, &str)]| {
+        let files = host_files(&name, version, script);
+        deb(&host, &package_name, version, &borrowed(&files), maintainer)
+    };
+    let one = make("1.0", &staying("deb 1.0"), &[]);
+    host.does(&server, &install(&server, "d1", &name, &one), 0);
+    assert!(dpkg_has(&package_name));
+    let first = host.wait_running(&name);
+    assert_eq!(first.version, "1.0");
+
+    let two = make("2.0", &staying("deb 2.0"), &[("postinst", "#!/bin/sh\n[ ! -t 0 ] && echo configured\n")]);
+    host.does(&server, &install(&server, "d2", &name, &two), 0);
+    assert_eq!(host.wait_running(&name).version, "2.0");
+    assert!(!alive(first.pid));
+
+    let three = make("3.0", "#!/bin/sh\nexit 9\n", &[]);
+    let message = host.does(&server, &install(&server, "d3", &name, &three), 8);
+    assert!(message.contains("3.0") && message.contains("2.0"), "{message}");
+    assert_eq!(host.wait_running(&name).version, "2.0");
+    let version = run(Command::new("dpkg-query").args(["-W", "-f", "${Version}", &package_name])).unwrap().out;
+    assert_eq!(version, "2.0", "the database does not know of the undo");
+
+    let postinst = "#!/bin/sh\necho the licence is missing >&2; exit 1\n";
+    let four = make("4.0", &staying("deb 4.0"), &[("postinst", postinst)]);
+    server.give(&install(&server, "d4", &name, &four).text());
+    let (code, message) = host.result(&server, "d4");
+    assert!([6, 8].contains(&code) && message.contains("the licence is missing"), "{code} {message}");
+    assert_eq!(host.wait_running(&name).version, "2.0");
+
+    host.does(&server, &Job::new("d5", "uninstall", &name), 0);
+    assert!(!dpkg_has(&package_name));
+    assert_eq!(host.agents_processes(), []);
+    assert_eq!(traces(&host, &name), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn an_rpm_is_installed_upgraded_and_removed() {
+    if lacks_root() || lacks("rpmbuild") || lacks("rpm") {
+        return;
+    }
+    let (server, host) = pair();
+    let name = unique_name("batest-rpm");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["rpm", "-e"], package_name.clone());
+    let known = || run(Command::new("rpm").args(["-q", "--qf", "%{VERSION}", &package_name])).unwrap();
+    for version in ["1.0", "2.0"] {
+        let files = host_files(&name, version, &staying("rpm"));
+        let package = rpm(&host, &package_name, version, &borrowed(&files));
+        host.does(&server, &install(&server, &format!("r{version}"), &name, &package), 0);
+        assert_eq!(host.wait_running(&name).version, version);
+        assert_eq!(known().out, version);
+    }
+    host.does(&server, &Job::new("r3", "uninstall", &name), 0);
+    assert_ne!(known().code, 0, "the package is still there");
+    assert_eq!(host.agents_processes(), []);
+    assert!(!PathBuf::from(format!("/usr/bin/{name}")).exists());
+}
+
+/// An FTP server of python's pyftpdlib, anonymous and with the login `me`, `pass word`.
+struct Ftp(Child, String);
+
+impl Ftp {
+    fn new(directory: &str) -> Option<Ftp> {
+        const SCRIPT: &str = "import sys, logging\n\
+            from pyftpdlib.authorizers import DummyAuthorizer\n\
+            from pyftpdlib.handlers import FTPHandler\n\
+            from pyftpdlib.servers import FTPServer\n\
+            logging.disable(logging.CRITICAL)\n\
+            users = DummyAuthorizer()\n\
+            users.add_anonymous(sys.argv[1])\n\
+            users.add_user('me', 'pass word', sys.argv[1])\n\
+            FTPHandler.authorizer = users\n\
+            FTPHandler.banner = 'hello\\nthis greeting has two lines'\n\
+            server = FTPServer(('127.0.0.1', 0), FTPHandler)\n\
+            print(server.address[1], flush=True)\n\
+            server.serve_forever()\n";
+        // The python on the PATH may be another one than the one that Debian's package is for.
+        for python in ["python3", "/usr/bin/python3"] {
+            let mut command = Command::new(python);
+            command.args(["-c", SCRIPT, directory]).stdout(Stdio::piped()).stderr(Stdio::null());
+            let Ok(mut child) = command.spawn() else { continue };
+            let mut line = String::new();
+            let read = child.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
+            if let (Some(Ok(_)), Ok(port)) = (read, line.trim().parse::<u16>()) {
+                return Some(Ftp(child, format!("127.0.0.1:{port}")));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        None
+    }
+}
+
+impl Drop for Ftp {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_package_may_come_over_ftp() {
+    let (server, host) = pair();
+    fs::create_dir_all(host.path("ftp/a dir")).unwrap();
+    let Some(ftp) = Ftp::new(&host.path("ftp").display().to_string()) else {
+        skipped("python3-pyftpdlib");
+        return;
+    };
+    for (n, (prefix, name)) in [("", "anonymous"), ("me:pass%20word@", "login")].into_iter().enumerate() {
+        let package = tarball(&host, name, "1.0", &staying("up"), &[]);
+        fs::write(host.path("ftp/a dir").join(&package.file), &package.bytes).unwrap();
+        let url = format!("ftp://{prefix}{}/a%20dir/{}", ftp.1, package.file);
+        let job = Job::new(&format!("f{n}"), "install", name).package(&url, &package).set("startsecs", "0.2");
+        host.does(&server, &job, 0);
+        host.wait_running(name);
+    }
+    let package = tarball(&host, "missing", "1.0", &staying("up"), &[]);
+    let job = |id: &str, prefix: &str| {
+        let url = format!("ftp://{prefix}{}/{}", ftp.1, package.file);
+        Job::new(id, "install", "missing").package(&url, &package)
+    };
+    let message = host.does(&server, &job("f8", ""), 4);
+    assert!(message.contains("550"), "{message}");
+    let message = host.does(&server, &job("f9", "me:wr0ng-secret@"), 4);
+    assert!(!message.contains("wr0ng-secret") && !host.logs().contains("wr0ng-secret"), "{message}");
+}
