@@ -307,7 +307,7 @@ fn borrowed(files: &[(String, String)]) -> Vec<(&str, &str)> {
 
 /// Whether dpkg knows the package as installed.
 fn dpkg_has(package: &str) -> bool {
-    let ran = run(Command::new("dpkg-query").args(["-W", "-f", "${Status}", package])).unwrap();
+    let ran = run(Command::new("dpkg-query").args(["-W", "-f", "${Status}", package])).expect("dpkg-query ends");
     ran.out == "install ok installed"
 }
 

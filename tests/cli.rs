@@ -1,0 +1,338 @@
+//! The commands from outside (design 3 and 4): usage, exit codes, what is printed, and every message of `check`.
+
+mod util;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use util::*;
+
+const COMMANDS: [&str; 12] =
+    ["run", "check", "status", "start", "stop", "restart", "reexec", "report", "jobs", "init", "sha256", "version"];
+
+#[test]
+fn help_names_every_command() {
+    for args in [&["help"][..], &["--help"], &["-h"]] {
+        let ran = bootagent(args);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?}");
+        for command in COMMANDS {
+            assert!(ran.out.contains(command), "{args:?} does not name {command}");
+        }
+    }
+    for command in COMMANDS {
+        let ran = bootagent(&["help", command]);
+        assert!(ran.code == 0 && ran.out.contains(command), "help {command}: {ran:?}");
+        let ran = bootagent(&[command, "--help"]);
+        assert!(ran.code == 0 && ran.out.contains(command), "{command} --help: {ran:?}");
+    }
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    let ran = bootagent(&["version"]);
+    assert_eq!(ran.code, 0);
+    let version = format!("bootagent-{}-", env!("CARGO_PKG_VERSION"));
+    assert!(ran.out.starts_with(&version) && ran.out.lines().count() == 1, "{ran:?}");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    // (arguments, what the message names)
+    let cases: [(&[&str], &str); 14] = [
+        (&[], "bootagent"),
+        (&["statsu"], "statsu"),
+        (&["statsu"], "status"),
+        (&["--frobnicate", "status"], "frobnicate"),
+        (&["status", "--frobnicate"], "frobnicate"),
+        (&["-c"], "c"),
+        (&["start"], "NAME"),
+        (&["stop"], "NAME"),
+        (&["restart"], "NAME"),
+        (&["start", "one", "two"], "two"),
+        (&["sha256"], "FILE"),
+        (&["init"], "sysv"),
+        (&["init", "upstart"], "upstart"),
+        (&["run", "-S", "host:0"], "host:0"),
+    ];
+    for (args, named) in cases {
+        let ran = bootagent(args);
+        assert_eq!(ran.code, 2, "{args:?}: {ran:?}");
+        assert!(ran.err.contains(named), "{args:?}: {named} is not named in {:?}", ran.err);
+        assert_eq!(ran.out, "", "{args:?}");
+    }
+}
+
+#[test]
+fn sha256_prints_what_a_job_wants() {
+    let host = Host::new();
+    host.write("file", "some bytes\n");
+    let path = host.path("file").display().to_string();
+    let ran = bootagent(&["sha256", &path]);
+    assert_eq!((ran.code, ran.out), (0, format!("{}\n", checksum(b"some bytes\n"))));
+    for missing in [host.path("missing"), host.dir.clone()] {
+        let path = missing.display().to_string();
+        let ran = bootagent(&["sha256", &path]);
+        assert!(ran.code == 1 && ran.err.contains(&path) && ran.out.is_empty(), "{ran:?}");
+    }
+}
+
+#[test]
+fn start_scripts_are_good_shell() {
+    for init in ["sysv", "openrc", "procd", "systemd", "inittab"] {
+        let ran = bootagent(&["init", init]);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{init}");
+        assert!(ran.out.contains("bootagent") && ran.out.ends_with('\n'), "{init}");
+        assert!(!ran.out.contains('@'), "{init}: a place was not filled in");
+        if ran.out.starts_with("#!") {
+            let host = Host::new();
+            host.write("script", &ran.out);
+            let parsed = run(Command::new("sh").arg("-n").arg(host.path("script"))).unwrap();
+            assert_eq!(parsed.code, 0, "{init}: {parsed:?}");
+        }
+    }
+}
+
+#[test]
+fn without_a_daemon_it_is_exit_code_3() {
+    let host = Host::new();
+    host.configure();
+    let commands: [&[&str]; 9] = [
+        &["status"],
+        &["status", "web"],
+        &["status", "--json"],
+        &["start", "web"],
+        &["stop", "web"],
+        &["restart", "web"],
+        &["report"],
+        &["jobs"],
+        &["reexec"],
+    ];
+    for args in commands {
+        let ran = host.cli(args);
+        assert_eq!(ran.code, 3, "{args:?}: {ran:?}");
+        assert!(ran.err.contains("not running") && ran.out.is_empty(), "{args:?}: {ran:?}");
+    }
+    // The same beside the socket of a daemon that died.
+    let mut host = Host::new();
+    host.start();
+    host.kill9();
+    assert_eq!(host.cli(&["status"]).code, 3);
+}
+
+#[test]
+fn status_is_a_table_for_people() {
+    let mut host = Host::new();
+    host.start();
+    let empty = host.ok(&["status"]);
+    assert!(empty.contains("agents.d"), "says nothing of where agents come from:\n{empty}");
+    host.agent("web", "exec sleep 1000", &[]);
+    host.agent("a-longer-name", "exec sleep 1000", &[("autostart", "false"), ("version", "\"2.5\"")]);
+    host.signal("HUP");
+    let pid = host.wait_running("web").pid;
+    let table = host.ok(&["status"]);
+    let row = table.lines().find(|line| line.starts_with("web ")).unwrap_or_else(|| panic!("no row:\n{table}"));
+    let words: Vec<&str> = row.split_whitespace().collect();
+    assert!(words.contains(&"running") && words.contains(&"1.0") && words.contains(&pid.to_string().as_str()), "{row}");
+    assert!(table.lines().any(|line| line.starts_with("a-longer-name ") && line.contains("stoped")), "{table}");
+
+    let one = host.ok(&["status", "web"]);
+    assert!(one.contains("running") && !one.contains("a-longer-name"), "{one}");
+    let json = host.ok(&["status", "web", "--json"]);
+    let json: miniserde::json::Value = miniserde::json::from_str(&json).unwrap();
+    assert_eq!(items(&json, "agents").len(), 1);
+    let ran = host.cli(&["status", "wbe"]);
+    assert!(ran.code == 1 && ran.err.contains("wbe") && ran.err.contains("web"), "{ran:?}");
+}
+
+#[test]
+fn start_stop_and_restart_return_when_it_is_done() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[("startsecs", "0.5")]);
+    host.agent("weak", "echo out of luck; exit 4", &[("autostart", "false"), ("retries", "0")]);
+    host.start();
+    host.wait_running("web");
+    host.ok(&["stop", "web"]);
+    assert_eq!(host.agents_processes(), []);
+    host.ok(&["stop", "web"]);
+    host.ok(&["start", "web"]);
+    let agent = host.seen("web").unwrap();
+    assert!(agent.runs() && agent.uptime >= 0.4, "told before startsecs: {agent:?}");
+    host.ok(&["start", "web"]);
+    assert_eq!(host.seen("web").map(|now| now.pid), Some(agent.pid));
+    host.ok(&["restart", "web"]);
+    assert_ne!(host.seen("web").map(|now| now.pid), Some(agent.pid));
+
+    let ran = host.cli(&["start", "weak"]);
+    assert!(ran.code == 1 && (ran.out.clone() + &ran.err).contains("status 4"), "{ran:?}");
+    for command in ["start", "stop", "restart"] {
+        let ran = host.cli(&[command, "nobody-knows"]);
+        assert!(ran.code == 1 && ran.err.contains("nobody-knows"), "{command}: {ran:?}");
+    }
+}
+
+#[test]
+fn the_socket_is_for_root_alone() {
+    let mut host = Host::new();
+    host.start();
+    let mode = |path: &str| fs::metadata(host.path(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("run/bootagent.sock"), 0o600);
+    assert_eq!((mode("state"), mode("run")), (0o755, 0o755));
+    for record in entries(&host.path("state")).iter().filter(|path| path.is_file()) {
+        assert_eq!(fs::metadata(record).unwrap().permissions().mode() & 0o777, 0o600, "{}", record.display());
+    }
+}
+
+#[test]
+fn an_output_that_nobody_reads_is_no_matter() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let config = host.path("bootagent.json");
+    let mut child = Command::new(binary())
+        .arg("-c")
+        .arg(config)
+        .arg("status")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn check_passes_what_is_good() {
+    let mut host = Host::new();
+    host.configure();
+    let ran = host.cli(&["check"]);
+    assert!(ran.code == 0 && ran.err.is_empty(), "{ran:?}");
+    host.agent("web", "exec sleep 1000", &[("limits", "{ \"CPU\": \"10%\", \"memory\": \"20M\", \"nofile\": 1024 }")]);
+    host.set("max_download", "\"1.5G\"").set("svrlist", "\"one.example.org:80,http://two/path,\"");
+    host.configure();
+    let ran = host.cli(&["check"]);
+    assert!(ran.code == 0 && ran.err.is_empty(), "{ran:?}");
+    // A missing file means defaults, and is said.
+    let ran = bootagent(&["-c", &host.path("no-such.json").display().to_string(), "check"]);
+    assert!((ran.out + &ran.err).contains("no-such.json"));
+}
+
+#[test]
+fn check_says_every_error_with_its_place() {
+    let host = Host::new();
+    host.configure();
+    // (file, text, the lines that must be printed, from "agents.d/" on)
+    let files: [(&str, &str, &[&str]); 6] = [
+        (
+            "a-syntax",
+            "{\n  \"name\": \"a\",\n  \"version\": \"1\"\n  \"exec\": []\n}\n",
+            &["agents.d/a-syntax.json:4:3: expected \",\" or \"}\""],
+        ),
+        (
+            "b-sizes",
+            "{ \"name\": \"b\", \"version\": \"1\", \"exec\": [\"/bin/true\"],\n  \
+             \"limits\": { \"memory\": \"20X\" }, \"log_size\": \"-1\" }",
+            &[
+                "agents.d/b-sizes.json: limits.memory: want a size such as \"20M\", got \"20X\"",
+                "agents.d/b-sizes.json: log_size: ",
+            ],
+        ),
+        ("c-missing", "{ \"name\": \"c\" }", &["agents.d/c-missing.json: version: ", "agents.d/c-missing.json: exec: "]),
+        (
+            "d-unknown",
+            "{ \"name\": \"d\", \"version\": \"1\", \"exec\": [\"/bin/true\"], \"colour\": 1, \"check\": { \"exe\": 1 } }",
+            &["agents.d/d-unknown.json: colour: ", "agents.d/d-unknown.json: check.exe: "],
+        ),
+        (
+            "e-kinds",
+            "{ \"name\": \"e/f\", \"version\": 1, \"exec\": \"/bin/true\", \"umask\": \"999\", \"user\": 7,\n  \
+             \"stopsignal\": \"NONE\", \"autorestart\": \"maybe\", \"directory\": \"tmp\", \"exitcodes\": [256] }",
+            &[
+                "agents.d/e-kinds.json: name: ",
+                "agents.d/e-kinds.json: version: ",
+                "agents.d/e-kinds.json: exec: ",
+                "agents.d/e-kinds.json: umask: ",
+                "agents.d/e-kinds.json: stopsignal: ",
+                "agents.d/e-kinds.json: autorestart: ",
+                "agents.d/e-kinds.json: directory: ",
+                "agents.d/e-kinds.json: exitcodes",
+            ],
+        ),
+        (
+            "f-relative",
+            "{ \"name\": \"f\", \"version\": \"1\", \"exec\": [\"bin/true\"] }",
+            &["agents.d/f-relative.json: exec"],
+        ),
+    ];
+    for (file, text, _) in files {
+        host.write(&format!("agents.d/{file}.json"), text);
+    }
+    host.agent("g-good", "exec sleep 1000", &[]);
+    host.write("agents.d/h-twice.json", &definition("g-good", "1", "true", &[]));
+    host.write("agents.d/not-looked-at.txt", "{");
+    let ran = host.cli(&["check"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    for (_, _, wanted) in files {
+        for line in wanted {
+            assert!(ran.err.contains(line), "{line}\nis not in\n{}", ran.err);
+        }
+    }
+    let twice = ran.err.lines().find(|line| line.contains("agents.d/h-twice.json: ")).unwrap_or_default();
+    assert!(twice.contains("g-good.json"), "the first file of the name is not said: {twice:?}");
+    assert!(!ran.err.contains("g-good.json: ") && !ran.err.contains("not-looked-at"), "{}", ran.err);
+}
+
+#[test]
+fn check_says_every_error_of_the_daemons_own_file() {
+    let mut host = Host::new();
+    host.set("step", "0").set("retries", "-1").set("svrlist", "\"host:0\"").set("log_level", "\"loud\"");
+    host.set("colour", "1").set("max_download", "\"many\"");
+    host.configure();
+    let ran = host.cli(&["check"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    for key in ["step", "retries", "svrlist", "log_level", "colour", "max_download"] {
+        let line = format!("bootagent.json: {key}: ");
+        assert!(ran.err.contains(&line), "{line}\nis not in\n{}", ran.err);
+    }
+    host.write("bootagent.json", "{ \"step\": 1, }");
+    let ran = host.cli(&["check"]);
+    assert!(ran.code == 1 && ran.err.contains("bootagent.json:1:14: "), "{ran:?}");
+}
+
+#[test]
+fn check_looks_for_user_group_and_program() {
+    let host = Host::new();
+    host.configure();
+    host.agent("a", "", &[("exec", "[\"/nonexistent/program\"]")]);
+    host.agent("b", "true", &[("user", "\"no-such-user\"")]);
+    host.agent("c", "true", &[("group", "\"no-such-group\"")]);
+    let ran = host.cli(&["check"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    for (file, cause) in [("a", "/nonexistent/program"), ("b", "no-such-user"), ("c", "no-such-group")] {
+        let place = format!("agents.d/{file}.json");
+        let line = ran.err.lines().find(|line| line.contains(&place)).unwrap_or_default();
+        assert!(line.contains(cause), "{cause} is not said of {place} in\n{}", ran.err);
+    }
+}
+
+#[test]
+fn what_others_can_write_is_refused() {
+    if lacks_root() {
+        return;
+    }
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.agent("open", "exec sleep 1000", &[]);
+    fs::set_permissions(host.path("agents.d/open.json"), fs::Permissions::from_mode(0o666)).unwrap();
+    host.configure();
+    let ran = host.cli(&["check"]);
+    assert!(ran.code == 1 && ran.err.contains("open.json"), "{ran:?}");
+    host.start();
+    host.wait_running("web");
+    assert_ne!(host.seen("open").map(|agent| agent.status), Some("running".to_string()));
+    host.end("TERM");
+    fs::set_permissions(host.path("agents.d"), fs::Permissions::from_mode(0o777)).unwrap();
+    let ran = host.cli(&["check"]);
+    assert!(ran.code == 1 && ran.err.contains("agents.d"), "{ran:?}");
+}
