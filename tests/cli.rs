@@ -83,7 +83,7 @@ fn start_scripts_are_good_shell() {
         let ran = bootagent(&["init", init]);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{init}");
         assert!(ran.out.contains("bootagent") && ran.out.ends_with('\n'), "{init}");
-        assert!(!ran.out.contains('@'), "{init}: a place was not filled in");
+        assert!(!ran.out.contains("@BOOTAGENT@"), "{init}: the binary's place was not filled in");
         if ran.out.starts_with("#!") {
             let host = Host::new();
             host.write("script", &ran.out);

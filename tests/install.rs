@@ -393,7 +393,7 @@ impl Ftp {
             users.add_anonymous(sys.argv[1])\n\
             users.add_user('me', 'pass word', sys.argv[1])\n\
             FTPHandler.authorizer = users\n\
-            FTPHandler.banner = 'hello\\nthis greeting has two lines'\n\
+            FTPHandler.banner = 'a greeting that is too long for one line ' * 3\n\
             server = FTPServer(('127.0.0.1', 0), FTPHandler)\n\
             print(server.address[1], flush=True)\n\
             server.serve_forever()\n";
@@ -446,4 +446,17 @@ fn a_package_may_come_over_ftp() {
     assert!(message.contains("550"), "{message}");
     let message = host.does(&server, &job("f9", "me:wr0ng-secret@"), 4);
     assert!(!message.contains("wr0ng-secret") && !host.logs().contains("wr0ng-secret"), "{message}");
+}
+
+/// What `make demo` shows must stay true.
+#[test]
+fn the_demo_works() {
+    let Some(server) = example("bootserver") else {
+        eprintln!("skipped: needs the example bootserver (cargo build --examples)");
+        return;
+    };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo.sh");
+    let mut demo = Command::new("sh");
+    let ran = run(demo.arg(script).env("BOOTAGENT", binary()).env("BOOTSERVER", server)).expect("the demo ends");
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
 }

@@ -149,7 +149,14 @@ impl Host {
         let mut command = self.command(&["run"]);
         command.args(options).stdout(out.try_clone().expect("a descriptor")).stderr(out);
         self.daemon = Some(command.spawn().expect("the binary can be executed"));
-        self.wait("the daemon to answer", || self.status().is_some());
+        let deadline = Instant::now() + PATIENCE;
+        while self.status().is_none() {
+            if !self.lives() || Instant::now() > deadline {
+                let what = self.daemon.as_mut().map(Child::try_wait);
+                panic!("the daemon does not answer: {what:?}\n{}", self.logs());
+            }
+            pause();
+        }
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -408,6 +415,12 @@ impl Job {
 /// The binary under test.
 pub fn binary() -> PathBuf {
     std::env::var_os("BOOTAGENT_TEST_BIN").map_or_else(|| env!("CARGO_BIN_EXE_bootagent").into(), PathBuf::from)
+}
+
+/// An example of this package, where it was built beside the tests.
+pub fn example(name: &str) -> Option<PathBuf> {
+    let built: PathBuf = env!("CARGO_BIN_EXE_bootagent").into();
+    built.parent().map(|place| place.join("examples").join(name)).filter(|path| path.exists())
 }
 
 /// Runs the binary without any host.
