@@ -1,0 +1,89 @@
+# BootAgent: every task by one name; `make help` lists them. Needs cargo and make, the rest is said when it is missing.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+BIN ?= target/release/bootagent
+TARGETS = x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf arm-unknown-linux-musleabi
+ARCHES = x86_64 aarch64 armv7 arm
+# The largest a release binary may be, in KiB.
+BUDGET_x86_64 = 600
+BUDGET = 560
+
+# What the full tests use, from Debian 12: package tools, FTP and HTTP servers, daemons that fork, and lint tools.
+DEPS = build-essential ca-certificates curl git python3 procps strace xz-utils busybox-static \
+	dpkg-dev rpm minisign nginx-light vsftpd python3-pyftpdlib snmpd zabbix-agent collectd-core \
+	shellcheck mandoc
+DEPS_CROSS = rustc-web cargo-web rust-web-src python3 python3-venv binutils file git xz-utils \
+	qemu-user-static qemu-system-x86 qemu-system-arm e2fsprogs debian-archive-keyring
+
+.DEFAULT_GOAL := build
+.PHONY: help build release test check scripts deps deps-cross cross size test-cross test-vm demo install uninstall clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+build: ## build for this machine, unoptimised
+	$(CARGO) build --locked
+
+release: ## build for this machine, as it is shipped
+	$(CARGO) build --locked --release
+
+test: ## run all tests; BOOTAGENT_TEST_ALL=1 fails where one would be skipped
+	$(CARGO) test --locked
+
+check: scripts ## formatting, lints, documentation, import order
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	$(CARGO) test --locked --test layers
+
+scripts:
+	@command -v shellcheck >/dev/null || { echo "make check: shellcheck is missing (make deps)" >&2; exit 1; }
+	shellcheck $$(git grep -lE '^#!/bin/(ba)?sh' -- ':!*.rs' ':!*.md')
+
+deps: ## install what the full tests need (Debian, root); starts no service
+	.ci/apt $(DEPS)
+	@command -v $(CARGO) >/dev/null || { echo "make deps: cargo is missing: see https://rustup.rs" >&2; exit 1; }
+
+deps-cross: ## install what cross, test-cross and test-vm need (Debian, root)
+	.ci/apt $(DEPS_CROSS)
+	test -x target/cross/tools/bin/pip || /usr/bin/python3 -m venv target/cross/tools
+	target/cross/tools/bin/pip install --quiet --disable-pip-version-check -r cross/requirements.txt
+
+cross: ## build static binaries and tarballs for TARGET, or for all four
+	cross/build $(or $(TARGET),$(TARGETS))
+	cross/pack $(foreach target,$(or $(TARGET),$(TARGETS)),$(firstword $(subst -, ,$(target))))
+
+size: ## fail when a cross-built binary is over its budget
+	@set -e; over=0; for arch in $(ARCHES); do \
+		file=target/cross/$$arch/bootagent; budget=$(BUDGET); \
+		[ $$arch != x86_64 ] || budget=$(BUDGET_x86_64); \
+		[ -f $$file ] || { echo "make size: $$file is missing (make cross)" >&2; exit 1; }; \
+		bytes=$$(wc -c <$$file); echo "$$arch: $$bytes bytes of $$((budget * 1024))"; \
+		[ $$bytes -le $$((budget * 1024)) ] || over=1; \
+	done; exit $$over
+
+test-cross: ## run the black-box tests with the cross-built binaries under qemu-user
+	cross/test $(ARCHES)
+
+test-vm: ## boot real kernels under qemu-system and test the cross-built binaries in them
+	tests/vm/run
+
+demo: ## see it work: server, agent, install, kill, upgrade; no root needed
+	sh examples/demo.sh
+
+install: $(BIN) ## install under DESTDIR and PREFIX; BIN=target/cross/ARCH/bootagent for a static binary
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/sbin/bootagent
+	install -m 644 man/bootagent.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	install -m 644 man/bootagent.json.5 $(DESTDIR)$(PREFIX)/share/man/man5/
+
+target/release/bootagent:
+	$(CARGO) build --locked --release
+
+uninstall: ## remove what install put there; configuration and state stay
+	rm -f $(DESTDIR)$(PREFIX)/sbin/bootagent
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/bootagent.8 $(DESTDIR)$(PREFIX)/share/man/man5/bootagent.json.5
+
+clean: ## remove everything built
+	$(CARGO) clean
