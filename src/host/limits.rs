@@ -201,7 +201,8 @@ impl Limits {
         for index in 0..self.places.len() {
             let version = self.places[index].hierarchy.version;
             let may = |controller| version == Version::V2 || self.places[index].hierarchy.has(controller);
-            let (memory, cpu) = (may("memory"), may("cpu"));
+            let memory = limits.memory.is_some() && may("memory");
+            let cpu = limits.cpu.is_some() && may("cpu");
             if self.telling != Some(index) && !memory && !cpu {
                 continue;
             }

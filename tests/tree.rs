@@ -1,0 +1,448 @@
+//! Real trees of processes, found, limited and ended: `host::tree`, `host::limits` and the kernel together.
+//!
+//! A program of its own without threads, as it forks, and a child subreaper as the daemon is. What needs root or a control
+//! group is skipped aloud, or fails when BOOTAGENT_TEST_ALL=1.
+
+use std::ffi::CString;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bootagent::host::cgroup;
+use bootagent::host::limits::{Limits, Prepared};
+use bootagent::host::proc::{self, Snapshot};
+use bootagent::host::tree::Trees;
+use bootagent::kernel::{Gid, Process, Resource, Sig, Uid};
+use bootagent::model::spec;
+use bootagent::sys::account::own_uid;
+use bootagent::sys::child::{spawn_child, FailurePipe, Program, Setup};
+use bootagent::sys::process;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// `Err` fails, `Ok(Some(why))` skips.
+type Verdict = Result<Option<&'static str>, String>;
+
+const TESTS: &[(&str, fn(&World) -> Verdict)] = &[
+    ("sessions_and_orphans_belong_to_the_tree", sessions_and_orphans_belong_to_the_tree),
+    ("orphans_nobody_has_seen_are_known_by_their_environment", orphans_are_known_by_their_environment),
+    ("what_ignores_term_is_killed", what_ignores_term_is_killed),
+    ("what_is_stopped_feels_the_signal", what_is_stopped_feels_the_signal),
+    ("another_process_with_the_id_is_left_alone", another_process_with_the_id_is_left_alone),
+    ("helpers_are_in_no_tree", helpers_are_in_no_tree),
+    ("an_earlier_daemons_agents_are_found", an_earlier_daemons_agents_are_found),
+    ("usage_is_summed_over_the_tree", usage_is_summed_over_the_tree),
+    ("a_fork_bomb_dies", a_fork_bomb_dies),
+    ("a_group_holds_what_hides", a_group_holds_what_hides),
+    ("memory_is_limited_and_the_kill_is_known", memory_is_limited_and_the_kill_is_known),
+    ("processor_time_is_limited", processor_time_is_limited),
+];
+
+struct World {
+    failures: FailurePipe,
+    state_dir: String,
+    none: Limits,
+}
+
+fn main() {
+    process::set_child_subreaper().expect("to be a subreaper");
+    let state_dir = format!("/tmp/bootagent-tree-{}", std::process::id());
+    let none = Limits::over(Vec::new(), &state_dir, None);
+    let world = World { failures: FailurePipe::new().expect("a pipe"), state_dir, none };
+    let all = std::env::var_os("BOOTAGENT_TEST_ALL").is_some_and(|value| value == "1");
+    let filter: Option<String> = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let (mut passed, mut failed, mut skipped, mut filtered) = (0, 0, 0, 0);
+    for (name, test) in TESTS {
+        if filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str())) {
+            filtered += 1;
+            continue;
+        }
+        match test(&world) {
+            Ok(None) => {
+                println!("test {name} ... ok");
+                passed += 1;
+            }
+            Ok(Some(why)) if !all => {
+                println!("test {name} ... skipped: {why}");
+                skipped += 1;
+            }
+            Ok(Some(reason)) => {
+                println!("test {name} ... FAILED\n    {reason}");
+                failed += 1;
+            }
+            Err(reason) => {
+                println!("test {name} ... FAILED\n    {reason}");
+                failed += 1;
+            }
+        }
+        // Whatever a failed test has left.
+        let mut trees = Trees::new(&world.state_dir);
+        for (name, processes) in trees.leftovers(&world.none) {
+            trees.adopt(&name, processes[0]);
+            trees.kill(&name, &world.none);
+        }
+        while let Ok(Some(_)) = process::wait_any() {}
+    }
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    println!("\ntest result: {word}. {passed} passed; {failed} failed; {skipped} ignored; 0 measured; {filtered} filtered out");
+    std::process::exit(i32::from(failed != 0));
+}
+
+impl World {
+    fn trees(&self) -> Trees {
+        Trees::new(&self.state_dir)
+    }
+
+    /// What the child of a shell script needs; the environment says that it is the agent `name`.
+    fn setup(&self, name: &str, script: &str) -> Setup {
+        let argv = ["sh", "-c", script].map(text).to_vec();
+        let envp = vec![
+            text("PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
+            text(&format!("BOOTAGENT_NAME={name}")),
+            text(&format!("BOOTAGENT_STATE_DIR={}", self.state_dir)),
+        ];
+        Setup::new(Program::Path(text("/bin/sh")), argv, envp)
+    }
+
+    fn spawn(&self, setup: &Setup) -> Process {
+        let pid = spawn_child(setup, &self.failures).expect("a child");
+        proc::stat(pid).expect("a child we have not reaped").process
+    }
+
+    fn begin(&self, trees: &mut Trees, name: &str, script: &str) -> Process {
+        let leader = self.spawn(&self.setup(name, script));
+        trees.begin(name, leader);
+        leader
+    }
+}
+
+fn text(text: &str) -> CString {
+    CString::new(text).expect("no NUL in it")
+}
+
+/// Until it holds, reaping whatever ends; an error after `DEADLINE`.
+fn wait_until(what: &str, trees: &mut Trees, mut holds: impl FnMut(&mut Trees) -> bool) -> Result<(), String> {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        while let Ok(Some(_)) = process::wait_any() {}
+        trees.turn();
+        if holds(trees) {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            return Err(format!("not in time: {what}"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn check(holds: bool, what: &str) -> Result<(), String> {
+    if holds {
+        Ok(())
+    } else {
+        Err(what.into())
+    }
+}
+
+/// Kills until nothing is left, as the daemon does, with the main process's end told when it is seen.
+fn end(trees: &mut Trees, name: &str, limits: &Limits) -> Result<(), String> {
+    wait_until("an empty tree", trees, |trees| {
+        trees.kill(name, limits);
+        if trees.leader(name).is_some_and(|leader| !proc::alive(leader)) {
+            trees.ended(name);
+        }
+        while let Ok(Some(_)) = process::wait_any() {}
+        trees.turn();
+        trees.left(name, limits) == 0
+    })?;
+    trees.turn();
+    check(!trees.leftovers(limits).contains_key(name), "left() says 0, but something runs")
+}
+
+fn sessions_and_orphans_belong_to_the_tree(world: &World) -> Verdict {
+    let mut trees = world.trees();
+    // 1 leader, 2 in its session, 3 in one of its own, 4 double-forked into another.
+    let leader = world.begin(
+        &mut trees,
+        "web",
+        "sleep 1000 & setsid sleep 1000 & sh -c 'setsid sleep 1000 & exit 0'; exec sleep 1000",
+    );
+    wait_until("four processes", &mut trees, |trees| {
+        let members = trees.members("web", &world.none);
+        members.len() == 4 && members.iter().filter(|stat| stat.parent == process::own_id()).count() == 2
+    })?;
+    process::signal(leader.pid, Sig::KILL).map_err(|error| error.to_string())?;
+    wait_until("three orphans", &mut trees, |trees| trees.left("web", &world.none) == 3)?;
+    trees.ended("web");
+    trees.turn();
+    check(trees.left("web", &world.none) == 3, "without a main process they are still counted")?;
+    check(trees.signal("web", Sig::TERM, &world.none) == 3, "each got the signal")?;
+    wait_until("an empty tree", &mut trees, |trees| trees.left("web", &world.none) == 0)?;
+    Ok(None)
+}
+
+fn orphans_are_known_by_their_environment(world: &World) -> Verdict {
+    let mut trees = world.trees();
+    world.begin(&mut trees, "other", "exec sleep 1000");
+    let leader = world.begin(&mut trees, "web", "setsid sh -c 'setsid sleep 1000 & exit' & wait; exit 0");
+    // Nobody looks before the whole line up to the main process is gone.
+    wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
+    trees.ended("web");
+    trees.turn();
+    check(trees.left("web", &world.none) == 1, "the orphan is known by its environment")?;
+    check(trees.left("other", &world.none) == 1, "and is not the other's")?;
+    end(&mut trees, "web", &world.none)?;
+    trees.turn();
+    check(trees.left("other", &world.none) == 1, "the other agent lives")?;
+    end(&mut trees, "other", &world.none)?;
+    Ok(None)
+}
+
+fn what_ignores_term_is_killed(world: &World) -> Verdict {
+    let mut trees = world.trees();
+    let script = "trap '' TERM; setsid sh -c 'sleep 1000; sleep 1000' & sleep 1000; sleep 1000";
+    world.begin(&mut trees, "web", script);
+    wait_until("its children", &mut trees, |trees| trees.left("web", &world.none) == 4)?;
+    check(trees.signal("web", Sig::TERM, &world.none) == 4, "each got the signal")?;
+    trees.turn();
+    check(trees.left("web", &world.none) == 4, "and ignored it")?;
+    end(&mut trees, "web", &world.none)?;
+    Ok(None)
+}
+
+fn what_is_stopped_feels_the_signal(world: &World) -> Verdict {
+    let mut trees = world.trees();
+    let leader = world.begin(&mut trees, "web", "exec sleep 1000");
+    process::signal(leader.pid, Sig::STOP).map_err(|error| error.to_string())?;
+    wait_until("a stopped process", &mut trees, |_| proc::stat(leader.pid).is_some_and(|stat| stat.stopped()))?;
+    trees.signal("web", Sig::TERM, &world.none);
+    wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
+    Ok(None)
+}
+
+fn another_process_with_the_id_is_left_alone(world: &World) -> Verdict {
+    let mut trees = world.trees();
+    let stranger = world.spawn(&Setup::new(
+        Program::Path(text("/bin/sleep")),
+        vec![text("sleep"), text("1000")],
+        vec![text("PATH=/bin")],
+    ));
+    let before = Process { ticks: stranger.ticks - 1, ..stranger };
+    check(!trees.adopt("web", before), "a record of the process that had the id before")?;
+    check(trees.adopt("web", stranger), "the very process")?;
+    // The id changed hands after the last look: the tree still names the one before.
+    trees.begin("web", before);
+    let mut stale = Snapshot::take().stats().to_vec();
+    stale.iter_mut().filter(|stat| stat.process == stranger).for_each(|stat| stat.process = before);
+    trees.show(Snapshot::of(stale));
+    check(trees.members("web", &world.none).len() == 1, "the tree has it")?;
+    check(trees.signal("web", Sig::KILL, &world.none) == 0, "but no signal is sent")?;
+    trees.kill("web", &world.none);
+    check(proc::alive(stranger), "the stranger lives")?;
+    process::signal(stranger.pid, Sig::KILL).map_err(|error| error.to_string())?;
+    Ok(None)
+}
+
+fn helpers_are_in_no_tree(world: &World) -> Verdict {
+    let mut trees = world.trees();
+    world.begin(&mut trees, "web", "exec sleep 1000");
+    let helper = world.spawn(&world.setup("web", "sleep 1000; sleep 1000"));
+    trees.add_ours(helper.pid);
+    wait_until("the helper's child", &mut trees, |_| {
+        proc::children_of(helper.pid.raw()).is_none_or(|all| all.len() == 1)
+    })?;
+    let members = trees.members("web", &world.none);
+    check(members.len() == 1, "only the agent itself")?;
+    end(&mut trees, "web", &world.none).or_else(|error| match error.contains("something runs") {
+        true => Ok(()),
+        false => Err(error),
+    })?;
+    check(proc::alive(helper), "the helper lives")?;
+    trees.remove_ours(helper.pid);
+    check(trees.adopt("web", helper), "what is no helper any more can be taken over")?;
+    end(&mut trees, "web", &world.none)?;
+    Ok(None)
+}
+
+fn an_earlier_daemons_agents_are_found(world: &World) -> Verdict {
+    // To the new daemon all of these are processes without a record.
+    let leader = world.spawn(&world.setup("web", "setsid sleep 1000 & sleep 1000; exit 0"));
+    let mut strange = world.setup("web", "exec sleep 1000");
+    strange.envp.pop();
+    let stranger = world.spawn(&strange);
+    let mut trees = world.trees();
+    wait_until("three processes", &mut trees, |trees| {
+        trees.leftovers(&world.none).get("web").is_some_and(|all| all.len() == 3)
+    })?;
+    let found = trees.leftovers(&world.none);
+    check(found.len() == 1 && found["web"][0] == leader, "the main process comes first")?;
+    check(trees.adopt("web", leader), "it is taken over")?;
+    check(trees.leftovers(&world.none).is_empty(), "and left over no more")?;
+    check(trees.left("web", &world.none) == 3, "with its children")?;
+    end(&mut trees, "web", &world.none)?;
+    check(proc::alive(stranger), "a process without our directory in its environment is not ours")?;
+    process::signal(stranger.pid, Sig::KILL).map_err(|error| error.to_string())?;
+    Ok(None)
+}
+
+fn usage_is_summed_over_the_tree(world: &World) -> Verdict {
+    let mut trees = world.trees();
+    let spin = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+    world.begin(&mut trees, "web", &format!("sh -c '{spin}; exec sleep 1000' & sh -c '{spin}'; exec sleep 1000"));
+    let (mut last, mut most) = (0, 0);
+    let mut back = false;
+    wait_until("100 ms of processor time", &mut trees, |trees| {
+        let usage = trees.usage("web", &world.none);
+        let cpu = usage.cpu.unwrap_or(0);
+        back |= cpu < last;
+        last = cpu;
+        most = most.max(usage.memory.unwrap_or(0));
+        cpu >= 100_000 && trees.left("web", &world.none) == 2
+    })?;
+    check(!back, "processor time never goes back")?;
+    check((100_000..1 << 30).contains(&most), &format!("two shells' memory, not {most} bytes"))?;
+    end(&mut trees, "web", &world.none)?;
+    Ok(None)
+}
+
+fn a_fork_bomb_dies(world: &World) -> Verdict {
+    if own_uid().0 != 0 {
+        return Ok(Some("needs root, to give a bomb a user with few processes"));
+    }
+    let mut trees = world.trees();
+    let mut bomb = world.setup("web", "trap '' TERM; f() { setsid sh -c 'sleep 1000' & f | f & }; while :; do f; done");
+    bomb.uid = Some(Uid(64_123));
+    bomb.gid = Some(Gid(64_123));
+    bomb.groups = Some(Vec::new());
+    bomb.rlimits = vec![(Resource::Nproc, 150, 150)];
+    let leader = world.spawn(&bomb);
+    trees.begin("web", leader);
+    wait_until("a hundred processes", &mut trees, |trees| trees.left("web", &world.none) >= 100)?;
+    let began = Instant::now();
+    end(&mut trees, "web", &world.none)?;
+    check(began.elapsed() < DEADLINE / 2, "it takes a moment, not minutes")?;
+    Ok(None)
+}
+
+/// Limits by this host's own control groups, when they can be written; `prepare` told by what.
+fn real(world: &World, wanted: &spec::Limits) -> Option<(Limits, Prepared)> {
+    if own_uid().0 != 0 {
+        return None;
+    }
+    let mut limits = Limits::detect(&world.state_dir, None);
+    let prepared = limits.prepare("web", wanted);
+    (!prepared.cgroups.is_empty()).then_some((limits, prepared))
+}
+
+const NO_GROUP: &str = "needs root and a control group hierarchy that can be written";
+
+/// Starts `script` as the agent `web` inside its groups.
+fn begin_in(world: &World, trees: &mut Trees, script: &str, prepared: Prepared) -> Process {
+    let mut setup = world.setup("web", script);
+    setup.cgroups = prepared.cgroups;
+    let leader = world.spawn(&setup);
+    trees.begin("web", leader);
+    leader
+}
+
+/// After the end of all processes nothing of ours stays in any hierarchy.
+fn gone(world: &World, mut limits: Limits, trees: &mut Trees) -> Result<(), String> {
+    let place = places(world);
+    limits.release("web");
+    wait_until("removed groups", trees, |_| {
+        limits.sweep();
+        place.iter().all(|path| !Path::new(path).join("web").exists())
+    })?;
+    limits.close();
+    check(place.iter().all(|path| !Path::new(path).exists()), "the group of all agents is removed")
+}
+
+/// Every directory of the name of our group, in any hierarchy.
+fn places(world: &World) -> Vec<String> {
+    let name = cgroup::group_name(&world.state_dir);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let all = cgroup::hierarchies(&mounts, &own);
+    let paths = all.iter().map(|one| one.mount.join(&name)).filter(|path| path.exists());
+    paths.map(|path| path.display().to_string()).collect()
+}
+
+fn a_group_holds_what_hides(world: &World) -> Verdict {
+    let Some((limits, prepared)) = real(world, &spec::Limits::default()) else { return Ok(Some(NO_GROUP)) };
+    check(prepared.by.is_none(), "nothing is limited")?;
+    let mut trees = world.trees();
+    // An orphan in a session of its own with an empty environment, before anybody has looked.
+    let leader = begin_in(world, &mut trees, "env -i setsid sh -c 'env -i sleep 1000 & exit 0'; exit 0", prepared);
+    wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
+    trees.ended("web");
+    trees.turn();
+    check(trees.left("web", &world.none) == 0, "by descent and environment it is not known")?;
+    trees.turn();
+    check(trees.left("web", &limits) == 1, "in the group it is")?;
+    check(limits.populated("web") == Some(true), "which says so itself")?;
+    // The next daemon finds it there.
+    let mut next = world.trees();
+    let mut later = Limits::detect(&world.state_dir, None);
+    let hidden = next.leftovers(&later).remove("web").ok_or("nothing is left over")?[0];
+    later.attach("web", &spec::Limits::default(), hidden.pid);
+    check(next.adopt("web", hidden) && next.left("web", &later) == 1, "and takes it over")?;
+    end(&mut trees, "web", &limits)?;
+    gone(world, limits, &mut trees)?;
+    Ok(None)
+}
+
+fn memory_is_limited_and_the_kill_is_known(world: &World) -> Verdict {
+    let wanted = spec::Limits { memory: Some(20 << 20), ..spec::Limits::default() };
+    let Some((mut limits, prepared)) = real(world, &wanted) else { return Ok(Some(NO_GROUP)) };
+    let by = prepared.by.clone().unwrap_or_default();
+    if prepared.polled.memory {
+        limits.release("web");
+        limits.close();
+        return Ok(Some("needs a memory controller"));
+    }
+    check(by.starts_with("cgroup"), &by)?;
+    let mut trees = world.trees();
+    let leader = begin_in(world, &mut trees, "exec tail /dev/zero", prepared);
+    let mut killed = None;
+    wait_until("the kernel's kill", &mut trees, |_| {
+        killed = killed.or_else(|| limits.oom_killed("web", !proc::alive(leader)));
+        killed.is_some() && !proc::alive(leader)
+    })?;
+    let killed = killed.ok_or("the kill was not counted")?;
+    check(killed.limit == 20 << 20 && killed.peak.is_none_or(|peak| peak > 10 << 20), &killed.to_string())?;
+    trees.ended("web");
+    // The next start is measured from where this one ended.
+    let again = limits.prepare("web", &wanted);
+    check(limits.oom_killed("web", true).is_none() && again.by.as_deref() == Some(&*by), "a start begins anew")?;
+    let leader = begin_in(world, &mut trees, "exec sleep 1000", again);
+    check(limits.usage("web").memory.is_some_and(|bytes| bytes <= 20 << 20), "its use is counted")?;
+    let mut later = Limits::detect(&world.state_dir, None);
+    // The child enters its groups after `spawn_child` has returned.
+    wait_until("the limit set, as the next daemon finds it", &mut trees, |_| {
+        later.attach("web", &wanted, leader.pid).by.as_deref() == Some(&*by)
+    })?;
+    end(&mut trees, "web", &limits)?;
+    gone(world, limits, &mut trees)?;
+    Ok(None)
+}
+
+fn processor_time_is_limited(world: &World) -> Verdict {
+    let wanted = spec::Limits { cpu: Some(1000), ..spec::Limits::default() };
+    let Some((mut limits, prepared)) = real(world, &wanted) else { return Ok(Some(NO_GROUP)) };
+    if prepared.polled.cpu {
+        limits.release("web");
+        limits.close();
+        return Ok(Some("needs a cpu controller"));
+    }
+    let mut trees = world.trees();
+    begin_in(world, &mut trees, "while :; do :; done & while :; do :; done", prepared);
+    wait_until("two loops", &mut trees, |trees| trees.left("web", &limits) == 2)?;
+    let used = |trees: &mut Trees| trees.usage("web", &limits).cpu.unwrap_or(0);
+    let (began, before) = (Instant::now(), used(&mut trees));
+    // Ten periods of the controller: less would measure where in one it began.
+    wait_until("a second", &mut trees, |_| began.elapsed() >= Duration::from_secs(1))?;
+    let share = (used(&mut trees) - before) as f64 / began.elapsed().as_micros() as f64;
+    check((0.01..0.2).contains(&share), &format!("10 % wanted, {:.1} % used", share * 100.0))?;
+    end(&mut trees, "web", &limits)?;
+    gone(world, limits, &mut trees)?;
+    Ok(None)
+}
