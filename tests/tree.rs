@@ -17,12 +17,14 @@ use bootagent::sys::account::own_uid;
 use bootagent::sys::child::{spawn_child, FailurePipe, Program, Setup};
 use bootagent::sys::process;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// `Err` fails, `Ok(Some(why))` skips.
 type Verdict = Result<Option<&'static str>, String>;
 
-const TESTS: &[(&str, fn(&World) -> Verdict)] = &[
+type Test = fn(&World) -> Verdict;
+
+const TESTS: &[(&str, Test)] = &[
     ("sessions_and_orphans_belong_to_the_tree", sessions_and_orphans_belong_to_the_tree),
     ("orphans_nobody_has_seen_are_known_by_their_environment", orphans_are_known_by_their_environment),
     ("what_ignores_term_is_killed", what_ignores_term_is_killed),
@@ -188,7 +190,8 @@ fn orphans_are_known_by_their_environment(world: &World) -> Verdict {
     wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
     trees.ended("web");
     trees.turn();
-    check(trees.left("web", &world.none) == 1, "the orphan is known by its environment")?;
+    let left = trees.left("web", &world.none);
+    check(left == 1, &format!("the orphan is known by its environment, not {left} of them"))?;
     check(trees.left("other", &world.none) == 1, "and is not the other's")?;
     end(&mut trees, "web", &world.none)?;
     trees.turn();
@@ -286,17 +289,17 @@ fn an_earlier_daemons_agents_are_found(world: &World) -> Verdict {
 
 fn usage_is_summed_over_the_tree(world: &World) -> Verdict {
     let mut trees = world.trees();
-    let spin = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+    let spin = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
     world.begin(&mut trees, "web", &format!("sh -c '{spin}; exec sleep 1000' & sh -c '{spin}'; exec sleep 1000"));
     let (mut last, mut most) = (0, 0);
     let mut back = false;
-    wait_until("100 ms of processor time", &mut trees, |trees| {
+    wait_until("50 ms of processor time", &mut trees, |trees| {
         let usage = trees.usage("web", &world.none);
         let cpu = usage.cpu.unwrap_or(0);
         back |= cpu < last;
         last = cpu;
         most = most.max(usage.memory.unwrap_or(0));
-        cpu >= 100_000 && trees.left("web", &world.none) == 2
+        cpu >= 50_000 && trees.left("web", &world.none) == 2
     })?;
     check(!back, "processor time never goes back")?;
     check((100_000..1 << 30).contains(&most), &format!("two shells' memory, not {most} bytes"))?;
@@ -316,10 +319,10 @@ fn a_fork_bomb_dies(world: &World) -> Verdict {
     bomb.rlimits = vec![(Resource::Nproc, 150, 150)];
     let leader = world.spawn(&bomb);
     trees.begin("web", leader);
-    wait_until("a hundred processes", &mut trees, |trees| trees.left("web", &world.none) >= 100)?;
+    wait_until("a swarm", &mut trees, |trees| trees.left("web", &world.none) >= 50)?;
     let began = Instant::now();
     end(&mut trees, "web", &world.none)?;
-    check(began.elapsed() < DEADLINE / 2, "it takes a moment, not minutes")?;
+    check(began.elapsed() < Duration::from_secs(20), "it takes a moment, not minutes")?;
     Ok(None)
 }
 

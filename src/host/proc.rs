@@ -4,6 +4,7 @@
 //! Nothing here is believed further than it reads: a process that ends meanwhile is simply not there, a line that does
 //! not parse is a process that is not there. Without /proc there are no processes, and `Snapshot::fault` says why.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -94,8 +95,9 @@ impl Snapshot {
         let mut snapshot = Snapshot::default();
         let mut open: Vec<Pid> = roots.to_vec();
         let mut text = String::new();
+        let mut looked_at = BTreeSet::new();
         while let Some(pid) = open.pop() {
-            if snapshot.stats.iter().any(|stat| stat.process.pid == pid) {
+            if !looked_at.insert(pid) {
                 continue;
             }
             let Some(stat) = stat(pid) else { continue };
@@ -218,7 +220,9 @@ pub enum Mark {
     Agent(Box<str>),
     /// It is not one of ours.
     Stranger,
-    /// Nothing could be read: it is another user's, just being executed, or gone.
+    /// It is just becoming another program: its environment is not there yet.
+    Executing,
+    /// Nothing could be read: it is another user's, or gone.
     Unknown,
 }
 
@@ -229,7 +233,16 @@ pub fn mark(pid: Pid, state_dir: &str) -> Mark {
     let mut environ = Vec::new();
     match File::open(path.as_str()).and_then(|file| file.take(MAX_ENVIRON).read_to_end(&mut environ)) {
         Ok(1..) => parse_environ(&environ, state_dir),
-        _ => Mark::Unknown,
+        // In the middle of execve(2) the arguments are not there either.
+        Ok(0) => {
+            path.clear();
+            let _ = write!(path, "/proc/{pid}/cmdline");
+            match read_some(path.as_str(), &mut [0]) {
+                Ok(0) => Mark::Executing,
+                _ => Mark::Stranger,
+            }
+        }
+        Err(_) => Mark::Unknown,
     }
 }
 

@@ -26,6 +26,9 @@ const BOMB: usize = 16;
 const ROUNDS: usize = 8;
 const ROUNDS_TIME: Duration = Duration::from_millis(100);
 
+/// So often an orphan that is just being executed is asked again who it is, each time letting it go on.
+const EXECUTING: usize = 50;
+
 /// The trees of all agents.
 #[derive(Debug)]
 pub struct Trees {
@@ -510,17 +513,21 @@ impl Trees {
         if !stat.alive() || self.trees.is_empty() || self.strangers.get(&pid) == Some(&ticks) {
             return Owner::Nobody;
         }
-        match proc::mark(pid, &self.state_dir) {
-            Mark::Agent(name) => match self.trees.get(&name) {
-                Some(tree) => Owner::Tree { id: tree.id, weak: stat.parent != self.own },
-                None => Owner::Nobody,
-            },
-            Mark::Stranger => {
-                self.strangers.insert(pid, ticks);
-                Owner::Nobody
+        for _ in 0..EXECUTING {
+            match proc::mark(pid, &self.state_dir) {
+                Mark::Agent(name) => match self.trees.get(&name) {
+                    Some(tree) => return Owner::Tree { id: tree.id, weak: stat.parent != self.own },
+                    None => break,
+                },
+                Mark::Stranger => {
+                    self.strangers.insert(pid, ticks);
+                    break;
+                }
+                Mark::Unknown => break,
+                Mark::Executing => std::thread::yield_now(),
             }
-            Mark::Unknown => Owner::Nobody,
         }
+        Owner::Nobody
     }
 
     /// Sends a signal to exactly this process; whether it was there to get it.
