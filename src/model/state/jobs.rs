@@ -415,16 +415,12 @@ impl State {
         let name = self.tasks[index].record.name.clone();
         match &self.tasks[index].doing {
             Doing::Queued if self.shutdown.is_none() => self.follow_queued(index, &name, now, out),
-            Doing::WaitingForSlot if self.shutdown.is_none() => {
-                if !self.tasks.iter().any(|task| matches!(task.doing, Doing::Fetching)) {
-                    self.tasks[index].doing = Doing::Fetching;
-                    out.push(Action::Fetch(self.tasks[index].record.id.clone()));
-                }
+            Doing::WaitingForSlot if self.shutdown.is_none() && !self.is_fetching() => {
+                self.tasks[index].doing = Doing::Fetching;
+                out.push(Action::Fetch(self.tasks[index].record.id.clone()));
             }
-            Doing::StoppingAgent => {
-                if self.agents.get(&name).is_none_or(Agent::is_down) {
-                    self.agent_stopped(index, now, out);
-                }
+            Doing::StoppingAgent if self.agents.get(&name).is_none_or(Agent::is_down) => {
+                self.agent_stopped(index, now, out);
             }
             Doing::Settling => {
                 let Some(goal) = self.tasks[index].goal else { return };
@@ -436,6 +432,10 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    fn is_fetching(&self) -> bool {
+        self.tasks.iter().any(|task| matches!(task.doing, Doing::Fetching))
     }
 
     fn follow_queued(&mut self, index: usize, name: &str, now: Now, out: &mut Vec<Action>) {
