@@ -46,6 +46,11 @@ impl Binary {
         Binary { file: File::open("/proc/self/exe").ok(), path: path.into() }
     }
 
+    /// The binary of this name, looked up at each start.
+    pub fn at(path: &Path) -> Binary {
+        Binary { file: None, path: path.into() }
+    }
+
     /// What to execute.
     pub fn program(&self) -> io::Result<Program> {
         match &self.file {

@@ -1,4 +1,4 @@
-//! What a working child has for a deadline, alarm(2), and how it sees the room left on disk.
+//! What a working child cannot ask std for: alarm(2) as its deadline, the socket inside of minreq, the room left on disk.
 //!
 //! The child has one thread, and most of what it waits in (name resolution first of all) takes no timeout. So the timer of
 //! the process is the deadline, and its signal ends the process: by its default action, or with an exit status that says
@@ -16,6 +16,9 @@ static REMAINING: AtomicU32 = AtomicU32::new(0);
 static STATUS: [AtomicI32; 2] = [AtomicI32::new(0), AtomicI32::new(0)];
 /// Whether the time for the connection is over.
 static CONNECTED: AtomicBool = AtomicBool::new(false);
+
+/// Where a socket of this process is found: it opens few files, and the lowest free descriptor is taken.
+const SOCKETS: std::ops::Range<RawFd> = 3..32;
 
 /// Sends SIGALRM to this process after `seconds`, unless called again before; 0 takes it back.
 pub fn alarm(seconds: u32) {
@@ -44,7 +47,7 @@ pub fn end_after(connect: u32, total: u32, statuses: [i32; 2]) -> io::Result<()>
 /// Atomics, system calls and _exit only: it may have interrupted anything.
 extern "C" fn on_alarm(_: libc::c_int) {
     let late = CONNECTED.swap(true, Ordering::Relaxed);
-    if !late && (3..32).any(is_connected) {
+    if !late && { SOCKETS }.any(is_connected) {
         alarm(REMAINING.load(Ordering::Relaxed));
         return;
     }
@@ -70,6 +73,19 @@ fn is_connected(fd: RawFd) -> bool {
     // SAFETY: `place` and `length` describe `peer`, which lives through the call.
     let got = unsafe { libc::getpeername(fd, place, &mut length) };
     got == 0 && matches!(libc::c_int::from(peer.ss_family), libc::AF_INET | libc::AF_INET6)
+}
+
+/// Whether the server has closed the connection this process has to one, or there is none.
+pub fn is_closed() -> bool {
+    let Some(fd) = { SOCKETS }.find(|fd| is_connected(*fd)) else { return true };
+    let mut byte = 0_u8;
+    // SAFETY: the call writes one byte at most, to `byte`; it takes nothing out of the socket and does not wait.
+    let seen = unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
+    match seen {
+        0 => true,
+        -1 => io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock,
+        _ => false,
+    }
 }
 
 /// Bytes that a process without privileges may still write to the file system `file` is on. (An undumpable process cannot look

@@ -70,10 +70,15 @@ pub fn header<'a>(reply: &'a minreq::ResponseLazy, name: &str) -> Option<&'a str
 
 /// How long the body will be, where the reply says so in a way that counts (RFC 9112, 6.3).
 pub fn content_length(reply: &minreq::ResponseLazy) -> Option<u64> {
-    if header(reply, "transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
+    if is_chunked(reply) {
         return None;
     }
     header(reply, "content-length").and_then(|value| value.parse().ok())
+}
+
+/// Whether the body comes in chunks.
+pub fn is_chunked(reply: &minreq::ResponseLazy) -> bool {
+    header(reply, "transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
 }
 
 /// minreq's error in our words.

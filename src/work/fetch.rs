@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 
 use crate::sys::alarm;
-use crate::work::exchange::{content_length, header, send};
+use crate::work::exchange::{content_length, header, is_chunked, send};
 use crate::work::url::{base64, percent_decoded, Scheme, Url};
 use crate::work::{ftp, Fault, Kind, Outcome, STALL_SECS};
 
@@ -57,7 +57,7 @@ impl Sink {
         let mut buffer = vec![0; CHUNK];
         let mut size = 0;
         file.rewind().map_err(cannot)?;
-        loop {
+        while size <= max {
             match file.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => {
@@ -176,7 +176,8 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<(), Fault> {
                 if let Some(total) = total {
                     sink.expect(total)?;
                 }
-                return sink.fill(&mut reply, total);
+                sink.fill(&mut reply, total)?;
+                return whole(&reply, sink.size);
             }
             206 if asked > 0 => match header(&reply, "content-range").and_then(content_range) {
                 Some((Some(start), total)) if start == asked => {
@@ -184,7 +185,8 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<(), Fault> {
                     if let Some(total) = total {
                         sink.expect(total)?;
                     }
-                    return sink.fill(&mut reply, total);
+                    sink.fill(&mut reply, total)?;
+                    return whole(&reply, sink.size);
                 }
                 // Not what was asked for: a request from the start has no range to get wrong.
                 _ => sink.restart()?,
@@ -223,10 +225,7 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<(), Fault> {
 /// The request for what comes after the first `from` bytes.
 fn request(url: &Url, from: u64) -> Result<minreq::Request, Fault> {
     let address = url.for_http().map_err(|reason| Fault::new(Kind::Final, reason))?;
-    let mut request = minreq::get(address)
-        .with_follow_redirects(false)
-        .with_header("Connection", "close")
-        .with_header("Accept-Encoding", "identity");
+    let mut request = minreq::get(address).with_follow_redirects(false).with_header("Accept-Encoding", "identity");
     if from > 0 {
         request = request.with_header("Range", format!("bytes={from}-"));
     }
@@ -235,6 +234,16 @@ fn request(url: &Url, from: u64) -> Result<minreq::Request, Fault> {
         request = request.with_header("Authorization", format!("Basic {}", base64(pair.as_bytes())));
     }
     Ok(request)
+}
+
+/// Whether a chunked reply was whole. minreq takes the end of the connection for the end of the chunks; but a server that does
+/// not announce to close keeps the connection after a reply, as nothing in the request tells it not to.
+fn whole(reply: &minreq::ResponseLazy, size: u64) -> Result<(), Fault> {
+    let closes = header(reply, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+    if is_chunked(reply) && !closes && alarm::is_closed() {
+        return Err(Fault::new(Kind::Temporary, format!("the transfer broke off after {size} bytes")));
+    }
+    Ok(())
 }
 
 /// Start and total of a Content-Range (RFC 9110, 14.4): `bytes 5-9/10`, `bytes 5-9/*`, `bytes */10`.

@@ -1,0 +1,83 @@
+//! Exchanges with a control server.
+
+use std::path::Path;
+
+use bootagent::work::{Kind, Order, Outcome};
+
+use crate::server::{reply, send, Server};
+use crate::{failed, perform};
+
+fn exchange(url: &str) -> Outcome {
+    let order = Order::Exchange {
+        url: format!("{url}/agent/status"),
+        headers: vec![("X-BootAgent-Sn".into(), "1234".into())],
+        body: b"{\"hostname\":\"a\"}".to_vec(),
+        max_body: 1 << 20,
+    };
+    perform(&order, Path::new("/dev/null"))
+}
+
+#[test]
+fn a_reply_comes_back_whatever_its_status() {
+    for (status, headers, retry_after, signature) in [
+        ("200 OK", "X-BootAgent-Signature: abc\r\n", None, Some("abc".to_string())),
+        ("429 Slow Down", "Retry-After: 17\r\n", Some(17), None),
+        ("503 Later", "retry-after:Wed, 21 Oct 2015 07:28:00 GMT\r\n", None, None),
+        ("302 Found", "Location: http://127.0.0.1:1/\r\n", None, None),
+    ] {
+        let server = Server::fixed(reply(status, headers, b"{}"));
+        let status = status[..3].parse().expect("a number");
+        assert_eq!(exchange(&server.url), Outcome::Exchanged { status, retry_after, signature, body: b"{}".to_vec() });
+        let requests = server.requests();
+        assert_eq!(requests.len(), 1);
+        assert_eq!(requests[0].lines[0], "POST /agent/status HTTP/1.1");
+        assert_eq!(requests[0].header("connection"), Some("close"));
+        assert_eq!(requests[0].header("content-type"), Some("application/json"));
+        assert_eq!(requests[0].header("x-bootagent-sn"), Some("1234"));
+        assert_eq!(requests[0].body, b"{\"hostname\":\"a\"}");
+    }
+}
+
+#[test]
+fn a_reply_may_come_in_chunks_or_without_a_length() {
+    for reply in [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+        "HTTP/1.0 200 OK\r\n\r\n{}",
+        "HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
+    ] {
+        match exchange(&Server::fixed(reply).url) {
+            Outcome::Exchanged { status: 200, body, .. } => assert_eq!(body, b"{}"),
+            other => panic!("{reply:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_reply_that_is_no_reply_fails() {
+    for (reply, kind, part) in [
+        (&b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}"[..], Kind::Temporary, "ended after 2 of 100 bytes"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n{}", Kind::TooBig, "5000000 bytes"),
+        (b"", Kind::Temporary, "closed the connection"),
+        (b"hello\r\n", Kind::Temporary, "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{}", Kind::Temporary, "Content-Length"),
+    ] {
+        failed(exchange(&Server::fixed(reply).url), kind, 0, part);
+    }
+    let endless = Server::http(|_, _, stream| {
+        send(stream, b"HTTP/1.1 200 OK\r\n\r\n");
+        send(stream, &vec![b' '; 5 << 20]);
+    });
+    failed(exchange(&endless.url), Kind::TooBig, 0, "more than 1048576 bytes");
+    let heads = Server::http(|_, _, stream| {
+        send(stream, b"HTTP/1.1 200 OK\r\n");
+        send(stream, "X-A: b\r\n".repeat(10_000).as_bytes());
+    });
+    match exchange(&heads.url) {
+        Outcome::Failed { kind: Kind::Temporary, .. } => {}
+        other => panic!("{other:?}"),
+    }
+    failed(exchange("http://127.0.0.1:1"), Kind::Temporary, 0, "Connection refused");
+    failed(exchange("http://[::1]:80"), Kind::Final, 0, "give the host a name");
+    #[cfg(not(feature = "tls"))]
+    failed(exchange("https://127.0.0.1"), Kind::Final, 0, "without https");
+}

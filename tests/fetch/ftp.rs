@@ -1,0 +1,250 @@
+//! Downloads over FTP: from servers made of a script, and from a real one where the host has it.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use bootagent::work::{Kind, Outcome};
+
+use crate::{content, failed, fetch, fetched, have, Scratch};
+
+/// A server that has one file, and answers as usual except where told otherwise.
+struct Ftp {
+    url: String,
+    commands: Arc<Mutex<Vec<String>>>,
+}
+
+impl Ftp {
+    /// `odd` maps a command (or `GREETING`, `END`) to its answer; `None` closes the connection.
+    fn new(bytes: &[u8], odd: &[(&'static str, Option<&'static str>)]) -> Ftp {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("ftp://{}", listener.local_addr().expect("bound"));
+        let commands = Arc::new(Mutex::new(Vec::new()));
+        let (bytes, seen) = (bytes.to_vec(), commands.clone());
+        let odd: HashMap<_, _> = odd.iter().copied().collect();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = serve(stream.expect("a connection"), &bytes, &odd, &seen);
+            }
+        });
+        Ftp { url, commands }
+    }
+
+    fn commands(&self) -> Vec<String> {
+        self.commands.lock().expect("not poisoned").clone()
+    }
+}
+
+/// One control connection, until either side closes it.
+fn serve(
+    mut control: TcpStream,
+    bytes: &[u8],
+    odd: &HashMap<&str, Option<&str>>,
+    seen: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    let mut lines = BufReader::new(control.try_clone()?).lines();
+    let mut passive: Option<TcpListener> = None;
+    let mut from = 0;
+    let mut line = "GREETING".to_string();
+    loop {
+        let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
+        let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
+        let answer = match odd.get(verb) {
+            Some(Some(answer)) => answer.to_string(),
+            Some(None) => return Ok(()),
+            None => match verb {
+                "GREETING" => "220-Welcome\r\n220-to this\r\n220 server".to_string(),
+                "USER" => "331 and?".to_string(),
+                "PASS" => "230 in".to_string(),
+                "SIZE" => format!("213 {}", bytes.len()),
+                "REST" => {
+                    from = argument.parse().expect("a number");
+                    "350 from there".to_string()
+                }
+                "EPSV" => {
+                    let listener = passive.insert(TcpListener::bind("127.0.0.1:0")?);
+                    format!("229 Entering Extended Passive Mode (|||{}|)", port(listener)?)
+                }
+                "PASV" => {
+                    let port = port(passive.insert(TcpListener::bind("127.0.0.1:0")?))?;
+                    // A host nobody should believe in.
+                    format!("227 Entering Passive Mode (192,0,2,1,{},{})", port >> 8, port & 255)
+                }
+                "RETR" => {
+                    control.write_all(b"150 coming\r\n")?;
+                    let (mut data, _) = passive.take().expect("passive before RETR").accept()?;
+                    // CUT says how many bytes are sent.
+                    let end =
+                        odd.get("CUT").copied().flatten().map_or(bytes.len(), |end| end.parse().expect("a number"));
+                    data.write_all(&bytes[from..end])?;
+                    drop(data);
+                    match odd.get("END") {
+                        Some(Some(answer)) => answer.to_string(),
+                        Some(None) => return Ok(()),
+                        None => "226 done".to_string(),
+                    }
+                }
+                _ => "200 fine".to_string(),
+            },
+        };
+        control.write_all(format!("{answer}\r\n").as_bytes())?;
+        match lines.next() {
+            Some(next) => line = next?,
+            None => return Ok(()),
+        }
+        seen.lock().expect("not poisoned").push(line.clone());
+    }
+}
+
+#[test]
+fn a_file_is_fetched_from_where_the_url_says() {
+    let scratch = Scratch::new("ftp");
+    let bytes = content(300_000);
+    let server = Ftp::new(&bytes, &[]);
+    assert_eq!(fetch(&format!("{}/pub/a%20b/x.rpm", server.url), &scratch.file("a", b"")), fetched(&bytes));
+    let want = "USER anonymous,PASS bootagent@,TYPE I,CWD pub,CWD a b,SIZE x.rpm,EPSV,RETR x.rpm";
+    assert_eq!(server.commands().join(","), want);
+    let server = Ftp::new(&bytes, &[]);
+    let url = server.url.replace("ftp://", "ftp://me:p%40ss@");
+    assert_eq!(fetch(&format!("{url}/%2Fx.rpm"), &scratch.file("b", b"")), fetched(&bytes));
+    assert!(server.commands().join(",").starts_with("USER me,PASS p@ss,TYPE I,SIZE /x.rpm,"));
+}
+
+#[test]
+fn a_cut_is_temporary_and_the_next_attempt_goes_on() {
+    let scratch = Scratch::new("ftp-cut");
+    let bytes = content(300_000);
+    let file = scratch.file("a", b"");
+    for end in [None, Some("226 done"), Some("426 cut")] {
+        let server = Ftp::new(&bytes, &[("CUT", Some("200000")), ("END", end)]);
+        let gained = if end.is_none() { 200_000 } else { 0 };
+        failed(fetch(&format!("{}/x", server.url), &file), Kind::Temporary, gained, "");
+    }
+    let server = Ftp::new(&bytes, &[]);
+    assert_eq!(fetch(&format!("{}/x", server.url), &file), fetched(&bytes));
+    assert!(server.commands().contains(&"REST 200000".to_string()));
+    // All of it is there: nothing is transferred.
+    let server = Ftp::new(&bytes, &[("RETR", None)]);
+    assert_eq!(fetch(&format!("{}/x", server.url), &file), fetched(&bytes));
+}
+
+#[test]
+fn servers_that_lack_something_still_serve() {
+    let scratch = Scratch::new("ftp-lacks");
+    let bytes = content(5000);
+    for odd in [
+        &[("EPSV", Some("500 what?"))][..],
+        &[("EPSV", Some("229 (|||1|)"))],
+        &[("SIZE", Some("500 what?"))],
+        &[("SIZE", Some("550 not in ASCII mode"))],
+        &[("REST", Some("502 no"))],
+        &[("END", None)],
+        &[("END", Some("250 done"))],
+        &[("USER", Some("230 in already"))],
+        &[("GREETING", Some("120 wait\r\n220-a\r\n 220 b\r\n220 c"))],
+    ] {
+        let server = Ftp::new(&bytes, odd);
+        let file = scratch.file("a", &bytes[..1000]);
+        assert_eq!(fetch(&format!("{}/x", server.url), &file), fetched(&bytes), "{odd:?}");
+        let refused = server.commands().iter().any(|command| command.starts_with("PASS")) && odd[0].0 == "USER";
+        assert!(!refused, "a password nobody asked for");
+    }
+}
+
+#[test]
+fn refusals_are_final_or_temporary() {
+    let scratch = Scratch::new("ftp-refuses");
+    let file = scratch.file("a", b"");
+    for (odd, kind, part) in [
+        (("GREETING", Some("421 too many users")), Kind::Temporary, "421 too many users"),
+        (("GREETING", Some("554 go away")), Kind::Final, "554 go away"),
+        (("GREETING", Some("HTTP/1.1 400 Bad Request")), Kind::Temporary, "not FTP"),
+        (("GREETING", None), Kind::Temporary, "closed"),
+        (("PASS", Some("530 s3cret is wrong")), Kind::Final, "530 *** is wrong"),
+        (("CWD", Some("550 no such directory")), Kind::Final, "CWD pub with 550 no such directory"),
+        (("RETR", Some("550 no such file")), Kind::Final, "RETR x with 550 no such file"),
+        (("RETR", Some("450 busy")), Kind::Temporary, "450 busy"),
+        (("SIZE", Some("213 5000000")), Kind::TooBig, "5000000 bytes"),
+    ] {
+        let server = Ftp::new(b"hello", &[odd]);
+        let url = server.url.replace("ftp://", "ftp://me:s3cret@");
+        failed(fetch(&format!("{url}/pub/x"), &file), kind, 0, part);
+    }
+    let server = Ftp::new(b"hello", &[]);
+    for path in ["/", "/pub/", "/a%0d%0aDELE%20b", "/%00"] {
+        failed(fetch(&format!("{}{path}", server.url), &file), Kind::Final, 0, "");
+    }
+    assert!(server.commands().is_empty(), "nothing of it reaches a server");
+    failed(fetch("ftp://127.0.0.1:1/x", &file), Kind::Temporary, 0, "Connection refused");
+}
+
+/// A server of pyftpdlib on a directory.
+struct Real(Child);
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts one; `None` where it is not installed.
+fn real(dir: &Path) -> Option<(Real, u16)> {
+    const SCRIPT: &str = "
+import sys
+from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.handlers import FTPHandler
+from pyftpdlib.servers import FTPServer
+users = DummyAuthorizer()
+users.add_anonymous(sys.argv[1])
+users.add_user('me', 'p@ss', sys.argv[1])
+FTPHandler.authorizer = users
+server = FTPServer(('127.0.0.1', 0), FTPHandler)
+print(server.address[1], flush=True)
+server.serve_forever()
+";
+    for python in ["python3", "/usr/bin/python3"] {
+        let mut child = Command::new(python)
+            .args(["-c", SCRIPT])
+            .arg(dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("readable");
+        let server = Real(child);
+        if let Ok(port) = line.trim().parse() {
+            return Some((server, port));
+        }
+    }
+    None
+}
+
+#[test]
+fn a_real_server_is_understood() {
+    let scratch = Scratch::new("ftp-real");
+    let bytes = content(400_000);
+    std::fs::create_dir(scratch.0.join("pub")).expect("a directory");
+    std::fs::write(scratch.0.join("pub/a b.rpm"), &bytes).expect("a file");
+    let server = real(&scratch.0);
+    if !have("python3-pyftpdlib", server.is_some()) {
+        return;
+    }
+    let (_server, port) = server.expect("just seen");
+    for (path, part) in [("pub/a%20b.rpm", 0), ("pub/a%20b.rpm", 123_456), ("%2Fpub/a%20b.rpm", 400_000)] {
+        let file = scratch.file("part", &bytes[..part]);
+        for login in ["", "me:p%40ss@"] {
+            assert_eq!(fetch(&format!("ftp://{login}127.0.0.1:{port}/{path}"), &file), fetched(&bytes));
+        }
+    }
+    let file = scratch.file("none", b"");
+    failed(fetch(&format!("ftp://127.0.0.1:{port}/pub/none"), &file), Kind::Final, 0, "550");
+    match fetch(&format!("ftp://me:wrong@127.0.0.1:{port}/pub/none"), &file) {
+        Outcome::Failed { kind: Kind::Final, reason, .. } => assert!(reason.contains("530"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}

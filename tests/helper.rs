@@ -1,0 +1,264 @@
+//! The daemon's side of a helper, with real children: fork needs a process of one thread, so this has a `main` of its own.
+//! The helpers it starts are this very program again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bootagent::host::helper::{Binary, Helper, Identity};
+use bootagent::kernel::{Exit, Gid, Pid, Sig, Uid};
+use bootagent::sys::child::FailurePipe;
+use bootagent::sys::poll::{poll, PollFd};
+use bootagent::sys::{account, monotonic, process};
+use bootagent::work::{Kind, Order, Outcome};
+
+fn main() {
+    if std::env::args().nth(1).as_deref() == Some("work") {
+        std::process::exit(bootagent::work::run());
+    }
+    let tests: [(&str, fn(&mut Host)); 7] = [
+        ("a_download_goes_through", a_download_goes_through),
+        ("long_orders_and_replies_do_not_block", long_orders_and_replies_do_not_block),
+        ("result_and_exit_come_in_any_order", result_and_exit_come_in_any_order),
+        ("one_that_is_killed_has_failed", one_that_is_killed_has_failed),
+        ("one_that_hangs_is_stopped_at_its_deadline", one_that_hangs_is_stopped_at_its_deadline),
+        ("one_that_never_was_says_where_it_broke_off", one_that_never_was_says_where_it_broke_off),
+        ("it_runs_as_somebody_else_with_nothing", it_runs_as_somebody_else_with_nothing),
+    ];
+    println!("\nrunning {} tests", tests.len());
+    let mut host = Host::new();
+    for (name, test) in &tests {
+        test(&mut host);
+        println!("test {name} ... ok");
+    }
+    let _ = fs::remove_dir_all(&host.dir);
+    println!("\ntest result: ok. {} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n", tests.len());
+}
+
+/// What a daemon would have.
+struct Host {
+    binary: Binary,
+    failures: FailurePipe,
+    dir: std::path::PathBuf,
+}
+
+impl Host {
+    fn new() -> Host {
+        let dir = std::env::temp_dir().join(format!("bootagent-helper-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        Host { binary: Binary::own(Path::new("/none")), failures: FailurePipe::new().expect("a pipe"), dir }
+    }
+
+    fn file(&self, bytes: &[u8]) -> File {
+        let path = self.dir.join("file");
+        fs::write(&path, bytes).expect("a file");
+        OpenOptions::new().read(true).write(true).open(path).expect("a file")
+    }
+
+    fn start(&self, order: &Order, file: Option<File>) -> Helper {
+        Helper::start(&self.binary, order, file, None, &self.failures, monotonic()).expect("starts")
+    }
+
+    /// The daemon's loop, for one helper; `turn` is called between waits.
+    fn finish(&mut self, mut helper: Helper, mut turn: impl FnMut(&mut Helper)) -> Outcome {
+        let give_up = Instant::now() + Duration::from_secs(20);
+        while !helper.finished() {
+            assert!(Instant::now() < give_up, "a helper does not finish");
+            let mut fds: Vec<PollFd> = helper.fds().into_iter().flatten().collect();
+            poll(&mut fds, Some(Duration::from_millis(5))).expect("polls");
+            helper.ready();
+            turn(&mut helper);
+            while let Some((pid, exit)) = process::wait_any().expect("waits") {
+                assert_eq!(pid, helper.pid());
+                helper.exited(exit, self.failures.take(pid));
+            }
+        }
+        helper.outcome()
+    }
+}
+
+/// Copies this source file, which is bigger than nothing.
+fn copy() -> Order {
+    Order::Fetch { url: format!("file://{}/{}", env!("CARGO_MANIFEST_DIR"), file!()), max_bytes: 1 << 20, rate: None }
+}
+
+#[track_caller]
+fn failed(outcome: Outcome, want: Kind, part: &str) {
+    match outcome {
+        Outcome::Failed { kind, reason, .. } if kind == want && reason.contains(part) => {}
+        other => panic!("want a failure with \"{part}\", got {other:?}"),
+    }
+}
+
+fn a_download_goes_through(host: &mut Host) {
+    let file = host.file(b"");
+    let helper = host.start(&copy(), Some(file.try_clone().expect("a clone")));
+    assert_eq!(helper.deadline(), None);
+    let length = fs::metadata(file!()).expect("there").len();
+    match host.finish(helper, |_| {}) {
+        Outcome::Fetched { size, .. } => assert_eq!(size, length),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(file.metadata().expect("open").len(), length);
+}
+
+fn long_orders_and_replies_do_not_block(host: &mut Host) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.set_nonblocking(true).expect("a flag");
+    let url = format!("http://{}/", listener.local_addr().expect("bound"));
+    let body = vec![b'x'; 300_000];
+    let order = Order::Exchange { url, headers: Vec::new(), body: body.clone(), max_body: 1 << 20 };
+    let helper = host.start(&order, None);
+    assert!(helper.fds()[0].is_some(), "the order fits into a pipe");
+    assert!(helper.deadline().is_some());
+    let reply = vec![b'y'; 500_000];
+    let outcome = host.finish(helper, |_| {
+        let Ok((mut stream, _)) = listener.accept() else { return };
+        stream.set_nonblocking(false).expect("a flag");
+        let mut request = Vec::new();
+        let mut buffer = [0; 4096];
+        while !request.ends_with(&body) {
+            let count = stream.read(&mut buffer).expect("a request");
+            request.extend_from_slice(&buffer[..count]);
+        }
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", reply.len());
+        stream.write_all(head.as_bytes()).expect("taken");
+        stream.write_all(&reply).expect("taken");
+    });
+    match outcome {
+        Outcome::Exchanged { status: 200, body, .. } => assert_eq!(body, reply),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn result_and_exit_come_in_any_order(host: &mut Host) {
+    // The exit status first: nothing is read before.
+    let mut helper = host.start(&copy(), Some(host.file(b"")));
+    let exit = process::wait_for(helper.pid()).expect("waits");
+    helper.exited(exit, None);
+    assert!(helper.finished());
+    assert!(matches!(helper.outcome(), Outcome::Fetched { .. }));
+    // The result first, and its end.
+    let mut helper = host.start(&copy(), Some(host.file(b"")));
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while helper.fds()[1].is_some() {
+        assert!(Instant::now() < give_up && !helper.finished());
+        let mut fds: Vec<PollFd> = helper.fds().into_iter().flatten().collect();
+        poll(&mut fds, Some(Duration::from_secs(1))).expect("polls");
+        drop(fds);
+        helper.ready();
+    }
+    assert!(!helper.finished());
+    let pid = helper.pid();
+    assert_eq!(process::wait_for(pid).expect("waits"), Exit::Code(0));
+    // Somebody else may have got the status.
+    helper.exited(Exit::Unknown, None);
+    assert!(matches!(helper.outcome(), Outcome::Fetched { .. }));
+}
+
+fn one_that_is_killed_has_failed(host: &mut Host) {
+    for (sig, kind, part) in [
+        (Sig::KILL, Kind::Temporary, "killed by SIGKILL without a result"),
+        (Sig::ALRM, Kind::Temporary, "stalled: no byte for 60 s"),
+        (Sig::XFSZ, Kind::TooBig, "larger than allowed"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("bound"));
+        let file = host.file(b"12345");
+        let helper = host.start(&Order::Fetch { url, max_bytes: 100, rate: None }, Some(file));
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut sent = false;
+        let outcome = host.finish(helper, |helper| {
+            if !sent {
+                let head = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 5-99/100\r\n\r\n1234567";
+                stream.write_all(head).expect("taken");
+                sent = true;
+            }
+            if helper.progress() == Some(12) {
+                process::signal(helper.pid(), sig).expect("there");
+            }
+        });
+        match &outcome {
+            Outcome::Failed { progressed, .. } => assert_eq!(*progressed, 7),
+            other => panic!("{other:?}"),
+        }
+        failed(outcome, kind, part);
+    }
+}
+
+fn one_that_hangs_is_stopped_at_its_deadline(host: &mut Host) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("bound"));
+    let order = Order::Exchange { url, headers: Vec::new(), body: Vec::new(), max_body: 100 };
+    let mut helper = host.start(&order, None);
+    assert!(helper.deadline().is_some_and(|deadline| deadline.since(monotonic()) > Duration::from_secs(30)));
+    helper.stop();
+    assert_eq!(helper.deadline(), None);
+    failed(host.finish(helper, |_| {}), Kind::Temporary, "no complete reply within 30 s");
+}
+
+fn one_that_never_was_says_where_it_broke_off(host: &mut Host) {
+    let text = host.dir.join("text");
+    let mut file = File::create(&text).expect("a file");
+    file.write_all(b"no program").expect("written");
+    file.rewind().expect("a file");
+    let own = std::mem::replace(&mut host.binary, Binary::own(Path::new("/none")));
+    // Where there is no /proc, a path is executed.
+    host.binary = Binary::at(&text);
+    let helper = host.start(&copy(), None);
+    let outcome = host.finish(helper, |_| {});
+    host.binary = own;
+    failed(outcome, Kind::Temporary, "cannot start a helper: executing the program: Permission denied");
+}
+
+fn it_runs_as_somebody_else_with_nothing(host: &mut Host) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("bound"));
+    let root = account::own_uid() == Uid(0);
+    let who = Identity { uid: Uid(65534), gid: Gid(65534) };
+    if !root {
+        assert!(std::env::var_os("BOOTAGENT_TEST_ALL").is_none(), "needs root");
+        eprintln!("in part skipped: needs root");
+    }
+    let order = Order::Exchange { url, headers: Vec::new(), body: Vec::new(), max_body: 100 };
+    let started = Helper::start(&host.binary, &order, None, root.then_some(who), &host.failures, monotonic());
+    let mut helper = started.expect("starts");
+    let stream = listener.accept().expect("a connection");
+    let pid: Pid = helper.pid();
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).expect("readable");
+    let status = read("status");
+    let line = |key: &str| {
+        let line = status.lines().find(|line| line.starts_with(key)).expect("there");
+        line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("NoNewPrivs:"), "1");
+    assert_eq!(line("Threads:"), "1");
+    if root {
+        assert_eq!(line("Uid:"), "65534 65534 65534 65534");
+        assert_eq!(line("Gid:"), "65534 65534 65534 65534");
+        assert_eq!(line("Groups:"), "");
+        assert_eq!(line("CapEff:"), "0000000000000000");
+        let environment = read("environ");
+        for pair in environment.split_terminator('\0') {
+            let name = pair.split('=').next().unwrap_or_default();
+            assert!(["PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"].contains(&name), "{pair:?}");
+        }
+        let mut fds: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+            .expect("readable")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("a number"))
+            .collect();
+        fds.sort();
+        assert_eq!(fds, ["0", "1", "2", "3"], "order, result, /dev/null and its socket");
+        let limits = read("limits");
+        for (name, value) in [("Max file size", "0"), ("Max address space", "268435456"), ("Max open files", "64")] {
+            let found = limits.lines().find(|line| line.starts_with(name)).expect("there");
+            let words: Vec<&str> = found[name.len()..].split_whitespace().collect();
+            assert_eq!(&words[..2], [value, value], "{name}");
+        }
+    }
+    drop(stream);
+    helper.ready();
+    failed(host.finish(helper, |_| {}), Kind::Temporary, "closed the connection");
+}
