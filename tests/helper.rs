@@ -14,11 +14,13 @@ use bootagent::sys::poll::{poll, PollFd};
 use bootagent::sys::{account, monotonic, process};
 use bootagent::work::{Kind, Order, Outcome};
 
+type Test = fn(&mut Host);
+
 fn main() {
     if std::env::args().nth(1).as_deref() == Some("work") {
         std::process::exit(bootagent::work::run());
     }
-    let tests: [(&str, fn(&mut Host)); 7] = [
+    let tests: [(&str, Test); 7] = [
         ("a_download_goes_through", a_download_goes_through),
         ("long_orders_and_replies_do_not_block", long_orders_and_replies_do_not_block),
         ("result_and_exit_come_in_any_order", result_and_exit_come_in_any_order),
