@@ -40,7 +40,8 @@ pub struct Limits {
 struct Place {
     hierarchy: Hierarchy,
     group: Option<Group>,
-    failed: bool,
+    /// Why there can be none.
+    failed: Option<String>,
 }
 
 /// What one agent is held by.
@@ -106,7 +107,7 @@ impl fmt::Display for OutOfMemory {
 
 impl Limits {
     /// Looks at what this host has. `parent` is the configuration's `cgroup`, the path of the group that all agents'
-    /// groups are in. The first notes come with the first `prepare`.
+    /// groups are in. The first notes come with the first agent.
     pub fn detect(state_dir: &str, parent: Option<&str>) -> Limits {
         let read = |path| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default();
         let hierarchies = cgroup::hierarchies(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
@@ -115,7 +116,7 @@ impl Limits {
 
     /// The same over given hierarchies.
     pub fn over(hierarchies: Vec<Hierarchy>, state_dir: &str, parent: Option<&str>) -> Limits {
-        let places = hierarchies.into_iter().map(|hierarchy| Place { hierarchy, group: None, failed: false }).collect();
+        let places = hierarchies.into_iter().map(|hierarchy| Place { hierarchy, group: None, failed: None }).collect();
         let mut limits = Limits {
             places,
             telling: None,
@@ -127,36 +128,42 @@ impl Limits {
             notes: Vec::new(),
         };
         limits.telling = limits.choose_telling();
-        match limits.telling.and_then(|index| limits.places[index].group.as_ref()) {
-            Some(group) => {
-                let note = format!("agents are told apart by {} {:?}", group.version().name(), group.dir());
-                limits.note(note);
-            }
-            None => limits.note("agents are told apart by descent: no control group can be made".into()),
+        if limits.telling.is_none() {
+            limits.note(limits.describe());
         }
         limits
+    }
+
+    /// How agents are told apart, in a sentence for the log.
+    pub fn describe(&self) -> String {
+        if let Some(group) = self.telling.and_then(|index| self.places[index].group.as_ref()) {
+            return format!("agents are told apart by {} {:?}", group.version().name(), group.dir());
+        }
+        // One reason is enough: without permission all hierarchies say the same.
+        let reason = self.places.iter().find_map(|place| place.failed.as_deref());
+        format!("agents are told apart by descent: {}", reason.unwrap_or("no control group hierarchy is mounted"))
     }
 
     fn choose_telling(&mut self) -> Option<usize> {
         let unified = self.places.iter().position(|place| place.hierarchy.version == Version::V2);
         let others = TELLING.iter().map(|name| self.places.iter().position(|place| place.hierarchy.has(name)));
         let order: Vec<usize> = std::iter::once(unified).chain(others).flatten().collect();
-        order.into_iter().find(|&index| self.group(index).is_some())
+        order.into_iter().find(|&index| self.group(index).is_ok())
     }
 
-    /// Our group in a hierarchy, made if need be; what is in the way is noted once.
-    fn group(&mut self, index: usize) -> Option<&mut Group> {
+    /// Our group in a hierarchy, made if need be; or why there can be none, which is tried once only.
+    fn group(&mut self, index: usize) -> Result<&mut Group, String> {
         let place = &mut self.places[index];
-        if place.group.is_none() && !place.failed {
+        if let Some(reason) = &place.failed {
+            return Err(reason.clone());
+        }
+        if place.group.is_none() {
             match Group::open(&place.hierarchy, &self.name, self.parent.as_deref()) {
                 Ok(group) => place.group = Some(group),
-                Err(error) => {
-                    place.failed = true;
-                    self.note(format!("control group not used: {error}"));
-                }
+                Err(error) => place.failed = Some(error.to_string()),
             }
         }
-        self.places[index].group.as_mut()
+        place.group.as_mut().ok_or_else(|| place.failed.clone().unwrap_or_default())
     }
 
     fn note(&mut self, note: String) {
@@ -207,7 +214,7 @@ impl Limits {
                 continue;
             }
             // Groups that are not there yet are not made for it.
-            let Some(group) = self.group(index) else { continue };
+            let Ok(group) = self.group(index) else { continue };
             let leaf = group.find(name);
             if !leaf.members().is_ok_and(|pids| pids.contains(&leader)) {
                 continue;
@@ -254,8 +261,9 @@ impl Limits {
                 place.hierarchy.version == version && (version == Version::V2 || place.hierarchy.has(controller))
             };
             let Some(index) = self.places.iter().position(place) else { continue };
-            let Some(group) = self.group(index) else { continue };
-            if let Err(error) = group.enable(controller) {
+            let enabled =
+                self.group(index).and_then(|group| group.enable(controller).map_err(|error| error.to_string()));
+            if let Err(error) = enabled {
                 self.note(format!("no {controller} limits by {}: {error}", version.name()));
                 continue;
             }
@@ -269,7 +277,7 @@ impl Limits {
     }
 
     fn leaf(&mut self, index: usize, name: &str) -> Option<Leaf> {
-        match self.group(index)?.leaf(name) {
+        match self.group(index).ok()?.leaf(name) {
             Ok(leaf) => Some(leaf),
             Err(error) => {
                 self.note(format!("agent {name:?}: {error}"));

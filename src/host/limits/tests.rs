@@ -162,3 +162,25 @@ fn groups_that_are_not_empty_are_removed_later() {
     limits.release("web");
     assert!(!fake.0.join("bootagent/web").exists());
 }
+
+#[test]
+fn what_is_in_the_way_is_said_in_one_line() {
+    let places = ["memory", "cpu", "freezer"].map(|controller| Hierarchy {
+        version: Version::V1,
+        mount: PathBuf::from("/nonexistent").join(controller),
+        own: PathBuf::from("/nonexistent").join(controller),
+        controllers: vec![controller.into()],
+    });
+    let mut limits = Limits::over(places.to_vec(), "/var/lib/bootagent", None);
+    let prepared = limits.prepare("web", &want(None, BOTH.1));
+    let missing = "cannot make \"/nonexistent/memory/bootagent\": No such file or directory";
+    assert_eq!(
+        prepared.notes,
+        [
+            format!("agents are told apart by descent: {missing}"),
+            format!("no memory limits by cgroup1: {missing}"),
+            "memory limits are polled".into(),
+        ]
+    );
+    assert_eq!(prepared.by.as_deref(), Some("polled"));
+}
