@@ -31,6 +31,7 @@ pub struct Limits {
     agents: BTreeMap<Name, Held>,
     /// Groups that still had processes when their agent was released.
     leftover: Vec<Leaf>,
+    swept: bool,
     said: Vec<Box<str>>,
     notes: Vec<String>,
 }
@@ -124,6 +125,7 @@ impl Limits {
             parent: parent.map(Box::from),
             agents: BTreeMap::new(),
             leftover: Vec::new(),
+            swept: false,
             said: Vec::new(),
             notes: Vec::new(),
         };
@@ -180,7 +182,7 @@ impl Limits {
     /// Sets the limits of an agent that is about to be started, and reads them back. The baseline for `oom_killed` is
     /// taken anew.
     pub fn prepare(&mut self, name: &str, limits: &spec::Limits) -> Prepared {
-        self.sweep();
+        self.remove_leftover();
         let mut held = Held { memory_limit: limits.memory, ..Held::default() };
         held.telling = self.telling.and_then(|index| self.leaf(index, name));
         if let Some(bytes) = limits.memory {
@@ -360,11 +362,27 @@ impl Limits {
                 self.leftover.push(leaf.clone());
             }
         }
-        self.sweep();
+        self.remove_leftover();
     }
 
-    /// Tries again to remove what was not empty; to be called with each check.
+    /// Removes what was not empty before, and once the groups that an earlier daemon had no time to remove; to be called
+    /// with each check, when every agent that runs has been attached: one just being started is not in its group yet.
     pub fn sweep(&mut self) {
+        if !std::mem::replace(&mut self.swept, true) {
+            if let Some(group) = self.telling.and_then(|index| self.places[index].group.as_ref()) {
+                for name in group.leaves().iter().filter(|name| !self.agents.contains_key(*name)) {
+                    // Empty groups within one that is in use are the agent's own.
+                    let leaf = group.find(name);
+                    if !leaf.populated() {
+                        self.leftover.push(leaf);
+                    }
+                }
+            }
+        }
+        self.remove_leftover();
+    }
+
+    fn remove_leftover(&mut self) {
         let agents = &self.agents;
         self.leftover.retain(|leaf| {
             let used = agents.values().any(|held| held.leaves().contains(&leaf));

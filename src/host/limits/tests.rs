@@ -148,7 +148,10 @@ fn an_earlier_daemons_groups_are_found_and_believed_as_far_as_they_go() {
 #[test]
 fn groups_that_are_not_empty_are_removed_later() {
     let fake = Fake::new("release", "cpu memory\n");
+    fs::create_dir(fake.0.join("bootagent/old")).unwrap();
     let mut limits = fake.limits();
+    limits.sweep();
+    assert!(!fake.0.join("bootagent/old").exists(), "an earlier daemon's, empty");
     limits.prepare("web", &want(None, None));
     limits.prepare("db", &want(None, None));
     limits.release("web");
