@@ -150,7 +150,8 @@ cat >"$dir/bootagent.json" <<END
   "restartsecs": 1, "windowsecs": 5, "checksecs": 1 }
 END
 bootagent check
-bootagent run >"$dir/daemon.out" 2>&1 &
+# Not through the function: $! would be the shell around it.
+"$BOOTAGENT" -c "$dir/bootagent.json" run >"$dir/daemon.out" 2>&1 &
 daemon=$!
 wait_until 'the daemon answers' bootagent status
 

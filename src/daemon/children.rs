@@ -38,7 +38,7 @@ impl Daemon {
         let spec = self.state.spec(name).ok_or("it has no definition")?;
         let prepared = self.limits.prepare(name, &spec.limits);
         for note in &prepared.notes {
-            self.log.write(Level::Warn, note);
+            self.log.write(Level::Info, note);
         }
         let output = self.outputs.open(name).map_err(|problem| self.say(Level::Warn, &problem)).ok();
         let mut setup = self.child(&spec, &spec.exec, output)?;

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 
 use super::{now, Daemon, Options};
-use crate::host::disk::make_dir;
+use crate::host::disk::{make_dir, reason};
 use crate::host::files;
 use crate::host::helper::{Binary, Identity};
 use crate::host::limits::Limits;
@@ -123,7 +123,7 @@ impl Daemon {
         if let Some(spec) = self.state.spec(name) {
             let prepared = self.limits.attach(name, &spec.limits, process.pid);
             for note in &prepared.notes {
-                self.say(Level::Warn, note);
+                self.say(Level::Info, note);
             }
             let limits = (prepared.by, prepared.polled.cpu, prepared.polled.memory);
             self.queue.push_back(Event::Attached {
@@ -208,8 +208,8 @@ fn lock(run_dir: &Path) -> Result<File, String> {
         Ok(true) => Ok(file),
         Ok(false) => {
             let holder = lock_holder(&file).ok().flatten();
-            let holder = holder.map_or("another daemon".to_string(), |pid| format!("another daemon, process {pid},"));
-            Err(format!("{holder} runs already with run_dir \"{}\"", run_dir.display()))
+            let holder = holder.map_or(String::new(), |pid| format!(", process {pid}"));
+            Err(format!("another daemon is running with run_dir \"{}\"{holder}: stop it first", run_dir.display()))
         }
         Err(error) => Err(format!("cannot lock \"{}\": {error}", path.display())),
     }
@@ -222,7 +222,7 @@ fn protect(notes: &mut Vec<(Level, String)>) {
     }
     if account::own_uid().0 == 0 {
         if let Err(error) = process::set_oom_score_adj(-900) {
-            notes.push((Level::Info, format!("not protected against running out of memory: {error}")));
+            notes.push((Level::Info, format!("not protected against running out of memory: {}", reason(&error))));
         }
     }
 }

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::kernel::{Gid, Stage, Uid};
+use crate::kernel::{Errno, Gid, Stage, Uid};
 use crate::model::spec::{Account, Spec};
 use crate::sys::account::{group_by_name, groups_of, own_gid, own_uid, user_by_id, user_by_name, User};
 use crate::sys::child::{Program, Setup};
@@ -188,15 +188,12 @@ fn find_program(exec: &[Box<str>], host: &Where<'_>) -> Result<PathBuf, StartErr
         }
     };
     let problem = match std::fs::metadata(&path) {
-        Ok(found) if !found.is_file() => "is not a file",
-        Ok(found) if found.permissions().mode() & 0o111 == 0 => "is not executable",
+        Ok(found) if !found.is_file() => "not a regular file".to_string(),
+        Ok(found) if found.permissions().mode() & 0o111 == 0 => "not executable: Permission denied".to_string(),
         Ok(_) => return Ok(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => "does not exist",
-        Err(error) => {
-            return Err(wrong(Stage::Exec, format!("cannot look at program \"{}\": {error}", path.display())));
-        }
+        Err(error) => Errno(error.raw_os_error().unwrap_or(libc::EIO)).to_string(),
     };
-    Err(wrong(Stage::Exec, format!("program \"{}\" {problem}", path.display())))
+    Err(wrong(Stage::Exec, format!("program \"{}\": {problem}", path.display())))
 }
 
 fn c_text(bytes: &[u8], stage: Stage) -> Result<CString, StartError> {
@@ -294,10 +291,10 @@ mod tests {
             ("/bin/sh", &inside, Ok("/bin/sh")),
             ("../bin/sh", &inside, Err("is outside the package")),
             ("sh", &HOST, Err("absolute path")),
-            ("/no/such", &HOST, Err("program \"/no/such\" does not exist")),
-            ("/etc", &HOST, Err("is not a file")),
-            ("/etc/passwd", &HOST, Err("is not executable")),
-            ("/etc/passwd/x", &HOST, Err("cannot look at program")),
+            ("/no/such", &HOST, Err("program \"/no/such\": No such file")),
+            ("/etc", &HOST, Err("not a regular file")),
+            ("/etc/passwd", &HOST, Err("not executable")),
+            ("/etc/passwd/x", &HOST, Err("Not a directory")),
         ] {
             match (find_program(&[program.into()], host), want) {
                 (Ok(path), Ok(want)) => assert_eq!(path, Path::new(want).components().as_path(), "{program}"),

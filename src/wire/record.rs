@@ -287,8 +287,10 @@ fn take_agent(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Age
     if envs.is_none() && fields.get("envs").is_some() {
         fields.fault("envs", "want pairs of strings");
     }
+    // What a job found before it changed anything may be that there was no such agent: a record without a name.
+    let none = path == "before" && fields.text("name").is_none_or(str::is_empty);
     Some(AgentRecord {
-        name: name(&mut fields),
+        name: if none { "".into() } else { name(&mut fields) },
         wanted,
         definition: fields.text("definition").map(Into::into),
         envs,

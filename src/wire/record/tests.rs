@@ -121,6 +121,12 @@ fn a_newer_binarys_record_is_read() {
 }
 
 #[test]
+fn a_job_that_found_no_agent_comes_back() {
+    let job = JobRecord { before: Some(Box::default()), ..full_job() };
+    assert_eq!(read_job(&write_job(&job)), Ok(job));
+}
+
+#[test]
 fn what_is_not_a_record_is_an_error() {
     for text in ["", "[]", "null", "{", "{}", "{\"name\":\"a/b\"}", "\0\0\0\0", "{\"name\":1}"] {
         assert!(read_agent(text).is_err() && read_run(text).is_err() && read_job(text).is_err(), "{text}");
@@ -131,7 +137,7 @@ fn what_is_not_a_record_is_an_error() {
         ("{\"id\":\"a\",\"phase\":\"melting\"}", "phase"),
         ("{\"id\":\"a\",\"phase\":\"done\"}", "outcome"),
         ("{\"id\":\"a\",\"phase\":\"done\",\"outcome\":{\"code\":11}}", "outcome.code"),
-        ("{\"id\":\"a\",\"phase\":\"received\",\"before\":{\"name\":\"\"}}", "before.name"),
+        ("{\"id\":\"a\",\"phase\":\"received\",\"before\":{\"name\":\"../x\"}}", "before.name"),
     ] {
         let got = read_job(text).map(drop).unwrap_err();
         assert!(got.starts_with(want), "{text}: {got}");

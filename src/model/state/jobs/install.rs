@@ -165,14 +165,16 @@ impl State {
     fn discard(&mut self, index: usize, why: &str, out: &mut Vec<Action>) {
         if let Some(file) = self.source(index).map(State::kept_file) {
             let name = self.job_name(index);
-            let kept =
-                |installed: &Option<Installed>| installed.as_ref().is_some_and(|installed| installed.file == file);
-            let in_use = self.agents.get(&name).is_some_and(|a| kept(&a.record.package) || kept(&a.record.previous));
-            let mut files: Vec<Box<str>> = vec![UNPACK.into()];
-            if !in_use {
-                files.push(file);
+            let kept = self.agents.get(&name).map(|agent| [&agent.record.package, &agent.record.previous]);
+            let mut drop: Vec<Box<str>> = Vec::new();
+            // Without a package that is kept, nothing there is of any use.
+            if let Some(kept) = kept.filter(|kept| kept.iter().any(|installed| installed.is_some())) {
+                drop.push(UNPACK.into());
+                if !kept.iter().any(|installed| holds(installed, &file)) {
+                    drop.push(file);
+                }
             }
-            out.push(Action::DropPackage(name, files));
+            out.push(Action::DropPackage(name, drop));
         }
         self.finish(index, Code::Install, why, out);
     }
