@@ -7,6 +7,9 @@ use std::path::Path;
 
 use crate::wire::json::{self, Value};
 
+/// Of each agent's detail so many characters are shown in a table of several; one that is asked for by name says all.
+const DETAIL: usize = 72;
+
 /// The status report: a line about the daemon, then one per agent.
 pub fn status(body: &Value, agents_dir: &Path) -> String {
     let mut text = format!(
@@ -39,11 +42,21 @@ pub fn status(body: &Value, agents_dir: &Path) -> String {
             member(agent, "cpu").and_then(json::number).map_or("-".to_string(), |cpu| format!("{cpu:.1}%")),
             member(agent, "memory").and_then(json::number).map_or("-".to_string(), size),
             number_of(agent, "failures").to_string(),
-            text_of(agent, "detail"),
+            match agents.len() {
+                1 => text_of(agent, "detail"),
+                _ => shortened(text_of(agent, "detail")),
+            },
         ]);
     }
     align(&mut text, &rows, &[3, 4, 5, 6, 7]);
     text
+}
+
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(DETAIL) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
 }
 
 /// The ledger of jobs, one line each.
@@ -155,6 +168,18 @@ a       1        running   5m12s  4711  1.5%  10M         0
 longer  1.2.3    stoped        -     -     -    -         2  exited with status 1
 ";
         assert_eq!(status(&body, Path::new("/etc/x")), want);
+    }
+
+    #[test]
+    fn a_long_detail_is_whole_only_for_one_agent() {
+        let agent = format!("{{\"name\":\"a\",\"detail\":\"{}\"}}", "ä".repeat(100));
+        let table = |agents: &str| {
+            let body = json::parse(&format!("{{\"agents\":[{agents}]}}"), 8).unwrap();
+            status(&body, Path::new("/etc/x"))
+        };
+        assert!(table(&agent).contains(&"ä".repeat(100)));
+        let two = table(&format!("{agent},{agent}"));
+        assert!(two.contains(&format!("{}...\n", "ä".repeat(72))) && !two.contains(&"ä".repeat(73)), "{two}");
     }
 
     #[test]
