@@ -9,3 +9,4 @@ pub mod config;
 pub mod record;
 pub mod order;
 pub mod proto;
+pub mod sign;
