@@ -5,6 +5,8 @@
 //! for a fleet differs in where it keeps things, not in what it answers.
 //!
 //!     cargo run --example bootserver -- --listen 127.0.0.1:8080 --packages DIR --jobs DIR --results FILE
+//!
+//! With `--key-file FILE` it answers signed requests only, each nonce once, and signs what it answers.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt::Write as _;
@@ -17,7 +19,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hmac::{Hmac, KeyInit, Mac};
 use miniserde::json::{self, Array, Number, Object, Value};
+use sha2::Sha256;
 
 /// The longest request line with all headers.
 const HEAD_MAX: u64 = 16 << 10;
@@ -27,12 +31,16 @@ const BODY_MAX: u64 = 4 << 20;
 const CONNECTIONS_MAX: usize = 512;
 /// Hosts remembered; a report of one more is refused.
 const HOSTS_MAX: usize = 100_000;
+/// Nonces remembered of each host; a request that is recorded and sent again must be younger to do harm.
+const NONCES_MAX: usize = 4096;
 /// Results shown on the page.
 const RECENT_MAX: usize = 50;
 
 struct Server {
     packages: Option<PathBuf>,
     jobs: Option<PathBuf>,
+    /// The keys shared with the agents: the first signs, each is accepted; none: nothing is signed.
+    keys: Vec<Hmac<Sha256>>,
     book: Mutex<Book>,
 }
 
@@ -45,6 +53,8 @@ struct Book {
     done_by_peer: HashSet<(String, String)>,
     /// Job files found bad, as said already.
     complaints: HashSet<String>,
+    /// The last nonces of each sn.
+    nonces: BTreeMap<String, VecDeque<String>>,
     recent: VecDeque<String>,
     results: File,
 }
@@ -81,7 +91,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("bootserver: {message}");
-            eprintln!("usage: bootserver [--listen ADDR:PORT] [--packages DIR] [--jobs DIR] [--results FILE]");
+            eprintln!("usage: bootserver [--listen ADDR:PORT] [--packages DIR] [--jobs DIR] [--results FILE] [--key-file FILE]");
             ExitCode::from(2)
         }
     }
@@ -90,6 +100,7 @@ fn main() -> ExitCode {
 fn run(mut args: impl Iterator<Item = String>) -> Result<(), String> {
     let mut listen = "127.0.0.1:8080".to_string();
     let (mut packages, mut jobs, mut results) = (None, None, "results.jsonl".to_string());
+    let mut keys = Vec::new();
     while let Some(option) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{option} wants a value"));
         match option.as_str() {
@@ -97,6 +108,7 @@ fn run(mut args: impl Iterator<Item = String>) -> Result<(), String> {
             "--packages" => packages = Some(directory(&value()?)?),
             "--jobs" => jobs = Some(directory(&value()?)?),
             "--results" => results = value()?,
+            "--key-file" => keys = read_keys(&value()?)?,
             _ => return Err(format!("unknown option \"{option}\"")),
         }
     }
@@ -105,7 +117,7 @@ fn run(mut args: impl Iterator<Item = String>) -> Result<(), String> {
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     println!("listening on {address}");
 
-    let server = Arc::new(Server { packages, jobs, book });
+    let server = Arc::new(Server { packages, jobs, keys, book });
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else {
@@ -129,6 +141,17 @@ fn run(mut args: impl Iterator<Item = String>) -> Result<(), String> {
     Ok(())
 }
 
+/// One key to a line; the line's bytes without its newline.
+fn read_keys(path: &str) -> Result<Vec<Hmac<Sha256>>, String> {
+    let text = fs::read(path).map_err(|error| format!("cannot read \"{path}\": {error}"))?;
+    let lines = text.strip_suffix(b"\n").unwrap_or(&text).split(|byte| *byte == b'\n');
+    let key = |line: &[u8]| match line.len() {
+        0..16 => Err(format!("\"{path}\": want keys of at least 16 bytes")),
+        _ => Hmac::new_from_slice(line).map_err(|error| error.to_string()),
+    };
+    lines.map(key).collect()
+}
+
 fn directory(path: &str) -> Result<PathBuf, String> {
     match fs::canonicalize(path) {
         Ok(path) if path.is_dir() => Ok(path),
@@ -149,12 +172,16 @@ impl Server {
         stream.set_write_timeout(Some(Duration::from_secs(60)))?;
         let request = match read_request(stream)? {
             Ok(request) => request,
-            Err(status) => return send(stream, "", &Reply(status, "text/plain", format!("{status}\n"))),
+            Err(status) => return send(stream, "", &Reply(status, "text/plain", format!("{status}\n")), ""),
         };
         if let Some(name) = request.path.strip_prefix("/packages/") {
             return self.package(stream, &request, name);
         }
+        let signed = !self.keys.is_empty() && request.path.starts_with("/agent/");
         let reply = match (request.method.as_str(), request.path.as_str()) {
+            _ if signed && !self.is_signed(&request) => {
+                Reply("403 Forbidden", "text/plain", "not signed, or seen before\n".to_string())
+            }
             ("POST", "/agent/status") => answer(self.status(&request)),
             ("POST", "/agent/job/result") => answer(self.result(&request).map(|()| "{\"errcode\":0}".to_string())),
             ("GET" | "HEAD", "/hosts") => Reply("200 OK", "application/json", self.hosts()),
@@ -164,7 +191,48 @@ impl Server {
             }
             _ => Reply("404 Not Found", "text/plain", "no such page\n".to_string()),
         };
-        send(stream, &request.method, &reply)
+        let signature = if signed { self.signature(&request, &reply) } else { String::new() };
+        send(stream, &request.method, &reply, &signature)
+    }
+
+    /// Whether a request is signed by one of the keys, with a nonce that was not used before.
+    fn is_signed(&self, request: &Request) -> bool {
+        let header = |name: &str| request.header(&format!("X-BootAgent-{name}")).unwrap_or_default();
+        let (sn, nonce) = (header("Sn"), header("Nonce"));
+        let text = format!("{}\n{}\n{sn}\n{nonce}\n{}", request.method, request.path, request.body);
+        let signature: Option<Vec<u8>> = header("Signature")
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+            .collect();
+        let signature = signature.unwrap_or_default();
+        let good = |key: &Hmac<Sha256>| key.clone().chain_update(&text).verify_slice(&signature).is_ok();
+        if nonce.len() != 32 || !self.keys.iter().any(good) {
+            return false;
+        }
+        let mut book = self.book();
+        let known = book.nonces.len();
+        match book.nonces.get_mut(sn) {
+            None if known >= HOSTS_MAX => return false,
+            None => drop(book.nonces.insert(sn.to_string(), VecDeque::from([nonce.to_string()]))),
+            Some(used) if used.iter().any(|used| used == nonce) => return false,
+            Some(used) => {
+                used.push_back(nonce.to_string());
+                if used.len() > NONCES_MAX {
+                    used.pop_front();
+                }
+            }
+        }
+        true
+    }
+
+    /// The header that makes a reply count.
+    fn signature(&self, request: &Request, Reply(status, _, body): &Reply) -> String {
+        let nonce = request.header("X-BootAgent-Nonce").unwrap_or_default();
+        let code = status.split(' ').next().unwrap_or_default();
+        let mac = self.keys[0].clone().chain_update(format!("{code}\n{nonce}\n{body}"));
+        let digits = mac.finalize().into_bytes().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        format!("X-BootAgent-Signature: {digits}\r\n")
     }
 
     /// Takes a status report; the answer carries every job the host has not answered yet. A job given twice is no
@@ -269,7 +337,7 @@ impl Server {
         let head_only = request.method == "HEAD";
         let found = self.packages.as_deref().and_then(|root| find_package(root, name));
         let (Some(mut file), true) = (found, head_only || request.method == "GET") else {
-            return send(stream, "", &Reply("404 Not Found", "text/plain", "no such package\n".to_string()));
+            return send(stream, "", &Reply("404 Not Found", "text/plain", "no such package\n".to_string()), "");
         };
         let size = file.metadata()?.len();
         let (status, first, end) = match request.header("Range").map(|range| read_range(range, size)) {
@@ -342,7 +410,8 @@ impl Book {
         let results = OpenOptions::new().read(true).append(true).create(true).open(path)?;
         let (hosts, complaints) = (BTreeMap::new(), HashSet::new());
         let (done, done_by_peer, recent) = (HashSet::new(), HashSet::new(), VecDeque::new());
-        let mut book = Book { hosts, done, done_by_peer, complaints, recent, results };
+        let nonces = BTreeMap::new();
+        let mut book = Book { hosts, done, done_by_peer, complaints, nonces, recent, results };
         for line in BufReader::new(book.results.try_clone()?).lines() {
             let line = line?;
             // A power cut may have left the last line short; its result was not acknowledged and will come again.
@@ -492,10 +561,12 @@ fn read_request(stream: &TcpStream) -> io::Result<Result<Request, &'static str>>
     Ok(Ok(request))
 }
 
-fn send(stream: &mut TcpStream, method: &str, Reply(status, kind, body): &Reply) -> io::Result<()> {
+/// `headers`: more of them, each with its line end.
+fn send(stream: &mut TcpStream, method: &str, Reply(status, kind, body): &Reply, headers: &str) -> io::Result<()> {
     let length = body.len();
-    let mut text =
-        format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n");
+    let mut text = format!(
+        "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{headers}\r\n"
+    );
     if method != "HEAD" {
         text.push_str(body);
     }

@@ -9,6 +9,7 @@ mod children;
 mod control;
 mod load;
 mod packages;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
@@ -67,8 +68,8 @@ enum Owner {
 /// What a helper was started for.
 #[derive(Clone, Debug, PartialEq)]
 enum Errand {
-    /// An exchange; whether it carries results.
-    Exchange { results: bool },
+    /// An exchange; whether it carries results, and what it was signed with.
+    Exchange { results: bool, nonce: Option<Box<str>> },
     /// A job's download.
     Fetch(JobId),
     /// A job's unpacking, into this directory.
@@ -113,6 +114,7 @@ struct Daemon {
     helpers: Vec<(Errand, Helper)>,
     /// Whom helpers run as, `None` as ourselves; `Err`: there is nobody, and there are no exchanges.
     helper: Result<Option<Identity>, String>,
+    trust: trust::Trust,
     /// Downloads that began with bytes of an earlier attempt.
     resumed: BTreeSet<JobId>,
     /// Package tools that wait for one that an earlier daemon left running.
@@ -292,7 +294,10 @@ impl Daemon {
                 Sig::USR1 if as_init => self.stop_for(Some(Reboot::Halt)),
                 Sig::USR2 if as_init => self.stop_for(Some(Reboot::PowerOff)),
                 Sig::QUIT if !as_init => self.queue.push_back(Event::Shutdown(Shutdown::Leave)),
-                Sig::HUP => self.reload(),
+                Sig::HUP => {
+                    self.reload_keys();
+                    self.reload();
+                }
                 Sig::USR2 => self.say(Level::Warn, "SIGUSR2: reexec is not possible yet"),
                 _ => {}
             }

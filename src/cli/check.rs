@@ -12,6 +12,7 @@ use crate::host::files::{self, Configuration};
 use crate::model::spec::{Account, Spec};
 use crate::sys::account;
 use crate::wire::config::{Config, Problem};
+use crate::wire::sign::Keys;
 
 /// Reads all configuration, prints every problem to standard error, and returns 1 when there is one, else 0.
 pub fn check(path: &Path) -> u8 {
@@ -42,6 +43,10 @@ fn check_daemon(config: &Config, file: &str, problems: &mut Vec<Problem>) {
         if let Some(message) = missing_user(user) {
             problems.push(Problem::new(file, &format!("helper_user: {message}")));
         }
+    }
+    if let Some(key_file) = &config.key_file {
+        let read = files::read_key(Path::new(&**key_file)).and_then(|text| Keys::read(&text));
+        problems.extend(read.err().map(|why| Problem::new(file, &format!("key_file: \"{key_file}\": {why}"))));
     }
     problems.extend(files::closed_program(config.helper_user.as_deref()));
 }

@@ -121,7 +121,7 @@ impl Daemon {
         }
     }
 
-    fn complain(&mut self, result: Result<(), crate::host::disk::Error>) {
+    pub(super) fn complain(&mut self, result: Result<(), crate::host::disk::Error>) {
         if let Err(error) = result {
             self.say(Level::Error, &error.to_string());
         }
@@ -177,14 +177,14 @@ impl Daemon {
             Message::Status(report) => ("/agent/status", proto::status_body(report)),
             Message::Results(results) => ("/agent/job/result", proto::results_body(results)),
         };
-        let order = Order::Exchange {
-            url: format!("{}{path}", server.base),
-            headers: Vec::new(),
-            body: body.into_bytes(),
-            max_body: REPLY_MAX,
-        };
-        let errand = Errand::Exchange { results: matches!(message, Message::Results(_)) };
-        if let Err(reason) = self.start_helper(errand, &order, None, true) {
+        let (url, body) = (format!("{}{path}", server.base), body.into_bytes());
+        let results = matches!(message, Message::Results(_));
+        let started = self.sign(&url, &body).and_then(|signed| {
+            let (headers, nonce) = signed.map_or((Vec::new(), None), |signed| (signed.headers, Some(signed.nonce)));
+            let order = Order::Exchange { url, headers, body, max_body: REPLY_MAX };
+            self.start_helper(Errand::Exchange { results, nonce }, &order, None, true)
+        });
+        if let Err(reason) = started {
             self.queue.push_back(Event::Replied(Reply::Failed { reason: reason.into(), retry_after: None }));
         }
     }
@@ -248,7 +248,20 @@ impl Daemon {
             self.trees.remove_ours(helper.pid());
             let outcome = helper.outcome();
             match errand {
-                Errand::Exchange { results } => self.queue.push_back(Event::Replied(reply(outcome, results))),
+                Errand::Exchange { results, nonce } => {
+                    let reply = match &outcome {
+                        Outcome::Exchanged { status, body, signature, .. } => {
+                            self.verify(nonce.as_deref(), *status, body, signature.as_deref())
+                        }
+                        _ => Ok(()),
+                    };
+                    // Nothing of a reply that does not count is looked at, its Retry-After neither.
+                    let reply = reply.map_or_else(
+                        |why| Reply::Failed { reason: why.into(), retry_after: None },
+                        |()| reply_of(outcome, results),
+                    );
+                    self.queue.push_back(Event::Replied(reply));
+                }
                 Errand::Fetch(id) => {
                     let resumed = self.resumed.remove(&id);
                     self.queue.push_back(Event::Fetched(id, fetched(outcome, resumed)));
@@ -267,7 +280,7 @@ impl Daemon {
     }
 }
 
-fn reply(outcome: Outcome, results: bool) -> Reply {
+fn reply_of(outcome: Outcome, results: bool) -> Reply {
     let failed = |reason: String, retry_after| Reply::Failed { reason: reason.into(), retry_after };
     match outcome {
         Outcome::Exchanged { status, retry_after, body, .. } if !(200..300).contains(&status) => {

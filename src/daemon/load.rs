@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 
+use super::trust::Trust;
 use super::{now, Daemon, Options};
 use crate::host::disk::{make_dir, reason};
 use crate::host::files;
@@ -76,6 +77,7 @@ impl Daemon {
             log.write(*level, note);
         }
         let binary = Binary::own(&std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
+        let trust = Trust::new(config.key_file.as_deref(), &store);
         let limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
         let trees = Trees::new(&config.state_dir);
         let stored = store.read_all();
@@ -100,6 +102,7 @@ impl Daemon {
             watched: Vec::new(),
             helpers: Vec::new(),
             helper,
+            trust,
             resumed: BTreeSet::new(),
             tools: Vec::new(),
             nofile,
@@ -114,6 +117,7 @@ impl Daemon {
             daemon.take_over(&name, process);
         }
         daemon.drop_strays();
+        daemon.tell_keys();
         Ok(daemon)
     }
 

@@ -93,7 +93,7 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, String> {
             continue;
         }
         // The directory has been judged, so only the file is; one that vanished since was never there.
-        if let Some(text) = read_alone(&entry.path()).transpose() {
+        if let Some(text) = read_alone(&entry.path(), false).transpose() {
             sources.push(Source { file: file.into(), text, good: None });
         }
     }
@@ -105,14 +105,15 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, String> {
 /// # Errors
 /// Why it cannot be read, or must not be.
 pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, String> {
-    let text = read_alone(path)?;
+    let text = read_alone(path, false)?;
     if text.is_some() {
         check_above(path.parent().unwrap_or(Path::new("/")))?;
     }
     Ok(text)
 }
 
-fn read_alone(path: &Path) -> Result<Option<Vec<u8>>, String> {
+/// `secret`: only where nobody else can read it.
+fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, String> {
     // Without O_NONBLOCK a fifo put in place of the file would hold the daemon up.
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
@@ -126,12 +127,26 @@ fn read_alone(path: &Path) -> Result<Option<Vec<u8>>, String> {
     if let Some(writer) = as_root().then(|| writer(&metadata, true)).flatten() {
         return Err(format!("refused: {writer}; want it owned by root, mode 0644 or stricter"));
     }
+    let bits = metadata.mode() & 0o7777;
+    if secret && bits & 0o077 != 0 {
+        return Err(format!("refused: others may use it (mode {bits:04o}); want mode 0600"));
+    }
     let mut text = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(|error| format!("cannot read: {}", cause(&error)))?;
     if text.len() as u64 > MAX_FILE {
         return Err("larger than 1 MiB".to_string());
     }
     Ok(Some(text))
+}
+
+/// The content of a file with a secret: ours or root's, and closed to everybody else.
+///
+/// # Errors
+/// Why it cannot be read, or must not be believed.
+pub fn read_key(path: &Path) -> Result<Vec<u8>, String> {
+    let text = read_alone(path, true)?.ok_or("there is no such file")?;
+    check_above(path.parent().unwrap_or(Path::new("/")))?;
+    Ok(text)
 }
 
 /// Judges a directory with configuration in it, and all above it: who can rename there can put files in place.
@@ -305,6 +320,17 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let read = read_configuration(&path);
         assert!(!read.has_file && read.config == Config::default());
+    }
+
+    #[test]
+    fn a_key_is_for_its_owner_only() {
+        let scratch = Scratch::new("key");
+        for (mode, want) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o644, false)] {
+            let path = scratch.write("key", "sixteen bytes...", mode);
+            assert_eq!(read_key(&path).is_ok(), want, "{mode:o}");
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(read_key(&scratch.0.join("key")), Err("there is no such file".to_string()));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::wire::record;
 
 const IDENTITY: &str = "identity.json";
 const SETTINGS: &str = "settings.json";
+const NONCES: &str = "nonces";
 const RECORD: &str = ".json";
 const CORRUPT: &str = ".corrupt";
 
@@ -134,6 +135,20 @@ impl Store {
     /// As `write_identity`.
     pub fn write_settings(&self, settings: &Settings) -> Result<(), Error> {
         write_durable(&self.state_dir, SETTINGS, &record::write_settings(settings))
+    }
+
+    /// The first number of a nonce that was never used; `None` when none is kept, or it cannot be read.
+    pub fn nonces(&self) -> Option<u64> {
+        let content = read_file(&self.state_dir.join(NONCES)).ok()?;
+        std::str::from_utf8(&content).ok()?.trim().parse().ok()
+    }
+
+    /// Keeps the first number of a nonce that was never used.
+    ///
+    /// # Errors
+    /// As `write_identity`.
+    pub fn write_nonces(&self, next: u64) -> Result<(), Error> {
+        write_durable(&self.state_dir, NONCES, &format!("{next}\n"))
     }
 
     /// Keeps an agent's record.

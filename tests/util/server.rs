@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hmac::{Hmac, KeyInit, Mac};
 use miniserde::json::{self, Value};
+use sha2::Sha256;
 
 use super::{items, number, pause, text};
 
@@ -60,6 +62,20 @@ impl Request {
     }
 }
 
+/// Makes the signature of a good reply from the request and the body; `None`: it is not signed.
+pub type Signer = Box<dyn Fn(&Request, &str) -> Option<String> + Send>;
+
+/// Lower-case hex HMAC-SHA256.
+pub fn hmac(key: &str, text: &str) -> String {
+    let mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("a key of any length").chain_update(text);
+    mac.finalize().into_bytes().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// The signature of a reply with status 200 as the protocol has it.
+pub fn signature(key: &str, request: &Request, body: &str) -> Option<String> {
+    Some(hmac(key, &format!("200\n{}\n{body}", request.header("X-BootAgent-Nonce")?)))
+}
+
 /// The server; it ends when it is dropped.
 pub struct Server {
     /// `127.0.0.1:PORT`.
@@ -88,6 +104,7 @@ struct State {
     files: BTreeMap<String, Vec<u8>>,
     /// Downloads end after that many bytes of a body, this many more times.
     cuts: (usize, usize),
+    signer: Option<Signer>,
 }
 
 impl Server {
@@ -109,6 +126,7 @@ impl Server {
             requests: Vec::new(),
             files: BTreeMap::new(),
             cuts: (0, 0),
+            signer: None,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), over: AtomicBool::new(false) });
         let theirs = shared.clone();
@@ -156,6 +174,11 @@ impl Server {
     /// Gives every job with every reply, answered or not.
     pub fn repeats(&self) {
         self.state().repeats = true;
+    }
+
+    /// Signs good replies so from now on.
+    pub fn signs(&self, signer: impl Fn(&Request, &str) -> Option<String> + Send + 'static) {
+        self.state().signer = Some(Box::new(signer));
     }
 
     /// Gives a job with every reply until its result was taken.
@@ -219,6 +242,14 @@ impl Server {
     }
 }
 
+impl State {
+    fn reply(&self, request: &Request, body: &str) -> Vec<u8> {
+        let signature = self.signer.as_ref().and_then(|sign| sign(request, body));
+        let header = signature.map_or(String::new(), |value| format!("X-BootAgent-Signature: {value}\r\n"));
+        reply("200 OK", &header, body)
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::SeqCst);
@@ -271,7 +302,8 @@ impl Shared {
             let open = |id: &str| !state.results.iter().any(|(known, ..)| known == id);
             let jobs = state.jobs.iter().filter(|(id, _)| state.repeats || open(id));
             let jobs: Vec<&str> = jobs.map(|(_, job)| job.as_str()).collect();
-            return reply("200 OK", "", &format!("{{\"errcode\": 0, \"jobs\": [{}]}}", jobs.join(",")));
+            let body = format!("{{\"errcode\": 0, \"jobs\": [{}]}}", jobs.join(","));
+            return state.reply(request, &body);
         }
         if !request.path.ends_with("/agent/job/result") {
             return reply("404 Not Found", "", "");
@@ -280,13 +312,13 @@ impl Shared {
         let results = items(&body, "");
         let refused = |result| state.refuses.as_deref() == Some(text(result, "id"));
         if !state.takes || results.iter().any(refused) {
-            return reply("200 OK", "", "{\"errcode\": 1}");
+            return state.reply(request, "{\"errcode\": 1}");
         }
         for result in results {
             let (id, message) = (text(result, "id").to_string(), text(result, "message").to_string());
             state.results.push((id, number(result, "errcode") as i64, message));
         }
-        reply("200 OK", "", "{\"errcode\": 0}")
+        state.reply(request, "{\"errcode\": 0}")
     }
 
     /// A file or the rest of it; `Range: bytes=N-` is all that is understood.

@@ -273,6 +273,11 @@ impl State {
         [agents, waiters, talk, self.tasks_deadline(), self.poll_at, self.shutdown].into_iter().flatten().min()
     }
 
+    /// The host's identity as it is told.
+    pub fn sn(&self) -> &str {
+        &self.identity.sn
+    }
+
     /// The definition an agent is started from, with what jobs gave laid over it.
     pub fn spec(&self, name: &str) -> Option<Spec> {
         self.agents.get(name)?.spec()

@@ -1,0 +1,223 @@
+//! Trust from outside (design 7): signed exchanges, signed packages, what a child that reads from the network holds, and what
+//! a local user can plant.
+
+mod util;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use util::*;
+
+const KEY: &str = "the key of a test, long enough";
+const NEXT_KEY: &str = "the next key of the same test";
+
+/// Writes the key file of a host.
+fn write_key(host: &Host, text: &str, mode: u32) {
+    host.write("key", text);
+    fs::set_permissions(host.path("key"), fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A host that signs with `KEY`.
+fn signing_host(server: &Server) -> Host {
+    let mut host = Host::with(server);
+    let path = format!("\"{}\"", host.path("key").display());
+    host.set("key_file", &path);
+    write_key(&host, &format!("{KEY}\n"), 0o600);
+    host
+}
+
+/// Whether a request is signed with `key` as the protocol has it.
+fn is_signed(request: &Request, key: &str) -> bool {
+    let header = |name: &str| request.header(&format!("X-BootAgent-{name}")).unwrap_or_default().to_string();
+    let (sn, nonce) = (header("Sn"), header("Nonce"));
+    let text = format!("POST\n{}\n{sn}\n{nonce}\n{}", request.path, request.body);
+    let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    nonce.len() == 32 && nonce.bytes().all(hex) && header("Signature") == hmac(key, &text)
+}
+
+#[test]
+fn a_signed_exchange_is_the_protocols() {
+    let server = Server::new();
+    server.signs(|request, body| signature(KEY, request, body));
+    let mut host = signing_host(&server);
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    host.wait_running("web");
+    host.does(&server, &Job::new("j1", "stop", "web"), 0);
+    host.wait_seen("web", "to be stopped", |agent| agent.status == "stoped");
+    for request in server.requests() {
+        assert!(is_signed(&request, KEY), "{request:?}");
+    }
+    let sn = text(&host.status().unwrap(), "sn").to_string();
+    assert!(server.requests().iter().all(|request| request.header("X-BootAgent-Sn") == Some(&sn)));
+
+    // No nonce comes twice, over restarts of every kind.
+    host.kill9();
+    host.start();
+    host.wait("reports of the next daemon", || server.requests().len() > 8);
+    host.end("TERM");
+    host.start();
+    host.wait("reports of the one after it", || server.requests().len() > 12);
+    let requests = server.requests();
+    let nonces: BTreeSet<_> = requests.iter().filter_map(|request| request.header("X-BootAgent-Nonce")).collect();
+    assert_eq!(nonces.len(), requests.len());
+    let counter: u64 = host.read("state/nonces").trim().parse().unwrap();
+    assert_eq!(counter % 1000, 0, "{counter}");
+    assert!(counter >= 3000, "{counter}: a later daemon begins with fresh numbers");
+    assert!(!host.logs().contains(KEY) && !host.read("state/jobs/j1.json").contains(KEY));
+}
+
+#[test]
+fn replies_that_are_not_signed_right_are_refused() {
+    type Forgery = fn(&Request, &str) -> Option<String>;
+    let forgeries: [(&str, Forgery); 7] = [
+        ("none", |_, _| None),
+        ("nothing in it", |_, _| Some(String::new())),
+        ("another key", |request, body| signature("another key, long enough", request, body)),
+        ("another body", |request, body| signature(KEY, request, &body.replace("stop", "start"))),
+        ("another nonce", |_, body| Some(hmac(KEY, &format!("200\n{}\n{body}", "0".repeat(32))))),
+        ("another status", |request, body| {
+            Some(hmac(KEY, &format!("201\n{}\n{body}", request.header("X-BootAgent-Nonce")?)))
+        }),
+        ("our own request's", |request, _| request.header("X-BootAgent-Signature").map(str::to_string)),
+    ];
+    let mut running = Vec::new();
+    for (what, forgery) in forgeries {
+        let (bad, good) = (Server::new(), Server::new());
+        bad.signs(forgery);
+        bad.give(&Job::new("j1", "stop", "web").text());
+        good.signs(|request, body| signature(KEY, request, body));
+        let mut host = signing_host(&bad);
+        host.set("svrlist", &format!("\"{},{}\"", bad.address, good.address));
+        host.agent("web", "exec sleep 1000", &[]);
+        host.start();
+        running.push((what, bad, good, host));
+    }
+    for (what, bad, good, host) in &running {
+        host.wait(&format!("the next server after a reply signed with {what}"), || good.requests().len() >= 2);
+        assert!(host.wait_running("web").runs(), "{what}");
+        assert!(host.job("j1").is_none(), "a job was taken from a reply signed with {what}");
+        let told = |why: &str| host.logs().contains(&format!("server http://{}: {why}", bad.address));
+        assert!(told("the reply's signature is") || told("the reply is not signed"), "{what}: {}", host.logs());
+    }
+}
+
+#[test]
+fn a_replayed_reply_is_worth_nothing() {
+    let server = Server::new();
+    let first: Arc<Mutex<Option<String>>> = Arc::default();
+    // What was right for the first status of this body is sent for ever after.
+    server.signs(move |request, body| {
+        let mut first = first.lock().unwrap();
+        first.get_or_insert_with(|| signature(KEY, request, body).unwrap_or_default());
+        first.clone()
+    });
+    let mut host = signing_host(&server);
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    host.wait("some reports", || server.requests().len() >= 3);
+    host.wait("the replay to be refused", || host.logs().contains("the reply's signature is wrong"));
+    assert!(host.wait_running("web").runs());
+}
+
+#[test]
+fn keys_change_one_side_at_a_time() {
+    let server = Server::new();
+    server.signs(|request, body| signature(KEY, request, body));
+    let mut host = signing_host(&server);
+    host.start();
+    let answered = |host: &Host| host.cli(&["report"]).code == 0;
+    assert!(answered(&host));
+
+    // The new key comes first here, while the server still has the old one only.
+    write_key(&host, &format!("{NEXT_KEY}\n{KEY}\n"), 0o600);
+    server.forget();
+    host.signal("HUP");
+    host.wait("the new key to sign", || server.requests().last().is_some_and(|last| is_signed(last, NEXT_KEY)));
+    assert!(answered(&host), "the old key is accepted beside the new one");
+    server.signs(|request, body| signature(NEXT_KEY, request, body));
+    assert!(answered(&host));
+
+    // The old one goes.
+    write_key(&host, NEXT_KEY, 0o600);
+    host.signal("HUP");
+    server.signs(|request, body| signature(KEY, request, body));
+    host.wait("the old key to be refused", || !answered(&host));
+}
+
+#[test]
+fn without_a_usable_key_there_is_no_exchange_and_all_else() {
+    for (what, text, mode) in [
+        ("it is short", "fifteen bytes..", 0o600),
+        ("others can read it", KEY, 0o644),
+        ("its group can read it", KEY, 0o640),
+        ("it is not there", "", 0),
+    ] {
+        let server = Server::new();
+        let mut host = signing_host(&server);
+        if mode == 0 {
+            fs::remove_file(host.path("key")).unwrap();
+        } else {
+            write_key(&host, text, mode);
+        }
+        host.agent("web", "exec sleep 1000", &[]);
+        host.start();
+        let pid = host.wait_running("web").pid;
+        assert!(holds(Duration::from_millis(700), || server.requests().is_empty()), "{what}: it talks all the same");
+        let line = "there will be no exchanges with servers";
+        assert!(host.logs().lines().any(|log| log.contains("error") && log.contains(line)), "{}", host.logs());
+        assert_eq!(host.cli(&["report"]).code, 1);
+        let check = host.cli(&["check"]);
+        assert!(check.code == 1 && check.err.contains("key_file"), "{check:?}");
+
+        // Mended and told so, it talks.
+        server.signs(|request, body| signature(KEY, request, body));
+        write_key(&host, KEY, 0o600);
+        host.signal("HUP");
+        host.wait("a report", || server.requests().iter().any(|request| is_signed(request, KEY)));
+        assert_eq!(host.wait_running("web").pid, pid);
+        // And a key that turns bad ends it again.
+        write_key(&host, "short", 0o600);
+        host.signal("HUP");
+        host.wait("no more reports", || {
+            let before = server.requests().len();
+            holds(Duration::from_millis(600), || server.requests().len() == before)
+        });
+        assert_eq!(host.wait_running("web").pid, pid);
+    }
+}
+
+#[test]
+fn the_reference_server_does_its_half() {
+    let Some(program) = example("bootserver") else {
+        skipped("the example bootserver (cargo build --examples)");
+        return;
+    };
+    if lacks("curl") {
+        return;
+    }
+    let server = Server::new();
+    let mut host = signing_host(&server);
+    fs::create_dir_all(host.path("jobs/all")).unwrap();
+    host.write("jobs/all/stop.json", &Job::new("j1", "stop", "web").text());
+    let port = Server::nowhere();
+    let mut command = std::process::Command::new(program);
+    command.args(["--listen", &port, "--jobs", "jobs", "--key-file", "key"]).current_dir(&host.dir);
+    let mut reference = command.spawn().unwrap();
+    host.set("svrlist", &format!("\"{port}\""));
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let taken = patiently(|| (host.lines("results.jsonl") > 0).then_some(()));
+    let signed = run(std::process::Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}"]).args([
+        "-d",
+        "{}",
+        &format!("http://{port}/agent/status"),
+    ]));
+    reference.kill().unwrap();
+    reference.wait().unwrap();
+    assert!(taken.is_some(), "{}", host.logs());
+    assert_eq!(signed.map(|ran| ran.out).as_deref(), Some("403"));
+}
