@@ -1,10 +1,11 @@
 //! The one loop: poll -> events -> `state.step` -> actions. Everything that is done on the host is done from here, and only
 //! because an action says so.
 //!
-//! `load` reads what is there at the start, `act` does what actions say, `children` makes and reaps processes, `packages`
+//! `background` is what happens before there is a loop, `load` reads what is there at the start, `act` does what actions say, `children` makes and reaps processes, `packages`
 //! moves package files, `control` speaks with the commands. Nothing here sleeps, waits, resolves a name or moves bulk data.
 
 mod act;
+mod background;
 mod children;
 mod control;
 mod load;
@@ -31,9 +32,10 @@ use crate::model::spec::Name;
 use crate::model::state::State;
 use crate::sys::child::FailurePipe;
 use crate::sys::poll::{poll, PollFd, Signals};
-use crate::sys::process::{self, Fork, Reboot};
+use crate::sys::process::{self, Reboot};
 use crate::sys::{self, monotonic};
 use crate::wire::config::Config;
+use background::Background;
 use control::Control;
 
 /// After an error that cannot be helped the loop goes on, but not at once.
@@ -133,7 +135,7 @@ struct Daemon {
 
 /// Runs the daemon until it is told to end; returns its exit code.
 pub fn run(options: Options) -> u8 {
-    let ready = match options.background.then(go_to_background) {
+    let ready = match options.background.then(|| background::enter(&options)) {
         None => None,
         Some(Ok(Background::Parent(code))) => return code,
         Some(Ok(Background::Child(ready))) => Some(ready),
@@ -155,32 +157,6 @@ pub fn run(options: Options) -> u8 {
         daemon.tell_parent(ready);
     }
     daemon.run()
-}
-
-/// The two sides of going to the background.
-enum Background {
-    /// The old process, which ends with this code.
-    Parent(u8),
-    /// The daemon to be, which writes a byte when it is ready.
-    Child(File),
-}
-
-fn go_to_background() -> io::Result<Background> {
-    use std::io::Read;
-    let (read, write) = sys::pipe()?;
-    match process::fork()? {
-        Fork::Parent(_) => {
-            drop(write);
-            // The end of the pipe without a byte is the end of a daemon that has said why.
-            let mut byte = [0];
-            let ready = File::from(read).read(&mut byte)? == 1;
-            Ok(Background::Parent(if ready { 0 } else { 1 }))
-        }
-        Fork::Child => {
-            process::start_session()?;
-            Ok(Background::Child(File::from(write)))
-        }
-    }
 }
 
 impl Daemon {

@@ -38,7 +38,7 @@ const TOPICS: [Topic; 13] = [
         arguments: (0, 0),
         options: "dS",
         brief: "run the agent",
-        more: "  -d, --background    in the background; the parent exits 0 once it is ready\n  \
+        more: "  -d, --background    in the background; the parent exits 0 once it is ready, and a\n                      keeper stays that starts a daemon again that has died\n  \
                -S, --servers LIST  default servers instead of the configured ones: host:port,...\n\n\
                SIGTERM, SIGINT: stop the agents and exit. SIGQUIT: exit, agents go on.\n\
                SIGHUP: read the definitions again. SIGUSR2: reexec.\n",

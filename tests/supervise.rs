@@ -454,6 +454,22 @@ fn in_the_background_it_is_ready_when_the_parent_ends() {
 }
 
 #[test]
+fn in_the_background_a_dead_daemon_is_started_again() {
+    let host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.configure();
+    host.ok(&["run", "-d"]);
+    let daemon = || host.read("run/bootagent.pid").trim().parse::<i32>().unwrap_or(0);
+    let (first, agent) = (daemon(), host.wait_running("web").pid);
+    kill(first, "KILL");
+    host.wait("another daemon", || daemon() != first && host.cli(&["status"]).code == 0);
+    assert_eq!(host.wait_running("web").pid, agent, "the agent went on");
+    // One that ends as it is told is not started again, and its keeper ends with it.
+    kill(daemon(), "TERM");
+    host.wait("daemon, keeper and agent to end", || host.processes().is_empty());
+}
+
+#[test]
 fn an_output_file_is_turned_over() {
     let mut host = Host::new();
     host.set("checksecs", "0.2");
