@@ -17,7 +17,7 @@ const NEXT_KEY: &str = "the next key of the same test";
 /// Writes the key file of a host.
 fn write_key(host: &Host, text: &str, mode: u32) {
     host.write("key", text);
-    fs::set_permissions(host.path("key"), fs::Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(host.path("key"), fs::Permissions::from_mode(mode)).expect("our own file");
 }
 
 /// A host that signs with `KEY`.
