@@ -62,6 +62,9 @@ pub(super) fn enter(options: &Options) -> io::Result<Background> {
 
 /// Starts the daemon again whenever it dies; returns when it has ended as it was told.
 fn keep(first: Pid, program: &Path, options: &Options) -> u8 {
+    // Whoever reads what the starter says waits for all who could say something. The daemon lets go itself when it is
+    // ready; where there is no /dev/null, so be it.
+    let _ = sys::detach_standard_files();
     let (mut daemon, mut began) = (first, monotonic());
     let (mut pause, mut unable) = (PAUSE.0, 0);
     loop {
@@ -73,8 +76,6 @@ fn keep(first: Pid, program: &Path, options: &Options) -> u8 {
             Ok(Exit::Signal(_) | Exit::Unknown) => unable = 0,
             Err(_) => return 1,
         }
-        // The daemon itself has let go of the terminal when it was ready; where there is no /dev/null, so be it.
-        let _ = sys::detach_standard_files();
         if monotonic().since(began) >= EARLY {
             pause = PAUSE.0;
         }
