@@ -24,6 +24,14 @@ impl Time {
     }
 }
 
+impl Time {
+    /// So much earlier, but not before boot.
+    #[must_use]
+    pub fn before(self, earlier: Duration) -> Time {
+        Time(self.0.saturating_sub(u64::try_from(earlier.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
 impl std::ops::Add<Duration> for Time {
     type Output = Time;
 

@@ -78,8 +78,8 @@ fn main() {
         }
         // Whatever a failed test has left.
         let mut trees = Trees::new(&world.state_dir);
-        for (name, processes) in trees.leftovers(&world.none) {
-            trees.adopt(&name, processes[0]);
+        for (name, left) in trees.leftovers(&world.none) {
+            trees.adopt(&name, left.processes[0]);
             trees.kill(&name, &world.none);
         }
         while let Ok(Some(_)) = process::wait_any() {}
@@ -274,10 +274,10 @@ fn an_earlier_daemons_agents_are_found(world: &World) -> Verdict {
     let stranger = world.spawn(&strange);
     let mut trees = world.trees();
     wait_until("three processes", &mut trees, |trees| {
-        trees.leftovers(&world.none).get("web").is_some_and(|all| all.len() == 3)
+        trees.leftovers(&world.none).get("web").is_some_and(|all| all.processes.len() == 3)
     })?;
     let found = trees.leftovers(&world.none);
-    check(found.len() == 1 && found["web"][0] == leader, "the main process comes first")?;
+    check(found.len() == 1 && found["web"].main == Some(leader), "the main process comes first")?;
     check(trees.adopt("web", leader), "it is taken over")?;
     check(trees.leftovers(&world.none).is_empty(), "and left over no more")?;
     check(trees.left("web", &world.none) == 3, "with its children")?;
@@ -385,8 +385,8 @@ fn a_group_holds_what_hides(world: &World) -> Verdict {
     // The next daemon finds it there.
     let mut next = world.trees();
     let mut later = Limits::detect(&world.state_dir, None);
-    let hidden = next.leftovers(&later).remove("web").ok_or("nothing is left over")?[0];
-    later.attach("web", &spec::Limits::default(), hidden.pid);
+    let hidden = next.leftovers(&later).remove("web").ok_or("nothing is left over")?.processes[0];
+    later.attach("web", &spec::Limits::default(), &[hidden]);
     check(next.adopt("web", hidden) && next.left("web", &later) == 1, "and takes it over")?;
     end(&mut trees, "web", &limits)?;
     gone(world, limits, &mut trees)?;
@@ -421,7 +421,7 @@ fn memory_is_limited_and_the_kill_is_known(world: &World) -> Verdict {
     let mut later = Limits::detect(&world.state_dir, None);
     // The child enters its groups after `spawn_child` has returned.
     wait_until("the limit set, as the next daemon finds it", &mut trees, |_| {
-        later.attach("web", &wanted, leader.pid).by.as_deref() == Some(&*by)
+        later.attach("web", &wanted, &[leader]).by.as_deref() == Some(&*by)
     })?;
     end(&mut trees, "web", &limits)?;
     gone(world, limits, &mut trees)?;

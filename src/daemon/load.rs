@@ -11,13 +11,15 @@ use crate::host::files;
 use crate::host::helper::{Binary, Identity};
 use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
+use crate::host::proc;
 use crate::host::store::{boot_id, machine_id, uuid, Store, Stored};
 use crate::host::tree::Trees;
-use crate::kernel::{Gid, Level, Resource, Sig, Uid};
+use crate::kernel::{Gid, Level, Process, Resource, Sig, Uid};
 use crate::model::event::{Action, Definition, Event, Origin};
 use crate::model::pace::{parse_servers, Server};
 use crate::model::record::{self, AgentRecord, Phase};
 use crate::model::restart::Policy;
+use crate::model::spec::Name;
 use crate::model::state::{self, Found, State};
 use crate::sys::child::FailurePipe;
 use crate::sys::file::{lock_holder, open_nofollow, try_lock};
@@ -79,10 +81,18 @@ impl Daemon {
         let binary = Binary::own(&std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
         let trust = Trust::new(config.key_file.as_deref(), &store);
         let limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
-        let trees = Trees::new(&config.state_dir);
+        let mut trees = Trees::new(&config.state_dir);
         let stored = store.read_all();
-        let found = find(&config, &store, stored, &mut log, out);
-        let adopted = adopted(&found);
+        let mut found = find(&config, &store, stored, &mut log, out);
+        for (run, alive) in &mut found.runs {
+            *alive = run.process.filter(|_| *alive).is_some_and(|process| trees.adopt(&run.name, process));
+        }
+        let strays = trees.leftovers(&limits);
+        for (name, left) in &strays {
+            trees.claim(name, &left.processes);
+            let started = |process| proc::age(process).map_or(now().time, |age| now().time.before(age));
+            found.strays.push((name.clone(), left.main.map(|main| (main, started(main)))));
+        }
         let options = state_options(options, &config, &mut log);
         log.write(Level::Info, &format!("{} begins, process {}", options.version, process::own_id()));
         let state = State::new(options, found, now(), out);
@@ -113,30 +123,32 @@ impl Daemon {
             _lock: lock,
             config,
         };
-        for (name, process) in adopted {
-            daemon.take_over(&name, process);
+        for (name, left) in strays {
+            daemon.attach(&name, &left.processes);
+        }
+        let running = daemon.state.agents().filter_map(|agent| Some((agent.name().clone(), agent.process()?)));
+        for (name, process) in running.collect::<Vec<_>>() {
+            daemon.follow_process(&name, process);
+            daemon.attach(&name, &[process]);
         }
         daemon.drop_strays();
         daemon.tell_keys();
         Ok(daemon)
     }
 
-    /// Follows an agent of an earlier daemon.
-    fn take_over(&mut self, name: &str, process: crate::kernel::Process) {
-        self.follow_process(&name.into(), process);
-        if let Some(spec) = self.state.spec(name) {
-            let prepared = self.limits.attach(name, &spec.limits, process.pid);
-            for note in &prepared.notes {
-                self.say(Level::Info, note);
-            }
-            let limits = (prepared.by, prepared.polled.cpu, prepared.polled.memory);
-            self.queue.push_back(Event::Attached {
-                name: name.into(),
-                limits_by: limits.0,
-                poll_cpu: limits.1,
-                poll_memory: limits.2,
-            });
+    /// Finds again the control groups that an earlier daemon put these processes of an agent into.
+    fn attach(&mut self, name: &Name, processes: &[Process]) {
+        let limits = self.state.spec(name).map(|spec| spec.limits).unwrap_or_default();
+        let found = self.limits.attach(name, &limits, processes);
+        for note in &found.notes {
+            self.say(Level::Info, note);
         }
+        self.queue.push_back(Event::Attached {
+            name: name.clone(),
+            limits_by: found.by,
+            poll_cpu: found.polled.cpu,
+            poll_memory: found.polled.memory,
+        });
     }
 
     /// Removes what jobs that are no more have left.
@@ -292,7 +304,7 @@ fn state_options(options: &Options, config: &Config, log: &mut Log) -> state::Op
 
 /// What is on the host, as the state wants it.
 fn find(config: &Config, store: &Store, stored: Stored, log: &mut Log, out: &mut Vec<Action>) -> Found {
-    let mut damage: Vec<(crate::model::spec::Name, Box<str>)> = Vec::new();
+    let mut damage: Vec<(Name, Box<str>)> = Vec::new();
     let mut problems: Vec<Box<str>> = Vec::new();
     let mut found = Found { identity: identity(stored.identity, log, out), ..Found::default() };
     let boot = boot_id();
@@ -335,7 +347,7 @@ fn find(config: &Config, store: &Store, stored: Stored, log: &mut Log, out: &mut
     }
     found.leftovers = first_of_boot(config, &boot);
     for run in stored.runs.into_iter().filter(|run| run.boot_id == boot && !boot.is_empty()) {
-        let alive = run.process.is_some_and(|process| process.ticks != 0 && crate::host::proc::alive(process));
+        let alive = run.process.is_some_and(|process| process.ticks != 0 && proc::alive(process));
         found.runs.push((run, alive));
     }
     found.damage = damage;
@@ -433,10 +445,4 @@ fn own_definitions(store: &Store, record: &AgentRecord, problems: &mut Vec<Box<s
         }
     }
     definitions
-}
-
-/// The running agents among what was found.
-fn adopted(found: &Found) -> Vec<(crate::model::spec::Name, crate::kernel::Process)> {
-    let alive = found.runs.iter().filter(|(_, alive)| *alive);
-    alive.filter_map(|(run, _)| Some((run.name.clone(), run.process?))).collect()
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 
 use crate::host::cgroup::{self, Error, Group, Hierarchy, Leaf, Version};
-use crate::kernel::Pid;
+use crate::kernel::{Pid, Process};
 use crate::model::spec::{self, Name};
 
 /// The v1 hierarchies that can tell agents apart where there is no v2, best first: a freezer can also hold a fork bomb
@@ -204,8 +204,8 @@ impl Limits {
     }
 
     /// Takes over an agent that an earlier daemon started: what its groups are set to counts, nothing is changed.
-    /// A limit that does not hold its main process is polled from now on.
-    pub fn attach(&mut self, name: &str, limits: &spec::Limits, leader: Pid) -> Prepared {
+    /// A limit that holds none of these processes of it, its main process first of all, is polled from now on.
+    pub fn attach(&mut self, name: &str, limits: &spec::Limits, processes: &[Process]) -> Prepared {
         let mut held = Held { memory_limit: limits.memory, ..Held::default() };
         for index in 0..self.places.len() {
             let version = self.places[index].hierarchy.version;
@@ -218,7 +218,7 @@ impl Limits {
             // Groups that are not there yet are not made for it.
             let Ok(group) = self.group(index) else { continue };
             let leaf = group.find(name);
-            if !leaf.members().is_ok_and(|pids| pids.contains(&leader)) {
+            if !leaf.members().is_ok_and(|pids| processes.iter().any(|process| pids.contains(&process.pid))) {
                 continue;
             }
             if memory && held.memory.is_none() && limits.memory.is_some_and(|bytes| leaf.has_memory(bytes)) {

@@ -8,8 +8,10 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
-use crate::kernel::{Errno, Pid, Process};
+use crate::kernel::{Errno, Pid, Process, Uid};
 
 /// Clock ticks a second in /proc (USER_HZ): 100 on every target.
 pub const TICKS: u64 = 100;
@@ -211,6 +213,21 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     let ticks = next()?.parse().ok()?;
     let kernel = flags & KERNEL_THREAD != 0;
     Some(Stat { process: Process { pid, ticks }, parent, session, state, kernel, threads, used })
+}
+
+/// The user a process runs as.
+pub fn owner(pid: Pid) -> Option<Uid> {
+    let mut path = Path::new();
+    let _ = write!(path, "/proc/{pid}");
+    fs::metadata(path.as_str()).ok().map(|found| Uid(found.uid()))
+}
+
+/// How long ago a process was started; `None` where the kernel does not say how long it has been up.
+pub fn age(process: Process) -> Option<Duration> {
+    let mut buffer = [0; 64];
+    let length = read_some("/proc/uptime", &mut buffer).ok()?;
+    let up: f64 = std::str::from_utf8(&buffer[..length]).ok()?.split(' ').next()?.parse().ok()?;
+    Duration::try_from_secs_f64((up - process.ticks as f64 / TICKS as f64).max(0.0)).ok()
 }
 
 /// What an environment says about whose process it is.

@@ -17,6 +17,7 @@ use crate::host::proc::{self, Mark, Snapshot, Stat};
 use crate::kernel::{Pid, Process, Sig};
 use crate::model::spec::Name;
 use crate::sys;
+use crate::sys::account::own_uid;
 use crate::sys::process as calls;
 
 /// How many processes a tree may have before it is treated as one that makes them faster than they are killed.
@@ -69,6 +70,15 @@ struct Member {
     /// Only its environment says so, and anybody on the host could have given it that: it gets signals, but what it
     /// uses is not held against the agent.
     weak: bool,
+}
+
+/// What runs of an agent that nobody has taken over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leftover {
+    /// The one that is its main process most likely, unless none can be told to be it.
+    pub main: Option<Process>,
+    /// All of them, the most likely main process first.
+    pub processes: Vec<Process>,
 }
 
 /// One pass over /proc, and whose each process is.
@@ -279,13 +289,25 @@ impl Trees {
         usage
     }
 
-    /// Agents of an earlier daemon that nobody has taken over, with what runs of each, the likely main process first:
-    /// known by their control groups and environments.
-    pub fn leftovers(&mut self, limits: &Limits) -> BTreeMap<Name, Vec<Process>> {
+    /// These processes are an agent's, whose main process is not known; none of them is our child.
+    pub fn claim(&mut self, name: &str, processes: &[Process]) {
+        let tree = self.tree(name);
+        tree.adopted = true;
+        tree.seen.extend(processes.iter().map(|process| Member { process: *process, weak: true }));
+    }
+
+    /// Agents of an earlier daemon that nobody has taken over, with what runs of each: known by their control groups and
+    /// environments.
+    pub fn leftovers(&mut self, limits: &Limits) -> BTreeMap<Name, Leftover> {
         self.look(false);
         let mut found: BTreeMap<Name, Vec<Stat>> = BTreeMap::new();
         let Some(view) = self.view.as_ref() else { return BTreeMap::new() };
+        let mut trusted = BTreeSet::new();
         for (name, pids) in limits.leftovers() {
+            if self.trees.contains_key(&name) {
+                continue;
+            }
+            trusted.extend(pids.iter().copied());
             let stats = pids.into_iter().filter_map(|pid| view.snapshot.find(pid)).copied();
             let stats: Vec<Stat> = stats.filter(|stat| self.may_be_agent(stat)).collect();
             if !stats.is_empty() {
@@ -310,7 +332,13 @@ impl Trees {
             stats.sort_by_key(|stat| {
                 (pids.contains(&stat.parent), stat.session != stat.process.pid.raw(), stat.process.ticks)
             });
-            leftovers.insert(name, stats.iter().map(|stat| stat.process).collect());
+            // Anybody can write an environment: the word of another user's process makes it no agent to be followed.
+            let leads = |stat: &&Stat| {
+                let Process { pid, .. } = stat.process;
+                stat.session == pid.raw() && (trusted.contains(&pid) || proc::owner(pid) == Some(own_uid()))
+            };
+            let main = stats.first().filter(leads).map(|stat| stat.process);
+            leftovers.insert(name, Leftover { main, processes: stats.iter().map(|stat| stat.process).collect() });
         }
         leftovers
     }

@@ -262,12 +262,26 @@ impl Agent {
         (self.poll.0 || self.poll.1) && matches!(self.life, Life::Running { .. })
     }
 
-    /// Takes over what an earlier daemon of this boot noted; `alive`: its main process is still there.
-    pub fn resume(&mut self, run: &RunRecord, alive: bool, turn: &mut Turn) {
+    /// Takes over what an earlier daemon of this boot noted; `alive`: its main process is still there; `strays`: other
+    /// processes of it are.
+    pub fn resume(&mut self, run: &RunRecord, alive: bool, strays: bool, turn: &mut Turn) {
         self.failures = run.failures;
         self.killed = run.killed;
         self.detail = run.detail.clone();
         match run.process {
+            process if run.stopping => {
+                let then = if self.wanted() == Wanted::Up { Then::Up } else { Then::Down };
+                let leader = process.filter(|_| alive).map(|process| (process, run.started));
+                let ran = leader.map_or(Duration::ZERO, |_| turn.now.since(run.started));
+                self.stop(then, leader, ran, turn);
+                self.look(turn);
+            }
+            _ if run.forking && (alive || strays) => {
+                self.generation += 1;
+                let starter = run.process.filter(|_| alive);
+                let ask = starter.is_none().then_some((turn.now, turn.now + FIND_MAIN));
+                self.life = Life::Forking { starter, since: run.started, ask };
+            }
             Some(process) if alive => {
                 self.generation += 1;
                 self.life = Life::Running { process, since: run.started, health: self.first_check(turn.now) };
@@ -290,6 +304,53 @@ impl Agent {
                     self.life = Life::Waiting { until };
                 }
             }
+        }
+    }
+
+    /// Processes of it run although no record says so: its main process, started then, if one can be told to be it. They
+    /// are taken over, or ended before anything else is started.
+    pub fn strayed(&mut self, main: Option<(Process, Time)>, turn: &mut Turn) {
+        let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);
+        match (&self.life, main) {
+            // Known already, or looked for anyway.
+            (Life::Starting | Life::Forking { .. } | Life::Running { .. } | Life::Stopping(_), _) => {}
+            (Life::Down | Life::Waiting { .. } | Life::Fatal, Some((process, since))) => {
+                self.generation += 1;
+                self.life = if forking {
+                    Life::Forking { starter: None, since, ask: Some((turn.now, turn.now + FIND_MAIN)) }
+                } else {
+                    Life::Running { process, since, health: self.first_check(turn.now) }
+                };
+                self.save(turn);
+                let name = self.name().clone();
+                turn.tell(
+                    Level::Warn,
+                    &name,
+                    &format!("taken over with process {}, which no record knew", process.pid),
+                );
+            }
+            (Life::Down | Life::Waiting { .. } | Life::Fatal, None) => {
+                let name = self.name().clone();
+                turn.tell(Level::Warn, &name, "an earlier daemon left processes of it, sent SIGKILL");
+                turn.out.push(Action::Signal(name, Sig::KILL));
+            }
+        }
+    }
+
+    /// Starts it if nothing of it is there and nothing speaks against that, without forgetting earlier failures.
+    pub fn wake(&mut self, turn: &mut Turn) {
+        if self.is_fresh() {
+            self.begin(turn);
+        }
+    }
+
+    /// Its main process, or its starter, while it is alive.
+    pub fn process(&self) -> Option<Process> {
+        match &self.life {
+            Life::Running { process, .. } => Some(*process),
+            Life::Forking { starter, .. } => *starter,
+            Life::Stopping(stopping) => stopping.leader.map(|(process, _)| process),
+            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting => None,
         }
     }
 
@@ -405,7 +466,8 @@ impl Agent {
             }
             Life::Forking { starter, since, ask } => {
                 *starter = None;
-                if exit == Exit::Code(0) {
+                // One that was taken over has no status.
+                if matches!(exit, Exit::Code(0) | Exit::Unknown) {
                     *ask = Some((turn.now, turn.now + FIND_MAIN));
                     turn.out.push(Action::FindMain(self.record.name.clone()));
                 } else {
@@ -623,14 +685,11 @@ impl Agent {
 
     /// Its part of a report.
     pub fn report(&self, now: Time, policy: Policy) -> AgentReport {
-        let (process, since) = match &self.life {
-            Life::Running { process, since, .. } => (Some(*process), *since),
-            Life::Forking { starter, since, .. } => (*starter, *since),
-            Life::Stopping(stopping) => match stopping.leader {
-                Some((process, since)) => (Some(process), since),
-                None => (None, now),
-            },
-            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting => (None, now),
+        let process = self.process();
+        let since = match &self.life {
+            Life::Running { since, .. } | Life::Forking { starter: Some(_), since, .. } => *since,
+            Life::Stopping(stopping) => stopping.leader.map_or(now, |(_, since)| since),
+            Life::Forking { .. } | Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting => now,
         };
         let running = process.is_some();
         AgentReport {
@@ -710,6 +769,8 @@ impl Agent {
         self.generation += 1;
         self.rests = false;
         self.life = Life::Starting;
+        // Whoever finds the process without its own record knows then that it is a new one.
+        self.save(turn);
         (self.sample, self.cpu, self.memory) = (None, None, None);
         (self.over_cpu, self.check_failures) = (0, 0);
         turn.out.push(Action::Start(self.record.name.clone()));
@@ -734,6 +795,9 @@ impl Agent {
         let name = self.record.name.clone();
         let definition = &self.definition;
         let stopsecs = definition.as_ref().map_or(Duration::ZERO, |definition| definition.spec.stopsecs);
+        if matches!(then, Then::Up | Then::Down) {
+            self.save(turn);
+        }
         let Life::Stopping(stopping) = &mut self.life else { return };
         stopping.killed = then == Then::Policy(End::Limit);
         let sig = if stopping.killed { Sig::KILL } else { stopsignal(definition) };
@@ -808,17 +872,17 @@ impl Agent {
 
     /// Notes what matters to this boot.
     fn save(&self, turn: &mut Turn) {
-        let (process, started) = match self.life {
-            Life::Running { process, since, .. } => (Some(process), since),
-            Life::Forking { starter, since, .. } => (starter, since),
-            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting | Life::Stopping(_) => {
-                (None, Time::default())
-            }
+        let (started, stopping) = match &self.life {
+            Life::Running { since, .. } | Life::Forking { since, .. } => (*since, false),
+            Life::Stopping(stopping) => (stopping.leader.map_or(Time::default(), |(_, since)| since), true),
+            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting => (Time::default(), false),
         };
         turn.out.push(Action::SaveRun(Box::new(RunRecord {
             name: self.record.name.clone(),
             boot_id: turn.boot_id.into(),
-            process,
+            process: self.process(),
+            forking: matches!(self.life, Life::Forking { .. }),
+            stopping,
             started,
             failures: self.failures,
             restart_at: match self.life {

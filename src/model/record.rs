@@ -158,6 +158,10 @@ pub struct RunRecord {
     pub boot_id: Box<str>,
     /// Its main process, when it has one.
     pub process: Option<Process>,
+    /// That is the starter of a forking agent, whose main process is not known yet.
+    pub forking: bool,
+    /// It was being ended as ordered, to stay down or to start anew.
+    pub stopping: bool,
     /// When that was started.
     pub started: Time,
     /// Abnormal ends in a row.

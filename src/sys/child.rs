@@ -289,6 +289,8 @@ impl Child<'_> {
     /// signal does not survive a change of user, and nothing may be unblocked before its action is the default.
     fn become_program(&mut self) -> Result<Infallible, Broken> {
         let setup = self.setup;
+        // A child that outlives us before it is its program could not be told from us by whoever looks for it.
+        self.die_with_parent(Sig::KILL)?;
         start_session().map_err(at(Stage::Session))?;
         for group in &setup.cgroups {
             write(group.as_raw_fd(), b"0").map_err(at(Stage::Cgroup))?;
@@ -304,13 +306,8 @@ impl Child<'_> {
         if setup.no_new_privs {
             prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at(Stage::Privileges))?;
         }
-        if let Some(sig) = setup.death_signal {
-            prctl(libc::PR_SET_PDEATHSIG, sig.raw() as libc::c_ulong).map_err(at(Stage::Privileges))?;
-            if parent_id() != self.parent {
-                // It ended before it could be told that we want to know.
-                exit_now(127);
-            }
-        }
+        // Forgotten by the kernel with the change of user.
+        self.die_with_parent(setup.death_signal.unwrap_or(Sig::KILL))?;
         // SAFETY: the path ends in a NUL.
         cerr(unsafe { libc::chdir(setup.directory.as_ptr()) }).map_err(at(Stage::Directory))?;
         set_umask(setup.umask);
@@ -324,7 +321,19 @@ impl Child<'_> {
             unsafe { libc::alarm(seconds) };
         }
         self.close_the_rest();
+        if setup.death_signal.is_none() {
+            prctl(libc::PR_SET_PDEATHSIG, 0).map_err(at(Stage::Privileges))?;
+        }
         Err(at(Stage::Exec)(self.execute()))
+    }
+
+    fn die_with_parent(&self, sig: Sig) -> Result<(), Broken> {
+        prctl(libc::PR_SET_PDEATHSIG, sig.raw() as libc::c_ulong).map_err(at(Stage::Privileges))?;
+        if parent_id() != self.parent {
+            // It ended before it could be told that we want to know.
+            exit_now(127);
+        }
+        Ok(())
     }
 
     /// Makes `files` the lowest descriptors, in order. What is needed later is moved above them first: then no source is

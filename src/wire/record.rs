@@ -121,6 +121,8 @@ pub fn write_run(run: &RunRecord) -> String {
         json.key("pid").number(u64::from(process.pid.raw().unsigned_abs()));
         json.key("ticks").number(process.ticks);
     }
+    json.key("forking").boolean(run.forking);
+    json.key("stopping").boolean(run.stopping);
     json.key("started").number(run.started.0);
     json.key("failures").number(u64::from(run.failures));
     if let Some(at) = run.restart_at {
@@ -267,6 +269,8 @@ fn take_run(value: &Value, faults: &mut Vec<String>) -> Option<RunRecord> {
         name: name(&mut fields),
         boot_id: string(&mut fields, "boot_id"),
         process,
+        forking: fields.flag("forking").unwrap_or(false),
+        stopping: fields.flag("stopping").unwrap_or(false),
         started: Time(count(&mut fields, "started").unwrap_or(0)),
         failures: fields.integer("failures", 0, u64::from(u32::MAX)).unwrap_or(0) as u32,
         restart_at: count(&mut fields, "restart_at").map(Time),

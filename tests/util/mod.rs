@@ -35,6 +35,7 @@ pub struct Host {
     pub dir: PathBuf,
     config: BTreeMap<String, String>,
     daemon: Option<Child>,
+    program: PathBuf,
 }
 
 /// How a command ended and what it said.
@@ -73,7 +74,7 @@ impl Host {
         for path in [dir.clone(), dir.join("agents.d")] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the test's own directory");
         }
-        let mut host = Host { dir, config: BTreeMap::new(), daemon: None };
+        let mut host = Host { dir, config: BTreeMap::new(), daemon: None, program: binary() };
         for (key, path) in [("agents_dir", "agents.d"), ("state_dir", "state"), ("run_dir", "run"), ("log_dir", "log")]
         {
             let path = json::to_string(&host.path(path).display().to_string());
@@ -136,6 +137,16 @@ impl Host {
         self.write("bootagent.json", &format!("{{\n{}\n}}\n", keys.join(",\n")));
     }
 
+    /// From the next start on the daemon finds the host as it is after `commands`, which see mounts of their own.
+    pub fn behind(&mut self, commands: &str) {
+        let script = format!(
+            "#!/bin/sh\nexec unshare -m /bin/sh -c '{commands} exec \"$0\" \"$@\"' {} \"$@\"\n",
+            binary().display()
+        );
+        self.program = self.path("behind.sh");
+        write_program(&self.program, &script);
+    }
+
     /// Starts the daemon in the foreground and returns when it answers.
     pub fn start(&mut self) {
         self.start_with(&[]);
@@ -143,12 +154,7 @@ impl Host {
 
     /// The same with options of `run`.
     pub fn start_with(&mut self, options: &[&str]) {
-        assert!(self.daemon.is_none(), "the daemon is already started");
-        self.configure();
-        let out = OpenOptions::new().create(true).append(true).open(self.path("daemon.out")).expect("daemon.out");
-        let mut command = self.command(&["run"]);
-        command.args(options).stdout(out.try_clone().expect("a descriptor")).stderr(out);
-        self.daemon = Some(command.spawn().expect("the binary can be executed"));
+        self.launch(options);
         let deadline = Instant::now() + PATIENCE;
         while self.status().is_none() {
             if !self.lives() || Instant::now() > deadline {
@@ -159,8 +165,18 @@ impl Host {
         }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+    /// The same, but returns at once.
+    pub fn launch(&mut self, options: &[&str]) {
+        assert!(self.daemon.is_none(), "the daemon is already started");
+        self.configure();
+        let out = OpenOptions::new().create(true).append(true).open(self.path("daemon.out")).expect("daemon.out");
+        let mut command = self.command(&self.program, &["run"]);
+        command.args(options).stdout(out.try_clone().expect("a descriptor")).stderr(out);
+        self.daemon = Some(command.spawn().expect("the binary can be executed"));
+    }
+
+    fn command(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.arg("-c").arg(self.path("bootagent.json")).args(args).stdin(Stdio::null());
         // What must not reach an agent, and what would make minreq start a thread.
         command.env("BOOTAGENT_TEST_LEAK", "1").env("MINREQ_TIMEOUT", "1").current_dir("/");
@@ -212,7 +228,14 @@ impl Host {
 
     /// Runs a command of the binary with this host's configuration.
     pub fn cli(&self, args: &[&str]) -> Ran {
-        run(&mut self.command(args)).unwrap_or_else(|| panic!("bootagent {args:?} does not end\n{}", self.logs()))
+        run(&mut self.command(&binary(), args))
+            .unwrap_or_else(|| panic!("bootagent {args:?} does not end\n{}", self.logs()))
+    }
+
+    /// Begins a command whose end nobody waits for.
+    pub fn begin(&self, args: &[&str]) -> Child {
+        let mut command = self.command(&binary(), args);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary can be executed")
     }
 
     /// Runs a command that must succeed, and returns its output.

@@ -134,14 +134,14 @@ fn an_earlier_daemons_groups_are_found_and_believed_as_far_as_they_go() {
     fake.put("bootagent/not an agent/cgroup.procs", "1234\n");
     let mut limits = fake.limits();
     assert_eq!(limits.leftovers(), [("web".into(), vec![leader, Pid::new(4712).unwrap()])]);
-    let taken = limits.attach("web", &want(BOTH.0, BOTH.1), leader);
+    let taken = limits.attach("web", &want(BOTH.0, BOTH.1), &[Process { pid: leader, ticks: 1 }]);
     assert_eq!(taken.by.as_deref(), Some("CPU=polled memory=cgroup2"));
     assert!(taken.cgroups.is_empty() && limits.leftovers().is_empty());
     assert_eq!(limits.members("web").unwrap().len(), 2);
     assert_eq!(fake.get("bootagent/web/cpu.max"), "max 100000\n", "nothing is changed");
     // A main process that is not in the group is not held by it.
     let mut limits = fake.limits();
-    let taken = limits.attach("web", &want(None, BOTH.1), Pid::new(99).unwrap());
+    let taken = limits.attach("web", &want(None, BOTH.1), &[Process { pid: Pid::new(99).unwrap(), ticks: 1 }]);
     assert_eq!((taken.by.as_deref(), limits.members("web")), (Some("polled"), None));
 }
 

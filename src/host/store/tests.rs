@@ -61,6 +61,8 @@ fn run(name: &str) -> RunRecord {
     RunRecord {
         name: name.into(),
         boot_id: "b".into(),
+        forking: false,
+        stopping: false,
         process: None,
         started: Time(0),
         failures: 3,

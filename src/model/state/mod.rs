@@ -12,7 +12,7 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::kernel::{Level, Time};
+use crate::kernel::{Level, Process, Time};
 use crate::model::agent::{Agent, Turn};
 use crate::model::command::Answer;
 use crate::model::event::{Action, Client, Definition, Event, Now, Origin, Shutdown};
@@ -78,6 +78,9 @@ pub struct Found {
     pub jobs: Vec<(JobRecord, Option<Box<crate::model::job::Job>>)>,
     /// What an earlier daemon of this boot noted of each agent, and whether its main process is still alive.
     pub runs: Vec<(RunRecord, bool)>,
+    /// What runs of an agent although no record says so: the likely main process and when that was started, if any can
+    /// be told to be it.
+    pub strays: Vec<(Name, Option<(Process, Time)>)>,
     /// Sentences about records that could not be read, for the log and the server.
     pub damage: Vec<(Name, Box<str>)>,
     /// Ids of jobs whose records could not be read.
@@ -202,21 +205,36 @@ impl State {
             state.agents.entry(name.clone()).or_insert_with(fresh).define(Some(definition));
         }
         state.load_jobs(found.jobs, found.damaged_jobs, now, out);
-        state.resume_agents(found.runs, now, out);
+        state.resume_agents(found.runs, found.strays, now, out);
         state.follow(now, out);
         state
     }
 
     /// Takes over running agents, and starts those that should run and do not.
-    fn resume_agents(&mut self, runs: Vec<(RunRecord, bool)>, now: Now, out: &mut Vec<Action>) {
+    fn resume_agents(
+        &mut self,
+        runs: Vec<(RunRecord, bool)>,
+        strays: Vec<(Name, Option<(Process, Time)>)>,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        // What runs and has no definition any more is an agent all the same, until it has been stopped.
+        let running = runs.iter().filter(|(_, alive)| *alive).map(|(run, _)| &run.name);
+        for name in running.chain(strays.iter().map(|(name, _)| name)) {
+            let record = || AgentRecord { name: name.clone(), ..AgentRecord::default() };
+            self.agents.entry(name.clone()).or_insert_with(|| Agent::new(record(), None, true));
+        }
         for (run, alive) in runs {
-            self.turn(&run.name.clone(), now, out, |agent, turn| agent.resume(&run, alive, turn));
+            let more = strays.iter().any(|(name, _)| *name == run.name);
+            self.turn(&run.name.clone(), now, out, |agent, turn| agent.resume(&run, alive, more, turn));
+        }
+        for (name, main) in strays {
+            self.turn(&name, now, out, |agent, turn| agent.strayed(main, turn));
         }
         let names: Vec<Name> = self.agents.keys().cloned().collect();
         for name in names {
             self.turn(&name, now, out, |agent, turn| match agent.wanted() {
-                Wanted::Up if agent.is_fresh() => agent.order_up(turn),
-                Wanted::Up => {}
+                Wanted::Up => agent.wake(turn),
                 Wanted::Down => agent.order_down(turn),
             });
             self.forget_undefined(&name, now, out);

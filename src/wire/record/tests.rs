@@ -50,6 +50,8 @@ fn full_run() -> RunRecord {
         name: "a".into(),
         boot_id: "b".into(),
         process: Pid::new(i32::MAX).map(|pid| Process { pid, ticks: u64::MAX }),
+        forking: true,
+        stopping: true,
         started: Time(1),
         failures: u32::MAX,
         restart_at: Some(Time(2)),

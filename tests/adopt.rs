@@ -1,0 +1,255 @@
+//! The daemon dies, and the next one finds everything: agents of every kind, with and without their records, in control
+//! groups and without any; never two copies, and no end that goes unnoticed.
+
+mod util;
+
+use std::fs;
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use util::*;
+
+/// What unmounts the control groups of a daemon, for `Host::behind`.
+const NO_GROUPS: &str = "umount -R -l /sys/fs/cgroup || exit 1;";
+
+/// The main processes of an agent whose main process is `sleep <mark>`, dead ones apart.
+fn copies(mark: &str) -> Vec<i32> {
+    let want = format!("sleep\0{mark}\0");
+    let mut found = Vec::new();
+    for path in entries(Path::new("/proc")) {
+        let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
+        if fs::read(path.join("cmdline")).is_ok_and(|line| line == want.as_bytes()) && alive(pid) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// A number that no other test on this machine sleeps for.
+fn mark(number: u32) -> String {
+    format!("{number}.{}", std::process::id())
+}
+
+/// Numbers that look random, the same ones every time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Defines agents of every kind; returns each one's name and the mark of its main process.
+fn every_kind(host: &Host, first: u32) -> Vec<(&'static str, String)> {
+    let marks: Vec<String> = (first..first + 6).map(mark).collect();
+    let sleep = |index: usize| format!("sleep {}", marks[index]);
+    let pidfile = host.path("forked.pid").display().to_string();
+    host.agent("simple", &format!("exec {}", sleep(0)), &[]);
+    host.agent("family", &format!("setsid sleep 3000 & (sleep 3000 &) ; exec {}", sleep(1)), &[]);
+    host.agent("deaf", &format!("trap '' TERM; exec {}", sleep(2)), &[("stopsecs", "0.1")]);
+    host.agent("forking", &format!("setsid {} & exit 0", sleep(3)), &[("type", "\"forking\"")]);
+    let with = format!("setsid sh -c 'echo $$ >{pidfile}; exec {}' & exit 0", sleep(4));
+    let pidfile = format!("\"{pidfile}\"");
+    host.agent("pidfile", &with, &[("type", "\"forking\""), ("pidfile", &pidfile)]);
+    let brief = format!("(setsid sleep 3000 &) ; {}", sleep(5).replacen("sleep ", "exec timeout 0.1 sleep ", 1));
+    host.agent("brief", &brief, &[("restartsecs", "0.02"), ("windowsecs", "0"), ("stopsecs", "0.1")]);
+    ["simple", "family", "deaf", "forking", "pidfile", "brief"].into_iter().zip(marks).collect()
+}
+
+fn kill_at_random(host: &mut Host, first: u32, rounds: u64) {
+    host.set("restartsecs", "0.05").set("log_level", "\"info\"");
+    let agents = every_kind(host, first);
+    let mut dice = Dice(u64::from(first));
+    let mut orders: Vec<Child> = Vec::new();
+    host.start();
+    let quiet = host.wait_running("simple").pid;
+    let since = Instant::now();
+    for round in 0..rounds {
+        for _ in 0..dice.below(3) {
+            let name = agents[1 + dice.below(5) as usize].0;
+            orders.push(host.begin(&[["restart", "stop", "start"][dice.below(3) as usize], name]));
+        }
+        std::thread::sleep(Duration::from_millis(dice.below(120)));
+        host.kill9();
+        for order in &mut orders {
+            let _ = order.kill();
+            let _ = order.wait();
+        }
+        orders.clear();
+        host.launch(&[]);
+        for (name, mark) in &agents {
+            let found = copies(mark);
+            assert!(found.len() <= 1, "round {round}: {name} runs as {found:?}\n{}", host.logs());
+        }
+    }
+    host.kill9();
+    host.start();
+    assert_eq!(copies(&agents[0].1), [quiet], "an agent nobody touched was touched\n{}", host.logs());
+    let uptime = host.wait_running("simple").uptime;
+    assert!(uptime >= since.elapsed().as_secs_f64() - 2.0, "{uptime} s, its uptime was lost");
+    for (name, mark) in &agents[1..5] {
+        host.ok(&["start", name]);
+        host.wait(&format!("one copy of {name}"), || copies(mark).len() == 1);
+    }
+    let code = host.end("TERM").code();
+    assert_eq!((code, host.processes()), (Some(0), vec![]), "{}", host.logs());
+}
+
+fn rounds() -> u64 {
+    std::env::var("ADOPT_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(30)
+}
+
+#[test]
+fn killed_at_any_moment_nothing_is_doubled_or_lost() {
+    kill_at_random(&mut Host::new(), 4100, rounds());
+}
+
+#[test]
+fn killed_at_any_moment_without_control_groups() {
+    if lacks_root() {
+        return;
+    }
+    let mut host = Host::new();
+    host.behind(NO_GROUPS);
+    kill_at_random(&mut host, 4200, rounds());
+}
+
+/// All records of runs are gone: what runs is still known.
+fn lose_the_records(host: &mut Host, first: u32) {
+    let agents = every_kind(host, first);
+    host.start();
+    let mut before = Vec::new();
+    for (name, mark) in &agents[..5] {
+        host.wait_running(name);
+        host.wait(&format!("one copy of {name}"), || copies(mark).len() == 1);
+        before.push(copies(mark));
+    }
+    host.wait_seen("simple", "to have an uptime", |agent| agent.uptime >= 1.0);
+    host.kill9();
+    fs::remove_dir_all(host.path("run/agents")).expect("the records of runs");
+    host.start();
+    for ((name, mark), before) in agents.iter().zip(before) {
+        host.wait_running(name);
+        assert_eq!(copies(mark), before, "{name} is another one\n{}", host.logs());
+    }
+    assert!(host.seen("simple").expect("it is there").uptime >= 1.0, "its uptime is not that of its process");
+    kill(copies(&agents[0].1)[0], "KILL");
+    host.wait("the end of one without a record to be noticed", || copies(&agents[0].1).len() == 1);
+    let code = host.end("TERM").code();
+    assert_eq!((code, host.processes()), (Some(0), vec![]), "{}", host.logs());
+}
+
+#[test]
+fn agents_are_known_without_their_records() {
+    lose_the_records(&mut Host::new(), 4300);
+}
+
+#[test]
+fn agents_are_known_by_their_environment_alone() {
+    if lacks_root() {
+        return;
+    }
+    let mut host = Host::new();
+    host.behind(NO_GROUPS);
+    lose_the_records(&mut host, 4400);
+}
+
+#[test]
+fn a_record_of_another_boot_is_void() {
+    let mut host = Host::new();
+    let mark = mark(4500);
+    host.agent("web", &format!("exec sleep {mark}"), &[]);
+    host.agent("done", "exit 1", &[("retries", "0")]);
+    host.start();
+    host.wait_running("web");
+    host.wait_seen("done", "to be given up", |agent| agent.status == "fatal");
+    host.kill9();
+    kill(copies(&mark)[0], "KILL");
+    for name in ["web", "done"] {
+        let file = format!("run/agents/{name}.json");
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        // A live process that is none of ours, in a record of a boot that is over.
+        let text = host.read(&file).replace(boot.trim(), "00000000-0000-4000-8000-000000000000");
+        host.write(&file, &text);
+    }
+    host.start();
+    let agent = host.wait_running("web");
+    assert_eq!(agent.failures, 0, "{agent:?}");
+    assert!(!agent.detail.contains("unknown"), "{agent:?}");
+    host.wait("a new try of what was given up in another boot", || {
+        host.read("log/bootagent.log").matches("\"done\": given up").count() == 2
+    });
+}
+
+#[test]
+fn an_agent_whose_definition_went_with_the_daemon_is_ended() {
+    let mut host = Host::new();
+    let mark = mark(4600);
+    host.agent("web", &format!("setsid sleep 3000 & exec sleep {mark}"), &[]);
+    for lost in [false, true] {
+        host.agent("web", &format!("setsid sleep 3000 & exec sleep {mark}"), &[]);
+        host.start();
+        host.wait_running("web");
+        host.wait("its child", || host.agents_processes().len() == 2);
+        host.kill9();
+        fs::remove_file(host.path("agents.d/web.json")).unwrap();
+        if lost {
+            fs::remove_dir_all(host.path("run/agents")).unwrap();
+        }
+        host.start();
+        host.wait("it to be ended", || host.agents_processes().is_empty());
+        host.end("TERM");
+    }
+}
+
+#[test]
+fn a_stop_is_completed_by_the_next_daemon() {
+    let mut host = Host::new();
+    let mark = mark(4700);
+    let script = format!("setsid sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' & exec sleep {mark}");
+    host.agent("web", &script, &[("stopsecs", "60")]);
+    host.start();
+    host.wait_running("web");
+    host.wait("its child", || host.agents_processes().len() >= 2);
+    let mut order = host.begin(&["stop", "web"]);
+    host.wait("the main process to end", || copies(&mark).is_empty());
+    host.agent("web", &script, &[("stopsecs", "0.2")]);
+    host.kill9();
+    let _ = order.wait();
+    host.start();
+    host.wait("the rest of it to end", || host.agents_processes().is_empty());
+    let agent = host.wait_seen("web", "to be stopped", |agent| agent.status == "stoped");
+    assert_eq!(agent.pid, 0);
+    assert!(holds(Duration::from_millis(500), || copies(&mark).is_empty()), "started against its order");
+}
+
+#[test]
+fn a_starter_is_followed_to_the_main_process() {
+    let mut host = Host::new();
+    let mark = mark(4800);
+    let go = host.path("go").display().to_string();
+    let script = format!("setsid sleep {mark} & while [ ! -e {go} ]; do sleep 0.02; done; exit 0");
+    host.agent("web", &script, &[("type", "\"forking\"")]);
+    host.start();
+    host.wait("the background process", || copies(&mark).len() == 1);
+    let starter = host.wait_running("web").pid;
+    host.kill9();
+    host.start();
+    assert_eq!(host.wait_running("web").pid, starter);
+    host.write("go", "");
+    let main = copies(&mark)[0];
+    host.wait_seen("web", "to run on without its starter", |agent| agent.runs() && agent.pid == main);
+    // The same with a starter that ends while nobody looks.
+    fs::remove_file(host.path("go")).unwrap();
+    let mut order = host.begin(&["restart", "web"]);
+    host.wait("a new one", || copies(&mark).first().is_some_and(|pid| *pid != main));
+    let starter = host.wait_seen("web", "to have a starter", |agent| agent.runs() && agent.pid != main).pid;
+    host.kill9();
+    let _ = order.wait();
+    host.write("go", "");
+    host.wait("the starter to end", || !alive(starter));
+    host.start();
+    host.wait_seen("web", "to run", |agent| agent.runs() && copies(&mark) == [agent.pid]);
+}
