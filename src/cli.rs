@@ -228,7 +228,7 @@ mod tests {
 
         let text = example(readme, "{ \"name\": \"BasicAgent\", \"version\"");
         check_keys(readme, &text);
-        let spec = crate::wire::config::read_definition("README.md", text.as_bytes(), false).unwrap();
+        let spec = crate::wire::config::read_definition("README.md", text.as_bytes(), false, true).unwrap();
         let plain = crate::model::spec::Spec::new("BasicAgent", "1.2.3", spec.exec.clone());
         assert_eq!(
             (spec.autorestart, spec.startsecs, spec.stopsecs),

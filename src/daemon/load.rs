@@ -425,7 +425,7 @@ fn own_definitions(store: &Store, record: &AgentRecord, problems: &mut Vec<Box<s
     let package = record.package.as_ref();
     let in_tar = package.is_some_and(|package| package.format.is_tar());
     let mut definitions = Vec::new();
-    let mut take = |label: &str, text: &[u8], origin| match config::read_definition(label, text, in_tar) {
+    let mut take = |label: &str, text: &[u8], origin| match config::read_definition(label, text, in_tar, false) {
         Ok(spec) if spec.name == record.name => definitions.push(Definition { origin, spec: Box::new(spec) }),
         Ok(spec) => problems.push(format!("{label}: it is of \"{}\", not of \"{}\"", spec.name, record.name).into()),
         Err(found) => problems.extend(found.iter().map(|problem| problem.to_string().into())),

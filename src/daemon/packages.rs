@@ -130,6 +130,7 @@ impl Daemon {
     /// Reads a definition: the text, else the package's own.
     pub(super) fn inspect(&self, name: &str, dir: &str, text: Option<&str>) -> Result<Option<Box<Spec>>, Box<str>> {
         let in_tar = !dir.is_empty();
+        let strict = text.is_none();
         let (label, text) = match text {
             Some(text) => (format!("definition of \"{name}\""), text.as_bytes().to_vec()),
             None => {
@@ -144,7 +145,7 @@ impl Daemon {
                 }
             }
         };
-        match config::read_definition(&label, &text, in_tar) {
+        match config::read_definition(&label, &text, in_tar, strict) {
             Ok(spec) => Ok(Some(Box::new(spec))),
             Err(problems) => {
                 let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();

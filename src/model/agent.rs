@@ -759,6 +759,7 @@ impl Agent {
 
     fn begin(&mut self, turn: &mut Turn) {
         if self.definition.is_none() {
+            self.detail = "it has no definition that can be read".into();
             self.life = Life::Down;
             return;
         }

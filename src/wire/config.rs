@@ -189,14 +189,15 @@ fn is_key(text: &str) -> bool {
     text.len() == 56 && text.starts_with("RW") && text.bytes().all(base64)
 }
 
-/// Reads one definition out of a file called `file`; in a tar package (`in_tar`) programs may be relative to it.
+/// Reads one definition out of a file called `file`; in a tar package (`in_tar`) programs may be relative to it. One that
+/// was recorded is read without being `strict`, as a newer binary may have recorded it.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn read_definition(file: &str, text: &[u8], in_tar: bool) -> Result<Spec, Vec<Problem>> {
+pub fn read_definition(file: &str, text: &[u8], in_tar: bool, strict: bool) -> Result<Spec, Vec<Problem>> {
     let value = read_text(file, text).map_err(|problem| vec![problem])?;
     let mut faults = Vec::new();
-    definition(&value, "", in_tar, &mut faults).ok_or_else(|| problems(file, &faults))
+    definition(&value, "", in_tar, strict, &mut faults).ok_or_else(|| problems(file, &faults))
 }
 
 /// A file of `agents.d`, as the caller found it.
@@ -240,7 +241,7 @@ pub fn read_agents(directory: &str, mut sources: Vec<Source>) -> Agents {
     for source in &sources {
         let label = format!("{}/{}", directory.trim_end_matches('/'), source.file);
         let spec = match &source.text {
-            Ok(text) => read_definition(&label, text, false),
+            Ok(text) => read_definition(&label, text, false, true),
             Err(message) => Err(vec![Problem::new(&label, message)]),
         };
         let spec = spec.and_then(|spec| match read.find(&spec.name) {
@@ -259,7 +260,7 @@ pub fn read_agents(directory: &str, mut sources: Vec<Source>) -> Agents {
         }
     }
     for source in bad {
-        let spec = source.good.as_ref().and_then(|text| read_definition(&source.file, text, false).ok());
+        let spec = source.good.as_ref().and_then(|text| read_definition(&source.file, text, false, false).ok());
         if let Some(spec) = spec.filter(|spec| read.find(&spec.name).is_none()) {
             read.agents.push(Defined { file: source.file.clone(), spec, outdated: true });
         }

@@ -14,10 +14,11 @@ use crate::wire::json::{self, fault, show, Fields, Value};
 /// The name that no agent can have: it is the daemon's own in jobs.
 pub const RESERVED: &str = "bootagent";
 
-/// Reads the definition that stands at `path`. In a tar package (`in_tar`) programs may be relative to the package.
+/// Reads the definition that stands at `path`. In a tar package (`in_tar`) programs may be relative to the package; where
+/// it is not `strict`, unknown keys are ignored: a newer binary may have recorded them.
 ///
 /// Returns nothing when it has added to `faults`.
-pub fn definition(value: &Value, path: &str, in_tar: bool, faults: &mut Vec<String>) -> Option<Spec> {
+pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults: &mut Vec<String>) -> Option<Spec> {
     let before = faults.len();
     let mut fields = Fields::of(value, path, faults)?;
     let mut spec = Spec::new("", "", Vec::new());
@@ -61,7 +62,7 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, faults: &mut Vec<Stri
     }
     if let Some(value) = fields.get("limits") {
         let (path, faults) = fields.inside("limits");
-        set(&mut spec.limits, limits(value, &path, true, faults));
+        set(&mut spec.limits, limits(value, &path, strict, faults));
     }
 
     set(&mut spec.autostart, fields.flag("autostart"));
@@ -89,11 +90,13 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, faults: &mut Vec<Stri
     spec.retries = fields.integer("retries", 0, u32::MAX.into()).map(|retries| retries as u32);
     if let Some(value) = fields.get("check") {
         let (path, faults) = fields.inside("check");
-        spec.check = check(value, &path, in_tar, faults).map(Box::new);
+        spec.check = check(value, &path, in_tar, strict, faults).map(Box::new);
     }
     set(&mut spec.log_size, fields.read("log_size", "a size such as \"1M\"", size_above_0));
 
-    fields.refuse_unknown();
+    if strict {
+        fields.refuse_unknown();
+    }
     (faults.len() == before).then_some(spec)
 }
 
@@ -200,13 +203,15 @@ fn is_program(text: &str, in_tar: bool) -> bool {
     }
 }
 
-fn check(value: &Value, path: &str, in_tar: bool, faults: &mut Vec<String>) -> Option<Check> {
+fn check(value: &Value, path: &str, in_tar: bool, strict: bool, faults: &mut Vec<String>) -> Option<Check> {
     let mut fields = Fields::of(value, path, faults)?;
     let exec = exec(&mut fields, in_tar);
     let interval = fields.seconds_above_0("interval").unwrap_or(Duration::from_secs(60));
     let timeout = fields.seconds_above_0("timeout").unwrap_or(Duration::from_secs(10));
     let retries = fields.integer("retries", 1, u32::MAX.into()).map_or(3, |retries| retries as u32);
-    fields.refuse_unknown();
+    if strict {
+        fields.refuse_unknown();
+    }
     Some(Check { exec, interval, timeout, retries })
 }
 

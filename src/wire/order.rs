@@ -112,7 +112,7 @@ fn take(value: &Value, rejected: &mut Rejected, faults: &mut Vec<String>) -> Opt
     let written = fields.get("definition");
     let spec = written.and_then(|value| {
         let (path, faults) = fields.inside("definition");
-        definition::definition(value, &path, in_tar, faults)
+        definition::definition(value, &path, in_tar, true, faults)
     });
     if spec.as_ref().is_some_and(|spec| spec.name != rejected.name) {
         fields.fault("definition.name", &format!("want \"{}\", as the job says", rejected.name));

@@ -6,7 +6,7 @@ use super::{best, Goal, Progress, State, Waiter};
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, Life};
 use crate::model::command::{Answer, Command};
-use crate::model::event::{Action, Client, Definition, Now, Usage};
+use crate::model::event::{Action, Client, Definition, Now, Origin, Usage};
 use crate::model::record::{AgentRecord, Wanted};
 use crate::model::report::Report;
 use crate::model::spec::Name;
@@ -172,13 +172,7 @@ impl State {
             self.define(definition, now, out);
         }
         for name in names {
-            // A job may be about to bring the definition.
-            if !self.tasks.iter().any(|task| task.record.name == name) {
-                if let Some(agent) = self.agents.get_mut(&name) {
-                    agent.record.definition = None;
-                }
-                self.leave(&name, now, out);
-            }
+            self.forget_undefined(&name, now, out);
         }
     }
 
@@ -227,23 +221,31 @@ impl State {
         }
     }
 
+    /// An agent for which no source has a definition leaves. One that a job brought stays as it is: what is recorded of
+    /// it cannot be read just now, or a job is about to bring it.
     pub(super) fn forget_undefined(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
-        let undefined = self.agents.get(name).is_some_and(|agent| agent.definition.is_none());
-        if undefined && !self.tasks.iter().any(|task| *task.record.name == *name) {
-            self.leave(name, now, out);
+        let Some(agent) = self.agents.get_mut(name) else { return };
+        let recorded = agent.record.definition.is_some() || agent.record.package.is_some();
+        let expected = self.tasks.iter().any(|task| *task.record.name == *name);
+        match (recorded || expected, agent.origin()) {
+            (true, Some(Origin::File)) if !expected => {
+                self.turn(name, now, out, |agent, turn| agent.order_down(turn));
+                if let Some(agent) = self.agents.get_mut(name) {
+                    agent.define(None);
+                }
+            }
+            (true, _) => {}
+            (false, _) => self.leave(name, now, out),
         }
     }
 
-    pub(super) fn follow_leaving(&mut self, _now: Now, out: &mut Vec<Action>) {
+    pub(super) fn follow_leaving(&mut self, out: &mut Vec<Action>) {
         let agents = &mut self.agents;
         self.leaving.retain(|name| {
             let down = agents.get(name).is_none_or(Agent::is_down);
             if down {
-                // A package that a job installed is kept on record: its agent may get a definition again.
-                match agents.remove(name) {
-                    Some(agent) if agent.record.package.is_some() => {}
-                    _ => out.push(Action::DropAgent(name.clone())),
-                }
+                agents.remove(name);
+                out.push(Action::DropAgent(name.clone()));
             }
             !down
         });

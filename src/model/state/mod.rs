@@ -237,7 +237,9 @@ impl State {
                 Wanted::Up => agent.wake(turn),
                 Wanted::Down => agent.order_down(turn),
             });
-            self.forget_undefined(&name, now, out);
+            if self.agents.get(&name).is_some_and(|agent| agent.definition.is_none()) {
+                self.forget_undefined(&name, now, out);
+            }
         }
     }
 
@@ -320,7 +322,7 @@ impl State {
     fn follow(&mut self, now: Now, out: &mut Vec<Action>) {
         self.follow_waiters(now, out);
         self.follow_jobs(now, out);
-        self.follow_leaving(now, out);
+        self.follow_leaving(out);
         if self.shutdown.is_none() {
             self.follow_talk(now, out);
         } else if self.agents.values().all(|agent| agent.is_down()) || self.shutdown.is_some_and(|at| at <= now.time) {

@@ -160,7 +160,7 @@ fn the_examples_are_good() {
         ("node-exporter", include_str!("../../../examples/agents.d/node-exporter.json")),
         ("snmpd", include_str!("../../../examples/agents.d/snmpd.json")),
     ] {
-        let name = read_definition(file, text.as_bytes(), false).map(|spec| spec.name);
+        let name = read_definition(file, text.as_bytes(), false, true).map(|spec| spec.name);
         assert_eq!(name.map_err(|problems| texts(&problems)), Ok(file.into()));
     }
 }
@@ -181,7 +181,7 @@ fn mangled_files_never_panic() {
             let (at, cut, piece) = (random(whole.len()), random(8), pieces[random(pieces.len())]);
             let end = (at + cut).min(whole.len());
             let text = [&whole[..at], piece, &whole[end..]].concat();
-            wrong += usize::from(read_definition("f", &text, false).is_err());
+            wrong += usize::from(read_definition("f", &text, false, true).is_err());
             wrong += usize::from(!read_config("f", &text).1.is_empty());
         }
     }

@@ -9,7 +9,7 @@ fn read(extra: &str, in_tar: bool) -> Result<Spec, Vec<String>> {
 fn whole(text: &str, in_tar: bool) -> Result<Spec, Vec<String>> {
     let value = json::parse(text, json::MAX_DEPTH).expect("the test's own text is JSON");
     let mut faults = Vec::new();
-    definition(&value, "", in_tar, &mut faults).ok_or(faults)
+    definition(&value, "", in_tar, true, &mut faults).ok_or(faults)
 }
 
 #[test]
@@ -222,4 +222,17 @@ fn limits_of_a_job_may_have_unknown_keys() {
     assert_eq!(limits(&value, "limits", false, &mut faults), Some(want));
     assert_eq!(limits(&value, "limits", true, &mut faults), None);
     assert_eq!(faults, ["limits.io: unknown key"]);
+}
+
+#[test]
+fn what_a_newer_binary_recorded_is_read() {
+    let text = "{\"name\":\"a\",\"version\":\"1\",\"exec\":[\"/x\"],\"colour\":1,\"limits\":{\"gpu\":1,\"nofile\":2},\
+                \"check\":{\"exec\":[\"/y\"],\"mood\":1}}";
+    let value = json::parse(text, json::MAX_DEPTH).unwrap();
+    let mut faults = Vec::new();
+    assert_eq!(definition(&value, "", false, true, &mut faults), None);
+    assert_eq!(faults.len(), 3, "{faults:?}");
+    faults.clear();
+    let spec = definition(&value, "", false, false, &mut faults).unwrap();
+    assert_eq!((&*spec.name, spec.limits.resources.len(), faults.len()), ("a", 1, 0));
 }
