@@ -74,6 +74,8 @@ enum Errand {
     Exchange { results: bool, nonce: Option<Box<str>> },
     /// A job's download.
     Fetch(JobId),
+    /// The verification of a job's package.
+    Verify(JobId),
     /// A job's unpacking, into this directory.
     Unpack(JobId, PathBuf),
 }

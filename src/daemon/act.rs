@@ -81,6 +81,7 @@ impl Daemon {
                 let result = self.link(&name, &dir);
                 self.queue.push_back(Event::Placed(id, result));
             }
+            Action::Verify(id, name, file) => self.verify_package(id, &name, &file),
             Action::Unpack { job, name, file, dir, format } => self.unpack(job, &name, &file, &dir, format),
             Action::Inspect { job, name, dir, text } => {
                 let result = self.inspect(&name, &dir, text.as_deref());
@@ -266,6 +267,7 @@ impl Daemon {
                     let resumed = self.resumed.remove(&id);
                     self.queue.push_back(Event::Fetched(id, fetched(outcome, resumed)));
                 }
+                Errand::Verify(id) => self.queue.push_back(Event::Verified(id, verified(outcome))),
                 Errand::Unpack(id, dir) => {
                     let result = self.unpacked(&dir, outcome);
                     self.queue.push_back(Event::Unpacked(id, result));
@@ -297,7 +299,9 @@ fn reply_of(outcome: Outcome, results: bool) -> Reply {
             Err(why) => failed(why, None),
         },
         Outcome::Failed { reason, .. } => failed(reason, None),
-        Outcome::Fetched { .. } | Outcome::Unpacked { .. } => failed("the helper did something else".to_string(), None),
+        Outcome::Fetched { .. } | Outcome::Verified | Outcome::Unpacked { .. } => {
+            failed("the helper did something else".to_string(), None)
+        }
     }
 }
 
@@ -308,8 +312,18 @@ fn fetched(outcome: Outcome, resumed: bool) -> Fetched {
             Fetched::Cut { reason: reason.into(), progress: progressed > 0 }
         }
         Outcome::Failed { reason, .. } => Fetched::Refused { reason: reason.into() },
-        Outcome::Exchanged { .. } | Outcome::Unpacked { .. } => {
+        Outcome::Exchanged { .. } | Outcome::Verified | Outcome::Unpacked { .. } => {
             Fetched::Refused { reason: "the helper did something else".into() }
+        }
+    }
+}
+
+fn verified(outcome: Outcome) -> Result<(), Box<str>> {
+    match outcome {
+        Outcome::Verified => Ok(()),
+        Outcome::Failed { reason, .. } => Err(reason.into()),
+        Outcome::Exchanged { .. } | Outcome::Fetched { .. } | Outcome::Unpacked { .. } => {
+            Err("the helper did something else".into())
         }
     }
 }

@@ -298,6 +298,7 @@ fn state_options(options: &Options, config: &Config, log: &mut Log) -> state::Op
         policy: Policy { restartsecs: config.restartsecs, windowsecs: config.windowsecs, retries: config.retries },
         checksecs: config.checksecs,
         packages: format!("{}/packages", config.state_dir).into(),
+        signed: !config.trusted_keys.is_empty(),
         seed: u64::from_le_bytes(seed),
     }
 }

@@ -82,6 +82,25 @@ impl Daemon {
         sync_dir(&dir)
     }
 
+    /// Has a package's signature verified.
+    pub(super) fn verify_package(&mut self, id: JobId, name: &str, file: &str) {
+        let path = self.store.packages_dir(name).join(file);
+        let text = |text: Option<&str>| text.unwrap_or_default().to_string();
+        let order = self.state.job(&id).map(|job| Order::Verify {
+            keys: self.config.trusted_keys.iter().map(|key| key.to_string()).collect(),
+            signature: text(job.signature.as_deref()),
+            name: job.name.to_string(),
+            version: text(job.version.as_deref()),
+        });
+        let Some(order) = order else { return };
+        let started = open_nofollow(&path, OpenOptions::new().read(true), 0)
+            .map_err(|error| told("open", &path, &error))
+            .and_then(|package| self.start_helper(Errand::Verify(id.clone()), &order, Some(package), true));
+        if let Err(reason) = started {
+            self.queue.push_back(Event::Verified(id, Err(reason.into())));
+        }
+    }
+
     /// Unpacks a package file into a new directory.
     pub(super) fn unpack(&mut self, job: JobId, name: &str, file: &str, dir: &str, format: Format) {
         let base = self.store.packages_dir(name);
@@ -111,7 +130,9 @@ impl Daemon {
         let top = match outcome {
             Outcome::Unpacked { top, .. } => top,
             Outcome::Failed { reason, .. } => return Err(reason.into()),
-            Outcome::Exchanged { .. } | Outcome::Fetched { .. } => return Err("the helper did something else".into()),
+            Outcome::Exchanged { .. } | Outcome::Fetched { .. } | Outcome::Verified => {
+                return Err("the helper did something else".into())
+            }
         };
         if top.is_empty() {
             return Ok(());

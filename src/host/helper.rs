@@ -29,7 +29,7 @@ const MEMORY_MAX: u64 = 256 << 20;
 const FILES_MAX: u64 = 64;
 /// How much later than its own alarm an exchange is ended from here.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long unpacking may take; only a disk that has died takes longer.
+/// How long verifying or unpacking may take; only a disk that has died takes longer.
 const UNPACK_MAX: Duration = Duration::from_secs(1800);
 
 /// The running binary, to be executed again.
@@ -96,12 +96,13 @@ pub struct Helper {
 enum Task {
     Exchange,
     Fetch,
+    Verify,
     Unpack,
 }
 
 impl Helper {
     /// Starts a helper on `order`. `file` is the package: to be filled by a `Fetch` (opened for reading and writing, at most
-    /// `max_bytes` long), to be read by an `Unpack`. `who` is `None` to run as ourselves.
+    /// `max_bytes` long), to be read by a `Verify` or `Unpack`. `who` is `None` to run as ourselves.
     pub fn start(
         binary: &Binary,
         order: &Order,
@@ -116,6 +117,7 @@ impl Helper {
                 (Task::Exchange, 0, max_body.saturating_add(RESULT_MAX), Some(now + most))
             }
             Order::Fetch { max_bytes, .. } => (Task::Fetch, *max_bytes, RESULT_MAX, None),
+            Order::Verify { .. } => (Task::Verify, 0, RESULT_MAX, Some(now + UNPACK_MAX)),
             Order::Unpack { max_bytes, .. } => (Task::Unpack, *max_bytes, RESULT_MAX, Some(now + UNPACK_MAX)),
         };
         let target = match &file {
@@ -245,6 +247,7 @@ impl Helper {
             _ if self.stopped => match self.task {
                 Task::Exchange => format!("no complete reply within {EXCHANGE_SECS} s"),
                 Task::Fetch => "the download was stopped".to_string(),
+                Task::Verify => "verifying the signature took too long".to_string(),
                 Task::Unpack => "unpacking was stopped".to_string(),
             },
             Exit::Code(EXIT_NO_CONNECTION) => format!("no connection within {CONNECT_SECS} s"),

@@ -199,6 +199,8 @@ pub enum Event {
         /// Its output: the beginning and the last lines.
         output: Box<str>,
     },
+    /// The answer to `Action::Verify`.
+    Verified(JobId, Result<(), Box<str>>),
     /// The answer to `Action::Unpack`.
     Unpacked(JobId, Result<(), Box<str>>),
     /// The answer to `Action::Place`, `Action::Rename` and `Action::Link`.
@@ -263,6 +265,8 @@ pub enum Action {
     KillTool(JobId),
     /// Move the job's download to `packages/NAME/FILE`; nothing to do where it is there already.
     Place(JobId, Name, Box<str>),
+    /// Verify that the job's signature is by a trusted key, over `packages/NAME/FILE`, and about the job's name and version.
+    Verify(JobId, Name, Box<str>),
     /// Unpack `packages/NAME/FILE` into the new directory `packages/NAME/DIR`.
     Unpack {
         /// For whom.

@@ -9,6 +9,7 @@ pub mod job;
 pub mod command;
 pub mod record;
 pub mod report;
+pub mod trust;
 pub mod event;
 pub mod agent;
 pub mod state;

@@ -33,6 +33,14 @@ pub fn encode_order(order: &Order) -> Vec<u8> {
             out.maybe(*rate);
             out.end()
         }
+        Order::Verify { keys, signature, name, version } => {
+            let mut out = Writer::new(3);
+            out.number(keys.len() as u64);
+            for text in keys.iter().chain([signature, name, version]) {
+                out.bytes(text.as_bytes());
+            }
+            out.end()
+        }
         Order::Unpack { format, dir, max_bytes, max_entries } => {
             let mut out = Writer::new(2);
             out.number(FORMATS.iter().position(|known| known == format).unwrap_or(FORMATS.len()) as u64);
@@ -63,6 +71,13 @@ pub fn decode_order(bytes: &[u8]) -> Option<Order> {
             max_bytes: frame.number()?,
             max_entries: frame.number()?,
         },
+        3 => {
+            let mut keys = Vec::new();
+            for _ in 0..frame.number()? {
+                keys.push(frame.text()?);
+            }
+            Order::Verify { keys, signature: frame.text()?, name: frame.text()?, version: frame.text()? }
+        }
         _ => return None,
     };
     frame.done().then_some(order)
@@ -86,6 +101,7 @@ pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
             out.number(*size);
             out.end()
         }
+        Outcome::Verified => Writer::new(4).end(),
         Outcome::Unpacked { entries, bytes, top } => {
             let mut out = Writer::new(2);
             out.number(*entries);
@@ -117,6 +133,7 @@ pub fn decode_outcome(bytes: &[u8]) -> Option<Outcome> {
         }
         1 => Outcome::Fetched { digest: frame.bytes()?.try_into().ok()?, size: frame.number()? },
         2 => Outcome::Unpacked { entries: frame.number()?, bytes: frame.number()?, top: frame.text()? },
+        4 => Outcome::Verified,
         3 => {
             const KINDS: [Kind; 5] = [Kind::Temporary, Kind::Final, Kind::NoSpace, Kind::TooBig, Kind::Hostile];
             Outcome::Failed {
@@ -222,6 +239,12 @@ mod tests {
             },
             Order::Fetch { url: "ftp://a/b.rpm".into(), max_bytes: u64::MAX, rate: None },
             Order::Fetch { url: String::new(), max_bytes: 0, rate: Some(0) },
+            Order::Verify {
+                keys: vec!["RWa".into(), "RWb".into()],
+                signature: "s\n".into(),
+                name: "web".into(),
+                version: "1".into(),
+            },
             Order::Unpack { format: Format::TarXz, dir: "/x".into(), max_bytes: 1, max_entries: 2 },
         ]
     }
@@ -231,6 +254,7 @@ mod tests {
             Outcome::Exchanged { status: 429, retry_after: Some(7), signature: Some("ab".into()), body: vec![0, 255] },
             Outcome::Exchanged { status: 200, retry_after: None, signature: None, body: Vec::new() },
             Outcome::Fetched { digest: [7; 32], size: 9 },
+            Outcome::Verified,
             Outcome::Unpacked { entries: 1, bytes: 2, top: "a-1".into() },
             Outcome::Failed { kind: Kind::Hostile, reason: "x".into(), progressed: 3 },
         ]

@@ -11,6 +11,7 @@ mod ftp;
 mod tar;
 mod unpack;
 pub mod url;
+mod verify;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -58,6 +59,17 @@ pub enum Order {
         /// At most so many bytes per second.
         rate: Option<u64>,
     },
+    /// Verification of the package that is fd 3, from its beginning.
+    Verify {
+        /// minisign public keys, one of which must have signed it.
+        keys: Vec<String>,
+        /// Text of a .minisig file.
+        signature: String,
+        /// What the trusted comment must say.
+        name: String,
+        /// What the trusted comment must say.
+        version: String,
+    },
     /// Unpacking of the tar archive that is fd 3.
     Unpack {
         /// One of the tar formats.
@@ -92,6 +104,8 @@ pub enum Outcome {
         /// Bytes.
         size: u64,
     },
+    /// The signature is good.
+    Verified,
     /// Everything is on disk.
     Unpacked {
         /// Members of the archive.
@@ -205,6 +219,9 @@ fn perform(order: Order) -> Outcome {
             }
             Err(fault) => failed(fault, &url, 0),
         },
+        Order::Verify { keys, signature, name, version } => third()
+            .and_then(|file| verify::verify(file, &keys, &signature, &name, &version))
+            .map_or_else(|fault| failed(fault, "", 0), |()| Outcome::Verified),
         Order::Unpack { format, dir, max_bytes, max_entries } => third()
             .and_then(|file| unpack::unpack(file, format, &dir, max_bytes, max_entries))
             .unwrap_or_else(|fault| failed(fault, "", 0)),

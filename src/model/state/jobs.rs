@@ -20,6 +20,7 @@ use crate::model::package::{is_locked, Tool, LOCK_WAIT};
 use crate::model::record::{AgentRecord, JobRecord, Phase, Wanted};
 use crate::model::report::Entry;
 use crate::model::spec::Name;
+use crate::model::trust;
 
 /// Download attempts in a row that bring nothing before it is given up.
 const FETCH_TRIES: u32 = 8;
@@ -96,6 +97,8 @@ enum Doing {
 enum Ask {
     /// To keep the download as a package file.
     Keep,
+    /// To verify its signature.
+    Verify,
     /// To unpack a tar.
     Unpack,
     /// For the package's own definition.
@@ -456,6 +459,9 @@ impl State {
     fn begin(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let task = &self.tasks[index];
         let Some(job) = task.job.as_deref() else { return };
+        if let Some(why) = trust::objection(job).filter(|_| self.options.signed) {
+            return self.finish(index, Code::Refused, &format!("refused: {why}"), out);
+        }
         let name = job.name.clone();
         if *name == *SELF {
             return self.begin_self(index, out);

@@ -57,6 +57,8 @@ pub struct Options {
     pub checksecs: Duration,
     /// Where packages are kept.
     pub packages: Box<str>,
+    /// Only signed packages may be installed.
+    pub signed: bool,
     /// Seed of the jitter.
     pub seed: u64,
 }
@@ -278,6 +280,7 @@ impl State {
             Event::Saved(id, result) => self.saved(&id, result, now, out),
             Event::Fetched(id, fetched) => self.fetched(&id, fetched, now, out),
             Event::ToolDone { job, exit, output } => self.tool_done(&job, exit, &output, now, out),
+            Event::Verified(id, result) => self.verified(&id, result, now, out),
             Event::Unpacked(id, result) => self.unpacked(&id, result, out),
             Event::Placed(id, result) => self.placed(&id, result, now, out),
             Event::Inspected(id, result) => self.inspected(&id, result, now, out),

@@ -66,6 +66,32 @@ impl State {
     }
 
     fn kept(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+        let Some(file) = self.source(index).map(State::kept_file) else { return };
+        if !self.options.signed {
+            return self.identify(index, now, out);
+        }
+        // What is verified is the file that is installed, in a place where only root can write.
+        let task = &mut self.tasks[index];
+        task.doing = Doing::Asked(Ask::Verify);
+        out.push(Action::Verify(task.record.id.clone(), task.record.name.clone(), file));
+    }
+
+    /// A signature was verified, or could not be.
+    pub(in super::super) fn verified(
+        &mut self,
+        id: &str,
+        result: Result<(), Box<str>>,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        let Some((index, Ask::Verify)) = self.asked(id) else { return };
+        match result {
+            Ok(()) => self.identify(index, now, out),
+            Err(why) => self.discard(index, Code::Refused, &format!("refused: {why}"), out),
+        }
+    }
+
+    fn identify(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let Some(source) = self.source(index).cloned() else { return };
         let path = self.kept_path(&self.job_name(index), &State::kept_file(&source));
         match package::identify(source.format, &path) {
@@ -122,7 +148,7 @@ impl State {
             (Purpose::Identify, result) => {
                 match result.and_then(package::identity) {
                     Ok((package, version)) => self.identified(index, package, version, now, out),
-                    Err(why) => self.discard(index, &format!("cannot install: {why}"), out),
+                    Err(why) => self.discard(index, Code::Install, &format!("cannot install: {why}"), out),
                 };
             }
             (Purpose::Query, result) => {
@@ -162,7 +188,7 @@ impl State {
     }
 
     /// Nothing was changed yet: the package is thrown away and the job ends.
-    fn discard(&mut self, index: usize, why: &str, out: &mut Vec<Action>) {
+    fn discard(&mut self, index: usize, code: Code, why: &str, out: &mut Vec<Action>) {
         if let Some(file) = self.source(index).map(State::kept_file) {
             let name = self.job_name(index);
             let kept = self.agents.get(&name).map(|agent| [&agent.record.package, &agent.record.previous]);
@@ -176,7 +202,7 @@ impl State {
             }
             out.push(Action::DropPackage(name, drop));
         }
-        self.finish(index, Code::Install, why, out);
+        self.finish(index, code, why, out);
     }
 
     fn inspect(&mut self, index: usize, dir: &str, out: &mut Vec<Action>) {
@@ -191,7 +217,7 @@ impl State {
         let Some((index, Ask::Unpack)) = self.asked(id) else { return };
         match result {
             Ok(()) => self.inspect(index, UNPACK, out),
-            Err(why) => self.discard(index, &format!("cannot install: {why}"), out),
+            Err(why) => self.discard(index, Code::Install, &format!("cannot install: {why}"), out),
         }
     }
 
@@ -322,14 +348,16 @@ impl State {
         let Some((index, ask)) = self.asked(id) else { return };
         match (ask, result) {
             (Ask::Keep, Ok(())) => self.kept(index, now, out),
-            (Ask::Keep, Err(why)) => self.discard(index, &format!("cannot keep the package: {why}"), out),
+            (Ask::Keep, Err(why)) => {
+                self.discard(index, Code::Install, &format!("cannot keep the package: {why}"), out)
+            }
             (Ask::Rename(chosen), Ok(())) => self.adopt_package(index, *chosen, out),
-            (Ask::Rename(_), Err(why)) => self.discard(index, &format!("cannot install: {why}"), out),
+            (Ask::Rename(_), Err(why)) => self.discard(index, Code::Install, &format!("cannot install: {why}"), out),
             (Ask::Link, Ok(())) => self.switched(index, now, out),
             (Ask::Link, Err(why)) => self.undo(index, Code::Install, &format!("cannot install: {why}"), now, out),
             (Ask::UndoLink, Ok(())) => self.package_undone(index, out),
             (Ask::UndoLink, Err(why)) => self.tools_done(index, Purpose::Undo, Err(why.into()), now, out),
-            (Ask::Unpack | Ask::Inspect | Ask::Recall, _) => {}
+            (Ask::Verify | Ask::Unpack | Ask::Inspect | Ask::Recall, _) => {}
         }
     }
 

@@ -1,0 +1,77 @@
+//! A package's minisign signature: by a key that is trusted, over these bytes, about this version of this agent.
+//!
+//! A signature over the hash of the file, as minisign makes it by default, is verified while the file streams by; a legacy
+//! one is over the file itself, which then must fit into memory.
+
+use std::fs::File;
+use std::io::Read;
+
+use minisign_verify::{Error, PublicKey, Signature};
+
+use crate::model::job::sanitize;
+use crate::model::trust::is_about;
+use crate::work::{Fault, Kind};
+
+/// The largest file under a legacy signature, bytes.
+const LEGACY_MAX: u64 = 8 << 20;
+
+/// Verifies all of `file`.
+pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version: &str) -> Result<(), Fault> {
+    let refused = |reason: String| Fault::new(Kind::Final, reason);
+    let signature = Signature::decode(signature)
+        .map_err(|error| refused(format!("signature: not the text of a .minisig file: {}", told(&error))))?;
+    let mut reason = "the signature is by none of the trusted keys".to_string();
+    for key in keys {
+        let Ok(key) = PublicKey::from_base64(key) else { continue };
+        match verify_by(&file, &key, &signature)? {
+            Ok(()) => {
+                let comment = signature.trusted_comment();
+                if is_about(comment, name, version) {
+                    return Ok(());
+                }
+                let comment = sanitize(comment, 200);
+                return Err(refused(format!(
+                    "the signature is about something else: want name={name} version={version}, got \"{comment}\""
+                )));
+            }
+            Err(Error::UnexpectedKeyId) => {}
+            Err(error) => reason = told(&error),
+        }
+    }
+    Err(refused(reason))
+}
+
+/// What one key says; a fault is the file's.
+fn verify_by(mut file: &File, key: &PublicKey, signature: &Signature) -> Result<Result<(), Error>, Fault> {
+    use std::io::Seek;
+    let read = |error: std::io::Error| Fault::storage("cannot read the package", &error);
+    file.rewind().map_err(read)?;
+    let mut stream = match key.verify_stream(signature) {
+        Ok(stream) => stream,
+        Err(Error::UnsupportedLegacyMode) => {
+            let mut bytes = Vec::new();
+            file.take(LEGACY_MAX + 1).read_to_end(&mut bytes).map_err(read)?;
+            if bytes.len() as u64 > LEGACY_MAX {
+                let reason = "a legacy signature is good for packages up to 8 MiB only: sign without -l";
+                return Err(Fault::new(Kind::Final, reason));
+            }
+            return Ok(key.verify(&bytes, signature, true));
+        }
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer).map_err(read)? {
+            0 => return Ok(stream.finalize()),
+            length => stream.update(&buffer[..length]),
+        }
+    }
+}
+
+fn told(error: &Error) -> String {
+    match error {
+        Error::InvalidSignature => "the signature is not over this package, or its comment was changed".to_string(),
+        Error::InvalidEncoding => "it is cut, or not four lines with base64".to_string(),
+        other => other.to_string().to_lowercase(),
+    }
+}
