@@ -4,6 +4,7 @@
 //! the daemon, or wait for a reader: what cannot be written to its file goes where it can, or nowhere. Which line is
 //! worth writing, and when output is turned over, others decide.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -94,15 +95,17 @@ impl Log {
 }
 
 /// The files that agents write their output to, `NAME.log`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Outputs {
     dir: PathBuf,
+    /// Where the output of the agent's last start begins.
+    begins: BTreeMap<Box<str>, u64>,
 }
 
 impl Outputs {
     /// Those in `dir`.
     pub fn new(dir: &Path) -> Outputs {
-        Outputs { dir: dir.into() }
+        Outputs { dir: dir.into(), begins: BTreeMap::new() }
     }
 
     /// Where the output of the agent is.
@@ -110,14 +113,19 @@ impl Outputs {
         self.dir.join([name, ".log"].concat())
     }
 
-    /// Opens the agent's output file for append, made together with its directory where missing.
+    /// Opens the agent's output file for append, made together with its directory where missing. A start: what is in it
+    /// already is not of this run.
     ///
     /// # Errors
     /// A sentence for the log. The agent is started all the same, with its output to /dev/null.
-    pub fn open(&self, name: &str) -> Result<OwnedFd, String> {
+    pub fn open(&mut self, name: &str) -> Result<OwnedFd, String> {
         let path = self.path(name);
         match open_append(&self.dir, &path, 0o640) {
-            Ok(file) => Ok(file.into()),
+            Ok(file) => {
+                let size = file.metadata().map_or(0, |found| found.len());
+                self.begins.insert(name.into(), size);
+                Ok(file.into())
+            }
             Err(error) => Err(format!(
                 "agent \"{name}\": cannot open \"{}\": {}, its output is dropped",
                 path.display(),
@@ -130,20 +138,22 @@ impl Outputs {
     ///
     /// # Errors
     /// A sentence for the log, when it could not be kept or truncated; one that cannot be kept is truncated all the same.
-    pub fn turn(&self, name: &str, size: u64) -> Result<(), String> {
+    pub fn turn(&mut self, name: &str, size: u64) -> Result<(), String> {
         let path = self.path(name);
         match fs::symlink_metadata(&path) {
             Ok(found) if found.is_file() && found.len() > size => {}
             _ => return Ok(()),
         }
+        self.begins.remove(name);
         turn_file(&path, size, 0o640)
             .map_err(|error| format!("agent \"{name}\": cannot turn over \"{}\": {}", path.display(), reason(&error)))
     }
 
-    /// The last whole lines of the agent's output, at most `max` bytes; empty when there are none. Not yet fit to be
-    /// shown: it is the agent's, see `model::job::sanitize`.
+    /// The last whole lines of the agent's output since its start, at most `max` bytes; empty when there are none. What
+    /// was there before this daemon opened it counts too. Not yet fit to be shown: it is the agent's, see
+    /// `model::job::sanitize`.
     pub fn tail(&self, name: &str, max: u64) -> String {
-        read_tail(&self.path(name), max).unwrap_or_default()
+        read_tail(&self.path(name), self.begins.get(name).copied().unwrap_or(0), max).unwrap_or_default()
     }
 }
 
@@ -207,18 +217,20 @@ fn keep_copy(log: &mut File, path: &Path, size: u64, mode: u32) -> io::Result<()
     copied
 }
 
-fn read_tail(path: &Path, max: u64) -> io::Result<String> {
+fn read_tail(path: &Path, begin: u64, max: u64) -> io::Result<String> {
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     let found = file.metadata()?;
     if !found.is_file() {
         return Ok(String::new());
     }
-    let start = found.len().saturating_sub(max);
+    // Shorter than at its beginning: somebody truncated it.
+    let begin = if begin > found.len() { 0 } else { begin };
+    let start = found.len().saturating_sub(max).max(begin);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     file.take(max).read_to_end(&mut bytes)?;
     let mut tail = &bytes[..];
-    if start > 0 {
+    if start > begin {
         // The first line is cut most likely; a single long one is better than nothing.
         if let Some(end) = tail.iter().position(|byte| *byte == b'\n').filter(|end| end + 1 < tail.len()) {
             tail = &tail[end + 1..];

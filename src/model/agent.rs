@@ -858,6 +858,9 @@ impl Agent {
                             return self.begin(turn);
                         }
                         self.life = Life::Waiting { until: at };
+                        let (name, wait) = (self.name().clone(), at.since(turn.now).as_secs_f64().ceil());
+                        let (count, retries) = (failures.max(1), policy.retries);
+                        turn.log(Level::Info, &name, &format!("restart {count} of {retries} in {wait} s"));
                     }
                     Verdict::GiveUp { failures } => {
                         self.failures = failures;

@@ -105,7 +105,7 @@ fn the_own_log_is_capped_and_never_follows_a_link() {
 #[test]
 fn output_is_appended_and_its_directory_made_again() {
     let place = Place::new();
-    let outputs = Outputs::new(&place.0.join("logs"));
+    let mut outputs = Outputs::new(&place.0.join("logs"));
     for text in ["one\n", "two\n"] {
         let mut file = File::from(outputs.open("web").unwrap());
         file.write_all(text.as_bytes()).unwrap();
@@ -119,7 +119,7 @@ fn output_is_appended_and_its_directory_made_again() {
 #[test]
 fn output_that_cannot_be_opened_is_said() {
     let place = Place::new();
-    let outputs = Outputs::new(&place.0);
+    let mut outputs = Outputs::new(&place.0);
     symlink("/dev/null", outputs.path("link")).unwrap();
     fs::create_dir(outputs.path("dir")).unwrap();
     assert!(Command::new("mkfifo").arg(outputs.path("pipe")).status().is_ok_and(|status| status.success()));
@@ -137,7 +137,7 @@ fn output_that_cannot_be_opened_is_said() {
 #[test]
 fn output_is_turned_over_under_its_writer() {
     let place = Place::new();
-    let outputs = Outputs::new(&place.0);
+    let mut outputs = Outputs::new(&place.0);
     assert_eq!(outputs.turn("web", 10), Ok(()));
     let mut writer = File::from(outputs.open("web").unwrap());
     writer.write_all(b"0123456789").unwrap();
@@ -178,4 +178,21 @@ fn tails_are_whole_lines() {
         fs::write(outputs.path("web"), text).unwrap();
         assert_eq!(outputs.tail("web", max), want, "{text} {max}");
     }
+}
+
+#[test]
+fn tails_begin_with_the_last_start() {
+    let place = Place::new();
+    let mut outputs = Outputs::new(&place.0);
+    fs::write(outputs.path("web"), "of a run before\n").unwrap();
+    let mut file = File::from(outputs.open("web").unwrap());
+    assert_eq!(outputs.tail("web", 100), "");
+    file.write_all(b"one\ntwo\n").unwrap();
+    assert_eq!((outputs.tail("web", 100), outputs.tail("web", 6)), ("one\ntwo\n".into(), "two\n".into()));
+    outputs.turn("web", 10).unwrap();
+    file.write_all(b"three\n").unwrap();
+    assert_eq!(outputs.tail("web", 100), "three\n");
+    drop(outputs.open("web").unwrap());
+    fs::write(outputs.path("web"), "x\n").unwrap();
+    assert_eq!(outputs.tail("web", 100), "x\n", "truncated by somebody else");
 }
