@@ -111,6 +111,14 @@ fn a_bad_job_says_why_and_costs_its_neighbours_nothing() {
     }
     assert!(host.seen("web").unwrap().runs());
     assert!(!host.path("up").exists());
+    // What can only be logged comes again with every reply, and is said once.
+    let said = || host.read("log/bootagent.log").matches("without a usable id").count();
+    let (before, count) = (said(), server.requests_to("/agent/status").len());
+    let text = "{\"id\":\"b-last\",\"action\":\"restart\",\"name\":\"web\"}";
+    server.give(text);
+    assert_eq!(host.result(&server, "b-last").0, 0);
+    assert!(before >= 3 && server.requests_to("/agent/status").len() > count);
+    assert_eq!(said(), before, "{}", host.logs());
     assert_eq!(server.times_taken("../up") + server.times_taken(""), 0);
 }
 

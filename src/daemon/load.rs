@@ -238,7 +238,13 @@ fn protect(notes: &mut Vec<(Level, String)>) {
     }
     if account::own_uid().0 == 0 {
         if let Err(error) = process::set_oom_score_adj(-900) {
-            notes.push((Level::Info, format!("not protected against running out of memory: {}", reason(&error))));
+            notes.push((
+                Level::Info,
+                format!(
+                    "the kernel may pick the daemon when memory runs out: cannot set its oom_score_adj: {}",
+                    reason(&error)
+                ),
+            ));
         }
     }
 }

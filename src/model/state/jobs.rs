@@ -302,7 +302,8 @@ impl State {
             Ok(job) => {
                 (record.id, record.action, record.name) = (job.id.clone(), job.order.action().into(), job.name.clone());
                 record.text = job.text.clone();
-                out.push(Action::Log(Level::Info, format!("job \"{}\": {} \"{}\"", job.id, record.action, job.name)));
+                let on = if job.name.is_empty() { String::new() } else { format!(" \"{}\"", job.name) };
+                out.push(Action::Log(Level::Info, format!("job \"{}\": {}{on}", job.id, record.action)));
                 Some(Box::new(job))
             }
             Err(rejected) => {
@@ -518,7 +519,7 @@ impl State {
     }
 
     /// A server list was on trial.
-    pub(super) fn tried(&mut self, good: bool, reply: &Reply, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn tried(&mut self, good: bool, server: &str, reply: &Reply, now: Now, out: &mut Vec<Action>) {
         let Some(index) = self.tasks.iter().position(|task| matches!(task.doing, Doing::Trial)) else { return };
         if good {
             return self.apply_settings(index, now, out);
@@ -527,7 +528,7 @@ impl State {
             Reply::Failed { reason, .. } => reason,
             _ => "its answer holds no integer errcode",
         };
-        let text = format!("no server of the new list answers, the old list stays; the last one: {why}");
+        let text = format!("no server of the new list answers, the old list stays; the last one, {server}: {why}");
         self.finish(index, Code::Download, &text, out);
     }
 

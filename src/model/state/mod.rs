@@ -154,6 +154,8 @@ pub struct State {
     sent_incidents: usize,
     /// Results in the exchange that is under way.
     sent_results: Vec<JobId>,
+    /// What was wrong with the last reply that counted, said already.
+    wrong: Vec<(Level, String)>,
     /// The wall clock minus the monotonic one, s.
     clock: Option<i64>,
     shutdown: Option<Time>,
@@ -188,6 +190,7 @@ impl State {
             dropped_incidents: 0,
             sent_incidents: 0,
             sent_results: Vec::new(),
+            wrong: Vec::new(),
             clock: None,
             shutdown: None,
             interrupted: found.leftovers,

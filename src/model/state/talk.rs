@@ -93,16 +93,23 @@ impl State {
                 }
                 if round != Round::Next {
                     self.sent_incidents = 0;
-                    self.answer_reporters(good, &reply, now, out);
+                    self.answer_reporters(good, name, &reply, out);
                 }
                 if talk == Talk::Trial && round != Round::Next {
-                    self.tried(good, &reply, now, out);
+                    self.tried(good, name, &reply, now, out);
                 }
                 if let (true, Reply::Jobs { errcode, jobs }) = (good, reply) {
+                    let mut wrong: Vec<(Level, String)> = Vec::new();
                     if let Some(errcode) = errcode.filter(|errcode| *errcode != 0) {
-                        out.push(Action::Log(Level::Warn, format!("server {name}: answers errcode {errcode}")));
+                        wrong.push((Level::Warn, format!("server {name}: answers errcode {errcode}")));
                     }
-                    self.receive(jobs, now, out);
+                    self.receive(jobs, name, &mut wrong, now, out);
+                    for (level, text) in &wrong {
+                        if !self.wrong.iter().any(|(_, said)| said == text) {
+                            out.push(Action::Log(*level, text.clone()));
+                        }
+                    }
+                    self.wrong = wrong;
                 }
             }
             Talk::Results => {
@@ -119,21 +126,29 @@ impl State {
         }
     }
 
-    fn answer_reporters(&mut self, good: bool, reply: &Reply, _now: Now, out: &mut Vec<Action>) {
+    fn answer_reporters(&mut self, good: bool, server: &str, reply: &Reply, out: &mut Vec<Action>) {
         for client in std::mem::take(&mut self.reporting) {
             let answer = match reply {
-                _ if good => Answer { code: 0, message: "reported".into(), body: "".into() },
+                _ if good => (0, format!("reported to {server}")),
                 Reply::Failed { reason, .. } => {
-                    Answer { code: 1, message: format!("no server took the report: {reason}").into(), body: "".into() }
+                    (1, format!("no server took the report; the last one, {server}: {reason}"))
                 }
-                _ => Answer { code: 1, message: "no server took the report".into(), body: "".into() },
+                _ => (1, format!("no server took the report; the last one: {server}")),
             };
+            let answer = Answer { code: answer.0, message: answer.1.into(), body: "".into() };
             out.push(Action::Answer(client, answer));
         }
     }
 
-    /// Takes the jobs of a reply.
-    fn receive(&mut self, jobs: Vec<Result<Job, Rejected>>, now: Now, out: &mut Vec<Action>) {
+    /// Takes the jobs of a reply; what is `wrong` with it comes again with the next one, and is said once.
+    fn receive(
+        &mut self,
+        jobs: Vec<Result<Job, Rejected>>,
+        server: &str,
+        wrong: &mut Vec<(Level, String)>,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
         let mut left = 0;
         for job in jobs {
             let id = match &job {
@@ -142,7 +157,7 @@ impl State {
             };
             let Some(id) = id else {
                 if let Err(rejected) = job {
-                    out.push(Action::Log(Level::Error, rejected.to_string()));
+                    wrong.push((Level::Error, format!("server {server}: {rejected}")));
                 }
                 continue;
             };
@@ -156,8 +171,7 @@ impl State {
             }
         }
         if left > 0 {
-            let text = format!("{left} jobs left for the servers to offer again: {OPEN_JOBS} are open");
-            out.push(Action::Log(Level::Warn, text));
+            wrong.push((Level::Warn, format!("{left} jobs left for the servers to offer again: {OPEN_JOBS} are open")));
         }
     }
 
