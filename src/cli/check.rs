@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::cli::{list, print};
 use crate::host::files::{self, Configuration};
+use crate::kernel::Uid;
 use crate::model::spec::{Account, Spec};
 use crate::sys::account;
 use crate::wire::config::{Config, Problem};
@@ -57,6 +58,7 @@ fn check_agent(spec: &Spec) -> Vec<String> {
     if let Some(Account::Name(user)) = &spec.user {
         messages.extend(missing_user(user).map(|message| format!("user: {message}")));
     }
+    messages.extend(foreign_user(spec.user.as_ref()).map(|message| format!("user: {message}")));
     if let Some(Account::Name(group)) = &spec.group {
         let message = match account::group_by_name(group) {
             Ok(Some(_)) => None,
@@ -78,6 +80,15 @@ fn missing_user(name: &str) -> Option<String> {
         Ok(None) => Some(format!("there is no user \"{name}\" on this host")),
         Err(error) => Some(format!("cannot look up \"{name}\": {error}")),
     }
+}
+
+fn foreign_user(user: Option<&Account>) -> Option<String> {
+    let uid = match user? {
+        Account::Id(id) => Uid(*id),
+        Account::Name(name) => account::user_by_name(name).ok()??.uid,
+    };
+    let own = account::own_uid();
+    (own != Uid(0) && own != uid).then(|| "only root can run agents as another user".to_string())
 }
 
 fn unusable_program(path: &str) -> Option<String> {
