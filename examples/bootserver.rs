@@ -6,6 +6,7 @@
 //!
 //!     cargo run --example bootserver -- --listen 127.0.0.1:8080 --packages DIR --jobs DIR --results FILE
 //!
+//! A job is a file: `HOSTNAME/ANY.json` below the jobs directory is for one host, `all/ANY.json` for every one.
 //! With `--key-file FILE` it answers signed requests only, each nonce once, and signs what it answers.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -160,6 +161,14 @@ fn directory(path: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// The files in a directory that end in `.json`, in byte order of name.
+fn json_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
+    found.sort();
+    found
+}
+
 impl Server {
     fn book(&self) -> MutexGuard<'_, Book> {
         // A thread that died while it held the book left it whole: every change to it is a single insert.
@@ -263,13 +272,13 @@ impl Server {
     fn jobs_for(&self, book: &mut Book, hostname: &str, peer: &str) -> Array {
         let mut open = Array::new();
         let Some(root) = &self.jobs else { return open };
+        for stray in json_files(root) {
+            let file = stray.display();
+            book.complain(format!("\"{file}\" is given to nobody: want it in the directory of a host, or in \"all\""));
+        }
         let mut files = Vec::new();
         for directory in [root.join(hostname), root.join("all")] {
-            let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-            let mut found: Vec<PathBuf> =
-                entries.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
-            found.sort();
-            files.append(&mut found);
+            files.append(&mut json_files(&directory));
         }
         for file in files {
             let jobs = match fs::read_to_string(&file).map(|text| json::from_str::<Value>(&text)) {

@@ -268,10 +268,13 @@ impl Daemon {
             };
             match sig {
                 Sig::CHLD => {}
-                Sig::TERM | Sig::INT => self.stop_for(as_init.then_some(Reboot::Restart)),
-                Sig::USR1 if as_init => self.stop_for(Some(Reboot::Halt)),
-                Sig::USR2 if as_init => self.stop_for(Some(Reboot::PowerOff)),
-                Sig::QUIT if !as_init => self.queue.push_back(Event::Shutdown(Shutdown::Leave)),
+                Sig::TERM | Sig::INT => self.stop_for(sig, as_init.then_some(Reboot::Restart)),
+                Sig::USR1 if as_init => self.stop_for(sig, Some(Reboot::Halt)),
+                Sig::USR2 if as_init => self.stop_for(sig, Some(Reboot::PowerOff)),
+                Sig::QUIT if !as_init => {
+                    self.say(Level::Info, "SIGQUIT: ending, agents go on");
+                    self.queue.push_back(Event::Shutdown(Shutdown::Leave));
+                }
                 Sig::HUP => {
                     self.reload_keys();
                     self.reload();
@@ -284,7 +287,8 @@ impl Daemon {
         self.reap();
     }
 
-    fn stop_for(&mut self, power: Option<Reboot>) {
+    fn stop_for(&mut self, sig: Sig, power: Option<Reboot>) {
+        self.say(Level::Info, &format!("{sig}: stopping the agents"));
         self.power = power;
         self.queue.push_back(Event::Shutdown(Shutdown::Stop));
     }
