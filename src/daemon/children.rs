@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{Daemon, Owner, Watched};
+use crate::host::disk::publish;
 use crate::host::proc::{self, Snapshot};
 use crate::host::spawn::{setup, Where, PATH};
 use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig};
@@ -239,7 +240,8 @@ impl Daemon {
                 self.trees.add_ours(pid);
                 let process = Daemon::process(pid);
                 let text = format!("{} {}\n", process.pid, process.ticks);
-                if let Err(error) = fs::write(self.tool_pid(&job), text) {
+                let run_dir = Path::new(&*self.config.run_dir);
+                if let Err(error) = publish(run_dir, &format!("tool-{job}.pid"), &text) {
                     self.say(Level::Warn, &format!("job \"{job}\": cannot note its installer: {error}"));
                 }
                 self.owners.insert(pid, Owner::Tool(job));

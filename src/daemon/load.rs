@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::trust::Trust;
 use super::{now, Daemon, Options};
-use crate::host::disk::{make_dir, reason};
+use crate::host::disk::{make_dir, publish, reason};
 use crate::host::files;
 use crate::host::helper::{Binary, Identity};
 use crate::host::limits::Limits;
@@ -51,6 +51,8 @@ impl Daemon {
     pub(super) fn start(options: &Options, out: &mut Vec<Action>) -> Result<Daemon, String> {
         let mut notes: Vec<(Level, String)> = Vec::new();
         let config = configure(options, &mut notes);
+        // Modes are what is asked for, whoever starts us.
+        process::set_umask(0o022);
         let run_dir = Path::new(&*config.run_dir);
         make_dir(run_dir).map_err(|error| format!("{error}; want a run_dir that can be written"))?;
         let lock = lock(run_dir)?;
@@ -74,7 +76,7 @@ impl Daemon {
         if let Some(problem) = files::closed_program(config.helper_user.as_deref()) {
             notes.push((Level::Warn, problem.to_string()));
         }
-        let _ = fs::write(run_dir.join(PID_FILE), format!("{}\n", process::own_id()));
+        let _ = publish(run_dir, PID_FILE, &format!("{}\n", process::own_id()));
         for (level, note) in &notes {
             log.write(*level, note);
         }
@@ -363,10 +365,11 @@ fn find(config: &Config, store: &Store, stored: Stored, log: &mut Log, out: &mut
 
 /// Whether another daemon lived in this boot before; leaves a sign that one did.
 fn first_of_boot(config: &Config, boot: &str) -> bool {
-    let path = Path::new(&*config.run_dir).join(BOOT_FILE);
+    let run_dir = Path::new(&*config.run_dir);
+    let path = run_dir.join(BOOT_FILE);
     let known = fs::read_to_string(&path).is_ok_and(|text| text.trim() == boot);
     if !known {
-        let _ = fs::write(&path, boot);
+        let _ = publish(run_dir, BOOT_FILE, boot);
     }
     known
 }

@@ -131,6 +131,18 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// When it cannot be written; the old file is still there then. After a failed sync it may be the new one.
 pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<(), Error> {
+    put(dir, file, content, 0o600, durable)
+}
+
+/// The same for what everybody may read, and nobody needs after a crash: mode 0644.
+///
+/// # Errors
+/// As `write`.
+pub fn publish(dir: &Path, file: &str, text: &str) -> Result<(), Error> {
+    put(dir, file, text.as_bytes(), 0o644, false)
+}
+
+fn put(dir: &Path, file: &str, content: &[u8], mode: u32, durable: bool) -> Result<(), Error> {
     let path = dir.join(file);
     let temporary = dir.join([file, TEMPORARY].concat());
     let mut made = create(&temporary);
@@ -138,7 +150,7 @@ pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<()
         make_dir(dir)?;
         made = create(&temporary);
     }
-    let written = made.and_then(|made| fill(made, content, durable)).and_then(|()| fs::rename(&temporary, &path));
+    let written = made.and_then(|made| fill(made, content, mode, durable)).and_then(|()| fs::rename(&temporary, &path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
@@ -163,9 +175,9 @@ fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-fn fill(mut file: File, content: &[u8], durable: bool) -> io::Result<()> {
+fn fill(mut file: File, content: &[u8], mode: u32, durable: bool) -> io::Result<()> {
     // The umask has taken from the mode given at creation.
-    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)?;
     if durable {
         file.sync_all()

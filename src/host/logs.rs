@@ -183,7 +183,7 @@ fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<File> {
     }
     match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        opened => return opened,
+        opened => return opened.and_then(unshared),
     }
     make_dir(dir).map_err(|error| error.cause)?;
     let file = options.create(true).open(path)?;
@@ -191,11 +191,20 @@ fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<File> {
     Ok(file)
 }
 
+/// The file, unless it is somewhere else too: a hard link could have been planted, to some file that we are to write to.
+fn unshared(file: File) -> io::Result<File> {
+    if file.metadata()?.nlink() > 1 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file has another name (a hard link)"));
+    }
+    Ok(file)
+}
+
 /// Keeps the last `size` bytes of a log in its `.1`, and truncates it. The writers hold it open for append, so what
 /// they write next begins at its start.
 fn turn_file(path: &Path, size: u64, mode: u32) -> io::Result<()> {
     let options = &mut OpenOptions::new();
-    let mut log = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let log = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let mut log = unshared(log)?;
     let kept = keep_copy(&mut log, path, size, mode);
     log.set_len(0)?;
     kept

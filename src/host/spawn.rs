@@ -86,6 +86,11 @@ pub fn setup(
         setup.gid = Some(gid);
         setup.groups = Some(groups);
     }
+    if spec.capabilities.is_some() && own_uid() != Uid(0) {
+        return Err(wrong(Stage::Privileges, "only root can limit the capabilities of agents".to_string()));
+    }
+    setup.bounding = spec.capabilities;
+    setup.no_new_privs = spec.no_new_privs;
     setup.directory = c_text(spec.directory.as_bytes(), Stage::Directory)?;
     setup.umask = spec.umask;
     Ok(setup)

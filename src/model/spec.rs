@@ -61,6 +61,10 @@ pub struct Spec {
     pub check: Option<Box<Check>>,
     /// Size in bytes over which its output file is turned over.
     pub log_size: u64,
+    /// Whether set-user-id programs and file capabilities give it nothing.
+    pub no_new_privs: bool,
+    /// The capabilities, as a bit set, that it can ever have; `None`: all that a process of its user can.
+    pub capabilities: Option<u64>,
 }
 
 impl Spec {
@@ -89,6 +93,8 @@ impl Spec {
             retries: None,
             check: None,
             log_size: 1 << 20,
+            no_new_privs: false,
+            capabilities: None,
         }
     }
 }
@@ -182,6 +188,21 @@ pub fn is_version(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'+' | b'~' | b':' | b'-'))
 }
 
+/// The capabilities by number, capabilities(7), without their `CAP_`.
+const CAPABILITIES: &str =
+    "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable \
+    net_bind_service net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace \
+    sys_pacct sys_admin sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control \
+    setfcap mac_override mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore";
+
+/// A capability such as `CAP_NET_BIND_SERVICE` or `net_bind_service` as a bit set of one.
+pub fn parse_capability(text: &str) -> Option<u64> {
+    let name = text.to_ascii_lowercase();
+    let name = name.strip_prefix("cap_").unwrap_or(&name);
+    let number = CAPABILITIES.split(' ').position(|known| known == name)?;
+    Some(1 << number)
+}
+
 /// A size such as `4096`, `20M` or `1.5G` in bytes; K, M, G and T count in 1024s and may be followed by `B` or `iB`.
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -266,6 +287,25 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_size(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn capabilities() {
+        for (text, want) in [
+            ("CAP_CHOWN", Some(0)),
+            ("cap_net_bind_service", Some(10)),
+            ("NET_BIND_SERVICE", Some(10)),
+            ("CAP_SYS_ADMIN", Some(21)),
+            ("CAP_SYSLOG", Some(34)),
+            ("CAP_CHECKPOINT_RESTORE", Some(40)),
+            ("CAP_CAP_CHOWN", None),
+            ("CAP_", None),
+            ("", None),
+            ("chown dac_override", None),
+            ("10", None),
+        ] {
+            assert_eq!(parse_capability(text), want.map(|number: u32| 1 << number), "{text}");
         }
     }
 

@@ -115,6 +115,14 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_lists_them_all() {
+        let text = include_str!("../../docs/security.md");
+        for name in NAMES.iter().chain(&PREFIXES) {
+            assert!(text.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
+    #[test]
     fn comments_are_about_one_version_of_one_agent() {
         for (comment, want) in [
             ("name=web version=1.2", true),

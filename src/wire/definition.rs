@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::kernel::{Resource, Sig};
 use crate::model::spec::{
-    is_name, is_version, parse_percent, parse_size, Account, Autorestart, Check, Envs, Kind, Limits, Spec,
+    is_name, is_version, parse_capability, parse_percent, parse_size, Account, Autorestart, Check, Envs, Kind, Limits,
+    Spec,
 };
 use crate::wire::json::{self, fault, show, Fields, Value};
 
@@ -93,6 +94,18 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
         spec.check = check(value, &path, in_tar, strict, faults).map(Box::new);
     }
     set(&mut spec.log_size, fields.read("log_size", "a size such as \"1M\"", size_above_0));
+
+    set(&mut spec.no_new_privs, fields.flag("no_new_privs"));
+    if let Some(names) = fields.read("capabilities", "an array of names such as \"CAP_CHOWN\"", json::array) {
+        let mut all = 0;
+        for (index, name) in names.iter().enumerate() {
+            match json::text(name).and_then(parse_capability) {
+                Some(one) => all |= one,
+                None => fields.wrong(&format!("capabilities[{index}]"), "a name such as \"CAP_CHOWN\"", name),
+            }
+        }
+        spec.capabilities = Some(all);
+    }
 
     if strict {
         fields.refuse_unknown();

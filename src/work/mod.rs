@@ -16,8 +16,9 @@ mod verify;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use crate::kernel::Errno;
+use crate::kernel::{Errno, Resource};
 use crate::model::package::Format;
+use crate::sys::process;
 
 pub use frame::{decode_order, decode_outcome, encode_order, encode_outcome};
 
@@ -180,10 +181,10 @@ fn cause(error: &io::Error) -> String {
 
 /// The hidden command `work`: reads an order, does it, writes what came of it. Returns the exit status.
 pub fn run() -> i32 {
+    // Others of its user must not look into it, as it may see a password. Where this is not to be had, it goes without.
+    let _ = process::set_undumpable();
     // Whatever minreq finds there would make it start a thread.
     std::env::remove_var("MINREQ_TIMEOUT");
-    // Others of its user must not look into it, as it may see a password. Where this is not to be had, it goes without.
-    let _ = crate::sys::process::set_undumpable();
     let mut bytes = Vec::new();
     if let Err(error) = io::stdin().lock().take(ORDER_MAX).read_to_end(&mut bytes) {
         eprintln!("bootagent: cannot read the order: {error}");
@@ -194,6 +195,10 @@ pub fn run() -> i32 {
         return 2;
     };
     drop(bytes);
+    if !matches!(order, Order::Unpack { .. }) {
+        // Only unpacking needs a process beside itself. Set here, as others of its user would count before the exec.
+        let _ = process::set_limit(Resource::Nproc, 0, 0);
+    }
     let outcome = perform(order);
     let mut out = io::stdout().lock();
     match out.write_all(&encode_outcome(&outcome)).and_then(|()| out.flush()) {

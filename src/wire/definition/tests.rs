@@ -21,7 +21,8 @@ fn every_key_has_a_place_in_the_spec() {
         "limits": { "CPU": "10%", "memory": "20M", "nofile": 1024, "nproc": "unlimited", "core": 0, "as": "1G" },
         "autostart": false, "autorestart": "unexpected", "exitcodes": [0, 255], "startsecs": 0.5,
         "stopsignal": "SIGINT", "stopsecs": 0, "restartsecs": 0, "windowsecs": 5, "retries": 0,
-        "check": { "exec": ["/bin/true", "x"], "interval": 1.5, "timeout": 2, "retries": 1 }, "log_size": 4096
+        "check": { "exec": ["/bin/true", "x"], "interval": 1.5, "timeout": 2, "retries": 1 }, "log_size": 4096,
+        "no_new_privs": true, "capabilities": ["CAP_CHOWN", "net_bind_service"]
     }"#;
     let mut want = Spec::new("BasicAgent", "1.2.3~rc1", vec!["/usr/sbin/basicagent".into(), "-f".into(), "".into()]);
     want.kind = Kind::Forking;
@@ -57,6 +58,8 @@ fn every_key_has_a_place_in_the_spec() {
         retries: 1,
     }));
     want.log_size = 4096;
+    want.no_new_privs = true;
+    want.capabilities = Some(1 | 1 << 10);
     assert_eq!(whole(text, false), Ok(want));
 }
 
@@ -66,7 +69,8 @@ fn what_is_missing_or_null_is_at_its_default() {
     assert_eq!(read("", false), Ok(want.clone()));
     let nulls = r#","type":null,"pidfile":null,"user":null,"group":null,"directory":null,"umask":null,"envs":null,
         "limits":null,"autostart":null,"autorestart":null,"exitcodes":null,"startsecs":null,"stopsignal":null,
-        "stopsecs":null,"restartsecs":null,"windowsecs":null,"retries":null,"check":null,"log_size":null"#;
+        "stopsecs":null,"restartsecs":null,"windowsecs":null,"retries":null,"check":null,"log_size":null,
+        "no_new_privs":null,"capabilities":null"#;
     assert_eq!(read(nulls, false), Ok(want.clone()));
     assert_eq!(read(r#","limits":{"CPU":null,"memory":null,"nofile":null}"#, false), Ok(want));
     let check = read(r#","check":{"exec":["/bin/true"]}"#, false).map(|spec| spec.check);
@@ -150,6 +154,12 @@ fn every_key_is_checked() {
         (r#""check":{"exec":["/a"],"retries":0}"#, "check.retries: want an integer of 1..4294967295, got 0"),
         (r#""check":{"exec":["/a"],"user":"x"}"#, "check.user: unknown key"),
         (r#""log_size":0"#, r#"log_size: want a size such as "1M", got 0"#),
+        (
+            r#""capabilities":["CAP_CHOWN","CAP_MAGIC"]"#,
+            r#"capabilities[1]: want a name such as "CAP_CHOWN", got "CAP_MAGIC""#,
+        ),
+        (r#""capabilities":"all""#, r#"capabilities: want an array of names such as "CAP_CHOWN", got "all""#),
+        (r#""no_new_privs":1"#, "no_new_privs: want true or false, got 1"),
         (r#""restart":"always""#, "restart: unknown key"),
     ] {
         assert_eq!(read(&format!(",{extra}"), false), Err(vec![want.to_string()]), "{extra}");

@@ -1,0 +1,381 @@
+//! Who holds what (design 5 and 7): a child that reads from the network, an agent, and the files and sockets that a local
+//! user can reach.
+
+mod util;
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use util::*;
+
+const KEY: &str = "a key that no child may hold";
+
+/// The value of one line of /proc/PID/limits, soft and hard.
+fn limit(pid: i32, what: &str) -> (String, String) {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix(what)).unwrap_or_default();
+    let mut words = line.split_whitespace().map(str::to_string);
+    (words.next().unwrap_or_default(), words.next().unwrap_or_default())
+}
+
+/// What a process has open: number and target.
+fn open_files(pid: i32) -> Vec<(i32, String)> {
+    let number = |path: &PathBuf| path.file_name()?.to_str()?.parse().ok();
+    let target = |path: &PathBuf| fs::read_link(path).map(|to| to.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut files: Vec<(i32, String)> = entries(format!("/proc/{pid}/fd").as_ref())
+        .iter()
+        .filter_map(|path| Some((number(path)?, target(path))))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Whether these bytes are anywhere in a process's writable memory.
+fn remembers(pid: i32, secret: &str) -> bool {
+    let mut memory = fs::File::open(format!("/proc/{pid}/mem")).expect("root may look");
+    for line in fs::read_to_string(format!("/proc/{pid}/maps")).expect("it lives").lines() {
+        let mut words = line.split_whitespace();
+        let (Some(range), Some(mode)) = (words.next(), words.next()) else { continue };
+        let Some((start, end)) = range.split_once('-') else { continue };
+        let address = |text| u64::from_str_radix(text, 16).expect("an address");
+        let (start, end) = (address(start), address(end));
+        let mut bytes = vec![0; (end - start) as usize];
+        if !mode.starts_with("rw") || memory.seek(SeekFrom::Start(start)).is_err() || memory.read(&mut bytes).is_err() {
+            continue;
+        }
+        if bytes.windows(secret.len()).any(|part| part == secret.as_bytes()) {
+            return true;
+        }
+    }
+    false
+}
+
+/// The working children of a host's daemon that have a connection.
+fn working(host: &Host) -> Option<i32> {
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|pid| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command == b"bootagent\0work\0" && open_files(*pid).iter().any(|(_, file)| file.starts_with("socket:"))
+    })
+}
+
+/// What every working child must be, whatever it does.
+fn examine(pid: i32, nobody: u32, file_max: &str) {
+    let ids = format!("{nobody} {nobody} {nobody} {nobody}");
+    assert_eq!((proc_status(pid, "Uid"), proc_status(pid, "Groups")), (ids, String::new()));
+    assert!(!proc_status(pid, "Gid").split(' ').any(|gid| gid == "0"));
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(proc_status(pid, set), "0000000000000000", "{set}");
+    }
+    assert_eq!(proc_status(pid, "NoNewPrivs"), "1");
+    let both = |value: &str| (value.to_string(), value.to_string());
+    assert_eq!(limit(pid, "Max file size"), both(file_max));
+    assert_eq!(limit(pid, "Max address space"), both("268435456"));
+    assert_eq!(limit(pid, "Max open files"), both("64"));
+    assert_eq!(limit(pid, "Max processes"), both("0"));
+    assert_eq!(limit(pid, "Max core file size"), both("0"));
+    // What is not dumpable belongs to root, whoever it runs as: its own user cannot look into it.
+    assert_eq!(fs::metadata(format!("/proc/{pid}/environ")).expect("it lives").uid(), 0);
+    let environment = fs::read_to_string(format!("/proc/{pid}/environ")).expect("root may look");
+    let names = environment.split_terminator('\0').filter_map(|pair| pair.split('=').next());
+    assert!(names.clone().all(|name| ["PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"].contains(&name)), "{environment}");
+    assert!(names.count() > 0);
+    assert!(!remembers(pid, KEY) && !remembers(pid, "an agent's secret"), "it holds a secret");
+    assert!(remembers(pid, "bootagent"), "its memory was not looked through");
+}
+
+#[test]
+fn a_child_that_reads_from_the_network_holds_nothing() {
+    if lacks_root() {
+        return;
+    }
+    let server = Server::new();
+    server.signs(|request, body| signature(KEY, request, body));
+    let mut host = Host::with(&server);
+    host.write("key", KEY);
+    fs::set_permissions(host.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let path = format!("\"{}\"", host.path("key").display());
+    host.set("key_file", &path).set("max_download", "\"1M\"");
+    host.agent("web", "exec sleep 1000", &[("envs", "{ \"TOKEN\": \"an agent's secret\" }")]);
+    host.start();
+    host.wait_running("web");
+    let nobody: u32 = 65534;
+
+    // A server that takes a connection and says nothing.
+    server.mode(Mode::Hang);
+    let pid = patiently(|| working(&host)).expect("an exchange is under way");
+    examine(pid, nobody, "0");
+    let files = open_files(pid);
+    assert_eq!(files.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1, 2, 3], "{files:?}");
+    let kinds = ["pipe:", "pipe:", "/dev/null", "socket:"];
+    assert!(files.iter().zip(kinds).all(|((_, file), kind)| file.starts_with(kind)), "{files:?}");
+    server.mode(Mode::Good);
+
+    // The same with a package.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("\"http://{}/web-1.0.tar\"", silent.local_addr().unwrap());
+    let job = Job::new("i1", "install", "other").set("url", &url);
+    server.give(&job.set("checksum", &format!("\"{}\"", checksum(b""))).text());
+    let (mut taken, _) = silent.accept().unwrap();
+    taken.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nx").unwrap();
+    let fetches = |pid: &i32| open_files(*pid).iter().any(|(_, file)| file.ends_with("state/downloads/i1"));
+    let pid = patiently(|| working(&host).filter(fetches)).expect("a download is under way");
+    examine(pid, nobody, "1048576");
+    let files = open_files(pid);
+    let (download, rest): (Vec<_>, Vec<_>) =
+        files.iter().skip(3).partition(|(_, file)| file.ends_with("state/downloads/i1"));
+    assert!(!download.is_empty() && rest.len() == 1 && rest[0].1.starts_with("socket:"), "{files:?}");
+    drop(taken);
+}
+
+#[test]
+fn without_its_helper_user_there_is_no_exchange_and_all_else() {
+    if lacks_root() {
+        return;
+    }
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.set("helper_user", "\"no-such-user\"");
+    host.agent("web", "sleep 0.5", &[]);
+    host.start();
+    host.wait("the agent to be restarted", || host.seen("web").is_some_and(|agent| agent.failures > 0));
+    assert!(server.requests().is_empty(), "somebody else read from the network");
+    assert!(host.logs().contains("helper_user \"no-such-user\" does not exist"), "{}", host.logs());
+}
+
+#[test]
+fn an_agent_gets_nothing_of_ours() {
+    let mut host = Host::new();
+    let envs = ("envs", "{ \"TOKEN\": \"an agent's secret\" }");
+    host.agent("web", "echo \"my token is $TOKEN\"; exec sleep 1000", &[envs]);
+    host.agent("dying", "echo \"my token is $TOKEN\"; sleep 0.1; echo \"$TOKEN\" >&2; exit 3", &[envs]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    host.wait("the shell to be sleep", || proc_status(pid, "Name") == "sleep");
+    let output = host.path("log/web.log").display().to_string();
+    let files = open_files(pid);
+    let want = [(0, "/dev/null".to_string()), (1, output.clone()), (2, output)];
+    assert_eq!(files, want);
+    for set in ["SigBlk", "SigIgn", "SigCgt"] {
+        assert_eq!(proc_status(pid, set), "0000000000000000", "{set}");
+    }
+    assert_eq!(proc_status(pid, "Umask"), "0022");
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    assert_eq!(read("oom_score_adj").trim(), "0");
+    assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), PathBuf::from("/"));
+    // Neither our session nor our control group, where agents have their own.
+    let session = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(3).map(str::to_string))
+    };
+    assert_eq!(session(pid), Some(pid.to_string()));
+    let environment = read("environ");
+    let names: Vec<&str> = environment.split_terminator('\0').filter_map(|pair| pair.split('=').next()).collect();
+    let mut known =
+        ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "BOOTAGENT_NAME", "BOOTAGENT_STATE_DIR", "TOKEN"].to_vec();
+    // What a shell adds.
+    known.extend(["PWD", "OLDPWD", "SHLVL", "_"]);
+    assert!(names.iter().all(|name| known.contains(name)), "{names:?}");
+
+    // A secret is in the agent's environment and where the agent puts it, and nowhere else.
+    host.wait("an end with output", || host.seen("dying").is_some_and(|agent| agent.detail.contains("my token")));
+    let told = [
+        host.ok(&["status"]),
+        host.ok(&["status", "--json"]),
+        host.ok(&["status", "dying"]),
+        host.ok(&["jobs"]),
+        host.read("log/bootagent.log"),
+        host.read("daemon.out"),
+        host.read("run/agents/dying.json"),
+    ];
+    for text in told {
+        assert!(!text.contains("an agent's secret"), "{text}");
+    }
+}
+
+#[test]
+fn secrets_of_jobs_are_not_told() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.agent("web", "echo \"token $TOKEN\"; exit 1", &[("autostart", "false"), ("startsecs", "1")]);
+    host.start();
+    let secret = "a job's secret";
+    let envs = format!("{{ \"TOKEN\": \"{secret}\", \"ALSO\": 1 }}");
+    let bad = host.does(&server, &Job::new("j1", "config", "web").set("envs", &envs), 1);
+    let envs = format!("{{ \"TOKEN\": \"{secret}\" }}");
+    host.does(&server, &Job::new("j2", "config", "web").set("envs", &envs), 0);
+    let failed = host.does(&server, &Job::new("j3", "start", "web"), 7);
+    assert!(failed.contains("token"), "{failed}");
+    let mut told = vec![bad, failed, host.ok(&["jobs", "--json"]), host.ok(&["status", "--json"])];
+    told.extend([host.read("log/bootagent.log"), host.read("daemon.out")]);
+    told.extend(server.requests().into_iter().map(|request| request.body));
+    for text in told {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+#[test]
+fn privileges_can_be_taken_from_an_agent() {
+    if lacks_root() {
+        return;
+    }
+    let mut host = Host::new();
+    let script = "exec sleep 1000";
+    host.agent("all", script, &[]);
+    host.agent("few", script, &[("capabilities", "[\"CAP_CHOWN\", \"net_bind_service\"]"), ("no_new_privs", "true")]);
+    host.agent("none", script, &[("capabilities", "[]")]);
+    host.start();
+    let set = |name: &str, set: &str| proc_status(host.wait_running(name).pid, set);
+    let own = proc_status(host.pid(), "CapBnd");
+    assert_eq!(set("all", "CapBnd"), own);
+    assert_eq!(set("all", "NoNewPrivs"), "0");
+    for which in ["CapBnd", "CapPrm", "CapEff"] {
+        assert_eq!(set("few", which), "0000000000000401", "{which}");
+        assert_eq!(set("none", which), "0000000000000000", "{which}");
+    }
+    assert_eq!(set("few", "NoNewPrivs"), "1");
+    assert_eq!(proc_status(host.pid(), "CapBnd"), own, "the daemon lost its own");
+}
+
+#[test]
+fn links_that_somebody_planted_are_not_followed() {
+    let mut host = Host::new();
+    for dir in ["log", "run", "elsewhere"] {
+        fs::create_dir_all(host.path(dir)).unwrap();
+    }
+    let victim = |name: &str| {
+        let path = host.path("elsewhere").join(name);
+        fs::write(&path, "precious\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).unwrap();
+        path
+    };
+    let places = [
+        ("log/web.log", true),
+        ("log/hard.log", false),
+        ("log/turned.log.1", true),
+        ("log/turned.log.1.tmp", false),
+        ("run/bootagent.pid", true),
+        ("run/bootagent.pid.tmp", false),
+        ("run/boot", true),
+    ];
+    let mut victims = Vec::new();
+    for (index, (place, soft)) in places.into_iter().enumerate() {
+        let path = victim(&format!("{index}"));
+        let made = if soft { symlink(&path, host.path(place)) } else { fs::hard_link(&path, host.path(place)) };
+        made.unwrap();
+        victims.push((place, path));
+    }
+    let own_log = victim("own-log");
+    symlink(&own_log, host.path("log/bootagent.log")).unwrap();
+    victims.push(("log/bootagent.log", own_log));
+    host.agent("web", "echo written; exec sleep 1000", &[]);
+    host.agent("hard", "echo written; exec sleep 1000", &[]);
+    let script = "i=0; while [ $i -lt 200 ]; do echo written; i=$((i + 1)); done; exec sleep 1000";
+    host.agent("turned", script, &[("log_size", "\"1K\"")]);
+    host.start();
+    // A log that cannot be used keeps no agent down.
+    for name in ["web", "hard", "turned"] {
+        host.wait_running(name);
+    }
+    host.wait("an output to be turned over", || {
+        fs::read(host.path("log/turned.log.1")).is_ok_and(|old| old.len() > 900)
+    });
+    host.end("TERM");
+    for (place, path) in victims {
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious\n", "{place} was written through");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o604, "{place}: the mode was changed");
+    }
+
+    // A lock and a socket that are links: no daemon at all, or none through the link.
+    let lock = host.path("elsewhere/lock");
+    fs::remove_file(host.path("run/bootagent.lock")).unwrap();
+    symlink(&lock, host.path("run/bootagent.lock")).unwrap();
+    let ran = host.cli(&["run"]);
+    assert!(ran.code == 1 && !lock.exists(), "{ran:?}");
+}
+
+#[test]
+fn files_have_their_modes_whatever_the_umask() {
+    for umask in ["000", "077"] {
+        let server = Server::new();
+        let host = Host::with(&server);
+        host.agent("web", "exec sleep 1000", &[]);
+        host.configure();
+        // The daemon by way of a shell, as an init script would start it.
+        let line = "umask $0; exec \"$@\"";
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", line, umask]).arg(binary()).arg("-c").arg(host.path("bootagent.json")).args(["run", "-d"]);
+        let ran = run(&mut shell).expect("it goes to the background");
+        assert_eq!(ran.code, 0, "{ran:?}");
+        host.wait_running("web");
+        let package = tarball(&host, "packed", "1.0", &staying("here"), &[]);
+        let url = server.serve(&package.file, &package.bytes);
+        host.does(&server, &Job::new("i1", "install", "packed").package(&url, &package), 0);
+        for (path, want) in [
+            ("state", 0o755),
+            ("state/identity.json", 0o600),
+            ("state/agents/packed.json", 0o600),
+            ("state/jobs", 0o755),
+            ("state/jobs/i1.json", 0o600),
+            ("state/packages/packed", 0o755),
+            ("state/packages/packed/1.0", 0o755),
+            ("state/packages/packed/1.0/bin/agent", 0o755),
+            ("state/good/bootagent.json", 0o600),
+            ("run", 0o755),
+            ("run/agents/web.json", 0o600),
+            ("run/bootagent.pid", 0o644),
+            ("run/bootagent.lock", 0o600),
+            ("run/bootagent.sock", 0o600),
+            ("log", 0o755),
+            ("log/bootagent.log", 0o600),
+            ("log/web.log", 0o640),
+        ] {
+            let found = fs::symlink_metadata(host.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!(found.mode() & 0o7777, want, "{path} with umask {umask}: {:o}", found.mode());
+        }
+        assert!(fs::symlink_metadata(host.path("run/bootagent.sock")).unwrap().file_type().is_socket());
+        kill(host.read("run/bootagent.pid").trim().parse().unwrap(), "TERM");
+        host.wait("its end", || host.status().is_none());
+    }
+}
+
+#[test]
+fn commands_are_roots_and_cannot_be_blocked() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    let socket = host.path("run/bootagent.sock");
+    // Those who say nothing, those who say half of it, and those who do not read.
+    let mut silent = Vec::new();
+    for index in 0..60 {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        let said: &[u8] = [&b""[..], b"{\"command\":", b"{\"command\":\"status\"}\n"][index % 3];
+        stream.write_all(said).unwrap();
+        silent.push(stream);
+    }
+    kill(pid, "KILL");
+    let next = host.wait_seen("web", "to be restarted", |agent| agent.runs() && agent.pid != pid);
+    assert!(next.runs());
+    drop(silent);
+
+    if lacks_root() || lacks("setpriv") || lacks("python3") {
+        return;
+    }
+    // Whatever the mode of the socket says, it is who asks that counts.
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    let script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); \
+        s.sendall(b'{\"command\":\"stop\",\"name\":\"web\"}\\n'); print(s.recv(4096).decode())";
+    let mut stranger = Command::new("setpriv");
+    stranger.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "python3", "-c", script]).arg(&socket);
+    let ran = run(&mut stranger).expect("it ends");
+    assert!(!ran.out.contains("\"code\":0"), "{ran:?}");
+    assert!(ran.out.contains("only root may give commands") || !ran.err.is_empty(), "{ran:?}");
+    assert!(holds(Duration::from_millis(500), || host.seen("web").is_some_and(|agent| agent.runs())));
+}
