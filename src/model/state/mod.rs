@@ -154,6 +154,8 @@ pub struct State {
     sent_incidents: usize,
     /// Results in the exchange that is under way.
     sent_results: Vec<JobId>,
+    /// The server that answered last; empty before the first answer.
+    heard: Box<str>,
     /// What was wrong with the last reply that counted, said already.
     wrong: Vec<(Level, String)>,
     /// The wall clock minus the monotonic one, s.
@@ -190,12 +192,16 @@ impl State {
             dropped_incidents: 0,
             sent_incidents: 0,
             sent_results: Vec::new(),
+            heard: "".into(),
             wrong: Vec::new(),
             clock: None,
             shutdown: None,
             interrupted: found.leftovers,
         };
         state.watch_clock(now, out);
+        if !state.pace.has_servers() {
+            out.push(Action::Log(Level::Info, "no svrlist, so nothing is reported and no job taken".to_string()));
+        }
         for (name, sentence) in found.damage {
             out.push(Action::Log(Level::Error, sentence.to_string()));
             state.incident(name, &sentence, now);

@@ -79,11 +79,17 @@ impl State {
         let (talk, round) = self.pace.answered(good, retry_after, now.time);
         let Some(talk) = talk else { return };
         let name = server.as_ref().map_or("", |server| &*server.base);
+        let first = good && *self.heard != *name;
+        if first {
+            self.heard = name.into();
+        }
         if self.pace.is_news(name, good) {
             out.push(match &reply {
                 Reply::Failed { reason, .. } => Action::Log(Level::Warn, format!("server {name}: {reason}")),
                 _ => Action::Log(Level::Info, format!("server {name}: answers again")),
             });
+        } else if first {
+            out.push(Action::Log(Level::Info, format!("server {name}: answers")));
         }
         match talk {
             Talk::Status | Talk::Trial => {
