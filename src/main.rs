@@ -204,8 +204,16 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), String> {
         .optflag("h", "help", "")
         .optflag("V", "version", "");
     let given = options.parse(args).map_err(|error| {
-        let text = error.to_string();
-        format!("{}{}; see \"bootagent help\"", text[..1].to_lowercase(), text[1..].replace('\'', "\""))
+        use getopts::Fail;
+        let dashed = |name: &str| if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") };
+        let text = match &error {
+            Fail::UnrecognizedOption(name) => format!("there is no option {}", dashed(name)),
+            Fail::ArgumentMissing(name) => format!("{} wants a value", dashed(name)),
+            Fail::OptionDuplicated(name) => format!("{} is given more than once", dashed(name)),
+            Fail::UnexpectedArgument(name) => format!("{} takes no value", dashed(name)),
+            Fail::OptionMissing(name) => format!("{} is missing", dashed(name)),
+        };
+        format!("{text}; see \"bootagent help\"")
     })?;
     let mut words = given.free.iter().map(String::as_str);
     let Some(word) = words.next() else {
@@ -391,9 +399,11 @@ mod tests {
             ("start ../x", "cannot be the name"),
             ("check -d", "\"check\" knows no option -d"),
             ("report --json", "\"report\" knows no option --json"),
-            ("status --jsn", "unrecognized option: \"jsn\""),
-            ("status -x", "unrecognized option: \"x\""),
-            ("check -c", "argument to option \"c\" missing"),
+            ("status --jsn", "there is no option --jsn"),
+            ("status -x", "there is no option -x"),
+            ("check -c", "-c wants a value"),
+            ("check -c a --config b", "--config is given more than once"),
+            ("status --json=x", "--json takes no value"),
             ("run -S a", "-S: server \"a\": want host:port"),
             ("work x", "there is no command"),
         ] {
