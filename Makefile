@@ -39,7 +39,7 @@ check: scripts ## formatting, lints, documentation, import order
 
 scripts:
 	@command -v shellcheck >/dev/null || { echo "make check: shellcheck is missing (make deps)" >&2; exit 1; }
-	shellcheck $$(git grep -lE '^#!/bin/(ba)?sh' -- ':!*.rs' ':!*.md')
+	shellcheck $$(grep -rlE '^#!/bin/(ba)?sh' . --exclude-dir=target --exclude-dir=.git --exclude='*.rs' --exclude='*.md')
 
 deps: ## install what the full tests need (Debian, root); starts no service
 	.ci/apt $(DEPS)
