@@ -234,10 +234,8 @@ pub enum Fork {
 /// Makes a copy of this process. The only fork there is, and a safe one: it refuses when there are other threads, whose
 /// locks the copy would inherit locked for ever. Where there is no /proc it has to believe that there are none.
 pub fn fork() -> io::Result<Fork> {
-    if let Ok(threads) = std::fs::read_dir("/proc/self/task") {
-        if threads.count() > 1 {
-            return Err(io::Error::other("this process has more than one thread"));
-        }
+    if threads().is_some_and(|count| count > 1) {
+        return Err(io::Error::other("this process has more than one thread"));
     }
     // SAFETY: with a single thread the child is a full copy, in which everything may be called.
     match cerr(unsafe { libc::fork() })? {
@@ -246,6 +244,14 @@ pub fn fork() -> io::Result<Fork> {
             Ok(Fork::Parent(Pid::new(raw).expect("a child's id is above 1, as init and we are not our own children")))
         }
     }
+}
+
+/// How many threads we have, out of the one file that an emulator of processors answers itself: its own threads, which
+/// /proc/self/task shows, take part in no fork of ours.
+fn threads() -> Option<u32> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The fields after the name, which may hold anything, begin with the third.
+    stat.rsplit_once(") ")?.1.split(' ').nth(20 - 3)?.parse().ok()
 }
 
 /// Ends this process at once, without the destructors and exit handlers of a copy that must not run them.
