@@ -139,11 +139,13 @@ impl Host {
 
     /// From the next start on the daemon finds the host as it is after `commands`, which see mounts of their own.
     pub fn behind(&mut self, commands: &str) {
-        let script = format!(
-            "#!/bin/sh\nexec unshare -m /bin/sh -c '{commands} exec \"$0\" \"$@\"' {} \"$@\"\n",
-            binary().display()
-        );
-        self.program = self.path("behind.sh");
+        self.through(&format!("unshare -m /bin/sh -c '{commands} exec \"$0\" \"$@\"'"));
+    }
+
+    /// From the next start on the daemon is started by `command`, which becomes the program behind it.
+    pub fn through(&mut self, command: &str) {
+        let script = format!("#!/bin/sh\nexec {command} {} \"$@\"\n", binary().display());
+        self.program = self.path("through.sh");
         write_program(&self.program, &script);
     }
 

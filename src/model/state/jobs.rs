@@ -302,8 +302,6 @@ impl State {
             Ok(job) => {
                 (record.id, record.action, record.name) = (job.id.clone(), job.order.action().into(), job.name.clone());
                 record.text = job.text.clone();
-                let on = if job.name.is_empty() { String::new() } else { format!(" \"{}\"", job.name) };
-                out.push(Action::Log(Level::Info, format!("job \"{}\": {}{on}", job.id, record.action)));
                 Some(Box::new(job))
             }
             Err(rejected) => {
@@ -328,13 +326,27 @@ impl State {
         }
         match result {
             Ok(()) => {
+                if !task.recorded && task.record.phase == Phase::Received {
+                    let JobRecord { action, name, .. } = &task.record;
+                    let on = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
+                    out.push(Action::Log(Level::Info, format!("job \"{id}\": {action}{on}")));
+                }
                 task.recorded = true;
+                if self.unrecordable {
+                    self.unrecordable = false;
+                    out.push(Action::Log(Level::Info, "jobs can be recorded again".into()));
+                }
                 self.act(index, now, out);
             }
             Err(why) if !task.recorded => {
-                let text = format!("job \"{id}\" left for the server to offer again: {why}");
-                out.push(Action::Log(Level::Error, text));
                 self.tasks.remove(index);
+                // Offered again with every report: said once.
+                if !self.unrecordable {
+                    self.unrecordable = true;
+                    let text = format!("jobs are left for the server to offer again, \"{id}\" the first: {why}");
+                    self.incident("bootagent".into(), &text, now);
+                    out.push(Action::Log(Level::Error, text));
+                }
             }
             Err(why) => {
                 task.doing = Doing::SaveAgain(now.time + SAVE_AGAIN);

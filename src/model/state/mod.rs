@@ -143,6 +143,8 @@ pub struct State {
     /// Ended jobs whose results were taken: id and rank, the lowest being the first to be forgotten.
     ledger: BTreeMap<JobId, u64>,
     next_seq: u64,
+    /// The last new job could not be recorded.
+    unrecordable: bool,
     waiters: Vec<Waiter>,
     /// Clients that wait for a report to be taken.
     reporting: Vec<Client>,
@@ -196,6 +198,7 @@ impl State {
             wrong: Vec::new(),
             clock: None,
             shutdown: None,
+            unrecordable: false,
             interrupted: found.leftovers,
         };
         state.watch_clock(now, out);
