@@ -9,6 +9,7 @@ mod background;
 mod children;
 mod control;
 mod load;
+mod mend;
 mod packages;
 mod trust;
 
@@ -97,6 +98,7 @@ enum Ready {
     Client(usize),
     Helper(usize),
     Watched(usize),
+    Memory(usize),
 }
 
 /// Everything the daemon holds.
@@ -128,6 +130,10 @@ struct Daemon {
     /// Directories that were thrown away, counted for their names.
     trash: u32,
     check_at: Time,
+    /// What does not work at the moment, and what was last said about it.
+    troubles: BTreeMap<&'static str, Box<str>>,
+    /// Records that could not be written or removed: done again with each check.
+    unsaved: BTreeMap<String, Action>,
     quit: Option<u8>,
     /// As PID 1: what to do with the machine at the end.
     power: Option<Reboot>,
@@ -219,12 +225,16 @@ impl Daemon {
                 fds.push(PollFd::reading(pidfd.as_fd()));
             }
         }
+        for (index, fd) in self.limits.alarms().enumerate() {
+            sources.push(Ready::Memory(index));
+            fds.push(PollFd::reading(fd));
+        }
         match poll(&mut fds, timeout) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Vec::new(),
             Err(error) => {
                 drop(fds);
-                self.say(Level::Error, &format!("cannot wait for events: {error}"));
+                self.fares("waiting for events", Some(&error.to_string()));
                 // Waiting for nothing is the one wait that still works.
                 let _ = poll(&mut [], Some(BREATH));
                 return vec![Ready::Signals];
@@ -241,9 +251,8 @@ impl Daemon {
         match source {
             Ready::Signals => self.take_signals(),
             Ready::Listener => {
-                if let Some(problem) = self.control.accept(monotonic()) {
-                    self.say(Level::Warn, &problem);
-                }
+                let problem = self.control.accept(monotonic());
+                self.fares("taking commands", problem.as_deref());
             }
             Ready::Client(index) => self.control.serve(index, &mut self.queue),
             Ready::Helper(index) => {
@@ -252,6 +261,11 @@ impl Daemon {
                 }
             }
             Ready::Watched(index) => self.watched_ended(index),
+            Ready::Memory(index) => {
+                if let Some((name, memory)) = self.limits.alarmed(index) {
+                    self.queue.push_back(Event::OutOfMemory(name, memory.to_string().into()));
+                }
+            }
         }
     }
 
@@ -262,7 +276,7 @@ impl Daemon {
                 Ok(Some(sig)) => sig,
                 Ok(None) => break,
                 Err(error) => {
-                    self.say(Level::Error, &format!("cannot read signals: {error}"));
+                    self.fares("reading signals", Some(&error.to_string()));
                     break;
                 }
             };
@@ -316,11 +330,9 @@ impl Daemon {
             return;
         }
         self.check_at = now + self.config.checksecs;
-        let gone = |watched: &Watched| watched.pidfd.is_none() && !crate::host::proc::alive(watched.process);
-        while let Some(index) = self.watched.iter().position(gone) {
-            self.watched_ended(index);
-        }
+        self.look_at_watched();
         self.limits.sweep();
+        self.mend();
         let sizes: Vec<(Name, u64)> = self
             .state
             .agents()
@@ -329,15 +341,11 @@ impl Daemon {
                 Some((agent.name().clone(), definition.spec.log_size))
             })
             .collect();
+        let mut problem = None;
         for (name, size) in sizes {
-            self.turn_output(&name, size);
+            problem = problem.or(self.outputs.turn(&name, size).err());
         }
-    }
-
-    fn turn_output(&mut self, name: &str, size: u64) {
-        if let Err(problem) = self.outputs.turn(name, size) {
-            self.say(Level::Warn, &problem);
-        }
+        self.fares("turning over outputs", problem.as_deref());
     }
 
     fn say(&mut self, level: Level, text: &str) {

@@ -48,6 +48,7 @@ impl Daemon {
             Action::Signal(name, Sig::KILL) => drop(self.trees.kill(&name, &self.limits)),
             Action::Signal(name, sig) => drop(self.trees.signal(&name, sig, &self.limits)),
             Action::Look(name) => {
+                self.look_at_watched();
                 let left = self.trees.left(&name, &self.limits);
                 self.queue.push_back(Event::Left(name, u32::try_from(left).unwrap_or(u32::MAX)));
             }
@@ -94,37 +95,12 @@ impl Daemon {
                 self.queue.push_back(Event::Saved(record.id, result));
             }
             Action::FreshenJob(id, seq) => self.freshen(&id, seq),
-            Action::DropJob(id) => {
-                let result = self.store.remove_job(&id);
-                self.complain(result);
-            }
-            Action::SaveAgent(record) => {
-                let result = self.store.write_agent(&record);
-                self.complain(result);
-            }
-            Action::DropAgent(name) => {
-                let (record, run) = (self.store.remove_agent(&name), self.store.remove_run(&name));
-                self.complain(record);
-                self.complain(run);
-            }
-            Action::SaveSettings(settings) => {
-                let result = self.store.write_settings(&settings);
-                self.complain(result);
-            }
-            Action::SaveIdentity(identity) => {
-                let result = self.store.write_identity(&identity);
-                self.complain(result);
-            }
-            Action::SaveRun(run) => {
-                let result = self.store.write_run(&run);
-                self.complain(result);
-            }
-        }
-    }
-
-    pub(super) fn complain(&mut self, result: Result<(), crate::host::disk::Error>) {
-        if let Err(error) = result {
-            self.say(Level::Error, &error.to_string());
+            Action::DropJob(_)
+            | Action::SaveAgent(_)
+            | Action::DropAgent(_)
+            | Action::SaveSettings(_)
+            | Action::SaveIdentity(_)
+            | Action::SaveRun(_) => self.save(action),
         }
     }
 

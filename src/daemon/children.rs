@@ -8,10 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{Daemon, Owner, Watched};
-use crate::host::disk::publish;
+use crate::host::disk::{publish, reason};
 use crate::host::proc::{self, Snapshot};
 use crate::host::spawn::{setup, Where, PATH};
-use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig};
+use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig, Stage};
 use crate::model::event::Event;
 use crate::model::job::{sanitize, JobId};
 use crate::model::package::Tool;
@@ -22,17 +22,29 @@ use crate::sys::process;
 /// So much of an agent's output goes into what is said about its end.
 const TAIL: u64 = 400;
 
+/// The descriptors that a start takes, and some: its output twice, /dev/null, control groups, accounts.
+const SPARE: usize = 16;
+
 /// So much of a tool's output is read: from its beginning and from its end.
 const OUTPUT: u64 = 4096;
 
 impl Daemon {
     /// Makes an agent's process.
     pub(super) fn start_agent(&mut self, name: Name) {
-        let event = match self.spawn_agent(&name) {
-            Ok(event) => event,
-            Err(reason) => Event::NotStarted { name, reason: reason.into() },
+        let event = match self.shortage() {
+            Some(reason) => Event::Short { name, reason: reason.into() },
+            None => match self.spawn_agent(&name) {
+                Ok(event) => event,
+                Err(reason) => Event::NotStarted { name, reason: reason.into() },
+            },
         };
         self.queue.push_back(event);
+    }
+
+    /// Whether we lack the descriptors that a start takes, and what the kernel says about that.
+    fn shortage(&self) -> Option<String> {
+        let spare: Result<Vec<File>, _> = (0..SPARE).map(|_| self._lock.try_clone()).collect();
+        spare.err().map(|error| format!("no descriptors to spare: {}", reason(&error)))
     }
 
     fn spawn_agent(&mut self, name: &Name) -> Result<Event, String> {
@@ -41,10 +53,18 @@ impl Daemon {
         for note in &prepared.notes {
             self.log.write(Level::Info, note);
         }
-        let output = self.outputs.open(name).map_err(|problem| self.say(Level::Warn, &problem)).ok();
-        let mut setup = self.child(&spec, &spec.exec, output)?;
+        let output = self.outputs.open(name);
+        self.fares("opening outputs", output.as_ref().err().map(|problem| &**problem));
+        let mut setup = self.child(&spec, &spec.exec, output.ok())?;
         setup.cgroups = prepared.cgroups;
-        let pid = spawn_child(&setup, &self.failures).map_err(|error| error.to_string())?;
+        let pid = match spawn_child(&setup, &self.failures) {
+            Ok(pid) => pid,
+            // No child was made: nothing of this depends on the definition.
+            Err(error) => {
+                let reason = format!("{}: {}", Stage::Fork, reason(&error)).into();
+                return Ok(Event::Short { name: name.clone(), reason });
+            }
+        };
         let process = Daemon::process(pid);
         self.trees.begin(name, process);
         self.owners.insert(pid, Owner::Agent(name.clone()));
@@ -116,6 +136,14 @@ impl Daemon {
         }
     }
 
+    /// Notices the ends of those whose end nothing tells.
+    pub(super) fn look_at_watched(&mut self) {
+        let gone = |watched: &Watched| watched.pidfd.is_none() && !proc::alive(watched.process);
+        while let Some(index) = self.watched.iter().position(gone) {
+            self.watched_ended(index);
+        }
+    }
+
     /// A process that is not our child has ended.
     pub(super) fn watched_ended(&mut self, index: usize) {
         if index >= self.watched.len() {
@@ -148,7 +176,7 @@ impl Daemon {
                 },
                 Ok(None) => break,
                 Err(error) => {
-                    self.say(Level::Error, &format!("cannot wait for children: {error}"));
+                    self.fares("waiting for children", Some(&error.to_string()));
                     break;
                 }
             }
@@ -206,7 +234,8 @@ impl Daemon {
                 text = text.replace(&**value, "***");
             }
         }
-        self.turn_output(name, spec.log_size);
+        // The next check tells whether that works.
+        let _ = self.outputs.turn(name, spec.log_size);
         sanitize(&text, TAIL as usize).into()
     }
 

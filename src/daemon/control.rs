@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,6 +32,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode of what is at `path`.
+    place: (u64, u64),
     connections: Vec<Connection>,
     last: u32,
     /// No connections are taken before this.
@@ -54,16 +57,23 @@ impl Control {
     /// # Errors
     /// What cannot be done with which path.
     pub fn listen(path: &Path) -> io::Result<Control> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mask = set_umask(0o177);
-        let listener = UnixListener::bind(path);
-        set_umask(mask);
-        let listener = listener?;
-        listener.set_nonblocking(true)?;
-        Ok(Control { listener, path: path.into(), connections: Vec::new(), last: 0, paused: Time::default() })
+        let (listener, place) = bind(path)?;
+        let connections = Vec::new();
+        Ok(Control { listener, path: path.into(), place, connections, last: 0, paused: Time::default() })
+    }
+
+    /// Whether somebody has removed or replaced the socket.
+    pub fn is_lost(&self) -> bool {
+        fs::symlink_metadata(&self.path).map_or(true, |found| (found.dev(), found.ino()) != self.place)
+    }
+
+    /// Makes the socket again; the clients stay.
+    ///
+    /// # Errors
+    /// As `listen`.
+    pub fn listen_again(&mut self) -> io::Result<()> {
+        (self.listener, self.place) = bind(&self.path)?;
+        Ok(())
     }
 
     /// What to poll for new clients, when there is room for them.
@@ -168,6 +178,20 @@ impl Control {
         self.connections.clear();
         let _ = fs::remove_file(&self.path);
     }
+}
+
+fn bind(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mask = set_umask(0o177);
+    let listener = UnixListener::bind(path);
+    set_umask(mask);
+    let listener = listener?;
+    listener.set_nonblocking(true)?;
+    let found = fs::symlink_metadata(path)?;
+    Ok((listener, (found.dev(), found.ino())))
 }
 
 impl Connection {

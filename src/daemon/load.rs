@@ -31,7 +31,7 @@ use crate::wire::proto;
 /// Below `run_dir`; told for people and init scripts, never believed by us.
 pub const PID_FILE: &str = "bootagent.pid";
 
-const LOCK_FILE: &str = "bootagent.lock";
+pub(super) const LOCK_FILE: &str = "bootagent.lock";
 const SOCKET: &str = "bootagent.sock";
 
 /// Made by the first daemon of a boot.
@@ -120,6 +120,8 @@ impl Daemon {
             nofile,
             trash: 0,
             check_at: monotonic() + config.checksecs,
+            troubles: BTreeMap::new(),
+            unsaved: BTreeMap::new(),
             quit: None,
             power: None,
             _lock: lock,
@@ -218,7 +220,7 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Config {
     }
 }
 
-fn lock(run_dir: &Path) -> Result<File, String> {
+pub(super) fn lock(run_dir: &Path) -> Result<File, String> {
     let path = run_dir.join(LOCK_FILE);
     let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
         .map_err(|error| format!("cannot open \"{}\": {error}", path.display()))?;
@@ -364,7 +366,7 @@ fn find(config: &Config, store: &Store, stored: Stored, log: &mut Log, out: &mut
 }
 
 /// Whether another daemon lived in this boot before; leaves a sign that one did.
-fn first_of_boot(config: &Config, boot: &str) -> bool {
+pub(super) fn first_of_boot(config: &Config, boot: &str) -> bool {
     let run_dir = Path::new(&*config.run_dir);
     let path = run_dir.join(BOOT_FILE);
     let known = fs::read_to_string(&path).is_ok_and(|text| text.trim() == boot);

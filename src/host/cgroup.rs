@@ -8,13 +8,14 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use crate::kernel::{Errno, Pid};
+use crate::sys::poll::Counter;
 
 /// What could not be done, with which file, and why.
 #[derive(Debug)]
@@ -481,6 +482,21 @@ impl Leaf {
         }
         let file = self.dir.join("memory.failcnt");
         (self.version == Version::V1).then(|| number(&file)).flatten().map(|count| (count, false))
+    }
+
+    /// Is raised whenever the memory limit is hit and nothing can be reclaimed: v1 kills one process then, and says
+    /// nothing to the others. `None` for v2, which ends all that is in it.
+    pub fn memory_alarm(&self) -> Result<Option<Counter>, Error> {
+        if self.version == Version::V2 {
+            return Ok(None);
+        }
+        let path = self.dir.join("cgroup.event_control");
+        let alarm = Counter::new().map_err(|cause| Error::io("watch", &path, cause))?;
+        let control = self.dir.join("memory.oom_control");
+        // The kernel keeps what it needs of this file; the registration ends with the counter.
+        let control = File::open(&control).map_err(|cause| Error::io("open", &control, cause))?;
+        write_file(&path, &format!("{} {}", alarm.as_fd().as_raw_fd(), control.as_raw_fd()))?;
+        Ok(Some(alarm))
     }
 
     /// The most memory it ever had in use, bytes, where the kernel remembers it.

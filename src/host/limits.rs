@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::host::cgroup::{self, Error, Group, Hierarchy, Leaf, Version};
 use crate::kernel::{Pid, Process};
 use crate::model::spec::{self, Name};
+use crate::sys::poll::Counter;
 
 /// The v1 hierarchies that can tell agents apart where there is no v2, best first: a freezer can also hold a fork bomb
 /// still, those with prices of their own come last. Not cpuset, whose new groups take no process.
@@ -54,6 +55,8 @@ struct Held {
     memory_limit: Option<u64>,
     /// The kernel's count of kills when the agent was started or last asked about, and whether it counts kills.
     baseline: Option<(u64, bool)>,
+    /// For a memory limit by v1: tells that it was hit.
+    alarm: Option<Counter>,
 }
 
 /// Which limits nothing but a look at the tree now and then enforces.
@@ -235,7 +238,16 @@ impl Limits {
         self.finish(name, limits, held, Prepared::default())
     }
 
-    fn finish(&mut self, name: &str, limits: &spec::Limits, held: Held, mut prepared: Prepared) -> Prepared {
+    fn finish(&mut self, name: &str, limits: &spec::Limits, mut held: Held, mut prepared: Prepared) -> Prepared {
+        held.alarm = match held.memory.as_ref().map(Leaf::memory_alarm) {
+            Some(Ok(alarm)) => alarm,
+            // The end of the main process still tells.
+            Some(Err(error)) => {
+                self.note(format!("agent {name:?}: {error}"));
+                None
+            }
+            None => None,
+        };
         prepared.polled.memory = limits.memory.is_some() && held.memory.is_none();
         prepared.polled.cpu = limits.cpu.is_some() && held.cpu.is_none();
         let by = |leaf: &Option<Leaf>| leaf.as_ref().map_or("polled", |leaf| leaf.version().name());
@@ -353,6 +365,20 @@ impl Limits {
         }
         held.baseline = Some((count, kills));
         Some(OutOfMemory { peak: leaf.memory_peak(), limit })
+    }
+
+    /// What to wait for to hear at once of an agent that is out of its memory; one descriptor for each agent whose
+    /// memory is limited by v1, in an order that stays until the next call that changes anything.
+    pub fn alarms(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.agents.values().filter_map(|held| Some(held.alarm.as_ref()?.as_fd()))
+    }
+
+    /// Whose memory limit was hit, of the one at `index` in `alarms`.
+    pub fn alarmed(&mut self, index: usize) -> Option<(Name, OutOfMemory)> {
+        let (name, held) = self.agents.iter().filter(|(_, held)| held.alarm.is_some()).nth(index)?;
+        let raised = held.alarm.as_ref().is_some_and(Counter::take);
+        let peak = held.memory.as_ref().and_then(Leaf::memory_peak);
+        raised.then_some((name.clone(), OutOfMemory { peak, limit: held.memory_limit? }))
     }
 
     /// Forgets an agent of which nothing is left, and removes its groups; those that are not empty yet later.

@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|---|---|---|---|
 //! | Down, Fatal | begin | Down | - | - | - | - | - | - |
 //! | Waiting | begin | Down | - | - | - | - | - | begin at `until` |
-//! | Starting | - | Stopping | Running, Forking | policy | - | - | - | - |
+//! | Starting | - | Stopping | Running, Forking | policy (host short: Waiting) | - | - | - | - |
 //! | Forking | - | Stopping | - | policy | find the main process, or Stopping | - | - | ask again, policy at the end |
 //! | Running | - | Stopping | - | policy | Stopping (the rest of its tree) | - | - | health check |
 //! | Stopping | then up | then down | leader known, signal it | leader gone | leader gone, look | conclude | signal, wait | SIGKILL, look again |
@@ -32,6 +32,9 @@ const FIND_MAIN: Duration = Duration::from_secs(10);
 
 /// How long after a SIGKILL the next one follows, for what did not end by the first.
 pub const KILL_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long after a start that the host had nothing to spare for the next one follows.
+const SHORT: Duration = Duration::from_secs(10);
 
 /// Checks in a row over a polled CPU limit that end in a kill.
 const CPU_CHECKS: u32 = 3;
@@ -454,6 +457,20 @@ impl Agent {
         }
     }
 
+    /// The host had nothing to spare for its start: tried again before long, and not counted.
+    pub fn short(&mut self, reason: &str, turn: &mut Turn) {
+        if self.life != Life::Starting {
+            return self.not_started(reason, turn);
+        }
+        let text = format!("cannot start yet: {reason}");
+        if *self.detail != *text {
+            self.set_end(&text, "", Level::Error, turn);
+        }
+        turn.out.push(Action::Release(self.record.name.clone()));
+        self.life = Life::Waiting { until: turn.now + SHORT };
+        self.save(turn);
+    }
+
     /// Its main process, or its starter, ended.
     pub fn exited(&mut self, exit: Exit, oom: Option<&str>, tail: &str, turn: &mut Turn) {
         match &mut self.life {
@@ -596,8 +613,9 @@ impl Agent {
         pick(self.record.limits.as_ref().unwrap_or(spec), spec)
     }
 
-    fn kill_for_limit(&mut self, text: &str, turn: &mut Turn) {
-        if matches!(self.life, Life::Running { .. }) {
+    /// It is over a limit: all of it is killed.
+    pub fn kill_for_limit(&mut self, text: &str, turn: &mut Turn) {
+        if matches!(self.life, Life::Running { .. } | Life::Forking { .. }) {
             self.set_end(&format!("killed: {text}"), "", Level::Warn, turn);
             self.killed = true;
             self.end(Then::Policy(End::Limit), turn);
@@ -876,14 +894,19 @@ impl Agent {
 
     /// Notes what matters to this boot.
     fn save(&self, turn: &mut Turn) {
+        turn.out.push(Action::SaveRun(Box::new(self.run_record(turn.boot_id))));
+    }
+
+    /// What matters to this boot.
+    pub fn run_record(&self, boot_id: &str) -> RunRecord {
         let (started, stopping) = match &self.life {
             Life::Running { since, .. } | Life::Forking { since, .. } => (*since, false),
             Life::Stopping(stopping) => (stopping.leader.map_or(Time::default(), |(_, since)| since), true),
             Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting => (Time::default(), false),
         };
-        turn.out.push(Action::SaveRun(Box::new(RunRecord {
+        RunRecord {
             name: self.record.name.clone(),
-            boot_id: turn.boot_id.into(),
+            boot_id: boot_id.into(),
             process: self.process(),
             forking: matches!(self.life, Life::Forking { .. }),
             stopping,
@@ -897,7 +920,7 @@ impl Agent {
             fatal: self.life == Life::Fatal,
             killed: self.killed,
             detail: self.detail.clone(),
-        })));
+        }
     }
 
     fn illegal(&self, event: &str, turn: &mut Turn) {

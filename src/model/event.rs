@@ -162,6 +162,16 @@ pub enum Event {
         /// Step and cause.
         reason: Box<str>,
     },
+    /// The host had no process, memory or descriptor to spare for an agent's start: not the agent's fault.
+    Short {
+        /// Whose.
+        name: Name,
+        /// What was lacking.
+        reason: Box<str>,
+    },
+    /// The memory limit of an agent was hit and nothing could be reclaimed, and this is what the kernel says; its main
+    /// process may be alive.
+    OutOfMemory(Name, Box<str>),
     /// The main process of an agent (or the starter of a forking one) ended.
     Exited {
         /// Whose.

@@ -60,6 +60,31 @@ fn wait_ms(timeout: Option<Duration>) -> i32 {
     }
 }
 
+/// A counter that the kernel raises, eventfd(2): to be waited for like bytes.
+#[derive(Debug)]
+pub struct Counter(File);
+
+impl Counter {
+    /// A new one, at 0.
+    pub fn new() -> io::Result<Counter> {
+        // SAFETY: the call takes numbers only.
+        let fd = cerr(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: the call succeeded, so this is an open descriptor that nobody else knows of.
+        Ok(Counter(File::from(unsafe { OwnedFd::from_raw_fd(fd) })))
+    }
+
+    /// Whether it was raised since the last call.
+    pub fn take(&self) -> bool {
+        matches!((&self.0).read(&mut [0; 8]), Ok(8))
+    }
+}
+
+impl AsFd for Counter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// The signals of this process, queued for reading.
 pub struct Signals(File);
 

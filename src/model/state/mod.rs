@@ -278,6 +278,12 @@ impl State {
             Event::NotStarted { name, reason } => {
                 self.turn(&name, now, out, |agent, turn| agent.not_started(&reason, turn));
             }
+            Event::Short { name, reason } => {
+                self.turn(&name, now, out, |agent, turn| agent.short(&reason, turn));
+            }
+            Event::OutOfMemory(name, text) => {
+                self.turn(&name, now, out, |agent, turn| agent.kill_for_limit(&text, turn));
+            }
             Event::Exited { name, exit, oom, tail } => {
                 self.turn(&name, now, out, |agent, turn| agent.exited(exit, oom.as_deref(), &tail, turn));
             }
@@ -321,6 +327,11 @@ impl State {
     /// Every agent's name and whether its main process is known to run.
     pub fn agents(&self) -> impl Iterator<Item = &Agent> {
         self.agents.values()
+    }
+
+    /// What is on record of each agent's run, for when the records are lost.
+    pub fn run_records(&self) -> impl Iterator<Item = RunRecord> + '_ {
+        self.agents.values().map(|agent| agent.run_record(&self.options.boot_id))
     }
 
     /// The open job with this id.

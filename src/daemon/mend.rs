@@ -1,0 +1,94 @@
+//! What goes wrong with the host and not with an agent: said when it begins, tried again with each check, and said once
+//! more when it works.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::{load, Daemon};
+use crate::host::disk::{make_dir, reason, Error};
+use crate::kernel::Level;
+use crate::model::event::Action;
+use crate::sys::process;
+
+/// What `fares` calls the records.
+const RECORDS: &str = "keeping records";
+
+impl Daemon {
+    /// How something fared that may go wrong again and again: what is said is only that this changed.
+    pub(super) fn fares(&mut self, what: &'static str, problem: Option<&str>) {
+        match problem {
+            Some(problem) if !self.troubles.contains_key(what) => {
+                self.say(Level::Error, &format!("{problem} (said once while {what} does not work)"));
+                self.troubles.insert(what, problem.into());
+            }
+            Some(_) => {}
+            None if self.troubles.remove(what).is_some() => self.say(Level::Info, &format!("{what} works again")),
+            None => {}
+        }
+    }
+
+    /// Writes or removes a record; what does not work now is done again with each check.
+    pub(super) fn save(&mut self, action: Action) {
+        let (key, result) = match &action {
+            Action::SaveAgent(record) => (format!("agent {}", record.name), self.store.write_agent(record)),
+            Action::DropAgent(name) => {
+                self.unsaved.remove(&format!("run {name}"));
+                (format!("agent {name}"), self.store.remove_run(name).and(self.store.remove_agent(name)))
+            }
+            Action::SaveRun(run) => (format!("run {}", run.name), self.store.write_run(run)),
+            Action::DropJob(id) => (format!("job {id}"), self.store.remove_job(id)),
+            Action::SaveSettings(settings) => ("settings".to_string(), self.store.write_settings(settings)),
+            Action::SaveIdentity(identity) => ("identity".to_string(), self.store.write_identity(identity)),
+            _ => return,
+        };
+        match &result {
+            Ok(()) => drop(self.unsaved.remove(&key)),
+            Err(_) => drop(self.unsaved.insert(key, action)),
+        }
+        self.complain(result);
+    }
+
+    /// Says what became of writing or removing a record.
+    pub(super) fn complain(&mut self, result: Result<(), Error>) {
+        match result {
+            Err(error) => self.fares(RECORDS, Some(&error.to_string())),
+            Ok(()) if self.unsaved.is_empty() => self.fares(RECORDS, None),
+            Ok(()) => {}
+        }
+    }
+
+    /// Does again what did not work, and makes again what somebody removed.
+    pub(super) fn mend(&mut self) {
+        for (_, action) in std::mem::take(&mut self.unsaved) {
+            self.save(action);
+        }
+        let run_dir = self.config.run_dir.clone();
+        let run_dir = Path::new(&*run_dir);
+        let identity = |found: fs::Metadata| (found.dev(), found.ino());
+        let held = self._lock.metadata().map(identity).ok();
+        let unlocked = fs::symlink_metadata(run_dir.join(load::LOCK_FILE)).map(identity).ok() != held;
+        if !unlocked && !self.control.is_lost() && run_dir.join("agents").is_dir() {
+            return self.fares("run_dir", None);
+        }
+        let mended = make_dir(run_dir).map_err(|error| error.to_string()).and_then(|()| {
+            if unlocked {
+                self._lock = load::lock(run_dir)?;
+            }
+            self.control.listen_again().map_err(|error| format!("cannot listen in {run_dir:?}: {}", reason(&error)))
+        });
+        let lost = format!("run_dir {run_dir:?} was removed or emptied");
+        match mended {
+            Ok(()) => {
+                self.say(Level::Warn, &format!("{lost}, made again"));
+                load::first_of_boot(&self.config, &crate::host::store::boot_id());
+                let _ = fs::write(run_dir.join(load::PID_FILE), format!("{}\n", process::own_id()));
+                let records: Vec<_> = self.state.run_records().collect();
+                for record in records {
+                    self.save(Action::SaveRun(Box::new(record)));
+                }
+            }
+            Err(why) => self.fares("run_dir", Some(&format!("{lost}: {why}"))),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The daemon goes on whatever the host runs out of: said once, and made good when the host has it again.
+
+mod util;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::process::Command;
+use std::time::Duration;
+
+use util::*;
+
+/// A command that keeps so many bytes of memory for as long as it lives: `tail` waits for the end of a line.
+fn hog(bytes: &str) -> String {
+    format!("(head -c {bytes} /dev/zero; sleep 1000) | tail -n 1 >/dev/null")
+}
+
+/// What has the daemon run as a user without any rights.
+fn unprivileged(host: &Host) -> String {
+    let dir = host.dir.display();
+    let own = format!("for i in state run log; do mkdir -p {dir}/$i; chown 12345:12345 {dir}/$i; done;");
+    format!("{own} exec setpriv --reuid=12345 --regid=12345 --clear-groups \"$0\" \"$@\";")
+}
+
+/// Sets a limit of a process as `user`: its own, as root may not be allowed to on another's.
+fn prlimit(user: &str, pid: i32, limit: &str) {
+    let ids = [format!("--reuid={user}"), format!("--regid={user}")];
+    let mut command = Command::new("setpriv");
+    let done = command.args(ids).args(["--clear-groups", "prlimit", "--pid", &pid.to_string(), limit]).status();
+    assert!(done.is_ok_and(|status| status.success()), "prlimit {limit}");
+}
+
+/// How often a text is in the daemon's own log.
+fn said(host: &Host, text: &str) -> usize {
+    host.read("log/bootagent.log").matches(text).count()
+}
+
+#[test]
+fn a_child_out_of_memory_ends_the_whole_tree() {
+    if lacks_root() {
+        return;
+    }
+    let mut host = Host::new();
+    host.set("restartsecs", "60").set("checksecs", "60");
+    // The main process itself uses next to nothing, and outlives its children.
+    host.agent(
+        "one",
+        &format!("{} & while :; do sleep 0.1; done", hog("60m")),
+        &[("limits", "{ \"memory\": \"20M\" }")],
+    );
+    let hundred = format!("for i in $(seq 100); do {} & done; while :; do sleep 0.1; done", hog("1m"));
+    host.agent("hundred", &hundred, &[("limits", "{ \"memory\": \"40M\" }")]);
+    host.start();
+    for (name, limit) in [("one", 20 << 20), ("hundred", 40 << 20)] {
+        let agent = host.wait_seen(name, "to be killed", |agent| agent.status == "killed");
+        assert!(
+            agent.detail.contains("out of memory") && agent.detail.contains(&format!("limit {limit}")),
+            "{agent:?}"
+        );
+        assert_eq!(agent.failures, 1, "{agent:?}");
+    }
+    host.wait("all of them to be gone", || host.agents_processes().is_empty());
+}
+
+#[test]
+fn limits_are_polled_where_there_is_nothing_better() {
+    if lacks_root() || lacks("setpriv") {
+        return;
+    }
+    let mut host = Host::new();
+    host.set("restartsecs", "60");
+    host.behind(&unprivileged(&host));
+    host.agent(
+        "memory",
+        &format!("{} & while :; do sleep 0.1; done", hog("40m")),
+        &[("limits", "{ \"memory\": \"20M\" }")],
+    );
+    host.agent("cpu", "while :; do :; done & wait", &[("limits", "{ \"CPU\": \"5%\" }")]);
+    host.agent("good", "exec sleep 1000", &[("limits", "{ \"memory\": \"20M\", \"CPU\": \"50%\" }")]);
+    host.start();
+    let agent = host.wait_seen("memory", "to be killed", |agent| agent.status == "killed");
+    assert!(agent.detail.contains("memory") && agent.detail.contains("20971520"), "{agent:?}");
+    let agent = host.wait_seen("cpu", "to be killed", |agent| agent.status == "killed");
+    assert!(agent.detail.contains("CPU") && agent.detail.contains("3 checks in a row"), "{agent:?}");
+    assert!(host.wait_running("good").failures == 0);
+    let status = host.status().expect("the daemon answers");
+    let by: Vec<&str> = items(&status, "agents").iter().map(|agent| text(agent, "limits_by")).collect();
+    assert!(by.contains(&"polled"), "{by:?}");
+    host.wait("the killed ones to be gone", || host.agents_processes().len() == 1);
+}
+
+#[test]
+fn without_descriptors_a_start_waits() {
+    if lacks_root() || lacks("setpriv") || lacks("prlimit") {
+        return;
+    }
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let (daemon, pid) = (host.pid(), host.wait_running("web").pid);
+    let open = entries(std::path::Path::new(&format!("/proc/{daemon}/fd"))).len();
+    prlimit("0", daemon, &format!("--nofile={}:", open + 2));
+    kill(pid, "KILL");
+    host.wait("a start that is put off", || said(&host, "no descriptors to spare") > 0);
+    prlimit("0", daemon, "--nofile=4096:");
+    let agent = host.wait_seen("web", "to run again", |agent| agent.runs() && agent.pid != pid);
+    assert_eq!(agent.failures, 1, "what the host lacked was counted: {agent:?}");
+    assert_eq!(said(&host, "no descriptors to spare"), 1);
+}
+
+#[test]
+fn without_processes_a_start_waits() {
+    if lacks_root() || lacks("setpriv") || lacks("prlimit") {
+        return;
+    }
+    let mut host = Host::new();
+    host.behind(&unprivileged(&host));
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    prlimit("12345", host.pid(), "--nproc=1:");
+    kill(pid, "KILL");
+    host.wait("a start that is put off", || said(&host, "cannot start yet: ") > 0);
+    assert!(host.seen("web").is_some_and(|agent| agent.failures == 1 && agent.status != "fatal"));
+    prlimit("12345", host.pid(), "--nproc=4096:");
+    assert_eq!(host.wait_running("web").failures, 1);
+}
+
+#[test]
+fn a_full_disk_is_said_once_and_made_good() {
+    if lacks_root() {
+        return;
+    }
+    let mut host = Host::new();
+    let state = host.path("state").display().to_string();
+    host.behind(&format!("mkdir -p {state}; mount -t tmpfs -o size=128k none {state} || exit 1;"));
+    for name in ["a", "b", "c"] {
+        host.agent(name, "exec sleep 1000", &[]);
+    }
+    host.start();
+    host.wait_running("c");
+    // As the daemon sees it.
+    let inside = format!("/proc/{}/root{state}", host.pid());
+    let filler = format!("{inside}/filler");
+    let mut file = fs::File::create(&filler).expect("the new file system");
+    while file.write(&[0; 4096]).is_ok_and(|count| count > 0) {}
+    for name in ["a", "b", "c"] {
+        host.ok(&["stop", name]);
+    }
+    assert_eq!(said(&host, "No space left on device"), 1, "{}", host.logs());
+    host.ok(&["start", "a"]);
+    drop(file);
+    fs::remove_file(&filler).expect("the filler");
+    host.wait("the records to be written", || said(&host, "keeping records works again") == 1);
+    let record = |name: &str| {
+        let mut text = String::new();
+        let file = fs::File::open(format!("{inside}/agents/{name}.json"));
+        file.and_then(|mut file| file.read_to_string(&mut text)).expect("a record");
+        text
+    };
+    assert!(record("a").contains("\"up\"") && record("b").contains("\"down\"") && record("c").contains("\"down\""));
+}
+
+#[test]
+fn what_is_removed_is_made_again() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.agent("flaky", "sleep 0.3; exit 1", &[("restartsecs", "0.1"), ("retries", "100")]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    for directory in ["run", "log", "state"] {
+        fs::remove_dir_all(host.path(directory)).expect("a directory of the daemon");
+    }
+    host.wait("commands to be taken again", || host.path("run/bootagent.sock").exists() && host.seen("web").is_some());
+    host.wait("the log", || host.path("log/bootagent.log").exists());
+    host.ok(&["stop", "flaky"]);
+    host.wait("the record of an order", || host.path("state/agents/flaky.json").exists());
+    // A second daemon is still kept out, and the next one knows everything.
+    assert_eq!(host.cli(&["run"]).code, 1);
+    host.kill9();
+    host.start();
+    assert_eq!(host.wait_running("web").pid, pid);
+    assert!(host.seen("flaky").is_some_and(|agent| !agent.runs()));
+}
+
+#[test]
+fn storms_pass() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    // Ten thousand orphans, all of which become the daemon's.
+    let orphans = "for i in $(seq 100); do (for j in $(seq 100); do true & done) & done; wait; touch done; sleep 1000";
+    host.agent("orphans", orphans, &[("directory", &format!("\"{}\"", host.dir.display()))]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    for signal in ["HUP", "CHLD", "USR1", "PIPE"] {
+        let storm =
+            format!("i=0; while [ $i -lt 500 ]; do kill -s {signal} {} || exit 1; i=$((i+1)); done", host.pid());
+        assert!(Command::new("/bin/sh").args(["-c", &storm]).status().is_ok_and(|status| status.success()));
+    }
+    host.wait("the orphans to be made", || host.path("done").exists());
+    host.wait("all of them to be reaped", || {
+        let children = format!("/proc/{0}/task/{0}/children", host.pid());
+        fs::read_to_string(children).unwrap_or_default().split_whitespace().count() <= 3
+    });
+    assert_eq!(host.wait_running("web").pid, pid);
+    assert!(holds(Duration::from_millis(200), || host.seen("web").is_some_and(|agent| agent.runs())));
+}
