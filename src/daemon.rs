@@ -8,6 +8,7 @@ mod act;
 mod background;
 mod children;
 mod control;
+mod fault;
 mod load;
 mod mend;
 mod packages;
@@ -137,6 +138,7 @@ struct Daemon {
     quit: Option<u8>,
     /// As PID 1: what to do with the machine at the end.
     power: Option<Reboot>,
+    faults: fault::Faults,
     /// Held as long as we live: no other daemon on the same directories.
     _lock: File,
 }
@@ -312,6 +314,7 @@ impl Daemon {
         self.trees.turn();
         let mut actions = Vec::new();
         while let Some(event) = self.queue.pop_front() {
+            self.faults.event(&event);
             self.state.step(event, now(), &mut actions);
             self.perform(std::mem::take(&mut actions));
         }
@@ -319,6 +322,7 @@ impl Daemon {
 
     fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
+            self.faults.action(&action);
             self.act(action);
         }
     }

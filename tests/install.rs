@@ -15,6 +15,8 @@ use util::*;
 fn pair() -> (Server, Host) {
     let server = Server::new();
     let mut host = Host::with(&server);
+    // Others install packages on this host, too.
+    host.env("BOOTAGENT_LOCK_SECS", "0.2");
     host.start();
     (server, host)
 }

@@ -91,8 +91,16 @@ impl Daemon {
             Action::DropPackage(name, files) => self.drop_package(&name, &files),
 
             Action::SaveJob(record) => {
-                let result = self.store.write_job(&record).map_err(|error| error.to_string().into());
-                self.queue.push_back(Event::Saved(record.id, result));
+                // A job must not be further than what it has changed.
+                let result = self
+                    .catch_up()
+                    .and_then(|()| self.store.write_job(&record).map_err(|error| error.to_string().into()));
+                let id = record.id.clone();
+                if result.is_err() && record.phase == Phase::Taken {
+                    // Nobody waits for this one; until it is written the next daemon would send the result again.
+                    self.unsaved.insert(format!("job {id}"), Action::SaveJob(record));
+                }
+                self.queue.push_back(Event::Saved(id, result));
             }
             Action::FreshenJob(id, seq) => self.freshen(&id, seq),
             Action::DropJob(_)

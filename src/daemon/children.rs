@@ -267,6 +267,7 @@ impl Daemon {
         match self.spawn_tool(&job, &tool) {
             Ok(pid) => {
                 self.trees.add_ours(pid);
+                self.faults.pass("tool-spawned");
                 let process = Daemon::process(pid);
                 let text = format!("{} {}\n", process.pid, process.ticks);
                 let run_dir = Path::new(&*self.config.run_dir);

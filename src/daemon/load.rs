@@ -5,8 +5,8 @@ use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 
 use super::trust::Trust;
-use super::{now, Daemon, Options};
-use crate::host::disk::{make_dir, publish, reason};
+use super::{fault, now, Daemon, Options};
+use crate::host::disk::{list, make_dir, publish, reason};
 use crate::host::files;
 use crate::host::helper::{Binary, Identity};
 use crate::host::limits::Limits;
@@ -85,6 +85,7 @@ impl Daemon {
         let limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
         let mut trees = Trees::new(&config.state_dir);
         let stored = store.read_all();
+        let sound = stored.corrupt.iter().all(|corrupt| corrupt.job.is_some());
         let mut found = find(&config, &store, stored, &mut log, out);
         for (run, alive) in &mut found.runs {
             *alive = run.process.filter(|_| *alive).is_some_and(|process| trees.adopt(&run.name, process));
@@ -124,6 +125,7 @@ impl Daemon {
             unsaved: BTreeMap::new(),
             quit: None,
             power: None,
+            faults: fault::Faults::asked(),
             _lock: lock,
             config,
         };
@@ -135,7 +137,7 @@ impl Daemon {
             daemon.follow_process(&name, process);
             daemon.attach(&name, &[process]);
         }
-        daemon.drop_strays();
+        daemon.drop_strays(sound);
         daemon.tell_keys();
         Ok(daemon)
     }
@@ -155,14 +157,25 @@ impl Daemon {
         });
     }
 
-    /// Removes what jobs that are no more have left.
-    fn drop_strays(&mut self) {
+    /// Removes what jobs that are no more have left; packages only where all records of agents could be read.
+    fn drop_strays(&mut self, sound: bool) {
         for id in self.store.downloads() {
             if self.state.job(&id).is_none() {
                 let _ = self.store.remove_download(&id);
             }
         }
+        let run_dir = self.config.run_dir.clone();
+        for ending in [".pid", ".out"] {
+            for file in list(Path::new(&*run_dir), ending).unwrap_or_default() {
+                if file.strip_prefix("tool-").is_some_and(|id| self.state.job(id).is_none()) {
+                    let _ = fs::remove_file(Path::new(&*run_dir).join(file + ending));
+                }
+            }
+        }
         self.empty_trash();
+        if sound {
+            self.tidy_packages();
+        }
     }
 
     /// Reads all definitions again. A directory that cannot be read changes nothing.
@@ -301,12 +314,13 @@ fn state_options(options: &Options, config: &Config, log: &mut Log) -> state::Op
     state::Options {
         hostname: config.hostname.clone().unwrap_or_else(|| crate::sys::hostname().into()),
         version: concat!("bootagent-", env!("CARGO_PKG_VERSION"), "-", env!("BOOTAGENT_ARCH")).into(),
-        boot_id: boot_id(),
+        boot_id: fault::boot_id(boot_id()),
         servers: servers(options, config, log),
         step: config.step,
         splay: config.splay,
         policy: Policy { restartsecs: config.restartsecs, windowsecs: config.windowsecs, retries: config.retries },
         checksecs: config.checksecs,
+        times: fault::times(),
         packages: format!("{}/packages", config.state_dir).into(),
         signed: !config.trusted_keys.is_empty(),
         seed: u64::from_le_bytes(seed),
@@ -318,7 +332,7 @@ fn find(config: &Config, store: &Store, stored: Stored, log: &mut Log, out: &mut
     let mut damage: Vec<(Name, Box<str>)> = Vec::new();
     let mut problems: Vec<Box<str>> = Vec::new();
     let mut found = Found { identity: identity(stored.identity, log, out), ..Found::default() };
-    let boot = boot_id();
+    let boot = fault::boot_id(boot_id());
     let dir = &config.agents_dir;
     let sources = match files::read_directory(Path::new(&**dir)) {
         Ok(Some(sources)) => sources,

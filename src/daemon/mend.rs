@@ -37,6 +37,7 @@ impl Daemon {
                 (format!("agent {name}"), self.store.remove_run(name).and(self.store.remove_agent(name)))
             }
             Action::SaveRun(run) => (format!("run {}", run.name), self.store.write_run(run)),
+            Action::SaveJob(record) => (format!("job {}", record.id), self.store.write_job(record)),
             Action::DropJob(id) => (format!("job {id}"), self.store.remove_job(id)),
             Action::SaveSettings(settings) => ("settings".to_string(), self.store.write_settings(settings)),
             Action::SaveIdentity(identity) => ("identity".to_string(), self.store.write_identity(identity)),
@@ -47,6 +48,18 @@ impl Daemon {
             Err(_) => drop(self.unsaved.insert(key, action)),
         }
         self.complain(result);
+    }
+
+    /// Does again what did not work; an error while some of it still does not.
+    pub(super) fn catch_up(&mut self) -> Result<(), Box<str>> {
+        for (_, action) in std::mem::take(&mut self.unsaved) {
+            self.save(action);
+        }
+        // What matters to this boot only holds up no job.
+        if self.unsaved.keys().all(|key| key.starts_with("run ")) {
+            return Ok(());
+        }
+        Err(self.troubles.get(RECORDS).cloned().unwrap_or_default())
     }
 
     /// Says what became of writing or removing a record.
@@ -60,9 +73,8 @@ impl Daemon {
 
     /// Does again what did not work, and makes again what somebody removed.
     pub(super) fn mend(&mut self) {
-        for (_, action) in std::mem::take(&mut self.unsaved) {
-            self.save(action);
-        }
+        // What still does not work was said when it began.
+        let _ = self.catch_up();
         let run_dir = self.config.run_dir.clone();
         let run_dir = Path::new(&*run_dir);
         let identity = |found: fs::Metadata| (found.dev(), found.ino());

@@ -6,7 +6,7 @@ use std::os::unix::fs::{symlink, DirBuilderExt};
 use std::path::Path;
 
 use super::{Daemon, Errand};
-use crate::host::disk::{make_dir, reason};
+use crate::host::disk::{list, make_dir, reason};
 use crate::host::files;
 use crate::kernel::Level;
 use crate::model::event::Event;
@@ -51,7 +51,10 @@ impl Daemon {
         let to = dir.join(file);
         make_dir(&dir).map_err(|error| error.to_string())?;
         match fs::rename(&from, &to) {
-            Ok(()) => sync_dir(&dir),
+            Ok(()) => {
+                self.faults.pass("place-renamed");
+                sync_dir(&dir)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => Ok(()),
             Err(error) => Err(told("move", &from, &error).into()),
         }
@@ -65,6 +68,7 @@ impl Daemon {
             // Left by a job that was interrupted right here.
             self.throw_away(&to);
         }
+        self.faults.pass("rename-cleared");
         fs::rename(&from, &to).map_err(|error| told("move", &from, &error))?;
         sync_dir(&dir)
     }
@@ -78,6 +82,7 @@ impl Daemon {
         let (current, next) = (dir.join("current"), dir.join(".current"));
         let _ = fs::remove_file(&next);
         symlink(version, &next).map_err(|error| told("link", &next, &error))?;
+        self.faults.pass("link-made");
         fs::rename(&next, &current).map_err(|error| told("link", &current, &error))?;
         sync_dir(&dir)
     }
@@ -142,9 +147,9 @@ impl Daemon {
         if aside.exists() {
             self.throw_away(&aside);
         }
-        let strip = fs::rename(dir.join(&top), &aside)
-            .and_then(|()| fs::remove_dir(dir))
-            .and_then(|()| fs::rename(&aside, dir));
+        let mut strip = fs::rename(dir.join(&top), &aside).and_then(|()| fs::remove_dir(dir));
+        self.faults.pass("top-aside");
+        strip = strip.and_then(|()| fs::rename(&aside, dir));
         strip.map_err(|error| told("move", dir, &error).into())
     }
 
@@ -195,8 +200,40 @@ impl Daemon {
         // No agent can have this name, and no earlier daemon has used it.
         let away = self.store.packages_dir(&format!("{TRASH}{}-{}", monotonic().0, self.trash));
         match fs::rename(path, &away) {
-            Ok(()) => self.run_errand(&["rm", "-rf", "--", &away.to_string_lossy()]),
+            Ok(()) => {
+                self.faults.pass("thrown-away");
+                self.run_errand(&["rm", "-rf", "--", &away.to_string_lossy()]);
+            }
             Err(error) => self.say(Level::Warn, &told("remove", path, &error)),
+        }
+    }
+
+    /// Removes packages that nobody keeps, as a job whose record was lost leaves them, and sets right what is current.
+    pub(super) fn tidy_packages(&mut self) {
+        for name in list(&self.store.packages_dir(""), "").unwrap_or_default() {
+            // A record that could not be read is set aside, and its packages with it.
+            if name.starts_with('.') || self.store.agent_is_corrupt(&name) {
+                continue;
+            }
+            let Some(kept) = self.state.keeps(&name) else { continue };
+            let dir = self.store.packages_dir(&name);
+            if kept.is_empty() {
+                self.throw_away(&dir);
+                continue;
+            }
+            for file in list(&dir, "").unwrap_or_default() {
+                if file != "current" && !kept.iter().any(|kept| **kept == *file) {
+                    self.throw_away(&dir.join(file));
+                }
+            }
+            if let Some(version) = self.state.current(&name) {
+                if fs::read_link(dir.join("current")).is_ok_and(|found| found == Path::new(&*version)) {
+                    continue;
+                }
+                if let Err(why) = self.link(&name, &version) {
+                    self.say(Level::Error, &why);
+                }
+            }
         }
     }
 

@@ -160,6 +160,11 @@ impl Store {
         write_durable(&self.state_dir.join("agents"), &file, &record::write_agent(agent))
     }
 
+    /// Whether an agent's record was set aside, now or earlier.
+    pub fn agent_is_corrupt(&self, name: &str) -> bool {
+        self.state_dir.join("agents").join([name, RECORD, CORRUPT].concat()).exists()
+    }
+
     /// Keeps a job's record.
     ///
     /// # Errors

@@ -172,6 +172,8 @@ pub struct Agent {
     poll: (bool, bool),
     over_cpu: u32,
     check_failures: u32,
+    /// Its check has passed since its start.
+    passed: bool,
     /// The last measurement: when, and the processor time of the tree until then.
     sample: Option<(Time, Duration)>,
     /// Processor share in percent between the last two measurements.
@@ -196,6 +198,7 @@ impl Agent {
             poll: (false, false),
             over_cpu: 0,
             check_failures: 0,
+            passed: false,
             sample: None,
             cpu: None,
             memory: None,
@@ -250,6 +253,11 @@ impl Agent {
     /// Whether it is down only because nobody has started it yet.
     pub fn is_fresh(&self) -> bool {
         self.life == Life::Down && !self.rests
+    }
+
+    /// Whether its health check has passed since its start; one that has none is healthy.
+    pub fn is_healthy(&self) -> bool {
+        self.passed || self.definition.as_ref().is_none_or(|definition| definition.spec.check.is_none())
     }
 
     /// When its main process was started, while that runs.
@@ -630,6 +638,7 @@ impl Agent {
         *health = Health::Next(turn.now + check.interval);
         if exit == Exit::Code(0) {
             self.check_failures = 0;
+            self.passed = true;
             return;
         }
         self.check_failures += 1;
@@ -762,8 +771,11 @@ impl Agent {
     }
 
     fn first_check(&self, now: Time) -> Health {
-        match self.definition.as_ref().and_then(|definition| definition.spec.check.as_ref()) {
-            Some(check) => Health::Next(now + check.interval),
+        let spec = self.definition.as_ref().map(|definition| &definition.spec);
+        let startsecs = spec.map_or(Duration::ZERO, |spec| spec.startsecs);
+        match spec.and_then(|spec| spec.check.as_ref()) {
+            // By then at the latest it must do what it is for.
+            Some(check) => Health::Next(now + check.interval.min(startsecs)),
             None => Health::Off,
         }
     }
@@ -791,7 +803,7 @@ impl Agent {
         // Whoever finds the process without its own record knows then that it is a new one.
         self.save(turn);
         (self.sample, self.cpu, self.memory) = (None, None, None);
-        (self.over_cpu, self.check_failures) = (0, 0);
+        (self.over_cpu, self.check_failures, self.passed) = (0, 0, false);
         turn.out.push(Action::Start(self.record.name.clone()));
     }
 

@@ -109,8 +109,8 @@ const INSTALL: Duration = Duration::from_secs(900);
 /// The time a question to a package tool may take.
 const QUESTION: Duration = Duration::from_secs(60);
 
-/// How long a package manager's lock is waited for, and the pause between two tries.
-pub const LOCK_WAIT: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(5));
+/// How long a package manager's lock is waited for.
+pub const LOCK_WAIT: Duration = Duration::from_secs(600);
 
 fn tool(argv: &[&str], timeout: Duration) -> Tool {
     Tool { argv: argv.iter().map(|arg| Box::from(*arg)).collect(), timeout }
@@ -168,7 +168,8 @@ pub fn query(format: Format, package: &str) -> Option<Tool> {
 }
 
 /// Installs a package file, over another version of it where there is one, newer or older.
-/// `interrupted`: an installer was killed before, so that its database may need a repair first.
+/// `interrupted`: an installer was killed before, so that its database may need a repair first. Only the last tool must
+/// succeed: a repair may stumble over packages that are none of ours.
 pub fn install(format: Format, path: &str, interrupted: bool) -> Vec<Tool> {
     // Where the rpm database does not even know who provides /bin/sh, it does not describe this host, and no dependency
     // could ever be met: such a host uses rpm only to unpack.
@@ -195,7 +196,10 @@ pub fn remove(format: Format, package: &str) -> Option<Tool> {
     // A package that is not there is a success: an interrupted removal is done again.
     const RPM: &str = "rpm -q \"$1\" >/dev/null 2>&1 || exit 0; exec rpm -e \"$1\"";
     Some(match format {
-        Format::Deb => tool(&["dpkg", "--force-confdef", "--force-confold", "-P", package], INSTALL),
+        // One whose scripts were killed may be in any state.
+        Format::Deb => {
+            tool(&["dpkg", "--force-confdef", "--force-confold", "--force-remove-reinstreq", "-P", package], INSTALL)
+        }
         Format::Rpm => tool(&["sh", "-c", RPM, "rpm", package], INSTALL),
         Format::Apk => tool(&["apk", "del", package], INSTALL),
         Format::Ipk => tool(&["opkg", "remove", package], INSTALL),

@@ -52,6 +52,15 @@ pub struct Installed {
     pub file: Box<str>,
 }
 
+impl Installed {
+    /// What is kept of it below `packages/NAME/`.
+    pub fn files(&self) -> impl Iterator<Item = Box<str>> {
+        let dir = self.format.is_tar().then(|| self.package.clone());
+        let file = Some(self.file.clone()).filter(|file| !file.is_empty());
+        dir.into_iter().chain(file)
+    }
+}
+
 /// What is remembered of one agent over reboots.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AgentRecord {
@@ -72,7 +81,7 @@ pub struct AgentRecord {
 }
 
 /// Where a job stands; the names are those of the ledger (`bootagent jobs`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Recorded, waiting for its turn.
     Received,

@@ -34,6 +34,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Host {
     pub dir: PathBuf,
     config: BTreeMap<String, String>,
+    env: BTreeMap<&'static str, String>,
     daemon: Option<Child>,
     program: PathBuf,
 }
@@ -74,7 +75,8 @@ impl Host {
         for path in [dir.clone(), dir.join("agents.d")] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the test's own directory");
         }
-        let mut host = Host { dir, config: BTreeMap::new(), daemon: None, program: binary() };
+        let (config, env) = (BTreeMap::new(), BTreeMap::new());
+        let mut host = Host { dir, config, env, daemon: None, program: binary() };
         for (key, path) in [("agents_dir", "agents.d"), ("state_dir", "state"), ("run_dir", "run"), ("log_dir", "log")]
         {
             let path = json::to_string(&host.path(path).display().to_string());
@@ -98,6 +100,16 @@ impl Host {
             self.config.remove(key);
         } else {
             self.config.insert(key.to_string(), value.to_string());
+        }
+        self
+    }
+
+    /// Sets a variable in the daemon's environment; an empty one removes it. It counts from the next start on.
+    pub fn env(&mut self, key: &'static str, value: &str) -> &mut Host {
+        if value.is_empty() {
+            self.env.remove(key);
+        } else {
+            self.env.insert(key, value.to_string());
         }
         self
     }
@@ -181,6 +193,7 @@ impl Host {
         let mut command = Command::new(program);
         command.arg("-c").arg(self.path("bootagent.json")).args(args).stdin(Stdio::null());
         // What must not reach an agent, and what would make minreq start a thread.
+        command.envs(&self.env);
         command.env("BOOTAGENT_TEST_LEAK", "1").env("MINREQ_TIMEOUT", "1").current_dir("/");
         command
     }

@@ -204,6 +204,11 @@ impl Server {
         self.state().results.iter().filter(|(known, ..)| known == id).count()
     }
 
+    /// The codes of all taken results of a job.
+    pub fn codes(&self, id: &str) -> Vec<i64> {
+        self.state().results.iter().filter(|(known, ..)| known == id).map(|(_, code, _)| *code).collect()
+    }
+
     pub fn requests(&self) -> Vec<Request> {
         self.state().requests.clone()
     }

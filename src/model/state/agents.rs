@@ -82,7 +82,7 @@ impl State {
 
     fn wait_up(&mut self, client: Client, name: Name) {
         let lasting = self.startsecs(&name);
-        let goal = self.goal_up(&name, lasting);
+        let goal = self.goal_up(&name, lasting, false);
         self.waiters.push(Waiter { client, name, goal });
     }
 
@@ -92,12 +92,12 @@ impl State {
     }
 
     /// The goal of an agent that was just ordered up: the start that runs or is to come.
-    pub(super) fn goal_up(&self, name: &str, lasting: Duration) -> Goal {
+    pub(super) fn goal_up(&self, name: &str, lasting: Duration, healthy: bool) -> Goal {
         let generation = self.agents.get(name).map_or(0, |agent| match agent.life {
             Life::Starting | Life::Forking { .. } | Life::Running { .. } => agent.generation,
             Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Stopping(_) => agent.generation + 1,
         });
-        Goal::Up { generation, lasting }
+        Goal::Up { generation, lasting, healthy }
     }
 
     /// How far an agent is on the way to a goal.
@@ -114,12 +114,15 @@ impl State {
                 Progress::Missed("it was started again meanwhile".to_string())
             }
             Goal::Down => Progress::Wait(None),
-            Goal::Up { generation, lasting } => match &agent.life {
+            Goal::Up { generation, lasting, healthy } => match &agent.life {
                 Life::Running { since, .. } if agent.generation == generation => {
-                    if now.since(*since) >= lasting {
-                        Progress::Reached
-                    } else {
+                    if now.since(*since) < lasting {
                         Progress::Wait(Some(*since + lasting))
+                    } else if healthy && !agent.is_healthy() {
+                        // Until its check has passed once, or has failed too often and ended it.
+                        Progress::Wait(None)
+                    } else {
+                        Progress::Reached
                     }
                 }
                 Life::Starting | Life::Forking { .. } if agent.generation == generation => Progress::Wait(None),

@@ -28,9 +28,6 @@ const FETCH_TRIES: u32 = 8;
 /// The longest pause between two of them; the first is 1 s.
 const FETCH_PAUSE: Duration = Duration::from_secs(60);
 
-/// The pause before a record that could not be written is tried again.
-const SAVE_AGAIN: Duration = Duration::from_secs(10);
-
 /// The name by which jobs mean the daemon itself.
 pub const SELF: &str = "bootagent";
 
@@ -147,6 +144,8 @@ enum Purpose {
     Install,
     /// To remove the package.
     Remove,
+    /// To remove the package before it, which another kind of package has replaced.
+    Retire,
     /// To go back.
     Undo,
 }
@@ -220,12 +219,12 @@ impl Task {
         Some(self.record.received + expires)
     }
 
-    fn deadline(&self, sn: &str) -> Option<Time> {
+    fn deadline(&self, sn: &str, first: bool) -> Option<Time> {
         match &self.doing {
             Doing::SaveAgain(at) | Doing::FetchAgain(at) => Some(*at),
             Doing::Queued => {
-                let begin = self.begin_at(sn);
-                [Some(begin), self.expires_at()].into_iter().flatten().filter(|at| *at > self.record.received).min()
+                let begin = first.then(|| self.begin_at(sn));
+                [begin, self.expires_at()].into_iter().flatten().filter(|at| *at > self.record.received).min()
             }
             Doing::Tool(work) => Some(work.again.unwrap_or(work.deadline)),
             Doing::Saving
@@ -336,7 +335,12 @@ impl State {
                     self.unrecordable = false;
                     out.push(Action::Log(Level::Info, "jobs can be recorded again".into()));
                 }
-                self.act(index, now, out);
+                if self.shutdown.is_some() && !task.has_ended() {
+                    // The next daemon goes on from here.
+                    task.doing = Doing::Queued;
+                } else {
+                    self.act(index, now, out);
+                }
             }
             Err(why) if !task.recorded => {
                 self.tasks.remove(index);
@@ -349,8 +353,8 @@ impl State {
                 }
             }
             Err(why) => {
-                task.doing = Doing::SaveAgain(now.time + SAVE_AGAIN);
-                let wait = SAVE_AGAIN.as_secs();
+                task.doing = Doing::SaveAgain(now.time + self.options.times.save);
+                let wait = self.options.times.save.as_secs();
                 out.push(Action::Log(Level::Error, format!("job \"{id}\" waits, tried again in {wait} s: {why}")));
             }
         }
@@ -428,10 +432,14 @@ impl State {
     }
 
     fn follow_job(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+        // An agent that ends with the daemon says nothing about a job: the next daemon goes on with it.
+        if self.shutdown.is_some() {
+            return;
+        }
         let name = self.tasks[index].record.name.clone();
         match &self.tasks[index].doing {
-            Doing::Queued if self.shutdown.is_none() => self.follow_queued(index, &name, now, out),
-            Doing::WaitingForSlot if self.shutdown.is_none() && !self.is_fetching() => {
+            Doing::Queued => self.follow_queued(index, &name, now, out),
+            Doing::WaitingForSlot if !self.is_fetching() => {
                 self.tasks[index].doing = Doing::Fetching;
                 out.push(Action::Fetch(self.tasks[index].record.id.clone()));
             }
@@ -442,7 +450,7 @@ impl State {
                 let Some(goal) = self.tasks[index].goal else { return };
                 match self.progress(&name, goal, now.time) {
                     Progress::Wait(_) => {}
-                    Progress::Reached => self.settled(index, out),
+                    Progress::Reached => self.settled(index, now, out),
                     Progress::Missed(why) => self.not_settled(index, &why, now, out),
                 }
             }
@@ -489,8 +497,12 @@ impl State {
                 self.finish(index, Code::Refused, &text, out);
             }
             Order::Config { .. } if known.is_some() => self.overlay(index, out),
-            Order::Start | Order::Restart if known.is_some() => self.go(index, Phase::Starting, out),
-            Order::Stop | Order::Uninstall if known.is_some() => self.go(index, Phase::Starting, out),
+            Order::Start | Order::Restart | Order::Stop if known.is_some() => self.go(index, Phase::Starting, out),
+            Order::Uninstall if known.is_some() => {
+                let before = known.map(|agent| Box::new(agent.record.clone()));
+                self.tasks[index].record.before = before;
+                self.go(index, Phase::Starting, out);
+            }
             _ => self.finish(index, Code::NoAgent, &format!("no agent \"{name}\" on this host"), out),
         }
     }
@@ -593,8 +605,7 @@ impl State {
             Order::Restart if done_before => self.start_agent(index, now, out),
             Order::Restart => {
                 self.want(&name, Wanted::Up, now, out);
-                self.turn(&name, now, out, |agent, turn| agent.order_restart(turn));
-                self.watch_start(index, out);
+                self.stop_agent(index, now, out);
             }
             Order::Config { .. } => {
                 if let Some(agent) = self.agents.get_mut(&name) {
@@ -602,9 +613,8 @@ impl State {
                     agent.record.limits = job.limits.clone().or(agent.record.limits.take());
                     out.push(Action::SaveAgent(Box::new(agent.record.clone())));
                 }
-                self.refresh(&name, now, out);
                 match self.agents.get(&name).map(Agent::wanted) {
-                    Some(Wanted::Up) => self.watch_start(index, out),
+                    Some(Wanted::Up) => self.stop_agent(index, now, out),
                     _ => self.finish(index, Code::Success, "success, the agent is stopped", out),
                 }
             }
@@ -621,7 +631,7 @@ impl State {
 
     fn watch_start(&mut self, index: usize, out: &mut Vec<Action>) {
         let lasting = self.lasting(index);
-        let goal = self.goal_up(&self.tasks[index].record.name, lasting);
+        let goal = self.goal_up(&self.tasks[index].record.name, lasting, self.needs_health(index));
         self.tasks[index].goal = Some(goal);
         self.go(index, Phase::Settling, out);
     }
@@ -632,22 +642,28 @@ impl State {
         own.unwrap_or_else(|| self.startsecs(&task.record.name))
     }
 
+    /// Whether the agent must be healthy, too: where there is something to go back to.
+    fn needs_health(&self, index: usize) -> bool {
+        let task = &self.tasks[index];
+        !task.undoing() && task.record.before.is_some()
+    }
+
     /// The phase `Settling`: after an interruption the start that runs now is the one to watch.
     fn settle(&mut self, index: usize) {
         let lasting = self.lasting(index);
-        let generation = self.agents.get(&self.tasks[index].record.name).map_or(0, |agent| agent.generation);
+        let goal = self.goal_up(&self.tasks[index].record.name, lasting, self.needs_health(index));
         let task = &mut self.tasks[index];
-        task.goal.get_or_insert(Goal::Up { generation, lasting });
+        task.goal.get_or_insert(goal);
         task.doing = Doing::Settling;
     }
 
-    fn settled(&mut self, index: usize, out: &mut Vec<Action>) {
+    fn settled(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let task = &self.tasks[index];
         if task.undoing() {
             return self.undone(index, out);
         }
         match task.order() {
-            Some(Order::Install(_) | Order::Upgrade(_)) => self.installed(index, out),
+            Some(Order::Install(_) | Order::Upgrade(_)) => self.retire(index, now, out),
             _ => self.finish(index, Code::Success, "success", out),
         }
     }
@@ -682,6 +698,8 @@ impl State {
         match task.order() {
             Some(Order::Uninstall) => self.go(index, Phase::Installing, out),
             Some(Order::Install(_) | Order::Upgrade(_)) => self.switch_package(index, now, out),
+            // Not both in one phase: whose end it was must be known after an interruption.
+            Some(Order::Restart | Order::Config { .. }) => self.start_agent(index, now, out),
             _ => self.finish(index, Code::Success, "success", out),
         }
     }
@@ -719,10 +737,10 @@ impl State {
                     let text = format!("cannot download, tried {FETCH_TRIES} times: {reason}");
                     return self.finish(index, Code::Download, &text, out);
                 }
-                let pause = Duration::from_secs(1 << task.tries.saturating_sub(1)).min(FETCH_PAUSE);
+                let pause = (self.options.times.fetch * (1 << task.tries.saturating_sub(1))).min(FETCH_PAUSE);
                 task.doing = Doing::FetchAgain(now.time + pause);
                 let text =
-                    format!("job \"{id}\": download interrupted, tried again in {} s: {reason}", pause.as_secs());
+                    format!("job \"{id}\": download interrupted, tried again in {} s: {reason}", pause.as_secs_f64());
                 out.push(Action::Log(Level::Warn, text));
             }
         }
@@ -735,10 +753,10 @@ impl State {
         task.doing = Doing::Tool(Box::new(Toolwork {
             purpose,
             tools: tools.into(),
-            deadline: now.time + first.timeout,
+            deadline: now.time + first.timeout.min(self.options.times.tool),
             late: false,
             again: None,
-            lock_until: now.time + LOCK_WAIT.0,
+            lock_until: now.time + LOCK_WAIT,
         }));
         out.push(Action::Tool(task.record.id.clone(), first));
     }
@@ -749,18 +767,24 @@ impl State {
         let Doing::Tool(work) = &mut self.tasks[index].doing else { return };
         let program = work.tools.front().map(|tool| tool.argv.join(" ")).unwrap_or_default();
         let program = sanitize(&program, 100);
-        if exit == Exit::Code(0) {
+        let locked = exit != Exit::Code(0) && is_locked(output) && now.time < work.lock_until;
+        // What comes before the last one only prepares.
+        if exit == Exit::Code(0) || (work.tools.len() > 1 && !locked) {
+            if exit != Exit::Code(0) {
+                out.push(Action::Log(Level::Warn, format!("job \"{id}\": {program}: {exit}, going on without")));
+            }
+            work.late = false;
             work.tools.pop_front();
             if let Some(next) = work.tools.front().cloned() {
-                work.deadline = now.time + next.timeout;
+                work.deadline = now.time + next.timeout.min(self.options.times.tool);
                 out.push(Action::Tool(id.into(), next));
                 return;
             }
             let purpose = work.purpose;
             return self.tools_done(index, purpose, Ok(output), now, out);
         }
-        if is_locked(output) && now.time < work.lock_until {
-            work.again = Some(now.time + LOCK_WAIT.1);
+        if locked {
+            work.again = Some(now.time + self.options.times.lock);
             out.push(Action::Log(Level::Info, format!("job \"{id}\": {program} waits for a lock")));
             return;
         }
@@ -775,7 +799,11 @@ impl State {
 
     pub(super) fn tasks_deadline(&self) -> Option<Time> {
         let sn = &self.identity.sn;
-        let timers = self.tasks.iter().filter_map(|task| task.deadline(sn));
+        // A job that is not the first of its agent waits for no time but that of its expiry.
+        let first = |index: usize, task: &Task| {
+            self.tasks[..index].iter().all(|earlier| earlier.record.name != task.record.name || earlier.has_ended())
+        };
+        let timers = self.tasks.iter().enumerate().filter_map(|(index, task)| task.deadline(sn, first(index, task)));
         let settling = self
             .tasks
             .iter()
@@ -797,7 +825,7 @@ impl State {
                     Some(at) if at <= now.time => {
                         work.again = None;
                         if let Some(tool) = work.tools.front().cloned() {
-                            work.deadline = now.time + tool.timeout;
+                            work.deadline = now.time + tool.timeout.min(self.options.times.tool);
                             out.push(Action::Tool(id.clone(), tool));
                         }
                     }

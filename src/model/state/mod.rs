@@ -18,7 +18,7 @@ use crate::model::command::Answer;
 use crate::model::event::{Action, Client, Definition, Event, Now, Origin, Shutdown};
 use crate::model::job::JobId;
 use crate::model::pace::{Pace, Server};
-use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, Wanted};
+use crate::model::record::{AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, Wanted};
 use crate::model::report::Incident;
 use crate::model::restart::Policy;
 use crate::model::spec::{Name, Spec};
@@ -55,12 +55,38 @@ pub struct Options {
     pub policy: Policy,
     /// The time between two checks; polled limits are looked at every 10 s at least.
     pub checksecs: Duration,
+    /// How long jobs wait for what.
+    pub times: Times,
     /// Where packages are kept.
     pub packages: Box<str>,
     /// Only signed packages may be installed.
     pub signed: bool,
     /// Seed of the jitter.
     pub seed: u64,
+}
+
+/// How long jobs wait for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// A package tool that takes longer is killed, whatever its own limit says.
+    pub tool: Duration,
+    /// The pause before a tool tries again to get a lock.
+    pub lock: Duration,
+    /// The pause before the first new attempt at a download; it doubles.
+    pub fetch: Duration,
+    /// The pause before a job's record that could not be written is tried again.
+    pub save: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Times {
+        Times {
+            tool: Duration::MAX,
+            lock: Duration::from_secs(5),
+            fetch: Duration::from_secs(1),
+            save: Duration::from_secs(10),
+        }
+    }
 }
 
 /// What was found on the host at the daemon's start.
@@ -102,8 +128,8 @@ struct Waiter {
 /// What an agent must come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goal {
-    /// Start number `generation` runs and has done so for `lasting`.
-    Up { generation: u32, lasting: Duration },
+    /// Start number `generation` runs and has done so for `lasting`; `healthy`: and has passed its check, if it has one.
+    Up { generation: u32, lasting: Duration, healthy: bool },
     /// Nothing of it is left.
     Down,
 }
@@ -311,7 +337,8 @@ impl State {
         let agents = self.agents.values().filter_map(Agent::deadline).min();
         let waiters = self.waiters.iter().filter_map(|waiter| self.wait_until(&waiter.name, waiter.goal)).min();
         let talk = if self.shutdown.is_none() { self.pace.deadline(self.results_due()) } else { None };
-        [agents, waiters, talk, self.tasks_deadline(), self.poll_at, self.shutdown].into_iter().flatten().min()
+        let tasks = if self.shutdown.is_none() { self.tasks_deadline() } else { None };
+        [agents, waiters, talk, tasks, self.poll_at, self.shutdown].into_iter().flatten().min()
     }
 
     /// The host's identity as it is told.
@@ -342,6 +369,22 @@ impl State {
     /// The record of the open job with this id.
     pub fn job_record(&self, id: &str) -> Option<&JobRecord> {
         self.tasks.iter().map(|task| &task.record).find(|record| *record.id == *id)
+    }
+
+    /// What is to be kept below `packages/NAME/`; `None` while a job is at work there.
+    pub fn keeps(&self, name: &str) -> Option<Vec<Box<str>>> {
+        if self.tasks.iter().any(|task| *task.record.name == *name && task.record.phase != Phase::Done) {
+            return None;
+        }
+        let record = self.agents.get(name).map(|agent| &agent.record);
+        let kept = record.into_iter().flat_map(|record| [&record.package, &record.previous]).flatten();
+        Some(kept.flat_map(Installed::files).collect())
+    }
+
+    /// What `packages/NAME/current` is to point to, for an agent that came in a tar.
+    pub fn current(&self, name: &str) -> Option<Box<str>> {
+        let package = self.agents.get(name)?.record.package.as_ref()?;
+        package.format.is_tar().then(|| package.package.clone())
     }
 
     /// Everything that follows from a change anywhere: answers to people, jobs that go on, exchanges that are due.

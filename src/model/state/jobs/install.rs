@@ -1,10 +1,11 @@
 //! Packages: how a job installs, removes and undoes one, once its bytes are here.
 
 use super::{Ask, Chosen, Doing, Purpose};
+use crate::kernel::Level;
 use crate::model::agent::Agent;
 use crate::model::event::{Action, Definition, Now, Origin};
 use crate::model::job::{Code, Job, Order, Outcome, Source};
-use crate::model::package::{self, Format};
+use crate::model::package;
 use crate::model::record::{AgentRecord, Installed, Phase, Wanted};
 use crate::model::spec::{is_version, Spec};
 use crate::model::state::{is_file, State};
@@ -50,9 +51,15 @@ impl State {
         if !changed && (agent.running_since().is_some() || !starts) {
             return self.finish(index, Code::Success, "success, this package is installed already", out);
         }
-        let version = same.version.clone();
         self.tasks[index].record.package = Some(same);
-        let definition = job.definition.clone().filter(|_| !is_file(agent));
+        self.go(index, Phase::Installing, out);
+    }
+
+    /// The package is the one the agent has already: only what the job says about it is new.
+    fn keep_installed(&mut self, index: usize, version: Box<str>, out: &mut Vec<Action>) {
+        let Some(job) = self.tasks[index].job.clone() else { return };
+        let is_file = self.agents.get(&job.name).is_some_and(is_file);
+        let definition = job.definition.filter(|_| !is_file);
         let definition = definition.map(|spec| Definition { origin: Origin::Job, spec });
         self.adopt_package(index, Chosen { definition, version }, out);
     }
@@ -106,6 +113,12 @@ impl State {
         let Some(source) = self.source(index).cloned() else {
             return self.remove(index, now, out);
         };
+        let record = &self.tasks[index].record;
+        if let Some(same) = record.package.clone() {
+            if record.before.as_ref().is_some_and(|before| before.package.as_ref() == Some(&same)) {
+                return self.keep_installed(index, same.version, out);
+            }
+        }
         let file = State::kept_file(&source);
         if source.format.is_tar() {
             let (job, dir, format) = (self.tasks[index].record.id.clone(), UNPACK.into(), source.format);
@@ -161,22 +174,34 @@ impl State {
             }
             (Purpose::Remove, Ok(_)) => self.removed(index, out),
             (Purpose::Remove, Err(why)) => {
-                self.finish(index, Code::Install, &format!("cannot remove the package: {why}"), out);
+                self.undo(index, Code::Install, &format!("cannot remove the package: {why}"), now, out);
             }
-            (Purpose::Undo, Ok(_)) => self.package_undone(index, out),
-            (Purpose::Undo, Err(why)) => {
-                if let Some(outcome) = &mut self.tasks[index].record.outcome {
-                    *outcome = Outcome::new(outcome.code, &format!("{}; cannot go back: {why}", outcome.message));
+            (Purpose::Retire, result) => {
+                if let Err(why) = result {
+                    let text = format!("job \"{}\": the former package stays: {why}", self.tasks[index].record.id);
+                    out.push(Action::Log(Level::Warn, text));
                 }
-                self.package_undone(index, out);
+                self.installed(index, out);
             }
+            (Purpose::Undo, Ok(_)) => self.undo_link(index, out),
+            (Purpose::Undo, Err(why)) => {
+                self.not_undone(index, &why);
+                self.undo_link(index, out);
+            }
+        }
+    }
+
+    fn not_undone(&mut self, index: usize, why: &str) {
+        if let Some(outcome) = &mut self.tasks[index].record.outcome {
+            *outcome = Outcome::new(outcome.code, &format!("{}; cannot go back: {why}", outcome.message));
         }
     }
 
     /// The package's own name is known: was it there before, put there by somebody else?
     fn identified(&mut self, index: usize, package: Box<str>, version: Box<str>, now: Now, out: &mut Vec<Action>) {
         let Some(source) = self.source(index).cloned() else { return };
-        let ours = self.tasks[index].record.before.as_ref().is_some_and(|before| before.package.is_some());
+        let before = self.tasks[index].record.before.as_ref().and_then(|before| before.package.as_ref());
+        let ours = before.is_some_and(|old| old.format == source.format && old.package == package);
         let query = package::query(source.format, &package);
         let file = State::kept_file(&source);
         self.tasks[index].record.package =
@@ -273,7 +298,7 @@ impl State {
         if !source.format.is_tar() {
             return self.adopt_package(index, chosen, out);
         }
-        let dir = self.unpack_dir(&job, &source, &chosen.version);
+        let dir = self.unpack_dir(index, &source, &chosen.version);
         let (id, name) = (task.record.id.clone(), job.name.clone());
         self.tasks[index].record.package = Some(Installed {
             format: source.format,
@@ -287,12 +312,13 @@ impl State {
     }
 
     /// The directory of a version; another package of the same version gets one of its own.
-    fn unpack_dir(&self, job: &Job, source: &Source, version: &str) -> Box<str> {
+    fn unpack_dir(&self, index: usize, source: &Source, version: &str) -> Box<str> {
         let dir = if is_version(version) { version } else { "unversioned" };
         let taken =
             |installed: &Option<Installed>| installed.as_ref().is_some_and(|installed| *installed.package == *dir);
-        let record = self.agents.get(&job.name).map(|agent| &agent.record);
-        if dir == "current" || record.is_some_and(|record| taken(&record.package) || taken(&record.previous)) {
+        // As it was before the job: what an interrupted attempt put there is replaced.
+        let before = self.tasks[index].record.before.as_deref();
+        if dir == "current" || before.is_some_and(|before| taken(&before.package) || taken(&before.previous)) {
             format!("{dir}+{}", &State::kept_file(source)[..8]).into()
         } else {
             dir.into()
@@ -339,7 +365,7 @@ impl State {
     fn switched(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         match self.agents.get(&self.job_name(index)).map(Agent::wanted) {
             Some(Wanted::Up) => self.start_agent(index, now, out),
-            _ => self.installed(index, out),
+            _ => self.retire(index, now, out),
         }
     }
 
@@ -356,8 +382,22 @@ impl State {
             (Ask::Link, Ok(())) => self.switched(index, now, out),
             (Ask::Link, Err(why)) => self.undo(index, Code::Install, &format!("cannot install: {why}"), now, out),
             (Ask::UndoLink, Ok(())) => self.package_undone(index, out),
-            (Ask::UndoLink, Err(why)) => self.tools_done(index, Purpose::Undo, Err(why.into()), now, out),
+            (Ask::UndoLink, Err(why)) => {
+                self.not_undone(index, &why);
+                self.package_undone(index, out);
+            }
             (Ask::Verify | Ask::Unpack | Ask::Inspect | Ask::Recall, _) => {}
+        }
+    }
+
+    /// The new package is up: one of another kind or name that it replaced must not stay beside it.
+    pub(super) fn retire(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+        let old = self.tasks[index].record.before.as_ref().and_then(|before| before.package.as_ref());
+        let new = self.tasks[index].record.package.as_ref();
+        let tool = old.filter(|old| !new.is_some_and(|new| same_package(old, new)));
+        match tool.and_then(|old| package::remove(old.format, &old.package)) {
+            Some(tool) => self.run_tools(index, Purpose::Retire, vec![tool], now, out),
+            None => self.installed(index, out),
         }
     }
 
@@ -372,7 +412,7 @@ impl State {
             if let Some(old) = old.filter(|old| Some(old.digest) != new.as_ref().map(|new| new.digest)) {
                 if let Some(older) = agent.record.previous.replace(old) {
                     let in_use = [&agent.record.package, &agent.record.previous];
-                    drop.extend(files_of(&older).filter(|file| !in_use.iter().any(|installed| holds(installed, file))));
+                    drop.extend(older.files().filter(|file| !in_use.iter().any(|installed| holds(installed, file))));
                 }
             }
             if let Some(source) = source.filter(|source| source.format.is_tar()) {
@@ -387,7 +427,7 @@ impl State {
     }
 
     /// Goes back to what was there before the job, and says why.
-    pub(super) fn undo(&mut self, index: usize, code: Code, why: &str, _now: Now, out: &mut Vec<Action>) {
+    pub(super) fn undo(&mut self, index: usize, code: Code, why: &str, now: Now, out: &mut Vec<Action>) {
         let task = &mut self.tasks[index];
         let Some(before) = task.record.before.as_deref() else { return self.finish(index, code, why, out) };
         let new = task.record.package.as_ref();
@@ -402,31 +442,43 @@ impl State {
             }
             _ => Outcome::new(code, &format!("{why}; undone")),
         });
+        let (name, message) = (task.record.name.clone(), task.record.outcome.as_ref().map(|told| told.message.clone()));
+        self.incident(name, &message.unwrap_or_default(), now);
         self.go(index, Phase::Installing, out);
     }
 
     /// The agent is down: the package that was there before takes its place again.
     pub(super) fn undo_package(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        let name = self.job_name(index);
         let record = &self.tasks[index].record;
         let old = record.before.as_ref().and_then(|before| before.package.clone());
+        // What a removal left of a package is not much.
+        let removal = matches!(self.tasks[index].order(), Some(Order::Uninstall));
         let new = record.package.clone().filter(|new| old.as_ref().is_none_or(|old| old.digest != new.digest));
-        let foreign = record.foreign;
-        let id = record.id.clone();
-        match (old, new) {
-            (_, None) => self.package_undone(index, out),
-            (Some(old), Some(_)) if old.format.is_tar() => {
-                self.tasks[index].doing = Doing::Asked(Ask::UndoLink);
-                out.push(Action::Link(id, name, old.package));
+        let mut tools = Vec::new();
+        if let Some(new) = new.as_ref().filter(|new| !old.as_ref().is_some_and(|old| same_package(old, new))) {
+            tools.extend(package::remove(new.format, &new.package).filter(|_| !record.foreign));
+        }
+        if let Some(old) = old.filter(|_| new.is_some() || removal) {
+            let path = self.kept_path(&record.name, &old.file);
+            tools.extend(package::install(old.format, &path, false));
+        }
+        if tools.is_empty() {
+            self.undo_link(index, out);
+        } else {
+            self.run_tools(index, Purpose::Undo, tools, now, out);
+        }
+    }
+
+    /// A tar is what the host had before: it is the current one again.
+    fn undo_link(&mut self, index: usize, out: &mut Vec<Action>) {
+        let task = &mut self.tasks[index];
+        let old = task.record.before.as_ref().and_then(|before| before.package.clone());
+        match old.filter(|old| old.format.is_tar() && task.record.package.is_some()) {
+            Some(old) => {
+                task.doing = Doing::Asked(Ask::UndoLink);
+                out.push(Action::Link(task.record.id.clone(), task.record.name.clone(), old.package));
             }
-            (Some(old), Some(_)) => {
-                let tools = package::install(old.format, &self.kept_path(&name, &old.file), true);
-                self.run_tools(index, Purpose::Undo, tools, now, out);
-            }
-            (None, Some(new)) => match package::remove(new.format, &new.package) {
-                Some(tool) if !foreign => self.run_tools(index, Purpose::Undo, vec![tool], now, out),
-                _ => self.package_undone(index, out),
-            },
+            None => self.package_undone(index, out),
         }
     }
 
@@ -438,7 +490,7 @@ impl State {
         if let Some(source) = self.source(index).cloned() {
             drop.push(State::kept_file(&source));
         }
-        drop.extend(self.tasks[index].record.package.iter().flat_map(files_of));
+        drop.extend(self.tasks[index].record.package.iter().flat_map(Installed::files));
         drop.retain(|file| !holds(&before.package, file) && !holds(&before.previous, file));
         let fresh = before.package.is_none() && before.previous.is_none();
         out.push(Action::DropPackage(name.clone(), if fresh { Vec::new() } else { drop }));
@@ -486,14 +538,11 @@ fn version_of(job: &Job, source: &Source) -> Box<str> {
     }
 }
 
-/// What is kept of a package below `packages/NAME/`.
-fn files_of(installed: &Installed) -> impl Iterator<Item = Box<str>> {
-    let dir =
-        matches!(installed.format, Format::Tar | Format::TarGz | Format::TarXz).then(|| installed.package.clone());
-    let file = Some(installed.file.clone()).filter(|file| !file.is_empty());
-    dir.into_iter().chain(file)
+/// Whether the one takes the other's place in the package manager's database, or both are directories of ours.
+fn same_package(old: &Installed, new: &Installed) -> bool {
+    old.format.is_tar() && new.format.is_tar() || old.format == new.format && old.package == new.package
 }
 
 fn holds(installed: &Option<Installed>, file: &str) -> bool {
-    installed.as_ref().is_some_and(|installed| files_of(installed).any(|kept| *kept == *file))
+    installed.as_ref().is_some_and(|installed| installed.files().any(|kept| *kept == *file))
 }

@@ -1,0 +1,151 @@
+//! Faults that tests ask for, and the times they cannot wait for; in a release there is nothing of it.
+//!
+//! `BOOTAGENT_FAULT=POINT:N` stops the daemon with SIGSTOP as it comes by a point for the Nth time, counted from the
+//! first job it receives, so that a test can kill it there, fill its disk, or spoil its files and let it go on. A point is
+//! an action about to be done or an event about to be told, by its name. `BOOTAGENT_FAULT_LOG=FILE` lists the points as
+//! they are passed. `BOOTAGENT_BOOT_ID`, `BOOTAGENT_TOOL_SECS`, `_LOCK_SECS`, `_FETCH_SECS` and `_SAVE_SECS` stand in for what
+//! the kernel says and for the constants of `state::Times`.
+
+#[cfg(not(debug_assertions))]
+pub use none::*;
+#[cfg(debug_assertions)]
+pub use real::*;
+
+#[cfg(debug_assertions)]
+mod real {
+    use std::fmt::Debug;
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::time::Duration;
+
+    use crate::kernel::{Pid, Sig};
+    use crate::model::event::{Action, Event, Message, Reply};
+    use crate::model::record::Phase;
+    use crate::model::state::Times;
+    use crate::sys::process;
+
+    /// The fault that was asked for.
+    #[derive(Debug)]
+    pub struct Faults {
+        point: Option<(String, u32)>,
+        log: Option<String>,
+        /// A job was received.
+        armed: bool,
+    }
+
+    impl Faults {
+        /// As the environment says.
+        pub fn asked() -> Faults {
+            let point = std::env::var("BOOTAGENT_FAULT").ok().and_then(|text| {
+                let (point, count) = text.rsplit_once(':')?;
+                Some((point.to_string(), count.parse().ok()?))
+            });
+            Faults { point, log: std::env::var("BOOTAGENT_FAULT_LOG").ok(), armed: false }
+        }
+
+        /// An action is about to be done.
+        pub fn action(&mut self, action: &Action) {
+            if self.point.is_none() && self.log.is_none() {
+                return;
+            }
+            self.armed |= matches!(action, Action::SaveJob(record) if record.phase == Phase::Received);
+            match action {
+                Action::SaveJob(record) => {
+                    let undo = if record.outcome.is_some() && record.phase < Phase::Done { "-undo" } else { "" };
+                    self.pass(&format!("SaveJob-{}{undo}", record.phase.name()));
+                }
+                Action::Exchange(_, Message::Results(_)) => self.pass("Exchange-results"),
+                Action::Tool(_, tool) => self.pass(&format!("Tool-{}", tool.argv.len())),
+                _ => self.pass(&word(action)),
+            }
+        }
+
+        /// An event is about to be told.
+        pub fn event(&mut self, event: &Event) {
+            if self.point.is_none() && self.log.is_none() {
+                return;
+            }
+            match event {
+                Event::Replied(Reply::Taken) => self.pass("Replied-taken"),
+                _ => self.pass(&word(event)),
+            }
+        }
+
+        /// Something between two steps of one action.
+        pub fn pass(&mut self, point: &str) {
+            if !self.armed {
+                return;
+            }
+            if let Some(mut log) =
+                self.log.as_ref().and_then(|log| OpenOptions::new().append(true).create(true).open(log).ok())
+            {
+                let _ = writeln!(log, "{point}");
+            }
+            if let Some((wanted, left)) = self.point.as_mut().filter(|(wanted, _)| wanted == point) {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    eprintln!("bootagent: stops at {wanted}");
+                    self.point = None;
+                    if let Some(own) = Pid::new(process::own_id()) {
+                        let _ = process::signal(own, Sig::STOP);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The name of a variant.
+    fn word(value: &impl Debug) -> String {
+        let text = format!("{value:?}");
+        text.chars().take_while(|c| c.is_ascii_alphanumeric()).collect()
+    }
+
+    /// The boot id to believe in.
+    pub fn boot_id(real: Box<str>) -> Box<str> {
+        std::env::var("BOOTAGENT_BOOT_ID").map_or(real, Box::from)
+    }
+
+    /// The times of jobs.
+    pub fn times() -> Times {
+        let secs = |key: &str, usual: Duration| {
+            let text = std::env::var(key).ok().and_then(|text| text.parse().ok());
+            text.map_or(usual, Duration::from_secs_f64)
+        };
+        let usual = Times::default();
+        Times {
+            tool: secs("BOOTAGENT_TOOL_SECS", usual.tool),
+            lock: secs("BOOTAGENT_LOCK_SECS", usual.lock),
+            fetch: secs("BOOTAGENT_FETCH_SECS", usual.fetch),
+            save: secs("BOOTAGENT_SAVE_SECS", usual.save),
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+mod none {
+    use crate::model::event::{Action, Event};
+    use crate::model::state::Times;
+
+    #[derive(Debug)]
+    pub struct Faults;
+
+    impl Faults {
+        pub fn asked() -> Faults {
+            Faults
+        }
+
+        pub fn action(&mut self, _: &Action) {}
+
+        pub fn event(&mut self, _: &Event) {}
+
+        pub fn pass(&mut self, _: &str) {}
+    }
+
+    pub fn boot_id(real: Box<str>) -> Box<str> {
+        real
+    }
+
+    pub fn times() -> Times {
+        Times::default()
+    }
+}
