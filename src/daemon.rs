@@ -2,7 +2,7 @@
 //! because an action says so.
 //!
 //! `background` is what happens before there is a loop, `load` reads what is there at the start, `act` does what actions say, `children` makes and reaps processes, `packages`
-//! moves package files, `control` speaks with the commands. Nothing here sleeps, waits, resolves a name or moves bulk data.
+//! moves package files, `control` speaks with the commands, `reexec` puts another image in the place of this one. Nothing here sleeps, waits, resolves a name or moves bulk data.
 
 mod act;
 mod background;
@@ -12,6 +12,7 @@ mod fault;
 mod load;
 mod mend;
 mod packages;
+mod reexec;
 mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -140,12 +141,19 @@ struct Daemon {
     power: Option<Reboot>,
     faults: fault::Faults,
     /// Held as long as we live: no other daemon on the same directories.
-    _lock: File,
+    lock: File,
+    /// The installed binary.
+    program: String,
+    config_path: PathBuf,
+    /// The pipe to whoever watches this image while it is on trial.
+    watcher: Option<File>,
 }
 
 /// Runs the daemon until it is told to end; returns its exit code.
 pub fn run(options: Options) -> u8 {
-    let ready = match options.background.then(|| background::enter(&options)) {
+    let handover = reexec::handed_over();
+    let backgrounds = options.background && handover.is_none();
+    let ready = match backgrounds.then(|| background::enter(&options)) {
         None => None,
         Some(Ok(Background::Parent(code))) => return code,
         Some(Ok(Background::Child(ready))) => Some(ready),
@@ -155,7 +163,7 @@ pub fn run(options: Options) -> u8 {
         }
     };
     let mut actions = Vec::new();
-    let mut daemon = match Daemon::start(&options, &mut actions) {
+    let mut daemon = match Daemon::start(&options, handover, &mut actions) {
         Ok(daemon) => daemon,
         Err(message) => {
             eprintln!("bootagent: {message}");
@@ -163,6 +171,8 @@ pub fn run(options: Options) -> u8 {
         }
     };
     daemon.perform(actions);
+    // Children of an image before this one may have ended, and their signals been taken.
+    daemon.reap();
     if let Some(ready) = ready {
         daemon.tell_parent(ready);
     }
@@ -295,7 +305,7 @@ impl Daemon {
                     self.reload_keys();
                     self.reload();
                 }
-                Sig::USR2 => self.say(Level::Warn, "SIGUSR2: reexec is not possible yet"),
+                Sig::USR2 => self.queue.push_back(Event::Reexec),
                 _ => {}
             }
         }
@@ -361,6 +371,7 @@ impl Daemon {
         for (_, helper) in &mut self.helpers {
             helper.stop();
         }
+        self.dismiss_watcher();
         self.control.close();
         let _ = std::fs::remove_file(Path::new(&*self.config.run_dir).join(load::PID_FILE));
         self.say(Level::Info, "ended");

@@ -1,7 +1,7 @@
 //! The command line: options (getopts), usage, and which command gets them.
 //!
 //! Options may stand before or after the command, and each is accepted only by the commands that know it. Nothing is
-//! done here: `run` goes to `daemon`, the hidden `work` to `work`, everything else to `cli`. Exit codes: 0 done, 1 it
+//! done here: `run` goes to `daemon`, the hidden `work` and `watch` to `work`, everything else to `cli`. Exit codes: 0 done, 1 it
 //! did not work, 2 usage, 3 the daemon is not running.
 
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use bootagent::daemon;
 use bootagent::model::command::Command;
 use bootagent::model::pace::parse_servers;
 use bootagent::model::spec::is_name;
+use bootagent::work::watch::WORD as WATCH;
 
 /// Where the configuration is unless `-c` says otherwise.
 const CONFIG: &str = "/etc/bootagent/bootagent.json";
@@ -148,6 +149,7 @@ enum Wish {
     Init(String),
     Sha256(PathBuf),
     Work,
+    Watch(Vec<String>),
 }
 
 fn main() {
@@ -173,6 +175,7 @@ fn main() {
         Wish::Init(system) => cli::init::init(&system, &config, CONFIG).into(),
         Wish::Sha256(file) => cli::sha256(&file).into(),
         Wish::Work => bootagent::work::run(),
+        Wish::Watch(words) => bootagent::work::watch::run(&words),
     })
 }
 
@@ -194,6 +197,9 @@ fn usage(message: &str) -> ! {
 fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), String> {
     if args.len() == 1 && args[0] == "work" {
         return Ok((None, Wish::Work));
+    }
+    if let Some((WATCH, words)) = args.split_first().map(|(word, rest)| (word.as_str(), rest)) {
+        return Ok((None, Wish::Watch(words.to_vec())));
     }
     let mut options = getopts::Options::new();
     options

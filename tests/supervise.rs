@@ -526,22 +526,3 @@ fn an_unhealthy_agent_is_restarted() {
     let agent = host.wait_seen("web", "to come back", |agent| agent.runs() && agent.pid != pid);
     assert!(agent.failures >= 1, "{agent:?}");
 }
-
-#[test]
-fn a_reexec_disturbs_nothing() {
-    let mut host = Host::new();
-    host.agent("web", "exec sleep 1000", &[]);
-    host.start();
-    let (daemon, pid) = (host.pid(), host.wait_running("web").pid);
-    for _ in 0..3 {
-        host.ok(&["reexec"]);
-        assert!(host.lives(), "the daemon has another pid than {daemon}");
-        assert_eq!(host.wait_running("web").pid, pid);
-    }
-    // Still its child: the end is seen with its cause.
-    kill(pid, "KILL");
-    host.wait_seen("web", "to come back", |agent| agent.runs() && agent.pid != pid);
-    host.write("agents.d/bad.json", "{");
-    host.write("bootagent.json", "{ \"step\": }");
-    assert_eq!(host.cli(&["reexec"]).code, 1, "put in place with a configuration that it cannot read");
-}

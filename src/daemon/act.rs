@@ -33,14 +33,7 @@ impl Daemon {
                 let answer = Answer { code: 0, message: "".into(), body };
                 self.control.answer(client, &control::write_answer(&answer), monotonic());
             }
-            Action::Reexec(client) => {
-                let message = "reexec is not possible yet: restart the daemon with its init script";
-                if let Some(client) = client {
-                    let answer = Answer { code: 1, message: message.into(), body: "".into() };
-                    self.control.answer(client, &control::write_answer(&answer), monotonic());
-                }
-                self.say(Level::Warn, message);
-            }
+            Action::Reexec(program, until) => self.reexec(&program, until),
             Action::Quit(code) => self.quit = Some(code),
 
             Action::Start(name) => self.start_agent(name),
@@ -77,6 +70,10 @@ impl Daemon {
             Action::Rename { job, name, from, to } => {
                 let result = self.rename(&name, &from, &to);
                 self.queue.push_back(Event::Placed(job, result));
+            }
+            Action::Replace(id, program) => {
+                let result = self.replace(&program);
+                self.queue.push_back(Event::Placed(id, result));
             }
             Action::Link(id, name, dir) => {
                 let result = self.link(&name, &dir);

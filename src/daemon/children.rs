@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,8 @@ impl Daemon {
 
     /// Whether we lack the descriptors that a start takes, and what the kernel says about that.
     fn shortage(&self) -> Option<String> {
-        let spare: Result<Vec<File>, _> = (0..SPARE).map(|_| self._lock.try_clone()).collect();
+        let signals = self.signals.as_fd();
+        let spare: Result<Vec<OwnedFd>, _> = (0..SPARE).map(|_| signals.try_clone_to_owned()).collect();
         spare.err().map(|error| format!("no descriptors to spare: {}", reason(&error)))
     }
 
@@ -88,7 +89,7 @@ impl Daemon {
     }
 
     /// Our own limit of open files is not for our children.
-    fn restore_limits(&self, setup: &mut Setup) {
+    pub(super) fn restore_limits(&self, setup: &mut Setup) {
         if let Some((soft, hard)) = self.nofile {
             if !setup.rlimits.iter().any(|(resource, ..)| *resource == Resource::Nofile) {
                 setup.rlimits.push((Resource::Nofile, soft, hard));
@@ -258,10 +259,15 @@ impl Daemon {
     /// Runs a package tool, after one that an earlier daemon left running for the same job.
     pub(super) fn start_tool(&mut self, job: JobId, tool: Tool) {
         if let Some(left) = fs::read_to_string(self.tool_pid(&job)).ok().and_then(|text| parse_process(&text)) {
-            if proc::alive(left) && !self.owners.contains_key(&left.pid) {
+            let owned = self.owners.get(&left.pid) == Some(&Owner::Tool(job.clone()));
+            if owned || proc::alive(left) && !self.owners.contains_key(&left.pid) {
                 self.say(Level::Info, &format!("job \"{job}\": waits for process {} of an earlier daemon", left.pid));
                 self.tools.push((job.clone(), tool));
-                return self.watch(Owner::Tool(job), left);
+                // One of the image before this one is our child, and is reaped.
+                if !owned {
+                    self.watch(Owner::Tool(job), left);
+                }
+                return;
             }
         }
         match self.spawn_tool(&job, &tool) {

@@ -5,12 +5,13 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::reexec::taken;
 use crate::kernel::Time;
 use crate::model::command::Answer;
 use crate::model::event::{Client, Event};
@@ -18,6 +19,7 @@ use crate::sys::poll::PollFd;
 use crate::sys::process::set_umask;
 use crate::sys::{account, file};
 use crate::wire::control::{read_command, write_answer, MAX_COMMAND};
+use crate::wire::handover;
 
 /// Clients at a time; more wait in the socket's queue.
 const CLIENTS: usize = 64;
@@ -74,6 +76,49 @@ impl Control {
     pub fn listen_again(&mut self) -> io::Result<()> {
         (self.listener, self.place) = bind(&self.path)?;
         Ok(())
+    }
+
+    /// The socket as the image before this one had it, with its clients.
+    pub fn inherit(
+        listener: OwnedFd,
+        path: &Path,
+        last: u32,
+        connections: &[handover::Connection],
+        now: Time,
+    ) -> Control {
+        let connections = connections.iter().filter_map(|connection| {
+            Some(Connection {
+                client: Client(connection.client),
+                stream: taken(Some(connection.fd))?.into(),
+                line: connection.line.clone(),
+                answer: connection.answer.clone(),
+                waiting: connection.waiting,
+                late: (!connection.waiting).then(|| now + PATIENCE),
+            })
+        });
+        let connections = connections.collect();
+        // A socket that is not there is made again with the first check.
+        let place = fs::symlink_metadata(path).map_or((0, 0), |found| (found.dev(), found.ino()));
+        Control { listener: listener.into(), path: path.into(), place, connections, last, paused: Time::default() }
+    }
+
+    /// The number of the last client, and all clients, for the next image.
+    pub fn connections(&self) -> (u32, Vec<handover::Connection>) {
+        let connections = self.connections.iter().map(|connection| handover::Connection {
+            client: connection.client.0,
+            fd: connection.stream.as_raw_fd(),
+            line: connection.line.clone(),
+            answer: connection.answer.clone(),
+            waiting: connection.waiting,
+            command: None,
+        });
+        (self.last, connections.collect())
+    }
+
+    /// The descriptors that the next image needs: the socket's, then the clients'.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let clients = self.connections.iter().map(|connection| connection.stream.as_fd());
+        std::iter::once(self.listener.as_fd()).chain(clients)
     }
 
     /// What to poll for new clients, when there is room for them.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 
+use super::control::Control;
+use super::reexec::{installed, taken};
 use super::trust::Trust;
 use super::{fault, now, Daemon, Options};
 use crate::host::disk::{list, make_dir, publish, reason};
@@ -16,6 +18,7 @@ use crate::host::store::{boot_id, machine_id, uuid, Store, Stored};
 use crate::host::tree::Trees;
 use crate::kernel::{Gid, Level, Process, Resource, Sig, Uid};
 use crate::model::event::{Action, Definition, Event, Origin};
+use crate::model::job::{sanitize, MESSAGE_MAX};
 use crate::model::pace::{parse_servers, Server};
 use crate::model::record::{self, AgentRecord, Phase};
 use crate::model::restart::Policy;
@@ -26,12 +29,13 @@ use crate::sys::file::{lock_holder, open_nofollow, try_lock};
 use crate::sys::poll::Signals;
 use crate::sys::{account, monotonic, process, random};
 use crate::wire::config::{self, Config, Source};
+use crate::wire::handover::Handover;
 use crate::wire::proto;
+use crate::work::watch;
 
 /// Below `run_dir`; told for people and init scripts, never believed by us.
 pub const PID_FILE: &str = "bootagent.pid";
 
-pub(super) const LOCK_FILE: &str = "bootagent.lock";
 const SOCKET: &str = "bootagent.sock";
 
 /// Made by the first daemon of a boot.
@@ -48,14 +52,23 @@ impl Daemon {
     ///
     /// # Errors
     /// Why there can be no daemon.
-    pub(super) fn start(options: &Options, out: &mut Vec<Action>) -> Result<Daemon, String> {
+    pub(super) fn start(
+        options: &Options,
+        handover: Option<Result<Handover, String>>,
+        out: &mut Vec<Action>,
+    ) -> Result<Daemon, String> {
         let mut notes: Vec<(Level, String)> = Vec::new();
+        let unreadable = |why: &String| format!("what the image before this one left cannot be read: {why}");
+        notes.extend(handover.as_ref().and_then(|read| read.as_ref().err()).map(|why| (Level::Error, unreadable(why))));
+        let mut handover = handover.and_then(Result::ok);
         let config = configure(options, &mut notes);
         // Modes are what is asked for, whoever starts us.
         process::set_umask(0o022);
         let run_dir = Path::new(&*config.run_dir);
         make_dir(run_dir).map_err(|error| format!("{error}; want a run_dir that can be written"))?;
-        let lock = lock(run_dir)?;
+        let kept = handover.as_ref().filter(|left| left.run_dir == *config.run_dir);
+        let (locked, listener) = (kept.and_then(|left| taken(left.lock)), kept.and_then(|left| taken(left.listener)));
+        let lock = locked.map_or_else(|| lock(run_dir), |fd| Ok(fd.into()))?;
         let (state_dir, log_dir) = (Path::new(&*config.state_dir), Path::new(&*config.log_dir));
         let store = Store::open(state_dir, run_dir).unwrap_or_else(|error| {
             notes.push((Level::Error, format!("{error}; nothing can be remembered until that is mended")));
@@ -64,11 +77,22 @@ impl Daemon {
         let mut log = Log::new(log_dir, config.log_level, !options.background);
         let signals = Signals::new(&[Sig::CHLD, Sig::TERM, Sig::INT, Sig::QUIT, Sig::HUP, Sig::USR1, Sig::USR2])
             .map_err(|error| format!("cannot take signals: {error}"))?;
-        let failures = FailurePipe::new().map_err(|error| format!("cannot make a pipe: {error}"))?;
-        let control = super::Control::listen(&run_dir.join(SOCKET))
-            .map_err(|error| format!("cannot listen on \"{}\": {error}", run_dir.join(SOCKET).display()))?;
+        let ends = handover.as_ref().and_then(|left| left.failures);
+        let ends = ends.and_then(|(read, write)| taken(Some(read)).zip(taken(Some(write))));
+        let failures = ends
+            .map_or_else(FailurePipe::new, |(read, write)| FailurePipe::from_fds(read, write))
+            .map_err(|error| format!("cannot make a pipe: {error}"))?;
+        let socket = run_dir.join(SOCKET);
+        let control = match (listener, &handover) {
+            (Some(listener), Some(left)) => {
+                Control::inherit(listener, &socket, left.last_client, &left.connections, monotonic())
+            }
+            _ => Control::listen(&socket)
+                .map_err(|error| format!("cannot listen on \"{}\": {error}", socket.display()))?,
+        };
         protect(&mut notes);
-        let nofile = raise_files();
+        let nofile = handover.as_ref().and_then(|left| left.nofile).or_else(raise_files);
+        let program = handover.as_ref().map_or_else(installed, |left| left.program.clone());
         let helper = helper_identity(&config);
         if let Err(why) = &helper {
             notes.push((Level::Error, format!("{why}: there will be no exchanges with servers")));
@@ -88,7 +112,10 @@ impl Daemon {
         let sound = stored.corrupt.iter().all(|corrupt| corrupt.job.is_some());
         let mut found = find(&config, &store, stored, &mut log, out);
         for (run, alive) in &mut found.runs {
-            *alive = run.process.filter(|_| *alive).is_some_and(|process| trees.adopt(&run.name, process));
+            *alive = run
+                .process
+                .filter(|_| *alive)
+                .is_some_and(|process| trees.adopt(&run.name, process) || is_unreaped(process));
         }
         let strays = trees.leftovers(&limits);
         for (name, left) in &strays {
@@ -96,7 +123,10 @@ impl Daemon {
             let started = |process| proc::age(process).map_or(now().time, |age| now().time.before(age));
             found.strays.push((name.clone(), left.main.map(|main| (main, started(main)))));
         }
-        let options = state_options(options, &config, &mut log);
+        found.carried = handover.as_mut().map(|left| std::mem::take(&mut left.carried));
+        found.undone = undone(run_dir);
+        let config_path = options.config_path.clone();
+        let options = state_options(options, &config, &program, &mut log);
         log.write(Level::Info, &format!("{} begins, process {}", options.version, process::own_id()));
         let state = State::new(options, found, now(), out);
         let mut daemon = Daemon {
@@ -126,7 +156,10 @@ impl Daemon {
             quit: None,
             power: None,
             faults: fault::Faults::asked(),
-            _lock: lock,
+            lock,
+            program,
+            config_path,
+            watcher: None,
             config,
         };
         for (name, left) in strays {
@@ -136,6 +169,9 @@ impl Daemon {
         for (name, process) in running.collect::<Vec<_>>() {
             daemon.follow_process(&name, process);
             daemon.attach(&name, &[process]);
+        }
+        if let Some(left) = handover {
+            daemon.inherit(left);
         }
         daemon.drop_strays(sound);
         daemon.tell_keys();
@@ -234,7 +270,7 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Config {
 }
 
 pub(super) fn lock(run_dir: &Path) -> Result<File, String> {
-    let path = run_dir.join(LOCK_FILE);
+    let path = run_dir.join(watch::LOCK);
     let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
         .map_err(|error| format!("cannot open \"{}\": {error}", path.display()))?;
     match try_lock(&file) {
@@ -305,7 +341,7 @@ fn servers(options: &Options, config: &Config, log: &mut Log) -> Vec<Server> {
     })
 }
 
-fn state_options(options: &Options, config: &Config, log: &mut Log) -> state::Options {
+fn state_options(options: &Options, config: &Config, program: &str, log: &mut Log) -> state::Options {
     let mut seed = [0; 8];
     if let Err(error) = random(&mut seed) {
         log.write(Level::Warn, &format!("no random numbers, jitter comes from the clock: {error}"));
@@ -323,6 +359,8 @@ fn state_options(options: &Options, config: &Config, log: &mut Log) -> state::Op
         times: fault::times(),
         packages: format!("{}/packages", config.state_dir).into(),
         signed: !config.trusted_keys.is_empty(),
+        program: program.into(),
+        config: options.config_path.to_string_lossy().into(),
         seed: u64::from_le_bytes(seed),
     }
 }
@@ -372,11 +410,25 @@ fn find(config: &Config, store: &Store, stored: Stored, log: &mut Log, out: &mut
     }
     found.leftovers = first_of_boot(config, &boot);
     for run in stored.runs.into_iter().filter(|run| run.boot_id == boot && !boot.is_empty()) {
-        let alive = run.process.is_some_and(|process| process.ticks != 0 && proc::alive(process));
+        let alive =
+            run.process.is_some_and(|process| process.ticks != 0 && (proc::alive(process) || is_unreaped(process)));
         found.runs.push((run, alive));
     }
     found.damage = damage;
     found
+}
+
+/// Whether it has ended as a child of ours, so that we shall hear how: from the time of the image before this one.
+fn is_unreaped(process: crate::kernel::Process) -> bool {
+    proc::stat(process.pid).is_some_and(|stat| stat.process == process && stat.parent == process::own_id())
+}
+
+/// Why a watcher brought this binary back, if one did.
+fn undone(run_dir: &Path) -> Option<Box<str>> {
+    let path = run_dir.join(watch::UNDONE);
+    let text = fs::read_to_string(&path).ok()?;
+    let _ = fs::remove_file(&path);
+    Some(sanitize(&text, MESSAGE_MAX).into())
 }
 
 /// Whether another daemon lived in this boot before; leaves a sign that one did.

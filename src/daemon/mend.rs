@@ -10,6 +10,7 @@ use crate::host::disk::{make_dir, reason, Error};
 use crate::kernel::Level;
 use crate::model::event::Action;
 use crate::sys::process;
+use crate::work::watch;
 
 /// What `fares` calls the records.
 const RECORDS: &str = "keeping records";
@@ -78,14 +79,14 @@ impl Daemon {
         let run_dir = self.config.run_dir.clone();
         let run_dir = Path::new(&*run_dir);
         let identity = |found: fs::Metadata| (found.dev(), found.ino());
-        let held = self._lock.metadata().map(identity).ok();
-        let unlocked = fs::symlink_metadata(run_dir.join(load::LOCK_FILE)).map(identity).ok() != held;
+        let held = self.lock.metadata().map(identity).ok();
+        let unlocked = fs::symlink_metadata(run_dir.join(watch::LOCK)).map(identity).ok() != held;
         if !unlocked && !self.control.is_lost() && run_dir.join("agents").is_dir() {
             return self.fares("run_dir", None);
         }
         let mended = make_dir(run_dir).map_err(|error| error.to_string()).and_then(|()| {
             if unlocked {
-                self._lock = load::lock(run_dir)?;
+                self.lock = load::lock(run_dir)?;
             }
             self.control.listen_again().map_err(|error| format!("cannot listen in {run_dir:?}: {}", reason(&error)))
         });

@@ -186,7 +186,11 @@ fn fill(mut file: File, content: &[u8], mode: u32, durable: bool) -> io::Result<
     }
 }
 
-fn sync_dir(dir: &Path) -> Result<(), Error> {
+/// Waits until what was made, renamed or removed in a directory is so on disk.
+///
+/// # Errors
+/// When that cannot be done.
+pub fn sync_dir(dir: &Path) -> Result<(), Error> {
     match File::open(dir).and_then(|dir| dir.sync_all()) {
         // Some file systems cannot do it, fsync(2); there is no other way to ask them.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),

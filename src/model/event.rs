@@ -130,6 +130,10 @@ pub enum Event {
     Gone(Client),
     /// The daemon is to end.
     Shutdown(Shutdown),
+    /// A signal asks for a reexec.
+    Reexec,
+    /// The answer to `Action::Reexec`, when this image still runs: why.
+    NotReexeced(Box<str>),
 
     /// An agent's process was made.
     Started {
@@ -213,7 +217,7 @@ pub enum Event {
     Verified(JobId, Result<(), Box<str>>),
     /// The answer to `Action::Unpack`.
     Unpacked(JobId, Result<(), Box<str>>),
-    /// The answer to `Action::Place`, `Action::Rename` and `Action::Link`.
+    /// The answer to `Action::Place`, `Action::Rename`, `Action::Link` and `Action::Replace`.
     Placed(JobId, Result<(), Box<str>>),
     /// The answer to `Action::Inspect`: the package's own definition, if it has one.
     Inspected(JobId, Result<Option<Box<Spec>>, Box<str>>),
@@ -241,8 +245,9 @@ pub enum Action {
     AnswerReport(Client, Box<Report>),
     /// Answer a client with the ledger: these entries, and those of the taken jobs from their records.
     AnswerJobs(Client, Vec<Entry>),
-    /// Put the binary on disk in this one's place, then answer the client, if there is one.
-    Reexec(Option<Client>),
+    /// Execute a binary in the place of this image. With a time it is on trial: a watcher sees to it that the installed one
+    /// runs again, should it end or still be on trial then.
+    Reexec(Box<str>, Option<Time>),
     /// End the daemon with this exit code.
     Quit(u8),
 
@@ -313,6 +318,8 @@ pub enum Action {
         /// A definition that a job gave.
         text: Option<Box<str>>,
     },
+    /// Put this binary in the place of the installed one: it is no longer on trial.
+    Replace(JobId, Box<str>),
     /// Let `packages/NAME/current` point to `DIR`.
     Link(JobId, Name, Box<str>),
     /// Remove these files and directories below `packages/NAME/`; all of it, where the list is empty.

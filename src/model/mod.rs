@@ -11,5 +11,6 @@ pub mod record;
 pub mod report;
 pub mod trust;
 pub mod event;
+pub mod carried;
 pub mod agent;
 pub mod state;

@@ -123,6 +123,23 @@ struct Channel {
     failures: u32,
 }
 
+/// What one image of the daemon leaves to the next of its pace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Times {
+    /// When the next status is due, and failed rounds in a row before it.
+    pub status: (Time, u32),
+    /// The same of results.
+    pub results: (Time, u32),
+    /// An extra status is due.
+    pub extra: Option<Time>,
+    /// When one may be sent again.
+    pub extra_again: Time,
+    /// The server that answered last.
+    pub server: Box<str>,
+    /// Servers that asked to be left alone, until when.
+    pub held: Vec<(Box<str>, Time)>,
+}
+
 /// When and to which server to talk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pace {
@@ -183,6 +200,29 @@ impl Pace {
             round: None,
             busy: false,
         }
+    }
+
+    /// What the next image is to know.
+    pub fn times(&self) -> Times {
+        Times {
+            status: (self.status.at, self.status.failures),
+            results: (self.results.at, self.results.failures),
+            extra: self.extra,
+            extra_again: self.extra_again,
+            server: self.server().map_or("".into(), |server| server.base.clone()),
+            held: self.held.iter().map(|(server, until)| (server.base.clone(), *until)).collect(),
+        }
+    }
+
+    /// Goes on as the image before, with a step that may be another one by now.
+    pub fn go_on(&mut self, times: Times, now: Time) {
+        let latest = now + self.jitter();
+        self.status = Channel { at: times.status.0.min(latest), failures: times.status.1 };
+        self.results = Channel { at: times.results.0.min(latest), failures: times.results.1 };
+        (self.extra, self.extra_again) = (times.extra, times.extra_again);
+        let known = self.given.iter().chain(&self.default).position(|server| server.base == times.server);
+        self.current = known.unwrap_or(0);
+        self.held = times.held.into_iter().map(|(base, until)| (Server { base }, until)).collect();
     }
 
     /// The reporting interval.

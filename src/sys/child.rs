@@ -10,7 +10,7 @@ use std::ffi::{c_char, CStr, CString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::process::{
     exit_now, fork, limit, own_id, parent_id, prctl, set_limit, set_umask, start_session, Fork, UNUSED,
@@ -147,7 +147,7 @@ impl FailurePipe {
         FailurePipe::from_fds(read, write)
     }
 
-    /// The one that another image of this process had, from what `into_fds` gave.
+    /// The one that another image of this process had, from its `ends`.
     pub fn from_fds(read: OwnedFd, write: OwnedFd) -> io::Result<FailurePipe> {
         set_nonblocking(read.as_fd())?;
         set_nonblocking(write.as_fd())?;
@@ -155,12 +155,12 @@ impl FailurePipe {
     }
 
     /// Its ends, reading one first, for the next image; what was not asked for yet goes back into it.
-    pub fn into_fds(mut self) -> (OwnedFd, OwnedFd) {
-        for (pid, failure) in &self.seen {
+    pub fn ends(&mut self) -> [BorrowedFd<'_>; 2] {
+        for (pid, failure) in self.seen.drain(..) {
             // A full pipe would lose the reason only, never the exit status 127.
-            let _ = self.write.write(&encode(*pid, failure));
+            let _ = self.write.write(&encode(pid, &failure));
         }
-        (self.read.into(), self.write.into())
+        [self.read.as_fd(), self.write.as_fd()]
     }
 
     /// Why the child `pid`, which has just been reaped, never became its program; `None` when it did.
@@ -481,7 +481,7 @@ mod tests {
         assert_eq!(pipe.take(c), None);
         assert_eq!(pipe.take(b), Some(EXEC));
         assert_eq!(pipe.take(b), None);
-        let (read, write) = pipe.into_fds();
+        let [read, write] = pipe.ends().map(|end| end.try_clone_to_owned().unwrap());
         let mut next = FailurePipe::from_fds(read, write).unwrap();
         assert_eq!(next.take(a), Some(LIMITS));
     }

@@ -10,3 +10,4 @@ pub mod record;
 pub mod order;
 pub mod proto;
 pub mod sign;
+pub mod handover;

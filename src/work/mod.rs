@@ -12,6 +12,7 @@ mod tar;
 mod unpack;
 pub mod url;
 mod verify;
+pub mod watch;
 
 use std::fs::File;
 use std::io::{self, Read, Write};

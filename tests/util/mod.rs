@@ -36,7 +36,7 @@ pub struct Host {
     config: BTreeMap<String, String>,
     env: BTreeMap<&'static str, String>,
     daemon: Option<Child>,
-    program: PathBuf,
+    pub program: PathBuf,
 }
 
 /// How a command ended and what it said.
@@ -196,6 +196,13 @@ impl Host {
         command.envs(&self.env);
         command.env("BOOTAGENT_TEST_LEAK", "1").env("MINREQ_TIMEOUT", "1").current_dir("/");
         command
+    }
+
+    /// Gives this host a copy of the binary of its own, which may be replaced.
+    pub fn install(&mut self) {
+        self.program = self.path("bin/bootagent");
+        fs::create_dir_all(self.path("bin")).expect("the host's directory can be written");
+        fs::copy(binary(), &self.program).expect("the host's directory can be written");
     }
 
     /// The daemon's process id.

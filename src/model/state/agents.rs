@@ -54,7 +54,7 @@ impl State {
                 let entries = self.entries(now);
                 out.push(Action::AnswerJobs(client, entries));
             }
-            Command::Reexec => out.push(Action::Reexec(Some(client))),
+            Command::Reexec => self.reexec(Some(client), now, out),
         }
     }
 
@@ -69,6 +69,9 @@ impl State {
         self.waiters.retain(|waiter| waiter.client != client);
         self.reporting.retain(|waiting| *waiting != client);
         self.measuring.clients.retain(|(waiting, _)| *waiting != client);
+        if let Some(renewal) = &mut self.renewal {
+            renewal.clients.retain(|waiting| *waiting != client);
+        }
     }
 
     /// Remembers what an agent should be, before anything is done about it.

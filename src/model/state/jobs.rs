@@ -5,12 +5,14 @@
 //! stays in its record until the end; `undo` goes back to that.
 
 mod install;
+mod own;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::renewal::RENEWAL;
 use super::{Goal, Progress, State};
 use crate::kernel::{Exit, Level, Time};
 use crate::model::agent::Agent;
@@ -85,6 +87,10 @@ enum Doing {
     Settling,
     /// A server list is on trial.
     Trial,
+    /// Another image of the daemon is being tried, or is about to take our place.
+    Renewing,
+    /// This image must exchange something with a server by then.
+    Proving(Time),
     /// The result is to be sent.
     Ended,
 }
@@ -108,6 +114,8 @@ enum Ask {
     UndoLink,
     /// For the definition that was in force before.
     Recall,
+    /// To put this image in the place of the installed one.
+    Replace,
 }
 
 /// What an agent becomes with a new package.
@@ -221,7 +229,7 @@ impl Task {
 
     fn deadline(&self, sn: &str, first: bool) -> Option<Time> {
         match &self.doing {
-            Doing::SaveAgain(at) | Doing::FetchAgain(at) => Some(*at),
+            Doing::SaveAgain(at) | Doing::FetchAgain(at) | Doing::Proving(at) => Some(*at),
             Doing::Queued => {
                 let begin = first.then(|| self.begin_at(sn));
                 [begin, self.expires_at()].into_iter().flatten().filter(|at| *at > self.record.received).min()
@@ -234,6 +242,7 @@ impl Task {
             | Doing::StoppingAgent
             | Doing::Settling
             | Doing::Trial
+            | Doing::Renewing
             | Doing::Ended => None,
         }
     }
@@ -384,15 +393,17 @@ impl State {
     /// Does what a job's phase is for; harmless when some of it was done before.
     fn act(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let task = &mut self.tasks[index];
+        let own = *task.record.name == *SELF;
         match task.record.phase {
             Phase::Received => {
                 task.doing = Doing::Queued;
-                if matches!(task.order(), Some(Order::Stop | Order::Uninstall)) {
+                if matches!(task.order(), Some(Order::Stop | Order::Uninstall)) && !own {
                     self.cancel_queued(index, out);
                 }
             }
             Phase::Downloading => task.doing = Doing::WaitingForSlot,
             Phase::Verified => self.keep_package(index, out),
+            Phase::Installing | Phase::Starting | Phase::Settling if own => self.act_own(index, now, out),
             Phase::Installing if task.undoing() => self.stop_agent(index, now, out),
             Phase::Installing => self.install(index, now, out),
             Phase::Starting => self.start(index, now, out),
@@ -439,10 +450,11 @@ impl State {
         let name = self.tasks[index].record.name.clone();
         match &self.tasks[index].doing {
             Doing::Queued => self.follow_queued(index, &name, now, out),
-            Doing::WaitingForSlot if !self.is_fetching() => {
+            Doing::WaitingForSlot if !self.is_leaving() && !self.is_fetching() => {
                 self.tasks[index].doing = Doing::Fetching;
                 out.push(Action::Fetch(self.tasks[index].record.id.clone()));
             }
+            Doing::Renewing if self.shutdown.is_none() && !self.is_renewing() => self.follow_own(index, now, out),
             Doing::StoppingAgent if self.agents.get(&name).is_none_or(Agent::is_down) => {
                 self.agent_stopped(index, now, out);
             }
@@ -456,6 +468,11 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    /// Whether a package is being verified or unpacked.
+    pub(super) fn is_unpacking(&self) -> bool {
+        self.tasks.iter().any(|task| matches!(task.doing, Doing::Asked(Ask::Verify | Ask::Unpack)))
     }
 
     fn is_fetching(&self) -> bool {
@@ -485,7 +502,7 @@ impl State {
         }
         let name = job.name.clone();
         if *name == *SELF {
-            return self.begin_self(index, out);
+            return self.begin_own(index, out);
         }
         let known = self.agents.get(&name);
         match &job.order {
@@ -504,17 +521,6 @@ impl State {
                 self.go(index, Phase::Starting, out);
             }
             _ => self.finish(index, Code::NoAgent, &format!("no agent \"{name}\" on this host"), out),
-        }
-    }
-
-    /// What is ordered of the daemon itself.
-    fn begin_self(&mut self, index: usize, out: &mut Vec<Action>) {
-        match self.tasks[index].order() {
-            Some(Order::Restart) => {
-                self.finish(index, Code::Success, "success", out);
-                out.push(Action::Reexec(None));
-            }
-            _ => self.finish(index, Code::Refused, "only upgrade and restart can be done to bootagent", out),
         }
     }
 
@@ -763,6 +769,9 @@ impl State {
 
     /// A package tool ended.
     pub(super) fn tool_done(&mut self, id: &str, exit: Exit, output: &str, now: Now, out: &mut Vec<Action>) {
+        if id == RENEWAL {
+            return self.renewal_tried(exit, output, now, out);
+        }
         let Some(index) = self.index(id) else { return };
         let Doing::Tool(work) = &mut self.tasks[index].doing else { return };
         let program = work.tools.front().map(|tool| tool.argv.join(" ")).unwrap_or_default();
@@ -813,6 +822,7 @@ impl State {
     }
 
     pub(super) fn tasks_due(&mut self, now: Now, out: &mut Vec<Action>) {
+        self.proof_due(now, out);
         for task in &mut self.tasks {
             let id = &task.record.id;
             match &mut task.doing {
@@ -874,6 +884,10 @@ impl State {
             }
             Doing::Tool(work) if work.again.is_some() => "waits for the package manager's lock".to_string(),
             Doing::Trial => "the new server list is on trial".to_string(),
+            Doing::Renewing => "the daemon is being replaced".to_string(),
+            Doing::Proving(at) => {
+                format!("an exchange with a server must come within {} s", at.since(now.time).as_secs())
+            }
             Doing::Ended if task.sending.refusals > 0 => "the server does not take the result".to_string(),
             _ if task.undoing() => "being undone".to_string(),
             _ => String::new(),

@@ -1,10 +1,11 @@
 //! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to do.
 //!
 //! `agents.rs` beside this file applies events to agents and answers people, `jobs.rs` moves jobs from phase to phase,
-//! `talk.rs` speaks with the servers. No clock, file, socket or log: the same events give the same actions, always.
+//! `talk.rs` speaks with the servers, `renewal.rs` puts another image in the daemon's place. No clock, file, socket or log: the same events give the same actions, always.
 
 mod agents;
 mod jobs;
+mod renewal;
 mod talk;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use crate::kernel::{Level, Process, Time};
 use crate::model::agent::{Agent, Turn};
+use crate::model::carried::Carried;
 use crate::model::command::Answer;
 use crate::model::event::{Action, Client, Definition, Event, Now, Origin, Shutdown};
 use crate::model::job::JobId;
@@ -23,6 +25,7 @@ use crate::model::report::Incident;
 use crate::model::restart::Policy;
 use crate::model::spec::{Name, Spec};
 use jobs::Task;
+use renewal::Renewal;
 
 /// Incidents kept for the next report; older ones are dropped and counted.
 const INCIDENTS: usize = 128;
@@ -61,6 +64,10 @@ pub struct Options {
     pub packages: Box<str>,
     /// Only signed packages may be installed.
     pub signed: bool,
+    /// The installed binary.
+    pub program: Box<str>,
+    /// The configuration file.
+    pub config: Box<str>,
     /// Seed of the jitter.
     pub seed: u64,
 }
@@ -115,6 +122,10 @@ pub struct Found {
     pub damaged_jobs: Vec<JobId>,
     /// Another daemon lived in this boot: processes of it may be about.
     pub leftovers: bool,
+    /// What the image before this one left.
+    pub carried: Option<Carried>,
+    /// Why the watcher of a new image brought this one back.
+    pub undone: Option<Box<str>>,
 }
 
 /// Someone waits for an agent to be up or down.
@@ -191,6 +202,14 @@ pub struct State {
     shutdown: Option<Time>,
     /// An installer was killed: the package database may need a repair.
     interrupted: bool,
+    /// Another image is about to take our place.
+    renewal: Option<Renewal>,
+    /// The job that put this image in its place.
+    renewed_by: Option<JobId>,
+    /// This image is on trial until then.
+    trial: Option<Time>,
+    /// Why the watcher of a new image brought this one back.
+    undone: Option<Box<str>>,
 }
 
 /// How long a shutdown waits for agents that do not even end by SIGKILL.
@@ -225,7 +244,11 @@ impl State {
             clock: None,
             shutdown: None,
             unrecordable: false,
-            interrupted: found.leftovers,
+            interrupted: found.leftovers && found.carried.is_none(),
+            renewal: None,
+            renewed_by: None,
+            trial: None,
+            undone: found.undone,
         };
         state.watch_clock(now, out);
         if !state.pace.has_servers() {
@@ -245,7 +268,10 @@ impl State {
             state.agents.entry(name.clone()).or_insert_with(fresh).define(Some(definition));
         }
         state.load_jobs(found.jobs, found.damaged_jobs, now, out);
-        state.resume_agents(found.runs, found.strays, now, out);
+        state.resume_agents(found.runs, found.strays, found.carried.is_some(), now, out);
+        if let Some(carried) = found.carried {
+            state.go_on(carried, now, out);
+        }
         state.follow(now, out);
         state
     }
@@ -255,6 +281,7 @@ impl State {
         &mut self,
         runs: Vec<(RunRecord, bool)>,
         strays: Vec<(Name, Option<(Process, Time)>)>,
+        renewed: bool,
         now: Now,
         out: &mut Vec<Action>,
     ) {
@@ -266,7 +293,13 @@ impl State {
         }
         for (run, alive) in runs {
             let more = strays.iter().any(|(name, _)| *name == run.name);
-            self.turn(&run.name.clone(), now, out, |agent, turn| agent.resume(&run, alive, more, turn));
+            self.turn(&run.name.clone(), now, out, |agent, turn| {
+                agent.resume(&run, alive, more, turn);
+                if renewed && alive {
+                    // It never was without its daemon: no news for the server.
+                    turn.told.clear();
+                }
+            });
         }
         for (name, main) in strays {
             self.turn(&name, now, out, |agent, turn| agent.strayed(main, turn));
@@ -292,6 +325,8 @@ impl State {
             Event::Command(client, command) => self.command(client, command, now, out),
             Event::Gone(client) => self.client_gone(client),
             Event::Shutdown(how) => self.shut_down(how, now, out),
+            Event::Reexec => self.reexec(None, now, out),
+            Event::NotReexeced(why) => self.not_renewed(&why, out),
             Event::Started { name, process, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);
                 self.turn(&name, now, out, |agent, turn| agent.started(process, by, turn));
@@ -336,9 +371,12 @@ impl State {
     pub fn deadline(&self) -> Option<Time> {
         let agents = self.agents.values().filter_map(Agent::deadline).min();
         let waiters = self.waiters.iter().filter_map(|waiter| self.wait_until(&waiter.name, waiter.goal)).min();
-        let talk = if self.shutdown.is_none() { self.pace.deadline(self.results_due()) } else { None };
+        let talks = self.shutdown.is_none() && !self.is_leaving();
+        let talk = if talks { self.pace.deadline(self.results_due()) } else { None };
+        let renewal = self.renewal.as_ref().and_then(Renewal::deadline);
         let tasks = if self.shutdown.is_none() { self.tasks_deadline() } else { None };
-        [agents, waiters, talk, tasks, self.poll_at, self.shutdown].into_iter().flatten().min()
+        let timers = [agents, waiters, talk, tasks, self.poll_at, self.shutdown, renewal];
+        timers.into_iter().flatten().min()
     }
 
     /// The host's identity as it is told.
@@ -392,6 +430,7 @@ impl State {
         self.follow_waiters(now, out);
         self.follow_jobs(now, out);
         self.follow_leaving(out);
+        self.follow_renewal(now, out);
         if self.shutdown.is_none() {
             self.follow_talk(now, out);
         } else if self.agents.values().all(|agent| agent.is_down()) || self.shutdown.is_some_and(|at| at <= now.time) {
@@ -414,6 +453,7 @@ impl State {
             }
         }
         self.tasks_due(now, out);
+        self.renewal_due(now, out);
     }
 
     /// Lets one agent take a step, and notices when that changes its state.

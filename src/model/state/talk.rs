@@ -19,8 +19,8 @@ impl State {
 
     /// Starts the exchange that is due, if any.
     pub(super) fn follow_talk(&mut self, now: Now, out: &mut Vec<Action>) {
-        // A measurement under way is a status that is about to be sent.
-        if self.measuring.report.is_some() {
+        // A measurement under way is a status that is about to be sent; an image that is leaving begins nothing new.
+        if self.measuring.report.is_some() || self.is_leaving() {
             return;
         }
         let results = self.results_due().is_some_and(|at| at <= now.time);
@@ -77,6 +77,9 @@ impl State {
         let on_trial = self.pace.on_trial();
         let good = good && !(on_trial && matches!(reply, Reply::Jobs { errcode: None, .. }));
         let (talk, round) = self.pace.answered(good, retry_after, now.time);
+        if good {
+            self.proven(out);
+        }
         let Some(talk) = talk else { return };
         let name = server.as_ref().map_or("", |server| &*server.base);
         let first = good && *self.heard != *name;

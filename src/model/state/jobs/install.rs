@@ -1,6 +1,6 @@
 //! Packages: how a job installs, removes and undoes one, once its bytes are here.
 
-use super::{Ask, Chosen, Doing, Purpose};
+use super::{Ask, Chosen, Doing, Purpose, SELF};
 use crate::kernel::Level;
 use crate::model::agent::Agent;
 use crate::model::event::{Action, Definition, Now, Origin};
@@ -14,7 +14,7 @@ use crate::model::state::{is_file, State};
 const UNPACK: &str = ".unpack";
 
 impl State {
-    fn source(&self, index: usize) -> Option<&Source> {
+    pub(super) fn source(&self, index: usize) -> Option<&Source> {
         match &self.tasks[index].job.as_ref()?.order {
             Order::Install(source) | Order::Upgrade(source) => Some(source),
             Order::Uninstall | Order::Start | Order::Stop | Order::Restart | Order::Config { .. } => None,
@@ -22,7 +22,7 @@ impl State {
     }
 
     /// The name under which a package file is kept below `packages/NAME/`.
-    fn kept_file(source: &Source) -> Box<str> {
+    pub(super) fn kept_file(source: &Source) -> Box<str> {
         let digest = source.digest.to_string();
         format!("{}{}", &digest["SHA256:".len()..][..16], source.format.ending()).into()
     }
@@ -241,6 +241,7 @@ impl State {
     pub(in super::super) fn unpacked(&mut self, id: &str, result: Result<(), Box<str>>, out: &mut Vec<Action>) {
         let Some((index, Ask::Unpack)) = self.asked(id) else { return };
         match result {
+            result if *self.tasks[index].record.name == *SELF => self.unpacked_own(index, result, out),
             Ok(()) => self.inspect(index, UNPACK, out),
             Err(why) => self.discard(index, Code::Install, &format!("cannot install: {why}"), out),
         }
@@ -386,6 +387,7 @@ impl State {
                 self.not_undone(index, &why);
                 self.package_undone(index, out);
             }
+            (Ask::Replace, result) => self.replaced(index, result, out),
             (Ask::Verify | Ask::Unpack | Ask::Inspect | Ask::Recall, _) => {}
         }
     }

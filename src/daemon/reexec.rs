@@ -1,0 +1,255 @@
+//! Another image in the place of this one: what is handed over, the exec, and what the new image finds.
+//!
+//! The process stays the same, and with it its children and locks. Descriptors that are to stay are kept open over the exec;
+//! which is which stands in a file without a name, whose descriptor an environment variable tells. No child sees it.
+//! An image on trial is watched by a child of the one before it (`work::watch`).
+
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Daemon, Owner};
+use crate::host::disk::{reason, sync_dir};
+use crate::host::files;
+use crate::kernel::{Level, Time};
+use crate::model::event::{Client, Event};
+use crate::sys::child::{spawn_child, Setup};
+use crate::sys::file::open_nofollow;
+use crate::sys::{inherited, pipe, process, set_cloexec};
+use crate::wire::handover::{self, Handover};
+use crate::work::watch;
+
+/// Tells the new image the number of the descriptor that all else stands in.
+const VARIABLE: &str = "BOOTAGENT_HANDOVER";
+
+/// How much later than its own time an image on trial is ended by its watcher, if it does not go back by itself.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What the image before this one handed over; `Err`: it did, and it cannot be read.
+pub fn handed_over() -> Option<Result<Handover, String>> {
+    let number = std::env::var(VARIABLE).ok()?;
+    std::env::remove_var(VARIABLE);
+    let file = number.parse().map_err(|_| format!("\"{number}\" is no descriptor"));
+    let text = file.and_then(|number| {
+        let mut text = String::new();
+        let mut file = File::from(inherited(number).map_err(|error| reason(&error))?);
+        let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text));
+        read.map(|_| text).map_err(|error| reason(&error))
+    });
+    let handover = text.and_then(|text| handover::read(&text));
+    match &handover {
+        Ok(handover) if handover.pid != process::own_id() => Some(Err("it is of another process".to_string())),
+        _ => Some(handover),
+    }
+}
+
+/// The descriptor that was handed over under this number.
+pub fn taken(number: Option<i32>) -> Option<OwnedFd> {
+    inherited(number?).ok()
+}
+
+/// The path of the installed binary: as it was called, where that is a path, so that a link stays one.
+pub fn installed() -> String {
+    let called = std::env::args_os().next().filter(|name| name.as_bytes().contains(&b'/')).map(PathBuf::from);
+    let called = called.and_then(|name| std::path::absolute(name).ok()).filter(|path| path.exists());
+    let path = called.or_else(|| std::env::current_exe().ok()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+    let path = path.to_string_lossy().into_owned();
+    // What the kernel adds to the name of a binary that was replaced since.
+    path.strip_suffix(" (deleted)").unwrap_or(&path).to_string()
+}
+
+impl Daemon {
+    /// Executes `program` in our place; returns only when that cannot be done.
+    pub(super) fn reexec(&mut self, program: &str, until: Option<Time>) {
+        let Err(why) = self.execute(program, until);
+        self.dismiss_watcher();
+        self.queue.push_back(Event::NotReexeced(why.into()));
+    }
+
+    fn execute(&mut self, program: &str, until: Option<Time>) -> Result<Infallible, String> {
+        self.keep_places()?;
+        for (_, helper) in &mut self.helpers {
+            helper.stop();
+        }
+        let checks: Vec<Owner> =
+            self.owners.values().filter(|owner| matches!(owner, Owner::Check(_))).cloned().collect();
+        for check in checks {
+            self.kill_owned(&check);
+        }
+        match until {
+            Some(until) => self.start_watcher(until + GRACE)?,
+            None => self.dismiss_watcher(),
+        }
+        let told = |what: &str, error: io::Error| format!("cannot {what}: {}", reason(&error));
+        let path = CString::new(program).map_err(|error| told("execute it", error.into()))?;
+        let file = self.write_handover(until).map_err(|error| told("write down what is handed over", error))?;
+        let argv: Vec<CString> = std::env::args_os().map(|arg| text(&arg)).collect();
+        let envp = environment(Some(file.as_raw_fd()));
+        self.say(Level::Info, &format!("executing \"{program}\""));
+        let Daemon { lock, control, failures, watcher, .. } = self;
+        let mut kept: Vec<BorrowedFd> = vec![file.as_fd(), lock.as_fd()];
+        kept.extend(control.descriptors());
+        kept.extend(failures.ends());
+        kept.extend(watcher.as_ref().map(AsFd::as_fd));
+        let open = kept.iter().try_for_each(|fd| set_cloexec(*fd, false));
+        let failed = match open {
+            Ok(()) => process::exec(&path, &argv, &envp),
+            Err(error) => error,
+        };
+        for fd in kept {
+            let _ = set_cloexec(fd, true);
+        }
+        Err(format!("cannot execute \"{program}\": {}", reason(&failed)))
+    }
+
+    /// Records and sockets are looked for where they are now: another place would be another daemon.
+    fn keep_places(&self) -> Result<(), String> {
+        let next = files::read_config(&self.config_path).config;
+        for (key, now, next) in
+            [("run_dir", &self.config.run_dir, &next.run_dir), ("state_dir", &self.config.state_dir, &next.state_dir)]
+        {
+            if now != next {
+                return Err(format!("{key} is \"{next}\" now, and was \"{now}\": stop the daemon and start it anew"));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_handover(&mut self, until: Option<Time>) -> io::Result<File> {
+        let (mut tools, mut errands) = (Vec::new(), Vec::new());
+        for (pid, owner) in &self.owners {
+            match owner {
+                Owner::Agent(_) => {}
+                Owner::Tool(job) => tools.push((*pid, job.clone())),
+                Owner::Check(_) | Owner::Helper | Owner::Errand => errands.push(*pid),
+            }
+        }
+        let (last_client, mut connections) = self.control.connections();
+        for (client, command) in self.state.waiting() {
+            if let Some(found) = connections.iter_mut().find(|connection| connection.client == client.0) {
+                found.command = Some(command);
+            }
+        }
+        let [read, write] = self.failures.ends().map(|end| end.as_raw_fd());
+        let handover = Handover {
+            pid: process::own_id(),
+            program: self.program.clone(),
+            run_dir: self.config.run_dir.to_string(),
+            lock: Some(self.lock.as_raw_fd()),
+            listener: self.control.descriptors().next().map(|fd| fd.as_raw_fd()),
+            failures: Some((read, write)),
+            watcher: self.watcher.as_ref().map(AsRawFd::as_raw_fd),
+            nofile: self.nofile,
+            last_client,
+            connections,
+            tools,
+            errands,
+            carried: self.state.carry(until),
+        };
+        let path = Path::new(&*self.config.run_dir).join("handover");
+        let _ = fs::remove_file(&path);
+        let mut file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create_new(true), 0o600)?;
+        let written = file.write_all(handover::write(&handover).as_bytes());
+        fs::remove_file(&path)?;
+        written.map(|()| file)
+    }
+
+    /// Takes what the image before this one left, beside what is taken at the start.
+    pub(super) fn inherit(&mut self, handover: Handover) {
+        for (pid, owner) in handover
+            .tools
+            .into_iter()
+            .map(|(pid, job)| (pid, Owner::Tool(job)))
+            .chain(handover.errands.into_iter().map(|pid| (pid, Owner::Errand)))
+        {
+            self.trees.add_ours(pid);
+            self.owners.insert(pid, owner);
+        }
+        self.watcher = taken(handover.watcher).map(File::from);
+        for connection in handover.connections {
+            if let Some(command) = connection.command {
+                self.queue.push_back(Event::Command(Client(connection.client), command));
+            }
+        }
+    }
+
+    /// Has a child of this image see to it that the installed binary runs again, should the next one end or hang.
+    fn start_watcher(&mut self, until: Time) -> Result<(), String> {
+        let started = (|| {
+            let (read, write) = pipe()?;
+            let mut argv = vec![c"bootagent".to_owned(), text(OsStr::new(watch::WORD))];
+            let own = process::own_id().to_string();
+            for word in [&*own, &until.0.to_string(), &*self.config.run_dir, &self.program] {
+                argv.push(text(OsStr::new(word)));
+            }
+            argv.extend(std::env::args_os().map(|arg| text(&arg)));
+            let mut setup = Setup::new(self.binary.program()?, argv, environment(None));
+            setup.stdin = Some(read);
+            setup.stdout = io::stdout().as_fd().try_clone_to_owned().ok();
+            setup.stderr = io::stderr().as_fd().try_clone_to_owned().ok();
+            // What it may execute finds its files as we do.
+            setup.directory = std::env::current_dir().map_or(c"/".to_owned(), |dir| text(dir.as_os_str()));
+            self.restore_limits(&mut setup);
+            spawn_child(&setup, &self.failures).map(|pid| (pid, write))
+        })();
+        let (pid, write) = started.map_err(|error: io::Error| format!("cannot start a watcher: {}", reason(&error)))?;
+        self.trees.add_ours(pid);
+        self.owners.insert(pid, Owner::Errand);
+        self.watcher = Some(File::from(write));
+        Ok(())
+    }
+
+    /// Tells the watcher of this image, if there is one, that it is not needed any more.
+    pub(super) fn dismiss_watcher(&mut self) {
+        if let Some(mut watcher) = self.watcher.take() {
+            // One that has ended is as good.
+            let _ = watcher.write_all(&[watch::DISMISSED]);
+        }
+    }
+
+    /// Puts this binary in the place of the installed one, in one step.
+    pub(super) fn replace(&mut self, from: &str) -> Result<(), Box<str>> {
+        let told = |path: &Path, error: &io::Error| format!("cannot write \"{}\": {}", path.display(), reason(error));
+        // A link to the binary stays one.
+        let program = fs::canonicalize(&self.program).unwrap_or_else(|_| PathBuf::from(&self.program));
+        let mut next = OsString::from(&program);
+        next.push(".new");
+        let next = PathBuf::from(next);
+        if Path::new(from).exists() {
+            let copied = fs::copy(from, &next)
+                .and_then(|_| match fs::metadata(&program) {
+                    Ok(old) => fs::set_permissions(&next, old.permissions()),
+                    Err(_) => Ok(()),
+                })
+                .and_then(|()| File::open(&next)?.sync_all())
+                .and_then(|()| fs::rename(&next, &program));
+            if let Err(error) = copied {
+                let _ = fs::remove_file(&next);
+                return Err(told(&program, &error).into());
+            }
+            sync_dir(program.parent().unwrap_or(Path::new("/"))).map_err(|error| error.to_string())?;
+        }
+        self.dismiss_watcher();
+        Ok(())
+    }
+}
+
+/// Our environment, with the descriptor of a handover.
+fn environment(handover: Option<i32>) -> Vec<CString> {
+    let mut envp = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        envp.push(text(OsStr::from_bytes(&[name.as_bytes(), b"=", value.as_bytes()].concat())));
+    }
+    envp.extend(handover.map(|fd| text(OsStr::new(&format!("{VARIABLE}={fd}")))));
+    envp
+}
+
+/// What came from the kernel as a C string is one.
+fn text(text: &OsStr) -> CString {
+    CString::new(text.as_bytes()).unwrap_or_default()
+}

@@ -1,0 +1,343 @@
+//! What one image of the daemon hands to the next over an exec, as JSON: which descriptor is what, whose process is
+//! whose, and what the state carries on. Another version may read it, so unknown keys are ignored and everything may be
+//! missing; what is missing is found as after the end of any daemon.
+
+use crate::kernel::{Pid, Time};
+use crate::model::carried::Carried;
+use crate::model::command::Command;
+use crate::model::event::Client;
+use crate::model::pace::Times;
+use crate::model::report::Incident;
+use crate::wire::control::{read_command, write_command};
+use crate::wire::emit::Writer;
+use crate::wire::json::{self, Fields, Value};
+
+/// Everything that is handed over; descriptors by number.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Handover {
+    /// The process this is for: an exec keeps it.
+    pub pid: i32,
+    /// The installed binary.
+    pub program: String,
+    /// The directory that `lock` and `listener` are of.
+    pub run_dir: String,
+    /// The locked file.
+    pub lock: Option<i32>,
+    /// The control socket.
+    pub listener: Option<i32>,
+    /// The ends of the failure pipe, reading one first.
+    pub failures: Option<(i32, i32)>,
+    /// The pipe to the watcher of a new image.
+    pub watcher: Option<i32>,
+    /// The limit of open files, soft and hard, that children get.
+    pub nofile: Option<(u64, u64)>,
+    /// The number of the last client.
+    pub last_client: u32,
+    /// Clients that are connected.
+    pub connections: Vec<Connection>,
+    /// Package tools at work, by the jobs they work for.
+    pub tools: Vec<(Pid, Box<str>)>,
+    /// Other children that are no agents.
+    pub errands: Vec<Pid>,
+    /// What the state carries on.
+    pub carried: Carried,
+}
+
+/// A client of the control socket.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Connection {
+    /// Its number.
+    pub client: u32,
+    /// Its socket.
+    pub fd: i32,
+    /// What it has sent of its line.
+    pub line: Vec<u8>,
+    /// What it has not read of its answer.
+    pub answer: Vec<u8>,
+    /// Its command is being carried out.
+    pub waiting: bool,
+    /// What it waits for, unless that is the reexec itself.
+    pub command: Option<Command>,
+}
+
+/// The handover as text.
+pub fn write(handover: &Handover) -> String {
+    let mut json = Writer::new();
+    json.open('{');
+    json.key("pid").number(number(handover.pid));
+    json.key("program").text(&handover.program);
+    json.key("run_dir").text(&handover.run_dir);
+    for (key, fd) in [("lock", handover.lock), ("listener", handover.listener), ("watcher", handover.watcher)] {
+        if let Some(fd) = fd {
+            json.key(key).number(number(fd));
+        }
+    }
+    if let Some((read, write)) = handover.failures {
+        json.key("failures_read").number(number(read));
+        json.key("failures_write").number(number(write));
+    }
+    if let Some((soft, hard)) = handover.nofile {
+        json.key("nofile_soft").number(soft);
+        json.key("nofile_hard").number(hard);
+    }
+    json.key("last_client").number(u64::from(handover.last_client));
+    json.key("connections").open('[');
+    for connection in &handover.connections {
+        json.open('{');
+        json.key("client").number(u64::from(connection.client));
+        json.key("fd").number(number(connection.fd));
+        json.key("line").text(&bytes_to_text(&connection.line));
+        json.key("answer").text(&bytes_to_text(&connection.answer));
+        json.key("waiting").boolean(connection.waiting);
+        if let Some(command) = &connection.command {
+            json.key("command").raw(write_command(command).trim_end());
+        }
+        json.close('}');
+    }
+    json.close(']');
+    json.key("tools").open('[');
+    for (pid, job) in &handover.tools {
+        json.open('{');
+        json.key("pid").number(number(pid.raw()));
+        json.key("job").text(job);
+        json.close('}');
+    }
+    json.close(']');
+    json.key("errands").open('[');
+    for pid in &handover.errands {
+        json.number(number(pid.raw()));
+    }
+    json.close(']');
+    put_carried(&mut json, &handover.carried);
+    json.close('}');
+    json.finish()
+}
+
+fn put_carried(json: &mut Writer, carried: &Carried) {
+    json.key("began").number(carried.began.0);
+    let times = &carried.times;
+    for (key, value) in [("status_at", times.status.0), ("results_at", times.results.0), ("again", times.extra_again)] {
+        json.key(key).number(value.0);
+    }
+    json.key("status_failures").number(u64::from(times.status.1));
+    json.key("results_failures").number(u64::from(times.results.1));
+    for (key, value) in [("extra", times.extra), ("until", carried.until)] {
+        if let Some(time) = value {
+            json.key(key).number(time.0);
+        }
+    }
+    json.key("server").text(&times.server);
+    json.key("held").open('[');
+    for (server, until) in &times.held {
+        json.open('{');
+        json.key("server").text(server);
+        json.key("until").number(until.0);
+        json.close('}');
+    }
+    json.close(']');
+    json.key("incidents").open('[');
+    for incident in &carried.incidents {
+        json.open('{');
+        json.key("timestamp").number(incident.timestamp);
+        json.key("name").text(&incident.name);
+        json.key("message").text(&incident.message);
+        json.close('}');
+    }
+    json.close(']');
+    json.key("dropped_incidents").number(carried.dropped_incidents);
+    json.key("interrupted").boolean(carried.interrupted);
+    json.key("clients").open('[');
+    for client in &carried.clients {
+        json.number(u64::from(client.0));
+    }
+    json.close(']');
+    if let Some(job) = &carried.job {
+        json.key("job").text(job);
+    }
+}
+
+/// Reads what `write` wrote.
+///
+/// # Errors
+/// Says what is wrong with the text.
+pub fn read(text: &str) -> Result<Handover, String> {
+    let value = json::parse(text, json::MAX_DEPTH).map_err(|syntax| syntax.to_string())?;
+    let mut faults = Vec::new();
+    match take(&value, &mut faults) {
+        Some(handover) if faults.is_empty() => Ok(handover),
+        _ => Err(faults.join("; ")),
+    }
+}
+
+fn take(value: &Value, faults: &mut Vec<String>) -> Option<Handover> {
+    let mut fields = Fields::of(value, "", faults)?;
+    let failures = (whole(&mut fields, "failures_read"), whole(&mut fields, "failures_write"));
+    let nofile = (count(&mut fields, "nofile_soft"), count(&mut fields, "nofile_hard"));
+    Some(Handover {
+        pid: whole(&mut fields, "pid").unwrap_or(0),
+        program: string(&mut fields, "program"),
+        run_dir: string(&mut fields, "run_dir"),
+        lock: whole(&mut fields, "lock"),
+        listener: whole(&mut fields, "listener"),
+        failures: failures.0.zip(failures.1),
+        watcher: whole(&mut fields, "watcher"),
+        nofile: nofile.0.zip(nofile.1),
+        last_client: count(&mut fields, "last_client").unwrap_or(0) as u32,
+        connections: each(&mut fields, "connections", take_connection),
+        tools: each(&mut fields, "tools", |value, faults| {
+            let mut fields = Fields::of(value, "", faults)?;
+            Some((whole(&mut fields, "pid").and_then(Pid::new)?, fields.text("job")?.into()))
+        }),
+        errands: each(&mut fields, "errands", |value, _| Pid::new(i32::try_from(json::integer(value)?).ok()?)),
+        carried: take_carried(&mut fields),
+    })
+}
+
+fn take_connection(value: &Value, faults: &mut Vec<String>) -> Option<Connection> {
+    let mut fields = Fields::of(value, "", faults)?;
+    let command = fields.get("command").and_then(|command| read_command(json::write(command).as_bytes()).ok());
+    Some(Connection {
+        client: count(&mut fields, "client")? as u32,
+        fd: whole(&mut fields, "fd")?,
+        line: bytes(&mut fields, "line"),
+        answer: bytes(&mut fields, "answer"),
+        waiting: fields.flag("waiting").unwrap_or(false),
+        command,
+    })
+}
+
+fn take_carried(fields: &mut Fields) -> Carried {
+    let mut time = |key| count(fields, key).map(Time);
+    let (status, results) = (time("status_at").unwrap_or_default(), time("results_at").unwrap_or_default());
+    let (began, extra_again) = (time("began").unwrap_or_default(), time("again").unwrap_or_default());
+    let (extra, until) = (time("extra"), time("until"));
+    Carried {
+        began,
+        times: Times {
+            status: (status, count(fields, "status_failures").unwrap_or(0) as u32),
+            results: (results, count(fields, "results_failures").unwrap_or(0) as u32),
+            extra,
+            extra_again,
+            server: string(fields, "server").into(),
+            held: each(fields, "held", |value, faults| {
+                let mut fields = Fields::of(value, "", faults)?;
+                Some((fields.text("server")?.into(), Time(count(&mut fields, "until")?)))
+            }),
+        },
+        incidents: each(fields, "incidents", |value, faults| {
+            let mut fields = Fields::of(value, "", faults)?;
+            Some(Incident {
+                timestamp: count(&mut fields, "timestamp").unwrap_or(0),
+                name: string(&mut fields, "name").into(),
+                message: string(&mut fields, "message").into(),
+            })
+        }),
+        dropped_incidents: count(fields, "dropped_incidents").unwrap_or(0),
+        interrupted: fields.flag("interrupted").unwrap_or(false),
+        clients: each(fields, "clients", |value, _| Some(Client(u32::try_from(json::integer(value)?).ok()?))),
+        job: fields.text("job").map(Into::into),
+        until,
+    }
+}
+
+/// What `take` makes of each element of an array.
+fn each<T>(fields: &mut Fields, key: &'static str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Vec<T> {
+    let Some(values) = fields.get(key).and_then(json::array) else { return Vec::new() };
+    let (_, faults) = fields.inside(key);
+    values.iter().filter_map(|value| take(value, faults)).collect()
+}
+
+fn string(fields: &mut Fields, key: &'static str) -> String {
+    fields.text(key).unwrap_or_default().to_string()
+}
+
+fn count(fields: &mut Fields, key: &'static str) -> Option<u64> {
+    fields.integer(key, 0, u64::MAX)
+}
+
+fn whole(fields: &mut Fields, key: &'static str) -> Option<i32> {
+    fields.integer(key, 0, i32::MAX as u64).map(|number| number as i32)
+}
+
+fn number(number: i32) -> u64 {
+    u64::from(number.unsigned_abs())
+}
+
+/// Any bytes as text: each is the character of its number.
+fn bytes_to_text(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+fn bytes(fields: &mut Fields, key: &'static str) -> Vec<u8> {
+    match fields.get(key) {
+        Some(Value::String(text)) => text.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pid(raw: i32) -> Pid {
+        Pid::new(raw).unwrap()
+    }
+
+    #[test]
+    fn everything_survives_the_way() {
+        let full = Handover {
+            pid: 77,
+            program: "/usr/sbin/boot\"agent".into(),
+            run_dir: "/run/ä".into(),
+            lock: Some(3),
+            listener: Some(4),
+            failures: Some((5, 6)),
+            watcher: Some(7),
+            nofile: Some((1024, u64::MAX)),
+            last_client: u32::MAX,
+            connections: vec![
+                Connection {
+                    client: 1,
+                    fd: 9,
+                    waiting: true,
+                    command: Some(Command::Start("web".into())),
+                    ..Default::default()
+                },
+                Connection { client: 2, fd: 10, line: b"{\"com\xff\x01\x00".to_vec(), ..Default::default() },
+                Connection { client: 3, fd: 11, answer: "caf\u{e9}\n".as_bytes()[4..].to_vec(), ..Default::default() },
+            ],
+            tools: vec![(pid(100), ".reexec".into())],
+            errands: vec![pid(101), pid(102)],
+            carried: Carried {
+                began: Time(u64::MAX),
+                times: Times {
+                    status: (Time(1), 2),
+                    results: (Time(3), 4),
+                    extra: Some(Time(5)),
+                    extra_again: Time(6),
+                    server: "http://a:1".into(),
+                    held: vec![("http://b:1".into(), Time(7))],
+                },
+                incidents: vec![Incident { timestamp: 8, name: "web".into(), message: "said \"x\"".into() }],
+                dropped_incidents: 9,
+                interrupted: true,
+                clients: vec![Client(4), Client(5)],
+                job: Some("j1".into()),
+                until: Some(Time(10)),
+            },
+        };
+        for handover in [full, Handover::default()] {
+            assert_eq!(read(&write(&handover)), Ok(handover));
+        }
+    }
+
+    #[test]
+    fn another_version_is_read_as_far_as_it_goes() {
+        let some =
+            read("{\"pid\": 5, \"later\": [1], \"connections\": [{\"client\": 1}], \"errands\": [0, 2]}").unwrap();
+        assert_eq!(some, Handover { pid: 5, errands: vec![pid(2)], ..Handover::default() });
+        for bad in ["", "[]", "{\"pid\": 5", "{\"pid\": \"x\"}"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}
