@@ -15,7 +15,7 @@ mod packages;
 mod reexec;
 mod trust;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,6 +28,7 @@ use crate::host::logs::{Log, Outputs};
 use crate::host::store::Store;
 use crate::host::tree::Trees;
 use crate::kernel::{Level, Pid, Process, Sig, Time};
+use crate::map::{Map, Set};
 use crate::model::event::{Action, Event, Now, Shutdown};
 use crate::model::job::JobId;
 use crate::model::pace::Server;
@@ -117,14 +118,14 @@ struct Daemon {
     failures: FailurePipe,
     binary: Binary,
     control: Control,
-    owners: BTreeMap<Pid, Owner>,
+    owners: Map<Pid, Owner>,
     watched: Vec<Watched>,
     helpers: Vec<(Errand, Helper)>,
     /// Whom helpers run as, `None` as ourselves; `Err`: there is nobody, and there are no exchanges.
     helper: Result<Option<Identity>, String>,
     trust: trust::Trust,
     /// Downloads that began with bytes of an earlier attempt.
-    resumed: BTreeSet<JobId>,
+    resumed: Set<JobId>,
     /// Package tools that wait for one that an earlier daemon left running.
     tools: Vec<(JobId, crate::model::package::Tool)>,
     /// The limit of open files our children get, where ours is another.

@@ -3,6 +3,7 @@
 //! Read `README.md` first, then `model::state`, `model::agent`, `model::job`, `daemon`, `host::spawn`, `sys::process`.
 //! Imports point one way: each module names only those before it in this list.
 
+pub mod map;
 pub mod kernel;
 #[allow(unsafe_code)]
 pub mod sys;

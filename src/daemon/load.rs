@@ -1,6 +1,6 @@
 //! What the daemon finds when it starts, and when it is told to read the definitions again.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 
@@ -17,6 +17,7 @@ use crate::host::proc;
 use crate::host::store::{boot_id, machine_id, uuid, Store, Stored};
 use crate::host::tree::Trees;
 use crate::kernel::{Gid, Level, Process, Resource, Sig, Uid};
+use crate::map::{Map, Set};
 use crate::model::event::{Action, Definition, Event, Origin};
 use crate::model::job::{sanitize, MESSAGE_MAX};
 use crate::model::pace::{parse_servers, Server};
@@ -141,12 +142,12 @@ impl Daemon {
             failures,
             binary,
             control,
-            owners: BTreeMap::new(),
+            owners: Map::new(),
             watched: Vec::new(),
             helpers: Vec::new(),
             helper,
             trust,
-            resumed: BTreeSet::new(),
+            resumed: Set::new(),
             tools: Vec::new(),
             nofile,
             trash: 0,
@@ -467,7 +468,7 @@ fn read_definitions(
     mut sources: Vec<Source>,
     problems: &mut Vec<Box<str>>,
 ) -> Vec<Definition> {
-    let mut texts: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut texts: Map<String, Vec<u8>> = Map::new();
     for source in &mut sources {
         let kept = format!("agents.d/{}", source.file);
         source.good = store.good(&kept);

@@ -4,13 +4,13 @@
 //! by cgroup v2, else by v1, else left to polling. `prepare` sets and reads back at each start, `attach` finds again what
 //! an earlier daemon set. What could not be had comes back as notes, each said once.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::host::cgroup::{self, Error, Group, Hierarchy, Leaf, Version};
 use crate::kernel::{Pid, Process};
+use crate::map::Map;
 use crate::model::spec::{self, Name};
 use crate::sys::poll::Counter;
 
@@ -29,7 +29,7 @@ pub struct Limits {
     telling: Option<usize>,
     name: String,
     parent: Option<Box<str>>,
-    agents: BTreeMap<Name, Held>,
+    agents: Map<Name, Held>,
     /// Groups that still had processes when their agent was released.
     leftover: Vec<Leaf>,
     swept: bool,
@@ -126,7 +126,7 @@ impl Limits {
             telling: None,
             name: cgroup::group_name(state_dir),
             parent: parent.map(Box::from),
-            agents: BTreeMap::new(),
+            agents: Map::new(),
             leftover: Vec::new(),
             swept: false,
             said: Vec::new(),

@@ -4,7 +4,6 @@
 //! Nothing here is believed further than it reads: a process that ends meanwhile is simply not there, a line that does
 //! not parse is a process that is not there. Without /proc there are no processes, and `Snapshot::fault` says why.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -12,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crate::kernel::{Errno, Pid, Process, Uid};
+use crate::map::Set;
 
 /// Clock ticks a second in /proc (USER_HZ): 100 on every target.
 pub const TICKS: u64 = 100;
@@ -97,7 +97,7 @@ impl Snapshot {
         let mut snapshot = Snapshot::default();
         let mut open: Vec<Pid> = roots.to_vec();
         let mut text = String::new();
-        let mut looked_at = BTreeSet::new();
+        let mut looked_at = Set::new();
         while let Some(pid) = open.pop() {
             if !looked_at.insert(pid) {
                 continue;

@@ -8,13 +8,13 @@
 //!
 //! /proc is read once for all agents in a turn of the loop (`turn` ends that), and only when somebody asks.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::host::limits::{Limits, Usage};
 use crate::host::proc::{self, Mark, Snapshot, Stat};
 use crate::kernel::{Pid, Process, Sig};
+use crate::map::{Map, Set};
 use crate::model::spec::Name;
 use crate::sys;
 use crate::sys::account::own_uid;
@@ -35,11 +35,11 @@ const EXECUTING: usize = 50;
 pub struct Trees {
     own: i32,
     state_dir: Box<str>,
-    trees: BTreeMap<Name, Tree>,
+    trees: Map<Name, Tree>,
     /// Our helpers and installers, with all that descends from them.
-    ours: BTreeSet<Pid>,
+    ours: Set<Pid>,
     /// Processes whose environment said that they are nobody's: by id, with the start time. Asked once.
-    strangers: BTreeMap<Pid, u64>,
+    strangers: Map<Pid, u64>,
     last_id: u32,
     view: Option<View>,
     /// Children of ours that are neither main processes nor helpers, as of this turn.
@@ -101,7 +101,7 @@ enum Owner {
 #[derive(Debug, Default)]
 struct Meter {
     total: u64,
-    last: Option<BTreeMap<Process, Reading>>,
+    last: Option<Map<Process, Reading>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,9 +117,9 @@ impl Trees {
         Trees {
             own: calls::own_id(),
             state_dir: state_dir.into(),
-            trees: BTreeMap::new(),
-            ours: BTreeSet::new(),
-            strangers: BTreeMap::new(),
+            trees: Map::new(),
+            ours: Set::new(),
+            strangers: Map::new(),
             last_id: 0,
             view: None,
             orphans: None,
@@ -238,7 +238,7 @@ impl Trees {
         let frozen = bomb && limits.freeze(name, true);
         if bomb {
             // Stopping does not change who descends from whom, killing does: so all are stopped before the first is killed.
-            let mut stopped = BTreeSet::new();
+            let mut stopped = Set::new();
             for _ in 0..ROUNDS {
                 let fresh: Vec<Process> = members.iter().copied().filter(|member| stopped.insert(*member)).collect();
                 if fresh.is_empty() || sys::monotonic().since(began) > ROUNDS_TIME {
@@ -298,11 +298,11 @@ impl Trees {
 
     /// Agents of an earlier daemon that nobody has taken over, with what runs of each: known by their control groups and
     /// environments.
-    pub fn leftovers(&mut self, limits: &Limits) -> BTreeMap<Name, Leftover> {
+    pub fn leftovers(&mut self, limits: &Limits) -> Map<Name, Leftover> {
         self.look(false);
-        let mut found: BTreeMap<Name, Vec<Stat>> = BTreeMap::new();
-        let Some(view) = self.view.as_ref() else { return BTreeMap::new() };
-        let mut trusted = BTreeSet::new();
+        let mut found: Map<Name, Vec<Stat>> = Map::new();
+        let Some(view) = self.view.as_ref() else { return Map::new() };
+        let mut trusted = Set::new();
         for (name, pids) in limits.leftovers() {
             if self.trees.contains_key(&name) {
                 continue;
@@ -321,14 +321,14 @@ impl Trees {
             }
             if let Mark::Agent(name) = proc::mark(stat.process.pid, &self.state_dir) {
                 if !self.trees.contains_key(&name) {
-                    found.entry(name).or_default().push(*stat);
+                    found.or_insert_with(name, Vec::new).push(*stat);
                 }
             }
         }
-        let mut leftovers = BTreeMap::new();
+        let mut leftovers = Map::new();
         for (name, mut stats) in found {
             // The one whose parent is outside, in a session of its own, the oldest of them.
-            let pids: BTreeSet<i32> = stats.iter().map(|stat| stat.process.pid.raw()).collect();
+            let pids: Set<i32> = stats.iter().map(|stat| stat.process.pid.raw()).collect();
             stats.sort_by_key(|stat| {
                 (pids.contains(&stat.parent), stat.session != stat.process.pid.raw(), stat.process.ticks)
             });
@@ -346,7 +346,7 @@ impl Trees {
     fn tree(&mut self, name: &str) -> &mut Tree {
         self.turn();
         let id = self.last_id + 1;
-        let tree = self.trees.entry(name.into()).or_insert_with(|| Tree::new(id));
+        let tree = self.trees.or_insert_with(name.into(), || Tree::new(id));
         self.last_id = self.last_id.max(tree.id);
         tree
     }
@@ -368,7 +368,7 @@ impl Trees {
             return false;
         }
         if self.orphans.is_none() {
-            let leaders: BTreeSet<Pid> = self.trees.values().filter_map(|tree| Some(tree.leader?.pid)).collect();
+            let leaders: Set<Pid> = self.trees.values().filter_map(|tree| Some(tree.leader?.pid)).collect();
             let children = proc::children_of(self.own);
             self.orphans = Some(children.map(|mut children| {
                 children.retain(|pid| !leaders.contains(pid) && !self.ours.contains(pid));
@@ -396,7 +396,7 @@ impl Trees {
         if view.snapshot.fault().is_some() {
             // Nothing is known but the group, and our own child, whose id is its own until we reap it.
             let child = leader.filter(|_| !adopted).map(|leader| leader.pid);
-            let pids: BTreeSet<Pid> = grouped.into_iter().chain(child).filter(|pid| may(*pid)).collect();
+            let pids: Set<Pid> = grouped.into_iter().chain(child).filter(|pid| may(*pid)).collect();
             members.extend(pids.into_iter().map(|pid| (Stat::unread(pid), false)));
             return members;
         }
@@ -464,10 +464,10 @@ impl Trees {
             self.strangers.retain(|pid, ticks| snapshot.get(Process { pid: *pid, ticks: *ticks }).is_some());
         }
         let owners = self.resolve(&snapshot);
-        let mut members: BTreeMap<u32, Vec<(Stat, bool)>> = BTreeMap::new();
+        let mut members: Map<u32, Vec<(Stat, bool)>> = Map::new();
         for (stat, owner) in snapshot.stats().iter().zip(&owners) {
             if let Owner::Tree { id, weak } = *owner {
-                members.entry(id).or_default().push((*stat, weak));
+                members.or_insert_with(id, Vec::new).push((*stat, weak));
             }
         }
         for tree in self.trees.values_mut().filter(|_| snapshot.fault().is_none()) {
@@ -478,11 +478,11 @@ impl Trees {
 
     /// Whose each process of a snapshot is, control groups apart.
     fn resolve(&mut self, snapshot: &Snapshot) -> Vec<Owner> {
-        let mut known: BTreeMap<Process, Owner> = BTreeMap::new();
+        let mut known: Map<Process, Owner> = Map::new();
         for tree in self.trees.values() {
             known.extend(tree.known().map(|member| (member.process, Owner::Tree { id: tree.id, weak: member.weak })));
         }
-        let mut sessions: BTreeMap<i32, u32> = BTreeMap::new();
+        let mut sessions: Map<i32, u32> = Map::new();
         for tree in self.trees.values_mut() {
             // The id of a session is not given to a process while the session lives. If a stranger has it, the session is over.
             tree.sessions.retain(|session| match Pid::new(*session).and_then(|pid| snapshot.find(pid)) {
@@ -632,8 +632,8 @@ impl Tree {
 
 impl Meter {
     /// Takes in what each process has used, its waited-for children included, and returns the sum so far in ticks.
-    fn read(&mut self, now: BTreeMap<Process, Reading>) -> u64 {
-        let sum = |readings: &BTreeMap<Process, Reading>| readings.values().map(|reading| reading.used).sum::<u64>();
+    fn read(&mut self, now: Map<Process, Reading>) -> u64 {
+        let sum = |readings: &Map<Process, Reading>| readings.values().map(|reading| reading.used).sum::<u64>();
         let mut before = 0;
         if let Some(last) = &self.last {
             before = sum(last);

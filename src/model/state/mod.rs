@@ -10,10 +10,11 @@ mod talk;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::kernel::{Level, Process, Time};
+use crate::map::Map;
 use crate::model::agent::{Agent, Turn};
 use crate::model::carried::Carried;
 use crate::model::command::Answer;
@@ -172,13 +173,13 @@ pub struct State {
     settings: Settings,
     began: Time,
     pace: Pace,
-    agents: BTreeMap<Name, Agent>,
+    agents: Map<Name, Agent>,
     /// Agents whose definition is gone, to be forgotten when nothing of them is left.
     leaving: Vec<Name>,
     /// Open jobs in the order they were received.
     tasks: Vec<Task>,
     /// Ended jobs whose results were taken: id and rank, the lowest being the first to be forgotten.
-    ledger: BTreeMap<JobId, u64>,
+    ledger: Map<JobId, u64>,
     next_seq: u64,
     /// The last new job could not be recorded.
     unrecordable: bool,
@@ -226,10 +227,10 @@ impl State {
             settings: found.settings,
             began: now.time,
             pace,
-            agents: BTreeMap::new(),
+            agents: Map::new(),
             leaving: Vec::new(),
             tasks: Vec::new(),
-            ledger: BTreeMap::new(),
+            ledger: Map::new(),
             next_seq: 1,
             waiters: Vec::new(),
             reporting: Vec::new(),
@@ -265,7 +266,7 @@ impl State {
             let name = definition.spec.name.clone();
             let fresh =
                 || Agent::new(AgentRecord { name: name.clone(), ..AgentRecord::default() }, None, found.leftovers);
-            state.agents.entry(name.clone()).or_insert_with(fresh).define(Some(definition));
+            state.agents.or_insert_with(name.clone(), fresh).define(Some(definition));
         }
         state.load_jobs(found.jobs, found.damaged_jobs, now, out);
         state.resume_agents(found.runs, found.strays, found.carried.is_some(), now, out);
@@ -289,7 +290,7 @@ impl State {
         let running = runs.iter().filter(|(_, alive)| *alive).map(|(run, _)| &run.name);
         for name in running.chain(strays.iter().map(|(name, _)| name)) {
             let record = || AgentRecord { name: name.clone(), ..AgentRecord::default() };
-            self.agents.entry(name.clone()).or_insert_with(|| Agent::new(record(), None, true));
+            self.agents.or_insert_with(name.clone(), || Agent::new(record(), None, true));
         }
         for (run, alive) in runs {
             let more = strays.iter().any(|(name, _)| *name == run.name);

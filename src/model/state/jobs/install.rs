@@ -334,7 +334,7 @@ impl State {
         }
         let package = self.tasks[index].record.package.clone();
         let fresh = AgentRecord { name: job.name.clone(), ..AgentRecord::default() };
-        let agent = self.agents.entry(job.name.clone()).or_insert_with(|| Agent::new(fresh, None, false));
+        let agent = self.agents.or_insert_with(job.name.clone(), || Agent::new(fresh, None, false));
         if let Some(definition) = chosen.definition {
             let given = definition.origin == Origin::Job;
             agent.record.definition = given.then(|| job.definition_text.clone());

@@ -1,0 +1,265 @@
+//! `Map` and `Set`: sorted vectors with the few methods of the standard library's trees that are needed here.
+//!
+//! A tree costs 4 to 9 KiB of code for each pair of key and value, and memory for eleven of them from the first one on; what
+//! is kept here is a few dozen agents, jobs or processes, mostly added in order.
+
+use std::borrow::Borrow;
+use std::fmt;
+
+/// Values by key, in the order of the keys.
+#[derive(Clone, PartialEq)]
+pub struct Map<K, V>(Vec<(K, V)>);
+
+impl<K: Ord, V> Map<K, V> {
+    /// One without anything in it.
+    pub const fn new() -> Map<K, V> {
+        Map(Vec::new())
+    }
+
+    fn find<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.binary_search_by(|(known, _)| known.borrow().cmp(key))
+    }
+
+    /// Adds a value, and returns the one that it replaces.
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        match self.find(&key) {
+            Ok(index) => Some(std::mem::replace(&mut self.0[index].1, value)),
+            Err(index) => {
+                self.0.insert(index, (key, value));
+                None
+            }
+        }
+    }
+
+    /// The value of a key, which `fresh` makes where there is none yet.
+    pub fn or_insert_with(&mut self, key: K, fresh: impl FnOnce() -> V) -> &mut V {
+        let index = self.find(&key).unwrap_or_else(|index| {
+            self.0.insert(index, (key, fresh()));
+            index
+        });
+        &mut self.0[index].1
+    }
+
+    /// The value of a key.
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        Some(&self.0[self.find(key).ok()?].1)
+    }
+
+    /// The value of a key, to be changed.
+    pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        let index = self.find(key).ok()?;
+        Some(&mut self.0[index].1)
+    }
+
+    /// Whether there is a value for a key.
+    pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.find(key).is_ok()
+    }
+
+    /// Takes out the value of a key.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        let index = self.find(key).ok()?;
+        Some(self.0.remove(index).1)
+    }
+
+    /// Drops all for which `keep` is false.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
+        self.0.retain_mut(|(key, value)| keep(key, value));
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All in the order of the keys.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+
+    /// The keys, in order.
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &K> {
+        self.0.iter().map(|(key, _)| key)
+    }
+
+    /// The values in the order of their keys.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &V> {
+        self.0.iter().map(|(_, value)| value)
+    }
+
+    /// The values in the order of their keys, to be changed.
+    pub fn values_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut V> {
+        self.0.iter_mut().map(|(_, value)| value)
+    }
+}
+
+impl<K, V> Default for Map<K, V> {
+    fn default() -> Map<K, V> {
+        Map(Vec::new())
+    }
+}
+
+impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Map<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.iter().map(|(key, value)| (key, value))).finish()
+    }
+}
+
+impl<K: Ord, V> Extend<(K, V)> for Map<K, V> {
+    fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
+        for (key, value) in pairs {
+            self.insert(key, value);
+        }
+    }
+}
+
+impl<K: Ord, V> FromIterator<(K, V)> for Map<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Map<K, V> {
+        let mut map = Map::new();
+        map.extend(pairs);
+        map
+    }
+}
+
+impl<K, V> IntoIterator for Map<K, V> {
+    type Item = (K, V);
+    type IntoIter = std::vec::IntoIter<(K, V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'m, K, V> IntoIterator for &'m Map<K, V> {
+    type Item = (&'m K, &'m V);
+    type IntoIter = std::iter::Map<std::slice::Iter<'m, (K, V)>, fn(&'m (K, V)) -> (&'m K, &'m V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+}
+
+/// Different things, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Set<T>(Vec<T>);
+
+impl<T: Ord> Set<T> {
+    /// One without anything in it.
+    pub const fn new() -> Set<T> {
+        Set(Vec::new())
+    }
+
+    /// Adds one; false when it was there.
+    pub fn insert(&mut self, item: T) -> bool {
+        match self.0.binary_search(&item) {
+            Ok(_) => false,
+            Err(index) => {
+                self.0.insert(index, item);
+                true
+            }
+        }
+    }
+
+    /// Whether it is there.
+    pub fn contains(&self, item: &T) -> bool {
+        self.0.binary_search(item).is_ok()
+    }
+
+    /// Takes it out; false when it was not there.
+    pub fn remove(&mut self, item: &T) -> bool {
+        self.0.binary_search(item).map(|index| self.0.remove(index)).is_ok()
+    }
+}
+
+impl<T> Default for Set<T> {
+    fn default() -> Set<T> {
+        Set(Vec::new())
+    }
+}
+
+impl<T: Ord> Extend<T> for Set<T> {
+    fn extend<I: IntoIterator<Item = T>>(&mut self, items: I) {
+        for item in items {
+            self.insert(item);
+        }
+    }
+}
+
+impl<T: Ord> FromIterator<T> for Set<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Set<T> {
+        let mut set = Set::new();
+        set.extend(items);
+        set
+    }
+}
+
+impl<T> IntoIterator for Set<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// Every small series of steps does to a map what it does to a tree.
+    #[test]
+    fn a_map_is_as_a_tree() {
+        for series in 0u32..5000 {
+            let (mut map, mut tree) = (Map::new(), BTreeMap::new());
+            let mut steps = series.wrapping_mul(2_654_435_761);
+            for value in 0..12 {
+                steps = steps.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let key = (steps >> 20) % 6;
+                match (steps >> 28) % 4 {
+                    0 => assert_eq!(map.remove(&key), tree.remove(&key)),
+                    1 => assert_eq!(map.or_insert_with(key, || value), tree.entry(key).or_insert(value)),
+                    _ => assert_eq!(map.insert(key, value), tree.insert(key, value)),
+                }
+                assert_eq!((map.get(&key), map.len()), (tree.get(&key), tree.len()));
+            }
+            assert!(map.iter().eq(&tree) && map.keys().eq(tree.keys()) && map.values().eq(tree.values()), "{map:?}");
+            map.retain(|key, _| key % 2 == 0);
+            tree.retain(|key, _| key % 2 == 0);
+            assert!(map.into_iter().eq(tree), "series {series}");
+        }
+    }
+
+    #[test]
+    fn a_set_is_as_a_tree() {
+        let items = [5, 3, 9, 3, 1, 5, 7];
+        let (mut set, mut tree): (Set<i32>, BTreeSet<i32>) = (items.into_iter().collect(), items.into());
+        for item in [3, 4, 9, 9] {
+            assert_eq!(set.contains(&item), tree.contains(&item));
+            assert_eq!(set.remove(&item), tree.remove(&item));
+        }
+        assert_eq!(set.insert(6), tree.insert(6));
+        assert_eq!(set.insert(6), tree.insert(6));
+        assert!(set.into_iter().eq(tree));
+    }
+}
