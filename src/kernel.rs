@@ -41,6 +41,49 @@ impl std::ops::Add<Duration> for Time {
     }
 }
 
+/// A number with a few decimals, as people and JSON write it: `12.5`, and `12` when the decimals are 0. The standard
+/// library's way to print floats takes 9 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decimal {
+    number: u64,
+    /// What `number` is to be divided by, a power of ten.
+    scale: u64,
+}
+
+impl Decimal {
+    /// `number` divided by 10 or 100 or another power of ten.
+    pub const fn new(number: u64, scale: u64) -> Decimal {
+        Decimal { number, scale }
+    }
+
+    /// `number` rounded to tenths, hundredths or what `scale` says; below 0 or not a number becomes 0.
+    pub fn rounded(number: f64, scale: u16) -> Decimal {
+        // A cast from a float saturates, and makes 0 of what is not a number.
+        Decimal { number: (number * f64::from(scale)).round() as u64, scale: u64::from(scale) }
+    }
+
+    /// Seconds, to the millisecond.
+    pub fn seconds(time: Duration) -> Decimal {
+        Decimal { number: u64::try_from(time.as_millis()).unwrap_or(u64::MAX), scale: 1000 }
+    }
+}
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.number / self.scale)?;
+        let (mut rest, mut unit) = (self.number % self.scale, self.scale);
+        if rest > 0 {
+            f.write_str(".")?;
+        }
+        while rest > 0 {
+            unit /= 10;
+            write!(f, "{}", rest / unit)?;
+            rest %= unit;
+        }
+        Ok(())
+    }
+}
+
 /// A process id that can be signalled safely: never 0, 1 or negative, so that a signal to it or to its group can reach
 /// neither every process nor init (kill(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

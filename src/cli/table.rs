@@ -39,7 +39,7 @@ pub fn status(body: &Value, agents_dir: &Path) -> String {
             text_of(agent, "status"),
             if running { duration(number_of(agent, "uptime")) } else { "-".to_string() },
             if running { pid.to_string() } else { "-".to_string() },
-            member(agent, "cpu").and_then(json::number).map_or("-".to_string(), |cpu| format!("{cpu:.1}%")),
+            member(agent, "cpu").and_then(json::number).map_or("-".to_string(), |cpu| tenths(cpu) + "%"),
             member(agent, "memory").and_then(json::number).map_or("-".to_string(), size),
             number_of(agent, "failures").to_string(),
             match agents.len() {
@@ -136,16 +136,23 @@ fn duration(seconds: f64) -> String {
     }
 }
 
+/// A number with one decimal, which columns keep when it is 0.
+fn tenths(number: f64) -> String {
+    let tenths = (number * 10.0).round() as u64;
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
 /// A size in bytes as people read it, in 1024s.
 fn size(bytes: f64) -> String {
     let mut value = bytes;
     for unit in ["B", "K", "M", "G"] {
         if value < 1023.5 {
-            return if value < 9.95 && unit != "B" { format!("{value:.1}{unit}") } else { format!("{value:.0}{unit}") };
+            let whole = value >= 9.95 || unit == "B";
+            return if whole { (value.round() as u64).to_string() } else { tenths(value) } + unit;
         }
         value /= 1024.0;
     }
-    format!("{value:.1}T")
+    tenths(value) + "T"
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {} {:?}: ", self.verb, self.path)?;
+        write!(f, "cannot {} \"{}\": ", self.verb, self.path.display())?;
         match &self.cause {
             Cause::Io(cause) => match cause.raw_os_error() {
                 Some(code) => Errno(code).fmt(f),
@@ -276,7 +276,7 @@ impl Group {
         }
         let available = dir.join("cgroup.controllers");
         if !listed(&available)? {
-            return Err(Error::text("use", &available, &format!("{controller:?} is not among the controllers")));
+            return Err(Error::text("use", &available, &format!("\"{controller}\" is not among the controllers")));
         }
         // Only the root group may hold processes and hand out controllers; any other is refused with EBUSY.
         if dir == self.own && !self.is_root(dir) {
@@ -285,7 +285,7 @@ impl Group {
         write_file(&control, &format!("+{controller}"))?;
         match listed(&control)? {
             true => Ok(()),
-            false => Err(Error::text("write", &control, &format!("{controller:?} was not taken"))),
+            false => Err(Error::text("write", &control, &format!("\"{controller}\" was not taken"))),
         }
     }
 
@@ -424,7 +424,7 @@ impl Leaf {
         match limit {
             Some(want) if !self.has_memory(want) => {
                 let got = read_file(&file)?;
-                Err(Error::text("write", &file, &format!("wrote {want}, read back {:?}", got.trim())))
+                Err(Error::text("write", &file, &format!("wrote {want}, read back \"{}\"", got.trim())))
             }
             _ => Ok(()),
         }
@@ -609,7 +609,7 @@ fn set_and_compare(path: &Path, text: &str) -> Result<(), Error> {
     let got = read_file(path)?;
     match got.trim() == text {
         true => Ok(()),
-        false => Err(Error::text("write", path, &format!("wrote {text:?}, read back {:?}", got.trim()))),
+        false => Err(Error::text("write", path, &format!("wrote \"{text}\", read back \"{}\"", got.trim()))),
     }
 }
 

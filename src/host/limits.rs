@@ -142,7 +142,7 @@ impl Limits {
     /// How agents are told apart, in a sentence for the log.
     pub fn describe(&self) -> String {
         if let Some(group) = self.telling.and_then(|index| self.places[index].group.as_ref()) {
-            return format!("agents are told apart by {} {:?}", group.version().name(), group.dir());
+            return format!("agents are told apart by {} \"{}\"", group.version().name(), group.dir().display());
         }
         // One reason is enough: without permission all hierarchies say the same.
         let reason = self.places.iter().find_map(|place| place.failed.as_deref());
@@ -200,7 +200,7 @@ impl Limits {
         for leaf in held.leaves() {
             match leaf.entrance() {
                 Ok(fd) => prepared.cgroups.push(fd),
-                Err(error) => self.note(format!("agent {name:?}: {error}")),
+                Err(error) => self.note(format!("agent \"{name}\": {error}")),
             }
         }
         self.finish(name, limits, held, prepared)
@@ -284,7 +284,7 @@ impl Limits {
             let Some(leaf) = self.leaf(index, name) else { continue };
             match set(&leaf) {
                 Ok(()) => return Some(leaf),
-                Err(error) => self.note(format!("agent {name:?}: {controller} limit not set: {error}")),
+                Err(error) => self.note(format!("agent \"{name}\": {controller} limit not set: {error}")),
             }
         }
         None
@@ -294,7 +294,7 @@ impl Limits {
         match self.group(index).ok()?.leaf(name) {
             Ok(leaf) => Some(leaf),
             Err(error) => {
-                self.note(format!("agent {name:?}: {error}"));
+                self.note(format!("agent \"{name}\": {error}"));
                 None
             }
         }
@@ -312,7 +312,7 @@ impl Limits {
             }
         }
         for error in notes.into_iter().filter(|error| !error.missing()) {
-            self.note(format!("agent {name:?}: old limit not lifted: {error}"));
+            self.note(format!("agent \"{name}\": old limit not lifted: {error}"));
         }
     }
 

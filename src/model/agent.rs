@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use crate::kernel::{Exit, Level, Process, Sig, Time};
+use crate::kernel::{Decimal, Exit, Level, Process, Sig, Time};
 use crate::model::event::{Action, Definition, Origin, Usage};
 use crate::model::record::{AgentRecord, RunRecord, Wanted};
 use crate::model::report::{AgentReport, Status};
@@ -99,6 +99,20 @@ pub enum Life {
     },
     /// It, or what it left behind, is being ended.
     Stopping(Box<Stopping>),
+}
+
+impl Life {
+    fn name(&self) -> &'static str {
+        match self {
+            Life::Down => "down",
+            Life::Waiting { .. } => "waiting",
+            Life::Fatal => "fatal",
+            Life::Starting => "starting",
+            Life::Forking { .. } => "forking",
+            Life::Running { .. } => "running",
+            Life::Stopping(_) => "stopping",
+        }
+    }
 }
 
 /// Where the health check stands.
@@ -595,11 +609,11 @@ impl Agent {
     fn over_cpu(&mut self, turn: &mut Turn) {
         let limit = self.limit(|record, spec| record.cpu.or(spec.cpu));
         let (true, Some(limit), Some(cpu)) = (self.poll.0, limit, self.cpu) else { return };
-        let limit = f64::from(limit) / 100.0;
-        self.over_cpu = if cpu > limit { self.over_cpu + 1 } else { 0 };
+        self.over_cpu = if cpu > f64::from(limit) / 100.0 { self.over_cpu + 1 } else { 0 };
         if self.over_cpu >= CPU_CHECKS {
+            let (cpu, limit) = (Decimal::rounded(cpu, 10), Decimal::new(limit.into(), 100));
             self.kill_for_limit(
-                &format!("CPU {cpu:.1} % over the limit of {limit} % in {CPU_CHECKS} checks in a row"),
+                &format!("CPU {cpu} % over the limit of {limit} % in {CPU_CHECKS} checks in a row"),
                 turn,
             );
         }
@@ -642,7 +656,8 @@ impl Agent {
             return;
         }
         self.check_failures += 1;
-        let why = if late { format!("not done within {} s", check.timeout.as_secs_f64()) } else { exit.to_string() };
+        let why =
+            if late { format!("not done within {} s", Decimal::seconds(check.timeout)) } else { exit.to_string() };
         let text = format!("health check {why}, {} of {} in a row", self.check_failures, check.retries);
         if self.check_failures < check.retries {
             let name = self.name().clone();
@@ -749,7 +764,8 @@ impl Agent {
         match &self.life {
             Life::Waiting { until } => {
                 let retries = self.definition.as_ref().map_or(policy, |definition| policy.of(&definition.spec)).retries;
-                let wait = until.since(now).as_secs_f64().ceil();
+                let wait = until.since(now);
+                let wait = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 format!("{said}; restart {} of {retries} in {wait} s", self.failures.max(1))
             }
             Life::Fatal => format!("{said}; given up after {} early ends in a row", self.failures),
@@ -936,7 +952,7 @@ impl Agent {
     }
 
     fn illegal(&self, event: &str, turn: &mut Turn) {
-        turn.log(Level::Warn, &self.record.name, &format!("\"{event}\" while {:?}, ignored", self.life));
+        turn.log(Level::Warn, &self.record.name, &format!("\"{event}\" while {}, ignored", self.life.name()));
     }
 
     /// Where its definition comes from.

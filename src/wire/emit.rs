@@ -6,6 +6,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::kernel::Decimal;
+
 /// JSON text under construction. Commas come by themselves.
 #[derive(Default)]
 pub struct Writer {
@@ -78,34 +80,18 @@ impl Writer {
 
     /// A number with at most two decimals; below 0 or not a number becomes 0.
     pub fn decimal(&mut self, number: f64) {
-        // A cast from a float saturates, and makes 0 of what is not a number.
-        self.scaled((number * 100.0).round() as u64, 100);
+        self.raw(&Decimal::rounded(number, 100).to_string());
     }
 
     /// Seconds, with at most three decimals.
     pub fn seconds(&mut self, time: Duration) {
-        self.scaled(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), 1000);
+        self.raw(&Decimal::seconds(time).to_string());
     }
 
     /// A value that is JSON text already.
     pub fn raw(&mut self, json: &str) {
         self.comma();
         self.out.push_str(json);
-    }
-
-    fn scaled(&mut self, number: u64, scale: u64) {
-        self.number(number / scale);
-        let mut rest = number % scale;
-        if rest == 0 {
-            return;
-        }
-        self.out.push('.');
-        let mut unit = scale / 10;
-        while rest > 0 {
-            self.out.push(char::from(b'0' + (rest / unit) as u8));
-            rest %= unit;
-            unit /= 10;
-        }
     }
 
     fn comma(&mut self) {

@@ -36,7 +36,7 @@ impl Url {
     /// Reads and checks a URL; the error says what is wrong with it, without its password.
     pub fn parse(url: &str) -> Result<Url, String> {
         if let Some(bad) = url.chars().find(|c| c.is_control() || *c == ' ') {
-            return Err(format!("the url holds {bad:?}, which must be percent-encoded"));
+            return Err(format!("the url holds U+{:04X}, which must be percent-encoded", u32::from(bad)));
         }
         let (scheme, rest) = url.split_once("://").ok_or("the url has no scheme")?;
         let (scheme, default_port) = match scheme.to_ascii_lowercase().as_str() {
