@@ -41,8 +41,7 @@ impl std::ops::Add<Duration> for Time {
     }
 }
 
-/// A number with a few decimals, as people and JSON write it: `12.5`, and `12` when the decimals are 0. The standard
-/// library's way to print floats takes 9 KiB.
+/// A number with a few decimals, as people and JSON write it: `12.5`, and `12` when the decimals are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decimal {
     number: u64,

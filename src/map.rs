@@ -1,6 +1,6 @@
 //! `Map` and `Set`: sorted vectors with the few methods of the standard library's trees that are needed here.
 //!
-//! A tree costs 4 to 9 KiB of code for each pair of key and value, and memory for eleven of them from the first one on; what
+//! A tree costs about 5 KiB of code for each pair of key and value, and memory for eleven of them from the first one on; what
 //! is kept here is a few dozen agents, jobs or processes, mostly added in order.
 
 use std::borrow::Borrow;
