@@ -134,9 +134,9 @@ struct Daemon {
     trash: u32,
     check_at: Time,
     /// What does not work at the moment, and what was last said about it.
-    troubles: BTreeMap<&'static str, Box<str>>,
+    troubles: Map<&'static str, Box<str>>,
     /// Records that could not be written or removed: done again with each check.
-    unsaved: BTreeMap<String, Action>,
+    unsaved: Map<String, Action>,
     quit: Option<u8>,
     /// As PID 1: what to do with the machine at the end.
     power: Option<Reboot>,

@@ -4,7 +4,7 @@
 //! the daemon, or wait for a reader: what cannot be written to its file goes where it can, or nowhere. Which line is
 //! worth writing, and when output is turned over, others decide.
 
-use std::collections::BTreeMap;
+use crate::map::Map;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -99,13 +99,13 @@ impl Log {
 pub struct Outputs {
     dir: PathBuf,
     /// Where the output of the agent's last start begins.
-    begins: BTreeMap<Box<str>, u64>,
+    begins: Map<Box<str>, u64>,
 }
 
 impl Outputs {
     /// Those in `dir`.
     pub fn new(dir: &Path) -> Outputs {
-        Outputs { dir: dir.into(), begins: BTreeMap::new() }
+        Outputs { dir: dir.into(), begins: Map::new() }
     }
 
     /// Where the output of the agent is.
