@@ -3,6 +3,7 @@
 CARGO ?= cargo
 PREFIX ?= /usr/local
 BIN ?= target/release/bootagent
+FUZZ_SECONDS ?= 60
 TARGETS = x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf arm-unknown-linux-musleabi
 ARCHES = x86_64 aarch64 armv7 arm
 # The largest a release binary may be, in KiB.
@@ -17,7 +18,7 @@ DEPS_CROSS = rustc-web cargo-web rust-web-src python3 python3-venv binutils file
 	qemu-user-static qemu-system-x86 qemu-system-arm e2fsprogs debian-archive-keyring
 
 .DEFAULT_GOAL := build
-.PHONY: help build release test check scripts deps deps-cross cross size test-cross test-vm demo install uninstall clean
+.PHONY: help build release test check deny audit fuzz test-tls scripts deps deps-cross cross size test-cross test-vm demo install uninstall clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,11 +32,37 @@ release: ## build for this machine, as it is shipped
 test: ## run all tests; BOOTAGENT_TEST_ALL=1 fails where one would be skipped
 	$(CARGO) test --locked
 
-check: scripts ## formatting, lints, documentation, import order
+check: scripts deny ## formatting, lints, documentation, import order
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked --test layers
+
+# Without cargo-deny, what it would find that the lock file alone can tell: crates twice, licences that are not free for all.
+deny:
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --all-features check bans licenses sources; else \
+		twice=$$($(CARGO) tree --locked -e normal --target all -d --depth 0 --prefix none | sort -u); \
+		[ -z "$$twice" ] || { echo "make check: crates in two versions:" $$twice >&2; exit 1; }; \
+		other=$$($(CARGO) tree --locked -e normal --target all --prefix none -f '{p}: {l}' | sort -u | \
+			grep -vE '(MIT|Apache-2.0|ISC)( |$$|\))' || true); \
+		[ -z "$$other" ] || { echo "make check: other licences: $$other" >&2; exit 1; }; \
+		echo "licences and duplicates checked by cargo tree, as cargo-deny is not installed"; fi
+
+audit: ## look for known faults in the crates this is built of
+	@command -v cargo-audit >/dev/null || { echo "make audit: cargo-audit is missing (cargo install cargo-audit)" >&2; exit 1; }
+	@$(CARGO) audit || { echo "make audit: faults were found, or the advisory database could not be reached" >&2; exit 1; }
+
+fuzz: ## run each fuzzer for a minute (FUZZ_SECONDS=60); needs the nightly toolchain and cargo-fuzz
+	@command -v cargo-fuzz >/dev/null && $(CARGO) +nightly version >/dev/null 2>&1 || { \
+		echo "make fuzz: the nightly toolchain or cargo-fuzz is missing (cargo install cargo-fuzz)" >&2; exit 1; }
+	for target in server files children; do \
+		mkdir -p fuzz/corpus/$$target; \
+		$(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target tests/proto tests/records examples/agents.d -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=1 -rss_limit_mb=512 || exit 1; \
+	done
+
+test-tls: ## run the tests of the tls build, against nginx
+	$(CARGO) test --locked --features tls --test tls
 
 scripts:
 	@command -v shellcheck >/dev/null || { echo "make check: shellcheck is missing (make deps)" >&2; exit 1; }

@@ -5,8 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bootagent::host::proc;
 use bootagent::model::job::{Rejected, MESSAGE_MAX};
-use bootagent::wire::{proto, record};
+use bootagent::wire::sign::Keys;
+use bootagent::wire::{config, control, proto, record};
+use bootagent::work;
 
 /// How many changed copies are made of each fixture.
 const ROUNDS: usize = 3_000;
@@ -47,14 +50,19 @@ impl Numbers {
     }
 }
 
-/// Hands each mangled copy of each fixture of the folder to `parse`.
-fn mangle(folder: &str, parse: fn(&[u8])) {
+/// The files of a folder.
+fn files(folder: &str) -> Vec<Vec<u8>> {
+    let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).expect("the folder is there");
+    let paths = entries.map(|entry| entry.expect("it can be listed").path()).filter(|path| path.is_file());
+    paths.map(|path| fs::read(path).expect("it can be read")).collect()
+}
+
+/// Hands each mangled copy of each fixture to `parse`.
+fn mangle(fixtures: &[Vec<u8>], parse: fn(&[u8])) {
     let began = Instant::now();
     let mut numbers = Numbers(0x5eed_b007_a6e7);
-    let mut fixtures = 0;
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).expect("the folder is there") {
-        let fixture = fs::read(entry.expect("it can be listed").path()).expect("it can be read");
-        fixtures += 1;
+    assert!(!fixtures.is_empty(), "no fixture");
+    for fixture in fixtures {
         for end in 0..=fixture.len() {
             parse(&fixture[..end]);
         }
@@ -75,8 +83,17 @@ fn mangle(folder: &str, parse: fn(&[u8])) {
             parse(&copy);
         }
     }
-    assert!(fixtures > 0, "no fixture in {folder}");
-    assert!(began.elapsed() < Duration::from_secs(300), "{folder}: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(300), "{:?}", began.elapsed());
+}
+
+/// The same for texts.
+fn mangle_texts(texts: &[&str], parse: fn(&[u8])) {
+    let fixtures: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    mangle(&fixtures, parse);
+}
+
+fn check_message(message: &str) {
+    assert!(!message.is_empty() && !message.contains(|c: char| c.is_control() && c != '\n'), "{message:?}");
 }
 
 fn check_rejected(rejected: &Rejected) {
@@ -88,7 +105,7 @@ fn check_rejected(rejected: &Rejected) {
 
 #[test]
 fn replies_and_jobs() {
-    mangle("tests/proto", |bytes| {
+    mangle(&files("tests/proto"), |bytes| {
         if let Err(message) = proto::result_reply(bytes) {
             assert!(!message.contains(char::is_control), "{message:?}");
         }
@@ -111,7 +128,7 @@ fn replies_and_jobs() {
 
 #[test]
 fn records() {
-    mangle("tests/records", |bytes| {
+    mangle(&files("tests/records"), |bytes| {
         let text = String::from_utf8_lossy(bytes);
         if let Ok(read) = record::read_agent(&text) {
             assert_eq!(record::read_agent(&record::write_agent(&read)), Ok(read));
@@ -133,4 +150,115 @@ fn records() {
             );
         }
     });
+}
+
+#[test]
+fn configuration() {
+    let fixtures = [files("examples"), files("examples/agents.d"), files("examples/sample")].concat();
+    let json: Vec<Vec<u8>> = fixtures.into_iter().filter(|bytes| bytes.starts_with(b"{")).collect();
+    assert!(json.len() >= 4);
+    mangle(&json, |bytes| {
+        for problem in config::read_config("bootagent.json", bytes).1 {
+            check_message(&problem.to_string());
+        }
+        for in_tar in [false, true] {
+            for problem in config::read_definition("web.json", bytes, in_tar, true).err().into_iter().flatten() {
+                check_message(&problem.to_string());
+            }
+        }
+    });
+}
+
+#[test]
+fn the_control_socket() {
+    let lines = [
+        r#"{"command":"start","name":"web"}"#,
+        r#"{"command":"status"}"#,
+        r#"{"code":1,"message":"no agent \u0022web\u0022","body":{"agents":[{"name":"web"}]}}"#,
+        r#"{"code":0,"message":""}"#,
+    ];
+    mangle_texts(&lines, |bytes| {
+        if let Ok(command) = control::read_command(bytes) {
+            assert_eq!(control::read_command(control::write_command(&command).trim_end().as_bytes()), Ok(command));
+        }
+        let _ = control::read_answer(bytes);
+    });
+}
+
+#[test]
+fn what_the_kernel_says() {
+    let texts = [
+        "4711 (a) b (c)) S 1 4711 4711 0 -1 4194560 1 2 3 4 50 60 7 8 20 0 1 0 123456 4096 100 18446744073709551615 1 1\n",
+        "HOME=/\0BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/state\0PATH=/bin\0",
+        "00400000-7ffc000 ---p 00000000 00:00 0 [rollup]\nRss: 884 kB\nPss: 385 kB\nShared_Clean: 696 kB\nSwapPss: 1 kB\n",
+        "Name:\tcat\nUid:\t0\t0\t0\t0\nVmRSS:\t  1084 kB\nRssAnon:\t 88 kB\nRssShmem:\t 0 kB\nVmSwap:\t 4 kB\n",
+        "4711\n",
+    ];
+    mangle_texts(&texts, |bytes| {
+        proc::parse_stat(bytes);
+        proc::parse_environ(bytes, "/state");
+        proc::parse_rollup(bytes);
+        proc::parse_status(bytes);
+        if let Some(pid) = proc::parse_pid(&String::from_utf8_lossy(bytes)) {
+            assert!(pid.raw() > 1);
+        }
+    });
+}
+
+#[test]
+fn keys_and_signed_replies() {
+    mangle_texts(&["a key of sixteen\nanother, longer key\n", &"0123456789abcdef".repeat(4)], |bytes| {
+        match Keys::read(bytes) {
+            // Whatever a forger sends is not the one good signature.
+            Ok(keys) => {
+                let signature = String::from_utf8_lossy(bytes);
+                assert!(keys.verify(200, "0123456789abcdef0123456789abcdef", bytes, Some(&signature)).is_err());
+            }
+            Err(message) => check_message(&message),
+        }
+    });
+}
+
+/// FTP replies, tar headers, pax records, signatures, keys, URLs, and the frames of the working children.
+#[test]
+fn what_comes_over_the_network_and_out_of_archives() {
+    let mut tar = vec![0; 512];
+    tar[..9].copy_from_slice(b"web-1.0/a");
+    tar[100..108].copy_from_slice(b"0000755\0");
+    tar[124..136].copy_from_slice(b"00000000012\0");
+    tar[136..148].copy_from_slice(b"14713370000\0");
+    tar[156] = b'0';
+    tar[257..263].copy_from_slice(b"ustar\0");
+    let signature = "untrusted comment: signature from minisign secret key\n\
+        RUTspmpO3rNUqW1Vtr7TgZffPJqJ6HSxv7/mZNDb9wHwtUTn4WPmnEwzq667m+0xExySaCQvMnwaH47xChhPDM3aNjcWvXZ2uAQ=\n\
+        trusted comment: name=a version=1\n\
+        Bu5AkeMrwfbgwSuSvszk5Suhn1oFbrzbtHtnXB5DNSP3VSiQrETmArtRQQsuD+QxJNrRRYoTPflAE9BB8U5dAg==\n";
+    let order = work::Order::Verify {
+        keys: vec!["RWTspmpO3rNUqYiLwLY+uKKJM52K0iCklLo8KPu8o7W/zwnglYNEU7Lg".into()],
+        signature: signature.into(),
+        name: "web".into(),
+        version: "1".into(),
+    };
+    let outcome = work::Outcome::Exchanged {
+        status: 200,
+        retry_after: Some(1),
+        signature: Some("ab".into()),
+        body: b"{}".to_vec(),
+    };
+    let mut fixtures = vec![tar, work::encode_order(&order), work::encode_outcome(&outcome)];
+    for text in [
+        "220-Welcome\r\n220-to all\r\n220 ready\r\n",
+        "229 Entering Extended Passive Mode (|||6446|)\r\n",
+        "227 Entering Passive Mode (127,0,0,1,200,13).\r\n",
+        "213 1048576\r\n",
+        "30 mtime=1700000000.123456789\n27 path=web-1.0/bin/agent-x\n",
+        "RWTspmpO3rNUqYiLwLY+uKKJM52K0iCklLo8KPu8o7W/zwnglYNEU7Lg",
+        signature,
+        "ftp://user:pass%40word@[::1]:2121/%2Fpub//a%20b/web-1.0.tar.gz;type=i",
+        "http://example.org:80/a/../b?x=y#z",
+        "file:///srv/packages/web-1.0.deb",
+    ] {
+        fixtures.push(text.as_bytes().to_vec());
+    }
+    mangle(&fixtures, work::try_parsers);
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::kernel::Level;
+use crate::model::job::{sanitize, MESSAGE_MAX};
 use crate::model::pace::{parse_servers, Server};
 use crate::model::spec::Spec;
 use crate::wire::definition::{absolute, definition, size_above_0};
@@ -284,8 +285,9 @@ fn read_text(file: &str, text: &[u8]) -> Result<Value, Problem> {
     })
 }
 
+// Keys and values are told as they are written, and may hold what no terminal should see.
 fn problems(file: &str, faults: &[String]) -> Vec<Problem> {
-    faults.iter().map(|fault| Problem::new(file, fault)).collect()
+    faults.iter().map(|fault| Problem::new(file, &sanitize(fault, MESSAGE_MAX))).collect()
 }
 
 #[cfg(test)]

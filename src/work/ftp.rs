@@ -205,6 +205,15 @@ impl Control {
     }
 }
 
+/// The parsers of replies, see `work::try_parsers`.
+pub fn try_parsers(bytes: &[u8], text: &str) {
+    if let Parsed::Reply(reply, used) = parse(bytes) {
+        assert!(used <= bytes.len());
+        let _ = (extended_port(&reply.text), passive_port(&reply.text));
+    }
+    let _ = (extended_port(text), passive_port(text), route(text));
+}
+
 /// What the bytes received so far hold.
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed {

@@ -208,6 +208,28 @@ pub fn run() -> i32 {
     }
 }
 
+/// Every parser here over the same bytes, as a peer, an archive or a job could bring them: for the tests that mangle and
+/// the fuzzers, which see nothing else of this part.
+pub fn try_parsers(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    ftp::try_parsers(bytes, &text);
+    verify::try_parsers(&text);
+    tar::records(bytes);
+    for block in bytes.chunks_exact(tar::BLOCK) {
+        let mut block: tar::Block = block.try_into().expect("a chunk is as long as a block");
+        let _ = tar::header(&block);
+        // Without its checksum right nothing else of it is read.
+        tar::set_checksum(&mut block);
+        let _ = tar::header(&block);
+    }
+    if let Ok(url) = url::Url::parse(&text) {
+        let _ = (url.for_http(), url.place(), url.join(&text));
+    }
+    url::without_password(&text, &text);
+    decode_order(bytes);
+    decode_outcome(bytes);
+}
+
 /// Does the order; a failure becomes an outcome.
 fn perform(order: Order) -> Outcome {
     match order {

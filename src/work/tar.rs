@@ -52,6 +52,12 @@ pub fn header(block: &Block) -> Result<Option<Header>, &'static str> {
     }))
 }
 
+/// Makes the checksum right.
+pub fn set_checksum(block: &mut Block) {
+    let sum = format!("{:06o}\0 ", checksum(block));
+    block[148..156].copy_from_slice(sum.as_bytes());
+}
+
 /// The sum of the block's bytes, its checksum field taken as spaces.
 fn checksum(block: &Block) -> u64 {
     let all: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
@@ -112,20 +118,15 @@ mod tests {
         block[124..124 + size.len()].copy_from_slice(size);
         block[156] = kind;
         block[257..263].copy_from_slice(b"ustar\0");
-        sign(&mut block);
+        set_checksum(&mut block);
         block
-    }
-
-    fn sign(block: &mut Block) {
-        let sum = format!("{:06o}\0 ", checksum(block));
-        block[148..156].copy_from_slice(sum.as_bytes());
     }
 
     #[test]
     fn headers() {
         let mut long = block(b"c", b'0', b"00000000017\0");
         long[345..348].copy_from_slice(b"a/b");
-        sign(&mut long);
+        set_checksum(&mut long);
         let read = header(&long).expect("good").expect("not the end");
         assert_eq!((read.name.as_slice(), read.size, read.mode, read.kind), (&b"a/b/c"[..], 15, 0o644, b'0'));
         assert_eq!(header(&[0; BLOCK]), Ok(None));

@@ -68,6 +68,16 @@ fn verify_by(mut file: &File, key: &PublicKey, signature: &Signature) -> Result<
     }
 }
 
+/// The readers of signatures and keys, see `work::try_parsers`.
+pub fn try_parsers(text: &str) {
+    if let Ok(signature) = Signature::decode(text) {
+        is_about(signature.trusted_comment(), "web", "1.0");
+    }
+    for line in text.lines() {
+        let _ = PublicKey::from_base64(line);
+    }
+}
+
 fn told(error: &Error) -> String {
     match error {
         Error::InvalidSignature => "the signature is not over this package, or its comment was changed".to_string(),
