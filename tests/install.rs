@@ -463,3 +463,131 @@ fn the_demo_works() {
     let ran = run(demo.arg(script).env("BOOTAGENT", binary()).env("BOOTSERVER", server)).expect("the demo ends");
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
 }
+
+#[test]
+fn a_download_survives_any_number_of_cuts() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.env("BOOTAGENT_FETCH_SECS", "0.02");
+    host.start();
+    let noise: String = (0u64..40_000).map(|n| format!("{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let definition = definition("web", "1.0", "", &[("exec", "[\"bin/agent\"]")]);
+    let files = [("bin/agent", staying("up")), ("noise", noise), ("bootagent.json", definition)];
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let package = tar_of(&host, "web", "1.0", &files);
+    let times = 60;
+    server.cut(times, package.bytes.len() / (times + 2));
+    server.give(&install(&server, "i1", "web", &package).text());
+    // And the daemon is killed in between.
+    host.wait("some of the cuts", || downloads(&server).len() > 20);
+    host.kill9();
+    host.start();
+    assert_eq!(host.result(&server, "i1").0, 0);
+    assert!(downloads(&server).len() > times, "not every cut was met");
+    host.wait_running("web");
+}
+
+#[test]
+fn formats_may_cross_and_be_undone() {
+    if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
+        return;
+    }
+    let (server, host) = pair();
+    let name = unique_name("batest-cross");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    let in_deb = |version: &str, script: &str| {
+        deb(&host, &package_name, version, &borrowed(&host_files(&name, version, script)), &[])
+    };
+    let one = in_deb("1.0", &staying("deb"));
+    host.does(&server, &install(&server, "x1", &name, &one), 0);
+    // A tar that does not stay up: the deb is there as before.
+    let broken = tarball(&host, &name, "2.0", "#!/bin/sh\nexit 9\n", &[]);
+    host.does(&server, &install(&server, "x2", &name, &broken), 8);
+    assert_eq!(host.wait_running(&name).version, "1.0");
+    assert!(dpkg_has(&package_name));
+    // One that does: the deb goes.
+    let two = tarball(&host, &name, "2.1", &staying("tar"), &[]);
+    host.does(&server, &install(&server, "x3", &name, &two), 0);
+    assert_eq!(host.wait_running(&name).version, "2.1");
+    assert!(!dpkg_has(&package_name), "both packages are on the host");
+    // And back: a deb that does not stay up goes again, one that does stays.
+    let bad = in_deb("3.0", "#!/bin/sh\nexit 9\n");
+    host.does(&server, &install(&server, "x4", &name, &bad), 8);
+    assert_eq!(host.wait_running(&name).version, "2.1");
+    assert!(!dpkg_has(&package_name), "the bad deb was left");
+    let three = in_deb("3.1", &staying("deb"));
+    host.does(&server, &install(&server, "x5", &name, &three), 0);
+    assert!(dpkg_has(&package_name));
+    host.does(&server, &Job::new("x6", "uninstall", &name), 0);
+    assert!(!dpkg_has(&package_name));
+    assert_eq!(traces(&host, &name), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn an_upgrade_must_be_healthy() {
+    let (server, host) = pair();
+    let check = |exec: &str| format!("{{ \"exec\": [{exec}], \"interval\": 0.1, \"timeout\": 5, \"retries\": 2 }}");
+    let (good, bad) = (check("\"/bin/true\""), check("\"/bin/false\""));
+    let one = tarball(&host, "web", "1.0", &staying("up"), &[("check", &good)]);
+    host.does(&server, &install(&server, "h1", "web", &one), 0);
+    let two = tarball(&host, "web", "2.0", &staying("up"), &[("check", &bad)]);
+    let message = host.does(&server, &install(&server, "h2", "web", &two).set("startsecs", "0.1"), 8);
+    assert!(message.contains("health check"), "{message}");
+    assert_eq!(host.wait_running("web").version, "1.0");
+}
+
+#[test]
+fn a_script_that_hangs_is_killed_and_undone() {
+    if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
+        return;
+    }
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.env("BOOTAGENT_LOCK_SECS", "0.2").env("BOOTAGENT_TOOL_SECS", "6");
+    host.start();
+    let name = unique_name("batest-hang");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package_name.clone());
+    let mark = unique_name("98");
+    let hang = format!("#!/bin/sh\nsleep {} & sleep 9876\n", mark.replace('-', ""));
+    let files = host_files(&name, "1.0", &staying("deb"));
+    let package = deb(&host, &package_name, "1.0", &borrowed(&files), &[("preinst", &hang)]);
+    let message = host.does(&server, &install(&server, "s1", &name, &package), 6);
+    assert!(message.contains("took too long"), "{message}");
+    assert!(!dpkg_has(&package_name));
+    let left = run(Command::new("pgrep").args(["-f", &mark.replace('-', "")])).map(|ran| ran.code);
+    assert_ne!(left, Some(0), "what the script started is still there");
+    // The package manager is of use again.
+    let package = deb(&host, &package_name, "1.1", &borrowed(&host_files(&name, "1.1", &staying("deb"))), &[]);
+    host.does(&server, &install(&server, "s2", &name, &package), 0);
+    host.does(&server, &Job::new("s3", "uninstall", &name), 0);
+}
+
+#[test]
+fn a_held_lock_is_waited_for() {
+    if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
+        return;
+    }
+    let (server, host) = pair();
+    let name = unique_name("batest-lock");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    const HOLD: &str = "import fcntl,sys\nf=open('/var/lib/dpkg/lock-frontend','w')\nfcntl.lockf(f,fcntl.LOCK_EX)\n\
+        print('held',flush=True)\nsys.stdin.read()\n";
+    let mut python = Command::new("python3");
+    let holder = python.args(["-c", HOLD]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let Ok(mut holder) = holder else {
+        skipped("python3");
+        return;
+    };
+    let mut line = String::new();
+    let _ = holder.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
+    let package = deb(&host, &package_name, "1.0", &borrowed(&host_files(&name, "1.0", &staying("deb"))), &[]);
+    server.give(&install(&server, "l1", &name, &package).text());
+    let waits = || host.job("l1").is_some_and(|row| text(&row, "progress").contains("lock"));
+    host.wait("the job to wait for the lock", waits);
+    drop(holder.stdin.take());
+    let _ = holder.wait();
+    assert_eq!(host.result(&server, "l1").0, 0);
+}

@@ -214,12 +214,7 @@ impl Task {
     /// The moment in its window that this host picks.
     fn begin_at(&self, sn: &str) -> Time {
         let window = self.job.as_ref().map_or(0, |job| job.window.as_secs());
-        if window == 0 {
-            return self.record.received;
-        }
-        let hash = Sha256::new().chain_update(sn).chain_update("\n").chain_update(&*self.record.id).finalize();
-        let first = hash.iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-        self.record.received + Duration::from_secs(first % window)
+        self.record.received + Duration::from_secs(place(sn, &self.record.id).checked_rem(window).unwrap_or(0))
     }
 
     fn expires_at(&self) -> Option<Time> {
@@ -912,5 +907,25 @@ impl State {
 
     fn job_name(&self, index: usize) -> Name {
         self.tasks[index].record.name.clone()
+    }
+}
+
+/// The number by which a host finds its moment in a job's window.
+fn place(sn: &str, id: &str) -> u64 {
+    let hash = Sha256::new().chain_update(sn).chain_update("\n").chain_update(id).finalize();
+    hash.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod window {
+    #[test]
+    fn its_moment_is_the_same_on_every_version() {
+        // Computed with another implementation of SHA-256.
+        for (sn, id, want) in [
+            ("bfdcc18c-0000-4000-8000-000000000001", "roll-1", 17_828_284_431_002_947_388),
+            ("", "a", 8_314_109_957_015_630_941),
+        ] {
+            assert_eq!(super::place(sn, id), want, "{sn} {id}");
+        }
     }
 }
