@@ -116,6 +116,8 @@ fn a_bad_job_says_why_and_costs_its_neighbours_nothing() {
     let (before, count) = (said(), server.requests_to("/agent/status").len());
     let text = "{\"id\":\"b-last\",\"action\":\"restart\",\"name\":\"web\"}";
     server.give(text);
+    // The step is an hour by now.
+    host.ok(&["report"]);
     assert_eq!(host.result(&server, "b-last").0, 0);
     assert!(before >= 3 && server.requests_to("/agent/status").len() > count);
     assert_eq!(said(), before, "{}", host.logs());
