@@ -43,6 +43,7 @@ impl Daemon {
 
     /// Whether we lack the descriptors that a start takes, and what the kernel says about that.
     fn shortage(&self) -> Option<String> {
+        // Not copies of the lock's: closing one of those would release it, fcntl(2).
         let signals = self.signals.as_fd();
         let spare: Result<Vec<OwnedFd>, _> = (0..SPARE).map(|_| signals.try_clone_to_owned()).collect();
         spare.err().map(|error| format!("no descriptors to spare: {}", reason(&error)))

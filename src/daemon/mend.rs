@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{load, Daemon};
-use crate::host::disk::{make_dir, reason, Error};
+use crate::host::disk::{make_dir, publish, reason, Error};
 use crate::kernel::Level;
 use crate::model::event::Action;
 use crate::sys::process;
@@ -95,7 +95,7 @@ impl Daemon {
             Ok(()) => {
                 self.say(Level::Warn, &format!("{lost}, made again"));
                 load::first_of_boot(&self.config, &crate::host::store::boot_id());
-                let _ = fs::write(run_dir.join(load::PID_FILE), format!("{}\n", process::own_id()));
+                let _ = publish(run_dir, load::PID_FILE, &format!("{}\n", process::own_id()));
                 let records: Vec<_> = self.state.run_records().collect();
                 for record in records {
                     self.save(Action::SaveRun(Box::new(record)));
