@@ -12,7 +12,7 @@ BUDGET = 560
 
 # What the full tests use, from Debian 12: package tools, FTP and HTTP servers, daemons that fork, and lint tools.
 DEPS = build-essential ca-certificates curl git python3 python3-jsonschema python3-yaml procps strace xz-utils busybox-static \
-	dpkg-dev rpm minisign nginx-light vsftpd python3-pyftpdlib snmpd zabbix-agent collectd-core \
+	dpkg-dev rpm minisign openssl nginx-light vsftpd python3-pyftpdlib snmpd zabbix-agent collectd-core \
 	shellcheck mandoc
 DEPS_CROSS = rustc-web cargo-web rust-web-src python3 python3-venv binutils file git xz-utils \
 	qemu-user-static qemu-system-x86 qemu-system-arm e2fsprogs debian-archive-keyring
