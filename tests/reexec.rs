@@ -148,11 +148,11 @@ fn what_is_on_disk_by_then_runs() {
     host.start();
     let (daemon, pid) = (host.pid(), host.wait_running("web").pid);
     // As an operator does it: beside, then renamed over. Then by a link to another directory.
-    fs::copy(binary(), host.path("bin/bootagent.next")).unwrap();
+    copy_program(&binary(), &host.path("bin/bootagent.next"));
     fs::rename(host.path("bin/bootagent.next"), host.path("bin/bootagent")).unwrap();
     host.ok(&["reexec"]);
     fs::create_dir(host.path("other")).unwrap();
-    fs::copy(binary(), host.path("other/bootagent")).unwrap();
+    copy_program(&binary(), &host.path("other/bootagent"));
     fs::remove_file(host.path("bin/bootagent")).unwrap();
     symlink(host.path("other/bootagent"), host.path("bin/bootagent")).unwrap();
     host.ok(&["reexec"]);
@@ -194,8 +194,8 @@ fn a_bad_binary_is_refused() {
         ("hangs", script("sleep 1000"), "not done within 10 s"),
     ] {
         let next = host.path("bin/next");
-        fs::write(&next, bytes).unwrap();
-        fs::set_permissions(&next, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::write(host.path("bytes"), bytes).unwrap();
+        copy_program(&host.path("bytes"), &next);
         fs::rename(&next, &client).unwrap();
         let ran = host.cli(&["reexec"]);
         assert_eq!(ran.code, 1, "{what}: {ran:?}");
@@ -205,7 +205,7 @@ fn a_bad_binary_is_refused() {
     host.wait("the hanging ones to be gone", || host.agents_processes().len() == 1);
     fs::remove_file(&client).unwrap();
     assert_eq!(host.cli(&["reexec"]).code, 1);
-    fs::copy(binary(), &client).unwrap();
+    copy_program(&binary(), &client);
     host.ok(&["reexec"]);
     assert_eq!(host.wait_running("web").pid, pid);
 }

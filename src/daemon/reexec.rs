@@ -20,6 +20,7 @@ use crate::kernel::{Level, Time};
 use crate::model::event::{Client, Event};
 use crate::sys::child::{spawn_child, Setup};
 use crate::sys::file::open_nofollow;
+use crate::sys::poll::{poll, PollFd};
 use crate::sys::{inherited, pipe, process, set_cloexec};
 use crate::wire::handover::{self, Handover};
 use crate::work::watch;
@@ -29,6 +30,9 @@ const VARIABLE: &str = "BOOTAGENT_HANDOVER";
 
 /// How much later than its own time an image on trial is ended by its watcher, if it does not go back by itself.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long the watcher may take to be executed: the one wait outside of the loop, which is being left.
+const BEGIN: Duration = Duration::from_secs(1);
 
 /// What the image before this one handed over; `Err`: it did, and it cannot be read.
 pub fn handed_over() -> Option<Result<Handover, String>> {
@@ -195,9 +199,19 @@ impl Daemon {
             // What it may execute finds its files as we do.
             setup.directory = std::env::current_dir().map_or(c"/".to_owned(), |dir| text(dir.as_os_str()));
             self.restore_limits(&mut setup);
-            spawn_child(&setup, &self.failures).map(|pid| (pid, write))
+            let (begun, held) = pipe()?;
+            let pid = spawn_child(&setup, &self.failures)?;
+            drop(held);
+            // Until it is its program it would end with us; that it is shows in the end of a pipe that no program keeps.
+            match poll(&mut [PollFd::reading(begun.as_fd())], Some(BEGIN))? {
+                0 => Err(io::ErrorKind::TimedOut.into()),
+                _ => Ok((pid, write)),
+            }
         })();
         let (pid, write) = started.map_err(|error: io::Error| format!("cannot start a watcher: {}", reason(&error)))?;
+        if let Some(failure) = self.failures.take(pid) {
+            return Err(format!("cannot start a watcher: {failure}"));
+        }
         self.trees.add_ours(pid);
         self.owners.insert(pid, Owner::Errand);
         self.watcher = Some(File::from(write));

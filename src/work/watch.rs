@@ -42,7 +42,7 @@ pub fn run(words: &[String]) -> i32 {
     let Some(why) = watch(daemon, until) else { return 0 };
     // Only for the message of the job that brought the new image.
     let _ = std::fs::write(Path::new(run_dir).join(UNDONE), why);
-    if follows(&Path::new(run_dir).join(LOCK)) {
+    if follows(daemon, &Path::new(run_dir).join(LOCK)) {
         return 0;
     }
     let text = |text: &str| CString::new(text).unwrap_or_default();
@@ -84,12 +84,12 @@ fn watch(daemon: Pid, until: Time) -> Option<&'static str> {
     }
 }
 
-/// Whether somebody else starts a daemon.
-fn follows(lock: &Path) -> bool {
+/// Whether somebody else starts a daemon. One that was just killed may hold the lock a little longer.
+fn follows(daemon: Pid, lock: &Path) -> bool {
     let end = monotonic() + INIT;
     while monotonic() < end {
         let held = File::open(lock).and_then(|file| file::lock_holder(&file));
-        if matches!(held, Ok(Some(_))) {
+        if matches!(held, Ok(Some(holder)) if holder != daemon) {
             return true;
         }
         let _ = poll(&mut [], Some(LOOK));

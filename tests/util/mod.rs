@@ -202,7 +202,7 @@ impl Host {
     pub fn install(&mut self) {
         self.program = self.path("bin/bootagent");
         fs::create_dir_all(self.path("bin")).expect("the host's directory can be written");
-        fs::copy(binary(), &self.program).expect("the host's directory can be written");
+        copy_program(&binary(), &self.program);
     }
 
     /// The daemon's process id.
@@ -599,6 +599,14 @@ pub fn entries(directory: &Path) -> Vec<PathBuf> {
 pub fn write_program(path: &Path, text: &str) {
     drop(File::create(path).and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes())));
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the test's own file");
+}
+
+/// Copies a program, by another process: one of ours that is just being made would have the copy open for writing, and
+/// nobody could execute it.
+pub fn copy_program(from: &Path, to: &Path) {
+    let ran = run(Command::new("cp").arg("--remove-destination").arg(from).arg(to)).expect("a copy ends");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).expect("the test's own file");
 }
 
 /// One agent in a status body.
