@@ -402,7 +402,7 @@ impl State {
             Phase::Installing if task.undoing() => self.stop_agent(index, now, out),
             Phase::Installing => self.install(index, now, out),
             Phase::Starting => self.start(index, now, out),
-            Phase::Settling => self.settle(index),
+            Phase::Settling => self.settle(index, now, out),
             Phase::Done => {
                 task.doing = Doing::Ended;
                 self.pace.new_results(now.time);
@@ -649,8 +649,15 @@ impl State {
         !task.undoing() && task.record.before.is_some()
     }
 
-    /// The phase `Settling`: after an interruption the start that runs now is the one to watch.
-    fn settle(&mut self, index: usize) {
+    /// The phase `Settling`: after an interruption the start that runs now is the one to watch. What ended while nobody
+    /// was watching may have ended with the daemon, and says nothing about the agent: it is started again.
+    fn settle(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+        let name = self.job_name(index);
+        let task = &self.tasks[index];
+        let wanted = self.agents.get(&name).is_some_and(|agent| agent.wanted() == Wanted::Up);
+        if task.resumed && task.goal.is_none() && wanted {
+            self.turn(&name, now, out, |agent, turn| agent.order_up(turn));
+        }
         let lasting = self.lasting(index);
         let goal = self.goal_up(&self.tasks[index].record.name, lasting, self.needs_health(index));
         let task = &mut self.tasks[index];
