@@ -21,7 +21,7 @@ if prctl(22, 2, ctypes.c_char_p(filter), 0, 0):
 os.execv(sys.argv[1], sys.argv[1:])
 "#;
 
-/// What every host must be able to do: an install by a job, a restart, an end of the daemon, a stop.
+/// What every host must be able to do: an install by a job, a restart, a daemon killed and one replaced, a stop.
 fn works(host: &mut Host, server: &Server) {
     host.agent("web", "exec sleep 1000", &[("limits", r#"{ "memory": "64M", "nofile": 100, "core": 0 }"#)]);
     host.start();
@@ -37,6 +37,9 @@ fn works(host: &mut Host, server: &Server) {
     host.wait("the program to run", || host.lines("log/packed.log") == 2);
     host.kill9();
     host.start();
+    let pids = ["web", "packed"].map(|name| host.wait_running(name).pid);
+    assert_eq!(pids, [web.pid, again.pid], "{}", host.logs());
+    host.ok(&["reexec"]);
     let pids = ["web", "packed"].map(|name| host.wait_running(name).pid);
     assert_eq!(pids, [web.pid, again.pid], "{}", host.logs());
     host.ok(&["stop", "web"]);

@@ -91,7 +91,7 @@ install)
     kill -9 "$old"
     wait_for "init starts a killed daemon again" '[ "$(daemon)" != "$old" ] && bootagent status >/dev/null'
     check "its agent went on" 'runs sample && [ "$(told sample pid)" = "$pid" ]'
-    check "there is no second one" '[ "$(cat /proc/[0-9]*/cmdline | tr "\0" "\n" | grep -c bin/sample-agent)" = 1 ]'
+    check "there is no second one" '[ "$(cat /proc/[0-9]*/cmdline | tr "\0" "\n" | grep -c [b]in/sample-agent)" = 1 ]'
 
     echo "vm: give big"
     wait_for "the power is cut in the middle of a job" 'job_is big downloading'
@@ -121,6 +121,10 @@ full)
     check "the root is read-only" '! touch /etc/x 2>/dev/null'
     check "it runs under a keeper" '[ "$(cut -d " " -f 4 "/proc/$(daemon)/stat")" != 1 ] && /etc/init.d/bootagent status'
     wait_for "the agent runs" 'runs web'
+    old=$(daemon) pid=$(told web pid)
+    check "a second start changes nothing" '/etc/init.d/bootagent start && [ "$(daemon)" = "$old" ]'
+    check "reload works" '/etc/init.d/bootagent reload && [ "$(told web pid)" = "$pid" ]'
+    check "restart leaves agents alone" '/etc/init.d/bootagent restart && [ "$(told web pid)" = "$pid" ]'
     echo "vm: give sample"
     wait_for "an agent is installed by a job" 'job_is sample taken'
 
@@ -143,6 +147,7 @@ full)
     pid=$(told web pid)
     /etc/init.d/bootagent stop
     check "stop ends the agents" '! bootagent status 2>/dev/null && ! kill -0 "$pid" 2>/dev/null'
+    check "status says so" '/etc/init.d/bootagent status; [ $? = 3 ]'
     ;;
 esac
 echo "vm: exit 0"
