@@ -27,6 +27,9 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_se
 /// The time of a restart that is not to be.
 const NEVER: Time = Time(u64::MAX);
 
+/// How long a forking agent's starter may run: one that stays is an agent that does not go into the background.
+const STARTER: Duration = Duration::from_secs(90);
+
 /// How long a forking agent's starter may have ended before its main process is known.
 const FIND_MAIN: Duration = Duration::from_secs(10);
 
@@ -144,6 +147,8 @@ pub struct Stopping {
     pub kill_at: Option<Time>,
     /// SIGKILL was sent.
     pub killed: bool,
+    /// Its process is being made: whether there is one is not known yet.
+    pub starting: bool,
     /// When to look next at what is left; `None` while the end of the main process is awaited.
     pub look_at: Option<Time>,
     /// The pause after that look.
@@ -262,6 +267,15 @@ impl Agent {
     /// Nothing of it is there, and nothing will be without an order.
     pub fn is_down(&self) -> bool {
         matches!(self.life, Life::Down | Life::Fatal)
+    }
+
+    /// Whether it is down, or comes to that without a start in between.
+    pub fn is_going_down(&self) -> bool {
+        match &self.life {
+            Life::Stopping(stopping) => stopping.then == Then::Down,
+            Life::Down | Life::Fatal => true,
+            Life::Waiting { .. } | Life::Starting | Life::Forking { .. } | Life::Running { .. } => false,
+        }
     }
 
     /// Whether it is down only because nobody has started it yet.
@@ -389,8 +403,12 @@ impl Agent {
         self.failures = 0;
         match &mut self.life {
             Life::Down | Life::Fatal | Life::Waiting { .. } => self.begin(turn),
-            Life::Starting | Life::Forking { .. } | Life::Running { .. } => {}
-            Life::Stopping(stopping) => stopping.then = Then::Up,
+            Life::Forking { .. } | Life::Running { .. } => self.save(turn),
+            Life::Starting => {}
+            Life::Stopping(stopping) => {
+                stopping.then = Then::Up;
+                self.save(turn);
+            }
         }
     }
 
@@ -453,6 +471,7 @@ impl Agent {
             }
             Life::Stopping(stopping) => {
                 stopping.leader = Some((process, turn.now));
+                stopping.starting = false;
                 stopping.look_at = None;
                 let sig = if stopping.killed { Sig::KILL } else { stopsignal(&self.definition) };
                 turn.out.push(Action::Signal(self.record.name.clone(), sig));
@@ -472,7 +491,7 @@ impl Agent {
                 self.conclude(Then::Policy(End::NotStarted), Duration::ZERO, turn);
             }
             Life::Stopping(stopping) => {
-                stopping.leader = None;
+                (stopping.leader, stopping.starting) = (None, false);
                 self.look(turn);
             }
             Life::Down | Life::Waiting { .. } | Life::Fatal => self.illegal("not started", turn),
@@ -563,7 +582,7 @@ impl Agent {
         let signal = stopsignal(&self.definition);
         let stopsecs = self.definition.as_ref().map_or(Duration::from_secs(10), |definition| definition.spec.stopsecs);
         let Life::Stopping(stopping) = &mut self.life else { return };
-        if count == 0 && stopping.leader.is_none() {
+        if count == 0 && stopping.leader.is_none() && !stopping.starting {
             let (then, ran) = (stopping.then, stopping.ran);
             self.conclude(then, ran, turn);
             return;
@@ -675,6 +694,12 @@ impl Agent {
         match &mut self.life {
             Life::Waiting { until } if *until <= turn.now => self.begin(turn),
             Life::Forking { ask: Some((next, _)), .. } if *next <= turn.now => turn.out.push(Action::FindMain(name)),
+            Life::Forking { starter: Some(_), since, .. } if *since + STARTER <= turn.now => {
+                let text = format!("cannot start: its starter has not ended after {} s", STARTER.as_secs());
+                self.killed = false;
+                self.set_end(&text, "", Level::Error, turn);
+                self.end(Then::Policy(End::NotStarted), turn);
+            }
             Life::Running { health, .. } => match *health {
                 Health::Next(at) if at <= turn.now => {
                     let timeout = self.definition.as_ref().and_then(|definition| definition.spec.check.as_ref());
@@ -712,6 +737,7 @@ impl Agent {
     pub fn deadline(&self) -> Option<Time> {
         match &self.life {
             Life::Waiting { until } => Some(*until),
+            Life::Forking { starter: Some(_), since, .. } => Some(*since + STARTER),
             Life::Forking { ask, .. } => ask.map(|(next, _)| next),
             Life::Running { health, .. } => match health {
                 Health::Off => None,
@@ -865,6 +891,7 @@ impl Agent {
             ran,
             kill_at: None,
             killed: false,
+            starting,
             look_at: None,
             pause: LOOK.0,
         }));

@@ -267,6 +267,11 @@ impl Pace {
         self.urgent = true;
     }
 
+    /// Whether a report that a person wants is under way, or is the next thing.
+    pub fn is_hurried(&self) -> bool {
+        self.urgent || self.busy || self.round.is_some()
+    }
+
     /// There are new results: they are sent at once, unless servers do not answer at the moment.
     pub fn new_results(&mut self, now: Time) {
         if self.results.failures == 0 && self.status.failures == 0 {

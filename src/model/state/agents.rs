@@ -17,6 +17,11 @@ const POLL: Duration = Duration::from_secs(10);
 impl State {
     pub(super) fn command(&mut self, client: Client, command: Command, now: Now, out: &mut Vec<Action>) {
         match command {
+            Command::Start(_) | Command::Stop(_) | Command::Restart(_) | Command::Report | Command::Reexec
+                if self.shutdown.is_some() =>
+            {
+                out.push(Action::Answer(client, super::ending()));
+            }
             Command::Status(name) => {
                 if let Some(name) = name.as_ref().filter(|name| !self.agents.contains_key(*name)) {
                     return out.push(Action::Answer(client, self.unknown(name)));
@@ -232,7 +237,7 @@ impl State {
     pub(super) fn forget_undefined(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
         let Some(agent) = self.agents.get_mut(name) else { return };
         let recorded = agent.record.definition.is_some() || agent.record.package.is_some();
-        let expected = self.tasks.iter().any(|task| *task.record.name == *name);
+        let expected = self.tasks.iter().any(|task| *task.record.name == *name && !task.has_ended());
         match (recorded || expected, agent.origin()) {
             (true, Some(Origin::File)) if !expected => {
                 self.turn(name, now, out, |agent, turn| agent.order_down(turn));
@@ -284,7 +289,7 @@ impl State {
             }
             out.push(Action::AnswerReport(client, Box::new(report)));
         }
-        if let Some(server) = measuring.report {
+        if let Some(server) = measuring.report.filter(|_| self.shutdown.is_none()) {
             self.send_status(server, now, out);
         }
     }

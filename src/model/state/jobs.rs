@@ -203,7 +203,7 @@ impl Task {
         self.record.outcome.is_some() && self.record.phase != Phase::Done
     }
 
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.record.phase == Phase::Done
     }
 
@@ -222,12 +222,13 @@ impl Task {
         Some(self.record.received + expires)
     }
 
+    /// When it goes on by itself; `first`: no other job has to end before it.
     fn deadline(&self, sn: &str, first: bool) -> Option<Time> {
         match &self.doing {
             Doing::SaveAgain(at) | Doing::FetchAgain(at) | Doing::Proving(at) => Some(*at),
             Doing::Queued => {
                 let begin = first.then(|| self.begin_at(sn));
-                [begin, self.expires_at()].into_iter().flatten().filter(|at| *at > self.record.received).min()
+                [begin, self.expires_at()].into_iter().flatten().min()
             }
             Doing::Tool(work) => Some(work.again.unwrap_or(work.deadline)),
             Doing::Saving
@@ -272,6 +273,11 @@ impl State {
             }
         }
         self.tasks.sort_by_key(|task| task.record.seq);
+        for index in 0..self.tasks.len() {
+            if self.tasks[index].record.phase == Phase::Received {
+                self.cancel_queued(index, out);
+            }
+        }
         for id in damaged {
             let rejected = Rejected {
                 id: Some(id),
@@ -281,6 +287,8 @@ impl State {
                 name: "".into(),
             };
             self.accept(Err(rejected), now, out);
+            // It was on disk, so that it is not one to be offered again if this cannot be written at once.
+            self.tasks.iter_mut().last().into_iter().for_each(|task| task.recorded = true);
         }
     }
 
@@ -392,9 +400,7 @@ impl State {
         match task.record.phase {
             Phase::Received => {
                 task.doing = Doing::Queued;
-                if matches!(task.order(), Some(Order::Stop | Order::Uninstall)) && !own {
-                    self.cancel_queued(index, out);
-                }
+                self.cancel_queued(index, out);
             }
             Phase::Downloading => task.doing = Doing::WaitingForSlot,
             Phase::Verified => self.keep_package(index, out),
@@ -432,8 +438,12 @@ impl State {
     pub(super) fn follow_jobs(&mut self, now: Now, out: &mut Vec<Action>) {
         let mut index = 0;
         while index < self.tasks.len() {
+            let before = std::mem::discriminant(&self.tasks[index].doing);
             self.follow_job(index, now, out);
-            index += 1;
+            // What it does now may be done already, or may be begun at once.
+            if std::mem::discriminant(&self.tasks[index].doing) == before {
+                index += 1;
+            }
         }
     }
 
@@ -444,7 +454,7 @@ impl State {
         }
         let name = self.tasks[index].record.name.clone();
         match &self.tasks[index].doing {
-            Doing::Queued => self.follow_queued(index, &name, now, out),
+            Doing::Queued => self.follow_queued(index, now, out),
             Doing::WaitingForSlot if !self.is_leaving() && !self.is_fetching() => {
                 self.tasks[index].doing = Doing::Fetching;
                 out.push(Action::Fetch(self.tasks[index].record.id.clone()));
@@ -453,6 +463,7 @@ impl State {
             Doing::StoppingAgent if self.agents.get(&name).is_none_or(Agent::is_down) => {
                 self.agent_stopped(index, now, out);
             }
+            Doing::StoppingAgent => self.follow_stopping(index, &name, now, out),
             Doing::Settling => {
                 let Some(goal) = self.tasks[index].goal else { return };
                 match self.progress(&name, goal, now.time) {
@@ -470,20 +481,34 @@ impl State {
         self.tasks.iter().any(|task| matches!(task.doing, Doing::Asked(Ask::Verify | Ask::Unpack)))
     }
 
+    /// Somebody may want the agent up while a job is bringing it down.
+    fn follow_stopping(&mut self, index: usize, name: &str, now: Now, out: &mut Vec<Action>) {
+        let Some(agent) = self.agents.get(name).filter(|agent| !agent.is_going_down()) else { return };
+        if agent.wanted() == Wanted::Up && matches!(self.tasks[index].order(), Some(Order::Stop)) {
+            return self.finish(index, Code::Expired, "cancelled: the agent was started meanwhile", out);
+        }
+        self.turn(name, now, out, |agent, turn| agent.order_down(turn));
+    }
+
     fn is_fetching(&self) -> bool {
         self.tasks.iter().any(|task| matches!(task.doing, Doing::Fetching))
     }
 
-    fn follow_queued(&mut self, index: usize, name: &str, now: Now, out: &mut Vec<Action>) {
+    /// Whether no earlier job for the same agent is still to end.
+    fn is_first(&self, index: usize) -> bool {
+        let name = &self.tasks[index].record.name;
+        self.tasks[..index].iter().all(|earlier| earlier.record.name != *name || earlier.has_ended())
+    }
+
+    fn follow_queued(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let task = &self.tasks[index];
         if task.record.phase == Phase::Received && task.expires_at().is_some_and(|at| at <= now.time) {
             return self.finish(index, Code::Expired, "expired before it could begin", out);
         }
         let begun = task.record.phase != Phase::Received;
-        let first = self.tasks[..index].iter().all(|earlier| *earlier.record.name != *name || earlier.has_ended());
         if begun {
             self.act(index, now, out);
-        } else if first && task.begin_at(&self.identity.sn) <= now.time {
+        } else if self.is_first(index) && task.begin_at(&self.identity.sn) <= now.time {
             self.begin(index, now, out);
         }
     }
@@ -519,8 +544,12 @@ impl State {
         }
     }
 
-    /// Ends what was queued for the same agent before the job at `index`, which makes it pointless.
+    /// Ends what was queued for the same agent before the job at `index`, if that makes it pointless.
     fn cancel_queued(&mut self, index: usize, out: &mut Vec<Action>) {
+        let task = &self.tasks[index];
+        if !matches!(task.order(), Some(Order::Stop | Order::Uninstall)) || *task.record.name == *SELF {
+            return;
+        }
         let (id, name) = (self.tasks[index].record.id.clone(), self.tasks[index].record.name.clone());
         for other in 0..index {
             let task = &self.tasks[other];
@@ -810,11 +839,8 @@ impl State {
 
     pub(super) fn tasks_deadline(&self) -> Option<Time> {
         let sn = &self.identity.sn;
-        // A job that is not the first of its agent waits for no time but that of its expiry.
-        let first = |index: usize, task: &Task| {
-            self.tasks[..index].iter().all(|earlier| earlier.record.name != task.record.name || earlier.has_ended())
-        };
-        let timers = self.tasks.iter().enumerate().filter_map(|(index, task)| task.deadline(sn, first(index, task)));
+        let timers = self.tasks.iter().enumerate();
+        let timers = timers.filter_map(|(index, task)| task.deadline(sn, self.is_first(index)));
         let settling = self
             .tasks
             .iter()
@@ -838,6 +864,7 @@ impl State {
                         work.again = None;
                         if let Some(tool) = work.tools.front().cloned() {
                             work.deadline = now.time + tool.timeout.min(self.options.times.tool);
+                            work.late = false;
                             out.push(Action::Tool(id.clone(), tool));
                         }
                     }
@@ -897,18 +924,35 @@ impl State {
     }
 
     /// Restores what is remembered of an agent; an empty record means there was none.
-    fn restore(&mut self, name: &str, before: AgentRecord, definition: Option<Definition>, out: &mut Vec<Action>) {
+    fn restore(
+        &mut self,
+        name: &str,
+        mut before: AgentRecord,
+        definition: Option<Definition>,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
         if before.name.is_empty() {
-            self.agents.remove(name);
-            out.push(Action::DropAgent(name.into()));
-            return;
+            return self.forget(name, now, out);
         }
         if let Some(agent) = self.agents.get_mut(name) {
+            // No job that can be undone wants an agent down: this is somebody's word, and counts.
+            before.wanted = agent.record.wanted.filter(|wanted| *wanted == Wanted::Down).or(before.wanted);
             agent.record = before;
             if let Some(definition) = definition {
                 agent.define(Some(definition));
             }
             out.push(Action::SaveAgent(Box::new(agent.record.clone())));
+        }
+    }
+
+    /// Forgets an agent; one that somebody has started meanwhile is ended first.
+    fn forget(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+        if let Some(agent) = self.agents.get_mut(name) {
+            agent.record = AgentRecord { name: name.into(), wanted: Some(Wanted::Down), ..AgentRecord::default() };
+            agent.define(None);
+            self.leave(name, now, out);
+            self.follow_leaving(out);
         }
     }
 

@@ -293,6 +293,11 @@ impl State {
             self.agents.or_insert_with(name.clone(), || Agent::new(record(), None, true));
         }
         for (run, alive) in runs {
+            // Of an agent that went while no daemon lived: what it did is nothing to one of its name that comes later.
+            if !self.agents.contains_key(&run.name) {
+                out.push(Action::DropAgent(run.name));
+                continue;
+            }
             let more = strays.iter().any(|(name, _)| *name == run.name);
             self.turn(&run.name.clone(), now, out, |agent, turn| {
                 agent.resume(&run, alive, more, turn);
@@ -322,6 +327,16 @@ impl State {
         self.watch_clock(now, out);
         match event {
             Event::Tick => self.due(now, out),
+            // In a shutdown nothing is begun any more: the next daemon reads what there is, and resumes the jobs.
+            Event::Definitions { .. }
+            | Event::Saved(..)
+            | Event::Fetched(..)
+            | Event::ToolDone { .. }
+            | Event::Verified(..)
+            | Event::Unpacked(..)
+            | Event::Placed(..)
+            | Event::Inspected(..)
+                if self.shutdown.is_some() => {}
             Event::Definitions { good, problems } => self.redefine(good, &problems, now, out),
             Event::Command(client, command) => self.command(client, command, now, out),
             Event::Gone(client) => self.client_gone(client),
@@ -331,11 +346,9 @@ impl State {
             Event::Started { name, process, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);
                 self.turn(&name, now, out, |agent, turn| agent.started(process, by, turn));
-                self.poll_soon(now);
             }
             Event::Attached { name, limits_by, poll_cpu, poll_memory } => {
                 self.turn(&name, now, out, |agent, _| agent.attached((limits_by, poll_cpu, poll_memory)));
-                self.poll_soon(now);
             }
             Event::NotStarted { name, reason } => {
                 self.turn(&name, now, out, |agent, turn| agent.not_started(&reason, turn));
@@ -428,10 +441,13 @@ impl State {
 
     /// Everything that follows from a change anywhere: answers to people, jobs that go on, exchanges that are due.
     fn follow(&mut self, now: Now, out: &mut Vec<Action>) {
-        self.follow_waiters(now, out);
-        self.follow_jobs(now, out);
+        if self.shutdown.is_none() {
+            self.follow_jobs(now, out);
+        }
         self.follow_leaving(out);
         self.follow_renewal(now, out);
+        self.follow_waiters(now, out);
+        self.poll_soon(now);
         if self.shutdown.is_none() {
             self.follow_talk(now, out);
         } else if self.agents.values().all(|agent| agent.is_down()) || self.shutdown.is_some_and(|at| at <= now.time) {
@@ -450,10 +466,11 @@ impl State {
             self.poll_at = None;
             if self.agents.values().any(Agent::polled) {
                 self.measure(out);
-                self.poll_soon(now);
             }
         }
-        self.tasks_due(now, out);
+        if self.shutdown.is_none() {
+            self.tasks_due(now, out);
+        }
         self.renewal_due(now, out);
     }
 
@@ -521,9 +538,9 @@ impl State {
                 let longest =
                     self.agents.values().filter_map(|agent| Some(agent.definition.as_ref()?.spec.stopsecs)).max();
                 self.shutdown = Some(now.time + longest.unwrap_or_default() + SHUTDOWN_MARGIN);
-                for waiter in std::mem::take(&mut self.waiters) {
-                    let message = "the daemon is being stopped".into();
-                    out.push(Action::Answer(waiter.client, Answer { code: 1, message, body: "".into() }));
+                let waiters = std::mem::take(&mut self.waiters).into_iter().map(|waiter| waiter.client);
+                for client in waiters.chain(std::mem::take(&mut self.reporting)) {
+                    out.push(Action::Answer(client, ending()));
                 }
                 self.every_turn(now, out, |agent, turn| agent.order_down(turn));
             }
@@ -534,6 +551,11 @@ impl State {
     fn phase_of(&self, id: &str) -> Option<Phase> {
         self.job_record(id).map(|record| record.phase)
     }
+}
+
+/// What is answered while the daemon is being stopped.
+fn ending() -> Answer {
+    Answer { code: 1, message: "the daemon is being stopped".into(), body: "".into() }
 }
 
 /// Of several definitions for one agent the one that counts: a file before a job's before the package's own.

@@ -34,6 +34,12 @@ impl State {
                 self.measuring.report = Some(server);
                 self.measure(out);
             }
+            None if !self.reporting.is_empty() && !self.pace.is_hurried() => {
+                for client in std::mem::take(&mut self.reporting) {
+                    let message = "no server took the report: each has asked to be left alone for a while".into();
+                    out.push(Action::Answer(client, Answer { code: 1, message, body: "".into() }));
+                }
+            }
             None => {}
         }
     }

@@ -136,15 +136,14 @@ impl State {
         let installed = self.agents.get(&name).and_then(|agent| agent.record.package.as_ref());
         match installed.and_then(|installed| package::remove(installed.format, &installed.package)) {
             Some(tool) => self.run_tools(index, Purpose::Remove, vec![tool], now, out),
-            None => self.removed(index, out),
+            None => self.removed(index, now, out),
         }
     }
 
-    fn removed(&mut self, index: usize, out: &mut Vec<Action>) {
+    fn removed(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let name = self.job_name(index);
-        self.agents.remove(&name);
         out.push(Action::DropPackage(name.clone(), Vec::new()));
-        out.push(Action::DropAgent(name));
+        self.forget(&name, now, out);
         self.finish(index, Code::Success, "success", out);
     }
 
@@ -172,7 +171,7 @@ impl State {
             (Purpose::Install, Err(why)) => {
                 self.undo(index, Code::Install, &format!("cannot install: {why}"), now, out)
             }
-            (Purpose::Remove, Ok(_)) => self.removed(index, out),
+            (Purpose::Remove, Ok(_)) => self.removed(index, now, out),
             (Purpose::Remove, Err(why)) => {
                 self.undo(index, Code::Install, &format!("cannot remove the package: {why}"), now, out);
             }
@@ -183,10 +182,10 @@ impl State {
                 }
                 self.installed(index, out);
             }
-            (Purpose::Undo, Ok(_)) => self.undo_link(index, out),
+            (Purpose::Undo, Ok(_)) => self.undo_link(index, now, out),
             (Purpose::Undo, Err(why)) => {
                 self.not_undone(index, &why);
-                self.undo_link(index, out);
+                self.undo_link(index, now, out);
             }
         }
     }
@@ -265,7 +264,7 @@ impl State {
                     self.tasks[index].record.before.as_ref().is_some_and(|before| before.definition.is_none());
                 let origin = if had_own { Origin::Package } else { Origin::Job };
                 let definition = result.ok().flatten().map(|spec| Definition { origin, spec });
-                self.go_back(index, definition, out);
+                self.go_back(index, definition, now, out);
             }
             _ => {}
         }
@@ -334,6 +333,7 @@ impl State {
         }
         let package = self.tasks[index].record.package.clone();
         let fresh = AgentRecord { name: job.name.clone(), ..AgentRecord::default() };
+        self.leaving.retain(|leaving| *leaving != job.name);
         let agent = self.agents.or_insert_with(job.name.clone(), || Agent::new(fresh, None, false));
         if let Some(definition) = chosen.definition {
             let given = definition.origin == Origin::Job;
@@ -382,10 +382,10 @@ impl State {
             (Ask::Rename(_), Err(why)) => self.discard(index, Code::Install, &format!("cannot install: {why}"), out),
             (Ask::Link, Ok(())) => self.switched(index, now, out),
             (Ask::Link, Err(why)) => self.undo(index, Code::Install, &format!("cannot install: {why}"), now, out),
-            (Ask::UndoLink, Ok(())) => self.package_undone(index, out),
+            (Ask::UndoLink, Ok(())) => self.package_undone(index, now, out),
             (Ask::UndoLink, Err(why)) => {
                 self.not_undone(index, &why);
-                self.package_undone(index, out);
+                self.package_undone(index, now, out);
             }
             (Ask::Replace, result) => self.replaced(index, result, out),
             (Ask::Verify | Ask::Unpack | Ask::Inspect | Ask::Recall, _) => {}
@@ -465,14 +465,14 @@ impl State {
             tools.extend(package::install(old.format, &path, false));
         }
         if tools.is_empty() {
-            self.undo_link(index, out);
+            self.undo_link(index, now, out);
         } else {
             self.run_tools(index, Purpose::Undo, tools, now, out);
         }
     }
 
     /// A tar is what the host had before: it is the current one again.
-    fn undo_link(&mut self, index: usize, out: &mut Vec<Action>) {
+    fn undo_link(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let task = &mut self.tasks[index];
         let old = task.record.before.as_ref().and_then(|before| before.package.clone());
         match old.filter(|old| old.format.is_tar() && task.record.package.is_some()) {
@@ -480,12 +480,12 @@ impl State {
                 task.doing = Doing::Asked(Ask::UndoLink);
                 out.push(Action::Link(task.record.id.clone(), task.record.name.clone(), old.package));
             }
-            None => self.package_undone(index, out),
+            None => self.package_undone(index, now, out),
         }
     }
 
     /// The host has the package it had before: the agent gets the definition it had.
-    fn package_undone(&mut self, index: usize, out: &mut Vec<Action>) {
+    fn package_undone(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let name = self.job_name(index);
         let Some(before) = self.tasks[index].record.before.clone() else { return };
         let mut drop: Vec<Box<str>> = vec![UNPACK.into()];
@@ -497,7 +497,7 @@ impl State {
         let fresh = before.package.is_none() && before.previous.is_none();
         out.push(Action::DropPackage(name.clone(), if fresh { Vec::new() } else { drop }));
         if before.name.is_empty() || self.agents.get(&name).is_some_and(is_file) || self.source(index).is_none() {
-            return self.go_back(index, None, out);
+            return self.go_back(index, None, now, out);
         }
         let dir =
             before.package.as_ref().filter(|old| old.format.is_tar()).map_or("".into(), |old| old.package.clone());
@@ -506,10 +506,10 @@ impl State {
         out.push(Action::Inspect { job: task.record.id.clone(), name, dir, text: before.definition.clone() });
     }
 
-    fn go_back(&mut self, index: usize, definition: Option<Definition>, out: &mut Vec<Action>) {
+    fn go_back(&mut self, index: usize, definition: Option<Definition>, now: Now, out: &mut Vec<Action>) {
         let name = self.job_name(index);
         if let Some(before) = self.tasks[index].record.before.clone() {
-            self.restore(&name, *before, definition, out);
+            self.restore(&name, *before, definition, now, out);
         }
         self.go(index, Phase::Starting, out);
     }
