@@ -14,7 +14,7 @@ use bootagent::model::pace::parse_servers;
 use bootagent::model::package::{Format, Tool};
 use bootagent::model::record::{AgentRecord, JobRecord, Phase, RunRecord, Settings, Wanted};
 use bootagent::model::spec::{Kind, Name, Spec};
-use bootagent::model::state::{Found, Options, State};
+use bootagent::model::state::{Found, Options, State, Times};
 
 use crate::policy::{End, Watch};
 use crate::script::{job_definition, package_definition, Mode, Outside, Plan, Random, EVENTFUL};
@@ -419,7 +419,10 @@ impl<'a> Host<'a> {
             step: self.plan.step,
             splay: Duration::from_secs(30),
             policy: self.plan.policy,
+            times: Times::default(),
             signed: self.plan.signed,
+            program: "/bootagent".into(),
+            config: "/bootagent.json".into(),
             checksecs: Duration::from_secs(60),
             packages: "/packages".into(),
             seed: self.plan.seed ^ u64::from(self.daemons),
@@ -672,14 +675,14 @@ impl<'a> Host<'a> {
             }
         }
         match action {
-            Action::Log(..) | Action::SaveIdentity(_) | Action::Reexec(Some(_)) => {}
+            Action::Log(..) | Action::SaveIdentity(_) => {}
             Action::Reload => self.reload(),
             Action::Answer(client, _) | Action::AnswerReport(client, _) | Action::AnswerJobs(client, _) => {
                 if !self.clients.remove(&client.0) {
                     return Err(format!("{client:?} is answered, and nobody waits"));
                 }
             }
-            Action::Reexec(None) => self.crash(),
+            Action::Reexec(..) | Action::Replace(..) => return Err("bootagent was not to be changed".into()),
             Action::Quit(_) => self.quit()?,
 
             Action::Start(name) => self.start(name)?,

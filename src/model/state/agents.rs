@@ -124,11 +124,11 @@ impl State {
             Goal::Down => Progress::Wait(None),
             Goal::Up { generation, lasting, healthy } => match &agent.life {
                 Life::Running { since, .. } if agent.generation == generation => {
-                    if now.since(*since) < lasting {
-                        Progress::Wait(Some(*since + lasting))
-                    } else if healthy && !agent.is_healthy() {
-                        // Until its check has passed once, or has failed too often and ended it.
+                    if healthy && !agent.is_healthy() {
+                        // Until its check has passed once, or has failed too often and ended it: no time of ours.
                         Progress::Wait(None)
+                    } else if now.since(*since) < lasting {
+                        Progress::Wait(Some(*since + lasting))
                     } else {
                         Progress::Reached
                     }

@@ -927,7 +927,7 @@ impl State {
     fn restore(
         &mut self,
         name: &str,
-        mut before: AgentRecord,
+        before: AgentRecord,
         definition: Option<Definition>,
         now: Now,
         out: &mut Vec<Action>,
@@ -936,8 +936,6 @@ impl State {
             return self.forget(name, now, out);
         }
         if let Some(agent) = self.agents.get_mut(name) {
-            // No job that can be undone wants an agent down: this is somebody's word, and counts.
-            before.wanted = agent.record.wanted.filter(|wanted| *wanted == Wanted::Down).or(before.wanted);
             agent.record = before;
             if let Some(definition) = definition {
                 agent.define(Some(definition));

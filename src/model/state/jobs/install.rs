@@ -508,7 +508,12 @@ impl State {
 
     fn go_back(&mut self, index: usize, definition: Option<Definition>, now: Now, out: &mut Vec<Action>) {
         let name = self.job_name(index);
-        if let Some(before) = self.tasks[index].record.before.clone() {
+        if let Some(mut before) = self.tasks[index].record.before.clone() {
+            // Only a removal wants an agent down: otherwise this is somebody's word, and counts.
+            let wanted = self.agents.get(&name).and_then(|agent| agent.record.wanted);
+            if wanted == Some(Wanted::Down) && !matches!(self.tasks[index].order(), Some(Order::Uninstall)) {
+                before.wanted = wanted;
+            }
             self.restore(&name, *before, definition, now, out);
         }
         self.go(index, Phase::Starting, out);
