@@ -109,7 +109,8 @@ fn a_child_that_reads_from_the_network_holds_nothing() {
 
     // A server that takes a connection and says nothing.
     server.mode(Mode::Hang);
-    let pid = patiently(|| working(&host)).expect("an exchange is under way");
+    host.wait("an exchange without an end", || server.hanging() > 0);
+    let pid = working(&host).expect("an exchange is under way");
     examine(pid, nobody, "0");
     let files = open_files(pid);
     assert_eq!(files.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1, 2, 3], "{files:?}");

@@ -105,6 +105,8 @@ struct State {
     /// Downloads end after that many bytes of a body, this many more times.
     cuts: (usize, usize),
     signer: Option<Signer>,
+    /// Requests that were left without an answer.
+    hanging: usize,
 }
 
 impl Server {
@@ -127,6 +129,7 @@ impl Server {
             files: BTreeMap::new(),
             cuts: (0, 0),
             signer: None,
+            hanging: 0,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), over: AtomicBool::new(false) });
         let theirs = shared.clone();
@@ -229,6 +232,11 @@ impl Server {
         self.requests_to("/agent/job/result").iter().map(ids).collect()
     }
 
+    /// How many requests have been left to hang.
+    pub fn hanging(&self) -> usize {
+        self.state().hanging
+    }
+
     /// Forgets the requests so far.
     pub fn forget(&self) {
         self.state().requests.clear();
@@ -283,6 +291,7 @@ impl Shared {
             Mode::Close => Ok(()),
             Mode::Raw(bytes) => stream.write_all(bytes),
             Mode::Hang => {
+                self.state().hanging += 1;
                 while !self.over.load(Ordering::SeqCst) && self.state().mode == mode {
                     pause();
                 }
