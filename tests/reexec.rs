@@ -64,7 +64,14 @@ fn an_end_in_the_gap_is_neither_lost_nor_doubled() {
         let events = statuses.iter().flat_map(|status| items(status, "events"));
         events.filter(|event| text(event, "message").contains("SIGKILL")).count()
     };
-    host.wait("the server to hear of every end", || told() >= 50);
+    let all = || {
+        let statuses = server.statuses();
+        let events = statuses.iter().flat_map(|status| items(status, "events"));
+        events.map(|event| text(event, "message").to_string()).collect::<Vec<_>>()
+    };
+    if patiently(|| (told() >= 50).then_some(())).is_none() {
+        panic!("told {} of 50: {:#?}", told(), all());
+    }
     assert!(holds(Duration::from_millis(700), || told() == 50), "an end was told twice");
     let taken_over = |status| items(status, "events").iter().any(|event| text(event, "message").contains("taken over"));
     assert!(!server.statuses().iter().any(taken_over), "a reexec is no news");
@@ -168,6 +175,8 @@ fn what_is_on_disk_by_then_runs() {
     host.wait("the clients to be gone", || entries(format!("/proc/{daemon}/fd").as_ref()).len() <= open);
     kill(pid, "KILL");
     let pid = host.wait_seen("web", "to come back", |agent| agent.runs() && agent.pid != pid).pid;
+    // Until it is its program, it is an image of the daemon.
+    host.wait("the program to be executed", || fs::read(format!("/proc/{pid}/comm")).unwrap_or_default() == b"sleep\n");
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
     assert!(!String::from_utf8_lossy(&environment).contains("HANDOVER"));
 }

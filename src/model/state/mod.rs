@@ -387,7 +387,7 @@ impl State {
         let waiters = self.waiters.iter().filter_map(|waiter| self.wait_until(&waiter.name, waiter.goal)).min();
         let talks = self.shutdown.is_none() && !self.is_leaving();
         let talk = if talks { self.pace.deadline(self.results_due()) } else { None };
-        let renewal = self.renewal.as_ref().and_then(Renewal::deadline);
+        let renewal = self.renewal.as_ref().and_then(|renewal| renewal.deadline(self.is_quiet()));
         let tasks = if self.shutdown.is_none() { self.tasks_deadline() } else { None };
         let timers = [agents, waiters, talk, tasks, self.poll_at, self.shutdown, renewal];
         timers.into_iter().flatten().min()
@@ -445,7 +445,7 @@ impl State {
             self.follow_jobs(now, out);
         }
         self.follow_leaving(out);
-        self.follow_renewal(now, out);
+        self.follow_renewal(out);
         self.follow_waiters(now, out);
         self.poll_soon(now);
         if self.shutdown.is_none() {

@@ -57,8 +57,9 @@ enum Stage {
 }
 
 impl Renewal {
-    pub fn deadline(&self) -> Option<Time> {
+    pub fn deadline(&self, quiet: bool) -> Option<Time> {
         match self.stage {
+            Stage::Waiting(_) if quiet => Some(Time::default()),
             Stage::Version { until, .. } | Stage::Check { until, .. } | Stage::Waiting(until) => Some(until),
             Stage::Good | Stage::Leaving => None,
         }
@@ -238,33 +239,33 @@ impl State {
         }
     }
 
-    /// Executes the new binary once nothing is half done.
-    pub(super) fn follow_renewal(&mut self, now: Now, out: &mut Vec<Action>) {
-        let quiet = self.is_quiet();
-        let Some(renewal) = &mut self.renewal else { return };
+    /// Gives a new image up when the daemon is to end.
+    pub(super) fn follow_renewal(&mut self, out: &mut Vec<Action>) {
+        let Some(renewal) = &self.renewal else { return };
         if self.shutdown.is_some() {
             let trying = matches!(renewal.stage, Stage::Version { .. } | Stage::Check { .. });
             out.extend(trying.then(|| Action::KillTool(RENEWAL.into())));
-            return self.not_renewed("the daemon is being stopped", out);
-        }
-        if let Stage::Waiting(until) = renewal.stage {
-            if quiet || until <= now.time {
-                renewal.stage = Stage::Leaving;
-                let until = renewal.trial.map(|trial| now.time + trial);
-                out.push(Action::Reexec(renewal.program.clone(), until));
-            }
+            self.not_renewed("the daemon is being stopped", out);
         }
     }
 
     /// Whether the records say all there is to know.
-    fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         let moving = |life: &Life| matches!(life, Life::Starting | Life::Forking { .. } | Life::Stopping(_));
         let talking = self.pace.asking().is_some() || self.measuring.report.is_some();
         !talking && !self.is_unpacking() && !self.agents.values().any(|agent| moving(&agent.life))
     }
 
+    /// Executes the new binary once nothing is half done: with a tick, which comes when every other event has been taken,
+    /// so that none is lost.
     pub(super) fn renewal_due(&mut self, now: Now, out: &mut Vec<Action>) {
+        let quiet = self.is_quiet();
         let Some(renewal) = &mut self.renewal else { return };
+        if matches!(renewal.stage, Stage::Waiting(until) if quiet || until <= now.time) {
+            renewal.stage = Stage::Leaving;
+            let until = renewal.trial.map(|trial| now.time + trial);
+            out.push(Action::Reexec(renewal.program.clone(), until));
+        }
         if let Stage::Version { until, late } | Stage::Check { until, late } = &mut renewal.stage {
             if *until <= now.time {
                 (*until, *late) = (now.time + KILL_AGAIN, true);
