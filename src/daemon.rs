@@ -45,6 +45,9 @@ use control::Control;
 /// After an error that cannot be helped the loop goes on, but not at once.
 const BREATH: Duration = Duration::from_millis(100);
 
+/// The longest that the end waits for children to become their programs.
+const LETTING_GO: Duration = Duration::from_millis(500);
+
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -367,6 +370,20 @@ impl Daemon {
         self.log.write(level, text);
     }
 
+    /// A child that is not its program yet would end with us: those that were just made get the moment they need.
+    fn let_go(&self) {
+        let image = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+        let ours = image("self");
+        let until = monotonic() + LETTING_GO;
+        for (pid, owner) in self.owners.iter() {
+            let agent = matches!(owner, Owner::Agent(_));
+            while agent && ours.is_some() && image(&pid.to_string()) == ours && monotonic() < until {
+                // A pause, as nothing tells of an exec.
+                let _ = poll(&mut [], Some(Duration::from_millis(1)));
+            }
+        }
+    }
+
     fn end(mut self) -> u8 {
         let code = self.quit.unwrap_or(0);
         for (_, helper) in &mut self.helpers {
@@ -374,6 +391,7 @@ impl Daemon {
         }
         self.dismiss_watcher();
         self.control.close();
+        self.let_go();
         let _ = std::fs::remove_file(Path::new(&*self.config.run_dir).join(load::PID_FILE));
         self.say(Level::Info, "ended");
         if self.state.agents().all(|agent| agent.is_down()) {

@@ -33,8 +33,6 @@ fn works(host: &mut Host, server: &Server) {
 
     kill(packed.pid, "KILL");
     let again = host.wait_seen("packed", "to be started again", |agent| agent.runs() && agent.pid != packed.pid);
-    // Until a child is its program it goes with a daemon that is killed.
-    host.wait("the program to run", || host.lines("log/packed.log") == 2);
     host.kill9();
     host.start();
     let pids = ["web", "packed"].map(|name| host.wait_running(name).pid);

@@ -291,7 +291,14 @@ impl Host {
             last = self.seen(name);
             last.clone().filter(&mut want)
         });
-        found.unwrap_or_else(|| panic!("waited in vain for {name} {what}; it is {last:?}\n{}", self.logs()))
+        let found =
+            found.unwrap_or_else(|| panic!("waited in vain for {name} {what}; it is {last:?}\n{}", self.logs()));
+        // It is told as running from its fork on, a moment before it is its program.
+        let image = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+        let daemon = self.daemon.as_ref().and_then(|daemon| image(daemon.id() as i32));
+        let started = patiently(|| (daemon.is_none() || found.pid <= 0 || image(found.pid) != daemon).then_some(()));
+        assert!(started.is_some(), "{name} never became its program\n{}", self.logs());
+        found
     }
 
     /// Waits until an agent runs, and returns how it was then.
