@@ -5,9 +5,9 @@
 //! | Down, Fatal | begin | Down | - | - | - | - | - | - |
 //! | Waiting | begin | Down | - | - | - | - | - | begin at `until` |
 //! | Starting | - | Stopping | Running, Forking | policy (host short: Waiting) | - | - | - | - |
-//! | Forking | - | Stopping | - | policy | find the main process, or Stopping | - | - | ask again, policy at the end |
+//! | Forking | - | Stopping | - | policy | find the main process, or Stopping | - | - | ask again, policy at the end, also of a starter that stays |
 //! | Running | - | Stopping | - | policy | Stopping (the rest of its tree) | - | - | health check |
-//! | Stopping | then up | then down | leader known, signal it | leader gone | leader gone, look | conclude | signal, wait | SIGKILL, look again |
+//! | Stopping | then up | then down | leader known, signal it | leader gone | leader gone, look | conclude, the leader being gone | signal, wait | SIGKILL, look again |
 //!
 //! "policy" is `restart::judge`; "conclude" does what the stop was for: stay down, start again, or the policy. A dash is
 //! an event that cannot happen there; it is logged and changes nothing.
@@ -991,3 +991,6 @@ impl Agent {
 fn stopsignal(definition: &Option<Definition>) -> Sig {
     definition.as_ref().map_or(Sig::TERM, |definition| definition.spec.stopsignal)
 }
+
+#[cfg(test)]
+mod tests;

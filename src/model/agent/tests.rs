@@ -1,0 +1,311 @@
+//! The table in the header of `agent.rs`, cell by cell.
+
+use super::*;
+use crate::kernel::Pid;
+use crate::model::event::Definition;
+use crate::model::spec::Check;
+
+const NOW: Time = Time::new(1000, 0);
+const POLICY: Policy =
+    Policy { restartsecs: Duration::from_secs(180), windowsecs: Duration::from_secs(900), retries: 3 };
+
+fn process(pid: i32) -> Process {
+    Process { pid: Pid::new(pid).unwrap(), ticks: 1 }
+}
+
+fn agent(kind: Kind) -> Agent {
+    let mut spec = Spec::new("web", "1", vec!["/bin/web".into()]);
+    spec.kind = kind;
+    let interval = Duration::from_secs(60);
+    let check = Check { exec: vec!["/bin/ping".into()], interval, timeout: Duration::from_secs(10), retries: 2 };
+    spec.check = Some(Box::new(check));
+    let definition = Definition { origin: Origin::File, spec: Box::new(spec) };
+    Agent::new(AgentRecord { name: "web".into(), ..AgentRecord::default() }, Some(definition), false)
+}
+
+/// Lets the agent take steps; returns what is to be done, without log and records.
+fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut Turn)) -> String {
+    let (mut out, mut told) = (Vec::new(), Vec::new());
+    step(agent, &mut Turn { now, policy: POLICY, boot_id: "boot", out: &mut out, told: &mut told });
+    let word = |action: &Action| match action {
+        Action::Start(_) => "start".to_string(),
+        Action::FindMain(_) => "find".to_string(),
+        Action::Signal(_, sig) => sig.to_string(),
+        Action::Look(_) => "look".to_string(),
+        Action::Check(_) => "check".to_string(),
+        Action::KillCheck(_) => "killcheck".to_string(),
+        Action::Release(_) | Action::Log(..) | Action::SaveRun(_) => String::new(),
+        other => format!("{other:?}"),
+    };
+    let words: Vec<String> = out.iter().map(word).filter(|word| !word.is_empty()).collect();
+    words.join(" ")
+}
+
+/// An agent in the life of this name.
+fn living(name: &str) -> Agent {
+    let mut agent = agent(if name.starts_with("Forking") { Kind::Forking } else { Kind::Simple });
+    acts(&mut agent, NOW, |agent, turn| {
+        if name == "Down" {
+            return;
+        }
+        agent.order_up(turn);
+        if name == "Starting" {
+            return;
+        }
+        agent.started(process(7), (None, false, false), turn);
+        match name {
+            "Running" | "Forking" => {}
+            "Forking, sought" => agent.exited(Exit::Code(0), None, "", turn),
+            "Stopping down" => agent.order_down(turn),
+            "Stopping up" => agent.order_restart(turn),
+            "Stopping" => agent.exited(Exit::Code(1), None, "", turn),
+            "Waiting" | "Fatal" => {
+                agent.failures = if name == "Fatal" { 3 } else { 0 };
+                agent.exited(Exit::Code(1), None, "", turn);
+                agent.left(0, turn);
+            }
+            other => panic!("no life {other}"),
+        }
+    });
+    agent
+}
+
+fn life(agent: &Agent) -> String {
+    match &agent.life {
+        Life::Stopping(stopping) => {
+            let then = match stopping.then {
+                Then::Down => " down",
+                Then::Up => " up",
+                Then::Policy(_) => "",
+            };
+            let leader = if stopping.leader.is_some() || stopping.starting { "" } else { " tree" };
+            format!("Stopping{then}{leader}")
+        }
+        Life::Forking { starter: None, .. } => "Forking, sought".to_string(),
+        Life::Forking { .. } => "Forking".to_string(),
+        life => format!("{life:?}").split(' ').next().unwrap_or_default().to_string(),
+    }
+}
+
+/// One event.
+fn happens(agent: &mut Agent, event: &str) -> String {
+    let late = |secs| NOW + Duration::from_secs(secs);
+    match event {
+        "up" => acts(agent, NOW, |agent, turn| agent.order_up(turn)),
+        "down" => acts(agent, NOW, |agent, turn| agent.order_down(turn)),
+        "restart" => acts(agent, NOW, |agent, turn| agent.order_restart(turn)),
+        "pardon" => acts(agent, NOW, |agent, turn| agent.pardon(turn)),
+        "started" => acts(agent, NOW, |agent, turn| agent.started(process(9), (None, false, false), turn)),
+        "not started" => acts(agent, NOW, |agent, turn| agent.not_started("why", turn)),
+        "ended 0" => acts(agent, NOW, |agent, turn| agent.exited(Exit::Code(0), None, "", turn)),
+        "ended 1" => acts(agent, NOW, |agent, turn| agent.exited(Exit::Code(1), None, "", turn)),
+        "main" => acts(agent, NOW, |agent, turn| agent.main_found(Some(process(8)), turn)),
+        "no main" => acts(agent, late(11), |agent, turn| agent.main_found(None, turn)),
+        "left 0" => acts(agent, NOW, |agent, turn| agent.left(0, turn)),
+        "left 2" => acts(agent, NOW, |agent, turn| agent.left(2, turn)),
+        "stirred" => acts(agent, NOW, |agent, turn| agent.stirred(turn)),
+        "over limit" => acts(agent, NOW, |agent, turn| agent.kill_for_limit("memory", turn)),
+        "checked 1" => acts(agent, NOW, |agent, turn| agent.checked(Exit::Code(1), "", turn)),
+        "time" => acts(agent, late(200), |agent, turn| agent.due(turn)),
+        other => panic!("no event {other}"),
+    }
+}
+
+const EVENTS: [&str; 16] = [
+    "up",
+    "down",
+    "restart",
+    "pardon",
+    "started",
+    "not started",
+    "ended 0",
+    "ended 1",
+    "main",
+    "no main",
+    "left 0",
+    "left 2",
+    "stirred",
+    "over limit",
+    "checked 1",
+    "time",
+];
+
+/// For each life the events that mean something in it: what the life is then, and what is done. " tree" is a stop whose main
+/// process is gone already. Every other event changes nothing.
+type Row = (&'static str, &'static [(&'static str, &'static str, &'static str)]);
+
+#[rustfmt::skip]
+const TABLE: [Row; 10] = [
+    ("Down", &[
+        ("up", "Starting", "start"),
+        ("restart", "Starting", "start"),
+    ]),
+    ("Waiting", &[
+        ("up", "Starting", "start"),
+        ("down", "Down", ""),
+        ("restart", "Starting", "start"),
+        ("pardon", "Starting", "start"),
+        ("time", "Starting", "start"),
+    ]),
+    ("Fatal", &[
+        ("up", "Starting", "start"),
+        ("down", "Down", ""),
+        ("restart", "Starting", "start"),
+        ("pardon", "Starting", "start"),
+    ]),
+    ("Starting", &[
+        ("down", "Stopping down", ""),
+        ("restart", "Stopping up", ""),
+        ("started", "Running", ""),
+        ("not started", "Waiting", ""),
+    ]),
+    ("Forking", &[
+        ("down", "Stopping down", "SIGTERM"),
+        ("restart", "Stopping up", "SIGTERM"),
+        ("not started", "Waiting", ""),
+        ("ended 0", "Forking, sought", "find"),
+        ("ended 1", "Stopping tree", "look"),
+        ("over limit", "Stopping", "SIGKILL"),
+        ("time", "Stopping", "SIGTERM"),
+    ]),
+    ("Forking, sought", &[
+        ("down", "Stopping down tree", "look SIGTERM"),
+        ("restart", "Stopping up tree", "look SIGTERM"),
+        ("not started", "Waiting", ""),
+        ("ended 0", "Forking, sought", "find"),
+        ("ended 1", "Stopping tree", "look"),
+        ("main", "Running", ""),
+        ("no main", "Stopping tree", "look"),
+        ("over limit", "Stopping tree", "look SIGKILL"),
+        ("time", "Forking, sought", "find"),
+    ]),
+    ("Running", &[
+        ("down", "Stopping down", "SIGTERM"),
+        ("restart", "Stopping up", "SIGTERM"),
+        ("not started", "Waiting", ""),
+        ("ended 0", "Stopping tree", "look"),
+        ("ended 1", "Stopping tree", "look"),
+        ("over limit", "Stopping", "SIGKILL"),
+        ("time", "Running", "check"),
+    ]),
+    ("Stopping down", &[
+        ("up", "Stopping up", ""),
+        ("restart", "Stopping up", ""),
+        ("started", "Stopping down", "SIGTERM"),
+        ("not started", "Stopping down tree", "look"),
+        ("ended 0", "Stopping down tree", "look"),
+        ("ended 1", "Stopping down tree", "look"),
+        ("left 0", "Stopping down", ""),
+        ("left 2", "Stopping down", ""),
+        ("time", "Stopping down", "SIGKILL"),
+    ]),
+    ("Stopping up", &[
+        ("down", "Stopping down", ""),
+        ("started", "Stopping up", "SIGTERM"),
+        ("not started", "Stopping up tree", "look"),
+        ("ended 0", "Stopping up tree", "look"),
+        ("ended 1", "Stopping up tree", "look"),
+        ("left 0", "Stopping up", ""),
+        ("left 2", "Stopping up", ""),
+        ("time", "Stopping up", "SIGKILL"),
+    ]),
+    ("Stopping", &[
+        ("up", "Stopping up tree", ""),
+        ("down", "Stopping down tree", ""),
+        ("restart", "Stopping up tree", ""),
+        ("started", "Stopping", "SIGTERM"),
+        ("not started", "Stopping tree", "look"),
+        ("ended 0", "Stopping tree", "look"),
+        ("ended 1", "Stopping tree", "look"),
+        ("left 0", "Waiting", ""),
+        ("left 2", "Stopping tree", "SIGTERM"),
+        ("stirred", "Stopping tree", "look"),
+        ("time", "Stopping tree", "look"),
+    ]),
+];
+
+#[test]
+fn every_event_in_every_life() {
+    for (name, cells) in TABLE {
+        for event in EVENTS {
+            let mut agent = living(name);
+            assert_eq!(life(&agent).trim_end_matches(" tree"), name);
+            let before = agent.clone();
+            let acts = happens(&mut agent, event);
+            match cells.iter().find(|(known, ..)| *known == event) {
+                Some((_, after, done)) => assert_eq!((&*life(&agent), &*acts), (*after, *done), "{name}: {event}"),
+                None => assert!(acts.is_empty() && agent == before, "{name}: {event}: {acts} {agent:?}"),
+            }
+        }
+        let known = cells.iter().all(|(event, ..)| EVENTS.contains(event));
+        assert!(known, "{name}: an event that none is");
+    }
+}
+
+#[test]
+fn a_stop_that_begins_with_the_start_waits_for_the_process() {
+    let mut agent = living("Starting");
+    acts(&mut agent, NOW, |agent, turn| agent.order_down(turn));
+    // Nothing is there yet, and something is about to be.
+    assert_eq!(happens(&mut agent, "left 0"), "");
+    assert_eq!(life(&agent), "Stopping down");
+    assert_eq!(happens(&mut agent, "started"), "SIGTERM");
+    assert_eq!(happens(&mut agent, "ended 0"), "look");
+    happens(&mut agent, "left 0");
+    assert_eq!(life(&agent), "Down");
+}
+
+#[test]
+fn the_way_from_a_polite_signal_to_the_last_look() {
+    let mut agent = living("Running");
+    acts(&mut agent, NOW, |agent, turn| agent.order_down(turn));
+    let at = |secs| NOW + Duration::from_secs(secs);
+    assert_eq!(agent.deadline(), Some(at(1)));
+    assert_eq!(acts(&mut agent, at(10), |agent, turn| agent.due(turn)), "SIGKILL");
+    assert!(agent.deadline() > Some(at(10)), "a deadline that is served lies ahead");
+    assert_eq!(acts(&mut agent, at(11), |agent, turn| agent.due(turn)), "SIGKILL look");
+    assert_eq!(acts(&mut agent, at(11), |agent, turn| agent.left(1, turn)), "");
+    assert_eq!(acts(&mut agent, at(12), |agent, turn| agent.exited(Exit::Signal(Sig::KILL), None, "", turn)), "look");
+    acts(&mut agent, at(12), |agent, turn| agent.left(0, turn));
+    assert_eq!((life(&agent).as_str(), agent.deadline()), ("Down", None));
+}
+
+#[test]
+fn a_starter_that_never_ends_is_no_start() {
+    let mut agent = living("Forking");
+    let late = NOW + STARTER;
+    assert_eq!(agent.deadline(), Some(late));
+    assert_eq!(acts(&mut agent, late, |agent, turn| agent.due(turn)), "SIGTERM");
+    acts(&mut agent, late, |agent, turn| agent.exited(Exit::Signal(Sig::TERM), None, "", turn));
+    acts(&mut agent, late, |agent, turn| agent.left(0, turn));
+    assert_eq!(agent.report(late, POLICY).failures, 1);
+    assert!(agent.last_end().contains("its starter has not ended"), "{}", agent.last_end());
+}
+
+#[test]
+fn forgiven_failures_are_forgiven_on_record_too() {
+    for name in ["Running", "Forking", "Stopping"] {
+        let mut agent = living(name);
+        agent.failures = 2;
+        let (mut out, mut told) = (Vec::new(), Vec::new());
+        agent.order_up(&mut Turn { now: NOW, policy: POLICY, boot_id: "boot", out: &mut out, told: &mut told });
+        let saved = |action: &Action| matches!(action, Action::SaveRun(run) if run.failures == 0);
+        assert!(out.iter().any(saved), "{name}: {out:?}");
+    }
+}
+
+#[test]
+fn health_checks_that_fail_in_a_row_end_the_agent() {
+    let mut agent = living("Running");
+    let mut now = NOW;
+    for done in ["", "SIGTERM"] {
+        now = agent.deadline().unwrap();
+        assert_eq!(acts(&mut agent, now, |agent, turn| agent.due(turn)), "check");
+        let late = agent.deadline().unwrap();
+        assert_eq!(acts(&mut agent, late, |agent, turn| agent.due(turn)), "killcheck");
+        assert_eq!(acts(&mut agent, late, |agent, turn| agent.checked(Exit::Signal(Sig::KILL), "", turn)), done);
+    }
+    acts(&mut agent, now, |agent, turn| agent.exited(Exit::Code(0), None, "", turn));
+    acts(&mut agent, now, |agent, turn| agent.left(0, turn));
+    assert_eq!((life(&agent).as_str(), agent.status()), ("Waiting", Status::Stopped));
+}
