@@ -320,7 +320,9 @@ fn envs_and_limits_of_a_job_lie_over_the_definition() {
     assert!(has_env(second, "SHAPE=round") && !has_env(second, "COLOUR=red"), "envs of a job replace the former ones");
     host.end("TERM");
     host.start();
-    assert!(has_env(host.wait_running("web").pid, "SHAPE=round"), "forgotten by the next daemon");
+    // The process is made before it is its program.
+    let third = host.wait_running("web").pid;
+    host.wait("the environment that a job gave", || has_env(third, "SHAPE=round"));
 
     let told = host.ok(&["status", "--json"]) + &host.ok(&["jobs", "--json"]) + &host.ok(&["jobs"]) + &host.logs();
     let sent: String = server.requests().iter().map(|request| request.body.clone()).collect();

@@ -750,7 +750,7 @@ impl<'a> Host<'a> {
             }
             Action::Inspect { job, name, dir, text } => self.inspect(job, &name, dir, text),
             Action::Link(id, name, dir) => {
-                // The way back is a link that was there before, and no wear hits it: what follows could only be lived with.
+                // The way back is a link that was there before. No wear hits it: there is no way back from that.
                 let known = self.linked.contains(&(name.clone(), dir.clone()));
                 let there = self.disk.packages.contains_key(&(name.clone(), dir.clone())) && (known || !self.wears());
                 if there {

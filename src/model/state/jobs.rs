@@ -945,7 +945,7 @@ impl State {
     }
 
     /// Forgets an agent; one that somebody has started meanwhile is ended first.
-    fn forget(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn forget(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
         if let Some(agent) = self.agents.get_mut(name) {
             agent.record = AgentRecord { name: name.into(), wanted: Some(Wanted::Down), ..AgentRecord::default() };
             agent.define(None);

@@ -192,6 +192,8 @@ pub struct State {
     dropped_incidents: u64,
     /// Incidents in the report that is under way.
     sent_incidents: usize,
+    /// Dropped incidents that are told in it.
+    sent_drops: u64,
     /// Results in the exchange that is under way.
     sent_results: Vec<JobId>,
     /// The server that answered last; empty before the first answer.
@@ -239,6 +241,7 @@ impl State {
             incidents: VecDeque::new(),
             dropped_incidents: 0,
             sent_incidents: 0,
+            sent_drops: 0,
             sent_results: Vec::new(),
             heard: "".into(),
             wrong: Vec::new(),

@@ -68,7 +68,7 @@ impl State {
             let timestamp = report.events.first().map_or(now.wall, |first| first.timestamp);
             report.events.insert(0, crate::model::report::Incident { timestamp, name: "bootagent".into(), message });
         }
-        self.sent_incidents = self.incidents.len();
+        (self.sent_incidents, self.sent_drops) = (self.incidents.len(), self.dropped_incidents);
         out.push(Action::Exchange(server, Message::Status(Box::new(report))));
     }
 
@@ -104,7 +104,7 @@ impl State {
             Talk::Status | Talk::Trial => {
                 if good {
                     self.incidents.drain(..self.sent_incidents.min(self.incidents.len()));
-                    self.dropped_incidents = 0;
+                    self.dropped_incidents -= self.sent_drops.min(self.dropped_incidents);
                 }
                 if round != Round::Next {
                     self.sent_incidents = 0;

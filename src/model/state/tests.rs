@@ -1,1 +1,420 @@
+//! Jobs, people and servers, each with a state of its own; `tests/simulate.rs` mixes them all.
 
+mod jobs;
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::kernel::{Exit, Pid, Process, Sig};
+use crate::model::agent::Life;
+use crate::model::command::Command;
+use crate::model::event::{Fetched, Message, Reply};
+use crate::model::job::{Code, Job, Order, Rejected, Source};
+use crate::model::pace::parse_servers;
+use crate::model::package::{Digest, Format};
+use crate::model::spec::Kind;
+
+/// A state, and the host that answers what can be answered at once.
+struct Bench {
+    state: State,
+    now: Now,
+    /// What was done and is not answered here.
+    done: Vec<Action>,
+    jobs: BTreeMap<JobId, JobRecord>,
+    agents: BTreeMap<Name, AgentRecord>,
+    definitions: Vec<Definition>,
+    orders: Vec<Job>,
+    /// Records of jobs cannot be written.
+    full: bool,
+    last_pid: i32,
+}
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+fn options() -> Options {
+    Options {
+        hostname: "host".into(),
+        version: "1".into(),
+        boot_id: "boot".into(),
+        servers: parse_servers("one:1").unwrap(),
+        step: secs(600),
+        splay: Duration::ZERO,
+        policy: Policy { restartsecs: secs(180), windowsecs: secs(900), retries: 3 },
+        checksecs: secs(60),
+        times: Times::default(),
+        packages: "/packages".into(),
+        signed: false,
+        program: "/bootagent".into(),
+        config: "/bootagent.json".into(),
+        seed: 1,
+    }
+}
+
+fn spec(name: &str) -> Spec {
+    Spec::new(name, "1", vec!["/bin/agent".into()])
+}
+
+fn file(spec: Spec) -> Definition {
+    Definition { origin: Origin::File, spec: Box::new(spec) }
+}
+
+fn job(id: &str, name: &str, order: Order) -> Job {
+    Job {
+        id: id.into(),
+        order,
+        name: name.into(),
+        envs: None,
+        limits: None,
+        definition: None,
+        definition_text: "".into(),
+        version: None,
+        startsecs: None,
+        signature: None,
+        window: Duration::ZERO,
+        expires: None,
+        text: id.into(),
+    }
+}
+
+/// An order to bring a package of this number.
+fn package(id: &str, name: &str, number: u8, upgrade: bool) -> Job {
+    let source = Source { url: "http://p/a.tar".into(), digest: Digest([number; 32]), format: Format::Tar };
+    let mut job = job(id, name, if upgrade { Order::Upgrade(source) } else { Order::Install(source) });
+    job.definition = Some(Box::new(spec(name)));
+    job.definition_text = name.into();
+    job.version = Some(number.to_string().into());
+    job
+}
+
+impl Bench {
+    /// A host with the agents defined by these.
+    fn new(specs: Vec<Spec>) -> Bench {
+        let now = Now { time: Time::new(1000, 0), wall: 1_700_001_000 };
+        let definitions: Vec<Definition> = specs.into_iter().map(file).collect();
+        let mut bench = Bench {
+            state: State::new(options(), Found::default(), now, &mut Vec::new()),
+            now,
+            done: Vec::new(),
+            jobs: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            definitions,
+            orders: Vec::new(),
+            full: false,
+            last_pid: 100,
+        };
+        bench.begin_anew();
+        bench
+    }
+
+    /// Another daemon takes over what is on record; nothing else is left.
+    fn begin_anew(&mut self) {
+        let read = |record: &JobRecord| self.orders.iter().find(|job| job.text == record.text).cloned().map(Box::new);
+        let found = Found {
+            definitions: self.definitions.clone(),
+            agents: self.agents.values().cloned().collect(),
+            jobs: self.jobs.values().map(|record| (record.clone(), read(record))).collect(),
+            ..Found::default()
+        };
+        let mut out = Vec::new();
+        self.state = State::new(options(), found, self.now, &mut out);
+        self.done.clear();
+        self.answer(out);
+    }
+
+    fn step(&mut self, event: Event) {
+        let mut out = Vec::new();
+        self.state.step(event, self.now, &mut out);
+        self.answer(out);
+    }
+
+    /// Does what can be done at once, and tells the state, until nothing is left to tell.
+    fn answer(&mut self, actions: Vec<Action>) {
+        let mut actions = VecDeque::from(actions);
+        let mut events = VecDeque::new();
+        loop {
+            while let Some(action) = actions.pop_front() {
+                events.extend(self.act(&action));
+                self.done.push(action);
+            }
+            let Some(event) = events.pop_front() else { return };
+            let mut out = Vec::new();
+            self.state.step(event, self.now, &mut out);
+            actions.extend(out);
+        }
+    }
+
+    fn act(&mut self, action: &Action) -> Option<Event> {
+        match action {
+            Action::Start(name) => {
+                self.last_pid += 1;
+                let process = Process { pid: Pid::new(self.last_pid).unwrap(), ticks: 1 };
+                let name = name.clone();
+                return Some(Event::Started { name, process, limits_by: None, poll_cpu: false, poll_memory: true });
+            }
+            Action::SaveJob(record) if self.full => {
+                return Some(Event::Saved(record.id.clone(), Err("no space".into())));
+            }
+            Action::SaveJob(record) => {
+                self.jobs.insert(record.id.clone(), (**record).clone());
+                return Some(Event::Saved(record.id.clone(), Ok(())));
+            }
+            Action::Measure => return Some(Event::Measured(Vec::new())),
+            Action::SaveAgent(record) => drop(self.agents.insert(record.name.clone(), (**record).clone())),
+            Action::DropAgent(name) => drop(self.agents.remove(name)),
+            _ => {}
+        }
+        None
+    }
+
+    /// Time passes, with every tick that is asked for.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now.time + time;
+        while let Some(at) = self.state.deadline().filter(|at| *at <= end) {
+            self.at(at.max(self.now.time));
+            self.step(Event::Tick);
+            if self.done.contains(&Action::Quit(0)) {
+                return;
+            }
+            let next = self.state.deadline();
+            assert!(next.is_none_or(|next| next > self.now.time), "a deadline in the past after a tick");
+        }
+        self.at(end);
+    }
+
+    fn at(&mut self, time: Time) {
+        self.now = Now { time, wall: 1_700_000_000 + time.0 / 1_000_000_000 };
+    }
+
+    /// The server takes a status, if that is what it was asked, so that results may follow.
+    fn hear(&mut self) {
+        if self.asks() && self.state.sent_results.is_empty() {
+            self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+        }
+    }
+
+    /// What was done and matters to `wanted`, and forgets all of it.
+    fn take<T>(&mut self, wanted: impl Fn(&Action) -> Option<T>) -> Vec<T> {
+        std::mem::take(&mut self.done).iter().filter_map(wanted).collect()
+    }
+
+    fn offer(&mut self, jobs: Vec<Job>) {
+        self.orders.extend(jobs.clone());
+        self.reply_jobs(jobs.into_iter().map(Ok).collect());
+    }
+
+    fn reply_jobs(&mut self, jobs: Vec<Result<Job, Rejected>>) {
+        while self.asks() && !self.state.sent_results.is_empty() {
+            self.step(Event::Replied(Reply::Taken));
+        }
+        if !self.asks() {
+            self.state.pace.hurry();
+            self.step(Event::Stirred);
+        }
+        self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs }));
+    }
+
+    /// Whether an answer of a server is awaited.
+    fn asks(&self) -> bool {
+        self.state.pace.asking().is_some()
+    }
+
+    fn ends(&mut self, name: &str, exit: Exit) {
+        self.step(Event::Exited { name: name.into(), exit, oom: None, tail: "".into() });
+        self.step(Event::Left(name.into(), 0));
+    }
+
+    fn life(&self, name: &str) -> Life {
+        self.state.agents.get(name).map_or(Life::Down, |agent| agent.life.clone())
+    }
+
+    fn runs(&self, name: &str) -> bool {
+        matches!(self.life(name), Life::Running { .. })
+    }
+
+    fn code(&self, id: &str) -> Option<Code> {
+        self.jobs.get(id)?.outcome.as_ref().filter(|_| self.jobs[id].phase >= Phase::Done).map(|outcome| outcome.code)
+    }
+
+    /// A tar comes, is unpacked and takes its place, as far as the agent goes down for it.
+    fn bring(&mut self, id: &str, number: u8) {
+        self.step(Event::Fetched(id.into(), Fetched::Whole { digest: Digest([number; 32]), resumed: false }));
+        self.step(Event::Placed(id.into(), Ok(())));
+        self.step(Event::Unpacked(id.into(), Ok(())));
+        self.step(Event::Inspected(id.into(), Ok(None)));
+        self.step(Event::Placed(id.into(), Ok(())));
+    }
+
+    /// An agent that came by a job, and runs.
+    fn installed(name: &str) -> Bench {
+        let mut bench = Bench::new(Vec::new());
+        bench.offer(vec![package("first", name, 1, false)]);
+        bench.bring("first", 1);
+        bench.step(Event::Placed("first".into(), Ok(())));
+        bench.pass(secs(10));
+        assert_eq!(bench.code("first"), Some(Code::Success));
+        bench.definitions = vec![Definition { origin: Origin::Job, spec: Box::new(spec(name)) }];
+        bench
+    }
+}
+fn starts(action: &Action) -> Option<Name> {
+    match action {
+        Action::Start(name) => Some(name.clone()),
+        _ => None,
+    }
+}
+
+fn answers(action: &Action) -> Option<(u32, u8)> {
+    match action {
+        Action::Answer(client, answer) => Some((client.0, answer.code)),
+        _ => None,
+    }
+}
+
+fn results(action: &Action) -> Option<Vec<(JobId, Code)>> {
+    match action {
+        Action::Exchange(_, Message::Results(results)) => {
+            Some(results.iter().map(|(id, outcome)| (id.clone(), outcome.code)).collect())
+        }
+        _ => None,
+    }
+}
+
+// Agents.
+
+#[test]
+fn limits_of_a_forking_agent_are_polled_once_its_main_process_is_known() {
+    let mut forking = spec("web");
+    forking.kind = Kind::Forking;
+    let mut bench = Bench::new(vec![forking]);
+    bench.step(Event::Exited { name: "web".into(), exit: Exit::Code(0), oom: None, tail: "".into() });
+    bench.step(Event::Main("web".into(), Some(Process { pid: Pid::new(9).unwrap(), ticks: 1 })));
+    assert!(bench.runs("web"));
+    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+    assert!(bench.state.poll_at.is_some_and(|at| at <= bench.now.time + secs(10)));
+}
+
+#[test]
+fn a_restart_comes_in_its_time_and_the_fourth_early_end_is_the_last() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    for failures in 1..=3 {
+        bench.ends("web", Exit::Code(1));
+        bench.take(starts);
+        bench.pass(secs(179));
+        assert!(bench.take(starts).is_empty(), "before its time, after end {failures}");
+        bench.pass(secs(1));
+        assert_eq!(bench.take(starts).len(), 1, "after end {failures}");
+    }
+    bench.ends("web", Exit::Code(1));
+    assert_eq!(bench.life("web"), Life::Fatal);
+    bench.take(starts);
+    bench.pass(secs(100_000));
+    assert!(bench.take(starts).is_empty());
+    bench.step(Event::Command(Client(1), Command::Start("web".into())));
+    assert_eq!(bench.take(starts).len(), 1, "a start ends it");
+}
+
+#[test]
+fn incidents_beyond_the_last_are_dropped_and_counted() {
+    let mut bench = Bench::new(Vec::new());
+    let problems = (0..INCIDENTS + 5).map(|number| format!("problem {number}").into()).collect();
+    bench.step(Event::Definitions { good: Vec::new(), problems });
+    bench.take(starts);
+    let report = |action: &Action| match action {
+        Action::Exchange(_, Message::Status(report)) => Some(report.events.clone()),
+        _ => None,
+    };
+    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+    bench.pass(secs(700));
+    let events = bench.take(report).pop().unwrap();
+    assert_eq!(events.len(), INCIDENTS + 1);
+    assert_eq!(&*events[0].message, "5 earlier events were dropped");
+    assert_eq!(&*events[1].message, "problem 5");
+    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+    bench.pass(secs(700));
+    assert_eq!(bench.take(report).pop(), Some(Vec::new()), "told once");
+}
+
+// People.
+
+#[test]
+fn a_command_is_answered_when_it_is_done() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    bench.step(Event::Command(Client(1), Command::Stop("web".into())));
+    assert!(bench.take(answers).is_empty(), "it still runs");
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert_eq!(bench.take(answers), [(1, 0)]);
+    bench.step(Event::Command(Client(2), Command::Start("web".into())));
+    bench.pass(secs(9));
+    assert!(bench.take(answers).is_empty(), "startsecs is 10");
+    bench.pass(secs(1));
+    assert_eq!(bench.take(answers), [(2, 0)]);
+    bench.step(Event::Command(Client(3), Command::Restart("web".into())));
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert!(bench.runs("web"));
+    bench.ends("web", Exit::Code(1));
+    assert_eq!(bench.take(answers), [(3, 1)]);
+    bench.step(Event::Command(Client(4), Command::Start("who".into())));
+    assert_eq!(bench.take(answers), [(4, 1)]);
+    bench.step(Event::Command(Client(5), Command::Start("web".into())));
+    bench.step(Event::Gone(Client(5)));
+    bench.pass(secs(20));
+    assert!(bench.take(answers).is_empty(), "nobody waits any more");
+}
+
+#[test]
+fn a_report_is_answered_when_every_server_asked_to_be_left_alone() {
+    let mut bench = Bench::new(Vec::new());
+    bench.step(Event::Replied(Reply::Failed { reason: "busy".into(), retry_after: Some(500) }));
+    bench.pass(secs(20));
+    bench.take(answers);
+    bench.step(Event::Command(Client(1), Command::Report));
+    assert_eq!(bench.take(answers), [(1, 1)]);
+}
+
+// Shutdown.
+
+#[test]
+fn a_shutdown_leaves_a_settling_upgrade_to_the_next_daemon() {
+    let mut bench = Bench::installed("web");
+    bench.offer(vec![package("next", "web", 2, true)]);
+    bench.bring("next", 2);
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.step(Event::Placed("next".into(), Ok(())));
+    assert_eq!(bench.jobs["next"].phase, Phase::Settling);
+    bench.step(Event::Shutdown(Shutdown::Stop));
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert!(bench.done.contains(&Action::Quit(0)));
+    let record = &bench.jobs["next"];
+    assert_eq!((record.phase, &record.outcome), (Phase::Settling, &None), "no failure of the package's");
+    bench.begin_anew();
+    bench.pass(secs(10));
+    assert_eq!(bench.code("next"), Some(Code::Success));
+}
+
+#[test]
+fn nothing_is_begun_in_a_shutdown() {
+    let mut bench = Bench::installed("web");
+    bench.offer(vec![package("next", "web", 2, true)]);
+    bench.bring("next", 2);
+    bench.take(starts);
+    bench.step(Event::Shutdown(Shutdown::Stop));
+    bench.step(Event::Command(Client(1), Command::Start("web".into())));
+    bench.step(Event::Definitions { good: vec![file(spec("new"))], problems: Vec::new() });
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.step(Event::Placed("next".into(), Ok(())));
+    let done = std::mem::take(&mut bench.done);
+    assert!(done.iter().filter_map(starts).next().is_none(), "{done:?}");
+    assert_eq!(done.iter().filter_map(answers).collect::<Vec<_>>(), [(1, 1)]);
+    assert!(done.contains(&Action::Quit(0)));
+}
+
+#[test]
+fn a_shutdown_ends_whatever_does_not() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    bench.offer(vec![package("first", "other", 1, false)]);
+    bench.step(Event::Shutdown(Shutdown::Stop));
+    bench.pass(secs(20));
+    assert!(bench.done.contains(&Action::Quit(0)), "stopsecs and ten seconds");
+}

@@ -1,0 +1,441 @@
+//! Jobs through all their phases, their records, their results.
+
+use super::*;
+
+#[test]
+fn each_action_ends_with_its_code() {
+    let config = |servers, step| Order::Config { servers, step };
+    for (order, name, code) in [
+        (Order::Start, "web", Code::Success),
+        (Order::Start, "who", Code::NoAgent),
+        (Order::Stop, "web", Code::Success),
+        (Order::Stop, "who", Code::NoAgent),
+        (Order::Restart, "web", Code::Success),
+        (Order::Restart, "who", Code::NoAgent),
+        (Order::Uninstall, "web", Code::Refused),
+        (Order::Uninstall, "who", Code::NoAgent),
+        (config(None, None), "web", Code::Success),
+        (config(None, None), "who", Code::NoAgent),
+        (config(None, Some(secs(60))), "", Code::Success),
+        (config(Some(Vec::new()), None), "", Code::Success),
+        (Order::Stop, "bootagent", Code::Refused),
+    ] {
+        let mut bench = Bench::new(vec![spec("web")]);
+        let what = format!("{order:?} {name}");
+        bench.offer(vec![job("one", name, order)]);
+        if matches!(bench.life("web"), Life::Stopping(_)) {
+            bench.ends("web", Exit::Signal(Sig::TERM));
+        }
+        bench.pass(secs(10));
+        assert_eq!(bench.code("one"), Some(code), "{what}");
+    }
+}
+
+#[test]
+fn an_agent_that_does_not_stay_up_fails_its_job() {
+    for order in [Order::Start, Order::Restart] {
+        let mut bench = Bench::new(vec![spec("web")]);
+        bench.ends("web", Exit::Code(1));
+        bench.offer(vec![job("one", "web", order)]);
+        bench.pass(secs(9));
+        bench.ends("web", Exit::Code(1));
+        assert_eq!(bench.code("one"), Some(Code::Start));
+    }
+}
+
+#[test]
+fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
+    let digest = |number| Fetched::Whole { digest: Digest([number; 32]), resumed: false };
+    let id = || JobId::from("one");
+    let refused = Fetched::Refused { reason: "not there".into() };
+    let way: [(Event, Event, Code); 5] = [
+        (Event::Fetched(id(), digest(1)), Event::Fetched(id(), refused), Code::Download),
+        (Event::Placed(id(), Ok(())), Event::Placed(id(), Err("no space".into())), Code::Install),
+        (Event::Unpacked(id(), Ok(())), Event::Unpacked(id(), Err("damaged".into())), Code::Install),
+        (Event::Inspected(id(), Ok(None)), Event::Inspected(id(), Err("a bad one".into())), Code::BadJob),
+        (Event::Placed(id(), Ok(())), Event::Placed(id(), Err("no space".into())), Code::Install),
+    ];
+    for fails in 0..=way.len() {
+        let mut bench = Bench::new(Vec::new());
+        bench.offer(vec![package("one", "web", 1, false)]);
+        for (good, bad, code) in way.iter().take(fails + 1) {
+            let last = std::ptr::eq(good, &way[fails.min(way.len() - 1)].0) && fails < way.len();
+            bench.step(if last { bad.clone() } else { good.clone() });
+            if last {
+                assert_eq!(bench.code("one"), Some(*code), "step {fails}: {:?}", bench.jobs["one"].outcome);
+            }
+        }
+        if fails == way.len() {
+            bench.step(Event::Placed(id(), Ok(())));
+            bench.pass(secs(3));
+            bench.ends("web", Exit::Code(1));
+            assert_eq!(bench.code("one"), Some(Code::Start), "{:?}", bench.jobs["one"].outcome);
+        }
+        assert!(bench.agents.is_empty() && bench.state.agents.get("web").is_none(), "step {fails}");
+    }
+    let mut bench = Bench::new(Vec::new());
+    bench.offer(vec![package("one", "web", 1, false)]);
+    bench.step(Event::Fetched(id(), digest(2)));
+    assert_eq!(bench.code("one"), Some(Code::Checksum));
+}
+
+#[test]
+fn a_download_that_brings_nothing_is_given_up_and_one_that_goes_on_is_not() {
+    for progress in [false, true] {
+        let mut bench = Bench::new(Vec::new());
+        bench.offer(vec![package("one", "web", 1, false)]);
+        for _ in 0..8 {
+            bench.step(Event::Fetched("one".into(), Fetched::Cut { reason: "cut".into(), progress }));
+            bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+            bench.pass(secs(60));
+        }
+        assert_eq!(bench.code("one"), if progress { None } else { Some(Code::Download) });
+    }
+}
+
+#[test]
+fn an_upgrade_that_does_not_stay_up_is_undone() {
+    let mut bench = Bench::installed("web");
+    bench.offer(vec![package("next", "web", 2, true)]);
+    bench.bring("next", 2);
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.step(Event::Placed("next".into(), Ok(())));
+    bench.pass(secs(5));
+    bench.ends("web", Exit::Code(1));
+    let linked = bench.take(|action| match action {
+        Action::Link(_, _, dir) => Some(dir.clone()),
+        _ => None,
+    });
+    assert_eq!(linked.last().map(|dir| &**dir), Some("1"));
+    bench.step(Event::Placed("next".into(), Ok(())));
+    bench.step(Event::Inspected("next".into(), Ok(Some(Box::new(spec("web"))))));
+    bench.pass(secs(10));
+    assert_eq!(bench.code("next"), Some(Code::RolledBack));
+    assert!(bench.runs("web"));
+    let package = bench.agents["web"].package.as_ref().map(|package| &*package.version);
+    assert_eq!(package, Some("1"));
+}
+
+#[test]
+fn an_undo_does_not_start_what_somebody_has_stopped() {
+    let mut bench = Bench::installed("web");
+    bench.offer(vec![package("next", "web", 2, true)]);
+    bench.bring("next", 2);
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.step(Event::Placed("next".into(), Ok(())));
+    bench.step(Event::Command(Client(1), Command::Stop("web".into())));
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.step(Event::Placed("next".into(), Ok(())));
+    bench.step(Event::Inspected("next".into(), Ok(Some(Box::new(spec("web"))))));
+    assert_eq!(bench.code("next"), Some(Code::RolledBack), "{:?}", bench.jobs["next"]);
+    assert_eq!(bench.life("web"), Life::Down);
+    assert_eq!(bench.agents["web"].wanted, Some(Wanted::Down));
+}
+
+#[test]
+fn an_interrupted_job_ends_as_it_would_have() {
+    // As many events as come before the daemon dies.
+    for survived in 0..6 {
+        let mut bench = Bench::installed("web");
+        bench.offer(vec![package("next", "web", 2, true)]);
+        let digest = Digest([2; 32]);
+        let way = |bench: &mut Bench, count: usize| {
+            for step in 0..count {
+                match bench.state.phase_of("next") {
+                    Some(Phase::Downloading) => {
+                        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest, resumed: false }));
+                    }
+                    Some(Phase::Verified) => bench.step(Event::Placed("next".into(), Ok(()))),
+                    Some(Phase::Installing) => {
+                        bench.step(Event::Unpacked("next".into(), Ok(())));
+                        bench.step(Event::Inspected("next".into(), Ok(None)));
+                        bench.step(Event::Placed("next".into(), Ok(())));
+                    }
+                    Some(Phase::Starting) if !matches!(bench.life("web"), Life::Down) => {
+                        bench.ends("web", Exit::Signal(Sig::TERM));
+                    }
+                    Some(Phase::Starting) => bench.step(Event::Placed("next".into(), Ok(()))),
+                    Some(Phase::Settling) => bench.pass(secs(10)),
+                    _ => return assert!(count > 10, "over at step {step}"),
+                }
+            }
+        };
+        way(&mut bench, survived);
+        bench.begin_anew();
+        way(&mut bench, 20);
+        assert_eq!(bench.code("next"), Some(Code::Success), "after {survived}: {:?}", bench.jobs["next"]);
+        assert!(bench.runs("web"), "after {survived}");
+    }
+}
+
+#[test]
+fn a_resumed_job_goes_on_at_once() {
+    let mut bench = Bench::new(Vec::new());
+    bench.offer(vec![package("one", "web", 1, false)]);
+    assert_eq!(bench.jobs["one"].phase, Phase::Downloading);
+    bench.begin_anew();
+    assert!(bench.done.contains(&Action::Fetch("one".into())), "{:?}", bench.done);
+}
+
+#[test]
+fn jobs_of_an_agent_run_in_order_and_those_of_others_do_not_wait() {
+    let mut bench = Bench::new(vec![spec("web"), spec("log")]);
+    let (mut first, second) = (job("1", "web", Order::Restart), job("2", "web", Order::Start));
+    first.window = secs(1000);
+    bench.offer(vec![first, second, job("3", "log", Order::Start)]);
+    assert_eq!((bench.jobs["1"].phase, bench.jobs["2"].phase), (Phase::Received, Phase::Received));
+    bench.pass(secs(10));
+    assert_eq!(bench.code("3"), Some(Code::Success));
+    bench.step(Event::Replied(Reply::Taken));
+    // The one that is not the first has no time of its own, whatever its window says.
+    bench.pass(secs(1000));
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.pass(secs(20));
+    assert_eq!((bench.code("1"), bench.code("2")), (Some(Code::Success), Some(Code::Success)));
+}
+
+#[test]
+fn a_window_that_has_come_is_no_deadline_for_a_job_that_waits() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    let mut late = job("2", "web", Order::Start);
+    late.window = secs(5);
+    bench.offer(vec![package("1", "web", 1, true), late]);
+    bench.step(Event::Stirred);
+    bench.pass(secs(300));
+    assert_eq!(bench.jobs["1"].phase, Phase::Downloading);
+    assert!(bench.state.deadline().is_none_or(|at| at > bench.now.time));
+}
+
+#[test]
+fn a_job_that_is_not_begun_in_time_expires() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    let mut late = job("2", "web", Order::Start);
+    late.expires = Some(secs(30));
+    bench.offer(vec![package("1", "web", 1, true), late]);
+    bench.pass(secs(29));
+    assert_eq!(bench.code("2"), None);
+    bench.pass(secs(1));
+    assert_eq!(bench.code("2"), Some(Code::Expired));
+}
+
+#[test]
+fn a_stop_cancels_what_was_queued_before_it_also_after_a_restart() {
+    let waiting = |id| {
+        let mut waiting = job(id, "web", Order::Start);
+        waiting.window = secs(100_000);
+        waiting
+    };
+    let mut bench = Bench::new(vec![spec("web")]);
+    bench.offer(vec![waiting("1"), job("2", "web", Order::Stop)]);
+    assert_eq!(bench.code("1"), Some(Code::Expired));
+    assert!(bench.jobs["1"].outcome.as_ref().is_some_and(|outcome| outcome.message.contains("\"2\"")));
+
+    let mut bench = Bench::new(vec![spec("web")]);
+    bench.offer(vec![waiting("1")]);
+    let mut record = bench.jobs["1"].clone();
+    (record.id, record.text, record.seq) = ("2".into(), "2".into(), record.seq + 1);
+    bench.jobs.insert("2".into(), record);
+    bench.orders.push(job("2", "web", Order::Stop));
+    bench.begin_anew();
+    assert_eq!(bench.code("1"), Some(Code::Expired), "the daemon died between the two");
+}
+
+#[test]
+fn a_stop_that_somebody_takes_back_ends() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    bench.offer(vec![job("1", "web", Order::Stop)]);
+    bench.step(Event::Command(Client(1), Command::Start("web".into())));
+    assert_eq!(bench.code("1"), Some(Code::Expired));
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert!(bench.runs("web"));
+}
+
+#[test]
+fn an_upgrade_holds_against_a_start_meanwhile() {
+    let mut bench = Bench::installed("web");
+    bench.offer(vec![package("next", "web", 2, true)]);
+    bench.bring("next", 2);
+    bench.step(Event::Command(Client(1), Command::Restart("web".into())));
+    bench.take(starts);
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert!(bench.done.contains(&Action::Link("next".into(), "web".into(), "2".into())), "{:?}", bench.done);
+    bench.step(Event::Placed("next".into(), Ok(())));
+    bench.pass(secs(10));
+    assert_eq!(bench.code("next"), Some(Code::Success));
+}
+
+#[test]
+fn what_is_removed_while_somebody_starts_it_is_ended() {
+    let mut bench = Bench::installed("web");
+    bench.offer(vec![package("next", "web", 3, true)]);
+    bench.step(Event::Fetched("next".into(), Fetched::Refused { reason: "not there".into() }));
+    bench.offer(vec![job("gone", "web", Order::Uninstall)]);
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert_eq!(bench.code("gone"), Some(Code::Success));
+    assert!(bench.agents.is_empty() && bench.state.agents.get("web").is_none());
+
+    let mut bench = Bench::installed("web");
+    bench.state.forget("web", bench.now, &mut Vec::new());
+    assert!(matches!(bench.life("web"), Life::Stopping(_)), "it runs, and is ended before it is forgotten");
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert!(bench.state.agents.get("web").is_none());
+}
+
+#[test]
+fn the_verdict_of_a_health_check_is_awaited_without_a_deadline() {
+    let mut checked = spec("web");
+    let check = crate::model::spec::Check {
+        exec: vec!["/bin/ping".into()],
+        interval: secs(1000),
+        timeout: secs(10),
+        retries: 2,
+    };
+    checked.check = Some(Box::new(check));
+    let mut bench = Bench::new(vec![checked]);
+    bench.offer(vec![package("1", "web", 1, true)]);
+    bench.bring("1", 1);
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.step(Event::Placed("1".into(), Ok(())));
+    bench.pass(secs(100));
+    assert_eq!(bench.jobs["1"].phase, Phase::Settling, "not healthy yet");
+    bench.pass(secs(910));
+    bench.step(Event::Checked("web".into(), Exit::Code(0), "".into()));
+    assert_eq!(bench.code("1"), Some(Code::Success));
+}
+
+// Records and bounds.
+
+#[test]
+fn a_job_whose_record_cannot_be_written_is_left_for_the_server() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    bench.full = true;
+    bench.offer(vec![job("1", "web", Order::Stop)]);
+    assert!(bench.state.job("1").is_none() && bench.runs("web"));
+    bench.full = false;
+    bench.offer(vec![job("1", "web", Order::Stop)]);
+    assert!(matches!(bench.life("web"), Life::Stopping(_)));
+    bench.full = true;
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert_eq!(bench.code("1"), None, "no result that is not on disk");
+    bench.full = false;
+    bench.pass(secs(10));
+    assert_eq!(bench.code("1"), Some(Code::Success));
+}
+
+#[test]
+fn a_damaged_job_is_answered_and_never_run_again() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    let found = Found { definitions: bench.definitions.clone(), damaged_jobs: vec!["1".into()], ..Found::default() };
+    let mut out = Vec::new();
+    bench.state = State::new(options(), found, bench.now, &mut out);
+    bench.full = true;
+    bench.answer(out);
+    bench.offer(vec![job("1", "web", Order::Stop)]);
+    assert!(bench.runs("web"), "a full disk makes it no new job");
+    bench.full = false;
+    bench.pass(secs(10));
+    assert_eq!(bench.code("1"), Some(Code::Expired));
+}
+
+#[test]
+fn a_job_is_run_once_however_often_it_comes() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    let twice = || vec![job("1", "web", Order::Restart), job("1", "web", Order::Stop)];
+    bench.offer(twice());
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.pass(secs(10));
+    bench.hear();
+    assert_eq!(bench.take(results), [vec![("1".into(), Code::Success)]]);
+    bench.step(Event::Replied(Reply::Failed { reason: "cut".into(), retry_after: None }));
+    bench.offer(twice());
+    bench.pass(secs(20));
+    bench.hear();
+    assert_eq!(bench.take(results).first(), Some(&vec![("1".into(), Code::Success)]), "sent again");
+    bench.step(Event::Replied(Reply::Taken));
+    assert_eq!(bench.jobs["1"].phase, Phase::Taken);
+    bench.take(starts);
+    bench.offer(twice());
+    bench.begin_anew();
+    bench.take(starts);
+    bench.offer(twice());
+    bench.pass(secs(20));
+    assert!(bench.runs("web") && bench.take(results).is_empty());
+}
+
+#[test]
+fn no_more_than_so_many_jobs_are_open_and_so_many_ids_remembered() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    let waiting = |number: usize| {
+        let mut waiting = job(&number.to_string(), "web", Order::Start);
+        waiting.window = secs(1_000_000);
+        waiting
+    };
+    bench.offer((0..OPEN_JOBS + 3).map(waiting).collect());
+    assert_eq!((bench.state.tasks.len(), bench.jobs.len()), (OPEN_JOBS, OPEN_JOBS));
+
+    let mut bench = Bench::new(Vec::new());
+    let bad = |number: usize| {
+        let (code, message) = (Code::BadJob, "action: missing".into());
+        Err(Rejected { id: Some(number.to_string().into()), code, message, action: "".into(), name: "".into() })
+    };
+    let count = ENDED_JOBS + 100;
+    for first in (0..count).step_by(64) {
+        bench.reply_jobs((first..count.min(first + 64)).map(bad).collect());
+        while bench.take(results).last().is_some() {
+            bench.step(Event::Replied(Reply::Taken));
+        }
+    }
+    assert_eq!(bench.state.ledger.len(), ENDED_JOBS);
+    assert!(!bench.state.ledger.contains_key("0") && bench.state.ledger.contains_key("100"));
+}
+
+// Results and servers.
+
+#[test]
+fn a_result_that_is_refused_goes_alone_and_holds_up_no_other() {
+    let mut bench = Bench::new(Vec::new());
+    bench.offer((0..70).map(|number| job(&number.to_string(), "who", Order::Stop)).collect());
+    let batch = bench.take(results).pop().unwrap();
+    // The first one that was ready went at once.
+    let mut taken = batch.len();
+    bench.step(Event::Replied(Reply::Taken));
+    let batch = bench.take(results).pop().unwrap();
+    assert_eq!(batch.len(), 64);
+    bench.step(Event::Replied(Reply::NotTaken("errcode 1".into())));
+    let mut alone = Vec::new();
+    while let Some(results) = bench.take(results).pop() {
+        if results.len() == 1 && &*results[0].0 == "7" {
+            bench.step(Event::Replied(Reply::NotTaken("errcode 1".into())));
+        } else {
+            taken += results.len();
+            bench.step(Event::Replied(Reply::Taken));
+        }
+        alone.push(results.len());
+    }
+    assert_eq!(taken, 69, "{alone:?}");
+    assert_eq!(bench.state.tasks.len(), 1);
+    bench.pass(secs(700));
+    assert!(bench.state.pace.asking().is_some(), "it is tried again, and statuses go on");
+}
+
+#[test]
+fn a_server_list_is_on_trial_first() {
+    let config = || job("1", "", Order::Config { servers: parse_servers("new:1,newer:2").ok(), step: None });
+    let failed = || Event::Replied(Reply::Failed { reason: "not there".into(), retry_after: None });
+    let good = |errcode| Event::Replied(Reply::Jobs { errcode, jobs: Vec::new() });
+    for (replies, code) in [
+        (vec![good(Some(0))], Code::Success),
+        (vec![failed(), good(Some(7))], Code::Success),
+        (vec![failed(), failed()], Code::Download),
+        (vec![good(None), good(None)], Code::Download),
+    ] {
+        let mut bench = Bench::new(Vec::new());
+        bench.offer(vec![config()]);
+        for reply in replies {
+            bench.step(reply);
+        }
+        assert_eq!(bench.code("1"), Some(code));
+        let given = if code == Code::Success { "http://new:1,http://newer:2" } else { "" };
+        assert_eq!(&*bench.state.settings.svrlist, given);
+    }
+}
