@@ -20,7 +20,7 @@ use crate::policy::{End, Watch};
 use crate::script::{job_definition, package_definition, Mode, Outside, Plan, Random, EVENTFUL};
 
 /// After so long in peace everything must have come to its end.
-const PEACE: u64 = 3 * 3600 * 1000;
+const PEACE: u64 = 150 * 60 * 1000;
 
 /// A job may take so long, when everything is slow.
 const LONGEST: u64 = 2 * 3600 * 1000 * MS;

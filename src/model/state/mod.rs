@@ -377,7 +377,7 @@ impl State {
             Event::Fetched(id, fetched) => self.fetched(&id, fetched, now, out),
             Event::ToolDone { job, exit, output } => self.tool_done(&job, exit, &output, now, out),
             Event::Verified(id, result) => self.verified(&id, result, now, out),
-            Event::Unpacked(id, result) => self.unpacked(&id, result, out),
+            Event::Unpacked(id, result) => self.unpacked(&id, result, now, out),
             Event::Placed(id, result) => self.placed(&id, result, now, out),
             Event::Inspected(id, result) => self.inspected(&id, result, now, out),
         }

@@ -94,7 +94,7 @@ impl State {
         let Some((index, Ask::Verify)) = self.asked(id) else { return };
         match result {
             Ok(()) => self.identify(index, now, out),
-            Err(why) => self.discard(index, Code::Refused, &format!("refused: {why}"), out),
+            Err(why) => self.discard(index, Code::Refused, &format!("refused: {why}"), now, out),
         }
     }
 
@@ -160,7 +160,7 @@ impl State {
             (Purpose::Identify, result) => {
                 match result.and_then(package::identity) {
                     Ok((package, version)) => self.identified(index, package, version, now, out),
-                    Err(why) => self.discard(index, Code::Install, &format!("cannot install: {why}"), out),
+                    Err(why) => self.discard(index, Code::Install, &format!("cannot install: {why}"), now, out),
                 };
             }
             (Purpose::Query, result) => {
@@ -211,8 +211,14 @@ impl State {
         }
     }
 
-    /// Nothing was changed yet: the package is thrown away and the job ends.
-    fn discard(&mut self, index: usize, code: Code, why: &str, out: &mut Vec<Action>) {
+    /// Nothing was changed yet: the package is thrown away and the job ends. Where an earlier daemon had come further, and
+    /// on record the agent has the package already, that is undone.
+    fn discard(&mut self, index: usize, code: Code, why: &str, now: Now, out: &mut Vec<Action>) {
+        let agent = self.agents.get(&self.job_name(index)).map(|agent| agent.record.package.as_ref());
+        let before = self.tasks[index].record.before.as_ref().map(|before| before.package.as_ref());
+        if agent.is_some() && before.is_some() && agent != before {
+            return self.undo(index, code, why, now, out);
+        }
         if let Some(file) = self.source(index).map(State::kept_file) {
             let name = self.job_name(index);
             let kept = self.agents.get(&name).map(|agent| [&agent.record.package, &agent.record.previous]);
@@ -237,12 +243,18 @@ impl State {
     }
 
     /// A tar was unpacked, or could not be.
-    pub(in super::super) fn unpacked(&mut self, id: &str, result: Result<(), Box<str>>, out: &mut Vec<Action>) {
+    pub(in super::super) fn unpacked(
+        &mut self,
+        id: &str,
+        result: Result<(), Box<str>>,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
         let Some((index, Ask::Unpack)) = self.asked(id) else { return };
         match result {
             result if *self.tasks[index].record.name == *SELF => self.unpacked_own(index, result, out),
             Ok(()) => self.inspect(index, UNPACK, out),
-            Err(why) => self.discard(index, Code::Install, &format!("cannot install: {why}"), out),
+            Err(why) => self.discard(index, Code::Install, &format!("cannot install: {why}"), now, out),
         }
     }
 
@@ -376,10 +388,12 @@ impl State {
         match (ask, result) {
             (Ask::Keep, Ok(())) => self.kept(index, now, out),
             (Ask::Keep, Err(why)) => {
-                self.discard(index, Code::Install, &format!("cannot keep the package: {why}"), out)
+                self.discard(index, Code::Install, &format!("cannot keep the package: {why}"), now, out)
             }
             (Ask::Rename(chosen), Ok(())) => self.adopt_package(index, *chosen, out),
-            (Ask::Rename(_), Err(why)) => self.discard(index, Code::Install, &format!("cannot install: {why}"), out),
+            (Ask::Rename(_), Err(why)) => {
+                self.discard(index, Code::Install, &format!("cannot install: {why}"), now, out)
+            }
             (Ask::Link, Ok(())) => self.switched(index, now, out),
             (Ask::Link, Err(why)) => self.undo(index, Code::Install, &format!("cannot install: {why}"), now, out),
             (Ask::UndoLink, Ok(())) => self.package_undone(index, now, out),

@@ -169,6 +169,32 @@ fn an_interrupted_job_ends_as_it_would_have() {
 }
 
 #[test]
+fn an_upgrade_that_fails_only_when_it_is_resumed_is_undone() {
+    let mut bench = Bench::installed("web");
+    bench.offer(vec![package("next", "web", 2, true)]);
+    let installing = |bench: &mut Bench| {
+        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest: Digest([2; 32]), resumed: false }));
+        bench.step(Event::Placed("next".into(), Ok(())));
+        bench.jobs["next"].clone()
+    };
+    let record = installing(&mut bench);
+    bench.step(Event::Unpacked("next".into(), Ok(())));
+    bench.step(Event::Inspected("next".into(), Ok(None)));
+    bench.step(Event::Placed("next".into(), Ok(())));
+    // The daemon dies when the agent's record is on disk, and the job's is not.
+    bench.jobs.insert("next".into(), record);
+    bench.begin_anew();
+    assert_eq!(bench.agents["web"].package.as_ref().map(|package| &*package.version), Some("2"));
+    bench.step(Event::Unpacked("next".into(), Err("damaged".into())));
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.step(Event::Inspected("next".into(), Ok(Some(Box::new(spec("web"))))));
+    bench.pass(secs(10));
+    assert_eq!(bench.code("next"), Some(Code::Install));
+    assert_eq!(bench.agents["web"].package.as_ref().map(|package| &*package.version), Some("1"));
+    assert!(bench.runs("web"));
+}
+
+#[test]
 fn a_resumed_job_goes_on_at_once() {
     let mut bench = Bench::new(Vec::new());
     bench.offer(vec![package("one", "web", 1, false)]);
