@@ -345,6 +345,7 @@ const NO_GROUP: &str = "needs root and a control group hierarchy that can be wri
 fn begin_in(world: &World, trees: &mut Trees, script: &str, prepared: Prepared) -> Process {
     let mut setup = world.setup("web", script);
     setup.cgroups = prepared.cgroups;
+    setup.cgroup = prepared.cgroup;
     let leader = world.spawn(&setup);
     trees.begin("web", leader);
     leader

@@ -59,6 +59,7 @@ impl Daemon {
         self.fares("opening outputs", output.as_ref().err().map(|problem| &**problem));
         let mut setup = self.child(&spec, &spec.exec, output.ok())?;
         setup.cgroups = prepared.cgroups;
+        setup.cgroup = prepared.cgroup;
         let pid = match spawn_child(&setup, &self.failures) {
             Ok(pid) => pid,
             // No child was made: nothing of this depends on the definition.

@@ -359,6 +359,12 @@ impl Leaf {
         open_for_writing(&self.dir.join("cgroup.procs")).map(OwnedFd::from)
     }
 
+    /// Its directory, for a child that is made in it; `None` with v1, which cannot do that.
+    pub fn directory(&self) -> Option<OwnedFd> {
+        let v2 = self.version == Version::V2;
+        v2.then(|| fs::File::open(&self.dir).ok()).flatten().map(OwnedFd::from)
+    }
+
     /// Every process in it and in groups its processes made below it; none when it is gone.
     pub fn members(&self) -> Result<Vec<Pid>, Error> {
         let mut pids = Vec::new();

@@ -73,6 +73,8 @@ pub struct Polled {
 pub struct Prepared {
     /// Files the child writes `0` to, one for each hierarchy, before its program runs.
     pub cgroups: Vec<OwnedFd>,
+    /// The directory of the first of them, where that is a v2 group: the child can be made in it.
+    pub cgroup: Option<OwnedFd>,
     /// For `limits_by`: `cgroup2`, `cgroup1`, `polled` or `CPU=cgroup1 memory=polled`; `None` without such limits.
     pub by: Option<Box<str>>,
     /// What the daemon has to look after itself.
@@ -199,6 +201,10 @@ impl Limits {
         let mut prepared = Prepared::default();
         for leaf in held.leaves() {
             match leaf.entrance() {
+                Ok(fd) if prepared.cgroup.is_none() && leaf.version() == Version::V2 => {
+                    prepared.cgroups.insert(0, fd);
+                    prepared.cgroup = leaf.directory();
+                }
                 Ok(fd) => prepared.cgroups.push(fd),
                 Err(error) => self.note(format!("agent \"{name}\": {error}")),
             }

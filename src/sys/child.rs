@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::process::{
-    exit_now, fork, limit, own_id, parent_id, prctl, set_limit, set_umask, start_session, Fork, UNUSED,
+    exit_now, fork, fork_into, limit, own_id, parent_id, prctl, set_limit, set_umask, start_session, Fork, UNUSED,
 };
 use super::{cerr, cerr_long, pipe, pointers, poll, set_nonblocking};
 use crate::kernel::{Errno, Gid, Pid, Resource, Sig, Stage, Uid};
@@ -38,6 +38,9 @@ pub struct Setup {
     pub envp: Vec<CString>,
     /// Control groups to enter: their `cgroup.procs` or `tasks` files, open for writing.
     pub cgroups: Vec<OwnedFd>,
+    /// The directory of the v2 group whose file is the first of `cgroups`: the child is made in it where the kernel can,
+    /// and need not enter it.
+    pub cgroup: Option<OwnedFd>,
     /// Descriptor 0; `None` is /dev/null.
     pub stdin: Option<OwnedFd>,
     /// Descriptor 1; `None` is /dev/null.
@@ -78,6 +81,7 @@ impl Setup {
             argv,
             envp,
             cgroups: Vec::new(),
+            cgroup: None,
             stdin: None,
             stdout: None,
             stderr: None,
@@ -231,9 +235,16 @@ pub fn spawn_child(setup: &Setup, failures: &FailurePipe) -> io::Result<Pid> {
         failures: failures.write.as_raw_fd(),
         oom_score_adj: setup.oom_score_adj.map(|score| score.to_string()),
         parent: own_id(),
+        entered: 0,
         highest: limit(Resource::Nofile)?.0.min(DESCRIPTORS_MAX) as RawFd,
     };
-    match fork()? {
+    let made_inside = setup.cgroup.as_ref().and_then(|group| fork_into(group.as_fd()).ok());
+    child.entered = usize::from(made_inside.is_some());
+    let side = match made_inside {
+        Some(side) => side,
+        None => fork()?,
+    };
+    match side {
         Fork::Parent(pid) => Ok(pid),
         Fork::Child => child.run(),
     }
@@ -264,6 +275,8 @@ struct Child<'a> {
     failures: RawFd,
     oom_score_adj: Option<String>,
     parent: i32,
+    /// How many of the control groups it was made in.
+    entered: usize,
     /// One above the last descriptor there can be.
     highest: RawFd,
 }
@@ -292,7 +305,7 @@ impl Child<'_> {
         // A child that outlives us before it is its program could not be told from us by whoever looks for it.
         self.die_with_parent(Sig::KILL)?;
         start_session().map_err(at(Stage::Session))?;
-        for group in &setup.cgroups {
+        for group in setup.cgroups.iter().skip(self.entered) {
             write(group.as_raw_fd(), b"0").map_err(at(Stage::Cgroup))?;
         }
         self.arrange_files().map_err(at(Stage::Files))?;
