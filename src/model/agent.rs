@@ -195,6 +195,8 @@ pub struct Agent {
     passed: bool,
     /// The last measurement: when, and the processor time of the tree until then.
     sample: Option<(Time, Duration)>,
+    /// The same at the last check of polled limits: what people ask in between is no check.
+    check_sample: Option<(Time, Duration)>,
     /// Processor share in percent between the last two measurements.
     cpu: Option<f64>,
     memory: Option<u64>,
@@ -219,6 +221,7 @@ impl Agent {
             check_failures: 0,
             passed: false,
             sample: None,
+            check_sample: None,
             cpu: None,
             memory: None,
         }
@@ -604,30 +607,26 @@ impl Agent {
         }
     }
 
-    /// What its tree uses was measured.
-    pub fn measured(&mut self, usage: &Usage, turn: &mut Turn) {
+    /// What its tree uses was measured; `check`: because polled limits were due, not because somebody wanted to know.
+    pub fn measured(&mut self, usage: &Usage, check: bool, turn: &mut Turn) {
         if !matches!(self.life, Life::Running { .. }) {
             return;
         }
         self.memory = usage.memory;
         if let Some(total) = usage.cpu {
-            if let Some((then, before)) = self.sample {
-                let wall = turn.now.since(then).as_secs_f64();
-                // A shorter interval says little about a share: clock ticks are 10 ms.
-                if wall < 0.5 {
-                    return self.over_memory(turn);
-                }
-                self.cpu = Some(total.saturating_sub(before).as_secs_f64() * 100.0 / wall);
-                self.over_cpu(turn);
+            if let Some(cpu) = share(&mut self.sample, total, turn.now) {
+                self.cpu = Some(cpu);
             }
-            self.sample = Some((turn.now, total));
+            if let Some(cpu) = check.then(|| share(&mut self.check_sample, total, turn.now)).flatten() {
+                self.over_cpu(cpu, turn);
+            }
         }
         self.over_memory(turn);
     }
 
-    fn over_cpu(&mut self, turn: &mut Turn) {
+    fn over_cpu(&mut self, cpu: f64, turn: &mut Turn) {
         let limit = self.limit(|record, spec| record.cpu.or(spec.cpu));
-        let (true, Some(limit), Some(cpu)) = (self.poll.0, limit, self.cpu) else { return };
+        let (true, Some(limit)) = (self.poll.0, limit) else { return };
         self.over_cpu = if cpu > f64::from(limit) / 100.0 { self.over_cpu + 1 } else { 0 };
         if self.over_cpu >= CPU_CHECKS {
             let (cpu, limit) = (Decimal::rounded(cpu, 10), Decimal::new(limit.into(), 100));
@@ -844,7 +843,7 @@ impl Agent {
         self.life = Life::Starting;
         // Whoever finds the process without its own record knows then that it is a new one.
         self.save(turn);
-        (self.sample, self.cpu, self.memory) = (None, None, None);
+        (self.sample, self.check_sample, self.cpu, self.memory) = (None, None, None, None);
         (self.over_cpu, self.check_failures, self.passed) = (0, 0, false);
         turn.out.push(Action::Start(self.record.name.clone()));
     }
@@ -986,6 +985,21 @@ impl Agent {
     pub fn origin(&self) -> Option<Origin> {
         self.definition.as_ref().map(|definition| definition.origin)
     }
+}
+
+/// The processor share in percent since the last sample, which `total` replaces. `None` for the first one, and so soon
+/// after the last that it would say little: clock ticks are 10 ms.
+fn share(sample: &mut Option<(Time, Duration)>, total: Duration, now: Time) -> Option<f64> {
+    let Some((then, before)) = *sample else {
+        *sample = Some((now, total));
+        return None;
+    };
+    let wall = now.since(then).as_secs_f64();
+    if wall < 0.5 {
+        return None;
+    }
+    *sample = Some((now, total));
+    Some(total.saturating_sub(before).as_secs_f64() * 100.0 / wall)
 }
 
 fn stopsignal(definition: &Option<Definition>) -> Sig {

@@ -309,3 +309,25 @@ fn health_checks_that_fail_in_a_row_end_the_agent() {
     acts(&mut agent, now, |agent, turn| agent.left(0, turn));
     assert_eq!((life(&agent).as_str(), agent.status()), ("Waiting", Status::Stopped));
 }
+
+#[test]
+fn only_checks_count_against_a_polled_cpu_limit() {
+    let mut agent = agent(Kind::Simple);
+    agent.definition.as_mut().unwrap().spec.limits.cpu = Some(1000);
+    acts(&mut agent, NOW, |agent, turn| {
+        agent.order_up(turn);
+        agent.started(process(7), (Some("polled".into()), true, false), turn);
+    });
+    // Half a core all the time, where a tenth is allowed.
+    let mut measure = |after: u64, check: bool| {
+        let usage = Usage { name: "web".into(), cpu: Some(Duration::from_secs(after) / 2), memory: None };
+        acts(&mut agent, NOW + Duration::from_secs(after), |agent, turn| agent.measured(&usage, check, turn))
+    };
+    for (after, check) in
+        [(0, true), (1, false), (2, false), (3, false), (4, false), (10, true), (11, false), (20, true)]
+    {
+        assert_eq!(measure(after, check), "", "after {after} s");
+    }
+    assert_eq!(measure(25, false), "");
+    assert_eq!(measure(30, true), "SIGKILL", "the third check in a row");
+}

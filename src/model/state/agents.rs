@@ -278,10 +278,10 @@ impl State {
     }
 
     pub(super) fn measured(&mut self, usages: Vec<Usage>, now: Now, out: &mut Vec<Action>) {
-        for usage in usages {
-            self.turn(&usage.name.clone(), now, out, |agent, turn| agent.measured(&usage, turn));
-        }
         let measuring = std::mem::take(&mut self.measuring);
+        for usage in usages {
+            self.turn(&usage.name.clone(), now, out, |agent, turn| agent.measured(&usage, measuring.check, turn));
+        }
         for (client, name) in measuring.clients {
             let mut report = self.report(now);
             if let Some(name) = name {

@@ -161,6 +161,8 @@ enum Progress {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Measuring {
     asked: bool,
+    /// Polled limits are due.
+    check: bool,
     clients: Vec<(Client, Option<Name>)>,
     report: Option<Server>,
 }
@@ -468,6 +470,7 @@ impl State {
         if self.poll_at.is_some_and(|at| at <= now.time) {
             self.poll_at = None;
             if self.agents.values().any(Agent::polled) {
+                self.measuring.check = true;
                 self.measure(out);
             }
         }
