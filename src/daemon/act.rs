@@ -132,7 +132,7 @@ impl Daemon {
                 }
             }
         }
-        let over = self.store.read_all().jobs.into_iter().filter(|record| record.phase == Phase::Taken);
+        let over = self.store.jobs().into_iter().filter(|record| record.phase == Phase::Taken);
         let over = over.map(|record| Entry {
             id: record.id,
             action: record.action,
@@ -145,8 +145,7 @@ impl Daemon {
     }
 
     fn freshen(&mut self, id: &str, seq: u64) {
-        let record = self.store.read_all().jobs.into_iter().find(|record| *record.id == *id);
-        if let Some(mut record) = record {
+        if let Some(mut record) = self.store.job(id) {
             record.seq = seq;
             let result = self.store.write_job(&record);
             self.complain(result);

@@ -102,6 +102,20 @@ impl Store {
         stored
     }
 
+    /// The record of a job, as it is: one that cannot be read stays where it is.
+    pub fn job(&self, id: &str) -> Option<JobRecord> {
+        let text = read_file(&self.state_dir.join("jobs").join([id, RECORD].concat())).ok()?;
+        named(record::read_job(std::str::from_utf8(&text).ok()?).ok()?, |job| &job.id, id).ok()
+    }
+
+    /// The records of all jobs in the order they came, with those that cannot be read left out.
+    pub fn jobs(&self) -> Vec<JobRecord> {
+        let ids = list(&self.state_dir.join("jobs"), RECORD).unwrap_or_default();
+        let mut jobs: Vec<JobRecord> = ids.iter().filter_map(|id| self.job(id)).collect();
+        jobs.sort_by_key(|job| job.seq);
+        jobs
+    }
+
     fn read_jobs(&self, stored: &mut Stored) {
         let dir = self.state_dir.join("jobs");
         for id in list_or_tell(&dir, RECORD, &mut stored.corrupt) {

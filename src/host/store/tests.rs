@@ -78,6 +78,19 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
+fn a_look_at_the_jobs_sets_nothing_aside() {
+    let place = Place::new();
+    let store = place.open();
+    store.write_job(&job("b", 1)).unwrap();
+    store.write_job(&job("a", 2)).unwrap();
+    let torn = store.state_dir.join("jobs/torn.json");
+    fs::write(&torn, "{").unwrap();
+    assert_eq!(store.jobs(), [job("b", 1), job("a", 2)]);
+    assert_eq!((store.job("a"), store.job("torn"), store.job("none")), (Some(job("a", 2)), None, None));
+    assert!(torn.exists(), "it is for the next start to tell of it");
+}
+
+#[test]
 fn everything_written_is_read_by_the_next_store() {
     let place = Place::new();
     let store = place.open();
