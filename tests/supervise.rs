@@ -175,13 +175,16 @@ fn a_stop_ends_the_whole_tree() {
 #[test]
 fn a_stop_is_polite_first() {
     let mut host = Host::new();
-    let script = format!("trap 'echo bye > {}; exit 0' USR1; while :; do sleep 0.05; done", host.path("bye").display());
+    let (bye, trapped) = (host.path("bye"), host.path("trapped"));
+    let script = format!(
+        "trap 'echo bye > {}; exit 0' USR1; : > {}; while :; do sleep 0.05; done",
+        bye.display(),
+        trapped.display()
+    );
     host.agent("polite", &script, &[("stopsignal", "\"USR1\""), ("stopsecs", "10")]);
     host.start();
     host.wait_running("polite");
-    // The shell must have come as far as its trap.
-    host.wait("the script to loop", || !host.agents_processes().is_empty());
-    std::thread::sleep(Duration::from_millis(200));
+    host.wait("the script to come as far as its trap", || trapped.exists());
     let before = Instant::now();
     host.ok(&["stop", "polite"]);
     assert!(before.elapsed() < Duration::from_secs(8), "it was not over when nothing was left");
