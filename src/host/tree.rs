@@ -8,17 +8,22 @@
 //!
 //! /proc is read once for all agents in a turn of the loop (`turn` ends that), and only when somebody asks.
 
+mod leftover;
+mod meter;
+mod view;
+
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::host::limits::{Limits, Usage};
-use crate::host::proc::{self, Mark, Snapshot, Stat};
+use crate::host::proc::{self, Snapshot, Stat};
 use crate::kernel::{Pid, Process, Sig};
 use crate::map::{Map, Set};
 use crate::model::spec::Name;
 use crate::sys;
-use crate::sys::account::own_uid;
 use crate::sys::process as calls;
+use meter::{Meter, Reading};
+use view::View;
 
 /// How many processes a tree may have before it is treated as one that makes them faster than they are killed.
 const BOMB: usize = 16;
@@ -79,36 +84,6 @@ pub struct Leftover {
     pub main: Option<Process>,
     /// All of them, the most likely main process first.
     pub processes: Vec<Process>,
-}
-
-/// One pass over /proc, and whose each process is.
-#[derive(Debug)]
-struct View {
-    snapshot: Snapshot,
-    owners: Vec<Owner>,
-    /// Not all of the host: enough for adding up, not for signals.
-    partial: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owner {
-    Unresolved,
-    Nobody,
-    Tree { id: u32, weak: bool },
-}
-
-/// Adds up the processor time of a tree that loses processes.
-#[derive(Debug, Default)]
-struct Meter {
-    total: u64,
-    last: Option<Map<Process, Reading>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Reading {
-    used: u64,
-    /// Nobody of the tree will wait for it.
-    orphan: bool,
 }
 
 impl Trees {
@@ -296,53 +271,6 @@ impl Trees {
         tree.seen.extend(processes.iter().map(|process| Member { process: *process, weak: true }));
     }
 
-    /// Agents of an earlier daemon that nobody has taken over, with what runs of each: known by their control groups and
-    /// environments.
-    pub fn leftovers(&mut self, limits: &Limits) -> Map<Name, Leftover> {
-        self.look(false);
-        let mut found: Map<Name, Vec<Stat>> = Map::new();
-        let Some(view) = self.view.as_ref() else { return Map::new() };
-        let mut trusted = Set::new();
-        for (name, pids) in limits.leftovers() {
-            if self.trees.contains_key(&name) {
-                continue;
-            }
-            trusted.extend(pids.iter().copied());
-            let stats = pids.into_iter().filter_map(|pid| view.snapshot.find(pid)).copied();
-            let stats: Vec<Stat> = stats.filter(|stat| self.may_be_agent(stat)).collect();
-            if !stats.is_empty() {
-                found.insert(name, stats);
-            }
-        }
-        for (stat, owner) in view.snapshot.stats().iter().zip(&view.owners) {
-            let taken = found.values().flatten().any(|known| known.process == stat.process);
-            if *owner != Owner::Nobody || taken || !self.may_be_agent(stat) {
-                continue;
-            }
-            if let Mark::Agent(name) = proc::mark(stat.process.pid, &self.state_dir) {
-                if !self.trees.contains_key(&name) {
-                    found.or_insert_with(name, Vec::new).push(*stat);
-                }
-            }
-        }
-        let mut leftovers = Map::new();
-        for (name, mut stats) in found {
-            // The one whose parent is outside, in a session of its own, the oldest of them.
-            let pids: Set<i32> = stats.iter().map(|stat| stat.process.pid.raw()).collect();
-            stats.sort_by_key(|stat| {
-                (pids.contains(&stat.parent), stat.session != stat.process.pid.raw(), stat.process.ticks)
-            });
-            // Anybody can write an environment: the word of another user's process makes it no agent to be followed.
-            let leads = |stat: &&Stat| {
-                let Process { pid, .. } = stat.process;
-                stat.session == pid.raw() && (trusted.contains(&pid) || proc::owner(pid) == Some(own_uid()))
-            };
-            let main = stats.first().filter(leads).map(|stat| stat.process);
-            leftovers.insert(name, Leftover { main, processes: stats.iter().map(|stat| stat.process).collect() });
-        }
-        leftovers
-    }
-
     fn tree(&mut self, name: &str) -> &mut Tree {
         self.turn();
         let id = self.last_id + 1;
@@ -383,181 +311,6 @@ impl Trees {
         members.iter().filter(|(stat, _)| stat.alive()).map(|(stat, _)| stat.process).collect()
     }
 
-    /// All processes of one tree in this turn's view, and whether each is only weakly known.
-    fn collect(&mut self, name: &str, limits: &Limits, partial: bool) -> Vec<(Stat, bool)> {
-        let Some(tree) = self.trees.get(name) else { return Vec::new() };
-        let (id, leader, adopted) = (tree.id, tree.leader, tree.adopted);
-        let grouped = limits.members(name).unwrap_or_default();
-        self.look(partial);
-        let (own, ours) = (self.own, &self.ours);
-        let may = |pid: Pid| pid.raw() != own && !ours.contains(&pid);
-        let Some(view) = self.view.as_mut() else { return Vec::new() };
-        let mut members = Vec::new();
-        if view.snapshot.fault().is_some() {
-            // Nothing is known but the group, and our own child, whose id is its own until we reap it.
-            let child = leader.filter(|_| !adopted).map(|leader| leader.pid);
-            let pids: Set<Pid> = grouped.into_iter().chain(child).filter(|pid| may(*pid)).collect();
-            members.extend(pids.into_iter().map(|pid| (Stat::unread(pid), false)));
-            return members;
-        }
-        let whole = Owner::Tree { id, weak: false };
-        let mut grown = false;
-        for pid in grouped.into_iter().filter(|pid| may(*pid)) {
-            match view.snapshot.index(pid) {
-                Some(index) if view.owners[index] != whole => {
-                    view.owners[index] = whole;
-                    grown = true;
-                }
-                Some(_) => {}
-                None => members.extend(proc::stat(pid).map(|stat| (stat, false))),
-            }
-        }
-        while std::mem::take(&mut grown) {
-            for index in 0..view.owners.len() {
-                let stat = view.snapshot.stats()[index];
-                let parent = Pid::new(stat.parent).and_then(|parent| view.snapshot.index(parent));
-                let inherits = parent.is_some_and(|parent| view.owners[parent] == whole);
-                if inherits && view.owners[index] == Owner::Nobody && may(stat.process.pid) {
-                    view.owners[index] = whole;
-                    grown = true;
-                }
-            }
-        }
-        for (stat, owner) in view.snapshot.stats().iter().zip(&view.owners) {
-            if let Owner::Tree { id: owner, weak } = *owner {
-                if owner == id {
-                    members.push((*stat, weak));
-                }
-            }
-        }
-        members.sort_unstable_by_key(|(stat, _)| stat.process.pid);
-        if let Some(tree) = self.trees.get_mut(name) {
-            tree.remember(&members);
-        }
-        members
-    }
-
-    /// This turn's view; a partial one serves only those who ask for no more.
-    fn look(&mut self, partial: bool) -> &View {
-        if self.view.as_ref().is_some_and(|view| view.partial && !partial) {
-            self.view = None;
-        }
-        if self.view.is_none() {
-            let known = self.trees.values().map(|tree| tree.seen.len() + 1).sum::<usize>();
-            // Following the lists of children costs about three times as much for each process as the pass over all.
-            if partial && self.own > 1 && known.saturating_mul(4) < self.host_size {
-                let mut roots: Vec<Pid> = Pid::new(self.own).into_iter().collect();
-                for tree in self.trees.values() {
-                    roots.extend(tree.known().map(|member| member.process.pid));
-                }
-                self.see(Snapshot::below(&roots), true);
-            } else {
-                self.see(Snapshot::take(), false);
-            }
-        }
-        self.view.as_ref().expect("it was set just now")
-    }
-
-    fn see(&mut self, snapshot: Snapshot, partial: bool) {
-        if !partial {
-            self.host_size = snapshot.stats().len();
-            self.strangers.retain(|pid, ticks| snapshot.get(Process { pid: *pid, ticks: *ticks }).is_some());
-        }
-        let owners = self.resolve(&snapshot);
-        let mut members: Map<u32, Vec<(Stat, bool)>> = Map::new();
-        for (stat, owner) in snapshot.stats().iter().zip(&owners) {
-            if let Owner::Tree { id, weak } = *owner {
-                members.or_insert_with(id, Vec::new).push((*stat, weak));
-            }
-        }
-        for tree in self.trees.values_mut().filter(|_| snapshot.fault().is_none()) {
-            tree.remember(members.get(&tree.id).map_or(&[], Vec::as_slice));
-        }
-        self.view = Some(View { snapshot, owners, partial });
-    }
-
-    /// Whose each process of a snapshot is, control groups apart.
-    fn resolve(&mut self, snapshot: &Snapshot) -> Vec<Owner> {
-        let mut known: Map<Process, Owner> = Map::new();
-        for tree in self.trees.values() {
-            known.extend(tree.known().map(|member| (member.process, Owner::Tree { id: tree.id, weak: member.weak })));
-        }
-        let mut sessions: Map<i32, u32> = Map::new();
-        for tree in self.trees.values_mut() {
-            // The id of a session is not given to a process while the session lives. If a stranger has it, the session is over.
-            tree.sessions.retain(|session| match Pid::new(*session).and_then(|pid| snapshot.find(pid)) {
-                Some(stat) => known.get(&stat.process).is_some_and(|owner| owner.id() == Some(tree.id)),
-                None => true,
-            });
-            sessions.extend(tree.sessions.iter().map(|session| (*session, tree.id)));
-        }
-        let stats = snapshot.stats();
-        let mut owners = vec![Owner::Unresolved; stats.len()];
-        let mut path = Vec::new();
-        for start in 0..stats.len() {
-            // Up the line of parents to one that is decided, then down again.
-            let mut at = start;
-            let mut owner = loop {
-                if owners[at] != Owner::Unresolved {
-                    break owners[at];
-                }
-                let stat = &stats[at];
-                let pid = stat.process.pid;
-                if stat.kernel || pid.raw() == self.own || self.ours.contains(&pid) {
-                    owners[at] = Owner::Nobody;
-                    break Owner::Nobody;
-                }
-                if let Some(owner) = known.get(&stat.process) {
-                    break *owner;
-                }
-                if let Some(id) = sessions.get(&stat.session) {
-                    break Owner::Tree { id: *id, weak: false };
-                }
-                let parent = Pid::new(stat.parent).filter(|parent| parent.raw() != self.own);
-                match parent.and_then(|parent| snapshot.index(parent)) {
-                    // A loop can only come of ids that changed hands while they were read.
-                    Some(parent) if path.len() < stats.len() => {
-                        path.push(at);
-                        at = parent;
-                    }
-                    _ => break self.ask(stat),
-                }
-            };
-            owners[at] = owner;
-            while let Some(below) = path.pop() {
-                if owner == Owner::Unresolved {
-                    owner = Owner::Nobody;
-                }
-                owners[below] = owner;
-            }
-        }
-        owners
-    }
-
-    /// Whose an orphan is by its environment. One that became our child descends from us, so that its word can be taken;
-    /// init's may be anybody's.
-    fn ask(&mut self, stat: &Stat) -> Owner {
-        let Process { pid, ticks } = stat.process;
-        if !stat.alive() || self.trees.is_empty() || self.strangers.get(&pid) == Some(&ticks) {
-            return Owner::Nobody;
-        }
-        for _ in 0..EXECUTING {
-            match proc::mark(pid, &self.state_dir) {
-                Mark::Agent(name) => match self.trees.get(&name) {
-                    Some(tree) => return Owner::Tree { id: tree.id, weak: stat.parent != self.own },
-                    None => break,
-                },
-                Mark::Stranger => {
-                    self.strangers.insert(pid, ticks);
-                    break;
-                }
-                Mark::Unknown => break,
-                Mark::Executing => std::thread::yield_now(),
-            }
-        }
-        Owner::Nobody
-    }
-
     /// Sends a signal to exactly this process; whether it was there to get it.
     fn send(&self, name: &str, process: Process, sig: Sig, limits: &Limits) -> bool {
         let Process { pid, ticks } = process;
@@ -582,15 +335,6 @@ impl Trees {
         match pidfd {
             Ok(fd) => calls::pidfd_signal(fd.as_fd(), sig).is_ok(),
             Err(_) => calls::signal(pid, sig).is_ok(),
-        }
-    }
-}
-
-impl Owner {
-    fn id(self) -> Option<u32> {
-        match self {
-            Owner::Tree { id, .. } => Some(id),
-            _ => None,
         }
     }
 }
@@ -627,26 +371,6 @@ impl Tree {
         }
         // A session nobody is in any more is over, and its id free for others.
         self.sessions.retain(|session| members.iter().any(|(stat, _)| stat.session == *session));
-    }
-}
-
-impl Meter {
-    /// Takes in what each process has used, its waited-for children included, and returns the sum so far in ticks.
-    fn read(&mut self, now: Map<Process, Reading>) -> u64 {
-        let sum = |readings: &Map<Process, Reading>| readings.values().map(|reading| reading.used).sum::<u64>();
-        let mut before = 0;
-        if let Some(last) = &self.last {
-            before = sum(last);
-            for (process, reading) in last {
-                // What it used went to init or to us; of any other, its parent in the tree has it now.
-                if reading.orphan && !now.contains_key(process) {
-                    before -= reading.used;
-                }
-            }
-        }
-        self.total += sum(&now).saturating_sub(before);
-        self.last = Some(now);
-        self.total
     }
 }
 

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use super::leaf::bandwidth;
 use super::*;
 
 fn find<'a>(all: &'a [Hierarchy], controller: &str) -> &'a Hierarchy {

@@ -1,9 +1,10 @@
 //! The table in the header of `agent.rs`, cell by cell.
 
 use super::*;
-use crate::kernel::Pid;
-use crate::model::event::Definition;
-use crate::model::spec::Check;
+use crate::kernel::{Exit, Pid};
+use crate::model::event::{Definition, Usage};
+use crate::model::report::Status;
+use crate::model::spec::{Check, Kind};
 
 const NOW: Time = Time::new(1000, 0);
 const POLICY: Policy =

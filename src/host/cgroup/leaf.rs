@@ -1,0 +1,259 @@
+//! The group of one agent: entered, limited, read, frozen, killed and removed.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{
+    keyed, number, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, Error, Version,
+};
+use crate::kernel::Pid;
+use crate::sys::poll::Counter;
+
+/// The group of one agent in one hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    pub(super) version: Version,
+    pub(super) dir: PathBuf,
+}
+
+impl Leaf {
+    /// The interface it has.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The file through which a child enters it by writing `0`.
+    pub fn entrance(&self) -> Result<OwnedFd, Error> {
+        open_for_writing(&self.dir.join("cgroup.procs")).map(OwnedFd::from)
+    }
+
+    /// Its directory, for a child that is made in it; `None` with v1, which cannot do that.
+    pub fn directory(&self) -> Option<OwnedFd> {
+        let v2 = self.version == Version::V2;
+        v2.then(|| fs::File::open(&self.dir).ok()).flatten().map(OwnedFd::from)
+    }
+
+    /// Every process in it and in groups its processes made below it; none when it is gone.
+    pub fn members(&self) -> Result<Vec<Pid>, Error> {
+        let mut pids = Vec::new();
+        members(&self.dir, &mut pids).map(|()| pids)
+    }
+
+    /// Whether any process is in it or below.
+    pub fn populated(&self) -> bool {
+        if self.version == Version::V2 {
+            if let Ok(Some(count)) = keyed(&self.dir.join("cgroup.events"), "populated") {
+                return count != 0;
+            }
+        }
+        self.members().is_ok_and(|pids| !pids.is_empty())
+    }
+
+    /// Has the kernel kill all that is in it in one step, also what is just being forked; false where it cannot (v1, or
+    /// before 5.14). We must never be in it: then it is an error, and nothing is killed.
+    pub fn kill(&self) -> Result<bool, Error> {
+        let file = self.dir.join("cgroup.kill");
+        if self.version == Version::V1 || !file.exists() {
+            return Ok(false);
+        }
+        if self.members()?.iter().any(|pid| pid.raw() as u32 == std::process::id()) {
+            return Err(Error::text("kill", &self.dir, "we are in it ourselves"));
+        }
+        write_file(&file, "1").map(|()| true)
+    }
+
+    /// Stops or continues all that is in it, where the hierarchy can (v2 from 5.2, v1 freezer).
+    pub fn freeze(&self, frozen: bool) -> Result<(), Error> {
+        match self.version {
+            Version::V2 => write_file(&self.dir.join("cgroup.freeze"), if frozen { "1" } else { "0" }),
+            Version::V1 => write_file(&self.dir.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" }),
+        }
+    }
+
+    /// Limits the memory of all in it, swap included, or lifts the limit; read back afterwards.
+    pub fn set_memory(&self, limit: Option<u64>) -> Result<(), Error> {
+        let (file, swap, none) = match self.version {
+            Version::V2 => (self.dir.join("memory.max"), "memory.swap.max", "max"),
+            Version::V1 => (self.dir.join("memory.limit_in_bytes"), "memory.memsw.limit_in_bytes", "-1"),
+        };
+        let swap = self.dir.join(swap);
+        let text = limit.map_or(none.into(), |bytes| bytes.to_string());
+        match self.version {
+            Version::V2 => {
+                write_file(&file, &text)?;
+                // It counts swap alone. Hosts without swap accounting are without the file.
+                tolerate_missing(write_file(&swap, if limit.is_some() { "0" } else { "max" }))?;
+                // The whole tree ends with the process that was chosen (from 4.19).
+                tolerate_missing(write_file(&self.dir.join("memory.oom.group"), "1"))?;
+            }
+            Version::V1 => {
+                // Memory with swap can never be set below memory: which goes first depends on the old values.
+                let early = write_file(&file, &text);
+                tolerate_missing(write_file(&swap, &text))?;
+                if early.is_err() {
+                    write_file(&file, &text)?;
+                }
+            }
+        }
+        match limit {
+            Some(want) if !self.has_memory(want) => {
+                let got = read_file(&file)?;
+                Err(Error::text("write", &file, &format!("wrote {want}, read back \"{}\"", got.trim())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether its memory is limited to `want` bytes, as near as the kernel's pages allow, 64 KiB at most.
+    pub fn has_memory(&self, want: u64) -> bool {
+        let file = match self.version {
+            Version::V2 => "memory.max",
+            Version::V1 => "memory.limit_in_bytes",
+        };
+        number(&self.dir.join(file)).is_some_and(|bytes| bytes.abs_diff(want) < 65_536)
+    }
+
+    /// Holds the processor time of all in it to `share` hundredths of a percent of one core, or lifts the limit; read
+    /// back afterwards. A share below the kernel's least, 0.1 %, becomes that.
+    pub fn set_cpu(&self, share: Option<u32>) -> Result<(), Error> {
+        let bandwidth = share.map(bandwidth);
+        match (self.version, bandwidth) {
+            (Version::V2, None) => write_file(&self.dir.join("cpu.max"), "max"),
+            (Version::V2, Some((quota, period))) => {
+                set_and_compare(&self.dir.join("cpu.max"), &format!("{quota} {period}"))
+            }
+            (Version::V1, None) => write_file(&self.dir.join("cpu.cfs_quota_us"), "-1"),
+            (Version::V1, Some((quota, period))) => {
+                set_and_compare(&self.dir.join("cpu.cfs_period_us"), &period.to_string())?;
+                set_and_compare(&self.dir.join("cpu.cfs_quota_us"), &quota.to_string())
+            }
+        }
+    }
+
+    /// Whether its processor time is held to `share`.
+    pub fn has_cpu(&self, share: u32) -> bool {
+        let (quota, period) = bandwidth(share);
+        match self.version {
+            Version::V2 => {
+                read_file(&self.dir.join("cpu.max")).is_ok_and(|text| text.trim() == format!("{quota} {period}"))
+            }
+            Version::V1 => {
+                number(&self.dir.join("cpu.cfs_quota_us")) == Some(quota)
+                    && number(&self.dir.join("cpu.cfs_period_us")) == Some(period)
+            }
+        }
+    }
+
+    /// How many processes in it were killed for want of memory so far; with false, how often the limit was hit, where
+    /// the kernel does not count the kills (v1 before 4.13).
+    pub fn oom_kills(&self) -> Option<(u64, bool)> {
+        let file = match self.version {
+            Version::V2 => "memory.events",
+            Version::V1 => "memory.oom_control",
+        };
+        if let Ok(Some(count)) = keyed(&self.dir.join(file), "oom_kill") {
+            return Some((count, true));
+        }
+        let file = self.dir.join("memory.failcnt");
+        (self.version == Version::V1).then(|| number(&file)).flatten().map(|count| (count, false))
+    }
+
+    /// Is raised whenever the memory limit is hit and nothing can be reclaimed: v1 kills one process then, and says
+    /// nothing to the others. `None` for v2, which ends all that is in it.
+    pub fn memory_alarm(&self) -> Result<Option<Counter>, Error> {
+        if self.version == Version::V2 {
+            return Ok(None);
+        }
+        let path = self.dir.join("cgroup.event_control");
+        let alarm = Counter::new().map_err(|cause| Error::io("watch", &path, cause))?;
+        let control = self.dir.join("memory.oom_control");
+        // The kernel keeps what it needs of this file; the registration ends with the counter.
+        let control = File::open(&control).map_err(|cause| Error::io("open", &control, cause))?;
+        write_file(&path, &format!("{} {}", alarm.as_fd().as_raw_fd(), control.as_raw_fd()))?;
+        Ok(Some(alarm))
+    }
+
+    /// The most memory it ever had in use, bytes, where the kernel remembers it.
+    pub fn memory_peak(&self) -> Option<u64> {
+        number(&self.dir.join(match self.version {
+            Version::V2 => "memory.peak",
+            Version::V1 => "memory.max_usage_in_bytes",
+        }))
+    }
+
+    /// The memory in use, bytes; `None` without the controller.
+    pub fn memory(&self) -> Option<u64> {
+        number(&self.dir.join(match self.version {
+            Version::V2 => "memory.current",
+            Version::V1 => "memory.usage_in_bytes",
+        }))
+    }
+
+    /// The processor time used since it was made, microseconds; `None` without the controller.
+    pub fn cpu(&self) -> Option<u64> {
+        match self.version {
+            Version::V2 => keyed(&self.dir.join("cpu.stat"), "usage_usec").ok().flatten(),
+            Version::V1 => number(&self.dir.join("cpuacct.usage")).map(|nanos| nanos / 1000),
+        }
+    }
+
+    /// Removes it with the groups made below it; an error while there are processes, to be tried again later.
+    pub fn remove(&self) -> Result<(), Error> {
+        remove(&self.dir)
+    }
+}
+
+/// Quota and period in microseconds for a share in hundredths of a percent of one core: 100 ms, longer for shares whose
+/// quota would fall below the kernel's least of 1 ms.
+pub(super) fn bandwidth(share: u32) -> (u64, u64) {
+    let share = u64::from(share);
+    if share >= 100 {
+        return (share * 10, 100_000);
+    }
+    ((share * 100).max(1000), 1_000_000)
+}
+
+fn members(dir: &Path, pids: &mut Vec<Pid>) -> Result<(), Error> {
+    let text = match read_file(&dir.join("cgroup.procs")) {
+        Ok(text) => text,
+        Err(error) if error.missing() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // A process from outside our pid namespace is listed as 0.
+    pids.extend(text.lines().filter_map(|line| Pid::new(line.parse().ok()?)));
+    for below in below(dir) {
+        members(&below, pids)?;
+    }
+    Ok(())
+}
+
+fn remove(dir: &Path) -> Result<(), Error> {
+    for below in below(dir) {
+        remove(&below)?;
+    }
+    match fs::remove_dir(dir) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", dir, cause)),
+        _ => Ok(()),
+    }
+}
+
+/// The groups in a group; its link count says without reading it that there are none.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    if fs::metadata(dir).is_ok_and(|meta| meta.nlink() > 2) {
+        if let Ok(entries) = fs::read_dir(dir) {
+            for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
+}

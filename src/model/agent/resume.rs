@@ -1,0 +1,87 @@
+//! How an agent goes on under the next daemon: by its record, or by what runs of it without one.
+
+use std::time::Duration;
+
+use super::{Agent, Life, Then, Turn, FIND_MAIN, NEVER};
+use crate::kernel::{Exit, Level, Process, Sig, Time};
+use crate::model::event::Action;
+use crate::model::record::{RunRecord, Wanted};
+use crate::model::restart::End;
+use crate::model::spec::Kind;
+
+impl Agent {
+    /// Takes over what an earlier daemon of this boot noted; `alive`: its main process is still there; `strays`: other
+    /// processes of it are.
+    pub fn resume(&mut self, run: &RunRecord, alive: bool, strays: bool, turn: &mut Turn) {
+        self.failures = run.failures;
+        self.killed = run.killed;
+        self.detail = run.detail.clone();
+        match run.process {
+            process if run.stopping => {
+                let then = if self.wanted() == Wanted::Up { Then::Up } else { Then::Down };
+                let leader = process.filter(|_| alive).map(|process| (process, run.started));
+                let ran = leader.map_or(Duration::ZERO, |_| turn.now.since(run.started));
+                self.stop(then, leader, ran, turn);
+                self.look(turn);
+            }
+            _ if run.forking && (alive || strays) => {
+                self.generation += 1;
+                let starter = run.process.filter(|_| alive);
+                let ask = starter.is_none().then_some((turn.now, turn.now + FIND_MAIN));
+                self.life = Life::Forking { starter, since: run.started, ask };
+            }
+            Some(process) if alive => {
+                self.generation += 1;
+                self.life = Life::Running { process, since: run.started, health: self.first_check(turn.now) };
+                turn.tell(
+                    Level::Info,
+                    &run.name,
+                    &format!("taken over with process {process_id}", process_id = process.pid),
+                );
+            }
+            Some(_) => {
+                let ran = turn.now.since(run.started);
+                self.killed = false;
+                self.set_end("ended while no daemon was watching, status unknown", "", Level::Warn, turn);
+                self.stop(Then::Policy(End::Exited(Exit::Unknown)), None, ran, turn);
+            }
+            None if run.fatal => self.life = Life::Fatal,
+            None => {
+                self.rests = run.restart_at == Some(NEVER);
+                if let Some(until) = run.restart_at.filter(|until| *until != NEVER) {
+                    self.life = Life::Waiting { until };
+                }
+            }
+        }
+    }
+
+    /// Processes of it run although no record says so: its main process, started then, if one can be told to be it. They
+    /// are taken over, or ended before anything else is started.
+    pub fn strayed(&mut self, main: Option<(Process, Time)>, turn: &mut Turn) {
+        let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);
+        match (&self.life, main) {
+            // Known already, or looked for anyway.
+            (Life::Starting | Life::Forking { .. } | Life::Running { .. } | Life::Stopping(_), _) => {}
+            (Life::Down | Life::Waiting { .. } | Life::Fatal, Some((process, since))) => {
+                self.generation += 1;
+                self.life = if forking {
+                    Life::Forking { starter: None, since, ask: Some((turn.now, turn.now + FIND_MAIN)) }
+                } else {
+                    Life::Running { process, since, health: self.first_check(turn.now) }
+                };
+                self.save(turn);
+                let name = self.name().clone();
+                turn.tell(
+                    Level::Warn,
+                    &name,
+                    &format!("taken over with process {}, which no record knew", process.pid),
+                );
+            }
+            (Life::Down | Life::Waiting { .. } | Life::Fatal, None) => {
+                let name = self.name().clone();
+                turn.tell(Level::Warn, &name, "an earlier daemon left processes of it, sent SIGKILL");
+                turn.out.push(Action::Signal(name, Sig::KILL));
+            }
+        }
+    }
+}

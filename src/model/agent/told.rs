@@ -1,0 +1,96 @@
+//! What is said of an agent: to the server, to people, and to the next daemon.
+
+use super::{Agent, Life, NEVER};
+use crate::kernel::Time;
+use crate::model::record::RunRecord;
+use crate::model::report::{AgentReport, Status};
+use crate::model::restart::Policy;
+
+impl Agent {
+    /// Its part of a report.
+    pub fn report(&self, now: Time, policy: Policy) -> AgentReport {
+        let process = self.process();
+        let since = match &self.life {
+            Life::Running { since, .. } | Life::Forking { starter: Some(_), since, .. } => *since,
+            Life::Stopping(stopping) => stopping.leader.map_or(now, |(_, since)| since),
+            Life::Forking { .. } | Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting => now,
+        };
+        let running = process.is_some();
+        AgentReport {
+            name: self.record.name.clone(),
+            version: self.version().into(),
+            status: self.status(),
+            uptime: now.since(since),
+            pid: process.map_or(0, |process| process.pid.raw()),
+            failures: self.failures,
+            detail: self.detail(now, policy).into(),
+            cpu: self.cpu.filter(|_| running),
+            memory: self.memory.filter(|_| running),
+            limits_by: self.limits_by.clone().filter(|_| running),
+        }
+    }
+
+    /// Its state in the words of the protocol.
+    pub fn status(&self) -> Status {
+        let ended = if self.killed { Status::Killed } else { Status::Stopped };
+        match &self.life {
+            Life::Forking { starter: Some(_), .. } | Life::Running { .. } => Status::Running,
+            Life::Stopping(stopping) if stopping.leader.is_some() && !self.killed => Status::Running,
+            Life::Fatal => Status::Fatal,
+            Life::Down | Life::Waiting { .. } | Life::Starting | Life::Forking { .. } | Life::Stopping(_) => ended,
+        }
+    }
+
+    pub(super) fn detail(&self, now: Time, policy: Policy) -> String {
+        let said = &self.detail;
+        match &self.life {
+            Life::Waiting { until } => {
+                let retries = self.definition.as_ref().map_or(policy, |definition| policy.of(&definition.spec)).retries;
+                let wait = until.since(now);
+                let wait = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                format!("{said}; restart {} of {retries} in {wait} s", self.failures.max(1))
+            }
+            Life::Fatal => format!("{said}; given up after {} early ends in a row", self.failures),
+            Life::Stopping(stopping) if stopping.leader.is_some() && !self.killed => format!("{said}; stopping"),
+            Life::Running { .. } if self.check_failures > 0 => {
+                format!("health check did not pass {} times in a row", self.check_failures)
+            }
+            Life::Running { .. } | Life::Forking { .. } | Life::Starting if self.failures == 0 => String::new(),
+            Life::Running { .. } | Life::Forking { .. } => format!("last end: {said}"),
+            Life::Down | Life::Starting | Life::Stopping(_) => said.to_string(),
+        }
+        .trim_start_matches("; ")
+        .to_string()
+    }
+
+    /// What is said about its last end.
+    pub fn last_end(&self) -> &str {
+        &self.detail
+    }
+
+    /// What matters to this boot.
+    pub fn run_record(&self, boot_id: &str) -> RunRecord {
+        let (started, stopping) = match &self.life {
+            Life::Running { since, .. } | Life::Forking { since, .. } => (*since, false),
+            Life::Stopping(stopping) => (stopping.leader.map_or(Time::default(), |(_, since)| since), true),
+            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting => (Time::default(), false),
+        };
+        RunRecord {
+            name: self.record.name.clone(),
+            boot_id: boot_id.into(),
+            process: self.process(),
+            forking: matches!(self.life, Life::Forking { .. }),
+            stopping,
+            started,
+            failures: self.failures,
+            restart_at: match self.life {
+                Life::Waiting { until } => Some(until),
+                Life::Down if self.rests => Some(NEVER),
+                _ => None,
+            },
+            fatal: self.life == Life::Fatal,
+            killed: self.killed,
+            detail: self.detail.clone(),
+        }
+    }
+}

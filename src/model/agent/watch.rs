@@ -1,0 +1,113 @@
+//! Limits that are polled, and health checks.
+
+use std::time::Duration;
+
+use super::{Agent, Health, Life, Then, Turn, CPU_CHECKS};
+use crate::kernel::{Decimal, Exit, Level, Time};
+use crate::model::event::Usage;
+use crate::model::restart::End;
+use crate::model::spec::Limits;
+
+impl Agent {
+    /// What its tree uses was measured; `check`: because polled limits were due, not because somebody wanted to know.
+    pub fn measured(&mut self, usage: &Usage, check: bool, turn: &mut Turn) {
+        if !matches!(self.life, Life::Running { .. }) {
+            return;
+        }
+        self.memory = usage.memory;
+        if let Some(total) = usage.cpu {
+            if let Some(cpu) = share(&mut self.sample, total, turn.now) {
+                self.cpu = Some(cpu);
+            }
+            if let Some(cpu) = check.then(|| share(&mut self.check_sample, total, turn.now)).flatten() {
+                self.over_cpu(cpu, turn);
+            }
+        }
+        self.over_memory(turn);
+    }
+
+    pub(super) fn over_cpu(&mut self, cpu: f64, turn: &mut Turn) {
+        let limit = self.limit(|record, spec| record.cpu.or(spec.cpu));
+        let (true, Some(limit)) = (self.poll.0, limit) else { return };
+        self.over_cpu = if cpu > f64::from(limit) / 100.0 { self.over_cpu + 1 } else { 0 };
+        if self.over_cpu >= CPU_CHECKS {
+            let (cpu, limit) = (Decimal::rounded(cpu, 10), Decimal::new(limit.into(), 100));
+            self.kill_for_limit(
+                &format!("CPU {cpu} % over the limit of {limit} % in {CPU_CHECKS} checks in a row"),
+                turn,
+            );
+        }
+    }
+
+    pub(super) fn over_memory(&mut self, turn: &mut Turn) {
+        let limit = self.limit(|record, spec| record.memory.or(spec.memory));
+        let (true, Some(limit), Some(memory)) = (self.poll.1, limit, self.memory) else { return };
+        if memory > limit {
+            self.kill_for_limit(&format!("memory {memory} bytes over the limit of {limit} bytes"), turn);
+        }
+    }
+
+    pub(super) fn limit<T>(&self, pick: impl Fn(&Limits, &Limits) -> Option<T>) -> Option<T> {
+        let spec = &self.definition.as_ref()?.spec.limits;
+        pick(self.record.limits.as_ref().unwrap_or(spec), spec)
+    }
+
+    /// It is over a limit: all of it is killed.
+    pub fn kill_for_limit(&mut self, text: &str, turn: &mut Turn) {
+        if matches!(self.life, Life::Running { .. } | Life::Forking { .. }) {
+            self.set_end(&format!("killed: {text}"), "", Level::Warn, turn);
+            self.killed = true;
+            self.end(Then::Policy(End::Limit), turn);
+        }
+    }
+
+    /// Its health check ended.
+    pub fn checked(&mut self, exit: Exit, tail: &str, turn: &mut Turn) {
+        let Some(check) = self.definition.as_ref().and_then(|definition| definition.spec.check.clone()) else { return };
+        let Life::Running { health, .. } = &mut self.life else { return };
+        let Health::Busy { late, .. } = *health else { return };
+        *health = Health::Next(turn.now + check.interval);
+        if exit == Exit::Code(0) {
+            self.check_failures = 0;
+            self.passed = true;
+            return;
+        }
+        self.check_failures += 1;
+        let why =
+            if late { format!("not done within {} s", Decimal::seconds(check.timeout)) } else { exit.to_string() };
+        let text = format!("health check {why}, {} of {} in a row", self.check_failures, check.retries);
+        if self.check_failures < check.retries {
+            let name = self.name().clone();
+            turn.log(Level::Warn, &name, &text);
+            return;
+        }
+        self.killed = false;
+        self.set_end(&text, tail, Level::Warn, turn);
+        self.end(Then::Policy(End::Unhealthy), turn);
+    }
+
+    pub(super) fn first_check(&self, now: Time) -> Health {
+        let spec = self.definition.as_ref().map(|definition| &definition.spec);
+        let startsecs = spec.map_or(Duration::ZERO, |spec| spec.startsecs);
+        match spec.and_then(|spec| spec.check.as_ref()) {
+            // By then at the latest it must do what it is for.
+            Some(check) => Health::Next(now + check.interval.min(startsecs)),
+            None => Health::Off,
+        }
+    }
+}
+
+/// The processor share in percent since the last sample, which `total` replaces. `None` for the first one, and so soon
+/// after the last that it would say little: clock ticks are 10 ms.
+fn share(sample: &mut Option<(Time, Duration)>, total: Duration, now: Time) -> Option<f64> {
+    let Some((then, before)) = *sample else {
+        *sample = Some((now, total));
+        return None;
+    };
+    let wall = now.since(then).as_secs_f64();
+    if wall < 0.5 {
+        return None;
+    }
+    *sample = Some((now, total));
+    Some(total.saturating_sub(before).as_secs_f64() * 100.0 / wall)
+}
