@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use super::{Ask, Doing, SELF};
+use super::task::{Ask, Doing, Task};
+use super::SELF;
 use crate::model::event::{Action, Now};
 use crate::model::job::{Code, JobId, Order, Outcome};
 use crate::model::record::{Installed, Phase};
@@ -143,7 +144,7 @@ impl State {
 
     /// A server has answered well: if this image is on trial, it has proved itself.
     pub(in super::super) fn proven(&mut self, out: &mut Vec<Action>) {
-        let proving = |task: &super::Task| matches!(task.doing, Doing::Proving(_));
+        let proving = |task: &Task| matches!(task.doing, Doing::Proving(_));
         if let Some(index) = self.tasks.iter().position(proving) {
             let text = format!("success, {} runs", self.options.version);
             self.settle_own(index, Code::Success, &text, out);
@@ -164,7 +165,7 @@ impl State {
 
     /// Looks whether this image had its time.
     pub(super) fn proof_due(&mut self, now: Now, out: &mut Vec<Action>) {
-        let late = |task: &super::Task| matches!(task.doing, Doing::Proving(until) if until <= now.time);
+        let late = |task: &Task| matches!(task.doing, Doing::Proving(until) if until <= now.time);
         let Some(index) = self.tasks.iter().position(late) else { return };
         let text = format!("rolled back: {} had no good exchange with a server in its time", self.options.version);
         self.settle_own(index, Code::RolledBack, &text, out);
