@@ -2,6 +2,8 @@
 //!
 //! Pure: blocks in, a `Header` out. What a member may be and where it may go is `unpack`'s to say.
 
+use crate::work::{Fault, Kind};
+
 /// The unit of a tar archive, bytes.
 pub const BLOCK: usize = 512;
 
@@ -104,6 +106,49 @@ pub fn records(mut bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
         bytes = rest;
     }
     Some(found)
+}
+
+/// What the headers before a member say about it.
+#[derive(Default)]
+pub struct Extra {
+    /// Name, where the header's own has no room for it.
+    pub name: Option<Vec<u8>>,
+    /// Target of a link.
+    pub link: Option<Vec<u8>>,
+    /// Bytes that follow.
+    pub size: Option<u64>,
+}
+
+/// `size` rounded up to whole blocks.
+pub fn padded(size: u64) -> u64 {
+    size.saturating_add(BLOCK as u64 - 1) / BLOCK as u64 * BLOCK as u64
+}
+
+/// GNU's long names end in a NUL.
+pub fn up_to_nul(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.truncate(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
+    bytes
+}
+
+/// Takes what counts out of a pax header; times, owners and the like are not ours to keep.
+///
+/// # Errors
+/// A header that is none, and members that are sparse.
+pub fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), Fault> {
+    let wrong = || Fault::new(Kind::Final, "no tar archive: a pax header that is none");
+    for (key, value) in records(bytes).ok_or_else(wrong)? {
+        match key {
+            b"path" => extra.name = Some(value.to_vec()),
+            b"linkpath" => extra.link = Some(value.to_vec()),
+            b"size" => {
+                let size = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+                extra.size = Some(size.ok_or_else(wrong)?);
+            }
+            _ if key.starts_with(b"GNU.sparse.") => return Err(Fault::new(Kind::Hostile, "a sparse member")),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

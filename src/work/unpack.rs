@@ -1,28 +1,28 @@
 //! Unpacks a tar archive below one directory, and refuses whatever would reach outside of it.
 //!
-//! The directory is empty and only this process can write to it, so the record of what was made (`made`) is the truth about
-//! it: no member goes through a link, and no name is looked up that could have been changed. Compressed archives come through
-//! the host's gzip or xz. Everything is on disk before success is said; a failure leaves its remains for the daemon to remove.
+//! The directory is empty and only this process writes to it, so that what was found there, one component after the other,
+//! cannot have been changed meanwhile: no member goes through a link. Compressed archives come through the host's gzip or
+//! xz. Everything is on disk before success is said; a failure leaves its remains for the daemon to remove.
 
-use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr};
+mod names;
+mod stream;
+
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{symlink, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::kernel::{Exit, Pid, Sig};
+use self::names::{lowest, relative};
+use self::stream::{decompressor, Source};
+use crate::kernel::{Exit, Sig};
 use crate::model::package::Format;
-use crate::sys::child::{spawn_child, FailurePipe, Program, Setup};
-use crate::sys::{pipe, process};
-use crate::work::tar::{header, records, Header, BLOCK};
+use crate::sys::process;
+use crate::work::tar::{header, padded, pax, up_to_nul, Extra, Header, BLOCK};
 use crate::work::{Fault, Kind, Outcome};
 
-/// Where the host's tools are looked for.
-const TOOL_DIRS: [&str; 6] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin", "/usr/local/sbin"];
 /// The longest pax header or long name, bytes.
 const EXTRA_MAX: u64 = 64 << 10;
 /// Bytes copied at once.
@@ -39,7 +39,7 @@ pub fn unpack(
     package.rewind().map_err(|error| Fault::storage("cannot read the package", &error))?;
     let mut unpacking = Unpacking {
         root: PathBuf::from(dir),
-        made: BTreeMap::new(),
+        directories: Vec::new(),
         climbing: None,
         max_bytes,
         max_entries,
@@ -80,63 +80,7 @@ pub fn unpack(
     unpacking.finish()
 }
 
-/// Starts `tool -dc` on the package; busybox stands in for a tool that is missing.
-fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, File, FailurePipe), Fault> {
-    let program = [tool, "busybox"]
-        .iter()
-        .flat_map(|name| TOOL_DIRS.iter().map(move |dir| format!("{dir}/{name}")))
-        .find(|path| fs::metadata(path).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0))
-        .ok_or_else(|| Fault::new(Kind::Final, format!("cannot decompress the package: the host has no \"{tool}\"")))?;
-    let cannot = |error: io::Error| Fault::temporary(&format!("cannot start \"{tool}\""), &error);
-    let text = |text: &str| CString::new(text).map_err(|error| cannot(error.into()));
-    let argv = vec![text(tool)?, c"-dc".to_owned()];
-    let mut setup = Setup::new(Program::Path(text(&program)?), argv, vec![c"PATH=/usr/bin:/bin".to_owned()]);
-    let (read, write) = pipe().map_err(cannot)?;
-    let failures = FailurePipe::new().map_err(cannot)?;
-    setup.stdin = Some(package);
-    setup.stdout = Some(write);
-    setup.death_signal = Some(Sig::KILL);
-    setup.no_new_privs = true;
-    let pid = spawn_child(&setup, &failures).map_err(cannot)?;
-    Ok((pid, File::from(read), failures))
-}
-
-/// The archive as a stream.
-struct Source {
-    file: File,
-    /// Bytes read so far.
-    read: u64,
-}
-
-impl Source {
-    /// Fills `buffer`; `Ok(false)` when the stream ends before its first byte.
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Fault> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read(&mut buffer[filled..]) {
-                Ok(0) if filled == 0 => return Ok(false),
-                Ok(0) => return Err(Fault::new(Kind::Final, format!("the archive ends after {} bytes", self.read))),
-                Ok(count) => {
-                    filled += count;
-                    self.read += count as u64;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(Fault::temporary("cannot read the archive", &error)),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Like `fill`, where the stream must not end.
-    fn demand(&mut self, buffer: &mut [u8]) -> Result<(), Fault> {
-        if self.fill(buffer)? || buffer.is_empty() {
-            return Ok(());
-        }
-        Err(Fault::new(Kind::Final, format!("the archive ends after {} bytes", self.read)))
-    }
-}
-
-/// What a member was made as.
+/// What an earlier member was made as.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Made {
     File,
@@ -144,19 +88,11 @@ enum Made {
     Link,
 }
 
-/// What the headers before a member say about it.
-#[derive(Default)]
-struct Extra {
-    name: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-}
-
 /// An archive being unpacked.
 struct Unpacking {
     root: PathBuf,
-    /// Everything below the root, by its relative name.
-    made: BTreeMap<PathBuf, Made>,
+    /// The directories made so far, by their relative names.
+    directories: Vec<PathBuf>,
     /// A link whose target leads over the root itself: outside, once a single top directory is taken for the root.
     climbing: Option<String>,
     max_bytes: u64,
@@ -276,7 +212,6 @@ impl Unpacking {
                 let path = self.root.join(&name);
                 let mut file =
                     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(storage)?;
-                self.made.insert(name, Made::File);
                 self.copy(source, header.size, &mut file, storage)?;
                 file.set_permissions(Permissions::from_mode(header.mode & 0o755 | 0o600)).map_err(storage)?;
                 if let Some(time) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(header.mtime)) {
@@ -287,16 +222,16 @@ impl Unpacking {
             }
             b'1' => {
                 let target = relative(&header.link).map_err(|what| hostile(&format!("is a link to what {what}")))?;
-                if self.made.get(&target) != Some(&Made::File) {
+                let mut above = target.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+                let inside = above.all(|above| self.found(above).is_ok_and(|found| found == Some(Made::Directory)));
+                if !inside || !self.found(&target).is_ok_and(|found| found == Some(Made::File)) {
                     return Err(hostile("is a hard link to no file of the archive before it"));
                 }
                 if target == name {
                     return Ok(());
                 }
                 self.place(&name).map_err(hostile)?.map_err(storage)?;
-                fs::hard_link(self.root.join(&target), self.root.join(&name)).map_err(storage)?;
-                self.made.insert(name, Made::File);
-                Ok(())
+                fs::hard_link(self.root.join(&target), self.root.join(&name)).map_err(storage)
             }
             b'2' => {
                 let floor = lowest(&name, &header.link).map_err(hostile)?;
@@ -304,9 +239,7 @@ impl Unpacking {
                     self.climbing = Some(shown.clone());
                 }
                 self.place(&name).map_err(hostile)?.map_err(storage)?;
-                symlink(OsStr::from_bytes(&header.link), self.root.join(&name)).map_err(storage)?;
-                self.made.insert(name, Made::Link);
-                Ok(())
+                symlink(OsStr::from_bytes(&header.link), self.root.join(&name)).map_err(storage)
             }
             b'3' | b'4' | b'6' => Err(hostile("is a device or a named pipe")),
             other => Err(hostile(&format!("is of the unknown kind '{}'", char::from(other).escape_default()))),
@@ -333,25 +266,37 @@ impl Unpacking {
         source.demand(&mut padding[..(padded(size) - size) as usize])
     }
 
+    /// What is at `name`, links not followed; those above it are directories.
+    fn found(&self, name: &Path) -> io::Result<Option<Made>> {
+        match fs::symlink_metadata(self.root.join(name)) {
+            Ok(data) if data.is_dir() => Ok(Some(Made::Directory)),
+            Ok(data) if data.is_file() => Ok(Some(Made::File)),
+            Ok(_) => Ok(Some(Made::Link)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes the directory `name` and those above it, where they are missing. What is in its place and no directory is the
     /// outer error.
     fn directory(&mut self, name: &Path) -> Result<io::Result<()>, &'static str> {
         let mut so_far = PathBuf::new();
         for component in name.components() {
             so_far.push(component);
-            match self.made.get(&so_far) {
-                Some(Made::Directory) => {}
-                Some(Made::Link) => return Err("goes through a symbolic link"),
-                Some(Made::File) => return Err("goes through a file"),
-                None if self.made.len() as u64 >= self.max_entries => {
+            match self.found(&so_far) {
+                Ok(Some(Made::Directory)) => {}
+                Ok(Some(Made::Link)) => return Err("goes through a symbolic link"),
+                Ok(Some(Made::File)) => return Err("goes through a file"),
+                Ok(None) if self.directories.len() as u64 >= self.max_entries => {
                     return Err("needs more directories than the archive may have members");
                 }
-                None => {
+                Ok(None) => {
                     if let Err(error) = fs::create_dir(self.root.join(&so_far)) {
                         return Ok(Err(error));
                     }
-                    self.made.insert(so_far.clone(), Made::Directory);
+                    self.directories.push(so_far.clone());
                 }
+                Err(error) => return Ok(Err(error)),
             }
         }
         Ok(Ok(()))
@@ -363,139 +308,31 @@ impl Unpacking {
         if let Err(error) = self.directory(above)? {
             return Ok(Err(error));
         }
-        match self.made.get(name) {
-            None => Ok(Ok(())),
-            Some(Made::Directory) => Err("replaces a directory"),
-            Some(Made::File | Made::Link) => {
-                self.made.remove(name);
-                Ok(fs::remove_file(self.root.join(name)))
-            }
+        match self.found(name) {
+            Ok(None) => Ok(Ok(())),
+            Ok(Some(Made::Directory)) => Err("replaces a directory"),
+            Ok(Some(Made::File | Made::Link)) => Ok(fs::remove_file(self.root.join(name))),
+            Err(error) => Ok(Err(error)),
         }
     }
 
     /// Puts the directories on disk, and finds the top.
     fn finish(self) -> Result<Outcome, Fault> {
-        let mut first = self.made.iter().filter(|(name, _)| name.components().count() == 1);
+        let storage = |error: io::Error| Fault::storage("cannot write the package to disk", &error);
+        let mut first = fs::read_dir(&self.root).map_err(storage)?;
         let top = match (first.next(), first.next()) {
-            (Some((name, Made::Directory)), None) => name.to_string_lossy().into_owned(),
+            (Some(Ok(only)), None) if only.file_type().is_ok_and(|kind| kind.is_dir()) => {
+                only.file_name().to_string_lossy().into_owned()
+            }
             _ => String::new(),
         };
         if let Some(link) = self.climbing.filter(|_| !top.is_empty()) {
             let reason = format!("member \"{link}\" is a link out of the top directory \"{top}\"");
             return Err(Fault::new(Kind::Hostile, reason));
         }
-        let directories = self.made.iter().filter(|(_, made)| **made == Made::Directory).map(|(name, _)| name);
-        for name in directories.map(PathBuf::as_path).chain([Path::new("")]) {
-            File::open(self.root.join(name))
-                .and_then(|directory| directory.sync_all())
-                .map_err(|error| Fault::storage("cannot write the package to disk", &error))?;
+        for name in self.directories.iter().map(PathBuf::as_path).chain([Path::new("")]) {
+            File::open(self.root.join(name)).and_then(|directory| directory.sync_all()).map_err(storage)?;
         }
         Ok(Outcome::Unpacked { entries: self.entries, bytes: self.bytes, top })
-    }
-}
-
-/// `size` rounded up to whole blocks.
-fn padded(size: u64) -> u64 {
-    size.saturating_add(BLOCK as u64 - 1) / BLOCK as u64 * BLOCK as u64
-}
-
-/// GNU's long names end in a NUL.
-fn up_to_nul(mut bytes: Vec<u8>) -> Vec<u8> {
-    bytes.truncate(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
-    bytes
-}
-
-/// Takes what counts out of a pax header; times, owners and the like are not ours to keep.
-fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), Fault> {
-    let wrong = || Fault::new(Kind::Final, "no tar archive: a pax header that is none");
-    for (key, value) in records(bytes).ok_or_else(wrong)? {
-        match key {
-            b"path" => extra.name = Some(value.to_vec()),
-            b"linkpath" => extra.link = Some(value.to_vec()),
-            b"size" => {
-                let size = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
-                extra.size = Some(size.ok_or_else(wrong)?);
-            }
-            _ if key.starts_with(b"GNU.sparse.") => return Err(Fault::new(Kind::Hostile, "a sparse member")),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// The name as a path below the root, `.` and doubled slashes taken out; empty for the root itself.
-fn relative(name: &[u8]) -> Result<PathBuf, &'static str> {
-    if name.starts_with(b"/") {
-        return Err("has an absolute name");
-    }
-    if name.iter().any(u8::is_ascii_control) {
-        return Err("has a control character in its name");
-    }
-    let mut path = PathBuf::new();
-    for part in name.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => return Err("has \"..\" in its name"),
-            part => path.push(OsStr::from_bytes(part)),
-        }
-    }
-    Ok(path)
-}
-
-/// How near to the root the target of the symbolic link `name` leads: 0 is the root itself.
-///
-/// `..` counts only at the front, where it is known what it leads out of: behind a name, that name could be a link.
-fn lowest(name: &Path, target: &[u8]) -> Result<usize, &'static str> {
-    if target.is_empty() || target.iter().any(u8::is_ascii_control) {
-        return Err("is a symbolic link with an unusable target");
-    }
-    if target.starts_with(b"/") {
-        return Err("is a symbolic link to an absolute name");
-    }
-    let mut depth = name.components().count() - 1;
-    let mut descended = false;
-    for part in target.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." if descended => return Err("is a symbolic link that climbs up from a name"),
-            b".." => depth = depth.checked_sub(1).ok_or("is a symbolic link out of the package")?,
-            _ => descended = true,
-        }
-    }
-    Ok(depth)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_stay_below_the_root() {
-        for (name, want) in [("a/b", "a/b"), ("./a//b/", "a/b"), ("./", ""), ("a/./b", "a/b"), ("..a/b..", "..a/b..")] {
-            assert_eq!(relative(name.as_bytes()), Ok(PathBuf::from(want)), "{name}");
-        }
-        for name in ["/a", "..", "a/..", "a/../b", "./../a", "a\nb", "a\0b", "a\x7f"] {
-            assert!(relative(name.as_bytes()).is_err(), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn link_targets_stay_below_the_root() {
-        for (name, target, floor) in
-            [("a", "b", 0), ("t/a", "b", 1), ("t/a", "../b", 0), ("t/u/a", "../b/c", 1), ("t/a", "./../t/b", 0)]
-        {
-            assert_eq!(lowest(Path::new(name), target.as_bytes()), Ok(floor), "{name} -> {target}");
-        }
-        for (name, target) in [
-            ("a", "/etc"),
-            ("a", ".."),
-            ("t/a", "../.."),
-            ("t/a", "b/../../.."),
-            ("t/a", "b/.."),
-            ("a", ""),
-            ("a", "b\n"),
-        ] {
-            assert!(lowest(Path::new(name), target.as_bytes()).is_err(), "{name} -> {target}");
-        }
     }
 }

@@ -109,6 +109,12 @@ fn what_reaches_outside_or_is_not_ours_to_hold_is_refused() {
         (&[("h", b'1', 0o644, "/etc/passwd", b"")], "absolute"),
         (&[("h", b'1', 0o644, "none", b"")], "no file of the archive"),
         (&[("l", b'2', 0o777, "x", b""), ("h", b'1', 0o644, "l", b"")], "no file of the archive"),
+        // The directory is reached through a link, which leads to a file of the archive.
+        (
+            &[("e/f", b'0', 0o644, "", b"x"), ("d", b'2', 0o777, "e", b""), ("h", b'1', 0o644, "d/f", b"")],
+            "no file of the archive",
+        ),
+        (&[("e/f", b'0', 0o644, "", b"x"), ("h", b'1', 0o644, "e", b"")], "no file of the archive"),
         (&[("c", b'3', 0o644, "", b"")], "device"),
         (&[("b", b'4', 0o644, "", b"")], "device"),
         (&[("p", b'6', 0o644, "", b"")], "named pipe"),
@@ -139,6 +145,10 @@ fn bounds_are_kept() {
     let half = vec![0; 600 << 10];
     let big = scratch.file("big", &archive(&[("a", b'0', 0o644, "", &half), ("b", b'0', 0o644, "", &half)]));
     failed(unpack(&big, Format::Tar, &out), Kind::TooBig, 0, "more than 1048576 bytes");
+    assert!(Command::new("gzip").arg("-k").arg(&big).status().expect("gzip starts").success());
+    let bomb = scratch.0.join("big.gz");
+    assert!(fs::metadata(&bomb).expect("there").len() < 4 << 10, "it is no bomb");
+    failed(unpack(&bomb, Format::TarGz, &out), Kind::TooBig, 0, "more than 1048576 bytes");
     let members: Vec<Member> = (0..101).map(|_| ("a", b'0', 0o644, "", &b""[..])).collect();
     let many = scratch.file("many", &archive(&members));
     failed(unpack(&many, Format::Tar, &out), Kind::TooBig, 0, "more than 100 members");
@@ -155,6 +165,19 @@ fn a_later_member_replaces_an_earlier_one() {
     assert_eq!(fs::read(out.join("f")).expect("there"), b"new");
     assert_eq!(fs::metadata(out.join("f")).expect("there").mode() & 0o7777, 0o711);
     assert_eq!(fs::read(out.join("g")).expect("there"), b"old");
+}
+
+/// What the file system cannot hold is said, whatever the archive calls it.
+#[test]
+fn a_name_too_long_for_the_host_is_said() {
+    let scratch = Scratch::new("long");
+    let name = "n".repeat(300);
+    let package =
+        scratch.file("package", &archive(&[("L", b'L', 0o644, "", name.as_bytes()), ("a", b'0', 0o644, "", b"")]));
+    match unpack(&package, Format::Tar, &scratch.0.join("out")) {
+        Outcome::Failed { reason, .. } => assert!(reason.contains("File name too long"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

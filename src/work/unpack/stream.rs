@@ -1,0 +1,71 @@
+//! The archive as a stream of bytes: a tar as it is, or what the host's gzip or xz makes of the package.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::kernel::{Pid, Sig};
+use crate::sys::child::{spawn_child, FailurePipe, Program, Setup};
+use crate::sys::pipe;
+use crate::work::{Fault, Kind};
+
+/// Where the host's tools are looked for.
+const TOOL_DIRS: [&str; 6] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin", "/usr/local/sbin"];
+
+/// Starts `tool -dc` on the package; busybox stands in for a tool that is missing.
+pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, File, FailurePipe), Fault> {
+    let program = [tool, "busybox"]
+        .iter()
+        .flat_map(|name| TOOL_DIRS.iter().map(move |dir| format!("{dir}/{name}")))
+        .find(|path| fs::metadata(path).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0))
+        .ok_or_else(|| Fault::new(Kind::Final, format!("cannot decompress the package: the host has no \"{tool}\"")))?;
+    let cannot = |error: io::Error| Fault::temporary(&format!("cannot start \"{tool}\""), &error);
+    let text = |text: &str| CString::new(text).map_err(|error| cannot(error.into()));
+    let argv = vec![text(tool)?, c"-dc".to_owned()];
+    let mut setup = Setup::new(Program::Path(text(&program)?), argv, vec![c"PATH=/usr/bin:/bin".to_owned()]);
+    let (read, write) = pipe().map_err(cannot)?;
+    let failures = FailurePipe::new().map_err(cannot)?;
+    setup.stdin = Some(package);
+    setup.stdout = Some(write);
+    setup.death_signal = Some(Sig::KILL);
+    setup.no_new_privs = true;
+    let pid = spawn_child(&setup, &failures).map_err(cannot)?;
+    Ok((pid, File::from(read), failures))
+}
+
+/// The archive as a stream.
+pub struct Source {
+    pub file: File,
+    /// Bytes read so far.
+    pub read: u64,
+}
+
+impl Source {
+    /// Fills `buffer`; `Ok(false)` when the stream ends before its first byte.
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Fault> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read(&mut buffer[filled..]) {
+                Ok(0) if filled == 0 => return Ok(false),
+                Ok(0) => return Err(Fault::new(Kind::Final, format!("the archive ends after {} bytes", self.read))),
+                Ok(count) => {
+                    filled += count;
+                    self.read += count as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(Fault::temporary("cannot read the archive", &error)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Like `fill`, where the stream must not end.
+    pub fn demand(&mut self, buffer: &mut [u8]) -> Result<(), Fault> {
+        if self.fill(buffer)? || buffer.is_empty() {
+            return Ok(());
+        }
+        Err(Fault::new(Kind::Final, format!("the archive ends after {} bytes", self.read)))
+    }
+}
