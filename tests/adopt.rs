@@ -204,6 +204,69 @@ fn an_agent_whose_definition_went_with_the_daemon_is_ended() {
     }
 }
 
+/// The pids of these agents once all of them run.
+fn pids<const N: usize>(host: &Host, names: [&str; N]) -> [i32; N] {
+    names.map(|name| host.wait_running(name).pid)
+}
+
+#[test]
+fn a_definition_that_changed_while_no_daemon_lived_counts() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.agent("same", "exec sleep 1000", &[]);
+    host.agent("changed", "exec sleep 1000", &[]);
+    host.agent("given", "exec sleep 1000", &[]);
+    host.agent("stopped", "exec sleep 1000", &[]);
+    host.agent("doomed", "exit 1", &[("retries", "0")]);
+    host.start();
+    let before = pids(&host, ["same", "changed", "given"]);
+    host.wait_seen("doomed", "to be given up", |agent| agent.status == "fatal");
+    host.ok(&["stop", "stopped"]);
+    let config = Job::new("c1", "config", "given").set("envs", r#"{ "COLOUR": "green" }"#);
+    host.does(&server, &config, 0);
+    let given = host.wait_seen("given", "to run anew", |agent| agent.runs() && agent.pid != before[2]).pid;
+
+    // A definition written anew with the same meaning is no other one.
+    host.kill9();
+    let text = host.read("agents.d/same.json");
+    host.write("agents.d/same.json", &text.replace(", ", " ,\n "));
+    host.agent("changed", "exec sleep 2000", &[]);
+    host.agent("stopped", "exec sleep 2000", &[]);
+    host.agent("doomed", "exec sleep 2000", &[("retries", "0")]);
+    host.start();
+    let changed = host.wait_seen("changed", "to run anew", |agent| agent.runs() && agent.pid != before[1]).pid;
+    let line = || fs::read(format!("/proc/{changed}/cmdline")).unwrap_or_default();
+    host.wait("the new program", || line() == b"sleep\x002000\0");
+    host.wait_running("doomed");
+    assert_eq!(pids(&host, ["same", "changed", "given"]), [before[0], changed, given], "{}", host.logs());
+    assert!(!host.wait_seen("stopped", "to be there", |_| true).runs());
+
+    // So with an image in the same process; and what is as it was, restarts no more.
+    host.agent("same", "exec sleep 3000", &[]);
+    host.ok(&["reexec"]);
+    let same = host.wait_seen("same", "to run anew", |agent| agent.runs() && agent.pid != before[0]).pid;
+    host.ok(&["reexec"]);
+    host.kill9();
+    host.start();
+    assert_eq!(pids(&host, ["same", "changed", "given"]), [same, changed, given], "{}", host.logs());
+
+    // What an older daemon started, which noted nothing of it, is not touched for that.
+    host.kill9();
+    for name in ["same", "changed"] {
+        let file = format!("run/agents/{name}.json");
+        let text = host.read(&file);
+        assert!(text.contains("\"mark\""), "{text}");
+        host.write(&file, &text.replace("\"mark\"", "\"unknown\""));
+    }
+    host.start();
+    assert_eq!(pids(&host, ["same", "changed", "given"]), [same, changed, given], "{}", host.logs());
+    host.kill9();
+    host.agent("changed", "exec sleep 3000", &[]);
+    host.start();
+    host.wait_seen("changed", "to run anew", |agent| agent.runs() && agent.pid != changed);
+    assert_eq!(pids(&host, ["same", "given"]), [same, given]);
+}
+
 #[test]
 fn a_stop_is_completed_by_the_next_daemon() {
     let mut host = Host::new();

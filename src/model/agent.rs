@@ -89,6 +89,8 @@ pub struct Agent {
     pub life: Life,
     /// Counts starts, so that one start can be told from the next.
     pub generation: u32,
+    /// The mark of the definition that it was last started by, as far as that is known.
+    mark: Option<u64>,
     /// Abnormal ends in a row.
     failures: u32,
     /// Its last end was by force.
@@ -122,6 +124,7 @@ impl Agent {
             definition,
             life: Life::Down,
             generation: 0,
+            mark: None,
             failures: 0,
             killed: false,
             leftovers,
@@ -214,6 +217,16 @@ impl Agent {
     /// Whether a limit of it must be polled now.
     pub fn polled(&self) -> bool {
         (self.poll.0 || self.poll.1) && matches!(self.life, Life::Running { .. })
+    }
+
+    /// Whether it was last started by another definition than the one it has.
+    pub fn is_outdated(&self) -> bool {
+        self.mark.zip(self.spec()).is_some_and(|(mark, spec)| mark != spec.mark())
+    }
+
+    /// It was, or is being, started by the definition of this mark; unless known, that is the one it has.
+    fn note_mark(&mut self, mark: Option<u64>) {
+        self.mark = mark.or_else(|| self.spec().map(|spec| spec.mark()));
     }
 
     /// Its main process, or its starter, while it is alive.

@@ -173,6 +173,8 @@ pub struct RunRecord {
     pub stopping: bool,
     /// When that was started.
     pub started: Time,
+    /// The `Spec::mark` of the definition that it was last started by; `None` where no daemon noted it.
+    pub mark: Option<u64>,
     /// Abnormal ends in a row.
     pub failures: u32,
     /// It may be restarted no earlier; `None`: no restart is due.

@@ -124,6 +124,9 @@ pub fn write_run(run: &RunRecord) -> String {
     json.key("forking").boolean(run.forking);
     json.key("stopping").boolean(run.stopping);
     json.key("started").number(run.started.0);
+    if let Some(mark) = run.mark {
+        json.key("mark").number(mark);
+    }
     json.key("failures").number(u64::from(run.failures));
     if let Some(at) = run.restart_at {
         json.key("restart_at").number(at.0);
@@ -272,6 +275,7 @@ fn take_run(value: &Value, faults: &mut Vec<String>) -> Option<RunRecord> {
         forking: fields.flag("forking").unwrap_or(false),
         stopping: fields.flag("stopping").unwrap_or(false),
         started: Time(count(&mut fields, "started").unwrap_or(0)),
+        mark: count(&mut fields, "mark"),
         failures: fields.integer("failures", 0, u64::from(u32::MAX)).unwrap_or(0) as u32,
         restart_at: count(&mut fields, "restart_at").map(Time),
         fatal: fields.flag("fatal").unwrap_or(false),

@@ -119,6 +119,8 @@ pub struct Host<'a> {
     tools: BTreeMap<JobId, u64>,
     checks: BTreeMap<Name, u32>,
     polled: BTreeMap<Name, bool>,
+    /// What each agent was last started by, in this boot.
+    started_by: BTreeMap<Name, Spec>,
     sought: BTreeMap<Name, Time>,
     clients: BTreeSet<u32>,
     last_client: u32,
@@ -165,6 +167,7 @@ impl<'a> Host<'a> {
             tools: BTreeMap::new(),
             checks: BTreeMap::new(),
             polled: BTreeMap::new(),
+            started_by: BTreeMap::new(),
             sought: BTreeMap::new(),
             clients: BTreeSet::new(),
             last_client: 0,
@@ -380,6 +383,7 @@ impl<'a> Host<'a> {
         self.disk.runs.clear();
         self.hogs.clear();
         self.watches.clear();
+        self.started_by.clear();
         self.tools.clear();
         self.agenda.retain(|_, due| matches!(due, Due::Script(_)));
         (self.booted, self.boots) = (self.time, self.boots + 1);
@@ -486,8 +490,10 @@ impl<'a> Host<'a> {
             if matches!(agent.life, Life::Forking { starter: None, .. }) {
                 self.sought.insert(agent.name().clone(), now.time);
             }
-            // Who should be down is ended, which nobody sees from outside.
-            if agent.wanted() == Wanted::Down || agent.definition.is_none() {
+            // Who should be down is ended, which nobody sees from outside; who was started by another definition, is
+            // as good as ordered to start anew.
+            let other = self.started_by.get(agent.name()).is_some_and(|known| Some(known) != agent.spec().as_ref());
+            if other || agent.wanted() == Wanted::Down || agent.definition.is_none() {
                 self.watches.entry(agent.name().clone()).or_insert_with(Watch::new).excuse();
             }
         }
@@ -639,6 +645,10 @@ impl<'a> Host<'a> {
             let looked = watch.look(&agent.life, failures, ordered, policy, spec, now);
             looked.map_err(|why| format!("agent {name}: {why}"))?;
             self.watches.insert(name.clone(), watch);
+            let by = self.started_by.get(name).filter(|_| matches!(agent.life, Life::Running { .. }) && !ordered);
+            if by.is_some_and(|by| spec.is_some() && Some(by) != agent.spec().as_ref()) {
+                return Err(format!("agent {name} runs by {by:?}, which is no more its definition"));
+            }
         }
         if self.stopping.is_some_and(|at| now > at) {
             return Err("the daemon was told to stop, and does not end".into());
@@ -813,6 +823,7 @@ impl<'a> Host<'a> {
         let Some(spec) = self.daemon.as_ref().and_then(|state| state.spec(&name)) else {
             return Err(format!("agent {name} is started without a definition"));
         };
+        self.started_by.insert(name.clone(), spec.clone());
         if self.wears() {
             self.queue.push_back(Event::NotStarted { name, reason: "making a process: no memory".into() });
             return Ok(());

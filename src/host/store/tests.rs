@@ -65,6 +65,7 @@ fn run(name: &str) -> RunRecord {
         stopping: false,
         process: None,
         started: Time(0),
+        mark: Some(u64::MAX),
         failures: 3,
         restart_at: None,
         fatal: true,

@@ -78,6 +78,7 @@ impl Agent {
         }
         self.generation += 1;
         self.rests = false;
+        self.note_mark(None);
         self.life = Life::Starting;
         // Whoever finds the process without its own record knows then that it is a new one.
         self.save(turn);

@@ -14,6 +14,7 @@ impl Agent {
     /// processes of it are.
     pub fn resume(&mut self, run: &RunRecord, alive: bool, strays: bool, turn: &mut Turn) {
         self.failures = run.failures;
+        self.note_mark(run.mark);
         self.killed = run.killed;
         self.detail = run.detail.clone();
         match run.process {
@@ -53,6 +54,9 @@ impl Agent {
                 }
             }
         }
+        if run.mark.is_none() {
+            self.save(turn);
+        }
     }
 
     /// Processes of it run although no record says so: its main process, started then, if one can be told to be it. They
@@ -63,6 +67,7 @@ impl Agent {
             // Known already, or looked for anyway.
             (Life::Starting | Life::Forking { .. } | Life::Running { .. } | Life::Stopping(_), _) => {}
             (Life::Down | Life::Waiting { .. } | Life::Fatal, Some((process, since))) => {
+                self.note_mark(self.mark);
                 self.generation += 1;
                 self.life = if forking {
                     Life::Forking { starter: None, since, ask: Some((turn.now, turn.now + FIND_MAIN)) }

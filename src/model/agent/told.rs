@@ -82,6 +82,7 @@ impl Agent {
             forking: matches!(self.life, Life::Forking { .. }),
             stopping,
             started,
+            mark: self.mark,
             failures: self.failures,
             restart_at: match self.life {
                 Life::Waiting { until } => Some(until),

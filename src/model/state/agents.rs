@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use super::jobs::Task;
 use super::{best, Goal, Progress, State, Waiter};
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, Life};
 use crate::model::command::{Answer, Command};
 use crate::model::event::{Action, Client, Definition, Now, Origin, Usage};
-use crate::model::record::{AgentRecord, Wanted};
+use crate::model::record::{AgentRecord, Phase, Wanted};
 use crate::model::report::Report;
 use crate::model::spec::Name;
 
@@ -208,6 +209,21 @@ impl State {
         }
         out.push(Action::Log(Level::Info, format!("agent \"{name}\": the definition changed")));
         self.refresh(&name, now, out);
+    }
+
+    /// An agent that an earlier daemon started by a definition that is another one now starts anew, unless a job is about
+    /// to put a package in its place.
+    pub(super) fn renew_outdated(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+        let replaced = |task: &Task| {
+            let record = &task.record;
+            let begun = !matches!(record.phase, Phase::Received | Phase::Done | Phase::Taken);
+            *record.name == *name && begun && matches!(&*record.action, "install" | "upgrade" | "uninstall")
+        };
+        if self.agents.get(name).is_some_and(Agent::is_outdated) && !self.tasks.iter().any(replaced) {
+            let text = format!("agent \"{name}\": the definition changed while no daemon was watching");
+            out.push(Action::Log(Level::Info, text));
+            self.refresh(name, now, out);
+        }
     }
 
     /// Something in the definition, environment or limits of an agent changed: it runs with the new ones.

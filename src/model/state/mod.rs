@@ -317,6 +317,7 @@ impl State {
         }
         let names: Vec<Name> = self.agents.keys().cloned().collect();
         for name in names {
+            self.renew_outdated(&name, now, out);
             self.turn(&name, now, out, |agent, turn| match agent.wanted() {
                 Wanted::Up => agent.wake(turn),
                 Wanted::Down => agent.order_down(turn),
