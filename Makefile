@@ -66,7 +66,9 @@ test-tls: ## run the tests of the tls build, against nginx
 
 scripts:
 	@command -v shellcheck >/dev/null || { echo "make check: shellcheck is missing (make deps)" >&2; exit 1; }
+	@command -v mandoc >/dev/null || { echo "make check: mandoc is missing (make deps)" >&2; exit 1; }
 	shellcheck $$(grep -rlE '^#!/bin/(ba)?sh' . --exclude-dir=target --exclude-dir=.git --exclude='*.rs' --exclude='*.md')
+	mandoc -T lint man/bootagent.8 man/bootagent.json.5
 
 deps: ## install what the full tests need (Debian, root); starts no service
 	.ci/apt $(DEPS)

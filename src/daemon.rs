@@ -161,8 +161,8 @@ pub fn run(options: Options) -> u8 {
         None => None,
         Some(Ok(Background::Parent(code))) => return code,
         Some(Ok(Background::Child(ready))) => Some(ready),
-        Some(Err(error)) => {
-            eprintln!("bootagent: cannot go to the background: {error}");
+        Some(Err(message)) => {
+            eprintln!("bootagent: {message}");
             return 1;
         }
     };

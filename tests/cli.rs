@@ -79,22 +79,6 @@ fn sha256_prints_what_a_job_wants() {
 }
 
 #[test]
-fn start_scripts_are_good_shell() {
-    for init in ["sysv", "openrc", "procd", "systemd", "inittab"] {
-        let ran = bootagent(&["init", init]);
-        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{init}");
-        assert!(ran.out.contains("bootagent") && ran.out.ends_with('\n'), "{init}");
-        assert!(!ran.out.contains("@BOOTAGENT@"), "{init}: the binary's place was not filled in");
-        if ran.out.starts_with("#!") {
-            let host = Host::new();
-            host.write("script", &ran.out);
-            let parsed = run(Command::new("sh").arg("-n").arg(host.path("script"))).unwrap();
-            assert_eq!(parsed.code, 0, "{init}: {parsed:?}");
-        }
-    }
-}
-
-#[test]
 fn without_a_daemon_it_is_exit_code_3() {
     let host = Host::new();
     host.configure();

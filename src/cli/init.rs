@@ -40,7 +40,8 @@ fn script(system: &str, program: &Path, config: Option<&Path>, run_dir: &Path) -
         .replace("@PROGRAM@", plain(program)?)
         .replace("@CONFIG@", option.trim_end())
         .replace("@ARGUMENTS@", &arguments)
-        .replace("@PIDFILE@", plain(&run_dir.join("bootagent.pid"))?))
+        .replace("@PIDFILE@", plain(&run_dir.join("bootagent.pid"))?)
+        .replace("@KEEPERFILE@", plain(&run_dir.join("keeper.pid"))?))
 }
 
 /// The path as text that means itself in every script.
@@ -70,7 +71,9 @@ mod tests {
     fn every_script_is_filled_in() {
         for system in SYSTEMS {
             let usual = filled(system, None);
-            let left = ["@PROGRAM@", "@CONFIG@", "@ARGUMENTS@", "@PIDFILE@"].iter().any(|mark| usual.contains(mark));
+            let left = ["@PROGRAM@", "@CONFIG@", "@ARGUMENTS@", "@PIDFILE@", "@KEEPERFILE@"]
+                .iter()
+                .any(|mark| usual.contains(mark));
             assert!(usual.contains("/opt/b/bootagent") && !left, "{usual}");
             let own = filled(system, Some("/x/y.json"));
             assert!(own.contains("-c /x/y.json") && own.ends_with('\n'), "{own}");

@@ -2,20 +2,28 @@
 //! them a keeper, which does nothing but start a daemon again that has died.
 //!
 //! The keeper is for hosts whose init does not look after what it started. It starts the binary that is on disk by then,
-//! and ends with a daemon that was told to end.
+//! and ends with a daemon that was told to end. What tells the daemon to end may as well be told to the keeper, which hands
+//! it on: while a dead daemon waits to be started again there is nobody else, and its agents still are to be stopped.
 
 use std::ffi::CString;
-use std::fs::File;
-use std::io::{self, Read};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Options;
-use crate::kernel::{Exit, Pid, Time};
-use crate::sys::poll::poll;
+use super::{load, Options};
+use crate::host::disk::make_dir;
+use crate::host::files;
+use crate::kernel::{Exit, Pid, Sig, Time};
+use crate::sys::poll::{poll, PollFd, Signals};
 use crate::sys::process::{self, Fork};
 use crate::sys::{self, monotonic};
+
+/// Below `run_dir`: the keeper's process id, for init scripts. Locked by the keeper, as two of them would each start a
+/// daemon.
+const KEEPER_FILE: &str = "keeper.pid";
 
 /// The first and the longest pause before a dead daemon is started again; doubled with each one that dies early.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -37,59 +45,126 @@ pub(super) enum Background {
 /// Goes to the background.
 ///
 /// # Errors
-/// When there is no pipe or process to be had.
-pub(super) fn enter(options: &Options) -> io::Result<Background> {
+/// When there is another keeper, or no pipe or process to be had.
+pub(super) fn enter(options: &Options) -> Result<Background, String> {
+    let told = |error: io::Error| format!("cannot go to the background: {error}");
     // What is started again is looked up now: the working directory is left.
-    let program = std::env::current_exe()?;
-    let (read, write) = sys::pipe()?;
-    if let Fork::Parent(_) = process::fork()? {
+    let program = std::env::current_exe().map_err(told)?;
+    let (read, write) = sys::pipe().map_err(told)?;
+    if let Fork::Parent(_) = process::fork().map_err(told)? {
         drop(write);
         // The end of the pipe without a byte is the end of a daemon that has said why.
         let mut byte = [0];
-        let ready = File::from(read).read(&mut byte)? == 1;
+        let ready = File::from(read).read(&mut byte).map_err(told)? == 1;
         return Ok(Background::Parent(if ready { 0 } else { 1 }));
     }
     drop(read);
-    process::start_session()?;
-    match process::fork()? {
+    process::start_session().map_err(told)?;
+    let run_dir = files::read_config(&options.config_path).config.run_dir;
+    let file = Path::new(&*run_dir).join(KEEPER_FILE);
+    make_dir(Path::new(&*run_dir)).map_err(|error| error.to_string())?;
+    let mut lock = load::lock(&file)?;
+    // Without it there is still the daemon's own.
+    let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", process::own_id()).as_bytes()));
+    // Blocked in the daemons too until they are ready to read them, so that none is lost.
+    let signals = Signals::new(&[Sig::CHLD, Sig::TERM, Sig::INT, Sig::QUIT]).map_err(told)?;
+    match process::fork().map_err(told)? {
         Fork::Child => Ok(Background::Child(File::from(write))),
         Fork::Parent(daemon) => {
             drop(write);
-            Ok(Background::Parent(keep(daemon, &program, options)))
+            let mut keeper = Keeper { signals, daemon: Some(daemon), told: None };
+            let code = keeper.keep(daemon, &program, options);
+            let _ = fs::remove_file(&file);
+            Ok(Background::Parent(code))
         }
     }
 }
 
-/// Starts the daemon again whenever it dies; returns when it has ended as it was told.
-fn keep(first: Pid, program: &Path, options: &Options) -> u8 {
-    // Whoever reads what the starter says waits for all who could say something. The daemon lets go itself when it is
-    // ready; where there is no /dev/null, so be it.
-    let _ = sys::detach_standard_files();
-    let (mut daemon, mut began) = (first, monotonic());
-    let (mut pause, mut unable) = (PAUSE.0, 0);
-    loop {
-        match process::wait_for(daemon) {
-            Ok(Exit::Code(0)) => return 0,
-            // The first daemon has told its reason to whoever started it.
-            Ok(Exit::Code(_)) if daemon == first || unable >= GIVE_UP => return 1,
-            Ok(Exit::Code(_)) => unable += 1,
-            Ok(Exit::Signal(_) | Exit::Unknown) => unable = 0,
-            Err(_) => return 1,
-        }
-        if monotonic().since(began) >= EARLY {
-            pause = PAUSE.0;
-        }
-        wait(pause);
-        pause = (pause * 2).min(PAUSE.1);
-        began = monotonic();
-        daemon = loop {
-            match process::fork() {
-                Ok(Fork::Parent(pid)) => break pid,
-                Ok(Fork::Child) => execute(program, options),
-                // No process to be had: later, then.
-                Err(_) => wait(PAUSE.1),
+struct Keeper {
+    signals: Signals,
+    /// The daemon, while there is one.
+    daemon: Option<Pid>,
+    /// The signal that is to end it all.
+    told: Option<Sig>,
+}
+
+impl Keeper {
+    /// Starts the daemon again whenever it dies; returns when it has ended as it was told.
+    fn keep(&mut self, first: Pid, program: &Path, options: &Options) -> u8 {
+        // Whoever reads what the starter says waits for all who could say something. The daemon lets go itself when it is
+        // ready; where there is no /dev/null, so be it.
+        let _ = sys::detach_standard_files();
+        let mut began = monotonic();
+        let (mut pause, mut unable) = (PAUSE.0, 0);
+        loop {
+            let daemon = self.daemon;
+            match self.end_of_daemon() {
+                Exit::Code(0) => return 0,
+                // The first daemon has told its reason to whoever started it.
+                Exit::Code(_) if daemon == Some(first) || self.told.is_some() || unable >= GIVE_UP => return 1,
+                Exit::Code(_) => unable += 1,
+                Exit::Signal(_) | Exit::Unknown => unable = 0,
             }
-        };
+            if monotonic().since(began) >= EARLY {
+                pause = PAUSE.0;
+            }
+            self.wait(pause);
+            pause = (pause * 2).min(PAUSE.1);
+            began = monotonic();
+            while self.daemon.is_none() {
+                match process::fork() {
+                    Ok(Fork::Parent(pid)) => self.daemon = Some(pid),
+                    Ok(Fork::Child) => execute(program, options),
+                    // No process to be had: later, then.
+                    Err(_) => self.wait(PAUSE.1),
+                }
+            }
+            // It finds its agents first, and then that it is to end.
+            if let Some(sig) = self.told {
+                self.tell(sig);
+            }
+        }
+    }
+
+    fn end_of_daemon(&mut self) -> Exit {
+        loop {
+            match process::wait_any() {
+                Ok(Some((pid, exit))) if Some(pid) == self.daemon => {
+                    self.daemon = None;
+                    return exit;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => self.take_signals(None),
+                Err(_) => return Exit::Unknown,
+            }
+        }
+    }
+
+    /// Waits for `pause`, or until there is something to tell the next daemon.
+    fn wait(&mut self, pause: Duration) {
+        let until: Time = monotonic() + pause;
+        let told = self.told;
+        while monotonic() < until && self.told == told {
+            self.take_signals(Some(until.since(monotonic())));
+        }
+    }
+
+    /// Waits for signals and hands them on.
+    fn take_signals(&mut self, timeout: Option<Duration>) {
+        let _ = poll(&mut [PollFd::reading(self.signals.as_fd())], timeout);
+        while let Ok(Some(sig)) = self.signals.next() {
+            if sig != Sig::CHLD {
+                self.told = Some(sig);
+                self.tell(sig);
+            }
+        }
+    }
+
+    fn tell(&self, sig: Sig) {
+        if let Some(daemon) = self.daemon {
+            // One that is gone is not told, but followed.
+            let _ = process::signal(daemon, sig);
+        }
     }
 }
 
@@ -107,12 +182,4 @@ fn execute(program: &Path, options: &Options) -> ! {
         std::env::vars_os().map(|(name, value)| text(&[name.as_bytes(), b"=", value.as_bytes()].concat())).collect();
     let _ = process::exec(&program, &argv, &envp);
     process::exit_now(1)
-}
-
-fn wait(pause: Duration) {
-    let until: Time = monotonic() + pause;
-    while monotonic() < until {
-        // Nothing to wait for but the time.
-        let _ = poll(&mut [], Some(until.since(monotonic())));
-    }
 }

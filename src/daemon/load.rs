@@ -69,7 +69,7 @@ impl Daemon {
         make_dir(run_dir).map_err(|error| format!("{error}; want a run_dir that can be written"))?;
         let kept = handover.as_ref().filter(|left| left.run_dir == *config.run_dir);
         let (locked, listener) = (kept.and_then(|left| taken(left.lock)), kept.and_then(|left| taken(left.listener)));
-        let lock = locked.map_or_else(|| lock(run_dir), |fd| Ok(fd.into()))?;
+        let lock = locked.map_or_else(|| lock(&run_dir.join(watch::LOCK)), |fd| Ok(fd.into()))?;
         let (state_dir, log_dir) = (Path::new(&*config.state_dir), Path::new(&*config.log_dir));
         let store = Store::open(state_dir, run_dir).unwrap_or_else(|error| {
             notes.push((Level::Error, format!("{error}; nothing can be remembered until that is mended")));
@@ -270,16 +270,19 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Config {
     }
 }
 
-pub(super) fn lock(run_dir: &Path) -> Result<File, String> {
-    let path = run_dir.join(watch::LOCK);
-    let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
+/// Makes and locks the file at `path`, below `run_dir`.
+///
+/// # Errors
+/// That another process holds it, or why it cannot be had.
+pub(super) fn lock(path: &Path) -> Result<File, String> {
+    let file = open_nofollow(path, OpenOptions::new().read(true).write(true).create(true), 0o600)
         .map_err(|error| format!("cannot open \"{}\": {error}", path.display()))?;
     match try_lock(&file) {
         Ok(true) => Ok(file),
         Ok(false) => {
             let holder = lock_holder(&file).ok().flatten();
-            let holder = holder.map_or(String::new(), |pid| format!(", process {pid}"));
-            Err(format!("another daemon is running with run_dir \"{}\"{holder}: stop it first", run_dir.display()))
+            let holder = holder.map_or(String::new(), |pid| format!(" by process {pid}"));
+            Err(format!("another daemon is running, as \"{}\" is locked{holder}: stop it first", path.display()))
         }
         Err(error) => Err(format!("cannot lock \"{}\": {error}", path.display())),
     }

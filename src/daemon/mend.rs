@@ -86,7 +86,7 @@ impl Daemon {
         }
         let mended = make_dir(run_dir).map_err(|error| error.to_string()).and_then(|()| {
             if unlocked {
-                self.lock = load::lock(run_dir)?;
+                self.lock = load::lock(&run_dir.join(watch::LOCK))?;
             }
             self.control.listen_again().map_err(|error| format!("cannot listen in {run_dir:?}: {}", reason(&error)))
         });

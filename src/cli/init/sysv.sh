@@ -21,6 +21,7 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 PROGRAM=@PROGRAM@
 PIDFILE=@PIDFILE@
+KEEPERFILE=@KEEPERFILE@
 # A daemon that stops takes as long as its slowest agent.
 STOP_SECONDS=300
 
@@ -28,14 +29,15 @@ bootagent() {
     "$PROGRAM"@CONFIG@ "$@"
 }
 
-# Sets pid to the running daemon's process id. A pid file outlives its process, whose number may have a new owner.
-find_pid() {
+# Sets pid to the process that the file $1 names. A pid file outlives its process, whose number may have a new owner.
+find_process() {
     pid=
-    [ -r "$PIDFILE" ] && read -r pid <"$PIDFILE"
+    [ -r "$1" ] && read -r pid <"$1"
     case $pid in
         '' | *[!0-9]*) return 1 ;;
     esac
-    kill -0 "$pid" 2>/dev/null || return 1
+    # Others may not signal it, but see it.
+    kill -0 "$pid" 2>/dev/null || [ -d "/proc/$pid" ] || return 1
     [ -r "/proc/$pid/cmdline" ] || return 0
     case $(tr '\0' ' ' <"/proc/$pid/cmdline") in
         *bootagent* | *"$PROGRAM"*) return 0 ;;
@@ -43,26 +45,42 @@ find_pid() {
     return 1
 }
 
+find_daemon() {
+    find_process "$PIDFILE"
+}
+
+# The keeper starts a daemon again that died, and hands on what it is told, also to the one that it is about to start.
+find_keeper() {
+    find_process "$KEEPERFILE"
+}
+
 start() {
-    if find_pid; then
+    if find_daemon; then
         echo "bootagent is running already, pid $pid"
         return 0
     fi
     [ -x "$PROGRAM" ] || { echo "bootagent: \"$PROGRAM\" is not there" >&2; return 5; }
+    if find_keeper; then
+        echo "bootagent died, and its keeper, pid $pid, starts it again"
+        return 0
+    fi
     echo "Starting bootagent"
     bootagent run -d
 }
 
 stop() {
-    find_pid || return 0
+    find_keeper || find_daemon || return 0
     echo "Stopping bootagent and its agents"
-    kill -TERM "$pid" 2>/dev/null
+    told=
     waited=0
-    while kill -0 "$pid" 2>/dev/null; do
+    while find_keeper || find_daemon; do
         if [ "$waited" -ge "$STOP_SECONDS" ]; then
             echo "bootagent: still running after $STOP_SECONDS s, pid $pid" >&2
             return 1
         fi
+        # Once each: a daemon is told itself when it has lost its keeper.
+        [ "$told" = "$pid" ] || kill -TERM "$pid" 2>/dev/null
+        told=$pid
         sleep 1
         waited=$((waited + 1))
     done
@@ -76,26 +94,29 @@ case ${1-} in
         stop
         ;;
     restart)
-        if find_pid; then
+        if find_daemon; then
             bootagent reexec
         else
             start
         fi
         ;;
     try-restart)
-        if find_pid; then
+        if find_daemon; then
             bootagent reexec
         fi
         ;;
     reload | force-reload)
-        find_pid || exit 7
+        find_daemon || exit 7
         kill -HUP "$pid"
         ;;
     status)
-        if find_pid; then
+        if find_daemon; then
             echo "bootagent is running, pid $pid"
         elif [ -e "$PIDFILE" ]; then
             echo "bootagent is dead, but \"$PIDFILE\" is there"
+            if find_keeper; then
+                echo "its keeper, pid $pid, starts it again"
+            fi
             exit 1
         else
             echo "bootagent is not running"
