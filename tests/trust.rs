@@ -5,7 +5,7 @@ mod util;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -434,4 +434,51 @@ fn a_refused_deb_is_not_installed() {
     host.does(&server, &signed(&server, "i2", &name, &package, &right), 0);
     assert!(mark.exists());
     host.does(&server, &Job::new("u1", "uninstall", &name), 0);
+}
+
+#[test]
+fn what_can_still_be_written_to_is_not_installed() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.start();
+    let package = tarball(&host, "web", "1.0", &staying("one"), &[]);
+    let url = server.serve(&package.file, &package.bytes);
+    let job = |id: &str| Job::new(id, "install", "web").package(&url, &package).set("startsecs", "0.2");
+    // A child that reads from the network, taken over, could give its descriptor to another process of its user.
+    fs::create_dir_all(host.path("state/downloads")).unwrap();
+    let mut options = fs::OpenOptions::new();
+    options.create(true).truncate(true).read(true).write(true).mode(0o600);
+    let writer = options.open(host.path("state/downloads/i1")).unwrap();
+    let message = host.does(&server, &job("i1"), 10);
+    assert!(message.contains("open for writing elsewhere") && message.contains("helper_user"), "{message}");
+    assert_eq!(writer.metadata().unwrap().len(), package.bytes.len() as u64, "it is what was fetched into");
+    assert_eq!(leftovers(&host, "web"), Vec::<PathBuf>::new());
+    // A reader harms nobody, and the next job has a file of its own.
+    let reader = options.open(host.path("state/downloads/i2")).map(|_| fs::File::open(host.path("state/downloads/i2")));
+    host.does(&server, &job("i2"), 0);
+    assert!(host.wait_running("web").runs());
+    drop((reader, writer));
+}
+
+#[test]
+fn what_was_altered_after_the_download_is_not_installed() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.env("BOOTAGENT_FAULT", "place-renamed:1");
+    host.start();
+    let package = tarball(&host, "web", "1.0", &staying("one"), &[]);
+    let url = server.serve(&package.file, &package.bytes);
+    server.give(&Job::new("i1", "install", "web").package(&url, &package).text());
+    // Between the download and all else the daemon dies, and the file becomes another.
+    host.wait("the daemon to stop", || proc_status(host.pid(), "State").starts_with('T'));
+    host.kill9();
+    let files = entries(&host.path("state/packages/web"));
+    let [file] = &files[..] else { panic!("{files:?}") };
+    let other = tarball(&host, "web", "1.0", &staying("another"), &[]);
+    fs::write(file, &other.bytes).unwrap();
+    host.env("BOOTAGENT_FAULT", "");
+    host.start();
+    let (code, message) = host.result(&server, "i1");
+    assert!(code == 5 && message.contains(&checksum(&other.bytes)), "{code}: {message}");
+    assert_eq!(leftovers(&host, "web"), Vec::<PathBuf>::new());
 }

@@ -5,7 +5,7 @@ use crate::host::helper::Helper;
 use crate::kernel::{Level, Process, Sig};
 use crate::model::command::Answer;
 use crate::model::event::{Action, Event, Fetched, Message, Reply, Usage};
-use crate::model::job::{JobId, Order as JobOrder};
+use crate::model::job::{Code, JobId, Order as JobOrder};
 use crate::model::pace::Server;
 use crate::model::package::Digest;
 use crate::model::record::Phase;
@@ -279,7 +279,7 @@ fn reply_of(outcome: Outcome, results: bool) -> Reply {
             Err(why) => failed(why, None),
         },
         Outcome::Failed { reason, .. } => failed(reason, None),
-        Outcome::Fetched { .. } | Outcome::Verified | Outcome::Unpacked { .. } => {
+        Outcome::Fetched { .. } | Outcome::Verified { .. } | Outcome::Unpacked { .. } => {
             failed("the helper did something else".to_string(), None)
         }
     }
@@ -292,18 +292,19 @@ fn fetched(outcome: Outcome, resumed: bool) -> Fetched {
             Fetched::Cut { reason: reason.into(), progress: progressed > 0 }
         }
         Outcome::Failed { reason, .. } => Fetched::Refused { reason: reason.into() },
-        Outcome::Exchanged { .. } | Outcome::Verified | Outcome::Unpacked { .. } => {
+        Outcome::Exchanged { .. } | Outcome::Verified { .. } | Outcome::Unpacked { .. } => {
             Fetched::Refused { reason: "the helper did something else".into() }
         }
     }
 }
 
-fn verified(outcome: Outcome) -> Result<(), Box<str>> {
+fn verified(outcome: Outcome) -> Result<Digest, (Code, Box<str>)> {
     match outcome {
-        Outcome::Verified => Ok(()),
-        Outcome::Failed { reason, .. } => Err(reason.into()),
+        Outcome::Verified { digest } => Ok(Digest(digest)),
+        Outcome::Failed { kind: Kind::Hostile, reason, .. } => Err((Code::Refused, reason.into())),
+        Outcome::Failed { reason, .. } => Err((Code::Install, reason.into())),
         Outcome::Exchanged { .. } | Outcome::Fetched { .. } | Outcome::Unpacked { .. } => {
-            Err("the helper did something else".into())
+            Err((Code::Install, "the helper did something else".into()))
         }
     }
 }

@@ -10,10 +10,10 @@ use crate::host::disk::{list, make_dir, reason};
 use crate::host::files;
 use crate::kernel::Level;
 use crate::model::event::Event;
-use crate::model::job::JobId;
+use crate::model::job::{Code, JobId};
 use crate::model::package::Format;
 use crate::model::spec::Spec;
-use crate::sys::file::open_nofollow;
+use crate::sys::file::{has_writer, open_nofollow};
 use crate::sys::monotonic;
 use crate::wire::config;
 use crate::work::{Order, Outcome};
@@ -87,7 +87,7 @@ impl Daemon {
         sync_dir(&dir)
     }
 
-    /// Has a package's signature verified.
+    /// Has a package verified as it lies there: its digest, and its signature where there must be one.
     pub(super) fn verify_package(&mut self, id: JobId, name: &str, file: &str) {
         let path = self.store.packages_dir(name).join(file);
         let text = |text: Option<&str>| text.unwrap_or_default().to_string();
@@ -98,11 +98,20 @@ impl Daemon {
             version: text(job.version.as_deref()),
         });
         let Some(order) = order else { return };
-        let started = open_nofollow(&path, OpenOptions::new().read(true), 0)
-            .map_err(|error| told("open", &path, &error))
-            .and_then(|package| self.start_helper(Errand::Verify(id.clone()), &order, Some(package), true));
-        if let Err(reason) = started {
-            self.queue.push_back(Event::Verified(id, Err(reason.into())));
+        let opened = open_nofollow(&path, OpenOptions::new().read(true), 0);
+        let started = match opened.map_err(|error| told("open", &path, &error)) {
+            // A file system that knows no leases cannot say it.
+            Ok(package) if has_writer(&package).unwrap_or(false) => {
+                // What fetched it gave its descriptor away: nobody but root could open it otherwise.
+                let text = "is open for writing elsewhere: let nothing but BootAgent's helpers run as helper_user";
+                Err((Code::Refused, format!("\"{}\" {text}", path.display())))
+            }
+            opened => opened
+                .and_then(|package| self.start_helper(Errand::Verify(id.clone()), &order, Some(package), true))
+                .map_err(|reason| (Code::Install, reason)),
+        };
+        if let Err((code, reason)) = started {
+            self.queue.push_back(Event::Verified(id, Err((code, reason.into()))));
         }
     }
 
@@ -135,7 +144,7 @@ impl Daemon {
         let top = match outcome {
             Outcome::Unpacked { top, .. } => top,
             Outcome::Failed { reason, .. } => return Err(reason.into()),
-            Outcome::Exchanged { .. } | Outcome::Fetched { .. } | Outcome::Verified => {
+            Outcome::Exchanged { .. } | Outcome::Fetched { .. } | Outcome::Verified { .. } => {
                 return Err("the helper did something else".into())
             }
         };

@@ -1,13 +1,13 @@
 //! A helper: this same binary executed again to do one blocking thing, its order on one pipe, its outcome on another.
 //!
 //! It holds nothing but its pipes and one file, runs as somebody else where it can, and dies with the daemon. It is finished
-//! when both its result has ended and its exit status is there, in whatever order; how it died then becomes a `Failed`
-//! outcome like any other. Nothing here blocks, and nothing here judges.
+//! when it has been reaped, as all that it had to say is in the pipe by then; how it died becomes a `Failed` outcome like
+//! any other. Nothing here blocks, and nothing here judges.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -121,7 +121,7 @@ impl Helper {
             Order::Unpack { max_bytes, .. } => (Task::Unpack, *max_bytes, RESULT_MAX, Some(now + UNPACK_MAX)),
         };
         let target = match &file {
-            Some(file) if task == Task::Fetch => Some((file.try_clone()?, file.metadata()?.len())),
+            Some(file) if task == Task::Fetch => Some((watched(file)?, file.metadata()?.len())),
             _ => None,
         };
         let (order_read, order_write) = pipe()?;
@@ -201,12 +201,14 @@ impl Helper {
     pub fn exited(&mut self, exit: Exit, failure: Option<Failure>) {
         self.exit = Some((exit, failure));
         self.order_pipe = None;
+        // What it had to say is in the pipe; whoever else got hold of the other end has nothing to say.
         self.receive();
+        self.result_pipe = None;
     }
 
     /// Whether there is nothing more to wait for.
     pub fn finished(&self) -> bool {
-        self.exit.is_some() && self.result_pipe.is_none()
+        self.exit.is_some()
     }
 
     /// Ends it by force: it is past its deadline, or nobody wants its outcome any more.
@@ -299,6 +301,12 @@ impl Helper {
             self.result_pipe = None;
         }
     }
+}
+
+/// The file, for looking at its size: a copy open for writing would be inherited by other children before they are their
+/// programs, and be taken for a writer that the helper left. Where there is no /proc that has to do.
+fn watched(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).or_else(|_| file.try_clone())
 }
 
 /// The limit as it is set; where ours is lower and cannot be raised again, ours.

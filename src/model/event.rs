@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::kernel::{Exit, Level, Process, Sig, Time};
 use crate::model::command::{Answer, Command};
-use crate::model::job::{Job, JobId, Outcome, Rejected};
+use crate::model::job::{Code, Job, JobId, Outcome, Rejected};
 use crate::model::pace::Server;
 use crate::model::package::{Digest, Format, Tool};
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
@@ -213,8 +213,8 @@ pub enum Event {
         /// Its output: the beginning and the last lines.
         output: Box<str>,
     },
-    /// The answer to `Action::Verify`.
-    Verified(JobId, Result<(), Box<str>>),
+    /// The answer to `Action::Verify`: the package's digest, or whether it is refused or cannot be installed, and why.
+    Verified(JobId, Result<Digest, (Code, Box<str>)>),
     /// The answer to `Action::Unpack`.
     Unpacked(JobId, Result<(), Box<str>>),
     /// The answer to `Action::Place`, `Action::Rename`, `Action::Link` and `Action::Replace`.
@@ -280,7 +280,8 @@ pub enum Action {
     KillTool(JobId),
     /// Move the job's download to `packages/NAME/FILE`; nothing to do where it is there already.
     Place(JobId, Name, Box<str>),
-    /// Verify that the job's signature is by a trusted key, over `packages/NAME/FILE`, and about the job's name and version.
+    /// Verify `packages/NAME/FILE`: that nobody can write to it any more, its digest and, where there are trusted keys,
+    /// that the job's signature is by one of them, over it, and about the job's name and version.
     Verify(JobId, Name, Box<str>),
     /// Unpack `packages/NAME/FILE` into the new directory `packages/NAME/DIR`.
     Unpack {

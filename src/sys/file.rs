@@ -1,6 +1,6 @@
 //! Files, locks and sockets, as far as the standard library does not reach.
 
-use std::ffi::{c_short, CString};
+use std::ffi::{c_int, c_short, CString};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -60,6 +60,25 @@ pub fn lock_holder(file: &File) -> io::Result<Option<Pid>> {
         return Ok(None);
     }
     Ok(Pid::new(lock.l_pid))
+}
+
+/// Whether anybody at all has `file`, which is open here for reading only, open or mapped for writing: a lease is what the
+/// kernel gives only where nobody has, fcntl(2) F_SETLEASE. It is given back at once.
+///
+/// # Errors
+/// Where the file is neither ours nor we root, and where its file system knows no leases (some that are not local).
+pub fn has_writer(file: &File) -> io::Result<bool> {
+    const F_SETSIG: c_int = 10;
+    // Whoever opens it between the two calls has us told; by a signal that does nothing, as SIGIO would end us.
+    // SAFETY: this and the two calls below take numbers only.
+    cerr(unsafe { libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG) })?;
+    // SAFETY: see above.
+    match cerr(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) }) {
+        // SAFETY: see above.
+        Ok(_) => cerr(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) }).map(|_| false),
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 fn whole_file() -> libc::flock {
@@ -147,6 +166,22 @@ mod tests {
         let file = open_nofollow(&path, OpenOptions::new().write(true).create(true).truncate(false), 0o600).unwrap();
         assert!(try_lock(&file).unwrap() && try_lock(&file).unwrap());
         assert_eq!(lock_holder(&file).unwrap(), None);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn writers_are_seen_whatever_they_hold() {
+        let path = scratch("writer");
+        let mut options = OpenOptions::new();
+        let writer = open_nofollow(&path, options.read(true).write(true).create_new(true), 0o600).unwrap();
+        let reader = File::open(&path).unwrap();
+        assert!(has_writer(&reader).unwrap());
+        let copy = writer.try_clone().unwrap();
+        drop(writer);
+        assert!(has_writer(&reader).unwrap(), "a copy of the descriptor is one");
+        drop(copy);
+        let another = File::open(&path).unwrap();
+        assert!(!has_writer(&reader).unwrap() && !has_writer(&another).unwrap(), "readers are none");
         std::fs::remove_file(path).unwrap();
     }
 

@@ -101,7 +101,11 @@ pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
             out.number(*size);
             out.end()
         }
-        Outcome::Verified => Writer::new(4).end(),
+        Outcome::Verified { digest } => {
+            let mut out = Writer::new(4);
+            out.bytes(digest);
+            out.end()
+        }
         Outcome::Unpacked { entries, bytes, top } => {
             let mut out = Writer::new(2);
             out.number(*entries);
@@ -133,7 +137,7 @@ pub fn decode_outcome(bytes: &[u8]) -> Option<Outcome> {
         }
         1 => Outcome::Fetched { digest: frame.bytes()?.try_into().ok()?, size: frame.number()? },
         2 => Outcome::Unpacked { entries: frame.number()?, bytes: frame.number()?, top: frame.text()? },
-        4 => Outcome::Verified,
+        4 => Outcome::Verified { digest: frame.bytes()?.try_into().ok()? },
         3 => {
             const KINDS: [Kind; 5] = [Kind::Temporary, Kind::Final, Kind::NoSpace, Kind::TooBig, Kind::Hostile];
             Outcome::Failed {
@@ -254,7 +258,7 @@ mod tests {
             Outcome::Exchanged { status: 429, retry_after: Some(7), signature: Some("ab".into()), body: vec![0, 255] },
             Outcome::Exchanged { status: 200, retry_after: None, signature: None, body: Vec::new() },
             Outcome::Fetched { digest: [7; 32], size: 9 },
-            Outcome::Verified,
+            Outcome::Verified { digest: [8; 32] },
             Outcome::Unpacked { entries: 1, bytes: 2, top: "a-1".into() },
             Outcome::Failed { kind: Kind::Hostile, reason: "x".into(), progressed: 3 },
         ]

@@ -63,7 +63,7 @@ pub enum Order {
     },
     /// Verification of the package that is fd 3, from its beginning.
     Verify {
-        /// minisign public keys, one of which must have signed it.
+        /// minisign public keys, one of which must have signed it; none: there need be no signature.
         keys: Vec<String>,
         /// Text of a .minisig file.
         signature: String,
@@ -106,8 +106,11 @@ pub enum Outcome {
         /// Bytes.
         size: u64,
     },
-    /// The signature is good.
-    Verified,
+    /// The signature, where there must be one, is good.
+    Verified {
+        /// SHA-256 over all of the file.
+        digest: [u8; 32],
+    },
     /// Everything is on disk.
     Unpacked {
         /// Members of the archive.
@@ -140,7 +143,8 @@ pub enum Kind {
     NoSpace = 2,
     /// Larger than allowed.
     TooBig = 3,
-    /// An archive that reaches outside of its directory or holds what none of ours may.
+    /// An archive that reaches outside of its directory or holds what none of ours may, or a package that is not signed as
+    /// it must be.
     Hostile = 4,
 }
 
@@ -249,7 +253,7 @@ fn perform(order: Order) -> Outcome {
         },
         Order::Verify { keys, signature, name, version } => third()
             .and_then(|file| verify::verify(file, &keys, &signature, &name, &version))
-            .map_or_else(|fault| failed(fault, "", 0), |()| Outcome::Verified),
+            .map_or_else(|fault| failed(fault, "", 0), |digest| Outcome::Verified { digest }),
         Order::Unpack { format, dir, max_bytes, max_entries } => third()
             .and_then(|file| unpack::unpack(file, format, &dir, max_bytes, max_entries))
             .unwrap_or_else(|fault| failed(fault, "", 0)),

@@ -1,12 +1,15 @@
-//! A package's minisign signature: by a key that is trusted, over these bytes, about this version of this agent.
+//! A package as it lies on disk: its digest, and its minisign signature: by a key that is trusted, over these bytes, about
+//! this version of this agent.
 //!
+//! The digest is taken again although the child that fetched the package has told it: that one read from the network.
 //! A signature over the hash of the file, as minisign makes it by default, is verified while the file streams by; a legacy
 //! one is over the file itself, which then must fit into memory.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 
 use minisign_verify::{Error, PublicKey, Signature};
+use sha2::{Digest as _, Sha256};
 
 use crate::model::job::sanitize;
 use crate::model::trust::is_about;
@@ -15,9 +18,15 @@ use crate::work::{Fault, Kind};
 /// The largest file under a legacy signature, bytes.
 const LEGACY_MAX: u64 = 8 << 20;
 
-/// Verifies all of `file`.
-pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version: &str) -> Result<(), Fault> {
-    let refused = |reason: String| Fault::new(Kind::Final, reason);
+/// Verifies the signature over all of `file`, if there are `keys`; the digest of the file.
+pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version: &str) -> Result<[u8; 32], Fault> {
+    let mut hash = Sha256::new();
+    for_each_part(&file, |bytes| hash.update(bytes))?;
+    let digest = hash.finalize().into();
+    if keys.is_empty() {
+        return Ok(digest);
+    }
+    let refused = |reason: String| Fault::new(Kind::Hostile, reason);
     let signature = Signature::decode(signature)
         .map_err(|error| refused(format!("signature: not the text of a .minisig file: {}", told(&error))))?;
     let mut reason = "the signature is by none of the trusted keys".to_string();
@@ -27,7 +36,7 @@ pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version:
             Ok(()) => {
                 let comment = signature.trusted_comment();
                 if is_about(comment, name, version) {
-                    return Ok(());
+                    return Ok(digest);
                 }
                 let comment = sanitize(comment, 200);
                 return Err(refused(format!(
@@ -42,28 +51,33 @@ pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version:
 }
 
 /// What one key says; a fault is the file's.
-fn verify_by(mut file: &File, key: &PublicKey, signature: &Signature) -> Result<Result<(), Error>, Fault> {
-    use std::io::Seek;
-    let read = |error: std::io::Error| Fault::storage("cannot read the package", &error);
-    file.rewind().map_err(read)?;
+fn verify_by(file: &File, key: &PublicKey, signature: &Signature) -> Result<Result<(), Error>, Fault> {
     let mut stream = match key.verify_stream(signature) {
         Ok(stream) => stream,
         Err(Error::UnsupportedLegacyMode) => {
-            let mut bytes = Vec::new();
-            file.take(LEGACY_MAX + 1).read_to_end(&mut bytes).map_err(read)?;
-            if bytes.len() as u64 > LEGACY_MAX {
+            if file.metadata().is_ok_and(|found| found.len() > LEGACY_MAX) {
                 let reason = "a legacy signature is good for packages up to 8 MiB only: sign without -l";
-                return Err(Fault::new(Kind::Final, reason));
+                return Err(Fault::new(Kind::Hostile, reason));
             }
+            let mut bytes = Vec::new();
+            for_each_part(file, |part| bytes.extend_from_slice(part))?;
             return Ok(key.verify(&bytes, signature, true));
         }
         Err(error) => return Ok(Err(error)),
     };
+    for_each_part(file, |bytes| stream.update(bytes))?;
+    Ok(stream.finalize())
+}
+
+/// Hands over all of the file, a part at a time.
+fn for_each_part(mut file: &File, mut take: impl FnMut(&[u8])) -> Result<(), Fault> {
+    let read = |error: std::io::Error| Fault::storage("cannot read the package", &error);
+    file.rewind().map_err(read)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
         match file.read(&mut buffer).map_err(read)? {
-            0 => return Ok(stream.finalize()),
-            length => stream.update(&buffer[..length]),
+            0 => return Ok(()),
+            length => take(&buffer[..length]),
         }
     }
 }

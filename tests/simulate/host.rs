@@ -11,7 +11,7 @@ use bootagent::model::event::{
 };
 use bootagent::model::job::{Code, Job, JobId, Order, Rejected, Source};
 use bootagent::model::pace::parse_servers;
-use bootagent::model::package::{Format, Tool};
+use bootagent::model::package::{Digest, Format, Tool};
 use bootagent::model::record::{AgentRecord, JobRecord, Phase, RunRecord, Settings, Wanted};
 use bootagent::model::spec::{Kind, Name, Spec};
 use bootagent::model::state::{Found, Options, State, Times};
@@ -747,8 +747,10 @@ impl<'a> Host<'a> {
                 };
                 self.queue.push_back(Event::Placed(id, result));
             }
-            Action::Verify(id, ..) => {
-                let result = if self.wears() { Err("not signed by a trusted key".into()) } else { Ok(()) };
+            Action::Verify(id, _, file) => {
+                let digest = Digest([number_of(&file); 32]);
+                let result =
+                    if self.wears() { Err((Code::Refused, "not signed by a trusted key".into())) } else { Ok(digest) };
                 self.queue.push_back(Event::Verified(id, result));
             }
             Action::Unpack { job, name, file, dir, .. } => self.unpack(job, name, file, dir),

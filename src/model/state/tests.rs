@@ -241,6 +241,7 @@ impl Bench {
     fn bring(&mut self, id: &str, number: u8) {
         self.step(Event::Fetched(id.into(), Fetched::Whole { digest: Digest([number; 32]), resumed: false }));
         self.step(Event::Placed(id.into(), Ok(())));
+        self.step(Event::Verified(id.into(), Ok(Digest([number; 32]))));
         self.step(Event::Unpacked(id.into(), Ok(())));
         self.step(Event::Inspected(id.into(), Ok(None)));
         self.step(Event::Placed(id.into(), Ok(())));

@@ -115,7 +115,7 @@ impl State {
     pub(in super::super) fn placed(&mut self, id: &str, result: Result<(), Box<str>>, now: Now, out: &mut Vec<Action>) {
         let Some((index, ask)) = self.asked(id) else { return };
         match (ask, result) {
-            (Ask::Keep, Ok(())) => self.kept(index, now, out),
+            (Ask::Keep, Ok(())) => self.kept(index, out),
             (Ask::Keep, Err(why)) => {
                 self.discard(index, Code::Install, &format!("cannot keep the package: {why}"), now, out)
             }

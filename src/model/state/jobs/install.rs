@@ -5,7 +5,7 @@ use super::SELF;
 use crate::kernel::Level;
 use crate::model::event::{Action, Definition, Now, Origin};
 use crate::model::job::{Code, Order, Source};
-use crate::model::package;
+use crate::model::package::{self, Digest};
 use crate::model::record::{Installed, Phase, Wanted};
 use crate::model::spec::Spec;
 use crate::model::state::{is_file, State};
@@ -72,29 +72,33 @@ impl State {
         out.push(Action::Place(task.record.id.clone(), task.record.name.clone(), file));
     }
 
-    pub(super) fn kept(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn kept(&mut self, index: usize, out: &mut Vec<Action>) {
         let Some(file) = self.source(index).map(State::kept_file) else { return };
-        if !self.options.signed {
-            return self.identify(index, now, out);
-        }
-        // What is verified is the file that is installed, in a place where only root can write.
+        // What is verified is the file that is installed, in a place where only root can write, and not by the child that
+        // fetched it: whoever took that one over can say anything.
         let task = &mut self.tasks[index];
         task.doing = Doing::Asked(Ask::Verify);
         out.push(Action::Verify(task.record.id.clone(), task.record.name.clone(), file));
     }
 
-    /// A signature was verified, or could not be.
+    /// A package was verified, or could not be.
     pub(in super::super) fn verified(
         &mut self,
         id: &str,
-        result: Result<(), Box<str>>,
+        result: Result<Digest, (Code, Box<str>)>,
         now: Now,
         out: &mut Vec<Action>,
     ) {
         let Some((index, Ask::Verify)) = self.asked(id) else { return };
+        let Some(want) = self.source(index).map(|source| source.digest) else { return };
         match result {
-            Ok(()) => self.identify(index, now, out),
-            Err(why) => self.discard(index, Code::Refused, &format!("refused: {why}"), now, out),
+            Ok(digest) if digest == want => self.identify(index, now, out),
+            Ok(digest) => {
+                let text = format!("the package is not what was fetched: want {want}, got {digest}");
+                self.discard(index, Code::Checksum, &text, now, out);
+            }
+            Err((Code::Refused, why)) => self.discard(index, Code::Refused, &format!("refused: {why}"), now, out),
+            Err((code, why)) => self.discard(index, code, &format!("cannot install: {why}"), now, out),
         }
     }
 

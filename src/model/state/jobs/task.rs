@@ -79,7 +79,7 @@ pub enum Doing {
 pub enum Ask {
     /// To keep the download as a package file.
     Keep,
-    /// To verify its signature.
+    /// To verify it.
     Verify,
     /// To unpack a tar.
     Unpack,

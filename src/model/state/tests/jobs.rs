@@ -48,9 +48,11 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
     let digest = |number| Fetched::Whole { digest: Digest([number; 32]), resumed: false };
     let id = || JobId::from("one");
     let refused = Fetched::Refused { reason: "not there".into() };
-    let way: [(Event, Event, Code); 5] = [
+    let unsigned = Event::Verified(id(), Err((Code::Refused, "not signed".into())));
+    let way: [(Event, Event, Code); 6] = [
         (Event::Fetched(id(), digest(1)), Event::Fetched(id(), refused), Code::Download),
         (Event::Placed(id(), Ok(())), Event::Placed(id(), Err("no space".into())), Code::Install),
+        (Event::Verified(id(), Ok(Digest([1; 32]))), unsigned, Code::Refused),
         (Event::Unpacked(id(), Ok(())), Event::Unpacked(id(), Err("damaged".into())), Code::Install),
         (Event::Inspected(id(), Ok(None)), Event::Inspected(id(), Err("a bad one".into())), Code::BadJob),
         (Event::Placed(id(), Ok(())), Event::Placed(id(), Err("no space".into())), Code::Install),
@@ -77,6 +79,26 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
     bench.offer(vec![package("one", "web", 1, false)]);
     bench.step(Event::Fetched(id(), digest(2)));
     assert_eq!(bench.code("one"), Some(Code::Checksum));
+
+    // What fetched it may lie, and may have been taken over: what counts is what lies there in the end.
+    for (found, code) in [
+        (Ok(Digest([2; 32])), Code::Checksum),
+        (Err((Code::Refused, "somebody can write to it".into())), Code::Refused),
+        (Err((Code::Install, "the disk is broken".into())), Code::Install),
+    ] {
+        let mut bench = Bench::new(Vec::new());
+        bench.offer(vec![package("one", "web", 1, false)]);
+        bench.step(Event::Fetched(id(), digest(1)));
+        bench.step(Event::Placed(id(), Ok(())));
+        bench.step(Event::Verified(id(), found));
+        assert_eq!(bench.code("one"), Some(code));
+        let done = bench.take(|action| match action {
+            Action::Unpack { .. } => Some("unpacked"),
+            Action::DropPackage(..) => Some("dropped"),
+            _ => None,
+        });
+        assert_eq!(done, ["dropped"]);
+    }
 }
 
 #[test]
@@ -145,7 +167,10 @@ fn an_interrupted_job_ends_as_it_would_have() {
                     Some(Phase::Downloading) => {
                         bench.step(Event::Fetched("next".into(), Fetched::Whole { digest, resumed: false }));
                     }
-                    Some(Phase::Verified) => bench.step(Event::Placed("next".into(), Ok(()))),
+                    Some(Phase::Verified) => {
+                        bench.step(Event::Placed("next".into(), Ok(())));
+                        bench.step(Event::Verified("next".into(), Ok(digest)));
+                    }
                     Some(Phase::Installing) => {
                         bench.step(Event::Unpacked("next".into(), Ok(())));
                         bench.step(Event::Inspected("next".into(), Ok(None)));
@@ -175,6 +200,7 @@ fn an_upgrade_that_fails_only_when_it_is_resumed_is_undone() {
     let installing = |bench: &mut Bench| {
         bench.step(Event::Fetched("next".into(), Fetched::Whole { digest: Digest([2; 32]), resumed: false }));
         bench.step(Event::Placed("next".into(), Ok(())));
+        bench.step(Event::Verified("next".into(), Ok(Digest([2; 32]))));
         bench.jobs["next"].clone()
     };
     let record = installing(&mut bench);
