@@ -127,8 +127,12 @@ impl Daemon {
             if entry.phase == Phase::Downloading && entry.progress.is_empty() {
                 let fetch = Errand::Fetch(entry.id.clone());
                 let helper = self.helpers.iter().find(|(errand, _)| *errand == fetch);
-                if let Some(bytes) = helper.and_then(|(_, helper)| helper.progress()) {
-                    entry.progress = format!("{bytes} bytes").into();
+                if let Some((bytes, total)) = helper.and_then(|(_, helper)| Some((helper.progress()?, helper.total())))
+                {
+                    entry.progress = match total {
+                        Some(total) => format!("{bytes} of {total} bytes").into(),
+                        None => format!("{bytes} bytes").into(),
+                    };
                 }
             }
         }
@@ -187,7 +191,10 @@ impl Daemon {
             Err(reason) => Err(reason),
         };
         if let Err(reason) = started {
-            self.queue.push_back(Event::Fetched(id, Fetched::Cut { reason: reason.into(), progress: false }));
+            self.queue.push_back(Event::Fetched(
+                id,
+                Fetched::Cut { reason: reason.into(), progress: false, retry_after: None },
+            ));
         }
     }
 
@@ -287,9 +294,11 @@ fn reply_of(outcome: Outcome, results: bool) -> Reply {
 
 fn fetched(outcome: Outcome, resumed: bool) -> Fetched {
     match outcome {
-        Outcome::Fetched { digest, .. } => Fetched::Whole { digest: Digest(digest), resumed },
-        Outcome::Failed { kind: Kind::Temporary, reason, progressed } => {
-            Fetched::Cut { reason: reason.into(), progress: progressed > 0 }
+        Outcome::Fetched { digest, counted, .. } => {
+            Fetched::Whole { digest: Digest(digest), doubtful: resumed || !counted }
+        }
+        Outcome::Failed { kind: Kind::Temporary, reason, progressed, retry_after } => {
+            Fetched::Cut { reason: reason.into(), progress: progressed > 0, retry_after }
         }
         Outcome::Failed { reason, .. } => Fetched::Refused { reason: reason.into() },
         Outcome::Exchanged { .. } | Outcome::Verified { .. } | Outcome::Unpacked { .. } => {

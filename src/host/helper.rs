@@ -17,8 +17,8 @@ use crate::sys::child::{spawn_child, Failure, FailurePipe, Program, Setup};
 use crate::sys::poll::PollFd;
 use crate::sys::{pipe, process, set_nonblocking};
 use crate::work::{
-    decode_outcome, encode_order, Kind, Order, Outcome, CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
-    STALL_SECS,
+    decode_outcome, encode_order, stall_secs, take_total, Kind, Order, Outcome, CONNECT_SECS, EXCHANGE_SECS,
+    EXIT_NO_CONNECTION, EXIT_NO_REPLY,
 };
 
 /// What an outcome may have beside the body of a reply, bytes.
@@ -89,6 +89,8 @@ pub struct Helper {
     exit: Option<(Exit, Option<Failure>)>,
     /// The file a download fills, and its size at the start.
     target: Option<(File, u64)>,
+    /// How many bytes a download will have, once its source has said so.
+    total: Option<u64>,
 }
 
 /// What it was started for.
@@ -167,6 +169,7 @@ impl Helper {
             result_pipe: Some(File::from(result_read)),
             exit: None,
             target,
+            total: None,
         };
         // Most orders fit into the pipe, and then the loop never hears of it.
         helper.send();
@@ -226,6 +229,11 @@ impl Helper {
         file.metadata().ok().map(|data| data.len())
     }
 
+    /// How many bytes a download will have fetched at its end, where that is known.
+    pub fn total(&self) -> Option<u64> {
+        self.total
+    }
+
     /// What came of it, once it has `finished`.
     pub fn outcome(mut self) -> Outcome {
         let (exit, failure) = self.exit.unwrap_or((Exit::Unknown, None));
@@ -240,7 +248,7 @@ impl Helper {
             _ => 0,
         };
         let (kind, reason) = self.cause(exit, failure);
-        Outcome::Failed { kind, reason, progressed }
+        Outcome::Failed { kind, reason, progressed, retry_after: None }
     }
 
     /// Why there is no result.
@@ -254,7 +262,7 @@ impl Helper {
             },
             Exit::Code(EXIT_NO_CONNECTION) => format!("no connection within {CONNECT_SECS} s"),
             Exit::Code(EXIT_NO_REPLY) => format!("no complete reply within {EXCHANGE_SECS} s"),
-            Exit::Signal(Sig::ALRM) => format!("stalled: no byte for {STALL_SECS} s"),
+            Exit::Signal(Sig::ALRM) => format!("stalled: no byte for {} s", stall_secs()),
             Exit::Signal(Sig::XFSZ) => return (Kind::TooBig, "a file is larger than allowed".to_string()),
             _ => match failure {
                 Some(failure) => format!("cannot start a helper: {failure}"),
@@ -292,6 +300,9 @@ impl Helper {
             match pipe.read(&mut buffer) {
                 Ok(count @ 1..) if self.result.len() as u64 <= self.result_max => {
                     self.result.extend_from_slice(&buffer[..count]);
+                    while let Some(total) = take_total(&mut self.result) {
+                        self.total = Some(total);
+                    }
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -318,7 +329,13 @@ fn limit(resource: Resource, most: u64) -> (Resource, u64, u64) {
 /// A helper's whole environment; what says where the host keeps its certificate authorities is passed on.
 fn environment() -> Vec<CString> {
     let mut envp = vec![c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
-    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+    let names = [
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        #[cfg(debug_assertions)]
+        "BOOTAGENT_STALL_SECS",
+    ];
+    for name in names {
         if let Some(value) = std::env::var_os(name) {
             let pair = [name.as_bytes(), b"=", value.as_bytes()].concat();
             envp.extend(CString::new(pair));

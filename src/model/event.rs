@@ -63,8 +63,8 @@ pub enum Fetched {
     Whole {
         /// What they hash to.
         digest: Digest,
-        /// Whether some of them were there before this attempt.
-        resumed: bool,
+        /// Some of them were there before this attempt, or nobody counted them: another attempt may bring others.
+        doubtful: bool,
     },
     /// It may work another time.
     Cut {
@@ -72,6 +72,8 @@ pub enum Fetched {
         reason: Box<str>,
         /// Whether it brought any bytes.
         progress: bool,
+        /// The server asked to be left alone for so many seconds.
+        retry_after: Option<u64>,
     },
     /// It will not work another time.
     Refused {

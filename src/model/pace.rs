@@ -366,6 +366,11 @@ impl Pace {
         Some((talk, servers))
     }
 
+    /// How long a server is left alone that asked for so many seconds.
+    pub fn heeded(&self, seconds: u64) -> Duration {
+        Duration::from_secs(seconds).min(self.step.max(RETRY_AFTER))
+    }
+
     /// The server asked last gave a good answer, or none and may have asked to be left alone for so many seconds.
     pub fn answered(&mut self, good: bool, retry_after: Option<u64>, now: Time) -> (Option<Talk>, Round) {
         self.busy = false;
@@ -376,8 +381,7 @@ impl Pace {
             return (Some(talk), Round::Good);
         }
         if let Some(seconds) = retry_after {
-            let wait = Duration::from_secs(seconds).min(self.step.max(RETRY_AFTER));
-            self.held.push((server, now + wait));
+            self.held.push((server, now + self.heeded(seconds)));
         }
         if !servers.is_empty() {
             self.round = Some((talk, servers));

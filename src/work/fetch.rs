@@ -1,10 +1,10 @@
 //! One attempt at a download: what is there is hashed, the rest is fetched behind it and hashed while it streams.
 //!
 //! `Sink` is the file being filled, with its limits; `http` and `file` are here, `ftp` has a file of its own. Every byte that
-//! arrives puts the alarm off: a download that stands still for `STALL_SECS` ends by SIGALRM, name resolution included.
+//! arrives puts the alarm off: a download that stands still for `stall_secs` ends by SIGALRM, name resolution included.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,27 +15,30 @@ use sha2::{Digest as _, Sha256};
 use crate::sys::alarm;
 use crate::work::exchange::{content_length, header, is_chunked, send};
 use crate::work::url::{base64, percent_decoded, Scheme, Url};
-use crate::work::{ftp, Fault, Kind, Outcome, STALL_SECS};
+use crate::work::{encode_total, ftp, stall_secs, Fault, Kind, Outcome};
 
 /// Bytes asked of the source at once.
 const CHUNK: usize = 128 << 10;
 /// Redirects followed.
 const REDIRECTS_MAX: u32 = 5;
+/// How far a paced transfer may be behind and catch up: bytes come in pieces of any size, and every sleep takes longer than
+/// it should.
+const LAG: Duration = Duration::from_millis(125);
 
 /// Fetches `url` into `file`, going on behind what it holds.
 pub fn fetch(url: &str, max_bytes: u64, rate: Option<u64>, file: File) -> Result<Outcome, Fault> {
-    alarm::alarm(STALL_SECS);
+    alarm::alarm(stall_secs());
     let url = Url::parse(url).map_err(|reason| Fault::new(Kind::Final, reason))?;
     let mut sink = Sink::new(file, max_bytes, rate)?;
-    match url.scheme {
+    let counted = match url.scheme {
         Scheme::Http | Scheme::Https => http(url, &mut sink)?,
         Scheme::Ftp => ftp::fetch(&url, &mut sink)?,
         Scheme::File => copy(&url, &mut sink)?,
-    }
+    };
     // A slow disk is not a stalled server.
     alarm::alarm(0);
     sink.file.sync_all().map_err(|error| Fault::storage("cannot write the package to disk", &error))?;
-    Ok(Outcome::Fetched { digest: sink.hash.finalize().into(), size: sink.size })
+    Ok(Outcome::Fetched { digest: sink.hash.finalize().into(), size: sink.size, counted })
 }
 
 /// The file being filled.
@@ -52,7 +55,7 @@ pub struct Sink {
 impl Sink {
     /// Hashes what the file holds already.
     fn new(mut file: File, max: u64, rate: Option<u64>) -> Result<Sink, Fault> {
-        let cannot = |error: std::io::Error| Fault::storage("cannot read the part fetched before", &error);
+        let cannot = |error: io::Error| Fault::storage("cannot read the part fetched before", &error);
         let mut hash = Sha256::new();
         let mut buffer = vec![0; CHUNK];
         let mut size = 0;
@@ -63,7 +66,7 @@ impl Sink {
                 Ok(count) => {
                     hash.update(&buffer[..count]);
                     size += count as u64;
-                    alarm::alarm(STALL_SECS);
+                    alarm::alarm(stall_secs());
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(cannot(error)),
@@ -94,6 +97,9 @@ impl Sink {
         if total > self.max {
             return Err(Fault::new(Kind::TooBig, format!("the file has {total} bytes, more than {}", self.max)));
         }
+        // For those who watch it; when nobody does any more, this process is about to end.
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(&encode_total(total)).and_then(|()| out.flush());
         let missing = total.saturating_sub(self.size);
         // Where the file system cannot say it, writing will.
         match alarm::free_space(self.file.as_fd()) {
@@ -125,7 +131,7 @@ impl Sink {
             if let Some(pace) = &mut self.pace {
                 pace.wait(count);
             }
-            alarm::alarm(STALL_SECS);
+            alarm::alarm(stall_secs());
         }
         match total.filter(|total| *total > self.size) {
             Some(total) => {
@@ -136,7 +142,7 @@ impl Sink {
     }
 }
 
-/// Keeps a transfer at a rate; time lost to the source is not made up for by a burst.
+/// Keeps a transfer at a rate; of the time lost to the source no more than `LAG` is made up for.
 struct Pace {
     rate: u64,
     next: Instant,
@@ -155,29 +161,31 @@ impl Pace {
     /// Sleeps as long as `count` bytes take.
     fn wait(&mut self, count: usize) {
         let now = Instant::now();
-        self.next = self.next.max(now) + Duration::from_secs_f64(count as f64 / self.rate as f64);
-        std::thread::sleep(self.next - now);
+        self.next = self.next.max(now - LAG) + Duration::from_secs_f64(count as f64 / self.rate as f64);
+        std::thread::sleep(self.next.saturating_duration_since(now));
     }
 }
 
-/// GET, with redirects followed here, as minreq would follow them to anywhere.
-fn http(mut url: Url, sink: &mut Sink) -> Result<(), Fault> {
+/// GET, with redirects followed here, as minreq would follow them to anywhere. Returns whether the bytes were counted.
+fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Fault> {
     let mut redirects = 0;
     loop {
+        alarm::alarm(stall_secs());
         let asked = sink.size;
         let mut reply = send(request(&url, asked)?)?;
         let status = reply.status_code;
         match status {
             200 | 203 => {
-                if asked > 0 {
-                    sink.restart()?;
-                }
                 let total = content_length(&reply);
                 if let Some(total) = total {
                     sink.expect(total)?;
                 }
-                sink.fill(&mut reply, total)?;
-                return whole(&reply, sink.size);
+                let begin = first(&mut reply, total)?;
+                if asked > 0 {
+                    sink.restart()?;
+                }
+                sink.fill(&mut begin.chain(&mut reply), total)?;
+                return Ok(whole(&reply, sink.size)? || total.is_some());
             }
             206 if asked > 0 => match header(&reply, "content-range").and_then(content_range) {
                 Some((Some(start), total)) if start == asked => {
@@ -186,14 +194,17 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<(), Fault> {
                         sink.expect(total)?;
                     }
                     sink.fill(&mut reply, total)?;
-                    return whole(&reply, sink.size);
+                    return Ok(whole(&reply, sink.size)? || total.is_some());
                 }
                 // Not what was asked for: a request from the start has no range to get wrong.
-                _ => sink.restart()?,
+                _ => {
+                    first(&mut reply, None)?;
+                    sink.restart()?;
+                }
             },
             416 if asked > 0 => {
                 if header(&reply, "content-range").and_then(content_range) == Some((None, Some(asked))) {
-                    return Ok(());
+                    return Ok(true);
                 }
                 sink.restart()?;
             }
@@ -212,14 +223,31 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<(), Fault> {
             }
             _ => {
                 let kind = match status {
-                    408 | 429 | 500..=599 => Kind::Temporary,
+                    // One with less than three digits is of a line cut short.
+                    0..=99 | 408 | 429 | 500..=599 => Kind::Temporary,
                     _ => Kind::Final,
                 };
                 let phrase = reply.reason_phrase.trim();
-                return Err(Fault::new(kind, format!("{} answered {status} {phrase}", url.place())));
+                let mut fault = Fault::new(kind, format!("{} answered {status} {phrase}", url.place()));
+                if matches!(status, 429 | 503) {
+                    fault.retry_after = header(&reply, "retry-after").and_then(|value| value.parse().ok());
+                }
+                return Err(fault);
             }
         }
     }
+}
+
+/// The first byte of a body that has any. minreq takes the end of the connection for the end of the head: what a head says that
+/// nothing follows must not cost what was fetched before.
+fn first(reply: &mut minreq::ResponseLazy, total: Option<u64>) -> Result<io::Cursor<Vec<u8>>, Fault> {
+    let mut byte = Vec::new();
+    let read = Read::by_ref(reply).take(1).read_to_end(&mut byte);
+    read.map_err(|error| Fault::temporary("the transfer broke off before its first byte", &error))?;
+    if byte.is_empty() && total != Some(0) {
+        return Err(Fault::new(Kind::Temporary, "the server closed the connection before the first byte"));
+    }
+    Ok(io::Cursor::new(byte))
 }
 
 /// The request for what comes after the first `from` bytes.
@@ -236,14 +264,17 @@ fn request(url: &Url, from: u64) -> Result<minreq::Request, Fault> {
     Ok(request)
 }
 
-/// Whether a chunked reply was whole. minreq takes the end of the connection for the end of the chunks; but a server that does
+/// Whether a chunked reply is known to be whole. minreq takes the end of the connection for the end of the chunks; but a server that does
 /// not announce to close keeps the connection after a reply, as nothing in the request tells it not to.
-fn whole(reply: &minreq::ResponseLazy, size: u64) -> Result<(), Fault> {
+fn whole(reply: &minreq::ResponseLazy, size: u64) -> Result<bool, Fault> {
     let closes = header(reply, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-    if is_chunked(reply) && !closes && alarm::is_closed() {
+    if !is_chunked(reply) || closes {
+        return Ok(false);
+    }
+    if alarm::is_closed() {
         return Err(Fault::new(Kind::Temporary, format!("the transfer broke off after {size} bytes")));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Start and total of a Content-Range (RFC 9110, 14.4): `bytes 5-9/10`, `bytes 5-9/*`, `bytes */10`.
@@ -262,7 +293,7 @@ fn content_range(value: &str) -> Option<(Option<u64>, Option<u64>)> {
 }
 
 /// Copies a local file; always from its start, as that costs nothing.
-fn copy(url: &Url, sink: &mut Sink) -> Result<(), Fault> {
+fn copy(url: &Url, sink: &mut Sink) -> Result<bool, Fault> {
     let path = percent_decoded(&url.path)
         .filter(|path| !path.contains(&0))
         .map(std::ffi::OsString::from_vec)
@@ -279,7 +310,8 @@ fn copy(url: &Url, sink: &mut Sink) -> Result<(), Fault> {
         sink.restart()?;
     }
     sink.expect(data.len())?;
-    sink.fill(&mut file, Some(data.len()))
+    sink.fill(&mut file, Some(data.len()))?;
+    Ok(true)
 }
 
 #[cfg(test)]

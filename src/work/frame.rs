@@ -95,10 +95,11 @@ pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
             out.bytes(body);
             out.end()
         }
-        Outcome::Fetched { digest, size } => {
+        Outcome::Fetched { digest, size, counted } => {
             let mut out = Writer::new(1);
             out.bytes(digest);
             out.number(*size);
+            out.number(u64::from(*counted));
             out.end()
         }
         Outcome::Verified { digest } => {
@@ -113,11 +114,12 @@ pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
             out.bytes(top.as_bytes());
             out.end()
         }
-        Outcome::Failed { kind, reason, progressed } => {
+        Outcome::Failed { kind, reason, progressed, retry_after } => {
             let mut out = Writer::new(3);
             out.number(*kind as u64);
             out.bytes(reason.as_bytes());
             out.number(*progressed);
+            out.maybe(*retry_after);
             out.end()
         }
     }
@@ -135,7 +137,11 @@ pub fn decode_outcome(bytes: &[u8]) -> Option<Outcome> {
             let body = frame.bytes()?.to_vec();
             Outcome::Exchanged { status, retry_after, signature: signed.then_some(signature), body }
         }
-        1 => Outcome::Fetched { digest: frame.bytes()?.try_into().ok()?, size: frame.number()? },
+        1 => Outcome::Fetched {
+            digest: frame.bytes()?.try_into().ok()?,
+            size: frame.number()?,
+            counted: frame.number()? == 1,
+        },
         2 => Outcome::Unpacked { entries: frame.number()?, bytes: frame.number()?, top: frame.text()? },
         4 => Outcome::Verified { digest: frame.bytes()?.try_into().ok()? },
         3 => {
@@ -144,11 +150,28 @@ pub fn decode_outcome(bytes: &[u8]) -> Option<Outcome> {
                 kind: *KINDS.get(usize::try_from(frame.number()?).ok()?)?,
                 reason: frame.text()?,
                 progressed: frame.number()?,
+                retry_after: frame.maybe()?,
             }
         }
         _ => return None,
     };
     frame.done().then_some(outcome)
+}
+
+/// How many bytes a download will have, as a frame that may come before the outcome's.
+pub fn encode_total(total: u64) -> Vec<u8> {
+    let mut out = Writer::new(5);
+    out.number(total);
+    out.end()
+}
+
+/// Takes such a frame off the front of what was received.
+pub fn take_total(bytes: &mut Vec<u8>) -> Option<u64> {
+    let length = encode_total(0).len();
+    let mut frame = Reader::new(bytes.get(..length)?)?;
+    let total = if frame.byte()? == 5 { frame.number()? } else { return None };
+    bytes.drain(..length);
+    Some(total)
 }
 
 /// A frame being made.
@@ -257,10 +280,10 @@ mod tests {
         vec![
             Outcome::Exchanged { status: 429, retry_after: Some(7), signature: Some("ab".into()), body: vec![0, 255] },
             Outcome::Exchanged { status: 200, retry_after: None, signature: None, body: Vec::new() },
-            Outcome::Fetched { digest: [7; 32], size: 9 },
+            Outcome::Fetched { digest: [7; 32], size: 9, counted: true },
             Outcome::Verified { digest: [8; 32] },
             Outcome::Unpacked { entries: 1, bytes: 2, top: "a-1".into() },
-            Outcome::Failed { kind: Kind::Hostile, reason: "x".into(), progressed: 3 },
+            Outcome::Failed { kind: Kind::Hostile, reason: "x".into(), progressed: 3, retry_after: Some(4) },
         ]
     }
 
@@ -284,6 +307,21 @@ mod tests {
             bytes.push(0);
             assert_eq!(decode_outcome(&bytes), None);
             assert_eq!(decode_order(&bytes), None);
+        }
+    }
+
+    #[test]
+    fn totals_come_off_the_front_and_nothing_else_does() {
+        let mut bytes =
+            [encode_total(7), encode_total(u64::MAX), encode_outcome(&Outcome::Verified { digest: [1; 32] })].concat();
+        assert_eq!((take_total(&mut bytes), take_total(&mut bytes)), (Some(7), Some(u64::MAX)));
+        assert_eq!(take_total(&mut bytes), None);
+        assert_eq!(decode_outcome(&bytes), Some(Outcome::Verified { digest: [1; 32] }));
+        for outcome in outcomes() {
+            assert_eq!(take_total(&mut encode_outcome(&outcome)), None);
+        }
+        for end in 0..encode_total(7).len() {
+            assert_eq!(take_total(&mut encode_total(7)[..end].to_vec()), None);
         }
     }
 

@@ -5,18 +5,22 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
 
+use crate::sys::alarm;
 use crate::work::fetch::Sink;
 use crate::work::url::{decoded, Url};
-use crate::work::{Fault, Kind};
+use crate::work::{stall_secs, Fault, Kind};
 
 /// The longest reply that is read, bytes.
 const REPLY_MAX: usize = 16 << 10;
 /// As much of a reply's text is shown, bytes.
 const SHOWN_MAX: usize = 300;
+/// How long a connection may take: behind an address or port where nobody answers there may be another one.
+const CONNECT_MAX: Duration = Duration::from_secs(15);
 
-/// Fetches the file `url` names, behind what `sink` holds.
-pub fn fetch(url: &Url, sink: &mut Sink) -> Result<(), Fault> {
+/// Fetches the file `url` names, behind what `sink` holds. Returns whether the bytes were counted.
+pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Fault> {
     let (folders, file) = route(&url.path).map_err(|reason| Fault::new(Kind::Final, reason))?;
     let mut control = Control::connect(url)?;
     control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
@@ -27,7 +31,7 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<(), Fault> {
     let size = control.size(&file)?;
     if let Some(size) = size {
         if sink.size == size && size > 0 {
-            return Ok(());
+            return Ok(true);
         }
         if sink.size > size {
             sink.restart()?;
@@ -35,16 +39,29 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<(), Fault> {
         sink.expect(size)?;
     }
     let mut data = control.open_data()?;
-    if sink.size > 0 && control.ask(&format!("REST {}", sink.size))?.code != 350 {
-        sink.restart()?;
+    if sink.size > 0 {
+        let reply = control.ask(&format!("REST {}", sink.size))?;
+        match reply.code {
+            350 => {}
+            400..=499 => drop(reply.expect("REST", 3)?),
+            _ => sink.restart()?,
+        }
     }
-    control.demand(&format!("RETR {file}"), 1)?;
+    match control.demand(&format!("RETR {file}"), 1) {
+        // It may be the place to go on from that is refused, of a file that has become shorter.
+        Err(mut fault) if fault.kind == Kind::Final && sink.size > 0 => {
+            sink.restart()?;
+            fault.kind = Kind::Temporary;
+            return Err(fault);
+        }
+        reply => drop(reply?),
+    }
     let filled = sink.fill(&mut data, None);
     drop(data);
     filled?;
     // Everything SIZE promised is there: no matter how the server says good-bye.
     if size == Some(sink.size) {
-        return Ok(());
+        return Ok(true);
     }
     // A server that was cut off says why, here.
     control.reply()?.expect("RETR", 2)?;
@@ -52,7 +69,8 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<(), Fault> {
         Some(size) if size > sink.size => {
             Err(Fault::new(Kind::Temporary, format!("the transfer ended after {} of {size} bytes", sink.size)))
         }
-        _ => Ok(()),
+        // The server's word that this was all of it.
+        _ => Ok(true),
     }
 }
 
@@ -112,7 +130,7 @@ impl Control {
             .map_err(|error| Fault::temporary(&format!("cannot resolve \"{}\"", url.host), &error))?;
         let mut last = Fault::new(Kind::Temporary, format!("\"{}\" has no address", url.host));
         for address in addresses {
-            match TcpStream::connect(address) {
+            match connect(address) {
                 Ok(stream) => {
                     let mut control = Control { stream, peer: address, inbox: Vec::new() };
                     let mut greeting = control.reply()?;
@@ -151,7 +169,7 @@ impl Control {
         if reply.code == 229 {
             let port = extended_port(&reply.text)
                 .ok_or_else(|| Fault::new(Kind::Temporary, format!("no port in the reply to EPSV: {}", reply.text)))?;
-            match TcpStream::connect(SocketAddr::new(self.peer.ip(), port)) {
+            match connect(SocketAddr::new(self.peer.ip(), port)) {
                 Ok(stream) => return Ok(stream),
                 Err(error) if self.peer.is_ipv6() => {
                     return Err(Fault::temporary("cannot open a data connection", &error));
@@ -162,7 +180,7 @@ impl Control {
         let reply = self.demand("PASV", 2)?;
         let port = passive_port(&reply.text)
             .ok_or_else(|| Fault::new(Kind::Temporary, format!("no port in the reply to PASV: {}", reply.text)))?;
-        TcpStream::connect(SocketAddr::new(self.peer.ip(), port))
+        connect(SocketAddr::new(self.peer.ip(), port))
             .map_err(|error| Fault::temporary("cannot open a data connection", &error))
     }
 
@@ -173,6 +191,7 @@ impl Control {
 
     /// Sends a command and reads the reply.
     fn ask(&mut self, command: &str) -> Result<Reply, Fault> {
+        alarm::alarm(stall_secs());
         let line = format!("{command}\r\n");
         self.stream
             .write_all(line.as_bytes())
@@ -203,6 +222,12 @@ impl Control {
             }
         }
     }
+}
+
+/// Connects, or gives up in time for something else to be tried.
+fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    alarm::alarm(stall_secs());
+    TcpStream::connect_timeout(&address, CONNECT_MAX)
 }
 
 /// The parsers of replies, see `work::try_parsers`.

@@ -21,7 +21,7 @@ use crate::kernel::{Errno, Resource};
 use crate::model::package::Format;
 use crate::sys::process;
 
-pub use frame::{decode_order, decode_outcome, encode_order, encode_outcome};
+pub use frame::{decode_order, decode_outcome, encode_order, encode_outcome, encode_total, take_total};
 
 /// Exit status of a child that could not connect in time.
 pub const EXIT_NO_CONNECTION: i32 = 40;
@@ -32,7 +32,7 @@ pub const CONNECT_SECS: u32 = 10;
 /// How long an exchange may take, s.
 pub const EXCHANGE_SECS: u32 = 30;
 /// A download without a byte for this long ends by SIGALRM, s.
-pub const STALL_SECS: u32 = 60;
+const STALL_SECS: u32 = 60;
 /// The longest order that is read, bytes.
 const ORDER_MAX: u64 = 16 << 20;
 /// The longest reason, bytes.
@@ -105,6 +105,8 @@ pub enum Outcome {
         digest: [u8; 32],
         /// Bytes.
         size: u64,
+        /// The source said how many there are, and so many came; else it may have been cut short unnoticed.
+        counted: bool,
     },
     /// The signature, where there must be one, is good.
     Verified {
@@ -128,6 +130,8 @@ pub enum Outcome {
         reason: String,
         /// Bytes by which the file grew in this attempt.
         progressed: u64,
+        /// `Retry-After` of a 429 or 503, s; a date in it is not read.
+        retry_after: Option<u64>,
     },
 }
 
@@ -153,11 +157,12 @@ pub enum Kind {
 struct Fault {
     kind: Kind,
     reason: String,
+    retry_after: Option<u64>,
 }
 
 impl Fault {
     fn new(kind: Kind, reason: impl Into<String>) -> Fault {
-        Fault { kind, reason: reason.into() }
+        Fault { kind, reason: reason.into(), retry_after: None }
     }
 
     /// `what: cause`, for a failure of the network or of a peer: worth another attempt.
@@ -174,6 +179,15 @@ impl Fault {
         };
         Fault::new(kind, format!("{what}: {}", cause(error)))
     }
+}
+
+/// How long a download may stand still, s. Tests cannot wait so long.
+pub fn stall_secs() -> u32 {
+    #[cfg(debug_assertions)]
+    if let Some(secs) = std::env::var("BOOTAGENT_STALL_SECS").ok().and_then(|text| text.parse().ok()) {
+        return secs;
+    }
+    STALL_SECS
 }
 
 /// The error's text without std's "(os error N)".
@@ -232,6 +246,7 @@ pub fn try_parsers(bytes: &[u8]) {
     url::without_password(&text, &text);
     decode_order(bytes);
     decode_outcome(bytes);
+    take_total(&mut bytes.to_vec());
 }
 
 /// Does the order; a failure becomes an outcome.
@@ -270,5 +285,5 @@ fn third() -> Result<File, Fault> {
 /// The fault as an outcome, fit to be shown.
 fn failed(fault: Fault, url: &str, progressed: u64) -> Outcome {
     let reason = crate::model::job::sanitize(&url::without_password(&fault.reason, url), REASON_MAX);
-    Outcome::Failed { kind: fault.kind, reason, progressed }
+    Outcome::Failed { kind: fault.kind, reason, progressed, retry_after: fault.retry_after }
 }

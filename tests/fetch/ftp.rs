@@ -6,10 +6,12 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use bootagent::work::{Kind, Outcome};
+use bootagent::work::{Kind, Order, Outcome};
 
-use crate::{content, failed, fetch, fetched, have, Scratch};
+use crate::http::stalled;
+use crate::{content, failed, fetch, fetched, have, keeps, perform, performed, Scratch};
 
 /// A server that has one file, and answers as usual except where told otherwise.
 struct Ftp {
@@ -65,7 +67,7 @@ fn serve(
                     "350 from there".to_string()
                 }
                 "EPSV" => {
-                    let listener = passive.insert(TcpListener::bind("127.0.0.1:0")?);
+                    let listener = passive.insert(TcpListener::bind((control.local_addr()?.ip(), 0))?);
                     format!("229 Entering Extended Passive Mode (|||{}|)", port(listener)?)
                 }
                 "PASV" => {
@@ -152,6 +154,87 @@ fn servers_that_lack_something_still_serve() {
         let refused = server.commands().iter().any(|command| command.starts_with("PASS")) && odd[0].0 == "USER";
         assert!(!refused, "a password nobody asked for");
     }
+}
+
+#[test]
+fn what_is_there_goes_only_when_the_server_cannot_go_on_from_it() {
+    let scratch = Scratch::new("ftp-part");
+    let bytes = content(5000);
+    let file = scratch.file("a", &bytes[..1000]);
+    // Another time it may.
+    for odd in
+        [("REST", Some("421 going down")), ("REST", Some("450 busy")), ("RETR", Some("425 no data")), ("SIZE", None)]
+    {
+        let server = Ftp::new(&bytes, &[odd]);
+        failed(fetch(&format!("{}/x", server.url), &file), Kind::Temporary, 0, "");
+        assert_eq!(std::fs::read(&file).expect("there"), bytes[..1000], "{odd:?}");
+    }
+    // The place may be behind the end, where nobody tells the size; from the start it is known whether the file is there.
+    let server = Ftp::new(&bytes, &[("SIZE", Some("500 what?")), ("RETR", Some("554 not from there"))]);
+    failed(fetch(&format!("{}/x", server.url), &file), Kind::Temporary, 0, "554");
+    assert_eq!(std::fs::read(&file).expect("there").len(), 0);
+    failed(fetch(&format!("{}/x", server.url), &file), Kind::Final, 0, "554");
+    // It has become shorter.
+    let server = Ftp::new(&bytes[..700], &[]);
+    assert_eq!(fetch(&format!("{}/x", server.url), &scratch.file("b", &bytes[..1000])), fetched(&bytes[..700]));
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let scratch = Scratch::new("ftp-rate");
+    let bytes = content(600_000);
+    let server = Ftp::new(&bytes, &[]);
+    let order = Order::Fetch { url: format!("{}/x", server.url), max_bytes: 1 << 20, rate: Some(200_000) };
+    keeps(Duration::from_secs(3), || assert_eq!(perform(&order, &scratch.file("a", b"")), fetched(&bytes)));
+}
+
+#[test]
+fn a_stall_ends_an_attempt_though_the_server_goes_on_talking() {
+    let scratch = Scratch::new("ftp-stall");
+    for greeting in ["", "220-a\r\n"] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("ftp://{}/x", listener.local_addr().expect("bound"));
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            // No reply is ever whole.
+            while stream.write_all(greeting.as_bytes()).is_ok() && stream.peer_addr().is_ok() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let order = Order::Fetch { url, max_bytes: 1 << 20, rate: None };
+        let output = performed(&order, &scratch.file("a", b""), "", &[("BOOTAGENT_STALL_SECS", "2")]);
+        assert!(stalled(&output), "{output:?}");
+    }
+}
+
+#[test]
+fn a_server_may_have_an_ipv6_address() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        have("IPv6", false);
+        return;
+    };
+    let scratch = Scratch::new("ftp-v6");
+    let url = format!("ftp://{}/x", listener.local_addr().expect("bound"));
+    let (bytes, seen) = (content(5000), Arc::new(Mutex::new(Vec::new())));
+    let (served, commands) = (bytes.clone(), seen.clone());
+    std::thread::spawn(move || serve(listener.accept().expect("a connection").0, &served, &HashMap::new(), &commands));
+    assert_eq!(fetch(&url, &scratch.file("a", b"")), fetched(&bytes));
+    // PASV knows no IPv6.
+    assert!(!seen.lock().expect("not poisoned").contains(&"PASV".to_string()));
+    let server = |reply| {
+        let listener = TcpListener::bind("[::1]:0").expect("a port");
+        let url = format!("ftp://{}/x", listener.local_addr().expect("bound"));
+        std::thread::spawn(move || {
+            serve(
+                listener.accept().expect("a connection").0,
+                b"",
+                &HashMap::from([("EPSV", Some(reply))]),
+                &Mutex::default(),
+            )
+        });
+        url
+    };
+    failed(fetch(&server("229 (|||1|)"), &scratch.file("b", b"")), Kind::Temporary, 0, "cannot open a data connection");
 }
 
 #[test]

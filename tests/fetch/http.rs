@@ -1,12 +1,13 @@
 //! Downloads over HTTP and from files.
 
 use std::fs;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use bootagent::work::{Kind, Order, Outcome};
+use bootagent::work::{decode_outcome, take_total, Kind, Order, Outcome};
 
 use crate::server::{reply, send, Server};
-use crate::{content, failed, fetch, fetched, perform, Scratch};
+use crate::{content, failed, fetch, fetched, have, keeps, outcome, perform, performed, uncounted, Scratch};
 
 #[test]
 fn a_whole_file_is_fetched_and_hashed() {
@@ -93,15 +94,14 @@ fn statuses_are_final_or_temporary() {
 fn connections_that_break_are_temporary() {
     let scratch = Scratch::new("break");
     let file = scratch.file("a", b"");
-    for bytes in ["", "HTTP/1.1 200 OK\r\nContent-", "SSH-2.0-OpenSSH\r\n"] {
-        let server = Server::fixed(bytes);
-        match fetch(&server.url, &file) {
-            Outcome::Failed { kind: Kind::Temporary, .. } => {}
-            // Without a length, what has come is all there is.
-            Outcome::Fetched { size: 0, .. } if bytes.starts_with("HTTP") => {}
-            other => panic!("{bytes:?}: {other:?}"),
-        }
+    for bytes in ["", "HTTP/1.1 200 OK\r\nContent-", "SSH-2.0-OpenSSH\r\n", "HTTP/1.1 20", "HTTP/1.1 200 OK\r\n\r\n"] {
+        failed(fetch(&Server::fixed(bytes).url, &file), Kind::Temporary, 0, "");
     }
+    // What is closed with a request unread is reset.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || listener.incoming().for_each(|stream| drop(stream.map(|stream| stream.peek(&mut [0])))));
+    failed(fetch(&url, &file), Kind::Temporary, 0, "");
     failed(fetch("http://127.0.0.1:1/", &file), Kind::Temporary, 0, "Connection refused");
     failed(fetch("http://nowhere.invalid/", &file), Kind::Temporary, 0, "lookup");
 }
@@ -168,7 +168,8 @@ fn chunks_are_joined_and_a_cut_among_them_is_noticed() {
     assert_eq!(fetch(&kept.url, &scratch.file("a", b"")), fetched(b"hello world"));
     let closing = head.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
     let closed = Server::fixed(format!("{closing}5\r\nhello\r\n0\r\n\r\n"));
-    assert_eq!(fetch(&closed.url, &scratch.file("b", b"")), fetched(b"hello"));
+    // It may have been cut between two chunks.
+    assert_eq!(fetch(&closed.url, &scratch.file("b", b"")), uncounted(b"hello"));
     for (number, cut) in ["5\r\nhello\r\n", "5\r\nhel", "5\r\nhello\r\n6"].iter().enumerate() {
         let server = Server::fixed(format!("{head}{cut}"));
         match fetch(&server.url, &scratch.file(&format!("c{number}"), b"")) {
@@ -191,14 +192,178 @@ fn a_password_is_sent_and_never_shown() {
 #[test]
 fn a_rate_is_kept() {
     let scratch = Scratch::new("rate");
-    let bytes = content(300_000);
+    let bytes = content(600_000);
+    let served = bytes.clone();
+    // Large pieces and small ones, and a server that is faster and one that pauses.
+    for (piece, pause) in [(600_000, 0), (1000, 0), (50_000, 100)] {
+        let (served, pause) = (served.clone(), Duration::from_millis(pause));
+        let server = Server::http(move |_, _, stream| {
+            let _ = stream.set_nodelay(true);
+            send(stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", served.len()).as_bytes());
+            for bytes in served.chunks(piece) {
+                send(stream, bytes);
+                std::thread::sleep(pause);
+            }
+        });
+        let order = Order::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: Some(200_000) };
+        keeps(Duration::from_secs(3), || assert_eq!(perform(&order, &scratch.file("a", b"")), fetched(&bytes)));
+    }
+}
+
+#[test]
+fn a_head_that_is_cut_anywhere_costs_nothing_of_what_is_there() {
+    let scratch = Scratch::new("heads");
+    let bytes = content(1000);
+    for whole in [
+        reply("206 Partial Content", "Server: x\r\nContent-Range: bytes 500-999/1000\r\n", &bytes[500..]),
+        reply("200 OK", "Server: x\r\n", &bytes),
+    ] {
+        let head = whole.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
+        let sent = whole.clone();
+        let server = Server::http(move |number, _, stream| send(stream, &sent[..number]));
+        let file = scratch.file("a", &bytes[..500]);
+        for end in 0..=head {
+            failed(fetch(&server.url, &file), Kind::Temporary, 0, "");
+            assert_eq!(fs::read(&file).expect("there"), bytes[..500], "cut after {end} of {head} bytes");
+        }
+    }
+}
+
+#[test]
+fn lies_about_lengths_harm_nobody() {
+    let scratch = Scratch::new("lies");
+    let bytes = content(1000);
+    let said = |length: &str| [format!("HTTP/1.1 200 OK\r\n{length}\r\n").as_bytes(), &bytes].concat();
+    // Too few promised: no more are taken, and the digest tells. Two promises: one of them counts.
+    let few = Server::fixed(said("Content-Length: 900\r\n"));
+    assert_eq!(fetch(&few.url, &scratch.file("a", b"")), fetched(&bytes[..900]));
+    let two = Server::fixed(said("Content-Length: 900\r\nContent-Length: 1000\r\n"));
+    assert_eq!(fetch(&two.url, &scratch.file("b", b"")), fetched(&bytes));
+    let many = Server::fixed(said("Content-Length: 1100\r\n"));
+    failed(fetch(&many.url, &scratch.file("c", b"")), Kind::Temporary, 1000, "ended after 1000 of 1100");
+    let none = Server::fixed(said("X: y\r\n"));
+    assert_eq!(fetch(&none.url, &scratch.file("d", b"")), uncounted(&bytes));
+    for length in ["-1", "0x10", "99999999999999999999999", "", "10 10"] {
+        let server = Server::fixed(said(&format!("Content-Length: {length}\r\n")));
+        failed(fetch(&server.url, &scratch.file("e", b"")), Kind::Temporary, 0, "Content-Length is no number");
+    }
+    // A range that promises one file and brings another: what it promises is checked, what it brings is hashed.
+    for (range, body, part) in [
+        ("500-999/1000", &bytes[500..900], "900 of 1000"),
+        ("500-999/2000000", &bytes[500..], "2000000 bytes, more than"),
+    ] {
+        let text = format!("Content-Range: bytes {range}\r\n");
+        let server = Server::fixed(reply("206 Partial Content", &text, body));
+        match fetch(&server.url, &scratch.file("f", &bytes[..500])) {
+            Outcome::Failed { reason, .. } => assert!(reason.contains(part), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Nobody asked for a part, or for another encoding: one is refused, the other is not what was promised.
+    let part = Server::fixed(reply("206 Partial Content", "Content-Range: bytes 0-999/1000\r\n", &bytes));
+    failed(fetch(&part.url, &scratch.file("g", b"")), Kind::Final, 0, "206");
+    let packed = Server::fixed(reply("200 OK", "Content-Encoding: gzip\r\n", b"\x1f\x8b..."));
+    assert_eq!(fetch(&packed.url, &scratch.file("h", b"")), fetched(b"\x1f\x8b..."));
+    assert_eq!(packed.requests()[0].header("accept-encoding"), Some("identity"));
+    let early = Server::fixed([b"HTTP/1.1 103 Early Hints\r\n\r\n", &said("")[..]].concat());
+    failed(fetch(&early.url, &scratch.file("i", b"")), Kind::Final, 0, "103");
+}
+
+#[test]
+fn what_never_ends_is_ended() {
+    let scratch = Scratch::new("endless");
+    let file = scratch.file("a", b"");
+    // A line of a head, and a head, without end.
+    for piece in ["x", "X-A: b\r\n", "a:\n", "\u{e4}"] {
+        let server = Server::http(move |_, _, stream| {
+            let _ = stream.set_write_timeout(Some(Duration::from_secs(20)));
+            send(stream, b"HTTP/1.1 200 OK\r\nX: ");
+            let pieces = piece.repeat(10_000);
+            while std::io::Write::write_all(stream, pieces.as_bytes()).is_ok() {}
+        });
+        let order = Order::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
+        let output = performed(&order, &file, "ulimit -v 262144;", &[]);
+        // minreq counts too few of them: then its memory, which is limited, or a check of its ends it.
+        assert!(!output.status.success() || matches!(outcome(&output), Outcome::Failed { .. }), "{piece:?}");
+    }
+    let body = Server::http(|_, _, stream| {
+        send(stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        while std::io::Write::write_all(stream, format!("10000\r\n{}\r\n", "x".repeat(65536)).as_bytes()).is_ok() {}
+    });
+    failed(fetch(&body.url, &file), Kind::TooBig, 1 << 20, "more than 1048576 bytes");
+}
+
+/// Whether a child was ended by its alarm.
+pub fn stalled(output: &std::process::Output) -> bool {
+    std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(libc::SIGALRM)
+}
+
+#[test]
+fn a_stall_ends_an_attempt_and_slowness_does_not() {
+    let scratch = Scratch::new("stall");
+    let bytes = content(12);
+    let served = bytes.clone();
+    let slow = Server::http(move |_, _, stream| {
+        let _ = stream.set_nodelay(true);
+        send(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n");
+        for byte in served.chunks(1) {
+            std::thread::sleep(Duration::from_millis(300));
+            send(stream, byte);
+        }
+    });
+    let order = |url: &str| Order::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None };
+    let two = [("BOOTAGENT_STALL_SECS", "2")];
+    let output = performed(&order(&slow.url), &scratch.file("a", b""), "", &two);
+    assert_eq!(outcome(&output), fetched(&bytes));
+
+    // Before the head, in it, and in the body; the last one is never done with its head, though it goes on.
+    for said in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n12345", "DRIP"] {
+        let server = Server::http(move |_, _, stream| match said {
+            "DRIP" => {
+                send(stream, b"HTTP/1.1 200 OK\r\nX: ");
+                while std::io::Write::write_all(stream, b"x").is_ok() {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+            _ => {
+                send(stream, said.as_bytes());
+                // Until the other side goes.
+                let _ = std::io::Read::read(stream, &mut [0]);
+            }
+        });
+        let began = Instant::now();
+        let output = performed(&order(&server.url), &scratch.file("b", b""), "", &two);
+        assert!(stalled(&output) && began.elapsed() >= Duration::from_secs(2), "{said:?}: {output:?}");
+    }
+    assert_eq!(fs::read(scratch.0.join("b")).expect("there").len(), 0);
+}
+
+#[test]
+fn how_much_will_come_is_told_before_it_comes() {
+    let scratch = Scratch::new("total");
+    let bytes = content(1000);
     let server = Server::fixed(reply("200 OK", "", &bytes));
-    let started = Instant::now();
-    let order = Order::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: Some(200_000) };
-    assert_eq!(perform(&order, &scratch.file("a", b"")), fetched(&bytes));
-    let took = started.elapsed();
-    assert!(took >= Duration::from_millis(1400), "{took:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    let order = Order::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
+    let mut told = performed(&order, &scratch.file("a", b""), "", &[]).stdout;
+    assert_eq!((take_total(&mut told), take_total(&mut told)), (Some(1000), None));
+    assert_eq!(decode_outcome(&told), Some(fetched(&bytes)));
+}
+
+#[test]
+fn a_server_may_ask_to_be_left_alone() {
+    let scratch = Scratch::new("later");
+    for (status, header, want) in [
+        ("503 Later", "Retry-After: 17\r\n", Some(17)),
+        ("429 Too Many", "retry-after:9\r\n", Some(9)),
+        ("503 Later", "Retry-After: Wed, 21 Oct 2015 07:28:00 GMT\r\n", None),
+        ("500 Oops", "Retry-After: 17\r\n", None),
+    ] {
+        let server = Server::fixed(reply(status, header, b""));
+        match fetch(&server.url, &scratch.file("a", b"")) {
+            Outcome::Failed { kind: Kind::Temporary, retry_after, .. } => assert_eq!(retry_after, want, "{header}"),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -225,4 +390,28 @@ fn a_full_disk_is_said() {
         rate: None,
     };
     failed(perform(&huge, &scratch.file("a", b"")), Kind::NoSpace, 0, "no space");
+}
+
+#[test]
+fn a_disk_that_fills_up_while_bytes_come_is_said() {
+    if !have("root", fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)) {
+        return;
+    }
+    let scratch = Scratch::new("small");
+    fs::create_dir(scratch.0.join("disk")).expect("a directory");
+    let disk = scratch.0.join("disk");
+    // One has a length, the other does not.
+    for (head, gained) in [("Content-Length: 300000\r\n", 0), ("", 100_000)] {
+        let head = format!("HTTP/1.1 200 OK\r\n{head}\r\n");
+        let server = Server::fixed([head.as_bytes(), &content(300_000)].concat());
+        let order = Order::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
+        let script = format!(
+            "exec unshare -m sh -c 'mount -t tmpfs -o size=200k,mode=755 none {disk} && exec \"$0\" work 3<>{disk}/a' \"$0\";",
+            disk = disk.display()
+        );
+        match outcome(&performed(&order, &disk.join("a"), &script, &[])) {
+            Outcome::Failed { kind: Kind::NoSpace, progressed, .. } => assert!(progressed >= gained, "{progressed}"),
+            other => panic!("{other:?}"),
+        }
+    }
 }

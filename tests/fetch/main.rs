@@ -8,17 +8,33 @@ mod unpack;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use bootagent::work::{decode_outcome, encode_order, Kind, Order, Outcome};
+use bootagent::work::{decode_outcome, encode_order, take_total, Kind, Order, Outcome};
 use sha2::{Digest, Sha256};
 
 /// Has the binary do `order` with `file` as descriptor 3.
 fn perform(order: &Order, file: &Path) -> Outcome {
+    let output = performed(order, file, "", &[]);
+    assert!(output.status.success(), "{}", output.status);
+    outcome(&output)
+}
+
+/// The outcome among what was written.
+fn outcome(output: &Output) -> Outcome {
+    let mut bytes = output.stdout.clone();
+    while take_total(&mut bytes).is_some() {}
+    decode_outcome(&bytes).expect("one whole outcome")
+}
+
+/// The same after a shell has done `before`, with these variables; returns how it ended.
+fn performed(order: &Order, file: &Path, before: &str, env: &[(&str, &str)]) -> Output {
     let mut child = Command::new("sh")
-        .args(["-c", "exec \"$0\" work 3<>\"$1\""])
+        .args(["-c", &format!("{before} exec \"$0\" work 3<>\"$1\"")])
         .arg(env!("CARGO_BIN_EXE_bootagent"))
         .arg(file)
+        .envs(env.iter().copied())
         // If it were heeded, every request would fail at once, and in a thread.
         .env("MINREQ_TIMEOUT", "0")
         .stdin(Stdio::piped())
@@ -26,9 +42,7 @@ fn perform(order: &Order, file: &Path) -> Outcome {
         .spawn()
         .expect("sh starts");
     child.stdin.take().expect("piped").write_all(&encode_order(order)).expect("takes its order");
-    let output = child.wait_with_output().expect("ends");
-    assert!(output.status.success(), "{}", output.status);
-    decode_outcome(&output.stdout).expect("one whole outcome")
+    child.wait_with_output().expect("ends")
 }
 
 /// Fetches `url` into `file`, up to a megabyte.
@@ -38,20 +52,34 @@ fn fetch(url: &str, file: &Path) -> Outcome {
 
 /// What fetching `bytes` comes to.
 fn fetched(bytes: &[u8]) -> Outcome {
-    Outcome::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64 }
+    Outcome::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: true }
+}
+
+/// The same when nobody said how many there are.
+fn uncounted(bytes: &[u8]) -> Outcome {
+    Outcome::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: false }
 }
 
 /// Checks that it failed so, and returns the reason.
 #[track_caller]
 fn failed(outcome: Outcome, want: Kind, gained: u64, part: &str) -> String {
     match outcome {
-        Outcome::Failed { kind, reason, progressed } => {
+        Outcome::Failed { kind, reason, progressed, .. } => {
             assert_eq!((kind, progressed), (want, gained), "{reason}");
             assert!(reason.contains(part), "\"{part}\" not in \"{reason}\"");
             reason
         }
         other => panic!("want a failure with \"{part}\", got {other:?}"),
     }
+}
+
+/// Checks that `work` takes this long: no less than a tenth less; how much more depends on what else this machine does.
+fn keeps(expected: Duration, work: impl FnOnce()) {
+    let started = Instant::now();
+    work();
+    let took = started.elapsed();
+    eprintln!("took {took:?} instead of {expected:?}");
+    assert!(took >= expected.mul_f64(0.9) && took <= expected * 3, "{took:?} instead of {expected:?}");
 }
 
 /// Bytes without a pattern that could hide a shift.

@@ -1030,10 +1030,10 @@ impl<'a> Host<'a> {
         let mut wrong = source.digest;
         wrong.0[1] = 0;
         let fetched = match self.random.below(if self.plan.wear == 0 { 1 } else { 8 }) {
-            1 => Fetched::Cut { reason: "cut".into(), progress: self.random.chance(50) },
+            1 => Fetched::Cut { reason: "cut".into(), progress: self.random.chance(50), retry_after: None },
             2 => Fetched::Refused { reason: "not there".into() },
-            3 => Fetched::Whole { digest: wrong, resumed },
-            _ => Fetched::Whole { digest: source.digest, resumed },
+            3 => Fetched::Whole { digest: wrong, doubtful: resumed },
+            _ => Fetched::Whole { digest: source.digest, doubtful: resumed },
         };
         let after = self.random.below(60_000);
         self.answer(after, Event::Fetched(id, fetched));

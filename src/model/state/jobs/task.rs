@@ -27,7 +27,7 @@ pub struct Task {
     pub goal: Option<Goal>,
     /// Download attempts in a row that brought nothing.
     pub tries: u32,
-    /// The whole was fetched again because a resumed part did not fit.
+    /// The whole was fetched again because what was doubtful did not fit.
     pub refetched: bool,
     /// When the result is sent.
     pub sending: Sending,

@@ -29,13 +29,13 @@ impl State {
         };
         match fetched {
             Fetched::Whole { digest, .. } if digest == source.digest => self.go(index, Phase::Verified, out),
-            Fetched::Whole { resumed: true, .. } if !task.refetched => {
+            Fetched::Whole { doubtful: true, .. } if !task.refetched => {
                 task.refetched = true;
                 task.doing = Doing::WaitingForSlot;
                 out.push(Action::DropDownload(id.into()));
                 out.push(Action::Log(
                     Level::Warn,
-                    format!("job \"{id}\": the resumed download does not fit, from the start"),
+                    format!("job \"{id}\": the download does not fit, once more from the start"),
                 ));
             }
             Fetched::Whole { digest, .. } => {
@@ -45,13 +45,16 @@ impl State {
             Fetched::Refused { reason } => {
                 self.finish(index, Code::Download, &format!("cannot download: {reason}"), out);
             }
-            Fetched::Cut { reason, progress } => {
+            Fetched::Cut { reason, progress, retry_after } => {
                 task.tries = if progress { 0 } else { task.tries + 1 };
                 if task.tries >= FETCH_TRIES {
                     let text = format!("cannot download, tried {FETCH_TRIES} times: {reason}");
                     return self.finish(index, Code::Download, &text, out);
                 }
-                let pause = (self.options.times.fetch * (1 << task.tries.saturating_sub(1))).min(FETCH_PAUSE);
+                let mut pause = (self.options.times.fetch * (1 << task.tries.saturating_sub(1))).min(FETCH_PAUSE);
+                if let Some(seconds) = retry_after {
+                    pause = pause.max(self.pace.heeded(seconds));
+                }
                 task.doing = Doing::FetchAgain(now.time + pause);
                 let text =
                     format!("job \"{id}\": download interrupted, tried again in {} s: {reason}", pause.as_secs_f64());

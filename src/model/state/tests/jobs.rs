@@ -45,7 +45,7 @@ fn an_agent_that_does_not_stay_up_fails_its_job() {
 
 #[test]
 fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
-    let digest = |number| Fetched::Whole { digest: Digest([number; 32]), resumed: false };
+    let digest = |number| Fetched::Whole { digest: Digest([number; 32]), doubtful: false };
     let id = || JobId::from("one");
     let refused = Fetched::Refused { reason: "not there".into() };
     let unsigned = Event::Verified(id(), Err((Code::Refused, "not signed".into())));
@@ -107,11 +107,70 @@ fn a_download_that_brings_nothing_is_given_up_and_one_that_goes_on_is_not() {
         let mut bench = Bench::new(Vec::new());
         bench.offer(vec![package("one", "web", 1, false)]);
         for _ in 0..8 {
-            bench.step(Event::Fetched("one".into(), Fetched::Cut { reason: "cut".into(), progress }));
+            bench
+                .step(Event::Fetched("one".into(), Fetched::Cut { reason: "cut".into(), progress, retry_after: None }));
             bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
             bench.pass(secs(60));
         }
         assert_eq!(bench.code("one"), if progress { None } else { Some(Code::Download) });
+    }
+}
+
+#[test]
+fn pauses_between_downloads_grow_and_a_server_may_ask_for_more() {
+    let cut = |progress, retry_after| Fetched::Cut { reason: "cut".into(), progress, retry_after };
+    let mut bench = Bench::new(Vec::new());
+    bench.offer(vec![package("one", "web", 1, false)]);
+    for (progress, retry_after, pause) in [
+        (false, None, 1),
+        (false, None, 2),
+        (false, None, 4),
+        (false, None, 8),
+        (false, None, 16),
+        (false, None, 32),
+        (false, None, 60),
+        (true, None, 1),
+        (false, None, 1),
+        (false, Some(1), 2),
+        (false, Some(100), 100),
+        (false, Some(1_000_000), 3600),
+        (true, Some(7), 7),
+    ] {
+        bench.step(Event::Fetched("one".into(), cut(progress, retry_after)));
+        let told = &bench.state.entries(bench.now)[0].progress;
+        assert_eq!(**told, *format!("download interrupted, tried again in {pause} s"));
+        let fetches = |bench: &mut Bench| bench.take(|action| matches!(action, Action::Fetch(_)).then_some(())).len();
+        fetches(&mut bench);
+        bench.pass(secs(pause - 1) + Duration::from_millis(999));
+        bench.hear();
+        assert_eq!(fetches(&mut bench), 0, "after less than {pause} s");
+        bench.pass(Duration::from_millis(1));
+        assert_eq!(fetches(&mut bench), 1, "after {pause} s");
+    }
+}
+
+#[test]
+fn what_is_doubtful_is_fetched_once_more() {
+    let whole = |number, doubtful| Fetched::Whole { digest: Digest([number; 32]), doubtful };
+    for (fetches, want) in [
+        (&[whole(2, false)][..], Some(Code::Checksum)),
+        (&[whole(2, true)], None),
+        (&[whole(2, true), whole(2, true)], Some(Code::Checksum)),
+        (&[whole(2, true), whole(2, false)], Some(Code::Checksum)),
+    ] {
+        let mut bench = Bench::new(Vec::new());
+        bench.offer(vec![package("one", "web", 1, false)]);
+        for fetched in fetches {
+            bench.step(Event::Fetched("one".into(), fetched.clone()));
+        }
+        assert_eq!(bench.code("one"), want, "{fetches:?}");
+        let actions = bench.take(|action| match action {
+            Action::DropDownload(_) => Some("drop"),
+            Action::Fetch(_) => Some("fetch"),
+            _ => None,
+        });
+        // Nothing of it is left when it is fetched again, and at its end.
+        assert!(actions.ends_with(if want.is_some() { &["drop"] } else { &["drop", "fetch"] }), "{actions:?}");
     }
 }
 
@@ -165,7 +224,7 @@ fn an_interrupted_job_ends_as_it_would_have() {
             for step in 0..count {
                 match bench.state.phase_of("next") {
                     Some(Phase::Downloading) => {
-                        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest, resumed: false }));
+                        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest, doubtful: false }));
                     }
                     Some(Phase::Verified) => {
                         bench.step(Event::Placed("next".into(), Ok(())));
@@ -198,7 +257,7 @@ fn an_upgrade_that_fails_only_when_it_is_resumed_is_undone() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 2, true)]);
     let installing = |bench: &mut Bench| {
-        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest: Digest([2; 32]), resumed: false }));
+        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest: Digest([2; 32]), doubtful: false }));
         bench.step(Event::Placed("next".into(), Ok(())));
         bench.step(Event::Verified("next".into(), Ok(Digest([2; 32]))));
         bench.jobs["next"].clone()
