@@ -76,6 +76,9 @@ const BACKOFF: Duration = Duration::from_secs(10);
 /// The least time between two extra statuses.
 const EXTRA: Duration = Duration::from_secs(10);
 
+/// How far the jitter of one report can be from that of the report before, as a part of its whole range.
+const WANDER: f64 = 0.2;
+
 /// The longest a server may ask to be left alone, unless the step is longer.
 const RETRY_AFTER: Duration = Duration::from_secs(3600);
 
@@ -144,6 +147,8 @@ pub struct Times {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pace {
     random: Random,
+    /// Where the last interval was between the shortest and the longest, 0..1.
+    lean: f64,
     step: Duration,
     /// The servers that a job gave.
     given: Vec<Server>,
@@ -183,8 +188,10 @@ impl Pace {
     ) -> Pace {
         let mut random = Random(seed);
         let first = now + splay.mul_f64(random.fraction());
+        let lean = random.fraction();
         Pace {
             random,
+            lean,
             step,
             given,
             default,
@@ -194,7 +201,8 @@ impl Pace {
             status: Channel { at: first, failures: 0 },
             results: Channel { at: now, failures: 0 },
             extra: None,
-            extra_again: now,
+            // Agents that are started first thing are no reason to leave the splay: every host has some.
+            extra_again: first,
             urgent: false,
             trial: None,
             round: None,
@@ -350,8 +358,10 @@ impl Pace {
             }
         }
         if servers.is_empty() {
-            // Every server asked to be left alone: nothing before the first of them is free again.
+            // Every server asked to be left alone: nothing before the first of them is free again, and not at that very
+            // moment, which a server may have told every host.
             let free = self.held.iter().map(|(_, until)| *until).min().unwrap_or(now + self.step);
+            let free = free + free.since(now).min(self.step).mul_f64(self.random.fraction());
             self.status.at = self.status.at.max(free);
             self.results.at = self.results.at.max(free);
             (self.extra, self.urgent) = (None, false);
@@ -413,9 +423,12 @@ impl Pace {
         }
     }
 
-    /// One step, five percent more or less.
+    /// One step, five percent more or less, and near to what it was the last time: hosts that began together drift apart
+    /// steadily. With a jitter that begins anew each time a common start echoes with every step for most of a day.
     fn jitter(&mut self) -> Duration {
-        self.step.mul_f64(0.95 + 0.1 * self.random.fraction())
+        let lean = (self.lean + WANDER * (2.0 * self.random.fraction() - 1.0)).abs();
+        self.lean = if lean > 1.0 { 2.0 - lean } else { lean };
+        self.step.mul_f64(0.95 + 0.1 * self.lean)
     }
 
     /// The wait after so many failures in a row: doubled from 10 s (or the step, if that is shorter), capped by the step,
@@ -427,176 +440,4 @@ impl Pace {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn server_lists() {
-        for (list, want) in [
-            ("", Ok(vec![])),
-            (" a:1 ,, b.c:65535,", Ok(vec!["http://a:1", "http://b.c:65535"])),
-            ("http://a/x/", Ok(vec!["http://a/x"])),
-            ("http://a:8080/", Ok(vec!["http://a:8080"])),
-            ("a:0", Err("port")),
-            ("a:65536", Err("port")),
-            ("a:+80", Err("port")),
-            ("a", Err("host:port")),
-            (":80", Err("host name")),
-            ("[::1]:80", Err("IPv6")),
-            ("::1:80", Err("IPv6")),
-            ("ftp://a:1", Err("http://")),
-            ("http://u:p@a:1", Err("user")),
-            ("http://u@a:1", Err("user")),
-            ("a:1/x?y", Err("path")),
-        ] {
-            match (parse_servers(list), want) {
-                (Ok(got), Ok(want)) => assert_eq!(got.iter().map(|s| &*s.base).collect::<Vec<_>>(), want, "{list}"),
-                (Err(got), Err(want)) => assert!(got.contains(want), "{list}: {got}"),
-                (got, want) => panic!("{list}: got {got:?}, want {want:?}"),
-            }
-        }
-    }
-
-    fn pace(servers: &str, step: u64) -> Pace {
-        let servers = parse_servers(servers).unwrap();
-        Pace::new(servers, Vec::new(), Duration::from_secs(step), Duration::ZERO, 7, Time::default())
-    }
-
-    fn asked(pace: &mut Pace, now: Time, results: bool) -> Option<(Talk, String)> {
-        pace.next(now, results).map(|(talk, server)| (talk, server.base.trim_start_matches("http://").to_string()))
-    }
-
-    #[test]
-    fn reports_come_every_step_with_five_percent_of_jitter() {
-        let mut pace = pace("a:1", 600);
-        let mut now = Time::default();
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..1000 {
-            assert_eq!(asked(&mut pace, now, false), Some((Talk::Status, "a:1".into())));
-            assert_eq!(pace.answered(true, None, now), (Some(Talk::Status), Round::Good));
-            let next = pace.deadline(None).unwrap();
-            let wait = next.since(now).as_secs_f64();
-            assert!((570.0..=630.0).contains(&wait), "{wait}");
-            seen.insert(wait as u64);
-            assert_eq!(pace.next(Time(next.0 - 1), false), None);
-            now = next;
-        }
-        assert!(seen.len() > 40, "{seen:?}");
-    }
-
-    #[test]
-    fn the_first_report_is_within_the_splay() {
-        for seed in 0..100 {
-            let servers = parse_servers("a:1").unwrap();
-            let splay = Duration::from_secs(30);
-            let pace = Pace::new(servers, Vec::new(), Duration::from_secs(600), splay, seed, Time::new(5, 0));
-            let first = pace.deadline(None).unwrap().since(Time::new(5, 0));
-            assert!(first <= splay, "{first:?}");
-        }
-    }
-
-    #[test]
-    fn a_round_asks_every_server_once_and_stays_with_the_one_that_answers() {
-        let mut pace = pace("a:1,b:1,c:1,a:1", 600);
-        let now = Time::default();
-        assert_eq!(asked(&mut pace, now, false), Some((Talk::Status, "a:1".into())));
-        assert_eq!(asked(&mut pace, now, false), None, "one exchange at a time");
-        assert_eq!(pace.answered(false, None, now).1, Round::Next);
-        assert_eq!(asked(&mut pace, now, false), Some((Talk::Status, "b:1".into())));
-        assert_eq!(pace.answered(true, None, now).1, Round::Good);
-        let now = pace.deadline(None).unwrap();
-        for (server, round) in [("b:1", Round::Next), ("c:1", Round::Next), ("a:1", Round::Failed)] {
-            assert_eq!(asked(&mut pace, now, false), Some((Talk::Status, server.into())));
-            assert_eq!(pace.answered(false, None, now).1, round);
-        }
-        assert!(pace.deadline(None).unwrap() > now);
-    }
-
-    #[test]
-    fn failed_rounds_wait_longer_up_to_the_step() {
-        for (step, caps) in [(600, vec![10, 20, 40, 80, 160, 320, 600, 600, 600]), (4, vec![4, 4, 4])] {
-            for seed in 0..200 {
-                let mut pace = pace("a:1", step);
-                pace.random = Random(seed);
-                let mut now = Time::default();
-                for cap in &caps {
-                    assert!(pace.next(now, false).is_some());
-                    pace.answered(false, None, now);
-                    let wait = pace.deadline(None).unwrap().since(now);
-                    assert!(wait <= Duration::from_secs(*cap), "{wait:?} {cap}");
-                    now = pace.deadline(None).unwrap();
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn results_go_first_and_never_hold_up_a_status() {
-        let mut pace = pace("a:1", 600);
-        let now = Time::default();
-        assert_eq!(asked(&mut pace, now, true), Some((Talk::Results, "a:1".into())));
-        assert_eq!(pace.answered(false, None, now).1, Round::Failed);
-        assert_eq!(asked(&mut pace, now, true), Some((Talk::Status, "a:1".into())));
-        assert_eq!(pace.answered(true, None, now).1, Round::Good);
-        assert_eq!(asked(&mut pace, now, true), Some((Talk::Results, "a:1".into())), "a server answers again");
-    }
-
-    #[test]
-    fn a_server_that_asks_for_peace_gets_it() {
-        let mut pace = pace("a:1,b:1", 600);
-        let now = Time::default();
-        pace.next(now, false);
-        assert_eq!(pace.answered(false, Some(100), now).1, Round::Next);
-        pace.next(now, false);
-        assert_eq!(pace.answered(false, Some(999_999), now).1, Round::Failed);
-        let soon = now + Duration::from_secs(50);
-        pace.hurry();
-        assert_eq!(pace.next(soon, false), None);
-        assert!(pace.deadline(None).unwrap() >= now + Duration::from_secs(100));
-        let later = now + Duration::from_secs(100);
-        pace.hurry();
-        assert_eq!(asked(&mut pace, later, false), Some((Talk::Status, "a:1".into())));
-        assert_eq!(pace.answered(false, None, later).1, Round::Failed, "b is held for an hour");
-        let after = now + Duration::from_secs(3600);
-        pace.hurry();
-        pace.next(after, false);
-        assert_eq!(pace.answered(false, None, after).1, Round::Next);
-    }
-
-    #[test]
-    fn extra_statuses_are_ten_seconds_apart() {
-        let mut pace = pace("a:1", 600);
-        let mut now = Time::default();
-        pace.next(now, false);
-        pace.answered(true, None, now);
-        pace.changed(now);
-        assert_eq!(pace.deadline(None), Some(now));
-        assert!(pace.next(now, false).is_some());
-        pace.changed(now);
-        pace.answered(true, None, now);
-        assert_eq!(pace.deadline(None), Some(Time::new(10, 0)));
-        now = Time::new(9, 0);
-        assert_eq!(pace.next(now, false), None);
-        assert!(pace.next(Time::new(10, 0), false).is_some());
-    }
-
-    #[test]
-    fn a_list_on_trial_is_asked_once_each() {
-        let mut pace = pace("a:1", 600);
-        let now = Time::default();
-        pace.try_given(parse_servers("x:1,y:1").unwrap());
-        assert_eq!(asked(&mut pace, now, true), Some((Talk::Trial, "x:1".into())));
-        assert_eq!(pace.answered(false, None, now), (Some(Talk::Trial), Round::Next));
-        assert_eq!(asked(&mut pace, now, true), Some((Talk::Trial, "y:1".into())));
-        assert_eq!(pace.answered(false, None, now), (Some(Talk::Trial), Round::Failed));
-        assert_eq!(asked(&mut pace, now, false), Some((Talk::Status, "a:1".into())));
-    }
-
-    #[test]
-    fn without_servers_there_is_nothing_to_wait_for() {
-        let mut pace = pace("", 600);
-        assert_eq!(pace.deadline(Some(Time::default())), None);
-        pace.changed(Time::default());
-        assert_eq!(pace.deadline(None), None);
-    }
-}
+mod tests;
