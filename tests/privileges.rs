@@ -1,16 +1,12 @@
-//! Who holds what (design 5 and 7): a child that reads from the network, an agent, and the files and sockets that a local
-//! user can reach.
+//! Who holds what (design 5 and 7): a child that reads from the network, and an agent.
 
 mod util;
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::Duration;
 
 use util::*;
 
@@ -242,141 +238,4 @@ fn privileges_can_be_taken_from_an_agent() {
     }
     assert_eq!(set("few", "NoNewPrivs"), "1");
     assert_eq!(proc_status(host.pid(), "CapBnd"), own, "the daemon lost its own");
-}
-
-#[test]
-fn links_that_somebody_planted_are_not_followed() {
-    let mut host = Host::new();
-    for dir in ["log", "run", "elsewhere"] {
-        fs::create_dir_all(host.path(dir)).unwrap();
-    }
-    let victim = |name: &str| {
-        let path = host.path("elsewhere").join(name);
-        fs::write(&path, "precious\n").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).unwrap();
-        path
-    };
-    let places = [
-        ("log/web.log", true),
-        ("log/hard.log", false),
-        ("log/turned.log.1", true),
-        ("log/turned.log.1.tmp", false),
-        ("run/bootagent.pid", true),
-        ("run/bootagent.pid.tmp", false),
-        ("run/boot", true),
-    ];
-    let mut victims = Vec::new();
-    for (index, (place, soft)) in places.into_iter().enumerate() {
-        let path = victim(&format!("{index}"));
-        let made = if soft { symlink(&path, host.path(place)) } else { fs::hard_link(&path, host.path(place)) };
-        made.unwrap();
-        victims.push((place, path));
-    }
-    let own_log = victim("own-log");
-    symlink(&own_log, host.path("log/bootagent.log")).unwrap();
-    victims.push(("log/bootagent.log", own_log));
-    host.agent("web", "echo written; exec sleep 1000", &[]);
-    host.agent("hard", "echo written; exec sleep 1000", &[]);
-    let script = "i=0; while [ $i -lt 200 ]; do echo written; i=$((i + 1)); done; exec sleep 1000";
-    host.agent("turned", script, &[("log_size", "\"1K\"")]);
-    host.start();
-    // A log that cannot be used keeps no agent down.
-    for name in ["web", "hard", "turned"] {
-        host.wait_running(name);
-    }
-    host.wait("an output to be turned over", || {
-        fs::read(host.path("log/turned.log.1")).is_ok_and(|old| old.len() > 900)
-    });
-    host.end("TERM");
-    for (place, path) in victims {
-        assert_eq!(fs::read_to_string(&path).unwrap(), "precious\n", "{place} was written through");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o604, "{place}: the mode was changed");
-    }
-
-    // A lock and a socket that are links: no daemon at all, or none through the link.
-    let lock = host.path("elsewhere/lock");
-    fs::remove_file(host.path("run/bootagent.lock")).unwrap();
-    symlink(&lock, host.path("run/bootagent.lock")).unwrap();
-    let ran = host.cli(&["run"]);
-    assert!(ran.code == 1 && !lock.exists(), "{ran:?}");
-}
-
-#[test]
-fn files_have_their_modes_whatever_the_umask() {
-    for umask in ["000", "077"] {
-        let server = Server::new();
-        let host = Host::with(&server);
-        host.agent("web", "exec sleep 1000", &[]);
-        host.configure();
-        // The daemon by way of a shell, as an init script would start it.
-        let line = "umask $0; exec \"$@\"";
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", line, umask]).arg(binary()).arg("-c").arg(host.path("bootagent.json")).args(["run", "-d"]);
-        let ran = run(&mut shell).expect("it goes to the background");
-        assert_eq!(ran.code, 0, "{ran:?}");
-        host.wait_running("web");
-        let package = tarball(&host, "packed", "1.0", &staying("here"), &[]);
-        let url = server.serve(&package.file, &package.bytes);
-        host.does(&server, &Job::new("i1", "install", "packed").package(&url, &package), 0);
-        for (path, want) in [
-            ("state", 0o755),
-            ("state/identity.json", 0o600),
-            ("state/agents/packed.json", 0o600),
-            ("state/jobs", 0o755),
-            ("state/jobs/i1.json", 0o600),
-            ("state/packages/packed", 0o755),
-            ("state/packages/packed/1.0", 0o755),
-            ("state/packages/packed/1.0/bin/agent", 0o755),
-            ("state/good/bootagent.json", 0o600),
-            ("run", 0o755),
-            ("run/agents/web.json", 0o600),
-            ("run/bootagent.pid", 0o644),
-            ("run/bootagent.lock", 0o600),
-            ("run/bootagent.sock", 0o600),
-            ("log", 0o755),
-            ("log/bootagent.log", 0o600),
-            ("log/web.log", 0o640),
-        ] {
-            let found = fs::symlink_metadata(host.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
-            assert_eq!(found.mode() & 0o7777, want, "{path} with umask {umask}: {:o}", found.mode());
-        }
-        assert!(fs::symlink_metadata(host.path("run/bootagent.sock")).unwrap().file_type().is_socket());
-        kill(host.read("run/bootagent.pid").trim().parse().unwrap(), "TERM");
-        host.wait("its end", || host.status().is_none());
-    }
-}
-
-#[test]
-fn commands_are_roots_and_cannot_be_blocked() {
-    let mut host = Host::new();
-    host.agent("web", "exec sleep 1000", &[]);
-    host.start();
-    let pid = host.wait_running("web").pid;
-    let socket = host.path("run/bootagent.sock");
-    // Those who say nothing, those who say half of it, and those who do not read.
-    let mut silent = Vec::new();
-    for index in 0..60 {
-        let mut stream = UnixStream::connect(&socket).unwrap();
-        let said: &[u8] = [&b""[..], b"{\"command\":", b"{\"command\":\"status\"}\n"][index % 3];
-        stream.write_all(said).unwrap();
-        silent.push(stream);
-    }
-    kill(pid, "KILL");
-    let next = host.wait_seen("web", "to be restarted", |agent| agent.runs() && agent.pid != pid);
-    assert!(next.runs());
-    drop(silent);
-
-    if lacks_root() || lacks("setpriv") || lacks("python3") {
-        return;
-    }
-    // Whatever the mode of the socket says, it is who asks that counts.
-    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
-    let script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); \
-        s.sendall(b'{\"command\":\"stop\",\"name\":\"web\"}\\n'); print(s.recv(4096).decode())";
-    let mut stranger = Command::new("setpriv");
-    stranger.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "python3", "-c", script]).arg(&socket);
-    let ran = run(&mut stranger).expect("it ends");
-    assert!(!ran.out.contains("\"code\":0"), "{ran:?}");
-    assert!(ran.out.contains("only root may give commands") || !ran.err.is_empty(), "{ran:?}");
-    assert!(holds(Duration::from_millis(500), || host.seen("web").is_some_and(|agent| agent.runs())));
 }

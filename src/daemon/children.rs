@@ -1,7 +1,7 @@
 //! Processes: made from definitions, tools and checks, reaped in one place, watched where they are not ours.
 
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,6 +17,7 @@ use crate::model::job::{sanitize, JobId};
 use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
 use crate::sys::child::{spawn_child, Failure, Program, Setup};
+use crate::sys::file::open_nofollow;
 use crate::sys::process;
 
 /// So much of an agent's output goes into what is said about its end.
@@ -230,16 +231,11 @@ impl Daemon {
     /// The last lines of an agent's output, without the values of its environment.
     fn tail(&mut self, name: &str) -> Box<str> {
         let Some(spec) = self.state.spec(name) else { return "".into() };
-        let mut text = self.outputs.tail(name, TAIL);
-        for (_, value) in &spec.envs {
-            // A value as short as this is no secret, and would tear holes into every word.
-            if value.len() >= 4 {
-                text = text.replace(&**value, "***");
-            }
-        }
+        let longest = spec.envs.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
+        let text = self.outputs.tail(name, TAIL + longest as u64);
         // The next check tells whether that works.
         let _ = self.outputs.turn(name, spec.log_size);
-        sanitize(&text, TAIL as usize).into()
+        sanitize(&without_values(&text, &spec.envs), TAIL as usize).into()
     }
 
     /// Runs an agent's health check.
@@ -355,6 +351,21 @@ impl Daemon {
     }
 }
 
+/// The last `TAIL` bytes of `text` with the values blotted out; one that they begin in the middle of is left out.
+fn without_values(text: &str, envs: &[(Box<str>, Box<str>)]) -> String {
+    // A value as short as this is no secret, and would tear holes into every word.
+    let values = || envs.iter().map(|(_, value)| &**value).filter(|value| value.len() >= 4);
+    let mut start = text.len().saturating_sub(TAIL as usize);
+    for value in values() {
+        let ends = text.match_indices(value).map(|(at, _)| (at, at + value.len()));
+        start = ends.filter(|(at, end)| *at < start && *end > start).map(|(_, end)| end).max().unwrap_or(start);
+    }
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    values().fold(text[start..].to_string(), |text, value| text.replace(value, "***"))
+}
+
 /// The program of this name in the PATH of tools.
 fn find_program(name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
@@ -363,9 +374,12 @@ fn find_program(name: &str) -> Option<PathBuf> {
         .find(|path| fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0))
 }
 
+/// The process id in a file that the agent's user can put anything in place of: a pipe would hold us up, and a link could
+/// lead to a device that does something when it is opened.
 fn read_pid(path: &Path) -> Option<Pid> {
     let mut text = [0; 32];
-    let length = File::open(path).and_then(|mut file| file.read(&mut text)).ok()?;
+    let mut file = open_nofollow(path, OpenOptions::new().read(true), 0).ok()?;
+    let length = file.metadata().ok().filter(Metadata::is_file).and_then(|_| file.read(&mut text).ok())?;
     proc::parse_pid(std::str::from_utf8(&text[..length]).ok()?.trim())
 }
 
@@ -386,4 +400,26 @@ fn read_ends(path: &Path) -> std::io::Result<String> {
         file.take(OUTPUT).read_to_end(&mut bytes)?;
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_part_of_a_value_is_shown() {
+        let (secret, lines) = ("a secret of some length", "two\nlines of a secret");
+        let envs: Vec<(Box<str>, Box<str>)> =
+            [("A", secret), ("B", lines), ("C", "abc")].map(|(name, value)| (name.into(), value.into())).into();
+        // Wherever what is shown begins.
+        for padding in TAIL as usize - 60..TAIL as usize + 60 {
+            for value in [secret, lines] {
+                let text = format!("before {value}{} abc {value} \u{e9}nd", "x".repeat(padding));
+                let shown = without_values(&text, &envs);
+                assert!(shown.ends_with("x abc *** \u{e9}nd"), "{padding}: {shown}");
+                let first = shown.split("xxx").next().unwrap_or_default();
+                assert!(["", "x"].contains(&first) || first.ends_with("***"), "{padding}: {shown}");
+            }
+        }
+    }
 }

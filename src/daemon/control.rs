@@ -246,15 +246,12 @@ impl Connection {
         loop {
             match self.stream.read(&mut bytes) {
                 Ok(0) => return false,
-                // Whatever comes after the line is not for us.
-                Ok(_) if self.waiting => {}
+                // Whatever comes after the line is not for us; nor for as long as it comes.
+                Ok(_) if self.waiting => return true,
                 Ok(length) => self.line.extend_from_slice(&bytes[..length]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => return false,
-            }
-            if self.waiting {
-                continue;
             }
             let end = self.line.iter().position(|byte| *byte == b'\n');
             if end.is_none() && self.line.len() > MAX_COMMAND {

@@ -177,7 +177,7 @@ pub fn timestamp(seconds: u64) -> String {
 fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).mode(mode).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY);
-    // Opening a pipe would wait for its reader.
+    // Opening a pipe would wait for its reader, and a device may do something.
     if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file() && !found.is_symlink()) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
@@ -186,14 +186,18 @@ fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<File> {
         opened => return opened.and_then(unshared),
     }
     make_dir(dir).map_err(|error| error.cause)?;
-    let file = options.create(true).open(path)?;
+    let file = options.create(true).open(path).and_then(unshared)?;
     file.set_permissions(Permissions::from_mode(mode))?;
     Ok(file)
 }
 
 /// The file, unless it is somewhere else too: a hard link could have been planted, to some file that we are to write to.
 fn unshared(file: File) -> io::Result<File> {
-    if file.metadata()?.nlink() > 1 {
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    if found.nlink() > 1 {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file has another name (a hard link)"));
     }
     Ok(file)

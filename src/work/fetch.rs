@@ -299,7 +299,13 @@ fn copy(url: &Url, sink: &mut Sink) -> Result<bool, Fault> {
         .map(std::ffi::OsString::from_vec)
         .ok_or_else(|| Fault::new(Kind::Final, "the path in the url cannot be decoded"))?;
     let shown = path.to_string_lossy().into_owned();
-    // Non-blocking, as opening a FIFO would wait for its writer.
+    // Looked at first, as opening some devices does something, and without blocking, as opening a FIFO would wait for its
+    // writer.
+    let looked =
+        std::fs::metadata(&path).map_err(|error| Fault::storage(&format!("cannot open \"{shown}\""), &error))?;
+    if !looked.is_file() {
+        return Err(Fault::new(Kind::Final, format!("\"{shown}\" is no regular file")));
+    }
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
     let mut file = opened.map_err(|error| Fault::storage(&format!("cannot open \"{shown}\""), &error))?;
     let data = file.metadata().map_err(|error| Fault::storage(&format!("cannot read \"{shown}\""), &error))?;

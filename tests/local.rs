@@ -1,0 +1,218 @@
+//! What somebody with a shell on the host can do to the daemon (design 7): plant links and pipes, and keep the control socket
+//! busy; and the modes that keep them from more.
+
+mod util;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use util::*;
+
+#[test]
+fn links_that_somebody_planted_are_not_followed() {
+    let mut host = Host::new();
+    for dir in ["log", "run", "elsewhere"] {
+        fs::create_dir_all(host.path(dir)).unwrap();
+    }
+    let victim = |name: &str| {
+        let path = host.path("elsewhere").join(name);
+        fs::write(&path, "precious\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).unwrap();
+        path
+    };
+    let places = [
+        ("log/web.log", true),
+        ("log/hard.log", false),
+        ("log/turned.log.1", true),
+        ("log/turned.log.1.tmp", false),
+        ("run/bootagent.pid", true),
+        ("run/bootagent.pid.tmp", false),
+        ("run/boot", true),
+    ];
+    let mut victims = Vec::new();
+    for (index, (place, soft)) in places.into_iter().enumerate() {
+        let path = victim(&format!("{index}"));
+        let made = if soft { symlink(&path, host.path(place)) } else { fs::hard_link(&path, host.path(place)) };
+        made.unwrap();
+        victims.push((place, path));
+    }
+    let own_log = victim("own-log");
+    symlink(&own_log, host.path("log/bootagent.log")).unwrap();
+    victims.push(("log/bootagent.log", own_log));
+    host.agent("web", "echo written; exec sleep 1000", &[]);
+    host.agent("hard", "echo written; exec sleep 1000", &[]);
+    let script = "i=0; while [ $i -lt 200 ]; do echo written; i=$((i + 1)); done; exec sleep 1000";
+    host.agent("turned", script, &[("log_size", "\"1K\"")]);
+    host.start();
+    // A log that cannot be used keeps no agent down.
+    for name in ["web", "hard", "turned"] {
+        host.wait_running(name);
+    }
+    host.wait("an output to be turned over", || {
+        fs::read(host.path("log/turned.log.1")).is_ok_and(|old| old.len() > 900)
+    });
+    host.end("TERM");
+    for (place, path) in victims {
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious\n", "{place} was written through");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o604, "{place}: the mode was changed");
+    }
+
+    // A lock and a socket that are links: no daemon at all, or none through the link.
+    let lock = host.path("elsewhere/lock");
+    fs::remove_file(host.path("run/bootagent.lock")).unwrap();
+    symlink(&lock, host.path("run/bootagent.lock")).unwrap();
+    let ran = host.cli(&["run"]);
+    assert!(ran.code == 1 && !lock.exists(), "{ran:?}");
+}
+
+#[test]
+fn files_have_their_modes_whatever_the_umask() {
+    for umask in ["000", "077"] {
+        let server = Server::new();
+        let host = Host::with(&server);
+        host.agent("web", "exec sleep 1000", &[]);
+        host.configure();
+        // The daemon by way of a shell, as an init script would start it.
+        let line = "umask $0; exec \"$@\"";
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", line, umask]).arg(binary()).arg("-c").arg(host.path("bootagent.json")).args(["run", "-d"]);
+        let ran = run(&mut shell).expect("it goes to the background");
+        assert_eq!(ran.code, 0, "{ran:?}");
+        host.wait_running("web");
+        let package = tarball(&host, "packed", "1.0", &staying("here"), &[]);
+        let url = server.serve(&package.file, &package.bytes);
+        host.does(&server, &Job::new("i1", "install", "packed").package(&url, &package), 0);
+        for (path, want) in [
+            ("state", 0o755),
+            ("state/identity.json", 0o600),
+            ("state/agents/packed.json", 0o600),
+            ("state/jobs", 0o755),
+            ("state/jobs/i1.json", 0o600),
+            ("state/packages/packed", 0o755),
+            ("state/packages/packed/1.0", 0o755),
+            ("state/packages/packed/1.0/bin/agent", 0o755),
+            ("state/good/bootagent.json", 0o600),
+            ("run", 0o755),
+            ("run/agents/web.json", 0o600),
+            ("run/bootagent.pid", 0o644),
+            ("run/bootagent.lock", 0o600),
+            ("run/bootagent.sock", 0o600),
+            ("log", 0o755),
+            ("log/bootagent.log", 0o600),
+            ("log/web.log", 0o640),
+        ] {
+            let found = fs::symlink_metadata(host.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!(found.mode() & 0o7777, want, "{path} with umask {umask}: {:o}", found.mode());
+        }
+        assert!(fs::symlink_metadata(host.path("run/bootagent.sock")).unwrap().file_type().is_socket());
+        kill(host.read("run/bootagent.pid").trim().parse().unwrap(), "TERM");
+        host.wait("its end", || host.status().is_none());
+    }
+}
+
+#[test]
+fn commands_are_roots_and_cannot_be_blocked() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    let socket = host.path("run/bootagent.sock");
+    // Those who say nothing, those who say half of it, and those who do not read.
+    let mut silent = Vec::new();
+    for index in 0..60 {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        let said: &[u8] = [&b""[..], b"{\"command\":", b"{\"command\":\"status\"}\n"][index % 3];
+        stream.write_all(said).unwrap();
+        silent.push(stream);
+    }
+    kill(pid, "KILL");
+    let next = host.wait_seen("web", "to be restarted", |agent| agent.runs() && agent.pid != pid);
+    assert!(next.runs());
+    drop(silent);
+
+    if lacks_root() || lacks("setpriv") || lacks("python3") {
+        return;
+    }
+    // Whatever the mode of the socket says, it is who asks that counts.
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    let script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); \
+        s.sendall(b'{\"command\":\"stop\",\"name\":\"web\"}\\n'); print(s.recv(4096).decode())";
+    let mut stranger = Command::new("setpriv");
+    stranger.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "python3", "-c", script]).arg(&socket);
+    let ran = run(&mut stranger).expect("it ends");
+    assert!(!ran.out.contains("\"code\":0"), "{ran:?}");
+    assert!(ran.out.contains("only root may give commands") || !ran.err.is_empty(), "{ran:?}");
+    assert!(holds(Duration::from_millis(500), || host.seen("web").is_some_and(|agent| agent.runs())));
+}
+
+#[test]
+fn a_thousand_clients_hold_up_nobody() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.agent("slow", "trap '' TERM; while :; do sleep 1; done", &[("stopsecs", "15")]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    host.wait_running("slow");
+    let socket = host.path("run/bootagent.sock");
+    let over = Arc::new(AtomicBool::new(false));
+
+    // One whose command takes long, and who goes on talking for as long as it does.
+    let (path, end) = (socket.clone(), over.clone());
+    let talker = std::thread::spawn(move || {
+        let mut stream = UnixStream::connect(path).expect("it listens");
+        stream.write_all(b"{\"command\":\"stop\",\"name\":\"slow\"}\n").expect("it reads");
+        while !end.load(Ordering::SeqCst) && stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+    });
+    host.wait_seen("slow", "to be stopped", |agent| !agent.detail.is_empty() || !agent.runs());
+    // One who never comes to the end of a line.
+    let (path, end) = (socket.clone(), over.clone());
+    let stammerer = std::thread::spawn(move || {
+        let mut stream = UnixStream::connect(path).expect("it listens");
+        while !end.load(Ordering::SeqCst) && stream.write_all(b"x").is_ok() {
+            pause();
+        }
+    });
+    // And many who say nothing; the last of them may have to wait for the kernel to take them.
+    let (path, end) = (socket, over.clone());
+    let crowd = std::thread::spawn(move || {
+        let mut crowd = Vec::new();
+        while crowd.len() < 1000 && !end.load(Ordering::SeqCst) {
+            crowd.push(UnixStream::connect(&path).expect("it listens"));
+        }
+        while !end.load(Ordering::SeqCst) {
+            pause();
+        }
+    });
+    let descriptors = || entries(format!("/proc/{}/fd", host.pid()).as_ref()).len();
+    host.wait("as many clients as are taken", || descriptors() > 64);
+    kill(pid, "KILL");
+    host.wait("the next process", || host.read("log/bootagent.log").matches("agent \"web\": started").count() >= 2);
+    assert!(holds(Duration::from_millis(300), || descriptors() < 150), "{} descriptors", descriptors());
+    over.store(true, Ordering::SeqCst);
+    for thread in [talker, stammerer, crowd] {
+        thread.join().expect("no panic");
+    }
+    assert!(host.wait_running("web").runs());
+}
+
+#[test]
+fn a_pipe_in_place_of_a_pid_file_holds_up_nobody() {
+    let mut host = Host::new();
+    let pidfile = host.path("forking.pid");
+    let script = format!("rm -f {0}; mkfifo {0}; sleep 1000 & exit 0", pidfile.display());
+    let quoted = format!("\"{}\"", pidfile.display());
+    host.agent("forking", &script, &[("type", "\"forking\""), ("pidfile", &quoted)]);
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    host.wait("the pipe", || pidfile.exists());
+    host.wait_seen("forking", "to be looked for", |agent| !agent.detail.is_empty());
+    kill(pid, "KILL");
+    host.wait_seen("web", "to be restarted", |agent| agent.runs() && agent.pid != pid);
+}
