@@ -166,12 +166,21 @@ fn an_agent_gets_nothing_of_ours() {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     assert_eq!(read("oom_score_adj").trim(), "0");
     assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), PathBuf::from("/"));
+    // What we need more of, it does not get: its limits are what ours were.
+    let limits = |pid: &str| fs::read_to_string(format!("/proc/{pid}/limits")).expect("it lives");
+    assert_eq!(read("limits"), limits("self"));
+    assert_eq!(proc_status(pid, "CapBnd"), proc_status(std::process::id() as i32, "CapBnd"));
     // Neither our session nor our control group, where agents have their own.
     let session = |pid: i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(3).map(str::to_string))
     };
     assert_eq!(session(pid), Some(pid.to_string()));
+    let groups = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let own = groups(host.pid());
+    for line in groups(pid).lines().filter(|line| !own.contains(line)) {
+        assert!(line.ends_with("/web"), "a control group that is not its own: {line}");
+    }
     let environment = read("environ");
     let names: Vec<&str> = environment.split_terminator('\0').filter_map(|pair| pair.split('=').next()).collect();
     let mut known =
@@ -238,4 +247,62 @@ fn privileges_can_be_taken_from_an_agent() {
     }
     assert_eq!(set("few", "NoNewPrivs"), "1");
     assert_eq!(proc_status(host.pid(), "CapBnd"), own, "the daemon lost its own");
+}
+
+#[test]
+fn values_of_envs_are_in_files_for_root_only() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    let secret = "MARKED-f3a81c-VALUE";
+    let envs = ("envs", format!("{{ \"TOKEN\": \"{secret}\", \"LONG\": \"{}\" }}", "long ".repeat(300)));
+    let envs = (envs.0, envs.1.as_str());
+    // Ends that print it, checks that print it, and starts that come to nothing.
+    host.agent("printing", "echo \"with $TOKEN\"; env; exit 1", &[envs]);
+    let check = "{ \"exec\": [\"/bin/sh\", \"-c\", \"echo $TOKEN; echo $TOKEN >&2; exit 1\"], \"interval\": 0.2 }";
+    host.agent("checked", "exec sleep 1000", &[envs, ("check", check), ("limits", "{ \"nofile\": 100 }")]);
+    host.agent("missing", "", &[envs, ("exec", "[\"/no/such/program\", \"x\"]")]);
+    host.agent("nobodys", "exec sleep 1000", &[envs, ("user", "\"no-such-user\"")]);
+    host.start();
+    let job = |id: &str, action: &str, name: &str| {
+        let envs = format!("{{ \"TOKEN\": \"{secret}\", \"MORE\": \"{secret}{secret}\" }}");
+        Job::new(id, action, name).set("envs", &envs).set("startsecs", "0.3")
+    };
+    let package = tarball(&host, "packed", "1.0", "echo \"$TOKEN $MORE\"; exit 1", &[]);
+    let url = server.serve(&package.file, &package.bytes);
+    host.does(&server, &job("i1", "install", "packed").package(&url, &package), 7);
+    host.does(&server, &job("c1", "config", "printing"), 7);
+    host.does(&server, &job("c2", "config", "none"), 3);
+    host.does(&server, &job("c3", "config", "checked").set("limits", "{ \"memory\": \"x\" }"), 1);
+    host.wait("a check that fails", || host.seen("checked").is_some_and(|agent| agent.failures > 0));
+    for name in ["printing", "missing", "nobodys"] {
+        host.wait_seen(name, "to have failed", |agent| !agent.detail.is_empty());
+    }
+    let mut told = vec![host.ok(&["status"]), host.ok(&["status", "--json"]), host.ok(&["jobs"])];
+    told.extend([host.ok(&["jobs", "--json"]), host.cli(&["check"]).err]);
+    told.extend(server.requests().into_iter().map(|request| request.body));
+    for text in told {
+        assert!(!text.contains(secret), "{text}");
+    }
+    // On disk it is where the daemon needs it, which is root's; where we wrote it; and where agents print it.
+    let mut folders = vec![host.dir.clone()];
+    let mut holding = 0;
+    while let Some(path) = folders.pop() {
+        let found = fs::symlink_metadata(&path).expect("it was listed");
+        if found.is_dir() {
+            folders.extend(entries(&path));
+            continue;
+        }
+        let bytes = if found.is_file() { fs::read(&path).expect("root may read it") } else { Vec::new() };
+        if !bytes.windows(secret.len()).any(|part| part == secret.as_bytes()) {
+            continue;
+        }
+        let place = path.strip_prefix(&host.dir).expect("it is below").display().to_string();
+        let ours = ["state/agents/", "state/jobs/", "state/good/"].iter().any(|dir| place.starts_with(dir));
+        let written = place.starts_with("agents.d/");
+        let printed = place.starts_with("log/") && place != "log/bootagent.log";
+        assert!(ours || written || printed, "it is in {place}");
+        assert!(!ours || found.mode() & 0o7777 == 0o600, "{place} has mode {:o}", found.mode());
+        holding += usize::from(ours);
+    }
+    assert!(holding >= 3, "it was not looked for");
 }
