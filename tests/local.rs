@@ -216,3 +216,23 @@ fn a_pipe_in_place_of_a_pid_file_holds_up_nobody() {
     kill(pid, "KILL");
     host.wait_seen("web", "to be restarted", |agent| agent.runs() && agent.pid != pid);
 }
+
+#[test]
+fn who_only_says_to_be_of_an_agent_is_not() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    host.wait_running("web");
+    // Somebody's orphan, with what an agent's processes have in their environment.
+    let pid_file = host.path("stranger");
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "setsid sleep 1001 >/dev/null 2>&1 & echo $! >$0"]).arg(&pid_file);
+    shell.env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_DIR", host.path("state"));
+    assert_eq!(run(&mut shell).expect("it ends").code, 0);
+    let stranger: i32 = host.read("stranger").trim().parse().expect("a process id");
+    host.wait("it to be sleep", || proc_status(stranger, "Name") == "sleep");
+    host.ok(&["restart", "web"]);
+    host.ok(&["stop", "web"]);
+    assert!(alive(stranger), "it was taken for a part of the agent");
+    kill(stranger, "KILL");
+}

@@ -174,8 +174,8 @@ impl Trees {
         owners
     }
 
-    /// Whose an orphan is by its environment. One that became our child descends from us, so that its word can be taken;
-    /// init's may be anybody's.
+    /// Whose an orphan is by its environment. One that became our child descends from us, so that its word can be taken.
+    /// Init's may be anybody's, and are asked only for an agent that was taken over: what another leaves becomes ours.
     pub(super) fn ask(&mut self, stat: &Stat) -> Owner {
         let Process { pid, ticks } = stat.process;
         if !stat.alive() || self.trees.is_empty() || self.strangers.get(&pid) == Some(&ticks) {
@@ -184,8 +184,10 @@ impl Trees {
         for _ in 0..EXECUTING {
             match proc::mark(pid, &self.state_dir) {
                 Mark::Agent(name) => match self.trees.get(&name) {
-                    Some(tree) => return Owner::Tree { id: tree.id, weak: stat.parent != self.own },
-                    None => break,
+                    Some(tree) if tree.adopted || stat.parent == self.own => {
+                        return Owner::Tree { id: tree.id, weak: stat.parent != self.own }
+                    }
+                    _ => break,
                 },
                 Mark::Stranger => {
                     self.strangers.insert(pid, ticks);
