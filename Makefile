@@ -48,16 +48,18 @@ deny:
 		[ -z "$$other" ] || { echo "make check: other licences: $$other" >&2; exit 1; }; \
 		echo "licences and duplicates checked by cargo tree, as cargo-deny is not installed"; fi
 
-audit: ## look for known faults in the crates this is built of
-	@command -v cargo-audit >/dev/null || { echo "make audit: cargo-audit is missing (cargo install cargo-audit)" >&2; exit 1; }
-	@$(CARGO) audit || { echo "make audit: faults were found, or the advisory database could not be reached" >&2; exit 1; }
+audit: ## look for known faults in the crates this is built of; needs cargo-deny, and the advisory database from the network
+	@command -v cargo-deny >/dev/null || { echo "make audit: cargo-deny is missing (cargo install --locked cargo-deny)" >&2; exit 1; }
+	@$(CARGO) deny fetch db || { echo "make audit: the advisory database cannot be reached: nothing was checked" >&2; exit 1; }
+	@$(CARGO) deny --offline --all-features check advisories || { echo "make audit: there are known faults, see above" >&2; exit 1; }
 
 fuzz: ## run each fuzzer for a minute (FUZZ_SECONDS=60); needs the nightly toolchain and cargo-fuzz
-	@command -v cargo-fuzz >/dev/null && $(CARGO) +nightly version >/dev/null 2>&1 || { \
-		echo "make fuzz: the nightly toolchain or cargo-fuzz is missing (cargo install cargo-fuzz)" >&2; exit 1; }
+	@$(CARGO) +nightly version >/dev/null 2>&1 || { \
+		echo "make fuzz: the nightly toolchain is missing (rustup toolchain install nightly)" >&2; exit 1; }
+	@command -v cargo-fuzz >/dev/null || { echo "make fuzz: cargo-fuzz is missing (cargo install --locked cargo-fuzz)" >&2; exit 1; }
 	for target in server files children; do \
-		mkdir -p fuzz/corpus/$$target; \
-		$(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target tests/proto tests/records examples/agents.d -- \
+		mkdir -p fuzz/found/$$target; \
+		$(CARGO) +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target tests/proto tests/records examples/agents.d -- \
 			-max_total_time=$(FUZZ_SECONDS) -timeout=1 -rss_limit_mb=512 || exit 1; \
 	done
 
