@@ -140,6 +140,8 @@ struct Daemon {
     troubles: Map<&'static str, Box<str>>,
     /// Records that could not be written or removed: done again with each check.
     unsaved: Map<String, Action>,
+    /// Records that could not be read at the start: read again with each check.
+    unread: Vec<PathBuf>,
     quit: Option<u8>,
     /// As PID 1: what to do with the machine at the end.
     power: Option<Reboot>,

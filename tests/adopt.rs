@@ -98,7 +98,7 @@ fn kill_at_random(host: &mut Host, first: u32, rounds: u64) {
 }
 
 fn rounds() -> u64 {
-    std::env::var("ADOPT_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(30)
+    variable("ADOPT_ROUNDS", 20)
 }
 
 #[test]

@@ -142,7 +142,8 @@ impl Daemon {
 
     /// Notices the ends of those whose end nothing tells.
     pub(super) fn look_at_watched(&mut self) {
-        let gone = |watched: &Watched| watched.pidfd.is_none() && !proc::alive(watched.process);
+        // Also of those whose end is told: whom it was taken for when little could be read.
+        let gone = |watched: &Watched| !proc::alive(watched.process);
         while let Some(index) = self.watched.iter().position(gone) {
             self.watched_ended(index);
         }

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::slice::from_ref;
 
 use super::control::Control;
 use super::reexec::{installed, taken};
@@ -14,7 +16,7 @@ use crate::host::helper::{Binary, Identity};
 use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
 use crate::host::proc;
-use crate::host::store::{boot_id, machine_id, uuid, Store, Stored};
+use crate::host::store::{boot_id, can_be_read, machine_id, uuid, Store, Stored};
 use crate::host::tree::Trees;
 use crate::kernel::{Gid, Level, Process, Resource, Sig, Uid};
 use crate::map::{Map, Set};
@@ -111,12 +113,18 @@ impl Daemon {
         let mut trees = Trees::new(&config.state_dir);
         let stored = store.read_all();
         let sound = stored.corrupt.iter().all(|corrupt| corrupt.job.is_some());
+        let mut unread = stored.unread.clone();
+        unread.extend([PathBuf::from(&*config.agents_dir)].into_iter().filter(|dir| !can_be_read(from_ref(dir))));
         let mut found = find(&config, &store, stored, &mut log, out);
         for (run, alive) in &mut found.runs {
             *alive = run
                 .process
                 .filter(|_| *alive)
                 .is_some_and(|process| trees.adopt(&run.name, process) || is_unreaped(process));
+        }
+        if trees.is_blind() {
+            unread.push("/proc".into());
+            found.unread.all = true;
         }
         let strays = trees.leftovers(&limits);
         for (name, left) in &strays {
@@ -154,6 +162,7 @@ impl Daemon {
             check_at: monotonic() + config.checksecs,
             troubles: Map::new(),
             unsaved: Map::new(),
+            unread,
             quit: None,
             power: None,
             faults: fault::Faults::asked(),
@@ -196,6 +205,10 @@ impl Daemon {
 
     /// Removes what jobs that are no more have left; packages only where all records of agents could be read.
     fn drop_strays(&mut self, sound: bool) {
+        self.empty_trash();
+        if !self.unread.is_empty() {
+            return;
+        }
         for id in self.store.downloads() {
             if self.state.job(&id).is_none() {
                 let _ = self.store.remove_download(&id);
@@ -209,7 +222,6 @@ impl Daemon {
                 }
             }
         }
-        self.empty_trash();
         if sound {
             self.tidy_packages();
         }
@@ -227,10 +239,10 @@ impl Daemon {
         };
         let records: Vec<AgentRecord> = self.state.agents().map(|agent| agent.record.clone()).collect();
         let mut problems = Vec::new();
-        let mut good = read_definitions(&self.store, &dir, sources, &mut problems);
+        let (mut good, whole) = read_definitions(&self.store, &dir, sources, &mut problems);
         good.extend(self.records_definitions(&records, &mut problems));
         self.say(Level::Info, &format!("definitions read again from \"{dir}\""));
-        self.queue.push_back(Event::Definitions { good, problems });
+        self.queue.push_back(Event::Definitions { good, problems, whole });
     }
 
     fn records_definitions(&self, records: &[AgentRecord], problems: &mut Vec<Box<str>>) -> Vec<Definition> {
@@ -373,14 +385,21 @@ fn state_options(options: &Options, config: &Config, program: &str, log: &mut Lo
 fn find(config: &Config, store: &Store, stored: Stored, log: &mut Log, out: &mut Vec<Action>) -> Found {
     let mut damage: Vec<(Name, Box<str>)> = Vec::new();
     let mut problems: Vec<Box<str>> = Vec::new();
-    let mut found = Found { identity: identity(stored.identity, log, out), ..Found::default() };
+    let mut found = Found { unread: store.owners(&stored.unread), ..Found::default() };
+    // Another name for this host while its own cannot be read would be another host for the servers.
+    if !store.is_unread_identity(&stored.unread) {
+        found.identity = identity(stored.identity, log, out);
+    }
     let boot = fault::boot_id(boot_id());
     let dir = &config.agents_dir;
+    let mut gone = true;
     let sources = match files::read_directory(Path::new(&**dir)) {
         Ok(Some(sources)) => sources,
         Ok(None) | Err(_) if !store.good_definitions().is_empty() => {
-            let why = "the directory is missing or cannot be read";
-            problems.push(format!("{dir}: {why}: the last good definitions are used").into());
+            let why = "cannot read its directory";
+            problems.push(
+                format!("{dir}: the directory is missing or cannot be read: the last good definitions are used").into(),
+            );
             let good = store.good_definitions();
             let lost = |file: String| Source {
                 file: file.trim_start_matches("agents.d/").into(),
@@ -392,10 +411,12 @@ fn find(config: &Config, store: &Store, stored: Stored, log: &mut Log, out: &mut
         Ok(None) => Vec::new(),
         Err(why) => {
             problems.push(format!("{dir}: {why}").into());
+            gone = false;
             Vec::new()
         }
     };
-    found.definitions = read_definitions(store, dir, sources, &mut problems);
+    let (definitions, whole) = read_definitions(store, dir, sources, &mut problems);
+    (found.definitions, found.unread.definitions) = (definitions, !whole || !gone);
     for record in &stored.agents {
         found.definitions.extend(own_definitions(store, record, &mut problems));
     }
@@ -439,7 +460,11 @@ fn undone(run_dir: &Path) -> Option<Box<str>> {
 pub(super) fn first_of_boot(config: &Config, boot: &str) -> bool {
     let run_dir = Path::new(&*config.run_dir);
     let path = run_dir.join(BOOT_FILE);
-    let known = fs::read_to_string(&path).is_ok_and(|text| text.trim() == boot);
+    let known = match fs::read_to_string(&path) {
+        Ok(text) => text.trim() == boot,
+        // What cannot be read just now may be from this boot.
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    };
     if !known {
         let _ = publish(run_dir, BOOT_FILE, boot);
     }
@@ -464,13 +489,15 @@ fn identity(known: Option<record::Identity>, log: &mut Log, out: &mut Vec<Action
     identity
 }
 
-/// The definitions in `agents.d`; a bad file counts as it was when it was last good.
+/// The definitions in `agents.d`; a bad file counts as it was when it was last good. False with them: there is a file of
+/// which neither can be read.
 fn read_definitions(
     store: &Store,
     dir: &str,
     mut sources: Vec<Source>,
     problems: &mut Vec<Box<str>>,
-) -> Vec<Definition> {
+) -> (Vec<Definition>, bool) {
+    let mut whole = true;
     let mut texts: Map<String, Vec<u8>> = Map::new();
     for source in &mut sources {
         let kept = format!("agents.d/{}", source.file);
@@ -479,6 +506,8 @@ fn read_definitions(
             texts.insert(kept, text.clone());
         } else {
             texts.insert(kept, Vec::new());
+            let unreadable = source.text.as_ref().is_err_and(|why| why.starts_with("cannot read"));
+            whole &= source.good.is_some() || !unreadable;
         }
     }
     for kept in store.good_definitions() {
@@ -499,7 +528,7 @@ fn read_definitions(
         }
         definitions.push(Definition { origin: Origin::File, spec: Box::new(agent.spec) });
     }
-    definitions
+    (definitions, whole)
 }
 
 /// The definitions of one agent that a job or a package gave.

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use super::{load, Daemon};
 use crate::host::disk::{make_dir, publish, reason, Error};
+use crate::host::store::can_be_read;
 use crate::kernel::Level;
-use crate::model::event::Action;
+use crate::model::event::{Action, Event};
 use crate::sys::process;
 use crate::work::watch;
 
@@ -32,7 +33,9 @@ impl Daemon {
     /// Writes or removes a record; what does not work now is done again with each check.
     pub(super) fn save(&mut self, action: Action) {
         let (key, result) = match &action {
-            Action::SaveAgent(record) => (format!("agent {}", record.name), self.store.write_agent(record)),
+            Action::SaveAgent(record) => {
+                (format!("agent {}", record.name), self.store.write_agent(record, &self.unread))
+            }
             Action::DropAgent(name) => {
                 self.unsaved.remove(&format!("run {name}"));
                 (format!("agent {name}"), self.store.remove_run(name).and(self.store.remove_agent(name)))
@@ -76,6 +79,10 @@ impl Daemon {
     pub(super) fn mend(&mut self) {
         // What still does not work was said when it began.
         let _ = self.catch_up();
+        if !self.unread.is_empty() && can_be_read(&self.unread) {
+            self.say(Level::Info, "records that could not be read can be: all are read again");
+            self.queue.push_back(Event::Reexec);
+        }
         let run_dir = self.config.run_dir.clone();
         let run_dir = Path::new(&*run_dir);
         let identity = |found: fs::Metadata| (found.dev(), found.ino());

@@ -64,6 +64,8 @@ impl Stat {
 pub struct Snapshot {
     stats: Vec<Stat>,
     fault: Option<Box<str>>,
+    /// The fault is one of this moment: there may be any process.
+    passing: bool,
 }
 
 impl Snapshot {
@@ -82,9 +84,12 @@ impl Snapshot {
             };
             let name = entry.file_name();
             let Some(pid) = name.to_str().and_then(parse_pid) else { continue };
-            snapshot.stats.extend(stat(pid));
+            match read_stat(pid) {
+                Ok(stat) => snapshot.stats.extend(stat),
+                Err(cause) => return Snapshot::failed(&cause),
+            }
         }
-        if snapshot.stats.is_empty() && stat_of("self").is_none() {
+        if snapshot.stats.is_empty() && !matches!(stat_of("self"), Ok(Some(_))) {
             return Snapshot::failed(&io::Error::from_raw_os_error(libc::ENOENT));
         }
         snapshot.stats.sort_unstable_by_key(|stat| stat.process.pid);
@@ -102,7 +107,11 @@ impl Snapshot {
             if !looked_at.insert(pid) {
                 continue;
             }
-            let Some(stat) = stat(pid) else { continue };
+            let stat = match read_stat(pid) {
+                Ok(Some(stat)) => stat,
+                Ok(None) => continue,
+                Err(cause) => return Snapshot::failed(&cause),
+            };
             snapshot.stats.push(stat);
             if !children(pid.raw(), &mut text, &mut open) && self::stat(pid).is_some_and(|stat| stat.alive()) {
                 return Snapshot::take();
@@ -115,7 +124,7 @@ impl Snapshot {
     /// A snapshot of exactly these, for tests and for hosts whose processes are known otherwise.
     pub fn of(mut stats: Vec<Stat>) -> Snapshot {
         stats.sort_unstable_by_key(|stat| stat.process.pid);
-        Snapshot { stats, fault: None }
+        Snapshot { stats, ..Snapshot::default() }
     }
 
     fn failed(cause: &io::Error) -> Snapshot {
@@ -123,12 +132,17 @@ impl Snapshot {
             Some(code) => format!("cannot read \"/proc\": {}", Errno(code)),
             None => format!("cannot read \"/proc\": {cause}"),
         };
-        Snapshot { stats: Vec::new(), fault: Some(fault.into()) }
+        Snapshot { stats: Vec::new(), fault: Some(fault.into()), passing: !is_gone(cause) }
     }
 
     /// Why nothing is known about processes; `None` when /proc could be read.
     pub fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
+    }
+
+    /// Whether that is for now only, for want of descriptors or memory: nothing is known then about any process.
+    pub fn is_passing(&self) -> bool {
+        self.passing
     }
 
     /// All of them, ordered by pid.
@@ -154,22 +168,39 @@ impl Snapshot {
 
 /// The process that has this id now; `None` when there is none or nothing can be read.
 pub fn stat(pid: Pid) -> Option<Stat> {
+    read_stat(pid).ok().flatten()
+}
+
+/// The same, apart from what cannot be read although it may be there.
+fn read_stat(pid: Pid) -> io::Result<Option<Stat>> {
     let mut name = Path::new();
     let _ = write!(name, "{pid}");
     stat_of(name.as_str())
 }
 
-fn stat_of(name: &str) -> Option<Stat> {
+fn stat_of(name: &str) -> io::Result<Option<Stat>> {
     let mut path = Path::new();
     let _ = write!(path, "/proc/{name}/stat");
     let mut buffer = [0; 1024];
-    let length = read_some(path.as_str(), &mut buffer).ok()?;
-    parse_stat(&buffer[..length])
+    match read_some(path.as_str(), &mut buffer) {
+        Ok(length) => Ok(parse_stat(&buffer[..length])),
+        Err(cause) if is_gone(&cause) => Ok(None),
+        Err(cause) => Err(cause),
+    }
 }
 
-/// Whether `process` is still the one with its id, and not a zombie.
+/// Whether a file of a process is missing or closed to us for good, and not for want of descriptors or memory.
+fn is_gone(cause: &io::Error) -> bool {
+    !matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO))
+}
+
+/// Whether `process` is still the one with its id, and not a zombie. It is taken for alive while that cannot be read: to
+/// start another beside it would be worse than to be late.
 pub fn alive(process: Process) -> bool {
-    stat(process.pid).is_some_and(|stat| stat.process == process && stat.alive())
+    match read_stat(process.pid) {
+        Ok(stat) => stat.is_some_and(|stat| stat.process == process && stat.alive()),
+        Err(_) => true,
+    }
 }
 
 /// A process id as a whole file name or word.
@@ -342,9 +373,13 @@ fn children(pid: i32, text: &mut String, found: &mut Vec<Pid>) -> bool {
         path.clear();
         let _ = write!(path, "/proc/{pid}/task/{name}/children");
         text.clear();
-        if File::open(path.as_str()).and_then(|mut file| file.read_to_string(text)).is_ok() {
-            known = true;
-            found.extend(text.split_ascii_whitespace().filter_map(parse_pid));
+        match File::open(path.as_str()).and_then(|mut file| file.read_to_string(text)) {
+            Ok(_) => {
+                known = true;
+                found.extend(text.split_ascii_whitespace().filter_map(parse_pid));
+            }
+            Err(cause) if is_gone(&cause) => {}
+            Err(_) => return false,
         }
     }
     known

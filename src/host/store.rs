@@ -14,6 +14,7 @@ use crate::host::disk::{
 use crate::model::job::JobId;
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
 use crate::model::spec::is_job_id;
+use crate::model::state::Unread;
 use crate::wire::record;
 
 const IDENTITY: &str = "identity.json";
@@ -37,6 +38,8 @@ pub struct Stored {
     pub runs: Vec<RunRecord>,
     /// Records that cannot be read, or that were set aside earlier and nobody has answered for since.
     pub corrupt: Vec<Corrupt>,
+    /// Files and directories that are there and cannot be read just now: they stay where they are.
+    pub unread: Vec<PathBuf>,
 }
 
 /// A record that cannot be read.
@@ -81,25 +84,51 @@ impl Store {
         Ok(Store::new(state_dir, run_dir))
     }
 
-    /// Reads every record; those that cannot be read are set aside.
+    /// Reads every record. A text that is none is set aside; what cannot be read just now is left as it is.
     pub fn read_all(&self) -> Stored {
         let mut stored = Stored::default();
-        let corrupt = &mut stored.corrupt;
-        stored.identity = read_record(&self.state_dir.join(IDENTITY), record::read_identity, corrupt);
-        stored.settings =
-            read_record(&self.state_dir.join(SETTINGS), record::read_settings, corrupt).unwrap_or_default();
+        let found = &mut stored;
+        let identity = read_record(&self.state_dir.join(IDENTITY), record::read_identity, found);
+        let settings = read_record(&self.state_dir.join(SETTINGS), record::read_settings, found);
+        (found.identity, found.settings) = (identity, settings.unwrap_or_default());
         let dir = self.state_dir.join("agents");
-        for name in list_or_tell(&dir, RECORD, corrupt) {
+        for name in list_or_tell(&dir, RECORD, found) {
             let own = |text: &str| named(record::read_agent(text)?, |agent| &agent.name, &name);
-            stored.agents.extend(read_record(&dir.join([&name, RECORD].concat()), own, corrupt));
+            let agent = read_record(&dir.join([&name, RECORD].concat()), own, found);
+            found.agents.extend(agent);
         }
         let dir = self.run_dir.join("agents");
-        for name in list_or_tell(&dir, RECORD, corrupt) {
+        for name in list_or_tell(&dir, RECORD, found) {
             let own = |text: &str| named(record::read_run(text)?, |run| &run.name, &name);
-            stored.runs.extend(read_record(&dir.join([&name, RECORD].concat()), own, corrupt));
+            let run = read_record(&dir.join([&name, RECORD].concat()), own, found);
+            found.runs.extend(run);
         }
         self.read_jobs(&mut stored);
         stored
+    }
+
+    /// Whose the records are that could not be read.
+    pub fn owners(&self, unread: &[PathBuf]) -> Unread {
+        let mut owners = Unread::default();
+        let jobs = self.state_dir.join("jobs");
+        let agents = [self.state_dir.join("agents"), self.run_dir.join("agents")];
+        for path in unread {
+            let stem = || path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            owners.all |= *path == jobs || agents.contains(path);
+            match path.parent() {
+                Some(dir) if *dir == jobs => owners.jobs.push(stem().into()),
+                Some(dir) if agents.iter().any(|agents| *agents == *dir) => owners.agents.push(stem().into()),
+                _ if *path == self.state_dir.join(SETTINGS) => owners.agents.push("".into()),
+                _ => {}
+            }
+        }
+        owners.agents.dedup();
+        owners
+    }
+
+    /// Whether the host's identity is one of these.
+    pub fn is_unread_identity(&self, unread: &[PathBuf]) -> bool {
+        unread.contains(&self.state_dir.join(IDENTITY))
     }
 
     /// The record of a job, as it is: one that cannot be read stays where it is.
@@ -118,9 +147,10 @@ impl Store {
 
     fn read_jobs(&self, stored: &mut Stored) {
         let dir = self.state_dir.join("jobs");
-        for id in list_or_tell(&dir, RECORD, &mut stored.corrupt) {
+        for id in list_or_tell(&dir, RECORD, stored) {
             let own = |text: &str| named(record::read_job(text)?, |job| &job.id, &id);
-            stored.jobs.extend(read_record(&dir.join([&id, RECORD].concat()), own, &mut stored.corrupt));
+            let job = read_record(&dir.join([&id, RECORD].concat()), own, stored);
+            stored.jobs.extend(job);
         }
         stored.jobs.sort_by_key(|job| job.seq);
         // A daemon that ended before it could answer for a record it had set aside must not have forgotten the id: it
@@ -128,7 +158,8 @@ impl Store {
         for id in list(&dir, ".json.corrupt").unwrap_or_default() {
             let answered = stored.jobs.iter().any(|job| *job.id == *id);
             let told = stored.corrupt.iter().any(|known| known.job.as_deref() == Some(&*id));
-            if is_job_id(&id) && !answered && !told {
+            let unread = stored.unread.contains(&dir.join([&id, RECORD].concat()));
+            if is_job_id(&id) && !answered && !told && !unread {
                 let message = format!("the record of job \"{id}\" was set aside earlier, as it cannot be read");
                 stored.corrupt.push(Corrupt { job: Some(id.into()), message });
             }
@@ -165,11 +196,22 @@ impl Store {
         write_durable(&self.state_dir, NONCES, &format!("{next}\n"))
     }
 
-    /// Keeps an agent's record.
+    /// Keeps an agent's record; where the old one could not be read at the start, it says what the new one does not.
     ///
     /// # Errors
-    /// As `write_identity`.
-    pub fn write_agent(&self, agent: &AgentRecord) -> Result<(), Error> {
+    /// As `write_identity`, and when the old one can still not be read.
+    pub fn write_agent(&self, agent: &AgentRecord, unread: &[PathBuf]) -> Result<(), Error> {
+        let path = self.state_dir.join("agents").join([&agent.name, RECORD].concat());
+        if unread.iter().any(|unread| path.starts_with(unread)) {
+            match read_file(&path) {
+                Ok(text) => {
+                    let old = std::str::from_utf8(&text).ok().and_then(|text| record::read_agent(text).ok());
+                    return self.write_agent(&agent.over(old.unwrap_or_default()), &[]);
+                }
+                Err(error) if is_passing(&error) => return told(Err(error), "read", &path),
+                Err(_) => {}
+            }
+        }
         let file = [&agent.name, RECORD].concat();
         write_durable(&self.state_dir.join("agents"), &file, &record::write_agent(agent))
     }
@@ -323,22 +365,53 @@ fn remove_temporary(dir: &Path) {
     }
 }
 
+/// Whether that one cannot read it now says nothing about what is in it.
+fn is_passing(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| code != libc::ELOOP && code != libc::ENOENT)
+}
+
+/// Whether all these files and directories can be read, or are gone.
+pub fn can_be_read(paths: &[PathBuf]) -> bool {
+    let readable = |path: &PathBuf| match path.is_dir() {
+        true => list(path, RECORD).map(drop),
+        false => read_file(path).map(drop),
+    };
+    paths.iter().all(|path| !readable(path).is_err_and(|error| is_passing(&error)))
+}
+
 /// As `list`; a directory that cannot be read is told like a record that cannot.
-fn list_or_tell(dir: &Path, ending: &str, corrupt: &mut Vec<Corrupt>) -> Vec<String> {
-    told(list(dir, ending), "read", dir).unwrap_or_else(|error| {
-        corrupt.push(Corrupt { job: None, message: error.to_string() });
+fn list_or_tell(dir: &Path, ending: &str, stored: &mut Stored) -> Vec<String> {
+    list(dir, ending).unwrap_or_else(|error| {
+        stored.leave(dir, &error);
         Vec::new()
     })
 }
 
+impl Stored {
+    /// Something is left as it is.
+    fn leave(&mut self, path: &Path, error: &io::Error) {
+        let cause = reason(error);
+        let mut message = format!("cannot read \"{}\": {cause}", path.display());
+        if is_passing(error) {
+            message += "; it is read again with each check";
+            self.unread.push(path.into());
+        }
+        self.corrupt.push(Corrupt { job: None, message });
+    }
+}
+
 /// What `read` makes of the record at `path`, if there is one; when it makes nothing of it, it is set aside.
-fn read_record<T>(path: &Path, read: impl Fn(&str) -> Result<T, String>, corrupt: &mut Vec<Corrupt>) -> Option<T> {
+fn read_record<T>(path: &Path, read: impl Fn(&str) -> Result<T, String>, stored: &mut Stored) -> Option<T> {
     let cause = match read_file(path) {
         Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".to_string()).and_then(read) {
             Ok(record) => return Some(record),
             Err(cause) => cause,
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) if is_passing(&error) => {
+            stored.leave(path, &error);
+            return None;
+        }
         Err(error) => reason(&error),
     };
     let mut aside = path.as_os_str().to_owned();
@@ -350,7 +423,7 @@ fn read_record<T>(path: &Path, read: impl Fn(&str) -> Result<T, String>, corrupt
     let in_jobs = path.parent().is_some_and(|dir| dir.ends_with("jobs"));
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let job = (in_jobs && is_job_id(stem)).then(|| stem.into());
-    corrupt.push(Corrupt { job, message: format!("cannot read \"{}\": {cause}; {place}", path.display()) });
+    stored.corrupt.push(Corrupt { job, message: format!("cannot read \"{}\": {cause}; {place}", path.display()) });
     None
 }
 

@@ -113,9 +113,11 @@ impl Trees {
     /// left. False when it is gone, or another process has its id.
     pub fn adopt(&mut self, name: &str, leader: Process) -> bool {
         let own = self.own;
-        let stat = proc::stat(leader.pid).filter(|stat| stat.process == leader && stat.alive());
-        let Some(stat) = stat.filter(|_| leader.pid.raw() != own) else { return false };
-        self.tree(name).lead(leader, stat.parent != own);
+        if leader.pid.raw() == own || !proc::alive(leader) {
+            return false;
+        }
+        let ours = proc::stat(leader.pid).is_some_and(|stat| stat.parent == own);
+        self.tree(name).lead(leader, !ours);
         true
     }
 
@@ -160,6 +162,12 @@ impl Trees {
         self.look(false).snapshot.fault()
     }
 
+    /// Whether /proc cannot be read just now, though it is there.
+    pub fn is_blind(&mut self) -> bool {
+        self.look(false);
+        self.view.as_ref().is_some_and(|view| view.snapshot.is_passing())
+    }
+
     /// Looks at this snapshot in this turn instead of taking one.
     pub fn show(&mut self, snapshot: Snapshot) {
         self.see(snapshot, false);
@@ -174,10 +182,13 @@ impl Trees {
         members
     }
 
-    /// How many processes of an agent can still run.
+    /// How many processes of an agent can still run; 1 while that cannot be told for want of descriptors or memory.
     pub fn left(&mut self, name: &str, limits: &Limits) -> usize {
         if self.is_empty_at_a_glance(name, limits) {
             return 0;
+        }
+        if self.is_blind() {
+            return 1;
         }
         self.collect(name, limits, false).iter().filter(|(stat, _)| stat.alive()).count()
     }

@@ -121,6 +121,8 @@ pub enum Event {
     Tick,
     /// All definitions were read again: every good one, from every source, and a sentence for each that is not.
     Definitions {
+        /// Every file could be read, or was when it was last good: what is in none is gone.
+        whole: bool,
         /// The good ones, and the last good ones in place of those that are bad now.
         good: Vec<Definition>,
         /// What is wrong with the others.

@@ -80,6 +80,22 @@ pub struct AgentRecord {
     pub previous: Option<Installed>,
 }
 
+impl AgentRecord {
+    /// This one, which says little, over an older one of the same agent.
+    pub fn over(&self, old: AgentRecord) -> AgentRecord {
+        let new = self.clone();
+        AgentRecord {
+            name: new.name,
+            wanted: new.wanted.or(old.wanted),
+            definition: new.definition.or(old.definition),
+            envs: new.envs.or(old.envs),
+            limits: new.limits.or(old.limits),
+            package: new.package.or(old.package),
+            previous: new.previous.or(old.previous),
+        }
+    }
+}
+
 /// Where a job stands; the names are those of the ledger (`bootagent jobs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {

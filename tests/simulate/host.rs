@@ -361,7 +361,7 @@ impl<'a> Host<'a> {
     fn reload(&mut self) {
         if self.daemon.is_some() {
             let good = self.definitions();
-            self.queue.push_back(Event::Definitions { good, problems: Vec::new() });
+            self.queue.push_back(Event::Definitions { whole: true, good, problems: Vec::new() });
         }
     }
 

@@ -580,6 +580,11 @@ pub fn lacks(program: &str) -> bool {
     find_program(program).is_none() && skipped(program)
 }
 
+/// How often something is done: what the variable says, for a run of hours, or as often as there is time for every day.
+pub fn variable(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 /// Says that a test is skipped, or fails where every test must run.
 pub fn skipped(what: &str) -> bool {
     assert!(std::env::var_os("BOOTAGENT_TEST_ALL").is_none(), "this test needs {what} (make deps)");

@@ -100,13 +100,13 @@ fn everything_written_is_read_by_the_next_store() {
     store.write_identity(&identity).unwrap();
     store.write_settings(&settings).unwrap();
     for name in ["b", "a"] {
-        store.write_agent(&agent(name)).unwrap();
+        store.write_agent(&agent(name), &[]).unwrap();
         store.write_run(&run(name)).unwrap();
     }
     for (id, seq) in [("a.json", 2), ("z", 1)] {
         store.write_job(&job(id, seq)).unwrap();
     }
-    store.write_agent(&AgentRecord { wanted: Some(Wanted::Down), ..agent("a") }).unwrap();
+    store.write_agent(&AgentRecord { wanted: Some(Wanted::Down), ..agent("a") }, &[]).unwrap();
 
     let stored = place.open().read_all();
     assert_eq!(stored.identity, Some(identity));
@@ -154,7 +154,7 @@ fn a_record_that_cannot_be_read_is_set_aside_and_its_job_stays_known() {
     let place = Place::new();
     let store = place.open();
     for name in ["good", "other"] {
-        store.write_agent(&agent(name)).unwrap();
+        store.write_agent(&agent(name), &[]).unwrap();
     }
     fs::write(place.state("agents/other.json"), record::write_agent(&agent("good"))).unwrap();
     fs::write(place.state("agents/not utf8.json"), b"\xff").unwrap();
@@ -193,7 +193,7 @@ fn leftovers_of_a_crash_are_removed_or_written_over() {
     let store = place.open();
     let leftover = place.state("agents/a.json.tmp");
     fs::write(&leftover, b"half").unwrap();
-    store.write_agent(&agent("a")).unwrap();
+    store.write_agent(&agent("a"), &[]).unwrap();
     assert!(!leftover.exists());
     fs::write(&leftover, b"half").unwrap();
     let stored = place.open().read_all();
@@ -208,7 +208,7 @@ fn a_state_dir_that_went_away_is_made_again() {
     fs::remove_dir_all(place.0.join("deep")).unwrap();
     fs::remove_dir_all(place.0.join("run")).unwrap();
     assert!(store.read_all().agents.is_empty());
-    store.write_agent(&agent("a")).unwrap();
+    store.write_agent(&agent("a"), &[]).unwrap();
     store.write_run(&run("a")).unwrap();
     store.write_settings(&Settings::default()).unwrap();
     assert_eq!(store.read_all().agents, [agent("a")]);
@@ -220,7 +220,7 @@ fn a_write_that_fails_says_why_and_leaves_nothing() {
     let place = Place::new();
     let store = place.open();
     fs::create_dir(place.state("agents/a.json")).unwrap();
-    let error = store.write_agent(&agent("a")).unwrap_err();
+    let error = store.write_agent(&agent("a"), &[]).unwrap_err();
     let want = format!("cannot write \"{}\": Is a directory", place.state("agents/a.json").display());
     assert_eq!(error.to_string(), want);
     assert_eq!(error.cause.raw_os_error(), Some(libc::EISDIR));

@@ -251,6 +251,9 @@ impl State {
     /// An agent for which no source has a definition leaves. One that a job brought stays as it is: what is recorded of
     /// it cannot be read just now, or a job is about to bring it.
     pub(super) fn forget_undefined(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+        if self.unread.definitions || self.is_unread(name) {
+            return;
+        }
         let Some(agent) = self.agents.get_mut(name) else { return };
         let recorded = agent.record.definition.is_some() || agent.record.package.is_some();
         let expected = self.tasks.iter().any(|task| *task.record.name == *name && !task.has_ended());

@@ -9,6 +9,7 @@ mod renewal;
 mod talk;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::model::restart::Policy;
 use crate::model::spec::{Name, Spec};
 use jobs::Task;
 use renewal::Renewal;
+pub use unread::Unread;
 
 /// Incidents kept for the next report; older ones are dropped and counted.
 const INCIDENTS: usize = 128;
@@ -121,6 +123,8 @@ pub struct Found {
     pub damage: Vec<(Name, Box<str>)>,
     /// Ids of jobs whose records could not be read.
     pub damaged_jobs: Vec<JobId>,
+    /// Records that are there and cannot be read just now.
+    pub unread: Unread,
     /// Another daemon lived in this boot: processes of it may be about.
     pub leftovers: bool,
     /// What the image before this one left.
@@ -215,6 +219,8 @@ pub struct State {
     trial: Option<Time>,
     /// Why the watcher of a new image brought this one back.
     undone: Option<Box<str>>,
+    /// Records that are there and could not be read.
+    unread: Unread,
 }
 
 /// How long a shutdown waits for agents that do not even end by SIGKILL.
@@ -222,7 +228,7 @@ const SHUTDOWN_MARGIN: Duration = Duration::from_secs(10);
 
 impl State {
     /// The state of a host at the daemon's start, and what to do first.
-    pub fn new(options: Options, found: Found, now: Now, out: &mut Vec<Action>) -> State {
+    pub fn new(options: Options, mut found: Found, now: Now, out: &mut Vec<Action>) -> State {
         let step = found.settings.step.unwrap_or(options.step);
         let pace = Pace::new(options.servers.clone(), found.given, step, options.splay, options.seed, now.time);
         let mut state = State {
@@ -255,6 +261,7 @@ impl State {
             renewed_by: None,
             trial: None,
             undone: found.undone,
+            unread: found.unread,
         };
         state.watch_clock(now, out);
         if !state.pace.has_servers() {
@@ -273,6 +280,8 @@ impl State {
                 || Agent::new(AgentRecord { name: name.clone(), ..AgentRecord::default() }, None, found.leftovers);
             state.agents.or_insert_with(name.clone(), fresh).define(Some(definition));
         }
+        state.keep_unread(out);
+        state.hold_jobs(&mut found.jobs);
         state.load_jobs(found.jobs, found.damaged_jobs, now, out);
         state.resume_agents(found.runs, found.strays, found.carried.is_some(), now, out);
         if let Some(carried) = found.carried {
@@ -300,7 +309,9 @@ impl State {
         for (run, alive) in runs {
             // Of an agent that went while no daemon lived: what it did is nothing to one of its name that comes later.
             if !self.agents.contains_key(&run.name) {
-                out.push(Action::DropAgent(run.name));
+                if !self.unread.all {
+                    out.push(Action::DropAgent(run.name));
+                }
                 continue;
             }
             let more = strays.iter().any(|(name, _)| *name == run.name);
@@ -313,10 +324,17 @@ impl State {
             });
         }
         for (name, main) in strays {
+            // They may be as they should be, and known to a record.
+            if main.is_none() && self.is_unread(&name) {
+                continue;
+            }
             self.turn(&name, now, out, |agent, turn| agent.strayed(main, turn));
         }
         let names: Vec<Name> = self.agents.keys().cloned().collect();
         for name in names {
+            if self.is_unread(&name) {
+                continue;
+            }
             self.renew_outdated(&name, now, out);
             self.turn(&name, now, out, |agent, turn| match agent.wanted() {
                 Wanted::Up => agent.wake(turn),
@@ -343,7 +361,10 @@ impl State {
             | Event::Placed(..)
             | Event::Inspected(..)
                 if self.shutdown.is_some() => {}
-            Event::Definitions { good, problems } => self.redefine(good, &problems, now, out),
+            Event::Definitions { good, problems, whole } => {
+                self.unread.definitions = !whole;
+                self.redefine(good, &problems, now, out);
+            }
             Event::Command(client, command) => self.command(client, command, now, out),
             Event::Gone(client) => self.client_gone(client),
             Event::Shutdown(how) => self.shut_down(how, now, out),

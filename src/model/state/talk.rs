@@ -164,7 +164,7 @@ impl State {
         now: Now,
         out: &mut Vec<Action>,
     ) {
-        let mut left = 0;
+        let (mut left, mut unread) = (0, 0);
         for job in jobs {
             let id = match &job {
                 Ok(job) => Some(&job.id),
@@ -179,11 +179,18 @@ impl State {
             if self.is_known(id) {
                 let id = id.clone();
                 self.repeated(&id, now, out);
+            } else if self.must_wait(&job) {
+                unread += 1;
             } else if self.tasks.len() >= OPEN_JOBS {
                 left += 1;
             } else {
                 self.accept(job, now, out);
             }
+        }
+        if unread > 0 {
+            let text =
+                format!("{unread} jobs left for the servers to offer again: there are records that cannot be read");
+            wrong.push((Level::Error, text));
         }
         if left > 0 {
             wrong.push((Level::Warn, format!("{left} jobs left for the servers to offer again: {OPEN_JOBS} are open")));

@@ -320,7 +320,7 @@ fn a_restart_comes_in_its_time_and_the_fourth_early_end_is_the_last() {
 fn incidents_beyond_the_last_are_dropped_and_counted() {
     let mut bench = Bench::new(Vec::new());
     let problems = (0..INCIDENTS + 5).map(|number| format!("problem {number}").into()).collect();
-    bench.step(Event::Definitions { good: Vec::new(), problems });
+    bench.step(Event::Definitions { whole: true, good: Vec::new(), problems });
     bench.take(starts);
     let report = |action: &Action| match action {
         Action::Exchange(_, Message::Status(report)) => Some(report.events.clone()),
@@ -402,7 +402,7 @@ fn nothing_is_begun_in_a_shutdown() {
     bench.take(starts);
     bench.step(Event::Shutdown(Shutdown::Stop));
     bench.step(Event::Command(Client(1), Command::Start("web".into())));
-    bench.step(Event::Definitions { good: vec![file(spec("new"))], problems: Vec::new() });
+    bench.step(Event::Definitions { whole: true, good: vec![file(spec("new"))], problems: Vec::new() });
     bench.ends("web", Exit::Signal(Sig::TERM));
     bench.step(Event::Placed("next".into(), Ok(())));
     let done = std::mem::take(&mut bench.done);
