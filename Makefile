@@ -12,8 +12,10 @@ BUDGET = 560
 
 # What the full tests use, from Debian 12: package tools, FTP and HTTP servers, daemons that fork, and lint tools.
 DEPS = build-essential ca-certificates curl git python3 python3-jsonschema python3-yaml procps strace xz-utils busybox-static \
-	dpkg-dev rpm minisign openssl nginx-light vsftpd python3-pyftpdlib snmpd zabbix-agent collectd-core \
+	dpkg-dev rpm minisign openssl nginx-light vsftpd libsodium23 python3-pyftpdlib snmpd zabbix-agent collectd-core \
 	shellcheck mandoc
+# Not installed, only unpacked below target/deps: it would take the place of vsftpd.
+DEPS_UNPACKED = pure-ftpd pure-ftpd-common
 DEPS_CROSS = rustc-web cargo-web rust-web-src python3 python3-venv binutils file git xz-utils \
 	qemu-user-static qemu-system-x86 qemu-system-arm e2fsprogs debian-archive-keyring
 
@@ -74,6 +76,7 @@ scripts:
 
 deps: ## install what the full tests need (Debian, root); starts no service
 	.ci/apt $(DEPS)
+	.ci/unpack target/deps $(DEPS_UNPACKED)
 	@command -v $(CARGO) >/dev/null || { echo "make deps: cargo is missing: see https://rustup.rs" >&2; exit 1; }
 
 deps-cross: ## install what cross, test-cross and test-vm need (Debian, root)

@@ -363,19 +363,6 @@ fn step_of(action: &'static str, step: &Step) -> Step {
     Step { action, version: "", code: 0, then: step.then }
 }
 
-/// The processes below one.
-fn descendants(pid: i32) -> Vec<i32> {
-    let mut found: Vec<i32> = Vec::new();
-    for path in entries(Path::new("/proc")) {
-        let Some(child) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
-        if proc_status(child, "PPid") == pid.to_string() {
-            found.push(child);
-            found.extend(descendants(child));
-        }
-    }
-    found
-}
-
 fn command_line(pid: i32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_string()

@@ -6,7 +6,7 @@ mod util;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use util::*;
@@ -380,75 +380,6 @@ fn an_rpm_is_installed_upgraded_and_removed() {
     assert_ne!(known().code, 0, "the package is still there");
     assert_eq!(host.agents_processes(), []);
     assert!(!PathBuf::from(format!("/usr/bin/{name}")).exists());
-}
-
-/// An FTP server of python's pyftpdlib, anonymous and with the login `me`, `pass word`.
-struct Ftp(Child, String);
-
-impl Ftp {
-    fn new(directory: &str) -> Option<Ftp> {
-        const SCRIPT: &str = "import sys, logging\n\
-            from pyftpdlib.authorizers import DummyAuthorizer\n\
-            from pyftpdlib.handlers import FTPHandler\n\
-            from pyftpdlib.servers import FTPServer\n\
-            logging.disable(logging.CRITICAL)\n\
-            users = DummyAuthorizer()\n\
-            users.add_anonymous(sys.argv[1])\n\
-            users.add_user('me', 'pass word', sys.argv[1])\n\
-            FTPHandler.authorizer = users\n\
-            FTPHandler.banner = 'a greeting that is too long for one line ' * 3\n\
-            server = FTPServer(('127.0.0.1', 0), FTPHandler)\n\
-            print(server.address[1], flush=True)\n\
-            server.serve_forever()\n";
-        // The python on the PATH may be another one than the one that Debian's package is for.
-        for python in ["python3", "/usr/bin/python3"] {
-            let mut command = Command::new(python);
-            command.args(["-c", SCRIPT, directory]).stdout(Stdio::piped()).stderr(Stdio::null());
-            let Ok(mut child) = command.spawn() else { continue };
-            let mut line = String::new();
-            let read = child.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
-            if let (Some(Ok(_)), Ok(port)) = (read, line.trim().parse::<u16>()) {
-                return Some(Ftp(child, format!("127.0.0.1:{port}")));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        None
-    }
-}
-
-impl Drop for Ftp {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn a_package_may_come_over_ftp() {
-    let (server, host) = pair();
-    fs::create_dir_all(host.path("ftp/a dir")).unwrap();
-    let Some(ftp) = Ftp::new(&host.path("ftp").display().to_string()) else {
-        skipped("python3-pyftpdlib");
-        return;
-    };
-    for (n, (prefix, name)) in [("", "anonymous"), ("me:pass%20word@", "login")].into_iter().enumerate() {
-        let package = tarball(&host, name, "1.0", &staying("up"), &[]);
-        fs::write(host.path("ftp/a dir").join(&package.file), &package.bytes).unwrap();
-        let url = format!("ftp://{prefix}{}/a%20dir/{}", ftp.1, package.file);
-        let job = Job::new(&format!("f{n}"), "install", name).package(&url, &package).set("startsecs", "0.2");
-        host.does(&server, &job, 0);
-        host.wait_running(name);
-    }
-    let package = tarball(&host, "missing", "1.0", &staying("up"), &[]);
-    let job = |id: &str, prefix: &str| {
-        let url = format!("ftp://{prefix}{}/{}", ftp.1, package.file);
-        Job::new(id, "install", "missing").package(&url, &package)
-    };
-    let message = host.does(&server, &job("f8", ""), 4);
-    assert!(message.contains("550"), "{message}");
-    let message = host.does(&server, &job("f9", "me:wr0ng-secret@"), 4);
-    assert!(!message.contains("wr0ng-secret") && !host.logs().contains("wr0ng-secret"), "{message}");
 }
 
 /// What `make demo` shows must stay true.

@@ -6,8 +6,10 @@
 //! `BOOTAGENT_TEST_KEEP` keeps the directories, `BOOTAGENT_TEST_ALL` turns every skip into a failure.
 
 // Each test crate uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
+mod cutter;
+mod mirror;
 mod packages;
 mod server;
 
@@ -24,6 +26,8 @@ use std::time::{Duration, Instant};
 
 use miniserde::json::{self, Number, Value};
 
+pub use cutter::*;
+pub use mirror::*;
 pub use packages::*;
 pub use server::*;
 
@@ -568,6 +572,19 @@ pub fn proc_status(pid: i32, field: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The processes below one.
+pub fn descendants(pid: i32) -> Vec<i32> {
+    let mut found: Vec<i32> = Vec::new();
+    for path in entries(Path::new("/proc")) {
+        let Some(child) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
+        if proc_status(child, "PPid") == pid.to_string() {
+            found.push(child);
+            found.extend(descendants(child));
+        }
+    }
+    found
 }
 
 /// Whether the tests run as root; when not, says that one is skipped.

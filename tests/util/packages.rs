@@ -51,6 +51,18 @@ pub fn tarball(host: &Host, name: &str, version: &str, script: &str, keys: &[(&s
     tar_of(host, name, version, &[("bin/agent", script), ("bootagent.json", &definition)])
 }
 
+/// A tar of agent `name` with so much noise in it, KiB.
+pub fn heavy(host: &Host, name: &str, version: &str, kib: usize) -> Package {
+    let top = format!("{name}-{version}");
+    let work = host.path("build").join(unique_name("tar"));
+    let definition = definition(name, version, "", &[("exec", "[\"bin/agent\"]")]);
+    write_tree(&work.join(&top), &[("bin/agent", &staying("up")), ("bootagent.json", &definition)]);
+    let path = work.join(format!("{top}.tar"));
+    let script = format!("cd \"$0\" && head -c {kib}k /dev/urandom >{top}/noise && tar -cf {top}.tar {top}");
+    pack(Command::new("/bin/sh").args(["-c", &script]).arg(&work));
+    Package::new(&path, version)
+}
+
 /// A tarball with these files, all executable, in one top directory.
 pub fn tar_of(host: &Host, name: &str, version: &str, files: &[(&str, &str)]) -> Package {
     let top = format!("{name}-{version}");
