@@ -2,15 +2,19 @@
 
 mod util;
 
+use std::fs;
+use std::process::Command;
+
 use util::*;
 
-/// Answers ENOSYS to all system calls that came after Linux 3.10, to itself and what it becomes. x86_64 and aarch64 have
-/// theirs in order of age; filters are older than 3.10.
-const OLD_KERNEL: &str = r#"
+/// Refuses all system calls that came after Linux 3.10 with ENOSYS ("old"), or all after 5.1 with EPERM ("strict"), to
+/// itself and what it becomes. x86_64 and aarch64 have theirs in order of age; filters are older than 3.10.
+const FILTER: &str = r#"
 import ctypes, os, struct, sys
 first, arch = {"x86_64": (314, 0xC000003E), "aarch64": (274, 0xC00000B7)}[os.uname().machine]
+first, error = {"old": (first, 0x00050026), "strict": (424, 0x00050001)}[sys.argv[1]]
 code = [(0x20, 0, 0, 4), (0x15, 1, 0, arch), (0x06, 0, 0, 0x7FFF0000),    # another architecture, emulated: let be
-        (0x20, 0, 0, 0), (0x35, 0, 1, first), (0x06, 0, 0, 0x00050026), (0x06, 0, 0, 0x7FFF0000)]
+        (0x20, 0, 0, 0), (0x35, 0, 1, first), (0x06, 0, 0, error), (0x06, 0, 0, 0x7FFF0000)]
 program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in code))
 filter = struct.pack("@HP", len(code), ctypes.addressof(program))
 prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -18,7 +22,7 @@ if os.geteuid():
     prctl(38, 1, 0, 0, 0)
 if prctl(22, 2, ctypes.c_char_p(filter), 0, 0):
     sys.exit("no filter: " + os.strerror(ctypes.get_errno()))
-os.execv(sys.argv[1], sys.argv[1:])
+os.execv(sys.argv[2], sys.argv[2:])
 "#;
 
 /// What every host must be able to do: an install by a job, a restart, a daemon killed and one replaced, a stop.
@@ -46,23 +50,66 @@ fn works(host: &mut Host, server: &Server) {
     assert_eq!(host.processes(), []);
 }
 
-#[test]
-fn a_kernel_of_3_10_is_enough() {
+/// The host works behind the filter of that name, which answers `newer`, the number of a system call on x86_64 and
+/// elsewhere, with `error`.
+fn works_behind(kind: &str, newer: (i32, i32), error: i32) {
     if lacks("python3") {
         return;
     }
     let server = Server::new();
     let mut host = Host::with(&server);
-    host.write("old-kernel.py", OLD_KERNEL);
-    let script = host.path("old-kernel.py").display().to_string();
-    let probe = "import ctypes; print(ctypes.CDLL(None).syscall(int(__import__('sys').argv[1]), 0, 0, 0, 0, 0, 0))";
-    let newer = if cfg!(target_arch = "x86_64") { "318" } else { "278" };
-    let python = find_program("python3").expect("looked up above").display().to_string();
-    let ran = run(std::process::Command::new(&python).args([&script, &python, "-c", probe, newer]));
-    assert_eq!(ran.expect("a script that ends").out, "-1\n", "getrandom(2) is filtered");
+    host.write("filter.py", FILTER);
+    let script = host.path("filter.py").display().to_string();
+    // Itself, where what is found by that name is a script that looks for it.
+    let python = run(Command::new("python3").args(["-c", "import sys; print(sys.executable)"])).expect("it ends").out;
+    let python = python.trim().to_string();
+    let newer = if cfg!(target_arch = "x86_64") { newer.0 } else { newer.1 }.to_string();
+    let probe = "import ctypes, sys; c = ctypes.CDLL(None, use_errno=True); \
+                 c.syscall(int(sys.argv[1]), 0, 0, 0, 0, 0, 0); print(ctypes.get_errno())";
+    let ran = run(Command::new(&python).args([&script, kind, &python, "-c", probe, &newer]));
+    assert_eq!(ran.expect("a script that ends").out, format!("{error}\n"), "{newer} is filtered");
 
-    host.through(&format!("{python} {script}"));
+    host.through(&format!("{python} {script} {kind}"));
     works(&mut host, &server);
+}
+
+#[test]
+fn a_kernel_of_3_10_is_enough() {
+    works_behind("old", (318, 278), 38);
+}
+
+/// Containers run by older software get this answer, which says nothing of what the kernel has.
+#[test]
+fn a_container_that_refuses_new_calls_is_enough() {
+    works_behind("strict", (434, 434), 1);
+}
+
+/// Nothing but busybox, the binary and the libraries that it may need: what is unpacked and executed comes from there.
+#[test]
+fn a_host_of_busybox_alone_is_enough() {
+    if lacks_root() || lacks("unshare") || lacks("busybox") {
+        return;
+    }
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    let busybox = find_program("busybox").expect("looked up above");
+    fs::create_dir_all(host.path("root/bin")).expect("the test's own directory");
+    copy_program(&busybox, &host.path("root/bin/busybox"));
+    let place = binary().parent().expect("a file is in a directory").display().to_string();
+    host.through(&format!(
+        "unshare -m /bin/sh -c '\
+             own={} && place={place} && cd $own/root && \
+             mkdir -p proc dev sys/fs/cgroup etc tmp .$own .$place && \
+             for lib in lib lib64 usr/lib usr/lib64; do \
+                 [ ! -d /$lib ] || {{ mkdir -p $lib && mount --rbind /$lib $lib; }} done && \
+             mount --rbind /proc proc && mount --rbind /dev dev && mount --rbind /sys/fs/cgroup sys/fs/cgroup && \
+             mount --bind $own .$own && mount --bind $place .$place && chroot . /bin/busybox --install -s /bin && \
+             exec chroot . \"$0\" \"$@\"'",
+        host.dir.display()
+    ));
+    host.agent("alone", "[ -e /usr/bin ] || echo alone; exec sleep 1000", &[]);
+    works(&mut host, &server);
+    assert_eq!(host.read("log/alone.log"), "alone\n", "{}", host.logs());
 }
 
 #[test]
