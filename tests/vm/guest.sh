@@ -1,7 +1,14 @@
-# A host under test. PID 1 runs this first, which sets the host up and becomes busybox init; init starts the daemon from
-# the script that the binary prints, and then this file again, with the tests of `part`: install, resume or full.
-# `part`, `since` and `system` come from the kernel's command line.
+# A host under test. PID 1 runs this first, which sets the host up and becomes init, busybox's or systemd; that starts the
+# daemon from the script that the binary prints, and then this file again, with the tests of `part`: install, resume, full,
+# bare or init. `part`, `since` and `system` come from the kernel's command line.
 # shellcheck shell=sh disable=SC2016,SC2034,SC2154
+
+read -r words </proc/cmdline
+for word in $words; do
+    case $word in
+    part=* | since=* | system=*) eval "$word" ;;
+    esac
+done
 
 check() {
     if eval "$2"; then echo "ok: $1"; else echo "not ok: $1: $2"; fi
@@ -35,6 +42,8 @@ runs() { [ "$(told "$1" status)" = running ]; }
 # Whether agent $1 runs, as another process than $2.
 runs_anew() { runs "$1" && [ "$(told "$1" pid)" != "$2" ]; }
 job_is() { bootagent jobs --json | tr '{' '\n' | grep "\"id\":\"$1\"" | grep -q "\"state\":\"$2\""; }
+# Whether process $1 is no more, or waits for busybox init to take note.
+ended() { ! grep -q '^State:.[^ZX]' "/proc/$1/status" 2>/dev/null; }
 hundredths() { cut -d ' ' -f 1 /proc/uptime | tr -d .; }
 
 small=/small
@@ -42,6 +51,11 @@ year=$(date +%Y)
 
 if [ $$ = 1 ]; then
     if [ -e /dev/vda ]; then mount -t ext4 /dev/vda /var/lib; fi
+    if [ "$part" = bare ]; then
+        umount /sys/fs/cgroup
+        rm /etc/passwd /etc/group
+        umount /dev/pts
+    fi
     if [ "$part" = full ]; then
         mkdir /small && mount -t tmpfs -o size=512k tmpfs /small
     fi
@@ -54,6 +68,22 @@ if [ $$ = 1 ]; then
         bootagent init sysv >/etc/init.d/bootagent
         chmod 755 /etc/init.d/bootagent
         echo '::wait:/etc/init.d/bootagent start' >/etc/inittab
+        ;;
+    openrc)
+        bootagent init openrc >/etc/init.d/bootagent
+        # What every host with OpenRC has, and Debian leaves to other packages.
+        printf '#!/sbin/openrc-run\nstart() { :; }\n' >/etc/init.d/localmount
+        chmod 755 /etc/init.d/bootagent /etc/init.d/localmount
+        mkdir -p /etc/runlevels/sysinit /etc/runlevels/boot /etc/runlevels/default
+        ln -s /etc/init.d/bootagent /etc/runlevels/default/bootagent
+        printf '::sysinit:/sbin/openrc sysinit\n::sysinit:/sbin/openrc boot\n::wait:/sbin/openrc default\n' >/etc/inittab
+        ;;
+    systemd)
+        units=/etc/systemd/system
+        bootagent init systemd >$units/bootagent.service
+        printf '[Service]\nExecStart=/bin/sh -c "exec /bin/sh /vm-init >/dev/console 2>&1"\n' >$units/vm.service
+        printf '[Unit]\nRequires=basic.target bootagent.service vm.service\n' >$units/default.target
+        exec /lib/systemd/systemd
         ;;
     esac
     echo '::once:/bin/sh /vm-init' >>/etc/inittab
@@ -146,8 +176,56 @@ full)
     wait_for "with room again, the job is done" 'job_is second taken'
     pid=$(told web pid)
     /etc/init.d/bootagent stop
-    check "stop ends the agents" '! bootagent status 2>/dev/null && ! kill -0 "$pid" 2>/dev/null'
+    check "stop ends the agents" '! bootagent status 2>/dev/null && ended "$pid"'
     check "status says so" '/etc/init.d/bootagent status; [ $? = 3 ]'
+    ;;
+
+bare)
+    # No control groups, no accounts: limits are looked after by looking.
+    check "there are no control groups" '[ ! -e /sys/fs/cgroup/cgroup.procs ]'
+    wait_for "the agent runs" 'runs web'
+    check "its limits are polled" '[ "$(told web limits_by)" = polled ]'
+    echo "vm: give sample"
+    wait_for "an agent is installed by a job" 'job_is sample taken'
+    bootagent start memhog
+    wait_for "an agent over its memory is killed" '[ "$(told memhog status)" = killed ]'
+    bootagent stop memhog
+    bootagent start cpuhog
+    wait_for "an agent over its CPU is killed" '[ "$(told cpuhog status)" = killed ]'
+    bootagent stop cpuhog
+    pid=$(told sample pid)
+    bootagent stop sample
+    check "stop ends an agent" 'ended "$pid"'
+    ;;
+
+init)
+    wait_for "the agent runs" 'runs web'
+    check "its limits are kept by cgroup v2" '[ "$(told web limits_by)" = cgroup2 ]'
+    service() {
+        case $system in
+        openrc) rc-service bootagent "$1" ;;
+        systemd) systemctl "$1" bootagent ;;
+        esac
+    }
+    check "status says so" 'service status >/dev/null'
+    old=$(daemon) pid=$(told web pid)
+    kill -9 "$old"
+    wait_for "a killed daemon is started again" '[ "$(daemon)" != "$old" ] && bootagent status >/dev/null'
+    check "its agent went on" 'runs web && [ "$(told web pid)" = "$pid" ]'
+    old=$(daemon)
+    check "reload works" 'service reload && [ "$(daemon)" = "$old" ] && [ "$(told web pid)" = "$pid" ]'
+    check "restart works" 'service restart'
+    wait_for "and leaves agents alone" '[ "$(told web pid)" = "$pid" ]'
+    # systemd starts a new process, which takes the agents over.
+    check "by reexec, where init allows it" '[ "$system" = systemd ] || [ "$(daemon)" = "$old" ]'
+    bootagent start memhog
+    wait_for "an agent over its memory is killed" '[ "$(told memhog status)" = killed ]'
+    check "alone" 'service status >/dev/null && [ "$(told web pid)" = "$pid" ]'
+    bootagent stop memhog
+    check "stop ends daemon and agents" 'service stop && ! bootagent status 2>/dev/null && ended "$pid"'
+    check "for good" 'sleep 3; ! bootagent status 2>/dev/null && ! service status >/dev/null'
+    check "start starts them again" 'service start'
+    wait_for "the agent runs again" 'runs_anew web "$pid"'
     ;;
 esac
 echo "vm: exit 0"
