@@ -80,6 +80,12 @@ fn a_good_binary_takes_the_place_of_the_old_one() {
     assert_eq!(host.wait_running("web").pid, pid);
     host.wait("the watcher to end", || host.agents_processes() == [pid]);
     assert!(!host.path("state/packages/bootagent").exists());
+    // The same package once more is no work.
+    let fetched = || server.requests_to("/packages/u1/bootagent.tar.gz").len();
+    let before = fetched();
+    server.give(&job.set("id", "\"u1-again\"").text());
+    let (code, message) = host.result(&server, "u1-again");
+    assert!(code == 0 && message.contains("already") && fetched() == before, "{code} {message}");
     // It is a daemon like any other: reexec, restart, upgrade again.
     host.ok(&["reexec"]);
     host.does(&server, &Job::new("r1", "restart", "bootagent"), 0);
@@ -99,7 +105,8 @@ fn a_binary_that_cannot_even_be_tried_changes_nothing() {
     let mut foreign = another();
     foreign[18..20].copy_from_slice(&[0xfe, 0xfe]);
     for (id, new, want) in [
-        ("true", b"#!/bin/sh\n".to_vec(), "does not say"),
+        ("true", fs::read("/bin/true").unwrap(), "does not say"),
+        ("empty", b"#!/bin/sh\n".to_vec(), "does not say"),
         ("fails", b"#!/bin/sh\nexit 1\n".to_vec(), "status 1"),
         (
             "config",
@@ -113,8 +120,8 @@ fn a_binary_that_cannot_even_be_tried_changes_nothing() {
         assert!(host.lives());
         assert_eq!(host.wait_running("web").pid, pid);
     }
-    let empty = tar_of(&host, "bootagent", "9", &[("README", "no binary here")]);
-    let job = Job::new("empty", "upgrade", "bootagent").package(&server.serve(&empty.file, &empty.bytes), &empty);
+    let none = tar_of(&host, "bootagent", "9", &[("README", "no binary here")]);
+    let job = Job::new("none", "upgrade", "bootagent").package(&server.serve(&none.file, &none.bytes), &none);
     host.does(&server, &job, 6);
     let job = job.set("id", "\"deb\"").set("url", "\"http://127.0.0.1:1/bootagent_1_all.deb\"");
     server.give(&job.text());
@@ -221,4 +228,220 @@ fn a_stop_on_trial_is_a_stop() {
     host.start();
     assert_eq!(host.result(&server, "u1").0, 8);
     host.wait_running("web");
+}
+
+/// What happens to the daemon in the midst of it; `tests/crash.rs` does the same to the jobs of agents.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Disaster {
+    /// It is killed, and started again at once, as an init does.
+    Crash,
+    /// It is killed, and nobody but a watcher would start it again.
+    Orphaned,
+    /// Everything is killed, and the host starts anew.
+    Reboot,
+    /// It is killed, and the record of its job is cut.
+    Torn,
+}
+
+/// A host whose daemon is upgraded again and again.
+struct Walk {
+    server: Server,
+    host: Host,
+    base: Vec<u8>,
+    agent: i32,
+    jobs: u32,
+}
+
+/// What the new binary is like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum New {
+    Good,
+    /// It ends at once.
+    Ends,
+    /// It has no time at all for its first exchange.
+    Late,
+}
+
+impl New {
+    fn code(self) -> i64 {
+        if self == New::Good {
+            0
+        } else {
+            8
+        }
+    }
+}
+
+impl Walk {
+    fn new() -> Walk {
+        let server = Server::new();
+        let (mut host, agent) = host_with_agent(&server);
+        host.kill9();
+        host.set("step", "0.15").env("BOOTAGENT_SAVE_SECS", "0.1");
+        Walk { server, host, base: fs::read(binary()).expect("the binary under test"), agent, jobs: 0 }
+    }
+
+    fn installed(&self) -> Vec<u8> {
+        fs::read(&self.host.program).expect("there is an installed binary")
+    }
+
+    /// A job that brings such a binary, another one than the installed; and that binary.
+    fn job(&mut self, kind: New) -> (Job, Vec<u8>) {
+        self.jobs += 1;
+        let new = match kind {
+            New::Ends => passing("exit 1"),
+            _ if self.installed() == self.base => another(),
+            _ => self.base.clone(),
+        };
+        let startsecs = if kind == New::Late { "0" } else { "20" };
+        (upgrade(&self.host, &self.server, &format!("u{}", self.jobs), startsecs, &new), new)
+    }
+
+    fn over(&self, id: &str) -> bool {
+        // Not asked of a daemon that may be stopped.
+        self.host.read(&format!("state/jobs/{id}.json")).contains("\"taken\"")
+    }
+
+    /// The points that such an upgrade comes by.
+    fn points(&mut self, kind: New) -> Vec<String> {
+        let log = self.host.path("points").display().to_string();
+        self.host.env("BOOTAGENT_FAULT_LOG", &log);
+        self.host.start();
+        let (job, _) = self.job(kind);
+        self.host.does(&self.server, &job, kind.code());
+        self.host.wait("the result to be noted as taken", || self.over(&job.id));
+        self.end();
+        self.host.env("BOOTAGENT_FAULT_LOG", "");
+        let text = self.host.read("points");
+        let idle = ["Log", "Measure", "Measured", "Exchange", "Replied", "Tick", "Saved"];
+        let mut points: Vec<String> = Vec::new();
+        for point in text.lines().filter(|point| !idle.contains(&point.trim_start_matches(['1', '2', '3', '-']))) {
+            let number = text.lines().filter(|line| *line == point).count();
+            let new = (1..=number).map(|n| format!("{point}:{n}")).find(|point| !points.contains(point));
+            points.extend(new);
+        }
+        points
+    }
+
+    /// Ends the daemon, whoever started it.
+    fn end(&mut self) {
+        self.host.dismiss();
+        for pid in daemons(&self.host) {
+            kill(pid, "KILL");
+        }
+        self.host.wait("the daemon to be gone", || daemons(&self.host).is_empty());
+    }
+
+    fn survives(&mut self, kind: New, point: &str, disaster: Disaster) {
+        let what = format!("{disaster:?} at {point} of an upgrade to {kind:?}");
+        let old = self.installed();
+        let (job, new) = self.job(kind);
+        self.host.env("BOOTAGENT_FAULT", point);
+        self.host.start();
+        self.host.env("BOOTAGENT_FAULT", "");
+        self.server.give(&job.text());
+        let daemon = self.host.pid();
+        self.host.wait(&what, || proc_status(daemon, "State").starts_with('T') || self.over(&job.id));
+        let watched = self.host.processes().into_iter().any(is_watcher);
+        self.host.dismiss();
+        let record = self.host.path("state/jobs").join(format!("{}.json", job.id));
+        match disaster {
+            Disaster::Reboot => {
+                for pid in self.host.processes() {
+                    kill(pid, "KILL");
+                }
+                self.host.wait("all processes to be gone", || self.host.processes().is_empty());
+                let _ = fs::remove_dir_all(self.host.path("run"));
+                self.host.env("BOOTAGENT_BOOT_ID", &format!("boot-{}", self.jobs));
+            }
+            Disaster::Torn => {
+                if let Ok(bytes) = fs::read(&record) {
+                    fs::write(&record, &bytes[..bytes.len() / 2]).expect("a record of the test's own host");
+                }
+            }
+            Disaster::Crash | Disaster::Orphaned => {}
+        }
+        if disaster == Disaster::Orphaned && watched {
+            self.host.wait(&what, || self.host.status().is_some());
+        } else {
+            self.host.start();
+        }
+        let (code, message) = self.host.result(&self.server, &job.id);
+        let say = |problem: &str| format!("{what}: {problem}: {code} {message}\n{}", self.host.logs());
+        self.host.wait("the result to be noted as taken", || self.over(&job.id));
+        let near_taking = point.contains("Replied-taken") || point.contains("SaveJob-taken");
+        let codes = self.server.codes(&job.id);
+        assert!(codes.len() == 1 || near_taking || disaster == Disaster::Torn, "{}", say(&format!("{codes:?}")));
+        let now = self.installed();
+        let right = match code {
+            0 => kind == New::Good && now == new,
+            6 | 8 => now == old,
+            9 => disaster == Disaster::Torn && (now == new || now == old),
+            _ => false,
+        };
+        assert!(right, "{}", say("the installed binary is another one"));
+        let exe = || fs::read(format!("/proc/{}/exe", daemons(&self.host)[0])).is_ok_and(|bytes| bytes == now);
+        assert!(daemons(&self.host).len() == 1 && exe(), "{}", say("what runs is not what is installed"));
+        let pid = self.host.wait_running("web").pid;
+        assert!(disaster == Disaster::Reboot || pid == self.agent, "{}", say("the agent has another pid"));
+        self.agent = pid;
+        let mut left = Vec::new();
+        let clean = patiently(|| {
+            left = entries(&self.host.path("state/downloads"));
+            left.extend(entries(&self.host.path("state/packages")));
+            left.extend(entries(&self.host.path("bin")).into_iter().filter(|path| *path != self.host.program));
+            let others = self.host.processes().into_iter().filter(|other| *other != pid);
+            (left.is_empty() && others.count() == 1).then_some(())
+        });
+        assert!(clean.is_some(), "{}", say(&format!("left over: {left:?}, {:?}", self.host.processes())));
+        self.end();
+    }
+}
+
+fn is_watcher(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().split(|byte| *byte == 0).any(|word| word == b"watch")
+}
+
+/// Walks by every `stride`th point, by all of them with `CRASH_ALL=1`.
+fn walks(kind: New, disaster: Disaster, stride: usize, first: usize) {
+    if cfg!(not(debug_assertions)) || std::env::var_os("BOOTAGENT_TEST_BIN").is_some() {
+        eprintln!("skipped: needs a debug build");
+        return;
+    }
+    let all = std::env::var_os("CRASH_ALL").is_some();
+    let mut walk = Walk::new();
+    let points = walk.points(kind);
+    let images = match kind {
+        New::Good => vec!["Save", "2-Save"],
+        New::Ends => vec!["Save"],
+        New::Late => vec!["Save", "2-Save", "3-Save"],
+    };
+    let has = |image: &&str| points.iter().filter(|point| point.starts_with(*image)).count() > 1;
+    assert!(images.iter().all(has), "hardly any points: {points:?}");
+    let (first, stride) = if all { (0, 1) } else { (first, stride) };
+    let tried: Vec<&String> = points.iter().skip(first).step_by(stride).collect();
+    for point in &tried {
+        walk.survives(kind, point, disaster);
+    }
+    eprintln!("{kind:?} {disaster:?}: {} points of {}", tried.len(), points.len());
+}
+
+#[test]
+fn an_upgrade_of_the_daemon_survives_a_crash() {
+    walks(New::Good, Disaster::Crash, 2, 0);
+    walks(New::Late, Disaster::Crash, 7, 1);
+}
+
+#[test]
+fn an_upgrade_of_the_daemon_survives_without_an_init() {
+    walks(New::Good, Disaster::Orphaned, 14, 8);
+    walks(New::Late, Disaster::Orphaned, 20, 5);
+    walks(New::Ends, Disaster::Orphaned, 12, 3);
+}
+
+#[test]
+fn an_upgrade_of_the_daemon_survives_a_reboot_and_a_torn_record() {
+    walks(New::Good, Disaster::Reboot, 7, 2);
+    walks(New::Late, Disaster::Reboot, 15, 8);
+    walks(New::Good, Disaster::Torn, 11, 3);
 }

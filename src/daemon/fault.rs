@@ -2,8 +2,8 @@
 //!
 //! `BOOTAGENT_FAULT=POINT:N` stops the daemon with SIGSTOP as it comes by a point for the Nth time, counted from the
 //! first job it receives, so that a test can kill it there, fill its disk, or spoil its files and let it go on. A point is
-//! an action about to be done or an event about to be told, by its name. `BOOTAGENT_FAULT_LOG=FILE` lists the points as
-//! they are passed. `BOOTAGENT_BOOT_ID`, `BOOTAGENT_TOOL_SECS`, `_LOCK_SECS`, `_FETCH_SECS` and `_SAVE_SECS` stand in for what
+//! an action about to be done or an event about to be told, by its name; in the second image of an upgrade of the daemon
+//! itself it begins with `2-`, in the third with `3-`. `BOOTAGENT_FAULT_LOG=FILE` lists the points as they are passed. `BOOTAGENT_BOOT_ID`, `BOOTAGENT_TOOL_SECS`, `_LOCK_SECS`, `_FETCH_SECS` and `_SAVE_SECS` stand in for what
 //! the kernel says and for the constants of `state::Times`.
 
 #[cfg(not(debug_assertions))]
@@ -31,16 +31,24 @@ mod real {
         log: Option<String>,
         /// A job was received.
         armed: bool,
+        /// What the names of points begin with.
+        image: String,
     }
 
     impl Faults {
-        /// As the environment says.
-        pub fn asked() -> Faults {
+        /// As the environment says; `renewed`: a job has put this image in the place of another.
+        pub fn asked(renewed: bool) -> Faults {
+            const IMAGE: &str = "BOOTAGENT_FAULT_IMAGE";
+            let before = std::env::var(IMAGE).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+            let number: u32 = if renewed { before + 1 } else { 1 };
+            // For the image after this one.
+            std::env::set_var(IMAGE, number.to_string());
+            let image = if renewed { format!("{number}-") } else { String::new() };
             let point = std::env::var("BOOTAGENT_FAULT").ok().and_then(|text| {
                 let (point, count) = text.rsplit_once(':')?;
                 Some((point.to_string(), count.parse().ok()?))
             });
-            Faults { point, log: std::env::var("BOOTAGENT_FAULT_LOG").ok(), armed: false }
+            Faults { point, log: std::env::var("BOOTAGENT_FAULT_LOG").ok(), armed: renewed, image }
         }
 
         /// An action is about to be done.
@@ -76,6 +84,7 @@ mod real {
             if !self.armed {
                 return;
             }
+            let point = &format!("{}{point}", self.image);
             if let Some(mut log) =
                 self.log.as_ref().and_then(|log| OpenOptions::new().append(true).create(true).open(log).ok())
             {
@@ -130,7 +139,7 @@ mod none {
     pub struct Faults;
 
     impl Faults {
-        pub fn asked() -> Faults {
+        pub fn asked(_: bool) -> Faults {
             Faults
         }
 

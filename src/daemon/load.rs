@@ -134,6 +134,7 @@ impl Daemon {
         }
         found.carried = handover.as_mut().map(|left| std::mem::take(&mut left.carried));
         found.undone = undone(run_dir);
+        let renewed = found.carried.as_ref().is_some_and(|carried| carried.job.is_some());
         let config_path = options.config_path.clone();
         let options = state_options(options, &config, &program, &mut log);
         log.write(Level::Info, &format!("{} begins, process {}", options.version, process::own_id()));
@@ -165,7 +166,7 @@ impl Daemon {
             unread,
             quit: None,
             power: None,
-            faults: fault::Faults::asked(),
+            faults: fault::Faults::asked(renewed),
             lock,
             program,
             config_path,

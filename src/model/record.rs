@@ -19,13 +19,15 @@ pub struct Identity {
     pub machine_id: Box<str>,
 }
 
-/// Settings a server gave with a `config` job.
+/// Settings a server gave with a `config` job, and what it upgraded the daemon with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Tried before the default list; empty: none was given.
     pub svrlist: Box<str>,
     /// Reporting interval instead of the configured one.
     pub step: Option<Duration>,
+    /// The daemon's version and the digest of the package that brought it, a space between them; empty: no job did.
+    pub package: Box<str>,
 }
 
 /// Whether an agent should run.

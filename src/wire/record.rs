@@ -42,6 +42,7 @@ pub fn write_settings(settings: &Settings) -> String {
     if let Some(step) = settings.step {
         json.key("step").seconds(step);
     }
+    json.key("package").text(&settings.package);
     json.close('}');
     json.finish()
 }
@@ -53,7 +54,8 @@ pub fn write_settings(settings: &Settings) -> String {
 pub fn read_settings(text: &str) -> Result<Settings, String> {
     read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
-        Some(Settings { svrlist: string(&mut fields, "svrlist"), step: fields.seconds("step") })
+        let (svrlist, step) = (string(&mut fields, "svrlist"), fields.seconds("step"));
+        Some(Settings { svrlist, step, package: string(&mut fields, "package") })
     })
 }
 

@@ -225,6 +225,13 @@ impl Host {
         daemon.wait().expect("our own child");
     }
 
+    /// The same with one that may have ended already, or was never started.
+    pub fn dismiss(&mut self) {
+        if self.daemon.is_some() {
+            self.kill9();
+        }
+    }
+
     /// Ends the daemon with a signal and waits for it.
     pub fn end(&mut self, signal: &str) -> ExitStatus {
         self.signal(signal);

@@ -96,7 +96,7 @@ fn everything_written_is_read_by_the_next_store() {
     let place = Place::new();
     let store = place.open();
     let identity = Identity { sn: uuid([7; 16]), machine_id: machine_id() };
-    let settings = Settings { svrlist: "a:1".into(), step: None };
+    let settings = Settings { svrlist: "a:1".into(), ..Settings::default() };
     store.write_identity(&identity).unwrap();
     store.write_settings(&settings).unwrap();
     for name in ["b", "a"] {

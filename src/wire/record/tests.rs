@@ -67,7 +67,7 @@ fn identity_and_settings_come_back() {
     let identity = Identity { sn: "bfdcc18c".into(), machine_id: "m".into() };
     assert_eq!(read_identity(&write_identity(&identity)), Ok(identity));
     for step in [None, Some(Duration::from_secs(86_400)), Some(Duration::from_millis(1_500))] {
-        let settings = Settings { svrlist: "a:1,b:2".into(), step };
+        let settings = Settings { svrlist: "a:1,b:2".into(), step, package: "bootagent-1 SHA256:00".into() };
         assert_eq!(read_settings(&write_settings(&settings)), Ok(settings));
     }
     assert_eq!(read_settings("{}"), Ok(Settings::default()));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::task::{Ask, Doing, Task};
 use super::SELF;
 use crate::model::event::{Action, Now};
-use crate::model::job::{Code, JobId, Order, Outcome};
+use crate::model::job::{Code, JobId, Order, Outcome, Source};
 use crate::model::record::{Installed, Phase};
 use crate::model::state::State;
 
@@ -25,6 +25,10 @@ impl State {
     pub(super) fn begin_own(&mut self, index: usize, out: &mut Vec<Action>) {
         match self.tasks[index].order() {
             Some(Order::Restart) => self.go(index, Phase::Starting, out),
+            Some(Order::Upgrade(source)) if *self.settings.package == *self.own_package(source) => {
+                let text = format!("success, {} is installed already", self.options.version);
+                self.finish(index, Code::Success, &text, out);
+            }
             Some(Order::Upgrade(source)) if source.format.is_tar() => self.go(index, Phase::Downloading, out),
             Some(Order::Upgrade(_)) => {
                 let text = "url: want a .tar, .tar.gz, .tgz or .tar.xz that holds the binary \"bootagent\"";
@@ -53,7 +57,7 @@ impl State {
             }
             (Phase::Starting, _) if self.undone.is_none() => return self.go(index, Phase::Installing, out),
             (Phase::Settling, Some(Code::Success)) if ours && trial.is_none() => {
-                return self.end_own(index, Code::Success, &format!("success, {} runs", self.options.version), out);
+                return self.own_installed(index, out);
             }
             (Phase::Settling, Some(Code::Success)) => {
                 out.push(Action::Replace(id, self.own_binary()));
@@ -154,9 +158,7 @@ impl State {
     /// The new binary was put in the place of the installed one, or could not be.
     pub(super) fn replaced(&mut self, index: usize, result: Result<(), Box<str>>, out: &mut Vec<Action>) {
         match result {
-            Ok(()) if self.trial.take().is_some() => {
-                self.end_own(index, Code::Success, &format!("success, {} runs", self.options.version), out);
-            }
+            Ok(()) if self.trial.take().is_some() => self.own_installed(index, out),
             // An earlier image was interrupted here: which one we are is not known, but soon we are the new one.
             Ok(()) => self.tasks[index].doing = Doing::Renewing,
             Err(why) => self.settle_own(index, Code::Install, &format!("cannot install: {why}; undone"), out),
@@ -189,6 +191,20 @@ impl State {
         let why = why.as_deref().unwrap_or("it ended before its first good exchange with a server");
         let text = format!("rolled back from {new} to {}: {why}", self.options.version);
         self.end_own(index, Code::RolledBack, &text, out);
+    }
+
+    /// What stands for this version out of this package in the settings.
+    fn own_package(&self, source: &Source) -> String {
+        format!("{} {}", self.options.version, source.digest)
+    }
+
+    /// The new binary is the installed one: which package brought it is remembered.
+    fn own_installed(&mut self, index: usize, out: &mut Vec<Action>) {
+        if let Some(source) = self.source(index) {
+            self.settings.package = self.own_package(source).into();
+            out.push(Action::SaveSettings(self.settings.clone()));
+        }
+        self.end_own(index, Code::Success, &format!("success, {} runs", self.options.version), out);
     }
 
     /// Ends the job; nothing of the package is needed any more.
