@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::host::files;
 use crate::model::command::{Answer, Command};
 use crate::model::package::Digest;
+use crate::sys::file::read_up_to;
 use crate::wire::config::Problem;
 use crate::wire::{control, json};
 
@@ -101,7 +102,7 @@ fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, String
     // A daemon that refuses the client answers without reading, so an error here is told only if there is no answer.
     let written = stream.write_all(control::write_command(command).as_bytes());
     let mut line = Vec::new();
-    let read = stream.take(control::MAX_ANSWER as u64).read_to_end(&mut line);
+    let read = read_up_to(control::MAX_ANSWER as u64, &mut line, &mut |to| stream.read(to));
     if line.ends_with(b"\n") {
         return control::read_answer(&line);
     }

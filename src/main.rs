@@ -10,6 +10,7 @@ use std::process::exit;
 use bootagent::cli::{self, Answering};
 use bootagent::daemon;
 use bootagent::model::command::Command;
+use bootagent::model::job::joined;
 use bootagent::model::pace::parse_servers;
 use bootagent::model::spec::is_name;
 use bootagent::work::watch::WORD as WATCH;
@@ -335,7 +336,7 @@ fn unknown(what: &str, word: &str, known: &[&str]) -> String {
         Some(nearest) if distance(word, nearest) <= 2.min(word.len() / 2) => {
             text.push_str(&format!("; did you mean \"{nearest}\"?"));
         }
-        _ => text.push_str(&format!("; there are {}", known.join(", "))),
+        _ => text.push_str(&format!("; there are {}", joined(&mut known.iter().copied(), ", "))),
     }
     text
 }

@@ -17,6 +17,7 @@ use super::{load, Options};
 use crate::host::disk::make_dir;
 use crate::host::files;
 use crate::kernel::{Exit, Pid, Sig, Time};
+use crate::model::job::joined;
 use crate::sys::poll::{poll, PollFd, Signals};
 use crate::sys::process::{self, Fork};
 use crate::sys::{self, monotonic};
@@ -175,8 +176,8 @@ fn execute(program: &Path, options: &Options) -> ! {
     let mut argv = vec![c"bootagent".to_owned(), c"-c".to_owned(), text(options.config_path.as_os_str().as_bytes())];
     argv.push(c"run".to_owned());
     if let Some(servers) = &options.servers {
-        let list: Vec<&str> = servers.iter().map(|server| &*server.base).collect();
-        argv.extend([c"-S".to_owned(), text(list.join(",").as_bytes())]);
+        let list = joined(&mut servers.iter().map(|server| &*server.base), ",");
+        argv.extend([c"-S".to_owned(), text(list.as_bytes())]);
     }
     let envp: Vec<CString> =
         std::env::vars_os().map(|(name, value)| text(&[name.as_bytes(), b"=", value.as_bytes()].concat())).collect();

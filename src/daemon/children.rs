@@ -13,11 +13,11 @@ use crate::host::proc::{self, Snapshot};
 use crate::host::spawn::{setup, Where, PATH};
 use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig, Stage};
 use crate::model::event::Event;
-use crate::model::job::{sanitize, JobId};
+use crate::model::job::{joined, sanitize, JobId};
 use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
 use crate::sys::child::{spawn_child, Failure, Program, Setup};
-use crate::sys::file::open_nofollow;
+use crate::sys::file::{open_nofollow, read_up_to};
 use crate::sys::process;
 
 /// So much of an agent's output goes into what is said about its end.
@@ -339,7 +339,10 @@ impl Daemon {
                 self.trees.add_ours(pid);
                 self.owners.insert(pid, Owner::Errand);
             }
-            Err(reason) => self.say(Level::Warn, &format!("cannot run {}: {reason}", argv.join(" "))),
+            Err(reason) => self.say(
+                Level::Warn,
+                &format!("cannot run {}: {reason}", joined(&mut argv.iter().map(|word| &**word), " ")),
+            ),
         }
     }
 
@@ -394,11 +397,11 @@ fn read_ends(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut bytes = Vec::new();
-    Read::by_ref(&mut file).take(OUTPUT).read_to_end(&mut bytes)?;
+    read_up_to(OUTPUT, &mut bytes, &mut |to| file.read(to))?;
     if length > OUTPUT {
         bytes.extend_from_slice(b"\n...\n");
         file.seek(SeekFrom::Start(length.saturating_sub(OUTPUT).max(OUTPUT)))?;
-        file.take(OUTPUT).read_to_end(&mut bytes)?;
+        read_up_to(OUTPUT, &mut bytes, &mut |to| file.read(to))?;
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -10,7 +10,7 @@ use crate::host::disk::{list, make_dir, reason};
 use crate::host::files;
 use crate::kernel::Level;
 use crate::model::event::Event;
-use crate::model::job::{Code, JobId};
+use crate::model::job::{joined, Code, JobId};
 use crate::model::package::Format;
 use crate::model::spec::Spec;
 use crate::sys::file::{has_writer, open_nofollow};
@@ -184,7 +184,7 @@ impl Daemon {
             Ok(spec) => Ok(Some(Box::new(spec))),
             Err(problems) => {
                 let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                Err(problems.join("; ").into())
+                Err(joined(&mut problems.iter().map(|problem| &**problem), "; ").into())
             }
         }
     }

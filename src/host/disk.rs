@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::kernel::Errno;
+use crate::sys::file::read_up_to;
 
 /// The largest file that is read: a reply, and so a job, is at most 1 MiB.
 const FILE_MAX: u64 = 16 << 20;
@@ -116,13 +117,13 @@ pub fn list(dir: &Path, ending: &str) -> io::Result<Vec<String>> {
 /// # Errors
 /// When it is something else, or over 16 MiB, or cannot be read.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     let size = file.metadata()?;
     if !size.is_file() || size.len() > FILE_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file, or too large"));
     }
     let mut content = Vec::with_capacity(size.len() as usize);
-    file.take(FILE_MAX).read_to_end(&mut content)?;
+    read_up_to(FILE_MAX, &mut content, &mut |to| file.read(to))?;
     Ok(content)
 }
 

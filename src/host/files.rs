@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::sys::account;
+use crate::sys::file::read_up_to;
 use crate::wire::config::{self, Agents, Config, Problem, Source};
 
 /// The largest file that is taken for meant, bytes.
@@ -115,7 +116,7 @@ pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, String> {
 /// `secret`: only where nobody else can read it.
 fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, String> {
     // Without O_NONBLOCK a fifo put in place of the file would hold the daemon up.
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+    let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("cannot read: {}", cause(&error))),
@@ -132,7 +133,8 @@ fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, String> {
         return Err(format!("refused: others may use it (mode {bits:04o}); want mode 0600"));
     }
     let mut text = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(|error| format!("cannot read: {}", cause(&error)))?;
+    read_up_to(MAX_FILE + 1, &mut text, &mut |to| file.read(to))
+        .map_err(|error| format!("cannot read: {}", cause(&error)))?;
     if text.len() as u64 > MAX_FILE {
         return Err("larger than 1 MiB".to_string());
     }

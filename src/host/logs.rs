@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::host::disk::{make_dir, reason};
 use crate::kernel::Level;
 use crate::model::job::sanitize;
+use crate::sys::file::read_up_to;
 use crate::sys::poll::{poll, PollFd};
 use crate::sys::wall;
 
@@ -221,7 +222,13 @@ fn keep_copy(log: &mut File, path: &Path, size: u64, mode: u32) -> io::Result<()
     log.seek(SeekFrom::Start(log.metadata()?.len().saturating_sub(size)))?;
     let copied = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).and_then(|mut copy| {
         copy.set_permissions(Permissions::from_mode(mode))?;
-        io::copy(&mut log.take(size), &mut copy)?;
+        let mut chunk = Vec::new();
+        let mut left = size;
+        while left > 0 && read_up_to(left.min(64 << 10), &mut chunk, &mut |to| log.read(to))? > 0 {
+            copy.write_all(&chunk)?;
+            left -= chunk.len() as u64;
+            chunk.clear();
+        }
         fs::rename(&temporary, &older)
     });
     if copied.is_err() {
@@ -241,7 +248,7 @@ fn read_tail(path: &Path, begin: u64, max: u64) -> io::Result<String> {
     let start = found.len().saturating_sub(max).max(begin);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
-    file.take(max).read_to_end(&mut bytes)?;
+    read_up_to(max, &mut bytes, &mut |to| file.read(to))?;
     let mut tail = &bytes[..];
     if start > begin {
         // The first line is cut most likely; a single long one is better than nothing.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::kernel::{Errno, Pid, Process, Uid};
 use crate::map::Set;
+use crate::sys::file::read_up_to;
 
 /// Clock ticks a second in /proc (USER_HZ): 100 on every target.
 pub const TICKS: u64 = 100;
@@ -279,7 +280,8 @@ pub fn mark(pid: Pid, state_dir: &str) -> Mark {
     let mut path = Path::new();
     let _ = write!(path, "/proc/{pid}/environ");
     let mut environ = Vec::new();
-    match File::open(path.as_str()).and_then(|file| file.take(MAX_ENVIRON).read_to_end(&mut environ)) {
+    match File::open(path.as_str()).and_then(|mut file| read_up_to(MAX_ENVIRON, &mut environ, &mut |to| file.read(to)))
+    {
         Ok(1..) => parse_environ(&environ, state_dir),
         // In the middle of execve(2) the arguments are not there either.
         Ok(0) => {

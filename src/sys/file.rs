@@ -11,6 +11,34 @@ use std::path::Path;
 use super::cerr;
 use crate::kernel::{Gid, Pid, Uid};
 
+/// Adds to `bytes` what `read` gives, until there is no more or it gave `limit` bytes; returns how many it gave.
+///
+/// One copy of this code serves all readers: what std makes of `read_to_end`, it makes for each of them.
+///
+/// # Errors
+/// What `read` says, but EINTR; what came before stays in `bytes`.
+pub fn read_up_to(
+    limit: u64,
+    bytes: &mut Vec<u8>,
+    read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let before = bytes.len();
+    let mut buffer = [0; 4096];
+    loop {
+        let got = bytes.len() - before;
+        let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(got).min(buffer.len());
+        if room == 0 {
+            return Ok(got);
+        }
+        match read(&mut buffer[..room]) {
+            Ok(0) => return Ok(got),
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Opens `path` as `options` say, but never through a symbolic link at its end; a file it makes gets `mode` (less the
 /// umask), and the open neither waits for the other side of a FIFO nor takes a terminal as ours.
 ///
@@ -135,6 +163,27 @@ mod tests {
         let _ = std::fs::remove_file(&path);
         let _ = std::fs::remove_dir(&path);
         path
+    }
+
+    #[test]
+    fn reads_end_at_the_limit_the_end_or_an_error() {
+        for (limit, steps, want, left) in [
+            (100, &[Ok(3), Err(libc::EINTR), Ok(4), Ok(0)][..], Ok(7), 0),
+            (5, &[Ok(3), Ok(4), Ok(0)], Ok(5), 1),
+            (0, &[Ok(3)], Ok(0), 1),
+            (100, &[Ok(3), Err(libc::EIO)], Err(Some(libc::EIO)), 0),
+            (u64::MAX, &[Ok(9000), Ok(9000), Ok(0)], Ok(8192), 0),
+        ] {
+            let mut steps = steps.iter();
+            let mut bytes = vec![b'x'];
+            let got = read_up_to(limit, &mut bytes, &mut |to| match steps.next() {
+                Some(Ok(count)) => Ok(to.len().min(*count)),
+                Some(Err(errno)) => Err(io::Error::from_raw_os_error(*errno)),
+                None => panic!("a read too many"),
+            });
+            assert_eq!(got.map_err(|error| error.raw_os_error()), want);
+            assert_eq!((bytes.len(), steps.len()), (1 + want.unwrap_or(3), left));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::kernel::{Pid, Time};
 use crate::model::carried::Carried;
 use crate::model::command::Command;
 use crate::model::event::Client;
+use crate::model::job::joined;
 use crate::model::pace::Times;
 use crate::model::report::Incident;
 use crate::wire::control::{read_command, write_command};
@@ -165,7 +166,7 @@ pub fn read(text: &str) -> Result<Handover, String> {
     let mut faults = Vec::new();
     match take(&value, &mut faults) {
         Some(handover) if faults.is_empty() => Ok(handover),
-        _ => Err(faults.join("; ")),
+        _ => Err(joined(&mut faults.iter().map(|fault| &**fault), "; ")),
     }
 }
 

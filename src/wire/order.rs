@@ -4,7 +4,7 @@
 //! Unknown keys, and `url`, `checksum`, `svrlist` and `step` in an action that has no use for them, are ignored. No
 //! message holds the value of an environment variable or anything of a URL but its file name: it may hold a password.
 
-use crate::model::job::{sanitize, Code, Job, Order, Rejected, Source, MESSAGE_MAX};
+use crate::model::job::{joined, sanitize, Code, Job, Order, Rejected, Source, MESSAGE_MAX};
 use crate::model::pace::{parse_servers, Server};
 use crate::model::package::{Digest, Format};
 use crate::model::spec::{is_job_id, is_name, is_version};
@@ -23,7 +23,7 @@ pub fn read(value: &Value) -> Result<Job, Rejected> {
     match job {
         Some(job) if faults.is_empty() => Ok(job),
         _ => {
-            rejected.message = sanitize(&faults.join("; "), MESSAGE_MAX).into();
+            rejected.message = sanitize(&joined(&mut faults.iter().map(|fault| &**fault), "; "), MESSAGE_MAX).into();
             Err(rejected)
         }
     }

@@ -5,7 +5,7 @@
 //! record. Environments and limits are arrays of pairs, as their order counts and JSON objects have none.
 
 use crate::kernel::{Pid, Process, Resource, Time};
-use crate::model::job::{Code, Outcome};
+use crate::model::job::{joined, Code, Outcome};
 use crate::model::package::{Digest, Format};
 use crate::model::record::{AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, Wanted};
 use crate::model::spec::{is_job_id, is_name, Envs, Limits};
@@ -217,7 +217,7 @@ fn read<T>(text: &str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Resul
     let mut faults = Vec::new();
     match take(&value, &mut faults) {
         Some(taken) if faults.is_empty() => Ok(taken),
-        _ => Err(faults.join("; ")),
+        _ => Err(joined(&mut faults.iter().map(|fault| &**fault), "; ")),
     }
 }
 

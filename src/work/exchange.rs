@@ -6,6 +6,7 @@
 use std::io::{ErrorKind, Read};
 
 use crate::sys::alarm;
+use crate::sys::file::read_up_to;
 use crate::work::url::{Scheme, Url};
 use crate::work::{cause, Fault, Kind, Outcome, CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY};
 
@@ -33,7 +34,7 @@ pub fn exchange(url: &str, headers: &[(String, String)], body: Vec<u8>, max_body
         return Err(Fault::new(Kind::TooBig, format!("the reply has {length} bytes, more than {max_body}")));
     }
     let mut body = Vec::new();
-    let taken = Read::by_ref(&mut reply).take(max_body.saturating_add(1)).read_to_end(&mut body);
+    let taken = read_up_to(max_body.saturating_add(1), &mut body, &mut |to| reply.read(to));
     taken.map_err(|error| Fault::temporary(&format!("the reply broke off after {} bytes", body.len()), &error))?;
     let size = body.len() as u64;
     if size > max_body {

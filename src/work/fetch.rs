@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 
 use crate::sys::alarm;
+use crate::sys::file::read_up_to;
 use crate::work::exchange::{content_length, header, is_chunked, send};
 use crate::work::url::{base64, percent_decoded, Scheme, Url};
 use crate::work::{encode_total, ftp, stall_secs, Fault, Kind, Outcome};
@@ -242,7 +243,7 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Fault> {
 /// nothing follows must not cost what was fetched before.
 fn first(reply: &mut minreq::ResponseLazy, total: Option<u64>) -> Result<io::Cursor<Vec<u8>>, Fault> {
     let mut byte = Vec::new();
-    let read = Read::by_ref(reply).take(1).read_to_end(&mut byte);
+    let read = read_up_to(1, &mut byte, &mut |to| reply.read(to));
     read.map_err(|error| Fault::temporary("the transfer broke off before its first byte", &error))?;
     if byte.is_empty() && total != Some(0) {
         return Err(Fault::new(Kind::Temporary, "the server closed the connection before the first byte"));

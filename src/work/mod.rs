@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 
 use crate::kernel::{Errno, Resource};
 use crate::model::package::Format;
+use crate::sys::file::read_up_to;
 use crate::sys::process;
 
 pub use frame::{decode_order, decode_outcome, encode_order, encode_outcome, encode_total, take_total};
@@ -205,7 +206,7 @@ pub fn run() -> i32 {
     // Whatever minreq finds there would make it start a thread.
     std::env::remove_var("MINREQ_TIMEOUT");
     let mut bytes = Vec::new();
-    if let Err(error) = io::stdin().lock().take(ORDER_MAX).read_to_end(&mut bytes) {
+    if let Err(error) = read_up_to(ORDER_MAX, &mut bytes, &mut |to| io::stdin().read(to)) {
         eprintln!("bootagent: cannot read the order: {error}");
         return 1;
     }

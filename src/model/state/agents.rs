@@ -8,6 +8,7 @@ use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, Life};
 use crate::model::command::{Answer, Command};
 use crate::model::event::{Action, Client, Definition, Now, Origin, Usage};
+use crate::model::job::joined;
 use crate::model::record::{AgentRecord, Phase, Wanted};
 use crate::model::report::Report;
 use crate::model::spec::Name;
@@ -65,9 +66,10 @@ impl State {
     }
 
     fn unknown(&self, name: &str) -> Answer {
-        let known: Vec<&str> = self.agents.keys().map(|known| &**known).collect();
-        let known =
-            if known.is_empty() { "there are none".to_string() } else { format!("known: {}", known.join(", ")) };
+        let known = match joined(&mut self.agents.keys().map(|known| &**known), ", ") {
+            none if none.is_empty() => "there are none".to_string(),
+            names => format!("known: {names}"),
+        };
         Answer { code: 1, message: format!("no agent \"{name}\"; {known}").into(), body: "".into() }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::task::Doing;
 use crate::model::agent::Agent;
 use crate::model::event::{Action, Now, Reply};
-use crate::model::job::{Code, Order, Outcome};
+use crate::model::job::{joined, Code, Order, Outcome};
 use crate::model::record::{AgentRecord, Phase, Wanted};
 use crate::model::state::State;
 
@@ -39,8 +39,7 @@ impl State {
     fn apply_settings(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let Some(Order::Config { servers, step }) = self.tasks[index].order().cloned() else { return };
         if let Some(servers) = servers {
-            let list: Vec<&str> = servers.iter().map(|server| &*server.base).collect();
-            self.settings.svrlist = list.join(",").into();
+            self.settings.svrlist = joined(&mut servers.iter().map(|server| &*server.base), ",").into();
             self.pace.set_given(servers);
         }
         if let Some(step) = step {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::task::{Doing, Purpose, Toolwork};
 use crate::kernel::{Exit, Level};
 use crate::model::event::{Action, Fetched, Now};
-use crate::model::job::{sanitize, Code, Order, MESSAGE_MAX};
+use crate::model::job::{joined, sanitize, Code, Order, MESSAGE_MAX};
 use crate::model::package::{is_locked, Tool, LOCK_WAIT};
 use crate::model::record::Phase;
 use crate::model::state::renewal::RENEWAL;
@@ -92,7 +92,8 @@ impl State {
         }
         let Some(index) = self.index(id) else { return };
         let Doing::Tool(work) = &mut self.tasks[index].doing else { return };
-        let program = work.tools.front().map(|tool| tool.argv.join(" ")).unwrap_or_default();
+        let program =
+            work.tools.front().map(|tool| joined(&mut tool.argv.iter().map(|word| &**word), " ")).unwrap_or_default();
         let program = sanitize(&program, 100);
         let locked = exit != Exit::Code(0) && is_locked(output) && now.time < work.lock_until;
         // What comes before the last one only prepares.
