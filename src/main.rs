@@ -154,6 +154,7 @@ enum Wish {
 }
 
 fn main() {
+    let _ = bootagent::sys::abort::say_where();
     let mut args: Vec<String> = Vec::new();
     for arg in std::env::args_os().skip(1) {
         match arg.into_string() {
@@ -283,7 +284,7 @@ fn name(text: &str) -> Result<Box<str>, String> {
     if is_name(text) {
         return Ok(text.into());
     }
-    Err(format!("\"{}\" cannot be the name of an agent: want 1 to 50 of A-Z a-z 0-9 _ -", text.escape_debug()))
+    Err(format!("\"{}\" cannot be the name of an agent: want 1 to 50 of A-Z a-z 0-9 _ -", text.escape_default()))
 }
 
 /// The daemon leaves its working directory, so a path must not depend on it.
@@ -330,7 +331,7 @@ fn help(topic: &Topic) -> String {
 
 /// Says that `word` is none of `known`, and which of them it is nearest to.
 fn unknown(what: &str, word: &str, known: &[&str]) -> String {
-    let mut text = format!("there is no {what} \"{}\"", word.escape_debug());
+    let mut text = format!("there is no {what} \"{}\"", word.escape_default());
     let nearest = known.iter().min_by_key(|known| distance(word, known));
     match nearest {
         Some(nearest) if distance(word, nearest) <= 2.min(word.len() / 2) => {

@@ -4,6 +4,7 @@ mod util;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -103,6 +104,19 @@ fn without_a_daemon_it_is_exit_code_3() {
     host.start();
     host.kill9();
     assert_eq!(host.cli(&["status"]).code, 3);
+}
+
+#[test]
+fn an_abort_has_a_last_word() {
+    for (signal, number) in [("ILL", 4), ("TRAP", 5)] {
+        let mut host = Host::new();
+        host.start();
+        let status = host.end(signal);
+        assert_eq!(status.signal(), Some(number), "{status}");
+        let said = host.read("daemon.out");
+        let place = said.lines().find_map(|line| line.strip_prefix("bootagent: internal error, aborted at 0x"));
+        assert!(place.is_some_and(|hex| hex.len() == 16 && u64::from_str_radix(hex, 16).is_ok()), "{said}");
+    }
 }
 
 #[test]

@@ -95,9 +95,11 @@ impl Daemon {
             if unlocked {
                 self.lock = load::lock(&run_dir.join(watch::LOCK))?;
             }
-            self.control.listen_again().map_err(|error| format!("cannot listen in {run_dir:?}: {}", reason(&error)))
+            self.control
+                .listen_again()
+                .map_err(|error| format!("cannot listen in \"{}\": {}", run_dir.display(), reason(&error)))
         });
-        let lost = format!("run_dir {run_dir:?} was removed or emptied");
+        let lost = format!("run_dir \"{}\" was removed or emptied", run_dir.display());
         match mended {
             Ok(()) => {
                 self.say(Level::Warn, &format!("{lost}, made again"));

@@ -249,7 +249,7 @@ impl Limits {
             Some(Ok(alarm)) => alarm,
             // The end of the main process still tells.
             Some(Err(error)) => {
-                self.note(format!("agent {name:?}: {error}"));
+                self.note(format!("agent \"{name}\": {error}"));
                 None
             }
             None => None,

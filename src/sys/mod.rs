@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::kernel::Time;
 
+pub mod abort;
 pub mod account;
 pub mod alarm;
 pub mod child;

@@ -96,6 +96,6 @@ fn told(error: &Error) -> String {
     match error {
         Error::InvalidSignature => "the signature is not over this package, or its comment was changed".to_string(),
         Error::InvalidEncoding => "it is cut, or not four lines with base64".to_string(),
-        other => other.to_string().to_lowercase(),
+        other => other.to_string().to_ascii_lowercase(),
     }
 }
