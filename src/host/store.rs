@@ -402,16 +402,20 @@ impl Stored {
 
 /// What `read` makes of the record at `path`, if there is one; when it makes nothing of it, it is set aside.
 fn read_record<T>(path: &Path, read: impl Fn(&str) -> Result<T, String>, stored: &mut Stored) -> Option<T> {
+    let mut record = None;
+    take_record(path, &mut |text| read(text).map(|taken| record = Some(taken)), stored);
+    record
+}
+
+/// `read_record` of any kind, so that there is this code once.
+fn take_record(path: &Path, take: &mut dyn FnMut(&str) -> Result<(), String>, stored: &mut Stored) {
     let cause = match read_file(path) {
-        Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".to_string()).and_then(read) {
-            Ok(record) => return Some(record),
+        Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".to_string()).and_then(take) {
+            Ok(()) => return,
             Err(cause) => cause,
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) if is_passing(&error) => {
-            stored.leave(path, &error);
-            return None;
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) if is_passing(&error) => return stored.leave(path, &error),
         Err(error) => reason(&error),
     };
     let mut aside = path.as_os_str().to_owned();
@@ -424,7 +428,6 @@ fn read_record<T>(path: &Path, read: impl Fn(&str) -> Result<T, String>, stored:
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let job = (in_jobs && is_job_id(stem)).then(|| stem.into());
     stored.corrupt.push(Corrupt { job, message: format!("cannot read \"{}\": {cause}; {place}", path.display()) });
-    None
 }
 
 /// The record, if it is the one its file name says.
