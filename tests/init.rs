@@ -1,261 +1,195 @@
-//! The start scripts that `bootagent init` prints: what the linters of their kinds say of them, what the sysv one does, and
-//! that each starts a dead daemon again where its init system can be had here. `tests/vm` runs inittab and sysv on kernels
-//! of their own.
+//! The daemon as process 1 of a pid namespace, where reboot(2) ends the namespace with a signal that tells which kind it
+//! was; in an initramfs there may be nothing but /proc, or not even that.
 
 mod util;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::time::Duration;
 
 use util::*;
 
-const SYSTEMS: [&str; 5] = ["sysv", "openrc", "procd", "systemd", "inittab"];
-
-/// The script for `system`, which starts this host's daemon, as a file that can be executed.
-fn script(host: &Host, system: &str, name: &str) -> PathBuf {
-    host.configure();
-    let path = host.path(name);
-    let text = host.ok(&["init", system]);
-    host.write(name, &text);
-    if text.starts_with("#!") {
-        write_program(&path, &text);
+/// A host whose daemon is process 1 of a namespace, in which the shell has run `commands` first.
+fn host_of_init(commands: &str) -> Option<Host> {
+    if lacks_root() || lacks("unshare") || lacks("nsenter") {
+        return None;
     }
-    path
-}
-
-fn ran(command: &mut Command) -> Ran {
-    run(command.stdin(Stdio::null())).unwrap_or_else(|| panic!("{command:?} does not end"))
-}
-
-/// Runs the start script with one argument.
-fn service(script: &Path, argument: &str) -> Ran {
-    ran(Command::new(script).arg(argument))
-}
-
-/// The process id in a file below `run`; 0 when there is none.
-fn pid_in(host: &Host, file: &str) -> i32 {
-    host.read(&format!("run/{file}")).trim().parse().unwrap_or(0)
-}
-
-fn daemon(host: &Host) -> i32 {
-    pid_in(host, "bootagent.pid")
-}
-
-/// Waits for another daemon than `old` that answers; its process id.
-fn next_daemon(host: &Host, old: i32) -> i32 {
-    host.wait("another daemon", || ![0, old].contains(&daemon(host)) && host.cli(&["status"]).code == 0);
-    daemon(host)
-}
-
-#[test]
-fn shellcheck_has_nothing_to_say() {
-    let host = Host::new();
-    for system in SYSTEMS {
-        let script = script(&host, system, "script");
-        let text = host.read("script");
-        assert!(text.contains(&binary().display().to_string()) && text.ends_with('\n'), "{system}: {text}");
-        if text.starts_with("#!") && !lacks("shellcheck") {
-            // Neither openrc-run nor rc.common is known to it as a shell; both are POSIX ones.
-            let said = ran(Command::new("shellcheck").args(["--shell", "sh"]).arg(&script));
-            assert_eq!((said.code, said.out.as_str()), (0, ""), "{system}");
-        }
-        if text.starts_with("#!") {
-            assert_eq!(ran(Command::new("sh").arg("-n").arg(&script)).code, 0, "{system}");
-        }
-    }
-}
-
-#[test]
-fn systemd_takes_the_unit() {
-    if lacks("systemd-analyze") {
-        return;
-    }
-    let host = Host::new();
-    script(&host, "systemd", "bootagent.service");
-    let verify = || ran(Command::new("systemd-analyze").arg("verify").arg(host.path("bootagent.service")));
-    let said = verify();
-    assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
-    // It would have said so.
-    host.write("bootagent.service", &host.read("bootagent.service").replace("Restart=always", "Restart=allways"));
-    assert_ne!(verify().err, "");
-}
-
-#[test]
-fn sysv_has_the_exit_codes_of_the_lsb() {
-    let host = Host::new();
-    host.agent("web", "exec sleep 1000", &[]);
-    let script = script(&host, "sysv", "bootagent");
-    let code = |argument: &str| service(&script, argument).code;
-    assert_eq!((code("status"), code("reload"), code("stop"), code("frob"), code("")), (3, 7, 0, 2, 2));
-    assert_eq!(code("try-restart"), 0);
-    assert_eq!(code("status"), 3, "try-restart started what did not run");
-    assert_eq!((code("start"), code("status")), (0, 0));
-    let (web, first) = (host.wait_running("web").pid, daemon(&host));
-    for argument in ["start", "reload", "force-reload", "restart", "try-restart", "restart"] {
-        let said = service(&script, argument);
-        assert_eq!(said.code, 0, "{argument}: {said:?}");
-        assert_eq!((daemon(&host), host.wait_running("web").pid), (first, web), "{argument}");
-    }
-    for dead in [pid_in(&host, "keeper.pid"), first] {
-        kill(dead, "KILL");
-        host.wait("its end", || !alive(dead));
-    }
-    let said = service(&script, "status");
-    assert!(said.code == 1 && said.out.contains("dead"), "{said:?}");
-    assert!(alive(web), "agents go on without a daemon");
-    assert_eq!((code("reload"), code("restart"), code("status")), (7, 0, 0), "restart starts what is dead");
-    assert_eq!(host.wait_running("web").pid, web);
-    assert_eq!((code("stop"), code("status"), code("stop")), (0, 3, 0));
-    assert_eq!(host.processes(), [], "stop ends the agents, and the keeper with its daemon");
-    // A pid file that names a stranger is not believed.
-    host.write("run/bootagent.pid", &format!("{}\n", std::process::id()));
-    host.write("run/keeper.pid", "1\n");
-    assert_eq!((code("status"), code("stop")), (1, 0));
-    host.write("gone", &host.read("bootagent").replace(&binary().display().to_string(), "/nowhere/bootagent"));
-    write_program(&host.path("gone"), &host.read("gone"));
-    assert_eq!(service(&host.path("gone"), "start").code, 5);
-}
-
-#[test]
-fn sysv_stops_what_its_keeper_is_about_to_start() {
-    let host = Host::new();
-    host.agent("web", "exec sleep 1000", &[]);
-    let script = script(&host, "sysv", "bootagent");
-    assert_eq!(service(&script, "start").code, 0);
-    let web = host.wait_running("web").pid;
-    let keeper = pid_in(&host, "keeper.pid");
-    // While the keeper does nothing there is no daemon to be told.
-    kill(keeper, "STOP");
-    let dead = daemon(&host);
-    kill(dead, "KILL");
-    host.wait("the daemon's end", || !alive(dead));
-    let status = service(&script, "status");
-    assert!(status.code == 1 && status.out.contains("keeper"), "{status:?}");
-    let started = service(&script, "start");
-    assert!(started.code == 0 && started.out.contains("keeper"), "{started:?}");
-    let second = host.cli(&["run", "-d"]);
-    assert!(second.code == 1 && second.err.contains(&keeper.to_string()), "{second:?}");
-    let mut stop = Command::new(&script).arg("stop").stdout(Stdio::null()).spawn().expect("our own script");
-    host.wait("the keeper to be told", || proc_status(keeper, "ShdPnd").ends_with("4000") || !alive(keeper));
-    kill(keeper, "CONT");
-    let ended = patiently(|| stop.try_wait().expect("our own child"));
-    assert!(ended.is_some_and(|ended| ended.success()), "{ended:?}\n{}", host.logs());
-    assert!(!alive(web) && host.processes().is_empty(), "{}", host.logs());
-    assert_eq!(service(&script, "status").code, 3);
-}
-
-#[test]
-fn a_keeper_hands_on_what_it_is_told() {
-    let host = Host::new();
-    host.agent("web", "exec sleep 1000", &[]);
-    host.configure();
-    host.ok(&["run", "-d"]);
-    let web = host.wait_running("web").pid;
-    kill(pid_in(&host, "keeper.pid"), "QUIT");
-    host.wait("keeper and daemon to end", || host.processes() == [web]);
-    host.ok(&["run", "-d"]);
-    assert_eq!(host.wait_running("web").pid, web);
-    kill(pid_in(&host, "keeper.pid"), "TERM");
-    host.wait("all to end", || host.processes().is_empty());
-    assert!(!host.path("run/keeper.pid").exists() && !host.path("run/bootagent.pid").exists());
-}
-
-/// As procd's rc.common: calls the functions of the script, and says what it was told to watch over.
-const RC_COMMON: &str = r#"
-for function in open_instance set_param append_param close_instance send_signal; do
-    eval "procd_$function() { echo $function \"\$@\"; }"
-done
-start() { start_service; }
-stop() { echo stopped; }
-restart() { stop; start; }
-reload() { restart; }
-script=$1 action=$2
-. "$script"
-# rc.common's own, unless the script has another.
-case $action in
-reload) if [ "$(command -v reload_service)" ]; then reload() { reload_service; }; fi ;;
-esac
-"$action"
-"#;
-
-#[test]
-fn procd_is_told_what_to_run() {
     let mut host = Host::new();
+    host.through(&format!("unshare --pid --fork --mount --mount-proc /bin/sh -c '{commands} exec \"$0\" \"$@\"'"));
+    Some(host)
+}
+
+/// The daemon, as the host of the namespace sees it.
+fn init_of(host: &Host) -> i32 {
+    let children = format!("/proc/{0}/task/{0}/children", host.pid());
+    let found = patiently(|| fs::read_to_string(&children).ok()?.trim().parse().ok());
+    found.unwrap_or_else(|| panic!("no process 1\n{}", host.logs()))
+}
+
+/// Tells process 1 to end everything, and returns the signal that ended the namespace.
+fn down(host: &mut Host, signal: &str) -> Option<i32> {
+    kill(init_of(host), signal);
+    host.ended().signal()
+}
+
+/// Adds what notes that it was told to end politely to an agent's script.
+fn polite(host: &Host, name: &str) -> String {
+    let file = host.path(name).display().to_string();
+    format!("trap 'echo bye > {file}; exit 0' TERM; : > {file}; while :; do sleep 0.05; done")
+}
+
+#[test]
+fn signals_stop_the_agents_and_then_the_machine() {
+    for (signal, ending) in
+        [("TERM", libc::SIGHUP), ("INT", libc::SIGHUP), ("USR1", libc::SIGINT), ("USR2", libc::SIGINT)]
+    {
+        let Some(mut host) = host_of_init("") else { return };
+        host.agent("polite", &polite(&host, "said"), &[]);
+        host.agent("stubborn", "trap '' TERM; while :; do sleep 0.1; done", &[("stopsecs", "0.3")]);
+        host.start();
+        host.wait_seen("polite", "to run", Seen::runs);
+        host.wait("the script to come as far as its trap", || host.path("said").exists());
+        host.wait_seen("stubborn", "to run", Seen::runs);
+        // What ends an ordinary daemon, or puts another in its place, is nothing to process 1.
+        kill(init_of(&host), "QUIT");
+        assert!(holds(Duration::from_millis(300), || host.status().is_some()), "ended by SIGQUIT");
+        assert_eq!(down(&mut host, signal), Some(ending), "{signal}\n{}", host.logs());
+        assert_eq!(host.read("said"), "bye\n", "{signal}: its agent was not stopped first\n{}", host.logs());
+        host.wait("nothing to be left", || host.processes().is_empty());
+        let log = host.read("log/bootagent.log");
+        assert!(log.contains("ended") && !log.contains("reexec"), "{log}");
+    }
+}
+
+#[test]
+fn strangers_are_reaped() {
+    let Some(mut host) = host_of_init("") else { return };
     host.agent("web", "exec sleep 1000", &[]);
-    let script = script(&host, "procd", "bootagent");
-    host.write("rc.common", RC_COMMON);
-    let rc = |action: &str| ran(Command::new("sh").arg(host.path("rc.common")).arg(&script).arg(action));
-    let started = rc("start");
-    let command =
-        format!("set_param command {} -c {} run\n", binary().display(), host.path("bootagent.json").display());
-    assert!(started.code == 0 && started.out.contains(&command), "{started:?}");
-    assert!(started.out.contains("set_param respawn 3600 1 0\n"), "started again, for ever: {started:?}");
-    assert!(started.out.starts_with("open_instance\n") && started.out.ends_with("close_instance\n"), "{started:?}");
-    assert_eq!(rc("reload").out, "send_signal bootagent * HUP\n");
-    // Without a daemon to go on in, one is started anew; otherwise procd is not even told.
-    let restarted = rc("restart");
-    assert!(restarted.code == 0 && restarted.out == format!("stopped\n{}", started.out), "{restarted:?}");
     host.start();
-    let web = host.wait_running("web").pid;
-    let restarted = ran(Command::new("sh").arg(host.path("rc.common")).arg(&script).arg("restart"));
-    assert!(restarted.code == 0 && !restarted.out.contains("instance"), "{restarted:?}");
-    assert_eq!(host.wait_running("web").pid, web);
-}
-
-#[test]
-fn busybox_init_starts_a_dead_daemon_again() {
-    if lacks_root() || lacks("busybox") || lacks("unshare") {
-        return;
-    }
-    let host = Host::new();
-    host.agent("web", "exec sleep 1000", &[]);
-    script(&host, "inittab", "inittab");
-    // Process 1 of namespaces of its own, where /etc has nothing but the table.
-    let begin = "mount -t tmpfs none /etc && cp \"$0\" /etc/inittab && exec busybox init";
-    let mut init = Command::new("unshare")
-        .args(["-pfm", "--kill-child", "--mount-proc", "sh", "-c", begin])
-        .arg(host.path("inittab"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("looked up above");
-    let web = host.wait_running("web").pid;
-    let first =
-        host.processes().into_iter().find(|pid| proc_status(*pid, "NSpid").ends_with(&format!(" {}", daemon(&host))));
-    kill(first.expect("the daemon is seen from outside"), "KILL");
-    next_daemon(&host, daemon(&host));
-    assert_eq!(host.wait_running("web").pid, web);
-    let _ = init.kill();
-    let _ = init.wait();
-}
-
-#[test]
-fn make_installs_below_destdir_and_prefix() {
-    if lacks("make") {
-        return;
-    }
-    let host = Host::new();
-    let make = |target: &str| {
-        let destination = [format!("DESTDIR={}/root", host.dir.display()), "PREFIX=/opt/x".to_string()];
-        let mut make = Command::new("make");
-        make.current_dir(env!("CARGO_MANIFEST_DIR")).arg("-s").arg(target).args(destination);
-        // Those of a make that runs this test are not ours.
-        make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").env_remove("MFLAGS");
-        let said = ran(make.arg(format!("BIN={}", binary().display())));
-        assert_eq!(said.code, 0, "{said:?}");
+    host.wait_seen("web", "to run", Seen::runs);
+    let init = init_of(&host);
+    let into = |script: &str| {
+        let target = format!("--target={init}");
+        let mut command = Command::new("nsenter");
+        run(command.args([&target, "--pid", "--mount", "/bin/sh", "-c", script])).expect("it ends").code
     };
-    make("install");
-    let program = host.path("root/opt/x/sbin/bootagent");
-    for page in ["share/man/man8/bootagent.8", "share/man/man5/bootagent.json.5"] {
-        assert!(host.path("root/opt/x").join(page).is_file(), "{page}");
+    for _ in 0..5 {
+        assert_eq!(
+            into("for i in 1 2 3 4 5 6 7 8 9; do (setsid sh -c 'sleep 0.0'$i >/dev/null 2>&1 &) ; done; exit 0"),
+            0
+        );
     }
-    assert_eq!(ran(Command::new(&program).arg("version")).code, 0);
-    let printed = ran(Command::new(&program).args(["init", "systemd"])).out;
-    assert!(printed.contains(&format!("\nExecStart={} run\n", program.display())), "{printed}");
-    make("uninstall");
-    let left = ran(Command::new("find").arg(host.path("root")).args(["-type", "f"]));
-    assert_eq!((left.code, left.out.as_str()), (0, ""));
-    assert!(fs::metadata(host.path("root/opt/x/sbin")).is_ok(), "directories are others' too");
+    host.wait("all of them to be reaped", || {
+        let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap_or_default();
+        children.split_whitespace().count() == 1
+    });
+    // A stranger that lives on is nobody's, and no stop of an agent reaches it.
+    assert_eq!(
+        into(&format!("(setsid sh -c ': {}; sleep 1000' >/dev/null 2>&1 &)", host.path("stranger").display())),
+        0
+    );
+    let strangers =
+        |host: &Host| host.processes().into_iter().filter(|pid| proc_line(*pid).contains("/stranger;")).count();
+    host.wait("a stranger", || strangers(&host) > 0);
+    host.ok(&["restart", "web"]);
+    host.ok(&["stop", "web"]);
+    assert!(strangers(&host) > 0, "it was ended with an agent");
+    assert_eq!(down(&mut host, "TERM"), Some(libc::SIGHUP));
+    assert_eq!(strangers(&host), 0);
+}
+
+fn proc_line(pid: i32) -> String {
+    String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).replace('\0', " ")
+}
+
+/// What a daemon must do wherever it is: start, restart, keep the output, stop.
+fn does_its_work(host: &mut Host) {
+    host.agent("web", "echo here; exec sleep 1000", &[]);
+    host.agent("mortal", "sleep 0.2; exit 3", &[("restartsecs", "0.1"), ("retries", "1000")]);
+    host.start();
+    host.wait_seen("web", "to run", Seen::runs);
+    host.wait_seen("mortal", "to be restarted", |agent| agent.failures >= 2);
+    assert!(host.wait_seen("mortal", "to end", |agent| !agent.runs()).detail.contains("status 3"));
+    host.wait("its output", || host.read("log/web.log").contains("here"));
+    host.ok(&["restart", "web"]);
+    host.ok(&["stop", "mortal"]);
+    assert!(host.seen("mortal").is_some_and(|agent| !agent.runs() && agent.pid == 0));
+}
+
+#[test]
+fn an_initramfs_with_only_proc_is_enough() {
+    let bare = "mount -t tmpfs none /dev && umount -R -l /sys && mount -t tmpfs none /run || exit 1;";
+    let Some(mut host) = host_of_init(bare) else { return };
+    does_its_work(&mut host);
+    let pid = host.seen("web").expect("it is there").pid;
+    assert!(pid > 1, "{pid}");
+    host.ok(&["reexec"]);
+    assert_eq!(host.seen("web").map(|agent| agent.pid), Some(pid), "{}", host.logs());
+    assert_eq!(down(&mut host, "USR2"), Some(libc::SIGINT), "{}", host.logs());
+}
+
+#[test]
+fn without_proc_it_says_what_it_cannot_do() {
+    let Some(mut host) = host_of_init("mount -t tmpfs none /proc || exit 1;") else { return };
+    does_its_work(&mut host);
+    let pid = host.seen("web").expect("it is there").pid;
+    host.ok(&["reexec"]);
+    assert_eq!(host.seen("web").map(|agent| (agent.pid, agent.runs())), Some((pid, true)), "{}", host.logs());
+    host.ok(&["restart", "web"]);
+    assert_eq!(host.read("log/web.log").matches("here").count(), 3, "{}", host.logs());
+    let said = |text: &str| host.read("log/bootagent.log").matches(text).count();
+    assert_eq!(said("cannot read \"/proc\": No such file or directory: of an agent"), 2, "{}", host.logs());
+    assert_eq!(down(&mut host, "TERM"), Some(libc::SIGHUP), "{}", host.logs());
+}
+
+#[test]
+fn process_1_is_replaced_over_the_socket_only_and_by_what_works() {
+    let Some(mut host) = host_of_init("") else { return };
+    let installed = host.path("bin/bootagent");
+    fs::create_dir(host.path("bin")).expect("the host's directory");
+    copy_program(&binary(), &installed);
+    let through = host.read("through.sh").replace(&binary().display().to_string(), &installed.display().to_string());
+    write_program(&host.path("through.sh"), &through);
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_seen("web", "to run", Seen::runs).pid;
+    let begun = |host: &Host| host.read("log/bootagent.log").matches(" begins, process 1").count();
+
+    // Neither a binary that is none, nor one that cannot read its configuration, becomes process 1: that would be the
+    // end of the machine.
+    write_program(&host.path("bin/bad"), "#!/bin/sh\nexit 1\n");
+    copy_program(&installed, &host.path("bin/good"));
+    fs::rename(host.path("bin/bad"), &installed).expect("the installed binary");
+    let ran = host.cli(&["reexec"]);
+    assert!(ran.code == 1 && ran.err.contains("refused"), "{ran:?}");
+    fs::rename(host.path("bin/good"), &installed).expect("the installed binary");
+    let good = host.read("bootagent.json");
+    host.write("bootagent.json", &good.replace("\"step\": 0.3", "\"step\": \"x\""));
+    let ran = host.cli(&["reexec"]);
+    assert!(ran.code == 1 && ran.err.contains("refused"), "{ran:?}");
+    host.write("bootagent.json", &good);
+    assert_eq!(begun(&host), 1);
+
+    host.ok(&["reexec"]);
+    assert_eq!(begun(&host), 2, "{}", host.logs());
+    assert_eq!(host.wait_seen("web", "to run", Seen::runs).pid, pid);
+    assert_eq!(down(&mut host, "USR2"), Some(libc::SIGINT), "SIGUSR2 is a power off\n{}", host.logs());
+    assert_eq!(begun(&host), 2, "it was a reexec");
+}
+
+#[test]
+fn where_it_may_not_reboot_it_exits() {
+    if lacks("setpriv") {
+        return;
+    }
+    let Some(mut host) = host_of_init("") else { return };
+    let through = host.read("through.sh").replace("exec \"$0\"", "exec setpriv --bounding-set=-sys_boot \"$0\"");
+    write_program(&host.path("through.sh"), &through);
+    host.agent("polite", &polite(&host, "said"), &[]);
+    host.start();
+    host.wait("the script to come as far as its trap", || host.path("said").exists());
+    kill(init_of(&host), "TERM");
+    assert_eq!(host.ended().code(), Some(0), "{}", host.logs());
+    assert_eq!(host.read("said"), "bye\n", "{}", host.logs());
 }

@@ -122,8 +122,7 @@ impl Daemon {
     /// Sees to it that the end of an agent's main process, which we did not make, is noticed.
     pub(super) fn follow_process(&mut self, name: &Name, process: Process) {
         self.trees.adopt(name, process);
-        let ours = proc::stat(process.pid).is_some_and(|stat| stat.parent == process::own_id());
-        if ours {
+        if process::is_child(process.pid) {
             self.owners.insert(process.pid, Owner::Agent(name.clone()));
         } else {
             self.watch(Owner::Agent(name.clone()), process);

@@ -115,7 +115,7 @@ impl Daemon {
         let sound = stored.corrupt.iter().all(|corrupt| corrupt.job.is_some());
         let mut unread = stored.unread.clone();
         unread.extend([PathBuf::from(&*config.agents_dir)].into_iter().filter(|dir| !can_be_read(from_ref(dir))));
-        let mut found = find(&config, &store, stored, &mut log, out);
+        let mut found = find(&config, &store, stored, handover.is_some(), &mut log, out);
         for (run, alive) in &mut found.runs {
             *alive = run
                 .process
@@ -125,6 +125,11 @@ impl Daemon {
         if trees.is_blind() {
             unread.push("/proc".into());
             found.unread.all = true;
+        }
+        if let Some(why) = trees.fault() {
+            let lost =
+                "of an agent no more is known than its control group and its session, and the next daemon finds none";
+            log.write(Level::Warn, &format!("{why}: {lost}"));
         }
         let strays = trees.leftovers(&limits);
         for (name, left) in &strays {
@@ -383,7 +388,7 @@ fn state_options(options: &Options, config: &Config, program: &str, log: &mut Lo
 }
 
 /// What is on the host, as the state wants it.
-fn find(config: &Config, store: &Store, stored: Stored, log: &mut Log, out: &mut Vec<Action>) -> Found {
+fn find(config: &Config, store: &Store, stored: Stored, renewed: bool, log: &mut Log, out: &mut Vec<Action>) -> Found {
     let mut damage: Vec<(Name, Box<str>)> = Vec::new();
     let mut problems: Vec<Box<str>> = Vec::new();
     let mut found = Found { unread: store.owners(&stored.unread), ..Found::default() };
@@ -435,18 +440,19 @@ fn find(config: &Config, store: &Store, stored: Stored, log: &mut Log, out: &mut
         found.jobs.push((record, job));
     }
     found.leftovers = first_of_boot(config, &boot);
-    for run in stored.runs.into_iter().filter(|run| run.boot_id == boot && !boot.is_empty()) {
-        let alive =
-            run.process.is_some_and(|process| process.ticks != 0 && (proc::alive(process) || is_unreaped(process)));
+    // Without a boot id only the image before this one is sure to have lived in this boot.
+    for run in stored.runs.into_iter().filter(|run| run.boot_id == boot && (renewed || !boot.is_empty())) {
+        let alive = run.process.is_some_and(|process| proc::alive(process) || is_unreaped(process));
         found.runs.push((run, alive));
     }
     found.damage = damage;
     found
 }
 
-/// Whether it has ended as a child of ours, so that we shall hear how: from the time of the image before this one.
-fn is_unreaped(process: crate::kernel::Process) -> bool {
-    proc::stat(process.pid).is_some_and(|stat| stat.process == process && stat.parent == process::own_id())
+/// Whether it is a child of ours from the time of the image before this one: dead or alive, we shall hear how it ends.
+fn is_unreaped(process: Process) -> bool {
+    let same = || proc::stat(process.pid).is_some_and(|stat| stat.process == process);
+    process::is_child(process.pid) && (process.ticks == 0 || same())
 }
 
 /// Why a watcher brought this binary back, if one did.

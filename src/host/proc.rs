@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::kernel::{Errno, Pid, Process, Uid};
 use crate::map::Set;
 use crate::sys::file::read_up_to;
+use crate::sys::process::own_id;
 
 /// Clock ticks a second in /proc (USER_HZ): 100 on every target.
 pub const TICKS: u64 = 100;
@@ -90,8 +91,11 @@ impl Snapshot {
                 Err(cause) => return Snapshot::failed(&cause),
             }
         }
-        if snapshot.stats.is_empty() && !matches!(stat_of("self"), Ok(Some(_))) {
-            return Snapshot::failed(&io::Error::from_raw_os_error(libc::ENOENT));
+        // Without it, this is an empty directory, or the /proc of another pid namespace, whose numbers are no ids of ours.
+        match stat_of("self") {
+            Ok(Some(own)) if own.process.pid.raw() == own_id() => {}
+            Ok(_) => return Snapshot::failed(&io::Error::from_raw_os_error(libc::ENOENT)),
+            Err(cause) => return Snapshot::failed(&cause),
         }
         snapshot.stats.sort_unstable_by_key(|stat| stat.process.pid);
         snapshot

@@ -113,10 +113,11 @@ impl Trees {
     /// left. False when it is gone, or another process has its id.
     pub fn adopt(&mut self, name: &str, leader: Process) -> bool {
         let own = self.own;
-        if leader.pid.raw() == own || !proc::alive(leader) {
+        let ours = calls::is_child(leader.pid);
+        // Without /proc an id has no start time, and only that of a child is sure to be its own.
+        if leader.pid.raw() == own || !(proc::alive(leader) || ours && leader.ticks == 0) {
             return false;
         }
-        let ours = proc::stat(leader.pid).is_some_and(|stat| stat.parent == own);
         self.tree(name).lead(leader, !ours);
         true
     }

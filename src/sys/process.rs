@@ -43,6 +43,15 @@ pub fn wait_any() -> io::Result<Option<(Pid, Exit)>> {
     }
 }
 
+/// Whether a process is our child, whether it has ended or not; its id is its own until we reap it.
+pub fn is_child(pid: Pid) -> bool {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: all zeros is a value of siginfo_t, a plain C struct.
+    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: waitid writes no more than the struct it is given; with WNOWAIT it takes nothing away.
+    cerr(unsafe { libc::waitid(libc::P_PID, pid.raw() as libc::id_t, &mut found, options) }).is_ok()
+}
+
 /// Waits until the child `pid` has ended: for the few places that have nothing else to do, never for the daemon's loop.
 pub fn wait_for(pid: Pid) -> io::Result<Exit> {
     let mut status = 0;
