@@ -7,19 +7,20 @@ use crate::model::job::{Job, Order};
 use crate::model::spec::Envs;
 
 /// Variables that belong to the loader, the C library, a shell or an interpreter, by their beginning.
-const PREFIXES: [&str; 17] = [
+const PREFIXES: [&str; 22] = [
     "LD_", "GLIBC_", "BASH", "PERL", "PYTHON", "RUBY", "GEM_", "BUNDLE_", "NODE_", "LUA_", "PHP", "ERL_", "DOTNET_",
-    "CORECLR_", "COR_", "OPENSSL_", "GUILE_",
+    "CORECLR_", "COR_", "OPENSSL_", "GUILE_", "R_", "JULIA_", "MONO_", "CAML_", "ELIXIR_",
 ];
 
 /// The same by their whole name.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 26] = [
     "PATH",
     "HOME",
     "SHELL",
     "ENV",
     "IFS",
     "CDPATH",
+    "FPATH",
     "SHELLOPTS",
     "PS4",
     "PROMPT_COMMAND",
@@ -35,6 +36,7 @@ const NAMES: [&str; 24] = [
     "JDK_JAVA_OPTIONS",
     "CLASSPATH",
     "TCLLIBPATH",
+    "TCL_LIBRARY",
     "AWKPATH",
     "AWKLIBPATH",
     "XDG_CONFIG_HOME",
@@ -101,6 +103,8 @@ mod tests {
             ("NODE_OPTIONS", true),
             ("JAVA_TOOL_OPTIONS", true),
             ("_JAVA_OPTIONS", true),
+            ("R_PROFILE", true),
+            ("RATE", false),
             ("GCONV_PATH", true),
             ("ENVIRONMENT", false),
             ("PATHS", false),

@@ -11,6 +11,10 @@ use crate::model::spec::{is_job_id, is_name, is_version};
 use crate::wire::definition;
 use crate::wire::json::{self, show, Fields, Value};
 
+/// The longest job, bytes as compact JSON: 256 of them, each held as text and as what it says, must not be what a daemon
+/// dies of. No program can be given more in one variable.
+const JOB_MAX: usize = 128 << 10;
+
 /// Reads a job out of a reply.
 ///
 /// # Errors
@@ -109,6 +113,10 @@ fn take(value: &Value, rejected: &mut Rejected, faults: &mut Vec<String>) -> Opt
         let (path, faults) = fields.inside("limits");
         definition::limits(value, &path, false, faults)
     });
+    let text = json::write(value);
+    if text.len() > JOB_MAX {
+        fields.fault("", &format!("want a job of at most 128 KiB, got {} bytes", text.len()));
+    }
     let written = fields.get("definition");
     let spec = written.and_then(|value| {
         let (path, faults) = fields.inside("definition");
@@ -130,7 +138,7 @@ fn take(value: &Value, rejected: &mut Rejected, faults: &mut Vec<String>) -> Opt
         signature: signature.filter(|text| !text.is_empty()).map(Into::into),
         window,
         expires,
-        text: json::write(value).into(),
+        text: text.into(),
     })
 }
 

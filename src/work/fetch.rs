@@ -308,7 +308,7 @@ fn copy(url: &Url, sink: &mut Sink) -> Result<bool, Fault> {
         return Err(Fault::new(Kind::Final, format!("\"{shown}\" is no regular file")));
     }
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-    let mut file = opened.map_err(|error| Fault::storage(&format!("cannot open \"{shown}\""), &error))?;
+    let file = opened.map_err(|error| Fault::storage(&format!("cannot open \"{shown}\""), &error))?;
     let data = file.metadata().map_err(|error| Fault::storage(&format!("cannot read \"{shown}\""), &error))?;
     if !data.is_file() {
         return Err(Fault::new(Kind::Final, format!("\"{shown}\" is no regular file")));
@@ -317,7 +317,8 @@ fn copy(url: &Url, sink: &mut Sink) -> Result<bool, Fault> {
         sink.restart()?;
     }
     sink.expect(data.len())?;
-    sink.fill(&mut file, Some(data.len()))?;
+    // What the kernel makes up as it is read has no size, and may have no end.
+    sink.fill(&mut file.take(data.len()), Some(data.len()))?;
     Ok(true)
 }
 

@@ -377,6 +377,9 @@ fn files_are_copied() {
     failed(fetch("file:///no/such", &file), Kind::Final, 0, "No such file");
     failed(fetch("file:///etc", &file), Kind::Final, 0, "no regular file");
     failed(fetch("file:///dev/zero", &file), Kind::Final, 0, "no regular file");
+    // A file of the kernel's own making, which has more in it than its size says.
+    let made_up = fetch("file:///proc/self/maps", &file);
+    assert!(matches!(made_up, Outcome::Fetched { size: 0, .. }), "{made_up:?}");
     failed(fetch("file://other/etc/passwd", &file), Kind::Final, 0, "no host");
     failed(fetch("gopher://x/", &file), Kind::Final, 0, "gopher");
 }

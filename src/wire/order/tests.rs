@@ -158,3 +158,10 @@ fn a_rejection_can_be_shown_anywhere() {
     }
     assert!(rejected.action.len() <= 50);
 }
+
+#[test]
+fn jobs_have_a_size() {
+    let envs = |length| with("restart", &format!(",\"envs\":{{\"A\":\"{}\"}}", "a".repeat(length)));
+    assert_eq!(envs(130_000), "");
+    assert_eq!(envs(JOB_MAX), "want a job of at most 128 KiB, got 131130 bytes");
+}
