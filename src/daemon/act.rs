@@ -55,6 +55,7 @@ impl Daemon {
 
             Action::Exchange(server, message) => self.exchange(&server, &message),
             Action::Fetch(id) => self.fetch(id),
+            Action::CutFetch(id) => self.stop_errand(&Errand::Fetch(id)),
             Action::DropDownload(id) => {
                 self.stop_errand(&Errand::Fetch(id.clone()));
                 if let Err(error) = self.store.remove_download(&id) {

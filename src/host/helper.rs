@@ -256,7 +256,7 @@ impl Helper {
         let reason = match exit {
             _ if self.stopped => match self.task {
                 Task::Exchange => format!("no complete reply within {EXCHANGE_SECS} s"),
-                Task::Fetch => "the download was stopped".to_string(),
+                Task::Fetch => "interrupted, as others wait".to_string(),
                 Task::Verify => "verifying the signature took too long".to_string(),
                 Task::Unpack => "unpacking was stopped".to_string(),
             },

@@ -276,6 +276,8 @@ pub enum Action {
     Exchange(Server, Message),
     /// Fetch a package to the job's download file, from where it is.
     Fetch(JobId),
+    /// End a download attempt.
+    CutFetch(JobId),
     /// Remove a job's download file.
     DropDownload(JobId),
     /// Run a package tool with a deadline.

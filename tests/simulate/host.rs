@@ -718,14 +718,17 @@ impl<'a> Host<'a> {
                 self.exchange(&server.base, message)?;
             }
             Action::Fetch(id) => self.fetch(id)?,
+            Action::CutFetch(id) => {
+                if !self.end_fetch(&id) {
+                    return Err(format!("the download of {id} is cut, and there is none"));
+                }
+                self.fetching = Some(id.clone());
+                let cut = Fetched::Cut { reason: "others wait".into(), progress: true, retry_after: None };
+                self.answer(10, Event::Fetched(id, cut));
+            }
             Action::DropDownload(id) => {
                 self.disk.downloads.remove(&id);
-                if self.fetching.as_ref() == Some(&id) {
-                    self.fetching = None;
-                    self.agenda.retain(
-                        |_, due| !matches!(due, Due::Answer(_, event) if matches!(**event, Event::Fetched(..))),
-                    );
-                }
+                self.end_fetch(&id);
             }
             Action::Tool(id, tool) => self.tool(id, tool)?,
             Action::KillTool(id) => {
@@ -1035,9 +1038,20 @@ impl<'a> Host<'a> {
             3 => Fetched::Whole { digest: wrong, doubtful: resumed },
             _ => Fetched::Whole { digest: source.digest, doubtful: resumed },
         };
-        let after = self.random.below(60_000);
+        let slow = if self.random.chance(5) { 60 } else { 1 };
+        let after = self.random.below(60_000 * slow);
         self.answer(after, Event::Fetched(id, fetched));
         Ok(())
+    }
+
+    /// Ends a download, and whether there was one.
+    fn end_fetch(&mut self, id: &str) -> bool {
+        let ends = self.fetching.as_deref() == Some(id);
+        if ends {
+            self.fetching = None;
+            self.agenda.retain(|_, due| !matches!(due, Due::Answer(_, event) if matches!(**event, Event::Fetched(..))));
+        }
+        ends
     }
 
     fn tool(&mut self, id: JobId, tool: Tool) -> Broken {

@@ -17,6 +17,8 @@ mod undo;
 mod work;
 
 use super::{Progress, State};
+use std::time::Duration;
+
 use crate::kernel::{Level, Time};
 use crate::model::agent::Agent;
 use crate::model::event::{Action, Now};
@@ -26,6 +28,9 @@ use crate::model::spec::Name;
 use crate::model::trust;
 pub(super) use task::Task;
 use task::{Ask, Doing};
+
+/// How long a download keeps others waiting: it goes on after them, where it was.
+const FETCH_TURN: Duration = Duration::from_secs(600);
 
 /// The name by which jobs mean the daemon itself.
 pub const SELF: &str = "bootagent";
@@ -114,8 +119,9 @@ impl State {
         let name = self.tasks[index].record.name.clone();
         match &self.tasks[index].doing {
             Doing::Queued => self.follow_queued(index, now, out),
-            Doing::WaitingForSlot if !self.is_leaving() && !self.is_fetching() => {
-                self.tasks[index].doing = Doing::Fetching;
+            Doing::WaitingForSlot if !self.is_leaving() && self.is_next_to_fetch(index) => {
+                let task = &mut self.tasks[index];
+                (task.doing, task.turn) = (Doing::Fetching, now.time);
                 out.push(Action::Fetch(self.tasks[index].record.id.clone()));
             }
             Doing::Renewing if self.shutdown.is_none() && !self.is_renewing() => self.follow_own(index, now, out),
@@ -149,8 +155,21 @@ impl State {
         self.turn(name, now, out, |agent, turn| agent.order_down(turn));
     }
 
-    fn is_fetching(&self) -> bool {
-        self.tasks.iter().any(|task| matches!(task.doing, Doing::Fetching))
+    /// Whether nothing is fetched, and nobody has waited for longer.
+    fn is_next_to_fetch(&self, index: usize) -> bool {
+        let turn = self.tasks[index].turn;
+        self.tasks.iter().all(|task| match task.doing {
+            Doing::Fetching => false,
+            Doing::WaitingForSlot => task.turn >= turn,
+            _ => true,
+        })
+    }
+
+    /// The download that others wait for, and when it is their turn.
+    fn fetch_turn(&self) -> Option<(usize, Time)> {
+        self.tasks.iter().find(|task| matches!(task.doing, Doing::WaitingForSlot))?;
+        let index = self.tasks.iter().position(|task| matches!(task.doing, Doing::Fetching))?;
+        Some((index, self.tasks[index].turn + FETCH_TURN))
     }
 
     /// Whether no earlier job for the same agent is still to end.
@@ -228,11 +247,17 @@ impl State {
             .iter()
             .filter(|task| matches!(task.doing, Doing::Settling))
             .filter_map(|task| self.wait_until(&task.record.name, task.goal?));
-        timers.chain(settling).min()
+        let turn = self.fetch_turn().map(|(_, until)| until);
+        timers.chain(settling).chain(turn).min()
     }
 
     pub(super) fn tasks_due(&mut self, now: Now, out: &mut Vec<Action>) {
         self.proof_due(now, out);
+        if let Some((index, _)) = self.fetch_turn().filter(|(_, until)| *until <= now.time) {
+            let task = &mut self.tasks[index];
+            task.turn = now.time;
+            out.push(Action::CutFetch(task.record.id.clone()));
+        }
         for task in &mut self.tasks {
             let id = &task.record.id;
             match &mut task.doing {

@@ -27,6 +27,8 @@ pub struct Task {
     pub goal: Option<Goal>,
     /// Download attempts in a row that brought nothing.
     pub tries: u32,
+    /// When its last download attempt began, or others last took its turn.
+    pub turn: Time,
     /// The whole was fetched again because what was doubtful did not fit.
     pub refetched: bool,
     /// When the result is sent.
@@ -147,6 +149,7 @@ impl Task {
             recorded: false,
             goal: None,
             tries: 0,
+            turn: Time::default(),
             refetched: false,
             sending: Sending::default(),
         }

@@ -150,6 +150,35 @@ fn pauses_between_downloads_grow_and_a_server_may_ask_for_more() {
 }
 
 #[test]
+fn slow_downloads_take_turns() {
+    let mut bench = Bench::new(Vec::new());
+    bench.offer(vec![package("one", "a", 1, false)]);
+    bench.pass(secs(100_000));
+    let turns = |bench: &mut Bench| {
+        bench.take(|action| match action {
+            Action::Fetch(id) => Some(format!("+{id}")),
+            Action::CutFetch(id) => Some(format!("-{id}")),
+            _ => None,
+        })
+    };
+    assert_eq!(turns(&mut bench), ["+one"], "nobody waits for it");
+    bench.offer(vec![package("two", "b", 1, false), package("three", "c", 1, false)]);
+    let mut seen = Vec::new();
+    // The first has had its turn long ago.
+    for (slow, turn) in [("one", 0), ("two", 600), ("three", 600), ("one", 600), ("two", 600)] {
+        bench.pass(secs(turn));
+        seen.extend(turns(&mut bench));
+        let cut = Fetched::Cut { reason: "others wait".into(), progress: true, retry_after: None };
+        bench.step(Event::Fetched(slow.into(), cut));
+    }
+    seen.extend(turns(&mut bench));
+    assert_eq!(seen, ["-one", "+two", "-two", "+three", "-three", "+one", "-one", "+two", "-two", "+three"]);
+    // One that does not end at once is told so again, and no sooner.
+    bench.pass(secs(1199));
+    assert_eq!(turns(&mut bench), ["-three"]);
+}
+
+#[test]
 fn what_is_doubtful_is_fetched_once_more() {
     let whole = |number, doubtful| Fetched::Whole { digest: Digest([number; 32]), doubtful };
     for (fetches, want) in [
