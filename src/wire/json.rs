@@ -16,6 +16,9 @@ mod scan;
 /// The deepest nesting of any text that is read.
 pub const MAX_DEPTH: usize = 64;
 
+/// The key of what is wrong with an object that `parse_reply` found spoiled.
+pub const SPOILED: &str = "\0";
+
 /// The longest time that is taken for meant: ten years, in seconds.
 pub const MAX_SECONDS: f64 = 315_360_000.0;
 
@@ -41,7 +44,7 @@ impl fmt::Display for Syntax {
 /// # Errors
 /// The first place that is wrong.
 pub fn parse(text: &str, max_depth: usize) -> Result<Value, Syntax> {
-    scan(text, max_depth).map_err(|fail| fail.place(text))
+    scan(text, max_depth, false).map_err(|fail| fail.place(text))
 }
 
 /// As `parse`, of bytes that should be UTF-8.
@@ -49,11 +52,25 @@ pub fn parse(text: &str, max_depth: usize) -> Result<Value, Syntax> {
 /// # Errors
 /// The first place that is wrong, be it JSON or UTF-8.
 pub fn parse_bytes(bytes: &[u8], max_depth: usize) -> Result<Value, Syntax> {
+    read_bytes(bytes, max_depth, false)
+}
+
+/// Reads the bytes of a server's reply. A key that comes twice within one of its jobs spoils that job only: the job gets the
+/// member `SPOILED`, which says where.
+///
+/// # Errors
+/// As `parse_bytes`.
+pub fn parse_reply(bytes: &[u8], max_depth: usize) -> Result<Value, Syntax> {
+    read_bytes(bytes, max_depth, true)
+}
+
+fn read_bytes(bytes: &[u8], max_depth: usize, forgiving: bool) -> Result<Value, Syntax> {
+    let scan = |text| scan(text, max_depth, forgiving);
     let valid = match std::str::from_utf8(bytes) {
-        Ok(text) => return parse(text, max_depth),
+        Ok(text) => return scan(text).map_err(|fail| fail.place(text)),
         Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
     };
-    let fail = match scan(valid, max_depth) {
+    let fail = match scan(valid) {
         Err(fail) if fail.at < valid.len() => fail,
         _ => Fail { at: valid.len(), message: "not UTF-8".into() },
     };

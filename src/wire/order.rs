@@ -52,6 +52,9 @@ pub fn read_text(text: &str) -> Result<Job, Rejected> {
 
 /// The job, as far as it can be told; what is known of it goes to `rejected` on the way.
 fn take(value: &Value, rejected: &mut Rejected, faults: &mut Vec<String>) -> Option<Job> {
+    if let Some(spoiled) = json::object(value).and_then(|job| json::text(job.get(json::SPOILED)?)) {
+        faults.push(spoiled.to_string());
+    }
     let mut fields = Fields::of(value, "", faults)?;
     fields.required("id");
     rejected.id = fields

@@ -157,7 +157,7 @@ pub fn job(text: &str) -> Result<Job, Rejected> {
 }
 
 fn object(body: &[u8]) -> Result<Value, String> {
-    match json::parse_bytes(body, json::MAX_DEPTH) {
+    match json::parse_reply(body, json::MAX_DEPTH) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(other) => Err(format!("want a JSON object, got {}", sanitize(&json::show(&other), 200))),
         Err(syntax) => Err(format!("not JSON: {}", sanitize(&syntax.to_string(), 200))),

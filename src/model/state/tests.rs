@@ -1,6 +1,7 @@
 //! Jobs, people and servers, each with a state of its own; `tests/simulate.rs` mixes them all.
 
 mod jobs;
+mod own;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ struct Bench {
     done: Vec<Action>,
     jobs: BTreeMap<JobId, JobRecord>,
     agents: BTreeMap<Name, AgentRecord>,
+    settings: Settings,
     definitions: Vec<Definition>,
     orders: Vec<Job>,
     /// Records of jobs cannot be written.
@@ -99,6 +101,7 @@ impl Bench {
             done: Vec::new(),
             jobs: BTreeMap::new(),
             agents: BTreeMap::new(),
+            settings: Settings::default(),
             definitions,
             orders: Vec::new(),
             full: false,
@@ -110,15 +113,24 @@ impl Bench {
 
     /// Another daemon takes over what is on record; nothing else is left.
     fn begin_anew(&mut self) {
+        self.begin_as("1", None, None);
+    }
+
+    /// A daemon of this version takes over what is on record, and what the image before it carried over; `undone`: what a
+    /// watcher had to say.
+    fn begin_as(&mut self, version: &str, carried: Option<Carried>, undone: Option<&str>) {
         let read = |record: &JobRecord| self.orders.iter().find(|job| job.text == record.text).cloned().map(Box::new);
         let found = Found {
             definitions: self.definitions.clone(),
             agents: self.agents.values().cloned().collect(),
             jobs: self.jobs.values().map(|record| (record.clone(), read(record))).collect(),
+            settings: self.settings.clone(),
+            carried,
+            undone: undone.map(Box::from),
             ..Found::default()
         };
         let mut out = Vec::new();
-        self.state = State::new(options(), found, self.now, &mut out);
+        self.state = State::new(Options { version: version.into(), ..options() }, found, self.now, &mut out);
         self.done.clear();
         self.answer(out);
     }
@@ -163,6 +175,7 @@ impl Bench {
             Action::Measure => return Some(Event::Measured(Vec::new())),
             Action::SaveAgent(record) => drop(self.agents.insert(record.name.clone(), (**record).clone())),
             Action::DropAgent(name) => drop(self.agents.remove(name)),
+            Action::SaveSettings(settings) => self.settings = settings.clone(),
             _ => {}
         }
         None

@@ -2,7 +2,10 @@
 //!
 //! Every failure leaves at a character's first byte, so that a place can be made of it.
 
-use super::{show, Array, Number, Object, Syntax, Value};
+use super::{show, Array, Number, Object, Syntax, Value, SPOILED};
+
+/// The nesting of the objects that can be spoiled: those in an array of the outermost object, as jobs are in a reply.
+const SPOILED_DEPTH: usize = 3;
 
 /// Where a text is wrong, and how.
 pub struct Fail {
@@ -25,9 +28,10 @@ impl Fail {
     }
 }
 
-/// Reads a whole text as one value, nested at most `max_depth` deep; the first failure ends it.
-pub fn scan(text: &str, max_depth: usize) -> Result<Value, Fail> {
-    let mut scanner = Scanner { text, at: 0, depth: 0, max_depth };
+/// Reads a whole text as one value, nested at most `max_depth` deep; the first failure ends it. With `forgiving`, a key that
+/// comes twice within an object of nesting `SPOILED_DEPTH` only spoils that object.
+pub fn scan(text: &str, max_depth: usize, forgiving: bool) -> Result<Value, Fail> {
+    let mut scanner = Scanner { text, at: 0, depth: 0, max_depth, forgiving, spoiled: None };
     if text.starts_with('\u{feff}') {
         return Err(scanner.fail("a byte order mark is not JSON"));
     }
@@ -43,6 +47,9 @@ struct Scanner<'t> {
     at: usize,
     depth: usize,
     max_depth: usize,
+    forgiving: bool,
+    /// What is wrong with the object that is being read.
+    spoiled: Option<String>,
 }
 
 impl<'t> Scanner<'t> {
@@ -82,7 +89,12 @@ impl<'t> Scanner<'t> {
                 }
                 self.at += 1;
                 self.depth += 1;
-                let value = if next == Some(b'{') { self.object()? } else { self.array()? };
+                let mut value = if next == Some(b'{') { self.object()? } else { self.array()? };
+                if self.depth == SPOILED_DEPTH {
+                    if let (Some(what), Value::Object(object)) = (self.spoiled.take(), &mut value) {
+                        object.insert(SPOILED.to_string(), Value::String(what));
+                    }
+                }
                 self.depth -= 1;
                 return Ok(value);
             }
@@ -114,14 +126,21 @@ impl<'t> Scanner<'t> {
             }
             let start = self.at;
             let key = self.string()?;
-            if object.contains_key(&key) {
-                return Err(self.fail_at(start, &format!("duplicate key {}", show(&Value::String(key)))));
+            let again = object.contains_key(&key);
+            if again {
+                let fail = self.fail_at(start, &["duplicate key ", &show(&Value::String(key.clone()))].concat());
+                if !self.forgiving || self.depth < SPOILED_DEPTH {
+                    return Err(fail);
+                }
+                self.spoiled.get_or_insert_with(|| fail.place(self.text).to_string());
             }
             if !self.accept(b':') {
                 return Err(self.fail("expected \":\""));
             }
             let value = self.value()?;
-            object.insert(key, value);
+            if !again {
+                object.insert(key, value);
+            }
             if self.accept(b'}') {
                 return Ok(Value::Object(object));
             }

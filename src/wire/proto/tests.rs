@@ -258,3 +258,28 @@ fn only_errcode_0_takes_results() {
         assert_eq!(result_reply(body.as_bytes()), Err(want.to_string()), "{body}");
     }
 }
+
+#[test]
+fn a_key_that_comes_twice_costs_its_own_job_only() {
+    let stop = |id: &str, more: &str| format!("{{\"id\":\"{id}\",\"action\":\"stop\",\"name\":\"web\"{more}}}");
+    for (bad, want) in [
+        (stop("bad", ",\"name\":\"db\""), "1:105: duplicate key \"name\""),
+        (stop("bad", ",\"envs\":{\"A\":\"1\",\"A\":\"2\"}"), "duplicate key \"A\""),
+        (stop("bad", ",\"x\":[[{\"a\":1,\"a\":{}}]]"), "duplicate key \"a\""),
+        (stop("bad", ",\"id\":\"worse\""), "duplicate key \"id\""),
+    ] {
+        let text = format!(
+            "{{\"errcode\":0,\"jobs\":[{},{bad},[[{{\"a\":1,\"a\":2}}]],{}]}}",
+            stop("one", ""),
+            stop("two", "")
+        );
+        let jobs = reply(text.as_bytes()).expect("a reply").jobs;
+        let ids: Vec<_> = jobs.iter().map(|job| job.as_ref().map(|job| &*job.id)).collect();
+        assert!(matches!(ids[..], [Ok("one"), Err(_), Err(_), Ok("two")]), "{ids:?}");
+        let Err(rejected) = &jobs[1] else { unreachable!() };
+        assert_eq!((rejected.id.as_deref(), rejected.code), (Some("bad"), Code::BadJob));
+        assert!(rejected.message.contains(want), "{}", rejected.message);
+    }
+    // The reply's own keys are another matter.
+    assert!(reply(b"{\"errcode\":0,\"errcode\":1}").is_err());
+}
