@@ -3,8 +3,10 @@
 //! `BOOTAGENT_FAULT=POINT:N` stops the daemon with SIGSTOP as it comes by a point for the Nth time, counted from the
 //! first job it receives, so that a test can kill it there, fill its disk, or spoil its files and let it go on. A point is
 //! an action about to be done or an event about to be told, by its name; in the second image of an upgrade of the daemon
-//! itself it begins with `2-`, in the third with `3-`. `BOOTAGENT_FAULT_LOG=FILE` lists the points as they are passed. `BOOTAGENT_BOOT_ID`, `BOOTAGENT_TOOL_SECS`, `_LOCK_SECS`, `_FETCH_SECS` and `_SAVE_SECS` stand in for what
-//! the kernel says and for the constants of `state::Times`.
+//! itself it begins with `2-`, in the third with `3-`. `BOOTAGENT_FAULT_LOG=FILE` lists the points as they are passed.
+//! `BOOTAGENT_BOOT_ID`, `BOOTAGENT_TOOL_SECS`, `_LOCK_SECS`, `_FETCH_SECS` and `_SAVE_SECS` stand in for what the kernel says
+//! and for the constants of `state::Times`; `BOOTAGENT_STALL_SECS` for how long a download may stand still
+//! (`work::stall_secs`).
 
 #[cfg(not(debug_assertions))]
 pub use none::*;
