@@ -453,8 +453,7 @@ fn walk(kind: Kind, steps: &[Step], disaster: Disaster, stride: usize, (share, s
 
 /// Walks side by side.
 fn walks(kind: Kind, steps: &'static [Step], disaster: Disaster, stride: usize, shares: usize) {
-    if cfg!(not(debug_assertions)) || std::env::var_os("BOOTAGENT_TEST_BIN").is_some() {
-        eprintln!("skipped: needs a debug build");
+    if needs_faults() {
         return;
     }
     let threads: Vec<_> = (0..shares)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bootagent::work::{Kind, Order, Outcome};
 
 use crate::http::stalled;
-use crate::{content, failed, fetch, fetched, have, keeps, perform, performed, Scratch};
+use crate::{content, failed, fetch, fetched, have, keeps, needs_short_times, perform, performed, Scratch};
 
 /// A server that has one file, and answers as usual except where told otherwise.
 struct Ftp {
@@ -190,6 +190,9 @@ fn a_rate_is_kept() {
 
 #[test]
 fn a_stall_ends_an_attempt_though_the_server_goes_on_talking() {
+    if needs_short_times() {
+        return;
+    }
     let scratch = Scratch::new("ftp-stall");
     for greeting in ["", "220-a\r\n"] {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

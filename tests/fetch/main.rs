@@ -14,6 +14,22 @@ use std::time::{Duration, Instant};
 use bootagent::work::{decode_outcome, encode_order, take_total, Kind, Order, Outcome};
 use sha2::{Digest, Sha256};
 
+/// The binary under test.
+fn binary() -> PathBuf {
+    std::env::var_os("BOOTAGENT_TEST_BIN").map_or_else(|| env!("CARGO_BIN_EXE_bootagent").into(), PathBuf::from)
+}
+
+/// Whether a test is skipped as it asks for short times, and the binary under test is a release, which takes none.
+fn needs_short_times() -> bool {
+    let mark = b"BOOTAGENT_STALL_SECS";
+    let has = std::env::var_os("BOOTAGENT_TEST_BIN").is_none()
+        || std::fs::read(binary()).is_ok_and(|bytes| bytes.windows(mark.len()).any(|part| part == mark));
+    if !has {
+        eprintln!("skipped: a release takes no short times");
+    }
+    !has
+}
+
 /// Has the binary do `order` with `file` as descriptor 3.
 fn perform(order: &Order, file: &Path) -> Outcome {
     let output = performed(order, file, "", &[]);
@@ -32,7 +48,7 @@ fn outcome(output: &Output) -> Outcome {
 fn performed(order: &Order, file: &Path, before: &str, env: &[(&str, &str)]) -> Output {
     let mut child = Command::new("sh")
         .args(["-c", &format!("{before} exec \"$0\" work 3<>\"$1\"")])
-        .arg(env!("CARGO_BIN_EXE_bootagent"))
+        .arg(binary())
         .arg(file)
         .envs(env.iter().copied())
         // If it were heeded, every request would fail at once, and in a thread.

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{channel, Receiver};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use miniserde::json::{self, Number, Value};
@@ -33,6 +34,11 @@ pub use server::*;
 
 /// How long a condition may take to come true. Generous: it costs time only in a test that fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The same for the binary under test: a foreign one is emulated, and a release has the long times of a real host.
+pub fn patience() -> Duration {
+    PATIENCE * if is_emulated() || lacks_faults() { 4 } else { 1 }
+}
 
 /// One host: its configuration, its directories, and the daemon while one runs.
 pub struct Host {
@@ -173,7 +179,7 @@ impl Host {
     /// The same with options of `run`.
     pub fn start_with(&mut self, options: &[&str]) {
         self.launch(options);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         while self.status().is_none() {
             if !self.lives() || Instant::now() > deadline {
                 let what = self.daemon.as_mut().map(Child::try_wait);
@@ -241,7 +247,7 @@ impl Host {
     /// Waits for the daemon's end.
     pub fn ended(&mut self) -> ExitStatus {
         let mut daemon = self.daemon.take().expect("the daemon was started");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             if let Some(status) = daemon.try_wait().expect("our own child") {
                 return status;
@@ -498,7 +504,7 @@ pub fn run(command: &mut Command) -> Option<Ran> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program can be executed");
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let (out, err) = (slurp(out), slurp(err));
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + patience().max(Duration::from_secs(60));
     let status = loop {
         match child.try_wait().expect("our own child") {
             Some(status) => break status,
@@ -532,7 +538,7 @@ fn slurp(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
 
 /// Asks again and again until there is an answer, for as long as `PATIENCE` lasts.
 pub fn patiently<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     loop {
         if let Some(answer) = ask() {
             return Some(answer);
@@ -592,6 +598,44 @@ pub fn descendants(pid: i32) -> Vec<i32> {
         }
     }
     found
+}
+
+/// Whether the binary under test runs in an emulator: it is not of the processor that the tests were built for.
+pub fn is_emulated() -> bool {
+    static MACHINES: OnceLock<[Option<[u8; 2]>; 2]> = OnceLock::new();
+    let machine = |path: &Path| {
+        let mut header = [0; 20];
+        File::open(path).and_then(|mut file| file.read_exact(&mut header)).ok()?;
+        Some([header[18], header[19]])
+    };
+    let [ours, other] = MACHINES.get_or_init(|| [machine(Path::new("/proc/self/exe")), machine(&binary())]);
+    ours != other
+}
+
+/// Whether a test is skipped as the binary under test is emulated, and the emulator has not got `what`.
+pub fn emulator_lacks(what: &str) -> bool {
+    if is_emulated() {
+        eprintln!("skipped: under an emulator there is no {what}");
+    }
+    is_emulated()
+}
+
+/// Whether the binary under test is a release, which knows nothing of the faults and short times that tests ask for.
+pub fn lacks_faults() -> bool {
+    static LACKS: OnceLock<bool> = OnceLock::new();
+    *LACKS.get_or_init(|| {
+        let mark = b"BOOTAGENT_FAULT_LOG";
+        std::env::var_os("BOOTAGENT_TEST_BIN").is_some()
+            && !fs::read(binary()).is_ok_and(|bytes| bytes.windows(mark.len()).any(|part| part == mark))
+    })
+}
+
+/// Whether a test is skipped as it asks for faults or short times, and the binary under test is a release.
+pub fn needs_faults() -> bool {
+    if lacks_faults() {
+        eprintln!("skipped: a release takes no faults and no short times");
+    }
+    lacks_faults()
 }
 
 /// Whether the tests run as root; when not, says that one is skipped.
