@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bootagent::host::proc;
 use bootagent::model::job::{Rejected, MESSAGE_MAX};
+use bootagent::model::package;
 use bootagent::wire::sign::Keys;
 use bootagent::wire::{config, control, proto, record};
 use bootagent::work;
@@ -201,6 +202,23 @@ fn what_the_kernel_says() {
         proc::parse_status(bytes);
         if let Some(pid) = proc::parse_pid(&String::from_utf8_lossy(bytes)) {
             assert!(pid.raw() > 1);
+        }
+    });
+}
+
+#[test]
+fn what_package_tools_print() {
+    let texts = [
+        "Package: web\nVersion: 1:1.0-1\n",
+        "pkgname = web\npkgver = 1.0-r0\n",
+        "Package: -web\nVersion: 1.0\nDescription: Package: x\n",
+    ];
+    mangle_texts(&texts, |bytes| {
+        if let Ok((package, version)) = package::identity(&String::from_utf8_lossy(bytes)) {
+            // What becomes an argument of a tool that runs as root.
+            let safe = |b: u8| b.is_ascii_graphic() && b != b'/';
+            assert!(!package.starts_with('-') && package.bytes().all(safe), "{package}");
+            assert!(!version.is_empty());
         }
     });
 }
