@@ -55,6 +55,8 @@ audit: ## look for known faults in the crates this is built of; needs cargo-deny
 	@$(CARGO) deny fetch db || { echo "make audit: the advisory database cannot be reached: nothing was checked" >&2; exit 1; }
 	@$(CARGO) deny --offline --all-features check advisories || { echo "make audit: there are known faults, see above" >&2; exit 1; }
 
+# What is found goes to fuzz/found; of that, fuzz/corpus has what is worth keeping: cargo fuzz run TARGET -- -merge=1
+# -set_cover_merge=1 -use_counters=0 -max_len=1024 fuzz/corpus/TARGET fuzz/found/TARGET
 fuzz: ## run each fuzzer for a minute (FUZZ_SECONDS=60); needs the nightly toolchain and cargo-fuzz
 	@$(CARGO) +nightly version >/dev/null 2>&1 || { \
 		echo "make fuzz: the nightly toolchain is missing (rustup toolchain install nightly)" >&2; exit 1; }

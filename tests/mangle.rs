@@ -1,5 +1,5 @@
-//! Every parser over every fixture, cut at each byte and with bytes changed, by a fixed seed: nothing panics, nothing
-//! takes for ever, and what is accepted keeps its promises.
+//! Every parser over every fixture, cut at each byte and with bytes changed, by a fixed seed, and over what the fuzzers have
+//! found to be worth a try (`fuzz/corpus`): nothing panics, nothing takes for ever, and what is accepted keeps its promises.
 
 use std::fs;
 use std::path::Path;
@@ -87,6 +87,19 @@ fn mangle(fixtures: &[Vec<u8>], parse: fn(&[u8])) {
     assert!(began.elapsed() < Duration::from_secs(300), "{:?}", began.elapsed());
 }
 
+/// Hands each cut copy of what a fuzzer has found to `parse`; none may take a second.
+fn try_corpus(target: &str, parse: fn(&[u8])) {
+    let corpus = files(&format!("fuzz/corpus/{target}"));
+    assert!(corpus.len() > 50, "where is the corpus?");
+    for bytes in corpus {
+        let began = Instant::now();
+        for end in 0..=bytes.len() {
+            parse(&bytes[..end]);
+        }
+        assert!(began.elapsed() < Duration::from_secs(1 + bytes.len() as u64), "{:?}", began.elapsed());
+    }
+}
+
 /// The same for texts.
 fn mangle_texts(texts: &[&str], parse: fn(&[u8])) {
     let fixtures: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
@@ -106,7 +119,7 @@ fn check_rejected(rejected: &Rejected) {
 
 #[test]
 fn replies_and_jobs() {
-    mangle(&files("tests/proto"), |bytes| {
+    let parse = |bytes: &[u8]| {
         if let Err(message) = proto::result_reply(bytes) {
             assert!(!message.contains(char::is_control), "{message:?}");
         }
@@ -124,12 +137,14 @@ fn replies_and_jobs() {
         if let Err(rejected) = proto::job(&String::from_utf8_lossy(bytes)) {
             check_rejected(&rejected);
         }
-    });
+    };
+    mangle(&files("tests/proto"), parse);
+    try_corpus("server", parse);
 }
 
 #[test]
 fn records() {
-    mangle(&files("tests/records"), |bytes| {
+    let parse = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         if let Ok(read) = record::read_agent(&text) {
             assert_eq!(record::read_agent(&record::write_agent(&read)), Ok(read));
@@ -150,7 +165,9 @@ fn records() {
                 Ok(read.svrlist)
             );
         }
-    });
+    };
+    mangle(&files("tests/records"), parse);
+    try_corpus("files", parse);
 }
 
 #[test]
@@ -158,7 +175,7 @@ fn configuration() {
     let fixtures = [files("examples"), files("examples/agents.d"), files("examples/sample")].concat();
     let json: Vec<Vec<u8>> = fixtures.into_iter().filter(|bytes| bytes.starts_with(b"{")).collect();
     assert!(json.len() >= 4);
-    mangle(&json, |bytes| {
+    let parse = |bytes: &[u8]| {
         for problem in config::read_config("bootagent.json", bytes).1 {
             check_message(&problem.to_string());
         }
@@ -167,7 +184,9 @@ fn configuration() {
                 check_message(&problem.to_string());
             }
         }
-    });
+    };
+    mangle(&json, parse);
+    try_corpus("files", parse);
 }
 
 #[test]
@@ -178,12 +197,14 @@ fn the_control_socket() {
         r#"{"code":1,"message":"no agent \u0022web\u0022","body":{"agents":[{"name":"web"}]}}"#,
         r#"{"code":0,"message":""}"#,
     ];
-    mangle_texts(&lines, |bytes| {
+    let parse = |bytes: &[u8]| {
         if let Ok(command) = control::read_command(bytes) {
             assert_eq!(control::read_command(control::write_command(&command).trim_end().as_bytes()), Ok(command));
         }
         let _ = control::read_answer(bytes);
-    });
+    };
+    mangle_texts(&lines, parse);
+    try_corpus("files", parse);
 }
 
 #[test]
@@ -195,7 +216,7 @@ fn what_the_kernel_says() {
         "Name:\tcat\nUid:\t0\t0\t0\t0\nVmRSS:\t  1084 kB\nRssAnon:\t 88 kB\nRssShmem:\t 0 kB\nVmSwap:\t 4 kB\n",
         "4711\n",
     ];
-    mangle_texts(&texts, |bytes| {
+    let parse = |bytes: &[u8]| {
         proc::parse_stat(bytes);
         proc::parse_environ(bytes, "/state");
         proc::parse_rollup(bytes);
@@ -203,7 +224,9 @@ fn what_the_kernel_says() {
         if let Some(pid) = proc::parse_pid(&String::from_utf8_lossy(bytes)) {
             assert!(pid.raw() > 1);
         }
-    });
+    };
+    mangle_texts(&texts, parse);
+    try_corpus("children", parse);
 }
 
 #[test]
@@ -213,14 +236,16 @@ fn what_package_tools_print() {
         "pkgname = web\npkgver = 1.0-r0\n",
         "Package: -web\nVersion: 1.0\nDescription: Package: x\n",
     ];
-    mangle_texts(&texts, |bytes| {
+    let parse = |bytes: &[u8]| {
         if let Ok((package, version)) = package::identity(&String::from_utf8_lossy(bytes)) {
             // What becomes an argument of a tool that runs as root.
             let safe = |b: u8| b.is_ascii_graphic() && b != b'/';
             assert!(!package.starts_with('-') && package.bytes().all(safe), "{package}");
             assert!(!version.is_empty());
         }
-    });
+    };
+    mangle_texts(&texts, parse);
+    try_corpus("children", parse);
 }
 
 #[test]
@@ -279,4 +304,5 @@ fn what_comes_over_the_network_and_out_of_archives() {
         fixtures.push(text.as_bytes().to_vec());
     }
     mangle(&fixtures, work::try_parsers);
+    try_corpus("children", work::try_parsers);
 }
