@@ -107,6 +107,9 @@ enum Ready {
     Memory(usize),
 }
 
+/// Files below `good/` and what is to be in them.
+type Copies = Vec<(String, Vec<u8>)>;
+
 /// Everything the daemon holds.
 struct Daemon {
     config: Config,
@@ -142,6 +145,8 @@ struct Daemon {
     unsaved: Map<String, Action>,
     /// Records that could not be read at the start: read again with each check.
     unread: Vec<PathBuf>,
+    /// Copies of good definitions that are still to be written.
+    unkept: Copies,
     quit: Option<u8>,
     /// As PID 1: what to do with the machine at the end.
     power: Option<Reboot>,
@@ -179,6 +184,7 @@ pub fn run(options: Options) -> u8 {
     daemon.perform(actions);
     // Children of an image before this one may have ended, and their signals been taken.
     daemon.reap();
+    daemon.keep_copies();
     if let Some(ready) = ready {
         daemon.tell_parent(ready);
     }
@@ -205,6 +211,7 @@ impl Daemon {
             }
             self.control.drop_late(monotonic(), &mut self.queue);
             self.check();
+            self.keep_copies();
             self.finish_helpers();
             if self.state.deadline().is_some_and(|at| at <= monotonic()) {
                 self.queue.push_back(Event::Tick);
@@ -220,7 +227,7 @@ impl Daemon {
         let helpers = self.helpers.iter().filter_map(|(_, helper)| helper.deadline());
         let own = [Some(self.check_at), self.control.deadline(), self.state.deadline()];
         let deadline = helpers.chain(own.into_iter().flatten()).min();
-        let timeout = deadline.map(|at| at.since(now));
+        let timeout = if self.unkept.is_empty() { deadline.map(|at| at.since(now)) } else { Some(Duration::ZERO) };
         let mut sources = vec![Ready::Signals];
         let mut fds = vec![PollFd::reading(self.signals.as_fd())];
         if let Some(listener) = self.control.listening(now) {

@@ -531,3 +531,28 @@ fn an_unhealthy_agent_is_restarted() {
     let agent = host.wait_seen("web", "to come back", |agent| agent.runs() && agent.pid != pid);
     assert!(agent.failures >= 1, "{agent:?}");
 }
+
+/// Copies of good definitions are made after the agents have been started, and count when the files have become bad.
+#[test]
+fn many_definitions_are_kept_as_they_were_when_they_were_good() {
+    let mut host = Host::new();
+    let names: Vec<String> = (0..40).map(|index| format!("a{index}")).collect();
+    for name in &names {
+        host.agent(name, "exec sleep 1000", &[("autostart", if *name == "a7" { "true" } else { "false" })]);
+    }
+    host.start();
+    host.wait_running("a7");
+    host.wait("a copy of each", || {
+        names.iter().all(|name| {
+            let copy = host.path(&format!("state/good/agents.d/{name}.json"));
+            std::fs::read_to_string(copy).is_ok_and(|text| text == host.read(&format!("agents.d/{name}.json")))
+        })
+    });
+    assert_eq!(host.end("TERM").code(), Some(0));
+    for name in &names {
+        host.write(&format!("agents.d/{name}.json"), "{");
+    }
+    host.start();
+    host.wait_running("a7");
+    assert!(host.seen("a39").is_some_and(|agent| !agent.runs()));
+}

@@ -9,7 +9,7 @@ use std::slice::from_ref;
 use super::control::Control;
 use super::reexec::{installed, taken};
 use super::trust::Trust;
-use super::{fault, now, Daemon, Options};
+use super::{fault, now, Copies, Daemon, Options};
 use crate::host::disk::{list, make_dir, publish, reason};
 use crate::host::files;
 use crate::host::helper::{Binary, Identity};
@@ -115,7 +115,8 @@ impl Daemon {
         let sound = stored.corrupt.iter().all(|corrupt| corrupt.job.is_some());
         let mut unread = stored.unread.clone();
         unread.extend([PathBuf::from(&*config.agents_dir)].into_iter().filter(|dir| !can_be_read(from_ref(dir))));
-        let mut found = find(&config, &store, stored, handover.is_some(), &mut log, out);
+        let mut unkept = Copies::new();
+        let mut found = find(&config, &store, stored, &mut unkept, handover.is_some(), &mut log, out);
         for (run, alive) in &mut found.runs {
             *alive = run
                 .process
@@ -169,6 +170,7 @@ impl Daemon {
             troubles: Map::new(),
             unsaved: Map::new(),
             unread,
+            unkept,
             quit: None,
             power: None,
             faults: fault::Faults::asked(renewed),
@@ -245,7 +247,8 @@ impl Daemon {
         };
         let records: Vec<AgentRecord> = self.state.agents().map(|agent| agent.record.clone()).collect();
         let mut problems = Vec::new();
-        let (mut good, whole) = read_definitions(&self.store, &dir, sources, &mut problems);
+        self.unkept.clear();
+        let (mut good, whole) = read_definitions(&self.store, &dir, sources, &mut self.unkept, &mut problems);
         good.extend(self.records_definitions(&records, &mut problems));
         self.say(Level::Info, &format!("definitions read again from \"{dir}\""));
         self.queue.push_back(Event::Definitions { good, problems, whole });
@@ -388,7 +391,15 @@ fn state_options(options: &Options, config: &Config, program: &str, log: &mut Lo
 }
 
 /// What is on the host, as the state wants it.
-fn find(config: &Config, store: &Store, stored: Stored, renewed: bool, log: &mut Log, out: &mut Vec<Action>) -> Found {
+fn find(
+    config: &Config,
+    store: &Store,
+    stored: Stored,
+    unkept: &mut Copies,
+    renewed: bool,
+    log: &mut Log,
+    out: &mut Vec<Action>,
+) -> Found {
     let mut damage: Vec<(Name, Box<str>)> = Vec::new();
     let mut problems: Vec<Box<str>> = Vec::new();
     let mut found = Found { unread: store.owners(&stored.unread), ..Found::default() };
@@ -421,7 +432,7 @@ fn find(config: &Config, store: &Store, stored: Stored, renewed: bool, log: &mut
             Vec::new()
         }
     };
-    let (definitions, whole) = read_definitions(store, dir, sources, &mut problems);
+    let (definitions, whole) = read_definitions(store, dir, sources, unkept, &mut problems);
     (found.definitions, found.unread.definitions) = (definitions, !whole || !gone);
     for record in &stored.agents {
         found.definitions.extend(own_definitions(store, record, &mut problems));
@@ -502,20 +513,19 @@ fn read_definitions(
     store: &Store,
     dir: &str,
     mut sources: Vec<Source>,
+    unkept: &mut Copies,
     problems: &mut Vec<Box<str>>,
 ) -> (Vec<Definition>, bool) {
     let mut whole = true;
-    let mut texts: Map<String, Vec<u8>> = Map::new();
+    // By file: what is to be kept of it if it is good, unless it is kept already.
+    let mut texts: Map<String, Option<Vec<u8>>> = Map::new();
     for source in &mut sources {
         let kept = format!("agents.d/{}", source.file);
         source.good = store.good(&kept);
-        if let Ok(text) = &source.text {
-            texts.insert(kept, text.clone());
-        } else {
-            texts.insert(kept, Vec::new());
-            let unreadable = source.text.as_ref().is_err_and(|why| why.starts_with("cannot read"));
-            whole &= source.good.is_some() || !unreadable;
-        }
+        let unreadable = source.text.as_ref().is_err_and(|why| why.starts_with("cannot read"));
+        whole &= source.good.is_some() || !unreadable;
+        let fresh = source.text.as_ref().ok().filter(|text| source.good.as_ref() != Some(text));
+        texts.insert(kept, fresh.cloned());
     }
     for kept in store.good_definitions() {
         if !texts.contains_key(&kept) {
@@ -528,10 +538,10 @@ fn read_definitions(
     for agent in agents.agents {
         if agent.outdated {
             problems.push(format!("{dir}/{}: the last good definition stays in force", agent.file).into());
-        } else if let Some(text) = texts.get(&format!("agents.d/{}", agent.file)) {
-            if let Err(error) = store.keep_good(&format!("agents.d/{}", agent.file), text) {
-                problems.push(error.to_string().into());
-            }
+        } else {
+            let kept = format!("agents.d/{}", agent.file);
+            let fresh = texts.get_mut(&kept).and_then(Option::take);
+            unkept.extend(fresh.map(|text| (kept, text)));
         }
         definitions.push(Definition { origin: Origin::File, spec: Box::new(agent.spec) });
     }

@@ -4,17 +4,21 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::{load, Daemon};
 use crate::host::disk::{make_dir, publish, reason, Error};
 use crate::host::store::can_be_read;
 use crate::kernel::Level;
 use crate::model::event::{Action, Event};
-use crate::sys::process;
+use crate::sys::{monotonic, process};
 use crate::work::watch;
 
 /// What `fares` calls the records.
 const RECORDS: &str = "keeping records";
+
+/// So long is good definitions copied in one turn of the loop; one at least.
+const COPYING: Duration = Duration::from_millis(20);
 
 impl Daemon {
     /// How something fared that may go wrong again and again: what is said is only that this changed.
@@ -73,6 +77,20 @@ impl Daemon {
             Ok(()) if self.unsaved.is_empty() => self.fares(RECORDS, None),
             Ok(()) => {}
         }
+    }
+
+    /// Keeps copies of the definitions that are good, as many as there is time for: neither the first start of hundreds of
+    /// agents nor the end of one waits for the disk to have them all.
+    pub(super) fn keep_copies(&mut self) {
+        let until = monotonic() + COPYING;
+        while let Some((file, text)) = self.unkept.pop() {
+            let problem = self.store.keep_good(&file, &text).err().map(|error| error.to_string());
+            self.fares("copying good definitions", problem.as_deref());
+            if monotonic() >= until {
+                return;
+            }
+        }
+        self.unkept = Vec::new();
     }
 
     /// Does again what did not work, and makes again what somebody removed.

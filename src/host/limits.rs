@@ -31,7 +31,7 @@ pub struct Limits {
     parent: Option<Box<str>>,
     agents: Map<Name, Held>,
     /// Groups that still had processes when their agent was released.
-    leftover: Vec<Leaf>,
+    leftover: Vec<(Name, Leaf)>,
     swept: bool,
     said: Vec<Box<str>>,
     notes: Vec<String>,
@@ -391,7 +391,7 @@ impl Limits {
     pub fn release(&mut self, name: &str) {
         if let Some(held) = self.agents.remove(name) {
             for leaf in held.leaves() {
-                self.leftover.push(leaf.clone());
+                self.leftover.push((name.into(), leaf.clone()));
             }
         }
         self.remove_leftover();
@@ -406,7 +406,7 @@ impl Limits {
                     // Empty groups within one that is in use are the agent's own.
                     let leaf = group.find(name);
                     if !leaf.populated() {
-                        self.leftover.push(leaf);
+                        self.leftover.push((name.clone(), leaf));
                     }
                 }
             }
@@ -416,8 +416,8 @@ impl Limits {
 
     fn remove_leftover(&mut self) {
         let agents = &self.agents;
-        self.leftover.retain(|leaf| {
-            let used = agents.values().any(|held| held.leaves().contains(&leaf));
+        self.leftover.retain(|(name, leaf)| {
+            let used = agents.get(name).is_some_and(|held| held.leaves().contains(&leaf));
             !used && leaf.remove().is_err()
         });
     }

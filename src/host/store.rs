@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::disk::{
-    list, make_dir, make_own_dir, read_file, reason, remove, remove_durable, told, write, Error, TEMPORARY,
+    list, make_dir, make_own_dir, read_file, reason, remove, remove_durable, rewrite, told, write, Error, TEMPORARY,
 };
 use crate::model::job::JobId;
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
@@ -236,7 +236,7 @@ impl Store {
     /// As `write_identity`.
     pub fn write_run(&self, run: &RunRecord) -> Result<(), Error> {
         let file = [&run.name, RECORD].concat();
-        write(&self.run_dir.join("agents"), &file, record::write_run(run).as_bytes(), false)
+        rewrite(&self.run_dir.join("agents"), &file, record::write_run(run))
     }
 
     /// Removes an agent's record; one that is not there is fine.

@@ -131,8 +131,8 @@ impl Trees {
 
     /// Nothing is left of this agent, or nothing of it is ours any more.
     pub fn forget(&mut self, name: &str) {
+        // No process is in it any more: what was read in this turn stays true of all others.
         self.trees.remove(name);
-        self.turn();
     }
 
     /// The main process of an agent, when it has one.
