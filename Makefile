@@ -16,11 +16,13 @@ DEPS = build-essential ca-certificates curl git python3 python3-jsonschema pytho
 	shellcheck mandoc
 # Not installed, only unpacked below target/deps: it would take the place of vsftpd.
 DEPS_UNPACKED = pure-ftpd pure-ftpd-common
+# What make bench measures beside bootagent, and measures with.
+DEPS_BENCH = build-essential curl python3 monit supervisor runit s6 busybox-static valgrind
 DEPS_CROSS = rustc-web cargo-web rust-web-src python3 python3-venv binutils file git xz-utils \
 	qemu-user-static qemu-system-x86 qemu-system-arm e2fsprogs debian-archive-keyring
 
 .DEFAULT_GOAL := build
-.PHONY: help build release test check deny audit fuzz test-tls scripts deps deps-cross cross size test-cross test-vm demo install uninstall clean
+.PHONY: help build release test check deny audit fuzz test-tls scripts bench deps deps-cross deps-bench cross size test-cross test-vm demo install uninstall clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +88,9 @@ deps-cross: ## install what cross, test-cross and test-vm need (Debian, root)
 	test -x target/cross/tools/bin/pip || /usr/bin/python3 -m venv target/cross/tools
 	target/cross/tools/bin/pip install --quiet --disable-pip-version-check -r cross/requirements.txt
 
+deps-bench: ## install what bench compares with (Debian, root); starts no service
+	.ci/apt $(DEPS_BENCH)
+
 cross: ## build static binaries and tarballs for TARGET, or for all four
 	cross/build $(or $(TARGET),$(TARGETS))
 	cross/pack $(foreach target,$(or $(TARGET),$(TARGETS)),$(firstword $(subst -, ,$(target))))
@@ -104,6 +109,9 @@ test-cross: ## run the black-box tests with the cross-built binaries under qemu-
 
 test-vm: ## boot real kernels under qemu-system and test the cross-built binaries in them
 	tests/vm/run
+
+bench: ## measure beside other supervisors, into docs/benchmarks.md (root, an idle machine; after make cross)
+	bench/run $(BENCH)
 
 demo: ## see it work: server, agent, install, kill, upgrade; no root needed
 	sh examples/demo.sh
