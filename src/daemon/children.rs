@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Daemon, Owner, Watched};
 use crate::host::disk::{publish, reason};
@@ -28,6 +29,9 @@ const SPARE: usize = 16;
 
 /// So much of a tool's output is read: from its beginning and from its end.
 const OUTPUT: u64 = 4096;
+
+/// A daemon without a pid file is known by what is left of its tree. Many fork twice, and what is between lives for a moment.
+const GROWN: Duration = Duration::from_millis(500);
 
 impl Daemon {
     /// Makes an agent's process.
@@ -110,8 +114,11 @@ impl Daemon {
             Some(pidfile) => {
                 read_pid(Path::new(&*pidfile)).and_then(|pid| alive.iter().find(|p| p.pid == pid).copied())
             }
-            // The oldest is the one that the starter made first.
-            None => alive.iter().min_by_key(|process| (process.ticks, process.pid)).copied(),
+            // The oldest is the one that the starter made first; one so young may only be on its way to make another.
+            None => {
+                let oldest = alive.iter().min_by_key(|process| (process.ticks, process.pid)).copied();
+                oldest.filter(|process| proc::age(*process).is_none_or(|age| age >= GROWN))
+            }
         };
         if let Some(process) = found {
             self.follow_process(&name, process);
