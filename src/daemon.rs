@@ -107,6 +107,9 @@ enum Ready {
     Memory(usize),
 }
 
+/// So long may copies of good definitions take before the daemon says that it is ready; the others wait for idle moments.
+const COPYING: Duration = Duration::from_millis(20);
+
 /// Files below `good/` and what is to be in them.
 type Copies = Vec<(String, Vec<u8>)>;
 
@@ -184,7 +187,7 @@ pub fn run(options: Options) -> u8 {
     daemon.perform(actions);
     // Children of an image before this one may have ended, and their signals been taken.
     daemon.reap();
-    daemon.keep_copies();
+    daemon.keep_copies(COPYING);
     if let Some(ready) = ready {
         daemon.tell_parent(ready);
     }
@@ -206,12 +209,15 @@ impl Daemon {
         self.settle();
         while self.quit.is_none() {
             let ready = self.wait();
+            let idle = ready.is_empty();
             for source in ready {
                 self.serve(source);
             }
             self.control.drop_late(monotonic(), &mut self.queue);
             self.check();
-            self.keep_copies();
+            if idle {
+                self.keep_copies(Duration::ZERO);
+            }
             self.finish_helpers();
             if self.state.deadline().is_some_and(|at| at <= monotonic()) {
                 self.queue.push_back(Event::Tick);

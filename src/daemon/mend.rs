@@ -17,9 +17,6 @@ use crate::work::watch;
 /// What `fares` calls the records.
 const RECORDS: &str = "keeping records";
 
-/// So long is good definitions copied in one turn of the loop; one at least.
-const COPYING: Duration = Duration::from_millis(20);
-
 impl Daemon {
     /// How something fared that may go wrong again and again: what is said is only that this changed.
     pub(super) fn fares(&mut self, what: &'static str, problem: Option<&str>) {
@@ -79,18 +76,26 @@ impl Daemon {
         }
     }
 
-    /// Keeps copies of the definitions that are good, as many as there is time for: neither the first start of hundreds of
+    /// Keeps copies of the definitions that are good, for so long, one at least: neither the first start of hundreds of
     /// agents nor the end of one waits for the disk to have them all.
-    pub(super) fn keep_copies(&mut self) {
-        let until = monotonic() + COPYING;
+    pub(super) fn keep_copies(&mut self, time: Duration) {
+        if self.unkept.is_empty() {
+            return;
+        }
+        let until = monotonic() + time;
+        let mut kept = Ok(());
         while let Some((file, text)) = self.unkept.pop() {
-            let problem = self.store.keep_good(&file, &text).err().map(|error| error.to_string());
-            self.fares("copying good definitions", problem.as_deref());
+            kept = kept.and(self.store.keep_good(&file, &text));
             if monotonic() >= until {
-                return;
+                break;
             }
         }
-        self.unkept = Vec::new();
+        if self.unkept.is_empty() {
+            self.unkept = Vec::new();
+            kept = kept.and(self.store.sync_good_definitions());
+        }
+        let problem = kept.err().map(|error| error.to_string());
+        self.fares("copying good definitions", problem.as_deref());
     }
 
     /// Does again what did not work, and makes again what somebody removed.

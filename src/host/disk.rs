@@ -132,7 +132,20 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// When it cannot be written; the old file is still there then. After a failed sync it may be the new one.
 pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<(), Error> {
-    put(dir, file, content, 0o600, durable)
+    put(dir, file, content, 0o600, durable)?;
+    if durable {
+        sync_dir(dir)
+    } else {
+        Ok(())
+    }
+}
+
+/// The same, durable when the directory is synced too.
+///
+/// # Errors
+/// As `write`.
+pub fn write_synced(dir: &Path, file: &str, content: &[u8]) -> Result<(), Error> {
+    put(dir, file, content, 0o600, true)
 }
 
 /// The same for what everybody may read, and nobody needs after a crash: mode 0644.
@@ -172,7 +185,7 @@ pub fn rewrite(dir: &Path, file: &str, text: String) -> Result<(), Error> {
     write(dir, file, &content, false)
 }
 
-fn put(dir: &Path, file: &str, content: &[u8], mode: u32, durable: bool) -> Result<(), Error> {
+fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Result<(), Error> {
     let path = dir.join(file);
     let temporary = dir.join([file, TEMPORARY].concat());
     let mut made = create(&temporary);
@@ -180,16 +193,11 @@ fn put(dir: &Path, file: &str, content: &[u8], mode: u32, durable: bool) -> Resu
         make_dir(dir)?;
         made = create(&temporary);
     }
-    let written = made.and_then(|made| fill(made, content, mode, durable)).and_then(|()| fs::rename(&temporary, &path));
+    let written = made.and_then(|made| fill(made, content, mode, synced)).and_then(|()| fs::rename(&temporary, &path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    told(written, "write", &path)?;
-    if durable {
-        sync_dir(dir)
-    } else {
-        Ok(())
-    }
+    told(written, "write", &path)
 }
 
 /// A new file in the place of a leftover one.

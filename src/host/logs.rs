@@ -99,7 +99,7 @@ impl Log {
 #[derive(Debug)]
 pub struct Outputs {
     dir: PathBuf,
-    /// Where the output of the agent's last start begins.
+    /// Where the output of the agent's last start begins, unless that is at the beginning of the file.
     begins: Map<Box<str>, u64>,
 }
 
@@ -124,7 +124,10 @@ impl Outputs {
         match open_append(&self.dir, &path, 0o640) {
             Ok(file) => {
                 let size = file.metadata().map_or(0, |found| found.len());
-                self.begins.insert(name.into(), size);
+                match size {
+                    0 => drop(self.begins.remove(name)),
+                    size => drop(self.begins.insert(name.into(), size)),
+                }
                 Ok(file.into())
             }
             Err(error) => Err(format!(

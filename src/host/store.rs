@@ -9,7 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::disk::{
-    list, make_dir, make_own_dir, read_file, reason, remove, remove_durable, rewrite, told, write, Error, TEMPORARY,
+    list, make_dir, make_own_dir, read_file, reason, remove, remove_durable, rewrite, sync_dir, told, write,
+    write_synced, Error, TEMPORARY,
 };
 use crate::model::job::JobId;
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
@@ -287,9 +288,19 @@ impl Store {
         }
         let good = self.state_dir.join("good");
         match file.split_once('/') {
-            Some((dir, file)) => write(&good.join(dir), file, content, true),
+            // Their directory is synced once for all of them.
+            Some((dir, file)) => write_synced(&good.join(dir), file, content),
             None => write(&good, file, content, true),
         }
+    }
+
+    /// Sees to it that the good copies of definitions survive a power cut; before, each is there or is made again at the
+    /// next start.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn sync_good_definitions(&self) -> Result<(), Error> {
+        sync_dir(&self.state_dir.join("good/agents.d"))
     }
 
     /// Removes the good copy of a configuration file.

@@ -77,9 +77,9 @@ pub struct AgentRecord {
     /// The limits a job gave, over the definition's.
     pub limits: Option<Limits>,
     /// The package a job installed.
-    pub package: Option<Installed>,
+    pub package: Option<Box<Installed>>,
     /// The package that was there before, kept to go back to.
-    pub previous: Option<Installed>,
+    pub previous: Option<Box<Installed>>,
 }
 
 impl AgentRecord {
@@ -169,7 +169,7 @@ pub struct JobRecord {
     /// What the job found the agent to be before it changed anything: what an undo goes back to.
     pub before: Option<Box<AgentRecord>>,
     /// What the package tool says about the new package.
-    pub package: Option<Installed>,
+    pub package: Option<Box<Installed>>,
     /// That package was installed before the job, by somebody else: an undo leaves it.
     pub foreign: bool,
     /// The outcome; set while phase is not yet `Done`: being undone, and this is what will be reported.

@@ -245,7 +245,7 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
         received: Time(count(&mut fields, "received").unwrap_or(0)),
         phase: phase?,
         before: nested(&mut fields, "before", take_agent).map(Box::new),
-        package: nested(&mut fields, "package", take_package),
+        package: nested(&mut fields, "package", take_package).map(Box::new),
         foreign: fields.flag("foreign").unwrap_or(false),
         outcome,
     })
@@ -305,8 +305,8 @@ fn take_agent(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Age
         definition: fields.text("definition").map(Into::into),
         envs,
         limits: nested(&mut fields, "limits", take_limits),
-        package: nested(&mut fields, "package", take_package),
-        previous: nested(&mut fields, "previous", take_package),
+        package: nested(&mut fields, "package", take_package).map(Box::new),
+        previous: nested(&mut fields, "previous", take_package).map(Box::new),
     })
 }
 

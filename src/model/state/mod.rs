@@ -22,7 +22,7 @@ use crate::model::command::Answer;
 use crate::model::event::{Action, Client, Definition, Event, Now, Origin, Shutdown};
 use crate::model::job::JobId;
 use crate::model::pace::{Pace, Server};
-use crate::model::record::{AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, Wanted};
+use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, Wanted};
 use crate::model::report::Incident;
 use crate::model::restart::Policy;
 use crate::model::spec::{Name, Spec};
@@ -457,7 +457,7 @@ impl State {
         }
         let record = self.agents.get(name).map(|agent| &agent.record);
         let kept = record.into_iter().flat_map(|record| [&record.package, &record.previous]).flatten();
-        Some(kept.flat_map(Installed::files).collect())
+        Some(kept.flat_map(|package| package.files()).collect())
     }
 
     /// What `packages/NAME/current` is to point to, for an agent that came in a tar.

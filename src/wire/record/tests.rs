@@ -23,8 +23,8 @@ fn full_agent() -> AgentRecord {
             memory: Some(u64::MAX),
             resources: vec![(Resource::Nproc, 64), (Resource::Core, u64::MAX), (Resource::As, 0)],
         }),
-        package: Some(package("2", Format::Deb)),
-        previous: Some(package("1", Format::TarXz)),
+        package: Some(Box::new(package("2", Format::Deb))),
+        previous: Some(Box::new(package("1", Format::TarXz))),
     }
 }
 
@@ -39,7 +39,7 @@ fn full_job() -> JobRecord {
         received: Time(u64::MAX - 1),
         phase: Phase::Settling,
         before: Some(Box::new(full_agent())),
-        package: Some(package("3", Format::Rpm)),
+        package: Some(Box::new(package("3", Format::Rpm))),
         foreign: true,
         outcome: Some(Outcome::new(Code::RolledBack, "from 3 to 2")),
     }
@@ -83,7 +83,7 @@ fn agents_come_back() {
     }
     let formats = [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk, Format::Tar, Format::TarGz, Format::TarXz];
     for format in formats {
-        let agent = AgentRecord { package: Some(package("1", format)), ..full_agent() };
+        let agent = AgentRecord { package: Some(Box::new(package("1", format))), ..full_agent() };
         assert_eq!(read_agent(&write_agent(&agent)), Ok(agent));
     }
 }

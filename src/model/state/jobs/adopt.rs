@@ -41,13 +41,13 @@ impl State {
         }
         let dir = self.unpack_dir(index, &source, &chosen.version);
         let (id, name) = (task.record.id.clone(), job.name.clone());
-        self.tasks[index].record.package = Some(Installed {
+        self.tasks[index].record.package = Some(Box::new(Installed {
             format: source.format,
             package: dir.clone(),
             version: chosen.version.clone(),
             digest: source.digest,
             file: "".into(),
-        });
+        }));
         self.tasks[index].doing = Doing::Asked(Ask::Rename(Box::new(chosen)));
         out.push(Action::Rename { job: id, name, from: UNPACK.into(), to: dir });
     }
@@ -56,7 +56,7 @@ impl State {
     fn unpack_dir(&self, index: usize, source: &Source, version: &str) -> Box<str> {
         let dir = if is_version(version) { version } else { "unversioned" };
         let taken =
-            |installed: &Option<Installed>| installed.as_ref().is_some_and(|installed| *installed.package == *dir);
+            |installed: &Option<Box<Installed>>| installed.as_ref().is_some_and(|installed| *installed.package == *dir);
         // As it was before the job: what an interrupted attempt put there is replaced.
         let before = self.tasks[index].record.before.as_deref();
         if dir == "current" || before.is_some_and(|before| taken(&before.package) || taken(&before.previous)) {
@@ -188,6 +188,6 @@ pub(super) fn same_package(old: &Installed, new: &Installed) -> bool {
     old.format.is_tar() && new.format.is_tar() || old.format == new.format && old.package == new.package
 }
 
-pub(super) fn holds(installed: &Option<Installed>, file: &str) -> bool {
+pub(super) fn holds(installed: &Option<Box<Installed>>, file: &str) -> bool {
     installed.as_ref().is_some_and(|installed| installed.files().any(|kept| *kept == *file))
 }

@@ -185,7 +185,7 @@ impl State {
         let query = package::query(source.format, &package);
         let file = State::kept_file(&source);
         self.tasks[index].record.package =
-            Some(Installed { format: source.format, package, version, digest: source.digest, file });
+            Some(Box::new(Installed { format: source.format, package, version, digest: source.digest, file }));
         match query {
             Some(tool) if !ours => self.run_tools(index, Purpose::Query, vec![tool], now, out),
             _ => self.go(index, Phase::Installing, out),

@@ -110,13 +110,13 @@ impl State {
     pub(in super::super) fn found_version(&mut self, job: &str, version: Box<str>) {
         let Some(index) = self.index(job) else { return };
         if let Some(source) = self.source(index).cloned() {
-            self.tasks[index].record.package = Some(Installed {
+            self.tasks[index].record.package = Some(Box::new(Installed {
                 format: source.format,
                 package: NEXT.into(),
                 version,
                 digest: source.digest,
                 file: State::kept_file(&source),
-            });
+            }));
         }
     }
 

@@ -7,7 +7,7 @@ use crate::model::agent::Agent;
 use crate::model::event::{Action, Definition, Now};
 use crate::model::job::{Code, Order, Outcome};
 use crate::model::package;
-use crate::model::record::{AgentRecord, Installed, Phase, Wanted};
+use crate::model::record::{AgentRecord, Phase, Wanted};
 use crate::model::state::{is_file, State};
 
 impl State {
@@ -122,7 +122,7 @@ impl State {
         if let Some(source) = self.source(index).cloned() {
             drop.push(State::kept_file(&source));
         }
-        drop.extend(self.tasks[index].record.package.iter().flat_map(Installed::files));
+        drop.extend(self.tasks[index].record.package.iter().flat_map(|package| package.files()));
         drop.retain(|file| !holds(&before.package, file) && !holds(&before.previous, file));
         let fresh = before.package.is_none() && before.previous.is_none();
         out.push(Action::DropPackage(name.clone(), if fresh { Vec::new() } else { drop }));
