@@ -4,6 +4,9 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 BIN ?= target/release/bootagent
 FUZZ_SECONDS ?= 60
+DAEMONS ?= 500
+MINUTES ?= 10
+HOURS ?= 1
 TARGETS = x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf arm-unknown-linux-musleabi
 ARCHES = x86_64 aarch64 armv7 arm
 # The largest a release binary may be, in KiB.
@@ -22,7 +25,7 @@ DEPS_CROSS = rustc-web cargo-web rust-web-src python3 python3-venv binutils file
 	qemu-user-static qemu-system-x86 qemu-system-arm e2fsprogs debian-archive-keyring
 
 .DEFAULT_GOAL := build
-.PHONY: help build release test check deny audit fuzz test-tls scripts bench deps deps-cross deps-bench cross size test-cross test-vm demo install uninstall clean
+.PHONY: help build release test check deny audit fuzz test-tls scripts fleet soak bench deps deps-cross deps-bench cross size test-cross test-vm demo install uninstall clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -71,6 +74,14 @@ fuzz: ## run each fuzzer for a minute (FUZZ_SECONDS=60); needs the nightly toolc
 
 test-tls: ## run the tests of the tls build, against nginx
 	$(CARGO) test --locked --features tls --test tls
+
+fleet: ## simulate 100,000 hosts and run DAEMONS=500 real ones for MINUTES=10; renews docs/fleet.md
+	$(CARGO) build --locked --release --bin bootagent --example bootserver
+	FLEET_HOSTS=100000 FLEET_DAEMONS=$(DAEMONS) FLEET_MINUTES=$(MINUTES) FLEET_PAGE=docs/fleet.md \
+		$(CARGO) test --locked --release --test fleet -- --nocapture --test-threads 1
+
+soak: ## one daemon and 200 agents in trouble for HOURS=1; renews its part of docs/fleet.md
+	SOAK_HOURS=$(HOURS) SOAK_PAGE=docs/fleet.md $(CARGO) test --locked --release --test soak -- --nocapture
 
 scripts:
 	@command -v shellcheck >/dev/null || { echo "make check: shellcheck is missing (make deps)" >&2; exit 1; }
