@@ -10,6 +10,22 @@ fn line(name: &str) -> String {
 }
 
 #[test]
+fn the_time_since_boot_is_seconds_and_hundredths() {
+    for (text, want) in [
+        ("12345.67 45678.90\n", Some(12_345_670)),
+        ("0.05 0.00\n", Some(50)),
+        ("7 1\n", None),
+        ("7.\n", None),
+        ("-1.00 2.00", None),
+        ("", None),
+    ] {
+        assert_eq!(parse_uptime(text), want.map(Duration::from_millis), "{text}");
+    }
+    let ourselves = read_stat(Pid::new(std::process::id() as i32).unwrap()).unwrap().unwrap().process;
+    assert!(age(ourselves).unwrap() < Duration::from_secs(86_400));
+}
+
+#[test]
 fn a_stat_line() {
     let stat = parse_stat(LINE.as_bytes()).unwrap();
     assert_eq!(stat.process, Process { pid: Pid::new(4711).unwrap(), ticks: 123_456 });

@@ -169,7 +169,8 @@ impl Agent {
                             return self.begin(turn);
                         }
                         self.life = Life::Waiting { until: at };
-                        let (name, wait) = (self.name().clone(), at.since(turn.now).as_secs_f64().ceil());
+                        let (name, wait) = (self.name().clone(), at.since(turn.now));
+                        let wait = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                         let (count, retries) = (failures.max(1), policy.retries);
                         turn.log(Level::Info, &name, &format!("restart {count} of {retries} in {wait} s"));
                     }

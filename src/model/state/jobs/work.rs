@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::task::{Doing, Purpose, Toolwork};
-use crate::kernel::{Exit, Level};
+use crate::kernel::{Decimal, Exit, Level};
 use crate::model::event::{Action, Fetched, Now};
 use crate::model::job::{joined, sanitize, Code, Order, MESSAGE_MAX};
 use crate::model::package::{is_locked, Tool, LOCK_WAIT};
@@ -56,8 +56,8 @@ impl State {
                     pause = pause.max(self.pace.heeded(seconds));
                 }
                 task.doing = Doing::FetchAgain(now.time + pause);
-                let text =
-                    format!("job \"{id}\": download interrupted, tried again in {} s: {reason}", pause.as_secs_f64());
+                let pause = Decimal::seconds(pause);
+                let text = format!("job \"{id}\": download interrupted, tried again in {pause} s: {reason}");
                 out.push(Action::Log(Level::Warn, text));
             }
         }
