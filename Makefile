@@ -9,9 +9,6 @@ MINUTES ?= 10
 HOURS ?= 1
 TARGETS = x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf arm-unknown-linux-musleabi
 ARCHES = x86_64 aarch64 armv7 arm
-# The largest a release binary may be, in KiB.
-BUDGET_x86_64 = 600
-BUDGET = 560
 
 # What the full tests use, from Debian 12: package tools, FTP and HTTP servers, daemons that fork, and lint tools.
 DEPS = build-essential ca-certificates curl git python3 python3-jsonschema python3-yaml procps strace xz-utils busybox-static \
@@ -102,18 +99,12 @@ deps-cross: ## install what cross, test-cross and test-vm need (Debian, root)
 deps-bench: ## install what bench compares with (Debian, root); starts no service
 	.ci/apt $(DEPS_BENCH)
 
-cross: ## build static binaries and tarballs for TARGET, or for all four
-	cross/build $(or $(TARGET),$(TARGETS))
-	cross/pack $(foreach target,$(or $(TARGET),$(TARGETS)),$(firstword $(subst -, ,$(target))))
+cross: ## build static binaries and tarballs for TARGET, or for all four; TLS=1 for those with https
+	TLS=$(TLS) cross/build $(or $(TARGET),$(TARGETS))
+	TLS=$(TLS) cross/pack $(foreach target,$(or $(TARGET),$(TARGETS)),$(firstword $(subst -, ,$(target))))
 
-size: ## fail when a cross-built binary is over its budget
-	@set -e; over=0; for arch in $(ARCHES); do \
-		file=target/cross/$$arch/bootagent; budget=$(BUDGET); \
-		[ $$arch != x86_64 ] || budget=$(BUDGET_x86_64); \
-		[ -f $$file ] || { echo "make size: $$file is missing (make cross)" >&2; exit 1; }; \
-		bytes=$$(wc -c <$$file); echo "$$arch: $$bytes bytes of $$((budget * 1024))"; \
-		[ $$bytes -le $$((budget * 1024)) ] || over=1; \
-	done; exit $$over
+size: ## fail when a cross-built binary is over its budget, on disk or in memory
+	cross/size $(ARCHES)
 
 test-cross: ## run the black-box tests with the cross-built binaries under qemu-user
 	cross/test $(ARCHES)

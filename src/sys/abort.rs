@@ -1,7 +1,7 @@
 //! The last word of a process that aborts itself.
 //!
 //! In the small build (`cross/build`) a panic prints nothing: it is one trapping instruction. Its address, looked up in
-//! the same build with symbols, names the place: `STRIP=none cross/build`, then `addr2line -e`.
+//! the same build with symbols, names the place: `SYMBOLS=1 cross/build`, then `addr2line -fe`.
 
 use std::io;
 
