@@ -10,6 +10,9 @@ use crate::sys::file::read_up_to;
 use crate::work::url::{Scheme, Url};
 use crate::work::{cause, Fault, Kind, Outcome, CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY};
 
+/// The longest head behind an interim reply, bytes.
+const HEAD_MAX: usize = 8 << 10;
+
 /// Sends `body` and reads the reply, whatever its status; a redirect is a reply like any other.
 pub fn exchange(url: &str, headers: &[(String, String)], body: Vec<u8>, max_body: u64) -> Result<Outcome, Fault> {
     alarm::end_after(CONNECT_SECS, EXCHANGE_SECS, [EXIT_NO_CONNECTION, EXIT_NO_REPLY])
@@ -53,7 +56,11 @@ pub fn exchange(url: &str, headers: &[(String, String)], body: Vec<u8>, max_body
 
 /// Sends the request and reads the head of the reply.
 pub fn send(request: minreq::Request) -> Result<minreq::ResponseLazy, Fault> {
-    let reply = request.send_lazy().map_err(|error| explained(&error))?;
+    let mut reply = request.send_lazy().map_err(|error| explained(&error))?;
+    // minreq takes an interim reply (RFC 9110, 15.2) for the final one, which is what follows.
+    while matches!(reply.status_code, 100 | 102..=199) {
+        next_head(&mut reply)?;
+    }
     // What minreq makes of a connection closed without a word, and of anything that is not HTTP.
     if reply.status_code == 503 && reply.reason_phrase == "Server did not provide a status line" {
         return Err(Fault::new(
@@ -62,6 +69,28 @@ pub fn send(request: minreq::Request) -> Result<minreq::ResponseLazy, Fault> {
         ));
     }
     Ok(reply)
+}
+
+/// Reads another head, from where minreq sees a body that ends with the connection.
+fn next_head(reply: &mut minreq::ResponseLazy) -> Result<(), Fault> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let read = Read::by_ref(reply).take(1).read_to_end(&mut head);
+        if read.map_err(|error| Fault::new(Kind::Temporary, cause(&error)))? == 0 || head.len() > HEAD_MAX {
+            return Err(Fault::new(Kind::Temporary, "there is nothing behind an interim reply that could be a reply"));
+        }
+    }
+    let text = String::from_utf8_lossy(&head);
+    let mut lines = text.split("\r\n");
+    let mut words = lines.next().unwrap_or_default().splitn(3, ' ').skip(1);
+    reply.status_code = words.next().and_then(|status| status.parse().ok()).unwrap_or(0);
+    reply.reason_phrase = words.next().unwrap_or_default().into();
+    let fields = lines.filter_map(|line| line.split_once(':'));
+    reply.headers = fields.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().into())).collect();
+    match is_chunked(reply) {
+        true => Err(Fault::new(Kind::Temporary, "chunks behind an interim reply cannot be read")),
+        false => Ok(()),
+    }
 }
 
 /// The value of the first header of this lower-case name.

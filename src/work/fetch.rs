@@ -185,7 +185,8 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Fault> {
                 if asked > 0 {
                     sink.restart()?;
                 }
-                sink.fill(&mut begin.chain(&mut reply), total)?;
+                // minreq would not stop there, had it seen an interim reply first.
+                sink.fill(&mut begin.chain(&mut reply).take(total.unwrap_or(u64::MAX)), total)?;
                 return Ok(whole(&reply, sink.size)? || total.is_some());
             }
             206 if asked > 0 => match header(&reply, "content-range").and_then(content_range) {
@@ -194,7 +195,8 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Fault> {
                     if let Some(total) = total {
                         sink.expect(total)?;
                     }
-                    sink.fill(&mut reply, total)?;
+                    let rest = total.map_or(u64::MAX, |total| total - asked);
+                    sink.fill(&mut Read::by_ref(&mut reply).take(rest), total)?;
                     return Ok(whole(&reply, sink.size)? || total.is_some());
                 }
                 // Not what was asked for: a request from the start has no range to get wrong.

@@ -44,6 +44,7 @@ fn a_reply_may_come_in_chunks_or_without_a_length() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
         "HTTP/1.0 200 OK\r\n\r\n{}",
         "HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     ] {
         match exchange(&Server::fixed(reply).url) {
             Outcome::Exchanged { status: 200, body, .. } => assert_eq!(body, b"{}"),

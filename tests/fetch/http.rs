@@ -240,7 +240,7 @@ fn lies_about_lengths_harm_nobody() {
     let few = Server::fixed(said("Content-Length: 900\r\n"));
     assert_eq!(fetch(&few.url, &scratch.file("a", b"")), fetched(&bytes[..900]));
     let two = Server::fixed(said("Content-Length: 900\r\nContent-Length: 1000\r\n"));
-    assert_eq!(fetch(&two.url, &scratch.file("b", b"")), fetched(&bytes));
+    assert_eq!(fetch(&two.url, &scratch.file("b", b"")), fetched(&bytes[..900]));
     let many = Server::fixed(said("Content-Length: 1100\r\n"));
     failed(fetch(&many.url, &scratch.file("c", b"")), Kind::Temporary, 1000, "ended after 1000 of 1100");
     let none = Server::fixed(said("X: y\r\n"));
@@ -267,8 +267,38 @@ fn lies_about_lengths_harm_nobody() {
     let packed = Server::fixed(reply("200 OK", "Content-Encoding: gzip\r\n", b"\x1f\x8b..."));
     assert_eq!(fetch(&packed.url, &scratch.file("h", b"")), fetched(b"\x1f\x8b..."));
     assert_eq!(packed.requests()[0].header("accept-encoding"), Some("identity"));
-    let early = Server::fixed([b"HTTP/1.1 103 Early Hints\r\n\r\n", &said("")[..]].concat());
-    failed(fetch(&early.url, &scratch.file("i", b"")), Kind::Final, 0, "103");
+}
+
+#[test]
+fn interim_replies_are_passed_over() {
+    let scratch = Scratch::new("interim");
+    let bytes = content(1000);
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
+    let range = "Content-Range: bytes 500-999/1000\r\n";
+    for (part, final_reply) in [(0, reply("200 OK", "", &bytes)), (500, reply("206 Part", range, &bytes[500..]))] {
+        let server = Server::http(move |_, _, stream| {
+            send(stream, &[early.as_bytes(), &final_reply, b"HTTP/1.1 400 not asked\r\n\r\n"].concat());
+            // The connection stays, until the other side goes.
+            let _ = std::io::Read::read(stream, &mut [0]);
+        });
+        assert_eq!(fetch(&server.url, &scratch.file("a", &bytes[..part])), fetched(&bytes));
+    }
+    for (behind, kind, part) in [
+        ("", Kind::Temporary, "interim"),
+        ("HTTP/1.1 200 OK\r\nContent-Le", Kind::Temporary, "interim"),
+        ("HTTP/1.1 404 Gone\r\n\r\n", Kind::Final, "404 Gone"),
+        ("SSH-2.0\r\n\r\n", Kind::Temporary, "answered 0"),
+        ("HTTP/1.1 101 Other\r\n\r\n", Kind::Final, "101 Other"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Kind::Temporary, "chunks"),
+    ] {
+        let server = Server::fixed(format!("{early}{behind}"));
+        failed(fetch(&server.url, &scratch.file("b", b"")), kind, 0, part);
+    }
+    let endless =
+        Server::http(move |_, _, stream| while std::io::Write::write_all(stream, early.as_bytes()).is_ok() {});
+    let order = Order::Fetch { url: endless.url.clone(), max_bytes: 1 << 20, rate: None };
+    let output = performed(&order, &scratch.file("c", b""), "", &[("BOOTAGENT_STALL_SECS", "1")]);
+    assert!(stalled(&output), "{output:?}");
 }
 
 #[test]
