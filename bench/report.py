@@ -11,7 +11,7 @@ MEASURES = (
     ("kill", "Killed to new, median", "ms from kill -9 of an agent to the first instruction of its next process", 2),
     ("kill99", "Killed to new, 99th percentile", "ms", 2),
     ("stop", "All stopped", "ms from the order to the end of the last agent and of the supervisor", 1),
-    ("wakes", "Wake-ups when idle", "an hour, all threads", 0),
+    ("wakes", "Wake-ups when idle", "times an hour, all threads", 0),
     ("cpu", "Processor time when idle", "s an hour", 3),
 )
 
@@ -41,7 +41,7 @@ def tables(results):
         rows = {name: [results["runs"][name].get(str(size), {}).get(key) for size in sizes] for name in names}
         if not any(value is not None for row in rows.values() for value in row):
             continue
-        lines += [f"### {title}", "", f"{unit[0].upper()}{unit[1:]}.", ""]
+        lines += [f"### {title}", "", f"In {unit}.", ""]
         lines += ["| agents | " + " | ".join(f"{size:,}" for size in sizes) + " |", "|---" + "|---:" * len(sizes) + "|"]
         for name, row in rows.items():
             cells = []

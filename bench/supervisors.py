@@ -105,7 +105,7 @@ class Dinit(Supervisor):
         for index in range(count):
             self.write(f"services/a{index}",
                        f"type = process\ncommand = {self.sleeper} {self.starts}\nrestart = true\n"
-                       "restart-delay = 0\nrestart-limit-count = 0\nsmooth-recovery = true\n")
+                       "restart-delay = 0\nrestart-limit-interval = 0\nsmooth-recovery = true\n")
         self.write("services/boot", "type = internal\n" + "".join(f"waits-for: a{index}\n" for index in range(count)))
 
     def command(self):
