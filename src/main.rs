@@ -12,7 +12,7 @@ use bootagent::daemon;
 use bootagent::model::command::Command;
 use bootagent::model::job::joined;
 use bootagent::model::pace::parse_servers;
-use bootagent::model::spec::is_name;
+use bootagent::model::spec::{is_name, Name};
 use bootagent::work::watch::WORD as WATCH;
 
 /// Where the configuration is unless `-c` says otherwise.
@@ -280,7 +280,7 @@ fn topic(word: &str) -> Option<&'static Topic> {
     TOPICS.iter().find(|topic| topic.word == word)
 }
 
-fn name(text: &str) -> Result<Box<str>, String> {
+fn name(text: &str) -> Result<Name, String> {
     if is_name(text) {
         return Ok(text.into());
     }

@@ -112,7 +112,7 @@ fn check_message(message: &str) {
 
 fn check_rejected(rejected: &Rejected) {
     assert!(!rejected.message.is_empty() && rejected.message.len() <= MESSAGE_MAX, "{rejected:?}");
-    for shown in [&rejected.message, &rejected.action, &rejected.name] {
+    for shown in [&*rejected.message, &*rejected.action, &*rejected.name] {
         assert!(!shown.contains(char::is_control), "{rejected:?}");
     }
 }

@@ -112,7 +112,7 @@ impl World {
 
     fn begin(&self, trees: &mut Trees, name: &str, script: &str) -> Process {
         let leader = self.spawn(&self.setup(name, script));
-        trees.begin(name, leader);
+        trees.begin(&name.into(), leader);
         leader
     }
 }
@@ -230,10 +230,10 @@ fn another_process_with_the_id_is_left_alone(world: &World) -> Verdict {
         vec![text("PATH=/bin")],
     ));
     let before = Process { ticks: stranger.ticks - 1, ..stranger };
-    check(!trees.adopt("web", before), "a record of the process that had the id before")?;
-    check(trees.adopt("web", stranger), "the very process")?;
+    check(!trees.adopt(&"web".into(), before), "a record of the process that had the id before")?;
+    check(trees.adopt(&"web".into(), stranger), "the very process")?;
     // The id changed hands after the last look: the tree still names the one before.
-    trees.begin("web", before);
+    trees.begin(&"web".into(), before);
     let mut stale = Snapshot::take().stats().to_vec();
     stale.iter_mut().filter(|stat| stat.process == stranger).for_each(|stat| stat.process = before);
     trees.show(Snapshot::of(stale));
@@ -261,7 +261,7 @@ fn helpers_are_in_no_tree(world: &World) -> Verdict {
     })?;
     check(proc::alive(helper), "the helper lives")?;
     trees.remove_ours(helper.pid);
-    check(trees.adopt("web", helper), "what is no helper any more can be taken over")?;
+    check(trees.adopt(&"web".into(), helper), "what is no helper any more can be taken over")?;
     end(&mut trees, "web", &world.none)?;
     Ok(None)
 }
@@ -281,7 +281,7 @@ fn an_earlier_daemons_agents_are_found(world: &World) -> Verdict {
         found.len() == 1 && found.get("web").is_some_and(|all| all.main == Some(leader)),
         "the main process comes first",
     )?;
-    check(trees.adopt("web", leader), "it is taken over")?;
+    check(trees.adopt(&"web".into(), leader), "it is taken over")?;
     check(trees.leftovers(&world.none).is_empty(), "and left over no more")?;
     check(trees.left("web", &world.none) == 3, "with its children")?;
     end(&mut trees, "web", &world.none)?;
@@ -321,7 +321,7 @@ fn a_fork_bomb_dies(world: &World) -> Verdict {
     bomb.groups = Some(Vec::new());
     bomb.rlimits = vec![(Resource::Nproc, 150, 150)];
     let leader = world.spawn(&bomb);
-    trees.begin("web", leader);
+    trees.begin(&"web".into(), leader);
     wait_until("a swarm", &mut trees, |trees| trees.left("web", &world.none) >= 50)?;
     let began = Instant::now();
     end(&mut trees, "web", &world.none)?;
@@ -335,7 +335,7 @@ fn real(world: &World, wanted: &spec::Limits) -> Option<(Limits, Prepared)> {
         return None;
     }
     let mut limits = Limits::detect(&world.state_dir, None);
-    let prepared = limits.prepare("web", wanted);
+    let prepared = limits.prepare(&"web".into(), wanted);
     (!prepared.cgroups.is_empty()).then_some((limits, prepared))
 }
 
@@ -347,7 +347,7 @@ fn begin_in(world: &World, trees: &mut Trees, script: &str, prepared: Prepared) 
     setup.cgroups = prepared.cgroups;
     setup.cgroup = prepared.cgroup;
     let leader = world.spawn(&setup);
-    trees.begin("web", leader);
+    trees.begin(&"web".into(), leader);
     leader
 }
 
@@ -390,8 +390,8 @@ fn a_group_holds_what_hides(world: &World) -> Verdict {
     let mut next = world.trees();
     let mut later = Limits::detect(&world.state_dir, None);
     let hidden = next.leftovers(&later).remove("web").ok_or("nothing is left over")?.processes[0];
-    later.attach("web", &spec::Limits::default(), &[hidden]);
-    check(next.adopt("web", hidden) && next.left("web", &later) == 1, "and takes it over")?;
+    later.attach(&"web".into(), &spec::Limits::default(), &[hidden]);
+    check(next.adopt(&"web".into(), hidden) && next.left("web", &later) == 1, "and takes it over")?;
     end(&mut trees, "web", &limits)?;
     gone(world, limits, &mut trees)?;
     Ok(None)
@@ -418,14 +418,14 @@ fn memory_is_limited_and_the_kill_is_known(world: &World) -> Verdict {
     check(killed.limit == 20 << 20 && killed.peak.is_none_or(|peak| peak > 10 << 20), &killed.to_string())?;
     trees.ended("web");
     // The next start is measured from where this one ended.
-    let again = limits.prepare("web", &wanted);
+    let again = limits.prepare(&"web".into(), &wanted);
     check(limits.oom_killed("web", true).is_none() && again.by.as_deref() == Some(&*by), "a start begins anew")?;
     let leader = begin_in(world, &mut trees, "exec sleep 1000", again);
     check(limits.usage("web").memory.is_some_and(|bytes| bytes <= 20 << 20), "its use is counted")?;
     let mut later = Limits::detect(&world.state_dir, None);
     // The child enters its groups after `spawn_child` has returned.
     wait_until("the limit set, as the next daemon finds it", &mut trees, |_| {
-        later.attach("web", &wanted, &[leader]).by.as_deref() == Some(&*by)
+        later.attach(&"web".into(), &wanted, &[leader]).by.as_deref() == Some(&*by)
     })?;
     end(&mut trees, "web", &limits)?;
     gone(world, limits, &mut trees)?;

@@ -186,7 +186,7 @@ impl Limits {
 
     /// Sets the limits of an agent that is about to be started, and reads them back. The baseline for `oom_killed` is
     /// taken anew.
-    pub fn prepare(&mut self, name: &str, limits: &spec::Limits) -> Prepared {
+    pub fn prepare(&mut self, name: &Name, limits: &spec::Limits) -> Prepared {
         self.remove_leftover();
         let mut held = Held { memory_limit: limits.memory, ..Held::default() };
         held.telling = self.telling.and_then(|index| self.leaf(index, name));
@@ -214,7 +214,7 @@ impl Limits {
 
     /// Takes over an agent that an earlier daemon started: what its groups are set to counts, nothing is changed.
     /// A limit that holds none of these processes of it, its main process first of all, is polled from now on.
-    pub fn attach(&mut self, name: &str, limits: &spec::Limits, processes: &[Process]) -> Prepared {
+    pub fn attach(&mut self, name: &Name, limits: &spec::Limits, processes: &[Process]) -> Prepared {
         let mut held = Held { memory_limit: limits.memory, ..Held::default() };
         for index in 0..self.places.len() {
             let version = self.places[index].hierarchy.version;
@@ -244,7 +244,7 @@ impl Limits {
         self.finish(name, limits, held, Prepared::default())
     }
 
-    fn finish(&mut self, name: &str, limits: &spec::Limits, mut held: Held, mut prepared: Prepared) -> Prepared {
+    fn finish(&mut self, name: &Name, limits: &spec::Limits, mut held: Held, mut prepared: Prepared) -> Prepared {
         held.alarm = match held.memory.as_ref().map(Leaf::memory_alarm) {
             Some(Ok(alarm)) => alarm,
             // The end of the main process still tells.
@@ -269,7 +269,7 @@ impl Limits {
         if prepared.polled.cpu {
             self.note("CPU limits are polled".into());
         }
-        self.agents.insert(name.into(), held);
+        self.agents.insert(name.clone(), held);
         prepared.notes = std::mem::take(&mut self.notes);
         prepared
     }
@@ -402,11 +402,11 @@ impl Limits {
     pub fn sweep(&mut self) {
         if !std::mem::replace(&mut self.swept, true) {
             if let Some(group) = self.telling.and_then(|index| self.places[index].group.as_ref()) {
-                for name in group.leaves().iter().filter(|name| !self.agents.contains_key(*name)) {
+                for name in group.leaves().iter().filter(|name| !self.agents.contains_key(&***name)) {
                     // Empty groups within one that is in use are the agent's own.
                     let leaf = group.find(name);
                     if !leaf.populated() {
-                        self.leftover.push((name.clone(), leaf));
+                        self.leftover.push((name.as_ref().into(), leaf));
                     }
                 }
             }
@@ -427,11 +427,11 @@ impl Limits {
         let mut found = Vec::new();
         let Some(group) = self.telling.and_then(|index| self.places[index].group.as_ref()) else { return found };
         for name in group.leaves() {
-            if self.agents.contains_key(&name) || !spec::is_name(&name) {
+            if self.agents.contains_key(&*name) || !spec::is_name(&name) {
                 continue;
             }
             match group.find(&name).members() {
-                Ok(pids) if !pids.is_empty() => found.push((name, pids)),
+                Ok(pids) if !pids.is_empty() => found.push((name.into(), pids)),
                 _ => {}
             }
         }

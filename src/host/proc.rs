@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::kernel::{Errno, Pid, Process, Uid};
 use crate::map::Set;
+use crate::model::spec::Name;
 use crate::sys::file::read_up_to;
 use crate::sys::process::own_id;
 
@@ -277,7 +278,7 @@ fn parse_uptime(text: &str) -> Option<Duration> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// It is of the agent of this name, under our state directory.
-    Agent(Box<str>),
+    Agent(Name),
     /// It is not one of ours.
     Stranger,
     /// It is just becoming another program: its environment is not there yet.

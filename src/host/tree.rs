@@ -103,7 +103,7 @@ impl Trees {
     }
 
     /// A main process was started as our child, in a session of its own.
-    pub fn begin(&mut self, name: &str, leader: Process) {
+    pub fn begin(&mut self, name: &Name, leader: Process) {
         let tree = self.tree(name);
         tree.lead(leader, false);
         tree.sessions = vec![leader.pid.raw()];
@@ -111,7 +111,7 @@ impl Trees {
 
     /// A main process was taken over: from an earlier daemon's record, or found as what a forking agent's starter
     /// left. False when it is gone, or another process has its id.
-    pub fn adopt(&mut self, name: &str, leader: Process) -> bool {
+    pub fn adopt(&mut self, name: &Name, leader: Process) -> bool {
         let own = self.own;
         let ours = calls::is_child(leader.pid);
         // Without /proc an id has no start time, and only that of a child is sure to be its own.
@@ -277,16 +277,16 @@ impl Trees {
     }
 
     /// These processes are an agent's, whose main process is not known; none of them is our child.
-    pub fn claim(&mut self, name: &str, processes: &[Process]) {
+    pub fn claim(&mut self, name: &Name, processes: &[Process]) {
         let tree = self.tree(name);
         tree.adopted = true;
         tree.seen.extend(processes.iter().map(|process| Member { process: *process, weak: true }));
     }
 
-    fn tree(&mut self, name: &str) -> &mut Tree {
+    fn tree(&mut self, name: &Name) -> &mut Tree {
         self.turn();
         let id = self.last_id + 1;
-        let tree = self.trees.or_insert_with(name.into(), || Tree::new(id));
+        let tree = self.trees.or_insert_with(name.clone(), || Tree::new(id));
         self.last_id = self.last_id.max(tree.id);
         tree
     }

@@ -6,12 +6,14 @@
 mod mark;
 
 use std::fmt;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::kernel::{Resource, Sig};
 
 /// The name of an agent: `[A-Za-z0-9_-]{1,50}`, so that it is safe in file names, cgroup names and environments.
-pub type Name = Box<str>;
+/// Shared by all that know the agent, as each copy of its own would cost 32 bytes.
+pub type Name = Rc<str>;
 
 /// Environment variables in the order they are set; a later one of the same name wins.
 pub type Envs = Vec<(Box<str>, Box<str>)>;

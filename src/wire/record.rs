@@ -8,7 +8,7 @@ use crate::kernel::{Pid, Process, Resource, Time};
 use crate::model::job::{joined, Code, Outcome};
 use crate::model::package::{Digest, Format};
 use crate::model::record::{AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, Wanted};
-use crate::model::spec::{is_job_id, is_name, Envs, Limits};
+use crate::model::spec::{is_job_id, is_name, Envs, Limits, Name};
 use crate::wire::emit::Writer;
 use crate::wire::json::{self, Fields, Value};
 
@@ -239,7 +239,7 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
         id,
         seq: count(&mut fields, "seq").unwrap_or(0),
         action: string(&mut fields, "action"),
-        name: string(&mut fields, "name"),
+        name: string(&mut fields, "name").into(),
         text: string(&mut fields, "text"),
         boot_id: string(&mut fields, "boot_id"),
         received: Time(count(&mut fields, "received").unwrap_or(0)),
@@ -377,8 +377,8 @@ fn count(fields: &mut Fields, key: &'static str) -> Option<u64> {
     fields.integer(key, 0, u64::MAX)
 }
 
-fn name(fields: &mut Fields) -> Box<str> {
-    let name = string(fields, "name");
+fn name(fields: &mut Fields) -> Name {
+    let name: Name = string(fields, "name").into();
     if !is_name(&name) {
         fields.fault("name", "not an agent's name");
     }

@@ -54,15 +54,15 @@ const BOTH: (Option<u32>, Option<u64>) = (Some(1000), Some(20 << 20));
 #[test]
 fn without_any_group_limits_are_polled_and_said_once() {
     let mut limits = Limits::over(Vec::new(), "/s", None);
-    let prepared = limits.prepare("web", &want(BOTH.0, BOTH.1));
+    let prepared = limits.prepare(&"web".into(), &want(BOTH.0, BOTH.1));
     assert_eq!(prepared.by.as_deref(), Some("polled"));
     assert_eq!(prepared.polled, Polled { cpu: true, memory: true });
     assert!(prepared.cgroups.is_empty());
     assert_eq!(prepared.notes.len(), 3, "{:?}", prepared.notes);
-    let again = limits.prepare("db", &want(None, BOTH.1));
+    let again = limits.prepare(&"db".into(), &want(None, BOTH.1));
     assert_eq!((again.by.as_deref(), again.notes.len()), (Some("polled"), 0));
     assert_eq!(again.polled, Polled { cpu: false, memory: true });
-    assert_eq!(limits.prepare("x", &want(None, None)).by, None);
+    assert_eq!(limits.prepare(&"x".into(), &want(None, None)).by, None);
     assert_eq!((limits.members("web"), limits.populated("web"), limits.usage("web")), (None, None, Usage::default()));
     assert!(!limits.kill("web").unwrap() && !limits.freeze("web", true) && limits.leftovers().is_empty());
     assert_eq!(limits.oom_killed("web", true), None);
@@ -74,7 +74,7 @@ fn without_any_group_limits_are_polled_and_said_once() {
 fn cgroup2_takes_both() {
     let fake = Fake::new("both", "cpu memory\n");
     let mut limits = fake.limits();
-    let prepared = limits.prepare("web", &want(BOTH.0, BOTH.1));
+    let prepared = limits.prepare(&"web".into(), &want(BOTH.0, BOTH.1));
     assert_eq!(prepared.by.as_deref(), Some("cgroup2"), "{:?}", prepared.notes);
     assert_eq!((prepared.polled, prepared.cgroups.len()), (Polled::default(), 1), "one group for all");
     assert_eq!(
@@ -84,7 +84,7 @@ fn cgroup2_takes_both() {
     // A definition without limits lifts those of the last start.
     fake.put("bootagent/web/memory.max", "");
     fake.put("bootagent/web/cpu.max", "");
-    assert_eq!(limits.prepare("web", &want(None, None)).by, None);
+    assert_eq!(limits.prepare(&"web".into(), &want(None, None)).by, None);
     assert_eq!((fake.get("bootagent/web/memory.max"), fake.get("bootagent/web/cpu.max")), ("max".into(), "max".into()));
 }
 
@@ -92,7 +92,7 @@ fn cgroup2_takes_both() {
 fn a_missing_controller_costs_only_its_own_limit() {
     let fake = Fake::new("mix", "cpu\n");
     let mut limits = fake.limits();
-    let prepared = limits.prepare("web", &want(BOTH.0, BOTH.1));
+    let prepared = limits.prepare(&"web".into(), &want(BOTH.0, BOTH.1));
     assert_eq!(prepared.by.as_deref(), Some("CPU=cgroup2 memory=polled"));
     assert_eq!(prepared.polled, Polled { cpu: false, memory: true });
     let said = prepared.notes.join("\n");
@@ -101,7 +101,7 @@ fn a_missing_controller_costs_only_its_own_limit() {
         "{said}"
     );
     fs::remove_file(fake.0.join("bootagent/web/cpu.max")).unwrap();
-    let prepared = limits.prepare("web", &want(BOTH.0, None));
+    let prepared = limits.prepare(&"web".into(), &want(BOTH.0, None));
     assert_eq!(prepared.by.as_deref(), Some("polled"));
     assert!(prepared.notes[0].starts_with("agent \"web\": cpu limit not set: cannot open "), "{:?}", prepared.notes);
 }
@@ -112,7 +112,7 @@ fn kills_are_counted_from_each_start() {
     fake.put("bootagent/web/memory.events", "oom 9\noom_kill 9\n");
     fake.put("bootagent/web/memory.peak", "4096\n");
     let mut limits = fake.limits();
-    limits.prepare("web", &want(None, BOTH.1));
+    limits.prepare(&"web".into(), &want(None, BOTH.1));
     assert_eq!(limits.oom_killed("web", true), None, "those were of an earlier life");
     fake.put("bootagent/web/memory.events", "oom 9\noom_kill 10\n");
     let killed = limits.oom_killed("web", false).unwrap();
@@ -120,7 +120,7 @@ fn kills_are_counted_from_each_start() {
     assert_eq!(killed.to_string(), "out of memory: 4096 bytes used, limit 20971520 bytes");
     assert_eq!(limits.oom_killed("web", true), None, "said once");
     fake.put("bootagent/web/memory.events", "oom 9\noom_kill 12\n");
-    limits.prepare("web", &want(None, BOTH.1));
+    limits.prepare(&"web".into(), &want(None, BOTH.1));
     assert_eq!(limits.oom_killed("web", true), None, "a start takes the count anew");
 }
 
@@ -134,14 +134,14 @@ fn an_earlier_daemons_groups_are_found_and_believed_as_far_as_they_go() {
     fake.put("bootagent/not an agent/cgroup.procs", "1234\n");
     let mut limits = fake.limits();
     assert_eq!(limits.leftovers(), [("web".into(), vec![leader, Pid::new(4712).unwrap()])]);
-    let taken = limits.attach("web", &want(BOTH.0, BOTH.1), &[Process { pid: leader, ticks: 1 }]);
+    let taken = limits.attach(&"web".into(), &want(BOTH.0, BOTH.1), &[Process { pid: leader, ticks: 1 }]);
     assert_eq!(taken.by.as_deref(), Some("CPU=polled memory=cgroup2"));
     assert!(taken.cgroups.is_empty() && limits.leftovers().is_empty());
     assert_eq!(limits.members("web").unwrap().len(), 2);
     assert_eq!(fake.get("bootagent/web/cpu.max"), "max 100000\n", "nothing is changed");
     // A main process that is not in the group is not held by it.
     let mut limits = fake.limits();
-    let taken = limits.attach("web", &want(None, BOTH.1), &[Process { pid: Pid::new(99).unwrap(), ticks: 1 }]);
+    let taken = limits.attach(&"web".into(), &want(None, BOTH.1), &[Process { pid: Pid::new(99).unwrap(), ticks: 1 }]);
     assert_eq!((taken.by.as_deref(), limits.members("web")), (Some("polled"), None));
 }
 
@@ -152,12 +152,12 @@ fn groups_that_are_not_empty_are_removed_later() {
     let mut limits = fake.limits();
     limits.sweep();
     assert!(!fake.0.join("bootagent/old").exists(), "an earlier daemon's, empty");
-    limits.prepare("web", &want(None, None));
-    limits.prepare("db", &want(None, None));
+    limits.prepare(&"web".into(), &want(None, None));
+    limits.prepare(&"db".into(), &want(None, None));
     limits.release("web");
     limits.release("db");
     assert!(fake.0.join("bootagent/web").exists() && !Path::new(&fake.0.join("bootagent/db")).exists());
-    limits.prepare("web", &want(None, None));
+    limits.prepare(&"web".into(), &want(None, None));
     fs::remove_dir_all(fake.0.join("bootagent/web")).unwrap();
     fs::create_dir(fake.0.join("bootagent/web")).unwrap();
     limits.sweep();
@@ -175,7 +175,7 @@ fn what_is_in_the_way_is_said_in_one_line() {
         controllers: vec![controller.into()],
     });
     let mut limits = Limits::over(places.to_vec(), "/var/lib/bootagent", None);
-    let prepared = limits.prepare("web", &want(None, BOTH.1));
+    let prepared = limits.prepare(&"web".into(), &want(None, BOTH.1));
     let missing = "cannot make \"/nonexistent/memory/bootagent\": No such file or directory";
     assert_eq!(
         prepared.notes,

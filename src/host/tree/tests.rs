@@ -30,7 +30,7 @@ fn none() -> Limits {
 fn trees(agents: &[(&str, i32)]) -> Trees {
     let mut trees = Trees::new("/s");
     for (name, leader) in agents {
-        trees.begin(name, process(*leader));
+        trees.begin(&(*name).into(), process(*leader));
     }
     trees
 }
@@ -126,9 +126,9 @@ fn nothing_is_signalled_that_is_not_there() {
     let mut trees = trees(&[("web", 10)]);
     trees.show(Snapshot::of(vec![stat(10, calls::own_id(), 10)]));
     assert_eq!(trees.signal("web", Sig::TERM, &none()), 0);
-    assert!(!trees.adopt("db", process(20)), "no such process");
+    assert!(!trees.adopt(&"db".into(), process(20)), "no such process");
     let own = proc::stat(Pid::new(calls::own_id()).unwrap()).unwrap().process;
-    assert!(!trees.adopt("db", own), "never ourselves");
+    assert!(!trees.adopt(&"db".into(), own), "never ourselves");
     let other = Process { ticks: own.ticks + 1, ..own };
-    assert!(!trees.adopt("db", other));
+    assert!(!trees.adopt(&"db".into(), other));
 }
