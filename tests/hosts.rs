@@ -44,6 +44,10 @@ fn works(host: &mut Host, server: &Server) {
     host.ok(&["reexec"]);
     let pids = ["web", "packed"].map(|name| host.wait_running(name).pid);
     assert_eq!(pids, [web.pid, again.pid], "{}", host.logs());
+    // The end of one that is no child of this daemon is noticed, with the next check where there are no pidfds.
+    kill(again.pid, "KILL");
+    let end = host.wait_seen("packed", "to be started again", |agent| agent.runs() && agent.pid != again.pid);
+    assert!(end.detail.contains("unknown"), "{end:?}");
     host.ok(&["stop", "web"]);
     assert!(!alive(web.pid));
     assert!(host.end("TERM").success(), "{}", host.logs());
