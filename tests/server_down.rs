@@ -192,8 +192,8 @@ fn a_server_that_hangs_or_drips_is_not_noticed() {
             delays.push(killed.elapsed());
         }
         delays.sort();
-        // Mostly the time it takes to ask for it by commands.
-        assert!(delays[5] < Duration::from_millis(500), "{delays:?}");
+        // Mostly the time it takes to ask for it by commands; the server keeps its client waiting for ten times as long.
+        assert!(delays[5] < Duration::from_secs(2), "{delays:?}");
         let asked = Instant::now();
         host.ok(&["restart", "web"]);
         host.ok(&["stop", "web"]);
