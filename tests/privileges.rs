@@ -88,7 +88,7 @@ fn examine(pid: i32, nobody: u32, file_max: &str) {
 
 #[test]
 fn a_child_that_reads_from_the_network_holds_nothing() {
-    if lacks_root() {
+    if lacks_root() || emulator_lacks("process that holds nothing of the emulator's") {
         return;
     }
     let server = Server::new();
@@ -160,7 +160,7 @@ fn an_agent_gets_nothing_of_ours() {
     let want = [(0, "/dev/null".to_string()), (1, output.clone()), (2, output)];
     assert_eq!(files, want);
     for set in ["SigBlk", "SigIgn", "SigCgt"] {
-        assert_eq!(proc_status(pid, set), "0000000000000000", "{set}");
+        assert_eq!(signals(pid, set), 0, "{set}");
     }
     assert_eq!(proc_status(pid, "Umask"), "0022");
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
@@ -265,7 +265,8 @@ fn values_of_envs_are_in_files_for_root_only() {
     host.start();
     let job = |id: &str, action: &str, name: &str| {
         let envs = format!("{{ \"TOKEN\": \"{secret}\", \"MORE\": \"{secret}{secret}\" }}");
-        Job::new(id, action, name).set("envs", &envs).set("startsecs", "0.3")
+        // Long enough for a shell on a busy machine; the end is told at once.
+        Job::new(id, action, name).set("envs", &envs).set("startsecs", "10")
     };
     let package = tarball(&host, "packed", "1.0", "echo \"$TOKEN $MORE\"; exit 1", &[]);
     let url = server.serve(&package.file, &package.bytes);

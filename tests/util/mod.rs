@@ -600,6 +600,16 @@ pub fn descendants(pid: i32) -> Vec<i32> {
     found
 }
 
+/// A set of signals in /proc/PID/status, bit 0 for signal 1; without the one of real time that qemu keeps to itself.
+pub fn signals(pid: i32, field: &str) -> u64 {
+    let set = u64::from_str_radix(&proc_status(pid, field), 16).expect("a set of signals");
+    if is_emulated() {
+        set & !(1 << 31)
+    } else {
+        set
+    }
+}
+
 /// Whether the binary under test runs in an emulator: it is not of the processor that the tests were built for.
 pub fn is_emulated() -> bool {
     static MACHINES: OnceLock<[Option<[u8; 2]>; 2]> = OnceLock::new();
