@@ -267,7 +267,7 @@ pub fn age(process: Process) -> Option<Duration> {
     Some(up.saturating_sub(Duration::from_millis(process.ticks.saturating_mul(1000) / TICKS)))
 }
 
-/// The first number of /proc/uptime, seconds with two decimals. (The parser of floats is 16 KiB of code and tables.)
+/// The first number of /proc/uptime, seconds with two decimals. (The parser of floats comes with large tables.)
 fn parse_uptime(text: &str) -> Option<Duration> {
     let (seconds, rest) = text.split_once('.')?;
     let hundredths: u64 = rest.get(..2)?.parse().ok()?;
