@@ -168,6 +168,8 @@ pub struct Pace {
     extra_again: Time,
     /// A person wants a report now.
     urgent: bool,
+    /// The last exchange brought results that were refused.
+    refused: bool,
     /// The list on trial, until its round begins.
     trial: Option<Vec<Server>>,
     /// The servers still to be asked in this round, the one being asked first.
@@ -204,6 +206,7 @@ impl Pace {
             // Agents that are started first thing are no reason to leave the splay: every host has some.
             extra_again: first,
             urgent: false,
+            refused: false,
             trial: None,
             round: None,
             busy: false,
@@ -341,9 +344,11 @@ impl Pace {
             return Some((Talk::Trial, servers));
         }
         let extra = self.status.failures == 0 && self.extra.is_some_and(|at| at <= now);
-        let talk = if results && self.results.at <= now {
+        let status = self.urgent || extra || self.status.at <= now;
+        // A server that refuses many results, each on its own, is reported to all the same.
+        let talk = if results && self.results.at <= now && !(status && self.refused) {
             Talk::Results
-        } else if self.urgent || extra || self.status.at <= now {
+        } else if status {
             Talk::Status
         } else {
             return None;
@@ -367,6 +372,7 @@ impl Pace {
             (self.extra, self.urgent) = (None, false);
             return None;
         }
+        self.refused = false;
         if talk == Talk::Status {
             self.urgent = false;
             if self.extra.take().is_some() {
@@ -374,6 +380,11 @@ impl Pace {
             }
         }
         Some((talk, servers))
+    }
+
+    /// The server answered, but did not take the results that it was sent.
+    pub fn results_refused(&mut self) {
+        self.refused = true;
     }
 
     /// How long a server is left alone that asked for so many seconds.

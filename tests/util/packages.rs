@@ -20,7 +20,8 @@ pub struct Package {
 }
 
 impl Package {
-    fn new(path: &Path, version: &str) -> Package {
+    /// The file at `path`.
+    pub fn at(path: &Path, version: &str) -> Package {
         let bytes = fs::read(path).expect("the packer wrote it");
         let file = path.file_name().expect("a file").to_string_lossy().into_owned();
         Package { file, version: version.to_string(), checksum: checksum(&bytes), bytes }
@@ -60,7 +61,7 @@ pub fn heavy(host: &Host, name: &str, version: &str, kib: usize) -> Package {
     let path = work.join(format!("{top}.tar"));
     let script = format!("cd \"$0\" && head -c {kib}k /dev/urandom >{top}/noise && tar -cf {top}.tar {top}");
     pack(Command::new("/bin/sh").args(["-c", &script]).arg(&work));
-    Package::new(&path, version)
+    Package::at(&path, version)
 }
 
 /// A tarball with these files, all executable, in one top directory.
@@ -71,7 +72,7 @@ pub fn tar_of(host: &Host, name: &str, version: &str, files: &[(&str, &str)]) ->
     let path = work.join(format!("{top}.tar.gz"));
     let mut tar = Command::new("tar");
     pack(tar.arg("-C").arg(&work).arg("-czf").arg(&path).arg(&top));
-    Package::new(&path, version)
+    Package::at(&path, version)
 }
 
 /// A .deb named `package` with these files; `scripts` are maintainer scripts (`postinst` and so on).
@@ -86,11 +87,16 @@ pub fn deb(host: &Host, package: &str, version: &str, files: &[(&str, &str)], sc
     fs::write(work.join("root/DEBIAN/control"), control).expect("the host's directory can be written");
     let path = work.join(format!("{package}_{version}_all.deb"));
     pack(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(work.join("root")).arg(&path));
-    Package::new(&path, version)
+    Package::at(&path, version)
 }
 
 /// An .rpm named `package` with these files.
 pub fn rpm(host: &Host, package: &str, version: &str, files: &[(&str, &str)]) -> Package {
+    rpm_with(host, package, version, files, "")
+}
+
+/// The same with these sections of scripts (`%post` and so on).
+pub fn rpm_with(host: &Host, package: &str, version: &str, files: &[(&str, &str)], scripts: &str) -> Package {
     let work = host.path("build").join(unique_name("rpm"));
     write_tree(&work.join("root"), files);
     let list: String = files.iter().map(|(path, _)| format!("%attr(0755,root,root) /{path}\n")).collect();
@@ -98,14 +104,14 @@ pub fn rpm(host: &Host, package: &str, version: &str, files: &[(&str, &str)]) ->
     let spec = format!(
         "Name: {package}\nVersion: {version}\nRelease: 1\nSummary: a package of a test\nLicense: MIT\nBuildArch: noarch\n\
          AutoReqProv: no\n%description\nRemoved by the test that installs it.\n\
-         %install\nmkdir -p %{{buildroot}}\ncp -a {root}/. %{{buildroot}}/\n%files\n{list}",
+         %install\nmkdir -p %{{buildroot}}\ncp -a {root}/. %{{buildroot}}/\n{scripts}\n%files\n{list}",
         root = root.display()
     );
     let spec_file = work.join("package.spec");
     fs::write(&spec_file, spec).expect("the host's directory can be written");
     let topdir = format!("_topdir {}", work.join("top").display());
     pack(Command::new("rpmbuild").args(["-bb", "--define", &topdir]).arg(&spec_file));
-    Package::new(&find_rpm(&work.join("top/RPMS")), version)
+    Package::at(&find_rpm(&work.join("top/RPMS")), version)
 }
 
 fn find_rpm(directory: &Path) -> PathBuf {

@@ -133,6 +133,7 @@ impl State {
                     Reply::Taken => sent.iter().for_each(|id| self.taken(id, out)),
                     Reply::NotTaken(why) => {
                         out.push(Action::Log(Level::Warn, format!("server {name}: results not taken: {why}")));
+                        self.pace.results_refused();
                         self.not_taken(&sent, now);
                     }
                     Reply::Failed { .. } | Reply::Jobs { .. } => {}

@@ -2,10 +2,11 @@
 
 use super::install::UNPACK;
 use super::task::{Ask, Chosen, Doing, Purpose};
+use crate::kernel::Level;
 use crate::model::agent::Agent;
 use crate::model::event::{Action, Definition, Now, Origin};
 use crate::model::job::{Code, Job, Order, Source};
-use crate::model::package;
+use crate::model::package::{self, Tool};
 use crate::model::record::{AgentRecord, Installed, Phase, Wanted};
 use crate::model::spec::{is_version, Spec};
 use crate::model::state::State;
@@ -124,6 +125,13 @@ impl State {
                 self.discard(index, Code::Install, &format!("cannot install: {why}"), now, out)
             }
             (Ask::Link, Ok(())) => self.switched(index, now, out),
+            (Ask::Link, Err(why)) if self.is_same(index) => {
+                // A removal came as far as the files, and its record was lost.
+                let text = format!("job \"{id}\": what was installed is gone and fetched again: {why}");
+                out.push(Action::Log(Level::Warn, text));
+                self.tasks[index].record.package = None;
+                self.go(index, Phase::Downloading, out);
+            }
             (Ask::Link, Err(why)) => self.undo(index, Code::Install, &format!("cannot install: {why}"), now, out),
             (Ask::UndoLink, Ok(())) => self.package_undone(index, now, out),
             (Ask::UndoLink, Err(why)) => {
@@ -135,15 +143,27 @@ impl State {
         }
     }
 
+    /// Whether the package is the one that the agent had before.
+    fn is_same(&self, index: usize) -> bool {
+        let record = &self.tasks[index].record;
+        record.package.is_some() && record.before.as_ref().is_some_and(|before| before.package == record.package)
+    }
+
     /// The new package is up: one of another kind or name that it replaced must not stay beside it.
     pub(super) fn retire(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        let old = self.tasks[index].record.before.as_ref().and_then(|before| before.package.as_ref());
-        let new = self.tasks[index].record.package.as_ref();
-        let tool = old.filter(|old| !new.is_some_and(|new| same_package(old, new)));
-        match tool.and_then(|old| package::remove(old.format, &old.package)) {
-            Some(tool) => self.run_tools(index, Purpose::Retire, vec![tool], now, out),
-            None => self.installed(index, out),
+        let record = &self.tasks[index].record;
+        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
+        let new = record.package.as_ref();
+        let old = old.filter(|old| !new.is_some_and(|new| same_package(old, new)));
+        let mut tools: Vec<Tool> = old.and_then(|old| package::remove(old.format, &old.package)).into_iter().collect();
+        if tools.is_empty() {
+            return self.installed(index, out);
         }
+        if let Some(new) = new {
+            // The files that both have went with the former one.
+            tools.extend(package::install(new.format, &self.kept_path(&record.name, &new.file), false));
+        }
+        self.run_tools(index, Purpose::Retire, tools, now, out);
     }
 
     /// The new package is up: the one before it is kept, the one before that is not.

@@ -51,6 +51,10 @@ impl State {
         if !changed && (agent.running_since().is_some() || !starts) {
             return self.finish(index, Code::Success, "success, this package is installed already", out);
         }
+        // Of a package manager's package that does not run it is not known whether it is still there.
+        if !same.format.is_tar() && agent.running_since().is_none() {
+            return self.go(index, Phase::Downloading, out);
+        }
         self.tasks[index].record.package = Some(same);
         self.go(index, Phase::Installing, out);
     }
@@ -164,7 +168,8 @@ impl State {
             }
             (Purpose::Retire, result) => {
                 if let Err(why) = result {
-                    let text = format!("job \"{}\": the former package stays: {why}", self.tasks[index].record.id);
+                    let text =
+                        format!("job \"{}\": taking the former package away: {why}", self.tasks[index].record.id);
                     out.push(Action::Log(Level::Warn, text));
                 }
                 self.installed(index, out);

@@ -532,6 +532,30 @@ fn no_more_than_so_many_jobs_are_open_and_so_many_ids_remembered() {
 // Results and servers.
 
 #[test]
+fn refused_results_never_keep_a_status_from_being_sent() {
+    let mut bench = Bench::new(Vec::new());
+    bench.hear();
+    bench.offer((0..100).map(|n| job(&format!("r{n}"), "nobody", Order::Stop)).collect());
+    // Every exchange takes its time, and there is always a result that is due.
+    let (mut statuses, mut refused) = (0, 0);
+    for _ in 0..3000 {
+        let results = bench.take(results).len();
+        assert!(bench.asks() || results == 0);
+        if bench.asks() && bench.state.sent_results.is_empty() {
+            statuses += 1;
+            bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+        } else if bench.asks() {
+            refused += 1;
+            bench.step(Event::Replied(Reply::NotTaken("errcode 1".into())));
+        }
+        bench.pass(secs(20));
+    }
+    // 60,000 s, and a status every 600 s.
+    assert!((90..=110).contains(&statuses), "{statuses} statuses and {refused} refusals");
+    assert!(refused > 1000, "{refused}");
+}
+
+#[test]
 fn a_result_that_is_refused_goes_alone_and_holds_up_no_other() {
     let mut bench = Bench::new(Vec::new());
     bench.offer((0..70).map(|number| job(&number.to_string(), "who", Order::Stop)).collect());
