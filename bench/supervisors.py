@@ -80,11 +80,14 @@ class Supervisor:
 
 class Bootagent(Supervisor):
     name = "bootagent"
+    #: Where what outlives a reboot is kept: on a disk, while all that is of this boot only is in memory as below /run.
+    disk = "/var/tmp"
 
     def setup(self, count, **more):
         import json
-        config = {"agents_dir": self.path("agents.d"), "state_dir": self.path("state"), "run_dir": self.path("run"),
-                  "log_dir": self.path("log"), "restartsecs": 0, "retries": 1000000, **more}
+        kept = os.path.join(self.disk, os.path.basename(self.dir))
+        config = {"agents_dir": self.path("agents.d"), "state_dir": f"{kept}/state", "run_dir": self.path("run"),
+                  "log_dir": f"{kept}/log", "restartsecs": 0, "retries": 1000000, **more}
         self.write("bootagent.json", json.dumps(config))
         for index in range(count):
             self.write(f"agents.d/a{index}.json", json.dumps(

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::kernel::Errno;
@@ -154,35 +154,6 @@ pub fn write_synced(dir: &Path, file: &str, content: &[u8]) -> Result<(), Error>
 /// As `write`.
 pub fn publish(dir: &Path, file: &str, text: &str) -> Result<(), Error> {
     put(dir, file, text.as_bytes(), 0o644, false)
-}
-
-/// The most that `rewrite` writes in place, and what it makes the size of files a multiple of, bytes.
-const IN_PLACE: (usize, usize) = (4096, 512);
-
-/// Puts `text` in the place of the file for as long as this boot, with mode 0600. The first time as `write` does; after that
-/// into the file itself, filled up with line ends: what fits into its first page is written by the kernel whole or not at all,
-/// whenever we are killed, and a disk that is full has room for it. A new file each time costs ext4 up to a hundred times as much,
-/// as it frees an inode, and flushes what is renamed over another.
-///
-/// # Errors
-/// As `write`.
-pub fn rewrite(dir: &Path, file: &str, text: String) -> Result<(), Error> {
-    let mut content = text.into_bytes();
-    content.resize(content.len().next_multiple_of(IN_PLACE.1), b'\n');
-    let options = &mut OpenOptions::new();
-    let opened = options.write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(dir.join(file));
-    if let Ok(mut there) = opened {
-        // What has another name could be any file, planted to be written to.
-        let ours = |found: &fs::Metadata| found.is_file() && found.nlink() == 1;
-        let size = there.metadata().ok().filter(ours).map_or(0, |found| found.len() as usize);
-        if (content.len()..=IN_PLACE.0).contains(&size) {
-            content.resize(size, b'\n');
-            if there.write(&content).is_ok_and(|written| written == size) {
-                return Ok(());
-            }
-        }
-    }
-    write(dir, file, &content, false)
 }
 
 fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Result<(), Error> {

@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::disk::{
-    list, make_dir, make_own_dir, read_file, reason, remove, remove_durable, rewrite, sync_dir, told, write,
-    write_synced, Error, TEMPORARY,
+    list, make_dir, make_own_dir, read_file, reason, remove, remove_durable, sync_dir, told, write, write_synced,
+    Error, TEMPORARY,
 };
 use crate::model::job::JobId;
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
@@ -237,7 +237,7 @@ impl Store {
     /// As `write_identity`.
     pub fn write_run(&self, run: &RunRecord) -> Result<(), Error> {
         let file = [&run.name, RECORD].concat();
-        rewrite(&self.run_dir.join("agents"), &file, record::write_run(run))
+        write(&self.run_dir.join("agents"), &file, record::write_run(run).as_bytes(), false)
     }
 
     /// Removes an agent's record; one that is not there is fine.

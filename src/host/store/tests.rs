@@ -285,35 +285,3 @@ fn downloads_are_known_by_their_job() {
     assert!(store.downloads().is_empty());
     assert_eq!(store.packages_dir("a"), place.state("packages/a"));
 }
-
-/// What is kept for this boot is written into the file that is there, unless that could be another's or is too small.
-#[test]
-fn records_of_runs_stay_in_their_files() {
-    let place = Place::new();
-    let store = place.open();
-    let path = place.0.join("run/agents/a.json");
-    let kept = |run: &RunRecord| {
-        store.write_run(run).expect("it is written");
-        let found = fs::symlink_metadata(&path).expect("it is there");
-        assert!(found.is_file() && mode(&path) == 0o600, "{found:?}");
-        assert_eq!(store.read_all().runs, std::slice::from_ref(run));
-        found.ino()
-    };
-    let short = run("a");
-    let long = |length| RunRecord { detail: "x".repeat(length).into(), ..run("a") };
-    let first = kept(&short);
-    for length in [100, 0, 200, 1] {
-        assert_eq!(kept(&long(length)), first, "another file for a detail of {length} bytes");
-    }
-    for length in [1000, 5000, 5001, 0] {
-        kept(&long(length));
-    }
-    let elsewhere = place.0.join("elsewhere");
-    for plant in [|from: &Path, to: &Path| fs::hard_link(from, to), |from: &Path, to: &Path| symlink(from, to)] {
-        fs::write(&elsewhere, " ".repeat(4096)).expect("it is written");
-        fs::remove_file(&path).expect("it is removed");
-        plant(&elsewhere, &path).expect("it is planted");
-        kept(&short);
-        assert_eq!(fs::read_to_string(&elsewhere).expect("it is there"), " ".repeat(4096));
-    }
-}
