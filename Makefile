@@ -13,7 +13,7 @@ ARCHES = x86_64 aarch64 armv7 arm
 # What the full tests use, from Debian 12: package tools, FTP and HTTP servers, daemons that fork, and lint tools.
 DEPS = build-essential ca-certificates curl git python3 python3-jsonschema python3-yaml procps strace xz-utils busybox-static \
 	dpkg-dev rpm minisign openssl nginx-light vsftpd libsodium23 python3-pyftpdlib snmpd zabbix-agent collectd-core \
-	shellcheck mandoc
+	shellcheck mandoc systemd
 # Not installed, only unpacked below target/deps: it would take the place of vsftpd.
 DEPS_UNPACKED = pure-ftpd pure-ftpd-common
 # What make bench measures beside bootagent, and measures with.
