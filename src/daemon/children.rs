@@ -148,8 +148,9 @@ impl Daemon {
 
     /// Notices the ends of those whose end nothing tells.
     pub(super) fn look_at_watched(&mut self) {
-        // Also of those whose end is told: whom it was taken for when little could be read.
-        let gone = |watched: &Watched| !proc::alive(watched.process);
+        // Also of those whose end is told: whom it was taken for when little could be read. Without /proc only that is known.
+        let told = |watched: &Watched| watched.pidfd.is_some() && watched.process.ticks == 0;
+        let gone = |watched: &Watched| !told(watched) && !proc::alive(watched.process);
         while let Some(index) = self.watched.iter().position(gone) {
             self.watched_ended(index);
         }

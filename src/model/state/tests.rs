@@ -1,6 +1,7 @@
 //! Jobs, people and servers, each with a state of its own; `tests/simulate.rs` mixes them all.
 
 mod jobs;
+mod unread;
 mod own;
 
 use std::collections::BTreeMap;
