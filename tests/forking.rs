@@ -99,6 +99,13 @@ impl Drop for Leftovers {
     }
 }
 
+/// The main process that was found last, the agent being in the background.
+fn main_process(host: &Host) -> i32 {
+    let log = host.read("log/bootagent.log");
+    let started = log.rsplit("started, process ").next().unwrap_or_default();
+    started.lines().next().and_then(|pid| pid.parse().ok()).unwrap_or(0)
+}
+
 fn lives_with(kind: fn(&Host) -> Kind, with_pidfile: bool) {
     let mut host = Host::new();
     let Kind { program, exec, pidfile, processes } = kind(&host);
@@ -117,10 +124,12 @@ fn lives_with(kind: fn(&Host) -> Kind, with_pidfile: bool) {
     let whole = |host: &Host, failures: i64, other: i32| {
         let main = host.wait_seen("real", "to run by its main process", |agent| {
             let theirs = running(host, program);
-            agent.runs() && agent.pid != other && theirs.len() >= processes && theirs.contains(&agent.pid)
+            let found = agent.pid != other && agent.pid == main_process(host);
+            agent.runs() && found && theirs.len() >= processes && theirs.contains(&agent.pid)
         });
         if let Some(file) = pidfile.filter(|_| with_pidfile) {
-            assert_eq!(host.read(file).trim(), main.pid.to_string(), "{}", host.logs());
+            let named = || host.read(file).trim() == main.pid.to_string();
+            host.wait("the pid file to name the main process", named);
         }
         assert_eq!(main.failures, failures, "{main:?}\n{}", host.logs());
         main.pid

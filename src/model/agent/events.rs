@@ -28,7 +28,8 @@ impl Agent {
                 };
                 self.save(turn);
                 let name = self.name().clone();
-                turn.log(Level::Info, &name, &format!("started, process {}", process.pid));
+                let verb = if forking { "starting" } else { "started" };
+                turn.log(Level::Info, &name, &format!("{verb}, process {}", process.pid));
             }
             Life::Stopping(stopping) => {
                 stopping.leader = Some((process, turn.now));
