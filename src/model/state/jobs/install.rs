@@ -123,7 +123,9 @@ impl State {
         };
         let record = &self.tasks[index].record;
         if let Some(same) = record.package.clone() {
-            if record.before.as_ref().is_some_and(|before| before.package.as_ref() == Some(&same)) {
+            let known =
+                same.format.is_tar() || self.agents.get(&name).is_some_and(|agent| agent.running_since().is_some());
+            if known && record.before.as_ref().is_some_and(|before| before.package.as_ref() == Some(&same)) {
                 return self.keep_installed(index, same.version, out);
             }
         }
