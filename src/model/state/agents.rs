@@ -214,11 +214,11 @@ impl State {
     }
 
     /// An agent that an earlier daemon started by a definition that is another one now starts anew, unless a job is about
-    /// to put a package in its place.
+    /// to put a package in its place; then when that has ended.
     pub(super) fn renew_outdated(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
         let replaced = |task: &Task| {
             let record = &task.record;
-            let begun = !matches!(record.phase, Phase::Received | Phase::Done | Phase::Taken);
+            let begun = matches!(record.phase, Phase::Installing | Phase::Starting | Phase::Settling);
             *record.name == *name && begun && matches!(&*record.action, "install" | "upgrade" | "uninstall")
         };
         if self.agents.get(name).is_some_and(Agent::is_outdated) && !self.tasks.iter().any(replaced) {

@@ -95,6 +95,7 @@ impl State {
         (task.record.before, task.record.package) = (None, None);
         task.record.text = "".into();
         task.job = None;
+        self.released.push(task.record.name.clone());
         self.go(index, Phase::Done, out);
     }
 
@@ -108,6 +109,9 @@ impl State {
             if std::mem::discriminant(&self.tasks[index].doing) == before {
                 index += 1;
             }
+        }
+        for name in std::mem::take(&mut self.released) {
+            self.renew_outdated(&name, now, out);
         }
     }
 

@@ -182,6 +182,8 @@ pub struct State {
     agents: Map<Name, Agent>,
     /// Agents whose definition is gone, to be forgotten when nothing of them is left.
     leaving: Vec<Name>,
+    /// Agents whose job has just ended.
+    released: Vec<Name>,
     /// Open jobs in the order they were received.
     tasks: Vec<Task>,
     /// Ended jobs whose results were taken: id and rank, the lowest being the first to be forgotten.
@@ -239,6 +241,7 @@ impl State {
             pace,
             agents: Map::new(),
             leaving: Vec::new(),
+            released: Vec::new(),
             tasks: Vec::new(),
             ledger: Map::new(),
             next_seq: 1,
