@@ -365,7 +365,8 @@ impl Walk {
         if disaster == Disaster::Orphaned && watched {
             self.host.wait(&what, || self.host.status().is_some());
         } else {
-            self.host.start();
+            // It may become the new binary, and end as that, before it has answered anybody here.
+            self.host.launch(&[]);
         }
         let (code, message) = self.host.result(&self.server, &job.id);
         let say = |problem: &str| format!("{what}: {problem}: {code} {message}\n{}", self.host.logs());
