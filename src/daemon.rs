@@ -1,8 +1,9 @@
 //! The one loop: poll -> events -> `state.step` -> actions. Everything that is done on the host is done from here, and only
 //! because an action says so.
 //!
-//! `background` is what happens before there is a loop, `load` reads what is there at the start, `act` does what actions say, `children` makes and reaps processes, `packages`
-//! moves package files, `control` speaks with the commands, `reexec` puts another image in the place of this one. Nothing here sleeps, waits, resolves a name or moves bulk data.
+//! `background` is what happens before there is a loop, `load` reads what is there at the start, `act` does what actions
+//! say, `children` makes and reaps processes, `packages` moves package files, `control` speaks with the commands, `reexec`
+//! puts another image in the place of this one. Nothing here sleeps, waits, resolves a name or moves bulk data.
 
 mod act;
 mod background;

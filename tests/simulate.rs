@@ -10,6 +10,8 @@
 mod host;
 #[path = "simulate/policy.rs"]
 mod policy;
+#[path = "util/random.rs"]
+mod random;
 #[path = "simulate/script.rs"]
 mod script;
 

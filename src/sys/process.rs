@@ -240,8 +240,9 @@ pub enum Fork {
     Child,
 }
 
-/// Makes a copy of this process. This and the next are all the forks there are, and safe ones: they refuse when there are other threads, whose
-/// locks the copy would inherit locked for ever. Where there is no /proc it has to believe that there are none.
+/// Makes a copy of this process. This and the next are all the forks there are, and safe ones: they refuse when there are
+/// other threads, whose locks the copy would inherit locked for ever. Without /proc they have to believe that there are
+/// none.
 pub fn fork() -> io::Result<Fork> {
     be_alone()?;
     // SAFETY: with a single thread the child is a full copy, in which everything may be called.

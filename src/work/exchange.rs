@@ -75,7 +75,7 @@ pub fn send(request: minreq::Request) -> Result<minreq::ResponseLazy, Fault> {
 fn next_head(reply: &mut minreq::ResponseLazy) -> Result<(), Fault> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        let read = Read::by_ref(reply).take(1).read_to_end(&mut head);
+        let read = read_up_to(1, &mut head, &mut |to| reply.read(to));
         if read.map_err(|error| Fault::new(Kind::Temporary, cause(&error)))? == 0 || head.len() > HEAD_MAX {
             return Err(Fault::new(Kind::Temporary, "there is nothing behind an interim reply that could be a reply"));
         }

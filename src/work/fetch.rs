@@ -267,8 +267,8 @@ fn request(url: &Url, from: u64) -> Result<minreq::Request, Fault> {
     Ok(request)
 }
 
-/// Whether a chunked reply is known to be whole. minreq takes the end of the connection for the end of the chunks; but a server that does
-/// not announce to close keeps the connection after a reply, as nothing in the request tells it not to.
+/// Whether a chunked reply is known to be whole. minreq takes the end of the connection for the end of the chunks; but a
+/// server that does not announce to close keeps the connection after a reply, as nothing in the request tells it not to.
 fn whole(reply: &minreq::ResponseLazy, size: u64) -> Result<bool, Fault> {
     let closes = header(reply, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
     if !is_chunked(reply) || closes {

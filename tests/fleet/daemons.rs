@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use miniserde::json::{self, Value};
 
-use crate::simulation::Random;
 use crate::util::*;
 
 /// A key that daemons and server share: signed requests say whose the results are, as all hosts have one address here.

@@ -17,28 +17,12 @@ use bootagent::model::spec::Spec;
 use bootagent::model::state::{Found, Options, State, Times};
 
 use crate::servers::{Server, Verdict};
+use crate::util::Random;
 
 pub const SECOND: u64 = 1_000_000_000;
 
 /// What a download takes, from a package server that is wide enough.
 const DOWNLOAD: u64 = 5 * SECOND;
-
-/// Pseudo-random numbers, SplitMix64.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
 
 /// What every host is told at its start.
 #[derive(Clone, Copy)]

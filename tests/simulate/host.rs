@@ -17,7 +17,8 @@ use bootagent::model::spec::{Kind, Name, Spec};
 use bootagent::model::state::{Found, Options, State, Times};
 
 use crate::policy::{End, Watch};
-use crate::script::{job_definition, package_definition, Mode, Outside, Plan, Random, EVENTFUL};
+use crate::random::Random;
+use crate::script::{job_definition, package_definition, Mode, Outside, Plan, EVENTFUL};
 
 /// After so long in peace everything must have come to its end.
 const PEACE: u64 = 150 * 60 * 1000;

@@ -7,7 +7,6 @@ use std::path::Path;
 use miniserde::json::Value;
 
 use crate::util::*;
-use crate::Random;
 
 /// What an agent does.
 #[derive(Clone, Copy, Debug, PartialEq)]

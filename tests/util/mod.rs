@@ -11,6 +11,7 @@
 mod cutter;
 mod mirror;
 mod packages;
+mod random;
 mod server;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use miniserde::json::{self, Number, Value};
 pub use cutter::*;
 pub use mirror::*;
 pub use packages::*;
+pub use random::*;
 pub use server::*;
 
 /// How long a condition may take to come true. Generous: it costs time only in a test that fails.

@@ -1,7 +1,8 @@
 //! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to do.
 //!
 //! `agents.rs` beside this file applies events to agents and answers people, `jobs.rs` moves jobs from phase to phase,
-//! `talk.rs` speaks with the servers, `renewal.rs` puts another image in the daemon's place. No clock, file, socket or log: the same events give the same actions, always.
+//! `talk.rs` speaks with the servers, `renewal.rs` puts another image in the daemon's place. No clock, file, socket or log:
+//! the same events give the same actions, always.
 
 mod agents;
 mod jobs;

@@ -3,6 +3,7 @@
 use super::task::{Ask, Chosen, Doing, Purpose};
 use super::SELF;
 use crate::kernel::Level;
+use crate::model::agent::Agent;
 use crate::model::event::{Action, Definition, Now, Origin};
 use crate::model::job::{Code, Order, Source};
 use crate::model::package::{self, Digest};
@@ -51,8 +52,7 @@ impl State {
         if !changed && (agent.running_since().is_some() || !starts) {
             return self.finish(index, Code::Success, "success, this package is installed already", out);
         }
-        // Of a package manager's package that does not run it is not known whether it is still there.
-        if !same.format.is_tar() && agent.running_since().is_none() {
+        if !is_known(&same, agent) {
             return self.go(index, Phase::Downloading, out);
         }
         self.tasks[index].record.package = Some(same);
@@ -123,8 +123,7 @@ impl State {
         };
         let record = &self.tasks[index].record;
         if let Some(same) = record.package.clone() {
-            let known =
-                same.format.is_tar() || self.agents.get(&name).is_some_and(|agent| agent.running_since().is_some());
+            let known = self.agents.get(&name).map_or(same.format.is_tar(), |agent| is_known(&same, agent));
             if known && record.before.as_ref().is_some_and(|before| before.package.as_ref() == Some(&same)) {
                 return self.keep_installed(index, same.version, out);
             }
@@ -245,4 +244,10 @@ impl State {
             _ => {}
         }
     }
+}
+
+/// Whether an installed package is known to be still there: of one that a package manager may have removed only while its
+/// agent runs.
+fn is_known(package: &Installed, agent: &Agent) -> bool {
+    package.format.is_tar() || agent.running_since().is_some()
 }
