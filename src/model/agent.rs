@@ -9,7 +9,7 @@
 //! | Running | - | Stopping | - | policy | Stopping (the rest of its tree) | - | - | health check |
 //! | Stopping | then up | then down | leader known, signal it | leader gone | leader gone, look | conclude, the leader being gone | signal, wait | SIGKILL, look again |
 //!
-//! "policy" is `restart::judge`; "conclude" does what the stop was for: stay down, start again, or the policy. A dash is
+//! "policy" is `restart::judge`; "conclude" does what the stop was for: stay down, start again, wait or stay given up as before, or the policy. A dash is
 //! an event that cannot happen there; it is logged and changes nothing.
 //!
 //! `orders` has what is ordered and how it begins and ends, `events` what happens and falls due, `watch` limits and health
@@ -190,7 +190,7 @@ impl Agent {
     /// Whether it is down, or comes to that without a start in between.
     pub fn is_going_down(&self) -> bool {
         match &self.life {
-            Life::Stopping(stopping) => stopping.then == Then::Down,
+            Life::Stopping(stopping) => matches!(stopping.then, Then::Down | Then::Fatal),
             Life::Down | Life::Fatal => true,
             Life::Waiting { .. } | Life::Starting | Life::Forking { .. } | Life::Running { .. } => false,
         }

@@ -793,6 +793,8 @@ impl<'a> Host<'a> {
             Action::DropAgent(name) => {
                 self.disk.agents.remove(&name);
                 self.disk.runs.remove(&name);
+                // One of its name that comes later is another one.
+                self.watches.insert(name.clone(), Watch::new());
                 if self.processes.values().any(|live| live.name == name) && self.life(&name).is_none() {
                     return Err(format!("agent {name} is forgotten, and runs"));
                 }

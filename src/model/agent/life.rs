@@ -99,6 +99,10 @@ pub enum Then {
     Down,
     /// It is started, as ordered.
     Up,
+    /// It waits for its restart as before, or rests: `NEVER`.
+    Wait(Time),
+    /// It stays given up.
+    Fatal,
     /// The restart policy says.
     Policy(End),
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{stopsignal, Agent, Health, Life, Stopping, Then, Turn, LOOK};
+use super::{stopsignal, Agent, Health, Life, Stopping, Then, Turn, LOOK, NEVER};
 use crate::kernel::{Level, Process, Sig, Time};
 use crate::model::event::Action;
 use crate::model::record::Wanted;
@@ -158,6 +158,9 @@ impl Agent {
                 turn.log(Level::Info, &name, "stopped");
             }
             Then::Up => return self.begin(turn),
+            Then::Wait(NEVER) => {}
+            Then::Wait(until) => self.life = Life::Waiting { until },
+            Then::Fatal => self.life = Life::Fatal,
             Then::Policy(end) => {
                 let Some(definition) = &self.definition else { return self.save(turn) };
                 let policy = turn.policy.of(&definition.spec);

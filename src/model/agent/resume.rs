@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::{Agent, Life, Then, Turn, FIND_MAIN, NEVER};
-use crate::kernel::{Exit, Level, Process, Sig, Time};
-use crate::model::event::Action;
+use crate::kernel::{Exit, Level, Process, Time};
 use crate::model::record::{RunRecord, Wanted};
 use crate::model::restart::End;
 use crate::model::spec::Kind;
@@ -84,8 +83,16 @@ impl Agent {
             }
             (Life::Down | Life::Waiting { .. } | Life::Fatal, None) => {
                 let name = self.name().clone();
-                turn.tell(Level::Warn, &name, "an earlier daemon left processes of it, sent SIGKILL");
-                turn.out.push(Action::Signal(name, Sig::KILL));
+                turn.tell(Level::Warn, &name, "an earlier daemon left processes of it, which are ended");
+                let then = match self.life {
+                    Life::Waiting { until } => Then::Wait(until),
+                    Life::Fatal => Then::Fatal,
+                    _ if self.wanted() == Wanted::Down => Then::Down,
+                    _ if self.rests => Then::Wait(NEVER),
+                    _ => Then::Up,
+                };
+                self.leftovers = false;
+                self.stop(then, None, Duration::ZERO, turn);
             }
         }
     }

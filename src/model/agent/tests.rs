@@ -77,7 +77,7 @@ fn life(agent: &Agent) -> String {
             let then = match stopping.then {
                 Then::Down => " down",
                 Then::Up => " up",
-                Then::Policy(_) => "",
+                Then::Policy(_) | Then::Wait(_) | Then::Fatal => "",
             };
             let leader = if stopping.leader.is_some() || stopping.starting { "" } else { " tree" };
             format!("Stopping{then}{leader}")
@@ -269,6 +269,43 @@ fn the_way_from_a_polite_signal_to_the_last_look() {
     assert_eq!(acts(&mut agent, at(12), |agent, turn| agent.exited(Exit::Signal(Sig::KILL), None, "", turn)), "look");
     acts(&mut agent, at(12), |agent, turn| agent.left(0, turn));
     assert_eq!((life(&agent).as_str(), agent.deadline()), ("Down", None));
+}
+
+#[test]
+fn what_an_earlier_daemon_left_is_ended_and_nothing_else_changes() {
+    for (before, wanted) in [
+        ("Down", Wanted::Down),
+        ("Down", Wanted::Up),
+        ("resting", Wanted::Up),
+        ("Waiting", Wanted::Up),
+        ("Fatal", Wanted::Up),
+    ] {
+        let mut agent = living(if before == "resting" { "Down" } else { before });
+        agent.rests = before == "resting";
+        agent.record.wanted = Some(wanted);
+        let record = agent.run_record("boot");
+        let was = life(&agent);
+        assert_eq!(acts(&mut agent, NOW, |agent, turn| agent.strayed(None, turn)), "look", "{before}");
+        let then = agent.run_record("boot");
+        assert_eq!((then.restart_at, then.fatal), (record.restart_at, record.fatal), "{before}: for the next daemon");
+        assert_eq!(acts(&mut agent, NOW, |agent, turn| agent.left(2, turn)), "SIGTERM", "{before}");
+        for (after, done) in [(10, "SIGKILL"), (11, "SIGKILL look"), (12, "SIGKILL look")] {
+            let now = NOW + Duration::from_secs(after);
+            assert_eq!(acts(&mut agent, now, |agent, turn| agent.due(turn)), done, "{before}: after {after} s");
+            assert_eq!(acts(&mut agent, now, |agent, turn| agent.left(1, turn)), "", "{before}: after {after} s");
+        }
+        let starts = acts(&mut agent, NOW + Duration::from_secs(12), |agent, turn| agent.left(0, turn));
+        if before == "Down" && wanted == Wanted::Up {
+            assert_eq!((life(&agent).as_str(), starts.as_str()), ("Starting", "start"));
+        } else {
+            assert_eq!((life(&agent), starts.as_str()), (was, ""), "{before}");
+            let after = agent.run_record("boot");
+            assert_eq!(
+                (after.failures, after.restart_at, after.fatal),
+                (record.failures, record.restart_at, record.fatal)
+            );
+        }
+    }
 }
 
 #[test]

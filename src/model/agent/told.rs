@@ -1,6 +1,6 @@
 //! What is said of an agent: to the server, to people, and to the next daemon.
 
-use super::{Agent, Life, NEVER};
+use super::{Agent, Life, Then, NEVER};
 use crate::kernel::Time;
 use crate::model::record::RunRecord;
 use crate::model::report::{AgentReport, Status};
@@ -70,26 +70,28 @@ impl Agent {
 
     /// What matters to this boot.
     pub fn run_record(&self, boot_id: &str) -> RunRecord {
-        let (started, stopping) = match &self.life {
-            Life::Running { since, .. } | Life::Forking { since, .. } => (*since, false),
-            Life::Stopping(stopping) => (stopping.leader.map_or(Time::default(), |(_, since)| since), true),
-            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting => (Time::default(), false),
+        let (started, then) = match &self.life {
+            Life::Running { since, .. } | Life::Forking { since, .. } => (*since, None),
+            Life::Stopping(stopping) => {
+                (stopping.leader.map_or(Time::default(), |(_, since)| since), Some(stopping.then))
+            }
+            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting => (Time::default(), None),
         };
         RunRecord {
             name: self.record.name.clone(),
             boot_id: boot_id.into(),
             process: self.process(),
             forking: matches!(self.life, Life::Forking { .. }),
-            stopping,
+            stopping: !matches!(then, None | Some(Then::Wait(_) | Then::Fatal)),
             started,
             mark: self.mark,
             failures: self.failures,
-            restart_at: match self.life {
-                Life::Waiting { until } => Some(until),
-                Life::Down if self.rests => Some(NEVER),
+            restart_at: match (&self.life, &then) {
+                (Life::Waiting { until }, _) | (_, Some(Then::Wait(until))) => Some(*until),
+                (Life::Down, _) if self.rests => Some(NEVER),
                 _ => None,
             },
-            fatal: self.life == Life::Fatal,
+            fatal: self.life == Life::Fatal || then == Some(Then::Fatal),
             killed: self.killed,
             detail: self.detail.clone(),
         }

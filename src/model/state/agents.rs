@@ -34,6 +34,10 @@ impl State {
             Command::Start(name) | Command::Restart(name) | Command::Stop(name) if !self.agents.contains_key(&name) => {
                 out.push(Action::Answer(client, self.unknown(&name)));
             }
+            Command::Start(name) | Command::Restart(name) if self.leaving.contains(&name) => {
+                let message = format!("agent \"{name}\" has no definition any more, and is being stopped").into();
+                out.push(Action::Answer(client, Answer { code: 1, message, body: "".into() }));
+            }
             Command::Start(name) => {
                 self.want(&name, Wanted::Up, now, out);
                 self.turn(&name, now, out, |agent, turn| agent.order_up(turn));

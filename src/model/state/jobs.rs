@@ -206,7 +206,7 @@ impl State {
         if *name == *SELF {
             return self.begin_own(index, out);
         }
-        let known = self.agents.get(&name);
+        let known = self.agents.get(&name).filter(|_| !self.leaving.contains(&name));
         match &job.order {
             Order::Config { .. } if name.is_empty() => self.configure(index, now, out),
             Order::Install(_) => self.begin_install(index, out),

@@ -311,6 +311,30 @@ fn limits_of_a_forking_agent_are_polled_once_its_main_process_is_known() {
 }
 
 #[test]
+fn what_runs_of_an_agent_without_a_definition_is_ended_before_it_is_forgotten() {
+    let found = Found { strays: vec![("web".into(), None)], leftovers: true, ..Found::default() };
+    let now = Now { time: Time::new(1000, 0), wall: 1_700_001_000 };
+    let mut out = Vec::new();
+    let mut state = State::new(options(), found, now, &mut out);
+    let look = Action::Look("web".into());
+    let drop = Action::DropAgent("web".into());
+    assert!(out.contains(&look) && !out.contains(&drop), "{out:?}");
+    out.clear();
+    state.step(Event::Left("web".into(), 1), now, &mut out);
+    let late = Now { time: now.time + secs(11), ..now };
+    for (event, sig) in [(Event::Stirred, Sig::TERM), (Event::Tick, Sig::KILL)] {
+        state.step(event, late, &mut out);
+        assert!(out.contains(&Action::Signal("web".into(), sig)) && !out.contains(&drop), "{out:?}");
+    }
+    // Somebody who wants it meanwhile is told that it is no more.
+    out.clear();
+    state.step(Event::Command(Client(1), Command::Start("web".into())), late, &mut out);
+    assert_eq!(out.iter().filter_map(answers).collect::<Vec<_>>(), [(1, 1)]);
+    state.step(Event::Left("web".into(), 0), late, &mut out);
+    assert!(out.contains(&drop) && state.agents().next().is_none(), "{out:?}");
+}
+
+#[test]
 fn a_restart_comes_in_its_time_and_the_fourth_early_end_is_the_last() {
     let mut bench = Bench::new(vec![spec("web")]);
     for failures in 1..=3 {

@@ -149,7 +149,8 @@ impl State {
         self.go(index, Phase::Starting, out);
     }
 
-    /// Restores what is remembered of an agent; an empty record means there was none.
+    /// Restores what is remembered of an agent; an empty record means there was none. One that only a file defined, which
+    /// is gone meanwhile, has nothing to go back to either.
     fn restore(
         &mut self,
         name: &str,
@@ -158,7 +159,8 @@ impl State {
         now: Now,
         out: &mut Vec<Action>,
     ) {
-        if before.name.is_empty() {
+        let file = self.agents.get(name).is_some_and(is_file);
+        if before.name.is_empty() || !file && before.package.is_none() && before.definition.is_none() {
             return self.forget(name, now, out);
         }
         if let Some(agent) = self.agents.get_mut(name) {
@@ -170,12 +172,14 @@ impl State {
         }
     }
 
-    /// What was there before is back: it runs again, if it should.
+    /// What was there before is back: it runs again, if it should, and only then.
     pub(super) fn start_again(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        match self.agents.get(&self.job_name(index)).map(Agent::wanted) {
-            Some(Wanted::Up) => self.start_agent(index, now, out),
-            _ => self.undone(index, out),
+        let name = self.job_name(index);
+        if self.agents.get(&name).map(Agent::wanted) == Some(Wanted::Up) {
+            return self.start_agent(index, now, out);
         }
+        self.turn(&name, now, out, |agent, turn| agent.order_down(turn));
+        self.undone(index, out);
     }
 
     pub(super) fn undone(&mut self, index: usize, out: &mut Vec<Action>) {

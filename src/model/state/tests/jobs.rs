@@ -243,6 +243,43 @@ fn an_undo_does_not_start_what_somebody_has_stopped() {
 }
 
 #[test]
+fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    let source = Source { url: "http://p/a.deb".into(), digest: Digest([1; 32]), format: Format::Deb };
+    bench.offer(vec![job("deb", "web", Order::Install(source))]);
+    bench.step(Event::Fetched("deb".into(), Fetched::Whole { digest: Digest([1; 32]), doubtful: false }));
+    bench.step(Event::Placed("deb".into(), Ok(())));
+    bench.step(Event::Verified("deb".into(), Ok(Digest([1; 32]))));
+    let tool = |bench: &mut Bench, output: &str| {
+        // What asks whether the package is there is told that it is not.
+        let asks = bench.take(|action| match action {
+            Action::Tool(_, tool) => Some(&*tool.argv[0] == "sh"),
+            _ => None,
+        });
+        let exit = Exit::Code(i32::from(asks.last() == Some(&true)));
+        bench.step(Event::ToolDone { job: "deb".into(), exit, output: output.into() });
+    };
+    tool(&mut bench, "Package: web-package\nVersion: 1\n");
+    while bench.jobs["deb"].phase < Phase::Starting {
+        tool(&mut bench, "");
+        bench.step(Event::Inspected("deb".into(), Ok(None)));
+    }
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.ends("web", Exit::Code(1));
+    assert_eq!(bench.jobs["deb"].phase, Phase::Installing, "{:?}", bench.jobs["deb"]);
+    // The package that is being removed has a definition too, which is all there is for now.
+    let mut own = spec("web");
+    own.autostart = false;
+    let good = vec![Definition { origin: Origin::Package, spec: Box::new(own) }];
+    bench.step(Event::Definitions { good, problems: Vec::new(), whole: true });
+    tool(&mut bench, "");
+    bench.step(Event::Inspected("deb".into(), Ok(None)));
+    assert_eq!(bench.code("deb"), Some(Code::Start), "{:?}", bench.jobs["deb"]);
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert!(bench.state.agents().next().is_none(), "{:?}", bench.state.agents().collect::<Vec<_>>());
+}
+
+#[test]
 fn an_interrupted_job_ends_as_it_would_have() {
     // As many events as come before the daemon dies.
     for survived in 0..6 {
