@@ -307,6 +307,11 @@ fn an_rpm_waits_for_its_lock_and_is_killed_when_a_script_hangs() {
     assert_eq!(host.result(&server, "r2").0, 0);
     assert_eq!(host.wait_running(&name).version, "1.1");
 
+    // A release gives a script more time than a test has.
+    if lacks_faults() {
+        host.does(&server, &Job::new("r4", "uninstall", &name), 0);
+        return;
+    }
     let mark = unique_name("97").replace('-', "");
     let files = rpm_files(&name, "1.2", &staying("rpm"));
     let scripts = format!("%post\nsleep {mark} &\nsleep 9876\n");
