@@ -57,7 +57,8 @@ impl Daemon {
 
     /// Does again what did not work; an error while some of it still does not.
     pub(super) fn catch_up(&mut self) -> Result<(), Box<str>> {
-        for (_, action) in std::mem::take(&mut self.unsaved) {
+        // Each stays where it is until it is written: that it works again is said after the last.
+        for action in self.unsaved.values().cloned().collect::<Vec<_>>() {
             self.save(action);
         }
         // What matters to this boot only holds up no job.
