@@ -126,7 +126,9 @@ fn explained(error: &minreq::Error) -> Fault {
         Error::HeadersOverflow | Error::StatusLineOverflow => {
             Fault::new(Kind::Temporary, "the head of the reply is over 8 KiB")
         }
-        Error::MalformedContentLength => Fault::new(Kind::Temporary, "the reply's Content-Length is no number"),
+        Error::MalformedContentLength => {
+            Fault::new(Kind::Temporary, "the reply's Content-Length is no number, or too large")
+        }
         other => Fault::new(Kind::Temporary, other.to_string()),
     }
 }

@@ -19,6 +19,11 @@ fn binary() -> PathBuf {
     std::env::var_os("BOOTAGENT_TEST_BIN").map_or_else(|| env!("CARGO_BIN_EXE_bootagent").into(), PathBuf::from)
 }
 
+/// Whether it is a 32-bit one, whose HTTP library takes no length beyond that (elf(5): EI_CLASS).
+fn has_32_bits() -> bool {
+    std::fs::read(binary()).expect("a binary")[4] == 1
+}
+
 /// Whether a test is skipped as it asks for short times, and the binary under test is a release, which takes none.
 fn needs_short_times() -> bool {
     let mark = b"BOOTAGENT_STALL_SECS";
