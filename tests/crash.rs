@@ -12,7 +12,6 @@ mod util;
 mod walk;
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -30,15 +29,6 @@ const ORDERS: &[Step] = &[
     step("restart", "", 0, "1.0"),
     step("config", "", 0, "1.0"),
 ];
-
-/// A file system of its own for a host's state.
-struct Mount(PathBuf);
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = run(Command::new("umount").arg("-l").arg(&self.0));
-    }
-}
 
 /// The points at which a walk has its disaster, for each step: all of them, or each `stride`th of those that are the first
 /// of their name, so that all steps have about as many.

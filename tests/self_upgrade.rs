@@ -4,6 +4,7 @@
 mod util;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
@@ -242,10 +243,14 @@ enum Disaster {
     Reboot,
     /// It is killed, and the record of its job is cut.
     Torn,
+    /// The file system of its state is full for a while.
+    Full,
 }
 
 /// A host whose daemon is upgraded again and again.
 struct Walk {
+    /// Let go of before the host is removed.
+    mount: Option<Mount>,
     server: Server,
     host: Host,
     base: Vec<u8>,
@@ -278,8 +283,25 @@ impl Walk {
         let server = Server::new();
         let (mut host, agent) = host_with_agent(&server);
         host.kill9();
+        let base = fs::read(binary()).expect("the binary under test");
         host.set("step", "0.15").env("BOOTAGENT_SAVE_SECS", "0.1");
-        Walk { server, host, base: fs::read(binary()).expect("the binary under test"), agent, jobs: 0 }
+        Walk { mount: None, server, host, base, agent, jobs: 0 }
+    }
+
+    /// Gives the host's state a file system of its own; false where that cannot be.
+    fn mount(&mut self) -> bool {
+        let state = self.host.path("state");
+        let size = format!("size={},mode=755", 4 * self.base.len());
+        // What is known of the agent stays.
+        fs::rename(&state, self.host.path("before")).expect("the host's directory can be written");
+        fs::create_dir(&state).expect("the host's directory can be written");
+        let ran = run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&state));
+        if ran.is_none_or(|ran| ran.code != 0) {
+            return !skipped("mount");
+        }
+        self.mount = Some(Mount(state.clone()));
+        let ran = run(Command::new("cp").arg("-a").arg(self.host.path("before/.")).arg(&state));
+        ran.is_some_and(|ran| ran.code == 0)
     }
 
     fn installed(&self) -> Vec<u8> {
@@ -344,7 +366,14 @@ impl Walk {
         let daemon = self.host.pid();
         self.host.wait(&what, || proc_status(daemon, "State").starts_with('T') || self.over(&job.id));
         let watched = self.host.processes().into_iter().any(is_watcher);
-        self.host.dismiss();
+        if disaster == Disaster::Full {
+            fill(&self.host, || {
+                kill(daemon, "CONT");
+                let _ = holds(Duration::from_millis(400), || !self.over(&job.id));
+            });
+        } else {
+            self.host.dismiss();
+        }
         let record = self.host.path("state/jobs").join(format!("{}.json", job.id));
         match disaster {
             Disaster::Reboot => {
@@ -360,11 +389,11 @@ impl Walk {
                     fs::write(&record, &bytes[..bytes.len() / 2]).expect("a record of the test's own host");
                 }
             }
-            Disaster::Crash | Disaster::Orphaned => {}
+            Disaster::Crash | Disaster::Orphaned | Disaster::Full => {}
         }
         if disaster == Disaster::Orphaned && watched {
             self.host.wait(&what, || self.host.status().is_some());
-        } else {
+        } else if disaster != Disaster::Full {
             // It may become the new binary, and end as that, before it has answered anybody here.
             self.host.launch(&[]);
         }
@@ -377,6 +406,7 @@ impl Walk {
         let now = self.installed();
         let right = match code {
             0 => kind == New::Good && now == new,
+            4 if disaster == Disaster::Full => now == old,
             6 | 8 => now == old,
             9 => disaster == Disaster::Torn && (now == new || now == old),
             _ => false,
@@ -400,6 +430,16 @@ impl Walk {
     }
 }
 
+/// Fills the host's state to the last byte while `then` is done.
+fn fill(host: &Host, then: impl FnOnce()) {
+    let filler = host.path("state/filler");
+    let mut file = fs::File::create(&filler).expect("the state directory can be written");
+    while file.write_all(&[0; 65536]).is_ok() {}
+    while file.write_all(&[0; 512]).is_ok() {}
+    then();
+    fs::remove_file(&filler).expect("the test's own file");
+}
+
 fn is_watcher(pid: i32) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().split(|byte| *byte == 0).any(|word| word == b"watch")
 }
@@ -411,6 +451,9 @@ fn walks(kind: New, disaster: Disaster, stride: usize, first: usize) {
     }
     let all = std::env::var_os("CRASH_ALL").is_some();
     let mut walk = Walk::new();
+    if disaster == Disaster::Full && (lacks_root() || !walk.mount()) {
+        return;
+    }
     let points = walk.points(kind);
     let images = match kind {
         New::Good => vec!["Save", "2-Save"],
@@ -424,6 +467,8 @@ fn walks(kind: New, disaster: Disaster, stride: usize, first: usize) {
     for point in &tried {
         walk.survives(kind, point, disaster);
     }
+    let full = walk.host.read("log/bootagent.log").contains("No space left on device");
+    assert!(disaster != Disaster::Full || full, "the disk was never full\n{}", walk.host.logs());
     eprintln!("{kind:?} {disaster:?}: {} points of {}", tried.len(), points.len());
 }
 
@@ -445,4 +490,10 @@ fn an_upgrade_of_the_daemon_survives_a_reboot_and_a_torn_record() {
     walks(New::Good, Disaster::Reboot, 7, 2);
     walks(New::Late, Disaster::Reboot, 15, 8);
     walks(New::Good, Disaster::Torn, 11, 3);
+}
+
+#[test]
+fn an_upgrade_of_the_daemon_survives_a_full_disk() {
+    walks(New::Good, Disaster::Full, 16, 2);
+    walks(New::Late, Disaster::Full, 30, 5);
 }

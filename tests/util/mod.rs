@@ -687,6 +687,15 @@ pub fn entries(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// A file system of its own, as long as this lives.
+pub struct Mount(pub PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = run(Command::new("umount").arg("-l").arg(&self.0));
+    }
+}
+
 /// Writes a file that others can execute.
 pub fn write_program(path: &Path, text: &str) {
     drop(File::create(path).and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes())));
