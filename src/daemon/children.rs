@@ -48,6 +48,12 @@ impl Daemon {
 
     /// Whether we lack the descriptors that a start takes, and what the kernel says about that.
     fn shortage(&self) -> Option<String> {
+        // From Linux 6.2 on its size is how many we have open.
+        let open = fs::metadata("/proc/self/fd").map_or(0, |found| found.len());
+        let limit = process::limit(Resource::Nofile).map_or(0, |(soft, _)| soft);
+        if open > 0 && open + SPARE as u64 <= limit {
+            return None;
+        }
         // Not copies of the lock's: closing one of those would release it, fcntl(2).
         let signals = self.signals.as_fd();
         let spare: Result<Vec<OwnedFd>, _> = (0..SPARE).map(|_| signals.try_clone_to_owned()).collect();

@@ -10,7 +10,7 @@ use super::control::Control;
 use super::reexec::{installed, taken};
 use super::trust::Trust;
 use super::{fault, now, Copies, Daemon, Options};
-use crate::host::disk::{list, make_dir, publish, reason};
+use crate::host::disk::{list, make_dir, make_durable_dir, publish, reason};
 use crate::host::files;
 use crate::host::helper::{Binary, Identity};
 use crate::host::limits::Limits;
@@ -60,13 +60,13 @@ impl Daemon {
         handover: Option<Result<Handover, String>>,
         out: &mut Vec<Action>,
     ) -> Result<Daemon, String> {
+        // Modes are what is asked for, whoever starts us.
+        process::set_umask(0o022);
         let mut notes: Vec<(Level, String)> = Vec::new();
         let unreadable = |why: &String| format!("what the image before this one left cannot be read: {why}");
         notes.extend(handover.as_ref().and_then(|read| read.as_ref().err()).map(|why| (Level::Error, unreadable(why))));
         let mut handover = handover.and_then(Result::ok);
         let config = configure(options, &mut notes);
-        // Modes are what is asked for, whoever starts us.
-        process::set_umask(0o022);
         let run_dir = Path::new(&*config.run_dir);
         make_dir(run_dir).map_err(|error| format!("{error}; want a run_dir that can be written"))?;
         let kept = handover.as_ref().filter(|left| left.run_dir == *config.run_dir);
@@ -266,8 +266,8 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Config {
     let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
     if loaded.problems.is_empty() {
         if let Some(text) = &loaded.text {
-            if let Err(error) =
-                make_dir(Path::new(&*loaded.config.state_dir)).and_then(|()| store.keep_good("bootagent.json", text))
+            if let Err(error) = make_durable_dir(Path::new(&*loaded.config.state_dir))
+                .and_then(|()| store.keep_good("bootagent.json", text))
             {
                 notes.push((Level::Warn, format!("cannot keep a copy of the configuration: {error}")));
             }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{symlink, DirBuilderExt};
 use std::path::Path;
 
 use super::{Daemon, Errand};
-use crate::host::disk::{list, make_dir, reason};
+use crate::host::disk::{list, make_durable_dir, reason};
 use crate::host::files;
 use crate::kernel::Level;
 use crate::model::event::Event;
@@ -35,7 +35,7 @@ impl Daemon {
     pub(super) fn open_download(&mut self, id: &JobId) -> Result<File, String> {
         let path = self.store.download(id);
         if let Some(dir) = path.parent() {
-            make_dir(dir).map_err(|error| error.to_string())?;
+            make_durable_dir(dir).map_err(|error| error.to_string())?;
         }
         let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
             .map_err(|error| told("open", &path, &error))?;
@@ -49,7 +49,7 @@ impl Daemon {
     pub(super) fn place(&mut self, id: &str, name: &str, file: &str) -> Result<(), Box<str>> {
         let (from, dir) = (self.store.download(id), self.store.packages_dir(name));
         let to = dir.join(file);
-        make_dir(&dir).map_err(|error| error.to_string())?;
+        make_durable_dir(&dir).map_err(|error| error.to_string())?;
         match fs::rename(&from, &to) {
             Ok(()) => {
                 self.faults.pass("place-renamed");

@@ -60,12 +60,29 @@ pub fn reason(error: &io::Error) -> String {
 /// # Errors
 /// When it cannot be made, or something else is in its place.
 pub fn make_dir(path: &Path) -> Result<(), Error> {
+    make(path, &mut Vec::new())
+}
+
+/// The same, on disk when this returns.
+///
+/// # Errors
+/// As `make_dir`.
+pub fn make_durable_dir(path: &Path) -> Result<(), Error> {
+    let mut changed = Vec::new();
+    make(path, &mut changed)?;
+    sync_changed(&changed);
+    Ok(())
+}
+
+/// Makes a directory, and notes in which others that made an entry.
+fn make(path: &Path, changed: &mut Vec<PathBuf>) -> Result<(), Error> {
     let mut options = DirBuilder::new();
     options.mode(0o755);
     let mut made = options.create(path);
+    let above = path.parent().filter(|above| *above != Path::new(""));
     if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        if let Some(above) = path.parent().filter(|above| *above != Path::new("")) {
-            make_dir(above)?;
+        if let Some(above) = above {
+            make(above, changed)?;
             made = options.create(path);
         }
     }
@@ -75,25 +92,34 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
         Err(_) if path.is_dir() => return Ok(()),
         failed => return told(failed, "make", path),
     }
-    told(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)?;
-    // Without permission to read what is above, its own sync must do.
-    let _ = path.parent().map(sync_dir);
-    Ok(())
+    changed.extend(above.filter(|above| !changed.iter().any(|known| known == above)).map(PathBuf::from));
+    told(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)
 }
 
-/// Makes a directory that is ours alone: 0755, and not a link to somewhere else.
+/// Without permission to read a directory, the sync of what was made in it must do.
+fn sync_changed(changed: &[PathBuf]) {
+    for dir in changed {
+        let _ = sync_dir(dir);
+    }
+}
+
+/// Makes directories that are ours alone: 0755, and none a link to somewhere else; on disk when this returns.
 ///
 /// # Errors
-/// When it is not so and cannot be made so.
-pub fn make_own_dir(path: &Path) -> Result<(), Error> {
-    make_dir(path)?;
-    let found = told(fs::symlink_metadata(path), "look at", path)?;
-    if !found.is_dir() {
-        return told(Err(io::ErrorKind::NotADirectory.into()), "use", path);
+/// When one is not so and cannot be made so.
+pub fn make_own_dirs(paths: &[PathBuf]) -> Result<(), Error> {
+    let mut changed = Vec::new();
+    for path in paths {
+        make(path, &mut changed)?;
+        let found = told(fs::symlink_metadata(path), "look at", path)?;
+        if !found.is_dir() {
+            return told(Err(io::ErrorKind::NotADirectory.into()), "use", path);
+        }
+        if found.permissions().mode() & 0o7777 != 0o755 {
+            told(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)?;
+        }
     }
-    if found.permissions().mode() & 0o7777 != 0o755 {
-        told(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)?;
-    }
+    sync_changed(&changed);
     Ok(())
 }
 
@@ -161,7 +187,7 @@ fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Resul
     let temporary = dir.join([file, TEMPORARY].concat());
     let mut made = create(&temporary);
     if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        make_dir(dir)?;
+        if synced { make_durable_dir(dir) } else { make_dir(dir) }?;
         made = create(&temporary);
     }
     let written = made.and_then(|made| fill(made, content, mode, synced)).and_then(|()| fs::rename(&temporary, &path));
@@ -185,8 +211,10 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 fn fill(mut file: File, content: &[u8], mode: u32, durable: bool) -> io::Result<()> {
-    // The umask has taken from the mode given at creation.
-    file.set_permissions(Permissions::from_mode(mode))?;
+    // It was made with what only we may do.
+    if mode != 0o600 {
+        file.set_permissions(Permissions::from_mode(mode))?;
+    }
     file.write_all(content)?;
     if durable {
         file.sync_all()

@@ -5,7 +5,7 @@
 //! worth writing, and when output is turned over, others decide.
 
 use crate::map::Map;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -31,7 +31,15 @@ pub struct Log {
     dir: PathBuf,
     level: Level,
     foreground: bool,
-    file: Option<File>,
+    /// The open file, and which one it is.
+    file: Option<(File, FileId)>,
+}
+
+/// A file whatever its name: device and inode.
+type FileId = (u64, u64);
+
+fn id_of(found: &Metadata) -> FileId {
+    (found.dev(), found.ino())
 }
 
 impl Log {
@@ -68,19 +76,16 @@ impl Log {
     /// A line that a full disk cuts is taken back.
     fn append(&mut self, line: &str) -> io::Result<()> {
         let path = self.dir.join("bootagent.log");
+        let mut found = fs::symlink_metadata(&path).ok();
         // Somebody may have removed or renamed it.
-        let same = match (&self.file, fs::symlink_metadata(&path)) {
-            (Some(file), Ok(found)) => {
-                let ours = file.metadata()?;
-                (ours.dev(), ours.ino()) == (found.dev(), found.ino())
-            }
-            _ => false,
-        };
-        if !same {
-            self.file = Some(open_append(&self.dir, &path, 0o600)?);
+        let ours = self.file.as_ref().map(|(_, id)| *id);
+        if ours.is_none() || ours != found.as_ref().map(id_of) {
+            let (file, opened) = open_append(&self.dir, &path, 0o600)?;
+            self.file = Some((file, id_of(&opened)));
+            found = Some(opened);
         }
-        let Some(file) = &mut self.file else { return Ok(()) };
-        let mut size = file.metadata()?.len();
+        let (Some((file, _)), Some(found)) = (&mut self.file, found) else { return Ok(()) };
+        let mut size = found.len();
         if size + line.len() as u64 > LOG_MAX {
             // A copy that cannot be kept is no reason to let the log grow.
             let _ = turn_file(&path, LOG_MAX, 0o600);
@@ -122,9 +127,8 @@ impl Outputs {
     pub fn open(&mut self, name: &str) -> Result<OwnedFd, String> {
         let path = self.path(name);
         match open_append(&self.dir, &path, 0o640) {
-            Ok(file) => {
-                let size = file.metadata().map_or(0, |found| found.len());
-                match size {
+            Ok((file, found)) => {
+                match found.len() {
                     0 => drop(self.begins.remove(name)),
                     size => drop(self.begins.insert(name.into(), size)),
                 }
@@ -157,7 +161,12 @@ impl Outputs {
     /// was there before this daemon opened it counts too. Not yet fit to be shown: it is the agent's, see
     /// `model::job::sanitize`.
     pub fn tail(&self, name: &str, max: u64) -> String {
-        read_tail(&self.path(name), self.begins.get(name).copied().unwrap_or(0), max).unwrap_or_default()
+        let (path, begin) = (self.path(name), self.begins.get(name).copied().unwrap_or(0));
+        if fs::symlink_metadata(&path).is_ok_and(|found| found.len() == begin) {
+            // It has said nothing.
+            return String::new();
+        }
+        read_tail(&path, begin, max).unwrap_or_default()
     }
 }
 
@@ -177,26 +186,31 @@ pub fn timestamp(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// Opens a log for append, making it with exactly `mode`, and its directory where that is gone.
-fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<File> {
+/// Opens a log for append, making it with exactly `mode`, and its directory where that is gone; with what it was then.
+fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<(File, Metadata)> {
     let mut options = OpenOptions::new();
     options.append(true).mode(mode).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY);
     // Opening a pipe would wait for its reader, and a device may do something.
-    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file() && !found.is_symlink()) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    let new = match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_symlink() => {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        found => found.is_err(),
+    };
+    let mut opened = options.create(new).open(path);
+    if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        make_dir(dir).map_err(|error| error.cause)?;
+        opened = options.create(true).open(path);
     }
-    match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        opened => return opened.and_then(unshared),
+    let (file, found) = unshared(opened?)?;
+    if new {
+        file.set_permissions(Permissions::from_mode(mode))?;
     }
-    make_dir(dir).map_err(|error| error.cause)?;
-    let file = options.create(true).open(path).and_then(unshared)?;
-    file.set_permissions(Permissions::from_mode(mode))?;
-    Ok(file)
+    Ok((file, found))
 }
 
 /// The file, unless it is somewhere else too: a hard link could have been planted, to some file that we are to write to.
-fn unshared(file: File) -> io::Result<File> {
+fn unshared(file: File) -> io::Result<(File, Metadata)> {
     let found = file.metadata()?;
     if !found.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
@@ -204,7 +218,7 @@ fn unshared(file: File) -> io::Result<File> {
     if found.nlink() > 1 {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file has another name (a hard link)"));
     }
-    Ok(file)
+    Ok((file, found))
 }
 
 /// Keeps the last `size` bytes of a log in its `.1`, and truncates it. The writers hold it open for append, so what
@@ -212,7 +226,7 @@ fn unshared(file: File) -> io::Result<File> {
 fn turn_file(path: &Path, size: u64, mode: u32) -> io::Result<()> {
     let options = &mut OpenOptions::new();
     let log = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    let mut log = unshared(log)?;
+    let (mut log, _) = unshared(log)?;
     let kept = keep_copy(&mut log, path, size, mode);
     log.set_len(0)?;
     kept

@@ -107,7 +107,6 @@ impl Snapshot {
     pub fn below(roots: &[Pid]) -> Snapshot {
         let mut snapshot = Snapshot::default();
         let mut open: Vec<Pid> = roots.to_vec();
-        let mut text = String::new();
         let mut looked_at = Set::new();
         while let Some(pid) = open.pop() {
             if !looked_at.insert(pid) {
@@ -119,7 +118,7 @@ impl Snapshot {
                 Err(cause) => return Snapshot::failed(&cause),
             };
             snapshot.stats.push(stat);
-            if !children(pid.raw(), &mut text, &mut open) && self::stat(pid).is_some_and(|stat| stat.alive()) {
+            if !children(pid.raw(), &mut open) && self::stat(pid).is_some_and(|stat| stat.alive()) {
                 return Snapshot::take();
             }
         }
@@ -372,11 +371,11 @@ fn kilobytes(text: &[u8], key: &[u8]) -> Option<u64> {
 /// The children of a process; `None` where the kernel keeps no such lists.
 pub fn children_of(pid: i32) -> Option<Vec<Pid>> {
     let mut found = Vec::new();
-    children(pid, &mut String::new(), &mut found).then_some(found)
+    children(pid, &mut found).then_some(found)
 }
 
 /// Adds the children of each thread of `pid` to `found`; false where the kernel keeps no such lists.
-fn children(pid: i32, text: &mut String, found: &mut Vec<Pid>) -> bool {
+fn children(pid: i32, found: &mut Vec<Pid>) -> bool {
     let mut path = Path::new();
     let _ = write!(path, "/proc/{pid}/task");
     let Ok(threads) = fs::read_dir(path.as_str()) else { return false };
@@ -386,12 +385,8 @@ fn children(pid: i32, text: &mut String, found: &mut Vec<Pid>) -> bool {
         let Some(name) = name.to_str() else { continue };
         path.clear();
         let _ = write!(path, "/proc/{pid}/task/{name}/children");
-        text.clear();
-        match File::open(path.as_str()).and_then(|mut file| file.read_to_string(text)) {
-            Ok(_) => {
-                known = true;
-                found.extend(text.split_ascii_whitespace().filter_map(parse_pid));
-            }
+        match listed(path.as_str(), found) {
+            Ok(()) => known = true,
             Err(cause) if is_gone(&cause) => {}
             Err(_) => return false,
         }
@@ -399,19 +394,24 @@ fn children(pid: i32, text: &mut String, found: &mut Vec<Pid>) -> bool {
     known
 }
 
-/// Fills `buffer` from the beginning of a file, as far as both reach.
+/// Adds the process ids that a file lists.
+fn listed(path: &str, found: &mut Vec<Pid>) -> io::Result<()> {
+    let mut text = Vec::new();
+    let mut file = File::open(path)?;
+    read_up_to(u64::MAX, &mut text, &mut |to| file.read(to))?;
+    found.extend(String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(parse_pid));
+    Ok(())
+}
+
+/// Reads the beginning of a file of /proc that comes as one record, and so whole by one read where `buffer` has the room.
 fn read_some(path: &str, buffer: &mut [u8]) -> io::Result<usize> {
     let mut file = File::open(path)?;
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read(&mut buffer[length..]) {
-            Ok(0) => break,
-            Ok(count) => length += count,
+    loop {
+        match file.read(buffer) {
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-            Err(cause) => return Err(cause),
+            read => return read,
         }
     }
-    Ok(length)
 }
 
 /// A short path below /proc, without an allocation.

@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::disk::{
-    list, make_dir, make_own_dir, read_file, reason, remove, remove_durable, sync_dir, told, write, write_synced,
-    Error, TEMPORARY,
+    list, make_dir, make_durable_dir, make_own_dirs, read_file, reason, remove, remove_durable, sync_dir, told, write,
+    write_synced, Error, TEMPORARY,
 };
 use crate::model::job::JobId;
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
@@ -70,18 +70,17 @@ impl Store {
     /// # Errors
     /// The first directory that is not there and cannot be made.
     pub fn open(state_dir: &Path, run_dir: &Path) -> Result<Store, Error> {
-        make_dir(state_dir)?;
+        make_durable_dir(state_dir)?;
         make_dir(run_dir)?;
-        for dir in ["packages", "downloads"] {
-            make_own_dir(&state_dir.join(dir))?;
+        let records = ["agents", "jobs", "good", "good/agents.d"].map(|dir| state_dir.join(dir));
+        let mut dirs = vec![state_dir.join("packages"), state_dir.join("downloads")];
+        dirs.extend(records.iter().cloned());
+        make_own_dirs(&dirs)?;
+        let runs = [run_dir.join("agents")];
+        make_own_dirs(&runs)?;
+        for dir in records.iter().chain(&runs).map(PathBuf::as_path).chain([state_dir]) {
+            remove_temporary(dir);
         }
-        remove_temporary(state_dir);
-        for dir in ["agents", "jobs", "good", "good/agents.d"] {
-            make_own_dir(&state_dir.join(dir))?;
-            remove_temporary(&state_dir.join(dir));
-        }
-        make_own_dir(&run_dir.join("agents"))?;
-        remove_temporary(&run_dir.join("agents"));
         Ok(Store::new(state_dir, run_dir))
     }
 

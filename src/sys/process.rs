@@ -270,6 +270,12 @@ pub fn fork_into(group: BorrowedFd<'_>) -> io::Result<Fork> {
 
 /// Refuses where a copy would inherit what other threads hold.
 fn be_alone() -> io::Result<()> {
+    // Undoes nothing for a process of one thread, and is refused to one of more, unshare(2). Older kernels also refuse it while
+    // somebody looks at our memory.
+    // SAFETY: the call takes a number.
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+        return Ok(());
+    }
     match threads() {
         Some(count) if count > 1 => Err(io::Error::other("this process has more than one thread")),
         _ => Ok(()),
