@@ -144,6 +144,7 @@ resume)
     pid=$(told sample pid)
     date -s 1971-01-01 >/dev/null
     check "a clock set back changes nothing" 'sleep 3 && bootagent report && [ "$(told sample pid)" = "$pid" ]'
+    check "it is said, once" '[ "$(grep -c "the wall clock was set back by" /var/log/bootagent/bootagent.log)" = 1 ]'
     check "stop and start work" 'bootagent stop sample && bootagent start sample && runs_anew sample "$pid"'
     ;;
 
