@@ -19,6 +19,7 @@ impl Time {
     }
 
     /// How long ago `earlier` was; zero when it lies ahead.
+    #[inline(never)]
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -36,8 +37,10 @@ impl std::ops::Add<Duration> for Time {
     type Output = Time;
 
     /// Saturates at the end of time, 584 years after boot.
+    #[inline(never)]
     fn add(self, later: Duration) -> Time {
-        Time(self.0.saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)))
+        let nanos = later.as_secs().saturating_mul(1_000_000_000).saturating_add(later.subsec_nanos().into());
+        Time(self.0.saturating_add(nanos))
     }
 }
 

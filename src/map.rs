@@ -16,6 +16,7 @@ impl<K: Ord, V> Map<K, V> {
         Map(Vec::new())
     }
 
+    #[inline(never)]
     fn find<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
     where
         K: Borrow<Q>,

@@ -41,7 +41,7 @@ pub fn status(body: &Value, agents_dir: &Path) -> String {
             if running { pid.to_string() } else { "-".to_string() },
             member(agent, "cpu").and_then(json::number).map_or("-".to_string(), |cpu| tenths(cpu) + "%"),
             member(agent, "memory").and_then(json::number).map_or("-".to_string(), size),
-            number_of(agent, "failures").to_string(),
+            (number_of(agent, "failures") as u64).to_string(),
             match agents.len() {
                 1 => text_of(agent, "detail"),
                 _ => shortened(text_of(agent, "detail")),
@@ -76,7 +76,7 @@ pub fn jobs(body: &Value) -> String {
             text_of(job, "action"),
             text_of(job, "name"),
             text_of(job, "state"),
-            member(job, "errcode").and_then(json::number).map_or("-".to_string(), |code| code.to_string()),
+            member(job, "errcode").and_then(json::number).map_or("-".to_string(), |code| (code as i64).to_string()),
             message,
         ]);
     }

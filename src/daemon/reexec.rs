@@ -235,11 +235,10 @@ impl Daemon {
         next.push(".new");
         let next = PathBuf::from(next);
         if Path::new(from).exists() {
-            let copied = fs::copy(from, &next)
-                .and_then(|_| match fs::metadata(&program) {
-                    Ok(old) => fs::set_permissions(&next, old.permissions()),
-                    Err(_) => Ok(()),
-                })
+            let copied = fs::read(from)
+                .and_then(|binary| fs::write(&next, binary))
+                .and_then(|()| fs::metadata(&program).or_else(|_| fs::metadata(from)))
+                .and_then(|old| fs::set_permissions(&next, old.permissions()))
                 .and_then(|()| File::open(&next)?.sync_all())
                 .and_then(|()| fs::rename(&next, &program));
             if let Err(error) = copied {

@@ -245,7 +245,13 @@ fn take_carried(fields: &mut Fields) -> Carried {
 fn each<T>(fields: &mut Fields, key: &'static str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Vec<T> {
     let Some(values) = fields.get(key).and_then(json::array) else { return Vec::new() };
     let (_, faults) = fields.inside(key);
-    values.iter().filter_map(|value| take(value, faults)).collect()
+    let mut taken = Vec::new();
+    for value in values {
+        if let Some(one) = take(value, faults) {
+            taken.push(one);
+        }
+    }
+    taken
 }
 
 fn string(fields: &mut Fields, key: &'static str) -> String {

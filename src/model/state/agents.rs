@@ -330,7 +330,7 @@ impl State {
             agents: self.agents.values().map(|agent| agent.report(now.time, self.options.policy)).collect(),
             sn: self.identity.sn.clone(),
             boot_id: self.options.boot_id.clone(),
-            events: self.incidents.iter().cloned().collect(),
+            events: self.incidents.clone(),
         }
     }
 }

@@ -12,7 +12,6 @@ mod talk;
 mod tests;
 mod unread;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::kernel::{Level, Process, Time};
@@ -197,7 +196,7 @@ pub struct State {
     reporting: Vec<Client>,
     measuring: Measuring,
     poll_at: Option<Time>,
-    incidents: VecDeque<Incident>,
+    incidents: Vec<Incident>,
     dropped_incidents: u64,
     /// Incidents in the report that is under way.
     sent_incidents: usize,
@@ -250,7 +249,7 @@ impl State {
             reporting: Vec::new(),
             measuring: Measuring::default(),
             poll_at: None,
-            incidents: VecDeque::new(),
+            incidents: Vec::new(),
             dropped_incidents: 0,
             sent_incidents: 0,
             sent_drops: 0,
@@ -395,7 +394,7 @@ impl State {
             }
             Event::Main(name, found) => self.turn(&name, now, out, |agent, turn| agent.main_found(found, turn)),
             Event::Left(name, count) => self.turn(&name, now, out, |agent, turn| agent.left(count, turn)),
-            Event::Stirred => self.every_turn(now, out, |agent, turn| agent.stirred(turn)),
+            Event::Stirred => self.turns(None, now, out, &mut |agent, turn| agent.stirred(turn)),
             Event::Measured(usages) => self.measured(usages, now, out),
             Event::Checked(name, exit, tail) => {
                 self.turn(&name, now, out, |agent, turn| agent.checked(exit, &tail, turn));
@@ -488,7 +487,7 @@ impl State {
 
     /// What is due at this moment.
     fn due(&mut self, now: Now, out: &mut Vec<Action>) {
-        self.every_turn(now, out, |agent, turn| {
+        self.turns(None, now, out, &mut |agent, turn| {
             if agent.deadline().is_some_and(|at| at <= turn.now) {
                 agent.due(turn);
             }
@@ -508,27 +507,33 @@ impl State {
 
     /// Lets one agent take a step, and notices when that changes its state.
     fn turn(&mut self, name: &str, now: Now, out: &mut Vec<Action>, step: impl FnOnce(&mut Agent, &mut Turn)) {
-        let Some(agent) = self.agents.get_mut(name) else { return };
-        let before = agent.status();
-        let mut told = Vec::new();
-        let (policy, boot_id) = (self.options.policy, &self.options.boot_id);
-        step(agent, &mut Turn { now: now.time, policy, boot_id, out, told: &mut told });
-        if agent.status() != before {
-            self.pace.changed(now.time);
-        }
-        for (name, sentence) in told {
-            self.incident(name, &sentence, now);
-        }
+        let mut step = Some(step);
+        self.turns(Some(name), now, out, &mut |agent, turn| {
+            if let Some(step) = step.take() {
+                step(agent, turn);
+            }
+        });
     }
 
-    fn every_turn(&mut self, now: Now, out: &mut Vec<Action>, step: impl Fn(&mut Agent, &mut Turn)) {
+    /// `turn` of one agent or of all. The kinds of step are many, so this is no generic code.
+    fn turns(
+        &mut self,
+        name: Option<&str>,
+        now: Now,
+        out: &mut Vec<Action>,
+        step: &mut dyn FnMut(&mut Agent, &mut Turn),
+    ) {
         let mut told = Vec::new();
         let (policy, boot_id) = (self.options.policy, &self.options.boot_id);
         let mut changed = false;
-        for agent in self.agents.values_mut() {
+        let mut one = |agent: &mut Agent| {
             let before = agent.status();
             step(agent, &mut Turn { now: now.time, policy, boot_id, out, told: &mut told });
             changed |= agent.status() != before;
+        };
+        match name {
+            Some(name) => self.agents.get_mut(name).into_iter().for_each(&mut one),
+            None => self.agents.values_mut().for_each(&mut one),
         }
         if changed {
             self.pace.changed(now.time);
@@ -541,12 +546,12 @@ impl State {
     /// Keeps a sentence for the next report.
     fn incident(&mut self, name: Name, message: &str, now: Now) {
         if self.incidents.len() >= INCIDENTS {
-            self.incidents.pop_front();
+            self.incidents.remove(0);
             self.dropped_incidents += 1;
             self.sent_incidents = self.sent_incidents.saturating_sub(1);
         }
         let message = crate::model::job::sanitize(message, crate::model::job::MESSAGE_MAX).into();
-        self.incidents.push_back(Incident { timestamp: now.wall, name, message });
+        self.incidents.push(Incident { timestamp: now.wall, name, message });
     }
 
     /// A wall clock that was set is told, and changes nothing else.
@@ -574,7 +579,7 @@ impl State {
                 for client in waiters.chain(std::mem::take(&mut self.reporting)) {
                     out.push(Action::Answer(client, ending()));
                 }
-                self.every_turn(now, out, |agent, turn| agent.order_down(turn));
+                self.turns(None, now, out, &mut |agent, turn| agent.order_down(turn));
             }
             Shutdown::Stop => {}
         }

@@ -73,7 +73,7 @@ impl State {
         Carried {
             began: self.began,
             times: self.pace.times(),
-            incidents: self.incidents.iter().cloned().collect(),
+            incidents: self.incidents.clone(),
             dropped_incidents: self.dropped_incidents,
             interrupted: self.interrupted,
             clients: renewal.map_or(Vec::new(), |renewal| renewal.clients.clone()),
@@ -108,7 +108,7 @@ impl State {
         self.began = carried.began;
         self.pace.go_on(carried.times, now.time);
         // What was told meanwhile comes after what was told before.
-        let later = std::mem::replace(&mut self.incidents, carried.incidents.into());
+        let later = std::mem::replace(&mut self.incidents, carried.incidents);
         self.incidents.extend(later);
         self.dropped_incidents = carried.dropped_incidents;
         self.interrupted |= carried.interrupted;

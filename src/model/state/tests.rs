@@ -5,6 +5,7 @@ mod unread;
 mod own;
 
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use super::*;
 use crate::kernel::{Exit, Pid, Process, Sig};
