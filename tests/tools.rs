@@ -407,6 +407,39 @@ fn a_deb_becomes_an_rpm_becomes_a_tar() {
 }
 
 /// The very package that is on record was taken away meanwhile: who orders it again gets it.
+/// The next daemon waits for it, and has the package manager say how it went.
+#[test]
+fn an_installer_that_outlives_the_daemon_is_waited_for() {
+    if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
+        return;
+    }
+    let (server, mut host) = pair(|_| String::new());
+    let name = unique_name("batest");
+    let package_name = format!("{name}-pkg");
+    let _cleanup = Cleanup::of(&name, &[&["dpkg", "--purge", &package_name]]);
+    let (steps, go) = (host.path("steps").display().to_string(), host.path("go").display().to_string());
+    let waits = format!("i=0; while [ ! -e {go} ] && [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done");
+    let script = format!("#!/bin/sh\necho begin >>{steps}\n{waits}\necho end >>{steps}\n");
+    let files = rpm_files(&name, "1.0", &staying("deb"));
+    let package = deb(&host, &package_name, "1.0", &borrowed(&files), &[("postinst", &script)]);
+    server.give(&install(&server, "o1", &name, &package).text());
+    // Others may hold its lock.
+    let begun = (0..4).any(|_| patiently(|| (host.lines("steps") == 1).then_some(())).is_some());
+    assert!(begun, "{}", host.logs());
+    host.kill9();
+    host.start();
+    let waited = || host.read("log/bootagent.log").contains("of an earlier daemon");
+    host.wait("the next daemon to wait for it", waited);
+    assert!(holds(Duration::from_millis(500), || host.read("steps") == "begin\n" && server.result("o1").is_none()));
+    host.write("go", "");
+    let told = (0..4).find_map(|_| patiently(|| server.result("o1")));
+    assert_eq!(told.map(|(code, _)| code), Some(0), "{}", host.logs());
+    assert_eq!(host.read("steps").replace("begin\nend\n", ""), "", "two at a time");
+    assert_eq!(host.wait_running(&name).version, "1.0");
+    assert_eq!(server.times_taken("o1"), 1);
+    host.does(&server, &Job::new("o2", "uninstall", &name), 0);
+}
+
 #[test]
 fn what_is_gone_is_brought_again() {
     let (server, host) = pair(|_| String::new());
