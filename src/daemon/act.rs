@@ -4,8 +4,8 @@ use super::{Daemon, Errand};
 use crate::host::helper::Helper;
 use crate::kernel::{Level, Process, Sig};
 use crate::model::command::Answer;
-use crate::model::event::{Action, Event, Fetched, Message, Reply, Usage};
-use crate::model::job::{Code, JobId, Order as JobOrder};
+use crate::model::event::{Action, Event, Fetched, Message, Reply, Usage, Verified};
+use crate::model::job::{JobId, Order as JobOrder};
 use crate::model::pace::Server;
 use crate::model::package::Digest;
 use crate::model::record::Phase;
@@ -308,13 +308,13 @@ fn fetched(outcome: Outcome, resumed: bool) -> Fetched {
     }
 }
 
-fn verified(outcome: Outcome) -> Result<Digest, (Code, Box<str>)> {
+fn verified(outcome: Outcome) -> Verified {
     match outcome {
-        Outcome::Verified { digest } => Ok(Digest(digest)),
-        Outcome::Failed { kind: Kind::Hostile, reason, .. } => Err((Code::Refused, reason.into())),
-        Outcome::Failed { reason, .. } => Err((Code::Install, reason.into())),
+        Outcome::Verified { digest } => Verified::Sound(Digest(digest)),
+        Outcome::Failed { kind: Kind::Hostile, reason, .. } => Verified::Hostile(reason.into()),
+        Outcome::Failed { reason, .. } => Verified::Unknown(reason.into()),
         Outcome::Exchanged { .. } | Outcome::Fetched { .. } | Outcome::Unpacked { .. } => {
-            Err((Code::Install, "the helper did something else".into()))
+            Verified::Unknown("the helper did something else".into())
         }
     }
 }

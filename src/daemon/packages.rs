@@ -9,8 +9,8 @@ use super::{Daemon, Errand};
 use crate::host::disk::{list, make_durable_dir, reason};
 use crate::host::files;
 use crate::kernel::Level;
-use crate::model::event::Event;
-use crate::model::job::{joined, Code, JobId};
+use crate::model::event::{Event, Verified};
+use crate::model::job::{joined, JobId};
 use crate::model::package::Format;
 use crate::model::spec::Spec;
 use crate::sys::file::{has_writer, open_nofollow};
@@ -104,14 +104,14 @@ impl Daemon {
             Ok(package) if has_writer(&package).unwrap_or(false) => {
                 // What fetched it gave its descriptor away: nobody but root could open it otherwise.
                 let text = "is open for writing elsewhere: let nothing but BootAgent's helpers run as helper_user";
-                Err((Code::Refused, format!("\"{}\" {text}", path.display())))
+                Err(Verified::Hostile(format!("\"{}\" {text}", path.display()).into()))
             }
             opened => opened
                 .and_then(|package| self.start_helper(Errand::Verify(id.clone()), &order, Some(package), true))
-                .map_err(|reason| (Code::Install, reason)),
+                .map_err(|reason| Verified::Unknown(reason.into())),
         };
-        if let Err((code, reason)) = started {
-            self.queue.push_back(Event::Verified(id, Err((code, reason.into()))));
+        if let Err(result) = started {
+            self.queue.push_back(Event::Verified(id, result));
         }
     }
 

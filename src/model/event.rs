@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::kernel::{Exit, Level, Process, Sig, Time};
 use crate::model::command::{Answer, Command};
-use crate::model::job::{Code, Job, JobId, Outcome, Rejected};
+use crate::model::job::{Job, JobId, Outcome, Rejected};
 use crate::model::pace::Server;
 use crate::model::package::{Digest, Format, Tool};
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
@@ -80,6 +80,17 @@ pub enum Fetched {
         /// Why.
         reason: Box<str>,
     },
+}
+
+/// What became of verifying a package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verified {
+    /// It hashes to this, and is signed where it must be.
+    Sound(Digest),
+    /// It is not what a trusted key has signed, or may be changed by somebody: why.
+    Hostile(Box<str>),
+    /// It could not be read, and why.
+    Unknown(Box<str>),
 }
 
 /// How a stop of the daemon is meant.
@@ -217,8 +228,8 @@ pub enum Event {
         /// Its output: the beginning and the last lines.
         output: Box<str>,
     },
-    /// The answer to `Action::Verify`: the package's digest, or whether it is refused or cannot be installed, and why.
-    Verified(JobId, Result<Digest, (Code, Box<str>)>),
+    /// The answer to `Action::Verify`.
+    Verified(JobId, Verified),
     /// The answer to `Action::Unpack`.
     Unpacked(JobId, Result<(), Box<str>>),
     /// The answer to `Action::Place`, `Action::Rename`, `Action::Link` and `Action::Replace`.

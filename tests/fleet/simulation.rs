@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use bootagent::kernel::{Exit, Pid, Process, Time};
-use bootagent::model::event::{Action, Definition, Event, Fetched, Message, Now, Origin, Reply};
+use bootagent::model::event::{Action, Definition, Event, Fetched, Message, Now, Origin, Reply, Verified};
 use bootagent::model::job::{Job, Order, Source};
 use bootagent::model::pace::{parse_servers, Server as Address};
 use bootagent::model::package::{Digest, Format};
@@ -331,7 +331,7 @@ impl Fleet {
             Action::Place(id, ..) | Action::Rename { job: id, .. } | Action::Link(id, ..) => {
                 vec![Event::Placed(id, Ok(()))]
             }
-            Action::Verify(id, ..) => vec![Event::Verified(id, Ok(Digest([7; 32])))],
+            Action::Verify(id, ..) => vec![Event::Verified(id, Verified::Sound(Digest([7; 32])))],
             Action::Unpack { job, .. } => vec![Event::Unpacked(job, Ok(()))],
             Action::Inspect { job, name, .. } => {
                 vec![Event::Inspected(job, Ok(Some(Box::new(Spec::new(&name, "1.0", vec!["/bin/new".into()])))))]

@@ -7,7 +7,7 @@ use bootagent::kernel::{Exit, Pid, Process, Sig, Time};
 use bootagent::model::agent::{Health, Life};
 use bootagent::model::command::Command;
 use bootagent::model::event::{
-    Action, Client, Definition, Event, Fetched, Message, Now, Origin, Reply, Shutdown, Usage,
+    Action, Client, Definition, Event, Fetched, Message, Now, Origin, Reply, Shutdown, Usage, Verified,
 };
 use bootagent::model::job::{Code, Job, JobId, Order, Rejected, Source};
 use bootagent::model::pace::parse_servers;
@@ -753,8 +753,10 @@ impl<'a> Host<'a> {
             }
             Action::Verify(id, _, file) => {
                 let digest = Digest([number_of(&file); 32]);
-                let result =
-                    if self.wears() { Err((Code::Refused, "not signed by a trusted key".into())) } else { Ok(digest) };
+                let result = match self.wears() {
+                    true => Verified::Hostile("not signed by a trusted key".into()),
+                    false => Verified::Sound(digest),
+                };
                 self.queue.push_back(Event::Verified(id, result));
             }
             Action::Unpack { job, name, file, dir, .. } => self.unpack(job, name, file, dir),

@@ -11,7 +11,7 @@ use super::*;
 use crate::kernel::{Exit, Pid, Process, Sig};
 use crate::model::agent::Life;
 use crate::model::command::Command;
-use crate::model::event::{Fetched, Message, Reply};
+use crate::model::event::{Fetched, Message, Reply, Verified};
 use crate::model::job::{Code, Job, Order, Rejected, Source};
 use crate::model::pace::parse_servers;
 use crate::model::package::{Digest, Format};
@@ -256,7 +256,7 @@ impl Bench {
     fn bring(&mut self, id: &str, number: u8) {
         self.step(Event::Fetched(id.into(), Fetched::Whole { digest: Digest([number; 32]), doubtful: false }));
         self.step(Event::Placed(id.into(), Ok(())));
-        self.step(Event::Verified(id.into(), Ok(Digest([number; 32]))));
+        self.step(Event::Verified(id.into(), Verified::Sound(Digest([number; 32]))));
         self.step(Event::Unpacked(id.into(), Ok(())));
         self.step(Event::Inspected(id.into(), Ok(None)));
         self.step(Event::Placed(id.into(), Ok(())));

@@ -4,9 +4,9 @@ use super::task::{Ask, Chosen, Doing, Purpose};
 use super::SELF;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
-use crate::model::event::{Action, Definition, Now, Origin};
+use crate::model::event::{Action, Definition, Now, Origin, Verified};
 use crate::model::job::{Code, Order, Source};
-use crate::model::package::{self, Digest};
+use crate::model::package;
 use crate::model::record::{Installed, Phase, Wanted};
 use crate::model::spec::Spec;
 use crate::model::state::{is_file, State};
@@ -86,23 +86,17 @@ impl State {
     }
 
     /// A package was verified, or could not be.
-    pub(in super::super) fn verified(
-        &mut self,
-        id: &str,
-        result: Result<Digest, (Code, Box<str>)>,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
+    pub(in super::super) fn verified(&mut self, id: &str, result: Verified, now: Now, out: &mut Vec<Action>) {
         let Some((index, Ask::Verify)) = self.asked(id) else { return };
         let Some(want) = self.source(index).map(|source| source.digest) else { return };
         match result {
-            Ok(digest) if digest == want => self.identify(index, now, out),
-            Ok(digest) => {
+            Verified::Sound(digest) if digest == want => self.identify(index, now, out),
+            Verified::Sound(digest) => {
                 let text = format!("the package is not what was fetched: want {want}, got {digest}");
                 self.discard(index, Code::Checksum, &text, now, out);
             }
-            Err((Code::Refused, why)) => self.discard(index, Code::Refused, &format!("refused: {why}"), now, out),
-            Err((code, why)) => self.discard(index, code, &format!("cannot install: {why}"), now, out),
+            Verified::Hostile(why) => self.discard(index, Code::Refused, &format!("refused: {why}"), now, out),
+            Verified::Unknown(why) => self.discard(index, Code::Install, &format!("cannot install: {why}"), now, out),
         }
     }
 

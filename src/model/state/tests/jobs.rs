@@ -48,11 +48,11 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
     let digest = |number| Fetched::Whole { digest: Digest([number; 32]), doubtful: false };
     let id = || JobId::from("one");
     let refused = Fetched::Refused { reason: "not there".into() };
-    let unsigned = Event::Verified(id(), Err((Code::Refused, "not signed".into())));
+    let unsigned = Event::Verified(id(), Verified::Hostile("not signed".into()));
     let way: [(Event, Event, Code); 6] = [
         (Event::Fetched(id(), digest(1)), Event::Fetched(id(), refused), Code::Download),
         (Event::Placed(id(), Ok(())), Event::Placed(id(), Err("no space".into())), Code::Install),
-        (Event::Verified(id(), Ok(Digest([1; 32]))), unsigned, Code::Refused),
+        (Event::Verified(id(), Verified::Sound(Digest([1; 32]))), unsigned, Code::Refused),
         (Event::Unpacked(id(), Ok(())), Event::Unpacked(id(), Err("damaged".into())), Code::Install),
         (Event::Inspected(id(), Ok(None)), Event::Inspected(id(), Err("a bad one".into())), Code::BadJob),
         (Event::Placed(id(), Ok(())), Event::Placed(id(), Err("no space".into())), Code::Install),
@@ -82,9 +82,9 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
 
     // What fetched it may lie, and may have been taken over: what counts is what lies there in the end.
     for (found, code) in [
-        (Ok(Digest([2; 32])), Code::Checksum),
-        (Err((Code::Refused, "somebody can write to it".into())), Code::Refused),
-        (Err((Code::Install, "the disk is broken".into())), Code::Install),
+        (Verified::Sound(Digest([2; 32])), Code::Checksum),
+        (Verified::Hostile("somebody can write to it".into()), Code::Refused),
+        (Verified::Unknown("the disk is broken".into()), Code::Install),
     ] {
         let mut bench = Bench::new(Vec::new());
         bench.offer(vec![package("one", "web", 1, false)]);
@@ -249,7 +249,7 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
     bench.offer(vec![job("deb", "web", Order::Install(source))]);
     bench.step(Event::Fetched("deb".into(), Fetched::Whole { digest: Digest([1; 32]), doubtful: false }));
     bench.step(Event::Placed("deb".into(), Ok(())));
-    bench.step(Event::Verified("deb".into(), Ok(Digest([1; 32]))));
+    bench.step(Event::Verified("deb".into(), Verified::Sound(Digest([1; 32]))));
     let tool = |bench: &mut Bench, output: &str| {
         // What asks whether the package is there is told that it is not.
         let asks = bench.take(|action| match action {
@@ -294,7 +294,7 @@ fn an_interrupted_job_ends_as_it_would_have() {
                     }
                     Some(Phase::Verified) => {
                         bench.step(Event::Placed("next".into(), Ok(())));
-                        bench.step(Event::Verified("next".into(), Ok(digest)));
+                        bench.step(Event::Verified("next".into(), Verified::Sound(digest)));
                     }
                     Some(Phase::Installing) => {
                         bench.step(Event::Unpacked("next".into(), Ok(())));
@@ -325,7 +325,7 @@ fn an_upgrade_that_fails_only_when_it_is_resumed_is_undone() {
     let installing = |bench: &mut Bench| {
         bench.step(Event::Fetched("next".into(), Fetched::Whole { digest: Digest([2; 32]), doubtful: false }));
         bench.step(Event::Placed("next".into(), Ok(())));
-        bench.step(Event::Verified("next".into(), Ok(Digest([2; 32]))));
+        bench.step(Event::Verified("next".into(), Verified::Sound(Digest([2; 32]))));
         bench.jobs["next"].clone()
     };
     let record = installing(&mut bench);
