@@ -42,6 +42,10 @@ impl Daemon {
             Action::Signal(name, sig) => drop(self.trees.signal(&name, sig, &self.limits)),
             Action::Look(name) => {
                 self.look_at_watched();
+                // Dearer to read than to remove, and for one that is to be down it has done its work.
+                if self.state.is_going_down(&name) {
+                    self.limits.vacate(&name);
+                }
                 let left = self.trees.left(&name, &self.limits);
                 self.queue.push_back(Event::Left(name, u32::try_from(left).unwrap_or(u32::MAX)));
             }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::kernel::Errno;
+use crate::sys::file::read_up_to;
 pub use group::Group;
 pub use leaf::Leaf;
 
@@ -182,10 +183,12 @@ pub fn group_name(state_dir: &str) -> String {
     name
 }
 
-fn make_dir(dir: &Path) -> Result<(), Error> {
+/// Makes a directory; false when it is there.
+fn make_dir(dir: &Path) -> Result<bool, Error> {
     match fs::create_dir(dir) {
-        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("make", dir, cause)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(cause) => Err(Error::io("make", dir, cause)),
     }
 }
 
@@ -199,9 +202,9 @@ fn write_file(path: &Path, text: &str) -> Result<(), Error> {
 }
 
 fn read_file(path: &Path) -> Result<String, Error> {
-    let mut text = String::new();
-    match File::open(path).and_then(|mut file| file.read_to_string(&mut text)) {
-        Ok(_) => Ok(text),
+    let mut text = Vec::new();
+    match File::open(path).and_then(|mut file| read_up_to(u64::MAX, &mut text, &mut |to| file.read(to))) {
+        Ok(_) => Ok(String::from_utf8_lossy(&text).into_owned()),
         // The group vanished between open and read.
         Err(cause) if cause.raw_os_error() == Some(libc::ENODEV) => {
             Err(Error::io("read", path, io::ErrorKind::NotFound.into()))

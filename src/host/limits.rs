@@ -29,7 +29,7 @@ pub struct Limits {
     telling: Option<usize>,
     name: String,
     parent: Option<Box<str>>,
-    agents: Map<Name, Held>,
+    agents: Map<Name, Box<Held>>,
     /// Groups that still had processes when their agent was released.
     leftover: Vec<(Name, Leaf)>,
     swept: bool,
@@ -269,7 +269,12 @@ impl Limits {
         if prepared.polled.cpu {
             self.note("CPU limits are polled".into());
         }
-        self.agents.insert(name.clone(), held);
+        // What held its last run and does not hold this one, where that was not released in between.
+        if let Some(old) = self.agents.remove(name) {
+            let unused = old.leaves().into_iter().filter(|leaf| !held.leaves().contains(leaf));
+            self.leftover.extend(unused.map(|leaf| (name.clone(), leaf.clone())));
+        }
+        self.agents.insert(name.clone(), Box::new(held));
         prepared.notes = std::mem::take(&mut self.notes);
         prepared
     }
@@ -309,7 +314,7 @@ impl Limits {
     /// Takes off what an earlier definition limited and this one does not: the group may be the one of the last start.
     fn lift(&mut self, name: &str, held: &Held, limits: &spec::Limits) {
         let mut notes = Vec::new();
-        for leaf in held.leaves() {
+        for leaf in held.leaves().into_iter().filter(|leaf| !leaf.is_new()) {
             if limits.memory.is_none() {
                 notes.extend(leaf.set_memory(None).err());
             }
@@ -330,6 +335,12 @@ impl Limits {
     /// Whether an agent's group has processes, at the price of one small file; `None` where it has no group.
     pub fn populated(&self, name: &str) -> Option<bool> {
         Some(self.agents.get(name)?.telling.as_ref()?.populated())
+    }
+
+    /// Removes an agent's group unless a process is in it.
+    pub fn vacate(&self, name: &str) {
+        // What is left then shows when somebody looks.
+        let _ = self.agents.get(name).and_then(|held| fs::remove_dir(held.telling.as_ref()?.dir()).ok());
     }
 
     /// Has the kernel kill an agent's whole group in one step; false where that cannot be done.

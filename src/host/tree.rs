@@ -40,7 +40,7 @@ const EXECUTING: usize = 50;
 pub struct Trees {
     own: i32,
     state_dir: Box<str>,
-    trees: Map<Name, Tree>,
+    trees: Map<Name, Box<Tree>>,
     /// Our helpers and installers, with all that descends from them.
     ours: Set<Pid>,
     /// Processes whose environment said that they are nobody's: by id, with the start time. Asked once.
@@ -198,7 +198,9 @@ impl Trees {
     /// processes got it.
     pub fn signal(&mut self, name: &str, sig: Sig, limits: &Limits) -> usize {
         let mut sent = 0;
-        for (stat, _) in self.collect(name, limits, false) {
+        // While none was taken over, all of them descend from us. What is missed is still there when SIGKILL comes.
+        let partial = sig != Sig::KILL && !self.trees.values().any(|tree| tree.adopted);
+        for (stat, _) in self.collect(name, limits, partial) {
             if stat.alive() && self.send(name, stat.process, sig, limits) {
                 sent += 1;
                 if stat.stopped() && sig != Sig::STOP {
@@ -286,7 +288,7 @@ impl Trees {
     fn tree(&mut self, name: &Name) -> &mut Tree {
         self.turn();
         let id = self.last_id + 1;
-        let tree = self.trees.or_insert_with(name.clone(), || Tree::new(id));
+        let tree = self.trees.or_insert_with(name.clone(), || Box::new(Tree::new(id)));
         self.last_id = self.last_id.max(tree.id);
         tree
     }
@@ -330,7 +332,7 @@ impl Trees {
             return false;
         }
         let tree = self.trees.get(name);
-        let child = tree.is_some_and(|tree| !tree.adopted && tree.leader.is_some_and(|leader| leader.pid == pid));
+        let child = tree.is_some_and(|tree| !tree.adopted && tree.leader == Some(process));
         if ticks == 0 {
             // Without /proc: our own child's id cannot change hands, and the group of its session is all we know of the rest.
             if child {
@@ -340,13 +342,14 @@ impl Trees {
             let member = limits.members(name).is_some_and(|pids| pids.contains(&pid));
             return member && pidfd.is_ok_and(|fd| calls::pidfd_signal(fd.as_fd(), sig).is_ok());
         }
-        let pidfd = calls::pidfd_open(pid);
+        // The id of a child of ours cannot change hands between the look and the signal.
+        let pidfd = if child { None } else { calls::pidfd_open(pid).ok() };
         if proc::stat(pid).is_none_or(|now| now.process != process) {
             return false;
         }
         match pidfd {
-            Ok(fd) => calls::pidfd_signal(fd.as_fd(), sig).is_ok(),
-            Err(_) => calls::signal(pid, sig).is_ok(),
+            Some(fd) => calls::pidfd_signal(fd.as_fd(), sig).is_ok(),
+            None => calls::signal(pid, sig).is_ok(),
         }
     }
 }

@@ -134,14 +134,14 @@ impl Group {
 
     /// The group of one agent, made if need be.
     pub fn leaf(&self, name: &str) -> Result<Leaf, Error> {
-        let leaf = self.find(name);
-        make_dir(&leaf.dir)?;
+        let mut leaf = self.find(name);
+        leaf.new = make_dir(&leaf.dir)?;
         Ok(leaf)
     }
 
     /// The group of one agent, whether it is there or not.
     pub fn find(&self, name: &str) -> Leaf {
-        Leaf { version: self.version, dir: self.dir.join(name) }
+        Leaf { version: self.version, dir: self.dir.join(name), new: false }
     }
 
     /// The names of all groups in it.

@@ -13,16 +13,29 @@ use crate::kernel::Pid;
 use crate::sys::poll::Counter;
 
 /// The group of one agent in one hierarchy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Leaf {
     pub(super) version: Version,
     pub(super) dir: PathBuf,
+    /// It was made for this object.
+    pub(super) new: bool,
+}
+
+impl PartialEq for Leaf {
+    fn eq(&self, other: &Leaf) -> bool {
+        self.dir == other.dir
+    }
 }
 
 impl Leaf {
     /// The interface it has.
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// Whether it was made just now: nothing has been set in it.
+    pub fn is_new(&self) -> bool {
+        self.new
     }
 
     /// Where it is.
@@ -236,10 +249,14 @@ fn members(dir: &Path, pids: &mut Vec<Pid>) -> Result<(), Error> {
 }
 
 fn remove(dir: &Path) -> Result<(), Error> {
-    for below in below(dir) {
-        remove(&below)?;
+    let mut removed = fs::remove_dir(dir);
+    if removed.as_ref().is_err_and(|cause| cause.kind() != io::ErrorKind::NotFound) {
+        for below in below(dir) {
+            remove(&below)?;
+            removed = fs::remove_dir(dir);
+        }
     }
-    match fs::remove_dir(dir) {
+    match removed {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", dir, cause)),
         _ => Ok(()),
     }

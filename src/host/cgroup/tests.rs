@@ -174,7 +174,9 @@ fn limits_of_a_leaf_are_written_and_read_back() {
         fake.put(&format!("b/web/{file}"), "");
     }
     fake.put("b/cgroup.procs", "");
-    let leaf = Group::open(&fake.hierarchy(""), "b", None).unwrap().leaf("web").unwrap();
+    let group = Group::open(&fake.hierarchy(""), "b", None).unwrap();
+    let leaf = group.leaf("web").unwrap();
+    assert!(!leaf.is_new() && group.leaf("fresh").unwrap().is_new(), "what is there may have limits already");
     leaf.set_memory(Some(20 << 20)).unwrap();
     leaf.set_cpu(Some(1000)).unwrap();
     assert_eq!(fake.get("b/web/memory.max"), "20971520");
@@ -216,6 +218,9 @@ fn what_a_leaf_says() {
     let gone = Group::open(&fake.hierarchy(""), "b", None).unwrap().find("gone");
     assert!(gone.members().unwrap().is_empty() && !gone.populated() && gone.remove().is_ok());
     assert!(leaf.remove().is_err(), "a directory with files is not a control group: nothing is deleted");
+    fs::create_dir_all(fake.0.join("b/nested/one/two")).unwrap();
+    let nested = Group::open(&fake.hierarchy(""), "b", None).unwrap().find("nested");
+    assert!(nested.remove().is_ok() && !nested.dir().exists(), "with the groups that its processes made");
 }
 
 #[test]

@@ -187,3 +187,21 @@ fn what_is_in_the_way_is_said_in_one_line() {
     );
     assert_eq!(prepared.by.as_deref(), Some("polled"));
 }
+
+#[test]
+fn a_group_that_the_next_run_does_not_use_is_to_be_removed() {
+    let fake = Fake::new("unused", "");
+    fake.put("v1/cgroup.procs", "");
+    for file in ["cgroup.procs", "memory.limit_in_bytes", "memory.oom_control", "cgroup.event_control"] {
+        fake.put(&format!("v1/bootagent/{file}"), "");
+        fake.put(&format!("v1/bootagent/web/{file}"), "");
+    }
+    let (mount, v1) = (fake.0.clone(), fake.0.join("v1"));
+    let unified = Hierarchy { version: Version::V2, own: mount.clone(), mount, controllers: Vec::new() };
+    let memory = Hierarchy { version: Version::V1, own: v1.clone(), mount: v1, controllers: vec!["memory".into()] };
+    let mut limits = Limits::over(vec![unified, memory], "/var/lib/bootagent", None);
+    for (wanted, leftover) in [(BOTH.1, 0), (BOTH.1, 0), (None, 1)] {
+        limits.prepare(&"web".into(), &want(None, wanted));
+        assert_eq!(limits.leftover.len(), leftover, "{wanted:?}");
+    }
+}

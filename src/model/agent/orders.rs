@@ -147,8 +147,16 @@ impl Agent {
 
     /// Nothing of it is left: what was the stop for?
     pub(super) fn conclude(&mut self, then: Then, ran: Duration, turn: &mut Turn) {
-        turn.out.push(Action::Release(self.record.name.clone()));
         self.life = Life::Down;
+        let first = turn.out.len();
+        self.go_on(then, ran, turn);
+        // One that is started again at once goes on in its control group.
+        if self.life != Life::Starting {
+            turn.out.insert(first, Action::Release(self.record.name.clone()));
+        }
+    }
+
+    fn go_on(&mut self, then: Then, ran: Duration, turn: &mut Turn) {
         match then {
             Then::Down => {
                 self.killed = false;

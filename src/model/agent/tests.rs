@@ -369,3 +369,17 @@ fn only_checks_count_against_a_polled_cpu_limit() {
     assert_eq!(measure(25, false), "");
     assert_eq!(measure(30, true), "SIGKILL", "the third check in a row");
 }
+
+#[test]
+fn one_that_starts_again_at_once_goes_on_in_its_group() {
+    for (name, releases) in [("Stopping up", false), ("Stopping down", true), ("Stopping", true)] {
+        let mut agent = living(name);
+        let (mut out, mut told) = (Vec::new(), Vec::new());
+        let turn = &mut Turn { now: NOW, policy: POLICY, boot_id: "boot", out: &mut out, told: &mut told };
+        agent.exited(Exit::Code(0), None, "", turn);
+        agent.left(0, turn);
+        let released = out.iter().any(|action| matches!(action, Action::Release(_)));
+        let started = out.iter().any(|action| matches!(action, Action::Start(_)));
+        assert_eq!((released, started), (releases, !releases), "{name}: {out:?}");
+    }
+}
