@@ -88,7 +88,7 @@ fn kill_at_random(host: &mut Host, first: u32, rounds: u64) {
     host.start();
     assert_eq!(copies(&agents[0].1), [quiet], "an agent nobody touched was touched\n{}", host.logs());
     let uptime = host.wait_running("simple").uptime;
-    assert!(uptime >= since.elapsed().as_secs_f64() - 2.0, "{uptime} s, its uptime was lost");
+    assert!(uptime >= since.elapsed().as_secs_f64() - 4.0, "{uptime} s, its uptime was lost");
     for (name, mark) in &agents[1..5] {
         host.ok(&["start", name]);
         host.wait(&format!("one copy of {name}"), || copies(mark).len() == 1);

@@ -99,7 +99,7 @@ fn a_fork_bomb_that_hides_and_is_deaf_is_ended() {
         host.wait("the bomb to go off", || host.agents_processes().len() > 8);
         let began = Instant::now();
         host.ok(&[["stop", "restart", "stop"][round], "bomb"]);
-        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
         if round != 1 {
             assert_eq!(host.agents_processes(), [web], "{}", host.logs());
             host.begin(&["start", "bomb"]).wait().expect("the order ends");

@@ -137,11 +137,9 @@ fn what_cannot_be_downloaded_is_code_4() {
     let (server, host) = pair();
     let package = tarball(&host, "web", "1.0", &staying("up"), &[]);
     let url = format!("http://{}/packages/nothing.tar.gz", server.address);
-    let before = Instant::now();
     let message = host.does(&server, &Job::new("i1", "install", "web").package(&url, &package), 4);
     assert!(message.contains("404"), "{message}");
-    assert!(before.elapsed() < Duration::from_secs(5), "a final answer was asked for again");
-    assert_eq!(downloads(&server).len(), 1);
+    assert_eq!(downloads(&server).len(), 1, "a final answer was asked for again");
     assert_eq!(traces(&host, "web"), [] as [PathBuf; 0]);
 }
 

@@ -239,7 +239,7 @@ fn a_window_puts_a_job_off_but_not_for_ever() {
     let (server, host) = pair();
     let before = Instant::now();
     host.does(&server, &Job::new("rolled", "restart", "web").set("window", "2"), 0);
-    assert!(before.elapsed() < Duration::from_secs(8));
+    assert!(before.elapsed() < Duration::from_secs(30));
     // The moment is the same for the same host and id: computed here as design 6 says.
     let status = host.status().unwrap();
     let digest = checksum(format!("{}\nrolled", text(&status, "sn")).as_bytes());

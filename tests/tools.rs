@@ -70,7 +70,7 @@ fn pair(commands: impl Fn(&Host) -> String) -> (Server, Host) {
 /// A job that installs `package`, served over http.
 fn install(server: &Server, id: &str, name: &str, package: &Package) -> Job {
     let url = server.serve(&package.file, &package.bytes);
-    Job::new(id, "install", name).package(&url, package).set("startsecs", "0.3")
+    Job::new(id, "install", name).package(&url, package).set("startsecs", "0.5")
 }
 
 /// Removes files and packages when the test ends, however it does.
