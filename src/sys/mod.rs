@@ -18,6 +18,8 @@ pub mod child;
 pub mod file;
 pub mod poll;
 pub mod process;
+#[cfg(target_env = "musl")]
+mod thread;
 
 /// Turns the -1 of a C call into the error it left in errno, and passes any other result on.
 fn cerr(result: c_int) -> io::Result<c_int> {
