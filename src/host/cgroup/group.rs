@@ -141,7 +141,7 @@ impl Group {
 
     /// The group of one agent, whether it is there or not.
     pub fn find(&self, name: &str) -> Leaf {
-        Leaf { version: self.version, dir: self.dir.join(name), new: false }
+        Leaf { version: self.version, dir: self.dir.join(name).into(), new: false }
     }
 
     /// The names of all groups in it.

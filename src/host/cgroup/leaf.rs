@@ -16,7 +16,7 @@ use crate::sys::poll::Counter;
 #[derive(Clone, Debug)]
 pub struct Leaf {
     pub(super) version: Version,
-    pub(super) dir: PathBuf,
+    pub(super) dir: Box<Path>,
     /// It was made for this object.
     pub(super) new: bool,
 }

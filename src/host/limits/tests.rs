@@ -205,3 +205,9 @@ fn a_group_that_the_next_run_does_not_use_is_to_be_removed() {
         assert_eq!(limits.leftover.len(), leftover, "{wanted:?}");
     }
 }
+
+#[test]
+fn what_holds_an_agent_is_small() {
+    // One of 1000; allocators round up to powers of two.
+    assert!(size_of::<Held>() <= 128, "{}", size_of::<Held>());
+}
