@@ -468,7 +468,8 @@ fn walks(kind: New, disaster: Disaster, stride: usize, first: usize) {
         walk.survives(kind, point, disaster);
     }
     let full = walk.host.read("log/bootagent.log").contains("No space left on device");
-    assert!(disaster != Disaster::Full || full, "the disk was never full\n{}", walk.host.logs());
+    // A point or two may be such that nothing is written there.
+    assert!(disaster != Disaster::Full || !all || full, "the disk was never full\n{}", walk.host.logs());
     eprintln!("{kind:?} {disaster:?}: {} points of {}", tried.len(), points.len());
 }
 
