@@ -170,7 +170,9 @@ fn a_writer_is_never_held_up() {
     let pid = host.wait_running("chatty").pid;
     let dir = host.dir.clone();
     let size = |file: &str| fs::metadata(dir.join(file)).map_or(0, |meta| meta.len());
-    let beats = || fs::read_to_string(dir.join("beat")).unwrap_or_default().trim().parse::<u64>().unwrap_or(0);
+    // It is empty for a moment whenever it is written.
+    let read = || fs::read_to_string(dir.join("beat")).ok()?.trim().parse::<u64>().ok();
+    let beats = || patiently(read).expect("it counts its lines");
     host.wait("the file to be turned over", || size("log/chatty.log.1") > 0);
     kill(host.pid(), "STOP");
     let (before, length) = (beats(), size("log/chatty.log"));
