@@ -40,7 +40,7 @@ pub enum Answering {
 ///
 /// There is no time limit: the daemon has one for everything it does, and the client can be interrupted.
 pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
-    let files::Loaded { config, problems, .. } = files::read_config(path);
+    let (files::Loaded { config, problems, .. }, _) = files::config_in_use(path);
     let socket = Path::new(&*config.run_dir).join(SOCKET);
     let mut stream = match UnixStream::connect(&socket) {
         Ok(stream) => stream,

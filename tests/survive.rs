@@ -184,6 +184,41 @@ fn what_is_removed_is_made_again() {
     assert!(host.seen("flaky").is_some_and(|agent| !agent.runs()));
 }
 
+/// Whatever is wrong with the configuration: what it still says of directories finds the last good copy, which says the rest.
+#[test]
+fn a_broken_configuration_costs_neither_agents_nor_commands() {
+    let host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.configure();
+    host.ok(&["run", "-d"]);
+    let agent = host.wait_running("web").pid;
+    let daemon = || host.read("run/bootagent.pid").trim().parse::<i32>().unwrap_or(0);
+    let good = host.read("bootagent.json");
+    let state = host.path("state").display().to_string();
+    for broken in [
+        good.trim_end().trim_end_matches('}').to_string(),
+        good.replacen('{', "{ \"svrlist\": \"no server\",", 1),
+        format!("{{ \"state_dir\": \"{state}\" \"run_dir\": ,"),
+        format!("{{ \"state_dir\": \"{state}\", \"step\": -1 }}"),
+    ] {
+        host.write("bootagent.json", &broken);
+        for command in ["status", "jobs"] {
+            host.ok(&[command]);
+        }
+        let ran = host.cli(&["reexec"]);
+        assert!(ran.code == 1 && !ran.err.contains("not running"), "{broken}: {ran:?}");
+        let before = daemon();
+        kill(before, "KILL");
+        host.wait("another daemon", || daemon() != before && host.cli(&["status"]).code == 0);
+        assert_eq!(host.wait_running("web").pid, agent, "{broken}");
+    }
+    assert!(host.logs().contains("the configuration is bad: the last good one is used"), "{}", host.logs());
+    host.ok(&["stop", "web"]);
+    assert!(!alive(agent));
+    kill(daemon(), "TERM");
+    host.wait("daemon and keeper to end", || host.processes().is_empty());
+}
+
 #[test]
 fn storms_pass() {
     let mut host = Host::new();

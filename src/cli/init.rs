@@ -15,7 +15,7 @@ pub const SYSTEMS: [&str; 5] = ["sysv", "openrc", "procd", "systemd", "inittab"]
 /// the option for it is left out when that is `usual`, where it is looked for anyway.
 pub fn init(system: &str, config: &Path, usual: &str) -> u8 {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/sbin/bootagent"));
-    let run_dir = files::read_config(config).config.run_dir;
+    let run_dir = files::config_in_use(config).0.config.run_dir;
     let config = (config != Path::new(usual)).then_some(config);
     match script(system, &program, config, Path::new(&*run_dir)) {
         Ok(text) => print(&text),

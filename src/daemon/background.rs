@@ -61,7 +61,7 @@ pub(super) fn enter(options: &Options) -> Result<Background, String> {
     }
     drop(read);
     process::start_session().map_err(told)?;
-    let run_dir = files::read_config(&options.config_path).config.run_dir;
+    let run_dir = files::config_in_use(&options.config_path).0.config.run_dir;
     let file = Path::new(&*run_dir).join(KEEPER_FILE);
     make_dir(Path::new(&*run_dir)).map_err(|error| error.to_string())?;
     let mut lock = load::lock(&file)?;

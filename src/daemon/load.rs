@@ -261,34 +261,28 @@ impl Daemon {
 
 /// Reads the configuration; a bad one is replaced by the last good one, else by the defaults.
 fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Config {
-    let loaded = files::read_config(&options.config_path);
-    // Where state_dir itself is in doubt, the last good copy is where the default or the rest of the file says.
-    let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
+    let (loaded, is_copy) = files::config_in_use(&options.config_path);
+    let config = loaded.config;
     if loaded.problems.is_empty() {
+        let state_dir = Path::new(&*config.state_dir);
         if let Some(text) = &loaded.text {
-            if let Err(error) = make_durable_dir(Path::new(&*loaded.config.state_dir))
-                .and_then(|()| store.keep_good("bootagent.json", text))
-            {
+            let store = Store::new(state_dir, Path::new(&*config.run_dir));
+            if let Err(error) = make_durable_dir(state_dir).and_then(|()| store.keep_good(files::GOOD, text)) {
                 notes.push((Level::Warn, format!("cannot keep a copy of the configuration: {error}")));
             }
         }
-        return loaded.config;
+        return config;
     }
     for problem in &loaded.problems {
         eprintln!("{problem}");
         notes.push((Level::Error, problem.to_string()));
     }
-    let good = store.good("bootagent.json").map(|text| config::read_config("the last good configuration", &text));
-    match good {
-        Some((config, problems)) if problems.is_empty() => {
-            notes.push((Level::Error, "the configuration is bad: the last good one is used".to_string()));
-            config
-        }
-        _ => {
-            notes.push((Level::Error, "the configuration is bad: the defaults are used".to_string()));
-            Config::default()
-        }
-    }
+    let used = if is_copy { "last good one is" } else { "defaults are" };
+    notes.push((
+        Level::Error,
+        format!("the configuration is bad: the {used} used, with state_dir \"{}\"", config.state_dir),
+    ));
+    config
 }
 
 /// Makes and locks the file at `path`, below `run_dir`.

@@ -113,7 +113,7 @@ impl Daemon {
 
     /// Records and sockets are looked for where they are now: another place would be another daemon.
     fn keep_places(&self) -> Result<(), String> {
-        let next = files::read_config(&self.config_path).config;
+        let next = files::config_in_use(&self.config_path).0.config;
         for (key, now, next) in
             [("run_dir", &self.config.run_dir, &next.run_dir), ("state_dir", &self.config.state_dir, &next.state_dir)]
         {

@@ -2,19 +2,23 @@
 //!
 //! Text goes to `wire::config`, which says what is wrong in it; here is what is wrong with the files themselves. Run by
 //! root, a file that somebody else could have written is not read: whoever writes an agent's definition is root. What
-//! was last good is for the caller to know, who fills in `Source::good` before it has the sources read.
+//! was last good of a definition is for the caller to know, who fills in `Source::good` before it has the sources read.
 
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::host::store::Store;
 use crate::sys::account;
 use crate::sys::file::read_up_to;
 use crate::wire::config::{self, Agents, Config, Problem, Source};
 
 /// The largest file that is taken for meant, bytes.
 const MAX_FILE: u64 = 1 << 20;
+
+/// What the last good copy of the configuration file is called, `Store::good`.
+pub const GOOD: &str = "bootagent.json";
 
 /// What `read_config` found.
 #[derive(Debug)]
@@ -23,7 +27,7 @@ pub struct Loaded {
     pub config: Config,
     /// The file's text, when there is one that may be read.
     pub text: Option<Vec<u8>>,
-    /// Everything that is wrong.
+    /// Everything that is wrong with the file.
     pub problems: Vec<Problem>,
 }
 
@@ -55,6 +59,22 @@ pub fn read_config(path: &Path) -> Loaded {
             Loaded { config: Config::default(), text: None, problems: vec![Problem::new(&label, &message)] }
         }
     }
+}
+
+/// What a daemon with this configuration file runs on, and what is wrong with the file: in place of a bad one its last good
+/// copy, which is looked for in the state_dir that the file still names, else the defaults with the directories it names.
+/// Commands that use this as well find that daemon. Last, whether it is the copy.
+pub fn config_in_use(path: &Path) -> (Loaded, bool) {
+    let mut loaded = read_config(path);
+    if loaded.problems.is_empty() {
+        return (loaded, false);
+    }
+    let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
+    let good = store.good(GOOD).map(|text| config::read_config(GOOD, &text));
+    let good = good.filter(|(_, problems)| problems.is_empty()).map(|(config, _)| config);
+    let is_copy = good.is_some();
+    loaded.config = good.unwrap_or_else(|| loaded.config.only_directories());
+    (loaded, is_copy)
 }
 
 /// Reads everything there is to configure, for those who know of no last good copies.

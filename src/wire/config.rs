@@ -111,13 +111,40 @@ impl Default for Config {
     }
 }
 
-/// Reads `bootagent.json`, called `file`. Where it is wrong the default stands in, so that a command still finds the
-/// daemon; a daemon must not run on a configuration that has problems, as it may trust more than was meant.
+impl Config {
+    /// The directories, each with its key.
+    fn directories(&mut self) -> [(&'static str, &mut Box<str>); 4] {
+        [
+            ("agents_dir", &mut self.agents_dir),
+            ("state_dir", &mut self.state_dir),
+            ("run_dir", &mut self.run_dir),
+            ("log_dir", &mut self.log_dir),
+        ]
+    }
+
+    /// The defaults with the directories of this one.
+    pub fn only_directories(self) -> Config {
+        let Config { agents_dir, state_dir, run_dir, log_dir, .. } = self;
+        Config { agents_dir, state_dir, run_dir, log_dir, ..Config::default() }
+    }
+}
+
+/// Reads `bootagent.json`, called `file`. Where it is wrong the default stands in, and where it is no JSON only the
+/// directories are looked for in it, so that the last good copy and the daemon are still found; a daemon must not run on a
+/// configuration that has problems, as it may trust more than was meant.
 pub fn read_config(file: &str, text: &[u8]) -> (Config, Vec<Problem>) {
     let mut config = Config::default();
     let value = match read_text(file, text) {
         Ok(value) => value,
-        Err(problem) => return (config, vec![problem]),
+        Err(problem) => {
+            let text = String::from_utf8_lossy(text);
+            for (key, slot) in config.directories() {
+                if let Some(path) = directory(&text, key) {
+                    *slot = path;
+                }
+            }
+            return (config, vec![problem]);
+        }
     };
     let mut faults = Vec::new();
     if let Some(fields) = Fields::of(&value, "", &mut faults) {
@@ -126,21 +153,26 @@ pub fn read_config(file: &str, text: &[u8]) -> (Config, Vec<Problem>) {
     (config, problems(file, &faults))
 }
 
+/// The absolute path that follows this key in a text that is no JSON.
+fn directory(text: &str, key: &str) -> Option<Box<str>> {
+    text.split(&format!("\"{key}\"")).skip(1).find_map(|rest| {
+        let rest = rest.trim_start().strip_prefix(':')?.trim_start();
+        let end = rest.strip_prefix('"')?.find('"')?;
+        Some(absolute(&json::parse(&rest[..end + 2], 0).ok()?)?.into())
+    })
+}
+
 fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
     match fields.text("svrlist").map(parse_servers) {
         Some(Ok(servers)) => config.servers = servers,
         Some(Err(message)) => fields.fault("svrlist", &message),
         None => {}
     }
-    let path = |fields: &mut Fields<'_, '_>, key, slot: &mut Box<str>| {
+    for (key, slot) in config.directories() {
         if let Some(path) = fields.read(key, "an absolute path", absolute) {
             *slot = path.into();
         }
-    };
-    path(&mut fields, "agents_dir", &mut config.agents_dir);
-    path(&mut fields, "state_dir", &mut config.state_dir);
-    path(&mut fields, "run_dir", &mut config.run_dir);
-    path(&mut fields, "log_dir", &mut config.log_dir);
+    }
 
     config.step = fields.seconds_above_0("step").unwrap_or(config.step);
     config.checksecs = fields.seconds_above_0("checksecs").unwrap_or(config.checksecs);

@@ -81,6 +81,29 @@ fn every_key_of_the_configuration_is_checked() {
     assert_eq!((&*config.run_dir, problems.len()), ("/r", 3));
 }
 
+#[test]
+fn directories_are_found_in_what_is_no_json() {
+    for (text, want) in [
+        (r#"{"state_dir": "/s" "step":1}"#, "/s"),
+        ("{\n\"step\": 10,,\n \"state_dir\"\t:\r\n \"/s/t\"", "/s/t"),
+        (r#"{"state_dir":"s","x","state_dir":"/s\u0041"#, Config::default().state_dir.as_ref()),
+        (r#"{"state_dir":"s","x","state_dir":"/s\u0041","#, "/sA"),
+        (r#"{"state_dir":"/s\"/t","#, Config::default().state_dir.as_ref()),
+        (r#"{"state_dir" "/s", "log_dir":"/l""#, Config::default().state_dir.as_ref()),
+        (r#"{"state_dir":"/s","#, "/s"),
+        (r#"{"state_dir":"/s"#, Config::default().state_dir.as_ref()),
+        (r#"{"state_dir":"#, Config::default().state_dir.as_ref()),
+        ("", Config::default().state_dir.as_ref()),
+    ] {
+        let (config, problems) = read_config("b.json", text.as_bytes());
+        assert_eq!((&*config.state_dir, problems.len()), (want, 1), "{text}");
+    }
+    let text = b"\xff{\"agents_dir\":\"/a\",\"run_dir\":\"/r\",\"log_dir\":\"/l\",\"step\":5,";
+    let (config, _) = read_config("b.json", text);
+    assert_eq!((&*config.agents_dir, &*config.run_dir, &*config.log_dir), ("/a", "/r", "/l"));
+    assert_eq!(config.step, Config::default().step);
+}
+
 fn source(file: &str, text: &str, good: Option<&str>) -> Source {
     Source { file: file.into(), text: Ok(text.into()), good: good.map(Into::into) }
 }
