@@ -374,6 +374,12 @@ fn an_rpm_is_installed_upgraded_and_removed() {
         assert_eq!(host.wait_running(&name).version, version);
         assert_eq!(known().out, version);
     }
+    // rpm would take it for a list of packages, and fetch them.
+    let bytes = format!("http://{}/listed.rpm\n", server.address).into_bytes();
+    let list = Package { file: "list.rpm".into(), version: "3.0".into(), checksum: checksum(&bytes), bytes };
+    host.does(&server, &install(&server, "list", &name, &list), 6);
+    assert_eq!(server.requests_to("/listed.rpm").len(), 0);
+    assert_eq!(known().out, "2.0");
     host.does(&server, &Job::new("r3", "uninstall", &name), 0);
     assert_ne!(known().code, 0, "the package is still there");
     assert_eq!(host.agents_processes(), []);

@@ -4,6 +4,9 @@ mod util;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use util::*;
@@ -288,27 +291,33 @@ fn a_reload_touches_what_changed_only() {
     host.agent("changed", "exec sleep 1000", &[]);
     host.agent("removed", "exec sleep 1000", &[]);
     host.agent("broken", "exec sleep 1000", &[]);
+    host.write("linked.json", &definition("linked", "1.0", "exec sleep 1000", &[]));
+    symlink(host.path("linked.json"), host.path("agents.d/linked.json")).unwrap();
     host.start();
-    let [same, changed, removed, broken] =
-        ["same", "changed", "removed", "broken"].map(|name| host.wait_running(name).pid);
+    let [same, changed, removed, broken, linked] =
+        ["same", "changed", "removed", "broken", "linked"].map(|name| host.wait_running(name).pid);
 
     host.agent("added", "exec sleep 1000", &[]);
     host.write("agents.d/changed.json", &definition("changed", "2.0", "exec sleep 2000", &[]));
     host.write("agents.d/broken.json", "{ \"name\": \"broken\", ");
     fs::remove_file(host.path("agents.d/removed.json")).unwrap();
+    fs::remove_file(host.path("linked.json")).unwrap();
     host.signal("HUP");
     host.wait_running("added");
     host.wait_seen("changed", "to run anew", |agent| agent.runs() && agent.version == "2.0" && agent.pid != changed);
     host.wait("the removed one to end", || host.seen("removed").is_none() && !alive(removed));
     assert_eq!(host.seen("same").map(|agent| agent.pid), Some(same));
     assert_eq!(host.seen("broken").map(|agent| agent.pid), Some(broken), "a broken file ended its agent");
-    assert!(host.logs().contains("broken.json"), "nothing is said of the broken file\n{}", host.logs());
+    assert_eq!(host.seen("linked").map(|agent| agent.pid), Some(linked), "a link to nothing ended its agent");
+    for file in ["broken.json", "linked.json"] {
+        assert!(host.logs().contains(file), "nothing is said of {file}\n{}", host.logs());
+    }
 
     // Without the directory nothing is known to have changed.
     fs::rename(host.path("agents.d"), host.path("elsewhere")).unwrap();
     host.signal("HUP");
     assert!(holds(Duration::from_millis(500), || alive(same) && alive(broken)));
-    assert_eq!(host.status().map(|status| items(&status, "agents").len()), Some(4));
+    assert_eq!(host.status().map(|status| items(&status, "agents").len()), Some(5));
 }
 
 #[test]
@@ -453,6 +462,33 @@ fn in_the_background_it_is_ready_when_the_parent_ends() {
         kill(pid, "TERM");
     }
     host.wait("daemon and agent to end", || host.processes().is_empty());
+}
+
+/// A script that waits for a lock, or for the end of a pipe, must not wait for the daemon's end.
+#[test]
+fn in_the_background_nothing_of_the_starters_stays_open() {
+    let host = Host::new();
+    host.configure();
+    let line = "exec 7>\"$1/lock\"; exec \"$0\" -c \"$1/bootagent.json\" run -d";
+    let mut shell = Command::new("sh");
+    let ran = run(shell.args(["-c", line]).arg(binary()).arg(host.path(""))).expect("the parent ends");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let pids = host.processes();
+    assert_eq!(pids.len(), 2, "daemon and keeper");
+    for pid in pids {
+        let lock = |entry: &Path| fs::read_link(entry).is_ok_and(|file| file.ends_with("lock"));
+        let open = entries(Path::new(&format!("/proc/{pid}/fd")));
+        assert!(!open.iter().any(|entry| lock(entry)), "{pid} has the starter's file");
+    }
+}
+
+/// What the daemon opens on the way to an agent's program is not counted against its limit.
+#[test]
+fn an_agent_may_have_few_descriptors() {
+    let mut host = Host::new();
+    host.agent("modest", "exec sleep 1000", &[("limits", "{ \"nofile\": 4 }")]);
+    host.start();
+    host.wait_running("modest");
 }
 
 #[test]

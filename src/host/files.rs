@@ -138,7 +138,8 @@ fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, String> {
     // Without O_NONBLOCK a fifo put in place of the file would hold the daemon up.
     let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        // A link whose target is gone, perhaps with a file system that is not mounted just now, is not nothing.
+        Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => return Ok(None),
         Err(error) => return Err(format!("cannot read: {}", cause(&error))),
     };
     let metadata = file.metadata().map_err(|error| format!("cannot read: {}", cause(&error)))?;

@@ -126,7 +126,8 @@ pub fn identify(format: Format, path: &str) -> Option<Tool> {
         Format::Deb => tool(&["dpkg-deb", "-f", path, "Package", "Version"], QUESTION),
         Format::Rpm => {
             let query = "Package: %{NAME}\nVersion: %|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n";
-            tool(&["rpm", "-qp", "--qf", query, path], QUESTION)
+            // A text would be taken for a list of packages, which rpm fetches from wherever it says.
+            tool(&["rpm", "-qp", "--nomanifest", "--qf", query, path], QUESTION)
         }
         Format::Apk => tool(&["tar", "-xzOf", path, ".PKGINFO"], QUESTION),
         Format::Ipk => tool(&["sh", "-c", IPK, "sh", path], QUESTION),
@@ -174,7 +175,7 @@ pub fn install(format: Format, path: &str, interrupted: bool) -> Vec<Tool> {
     // Where the rpm database does not even know who provides /bin/sh, it does not describe this host, and no dependency
     // could ever be met: such a host uses rpm only to unpack.
     const RPM: &str = "rpm -q --whatprovides /bin/sh >/dev/null 2>&1 || set -- --nodeps \"$@\"; \
-        exec rpm -U --oldpackage --replacepkgs \"$@\"";
+        exec rpm -U --nomanifest --oldpackage --replacepkgs \"$@\"";
     let mut tools = Vec::new();
     match format {
         Format::Deb => {

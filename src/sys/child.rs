@@ -236,7 +236,7 @@ pub fn spawn_child(setup: &Setup, failures: &FailurePipe) -> io::Result<Pid> {
         oom_score_adj: setup.oom_score_adj.map(|score| score.to_string()),
         parent: own_id(),
         entered: 0,
-        highest: limit(Resource::Nofile)?.0.min(DESCRIPTORS_MAX) as RawFd,
+        highest: highest()?,
     };
     let made_inside = setup.cgroup.as_ref().and_then(|group| fork_into(group.as_fd()).ok());
     child.entered = usize::from(made_inside.is_some());
@@ -250,8 +250,34 @@ pub fn spawn_child(setup: &Setup, failures: &FailurePipe) -> io::Result<Pid> {
     }
 }
 
-/// Where closing one by one ends, on kernels without close_range(2): some 10 ms, in the child.
-const DESCRIPTORS_MAX: u64 = 65536;
+/// Where closing one by one ends, on kernels without close_range(2): after some 10 ms.
+const DESCRIPTORS_MAX: u64 = 65_536;
+
+/// One above the last descriptor there can be, as far as they are looked at one by one.
+fn highest() -> io::Result<RawFd> {
+    Ok(limit(Resource::Nofile)?.0.min(DESCRIPTORS_MAX) as RawFd)
+}
+
+/// close_range(2) from `first` to the last; false on kernels without it, or without the flag (Linux 5.9 and 5.11).
+fn close_range(first: RawFd, flags: libc::c_uint) -> bool {
+    // SAFETY: the call takes numbers only.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) == 0 }
+}
+
+/// Closes all but the standard files: what whoever started this process had left open. For one that has opened nothing of
+/// its own yet.
+///
+/// # Errors
+/// When the limit of descriptors cannot be asked for.
+pub fn close_inherited() -> io::Result<()> {
+    if !close_range(3, 0) {
+        for fd in 3..highest()? {
+            // SAFETY: nothing here has opened a file yet, so that nobody relies on this one.
+            unsafe { libc::close(fd) };
+        }
+    }
+    Ok(())
+}
 
 /// What stands in for descriptors nobody gave: /dev/null, or without one the end of a pipe that reads as empty and
 /// refuses to be written (EBADF, so without a SIGPIPE).
@@ -309,11 +335,12 @@ impl Child<'_> {
             write(group.as_raw_fd(), b"0").map_err(at(Stage::Cgroup))?;
         }
         self.arrange_files().map_err(at(Stage::Files))?;
-        for &(resource, soft, hard) in &setup.rlimits {
-            set_limit(resource, soft, hard).map_err(|error| Broken(Stage::Limits, error, Some((resource, soft))))?;
-        }
+        // With a file that is opened, for which the limits may leave no descriptor.
         if let Some(score) = &self.oom_score_adj {
             write_oom_score(score.as_bytes()).map_err(at(Stage::Priority))?;
+        }
+        for &(resource, soft, hard) in &setup.rlimits {
+            set_limit(resource, soft, hard).map_err(|error| Broken(Stage::Limits, error, Some((resource, soft))))?;
         }
         self.change_user()?;
         if setup.no_new_privs {
@@ -399,16 +426,11 @@ impl Child<'_> {
     /// closed at once.
     fn close_the_rest(&self) {
         let first = self.files.len() as RawFd;
-        // Linux 5.11 has this; before, each one is told by itself.
-        // SAFETY: the call takes numbers only.
-        let result =
-            unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-        if result == 0 {
-            return;
-        }
-        for fd in first..self.highest {
-            // SAFETY: F_SETFD touches no memory, and fails harmlessly where nothing is open.
-            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        if !close_range(first, libc::CLOSE_RANGE_CLOEXEC) {
+            for fd in first..self.highest {
+                // SAFETY: F_SETFD touches no memory, and fails harmlessly where nothing is open.
+                unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+            }
         }
     }
 
