@@ -142,6 +142,21 @@ fn lose_the_records(host: &mut Host, first: u32) {
 }
 
 #[test]
+fn an_agent_that_has_lost_its_definition_meanwhile_is_stopped_politely() {
+    let mut host = Host::new();
+    let said = host.path("said");
+    let script = format!("trap 'sleep 0.5; echo end >{}; exit 0' TERM; while :; do sleep 0.1; done", said.display());
+    host.agent("web", &script, &[]);
+    host.start();
+    host.wait_running("web");
+    host.kill9();
+    fs::remove_file(host.path("agents.d/web.json")).expect("its definition");
+    host.start();
+    host.wait("the agent to end", || host.agents_processes().is_empty());
+    assert!(said.exists(), "it was not given its time\n{}", host.logs());
+}
+
+#[test]
 fn agents_are_known_without_their_records() {
     lose_the_records(&mut Host::new(), 4300);
 }

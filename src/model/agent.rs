@@ -28,7 +28,7 @@ use crate::kernel::{Level, Process, Sig, Time};
 use crate::model::event::{Action, Definition, Origin};
 use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::Policy;
-use crate::model::spec::{Name, Spec};
+use crate::model::spec::{Name, Spec, STOPSECS};
 pub use life::{Health, Life, Stopping, Then};
 
 /// The first and the longest pause between two looks at what is left of a tree.
@@ -140,6 +140,11 @@ impl Agent {
             cpu: None,
             memory: None,
         }
+    }
+
+    /// The time it has between the polite signal and SIGKILL; the usual one when its definition is gone.
+    pub fn stopsecs(&self) -> Duration {
+        self.definition.as_ref().map_or(STOPSECS, |definition| definition.spec.stopsecs)
     }
 
     /// Its name.

@@ -18,6 +18,9 @@ pub type Name = Rc<str>;
 /// Environment variables in the order they are set; a later one of the same name wins.
 pub type Envs = Vec<(Box<str>, Box<str>)>;
 
+/// `stopsecs` of a definition that does not say it.
+pub const STOPSECS: Duration = Duration::from_secs(10);
+
 /// One agent's definition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
@@ -91,7 +94,7 @@ impl Spec {
             exitcodes: vec![0],
             startsecs: Duration::from_secs(10),
             stopsignal: Sig::TERM,
-            stopsecs: Duration::from_secs(10),
+            stopsecs: STOPSECS,
             restartsecs: None,
             windowsecs: None,
             retries: None,

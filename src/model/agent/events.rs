@@ -142,7 +142,7 @@ impl Agent {
     /// So many processes of it are left.
     pub fn left(&mut self, count: u32, turn: &mut Turn) {
         let signal = stopsignal(&self.definition);
-        let stopsecs = self.definition.as_ref().map_or(Duration::from_secs(10), |definition| definition.spec.stopsecs);
+        let stopsecs = self.stopsecs();
         let Life::Stopping(stopping) = &mut self.life else { return };
         if count == 0 && stopping.leader.is_none() && !stopping.starting {
             let (then, ran) = (stopping.then, stopping.ran);

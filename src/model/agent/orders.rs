@@ -104,8 +104,7 @@ impl Agent {
         let ran = leader.map_or(Duration::ZERO, |(_, since)| turn.now.since(since));
         self.stop(then, leader, ran, turn);
         let name = self.record.name.clone();
-        let definition = &self.definition;
-        let stopsecs = definition.as_ref().map_or(Duration::ZERO, |definition| definition.spec.stopsecs);
+        let (definition, stopsecs) = (&self.definition, self.stopsecs());
         if matches!(then, Then::Up | Then::Down) {
             self.save(turn);
         }

@@ -577,8 +577,7 @@ impl State {
         match how {
             Shutdown::Leave => out.push(Action::Quit(0)),
             Shutdown::Stop if self.shutdown.is_none() => {
-                let longest =
-                    self.agents.values().filter_map(|agent| Some(agent.definition.as_ref()?.spec.stopsecs)).max();
+                let longest = self.agents.values().map(Agent::stopsecs).max();
                 self.shutdown = Some(now.time + longest.unwrap_or_default() + SHUTDOWN_MARGIN);
                 let waiters = std::mem::take(&mut self.waiters).into_iter().map(|waiter| waiter.client);
                 for client in waiters.chain(std::mem::take(&mut self.reporting)) {
