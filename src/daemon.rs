@@ -155,8 +155,10 @@ struct Daemon {
     /// As PID 1: what to do with the machine at the end.
     power: Option<Reboot>,
     faults: fault::Faults,
-    /// Held as long as we live: no other daemon on the same directories.
+    /// Held as long as we live: no other daemon with the same `run_dir`.
     lock: File,
+    /// The same for `state_dir`, as `run_dir` may be emptied or another one; `None` where it cannot be written.
+    state_lock: Option<File>,
     /// The installed binary.
     program: String,
     config_path: PathBuf,

@@ -219,6 +219,38 @@ fn a_broken_configuration_costs_neither_agents_nor_commands() {
     host.wait("daemon and keeper to end", || host.processes().is_empty());
 }
 
+/// The lock in run_dir goes with it; that in state_dir stays, also for another image, and is made again with state_dir.
+#[test]
+fn an_emptied_run_dir_lets_no_second_daemon_in() {
+    let host = Host::new();
+    host.agent("web", "echo >>started; exec sleep 1000", &[("directory", &format!("\"{}\"", host.dir.display()))]);
+    host.configure();
+    host.ok(&["run", "-d"]);
+    let daemon = host.read("run/bootagent.pid").trim().parse().unwrap();
+    host.wait_running("web");
+    let refused = |what: &str| {
+        fs::remove_dir_all(host.path("run")).expect("a directory of the daemon");
+        for options in [&["run", "-d"][..], &["run"]] {
+            let ran = host.cli(options);
+            assert!(ran.code == 1 && ran.err.contains("another daemon is running"), "{what}: {ran:?}");
+        }
+        host.wait("run_dir to be made again", || {
+            host.cli(&["status"]).code == 0 && host.read("run/bootagent.pid").trim() == format!("{daemon}")
+        });
+    };
+    refused("as it was started");
+    host.ok(&["reexec"]);
+    refused("another image");
+    fs::remove_dir_all(host.path("state")).expect("a directory of the daemon");
+    host.ok(&["stop", "web"]);
+    host.ok(&["start", "web"]);
+    host.wait("the lock to be made again", || host.path("state/bootagent.lock").exists());
+    refused("another state_dir");
+    assert_eq!(host.lines("started"), 2);
+    kill(daemon, "TERM");
+    host.wait("daemon, keeper and agent to end", || host.processes().is_empty());
+}
+
 #[test]
 fn storms_pass() {
     let mut host = Host::new();

@@ -71,8 +71,11 @@ impl Daemon {
         make_dir(run_dir).map_err(|error| format!("{error}; want a run_dir that can be written"))?;
         let kept = handover.as_ref().filter(|left| left.run_dir == *config.run_dir);
         let (locked, listener) = (kept.and_then(|left| taken(left.lock)), kept.and_then(|left| taken(left.listener)));
-        let lock = locked.map_or_else(|| lock(&run_dir.join(watch::LOCK)), |fd| Ok(fd.into()))?;
+        let lock = locked.map_or_else(|| lock(&run_dir.join(watch::LOCK)), |fd| Ok(fd.into()));
+        let lock = lock.map_err(|unlocked| unlocked.why)?;
         let (state_dir, log_dir) = (Path::new(&*config.state_dir), Path::new(&*config.log_dir));
+        let locked = kept.and_then(|left| taken(left.state_lock));
+        let state_lock = locked.map_or_else(|| lock_state(state_dir, &mut notes), |fd| Ok(Some(fd.into())))?;
         let store = Store::open(state_dir, run_dir).unwrap_or_else(|error| {
             notes.push((Level::Error, format!("{error}; nothing can be remembered until that is mended")));
             Store::new(state_dir, run_dir)
@@ -175,6 +178,7 @@ impl Daemon {
             power: None,
             faults: fault::Faults::asked(renewed),
             lock,
+            state_lock,
             program,
             config_path,
             watcher: None,
@@ -285,21 +289,49 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Config {
     config
 }
 
-/// Makes and locks the file at `path`, below `run_dir`.
+/// Why a lock cannot be had.
+pub(super) struct Unlocked {
+    /// Another process holds it.
+    pub held: bool,
+    /// What to tell.
+    pub why: String,
+}
+
+/// Makes and locks the file at `path`, below `run_dir` or `state_dir`.
 ///
 /// # Errors
 /// That another process holds it, or why it cannot be had.
-pub(super) fn lock(path: &Path) -> Result<File, String> {
+pub(super) fn lock(path: &Path) -> Result<File, Unlocked> {
+    let told =
+        |what: &str, error| Unlocked { held: false, why: format!("cannot {what} \"{}\": {error}", path.display()) };
     let file = open_nofollow(path, OpenOptions::new().read(true).write(true).create(true), 0o600)
-        .map_err(|error| format!("cannot open \"{}\": {error}", path.display()))?;
+        .map_err(|error| told("open", error))?;
     match try_lock(&file) {
         Ok(true) => Ok(file),
         Ok(false) => {
             let holder = lock_holder(&file).ok().flatten();
             let holder = holder.map_or(String::new(), |pid| format!(" by process {pid}"));
-            Err(format!("another daemon is running, as \"{}\" is locked{holder}: stop it first", path.display()))
+            let why = format!("another daemon is running, as \"{}\" is locked{holder}: stop it first", path.display());
+            Err(Unlocked { held: true, why })
         }
-        Err(error) => Err(format!("cannot lock \"{}\": {error}", path.display())),
+        Err(error) => Err(told("lock", error)),
+    }
+}
+
+/// The lock in `state_dir`; none where that cannot be written, as the agents are to run all the same.
+///
+/// # Errors
+/// That another daemon holds it, be its `run_dir` another one or have been emptied.
+fn lock_state(state_dir: &Path, notes: &mut Vec<(Level, String)>) -> Result<Option<File>, String> {
+    // That it cannot be made is told with what cannot be remembered.
+    let _ = make_durable_dir(state_dir);
+    match lock(&state_dir.join(watch::LOCK)) {
+        Ok(file) => Ok(Some(file)),
+        Err(Unlocked { held: true, why }) => Err(why),
+        Err(Unlocked { why, .. }) => {
+            notes.push((Level::Warn, format!("{why}: nothing keeps out a daemon with another run_dir")));
+            Ok(None)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What goes wrong with the host and not with an agent: said when it begins, tried again with each check, and said once
 //! more when it works.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -110,14 +110,28 @@ impl Daemon {
         let run_dir = self.config.run_dir.clone();
         let run_dir = Path::new(&*run_dir);
         let identity = |found: fs::Metadata| (found.dev(), found.ino());
-        let held = self.lock.metadata().map(identity).ok();
-        let unlocked = fs::symlink_metadata(run_dir.join(watch::LOCK)).map(identity).ok() != held;
+        let identity_of = |file: &File| file.metadata().map(identity).ok();
+        let lies = |path: &Path| fs::symlink_metadata(path).map(identity).ok();
+        let state_lock = Path::new(&*self.config.state_dir).join(watch::LOCK);
+        let held = self.state_lock.as_ref().and_then(identity_of);
+        if held.is_none() || lies(&state_lock) != held {
+            match load::lock(&state_lock) {
+                Ok(file) => {
+                    self.state_lock = Some(file);
+                    self.fares("locking state_dir", None);
+                }
+                Err(unlocked) if unlocked.held => self.fares("locking state_dir", Some(&unlocked.why)),
+                // That it cannot be written is said of the records.
+                Err(_) => {}
+            }
+        }
+        let unlocked = lies(&run_dir.join(watch::LOCK)) != identity_of(&self.lock);
         if !unlocked && !self.control.is_lost() && run_dir.join("agents").is_dir() {
             return self.fares("run_dir", None);
         }
         let mended = make_dir(run_dir).map_err(|error| error.to_string()).and_then(|()| {
             if unlocked {
-                self.lock = load::lock(&run_dir.join(watch::LOCK))?;
+                self.lock = load::lock(&run_dir.join(watch::LOCK)).map_err(|unlocked| unlocked.why)?;
             }
             self.control
                 .listen_again()

@@ -95,8 +95,9 @@ impl Daemon {
         let argv: Vec<CString> = std::env::args_os().map(|arg| text(&arg)).collect();
         let envp = environment(Some(file.as_raw_fd()));
         self.say(Level::Info, &format!("executing \"{program}\""));
-        let Daemon { lock, control, failures, watcher, .. } = self;
+        let Daemon { lock, state_lock, control, failures, watcher, .. } = self;
         let mut kept: Vec<BorrowedFd> = vec![file.as_fd(), lock.as_fd()];
+        kept.extend(state_lock.as_ref().map(AsFd::as_fd));
         kept.extend(control.descriptors());
         kept.extend(failures.ends());
         kept.extend(watcher.as_ref().map(AsFd::as_fd));
@@ -145,6 +146,7 @@ impl Daemon {
             program: self.program.clone(),
             run_dir: self.config.run_dir.to_string(),
             lock: Some(self.lock.as_raw_fd()),
+            state_lock: self.state_lock.as_ref().map(AsRawFd::as_raw_fd),
             listener: self.control.descriptors().next().map(|fd| fd.as_raw_fd()),
             failures: Some((read, write)),
             watcher: self.watcher.as_ref().map(AsRawFd::as_raw_fd),

@@ -24,6 +24,8 @@ pub struct Handover {
     pub run_dir: String,
     /// The locked file.
     pub lock: Option<i32>,
+    /// The locked file in `state_dir`.
+    pub state_lock: Option<i32>,
     /// The control socket.
     pub listener: Option<i32>,
     /// The ends of the failure pipe, reading one first.
@@ -68,7 +70,12 @@ pub fn write(handover: &Handover) -> String {
     json.key("pid").number(number(handover.pid));
     json.key("program").text(&handover.program);
     json.key("run_dir").text(&handover.run_dir);
-    for (key, fd) in [("lock", handover.lock), ("listener", handover.listener), ("watcher", handover.watcher)] {
+    for (key, fd) in [
+        ("lock", handover.lock),
+        ("state_lock", handover.state_lock),
+        ("listener", handover.listener),
+        ("watcher", handover.watcher),
+    ] {
         if let Some(fd) = fd {
             json.key(key).number(number(fd));
         }
@@ -179,6 +186,7 @@ fn take(value: &Value, faults: &mut Vec<String>) -> Option<Handover> {
         program: string(&mut fields, "program"),
         run_dir: string(&mut fields, "run_dir"),
         lock: whole(&mut fields, "lock"),
+        state_lock: whole(&mut fields, "state_lock"),
         listener: whole(&mut fields, "listener"),
         failures: failures.0.zip(failures.1),
         watcher: whole(&mut fields, "watcher"),
@@ -297,6 +305,7 @@ mod tests {
             program: "/usr/sbin/boot\"agent".into(),
             run_dir: "/run/ä".into(),
             lock: Some(3),
+            state_lock: Some(8),
             listener: Some(4),
             failures: Some((5, 6)),
             watcher: Some(7),
