@@ -147,6 +147,8 @@ struct Daemon {
     troubles: Map<&'static str, Box<str>>,
     /// Records that could not be written or removed: done again with each check.
     unsaved: Map<String, Action>,
+    /// Whether the pid file is ours: written again with each check until it is.
+    pid_told: bool,
     /// Records that could not be read at the start: read again with each check.
     unread: Vec<PathBuf>,
     /// Copies of good definitions that are still to be written.

@@ -162,6 +162,21 @@ fn a_full_disk_is_said_once_and_made_good() {
     assert!(record("a").contains("\"up\"") && record("b").contains("\"down\"") && record("c").contains("\"down\""));
 }
 
+/// A pid file that could not be written at the start, as with a full run_dir, does not stay that of the last daemon.
+#[test]
+fn a_pid_file_is_made_good() {
+    let mut host = Host::new();
+    host.start();
+    host.kill9();
+    let stale = host.read("run/bootagent.pid");
+    // Stands where it is written.
+    fs::create_dir(host.path("run/bootagent.pid.tmp")).expect("a directory of the daemon");
+    host.start();
+    assert_eq!(host.read("run/bootagent.pid"), stale);
+    fs::remove_dir(host.path("run/bootagent.pid.tmp")).expect("the test's own");
+    host.wait("the pid file to be true", || host.read("run/bootagent.pid").trim() == host.pid().to_string());
+}
+
 #[test]
 fn what_is_removed_is_made_again() {
     let mut host = Host::new();

@@ -106,7 +106,7 @@ impl Daemon {
         if let Some(problem) = files::closed_program(config.helper_user.as_deref()) {
             notes.push((Level::Warn, problem.to_string()));
         }
-        let _ = publish(run_dir, PID_FILE, &format!("{}\n", process::own_id()));
+        let pid_told = tell_pid(run_dir);
         for (level, note) in &notes {
             log.write(*level, note);
         }
@@ -172,6 +172,7 @@ impl Daemon {
             check_at: monotonic() + config.checksecs,
             troubles: Map::new(),
             unsaved: Map::new(),
+            pid_told,
             unread,
             unkept,
             quit: None,
@@ -287,6 +288,11 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Config {
         format!("the configuration is bad: the {used} used, with state_dir \"{}\"", config.state_dir),
     ));
     config
+}
+
+/// Writes the pid file; whether that worked.
+pub(super) fn tell_pid(run_dir: &Path) -> bool {
+    publish(run_dir, PID_FILE, &format!("{}\n", process::own_id())).is_ok()
 }
 
 /// Why a lock cannot be had.

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{load, Daemon};
-use crate::host::disk::{make_dir, publish, reason, Error};
+use crate::host::disk::{make_dir, reason, Error};
 use crate::host::store::can_be_read;
 use crate::kernel::Level;
 use crate::model::event::{Action, Event};
-use crate::sys::{monotonic, process};
+use crate::sys::monotonic;
 use crate::work::watch;
 
 /// What `fares` calls the records.
@@ -109,6 +109,9 @@ impl Daemon {
         }
         let run_dir = self.config.run_dir.clone();
         let run_dir = Path::new(&*run_dir);
+        if !self.pid_told {
+            self.pid_told = load::tell_pid(run_dir);
+        }
         let identity = |found: fs::Metadata| (found.dev(), found.ino());
         let identity_of = |file: &File| file.metadata().map(identity).ok();
         let lies = |path: &Path| fs::symlink_metadata(path).map(identity).ok();
@@ -142,7 +145,7 @@ impl Daemon {
             Ok(()) => {
                 self.say(Level::Warn, &format!("{lost}, made again"));
                 load::first_of_boot(&self.config, &crate::host::store::boot_id());
-                let _ = publish(run_dir, load::PID_FILE, &format!("{}\n", process::own_id()));
+                self.pid_told = load::tell_pid(run_dir);
                 let records: Vec<_> = self.state.run_records().collect();
                 for record in records {
                     self.save(Action::SaveRun(Box::new(record)));
