@@ -332,7 +332,7 @@ impl Trees {
             return false;
         }
         let tree = self.trees.get(name);
-        let child = tree.is_some_and(|tree| !tree.adopted && tree.leader == Some(process));
+        let child = tree.is_some_and(|tree| !tree.adopted && tree.leader.is_some_and(|leader| leader.pid == pid));
         if ticks == 0 {
             // Without /proc: our own child's id cannot change hands, and the group of its session is all we know of the rest.
             if child {
