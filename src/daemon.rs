@@ -159,7 +159,7 @@ struct Daemon {
     faults: fault::Faults,
     /// Held as long as we live: no other daemon with the same `run_dir`.
     lock: File,
-    /// The same for `state_dir`, as `run_dir` may be emptied or another one; `None` where it cannot be written.
+    /// The same for `state_dir`, as `run_dir` may be emptied or another one; `None` where it cannot be locked.
     state_lock: Option<File>,
     /// The installed binary.
     program: String,

@@ -67,7 +67,7 @@ pub(super) fn enter(options: &Options) -> Result<Background, String> {
     let run_dir = files::config_in_use(&options.config_path).0.config.run_dir;
     let file = Path::new(&*run_dir).join(KEEPER_FILE);
     make_dir(Path::new(&*run_dir)).map_err(|error| error.to_string())?;
-    let mut lock = load::lock(&file).map_err(|unlocked| unlocked.why)?;
+    let mut lock = load::lock(&file)?;
     // Without it there is still the daemon's own.
     let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", process::own_id()).as_bytes()));
     // Blocked in the daemons too until they are ready to read them, so that none is lost.

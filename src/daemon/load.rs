@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::slice::from_ref;
 
@@ -28,7 +29,7 @@ use crate::model::restart::Policy;
 use crate::model::spec::Name;
 use crate::model::state::{self, Found, State};
 use crate::sys::child::FailurePipe;
-use crate::sys::file::{lock_holder, open_nofollow, try_lock};
+use crate::sys::file::{lock_holder, open_nofollow, try_lock, try_lock_reading};
 use crate::sys::poll::Signals;
 use crate::sys::{account, monotonic, process, random};
 use crate::wire::config::{self, Config, Source};
@@ -71,11 +72,12 @@ impl Daemon {
         make_dir(run_dir).map_err(|error| format!("{error}; want a run_dir that can be written"))?;
         let kept = handover.as_ref().filter(|left| left.run_dir == *config.run_dir);
         let (locked, listener) = (kept.and_then(|left| taken(left.lock)), kept.and_then(|left| taken(left.listener)));
-        let lock = locked.map_or_else(|| lock(&run_dir.join(watch::LOCK)), |fd| Ok(fd.into()));
-        let lock = lock.map_err(|unlocked| unlocked.why)?;
+        let lock = locked.map_or_else(|| lock(&run_dir.join(watch::LOCK)), |fd| Ok(fd.into()))?;
         let (state_dir, log_dir) = (Path::new(&*config.state_dir), Path::new(&*config.log_dir));
         let locked = kept.and_then(|left| taken(left.state_lock));
-        let state_lock = locked.map_or_else(|| lock_state(state_dir, &mut notes), |fd| Ok(Some(fd.into())))?;
+        // That it cannot be made is told with what cannot be remembered.
+        let _ = make_durable_dir(state_dir);
+        let state_lock = locked.map_or_else(|| lock_state(state_dir), |fd| Ok(Some(fd.into())))?;
         let store = Store::open(state_dir, run_dir).unwrap_or_else(|error| {
             notes.push((Level::Error, format!("{error}; nothing can be remembered until that is mended")));
             Store::new(state_dir, run_dir)
@@ -295,49 +297,38 @@ pub(super) fn tell_pid(run_dir: &Path) -> bool {
     publish(run_dir, PID_FILE, &format!("{}\n", process::own_id())).is_ok()
 }
 
-/// Why a lock cannot be had.
-pub(super) struct Unlocked {
-    /// Another process holds it.
-    pub held: bool,
-    /// What to tell.
-    pub why: String,
-}
-
-/// Makes and locks the file at `path`, below `run_dir` or `state_dir`.
+/// Makes and locks the file at `path`, below `run_dir`.
 ///
 /// # Errors
 /// That another process holds it, or why it cannot be had.
-pub(super) fn lock(path: &Path) -> Result<File, Unlocked> {
-    let told =
-        |what: &str, error| Unlocked { held: false, why: format!("cannot {what} \"{}\": {error}", path.display()) };
+pub(super) fn lock(path: &Path) -> Result<File, String> {
     let file = open_nofollow(path, OpenOptions::new().read(true).write(true).create(true), 0o600)
-        .map_err(|error| told("open", error))?;
+        .map_err(|error| format!("cannot open \"{}\": {error}", path.display()))?;
     match try_lock(&file) {
         Ok(true) => Ok(file),
-        Ok(false) => {
-            let holder = lock_holder(&file).ok().flatten();
-            let holder = holder.map_or(String::new(), |pid| format!(" by process {pid}"));
-            let why = format!("another daemon is running, as \"{}\" is locked{holder}: stop it first", path.display());
-            Err(Unlocked { held: true, why })
-        }
-        Err(error) => Err(told("lock", error)),
+        Ok(false) => Err(another(path, &file)),
+        Err(error) => Err(format!("cannot lock \"{}\": {error}", path.display())),
     }
 }
 
-/// The lock in `state_dir`; none where that cannot be written, as the agents are to run all the same.
+fn another(path: &Path, file: &File) -> String {
+    let holder = lock_holder(file).ok().flatten().map_or(String::new(), |pid| format!(" by process {pid}"));
+    format!("another daemon is running, as \"{}\" is locked{holder}: stop it first", path.display())
+}
+
+/// The lock in `state_dir`, on a file that is open for reading only: one that is open for writing keeps its file system
+/// from being made read-only. `None` where it cannot be had, as the agents are to run all the same.
 ///
 /// # Errors
 /// That another daemon holds it, be its `run_dir` another one or have been emptied.
-fn lock_state(state_dir: &Path, notes: &mut Vec<(Level, String)>) -> Result<Option<File>, String> {
-    // That it cannot be made is told with what cannot be remembered.
-    let _ = make_durable_dir(state_dir);
-    match lock(&state_dir.join(watch::LOCK)) {
-        Ok(file) => Ok(Some(file)),
-        Err(Unlocked { held: true, why }) => Err(why),
-        Err(Unlocked { why, .. }) => {
-            notes.push((Level::Warn, format!("{why}: nothing keeps out a daemon with another run_dir")));
-            Ok(None)
-        }
+pub(super) fn lock_state(state_dir: &Path) -> Result<Option<File>, String> {
+    let path = state_dir.join(watch::LOCK);
+    let flags = libc::O_CREAT | libc::O_NOFOLLOW;
+    let file = OpenOptions::new().read(true).custom_flags(flags).mode(0o600).open(&path);
+    match file.and_then(|file| Ok((try_lock_reading(&file)?, file))) {
+        Ok((true, file)) => Ok(Some(file)),
+        Ok((false, file)) => Err(another(&path, &file)),
+        Err(_) => Ok(None),
     }
 }
 

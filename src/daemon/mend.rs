@@ -115,17 +115,16 @@ impl Daemon {
         let identity = |found: fs::Metadata| (found.dev(), found.ino());
         let identity_of = |file: &File| file.metadata().map(identity).ok();
         let lies = |path: &Path| fs::symlink_metadata(path).map(identity).ok();
-        let state_lock = Path::new(&*self.config.state_dir).join(watch::LOCK);
+        let state_dir = self.config.state_dir.clone();
+        let state_dir = Path::new(&*state_dir);
         let held = self.state_lock.as_ref().and_then(identity_of);
-        if held.is_none() || lies(&state_lock) != held {
-            match load::lock(&state_lock) {
-                Ok(file) => {
-                    self.state_lock = Some(file);
+        if held.is_none() || lies(&state_dir.join(watch::LOCK)) != held {
+            match load::lock_state(state_dir) {
+                Ok(lock) => {
+                    self.state_lock = lock.or(self.state_lock.take());
                     self.fares("locking state_dir", None);
                 }
-                Err(unlocked) if unlocked.held => self.fares("locking state_dir", Some(&unlocked.why)),
-                // That it cannot be written is said of the records.
-                Err(_) => {}
+                Err(why) => self.fares("locking state_dir", Some(&why)),
             }
         }
         let unlocked = lies(&run_dir.join(watch::LOCK)) != identity_of(&self.lock);
@@ -134,7 +133,7 @@ impl Daemon {
         }
         let mended = make_dir(run_dir).map_err(|error| error.to_string()).and_then(|()| {
             if unlocked {
-                self.lock = load::lock(&run_dir.join(watch::LOCK)).map_err(|unlocked| unlocked.why)?;
+                self.lock = load::lock(&run_dir.join(watch::LOCK))?;
             }
             self.control
                 .listen_again()

@@ -79,6 +79,19 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
+/// The same where `file` is open for reading only, by a read lock and a look for those of others: of two that try in the
+/// same moment both may be told false.
+pub fn try_lock_reading(file: &File) -> io::Result<bool> {
+    let mut lock = whole_file();
+    lock.l_type = libc::F_RDLCK as c_short;
+    // SAFETY: F_SETLK reads the lock it is given.
+    match cerr(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &lock) }) {
+        Ok(_) => Ok(lock_holder(file)?.is_none()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// The process that keeps us from taking the lock of `try_lock`; `None` when none does, or one outside our pid namespace.
 pub fn lock_holder(file: &File) -> io::Result<Option<Pid>> {
     let mut lock = whole_file();
