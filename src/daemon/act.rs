@@ -40,10 +40,10 @@ impl Daemon {
             Action::FindMain(name) => self.find_main(name),
             Action::Signal(name, Sig::KILL) => drop(self.trees.kill(&name, &self.limits)),
             Action::Signal(name, sig) => drop(self.trees.signal(&name, sig, &self.limits)),
-            Action::Look(name) => {
+            Action::Look { name, last } => {
                 self.look_at_watched();
-                // Dearer to read than to remove, and for one that is to be down it has done its work.
-                if self.state.is_going_down(&name) {
+                // Dearer to read than to remove.
+                if last {
                     self.limits.vacate(&name);
                 }
                 let left = self.trees.left(&name, &self.limits);

@@ -273,7 +273,12 @@ pub enum Action {
     /// Send a signal to every process of an agent.
     Signal(Name, Sig),
     /// Count the processes of an agent.
-    Look(Name),
+    Look {
+        /// Whose.
+        name: Name,
+        /// Nothing of it is to follow: its control group may go with its last process.
+        last: bool,
+    },
     /// Nothing of an agent is left: remove its control groups.
     Release(Name),
     /// Measure what every running agent uses.

@@ -325,7 +325,7 @@ impl Fleet {
             Action::Signal(name, sig) => {
                 vec![Event::Exited { name, exit: Exit::Signal(sig), oom: None, tail: "".into() }]
             }
-            Action::Look(name) => vec![Event::Left(name, 0)],
+            Action::Look { name, .. } => vec![Event::Left(name, 0)],
             Action::Measure => vec![Event::Measured(Vec::new())],
             Action::SaveJob(record) => vec![Event::Saved(record.id, Ok(()))],
             Action::Place(id, ..) | Action::Rename { job: id, .. } | Action::Link(id, ..) => {

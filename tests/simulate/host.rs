@@ -666,7 +666,7 @@ impl<'a> Host<'a> {
             if self.daemon.is_none() {
                 break;
             }
-            let routine = matches!(action, Action::Look(_) | Action::Measure | Action::Check(_))
+            let routine = matches!(action, Action::Look { .. } | Action::Measure | Action::Check(_))
                 || matches!(action, Action::Exchange(_, Message::Status(_)));
             if !routine {
                 self.tell(|| format!("  < {action:?}").chars().take(LINE).collect());
@@ -699,7 +699,7 @@ impl<'a> Host<'a> {
             Action::Start(name) => self.start(name)?,
             Action::FindMain(name) => self.find_main(name),
             Action::Signal(name, sig) => self.signal(&name, sig),
-            Action::Look(name) => {
+            Action::Look { name, .. } => {
                 let left = self.processes.values().filter(|live| live.name == name).count();
                 self.queue.push_back(Event::Left(name, left as u32));
             }

@@ -161,7 +161,7 @@ impl Agent {
     pub fn stirred(&mut self, turn: &mut Turn) {
         if let Life::Stopping(stopping) = &self.life {
             if stopping.leader.is_none() {
-                turn.out.push(Action::Look(self.record.name.clone()));
+                turn.out.push(self.counting());
             }
         }
     }
@@ -203,7 +203,7 @@ impl Agent {
                     }
                     // The answer sets the time of the next look; this is for an answer that does not come.
                     stopping.look_at = Some(turn.now + LOOK.1);
-                    turn.out.push(Action::Look(name));
+                    turn.out.push(self.counting());
                 }
             }
             Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting | Life::Forking { .. } => {}

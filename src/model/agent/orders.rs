@@ -140,8 +140,13 @@ impl Agent {
     pub(super) fn look(&mut self, turn: &mut Turn) {
         if let Life::Stopping(stopping) = &mut self.life {
             stopping.look_at = Some(turn.now + LOOK.1);
-            turn.out.push(Action::Look(self.record.name.clone()));
+            turn.out.push(self.counting());
         }
+    }
+
+    /// Has its processes counted.
+    pub(super) fn counting(&self) -> Action {
+        Action::Look { name: self.record.name.clone(), last: self.is_going_down() }
     }
 
     /// Nothing of it is left: what was the stop for?

@@ -32,7 +32,7 @@ fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut Turn)) 
         Action::Start(_) => "start".to_string(),
         Action::FindMain(_) => "find".to_string(),
         Action::Signal(_, sig) => sig.to_string(),
-        Action::Look(_) => "look".to_string(),
+        Action::Look { .. } => "look".to_string(),
         Action::Check(_) => "check".to_string(),
         Action::KillCheck(_) => "killcheck".to_string(),
         Action::Release(_) | Action::Log(..) | Action::SaveRun(_) => String::new(),

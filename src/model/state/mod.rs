@@ -433,11 +433,6 @@ impl State {
         self.agents.get(name)?.spec()
     }
 
-    /// Whether an agent is to be down, with nothing that follows.
-    pub fn is_going_down(&self, name: &str) -> bool {
-        self.agents.get(name).is_some_and(Agent::is_going_down)
-    }
-
     /// Every agent's name and whether its main process is known to run.
     pub fn agents(&self) -> impl Iterator<Item = &Agent> {
         self.agents.values()

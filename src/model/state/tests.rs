@@ -317,7 +317,7 @@ fn what_runs_of_an_agent_without_a_definition_is_ended_before_it_is_forgotten() 
     let now = Now { time: Time::new(1000, 0), wall: 1_700_001_000 };
     let mut out = Vec::new();
     let mut state = State::new(options(), found, now, &mut out);
-    let look = Action::Look("web".into());
+    let look = Action::Look { name: "web".into(), last: true };
     let drop = Action::DropAgent("web".into());
     assert!(out.contains(&look) && !out.contains(&drop), "{out:?}");
     out.clear();
