@@ -21,9 +21,6 @@ pub mod check;
 pub mod init;
 mod table;
 
-/// The socket's name in `run_dir`.
-const SOCKET: &str = "bootagent.sock";
-
 /// The exit code of a command that found no daemon.
 const NOT_RUNNING: u8 = 3;
 
@@ -40,8 +37,8 @@ pub enum Answering {
 ///
 /// There is no time limit: the daemon has one for everything it does, and the client can be interrupted.
 pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
-    let (files::Loaded { config, problems, .. }, _) = files::config_in_use(path);
-    let socket = Path::new(&*config.run_dir).join(SOCKET);
+    let Some(files::Loaded { config, problems, .. }) = configuration(path) else { return 1 };
+    let socket = Path::new(&*config.run_dir).join(control::SOCKET);
     let mut stream = match UnixStream::connect(&socket) {
         Ok(stream) => stream,
         Err(error) => {
@@ -75,6 +72,15 @@ pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
             1
         }
     }
+}
+
+/// What the daemon with the configuration at `path` runs on; `None`, and it is said why, where that cannot be known.
+fn configuration(path: &Path) -> Option<files::Loaded> {
+    let told = |problems: Vec<Problem>| {
+        list(&problems);
+        complain("so it cannot be known where its daemon is: mend that first");
+    };
+    files::config_of_daemon(path).map_err(told).ok()
 }
 
 /// Says why there is no connection, and what can be done about it.

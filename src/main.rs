@@ -9,14 +9,12 @@ use std::process::exit;
 
 use bootagent::cli::{self, Answering};
 use bootagent::daemon;
+use bootagent::host::files::CONFIG;
 use bootagent::model::command::Command;
 use bootagent::model::job::joined;
 use bootagent::model::pace::parse_servers;
 use bootagent::model::spec::{is_name, Name};
 use bootagent::work::watch::WORD as WATCH;
-
-/// Where the configuration is unless `-c` says otherwise.
-const CONFIG: &str = "/etc/bootagent/bootagent.json";
 
 /// One command of the command line.
 struct Topic {
@@ -174,7 +172,7 @@ fn main() {
         }
         Wish::Check => cli::check::check(&config).into(),
         Wish::Order(command, answering) => cli::order(&config, &command, answering).into(),
-        Wish::Init(system) => cli::init::init(&system, &config, CONFIG).into(),
+        Wish::Init(system) => cli::init::init(&system, &config).into(),
         Wish::Sha256(file) => cli::sha256(&file).into(),
         Wish::Work => bootagent::work::run(),
         Wish::Watch(words) => bootagent::work::watch::run(&words),

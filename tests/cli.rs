@@ -213,9 +213,59 @@ fn check_passes_what_is_good() {
     host.configure();
     let ran = host.cli(&["check"]);
     assert!(ran.code == 0 && ran.err.is_empty(), "{ran:?}");
-    // A missing file means defaults, and is said.
-    let ran = bootagent(&["-c", &host.path("no-such.json").display().to_string(), "check"]);
-    assert!((ran.out + &ran.err).contains("no-such.json"));
+    // Agents may all come with jobs, but a directory that is not there may be a misspelled one as well.
+    fs::remove_dir_all(host.path("agents.d")).unwrap();
+    let ran = host.cli(&["check"]);
+    assert!(ran.code == 0 && ran.err.contains("warning: agents_dir: there is no directory"), "{ran:?}");
+}
+
+#[test]
+fn check_refuses_directories_that_cannot_be() {
+    let mut host = Host::new();
+    host.write("file", "");
+    let dir = host.dir.clone();
+    let quoted = |path: &str| format!("\"{}\"", dir.join(path).display());
+    let long = quoted(&"x".repeat(100));
+    for (key, value, cause) in [
+        ("run_dir", quoted("state"), "want another directory than state_dir"),
+        ("run_dir", long, "no socket can be made in it"),
+        ("run_dir", quoted("file/x"), "Not a directory"),
+        ("state_dir", quoted("file"), "not a directory"),
+        ("log_dir", quoted("file"), "not a directory"),
+    ] {
+        let before = quoted(key.trim_end_matches("_dir"));
+        host.set(key, &value);
+        host.configure();
+        let ran = host.cli(&["check"]);
+        let line = ran.err.lines().find(|line| line.contains(&format!("bootagent.json: {key}: "))).unwrap_or_default();
+        assert!(ran.code == 1 && line.contains(cause), "{key} {value}: {ran:?}");
+        host.set(key, &before);
+    }
+}
+
+/// In the usual directories may be another daemon.
+#[test]
+fn a_file_that_tells_no_directories_leads_to_no_daemon() {
+    let host = Host::new();
+    host.write("empty.json", "");
+    host.write("cut.json", "{ \"step\": 1, \"run_d");
+    host.write("open.json", "{}");
+    fs::set_permissions(host.path("open.json"), fs::Permissions::from_mode(0o666)).unwrap();
+    let files =
+        [("missing", "no such file"), ("empty", "expected a value"), ("cut", "cut.json:1:"), ("open", "mode 0666")];
+    for (file, why) in files {
+        if file == "open" && lacks_root() {
+            continue;
+        }
+        let path = host.path(&format!("{file}.json")).display().to_string();
+        for command in [&["status"][..], &["stop", "web"], &["jobs"], &["init", "sysv"]] {
+            let ran = bootagent(&[&["-c", &path], command].concat());
+            assert!(ran.code == 1 && ran.err.contains(&path) && ran.err.contains(why), "{file} {command:?}: {ran:?}");
+            assert!(ran.out.is_empty() && !ran.err.contains("not running"), "{file} {command:?}: {ran:?}");
+        }
+        let ran = bootagent(&["-c", &path, "check"]);
+        assert!(ran.code == 1 && ran.err.contains(why), "{file}: {ran:?}");
+    }
 }
 
 #[test]

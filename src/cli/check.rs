@@ -4,10 +4,11 @@
 //! binary can be executed by the unprivileged helpers. Nothing is changed and no daemon is needed.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::cli::{list, print};
+use crate::cli::{complain, list, print};
 use crate::host::files::{self, Configuration};
 use crate::kernel::Uid;
 use crate::model::spec::{Account, Spec};
@@ -30,8 +31,10 @@ pub fn check(path: &Path) -> u8 {
         return 1;
     }
     let said = if has_file { "ok" } else { "not there, so all defaults" };
+    if !has_directory {
+        complain(&format!("warning: agents_dir: there is no directory \"{}\"", config.agents_dir));
+    }
     let count = match agents.agents.len() {
-        0 if !has_directory => format!("no \"{}\"", config.agents_dir),
         1 => "1 agent".to_string(),
         count => format!("{count} agents"),
     };
@@ -40,6 +43,17 @@ pub fn check(path: &Path) -> u8 {
 
 /// What the daemon itself needs of the host.
 fn check_daemon(config: &Config, file: &str, problems: &mut Vec<Problem>) {
+    let directories = [("state_dir", &config.state_dir), ("run_dir", &config.run_dir), ("log_dir", &config.log_dir)];
+    for (key, path) in directories {
+        let why = match fs::metadata(&**path) {
+            Ok(metadata) if metadata.is_dir() => continue,
+            Ok(_) => "not a directory".to_string(),
+            // It is made at the start.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => files::cause(&error),
+        };
+        problems.push(Problem::new(file, &format!("{key}: \"{path}\": {why}")));
+    }
     if let Some(user) = &config.helper_user {
         if let Some(message) = missing_user(user) {
             problems.push(Problem::new(file, &format!("helper_user: {message}")));

@@ -5,18 +5,19 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::{complain, print};
+use crate::cli::{complain, configuration, print};
 use crate::host::files;
+use crate::wire::config::Config;
 
 /// The init systems there are scripts for.
 pub const SYSTEMS: [&str; 5] = ["sysv", "openrc", "procd", "systemd", "inittab"];
 
 /// Prints the script for `system`, one of `SYSTEMS`, which starts this very binary with the configuration at `config`;
-/// the option for it is left out when that is `usual`, where it is looked for anyway.
-pub fn init(system: &str, config: &Path, usual: &str) -> u8 {
+/// the option for it is left out where it is looked for anyway.
+pub fn init(system: &str, config: &Path) -> u8 {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/sbin/bootagent"));
-    let run_dir = files::config_in_use(config).0.config.run_dir;
-    let config = (config != Path::new(usual)).then_some(config);
+    let Some(files::Loaded { config: Config { run_dir, .. }, .. }) = configuration(config) else { return 1 };
+    let config = (config != Path::new(files::CONFIG)).then_some(config);
     match script(system, &program, config, Path::new(&*run_dir)) {
         Ok(text) => print(&text),
         Err(cause) => {

@@ -33,14 +33,13 @@ use crate::sys::file::{lock_holder, open_nofollow, try_lock, try_lock_reading};
 use crate::sys::poll::Signals;
 use crate::sys::{account, monotonic, process, random};
 use crate::wire::config::{self, Config, Source};
+use crate::wire::control::SOCKET;
 use crate::wire::handover::Handover;
 use crate::wire::proto;
 use crate::work::watch;
 
 /// Below `run_dir`; told for people and init scripts, never believed by us.
 pub const PID_FILE: &str = "bootagent.pid";
-
-const SOCKET: &str = "bootagent.sock";
 
 /// Made by the first daemon of a boot.
 const BOOT_FILE: &str = "boot";

@@ -14,8 +14,13 @@ use crate::sys::account;
 use crate::sys::file::read_up_to;
 use crate::wire::config::{self, Agents, Config, Problem, Source};
 
+/// Where the configuration is unless `-c` says otherwise; only there it may be missing.
+pub const CONFIG: &str = "/etc/bootagent/bootagent.json";
+
 /// The largest file that is taken for meant, bytes.
 const MAX_FILE: u64 = 1 << 20;
+
+const MISSING: &str = "there is no such file";
 
 /// What the last good copy of the configuration file is called, `Store::good`.
 pub const GOOD: &str = "bootagent.json";
@@ -46,10 +51,11 @@ pub struct Configuration {
     pub problems: Vec<Problem>,
 }
 
-/// Reads the configuration file; a missing one is all defaults.
+/// Reads the configuration file; where nobody named one, a missing one is all defaults.
 pub fn read_config(path: &Path) -> Loaded {
     let label = path.to_string_lossy();
-    match read_file(path) {
+    let named = path != Path::new(CONFIG);
+    match read_file(path).and_then(|text| if named { text.ok_or(MISSING.into()).map(Some) } else { Ok(text) }) {
         Ok(None) => Loaded { config: Config::default(), text: None, problems: Vec::new() },
         Ok(Some(text)) => {
             let (config, problems) = config::read_config(&label, &text);
@@ -63,7 +69,7 @@ pub fn read_config(path: &Path) -> Loaded {
 
 /// What a daemon with this configuration file runs on, and what is wrong with the file: in place of a bad one its last good
 /// copy, which is looked for in the state_dir that the file still names, else the defaults with the directories it names.
-/// Commands that use this as well find that daemon. Last, whether it is the copy.
+/// Last, whether it is the copy.
 pub fn config_in_use(path: &Path) -> (Loaded, bool) {
     let mut loaded = read_config(path);
     if loaded.problems.is_empty() {
@@ -75,6 +81,24 @@ pub fn config_in_use(path: &Path) -> (Loaded, bool) {
     let is_copy = good.is_some();
     loaded.config = good.unwrap_or_else(|| loaded.config.only_directories());
     (loaded, is_copy)
+}
+
+/// The same for a command that looks for that daemon.
+///
+/// # Errors
+/// What is wrong with a file that tells neither `state_dir` nor `run_dir`: in the default ones may be another daemon.
+pub fn config_of_daemon(path: &Path) -> Result<Loaded, Vec<Problem>> {
+    let read = read_config(path);
+    let whole = read.text.is_some() && read.problems.iter().all(|problem| problem.place.is_none());
+    let usual = Config::default();
+    let named = read.config.state_dir != usual.state_dir || read.config.run_dir != usual.run_dir;
+    let sure = read.problems.is_empty() || whole || named;
+    let (loaded, is_copy) = config_in_use(path);
+    if sure || (is_copy && path == Path::new(CONFIG)) {
+        Ok(loaded)
+    } else {
+        Err(read.problems)
+    }
 }
 
 /// Reads everything there is to configure, for those who know of no last good copies.
@@ -167,7 +191,7 @@ fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, String> {
 /// # Errors
 /// Why it cannot be read, or must not be believed.
 pub fn read_key(path: &Path) -> Result<Vec<u8>, String> {
-    let text = read_alone(path, true)?.ok_or("there is no such file")?;
+    let text = read_alone(path, true)?.ok_or(MISSING)?;
     check_above(path.parent().unwrap_or(Path::new("/")))?;
     Ok(text)
 }
@@ -342,7 +366,8 @@ mod tests {
         assert!(read.problems[0].to_string().contains("agents.d/bad.json:1:2: "), "{}", read.problems[0]);
         fs::remove_file(&path).unwrap();
         let read = read_configuration(&path);
-        assert!(!read.has_file && read.config == Config::default());
+        assert_eq!(read.config, Config::default());
+        assert_eq!(read.problems, [Problem::new(&path.to_string_lossy(), MISSING)]);
     }
 
     #[test]

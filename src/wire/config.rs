@@ -11,8 +11,12 @@ use crate::kernel::Level;
 use crate::model::job::{sanitize, MESSAGE_MAX};
 use crate::model::pace::{parse_servers, Server};
 use crate::model::spec::Spec;
+use crate::wire::control::SOCKET;
 use crate::wire::definition::{absolute, definition, size_above_0};
 use crate::wire::json::{self, Fields, Value};
+
+/// The longest `run_dir`, bytes: with its name the path of the control socket fits a `sockaddr_un`, and its end.
+const MAX_RUN_DIR: usize = 108 - 1 - SOCKET.len() - 1;
 
 /// Something wrong in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,6 +176,12 @@ fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
         if let Some(path) = fields.read(key, "an absolute path", absolute) {
             *slot = path.into();
         }
+    }
+    if config.run_dir.len() > MAX_RUN_DIR {
+        fields.fault("run_dir", &format!("longer than {MAX_RUN_DIR} bytes, so that no socket can be made in it"));
+    }
+    if config.run_dir.trim_end_matches('/') == config.state_dir.trim_end_matches('/') {
+        fields.fault("run_dir", "want another directory than state_dir");
     }
 
     config.step = fields.seconds_above_0("step").unwrap_or(config.step);

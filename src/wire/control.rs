@@ -8,6 +8,9 @@ use crate::model::command::{Answer, Command};
 use crate::model::spec::is_name;
 use crate::wire::json::{self, Number, Object, Value};
 
+/// The socket's name in `run_dir`.
+pub const SOCKET: &str = "bootagent.sock";
+
 /// The longest command line, bytes.
 pub const MAX_COMMAND: usize = 4 << 10;
 

@@ -73,6 +73,16 @@ fn every_key_of_the_configuration_is_checked() {
         assert_eq!(texts(&problems), [format!("/etc/b.json: {want}")], "{text}");
         assert_eq!(config, Config::default(), "{text}");
     }
+    let room = "/".repeat(MAX_RUN_DIR);
+    for (text, want) in [
+        (r#""run_dir":"/s/","state_dir":"/s""#.to_string(), &["run_dir: want another directory than state_dir"][..]),
+        (format!(r#""run_dir":"{room}x""#), &["run_dir: longer than 92 bytes, so that no socket can be made in it"]),
+        (format!(r#""run_dir":"{}x""#, &room[1..]), &[]),
+    ] {
+        let (_, problems) = read_config("b.json", format!("{{{text}}}").as_bytes());
+        let want: Vec<String> = want.iter().map(|want| format!("b.json: {want}")).collect();
+        assert_eq!(texts(&problems), want, "{text}");
+    }
     let (_, problems) = read_config("b.json", b"[]");
     assert_eq!(texts(&problems), ["b.json: want an object, got []"]);
     let (config, problems) = read_config("b.json", b"{\"step\":\n x}");
