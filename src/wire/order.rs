@@ -1,8 +1,9 @@
 //! One job as a server writes it: a JSON value in, a `Job` or everything that is wrong with it out.
 //!
 //! What passes here is trusted by everything behind it, so each field is checked, also those that matter only later.
-//! Unknown keys, and `url`, `checksum`, `svrlist` and `step` in an action that has no use for them, are ignored. No
-//! message holds the value of an environment variable or anything of a URL but its file name: it may hold a password.
+//! Unknown keys, and `url`, `checksum`, `svrlist` and `step` in an action that has no use for them, are ignored; an
+//! unknown limit is not, as what is meant to be limited would not be. No message holds the value of an environment
+//! variable or anything of a URL but its file name: it may hold a password.
 
 use crate::model::job::{joined, sanitize, Code, Job, Order, Rejected, Source, MESSAGE_MAX};
 use crate::model::pace::{parse_servers, Server};
@@ -114,7 +115,7 @@ fn take(value: &Value, rejected: &mut Rejected, faults: &mut Vec<String>) -> Opt
     });
     let limits = fields.get("limits").and_then(|value| {
         let (path, faults) = fields.inside("limits");
-        definition::limits(value, &path, false, faults)
+        definition::limits(value, &path, true, faults)
     });
     let text = json::write(value);
     if text.len() > JOB_MAX {
