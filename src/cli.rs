@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -20,6 +21,9 @@ use crate::wire::{control, json};
 pub mod check;
 pub mod init;
 mod table;
+
+/// The longest that an answer takes which the daemon has at hand: the disk may keep it busy for seconds.
+const AT_HAND: Duration = Duration::from_secs(20);
 
 /// The exit code of a command that found no daemon.
 const NOT_RUNNING: u8 = 3;
@@ -35,7 +39,7 @@ pub enum Answering {
 
 /// Gives `command` to the daemon that uses the configuration at `path`, waits until it is done, and shows the answer.
 ///
-/// There is no time limit: the daemon has one for everything it does, and the client can be interrupted.
+/// What has to be done first has no time limit: the daemon has one for everything it does, and the client can be interrupted.
 pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
     let Some(files::Loaded { config, problems, .. }) = configuration(path) else { return 1 };
     let socket = Path::new(&*config.run_dir).join(control::SOCKET);
@@ -105,6 +109,9 @@ fn unreachable(socket: &Path, error: &io::Error) -> u8 {
 }
 
 fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, String> {
+    if matches!(command, Command::Status(_) | Command::Jobs) {
+        let _ = stream.set_read_timeout(Some(AT_HAND));
+    }
     // A daemon that refuses the client answers without reading, so an error here is told only if there is no answer.
     let written = stream.write_all(control::write_command(command).as_bytes());
     let mut line = Vec::new();
@@ -113,6 +120,9 @@ fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, String
         return control::read_answer(&line);
     }
     match written.and(read) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            Err(format!("no answer for {} s: its process is stopped, or waits for a disk", AT_HAND.as_secs()))
+        }
         Err(error) => Err(files::cause(&error)),
         Ok(0) => Err("it ended before it answered".to_string()),
         Ok(_) => Err("its answer is cut off".to_string()),

@@ -199,6 +199,18 @@ fn what_is_removed_is_made_again() {
     assert!(host.seen("flaky").is_some_and(|agent| !agent.runs()));
 }
 
+/// Its socket takes connections all the same.
+#[test]
+fn a_daemon_that_is_stopped_is_said_to_be() {
+    let mut host = Host::new();
+    host.start();
+    host.signal("STOP");
+    let ran = host.cli(&["status"]);
+    host.signal("CONT");
+    assert!(ran.code == 1 && ran.err.contains("no answer for 20 s: its process is stopped"), "{ran:?}");
+    host.ok(&["status"]);
+}
+
 /// Whatever is wrong with the configuration: what it still says of directories finds the last good copy, which says the rest.
 #[test]
 fn a_broken_configuration_costs_neither_agents_nor_commands() {
