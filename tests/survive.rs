@@ -146,7 +146,9 @@ fn a_full_disk_is_said_once_and_made_good() {
     let mut file = fs::File::create(&filler).expect("the new file system");
     while file.write(&[0; 4096]).is_ok_and(|count| count > 0) {}
     for name in ["a", "b", "c"] {
-        host.ok(&["stop", name]);
+        let said = host.ok(&["stop", name]);
+        let want = format!("agent \"{name}\" is stopped; this cannot be recorded: cannot write ");
+        assert!(said.starts_with(&want), "{said}");
     }
     assert_eq!(said(&host, "No space left on device"), 1, "{}", host.logs());
     host.ok(&["start", "a"]);
@@ -159,6 +161,7 @@ fn a_full_disk_is_said_once_and_made_good() {
         file.and_then(|mut file| file.read_to_string(&mut text)).expect("a record");
         text
     };
+    assert_eq!(host.ok(&["stop", "b"]), "agent \"b\" is stopped\n");
     assert!(record("a").contains("\"up\"") && record("b").contains("\"down\"") && record("c").contains("\"down\""));
 }
 

@@ -23,6 +23,12 @@ impl Daemon {
             Action::Log(level, text) => self.say(level, &text),
             Action::Reload => self.reload(),
             Action::Answer(client, answer) => self.control.answer(client, &control::write_answer(&answer), monotonic()),
+            Action::AnswerSettled(client, name, mut answer) => {
+                if let Some(why) = self.unrecorded(&name) {
+                    answer.message = format!("{}; this cannot be recorded: {why}", answer.message).into();
+                }
+                self.act(Action::Answer(client, answer));
+            }
             Action::AnswerReport(client, report) => {
                 let body = proto::status_body(&report).into();
                 let answer = Answer { code: 0, message: "".into(), body };

@@ -68,6 +68,14 @@ impl Daemon {
         Err(self.troubles.get(RECORDS).cloned().unwrap_or_default())
     }
 
+    /// Why the record of an agent is not as it should be, if so; it is tried once more.
+    pub(super) fn unrecorded(&mut self, name: &str) -> Option<Box<str>> {
+        let key = format!("agent {name}");
+        let action = self.unsaved.get(&key)?.clone();
+        self.save(action);
+        self.unsaved.get(&key).and_then(|_| self.troubles.get(RECORDS).cloned())
+    }
+
     /// Says what became of writing or removing a record.
     pub(super) fn complain(&mut self, result: Result<(), Error>) {
         match result {

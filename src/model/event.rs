@@ -256,6 +256,8 @@ pub enum Action {
     Reload,
     /// Answer a client and close its connection.
     Answer(Client, Answer),
+    /// The same where an agent is as the client wants it, saying so if that is not recorded.
+    AnswerSettled(Client, Name, Answer),
     /// Answer a client with a report.
     AnswerReport(Client, Box<Report>),
     /// Answer a client with the ledger: these entries, and those of the taken jobs from their records.

@@ -688,7 +688,10 @@ impl<'a> Host<'a> {
         match action {
             Action::Log(..) | Action::SaveIdentity(_) => {}
             Action::Reload => self.reload(),
-            Action::Answer(client, _) | Action::AnswerReport(client, _) | Action::AnswerJobs(client, _) => {
+            Action::Answer(client, _)
+            | Action::AnswerSettled(client, ..)
+            | Action::AnswerReport(client, _)
+            | Action::AnswerJobs(client, _) => {
                 if !self.clients.remove(&client.0) {
                     return Err(format!("{client:?} is answered, and nobody waits"));
                 }

@@ -171,7 +171,8 @@ impl State {
                 (Progress::Missed(why), Goal::Up { .. }) => (1, format!("agent \"{name}\" does not run: {why}")),
                 (Progress::Missed(why), Goal::Down) => (1, format!("agent \"{name}\" is not stopped: {why}")),
             };
-            out.push(Action::Answer(waiter.client, Answer { code, message: message.into(), body: "".into() }));
+            let answer = Answer { code, message: message.into(), body: "".into() };
+            out.push(Action::AnswerSettled(waiter.client, name.clone(), answer));
             false
         });
         self.waiters = waiters;

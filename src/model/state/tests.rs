@@ -283,7 +283,7 @@ fn starts(action: &Action) -> Option<Name> {
 
 fn answers(action: &Action) -> Option<(u32, u8)> {
     match action {
-        Action::Answer(client, answer) => Some((client.0, answer.code)),
+        Action::Answer(client, answer) | Action::AnswerSettled(client, _, answer) => Some((client.0, answer.code)),
         _ => None,
     }
 }
