@@ -41,7 +41,7 @@ pub enum Answering {
 ///
 /// What has to be done first has no time limit: the daemon has one for everything it does, and the client can be interrupted.
 pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
-    let Some(files::Loaded { config, problems, .. }) = configuration(path) else { return 1 };
+    let Some(files::Loaded { config, mut problems, .. }) = configuration(path) else { return 1 };
     let socket = Path::new(&*config.run_dir).join(control::SOCKET);
     let mut stream = match UnixStream::connect(&socket) {
         Ok(stream) => stream,
@@ -70,7 +70,15 @@ pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
     }
     match json::parse(&answer.body, json::MAX_DEPTH) {
         Ok(body) if *command == Command::Jobs => print(&table::jobs(&body)),
-        Ok(body) => print(&table::status(&body, Path::new(&*config.agents_dir))),
+        Ok(body) => {
+            let code = print(&table::status(&body, Path::new(&*config.agents_dir)));
+            problems.append(&mut files::read_agents(&config.agents_dir).problems);
+            if !problems.is_empty() {
+                list(&problems);
+                complain("what was last good of a file stays in use, if anything was, until it is mended");
+            }
+            code
+        }
         Err(syntax) => {
             complain(&format!("cannot read the daemon's answer: {syntax}"));
             1

@@ -145,6 +145,26 @@ fn status_is_a_table_for_people() {
 }
 
 #[test]
+fn status_names_the_files_that_are_bad() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    assert_eq!(host.cli(&["status"]).err, "");
+    host.write("agents.d/web.json", "{ \"name\": \"web\"");
+    host.write("agents.d/new.json", "{}");
+    host.signal("HUP");
+    let ran = host.cli(&["status"]);
+    assert!(ran.code == 0 && ran.out.contains(&pid.to_string()), "{ran:?}");
+    for want in ["agents.d/web.json:1:16: expected", "agents.d/new.json: name: missing", "what was last good"] {
+        assert!(ran.err.contains(want), "{want}: {ran:?}");
+    }
+    host.write("bootagent.json", &host.read("bootagent.json").replacen('{', "{ \"x\": 1,", 1));
+    let ran = host.cli(&["status"]);
+    assert!(ran.code == 0 && ran.err.contains("bootagent.json: x: unknown key"), "{ran:?}");
+}
+
+#[test]
 fn start_stop_and_restart_return_when_it_is_done() {
     let mut host = Host::new();
     host.agent("web", "exec sleep 1000", &[("startsecs", "0.5")]);

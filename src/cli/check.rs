@@ -18,7 +18,7 @@ use crate::wire::sign::Keys;
 
 /// Reads all configuration, prints every problem to standard error, and returns 1 when there is one, else 0.
 pub fn check(path: &Path) -> u8 {
-    let Configuration { config, has_file, agents, has_directory, mut problems } = files::read_configuration(path);
+    let Configuration { config, has_file, agents, mut problems } = files::read_configuration(path);
     check_daemon(&config, &path.to_string_lossy(), &mut problems);
     for agent in &agents.agents {
         let file = format!("{}/{}", config.agents_dir.trim_end_matches('/'), agent.file);
@@ -31,7 +31,7 @@ pub fn check(path: &Path) -> u8 {
         return 1;
     }
     let said = if has_file { "ok" } else { "not there, so all defaults" };
-    if !has_directory {
+    if !Path::new(&*config.agents_dir).exists() {
         complain(&format!("warning: agents_dir: there is no directory \"{}\"", config.agents_dir));
     }
     let count = match agents.agents.len() {

@@ -45,8 +45,6 @@ pub struct Configuration {
     pub has_file: bool,
     /// What `agents_dir` says; nothing where it is missing.
     pub agents: Agents,
-    /// Whether there is such a directory.
-    pub has_directory: bool,
     /// Everything that is wrong, in all files.
     pub problems: Vec<Problem>,
 }
@@ -105,17 +103,17 @@ pub fn config_of_daemon(path: &Path) -> Result<Loaded, Vec<Problem>> {
 pub fn read_configuration(path: &Path) -> Configuration {
     let Loaded { config, text, mut problems } = read_config(path);
     let has_file = text.is_some() || !problems.is_empty();
-    let (sources, has_directory) = match read_directory(Path::new(&*config.agents_dir)) {
-        Ok(Some(sources)) => (sources, true),
-        Ok(None) => (Vec::new(), false),
-        Err(message) => {
-            problems.push(Problem::new(&config.agents_dir, &message));
-            (Vec::new(), true)
-        }
-    };
-    let mut agents = config::read_agents(&config.agents_dir, sources);
+    let mut agents = read_agents(&config.agents_dir);
     problems.append(&mut agents.problems);
-    Configuration { config, has_file, agents, has_directory, problems }
+    Configuration { config, has_file, agents, problems }
+}
+
+/// What the files of `agents_dir` say, for those who know of no last good copies; nothing where it is missing.
+pub fn read_agents(directory: &str) -> Agents {
+    match read_directory(Path::new(directory)) {
+        Ok(sources) => config::read_agents(directory, sources.unwrap_or_default()),
+        Err(message) => Agents { problems: vec![Problem::new(directory, &message)], ..Agents::default() },
+    }
 }
 
 /// The files `*.json` of a directory, each with its text or what is wrong with it; `None` when there is no directory.
@@ -360,7 +358,7 @@ mod tests {
         scratch.write("agents.d/good.json", r#"{"name":"good","version":"1","exec":["/bin/true"]}"#, 0o644);
         scratch.write("agents.d/bad.json", "{", 0o644);
         let read = read_configuration(&path);
-        assert!(read.has_file && read.has_directory);
+        assert!(read.has_file);
         assert_eq!(read.agents.agents.len(), 1);
         assert_eq!(read.problems.len(), 1);
         assert!(read.problems[0].to_string().contains("agents.d/bad.json:1:2: "), "{}", read.problems[0]);
