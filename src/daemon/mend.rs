@@ -77,7 +77,7 @@ impl Daemon {
     }
 
     /// Says what became of writing or removing a record.
-    pub(super) fn complain(&mut self, result: Result<(), Error>) {
+    pub(super) fn complain(&mut self, result: Result<(), Box<Error>>) {
         match result {
             Err(error) => self.fares(RECORDS, Some(&error.to_string())),
             Ok(()) if self.unsaved.is_empty() => self.fares(RECORDS, None),

@@ -35,12 +35,12 @@ enum Cause {
 }
 
 impl Error {
-    fn io(verb: &'static str, path: &Path, cause: io::Error) -> Error {
-        Error { verb, path: path.into(), cause: Cause::Io(cause) }
+    fn io(verb: &'static str, path: &Path, cause: io::Error) -> Box<Error> {
+        Box::new(Error { verb, path: path.into(), cause: Cause::Io(cause) })
     }
 
-    fn text(verb: &'static str, path: &Path, text: &str) -> Error {
-        Error { verb, path: path.into(), cause: Cause::Text(text.into()) }
+    fn text(verb: &'static str, path: &Path, text: &str) -> Box<Error> {
+        Box::new(Error { verb, path: path.into(), cause: Cause::Text(text.into()) })
     }
 
     /// Whether the file is not there.
@@ -184,7 +184,7 @@ pub fn group_name(state_dir: &str) -> String {
 }
 
 /// Makes a directory; false when it is there.
-fn make_dir(dir: &Path) -> Result<bool, Error> {
+fn make_dir(dir: &Path) -> Result<bool, Box<Error>> {
     match fs::create_dir(dir) {
         Ok(()) => Ok(true),
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -192,16 +192,16 @@ fn make_dir(dir: &Path) -> Result<bool, Error> {
     }
 }
 
-fn open_for_writing(path: &Path) -> Result<File, Error> {
+fn open_for_writing(path: &Path) -> Result<File, Box<Error>> {
     OpenOptions::new().write(true).open(path).map_err(|cause| Error::io("open", path, cause))
 }
 
 /// One write(2), as the kernel wants it.
-fn write_file(path: &Path, text: &str) -> Result<(), Error> {
+fn write_file(path: &Path, text: &str) -> Result<(), Box<Error>> {
     open_for_writing(path)?.write_all(text.as_bytes()).map_err(|cause| Error::io("write", path, cause))
 }
 
-fn read_file(path: &Path) -> Result<String, Error> {
+fn read_file(path: &Path) -> Result<String, Box<Error>> {
     let mut text = Vec::new();
     match File::open(path).and_then(|mut file| read_up_to(u64::MAX, &mut text, &mut |to| file.read(to))) {
         Ok(_) => Ok(String::from_utf8_lossy(&text).into_owned()),
@@ -213,7 +213,7 @@ fn read_file(path: &Path) -> Result<String, Error> {
     }
 }
 
-fn set_and_compare(path: &Path, text: &str) -> Result<(), Error> {
+fn set_and_compare(path: &Path, text: &str) -> Result<(), Box<Error>> {
     write_file(path, text)?;
     let got = read_file(path)?;
     match got.trim() == text {
@@ -222,7 +222,7 @@ fn set_and_compare(path: &Path, text: &str) -> Result<(), Error> {
     }
 }
 
-fn tolerate_missing(result: Result<(), Error>) -> Result<(), Error> {
+fn tolerate_missing(result: Result<(), Box<Error>>) -> Result<(), Box<Error>> {
     match result {
         Err(error) if !error.missing() => Err(error),
         _ => Ok(()),
@@ -235,7 +235,7 @@ fn number(path: &Path) -> Option<u64> {
 }
 
 /// The number after `key` in a file of such lines.
-fn keyed(path: &Path, key: &str) -> Result<Option<u64>, Error> {
+fn keyed(path: &Path, key: &str) -> Result<Option<u64>, Box<Error>> {
     let text = read_file(path)?;
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
     Ok(value.and_then(|value| value.trim().parse().ok()))

@@ -43,8 +43,8 @@ impl std::error::Error for Error {
 }
 
 /// Ties a failed call to what it was for.
-pub fn told<T>(result: io::Result<T>, verb: &'static str, path: &Path) -> Result<T, Error> {
-    result.map_err(|cause| Error { verb, path: path.into(), cause })
+pub fn told<T>(result: io::Result<T>, verb: &'static str, path: &Path) -> Result<T, Box<Error>> {
+    result.map_err(|cause| Box::new(Error { verb, path: path.into(), cause }))
 }
 
 /// The error's text, for a person: without the number that std puts behind it.
@@ -59,7 +59,7 @@ pub fn reason(error: &io::Error) -> String {
 ///
 /// # Errors
 /// When it cannot be made, or something else is in its place.
-pub fn make_dir(path: &Path) -> Result<(), Error> {
+pub fn make_dir(path: &Path) -> Result<(), Box<Error>> {
     make(path, &mut Vec::new())
 }
 
@@ -67,7 +67,7 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// As `make_dir`.
-pub fn make_durable_dir(path: &Path) -> Result<(), Error> {
+pub fn make_durable_dir(path: &Path) -> Result<(), Box<Error>> {
     let mut changed = Vec::new();
     make(path, &mut changed)?;
     sync_changed(&changed);
@@ -75,7 +75,7 @@ pub fn make_durable_dir(path: &Path) -> Result<(), Error> {
 }
 
 /// Makes a directory, and notes in which others that made an entry.
-fn make(path: &Path, changed: &mut Vec<PathBuf>) -> Result<(), Error> {
+fn make(path: &Path, changed: &mut Vec<PathBuf>) -> Result<(), Box<Error>> {
     let mut options = DirBuilder::new();
     options.mode(0o755);
     let mut made = options.create(path);
@@ -107,7 +107,7 @@ fn sync_changed(changed: &[PathBuf]) {
 ///
 /// # Errors
 /// When one is not so and cannot be made so.
-pub fn make_own_dirs(paths: &[PathBuf]) -> Result<(), Error> {
+pub fn make_own_dirs(paths: &[PathBuf]) -> Result<(), Box<Error>> {
     let mut changed = Vec::new();
     for path in paths {
         make(path, &mut changed)?;
@@ -157,7 +157,7 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// When it cannot be written; the old file is still there then. After a failed sync it may be the new one.
-pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<(), Error> {
+pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<(), Box<Error>> {
     put(dir, file, content, 0o600, durable)?;
     if durable {
         sync_dir(dir)
@@ -170,7 +170,7 @@ pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<()
 ///
 /// # Errors
 /// As `write`.
-pub fn write_synced(dir: &Path, file: &str, content: &[u8]) -> Result<(), Error> {
+pub fn write_synced(dir: &Path, file: &str, content: &[u8]) -> Result<(), Box<Error>> {
     put(dir, file, content, 0o600, true)
 }
 
@@ -178,11 +178,11 @@ pub fn write_synced(dir: &Path, file: &str, content: &[u8]) -> Result<(), Error>
 ///
 /// # Errors
 /// As `write`.
-pub fn publish(dir: &Path, file: &str, text: &str) -> Result<(), Error> {
+pub fn publish(dir: &Path, file: &str, text: &str) -> Result<(), Box<Error>> {
     put(dir, file, text.as_bytes(), 0o644, false)
 }
 
-fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Result<(), Error> {
+fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Result<(), Box<Error>> {
     let path = dir.join(file);
     let temporary = dir.join([file, TEMPORARY].concat());
     let mut made = create(&temporary);
@@ -227,7 +227,7 @@ fn fill(mut file: File, content: &[u8], mode: u32, durable: bool) -> io::Result<
 ///
 /// # Errors
 /// When that cannot be done.
-pub fn sync_dir(dir: &Path) -> Result<(), Error> {
+pub fn sync_dir(dir: &Path) -> Result<(), Box<Error>> {
     match File::open(dir).and_then(|dir| dir.sync_all()) {
         // Some file systems cannot do it, fsync(2); there is no other way to ask them.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
@@ -239,7 +239,7 @@ pub fn sync_dir(dir: &Path) -> Result<(), Error> {
 ///
 /// # Errors
 /// When it is there and cannot be removed.
-pub fn remove_durable(dir: &Path, file: &str) -> Result<(), Error> {
+pub fn remove_durable(dir: &Path, file: &str) -> Result<(), Box<Error>> {
     let path = dir.join(file);
     match fs::remove_file(&path) {
         Ok(()) => sync_dir(dir),
@@ -252,7 +252,7 @@ pub fn remove_durable(dir: &Path, file: &str) -> Result<(), Error> {
 ///
 /// # Errors
 /// When it is there and cannot be removed.
-pub fn remove(path: &Path) -> Result<(), Error> {
+pub fn remove(path: &Path) -> Result<(), Box<Error>> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => told(removed, "remove", path),

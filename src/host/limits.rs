@@ -280,7 +280,7 @@ impl Limits {
     }
 
     /// The leaf that `set` worked on, trying v2 and then v1.
-    fn hold(&mut self, name: &str, controller: &str, set: impl Fn(&Leaf) -> Result<(), Error>) -> Option<Leaf> {
+    fn hold(&mut self, name: &str, controller: &str, set: impl Fn(&Leaf) -> Result<(), Box<Error>>) -> Option<Leaf> {
         for version in [Version::V2, Version::V1] {
             let place = |place: &Place| {
                 place.hierarchy.version == version && (version == Version::V2 || place.hierarchy.has(controller))
@@ -344,7 +344,7 @@ impl Limits {
     }
 
     /// Has the kernel kill an agent's whole group in one step; false where that cannot be done.
-    pub fn kill(&self, name: &str) -> Result<bool, Error> {
+    pub fn kill(&self, name: &str) -> Result<bool, Box<Error>> {
         match self.agents.get(name).and_then(|held| held.telling.as_ref()) {
             Some(leaf) => leaf.kill(),
             None => Ok(false),

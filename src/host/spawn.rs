@@ -46,8 +46,8 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-fn wrong(stage: Stage, message: String) -> StartError {
-    StartError { stage, message }
+fn wrong(stage: Stage, message: String) -> Box<StartError> {
+    Box::new(StartError { stage, message })
 }
 
 /// The child that runs `exec` (the definition's own, or that of its check) as the definition says: its user, groups,
@@ -61,7 +61,7 @@ pub fn setup(
     host: &Where<'_>,
     output: Option<OwnedFd>,
     groups: Vec<OwnedFd>,
-) -> Result<Setup, StartError> {
+) -> Result<Setup, Box<StartError>> {
     let user = run_as(spec)?;
     let change = ids(spec, &user)?;
     let program = c_text(find_program(exec, host)?.as_os_str().as_bytes(), Stage::Exec)?;
@@ -97,7 +97,7 @@ pub fn setup(
 }
 
 /// The user it runs as; one that only has a number has no name but that.
-fn run_as(spec: &Spec) -> Result<User, StartError> {
+fn run_as(spec: &Spec) -> Result<User, Box<StartError>> {
     let (found, id) = match &spec.user {
         None => (user_by_id(own_uid()), own_uid()),
         Some(Account::Id(id)) if spec.group.is_none() => {
@@ -119,8 +119,11 @@ fn run_as(spec: &Spec) -> Result<User, StartError> {
     }
 }
 
-/// The user, group and supplementary groups to change to; `None` where they are ours already.
-fn ids(spec: &Spec, user: &User) -> Result<Option<(Uid, Gid, Vec<Gid>)>, StartError> {
+/// User, group and supplementary groups.
+type Ids = (Uid, Gid, Vec<Gid>);
+
+/// Those to change to; `None` where they are ours already.
+fn ids(spec: &Spec, user: &User) -> Result<Option<Ids>, Box<StartError>> {
     let gid = match &spec.group {
         None if spec.user.is_none() => own_gid(),
         None => user.gid,
@@ -159,7 +162,7 @@ fn lookup(what: &str, account: Option<&Account>, error: &io::Error) -> String {
 
 /// The clean environment, the agent's own over it. Our two variables are how its processes are told from others, so
 /// nothing replaces them.
-fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString>, StartError> {
+fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString>, Box<StartError>> {
     let shell = if user.shell.is_empty() { "/bin/sh" } else { &user.shell };
     let ours = [("BOOTAGENT_NAME", &*spec.name), ("BOOTAGENT_STATE_DIR", host.state_dir)];
     let mut list: Vec<(&str, &str)> =
@@ -178,7 +181,7 @@ fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString
 }
 
 /// The file to execute. What only its user can tell (directories closed to it) is left to execve.
-fn find_program(exec: &[Box<str>], host: &Where<'_>) -> Result<PathBuf, StartError> {
+fn find_program(exec: &[Box<str>], host: &Where<'_>) -> Result<PathBuf, Box<StartError>> {
     let name: &str = exec.first().map_or("", |name| name);
     let path = match (Path::new(name), host.package) {
         (path, _) if path.is_absolute() => path.to_path_buf(),
@@ -201,7 +204,7 @@ fn find_program(exec: &[Box<str>], host: &Where<'_>) -> Result<PathBuf, StartErr
     Err(wrong(Stage::Exec, format!("program \"{}\": {problem}", path.display())))
 }
 
-fn c_text(bytes: &[u8], stage: Stage) -> Result<CString, StartError> {
+fn c_text(bytes: &[u8], stage: Stage) -> Result<CString, Box<StartError>> {
     // The text itself is not quoted, as it may be the value of a variable.
     CString::new(bytes).map_err(|_| wrong(stage, "a text with a zero byte in it cannot be passed on".to_string()))
 }

@@ -69,7 +69,7 @@ impl Store {
     ///
     /// # Errors
     /// The first directory that is not there and cannot be made.
-    pub fn open(state_dir: &Path, run_dir: &Path) -> Result<Store, Error> {
+    pub fn open(state_dir: &Path, run_dir: &Path) -> Result<Store, Box<Error>> {
         make_durable_dir(state_dir)?;
         make_dir(run_dir)?;
         let records = ["agents", "jobs", "good", "good/agents.d"].map(|dir| state_dir.join(dir));
@@ -170,7 +170,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written; the old one is still there then. The same with all that follow.
-    pub fn write_identity(&self, identity: &Identity) -> Result<(), Error> {
+    pub fn write_identity(&self, identity: &Identity) -> Result<(), Box<Error>> {
         write_durable(&self.state_dir, IDENTITY, &record::write_identity(identity))
     }
 
@@ -178,7 +178,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`.
-    pub fn write_settings(&self, settings: &Settings) -> Result<(), Error> {
+    pub fn write_settings(&self, settings: &Settings) -> Result<(), Box<Error>> {
         write_durable(&self.state_dir, SETTINGS, &record::write_settings(settings))
     }
 
@@ -192,7 +192,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`.
-    pub fn write_nonces(&self, next: u64) -> Result<(), Error> {
+    pub fn write_nonces(&self, next: u64) -> Result<(), Box<Error>> {
         write_durable(&self.state_dir, NONCES, &format!("{next}\n"))
     }
 
@@ -200,7 +200,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`, and when the old one can still not be read.
-    pub fn write_agent(&self, agent: &AgentRecord, unread: &[PathBuf]) -> Result<(), Error> {
+    pub fn write_agent(&self, agent: &AgentRecord, unread: &[PathBuf]) -> Result<(), Box<Error>> {
         let path = self.state_dir.join("agents").join([&agent.name, RECORD].concat());
         if unread.iter().any(|unread| path.starts_with(unread)) {
             match read_file(&path) {
@@ -225,7 +225,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`.
-    pub fn write_job(&self, job: &JobRecord) -> Result<(), Error> {
+    pub fn write_job(&self, job: &JobRecord) -> Result<(), Box<Error>> {
         let file = [&job.id, RECORD].concat();
         write_durable(&self.state_dir.join("jobs"), &file, &record::write_job(job))
     }
@@ -234,7 +234,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`.
-    pub fn write_run(&self, run: &RunRecord) -> Result<(), Error> {
+    pub fn write_run(&self, run: &RunRecord) -> Result<(), Box<Error>> {
         let file = [&run.name, RECORD].concat();
         write(&self.run_dir.join("agents"), &file, record::write_run(run).as_bytes(), false)
     }
@@ -243,7 +243,7 @@ impl Store {
     ///
     /// # Errors
     /// When it is there and cannot be removed. The same with all that follow.
-    pub fn remove_agent(&self, name: &str) -> Result<(), Error> {
+    pub fn remove_agent(&self, name: &str) -> Result<(), Box<Error>> {
         remove_durable(&self.state_dir.join("agents"), &[name, RECORD].concat())
     }
 
@@ -251,7 +251,7 @@ impl Store {
     ///
     /// # Errors
     /// As `remove_agent`.
-    pub fn remove_job(&self, id: &str) -> Result<(), Error> {
+    pub fn remove_job(&self, id: &str) -> Result<(), Box<Error>> {
         let dir = self.state_dir.join("jobs");
         remove(&dir.join([id, RECORD, CORRUPT].concat()))?;
         remove_durable(&dir, &[id, RECORD].concat())
@@ -261,7 +261,7 @@ impl Store {
     ///
     /// # Errors
     /// As `remove_agent`.
-    pub fn remove_run(&self, name: &str) -> Result<(), Error> {
+    pub fn remove_run(&self, name: &str) -> Result<(), Box<Error>> {
         remove(&self.run_dir.join("agents").join([name, RECORD].concat()))
     }
 
@@ -281,7 +281,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`.
-    pub fn keep_good(&self, file: &str, content: &[u8]) -> Result<(), Error> {
+    pub fn keep_good(&self, file: &str, content: &[u8]) -> Result<(), Box<Error>> {
         if self.good(file).is_some_and(|kept| kept == content) {
             return Ok(());
         }
@@ -298,7 +298,7 @@ impl Store {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub fn sync_good_definitions(&self) -> Result<(), Error> {
+    pub fn sync_good_definitions(&self) -> Result<(), Box<Error>> {
         sync_dir(&self.state_dir.join("good/agents.d"))
     }
 
@@ -306,7 +306,7 @@ impl Store {
     ///
     /// # Errors
     /// As `remove_agent`.
-    pub fn remove_good(&self, file: &str) -> Result<(), Error> {
+    pub fn remove_good(&self, file: &str) -> Result<(), Box<Error>> {
         remove(&self.state_dir.join("good").join(file))
     }
 
@@ -330,7 +330,7 @@ impl Store {
     ///
     /// # Errors
     /// As `remove_agent`.
-    pub fn remove_download(&self, id: &str) -> Result<(), Error> {
+    pub fn remove_download(&self, id: &str) -> Result<(), Box<Error>> {
         remove(&self.download(id))
     }
 }
@@ -449,7 +449,7 @@ fn named<T>(record: T, name: fn(&T) -> &str, want: &str) -> Result<T, String> {
     }
 }
 
-fn write_durable(dir: &Path, file: &str, text: &str) -> Result<(), Error> {
+fn write_durable(dir: &Path, file: &str, text: &str) -> Result<(), Box<Error>> {
     write(dir, file, text.as_bytes(), true)
 }
 

@@ -72,7 +72,7 @@ fn read_bytes(bytes: &[u8], max_depth: usize, forgiving: bool) -> Result<Value, 
     };
     let fail = match scan(valid) {
         Err(fail) if fail.at < valid.len() => fail,
-        _ => Fail { at: valid.len(), message: "not UTF-8".into() },
+        _ => Box::new(Fail { at: valid.len(), message: "not UTF-8".into() }),
     };
     Err(fail.place(valid))
 }

@@ -14,7 +14,7 @@ use crate::work::{cause, Fault, Kind, Outcome, CONNECT_SECS, EXCHANGE_SECS, EXIT
 const HEAD_MAX: usize = 8 << 10;
 
 /// Sends `body` and reads the reply, whatever its status; a redirect is a reply like any other.
-pub fn exchange(url: &str, headers: &[(String, String)], body: Vec<u8>, max_body: u64) -> Result<Outcome, Fault> {
+pub fn exchange(url: &str, headers: &[(String, String)], body: Vec<u8>, max_body: u64) -> Result<Outcome, Box<Fault>> {
     alarm::end_after(CONNECT_SECS, EXCHANGE_SECS, [EXIT_NO_CONNECTION, EXIT_NO_REPLY])
         .map_err(|error| Fault::temporary("cannot set the alarm", &error))?;
     let address = Url::parse(url)
@@ -55,7 +55,7 @@ pub fn exchange(url: &str, headers: &[(String, String)], body: Vec<u8>, max_body
 }
 
 /// Sends the request and reads the head of the reply.
-pub fn send(request: minreq::Request) -> Result<minreq::ResponseLazy, Fault> {
+pub fn send(request: minreq::Request) -> Result<minreq::ResponseLazy, Box<Fault>> {
     let mut reply = request.send_lazy().map_err(|error| explained(&error))?;
     // minreq takes an interim reply (RFC 9110, 15.2) for the final one, which is what follows.
     while matches!(reply.status_code, 100 | 102..=199) {
@@ -72,7 +72,7 @@ pub fn send(request: minreq::Request) -> Result<minreq::ResponseLazy, Fault> {
 }
 
 /// Reads another head, from where minreq sees a body that ends with the connection.
-fn next_head(reply: &mut minreq::ResponseLazy) -> Result<(), Fault> {
+fn next_head(reply: &mut minreq::ResponseLazy) -> Result<(), Box<Fault>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let read = read_up_to(1, &mut head, &mut |to| reply.read(to));
@@ -112,7 +112,7 @@ pub fn is_chunked(reply: &minreq::ResponseLazy) -> bool {
 }
 
 /// minreq's error in our words.
-fn explained(error: &minreq::Error) -> Fault {
+fn explained(error: &minreq::Error) -> Box<Fault> {
     use minreq::Error;
     match error {
         Error::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {

@@ -27,7 +27,7 @@ const REDIRECTS_MAX: u32 = 5;
 const LAG: Duration = Duration::from_millis(125);
 
 /// Fetches `url` into `file`, going on behind what it holds.
-pub fn fetch(url: &str, max_bytes: u64, rate: Option<u64>, file: File) -> Result<Outcome, Fault> {
+pub fn fetch(url: &str, max_bytes: u64, rate: Option<u64>, file: File) -> Result<Outcome, Box<Fault>> {
     alarm::alarm(stall_secs());
     let url = Url::parse(url).map_err(|reason| Fault::new(Kind::Final, reason))?;
     let mut sink = Sink::new(file, max_bytes, rate)?;
@@ -55,7 +55,7 @@ pub struct Sink {
 
 impl Sink {
     /// Hashes what the file holds already.
-    fn new(mut file: File, max: u64, rate: Option<u64>) -> Result<Sink, Fault> {
+    fn new(mut file: File, max: u64, rate: Option<u64>) -> Result<Sink, Box<Fault>> {
         let cannot = |error: io::Error| Fault::storage("cannot read the part fetched before", &error);
         let mut hash = Sha256::new();
         let mut buffer = vec![0; CHUNK];
@@ -85,7 +85,7 @@ impl Sink {
     }
 
     /// Begins anew with an empty file.
-    pub fn restart(&mut self) -> Result<(), Fault> {
+    pub fn restart(&mut self) -> Result<(), Box<Fault>> {
         let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
         emptied.map_err(|error| Fault::storage("cannot empty the file", &error))?;
         self.hash = Sha256::new();
@@ -94,7 +94,7 @@ impl Sink {
     }
 
     /// Whether `total` bytes, all of the file, may come and have room.
-    pub fn expect(&self, total: u64) -> Result<(), Fault> {
+    pub fn expect(&self, total: u64) -> Result<(), Box<Fault>> {
         if total > self.max {
             return Err(Fault::new(Kind::TooBig, format!("the file has {total} bytes, more than {}", self.max)));
         }
@@ -112,7 +112,7 @@ impl Sink {
     }
 
     /// Takes everything `source` gives until it ends; `total` is what the file then has, when that is known.
-    pub fn fill(&mut self, source: &mut impl Read, total: Option<u64>) -> Result<(), Fault> {
+    pub fn fill(&mut self, source: &mut impl Read, total: Option<u64>) -> Result<(), Box<Fault>> {
         loop {
             let count = match source.read(&mut self.buffer) {
                 Ok(0) => break,
@@ -168,7 +168,7 @@ impl Pace {
 }
 
 /// GET, with redirects followed here, as minreq would follow them to anywhere. Returns whether the bytes were counted.
-fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Fault> {
+fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
     let mut redirects = 0;
     loop {
         alarm::alarm(stall_secs());
@@ -243,7 +243,7 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Fault> {
 
 /// The first byte of a body that has any. minreq takes the end of the connection for the end of the head: what a head says that
 /// nothing follows must not cost what was fetched before.
-fn first(reply: &mut minreq::ResponseLazy, total: Option<u64>) -> Result<io::Cursor<Vec<u8>>, Fault> {
+fn first(reply: &mut minreq::ResponseLazy, total: Option<u64>) -> Result<io::Cursor<Vec<u8>>, Box<Fault>> {
     let mut byte = Vec::new();
     let read = read_up_to(1, &mut byte, &mut |to| reply.read(to));
     read.map_err(|error| Fault::temporary("the transfer broke off before its first byte", &error))?;
@@ -254,7 +254,7 @@ fn first(reply: &mut minreq::ResponseLazy, total: Option<u64>) -> Result<io::Cur
 }
 
 /// The request for what comes after the first `from` bytes.
-fn request(url: &Url, from: u64) -> Result<minreq::Request, Fault> {
+fn request(url: &Url, from: u64) -> Result<minreq::Request, Box<Fault>> {
     let address = url.for_http().map_err(|reason| Fault::new(Kind::Final, reason))?;
     let mut request = minreq::get(address).with_follow_redirects(false).with_header("Accept-Encoding", "identity");
     if from > 0 {
@@ -269,7 +269,7 @@ fn request(url: &Url, from: u64) -> Result<minreq::Request, Fault> {
 
 /// Whether a chunked reply is known to be whole. minreq takes the end of the connection for the end of the chunks; but a
 /// server that does not announce to close keeps the connection after a reply, as nothing in the request tells it not to.
-fn whole(reply: &minreq::ResponseLazy, size: u64) -> Result<bool, Fault> {
+fn whole(reply: &minreq::ResponseLazy, size: u64) -> Result<bool, Box<Fault>> {
     let closes = header(reply, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
     if !is_chunked(reply) || closes {
         return Ok(false);
@@ -296,7 +296,7 @@ fn content_range(value: &str) -> Option<(Option<u64>, Option<u64>)> {
 }
 
 /// Copies a local file; always from its start, as that costs nothing.
-fn copy(url: &Url, sink: &mut Sink) -> Result<bool, Fault> {
+fn copy(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
     let path = percent_decoded(&url.path)
         .filter(|path| !path.contains(&0))
         .map(std::ffi::OsString::from_vec)

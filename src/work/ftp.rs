@@ -20,7 +20,7 @@ const SHOWN_MAX: usize = 300;
 const CONNECT_MAX: Duration = Duration::from_secs(15);
 
 /// Fetches the file `url` names, behind what `sink` holds. Returns whether the bytes were counted.
-pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Fault> {
+pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
     let (folders, file) = route(&url.path).map_err(|reason| Fault::new(Kind::Final, reason))?;
     let mut control = Control::connect(url)?;
     control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
@@ -112,7 +112,7 @@ struct Reply {
 
 impl Reply {
     /// Fine when the code's first digit is `class`; else a fault that quotes the server.
-    fn expect(self, command: &str, class: u16) -> Result<Reply, Fault> {
+    fn expect(self, command: &str, class: u16) -> Result<Reply, Box<Fault>> {
         if self.code / 100 == class {
             return Ok(self);
         }
@@ -123,7 +123,7 @@ impl Reply {
 
 impl Control {
     /// Connects, and hears the greeting.
-    fn connect(url: &Url) -> Result<Control, Fault> {
+    fn connect(url: &Url) -> Result<Control, Box<Fault>> {
         let place = url.place();
         let addresses = (url.host.as_str(), url.port)
             .to_socket_addrs()
@@ -147,7 +147,7 @@ impl Control {
         Err(last)
     }
 
-    fn log_in(&mut self, user: &str, password: &str) -> Result<(), Fault> {
+    fn log_in(&mut self, user: &str, password: &str) -> Result<(), Box<Fault>> {
         let reply = self.ask(&format!("USER {user}"))?;
         if reply.code == 331 {
             self.ask(&format!("PASS {password}"))?.expect("the password", 2)?;
@@ -158,13 +158,13 @@ impl Control {
     }
 
     /// The size the server gives for the file, if any.
-    fn size(&mut self, file: &str) -> Result<Option<u64>, Fault> {
+    fn size(&mut self, file: &str) -> Result<Option<u64>, Box<Fault>> {
         let reply = self.ask(&format!("SIZE {file}"))?;
         Ok(if reply.code == 213 { reply.text.trim().parse().ok() } else { None })
     }
 
     /// A data connection: EPSV, and where the server or something between does not have it, PASV.
-    fn open_data(&mut self) -> Result<TcpStream, Fault> {
+    fn open_data(&mut self) -> Result<TcpStream, Box<Fault>> {
         let reply = self.ask("EPSV")?;
         if reply.code == 229 {
             let port = extended_port(&reply.text)
@@ -185,12 +185,12 @@ impl Control {
     }
 
     /// `ask`, and the reply must be of this class.
-    fn demand(&mut self, command: &str, class: u16) -> Result<Reply, Fault> {
+    fn demand(&mut self, command: &str, class: u16) -> Result<Reply, Box<Fault>> {
         self.ask(command)?.expect(command, class)
     }
 
     /// Sends a command and reads the reply.
-    fn ask(&mut self, command: &str) -> Result<Reply, Fault> {
+    fn ask(&mut self, command: &str) -> Result<Reply, Box<Fault>> {
         alarm::alarm(stall_secs());
         let line = format!("{command}\r\n");
         self.stream
@@ -200,7 +200,7 @@ impl Control {
     }
 
     /// Reads one reply.
-    fn reply(&mut self) -> Result<Reply, Fault> {
+    fn reply(&mut self) -> Result<Reply, Box<Fault>> {
         loop {
             match parse(&self.inbox) {
                 Parsed::Reply(reply, used) => {

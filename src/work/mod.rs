@@ -162,17 +162,17 @@ struct Fault {
 }
 
 impl Fault {
-    fn new(kind: Kind, reason: impl Into<String>) -> Fault {
-        Fault { kind, reason: reason.into(), retry_after: None }
+    fn new(kind: Kind, reason: impl Into<String>) -> Box<Fault> {
+        Box::new(Fault { kind, reason: reason.into(), retry_after: None })
     }
 
     /// `what: cause`, for a failure of the network or of a peer: worth another attempt.
-    fn temporary(what: &str, error: &io::Error) -> Fault {
+    fn temporary(what: &str, error: &io::Error) -> Box<Fault> {
         Fault::new(Kind::Temporary, format!("{what}: {}", cause(error)))
     }
 
     /// `what: cause`, for a failure of the local file system.
-    fn storage(what: &str, error: &io::Error) -> Fault {
+    fn storage(what: &str, error: &io::Error) -> Box<Fault> {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::NoSpace,
             io::ErrorKind::FileTooLarge => Kind::TooBig,
@@ -254,7 +254,7 @@ pub fn try_parsers(bytes: &[u8]) {
 fn perform(order: Order) -> Outcome {
     match order {
         Order::Exchange { url, headers, body, max_body } => {
-            exchange::exchange(&url, &headers, body, max_body).unwrap_or_else(|fault| failed(fault, &url, 0))
+            exchange::exchange(&url, &headers, body, max_body).unwrap_or_else(|fault| failed(&fault, &url, 0))
         }
         Order::Fetch { url, max_bytes, rate } => match third() {
             Ok(file) => {
@@ -262,29 +262,29 @@ fn perform(order: Order) -> Outcome {
                 let after = file.try_clone();
                 fetch::fetch(&url, max_bytes, rate, file).unwrap_or_else(|fault| {
                     let now = after.and_then(|file| file.metadata()).map_or(0, |data| data.len());
-                    failed(fault, &url, now.saturating_sub(before))
+                    failed(&fault, &url, now.saturating_sub(before))
                 })
             }
-            Err(fault) => failed(fault, &url, 0),
+            Err(fault) => failed(&fault, &url, 0),
         },
         Order::Verify { keys, signature, name, version } => third()
             .and_then(|file| verify::verify(file, &keys, &signature, &name, &version))
-            .map_or_else(|fault| failed(fault, "", 0), |digest| Outcome::Verified { digest }),
+            .map_or_else(|fault| failed(&fault, "", 0), |digest| Outcome::Verified { digest }),
         Order::Unpack { format, dir, max_bytes, max_entries } => third()
             .and_then(|file| unpack::unpack(file, format, &dir, max_bytes, max_entries))
-            .unwrap_or_else(|fault| failed(fault, "", 0)),
+            .unwrap_or_else(|fault| failed(&fault, "", 0)),
     }
 }
 
 /// The file the daemon gave.
-fn third() -> Result<File, Fault> {
+fn third() -> Result<File, Box<Fault>> {
     crate::sys::inherited(3)
         .map(File::from)
         .map_err(|error| Fault::storage("cannot use the file at descriptor 3", &error))
 }
 
 /// The fault as an outcome, fit to be shown.
-fn failed(fault: Fault, url: &str, progressed: u64) -> Outcome {
+fn failed(fault: &Fault, url: &str, progressed: u64) -> Outcome {
     let reason = crate::model::job::sanitize(&url::without_password(&fault.reason, url), REASON_MAX);
     Outcome::Failed { kind: fault.kind, reason, progressed, retry_after: fault.retry_after }
 }

@@ -134,7 +134,7 @@ pub fn up_to_nul(mut bytes: Vec<u8>) -> Vec<u8> {
 ///
 /// # Errors
 /// A header that is none, and members that are sparse.
-pub fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), Fault> {
+pub fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), Box<Fault>> {
     let wrong = || Fault::new(Kind::Final, "no tar archive: a pax header that is none");
     for (key, value) in records(bytes).ok_or_else(wrong)? {
         match key {

@@ -35,7 +35,7 @@ pub fn unpack(
     dir: &str,
     max_bytes: u64,
     max_entries: u64,
-) -> Result<Outcome, Fault> {
+) -> Result<Outcome, Box<Fault>> {
     package.rewind().map_err(|error| Fault::storage("cannot read the package", &error))?;
     let mut unpacking = Unpacking {
         root: PathBuf::from(dir),
@@ -65,16 +65,12 @@ pub fn unpack(
             if let Some(failure) = failures.take(pid) {
                 return Err(Fault::new(Kind::Final, format!("cannot execute \"{tool}\": {failure}")));
             }
-            match (read, exit) {
-                (Ok(()), Exit::Code(0)) => {}
-                // It was the tool that broke off, and the archive only ends too early.
-                (Ok(()) | Err(Fault { kind: Kind::Final, .. }), exit)
-                    if exit != Exit::Code(0) && exit != Exit::Signal(Sig::PIPE) =>
-                {
-                    return Err(Fault::new(Kind::Final, format!("cannot decompress the package: \"{tool}\" {exit}")));
-                }
-                (read, _) => read?,
+            // Where the tool broke off, the archive only ends too early.
+            let broke_off = exit != Exit::Code(0) && exit != Exit::Signal(Sig::PIPE);
+            if broke_off && read.as_ref().err().is_none_or(|fault| fault.kind == Kind::Final) {
+                return Err(Fault::new(Kind::Final, format!("cannot decompress the package: \"{tool}\" {exit}")));
             }
+            read?;
         }
     }
     unpacking.finish()
@@ -104,7 +100,7 @@ struct Unpacking {
 
 impl Unpacking {
     /// Unpacks every member, and reads on to the end of the stream, so that whoever writes it can check what it wrote.
-    fn read(&mut self, source: &mut Source) -> Result<(), Fault> {
+    fn read(&mut self, source: &mut Source) -> Result<(), Box<Fault>> {
         let mut block = [0; BLOCK];
         let mut extra = Extra::default();
         while source.fill(&mut block)? {
@@ -145,7 +141,7 @@ impl Unpacking {
     }
 
     /// Reads what follows the end mark: padding, if anything.
-    fn drain(&mut self, source: &mut Source) -> Result<(), Fault> {
+    fn drain(&mut self, source: &mut Source) -> Result<(), Box<Fault>> {
         let end = source.read;
         loop {
             match source.file.read(&mut self.buffer) {
@@ -161,7 +157,7 @@ impl Unpacking {
     }
 
     /// The data of a header that belongs to the next one.
-    fn attached(&mut self, source: &mut Source, size: u64) -> Result<Vec<u8>, Fault> {
+    fn attached(&mut self, source: &mut Source, size: u64) -> Result<Vec<u8>, Box<Fault>> {
         self.count()?;
         if size > EXTRA_MAX {
             return Err(Fault::new(Kind::Hostile, format!("a header of {size} bytes")));
@@ -173,7 +169,7 @@ impl Unpacking {
     }
 
     /// Counts one more header, of whatever kind, so that no archive keeps us busy for ever.
-    fn count(&mut self) -> Result<(), Fault> {
+    fn count(&mut self) -> Result<(), Box<Fault>> {
         self.entries += 1;
         if self.entries > self.max_entries {
             return Err(Fault::new(Kind::TooBig, format!("the archive has more than {} members", self.max_entries)));
@@ -182,7 +178,7 @@ impl Unpacking {
     }
 
     /// Makes one member.
-    fn member(&mut self, header: &Header, source: &mut Source) -> Result<(), Fault> {
+    fn member(&mut self, header: &Header, source: &mut Source) -> Result<(), Box<Fault>> {
         self.count()?;
         let shown = String::from_utf8_lossy(&header.name).into_owned();
         let hostile = |what: &str| Fault::new(Kind::Hostile, format!("member \"{shown}\" {what}"));
@@ -252,8 +248,8 @@ impl Unpacking {
         source: &mut Source,
         size: u64,
         file: &mut File,
-        storage: impl Fn(io::Error) -> Fault,
-    ) -> Result<(), Fault> {
+        storage: impl Fn(io::Error) -> Box<Fault>,
+    ) -> Result<(), Box<Fault>> {
         let mut left = size;
         while left > 0 {
             let take = left.min(CHUNK as u64) as usize;
@@ -317,7 +313,7 @@ impl Unpacking {
     }
 
     /// Puts the directories on disk, and finds the top.
-    fn finish(self) -> Result<Outcome, Fault> {
+    fn finish(self) -> Result<Outcome, Box<Fault>> {
         let storage = |error: io::Error| Fault::storage("cannot write the package to disk", &error);
         let mut first = fs::read_dir(&self.root).map_err(storage)?;
         let top = match (first.next(), first.next()) {

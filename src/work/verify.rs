@@ -19,7 +19,7 @@ use crate::work::{Fault, Kind};
 const LEGACY_MAX: u64 = 8 << 20;
 
 /// Verifies the signature over all of `file`, if there are `keys`; the digest of the file.
-pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version: &str) -> Result<[u8; 32], Fault> {
+pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version: &str) -> Result<[u8; 32], Box<Fault>> {
     let mut hash = Sha256::new();
     for_each_part(&file, |bytes| hash.update(bytes))?;
     let digest = hash.finalize().into();
@@ -51,7 +51,7 @@ pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version:
 }
 
 /// What one key says; a fault is the file's.
-fn verify_by(file: &File, key: &PublicKey, signature: &Signature) -> Result<Result<(), Error>, Fault> {
+fn verify_by(file: &File, key: &PublicKey, signature: &Signature) -> Result<Result<(), Error>, Box<Fault>> {
     let mut stream = match key.verify_stream(signature) {
         Ok(stream) => stream,
         Err(Error::UnsupportedLegacyMode) => {
@@ -70,7 +70,7 @@ fn verify_by(file: &File, key: &PublicKey, signature: &Signature) -> Result<Resu
 }
 
 /// Hands over all of the file, a part at a time.
-fn for_each_part(mut file: &File, mut take: impl FnMut(&[u8])) -> Result<(), Fault> {
+fn for_each_part(mut file: &File, mut take: impl FnMut(&[u8])) -> Result<(), Box<Fault>> {
     let read = |error: std::io::Error| Fault::storage("cannot read the package", &error);
     file.rewind().map_err(read)?;
     let mut buffer = vec![0; 64 << 10];

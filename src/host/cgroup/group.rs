@@ -20,7 +20,7 @@ impl Group {
     /// Makes our group `name`, or the one at the path `parent` where the configuration says so, or finds it made. It is
     /// tried at the top of the hierarchy first, where no service manager's cleaning up reaches the agents, then below
     /// the group we are in, which is ours where it was delegated to us.
-    pub fn open(hierarchy: &Hierarchy, name: &str, parent: Option<&str>) -> Result<Group, Error> {
+    pub fn open(hierarchy: &Hierarchy, name: &str, parent: Option<&str>) -> Result<Group, Box<Error>> {
         let mut bases = vec![hierarchy.mount.clone()];
         // A daemon that has moved itself into a group of its own is found again there by its successor.
         let own = match hierarchy.own.file_name() {
@@ -45,7 +45,7 @@ impl Group {
         Err(first.unwrap_or_else(|| Error::text("use", &hierarchy.mount, "no place for a group")))
     }
 
-    fn make(&self) -> Result<(), Error> {
+    fn make(&self) -> Result<(), Box<Error>> {
         let mut dir = self.base.clone();
         for part in self.dir.strip_prefix(&self.base).unwrap_or(Path::new("")) {
             if part == ".." {
@@ -58,7 +58,7 @@ impl Group {
     }
 
     /// Takes us out of our own group of agents, where a daemon started by an agent finds itself.
-    fn leave(mut self) -> Result<Group, Error> {
+    fn leave(mut self) -> Result<Group, Box<Error>> {
         if self.own.starts_with(&self.dir) {
             self.vacate()?;
         }
@@ -76,7 +76,7 @@ impl Group {
     }
 
     /// Makes sure that groups below have `controller`: `memory` or `cpu`.
-    pub fn enable(&mut self, controller: &str) -> Result<(), Error> {
+    pub fn enable(&mut self, controller: &str) -> Result<(), Box<Error>> {
         if self.version == Version::V1 {
             return match self.controllers.iter().any(|known| **known == *controller) {
                 true => Ok(()),
@@ -93,9 +93,10 @@ impl Group {
         Ok(())
     }
 
-    fn enable_in(&mut self, dir: &Path, controller: &str) -> Result<(), Error> {
+    fn enable_in(&mut self, dir: &Path, controller: &str) -> Result<(), Box<Error>> {
         let control = dir.join("cgroup.subtree_control");
-        let listed = |path: &Path| Ok(read_file(path)?.split_ascii_whitespace().any(|name| name == controller));
+        let listed =
+            |path: &Path| read_file(path).map(|text| text.split_ascii_whitespace().any(|name| name == controller));
         if listed(&control)? {
             return Ok(());
         }
@@ -121,7 +122,7 @@ impl Group {
 
     /// Moves us to where we are in nobody's way: the root of a hierarchy may hold processes, below a group that was
     /// delegated to us it takes one of our own.
-    fn vacate(&mut self) -> Result<(), Error> {
+    fn vacate(&mut self) -> Result<(), Box<Error>> {
         let mut place = self.base.clone();
         if self.version == Version::V2 && !self.is_root(&place) {
             place.push("daemon");
@@ -133,7 +134,7 @@ impl Group {
     }
 
     /// The group of one agent, made if need be.
-    pub fn leaf(&self, name: &str) -> Result<Leaf, Error> {
+    pub fn leaf(&self, name: &str) -> Result<Leaf, Box<Error>> {
         let mut leaf = self.find(name);
         leaf.new = make_dir(&leaf.dir)?;
         Ok(leaf)

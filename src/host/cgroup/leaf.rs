@@ -44,7 +44,7 @@ impl Leaf {
     }
 
     /// The file through which a child enters it by writing `0`.
-    pub fn entrance(&self) -> Result<OwnedFd, Error> {
+    pub fn entrance(&self) -> Result<OwnedFd, Box<Error>> {
         open_for_writing(&self.dir.join("cgroup.procs")).map(OwnedFd::from)
     }
 
@@ -55,7 +55,7 @@ impl Leaf {
     }
 
     /// Every process in it and in groups its processes made below it; none when it is gone.
-    pub fn members(&self) -> Result<Vec<Pid>, Error> {
+    pub fn members(&self) -> Result<Vec<Pid>, Box<Error>> {
         let mut pids = Vec::new();
         members(&self.dir, &mut pids).map(|()| pids)
     }
@@ -72,7 +72,7 @@ impl Leaf {
 
     /// Has the kernel kill all that is in it in one step, also what is just being forked; false where it cannot (v1, or
     /// before 5.14). We must never be in it: then it is an error, and nothing is killed.
-    pub fn kill(&self) -> Result<bool, Error> {
+    pub fn kill(&self) -> Result<bool, Box<Error>> {
         let file = self.dir.join("cgroup.kill");
         if self.version == Version::V1 || !file.exists() {
             return Ok(false);
@@ -84,7 +84,7 @@ impl Leaf {
     }
 
     /// Stops or continues all that is in it, where the hierarchy can (v2 from 5.2, v1 freezer).
-    pub fn freeze(&self, frozen: bool) -> Result<(), Error> {
+    pub fn freeze(&self, frozen: bool) -> Result<(), Box<Error>> {
         match self.version {
             Version::V2 => write_file(&self.dir.join("cgroup.freeze"), if frozen { "1" } else { "0" }),
             Version::V1 => write_file(&self.dir.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" }),
@@ -92,7 +92,7 @@ impl Leaf {
     }
 
     /// Limits the memory of all in it, swap included, or lifts the limit; read back afterwards.
-    pub fn set_memory(&self, limit: Option<u64>) -> Result<(), Error> {
+    pub fn set_memory(&self, limit: Option<u64>) -> Result<(), Box<Error>> {
         let (file, swap, none) = match self.version {
             Version::V2 => (self.dir.join("memory.max"), "memory.swap.max", "max"),
             Version::V1 => (self.dir.join("memory.limit_in_bytes"), "memory.memsw.limit_in_bytes", "-1"),
@@ -136,7 +136,7 @@ impl Leaf {
 
     /// Holds the processor time of all in it to `share` hundredths of a percent of one core, or lifts the limit; read
     /// back afterwards. A share below the kernel's least, 0.1 %, becomes that.
-    pub fn set_cpu(&self, share: Option<u32>) -> Result<(), Error> {
+    pub fn set_cpu(&self, share: Option<u32>) -> Result<(), Box<Error>> {
         let bandwidth = share.map(bandwidth);
         match (self.version, bandwidth) {
             (Version::V2, None) => write_file(&self.dir.join("cpu.max"), "max"),
@@ -181,7 +181,7 @@ impl Leaf {
 
     /// Is raised whenever the memory limit is hit and nothing can be reclaimed: v1 kills one process then, and says
     /// nothing to the others. `None` for v2, which ends all that is in it.
-    pub fn memory_alarm(&self) -> Result<Option<Counter>, Error> {
+    pub fn memory_alarm(&self) -> Result<Option<Counter>, Box<Error>> {
         if self.version == Version::V2 {
             return Ok(None);
         }
@@ -219,7 +219,7 @@ impl Leaf {
     }
 
     /// Removes it with the groups made below it; an error while there are processes, to be tried again later.
-    pub fn remove(&self) -> Result<(), Error> {
+    pub fn remove(&self) -> Result<(), Box<Error>> {
         remove(&self.dir)
     }
 }
@@ -234,7 +234,7 @@ pub(super) fn bandwidth(share: u32) -> (u64, u64) {
     ((share * 100).max(1000), 1_000_000)
 }
 
-fn members(dir: &Path, pids: &mut Vec<Pid>) -> Result<(), Error> {
+fn members(dir: &Path, pids: &mut Vec<Pid>) -> Result<(), Box<Error>> {
     let text = match read_file(&dir.join("cgroup.procs")) {
         Ok(text) => text,
         Err(error) if error.missing() => return Ok(()),
@@ -248,7 +248,7 @@ fn members(dir: &Path, pids: &mut Vec<Pid>) -> Result<(), Error> {
     Ok(())
 }
 
-fn remove(dir: &Path) -> Result<(), Error> {
+fn remove(dir: &Path) -> Result<(), Box<Error>> {
     let mut removed = fs::remove_dir(dir);
     if removed.as_ref().is_err_and(|cause| cause.kind() != io::ErrorKind::NotFound) {
         for below in below(dir) {

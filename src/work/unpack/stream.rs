@@ -15,7 +15,7 @@ use crate::work::{Fault, Kind};
 const TOOL_DIRS: [&str; 6] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin", "/usr/local/sbin"];
 
 /// Starts `tool -dc` on the package; busybox stands in for a tool that is missing.
-pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, File, FailurePipe), Fault> {
+pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, File, FailurePipe), Box<Fault>> {
     let program = [tool, "busybox"]
         .iter()
         .flat_map(|name| TOOL_DIRS.iter().map(move |dir| format!("{dir}/{name}")))
@@ -44,7 +44,7 @@ pub struct Source {
 
 impl Source {
     /// Fills `buffer`; `Ok(false)` when the stream ends before its first byte.
-    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Fault> {
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Box<Fault>> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.file.read(&mut buffer[filled..]) {
@@ -62,7 +62,7 @@ impl Source {
     }
 
     /// Like `fill`, where the stream must not end.
-    pub fn demand(&mut self, buffer: &mut [u8]) -> Result<(), Fault> {
+    pub fn demand(&mut self, buffer: &mut [u8]) -> Result<(), Box<Fault>> {
         if self.fill(buffer)? || buffer.is_empty() {
             return Ok(());
         }
