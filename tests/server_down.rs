@@ -111,6 +111,10 @@ fn a_broken_answer_sends_it_to_the_next_server() {
         ("5 MB", ok(&huge)),
         ("not UTF-8", Mode::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n{\xff\xff}".to_vec())),
         ("less than promised", raw(&format!("HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{good}"))),
+        (
+            "two lengths",
+            raw(&format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: {}\r\n\r\n{good}", good.len())),
+        ),
         ("no HTTP", raw("220 ftp.example.org ready\r\n")),
         ("a cut head", raw("HTTP/1.1 200 OK\r\nContent-Le")),
         ("an endless head", raw(&format!("HTTP/1.1 200 OK\r\n{}", "X: y\r\n".repeat(100_000)))),

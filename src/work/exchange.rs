@@ -13,6 +13,8 @@ use crate::work::{cause, Fault, Kind, Outcome, CONNECT_SECS, EXCHANGE_SECS, EXIT
 /// The longest head behind an interim reply, bytes.
 const HEAD_MAX: usize = 8 << 10;
 
+const LENGTH: &str = "content-length";
+
 /// Sends `body` and reads the reply, whatever its status; a redirect is a reply like any other.
 pub fn exchange(url: &str, headers: &[(String, String)], body: Vec<u8>, max_body: u64) -> Result<Outcome, Box<Fault>> {
     alarm::end_after(CONNECT_SECS, EXCHANGE_SECS, [EXIT_NO_CONNECTION, EXIT_NO_REPLY])
@@ -68,6 +70,11 @@ pub fn send(request: minreq::Request) -> Result<minreq::ResponseLazy, Box<Fault>
             "the server closed the connection or answered something that is not HTTP",
         ));
     }
+    // Where two lengths are told, the end of the reply is anybody's guess (RFC 9110, 8.6).
+    let length = header(&reply, LENGTH);
+    if reply.headers.iter().any(|(name, value)| name.trim() == LENGTH && Some(value.trim()) != length) {
+        return Err(Fault::new(Kind::Temporary, "the reply has more than one Content-Length"));
+    }
     Ok(reply)
 }
 
@@ -103,7 +110,7 @@ pub fn content_length(reply: &minreq::ResponseLazy) -> Option<u64> {
     if is_chunked(reply) {
         return None;
     }
-    header(reply, "content-length").and_then(|value| value.parse().ok())
+    header(reply, LENGTH).and_then(|value| value.parse().ok())
 }
 
 /// Whether the body comes in chunks.
