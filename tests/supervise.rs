@@ -422,6 +422,25 @@ fn the_last_order_counts_over_restarts() {
 }
 
 #[test]
+fn a_start_that_breaks_off_names_what_it_is_about() {
+    let mut host = Host::new();
+    host.set("retries", "0");
+    let (directory, file) = (host.path("gone").display().to_string(), host.path("x.pid").display().to_string());
+    let long = format!("[\"/bin/sleep\", \"{}\"]", "1".repeat(200_000));
+    host.agent("away", "true", &[("directory", &format!("\"{directory}\""))]);
+    host.agent("long", "", &[("exec", &long)]);
+    host.agent("forks", "sleep 1000 &", &[("type", "\"forking\""), ("pidfile", &format!("\"{file}\""))]);
+    host.start();
+    for (name, want) in [
+        ("away", format!("entering the working directory \"{directory}\": No such file")),
+        ("long", "executing the program \"/bin/sleep\": Argument list too long".to_string()),
+        ("forks", format!("and pid file \"{file}\" names no process of it after")),
+    ] {
+        host.wait_seen(name, &want, |agent| agent.detail.contains(&want));
+    }
+}
+
+#[test]
 fn a_second_daemon_refuses_to_start() {
     let mut host = Host::new();
     host.agent("web", "exec sleep 1000", &[]);

@@ -206,12 +206,25 @@ impl Daemon {
         self.trees.turn();
     }
 
+    /// Why an agent's child, or its health check, never became its program, with the directory or program it is about.
+    fn explained(&self, name: &str, check: bool, failure: Failure) -> String {
+        let text = failure.to_string();
+        let Some(spec) = self.state.spec(name) else { return text };
+        let exec = spec.check.as_ref().filter(|_| check).map_or(&spec.exec, |check| &check.exec);
+        let about = match failure.stage {
+            Stage::Directory => &spec.directory,
+            Stage::Exec => &exec[0],
+            _ => return text,
+        };
+        text.replacen(':', &format!(" \"{about}\":"), 1)
+    }
+
     fn child_ended(&mut self, owner: Owner, exit: Exit, failure: Option<Failure>) {
-        let exit_or_failure = |failure: Option<Failure>| failure.map(|failure| failure.to_string());
         match owner {
             Owner::Agent(name) => {
                 self.trees.ended(&name);
-                if let Some(reason) = exit_or_failure(failure) {
+                if let Some(failure) = failure {
+                    let reason = self.explained(&name, false, failure);
                     self.queue.push_back(Event::NotStarted { name, reason: reason.into() });
                     return;
                 }
@@ -221,7 +234,7 @@ impl Daemon {
                 self.queue.push_back(Event::Exited { name, exit, oom, tail });
             }
             Owner::Check(name) => {
-                let tail = exit_or_failure(failure).unwrap_or_default().into();
+                let tail = failure.map_or(String::new(), |failure| self.explained(&name, true, failure)).into();
                 self.queue.push_back(Event::Checked(name, exit, tail));
             }
             Owner::Tool(job) => {
@@ -231,8 +244,8 @@ impl Daemon {
                     let (job, tool) = self.tools.swap_remove(index);
                     return self.start_tool(job, tool);
                 }
-                let output = match exit_or_failure(failure) {
-                    Some(reason) => reason,
+                let output = match failure {
+                    Some(failure) => failure.to_string(),
                     None => read_ends(&self.tool_output(&job)).unwrap_or_default(),
                 };
                 let _ = fs::remove_file(self.tool_output(&job));

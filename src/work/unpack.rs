@@ -19,6 +19,7 @@ use self::names::{lowest, relative};
 use self::stream::{decompressor, Source};
 use crate::kernel::{Exit, Sig};
 use crate::model::package::Format;
+use crate::sys::file::read_up_to;
 use crate::sys::process;
 use crate::work::tar::{header, padded, pax, up_to_nul, Extra, Header, BLOCK};
 use crate::work::{Fault, Kind, Outcome};
@@ -27,6 +28,9 @@ use crate::work::{Fault, Kind, Outcome};
 const EXTRA_MAX: u64 = 64 << 10;
 /// Bytes copied at once.
 const CHUNK: usize = 64 << 10;
+
+/// So much is told of what a tool has to say, bytes.
+const SAID_MAX: u64 = 400;
 
 /// Unpacks `package` into `dir`.
 pub fn unpack(
@@ -56,7 +60,7 @@ pub fn unpack(
     match tool {
         None => unpacking.read(&mut Source { file: package, read: 0 })?,
         Some(tool) => {
-            let (pid, stdout, mut failures) = decompressor(tool, package.into())?;
+            let (pid, [stdout, mut words], mut failures) = decompressor(tool, package.into())?;
             let mut source = Source { file: stdout, read: 0 };
             let read = unpacking.read(&mut source);
             // Whatever it still wants to write, nobody wants to read.
@@ -68,7 +72,11 @@ pub fn unpack(
             // Where the tool broke off, the archive only ends too early.
             let broke_off = exit != Exit::Code(0) && exit != Exit::Signal(Sig::PIPE);
             if broke_off && read.as_ref().err().is_none_or(|fault| fault.kind == Kind::Final) {
-                return Err(Fault::new(Kind::Final, format!("cannot decompress the package: \"{tool}\" {exit}")));
+                let mut said = Vec::new();
+                let _ = read_up_to(SAID_MAX, &mut said, &mut |to| words.read(to));
+                let said = String::from_utf8_lossy(&said);
+                let text = format!("cannot decompress the package: \"{tool}\" {exit}: {}", said.trim());
+                return Err(Fault::new(Kind::Final, text));
             }
             read?;
         }

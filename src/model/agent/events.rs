@@ -129,10 +129,12 @@ impl Agent {
             None if turn.now < *until => *next = turn.now + Duration::from_millis(100),
             None => {
                 self.killed = false;
-                let text = format!(
-                    "cannot start: its starter ended, and no main process is there after {} s",
-                    FIND_MAIN.as_secs()
-                );
+                let pidfile = self.definition.as_ref().and_then(|definition| definition.spec.pidfile.as_deref());
+                let what = match pidfile {
+                    Some(file) => format!("pid file \"{file}\" names no process of it"),
+                    None => "no main process is there".to_string(),
+                };
+                let text = format!("cannot start: its starter ended, and {what} after {} s", FIND_MAIN.as_secs());
                 self.set_end(&text, "", Level::Error, turn);
                 self.stop(Then::Policy(End::NotStarted), None, Duration::ZERO, turn);
             }

@@ -14,8 +14,9 @@ use crate::work::{Fault, Kind};
 /// Where the host's tools are looked for.
 const TOOL_DIRS: [&str; 6] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin", "/usr/local/sbin"];
 
-/// Starts `tool -dc` on the package; busybox stands in for a tool that is missing.
-pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, File, FailurePipe), Box<Fault>> {
+/// Starts `tool -dc` on the package; busybox stands in for a tool that is missing. What it makes comes first, then what it
+/// has to say.
+pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], FailurePipe), Box<Fault>> {
     let program = [tool, "busybox"]
         .iter()
         .flat_map(|name| TOOL_DIRS.iter().map(move |dir| format!("{dir}/{name}")))
@@ -26,13 +27,15 @@ pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, File, FailureP
     let argv = vec![text(tool)?, c"-dc".to_owned()];
     let mut setup = Setup::new(Program::Path(text(&program)?), argv, vec![c"PATH=/usr/bin:/bin".to_owned()]);
     let (read, write) = pipe().map_err(cannot)?;
+    let (words, stderr) = pipe().map_err(cannot)?;
     let failures = FailurePipe::new().map_err(cannot)?;
     setup.stdin = Some(package);
     setup.stdout = Some(write);
+    setup.stderr = Some(stderr);
     setup.death_signal = Some(Sig::KILL);
     setup.no_new_privs = true;
     let pid = spawn_child(&setup, &failures).map_err(cannot)?;
-    Ok((pid, File::from(read), failures))
+    Ok((pid, [read, words].map(File::from), failures))
 }
 
 /// The archive as a stream.
