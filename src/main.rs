@@ -14,7 +14,12 @@ use bootagent::model::command::Command;
 use bootagent::model::job::joined;
 use bootagent::model::pace::parse_servers;
 use bootagent::model::spec::{is_name, Name};
+use bootagent::sys::heap::Heap;
 use bootagent::work::watch::WORD as WATCH;
+
+/// What Rust's own code allocates from.
+#[global_allocator]
+static HEAP: Heap = Heap::new();
 
 /// One command of the command line.
 struct Topic {

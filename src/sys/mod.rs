@@ -16,6 +16,7 @@ pub mod account;
 pub mod alarm;
 pub mod child;
 pub mod file;
+pub mod heap;
 pub mod poll;
 pub mod process;
 #[cfg(target_env = "musl")]
