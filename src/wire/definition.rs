@@ -151,9 +151,9 @@ pub fn envs(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Envs>
     let mut envs = Envs::new();
     for (name, value) in object {
         // "A=secret" as a name would say a value.
-        let shown = name.split('=').next().unwrap_or_default();
+        let shown = name.split_once('=').map_or(name.clone(), |(before, _)| [before, "=..."].concat());
         if !is_variable(name) {
-            let shown = show(&Value::String(shown.to_string()));
+            let shown = show(&Value::String(shown));
             faults.push(fault(path, "", &format!("want names of A-Z a-z 0-9 _, no digit first, got {shown}")));
         } else if name == "BOOTAGENT_NAME" {
             faults.push(fault(path, name, "is set by the daemon"));

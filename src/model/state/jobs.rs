@@ -269,7 +269,7 @@ impl State {
                     task.doing = Doing::Saving;
                     out.push(Action::SaveJob(Box::new(task.record.clone())));
                 }
-                Doing::FetchAgain(at) if *at <= now.time => task.doing = Doing::WaitingForSlot,
+                Doing::FetchAgain(at, _) if *at <= now.time => task.doing = Doing::WaitingForSlot,
                 Doing::Tool(work) => match work.again {
                     Some(at) if at <= now.time => {
                         work.again = None;

@@ -107,7 +107,7 @@ fn every_key_is_checked() {
         (r#""envs":"A=secret""#, "envs: want an object of strings"),
         (r#""envs":{"A":1}"#, "envs.A: want a string without NUL"),
         (r#""envs":{"A":"\u0000"}"#, "envs.A: want a string without NUL"),
-        (r#""envs":{"A=secret":""}"#, r#"envs: want names of A-Z a-z 0-9 _, no digit first, got "A""#),
+        (r#""envs":{"A=secret":""}"#, r#"envs: want names of A-Z a-z 0-9 _, no digit first, got "A=...""#),
         (r#""envs":{"9A":""}"#, r#"envs: want names of A-Z a-z 0-9 _, no digit first, got "9A""#),
         (r#""envs":{"":""}"#, r#"envs: want names of A-Z a-z 0-9 _, no digit first, got """#),
         (r#""envs":{"BOOTAGENT_NAME":"x"}"#, "envs.BOOTAGENT_NAME: is set by the daemon"),

@@ -164,8 +164,8 @@ impl State {
                 }
             }
             Doing::WaitingForSlot => "waits for another download".to_string(),
-            Doing::FetchAgain(at) => {
-                format!("download interrupted, tried again in {} s", at.since(now.time).as_secs())
+            Doing::FetchAgain(at, why) => {
+                format!("download interrupted, tried again in {} s: {why}", at.since(now.time).as_secs())
             }
             Doing::Tool(work) if work.again.is_some() => "waits for the package manager's lock".to_string(),
             Doing::Trial => "the new server list is on trial".to_string(),

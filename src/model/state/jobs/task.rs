@@ -56,8 +56,8 @@ pub enum Doing {
     WaitingForSlot,
     /// Its package is being fetched.
     Fetching,
-    /// Its package is fetched again at that time.
-    FetchAgain(Time),
+    /// Its package is fetched again at that time, as this broke the last attempt off.
+    FetchAgain(Time, Box<str>),
     /// Something was asked of the host, and the answer is awaited.
     Asked(Ask),
     /// A package tool is at work.
@@ -207,7 +207,7 @@ impl Task {
     /// When it goes on by itself; `first`: no other job has to end before it.
     pub fn deadline(&self, sn: &str, first: bool) -> Option<Time> {
         match &self.doing {
-            Doing::SaveAgain(at) | Doing::FetchAgain(at) | Doing::Proving(at) => Some(*at),
+            Doing::SaveAgain(at) | Doing::FetchAgain(at, _) | Doing::Proving(at) => Some(*at),
             Doing::Queued => {
                 let begin = first.then(|| self.begin_at(sn));
                 [begin, self.expires_at()].into_iter().flatten().min()

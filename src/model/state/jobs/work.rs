@@ -55,9 +55,11 @@ impl State {
                 if let Some(seconds) = retry_after {
                     pause = pause.max(self.pace.heeded(seconds));
                 }
-                task.doing = Doing::FetchAgain(now.time + pause);
-                let pause = Decimal::seconds(pause);
-                let text = format!("job \"{id}\": download interrupted, tried again in {pause} s: {reason}");
+                let text = format!(
+                    "job \"{id}\": download interrupted, tried again in {} s: {reason}",
+                    Decimal::seconds(pause)
+                );
+                task.doing = Doing::FetchAgain(now.time + pause, reason);
                 out.push(Action::Log(Level::Warn, text));
             }
         }

@@ -138,7 +138,7 @@ fn pauses_between_downloads_grow_and_a_server_may_ask_for_more() {
     ] {
         bench.step(Event::Fetched("one".into(), cut(progress, retry_after)));
         let told = &bench.state.entries(bench.now)[0].progress;
-        assert_eq!(**told, *format!("download interrupted, tried again in {pause} s"));
+        assert_eq!(**told, *format!("download interrupted, tried again in {pause} s: cut"));
         let fetches = |bench: &mut Bench| bench.take(|action| matches!(action, Action::Fetch(_)).then_some(())).len();
         fetches(&mut bench);
         bench.pass(secs(pause - 1) + Duration::from_millis(999));
