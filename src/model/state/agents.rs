@@ -264,6 +264,7 @@ impl State {
         let Some(agent) = self.agents.get_mut(name) else { return };
         let recorded = agent.record.definition.is_some() || agent.record.package.is_some();
         let expected = self.tasks.iter().any(|task| *task.record.name == *name && !task.has_ended());
+        self.awaited |= expected;
         match (recorded || expected, agent.origin()) {
             (true, Some(Origin::File)) if !expected => {
                 self.turn(name, now, out, |agent, turn| agent.order_down(turn));

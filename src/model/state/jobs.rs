@@ -110,6 +110,9 @@ impl State {
                 index += 1;
             }
         }
+        if !self.released.is_empty() && std::mem::take(&mut self.awaited) {
+            out.push(Action::Reload);
+        }
         for name in std::mem::take(&mut self.released) {
             self.renew_outdated(&name, now, out);
         }

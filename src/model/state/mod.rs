@@ -184,6 +184,8 @@ pub struct State {
     leaving: Vec<Name>,
     /// Agents whose job has just ended.
     released: Vec<Name>,
+    /// An agent without a definition stays because of a job: definitions are read again when one has ended.
+    awaited: bool,
     /// Open jobs in the order they were received.
     tasks: Vec<Task>,
     /// Ended jobs whose results were taken: id and rank, the lowest being the first to be forgotten.
@@ -242,6 +244,7 @@ impl State {
             agents: Map::new(),
             leaving: Vec::new(),
             released: Vec::new(),
+            awaited: false,
             tasks: Vec::new(),
             ledger: Map::new(),
             next_seq: 1,

@@ -280,6 +280,22 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
 }
 
 #[test]
+fn an_agent_whose_file_goes_during_a_job_goes_after_it() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    bench.offer(vec![job("again", "web", Order::Restart)]);
+    let gone = || Event::Definitions { good: Vec::new(), problems: Vec::new(), whole: true };
+    bench.step(gone());
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert!(bench.runs("web") && !bench.done.contains(&Action::Reload), "{:?}", bench.done);
+    bench.pass(secs(10));
+    assert_eq!(bench.code("again"), Some(Code::Success));
+    assert!(bench.done.contains(&Action::Reload), "{:?}", bench.done);
+    bench.step(gone());
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert!(bench.state.agents().next().is_none());
+}
+
+#[test]
 fn an_interrupted_job_ends_as_it_would_have() {
     // As many events as come before the daemon dies.
     for survived in 0..6 {
