@@ -3,6 +3,7 @@
 mod jobs;
 mod unread;
 mod own;
+mod results;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;

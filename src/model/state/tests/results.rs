@@ -1,0 +1,164 @@
+//! Records of jobs, how many there are, and how their results come to the servers.
+
+use super::*;
+
+// Records and bounds.
+
+#[test]
+fn a_job_whose_record_cannot_be_written_is_left_for_the_server() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    bench.full = true;
+    bench.offer(vec![job("1", "web", Order::Stop)]);
+    assert!(bench.state.job("1").is_none() && bench.runs("web"));
+    bench.full = false;
+    bench.offer(vec![job("1", "web", Order::Stop)]);
+    assert!(matches!(bench.life("web"), Life::Stopping(_)));
+    bench.full = true;
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert_eq!(bench.code("1"), None, "no result that is not on disk");
+    bench.full = false;
+    bench.pass(secs(10));
+    assert_eq!(bench.code("1"), Some(Code::Success));
+}
+
+#[test]
+fn a_damaged_job_is_answered_and_never_run_again() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    let found = Found { definitions: bench.definitions.clone(), damaged_jobs: vec!["1".into()], ..Found::default() };
+    let mut out = Vec::new();
+    bench.state = State::new(options(), found, bench.now, &mut out);
+    bench.full = true;
+    bench.answer(out);
+    bench.offer(vec![job("1", "web", Order::Stop)]);
+    assert!(bench.runs("web"), "a full disk makes it no new job");
+    bench.full = false;
+    bench.pass(secs(10));
+    assert_eq!(bench.code("1"), Some(Code::Expired));
+}
+
+#[test]
+fn a_job_is_run_once_however_often_it_comes() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    let twice = || vec![job("1", "web", Order::Restart), job("1", "web", Order::Stop)];
+    bench.offer(twice());
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.pass(secs(10));
+    bench.hear();
+    assert_eq!(bench.take(results), [vec![("1".into(), Code::Success)]]);
+    bench.step(Event::Replied(Reply::Failed { reason: "cut".into(), retry_after: None }));
+    bench.offer(twice());
+    bench.pass(secs(20));
+    bench.hear();
+    assert_eq!(bench.take(results).first(), Some(&vec![("1".into(), Code::Success)]), "sent again");
+    bench.step(Event::Replied(Reply::Taken));
+    assert_eq!(bench.jobs["1"].phase, Phase::Taken);
+    bench.take(starts);
+    bench.offer(twice());
+    bench.begin_anew();
+    bench.take(starts);
+    bench.offer(twice());
+    bench.pass(secs(20));
+    assert!(bench.runs("web") && bench.take(results).is_empty());
+}
+
+#[test]
+fn no_more_than_so_many_jobs_are_open_and_so_many_ids_remembered() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    let waiting = |number: usize| {
+        let mut waiting = job(&number.to_string(), "web", Order::Start);
+        waiting.window = secs(1_000_000);
+        waiting
+    };
+    bench.offer((0..OPEN_JOBS + 3).map(waiting).collect());
+    assert_eq!((bench.state.tasks.len(), bench.jobs.len()), (OPEN_JOBS, OPEN_JOBS));
+
+    let mut bench = Bench::new(Vec::new());
+    let bad = |number: usize| {
+        let (code, message) = (Code::BadJob, "action: missing".into());
+        Err(Rejected { id: Some(number.to_string().into()), code, message, action: "".into(), name: "".into() })
+    };
+    let count = ENDED_JOBS + 100;
+    for first in (0..count).step_by(64) {
+        bench.reply_jobs((first..count.min(first + 64)).map(bad).collect());
+        while bench.take(results).last().is_some() {
+            bench.step(Event::Replied(Reply::Taken));
+        }
+    }
+    assert_eq!(bench.state.ledger.len(), ENDED_JOBS);
+    assert!(!bench.state.ledger.contains_key("0") && bench.state.ledger.contains_key("100"));
+}
+
+// Results and servers.
+
+#[test]
+fn refused_results_never_keep_a_status_from_being_sent() {
+    let mut bench = Bench::new(Vec::new());
+    bench.hear();
+    bench.offer((0..100).map(|n| job(&format!("r{n}"), "nobody", Order::Stop)).collect());
+    // Every exchange takes its time, and there is always a result that is due.
+    let (mut statuses, mut refused) = (0, 0);
+    for _ in 0..3000 {
+        let results = bench.take(results).len();
+        assert!(bench.asks() || results == 0);
+        if bench.asks() && bench.state.sent_results.is_empty() {
+            statuses += 1;
+            bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+        } else if bench.asks() {
+            refused += 1;
+            bench.step(Event::Replied(Reply::NotTaken("errcode 1".into())));
+        }
+        bench.pass(secs(20));
+    }
+    // 60,000 s, and a status every 600 s.
+    assert!((90..=110).contains(&statuses), "{statuses} statuses and {refused} refusals");
+    assert!(refused > 1000, "{refused}");
+}
+
+#[test]
+fn a_result_that_is_refused_goes_alone_and_holds_up_no_other() {
+    let mut bench = Bench::new(Vec::new());
+    bench.offer((0..70).map(|number| job(&number.to_string(), "who", Order::Stop)).collect());
+    let batch = bench.take(results).pop().unwrap();
+    // The first one that was ready went at once.
+    let mut taken = batch.len();
+    bench.step(Event::Replied(Reply::Taken));
+    let batch = bench.take(results).pop().unwrap();
+    assert_eq!(batch.len(), 64);
+    bench.step(Event::Replied(Reply::NotTaken("errcode 1".into())));
+    let mut alone = Vec::new();
+    while let Some(results) = bench.take(results).pop() {
+        if results.len() == 1 && &*results[0].0 == "7" {
+            bench.step(Event::Replied(Reply::NotTaken("errcode 1".into())));
+        } else {
+            taken += results.len();
+            bench.step(Event::Replied(Reply::Taken));
+        }
+        alone.push(results.len());
+    }
+    assert_eq!(taken, 69, "{alone:?}");
+    assert_eq!(bench.state.tasks.len(), 1);
+    bench.pass(secs(700));
+    assert!(bench.state.pace.asking().is_some(), "it is tried again, and statuses go on");
+}
+
+#[test]
+fn a_server_list_is_on_trial_first() {
+    let config = || job("1", "", Order::Config { servers: parse_servers("new:1,newer:2").ok(), step: None });
+    let failed = || Event::Replied(Reply::Failed { reason: "not there".into(), retry_after: None });
+    let good = |errcode| Event::Replied(Reply::Jobs { errcode, jobs: Vec::new() });
+    for (replies, code) in [
+        (vec![good(Some(0))], Code::Success),
+        (vec![failed(), good(Some(7))], Code::Success),
+        (vec![failed(), failed()], Code::Download),
+        (vec![good(None), good(None)], Code::Download),
+    ] {
+        let mut bench = Bench::new(Vec::new());
+        bench.offer(vec![config()]);
+        for reply in replies {
+            bench.step(reply);
+        }
+        assert_eq!(bench.code("1"), Some(code));
+        let given = if code == Code::Success { "http://new:1,http://newer:2" } else { "" };
+        assert_eq!(&*bench.state.settings.svrlist, given);
+    }
+}

@@ -1,0 +1,230 @@
+//! Programs and processes as tests see them: what runs, waits and signals, and what keeps a test from running here.
+
+use super::*;
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    std::env::var_os("BOOTAGENT_TEST_BIN").map_or_else(|| env!("CARGO_BIN_EXE_bootagent").into(), PathBuf::from)
+}
+
+/// An example of this package, where it was built beside the tests.
+pub fn example(name: &str) -> Option<PathBuf> {
+    let built: PathBuf = env!("CARGO_BIN_EXE_bootagent").into();
+    built.parent().map(|place| place.join("examples").join(name)).filter(|path| path.exists())
+}
+
+/// Runs the binary without any host.
+pub fn bootagent(args: &[&str]) -> Ran {
+    let mut command = Command::new(binary());
+    command.args(args).stdin(Stdio::null());
+    run(&mut command).unwrap_or_else(|| panic!("bootagent {args:?} does not end"))
+}
+
+/// Runs a command to its end with its output caught; `None` when it does not end within a minute, and is killed.
+pub fn run(command: &mut Command) -> Option<Ran> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program can be executed");
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (out, err) = (slurp(out), slurp(err));
+    let deadline = Instant::now() + patience().max(Duration::from_secs(60));
+    let status = loop {
+        match child.try_wait().expect("our own child") {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return None;
+            }
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let text = |pipe: Receiver<String>| {
+        pipe.recv_timeout(Duration::from_secs(10)).expect("a process that was left behind holds the output open")
+    };
+    Some(Ran { code, out: text(out), err: text(err) })
+}
+
+/// Reads a pipe to its end in a thread of its own.
+fn slurp(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        sender.send(String::from_utf8_lossy(&bytes).into_owned())
+    });
+    receiver
+}
+
+/// Asks again and again until there is an answer, for as long as `PATIENCE` lasts.
+pub fn patiently<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience();
+    loop {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if Instant::now() > deadline {
+            return None;
+        }
+        pause();
+    }
+}
+
+/// Between two looks at a condition.
+pub fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+/// Holds for `time` that `condition` is true, looking all the while; for what must not happen.
+pub fn holds(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + time;
+    while Instant::now() < deadline {
+        if !condition() {
+            return false;
+        }
+        pause();
+    }
+    condition()
+}
+
+/// Sends a signal to one process, which may be gone.
+pub fn kill(pid: i32, signal: &str) {
+    assert!(pid > 1, "a signal to {pid} would reach strangers");
+    let mut shell = Command::new("/bin/sh");
+    let _ = shell.args(["-c", &format!("kill -s {signal} {pid} 2>/dev/null")]).status();
+}
+
+/// Whether a process is there and not a zombie.
+pub fn alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// A field of /proc/PID/status; empty when there is none.
+pub fn proc_status(pid: i32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The processes below one.
+pub fn descendants(pid: i32) -> Vec<i32> {
+    let mut found: Vec<i32> = Vec::new();
+    for path in entries(Path::new("/proc")) {
+        let Some(child) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
+        if proc_status(child, "PPid") == pid.to_string() {
+            found.push(child);
+            found.extend(descendants(child));
+        }
+    }
+    found
+}
+
+/// A set of signals in /proc/PID/status, bit 0 for signal 1; without the one of real time that qemu keeps to itself.
+pub fn signals(pid: i32, field: &str) -> u64 {
+    let set = u64::from_str_radix(&proc_status(pid, field), 16).expect("a set of signals");
+    if is_emulated() {
+        set & !(1 << 31)
+    } else {
+        set
+    }
+}
+
+/// Whether the binary under test runs in an emulator: it is not of the processor that the tests were built for.
+pub fn is_emulated() -> bool {
+    static MACHINES: OnceLock<[Option<[u8; 2]>; 2]> = OnceLock::new();
+    let machine = |path: &Path| {
+        let mut header = [0; 20];
+        File::open(path).and_then(|mut file| file.read_exact(&mut header)).ok()?;
+        Some([header[18], header[19]])
+    };
+    let [ours, other] = MACHINES.get_or_init(|| [machine(Path::new("/proc/self/exe")), machine(&binary())]);
+    ours != other
+}
+
+/// Whether a test is skipped as the binary under test is emulated, and the emulator has not got `what`.
+pub fn emulator_lacks(what: &str) -> bool {
+    if is_emulated() {
+        eprintln!("skipped: under an emulator there is no {what}");
+    }
+    is_emulated()
+}
+
+/// Whether the binary under test is a release, which knows nothing of the faults and short times that tests ask for.
+pub fn lacks_faults() -> bool {
+    static LACKS: OnceLock<bool> = OnceLock::new();
+    *LACKS.get_or_init(|| {
+        let mark = b"BOOTAGENT_FAULT_LOG";
+        std::env::var_os("BOOTAGENT_TEST_BIN").is_some()
+            && !fs::read(binary()).is_ok_and(|bytes| bytes.windows(mark.len()).any(|part| part == mark))
+    })
+}
+
+/// Whether a test is skipped as it asks for faults or short times, and the binary under test is a release.
+pub fn needs_faults() -> bool {
+    if lacks_faults() {
+        eprintln!("skipped: a release takes no faults and no short times");
+    }
+    lacks_faults()
+}
+
+/// Whether the tests run as root; when not, says that one is skipped.
+pub fn lacks_root() -> bool {
+    proc_status(std::process::id() as i32, "Uid").split(' ').nth(1) != Some("0") && skipped("root")
+}
+
+/// Whether a program is missing; when it is, says that a test is skipped.
+pub fn lacks(program: &str) -> bool {
+    find_program(program).is_none() && skipped(program)
+}
+
+/// How often something is done: what the variable says, for a run of hours, or as often as there is time for every day.
+pub fn variable(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// Says that a test is skipped, or fails where every test must run.
+pub fn skipped(what: &str) -> bool {
+    assert!(std::env::var_os("BOOTAGENT_TEST_ALL").is_none(), "this test needs {what} (make deps)");
+    eprintln!("skipped: needs {what} (make deps)");
+    true
+}
+
+/// A program on the PATH.
+pub fn find_program(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let mut places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    places.find_map(|place| Some(place.join(program)).filter(|file| file.is_file()))
+}
+
+/// The paths in a directory, sorted; none when it cannot be read.
+pub fn entries(directory: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}
+
+/// A file system of its own, as long as this lives.
+pub struct Mount(pub PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = run(Command::new("umount").arg("-l").arg(&self.0));
+    }
+}
+
+/// Writes a file that others can execute.
+pub fn write_program(path: &Path, text: &str) {
+    drop(File::create(path).and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes())));
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the test's own file");
+}
+
+/// Copies a program, by another process: one of ours that is just being made would have the copy open for writing, and
+/// nobody could execute it.
+pub fn copy_program(from: &Path, to: &Path) {
+    let ran = run(Command::new("cp").arg("--remove-destination").arg(from).arg(to)).expect("a copy ends");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).expect("the test's own file");
+}
