@@ -10,6 +10,7 @@ mod background;
 mod children;
 mod control;
 mod fault;
+mod found;
 mod load;
 mod mend;
 mod packages;

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{load, Daemon};
+use super::{found, load, Daemon};
 use crate::host::disk::{make_dir, reason, Error};
 use crate::host::store::can_be_read;
 use crate::kernel::Level;
@@ -151,7 +151,7 @@ impl Daemon {
         match mended {
             Ok(()) => {
                 self.say(Level::Warn, &format!("{lost}, made again"));
-                load::first_of_boot(&self.config, &crate::host::store::boot_id());
+                found::first_of_boot(&self.config, &crate::host::store::boot_id());
                 self.pid_told = load::tell_pid(run_dir);
                 let records: Vec<_> = self.state.run_records().collect();
                 for record in records {
