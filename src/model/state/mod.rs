@@ -1,10 +1,11 @@
 //! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to do.
 //!
-//! `agents.rs` beside this file applies events to agents and answers people, `jobs.rs` moves jobs from phase to phase,
-//! `talk.rs` speaks with the servers, `renewal.rs` puts another image in the daemon's place. No clock, file, socket or log:
-//! the same events give the same actions, always.
+//! `given.rs` beside this file has what it begins with, `agents.rs` applies events to agents and answers people, `jobs.rs`
+//! moves jobs from phase to phase, `talk.rs` speaks with the servers, `renewal.rs` puts another image in the daemon's
+//! place. No clock, file, socket or log: the same events give the same actions, always.
 
 mod agents;
+mod given;
 mod jobs;
 mod renewal;
 mod talk;
@@ -17,15 +18,14 @@ use std::time::Duration;
 use crate::kernel::{Level, Process, Time};
 use crate::map::Map;
 use crate::model::agent::{Agent, Turn};
-use crate::model::carried::Carried;
 use crate::model::command::Answer;
 use crate::model::event::{Action, Client, Definition, Event, Now, Origin, Shutdown};
 use crate::model::job::JobId;
 use crate::model::pace::{Pace, Server};
 use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, Wanted};
 use crate::model::report::Incident;
-use crate::model::restart::Policy;
 use crate::model::spec::{Name, Spec};
+pub use given::{Found, Options, Times};
 use jobs::Task;
 use renewal::Renewal;
 pub use unread::Unread;
@@ -41,97 +41,6 @@ pub const ENDED_JOBS: usize = 4096;
 
 /// A wall clock that moves against the monotonic one by more than this was set.
 const CLOCK_JUMP: u64 = 60;
-
-/// What the daemon was told at its start.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// gethostname(2), or the configured name.
-    pub hostname: Box<str>,
-    /// `bootagent-<version>-<arch>`.
-    pub version: Box<str>,
-    /// The kernel's boot id; empty where it has none.
-    pub boot_id: Box<str>,
-    /// The servers that never change.
-    pub servers: Vec<Server>,
-    /// The configured reporting interval.
-    pub step: Duration,
-    /// The first report comes after a random part of this.
-    pub splay: Duration,
-    /// The restart policy where definitions say nothing else.
-    pub policy: Policy,
-    /// The time between two checks; polled limits are looked at every 10 s at least.
-    pub checksecs: Duration,
-    /// How long jobs wait for what.
-    pub times: Times,
-    /// Where packages are kept.
-    pub packages: Box<str>,
-    /// Only signed packages may be installed.
-    pub signed: bool,
-    /// The installed binary.
-    pub program: Box<str>,
-    /// The configuration file.
-    pub config: Box<str>,
-    /// Seed of the jitter.
-    pub seed: u64,
-}
-
-/// How long jobs wait for what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Times {
-    /// A package tool that takes longer is killed, whatever its own limit says.
-    pub tool: Duration,
-    /// The pause before a tool tries again to get a lock.
-    pub lock: Duration,
-    /// The pause before the first new attempt at a download; it doubles.
-    pub fetch: Duration,
-    /// The pause before a job's record that could not be written is tried again.
-    pub save: Duration,
-}
-
-impl Default for Times {
-    fn default() -> Times {
-        Times {
-            tool: Duration::MAX,
-            lock: Duration::from_secs(5),
-            fetch: Duration::from_secs(1),
-            save: Duration::from_secs(10),
-        }
-    }
-}
-
-/// What was found on the host at the daemon's start.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// Who this host is.
-    pub identity: Identity,
-    /// What a server set.
-    pub settings: Settings,
-    /// The servers in `settings`.
-    pub given: Vec<Server>,
-    /// Every good definition from every source.
-    pub definitions: Vec<Definition>,
-    /// The records of agents.
-    pub agents: Vec<AgentRecord>,
-    /// The records of jobs, each with the job read back from its text while it is not done.
-    pub jobs: Vec<(JobRecord, Option<Box<crate::model::job::Job>>)>,
-    /// What an earlier daemon of this boot noted of each agent, and whether its main process is still alive.
-    pub runs: Vec<(RunRecord, bool)>,
-    /// What runs of an agent although no record says so: the likely main process and when that was started, if any can
-    /// be told to be it.
-    pub strays: Vec<(Name, Option<(Process, Time)>)>,
-    /// Sentences about records that could not be read, for the log and the server.
-    pub damage: Vec<(Name, Box<str>)>,
-    /// Ids of jobs whose records could not be read.
-    pub damaged_jobs: Vec<JobId>,
-    /// Records that are there and cannot be read just now.
-    pub unread: Unread,
-    /// Another daemon lived in this boot: processes of it may be about.
-    pub leftovers: bool,
-    /// What the image before this one left.
-    pub carried: Option<Carried>,
-    /// Why the watcher of a new image brought this one back.
-    pub undone: Option<Box<str>>,
-}
 
 /// Someone waits for an agent to be up or down.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,11 +11,13 @@ use std::collections::VecDeque;
 use super::*;
 use crate::kernel::{Exit, Pid, Process, Sig};
 use crate::model::agent::Life;
+use crate::model::carried::Carried;
 use crate::model::command::Command;
 use crate::model::event::{Fetched, Message, Reply, Verified};
 use crate::model::job::{Code, Job, Order, Rejected, Source};
 use crate::model::pace::parse_servers;
 use crate::model::package::{Digest, Format};
+use crate::model::restart::Policy;
 use crate::model::spec::Kind;
 
 /// A state, and the host that answers what can be answered at once.
