@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::host::files;
 use crate::model::command::{Answer, Command};
 use crate::model::package::Digest;
+use crate::reason::Reason;
 use crate::sys::file::read_up_to;
 use crate::wire::config::Problem;
 use crate::wire::{control, json};
@@ -116,7 +117,7 @@ fn unreachable(socket: &Path, error: &io::Error) -> u8 {
     }
 }
 
-fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, String> {
+fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, Reason> {
     if matches!(command, Command::Status(_) | Command::Jobs) {
         let _ = stream.set_read_timeout(Some(AT_HAND));
     }
@@ -129,11 +130,11 @@ fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, String
     }
     match written.and(read) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            Err(format!("no answer for {} s: its process is stopped, or waits for a disk", AT_HAND.as_secs()))
+            Err(reason!("no answer for {} s: its process is stopped, or waits for a disk", AT_HAND.as_secs()))
         }
-        Err(error) => Err(files::cause(&error)),
-        Ok(0) => Err("it ended before it answered".to_string()),
-        Ok(_) => Err("its answer is cut off".to_string()),
+        Err(error) => Err(files::cause(&error).into()),
+        Ok(0) => Err("it ended before it answered".into()),
+        Ok(_) => Err("its answer is cut off".into()),
     }
 }
 

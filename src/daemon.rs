@@ -36,6 +36,7 @@ use crate::model::job::JobId;
 use crate::model::pace::Server;
 use crate::model::spec::Name;
 use crate::model::state::State;
+use crate::reason::Reason;
 use crate::sys::child::FailurePipe;
 use crate::sys::poll::{poll, PollFd, Signals};
 use crate::sys::process::{self, Reboot};
@@ -133,7 +134,7 @@ struct Daemon {
     watched: Vec<Watched>,
     helpers: Vec<(Errand, Helper)>,
     /// Whom helpers run as, `None` as ourselves; `Err`: there is nobody, and there are no exchanges.
-    helper: Result<Option<Identity>, String>,
+    helper: Result<Option<Identity>, Reason>,
     trust: trust::Trust,
     /// Downloads that began with bytes of an earlier attempt.
     resumed: Set<JobId>,

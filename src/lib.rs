@@ -4,6 +4,8 @@
 //! Imports point one way: each module names only those before it in this list.
 
 pub mod map;
+#[macro_use]
+pub mod reason;
 pub mod kernel;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -14,8 +14,10 @@ use bootagent::model::command::Command;
 use bootagent::model::job::joined;
 use bootagent::model::pace::parse_servers;
 use bootagent::model::spec::{is_name, Name};
+
 use bootagent::sys::heap::Heap;
 use bootagent::work::watch::WORD as WATCH;
+use bootagent::{reason, reason::Reason};
 
 /// What Rust's own code allocates from.
 #[global_allocator]
@@ -199,7 +201,7 @@ fn usage(message: &str) -> ! {
 }
 
 /// The configuration file, when given, and what is asked for; else what is wrong with the command line.
-fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), String> {
+fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), Reason> {
     if args.len() == 1 && args[0] == "work" {
         return Ok((None, Wish::Work));
     }
@@ -231,7 +233,7 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), String> {
         return match (given.opt_present("h"), given.opt_present("V")) {
             (true, _) => Ok((None, Wish::Say(overview()))),
             (_, true) => Ok((None, Wish::Say(version()))),
-            _ => Err(format!("want a command\n\n{}", overview().trim_end())),
+            _ => Err(reason!("want a command\n\n{}", overview().trim_end())),
         };
     };
     let topic = topic(word).ok_or_else(|| unknown("command", word, &TOPICS.map(|topic| topic.word)))?;
@@ -240,23 +242,23 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), String> {
     }
     for (short, long) in [("d", "-d"), ("S", "-S"), ("j", "--json"), ("V", "--version")] {
         if given.opt_present(short) && !topic.options.contains(short) {
-            return Err(format!("\"{word}\" knows no option {long}; see \"bootagent help {word}\""));
+            return Err(reason!("\"{word}\" knows no option {long}; see \"bootagent help {word}\""));
         }
     }
     let (least, most) = topic.arguments;
     let rest: Vec<&str> = words.collect();
     if rest.len() < least {
-        return Err(format!("\"{word}\" wants an argument: bootagent {word} {}", topic.synopsis));
+        return Err(reason!("\"{word}\" wants an argument: bootagent {word} {}", topic.synopsis));
     }
     if rest.len() > most {
-        return Err(format!("\"{word}\" has one argument too many: \"{}\"", rest[most]));
+        return Err(reason!("\"{word}\" has one argument too many: \"{}\"", rest[most]));
     }
     let first = rest.first().copied();
     let answering = if given.opt_present("j") { Answering::Json } else { Answering::Text };
     let wish = match (word, first) {
         ("run", _) => {
             let servers = given.opt_str("S").map(|list| parse_servers(&list)).transpose();
-            Wish::Run { background: given.opt_present("d"), servers: servers.map_err(|cause| format!("-S: {cause}"))? }
+            Wish::Run { background: given.opt_present("d"), servers: servers.map_err(|cause| reason!("-S: {cause}"))? }
         }
         ("check", _) => Wish::Check,
         ("status", first) => Wish::Order(Command::Status(first.map(name).transpose()?), answering),
@@ -267,12 +269,12 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), String> {
         ("report", _) => Wish::Order(Command::Report, answering),
         ("jobs", _) => Wish::Order(Command::Jobs, answering),
         ("init", Some(first)) if cli::init::SYSTEMS.contains(&first) => Wish::Init(first.to_string()),
-        ("init", Some(first)) => return Err(unknown("init system", first, &cli::init::SYSTEMS)),
+        ("init", Some(first)) => return Err(unknown("init system", first, &cli::init::SYSTEMS).into()),
         ("sha256", Some(first)) => Wish::Sha256(PathBuf::from(first)),
         ("version", _) => Wish::Say(version()),
         ("help", Some(first)) => match self::topic(first) {
             Some(topic) => Wish::Say(help(topic)),
-            None => return Err(unknown("command", first, &TOPICS.map(|topic| topic.word))),
+            None => return Err(unknown("command", first, &TOPICS.map(|topic| topic.word)).into()),
         },
         _ => Wish::Say(overview()),
     };
@@ -283,16 +285,16 @@ fn topic(word: &str) -> Option<&'static Topic> {
     TOPICS.iter().find(|topic| topic.word == word)
 }
 
-fn name(text: &str) -> Result<Name, String> {
+fn name(text: &str) -> Result<Name, Reason> {
     if is_name(text) {
         return Ok(text.into());
     }
-    Err(format!("\"{}\" cannot be the name of an agent: want 1 to 50 of A-Z a-z 0-9 _ -", text.escape_default()))
+    Err(reason!("\"{}\" cannot be the name of an agent: want 1 to 50 of A-Z a-z 0-9 _ -", text.escape_default()))
 }
 
 /// The daemon leaves its working directory, so a path must not depend on it.
-fn absolute(path: String) -> Result<PathBuf, String> {
-    std::path::absolute(&path).map_err(|error| format!("-c \"{path}\": {error}"))
+fn absolute(path: String) -> Result<PathBuf, Reason> {
+    std::path::absolute(&path).map_err(|error| reason!("-c \"{path}\": {error}"))
 }
 
 fn version() -> String {
@@ -364,7 +366,7 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<(Option<PathBuf>, Wish), String> {
+    fn parsed(line: &str) -> Result<(Option<PathBuf>, Wish), Reason> {
         parse(&line.split_whitespace().map(str::to_string).collect::<Vec<_>>())
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::{complain, configuration, print};
 use crate::host::files;
+use crate::reason::Reason;
 use crate::wire::config::Config;
 
 /// The init systems there are scripts for.
@@ -27,7 +28,7 @@ pub fn init(system: &str, config: &Path) -> u8 {
     }
 }
 
-fn script(system: &str, program: &Path, config: Option<&Path>, run_dir: &Path) -> Result<String, String> {
+fn script(system: &str, program: &Path, config: Option<&Path>, run_dir: &Path) -> Result<String, Reason> {
     let template = match system {
         "sysv" => include_str!("init/sysv.sh"),
         "openrc" => include_str!("init/openrc.sh"),
@@ -46,12 +47,12 @@ fn script(system: &str, program: &Path, config: Option<&Path>, run_dir: &Path) -
 }
 
 /// The path as text that means itself in every script.
-fn plain(path: &Path) -> Result<&str, String> {
+fn plain(path: &Path) -> Result<&str, Reason> {
     let text = path.to_str().unwrap_or_default();
     if text.starts_with('/') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._+-".contains(&b)) {
         return Ok(text);
     }
-    Err(format!(
+    Err(reason!(
         "cannot print a script with the path \"{}\": want an absolute one of A-Z a-z 0-9 / . _ + -",
         path.display()
     ))

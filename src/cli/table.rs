@@ -38,7 +38,7 @@ pub fn status(body: &Value, agents_dir: &Path) -> String {
             text_of(agent, "version"),
             text_of(agent, "status"),
             if running { duration(number_of(agent, "uptime")) } else { "-".to_string() },
-            if running { pid.to_string() } else { "-".to_string() },
+            if running { (pid as u64).to_string() } else { "-".to_string() },
             member(agent, "cpu").and_then(json::number).map_or("-".to_string(), |cpu| tenths(cpu) + "%"),
             member(agent, "memory").and_then(json::number).map_or("-".to_string(), size),
             (number_of(agent, "failures") as u64).to_string(),

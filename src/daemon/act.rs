@@ -10,6 +10,7 @@ use crate::model::pace::Server;
 use crate::model::package::Digest;
 use crate::model::record::Phase;
 use crate::model::report::Entry;
+use crate::reason::Reason;
 use crate::sys::monotonic;
 use crate::wire::{control, proto};
 use crate::work::{Kind, Order, Outcome};
@@ -216,10 +217,10 @@ impl Daemon {
         order: &Order,
         file: Option<std::fs::File>,
         unprivileged: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), Reason> {
         let who = if unprivileged { self.helper.clone()? } else { None };
         let helper = Helper::start(&self.binary, order, file, who, &self.failures, monotonic())
-            .map_err(|error| format!("cannot start a helper: {}", crate::host::disk::reason(&error)))?;
+            .map_err(|error| reason!("cannot start a helper: {}", crate::host::disk::reason(&error)))?;
         self.trees.add_ours(helper.pid());
         self.owners.insert(helper.pid(), super::Owner::Helper);
         self.helpers.push((errand, helper));
@@ -290,11 +291,11 @@ fn reply_of(outcome: Outcome, results: bool) -> Reply {
         Outcome::Exchanged { body, .. } if results => match proto::result_reply(&body) {
             Ok(()) => Reply::Taken,
             Err(why) if proto::reply(&body).is_ok() => Reply::NotTaken(why.into()),
-            Err(why) => failed(why, None),
+            Err(why) => failed(why.into(), None),
         },
         Outcome::Exchanged { body, .. } => match proto::reply(&body) {
             Ok(reply) => Reply::Jobs { errcode: reply.errcode, jobs: reply.jobs },
-            Err(why) => failed(why, None),
+            Err(why) => failed(why.into(), None),
         },
         Outcome::Failed { reason, .. } => failed(reason, None),
         Outcome::Fetched { .. } | Outcome::Verified { .. } | Outcome::Unpacked { .. } => {

@@ -18,6 +18,7 @@ use crate::host::disk::make_dir;
 use crate::host::files;
 use crate::kernel::{Exit, Pid, Sig, Time};
 use crate::model::job::joined;
+use crate::reason::Reason;
 use crate::sys::child::close_inherited;
 use crate::sys::poll::{poll, PollFd, Signals};
 use crate::sys::process::{self, Fork};
@@ -48,7 +49,7 @@ pub(super) enum Background {
 ///
 /// # Errors
 /// When there is another keeper, or no pipe or process to be had.
-pub(super) fn enter(options: &Options) -> Result<Background, String> {
+pub(super) fn enter(options: &Options) -> Result<Background, Reason> {
     let told = |error: io::Error| format!("cannot go to the background: {error}");
     // A script that waits for a lock or the end of a pipe would wait as long as there is a daemon.
     close_inherited().map_err(told)?;

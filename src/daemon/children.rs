@@ -17,6 +17,7 @@ use crate::model::event::Event;
 use crate::model::job::{joined, sanitize, JobId};
 use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
+use crate::reason::Reason;
 use crate::sys::child::{spawn_child, Failure, Program, Setup};
 use crate::sys::file::{open_nofollow, read_up_to};
 use crate::sys::process;
@@ -60,7 +61,7 @@ impl Daemon {
         spare.err().map(|error| format!("no descriptors to spare: {}", reason(&error)))
     }
 
-    fn spawn_agent(&mut self, name: &Name) -> Result<Event, String> {
+    fn spawn_agent(&mut self, name: &Name) -> Result<Event, Reason> {
         let spec = self.state.spec(name).ok_or("it has no definition")?;
         let prepared = self.limits.prepare(name, &spec.limits);
         for note in &prepared.notes {
@@ -92,7 +93,7 @@ impl Daemon {
     }
 
     /// The child that runs `exec` as a definition says.
-    fn child(&self, spec: &Spec, exec: &[Box<str>], output: Option<OwnedFd>) -> Result<Setup, String> {
+    fn child(&self, spec: &Spec, exec: &[Box<str>], output: Option<OwnedFd>) -> Result<Setup, Reason> {
         let current = self.store.packages_dir(&spec.name).join("current");
         let package = current.exists().then_some(current);
         let place = Where { state_dir: &self.config.state_dir, package: package.as_deref() };
@@ -271,7 +272,7 @@ impl Daemon {
         let Some((spec, check)) = spec.and_then(|spec| spec.check.clone().map(|check| (spec, check))) else { return };
         let spawned = self
             .child(&spec, &check.exec, None)
-            .and_then(|setup| spawn_child(&setup, &self.failures).map_err(|error| error.to_string()));
+            .and_then(|setup| spawn_child(&setup, &self.failures).map_err(|error| reason!("{error}")));
         match spawned {
             Ok(pid) => {
                 self.trees.add_ours(pid);
@@ -313,10 +314,10 @@ impl Daemon {
         }
     }
 
-    fn spawn_tool(&self, job: &str, tool: &Tool) -> Result<Pid, String> {
+    fn spawn_tool(&self, job: &str, tool: &Tool) -> Result<Pid, Reason> {
         let name = tool.argv.first().ok_or("no tool")?;
-        let program = find_program(name).ok_or_else(|| format!("\"{name}\" is not on this host"))?;
-        let text = |bytes: &str| CString::new(bytes).map_err(|_| "a zero byte in an argument".to_string());
+        let program = find_program(name).ok_or_else(|| reason!("\"{name}\" is not on this host"))?;
+        let text = |bytes: &str| CString::new(bytes).map_err(|_| Reason::from("a zero byte in an argument"));
         let argv = tool.argv.iter().map(|arg| text(arg)).collect::<Result<Vec<_>, _>>()?;
         let envp = ["LC_ALL=C", "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "DEBCONF_NONINTERACTIVE_SEEN=true"];
         let mut envp = envp.iter().map(|variable| text(variable)).collect::<Result<Vec<_>, _>>()?;
@@ -330,12 +331,12 @@ impl Daemon {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .and_then(|file| file.set_len(0).map(|()| file))
-            .map_err(|error| format!("cannot open \"{}\": {error}", path.display()))?;
+            .map_err(|error| reason!("cannot open \"{}\": {error}", path.display()))?;
         setup.stderr = output.try_clone().ok().map(OwnedFd::from);
         setup.stdout = Some(output.into());
         setup.oom_score_adj = Some(0);
         self.restore_limits(&mut setup);
-        spawn_child(&setup, &self.failures).map_err(|error| error.to_string())
+        spawn_child(&setup, &self.failures).map_err(|error| reason!("{error}"))
     }
 
     /// Kills a check or tool with all that descends from it.
@@ -352,13 +353,13 @@ impl Daemon {
 
     /// Runs something that nobody waits for.
     pub(super) fn run_errand(&mut self, argv: &[&str]) {
-        let spawned = find_program(argv.first().unwrap_or(&"")).ok_or_else(|| "it is not on this host".to_string());
+        let spawned = find_program(argv.first().unwrap_or(&"")).ok_or_else(|| Reason::from("it is not on this host"));
         let spawned = spawned.and_then(|program| {
-            let text = |bytes: &str| CString::new(bytes).map_err(|_| "a zero byte in an argument".to_string());
+            let text = |bytes: &str| CString::new(bytes).map_err(|_| Reason::from("a zero byte in an argument"));
             let args = argv.iter().map(|arg| text(arg)).collect::<Result<Vec<_>, _>>()?;
             let mut setup = Setup::new(Program::Path(text(&program.to_string_lossy())?), args, Vec::new());
             setup.oom_score_adj = Some(0);
-            spawn_child(&setup, &self.failures).map_err(|error| error.to_string())
+            spawn_child(&setup, &self.failures).map_err(|error| reason!("{error}"))
         });
         match spawned {
             Ok(pid) => {

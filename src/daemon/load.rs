@@ -27,6 +27,7 @@ use crate::model::record::AgentRecord;
 use crate::model::restart::Policy;
 use crate::model::spec::Name;
 use crate::model::state::{self, State};
+use crate::reason::Reason;
 use crate::sys::child::FailurePipe;
 use crate::sys::file::{lock_holder, open_nofollow, try_lock, try_lock_reading};
 use crate::sys::poll::Signals;
@@ -52,18 +53,18 @@ impl Daemon {
     /// Why there can be no daemon.
     pub(super) fn start(
         options: &Options,
-        handover: Option<Result<Handover, String>>,
+        handover: Option<Result<Handover, Reason>>,
         out: &mut Vec<Action>,
-    ) -> Result<Daemon, String> {
+    ) -> Result<Daemon, Reason> {
         // Modes are what is asked for, whoever starts us.
         process::set_umask(0o022);
         let mut notes: Vec<(Level, String)> = Vec::new();
-        let unreadable = |why: &String| format!("what the image before this one left cannot be read: {why}");
+        let unreadable = |why: &Reason| format!("what the image before this one left cannot be read: {why}");
         notes.extend(handover.as_ref().and_then(|read| read.as_ref().err()).map(|why| (Level::Error, unreadable(why))));
         let mut handover = handover.and_then(Result::ok);
         let config = configure(options, &mut notes);
         let run_dir = Path::new(&*config.run_dir);
-        make_dir(run_dir).map_err(|error| format!("{error}; want a run_dir that can be written"))?;
+        make_dir(run_dir).map_err(|error| reason!("{error}; want a run_dir that can be written"))?;
         let kept = handover.as_ref().filter(|left| left.run_dir == *config.run_dir);
         let (locked, listener) = (kept.and_then(|left| taken(left.lock)), kept.and_then(|left| taken(left.listener)));
         let lock = locked.map_or_else(|| lock(&run_dir.join(watch::LOCK)), |fd| Ok(fd.into()))?;
@@ -78,19 +79,19 @@ impl Daemon {
         });
         let mut log = Log::new(log_dir, config.log_level, !options.background);
         let signals = Signals::new(&[Sig::CHLD, Sig::TERM, Sig::INT, Sig::QUIT, Sig::HUP, Sig::USR1, Sig::USR2])
-            .map_err(|error| format!("cannot take signals: {error}"))?;
+            .map_err(|error| reason!("cannot take signals: {error}"))?;
         let ends = handover.as_ref().and_then(|left| left.failures);
         let ends = ends.and_then(|(read, write)| taken(Some(read)).zip(taken(Some(write))));
         let failures = ends
             .map_or_else(FailurePipe::new, |(read, write)| FailurePipe::from_fds(read, write))
-            .map_err(|error| format!("cannot make a pipe: {error}"))?;
+            .map_err(|error| reason!("cannot make a pipe: {error}"))?;
         let socket = run_dir.join(SOCKET);
         let control = match (listener, &handover) {
             (Some(listener), Some(left)) => {
                 Control::inherit(listener, &socket, left.last_client, &left.connections, monotonic())
             }
             _ => Control::listen(&socket)
-                .map_err(|error| format!("cannot listen on \"{}\": {error}", socket.display()))?,
+                .map_err(|error| reason!("cannot listen on \"{}\": {error}", socket.display()))?,
         };
         protect(&mut notes);
         let nofile = handover.as_ref().and_then(|left| left.nofile).or_else(raise_files);
@@ -295,13 +296,13 @@ pub(super) fn tell_pid(run_dir: &Path) -> bool {
 ///
 /// # Errors
 /// That another process holds it, or why it cannot be had.
-pub(super) fn lock(path: &Path) -> Result<File, String> {
+pub(super) fn lock(path: &Path) -> Result<File, Reason> {
     let file = open_nofollow(path, OpenOptions::new().read(true).write(true).create(true), 0o600)
-        .map_err(|error| format!("cannot open \"{}\": {error}", path.display()))?;
+        .map_err(|error| reason!("cannot open \"{}\": {error}", path.display()))?;
     match try_lock(&file) {
         Ok(true) => Ok(file),
-        Ok(false) => Err(another(path, &file)),
-        Err(error) => Err(format!("cannot lock \"{}\": {error}", path.display())),
+        Ok(false) => Err(another(path, &file).into()),
+        Err(error) => Err(reason!("cannot lock \"{}\": {error}", path.display())),
     }
 }
 
@@ -315,13 +316,13 @@ fn another(path: &Path, file: &File) -> String {
 ///
 /// # Errors
 /// That another daemon holds it, be its `run_dir` another one or have been emptied.
-pub(super) fn lock_state(state_dir: &Path) -> Result<Option<File>, String> {
+pub(super) fn lock_state(state_dir: &Path) -> Result<Option<File>, Reason> {
     let path = state_dir.join(watch::LOCK);
     let flags = libc::O_CREAT | libc::O_NOFOLLOW;
     let file = OpenOptions::new().read(true).custom_flags(flags).mode(0o600).open(&path);
     match file.and_then(|file| Ok((try_lock_reading(&file)?, file))) {
         Ok((true, file)) => Ok(Some(file)),
-        Ok((false, file)) => Err(another(&path, &file)),
+        Ok((false, file)) => Err(another(&path, &file).into()),
         Err(_) => Ok(None),
     }
 }
@@ -356,7 +357,7 @@ fn raise_files() -> Option<(u64, u64)> {
 }
 
 /// Whom helpers run as.
-fn helper_identity(config: &Config) -> Result<Option<Identity>, String> {
+fn helper_identity(config: &Config) -> Result<Option<Identity>, Reason> {
     if account::own_uid().0 != 0 {
         return Ok(None);
     }
@@ -364,8 +365,8 @@ fn helper_identity(config: &Config) -> Result<Option<Identity>, String> {
     match account::user_by_name(name) {
         Ok(Some(user)) => Ok(Some(Identity { uid: user.uid, gid: user.gid })),
         _ if config.helper_user.is_none() => Ok(Some(Identity { uid: Uid(HELPER.1), gid: Gid(HELPER.1) })),
-        Ok(None) => Err(format!("helper_user \"{name}\" does not exist")),
-        Err(error) => Err(format!("cannot look up helper_user \"{name}\": {error}")),
+        Ok(None) => Err(reason!("helper_user \"{name}\" does not exist")),
+        Err(error) => Err(reason!("cannot look up helper_user \"{name}\": {error}")),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::host::disk::{make_dir, reason, Error};
 use crate::host::store::can_be_read;
 use crate::kernel::Level;
 use crate::model::event::{Action, Event};
+use crate::reason::Reason;
 use crate::sys::monotonic;
 use crate::work::watch;
 
@@ -56,7 +57,7 @@ impl Daemon {
     }
 
     /// Does again what did not work; an error while some of it still does not.
-    pub(super) fn catch_up(&mut self) -> Result<(), Box<str>> {
+    pub(super) fn catch_up(&mut self) -> Result<(), Reason> {
         // Each stays where it is until it is written: that it works again is said after the last.
         for action in self.unsaved.values().cloned().collect::<Vec<_>>() {
             self.save(action);
@@ -65,7 +66,7 @@ impl Daemon {
         if self.unsaved.keys().all(|key| key.starts_with("run ")) {
             return Ok(());
         }
-        Err(self.troubles.get(RECORDS).cloned().unwrap_or_default())
+        Err(self.troubles.get(RECORDS).map(|trouble| &**trouble).unwrap_or_default().into())
     }
 
     /// Why the record of an agent is not as it should be, if so; it is tried once more.

@@ -13,6 +13,7 @@ use crate::model::event::{Event, Verified};
 use crate::model::job::{joined, JobId};
 use crate::model::package::Format;
 use crate::model::spec::Spec;
+use crate::reason::Reason;
 use crate::sys::file::{has_writer, open_nofollow};
 use crate::sys::monotonic;
 use crate::wire::config;
@@ -32,7 +33,7 @@ const OWN_DEFINITIONS: &str = "/usr/lib/bootagent";
 
 impl Daemon {
     /// The file a job's package is fetched into; what an earlier attempt brought is still in it.
-    pub(super) fn open_download(&mut self, id: &JobId) -> Result<File, String> {
+    pub(super) fn open_download(&mut self, id: &JobId) -> Result<File, Reason> {
         let path = self.store.download(id);
         if let Some(dir) = path.parent() {
             make_durable_dir(dir).map_err(|error| error.to_string())?;
@@ -46,7 +47,7 @@ impl Daemon {
     }
 
     /// Gives a job's download its place as a package file.
-    pub(super) fn place(&mut self, id: &str, name: &str, file: &str) -> Result<(), Box<str>> {
+    pub(super) fn place(&mut self, id: &str, name: &str, file: &str) -> Result<(), Reason> {
         let (from, dir) = (self.store.download(id), self.store.packages_dir(name));
         let to = dir.join(file);
         make_durable_dir(&dir).map_err(|error| error.to_string())?;
@@ -56,12 +57,12 @@ impl Daemon {
                 sync_dir(&dir)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => Ok(()),
-            Err(error) => Err(told("move", &from, &error).into()),
+            Err(error) => Err(told("move", &from, &error)),
         }
     }
 
     /// Gives an unpacked directory its name.
-    pub(super) fn rename(&mut self, name: &str, from: &str, to: &str) -> Result<(), Box<str>> {
+    pub(super) fn rename(&mut self, name: &str, from: &str, to: &str) -> Result<(), Reason> {
         let dir = self.store.packages_dir(name);
         let (from, to) = (dir.join(from), dir.join(to));
         if to.exists() {
@@ -74,10 +75,10 @@ impl Daemon {
     }
 
     /// Lets `current` point to a version.
-    pub(super) fn link(&mut self, name: &str, version: &str) -> Result<(), Box<str>> {
+    pub(super) fn link(&mut self, name: &str, version: &str) -> Result<(), Reason> {
         let dir = self.store.packages_dir(name);
         if !dir.join(version).is_dir() {
-            return Err(format!("\"{}\" is not there", dir.join(version).display()).into());
+            return Err(reason!("\"{}\" is not there", dir.join(version).display()));
         }
         let (current, next) = (dir.join("current"), dir.join(".current"));
         let _ = fs::remove_file(&next);
@@ -135,12 +136,12 @@ impl Daemon {
             },
         );
         if let Err(reason) = started {
-            self.queue.push_back(Event::Unpacked(job, Err(reason.into())));
+            self.queue.push_back(Event::Unpacked(job, Err(reason)));
         }
     }
 
     /// A package was unpacked: its single top directory, where there is one, is stripped.
-    pub(super) fn unpacked(&mut self, dir: &Path, outcome: Outcome) -> Result<(), Box<str>> {
+    pub(super) fn unpacked(&mut self, dir: &Path, outcome: Outcome) -> Result<(), Reason> {
         let top = match outcome {
             Outcome::Unpacked { top, .. } => top,
             Outcome::Failed { reason, .. } => return Err(reason.into()),
@@ -159,11 +160,11 @@ impl Daemon {
         let mut strip = fs::rename(dir.join(&top), &aside).and_then(|()| fs::remove_dir(dir));
         self.faults.pass("top-aside");
         strip = strip.and_then(|()| fs::rename(&aside, dir));
-        strip.map_err(|error| told("move", dir, &error).into())
+        strip.map_err(|error| told("move", dir, &error))
     }
 
     /// Reads a definition: the text, else the package's own.
-    pub(super) fn inspect(&self, name: &str, dir: &str, text: Option<&str>) -> Result<Option<Box<Spec>>, Box<str>> {
+    pub(super) fn inspect(&self, name: &str, dir: &str, text: Option<&str>) -> Result<Option<Box<Spec>>, Reason> {
         let in_tar = !dir.is_empty();
         let strict = text.is_none();
         let (label, text) = match text {
@@ -176,7 +177,7 @@ impl Daemon {
                 match files::read_file(&path) {
                     Ok(None) => return Ok(None),
                     Ok(Some(text)) => (path.to_string_lossy().into_owned(), text),
-                    Err(why) => return Err(format!("{}: {why}", path.display()).into()),
+                    Err(why) => return Err(reason!("{}: {why}", path.display())),
                 }
             }
         };
@@ -258,10 +259,10 @@ impl Daemon {
     }
 }
 
-fn told(verb: &str, path: &Path, error: &io::Error) -> String {
-    format!("cannot {verb} \"{}\": {}", path.display(), reason(error))
+fn told(verb: &str, path: &Path, error: &io::Error) -> Reason {
+    reason!("cannot {verb} \"{}\": {}", path.display(), reason(error))
 }
 
-fn sync_dir(dir: &Path) -> Result<(), Box<str>> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| told("sync", dir, &error).into())
+fn sync_dir(dir: &Path) -> Result<(), Reason> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| told("sync", dir, &error))
 }

@@ -18,6 +18,7 @@ use crate::host::disk::{reason, sync_dir};
 use crate::host::files;
 use crate::kernel::{Level, Time};
 use crate::model::event::{Client, Event};
+use crate::reason::Reason;
 use crate::sys::child::{spawn_child, Setup};
 use crate::sys::file::open_nofollow;
 use crate::sys::poll::{poll, PollFd};
@@ -35,10 +36,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const BEGIN: Duration = Duration::from_secs(1);
 
 /// What the image before this one handed over; `Err`: it did, and it cannot be read.
-pub fn handed_over() -> Option<Result<Handover, String>> {
+pub fn handed_over() -> Option<Result<Handover, Reason>> {
     let number = std::env::var(VARIABLE).ok()?;
     std::env::remove_var(VARIABLE);
-    let file = number.parse().map_err(|_| format!("\"{number}\" is no descriptor"));
+    let file = number.parse().map_err(|_| reason!("\"{number}\" is no descriptor"));
     let text = file.and_then(|number| {
         let mut text = String::new();
         let mut file = File::from(inherited(number).map_err(|error| reason(&error))?);
@@ -47,7 +48,7 @@ pub fn handed_over() -> Option<Result<Handover, String>> {
     });
     let handover = text.and_then(|text| handover::read(&text));
     match &handover {
-        Ok(handover) if handover.pid != process::own_id() => Some(Err("it is of another process".to_string())),
+        Ok(handover) if handover.pid != process::own_id() => Some(Err("it is of another process".into())),
         _ => Some(handover),
     }
 }
@@ -75,7 +76,7 @@ impl Daemon {
         self.queue.push_back(Event::NotReexeced(why.into()));
     }
 
-    fn execute(&mut self, program: &str, until: Option<Time>) -> Result<Infallible, String> {
+    fn execute(&mut self, program: &str, until: Option<Time>) -> Result<Infallible, Reason> {
         self.keep_places()?;
         for (_, helper) in &mut self.helpers {
             helper.stop();
@@ -109,17 +110,17 @@ impl Daemon {
         for fd in kept {
             let _ = set_cloexec(fd, true);
         }
-        Err(format!("cannot execute \"{program}\": {}", reason(&failed)))
+        Err(reason!("cannot execute \"{program}\": {}", reason(&failed)))
     }
 
     /// Records and sockets are looked for where they are now: another place would be another daemon.
-    fn keep_places(&self) -> Result<(), String> {
+    fn keep_places(&self) -> Result<(), Reason> {
         let next = files::config_in_use(&self.config_path).0.config;
         for (key, now, next) in
             [("run_dir", &self.config.run_dir, &next.run_dir), ("state_dir", &self.config.state_dir, &next.state_dir)]
         {
             if now != next {
-                return Err(format!("{key} is \"{next}\" now, and was \"{now}\": stop the daemon and start it anew"));
+                return Err(reason!("{key} is \"{next}\" now, and was \"{now}\": stop the daemon and start it anew"));
             }
         }
         Ok(())
@@ -185,7 +186,7 @@ impl Daemon {
     }
 
     /// Has a child of this image see to it that the installed binary runs again, should the next one end or hang.
-    fn start_watcher(&mut self, until: Time) -> Result<(), String> {
+    fn start_watcher(&mut self, until: Time) -> Result<(), Reason> {
         let started = (|| {
             let (read, write) = pipe()?;
             let mut argv = vec![c"bootagent".to_owned(), text(OsStr::new(watch::WORD))];
@@ -210,9 +211,9 @@ impl Daemon {
                 _ => Ok((pid, write)),
             }
         })();
-        let (pid, write) = started.map_err(|error: io::Error| format!("cannot start a watcher: {}", reason(&error)))?;
+        let (pid, write) = started.map_err(|error: io::Error| reason!("cannot start a watcher: {}", reason(&error)))?;
         if let Some(failure) = self.failures.take(pid) {
-            return Err(format!("cannot start a watcher: {failure}"));
+            return Err(reason!("cannot start a watcher: {failure}"));
         }
         self.trees.add_ours(pid);
         self.owners.insert(pid, Owner::Errand);
@@ -229,7 +230,7 @@ impl Daemon {
     }
 
     /// Puts this binary in the place of the installed one, in one step.
-    pub(super) fn replace(&mut self, from: &str) -> Result<(), Box<str>> {
+    pub(super) fn replace(&mut self, from: &str) -> Result<(), Reason> {
         let told = |path: &Path, error: &io::Error| format!("cannot write \"{}\": {}", path.display(), reason(error));
         // A link to the binary stays one.
         let program = fs::canonicalize(&self.program).unwrap_or_else(|_| PathBuf::from(&self.program));

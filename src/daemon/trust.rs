@@ -8,6 +8,7 @@ use super::Daemon;
 use crate::host::files;
 use crate::host::store::Store;
 use crate::kernel::Level;
+use crate::reason::Reason;
 use crate::sys::random;
 use crate::wire::sign::{nonce, Keys, Signed};
 
@@ -17,7 +18,7 @@ const RESERVED: u64 = 1000;
 /// What signs exchanges.
 pub(super) struct Trust {
     /// `None`: exchanges are not signed. `Err`: there must be none, and why.
-    keys: Result<Option<Keys>, String>,
+    keys: Result<Option<Keys>, Reason>,
     /// The number of the next nonce.
     next: u64,
     /// The first number that no daemon may have used yet, as it is on disk.
@@ -33,14 +34,14 @@ impl Trust {
 
     /// Why there can be no exchanges.
     pub fn problem(&self) -> Option<&str> {
-        self.keys.as_ref().err().map(String::as_str)
+        self.keys.as_ref().err().map(|why| &**why)
     }
 }
 
-fn read_keys(key_file: Option<&str>) -> Result<Option<Keys>, String> {
+fn read_keys(key_file: Option<&str>) -> Result<Option<Keys>, Reason> {
     let Some(path) = key_file else { return Ok(None) };
     let keys = files::read_key(Path::new(path)).and_then(|text| Keys::read(&text));
-    keys.map(Some).map_err(|why| format!("key_file \"{path}\": {why}"))
+    keys.map(Some).map_err(|why| reason!("key_file \"{path}\": {why}"))
 }
 
 impl Daemon {
@@ -59,13 +60,13 @@ impl Daemon {
     }
 
     /// Signs a POST of `body` to `url`; `None` where exchanges are not signed.
-    pub(super) fn sign(&mut self, url: &str, body: &[u8]) -> Result<Option<Signed>, String> {
+    pub(super) fn sign(&mut self, url: &str, body: &[u8]) -> Result<Option<Signed>, Reason> {
         if !matches!(self.trust.keys, Ok(None)) {
             self.reserve_nonces();
         }
         let Some(keys) = self.trust.keys.as_ref().map_err(Clone::clone)? else { return Ok(None) };
         let mut chance = [0; 32];
-        random(&mut chance).map_err(|error| format!("no random numbers for a nonce: {error}"))?;
+        random(&mut chance).map_err(|error| reason!("no random numbers for a nonce: {error}"))?;
         let nonce = nonce(self.state.sn(), self.trust.next, &chance);
         self.trust.next += 1;
         Ok(Some(keys.sign(url, self.state.sn(), nonce, body)))
@@ -89,11 +90,11 @@ impl Daemon {
         status: u16,
         body: &[u8],
         signature: Option<&str>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Reason> {
         let Some(nonce) = nonce else { return Ok(()) };
         match &self.trust.keys {
-            Ok(Some(keys)) => keys.verify(status, nonce, body, signature).map_err(String::from),
-            Ok(None) => Err("there is no key any more".to_string()),
+            Ok(Some(keys)) => keys.verify(status, nonce, body, signature).map_err(Reason::from),
+            Ok(None) => Err("there is no key any more".into()),
             Err(why) => Err(why.clone()),
         }
     }

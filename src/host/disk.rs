@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::kernel::Errno;
+use crate::reason::Reason;
 use crate::sys::file::read_up_to;
 
 /// The largest file that is read: a reply, and so a job, is at most 1 MiB.
@@ -48,10 +49,10 @@ pub fn told<T>(result: io::Result<T>, verb: &'static str, path: &Path) -> Result
 }
 
 /// The error's text, for a person: without the number that std puts behind it.
-pub fn reason(error: &io::Error) -> String {
+pub fn reason(error: &io::Error) -> Reason {
     match error.raw_os_error() {
-        Some(raw) => Errno(raw).to_string(),
-        None => error.to_string(),
+        Some(raw) => reason!("{}", Errno(raw)),
+        None => reason!("{error}"),
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::host::store::Store;
+use crate::reason::Reason;
 use crate::sys::account;
 use crate::sys::file::read_up_to;
 use crate::wire::config::{self, Agents, Config, Problem, Source};
@@ -120,16 +121,16 @@ pub fn read_agents(directory: &str) -> Agents {
 ///
 /// # Errors
 /// Why the directory cannot be used at all.
-pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, String> {
+pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Reason> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("cannot read the directory: {}", cause(&error))),
+        Err(error) => return Err(reason!("cannot read the directory: {}", cause(&error))),
     };
     check_above(directory)?;
     let mut sources = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(|error| format!("cannot read the directory: {}", cause(&error)))?;
+        let entry = entry.map_err(|error| reason!("cannot read the directory: {}", cause(&error)))?;
         let name = entry.file_name();
         let file = name.to_string_lossy();
         if !file.ends_with(".json") || file.starts_with('.') {
@@ -147,7 +148,7 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, String> {
 ///
 /// # Errors
 /// Why it cannot be read, or must not be.
-pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, String> {
+pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Reason> {
     let text = read_alone(path, false)?;
     if text.is_some() {
         check_above(path.parent().unwrap_or(Path::new("/")))?;
@@ -156,30 +157,30 @@ pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, String> {
 }
 
 /// `secret`: only where nobody else can read it.
-fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, String> {
+fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Reason> {
     // Without O_NONBLOCK a fifo put in place of the file would hold the daemon up.
     let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         // A link whose target is gone, perhaps with a file system that is not mounted just now, is not nothing.
         Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => return Ok(None),
-        Err(error) => return Err(format!("cannot read: {}", cause(&error))),
+        Err(error) => return Err(reason!("cannot read: {}", cause(&error))),
     };
-    let metadata = file.metadata().map_err(|error| format!("cannot read: {}", cause(&error)))?;
+    let metadata = file.metadata().map_err(|error| reason!("cannot read: {}", cause(&error)))?;
     if !metadata.is_file() {
-        return Err("not a regular file".to_string());
+        return Err("not a regular file".into());
     }
     if let Some(writer) = as_root().then(|| writer(&metadata, true)).flatten() {
-        return Err(format!("refused: {writer}; want it owned by root, mode 0644 or stricter"));
+        return Err(reason!("refused: {writer}; want it owned by root, mode 0644 or stricter"));
     }
     let bits = metadata.mode() & 0o7777;
     if secret && bits & 0o077 != 0 {
-        return Err(format!("refused: others may use it (mode {bits:04o}); want mode 0600"));
+        return Err(reason!("refused: others may use it (mode {bits:04o}); want mode 0600"));
     }
     let mut text = Vec::new();
     read_up_to(MAX_FILE + 1, &mut text, &mut |to| file.read(to))
-        .map_err(|error| format!("cannot read: {}", cause(&error)))?;
+        .map_err(|error| reason!("cannot read: {}", cause(&error)))?;
     if text.len() as u64 > MAX_FILE {
-        return Err("larger than 1 MiB".to_string());
+        return Err("larger than 1 MiB".into());
     }
     Ok(Some(text))
 }
@@ -188,23 +189,23 @@ fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, String> {
 ///
 /// # Errors
 /// Why it cannot be read, or must not be believed.
-pub fn read_key(path: &Path) -> Result<Vec<u8>, String> {
+pub fn read_key(path: &Path) -> Result<Vec<u8>, Reason> {
     let text = read_alone(path, true)?.ok_or(MISSING)?;
     check_above(path.parent().unwrap_or(Path::new("/")))?;
     Ok(text)
 }
 
 /// Judges a directory with configuration in it, and all above it: who can rename there can put files in place.
-fn check_above(directory: &Path) -> Result<(), String> {
+fn check_above(directory: &Path) -> Result<(), Reason> {
     if !as_root() {
         return Ok(());
     }
-    let real = fs::canonicalize(directory).map_err(|error| format!("cannot read the directory: {}", cause(&error)))?;
+    let real = fs::canonicalize(directory).map_err(|error| reason!("cannot read the directory: {}", cause(&error)))?;
     for (depth, above) in real.ancestors().enumerate() {
         let metadata = fs::metadata(above)
-            .map_err(|error| format!("cannot look at the directory \"{}\": {}", above.display(), cause(&error)))?;
+            .map_err(|error| reason!("cannot look at the directory \"{}\": {}", above.display(), cause(&error)))?;
         if let Some(writer) = writer(&metadata, depth == 0) {
-            return Err(format!(
+            return Err(reason!(
                 "refused: the directory \"{}\": {writer}; want it owned by root, mode 0755 or stricter",
                 above.display()
             ));
@@ -324,15 +325,15 @@ mod tests {
     fn files_that_are_none_are_said() {
         let scratch = Scratch::new("kinds");
         assert_eq!(read_file(&scratch.0.join("absent.json")), Ok(None));
-        assert_eq!(read_file(&scratch.0.join("agents.d")), Err("not a regular file".to_string()));
+        assert_eq!(read_file(&scratch.0.join("agents.d")), Err("not a regular file".into()));
         let fifo = scratch.0.join("fifo.json");
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-        assert_eq!(read_file(&fifo), Err("not a regular file".to_string()));
+        assert_eq!(read_file(&fifo), Err("not a regular file".into()));
         let large = scratch.write("large.json", &" ".repeat(MAX_FILE as usize + 1), 0o644);
-        assert_eq!(read_file(&large), Err("larger than 1 MiB".to_string()));
+        assert_eq!(read_file(&large), Err("larger than 1 MiB".into()));
         let file = scratch.write("x.json", "{}", 0o644);
         assert_eq!(read_file(&file), Ok(Some(b"{}".to_vec())));
-        assert!(read_file(&file.join("y")).is_err_and(|message| message == "cannot read: Not a directory"));
+        assert!(read_file(&file.join("y")).is_err_and(|message| &*message == "cannot read: Not a directory"));
     }
 
     #[test]
@@ -376,7 +377,7 @@ mod tests {
             assert_eq!(read_key(&path).is_ok(), want, "{mode:o}");
             fs::remove_file(&path).unwrap();
         }
-        assert_eq!(read_key(&scratch.0.join("key")), Err("there is no such file".to_string()));
+        assert_eq!(read_key(&scratch.0.join("key")), Err("there is no such file".into()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::host::cgroup::{self, Error, Group, Hierarchy, Leaf, Version};
 use crate::kernel::{Pid, Process};
 use crate::map::Map;
 use crate::model::spec::{self, Name};
+use crate::reason::Reason;
 use crate::sys::poll::Counter;
 
 /// The v1 hierarchies that can tell agents apart where there is no v2, best first: a freezer can also hold a fork bomb
@@ -41,9 +42,8 @@ pub struct Limits {
 #[derive(Debug)]
 struct Place {
     hierarchy: Hierarchy,
-    group: Option<Group>,
-    /// Why there can be none.
-    failed: Option<String>,
+    /// Or why there can be none.
+    group: Option<Result<Group, Reason>>,
 }
 
 /// What one agent is held by.
@@ -122,7 +122,7 @@ impl Limits {
 
     /// The same over given hierarchies.
     pub fn over(hierarchies: Vec<Hierarchy>, state_dir: &str, parent: Option<&str>) -> Limits {
-        let places = hierarchies.into_iter().map(|hierarchy| Place { hierarchy, group: None, failed: None }).collect();
+        let places = hierarchies.into_iter().map(|hierarchy| Place { hierarchy, group: None }).collect();
         let mut limits = Limits {
             places,
             telling: None,
@@ -143,12 +143,17 @@ impl Limits {
 
     /// How agents are told apart, in a sentence for the log.
     pub fn describe(&self) -> String {
-        if let Some(group) = self.telling.and_then(|index| self.places[index].group.as_ref()) {
+        if let Some(group) = self.own_group() {
             return format!("agents are told apart by {} \"{}\"", group.version().name(), group.dir().display());
         }
         // One reason is enough: without permission all hierarchies say the same.
-        let reason = self.places.iter().find_map(|place| place.failed.as_deref());
+        let reason = self.places.iter().find_map(|place| Some(&**place.group.as_ref()?.as_ref().err()?));
         format!("agents are told apart by descent: {}", reason.unwrap_or("no control group hierarchy is mounted"))
+    }
+
+    /// Our group in the hierarchy that tells agents apart.
+    fn own_group(&self) -> Option<&Group> {
+        self.places[self.telling?].group.as_ref()?.as_ref().ok()
     }
 
     fn choose_telling(&mut self) -> Option<usize> {
@@ -159,18 +164,12 @@ impl Limits {
     }
 
     /// Our group in a hierarchy, made if need be; or why there can be none, which is tried once only.
-    fn group(&mut self, index: usize) -> Result<&mut Group, String> {
+    fn group(&mut self, index: usize) -> Result<&mut Group, Reason> {
         let place = &mut self.places[index];
-        if let Some(reason) = &place.failed {
-            return Err(reason.clone());
-        }
-        if place.group.is_none() {
-            match Group::open(&place.hierarchy, &self.name, self.parent.as_deref()) {
-                Ok(group) => place.group = Some(group),
-                Err(error) => place.failed = Some(error.to_string()),
-            }
-        }
-        place.group.as_mut().ok_or_else(|| place.failed.clone().unwrap_or_default())
+        let made = place.group.get_or_insert_with(|| {
+            Group::open(&place.hierarchy, &self.name, self.parent.as_deref()).map_err(|error| reason!("{error}"))
+        });
+        made.as_mut().map_err(|why| why.clone())
     }
 
     fn note(&mut self, note: String) {
@@ -287,7 +286,7 @@ impl Limits {
             };
             let Some(index) = self.places.iter().position(place) else { continue };
             let enabled =
-                self.group(index).and_then(|group| group.enable(controller).map_err(|error| error.to_string()));
+                self.group(index).and_then(|group| group.enable(controller).map_err(|error| reason!("{error}")));
             if let Err(error) = enabled {
                 self.note(format!("no {controller} limits by {}: {error}", version.name()));
                 continue;
@@ -412,7 +411,7 @@ impl Limits {
     /// with each check, when every agent that runs has been attached: one just being started is not in its group yet.
     pub fn sweep(&mut self) {
         if !std::mem::replace(&mut self.swept, true) {
-            if let Some(group) = self.telling.and_then(|index| self.places[index].group.as_ref()) {
+            if let Some(Ok(group)) = self.telling.and_then(|index| self.places[index].group.as_ref()) {
                 for name in group.leaves().iter().filter(|name| !self.agents.contains_key(&***name)) {
                     // Empty groups within one that is in use are the agent's own.
                     let leaf = group.find(name);
@@ -436,7 +435,7 @@ impl Limits {
     /// The agents of an earlier daemon that still have processes in their groups and that nobody has attached.
     pub fn leftovers(&self) -> Vec<(Name, Vec<Pid>)> {
         let mut found = Vec::new();
-        let Some(group) = self.telling.and_then(|index| self.places[index].group.as_ref()) else { return found };
+        let Some(group) = self.own_group() else { return found };
         for name in group.leaves() {
             if self.agents.contains_key(&*name) || !spec::is_name(&name) {
                 continue;
@@ -453,7 +452,7 @@ impl Limits {
     pub fn close(mut self) {
         self.sweep();
         for place in &self.places {
-            if let Some(group) = &place.group {
+            if let Some(Ok(group)) = &place.group {
                 group.close();
             }
         }

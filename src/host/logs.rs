@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::host::disk::{make_dir, reason};
 use crate::kernel::Level;
 use crate::model::job::sanitize;
+use crate::reason::Reason;
 use crate::sys::file::read_up_to;
 use crate::sys::poll::{poll, PollFd};
 use crate::sys::wall;
@@ -124,7 +125,7 @@ impl Outputs {
     ///
     /// # Errors
     /// A sentence for the log. The agent is started all the same, with its output to /dev/null.
-    pub fn open(&mut self, name: &str) -> Result<OwnedFd, String> {
+    pub fn open(&mut self, name: &str) -> Result<OwnedFd, Reason> {
         let path = self.path(name);
         match open_append(&self.dir, &path, 0o640) {
             Ok((file, found)) => {
@@ -134,7 +135,7 @@ impl Outputs {
                 }
                 Ok(file.into())
             }
-            Err(error) => Err(format!(
+            Err(error) => Err(reason!(
                 "agent \"{name}\": cannot open \"{}\": {}, its output is dropped",
                 path.display(),
                 reason(&error)
@@ -146,7 +147,7 @@ impl Outputs {
     ///
     /// # Errors
     /// A sentence for the log, when it could not be kept or truncated; one that cannot be kept is truncated all the same.
-    pub fn turn(&mut self, name: &str, size: u64) -> Result<(), String> {
+    pub fn turn(&mut self, name: &str, size: u64) -> Result<(), Reason> {
         let path = self.path(name);
         match fs::symlink_metadata(&path) {
             Ok(found) if found.is_file() && found.len() > size => {}
@@ -154,7 +155,7 @@ impl Outputs {
         }
         self.begins.remove(name);
         turn_file(&path, size, 0o640)
-            .map_err(|error| format!("agent \"{name}\": cannot turn over \"{}\": {}", path.display(), reason(&error)))
+            .map_err(|error| reason!("agent \"{name}\": cannot turn over \"{}\": {}", path.display(), reason(&error)))
     }
 
     /// The last whole lines of the agent's output since its start, at most `max` bytes; empty when there are none. What

@@ -16,6 +16,7 @@ use crate::model::job::JobId;
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
 use crate::model::spec::is_job_id;
 use crate::model::state::Unread;
+use crate::reason::Reason;
 use crate::wire::record;
 
 const IDENTITY: &str = "identity.json";
@@ -411,16 +412,16 @@ impl Stored {
 }
 
 /// What `read` makes of the record at `path`, if there is one; when it makes nothing of it, it is set aside.
-fn read_record<T>(path: &Path, read: impl Fn(&str) -> Result<T, String>, stored: &mut Stored) -> Option<T> {
+fn read_record<T>(path: &Path, read: impl Fn(&str) -> Result<T, Reason>, stored: &mut Stored) -> Option<T> {
     let mut record = None;
     take_record(path, &mut |text| read(text).map(|taken| record = Some(taken)), stored);
     record
 }
 
 /// `read_record` of any kind, so that there is this code once.
-fn take_record(path: &Path, take: &mut dyn FnMut(&str) -> Result<(), String>, stored: &mut Stored) {
+fn take_record(path: &Path, take: &mut dyn FnMut(&str) -> Result<(), Reason>, stored: &mut Stored) {
     let cause = match read_file(path) {
-        Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".to_string()).and_then(take) {
+        Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".into()).and_then(take) {
             Ok(()) => return,
             Err(cause) => cause,
         },
@@ -441,11 +442,11 @@ fn take_record(path: &Path, take: &mut dyn FnMut(&str) -> Result<(), String>, st
 }
 
 /// The record, if it is the one its file name says.
-fn named<T>(record: T, name: fn(&T) -> &str, want: &str) -> Result<T, String> {
+fn named<T>(record: T, name: fn(&T) -> &str, want: &str) -> Result<T, Reason> {
     if name(&record) == want {
         Ok(record)
     } else {
-        Err(format!("is about \"{}\"", name(&record)))
+        Err(reason!("is about \"{}\"", name(&record)))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::model::package::{Digest, Format, Tool};
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
 use crate::model::report::{Entry, Report};
 use crate::model::spec::{Name, Spec};
+use crate::reason::Reason;
 
 /// When an event happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -216,7 +217,7 @@ pub enum Event {
     /// The answer to `Action::Exchange`.
     Replied(Reply),
     /// The answer to `Action::SaveJob`; `Err` says why it is not on disk.
-    Saved(JobId, Result<(), Box<str>>),
+    Saved(JobId, Result<(), Reason>),
     /// The answer to `Action::Fetch`.
     Fetched(JobId, Fetched),
     /// The answer to `Action::Tool`.
@@ -231,11 +232,11 @@ pub enum Event {
     /// The answer to `Action::Verify`.
     Verified(JobId, Verified),
     /// The answer to `Action::Unpack`.
-    Unpacked(JobId, Result<(), Box<str>>),
+    Unpacked(JobId, Result<(), Reason>),
     /// The answer to `Action::Place`, `Action::Rename`, `Action::Link` and `Action::Replace`.
-    Placed(JobId, Result<(), Box<str>>),
+    Placed(JobId, Result<(), Reason>),
     /// The answer to `Action::Inspect`: the package's own definition, if it has one.
-    Inspected(JobId, Result<Option<Box<Spec>>, Box<str>>),
+    Inspected(JobId, Result<Option<Box<Spec>>, Reason>),
 }
 
 /// A request body's content.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::kernel::Time;
+use crate::reason::Reason;
 
 /// A control server: where its `/agent/...` endpoints are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,45 +28,45 @@ impl fmt::Display for Server {
 ///
 /// # Errors
 /// Says which entry is wrong and why.
-pub fn parse_servers(list: &str) -> Result<Vec<Server>, String> {
+pub fn parse_servers(list: &str) -> Result<Vec<Server>, Reason> {
     list.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(parse_server).collect()
 }
 
-fn parse_server(entry: &str) -> Result<Server, String> {
+fn parse_server(entry: &str) -> Result<Server, Reason> {
     let (scheme, rest) = match entry.split_once("://") {
         None => ("http", entry),
         Some(("http", rest)) => ("http", rest),
         Some(("https", rest)) if cfg!(feature = "tls") => ("https", rest),
-        Some(("https", _)) => return Err(format!("server \"{entry}\": https needs the tls build")),
-        Some((other, _)) => return Err(format!("server \"{entry}\": want http://, got \"{other}://\"")),
+        Some(("https", _)) => return Err(reason!("server \"{entry}\": https needs the tls build")),
+        Some((other, _)) => return Err(reason!("server \"{entry}\": want http://, got \"{other}://\"")),
     };
     let (authority, path) = match rest.find('/') {
         Some(slash) => rest.split_at(slash),
         None => (rest, ""),
     };
     if authority.contains('@') {
-        return Err("server: a user in the URL cannot be used, want host:port".to_string());
+        return Err("server: a user in the URL cannot be used, want host:port".into());
     }
     if authority.contains(['[', ']']) || authority.matches(':').count() > 1 {
-        return Err(format!("server \"{entry}\": literal IPv6 addresses cannot be used, want a host name"));
+        return Err(reason!("server \"{entry}\": literal IPv6 addresses cannot be used, want a host name"));
     }
     let (host, port) = match authority.split_once(':') {
         Some((host, port)) => (host, Some(port)),
         None if entry.contains("://") => (authority, None),
-        None => return Err(format!("server \"{entry}\": want host:port")),
+        None => return Err(reason!("server \"{entry}\": want host:port")),
     };
     if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
-        return Err(format!("server \"{entry}\": \"{host}\" is not a host name"));
+        return Err(reason!("server \"{entry}\": \"{host}\" is not a host name"));
     }
     let port = match port {
         None => String::new(),
         Some(text) => match text.parse::<u16>() {
             Ok(port) if port > 0 && text.bytes().all(|b| b.is_ascii_digit()) => format!(":{port}"),
-            _ => return Err(format!("server \"{entry}\": want a port of 1..65535, got \"{text}\"")),
+            _ => return Err(reason!("server \"{entry}\": want a port of 1..65535, got \"{text}\"")),
         },
     };
     if !path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#')) {
-        return Err(format!("server \"{entry}\": want a plain path, got \"{path}\""));
+        return Err(reason!("server \"{entry}\": want a plain path, got \"{path}\""));
     }
     Ok(Server { base: format!("{scheme}://{host}{port}{}", path.trim_end_matches('/')).into() })
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::reason::Reason;
+
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest(pub [u8; 32]);
@@ -139,7 +141,7 @@ pub fn identify(format: Format, path: &str) -> Option<Tool> {
 ///
 /// # Errors
 /// Says what is missing.
-pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), String> {
+pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), Reason> {
     let field = |names: [&str; 2]| {
         output.lines().find_map(|line| {
             let (key, value) = line.split_once([':', '='])?;
@@ -150,7 +152,7 @@ pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), String> {
     let version = field(["Version", "pkgver"]).ok_or("the package file names no version")?;
     let safe = |text: &str| !text.starts_with('-') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
     if !safe(package) {
-        return Err("the package file names an impossible package".to_string());
+        return Err("the package file names an impossible package".into());
     }
     Ok((package.into(), version.into()))
 }

@@ -11,6 +11,7 @@ use crate::kernel::Level;
 use crate::model::job::{sanitize, MESSAGE_MAX};
 use crate::model::pace::{parse_servers, Server};
 use crate::model::spec::Spec;
+use crate::reason::Reason;
 use crate::wire::control::SOCKET;
 use crate::wire::definition::{absolute, definition, size_above_0};
 use crate::wire::json::{self, Fields, Value};
@@ -249,7 +250,7 @@ pub struct Source {
     /// Its name in the directory.
     pub file: Box<str>,
     /// What is in it, or why it cannot be read.
-    pub text: Result<Vec<u8>, String>,
+    pub text: Result<Vec<u8>, Reason>,
     /// What was in it when it was last good, where that is known.
     pub good: Option<Vec<u8>>,
 }

@@ -6,6 +6,7 @@
 
 use crate::model::command::{Answer, Command};
 use crate::model::spec::is_name;
+use crate::reason::Reason;
 use crate::wire::json::{self, Number, Object, Value};
 
 /// The socket's name in `run_dir`.
@@ -45,27 +46,27 @@ pub fn write_command(command: &Command) -> String {
 ///
 /// # Errors
 /// Says what is wrong with it, for the client.
-pub fn read_command(line: &[u8]) -> Result<Command, String> {
+pub fn read_command(line: &[u8]) -> Result<Command, Reason> {
     let object = read_object(line)?;
     let name = match object.get("name") {
         None | Some(Value::Null) => None,
         Some(Value::String(name)) if is_name(name) => Some(name.as_str().into()),
-        Some(_) => return Err("name: want 1 to 50 of A-Z a-z 0-9 _ -".to_string()),
+        Some(_) => return Err("name: want 1 to 50 of A-Z a-z 0-9 _ -".into()),
     };
     let Some(Value::String(word)) = object.get("command") else {
-        return Err("command: want a string".to_string());
+        return Err("command: want a string".into());
     };
     match (word.as_str(), name) {
         ("status", name) => Ok(Command::Status(name)),
         ("start", Some(name)) => Ok(Command::Start(name)),
         ("stop", Some(name)) => Ok(Command::Stop(name)),
         ("restart", Some(name)) => Ok(Command::Restart(name)),
-        ("start" | "stop" | "restart", None) => Err(format!("{word}: want the name of an agent")),
+        ("start" | "stop" | "restart", None) => Err(reason!("{word}: want the name of an agent")),
         ("report", None) => Ok(Command::Report),
         ("jobs", None) => Ok(Command::Jobs),
         ("reexec", None) => Ok(Command::Reexec),
-        ("report" | "jobs" | "reexec", Some(_)) => Err(format!("{word}: takes no name")),
-        _ => Err("command: not one this daemon knows".to_string()),
+        ("report" | "jobs" | "reexec", Some(_)) => Err(reason!("{word}: takes no name")),
+        _ => Err("command: not one this daemon knows".into()),
     }
 }
 
@@ -89,7 +90,7 @@ pub fn write_answer(answer: &Answer) -> String {
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub fn read_answer(line: &[u8]) -> Result<Answer, String> {
+pub fn read_answer(line: &[u8]) -> Result<Answer, Reason> {
     let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_string())?.trim_end();
     let (head, body) = match text.split_once(BODY) {
         None => (text.to_string(), ""),
@@ -101,19 +102,19 @@ pub fn read_answer(line: &[u8]) -> Result<Answer, String> {
     let object = read_object(head.as_bytes())?;
     let code = match object.get("code") {
         Some(Value::Number(Number::U64(code @ 0..=255))) => *code as u8,
-        _ => return Err("code: want 0..255".to_string()),
+        _ => return Err("code: want 0..255".into()),
     };
     let Some(Value::String(message)) = object.get("message") else {
-        return Err("message: want a string".to_string());
+        return Err("message: want a string".into());
     };
     Ok(Answer { code, message: message.as_str().into(), body: body.into() })
 }
 
-fn read_object(line: &[u8]) -> Result<Object, String> {
+fn read_object(line: &[u8]) -> Result<Object, Reason> {
     match json::parse_bytes(line, MAX_DEPTH) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err("want one JSON object".to_string()),
-        Err(syntax) => Err(format!("want one JSON object: {syntax}")),
+        Ok(_) => Err("want one JSON object".into()),
+        Err(syntax) => Err(reason!("want one JSON object: {syntax}")),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::model::event::Client;
 use crate::model::job::joined;
 use crate::model::pace::Times;
 use crate::model::report::Incident;
+use crate::reason::Reason;
 use crate::wire::control::{read_command, write_command};
 use crate::wire::emit::Writer;
 use crate::wire::json::{self, Fields, Value};
@@ -168,12 +169,12 @@ fn put_carried(json: &mut Writer, carried: &Carried) {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read(text: &str) -> Result<Handover, String> {
+pub fn read(text: &str) -> Result<Handover, Reason> {
     let value = json::parse(text, json::MAX_DEPTH).map_err(|syntax| syntax.to_string())?;
     let mut faults = Vec::new();
     match take(&value, &mut faults) {
         Some(handover) if faults.is_empty() => Ok(handover),
-        _ => Err(joined(&mut faults.iter().map(|fault| &**fault), "; ")),
+        _ => Err(joined(&mut faults.iter().map(|fault| &**fault), "; ").into()),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::model::job::{joined, sanitize, Code, Job, Order, Rejected, Source, ME
 use crate::model::pace::{parse_servers, Server};
 use crate::model::package::{Digest, Format};
 use crate::model::spec::{is_job_id, is_name, is_version};
+use crate::reason::Reason;
 use crate::wire::definition;
 use crate::wire::json::{self, show, Fields, Value};
 
@@ -188,7 +189,7 @@ fn config(fields: &mut Fields<'_, '_>, named: bool) -> Option<Order> {
 fn servers(list: &str, fields: &mut Fields<'_, '_>) -> Vec<Server> {
     // The list's own messages quote it.
     let parsed = match list.contains('@') {
-        true => Err("a user in a URL cannot be used, want host:port".to_string()),
+        true => Err("a user in a URL cannot be used, want host:port".into()),
         false => parse_servers(list),
     };
     parsed.unwrap_or_else(|message| {
@@ -198,19 +199,19 @@ fn servers(list: &str, fields: &mut Fields<'_, '_>) -> Vec<Server> {
 }
 
 /// The format of the package at `url`, which is checked on the way.
-fn package_format(url: &str) -> Result<Format, String> {
+fn package_format(url: &str) -> Result<Format, Reason> {
     if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err("want no spaces or control characters".to_string());
+        return Err("want no spaces or control characters".into());
     }
     let Some((scheme, rest)) = url.split_once("://") else {
-        return Err("want ftp://, http:// or file://".to_string());
+        return Err("want ftp://, http:// or file://".into());
     };
     let http = match scheme {
         "http" => true,
         "https" if cfg!(feature = "tls") => true,
-        "https" => return Err("https needs the tls build".to_string()),
+        "https" => return Err("https needs the tls build".into()),
         "ftp" | "file" => false,
-        _ => return Err("want ftp://, http:// or file://".to_string()),
+        _ => return Err("want ftp://, http:// or file://".into()),
     };
     // A query or fragment is no part of a file name, and of ftp and file it is no part at all.
     let rest = if http { rest.split(['?', '#']).next().unwrap_or_default() } else { rest };
@@ -219,11 +220,11 @@ fn package_format(url: &str) -> Result<Format, String> {
     if scheme != "file" {
         check_host(host, http)?;
     } else if !authority.is_empty() {
-        return Err("want file:/// and an absolute path".to_string());
+        return Err("want file:/// and an absolute path".into());
     }
     for part in [user, path] {
         if decoded(part)?.iter().any(u8::is_ascii_control) {
-            return Err("want no control characters".to_string());
+            return Err("want no control characters".into());
         }
     }
     let path = decoded(path)?;
@@ -232,17 +233,17 @@ fn package_format(url: &str) -> Result<Format, String> {
         // A password with a slash in it would be found here.
         let shown =
             if file.contains('@') { String::new() } else { format!(", got {}", show(&Value::String(file.into()))) };
-        format!("want a file name in .rpm .deb .apk .ipk .tar .tar.gz .tgz or .tar.xz{shown}")
+        reason!("want a file name in .rpm .deb .apk .ipk .tar .tar.gz .tgz or .tar.xz{shown}")
     })
 }
 
-fn check_host(authority: &str, http: bool) -> Result<(), String> {
+fn check_host(authority: &str, http: bool) -> Result<(), Reason> {
     let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         // minreq takes the part before the first colon for the host.
-        Some(_) if http => return Err("literal IPv6 addresses cannot be used with http, want a host name".to_string()),
+        Some(_) if http => return Err("literal IPv6 addresses cannot be used with http, want a host name".into()),
         Some((host, port)) => {
             if !host.contains(':') || !host.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.')) {
-                return Err("want an IPv6 address between [ and ]".to_string());
+                return Err("want an IPv6 address between [ and ]".into());
             }
             (host, port)
         }
@@ -250,17 +251,17 @@ fn check_host(authority: &str, http: bool) -> Result<(), String> {
     };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
     if host.is_empty() || !host.bytes().all(plain) {
-        return Err("want a host name".to_string());
+        return Err("want a host name".into());
     }
     let digits = port.strip_prefix(':').unwrap_or(if port.is_empty() { "80" } else { "" });
     match digits.parse::<u16>() {
         Ok(1..) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
-        _ => Err("want a port of 1..65535".to_string()),
+        _ => Err("want a port of 1..65535".into()),
     }
 }
 
 /// The bytes that a part of a URL stands for.
-fn decoded(part: &str) -> Result<Vec<u8>, String> {
+fn decoded(part: &str) -> Result<Vec<u8>, Reason> {
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.bytes();
     while let Some(byte) = rest.next() {
@@ -271,7 +272,7 @@ fn decoded(part: &str) -> Result<Vec<u8>, String> {
         let mut digit = || char::from(rest.next()?).to_digit(16);
         match (digit(), digit()) {
             (Some(high), Some(low)) => bytes.push((high << 4 | low) as u8),
-            _ => return Err("want two hexadecimal digits after each %".to_string()),
+            _ => return Err("want two hexadecimal digits after each %".into()),
         }
     }
     Ok(bytes)

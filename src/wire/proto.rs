@@ -6,6 +6,7 @@
 
 use crate::model::job::{sanitize, Job, JobId, Outcome, Rejected};
 use crate::model::report::{AgentReport, Entry, Report};
+use crate::reason::Reason;
 use crate::wire::emit::Writer;
 use crate::wire::json::{self, Number, Value};
 use crate::wire::order;
@@ -113,7 +114,7 @@ pub fn ledger_body(entries: &[Entry]) -> String {
 ///
 /// # Errors
 /// Why it is no reply at all: not JSON, not an object, nested too deep, `jobs` not an array.
-pub fn reply(body: &[u8]) -> Result<Reply, String> {
+pub fn reply(body: &[u8]) -> Result<Reply, Reason> {
     let value = object(body)?;
     let mut jobs = Vec::new();
     let mut nameless = 0;
@@ -131,7 +132,7 @@ pub fn reply(body: &[u8]) -> Result<Reply, String> {
                 jobs.push(job);
             }
         }
-        Some(other) => return Err(format!("jobs: want an array, got {}", sanitize(&json::show(other), 200))),
+        Some(other) => return Err(reason!("jobs: want an array, got {}", sanitize(&json::show(other), 200))),
     }
     Ok(Reply { errcode: errcode(&value), jobs })
 }
@@ -140,11 +141,11 @@ pub fn reply(body: &[u8]) -> Result<Reply, String> {
 ///
 /// # Errors
 /// Why the server has not taken them.
-pub fn result_reply(body: &[u8]) -> Result<(), String> {
+pub fn result_reply(body: &[u8]) -> Result<(), Reason> {
     match errcode(&object(body)?) {
         Some(0) => Ok(()),
-        Some(other) => Err(format!("refused with errcode {other}")),
-        None => Err("errcode: want 0, got no whole number".to_string()),
+        Some(other) => Err(reason!("refused with errcode {other}")),
+        None => Err("errcode: want 0, got no whole number".into()),
     }
 }
 
@@ -156,11 +157,11 @@ pub fn job(text: &str) -> Result<Job, Rejected> {
     order::read_text(text)
 }
 
-fn object(body: &[u8]) -> Result<Value, String> {
+fn object(body: &[u8]) -> Result<Value, Reason> {
     match json::parse_reply(body, json::MAX_DEPTH) {
         Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(other) => Err(format!("want a JSON object, got {}", sanitize(&json::show(&other), 200))),
-        Err(syntax) => Err(format!("not JSON: {}", sanitize(&syntax.to_string(), 200))),
+        Ok(other) => Err(reason!("want a JSON object, got {}", sanitize(&json::show(&other), 200))),
+        Err(syntax) => Err(reason!("not JSON: {}", sanitize(&syntax.to_string(), 200))),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::model::job::{joined, Code, Outcome};
 use crate::model::package::{Digest, Format};
 use crate::model::record::{AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, Wanted};
 use crate::model::spec::{is_job_id, is_name, Envs, Limits, Name};
+use crate::reason::Reason;
 use crate::wire::emit::Writer;
 use crate::wire::json::{self, Fields, Value};
 
@@ -26,7 +27,7 @@ pub fn write_identity(identity: &Identity) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read_identity(text: &str) -> Result<Identity, String> {
+pub fn read_identity(text: &str) -> Result<Identity, Reason> {
     read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
         fields.required("sn");
@@ -51,7 +52,7 @@ pub fn write_settings(settings: &Settings) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read_settings(text: &str) -> Result<Settings, String> {
+pub fn read_settings(text: &str) -> Result<Settings, Reason> {
     read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
         let (svrlist, step) = (string(&mut fields, "svrlist"), fields.seconds("step"));
@@ -70,7 +71,7 @@ pub fn write_agent(agent: &AgentRecord) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read_agent(text: &str) -> Result<AgentRecord, String> {
+pub fn read_agent(text: &str) -> Result<AgentRecord, Reason> {
     read(text, |value, faults| take_agent(value, "", faults))
 }
 
@@ -109,7 +110,7 @@ pub fn write_job(job: &JobRecord) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read_job(text: &str) -> Result<JobRecord, String> {
+pub fn read_job(text: &str) -> Result<JobRecord, Reason> {
     read(text, take_job)
 }
 
@@ -144,7 +145,7 @@ pub fn write_run(run: &RunRecord) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read_run(text: &str) -> Result<RunRecord, String> {
+pub fn read_run(text: &str) -> Result<RunRecord, Reason> {
     read(text, take_run)
 }
 
@@ -212,12 +213,12 @@ fn put_package(json: &mut Writer, package: &Installed) {
 }
 
 /// What `take` makes of the text, unless it finds a fault in it.
-fn read<T>(text: &str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Result<T, String> {
+fn read<T>(text: &str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Result<T, Reason> {
     let value = json::parse(text, json::MAX_DEPTH).map_err(|syntax| syntax.to_string())?;
     let mut faults = Vec::new();
     match take(&value, &mut faults) {
         Some(taken) if faults.is_empty() => Ok(taken),
-        _ => Err(joined(&mut faults.iter().map(|fault| &**fault), "; ")),
+        _ => Err(joined(&mut faults.iter().map(|fault| &**fault), "; ").into()),
     }
 }
 

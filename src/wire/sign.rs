@@ -7,6 +7,8 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
+use crate::reason::Reason;
+
 /// The shortest key, bytes.
 const KEY_MIN: usize = 16;
 
@@ -27,15 +29,15 @@ impl Keys {
     ///
     /// # Errors
     /// Says what is wrong with the file.
-    pub fn read(text: &[u8]) -> Result<Keys, String> {
+    pub fn read(text: &[u8]) -> Result<Keys, Reason> {
         let lines = text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n');
         let mut keys = Vec::new();
         for (index, line) in lines.enumerate() {
             if line.len() < KEY_MIN {
-                return Err(format!("line {}: want a key of at least {KEY_MIN} bytes, got {}", index + 1, line.len()));
+                return Err(reason!("line {}: want a key of at least {KEY_MIN} bytes, got {}", index + 1, line.len()));
             }
             if index == 2 {
-                return Err("want one or two lines, each a key".to_string());
+                return Err("want one or two lines, each a key".into());
             }
             keys.extend(Hmac::new_from_slice(line));
         }

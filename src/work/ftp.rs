@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use crate::reason::Reason;
 use crate::sys::alarm;
 use crate::work::fetch::Sink;
 use crate::work::url::{decoded, Url};
@@ -75,7 +76,7 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
 }
 
 /// The folders to enter and the file to ask for. A leading empty segment or a decoded leading slash goes from the root.
-fn route(path: &str) -> Result<(Vec<String>, String), String> {
+fn route(path: &str) -> Result<(Vec<String>, String), Reason> {
     let path = path.strip_prefix('/').unwrap_or(path);
     let path = match path.rsplit_once(";type=") {
         Some((path, kind)) if kind.len() == 1 => path,

@@ -221,7 +221,7 @@ fn what_is_no_reply_is_said() {
         ("{\"jobs\":\"x\u{9b}y\"}", "jobs: want an array, got \"x y\""),
         (&deep(64), "not JSON: 1:72: nested over 64 deep"),
     ] {
-        assert_eq!(reply(body.as_bytes()), Err(want.to_string()), "{body}");
+        assert_eq!(reply(body.as_bytes()), Err(want.into()), "{body}");
     }
     assert!(reply(deep(63).as_bytes()).is_ok());
     assert!(reply(b"{\"a\":\"\xff\"}").is_err());
@@ -255,7 +255,7 @@ fn only_errcode_0_takes_results() {
         ("0", "want a JSON object, got 0"),
         ("", "not JSON: 1:1: expected a value, got the end"),
     ] {
-        assert_eq!(result_reply(body.as_bytes()), Err(want.to_string()), "{body}");
+        assert_eq!(result_reply(body.as_bytes()), Err(want.into()), "{body}");
     }
 }
 

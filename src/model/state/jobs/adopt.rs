@@ -10,6 +10,7 @@ use crate::model::package::{self, Tool};
 use crate::model::record::{AgentRecord, Installed, Phase, Wanted};
 use crate::model::spec::{is_version, Spec};
 use crate::model::state::State;
+use crate::reason::Reason;
 
 impl State {
     /// Chooses the definition that counts: a file in `agents.d`, else a job's, else the package's own.
@@ -113,7 +114,7 @@ impl State {
     }
 
     /// Something was put in its place, or could not be.
-    pub(in super::super) fn placed(&mut self, id: &str, result: Result<(), Box<str>>, now: Now, out: &mut Vec<Action>) {
+    pub(in super::super) fn placed(&mut self, id: &str, result: Result<(), Reason>, now: Now, out: &mut Vec<Action>) {
         let Some((index, ask)) = self.asked(id) else { return };
         match (ask, result) {
             (Ask::Keep, Ok(())) => self.kept(index, out),

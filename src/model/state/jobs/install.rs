@@ -10,6 +10,7 @@ use crate::model::package;
 use crate::model::record::{Installed, Phase, Wanted};
 use crate::model::spec::Spec;
 use crate::model::state::{is_file, State};
+use crate::reason::Reason;
 
 /// Where a tar is unpacked before its version is known, below `packages/NAME/`.
 pub(super) const UNPACK: &str = ".unpack";
@@ -138,7 +139,7 @@ impl State {
         &mut self,
         index: usize,
         purpose: Purpose,
-        result: Result<&str, String>,
+        result: Result<&str, Reason>,
         now: Now,
         out: &mut Vec<Action>,
     ) {
@@ -200,13 +201,7 @@ impl State {
     }
 
     /// A tar was unpacked, or could not be.
-    pub(in super::super) fn unpacked(
-        &mut self,
-        id: &str,
-        result: Result<(), Box<str>>,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
+    pub(in super::super) fn unpacked(&mut self, id: &str, result: Result<(), Reason>, now: Now, out: &mut Vec<Action>) {
         let Some((index, Ask::Unpack)) = self.asked(id) else { return };
         match result {
             result if *self.tasks[index].record.name == *SELF => self.unpacked_own(index, result, out),
@@ -219,7 +214,7 @@ impl State {
     pub(in super::super) fn inspected(
         &mut self,
         id: &str,
-        result: Result<Option<Box<Spec>>, Box<str>>,
+        result: Result<Option<Box<Spec>>, Reason>,
         now: Now,
         out: &mut Vec<Action>,
     ) {

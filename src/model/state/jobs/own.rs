@@ -12,6 +12,7 @@ use crate::model::event::{Action, Now};
 use crate::model::job::{Code, JobId, Order, Outcome, Source};
 use crate::model::record::{Installed, Phase};
 use crate::model::state::State;
+use crate::reason::Reason;
 
 /// Where the new binary is unpacked, below `packages/bootagent/`, and its name there.
 const NEXT: &str = "next";
@@ -83,7 +84,7 @@ impl State {
     }
 
     /// The new binary was unpacked, or could not be.
-    pub(super) fn unpacked_own(&mut self, index: usize, result: Result<(), Box<str>>, out: &mut Vec<Action>) {
+    pub(super) fn unpacked_own(&mut self, index: usize, result: Result<(), Reason>, out: &mut Vec<Action>) {
         match result {
             Ok(()) => self.tasks[index].doing = Doing::Renewing,
             Err(why) => self.end_own(index, Code::Install, &format!("cannot install: {why}"), out),
@@ -156,7 +157,7 @@ impl State {
     }
 
     /// The new binary was put in the place of the installed one, or could not be.
-    pub(super) fn replaced(&mut self, index: usize, result: Result<(), Box<str>>, out: &mut Vec<Action>) {
+    pub(super) fn replaced(&mut self, index: usize, result: Result<(), Reason>, out: &mut Vec<Action>) {
         match result {
             Ok(()) if self.trial.take().is_some() => self.own_installed(index, out),
             // An earlier image was interrupted here: which one we are is not known, but soon we are the new one.

@@ -7,6 +7,7 @@ use crate::model::job::{Code, Job, JobId, Outcome, Rejected};
 use crate::model::record::{JobRecord, Phase};
 use crate::model::report::Entry;
 use crate::model::state::State;
+use crate::reason::Reason;
 
 impl State {
     pub(in super::super) fn load_jobs(
@@ -93,7 +94,7 @@ impl State {
     }
 
     /// A job's record is on disk, or cannot be written.
-    pub(in super::super) fn saved(&mut self, id: &str, result: Result<(), Box<str>>, now: Now, out: &mut Vec<Action>) {
+    pub(in super::super) fn saved(&mut self, id: &str, result: Result<(), Reason>, now: Now, out: &mut Vec<Action>) {
         let Some(index) = self.index(id) else { return };
         let task = &mut self.tasks[index];
         if !matches!(task.doing, Doing::Saving) {

@@ -124,6 +124,6 @@ impl State {
         }
         let how = if late { "took too long and was killed".to_string() } else { exit.to_string() };
         let text = sanitize(&format!("{program}: {how}: {output}"), MESSAGE_MAX);
-        self.tools_done(index, purpose, Err(text), now, out);
+        self.tools_done(index, purpose, Err(text.into()), now, out);
     }
 }
