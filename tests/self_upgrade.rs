@@ -64,7 +64,10 @@ fn daemons(host: &Host) -> Vec<i32> {
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
         words.contains(&&b"run"[..]) && !words.contains(&&b"watch"[..])
     };
-    host.processes().into_iter().filter(runs).collect()
+    let all: Vec<i32> = host.processes().into_iter().filter(runs).collect();
+    // A child that one has just forked is still called the same.
+    let is_child = |pid: &i32| all.contains(&proc_status(*pid, "PPid").parse().unwrap_or(0));
+    all.iter().copied().filter(|pid| !is_child(pid)).collect()
 }
 
 #[test]
