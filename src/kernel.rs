@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::text;
+
 /// A moment on the monotonic clock (`CLOCK_MONOTONIC`, clock_gettime(2)), in nanoseconds since boot.
 ///
 /// Comparable between processes of one boot only.
@@ -138,7 +140,7 @@ pub struct Errno(pub i32);
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = std::io::Error::from_raw_os_error(self.0).to_string();
-        f.write_str(text.split(" (os error").next().unwrap_or(&text))
+        f.write_str(text::split_once(&text, " (os error").map_or(&*text, |(text, _)| text))
     }
 }
 

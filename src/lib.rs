@@ -6,6 +6,7 @@
 pub mod map;
 #[macro_use]
 pub mod reason;
+pub mod text;
 pub mod kernel;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -19,6 +19,12 @@ use bootagent::sys::heap::Heap;
 use bootagent::work::watch::WORD as WATCH;
 use bootagent::{reason, reason::Reason};
 
+/// What static binaries have in place of the C library's.
+#[cfg(all(target_env = "musl", not(test)))]
+#[allow(unsafe_code)]
+#[path = "sys/standin.rs"]
+mod standin;
+
 /// What Rust's own code allocates from.
 #[global_allocator]
 static HEAP: Heap = Heap::new();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The parts in the order in which they may name each other, each only those before it.
-const ORDER: [&str; 10] = ["map", "reason", "kernel", "sys", "model", "wire", "work", "host", "daemon", "cli"];
+const ORDER: [&str; 11] = ["map", "reason", "text", "kernel", "sys", "model", "wire", "work", "host", "daemon", "cli"];
 
 /// What the pure parts must not name: there, time comes in as `now`, and what is done goes out as an action.
 const IMPURE: [&str; 8] =

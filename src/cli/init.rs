@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::{complain, configuration, print};
 use crate::host::files;
 use crate::reason::Reason;
+use crate::text::replace;
 use crate::wire::config::Config;
 
 /// The init systems there are scripts for.
@@ -38,12 +39,15 @@ fn script(system: &str, program: &Path, config: Option<&Path>, run_dir: &Path) -
     };
     let arguments = config.map(plain).transpose()?.map_or(String::new(), |path| format!("-c {path} "));
     let option = format!(" {arguments}");
-    Ok(template
-        .replace("@PROGRAM@", plain(program)?)
-        .replace("@CONFIG@", option.trim_end())
-        .replace("@ARGUMENTS@", &arguments)
-        .replace("@PIDFILE@", plain(&run_dir.join("bootagent.pid"))?)
-        .replace("@KEEPERFILE@", plain(&run_dir.join("keeper.pid"))?))
+    let (pid_file, keeper_file) = (run_dir.join("bootagent.pid"), run_dir.join("keeper.pid"));
+    let values = [
+        ("@PROGRAM@", plain(program)?),
+        ("@CONFIG@", option.trim_end()),
+        ("@ARGUMENTS@", &arguments),
+        ("@PIDFILE@", plain(&pid_file)?),
+        ("@KEEPERFILE@", plain(&keeper_file)?),
+    ];
+    Ok(values.iter().fold(template.to_string(), |text, (name, value)| replace(&text, name, value)))
 }
 
 /// The path as text that means itself in every script.

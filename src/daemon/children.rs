@@ -21,6 +21,7 @@ use crate::reason::Reason;
 use crate::sys::child::{spawn_child, Failure, Program, Setup};
 use crate::sys::file::{open_nofollow, read_up_to};
 use crate::sys::process;
+use crate::text::replace;
 
 /// So much of an agent's output goes into what is said about its end.
 const TAIL: u64 = 400;
@@ -388,13 +389,14 @@ fn without_values(text: &str, envs: &[(Box<str>, Box<str>)]) -> String {
     let values = || envs.iter().map(|(_, value)| &**value).filter(|value| value.len() >= 4);
     let mut start = text.len().saturating_sub(TAIL as usize);
     for value in values() {
-        let ends = text.match_indices(value).map(|(at, _)| (at, at + value.len()));
-        start = ends.filter(|(at, end)| *at < start && *end > start).map(|(_, end)| end).max().unwrap_or(start);
+        let mut across = (start + 1).saturating_sub(value.len())..start;
+        let last = across.rfind(|&at| text.as_bytes()[at..].starts_with(value.as_bytes()));
+        start = last.map_or(start, |at| at + value.len());
     }
     while !text.is_char_boundary(start) {
         start += 1;
     }
-    values().fold(text[start..].to_string(), |text, value| text.replace(value, "***"))
+    values().fold(text[start..].to_string(), |text, value| replace(&text, value, "***"))
 }
 
 /// The program of this name in the PATH of tools.

@@ -55,7 +55,7 @@ pub(super) fn find(
             );
             let good = store.good_definitions();
             let lost = |file: String| Source {
-                file: file.trim_start_matches("agents.d/").into(),
+                file: file.strip_prefix("agents.d/").unwrap_or(&file).into(),
                 text: Err(why.into()),
                 good: None,
             };

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::kernel::Time;
 use crate::reason::Reason;
+use crate::text::split_once;
 
 /// A control server: where its `/agent/...` endpoints are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub fn parse_servers(list: &str) -> Result<Vec<Server>, Reason> {
 }
 
 fn parse_server(entry: &str) -> Result<Server, Reason> {
-    let (scheme, rest) = match entry.split_once("://") {
+    let (scheme, rest) = match split_once(entry, "://") {
         None => ("http", entry),
         Some(("http", rest)) => ("http", rest),
         Some(("https", rest)) if cfg!(feature = "tls") => ("https", rest),
@@ -52,7 +53,7 @@ fn parse_server(entry: &str) -> Result<Server, Reason> {
     }
     let (host, port) = match authority.split_once(':') {
         Some((host, port)) => (host, Some(port)),
-        None if entry.contains("://") => (authority, None),
+        None if rest.len() < entry.len() => (authority, None),
         None => return Err(reason!("server \"{entry}\": want host:port")),
     };
     if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {

@@ -19,8 +19,6 @@ pub mod file;
 pub mod heap;
 pub mod poll;
 pub mod process;
-#[cfg(target_env = "musl")]
-mod thread;
 
 /// Turns the -1 of a C call into the error it left in errno, and passes any other result on.
 fn cerr(result: c_int) -> io::Result<c_int> {

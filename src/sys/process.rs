@@ -295,7 +295,7 @@ fn side(raw: i32) -> Fork {
 fn threads() -> Option<u32> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The fields after the name, which may hold anything, begin with the third.
-    stat.rsplit_once(") ")?.1.split(' ').nth(20 - 3)?.parse().ok()
+    stat.rsplit_once(')')?.1.split(' ').nth(20 - 2)?.parse().ok()
 }
 
 /// Ends this process at once, without the destructors and exit handlers of a copy that must not run them.

@@ -5,6 +5,7 @@
 //! files, and judging who may write them, is the caller's.
 
 use std::fmt;
+use std::iter::successors;
 use std::time::Duration;
 
 use crate::kernel::Level;
@@ -12,6 +13,7 @@ use crate::model::job::{sanitize, MESSAGE_MAX};
 use crate::model::pace::{parse_servers, Server};
 use crate::model::spec::Spec;
 use crate::reason::Reason;
+use crate::text::split_once;
 use crate::wire::control::SOCKET;
 use crate::wire::definition::{absolute, definition, size_above_0};
 use crate::wire::json::{self, Fields, Value};
@@ -160,7 +162,9 @@ pub fn read_config(file: &str, text: &[u8]) -> (Config, Vec<Problem>) {
 
 /// The absolute path that follows this key in a text that is no JSON.
 fn directory(text: &str, key: &str) -> Option<Box<str>> {
-    text.split(&format!("\"{key}\"")).skip(1).find_map(|rest| {
+    let key = format!("\"{key}\"");
+    let mut texts = successors(split_once(text, &key), |(_, behind)| split_once(behind, &key));
+    texts.find_map(|(_, rest)| {
         let rest = rest.trim_start().strip_prefix(':')?.trim_start();
         let end = rest.strip_prefix('"')?.find('"')?;
         Some(absolute(&json::parse(&rest[..end + 2], 0).ok()?)?.into())

@@ -88,7 +88,7 @@ fn next_head(reply: &mut minreq::ResponseLazy) -> Result<(), Box<Fault>> {
         }
     }
     let text = String::from_utf8_lossy(&head);
-    let mut lines = text.split("\r\n");
+    let mut lines = text.split('\n').map(str::trim_end);
     let mut words = lines.next().unwrap_or_default().splitn(3, ' ').skip(1);
     reply.status_code = words.next().and_then(|status| status.parse().ok()).unwrap_or(0);
     reply.reason_phrase = words.next().unwrap_or_default().into();

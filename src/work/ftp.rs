@@ -78,8 +78,8 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
 /// The folders to enter and the file to ask for. A leading empty segment or a decoded leading slash goes from the root.
 fn route(path: &str) -> Result<(Vec<String>, String), Reason> {
     let path = path.strip_prefix('/').unwrap_or(path);
-    let path = match path.rsplit_once(";type=") {
-        Some((path, kind)) if kind.len() == 1 => path,
+    let path = match path.rsplit_once(';') {
+        Some((path, kind)) if kind.len() == 6 && kind.starts_with("type=") => path,
         _ => path,
     };
     let mut segments = Vec::new();

@@ -43,7 +43,7 @@ impl Agent {
 
     pub(super) fn detail(&self, now: Time, policy: Policy) -> String {
         let said = &self.detail;
-        match &self.life {
+        let told = match &self.life {
             Life::Waiting { until } => {
                 let retries = self.definition.as_ref().map_or(policy, |definition| policy.of(&definition.spec)).retries;
                 let wait = until.since(now);
@@ -58,9 +58,9 @@ impl Agent {
             Life::Running { .. } | Life::Forking { .. } | Life::Starting if self.failures == 0 => String::new(),
             Life::Running { .. } | Life::Forking { .. } => format!("last end: {said}"),
             Life::Down | Life::Starting | Life::Stopping(_) => said.to_string(),
-        }
-        .trim_start_matches("; ")
-        .to_string()
+        };
+        // Where nothing is known of an end.
+        told.strip_prefix("; ").map_or_else(|| told.clone(), str::to_string)
     }
 
     /// What is said about its last end.
