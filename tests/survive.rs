@@ -180,18 +180,29 @@ fn a_pid_file_is_made_good() {
     host.wait("the pid file to be true", || host.read("run/bootagent.pid").trim() == host.pid().to_string());
 }
 
+/// Removes a directory in which the daemon may just be making something.
+fn remove(host: &Host, directory: &str) {
+    host.wait("a directory to be gone", || fs::remove_dir_all(host.path(directory)).is_ok());
+}
+
 #[test]
 fn what_is_removed_is_made_again() {
     let mut host = Host::new();
     host.agent("web", "exec sleep 1000", &[]);
     host.agent("flaky", "sleep 0.3; exit 1", &[("restartsecs", "0.1"), ("retries", "100")]);
+    host.agent("off", "exec sleep 1000", &[]);
     host.start();
     let pid = host.wait_running("web").pid;
+    host.ok(&["stop", "off"]);
+    let identity = host.read("state/identity.json");
     for directory in ["run", "log", "state"] {
-        fs::remove_dir_all(host.path(directory)).expect("a directory of the daemon");
+        remove(&host, directory);
     }
     host.wait("commands to be taken again", || host.path("run/bootagent.sock").exists() && host.seen("web").is_some());
     host.wait("the log", || host.path("log/bootagent.log").exists());
+    let kept = ["identity.json", "good/bootagent.json", "good/agents.d/web.json", "agents/off.json"];
+    host.wait("state_dir to be as it was", || kept.iter().all(|file| host.path("state").join(file).exists()));
+    assert_eq!(host.read("state/identity.json"), identity);
     host.ok(&["stop", "flaky"]);
     host.wait("the record of an order", || host.path("state/agents/flaky.json").exists());
     // A second daemon is still kept out, and the next one knows everything.
@@ -258,8 +269,9 @@ fn an_emptied_run_dir_lets_no_second_daemon_in() {
     host.ok(&["run", "-d"]);
     let daemon = host.read("run/bootagent.pid").trim().parse().unwrap();
     host.wait_running("web");
+    let keeper = host.read("run/keeper.pid");
     let refused = |what: &str| {
-        fs::remove_dir_all(host.path("run")).expect("a directory of the daemon");
+        remove(&host, "run");
         for options in [&["run", "-d"][..], &["run"]] {
             let ran = host.cli(options);
             assert!(ran.code == 1 && ran.err.contains("another daemon is running"), "{what}: {ran:?}");
@@ -267,11 +279,12 @@ fn an_emptied_run_dir_lets_no_second_daemon_in() {
         host.wait("run_dir to be made again", || {
             host.cli(&["status"]).code == 0 && host.read("run/bootagent.pid").trim() == format!("{daemon}")
         });
+        host.wait("the keeper's file to be made again", || host.read("run/keeper.pid") == keeper);
     };
     refused("as it was started");
     host.ok(&["reexec"]);
     refused("another image");
-    fs::remove_dir_all(host.path("state")).expect("a directory of the daemon");
+    remove(&host, "state");
     host.ok(&["stop", "web"]);
     host.ok(&["start", "web"]);
     host.wait("the lock to be made again", || host.path("state/bootagent.lock").exists());

@@ -10,9 +10,10 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::mend::lies_at;
 use super::{load, Options};
 use crate::host::disk::make_dir;
 use crate::host::files;
@@ -67,25 +68,33 @@ pub(super) fn enter(options: &Options) -> Result<Background, Reason> {
     process::start_session().map_err(told)?;
     let run_dir = files::config_in_use(&options.config_path).0.config.run_dir;
     let file = Path::new(&*run_dir).join(KEEPER_FILE);
-    make_dir(Path::new(&*run_dir)).map_err(|error| error.to_string())?;
-    let mut lock = load::lock(&file)?;
-    // Without it there is still the daemon's own.
-    let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", process::own_id()).as_bytes()));
+    let lock = hold(&file)?;
     // Blocked in the daemons too until they are ready to read them, so that none is lost.
     let signals = Signals::new(&[Sig::CHLD, Sig::TERM, Sig::INT, Sig::QUIT]).map_err(told)?;
     match process::fork().map_err(told)? {
         Fork::Child => Ok(Background::Child(File::from(write))),
         Fork::Parent(daemon) => {
             drop(write);
-            let mut keeper = Keeper { signals, daemon: Some(daemon), told: None };
+            let mut keeper = Keeper { file, lock, signals, daemon: Some(daemon), told: None };
             let code = keeper.keep(daemon, &program, options);
-            let _ = fs::remove_file(&file);
+            let _ = fs::remove_file(&keeper.file);
             Ok(Background::Parent(code))
         }
     }
 }
 
+/// Makes and locks the keeper's file; without a process id in it there is still the daemon's own.
+fn hold(file: &Path) -> Result<File, Reason> {
+    make_dir(file.parent().unwrap_or(Path::new("/"))).map_err(|error| error.to_string())?;
+    let mut lock = load::lock(file)?;
+    let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", process::own_id()).as_bytes()));
+    Ok(lock)
+}
+
 struct Keeper {
+    file: PathBuf,
+    /// It is locked as long as this is open.
+    lock: File,
     signals: Signals,
     /// The daemon, while there is one.
     daemon: Option<Pid>,
@@ -139,10 +148,19 @@ impl Keeper {
                     return exit;
                 }
                 Ok(Some(_)) => {}
-                Ok(None) => self.take_signals(None),
+                Ok(None) => {
+                    let again = (!self.has_file()).then_some(PAUSE.0);
+                    self.take_signals(again);
+                }
                 Err(_) => return Exit::Unknown,
             }
         }
+    }
+
+    /// Whether our file is where it belongs. The daemon wakes us when it has made `run_dir` again; another keeper may have
+    /// been quicker, and be about to give up.
+    fn has_file(&mut self) -> bool {
+        lies_at(&self.lock, &self.file) || hold(&self.file).map(|lock| self.lock = lock).is_ok()
     }
 
     /// Waits for `pause`, or until there is something to tell the next daemon.

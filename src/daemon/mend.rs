@@ -3,16 +3,18 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::parent_id;
 use std::path::Path;
 use std::time::Duration;
 
 use super::{found, load, Daemon};
 use crate::host::disk::{make_dir, reason, Error};
-use crate::host::store::can_be_read;
-use crate::kernel::Level;
+use crate::host::files;
+use crate::host::store::{can_be_read, Store};
+use crate::kernel::{Level, Pid, Sig};
 use crate::model::event::{Action, Event};
 use crate::reason::Reason;
-use crate::sys::monotonic;
+use crate::sys::{monotonic, process};
 use crate::work::watch;
 
 /// What `fares` calls the records.
@@ -121,22 +123,8 @@ impl Daemon {
         if !self.pid_told {
             self.pid_told = load::tell_pid(run_dir);
         }
-        let identity = |found: fs::Metadata| (found.dev(), found.ino());
-        let identity_of = |file: &File| file.metadata().map(identity).ok();
-        let lies = |path: &Path| fs::symlink_metadata(path).map(identity).ok();
-        let state_dir = self.config.state_dir.clone();
-        let state_dir = Path::new(&*state_dir);
-        let held = self.state_lock.as_ref().and_then(identity_of);
-        if held.is_none() || lies(&state_dir.join(watch::LOCK)) != held {
-            match load::lock_state(state_dir) {
-                Ok(lock) => {
-                    self.state_lock = lock.or(self.state_lock.take());
-                    self.fares("locking state_dir", None);
-                }
-                Err(why) => self.fares("locking state_dir", Some(&why)),
-            }
-        }
-        let unlocked = lies(&run_dir.join(watch::LOCK)) != identity_of(&self.lock);
+        self.mend_state_dir();
+        let unlocked = !lies_at(&self.lock, &run_dir.join(watch::LOCK));
         if !unlocked && !self.control.is_lost() && run_dir.join("agents").is_dir() {
             return self.fares("run_dir", None);
         }
@@ -154,6 +142,10 @@ impl Daemon {
                 self.say(Level::Warn, &format!("{lost}, made again"));
                 found::first_of_boot(&self.config, &crate::host::store::boot_id());
                 self.pid_told = load::tell_pid(run_dir);
+                // A keeper looks after its own file when it wakes up; to others this says nothing.
+                if let Some(parent) = i32::try_from(parent_id()).ok().and_then(Pid::new) {
+                    let _ = process::signal(parent, Sig::CHLD);
+                }
                 let records: Vec<_> = self.state.run_records().collect();
                 for record in records {
                     self.save(Action::SaveRun(Box::new(record)));
@@ -162,4 +154,41 @@ impl Daemon {
             Err(why) => self.fares("run_dir", Some(&format!("{lost}: {why}"))),
         }
     }
+
+    /// Locks `state_dir` where that could not be done before; one that was removed or emptied is filled again.
+    fn mend_state_dir(&mut self) {
+        let state_dir = self.config.state_dir.clone();
+        let state_dir = Path::new(&*state_dir);
+        if self.state_lock.as_ref().is_some_and(|lock| lies_at(lock, &state_dir.join(watch::LOCK))) {
+            return;
+        }
+        // That it cannot be made is told with what cannot be recorded.
+        let _ = Store::open(state_dir, Path::new(&*self.config.run_dir));
+        let lock = load::lock_state(state_dir);
+        self.fares("locking state_dir", lock.as_ref().err().map(|why| &**why));
+        let Ok(Some(lock)) = lock else { return };
+        // Where there is another identity, another directory was put in its place, or mounted there.
+        if self.state_lock.replace(lock).is_none() || self.store.has_identity() {
+            return;
+        }
+        self.say(Level::Warn, &format!("state_dir \"{}\" was removed or emptied, made again", state_dir.display()));
+        for record in self.state.records() {
+            self.save(record);
+        }
+        let loaded = files::read_config(&self.config_path);
+        if let Some(text) = loaded.text.filter(|_| loaded.problems.is_empty()) {
+            let _ = self.store.keep_good(files::GOOD, &text);
+        }
+        let dir = self.config.agents_dir.clone();
+        if let Ok(Some(sources)) = files::read_directory(Path::new(&*dir)) {
+            let _ = found::read_definitions(&self.store, &dir, sources, &mut self.unkept, &mut Vec::new());
+        }
+    }
+}
+
+/// Whether this file, which we hold, is still the one at `path`.
+pub(super) fn lies_at(file: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let (held, there) = (file.metadata().map(identity), fs::symlink_metadata(path).map(identity));
+    held.is_ok_and(|held| there.is_ok_and(|there| held == there))
 }

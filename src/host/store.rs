@@ -132,6 +132,11 @@ impl Store {
         unread.contains(&self.state_dir.join(IDENTITY))
     }
 
+    /// Whether there is a record of the host's identity.
+    pub fn has_identity(&self) -> bool {
+        self.state_dir.join(IDENTITY).exists()
+    }
+
     /// The record of a job, as it is: one that cannot be read stays where it is.
     pub fn job(&self, id: &str) -> Option<JobRecord> {
         let text = read_file(&self.state_dir.join("jobs").join([id, RECORD].concat())).ok()?;

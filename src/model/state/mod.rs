@@ -355,6 +355,23 @@ impl State {
         self.agents.values().map(|agent| agent.run_record(&self.options.boot_id))
     }
 
+    /// Everything that is to outlive the boot, for when the records are lost; of ended jobs whose results were taken only
+    /// the ids are known here.
+    pub fn records(&self) -> Vec<Action> {
+        let mut records = vec![Action::SaveSettings(self.settings.clone())];
+        // It could not be read at the start, and is not to be another one.
+        if !self.identity.sn.is_empty() {
+            records.push(Action::SaveIdentity(self.identity.clone()));
+        }
+        for Agent { record, .. } in self.agents.values() {
+            if *record != (AgentRecord { name: record.name.clone(), ..AgentRecord::default() }) {
+                records.push(Action::SaveAgent(Box::new(record.clone())));
+            }
+        }
+        records.extend(self.tasks.iter().map(|task| Action::SaveJob(Box::new(task.record.clone()))));
+        records
+    }
+
     /// The open job with this id.
     pub fn job(&self, id: &str) -> Option<&crate::model::job::Job> {
         self.tasks.iter().find(|task| *task.record.id == *id)?.job.as_deref()
