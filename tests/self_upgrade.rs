@@ -141,7 +141,7 @@ fn a_binary_that_cannot_even_be_tried_changes_nothing() {
 #[test]
 fn after_a_binary_that_ends_or_hangs_the_old_one_runs_again() {
     for (id, run) in
-        [("exits", "exit 1"), ("dies", "sleep 2; exit 0"), ("hangs", "sleep 1000"), ("crashes", "kill -9 $$")]
+        [("exits", "exit 1"), ("dies", "sleep 2; exit 0"), ("hangs", "exec sleep 1000"), ("crashes", "kill -9 $$")]
     {
         let server = Server::new();
         let (host, pid) = host_with_agent(&server);
