@@ -346,7 +346,7 @@ fn real(world: &World, wanted: &spec::Limits) -> Option<(Limits, Prepared)> {
     }
     let mut limits = Limits::detect(&world.state_dir, None);
     let prepared = limits.prepare(&"web".into(), wanted);
-    (!prepared.cgroups.is_empty()).then_some((limits, prepared))
+    (prepared.cgroup.is_some() || !prepared.cgroups.is_empty()).then_some((limits, prepared))
 }
 
 const NO_GROUP: &str = "needs root and a control group hierarchy that can be written";

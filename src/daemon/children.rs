@@ -95,8 +95,10 @@ impl Daemon {
 
     /// The child that runs `exec` as a definition says.
     fn child(&self, spec: &Spec, exec: &[Box<str>], output: Option<OwnedFd>) -> Result<Setup, Reason> {
-        let current = self.store.packages_dir(&spec.name).join("current");
-        let package = current.exists().then_some(current);
+        // Only a relative program is looked for in the package.
+        let relative = exec.first().is_some_and(|program| !program.starts_with('/'));
+        let current = relative.then(|| self.store.packages_dir(&spec.name).join("current"));
+        let package = current.filter(|current| current.exists());
         let place = Where { state_dir: &self.config.state_dir, package: package.as_deref() };
         let mut setup = setup(spec, exec, &place, output, Vec::new()).map_err(|error| error.to_string())?;
         self.restore_limits(&mut setup);

@@ -153,6 +153,8 @@ pub(super) fn read_definitions(
     problems: &mut Vec<Box<str>>,
 ) -> (Vec<Definition>, bool) {
     let mut whole = true;
+    // In their order, as that is the order of the map below.
+    config::sort(&mut sources);
     // By file: what is to be kept of it if it is good, unless it is kept already.
     let mut texts: Map<String, Option<Vec<u8>>> = Map::new();
     for source in &mut sources {
@@ -179,7 +181,7 @@ pub(super) fn read_definitions(
             let fresh = texts.get_mut(&kept).and_then(Option::take);
             unkept.extend(fresh.map(|text| (kept, text)));
         }
-        definitions.push(Definition { origin: Origin::File, spec: Box::new(agent.spec) });
+        definitions.push(Definition { origin: Origin::File, spec: agent.spec });
     }
     (definitions, whole)
 }

@@ -53,6 +53,8 @@ struct Held {
     memory: Option<Leaf>,
     cpu: Option<Leaf>,
     memory_limit: Option<u64>,
+    /// Nothing limits its groups: its next start need not lift anything.
+    bare: bool,
     /// The kernel's count of kills when the agent was started or last asked about, and whether it counts kills.
     baseline: Option<(u64, bool)>,
     /// For a memory limit by v1: tells that it was hit.
@@ -71,9 +73,9 @@ pub struct Polled {
 /// What a start needs to know.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    /// Files the child writes `0` to, one for each hierarchy, before its program runs.
+    /// Files the child writes `0` to, one for each hierarchy of v1, before its program runs.
     pub cgroups: Vec<OwnedFd>,
-    /// The directory of the first of them, where that is a v2 group: the child can be made in it.
+    /// The directory of its v2 group: the child can be made in it.
     pub cgroup: Option<OwnedFd>,
     /// For `limits_by`: `cgroup2`, `cgroup1`, `polled` or `CPU=cgroup1 memory=polled`; `None` without such limits.
     pub by: Option<Box<str>>,
@@ -187,6 +189,14 @@ impl Limits {
     /// taken anew.
     pub fn prepare(&mut self, name: &Name, limits: &spec::Limits) -> Prepared {
         self.remove_leftover();
+        let unlimited = limits.memory.is_none() && limits.cpu.is_none();
+        // Started again, its group is there, unless somebody removed it.
+        let last = self.agents.get(name).filter(|last| last.bare && unlimited);
+        let kept = last.and_then(|last| last.telling.as_ref()).and_then(|leaf| Some((leaf.directory()?, leaf.clone())));
+        if let Some((directory, leaf)) = kept {
+            let held = Held { telling: Some(leaf), bare: true, ..Held::default() };
+            return self.finish(name, limits, held, Prepared { cgroup: Some(directory), ..Prepared::default() });
+        }
         let mut held = Held { memory_limit: limits.memory, ..Held::default() };
         held.telling = self.telling.and_then(|index| self.leaf(index, name));
         if let Some(bytes) = limits.memory {
@@ -196,14 +206,14 @@ impl Limits {
         if let Some(share) = limits.cpu {
             held.cpu = self.hold(name, "cpu", |leaf| leaf.set_cpu(Some(share)));
         }
-        self.lift(name, &held, limits);
+        held.bare = self.lift(name, &held, limits) && unlimited;
         let mut prepared = Prepared::default();
         for leaf in held.leaves() {
+            if let Some(directory) = leaf.directory() {
+                prepared.cgroup = Some(directory);
+                continue;
+            }
             match leaf.entrance() {
-                Ok(fd) if prepared.cgroup.is_none() && leaf.version() == Version::V2 => {
-                    prepared.cgroups.insert(0, fd);
-                    prepared.cgroup = leaf.directory();
-                }
                 Ok(fd) => prepared.cgroups.push(fd),
                 Err(error) => self.note(format!("agent \"{name}\": {error}")),
             }
@@ -269,11 +279,11 @@ impl Limits {
             self.note("CPU limits are polled".into());
         }
         // What held its last run and does not hold this one, where that was not released in between.
-        if let Some(old) = self.agents.remove(name) {
+        let old = self.agents.insert(name.clone(), Box::new(held));
+        if let Some((old, held)) = old.zip(self.agents.get(name)) {
             let unused = old.leaves().into_iter().filter(|leaf| !held.leaves().contains(leaf));
             self.leftover.extend(unused.map(|leaf| (name.clone(), leaf.clone())));
         }
-        self.agents.insert(name.clone(), Box::new(held));
         prepared.notes = std::mem::take(&mut self.notes);
         prepared
     }
@@ -311,7 +321,8 @@ impl Limits {
     }
 
     /// Takes off what an earlier definition limited and this one does not: the group may be the one of the last start.
-    fn lift(&mut self, name: &str, held: &Held, limits: &spec::Limits) {
+    /// False when that did not work.
+    fn lift(&mut self, name: &str, held: &Held, limits: &spec::Limits) -> bool {
         let mut notes = Vec::new();
         for leaf in held.leaves().into_iter().filter(|leaf| !leaf.is_new()) {
             if limits.memory.is_none() {
@@ -321,9 +332,11 @@ impl Limits {
                 notes.extend(leaf.set_cpu(None).err());
             }
         }
-        for error in notes.into_iter().filter(|error| !error.missing()) {
+        notes.retain(|error| !error.missing());
+        for error in &notes {
             self.note(format!("agent \"{name}\": old limit not lifted: {error}"));
         }
+        notes.is_empty()
     }
 
     /// The processes in an agent's group; `None` where it has none, or it cannot be read.

@@ -368,10 +368,11 @@ fn kilobytes(text: &[u8], key: &[u8]) -> Option<u64> {
     (number < 1 << 50).then_some(number)
 }
 
-/// The children of a process; `None` where the kernel keeps no such lists.
+/// The children of a process of a single thread; `None` where the kernel keeps no such lists.
 pub fn children_of(pid: i32) -> Option<Vec<Pid>> {
-    let mut found = Vec::new();
-    children(pid, &mut found).then_some(found)
+    let (mut path, mut found) = (Path::new(), Vec::new());
+    let _ = write!(path, "/proc/{pid}/task/{pid}/children");
+    listed(path.as_str(), &mut found).ok().map(|()| found)
 }
 
 /// Adds the children of each thread of `pid` to `found`; false where the kernel keeps no such lists.

@@ -47,8 +47,8 @@ pub struct Trees {
     strangers: Map<Pid, u64>,
     last_id: u32,
     view: Option<View>,
-    /// Children of ours that are neither main processes nor helpers, as of this turn.
-    orphans: Option<Option<Vec<Pid>>>,
+    /// Whether we have no children but main processes and helpers, as of this turn.
+    no_orphans: Option<bool>,
     /// How many processes the last pass over /proc found.
     host_size: usize,
 }
@@ -97,7 +97,7 @@ impl Trees {
             strangers: Map::new(),
             last_id: 0,
             view: None,
-            orphans: None,
+            no_orphans: None,
             host_size: usize::MAX,
         }
     }
@@ -155,7 +155,7 @@ impl Trees {
     /// A new turn of the loop, after reaping: what was read before no longer counts.
     pub fn turn(&mut self) {
         self.view = None;
-        self.orphans = None;
+        self.no_orphans = None;
     }
 
     /// Why nothing but main processes and control groups is known; `None` while /proc can be read.
@@ -309,15 +309,15 @@ impl Trees {
         if self.view.is_some() || limits.populated(name) == Some(true) {
             return false;
         }
-        if self.orphans.is_none() {
-            let leaders: Set<Pid> = self.trees.values().filter_map(|tree| Some(tree.leader?.pid)).collect();
-            let children = proc::children_of(self.own);
-            self.orphans = Some(children.map(|mut children| {
-                children.retain(|pid| !leaders.contains(pid) && !self.ours.contains(pid));
-                children
-            }));
-        }
-        matches!(&self.orphans, Some(Some(orphans)) if orphans.is_empty())
+        let no_orphans = || {
+            let mut children = proc::children_of(self.own)?;
+            children.retain(|pid| !self.ours.contains(pid));
+            let count = children.len();
+            let children: Set<Pid> = children.into_iter().collect();
+            let leaders = self.trees.values().filter_map(|tree| Some(tree.leader?.pid));
+            Some(leaders.filter(|pid| children.contains(pid)).count() == count)
+        };
+        *self.no_orphans.get_or_insert_with(|| no_orphans() == Some(true))
     }
 
     fn alive(&mut self, name: &str, limits: &Limits) -> Vec<Process> {

@@ -36,11 +36,10 @@ pub struct Setup {
     pub argv: Vec<CString>,
     /// Its whole environment, `NAME=value`.
     pub envp: Vec<CString>,
+    /// The directory of a control group of v2: the child is made in it where the kernel can, else it enters it.
+    pub cgroup: Option<OwnedFd>,
     /// Control groups to enter: their `cgroup.procs` or `tasks` files, open for writing.
     pub cgroups: Vec<OwnedFd>,
-    /// The directory of the v2 group whose file is the first of `cgroups`: the child is made in it where the kernel can,
-    /// and need not enter it.
-    pub cgroup: Option<OwnedFd>,
     /// Descriptor 0; `None` is /dev/null.
     pub stdin: Option<OwnedFd>,
     /// Descriptor 1; `None` is /dev/null.
@@ -80,8 +79,8 @@ impl Setup {
             program,
             argv,
             envp,
-            cgroups: Vec::new(),
             cgroup: None,
+            cgroups: Vec::new(),
             stdin: None,
             stdout: None,
             stderr: None,
@@ -137,6 +136,9 @@ pub struct FailurePipe {
     write: File,
     /// Read, but not yet asked for.
     seen: Vec<(i32, Failure)>,
+    /// The signals that we ignored when it was made, as a bit set: children would too. All others are at their default
+    /// after an exec.
+    ignored: u64,
 }
 
 /// The size of a record: pid (4), errno (4), limit's value (8), stage (1), 1 + index in `Resource::ALL` (1, 0 for none), and
@@ -155,7 +157,8 @@ impl FailurePipe {
     pub fn from_fds(read: OwnedFd, write: OwnedFd) -> io::Result<FailurePipe> {
         set_nonblocking(read.as_fd())?;
         set_nonblocking(write.as_fd())?;
-        Ok(FailurePipe { read: File::from(read), write: File::from(write), seen: Vec::new() })
+        let ignored = poll::ignored_signals();
+        Ok(FailurePipe { read: File::from(read), write: File::from(write), seen: Vec::new(), ignored })
     }
 
     /// Its ends, reading one first, for the next image; what was not asked for yet goes back into it.
@@ -233,13 +236,14 @@ pub fn spawn_child(setup: &Setup, failures: &FailurePipe) -> io::Result<Pid> {
             Program::Fd(fd) => fd.as_raw_fd(),
         },
         failures: failures.write.as_raw_fd(),
+        ignored: failures.ignored,
         oom_score_adj: setup.oom_score_adj.map(|score| score.to_string()),
         parent: own_id(),
-        entered: 0,
+        inside: false,
         highest: highest()?,
     };
     let made_inside = setup.cgroup.as_ref().and_then(|group| fork_into(group.as_fd()).ok());
-    child.entered = usize::from(made_inside.is_some());
+    child.inside = made_inside.is_some();
     let side = match made_inside {
         Some(side) => side,
         None => fork()?,
@@ -299,10 +303,12 @@ struct Child<'a> {
     program: RawFd,
     /// The writing end of the failure pipe.
     failures: RawFd,
+    /// Signals to be given their default action.
+    ignored: u64,
     oom_score_adj: Option<String>,
     parent: i32,
-    /// How many of the control groups it was made in.
-    entered: usize,
+    /// It was made in its control group of v2.
+    inside: bool,
     /// One above the last descriptor there can be.
     highest: RawFd,
 }
@@ -331,7 +337,10 @@ impl Child<'_> {
         // A child that outlives us before it is its program could not be told from us by whoever looks for it.
         self.die_with_parent(Sig::KILL)?;
         start_session().map_err(at(Stage::Session))?;
-        for group in setup.cgroups.iter().skip(self.entered) {
+        if let Some(group) = setup.cgroup.as_ref().filter(|_| !self.inside) {
+            enter(group.as_raw_fd()).map_err(at(Stage::Cgroup))?;
+        }
+        for group in &setup.cgroups {
             write(group.as_raw_fd(), b"0").map_err(at(Stage::Cgroup))?;
         }
         self.arrange_files().map_err(at(Stage::Files))?;
@@ -351,9 +360,8 @@ impl Child<'_> {
         // SAFETY: the path ends in a NUL.
         cerr(unsafe { libc::chdir(setup.directory.as_ptr()) }).map_err(at(Stage::Directory))?;
         set_umask(setup.umask);
-        for raw in 1..=64 {
-            // KILL and STOP have no other action, and refuse even this one.
-            let _ = poll::set_default_action(raw);
+        for raw in (1..=64).filter(|raw| self.ignored >> (raw - 1) & 1 != 0) {
+            poll::set_default_action(raw).map_err(at(Stage::Signals))?;
         }
         poll::unblock_all().map_err(at(Stage::Signals))?;
         if let Some(seconds) = setup.alarm {
@@ -457,6 +465,13 @@ fn move_above(fd: RawFd, above: RawFd) -> io::Result<RawFd> {
     }
     // SAFETY: F_DUPFD_CLOEXEC takes an int and touches no memory.
     cerr(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, above) })
+}
+
+/// Enters the control group of v2 whose directory is open as `group`.
+fn enter(group: RawFd) -> io::Result<()> {
+    // SAFETY: the path ends in a NUL.
+    let file = cerr(unsafe { libc::openat(group, c"cgroup.procs".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) })?;
+    write(file, b"0")
 }
 
 /// Where there is no /proc, or we are not allowed to, the score stays: then ours cannot have been changed either.

@@ -148,6 +148,22 @@ pub(super) fn set_default_action(raw: i32) -> io::Result<()> {
     cerr_long(unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, action.as_ptr(), old, mask_size) }).map(drop)
 }
 
+/// The signals that this process ignores, signal 1 being the lowest bit.
+pub(super) fn ignored_signals() -> u64 {
+    let mut ignored = 0;
+    for raw in 1..=64 {
+        // As for `set_default_action`; the handler comes first on every target.
+        let mut action = [0u64; 4];
+        let (new, mask_size) = (std::ptr::null::<u64>(), 8usize);
+        // SAFETY: the action is at least as large as the kernel's, which is written; a null new one changes nothing.
+        let asked = unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, new, action.as_mut_ptr(), mask_size) };
+        if asked == 0 && action[0] as usize == libc::SIG_IGN {
+            ignored |= 1 << (raw - 1);
+        }
+    }
+    ignored
+}
+
 fn mask_of(set: &[Sig]) -> libc::sigset_t {
     // SAFETY: a sigset_t is plain numbers, for which zeros are values.
     let mut mask: libc::sigset_t = unsafe { std::mem::zeroed() };

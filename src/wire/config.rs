@@ -265,7 +265,7 @@ pub struct Defined {
     /// The name of its file in the directory.
     pub file: Box<str>,
     /// Its definition.
-    pub spec: Spec,
+    pub spec: Box<Spec>,
     /// The file is bad, and this is what it was when it was last good.
     pub outdated: bool,
 }
@@ -279,11 +279,16 @@ pub struct Agents {
     pub problems: Vec<Problem>,
 }
 
+/// Puts files in byte order of their names.
+pub fn sort(sources: &mut [Source]) {
+    sources.sort_by(|a, b| a.file.cmp(&b.file));
+}
+
 /// Reads the files of a directory that is called `directory` to the reader. Of two files with the same `name` the later one
 /// in byte order is wrong. A file that is wrong in any way counts as it was when it was last good, unless its agent is
 /// now defined by another file.
 pub fn read_agents(directory: &str, mut sources: Vec<Source>) -> Agents {
-    sources.sort_by(|a, b| a.file.cmp(&b.file));
+    sort(&mut sources);
     let mut read = Agents::default();
     let mut bad = Vec::new();
     for source in &sources {
@@ -300,7 +305,7 @@ pub fn read_agents(directory: &str, mut sources: Vec<Source>) -> Agents {
             }
         });
         match spec {
-            Ok(spec) => read.agents.push(Defined { file: source.file.clone(), spec, outdated: false }),
+            Ok(spec) => read.agents.push(Defined { file: source.file.clone(), spec: Box::new(spec), outdated: false }),
             Err(problems) => {
                 read.problems.extend(problems);
                 bad.push(source);
@@ -310,10 +315,10 @@ pub fn read_agents(directory: &str, mut sources: Vec<Source>) -> Agents {
     for source in bad {
         let spec = source.good.as_ref().and_then(|text| read_definition(&source.file, text, false, false).ok());
         if let Some(spec) = spec.filter(|spec| read.find(&spec.name).is_none()) {
-            read.agents.push(Defined { file: source.file.clone(), spec, outdated: true });
+            let at = read.agents.partition_point(|agent| agent.file < source.file);
+            read.agents.insert(at, Defined { file: source.file.clone(), spec: Box::new(spec), outdated: true });
         }
     }
-    read.agents.sort_by(|a, b| a.file.cmp(&b.file));
     read
 }
 

@@ -47,22 +47,29 @@ impl Writer {
     pub fn text(&mut self, text: &str) {
         self.comma();
         self.out.push('"');
-        for c in text.chars() {
-            match c {
-                '"' => self.out.push_str("\\\""),
-                '\\' => self.out.push_str("\\\\"),
-                '\n' => self.out.push_str("\\n"),
-                '\r' => self.out.push_str("\\r"),
-                '\t' => self.out.push_str("\\t"),
-                c if c < ' ' => {
+        let mut rest = text;
+        // All that is escaped is a single byte; what is between goes in one piece.
+        while let Some(at) = rest.bytes().position(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {
+            self.out.push_str(&rest[..at]);
+            let byte = rest.as_bytes()[at];
+            rest = &rest[at + 1..];
+            match byte {
+                b'\n' => self.out.push_str("\\n"),
+                b'\r' => self.out.push_str("\\r"),
+                b'\t' => self.out.push_str("\\t"),
+                0..b' ' => {
                     const HEX: &[u8; 16] = b"0123456789abcdef";
                     self.out.push_str("\\u00");
-                    self.out.push(char::from(HEX[c as usize >> 4]));
-                    self.out.push(char::from(HEX[c as usize & 15]));
+                    self.out.push(char::from(HEX[usize::from(byte >> 4)]));
+                    self.out.push(char::from(HEX[usize::from(byte & 15)]));
                 }
-                c => self.out.push(c),
+                _ => {
+                    self.out.push('\\');
+                    self.out.push(char::from(byte));
+                }
             }
         }
+        self.out.push_str(rest);
         self.out.push('"');
     }
 

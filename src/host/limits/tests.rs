@@ -76,7 +76,8 @@ fn cgroup2_takes_both() {
     let mut limits = fake.limits();
     let prepared = limits.prepare(&"web".into(), &want(BOTH.0, BOTH.1));
     assert_eq!(prepared.by.as_deref(), Some("cgroup2"), "{:?}", prepared.notes);
-    assert_eq!((prepared.polled, prepared.cgroups.len()), (Polled::default(), 1), "one group for all");
+    assert_eq!(prepared.polled, Polled::default());
+    assert!(prepared.cgroup.is_some() && prepared.cgroups.is_empty(), "one group for all");
     assert_eq!(
         (fake.get("bootagent/web/memory.max"), fake.get("bootagent/web/cpu.max")),
         ("20971520".into(), "10000 100000".into())
@@ -86,6 +87,25 @@ fn cgroup2_takes_both() {
     fake.put("bootagent/web/cpu.max", "");
     assert_eq!(limits.prepare(&"web".into(), &want(None, None)).by, None);
     assert_eq!((fake.get("bootagent/web/memory.max"), fake.get("bootagent/web/cpu.max")), ("max".into(), "max".into()));
+}
+
+#[test]
+fn what_is_started_again_goes_on_in_its_group() {
+    let fake = Fake::new("again", "cpu memory\n");
+    let mut limits = fake.limits();
+    assert!(limits.prepare(&"web".into(), &want(None, None)).cgroup.is_some());
+    fake.put("bootagent/web/memory.max", "");
+    assert!(limits.prepare(&"web".into(), &want(None, None)).cgroup.is_some());
+    assert_eq!(fake.get("bootagent/web/memory.max"), "", "nothing was set, so nothing is lifted");
+    assert!(limits.prepare(&"web".into(), &want(None, BOTH.1)).by.is_some());
+    assert_eq!(fake.get("bootagent/web/memory.max"), "20971520");
+    limits.prepare(&"web".into(), &want(None, None));
+    assert!(fake.get("bootagent/web/memory.max").starts_with("max"), "what was set is lifted");
+    fs::remove_dir_all(fake.0.join("bootagent/web")).unwrap();
+    assert!(
+        limits.prepare(&"web".into(), &want(None, None)).cgroup.is_some(),
+        "a group that was removed is made again"
+    );
 }
 
 #[test]
