@@ -350,9 +350,15 @@ impl Limits {
     }
 
     /// Removes an agent's group unless a process is in it.
-    pub fn vacate(&self, name: &str) {
-        // What is left then shows when somebody looks.
-        let _ = self.agents.get(name).and_then(|held| fs::remove_dir(held.telling.as_ref()?.dir()).ok());
+    pub fn vacate(&mut self, name: &str) {
+        let Some(held) = self.agents.get_mut(name) else { return };
+        // What is left otherwise shows when somebody looks.
+        if held.telling.as_ref().is_some_and(|leaf| fs::remove_dir(leaf.dir()).is_ok()) {
+            let gone = held.telling.take();
+            for leaf in [&mut held.memory, &mut held.cpu] {
+                leaf.take_if(|leaf| Some(&*leaf) == gone.as_ref());
+            }
+        }
     }
 
     /// Has the kernel kill an agent's whole group in one step; false where that cannot be done.

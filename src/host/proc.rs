@@ -118,7 +118,11 @@ impl Snapshot {
                 Err(cause) => return Snapshot::failed(&cause),
             };
             snapshot.stats.push(stat);
-            if !children(pid.raw(), &mut open) && self::stat(pid).is_some_and(|stat| stat.alive()) {
+            let listed = match stat.threads {
+                1 => children_of(pid.raw()).map(|children| open.extend(children)).is_some(),
+                _ => children(pid.raw(), &mut open),
+            };
+            if !listed && self::stat(pid).is_some_and(|stat| stat.alive()) {
                 return Snapshot::take();
             }
         }

@@ -41,7 +41,10 @@ impl Agent {
                 self.life = Life::Down;
                 self.save(turn);
             }
-            Life::Stopping(stopping) => stopping.then = Then::Down,
+            Life::Stopping(stopping) => {
+                stopping.then = Then::Down;
+                self.save(turn);
+            }
             Life::Starting | Life::Forking { .. } | Life::Running { .. } => self.end(Then::Down, turn),
         }
     }

@@ -85,7 +85,8 @@ impl Agent {
             stopping: !matches!(then, None | Some(Then::Wait(_) | Then::Fatal)),
             started,
             mark: self.mark,
-            failures: self.failures,
+            // What has come down as ordered begins anew.
+            failures: if then == Some(Then::Down) { 0 } else { self.failures },
             restart_at: match (&self.life, &then) {
                 (Life::Waiting { until }, _) | (_, Some(Then::Wait(until))) => Some(*until),
                 (Life::Down, _) if self.rests => Some(NEVER),

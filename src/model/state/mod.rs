@@ -305,7 +305,16 @@ impl State {
                 self.turn(&name, now, out, |agent, turn| agent.exited(exit, oom.as_deref(), &tail, turn));
             }
             Event::Main(name, found) => self.turn(&name, now, out, |agent, turn| agent.main_found(found, turn)),
-            Event::Left(name, count) => self.turn(&name, now, out, |agent, turn| agent.left(count, turn)),
+            Event::Left(name, count) => {
+                let first = out.len();
+                self.turn(&name, now, out, |agent, turn| agent.left(count, turn));
+                if self.shutdown.is_some() {
+                    // That it was being stopped is on record: the next daemon sees what came of that.
+                    let mut new = out.split_off(first);
+                    new.retain(|action| !matches!(action, Action::SaveRun(_)));
+                    out.append(&mut new);
+                }
+            }
             Event::Stirred => self.turns(None, now, out, &mut |agent, turn| agent.stirred(turn)),
             Event::Measured(usages) => self.measured(usages, now, out),
             Event::Checked(name, exit, tail) => {

@@ -454,6 +454,31 @@ fn nothing_is_begun_in_a_shutdown() {
 }
 
 #[test]
+fn a_shutdown_notes_each_agent_once_and_the_next_daemon_begins_anew() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    bench.ends("web", Exit::Code(1));
+    bench.pass(secs(180));
+    bench.done.clear();
+    bench.step(Event::Shutdown(Shutdown::Stop));
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    let saved = |action: &Action| match action {
+        Action::SaveRun(run) => Some(RunRecord::clone(run)),
+        _ => None,
+    };
+    let noted: Vec<RunRecord> = bench.done.iter().filter_map(saved).collect();
+    assert!(noted.len() == 1 && noted[0].stopping && noted[0].failures == 0, "{noted:?}");
+    let runs = noted.into_iter().map(|run| (run, false)).collect();
+    let found = Found { definitions: bench.definitions.clone(), runs, leftovers: true, ..Found::default() };
+    let mut out = Vec::new();
+    let mut state = State::new(options(), found, bench.now, &mut out);
+    // It looks again before the first start, as there was another daemon.
+    for _ in 0..2 {
+        state.step(Event::Left("web".into(), 0), bench.now, &mut out);
+    }
+    assert!(out.iter().any(|action| starts(action).is_some()), "{out:?}");
+}
+
+#[test]
 fn a_shutdown_ends_whatever_does_not() {
     let mut bench = Bench::new(vec![spec("web")]);
     bench.offer(vec![package("first", "other", 1, false)]);
