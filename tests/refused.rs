@@ -102,6 +102,22 @@ fn without_memory_for_a_child_a_start_waits() {
     assert_eq!(said(&host, "cannot start yet: making a process: "), 1, "{}", host.logs());
 }
 
+/// What it needs again and again it has: it asks for no more.
+#[test]
+fn without_memory_for_itself_an_agent_is_started_again() {
+    if cannot_refuse() {
+        return;
+    }
+    let server = Server::new();
+    let (host, pids) = with_agents(&server);
+    let pid = host.pid();
+    let refusal = Refusal::new(&host, "?mmap,?mmap2,mremap", "ENOMEM", &[]);
+    kill(pids[0], "KILL");
+    is_made_good(&server, &host, pids);
+    drop(refusal);
+    assert_eq!(host.pid(), pid, "{}", host.logs());
+}
+
 /// Nor can anybody see then whether an agent has ended as a whole: it is waited for.
 #[test]
 fn without_files_on_the_whole_host_nothing_is_lost() {

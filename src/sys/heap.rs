@@ -13,8 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Sizes of pieces are multiples of this, bytes, and so are their addresses: enough for all that is not a vector register.
 const GRAIN: usize = 8;
 
+/// Up to so many bytes there is a list for each size.
+const EXACT: usize = 1024;
+
+/// Above `EXACT`, pieces have powers of two, so many of them. They are had again without the kernel, which may refuse them.
+const POWERS: usize = 3;
+
 /// What is larger than so many bytes, or more aligned than `GRAIN`, gets pages.
-const LARGEST: usize = 1024;
+const LARGEST: usize = EXACT << POWERS;
 
 /// So many bytes are asked of the kernel at once, to be cut into pieces; those that nobody writes to cost nothing.
 const CHUNK: usize = 256 << 10;
@@ -26,8 +32,8 @@ struct Free {
 
 /// What is free.
 struct Pieces {
-    /// Pieces that were given back: those of `GRAIN` bytes, then those of twice as many, and so on.
-    lists: [*mut Free; LARGEST / GRAIN],
+    /// Pieces that were given back: those of `GRAIN` bytes, then those of twice as many, and so on; then the powers of two.
+    lists: [*mut Free; EXACT / GRAIN + POWERS],
     /// The rest of the chunk that is being cut up, and its size in bytes.
     rest: *mut u8,
     left: usize,
@@ -46,7 +52,7 @@ impl Heap {
     /// One that has no memory yet.
     #[allow(clippy::new_without_default)] // it is a static
     pub const fn new() -> Heap {
-        let pieces = Pieces { lists: [null_mut(); LARGEST / GRAIN], rest: null_mut(), left: 0 };
+        let pieces = Pieces { lists: [null_mut(); EXACT / GRAIN + POWERS], rest: null_mut(), left: 0 };
         Heap { busy: AtomicBool::new(false), pieces: UnsafeCell::new(pieces) }
     }
 
@@ -65,7 +71,8 @@ impl Heap {
 /// The list that pieces of such a layout are in; `None`: they are pages.
 fn list(layout: Layout) -> Option<usize> {
     let small = layout.size() <= LARGEST && layout.align() <= GRAIN;
-    small.then(|| layout.size().saturating_sub(1) / GRAIN)
+    let last = layout.size().saturating_sub(1);
+    small.then(|| if last < EXACT { last / GRAIN } else { EXACT / GRAIN + (last / EXACT).ilog2() as usize })
 }
 
 /// New memory, all zeros, from the start of a page on; null when there is none.
@@ -90,7 +97,10 @@ impl Pieces {
             self.lists[list] = unsafe { (*free).next };
             return free.cast();
         }
-        let size = (list + 1) * GRAIN;
+        let size = match list.checked_sub(EXACT / GRAIN) {
+            Some(power) => EXACT << (power + 1),
+            None => (list + 1) * GRAIN,
+        };
         if self.left < size {
             let chunk = map(CHUNK);
             if chunk.is_null() {
