@@ -289,9 +289,7 @@ struct Purge(&'static [&'static str], String);
 
 impl Drop for Purge {
     fn drop(&mut self) {
-        let mut command = Command::new(self.0[0]);
-        let _ = command.args(&self.0[1..]).arg(&self.1).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        let _ = fs::remove_dir("/usr/lib/bootagent");
+        remove_package(&[self.0, &[&self.1]].concat());
     }
 }
 

@@ -90,12 +90,9 @@ impl Cleanup {
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
-        for words in &self.commands {
-            let _ = run(Command::new(&words[0]).args(&words[1..]));
-        }
+        self.commands.iter().for_each(|words| remove_package(words));
         self.files.iter().for_each(|file| drop(fs::remove_file(file)));
         self.pids.iter().for_each(|pid| kill(*pid, "KILL"));
-        let _ = fs::remove_dir("/usr/lib/bootagent");
     }
 }
 

@@ -345,8 +345,7 @@ impl Drop for Walk {
             Kind::Deb => &["dpkg", "--force-remove-reinstreq", "--purge"][..],
             Kind::Rpm => &["rpm", "-e"],
         };
-        let _ = run(Command::new(program[0]).args(&program[1..]).arg(&self.package));
-        let _ = fs::remove_dir("/usr/lib/bootagent");
+        remove_package(&[program, &[&self.package]].concat());
     }
 }
 

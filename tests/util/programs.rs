@@ -44,6 +44,12 @@ pub fn run(command: &mut Command) -> Option<Ran> {
     Some(Ran { code, out: text(out), err: text(err) })
 }
 
+/// Removes what a test has installed, at its end: dpkg ends with 2 while another one holds its lock.
+pub fn remove_package(words: &[impl AsRef<std::ffi::OsStr>]) {
+    let _ = patiently(|| run(Command::new(&words[0]).args(&words[1..])).filter(|ran| ran.code != 2));
+    let _ = std::fs::remove_dir("/usr/lib/bootagent");
+}
+
 /// Reads a pipe to its end in a thread of its own.
 fn slurp(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
     let (sender, receiver) = channel();
