@@ -1,8 +1,9 @@
-//! Users and groups: who this process is, and what /etc/passwd and /etc/group say (all that a static binary sees).
+//! Users and groups: who this process is, and what passwd(5) and group(5) say.
+//!
+//! The two files are read here, and not by the C library: that might ask a server or wait for a daemon, which the loop
+//! must not, and what it finds would depend on how this program is linked.
 
-use std::ffi::{c_char, c_int, CStr, CString};
 use std::io;
-use std::ptr::null_mut;
 
 use crate::kernel::{Gid, Uid};
 
@@ -21,12 +22,6 @@ pub struct User {
     pub shell: String,
 }
 
-/// Room for a line of /etc/group that lists thousands of members; a larger one is an error, not a missing group.
-const LINE_MAX: usize = 1 << 20;
-
-/// Groups one process can have, NGROUPS_MAX.
-const GROUPS_MAX: usize = 65536;
-
 /// The effective user of this process.
 pub fn own_uid() -> Uid {
     // SAFETY: geteuid touches no memory and cannot fail.
@@ -40,89 +35,75 @@ pub fn own_gid() -> Gid {
 }
 
 /// The user called `name`; `None` when there is none.
+///
+/// # Errors
+/// When /etc/passwd is there and cannot be read. The same with all that follow, of their file.
 pub fn user_by_name(name: &str) -> io::Result<Option<User>> {
-    let name = CString::new(name)?;
-    find_user(|entry, line, size, found| {
-        // SAFETY: the name ends in a NUL, `line` has `size` bytes, and both results have room.
-        unsafe { libc::getpwnam_r(name.as_ptr(), entry, line, size, found) }
-    })
+    find_user(&|user| user.name == name)
 }
 
 /// The (first) user with this id; `None` when there is none.
 pub fn user_by_id(uid: Uid) -> io::Result<Option<User>> {
-    find_user(|entry, line, size, found| {
-        // SAFETY: `line` has `size` bytes, and both results have room.
-        unsafe { libc::getpwuid_r(uid.0, entry, line, size, found) }
-    })
+    find_user(&|user| user.uid == uid)
 }
 
 /// The id of the group called `name`; `None` when there is none.
 pub fn group_by_name(name: &str) -> io::Result<Option<Gid>> {
-    let name = CString::new(name)?;
-    // SAFETY: a group is a number and pointers, for which zeros are values.
-    let mut entry: libc::group = unsafe { std::mem::zeroed() };
-    let mut found = null_mut();
-    with_room(|line, size| {
-        // SAFETY: the name ends in a NUL, `line` has `size` bytes, and both results have room.
-        unsafe { libc::getgrnam_r(name.as_ptr(), &mut entry, line, size, &mut found) }
+    let mut found = None;
+    each_group(&mut |group, gid, _| {
+        if found.is_none() && group == name {
+            found = Some(gid);
+        }
     })?;
-    Ok(if found.is_null() { None } else { Some(Gid(entry.gr_gid)) })
+    Ok(found)
 }
 
 /// Every group that the user called `name` is in, `primary` among them.
 pub fn groups_of(name: &str, primary: Gid) -> io::Result<Vec<Gid>> {
-    let name = CString::new(name)?;
-    let mut groups: Vec<libc::gid_t> = vec![0; 64];
-    loop {
-        let mut count = groups.len() as c_int;
-        // SAFETY: the name ends in a NUL and `groups` has room for `count` ids, which is all the call writes.
-        let result = unsafe { libc::getgrouplist(name.as_ptr(), primary.0, groups.as_mut_ptr(), &mut count) };
-        let count = usize::try_from(count).unwrap_or(0);
-        if result >= 0 {
-            groups.truncate(count);
-            return Ok(groups.into_iter().map(Gid).collect());
+    let mut groups = vec![primary];
+    each_group(&mut |_, gid, members| {
+        if !groups.contains(&gid) && members.split(',').any(|member| member == name) {
+            groups.push(gid);
         }
-        if groups.len() >= GROUPS_MAX {
-            return Err(io::Error::last_os_error());
-        }
-        // Too few: the call says how many there are, in most libraries.
-        let room = count.max(groups.len() * 2).min(GROUPS_MAX);
-        groups.resize(room, 0);
-    }
+    })?;
+    Ok(groups)
 }
 
-/// Runs one of the getpw*_r calls and copies what it found, which lies in the line buffer.
-fn find_user(
-    mut call: impl FnMut(*mut libc::passwd, *mut c_char, usize, *mut *mut libc::passwd) -> c_int,
-) -> io::Result<Option<User>> {
-    // SAFETY: a passwd is numbers and pointers, for which zeros are values.
-    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
-    let mut found = null_mut();
-    let _line = with_room(|line, size| call(&mut entry, line, size, &mut found))?;
-    if found.is_null() {
-        return Ok(None);
-    }
-    // SAFETY: the entry was found, so its texts are strings in `_line`, which lives to the end of this function.
-    let text = |text: *const c_char| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
-    Ok(Some(User {
-        name: text(entry.pw_name),
-        uid: Uid(entry.pw_uid),
-        gid: Gid(entry.pw_gid),
-        home: text(entry.pw_dir),
-        shell: text(entry.pw_shell),
-    }))
+fn find_user(is_it: &dyn Fn(&User) -> bool) -> io::Result<Option<User>> {
+    let mut found = None;
+    each_line("/etc/passwd", &mut |name, id, [gid, _, home, shell]| {
+        let Ok(gid) = gid.parse() else { return };
+        let user = User { name: name.into(), uid: Uid(id), gid: Gid(gid), home: home.into(), shell: shell.into() };
+        if found.is_none() && is_it(&user) {
+            found = Some(user);
+        }
+    })?;
+    Ok(found)
 }
 
-/// Runs `call` with ever more room for the line until it suffices, and returns that room.
-fn with_room(mut call: impl FnMut(*mut c_char, usize) -> c_int) -> io::Result<Vec<c_char>> {
-    let mut line: Vec<c_char> = vec![0; 1024];
-    loop {
-        match call(line.as_mut_ptr(), line.len()) {
-            libc::ERANGE if line.len() < LINE_MAX => line.resize(line.len() * 2, 0),
-            libc::EINTR => {}
-            // No such entry, or no such file to look it up in: libraries differ in how they say it.
-            0 | libc::ENOENT | libc::ESRCH | libc::ENOTDIR => return Ok(line),
-            code => return Err(io::Error::from_raw_os_error(code)),
+/// Hands each group's name, id and members, with commas between them, to `take`.
+fn each_group(take: &mut dyn FnMut(&str, Gid, &str)) -> io::Result<()> {
+    each_line("/etc/group", &mut |name, id, [members, ..]| take(name, Gid(id), members))
+}
+
+/// Hands each account that is in the file at `path` to `take`.
+fn each_line(path: &str, take: &mut dyn FnMut(&str, u32, [&str; 4])) -> io::Result<()> {
+    match std::fs::read(path) {
+        Ok(text) => accounts(&String::from_utf8_lossy(&text), take),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// The accounts in a text, each a line: name, id, and what follows it, empty where the line ends before. One without a name,
+/// or without a number for its id, is none; "+" asks for what is elsewhere.
+fn accounts(text: &str, take: &mut dyn FnMut(&str, u32, [&str; 4])) {
+    for line in text.lines() {
+        let mut fields = line.split(':');
+        let (name, _password, id) = (fields.next(), fields.next(), fields.next());
+        if let (Some(name), Some(Ok(id))) = (name.filter(|name| !name.is_empty()), id.map(str::parse)) {
+            take(name, id, std::array::from_fn(|_| fields.next().unwrap_or("")));
         }
     }
 }
@@ -141,17 +122,31 @@ mod tests {
 
     #[test]
     fn nobody_is_invented() {
-        for name in ["no-such-user", "", "0"] {
+        for name in ["no-such-user", "", "0", "+", "a\0b"] {
             assert_eq!(user_by_name(name).unwrap(), None, "{name}");
             assert_eq!(group_by_name(name).unwrap(), None, "{name}");
         }
         assert_eq!(user_by_id(Uid(3_999_999_999)).unwrap(), None);
-        assert!(user_by_name("a\0b").is_err());
     }
 
     #[test]
     fn the_primary_group_is_always_listed() {
         assert!(groups_of("root", Gid(0)).unwrap().contains(&Gid(0)));
         assert_eq!(groups_of("no-such-user", Gid(4711)).unwrap(), vec![Gid(4711)]);
+    }
+
+    #[test]
+    fn what_is_no_account_is_left_out() {
+        let text = "root:x:0:0:root:/root:/bin/sh\n\n+\n+::::::\n:x:1:1::/:\nx\nx:x\nx:x:\nx:x:-1:2\nx:x:0x:2\nx:x:4294967296:2\n\
+                    short:x:7\nwww:*:33:33:a,b::/bin/true:more\nno-newline:x:8:9:";
+        let mut found = Vec::new();
+        accounts(text, &mut |name, id, rest| found.push((name.to_string(), id, rest.join("|"))));
+        let want = [
+            ("root", 0, "0|root|/root|/bin/sh"),
+            ("short", 7, "|||"),
+            ("www", 33, "33|a,b||/bin/true"),
+            ("no-newline", 8, "9|||"),
+        ];
+        assert_eq!(found, want.map(|(name, id, rest)| (name.to_string(), id, rest.to_string())));
     }
 }
