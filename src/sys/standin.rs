@@ -10,15 +10,18 @@ extern "C" fn pthread_setname_np(_: libc::pthread_t, _: *const libc::c_char) -> 
 }
 
 /// Stands in for musl's: there are no threads here, and minreq would start one only for a timeout, which is never asked of
-/// it. As the compiler sees that there is never one, it leaves out what the library has for them.
+/// it. It begins with this, and ends the program when there is nothing to begin with: as the compiler sees that, it leaves
+/// out what the library has for threads.
 #[no_mangle]
-extern "C" fn pthread_create(
-    _: *mut libc::pthread_t,
-    _: *const libc::pthread_attr_t,
-    _: extern "C" fn(*mut libc::c_void) -> *mut libc::c_void,
-    _: *mut libc::c_void,
-) -> libc::c_int {
-    libc::EAGAIN
+extern "C" fn pthread_attr_init(_: *mut libc::pthread_attr_t) -> libc::c_int {
+    libc::ENOMEM
+}
+
+/// Stands in for musl's, which has each thread make a call that is to hold for all of them, setgroups(2) for one: the only
+/// thread makes it.
+#[no_mangle]
+extern "C" fn __synccall(call: extern "C" fn(*mut libc::c_void), context: *mut libc::c_void) {
+    call(context);
 }
 
 /// Stands in for the C library's, 4 KB, which sorts the addresses that a name has: a handful, so the simplest way is fit.
