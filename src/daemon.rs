@@ -184,8 +184,9 @@ pub fn run(options: Options) -> u8 {
         }
     };
     let mut actions = Vec::new();
-    let mut daemon = match Daemon::start(&options, handover, &mut actions) {
-        Ok(daemon) => daemon,
+    let daemon = match Daemon::start(&options, handover, &mut actions) {
+        // It lives as long as the process: the kernel takes back at once what would be given back piece by piece.
+        Ok(daemon) => Box::leak(Box::new(daemon)),
         Err(message) => {
             eprintln!("bootagent: {message}");
             return 1;
@@ -212,7 +213,7 @@ impl Daemon {
         let _ = ready.write_all(b"1");
     }
 
-    fn run(mut self) -> u8 {
+    fn run(&mut self) -> u8 {
         self.settle();
         while self.quit.is_none() {
             let ready = self.wait();
@@ -406,7 +407,7 @@ impl Daemon {
         }
     }
 
-    fn end(mut self) -> u8 {
+    fn end(&mut self) -> u8 {
         let code = self.quit.unwrap_or(0);
         for (_, helper) in &mut self.helpers {
             helper.stop();

@@ -36,21 +36,20 @@ impl Daemon {
 
     /// Writes or removes a record; what does not work now is done again with each check.
     pub(super) fn save(&mut self, action: Action) {
-        let (key, result) = match &action {
-            Action::SaveAgent(record) => {
-                (format!("agent {}", record.name), self.store.write_agent(record, &self.unread))
-            }
+        let key = match &action {
+            Action::SaveAgent(record) => format!("agent {}", record.name),
             Action::DropAgent(name) => {
                 self.unsaved.remove(&format!("run {name}"));
-                (format!("agent {name}"), self.store.remove_run(name).and(self.store.remove_agent(name)))
+                format!("agent {name}")
             }
-            Action::SaveRun(run) => (format!("run {}", run.name), self.store.write_run(run)),
-            Action::SaveJob(record) => (format!("job {}", record.id), self.store.write_job(record)),
-            Action::DropJob(id) => (format!("job {id}"), self.store.remove_job(id)),
-            Action::SaveSettings(settings) => ("settings".to_string(), self.store.write_settings(settings)),
-            Action::SaveIdentity(identity) => ("identity".to_string(), self.store.write_identity(identity)),
+            Action::SaveRun(run) => format!("run {}", run.name),
+            Action::SaveJob(record) => format!("job {}", record.id),
+            Action::DropJob(id) => format!("job {id}"),
+            Action::SaveSettings(_) => "settings".to_string(),
+            Action::SaveIdentity(_) => "identity".to_string(),
             _ => return,
         };
+        let result = self.record(&action);
         match &result {
             Ok(()) => drop(self.unsaved.remove(&key)),
             Err(_) => drop(self.unsaved.insert(key, action)),
@@ -58,11 +57,34 @@ impl Daemon {
         self.complain(result);
     }
 
+    /// Does what an action says of a record.
+    fn record(&self, action: &Action) -> Result<(), Box<Error>> {
+        match action {
+            Action::SaveAgent(record) => self.store.write_agent(record, &self.unread),
+            Action::DropAgent(name) => self.store.remove_run(name).and(self.store.remove_agent(name)),
+            Action::SaveRun(run) => self.store.write_run(run),
+            Action::SaveJob(record) => self.store.write_job(record),
+            Action::DropJob(id) => self.store.remove_job(id),
+            Action::SaveSettings(settings) => self.store.write_settings(settings),
+            Action::SaveIdentity(identity) => self.store.write_identity(identity),
+            _ => Ok(()),
+        }
+    }
+
     /// Does again what did not work; an error while some of it still does not.
     pub(super) fn catch_up(&mut self) -> Result<(), Reason> {
-        // Each stays where it is until it is written: that it works again is said after the last.
-        for action in self.unsaved.values().cloned().collect::<Vec<_>>() {
-            self.save(action);
+        if !self.unsaved.is_empty() {
+            let mut result = Ok(());
+            let mut unsaved = std::mem::take(&mut self.unsaved);
+            unsaved.retain(|_, action| match self.record(action) {
+                Ok(()) => false,
+                failed => {
+                    result = failed;
+                    true
+                }
+            });
+            self.unsaved = unsaved;
+            self.complain(result);
         }
         // What matters to this boot only holds up no job.
         if self.unsaved.keys().all(|key| key.starts_with("run ")) {
@@ -71,11 +93,11 @@ impl Daemon {
         Err(self.troubles.get(RECORDS).map(|trouble| &**trouble).unwrap_or_default().into())
     }
 
-    /// Why the record of an agent is not as it should be, if so; it is tried once more.
+    /// Why the record of an agent is not as it should be, if so; all that are not are tried once more.
     pub(super) fn unrecorded(&mut self, name: &str) -> Option<Box<str>> {
         let key = format!("agent {name}");
-        let action = self.unsaved.get(&key)?.clone();
-        self.save(action);
+        self.unsaved.get(&key)?;
+        let _ = self.catch_up();
         self.unsaved.get(&key).and_then(|_| self.troubles.get(RECORDS).cloned())
     }
 

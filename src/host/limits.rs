@@ -468,7 +468,7 @@ impl Limits {
     }
 
     /// Removes what is empty; for the end of a daemon that has stopped its agents.
-    pub fn close(mut self) {
+    pub fn close(&mut self) {
         self.sweep();
         for place in &self.places {
             if let Some(Ok(group)) = &place.group {
