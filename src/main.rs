@@ -14,10 +14,11 @@ use bootagent::model::command::Command;
 use bootagent::model::job::joined;
 use bootagent::model::pace::parse_servers;
 use bootagent::model::spec::{is_name, Name};
-
 use bootagent::sys::heap::Heap;
+use bootagent::text::find;
 use bootagent::work::watch::WORD as WATCH;
 use bootagent::{reason, reason::Reason};
+use getopts::{HasArg, Occur};
 
 /// What static binaries have in place of the C library's.
 #[cfg(all(target_env = "musl", not(test)))]
@@ -147,6 +148,16 @@ const TOPICS: [Topic; 13] = [
     },
 ];
 
+/// The options: short and long name, and whether a value follows.
+const OPTIONS: [(&str, &str, HasArg); 6] = [
+    ("c", "config", HasArg::Yes),
+    ("d", "background", HasArg::No),
+    ("S", "servers", HasArg::Yes),
+    ("j", "json", HasArg::No),
+    ("h", "help", HasArg::No),
+    ("V", "version", HasArg::No),
+];
+
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
 enum Wish {
@@ -215,13 +226,9 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), Reason> {
         return Ok((None, Wish::Watch(words.to_vec())));
     }
     let mut options = getopts::Options::new();
-    options
-        .optopt("c", "config", "", "")
-        .optflag("d", "background", "")
-        .optopt("S", "servers", "", "")
-        .optflag("j", "json", "")
-        .optflag("h", "help", "")
-        .optflag("V", "version", "");
+    for (short, long, value) in OPTIONS {
+        options.opt(short, long, "", "", value, Occur::Optional);
+    }
     let given = options.parse(args).map_err(|error| {
         use getopts::Fail;
         let dashed = |name: &str| if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") };
@@ -247,7 +254,7 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), Reason> {
         return Ok((None, Wish::Say(help(topic))));
     }
     for (short, long) in [("d", "-d"), ("S", "-S"), ("j", "--json"), ("V", "--version")] {
-        if given.opt_present(short) && !topic.options.contains(short) {
+        if given.opt_present(short) && find(topic.options, short).is_none() {
             return Err(reason!("\"{word}\" knows no option {long}; see \"bootagent help {word}\""));
         }
     }
