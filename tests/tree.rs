@@ -233,7 +233,8 @@ fn another_process_with_the_id_is_left_alone(world: &World) -> Verdict {
     check(!trees.adopt(&"web".into(), before), "a record of the process that had the id before")?;
     check(trees.adopt(&"web".into(), stranger), "the very process")?;
     // The id changed hands after the last look: the tree still names the one before.
-    trees.begin(&"web".into(), before);
+    trees.forget("web");
+    trees.claim(&"web".into(), &[before]);
     let mut stale = Snapshot::take().stats().to_vec();
     stale.iter_mut().filter(|stat| stat.process == stranger).for_each(|stat| stat.process = before);
     trees.show(Snapshot::of(stale));

@@ -333,24 +333,22 @@ impl Trees {
         }
         let tree = self.trees.get(name);
         let child = tree.is_some_and(|tree| !tree.adopted && tree.leader.is_some_and(|leader| leader.pid == pid));
-        if ticks == 0 {
-            // Without /proc: our own child's id cannot change hands, and the group of its session is all we know of the rest.
-            if child {
-                return calls::signal_group(pid, sig).is_ok() | calls::signal(pid, sig).is_ok();
-            }
-            let pidfd = calls::pidfd_open(pid);
-            let member = limits.members(name).is_some_and(|pids| pids.contains(&pid));
-            return member && pidfd.is_ok_and(|fd| calls::pidfd_signal(fd.as_fd(), sig).is_ok());
+        if child {
+            // Its id cannot change hands before we reap it. Without /proc the group of its session is all we know of the rest.
+            let group = ticks == 0 && calls::signal_group(pid, sig).is_ok();
+            return calls::signal(pid, sig).is_ok() | group;
         }
-        // The id of a child of ours cannot change hands between the look and the signal.
-        let pidfd = if child { None } else { calls::pidfd_open(pid).ok() };
-        if proc::stat(pid).is_none_or(|now| now.process != process) {
-            return false;
-        }
-        match pidfd {
+        let pidfd = calls::pidfd_open(pid).ok();
+        let same = if ticks == 0 {
+            pidfd.is_some() && limits.members(name).is_some_and(|pids| pids.contains(&pid))
+        } else {
+            proc::stat(pid).is_some_and(|now| now.process == process)
+        };
+        let sent = || match pidfd {
             Some(fd) => calls::pidfd_signal(fd.as_fd(), sig).is_ok(),
             None => calls::signal(pid, sig).is_ok(),
-        }
+        };
+        same && sent()
     }
 }
 
