@@ -41,7 +41,13 @@ impl Daemon {
         let event = match self.shortage() {
             Some(reason) => Event::Short { name, reason: reason.into() },
             None => match self.spawn_agent(&name) {
-                Ok(event) => event,
+                Ok(event) => {
+                    if self.queue.is_empty() {
+                        // Nothing else waits: on our processor the child goes first, and what is left to note can wait.
+                        std::thread::yield_now();
+                    }
+                    event
+                }
                 Err(reason) => Event::NotStarted { name, reason: reason.into() },
             },
         };
@@ -264,8 +270,10 @@ impl Daemon {
         let Some(spec) = self.state.spec(name) else { return "".into() };
         let longest = spec.envs.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
         let text = self.outputs.tail(name, TAIL + longest as u64);
-        // The next check tells whether that works.
-        let _ = self.outputs.turn(name, spec.log_size);
+        if !text.is_empty() {
+            // The next check tells whether that works.
+            let _ = self.outputs.turn(name, spec.log_size);
+        }
         sanitize(&without_values(&text, &spec.envs), TAIL as usize).into()
     }
 
