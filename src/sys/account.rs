@@ -39,12 +39,12 @@ pub fn own_gid() -> Gid {
 /// # Errors
 /// When /etc/passwd is there and cannot be read. The same with all that follow, of their file.
 pub fn user_by_name(name: &str) -> io::Result<Option<User>> {
-    find_user(&|user| user.name == name)
+    find_user(&|known, _| known == name)
 }
 
 /// The (first) user with this id; `None` when there is none.
 pub fn user_by_id(uid: Uid) -> io::Result<Option<User>> {
-    find_user(&|user| user.uid == uid)
+    find_user(&|_, known| known == uid)
 }
 
 /// The id of the group called `name`; `None` when there is none.
@@ -69,13 +69,13 @@ pub fn groups_of(name: &str, primary: Gid) -> io::Result<Vec<Gid>> {
     Ok(groups)
 }
 
-fn find_user(is_it: &dyn Fn(&User) -> bool) -> io::Result<Option<User>> {
+fn find_user(is_it: &dyn Fn(&str, Uid) -> bool) -> io::Result<Option<User>> {
     let mut found = None;
     each_line("/etc/passwd", &mut |name, id, [gid, _, home, shell]| {
-        let Ok(gid) = gid.parse() else { return };
-        let user = User { name: name.into(), uid: Uid(id), gid: Gid(gid), home: home.into(), shell: shell.into() };
-        if found.is_none() && is_it(&user) {
-            found = Some(user);
+        if found.is_none() && is_it(name, Uid(id)) {
+            let Ok(gid) = gid.parse() else { return };
+            let [name, home, shell] = [name, home, shell].map(String::from);
+            found = Some(User { name, uid: Uid(id), gid: Gid(gid), home, shell });
         }
     })?;
     Ok(found)
