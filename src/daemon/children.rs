@@ -41,13 +41,7 @@ impl Daemon {
         let event = match self.shortage() {
             Some(reason) => Event::Short { name, reason: reason.into() },
             None => match self.spawn_agent(&name) {
-                Ok(event) => {
-                    if self.queue.is_empty() {
-                        // Nothing else waits: on our processor the child goes first, and what is left to note can wait.
-                        std::thread::yield_now();
-                    }
-                    event
-                }
+                Ok(event) => event,
                 Err(reason) => Event::NotStarted { name, reason: reason.into() },
             },
         };
@@ -87,6 +81,10 @@ impl Daemon {
                 return Ok(Event::Short { name: name.clone(), reason });
             }
         };
+        if self.queue.is_empty() {
+            // Nothing else waits: where it has our processor the child goes first, and what is to be noted after it.
+            std::thread::yield_now();
+        }
         let process = Daemon::process(pid);
         self.trees.begin(name, process);
         self.owners.insert(pid, Owner::Agent(name.clone()));

@@ -51,9 +51,10 @@ pub fn user_by_id(uid: Uid) -> io::Result<Option<User>> {
 pub fn group_by_name(name: &str) -> io::Result<Option<Gid>> {
     let mut found = None;
     each_group(&mut |group, gid, _| {
-        if found.is_none() && group == name {
+        if group == name {
             found = Some(gid);
         }
+        group == name
     })?;
     Ok(found)
 }
@@ -65,6 +66,7 @@ pub fn groups_of(name: &str, primary: Gid) -> io::Result<Vec<Gid>> {
         if !groups.contains(&gid) && members.split(',').any(|member| member == name) {
             groups.push(gid);
         }
+        false
     })?;
     Ok(groups)
 }
@@ -72,22 +74,22 @@ pub fn groups_of(name: &str, primary: Gid) -> io::Result<Vec<Gid>> {
 fn find_user(is_it: &dyn Fn(&str, Uid) -> bool) -> io::Result<Option<User>> {
     let mut found = None;
     each_line("/etc/passwd", &mut |name, id, [gid, _, home, shell]| {
-        if found.is_none() && is_it(name, Uid(id)) {
-            let Ok(gid) = gid.parse() else { return };
+        if let (true, Ok(gid)) = (is_it(name, Uid(id)), gid.parse()) {
             let [name, home, shell] = [name, home, shell].map(String::from);
             found = Some(User { name, uid: Uid(id), gid: Gid(gid), home, shell });
         }
+        found.is_some()
     })?;
     Ok(found)
 }
 
-/// Hands each group's name, id and members, with commas between them, to `take`.
-fn each_group(take: &mut dyn FnMut(&str, Gid, &str)) -> io::Result<()> {
+/// Hands each group's name, id and members, with commas between them, to `take`, until that says true.
+fn each_group(take: &mut dyn FnMut(&str, Gid, &str) -> bool) -> io::Result<()> {
     each_line("/etc/group", &mut |name, id, [members, ..]| take(name, Gid(id), members))
 }
 
-/// Hands each account that is in the file at `path` to `take`.
-fn each_line(path: &str, take: &mut dyn FnMut(&str, u32, [&str; 4])) -> io::Result<()> {
+/// Hands each account that is in the file at `path` to `take`, until that says true.
+fn each_line(path: &str, take: &mut dyn FnMut(&str, u32, [&str; 4]) -> bool) -> io::Result<()> {
     match std::fs::read(path) {
         Ok(text) => accounts(&String::from_utf8_lossy(&text), take),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
@@ -98,12 +100,14 @@ fn each_line(path: &str, take: &mut dyn FnMut(&str, u32, [&str; 4])) -> io::Resu
 
 /// The accounts in a text, each a line: name, id, and what follows it, empty where the line ends before. One without a name,
 /// or without a number for its id, is none; "+" asks for what is elsewhere.
-fn accounts(text: &str, take: &mut dyn FnMut(&str, u32, [&str; 4])) {
+fn accounts(text: &str, take: &mut dyn FnMut(&str, u32, [&str; 4]) -> bool) {
     for line in text.lines() {
         let mut fields = line.split(':');
         let (name, _password, id) = (fields.next(), fields.next(), fields.next());
         if let (Some(name), Some(Ok(id))) = (name.filter(|name| !name.is_empty()), id.map(str::parse)) {
-            take(name, id, std::array::from_fn(|_| fields.next().unwrap_or("")));
+            if take(name, id, std::array::from_fn(|_| fields.next().unwrap_or(""))) {
+                return;
+            }
         }
     }
 }
@@ -138,14 +142,17 @@ mod tests {
     #[test]
     fn what_is_no_account_is_left_out() {
         let text = "root:x:0:0:root:/root:/bin/sh\n\n+\n+::::::\n:x:1:1::/:\nx\nx:x\nx:x:\nx:x:-1:2\nx:x:0x:2\nx:x:4294967296:2\n\
-                    short:x:7\nwww:*:33:33:a,b::/bin/true:more\nno-newline:x:8:9:";
+                    short:x:7\nwww:*:33:33:a,b::/bin/true:more\nlast:x:8:9:\nafter:x:1:1";
         let mut found = Vec::new();
-        accounts(text, &mut |name, id, rest| found.push((name.to_string(), id, rest.join("|"))));
+        accounts(text, &mut |name, id, rest| {
+            found.push((name.to_string(), id, rest.join("|")));
+            name == "last"
+        });
         let want = [
             ("root", 0, "0|root|/root|/bin/sh"),
             ("short", 7, "|||"),
             ("www", 33, "33|a,b||/bin/true"),
-            ("no-newline", 8, "9|||"),
+            ("last", 8, "9|||"),
         ];
         assert_eq!(found, want.map(|(name, id, rest)| (name.to_string(), id, rest.to_string())));
     }
