@@ -4,7 +4,23 @@
 //! is kept here is a few dozen agents, jobs or processes, mostly added in order.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
+
+/// Where the one that is looked for is among `len` sorted ones, or where it would have to be; `compare` says how one of
+/// them stands to it. There is this code once for all that is kept.
+fn search(len: usize, compare: &dyn Fn(usize) -> Ordering) -> Result<usize, usize> {
+    let (mut low, mut high) = (0, len);
+    while low < high {
+        let middle = (low + high) / 2;
+        match compare(middle) {
+            Ordering::Less => low = middle + 1,
+            Ordering::Equal => return Ok(middle),
+            Ordering::Greater => high = middle,
+        }
+    }
+    Err(low)
+}
 
 /// Values by key, in the order of the keys.
 #[derive(Clone, PartialEq)]
@@ -21,7 +37,7 @@ impl<K: Ord, V> Map<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.0.binary_search_by(|(known, _)| known.borrow().cmp(key))
+        search(self.0.len(), &|index| self.0[index].0.borrow().cmp(key))
     }
 
     /// Adds a value, and returns the one that it replaces.
@@ -165,6 +181,10 @@ impl<'m, K, V> IntoIterator for &'m Map<K, V> {
 pub struct Set<T>(Vec<T>);
 
 impl<T: Ord> Set<T> {
+    fn find(&self, item: &T) -> Result<usize, usize> {
+        search(self.0.len(), &|index| self.0[index].cmp(item))
+    }
+
     /// One without anything in it.
     pub const fn new() -> Set<T> {
         Set(Vec::new())
@@ -172,7 +192,7 @@ impl<T: Ord> Set<T> {
 
     /// Adds one; false when it was there.
     pub fn insert(&mut self, item: T) -> bool {
-        match self.0.binary_search(&item) {
+        match self.find(&item) {
             Ok(_) => false,
             Err(index) => {
                 self.0.insert(index, item);
@@ -183,12 +203,12 @@ impl<T: Ord> Set<T> {
 
     /// Whether it is there.
     pub fn contains(&self, item: &T) -> bool {
-        self.0.binary_search(item).is_ok()
+        self.find(item).is_ok()
     }
 
     /// Takes it out; false when it was not there.
     pub fn remove(&mut self, item: &T) -> bool {
-        self.0.binary_search(item).map(|index| self.0.remove(index)).is_ok()
+        self.find(item).map(|index| self.0.remove(index)).is_ok()
     }
 }
 

@@ -88,24 +88,32 @@ impl Store {
     /// Reads every record. A text that is none is set aside; what cannot be read just now is left as it is.
     pub fn read_all(&self) -> Stored {
         let mut stored = Stored::default();
-        let found = &mut stored;
-        let identity = read_record(&self.state_dir.join(IDENTITY), record::read_identity, found);
-        let settings = read_record(&self.state_dir.join(SETTINGS), record::read_settings, found);
-        (found.identity, found.settings) = (identity, settings.unwrap_or_default());
-        let dir = self.state_dir.join("agents");
-        for name in list_or_tell(&dir, RECORD, found) {
-            let own = |text: &str| named(record::read_agent(text)?, |agent| &agent.name, &name);
-            let agent = read_record(&dir.join([&name, RECORD].concat()), own, found);
-            found.agents.extend(agent);
-        }
-        let dir = self.run_dir.join("agents");
-        for name in list_or_tell(&dir, RECORD, found) {
-            let own = |text: &str| named(record::read_run(text)?, |run| &run.name, &name);
-            let run = read_record(&dir.join([&name, RECORD].concat()), own, found);
-            found.runs.extend(run);
-        }
+        let (mut identity, mut settings) = (None, Settings::default());
+        let (mut agents, mut runs) = (Vec::new(), Vec::new());
+        let path = self.state_dir.join(IDENTITY);
+        take_record(&path, &mut stored, &mut |text| {
+            identity = Some(record::read_identity(text)?);
+            Ok(())
+        });
+        let path = self.state_dir.join(SETTINGS);
+        take_record(&path, &mut stored, &mut |text| {
+            settings = record::read_settings(text)?;
+            Ok(())
+        });
+        take_records(&self.state_dir.join("agents"), &mut stored, &mut |name, text| {
+            let agent = record::read_agent(text)?;
+            is_about(&agent.name, name)?;
+            agents.push(agent);
+            Ok(())
+        });
+        take_records(&self.run_dir.join("agents"), &mut stored, &mut |name, text| {
+            let run = record::read_run(text)?;
+            is_about(&run.name, name)?;
+            runs.push(run);
+            Ok(())
+        });
         self.read_jobs(&mut stored);
-        stored
+        Stored { identity, settings, agents, runs, ..stored }
     }
 
     /// Whose the records are that could not be read.
@@ -116,14 +124,19 @@ impl Store {
         for path in unread {
             let stem = || path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             owners.all |= *path == jobs || agents.contains(path);
-            match path.parent() {
-                Some(dir) if *dir == jobs => owners.jobs.push(stem().into()),
-                Some(dir) if agents.iter().any(|agents| *agents == *dir) => owners.agents.push(stem().into()),
-                _ if *path == self.state_dir.join(SETTINGS) => owners.agents.push("".into()),
-                _ => {}
+            let name = match path.parent() {
+                Some(dir) if *dir == jobs => {
+                    owners.jobs.push(stem().into());
+                    continue;
+                }
+                Some(dir) if agents.iter().any(|agents| *agents == *dir) => stem().into(),
+                _ if *path == self.state_dir.join(SETTINGS) => "".into(),
+                _ => continue,
+            };
+            if !owners.agents.contains(&name) {
+                owners.agents.push(name);
             }
         }
-        owners.agents.dedup();
         owners
     }
 
@@ -140,25 +153,28 @@ impl Store {
     /// The record of a job, as it is: one that cannot be read stays where it is.
     pub fn job(&self, id: &str) -> Option<JobRecord> {
         let text = read_file(&self.state_dir.join("jobs").join([id, RECORD].concat())).ok()?;
-        named(record::read_job(std::str::from_utf8(&text).ok()?).ok()?, |job| &job.id, id).ok()
+        record::read_job(std::str::from_utf8(&text).ok()?).ok().filter(|job| *job.id == *id)
     }
 
     /// The records of all jobs in the order they came, with those that cannot be read left out.
     pub fn jobs(&self) -> Vec<JobRecord> {
         let ids = list(&self.state_dir.join("jobs"), RECORD).unwrap_or_default();
         let mut jobs: Vec<JobRecord> = ids.iter().filter_map(|id| self.job(id)).collect();
-        jobs.sort_by_key(|job| job.seq);
+        jobs.sort_unstable_by_key(|job| job.seq);
         jobs
     }
 
     fn read_jobs(&self, stored: &mut Stored) {
         let dir = self.state_dir.join("jobs");
-        for id in list_or_tell(&dir, RECORD, stored) {
-            let own = |text: &str| named(record::read_job(text)?, |job| &job.id, &id);
-            let job = read_record(&dir.join([&id, RECORD].concat()), own, stored);
-            stored.jobs.extend(job);
-        }
-        stored.jobs.sort_by_key(|job| job.seq);
+        let mut jobs = Vec::new();
+        take_records(&dir, stored, &mut |id, text| {
+            let job = record::read_job(text)?;
+            is_about(&job.id, id)?;
+            jobs.push(job);
+            Ok(())
+        });
+        stored.jobs = jobs;
+        stored.jobs.sort_unstable_by_key(|job| job.seq);
         // A daemon that ended before it could answer for a record it had set aside must not have forgotten the id: it
         // is known until a new record stands in its place.
         for id in list(&dir, ".json.corrupt").unwrap_or_default() {
@@ -416,15 +432,15 @@ impl Stored {
     }
 }
 
-/// What `read` makes of the record at `path`, if there is one; when it makes nothing of it, it is set aside.
-fn read_record<T>(path: &Path, read: impl Fn(&str) -> Result<T, Reason>, stored: &mut Stored) -> Option<T> {
-    let mut record = None;
-    take_record(path, &mut |text| read(text).map(|taken| record = Some(taken)), stored);
-    record
+/// Lets `take` have every record in a directory, with what its file name says whose it is.
+fn take_records(dir: &Path, stored: &mut Stored, take: &mut dyn FnMut(&str, &str) -> Result<(), Reason>) {
+    for name in list_or_tell(dir, RECORD, stored) {
+        take_record(&dir.join([&name, RECORD].concat()), stored, &mut |text| take(&name, text));
+    }
 }
 
-/// `read_record` of any kind, so that there is this code once.
-fn take_record(path: &Path, take: &mut dyn FnMut(&str) -> Result<(), Reason>, stored: &mut Stored) {
+/// Lets `take` have the record at `path`, if there is one; when it cannot take it, it is set aside.
+fn take_record(path: &Path, stored: &mut Stored, take: &mut dyn FnMut(&str) -> Result<(), Reason>) {
     let cause = match read_file(path) {
         Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".into()).and_then(take) {
             Ok(()) => return,
@@ -446,12 +462,11 @@ fn take_record(path: &Path, take: &mut dyn FnMut(&str) -> Result<(), Reason>, st
     stored.corrupt.push(Corrupt { job, message: format!("cannot read \"{}\": {cause}; {place}", path.display()) });
 }
 
-/// The record, if it is the one its file name says.
-fn named<T>(record: T, name: fn(&T) -> &str, want: &str) -> Result<T, Reason> {
-    if name(&record) == want {
-        Ok(record)
-    } else {
-        Err(reason!("is about \"{}\"", name(&record)))
+/// A record must be the one its file name says.
+fn is_about(name: &str, want: &str) -> Result<(), Reason> {
+    match name == want {
+        true => Ok(()),
+        false => Err(reason!("is about \"{name}\"")),
     }
 }
 

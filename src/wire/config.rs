@@ -281,7 +281,7 @@ pub struct Agents {
 
 /// Puts files in byte order of their names.
 pub fn sort(sources: &mut [Source]) {
-    sources.sort_by(|a, b| a.file.cmp(&b.file));
+    sources.sort_unstable_by(|a, b| a.file.cmp(&b.file));
 }
 
 /// Reads the files of a directory that is called `directory` to the reader. Of two files with the same `name` the later one

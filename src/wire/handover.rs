@@ -6,7 +6,6 @@ use crate::kernel::{Pid, Time};
 use crate::model::carried::Carried;
 use crate::model::command::Command;
 use crate::model::event::Client;
-use crate::model::job::joined;
 use crate::model::pace::Times;
 use crate::model::report::Incident;
 use crate::reason::Reason;
@@ -170,12 +169,7 @@ fn put_carried(json: &mut Writer, carried: &Carried) {
 /// # Errors
 /// Says what is wrong with the text.
 pub fn read(text: &str) -> Result<Handover, Reason> {
-    let value = json::parse(text, json::MAX_DEPTH).map_err(|syntax| syntax.to_string())?;
-    let mut faults = Vec::new();
-    match take(&value, &mut faults) {
-        Some(handover) if faults.is_empty() => Ok(handover),
-        _ => Err(joined(&mut faults.iter().map(|fault| &**fault), "; ").into()),
-    }
+    json::read(text, take)
 }
 
 fn take(value: &Value, faults: &mut Vec<String>) -> Option<Handover> {

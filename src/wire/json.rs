@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::model::job::joined;
+use crate::reason::Reason;
 pub use fields::{fault, join, Fields};
 pub use miniserde::json::{Array, Number, Object, Value};
 use scan::{scan, Fail};
@@ -75,6 +77,27 @@ fn read_bytes(bytes: &[u8], max_depth: usize, forgiving: bool) -> Result<Value, 
         _ => Box::new(Fail { at: valid.len(), message: "not UTF-8".into() }),
     };
     Err(fail.place(valid))
+}
+
+/// What `take` makes of a whole text, unless it finds a fault in it.
+///
+/// # Errors
+/// The first place that is no JSON, or all faults.
+pub fn read<T>(text: &str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Result<T, Reason> {
+    let mut taken = None;
+    read_sound(text, &mut |value, faults| taken = take(value, faults))?;
+    taken.ok_or_else(|| "says nothing".into())
+}
+
+/// `read` of any kind, so that there is this code once.
+fn read_sound(text: &str, take: &mut dyn FnMut(&Value, &mut Vec<String>)) -> Result<(), Reason> {
+    let value = parse(text, MAX_DEPTH).map_err(|syntax| syntax.to_string())?;
+    let mut faults = Vec::new();
+    take(&value, &mut faults);
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(joined(&mut faults.iter().map(|fault| &**fault), "; ").into()),
+    }
 }
 
 /// The value as compact JSON text.

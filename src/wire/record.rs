@@ -5,7 +5,7 @@
 //! record. Environments and limits are arrays of pairs, as their order counts and JSON objects have none.
 
 use crate::kernel::{Pid, Process, Resource, Time};
-use crate::model::job::{joined, Code, Outcome};
+use crate::model::job::{Code, Outcome};
 use crate::model::package::{Digest, Format};
 use crate::model::record::{AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, Wanted};
 use crate::model::spec::{is_job_id, is_name, Envs, Limits, Name};
@@ -28,7 +28,7 @@ pub fn write_identity(identity: &Identity) -> String {
 /// # Errors
 /// Says what is wrong with the text.
 pub fn read_identity(text: &str) -> Result<Identity, Reason> {
-    read(text, |value, faults| {
+    json::read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
         fields.required("sn");
         Some(Identity { sn: string(&mut fields, "sn"), machine_id: string(&mut fields, "machine_id") })
@@ -53,7 +53,7 @@ pub fn write_settings(settings: &Settings) -> String {
 /// # Errors
 /// Says what is wrong with the text.
 pub fn read_settings(text: &str) -> Result<Settings, Reason> {
-    read(text, |value, faults| {
+    json::read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
         let (svrlist, step) = (string(&mut fields, "svrlist"), fields.seconds("step"));
         Some(Settings { svrlist, step, package: string(&mut fields, "package") })
@@ -72,7 +72,7 @@ pub fn write_agent(agent: &AgentRecord) -> String {
 /// # Errors
 /// Says what is wrong with the text.
 pub fn read_agent(text: &str) -> Result<AgentRecord, Reason> {
-    read(text, |value, faults| take_agent(value, "", faults))
+    json::read(text, |value, faults| take_agent(value, "", faults))
 }
 
 /// A job's record as text.
@@ -111,7 +111,7 @@ pub fn write_job(job: &JobRecord) -> String {
 /// # Errors
 /// Says what is wrong with the text.
 pub fn read_job(text: &str) -> Result<JobRecord, Reason> {
-    read(text, take_job)
+    json::read(text, take_job)
 }
 
 /// The record of an agent's run as text.
@@ -146,7 +146,7 @@ pub fn write_run(run: &RunRecord) -> String {
 /// # Errors
 /// Says what is wrong with the text.
 pub fn read_run(text: &str) -> Result<RunRecord, Reason> {
-    read(text, take_run)
+    json::read(text, take_run)
 }
 
 fn put_agent(json: &mut Writer, agent: &AgentRecord) {
@@ -210,16 +210,6 @@ fn put_package(json: &mut Writer, package: &Installed) {
     json.key("digest").text(&package.digest.to_string());
     json.key("file").text(&package.file);
     json.close('}');
-}
-
-/// What `take` makes of the text, unless it finds a fault in it.
-fn read<T>(text: &str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Result<T, Reason> {
-    let value = json::parse(text, json::MAX_DEPTH).map_err(|syntax| syntax.to_string())?;
-    let mut faults = Vec::new();
-    match take(&value, &mut faults) {
-        Some(taken) if faults.is_empty() => Ok(taken),
-        _ => Err(joined(&mut faults.iter().map(|fault| &**fault), "; ").into()),
-    }
 }
 
 fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {

@@ -211,7 +211,7 @@ impl State {
             return;
         };
         let before = agent.definition.replace(definition);
-        if before.map(|before| before.spec) == agent.definition.as_ref().map(|after| after.spec.clone()) {
+        if before.map(|before| before.spec).as_ref() == agent.definition.as_ref().map(|after| &after.spec) {
             return;
         }
         out.push(Action::Log(Level::Info, format!("agent \"{name}\": the definition changed")));

@@ -534,9 +534,14 @@ fn ending() -> Answer {
 
 /// Of several definitions for one agent the one that counts: a file before a job's before the package's own.
 fn best(mut definitions: Vec<Definition>) -> Vec<Definition> {
-    definitions.sort_by(|a, b| (&a.spec.name, a.origin).cmp(&(&b.spec.name, b.origin)));
-    definitions.dedup_by(|later, first| later.spec.name == first.spec.name);
-    definitions
+    definitions.sort_unstable_by(|a, b| (&a.spec.name, a.origin).cmp(&(&b.spec.name, b.origin)));
+    let mut best: Vec<Definition> = Vec::new();
+    for definition in definitions {
+        if best.last().is_none_or(|first| first.spec.name != definition.spec.name) {
+            best.push(definition);
+        }
+    }
+    best
 }
 
 /// Whether an agent's definition is a file of the operator's, which a server cannot take away.

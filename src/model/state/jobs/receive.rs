@@ -37,7 +37,7 @@ impl State {
                 self.finish(index, Code::BadJob, "its record holds no job that can be read", out);
             }
         }
-        self.tasks.sort_by_key(|task| task.record.seq);
+        self.tasks.sort_unstable_by_key(|task| task.record.seq);
         for index in 0..self.tasks.len() {
             if self.tasks[index].record.phase == Phase::Received {
                 self.cancel_queued(index, out);
