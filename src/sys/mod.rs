@@ -7,6 +7,7 @@
 use std::ffi::{c_int, c_long, CStr, CString};
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::kernel::Time;
@@ -92,6 +93,12 @@ pub fn inherited(raw: i32) -> io::Result<OwnedFd> {
     cerr(unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) })?;
     // SAFETY: the descriptor is open, and by this function's contract nobody else in this image owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Descriptor 0 to read from, which stays open; `std::io::stdin` has a buffer and a lock besides.
+pub fn stdin() -> ManuallyDrop<File> {
+    // SAFETY: std opens descriptor 0 before `main` where it is closed, and nobody here closes it, this file neither.
+    ManuallyDrop::new(unsafe { File::from_raw_fd(0) })
 }
 
 /// Now, on the clock that nobody can set.

@@ -36,17 +36,17 @@ pub fn exchange(url: &str, headers: &[(String, String)], body: Vec<u8>, max_body
     let mut reply = send(request)?;
     let length = content_length(&reply);
     if let Some(length) = length.filter(|length| *length > max_body) {
-        return Err(Fault::new(Kind::TooBig, format!("the reply has {length} bytes, more than {max_body}")));
+        return Err(Fault::new(Kind::TooBig, reason!("the reply has {length} bytes, more than {max_body}")));
     }
     let mut body = Vec::new();
     let taken = read_up_to(max_body.saturating_add(1), &mut body, &mut |to| reply.read(to));
     taken.map_err(|error| Fault::temporary(&format!("the reply broke off after {} bytes", body.len()), &error))?;
     let size = body.len() as u64;
     if size > max_body {
-        return Err(Fault::new(Kind::TooBig, format!("the reply has more than {max_body} bytes")));
+        return Err(Fault::new(Kind::TooBig, reason!("the reply has more than {max_body} bytes")));
     }
     if let Some(length) = length.filter(|length| *length > size) {
-        return Err(Fault::new(Kind::Temporary, format!("the reply ended after {size} of {length} bytes")));
+        return Err(Fault::new(Kind::Temporary, reason!("the reply ended after {size} of {length} bytes")));
     }
     Ok(Outcome::Exchanged {
         status: reply.status_code as u16,

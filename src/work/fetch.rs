@@ -96,7 +96,7 @@ impl Sink {
     /// Whether `total` bytes, all of the file, may come and have room.
     pub fn expect(&self, total: u64) -> Result<(), Box<Fault>> {
         if total > self.max {
-            return Err(Fault::new(Kind::TooBig, format!("the file has {total} bytes, more than {}", self.max)));
+            return Err(Fault::new(Kind::TooBig, reason!("the file has {total} bytes, more than {}", self.max)));
         }
         // For those who watch it; when nobody does any more, this process is about to end.
         let mut out = io::stdout().lock();
@@ -105,14 +105,14 @@ impl Sink {
         // Where the file system cannot say it, writing will.
         match alarm::free_space(self.file.as_fd()) {
             Ok(free) if free < missing => {
-                Err(Fault::new(Kind::NoSpace, format!("no space: {missing} bytes to come, {free} free")))
+                Err(Fault::new(Kind::NoSpace, reason!("no space: {missing} bytes to come, {free} free")))
             }
             _ => Ok(()),
         }
     }
 
     /// Takes everything `source` gives until it ends; `total` is what the file then has, when that is known.
-    pub fn fill(&mut self, source: &mut impl Read, total: Option<u64>) -> Result<(), Box<Fault>> {
+    pub fn fill(&mut self, source: &mut dyn Read, total: Option<u64>) -> Result<(), Box<Fault>> {
         loop {
             let count = match source.read(&mut self.buffer) {
                 Ok(0) => break,
@@ -123,7 +123,7 @@ impl Sink {
                 }
             };
             if self.size + count as u64 > self.max {
-                return Err(Fault::new(Kind::TooBig, format!("the file has more than {} bytes", self.max)));
+                return Err(Fault::new(Kind::TooBig, reason!("the file has more than {} bytes", self.max)));
             }
             let bytes = &self.buffer[..count];
             self.file.write_all(bytes).map_err(|error| Fault::storage("cannot write the package", &error))?;
@@ -136,7 +136,7 @@ impl Sink {
         }
         match total.filter(|total| *total > self.size) {
             Some(total) => {
-                Err(Fault::new(Kind::Temporary, format!("the transfer ended after {} of {total} bytes", self.size)))
+                Err(Fault::new(Kind::Temporary, reason!("the transfer ended after {} of {total} bytes", self.size)))
             }
             None => Ok(()),
         }
@@ -214,13 +214,13 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
             301 | 302 | 303 | 307 | 308 => {
                 redirects += 1;
                 if redirects > REDIRECTS_MAX {
-                    return Err(Fault::new(Kind::Final, format!("redirected more than {REDIRECTS_MAX} times")));
+                    return Err(Fault::new(Kind::Final, reason!("redirected more than {REDIRECTS_MAX} times")));
                 }
                 let location = header(&reply, "location")
-                    .ok_or_else(|| Fault::new(Kind::Final, format!("redirected ({status}) to nowhere")))?;
+                    .ok_or_else(|| Fault::new(Kind::Final, reason!("redirected ({status}) to nowhere")))?;
                 let next = url.join(location).map_err(|reason| Fault::new(Kind::Final, reason))?;
                 if !matches!(next.scheme, Scheme::Http | Scheme::Https) {
-                    return Err(Fault::new(Kind::Final, format!("redirected ({status}) to a url that is not http")));
+                    return Err(Fault::new(Kind::Final, reason!("redirected ({status}) to a url that is not http")));
                 }
                 url = next;
             }
@@ -231,7 +231,7 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
                     _ => Kind::Final,
                 };
                 let phrase = reply.reason_phrase.trim();
-                let mut fault = Fault::new(kind, format!("{} answered {status} {phrase}", url.place()));
+                let mut fault = Fault::new(kind, reason!("{} answered {status} {phrase}", url.place()));
                 if matches!(status, 429 | 503) {
                     fault.retry_after = header(&reply, "retry-after").and_then(|value| value.parse().ok());
                 }
@@ -275,7 +275,7 @@ fn whole(reply: &minreq::ResponseLazy, size: u64) -> Result<bool, Box<Fault>> {
         return Ok(false);
     }
     if alarm::is_closed() {
-        return Err(Fault::new(Kind::Temporary, format!("the transfer broke off after {size} bytes")));
+        return Err(Fault::new(Kind::Temporary, reason!("the transfer broke off after {size} bytes")));
     }
     Ok(true)
 }
@@ -307,13 +307,13 @@ fn copy(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
     let looked =
         std::fs::metadata(&path).map_err(|error| Fault::storage(&format!("cannot open \"{shown}\""), &error))?;
     if !looked.is_file() {
-        return Err(Fault::new(Kind::Final, format!("\"{shown}\" is no regular file")));
+        return Err(Fault::new(Kind::Final, reason!("\"{shown}\" is no regular file")));
     }
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
     let file = opened.map_err(|error| Fault::storage(&format!("cannot open \"{shown}\""), &error))?;
     let data = file.metadata().map_err(|error| Fault::storage(&format!("cannot read \"{shown}\""), &error))?;
     if !data.is_file() {
-        return Err(Fault::new(Kind::Final, format!("\"{shown}\" is no regular file")));
+        return Err(Fault::new(Kind::Final, reason!("\"{shown}\" is no regular file")));
     }
     if sink.size > 0 {
         sink.restart()?;

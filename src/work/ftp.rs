@@ -41,10 +41,9 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
     }
     let mut data = control.open_data()?;
     if sink.size > 0 {
-        let reply = control.ask(&format!("REST {}", sink.size))?;
-        match reply.code {
+        match control.ask(&format!("REST {}", sink.size))? {
             350 => {}
-            400..=499 => drop(reply.expect("REST", 3)?),
+            400..=499 => control.expect("REST", 3)?,
             _ => sink.restart()?,
         }
     }
@@ -55,7 +54,7 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
             fault.kind = Kind::Temporary;
             return Err(fault);
         }
-        reply => drop(reply?),
+        result => result?,
     }
     let filled = sink.fill(&mut data, None);
     drop(data);
@@ -65,10 +64,11 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
         return Ok(true);
     }
     // A server that was cut off says why, here.
-    control.reply()?.expect("RETR", 2)?;
+    control.reply()?;
+    control.expect("RETR", 2)?;
     match size {
         Some(size) if size > sink.size => {
-            Err(Fault::new(Kind::Temporary, format!("the transfer ended after {} of {size} bytes", sink.size)))
+            Err(Fault::new(Kind::Temporary, reason!("the transfer ended after {} of {size} bytes", sink.size)))
         }
         // The server's word that this was all of it.
         _ => Ok(true),
@@ -102,24 +102,15 @@ struct Control {
     peer: SocketAddr,
     /// Received and not yet used.
     inbox: Vec<u8>,
+    /// The last reply.
+    said: Reply,
 }
 
 /// What the server said.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Reply {
     code: u16,
     text: String,
-}
-
-impl Reply {
-    /// Fine when the code's first digit is `class`; else a fault that quotes the server.
-    fn expect(self, command: &str, class: u16) -> Result<Reply, Box<Fault>> {
-        if self.code / 100 == class {
-            return Ok(self);
-        }
-        let kind = if self.code / 100 == 5 { Kind::Final } else { Kind::Temporary };
-        Err(Fault::new(kind, format!("the server answered {command} with {} {}", self.code, self.text)))
-    }
 }
 
 impl Control {
@@ -129,17 +120,14 @@ impl Control {
         let addresses = (url.host.as_str(), url.port)
             .to_socket_addrs()
             .map_err(|error| Fault::temporary(&format!("cannot resolve \"{}\"", url.host), &error))?;
-        let mut last = Fault::new(Kind::Temporary, format!("\"{}\" has no address", url.host));
+        let mut last = Fault::new(Kind::Temporary, reason!("\"{}\" has no address", url.host));
         for address in addresses {
             match connect(address) {
                 Ok(stream) => {
-                    let mut control = Control { stream, peer: address, inbox: Vec::new() };
-                    let mut greeting = control.reply()?;
+                    let mut control = Control { stream, peer: address, inbox: Vec::new(), said: Reply::default() };
                     // 120: ready in some minutes, and then 220; the alarm says how many are too many.
-                    while greeting.code / 100 == 1 {
-                        greeting = control.reply()?;
-                    }
-                    greeting.expect("the connection", 2)?;
+                    while control.reply()? / 100 == 1 {}
+                    control.expect("the connection", 2)?;
                     return Ok(control);
                 }
                 Err(error) => last = Fault::temporary(&format!("cannot connect to {place}"), &error),
@@ -149,27 +137,23 @@ impl Control {
     }
 
     fn log_in(&mut self, user: &str, password: &str) -> Result<(), Box<Fault>> {
-        let reply = self.ask(&format!("USER {user}"))?;
-        if reply.code == 331 {
-            self.ask(&format!("PASS {password}"))?.expect("the password", 2)?;
-        } else {
-            reply.expect("USER", 2)?;
+        if self.ask(&format!("USER {user}"))? != 331 {
+            return self.expect("USER", 2);
         }
-        Ok(())
+        self.ask(&format!("PASS {password}"))?;
+        self.expect("the password", 2)
     }
 
     /// The size the server gives for the file, if any.
     fn size(&mut self, file: &str) -> Result<Option<u64>, Box<Fault>> {
-        let reply = self.ask(&format!("SIZE {file}"))?;
-        Ok(if reply.code == 213 { reply.text.trim().parse().ok() } else { None })
+        let code = self.ask(&format!("SIZE {file}"))?;
+        Ok(if code == 213 { self.said.text.trim().parse().ok() } else { None })
     }
 
     /// A data connection: EPSV, and where the server or something between does not have it, PASV.
     fn open_data(&mut self) -> Result<TcpStream, Box<Fault>> {
-        let reply = self.ask("EPSV")?;
-        if reply.code == 229 {
-            let port = extended_port(&reply.text)
-                .ok_or_else(|| Fault::new(Kind::Temporary, format!("no port in the reply to EPSV: {}", reply.text)))?;
+        if self.ask("EPSV")? == 229 {
+            let port = extended_port(&self.said.text).ok_or_else(|| self.without_port("EPSV"))?;
             match connect(SocketAddr::new(self.peer.ip(), port)) {
                 Ok(stream) => return Ok(stream),
                 Err(error) if self.peer.is_ipv6() => {
@@ -178,20 +162,34 @@ impl Control {
                 Err(_) => {}
             }
         }
-        let reply = self.demand("PASV", 2)?;
-        let port = passive_port(&reply.text)
-            .ok_or_else(|| Fault::new(Kind::Temporary, format!("no port in the reply to PASV: {}", reply.text)))?;
+        self.demand("PASV", 2)?;
+        let port = passive_port(&self.said.text).ok_or_else(|| self.without_port("PASV"))?;
         connect(SocketAddr::new(self.peer.ip(), port))
             .map_err(|error| Fault::temporary("cannot open a data connection", &error))
     }
 
-    /// `ask`, and the reply must be of this class.
-    fn demand(&mut self, command: &str, class: u16) -> Result<Reply, Box<Fault>> {
-        self.ask(command)?.expect(command, class)
+    fn without_port(&self, command: &str) -> Box<Fault> {
+        Fault::new(Kind::Temporary, reason!("no port in the reply to {command}: {}", self.said.text))
     }
 
-    /// Sends a command and reads the reply.
-    fn ask(&mut self, command: &str) -> Result<Reply, Box<Fault>> {
+    /// `ask`, and the reply must be of this class.
+    fn demand(&mut self, command: &str, class: u16) -> Result<(), Box<Fault>> {
+        self.ask(command)?;
+        self.expect(command, class)
+    }
+
+    /// The last reply is fine when its code's first digit is `class`; else a fault that quotes the server.
+    fn expect(&self, command: &str, class: u16) -> Result<(), Box<Fault>> {
+        let Reply { code, text } = &self.said;
+        if code / 100 == class {
+            return Ok(());
+        }
+        let kind = if code / 100 == 5 { Kind::Final } else { Kind::Temporary };
+        Err(Fault::new(kind, reason!("the server answered {command} with {code} {text}")))
+    }
+
+    /// Sends a command and reads the reply, of which it returns the code.
+    fn ask(&mut self, command: &str) -> Result<u16, Box<Fault>> {
         alarm::alarm(stall_secs());
         let line = format!("{command}\r\n");
         self.stream
@@ -200,13 +198,14 @@ impl Control {
         self.reply()
     }
 
-    /// Reads one reply.
-    fn reply(&mut self) -> Result<Reply, Box<Fault>> {
+    /// Reads one reply, and returns its code.
+    fn reply(&mut self) -> Result<u16, Box<Fault>> {
         loop {
             match parse(&self.inbox) {
                 Parsed::Reply(reply, used) => {
                     self.inbox.drain(..used);
-                    return Ok(reply);
+                    self.said = reply;
+                    return Ok(self.said.code);
                 }
                 Parsed::Nonsense => return Err(Fault::new(Kind::Temporary, "the server's reply is not FTP")),
                 Parsed::Incomplete if self.inbox.len() > REPLY_MAX => {

@@ -16,11 +16,13 @@ pub mod watch;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::process::exit;
 
 use crate::kernel::{Errno, Resource};
 use crate::model::package::Format;
+use crate::reason::Reason;
 use crate::sys::file::read_up_to;
-use crate::sys::process;
+use crate::sys::{process, stdin};
 
 pub use frame::{decode_order, decode_outcome, encode_order, encode_outcome, encode_total, take_total};
 
@@ -157,18 +159,19 @@ pub enum Kind {
 #[derive(Debug)]
 struct Fault {
     kind: Kind,
-    reason: String,
+    reason: Reason,
     retry_after: Option<u64>,
 }
 
 impl Fault {
-    fn new(kind: Kind, reason: impl Into<String>) -> Box<Fault> {
+    #[inline(never)]
+    fn new(kind: Kind, reason: impl Into<Reason>) -> Box<Fault> {
         Box::new(Fault { kind, reason: reason.into(), retry_after: None })
     }
 
     /// `what: cause`, for a failure of the network or of a peer: worth another attempt.
     fn temporary(what: &str, error: &io::Error) -> Box<Fault> {
-        Fault::new(Kind::Temporary, format!("{what}: {}", cause(error)))
+        Fault::new(Kind::Temporary, reason!("{what}: {}", cause(error)))
     }
 
     /// `what: cause`, for a failure of the local file system.
@@ -178,7 +181,7 @@ impl Fault {
             io::ErrorKind::FileTooLarge => Kind::TooBig,
             _ => Kind::Final,
         };
-        Fault::new(kind, format!("{what}: {}", cause(error)))
+        Fault::new(kind, reason!("{what}: {}", cause(error)))
     }
 }
 
@@ -199,32 +202,32 @@ fn cause(error: &io::Error) -> String {
     }
 }
 
-/// The hidden command `work`: reads an order, does it, writes what came of it. Returns the exit status.
-pub fn run() -> i32 {
+/// The hidden command `work`: reads an order, does it, writes what came of it, and ends the process with all that it holds.
+pub fn run() -> ! {
     // Others of its user must not look into it, as it may see a password. Where this is not to be had, it goes without.
     let _ = process::set_undumpable();
     // Whatever minreq finds there would make it start a thread.
     std::env::remove_var("MINREQ_TIMEOUT");
     let mut bytes = Vec::new();
-    if let Err(error) = read_up_to(ORDER_MAX, &mut bytes, &mut |to| io::stdin().read(to)) {
+    if let Err(error) = read_up_to(ORDER_MAX, &mut bytes, &mut |to| stdin().read(to)) {
         eprintln!("bootagent: cannot read the order: {error}");
-        return 1;
+        exit(1);
     }
-    let Some(order) = decode_order(&bytes) else {
+    let Some(mut order) = decode_order(&bytes) else {
         eprintln!("bootagent: work is for the daemon only, and this is no order of its");
-        return 2;
+        exit(2);
     };
     drop(bytes);
     if !matches!(order, Order::Unpack { .. }) {
         // Only unpacking needs a process beside itself. Set here, as others of its user would count before the exec.
         let _ = process::set_limit(Resource::Nproc, 0, 0);
     }
-    let outcome = perform(order);
+    let outcome = perform(&mut order);
     let mut out = io::stdout().lock();
-    match out.write_all(&encode_outcome(&outcome)).and_then(|()| out.flush()) {
+    exit(match out.write_all(&encode_outcome(&outcome)).and_then(|()| out.flush()) {
         Ok(()) => 0,
         Err(_) => 1,
-    }
+    })
 }
 
 /// Every parser here over the same bytes, as a peer, an archive or a job could bring them: for the tests that mangle and
@@ -251,27 +254,28 @@ pub fn try_parsers(bytes: &[u8]) {
 }
 
 /// Does the order; a failure becomes an outcome.
-fn perform(order: Order) -> Outcome {
+fn perform(order: &mut Order) -> Outcome {
     match order {
         Order::Exchange { url, headers, body, max_body } => {
-            exchange::exchange(&url, &headers, body, max_body).unwrap_or_else(|fault| failed(&fault, &url, 0))
+            let body = std::mem::take(body);
+            exchange::exchange(url, headers, body, *max_body).unwrap_or_else(|fault| failed(&fault, url, 0))
         }
         Order::Fetch { url, max_bytes, rate } => match third() {
             Ok(file) => {
                 let before = file.metadata().map_or(0, |data| data.len());
                 let after = file.try_clone();
-                fetch::fetch(&url, max_bytes, rate, file).unwrap_or_else(|fault| {
+                fetch::fetch(url, *max_bytes, *rate, file).unwrap_or_else(|fault| {
                     let now = after.and_then(|file| file.metadata()).map_or(0, |data| data.len());
-                    failed(&fault, &url, now.saturating_sub(before))
+                    failed(&fault, url, now.saturating_sub(before))
                 })
             }
-            Err(fault) => failed(&fault, &url, 0),
+            Err(fault) => failed(&fault, url, 0),
         },
         Order::Verify { keys, signature, name, version } => third()
-            .and_then(|file| verify::verify(file, &keys, &signature, &name, &version))
+            .and_then(|file| verify::verify(file, keys, signature, name, version))
             .map_or_else(|fault| failed(&fault, "", 0), |digest| Outcome::Verified { digest }),
         Order::Unpack { format, dir, max_bytes, max_entries } => third()
-            .and_then(|file| unpack::unpack(file, format, &dir, max_bytes, max_entries))
+            .and_then(|file| unpack::unpack(file, *format, dir, *max_bytes, *max_entries))
             .unwrap_or_else(|fault| failed(&fault, "", 0)),
     }
 }

@@ -55,7 +55,7 @@ pub fn unpack(
         Format::Tar => None,
         Format::TarGz => Some("gzip"),
         Format::TarXz => Some("xz"),
-        _ => return Err(Fault::new(Kind::Final, format!("a \"{}\" package is not unpacked", format.ending()))),
+        _ => return Err(Fault::new(Kind::Final, reason!("a \"{}\" package is not unpacked", format.ending()))),
     };
     match tool {
         None => unpacking.read(&mut Source { file: package, read: 0 })?,
@@ -67,7 +67,7 @@ pub fn unpack(
             drop(source);
             let exit = process::wait_for(pid).unwrap_or(Exit::Unknown);
             if let Some(failure) = failures.take(pid) {
-                return Err(Fault::new(Kind::Final, format!("cannot execute \"{tool}\": {failure}")));
+                return Err(Fault::new(Kind::Final, reason!("cannot execute \"{tool}\": {failure}")));
             }
             // Where the tool broke off, the archive only ends too early.
             let broke_off = exit != Exit::Code(0) && exit != Exit::Signal(Sig::PIPE);
@@ -75,7 +75,7 @@ pub fn unpack(
                 let mut said = Vec::new();
                 let _ = read_up_to(SAID_MAX, &mut said, &mut |to| words.read(to));
                 let said = String::from_utf8_lossy(&said);
-                let text = format!("cannot decompress the package: \"{tool}\" {exit}: {}", said.trim());
+                let text = reason!("cannot decompress the package: \"{tool}\" {exit}: {}", said.trim());
                 return Err(Fault::new(Kind::Final, text));
             }
             read?;
@@ -113,7 +113,7 @@ impl Unpacking {
         let mut extra = Extra::default();
         while source.fill(&mut block)? {
             let read = header(&block);
-            let Some(mut header) = read.map_err(|what| Fault::new(Kind::Final, format!("no tar archive: {what}")))?
+            let Some(mut header) = read.map_err(|what| Fault::new(Kind::Final, reason!("no tar archive: {what}")))?
             else {
                 return self.drain(source);
             };
@@ -168,7 +168,7 @@ impl Unpacking {
     fn attached(&mut self, source: &mut Source, size: u64) -> Result<Vec<u8>, Box<Fault>> {
         self.count()?;
         if size > EXTRA_MAX {
-            return Err(Fault::new(Kind::Hostile, format!("a header of {size} bytes")));
+            return Err(Fault::new(Kind::Hostile, reason!("a header of {size} bytes")));
         }
         let mut bytes = vec![0; padded(size) as usize];
         source.demand(&mut bytes)?;
@@ -180,7 +180,7 @@ impl Unpacking {
     fn count(&mut self) -> Result<(), Box<Fault>> {
         self.entries += 1;
         if self.entries > self.max_entries {
-            return Err(Fault::new(Kind::TooBig, format!("the archive has more than {} members", self.max_entries)));
+            return Err(Fault::new(Kind::TooBig, reason!("the archive has more than {} members", self.max_entries)));
         }
         Ok(())
     }
@@ -189,7 +189,7 @@ impl Unpacking {
     fn member(&mut self, header: &Header, source: &mut Source) -> Result<(), Box<Fault>> {
         self.count()?;
         let shown = String::from_utf8_lossy(&header.name).into_owned();
-        let hostile = |what: &str| Fault::new(Kind::Hostile, format!("member \"{shown}\" {what}"));
+        let hostile = |what: &str| Fault::new(Kind::Hostile, reason!("member \"{shown}\" {what}"));
         let name = relative(&header.name).map_err(hostile)?;
         if header.mode & 0o7000 != 0 {
             return Err(hostile("has a set-user-id, set-group-id or sticky bit"));
@@ -210,7 +210,7 @@ impl Unpacking {
                 self.place(&name).map_err(hostile)?.map_err(storage)?;
                 self.bytes = self.bytes.saturating_add(header.size);
                 if self.bytes > self.max_bytes {
-                    let reason = format!("the archive has more than {} bytes, with \"{shown}\"", self.max_bytes);
+                    let reason = reason!("the archive has more than {} bytes, with \"{shown}\"", self.max_bytes);
                     return Err(Fault::new(Kind::TooBig, reason));
                 }
                 let path = self.root.join(&name);
@@ -331,7 +331,7 @@ impl Unpacking {
             _ => String::new(),
         };
         if let Some(link) = self.climbing.filter(|_| !top.is_empty()) {
-            let reason = format!("member \"{link}\" is a link out of the top directory \"{top}\"");
+            let reason = reason!("member \"{link}\" is a link out of the top directory \"{top}\"");
             return Err(Fault::new(Kind::Hostile, reason));
         }
         for name in self.directories.iter().map(PathBuf::as_path).chain([Path::new("")]) {

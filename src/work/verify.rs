@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::model::job::sanitize;
 use crate::model::trust::is_about;
+use crate::reason::Reason;
 use crate::work::{Fault, Kind};
 
 /// The largest file under a legacy signature, bytes.
@@ -21,15 +22,15 @@ const LEGACY_MAX: u64 = 8 << 20;
 /// Verifies the signature over all of `file`, if there are `keys`; the digest of the file.
 pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version: &str) -> Result<[u8; 32], Box<Fault>> {
     let mut hash = Sha256::new();
-    for_each_part(&file, |bytes| hash.update(bytes))?;
+    for_each_part(&file, &mut |bytes| hash.update(bytes))?;
     let digest = hash.finalize().into();
     if keys.is_empty() {
         return Ok(digest);
     }
-    let refused = |reason: String| Fault::new(Kind::Hostile, reason);
+    let refused = |reason: Reason| Fault::new(Kind::Hostile, reason);
     let signature = Signature::decode(signature)
-        .map_err(|error| refused(format!("signature: not the text of a .minisig file: {}", told(&error))))?;
-    let mut reason = "the signature is by none of the trusted keys".to_string();
+        .map_err(|error| refused(reason!("signature: not the text of a .minisig file: {}", told(&error))))?;
+    let mut reason = "the signature is by none of the trusted keys".into();
     for key in keys {
         let Ok(key) = PublicKey::from_base64(key) else { continue };
         match verify_by(&file, &key, &signature)? {
@@ -39,12 +40,12 @@ pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version:
                     return Ok(digest);
                 }
                 let comment = sanitize(comment, 200);
-                return Err(refused(format!(
+                return Err(refused(reason!(
                     "the signature is about something else: want name={name} version={version}, got \"{comment}\""
                 )));
             }
             Err(Error::UnexpectedKeyId) => {}
-            Err(error) => reason = told(&error),
+            Err(error) => reason = told(&error).into(),
         }
     }
     Err(refused(reason))
@@ -60,17 +61,17 @@ fn verify_by(file: &File, key: &PublicKey, signature: &Signature) -> Result<Resu
                 return Err(Fault::new(Kind::Hostile, reason));
             }
             let mut bytes = Vec::new();
-            for_each_part(file, |part| bytes.extend_from_slice(part))?;
+            for_each_part(file, &mut |part| bytes.extend_from_slice(part))?;
             return Ok(key.verify(&bytes, signature, true));
         }
         Err(error) => return Ok(Err(error)),
     };
-    for_each_part(file, |bytes| stream.update(bytes))?;
+    for_each_part(file, &mut |bytes| stream.update(bytes))?;
     Ok(stream.finalize())
 }
 
 /// Hands over all of the file, a part at a time.
-fn for_each_part(mut file: &File, mut take: impl FnMut(&[u8])) -> Result<(), Box<Fault>> {
+fn for_each_part(mut file: &File, take: &mut dyn FnMut(&[u8])) -> Result<(), Box<Fault>> {
     let read = |error: std::io::Error| Fault::storage("cannot read the package", &error);
     file.rewind().map_err(read)?;
     let mut buffer = vec![0; 64 << 10];

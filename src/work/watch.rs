@@ -6,14 +6,14 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::kernel::{Pid, Sig, Time};
 use crate::sys::poll::{poll, PollFd};
-use crate::sys::{file, monotonic, process};
+use crate::sys::{file, monotonic, process, stdin};
 
 /// The hidden command.
 pub const WORD: &str = "watch";
@@ -64,11 +64,11 @@ fn misused() -> i32 {
 fn watch(daemon: Pid, until: Time) -> Option<&'static str> {
     let mut listens = true;
     loop {
-        let stdin = io::stdin();
+        let mut stdin = stdin();
         let mut fds = [PollFd::reading(stdin.as_fd())];
         let fds = if listens { &mut fds[..] } else { &mut [] };
         if matches!(poll(fds, Some(LOOK)), Ok(1..)) {
-            match stdin.lock().read(&mut [0]) {
+            match stdin.read(&mut [0]) {
                 Ok(1) => return None,
                 _ => listens = false,
             }

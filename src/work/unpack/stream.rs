@@ -21,7 +21,7 @@ pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], Fai
         .iter()
         .flat_map(|name| TOOL_DIRS.iter().map(move |dir| format!("{dir}/{name}")))
         .find(|path| fs::metadata(path).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0))
-        .ok_or_else(|| Fault::new(Kind::Final, format!("cannot decompress the package: the host has no \"{tool}\"")))?;
+        .ok_or_else(|| Fault::new(Kind::Final, reason!("cannot decompress the package: the host has no \"{tool}\"")))?;
     let cannot = |error: io::Error| Fault::temporary(&format!("cannot start \"{tool}\""), &error);
     let text = |text: &str| CString::new(text).map_err(|error| cannot(error.into()));
     let argv = vec![text(tool)?, c"-dc".to_owned()];
@@ -52,7 +52,7 @@ impl Source {
         while filled < buffer.len() {
             match self.file.read(&mut buffer[filled..]) {
                 Ok(0) if filled == 0 => return Ok(false),
-                Ok(0) => return Err(Fault::new(Kind::Final, format!("the archive ends after {} bytes", self.read))),
+                Ok(0) => return Err(Fault::new(Kind::Final, reason!("the archive ends after {} bytes", self.read))),
                 Ok(count) => {
                     filled += count;
                     self.read += count as u64;
@@ -69,6 +69,6 @@ impl Source {
         if self.fill(buffer)? || buffer.is_empty() {
             return Ok(());
         }
-        Err(Fault::new(Kind::Final, format!("the archive ends after {} bytes", self.read)))
+        Err(Fault::new(Kind::Final, reason!("the archive ends after {} bytes", self.read)))
     }
 }
