@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::rc::Rc;
 
 use super::{fault, Copies};
 use crate::host::disk::publish;
@@ -83,7 +84,7 @@ pub(super) fn find(
     found.agents = stored.agents;
     for record in stored.jobs {
         let over = matches!(record.phase, Phase::Done | Phase::Taken);
-        let job = if over { None } else { proto::job(&record.text).ok().map(Box::new) };
+        let job = if over { None } else { proto::job(&record.text).ok().map(Rc::new) };
         found.jobs.push((record, job));
     }
     found.leftovers = first_of_boot(config, &boot);

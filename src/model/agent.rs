@@ -22,10 +22,11 @@ mod resume;
 mod told;
 mod watch;
 
+use std::fmt::Arguments;
 use std::time::Duration;
 
 use crate::kernel::{Level, Process, Sig, Time};
-use crate::model::event::{Action, Definition, Origin};
+use crate::model::event::{log, Action, Definition, Origin};
 use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::Policy;
 use crate::model::spec::{Name, Spec, STOPSECS};
@@ -67,14 +68,14 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    fn log(&mut self, level: Level, name: &str, text: &str) {
-        self.out.push(Action::Log(level, format!("agent \"{name}\": {text}")));
+    fn log(&mut self, level: Level, name: &str, text: Arguments) {
+        log(self.out, level, format_args!("agent \"{name}\": {text}"));
     }
 
     /// Logs and tells the server.
-    fn tell(&mut self, level: Level, name: &str, text: &str) {
+    fn tell(&mut self, level: Level, name: &Name, text: Arguments) {
         self.log(level, name, text);
-        self.told.push((name.into(), text.to_string()));
+        self.told.push((name.clone(), text.to_string()));
     }
 }
 
@@ -249,10 +250,10 @@ impl Agent {
         self.definition = definition;
     }
 
-    fn set_end(&mut self, text: &str, tail: &str, level: Level, turn: &mut Turn) {
-        let text = if tail.is_empty() { text.to_string() } else { format!("{text}: {tail}") };
-        let name = self.name().clone();
-        turn.tell(level, &name, &text);
+    fn set_end(&mut self, text: Arguments, tail: &str, level: Level, turn: &mut Turn) {
+        let between = if tail.is_empty() { "" } else { ": " };
+        let text = format!("{text}{between}{tail}");
+        turn.tell(level, &self.record.name, format_args!("{text}"));
         self.detail = text.into();
     }
 
@@ -262,7 +263,7 @@ impl Agent {
     }
 
     fn illegal(&self, event: &str, turn: &mut Turn) {
-        turn.log(Level::Warn, &self.record.name, &format!("\"{event}\" while {}, ignored", self.life.name()));
+        turn.log(Level::Warn, &self.record.name, format_args!("\"{event}\" while {}, ignored", self.life.name()));
     }
 
     /// Where its definition comes from.

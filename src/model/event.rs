@@ -1,6 +1,7 @@
 //! What goes into `state.step` and what comes out of it: everything that happens on the host is an `Event`, everything
 //! that is done there an `Action`.
 
+use std::fmt::Arguments;
 use std::time::Duration;
 
 use crate::kernel::{Exit, Level, Process, Sig, Time};
@@ -367,4 +368,14 @@ pub enum Action {
     SaveIdentity(Identity),
     /// Write what matters to this boot about an agent.
     SaveRun(Box<RunRecord>),
+}
+
+/// Has a line written to the log. What `format_args!` makes is made a text here, once for all who log.
+pub fn log(out: &mut Vec<Action>, level: Level, text: Arguments) {
+    out.push(Action::Log(level, text.to_string()));
+}
+
+/// Has a client answered that asked for no document.
+pub fn answer(out: &mut Vec<Action>, client: Client, code: u8, message: Arguments) {
+    out.push(Action::Answer(client, Answer { code, message: message.to_string().into(), body: "".into() }));
 }

@@ -173,7 +173,7 @@ impl Host<'_> {
         found.identity.sn = "sn".into();
         for record in self.disk.jobs.values() {
             let job = (!record.text.is_empty()).then(|| self.jobs.iter().find(|job| job.text == record.text));
-            found.jobs.push((record.clone(), job.flatten().cloned().map(Box::new)));
+            found.jobs.push((record.clone(), job.flatten().cloned().map(std::rc::Rc::new)));
         }
         let mut adopted = BTreeSet::new();
         for run in self.disk.runs.values() {

@@ -27,9 +27,8 @@ impl Agent {
                     Life::Running { process, since: turn.now, health: self.first_check(turn.now) }
                 };
                 self.save(turn);
-                let name = self.name().clone();
                 let verb = if forking { "starting" } else { "started" };
-                turn.log(Level::Info, &name, &format!("{verb}, process {}", process.pid));
+                turn.log(Level::Info, &self.record.name, format_args!("{verb}, process {}", process.pid));
             }
             Life::Stopping(stopping) => {
                 stopping.leader = Some((process, turn.now));
@@ -49,7 +48,7 @@ impl Agent {
         match &mut self.life {
             Life::Starting | Life::Forking { .. } | Life::Running { .. } => {
                 self.killed = false;
-                self.set_end(&format!("cannot start: {reason}"), "", Level::Error, turn);
+                self.set_end(format_args!("cannot start: {reason}"), "", Level::Error, turn);
                 self.conclude(Then::Policy(End::NotStarted), Duration::ZERO, turn);
             }
             Life::Stopping(stopping) => {
@@ -67,7 +66,7 @@ impl Agent {
         }
         let text = format!("cannot start yet: {reason}");
         if *self.detail != *text {
-            self.set_end(&text, "", Level::Error, turn);
+            self.set_end(format_args!("{text}"), "", Level::Error, turn);
         }
         turn.out.push(Action::Release(self.record.name.clone()));
         self.life = Life::Waiting { until: turn.now + SHORT };
@@ -109,7 +108,7 @@ impl Agent {
             Some(oom) => format!("killed: {oom}"),
             None => exit.to_string(),
         };
-        self.set_end(&format!("{text} after {} s", ran.as_secs()), tail, Level::Warn, turn);
+        self.set_end(format_args!("{text} after {} s", ran.as_secs()), tail, Level::Warn, turn);
         self.stop(Then::Policy(End::Exited(exit)), None, ran, turn);
     }
 
@@ -123,8 +122,7 @@ impl Agent {
                 let since = *since;
                 self.life = Life::Running { process, since, health: self.first_check(turn.now) };
                 self.save(turn);
-                let name = self.name().clone();
-                turn.log(Level::Info, &name, &format!("started, process {}", process.pid));
+                turn.log(Level::Info, &self.record.name, format_args!("started, process {}", process.pid));
             }
             None if turn.now < *until => *next = turn.now + Duration::from_millis(100),
             None => {
@@ -134,8 +132,12 @@ impl Agent {
                     Some(file) => format!("pid file \"{file}\" names no process of it"),
                     None => "no main process is there".to_string(),
                 };
-                let text = format!("cannot start: its starter ended, and {what} after {} s", FIND_MAIN.as_secs());
-                self.set_end(&text, "", Level::Error, turn);
+                self.set_end(
+                    format_args!("cannot start: its starter ended, and {what} after {} s", FIND_MAIN.as_secs()),
+                    "",
+                    Level::Error,
+                    turn,
+                );
                 self.stop(Then::Policy(End::NotStarted), None, Duration::ZERO, turn);
             }
         }
@@ -174,9 +176,13 @@ impl Agent {
             Life::Waiting { until } if *until <= turn.now => self.begin(turn),
             Life::Forking { ask: Some((next, _)), .. } if *next <= turn.now => turn.out.push(Action::FindMain(name)),
             Life::Forking { starter: Some(_), since, .. } if *since + STARTER <= turn.now => {
-                let text = format!("cannot start: its starter has not ended after {} s", STARTER.as_secs());
                 self.killed = false;
-                self.set_end(&text, "", Level::Error, turn);
+                self.set_end(
+                    format_args!("cannot start: its starter has not ended after {} s", STARTER.as_secs()),
+                    "",
+                    Level::Error,
+                    turn,
+                );
                 self.end(Then::Policy(End::NotStarted), turn);
             }
             Life::Running { health, .. } => match *health {
@@ -198,7 +204,7 @@ impl Agent {
                     stopping.pause = LOOK.0;
                     stopping.look_at = Some(turn.now + LOOK.0);
                     turn.out.push(Action::Signal(name.clone(), Sig::KILL));
-                    turn.log(Level::Warn, &name, "did not end in time, sent SIGKILL");
+                    turn.log(Level::Warn, &name, format_args!("did not end in time, sent SIGKILL"));
                 } else if stopping.look_at.is_some_and(|at| at <= turn.now) {
                     if stopping.killed {
                         turn.out.push(Action::Signal(name.clone(), Sig::KILL));

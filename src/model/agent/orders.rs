@@ -169,8 +169,7 @@ impl Agent {
                 self.killed = false;
                 self.failures = 0;
                 self.detail = "stopped".into();
-                let name = self.name().clone();
-                turn.log(Level::Info, &name, "stopped");
+                turn.log(Level::Info, &self.record.name, format_args!("stopped"));
             }
             Then::Up => return self.begin(turn),
             Then::Wait(NEVER) => {}
@@ -190,13 +189,16 @@ impl Agent {
                         let (name, wait) = (self.name().clone(), at.since(turn.now));
                         let wait = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                         let (count, retries) = (failures.max(1), policy.retries);
-                        turn.log(Level::Info, &name, &format!("restart {count} of {retries} in {wait} s"));
+                        turn.log(Level::Info, &name, format_args!("restart {count} of {retries} in {wait} s"));
                     }
                     Verdict::GiveUp { failures } => {
                         self.failures = failures;
                         self.life = Life::Fatal;
-                        let name = self.name().clone();
-                        turn.tell(Level::Error, &name, &format!("given up after {failures} early ends in a row"));
+                        turn.tell(
+                            Level::Error,
+                            &self.record.name,
+                            format_args!("given up after {failures} early ends in a row"),
+                        );
                     }
                 }
             }

@@ -36,13 +36,13 @@ impl Agent {
                 turn.tell(
                     Level::Info,
                     &run.name,
-                    &format!("taken over with process {process_id}", process_id = process.pid),
+                    format_args!("taken over with process {process_id}", process_id = process.pid),
                 );
             }
             Some(_) => {
                 let ran = turn.now.since(run.started);
                 self.killed = false;
-                self.set_end("ended while no daemon was watching, status unknown", "", Level::Warn, turn);
+                self.set_end(format_args!("ended while no daemon was watching, status unknown"), "", Level::Warn, turn);
                 self.stop(Then::Policy(End::Exited(Exit::Unknown)), None, ran, turn);
             }
             None if run.fatal => self.life = Life::Fatal,
@@ -74,16 +74,18 @@ impl Agent {
                     Life::Running { process, since, health: self.first_check(turn.now) }
                 };
                 self.save(turn);
-                let name = self.name().clone();
                 turn.tell(
                     Level::Warn,
-                    &name,
-                    &format!("taken over with process {}, which no record knew", process.pid),
+                    &self.record.name,
+                    format_args!("taken over with process {}, which no record knew", process.pid),
                 );
             }
             (Life::Down | Life::Waiting { .. } | Life::Fatal, None) => {
-                let name = self.name().clone();
-                turn.tell(Level::Warn, &name, "an earlier daemon left processes of it, which are ended");
+                turn.tell(
+                    Level::Warn,
+                    &self.record.name,
+                    format_args!("an earlier daemon left processes of it, which are ended"),
+                );
                 let then = match self.life {
                     Life::Waiting { until } => Then::Wait(until),
                     Life::Fatal => Then::Fatal,

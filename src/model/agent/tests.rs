@@ -105,7 +105,7 @@ fn happens(agent: &mut Agent, event: &str) -> String {
         "left 0" => acts(agent, NOW, |agent, turn| agent.left(0, turn)),
         "left 2" => acts(agent, NOW, |agent, turn| agent.left(2, turn)),
         "stirred" => acts(agent, NOW, |agent, turn| agent.stirred(turn)),
-        "over limit" => acts(agent, NOW, |agent, turn| agent.kill_for_limit("memory", turn)),
+        "over limit" => acts(agent, NOW, |agent, turn| agent.kill_for_limit(format_args!("memory"), turn)),
         "checked 1" => acts(agent, NOW, |agent, turn| agent.checked(Exit::Code(1), "", turn)),
         "time" => acts(agent, late(200), |agent, turn| agent.due(turn)),
         other => panic!("no event {other}"),

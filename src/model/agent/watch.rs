@@ -1,5 +1,6 @@
 //! Limits that are polled, and health checks.
 
+use std::fmt::Arguments;
 use std::time::Duration;
 
 use super::{Agent, Health, Life, Then, Turn, CPU_CHECKS};
@@ -33,7 +34,7 @@ impl Agent {
         if self.over_cpu >= CPU_CHECKS {
             let (cpu, limit) = (Decimal::rounded(cpu, 10), Decimal::new(limit.into(), 100));
             self.kill_for_limit(
-                &format!("CPU {cpu} % over the limit of {limit} % in {CPU_CHECKS} checks in a row"),
+                format_args!("CPU {cpu} % over the limit of {limit} % in {CPU_CHECKS} checks in a row"),
                 turn,
             );
         }
@@ -43,7 +44,7 @@ impl Agent {
         let limit = self.limit(|record, spec| record.memory.or(spec.memory));
         let (true, Some(limit), Some(memory)) = (self.poll.1, limit, self.memory) else { return };
         if memory > limit {
-            self.kill_for_limit(&format!("memory {memory} bytes over the limit of {limit} bytes"), turn);
+            self.kill_for_limit(format_args!("memory {memory} bytes over the limit of {limit} bytes"), turn);
         }
     }
 
@@ -53,9 +54,9 @@ impl Agent {
     }
 
     /// It is over a limit: all of it is killed.
-    pub fn kill_for_limit(&mut self, text: &str, turn: &mut Turn) {
+    pub fn kill_for_limit(&mut self, text: Arguments, turn: &mut Turn) {
         if matches!(self.life, Life::Running { .. } | Life::Forking { .. }) {
-            self.set_end(&format!("killed: {text}"), "", Level::Warn, turn);
+            self.set_end(format_args!("killed: {text}"), "", Level::Warn, turn);
             self.killed = true;
             self.end(Then::Policy(End::Limit), turn);
         }
@@ -77,12 +78,11 @@ impl Agent {
             if late { format!("not done within {} s", Decimal::seconds(check.timeout)) } else { exit.to_string() };
         let text = format!("health check {why}, {} of {} in a row", self.check_failures, check.retries);
         if self.check_failures < check.retries {
-            let name = self.name().clone();
-            turn.log(Level::Warn, &name, &text);
+            turn.log(Level::Warn, &self.record.name, format_args!("{text}"));
             return;
         }
         self.killed = false;
-        self.set_end(&text, tail, Level::Warn, turn);
+        self.set_end(format_args!("{text}"), tail, Level::Warn, turn);
         self.end(Then::Policy(End::Unhealthy), turn);
     }
 

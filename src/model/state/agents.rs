@@ -7,7 +7,7 @@ use super::{best, Goal, Progress, State, Waiter};
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, Life};
 use crate::model::command::{Answer, Command};
-use crate::model::event::{Action, Client, Definition, Now, Origin, Usage};
+use crate::model::event::{answer, log, Action, Client, Definition, Now, Origin, Usage};
 use crate::model::job::joined;
 use crate::model::record::{AgentRecord, Phase, Wanted};
 use crate::model::report::Report;
@@ -22,21 +22,21 @@ impl State {
             Command::Start(_) | Command::Stop(_) | Command::Restart(_) | Command::Report | Command::Reexec
                 if self.shutdown.is_some() =>
             {
-                out.push(Action::Answer(client, super::ending()));
+                answer(out, client, 1, format_args!("{}", super::ENDING));
             }
             Command::Status(name) => {
                 if let Some(name) = name.as_ref().filter(|name| !self.agents.contains_key(*name)) {
-                    return out.push(Action::Answer(client, self.unknown(name)));
+                    return self.answer_unknown(client, name, out);
                 }
                 self.measuring.clients.push((client, name));
                 self.measure(out);
             }
             Command::Start(name) | Command::Restart(name) | Command::Stop(name) if !self.agents.contains_key(&name) => {
-                out.push(Action::Answer(client, self.unknown(&name)));
+                self.answer_unknown(client, &name, out);
             }
             Command::Start(name) | Command::Restart(name) if self.leaving.contains(&name) => {
-                let message = format!("agent \"{name}\" has no definition any more, and is being stopped").into();
-                out.push(Action::Answer(client, Answer { code: 1, message, body: "".into() }));
+                let text = "has no definition any more, and is being stopped";
+                answer(out, client, 1, format_args!("agent \"{name}\" {text}"));
             }
             Command::Start(name) => {
                 self.want(&name, Wanted::Up, now, out);
@@ -54,8 +54,8 @@ impl State {
                 self.waiters.push(Waiter { client, name, goal: Goal::Down });
             }
             Command::Report if !self.pace.has_servers() => {
-                let message = "there is no server to report to: set svrlist in the configuration".into();
-                out.push(Action::Answer(client, Answer { code: 1, message, body: "".into() }));
+                let text = "there is no server to report to: set svrlist in the configuration";
+                answer(out, client, 1, format_args!("{text}"));
             }
             Command::Report => {
                 self.reporting.push(client);
@@ -69,12 +69,10 @@ impl State {
         }
     }
 
-    fn unknown(&self, name: &str) -> Answer {
-        let known = match joined(&mut self.agents.keys().map(|known| &**known), ", ") {
-            none if none.is_empty() => "there are none".to_string(),
-            names => format!("known: {names}"),
-        };
-        Answer { code: 1, message: format!("no agent \"{name}\"; {known}").into(), body: "".into() }
+    fn answer_unknown(&self, client: Client, name: &str, out: &mut Vec<Action>) {
+        let names = joined(&mut self.agents.keys().map(|known| &**known), ", ");
+        let known = if names.is_empty() { "there are none" } else { "known: " };
+        answer(out, client, 1, format_args!("no agent \"{name}\"; {known}{names}"));
     }
 
     pub(super) fn client_gone(&mut self, client: Client) {
@@ -181,7 +179,7 @@ impl State {
     /// Takes definitions that were read again: new agents start, changed ones start anew, those without any stop.
     pub(super) fn redefine(&mut self, good: Vec<Definition>, problems: &[Box<str>], now: Now, out: &mut Vec<Action>) {
         for problem in problems {
-            out.push(Action::Log(Level::Error, problem.to_string()));
+            log(out, Level::Error, format_args!("{problem}"));
             self.incident("bootagent".into(), problem, now);
         }
         let mut names: Vec<Name> = self.agents.keys().cloned().collect();
@@ -202,7 +200,7 @@ impl State {
         let Some(agent) = self.agents.get_mut(&name) else {
             let record = AgentRecord { name: name.clone(), ..AgentRecord::default() };
             self.agents.insert(name.clone(), Agent::new(record, Some(definition), false));
-            out.push(Action::Log(Level::Info, format!("agent \"{name}\": new")));
+            log(out, Level::Info, format_args!("agent \"{name}\": new"));
             self.turn(&name, now, out, |agent, turn| {
                 if agent.wanted() == Wanted::Up {
                     agent.order_up(turn);
@@ -214,7 +212,7 @@ impl State {
         if before.map(|before| before.spec).as_ref() == agent.definition.as_ref().map(|after| &after.spec) {
             return;
         }
-        out.push(Action::Log(Level::Info, format!("agent \"{name}\": the definition changed")));
+        log(out, Level::Info, format_args!("agent \"{name}\": the definition changed"));
         self.refresh(&name, now, out);
     }
 
@@ -227,8 +225,11 @@ impl State {
             *record.name == *name && begun && matches!(&*record.action, "install" | "upgrade" | "uninstall")
         };
         if self.agents.get(name).is_some_and(Agent::is_outdated) && !self.tasks.iter().any(replaced) {
-            let text = format!("agent \"{name}\": the definition changed while no daemon was watching");
-            out.push(Action::Log(Level::Info, text));
+            log(
+                out,
+                Level::Info,
+                format_args!("agent \"{name}\": the definition changed while no daemon was watching"),
+            );
             self.refresh(name, now, out);
         }
     }
@@ -249,7 +250,7 @@ impl State {
     /// An agent has no definition any more: it is stopped and then forgotten.
     pub(super) fn leave(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
         if !self.leaving.iter().any(|leaving| **leaving == *name) {
-            out.push(Action::Log(Level::Info, format!("agent \"{name}\": no definition any more, leaving")));
+            log(out, Level::Info, format_args!("agent \"{name}\": no definition any more, leaving"));
             self.leaving.push(name.into());
             self.turn(name, now, out, |agent, turn| agent.order_down(turn));
         }

@@ -1,5 +1,6 @@
 //! What a state begins with: what the daemon was told at its start, and what it found on the host.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::Unread;
@@ -83,7 +84,7 @@ pub struct Found {
     /// The records of agents.
     pub agents: Vec<AgentRecord>,
     /// The records of jobs, each with the job read back from its text while it is not done.
-    pub jobs: Vec<(JobRecord, Option<Box<Job>>)>,
+    pub jobs: Vec<(JobRecord, Option<Rc<Job>>)>,
     /// What an earlier daemon of this boot noted of each agent, and whether its main process is still alive.
     pub runs: Vec<(RunRecord, bool)>,
     /// What runs of an agent although no record says so: the likely main process and when that was started, if any can

@@ -17,11 +17,12 @@ mod undo;
 mod work;
 
 use super::{Progress, State};
+use std::fmt::Arguments;
 use std::time::Duration;
 
 use crate::kernel::{Level, Time};
 use crate::model::agent::Agent;
-use crate::model::event::{Action, Now};
+use crate::model::event::{log, Action, Now};
 use crate::model::job::{Code, Order, Outcome};
 use crate::model::record::{Phase, Wanted};
 use crate::model::spec::Name;
@@ -82,12 +83,12 @@ impl State {
     }
 
     /// Ends a job with a result; what it did stays.
-    fn finish(&mut self, index: usize, code: Code, message: &str, out: &mut Vec<Action>) {
-        let outcome = Outcome::new(code, message);
+    fn finish(&mut self, index: usize, code: Code, message: Arguments, out: &mut Vec<Action>) {
+        let outcome = Outcome::new(code, &message.to_string());
         let task = &mut self.tasks[index];
         let id = task.record.id.clone();
         let level = if code == Code::Success { Level::Info } else { Level::Error };
-        out.push(Action::Log(level, format!("job \"{id}\": result {}: {}", code as u8, outcome.message)));
+        log(out, level, format_args!("job \"{id}\": result {}: {}", code as u8, outcome.message));
         if matches!(task.order(), Some(Order::Install(_) | Order::Upgrade(_))) {
             out.push(Action::DropDownload(id));
         }
@@ -157,7 +158,7 @@ impl State {
     fn follow_stopping(&mut self, index: usize, name: &str, now: Now, out: &mut Vec<Action>) {
         let Some(agent) = self.agents.get(name).filter(|agent| !agent.is_going_down()) else { return };
         if agent.wanted() == Wanted::Up && matches!(self.tasks[index].order(), Some(Order::Stop)) {
-            return self.finish(index, Code::Expired, "cancelled: the agent was started meanwhile", out);
+            return self.finish(index, Code::Expired, format_args!("cancelled: the agent was started meanwhile"), out);
         }
         self.turn(name, now, out, |agent, turn| agent.order_down(turn));
     }
@@ -188,7 +189,7 @@ impl State {
     fn follow_queued(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let task = &self.tasks[index];
         if task.record.phase == Phase::Received && task.expires_at().is_some_and(|at| at <= now.time) {
-            return self.finish(index, Code::Expired, "expired before it could begin", out);
+            return self.finish(index, Code::Expired, format_args!("expired before it could begin"), out);
         }
         let begun = task.record.phase != Phase::Received;
         if begun {
@@ -203,7 +204,7 @@ impl State {
         let task = &self.tasks[index];
         let Some(job) = task.job.as_deref() else { return };
         if let Some(why) = trust::objection(job).filter(|_| self.options.signed) {
-            return self.finish(index, Code::Refused, &format!("refused: {why}"), out);
+            return self.finish(index, Code::Refused, format_args!("refused: {why}"), out);
         }
         let name = job.name.clone();
         if *name == *SELF {
@@ -215,8 +216,12 @@ impl State {
             Order::Install(_) => self.begin_install(index, out),
             Order::Upgrade(_) if known.is_some() => self.begin_install(index, out),
             Order::Uninstall if known.is_some_and(super::is_file) => {
-                let text = format!("agent \"{name}\" is defined by a file on the host: stop it instead");
-                self.finish(index, Code::Refused, &text, out);
+                self.finish(
+                    index,
+                    Code::Refused,
+                    format_args!("agent \"{name}\" is defined by a file on the host: stop it instead"),
+                    out,
+                );
             }
             Order::Config { .. } if known.is_some() => self.overlay(index, out),
             Order::Start | Order::Restart | Order::Stop if known.is_some() => self.go(index, Phase::Starting, out),
@@ -225,7 +230,7 @@ impl State {
                 self.tasks[index].record.before = before;
                 self.go(index, Phase::Starting, out);
             }
-            _ => self.finish(index, Code::NoAgent, &format!("no agent \"{name}\" on this host"), out),
+            _ => self.finish(index, Code::NoAgent, format_args!("no agent \"{name}\" on this host"), out),
         }
     }
 
@@ -240,7 +245,7 @@ impl State {
             let task = &self.tasks[other];
             let waits = matches!(task.doing, Doing::Queued) && task.record.phase == Phase::Received;
             if waits && task.record.name == name {
-                self.finish(other, Code::Expired, &format!("cancelled by job \"{id}\""), out);
+                self.finish(other, Code::Expired, format_args!("cancelled by job \"{id}\""), out);
             }
         }
     }

@@ -18,8 +18,7 @@ use std::time::Duration;
 use crate::kernel::{Level, Process, Time};
 use crate::map::Map;
 use crate::model::agent::{Agent, Turn};
-use crate::model::command::Answer;
-use crate::model::event::{Action, Client, Definition, Event, Now, Origin, Shutdown};
+use crate::model::event::{answer, log, Action, Client, Definition, Event, Now, Origin, Shutdown};
 use crate::model::job::JobId;
 use crate::model::pace::{Pace, Server};
 use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, Wanted};
@@ -180,10 +179,10 @@ impl State {
         };
         state.watch_clock(now, out);
         if !state.pace.has_servers() {
-            out.push(Action::Log(Level::Info, "no svrlist, so nothing is reported and no job taken".to_string()));
+            log(out, Level::Info, format_args!("no svrlist, so nothing is reported and no job taken"));
         }
         for (name, sentence) in found.damage {
-            out.push(Action::Log(Level::Error, sentence.to_string()));
+            log(out, Level::Error, format_args!("{sentence}"));
             state.incident(name, &sentence, now);
         }
         for record in found.agents {
@@ -299,7 +298,7 @@ impl State {
                 self.turn(&name, now, out, |agent, turn| agent.short(&reason, turn));
             }
             Event::OutOfMemory(name, text) => {
-                self.turn(&name, now, out, |agent, turn| agent.kill_for_limit(&text, turn));
+                self.turn(&name, now, out, |agent, turn| agent.kill_for_limit(format_args!("{text}"), turn));
             }
             Event::Exited { name, exit, oom, tail } => {
                 self.turn(&name, now, out, |agent, turn| agent.exited(exit, oom.as_deref(), &tail, turn));
@@ -500,7 +499,7 @@ impl State {
             if jump.unsigned_abs() > CLOCK_JUMP {
                 let way = if jump > 0 { "forward" } else { "back" };
                 let text = format!("the wall clock was set {way} by {} s", jump.unsigned_abs());
-                out.push(Action::Log(Level::Warn, text.clone()));
+                log(out, Level::Warn, format_args!("{text}"));
                 self.incident("bootagent".into(), &text, now);
             }
         }
@@ -514,7 +513,7 @@ impl State {
                 self.shutdown = Some(now.time + longest.unwrap_or_default() + SHUTDOWN_MARGIN);
                 let waiters = std::mem::take(&mut self.waiters).into_iter().map(|waiter| waiter.client);
                 for client in waiters.chain(std::mem::take(&mut self.reporting)) {
-                    out.push(Action::Answer(client, ending()));
+                    answer(out, client, 1, format_args!("{ENDING}"));
                 }
                 self.turns(None, now, out, &mut |agent, turn| agent.order_down(turn));
             }
@@ -528,9 +527,7 @@ impl State {
 }
 
 /// What is answered while the daemon is being stopped.
-fn ending() -> Answer {
-    Answer { code: 1, message: "the daemon is being stopped".into(), body: "".into() }
-}
+const ENDING: &str = "the daemon is being stopped";
 
 /// Of several definitions for one agent the one that counts: a file before a job's before the package's own.
 fn best(mut definitions: Vec<Definition>) -> Vec<Definition> {

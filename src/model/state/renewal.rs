@@ -11,8 +11,8 @@ use super::{Goal, State};
 use crate::kernel::{Exit, Level, Time};
 use crate::model::agent::{Life, KILL_AGAIN};
 use crate::model::carried::Carried;
-use crate::model::command::{Answer, Command};
-use crate::model::event::{Action, Client, Now};
+use crate::model::command::Command;
+use crate::model::event::{answer, log, Action, Client, Now};
 use crate::model::job::{sanitize, JobId, MESSAGE_MAX};
 use crate::model::package::Tool;
 
@@ -112,9 +112,8 @@ impl State {
         self.incidents.extend(later);
         self.dropped_incidents = carried.dropped_incidents;
         self.interrupted |= carried.interrupted;
-        let message: Box<str> = format!("{} runs", self.options.version).into();
         for client in carried.clients {
-            out.push(Action::Answer(client, Answer { code: 0, message: message.clone(), body: "".into() }));
+            answer(out, client, 0, format_args!("{} runs", self.options.version));
         }
         (self.renewed_by, self.trial) = (carried.job, carried.until);
         if self.trial.is_some() {
@@ -136,10 +135,9 @@ impl State {
                 return self.renew(program, client, None, None, now, out);
             }
         };
-        out.push(Action::Log(Level::Warn, format!("reexec refused: {refused}")));
+        log(out, Level::Warn, format_args!("reexec refused: {refused}"));
         if let Some(client) = client {
-            let message = format!("reexec refused: {refused}").into();
-            out.push(Action::Answer(client, Answer { code: 1, message, body: "".into() }));
+            answer(out, client, 1, format_args!("reexec refused: {refused}"));
         }
     }
 
@@ -229,10 +227,9 @@ impl State {
     /// The new binary is not executed, or cannot be.
     pub(super) fn not_renewed(&mut self, why: &str, out: &mut Vec<Action>) {
         let Some(renewal) = self.renewal.take() else { return };
-        out.push(Action::Log(Level::Error, format!("reexec refused, nothing is changed: {why}")));
+        log(out, Level::Error, format_args!("reexec refused, nothing is changed: {why}"));
         for client in renewal.clients {
-            let message = format!("reexec refused: {why}").into();
-            out.push(Action::Answer(client, Answer { code: 1, message, body: "".into() }));
+            answer(out, client, 1, format_args!("reexec refused: {why}"));
         }
         if let Some(job) = renewal.job {
             self.own_not_renewed(&job, why, out);

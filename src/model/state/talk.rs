@@ -2,8 +2,7 @@
 
 use super::{State, ENDED_JOBS, OPEN_JOBS};
 use crate::kernel::{Level, Time};
-use crate::model::command::Answer;
-use crate::model::event::{Action, Message, Now, Reply};
+use crate::model::event::{answer, log, Action, Message, Now, Reply};
 use crate::model::job::{Job, JobId, Outcome, Rejected};
 use crate::model::pace::{Round, Server, Talk};
 use crate::model::record::Phase;
@@ -36,8 +35,8 @@ impl State {
             }
             None if !self.reporting.is_empty() && !self.pace.is_hurried() => {
                 for client in std::mem::take(&mut self.reporting) {
-                    let message = "no server took the report: each has asked to be left alone for a while".into();
-                    out.push(Action::Answer(client, Answer { code: 1, message, body: "".into() }));
+                    let why = "each has asked to be left alone for a while";
+                    answer(out, client, 1, format_args!("no server took the report: {why}"));
                 }
             }
             None => {}
@@ -93,12 +92,12 @@ impl State {
             self.heard = name.into();
         }
         if self.pace.is_news(name, good) {
-            out.push(match &reply {
-                Reply::Failed { reason, .. } => Action::Log(Level::Warn, format!("server {name}: {reason}")),
-                _ => Action::Log(Level::Info, format!("server {name}: answers again")),
-            });
+            match &reply {
+                Reply::Failed { reason, .. } => log(out, Level::Warn, format_args!("server {name}: {reason}")),
+                _ => log(out, Level::Info, format_args!("server {name}: answers again")),
+            }
         } else if first {
-            out.push(Action::Log(Level::Info, format!("server {name}: answers")));
+            log(out, Level::Info, format_args!("server {name}: answers"));
         }
         match talk {
             Talk::Status | Talk::Trial => {
@@ -121,7 +120,7 @@ impl State {
                     self.receive(jobs, name, &mut wrong, now, out);
                     for (level, text) in &wrong {
                         if !self.wrong.iter().any(|(_, said)| said == text) {
-                            out.push(Action::Log(*level, text.clone()));
+                            log(out, *level, format_args!("{text}"));
                         }
                     }
                     self.wrong = wrong;
@@ -132,7 +131,7 @@ impl State {
                 match reply {
                     Reply::Taken => sent.iter().for_each(|id| self.taken(id, out)),
                     Reply::NotTaken(why) => {
-                        out.push(Action::Log(Level::Warn, format!("server {name}: results not taken: {why}")));
+                        log(out, Level::Warn, format_args!("server {name}: results not taken: {why}"));
                         self.pace.results_refused();
                         self.not_taken(&sent, now);
                     }
@@ -144,15 +143,13 @@ impl State {
 
     fn answer_reporters(&mut self, good: bool, server: &str, reply: &Reply, out: &mut Vec<Action>) {
         for client in std::mem::take(&mut self.reporting) {
-            let answer = match reply {
-                _ if good => (0, format!("reported to {server}")),
+            match reply {
+                _ if good => answer(out, client, 0, format_args!("reported to {server}")),
                 Reply::Failed { reason, .. } => {
-                    (1, format!("no server took the report; the last one, {server}: {reason}"))
+                    answer(out, client, 1, format_args!("no server took the report; the last one, {server}: {reason}"));
                 }
-                _ => (1, format!("no server took the report; the last one: {server}")),
-            };
-            let answer = Answer { code: answer.0, message: answer.1.into(), body: "".into() };
-            out.push(Action::Answer(client, answer));
+                _ => answer(out, client, 1, format_args!("no server took the report; the last one: {server}")),
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod results;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use super::*;
 use crate::kernel::{Exit, Pid, Process, Sig};
@@ -124,7 +125,7 @@ impl Bench {
     /// A daemon of this version takes over what is on record, and what the image before it carried over; `undone`: what a
     /// watcher had to say.
     fn begin_as(&mut self, version: &str, carried: Option<Carried>, undone: Option<&str>) {
-        let read = |record: &JobRecord| self.orders.iter().find(|job| job.text == record.text).cloned().map(Box::new);
+        let read = |record: &JobRecord| self.orders.iter().find(|job| job.text == record.text).cloned().map(Rc::new);
         let found = Found {
             definitions: self.definitions.clone(),
             agents: self.agents.values().cloned().collect(),

@@ -7,7 +7,7 @@
 use super::{JobId, Name, State};
 use crate::kernel::Level;
 use crate::model::agent::Agent;
-use crate::model::event::Action;
+use crate::model::event::{log, Action};
 use crate::model::job::{Job, Rejected};
 use crate::model::record::{AgentRecord, JobRecord, Phase};
 
@@ -55,7 +55,7 @@ impl State {
     pub(super) fn keep_unread(&mut self, out: &mut Vec<Action>) {
         for name in self.unread.agents.clone().into_iter().filter(|name| !name.is_empty()) {
             let text = "its record cannot be read: until it can be, it is started by an order only, and takes no jobs";
-            out.push(Action::Log(Level::Error, format!("agent \"{name}\": {text}")));
+            log(out, Level::Error, format_args!("agent \"{name}\": {text}"));
             let record = AgentRecord { name: name.clone(), ..AgentRecord::default() };
             self.agents.or_insert_with(name, || Agent::new(record, None, true));
         }

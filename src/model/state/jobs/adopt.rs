@@ -4,7 +4,7 @@ use super::install::UNPACK;
 use super::task::{Ask, Chosen, Doing, Purpose};
 use crate::kernel::Level;
 use crate::model::agent::Agent;
-use crate::model::event::{Action, Definition, Now, Origin};
+use crate::model::event::{log, Action, Definition, Now, Origin};
 use crate::model::job::{Code, Job, Order, Source};
 use crate::model::package::{self, Tool};
 use crate::model::record::{AgentRecord, Installed, Phase, Wanted};
@@ -18,8 +18,13 @@ impl State {
         let Some(job) = self.tasks[index].job.clone() else { return };
         let Some(source) = self.source(index).cloned() else { return };
         if let Some(own) = own.as_ref().filter(|own| own.name != job.name) {
-            let text = format!("the package's definition is of \"{}\", not of \"{}\"", own.name, job.name);
-            return self.undo(index, Code::BadJob, &text, now, out);
+            return self.undo(
+                index,
+                Code::BadJob,
+                format_args!("the package's definition is of \"{}\", not of \"{}\"", own.name, job.name),
+                now,
+                out,
+            );
         }
         let origin = self.agents.get(&job.name).and_then(Agent::origin);
         let by_package = |spec| Definition { origin: Origin::Package, spec };
@@ -30,7 +35,7 @@ impl State {
             (_, None, Some(own)) => Some(by_package(own)),
             (_, None, None) => {
                 let text = "no definition: neither in agents.d, nor in the job, nor in the package";
-                return self.undo(index, Code::BadJob, text, now, out);
+                return self.undo(index, Code::BadJob, format_args!("{text}"), now, out);
             }
         };
         let task = &self.tasks[index];
@@ -119,21 +124,24 @@ impl State {
         match (ask, result) {
             (Ask::Keep, Ok(())) => self.kept(index, out),
             (Ask::Keep, Err(why)) => {
-                self.discard(index, Code::Install, &format!("cannot keep the package: {why}"), now, out)
+                self.discard(index, Code::Install, format_args!("cannot keep the package: {why}"), now, out)
             }
             (Ask::Rename(chosen), Ok(())) => self.adopt_package(index, *chosen, out),
             (Ask::Rename(_), Err(why)) => {
-                self.discard(index, Code::Install, &format!("cannot install: {why}"), now, out)
+                self.discard(index, Code::Install, format_args!("cannot install: {why}"), now, out)
             }
             (Ask::Link, Ok(())) => self.switched(index, now, out),
             (Ask::Link, Err(why)) if self.is_same(index) => {
                 // A removal came as far as the files, and its record was lost.
-                let text = format!("job \"{id}\": what was installed is gone and fetched again: {why}");
-                out.push(Action::Log(Level::Warn, text));
+                log(
+                    out,
+                    Level::Warn,
+                    format_args!("job \"{id}\": what was installed is gone and fetched again: {why}"),
+                );
                 self.tasks[index].record.package = None;
                 self.go(index, Phase::Downloading, out);
             }
-            (Ask::Link, Err(why)) => self.undo(index, Code::Install, &format!("cannot install: {why}"), now, out),
+            (Ask::Link, Err(why)) => self.undo(index, Code::Install, format_args!("cannot install: {why}"), now, out),
             (Ask::UndoLink, Ok(())) => self.package_undone(index, now, out),
             (Ask::UndoLink, Err(why)) => {
                 self.not_undone(index, &why);
@@ -189,7 +197,7 @@ impl State {
             }
             out.push(Action::SaveAgent(Box::new(agent.record.clone())));
         }
-        self.finish(index, Code::Success, "success", out);
+        self.finish(index, Code::Success, format_args!("success"), out);
     }
 }
 

@@ -4,7 +4,7 @@ use super::task::{Ask, Chosen, Doing, Purpose};
 use super::SELF;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
-use crate::model::event::{Action, Definition, Now, Origin, Verified};
+use crate::model::event::{log, Action, Definition, Now, Origin, Verified};
 use crate::model::job::{Code, Order, Source};
 use crate::model::package;
 use crate::model::record::{Installed, Phase, Wanted};
@@ -51,7 +51,7 @@ impl State {
             || job.definition.is_some() && Some(&job.definition_text) != agent.record.definition.as_ref();
         let starts = matches!(job.order, Order::Install(_)) || agent.wanted() == Wanted::Up;
         if !changed && (agent.running_since().is_some() || !starts) {
-            return self.finish(index, Code::Success, "success, this package is installed already", out);
+            return self.finish(index, Code::Success, format_args!("success, this package is installed already"), out);
         }
         if !is_known(&same, agent) {
             return self.go(index, Phase::Downloading, out);
@@ -64,7 +64,7 @@ impl State {
     fn keep_installed(&mut self, index: usize, version: Box<str>, out: &mut Vec<Action>) {
         let Some(job) = self.tasks[index].job.clone() else { return };
         let is_file = self.agents.get(&job.name).is_some_and(is_file);
-        let definition = job.definition.filter(|_| !is_file);
+        let definition = job.definition.clone().filter(|_| !is_file);
         let definition = definition.map(|spec| Definition { origin: Origin::Job, spec });
         self.adopt_package(index, Chosen { definition, version }, out);
     }
@@ -93,11 +93,18 @@ impl State {
         match result {
             Verified::Sound(digest) if digest == want => self.identify(index, now, out),
             Verified::Sound(digest) => {
-                let text = format!("the package is not what was fetched: want {want}, got {digest}");
-                self.discard(index, Code::Checksum, &text, now, out);
+                self.discard(
+                    index,
+                    Code::Checksum,
+                    format_args!("the package is not what was fetched: want {want}, got {digest}"),
+                    now,
+                    out,
+                );
             }
-            Verified::Hostile(why) => self.discard(index, Code::Refused, &format!("refused: {why}"), now, out),
-            Verified::Unknown(why) => self.discard(index, Code::Install, &format!("cannot install: {why}"), now, out),
+            Verified::Hostile(why) => self.discard(index, Code::Refused, format_args!("refused: {why}"), now, out),
+            Verified::Unknown(why) => {
+                self.discard(index, Code::Install, format_args!("cannot install: {why}"), now, out)
+            }
         }
     }
 
@@ -147,7 +154,7 @@ impl State {
             (Purpose::Identify, result) => {
                 match result.and_then(package::identity) {
                     Ok((package, version)) => self.identified(index, package, version, now, out),
-                    Err(why) => self.discard(index, Code::Install, &format!("cannot install: {why}"), now, out),
+                    Err(why) => self.discard(index, Code::Install, format_args!("cannot install: {why}"), now, out),
                 };
             }
             (Purpose::Query, result) => {
@@ -156,17 +163,19 @@ impl State {
             }
             (Purpose::Install, Ok(_)) => self.inspect(index, "", out),
             (Purpose::Install, Err(why)) => {
-                self.undo(index, Code::Install, &format!("cannot install: {why}"), now, out)
+                self.undo(index, Code::Install, format_args!("cannot install: {why}"), now, out)
             }
             (Purpose::Remove, Ok(_)) => self.removed(index, now, out),
             (Purpose::Remove, Err(why)) => {
-                self.undo(index, Code::Install, &format!("cannot remove the package: {why}"), now, out);
+                self.undo(index, Code::Install, format_args!("cannot remove the package: {why}"), now, out);
             }
             (Purpose::Retire, result) => {
                 if let Err(why) = result {
-                    let text =
-                        format!("job \"{}\": taking the former package away: {why}", self.tasks[index].record.id);
-                    out.push(Action::Log(Level::Warn, text));
+                    log(
+                        out,
+                        Level::Warn,
+                        format_args!("job \"{}\": taking the former package away: {why}", self.tasks[index].record.id),
+                    );
                 }
                 self.installed(index, out);
             }
@@ -206,7 +215,7 @@ impl State {
         match result {
             result if *self.tasks[index].record.name == *SELF => self.unpacked_own(index, result, out),
             Ok(()) => self.inspect(index, UNPACK, out),
-            Err(why) => self.discard(index, Code::Install, &format!("cannot install: {why}"), now, out),
+            Err(why) => self.discard(index, Code::Install, format_args!("cannot install: {why}"), now, out),
         }
     }
 
@@ -221,7 +230,7 @@ impl State {
         match self.asked(id) {
             Some((index, Ask::Inspect)) => match result {
                 Ok(own) => self.choose(index, own, now, out),
-                Err(why) => self.undo(index, Code::BadJob, &format!("the package's definition: {why}"), now, out),
+                Err(why) => self.undo(index, Code::BadJob, format_args!("the package's definition: {why}"), now, out),
             },
             Some((index, Ask::Recall)) => {
                 let had_own =

@@ -12,10 +12,10 @@ use crate::model::state::State;
 impl State {
     /// Changes the daemon's own settings.
     pub(super) fn configure(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        let Some(Order::Config { servers, .. }) = self.tasks[index].order().cloned() else { return };
+        let Some(Order::Config { servers, .. }) = self.tasks[index].order() else { return };
         match servers {
             Some(servers) if !servers.is_empty() => {
-                self.pace.try_given(servers);
+                self.pace.try_given(servers.clone());
                 self.tasks[index].doing = Doing::Trial;
             }
             _ => self.apply_settings(index, now, out),
@@ -32,22 +32,26 @@ impl State {
             Reply::Failed { reason, .. } => reason,
             _ => "its answer holds no integer errcode",
         };
-        let text = format!("no server of the new list answers, the old list stays; the last one, {server}: {why}");
-        self.finish(index, Code::Download, &text, out);
+        self.finish(
+            index,
+            Code::Download,
+            format_args!("no server of the new list answers, the old list stays; the last one, {server}: {why}"),
+            out,
+        );
     }
 
     fn apply_settings(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        let Some(Order::Config { servers, step }) = self.tasks[index].order().cloned() else { return };
+        let Some(Order::Config { servers, step }) = self.tasks[index].order() else { return };
         if let Some(servers) = servers {
             self.settings.svrlist = joined(&mut servers.iter().map(|server| &*server.base), ",").into();
-            self.pace.set_given(servers);
+            self.pace.set_given(servers.clone());
         }
-        if let Some(step) = step {
+        if let Some(step) = *step {
             self.settings.step = Some(step);
             self.pace.set_step(step, now.time);
         }
         out.push(Action::SaveSettings(self.settings.clone()));
-        self.finish(index, Code::Success, "success", out);
+        self.finish(index, Code::Success, format_args!("success"), out);
     }
 
     /// Changes the environment and limits of one agent.
@@ -57,7 +61,7 @@ impl State {
         let changed = job.envs.is_some() && job.envs != agent.record.envs
             || job.limits.is_some() && job.limits != agent.record.limits;
         if !changed {
-            return self.finish(index, Code::Success, "success, nothing changed", out);
+            return self.finish(index, Code::Success, format_args!("success, nothing changed"), out);
         }
         self.tasks[index].record.before = Some(Box::new(agent.record.clone()));
         self.go(index, Phase::Starting, out);
@@ -94,7 +98,7 @@ impl State {
                 }
                 match self.agents.get(&name).map(Agent::wanted) {
                     Some(Wanted::Up) => self.stop_agent(index, now, out),
-                    _ => self.finish(index, Code::Success, "success, the agent is stopped", out),
+                    _ => self.finish(index, Code::Success, format_args!("success, the agent is stopped"), out),
                 }
             }
         }
@@ -150,7 +154,7 @@ impl State {
         }
         match task.order() {
             Some(Order::Install(_) | Order::Upgrade(_)) => self.retire(index, now, out),
-            _ => self.finish(index, Code::Success, "success", out),
+            _ => self.finish(index, Code::Success, format_args!("success"), out),
         }
     }
 
@@ -163,9 +167,9 @@ impl State {
         }
         match task.order() {
             Some(Order::Install(_) | Order::Upgrade(_) | Order::Config { .. }) => {
-                self.undo(index, Code::Start, &format!("the agent does not stay up: {why}"), now, out);
+                self.undo(index, Code::Start, format_args!("the agent does not stay up: {why}"), now, out);
             }
-            _ => self.finish(index, Code::Start, &format!("the agent does not stay up: {why}"), out),
+            _ => self.finish(index, Code::Start, format_args!("the agent does not stay up: {why}"), out),
         }
     }
 
@@ -186,7 +190,7 @@ impl State {
             Some(Order::Install(_) | Order::Upgrade(_)) => self.switch_package(index, now, out),
             // Not both in one phase: whose end it was must be known after an interruption.
             Some(Order::Restart | Order::Config { .. }) => self.start_agent(index, now, out),
-            _ => self.finish(index, Code::Success, "success", out),
+            _ => self.finish(index, Code::Success, format_args!("success"), out),
         }
     }
 

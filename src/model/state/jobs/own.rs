@@ -4,6 +4,7 @@
 //! trial. What it does first is to enter `Settling`; with its first good exchange it is put in the installed one's
 //! place. The installed one, finding its job in `Settling`, knows that the new one did not prove itself.
 
+use std::fmt::Arguments;
 use std::time::Duration;
 
 use super::task::{Ask, Doing, Task};
@@ -28,14 +29,19 @@ impl State {
             Some(Order::Restart) => self.go(index, Phase::Starting, out),
             Some(Order::Upgrade(source)) if *self.settings.package == *self.own_package(source) => {
                 let text = format!("success, {} is installed already", self.options.version);
-                self.finish(index, Code::Success, &text, out);
+                self.finish(index, Code::Success, format_args!("{text}"), out);
             }
             Some(Order::Upgrade(source)) if source.format.is_tar() => self.go(index, Phase::Downloading, out),
             Some(Order::Upgrade(_)) => {
                 let text = "url: want a .tar, .tar.gz, .tgz or .tar.xz that holds the binary \"bootagent\"";
-                self.finish(index, Code::BadJob, text, out);
+                self.finish(index, Code::BadJob, format_args!("{text}"), out);
             }
-            _ => self.finish(index, Code::Refused, "only upgrade and restart can be done to bootagent", out),
+            _ => self.finish(
+                index,
+                Code::Refused,
+                format_args!("only upgrade and restart can be done to bootagent"),
+                out,
+            ),
         }
     }
 
@@ -48,7 +54,8 @@ impl State {
         let restart = matches!(task.order(), Some(Order::Restart));
         let doing = match (task.record.phase, task.record.outcome.as_ref().map(|outcome| outcome.code)) {
             (Phase::Starting, _) if restart && ours => {
-                return self.finish(index, Code::Success, &format!("success, {} runs", self.options.version), out);
+                let text = self.success();
+                return self.finish(index, Code::Success, format_args!("{text}"), out);
             }
             (Phase::Starting, _) if restart => Doing::Renewing,
             (Phase::Starting, _) if trial.is_some() => return self.go(index, Phase::Settling, out),
@@ -87,7 +94,7 @@ impl State {
     pub(super) fn unpacked_own(&mut self, index: usize, result: Result<(), Reason>, out: &mut Vec<Action>) {
         match result {
             Ok(()) => self.tasks[index].doing = Doing::Renewing,
-            Err(why) => self.end_own(index, Code::Install, &format!("cannot install: {why}"), out),
+            Err(why) => self.end_own(index, Code::Install, format_args!("cannot install: {why}"), out),
         }
     }
 
@@ -137,13 +144,17 @@ impl State {
             return;
         }
         if let Some(outcome) = task.record.outcome.clone() {
-            let text = format!("{}; it stays, as the one before cannot be executed: {why}", outcome.message);
             self.trial = None;
-            return self.finish(index, Code::Install, &text, out);
+            return self.finish(
+                index,
+                Code::Install,
+                format_args!("{}; it stays, as the one before cannot be executed: {why}", outcome.message),
+                out,
+            );
         }
         match task.order() {
-            Some(Order::Restart) => self.finish(index, Code::Start, &format!("cannot restart: {why}"), out),
-            _ => self.end_own(index, Code::Install, &format!("cannot install: {why}; nothing is changed"), out),
+            Some(Order::Restart) => self.finish(index, Code::Start, format_args!("cannot restart: {why}"), out),
+            _ => self.end_own(index, Code::Install, format_args!("cannot install: {why}; nothing is changed"), out),
         }
     }
 
@@ -151,8 +162,8 @@ impl State {
     pub(in super::super) fn proven(&mut self, out: &mut Vec<Action>) {
         let proving = |task: &Task| matches!(task.doing, Doing::Proving(_));
         if let Some(index) = self.tasks.iter().position(proving) {
-            let text = format!("success, {} runs", self.options.version);
-            self.settle_own(index, Code::Success, &text, out);
+            let text = self.success();
+            self.settle_own(index, Code::Success, format_args!("{text}"), out);
         }
     }
 
@@ -162,7 +173,7 @@ impl State {
             Ok(()) if self.trial.take().is_some() => self.own_installed(index, out),
             // An earlier image was interrupted here: which one we are is not known, but soon we are the new one.
             Ok(()) => self.tasks[index].doing = Doing::Renewing,
-            Err(why) => self.settle_own(index, Code::Install, &format!("cannot install: {why}; undone"), out),
+            Err(why) => self.settle_own(index, Code::Install, format_args!("cannot install: {why}; undone"), out),
         }
     }
 
@@ -171,12 +182,12 @@ impl State {
         let late = |task: &Task| matches!(task.doing, Doing::Proving(until) if until <= now.time);
         let Some(index) = self.tasks.iter().position(late) else { return };
         let text = format!("rolled back: {} had no good exchange with a server in its time", self.options.version);
-        self.settle_own(index, Code::RolledBack, &text, out);
+        self.settle_own(index, Code::RolledBack, format_args!("{text}"), out);
     }
 
     /// What will be reported is known, and written down before it is made so.
-    fn settle_own(&mut self, index: usize, code: Code, why: &str, out: &mut Vec<Action>) {
-        self.tasks[index].record.outcome = Some(Outcome::new(code, why));
+    fn settle_own(&mut self, index: usize, code: Code, why: Arguments, out: &mut Vec<Action>) {
+        self.tasks[index].record.outcome = Some(Outcome::new(code, &why.to_string()));
         self.go(index, Phase::Settling, out);
     }
 
@@ -185,13 +196,17 @@ impl State {
         let record = &self.tasks[index].record;
         if let Some(outcome) = record.outcome.clone() {
             let text = format!("{}; {} runs again", outcome.message, self.options.version);
-            return self.end_own(index, outcome.code, &text, out);
+            return self.end_own(index, outcome.code, format_args!("{text}"), out);
         }
         let new = record.package.as_ref().map_or("the new one", |package| &package.version);
         let why = self.undone.take();
         let why = why.as_deref().unwrap_or("it ended before its first good exchange with a server");
         let text = format!("rolled back from {new} to {}: {why}", self.options.version);
-        self.end_own(index, Code::RolledBack, &text, out);
+        self.end_own(index, Code::RolledBack, format_args!("{text}"), out);
+    }
+
+    fn success(&self) -> String {
+        format!("success, {} runs", self.options.version)
     }
 
     /// What stands for this version out of this package in the settings.
@@ -205,11 +220,12 @@ impl State {
             self.settings.package = self.own_package(source).into();
             out.push(Action::SaveSettings(self.settings.clone()));
         }
-        self.end_own(index, Code::Success, &format!("success, {} runs", self.options.version), out);
+        let text = self.success();
+        self.end_own(index, Code::Success, format_args!("{text}"), out);
     }
 
     /// Ends the job; nothing of the package is needed any more.
-    fn end_own(&mut self, index: usize, code: Code, message: &str, out: &mut Vec<Action>) {
+    fn end_own(&mut self, index: usize, code: Code, message: Arguments, out: &mut Vec<Action>) {
         out.push(Action::DropPackage(SELF.into(), Vec::new()));
         self.finish(index, code, message, out);
     }

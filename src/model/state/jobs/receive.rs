@@ -1,8 +1,10 @@
 //! Jobs as they come: from a server, from the records of an earlier daemon; and as the ledger shows them.
 
+use std::rc::Rc;
+
 use super::task::{Doing, Task};
 use crate::kernel::Level;
-use crate::model::event::{Action, Now};
+use crate::model::event::{log, Action, Now};
 use crate::model::job::{Code, Job, JobId, Outcome, Rejected};
 use crate::model::record::{JobRecord, Phase};
 use crate::model::report::Entry;
@@ -12,7 +14,7 @@ use crate::reason::Reason;
 impl State {
     pub(in super::super) fn load_jobs(
         &mut self,
-        jobs: Vec<(JobRecord, Option<Box<Job>>)>,
+        jobs: Vec<(JobRecord, Option<Rc<Job>>)>,
         damaged: Vec<JobId>,
         now: Now,
         out: &mut Vec<Action>,
@@ -34,7 +36,7 @@ impl State {
             self.tasks.push(task);
             if !ended && !readable {
                 let index = self.tasks.len() - 1;
-                self.finish(index, Code::BadJob, "its record holds no job that can be read", out);
+                self.finish(index, Code::BadJob, format_args!("its record holds no job that can be read"), out);
             }
         }
         self.tasks.sort_unstable_by_key(|task| task.record.seq);
@@ -78,10 +80,10 @@ impl State {
             Ok(job) => {
                 (record.id, record.action, record.name) = (job.id.clone(), job.order.action().into(), job.name.clone());
                 record.text = job.text.clone();
-                Some(Box::new(job))
+                Some(Rc::new(job))
             }
             Err(rejected) => {
-                out.push(Action::Log(Level::Error, rejected.to_string()));
+                log(out, Level::Error, format_args!("{rejected}"));
                 (record.id, record.action, record.name) =
                     (rejected.id.unwrap_or_default(), rejected.action, rejected.name);
                 record.phase = Phase::Done;
@@ -105,12 +107,12 @@ impl State {
                 if !task.recorded && task.record.phase == Phase::Received {
                     let JobRecord { action, name, .. } = &task.record;
                     let on = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
-                    out.push(Action::Log(Level::Info, format!("job \"{id}\": {action}{on}")));
+                    log(out, Level::Info, format_args!("job \"{id}\": {action}{on}"));
                 }
                 task.recorded = true;
                 if self.unrecordable {
                     self.unrecordable = false;
-                    out.push(Action::Log(Level::Info, "jobs can be recorded again".into()));
+                    log(out, Level::Info, format_args!("jobs can be recorded again"));
                 }
                 if self.shutdown.is_some() && !task.has_ended() {
                     // The next daemon goes on from here.
@@ -132,7 +134,7 @@ impl State {
             Err(why) => {
                 task.doing = Doing::SaveAgain(now.time + self.options.times.save);
                 let wait = self.options.times.save.as_secs();
-                out.push(Action::Log(Level::Error, format!("job \"{id}\" waits, tried again in {wait} s: {why}")));
+                log(out, Level::Error, format_args!("job \"{id}\" waits, tried again in {wait} s: {why}"));
             }
         }
     }

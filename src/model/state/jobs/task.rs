@@ -1,6 +1,7 @@
 //! One open job: what is on record of it, what it is doing, and when it goes on by itself.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -17,7 +18,7 @@ use crate::model::state::Goal;
 pub struct Task {
     pub record: JobRecord,
     /// The job; `None` once it is done, and for one that was refused as it came.
-    pub job: Option<Box<Job>>,
+    pub job: Option<Rc<Job>>,
     pub doing: Doing,
     /// It was begun by an earlier daemon: what its phase does may have been done already.
     pub resumed: bool,
@@ -140,7 +141,7 @@ pub enum Purpose {
 }
 
 impl Task {
-    pub fn new(record: JobRecord, job: Option<Box<Job>>, doing: Doing) -> Task {
+    pub fn new(record: JobRecord, job: Option<Rc<Job>>, doing: Doing) -> Task {
         Task {
             record,
             job,

@@ -1,5 +1,7 @@
 //! The way back: what a job has changed is as it was before, and why is said.
 
+use std::fmt::Arguments;
+
 use super::adopt::{holds, same_package};
 use super::install::UNPACK;
 use super::task::{Ask, Doing, Purpose};
@@ -13,7 +15,7 @@ use crate::model::state::{is_file, State};
 impl State {
     /// Nothing was changed yet: the package is thrown away and the job ends. Where an earlier daemon had come further, and
     /// on record the agent has the package already, that is undone.
-    pub(super) fn discard(&mut self, index: usize, code: Code, why: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn discard(&mut self, index: usize, code: Code, why: Arguments, now: Now, out: &mut Vec<Action>) {
         let agent = self.agents.get(&self.job_name(index)).map(|agent| agent.record.package.as_ref());
         let before = self.tasks[index].record.before.as_ref().map(|before| before.package.as_ref());
         if agent.is_some() && before.is_some() && agent != before {
@@ -49,11 +51,11 @@ impl State {
         let name = self.job_name(index);
         out.push(Action::DropPackage(name.clone(), Vec::new()));
         self.forget(&name, now, out);
-        self.finish(index, Code::Success, "success", out);
+        self.finish(index, Code::Success, format_args!("success"), out);
     }
 
     /// Goes back to what was there before the job, and says why.
-    pub(super) fn undo(&mut self, index: usize, code: Code, why: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn undo(&mut self, index: usize, code: Code, why: Arguments, now: Now, out: &mut Vec<Action>) {
         let task = &mut self.tasks[index];
         let Some(before) = task.record.before.as_deref() else { return self.finish(index, code, why, out) };
         let new = task.record.package.as_ref();
@@ -184,7 +186,7 @@ impl State {
 
     pub(super) fn undone(&mut self, index: usize, out: &mut Vec<Action>) {
         if let Some(outcome) = self.tasks[index].record.outcome.clone() {
-            self.finish(index, outcome.code, &outcome.message, out);
+            self.finish(index, outcome.code, format_args!("{}", outcome.message), out);
         }
     }
 }

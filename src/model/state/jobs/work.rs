@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::task::{Doing, Purpose, Toolwork};
 use crate::kernel::{Decimal, Exit, Level};
-use crate::model::event::{Action, Fetched, Now};
+use crate::model::event::{log, Action, Fetched, Now};
 use crate::model::job::{joined, sanitize, Code, Order, MESSAGE_MAX};
 use crate::model::package::{is_locked, Tool, LOCK_WAIT};
 use crate::model::record::Phase;
@@ -33,23 +33,28 @@ impl State {
                 task.refetched = true;
                 task.doing = Doing::WaitingForSlot;
                 out.push(Action::DropDownload(id.into()));
-                out.push(Action::Log(
+                log(
+                    out,
                     Level::Warn,
-                    format!("job \"{id}\": the download does not fit, once more from the start"),
-                ));
+                    format_args!("job \"{id}\": the download does not fit, once more from the start"),
+                );
             }
             Fetched::Whole { digest, .. } => {
                 let text = format!("the package is not what was promised: want {}, got {digest}", source.digest);
-                self.finish(index, Code::Checksum, &text, out);
+                self.finish(index, Code::Checksum, format_args!("{text}"), out);
             }
             Fetched::Refused { reason } => {
-                self.finish(index, Code::Download, &format!("cannot download: {reason}"), out);
+                self.finish(index, Code::Download, format_args!("cannot download: {reason}"), out);
             }
             Fetched::Cut { reason, progress, retry_after } => {
                 task.tries = if progress { 0 } else { task.tries + 1 };
                 if task.tries >= FETCH_TRIES {
-                    let text = format!("cannot download, tried {FETCH_TRIES} times: {reason}");
-                    return self.finish(index, Code::Download, &text, out);
+                    return self.finish(
+                        index,
+                        Code::Download,
+                        format_args!("cannot download, tried {FETCH_TRIES} times: {reason}"),
+                        out,
+                    );
                 }
                 let mut pause = (self.options.times.fetch * (1 << task.tries.saturating_sub(1))).min(FETCH_PAUSE);
                 if let Some(seconds) = retry_after {
@@ -101,7 +106,7 @@ impl State {
         // What comes before the last one only prepares.
         if exit == Exit::Code(0) || (work.tools.len() > 1 && !locked) {
             if exit != Exit::Code(0) {
-                out.push(Action::Log(Level::Warn, format!("job \"{id}\": {program}: {exit}, going on without")));
+                log(out, Level::Warn, format_args!("job \"{id}\": {program}: {exit}, going on without"));
             }
             work.late = false;
             work.tools.pop_front();
@@ -115,7 +120,7 @@ impl State {
         }
         if locked {
             work.again = Some(now.time + self.options.times.lock);
-            out.push(Action::Log(Level::Info, format!("job \"{id}\": {program} waits for a lock")));
+            log(out, Level::Info, format_args!("job \"{id}\": {program} waits for a lock"));
             return;
         }
         let (purpose, late) = (work.purpose, work.late);

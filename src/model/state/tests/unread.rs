@@ -8,7 +8,7 @@ fn dropped(action: &Action) -> Option<()> {
 
 /// Another daemon with the records of `bench`, of which it cannot read some.
 fn without(bench: &mut Bench, definitions: Vec<Definition>, unread: Unread) {
-    let read = |record: &JobRecord| bench.orders.iter().find(|job| job.text == record.text).cloned().map(Box::new);
+    let read = |record: &JobRecord| bench.orders.iter().find(|job| job.text == record.text).cloned().map(Rc::new);
     let jobs = bench.jobs.values().map(|record| (record.clone(), read(record))).collect();
     let runs = bench.state.run_records().map(|run| (run, true)).collect();
     let found = Found { definitions, jobs, runs, unread, ..Found::default() };
