@@ -61,6 +61,8 @@ pub struct Turn<'a> {
     pub policy: Policy,
     /// The boot id, for run records.
     pub boot_id: &'a str,
+    /// All agents are being stopped, as the daemon ends.
+    pub shutdown: bool,
     /// Where actions go.
     pub out: &'a mut Vec<Action>,
     /// Where sentences for the server go.

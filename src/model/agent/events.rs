@@ -169,6 +169,7 @@ impl Agent {
             }
         }
     }
+
     /// The time came: does what is due.
     pub fn due(&mut self, turn: &mut Turn) {
         let name = self.record.name.clone();

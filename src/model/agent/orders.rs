@@ -203,6 +203,9 @@ impl Agent {
                 }
             }
         }
-        self.save(turn);
+        // That it was being stopped is on record: the next daemon sees what came of that.
+        if !turn.shutdown {
+            self.save(turn);
+        }
     }
 }

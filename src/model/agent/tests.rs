@@ -27,7 +27,7 @@ fn agent(kind: Kind) -> Agent {
 /// Lets the agent take steps; returns what is to be done, without log and records.
 fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut Turn)) -> String {
     let (mut out, mut told) = (Vec::new(), Vec::new());
-    step(agent, &mut Turn { now, policy: POLICY, boot_id: "boot", out: &mut out, told: &mut told });
+    step(agent, &mut Turn { now, policy: POLICY, boot_id: "boot", shutdown: false, out: &mut out, told: &mut told });
     let word = |action: &Action| match action {
         Action::Start(_) => "start".to_string(),
         Action::FindMain(_) => "find".to_string(),
@@ -326,7 +326,14 @@ fn forgiven_failures_are_forgiven_on_record_too() {
         let mut agent = living(name);
         agent.failures = 2;
         let (mut out, mut told) = (Vec::new(), Vec::new());
-        agent.order_up(&mut Turn { now: NOW, policy: POLICY, boot_id: "boot", out: &mut out, told: &mut told });
+        agent.order_up(&mut Turn {
+            now: NOW,
+            policy: POLICY,
+            boot_id: "boot",
+            shutdown: false,
+            out: &mut out,
+            told: &mut told,
+        });
         let saved = |action: &Action| matches!(action, Action::SaveRun(run) if run.failures == 0);
         assert!(out.iter().any(saved), "{name}: {out:?}");
     }
@@ -375,7 +382,8 @@ fn one_that_starts_again_at_once_goes_on_in_its_group() {
     for (name, releases) in [("Stopping up", false), ("Stopping down", true), ("Stopping", true)] {
         let mut agent = living(name);
         let (mut out, mut told) = (Vec::new(), Vec::new());
-        let turn = &mut Turn { now: NOW, policy: POLICY, boot_id: "boot", out: &mut out, told: &mut told };
+        let turn =
+            &mut Turn { now: NOW, policy: POLICY, boot_id: "boot", shutdown: false, out: &mut out, told: &mut told };
         agent.exited(Exit::Code(0), None, "", turn);
         agent.left(0, turn);
         let released = out.iter().any(|action| matches!(action, Action::Release(_)));

@@ -304,16 +304,7 @@ impl State {
                 self.turn(&name, now, out, |agent, turn| agent.exited(exit, oom.as_deref(), &tail, turn));
             }
             Event::Main(name, found) => self.turn(&name, now, out, |agent, turn| agent.main_found(found, turn)),
-            Event::Left(name, count) => {
-                let first = out.len();
-                self.turn(&name, now, out, |agent, turn| agent.left(count, turn));
-                if self.shutdown.is_some() {
-                    // That it was being stopped is on record: the next daemon sees what came of that.
-                    let mut new = out.split_off(first);
-                    new.retain(|action| !matches!(action, Action::SaveRun(_)));
-                    out.append(&mut new);
-                }
-            }
+            Event::Left(name, count) => self.turn(&name, now, out, |agent, turn| agent.left(count, turn)),
             Event::Stirred => self.turns(None, now, out, &mut |agent, turn| agent.stirred(turn)),
             Event::Measured(usages) => self.measured(usages, now, out),
             Event::Checked(name, exit, tail) => {
@@ -461,11 +452,11 @@ impl State {
         step: &mut dyn FnMut(&mut Agent, &mut Turn),
     ) {
         let mut told = Vec::new();
-        let (policy, boot_id) = (self.options.policy, &self.options.boot_id);
+        let (policy, boot_id, shutdown) = (self.options.policy, &self.options.boot_id, self.shutdown.is_some());
         let mut changed = false;
         let mut one = |agent: &mut Agent| {
             let before = agent.status();
-            step(agent, &mut Turn { now: now.time, policy, boot_id, out, told: &mut told });
+            step(agent, &mut Turn { now: now.time, policy, boot_id, shutdown, out, told: &mut told });
             changed |= agent.status() != before;
         };
         match name {
