@@ -3,12 +3,12 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
 use crate::kernel::{Pid, Sig};
 use crate::sys::child::{spawn_child, FailurePipe, Program, Setup};
-use crate::sys::pipe;
+use crate::sys::{pipe, set_nonblocking};
 use crate::work::{Fault, Kind};
 
 /// Where the host's tools are looked for.
@@ -28,6 +28,8 @@ pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], Fai
     let mut setup = Setup::new(Program::Path(text(&program)?), argv, vec![c"PATH=/usr/bin:/bin".to_owned()]);
     let (read, write) = pipe().map_err(cannot)?;
     let (words, stderr) = pipe().map_err(cannot)?;
+    // It is read when the tool has ended: one with more to say than fits must not wait for that.
+    set_nonblocking(stderr.as_fd()).map_err(cannot)?;
     let failures = FailurePipe::new().map_err(cannot)?;
     setup.stdin = Some(package);
     setup.stdout = Some(write);
