@@ -10,6 +10,44 @@ use crate::wire::json::{self, Value};
 /// Of each agent's detail so many characters are shown in a table of several; one that is asked for by name says all.
 const DETAIL: usize = 72;
 
+/// One column of a table.
+struct Column {
+    head: &'static str,
+    /// The member that it shows.
+    key: &'static str,
+    /// Numbers end at one place, texts begin at one.
+    is_number: bool,
+}
+
+const fn text_column(head: &'static str, key: &'static str) -> Column {
+    Column { head, key, is_number: false }
+}
+
+const fn number_column(head: &'static str, key: &'static str) -> Column {
+    Column { head, key, is_number: true }
+}
+
+const AGENTS: [Column; 9] = [
+    text_column("NAME", "name"),
+    text_column("VERSION", "version"),
+    text_column("STATE", "status"),
+    number_column("UPTIME", "uptime"),
+    number_column("PID", "pid"),
+    number_column("CPU", "cpu"),
+    number_column("MEM", "memory"),
+    number_column("FAILURES", "failures"),
+    text_column("DETAIL", "detail"),
+];
+
+const JOBS: [Column; 6] = [
+    text_column("ID", "id"),
+    text_column("ACTION", "action"),
+    text_column("NAME", "name"),
+    text_column("STATE", "state"),
+    number_column("CODE", "errcode"),
+    text_column("MESSAGE", "message"),
+];
+
 /// The status report: a line about the daemon, then one per agent.
 pub fn status(body: &Value, agents_dir: &Path) -> String {
     let mut text = format!(
@@ -27,28 +65,16 @@ pub fn status(body: &Value, agents_dir: &Path) -> String {
         ));
         return text;
     }
-    let mut rows = vec![["NAME", "VERSION", "STATE", "UPTIME", "PID", "CPU", "MEM", "FAILURES", "DETAIL"]
-        .map(str::to_string)
-        .to_vec()];
-    for agent in agents {
-        let pid = number_of(agent, "pid");
-        let running = pid != 0.0;
-        rows.push(vec![
-            text_of(agent, "name"),
-            text_of(agent, "version"),
-            text_of(agent, "status"),
-            if running { duration(number_of(agent, "uptime")) } else { "-".to_string() },
-            if running { (pid as u64).to_string() } else { "-".to_string() },
-            member(agent, "cpu").and_then(json::number).map_or("-".to_string(), |cpu| tenths(cpu) + "%"),
-            member(agent, "memory").and_then(json::number).map_or("-".to_string(), size),
-            (number_of(agent, "failures") as u64).to_string(),
-            match agents.len() {
-                1 => text_of(agent, "detail"),
-                _ => shortened(text_of(agent, "detail")),
-            },
-        ]);
-    }
-    align(&mut text, &rows, &[3, 4, 5, 6, 7]);
+    let whole = agents.len() == 1;
+    align(&mut text, &AGENTS, agents, &|agent, key| match key {
+        "uptime" | "pid" if number_of(agent, "pid") == 0.0 => "-".to_string(),
+        "uptime" => duration(number_of(agent, key)),
+        "cpu" => shown(agent, key, |cpu| tenths(cpu) + "%"),
+        "memory" => shown(agent, key, size),
+        "pid" | "failures" => (number_of(agent, key) as u64).to_string(),
+        "detail" if !whole => shortened(text_of(agent, key)),
+        _ => text_of(agent, key),
+    });
     text
 }
 
@@ -65,47 +91,41 @@ pub fn jobs(body: &Value) -> String {
     if jobs.is_empty() {
         return "no jobs yet\n".to_string();
     }
-    let mut rows = vec![["ID", "ACTION", "NAME", "STATE", "CODE", "MESSAGE"].map(str::to_string).to_vec()];
-    for job in jobs {
-        let message = match text_of(job, "message") {
+    let mut text = String::new();
+    align(&mut text, &JOBS, jobs, &|job, key| match key {
+        "errcode" => shown(job, key, |code| (code as i64).to_string()),
+        "message" => match text_of(job, key) {
             message if message.is_empty() => text_of(job, "progress"),
             message => message,
-        };
-        rows.push(vec![
-            text_of(job, "id"),
-            text_of(job, "action"),
-            text_of(job, "name"),
-            text_of(job, "state"),
-            member(job, "errcode").and_then(json::number).map_or("-".to_string(), |code| (code as i64).to_string()),
-            message,
-        ]);
-    }
-    let mut text = String::new();
-    align(&mut text, &rows, &[4]);
+        },
+        _ => text_of(job, key),
+    });
     text
 }
 
-/// Puts the rows under each other, two spaces apart; the columns in `numbers` end, the others begin at one place.
-fn align(text: &mut String, rows: &[Vec<String>], numbers: &[usize]) {
-    let mut widths = vec![0; rows.first().map_or(0, Vec::len)];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+/// Puts the columns of `rows` side by side, two spaces apart, as `cell` makes texts of their values.
+fn align(text: &mut String, columns: &[Column], rows: &[Value], cell: &dyn Fn(&Value, &str) -> String) {
+    let mut lines = vec![String::new(); rows.len() + 1];
+    for column in columns {
+        let mut cells = vec![column.head.to_string()];
+        for row in rows {
+            cells.push(cell(row, column.key));
+        }
+        let width = cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
+        for (line, cell) in lines.iter_mut().zip(&cells) {
+            let blanks = std::iter::repeat_n(' ', width - cell.chars().count());
+            if column.is_number {
+                line.extend(blanks);
+                line.push_str(cell);
+            } else {
+                line.push_str(cell);
+                line.extend(blanks);
+            }
+            line.push_str("  ");
         }
     }
-    for row in rows {
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            let blanks = width - cell.chars().count();
-            if numbers.contains(&column) {
-                text.extend(std::iter::repeat_n(' ', blanks));
-                text.push_str(cell);
-            } else {
-                text.push_str(cell);
-                text.extend(std::iter::repeat_n(' ', blanks));
-            }
-            text.push_str("  ");
-        }
-        text.truncate(text.trim_end_matches(' ').len());
+    for line in &lines {
+        text.push_str(line.trim_end_matches(' '));
         text.push('\n');
     }
 }
@@ -121,6 +141,11 @@ fn text_of(value: &Value, key: &str) -> String {
 
 fn number_of(value: &Value, key: &str) -> f64 {
     member(value, key).and_then(json::number).unwrap_or(0.0)
+}
+
+/// A number as `show` has it, where there is one.
+fn shown(value: &Value, key: &str, show: fn(f64) -> String) -> String {
+    member(value, key).and_then(json::number).map_or("-".to_string(), show)
 }
 
 /// The two greatest units of a time in seconds: `3d4h`, `5m12s`.
