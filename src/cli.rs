@@ -3,6 +3,7 @@
 //! Each prints its result to standard output and its complaints to standard error, and returns the exit code: 0 done,
 //! 1 it did not work, 3 the daemon is not running. Nothing here changes the host; only the daemon does.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::host::disk::reason;
 use crate::host::files;
 use crate::model::command::{Answer, Command};
 use crate::model::package::Digest;
@@ -54,12 +56,12 @@ pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
     let answer = match exchange(&mut stream, command) {
         Ok(answer) => answer,
         Err(cause) => {
-            complain(&format!("cannot talk to the daemon at \"{}\": {cause}", socket.display()));
+            complain(&format_args!("cannot talk to the daemon at \"{}\": {cause}", socket.display()));
             return 1;
         }
     };
     if answer.code != 0 {
-        complain(if answer.message.is_empty() { "the daemon could not do it" } else { &answer.message });
+        complain(if answer.message.is_empty() { &"the daemon could not do it" } else { &answer.message });
         return answer.code;
     }
     if answer.body.is_empty() {
@@ -76,12 +78,12 @@ pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
             problems.append(&mut files::read_agents(&config.agents_dir).problems);
             if !problems.is_empty() {
                 list(&problems);
-                complain("what was last good of a file stays in use, if anything was, until it is mended");
+                complain(&"what was last good of a file stays in use, if anything was, until it is mended");
             }
             code
         }
         Err(syntax) => {
-            complain(&format!("cannot read the daemon's answer: {syntax}"));
+            complain(&format_args!("cannot read the daemon's answer: {syntax}"));
             1
         }
     }
@@ -91,7 +93,7 @@ pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
 fn configuration(path: &Path) -> Option<files::Loaded> {
     let told = |problems: Vec<Problem>| {
         list(&problems);
-        complain("so it cannot be known where its daemon is: mend that first");
+        complain(&"so it cannot be known where its daemon is: mend that first");
     };
     files::config_of_daemon(path).map_err(told).ok()
 }
@@ -101,17 +103,17 @@ fn unreachable(socket: &Path, error: &io::Error) -> u8 {
     let socket = socket.display();
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-            complain(&format!(
+            complain(&format_args!(
                 "the daemon is not running (no answer on \"{socket}\"): start it with its init script or \"bootagent run -d\""
             ));
             NOT_RUNNING
         }
         ErrorKind::PermissionDenied => {
-            complain(&format!("cannot connect to \"{socket}\": permission denied, this needs root"));
+            complain(&format_args!("cannot connect to \"{socket}\": permission denied, this needs root"));
             1
         }
         _ => {
-            complain(&format!("cannot connect to \"{socket}\": {}", files::cause(error)));
+            complain(&format_args!("cannot connect to \"{socket}\": {}", reason(error)));
             1
         }
     }
@@ -132,7 +134,7 @@ fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, Reason
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
             Err(reason!("no answer for {} s: its process is stopped, or waits for a disk", AT_HAND.as_secs()))
         }
-        Err(error) => Err(files::cause(&error).into()),
+        Err(error) => Err(reason(&error)),
         Ok(0) => Err("it ended before it answered".into()),
         Ok(_) => Err("its answer is cut off".into()),
     }
@@ -143,7 +145,7 @@ pub fn sha256(path: &Path) -> u8 {
     match digest(path) {
         Ok(digest) => print(&format!("{digest}\n")),
         Err(error) => {
-            complain(&format!("cannot read \"{}\": {}", path.display(), files::cause(&error)));
+            complain(&format_args!("cannot read \"{}\": {}", path.display(), reason(&error)));
             1
         }
     }
@@ -170,7 +172,7 @@ pub fn print(text: &str) -> u8 {
         Ok(()) => 0,
         Err(error) if error.kind() == ErrorKind::BrokenPipe => 0,
         Err(error) => {
-            complain(&format!("cannot write to standard output: {}", files::cause(&error)));
+            complain(&format_args!("cannot write to standard output: {}", reason(&error)));
             1
         }
     }
@@ -184,7 +186,7 @@ fn list(problems: &[Problem]) {
 }
 
 /// Writes one line to standard error; nothing is left to do when that fails.
-pub fn complain(message: &str) {
+pub fn complain(message: &dyn Display) {
     let _ = io::stderr().write_all(format!("bootagent: {message}\n").as_bytes());
 }
 

@@ -18,6 +18,7 @@ mod reexec;
 mod trust;
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -118,7 +119,7 @@ type Copies = Vec<(String, Vec<u8>)>;
 
 /// Everything the daemon holds.
 struct Daemon {
-    config: Config,
+    config: Box<Config>,
     store: Store,
     log: Log,
     outputs: Outputs,
@@ -207,7 +208,7 @@ impl Daemon {
     fn tell_parent(&mut self, mut ready: File) {
         use std::io::Write;
         if let Err(error) = sys::detach_standard_files() {
-            self.say(Level::Warn, &format!("cannot let go of the terminal: {error}"));
+            self.say(Level::Warn, &format_args!("cannot let go of the terminal: {error}"));
         }
         // A parent that is gone needs no answer.
         let _ = ready.write_all(b"1");
@@ -325,7 +326,7 @@ impl Daemon {
                 Sig::USR1 if as_init => self.stop_for(sig, Some(Reboot::Halt)),
                 Sig::USR2 if as_init => self.stop_for(sig, Some(Reboot::PowerOff)),
                 Sig::QUIT if !as_init => {
-                    self.say(Level::Info, "SIGQUIT: ending, agents go on");
+                    self.say(Level::Info, &"SIGQUIT: ending, agents go on");
                     self.queue.push_back(Event::Shutdown(Shutdown::Leave));
                 }
                 Sig::HUP => {
@@ -341,7 +342,7 @@ impl Daemon {
     }
 
     fn stop_for(&mut self, sig: Sig, power: Option<Reboot>) {
-        self.say(Level::Info, &format!("{sig}: stopping the agents"));
+        self.say(Level::Info, &format_args!("{sig}: stopping the agents"));
         self.power = power;
         self.queue.push_back(Event::Shutdown(Shutdown::Stop));
     }
@@ -389,7 +390,7 @@ impl Daemon {
         self.fares("turning over outputs", problem.as_deref());
     }
 
-    fn say(&mut self, level: Level, text: &str) {
+    fn say(&mut self, level: Level, text: &dyn Display) {
         self.log.write(level, text);
     }
 
@@ -416,14 +417,14 @@ impl Daemon {
         self.control.close();
         self.let_go();
         let _ = std::fs::remove_file(Path::new(&*self.config.run_dir).join(load::PID_FILE));
-        self.say(Level::Info, "ended");
+        self.say(Level::Info, &"ended");
         if self.state.agents().all(|agent| agent.is_down()) {
             self.limits.close();
         }
         if let Some(power) = self.power {
             sys::process::sync();
             if let Err(error) = process::reboot(power) {
-                self.log.write(Level::Error, &format!("cannot end the machine's run: {error}"));
+                self.log.write(Level::Error, &format_args!("cannot end the machine's run: {error}"));
             }
         }
         code

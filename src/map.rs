@@ -45,7 +45,7 @@ impl<K: Ord, V> Map<K, V> {
         match self.find(&key) {
             Ok(index) => Some(std::mem::replace(&mut self.0[index].1, value)),
             Err(index) => {
-                self.0.insert(index, (key, value));
+                self.insert_at(index, key, value);
                 None
             }
         }
@@ -53,11 +53,14 @@ impl<K: Ord, V> Map<K, V> {
 
     /// The value of a key, which `fresh` makes where there is none yet.
     pub fn or_insert_with(&mut self, key: K, fresh: impl FnOnce() -> V) -> &mut V {
-        let index = self.find(&key).unwrap_or_else(|index| {
-            self.0.insert(index, (key, fresh()));
-            index
-        });
+        let index = self.find(&key).unwrap_or_else(|index| self.insert_at(index, key, fresh()));
         &mut self.0[index].1
+    }
+
+    #[inline(never)]
+    fn insert_at(&mut self, index: usize, key: K, value: V) -> usize {
+        self.0.insert(index, (key, value));
+        index
     }
 
     /// The value of a key.

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::cli::{complain, list, print};
+use crate::host::disk::reason;
 use crate::host::files::{self, Configuration};
 use crate::kernel::Uid;
 use crate::model::spec::{Account, Spec};
@@ -32,7 +33,7 @@ pub fn check(path: &Path) -> u8 {
     }
     let said = if has_file { "ok" } else { "not there, so all defaults" };
     if !Path::new(&*config.agents_dir).exists() {
-        complain(&format!("warning: agents_dir: there is no directory \"{}\"", config.agents_dir));
+        complain(&format_args!("warning: agents_dir: there is no directory \"{}\"", config.agents_dir));
     }
     let count = match agents.agents.len() {
         1 => "1 agent".to_string(),
@@ -47,10 +48,10 @@ fn check_daemon(config: &Config, file: &str, problems: &mut Vec<Problem>) {
     for (key, path) in directories {
         let why = match fs::metadata(&**path) {
             Ok(metadata) if metadata.is_dir() => continue,
-            Ok(_) => "not a directory".to_string(),
+            Ok(_) => "not a directory".into(),
             // It is made at the start.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => files::cause(&error),
+            Err(error) => reason(&error),
         };
         problems.push(Problem::new(file, &format!("{key}: \"{path}\": {why}")));
     }
@@ -107,7 +108,7 @@ fn foreign_user(user: Option<&Account>) -> Option<String> {
 
 fn unusable_program(path: &str) -> Option<String> {
     match fs::metadata(path) {
-        Err(error) => Some(format!("cannot find the program \"{path}\": {}", files::cause(&error))),
+        Err(error) => Some(format!("cannot find the program \"{path}\": {}", reason(&error))),
         Ok(metadata) if !metadata.is_file() => Some(format!("\"{path}\" is not a program")),
         Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => Some(format!("\"{path}\" is not executable")),
         Ok(_) => None,

@@ -9,7 +9,6 @@ use crate::cli::{complain, configuration, print};
 use crate::host::files;
 use crate::reason::Reason;
 use crate::text::replace;
-use crate::wire::config::Config;
 
 /// The init systems there are scripts for.
 pub const SYSTEMS: [&str; 5] = ["sysv", "openrc", "procd", "systemd", "inittab"];
@@ -18,9 +17,9 @@ pub const SYSTEMS: [&str; 5] = ["sysv", "openrc", "procd", "systemd", "inittab"]
 /// the option for it is left out where it is looked for anyway.
 pub fn init(system: &str, config: &Path) -> u8 {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/sbin/bootagent"));
-    let Some(files::Loaded { config: Config { run_dir, .. }, .. }) = configuration(config) else { return 1 };
+    let Some(loaded) = configuration(config) else { return 1 };
     let config = (config != Path::new(files::CONFIG)).then_some(config);
-    match script(system, &program, config, Path::new(&*run_dir)) {
+    match script(system, &program, config, Path::new(&*loaded.config.run_dir)) {
         Ok(text) => print(&text),
         Err(cause) => {
             complain(&cause);

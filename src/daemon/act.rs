@@ -70,7 +70,7 @@ impl Daemon {
             Action::DropDownload(id) => {
                 self.stop_errand(&Errand::Fetch(id.clone()));
                 if let Err(error) = self.store.remove_download(&id) {
-                    self.say(Level::Warn, &error.to_string());
+                    self.say(Level::Warn, &error);
                 }
             }
             Action::Tool(id, tool) => self.start_tool(id, tool),

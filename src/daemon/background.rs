@@ -5,7 +5,6 @@
 //! and ends with a daemon that was told to end. What tells the daemon to end may as well be told to the keeper, which hands
 //! it on: while a dead daemon waits to be started again there is nobody else, and its agents still are to be stopped.
 
-use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -22,7 +21,7 @@ use crate::model::job::joined;
 use crate::reason::Reason;
 use crate::sys::child::close_inherited;
 use crate::sys::poll::{poll, PollFd, Signals};
-use crate::sys::process::{self, Fork};
+use crate::sys::process::{self, c_text, Fork};
 use crate::sys::{self, monotonic};
 
 /// Below `run_dir`: the keeper's process id, for init scripts. Locked by the keeper, as two of them would each start a
@@ -193,16 +192,13 @@ impl Keeper {
 
 /// Becomes the daemon that is on disk now, in the foreground of nothing.
 fn execute(program: &Path, options: &Options) -> ! {
-    let text = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
-    let program = text(program.as_os_str().as_bytes());
-    let mut argv = vec![c"bootagent".to_owned(), c"-c".to_owned(), text(options.config_path.as_os_str().as_bytes())];
+    let program = c_text(program.as_os_str().as_bytes());
+    let mut argv = vec![c"bootagent".to_owned(), c"-c".to_owned(), c_text(options.config_path.as_os_str().as_bytes())];
     argv.push(c"run".to_owned());
     if let Some(servers) = &options.servers {
         let list = joined(&mut servers.iter().map(|server| &*server.base), ",");
-        argv.extend([c"-S".to_owned(), text(list.as_bytes())]);
+        argv.extend([c"-S".to_owned(), c_text(list.as_bytes())]);
     }
-    let envp: Vec<CString> =
-        std::env::vars_os().map(|(name, value)| text(&[name.as_bytes(), b"=", value.as_bytes()].concat())).collect();
-    let _ = process::exec(&program, &argv, &envp);
+    let _ = process::exec(&program, &argv, &process::environment());
     process::exit_now(1)
 }

@@ -19,7 +19,7 @@ use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
 use crate::reason::Reason;
 use crate::sys::child::{spawn_child, Failure, Program, Setup};
-use crate::sys::file::{open_nofollow, read_up_to};
+use crate::sys::file::{open_nofollow, read_text, read_up_to};
 use crate::sys::process;
 use crate::text::replace;
 
@@ -66,7 +66,7 @@ impl Daemon {
         let spec = self.state.spec(name).ok_or("it has no definition")?;
         let prepared = self.limits.prepare(name, &spec.limits);
         for note in &prepared.notes {
-            self.log.write(Level::Info, note);
+            self.log.write(Level::Info, &note);
         }
         let output = self.outputs.open(name);
         self.fares("opening outputs", output.as_ref().err().map(|problem| &**problem));
@@ -208,7 +208,7 @@ impl Daemon {
             }
         }
         if strangers > 0 {
-            self.say(Level::Debug, &format!("{strangers} processes without a parent were reaped"));
+            self.say(Level::Debug, &format_args!("{strangers} processes without a parent were reaped"));
             self.queue.push_back(Event::Stirred);
         }
         self.trees.turn();
@@ -293,10 +293,13 @@ impl Daemon {
 
     /// Runs a package tool, after one that an earlier daemon left running for the same job.
     pub(super) fn start_tool(&mut self, job: JobId, tool: Tool) {
-        if let Some(left) = fs::read_to_string(self.tool_pid(&job)).ok().and_then(|text| parse_process(&text)) {
+        if let Some(left) = read_text(&self.tool_pid(&job)).ok().and_then(|text| parse_process(&text)) {
             let owned = self.owners.get(&left.pid) == Some(&Owner::Tool(job.clone()));
             if owned || proc::alive(left) && !self.owners.contains_key(&left.pid) {
-                self.say(Level::Info, &format!("job \"{job}\": waits for process {} of an earlier daemon", left.pid));
+                self.say(
+                    Level::Info,
+                    &format_args!("job \"{job}\": waits for process {} of an earlier daemon", left.pid),
+                );
                 self.tools.push((job.clone(), tool));
                 // One of the image before this one is our child, and is reaped.
                 if !owned {
@@ -313,7 +316,7 @@ impl Daemon {
                 let text = format!("{} {}\n", process.pid, process.ticks);
                 let run_dir = Path::new(&*self.config.run_dir);
                 if let Err(error) = publish(run_dir, &format!("tool-{job}.pid"), &text) {
-                    self.say(Level::Warn, &format!("job \"{job}\": cannot note its installer: {error}"));
+                    self.say(Level::Warn, &format_args!("job \"{job}\": cannot note its installer: {error}"));
                 }
                 self.owners.insert(pid, Owner::Tool(job));
             }
@@ -377,7 +380,7 @@ impl Daemon {
             }
             Err(reason) => self.say(
                 Level::Warn,
-                &format!("cannot run {}: {reason}", joined(&mut argv.iter().map(|word| &**word), " ")),
+                &format_args!("cannot run {}: {reason}", joined(&mut argv.iter().map(|word| &**word), " ")),
             ),
         }
     }

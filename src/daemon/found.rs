@@ -19,6 +19,7 @@ use crate::model::pace::parse_servers;
 use crate::model::record::{self, AgentRecord, Phase};
 use crate::model::spec::Name;
 use crate::model::state::Found;
+use crate::sys::file::read_text;
 use crate::sys::{process, random};
 use crate::wire::config::{self, Config, Source};
 use crate::wire::proto;
@@ -106,7 +107,7 @@ pub(super) fn is_unreaped(process: Process) -> bool {
 /// Why a watcher brought this binary back, if one did.
 pub(super) fn undone(run_dir: &Path) -> Option<Box<str>> {
     let path = run_dir.join(watch::UNDONE);
-    let text = fs::read_to_string(&path).ok()?;
+    let text = read_text(&path).ok()?;
     let _ = fs::remove_file(&path);
     Some(sanitize(&text, MESSAGE_MAX).into())
 }
@@ -115,7 +116,7 @@ pub(super) fn undone(run_dir: &Path) -> Option<Box<str>> {
 pub(super) fn first_of_boot(config: &Config, boot: &str) -> bool {
     let run_dir = Path::new(&*config.run_dir);
     let path = run_dir.join(BOOT_FILE);
-    let known = match fs::read_to_string(&path) {
+    let known = match read_text(&path) {
         Ok(text) => text.trim() == boot,
         // What cannot be read just now may be from this boot.
         Err(error) => error.kind() != ErrorKind::NotFound,
@@ -133,11 +134,11 @@ fn identity(known: Option<record::Identity>, log: &mut Log, out: &mut Vec<Action
         if known.machine_id == machine || machine.is_empty() {
             return known;
         }
-        log.write(Level::Warn, "the machine-id is another one: this is a cloned disk, and gets a new sn");
+        log.write(Level::Warn, &"the machine-id is another one: this is a cloned disk, and gets a new sn");
     }
     let mut bytes = [0; 16];
     if let Err(error) = random(&mut bytes) {
-        log.write(Level::Error, &format!("no random numbers for the sn: {error}"));
+        log.write(Level::Error, &format_args!("no random numbers for the sn: {error}"));
     }
     let identity = record::Identity { sn: uuid(bytes), machine_id: machine };
     out.push(Action::SaveIdentity(identity.clone()));

@@ -105,7 +105,7 @@ impl Daemon {
         }
         let pid_told = tell_pid(run_dir);
         for (level, note) in &notes {
-            log.write(*level, note);
+            log.write(*level, &note);
         }
         let binary = Binary::own(&std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
         let trust = Trust::new(config.key_file.as_deref(), &store);
@@ -130,7 +130,7 @@ impl Daemon {
         if let Some(why) = trees.fault() {
             let lost =
                 "of an agent no more is known than its control group and its session, and the next daemon finds none";
-            log.write(Level::Warn, &format!("{why}: {lost}"));
+            log.write(Level::Warn, &format_args!("{why}: {lost}"));
         }
         let strays = trees.leftovers(&limits);
         for (name, left) in &strays {
@@ -143,7 +143,7 @@ impl Daemon {
         let renewed = found.carried.as_ref().is_some_and(|carried| carried.job.is_some());
         let config_path = options.config_path.clone();
         let options = state_options(options, &config, &program, &mut log);
-        log.write(Level::Info, &format!("{} begins, process {}", options.version, process::own_id()));
+        log.write(Level::Info, &format_args!("{} begins, process {}", options.version, process::own_id()));
         let state = State::new(options, found, now(), out);
         let mut daemon = Daemon {
             store,
@@ -203,7 +203,7 @@ impl Daemon {
         let limits = self.state.spec(name).map(|spec| spec.limits).unwrap_or_default();
         let found = self.limits.attach(name, &limits, processes);
         for note in &found.notes {
-            self.say(Level::Info, note);
+            self.say(Level::Info, &note);
         }
         self.queue.push_back(Event::Attached {
             name: name.clone(),
@@ -243,16 +243,16 @@ impl Daemon {
         let sources = match files::read_directory(Path::new(&*dir)) {
             Ok(Some(sources)) => sources,
             Ok(None) => {
-                return self.say(Level::Error, &format!("{dir}: there is no such directory, nothing is changed"))
+                return self.say(Level::Error, &format_args!("{dir}: there is no such directory, nothing is changed"))
             }
-            Err(why) => return self.say(Level::Error, &format!("{dir}: {why}; nothing is changed")),
+            Err(why) => return self.say(Level::Error, &format_args!("{dir}: {why}; nothing is changed")),
         };
         let records: Vec<AgentRecord> = self.state.agents().map(|agent| agent.record.clone()).collect();
         let mut problems = Vec::new();
         self.unkept.clear();
         let (mut good, whole) = read_definitions(&self.store, &dir, sources, &mut self.unkept, &mut problems);
         good.extend(self.records_definitions(&records, &mut problems));
-        self.say(Level::Info, &format!("definitions read again from \"{dir}\""));
+        self.say(Level::Info, &format_args!("definitions read again from \"{dir}\""));
         self.queue.push_back(Event::Definitions { good, problems, whole });
     }
 
@@ -262,7 +262,7 @@ impl Daemon {
 }
 
 /// Reads the configuration; a bad one is replaced by the last good one, else by the defaults.
-fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Config {
+fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Box<Config> {
     let (loaded, is_copy) = files::config_in_use(&options.config_path);
     let config = loaded.config;
     if loaded.problems.is_empty() {
@@ -379,7 +379,7 @@ fn servers(options: &Options, config: &Config, log: &mut Log) -> Vec<Server> {
         return config.servers.clone();
     }
     parse_servers(env!("BOOTAGENT_SVRLIST")).unwrap_or_else(|problem| {
-        log.write(Level::Error, &format!("compiled-in servers: {problem}"));
+        log.write(Level::Error, &format_args!("compiled-in servers: {problem}"));
         Vec::new()
     })
 }
@@ -387,7 +387,7 @@ fn servers(options: &Options, config: &Config, log: &mut Log) -> Vec<Server> {
 fn state_options(options: &Options, config: &Config, program: &str, log: &mut Log) -> state::Options {
     let mut seed = [0; 8];
     if let Err(error) = random(&mut seed) {
-        log.write(Level::Warn, &format!("no random numbers, jitter comes from the clock: {error}"));
+        log.write(Level::Warn, &format_args!("no random numbers, jitter comes from the clock: {error}"));
         seed = monotonic().0.to_le_bytes();
     }
     state::Options {

@@ -25,11 +25,11 @@ impl Daemon {
     pub(super) fn fares(&mut self, what: &'static str, problem: Option<&str>) {
         match problem {
             Some(problem) if !self.troubles.contains_key(what) => {
-                self.say(Level::Error, &format!("{problem} (said once while {what} does not work)"));
+                self.say(Level::Error, &format_args!("{problem} (said once while {what} does not work)"));
                 self.troubles.insert(what, problem.into());
             }
             Some(_) => {}
-            None if self.troubles.remove(what).is_some() => self.say(Level::Info, &format!("{what} works again")),
+            None if self.troubles.remove(what).is_some() => self.say(Level::Info, &format_args!("{what} works again")),
             None => {}
         }
     }
@@ -137,7 +137,7 @@ impl Daemon {
         // What still does not work was said when it began.
         let _ = self.catch_up();
         if !self.unread.is_empty() && can_be_read(&self.unread) {
-            self.say(Level::Info, "records that could not be read can be: all are read again");
+            self.say(Level::Info, &"records that could not be read can be: all are read again");
             self.queue.push_back(Event::Reexec);
         }
         let run_dir = self.config.run_dir.clone();
@@ -161,7 +161,7 @@ impl Daemon {
         let lost = format!("run_dir \"{}\" was removed or emptied", run_dir.display());
         match mended {
             Ok(()) => {
-                self.say(Level::Warn, &format!("{lost}, made again"));
+                self.say(Level::Warn, &format_args!("{lost}, made again"));
                 found::first_of_boot(&self.config, &crate::host::store::boot_id());
                 self.pid_told = load::tell_pid(run_dir);
                 // A keeper looks after its own file when it wakes up; to others this says nothing.
@@ -193,7 +193,10 @@ impl Daemon {
         if self.state_lock.replace(lock).is_none() || self.store.has_identity() {
             return;
         }
-        self.say(Level::Warn, &format!("state_dir \"{}\" was removed or emptied, made again", state_dir.display()));
+        self.say(
+            Level::Warn,
+            &format_args!("state_dir \"{}\" was removed or emptied, made again", state_dir.display()),
+        );
         for record in self.state.records() {
             self.save(record);
         }

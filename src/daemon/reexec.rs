@@ -5,7 +5,7 @@
 //! An image on trial is watched by a child of the one before it (`work::watch`).
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,7 +20,7 @@ use crate::kernel::{Level, Time};
 use crate::model::event::{Client, Event};
 use crate::reason::Reason;
 use crate::sys::child::{spawn_child, Setup};
-use crate::sys::file::open_nofollow;
+use crate::sys::file::{open_nofollow, read, read_up_to};
 use crate::sys::poll::{poll, PollFd};
 use crate::sys::{inherited, pipe, process, set_cloexec};
 use crate::wire::handover::{self, Handover};
@@ -41,10 +41,12 @@ pub fn handed_over() -> Option<Result<Handover, Reason>> {
     std::env::remove_var(VARIABLE);
     let file = number.parse().map_err(|_| reason!("\"{number}\" is no descriptor"));
     let text = file.and_then(|number| {
-        let mut text = String::new();
+        let mut text = Vec::new();
         let mut file = File::from(inherited(number).map_err(|error| reason(&error))?);
-        let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text));
-        read.map(|_| text).map_err(|error| reason(&error))
+        let begun = file.seek(SeekFrom::Start(0));
+        let read = begun.and_then(|_| read_up_to(u64::MAX, &mut text, &mut |to| file.read(to)));
+        read.map_err(|error| reason(&error))?;
+        String::from_utf8(text).map_err(|_| "it is not UTF-8".into())
     });
     let handover = text.and_then(|text| handover::read(&text));
     match &handover {
@@ -93,9 +95,10 @@ impl Daemon {
         let told = |what: &str, error: io::Error| format!("cannot {what}: {}", reason(&error));
         let path = CString::new(program).map_err(|error| told("execute it", error.into()))?;
         let file = self.write_handover(until).map_err(|error| told("write down what is handed over", error))?;
-        let argv: Vec<CString> = std::env::args_os().map(|arg| text(&arg)).collect();
-        let envp = environment(Some(file.as_raw_fd()));
-        self.say(Level::Info, &format!("executing \"{program}\""));
+        let argv = process::arguments();
+        let mut envp = process::environment();
+        envp.push(text(&format!("{VARIABLE}={}", file.as_raw_fd())));
+        self.say(Level::Info, &format_args!("executing \"{program}\""));
         let Daemon { lock, state_lock, control, failures, watcher, .. } = self;
         let mut kept: Vec<BorrowedFd> = vec![file.as_fd(), lock.as_fd()];
         kept.extend(state_lock.as_ref().map(AsFd::as_fd));
@@ -189,18 +192,19 @@ impl Daemon {
     fn start_watcher(&mut self, until: Time) -> Result<(), Reason> {
         let started = (|| {
             let (read, write) = pipe()?;
-            let mut argv = vec![c"bootagent".to_owned(), text(OsStr::new(watch::WORD))];
+            let mut argv = vec![c"bootagent".to_owned(), text(watch::WORD)];
             let own = process::own_id().to_string();
             for word in [&*own, &until.0.to_string(), &*self.config.run_dir, &self.program] {
-                argv.push(text(OsStr::new(word)));
+                argv.push(text(word));
             }
-            argv.extend(std::env::args_os().map(|arg| text(&arg)));
-            let mut setup = Setup::new(self.binary.program()?, argv, environment(None));
+            argv.append(&mut process::arguments());
+            let mut setup = Setup::new(self.binary.program()?, argv, process::environment());
             setup.stdin = Some(read);
             setup.stdout = io::stdout().as_fd().try_clone_to_owned().ok();
             setup.stderr = io::stderr().as_fd().try_clone_to_owned().ok();
             // What it may execute finds its files as we do.
-            setup.directory = std::env::current_dir().map_or(c"/".to_owned(), |dir| text(dir.as_os_str()));
+            setup.directory =
+                std::env::current_dir().map_or(c"/".to_owned(), |dir| process::c_text(dir.as_os_str().as_bytes()));
             self.restore_limits(&mut setup);
             let (begun, held) = pipe()?;
             let pid = spawn_child(&setup, &self.failures)?;
@@ -238,7 +242,7 @@ impl Daemon {
         next.push(".new");
         let next = PathBuf::from(next);
         if Path::new(from).exists() {
-            let copied = fs::read(from)
+            let copied = read(Path::new(from))
                 .and_then(|binary| fs::write(&next, binary))
                 .and_then(|()| fs::metadata(&program).or_else(|_| fs::metadata(from)))
                 .and_then(|old| fs::set_permissions(&next, old.permissions()))
@@ -255,17 +259,6 @@ impl Daemon {
     }
 }
 
-/// Our environment, with the descriptor of a handover.
-fn environment(handover: Option<i32>) -> Vec<CString> {
-    let mut envp = Vec::new();
-    for (name, value) in std::env::vars_os() {
-        envp.push(text(OsStr::from_bytes(&[name.as_bytes(), b"=", value.as_bytes()].concat())));
-    }
-    envp.extend(handover.map(|fd| text(OsStr::new(&format!("{VARIABLE}={fd}")))));
-    envp
-}
-
-/// What came from the kernel as a C string is one.
-fn text(text: &OsStr) -> CString {
-    CString::new(text.as_bytes()).unwrap_or_default()
+fn text(text: &str) -> CString {
+    process::c_text(text.as_bytes())
 }

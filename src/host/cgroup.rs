@@ -10,13 +10,13 @@ mod leaf;
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use crate::kernel::Errno;
-use crate::sys::file::read_up_to;
+use crate::sys::file::read_text;
 use crate::text::split_once;
 pub use group::Group;
 pub use leaf::Leaf;
@@ -136,10 +136,12 @@ pub fn hierarchies(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
         let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or("").trim_start_matches('/');
         let visible = !below.split('/').any(|part| part == "..");
         let own = if visible && !below.is_empty() { mount.join(below) } else { mount.clone() };
-        let controllers: Vec<Box<str>> =
-            controllers.split(',').filter(|name| !name.is_empty()).map(Box::from).collect();
-        if !found.iter().any(|known| known.version == version && known.controllers == controllers) {
-            found.push(Hierarchy { version, mount, own, controllers });
+        let mut names: Vec<Box<str>> = Vec::new();
+        for name in controllers.split(',').filter(|name| !name.is_empty()) {
+            names.push(name.into());
+        }
+        if !found.iter().any(|known| known.version == version && known.controllers == names) {
+            found.push(Hierarchy { version, mount, own, controllers: names });
         }
     }
     found
@@ -203,9 +205,8 @@ fn write_file(path: &Path, text: &str) -> Result<(), Box<Error>> {
 }
 
 fn read_file(path: &Path) -> Result<String, Box<Error>> {
-    let mut text = Vec::new();
-    match File::open(path).and_then(|mut file| read_up_to(u64::MAX, &mut text, &mut |to| file.read(to))) {
-        Ok(_) => Ok(String::from_utf8_lossy(&text).into_owned()),
+    match read_text(path) {
+        Ok(text) => Ok(text),
         // The group vanished between open and read.
         Err(cause) if cause.raw_os_error() == Some(libc::ENODEV) => {
             Err(Error::io("read", path, io::ErrorKind::NotFound.into()))

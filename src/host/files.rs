@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::host::disk::reason;
 use crate::host::store::Store;
 use crate::reason::Reason;
 use crate::sys::account;
@@ -30,7 +31,7 @@ pub const GOOD: &str = "bootagent.json";
 #[derive(Debug)]
 pub struct Loaded {
     /// Good where the file is good, the default elsewhere; not to be run on when there are problems.
-    pub config: Config,
+    pub config: Box<Config>,
     /// The file's text, when there is one that may be read.
     pub text: Option<Vec<u8>>,
     /// Everything that is wrong with the file.
@@ -41,7 +42,7 @@ pub struct Loaded {
 #[derive(Debug)]
 pub struct Configuration {
     /// `bootagent.json`.
-    pub config: Config,
+    pub config: Box<Config>,
     /// Whether there is such a file.
     pub has_file: bool,
     /// What `agents_dir` says; nothing where it is missing.
@@ -55,14 +56,12 @@ pub fn read_config(path: &Path) -> Loaded {
     let label = path.to_string_lossy();
     let named = path != Path::new(CONFIG);
     match read_file(path).and_then(|text| if named { text.ok_or(MISSING.into()).map(Some) } else { Ok(text) }) {
-        Ok(None) => Loaded { config: Config::default(), text: None, problems: Vec::new() },
+        Ok(None) => Loaded { config: Box::default(), text: None, problems: Vec::new() },
         Ok(Some(text)) => {
             let (config, problems) = config::read_config(&label, &text);
-            Loaded { config, text: Some(text), problems }
+            Loaded { config: Box::new(config), text: Some(text), problems }
         }
-        Err(message) => {
-            Loaded { config: Config::default(), text: None, problems: vec![Problem::new(&label, &message)] }
-        }
+        Err(message) => Loaded { config: Box::default(), text: None, problems: vec![Problem::new(&label, &message)] },
     }
 }
 
@@ -75,11 +74,16 @@ pub fn config_in_use(path: &Path) -> (Loaded, bool) {
         return (loaded, false);
     }
     let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
-    let good = store.good(GOOD).map(|text| config::read_config(GOOD, &text));
-    let good = good.filter(|(_, problems)| problems.is_empty()).map(|(config, _)| config);
-    let is_copy = good.is_some();
-    loaded.config = good.unwrap_or_else(|| loaded.config.only_directories());
-    (loaded, is_copy)
+    match store.good(GOOD).map(|text| config::read_config(GOOD, &text)) {
+        Some((config, problems)) if problems.is_empty() => {
+            loaded.config = Box::new(config);
+            (loaded, true)
+        }
+        _ => {
+            loaded.config = Box::new(loaded.config.only_directories());
+            (loaded, false)
+        }
+    }
 }
 
 /// The same for a command that looks for that daemon.
@@ -125,12 +129,12 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Reason> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(reason!("cannot read the directory: {}", cause(&error))),
+        Err(error) => return Err(unread_directory(error)),
     };
     check_above(directory)?;
     let mut sources = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(|error| reason!("cannot read the directory: {}", cause(&error)))?;
+        let entry = entry.map_err(unread_directory)?;
         let name = entry.file_name();
         let file = name.to_string_lossy();
         if !file.ends_with(".json") || file.starts_with('.') {
@@ -163,9 +167,9 @@ fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Reason> {
         Ok(file) => file,
         // A link whose target is gone, perhaps with a file system that is not mounted just now, is not nothing.
         Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => return Ok(None),
-        Err(error) => return Err(reason!("cannot read: {}", cause(&error))),
+        Err(error) => return Err(unread(error)),
     };
-    let metadata = file.metadata().map_err(|error| reason!("cannot read: {}", cause(&error)))?;
+    let metadata = file.metadata().map_err(unread)?;
     if !metadata.is_file() {
         return Err("not a regular file".into());
     }
@@ -177,8 +181,7 @@ fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Reason> {
         return Err(reason!("refused: others may use it (mode {bits:04o}); want mode 0600"));
     }
     let mut text = Vec::new();
-    read_up_to(MAX_FILE + 1, &mut text, &mut |to| file.read(to))
-        .map_err(|error| reason!("cannot read: {}", cause(&error)))?;
+    read_up_to(MAX_FILE + 1, &mut text, &mut |to| file.read(to)).map_err(unread)?;
     if text.len() as u64 > MAX_FILE {
         return Err("larger than 1 MiB".into());
     }
@@ -200,10 +203,10 @@ fn check_above(directory: &Path) -> Result<(), Reason> {
     if !as_root() {
         return Ok(());
     }
-    let real = fs::canonicalize(directory).map_err(|error| reason!("cannot read the directory: {}", cause(&error)))?;
+    let real = fs::canonicalize(directory).map_err(unread_directory)?;
     for (depth, above) in real.ancestors().enumerate() {
         let metadata = fs::metadata(above)
-            .map_err(|error| reason!("cannot look at the directory \"{}\": {}", above.display(), cause(&error)))?;
+            .map_err(|error| reason!("cannot look at the directory \"{}\": {}", above.display(), reason(&error)))?;
         if let Some(writer) = writer(&metadata, depth == 0) {
             return Err(reason!(
                 "refused: the directory \"{}\": {writer}; want it owned by root, mode 0755 or stricter",
@@ -251,12 +254,14 @@ fn as_root() -> bool {
     account::own_uid().0 == 0
 }
 
-/// The kernel's words alone.
-pub fn cause(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(raw) => crate::kernel::Errno(raw).to_string(),
-        None => error.to_string(),
-    }
+#[inline(never)]
+fn unread(error: io::Error) -> Reason {
+    reason!("cannot read: {}", reason(&error))
+}
+
+#[inline(never)]
+fn unread_directory(error: io::Error) -> Reason {
+    reason!("cannot read the directory: {}", reason(&error))
 }
 
 #[cfg(test)]
@@ -365,7 +370,7 @@ mod tests {
         assert!(read.problems[0].to_string().contains("agents.d/bad.json:1:2: "), "{}", read.problems[0]);
         fs::remove_file(&path).unwrap();
         let read = read_configuration(&path);
-        assert_eq!(read.config, Config::default());
+        assert_eq!(*read.config, Config::default());
         assert_eq!(read.problems, [Problem::new(&path.to_string_lossy(), MISSING)]);
     }
 

@@ -7,12 +7,14 @@
 use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use crate::host::cgroup::{self, Error, Group, Hierarchy, Leaf, Version};
 use crate::kernel::{Pid, Process};
 use crate::map::Map;
 use crate::model::spec::{self, Name};
 use crate::reason::Reason;
+use crate::sys::file::read_text;
 use crate::sys::poll::Counter;
 
 /// The v1 hierarchies that can tell agents apart where there is no v2, best first: a freezer can also hold a fork bomb
@@ -117,7 +119,7 @@ impl Limits {
     /// Looks at what this host has. `parent` is the configuration's `cgroup`, the path of the group that all agents'
     /// groups are in. The first notes come with the first agent.
     pub fn detect(state_dir: &str, parent: Option<&str>) -> Limits {
-        let read = |path| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default();
+        let read = |path| read_text(Path::new(path)).unwrap_or_default();
         let hierarchies = cgroup::hierarchies(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
         Limits::over(hierarchies, state_dir, parent)
     }
@@ -161,7 +163,8 @@ impl Limits {
     fn choose_telling(&mut self) -> Option<usize> {
         let unified = self.places.iter().position(|place| place.hierarchy.version == Version::V2);
         let others = TELLING.iter().map(|name| self.places.iter().position(|place| place.hierarchy.has(name)));
-        let order: Vec<usize> = std::iter::once(unified).chain(others).flatten().collect();
+        let mut order = Vec::from_iter(unified);
+        order.extend(others.flatten());
         order.into_iter().find(|&index| self.group(index).is_ok())
     }
 

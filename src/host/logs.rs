@@ -5,6 +5,7 @@
 //! worth writing, and when output is turned over, others decide.
 
 use crate::map::Map;
+use std::fmt::Display;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -56,11 +57,11 @@ impl Log {
     }
 
     /// Writes a line, if it matters enough. Where the file cannot be written it goes to the kernel's log, or to stderr.
-    pub fn write(&mut self, level: Level, text: &str) {
+    pub fn write(&mut self, level: Level, text: &dyn Display) {
         if !self.takes(level) {
             return;
         }
-        let text = sanitize(text, LINE_MAX - 100);
+        let text = sanitize(&text.to_string(), LINE_MAX - 100);
         let line = format!("{} {:5} {text}\n", timestamp(wall()), level.name());
         if self.foreground {
             write_stderr(&line);

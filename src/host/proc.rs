@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::kernel::{Errno, Pid, Process, Uid};
 use crate::map::Set;
 use crate::model::spec::Name;
-use crate::sys::file::read_up_to;
+use crate::sys::file::{read_text, read_up_to};
 use crate::sys::process::own_id;
 
 /// Clock ticks a second in /proc (USER_HZ): 100 on every target.
@@ -401,10 +401,7 @@ fn children(pid: i32, found: &mut Vec<Pid>) -> bool {
 
 /// Adds the process ids that a file lists.
 fn listed(path: &str, found: &mut Vec<Pid>) -> io::Result<()> {
-    let mut text = Vec::new();
-    let mut file = File::open(path)?;
-    read_up_to(u64::MAX, &mut text, &mut |to| file.read(to))?;
-    found.extend(String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(parse_pid));
+    found.extend(read_text(std::path::Path::new(path))?.split_ascii_whitespace().filter_map(parse_pid));
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings
 use crate::model::spec::is_job_id;
 use crate::model::state::Unread;
 use crate::reason::Reason;
+use crate::sys::file::read_text;
 use crate::wire::record;
 
 const IDENTITY: &str = "identity.json";
@@ -368,7 +369,7 @@ pub fn boot_id() -> Box<str> {
 }
 
 fn id_file(path: &str) -> Box<str> {
-    let Ok(text) = fs::read_to_string(path) else { return "".into() };
+    let Ok(text) = read_text(Path::new(path)) else { return "".into() };
     let id = text.trim();
     let plain = id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if plain { id } else { "" }.into()

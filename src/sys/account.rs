@@ -4,6 +4,7 @@
 //! must not, and what it finds would depend on how this program is linked.
 
 use std::io;
+use std::path::Path;
 
 use crate::kernel::{Gid, Uid};
 
@@ -90,7 +91,7 @@ fn each_group(take: &mut dyn FnMut(&str, Gid, &str) -> bool) -> io::Result<()> {
 
 /// Hands each account that is in the file at `path` to `take`, until that says true.
 fn each_line(path: &str, take: &mut dyn FnMut(&str, u32, [&str; 4]) -> bool) -> io::Result<()> {
-    match std::fs::read(path) {
+    match super::file::read(Path::new(path)) {
         Ok(text) => accounts(&String::from_utf8_lossy(&text), take),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
         Err(error) => return Err(error),

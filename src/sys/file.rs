@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_short, CString};
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -37,6 +37,25 @@ pub fn read_up_to(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// All that is in the file at `path`.
+///
+/// # Errors
+/// When it cannot be opened or read.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut content = Vec::new();
+    read_up_to(u64::MAX, &mut content, &mut |to| file.read(to))?;
+    Ok(content)
+}
+
+/// The same as text; what is not UTF-8 in it is replaced.
+///
+/// # Errors
+/// As `read`.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    read(path).map(|content| String::from_utf8_lossy(&content).into_owned())
 }
 
 /// Opens `path` as `options` say, but never through a symbolic link at its end; a file it makes gets `mode` (less the

@@ -3,6 +3,8 @@
 use std::ffi::{c_int, CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::null;
 
 use super::{cerr, cerr_long, pointers};
@@ -190,6 +192,29 @@ pub fn start_session() -> io::Result<()> {
     cerr(unsafe { libc::setsid() }).map(drop)
 }
 
+/// What this program was called with, its name first, as `exec` takes it.
+pub fn arguments() -> Vec<CString> {
+    let mut arguments = Vec::new();
+    for argument in std::env::args_os() {
+        arguments.push(c_text(argument.as_bytes()));
+    }
+    arguments
+}
+
+/// Our environment, as `exec` takes it.
+pub fn environment() -> Vec<CString> {
+    let mut environment = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        environment.push(c_text(&[name.as_bytes(), b"=", value.as_bytes()].concat()));
+    }
+    environment
+}
+
+/// What is a C string already, or was one; empty where a zero byte is in it.
+pub fn c_text(text: &[u8]) -> CString {
+    CString::new(text).unwrap_or_default()
+}
+
 /// Executes `program` in place of this one; returns only what went wrong.
 ///
 /// Descriptors that are to stay need `set_cloexec(fd, false)`; the signal mask, locks and children stay by themselves.
@@ -293,7 +318,7 @@ fn side(raw: i32) -> Fork {
 /// How many threads we have, out of the one file that an emulator of processors answers itself: its own threads, which
 /// /proc/self/task shows, take part in no fork of ours.
 fn threads() -> Option<u32> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let stat = super::file::read_text(Path::new("/proc/self/stat")).ok()?;
     // The fields after the name, which may hold anything, begin with the third.
     stat.rsplit_once(')')?.1.split(' ').nth(20 - 2)?.parse().ok()
 }

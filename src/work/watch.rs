@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use crate::kernel::{Pid, Sig, Time};
 use crate::sys::poll::{poll, PollFd};
-use crate::sys::{file, monotonic, process, stdin};
+use crate::sys::process::{self, c_text};
+use crate::sys::{file, monotonic, stdin};
 
 /// The hidden command.
 pub const WORD: &str = "watch";
@@ -45,12 +46,8 @@ pub fn run(words: &[String]) -> i32 {
     if follows(daemon, &Path::new(run_dir).join(LOCK)) {
         return 0;
     }
-    let text = |text: &str| CString::new(text).unwrap_or_default();
-    let argv: Vec<CString> = argv.iter().map(|arg| text(arg)).collect();
-    let variables =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let envp: Vec<CString> = variables.map(|(name, value)| text(&format!("{name}={value}"))).collect();
-    let error = process::exec(&text(program), &argv, &envp);
+    let argv: Vec<CString> = argv.iter().map(|arg| c_text(arg.as_bytes())).collect();
+    let error = process::exec(&c_text(program.as_bytes()), &argv, &process::environment());
     eprintln!("bootagent: cannot execute \"{program}\" again: {error}");
     1
 }

@@ -51,9 +51,9 @@ fn dates() {
 fn lines_are_single_and_of_the_level() {
     let place = Place::new();
     let mut log = Log::new(&place.0.join("new/dir"), Level::Info, false);
-    log.write(Level::Info, "agent \"a\" started");
-    log.write(Level::Debug, "not this");
-    log.write(Level::Error, "two\nlines \u{1b}[2J");
+    log.write(Level::Info, &"agent \"a\" started");
+    log.write(Level::Debug, &"not this");
+    log.write(Level::Error, &"two\nlines \u{1b}[2J");
     let text = place.read("new/dir/bootagent.log");
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{text}");
@@ -67,15 +67,15 @@ fn lines_are_single_and_of_the_level() {
 fn a_log_that_was_removed_or_renamed_begins_anew() {
     let place = Place::new();
     let mut log = Log::new(&place.0, Level::Info, false);
-    log.write(Level::Info, "one");
+    log.write(Level::Info, &"one");
     fs::rename(place.0.join("bootagent.log"), place.0.join("old")).unwrap();
-    log.write(Level::Info, "two");
+    log.write(Level::Info, &"two");
     fs::remove_file(place.0.join("bootagent.log")).unwrap();
-    log.write(Level::Info, "three");
+    log.write(Level::Info, &"three");
     assert!(place.read("old").ends_with(" one\n"));
     assert!(place.read("bootagent.log").ends_with(" three\n") && !place.read("bootagent.log").contains("two"));
     fs::remove_dir_all(&place.0).unwrap();
-    log.write(Level::Info, "four");
+    log.write(Level::Info, &"four");
     assert!(place.read("bootagent.log").ends_with(" four\n"));
 }
 
@@ -98,7 +98,7 @@ fn the_own_log_is_capped_and_never_follows_a_link() {
     symlink(place.0.join("victim"), place.0.join("bootagent.log")).unwrap();
     // In the foreground, so that it does not go to the log of the kernel under the test.
     log.foreground = true;
-    log.write(Level::Error, "a line that cannot go to its file");
+    log.write(Level::Error, &"a line that cannot go to its file");
     assert_eq!(place.read("victim"), "precious");
 }
 
