@@ -280,10 +280,13 @@ impl Daemon {
                 return vec![Ready::Signals];
             }
         }
-        let mut ready: Vec<Ready> =
-            sources.iter().zip(&fds).filter(|(_, fd)| fd.ready() || fd.invalid()).map(|(source, _)| *source).collect();
+        let mut ready = Vec::new();
         // What is removed while it is served must not move what is served after it.
-        ready.reverse();
+        for (source, fd) in sources.iter().zip(&fds).rev() {
+            if fd.ready() || fd.invalid() {
+                ready.push(*source);
+            }
+        }
         ready
     }
 
@@ -388,6 +391,12 @@ impl Daemon {
             problem = problem.or(self.outputs.turn(&name, size).err());
         }
         self.fares("turning over outputs", problem.as_deref());
+    }
+
+    /// A child of ours that is in no agent's tree.
+    fn own(&mut self, pid: Pid, owner: Owner) {
+        self.trees.add_ours(pid);
+        self.owners.insert(pid, owner);
     }
 
     fn say(&mut self, level: Level, text: &dyn Display) {

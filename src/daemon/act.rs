@@ -8,7 +8,7 @@ use crate::model::event::{Action, Event, Fetched, Message, Reply, Usage, Verifie
 use crate::model::job::{JobId, Order as JobOrder};
 use crate::model::pace::Server;
 use crate::model::package::Digest;
-use crate::model::record::Phase;
+use crate::model::record::{JobRecord, Phase};
 use crate::model::report::Entry;
 use crate::reason::Reason;
 use crate::sys::monotonic;
@@ -148,16 +148,15 @@ impl Daemon {
                 }
             }
         }
-        let over = self.store.jobs().into_iter().filter(|record| record.phase == Phase::Taken);
-        let over = over.map(|record| Entry {
-            id: record.id,
-            action: record.action,
-            name: record.name,
-            phase: record.phase,
-            outcome: record.outcome,
-            progress: "".into(),
-        });
-        over.chain(entries).collect()
+        let mut ledger = Vec::new();
+        for record in self.store.jobs() {
+            if record.phase == Phase::Taken {
+                let JobRecord { id, action, name, phase, outcome, .. } = record;
+                ledger.push(Entry { id, action, name, phase, outcome, progress: "".into() });
+            }
+        }
+        ledger.append(&mut entries);
+        ledger
     }
 
     fn freshen(&mut self, id: &str, seq: u64) {
@@ -221,8 +220,7 @@ impl Daemon {
         let who = if unprivileged { self.helper.clone()? } else { None };
         let helper = Helper::start(&self.binary, order, file, who, &self.failures, monotonic())
             .map_err(|error| reason!("cannot start a helper: {}", crate::host::disk::reason(&error)))?;
-        self.trees.add_ours(helper.pid());
-        self.owners.insert(helper.pid(), super::Owner::Helper);
+        self.own(helper.pid(), super::Owner::Helper);
         self.helpers.push((errand, helper));
         Ok(())
     }

@@ -84,7 +84,7 @@ pub(super) fn enter(options: &Options) -> Result<Background, Reason> {
 
 /// Makes and locks the keeper's file; without a process id in it there is still the daemon's own.
 fn hold(file: &Path) -> Result<File, Reason> {
-    make_dir(file.parent().unwrap_or(Path::new("/"))).map_err(|error| error.to_string())?;
+    make_dir(file.parent().unwrap_or(Path::new("/")))?;
     let mut lock = load::lock(file)?;
     let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", process::own_id()).as_bytes()));
     Ok(lock)

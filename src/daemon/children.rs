@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::model::spec::{Name, Spec};
 use crate::reason::Reason;
 use crate::sys::child::{spawn_child, Failure, Program, Setup};
 use crate::sys::file::{open_nofollow, read_text, read_up_to};
-use crate::sys::process;
+use crate::sys::process::{self, c_text};
 use crate::text::replace;
 
 /// So much of an agent's output goes into what is said about its end.
@@ -58,8 +59,14 @@ impl Daemon {
         }
         // Not copies of the lock's: closing one of those would release it, fcntl(2).
         let signals = self.signals.as_fd();
-        let spare: Result<Vec<OwnedFd>, _> = (0..SPARE).map(|_| signals.try_clone_to_owned()).collect();
-        spare.err().map(|error| format!("no descriptors to spare: {}", reason(&error)))
+        let mut spare: Vec<OwnedFd> = Vec::new();
+        for _ in 0..SPARE {
+            match signals.try_clone_to_owned() {
+                Ok(fd) => spare.push(fd),
+                Err(error) => return Some(format!("no descriptors to spare: {}", reason(&error))),
+            }
+        }
+        None
     }
 
     fn spawn_agent(&mut self, name: &Name) -> Result<Event, Reason> {
@@ -224,7 +231,10 @@ impl Daemon {
             Stage::Exec => &exec[0],
             _ => return text,
         };
-        text.replacen(':', &format!(" \"{about}\":"), 1)
+        match text.split_once(':') {
+            Some((stage, cause)) => format!("{stage} \"{about}\":{cause}"),
+            None => text,
+        }
     }
 
     fn child_ended(&mut self, owner: Owner, exit: Exit, failure: Option<Failure>) {
@@ -284,8 +294,7 @@ impl Daemon {
             .and_then(|setup| spawn_child(&setup, &self.failures).map_err(|error| reason!("{error}")));
         match spawned {
             Ok(pid) => {
-                self.trees.add_ours(pid);
-                self.owners.insert(pid, Owner::Check(name));
+                self.own(pid, Owner::Check(name));
             }
             Err(reason) => self.queue.push_back(Event::Checked(name, Exit::Unknown, reason.into())),
         }
@@ -327,14 +336,13 @@ impl Daemon {
     }
 
     fn spawn_tool(&self, job: &str, tool: &Tool) -> Result<Pid, Reason> {
-        let name = tool.argv.first().ok_or("no tool")?;
-        let program = find_program(name).ok_or_else(|| reason!("\"{name}\" is not on this host"))?;
-        let text = |bytes: &str| CString::new(bytes).map_err(|_| Reason::from("a zero byte in an argument"));
-        let argv = tool.argv.iter().map(|arg| text(arg)).collect::<Result<Vec<_>, _>>()?;
-        let envp = ["LC_ALL=C", "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "DEBCONF_NONINTERACTIVE_SEEN=true"];
-        let mut envp = envp.iter().map(|variable| text(variable)).collect::<Result<Vec<_>, _>>()?;
-        envp.push(text(&format!("PATH={PATH}"))?);
-        let mut setup = Setup::new(Program::Path(text(&program.to_string_lossy())?), argv, envp);
+        let mut setup = of_host(&mut tool.argv.iter().map(|arg| &**arg))?;
+        for variable in
+            [c"LC_ALL=C", c"HOME=/root", c"DEBIAN_FRONTEND=noninteractive", c"DEBCONF_NONINTERACTIVE_SEEN=true"]
+        {
+            setup.envp.push(variable.to_owned());
+        }
+        setup.envp.push(c_text(["PATH=", PATH].concat().as_bytes()));
         let path = self.tool_output(job);
         let output = OpenOptions::new()
             .append(true)
@@ -346,7 +354,6 @@ impl Daemon {
             .map_err(|error| reason!("cannot open \"{}\": {error}", path.display()))?;
         setup.stderr = output.try_clone().ok().map(OwnedFd::from);
         setup.stdout = Some(output.into());
-        setup.oom_score_adj = Some(0);
         self.restore_limits(&mut setup);
         spawn_child(&setup, &self.failures).map_err(|error| reason!("{error}"))
     }
@@ -365,18 +372,11 @@ impl Daemon {
 
     /// Runs something that nobody waits for.
     pub(super) fn run_errand(&mut self, argv: &[&str]) {
-        let spawned = find_program(argv.first().unwrap_or(&"")).ok_or_else(|| Reason::from("it is not on this host"));
-        let spawned = spawned.and_then(|program| {
-            let text = |bytes: &str| CString::new(bytes).map_err(|_| Reason::from("a zero byte in an argument"));
-            let args = argv.iter().map(|arg| text(arg)).collect::<Result<Vec<_>, _>>()?;
-            let mut setup = Setup::new(Program::Path(text(&program.to_string_lossy())?), args, Vec::new());
-            setup.oom_score_adj = Some(0);
-            spawn_child(&setup, &self.failures).map_err(|error| reason!("{error}"))
-        });
+        let spawned = of_host(&mut argv.iter().copied())
+            .and_then(|setup| spawn_child(&setup, &self.failures).map_err(|error| reason!("{error}")));
         match spawned {
             Ok(pid) => {
-                self.trees.add_ours(pid);
-                self.owners.insert(pid, Owner::Errand);
+                self.own(pid, Owner::Errand);
             }
             Err(reason) => self.say(
                 Level::Warn,
@@ -425,6 +425,19 @@ fn read_pid(path: &Path) -> Option<Pid> {
     let mut file = open_nofollow(path, OpenOptions::new().read(true), 0).ok()?;
     let length = file.metadata().ok().filter(Metadata::is_file).and_then(|_| file.read(&mut text).ok())?;
     proc::parse_pid(std::str::from_utf8(&text[..length]).ok()?.trim())
+}
+
+/// What executes a program of this host, looked up by its name as a shell does, in an empty environment.
+fn of_host(argv: &mut dyn Iterator<Item = &str>) -> Result<Setup, Reason> {
+    let mut args = Vec::new();
+    for arg in argv {
+        args.push(CString::new(arg).map_err(|_| "a zero byte in an argument")?);
+    }
+    let name = args.first().map_or("".into(), |name| name.to_string_lossy());
+    let program = find_program(&name).ok_or_else(|| reason!("\"{name}\" is not on this host"))?;
+    let mut setup = Setup::new(Program::Path(c_text(program.as_os_str().as_bytes())), args, Vec::new());
+    setup.oom_score_adj = Some(0);
+    Ok(setup)
 }
 
 fn parse_process(text: &str) -> Option<Process> {

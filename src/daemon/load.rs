@@ -21,7 +21,7 @@ use crate::host::store::{boot_id, can_be_read, Store};
 use crate::host::tree::Trees;
 use crate::kernel::{Gid, Level, Process, Resource, Sig, Uid};
 use crate::map::{Map, Set};
-use crate::model::event::{Action, Definition, Event};
+use crate::model::event::{Action, Event};
 use crate::model::pace::{parse_servers, Server};
 use crate::model::record::AgentRecord;
 use crate::model::restart::Policy;
@@ -114,7 +114,10 @@ impl Daemon {
         let stored = store.read_all();
         let sound = stored.corrupt.iter().all(|corrupt| corrupt.job.is_some());
         let mut unread = stored.unread.clone();
-        unread.extend([PathBuf::from(&*config.agents_dir)].into_iter().filter(|dir| !can_be_read(from_ref(dir))));
+        let agents_dir = PathBuf::from(&*config.agents_dir);
+        if !can_be_read(from_ref(&agents_dir)) {
+            unread.push(agents_dir);
+        }
         let mut unkept = Copies::new();
         let mut found = find(&config, &store, stored, &mut unkept, handover.is_some(), &mut log, out);
         for (run, alive) in &mut found.runs {
@@ -251,13 +254,11 @@ impl Daemon {
         let mut problems = Vec::new();
         self.unkept.clear();
         let (mut good, whole) = read_definitions(&self.store, &dir, sources, &mut self.unkept, &mut problems);
-        good.extend(self.records_definitions(&records, &mut problems));
+        for record in &records {
+            good.append(&mut own_definitions(&self.store, record, &mut problems));
+        }
         self.say(Level::Info, &format_args!("definitions read again from \"{dir}\""));
         self.queue.push_back(Event::Definitions { good, problems, whole });
-    }
-
-    fn records_definitions(&self, records: &[AgentRecord], problems: &mut Vec<Box<str>>) -> Vec<Definition> {
-        records.iter().flat_map(|record| own_definitions(&self.store, record, problems)).collect()
     }
 }
 

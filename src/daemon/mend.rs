@@ -150,13 +150,13 @@ impl Daemon {
         if !unlocked && !self.control.is_lost() && run_dir.join("agents").is_dir() {
             return self.fares("run_dir", None);
         }
-        let mended = make_dir(run_dir).map_err(|error| error.to_string()).and_then(|()| {
+        let mended = make_dir(run_dir).map_err(Reason::from).and_then(|()| {
             if unlocked {
                 self.lock = load::lock(&run_dir.join(watch::LOCK))?;
             }
             self.control
                 .listen_again()
-                .map_err(|error| format!("cannot listen in \"{}\": {}", run_dir.display(), reason(&error)))
+                .map_err(|error| reason!("cannot listen in \"{}\": {}", run_dir.display(), reason(&error)))
         });
         let lost = format!("run_dir \"{}\" was removed or emptied", run_dir.display());
         match mended {

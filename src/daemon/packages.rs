@@ -36,7 +36,7 @@ impl Daemon {
     pub(super) fn open_download(&mut self, id: &JobId) -> Result<File, Reason> {
         let path = self.store.download(id);
         if let Some(dir) = path.parent() {
-            make_durable_dir(dir).map_err(|error| error.to_string())?;
+            make_durable_dir(dir)?;
         }
         let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
             .map_err(|error| told("open", &path, &error))?;
@@ -50,7 +50,7 @@ impl Daemon {
     pub(super) fn place(&mut self, id: &str, name: &str, file: &str) -> Result<(), Reason> {
         let (from, dir) = (self.store.download(id), self.store.packages_dir(name));
         let to = dir.join(file);
-        make_durable_dir(&dir).map_err(|error| error.to_string())?;
+        make_durable_dir(&dir)?;
         match fs::rename(&from, &to) {
             Ok(()) => {
                 self.faults.pass("place-renamed");

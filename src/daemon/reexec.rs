@@ -171,14 +171,11 @@ impl Daemon {
 
     /// Takes what the image before this one left, beside what is taken at the start.
     pub(super) fn inherit(&mut self, handover: Handover) {
-        for (pid, owner) in handover
-            .tools
-            .into_iter()
-            .map(|(pid, job)| (pid, Owner::Tool(job)))
-            .chain(handover.errands.into_iter().map(|pid| (pid, Owner::Errand)))
-        {
-            self.trees.add_ours(pid);
-            self.owners.insert(pid, owner);
+        for (pid, job) in handover.tools {
+            self.own(pid, Owner::Tool(job));
+        }
+        for pid in handover.errands {
+            self.own(pid, Owner::Errand);
         }
         self.watcher = taken(handover.watcher).map(File::from);
         for connection in handover.connections {
@@ -219,8 +216,7 @@ impl Daemon {
         if let Some(failure) = self.failures.take(pid) {
             return Err(reason!("cannot start a watcher: {failure}"));
         }
-        self.trees.add_ours(pid);
-        self.owners.insert(pid, Owner::Errand);
+        self.own(pid, Owner::Errand);
         self.watcher = Some(File::from(write));
         Ok(())
     }
@@ -252,7 +248,7 @@ impl Daemon {
                 let _ = fs::remove_file(&next);
                 return Err(told(&program, &error).into());
             }
-            sync_dir(program.parent().unwrap_or(Path::new("/"))).map_err(|error| error.to_string())?;
+            sync_dir(program.parent().unwrap_or(Path::new("/")))?;
         }
         self.dismiss_watcher();
         Ok(())

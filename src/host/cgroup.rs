@@ -195,6 +195,17 @@ fn make_dir(dir: &Path) -> Result<bool, Box<Error>> {
     }
 }
 
+/// The groups in a group; none where that cannot be known.
+fn directories(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
 fn open_for_writing(path: &Path) -> Result<File, Box<Error>> {
     OpenOptions::new().write(true).open(path).map_err(|cause| Error::io("open", path, cause))
 }

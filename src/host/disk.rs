@@ -37,6 +37,13 @@ impl fmt::Display for Error {
     }
 }
 
+impl From<Box<Error>> for Reason {
+    #[inline(never)]
+    fn from(error: Box<Error>) -> Reason {
+        reason!("{error}")
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.cause)

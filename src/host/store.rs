@@ -457,7 +457,7 @@ fn take_record(path: &Path, stored: &mut Stored, take: &mut dyn FnMut(&str) -> R
         Ok(()) => format!("set aside as \"{}\"", Path::new(&aside).display()),
         Err(error) => format!("cannot be set aside: {}", reason(&error)),
     };
-    let in_jobs = path.parent().is_some_and(|dir| dir.ends_with("jobs"));
+    let in_jobs = path.parent().is_some_and(|dir| dir.file_name().is_some_and(|name| name == "jobs"));
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let job = (in_jobs && is_job_id(stem)).then(|| stem.into());
     stored.corrupt.push(Corrupt { job, message: format!("cannot read \"{}\": {cause}; {place}", path.display()) });

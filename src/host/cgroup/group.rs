@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{make_dir, open_for_writing, read_file, write_file, Error, Hierarchy, Leaf, Version};
+use super::{directories, make_dir, open_for_writing, read_file, write_file, Error, Hierarchy, Leaf, Version};
 
 /// The group all of an agent's groups are in, in one hierarchy.
 #[derive(Debug)]
@@ -148,10 +148,8 @@ impl Group {
     /// The names of all groups in it.
     pub fn leaves(&self) -> Vec<Box<str>> {
         let mut names = Vec::new();
-        if let Ok(entries) = fs::read_dir(&self.dir) {
-            for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-                names.extend(entry.file_name().to_str().map(Box::from));
-            }
+        for dir in directories(&self.dir) {
+            names.extend(dir.file_name().and_then(|name| name.to_str()).map(Box::from));
         }
         names
     }

@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{
-    keyed, number, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, Error, Version,
+    directories, keyed, number, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, Error,
+    Version,
 };
 use crate::kernel::Pid;
 use crate::sys::poll::Counter;
@@ -264,13 +265,9 @@ fn remove(dir: &Path) -> Result<(), Box<Error>> {
 
 /// The groups in a group; its link count says without reading it that there are none.
 fn below(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
     if fs::metadata(dir).is_ok_and(|meta| meta.nlink() > 2) {
-        if let Ok(entries) = fs::read_dir(dir) {
-            for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-                found.push(entry.path());
-            }
-        }
+        directories(dir)
+    } else {
+        Vec::new()
     }
-    found
 }
