@@ -52,7 +52,7 @@ impl Daemon {
         let result = self.record(&action);
         match &result {
             Ok(()) => drop(self.unsaved.remove(&key)),
-            Err(_) => drop(self.unsaved.insert(key, action)),
+            Err(_) => self.unsaved.insert(key, action),
         }
         self.complain(result);
     }

@@ -242,17 +242,5 @@ fn tolerate_missing(result: Result<(), Box<Error>>) -> Result<(), Box<Error>> {
     }
 }
 
-/// The number that is a whole file.
-fn number(path: &Path) -> Option<u64> {
-    read_file(path).ok()?.trim().parse().ok()
-}
-
-/// The number after `key` in a file of such lines.
-fn keyed(path: &Path, key: &str) -> Result<Option<u64>, Box<Error>> {
-    let text = read_file(path)?;
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-    Ok(value.and_then(|value| value.trim().parse().ok()))
-}
-
 #[cfg(test)]
 mod tests;

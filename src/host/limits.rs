@@ -203,11 +203,11 @@ impl Limits {
         let mut held = Held { memory_limit: limits.memory, ..Held::default() };
         held.telling = self.telling.and_then(|index| self.leaf(index, name));
         if let Some(bytes) = limits.memory {
-            held.memory = self.hold(name, "memory", |leaf| leaf.set_memory(Some(bytes)));
+            held.memory = self.hold(name, "memory", &|leaf| leaf.set_memory(Some(bytes)));
             held.baseline = held.memory.as_ref().and_then(Leaf::oom_kills);
         }
         if let Some(share) = limits.cpu {
-            held.cpu = self.hold(name, "cpu", |leaf| leaf.set_cpu(Some(share)));
+            held.cpu = self.hold(name, "cpu", &|leaf| leaf.set_cpu(Some(share)));
         }
         held.bare = self.lift(name, &held, limits) && unlimited;
         let mut prepared = Prepared::default();
@@ -282,17 +282,20 @@ impl Limits {
             self.note("CPU limits are polled".into());
         }
         // What held its last run and does not hold this one, where that was not released in between.
-        let old = self.agents.insert(name.clone(), Box::new(held));
-        if let Some((old, held)) = old.zip(self.agents.get(name)) {
-            let unused = old.leaves().into_iter().filter(|leaf| !held.leaves().contains(leaf));
-            self.leftover.extend(unused.map(|leaf| (name.clone(), leaf.clone())));
+        if let Some(old) = self.agents.remove(name) {
+            for leaf in old.leaves() {
+                if !held.leaves().contains(&leaf) {
+                    self.leftover.push((name.clone(), leaf.clone()));
+                }
+            }
         }
+        self.agents.insert(name.clone(), Box::new(held));
         prepared.notes = std::mem::take(&mut self.notes);
         prepared
     }
 
     /// The leaf that `set` worked on, trying v2 and then v1.
-    fn hold(&mut self, name: &str, controller: &str, set: impl Fn(&Leaf) -> Result<(), Box<Error>>) -> Option<Leaf> {
+    fn hold(&mut self, name: &str, controller: &str, set: &dyn Fn(&Leaf) -> Result<(), Box<Error>>) -> Option<Leaf> {
         for version in [Version::V2, Version::V1] {
             let place = |place: &Place| {
                 place.hierarchy.version == version && (version == Version::V2 || place.hierarchy.has(controller))

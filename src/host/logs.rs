@@ -132,7 +132,7 @@ impl Outputs {
             Ok((file, found)) => {
                 match found.len() {
                     0 => drop(self.begins.remove(name)),
-                    size => drop(self.begins.insert(name.into(), size)),
+                    size => self.begins.insert(name.into(), size),
                 }
                 Ok(file.into())
             }

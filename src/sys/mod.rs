@@ -22,6 +22,7 @@ pub mod poll;
 pub mod process;
 
 /// Turns the -1 of a C call into the error it left in errno, and passes any other result on.
+#[inline(never)]
 fn cerr(result: c_int) -> io::Result<c_int> {
     if result == -1 {
         Err(io::Error::last_os_error())

@@ -6,10 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{
-    directories, keyed, number, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, Error,
-    Version,
-};
+use super::{directories, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, Error, Version};
 use crate::kernel::Pid;
 use crate::sys::poll::Counter;
 
@@ -64,7 +61,7 @@ impl Leaf {
     /// Whether any process is in it or below.
     pub fn populated(&self) -> bool {
         if self.version == Version::V2 {
-            if let Ok(Some(count)) = keyed(&self.dir.join("cgroup.events"), "populated") {
+            if let Some(count) = self.keyed("cgroup.events", "populated") {
                 return count != 0;
             }
         }
@@ -87,38 +84,38 @@ impl Leaf {
     /// Stops or continues all that is in it, where the hierarchy can (v2 from 5.2, v1 freezer).
     pub fn freeze(&self, frozen: bool) -> Result<(), Box<Error>> {
         match self.version {
-            Version::V2 => write_file(&self.dir.join("cgroup.freeze"), if frozen { "1" } else { "0" }),
-            Version::V1 => write_file(&self.dir.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" }),
+            Version::V2 => self.write("cgroup.freeze", if frozen { "1" } else { "0" }),
+            Version::V1 => self.write("freezer.state", if frozen { "FROZEN" } else { "THAWED" }),
         }
     }
 
     /// Limits the memory of all in it, swap included, or lifts the limit; read back afterwards.
     pub fn set_memory(&self, limit: Option<u64>) -> Result<(), Box<Error>> {
         let (file, swap, none) = match self.version {
-            Version::V2 => (self.dir.join("memory.max"), "memory.swap.max", "max"),
-            Version::V1 => (self.dir.join("memory.limit_in_bytes"), "memory.memsw.limit_in_bytes", "-1"),
+            Version::V2 => ("memory.max", "memory.swap.max", "max"),
+            Version::V1 => ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "-1"),
         };
-        let swap = self.dir.join(swap);
         let text = limit.map_or(none.into(), |bytes| bytes.to_string());
         match self.version {
             Version::V2 => {
-                write_file(&file, &text)?;
+                self.write(file, &text)?;
                 // It counts swap alone. Hosts without swap accounting are without the file.
-                tolerate_missing(write_file(&swap, if limit.is_some() { "0" } else { "max" }))?;
+                tolerate_missing(self.write(swap, if limit.is_some() { "0" } else { "max" }))?;
                 // The whole tree ends with the process that was chosen (from 4.19).
-                tolerate_missing(write_file(&self.dir.join("memory.oom.group"), "1"))?;
+                tolerate_missing(self.write("memory.oom.group", "1"))?;
             }
             Version::V1 => {
                 // Memory with swap can never be set below memory: which goes first depends on the old values.
-                let early = write_file(&file, &text);
-                tolerate_missing(write_file(&swap, &text))?;
+                let early = self.write(file, &text);
+                tolerate_missing(self.write(swap, &text))?;
                 if early.is_err() {
-                    write_file(&file, &text)?;
+                    self.write(file, &text)?;
                 }
             }
         }
         match limit {
             Some(want) if !self.has_memory(want) => {
+                let file = self.dir.join(file);
                 let got = read_file(&file)?;
                 Err(Error::text("write", &file, &format!("wrote {want}, read back \"{}\"", got.trim())))
             }
@@ -132,7 +129,7 @@ impl Leaf {
             Version::V2 => "memory.max",
             Version::V1 => "memory.limit_in_bytes",
         };
-        number(&self.dir.join(file)).is_some_and(|bytes| bytes.abs_diff(want) < 65_536)
+        self.number(file).is_some_and(|bytes| bytes.abs_diff(want) < 65_536)
     }
 
     /// Holds the processor time of all in it to `share` hundredths of a percent of one core, or lifts the limit; read
@@ -140,14 +137,12 @@ impl Leaf {
     pub fn set_cpu(&self, share: Option<u32>) -> Result<(), Box<Error>> {
         let bandwidth = share.map(bandwidth);
         match (self.version, bandwidth) {
-            (Version::V2, None) => write_file(&self.dir.join("cpu.max"), "max"),
-            (Version::V2, Some((quota, period))) => {
-                set_and_compare(&self.dir.join("cpu.max"), &format!("{quota} {period}"))
-            }
-            (Version::V1, None) => write_file(&self.dir.join("cpu.cfs_quota_us"), "-1"),
+            (Version::V2, None) => self.write("cpu.max", "max"),
+            (Version::V2, Some((quota, period))) => self.set("cpu.max", &format!("{quota} {period}")),
+            (Version::V1, None) => self.write("cpu.cfs_quota_us", "-1"),
             (Version::V1, Some((quota, period))) => {
-                set_and_compare(&self.dir.join("cpu.cfs_period_us"), &period.to_string())?;
-                set_and_compare(&self.dir.join("cpu.cfs_quota_us"), &quota.to_string())
+                self.set("cpu.cfs_period_us", &period.to_string())?;
+                self.set("cpu.cfs_quota_us", &quota.to_string())
             }
         }
     }
@@ -160,8 +155,7 @@ impl Leaf {
                 read_file(&self.dir.join("cpu.max")).is_ok_and(|text| text.trim() == format!("{quota} {period}"))
             }
             Version::V1 => {
-                number(&self.dir.join("cpu.cfs_quota_us")) == Some(quota)
-                    && number(&self.dir.join("cpu.cfs_period_us")) == Some(period)
+                self.number("cpu.cfs_quota_us") == Some(quota) && self.number("cpu.cfs_period_us") == Some(period)
             }
         }
     }
@@ -173,11 +167,13 @@ impl Leaf {
             Version::V2 => "memory.events",
             Version::V1 => "memory.oom_control",
         };
-        if let Ok(Some(count)) = keyed(&self.dir.join(file), "oom_kill") {
+        if let Some(count) = self.keyed(file, "oom_kill") {
             return Some((count, true));
         }
-        let file = self.dir.join("memory.failcnt");
-        (self.version == Version::V1).then(|| number(&file)).flatten().map(|count| (count, false))
+        match self.version {
+            Version::V2 => None,
+            Version::V1 => Some((self.number("memory.failcnt")?, false)),
+        }
     }
 
     /// Is raised whenever the memory limit is hit and nothing can be reclaimed: v1 kills one process then, and says
@@ -197,31 +193,52 @@ impl Leaf {
 
     /// The most memory it ever had in use, bytes, where the kernel remembers it.
     pub fn memory_peak(&self) -> Option<u64> {
-        number(&self.dir.join(match self.version {
+        self.number(match self.version {
             Version::V2 => "memory.peak",
             Version::V1 => "memory.max_usage_in_bytes",
-        }))
+        })
     }
 
     /// The memory in use, bytes; `None` without the controller.
     pub fn memory(&self) -> Option<u64> {
-        number(&self.dir.join(match self.version {
+        self.number(match self.version {
             Version::V2 => "memory.current",
             Version::V1 => "memory.usage_in_bytes",
-        }))
+        })
     }
 
     /// The processor time used since it was made, microseconds; `None` without the controller.
     pub fn cpu(&self) -> Option<u64> {
         match self.version {
-            Version::V2 => keyed(&self.dir.join("cpu.stat"), "usage_usec").ok().flatten(),
-            Version::V1 => number(&self.dir.join("cpuacct.usage")).map(|nanos| nanos / 1000),
+            Version::V2 => self.keyed("cpu.stat", "usage_usec"),
+            Version::V1 => self.number("cpuacct.usage").map(|nanos| nanos / 1000),
         }
     }
 
     /// Removes it with the groups made below it; an error while there are processes, to be tried again later.
     pub fn remove(&self) -> Result<(), Box<Error>> {
         remove(&self.dir)
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<(), Box<Error>> {
+        write_file(&self.dir.join(file), text)
+    }
+
+    /// Writes what is read back afterwards.
+    fn set(&self, file: &str, text: &str) -> Result<(), Box<Error>> {
+        set_and_compare(&self.dir.join(file), text)
+    }
+
+    /// The number that is a whole file.
+    fn number(&self, file: &str) -> Option<u64> {
+        read_file(&self.dir.join(file)).ok()?.trim().parse().ok()
+    }
+
+    /// The number after `key` in a file of such lines.
+    fn keyed(&self, file: &str, key: &str) -> Option<u64> {
+        let text = read_file(&self.dir.join(file)).ok()?;
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        value.and_then(|value| value.trim().parse().ok())
     }
 }
 
