@@ -20,6 +20,11 @@ impl Time {
         Time(seconds.saturating_mul(1_000_000_000).saturating_add(nanos as u64))
     }
 
+    /// The first of these moments, of those that are known.
+    pub fn earliest(times: &[Option<Time>]) -> Option<Time> {
+        times.iter().flatten().min().copied()
+    }
+
     /// How long ago `earlier` was; zero when it lies ahead.
     #[inline(never)]
     pub fn since(self, earlier: Time) -> Duration {

@@ -67,6 +67,16 @@ impl Store {
         Store { state_dir: state_dir.into(), run_dir: run_dir.into() }
     }
 
+    /// What has this name in the state directory.
+    fn state(&self, name: &str) -> PathBuf {
+        self.state_dir.join(name)
+    }
+
+    /// Where the records of the agents' runs are.
+    fn runs(&self) -> PathBuf {
+        self.run_dir.join("agents")
+    }
+
     /// Makes the directories, and removes temporary files that a crash left.
     ///
     /// # Errors
@@ -91,23 +101,23 @@ impl Store {
         let mut stored = Stored::default();
         let (mut identity, mut settings) = (None, Settings::default());
         let (mut agents, mut runs) = (Vec::new(), Vec::new());
-        let path = self.state_dir.join(IDENTITY);
+        let path = self.state(IDENTITY);
         take_record(&path, &mut stored, &mut |text| {
             identity = Some(record::read_identity(text)?);
             Ok(())
         });
-        let path = self.state_dir.join(SETTINGS);
+        let path = self.state(SETTINGS);
         take_record(&path, &mut stored, &mut |text| {
             settings = record::read_settings(text)?;
             Ok(())
         });
-        take_records(&self.state_dir.join("agents"), &mut stored, &mut |name, text| {
+        take_records(&self.state("agents"), &mut stored, &mut |name, text| {
             let agent = record::read_agent(text)?;
             is_about(&agent.name, name)?;
             agents.push(agent);
             Ok(())
         });
-        take_records(&self.run_dir.join("agents"), &mut stored, &mut |name, text| {
+        take_records(&self.runs(), &mut stored, &mut |name, text| {
             let run = record::read_run(text)?;
             is_about(&run.name, name)?;
             runs.push(run);
@@ -120,8 +130,8 @@ impl Store {
     /// Whose the records are that could not be read.
     pub fn owners(&self, unread: &[PathBuf]) -> Unread {
         let mut owners = Unread::default();
-        let jobs = self.state_dir.join("jobs");
-        let agents = [self.state_dir.join("agents"), self.run_dir.join("agents")];
+        let jobs = self.state("jobs");
+        let agents = [self.state("agents"), self.runs()];
         for path in unread {
             let stem = || path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             owners.all |= *path == jobs || agents.contains(path);
@@ -131,7 +141,7 @@ impl Store {
                     continue;
                 }
                 Some(dir) if agents.iter().any(|agents| *agents == *dir) => stem().into(),
-                _ if *path == self.state_dir.join(SETTINGS) => "".into(),
+                _ if *path == self.state(SETTINGS) => "".into(),
                 _ => continue,
             };
             if !owners.agents.contains(&name) {
@@ -143,30 +153,30 @@ impl Store {
 
     /// Whether the host's identity is one of these.
     pub fn is_unread_identity(&self, unread: &[PathBuf]) -> bool {
-        unread.contains(&self.state_dir.join(IDENTITY))
+        unread.contains(&self.state(IDENTITY))
     }
 
     /// Whether there is a record of the host's identity.
     pub fn has_identity(&self) -> bool {
-        self.state_dir.join(IDENTITY).exists()
+        self.state(IDENTITY).exists()
     }
 
     /// The record of a job, as it is: one that cannot be read stays where it is.
     pub fn job(&self, id: &str) -> Option<JobRecord> {
-        let text = read_file(&self.state_dir.join("jobs").join([id, RECORD].concat())).ok()?;
+        let text = read_file(&record_in(&self.state("jobs"), id)).ok()?;
         record::read_job(std::str::from_utf8(&text).ok()?).ok().filter(|job| *job.id == *id)
     }
 
     /// The records of all jobs in the order they came, with those that cannot be read left out.
     pub fn jobs(&self) -> Vec<JobRecord> {
-        let ids = list(&self.state_dir.join("jobs"), RECORD).unwrap_or_default();
+        let ids = list(&self.state("jobs"), RECORD).unwrap_or_default();
         let mut jobs: Vec<JobRecord> = ids.iter().filter_map(|id| self.job(id)).collect();
         jobs.sort_unstable_by_key(|job| job.seq);
         jobs
     }
 
     fn read_jobs(&self, stored: &mut Stored) {
-        let dir = self.state_dir.join("jobs");
+        let dir = self.state("jobs");
         let mut jobs = Vec::new();
         take_records(&dir, stored, &mut |id, text| {
             let job = record::read_job(text)?;
@@ -181,7 +191,7 @@ impl Store {
         for id in list(&dir, ".json.corrupt").unwrap_or_default() {
             let answered = stored.jobs.iter().any(|job| *job.id == *id);
             let told = stored.corrupt.iter().any(|known| known.job.as_deref() == Some(&*id));
-            let unread = stored.unread.contains(&dir.join([&id, RECORD].concat()));
+            let unread = stored.unread.contains(&record_in(&dir, &id));
             if is_job_id(&id) && !answered && !told && !unread {
                 let message = format!("the record of job \"{id}\" was set aside earlier, as it cannot be read");
                 stored.corrupt.push(Corrupt { job: Some(id.into()), message });
@@ -207,7 +217,7 @@ impl Store {
 
     /// The first number of a nonce that was never used; `None` when none is kept, or it cannot be read.
     pub fn nonces(&self) -> Option<u64> {
-        let content = read_file(&self.state_dir.join(NONCES)).ok()?;
+        let content = read_file(&self.state(NONCES)).ok()?;
         std::str::from_utf8(&content).ok()?.trim().parse().ok()
     }
 
@@ -224,7 +234,7 @@ impl Store {
     /// # Errors
     /// As `write_identity`, and when the old one can still not be read.
     pub fn write_agent(&self, agent: &AgentRecord, unread: &[PathBuf]) -> Result<(), Box<Error>> {
-        let path = self.state_dir.join("agents").join([&agent.name, RECORD].concat());
+        let path = record_in(&self.state("agents"), &agent.name);
         if unread.iter().any(|unread| path.starts_with(unread)) {
             match read_file(&path) {
                 Ok(text) => {
@@ -235,13 +245,12 @@ impl Store {
                 Err(_) => {}
             }
         }
-        let file = [&agent.name, RECORD].concat();
-        write_durable(&self.state_dir.join("agents"), &file, &record::write_agent(agent))
+        write_record(&self.state("agents"), &agent.name, &record::write_agent(agent), true)
     }
 
     /// Whether an agent's record was set aside, now or earlier.
     pub fn agent_is_corrupt(&self, name: &str) -> bool {
-        self.state_dir.join("agents").join([name, RECORD, CORRUPT].concat()).exists()
+        self.state("agents").join([name, RECORD, CORRUPT].concat()).exists()
     }
 
     /// Keeps a job's record.
@@ -249,8 +258,7 @@ impl Store {
     /// # Errors
     /// As `write_identity`.
     pub fn write_job(&self, job: &JobRecord) -> Result<(), Box<Error>> {
-        let file = [&job.id, RECORD].concat();
-        write_durable(&self.state_dir.join("jobs"), &file, &record::write_job(job))
+        write_record(&self.state("jobs"), &job.id, &record::write_job(job), true)
     }
 
     /// Keeps the record of an agent's run until the next boot.
@@ -258,8 +266,7 @@ impl Store {
     /// # Errors
     /// As `write_identity`.
     pub fn write_run(&self, run: &RunRecord) -> Result<(), Box<Error>> {
-        let file = [&run.name, RECORD].concat();
-        write(&self.run_dir.join("agents"), &file, record::write_run(run).as_bytes(), false)
+        write_record(&self.runs(), &run.name, &record::write_run(run), false)
     }
 
     /// Removes an agent's record; one that is not there is fine.
@@ -267,7 +274,7 @@ impl Store {
     /// # Errors
     /// When it is there and cannot be removed. The same with all that follow.
     pub fn remove_agent(&self, name: &str) -> Result<(), Box<Error>> {
-        remove_durable(&self.state_dir.join("agents"), &[name, RECORD].concat())
+        remove_durable(&self.state("agents"), &[name, RECORD].concat())
     }
 
     /// Removes a job's record, and what was set aside of an earlier one.
@@ -275,7 +282,7 @@ impl Store {
     /// # Errors
     /// As `remove_agent`.
     pub fn remove_job(&self, id: &str) -> Result<(), Box<Error>> {
-        let dir = self.state_dir.join("jobs");
+        let dir = self.state("jobs");
         remove(&dir.join([id, RECORD, CORRUPT].concat()))?;
         remove_durable(&dir, &[id, RECORD].concat())
     }
@@ -285,18 +292,18 @@ impl Store {
     /// # Errors
     /// As `remove_agent`.
     pub fn remove_run(&self, name: &str) -> Result<(), Box<Error>> {
-        remove(&self.run_dir.join("agents").join([name, RECORD].concat()))
+        remove(&record_in(&self.runs(), name))
     }
 
     /// The last good copy of a configuration file, if one was kept. `file` is `bootagent.json`, or `agents.d/` and the
     /// file's name, wherever the directory is and whatever it is called. The same with all that follow.
     pub fn good(&self, file: &str) -> Option<Vec<u8>> {
-        read_file(&self.state_dir.join("good").join(file)).ok()
+        read_file(&self.state("good").join(file)).ok()
     }
 
     /// The definitions of which a good copy is kept, in byte order, each with `agents.d/` before it.
     pub fn good_definitions(&self) -> Vec<String> {
-        let stems = list(&self.state_dir.join("good/agents.d"), RECORD).unwrap_or_default();
+        let stems = list(&self.state("good/agents.d"), RECORD).unwrap_or_default();
         stems.into_iter().map(|stem| ["agents.d/", &stem, RECORD].concat()).collect()
     }
 
@@ -308,7 +315,7 @@ impl Store {
         if self.good(file).is_some_and(|kept| kept == content) {
             return Ok(());
         }
-        let good = self.state_dir.join("good");
+        let good = self.state("good");
         match file.split_once('/') {
             // Their directory is synced once for all of them.
             Some((dir, file)) => write_synced(&good.join(dir), file, content),
@@ -322,7 +329,7 @@ impl Store {
     /// # Errors
     /// When that cannot be done.
     pub fn sync_good_definitions(&self) -> Result<(), Box<Error>> {
-        sync_dir(&self.state_dir.join("good/agents.d"))
+        sync_dir(&self.state("good/agents.d"))
     }
 
     /// Removes the good copy of a configuration file.
@@ -330,22 +337,22 @@ impl Store {
     /// # Errors
     /// As `remove_agent`.
     pub fn remove_good(&self, file: &str) -> Result<(), Box<Error>> {
-        remove(&self.state_dir.join("good").join(file))
+        remove(&self.state("good").join(file))
     }
 
     /// Where an agent's packages are.
     pub fn packages_dir(&self, name: &str) -> PathBuf {
-        self.state_dir.join("packages").join(name)
+        self.state("packages").join(name)
     }
 
     /// Where a job's package is fetched to.
     pub fn download(&self, id: &str) -> PathBuf {
-        self.state_dir.join("downloads").join(id)
+        self.state("downloads").join(id)
     }
 
     /// The jobs for which something was fetched and is still there.
     pub fn downloads(&self) -> Vec<JobId> {
-        let files = list(&self.state_dir.join("downloads"), "").unwrap_or_default();
+        let files = list(&self.state("downloads"), "").unwrap_or_default();
         files.into_iter().filter(|id| is_job_id(id)).map(String::into_boxed_str).collect()
     }
 
@@ -389,6 +396,11 @@ pub fn uuid(mut random: [u8; 16]) -> Box<str> {
         }
     }
     text.into()
+}
+
+/// The record of this name in a directory.
+fn record_in(dir: &Path, name: &str) -> PathBuf {
+    dir.join([name, RECORD].concat())
 }
 
 /// Removes what a crash left; what cannot be removed now is overwritten by the next write of its record.
@@ -436,7 +448,7 @@ impl Stored {
 /// Lets `take` have every record in a directory, with what its file name says whose it is.
 fn take_records(dir: &Path, stored: &mut Stored, take: &mut dyn FnMut(&str, &str) -> Result<(), Reason>) {
     for name in list_or_tell(dir, RECORD, stored) {
-        take_record(&dir.join([&name, RECORD].concat()), stored, &mut |text| take(&name, text));
+        take_record(&record_in(dir, &name), stored, &mut |text| take(&name, text));
     }
 }
 
@@ -469,6 +481,11 @@ fn is_about(name: &str, want: &str) -> Result<(), Reason> {
         true => Ok(()),
         false => Err(reason!("is about \"{name}\"")),
     }
+}
+
+/// Writes the record of this name; one that is not `durable` need not outlive the boot.
+fn write_record(dir: &Path, name: &str, text: &str, durable: bool) -> Result<(), Box<Error>> {
+    write(dir, &[name, RECORD].concat(), text.as_bytes(), durable)
 }
 
 fn write_durable(dir: &Path, file: &str, text: &str) -> Result<(), Box<Error>> {

@@ -303,7 +303,7 @@ impl Pace {
         }
         let extra = self.extra.filter(|_| self.status.failures == 0);
         let results = results.map(|at| at.max(self.results.at));
-        [Some(self.status.at), extra, results].into_iter().flatten().min()
+        Time::earliest(&[Some(self.status.at), extra, results])
     }
 
     /// The server whose answer is awaited.

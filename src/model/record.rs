@@ -56,10 +56,15 @@ pub struct Installed {
 
 impl Installed {
     /// What is kept of it below `packages/NAME/`.
-    pub fn files(&self) -> impl Iterator<Item = Box<str>> {
-        let dir = self.format.is_tar().then(|| self.package.clone());
-        let file = Some(self.file.clone()).filter(|file| !file.is_empty());
-        dir.into_iter().chain(file)
+    pub fn files(&self) -> Vec<Box<str>> {
+        let mut files = Vec::new();
+        if self.format.is_tar() {
+            files.push(self.package.clone());
+        }
+        if !self.file.is_empty() {
+            files.push(self.file.clone());
+        }
+        files
     }
 }
 

@@ -246,15 +246,22 @@ fn take_carried(fields: &mut Fields) -> Carried {
 
 /// What `take` makes of each element of an array.
 fn each<T>(fields: &mut Fields, key: &'static str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Vec<T> {
-    let Some(values) = fields.get(key).and_then(json::array) else { return Vec::new() };
-    let (_, faults) = fields.inside(key);
     let mut taken = Vec::new();
-    for value in values {
+    for_each(fields, key, &mut |value, faults| {
         if let Some(one) = take(value, faults) {
             taken.push(one);
         }
-    }
+    });
     taken
+}
+
+/// `each` of any kind, so that there is this code once.
+fn for_each(fields: &mut Fields, key: &'static str, take: &mut dyn FnMut(&Value, &mut Vec<String>)) {
+    let Some(values) = fields.get(key).and_then(json::array) else { return };
+    let (_, faults) = fields.inside(key);
+    for value in values {
+        take(value, faults);
+    }
 }
 
 fn string(fields: &mut Fields, key: &'static str) -> String {

@@ -10,13 +10,13 @@ use crate::model::spec::Kind;
 
 impl Agent {
     /// What enforces its limits, whether its CPU and whether its memory must be polled.
-    pub fn attached(&mut self, by: (Option<Box<str>>, bool, bool)) {
-        self.limits_by = by.0;
+    pub fn attached(&mut self, by: &(Option<Box<str>>, bool, bool)) {
+        self.limits_by = by.0.clone();
         self.poll = (by.1, by.2);
     }
 
     /// Its process was made.
-    pub fn started(&mut self, process: Process, by: (Option<Box<str>>, bool, bool), turn: &mut Turn) {
+    pub fn started(&mut self, process: Process, by: &(Option<Box<str>>, bool, bool), turn: &mut Turn) {
         self.attached(by);
         match &mut self.life {
             Life::Starting => {
@@ -231,7 +231,7 @@ impl Agent {
             },
             Life::Stopping(stopping) => {
                 let kill = if stopping.killed { None } else { stopping.kill_at };
-                [kill, stopping.look_at].into_iter().flatten().min()
+                Time::earliest(&[kill, stopping.look_at])
             }
             Life::Down | Life::Fatal | Life::Starting => None,
         }

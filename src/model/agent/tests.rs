@@ -53,7 +53,7 @@ fn living(name: &str) -> Agent {
         if name == "Starting" {
             return;
         }
-        agent.started(process(7), (None, false, false), turn);
+        agent.started(process(7), &(None, false, false), turn);
         match name {
             "Running" | "Forking" => {}
             "Forking, sought" => agent.exited(Exit::Code(0), None, "", turn),
@@ -96,7 +96,7 @@ fn happens(agent: &mut Agent, event: &str) -> String {
         "down" => acts(agent, NOW, |agent, turn| agent.order_down(turn)),
         "restart" => acts(agent, NOW, |agent, turn| agent.order_restart(turn)),
         "pardon" => acts(agent, NOW, |agent, turn| agent.pardon(turn)),
-        "started" => acts(agent, NOW, |agent, turn| agent.started(process(9), (None, false, false), turn)),
+        "started" => acts(agent, NOW, |agent, turn| agent.started(process(9), &(None, false, false), turn)),
         "not started" => acts(agent, NOW, |agent, turn| agent.not_started("why", turn)),
         "ended 0" => acts(agent, NOW, |agent, turn| agent.exited(Exit::Code(0), None, "", turn)),
         "ended 1" => acts(agent, NOW, |agent, turn| agent.exited(Exit::Code(1), None, "", turn)),
@@ -361,7 +361,7 @@ fn only_checks_count_against_a_polled_cpu_limit() {
     agent.definition.as_mut().unwrap().spec.limits.cpu = Some(1000);
     acts(&mut agent, NOW, |agent, turn| {
         agent.order_up(turn);
-        agent.started(process(7), (Some("polled".into()), true, false), turn);
+        agent.started(process(7), &(Some("polled".into()), true, false), turn);
     });
     // Half a core all the time, where a tenth is allowed.
     let mut measure = |after: u64, check: bool| {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::jobs::Task;
-use super::{best, Goal, Progress, State, Waiter};
+use super::{best, take_out, Goal, Progress, State, Waiter, ENDING};
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, Life};
 use crate::model::command::{Answer, Command};
@@ -22,7 +22,7 @@ impl State {
             Command::Start(_) | Command::Stop(_) | Command::Restart(_) | Command::Report | Command::Reexec
                 if self.shutdown.is_some() =>
             {
-                answer(out, client, 1, format_args!("{}", super::ENDING));
+                answer(out, client, 1, format_args!("{ENDING}"));
             }
             Command::Status(name) => {
                 if let Some(name) = name.as_ref().filter(|name| !self.agents.contains_key(*name)) {
@@ -40,17 +40,17 @@ impl State {
             }
             Command::Start(name) => {
                 self.want(&name, Wanted::Up, now, out);
-                self.turn(&name, now, out, |agent, turn| agent.order_up(turn));
+                self.turn(&name, now, out, &mut |agent, turn| agent.order_up(turn));
                 self.wait_up(client, name);
             }
             Command::Restart(name) => {
                 self.want(&name, Wanted::Up, now, out);
-                self.turn(&name, now, out, |agent, turn| agent.order_restart(turn));
+                self.turn(&name, now, out, &mut |agent, turn| agent.order_restart(turn));
                 self.wait_up(client, name);
             }
             Command::Stop(name) => {
                 self.want(&name, Wanted::Down, now, out);
-                self.turn(&name, now, out, |agent, turn| agent.order_down(turn));
+                self.turn(&name, now, out, &mut |agent, turn| agent.order_down(turn));
                 self.waiters.push(Waiter { client, name, goal: Goal::Down });
             }
             Command::Report if !self.pace.has_servers() => {
@@ -185,7 +185,7 @@ impl State {
         let mut names: Vec<Name> = self.agents.keys().cloned().collect();
         for definition in best(good) {
             let name = definition.spec.name.clone();
-            names.retain(|known| *known != name);
+            take_out(&mut names, &name);
             self.define(definition, now, out);
         }
         for name in names {
@@ -196,12 +196,12 @@ impl State {
     /// Gives an agent a definition; what is unchanged is not touched.
     fn define(&mut self, definition: Definition, now: Now, out: &mut Vec<Action>) {
         let name = definition.spec.name.clone();
-        self.leaving.retain(|leaving| *leaving != name);
+        take_out(&mut self.leaving, &name);
         let Some(agent) = self.agents.get_mut(&name) else {
             let record = AgentRecord { name: name.clone(), ..AgentRecord::default() };
             self.agents.insert(name.clone(), Agent::new(record, Some(definition), false));
             log(out, Level::Info, format_args!("agent \"{name}\": new"));
-            self.turn(&name, now, out, |agent, turn| {
+            self.turn(&name, now, out, &mut |agent, turn| {
                 if agent.wanted() == Wanted::Up {
                     agent.order_up(turn);
                 }
@@ -236,7 +236,7 @@ impl State {
 
     /// Something in the definition, environment or limits of an agent changed: it runs with the new ones.
     pub(super) fn refresh(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
-        self.turn(name, now, out, |agent, turn| match (&agent.life, agent.wanted()) {
+        self.turn(name, now, out, &mut |agent, turn| match (&agent.life, agent.wanted()) {
             (Life::Down, Wanted::Up) if agent.is_fresh() => agent.order_up(turn),
             (Life::Down, _) => {}
             (Life::Starting | Life::Forking { .. } | Life::Running { .. } | Life::Stopping(_), Wanted::Up) => {
@@ -252,7 +252,7 @@ impl State {
         if !self.leaving.iter().any(|leaving| **leaving == *name) {
             log(out, Level::Info, format_args!("agent \"{name}\": no definition any more, leaving"));
             self.leaving.push(name.into());
-            self.turn(name, now, out, |agent, turn| agent.order_down(turn));
+            self.turn(name, now, out, &mut |agent, turn| agent.order_down(turn));
         }
     }
 
@@ -268,7 +268,7 @@ impl State {
         self.awaited |= expected;
         match (recorded || expected, agent.origin()) {
             (true, Some(Origin::File)) if !expected => {
-                self.turn(name, now, out, |agent, turn| agent.order_down(turn));
+                self.turn(name, now, out, &mut |agent, turn| agent.order_down(turn));
                 if let Some(agent) = self.agents.get_mut(name) {
                     agent.define(None);
                 }
@@ -308,13 +308,10 @@ impl State {
     pub(super) fn measured(&mut self, usages: Vec<Usage>, now: Now, out: &mut Vec<Action>) {
         let measuring = std::mem::take(&mut self.measuring);
         for usage in usages {
-            self.turn(&usage.name.clone(), now, out, |agent, turn| agent.measured(&usage, measuring.check, turn));
+            self.turn(&usage.name.clone(), now, out, &mut |agent, turn| agent.measured(&usage, measuring.check, turn));
         }
         for (client, name) in measuring.clients {
-            let mut report = self.report(now);
-            if let Some(name) = name {
-                report.agents.retain(|agent| agent.name == name);
-            }
+            let report = self.report(name.as_deref(), now);
             out.push(Action::AnswerReport(client, Box::new(report)));
         }
         if let Some(server) = measuring.report.filter(|_| self.shutdown.is_none()) {
@@ -322,15 +319,21 @@ impl State {
         }
     }
 
-    /// A report as it would be sent now.
-    pub(super) fn report(&self, now: Now) -> Report {
+    /// A report as it would be sent now, of all agents or of one.
+    pub(super) fn report(&self, name: Option<&str>, now: Now) -> Report {
+        let mut agents = Vec::new();
+        for agent in self.agents.values() {
+            if name.is_none_or(|name| *name == **agent.name()) {
+                agents.push(agent.report(now.time, self.options.policy));
+            }
+        }
         Report {
             hostname: self.options.hostname.clone(),
             version: self.options.version.clone(),
             uptime: now.time.since(self.began),
             timestamp: now.wall,
             step: self.pace.step(),
-            agents: self.agents.values().map(|agent| agent.report(now.time, self.options.policy)).collect(),
+            agents,
             sn: self.identity.sn.clone(),
             boot_id: self.options.boot_id.clone(),
             events: self.incidents.clone(),

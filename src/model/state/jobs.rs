@@ -160,7 +160,7 @@ impl State {
         if agent.wanted() == Wanted::Up && matches!(self.tasks[index].order(), Some(Order::Stop)) {
             return self.finish(index, Code::Expired, format_args!("cancelled: the agent was started meanwhile"), out);
         }
-        self.turn(name, now, out, |agent, turn| agent.order_down(turn));
+        self.turn(name, now, out, &mut |agent, turn| agent.order_down(turn));
     }
 
     /// Whether nothing is fetched, and nobody has waited for longer.
@@ -251,16 +251,14 @@ impl State {
     }
 
     pub(super) fn tasks_deadline(&self) -> Option<Time> {
-        let sn = &self.identity.sn;
-        let timers = self.tasks.iter().enumerate();
-        let timers = timers.filter_map(|(index, task)| task.deadline(sn, self.is_first(index)));
-        let settling = self
-            .tasks
-            .iter()
-            .filter(|task| matches!(task.doing, Doing::Settling))
-            .filter_map(|task| self.wait_until(&task.record.name, task.goal?));
-        let turn = self.fetch_turn().map(|(_, until)| until);
-        timers.chain(settling).chain(turn).min()
+        let mut first = self.fetch_turn().map(|(_, until)| until);
+        for (index, task) in self.tasks.iter().enumerate() {
+            first = Time::earliest(&[first, task.deadline(&self.identity.sn, self.is_first(index))]);
+            if let (Doing::Settling, Some(goal)) = (&task.doing, task.goal) {
+                first = Time::earliest(&[first, self.wait_until(&task.record.name, goal)]);
+            }
+        }
+        first
     }
 
     pub(super) fn tasks_due(&mut self, now: Now, out: &mut Vec<Action>) {

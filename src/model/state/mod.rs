@@ -229,7 +229,7 @@ impl State {
                 continue;
             }
             let more = strays.iter().any(|(name, _)| *name == run.name);
-            self.turn(&run.name.clone(), now, out, |agent, turn| {
+            self.turn(&run.name.clone(), now, out, &mut |agent, turn| {
                 agent.resume(&run, alive, more, turn);
                 if renewed && alive {
                     // It never was without its daemon: no news for the server.
@@ -242,7 +242,7 @@ impl State {
             if main.is_none() && self.is_unread(&name) {
                 continue;
             }
-            self.turn(&name, now, out, |agent, turn| agent.strayed(main, turn));
+            self.turn(&name, now, out, &mut |agent, turn| agent.strayed(main, turn));
         }
         let names: Vec<Name> = self.agents.keys().cloned().collect();
         for name in names {
@@ -250,7 +250,7 @@ impl State {
                 continue;
             }
             self.renew_outdated(&name, now, out);
-            self.turn(&name, now, out, |agent, turn| match agent.wanted() {
+            self.turn(&name, now, out, &mut |agent, turn| match agent.wanted() {
                 Wanted::Up => agent.wake(turn),
                 Wanted::Down => agent.order_down(turn),
             });
@@ -286,29 +286,30 @@ impl State {
             Event::NotReexeced(why) => self.not_renewed(&why, out),
             Event::Started { name, process, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);
-                self.turn(&name, now, out, |agent, turn| agent.started(process, by, turn));
+                self.turn(&name, now, out, &mut |agent, turn| agent.started(process, &by, turn));
             }
             Event::Attached { name, limits_by, poll_cpu, poll_memory } => {
-                self.turn(&name, now, out, |agent, _| agent.attached((limits_by, poll_cpu, poll_memory)));
+                let by = (limits_by, poll_cpu, poll_memory);
+                self.turn(&name, now, out, &mut |agent, _| agent.attached(&by));
             }
             Event::NotStarted { name, reason } => {
-                self.turn(&name, now, out, |agent, turn| agent.not_started(&reason, turn));
+                self.turn(&name, now, out, &mut |agent, turn| agent.not_started(&reason, turn));
             }
             Event::Short { name, reason } => {
-                self.turn(&name, now, out, |agent, turn| agent.short(&reason, turn));
+                self.turn(&name, now, out, &mut |agent, turn| agent.short(&reason, turn));
             }
             Event::OutOfMemory(name, text) => {
-                self.turn(&name, now, out, |agent, turn| agent.kill_for_limit(format_args!("{text}"), turn));
+                self.turn(&name, now, out, &mut |agent, turn| agent.kill_for_limit(format_args!("{text}"), turn));
             }
             Event::Exited { name, exit, oom, tail } => {
-                self.turn(&name, now, out, |agent, turn| agent.exited(exit, oom.as_deref(), &tail, turn));
+                self.turn(&name, now, out, &mut |agent, turn| agent.exited(exit, oom.as_deref(), &tail, turn));
             }
-            Event::Main(name, found) => self.turn(&name, now, out, |agent, turn| agent.main_found(found, turn)),
-            Event::Left(name, count) => self.turn(&name, now, out, |agent, turn| agent.left(count, turn)),
+            Event::Main(name, found) => self.turn(&name, now, out, &mut |agent, turn| agent.main_found(found, turn)),
+            Event::Left(name, count) => self.turn(&name, now, out, &mut |agent, turn| agent.left(count, turn)),
             Event::Stirred => self.turns(None, now, out, &mut |agent, turn| agent.stirred(turn)),
             Event::Measured(usages) => self.measured(usages, now, out),
             Event::Checked(name, exit, tail) => {
-                self.turn(&name, now, out, |agent, turn| agent.checked(exit, &tail, turn));
+                self.turn(&name, now, out, &mut |agent, turn| agent.checked(exit, &tail, turn));
             }
             Event::Replied(reply) => self.replied(reply, now, out),
             Event::Saved(id, result) => self.saved(&id, result, now, out),
@@ -324,14 +325,18 @@ impl State {
 
     /// When to send `Event::Tick`, unless something else happens before; `None`: nothing is due, ever.
     pub fn deadline(&self) -> Option<Time> {
-        let agents = self.agents.values().filter_map(Agent::deadline).min();
-        let waiters = self.waiters.iter().filter_map(|waiter| self.wait_until(&waiter.name, waiter.goal)).min();
+        let mut first = Time::earliest(&[self.poll_at, self.shutdown]);
+        for agent in self.agents.values() {
+            first = Time::earliest(&[first, agent.deadline()]);
+        }
+        for waiter in &self.waiters {
+            first = Time::earliest(&[first, self.wait_until(&waiter.name, waiter.goal)]);
+        }
         let talks = self.shutdown.is_none() && !self.is_leaving();
         let talk = if talks { self.pace.deadline(self.results_due()) } else { None };
         let renewal = self.renewal.as_ref().and_then(|renewal| renewal.deadline(self.is_quiet()));
         let tasks = if self.shutdown.is_none() { self.tasks_deadline() } else { None };
-        let timers = [agents, waiters, talk, tasks, self.poll_at, self.shutdown, renewal];
-        timers.into_iter().flatten().min()
+        Time::earliest(&[first, talk, tasks, renewal])
     }
 
     /// The host's identity as it is told.
@@ -386,9 +391,13 @@ impl State {
         if self.tasks.iter().any(|task| *task.record.name == *name && task.record.phase != Phase::Done) {
             return None;
         }
-        let record = self.agents.get(name).map(|agent| &agent.record);
-        let kept = record.into_iter().flat_map(|record| [&record.package, &record.previous]).flatten();
-        Some(kept.flat_map(|package| package.files()).collect())
+        let mut kept = Vec::new();
+        if let Some(agent) = self.agents.get(name) {
+            for package in [&agent.record.package, &agent.record.previous].into_iter().flatten() {
+                kept.extend(package.files());
+            }
+        }
+        Some(kept)
     }
 
     /// What `packages/NAME/current` is to point to, for an agent that came in a tar.
@@ -434,13 +443,8 @@ impl State {
     }
 
     /// Lets one agent take a step, and notices when that changes its state.
-    fn turn(&mut self, name: &str, now: Now, out: &mut Vec<Action>, step: impl FnOnce(&mut Agent, &mut Turn)) {
-        let mut step = Some(step);
-        self.turns(Some(name), now, out, &mut |agent, turn| {
-            if let Some(step) = step.take() {
-                step(agent, turn);
-            }
-        });
+    fn turn(&mut self, name: &str, now: Now, out: &mut Vec<Action>, step: &mut dyn FnMut(&mut Agent, &mut Turn)) {
+        self.turns(Some(name), now, out, step);
     }
 
     /// `turn` of one agent or of all. The kinds of step are many, so this is no generic code.
@@ -530,6 +534,11 @@ fn best(mut definitions: Vec<Definition>) -> Vec<Definition> {
         }
     }
     best
+}
+
+/// Takes a name out of a list.
+fn take_out(names: &mut Vec<Name>, name: &str) {
+    names.retain(|known| **known != *name);
 }
 
 /// Whether an agent's definition is a file of the operator's, which a server cannot take away.

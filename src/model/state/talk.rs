@@ -61,7 +61,7 @@ impl State {
 
     /// Sends a status, now that everything was measured.
     pub(super) fn send_status(&mut self, server: Server, now: Now, out: &mut Vec<Action>) {
-        let mut report = self.report(now);
+        let mut report = self.report(None, now);
         if self.dropped_incidents > 0 {
             let message = format!("{} earlier events were dropped", self.dropped_incidents).into();
             let timestamp = report.events.first().map_or(now.wall, |first| first.timestamp);

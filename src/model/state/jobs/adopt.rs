@@ -9,7 +9,7 @@ use crate::model::job::{Code, Job, Order, Source};
 use crate::model::package::{self, Tool};
 use crate::model::record::{AgentRecord, Installed, Phase, Wanted};
 use crate::model::spec::{is_version, Spec};
-use crate::model::state::State;
+use crate::model::state::{take_out, State};
 use crate::reason::Reason;
 
 impl State {
@@ -81,7 +81,7 @@ impl State {
         }
         let package = self.tasks[index].record.package.clone();
         let fresh = AgentRecord { name: job.name.clone(), ..AgentRecord::default() };
-        self.leaving.retain(|leaving| *leaving != job.name);
+        take_out(&mut self.leaving, &job.name);
         let agent = self.agents.or_insert_with(job.name.clone(), || Agent::new(fresh, None, false));
         if let Some(definition) = chosen.definition {
             let given = definition.origin == Origin::Job;
@@ -186,7 +186,8 @@ impl State {
             if let Some(old) = old.filter(|old| Some(old.digest) != new.as_ref().map(|new| new.digest)) {
                 if let Some(older) = agent.record.previous.replace(old) {
                     let in_use = [&agent.record.package, &agent.record.previous];
-                    drop.extend(older.files().filter(|file| !in_use.iter().any(|installed| holds(installed, file))));
+                    drop = older.files();
+                    drop.retain(|file| !in_use.iter().any(|installed| holds(installed, file)));
                 }
             }
             if let Some(source) = source.filter(|source| source.format.is_tar()) {
@@ -218,5 +219,5 @@ pub(super) fn same_package(old: &Installed, new: &Installed) -> bool {
 }
 
 pub(super) fn holds(installed: &Option<Box<Installed>>, file: &str) -> bool {
-    installed.as_ref().is_some_and(|installed| installed.files().any(|kept| *kept == *file))
+    installed.as_ref().is_some_and(|installed| installed.files().iter().any(|kept| **kept == *file))
 }

@@ -108,7 +108,7 @@ impl State {
     pub(super) fn start_agent(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let name = self.tasks[index].record.name.clone();
         self.want(&name, Wanted::Up, now, out);
-        self.turn(&name, now, out, |agent, turn| agent.order_up(turn));
+        self.turn(&name, now, out, &mut |agent, turn| agent.order_up(turn));
         self.watch_start(index, out);
     }
 
@@ -138,7 +138,7 @@ impl State {
         let task = &self.tasks[index];
         let wanted = self.agents.get(&name).is_some_and(|agent| agent.wanted() == Wanted::Up);
         if task.resumed && task.goal.is_none() && wanted {
-            self.turn(&name, now, out, |agent, turn| agent.order_up(turn));
+            self.turn(&name, now, out, &mut |agent, turn| agent.order_up(turn));
         }
         let lasting = self.lasting(index);
         let goal = self.goal_up(&self.tasks[index].record.name, lasting, self.needs_health(index));
@@ -176,7 +176,7 @@ impl State {
     /// Brings the agent down; `agent_stopped` goes on.
     pub(super) fn stop_agent(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let name = self.tasks[index].record.name.clone();
-        self.turn(&name, now, out, |agent, turn| agent.order_down(turn));
+        self.turn(&name, now, out, &mut |agent, turn| agent.order_down(turn));
         self.tasks[index].doing = Doing::StoppingAgent;
     }
 

@@ -211,7 +211,7 @@ impl Task {
             Doing::SaveAgain(at) | Doing::FetchAgain(at, _) | Doing::Proving(at) => Some(*at),
             Doing::Queued => {
                 let begin = first.then(|| self.begin_at(sn));
-                [begin, self.expires_at()].into_iter().flatten().min()
+                Time::earliest(&[begin, self.expires_at()])
             }
             Doing::Tool(work) => Some(work.again.unwrap_or(work.deadline)),
             Doing::Saving

@@ -124,7 +124,9 @@ impl State {
         if let Some(source) = self.source(index).cloned() {
             drop.push(State::kept_file(&source));
         }
-        drop.extend(self.tasks[index].record.package.iter().flat_map(|package| package.files()));
+        if let Some(package) = &self.tasks[index].record.package {
+            drop.extend(package.files());
+        }
         drop.retain(|file| !holds(&before.package, file) && !holds(&before.previous, file));
         let fresh = before.package.is_none() && before.previous.is_none();
         out.push(Action::DropPackage(name.clone(), if fresh { Vec::new() } else { drop }));
@@ -180,7 +182,7 @@ impl State {
         if self.agents.get(&name).map(Agent::wanted) == Some(Wanted::Up) {
             return self.start_agent(index, now, out);
         }
-        self.turn(&name, now, out, |agent, turn| agent.order_down(turn));
+        self.turn(&name, now, out, &mut |agent, turn| agent.order_down(turn));
         self.undone(index, out);
     }
 
