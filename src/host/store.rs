@@ -102,22 +102,22 @@ impl Store {
         let (mut identity, mut settings) = (None, Settings::default());
         let (mut agents, mut runs) = (Vec::new(), Vec::new());
         let path = self.state(IDENTITY);
-        take_record(&path, &mut stored, &mut |text| {
+        take_record(&path, None, &mut stored, &mut |text| {
             identity = Some(record::read_identity(text)?);
             Ok(())
         });
         let path = self.state(SETTINGS);
-        take_record(&path, &mut stored, &mut |text| {
+        take_record(&path, None, &mut stored, &mut |text| {
             settings = record::read_settings(text)?;
             Ok(())
         });
-        take_records(&self.state("agents"), &mut stored, &mut |name, text| {
+        take_records(&self.state("agents"), false, &mut stored, &mut |name, text| {
             let agent = record::read_agent(text)?;
             is_about(&agent.name, name)?;
             agents.push(agent);
             Ok(())
         });
-        take_records(&self.runs(), &mut stored, &mut |name, text| {
+        take_records(&self.runs(), false, &mut stored, &mut |name, text| {
             let run = record::read_run(text)?;
             is_about(&run.name, name)?;
             runs.push(run);
@@ -170,7 +170,10 @@ impl Store {
     /// The records of all jobs in the order they came, with those that cannot be read left out.
     pub fn jobs(&self) -> Vec<JobRecord> {
         let ids = list(&self.state("jobs"), RECORD).unwrap_or_default();
-        let mut jobs: Vec<JobRecord> = ids.iter().filter_map(|id| self.job(id)).collect();
+        let mut jobs: Vec<JobRecord> = Vec::new();
+        for id in ids {
+            jobs.extend(self.job(&id));
+        }
         jobs.sort_unstable_by_key(|job| job.seq);
         jobs
     }
@@ -178,7 +181,7 @@ impl Store {
     fn read_jobs(&self, stored: &mut Stored) {
         let dir = self.state("jobs");
         let mut jobs = Vec::new();
-        take_records(&dir, stored, &mut |id, text| {
+        take_records(&dir, true, stored, &mut |id, text| {
             let job = record::read_job(text)?;
             is_about(&job.id, id)?;
             jobs.push(job);
@@ -352,8 +355,13 @@ impl Store {
 
     /// The jobs for which something was fetched and is still there.
     pub fn downloads(&self) -> Vec<JobId> {
-        let files = list(&self.state("downloads"), "").unwrap_or_default();
-        files.into_iter().filter(|id| is_job_id(id)).map(String::into_boxed_str).collect()
+        let mut jobs = Vec::new();
+        for file in list(&self.state("downloads"), "").unwrap_or_default() {
+            if is_job_id(&file) {
+                jobs.push(file.into());
+            }
+        }
+        jobs
     }
 
     /// Removes what was fetched for a job.
@@ -445,15 +453,18 @@ impl Stored {
     }
 }
 
-/// Lets `take` have every record in a directory, with what its file name says whose it is.
-fn take_records(dir: &Path, stored: &mut Stored, take: &mut dyn FnMut(&str, &str) -> Result<(), Reason>) {
+/// Lets `take` have every record in a directory, be it that of the `jobs` or another, with whose the record is by its
+/// file's name.
+fn take_records(dir: &Path, jobs: bool, stored: &mut Stored, take: &mut dyn FnMut(&str, &str) -> Result<(), Reason>) {
     for name in list_or_tell(dir, RECORD, stored) {
-        take_record(&record_in(dir, &name), stored, &mut |text| take(&name, text));
+        let job = Some(&*name).filter(|id| jobs && is_job_id(id));
+        take_record(&record_in(dir, &name), job, stored, &mut |text| take(&name, text));
     }
 }
 
-/// Lets `take` have the record at `path`, if there is one; when it cannot take it, it is set aside.
-fn take_record(path: &Path, stored: &mut Stored, take: &mut dyn FnMut(&str) -> Result<(), Reason>) {
+/// Lets `take` have the record at `path`, if there is one, which may be that of a job; when it cannot take it, it is set
+/// aside.
+fn take_record(path: &Path, job: Option<&str>, stored: &mut Stored, take: &mut dyn FnMut(&str) -> Result<(), Reason>) {
     let cause = match read_file(path) {
         Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".into()).and_then(take) {
             Ok(()) => return,
@@ -469,10 +480,8 @@ fn take_record(path: &Path, stored: &mut Stored, take: &mut dyn FnMut(&str) -> R
         Ok(()) => format!("set aside as \"{}\"", Path::new(&aside).display()),
         Err(error) => format!("cannot be set aside: {}", reason(&error)),
     };
-    let in_jobs = path.parent().is_some_and(|dir| dir.file_name().is_some_and(|name| name == "jobs"));
-    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let job = (in_jobs && is_job_id(stem)).then(|| stem.into());
-    stored.corrupt.push(Corrupt { job, message: format!("cannot read \"{}\": {cause}; {place}", path.display()) });
+    let message = format!("cannot read \"{}\": {cause}; {place}", path.display());
+    stored.corrupt.push(Corrupt { job: job.map(Into::into), message });
 }
 
 /// A record must be the one its file name says.

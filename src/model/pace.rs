@@ -356,10 +356,10 @@ impl Pace {
             return None;
         };
         self.held.retain(|(_, until)| *until > now);
-        let count = self.given.len() + self.default.len();
-        let all = self.given.iter().chain(&self.default);
-        let mut servers: Vec<Server> = Vec::with_capacity(count);
-        for server in all.clone().skip(self.current).chain(all.take(self.current)) {
+        let all: Vec<&Server> = self.given.iter().chain(&self.default).collect();
+        let (before, from) = all.split_at(self.current.min(all.len()));
+        let mut servers: Vec<Server> = Vec::new();
+        for server in [from, before].concat() {
             if !servers.contains(server) && !self.held.iter().any(|(held, _)| held == server) {
                 servers.push(server.clone());
             }

@@ -28,25 +28,25 @@ impl Writer {
     /// Opens an object (`{`) or array (`[`).
     pub fn open(&mut self, bracket: char) {
         self.comma();
-        self.out.push(bracket);
+        self.put(bracket);
     }
 
     /// Closes an object (`}`) or array (`]`).
     pub fn close(&mut self, bracket: char) {
-        self.out.push(bracket);
+        self.put(bracket);
     }
 
     /// The key of the next value.
     pub fn key(&mut self, key: &str) -> &mut Writer {
         self.text(key);
-        self.out.push(':');
+        self.put(':');
         self
     }
 
     /// A string.
     pub fn text(&mut self, text: &str) {
         self.comma();
-        self.out.push('"');
+        self.put('"');
         let mut rest = text;
         // All that is escaped is a single byte; what is between goes in one piece.
         while let Some(at) = rest.bytes().position(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {
@@ -60,17 +60,17 @@ impl Writer {
                 0..b' ' => {
                     const HEX: &[u8; 16] = b"0123456789abcdef";
                     self.out.push_str("\\u00");
-                    self.out.push(char::from(HEX[usize::from(byte >> 4)]));
-                    self.out.push(char::from(HEX[usize::from(byte & 15)]));
+                    self.put(char::from(HEX[usize::from(byte >> 4)]));
+                    self.put(char::from(HEX[usize::from(byte & 15)]));
                 }
                 _ => {
-                    self.out.push('\\');
-                    self.out.push(char::from(byte));
+                    self.put('\\');
+                    self.put(char::from(byte));
                 }
             }
         }
         self.out.push_str(rest);
-        self.out.push('"');
+        self.put('"');
     }
 
     /// A whole number.
@@ -101,9 +101,15 @@ impl Writer {
         self.out.push_str(json);
     }
 
+    // Not inlined: what makes bytes of a character is long.
+    #[inline(never)]
+    fn put(&mut self, character: char) {
+        self.out.push(character);
+    }
+
     fn comma(&mut self) {
         if !matches!(self.out.as_bytes().last(), None | Some(b'{' | b'[' | b':')) {
-            self.out.push(',');
+            self.put(',');
         }
     }
 }

@@ -92,8 +92,10 @@ fn next_head(reply: &mut minreq::ResponseLazy) -> Result<(), Box<Fault>> {
     let mut words = lines.next().unwrap_or_default().splitn(3, ' ').skip(1);
     reply.status_code = words.next().and_then(|status| status.parse().ok()).unwrap_or(0);
     reply.reason_phrase = words.next().unwrap_or_default().into();
-    let fields = lines.filter_map(|line| line.split_once(':'));
-    reply.headers = fields.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().into())).collect();
+    reply.headers.clear();
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        reply.headers.extend([(name.to_ascii_lowercase(), value.trim().into())]);
+    }
     match is_chunked(reply) {
         true => Err(Fault::new(Kind::Temporary, "chunks behind an interim reply cannot be read")),
         false => Ok(()),

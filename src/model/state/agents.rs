@@ -9,7 +9,7 @@ use crate::model::agent::{Agent, Life};
 use crate::model::command::{Answer, Command};
 use crate::model::event::{answer, log, Action, Client, Definition, Now, Origin, Usage};
 use crate::model::job::joined;
-use crate::model::record::{AgentRecord, Phase, Wanted};
+use crate::model::record::{Phase, Wanted};
 use crate::model::report::Report;
 use crate::model::spec::Name;
 
@@ -198,8 +198,7 @@ impl State {
         let name = definition.spec.name.clone();
         take_out(&mut self.leaving, &name);
         let Some(agent) = self.agents.get_mut(&name) else {
-            let record = AgentRecord { name: name.clone(), ..AgentRecord::default() };
-            self.agents.insert(name.clone(), Agent::new(record, Some(definition), false));
+            self.agent(&name, false).define(Some(definition));
             log(out, Level::Info, format_args!("agent \"{name}\": new"));
             self.turn(&name, now, out, &mut |agent, turn| {
                 if agent.wanted() == Wanted::Up {

@@ -190,9 +190,7 @@ impl State {
         }
         for definition in best(found.definitions) {
             let name = definition.spec.name.clone();
-            let fresh =
-                || Agent::new(AgentRecord { name: name.clone(), ..AgentRecord::default() }, None, found.leftovers);
-            state.agents.or_insert_with(name.clone(), fresh).define(Some(definition));
+            state.agent(&name, found.leftovers).define(Some(definition));
         }
         state.keep_unread(out);
         state.hold_jobs(&mut found.jobs);
@@ -217,8 +215,7 @@ impl State {
         // What runs and has no definition any more is an agent all the same, until it has been stopped.
         let running = runs.iter().filter(|(_, alive)| *alive).map(|(run, _)| &run.name);
         for name in running.chain(strays.iter().map(|(name, _)| name)) {
-            let record = || AgentRecord { name: name.clone(), ..AgentRecord::default() };
-            self.agents.or_insert_with(name.clone(), || Agent::new(record(), None, true));
+            self.agent(name, true);
         }
         for (run, alive) in runs {
             // Of an agent that went while no daemon lived: what it did is nothing to one of its name that comes later.
@@ -374,6 +371,12 @@ impl State {
         }
         records.extend(self.tasks.iter().map(|task| Action::SaveJob(Box::new(task.record.clone()))));
         records
+    }
+
+    /// The agent of this name; made, where there is none yet. `leftovers` as in `Agent::new`.
+    fn agent(&mut self, name: &Name, leftovers: bool) -> &mut Agent {
+        let record = || AgentRecord { name: name.clone(), ..AgentRecord::default() };
+        self.agents.or_insert_with(name.clone(), || Agent::new(record(), None, leftovers))
     }
 
     /// The open job with this id.

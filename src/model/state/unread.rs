@@ -6,10 +6,9 @@
 
 use super::{JobId, Name, State};
 use crate::kernel::Level;
-use crate::model::agent::Agent;
 use crate::model::event::{log, Action};
 use crate::model::job::{Job, Rejected};
-use crate::model::record::{AgentRecord, JobRecord, Phase};
+use crate::model::record::{JobRecord, Phase};
 
 /// What cannot be read just now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,8 +55,7 @@ impl State {
         for name in self.unread.agents.clone().into_iter().filter(|name| !name.is_empty()) {
             let text = "its record cannot be read: until it can be, it is started by an order only, and takes no jobs";
             log(out, Level::Error, format_args!("agent \"{name}\": {text}"));
-            let record = AgentRecord { name: name.clone(), ..AgentRecord::default() };
-            self.agents.or_insert_with(name, || Agent::new(record, None, true));
+            self.agent(&name, true);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::model::agent::Agent;
 use crate::model::event::{log, Action, Definition, Now, Origin};
 use crate::model::job::{Code, Job, Order, Source};
 use crate::model::package::{self, Tool};
-use crate::model::record::{AgentRecord, Installed, Phase, Wanted};
+use crate::model::record::{Installed, Phase, Wanted};
 use crate::model::spec::{is_version, Spec};
 use crate::model::state::{take_out, State};
 use crate::reason::Reason;
@@ -80,9 +80,8 @@ impl State {
             package.version = chosen.version;
         }
         let package = self.tasks[index].record.package.clone();
-        let fresh = AgentRecord { name: job.name.clone(), ..AgentRecord::default() };
         take_out(&mut self.leaving, &job.name);
-        let agent = self.agents.or_insert_with(job.name.clone(), || Agent::new(fresh, None, false));
+        let agent = self.agent(&job.name, false);
         if let Some(definition) = chosen.definition {
             let given = definition.origin == Origin::Job;
             agent.record.definition = given.then(|| job.definition_text.clone());
