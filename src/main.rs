@@ -11,7 +11,7 @@ use bootagent::cli::{self, Answering};
 use bootagent::daemon;
 use bootagent::host::files::CONFIG;
 use bootagent::model::command::Command;
-use bootagent::model::job::joined;
+use bootagent::model::job::{joined, sanitize};
 use bootagent::model::pace::parse_servers;
 use bootagent::model::spec::{is_name, Name};
 use bootagent::sys::heap::Heap;
@@ -147,6 +147,9 @@ const TOPICS: [Topic; 13] = [
         more: "",
     },
 ];
+
+/// As much of a word that is none is shown, bytes.
+const SHOWN_MAX: usize = 100;
 
 /// The options: short and long name, and whether a value follows.
 const OPTIONS: [(&str, &str, HasArg); 6] = [
@@ -302,7 +305,7 @@ fn name(text: &str) -> Result<Name, Reason> {
     if is_name(text) {
         return Ok(text.into());
     }
-    Err(reason!("\"{}\" cannot be the name of an agent: want 1 to 50 of A-Z a-z 0-9 _ -", text.escape_default()))
+    Err(reason!("\"{}\" cannot be the name of an agent: want 1 to 50 of A-Z a-z 0-9 _ -", sanitize(text, SHOWN_MAX)))
 }
 
 /// The daemon leaves its working directory, so a path must not depend on it.
@@ -349,7 +352,7 @@ fn help(topic: &Topic) -> String {
 
 /// Says that `word` is none of `known`, and which of them it is nearest to.
 fn unknown(what: &str, word: &str, known: &[&str]) -> String {
-    let mut text = format!("there is no {what} \"{}\"", word.escape_default());
+    let mut text = format!("there is no {what} \"{}\"", sanitize(word, SHOWN_MAX));
     let nearest = known.iter().min_by_key(|known| distance(word, known));
     match nearest {
         Some(nearest) if distance(word, nearest) <= 2.min(word.len() / 2) => {

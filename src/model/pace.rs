@@ -30,7 +30,11 @@ impl fmt::Display for Server {
 /// # Errors
 /// Says which entry is wrong and why.
 pub fn parse_servers(list: &str) -> Result<Vec<Server>, Reason> {
-    list.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(parse_server).collect()
+    let mut servers = Vec::new();
+    for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        servers.push(parse_server(entry)?);
+    }
+    Ok(servers)
 }
 
 fn parse_server(entry: &str) -> Result<Server, Reason> {
@@ -356,10 +360,11 @@ impl Pace {
             return None;
         };
         self.held.retain(|(_, until)| *until > now);
-        let all: Vec<&Server> = self.given.iter().chain(&self.default).collect();
-        let (before, from) = all.split_at(self.current.min(all.len()));
+        let (given, count) = (self.given.len(), self.given.len() + self.default.len());
         let mut servers: Vec<Server> = Vec::new();
-        for server in [from, before].concat() {
+        for step in 0..count {
+            let at = (self.current + step) % count;
+            let server = if at < given { &self.given[at] } else { &self.default[at - given] };
             if !servers.contains(server) && !self.held.iter().any(|(held, _)| held == server) {
                 servers.push(server.clone());
             }

@@ -246,7 +246,10 @@ impl Unpacking {
                 symlink(OsStr::from_bytes(&header.link), self.root.join(&name)).map_err(storage)
             }
             b'3' | b'4' | b'6' => Err(hostile("is a device or a named pipe")),
-            other => Err(hostile(&format!("is of the unknown kind '{}'", char::from(other).escape_default()))),
+            other if other.is_ascii_graphic() => {
+                Err(hostile(&format!("is of the unknown kind '{}'", char::from(other))))
+            }
+            other => Err(hostile(&format!("is of the unknown kind {other}"))),
         }
     }
 

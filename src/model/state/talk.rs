@@ -45,18 +45,16 @@ impl State {
 
     /// The results that are due: one that was refused in a batch goes alone.
     fn batch(&self, now: Now) -> Vec<(JobId, Outcome)> {
-        let due = |alone: bool| {
-            self.tasks
-                .iter()
-                .filter(move |task| task.alone() == alone && task.send_at().is_some_and(|at| at <= now.time))
-        };
-        let result = |task: &super::Task| Some((task.record.id.clone(), task.record.outcome.clone()?));
-        let together: Vec<_> = due(false).filter_map(result).take(BATCH).collect();
-        if together.is_empty() {
-            due(true).filter_map(result).take(1).collect()
-        } else {
-            together
+        let mut batch = Vec::new();
+        for (alone, most) in [(false, BATCH), (true, 1)] {
+            for task in &self.tasks {
+                let due = task.alone() == alone && task.send_at().is_some_and(|at| at <= now.time);
+                if let (true, Some(outcome)) = (due && batch.len() < most, &task.record.outcome) {
+                    batch.push((task.record.id.clone(), outcome.clone()));
+                }
+            }
         }
+        batch
     }
 
     /// Sends a status, now that everything was measured.

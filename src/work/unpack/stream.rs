@@ -17,10 +17,8 @@ const TOOL_DIRS: [&str; 6] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin",
 /// Starts `tool -dc` on the package; busybox stands in for a tool that is missing. What it makes comes first, then what it
 /// has to say.
 pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], FailurePipe), Box<Fault>> {
-    let program = [tool, "busybox"]
-        .iter()
-        .flat_map(|name| TOOL_DIRS.iter().map(move |dir| format!("{dir}/{name}")))
-        .find(|path| fs::metadata(path).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0))
+    let program = find(tool)
+        .or_else(|| find("busybox"))
         .ok_or_else(|| Fault::new(Kind::Final, reason!("cannot decompress the package: the host has no \"{tool}\"")))?;
     let cannot = |error: io::Error| Fault::temporary(&format!("cannot start \"{tool}\""), &error);
     let text = |text: &str| CString::new(text).map_err(|error| cannot(error.into()));
@@ -38,6 +36,12 @@ pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], Fai
     setup.no_new_privs = true;
     let pid = spawn_child(&setup, &failures).map_err(cannot)?;
     Ok((pid, [read, words].map(File::from), failures))
+}
+
+/// The first executable file of this name in `TOOL_DIRS`.
+fn find(name: &str) -> Option<String> {
+    let mut paths = TOOL_DIRS.iter().map(|dir| [dir, "/", name].concat());
+    paths.find(|path| fs::metadata(path).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0))
 }
 
 /// The archive as a stream.
