@@ -440,6 +440,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_earliest_time_that_is_known() {
+        let at = |seconds| Some(Time::new(seconds, 0));
+        for (times, want) in [
+            (&[][..], None),
+            (&[None, None], None),
+            (&[at(2)], at(2)),
+            (&[None, at(3), at(1), None, at(2)], at(1)),
+            (&[at(0), at(5)], at(0)),
+        ] {
+            assert_eq!(Time::earliest(times), want, "{times:?}");
+        }
+    }
+
+    #[test]
     fn signals_are_read_by_name_and_number() {
         for (text, want) in [
             ("TERM", Some(Sig::TERM)),

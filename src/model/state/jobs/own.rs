@@ -4,7 +4,6 @@
 //! trial. What it does first is to enter `Settling`; with its first good exchange it is put in the installed one's
 //! place. The installed one, finding its job in `Settling`, knows that the new one did not prove itself.
 
-use std::fmt::Arguments;
 use std::time::Duration;
 
 use super::task::{Ask, Doing, Task};
@@ -94,7 +93,7 @@ impl State {
     pub(super) fn unpacked_own(&mut self, index: usize, result: Result<(), Reason>, out: &mut Vec<Action>) {
         match result {
             Ok(()) => self.tasks[index].doing = Doing::Renewing,
-            Err(why) => self.end_own(index, Code::Install, format_args!("cannot install: {why}"), out),
+            Err(why) => self.end_own(index, Code::Install, &format!("cannot install: {why}"), out),
         }
     }
 
@@ -154,7 +153,7 @@ impl State {
         }
         match task.order() {
             Some(Order::Restart) => self.finish(index, Code::Start, format_args!("cannot restart: {why}"), out),
-            _ => self.end_own(index, Code::Install, format_args!("cannot install: {why}; nothing is changed"), out),
+            _ => self.end_own(index, Code::Install, &format!("cannot install: {why}; nothing is changed"), out),
         }
     }
 
@@ -162,8 +161,7 @@ impl State {
     pub(in super::super) fn proven(&mut self, out: &mut Vec<Action>) {
         let proving = |task: &Task| matches!(task.doing, Doing::Proving(_));
         if let Some(index) = self.tasks.iter().position(proving) {
-            let text = self.success();
-            self.settle_own(index, Code::Success, format_args!("{text}"), out);
+            self.settle_own(index, Code::Success, &self.success(), out);
         }
     }
 
@@ -173,7 +171,7 @@ impl State {
             Ok(()) if self.trial.take().is_some() => self.own_installed(index, out),
             // An earlier image was interrupted here: which one we are is not known, but soon we are the new one.
             Ok(()) => self.tasks[index].doing = Doing::Renewing,
-            Err(why) => self.settle_own(index, Code::Install, format_args!("cannot install: {why}; undone"), out),
+            Err(why) => self.settle_own(index, Code::Install, &format!("cannot install: {why}; undone"), out),
         }
     }
 
@@ -182,12 +180,12 @@ impl State {
         let late = |task: &Task| matches!(task.doing, Doing::Proving(until) if until <= now.time);
         let Some(index) = self.tasks.iter().position(late) else { return };
         let text = format!("rolled back: {} had no good exchange with a server in its time", self.options.version);
-        self.settle_own(index, Code::RolledBack, format_args!("{text}"), out);
+        self.settle_own(index, Code::RolledBack, &text, out);
     }
 
     /// What will be reported is known, and written down before it is made so.
-    fn settle_own(&mut self, index: usize, code: Code, why: Arguments, out: &mut Vec<Action>) {
-        self.tasks[index].record.outcome = Some(Outcome::new(code, &why.to_string()));
+    fn settle_own(&mut self, index: usize, code: Code, why: &str, out: &mut Vec<Action>) {
+        self.tasks[index].record.outcome = Some(Outcome::new(code, why));
         self.go(index, Phase::Settling, out);
     }
 
@@ -196,13 +194,13 @@ impl State {
         let record = &self.tasks[index].record;
         if let Some(outcome) = record.outcome.clone() {
             let text = format!("{}; {} runs again", outcome.message, self.options.version);
-            return self.end_own(index, outcome.code, format_args!("{text}"), out);
+            return self.end_own(index, outcome.code, &text, out);
         }
         let new = record.package.as_ref().map_or("the new one", |package| &package.version);
         let why = self.undone.take();
         let why = why.as_deref().unwrap_or("it ended before its first good exchange with a server");
         let text = format!("rolled back from {new} to {}: {why}", self.options.version);
-        self.end_own(index, Code::RolledBack, format_args!("{text}"), out);
+        self.end_own(index, Code::RolledBack, &text, out);
     }
 
     fn success(&self) -> String {
@@ -220,13 +218,12 @@ impl State {
             self.settings.package = self.own_package(source).into();
             out.push(Action::SaveSettings(self.settings.clone()));
         }
-        let text = self.success();
-        self.end_own(index, Code::Success, format_args!("{text}"), out);
+        self.end_own(index, Code::Success, &self.success(), out);
     }
 
     /// Ends the job; nothing of the package is needed any more.
-    fn end_own(&mut self, index: usize, code: Code, message: Arguments, out: &mut Vec<Action>) {
+    fn end_own(&mut self, index: usize, code: Code, message: &str, out: &mut Vec<Action>) {
         out.push(Action::DropPackage(SELF.into(), Vec::new()));
-        self.finish(index, code, message, out);
+        self.finish(index, code, format_args!("{message}"), out);
     }
 }
