@@ -8,7 +8,7 @@ DAEMONS ?= 500
 MINUTES ?= 10
 HOURS ?= 1
 TARGETS = x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf arm-unknown-linux-musleabi
-ARCHES = x86_64 aarch64 armv7 arm
+ARCHES = $(foreach target,$(or $(TARGET),$(TARGETS)),$(firstword $(subst -, ,$(target))))
 
 # What the full tests use, from Debian 12: package tools, FTP and HTTP servers, daemons that fork, and lint tools.
 DEPS = build-essential ca-certificates curl git python3 python3-jsonschema python3-yaml procps strace xz-utils busybox-static \

@@ -35,6 +35,10 @@ pub fn check(path: &Path) -> u8 {
     if !Path::new(&*config.agents_dir).exists() {
         complain(&format_args!("warning: agents_dir: there is no directory \"{}\"", config.agents_dir));
     }
+    for agent in agents.agents.iter().filter(|agent| !Path::new(&*agent.spec.directory).is_dir()) {
+        let (file, directory) = (&agent.file, &agent.spec.directory);
+        complain(&format_args!("warning: {file}: directory: there is no directory \"{directory}\""));
+    }
     let count = match agents.agents.len() {
         1 => "1 agent".to_string(),
         count => format!("{count} agents"),

@@ -111,11 +111,14 @@ fn run_as(spec: &Spec) -> Result<User, Box<StartError>> {
     };
     match found {
         Ok(Some(user)) => Ok(user),
-        Ok(None) => {
+        Err(error) if matches!(spec.user, Some(Account::Name(_))) => {
+            Err(wrong(Stage::Uid, lookup("user", spec.user.as_ref(), &error)))
+        }
+        // A number is good without a name for it.
+        Ok(None) | Err(_) => {
             let name = if id == Uid(0) { "root".to_string() } else { id.0.to_string() };
             Ok(User { name, uid: id, gid: own_gid(), home: "/".into(), shell: String::new() })
         }
-        Err(error) => Err(wrong(Stage::Uid, lookup("user", spec.user.as_ref(), &error))),
     }
 }
 

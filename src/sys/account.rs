@@ -75,7 +75,7 @@ pub fn groups_of(name: &str, primary: Gid) -> io::Result<Vec<Gid>> {
 fn find_user(is_it: &dyn Fn(&str, Uid) -> bool) -> io::Result<Option<User>> {
     let mut found = None;
     each_line("/etc/passwd", &mut |name, id, [gid, _, home, shell]| {
-        if let (true, Ok(gid)) = (is_it(name, Uid(id)), gid.parse()) {
+        if let (true, Some(gid)) = (is_it(name, Uid(id)), number(gid)) {
             let [name, home, shell] = [name, home, shell].map(String::from);
             found = Some(User { name, uid: Uid(id), gid: Gid(gid), home, shell });
         }
@@ -99,13 +99,19 @@ fn each_line(path: &str, take: &mut dyn FnMut(&str, u32, [&str; 4]) -> bool) -> 
     Ok(())
 }
 
+/// What is digits only, unlike what a parser takes.
+fn number(text: &str) -> Option<u32> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
 /// The accounts in a text, each a line: name, id, and what follows it, empty where the line ends before. One without a name,
-/// or without a number for its id, is none; "+" asks for what is elsewhere.
+/// or without a number for its id, is none; "+" and "-" begin what a name service is to add or to leave out.
 fn accounts(text: &str, take: &mut dyn FnMut(&str, u32, [&str; 4]) -> bool) {
     for line in text.lines() {
         let mut fields = line.split(':');
         let (name, _password, id) = (fields.next(), fields.next(), fields.next());
-        if let (Some(name), Some(Ok(id))) = (name.filter(|name| !name.is_empty()), id.map(str::parse)) {
+        let name = name.filter(|name| !name.is_empty() && !name.starts_with(['+', '-']));
+        if let (Some(name), Some(id)) = (name, id.and_then(number)) {
             if take(name, id, std::array::from_fn(|_| fields.next().unwrap_or(""))) {
                 return;
             }
@@ -142,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_is_no_account_is_left_out() {
-        let text = "root:x:0:0:root:/root:/bin/sh\n\n+\n+::::::\n:x:1:1::/:\nx\nx:x\nx:x:\nx:x:-1:2\nx:x:0x:2\nx:x:4294967296:2\n\
+        let text = "root:x:0:0:root:/root:/bin/sh\n\n+\n+::::::\n:x:1:1::/:\nx\nx:x\nx:x:\nx:x:-1:2\nx:x:0x:2\nx:x:+0:2\n+x:x:5:2\n-x:x:5:2\nx:x:4294967296:2\n\
                     short:x:7\nwww:*:33:33:a,b::/bin/true:more\nlast:x:8:9:\nafter:x:1:1";
         let mut found = Vec::new();
         accounts(text, &mut |name, id, rest| {

@@ -39,12 +39,12 @@ pub fn read_up_to(
     }
 }
 
-/// All that is in the file at `path`.
+/// All that is in the file at `path`. A FIFO in its place has nothing in it, and nobody waits for its other side.
 ///
 /// # Errors
 /// When it cannot be opened or read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let mut content = Vec::new();
     read_up_to(u64::MAX, &mut content, &mut |to| file.read(to))?;
     Ok(content)

@@ -46,6 +46,7 @@ impl State {
             Command::Restart(name) => {
                 self.want(&name, Wanted::Up, now, out);
                 self.turn(&name, now, out, &mut |agent, turn| agent.order_restart(turn));
+                self.wait_anew(&name);
                 self.wait_up(client, name);
             }
             Command::Stop(name) => {
@@ -111,6 +112,19 @@ impl State {
             Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Stopping(_) => agent.generation + 1,
         });
         Goal::Up { generation, lasting, healthy }
+    }
+
+    /// Whoever waits for an earlier start of the agent waits for the one that was ordered now.
+    fn wait_anew(&mut self, name: &str) {
+        let Goal::Up { generation: next, .. } = self.goal_up(name, Duration::ZERO, false) else { return };
+        let waiters = self.waiters.iter_mut().filter(|waiter| *waiter.name == *name).map(|waiter| &mut waiter.goal);
+        let tasks =
+            self.tasks.iter_mut().filter(|task| *task.record.name == *name).filter_map(|task| task.goal.as_mut());
+        for goal in waiters.chain(tasks) {
+            if let Goal::Up { generation, .. } = goal {
+                *generation = next;
+            }
+        }
     }
 
     /// How far an agent is on the way to a goal.
@@ -244,6 +258,7 @@ impl State {
             (Life::Waiting { .. } | Life::Fatal, _) => agent.pardon(turn),
             (_, Wanted::Down) => agent.order_down(turn),
         });
+        self.wait_anew(name);
     }
 
     /// An agent has no definition any more: it is stopped and then forgotten.

@@ -458,6 +458,23 @@ fn an_upgrade_holds_against_a_start_meanwhile() {
 }
 
 #[test]
+fn a_restart_meanwhile_undoes_no_upgrade_and_is_waited_for() {
+    let mut bench = Bench::installed("web");
+    bench.offer(vec![package("next", "web", 2, true)]);
+    bench.bring("next", 2);
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.step(Event::Placed("next".into(), Ok(())));
+    bench.step(Event::Command(Client(1), Command::Start("web".into())));
+    bench.step(Event::Command(Client(2), Command::Restart("web".into())));
+    bench.take(answers);
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert_eq!((bench.code("next"), bench.take(answers)), (None, Vec::new()), "neither is over with the first start");
+    bench.pass(secs(10));
+    assert_eq!(bench.code("next"), Some(Code::Success));
+    assert_eq!(bench.take(answers), [(1, 0), (2, 0)]);
+}
+
+#[test]
 fn what_is_removed_while_somebody_starts_it_is_ended() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 3, true)]);
