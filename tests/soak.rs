@@ -112,7 +112,12 @@ impl Soak {
             3 => Job::new(&id, "stop", &name),
             4..6 => Job::new(&id, "start", &name),
             6 => Job::new(&id, "config", &name).set("envs", "{ \"FROM\": \"a job\" }"),
-            7 => Job::new(&id, "config", &name).set("limits", "{ \"memory\": \"24M\" }"),
+            7 => {
+                // One that has a memory limit anyway: with cgroup v1 every agent that has one takes a descriptor.
+                let mut picks = (0..100).map(|_| self.crowd.pick(&mut self.random));
+                let limited = picks.find(|name| name.starts_with("leaks")).unwrap_or(name);
+                Job::new(&id, "config", &limited).set("limits", "{ \"memory\": \"24M\" }")
+            }
             8..10 => Job::new(&id, "install", "packed").package(&url, package),
             10 => Job::new(&id, "uninstall", "packed"),
             _ => Job::new(&id, "start", "nobody").set("window", "3"),
