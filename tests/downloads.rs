@@ -178,6 +178,17 @@ fn a_server_without_lengths_may_be_cut_once() {
     });
     host.does(&server, &install("old", &source.url, &package), 0);
     assert_eq!(source.requests().len(), 2);
+    // Nor what a server does that closes behind the last chunk without having announced it.
+    let again = tarball(&host, "web", "2.0", &staying("up"), &[]);
+    let bytes = again.bytes.clone();
+    let source = Source::http(move |number, _, stream| {
+        send(stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let sent = if number == 0 { &bytes[..bytes.len() / 2] } else { &bytes };
+        send(stream, &[format!("{:x}\r\n", sent.len()).as_bytes(), sent, b"\r\n"].concat());
+        send(stream, if number == 0 { b"" } else { b"0\r\n\r\n" });
+    });
+    host.does(&server, &install("chunks", &source.url, &again), 0);
+    assert_eq!(source.requests().len(), 2);
 }
 
 #[test]

@@ -187,7 +187,7 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
                 }
                 // minreq would not stop there, had it seen an interim reply first.
                 sink.fill(&mut begin.chain(&mut reply).take(total.unwrap_or(u64::MAX)), total)?;
-                return Ok(whole(&reply, sink.size)? || total.is_some());
+                return Ok(whole(&reply) || total.is_some());
             }
             206 if asked > 0 => match header(&reply, "content-range").and_then(content_range) {
                 Some((Some(start), total)) if start == asked => {
@@ -197,7 +197,7 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
                     }
                     let rest = total.map_or(u64::MAX, |total| total - asked);
                     sink.fill(&mut Read::by_ref(&mut reply).take(rest), total)?;
-                    return Ok(whole(&reply, sink.size)? || total.is_some());
+                    return Ok(whole(&reply) || total.is_some());
                 }
                 // Not what was asked for: a request from the start has no range to get wrong.
                 _ => {
@@ -267,17 +267,11 @@ fn request(url: &Url, from: u64) -> Result<minreq::Request, Box<Fault>> {
     Ok(request)
 }
 
-/// Whether a chunked reply is known to be whole. minreq takes the end of the connection for the end of the chunks; but a
-/// server that does not announce to close keeps the connection after a reply, as nothing in the request tells it not to.
-fn whole(reply: &minreq::ResponseLazy, size: u64) -> Result<bool, Box<Fault>> {
-    let closes = header(reply, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-    if !is_chunked(reply) || closes {
-        return Ok(false);
-    }
-    if alarm::is_closed() {
-        return Err(Fault::new(Kind::Temporary, reason!("the transfer broke off after {size} bytes")));
-    }
-    Ok(true)
+/// Whether a chunked reply is known to be whole. minreq takes the end of the connection for the end of the chunks: as long as
+/// there has been none they have come to their own. Behind one they may have, as some servers close without announcing it,
+/// or not: the digest tells.
+fn whole(reply: &minreq::ResponseLazy) -> bool {
+    is_chunked(reply) && !alarm::is_closed()
 }
 
 /// Start and total of a Content-Range (RFC 9110, 14.4): `bytes 5-9/10`, `bytes 5-9/*`, `bytes */10`.
