@@ -2,11 +2,13 @@
 //! because an action says so.
 //!
 //! `background` is what happens before there is a loop, `load` reads what is there at the start, `act` does what actions
-//! say, `children` makes and reaps processes, `packages` moves package files, `control` speaks with the commands, `reexec`
-//! puts another image in the place of this one. Nothing here sleeps, waits, resolves a name or moves bulk data.
+//! say, `children` makes and reaps processes, `checks` runs health checks, `packages` moves package files, `control` speaks
+//! with the commands, `reexec` puts another image in the place of this one. Nothing here sleeps, waits, resolves a name or
+//! moves bulk data.
 
 mod act;
 mod background;
+mod checks;
 mod children;
 mod control;
 mod fault;
@@ -44,6 +46,7 @@ use crate::sys::process::{self, Reboot};
 use crate::sys::{self, monotonic};
 use crate::wire::config::Config;
 use background::Background;
+use checks::Check;
 use control::Control;
 
 /// After an error that cannot be helped the loop goes on, but not at once.
@@ -107,6 +110,7 @@ enum Ready {
     Listener,
     Client(usize),
     Helper(usize),
+    Check(usize),
     Watched(usize),
     Memory(usize),
 }
@@ -134,6 +138,7 @@ struct Daemon {
     owners: Map<Pid, Owner>,
     watched: Vec<Watched>,
     helpers: Vec<(Errand, Helper)>,
+    checks: Vec<Check>,
     /// Whom helpers run as, `None` as ourselves; `Err`: there is nobody, and there are no exchanges.
     helper: Result<Option<Identity>, Reason>,
     trust: trust::Trust,
@@ -259,6 +264,12 @@ impl Daemon {
                 fds.push(fd);
             }
         }
+        for (index, check) in self.checks.iter().enumerate() {
+            if let Some(fd) = check.fd() {
+                sources.push(Ready::Check(index));
+                fds.push(fd);
+            }
+        }
         for (index, watched) in self.watched.iter().enumerate() {
             if let Some(pidfd) = &watched.pidfd {
                 sources.push(Ready::Watched(index));
@@ -301,6 +312,11 @@ impl Daemon {
             Ready::Helper(index) => {
                 if let Some((_, helper)) = self.helpers.get_mut(index) {
                     helper.ready();
+                }
+            }
+            Ready::Check(index) => {
+                if let Some(check) = self.checks.get_mut(index) {
+                    check.read();
                 }
             }
             Ready::Watched(index) => self.watched_ended(index),

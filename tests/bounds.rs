@@ -160,6 +160,40 @@ fn a_health_check_is_the_agents_own() {
 }
 
 #[test]
+fn what_a_failing_health_check_says_is_told() {
+    let mut host = Host::new();
+    let agent = |name: &str, script: &str, retries: u32| {
+        let script = miniserde::json::to_string(script);
+        let check = format!(
+            "{{ \"exec\": [\"/bin/sh\", \"-c\", {script}], \"interval\": 0.1, \"timeout\": 60, \"retries\": {retries} }}"
+        );
+        let envs = "{ \"TOKEN\": \"s3cr3t-s3cr3t\" }";
+        host.agent(name, "exec sleep 1000", &[("check", &check), ("restartsecs", "60"), ("envs", envs)]);
+    };
+    let lines = "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done; ";
+    agent("sick", &format!("{lines} printf 'bad \\033[31m%s\\n' \"$TOKEN\" >&2; exit 7"), 2);
+    // Far more than a pipe holds, which would hold it up; with less than a line it ends all the same.
+    agent("flood", "head -c 3000000 /dev/zero | tr '\\0' x; echo; printf 'that was much'; exit 7", 1);
+    // Its output ends before it does, and after it.
+    agent("mute", "exec >&- 2>&-; sleep 0.3; exit 7", 1);
+    agent("left", "sleep 1000 & echo left; exit 7", 1);
+    host.start();
+    let end = |name: &str| host.wait_seen(name, "to be ended", |agent| agent.failures == 1).detail;
+    let sick = end("sick");
+    assert!(sick.contains("status 7, 2 of 2 in a row: ") && sick.contains("line 299 | bad"), "{sick}");
+    assert!(sick.len() <= 1100 && !sick.contains("line 1 "), "{} bytes: {sick}", sick.len());
+    assert!(!sick.contains('\u{1b}') && !sick.contains("s3cr3t"), "{sick}");
+    let flood = end("flood");
+    assert!(flood.contains("status 7, 1 of 1 in a row: x") && flood.contains("x | that was much;"), "{flood}");
+    let mute = end("mute");
+    assert!(mute.contains("status 7, 1 of 1 in a row; restart"), "{mute}");
+    let left = end("left");
+    assert!(left.contains("status 7, 1 of 1 in a row: left; restart"), "{left}");
+    let log = host.read("log/bootagent.log");
+    assert!(log.lines().any(|line| line.contains("1 of 2 in a row: ") && line.contains("line 299 | bad")), "{log}");
+}
+
+#[test]
 fn a_writer_is_never_held_up() {
     let mut host = Host::new();
     host.set("checksecs", "0.2");

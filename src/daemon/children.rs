@@ -24,8 +24,8 @@ use crate::sys::file::{open_nofollow, read_text, read_up_to};
 use crate::sys::process::{self, c_text};
 use crate::text::replace;
 
-/// So much of an agent's output goes into what is said about its end.
-const TAIL: u64 = 400;
+/// So much of an agent's output, or its check's, goes into what is said about its end.
+pub(super) const TAIL: u64 = 400;
 
 /// The descriptors that a start takes, and some: its output twice, /dev/null, control groups, accounts.
 const SPARE: usize = 16;
@@ -105,7 +105,7 @@ impl Daemon {
     }
 
     /// The child that runs `exec` as a definition says.
-    fn child(&self, spec: &Spec, exec: &[Box<str>], output: Option<OwnedFd>) -> Result<Setup, Reason> {
+    pub(super) fn child(&self, spec: &Spec, exec: &[Box<str>], output: Option<OwnedFd>) -> Result<Setup, Reason> {
         // Only a relative program is looked for in the package.
         let relative = exec.first().is_some_and(|program| !program.starts_with('/'));
         let current = relative.then(|| self.store.packages_dir(&spec.name).join("current"));
@@ -252,7 +252,8 @@ impl Daemon {
                 self.queue.push_back(Event::Exited { name, exit, oom, tail });
             }
             Owner::Check(name) => {
-                let tail = failure.map_or(String::new(), |failure| self.explained(&name, true, failure)).into();
+                let said = self.heard(&name);
+                let tail = failure.map_or(said, |failure| self.explained(&name, true, failure)).into();
                 self.queue.push_back(Event::Checked(name, exit, tail));
             }
             Owner::Tool(job) => {
@@ -276,28 +277,12 @@ impl Daemon {
     /// The last lines of an agent's output, without the values of its environment.
     fn tail(&mut self, name: &str) -> Box<str> {
         let Some(spec) = self.state.spec(name) else { return "".into() };
-        let longest = spec.envs.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
-        let text = self.outputs.tail(name, TAIL + longest as u64);
+        let text = self.outputs.tail(name, TAIL + longest_value(&spec) as u64);
         if !text.is_empty() {
             // The next check tells whether that works.
             let _ = self.outputs.turn(name, spec.log_size);
         }
         sanitize(&without_values(&text, &spec.envs), TAIL as usize).into()
-    }
-
-    /// Runs an agent's health check.
-    pub(super) fn start_check(&mut self, name: Name) {
-        let spec = self.state.spec(&name);
-        let Some((spec, check)) = spec.and_then(|spec| spec.check.clone().map(|check| (spec, check))) else { return };
-        let spawned = self
-            .child(&spec, &check.exec, None)
-            .and_then(|setup| spawn_child(&setup, &self.failures).map_err(|error| reason!("{error}")));
-        match spawned {
-            Ok(pid) => {
-                self.own(pid, Owner::Check(name));
-            }
-            Err(reason) => self.queue.push_back(Event::Checked(name, Exit::Unknown, reason.into())),
-        }
     }
 
     /// Runs a package tool, after one that an earlier daemon left running for the same job.
@@ -394,8 +379,13 @@ impl Daemon {
     }
 }
 
+/// The length of the longest value in an agent's environment: so much before the last `TAIL` bytes it may begin.
+pub(super) fn longest_value(spec: &Spec) -> usize {
+    spec.envs.iter().map(|(_, value)| value.len()).max().unwrap_or(0)
+}
+
 /// The last `TAIL` bytes of `text` with the values blotted out; one that they begin in the middle of is left out.
-fn without_values(text: &str, envs: &[(Box<str>, Box<str>)]) -> String {
+pub(super) fn without_values(text: &str, envs: &[(Box<str>, Box<str>)]) -> String {
     // A value as short as this is no secret, and would tear holes into every word.
     let values = || envs.iter().map(|(_, value)| &**value).filter(|value| value.len() >= 4);
     let mut start = text.len().saturating_sub(TAIL as usize);

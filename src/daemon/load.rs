@@ -163,6 +163,7 @@ impl Daemon {
             owners: Map::new(),
             watched: Vec::new(),
             helpers: Vec::new(),
+            checks: Vec::new(),
             helper,
             trust,
             resumed: Set::new(),

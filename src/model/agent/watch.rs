@@ -76,13 +76,14 @@ impl Agent {
         self.check_failures += 1;
         let why =
             if late { format!("not done within {} s", Decimal::seconds(check.timeout)) } else { exit.to_string() };
-        let text = format!("health check {why}, {} of {} in a row", self.check_failures, check.retries);
+        let between = if tail.is_empty() { "" } else { ": " };
+        let text = format!("health check {why}, {} of {} in a row{between}{tail}", self.check_failures, check.retries);
         if self.check_failures < check.retries {
             turn.log(Level::Warn, &self.record.name, format_args!("{text}"));
             return;
         }
         self.killed = false;
-        self.set_end(format_args!("{text}"), tail, Level::Warn, turn);
+        self.set_end(format_args!("{text}"), "", Level::Warn, turn);
         self.end(Then::Policy(End::Unhealthy), turn);
     }
 
