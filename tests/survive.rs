@@ -4,8 +4,8 @@ mod util;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -143,16 +143,18 @@ fn a_full_disk_is_said_once_and_made_good() {
     // As the daemon sees it.
     let inside = format!("/proc/{}/root{state}", host.pid());
     let filler = format!("{inside}/filler");
-    let mut file = fs::File::create(&filler).expect("the new file system");
-    while file.write(&[0; 4096]).is_ok_and(|count| count > 0) {}
+    fill(Path::new(&filler));
     for name in ["a", "b", "c"] {
         let said = host.ok(&["stop", name]);
         let want = format!("agent \"{name}\" is stopped; this cannot be recorded: cannot write ");
         assert!(said.starts_with(&want), "{said}");
     }
     assert_eq!(said(&host, "No space left on device"), 1, "{}", host.logs());
+    // Another image would know of no order, and start them.
+    let ran = host.cli(&["reexec"]);
+    assert!(ran.code == 1 && ran.err.contains("reexec refused: cannot write "), "{ran:?}");
+    assert!(ran.err.contains("No space left on device"), "{ran:?}");
     host.ok(&["start", "a"]);
-    drop(file);
     fs::remove_file(&filler).expect("the filler");
     host.wait("the records to be written", || said(&host, "keeping records works again") == 1);
     let record = |name: &str| {
@@ -162,7 +164,52 @@ fn a_full_disk_is_said_once_and_made_good() {
         text
     };
     assert_eq!(host.ok(&["stop", "b"]), "agent \"b\" is stopped\n");
+    host.ok(&["reexec"]);
+    assert!(["b", "c"].iter().all(|name| host.seen(name).is_some_and(|agent| !agent.runs())), "{}", host.logs());
     assert!(record("a").contains("\"up\"") && record("b").contains("\"down\"") && record("c").contains("\"down\""));
+}
+
+/// Takes all the room that is left in a file system, until the file is removed.
+fn fill(path: &Path) {
+    let mut file = fs::File::create(path).expect("a full file system has room for a name");
+    while file.write(&[0; 4096]).is_ok_and(|count| count > 0) {}
+}
+
+/// What is of this boot only is replaced in its own room; what finds none is told.
+#[test]
+fn a_full_run_dir_costs_no_agent() {
+    if lacks_root() {
+        return;
+    }
+    let mut host = Host::new();
+    // In a process of its own, so that it outlives the daemon.
+    let run = host.path("run");
+    let script = "mkdir \"$0\" && mount -t tmpfs -o size=128k none \"$0\" && exec sleep 1000";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "/bin/sh", "-c", script]).arg(&run).env("DIRECTORY", run.join("mounted"));
+    let holder = command.spawn().expect("unshare").id();
+    let run = PathBuf::from(format!("/proc/{holder}/root{}", run.display()));
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    let mounted = || device(&run).is_some_and(|device_there| Some(device_there) != device(&host.dir));
+    host.wait("the new file system", mounted);
+    host.set("run_dir", &format!("\"{}\"", run.display()));
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let first = host.wait_running("web");
+    fill(&run.join("filler"));
+    kill(first.pid, "KILL");
+    let second = host.wait_seen("web", "to run again", |agent| agent.runs() && agent.pid != first.pid);
+    let ran = host.cli(&["reexec"]);
+    assert!(ran.code == 1 && ran.err.contains("reexec refused: cannot write "), "{ran:?}");
+    assert!(ran.err.contains("No space left on device"), "{ran:?}");
+    host.kill9();
+    host.start();
+    let found = host.wait_running("web");
+    assert_eq!((found.pid, found.failures), (second.pid, 1), "{}", host.logs());
+    assert_eq!(fs::read_to_string(run.join("bootagent.pid")).unwrap_or_default().trim(), host.pid().to_string());
+    fs::remove_file(run.join("filler")).expect("the test's own");
+    host.ok(&["reexec"]);
+    assert_eq!(host.wait_running("web").pid, second.pid, "{}", host.logs());
 }
 
 /// A pid file that could not be written at the start, as with a full run_dir, does not stay that of the last daemon.
@@ -175,7 +222,7 @@ fn a_pid_file_is_made_good() {
     // Stands where it is written.
     fs::create_dir(host.path("run/bootagent.pid.tmp")).expect("a directory of the daemon");
     host.start();
-    assert_eq!(host.read("run/bootagent.pid"), stale);
+    assert_ne!(host.read("run/bootagent.pid"), stale);
     fs::remove_dir(host.path("run/bootagent.pid.tmp")).expect("the test's own");
     host.wait("the pid file to be true", || host.read("run/bootagent.pid").trim() == host.pid().to_string());
 }

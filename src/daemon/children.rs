@@ -18,6 +18,7 @@ use crate::model::event::Event;
 use crate::model::job::{joined, sanitize, JobId};
 use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
+use crate::model::state::RENEWAL;
 use crate::reason::Reason;
 use crate::sys::child::{spawn_child, Failure, Program, Setup};
 use crate::sys::file::{open_nofollow, read_text, read_up_to};
@@ -287,6 +288,11 @@ impl Daemon {
 
     /// Runs a package tool, after one that an earlier daemon left running for the same job.
     pub(super) fn start_tool(&mut self, job: JobId, tool: Tool) {
+        if *job == *RENEWAL {
+            if let Err(why) = self.leave_records() {
+                return self.queue.push_back(Event::NotReexeced(why.into()));
+            }
+        }
         if let Some(left) = read_text(&self.tool_pid(&job)).ok().and_then(|text| parse_process(&text)) {
             let owned = self.owners.get(&left.pid) == Some(&Owner::Tool(job.clone()));
             if owned || proc::alive(left) && !self.owners.contains_key(&left.pid) {

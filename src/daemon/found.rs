@@ -88,7 +88,7 @@ pub(super) fn find(
         let job = if over { None } else { proto::job(&record.text).ok().map(Rc::new) };
         found.jobs.push((record, job));
     }
-    found.leftovers = first_of_boot(config, &boot);
+    found.leftovers = first_of_boot(config, &boot, log);
     // Without a boot id only the image before this one is sure to have lived in this boot.
     for run in stored.runs.into_iter().filter(|run| run.boot_id == boot && (renewed || !boot.is_empty())) {
         let alive = run.process.is_some_and(|process| proc::alive(process) || is_unreaped(process));
@@ -113,16 +113,16 @@ pub(super) fn undone(run_dir: &Path) -> Option<Box<str>> {
 }
 
 /// Whether another daemon lived in this boot before; leaves a sign that one did.
-pub(super) fn first_of_boot(config: &Config, boot: &str) -> bool {
+pub(super) fn first_of_boot(config: &Config, boot: &str, log: &mut Log) -> bool {
     let run_dir = Path::new(&*config.run_dir);
-    let path = run_dir.join(BOOT_FILE);
-    let known = match read_text(&path) {
-        Ok(text) => text.trim() == boot,
+    let known = match read_text(&run_dir.join(BOOT_FILE)) {
+        Ok(text) if text.trim() == boot => return true,
+        Ok(_) => false,
         // What cannot be read just now may be from this boot.
         Err(error) => error.kind() != ErrorKind::NotFound,
     };
-    if !known {
-        let _ = publish(run_dir, BOOT_FILE, boot);
+    if let Err(error) = publish(run_dir, BOOT_FILE, boot) {
+        log.write(Level::Warn, &format_args!("{error}; make room, or remove what is in its place"));
     }
     known
 }

@@ -11,7 +11,7 @@ use super::found::{find, is_unreaped, own_definitions, read_definitions, undone}
 use super::reexec::{installed, taken};
 use super::trust::Trust;
 use super::{fault, now, Copies, Daemon, Options};
-use crate::host::disk::{list, make_dir, make_durable_dir, publish, reason};
+use crate::host::disk::{list, make_dir, make_durable_dir, publish, reason, Error};
 use crate::host::files;
 use crate::host::helper::{Binary, Identity};
 use crate::host::limits::Limits;
@@ -103,7 +103,7 @@ impl Daemon {
         if let Some(problem) = files::closed_program(config.helper_user.as_deref()) {
             notes.push((Level::Warn, problem.to_string()));
         }
-        let pid_told = tell_pid(run_dir);
+        let pid_told = tell_pid(run_dir).is_ok();
         for (level, note) in &notes {
             log.write(*level, &note);
         }
@@ -289,9 +289,12 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Box<Config>
     config
 }
 
-/// Writes the pid file; whether that worked.
-pub(super) fn tell_pid(run_dir: &Path) -> bool {
-    publish(run_dir, PID_FILE, &format!("{}\n", process::own_id())).is_ok()
+/// Writes the pid file.
+///
+/// # Errors
+/// When it cannot be written; an old one is gone then, if it can be removed.
+pub(super) fn tell_pid(run_dir: &Path) -> Result<(), Box<Error>> {
+    publish(run_dir, PID_FILE, &format!("{}\n", process::own_id()))
 }
 
 /// Makes and locks the file at `path`, below `run_dir`.

@@ -7,8 +7,9 @@ use std::os::unix::process::parent_id;
 use std::path::Path;
 use std::time::Duration;
 
+use super::reexec::HANDOVER;
 use super::{found, load, Daemon};
-use crate::host::disk::{make_dir, reason, Error};
+use crate::host::disk::{make_dir, publish, reason, Error};
 use crate::host::files;
 use crate::host::store::{can_be_read, Store};
 use crate::kernel::{Level, Pid, Sig};
@@ -19,6 +20,9 @@ use crate::work::watch;
 
 /// What `fares` calls the records.
 const RECORDS: &str = "keeping records";
+
+/// What a reexec takes of `run_dir`, bytes: the output of a trial, its process id, the handover.
+const ROOM: usize = 3 * 4096;
 
 impl Daemon {
     /// How something fared that may go wrong again and again: what is said is only that this changed.
@@ -93,6 +97,27 @@ impl Daemon {
         Err(self.troubles.get(RECORDS).map(|trouble| &**trouble).unwrap_or_default().into())
     }
 
+    /// Sees to it that the next image finds all there is to know, and room for what it is handed.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub(super) fn leave_records(&mut self) -> Result<(), Reason> {
+        let _ = self.catch_up();
+        let run_dir = Path::new(&*self.config.run_dir);
+        publish(run_dir, HANDOVER, &" ".repeat(ROOM))?;
+        let _ = fs::remove_file(run_dir.join(HANDOVER));
+        match self.troubles.get(RECORDS) {
+            Some(trouble) if !self.unsaved.is_empty() => Err((**trouble).into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn tell_pid(&mut self) {
+        let told = load::tell_pid(Path::new(&*self.config.run_dir));
+        self.pid_told = told.is_ok();
+        self.fares("writing the pid file", told.err().map(|error| error.to_string()).as_deref());
+    }
+
     /// Why the record of an agent is not as it should be, if so; all that are not are tried once more.
     pub(super) fn unrecorded(&mut self, name: &str) -> Option<Box<str>> {
         let key = format!("agent {name}");
@@ -136,14 +161,14 @@ impl Daemon {
     pub(super) fn mend(&mut self) {
         // What still does not work was said when it began.
         let _ = self.catch_up();
-        if !self.unread.is_empty() && can_be_read(&self.unread) {
+        if !self.unread.is_empty() && self.unsaved.is_empty() && can_be_read(&self.unread) {
             self.say(Level::Info, &"records that could not be read can be: all are read again");
             self.queue.push_back(Event::Reexec);
         }
         let run_dir = self.config.run_dir.clone();
         let run_dir = Path::new(&*run_dir);
         if !self.pid_told {
-            self.pid_told = load::tell_pid(run_dir);
+            self.tell_pid();
         }
         self.mend_state_dir();
         let unlocked = !lies_at(&self.lock, &run_dir.join(watch::LOCK));
@@ -162,8 +187,8 @@ impl Daemon {
         match mended {
             Ok(()) => {
                 self.say(Level::Warn, &format_args!("{lost}, made again"));
-                found::first_of_boot(&self.config, &crate::host::store::boot_id());
-                self.pid_told = load::tell_pid(run_dir);
+                found::first_of_boot(&self.config, &crate::host::store::boot_id(), &mut self.log);
+                self.tell_pid();
                 // A keeper looks after its own file when it wakes up; to others this says nothing.
                 if let Some(parent) = i32::try_from(parent_id()).ok().and_then(Pid::new) {
                     let _ = process::signal(parent, Sig::CHLD);

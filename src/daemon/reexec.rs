@@ -26,6 +26,9 @@ use crate::sys::{inherited, pipe, process, set_cloexec};
 use crate::wire::handover::{self, Handover};
 use crate::work::watch;
 
+/// Below `run_dir`, while it is written: what is handed over.
+pub const HANDOVER: &str = "handover";
+
 /// Tells the new image the number of the descriptor that all else stands in.
 const VARIABLE: &str = "BOOTAGENT_HANDOVER";
 
@@ -80,6 +83,10 @@ impl Daemon {
 
     fn execute(&mut self, program: &str, until: Option<Time>) -> Result<Infallible, Reason> {
         self.keep_places()?;
+        // An image on trial goes back whatever that costs.
+        if until.is_some() || self.watcher.is_none() {
+            self.leave_records()?;
+        }
         for (_, helper) in &mut self.helpers {
             helper.stop();
         }
@@ -161,7 +168,7 @@ impl Daemon {
             errands,
             carried: self.state.carry(until),
         };
-        let path = Path::new(&*self.config.run_dir).join("handover");
+        let path = Path::new(&*self.config.run_dir).join(HANDOVER);
         let _ = fs::remove_file(&path);
         let mut file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create_new(true), 0o600)?;
         let written = file.write_all(handover::write(&handover).as_bytes());

@@ -164,7 +164,8 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 /// Puts `content` in the place of the file in one step, with mode 0600; `durable`: it is on disk when this returns.
 ///
 /// # Errors
-/// When it cannot be written; the old file is still there then. After a failed sync it may be the new one.
+/// When it cannot be written; the old file is still there then, unless it was not `durable` and had no room to be replaced
+/// in. After a failed sync it may be the new one.
 pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<(), Box<Error>> {
     put(dir, file, content, 0o600, durable)?;
     if durable {
@@ -190,17 +191,32 @@ pub fn publish(dir: &Path, file: &str, text: &str) -> Result<(), Box<Error>> {
     put(dir, file, text.as_bytes(), 0o644, false)
 }
 
+/// What need not be `synced` is of this boot only, and misleads when it is old: where the new text does not fit beside the
+/// old one, that gives way first.
 fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Result<(), Box<Error>> {
     let path = dir.join(file);
     let temporary = dir.join([file, TEMPORARY].concat());
-    let mut made = create(&temporary);
-    if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        if synced { make_durable_dir(dir) } else { make_dir(dir) }?;
-        made = create(&temporary);
-    }
-    let written = made.and_then(|made| fill(made, content, mode, synced)).and_then(|()| fs::rename(&temporary, &path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
+    let replace = || {
+        let written = create(&temporary)
+            .and_then(|made| fill(made, content, mode, synced))
+            .and_then(|()| fs::rename(&temporary, &path));
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written
+    };
+    let mut written = replace();
+    match written.as_ref().err().and_then(io::Error::raw_os_error) {
+        Some(libc::ENOENT) => {
+            if synced { make_durable_dir(dir) } else { make_dir(dir) }?;
+            written = replace();
+        }
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EISDIR) if !synced => {
+            // An empty directory may be in its place.
+            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+            written = replace();
+        }
+        _ => {}
     }
     told(written, "write", &path)
 }

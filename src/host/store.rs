@@ -267,7 +267,7 @@ impl Store {
     /// Keeps the record of an agent's run until the next boot.
     ///
     /// # Errors
-    /// As `write_identity`.
+    /// When it cannot be written; on a full disk the old one is gone then, as it would tell of a process that is no more.
     pub fn write_run(&self, run: &RunRecord) -> Result<(), Box<Error>> {
         write_record(&self.runs(), &run.name, &record::write_run(run), false)
     }

@@ -27,6 +27,7 @@ use crate::model::spec::{Name, Spec};
 pub use given::{Found, Options, Times};
 use jobs::Task;
 use renewal::Renewal;
+pub use renewal::RENEWAL;
 pub use unread::Unread;
 
 /// Incidents kept for the next report; older ones are dropped and counted.
