@@ -244,10 +244,16 @@ fn a_server_that_comes_back_is_found() {
     let pid = host.wait_running("web").pid;
     let report = host.cli(&["report"]);
     assert!(report.code == 1 && !report.err.is_empty(), "{report:?}");
+    let silence = "no server has taken a report for ";
+    host.wait("the silence to be told", || host.ok(&["status"]).contains(silence));
+    // It lasts over another image.
+    host.ok(&["reexec"]);
+    assert!(host.ok(&["status", "--json"]).contains(silence));
     // Another test may have got the port meanwhile.
     let Ok(server) = Server::on(port) else { return };
     host.wait("a report to the server that came back", || !server.statuses().is_empty());
     host.ok(&["report"]);
+    assert!(!host.ok(&["status"]).contains(silence));
     assert_eq!(host.seen("web").map(|agent| agent.pid), Some(pid));
 }
 

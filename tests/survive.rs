@@ -150,6 +150,8 @@ fn a_full_disk_is_said_once_and_made_good() {
         assert!(said.starts_with(&want), "{said}");
     }
     assert_eq!(said(&host, "No space left on device"), 1, "{}", host.logs());
+    let shown = host.ok(&["status"]);
+    assert!(shown.contains("\ncannot write ") && shown.contains(": No space left on device\n"), "{shown}");
     // Another image would know of no order, and start them.
     let ran = host.cli(&["reexec"]);
     assert!(ran.code == 1 && ran.err.contains("reexec refused: cannot write "), "{ran:?}");
@@ -164,6 +166,7 @@ fn a_full_disk_is_said_once_and_made_good() {
         text
     };
     assert_eq!(host.ok(&["stop", "b"]), "agent \"b\" is stopped\n");
+    assert!(!host.ok(&["status", "--json"]).contains("troubles"));
     host.ok(&["reexec"]);
     assert!(["b", "c"].iter().all(|name| host.seen(name).is_some_and(|agent| !agent.runs())), "{}", host.logs());
     assert!(record("a").contains("\"up\"") && record("b").contains("\"down\"") && record("c").contains("\"down\""));

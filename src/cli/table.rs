@@ -48,7 +48,7 @@ const JOBS: [Column; 6] = [
     text_column("MESSAGE", "message"),
 ];
 
-/// The status report: a line about the daemon, then one per agent.
+/// The status report: a line about the daemon, one for each trouble of the host's, then one per agent.
 pub fn status(body: &Value, agents_dir: &Path) -> String {
     let mut text = format!(
         "{}  {}  up {}  reports every {}\n\n",
@@ -57,6 +57,14 @@ pub fn status(body: &Value, agents_dir: &Path) -> String {
         duration(number_of(body, "uptime")),
         duration(number_of(body, "step")),
     );
+    let troubles = member(body, "troubles").and_then(json::array).unwrap_or_default();
+    for trouble in troubles {
+        text.push_str(&plain(trouble));
+        text.push('\n');
+    }
+    if !troubles.is_empty() {
+        text.push('\n');
+    }
     let agents = member(body, "agents").and_then(json::array).unwrap_or_default();
     if agents.is_empty() {
         text.push_str(&format!(
@@ -135,8 +143,12 @@ fn member<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
 }
 
 fn text_of(value: &Value, key: &str) -> String {
-    let text = member(value, key).and_then(json::text).unwrap_or_default();
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    member(value, key).map(plain).unwrap_or_default()
+}
+
+/// A text without what no terminal should see.
+fn plain(value: &Value) -> String {
+    json::text(value).unwrap_or_default().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn number_of(value: &Value, key: &str) -> f64 {
@@ -200,6 +212,16 @@ a       1        running   5m12s  4711  1.5%  10M         0
 longer  1.2.3    stoped        -     -     -    -         2  exited with status 1
 ";
         assert_eq!(status(&body, Path::new("/etc/x")), want);
+    }
+
+    #[test]
+    fn troubles_stand_before_the_agents() {
+        let body =
+            r#"{"hostname":"a","version":"b","troubles":["cannot write \"/run/\u001bx\"","no server"],"agents":[]}"#;
+        let table = status(&json::parse(body, 8).unwrap(), Path::new("/etc/x"));
+        let (head, agents) = table.split_once("\n\n").unwrap();
+        assert!(head.starts_with("a  b  up 0s"), "{table}");
+        assert!(agents.starts_with("cannot write \"/run/ x\"\nno server\n\nno agents: "), "{table}");
     }
 
     #[test]

@@ -30,7 +30,8 @@ impl Daemon {
                 }
                 self.act(Action::Answer(client, answer));
             }
-            Action::AnswerReport(client, report) => {
+            Action::AnswerReport(client, mut report) => {
+                report.troubles.extend(self.troubles.values().cloned());
                 let body = proto::status_body(&report).into();
                 let answer = Answer { code: 0, message: "".into(), body };
                 self.control.answer(client, &control::write_answer(&answer), monotonic());
@@ -64,7 +65,7 @@ impl Daemon {
             Action::Check(name) => self.start_check(name),
             Action::KillCheck(name) => self.kill_owned(&super::Owner::Check(name)),
 
-            Action::Exchange(server, message) => self.exchange(&server, &message),
+            Action::Exchange(server, message) => self.exchange(&server, message),
             Action::Fetch(id) => self.fetch(id),
             Action::CutFetch(id) => self.stop_errand(&Errand::Fetch(id)),
             Action::DropDownload(id) => {
@@ -168,13 +169,16 @@ impl Daemon {
     }
 
     /// Starts an exchange; one that cannot be started is a server that does not answer.
-    fn exchange(&mut self, server: &Server, message: &Message) {
+    fn exchange(&mut self, server: &Server, message: Message) {
+        let results = matches!(message, Message::Results(_));
         let (path, body) = match message {
-            Message::Status(report) => ("/agent/status", proto::status_body(report)),
-            Message::Results(results) => ("/agent/job/result", proto::results_body(results)),
+            Message::Status(mut report) => {
+                report.troubles.extend(self.troubles.values().cloned());
+                ("/agent/status", proto::status_body(&report))
+            }
+            Message::Results(results) => ("/agent/job/result", proto::results_body(&results)),
         };
         let (url, body) = (format!("{}{path}", server.base), body.into_bytes());
-        let results = matches!(message, Message::Results(_));
         let started = self.sign(&url, &body).and_then(|signed| {
             let (headers, nonce) = signed.map_or((Vec::new(), None), |signed| (signed.headers, Some(signed.nonce)));
             let order = Order::Exchange { url, headers, body, max_body: REPLY_MAX };

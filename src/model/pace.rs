@@ -147,6 +147,8 @@ pub struct Times {
     pub server: Box<str>,
     /// Servers that asked to be left alone, until when.
     pub held: Vec<(Box<str>, Time)>,
+    /// When a server last took a report.
+    pub heard: Time,
 }
 
 /// When and to which server to talk.
@@ -168,6 +170,8 @@ pub struct Pace {
     current: usize,
     status: Channel,
     results: Channel,
+    /// When a server last took a report, or all began.
+    heard: Time,
     /// An agent changed its state: when to say so.
     extra: Option<Time>,
     /// When an extra status may be sent again.
@@ -208,6 +212,7 @@ impl Pace {
             current: 0,
             status: Channel { at: first, failures: 0 },
             results: Channel { at: now, failures: 0 },
+            heard: now,
             extra: None,
             // Agents that are started first thing are no reason to leave the splay: every host has some.
             extra_again: first,
@@ -228,6 +233,7 @@ impl Pace {
             extra_again: self.extra_again,
             server: self.server().map_or("".into(), |server| server.base.clone()),
             held: self.held.iter().map(|(server, until)| (server.base.clone(), *until)).collect(),
+            heard: self.heard,
         }
     }
 
@@ -239,6 +245,7 @@ impl Pace {
         (self.extra, self.extra_again) = (times.extra, times.extra_again);
         let known = self.given.iter().chain(&self.default).position(|server| server.base == times.server);
         self.current = known.unwrap_or(0);
+        self.heard = times.heard;
         self.held = times.held.into_iter().map(|(base, until)| (Server { base }, until)).collect();
     }
 
@@ -250,6 +257,11 @@ impl Pace {
     /// Whether there is any server to talk to.
     pub fn has_servers(&self) -> bool {
         !(self.given.is_empty() && self.default.is_empty())
+    }
+
+    /// How long no server has taken a report, while none does.
+    pub fn silence(&self, now: Time) -> Option<Duration> {
+        (self.status.failures > 0).then(|| now.since(self.heard))
     }
 
     /// The server that answered last, or is asked first.
@@ -436,6 +448,7 @@ impl Pace {
         }
         self.results.failures = 0;
         if talk != Talk::Results {
+            self.heard = now;
             self.status = Channel { at: now + self.jitter(), failures: 0 };
             self.results.at = self.results.at.min(now);
         }

@@ -86,6 +86,8 @@ pub struct Report {
     pub boot_id: Box<str>,
     /// What happened since the last report that was taken, oldest first.
     pub events: Vec<Incident>,
+    /// What does not work on the host at the moment, a sentence each.
+    pub troubles: Vec<Box<str>>,
 }
 
 /// One job as the ledger shows it.

@@ -124,7 +124,12 @@ pub fn write(handover: &Handover) -> String {
 fn put_carried(json: &mut Writer, carried: &Carried) {
     json.key("began").number(carried.began.0);
     let times = &carried.times;
-    for (key, value) in [("status_at", times.status.0), ("results_at", times.results.0), ("again", times.extra_again)] {
+    for (key, value) in [
+        ("status_at", times.status.0),
+        ("results_at", times.results.0),
+        ("again", times.extra_again),
+        ("heard", times.heard),
+    ] {
         json.key(key).number(value.0);
     }
     json.key("status_failures").number(u64::from(times.status.1));
@@ -215,6 +220,7 @@ fn take_carried(fields: &mut Fields) -> Carried {
     let (status, results) = (time("status_at").unwrap_or_default(), time("results_at").unwrap_or_default());
     let (began, extra_again) = (time("began").unwrap_or_default(), time("again").unwrap_or_default());
     let (extra, until) = (time("extra"), time("until"));
+    let heard = time("heard").unwrap_or(began);
     Carried {
         began,
         times: Times {
@@ -227,6 +233,7 @@ fn take_carried(fields: &mut Fields) -> Carried {
                 let mut fields = Fields::of(value, "", faults)?;
                 Some((fields.text("server")?.into(), Time(count(&mut fields, "until")?)))
             }),
+            heard,
         },
         incidents: each(fields, "incidents", |value, faults| {
             let mut fields = Fields::of(value, "", faults)?;
@@ -335,6 +342,7 @@ mod tests {
                     extra_again: Time(6),
                     server: "http://a:1".into(),
                     held: vec![("http://b:1".into(), Time(7))],
+                    heard: Time(11),
                 },
                 incidents: vec![Incident { timestamp: 8, name: "web".into(), message: "said \"x\"".into() }],
                 dropped_incidents: 9,

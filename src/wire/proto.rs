@@ -48,6 +48,13 @@ pub fn status_body(report: &Report) -> String {
         json.close('}');
     }
     json.close(']');
+    if !report.troubles.is_empty() {
+        json.key("troubles").open('[');
+        for trouble in &report.troubles {
+            json.text(trouble);
+        }
+        json.close(']');
+    }
     json.close('}');
     json.finish()
 }

@@ -147,6 +147,20 @@ fn a_round_asks_every_server_once_and_stays_with_the_one_that_answers() {
 }
 
 #[test]
+fn how_long_no_server_took_a_report_is_known_while_none_does() {
+    let mut pace = pace("a:1", 600);
+    let at = |seconds| Time::default() + Duration::from_secs(seconds);
+    for (now, good, want) in [(0, true, None), (700, false, Some(750)), (1400, false, Some(1450)), (2100, true, None)] {
+        assert_eq!(asked(&mut pace, at(now), false), Some((Talk::Status, "a:1".into())));
+        pace.answered(good, None, at(now));
+        assert_eq!(pace.silence(at(now + 50)), want.map(Duration::from_secs), "{now}");
+    }
+    let mut next = self::pace("a:1", 600);
+    next.go_on(pace.times(), at(2300));
+    assert_eq!(next.times().heard, at(2100));
+}
+
+#[test]
 fn failed_rounds_wait_longer_up_to_the_step() {
     for (step, caps) in [(600, vec![10, 20, 40, 80, 160, 320, 600, 600, 600]), (4, vec![4, 4, 4])] {
         for seed in 0..200 {

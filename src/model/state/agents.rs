@@ -341,6 +341,15 @@ impl State {
                 agents.push(agent.report(now.time, self.options.policy));
             }
         }
+        let mut troubles = Vec::new();
+        if let Some(silence) = self.pace.silence(now.time) {
+            let (count, unit) = match silence.as_secs() {
+                seconds @ 0..120 => (seconds, "s"),
+                seconds => (seconds / 60, "min"),
+            };
+            troubles
+                .push(format!("no server has taken a report for {count} {unit}: \"bootagent report\" says why").into());
+        }
         Report {
             hostname: self.options.hostname.clone(),
             version: self.options.version.clone(),
@@ -351,6 +360,7 @@ impl State {
             sn: self.identity.sn.clone(),
             boot_id: self.options.boot_id.clone(),
             events: self.incidents.clone(),
+            troubles,
         }
     }
 }
