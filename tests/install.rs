@@ -238,6 +238,29 @@ fn definitions_have_their_order() {
 }
 
 #[test]
+fn an_upgrade_that_does_not_say_how_to_run_its_agent_leaves_it_alone() {
+    let (server, host) = pair();
+    let one = tarball(&host, "web", "1.0", &staying("up"), &[]);
+    host.does(&server, &install(&server, "one", "web", &one), 0);
+    let before = host.wait_running("web").pid;
+    let kept = entries(&host.path("state/packages/web"));
+    let program = ("bin/agent", &*staying("up"));
+    let foreign = definition("other", "2.0", "", &[]);
+    for (id, files, why) in [
+        ("none", &[program][..], "no definition: neither in agents.d, nor in the job, nor in the package"),
+        ("bad", &[program, ("bootagent.json", "{ \"name\": 1 }")], "the package's definition: "),
+        ("foreign", &[program, ("bootagent.json", &foreign)], "definition is of \"other\", not of \"web\""),
+    ] {
+        let two = tar_of(&host, "web", &format!("2.0-{id}"), files);
+        let message = host.does(&server, &install(&server, id, "web", &two).set("version", "\"2.0\""), 1);
+        assert!(message.contains(why) && !message.contains("undone"), "{id}: {message}");
+        let now = host.wait_running("web");
+        assert_eq!((now.pid, &*now.version), (before, "1.0"), "{id}\n{}", host.logs());
+        assert_eq!(entries(&host.path("state/packages/web")), kept, "{id}");
+    }
+}
+
+#[test]
 fn a_hostile_tarball_reaches_nothing_outside() {
     let (server, host) = pair();
     let work = host.path("build/hostile");

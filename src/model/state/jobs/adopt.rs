@@ -1,5 +1,7 @@
 //! A package that is on the host becomes its agent's: its definition is chosen, it takes the old one's place.
 
+use std::fmt::Arguments;
+
 use super::install::UNPACK;
 use super::task::{Ask, Chosen, Doing, Purpose};
 use crate::kernel::Level;
@@ -18,9 +20,8 @@ impl State {
         let Some(job) = self.tasks[index].job.clone() else { return };
         let Some(source) = self.source(index).cloned() else { return };
         if let Some(own) = own.as_ref().filter(|own| own.name != job.name) {
-            return self.undo(
+            return self.unfit(
                 index,
-                Code::BadJob,
                 format_args!("the package's definition is of \"{}\", not of \"{}\"", own.name, job.name),
                 now,
                 out,
@@ -35,7 +36,7 @@ impl State {
             (_, None, Some(own)) => Some(by_package(own)),
             (_, None, None) => {
                 let text = "no definition: neither in agents.d, nor in the job, nor in the package";
-                return self.undo(index, Code::BadJob, format_args!("{text}"), now, out);
+                return self.unfit(index, format_args!("{text}"), now, out);
             }
         };
         let task = &self.tasks[index];
@@ -57,6 +58,15 @@ impl State {
         }));
         self.tasks[index].doing = Doing::Asked(Ask::Rename(Box::new(chosen)));
         out.push(Action::Rename { job: id, name, from: UNPACK.into(), to: dir });
+    }
+
+    /// The package does not say how to run its agent. What a package manager has installed is undone; of a tar nothing has its
+    /// place yet, and the agent goes on undisturbed.
+    pub(super) fn unfit(&mut self, index: usize, why: Arguments, now: Now, out: &mut Vec<Action>) {
+        match self.source(index).is_some_and(|source| source.format.is_tar()) {
+            true => self.discard(index, Code::BadJob, why, now, out),
+            false => self.undo(index, Code::BadJob, why, now, out),
+        }
     }
 
     /// The directory of a version; another package of the same version gets one of its own.

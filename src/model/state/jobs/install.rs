@@ -230,7 +230,7 @@ impl State {
         match self.asked(id) {
             Some((index, Ask::Inspect)) => match result {
                 Ok(own) => self.choose(index, own, now, out),
-                Err(why) => self.undo(index, Code::BadJob, format_args!("the package's definition: {why}"), now, out),
+                Err(why) => self.unfit(index, format_args!("the package's definition: {why}"), now, out),
             },
             Some((index, Ask::Recall)) => {
                 let had_own =
