@@ -215,6 +215,31 @@ fn a_full_run_dir_costs_no_agent() {
     assert_eq!(host.wait_running("web").pid, second.pid, "{}", host.logs());
 }
 
+#[test]
+fn what_stands_in_the_place_of_a_file_of_ours_is_no_obstacle() {
+    let mut host = Host::new();
+    for directory in ["state", "run/boot/kept", "run/bootagent.pid"] {
+        fs::create_dir_all(host.path(directory)).expect("the host's directory");
+    }
+    for pipe in ["state/bootagent.lock", "run/bootagent.lock"] {
+        assert!(Command::new("mkfifo").arg(host.path(pipe)).status().is_ok_and(|status| status.success()));
+    }
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    host.wait_running("web");
+    assert_eq!(host.cli(&["run"]).code, 1, "a second daemon");
+    assert_eq!(host.read("run/bootagent.pid").trim(), host.pid().to_string());
+    assert_eq!(said(&host, "run/boot\": Is a directory; make room, or remove what is in its place"), 1);
+    host.kill9();
+    fs::remove_file(host.path("run/bootagent.pid")).expect("the daemon's own");
+    fs::create_dir_all(host.path("run/bootagent.pid/kept")).expect("the host's directory");
+    host.start();
+    let told = "cannot write \"";
+    host.wait("the pid file to be told", || {
+        host.ok(&["status"]).lines().any(|line| line.starts_with(told) && line.ends_with("pid\": Is a directory"))
+    });
+}
+
 /// A pid file that could not be written at the start, as with a full run_dir, does not stay that of the last daemon.
 #[test]
 fn a_pid_file_is_made_good() {

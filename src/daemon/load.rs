@@ -323,7 +323,8 @@ fn another(path: &Path, file: &File) -> String {
 /// That another daemon holds it, be its `run_dir` another one or have been emptied.
 pub(super) fn lock_state(state_dir: &Path) -> Result<Option<File>, Reason> {
     let path = state_dir.join(watch::LOCK);
-    let flags = libc::O_CREAT | libc::O_NOFOLLOW;
+    // What stands there may be a pipe, whose other side never comes.
+    let flags = libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).mode(0o600).open(&path);
     match file.and_then(|file| Ok((try_lock_reading(&file)?, file))) {
         Ok((true, file)) => Ok(Some(file)),

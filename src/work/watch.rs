@@ -5,7 +5,7 @@
 //! starts it, as the lock in `run_dir` shows, else by this process, which executes it.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -85,7 +85,8 @@ fn watch(daemon: Pid, until: Time) -> Option<&'static str> {
 fn follows(daemon: Pid, lock: &Path) -> bool {
     let end = monotonic() + INIT;
     while monotonic() < end {
-        let held = File::open(lock).and_then(|file| file::lock_holder(&file));
+        let held =
+            file::open_nofollow(lock, OpenOptions::new().read(true), 0).and_then(|file| file::lock_holder(&file));
         if matches!(held, Ok(Some(holder)) if holder != daemon) {
             return true;
         }
