@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::kernel::Time;
+use crate::model::job::joined;
 use crate::reason::Reason;
 use crate::text::split_once;
 
@@ -28,13 +29,19 @@ impl fmt::Display for Server {
 /// `/agent`; empty entries are skipped.
 ///
 /// # Errors
-/// Says which entry is wrong and why.
+/// Says which entries are wrong and why.
 pub fn parse_servers(list: &str) -> Result<Vec<Server>, Reason> {
-    let mut servers = Vec::new();
+    let (mut servers, mut wrong) = (Vec::new(), Vec::new());
     for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        servers.push(parse_server(entry)?);
+        match parse_server(entry) {
+            Ok(server) => servers.push(server),
+            Err(why) => wrong.push(why),
+        }
     }
-    Ok(servers)
+    if wrong.is_empty() {
+        return Ok(servers);
+    }
+    Err(joined(&mut wrong.iter().map(|why| &**why), "; ").into())
 }
 
 fn parse_server(entry: &str) -> Result<Server, Reason> {

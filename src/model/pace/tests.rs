@@ -18,6 +18,7 @@ fn server_lists() {
         ("http://u:p@a:1", Err("user")),
         ("http://u@a:1", Err("user")),
         ("a:1/x?y", Err("path")),
+        ("a:0,b:1,c", Err("port of 1..65535, got \"0\"; server \"c\": want host:port")),
     ] {
         match (parse_servers(list), want) {
             (Ok(got), Ok(want)) => assert_eq!(got.iter().map(|s| &*s.base).collect::<Vec<_>>(), want, "{list}"),
