@@ -371,6 +371,23 @@ fn check_says_every_error_of_the_daemons_own_file() {
 }
 
 #[test]
+fn a_helper_user_that_is_root_is_warned_of() {
+    if lacks_root() {
+        return;
+    }
+    let mut host = Host::new();
+    host.set("helper_user", "\"root\"");
+    host.configure();
+    let ran = host.cli(&["check"]);
+    let warning = "helper_user: \"root\" is root, ";
+    assert!(ran.code == 0 && ran.err.contains(&format!("warning: {warning}")), "{ran:?}");
+    host.start();
+    assert!(host.read("log/bootagent.log").contains(&format!("warn  {warning}")), "{}", host.logs());
+    host.set("helper_user", "\"0\"").configure();
+    assert_eq!(host.cli(&["check"]).code, 1, "a number is no name");
+}
+
+#[test]
 fn check_looks_for_user_group_and_program() {
     let host = Host::new();
     host.configure();

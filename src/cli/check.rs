@@ -32,6 +32,9 @@ pub fn check(path: &Path) -> u8 {
         return 1;
     }
     let said = if has_file { "ok" } else { "not there, so all defaults" };
+    if let Some(text) = files::root_helper(config.helper_user.as_deref()) {
+        complain(&format_args!("warning: {text}"));
+    }
     if !Path::new(&*config.agents_dir).exists() {
         complain(&format_args!("warning: agents_dir: there is no directory \"{}\"", config.agents_dir));
     }

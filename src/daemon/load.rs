@@ -100,6 +100,7 @@ impl Daemon {
         if let Err(why) = &helper {
             notes.push((Level::Error, format!("{why}: there will be no exchanges with servers")));
         }
+        notes.extend(files::root_helper(config.helper_user.as_deref()).map(|text| (Level::Warn, text)));
         if let Some(problem) = files::closed_program(config.helper_user.as_deref()) {
             notes.push((Level::Warn, problem.to_string()));
         }

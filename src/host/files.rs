@@ -229,6 +229,15 @@ pub fn closed_program(helper: Option<&str>) -> Option<Problem> {
     (bits & 0o001 == 0).then(|| Problem::new(&program.to_string_lossy(), &message))
 }
 
+/// What is to be said of a helper user that is root, if it is; not run by root, helpers are no other user.
+pub fn root_helper(helper: Option<&str>) -> Option<String> {
+    let user = account::user_by_name(helper?).ok()??;
+    (user.uid.0 == 0 && as_root()).then(|| {
+        let name = user.name;
+        format!("helper_user: \"{name}\" is root, and what reads from the network could do anything: want one without rights")
+    })
+}
+
 /// Who besides root can write here, if anybody. `near` is a file that is read or its directory; further above only what
 /// is open to everyone counts, and not where the sticky bit keeps them from each other's files.
 fn writer(metadata: &Metadata, near: bool) -> Option<String> {
