@@ -187,6 +187,20 @@ fn a_record_that_cannot_be_read_is_set_aside_and_its_job_stays_known() {
     assert_eq!(store.read_all().corrupt.len(), 1);
 }
 
+/// Whatever the directories are called.
+#[test]
+fn a_corrupt_record_that_is_no_jobs_names_no_job() {
+    let place = Place::new();
+    let (state_dir, run_dir) = (place.0.join("jobs"), place.0.join("run/jobs"));
+    let store = Store::open(&state_dir, &run_dir).expect("a store");
+    for record in ["identity.json", "settings.json", "agents/a.json"] {
+        fs::write(state_dir.join(record), b"").unwrap();
+    }
+    fs::write(run_dir.join("agents/b.json"), b"").unwrap();
+    let corrupt = store.read_all().corrupt;
+    assert!(corrupt.len() == 4 && corrupt.iter().all(|corrupt| corrupt.job.is_none()), "{corrupt:?}");
+}
+
 #[test]
 fn leftovers_of_a_crash_are_removed_or_written_over() {
     let place = Place::new();
