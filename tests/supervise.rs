@@ -521,6 +521,12 @@ fn in_the_background_a_dead_daemon_is_started_again() {
     kill(first, "KILL");
     host.wait("another daemon", || daemon() != first && host.cli(&["status"]).code == 0);
     assert_eq!(host.wait_running("web").pid, agent, "the agent went on");
+    let told = "the last daemon died (killed by SIGKILL), and its keeper started this one";
+    assert_eq!(host.read("log/bootagent.log").matches(told).count(), 1, "{}", host.logs());
+    assert_eq!(host.ok(&["status", "--json"]).matches(told).count(), 1, "it is an event");
+    // Another image follows no death.
+    host.ok(&["reexec"]);
+    assert_eq!(host.read("log/bootagent.log").matches(told).count(), 1, "{}", host.logs());
     // One that ends as it is told is not started again, and its keeper ends with it.
     kill(daemon(), "TERM");
     host.wait("daemon, keeper and agent to end", || host.processes().is_empty());

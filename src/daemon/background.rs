@@ -28,6 +28,9 @@ use crate::sys::{self, monotonic};
 /// daemon.
 const KEEPER_FILE: &str = "keeper.pid";
 
+/// Tells a daemon that is started in the place of one that has died how that one ended.
+const DIED: &str = "BOOTAGENT_DIED";
+
 /// The first and the longest pause before a dead daemon is started again; doubled with each one that dies early.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -111,7 +114,8 @@ impl Keeper {
         let (mut pause, mut unable) = (PAUSE.0, 0);
         loop {
             let daemon = self.daemon;
-            match self.end_of_daemon() {
+            let exit = self.end_of_daemon();
+            match exit {
                 Exit::Code(0) => return 0,
                 // The first daemon has told its reason to whoever started it.
                 Exit::Code(_) if daemon == Some(first) || self.told.is_some() || unable >= GIVE_UP => return 1,
@@ -127,7 +131,7 @@ impl Keeper {
             while self.daemon.is_none() {
                 match process::fork() {
                     Ok(Fork::Parent(pid)) => self.daemon = Some(pid),
-                    Ok(Fork::Child) => execute(program, options),
+                    Ok(Fork::Child) => execute(program, options, exit),
                     // No process to be had: later, then.
                     Err(_) => self.wait(PAUSE.1),
                 }
@@ -190,8 +194,15 @@ impl Keeper {
     }
 }
 
-/// Becomes the daemon that is on disk now, in the foreground of nothing.
-fn execute(program: &Path, options: &Options) -> ! {
+/// How the daemon before this one died, where a keeper has started this one in its place.
+pub(super) fn last_death() -> Option<String> {
+    let exit = std::env::var(DIED).ok()?;
+    std::env::remove_var(DIED);
+    Some(format!("the last daemon died ({exit}), and its keeper started this one"))
+}
+
+/// Becomes the daemon that is on disk now, in the foreground of nothing, in the place of one that ended so.
+fn execute(program: &Path, options: &Options, exit: Exit) -> ! {
     let program = c_text(program.as_os_str().as_bytes());
     let mut argv = vec![c"bootagent".to_owned(), c"-c".to_owned(), c_text(options.config_path.as_os_str().as_bytes())];
     argv.push(c"run".to_owned());
@@ -199,6 +210,8 @@ fn execute(program: &Path, options: &Options) -> ! {
         let list = joined(&mut servers.iter().map(|server| &*server.base), ",");
         argv.extend([c"-S".to_owned(), c_text(list.as_bytes())]);
     }
-    let _ = process::exec(&program, &argv, &process::environment());
+    let mut envp = process::environment();
+    envp.push(c_text(format!("{DIED}={exit}").as_bytes()));
+    let _ = process::exec(&program, &argv, &envp);
     process::exit_now(1)
 }

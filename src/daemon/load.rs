@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::slice::from_ref;
 
+use super::background::last_death;
 use super::control::Control;
 use super::found::{find, is_unreaped, own_definitions, read_definitions, undone};
 use super::reexec::{installed, taken};
@@ -143,6 +144,7 @@ impl Daemon {
             found.strays.push((name.clone(), left.main.map(|main| (main, started(main)))));
         }
         found.carried = handover.as_mut().map(|left| std::mem::take(&mut left.carried));
+        found.damage.extend(last_death().map(|text| ("bootagent".into(), text.into())));
         found.undone = undone(run_dir);
         let renewed = found.carried.as_ref().is_some_and(|carried| carried.job.is_some());
         let config_path = options.config_path.clone();
