@@ -305,6 +305,30 @@ fn a_stop_is_completed_by_the_next_daemon() {
 }
 
 #[test]
+fn a_shutdown_that_broke_off_is_no_failure_of_any_agent() {
+    let mut host = Host::new();
+    let (gone, deaf) = (mark(4750), mark(4751));
+    host.agent("gone", &format!("exec sleep {gone}"), &[]);
+    host.agent("deaf", &format!("trap '' TERM; sleep {deaf} & while :; do wait; done"), &[("stopsecs", "60")]);
+    host.start();
+    host.wait_running("gone");
+    host.wait("its child", || !copies(&deaf).is_empty());
+    let first = host.wait_running("deaf").pid;
+    host.signal("TERM");
+    host.wait("one of them to end", || copies(&gone).is_empty());
+    host.kill9();
+    host.agent("deaf", &format!("exec sleep {deaf}"), &[("stopsecs", "0.1")]);
+    host.start();
+    for name in ["gone", "deaf"] {
+        let agent = host.wait_seen(name, "to run anew", |agent| agent.runs() && agent.pid != first);
+        assert_eq!(agent.failures, 0, "{agent:?}");
+    }
+    assert_eq!((copies(&gone).len(), copies(&deaf).len()), (1, 1));
+    let log = host.read("log/bootagent.log");
+    assert!(!log.contains("status unknown"), "{log}");
+}
+
+#[test]
 fn a_starter_is_followed_to_the_main_process() {
     let mut host = Host::new();
     let mark = mark(4800);

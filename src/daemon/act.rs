@@ -118,7 +118,8 @@ impl Daemon {
             | Action::DropAgent(_)
             | Action::SaveSettings(_)
             | Action::SaveIdentity(_)
-            | Action::SaveRun(_) => self.save(action),
+            | Action::SaveRun(_)
+            | Action::SaveStop(_) => self.save(action),
         }
     }
 

@@ -89,9 +89,13 @@ pub(super) fn find(
         found.jobs.push((record, job));
     }
     found.leftovers = first_of_boot(config, &boot, log);
+    let stop = stored.stop.filter(|stop| stop.boot_id == boot && !boot.is_empty());
     // Without a boot id only the image before this one is sure to have lived in this boot.
-    for run in stored.runs.into_iter().filter(|run| run.boot_id == boot && (renewed || !boot.is_empty())) {
+    for mut run in stored.runs.into_iter().filter(|run| run.boot_id == boot && (renewed || !boot.is_empty())) {
         let alive = run.process.is_some_and(|process| proc::alive(process) || is_unreaped(process));
+        if let Some(stop) = &stop {
+            run.end_with(stop.at);
+        }
         found.runs.push((run, alive));
     }
     found.damage = damage;

@@ -47,6 +47,7 @@ impl Daemon {
                 format!("agent {name}")
             }
             Action::SaveRun(run) => format!("run {}", run.name),
+            Action::SaveStop(_) => "run".to_string(),
             Action::SaveJob(record) => format!("job {}", record.id),
             Action::DropJob(id) => format!("job {id}"),
             Action::SaveSettings(_) => "settings".to_string(),
@@ -67,6 +68,7 @@ impl Daemon {
             Action::SaveAgent(record) => self.store.write_agent(record, &self.unread),
             Action::DropAgent(name) => self.store.remove_run(name).and(self.store.remove_agent(name)),
             Action::SaveRun(run) => self.store.write_run(run),
+            Action::SaveStop(stop) => self.store.write_stop(stop),
             Action::SaveJob(record) => self.store.write_job(record),
             Action::DropJob(id) => self.store.remove_job(id),
             Action::SaveSettings(settings) => self.store.write_settings(settings),
@@ -91,7 +93,7 @@ impl Daemon {
             self.complain(result);
         }
         // What matters to this boot only holds up no job.
-        if self.unsaved.keys().all(|key| key.starts_with("run ")) {
+        if self.unsaved.keys().all(|key| key.starts_with("run")) {
             return Ok(());
         }
         Err(self.troubles.get(RECORDS).map(|trouble| &**trouble).unwrap_or_default().into())

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crate::kernel::{Errno, Pid, Process, Uid};
-use crate::map::Set;
+use crate::map::{Map, Set};
 use crate::model::spec::Name;
 use crate::sys::file::{read_text, read_up_to};
 use crate::sys::process::own_id;
@@ -34,7 +34,7 @@ pub struct Stat {
     pub parent: i32,
     /// Its session: the pid of the process that started it, dead or alive.
     pub session: i32,
-    /// The state letter, `R`, `S`, `D`, `T`, `t`, `Z` or `X`.
+    /// The state letter, `R`, `S`, `D`, `T`, `t`, `Z` or `X`; `?` where it was not read.
     pub state: u8,
     /// A thread of the kernel.
     pub kernel: bool,
@@ -45,10 +45,9 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// A process of which nothing but its id is known, as there is no /proc.
-    pub fn unread(pid: Pid) -> Stat {
-        let process = Process { pid, ticks: 0 };
-        Stat { process, parent: 0, session: 0, state: b'R', kernel: false, threads: 1, used: 0 }
+    /// A process that is there, with its parent and session, of which nothing else has been read.
+    pub fn unread(process: Process, parent: i32, session: i32) -> Stat {
+        Stat { process, parent, session, state: b'?', kernel: false, threads: 1, used: 0 }
     }
 
     /// Whether it can still run: a zombie whose other threads go on can.
@@ -56,13 +55,13 @@ impl Stat {
         !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
     }
 
-    /// Whether a signal or a tracer has stopped it.
+    /// Whether a signal or a tracer has stopped it, as far as is known.
     pub fn stopped(&self) -> bool {
-        matches!(self.state, b'T' | b't')
+        matches!(self.state, b'T' | b't' | b'?')
     }
 }
 
-/// Every process of the host but init, at one moment; ordered by pid.
+/// Every process of the host but init and the kernel's own threads, at one moment; ordered by pid.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     stats: Vec<Stat>,
@@ -74,7 +73,14 @@ pub struct Snapshot {
 impl Snapshot {
     /// One pass over /proc.
     pub fn take() -> Snapshot {
+        Snapshot::around(&Map::new())
+    }
+
+    /// The same, without reading anything about these children of ours, ids with start times: each leads a session of its
+    /// own, and its id cannot change hands before we reap it.
+    pub fn around(children: &Map<Pid, u64>) -> Snapshot {
         let mut snapshot = Snapshot::default();
+        let threads = kernel_threads();
         let entries = match fs::read_dir("/proc") {
             Ok(entries) => entries,
             Err(cause) => return Snapshot::failed(&cause),
@@ -86,7 +92,11 @@ impl Snapshot {
                 Err(cause) => return Snapshot::failed(&cause),
             };
             let name = entry.file_name();
-            let Some(pid) = name.to_str().and_then(parse_pid) else { continue };
+            let Some(pid) = name.to_str().and_then(parse_pid).filter(|pid| !threads.contains(pid)) else { continue };
+            if let Some(&ticks) = children.get(&pid) {
+                snapshot.stats.push(Stat::unread(Process { pid, ticks }, own_id(), pid.raw()));
+                continue;
+            }
             match read_stat(pid) {
                 Ok(stat) => snapshot.stats.extend(stat),
                 Err(cause) => return Snapshot::failed(&cause),
@@ -196,6 +206,17 @@ fn stat_of(name: &str) -> io::Result<Option<Stat>> {
         Err(cause) if is_gone(&cause) => Ok(None),
         Err(cause) => Err(cause),
     }
+}
+
+/// The kernel's own threads, which are no agent's and may be the most of a host's processes; none where it keeps no lists of
+/// children. In a pid namespace of its own, process 2 is any.
+fn kernel_threads() -> Set<Pid> {
+    let mut threads = Set::new();
+    if let Some(all) = Pid::new(2).filter(|pid| stat(*pid).is_some_and(|stat| stat.kernel)) {
+        threads.insert(all);
+        threads.extend(children_of(all.raw()).into_iter().flatten());
+    }
+    threads
 }
 
 /// Whether a file of a process is missing or closed to us for good, and not for want of descriptors or memory.

@@ -13,7 +13,7 @@ use crate::host::disk::{
     write_synced, Error, TEMPORARY,
 };
 use crate::model::job::JobId;
-use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
+use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings, StopRecord};
 use crate::model::spec::is_job_id;
 use crate::model::state::Unread;
 use crate::reason::Reason;
@@ -22,6 +22,7 @@ use crate::wire::record;
 
 const IDENTITY: &str = "identity.json";
 const SETTINGS: &str = "settings.json";
+const STOP: &str = "stop";
 const NONCES: &str = "nonces";
 const RECORD: &str = ".json";
 const CORRUPT: &str = ".corrupt";
@@ -39,6 +40,8 @@ pub struct Stored {
     pub jobs: Vec<JobRecord>,
     /// The agents' runs, of this boot or an earlier one.
     pub runs: Vec<RunRecord>,
+    /// The last shutdown, of this boot or an earlier one.
+    pub stop: Option<StopRecord>,
     /// Records that cannot be read, or that were set aside earlier and nobody has answered for since.
     pub corrupt: Vec<Corrupt>,
     /// Files and directories that are there and cannot be read just now: they stay where they are.
@@ -100,7 +103,7 @@ impl Store {
     pub fn read_all(&self) -> Stored {
         let mut stored = Stored::default();
         let (mut identity, mut settings) = (None, Settings::default());
-        let (mut agents, mut runs) = (Vec::new(), Vec::new());
+        let (mut agents, mut runs, mut stop) = (Vec::new(), Vec::new(), None);
         let path = self.state(IDENTITY);
         take_record(&path, None, &mut stored, &mut |text| {
             identity = Some(record::read_identity(text)?);
@@ -123,8 +126,13 @@ impl Store {
             runs.push(run);
             Ok(())
         });
+        let path = self.run_dir.join([STOP, RECORD].concat());
+        take_record(&path, None, &mut stored, &mut |text| {
+            stop = Some(record::read_stop(text)?);
+            Ok(())
+        });
         self.read_jobs(&mut stored);
-        Stored { identity, settings, agents, runs, ..stored }
+        Stored { identity, settings, agents, runs, stop, ..stored }
     }
 
     /// Whose the records are that could not be read.
@@ -270,6 +278,14 @@ impl Store {
     /// When it cannot be written; on a full disk the old one is gone then, as it would tell of a process that is no more.
     pub fn write_run(&self, run: &RunRecord) -> Result<(), Box<Error>> {
         write_record(&self.runs(), &run.name, &record::write_run(run), false)
+    }
+
+    /// Writes the record of a shutdown.
+    ///
+    /// # Errors
+    /// As `write_identity`.
+    pub fn write_stop(&self, stop: &StopRecord) -> Result<(), Box<Error>> {
+        write_record(&self.run_dir, STOP, &record::write_stop(stop), false)
     }
 
     /// Removes an agent's record; one that is not there is fine.

@@ -23,7 +23,7 @@ use crate::model::spec::Name;
 use crate::sys;
 use crate::sys::process as calls;
 use meter::{Meter, Reading};
-use view::View;
+use view::{Depth, View};
 
 /// How many processes a tree may have before it is treated as one that makes them faster than they are killed.
 const BOMB: usize = 16;
@@ -160,24 +160,24 @@ impl Trees {
 
     /// Why nothing but main processes and control groups is known; `None` while /proc can be read.
     pub fn fault(&mut self) -> Option<&str> {
-        self.look(false).snapshot.fault()
+        self.look(Depth::Whole).snapshot.fault()
     }
 
     /// Whether /proc cannot be read just now, though it is there.
     pub fn is_blind(&mut self) -> bool {
-        self.look(false);
+        self.look(Depth::Whole);
         self.view.as_ref().is_some_and(|view| view.snapshot.is_passing())
     }
 
     /// Looks at this snapshot in this turn instead of taking one.
     pub fn show(&mut self, snapshot: Snapshot) {
-        self.see(snapshot, false);
+        self.see(snapshot, Depth::Whole);
     }
 
     /// Every process of an agent, zombies included, ordered by pid.
     pub fn members(&mut self, name: &str, limits: &Limits) -> Vec<Stat> {
         let mut members = Vec::new();
-        for (stat, _) in self.collect(name, limits, false) {
+        for (stat, _) in self.collect(name, limits, Depth::Whole) {
             members.push(stat);
         }
         members
@@ -191,7 +191,7 @@ impl Trees {
         if self.is_blind() {
             return 1;
         }
-        self.collect(name, limits, false).iter().filter(|(stat, _)| stat.alive()).count()
+        self.collect(name, limits, Depth::Whole).iter().filter(|(stat, _)| stat.alive()).count()
     }
 
     /// Sends a signal to all that is left of an agent, and has what is stopped continue to feel it; returns how many
@@ -199,8 +199,9 @@ impl Trees {
     pub fn signal(&mut self, name: &str, sig: Sig, limits: &Limits) -> usize {
         let mut sent = 0;
         // While none was taken over, all of them descend from us. What is missed is still there when SIGKILL comes.
-        let partial = sig != Sig::KILL && !self.trees.values().any(|tree| tree.adopted);
-        for (stat, _) in self.collect(name, limits, partial) {
+        let all_ours = !self.trees.values().any(|tree| tree.adopted);
+        let depth = if sig != Sig::KILL && all_ours { Depth::Present } else { Depth::Whole };
+        for (stat, _) in self.collect(name, limits, depth) {
             if stat.alive() && self.send(name, stat.process, sig, limits) {
                 sent += 1;
                 if stat.stopped() && sig != Sig::STOP {
@@ -258,7 +259,7 @@ impl Trees {
         if usage.cpu.is_some() && usage.memory.is_some() {
             return usage;
         }
-        let mut members = self.collect(name, limits, true);
+        let mut members = self.collect(name, limits, Depth::Usage);
         members.retain(|(stat, weak)| !weak && stat.alive());
         if self.view.as_ref().is_none_or(|view| view.snapshot.fault().is_some()) {
             return usage;
@@ -321,7 +322,7 @@ impl Trees {
     }
 
     fn alive(&mut self, name: &str, limits: &Limits) -> Vec<Process> {
-        let members = self.collect(name, limits, false);
+        let members = self.collect(name, limits, Depth::Whole);
         members.iter().filter(|(stat, _)| stat.alive()).map(|(stat, _)| stat.process).collect()
     }
 

@@ -9,7 +9,7 @@ use crate::model::command::{Answer, Command};
 use crate::model::job::{Job, JobId, Outcome, Rejected};
 use crate::model::pace::Server;
 use crate::model::package::{Digest, Format, Tool};
-use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
+use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings, StopRecord};
 use crate::model::report::{Entry, Report};
 use crate::model::spec::{Name, Spec};
 use crate::reason::Reason;
@@ -368,6 +368,8 @@ pub enum Action {
     SaveIdentity(Identity),
     /// Write what matters to this boot about an agent.
     SaveRun(Box<RunRecord>),
+    /// Note that all agents are being ended.
+    SaveStop(StopRecord),
 }
 
 /// Has a line written to the log. What `format_args!` makes is made a text here, once for all who log.

@@ -181,6 +181,15 @@ pub struct JobRecord {
     pub outcome: Option<Outcome>,
 }
 
+/// That a daemon began to end all its agents and itself: once for all of them, and not in the record of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopRecord {
+    /// The boot it is about; in any other it is void.
+    pub boot_id: Box<str>,
+    /// When that was.
+    pub at: Time,
+}
+
 /// What is remembered of one agent's run within this boot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunRecord {
@@ -208,4 +217,13 @@ pub struct RunRecord {
     pub killed: bool,
     /// What is said about its last end.
     pub detail: Box<str>,
+}
+
+impl RunRecord {
+    /// A daemon began to end all agents at that time: what it had started before was being ended, and begins anew.
+    pub fn end_with(&mut self, stop: Time) {
+        if self.process.is_some() && self.started <= stop {
+            (self.stopping, self.failures) = (true, 0);
+        }
+    }
 }

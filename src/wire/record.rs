@@ -7,7 +7,9 @@
 use crate::kernel::{Pid, Process, Resource, Time};
 use crate::model::job::{Code, Outcome};
 use crate::model::package::{Digest, Format};
-use crate::model::record::{AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, Wanted};
+use crate::model::record::{
+    AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, StopRecord, Wanted,
+};
 use crate::model::spec::{is_job_id, is_name, Envs, Limits, Name};
 use crate::reason::Reason;
 use crate::wire::emit::Writer;
@@ -112,6 +114,28 @@ pub fn write_job(job: &JobRecord) -> String {
 /// Says what is wrong with the text.
 pub fn read_job(text: &str) -> Result<JobRecord, Reason> {
     json::read(text, take_job)
+}
+
+/// The record of a shutdown as text.
+pub fn write_stop(stop: &StopRecord) -> String {
+    let mut json = Writer::new();
+    json.open('{');
+    json.key("boot_id").text(&stop.boot_id);
+    json.key("at").number(stop.at.0);
+    json.close('}');
+    json.finish()
+}
+
+/// Reads what `write_stop` wrote.
+///
+/// # Errors
+/// Says what is wrong with the text.
+pub fn read_stop(text: &str) -> Result<StopRecord, Reason> {
+    json::read(text, |value, faults| {
+        let mut fields = Fields::of(value, "", faults)?;
+        let at = Time(count(&mut fields, "at").unwrap_or(0));
+        Some(StopRecord { boot_id: string(&mut fields, "boot_id"), at })
+    })
 }
 
 /// The record of an agent's run as text.

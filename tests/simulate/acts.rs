@@ -130,6 +130,7 @@ impl Host<'_> {
                 }
             }
             Action::SaveSettings(settings) => self.disk.settings = settings,
+            Action::SaveStop(stop) => self.disk.stop = Some(stop.at),
             Action::SaveRun(run) => drop(self.disk.runs.insert(run.name.clone(), *run)),
         }
         Ok(())

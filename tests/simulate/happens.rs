@@ -112,6 +112,7 @@ impl Host<'_> {
         self.crash();
         self.processes.clear();
         self.disk.runs.clear();
+        self.disk.stop = None;
         self.hogs.clear();
         self.watches.clear();
         self.started_by.clear();
@@ -174,6 +175,11 @@ impl Host<'_> {
         for record in self.disk.jobs.values() {
             let job = (!record.text.is_empty()).then(|| self.jobs.iter().find(|job| job.text == record.text));
             found.jobs.push((record.clone(), job.flatten().cloned().map(std::rc::Rc::new)));
+        }
+        if let Some(stop) = self.disk.stop {
+            for run in self.disk.runs.values_mut() {
+                run.end_with(stop);
+            }
         }
         let mut adopted = BTreeSet::new();
         for run in self.disk.runs.values() {

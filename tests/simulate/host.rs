@@ -88,6 +88,7 @@ struct Disk {
     jobs: BTreeMap<JobId, JobRecord>,
     settings: Settings,
     runs: BTreeMap<Name, RunRecord>,
+    stop: Option<Time>,
     downloads: BTreeSet<JobId>,
     /// Below `packages/`: package files and directories, with the package they are of; and `current`.
     packages: BTreeMap<(Name, Box<str>), u8>,

@@ -123,6 +123,26 @@ fn memory_files() {
 }
 
 #[test]
+fn a_snapshot_has_every_process_but_init_and_the_kernels_threads() {
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = Pid::new(child.id() as i32).unwrap();
+    let kernel = |pid: &Pid| stat(*pid).is_some_and(|stat| stat.kernel);
+    let found = |pid: Pid, snapshot: &Snapshot| snapshot.find(pid).is_some();
+    let names = || fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| parse_pid(entry.file_name().to_str()?));
+    let before: Vec<Pid> = names().filter(|pid| pid.raw() > 1).collect();
+    let all = Snapshot::take();
+    // Those that are still there have been there all the time.
+    for pid in before.into_iter().filter(|pid| stat(*pid).is_some()) {
+        // Where the kernel keeps no lists of children, only the one that all the others descend from is known.
+        let listed = pid.raw() == 2 || children_of(2).is_some();
+        assert_eq!(found(pid, &all), !(kernel(&pid) && listed), "{pid}");
+    }
+    assert!(found(pid, &all));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn the_snapshot_knows_a_child_of_ours() {
     let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
     let pid = Pid::new(child.id() as i32).unwrap();

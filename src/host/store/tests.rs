@@ -106,6 +106,8 @@ fn everything_written_is_read_by_the_next_store() {
     for (id, seq) in [("a.json", 2), ("z", 1)] {
         store.write_job(&job(id, seq)).unwrap();
     }
+    let stop = StopRecord { boot_id: "boot".into(), at: Time(7) };
+    store.write_stop(&stop).unwrap();
     store.write_agent(&AgentRecord { wanted: Some(Wanted::Down), ..agent("a") }, &[]).unwrap();
 
     let stored = place.open().read_all();
@@ -117,6 +119,7 @@ fn everything_written_is_read_by_the_next_store() {
     );
     assert_eq!(stored.jobs, [job("z", 1), job("a.json", 2)]);
     assert_eq!(stored.runs, [run("a"), run("b")]);
+    assert_eq!(stored.stop, Some(stop));
     assert_eq!(stored.corrupt, []);
 
     store.remove_agent("a").unwrap();

@@ -1,6 +1,6 @@
 //! What runs of agents that nobody has taken over.
 
-use super::view::Owner;
+use super::view::{Depth, Owner};
 use super::{Leftover, Trees};
 use crate::host::limits::Limits;
 use crate::host::proc::{self, Mark, Stat};
@@ -13,7 +13,7 @@ impl Trees {
     /// Agents of an earlier daemon that nobody has taken over, with what runs of each: known by their control groups and
     /// environments.
     pub fn leftovers(&mut self, limits: &Limits) -> Map<Name, Leftover> {
-        self.look(false);
+        self.look(Depth::Whole);
         let mut found: Map<Name, Vec<Stat>> = Map::new();
         let Some(view) = self.view.as_ref() else { return Map::new() };
         let mut trusted = Set::new();

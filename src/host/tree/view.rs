@@ -11,8 +11,18 @@ use crate::map::{Map, Set};
 pub(super) struct View {
     pub(super) snapshot: Snapshot,
     pub(super) owners: Vec<Owner>,
-    /// Not all of the host: enough for adding up, not for signals.
-    partial: bool,
+    depth: Depth,
+}
+
+/// How much a view shows; each is good for what is before it, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Depth {
+    /// Who is there. Of main processes that are our children nothing has been read.
+    Present,
+    /// What agents use; it may be without what is in a tree but does not descend from us.
+    Usage,
+    /// Every process of the host.
+    Whole,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +34,11 @@ pub(super) enum Owner {
 
 impl Trees {
     /// All processes of one tree in this turn's view, and whether each is only weakly known.
-    pub(super) fn collect(&mut self, name: &str, limits: &Limits, partial: bool) -> Vec<(Stat, bool)> {
+    pub(super) fn collect(&mut self, name: &str, limits: &Limits, depth: Depth) -> Vec<(Stat, bool)> {
         let Some(tree) = self.trees.get(name) else { return Vec::new() };
         let (id, leader, adopted) = (tree.id, tree.leader, tree.adopted);
         let grouped = limits.members(name).unwrap_or_default();
-        self.look(partial);
+        self.look(depth);
         let (own, ours) = (self.own, &self.ours);
         let may = |pid: Pid| pid.raw() != own && !ours.contains(&pid);
         let Some(view) = self.view.as_mut() else { return Vec::new() };
@@ -37,7 +47,8 @@ impl Trees {
             // Nothing is known but the group, and our own child, whose id is its own until we reap it.
             let child = leader.filter(|_| !adopted).map(|leader| leader.pid);
             let pids: Set<Pid> = grouped.into_iter().chain(child).filter(|pid| may(*pid)).collect();
-            members.extend(pids.into_iter().map(|pid| (Stat::unread(pid), false)));
+            let unread = |pid| (Stat::unread(Process { pid, ticks: 0 }, 0, 0), false);
+            members.extend(pids.into_iter().map(unread));
             return members;
         }
         let whole = Owner::Tree { id, weak: false };
@@ -77,29 +88,33 @@ impl Trees {
         members
     }
 
-    /// This turn's view; a partial one serves only those who ask for no more.
-    pub(super) fn look(&mut self, partial: bool) -> &View {
-        if self.view.as_ref().is_some_and(|view| view.partial && !partial) {
+    /// This turn's view, at least so deep.
+    pub(super) fn look(&mut self, depth: Depth) -> &View {
+        if self.view.as_ref().is_some_and(|view| view.depth < depth) {
             self.view = None;
         }
         if self.view.is_none() {
             let known = self.trees.values().map(|tree| tree.seen.len() + 1).sum::<usize>();
             // Following the lists of children costs about three times as much for each process as the pass over all.
-            if partial && self.own > 1 && known.saturating_mul(4) < self.host_size {
+            if depth < Depth::Whole && self.own > 1 && known.saturating_mul(4) < self.host_size {
                 let mut roots: Vec<Pid> = Pid::new(self.own).into_iter().collect();
                 for tree in self.trees.values() {
                     roots.extend(tree.known().map(|member| member.process.pid));
                 }
-                self.see(Snapshot::below(&roots), true);
+                self.see(Snapshot::below(&roots), Depth::Usage);
+            } else if depth == Depth::Present {
+                let own = self.trees.values().filter(|tree| !tree.adopted).filter_map(|tree| tree.leader);
+                let children = own.map(|leader| (leader.pid, leader.ticks)).collect();
+                self.see(Snapshot::around(&children), Depth::Present);
             } else {
-                self.see(Snapshot::take(), false);
+                self.see(Snapshot::take(), Depth::Whole);
             }
         }
         self.view.as_ref().expect("it was set just now")
     }
 
-    pub(super) fn see(&mut self, snapshot: Snapshot, partial: bool) {
-        if !partial {
+    pub(super) fn see(&mut self, snapshot: Snapshot, depth: Depth) {
+        if depth == Depth::Whole {
             self.host_size = snapshot.stats().len();
             self.strangers.retain(|pid, ticks| snapshot.get(Process { pid: *pid, ticks: *ticks }).is_some());
         }
@@ -113,7 +128,7 @@ impl Trees {
         for tree in self.trees.values_mut().filter(|_| snapshot.fault().is_none()) {
             tree.remember(members.get(&tree.id).map_or(&[], Vec::as_slice));
         }
-        self.view = Some(View { snapshot, owners, partial });
+        self.view = Some(View { snapshot, owners, depth });
     }
 
     /// Whose each process of a snapshot is, control groups apart.

@@ -108,7 +108,8 @@ impl Agent {
         self.stop(then, leader, ran, turn);
         let name = self.record.name.clone();
         let (definition, stopsecs) = (&self.definition, self.stopsecs());
-        if matches!(then, Then::Up | Then::Down) {
+        // What ran when a shutdown began is known by the record of that.
+        if matches!(then, Then::Up | Then::Down) && !(turn.shutdown && leader.is_some()) {
             self.save(turn);
         }
         let Life::Stopping(stopping) = &mut self.life else { return };

@@ -35,7 +35,7 @@ fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut Turn)) 
         Action::Look { .. } => "look".to_string(),
         Action::Check(_) => "check".to_string(),
         Action::KillCheck(_) => "killcheck".to_string(),
-        Action::Release(_) | Action::Log(..) | Action::SaveRun(_) => String::new(),
+        Action::Release(_) | Action::Log(..) | Action::SaveRun(_) | Action::SaveStop(_) => String::new(),
         other => format!("{other:?}"),
     };
     let words: Vec<String> = out.iter().map(word).filter(|word| !word.is_empty()).collect();

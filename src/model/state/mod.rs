@@ -21,7 +21,7 @@ use crate::model::agent::{Agent, Turn};
 use crate::model::event::{answer, log, Action, Client, Definition, Event, Now, Origin, Shutdown};
 use crate::model::job::JobId;
 use crate::model::pace::{Pace, Server};
-use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, Wanted};
+use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, StopRecord, Wanted};
 use crate::model::report::Incident;
 use crate::model::spec::{Name, Spec};
 pub use given::{Found, Options, Times};
@@ -514,6 +514,8 @@ impl State {
                 for client in waiters.chain(std::mem::take(&mut self.reporting)) {
                     answer(out, client, 1, format_args!("{ENDING}"));
                 }
+                let boot_id = self.options.boot_id.clone();
+                out.push(Action::SaveStop(StopRecord { boot_id, at: now.time }));
                 self.turns(None, now, out, &mut |agent, turn| agent.order_down(turn));
             }
             Shutdown::Stop => {}

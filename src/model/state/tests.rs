@@ -455,20 +455,31 @@ fn nothing_is_begun_in_a_shutdown() {
 }
 
 #[test]
-fn a_shutdown_notes_each_agent_once_and_the_next_daemon_begins_anew() {
-    let mut bench = Bench::new(vec![spec("web")]);
-    bench.ends("web", Exit::Code(1));
-    bench.pass(secs(180));
-    bench.done.clear();
-    bench.step(Event::Shutdown(Shutdown::Stop));
-    bench.ends("web", Exit::Signal(Sig::TERM));
+fn a_shutdown_is_noted_once_for_all_that_runs_and_the_next_daemon_begins_anew() {
     let saved = |action: &Action| match action {
         Action::SaveRun(run) => Some(RunRecord::clone(run)),
         _ => None,
     };
-    let noted: Vec<RunRecord> = bench.done.iter().filter_map(saved).collect();
-    assert!(noted.len() == 1 && noted[0].stopping && noted[0].failures == 0, "{noted:?}");
-    let runs = noted.into_iter().map(|run| (run, false)).collect();
+    let stopped = |action: &Action| match action {
+        Action::SaveStop(stop) => Some(stop.at),
+        _ => None,
+    };
+    let mut bench = Bench::new(vec![spec("web")]);
+    bench.ends("web", Exit::Code(1));
+    bench.pass(secs(180));
+    let mut noted = bench.done.iter().filter_map(saved).next_back().unwrap();
+    assert!(noted.process.is_some() && noted.failures == 1 && !noted.stopping, "{noted:?}");
+    bench.done.clear();
+    bench.step(Event::Shutdown(Shutdown::Stop));
+    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert_eq!(bench.done.iter().filter_map(saved).count(), 0);
+    let stops: Vec<Time> = bench.done.iter().filter_map(stopped).collect();
+    assert!(stops.len() == 1 && stops[0] >= noted.started, "{stops:?}");
+    noted.end_with(stops[0].before(secs(300)));
+    assert!(!noted.stopping, "it was started after that");
+    noted.end_with(stops[0]);
+    assert!(noted.stopping && noted.failures == 0, "{noted:?}");
+    let runs = vec![(noted, false)];
     let found = Found { definitions: bench.definitions.clone(), runs, leftovers: true, ..Found::default() };
     let mut out = Vec::new();
     let mut state = State::new(options(), found, bench.now, &mut out);
