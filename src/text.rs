@@ -1,4 +1,4 @@
-//! Finding and replacing in short texts. The library's own ways are made for long ones, and ten times the code.
+//! Finding, replacing and counting in short texts. The library's own ways are made for long ones, and ten times the code.
 
 /// Where `part` begins in `text` for the first time; an empty part is nowhere.
 pub fn find(text: &str, part: &str) -> Option<usize> {
@@ -22,9 +22,21 @@ pub fn replace(mut text: &str, part: &str, new: &str) -> String {
     replaced + text
 }
 
+/// So many of a thing: `1 agent`, `2 agents`.
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        for (number, want) in [(0, "0 early ends"), (1, "1 early end"), (2, "2 early ends")] {
+            assert_eq!(count(number, "early end"), want);
+        }
+    }
 
     #[test]
     fn as_the_library_does() {

@@ -31,13 +31,15 @@ fn each_kind_of_event_is_told_once() {
     host.set("restartsecs", "0.1").set("windowsecs", "60");
     host.agent("ends", "exit 3", &[("autorestart", "\"never\"")]);
     host.agent("weak", "exit 4", &[("retries", "1")]);
+    host.agent("once", "exit 4", &[("retries", "0")]);
     host.agent("web", "exec sleep 1000", &[]);
     // A shell that grows.
     let grows = "x=x; while :; do x=$x$x; [ ${#x} -lt 60000000 ] || exec sleep 1000; done";
     host.agent("big", grows, &[("limits", "{ \"memory\": \"20M\" }"), ("autorestart", "\"never\"")]);
     host.start();
     is_told(&host, &server, "ends", "status 3");
-    is_told(&host, &server, "weak", "given up after 2 early ends");
+    is_told(&host, &server, "weak", "given up after 2 early ends in a row");
+    is_told(&host, &server, "once", "given up after 1 early end in a row");
     is_told(&host, &server, "big", "memory");
     let first = host.wait_running("web").pid;
     kill(first, "KILL");
@@ -109,11 +111,11 @@ fn of_too_many_events_the_oldest_are_left_out_and_counted() {
     let told: Vec<&str> = items(many, "events").iter().map(|event| text(event, "message")).collect();
     assert!((129..=130).contains(&told.len()), "{}", told.len());
     let dropped: usize = told[0].split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
-    assert!(told[0].ends_with("earlier events were dropped") && dropped > 60, "{}", told[0]);
+    assert!(told[0].ends_with(" earlier events dropped") && dropped > 60, "{}", told[0]);
     assert!(told[1..].iter().all(|event| event.contains("status 5")), "{told:?}");
     let count = server.statuses().len();
     host.wait("more reports", || server.statuses().len() > count + 2);
-    let drops = events(&server).iter().filter(|event| event.contains("were dropped")).count();
+    let drops = events(&server).iter().filter(|event| event.contains("events dropped")).count();
     assert!(drops <= 2, "told {drops} times");
     assert!(holds(Duration::from_millis(200), || host.status().is_some()));
 }

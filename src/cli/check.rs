@@ -14,6 +14,7 @@ use crate::host::files::{self, Configuration};
 use crate::kernel::Uid;
 use crate::model::spec::{Account, Spec};
 use crate::sys::account;
+use crate::text::count;
 use crate::wire::config::{Config, Problem};
 use crate::wire::sign::Keys;
 
@@ -42,10 +43,7 @@ pub fn check(path: &Path) -> u8 {
         let (file, directory) = (&agent.file, &agent.spec.directory);
         complain(&format_args!("warning: {file}: directory: there is no directory \"{directory}\""));
     }
-    let count = match agents.agents.len() {
-        1 => "1 agent".to_string(),
-        count => format!("{count} agents"),
-    };
+    let count = count(agents.agents.len() as u64, "agent");
     print(&format!("{}: {said}; {count}\n", path.display()))
 }
 

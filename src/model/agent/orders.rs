@@ -7,6 +7,7 @@ use crate::kernel::{Level, Process, Sig, Time};
 use crate::model::event::Action;
 use crate::model::record::Wanted;
 use crate::model::restart::{judge, End, Verdict};
+use crate::text::count;
 
 impl Agent {
     /// Starts it if nothing of it is there and nothing speaks against that, without forgetting earlier failures.
@@ -198,7 +199,7 @@ impl Agent {
                         turn.tell(
                             Level::Error,
                             &self.record.name,
-                            format_args!("given up after {failures} early ends in a row"),
+                            format_args!("given up after {} in a row", count(failures.into(), "early end")),
                         );
                     }
                 }

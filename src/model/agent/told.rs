@@ -5,6 +5,7 @@ use crate::kernel::Time;
 use crate::model::record::RunRecord;
 use crate::model::report::{AgentReport, Status};
 use crate::model::restart::Policy;
+use crate::text::count;
 
 impl Agent {
     /// Its part of a report.
@@ -50,10 +51,10 @@ impl Agent {
                 let wait = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 format!("{said}; restart {} of {retries} in {wait} s", self.failures.max(1))
             }
-            Life::Fatal => format!("{said}; given up after {} early ends in a row", self.failures),
+            Life::Fatal => format!("{said}; given up after {} in a row", count(self.failures.into(), "early end")),
             Life::Stopping(stopping) if stopping.leader.is_some() && !self.killed => format!("{said}; stopping"),
             Life::Running { .. } if self.check_failures > 0 => {
-                format!("health check did not pass {} times in a row", self.check_failures)
+                format!("health check did not pass {} in a row", count(self.check_failures.into(), "time"))
             }
             Life::Running { .. } | Life::Forking { .. } | Life::Starting if self.failures == 0 => String::new(),
             Life::Running { .. } | Life::Forking { .. } => format!("last end: {said}"),

@@ -6,6 +6,7 @@ use crate::model::event::{answer, log, Action, Message, Now, Reply};
 use crate::model::job::{Job, JobId, Outcome, Rejected};
 use crate::model::pace::{Round, Server, Talk};
 use crate::model::record::Phase;
+use crate::text::count;
 
 /// Results in one exchange.
 const BATCH: usize = 64;
@@ -61,7 +62,7 @@ impl State {
     pub(super) fn send_status(&mut self, server: Server, now: Now, out: &mut Vec<Action>) {
         let mut report = self.report(None, now);
         if self.dropped_incidents > 0 {
-            let message = format!("{} earlier events were dropped", self.dropped_incidents).into();
+            let message = format!("{} dropped", count(self.dropped_incidents, "earlier event")).into();
             let timestamp = report.events.first().map_or(now.wall, |first| first.timestamp);
             report.events.insert(0, crate::model::report::Incident { timestamp, name: "bootagent".into(), message });
         }
@@ -183,13 +184,12 @@ impl State {
                 self.accept(job, now, out);
             }
         }
+        let left_over = |jobs, why| format!("{} left for the servers to offer again: {why}", count(jobs, "job"));
         if unread > 0 {
-            let text =
-                format!("{unread} jobs left for the servers to offer again: there are records that cannot be read");
-            wrong.push((Level::Error, text));
+            wrong.push((Level::Error, left_over(unread, "there are records that cannot be read")));
         }
         if left > 0 {
-            wrong.push((Level::Warn, format!("{left} jobs left for the servers to offer again: {OPEN_JOBS} are open")));
+            wrong.push((Level::Warn, left_over(left, &format!("{OPEN_JOBS} are open"))));
         }
     }
 

@@ -373,7 +373,7 @@ fn incidents_beyond_the_last_are_dropped_and_counted() {
     bench.pass(secs(700));
     let events = bench.take(report).pop().unwrap();
     assert_eq!(events.len(), INCIDENTS + 1);
-    assert_eq!(&*events[0].message, "5 earlier events were dropped");
+    assert_eq!(&*events[0].message, "5 earlier events dropped");
     assert_eq!(&*events[1].message, "problem 5");
     bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
     bench.pass(secs(700));
