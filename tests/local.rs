@@ -4,7 +4,8 @@
 mod util;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -199,6 +200,68 @@ fn a_thousand_clients_hold_up_nobody() {
         thread.join().expect("no panic");
     }
     assert!(host.wait_running("web").runs());
+}
+
+/// Sends a command over the control socket and no more.
+fn says(host: &Host, command: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(host.path("run/bootagent.sock")).expect("it listens");
+    stream.write_all(format!("{command}\n").as_bytes()).expect("it takes commands");
+    stream.shutdown(Shutdown::Write).expect("it is connected");
+    stream
+}
+
+/// What comes back.
+fn hears(mut stream: UnixStream) -> String {
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer, and its end");
+    answer
+}
+
+#[test]
+fn whoever_has_no_more_to_say_is_answered() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[("startsecs", "1.5")]);
+    host.start();
+    host.wait_running("web");
+    assert!(hears(says(&host, "{\"command\":\"status\"}")).contains("\"name\":\"web\""));
+    let work = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", host.pid())).expect("it runs");
+        let words: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        words[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum::<u64>()
+    };
+    let before = work();
+    let gone = says(&host, "{\"command\":\"restart\",\"name\":\"web\"}");
+    let answer = hears(says(&host, "{\"command\":\"restart\",\"name\":\"web\"}"));
+    assert!(answer.contains("\"code\":0") && answer.contains("is running"), "{answer}");
+    assert!(work() - before < 50, "it spins while the client waits");
+    // One that does not wait for its answer is forgotten.
+    let descriptors = || entries(format!("/proc/{}/fd", host.pid()).as_ref()).len();
+    hears(gone);
+    let before = descriptors();
+    let gone = says(&host, "{\"command\":\"restart\",\"name\":\"web\"}");
+    host.wait("it to be taken", || descriptors() == before + 1);
+    drop(gone);
+    host.wait("it to be dropped", || descriptors() == before);
+}
+
+#[test]
+fn whoever_comes_as_the_daemon_ends_is_told_so() {
+    for clients in [1, 100] {
+        let mut host = Host::new();
+        host.start();
+        let pid = host.pid();
+        kill(pid, "STOP");
+        host.wait("it to stand still", || proc_status(pid, "State").starts_with('T'));
+        let crowd: Vec<UnixStream> = (0..clients).map(|_| says(&host, "{\"command\":\"jobs\"}")).collect();
+        kill(pid, "TERM");
+        kill(pid, "CONT");
+        for client in crowd {
+            let answer = hears(client);
+            assert!(answer.contains("\"code\":1,\"message\":\"the daemon is being stopped\""), "{answer}");
+        }
+        host.wait("its end", || host.status().is_none());
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::reexec::taken;
 use crate::kernel::Time;
 use crate::model::command::Answer;
 use crate::model::event::{Client, Event};
+use crate::model::state::ENDING;
 use crate::sys::poll::PollFd;
 use crate::sys::process::set_umask;
 use crate::sys::{account, file};
@@ -49,6 +50,8 @@ struct Connection {
     answer: Vec<u8>,
     /// Its command was understood, and is being carried out.
     waiting: bool,
+    /// It sends no more, and may still read.
+    ended: bool,
     /// When it is dropped; `None` while it waits for its answer.
     late: Option<Time>,
 }
@@ -93,6 +96,7 @@ impl Control {
                 line: connection.line.clone(),
                 answer: connection.answer.clone(),
                 waiting: connection.waiting,
+                ended: false,
                 late: (!connection.waiting).then(|| now + PATIENCE),
             })
         });
@@ -130,8 +134,12 @@ impl Control {
     pub fn clients(&self) -> impl Iterator<Item = (usize, PollFd<'_>)> {
         self.connections.iter().enumerate().map(|(index, connection)| {
             let fd = connection.stream.as_fd();
-            let writing = !connection.answer.is_empty();
-            (index, if writing { PollFd::writing(fd) } else { PollFd::reading(fd) })
+            let poll = match connection {
+                Connection { answer, .. } if !answer.is_empty() => PollFd::writing(fd),
+                Connection { ended: true, .. } => PollFd::ending(fd),
+                _ => PollFd::reading(fd),
+            };
+            (index, poll)
         })
     }
 
@@ -164,6 +172,7 @@ impl Control {
                 line: Vec::new(),
                 answer: Vec::new(),
                 waiting: false,
+                ended: false,
                 late,
             };
             let own = account::own_uid().0;
@@ -215,13 +224,24 @@ impl Control {
         }
     }
 
-    /// Ends all connections, and removes the socket.
+    /// Removes the socket and ends all connections, those too that are only about to be taken: whoever waits is told why.
     pub fn close(&mut self) {
-        for connection in &mut self.connections {
-            connection.write();
-        }
-        self.connections.clear();
         let _ = fs::remove_file(&self.path);
+        loop {
+            self.accept(Time::default());
+            if self.connections.is_empty() {
+                return;
+            }
+            for connection in &mut self.connections {
+                if connection.answer.is_empty() {
+                    // What is left unread would make an error of the answer.
+                    connection.read(&mut VecDeque::new());
+                    connection.answer_with(1, ENDING);
+                }
+                connection.write();
+            }
+            self.connections.clear();
+        }
     }
 }
 
@@ -245,7 +265,8 @@ impl Connection {
         let mut bytes = [0; 1024];
         loop {
             match self.stream.read(&mut bytes) {
-                Ok(0) => return false,
+                // All it had to say, or the end: which of them the next poll tells.
+                Ok(0) => return self.waiting && !std::mem::replace(&mut self.ended, true),
                 // Whatever comes after the line is not for us; nor for as long as it comes.
                 Ok(_) if self.waiting => return true,
                 Ok(length) => self.line.extend_from_slice(&bytes[..length]),
@@ -276,7 +297,11 @@ impl Connection {
     }
 
     fn refuse(&mut self, problem: &str) {
-        self.answer = write_answer(&Answer { code: 2, message: problem.into(), body: "".into() }).into_bytes();
+        self.answer_with(2, problem);
+    }
+
+    fn answer_with(&mut self, code: u8, message: &str) {
+        self.answer = write_answer(&Answer { code, message: message.into(), body: "".into() }).into_bytes();
     }
 
     /// Writes what the client takes; false when it has all, or is gone.

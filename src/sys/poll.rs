@@ -27,6 +27,11 @@ impl<'a> PollFd<'a> {
         PollFd::new(fd, libc::POLLOUT)
     }
 
+    /// Waits until the other side of `fd` is gone, whatever there is to be read.
+    pub fn ending(fd: BorrowedFd<'a>) -> PollFd<'a> {
+        PollFd::new(fd, 0)
+    }
+
     fn new(fd: BorrowedFd<'a>, events: i16) -> PollFd<'a> {
         PollFd(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }, PhantomData)
     }

@@ -528,7 +528,7 @@ impl State {
 }
 
 /// What is answered while the daemon is being stopped.
-const ENDING: &str = "the daemon is being stopped";
+pub const ENDING: &str = "the daemon is being stopped";
 
 /// Of several definitions for one agent the one that counts: a file before a job's before the package's own.
 fn best(mut definitions: Vec<Definition>) -> Vec<Definition> {
