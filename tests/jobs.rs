@@ -324,6 +324,12 @@ fn envs_and_limits_of_a_job_lie_over_the_definition() {
     let third = host.wait_running("web").pid;
     host.wait("the environment that a job gave", || has_env(third, "SHAPE=round"));
 
+    // Who looks why it is killed sees what the server did.
+    let shown = host.ok(&["status", "web"]);
+    assert!(shown.contains("limits given by a job, over the definition's: CPU=50% nofile=99\n"), "{shown}");
+    let status = host.status().expect("the daemon answers");
+    assert_eq!(text(&items(&status, "agents")[0], "job_limits"), "CPU=50% nofile=99");
+
     let told = host.ok(&["status", "--json"]) + &host.ok(&["jobs", "--json"]) + &host.ok(&["jobs"]) + &host.logs();
     let sent: String = server.requests().iter().map(|request| request.body.clone()).collect();
     assert!(!told.contains("s3cret-token") && !sent.contains("s3cret-token"), "the value of an env was shown");

@@ -83,6 +83,13 @@ pub fn status(body: &Value, agents_dir: &Path) -> String {
         "detail" if !whole => shortened(text_of(agent, key)),
         _ => text_of(agent, key),
     });
+    let limits = text_of(&agents[0], "job_limits");
+    if whole && !limits.is_empty() {
+        text.push_str(&format!("\nlimits given by a job, over the definition's: {limits}\n"));
+    }
+    if !whole && agents.iter().any(|agent| text_of(agent, "detail").chars().count() > DETAIL) {
+        text.push_str("\n\"bootagent status NAME\" shows all of DETAIL\n");
+    }
     text
 }
 
@@ -234,6 +241,13 @@ longer  1.2.3    stoped        -     -     -    -         2  exited with status 
         assert!(table(&agent).contains(&"ä".repeat(100)));
         let two = table(&format!("{agent},{agent}"));
         assert!(two.contains(&format!("{}...\n", "ä".repeat(72))) && !two.contains(&"ä".repeat(73)), "{two}");
+        let hint = "\n\n\"bootagent status NAME\" shows all of DETAIL\n";
+        assert!(two.ends_with(hint) && !table(&agent).contains("NAME\""), "{two}");
+        let short = "{\"name\":\"a\",\"job_limits\":\"CPU=1%\"}";
+        let limits = "limits given by a job, over the definition's: CPU=1%";
+        assert!(table(short).ends_with(&format!("\n\n{limits}\n")), "{}", table(short));
+        let two = table(&format!("{short},{short}"));
+        assert!(!two.contains(limits) && !two.contains("NAME\""), "{two}");
     }
 
     #[test]

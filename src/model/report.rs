@@ -52,6 +52,8 @@ pub struct AgentReport {
     pub memory: Option<u64>,
     /// `cgroup2`, `cgroup1`, `polled` or a mix; `None` without limits.
     pub limits_by: Option<Box<str>>,
+    /// The limits that a job gave, which lie over the definition's; `None` without any.
+    pub job_limits: Option<Box<str>>,
 }
 
 /// Something that happened, told to the server once.

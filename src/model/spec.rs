@@ -9,7 +9,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::kernel::{Resource, Sig};
+use crate::kernel::{Decimal, Resource, Sig};
 
 /// The name of an agent: `[A-Za-z0-9_-]{1,50}`, so that it is safe in file names, cgroup names and environments.
 /// Shared by all that know the agent, as each copy of its own would cost 32 bytes.
@@ -202,6 +202,35 @@ const CAPABILITIES: &str =
     sys_pacct sys_admin sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control \
     setfcap mac_override mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore";
 
+impl fmt::Display for Limits {
+    /// `CPU=10% memory=20M nofile=1024`, in the values that a definition takes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut between = "";
+        if let Some(cpu) = self.cpu {
+            write!(f, "CPU={}%", Decimal::new(cpu.into(), 100))?;
+            between = " ";
+        }
+        let memory = self.memory.map(|bytes| ("memory", bytes, true));
+        let resources = self.resources.iter().map(|(resource, value)| (resource.key(), *value, resource.in_bytes()));
+        for (key, mut value, in_bytes) in memory.into_iter().chain(resources) {
+            write!(f, "{between}{key}=")?;
+            between = " ";
+            if value == u64::MAX {
+                f.write_str("unlimited")?;
+                continue;
+            }
+            let mut units = ["", "K", "M", "G"].iter();
+            let mut unit = units.next();
+            while in_bytes && value > 0 && value % 1024 == 0 && units.len() > 0 {
+                value /= 1024;
+                unit = units.next();
+            }
+            write!(f, "{value}{}", unit.unwrap_or(&""))?;
+        }
+        Ok(())
+    }
+}
+
 /// A capability such as `CAP_NET_BIND_SERVICE` or `net_bind_service` as a bit set of one.
 pub fn parse_capability(text: &str) -> Option<u64> {
     let name = text.to_ascii_lowercase();
@@ -254,6 +283,19 @@ pub fn parse_percent(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_told_as_they_are_given() {
+        let resources = vec![(Resource::Nofile, 2048), (Resource::Core, 0), (Resource::As, u64::MAX)];
+        let all = Limits { cpu: Some(1050), memory: Some(20 << 20), resources };
+        assert_eq!(all.to_string(), "CPU=10.5% memory=20M nofile=2048 core=0 as=unlimited");
+        for (bytes, want) in [(1000, "1000"), (1536, "1536"), (2048, "2K"), (5 << 30, "5G"), (1 << 50, "1048576G")] {
+            let limits = Limits { memory: Some(bytes), ..Limits::default() };
+            assert_eq!(limits.to_string(), format!("memory={want}"));
+            assert_eq!(parse_size(want), Some(bytes));
+        }
+        assert_eq!(Limits::default().to_string(), "");
+    }
 
     #[test]
     fn names() {

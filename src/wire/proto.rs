@@ -74,8 +74,10 @@ fn put_agent(json: &mut Writer, agent: &AgentReport) {
     if let Some(memory) = agent.memory {
         json.key("memory").number(memory);
     }
-    if let Some(by) = &agent.limits_by {
-        json.key("limits_by").text(by);
+    for (key, text) in [("limits_by", &agent.limits_by), ("job_limits", &agent.job_limits)] {
+        if let Some(text) = text {
+            json.key(key).text(text);
+        }
     }
     json.close('}');
 }

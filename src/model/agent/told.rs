@@ -28,6 +28,12 @@ impl Agent {
             cpu: self.cpu.filter(|_| running),
             memory: self.memory.filter(|_| running),
             limits_by: self.limits_by.clone().filter(|_| running),
+            job_limits: self
+                .record
+                .limits
+                .as_ref()
+                .filter(|limits| !limits.is_empty())
+                .map(|limits| limits.to_string().into()),
         }
     }
 

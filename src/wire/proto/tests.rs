@@ -40,6 +40,7 @@ fn agent(name: &str, version: &str, status: Status, failures: u32, detail: &str)
         cpu: None,
         memory: None,
         limits_by: None,
+        job_limits: None,
     }
 }
 
@@ -69,6 +70,7 @@ fn a_status_is_written_to_the_letter() {
             ),
             AgentReport {
                 limits_by: Some("CPU=cgroup1 memory=polled".into()),
+                job_limits: Some("CPU=10% memory=20M".into()),
                 ..agent("SecAgent", "3:4.5~rc1", Status::Killed, 2, "over its memory limit of 20M")
             },
             agent("old", "1", Status::Fatal, 4, "gave up after 4 early ends"),
