@@ -167,6 +167,7 @@ kill -KILL "$pid"
 echo "killed process $pid"
 wait_until 'its end was noticed' ended "$pid"
 bootagent status
+echo 'DETAIL has the last lines of the agent; *** is its greeting, a value of its envs, as these are told nobody.'
 wait_until 'it came back as another process' runs_anew "$pid"
 pid=$(told pid)
 bootagent status
