@@ -79,6 +79,11 @@ pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
             if !problems.is_empty() {
                 list(&problems);
                 complain(&"what was last good of a file stays in use, if anything was, until it is mended");
+            } else if !table::has_troubles(&body) && !files::is_as_read(&config) {
+                complain(&format_args!(
+                    "\"{}\" has changed since the daemon read it: after \"bootagent check\", send it SIGHUP",
+                    config.agents_dir
+                ));
             }
             code
         }

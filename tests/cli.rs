@@ -165,6 +165,26 @@ fn status_names_the_files_that_are_bad() {
 }
 
 #[test]
+fn status_says_that_definitions_were_not_read() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let says = || host.cli(&["status"]).err;
+    // The daemon notes what it has read when it has nothing else to do.
+    host.wait("it to be read", || says().is_empty());
+    let changes: [&dyn Fn(); 3] =
+        [&|| host.agent("new", "exec sleep 1000", &[]), &|| host.agent("web", "exec sleep 1001", &[]), &|| {
+            std::fs::remove_file(host.path("agents.d/new.json")).expect("it is there")
+        }];
+    for change in changes {
+        change();
+        assert!(says().contains("agents.d\" has changed since the daemon read it"), "{}", says());
+        host.signal("HUP");
+        host.wait("it to be read again", || says().is_empty());
+    }
+}
+
+#[test]
 fn start_stop_and_restart_return_when_it_is_done() {
     let mut host = Host::new();
     host.agent("web", "exec sleep 1000", &[("startsecs", "0.5")]);

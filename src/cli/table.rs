@@ -93,6 +93,11 @@ pub fn status(body: &Value, agents_dir: &Path) -> String {
     text
 }
 
+/// Whether something does not work on the host at the moment.
+pub fn has_troubles(body: &Value) -> bool {
+    member(body, "troubles").is_some()
+}
+
 fn shortened(text: String) -> String {
     match text.char_indices().nth(DETAIL) {
         Some((end, _)) => format!("{}...", &text[..end]),

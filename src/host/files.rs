@@ -121,6 +121,14 @@ pub fn read_agents(directory: &str) -> Agents {
     }
 }
 
+/// Whether `agents_dir`, in which nothing is wrong, is as the daemon last read it: of each file it keeps a copy.
+pub fn is_as_read(config: &Config) -> bool {
+    let store = Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir));
+    let Ok(Some(sources)) = read_directory(Path::new(&*config.agents_dir)) else { return true };
+    let same = |source: &Source| source.text.as_ref().ok() == store.good(&format!("agents.d/{}", source.file)).as_ref();
+    sources.len() == store.good_definitions().len() && sources.iter().all(same)
+}
+
 /// The files `*.json` of a directory, each with its text or what is wrong with it; `None` when there is no directory.
 ///
 /// # Errors
