@@ -40,7 +40,7 @@ use crate::model::pace::Server;
 use crate::model::spec::Name;
 use crate::model::state::State;
 use crate::reason::Reason;
-use crate::sys::child::FailurePipe;
+use crate::sys::failure::FailurePipe;
 use crate::sys::poll::{poll, PollFd, Signals};
 use crate::sys::process::{self, Reboot};
 use crate::sys::{self, monotonic};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bootagent::host::helper::{Binary, Helper, Identity};
 use bootagent::kernel::{Exit, Gid, Pid, Sig, Uid};
-use bootagent::sys::child::FailurePipe;
+use bootagent::sys::failure::FailurePipe;
 use bootagent::sys::poll::{poll, PollFd};
 use bootagent::sys::{account, monotonic, process};
 use bootagent::work::{Kind, Order, Outcome};

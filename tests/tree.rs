@@ -14,7 +14,8 @@ use bootagent::host::tree::Trees;
 use bootagent::kernel::{Gid, Process, Resource, Sig, Uid};
 use bootagent::model::spec;
 use bootagent::sys::account::own_uid;
-use bootagent::sys::child::{spawn_child, FailurePipe, Program, Setup};
+use bootagent::sys::child::{spawn_child, Program, Setup};
+use bootagent::sys::failure::FailurePipe;
 use bootagent::sys::process;
 
 const DEADLINE: Duration = Duration::from_secs(60);

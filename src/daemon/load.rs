@@ -29,7 +29,7 @@ use crate::model::restart::Policy;
 use crate::model::spec::Name;
 use crate::model::state::{self, State};
 use crate::reason::Reason;
-use crate::sys::child::FailurePipe;
+use crate::sys::failure::FailurePipe;
 use crate::sys::file::{lock_holder, open_nofollow, try_lock, try_lock_reading};
 use crate::sys::poll::Signals;
 use crate::sys::{account, monotonic, process, random};

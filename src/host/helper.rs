@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::kernel::{Exit, Gid, Pid, Resource, Sig, Time, Uid};
-use crate::sys::child::{spawn_child, Failure, FailurePipe, Program, Setup};
+use crate::sys::child::{spawn_child, Program, Setup};
+use crate::sys::failure::{Failure, FailurePipe};
 use crate::sys::poll::PollFd;
 use crate::sys::{pipe, process, set_nonblocking};
 use crate::work::{

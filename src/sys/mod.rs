@@ -16,6 +16,7 @@ pub mod abort;
 pub mod account;
 pub mod alarm;
 pub mod child;
+pub mod failure;
 pub mod file;
 pub mod heap;
 pub mod poll;

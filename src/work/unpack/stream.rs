@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
 use crate::kernel::{Pid, Sig};
-use crate::sys::child::{spawn_child, FailurePipe, Program, Setup};
+use crate::sys::child::{spawn_child, Program, Setup};
+use crate::sys::failure::FailurePipe;
 use crate::sys::{pipe, set_nonblocking};
 use crate::work::{Fault, Kind};
 

@@ -1,0 +1,170 @@
+//! Why a child never became its program: told by the child itself, through one pipe for all of them.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::{pipe, poll, set_nonblocking};
+use crate::kernel::{Errno, Pid, Resource, Stage};
+
+/// Why a child never became its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Where it broke off.
+    pub stage: Stage,
+    /// What the kernel said.
+    pub errno: Errno,
+    /// For `Stage::Limits`: what was to be set.
+    pub limit: Option<(Resource, u64)>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.stage)?;
+        match self.limit {
+            Some((resource, u64::MAX)) => write!(f, "{} unlimited: ", resource.key())?,
+            Some((resource, value)) => write!(f, "{} {value}: ", resource.key())?,
+            None => {}
+        }
+        self.errno.fmt(f)?;
+        // What execve means by these is not what they say.
+        match (self.stage, self.errno.0) {
+            (Stage::Exec, libc::ENOENT) => f.write_str(" (it, or the interpreter or loader it names)"),
+            (Stage::Exec, libc::EAGAIN) => f.write_str(" (the user has as many processes as nproc allows)"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The way back for children that break off, one for all of them.
+#[derive(Debug)]
+pub struct FailurePipe {
+    read: File,
+    pub(super) write: File,
+    /// Read, but not yet asked for.
+    seen: Vec<(i32, Failure)>,
+    /// The signals that we ignored when it was made, as a bit set: children would too. All others are at their default
+    /// after an exec.
+    pub(super) ignored: u64,
+}
+
+/// The size of a record: pid (4), errno (4), limit's value (8), stage (1), 1 + index in `Resource::ALL` (1, 0 for none), and
+/// two zeros, in the machine's byte order. Below PIPE_BUF, so records never mix. Another version of this program may
+/// read it after a reexec.
+const RECORD: usize = 20;
+
+impl FailurePipe {
+    /// A new one.
+    pub fn new() -> io::Result<FailurePipe> {
+        let (read, write) = pipe()?;
+        FailurePipe::from_fds(read, write)
+    }
+
+    /// The one that another image of this process had, from its `ends`.
+    pub fn from_fds(read: OwnedFd, write: OwnedFd) -> io::Result<FailurePipe> {
+        set_nonblocking(read.as_fd())?;
+        set_nonblocking(write.as_fd())?;
+        let ignored = poll::ignored_signals();
+        Ok(FailurePipe { read: File::from(read), write: File::from(write), seen: Vec::new(), ignored })
+    }
+
+    /// Its ends, reading one first, for the next image; what was not asked for yet goes back into it.
+    pub fn ends(&mut self) -> [BorrowedFd<'_>; 2] {
+        for (pid, failure) in self.seen.drain(..) {
+            // A full pipe would lose the reason only, never the exit status 127.
+            let _ = self.write.write(&encode(pid, &failure));
+        }
+        [self.read.as_fd(), self.write.as_fd()]
+    }
+
+    /// Why the child `pid`, which has just been reaped, never became its program; `None` when it did.
+    ///
+    /// To be asked for every reaped child, so that nothing is left for the next one of the same id.
+    pub fn take(&mut self, pid: Pid) -> Option<Failure> {
+        // The pipe holds whole records only, so a buffer of whole records gets whole ones.
+        let mut bytes = [0; RECORD * 32];
+        while let Ok(count @ 1..) = self.read.read(&mut bytes) {
+            for record in bytes[..count].chunks_exact(RECORD) {
+                self.seen.extend(decode(record));
+            }
+        }
+        let found = self.seen.iter().position(|(of, _)| *of == pid.raw())?;
+        Some(self.seen.remove(found).1)
+    }
+}
+
+pub(super) fn encode(pid: i32, failure: &Failure) -> [u8; RECORD] {
+    let (resource, value) = match failure.limit {
+        Some((resource, value)) => (1 + resource as u8, value),
+        None => (0, 0),
+    };
+    let mut record = [0; RECORD];
+    record[..4].copy_from_slice(&pid.to_ne_bytes());
+    record[4..8].copy_from_slice(&failure.errno.0.to_ne_bytes());
+    record[8..16].copy_from_slice(&value.to_ne_bytes());
+    record[16] = failure.stage as u8;
+    record[17] = resource;
+    record
+}
+
+fn decode(record: &[u8]) -> Option<(i32, Failure)> {
+    let pid = i32::from_ne_bytes(record.get(..4)?.try_into().ok()?);
+    let errno = Errno(i32::from_ne_bytes(record.get(4..8)?.try_into().ok()?));
+    let value = u64::from_ne_bytes(record.get(8..16)?.try_into().ok()?);
+    let stage = Stage::from_raw(*record.get(16)?)?;
+    let index = usize::from(*record.get(17)?);
+    let limit = index.checked_sub(1).and_then(|index| Resource::ALL.get(index)).map(|resource| (*resource, value));
+    Some((pid, Failure { stage, errno, limit }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Failure =
+        Failure { stage: Stage::Limits, errno: Errno(libc::EPERM), limit: Some((Resource::Memlock, 65536)) };
+    const EXEC: Failure = Failure { stage: Stage::Exec, errno: Errno(libc::ENOENT), limit: None };
+
+    #[test]
+    fn failures_find_their_child_and_survive_a_handover() {
+        let mut pipe = FailurePipe::new().unwrap();
+        let [a, b, c] = [100, 200, 300].map(|raw| Pid::new(raw).unwrap());
+        assert_eq!(pipe.take(a), None);
+        pipe.write.write_all(&encode(a.raw(), &LIMITS)).unwrap();
+        pipe.write.write_all(&encode(b.raw(), &EXEC)).unwrap();
+        assert_eq!(pipe.take(c), None);
+        assert_eq!(pipe.take(b), Some(EXEC));
+        assert_eq!(pipe.take(b), None);
+        let [read, write] = pipe.ends().map(|end| end.try_clone_to_owned().unwrap());
+        let mut next = FailurePipe::from_fds(read, write).unwrap();
+        assert_eq!(next.take(a), Some(LIMITS));
+    }
+
+    #[test]
+    fn a_thousand_failures_at_once_are_all_found() {
+        let mut pipe = FailurePipe::new().unwrap();
+        for raw in 2..1002 {
+            pipe.write.write_all(&encode(raw, &EXEC)).unwrap();
+        }
+        for raw in (2..1002).rev() {
+            assert_eq!(pipe.take(Pid::new(raw).unwrap()), Some(EXEC));
+        }
+        assert!(pipe.seen.is_empty());
+    }
+
+    #[test]
+    fn strange_records_are_passed_over() {
+        let mut pipe = FailurePipe::new().unwrap();
+        pipe.write.write_all(&[0xff; RECORD]).unwrap();
+        pipe.write.write_all(&encode(9, &EXEC)).unwrap();
+        assert_eq!(pipe.take(Pid::new(9).unwrap()), Some(EXEC));
+    }
+
+    #[test]
+    fn failures_say_what_was_tried() {
+        assert_eq!(LIMITS.to_string(), "setting resource limits: memlock 65536: Operation not permitted");
+        let text = EXEC.to_string();
+        assert!(text.starts_with("executing the program: No such file or directory ("), "{text}");
+    }
+}
