@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::begin::best;
 use super::jobs::Task;
-use super::{best, take_out, Goal, Progress, State, Waiter, ENDING};
+use super::{take_out, Goal, Progress, State, Waiter, ENDING};
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, Life};
 use crate::model::command::{Answer, Command};

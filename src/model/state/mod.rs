@@ -1,10 +1,11 @@
 //! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to do.
 //!
-//! `given.rs` beside this file has what it begins with, `agents.rs` applies events to agents and answers people, `jobs.rs`
+//! `given.rs` beside this file has what it begins with and `begin.rs` how, `agents.rs` applies events to agents and answers people, `jobs.rs`
 //! moves jobs from phase to phase, `talk.rs` speaks with the servers, `renewal.rs` puts another image in the daemon's
 //! place. No clock, file, socket or log: the same events give the same actions, always.
 
 mod agents;
+mod begin;
 mod given;
 mod jobs;
 mod renewal;
@@ -15,13 +16,13 @@ mod unread;
 
 use std::time::Duration;
 
-use crate::kernel::{Level, Process, Time};
+use crate::kernel::{Level, Time};
 use crate::map::Map;
 use crate::model::agent::{Agent, Turn};
-use crate::model::event::{answer, log, Action, Client, Definition, Event, Now, Origin, Shutdown};
+use crate::model::event::{answer, log, Action, Client, Event, Now, Origin, Shutdown};
 use crate::model::job::JobId;
 use crate::model::pace::{Pace, Server};
-use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, StopRecord, Wanted};
+use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, StopRecord};
 use crate::model::report::Incident;
 use crate::model::spec::{Name, Spec};
 pub use given::{Found, Options, Times};
@@ -140,124 +141,6 @@ pub struct State {
 const SHUTDOWN_MARGIN: Duration = Duration::from_secs(10);
 
 impl State {
-    /// The state of a host at the daemon's start, and what to do first.
-    pub fn new(options: Options, mut found: Found, now: Now, out: &mut Vec<Action>) -> State {
-        let step = found.settings.step.unwrap_or(options.step);
-        let pace = Pace::new(options.servers.clone(), found.given, step, options.splay, options.seed, now.time);
-        let mut state = State {
-            options,
-            identity: found.identity,
-            settings: found.settings,
-            began: now.time,
-            pace,
-            agents: Map::new(),
-            leaving: Vec::new(),
-            released: Vec::new(),
-            awaited: false,
-            tasks: Vec::new(),
-            ledger: Map::new(),
-            next_seq: 1,
-            waiters: Vec::new(),
-            reporting: Vec::new(),
-            measuring: Measuring::default(),
-            poll_at: None,
-            incidents: Vec::new(),
-            dropped_incidents: 0,
-            sent_incidents: 0,
-            sent_drops: 0,
-            sent_results: Vec::new(),
-            heard: "".into(),
-            wrong: Vec::new(),
-            clock: None,
-            shutdown: None,
-            unrecordable: false,
-            interrupted: found.leftovers && found.carried.is_none(),
-            renewal: None,
-            renewed_by: None,
-            trial: None,
-            undone: found.undone,
-            unread: found.unread,
-        };
-        state.watch_clock(now, out);
-        if !state.pace.has_servers() {
-            log(out, Level::Info, format_args!("no svrlist, so nothing is reported and no job taken"));
-        }
-        for (name, sentence) in found.damage {
-            log(out, Level::Error, format_args!("{sentence}"));
-            state.incident(name, &sentence, now);
-        }
-        for record in found.agents {
-            state.agents.insert(record.name.clone(), Agent::new(record, None, found.leftovers));
-        }
-        for definition in best(found.definitions) {
-            let name = definition.spec.name.clone();
-            state.agent(&name, found.leftovers).define(Some(definition));
-        }
-        state.keep_unread(out);
-        state.hold_jobs(&mut found.jobs);
-        state.load_jobs(found.jobs, found.damaged_jobs, now, out);
-        state.resume_agents(found.runs, found.strays, found.carried.is_some(), now, out);
-        if let Some(carried) = found.carried {
-            state.go_on(carried, now, out);
-        }
-        state.follow(now, out);
-        state
-    }
-
-    /// Takes over running agents, and starts those that should run and do not.
-    fn resume_agents(
-        &mut self,
-        runs: Vec<(RunRecord, bool)>,
-        strays: Vec<(Name, Option<(Process, Time)>)>,
-        renewed: bool,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
-        // What runs and has no definition any more is an agent all the same, until it has been stopped.
-        let running = runs.iter().filter(|(_, alive)| *alive).map(|(run, _)| &run.name);
-        for name in running.chain(strays.iter().map(|(name, _)| name)) {
-            self.agent(name, true);
-        }
-        for (run, alive) in runs {
-            // Of an agent that went while no daemon lived: what it did is nothing to one of its name that comes later.
-            if !self.agents.contains_key(&run.name) {
-                if !self.unread.all {
-                    out.push(Action::DropAgent(run.name));
-                }
-                continue;
-            }
-            let more = strays.iter().any(|(name, _)| *name == run.name);
-            self.turn(&run.name.clone(), now, out, &mut |agent, turn| {
-                agent.resume(&run, alive, more, turn);
-                if renewed && alive {
-                    // It never was without its daemon: no news for the server.
-                    turn.told.clear();
-                }
-            });
-        }
-        for (name, main) in strays {
-            // They may be as they should be, and known to a record.
-            if main.is_none() && self.is_unread(&name) {
-                continue;
-            }
-            self.turn(&name, now, out, &mut |agent, turn| agent.strayed(main, turn));
-        }
-        let names: Vec<Name> = self.agents.keys().cloned().collect();
-        for name in names {
-            if self.is_unread(&name) {
-                continue;
-            }
-            self.renew_outdated(&name, now, out);
-            self.turn(&name, now, out, &mut |agent, turn| match agent.wanted() {
-                Wanted::Up => agent.wake(turn),
-                Wanted::Down => agent.order_down(turn),
-            });
-            if self.agents.get(&name).is_some_and(|agent| agent.definition.is_none()) {
-                self.forget_undefined(&name, now, out);
-            }
-        }
-    }
-
     /// Takes one event, and says what to do.
     pub fn step(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
         self.watch_clock(now, out);
@@ -529,18 +412,6 @@ impl State {
 
 /// What is answered while the daemon is being stopped.
 pub const ENDING: &str = "the daemon is being stopped";
-
-/// Of several definitions for one agent the one that counts: a file before a job's before the package's own.
-fn best(mut definitions: Vec<Definition>) -> Vec<Definition> {
-    definitions.sort_unstable_by(|a, b| (&a.spec.name, a.origin).cmp(&(&b.spec.name, b.origin)));
-    let mut best: Vec<Definition> = Vec::new();
-    for definition in definitions {
-        if best.last().is_none_or(|first| first.spec.name != definition.spec.name) {
-            best.push(definition);
-        }
-    }
-    best
-}
 
 /// Takes a name out of a list.
 fn take_out(names: &mut Vec<Name>, name: &str) {

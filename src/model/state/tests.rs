@@ -5,8 +5,7 @@ mod unread;
 mod own;
 mod results;
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::*;
@@ -14,10 +13,11 @@ use crate::kernel::{Exit, Pid, Process, Sig};
 use crate::model::agent::Life;
 use crate::model::carried::Carried;
 use crate::model::command::Command;
-use crate::model::event::{Fetched, Message, Reply, Verified};
+use crate::model::event::{Definition, Fetched, Message, Reply, Verified};
 use crate::model::job::{Code, Job, Order, Rejected, Source};
 use crate::model::pace::parse_servers;
 use crate::model::package::{Digest, Format};
+use crate::model::record::Wanted;
 use crate::model::restart::Policy;
 use crate::model::spec::Kind;
 
