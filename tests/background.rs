@@ -1,0 +1,93 @@
+//! A daemon in the background, with its keeper: when it is ready, what it keeps of its starter, what follows its death; and
+//! that there is one only.
+
+mod util;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use util::*;
+
+#[test]
+fn a_second_daemon_refuses_to_start() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    let second = host.cli(&["run"]);
+    assert_eq!(second.code, 1, "{second:?}");
+    assert!(second.err.contains("running"), "{second:?}");
+    assert_eq!(host.wait_running("web").pid, pid);
+    // A leftover of a dead daemon does not keep the next one out.
+    host.kill9();
+    host.start();
+    assert_eq!(host.wait_running("web").pid, pid);
+}
+
+#[test]
+fn the_daemon_is_ready_when_the_parent_ends() {
+    let host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.configure();
+    host.ok(&["run", "-d"]);
+    assert_eq!(host.cli(&["status"]).code, 0, "the parent ended before the daemon answers");
+    host.wait_running("web");
+    let daemons = || {
+        let runs = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == b"run")
+        };
+        host.processes().into_iter().filter(runs).collect::<Vec<_>>()
+    };
+    let pids = daemons();
+    assert!(!pids.is_empty());
+    // What goes wrong before it is ready is the parent's to say.
+    let second = host.cli(&["run", "-d"]);
+    assert!(second.code == 1 && !second.err.is_empty(), "{second:?}");
+    assert_eq!(daemons(), pids);
+    for pid in pids {
+        kill(pid, "TERM");
+    }
+    host.wait("daemon and agent to end", || host.processes().is_empty());
+}
+
+/// A script that waits for a lock, or for the end of a pipe, must not wait for the daemon's end.
+#[test]
+fn nothing_of_the_starters_stays_open() {
+    let host = Host::new();
+    host.configure();
+    let line = "exec 7>\"$1/lock\"; exec \"$0\" -c \"$1/bootagent.json\" run -d";
+    let mut shell = Command::new("sh");
+    let ran = run(shell.args(["-c", line]).arg(binary()).arg(host.path(""))).expect("the parent ends");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let pids = host.processes();
+    assert_eq!(pids.len(), 2, "daemon and keeper");
+    for pid in pids {
+        let lock = |entry: &Path| fs::read_link(entry).is_ok_and(|file| file.ends_with("lock"));
+        let open = entries(Path::new(&format!("/proc/{pid}/fd")));
+        assert!(!open.iter().any(|entry| lock(entry)), "{pid} has the starter's file");
+    }
+}
+
+#[test]
+fn a_dead_daemon_is_started_again() {
+    let host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.configure();
+    host.ok(&["run", "-d"]);
+    let daemon = || host.read("run/bootagent.pid").trim().parse::<i32>().unwrap_or(0);
+    let (first, agent) = (daemon(), host.wait_running("web").pid);
+    kill(first, "KILL");
+    host.wait("another daemon", || daemon() != first && host.cli(&["status"]).code == 0);
+    assert_eq!(host.wait_running("web").pid, agent, "the agent went on");
+    let told = "the last daemon died (killed by SIGKILL), and its keeper started this one";
+    assert_eq!(host.read("log/bootagent.log").matches(told).count(), 1, "{}", host.logs());
+    assert_eq!(host.ok(&["status", "--json"]).matches(told).count(), 1, "it is an event");
+    // Another image follows no death.
+    host.ok(&["reexec"]);
+    assert_eq!(host.read("log/bootagent.log").matches(told).count(), 1, "{}", host.logs());
+    // One that ends as it is told is not started again, and its keeper ends with it.
+    kill(daemon(), "TERM");
+    host.wait("daemon, keeper and agent to end", || host.processes().is_empty());
+}
