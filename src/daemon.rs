@@ -444,6 +444,7 @@ impl Daemon {
         let _ = std::fs::remove_file(Path::new(&*self.config.run_dir).join(load::PID_FILE));
         self.say(Level::Info, &"ended");
         if self.state.agents().all(|agent| agent.is_down()) {
+            self.forget_stopped();
             self.limits.close();
         }
         if let Some(power) = self.power {

@@ -103,7 +103,7 @@ const TOPICS: [Topic; 13] = [
         arguments: (0, 0),
         options: "",
         brief: "put the binary now on disk in place of the daemon",
-        more: "Agents go on undisturbed. Refused (1) when the new binary cannot read the configuration.\n",
+        more: "Agents go on undisturbed. Refused (1) when the new binary does not run or its check finds errors.\n",
     },
     Topic {
         word: "report",

@@ -504,3 +504,19 @@ fn a_start_without_descriptors_loses_nothing() {
     assert_eq!(host.seen("stopped").map(|agent| agent.status), Some("stoped".to_string()));
     assert_eq!(server.times_taken("install-1"), 1, "a job was done again\n{}", host.logs());
 }
+
+/// That every agent was being ended is one record: without it none of them is to look as if it had failed.
+#[test]
+fn a_shutdown_that_cannot_be_recorded_is_one_all_the_same() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    host.wait_running("web");
+    host.write("run/stop.json/in-its-place", "");
+    assert!(host.end("TERM").success());
+    assert!(host.logs().contains("stop.json"), "{}", host.logs());
+    host.start();
+    let agent = host.wait_running("web");
+    assert_eq!(agent.failures, 0, "{agent:?}");
+    assert!(!host.logs().contains("status unknown"), "{}", host.logs());
+}

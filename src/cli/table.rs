@@ -48,7 +48,7 @@ const JOBS: [Column; 6] = [
     text_column("MESSAGE", "message"),
 ];
 
-/// The status report: a line about the daemon, one for each trouble of the host's, then one per agent.
+/// The status report: a line about the daemon, one for each trouble of the host's and one where no server hears of it, then one per agent.
 pub fn status(body: &Value, agents_dir: &Path) -> String {
     let mut text = format!(
         "{}  {}  up {}  reports every {}\n\n",
@@ -62,7 +62,11 @@ pub fn status(body: &Value, agents_dir: &Path) -> String {
         text.push_str(&plain(trouble));
         text.push('\n');
     }
-    if !troubles.is_empty() {
+    let silence = member(body, "silence").map(|_| duration(number_of(body, "silence")));
+    if let Some(silence) = &silence {
+        text.push_str(&format!("no server has taken a report for {silence}: \"bootagent report\" says why\n"));
+    }
+    if silence.is_some() || !troubles.is_empty() {
         text.push('\n');
     }
     let agents = member(body, "agents").and_then(json::array).unwrap_or_default();
@@ -228,12 +232,12 @@ longer  1.2.3    stoped        -     -     -    -         2  exited with status 
 
     #[test]
     fn troubles_stand_before_the_agents() {
-        let body =
-            r#"{"hostname":"a","version":"b","troubles":["cannot write \"/run/\u001bx\"","no server"],"agents":[]}"#;
+        let body = r#"{"hostname":"a","version":"b","silence":3700,"troubles":["cannot write \"/run/\u001bx\"","b"],"agents":[]}"#;
         let table = status(&json::parse(body, 8).unwrap(), Path::new("/etc/x"));
         let (head, agents) = table.split_once("\n\n").unwrap();
         assert!(head.starts_with("a  b  up 0s"), "{table}");
-        assert!(agents.starts_with("cannot write \"/run/ x\"\nno server\n\nno agents: "), "{table}");
+        let silence = "no server has taken a report for 1h1m: \"bootagent report\" says why";
+        assert!(agents.starts_with(&format!("cannot write \"/run/ x\"\nb\n{silence}\n\nno agents: ")), "{table}");
     }
 
     #[test]

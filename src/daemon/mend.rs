@@ -21,6 +21,9 @@ use crate::work::watch;
 /// What `fares` calls the records.
 const RECORDS: &str = "keeping records";
 
+/// The key of the record of a shutdown in `unsaved`.
+const SHUTDOWN: &str = "run";
+
 /// What a reexec takes of `run_dir`, bytes: the output of a trial, its process id, the handover.
 const ROOM: usize = 3 * 4096;
 
@@ -47,7 +50,7 @@ impl Daemon {
                 format!("agent {name}")
             }
             Action::SaveRun(run) => format!("run {}", run.name),
-            Action::SaveStop(_) => "run".to_string(),
+            Action::SaveStop(_) => SHUTDOWN.to_string(),
             Action::SaveJob(record) => format!("job {}", record.id),
             Action::DropJob(id) => format!("job {id}"),
             Action::SaveSettings(_) => "settings".to_string(),
@@ -111,6 +114,16 @@ impl Daemon {
         match self.troubles.get(RECORDS) {
             Some(trouble) if !self.unsaved.is_empty() => Err((**trouble).into()),
             _ => Ok(()),
+        }
+    }
+
+    /// At the end of a shutdown: where that it was one is not on record, nothing is left to say that its agents ran. There is
+    /// always room for that.
+    pub(super) fn forget_stopped(&self) {
+        if self.unsaved.contains_key(SHUTDOWN) {
+            for agent in self.state.agents() {
+                let _ = self.store.remove_run(agent.name());
+            }
         }
     }
 

@@ -15,6 +15,7 @@ use crate::reason::Reason;
 use crate::sys::account;
 use crate::sys::file::read_up_to;
 use crate::wire::config::{self, Agents, Config, Problem, Source};
+use crate::wire::control::SOCKET;
 
 /// Where the configuration is unless `-c` says otherwise; only there it may be missing.
 pub const CONFIG: &str = "/etc/bootagent/bootagent.json";
@@ -89,7 +90,8 @@ pub fn config_in_use(path: &Path) -> (Loaded, bool) {
 /// The same for a command that looks for that daemon.
 ///
 /// # Errors
-/// What is wrong with a file that tells neither `state_dir` nor `run_dir`: in the default ones may be another daemon.
+/// What is wrong with a file that tells neither `state_dir` nor `run_dir`: in the default ones may be another daemon, unless
+/// nobody named the file, and one is there.
 pub fn config_of_daemon(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let read = read_config(path);
     let whole = read.text.is_some() && read.problems.iter().all(|problem| problem.place.is_none());
@@ -97,7 +99,8 @@ pub fn config_of_daemon(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let named = read.config.state_dir != usual.state_dir || read.config.run_dir != usual.run_dir;
     let sure = read.problems.is_empty() || whole || named;
     let (loaded, is_copy) = config_in_use(path);
-    if sure || (is_copy && path == Path::new(CONFIG)) {
+    let is_there = || Path::new(&*usual.run_dir).join(SOCKET).exists();
+    if sure || path == Path::new(CONFIG) && (is_copy || is_there()) {
         Ok(loaded)
     } else {
         Err(read.problems)

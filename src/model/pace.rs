@@ -268,7 +268,7 @@ impl Pace {
 
     /// How long no server has taken a report, while none does.
     pub fn silence(&self, now: Time) -> Option<Duration> {
-        (self.status.failures > 0).then(|| now.since(self.heard))
+        (self.status.failures > 0 && self.has_servers()).then(|| now.since(self.heard))
     }
 
     /// The server that answered last, or is asked first.

@@ -88,6 +88,8 @@ pub struct Report {
     pub boot_id: Box<str>,
     /// What happened since the last report that was taken, oldest first.
     pub events: Vec<Incident>,
+    /// How long no server has taken a report, while none does.
+    pub silence: Option<Duration>,
     /// What does not work on the host at the moment, a sentence each.
     pub troubles: Vec<Box<str>>,
 }

@@ -48,6 +48,9 @@ pub fn status_body(report: &Report) -> String {
         json.close('}');
     }
     json.close(']');
+    if let Some(silence) = report.silence {
+        json.key("silence").number(silence.as_secs());
+    }
     if !report.troubles.is_empty() {
         json.key("troubles").open('[');
         for trouble in &report.troubles {

@@ -82,6 +82,7 @@ fn a_status_is_written_to_the_letter() {
             name: "SecAgent".into(),
             message: "killed: 21.3 MB used, 20 MB allowed".into(),
         }],
+        silence: Some(Duration::from_secs(3700)),
         troubles: vec!["cannot write \"/run/bootagent/agents/old.json\": No space left on device".into()],
     };
     assert_eq!(status_body(&report), compact(STATUS));
@@ -95,6 +96,7 @@ fn a_status_is_written_to_the_letter() {
         sn: "00000000-0000-4000-8000-000000000000".into(),
         boot_id: "".into(),
         events: Vec::new(),
+        silence: None,
         troubles: Vec::new(),
     };
     assert_eq!(status_body(&bare), compact(STATUS_BARE));
