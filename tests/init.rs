@@ -62,6 +62,24 @@ fn signals_stop_the_agents_and_then_the_machine() {
     }
 }
 
+/// Where there are no control groups, /proc is all that tells what belongs to an agent.
+#[test]
+fn trees_are_known_without_control_groups() {
+    let Some(mut host) = host_of_init("umount -R -l /sys/fs/cgroup 2>/dev/null;") else { return };
+    host.agent(
+        "web",
+        "setsid sh -c \"trap '' TERM; while :; do sleep 0.1; done\" & exec sleep 1000",
+        &[("stopsecs", "0.3")],
+    );
+    host.start();
+    host.wait_seen("web", "to run", Seen::runs);
+    let daemon = init_of(&host);
+    host.wait("what it starts", || host.agents_processes().len() >= 3);
+    host.ok(&["stop", "web"]);
+    assert_eq!(host.agents_processes(), [daemon], "{}", host.logs());
+    assert!(!host.logs().contains("cannot read \"/proc\""), "{}", host.logs());
+}
+
 #[test]
 fn strangers_are_reaped() {
     let Some(mut host) = host_of_init("") else { return };

@@ -309,8 +309,8 @@ fn reply_of(outcome: Outcome, results: bool) -> Reply {
 
 fn fetched(outcome: Outcome, resumed: bool) -> Fetched {
     match outcome {
-        Outcome::Fetched { digest, counted, .. } => {
-            Fetched::Whole { digest: Digest(digest), doubtful: resumed || !counted }
+        Outcome::Fetched { digest, counted, cut, .. } => {
+            Fetched::Whole { digest: Digest(digest), doubtful: resumed || !counted, cut }
         }
         Outcome::Failed { kind: Kind::Temporary, reason, progressed, retry_after } => {
             Fetched::Cut { reason: reason.into(), progress: progressed > 0, retry_after }

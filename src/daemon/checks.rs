@@ -58,7 +58,8 @@ impl Daemon {
         let mut ours = None;
         let spawned = self.child(&spec, &check.exec, None).and_then(|mut setup| {
             // Without descriptors to spare it is not heard, which is not its fault.
-            if let Some((read, write)) = pipe().ok().filter(|(read, _)| set_nonblocking(read.as_fd()).is_ok()) {
+            let spare = self.shortage().is_none().then(pipe).and_then(Result::ok);
+            if let Some((read, write)) = spare.filter(|(read, _)| set_nonblocking(read.as_fd()).is_ok()) {
                 setup.stderr = write.try_clone().ok();
                 setup.stdout = Some(write);
                 ours = Some(File::from(read));

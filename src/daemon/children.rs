@@ -52,7 +52,7 @@ impl Daemon {
     }
 
     /// Whether we lack the descriptors that a start takes, and what the kernel says about that.
-    fn shortage(&self) -> Option<String> {
+    pub(super) fn shortage(&self) -> Option<String> {
         // From Linux 6.2 on its size is how many we have open.
         let open = fs::metadata("/proc/self/fd").map_or(0, |found| found.len());
         let limit = process::limit(Resource::Nofile).map_or(0, |(soft, _)| soft);

@@ -93,6 +93,9 @@ impl Snapshot {
             };
             let name = entry.file_name();
             let Some(pid) = name.to_str().and_then(parse_pid).filter(|pid| !threads.contains(pid)) else { continue };
+            if snapshot.stats.try_reserve(1).is_err() {
+                return Snapshot::failed(&io::Error::from_raw_os_error(libc::ENOMEM));
+            }
             if let Some(&ticks) = children.get(&pid) {
                 snapshot.stats.push(Stat::unread(Process { pid, ticks }, own_id(), pid.raw()));
                 continue;
@@ -103,8 +106,8 @@ impl Snapshot {
             }
         }
         // Without it, this is an empty directory, or the /proc of another pid namespace, whose numbers are no ids of ours.
-        match stat_of("self") {
-            Ok(Some(own)) if own.process.pid.raw() == own_id() => {}
+        match fs::read_link("/proc/self") {
+            Ok(own) if own.to_str().and_then(|own| own.parse().ok()) == Some(own_id()) => {}
             Ok(_) => return Snapshot::failed(&io::Error::from_raw_os_error(libc::ENOENT)),
             Err(cause) => return Snapshot::failed(&cause),
         }
@@ -192,14 +195,8 @@ pub fn stat(pid: Pid) -> Option<Stat> {
 
 /// The same, apart from what cannot be read although it may be there.
 fn read_stat(pid: Pid) -> io::Result<Option<Stat>> {
-    let mut name = Path::new();
-    let _ = write!(name, "{pid}");
-    stat_of(name.as_str())
-}
-
-fn stat_of(name: &str) -> io::Result<Option<Stat>> {
     let mut path = Path::new();
-    let _ = write!(path, "/proc/{name}/stat");
+    let _ = write!(path, "/proc/{pid}/stat");
     let mut buffer = [0; 1024];
     match read_some(path.as_str(), &mut buffer) {
         Ok(length) => Ok(parse_stat(&buffer[..length])),

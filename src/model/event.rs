@@ -67,6 +67,8 @@ pub enum Fetched {
         digest: Digest,
         /// Some of them were there before this attempt, or nobody counted them: another attempt may bring others.
         doubtful: bool,
+        /// They may have been cut short, which another attempt can make good.
+        cut: bool,
     },
     /// It may work another time.
     Cut {

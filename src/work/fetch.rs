@@ -39,7 +39,7 @@ pub fn fetch(url: &str, max_bytes: u64, rate: Option<u64>, file: File) -> Result
     // A slow disk is not a stalled server.
     alarm::alarm(0);
     sink.file.sync_all().map_err(|error| Fault::storage("cannot write the package to disk", &error))?;
-    Ok(Outcome::Fetched { digest: sink.hash.finalize().into(), size: sink.size, counted })
+    Ok(Outcome::Fetched { digest: sink.hash.finalize().into(), size: sink.size, counted, cut: sink.cut })
 }
 
 /// The file being filled.
@@ -51,6 +51,8 @@ pub struct Sink {
     max: u64,
     pace: Option<Pace>,
     buffer: Vec<u8>,
+    /// The connection ended where nobody had announced it, and nothing else says that these are all bytes.
+    cut: bool,
 }
 
 impl Sink {
@@ -77,7 +79,7 @@ impl Sink {
         if let Some(pace) = &pace {
             buffer.truncate(pace.chunk());
         }
-        let mut sink = Sink { file, hash, size, max, pace, buffer };
+        let mut sink = Sink { file, hash, size, max, pace, buffer, cut: false };
         if size > max {
             sink.restart()?;
         }
@@ -187,7 +189,7 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
                 }
                 // minreq would not stop there, had it seen an interim reply first.
                 sink.fill(&mut begin.chain(&mut reply).take(total.unwrap_or(u64::MAX)), total)?;
-                return Ok(whole(&reply) || total.is_some());
+                return Ok(whole(&reply, sink) || total.is_some());
             }
             206 if asked > 0 => match header(&reply, "content-range").and_then(content_range) {
                 Some((Some(start), total)) if start == asked => {
@@ -197,7 +199,7 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
                     }
                     let rest = total.map_or(u64::MAX, |total| total - asked);
                     sink.fill(&mut Read::by_ref(&mut reply).take(rest), total)?;
-                    return Ok(whole(&reply) || total.is_some());
+                    return Ok(whole(&reply, sink) || total.is_some());
                 }
                 // Not what was asked for: a request from the start has no range to get wrong.
                 _ => {
@@ -268,10 +270,12 @@ fn request(url: &Url, from: u64) -> Result<minreq::Request, Box<Fault>> {
 }
 
 /// Whether a chunked reply is known to be whole. minreq takes the end of the connection for the end of the chunks: as long as
-/// there has been none they have come to their own. Behind one they may have, as some servers close without announcing it,
-/// or not: the digest tells.
-fn whole(reply: &minreq::ResponseLazy) -> bool {
-    is_chunked(reply) && !alarm::is_closed()
+/// there has been none they have come to their own. Behind one that was not announced they may have, as some servers close so,
+/// or they were cut: the digest tells.
+fn whole(reply: &minreq::ResponseLazy, sink: &mut Sink) -> bool {
+    let closed = is_chunked(reply) && alarm::is_closed();
+    sink.cut = closed && !header(reply, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+    is_chunked(reply) && !closed
 }
 
 /// Start and total of a Content-Range (RFC 9110, 14.4): `bytes 5-9/10`, `bytes 5-9/*`, `bytes */10`.

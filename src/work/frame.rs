@@ -95,11 +95,12 @@ pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
             out.bytes(body);
             out.end()
         }
-        Outcome::Fetched { digest, size, counted } => {
+        Outcome::Fetched { digest, size, counted, cut } => {
             let mut out = Writer::new(1);
             out.bytes(digest);
             out.number(*size);
             out.number(u64::from(*counted));
+            out.number(u64::from(*cut));
             out.end()
         }
         Outcome::Verified { digest } => {
@@ -141,6 +142,7 @@ pub fn decode_outcome(bytes: &[u8]) -> Option<Outcome> {
             digest: frame.bytes()?.try_into().ok()?,
             size: frame.number()?,
             counted: frame.number()? == 1,
+            cut: frame.number()? == 1,
         },
         2 => Outcome::Unpacked { entries: frame.number()?, bytes: frame.number()?, top: frame.text()? },
         4 => Outcome::Verified { digest: frame.bytes()?.try_into().ok()? },
@@ -281,7 +283,7 @@ mod tests {
         vec![
             Outcome::Exchanged { status: 429, retry_after: Some(7), signature: Some("ab".into()), body: vec![0, 255] },
             Outcome::Exchanged { status: 200, retry_after: None, signature: None, body: Vec::new() },
-            Outcome::Fetched { digest: [7; 32], size: 9, counted: true },
+            Outcome::Fetched { digest: [7; 32], size: 9, counted: true, cut: true },
             Outcome::Verified { digest: [8; 32] },
             Outcome::Unpacked { entries: 1, bytes: 2, top: "a-1".into() },
             Outcome::Failed { kind: Kind::Hostile, reason: "x".into(), progressed: 3, retry_after: Some(4) },

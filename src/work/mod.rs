@@ -110,6 +110,8 @@ pub enum Outcome {
         size: u64,
         /// The source said how many there are, and so many came; else it may have been cut short unnoticed.
         counted: bool,
+        /// The connection ended where nobody had announced it: if the digest does not fit, they were cut short.
+        cut: bool,
     },
     /// The signature, where there must be one, is good.
     Verified {

@@ -73,12 +73,17 @@ fn fetch(url: &str, file: &Path) -> Outcome {
 
 /// What fetching `bytes` comes to.
 fn fetched(bytes: &[u8]) -> Outcome {
-    Outcome::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: true }
+    Outcome::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: true, cut: false }
 }
 
 /// The same when nobody said how many there are.
 fn uncounted(bytes: &[u8]) -> Outcome {
-    Outcome::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: false }
+    Outcome::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: false, cut: false }
+}
+
+/// The same when the connection ended without a word.
+fn cut(bytes: &[u8]) -> Outcome {
+    Outcome::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: false, cut: true }
 }
 
 /// Checks that it failed so, and returns the reason.

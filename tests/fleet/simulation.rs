@@ -338,7 +338,7 @@ impl Fleet {
             }
             Action::Fetch(id) => {
                 self.downloads.count(self.time);
-                let fetched = Fetched::Whole { digest: Digest([7; 32]), doubtful: false };
+                let fetched = Fetched::Whole { digest: Digest([7; 32]), doubtful: false, cut: false };
                 self.at(self.time + DOWNLOAD, host, Due::Event(Box::new(Event::Fetched(id, fetched))));
                 Vec::new()
             }

@@ -258,7 +258,10 @@ impl Bench {
 
     /// A tar comes, is unpacked and takes its place, as far as the agent goes down for it.
     fn bring(&mut self, id: &str, number: u8) {
-        self.step(Event::Fetched(id.into(), Fetched::Whole { digest: Digest([number; 32]), doubtful: false }));
+        self.step(Event::Fetched(
+            id.into(),
+            Fetched::Whole { digest: Digest([number; 32]), doubtful: false, cut: false },
+        ));
         self.step(Event::Placed(id.into(), Ok(())));
         self.step(Event::Verified(id.into(), Verified::Sound(Digest([number; 32]))));
         self.step(Event::Unpacked(id.into(), Ok(())));

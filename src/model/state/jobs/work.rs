@@ -6,7 +6,7 @@ use super::task::{Doing, Purpose, Toolwork};
 use crate::kernel::{Decimal, Exit, Level};
 use crate::model::event::{log, Action, Fetched, Now};
 use crate::model::job::{joined, sanitize, Code, Order, MESSAGE_MAX};
-use crate::model::package::{is_locked, Tool, LOCK_WAIT};
+use crate::model::package::{is_locked, Digest, Tool, LOCK_WAIT};
 use crate::model::record::Phase;
 use crate::model::state::renewal::RENEWAL;
 use crate::model::state::State;
@@ -27,7 +27,7 @@ impl State {
         let Some(Order::Install(source) | Order::Upgrade(source)) = task.job.as_ref().map(|job| &job.order) else {
             return;
         };
-        match fetched {
+        match judged(fetched, source.digest) {
             Fetched::Whole { digest, .. } if digest == source.digest => self.go(index, Phase::Verified, out),
             Fetched::Whole { doubtful: true, .. } if !task.refetched => {
                 task.refetched = true;
@@ -130,5 +130,16 @@ impl State {
         let how = if late { "took too long and was killed".to_string() } else { exit.to_string() };
         let text = sanitize(&format!("{program}: {how}: {output}"), MESSAGE_MAX);
         self.tools_done(index, purpose, Err(text.into()), now, out);
+    }
+}
+
+/// What may have been cut short, and does not fit, was: the next attempt goes on behind it.
+fn judged(fetched: Fetched, want: Digest) -> Fetched {
+    match fetched {
+        Fetched::Whole { digest, cut: true, .. } if digest != want => {
+            let reason = "the connection ended, and what has come does not fit".into();
+            Fetched::Cut { reason, progress: false, retry_after: None }
+        }
+        other => other,
     }
 }

@@ -45,7 +45,7 @@ fn an_agent_that_does_not_stay_up_fails_its_job() {
 
 #[test]
 fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
-    let digest = |number| Fetched::Whole { digest: Digest([number; 32]), doubtful: false };
+    let digest = |number| Fetched::Whole { digest: Digest([number; 32]), doubtful: false, cut: false };
     let id = || JobId::from("one");
     let refused = Fetched::Refused { reason: "not there".into() };
     let unsigned = Event::Verified(id(), Verified::Hostile("not signed".into()));
@@ -180,13 +180,29 @@ fn slow_downloads_take_turns() {
 
 #[test]
 fn what_is_doubtful_is_fetched_once_more() {
-    let whole = |number, doubtful| Fetched::Whole { digest: Digest([number; 32]), doubtful };
+    let whole = |number, doubtful| Fetched::Whole { digest: Digest([number; 32]), doubtful, cut: false };
+    let cut = |number| Fetched::Whole { digest: Digest([number; 32]), doubtful: true, cut: true };
     for (fetches, want) in [
         (&[whole(2, false)][..], Some(Code::Checksum)),
         (&[whole(2, true)], None),
         (&[whole(2, true), whole(2, true)], Some(Code::Checksum)),
         (&[whole(2, true), whole(2, false)], Some(Code::Checksum)),
     ] {
+        // In between it may be cut short, and goes on behind that.
+        for cuts in [0, 1, 7] {
+            let mut bench = Bench::new(Vec::new());
+            bench.offer(vec![package("one", "web", 1, false)]);
+            for number in 0..cuts {
+                bench.step(Event::Fetched("one".into(), cut(2)));
+                let dropped = bench.take(|action| matches!(action, Action::DropDownload(_)).then_some(()));
+                assert!(dropped.is_empty() && bench.code("one").is_none(), "{number}");
+                bench.pass(secs(60));
+            }
+            for fetched in fetches {
+                bench.step(Event::Fetched("one".into(), fetched.clone()));
+            }
+            assert_eq!(bench.code("one"), want, "{fetches:?} after {cuts}");
+        }
         let mut bench = Bench::new(Vec::new());
         bench.offer(vec![package("one", "web", 1, false)]);
         for fetched in fetches {
@@ -247,7 +263,7 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
     let mut bench = Bench::new(vec![spec("web")]);
     let source = Source { url: "http://p/a.deb".into(), digest: Digest([1; 32]), format: Format::Deb };
     bench.offer(vec![job("deb", "web", Order::Install(source))]);
-    bench.step(Event::Fetched("deb".into(), Fetched::Whole { digest: Digest([1; 32]), doubtful: false }));
+    bench.step(Event::Fetched("deb".into(), Fetched::Whole { digest: Digest([1; 32]), doubtful: false, cut: false }));
     bench.step(Event::Placed("deb".into(), Ok(())));
     bench.step(Event::Verified("deb".into(), Verified::Sound(Digest([1; 32]))));
     let tool = |bench: &mut Bench, output: &str| {
@@ -306,7 +322,10 @@ fn an_interrupted_job_ends_as_it_would_have() {
             for step in 0..count {
                 match bench.state.phase_of("next") {
                     Some(Phase::Downloading) => {
-                        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest, doubtful: false }));
+                        bench.step(Event::Fetched(
+                            "next".into(),
+                            Fetched::Whole { digest, doubtful: false, cut: false },
+                        ));
                     }
                     Some(Phase::Verified) => {
                         bench.step(Event::Placed("next".into(), Ok(())));
@@ -339,7 +358,10 @@ fn an_upgrade_that_fails_only_when_it_is_resumed_is_undone() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 2, true)]);
     let installing = |bench: &mut Bench| {
-        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest: Digest([2; 32]), doubtful: false }));
+        bench.step(Event::Fetched(
+            "next".into(),
+            Fetched::Whole { digest: Digest([2; 32]), doubtful: false, cut: false },
+        ));
         bench.step(Event::Placed("next".into(), Ok(())));
         bench.step(Event::Verified("next".into(), Verified::Sound(Digest([2; 32]))));
         bench.jobs["next"].clone()
