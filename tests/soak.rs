@@ -142,7 +142,8 @@ impl Soak {
     /// What is measured, and what must be so at any moment.
     fn look(&mut self, since: Instant) {
         let alive = self.crowd.alive(&self.host);
-        self.record.look(&self.host, since.elapsed(), alive.values().sum());
+        let jobs = self.done.get("jobs").copied().unwrap_or(0);
+        self.record.look(&self.host, since.elapsed(), alive.values().sum(), jobs);
         let twice: Vec<_> = alive.into_iter().filter(|(_, mains)| *mains > 1).collect();
         assert!(twice.is_empty(), "agents that run twice: {twice:?}\n{}", self.host.logs());
         // Bodies of hours are not kept.

@@ -18,7 +18,12 @@ struct Look {
     descriptors: f64,
     /// Agents that run.
     agents: f64,
+    /// Jobs that were given.
+    jobs: f64,
 }
+
+/// What the daemon keeps of a job that has ended and been answered, its id above all, KiB; it does so of 4096 of them.
+const ENDED_JOB: f64 = 0.125;
 
 pub struct Record(Vec<Look>);
 
@@ -33,14 +38,20 @@ impl Record {
         Record(Vec::new())
     }
 
-    pub fn look(&mut self, host: &Host, since: Duration, agents: usize) {
+    pub fn look(&mut self, host: &Host, since: Duration, agents: usize, jobs: u64) {
         let pid = host.pid();
         // Not what smaps says is private: a child that has not executed its program yet shares all of it.
         let memory: f64 = proc_status(pid, "RssAnon").trim_end_matches(" kB").parse().unwrap_or(0.0);
         let descriptors = entries(Path::new(&format!("/proc/{pid}/fd"))).len() as f64;
         // A daemon that is just being replaced has nothing yet.
         if memory > 0.0 && descriptors > 0.0 {
-            self.0.push(Look { at: since.as_secs_f64(), memory, descriptors, agents: agents as f64 });
+            self.0.push(Look {
+                at: since.as_secs_f64(),
+                memory,
+                descriptors,
+                agents: agents as f64,
+                jobs: jobs as f64,
+            });
         }
     }
 
@@ -52,17 +63,19 @@ impl Record {
 
     pub fn table(&self, done: &BTreeMap<&'static str, u64>, time: Duration) -> String {
         let mut text =
-            "| time | anonymous memory, KiB | descriptors | agents running |\n|---|---|---|---|\n".to_string();
+            "| time | anonymous memory, KiB | descriptors | agents running | jobs so far |\n|---|---|---|---|---|\n"
+                .to_string();
         for tenth in 0..10 {
             let part = (f64::from(tenth) / 10.0, f64::from(tenth + 1) / 10.0);
             let _ = writeln!(
                 text,
-                "| {}-{} % | {} | {} | {} |",
+                "| {}-{} % | {} | {} | {} | {} |",
                 tenth * 10,
                 (tenth + 1) * 10,
                 self.middle(time, part, |look| look.memory),
                 self.middle(time, part, |look| look.descriptors),
                 self.middle(time, part, |look| look.agents),
+                self.middle(time, part, |look| look.jobs),
             );
         }
         let list: Vec<String> = done.iter().map(|(what, count)| format!("{count} {what}")).collect();
@@ -89,11 +102,14 @@ impl Record {
         renew(page, "soak", table);
     }
 
-    /// What one image uses in the last part of its time is what it used in the first. In a short run it is still growing to
+    /// What one image uses in the last part of its time is what it used in the first, the jobs that it remembers apart. In a
+    /// short run it is still growing to
     /// its size, so that only a loss with every event is seen.
     pub fn judge(&self, time: Duration) {
         let (more, few) = if time < Duration::from_secs(300) { (256.0, 16.0) } else { (32.0, 4.0) };
         let compare = |what: fn(&Look) -> f64| [(0.3, 0.45), (0.85, 1.0)].map(|part| self.middle(time, part, what));
+        let [before, after] = compare(|look| look.jobs.min(4096.0));
+        let more = more + ENDED_JOB * (after - before);
         let [early, late] = compare(|look| look.memory);
         assert!(early > 0.0 && late <= early * 1.1 + more, "memory grew from {early} to {late} KiB");
         let [early, late] = compare(|look| look.descriptors);
