@@ -201,10 +201,12 @@ impl Trees {
         // While none was taken over, all of them descend from us. What is missed is still there when SIGKILL comes.
         let all_ours = !self.trees.values().any(|tree| tree.adopted);
         let depth = if sig != Sig::KILL && all_ours { Depth::Present } else { Depth::Whole };
+        let leader = self.leader(name);
         for (stat, _) in self.collect(name, limits, depth) {
             if stat.alive() && self.send(name, stat.process, sig, limits) {
                 sent += 1;
-                if stat.stopped() && sig != Sig::STOP {
+                // It may have been stopped since that was read.
+                if sig != Sig::STOP && (stat.stopped() || leader == Some(stat.process)) {
                     self.send(name, stat.process, Sig::CONT, limits);
                 }
             }

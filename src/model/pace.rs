@@ -59,6 +59,9 @@ fn parse_server(entry: &str) -> Result<Server, Reason> {
     if authority.contains('@') {
         return Err("server: a user in the URL cannot be used, want host:port".into());
     }
+    if authority.contains([';', ' ']) {
+        return Err(reason!("server \"{entry}\": servers are separated by commas"));
+    }
     if authority.contains(['[', ']']) || authority.matches(':').count() > 1 {
         return Err(reason!("server \"{entry}\": literal IPv6 addresses cannot be used, want a host name"));
     }

@@ -12,6 +12,8 @@ fn server_lists() {
         ("a:+80", Err("port")),
         ("a", Err("host:port")),
         (":80", Err("host name")),
+        ("a:1;b:2", Err("commas")),
+        ("a:1 b:2", Err("commas")),
         ("[::1]:80", Err("IPv6")),
         ("::1:80", Err("IPv6")),
         ("ftp://a:1", Err("http://")),
