@@ -23,7 +23,7 @@ struct Look {
 }
 
 /// What the daemon keeps of a job that has ended and been answered, its id above all, KiB; it does so of 4096 of them.
-const ENDED_JOB: f64 = 0.125;
+const ENDED_JOB: f64 = 0.0625;
 
 pub struct Record(Vec<Look>);
 
