@@ -78,10 +78,11 @@ impl Daemon {
 
     /// The last lines of what a check that has ended said, without the values of its environment.
     pub(super) fn heard(&mut self, name: &str) -> String {
-        let ended = self.checks.iter().position(|check| *check.name == *name);
-        let (Some(index), Some(spec)) = (ended, self.state.spec(name)) else { return String::new() };
+        let Some(index) = self.checks.iter().position(|check| *check.name == *name) else { return String::new() };
         let mut check = self.checks.remove(index);
         check.read();
+        // An agent that has gone meanwhile has nothing to say any more.
+        let Some(spec) = self.state.spec(name) else { return String::new() };
         sanitize(&without_values(&String::from_utf8_lossy(&check.said), &spec.envs), TAIL as usize)
     }
 }
