@@ -48,7 +48,8 @@ const JOBS: [Column; 6] = [
     text_column("MESSAGE", "message"),
 ];
 
-/// The status report: a line about the daemon, one for each trouble of the host's and one where no server hears of it, then one per agent.
+/// The status report: a line about the daemon, one for each trouble of the host's and one where no server hears of it, then
+/// one per agent.
 pub fn status(body: &Value, agents_dir: &Path) -> String {
     let mut text = format!(
         "{}  {}  up {}  reports every {}\n\n",

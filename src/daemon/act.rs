@@ -9,7 +9,7 @@ use crate::model::job::{JobId, Order as JobOrder};
 use crate::model::pace::Server;
 use crate::model::package::Digest;
 use crate::model::record::{JobRecord, Phase};
-use crate::model::report::Entry;
+use crate::model::report::{Entry, Report};
 use crate::reason::Reason;
 use crate::sys::monotonic;
 use crate::wire::{control, proto};
@@ -30,9 +30,8 @@ impl Daemon {
                 }
                 self.act(Action::Answer(client, answer));
             }
-            Action::AnswerReport(client, mut report) => {
-                report.troubles.extend(self.troubles.values().cloned());
-                let body = proto::status_body(&report).into();
+            Action::AnswerReport(client, report) => {
+                let body = self.status_body(*report).into();
                 let answer = Answer { code: 0, message: "".into(), body };
                 self.control.answer(client, &control::write_answer(&answer), monotonic());
             }
@@ -169,14 +168,17 @@ impl Daemon {
         }
     }
 
+    /// A report with what does not work here.
+    fn status_body(&self, mut report: Report) -> String {
+        report.troubles.extend(self.troubles.values().cloned());
+        proto::status_body(&report)
+    }
+
     /// Starts an exchange; one that cannot be started is a server that does not answer.
     fn exchange(&mut self, server: &Server, message: Message) {
         let results = matches!(message, Message::Results(_));
         let (path, body) = match message {
-            Message::Status(mut report) => {
-                report.troubles.extend(self.troubles.values().cloned());
-                ("/agent/status", proto::status_body(&report))
-            }
+            Message::Status(report) => ("/agent/status", self.status_body(*report)),
             Message::Results(results) => ("/agent/job/result", proto::results_body(&results)),
         };
         let (url, body) = (format!("{}{path}", server.base), body.into_bytes());

@@ -1,8 +1,8 @@
 //! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to do.
 //!
-//! `given.rs` beside this file has what it begins with and `begin.rs` how, `agents.rs` applies events to agents and answers people, `jobs.rs`
-//! moves jobs from phase to phase, `talk.rs` speaks with the servers, `renewal.rs` puts another image in the daemon's
-//! place. No clock, file, socket or log: the same events give the same actions, always.
+//! `given.rs` beside this file has what it begins with and `begin.rs` how, `agents.rs` applies events to agents and answers
+//! people, `jobs.rs` moves jobs from phase to phase, `talk.rs` speaks with the servers, `renewal.rs` puts another image in
+//! the daemon's place. No clock, file, socket or log: the same events give the same actions, always.
 
 mod agents;
 mod begin;
