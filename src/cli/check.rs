@@ -36,6 +36,9 @@ pub fn check(path: &Path) -> u8 {
     if let Some(text) = files::root_helper(config.helper_user.as_deref()) {
         complain(&format_args!("warning: {text}"));
     }
+    for text in files::shared_directories(&config) {
+        complain(&format_args!("warning: {text}"));
+    }
     if !Path::new(&*config.agents_dir).exists() {
         complain(&format_args!("warning: agents_dir: there is no directory \"{}\"", config.agents_dir));
     }

@@ -102,6 +102,7 @@ impl Daemon {
             notes.push((Level::Error, format!("{why}: there will be no exchanges with servers")));
         }
         notes.extend(files::root_helper(config.helper_user.as_deref()).map(|text| (Level::Warn, text)));
+        notes.extend(files::shared_directories(&config).into_iter().map(|text| (Level::Warn, text)));
         if let Some(problem) = files::closed_program(config.helper_user.as_deref()) {
             notes.push((Level::Warn, problem.to_string()));
         }

@@ -4,16 +4,18 @@
 //! root, a file that somebody else could have written is not read: whoever writes an agent's definition is root. What
 //! was last good of a definition is for the caller to know, who fills in `Source::good` before it has the sources read.
 
+use std::ffi::{CStr, OsString};
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use crate::host::disk::reason;
 use crate::host::store::Store;
+use crate::model::access::{self, Access, Place, Writer};
 use crate::reason::Reason;
 use crate::sys::account;
-use crate::sys::file::read_up_to;
+use crate::sys::file::{attribute, attribute_of, read_text, read_up_to};
 use crate::wire::config::{self, Agents, Config, Problem, Source};
 use crate::wire::control::SOCKET;
 
@@ -22,6 +24,15 @@ pub const CONFIG: &str = "/etc/bootagent/bootagent.json";
 
 /// The largest file that is taken for meant, bytes.
 const MAX_FILE: u64 = 1 << 20;
+
+/// As many links as the kernel follows.
+const LINKS_MAX: usize = 40;
+
+/// The access control list of a file or directory, acl(5).
+const ACL: &CStr = c"system.posix_acl_access";
+
+/// The one that what is made in a directory begins with.
+const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 const MISSING: &str = "there is no such file";
 
@@ -137,12 +148,13 @@ pub fn is_as_read(config: &Config) -> bool {
 /// # Errors
 /// Why the directory cannot be used at all.
 pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Reason> {
-    let entries = match fs::read_dir(directory) {
+    let Some(directory) = way(directory)? else { return Ok(None) };
+    let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unread_directory(error)),
     };
-    check_above(directory)?;
+    check_directory(&directory, Place::Listed)?;
     let mut sources = Vec::new();
     for entry in entries {
         let entry = entry.map_err(unread_directory)?;
@@ -151,8 +163,11 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Reason> {
         if !file.ends_with(".json") || file.starts_with('.') {
             continue;
         }
-        // The directory has been judged, so only the file is; one that vanished since was never there.
-        if let Some(text) = read_alone(&entry.path(), false).transpose() {
+        // The directory has been judged, so only the file is, and where it is a link to; one that vanished since was never
+        // there.
+        let is_link = entry.file_type().map_err(unread_directory)?.is_symlink();
+        let text = if is_link { read_file(&entry.path()) } else { read_alone(&entry.path(), false) };
+        if let Some(text) = text.transpose() {
             sources.push(Source { file: file.into(), text, good: None });
         }
     }
@@ -164,32 +179,55 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Reason> {
 /// # Errors
 /// Why it cannot be read, or must not be.
 pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Reason> {
-    let text = read_alone(path, false)?;
-    if text.is_some() {
-        check_above(path.parent().unwrap_or(Path::new("/")))?;
+    read(path, false)
+}
+
+/// The content of a file with a secret: ours or root's, and closed to everybody else.
+///
+/// # Errors
+/// Why it cannot be read, or must not be believed.
+pub fn read_key(path: &Path) -> Result<Vec<u8>, Reason> {
+    Ok(read(path, true)?.ok_or(MISSING)?)
+}
+
+/// Judges the way to a file, and then the file: top down, so that nobody can change what has been judged.
+fn read(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Reason> {
+    let text = match way(path)? {
+        Some(real) => {
+            check_directory(real.parent().unwrap_or(Path::new("/")), Place::Near)?;
+            read_alone(&real, secret)?
+        }
+        None => None,
+    };
+    // A link whose target is gone, perhaps with a file system that is not mounted just now, is not nothing.
+    if text.is_none() && path.is_symlink() {
+        return Err(unread(io::Error::from_raw_os_error(libc::ENOENT)));
     }
     Ok(text)
 }
 
-/// `secret`: only where nobody else can read it.
+/// Reads a file the way to which has been judged. `secret`: only where nobody else can read it.
 fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Reason> {
-    // Without O_NONBLOCK a fifo put in place of the file would hold the daemon up.
-    let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+    // No link is left on a way that was judged. Without O_NONBLOCK a fifo put in place of the file would hold the daemon up.
+    let follow = if as_root() { libc::O_NOFOLLOW } else { 0 };
+    let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | follow).open(path) {
         Ok(file) => file,
-        // A link whose target is gone, perhaps with a file system that is not mounted just now, is not nothing.
-        Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unread(error)),
     };
     let metadata = file.metadata().map_err(unread)?;
     if !metadata.is_file() {
         return Err("not a regular file".into());
     }
-    if let Some(writer) = as_root().then(|| writer(&metadata, true)).flatten() {
-        return Err(reason!("refused: {writer}; want it owned by root, mode 0644 or stricter"));
+    if as_root() {
+        let acl = attribute_of(&file, ACL).map_err(unread_list)?;
+        if let Some(writer) = access::writer(&access(&metadata, acl.as_deref(), None), Place::File) {
+            return Err(reason!("refused: {}; type {} \"{}\"", writer.why, writer.cure, path.display()));
+        }
     }
     let bits = metadata.mode() & 0o7777;
     if secret && bits & 0o077 != 0 {
-        return Err(reason!("refused: others may use it (mode {bits:04o}); want mode 0600"));
+        return Err(reason!("refused: others may use it (mode {bits:04o}); type chmod 600 \"{}\"", path.display()));
     }
     let mut text = Vec::new();
     read_up_to(MAX_FILE + 1, &mut text, &mut |to| file.read(to)).map_err(unread)?;
@@ -199,33 +237,168 @@ fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Reason> {
     Ok(Some(text))
 }
 
-/// The content of a file with a secret: ours or root's, and closed to everybody else.
-///
-/// # Errors
-/// Why it cannot be read, or must not be believed.
-pub fn read_key(path: &Path) -> Result<Vec<u8>, Reason> {
-    let text = read_alone(path, true)?.ok_or(MISSING)?;
-    check_above(path.parent().unwrap_or(Path::new("/")))?;
-    Ok(text)
+/// Why a way is not to be gone.
+struct Blocked {
+    why: Reason,
+    /// Whether somebody else can write on it, and then whether that is by a directory's group alone.
+    writer: Option<bool>,
 }
 
-/// Judges a directory with configuration in it, and all above it: who can rename there can put files in place.
-fn check_above(directory: &Path) -> Result<(), Reason> {
+impl From<Blocked> for Reason {
+    fn from(blocked: Blocked) -> Reason {
+        match blocked.writer {
+            Some(_) => reason!("refused: {}", blocked.why),
+            None => blocked.why,
+        }
+    }
+}
+
+impl Blocked {
+    #[inline(never)]
+    fn unread(error: io::Error) -> Blocked {
+        Blocked { why: unread(error), writer: None }
+    }
+}
+
+/// Where a path leads, without a symbolic link in it; `None` where there is nothing. Run by root, every directory on the way is
+/// judged before anything in it is looked at, those that links lead through too: who can write in one of them can put
+/// something else in the place of the rest, unless root alone can from there on.
+fn way(path: &Path) -> Result<Option<PathBuf>, Blocked> {
+    if !as_root() {
+        return Ok(Some(path.into()));
+    }
+    let mut ahead = Vec::new();
+    lead(&mut ahead, path);
+    if path.is_relative() {
+        lead(&mut ahead, &std::env::current_dir().map_err(Blocked::unread)?);
+    }
+    let mut done = PathBuf::from("/");
+    check_directory(&done, Place::Above)?;
+    let mut links = 0;
+    while let Some(name) = ahead.pop() {
+        if name == ".." {
+            done.pop();
+            continue;
+        }
+        let next = done.join(&name);
+        let metadata = match fs::symlink_metadata(&next) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Blocked::unread(error)),
+        };
+        if metadata.is_symlink() {
+            check_link(&done, &next, metadata.uid())?;
+            links += 1;
+            let target = match fs::read_link(&next) {
+                Ok(target) if links <= LINKS_MAX => target,
+                Ok(_) => return Err(Blocked::unread(io::Error::from_raw_os_error(libc::ELOOP))),
+                Err(error) => return Err(Blocked::unread(error)),
+            };
+            if target.is_absolute() {
+                done = PathBuf::from("/");
+            }
+            lead(&mut ahead, &target);
+        } else if metadata.is_dir() {
+            check_directory(&next, Place::Above)?;
+            done = next;
+        } else if ahead.is_empty() {
+            return Ok(Some(next));
+        } else {
+            return Err(Blocked::unread(io::Error::from_raw_os_error(libc::ENOTDIR)));
+        }
+    }
+    Ok(Some(done))
+}
+
+/// Puts the names of a path before those that are still to come, the next one last.
+fn lead(ahead: &mut Vec<OsString>, path: &Path) {
+    for part in path.components().rev() {
+        match part {
+            Component::Normal(name) => ahead.push(name.into()),
+            Component::ParentDir => ahead.push("..".into()),
+            _ => {}
+        }
+    }
+}
+
+/// Judges a link: who may make files in the directory, as everybody may in /tmp, can put one there.
+fn check_link(directory: &Path, link: &Path, uid: u32) -> Result<(), Blocked> {
+    let shared = fs::symlink_metadata(directory).map_err(Blocked::unread)?.mode() & 0o1000 != 0;
+    if uid == 0 || !shared {
+        return Ok(());
+    }
+    let link = link.display();
+    let why = reason!("the link \"{link}\" belongs to user {uid}; type chown -h root \"{link}\"");
+    Err(Blocked { why, writer: Some(false) })
+}
+
+/// Judges a directory, run by root.
+fn check_directory(directory: &Path, place: Place) -> Result<(), Blocked> {
+    let blocked = |why, writer| Err(Blocked { why, writer });
+    let shown = directory.display();
     if !as_root() {
         return Ok(());
     }
-    let real = fs::canonicalize(directory).map_err(unread_directory)?;
-    for (depth, above) in real.ancestors().enumerate() {
-        let metadata = fs::metadata(above)
-            .map_err(|error| reason!("cannot look at the directory \"{}\": {}", above.display(), reason(&error)))?;
-        if let Some(writer) = writer(&metadata, depth == 0) {
-            return Err(reason!(
-                "refused: the directory \"{}\": {writer}; want it owned by root, mode 0755 or stricter",
-                above.display()
-            ));
+    let look = || -> io::Result<_> {
+        let metadata = fs::symlink_metadata(directory)?;
+        let default_acl = if place == Place::Above { None } else { attribute(directory, DEFAULT_ACL)? };
+        Ok((metadata, attribute(directory, ACL)?, default_acl))
+    };
+    let (metadata, acl, default_acl) = match look() {
+        Ok(found) => found,
+        Err(error) => return blocked(reason!("cannot look at the directory \"{shown}\": {}", reason(&error)), None),
+    };
+    let mut access = access(&metadata, acl.as_deref(), default_acl.as_deref());
+    if place == Place::Above && is_from_outside(access.uid) {
+        access.uid = 0;
+    }
+    match access::writer(&access, place) {
+        Some(Writer { why, cure, by_group }) => {
+            blocked(reason!("the directory \"{shown}\": {why}; type {cure} \"{shown}\""), Some(by_group))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether a user is none of this user namespace: in a container that root does not run, the directories above may be those
+/// of the host, and their true owner is not told.
+fn is_from_outside(uid: u32) -> bool {
+    let text = |path: &str| read_text(Path::new(path)).unwrap_or_default();
+    uid != 0
+        && text("/proc/sys/kernel/overflowuid").trim().parse() == Ok(uid)
+        && !access::is_mapped(&text("/proc/self/uid_map"), uid)
+}
+
+fn access<'a>(metadata: &Metadata, acl: Option<&'a [u8]>, default_acl: Option<&'a [u8]>) -> Access<'a> {
+    Access { mode: metadata.mode(), uid: metadata.uid(), gid: metadata.gid(), acl, default_acl }
+}
+
+/// What is to be said of the directories that the daemon keeps for itself, where others could write in them. Nothing is
+/// refused for that, as the agents are to run whatever comes.
+pub fn shared_directories(config: &Config) -> Vec<String> {
+    let mut messages = Vec::new();
+    let dirs = [("state_dir", &config.state_dir), ("run_dir", &config.run_dir), ("log_dir", &config.log_dir)];
+    for (key, dir) in dirs {
+        let path = Path::new(&**dir);
+        let inside: &[&str] = match key {
+            "state_dir" => &["", "agents", "jobs", "good", "good/agents.d", "packages"],
+            "run_dir" => &["", "agents"],
+            _ => &[""],
+        };
+        let found = match way(path) {
+            // Some distributions let the group of their log daemon write in /var/log.
+            Err(Blocked { writer: Some(true), .. }) if key == "log_dir" => Ok(Some(path.into())),
+            other => other,
+        };
+        let judged = found.and_then(|real| {
+            let mut dirs = inside.iter().filter_map(|name| Some(real.as_ref()?.join(name))).filter(|dir| dir.is_dir());
+            dirs.try_for_each(|dir| check_directory(&dir, Place::Listed))
+        });
+        if let Err(Blocked { why, writer: Some(_) }) = judged {
+            messages.push(format!("{key}: {why}; until then others can change what the daemon keeps there"));
         }
     }
-    Ok(())
+    messages
 }
 
 /// What is wrong with this binary's own mode: run by root, it executes itself as the `helper` user, which needs the file, not
@@ -249,27 +422,6 @@ pub fn root_helper(helper: Option<&str>) -> Option<String> {
     })
 }
 
-/// Who besides root can write here, if anybody. `near` is a file that is read or its directory; further above only what
-/// is open to everyone counts, and not where the sticky bit keeps them from each other's files.
-fn writer(metadata: &Metadata, near: bool) -> Option<String> {
-    judge(metadata.mode(), metadata.uid(), metadata.gid(), metadata.is_dir(), near)
-}
-
-fn judge(mode: u32, uid: u32, gid: u32, directory: bool, near: bool) -> Option<String> {
-    let sticky = directory && mode & 0o1000 != 0;
-    let bits = mode & 0o7777;
-    if mode & 0o002 != 0 && !sticky {
-        return Some(format!("others can write it (mode {bits:04o})"));
-    }
-    if near && uid != 0 {
-        return Some(format!("it belongs to user {uid}"));
-    }
-    if near && mode & 0o020 != 0 && gid != 0 && !sticky {
-        return Some(format!("group {gid} can write it (mode {bits:04o})"));
-    }
-    None
-}
-
 fn as_root() -> bool {
     account::own_uid().0 == 0
 }
@@ -280,14 +432,18 @@ fn unread(error: io::Error) -> Reason {
 }
 
 #[inline(never)]
+fn unread_list(error: io::Error) -> Reason {
+    reason!("cannot read its access control list: {}", reason(&error))
+}
+
+#[inline(never)]
 fn unread_directory(error: io::Error) -> Reason {
     reason!("cannot read the directory: {}", reason(&error))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
+    use std::os::unix::fs::{chown, lchown, symlink, PermissionsExt};
 
     use super::*;
 
@@ -315,34 +471,6 @@ mod tests {
     impl Drop for Scratch {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    #[test]
-    fn who_else_can_write() {
-        let (file, directory, far) = ((false, true), (true, true), (true, false));
-        for (mode, uid, gid, (is_directory, near), want) in [
-            (0o644, 0, 0, file, None),
-            (0o664, 0, 0, file, None),
-            (0o664, 0, 5, file, Some("group 5")),
-            (0o646, 0, 0, file, Some("others can write it (mode 0646)")),
-            (0o1646, 0, 0, file, Some("others")),
-            (0o644, 5, 0, file, Some("user 5")),
-            (0o755, 0, 0, directory, None),
-            (0o777, 0, 0, directory, Some("others")),
-            (0o1777, 0, 0, directory, None),
-            (0o775, 0, 5, directory, Some("group 5")),
-            (0o755, 5, 0, directory, Some("user 5")),
-            (0o777, 0, 0, far, Some("others")),
-            (0o1777, 0, 0, far, None),
-            (0o775, 5, 5, far, None),
-        ] {
-            let got = judge(mode, uid, gid, is_directory, near);
-            match (&got, want) {
-                (Some(got), Some(want)) if got.contains(want) => {}
-                (None, None) => {}
-                _ => panic!("{mode:o} {uid}:{gid}: got {got:?}, want {want:?}"),
-            }
         }
     }
 
@@ -414,7 +542,8 @@ mod tests {
         let scratch = Scratch::new("open");
         let file = scratch.write("x.json", "{}", 0o666);
         let message = read_file(&file).unwrap_err();
-        assert!(message.starts_with("refused: others can write it (mode 0666)"), "{message}");
+        let cure = format!("; type chmod o-w \"{}\"", file.display());
+        assert_eq!(&*message, format!("refused: others can write it (mode 0666){cure}"));
         let file = scratch.write("x.json", "{}", 0o644);
         fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o777)).unwrap();
         for message in [read_file(&file).unwrap_err(), read_directory(&scratch.0.join("agents.d")).unwrap_err()] {
@@ -422,5 +551,138 @@ mod tests {
         }
         fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o1777)).unwrap();
         assert!(read_file(&file).is_ok());
+    }
+
+    #[test]
+    fn whoever_can_write_on_the_way_is_found() {
+        if !as_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let scratch = Scratch::new("way");
+        let file = scratch.write("x.json", "{}", 0o644);
+        let [users, shared] = ["users", "shared"].map(|name| scratch.0.join(name));
+        for directory in [&users, &users.join("below"), &shared] {
+            fs::create_dir(directory).unwrap();
+        }
+        fs::write(users.join("below/y.json"), "{}").unwrap();
+        chown(&users, Some(1), None).unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+        let link = |name: &str, target: &Path, owner| {
+            let link = scratch.0.join(name);
+            symlink(target, &link).unwrap();
+            lchown(&link, Some(owner), None).unwrap();
+            link
+        };
+        let users_text = users.display().to_string();
+        let belongs =
+            format!("refused: the directory \"{users_text}\": it belongs to user 1; type chown root \"{users_text}\"");
+        let chain = link("2", &link("1", Path::new("users/below"), 0), 0);
+        for (path, want) in [
+            (users.join("below/y.json"), Some(&*belongs)),
+            (link("to-file.json", &users.join("below/y.json"), 0), Some(&*belongs)),
+            (link("to-directory", &users.join("below"), 0).join("y.json"), Some(&*belongs)),
+            (chain.join("y.json"), Some(&*belongs)),
+            (chain.join("../../x.json"), Some(&*belongs)),
+            (link("fine.json", &file, 0), None),
+            (link("fine-too.json", Path::new("./users/../x.json"), 0), Some(&*belongs)),
+            (link("theirs-in-ours.json", &file, 1), None),
+            (link("shared/planted.json", &file, 1), Some("planted.json\" belongs to user 1; type chown -h root")),
+            (link("shared/ours.json", &file, 0), None),
+            (
+                link("loop.json", &scratch.0.join("loop.json"), 0),
+                Some("cannot read: Too many levels of symbolic links"),
+            ),
+            (link("dangling.json", &scratch.0.join("none"), 0), Some("cannot read: No such file")),
+            (scratch.0.join("x.json/below"), Some("cannot read: Not a directory")),
+        ] {
+            let got = read_file(&path);
+            match (&got, want) {
+                (Ok(Some(_)), None) => {}
+                (Err(got), Some(want)) if got.contains(want) => {}
+                _ => panic!("{}: got {got:?}, want {want:?}", path.display()),
+            }
+        }
+        // In a directory of definitions whoever can make files chooses what runs.
+        assert!(read_directory(&shared).is_err_and(|message| message.contains("others can write it (mode 1777)")));
+        link("agents.d/a.json", &users.join("below/y.json"), 0);
+        link("agents.d/b.json", &file, 0);
+        let sources = read_directory(&scratch.0.join("agents.d")).unwrap().unwrap();
+        for source in sources {
+            assert_eq!(source.text.is_ok(), &*source.file == "b.json", "{source:?}");
+        }
+    }
+
+    #[test]
+    fn access_control_lists_count() {
+        if !as_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let scratch = Scratch::new("lists");
+        let file = scratch.write("x.json", "{}", 0o644);
+        let directory = scratch.0.join("agents.d");
+        // The owner, user 1, the group, the mask and the others.
+        let list = "0200000001000600ffffffff020006000100000004000400ffffffff10000600ffffffff20000400ffffffff";
+        let set = |name: &str, path: &Path| {
+            let script = "import os, sys; os.setxattr(sys.argv[1], sys.argv[2], bytes.fromhex(sys.argv[3]))";
+            let python =
+                std::process::Command::new("python3").args(["-c", script]).arg(path).args([name, list]).status();
+            python.is_ok_and(|status| status.success())
+        };
+        if !set("system.posix_acl_access", &file) {
+            println!("skipped: needs python3, and a file system with access control lists");
+            return;
+        }
+        let message = read_file(&file).unwrap_err();
+        let want = "refused: user 1 can write it, by its access control list; type setfacl -b \"";
+        assert!(message.starts_with(want), "{message}");
+        assert!(set("system.posix_acl_default", &directory));
+        let message = read_directory(&directory).unwrap_err();
+        assert!(
+            message.contains("user 1 could write what is made in it") && message.contains("setfacl -k"),
+            "{message}"
+        );
+        assert!(set("system.posix_acl_access", &scratch.0));
+        for message in
+            [read_file(&scratch.write("y.json", "{}", 0o644)).unwrap_err(), read_directory(&directory).unwrap_err()]
+        {
+            let want = format!("refused: the directory \"{}\": user 1 can write it", scratch.0.display());
+            assert!(message.starts_with(&want), "{message}");
+        }
+    }
+
+    #[test]
+    fn directories_of_the_daemon_that_others_can_write_are_said() {
+        if !as_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let scratch = Scratch::new("shared");
+        let [state, run, log] = ["state", "run", "log"].map(|name| scratch.0.join(name));
+        let config = Config {
+            state_dir: state.to_str().unwrap().into(),
+            run_dir: run.to_str().unwrap().into(),
+            log_dir: log.join("bootagent").to_str().unwrap().into(),
+            ..Config::default()
+        };
+        assert_eq!(shared_directories(&config), Vec::<String>::new(), "what is not there yet is made at the start");
+        for directory in [state.join("agents"), run.clone(), log.join("bootagent")] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        assert_eq!(shared_directories(&config), Vec::<String>::new());
+        chown(&log, None, Some(4)).unwrap();
+        fs::set_permissions(&log, fs::Permissions::from_mode(0o775)).unwrap();
+        assert_eq!(shared_directories(&config), Vec::<String>::new(), "as some distributions have /var/log");
+        chown(state.join("agents"), Some(1), None).unwrap();
+        fs::set_permissions(&run, fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::set_permissions(log.join("bootagent"), fs::Permissions::from_mode(0o757)).unwrap();
+        let said = shared_directories(&config);
+        let want = ["state_dir: the directory", "run_dir: the directory", "log_dir: the directory"];
+        assert_eq!(said.len(), 3, "{said:?}");
+        for (said, want) in said.iter().zip(want) {
+            assert!(said.starts_with(want), "{said}");
+        }
+        assert!(said[0].contains("state/agents\": it belongs to user 1; type chown root"), "{}", said[0]);
     }
 }

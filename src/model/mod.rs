@@ -1,6 +1,7 @@
 //! The pure core: values and decisions. No clock, file, socket or log; time comes in as `now`.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod spec;
 pub mod restart;
 pub mod package;

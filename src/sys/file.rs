@@ -1,6 +1,6 @@
 //! Files, locks and sockets, as far as the standard library does not reach.
 
-use std::ffi::{c_int, c_short, CString};
+use std::ffi::{c_int, c_short, c_void, CStr, CString};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -141,6 +141,48 @@ pub fn has_writer(file: &File) -> io::Result<bool> {
     }
 }
 
+/// An extended attribute of what is at `path`, not of where a link leads; `None` where it has none, and where its file system
+/// knows no such attributes.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn attribute(path: &Path, name: &CStr) -> io::Result<Option<Vec<u8>>> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: path and name end in a NUL, and the call writes at most `room` bytes to `to`, which has as many.
+    read_attribute(&|to, room| unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), to, room) })
+}
+
+/// The same of an open file.
+///
+/// # Errors
+/// As `attribute`.
+pub fn attribute_of(file: &File, name: &CStr) -> io::Result<Option<Vec<u8>>> {
+    // SAFETY: the name ends in a NUL, and the call writes at most `room` bytes to `to`, which has as many.
+    read_attribute(&|to, room| unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), to, room) })
+}
+
+/// Lets `get` say how long an attribute is, and then give it: it may have grown in between.
+fn read_attribute(get: &dyn Fn(*mut c_void, usize) -> isize) -> io::Result<Option<Vec<u8>>> {
+    loop {
+        let mut value = Vec::new();
+        let length = get(std::ptr::null_mut(), 0);
+        if length >= 0 {
+            value.resize(length as usize, 0);
+        }
+        let got = if length > 0 { get(value.as_mut_ptr().cast(), value.len()) } else { length };
+        if got >= 0 {
+            value.truncate(got as usize);
+            return Ok(Some(value));
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ERANGE) => {}
+            Some(libc::ENODATA | libc::ENOTSUP | libc::ENOSYS) => return Ok(None),
+            _ => return Err(error),
+        }
+    }
+}
+
 fn whole_file() -> libc::flock {
     // SAFETY: a flock is plain numbers, for which zeros are values: from the start, to the end, whatever that is.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
@@ -263,6 +305,29 @@ mod tests {
         drop(copy);
         let another = File::open(&path).unwrap();
         assert!(!has_writer(&reader).unwrap() && !has_writer(&another).unwrap(), "readers are none");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn attributes_are_there_or_not() {
+        let path = scratch("attribute");
+        std::fs::write(&path, "").unwrap();
+        let file = File::open(&path).unwrap();
+        assert_eq!(attribute(&path, c"user.bootagent-none").unwrap(), None);
+        assert_eq!(attribute_of(&file, c"user.bootagent-none").unwrap(), None);
+        assert!(attribute(&path.join("below"), c"user.bootagent-none").is_err());
+        let name = c"user.bootagent";
+        // SAFETY: path and name end in a NUL, and the value is three bytes.
+        let set = |value: &[u8; 3]| unsafe {
+            let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+            libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), 3, 0)
+        };
+        if set(b"abc") == 0 {
+            assert_eq!(attribute(&path, name).unwrap().as_deref(), Some(&b"abc"[..]));
+            assert_eq!(attribute_of(&file, name).unwrap().as_deref(), Some(&b"abc"[..]));
+        } else {
+            println!("skipped: the file system of {} has no attributes", path.display());
+        }
         std::fs::remove_file(path).unwrap();
     }
 
