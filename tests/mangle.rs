@@ -5,12 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bootagent::host::proc;
-use bootagent::model::job::{Rejected, MESSAGE_MAX};
-use bootagent::model::package;
-use bootagent::wire::sign::Keys;
-use bootagent::wire::{config, control, proto, record};
+use bootagent::wire::handover::{self, Handover};
 use bootagent::work;
+
+#[path = "../fuzz/properties.rs"]
+mod properties;
 
 /// How many changed copies are made of each fixture.
 const ROUNDS: usize = 3_000;
@@ -106,68 +105,43 @@ fn mangle_texts(texts: &[&str], parse: fn(&[u8])) {
     mangle(&fixtures, parse);
 }
 
-fn check_message(message: &str) {
-    assert!(!message.is_empty() && !message.contains(|c: char| c.is_control() && c != '\n'), "{message:?}");
-}
-
-fn check_rejected(rejected: &Rejected) {
-    assert!(!rejected.message.is_empty() && rejected.message.len() <= MESSAGE_MAX, "{rejected:?}");
-    for shown in [&*rejected.message, &*rejected.action, &*rejected.name] {
-        assert!(!shown.contains(char::is_control), "{rejected:?}");
-    }
+#[test]
+fn replies_and_jobs() {
+    mangle(&files("tests/proto"), properties::server);
+    mangle_texts(&["a key of sixteen\nanother, longer key\n", &"0123456789abcdef".repeat(4)], properties::server);
+    try_corpus("server", properties::server);
 }
 
 #[test]
-fn replies_and_jobs() {
-    let parse = |bytes: &[u8]| {
-        if let Err(message) = proto::result_reply(bytes) {
-            assert!(!message.contains(char::is_control), "{message:?}");
-        }
-        match proto::reply(bytes) {
-            Err(message) => assert!(!message.contains(char::is_control), "{message:?}"),
-            Ok(reply) => {
-                for job in reply.jobs {
-                    match job {
-                        Ok(job) => assert_eq!(proto::job(&job.text), Ok(job)),
-                        Err(rejected) => check_rejected(&rejected),
-                    }
-                }
-            }
-        }
-        if let Err(rejected) = proto::job(&String::from_utf8_lossy(bytes)) {
-            check_rejected(&rejected);
-        }
-    };
-    mangle(&files("tests/proto"), parse);
-    try_corpus("server", parse);
+fn what_a_helper_sends_back() {
+    let reply = br#"{"errcode":0,"jobs":[{"id":"1","action":"stop","name":"web"}],"retry_after":60}"#;
+    let signature = Some("ab".repeat(32));
+    let outcomes = [
+        work::Outcome::Exchanged { status: 200, retry_after: Some(1), signature, body: reply.to_vec() },
+        work::Outcome::Fetched { digest: [7; 32], size: 1 << 40, counted: true, cut: false },
+        work::Outcome::Verified { digest: [9; 32] },
+        work::Outcome::Unpacked { entries: 3, bytes: 4096, top: "web-1.0".into() },
+        work::Outcome::Failed { kind: work::Kind::Final, reason: "404".into(), progressed: 5, retry_after: None },
+    ];
+    let mut fixtures: Vec<Vec<u8>> = outcomes.iter().map(work::encode_outcome).collect();
+    let all = [work::encode_total(10), work::encode_total(u64::MAX), fixtures[1].clone()].concat();
+    fixtures.push(all);
+    mangle(&fixtures, properties::helpers);
+    try_corpus("helpers", properties::helpers);
 }
 
 #[test]
 fn records() {
-    let parse = |bytes: &[u8]| {
-        let text = String::from_utf8_lossy(bytes);
-        if let Ok(read) = record::read_agent(&text) {
-            assert_eq!(record::read_agent(&record::write_agent(&read)), Ok(read));
-        }
-        if let Ok(read) = record::read_job(&text) {
-            assert_eq!(record::read_job(&record::write_job(&read)), Ok(read));
-        }
-        if let Ok(read) = record::read_run(&text) {
-            assert_eq!(record::read_run(&record::write_run(&read)), Ok(read));
-        }
-        if let Ok(read) = record::read_identity(&text) {
-            assert_eq!(record::read_identity(&record::write_identity(&read)), Ok(read));
-        }
-        if let Ok(read) = record::read_settings(&text) {
-            // Steps are kept in milliseconds.
-            assert_eq!(
-                record::read_settings(&record::write_settings(&read)).map(|again| again.svrlist),
-                Ok(read.svrlist)
-            );
-        }
+    let handover = Handover {
+        pid: 4711,
+        program: "/usr/sbin/bootagent".into(),
+        listener: Some(5),
+        connections: vec![handover::Connection { line: b"{\"command\":".to_vec(), ..Default::default() }],
+        ..Handover::default()
     };
-    mangle(&files("tests/records"), parse);
-    try_corpus("files", parse);
+    mangle(&files("tests/records"), properties::records);
+    mangle_texts(&[&handover::write(&handover), r#"{"boot_id":"0b1d6e0c","at":123456789}"#], properties::records);
+    try_corpus("records", properties::records);
 }
 
 #[test]
@@ -175,18 +149,8 @@ fn configuration() {
     let fixtures = [files("examples"), files("examples/agents.d"), files("examples/sample")].concat();
     let json: Vec<Vec<u8>> = fixtures.into_iter().filter(|bytes| bytes.starts_with(b"{")).collect();
     assert!(json.len() >= 4);
-    let parse = |bytes: &[u8]| {
-        for problem in config::read_config("bootagent.json", bytes).1 {
-            check_message(&problem.to_string());
-        }
-        for in_tar in [false, true] {
-            for problem in config::read_definition("web.json", bytes, in_tar, true).err().into_iter().flatten() {
-                check_message(&problem.to_string());
-            }
-        }
-    };
-    mangle(&json, parse);
-    try_corpus("files", parse);
+    mangle(&json, properties::definitions);
+    try_corpus("definitions", properties::definitions);
 }
 
 #[test]
@@ -197,69 +161,29 @@ fn the_control_socket() {
         r#"{"code":1,"message":"no agent \u0022web\u0022","body":{"agents":[{"name":"web"}]}}"#,
         r#"{"code":0,"message":""}"#,
     ];
-    let parse = |bytes: &[u8]| {
-        if let Ok(command) = control::read_command(bytes) {
-            assert_eq!(control::read_command(control::write_command(&command).trim_end().as_bytes()), Ok(command));
-        }
-        let _ = control::read_answer(bytes);
-    };
-    mangle_texts(&lines, parse);
-    try_corpus("files", parse);
+    mangle_texts(&lines, properties::control);
+    try_corpus("control", properties::control);
 }
 
 #[test]
-fn what_the_kernel_says() {
+fn what_the_kernel_and_package_tools_say() {
     let texts = [
         "4711 (a) b (c)) S 1 4711 4711 0 -1 4194560 1 2 3 4 50 60 7 8 20 0 1 0 123456 4096 100 18446744073709551615 1 1\n",
         "HOME=/\0BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/state\0PATH=/bin\0",
         "00400000-7ffc000 ---p 00000000 00:00 0 [rollup]\nRss: 884 kB\nPss: 385 kB\nShared_Clean: 696 kB\nSwapPss: 1 kB\n",
         "Name:\tcat\nUid:\t0\t0\t0\t0\nVmRSS:\t  1084 kB\nRssAnon:\t 88 kB\nRssShmem:\t 0 kB\nVmSwap:\t 4 kB\n",
         "4711\n",
-    ];
-    let parse = |bytes: &[u8]| {
-        proc::parse_stat(bytes);
-        proc::parse_environ(bytes, "/state");
-        proc::parse_rollup(bytes);
-        proc::parse_status(bytes);
-        if let Some(pid) = proc::parse_pid(&String::from_utf8_lossy(bytes)) {
-            assert!(pid.raw() > 1);
-        }
-    };
-    mangle_texts(&texts, parse);
-    try_corpus("children", parse);
-}
-
-#[test]
-fn what_package_tools_print() {
-    let texts = [
+        "         0          0 4294967295\n",
         "Package: web\nVersion: 1:1.0-1\n",
         "pkgname = web\npkgver = 1.0-r0\n",
         "Package: -web\nVersion: 1.0\nDescription: Package: x\n",
     ];
-    let parse = |bytes: &[u8]| {
-        if let Ok((package, version)) = package::identity(&String::from_utf8_lossy(bytes)) {
-            // What becomes an argument of a tool that runs as root.
-            let safe = |b: u8| b.is_ascii_graphic() && b != b'/';
-            assert!(!package.starts_with('-') && package.bytes().all(safe), "{package}");
-            assert!(!version.is_empty());
-        }
-    };
-    mangle_texts(&texts, parse);
-    try_corpus("children", parse);
-}
-
-#[test]
-fn keys_and_signed_replies() {
-    mangle_texts(&["a key of sixteen\nanother, longer key\n", &"0123456789abcdef".repeat(4)], |bytes| {
-        match Keys::read(bytes) {
-            // Whatever a forger sends is not the one good signature.
-            Ok(keys) => {
-                let signature = String::from_utf8_lossy(bytes);
-                assert!(keys.verify(200, "0123456789abcdef0123456789abcdef", bytes, Some(&signature)).is_err());
-            }
-            Err(message) => check_message(&message),
-        }
-    });
+    mangle_texts(&texts, properties::children);
+    // An access control list.
+    mangle(
+        &[b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x06\0\x07\0\0\0\x10\0\x06\0\xff\xff\xff\xff".to_vec()],
+        properties::children,
+    );
 }
 
 /// FTP replies, tar headers, pax records, signatures, keys, URLs, and the frames of the working children.
@@ -282,13 +206,7 @@ fn what_comes_over_the_network_and_out_of_archives() {
         name: "web".into(),
         version: "1".into(),
     };
-    let outcome = work::Outcome::Exchanged {
-        status: 200,
-        retry_after: Some(1),
-        signature: Some("ab".into()),
-        body: b"{}".to_vec(),
-    };
-    let mut fixtures = vec![tar, work::encode_order(&order), work::encode_outcome(&outcome)];
+    let mut fixtures = vec![tar, work::encode_order(&order)];
     for text in [
         "220-Welcome\r\n220-to all\r\n220 ready\r\n",
         "229 Entering Extended Passive Mode (|||6446|)\r\n",
@@ -303,6 +221,6 @@ fn what_comes_over_the_network_and_out_of_archives() {
     ] {
         fixtures.push(text.as_bytes().to_vec());
     }
-    mangle(&fixtures, work::try_parsers);
-    try_corpus("children", work::try_parsers);
+    mangle(&fixtures, properties::children);
+    try_corpus("children", properties::children);
 }

@@ -1,16 +1,8 @@
-//! What the working children read (FTP replies, archives, signatures, URLs, frames), what package tools print, and what the
-//! kernel says of processes.
+//! What packages, archives, package tools and the kernel say.
 #![no_main]
+#![allow(dead_code)]
 
-use bootagent::{host::proc, model::package, work};
+#[path = "../properties.rs"]
+mod properties;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    work::try_parsers(bytes);
-    proc::parse_stat(bytes);
-    proc::parse_environ(bytes, "/state");
-    proc::parse_rollup(bytes);
-    proc::parse_status(bytes);
-    let text = String::from_utf8_lossy(bytes);
-    proc::parse_pid(&text);
-    let _ = package::identity(&text);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::children(bytes));

@@ -1,16 +1,8 @@
-//! What a server sends: replies, jobs, and signatures of replies.
+//! What a server sends.
 #![no_main]
+#![allow(dead_code)]
 
-use bootagent::wire::{proto, sign::Keys};
+#[path = "../properties.rs"]
+mod properties;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let _ = proto::result_reply(bytes);
-    for job in proto::reply(bytes).map(|reply| reply.jobs).unwrap_or_default().into_iter().flatten() {
-        assert_eq!(proto::job(&job.text), Ok(job));
-    }
-    let text = String::from_utf8_lossy(bytes);
-    let _ = proto::job(&text);
-    if let Ok(keys) = Keys::read(bytes) {
-        assert!(keys.verify(200, "0", bytes, Some(&text)).is_err());
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::server(bytes));

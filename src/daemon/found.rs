@@ -50,11 +50,10 @@ pub(super) fn find(
     let mut gone = true;
     let sources = match files::read_directory(Path::new(&**dir)) {
         Ok(Some(sources)) => sources,
-        Ok(None) | Err(_) if !store.good_definitions().is_empty() => {
+        unread @ (Ok(None) | Err(_)) if !store.good_definitions().is_empty() => {
             let why = "cannot read its directory";
-            problems.push(
-                format!("{dir}: the directory is missing or cannot be read: the last good definitions are used").into(),
-            );
+            let cause = unread.err().map_or_else(|| "there is no such directory".into(), |cause| cause.to_string());
+            problems.push(format!("{dir}: {cause}; the last good definitions are used").into());
             let good = store.good_definitions();
             let lost = |file: String| Source {
                 file: file.strip_prefix("agents.d/").unwrap_or(&file).into(),
@@ -92,6 +91,8 @@ pub(super) fn find(
     let stop = stored.stop.filter(|stop| stop.boot_id == boot && !boot.is_empty());
     // Without a boot id only the image before this one is sure to have lived in this boot.
     for mut run in stored.runs.into_iter().filter(|run| run.boot_id == boot && (renewed || !boot.is_empty())) {
+        // Whatever a record says, we are no agent.
+        run.process = run.process.filter(|process| process.pid.raw() != process::own_id());
         let alive = run.process.is_some_and(|process| proc::alive(process) || is_unreaped(process));
         if let Some(stop) = &stop {
             run.end_with(stop.at);

@@ -187,6 +187,11 @@ pub fn is_job_id(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
+/// Whether `text` names something in a directory, and nothing outside of it.
+pub fn is_file_name(text: &str) -> bool {
+    !matches!(text, "" | "." | "..") && !text.contains(['/', '\0'])
+}
+
 /// Whether `text` can be a version: 1..=100 of `[A-Za-z0-9._+~:-]`, not beginning with a dot, so that it is safe as a
 /// directory name.
 pub fn is_version(text: &str) -> bool {

@@ -10,7 +10,7 @@ use crate::model::package::{Digest, Format};
 use crate::model::record::{
     AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, StopRecord, Wanted,
 };
-use crate::model::spec::{is_job_id, is_name, Envs, Limits, Name};
+use crate::model::spec::{is_file_name, is_job_id, is_name, Envs, Limits, Name};
 use crate::reason::Reason;
 use crate::wire::emit::Writer;
 use crate::wire::json::{self, Fields, Value};
@@ -61,6 +61,9 @@ pub fn read_settings(text: &str) -> Result<Settings, Reason> {
         Some(Settings { svrlist, step, package: string(&mut fields, "package") })
     })
 }
+
+/// The largest number that jobs are counted up to: more than will ever come, and room to count on from.
+const SEQ_MAX: u64 = 1 << 62;
 
 /// An agent's record as text.
 pub fn write_agent(agent: &AgentRecord) -> String {
@@ -250,11 +253,16 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
     if outcome.is_none() && matches!(phase, Some(Phase::Done | Phase::Taken)) {
         fields.fault("outcome", "missing in a job that is done");
     }
+    // Directories are named after it; a job that was refused may have had any.
+    let name: Name = string(&mut fields, "name").into();
+    if !name.is_empty() && !is_name(&name) && !matches!(phase, Some(Phase::Done | Phase::Taken)) {
+        fields.fault("name", "not an agent's name");
+    }
     Some(JobRecord {
         id,
-        seq: count(&mut fields, "seq").unwrap_or(0),
+        seq: fields.integer("seq", 0, SEQ_MAX).unwrap_or(0),
         action: string(&mut fields, "action"),
-        name: string(&mut fields, "name").into(),
+        name,
         text: string(&mut fields, "text"),
         boot_id: string(&mut fields, "boot_id"),
         received: Time(count(&mut fields, "received").unwrap_or(0)),
@@ -363,13 +371,14 @@ fn take_package(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<I
     for key in ["format", "digest"] {
         fields.required(key);
     }
-    Some(Installed {
-        format: format?,
-        package: string(&mut fields, "package"),
-        version: string(&mut fields, "version"),
-        digest: digest?,
-        file: string(&mut fields, "file"),
-    })
+    // They become names of files and directories that are removed one day, and arguments of a package manager.
+    let (package, file) = (string(&mut fields, "package"), string(&mut fields, "file"));
+    for (key, text) in [("package", &package), ("file", &file)] {
+        if !text.is_empty() && (!is_file_name(text) || text.starts_with('-')) {
+            fields.fault(key, "not a plain name");
+        }
+    }
+    Some(Installed { format: format?, package, version: string(&mut fields, "version"), digest: digest?, file })
 }
 
 /// What `take` makes of the member, if there is one.

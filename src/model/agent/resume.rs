@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Agent, Life, Then, Turn, FIND_MAIN, NEVER};
+use super::{Agent, Life, Then, Turn, FIND_MAIN, NEVER, SHORT};
 use crate::kernel::{Exit, Level, Process, Time};
 use crate::model::record::{RunRecord, Wanted};
 use crate::model::restart::End;
@@ -49,7 +49,11 @@ impl Agent {
             None => {
                 self.rests = run.restart_at == Some(NEVER);
                 if let Some(until) = run.restart_at.filter(|until| *until != NEVER) {
-                    self.life = Life::Waiting { until };
+                    // No wait is longer than this: a record that says so is damaged.
+                    let definition = self.definition.as_ref();
+                    let policy = definition.map_or(turn.policy, |definition| turn.policy.of(&definition.spec));
+                    let latest = turn.now + policy.restartsecs.max(SHORT);
+                    self.life = Life::Waiting { until: until.min(latest) };
                 }
             }
         }

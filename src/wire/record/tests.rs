@@ -141,6 +141,8 @@ fn what_is_not_a_record_is_an_error() {
         ("{\"id\":\"a\",\"phase\":\"done\"}", "outcome"),
         ("{\"id\":\"a\",\"phase\":\"done\",\"outcome\":{\"code\":11}}", "outcome.code"),
         ("{\"id\":\"a\",\"phase\":\"received\",\"before\":{\"name\":\"../x\"}}", "before.name"),
+        ("{\"id\":\"a\",\"phase\":\"installing\",\"name\":\"../x\"}", "name"),
+        ("{\"id\":\"a\",\"phase\":\"received\",\"seq\":18446744073709551615}", "seq"),
     ] {
         let got = read_job(text).map(drop).unwrap_err();
         assert!(got.starts_with(want), "{text}: {got}");
@@ -159,4 +161,35 @@ fn a_cut_record_is_never_half_read() {
             assert!(read_agent(cut).is_err() && read_job(cut).is_err() && read_run(cut).is_err(), "{cut}");
         }
     }
+}
+
+#[test]
+fn packages_have_plain_names() {
+    let digest = "SHA256:4a34b8d7d3009bb9ef9475fbf33e7bbe4a1e8db003aefc578a241c2f51c2c2f2";
+    for (key, text, plain) in [
+        ("package", "1.5.6", true),
+        ("package", "1:2+b~c", true),
+        ("package", "", true),
+        ("package", "..", false),
+        ("package", ".", false),
+        ("package", "../../../etc", false),
+        ("package", "/etc", false),
+        ("package", "-rf", false),
+        ("file", "job.deb", true),
+        ("file", "../../settings.json", false),
+        ("file", "--force", false),
+    ] {
+        for whose in ["package", "previous"] {
+            let record = format!(
+                "{{\"name\":\"a\",\"{whose}\":{{\"format\":\".tar\",\"digest\":\"{digest}\",\"{key}\":\"{text}\"}}}}"
+            );
+            assert_eq!(read_agent(&record).is_ok(), plain, "{record}");
+        }
+    }
+}
+
+#[test]
+fn a_refused_job_may_have_any_name() {
+    let text = "{\"id\":\"a\",\"phase\":\"done\",\"name\":\"../x\",\"outcome\":{\"code\":1,\"message\":\"name\"}}";
+    assert_eq!(read_job(text).map(|job| job.name), Ok("../x".into()));
 }

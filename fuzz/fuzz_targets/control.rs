@@ -1,0 +1,8 @@
+//! The lines of the control socket.
+#![no_main]
+#![allow(dead_code)]
+
+#[path = "../properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::control(bytes));

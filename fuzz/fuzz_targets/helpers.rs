@@ -1,0 +1,8 @@
+//! What a helper sends back.
+#![no_main]
+#![allow(dead_code)]
+
+#[path = "../properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::helpers(bytes));
