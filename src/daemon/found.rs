@@ -91,8 +91,6 @@ pub(super) fn find(
     let stop = stored.stop.filter(|stop| stop.boot_id == boot && !boot.is_empty());
     // Without a boot id only the image before this one is sure to have lived in this boot.
     for mut run in stored.runs.into_iter().filter(|run| run.boot_id == boot && (renewed || !boot.is_empty())) {
-        // Whatever a record says, we are no agent.
-        run.process = run.process.filter(|process| process.pid.raw() != process::own_id());
         let alive = run.process.is_some_and(|process| proc::alive(process) || is_unreaped(process));
         if let Some(stop) = &stop {
             run.end_with(stop.at);

@@ -377,28 +377,32 @@ fn access<'a>(metadata: &Metadata, acl: Option<&'a [u8]>, default_acl: Option<&'
 /// refused for that, as the agents are to run whatever comes.
 pub fn shared_directories(config: &Config) -> Vec<String> {
     let mut messages = Vec::new();
-    let dirs = [("state_dir", &config.state_dir), ("run_dir", &config.run_dir), ("log_dir", &config.log_dir)];
-    for (key, dir) in dirs {
-        let path = Path::new(&**dir);
-        let inside: &[&str] = match key {
-            "state_dir" => &["", "agents", "jobs", "good", "good/agents.d", "packages"],
-            "run_dir" => &["", "agents"],
-            _ => &[""],
-        };
-        let found = match way(path) {
-            // Some distributions let the group of their log daemon write in /var/log.
-            Err(Blocked { writer: Some(true), .. }) if key == "log_dir" => Ok(Some(path.into())),
-            other => other,
-        };
-        let judged = found.and_then(|real| {
-            let mut dirs = inside.iter().filter_map(|name| Some(real.as_ref()?.join(name))).filter(|dir| dir.is_dir());
-            dirs.try_for_each(|dir| check_directory(&dir, Place::Listed))
-        });
-        if let Err(Blocked { why, writer: Some(_) }) = judged {
+    let records: &[&str] = &["agents", "jobs", "good", "good/agents.d", "packages"];
+    for (key, dir, inside) in [
+        ("state_dir", &config.state_dir, records),
+        ("run_dir", &config.run_dir, &["agents"]),
+        ("log_dir", &config.log_dir, &[]),
+    ] {
+        if let Err(Blocked { why, writer: Some(_) }) = check_own(key, Path::new(&**dir), inside) {
             messages.push(format!("{key}: {why}; until then others can change what the daemon keeps there"));
         }
     }
     messages
+}
+
+/// Judges a directory of the daemon's own, and those in it, as far as they are there.
+fn check_own(key: &str, path: &Path, inside: &[&str]) -> Result<(), Blocked> {
+    let real = match way(path) {
+        Ok(Some(real)) => real,
+        // Some distributions let the group of their log daemon write in /var/log.
+        Err(Blocked { writer: Some(true), .. }) if key == "log_dir" => path.into(),
+        other => return other.map(drop),
+    };
+    let inside = inside.iter().map(|name| real.join(name));
+    for directory in inside.chain([real.clone()]).filter(|directory| directory.is_dir()) {
+        check_directory(&directory, Place::Listed)?;
+    }
+    Ok(())
 }
 
 /// What is wrong with this binary's own mode: run by root, it executes itself as the `helper` user, which needs the file, not

@@ -31,7 +31,7 @@ fn full_agent() -> AgentRecord {
 fn full_job() -> JobRecord {
     JobRecord {
         id: "ddc8a9b9-1".into(),
-        seq: u64::MAX,
+        seq: 1 << 62,
         action: "upgrade".into(),
         name: "BasicAgent".into(),
         text: "{\"id\":\"ddc8a9b9-1\"}".into(),
