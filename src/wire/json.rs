@@ -113,6 +113,8 @@ pub fn show(value: &Value) -> String {
         Value::Object(object) if !object.is_empty() => return "an object".to_string(),
         other => write(other),
     };
+    // JSON lets DEL and what follows it stand as they are, and terminals take some of that for orders.
+    let text: String = text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
     match text.char_indices().nth(MAX) {
         Some((cut, _)) => [&text[..cut], "...\""].concat(),
         None => text,

@@ -53,6 +53,8 @@ fn the_first_error_has_a_place() {
         ("{\"a\":1]", "1:7: expected \",\" or \"}\""),
         ("{\"ä\":1, \"ä\":2}", "1:9: duplicate key \"ä\""),
         ("{\"a\":1, \"\\u0061\":2}", "1:9: duplicate key \"a\""),
+        ("{\"\u{7f}\":1, \"\\u007f\":2}", "1:9: duplicate key \"\u{fffd}\""),
+        ("{\"\u{9b}\":1, \"\u{9b}\":2}", "1:9: duplicate key \"\u{fffd}\""),
         ("[1 2]", "1:4: expected \",\" or \"]\""),
         ("[1,]", "1:4: expected a value"),
         ("[,1]", "1:2: expected a value"),
