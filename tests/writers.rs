@@ -183,3 +183,33 @@ fn the_daemons_own_directories_are_looked_at() {
         assert!(host.read("log/bootagent.log").contains(&line), "{line} is not in\n{}", host.logs());
     }
 }
+
+#[test]
+fn a_container_of_an_ordinary_user_may_lie_in_the_hosts_directories() {
+    if lacks_root() || lacks("setpriv") || lacks("unshare") {
+        return;
+    }
+    let host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.configure();
+    let inside = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &STRANGER.to_string(), "--regid", &STRANGER.to_string(), "--clear-groups"]);
+        run(command.args(["unshare", "--user", "--map-root-user"]).args(args)).expect("it ends")
+    };
+    if inside(&["true"]).code != 0 {
+        skipped("user namespaces for ordinary users");
+        return;
+    }
+    let binary = binary().display().to_string();
+    let file = host.path("bootagent.json").display().to_string();
+    let check = [&*binary, "-c", &*file, "check"];
+    // Whose the configuration is cannot be seen in there, as its owner is nobody there; nor whose the directories above are.
+    let refused = inside(&check);
+    assert!(refused.code == 1 && refused.err.contains("it belongs to user "), "{refused:?}");
+    for path in [&host.dir, &host.path("agents.d"), &host.path("agents.d/web.json"), &host.path("bootagent.json")] {
+        chown(path, Some(STRANGER), Some(STRANGER)).unwrap();
+    }
+    let fine = inside(&check);
+    assert_eq!(fine.code, 0, "{fine:?}");
+}
