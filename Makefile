@@ -63,7 +63,7 @@ fuzz: ## run each fuzzer for a minute (FUZZ_SECONDS=60); needs the nightly toolc
 	@$(CARGO) +nightly version >/dev/null 2>&1 || { \
 		echo "make fuzz: the nightly toolchain is missing (rustup toolchain install nightly)" >&2; exit 1; }
 	@command -v cargo-fuzz >/dev/null || { echo "make fuzz: cargo-fuzz is missing (cargo install --locked cargo-fuzz)" >&2; exit 1; }
-	for target in server files children; do \
+	for target in server helpers children definitions records control; do \
 		mkdir -p fuzz/found/$$target; \
 		$(CARGO) +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target tests/proto tests/records examples/agents.d -- \
 			-max_total_time=$(FUZZ_SECONDS) -timeout=1 -rss_limit_mb=512 || exit 1; \
