@@ -114,7 +114,7 @@ pub fn show(value: &Value) -> String {
         other => write(other),
     };
     // JSON lets DEL and what follows it stand as they are, and terminals take some of that for orders.
-    let text: String = text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     match text.char_indices().nth(MAX) {
         Some((cut, _)) => [&text[..cut], "...\""].concat(),
         None => text,
