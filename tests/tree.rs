@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use bootagent::host::cgroup;
 use bootagent::host::limits::{Limits, Prepared};
 use bootagent::host::proc::{self, Snapshot};
-use bootagent::host::tree::Trees;
-use bootagent::kernel::{Gid, Process, Resource, Sig, Uid};
+use bootagent::host::tree::{Leftover, Trees};
+use bootagent::kernel::{self, Gid, Process, Resource, Sig, Uid};
+use bootagent::model::membership::Strength;
 use bootagent::model::spec;
 use bootagent::sys::account::own_uid;
 use bootagent::sys::child::{spawn_child, Program, Setup};
@@ -28,6 +29,7 @@ type Test = fn(&World) -> Verdict;
 const TESTS: &[(&str, Test)] = &[
     ("sessions_and_orphans_belong_to_the_tree", sessions_and_orphans_belong_to_the_tree),
     ("orphans_nobody_has_seen_are_known_by_their_environment", orphans_are_known_by_their_environment),
+    ("a_mark_counts_for_the_agents_own_user_only", a_mark_counts_for_the_agents_own_user_only),
     ("what_ignores_term_is_killed", what_ignores_term_is_killed),
     ("what_is_stopped_feels_the_signal", what_is_stopped_feels_the_signal),
     ("another_process_with_the_id_is_left_alone", another_process_with_the_id_is_left_alone),
@@ -163,16 +165,22 @@ fn end(trees: &mut Trees, name: &str, limits: &Limits) -> Result<(), String> {
 
 fn sessions_and_orphans_belong_to_the_tree(world: &World) -> Verdict {
     let mut trees = world.trees();
-    // 1 leader, 2 in its session, 3 in one of its own, 4 double-forked into another.
+    // 1 leader, 2 in its session, 3 in one of its own, 4 whose child in another is seen before 4 ends.
     let leader = world.begin(
         &mut trees,
         "web",
-        "sleep 1000 & setsid sleep 1000 & sh -c 'setsid sleep 1000 & exit 0'; exec sleep 1000",
+        "sleep 1000 & setsid sleep 1000 & sh -c 'setsid sleep 1000 & exec sleep 1001' & exec sleep 1000",
     );
-    wait_until("four processes", &mut trees, |trees| {
+    let mut parent = None;
+    wait_until("five processes", &mut trees, |trees| {
         let members = trees.members("web", &world.none);
-        members.len() == 4 && members.iter().filter(|stat| stat.parent == process::own_id()).count() == 2
+        let below = |stat: &&proc::Stat| members.iter().any(|parent| parent.process.pid.raw() == stat.parent);
+        let deep = members.iter().filter(below).find(|stat| stat.parent != leader.pid.raw());
+        parent = deep.and_then(|stat| kernel::Pid::new(stat.parent));
+        members.len() == 5 && deep.is_some_and(|stat| stat.session == stat.process.pid.raw())
     })?;
+    process::signal(parent.ok_or("no parent")?, Sig::KILL).map_err(|error| error.to_string())?;
+    wait_until("its orphan", &mut trees, |trees| trees.left("web", &world.none) == 4)?;
     process::signal(leader.pid, Sig::KILL).map_err(|error| error.to_string())?;
     wait_until("three orphans", &mut trees, |trees| trees.left("web", &world.none) == 3)?;
     trees.ended("web");
@@ -193,11 +201,58 @@ fn orphans_are_known_by_their_environment(world: &World) -> Verdict {
     trees.turn();
     let left = trees.left("web", &world.none);
     check(left == 1, &format!("the orphan is known by its environment, not {left} of them"))?;
+    trees.turn();
+    check(trees.left("web", &world.none) == 0, "it is counted once, and waited for no longer")?;
+    let usage = trees.usage("web", &world.none);
+    check(usage.memory == Some(0) && usage.cpu == Some(0), "what it uses is not held against the agent")?;
     check(trees.left("other", &world.none) == 1, "and is not the other's")?;
     end(&mut trees, "web", &world.none)?;
     trees.turn();
     check(trees.left("other", &world.none) == 1, "the other agent lives")?;
     end(&mut trees, "other", &world.none)?;
+    Ok(None)
+}
+
+fn a_mark_counts_for_the_agents_own_user_only(world: &World) -> Verdict {
+    if own_uid().0 != 0 {
+        return Ok(Some("needs root, to be another user"));
+    }
+    let mut trees = world.trees();
+    trees.runs_as(&"web".into(), Some(Uid(64_123)));
+    world.begin(&mut trees, "web", "exec sleep 1000");
+    // An orphan of each kind, which names the agent and nothing else ties to it: whose are its real, effective and saved
+    // user, and is it killed with what is only marked?
+    for (users, killed) in [
+        ((64_123, 64_123, 64_123), true),
+        ((64_124, 64_124, 64_124), false),
+        ((0, 0, 0), false),
+        ((64_123, 0, 0), false),
+        ((64_123, 64_123, 0), false),
+    ] {
+        let (real, effective, saved) = users;
+        let script = format!(
+            "exec /usr/bin/python3 -c 'import os, time; \
+             os.fork() and os._exit(0); os.setresuid({real}, {effective}, {saved}); time.sleep(1000)'"
+        );
+        let parent = world.spawn(&world.setup("web", &script));
+        let mut orphan = None;
+        wait_until("an orphan with its users", &mut trees, |_| {
+            let all = Snapshot::take();
+            let in_session = all.stats().iter().find(|stat| stat.session == parent.pid.raw() && stat.alive());
+            orphan = in_session.filter(|stat| stat.process != parent).map(|stat| stat.process);
+            let ids = orphan.and_then(|orphan| proc::users(orphan.pid));
+            ids.is_some_and(|ids| ids == [Uid(real), Uid(effective), Uid(saved)]) && !proc::alive(parent)
+        })?;
+        let orphan = orphan.ok_or("no orphan")?;
+        check(trees.members("web", &world.none).len() == if killed { 2 } else { 1 }, &format!("{users:?}: members"))?;
+        check(trees.left("web", &world.none) == 1, &format!("{users:?}: it is waited for"))?;
+        let memory = trees.usage("web", &world.none).memory.unwrap_or(u64::MAX);
+        check(memory < 3 << 20, &format!("{users:?}: {memory} bytes are more than sleep needs"))?;
+        let sent = trees.signal("web", Sig::CONT, &world.none);
+        check(sent == 1 + usize::from(killed), &format!("{users:?}: {sent} processes got the signal"))?;
+        process::signal(orphan.pid, Sig::KILL).map_err(|error| error.to_string())?;
+    }
+    end(&mut trees, "web", &world.none)?;
     Ok(None)
 }
 
@@ -235,7 +290,8 @@ fn another_process_with_the_id_is_left_alone(world: &World) -> Verdict {
     check(trees.adopt(&"web".into(), stranger), "the very process")?;
     // The id changed hands after the last look: the tree still names the one before.
     trees.forget("web");
-    trees.claim(&"web".into(), &[before]);
+    let left = Leftover { main: None, processes: vec![before], strength: Strength::Descended };
+    trees.claim(&"web".into(), &left);
     let mut stale = Snapshot::take().stats().to_vec();
     stale.iter_mut().filter(|stat| stat.process == stranger).for_each(|stat| stat.process = before);
     trees.show(Snapshot::of(stale));
@@ -279,11 +335,10 @@ fn an_earlier_daemons_agents_are_found(world: &World) -> Verdict {
         trees.leftovers(&world.none).get("web").is_some_and(|all| all.processes.len() == 3)
     })?;
     let found = trees.leftovers(&world.none);
-    check(
-        found.len() == 1 && found.get("web").is_some_and(|all| all.main == Some(leader)),
-        "the main process comes first",
-    )?;
-    check(trees.adopt(&"web".into(), leader), "it is taken over")?;
+    let all = found.get("web").ok_or("nothing is found")?;
+    check(found.len() == 1 && all.processes[0] == leader, "the main process comes first")?;
+    check(all.main.is_none() && all.strength == Strength::Marked, "but an environment makes it none")?;
+    check(trees.adopt(&"web".into(), leader), "it is taken over, as its record says")?;
     check(trees.leftovers(&world.none).is_empty(), "and left over no more")?;
     check(trees.left("web", &world.none) == 3, "with its children")?;
     end(&mut trees, "web", &world.none)?;
@@ -333,6 +388,7 @@ while True:
     bomb.groups = Some(Vec::new());
     bomb.rlimits = vec![(Resource::Nproc, 150, 150)];
     let leader = world.spawn(&bomb);
+    trees.runs_as(&"web".into(), Some(Uid(64_123)));
     trees.begin(&"web".into(), leader);
     wait_until("a swarm", &mut trees, |trees| trees.left("web", &world.none) >= 50)?;
     let began = Instant::now();

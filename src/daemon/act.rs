@@ -54,6 +54,9 @@ impl Daemon {
                     self.limits.vacate(&name);
                 }
                 let left = self.trees.left(&name, &self.limits);
+                if left == 0 {
+                    self.trees.kill_marked(&name, &self.limits);
+                }
                 self.queue.push_back(Event::Left(name, u32::try_from(left).unwrap_or(u32::MAX)));
             }
             Action::Release(name) => {

@@ -20,6 +20,7 @@ use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
 use crate::model::state::RENEWAL;
 use crate::reason::Reason;
+use crate::sys::account::own_uid;
 use crate::sys::child::{spawn_child, Program, Setup};
 use crate::sys::failure::Failure;
 use crate::sys::file::{open_nofollow, read_text, read_up_to};
@@ -95,6 +96,7 @@ impl Daemon {
             std::thread::yield_now();
         }
         let process = Daemon::process(pid);
+        self.trees.runs_as(name, Some(setup.uid.unwrap_or(own_uid())));
         self.trees.begin(name, process);
         self.owners.insert(pid, Owner::Agent(name.clone()));
         Ok(Event::Started {

@@ -10,14 +10,16 @@ use crate::host::disk::publish;
 use crate::host::files;
 use crate::host::logs::Log;
 use crate::host::proc;
+use crate::host::spawn::user_of;
 use crate::host::store::{boot_id, machine_id, uuid, Store, Stored};
-use crate::kernel::{Level, Process};
+use crate::host::tree::Trees;
+use crate::kernel::{Level, Process, Uid};
 use crate::map::Map;
 use crate::model::event::{Action, Definition, Origin};
 use crate::model::job::{sanitize, MESSAGE_MAX};
 use crate::model::pace::parse_servers;
 use crate::model::record::{self, AgentRecord, Phase};
-use crate::model::spec::Name;
+use crate::model::spec::{Account, Name};
 use crate::model::state::Found;
 use crate::sys::file::read_text;
 use crate::sys::{process, random};
@@ -113,6 +115,27 @@ pub(super) fn undone(run_dir: &Path) -> Option<Box<str>> {
     let text = read_text(&path).ok()?;
     let _ = fs::remove_file(&path);
     Some(sanitize(&text, MESSAGE_MAX).into())
+}
+
+/// Tells the users that agents run as: of several definitions for one of them, as everywhere, the first source counts.
+pub(super) fn tell_users(definitions: &[Definition], trees: &mut Trees) {
+    let mut first: Map<&Name, &Definition> = Map::new();
+    for definition in definitions {
+        let known = first.or_insert_with(&definition.spec.name, || definition);
+        if definition.origin < known.origin {
+            *known = definition;
+        }
+    }
+    // Many agents may share a user, each look-up of which reads a file.
+    let mut looked_up: Map<&str, Option<Uid>> = Map::new();
+    for (name, definition) in first.iter() {
+        let spec = &definition.spec;
+        let user = match &spec.user {
+            Some(Account::Name(account)) => *looked_up.or_insert_with(&**account, || user_of(spec)),
+            _ => user_of(spec),
+        };
+        trees.runs_as(name, user);
+    }
 }
 
 /// Whether another daemon lived in this boot before; leaves a sign that one did.

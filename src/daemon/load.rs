@@ -8,7 +8,7 @@ use std::slice::from_ref;
 
 use super::background::last_death;
 use super::control::Control;
-use super::found::{find, is_unreaped, own_definitions, read_definitions, undone};
+use super::found::{find, is_unreaped, own_definitions, read_definitions, tell_users, undone};
 use super::reexec::{installed, taken};
 use super::trust::Trust;
 use super::{fault, now, Copies, Daemon, Options};
@@ -138,9 +138,14 @@ impl Daemon {
                 "of an agent no more is known than its control group and its session, and the next daemon finds none";
             log.write(Level::Warn, &format_args!("{why}: {lost}"));
         }
+        tell_users(&found.definitions, &mut trees);
         let strays = trees.leftovers(&limits);
         for (name, left) in &strays {
-            trees.claim(name, &left.processes);
+            trees.claim(name, left);
+            if !left.strength.holds() {
+                found.marked.push(name.clone());
+                continue;
+            }
             let started = |process| proc::age(process).map_or(now().time, |age| now().time.before(age));
             found.strays.push((name.clone(), left.main.map(|main| (main, started(main)))));
         }

@@ -7,7 +7,6 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crate::kernel::{Errno, Pid, Process, Uid};
@@ -19,8 +18,9 @@ use crate::sys::process::own_id;
 /// Clock ticks a second in /proc (USER_HZ): 100 on every target.
 pub const TICKS: u64 = 100;
 
-/// The most that is read of an environment: beyond it a process is taken for a stranger.
-const MAX_ENVIRON: u64 = 1 << 20;
+/// The most that is read of an environment: beyond it a process is taken for a stranger. Our two variables come first in
+/// what we start; 1.0.0 put them last, behind what a job of 128 KiB can set, and a shell in between may have sorted them.
+pub const MAX_ENVIRON: usize = 256 << 10;
 
 /// PF_KTHREAD in the flags of stat: a thread of the kernel.
 const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -68,6 +68,8 @@ pub struct Snapshot {
     fault: Option<Box<str>>,
     /// The fault is one of this moment: there may be any process.
     passing: bool,
+    /// It was made by hand, and what is in it is not to be looked up again.
+    made: bool,
 }
 
 impl Snapshot {
@@ -146,7 +148,7 @@ impl Snapshot {
     /// A snapshot of exactly these, for tests and for hosts whose processes are known otherwise.
     pub fn of(mut stats: Vec<Stat>) -> Snapshot {
         stats.sort_unstable_by_key(|stat| stat.process.pid);
-        Snapshot { stats, ..Snapshot::default() }
+        Snapshot { stats, made: true, ..Snapshot::default() }
     }
 
     fn failed(cause: &io::Error) -> Snapshot {
@@ -154,7 +156,7 @@ impl Snapshot {
             Some(code) => format!("cannot read \"/proc\": {}", Errno(code)),
             None => format!("cannot read \"/proc\": {cause}"),
         };
-        Snapshot { stats: Vec::new(), fault: Some(fault.into()), passing: !is_gone(cause) }
+        Snapshot { fault: Some(fault.into()), passing: !is_gone(cause), ..Snapshot::default() }
     }
 
     /// Why nothing is known about processes; `None` when /proc could be read.
@@ -185,6 +187,16 @@ impl Snapshot {
     /// This very process, unless it is gone.
     pub fn get(&self, process: Process) -> Option<&Stat> {
         self.find(process.pid).filter(|stat| stat.process.ticks == process.ticks)
+    }
+
+    /// Whether this process is in this session still, after the whole snapshot was taken: so no other session can have
+    /// had the same id meanwhile.
+    pub fn is_still_in(&self, process: Process, session: i32) -> bool {
+        let same = |stat: &Stat| stat.process == process && stat.session == session;
+        if self.made {
+            return self.find(process.pid).is_some_and(same);
+        }
+        stat(process.pid).as_ref().is_some_and(same)
     }
 }
 
@@ -273,11 +285,32 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     Some(Stat { process: Process { pid, ticks }, parent, session, state, kernel, threads, used })
 }
 
-/// The user a process runs as.
-pub fn owner(pid: Pid) -> Option<Uid> {
+/// The real, effective and saved user of a process.
+pub fn users(pid: Pid) -> Option<[Uid; 3]> {
     let mut path = Path::new();
-    let _ = write!(path, "/proc/{pid}");
-    fs::metadata(path.as_str()).ok().map(|found| Uid(found.uid()))
+    let _ = write!(path, "/proc/{pid}/status");
+    let mut buffer = [0; 4096];
+    let length = read_some(path.as_str(), &mut buffer).ok()?;
+    parse_users(&buffer[..length])
+}
+
+/// The real, effective and saved user in a status. A program's name, which comes before them, holds no line end there.
+pub fn parse_users(text: &[u8]) -> Option<[Uid; 3]> {
+    let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
+    let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
+    let mut next = || words.next()?.parse().ok().map(Uid);
+    Some([next()?, next()?, next()?])
+}
+
+/// The control groups of the process with this id in all hierarchies, as the kernel lists them; empty where it has none.
+pub fn groups(pid: i32) -> Vec<u8> {
+    let mut path = Path::new();
+    let _ = write!(path, "/proc/{pid}/cgroup");
+    let mut text = Vec::new();
+    if let Ok(mut file) = File::open(path.as_str()) {
+        let _ = read_up_to(64 << 10, &mut text, &mut |to| file.read(to));
+    }
+    text
 }
 
 /// How long ago a process was started; `None` where the kernel does not say how long it has been up.
@@ -308,43 +341,91 @@ pub enum Mark {
     Unknown,
 }
 
-/// Reads from a process's environment which agent it belongs to.
-pub fn mark(pid: Pid, state_dir: &str) -> Mark {
+/// Reads from a process's environment which agent it names; with how many bytes were read for that.
+pub fn mark(pid: Pid, state_dir: &str) -> (Mark, usize) {
     let mut path = Path::new();
     let _ = write!(path, "/proc/{pid}/environ");
-    let mut environ = Vec::new();
-    match File::open(path.as_str()).and_then(|mut file| read_up_to(MAX_ENVIRON, &mut environ, &mut |to| file.read(to)))
-    {
-        Ok(1..) => parse_environ(&environ, state_dir),
-        // In the middle of execve(2) the arguments are not there either.
-        Ok(0) => {
-            path.clear();
-            let _ = write!(path, "/proc/{pid}/cmdline");
-            match read_some(path.as_str(), &mut [0]) {
-                Ok(0) => Mark::Executing,
-                _ => Mark::Stranger,
-            }
+    let Ok(mut file) = File::open(path.as_str()) else { return (Mark::Unknown, 0) };
+    let mut environ = Environ::new(state_dir);
+    let mut chunk = Vec::new();
+    let mut length = 0;
+    // A page at a time: what we start has its mark in the first.
+    while environ.mark().is_none() && length < MAX_ENVIRON {
+        chunk.clear();
+        match read_up_to(4096, &mut chunk, &mut |to| file.read(to)) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(_) => return (Mark::Unknown, length),
         }
-        Err(_) => Mark::Unknown,
+        environ.read(&chunk);
+    }
+    if length > 0 {
+        return (environ.end(), length);
+    }
+    // In the middle of execve(2) the arguments are not there either, or were there just before the environment.
+    path.clear();
+    let _ = write!(path, "/proc/{pid}/cmdline");
+    match read_some(path.as_str(), &mut [0]) {
+        Ok(0) => (Mark::Executing, 0),
+        _ if file.read(&mut [0]).is_ok_and(|length| length > 0) => (Mark::Executing, 0),
+        _ => (Mark::Stranger, 0),
     }
 }
 
-/// Which agent an environment of NUL-ended `NAME=value` belongs to; the first one of a name counts, as for getenv(3).
+/// Which agent an environment of NUL-ended `NAME=value` names; the first one of a name counts, as for getenv(3).
 pub fn parse_environ(environ: &[u8], state_dir: &str) -> Mark {
-    let (mut name, mut directory) = (None, None);
-    for entry in environ.split(|&b| b == 0) {
-        if let (None, Some(value)) = (name, entry.strip_prefix(b"BOOTAGENT_NAME=")) {
-            name = Some(value);
-        }
-        if let (None, Some(value)) = (directory, entry.strip_prefix(b"BOOTAGENT_STATE_DIR=")) {
-            directory = Some(value);
-        }
+    let mut reader = Environ::new(state_dir);
+    reader.read(environ);
+    reader.end()
+}
+
+/// An environment that comes in pieces.
+struct Environ<'a> {
+    state_dir: &'a str,
+    /// The beginning of the variable that the next piece goes on with.
+    open: Vec<u8>,
+    name: Option<Box<[u8]>>,
+    directory: Option<Box<[u8]>>,
+}
+
+impl Environ<'_> {
+    fn new(state_dir: &str) -> Environ<'_> {
+        Environ { state_dir, open: Vec::new(), name: None, directory: None }
     }
-    match name.and_then(|name| std::str::from_utf8(name).ok()) {
-        Some(name) if directory == Some(state_dir.as_bytes()) && crate::model::spec::is_name(name) => {
-            Mark::Agent(name.into())
+
+    fn read(&mut self, mut piece: &[u8]) {
+        while let Some(end) = piece.iter().position(|&b| b == 0) {
+            self.open.extend_from_slice(&piece[..end]);
+            self.close();
+            piece = &piece[end + 1..];
         }
-        _ => Mark::Stranger,
+        self.open.extend_from_slice(piece);
+    }
+
+    fn close(&mut self) {
+        for (variable, value) in
+            [(&b"BOOTAGENT_NAME="[..], &mut self.name), (b"BOOTAGENT_STATE_DIR=", &mut self.directory)]
+        {
+            if let (None, Some(found)) = (&value, self.open.strip_prefix(variable)) {
+                *value = Some(found.into());
+            }
+        }
+        self.open.clear();
+    }
+
+    /// What it says, once that cannot change any more.
+    fn mark(&self) -> Option<Mark> {
+        let (name, directory) = (self.name.as_ref()?, self.directory.as_ref()?);
+        let name = std::str::from_utf8(name).ok().filter(|name| crate::model::spec::is_name(name));
+        Some(match name {
+            Some(name) if **directory == *self.state_dir.as_bytes() => Mark::Agent(name.into()),
+            _ => Mark::Stranger,
+        })
+    }
+
+    fn end(mut self) -> Mark {
+        self.close();
+        self.mark().unwrap_or(Mark::Stranger)
     }
 }
 

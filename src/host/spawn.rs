@@ -96,6 +96,16 @@ pub fn setup(
     Ok(setup)
 }
 
+/// The user that the processes of this agent run as; `None` when that cannot be told, as its account does not exist or
+/// cannot be looked up now.
+pub fn user_of(spec: &Spec) -> Option<Uid> {
+    match &spec.user {
+        None => Some(own_uid()),
+        Some(Account::Id(id)) => Some(Uid(*id)),
+        Some(Account::Name(_)) => run_as(spec).ok().map(|user| user.uid),
+    }
+}
+
 /// The user it runs as; one that only has a number has no name but that.
 fn run_as(spec: &Spec) -> Result<User, Box<StartError>> {
     let (found, id) = match &spec.user {
@@ -163,16 +173,23 @@ fn lookup(what: &str, account: Option<&Account>, error: &io::Error) -> String {
     }
 }
 
-/// The clean environment, the agent's own over it. Our two variables are how its processes are told from others, so
-/// nothing replaces them.
+/// The clean environment, the agent's own over it. Our two variables are how its orphans are known, so nothing replaces
+/// them; they come first, so that they are in the first page of it.
 fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString>, Box<StartError>> {
     let shell = if user.shell.is_empty() { "/bin/sh" } else { &user.shell };
     let ours = [("BOOTAGENT_NAME", &*spec.name), ("BOOTAGENT_STATE_DIR", host.state_dir)];
-    let mut list: Vec<(&str, &str)> =
-        vec![("PATH", PATH), ("HOME", &user.home), ("USER", &user.name), ("LOGNAME", &user.name), ("SHELL", shell)];
-    for (name, value) in spec.envs.iter().map(|(name, value)| (&**name, &**value)).chain(ours) {
-        match list.iter_mut().find(|(known, _)| *known == name) {
-            Some(known) => known.1 = value,
+    let mut list: Vec<(&str, &str)> = ours.to_vec();
+    list.extend([
+        ("PATH", PATH),
+        ("HOME", &*user.home),
+        ("USER", &user.name),
+        ("LOGNAME", &user.name),
+        ("SHELL", shell),
+    ]);
+    for (name, value) in spec.envs.iter().map(|(name, value)| (&**name, &**value)) {
+        match list.iter().position(|(known, _)| *known == name) {
+            Some(index) if index < ours.len() => {}
+            Some(index) => list[index].1 = value,
             None => list.push((name, value)),
         }
     }
@@ -240,7 +257,7 @@ mod tests {
         let setup = made(&spec, &HOST).unwrap();
         let envp = texts(&setup.envp);
         let names: Vec<_> = envp.iter().map(|text| text.split('=').next().unwrap()).collect();
-        assert_eq!(names, ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "A", "BOOTAGENT_NAME", "BOOTAGENT_STATE_DIR"]);
+        assert_eq!(names, ["BOOTAGENT_NAME", "BOOTAGENT_STATE_DIR", "PATH", "HOME", "USER", "LOGNAME", "SHELL", "A"]);
         for want in ["PATH=/opt", "A=2", "BOOTAGENT_NAME=web", "BOOTAGENT_STATE_DIR=/state"] {
             assert!(envp.contains(&want), "{want} in {envp:?}");
         }

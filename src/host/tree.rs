@@ -1,10 +1,11 @@
 //! The processes of each agent: found, counted, signalled until none is left, taken over from an earlier daemon.
 //!
-//! An agent's tree is what is in its control group, and in any case what descends from its main process, is in a session
-//! that one of the tree started, or was seen in the tree before; an orphan, whose parents are gone, is known by
-//! `BOOTAGENT_NAME` and our state directory in its environment. We are the reaper of orphans, so that what an agent of
-//! ours leaves behind becomes our child. Our own helpers and installers are never in a tree, and a signal goes only
-//! to a process whose id and start time are checked right before.
+//! An agent's tree is what is in its control group, and in any case what descends from its main process, shares a session
+//! with such a process, or was seen in the tree before. An orphan, whose parents are gone, may name an agent by
+//! `BOOTAGENT_NAME` and our state directory in its environment, which is a hint that anybody can give: such a process gets
+//! the agent's signals, and counts for nothing else. `model::membership` has the rule, `view` the facts for it. We are the
+//! reaper of orphans, so that what an agent of ours leaves behind becomes our child. Our own helpers and installers are
+//! never in a tree, and a signal goes only to a process whose id and start time are checked right before.
 //!
 //! /proc is read once for all agents in a turn of the loop (`turn` ends that), and only when somebody asks.
 
@@ -17,8 +18,9 @@ use std::time::Duration;
 
 use crate::host::limits::{Limits, Usage};
 use crate::host::proc::{self, Snapshot, Stat};
-use crate::kernel::{Pid, Process, Sig};
+use crate::kernel::{Pid, Process, Sig, Uid};
 use crate::map::{Map, Set};
+use crate::model::membership::{AgentId, Strength};
 use crate::model::spec::Name;
 use crate::sys;
 use crate::sys::process as calls;
@@ -32,9 +34,6 @@ const BOMB: usize = 16;
 const ROUNDS: usize = 8;
 const ROUNDS_TIME: Duration = Duration::from_millis(100);
 
-/// So often an orphan that is just being executed is asked again who it is, each time letting it go on.
-const EXECUTING: usize = 50;
-
 /// The trees of all agents.
 #[derive(Debug)]
 pub struct Trees {
@@ -43,9 +42,13 @@ pub struct Trees {
     trees: Map<Name, Box<Tree>>,
     /// Our helpers and installers, with all that descends from them.
     ours: Set<Pid>,
-    /// Processes whose environment said that they are nobody's: by id, with the start time. Asked once.
+    /// Orphans that are nobody's, whatever their environments say: by id, with the start time. Asked once.
     strangers: Map<Pid, u64>,
-    last_id: u32,
+    /// The orphan that the budget of the last look did not reach.
+    ask_next: Option<Pid>,
+    /// The user each agent runs as; `None`: it has one that cannot be told. One that is not in it runs as we do.
+    users: Map<Name, Option<Uid>>,
+    last_id: AgentId,
     view: Option<View>,
     /// Whether we have no children but main processes and helpers, as of this turn.
     no_orphans: Option<bool>,
@@ -56,34 +59,32 @@ pub struct Trees {
 /// What is known of one agent's tree.
 #[derive(Debug)]
 struct Tree {
-    id: u32,
+    id: AgentId,
     leader: Option<Process>,
     /// The main process is not our child, and what it leaves behind goes to init.
     adopted: bool,
-    /// Everything else that was in it at the last look.
-    seen: Vec<Member>,
-    /// The sessions its processes have started.
-    sessions: Vec<i32>,
+    /// When its last main process was started, as that process counts it.
+    begun: u64,
+    /// It has a control group, as of the last time anybody asked.
+    grouped: bool,
+    /// Everything else that was in it at the last look, and how surely; its control group tells of what is in that.
+    seen: Vec<(Process, Strength)>,
     meter: Meter,
     /// Calls of `kill` in this life.
     kills: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Member {
-    process: Process,
-    /// Only its environment says so, and anybody on the host could have given it that: it gets signals, but what it
-    /// uses is not held against the agent.
-    weak: bool,
+    /// What is only marked was counted once, so that it gets the signal before the last one.
+    warned: bool,
 }
 
 /// What runs of an agent that nobody has taken over.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
     /// The one that is its main process most likely, unless none can be told to be it.
     pub main: Option<Process>,
     /// All of them, the most likely main process first.
     pub processes: Vec<Process>,
+    /// How surely they are the agent's: all are in its control group, or all are only marked.
+    pub strength: Strength,
 }
 
 impl Trees {
@@ -95,6 +96,8 @@ impl Trees {
             trees: Map::new(),
             ours: Set::new(),
             strangers: Map::new(),
+            ask_next: None,
+            users: Map::new(),
             last_id: 0,
             view: None,
             no_orphans: None,
@@ -102,11 +105,14 @@ impl Trees {
         }
     }
 
+    /// An agent's processes run as this user; `None`: nobody can tell, and no environment is believed.
+    pub fn runs_as(&mut self, name: &Name, user: Option<Uid>) {
+        self.users.insert(name.clone(), user);
+    }
+
     /// A main process was started as our child, in a session of its own.
     pub fn begin(&mut self, name: &Name, leader: Process) {
-        let tree = self.tree(name);
-        tree.lead(leader, false);
-        tree.sessions = vec![leader.pid.raw()];
+        self.tree(name).lead(leader, false);
     }
 
     /// A main process was taken over: from an earlier daemon's record, or found as what a forking agent's starter
@@ -119,6 +125,10 @@ impl Trees {
             return false;
         }
         self.tree(name).lead(leader, !ours);
+        if !ours {
+            // What was nobody's may be this agent's.
+            self.strangers = Map::new();
+        }
         true
     }
 
@@ -174,16 +184,22 @@ impl Trees {
         self.see(snapshot, Depth::Whole);
     }
 
-    /// Every process of an agent, zombies included, ordered by pid.
+    /// Every process that may be an agent's main process, zombies included, ordered by pid: what is surely its own, and
+    /// orphans of ours that name it and are not older than its starter.
     pub fn members(&mut self, name: &str, limits: &Limits) -> Vec<Stat> {
+        let begun = self.trees.get(name).map_or(0, |tree| tree.begun);
         let mut members = Vec::new();
-        for (stat, _) in self.collect(name, limits, Depth::Whole) {
-            members.push(stat);
+        for (stat, strength) in self.collect(name, limits, Depth::Whole) {
+            if strength.holds() || strength.may_lead() && stat.process.ticks >= begun {
+                members.push(stat);
+            }
         }
         members
     }
 
-    /// How many processes of an agent can still run; 1 while that cannot be told for want of descriptors or memory.
+    /// How many processes of an agent can still run; 1 while that cannot be told for want of descriptors or memory. What
+    /// is only marked keeps nobody waiting: it is counted once after a start, so that it hears the polite signal, and
+    /// never again.
     pub fn left(&mut self, name: &str, limits: &Limits) -> usize {
         if self.is_empty_at_a_glance(name, limits) {
             return 0;
@@ -191,7 +207,19 @@ impl Trees {
         if self.is_blind() {
             return 1;
         }
-        self.collect(name, limits, Depth::Whole).iter().filter(|(stat, _)| stat.alive()).count()
+        let (mut held, mut marked) = (0, 0);
+        for (stat, strength) in self.collect(name, limits, Depth::Whole) {
+            if stat.alive() {
+                *(if strength.holds() { &mut held } else { &mut marked }) += 1;
+            }
+        }
+        match self.trees.get_mut(name) {
+            Some(tree) if held == 0 && marked > 0 && !tree.warned => {
+                tree.warned = true;
+                marked
+            }
+            _ => held,
+        }
     }
 
     /// Sends a signal to all that is left of an agent, and has what is stopped continue to feel it; returns how many
@@ -214,6 +242,18 @@ impl Trees {
         sent
     }
 
+    /// Kills what is only marked as an agent's, the rest of which has ended: nobody waits for it.
+    pub fn kill_marked(&mut self, name: &str, limits: &Limits) {
+        if self.trees.get(name).is_none_or(|tree| !tree.warned) {
+            return;
+        }
+        for (stat, strength) in self.collect(name, limits, Depth::Whole) {
+            if stat.alive() && !strength.holds() {
+                self.send(name, stat.process, Sig::KILL, limits);
+            }
+        }
+    }
+
     /// Kills all that is left of an agent, and returns how many processes of it there were at the last look. What is
     /// large, or is still there at the second call, is first held still and looked at again and again, so
     /// that it cannot multiply faster than it dies. To be called until `left` says 0, with a moment in between.
@@ -225,7 +265,7 @@ impl Trees {
             self.turn();
         }
         let began = sys::monotonic();
-        let mut members = self.alive(name, limits);
+        let (mut members, marked) = self.alive(name, limits);
         let bomb = !members.is_empty() && (again || members.len() > BOMB);
         let frozen = bomb && limits.freeze(name, true);
         if bomb {
@@ -240,10 +280,10 @@ impl Trees {
                     self.send(name, process, Sig::STOP, limits);
                 }
                 self.turn();
-                members = self.alive(name, limits);
+                members = self.alive(name, limits).0;
             }
         }
-        for process in &members {
+        for process in members.iter().chain(&marked) {
             self.send(name, *process, Sig::KILL, limits);
         }
         if frozen {
@@ -262,7 +302,7 @@ impl Trees {
             return usage;
         }
         let mut members = self.collect(name, limits, Depth::Usage);
-        members.retain(|(stat, weak)| !weak && stat.alive());
+        members.retain(|(stat, strength)| strength.holds() && stat.alive());
         if self.view.as_ref().is_none_or(|view| view.snapshot.fault().is_some()) {
             return usage;
         }
@@ -281,11 +321,12 @@ impl Trees {
         usage
     }
 
-    /// These processes are an agent's, whose main process is not known; none of them is our child.
-    pub fn claim(&mut self, name: &Name, processes: &[Process]) {
+    /// These processes are left of an agent, whose main process is not known; none of them is our child.
+    pub fn claim(&mut self, name: &Name, left: &Leftover) {
+        self.strangers = Map::new();
         let tree = self.tree(name);
         tree.adopted = true;
-        tree.seen.extend(processes.iter().map(|process| Member { process: *process, weak: true }));
+        tree.seen.extend(left.processes.iter().map(|process| (*process, left.strength)));
     }
 
     fn tree(&mut self, name: &Name) -> &mut Tree {
@@ -323,9 +364,15 @@ impl Trees {
         *self.no_orphans.get_or_insert_with(|| no_orphans() == Some(true))
     }
 
-    fn alive(&mut self, name: &str, limits: &Limits) -> Vec<Process> {
-        let members = self.collect(name, limits, Depth::Whole);
-        members.iter().filter(|(stat, _)| stat.alive()).map(|(stat, _)| stat.process).collect()
+    /// What is surely of an agent, and what is only marked.
+    fn alive(&mut self, name: &str, limits: &Limits) -> (Vec<Process>, Vec<Process>) {
+        let (mut held, mut marked) = (Vec::new(), Vec::new());
+        for (stat, strength) in self.collect(name, limits, Depth::Whole) {
+            if stat.alive() {
+                (if strength.holds() { &mut held } else { &mut marked }).push(stat.process);
+            }
+        }
+        (held, marked)
     }
 
     /// Sends a signal to exactly this process; whether it was there to get it.
@@ -356,37 +403,43 @@ impl Trees {
 }
 
 impl Tree {
-    fn new(id: u32) -> Tree {
-        let (seen, sessions) = (Vec::new(), Vec::new());
-        Tree { id, leader: None, adopted: false, seen, sessions, meter: Meter::default(), kills: 0 }
+    fn new(id: AgentId) -> Tree {
+        Tree {
+            id,
+            leader: None,
+            adopted: false,
+            begun: 0,
+            grouped: false,
+            seen: Vec::new(),
+            meter: Meter::default(),
+            kills: 0,
+            warned: false,
+        }
     }
 
     fn lead(&mut self, leader: Process, adopted: bool) {
         self.leader = Some(leader);
         self.adopted = adopted;
+        self.begun = leader.ticks;
         self.meter = Meter::default();
         self.kills = 0;
+        self.warned = false;
     }
 
     /// Everything that was in it at the last look.
-    fn known(&self) -> impl Iterator<Item = Member> + '_ {
-        let leader = self.leader.map(|process| Member { process, weak: false });
+    fn known(&self) -> impl Iterator<Item = (Process, Strength)> + '_ {
+        let leader = self.leader.map(|process| (process, Strength::Descended));
         leader.into_iter().chain(self.seen.iter().copied())
     }
 
-    fn remember(&mut self, members: &[(Stat, bool)]) {
+    /// What is in it only by its control group is not remembered: when it is taken out, it is out.
+    fn remember(&mut self, members: &[(Stat, Strength)]) {
         self.seen.clear();
-        for (stat, weak) in members {
-            if Some(stat.process) != self.leader && stat.alive() {
-                self.seen.push(Member { process: stat.process, weak: *weak });
-            }
-            let starts_session = stat.session == stat.process.pid.raw() && !weak;
-            if starts_session && !self.sessions.contains(&stat.session) {
-                self.sessions.push(stat.session);
+        for (stat, strength) in members {
+            if Some(stat.process) != self.leader && stat.alive() && *strength != Strength::Grouped {
+                self.seen.push((stat.process, *strength));
             }
         }
-        // A session nobody is in any more is over, and its id free for others.
-        self.sessions.retain(|session| members.iter().any(|(stat, _)| stat.session == *session));
     }
 }
 

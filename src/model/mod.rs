@@ -13,5 +13,6 @@ pub mod report;
 pub mod trust;
 pub mod event;
 pub mod carried;
+pub mod membership;
 pub mod agent;
 pub mod state;

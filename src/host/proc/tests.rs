@@ -98,6 +98,59 @@ fn environments() {
 }
 
 #[test]
+fn an_environment_says_the_same_however_it_is_cut() {
+    let text = b"PATH=/bin\0BOOTAGENT_NAME=web\0LONG=xxxxxxxxxxxxxxxx\0BOOTAGENT_STATE_DIR=/s\0HOME=/\0";
+    for size in 1..=text.len() {
+        let mut environ = Environ::new("/s");
+        let mut known = None;
+        for piece in text.chunks(size) {
+            environ.read(piece);
+            known = known.or(environ.mark());
+        }
+        assert_eq!(known, Some(Mark::Agent("web".into())), "in pieces of {size}: before its end");
+        assert_eq!(environ.end(), Mark::Agent("web".into()), "in pieces of {size}");
+    }
+}
+
+#[test]
+fn of_a_large_environment_no_more_is_read_than_can_matter() {
+    let long = "x".repeat(100_000);
+    let mut command = std::process::Command::new("sleep");
+    command.arg("60").env_clear();
+    for (first, want) in [(true, Mark::Agent("web".into())), (false, Mark::Stranger)] {
+        command.env_clear();
+        // The command sorts them.
+        let name = |index: usize| if first { format!("X{index}") } else { format!("A{index}") };
+        for index in 0..5 {
+            command.env(name(index), &long);
+        }
+        let mut child = command.env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_DIR", "/s").spawn().unwrap();
+        let pid = Pid::new(child.id() as i32).unwrap();
+        let mut asked = mark(pid, "/s");
+        while asked.0 == Mark::Executing {
+            std::thread::yield_now();
+            asked = mark(pid, "/s");
+        }
+        let (found, length) = asked;
+        let _ = (child.kill(), child.wait());
+        assert_eq!(found, want);
+        assert_eq!(length, if first { 4096 } else { MAX_ENVIRON });
+    }
+}
+
+#[test]
+fn users_of_a_process() {
+    let ids = |ids: [u32; 3]| Some(ids.map(Uid));
+    assert_eq!(parse_users(b"Name:\tUid: 5\nUid:\t1\t0\t2\t3\nGid:\t7\t7\t7\t7\n"), ids([1, 0, 2]));
+    assert_eq!(parse_users(b"Uid:\t4294967294\t1\t1\t1\n"), ids([u32::MAX - 1, 1, 1]));
+    for text in ["", "Uid:\t1\t2\n", "Uid:\t-1\t2\t3\n", "Uid:\t4294967296\t2\t3\n", "Name:\tUid:\t1\t2\t3\n"] {
+        assert_eq!(parse_users(text.as_bytes()), None, "{text:?}");
+    }
+    let own = Pid::new(std::process::id() as i32).unwrap();
+    assert_eq!(users(own), Some([crate::sys::account::own_uid(); 3]));
+}
+
+#[test]
 fn memory_files() {
     let rollup =
         b"55-7f ---p 0 00:00 0 [rollup]\nRss:  900 kB\nPss:                 100 kB\nPss_Anon:  50 kB\nSwapPss:  4 kB\n";

@@ -71,6 +71,8 @@ fn descent_sessions_and_memory_of_earlier_looks() {
     session.process.ticks += 5;
     trees.show(Snapshot::of(vec![reused, session, stat(17, 12, 12), stat(16, 1, 16)]));
     assert_eq!(numbers(&mut trees, "web"), [16], "a reused id or session is a stranger's");
+    trees.show(Snapshot::of(vec![stat(16, 1, 16), stat(18, 1, 12)]));
+    assert_eq!(numbers(&mut trees, "web"), [16], "a session that nobody of it is in any more");
     trees.show(Snapshot::of(vec![stat(18, 1, 12)]));
     assert_eq!(numbers(&mut trees, "web"), [], "a session without members is over");
 }

@@ -66,7 +66,7 @@ impl State {
         state.keep_unread(out);
         state.hold_jobs(&mut found.jobs);
         state.load_jobs(found.jobs, found.damaged_jobs, now, out);
-        state.resume_agents(found.runs, found.strays, found.carried.is_some(), now, out);
+        state.resume_agents(found.runs, found.strays, found.marked, found.carried.is_some(), now, out);
         if let Some(carried) = found.carried {
             state.go_on(carried, now, out);
         }
@@ -79,13 +79,14 @@ impl State {
         &mut self,
         runs: Vec<(RunRecord, bool)>,
         strays: Vec<(Name, Option<(Process, Time)>)>,
+        marked: Vec<Name>,
         renewed: bool,
         now: Now,
         out: &mut Vec<Action>,
     ) {
         // What runs and has no definition any more is an agent all the same, until it has been stopped.
         let running = runs.iter().filter(|(_, alive)| *alive).map(|(run, _)| &run.name);
-        for name in running.chain(strays.iter().map(|(name, _)| name)) {
+        for name in running.chain(strays.iter().map(|(name, _)| name)).chain(&marked) {
             self.agent(name, true);
         }
         for (run, alive) in runs {
@@ -105,7 +106,7 @@ impl State {
                 }
             });
         }
-        for (name, main) in strays {
+        for (name, main) in strays.into_iter().chain(marked.into_iter().map(|name| (name, None))) {
             // They may be as they should be, and known to a record.
             if main.is_none() && self.is_unread(&name) {
                 continue;

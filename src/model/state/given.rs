@@ -90,6 +90,8 @@ pub struct Found {
     /// What runs of an agent although no record says so: the likely main process and when that was started, if any can
     /// be told to be it.
     pub strays: Vec<(Name, Option<(Process, Time)>)>,
+    /// Agents that only environments of processes tell of: what runs is ended, and nothing waits for it.
+    pub marked: Vec<Name>,
     /// Sentences about records that could not be read, for the log and the server.
     pub damage: Vec<(Name, Box<str>)>,
     /// Ids of jobs whose records could not be read.
