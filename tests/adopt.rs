@@ -5,7 +5,7 @@ mod util;
 
 use std::fs;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use util::*;
@@ -163,13 +163,97 @@ fn agents_are_known_without_their_records() {
 }
 
 #[test]
-fn agents_are_known_by_their_environment_alone() {
+fn what_only_environments_tell_of_is_ended_and_started_anew() {
     if lacks_root() || emulator_lacks("reaper of orphans (PR_SET_CHILD_SUBREAPER)") {
         return;
     }
     let mut host = Host::new();
     host.behind(NO_GROUPS);
-    lose_the_records(&mut host, 4400);
+    let agents = &every_kind(&host, 4400)[..5];
+    host.start();
+    let mut before = Vec::new();
+    for (name, mark) in agents {
+        host.wait_running(name);
+        host.wait(&format!("one copy of {name}"), || copies(mark).len() == 1);
+        before.extend(copies(mark));
+    }
+    host.kill9();
+    fs::remove_dir_all(host.path("run/agents")).expect("the records of runs");
+    host.start();
+    for (name, mark) in agents {
+        host.wait_running(name);
+        host.wait(&format!("one new copy of {name}"), || {
+            let found = copies(mark);
+            found.len() == 1 && !before.contains(&found[0])
+        });
+    }
+    let code = host.end("TERM").code();
+    assert_eq!((code, host.processes()), (Some(0), vec![]), "{}", host.logs());
+}
+
+/// A process with these real, effective and saved users that says to be of the agent `web`, in a session of its own.
+fn pretender(host: &Host, users: (u32, u32, u32)) -> Child {
+    let (real, effective, saved) = users;
+    let script = format!(
+        "import os, time; os.setsid(); ready = open('{}', 'wb', 0); \
+         os.setresuid({real}, {effective}, {saved}); ready.write(b'x'); time.sleep(1000)",
+        host.path("ready").display()
+    );
+    let _ = fs::remove_file(host.path("ready"));
+    let mut command = Command::new("python3");
+    command.args(["-c", &script]).env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_DIR", host.path("state"));
+    let child = command.stdin(Stdio::null()).spawn().expect("it starts");
+    host.wait("it to be who it says", || !host.read("ready").is_empty());
+    child
+}
+
+#[test]
+fn nobody_stands_in_for_an_agent_by_what_they_say() {
+    if lacks_root() || lacks("python3") || emulator_lacks("reaper of orphans (PR_SET_CHILD_SUBREAPER)") {
+        return;
+    }
+    // As su that waits for a password, as sudo that does, and as a program of another user's.
+    for users in [(65_534, 0, 0), (0, 0, 0), (65_533, 65_533, 65_533)] {
+        for groups in [true, false] {
+            for how in ["crash", "lost", "stopped"] {
+                let mut host = Host::new();
+                if !groups {
+                    host.behind(NO_GROUPS);
+                }
+                host.agent("web", "exec sleep 1000", &[]);
+                host.set("restartsecs", "0.1");
+                host.start();
+                let pid = host.wait_running("web").pid;
+                if how == "stopped" {
+                    host.ok(&["stop", "web"]);
+                }
+                let mut pretender = pretender(&host, users);
+                host.kill9();
+                if how != "stopped" {
+                    kill(pid, "KILL");
+                    host.wait("its end", || !alive(pid));
+                }
+                if how == "lost" {
+                    fs::remove_dir_all(host.path("run/agents")).expect("the records of runs");
+                }
+                host.start();
+                let case = format!("{users:?} {how}, groups: {groups}");
+                let other = i32::try_from(pretender.id()).expect("a process id");
+                if how == "stopped" {
+                    assert!(!host.wait_seen("web", "to be there", |agent| agent.status == "stoped").runs(), "{case}");
+                } else {
+                    let now = host.wait_seen("web", "to run anew", |agent| agent.runs() && agent.pid > 0);
+                    assert!(now.pid != other && now.pid != pid, "{case}: {now:?}");
+                    host.ok(&["stop", "web"]);
+                }
+                // At most root's own gets the agent's signals.
+                let alive = pretender.try_wait().is_ok_and(|ended| ended.is_none());
+                assert!(alive || users == (0, 0, 0), "{case}: it was ended\n{}", host.logs());
+                let _ = (pretender.kill(), pretender.wait());
+                host.end("TERM");
+            }
+        }
+    }
 }
 
 #[test]

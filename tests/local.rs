@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -278,6 +278,108 @@ fn a_pipe_in_place_of_a_pid_file_holds_up_nobody() {
     host.wait_seen("forking", "to be looked for", |agent| !agent.detail.is_empty());
     kill(pid, "KILL");
     host.wait_seen("web", "to be restarted", |agent| agent.runs() && agent.pid != pid);
+}
+
+/// How much of the disk a file holds.
+fn held(path: &std::path::Path) -> u64 {
+    fs::metadata(path).map_or(0, |found| found.blocks() * 512)
+}
+
+#[test]
+fn no_agent_holds_the_disk_behind_its_output() {
+    if lacks("python3") {
+        return;
+    }
+    let mut host = Host::new();
+    host.set("checksecs", "0.2");
+    // Each takes space without making its output longer than it may be; the last makes it longer than any disk.
+    let kinds = [
+        ("ahead", "write(1, b'kept\\n'); allocate(0, 64 << 20)"),
+        ("empty", "allocate(0, 64 << 20)"),
+        ("far", "write(1, b'kept\\n'); allocate(1 << 40, 64 << 20)"),
+        ("sparse", "truncate(1, 1 << 43); write(1, b'kept\\n')"),
+    ];
+    for (name, does) in kinds {
+        let script = format!(
+            "exec python3 -c \"
+import ctypes, os, time
+from os import write, truncate
+libc = ctypes.CDLL(None, use_errno=True)
+def allocate(start, length):
+    if libc.fallocate64(1, 1, ctypes.c_int64(start), ctypes.c_int64(length)): raise OSError(ctypes.get_errno())
+{does}
+open('{}', 'w').write(str(os.fstat(1).st_blocks * 512))
+while True: time.sleep(100)\"",
+            host.path(name).display()
+        );
+        host.agent(name, &script, &[("log_size", "\"16K\""), ("retries", "0")]);
+    }
+    host.start();
+    for (name, _) in kinds {
+        host.wait("what it does to be done", || !host.read(name).is_empty());
+        let took: u64 = host.read(name).parse().expect("a number");
+        assert!(name == "sparse" || took >= 64 << 20, "{name} took {took} bytes only");
+        let log = host.path(&format!("log/{name}.log"));
+        host.wait(&format!("{name} to give its space back"), || {
+            held(&log) < 1 << 20 && fs::metadata(&log).is_ok_and(|found| found.len() <= 16 << 10)
+        });
+        let copy = host.path(&format!("log/{name}.log.1"));
+        assert!(held(&copy) < 1 << 20, "{name}: the copy holds {} bytes", held(&copy));
+        assert!(
+            name == "empty" || fs::read(&copy).is_ok_and(|text| text.ends_with(b"kept\n")),
+            "{name}: it is not kept"
+        );
+        assert!(host.seen(name).is_some_and(|agent| agent.runs()), "{name} is to go on\n{}", host.logs());
+    }
+}
+
+#[test]
+fn environments_that_cannot_matter_are_not_read() {
+    if lacks_root() || lacks("python3") || emulator_lacks("reaper of orphans (PR_SET_CHILD_SUBREAPER)") {
+        return;
+    }
+    let mut host = Host::new();
+    host.behind("umount -R -l /sys/fs/cgroup || exit 1;");
+    // Taken over, so that orphans of init may be its own.
+    host.agent("web", "trap '' TERM; while :; do sleep 1; done", &[("stopsecs", "0.2")]);
+    host.start();
+    host.wait_running("web");
+    host.kill9();
+    host.start();
+    let script = "import os
+for i in range(40):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.setresuid(65534, 65534, 65534)
+            os.execve('/bin/sleep', ['sleep', '1002'], {'P%d' % j: 'x' * 120000 for j in range(14)})
+        os._exit(0)
+while True:
+    try: os.wait()
+    except ChildProcessError: break";
+    // They keep its output open.
+    let mut maker = Command::new("python3");
+    maker.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(maker.status().expect("it ends").success());
+    let orphans = || -> Vec<i32> {
+        let all = entries("/proc".as_ref()).into_iter();
+        let pids = all.filter_map(|path| path.file_name()?.to_str()?.parse().ok());
+        pids.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001002\0"))
+            .collect()
+    };
+    host.wait("the orphans", || orphans().len() == 40);
+    let read = || -> u64 {
+        let io = fs::read_to_string(format!("/proc/{}/io", host.pid())).expect("it runs");
+        io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).expect("a number")
+    };
+    let before = read();
+    host.ok(&["restart", "web"]);
+    let after = read();
+    for pid in orphans() {
+        kill(pid, "KILL");
+    }
+    // Their environments are 67 MB.
+    assert!(after - before < 8 << 20, "{} bytes were read", after - before);
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl Log {
         let mut size = found.len();
         if size + line.len() as u64 > LOG_MAX {
             // A copy that cannot be kept is no reason to let the log grow.
-            let _ = turn_file(&path, LOG_MAX, 0o600);
+            let _ = turn_file(&path, LOG_MAX, 0o600, None);
             size = 0;
         }
         let written = file.write(line.as_bytes())?;
@@ -108,12 +108,24 @@ pub struct Outputs {
     dir: PathBuf,
     /// Where the output of the agent's last start begins, unless that is at the beginning of the file.
     begins: Map<Box<str>, u64>,
+    /// Which file was opened at the agent's last start, when it had no other name.
+    opened: Map<Box<str>, FileId>,
+    /// What the file system did not give back when the output was turned over for the disk space it held.
+    kept: Map<Box<str>, u64>,
+}
+
+/// So much more than twice its limit may an output hold of the disk: file systems allocate ahead of a writer.
+const AHEAD: u64 = 2 << 20;
+
+/// The disk space of a file, which an agent can make larger than its length by fallocate(2).
+fn held(found: &Metadata) -> u64 {
+    found.blocks().saturating_mul(512)
 }
 
 impl Outputs {
     /// Those in `dir`.
     pub fn new(dir: &Path) -> Outputs {
-        Outputs { dir: dir.into(), begins: Map::new() }
+        Outputs { dir: dir.into(), begins: Map::new(), opened: Map::new(), kept: Map::new() }
     }
 
     /// Where the output of the agent is.
@@ -130,6 +142,7 @@ impl Outputs {
         let path = self.path(name);
         match open_append(&self.dir, &path, 0o640) {
             Ok((file, found)) => {
+                self.opened.insert(name.into(), id_of(&found));
                 match found.len() {
                     0 => drop(self.begins.remove(name)),
                     size => self.begins.insert(name.into(), size),
@@ -144,19 +157,28 @@ impl Outputs {
         }
     }
 
-    /// When the agent's output is over `size` bytes: keeps the last `size` of them in `NAME.log.1`, and truncates it.
+    /// When the agent's output is over `size` bytes, or holds far more of the disk than those need: keeps the last `size`
+    /// of them in `NAME.log.1`, and truncates it.
     ///
     /// # Errors
     /// A sentence for the log, when it could not be kept or truncated; one that cannot be kept is truncated all the same.
     pub fn turn(&mut self, name: &str, size: u64) -> Result<(), Reason> {
         let path = self.path(name);
-        match fs::symlink_metadata(&path) {
-            Ok(found) if found.is_file() && found.len() > size => {}
-            _ => return Ok(()),
+        let Ok(found) = fs::symlink_metadata(&path) else { return Ok(()) };
+        let before = self.kept.get(name).copied().unwrap_or(0);
+        let hoards = held(&found) > size.saturating_mul(2).saturating_add(AHEAD).saturating_add(before);
+        if !found.is_file() || found.len() <= size && !hoards {
+            return Ok(());
         }
         self.begins.remove(name);
-        turn_file(&path, size, 0o640)
-            .map_err(|error| reason!("agent \"{name}\": cannot turn over \"{}\": {}", path.display(), reason(&error)))
+        let told = |why: &dyn Display| reason!("agent \"{name}\": cannot turn over \"{}\": {why}", path.display());
+        let left = turn_file(&path, size, 0o640, self.opened.get(name)).map_err(|error| told(&reason(&error)))?;
+        self.kept.remove(name);
+        if hoards && left > AHEAD {
+            self.kept.insert(name.into(), left);
+            return Err(told(&format_args!("the file system keeps {left} bytes allocated behind its end")));
+        }
+        Ok(())
     }
 
     /// The last whole lines of the agent's output since its start, at most `max` bytes; empty when there are none. What
@@ -204,7 +226,7 @@ fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<(File, Metadata
         make_dir(dir).map_err(|error| error.cause)?;
         opened = options.create(true).open(path);
     }
-    let (file, found) = unshared(opened?)?;
+    let (file, found) = unshared(opened?, None)?;
     if new {
         file.set_permissions(Permissions::from_mode(mode))?;
     }
@@ -212,26 +234,33 @@ fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<(File, Metadata
 }
 
 /// The file, unless it is somewhere else too: a hard link could have been planted, to some file that we are to write to.
-fn unshared(file: File) -> io::Result<(File, Metadata)> {
+/// `known` had no other name when it was opened: who has given it one since has no less to lose by that.
+fn unshared(file: File, known: Option<&FileId>) -> io::Result<(File, Metadata)> {
     let found = file.metadata()?;
     if !found.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    if found.nlink() > 1 {
+    if found.nlink() > 1 && known != Some(&id_of(&found)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file has another name (a hard link)"));
     }
     Ok((file, found))
 }
 
-/// Keeps the last `size` bytes of a log in its `.1`, and truncates it. The writers hold it open for append, so what
-/// they write next begins at its start.
-fn turn_file(path: &Path, size: u64, mode: u32) -> io::Result<()> {
+/// Keeps the last `size` bytes of a log in its `.1`, and truncates it; returns what it holds of the disk then. The writers
+/// hold it open for append, so what they write next begins at its start. `known` as for `unshared`.
+fn turn_file(path: &Path, size: u64, mode: u32, known: Option<&FileId>) -> io::Result<u64> {
     let options = &mut OpenOptions::new();
     let log = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    let (mut log, _) = unshared(log)?;
-    let kept = keep_copy(&mut log, path, size, mode);
+    let (mut log, found) = unshared(log, known)?;
+    let kept = if found.len() > 0 { keep_copy(&mut log, path, size, mode) } else { Ok(()) };
     log.set_len(0)?;
-    kept
+    if held(&log.metadata()?) > 0 && found.len() == 0 {
+        // Some file systems do nothing for a file that has this length already, whatever lies behind it.
+        log.set_len(1)?;
+        log.set_len(0)?;
+    }
+    kept?;
+    Ok(held(&log.metadata()?))
 }
 
 fn keep_copy(log: &mut File, path: &Path, size: u64, mode: u32) -> io::Result<()> {
@@ -244,7 +273,10 @@ fn keep_copy(log: &mut File, path: &Path, size: u64, mode: u32) -> io::Result<()
         let mut chunk = Vec::new();
         let mut left = size;
         while left > 0 && read_up_to(left.min(64 << 10), &mut chunk, &mut |to| log.read(to))? > 0 {
-            copy.write_all(&chunk)?;
+            // What its writer has left out by a jump is left out of the copy.
+            if chunk.iter().any(|byte| *byte != 0) {
+                copy.write_all(&chunk)?;
+            }
             left -= chunk.len() as u64;
             chunk.clear();
         }

@@ -162,6 +162,40 @@ fn output_is_turned_over_under_its_writer() {
 }
 
 #[test]
+fn an_output_with_a_hole_is_turned_over_without_it() {
+    let place = Place::new();
+    let mut outputs = Outputs::new(&place.0);
+    let mut writer = File::from(outputs.open("web").unwrap());
+    writer.write_all(b"before").unwrap();
+    // Larger than any disk.
+    writer.set_len(1 << 43).unwrap();
+    writer.write_all(b"after").unwrap();
+    assert_eq!(outputs.turn("web", 1 << 20), Ok(()));
+    let copy = place.read("web.log.1");
+    assert!(copy.trim_matches('\0') == "after" && copy.len() <= 64 << 10, "{} bytes", copy.len());
+    assert_eq!(place.read("web.log"), "");
+}
+
+#[test]
+fn a_name_that_is_given_to_an_output_later_does_not_keep_it_from_being_turned_over() {
+    let place = Place::new();
+    let mut outputs = Outputs::new(&place.0);
+    let mut writer = File::from(outputs.open("web").unwrap());
+    writer.write_all(b"0123456789abc").unwrap();
+    for name in ["one", "two"] {
+        fs::hard_link(outputs.path("web"), place.0.join(name)).unwrap();
+    }
+    let mut next = Outputs::new(&place.0);
+    assert!(next.turn("web", 10).unwrap_err().contains("hard link"), "whose file it is nobody knows");
+    assert_eq!(place.read("web.log").len(), 13);
+    assert_eq!(outputs.turn("web", 10), Ok(()));
+    assert_eq!(
+        (place.read("web.log.1"), place.read("web.log"), place.read("one")),
+        ("3456789abc".into(), "".into(), "".into())
+    );
+}
+
+#[test]
 fn tails_are_whole_lines() {
     let place = Place::new();
     let outputs = Outputs::new(&place.0);
