@@ -346,26 +346,27 @@ fn environments_that_cannot_matter_are_not_read() {
     host.wait_running("web");
     host.kill9();
     host.start();
-    let script = "import os
+    let time = format!("1002.{}", std::process::id());
+    let script = "import os, sys
 for i in range(40):
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
             os.setresuid(65534, 65534, 65534)
-            os.execve('/bin/sleep', ['sleep', '1002'], {'P%d' % j: 'x' * 120000 for j in range(14)})
+            os.execve('/bin/sleep', ['sleep', sys.argv[1]], {'P%d' % j: 'x' * 120000 for j in range(14)})
         os._exit(0)
 while True:
     try: os.wait()
     except ChildProcessError: break";
     // They keep its output open.
     let mut maker = Command::new("python3");
-    maker.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    maker.args(["-c", script, &time]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     assert!(maker.status().expect("it ends").success());
+    let want = format!("sleep\0{time}\0");
     let orphans = || -> Vec<i32> {
         let all = entries("/proc".as_ref()).into_iter();
         let pids = all.filter_map(|path| path.file_name()?.to_str()?.parse().ok());
-        pids.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x001002\0"))
-            .collect()
+        pids.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == want.as_bytes())).collect()
     };
     host.wait("the orphans", || orphans().len() == 40);
     let read = || -> u64 {
