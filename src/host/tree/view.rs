@@ -23,6 +23,8 @@ const EXECUTING: usize = 50;
 pub(super) struct View {
     pub(super) snapshot: Snapshot,
     pub(super) facts: Vec<Facts>,
+    /// What the facts mean.
+    members: Vec<Option<Member>>,
     depth: Depth,
 }
 
@@ -94,7 +96,7 @@ impl Trees {
         for pid in grouped.into_iter().filter(|pid| may(*pid)) {
             match view.snapshot.index(pid) {
                 Some(index) => {
-                    let known = judge(&view.facts[index]);
+                    let known = view.members[index];
                     view.facts[index].group = Some(id);
                     // What descends from the others is known already.
                     if known.is_none_or(|member| member.agent != id || !member.strength.holds()) {
@@ -105,8 +107,8 @@ impl Trees {
             }
         }
         view.spread(fresh, own);
-        for (stat, facts) in view.snapshot.stats().iter().zip(&view.facts) {
-            match judge(facts) {
+        for (stat, member) in view.snapshot.stats().iter().zip(&view.members) {
+            match *member {
                 // A mark counts for nothing where the agent has a control group.
                 Some(Member { agent, strength }) if agent == id && (strength.holds() || !outside) => {
                     members.push((*stat, strength));
@@ -152,10 +154,10 @@ impl Trees {
             self.strangers.retain(|pid, ticks| snapshot.get(Process { pid: *pid, ticks: *ticks }).is_some());
         }
         let facts = self.resolve(&snapshot);
-        let view = View { snapshot, facts, depth };
+        let view = View { snapshot, members: facts.iter().map(judge).collect(), facts, depth };
         let mut members: Map<AgentId, Vec<(Stat, Strength)>> = Map::new();
-        for (stat, facts) in view.snapshot.stats().iter().zip(&view.facts) {
-            if let Some(Member { agent, strength }) = judge(facts) {
+        for (stat, member) in view.snapshot.stats().iter().zip(&view.members) {
+            if let Some(Member { agent, strength }) = *member {
                 members.or_insert_with(agent, Vec::new).push((*stat, strength));
             }
         }
@@ -331,6 +333,7 @@ impl View {
         if !fresh.is_empty() {
             let children = Index::new(self.snapshot.stats(), |stat| stat.parent);
             spread_surely(&self.snapshot, &children, &mut self.facts, fresh, own);
+            self.members = self.facts.iter().map(judge).collect();
         }
     }
 }
