@@ -14,21 +14,9 @@ use bootagent::model::command::Command;
 use bootagent::model::job::{joined, sanitize};
 use bootagent::model::pace::parse_servers;
 use bootagent::model::spec::{is_name, Name};
-use bootagent::sys::heap::Heap;
-use bootagent::text::find;
 use bootagent::work::watch::WORD as WATCH;
 use bootagent::{reason, reason::Reason};
 use getopts::{HasArg, Occur};
-
-/// What static binaries have in place of the C library's.
-#[cfg(all(target_env = "musl", not(test)))]
-#[allow(unsafe_code)]
-#[path = "sys/standin.rs"]
-mod standin;
-
-/// What Rust's own code allocates from.
-#[global_allocator]
-static HEAP: Heap = Heap::new();
 
 /// One command of the command line.
 struct Topic {
@@ -179,7 +167,6 @@ enum Wish {
 }
 
 fn main() {
-    let _ = bootagent::sys::abort::say_where();
     let mut args: Vec<String> = Vec::new();
     for arg in std::env::args_os().skip(1) {
         match arg.into_string() {
@@ -257,7 +244,7 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), Reason> {
         return Ok((None, Wish::Say(help(topic))));
     }
     for (short, long) in [("d", "-d"), ("S", "-S"), ("j", "--json"), ("V", "--version")] {
-        if given.opt_present(short) && find(topic.options, short).is_none() {
+        if given.opt_present(short) && !topic.options.contains(short) {
             return Err(reason!("\"{word}\" knows no option {long}; see \"bootagent help {word}\""));
         }
     }

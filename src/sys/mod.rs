@@ -12,13 +12,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::kernel::Time;
 
-pub mod abort;
 pub mod account;
 pub mod alarm;
 pub mod child;
 pub mod failure;
 pub mod file;
-pub mod heap;
 pub mod poll;
 pub mod process;
 
