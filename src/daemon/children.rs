@@ -2,8 +2,8 @@
 
 use std::ffi::CString;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -25,13 +25,12 @@ use crate::sys::child::{spawn_child, Program, Setup};
 use crate::sys::failure::Failure;
 use crate::sys::file::{open_nofollow, read_text, read_up_to};
 use crate::sys::process::{self, c_text};
-use crate::text::replace;
 
 /// So much of an agent's output, or its check's, goes into what is said about its end.
 pub(super) const TAIL: u64 = 400;
 
 /// The descriptors that a start takes, and some: its output twice, /dev/null, control groups, accounts.
-const SPARE: usize = 16;
+const SPARE: u64 = 16;
 
 /// So much of a tool's output is read: from its beginning and from its end.
 const OUTPUT: u64 = 4096;
@@ -52,24 +51,15 @@ impl Daemon {
         self.queue.push_back(event);
     }
 
-    /// Whether we lack the descriptors that a start takes, and what the kernel says about that.
+    /// Whether we lack the descriptors that a start takes. Without /proc a start is tried.
     pub(super) fn shortage(&self) -> Option<String> {
-        // From Linux 6.2 on its size is how many we have open.
-        let open = fs::metadata("/proc/self/fd").map_or(0, |found| found.len());
+        let open = match open_descriptors() {
+            Ok(open) => open,
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) => return Some(format!("no descriptors to spare: {}", reason(&error))),
+        };
         let limit = process::limit(Resource::Nofile).map_or(0, |(soft, _)| soft);
-        if open > 0 && open + SPARE as u64 <= limit {
-            return None;
-        }
-        // Not copies of the lock's: closing one of those would release it, fcntl(2).
-        let signals = self.signals.as_fd();
-        let mut spare: Vec<OwnedFd> = Vec::new();
-        for _ in 0..SPARE {
-            match signals.try_clone_to_owned() {
-                Ok(fd) => spare.push(fd),
-                Err(error) => return Some(format!("no descriptors to spare: {}", reason(&error))),
-            }
-        }
-        None
+        (open + SPARE > limit).then(|| format!("no descriptors to spare: {open} of {limit} are open"))
     }
 
     fn spawn_agent(&mut self, name: &Name) -> Result<Event, Reason> {
@@ -91,10 +81,6 @@ impl Daemon {
                 return Ok(Event::Short { name: name.clone(), reason });
             }
         };
-        if self.queue.is_empty() {
-            // Nothing else waits: where it has our processor the child goes first, and what is to be noted after it.
-            std::thread::yield_now();
-        }
         let process = Daemon::process(pid);
         self.trees.runs_as(name, Some(setup.uid.unwrap_or(own_uid())));
         self.trees.begin(name, process);
@@ -388,6 +374,15 @@ impl Daemon {
     }
 }
 
+/// How many descriptors we have open: the size of this directory from Linux 6.2 on, and in any case its entries.
+fn open_descriptors() -> io::Result<u64> {
+    const OWN: &str = "/proc/self/fd";
+    match fs::metadata(OWN)?.len() {
+        0 => Ok(fs::read_dir(OWN)?.count() as u64),
+        open => Ok(open),
+    }
+}
+
 /// The length of the longest value in an agent's environment: so much before the last `TAIL` bytes it may begin.
 pub(super) fn longest_value(spec: &Spec) -> usize {
     spec.envs.iter().map(|(_, value)| value.len()).max().unwrap_or(0)
@@ -406,7 +401,7 @@ pub(super) fn without_values(text: &str, envs: &[(Box<str>, Box<str>)]) -> Strin
     while !text.is_char_boundary(start) {
         start += 1;
     }
-    values().fold(text[start..].to_string(), |text, value| replace(&text, value, "***"))
+    values().fold(text[start..].to_string(), |text, value| text.replace(value, "***"))
 }
 
 /// The program of this name in the PATH of tools.
