@@ -118,8 +118,37 @@ enum Ready {
 /// So long may copies of good definitions take before the daemon says that it is ready; the others wait for idle moments.
 const COPYING: Duration = Duration::from_millis(20);
 
-/// Files below `good/` and what is to be in them.
-type Copies = Vec<(String, Vec<u8>)>;
+/// So many events there is always room for.
+const QUEUE: usize = 16;
+
+/// Files below `good/` and what is to be in them. All of it is in one piece of memory, which goes back to the kernel at the
+/// end: what an allocator has for hundreds of small pieces stays with the process.
+#[derive(Debug, Default)]
+struct Copies {
+    bytes: Vec<u8>,
+    /// Where the name of a file begins in `bytes`, and where its text does.
+    places: Vec<(usize, usize)>,
+}
+
+impl Copies {
+    fn push(&mut self, file: &str, text: &[u8]) {
+        self.places.push((self.bytes.len(), self.bytes.len() + file.len()));
+        self.bytes.extend_from_slice(file.as_bytes());
+        self.bytes.extend_from_slice(text);
+    }
+
+    /// Takes out the last one: a file and its text.
+    fn pop(&mut self) -> Option<(String, Vec<u8>)> {
+        let (begin, middle) = self.places.pop()?;
+        let text = self.bytes.split_off(middle);
+        let file = String::from_utf8_lossy(&self.bytes.split_off(begin)).into_owned();
+        Some((file, text))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+}
 
 /// Everything the daemon holds.
 struct Daemon {
@@ -375,6 +404,8 @@ impl Daemon {
             self.state.step(event, now(), &mut actions);
             self.perform(std::mem::take(&mut actions));
         }
+        // Where hundreds of agents are started at once it becomes long, and it is empty now.
+        self.queue.shrink_to(QUEUE);
     }
 
     fn perform(&mut self, actions: Vec<Action>) {

@@ -4,9 +4,8 @@
 //! speak in these, `sys` translates them to and from libc.
 
 use std::fmt;
+use std::num::NonZero;
 use std::time::Duration;
-
-use crate::text;
 
 /// A moment on the monotonic clock (`CLOCK_MONOTONIC`, clock_gettime(2)), in nanoseconds since boot.
 ///
@@ -96,21 +95,20 @@ impl fmt::Display for Decimal {
 /// A process id that can be signalled safely: never 0, 1 or negative, so that a signal to it or to its group can reach
 /// neither every process nor init (kill(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Pid(i32);
+pub struct Pid(NonZero<i32>);
 
 impl Pid {
     /// `raw` as a process id; `None` below 2.
     pub const fn new(raw: i32) -> Option<Pid> {
-        if raw > 1 {
-            Some(Pid(raw))
-        } else {
-            None
+        match NonZero::new(raw) {
+            Some(id) if raw > 1 => Some(Pid(id)),
+            _ => None,
         }
     }
 
     /// The number, as libc takes it.
     pub const fn raw(self) -> i32 {
-        self.0
+        self.0.get()
     }
 }
 
@@ -145,7 +143,7 @@ pub struct Errno(pub i32);
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = std::io::Error::from_raw_os_error(self.0).to_string();
-        f.write_str(text::split_once(&text, " (os error").map_or(&*text, |(text, _)| text))
+        f.write_str(text.split_once(" (os error").map_or(&*text, |(text, _)| text))
     }
 }
 

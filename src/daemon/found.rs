@@ -206,8 +206,9 @@ pub(super) fn read_definitions(
             problems.push(format!("{dir}/{}: the last good definition stays in force", agent.file).into());
         } else {
             let kept = format!("agents.d/{}", agent.file);
-            let fresh = texts.get_mut(&kept).and_then(Option::take);
-            unkept.extend(fresh.map(|text| (kept, text)));
+            if let Some(text) = texts.get_mut(&kept).and_then(Option::take) {
+                unkept.push(&kept, &text);
+            }
         }
         definitions.push(Definition { origin: Origin::File, spec: agent.spec });
     }

@@ -121,7 +121,7 @@ impl Daemon {
         if !can_be_read(from_ref(&agents_dir)) {
             unread.push(agents_dir);
         }
-        let mut unkept = Copies::new();
+        let mut unkept = Copies::default();
         let mut found = find(&config, &store, stored, &mut unkept, handover.is_some(), &mut log, out);
         for (run, alive) in &mut found.runs {
             *alive = run
@@ -262,7 +262,7 @@ impl Daemon {
         };
         let records: Vec<AgentRecord> = self.state.agents().map(|agent| agent.record.clone()).collect();
         let mut problems = Vec::new();
-        self.unkept.clear();
+        self.unkept = Copies::default();
         let (mut good, whole) = read_definitions(&self.store, &dir, sources, &mut self.unkept, &mut problems);
         for record in &records {
             good.append(&mut own_definitions(&self.store, record, &mut problems));

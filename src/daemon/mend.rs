@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::reexec::HANDOVER;
-use super::{found, load, Daemon};
+use super::{found, load, Copies, Daemon};
 use crate::host::disk::{make_dir, publish, reason, Error};
 use crate::host::files;
 use crate::host::store::{can_be_read, Store};
@@ -165,7 +165,7 @@ impl Daemon {
             }
         }
         if self.unkept.is_empty() {
-            self.unkept = Vec::new();
+            self.unkept = Copies::default();
             kept = kept.and(self.store.sync_good_definitions());
         }
         let problem = kept.err().map(|error| error.to_string());

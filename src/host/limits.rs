@@ -34,7 +34,7 @@ pub struct Limits {
     parent: Option<Box<str>>,
     agents: Map<Name, Box<Held>>,
     /// Groups that still had processes when their agent was released.
-    leftover: Vec<(Name, Leaf)>,
+    leftover: Vec<Leaf>,
     swept: bool,
     said: Vec<Box<str>>,
     notes: Vec<String>,
@@ -52,8 +52,8 @@ struct Place {
 #[derive(Debug, Default)]
 struct Held {
     telling: Option<Leaf>,
-    memory: Option<Leaf>,
-    cpu: Option<Leaf>,
+    memory: Option<Box<Leaf>>,
+    cpu: Option<Box<Leaf>>,
     memory_limit: Option<u64>,
     /// Nothing limits its groups: its next start need not lift anything.
     bare: bool,
@@ -203,11 +203,11 @@ impl Limits {
         let mut held = Held { memory_limit: limits.memory, ..Held::default() };
         held.telling = self.telling.and_then(|index| self.leaf(index, name));
         if let Some(bytes) = limits.memory {
-            held.memory = self.hold(name, "memory", &|leaf| leaf.set_memory(Some(bytes)));
-            held.baseline = held.memory.as_ref().and_then(Leaf::oom_kills);
+            held.memory = self.hold(name, "memory", &|leaf| leaf.set_memory(Some(bytes))).map(Box::new);
+            held.baseline = held.memory.as_ref().and_then(|leaf| leaf.oom_kills());
         }
         if let Some(share) = limits.cpu {
-            held.cpu = self.hold(name, "cpu", &|leaf| leaf.set_cpu(Some(share)));
+            held.cpu = self.hold(name, "cpu", &|leaf| leaf.set_cpu(Some(share))).map(Box::new);
         }
         held.bare = self.lift(name, &held, limits) && unlimited;
         let mut prepared = Prepared::default();
@@ -243,21 +243,21 @@ impl Limits {
                 continue;
             }
             if memory && held.memory.is_none() && limits.memory.is_some_and(|bytes| leaf.has_memory(bytes)) {
-                held.memory = Some(leaf.clone());
+                held.memory = Some(Box::new(leaf.clone()));
             }
             if cpu && held.cpu.is_none() && limits.cpu.is_some_and(|share| leaf.has_cpu(share)) {
-                held.cpu = Some(leaf.clone());
+                held.cpu = Some(Box::new(leaf.clone()));
             }
             if self.telling == Some(index) {
                 held.telling = Some(leaf);
             }
         }
-        held.baseline = held.memory.as_ref().and_then(Leaf::oom_kills);
+        held.baseline = held.memory.as_ref().and_then(|leaf| leaf.oom_kills());
         self.finish(name, limits, held, Prepared::default())
     }
 
     fn finish(&mut self, name: &Name, limits: &spec::Limits, mut held: Held, mut prepared: Prepared) -> Prepared {
-        held.alarm = match held.memory.as_ref().map(Leaf::memory_alarm) {
+        held.alarm = match held.memory.as_ref().map(|leaf| leaf.memory_alarm()) {
             Some(Ok(alarm)) => alarm,
             // The end of the main process still tells.
             Some(Err(error)) => {
@@ -268,7 +268,7 @@ impl Limits {
         };
         prepared.polled.memory = limits.memory.is_some() && held.memory.is_none();
         prepared.polled.cpu = limits.cpu.is_some() && held.cpu.is_none();
-        let by = |leaf: &Option<Leaf>| leaf.as_ref().map_or("polled", |leaf| leaf.version().name());
+        let by = |leaf: &Option<Box<Leaf>>| leaf.as_ref().map_or("polled", |leaf| leaf.version().name());
         prepared.by = match (limits.cpu.map(|_| by(&held.cpu)), limits.memory.map(|_| by(&held.memory))) {
             (None, None) => None,
             (Some(one), None) | (None, Some(one)) => Some(one.into()),
@@ -285,7 +285,7 @@ impl Limits {
         if let Some(old) = self.agents.remove(name) {
             for leaf in old.leaves() {
                 if !held.leaves().contains(&leaf) {
-                    self.leftover.push((name.clone(), leaf.clone()));
+                    self.leftover.push(leaf.clone());
                 }
             }
         }
@@ -295,7 +295,7 @@ impl Limits {
     }
 
     /// The leaf that `set` worked on, trying v2 and then v1.
-    fn hold(&mut self, name: &str, controller: &str, set: &dyn Fn(&Leaf) -> Result<(), Box<Error>>) -> Option<Leaf> {
+    fn hold(&mut self, name: &Name, controller: &str, set: &dyn Fn(&Leaf) -> Result<(), Box<Error>>) -> Option<Leaf> {
         for version in [Version::V2, Version::V1] {
             let place = |place: &Place| {
                 place.hierarchy.version == version && (version == Version::V2 || place.hierarchy.has(controller))
@@ -316,7 +316,7 @@ impl Limits {
         None
     }
 
-    fn leaf(&mut self, index: usize, name: &str) -> Option<Leaf> {
+    fn leaf(&mut self, index: usize, name: &Name) -> Option<Leaf> {
         match self.group(index).ok()?.leaf(name) {
             Ok(leaf) => Some(leaf),
             Err(error) => {
@@ -362,7 +362,7 @@ impl Limits {
         if held.telling.as_ref().is_some_and(|leaf| fs::remove_dir(leaf.dir()).is_ok()) {
             let gone = held.telling.take();
             for leaf in [&mut held.memory, &mut held.cpu] {
-                leaf.take_if(|leaf| Some(&*leaf) == gone.as_ref());
+                leaf.take_if(|leaf| Some(&**leaf) == gone.as_ref());
             }
         }
     }
@@ -418,7 +418,7 @@ impl Limits {
     pub fn alarmed(&mut self, index: usize) -> Option<(Name, OutOfMemory)> {
         let (name, held) = self.agents.iter().filter(|(_, held)| held.alarm.is_some()).nth(index)?;
         let raised = held.alarm.as_ref().is_some_and(Counter::take);
-        let peak = held.memory.as_ref().and_then(Leaf::memory_peak);
+        let peak = held.memory.as_ref().and_then(|leaf| leaf.memory_peak());
         raised.then_some((name.clone(), OutOfMemory { peak, limit: held.memory_limit? }))
     }
 
@@ -426,7 +426,7 @@ impl Limits {
     pub fn release(&mut self, name: &str) {
         if let Some(held) = self.agents.remove(name) {
             for leaf in held.leaves() {
-                self.leftover.push((name.into(), leaf.clone()));
+                self.leftover.push(leaf.clone());
             }
         }
         self.remove_leftover();
@@ -437,11 +437,11 @@ impl Limits {
     pub fn sweep(&mut self) {
         if !std::mem::replace(&mut self.swept, true) {
             if let Some(Ok(group)) = self.telling.and_then(|index| self.places[index].group.as_ref()) {
-                for name in group.leaves().iter().filter(|name| !self.agents.contains_key(&***name)) {
+                for name in group.leaves().iter().filter(|name| !self.agents.contains_key(&**name)) {
                     // Empty groups within one that is in use are the agent's own.
                     let leaf = group.find(name);
                     if !leaf.populated() {
-                        self.leftover.push((name.as_ref().into(), leaf));
+                        self.leftover.push(leaf);
                     }
                 }
             }
@@ -451,8 +451,8 @@ impl Limits {
 
     fn remove_leftover(&mut self) {
         let agents = &self.agents;
-        self.leftover.retain(|(name, leaf)| {
-            let used = agents.get(name).is_some_and(|held| held.leaves().contains(&leaf));
+        self.leftover.retain(|leaf| {
+            let used = agents.get(leaf.name()).is_some_and(|held| held.leaves().contains(&leaf));
             !used && leaf.remove().is_err()
         });
     }
@@ -466,7 +466,7 @@ impl Limits {
                 continue;
             }
             match group.find(&name).members() {
-                Ok(pids) if !pids.is_empty() => found.push((name.into(), pids)),
+                Ok(pids) if !pids.is_empty() => found.push((name, pids)),
                 _ => {}
             }
         }
@@ -488,7 +488,8 @@ impl Held {
     /// Its groups, each once.
     fn leaves(&self) -> Vec<&Leaf> {
         let mut leaves: Vec<&Leaf> = Vec::new();
-        for leaf in [&self.telling, &self.memory, &self.cpu].into_iter().flatten() {
+        let limits = [&self.memory, &self.cpu].into_iter().flatten().map(|leaf| &**leaf);
+        for leaf in self.telling.iter().chain(limits) {
             if !leaves.contains(&leaf) {
                 leaves.push(leaf);
             }

@@ -192,9 +192,9 @@ fn set<T>(slot: &mut T, value: Option<T>) {
 
 /// The required `exec` of an agent or its check; empty when it is not good.
 fn exec(fields: &mut Fields<'_, '_>, in_tar: bool) -> Vec<Box<str>> {
-    let mut exec = Vec::new();
-    let Some(value) = fields.required("exec") else { return exec };
+    let Some(value) = fields.required("exec") else { return Vec::new() };
     let elements = json::array(value).unwrap_or_default();
+    let mut exec = Vec::with_capacity(elements.len());
     if elements.is_empty() {
         fields.wrong("exec", "an array of program and arguments such as [\"/usr/sbin/agent\", \"-f\"]", value);
     }

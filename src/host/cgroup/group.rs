@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::{directories, make_dir, open_for_writing, read_file, write_file, Error, Hierarchy, Leaf, Version};
+use crate::model::spec::Name;
 
 /// The group all of an agent's groups are in, in one hierarchy.
 #[derive(Debug)]
@@ -11,7 +13,7 @@ pub struct Group {
     version: Version,
     /// Controllers are enabled from here on down.
     base: PathBuf,
-    dir: PathBuf,
+    dir: Rc<Path>,
     own: PathBuf,
     controllers: Vec<Box<str>>,
 }
@@ -32,7 +34,7 @@ impl Group {
         for base in bases {
             let group = Group {
                 version: hierarchy.version,
-                dir: base.join(parent.unwrap_or(name).trim_matches('/')),
+                dir: base.join(parent.unwrap_or(name).trim_matches('/')).into(),
                 base,
                 own: hierarchy.own.clone(),
                 controllers: hierarchy.controllers.clone(),
@@ -134,22 +136,22 @@ impl Group {
     }
 
     /// The group of one agent, made if need be.
-    pub fn leaf(&self, name: &str) -> Result<Leaf, Box<Error>> {
+    pub fn leaf(&self, name: &Name) -> Result<Leaf, Box<Error>> {
         let mut leaf = self.find(name);
-        leaf.new = make_dir(&leaf.dir)?;
+        leaf.new = make_dir(&leaf.dir())?;
         Ok(leaf)
     }
 
     /// The group of one agent, whether it is there or not.
-    pub fn find(&self, name: &str) -> Leaf {
-        Leaf { version: self.version, dir: self.dir.join(name).into(), new: false }
+    pub fn find(&self, name: &Name) -> Leaf {
+        Leaf { version: self.version, group: self.dir.clone(), name: name.clone(), new: false }
     }
 
     /// The names of all groups in it.
-    pub fn leaves(&self) -> Vec<Box<str>> {
+    pub fn leaves(&self) -> Vec<Name> {
         let mut names = Vec::new();
         for dir in directories(&self.dir) {
-            names.extend(dir.file_name().and_then(|name| name.to_str()).map(Box::from));
+            names.extend(dir.file_name().and_then(|name| name.to_str()).map(Name::from));
         }
         names
     }

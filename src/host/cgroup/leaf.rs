@@ -5,23 +5,27 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::{directories, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, Error, Version};
 use crate::kernel::Pid;
+use crate::model::spec::Name;
 use crate::sys::poll::Counter;
 
 /// The group of one agent in one hierarchy.
 #[derive(Clone, Debug)]
 pub struct Leaf {
     pub(super) version: Version,
-    pub(super) dir: Box<Path>,
+    /// The directory of the group that all agents' groups are in; no leaf has a copy of its own.
+    pub(super) group: Rc<Path>,
+    pub(super) name: Name,
     /// It was made for this object.
     pub(super) new: bool,
 }
 
 impl PartialEq for Leaf {
     fn eq(&self, other: &Leaf) -> bool {
-        self.dir == other.dir
+        (&self.group, &self.name) == (&other.group, &other.name)
     }
 }
 
@@ -36,26 +40,36 @@ impl Leaf {
         self.new
     }
 
+    /// Whose it is.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
     /// Where it is.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    pub fn dir(&self) -> PathBuf {
+        self.group.join(&*self.name)
+    }
+
+    /// The path of one of its files.
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
     }
 
     /// The file through which a child enters it by writing `0`.
     pub fn entrance(&self) -> Result<OwnedFd, Box<Error>> {
-        open_for_writing(&self.dir.join("cgroup.procs")).map(OwnedFd::from)
+        open_for_writing(&self.file("cgroup.procs")).map(OwnedFd::from)
     }
 
     /// Its directory, for a child that is made in it; `None` with v1, which cannot do that.
     pub fn directory(&self) -> Option<OwnedFd> {
         let v2 = self.version == Version::V2;
-        v2.then(|| fs::File::open(&self.dir).ok()).flatten().map(OwnedFd::from)
+        v2.then(|| fs::File::open(self.dir()).ok()).flatten().map(OwnedFd::from)
     }
 
     /// Every process in it and in groups its processes made below it; none when it is gone.
     pub fn members(&self) -> Result<Vec<Pid>, Box<Error>> {
         let mut pids = Vec::new();
-        members(&self.dir, &mut pids).map(|()| pids)
+        members(&self.dir(), &mut pids).map(|()| pids)
     }
 
     /// Whether any process is in it or below.
@@ -71,12 +85,12 @@ impl Leaf {
     /// Has the kernel kill all that is in it in one step, also what is just being forked; false where it cannot (v1, or
     /// before 5.14). We must never be in it: then it is an error, and nothing is killed.
     pub fn kill(&self) -> Result<bool, Box<Error>> {
-        let file = self.dir.join("cgroup.kill");
+        let file = self.file("cgroup.kill");
         if self.version == Version::V1 || !file.exists() {
             return Ok(false);
         }
         if self.members()?.iter().any(|pid| pid.raw() as u32 == std::process::id()) {
-            return Err(Error::text("kill", &self.dir, "we are in it ourselves"));
+            return Err(Error::text("kill", &self.dir(), "we are in it ourselves"));
         }
         write_file(&file, "1").map(|()| true)
     }
@@ -115,7 +129,7 @@ impl Leaf {
         }
         match limit {
             Some(want) if !self.has_memory(want) => {
-                let file = self.dir.join(file);
+                let file = self.file(file);
                 let got = read_file(&file)?;
                 Err(Error::text("write", &file, &format!("wrote {want}, read back \"{}\"", got.trim())))
             }
@@ -152,7 +166,7 @@ impl Leaf {
         let (quota, period) = bandwidth(share);
         match self.version {
             Version::V2 => {
-                read_file(&self.dir.join("cpu.max")).is_ok_and(|text| text.trim() == format!("{quota} {period}"))
+                read_file(&self.file("cpu.max")).is_ok_and(|text| text.trim() == format!("{quota} {period}"))
             }
             Version::V1 => {
                 self.number("cpu.cfs_quota_us") == Some(quota) && self.number("cpu.cfs_period_us") == Some(period)
@@ -182,9 +196,9 @@ impl Leaf {
         if self.version == Version::V2 {
             return Ok(None);
         }
-        let path = self.dir.join("cgroup.event_control");
+        let path = self.file("cgroup.event_control");
         let alarm = Counter::new().map_err(|cause| Error::io("watch", &path, cause))?;
-        let control = self.dir.join("memory.oom_control");
+        let control = self.file("memory.oom_control");
         // The kernel keeps what it needs of this file; the registration ends with the counter.
         let control = File::open(&control).map_err(|cause| Error::io("open", &control, cause))?;
         write_file(&path, &format!("{} {}", alarm.as_fd().as_raw_fd(), control.as_raw_fd()))?;
@@ -217,26 +231,26 @@ impl Leaf {
 
     /// Removes it with the groups made below it; an error while there are processes, to be tried again later.
     pub fn remove(&self) -> Result<(), Box<Error>> {
-        remove(&self.dir)
+        remove(&self.dir())
     }
 
     fn write(&self, file: &str, text: &str) -> Result<(), Box<Error>> {
-        write_file(&self.dir.join(file), text)
+        write_file(&self.file(file), text)
     }
 
     /// Writes what is read back afterwards.
     fn set(&self, file: &str, text: &str) -> Result<(), Box<Error>> {
-        set_and_compare(&self.dir.join(file), text)
+        set_and_compare(&self.file(file), text)
     }
 
     /// The number that is a whole file.
     fn number(&self, file: &str) -> Option<u64> {
-        read_file(&self.dir.join(file)).ok()?.trim().parse().ok()
+        read_file(&self.file(file)).ok()?.trim().parse().ok()
     }
 
     /// The number after `key` in a file of such lines.
     fn keyed(&self, file: &str, key: &str) -> Option<u64> {
-        let text = read_file(&self.dir.join(file)).ok()?;
+        let text = read_file(&self.file(file)).ok()?;
         let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
         value.and_then(|value| value.trim().parse().ok())
     }

@@ -175,8 +175,8 @@ fn limits_of_a_leaf_are_written_and_read_back() {
     }
     fake.put("b/cgroup.procs", "");
     let group = Group::open(&fake.hierarchy(""), "b", None).unwrap();
-    let leaf = group.leaf("web").unwrap();
-    assert!(!leaf.is_new() && group.leaf("fresh").unwrap().is_new(), "what is there may have limits already");
+    let leaf = group.leaf(&"web".into()).unwrap();
+    assert!(!leaf.is_new() && group.leaf(&"fresh".into()).unwrap().is_new(), "what is there may have limits already");
     leaf.set_memory(Some(20 << 20)).unwrap();
     leaf.set_cpu(Some(1000)).unwrap();
     assert_eq!(fake.get("b/web/memory.max"), "20971520");
@@ -202,7 +202,7 @@ fn what_a_leaf_says() {
     fake.put("b/web/memory.events", "low 0\noom 3\noom_kill 2\noom_group_kill 1\n")
         .put("b/web/memory.current", "4096\n");
     fake.put("b/web/cpu.stat", "usage_usec 1500\nuser_usec 1000\n");
-    let leaf = Group::open(&fake.hierarchy(""), "b", None).unwrap().find("web");
+    let leaf = Group::open(&fake.hierarchy(""), "b", None).unwrap().find(&"web".into());
     let pids: Vec<i32> = leaf.members().unwrap().iter().map(|pid| pid.raw()).collect();
     assert_eq!(pids, [12, 13, 14]);
     assert!(!leaf.populated(), "the events file decides");
@@ -215,11 +215,11 @@ fn what_a_leaf_says() {
     fake.put("b/web/sub/cgroup.procs", "");
     assert!(leaf.kill().unwrap());
     assert_eq!(fake.get("b/web/cgroup.kill"), "1");
-    let gone = Group::open(&fake.hierarchy(""), "b", None).unwrap().find("gone");
+    let gone = Group::open(&fake.hierarchy(""), "b", None).unwrap().find(&"gone".into());
     assert!(gone.members().unwrap().is_empty() && !gone.populated() && gone.remove().is_ok());
     assert!(leaf.remove().is_err(), "a directory with files is not a control group: nothing is deleted");
     fs::create_dir_all(fake.0.join("b/nested/one/two")).unwrap();
-    let nested = Group::open(&fake.hierarchy(""), "b", None).unwrap().find("nested");
+    let nested = Group::open(&fake.hierarchy(""), "b", None).unwrap().find(&"nested".into());
     assert!(nested.remove().is_ok() && !nested.dir().exists(), "with the groups that its processes made");
 }
 
@@ -229,7 +229,7 @@ fn v1_counts_limit_hits_where_it_does_not_count_kills() {
     fake.put("b/cgroup.procs", "").put("b/web/memory.failcnt", "7\n");
     fake.put("b/web/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n");
     let hierarchy = Hierarchy { version: Version::V1, ..fake.hierarchy("") };
-    let leaf = Group::open(&hierarchy, "b", None).unwrap().find("web");
+    let leaf = Group::open(&hierarchy, "b", None).unwrap().find(&"web".into());
     assert_eq!(leaf.oom_kills(), Some((7, false)));
     fake.put("b/web/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n");
     assert_eq!(leaf.oom_kills(), Some((4, true)));
