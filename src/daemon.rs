@@ -227,6 +227,7 @@ pub fn run(options: Options) -> u8 {
             return 1;
         }
     };
+    log_panics(Path::new(&*daemon.config.log_dir));
     daemon.perform(actions);
     // Children of an image before this one may have ended, and their signals been taken.
     daemon.reap();
@@ -235,6 +236,14 @@ pub fn run(options: Options) -> u8 {
         daemon.tell_parent(ready);
     }
     daemon.run()
+}
+
+/// From now on a panic is said in the daemon's log too: in the background standard error leads nowhere.
+fn log_panics(dir: &Path) {
+    let dir = dir.to_path_buf();
+    std::panic::set_hook(Box::new(move |panic| {
+        Log::new(&dir, Level::Error, true).write(Level::Error, &format_args!("internal error: {panic}"));
+    }));
 }
 
 impl Daemon {

@@ -6,7 +6,8 @@
 //! itself it begins with `2-`, in the third with `3-`. `BOOTAGENT_FAULT_LOG=FILE` lists the points as they are passed.
 //! `BOOTAGENT_BOOT_ID`, `BOOTAGENT_TOOL_SECS`, `_LOCK_SECS`, `_FETCH_SECS` and `_SAVE_SECS` stand in for what the kernel says
 //! and for the constants of `state::Times`; `BOOTAGENT_STALL_SECS` for how long a download may stand still
-//! (`work::stall_secs`).
+//! (`work::stall_secs`). With `BOOTAGENT_FAULT_PANIC` set the daemon panics as it
+//! does the first action.
 
 #[cfg(not(debug_assertions))]
 pub use none::*;
@@ -55,6 +56,7 @@ mod real {
 
         /// An action is about to be done.
         pub fn action(&mut self, action: &Action) {
+            assert!(std::env::var_os("BOOTAGENT_FAULT_PANIC").is_none(), "a panic was asked for");
             if self.point.is_none() && self.log.is_none() {
                 return;
             }
