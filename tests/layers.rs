@@ -88,7 +88,7 @@ fn the_kernel_vocabulary_makes_no_calls() {
     }
 }
 
-/// The small build leaves out what `{:?}` prints (cross/build), so no text for a person may be made by it.
+/// What `{:?}` prints is Rust's spelling, so no text for a person is made by it.
 #[test]
 fn nothing_is_said_by_debug() {
     for (file, _, code) in parts() {

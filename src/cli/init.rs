@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use crate::cli::{complain, configuration, print};
 use crate::host::files;
 use crate::reason::Reason;
-use crate::text::replace;
 
 /// The init systems there are scripts for.
 pub const SYSTEMS: [&str; 5] = ["sysv", "openrc", "procd", "systemd", "inittab"];
@@ -46,7 +45,7 @@ fn script(system: &str, program: &Path, config: Option<&Path>, run_dir: &Path) -
         ("@PIDFILE@", plain(&pid_file)?),
         ("@KEEPERFILE@", plain(&keeper_file)?),
     ];
-    Ok(values.iter().fold(template.to_string(), |text, (name, value)| replace(&text, name, value)))
+    Ok(values.iter().fold(template.to_string(), |text, (name, value)| text.replace(name, value)))
 }
 
 /// The path as text that means itself in every script.

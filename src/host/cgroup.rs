@@ -17,7 +17,6 @@ use sha2::{Digest, Sha256};
 
 use crate::kernel::Errno;
 use crate::sys::file::read_text;
-use crate::text::split_once;
 pub use group::Group;
 pub use leaf::Leaf;
 
@@ -106,7 +105,7 @@ impl Hierarchy {
 pub fn hierarchies(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mountinfo.lines() {
-        let Some((left, right)) = split_once(line, " - ") else { continue };
+        let Some((left, right)) = line.split_once(" - ") else { continue };
         let mut left = left.split(' ');
         let (Some(root), Some(mount)) = (left.nth(3), left.next()) else { continue };
         let mut right = right.split(' ');

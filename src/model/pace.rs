@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::kernel::Time;
 use crate::model::job::joined;
 use crate::reason::Reason;
-use crate::text::split_once;
 
 /// A control server: where its `/agent/...` endpoints are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +44,7 @@ pub fn parse_servers(list: &str) -> Result<Vec<Server>, Reason> {
 }
 
 fn parse_server(entry: &str) -> Result<Server, Reason> {
-    let (scheme, rest) = match split_once(entry, "://") {
+    let (scheme, rest) = match entry.split_once("://") {
         None => ("http", entry),
         Some(("http", rest)) => ("http", rest),
         Some(("https", rest)) if cfg!(feature = "tls") => ("https", rest),

@@ -4,7 +4,6 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::reason::Reason;
-use crate::text;
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -221,7 +220,7 @@ pub fn is_locked(output: &str) -> bool {
         "Could not lock",
         "can't create transaction lock",
     ];
-    SAYINGS.iter().any(|saying| text::find(output, saying).is_some())
+    SAYINGS.iter().any(|saying| output.contains(saying))
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use crate::model::job::{sanitize, MESSAGE_MAX};
 use crate::model::pace::{parse_servers, Server};
 use crate::model::spec::Spec;
 use crate::reason::Reason;
-use crate::text::split_once;
 use crate::wire::control::SOCKET;
 use crate::wire::definition::{absolute, definition, size_above_0};
 use crate::wire::json::{self, Fields, Value};
@@ -163,7 +162,7 @@ pub fn read_config(file: &str, text: &[u8]) -> (Config, Vec<Problem>) {
 /// The absolute path that follows this key in a text that is no JSON.
 fn directory(text: &str, key: &str) -> Option<Box<str>> {
     let key = format!("\"{key}\"");
-    let mut texts = successors(split_once(text, &key), |(_, behind)| split_once(behind, &key));
+    let mut texts = successors(text.split_once(&key), |(_, behind)| behind.split_once(&key));
     texts.find_map(|(_, rest)| {
         let rest = rest.trim_start().strip_prefix(':')?.trim_start();
         let end = rest.strip_prefix('"')?.find('"')?;

@@ -7,7 +7,6 @@
 use crate::model::command::{Answer, Command};
 use crate::model::spec::is_name;
 use crate::reason::Reason;
-use crate::text;
 use crate::wire::json::{self, Number, Object, Value};
 
 /// The socket's name in `run_dir`.
@@ -93,7 +92,7 @@ pub fn write_answer(answer: &Answer) -> String {
 /// Says what is wrong with it.
 pub fn read_answer(line: &[u8]) -> Result<Answer, Reason> {
     let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_string())?.trim_end();
-    let (head, body) = match text::split_once(text, BODY) {
+    let (head, body) = match text.split_once(BODY) {
         None => (text.to_string(), ""),
         Some((head, rest)) => {
             let body = rest.strip_suffix('}').ok_or("cut off")?;

@@ -10,7 +10,6 @@ use crate::model::pace::{parse_servers, Server};
 use crate::model::package::{Digest, Format};
 use crate::model::spec::{is_job_id, is_name, is_version};
 use crate::reason::Reason;
-use crate::text::split_once;
 use crate::wire::definition;
 use crate::wire::json::{self, show, Fields, Value};
 
@@ -204,7 +203,7 @@ fn package_format(url: &str) -> Result<Format, Reason> {
     if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("want no spaces or control characters".into());
     }
-    let Some((scheme, rest)) = split_once(url, "://") else {
+    let Some((scheme, rest)) = url.split_once("://") else {
         return Err("want ftp://, http:// or file://".into());
     };
     let http = match scheme {

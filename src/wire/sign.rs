@@ -8,7 +8,6 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use crate::reason::Reason;
-use crate::text::split_once;
 
 /// The shortest key, bytes.
 const KEY_MIN: usize = 16;
@@ -90,7 +89,7 @@ pub fn nonce(sn: &str, counter: u64, random: &[u8; 32]) -> Box<str> {
 
 /// The path of a URL as it stands on the request line.
 fn path(url: &str) -> &str {
-    let rest = split_once(url, "://").map_or(url, |(_, rest)| rest);
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.find('/').map_or("/", |slash| &rest[slash..])
 }
 

@@ -3,7 +3,6 @@
 //! Pure. A password in a URL leaves this file only in `Url`, never in a message.
 
 use crate::reason::Reason;
-use crate::text;
 
 /// How what a URL names is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +40,7 @@ impl Url {
         if let Some(bad) = url.chars().find(|c| c.is_control() || *c == ' ') {
             return Err(reason!("the url holds U+{:04X}, which must be percent-encoded", u32::from(bad)));
         }
-        let (scheme, rest) = text::split_once(url, "://").ok_or("the url has no scheme")?;
+        let (scheme, rest) = url.split_once("://").ok_or("the url has no scheme")?;
         let (scheme, default_port) = match scheme.to_ascii_lowercase().as_str() {
             "http" => (Scheme::Http, 80),
             "https" => (Scheme::Https, 443),
@@ -202,16 +201,16 @@ pub fn without_password(text: &str, url: &str) -> String {
     if written.is_empty() {
         return text.to_string();
     }
-    let text = text::replace(text, written, "***");
+    let text = text.replace(written, "***");
     match percent_decoded(written).and_then(|bytes| String::from_utf8(bytes).ok()) {
-        Some(meant) if meant != written => text::replace(&text, &meant, "***"),
+        Some(meant) if meant != written => text.replace(&meant, "***"),
         _ => text,
     }
 }
 
 /// Where in `url` its password stands.
 fn password_of(url: &str) -> Option<(usize, usize)> {
-    let start = text::find(url, "://")? + 3;
+    let start = url.find("://")? + 3;
     let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
     let at = start + url[start..end].rfind('@')?;
     let colon = start + url[start..at].find(':')?;

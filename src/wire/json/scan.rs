@@ -265,9 +265,11 @@ impl<'t> Scanner<'t> {
             (true, true) => text.parse().map(Number::I64).ok(),
             (false, _) => None,
         };
-        match integer.unwrap_or_else(|| Number::F64(float(text))) {
-            Number::F64(number) if number.is_infinite() => Err(self.fail_at(start, "number out of range")),
-            number => Ok(number),
+        // Every JSON number is a float of the standard library's; one that is too large becomes infinite there.
+        match integer.map_or_else(|| text.parse().map(Number::F64), Ok) {
+            Ok(Number::F64(number)) if number.is_infinite() => Err(self.fail_at(start, "number out of range")),
+            Ok(number) => Ok(number),
+            Err(_) => Err(self.fail_at(start, "expected a number")),
         }
     }
 
@@ -281,42 +283,5 @@ impl<'t> Scanner<'t> {
             return Err(self.fail("expected a digit"));
         }
         Ok(self.at - start)
-    }
-}
-
-/// The float that a JSON number means: the nearest one for up to 15 digits and 22 powers of ten, beyond that off by no
-/// more than its last bits. `str::parse` is exact there too, for 17 KB of tables.
-fn float(text: &str) -> f64 {
-    const STEP: i32 = 22;
-    let (mantissa, power) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let huge = if power.starts_with('-') { i32::MIN / 2 } else { i32::MAX / 2 };
-    let mut power: i32 = power.parse().unwrap_or(huge).clamp(i32::MIN / 2, i32::MAX / 2);
-    let mut digits = 0u64;
-    let mut fraction = false;
-    for byte in mantissa.bytes() {
-        match byte {
-            b'.' => fraction = true,
-            b'0'..=b'9' if digits < 1_000_000_000_000_000_000 => {
-                digits = digits * 10 + u64::from(byte - b'0');
-                power -= i32::from(fraction);
-            }
-            b'0'..=b'9' => power += i32::from(!fraction),
-            _ => {}
-        }
-    }
-    let mut number = digits as f64;
-    while power != 0 && number != 0.0 && number.is_finite() {
-        let step = power.clamp(-STEP, STEP);
-        let mut scale = 1.0;
-        for _ in 0..step.abs() {
-            scale *= 10.0;
-        }
-        number = if step > 0 { number * scale } else { number / scale };
-        power -= step;
-    }
-    if text.starts_with('-') {
-        -number
-    } else {
-        number
     }
 }

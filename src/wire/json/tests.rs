@@ -29,8 +29,7 @@ fn floats_are_those_that_were_meant() {
     }
     for text in ["1.7976931348623157e308", "2.3e-308", "0.1234567890123456789012345", "123456789012345678901234567890"]
     {
-        let (got, want) = (number(&parse(text, 1).unwrap()).unwrap(), text.parse::<f64>().unwrap());
-        assert!((got / want - 1.0).abs() < 1e-14, "{text}: {got}");
+        assert_eq!(number(&parse(text, 1).unwrap()), text.parse().ok(), "{text}");
     }
     for (text, want) in [("1e-400", 0.0), ("0e999999999999", 0.0), ("1e-999999999999", 0.0), ("0.0e-5", 0.0)] {
         assert_eq!(number(&parse(text, 1).unwrap()), Some(want), "{text}");
