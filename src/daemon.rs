@@ -2,7 +2,7 @@
 //! because an action says so.
 //!
 //! `background` is what happens before there is a loop, `load` reads what is there at the start, `act` does what actions
-//! say, `children` makes and reaps processes, `checks` runs health checks, `packages` moves package files, `control` speaks
+//! say, `identity` says whom helpers run as, `children` makes and reaps processes, `checks` runs health checks, `packages` moves package files, `control` speaks
 //! with the commands, `reexec` puts another image in the place of this one. Nothing here sleeps, waits, resolves a name or
 //! moves bulk data.
 
@@ -13,6 +13,7 @@ mod children;
 mod control;
 mod fault;
 mod found;
+mod identity;
 mod load;
 mod mend;
 mod packages;
@@ -27,7 +28,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::host::helper::{Binary, Helper, Identity};
+use crate::host::helper::{Binary, Helper};
+use crate::host::image;
 use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
 use crate::host::store::Store;
@@ -39,7 +41,6 @@ use crate::model::job::JobId;
 use crate::model::pace::Server;
 use crate::model::spec::Name;
 use crate::model::state::State;
-use crate::reason::Reason;
 use crate::sys::failure::FailurePipe;
 use crate::sys::poll::{poll, PollFd, Signals};
 use crate::sys::process::{self, Reboot};
@@ -168,8 +169,8 @@ struct Daemon {
     watched: Vec<Watched>,
     helpers: Vec<(Errand, Helper)>,
     checks: Vec<Check>,
-    /// Whom helpers run as, `None` as ourselves; `Err`: there is nobody, and there are no exchanges.
-    helper: Result<Option<Identity>, Reason>,
+    /// Whom helpers run as.
+    users: identity::HelperUsers,
     trust: trust::Trust,
     /// Downloads that began with bytes of an earlier attempt.
     resumed: Set<JobId>,
@@ -388,6 +389,7 @@ impl Daemon {
                 }
                 Sig::HUP => {
                     self.reload_keys();
+                    self.reload_identities();
                     self.reload();
                 }
                 Sig::USR2 => self.queue.push_back(Event::Reexec),
@@ -482,6 +484,7 @@ impl Daemon {
         self.control.close();
         self.let_go();
         let _ = std::fs::remove_file(Path::new(&*self.config.run_dir).join(load::PID_FILE));
+        image::remove(Path::new(&*self.config.run_dir));
         self.say(Level::Info, &"ended");
         if self.state.agents().all(|agent| agent.is_down()) {
             self.forget_stopped();

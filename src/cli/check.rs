@@ -1,7 +1,7 @@
 //! `bootagent check`: everything that is wrong with the configuration, in one go, by the daemon's own reading of it.
 //!
-//! On top of what the files say come the host's own answers: whether users, groups and programs exist, and whether this
-//! binary can be executed by the unprivileged helpers. Nothing is changed and no daemon is needed.
+//! On top of what the files say come the host's own answers: whether users, groups and programs exist, and whom
+//! helpers would run as. Nothing is changed and no daemon is needed.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,11 +11,13 @@ use std::path::Path;
 use crate::cli::{complain, list, print};
 use crate::host::disk::reason;
 use crate::host::files::{self, Configuration};
+use crate::host::{identity, image};
 use crate::kernel::Uid;
+use crate::model::ids::{Plan, RunsAs};
 use crate::model::spec::{Account, Spec};
 use crate::sys::account;
 use crate::text::count;
-use crate::wire::config::{Config, Problem};
+use crate::wire::config::{Config, Defined, Problem};
 use crate::wire::sign::Keys;
 
 /// Reads all configuration, prints every problem to standard error, and returns 1 when there is one, else 0.
@@ -33,7 +35,7 @@ pub fn check(path: &Path) -> u8 {
         return 1;
     }
     let said = if has_file { "ok" } else { "not there, so all defaults" };
-    if let Some(text) = files::root_helper(config.helper_user.as_deref()) {
+    for text in check_helpers(&config, &agents.agents) {
         complain(&format_args!("warning: {text}"));
     }
     for text in files::shared_directories(&config) {
@@ -72,7 +74,22 @@ fn check_daemon(config: &Config, file: &str, problems: &mut Vec<Problem>) {
         let read = files::read_key(Path::new(&**key_file)).and_then(|text| Keys::read(&text));
         problems.extend(read.err().map(|why| Problem::new(file, &format!("key_file: \"{key_file}\": {why}"))));
     }
-    problems.extend(files::closed_program(config.helper_user.as_deref()));
+}
+
+/// What whom helpers run as costs on this host.
+fn check_helpers(config: &Config, agents: &[Defined]) -> Vec<String> {
+    let name = config.helper_user.as_deref();
+    let identity::Users { plan, mut warnings } = identity::users(name);
+    warnings.extend(files::root_helper(name));
+    if account::own_uid() == Uid(0) {
+        let copied = image::can_be_copied(&[Path::new(&*config.state_dir), Path::new(&*config.run_dir)]);
+        warnings.extend(copied.err().map(|why| identity::open_program(&why)));
+    }
+    if let (Some(name), Ok(Plan { network: RunsAs::User(uid, _), .. })) = (name, plan) {
+        let alike = agents.iter().filter(|agent| uid != Uid(0) && identity::runs_as(&agent.spec, name, uid));
+        warnings.extend(alike.map(|agent| identity::agent_as_helper(&agent.spec.name, name)));
+    }
+    warnings
 }
 
 /// What keeps an agent from being started on this host.

@@ -1,5 +1,6 @@
 //! Does what one action says, and tells the state what came of it.
 
+use super::identity::Runner;
 use super::{Daemon, Errand};
 use crate::host::helper::Helper;
 use crate::kernel::{Level, Process, Sig};
@@ -174,6 +175,7 @@ impl Daemon {
     /// A report with what does not work here.
     fn status_body(&self, mut report: Report) -> String {
         report.troubles.extend(self.troubles.values().cloned());
+        report.troubles.extend(self.helper_troubles());
         proto::status_body(&report)
     }
 
@@ -188,7 +190,7 @@ impl Daemon {
         let started = self.sign(&url, &body).and_then(|signed| {
             let (headers, nonce) = signed.map_or((Vec::new(), None), |signed| (signed.headers, Some(signed.nonce)));
             let order = Order::Exchange { url, headers, body, max_body: REPLY_MAX };
-            self.start_helper(Errand::Exchange { results, nonce }, &order, None, true)
+            self.start_helper(Errand::Exchange { results, nonce }, &order, None, Runner::Network)
         });
         if let Err(reason) = started {
             self.queue.push_back(Event::Replied(Reply::Failed { reason: reason.into(), retry_after: None }));
@@ -206,9 +208,9 @@ impl Daemon {
             rate: self.config.download_rate,
         };
         // A local file may be for root only, and no network is read.
-        let unprivileged = !source.url.starts_with("file:");
+        let runner = if source.url.starts_with("file:") { Runner::Daemon } else { Runner::Network };
         let started = match self.open_download(&id) {
-            Ok(file) => self.start_helper(Errand::Fetch(id.clone()), &order, Some(file), unprivileged),
+            Ok(file) => self.start_helper(Errand::Fetch(id.clone()), &order, Some(file), runner),
             Err(reason) => Err(reason),
         };
         if let Err(reason) = started {
@@ -225,9 +227,9 @@ impl Daemon {
         errand: Errand,
         order: &Order,
         file: Option<std::fs::File>,
-        unprivileged: bool,
+        runner: Runner,
     ) -> Result<(), Reason> {
-        let who = if unprivileged { self.helper.clone()? } else { None };
+        let who = self.identity(runner)?;
         let helper = Helper::start(&self.binary, order, file, who, &self.failures, monotonic())
             .map_err(|error| reason!("cannot start a helper: {}", crate::host::disk::reason(&error)))?;
         self.own(helper.pid(), super::Owner::Helper);
@@ -243,13 +245,11 @@ impl Daemon {
         }
     }
 
-    /// Ends helpers that are late, and hears those that have finished.
+    /// Ends helpers that are late or do nothing, and hears those that have finished.
     pub(super) fn finish_helpers(&mut self) {
         let now = monotonic();
         for (_, helper) in &mut self.helpers {
-            if helper.deadline().is_some_and(|at| at <= now) {
-                helper.stop();
-            }
+            helper.look(now);
         }
         while let Some(index) = self.helpers.iter().position(|(_, helper)| helper.finished()) {
             let (errand, helper) = self.helpers.swap_remove(index);

@@ -9,18 +9,19 @@ use std::slice::from_ref;
 use super::background::last_death;
 use super::control::Control;
 use super::found::{find, is_unreaped, own_definitions, read_definitions, tell_users, undone};
+use super::identity::HelperUsers;
 use super::reexec::{installed, taken};
 use super::trust::Trust;
 use super::{fault, now, Copies, Daemon, Options};
 use crate::host::disk::{list, make_dir, make_durable_dir, publish, reason, Error};
 use crate::host::files;
-use crate::host::helper::{Binary, Identity};
+use crate::host::helper::Binary;
 use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
 use crate::host::proc;
 use crate::host::store::{boot_id, can_be_read, Store};
 use crate::host::tree::Trees;
-use crate::kernel::{Gid, Level, Process, Resource, Sig, Uid};
+use crate::kernel::{Level, Process, Resource, Sig};
 use crate::map::{Map, Set};
 use crate::model::event::{Action, Event};
 use crate::model::pace::{parse_servers, Server};
@@ -43,9 +44,6 @@ pub const PID_FILE: &str = "bootagent.pid";
 
 /// Open files that we may have; one for each agent that is not our child, and some.
 const FILES: u64 = 65_536;
-
-/// The user that helpers run as where nothing else is configured, and the id it has nearly everywhere.
-const HELPER: (&str, u32) = ("nobody", 65_534);
 
 impl Daemon {
     /// Everything up to the first turn of the loop.
@@ -97,20 +95,14 @@ impl Daemon {
         protect(&mut notes);
         let nofile = handover.as_ref().and_then(|left| left.nofile).or_else(raise_files);
         let program = handover.as_ref().map_or_else(installed, |left| left.program.clone());
-        let helper = helper_identity(&config);
-        if let Err(why) = &helper {
-            notes.push((Level::Error, format!("{why}: there will be no exchanges with servers")));
-        }
-        notes.extend(files::root_helper(config.helper_user.as_deref()).map(|text| (Level::Warn, text)));
+        let mut binary = Binary::own(&std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
+        let users = HelperUsers::new(&config, &mut binary);
+        users.tell(&mut notes);
         notes.extend(files::shared_directories(&config).into_iter().map(|text| (Level::Warn, text)));
-        if let Some(problem) = files::closed_program(config.helper_user.as_deref()) {
-            notes.push((Level::Warn, problem.to_string()));
-        }
         let pid_told = tell_pid(run_dir).is_ok();
         for (level, note) in &notes {
             log.write(*level, &note);
         }
-        let binary = Binary::own(&std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
         let trust = Trust::new(config.key_file.as_deref(), &store);
         let limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
         let mut trees = Trees::new(&config.state_dir);
@@ -173,7 +165,7 @@ impl Daemon {
             watched: Vec::new(),
             helpers: Vec::new(),
             checks: Vec::new(),
-            helper,
+            users,
             trust,
             resumed: Set::new(),
             tools: Vec::new(),
@@ -369,20 +361,6 @@ fn raise_files() -> Option<(u64, u64)> {
     }
     process::set_limit(Resource::Nofile, raised, hard).ok()?;
     Some((soft, hard))
-}
-
-/// Whom helpers run as.
-fn helper_identity(config: &Config) -> Result<Option<Identity>, Reason> {
-    if account::own_uid().0 != 0 {
-        return Ok(None);
-    }
-    let name = config.helper_user.as_deref().unwrap_or(HELPER.0);
-    match account::user_by_name(name) {
-        Ok(Some(user)) => Ok(Some(Identity { uid: user.uid, gid: user.gid })),
-        _ if config.helper_user.is_none() => Ok(Some(Identity { uid: Uid(HELPER.1), gid: Gid(HELPER.1) })),
-        Ok(None) => Err(reason!("helper_user \"{name}\" does not exist")),
-        Err(error) => Err(reason!("cannot look up helper_user \"{name}\": {error}")),
-    }
 }
 
 /// The servers of the command line, else of the configuration, else those compiled in.

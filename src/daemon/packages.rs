@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{symlink, DirBuilderExt};
 use std::path::Path;
 
+use super::identity::Runner;
 use super::{Daemon, Errand};
 use crate::host::disk::{list, make_durable_dir, reason};
 use crate::host::files;
@@ -103,12 +104,13 @@ impl Daemon {
         let started = match opened.map_err(|error| told("open", &path, &error)) {
             // A file system that knows no leases cannot say it.
             Ok(package) if has_writer(&package).unwrap_or(false) => {
-                // What fetched it gave its descriptor away: nobody but root could open it otherwise.
-                let text = "is open for writing elsewhere: let nothing but BootAgent's helpers run as helper_user";
+                // Nobody but root could open it otherwise.
+                let text =
+                    "is open for writing elsewhere: what fetched it gave it away; let nothing else run as helper_user";
                 Err(Verified::Hostile(format!("\"{}\" {text}", path.display()).into()))
             }
             opened => opened
-                .and_then(|package| self.start_helper(Errand::Verify(id.clone()), &order, Some(package), true))
+                .and_then(|package| self.start_helper(Errand::Verify(id.clone()), &order, Some(package), Runner::Judge))
                 .map_err(|reason| Verified::Unknown(reason.into())),
         };
         if let Err(result) = started {
@@ -132,7 +134,7 @@ impl Daemon {
                     max_bytes: self.config.max_download.saturating_mul(UNPACK_FACTOR),
                     max_entries: UNPACK_ENTRIES,
                 };
-                self.start_helper(Errand::Unpack(job.clone(), dir.clone()), &order, Some(package), false)
+                self.start_helper(Errand::Unpack(job.clone(), dir.clone()), &order, Some(package), Runner::Daemon)
             },
         );
         if let Err(reason) = started {

@@ -405,18 +405,6 @@ fn check_own(key: &str, path: &Path, inside: &[&str]) -> Result<(), Blocked> {
     Ok(())
 }
 
-/// What is wrong with this binary's own mode: run by root, it executes itself as the `helper` user, which needs the file, not
-/// its directory, to be open to others.
-pub fn closed_program(helper: Option<&str>) -> Option<Problem> {
-    if !as_root() || helper == Some("root") {
-        return None;
-    }
-    let program = std::env::current_exe().ok()?;
-    let bits = fs::metadata(&program).ok()?.mode() & 0o7777;
-    let message = format!("mode {bits:04o}: its helpers run without root and could not execute it, want 0755");
-    (bits & 0o001 == 0).then(|| Problem::new(&program.to_string_lossy(), &message))
-}
-
 /// What is to be said of a helper user that is root, if it is; not run by root, helpers are no other user.
 pub fn root_helper(helper: Option<&str>) -> Option<String> {
     let user = account::user_by_name(helper?).ok()??;

@@ -12,7 +12,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::kernel::{Exit, Gid, Pid, Resource, Sig, Time, Uid};
+use crate::host::identity::Identity;
+use crate::host::{image, proc};
+use crate::kernel::{Exit, Pid, Resource, Sig, Time, Uid};
+use crate::model::progress::{Progress, Sign};
+use crate::reason::Reason;
 use crate::sys::child::{spawn_child, Program, Setup};
 use crate::sys::failure::{Failure, FailurePipe};
 use crate::sys::poll::PollFd;
@@ -28,7 +32,7 @@ const RESULT_MAX: u64 = 64 << 10;
 const MEMORY_MAX: u64 = 256 << 20;
 /// Descriptors of a helper.
 const FILES_MAX: u64 = 64;
-/// How much later than its own alarm an exchange is ended from here.
+/// How much later than its own alarm a helper is ended from here.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long verifying or unpacking may take; only a disk that has died takes longer.
 const UNPACK_MAX: Duration = Duration::from_secs(1800);
@@ -39,17 +43,37 @@ pub struct Binary {
     /// Open since the daemon's start, so that it is this version that is executed, whatever is now on disk.
     file: Option<File>,
     path: PathBuf,
+    /// A copy of it that helpers of other users execute and cannot read.
+    closed: Option<File>,
 }
 
 impl Binary {
     /// The binary of this process; where it cannot be opened (no /proc, or not readable for us), `path` is executed.
     pub fn own(path: &Path) -> Binary {
-        Binary { file: File::open("/proc/self/exe").ok(), path: path.into() }
+        Binary { file: File::open("/proc/self/exe").ok(), path: path.into(), closed: None }
     }
 
     /// The binary of this name, looked up at each start.
     pub fn at(path: &Path) -> Binary {
-        Binary { file: None, path: path.into() }
+        Binary { file: None, path: path.into(), closed: None }
+    }
+
+    /// Has helpers of other users execute a copy that they cannot read, in the first of these directories where that can be.
+    ///
+    /// # Errors
+    /// Why there can be none; they execute the binary itself then.
+    pub fn close(&mut self, places: &[&Path]) -> Result<(), Reason> {
+        let own = self.file.as_ref().ok_or("\"/proc/self/exe\" cannot be opened")?;
+        self.closed = Some(image::closed_copy(own, places)?);
+        Ok(())
+    }
+
+    /// What a helper of another user is to execute.
+    fn program_for_others(&self) -> io::Result<Program> {
+        match &self.closed {
+            Some(file) => Ok(Program::Fd(file.try_clone()?.into())),
+            None => self.program(),
+        }
     }
 
     /// What to execute.
@@ -61,24 +85,18 @@ impl Binary {
     }
 }
 
-/// Whom a helper runs as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Its user.
-    pub uid: Uid,
-    /// Its only group.
-    pub gid: Gid,
-}
-
 /// A running helper, or one that has ended and not been heard out.
 #[derive(Debug)]
 pub struct Helper {
     pid: Pid,
     task: Task,
-    /// When it is to be ended from here.
+    who: Option<Identity>,
+    /// When it is to be ended from here, whatever it does.
     deadline: Option<Time>,
-    /// Whether it was.
-    stopped: bool,
+    /// Whether it does anything; an exchange has its deadline only.
+    progress: Option<Progress>,
+    /// Why it was ended from here, if it was.
+    stopped: Option<Stopped>,
     order: Vec<u8>,
     sent: usize,
     /// Takes the order; none when it has all of it.
@@ -103,9 +121,21 @@ enum Task {
     Unpack,
 }
 
+/// Why a helper was ended from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    /// Its time is over, or nobody wants its outcome any more.
+    Unwanted,
+    /// It did nothing for too long.
+    Still,
+}
+
 impl Helper {
     /// Starts a helper on `order`. `file` is the package: to be filled by a `Fetch` (opened for reading and writing, at most
     /// `max_bytes` long), to be read by a `Verify` or `Unpack`. `who` is `None` to run as ourselves.
+    ///
+    /// # Errors
+    /// When no child can be made.
     pub fn start(
         binary: &Binary,
         order: &Order,
@@ -133,7 +163,8 @@ impl Helper {
         set_nonblocking(result_read.as_fd())?;
 
         let argv = vec![c"bootagent".to_owned(), c"work".to_owned()];
-        let mut setup = Setup::new(binary.program()?, argv, environment());
+        let program = if who.is_some() { binary.program_for_others() } else { binary.program() }?;
+        let mut setup = Setup::new(program, argv, environment());
         setup.stdin = Some(order_read);
         setup.stdout = Some(result_write);
         setup.extra = file.into_iter().map(OwnedFd::from).collect();
@@ -160,8 +191,10 @@ impl Helper {
         let mut helper = Helper {
             pid,
             task,
+            who,
             deadline,
-            stopped: false,
+            progress: (task != Task::Exchange).then(|| Progress::new(still_limit(), now)),
+            stopped: None,
             order: encode_order(order),
             sent: 0,
             order_pipe: Some(File::from(order_write)),
@@ -182,9 +215,37 @@ impl Helper {
         self.pid
     }
 
-    /// When `stop` is to be called, if it has not finished by then.
+    /// The user it runs as, where that is not ours.
+    pub fn user(&self) -> Option<Uid> {
+        self.who.map(|who| who.uid)
+    }
+
+    /// When `look` is to be called, if it has not finished by then.
     pub fn deadline(&self) -> Option<Time> {
-        self.deadline.filter(|_| !self.stopped && self.exit.is_none())
+        if self.stopped.is_some() || self.exit.is_some() {
+            return None;
+        }
+        Time::earliest(&[self.deadline, self.progress.map(|progress| progress.look_at())])
+    }
+
+    /// Ends it when its time is over, or when it does nothing any more.
+    pub fn look(&mut self, now: Time) {
+        if self.deadline().is_none_or(|at| at > now) {
+            return;
+        }
+        let sign = self.sign();
+        if self.deadline.is_some_and(|at| at <= now) {
+            self.stop();
+        } else if self.progress.as_mut().is_some_and(|progress| !progress.goes_on(sign, now)) {
+            self.end(Stopped::Still);
+        }
+    }
+
+    /// What there is to be seen of its work.
+    fn sign(&self) -> Option<Sign> {
+        let stat = proc::stat(self.pid)?;
+        let bytes = self.progress().unwrap_or(0) + self.result.len() as u64;
+        Some(Sign { bytes, work: stat.used, waits_for_disk: stat.state == b'D' })
     }
 
     /// What to wait for: room for its order, and its result.
@@ -215,9 +276,13 @@ impl Helper {
         self.exit.is_some()
     }
 
-    /// Ends it by force: it is past its deadline, or nobody wants its outcome any more.
+    /// Ends it by force, as nobody wants its outcome any more.
     pub fn stop(&mut self) {
-        self.stopped = true;
+        self.end(Stopped::Unwanted);
+    }
+
+    fn end(&mut self, why: Stopped) {
+        self.stopped = Some(why);
         if self.exit.is_none() {
             // One that has just ended by itself is as good.
             let _ = process::signal(self.pid, Sig::KILL);
@@ -255,7 +320,10 @@ impl Helper {
     /// Why there is no result.
     fn cause(&self, exit: Exit, failure: Option<Failure>) -> (Kind, String) {
         let reason = match exit {
-            _ if self.stopped => match self.task {
+            _ if self.stopped == Some(Stopped::Still) => {
+                format!("the helper did nothing for {} s, and was ended", still_limit().as_secs())
+            }
+            _ if self.stopped.is_some() => match self.task {
                 Task::Exchange => format!("no complete reply within {EXCHANGE_SECS} s"),
                 Task::Fetch => "interrupted, as others wait".to_string(),
                 Task::Verify => "verifying the signature took too long".to_string(),
@@ -313,6 +381,11 @@ impl Helper {
             self.result_pipe = None;
         }
     }
+}
+
+/// How long a helper may do nothing: its own alarm comes first, if it hears it.
+fn still_limit() -> Duration {
+    Duration::from_secs(u64::from(stall_secs())) + GRACE
 }
 
 /// The file, for looking at its size: a copy open for writing would be inherited by other children before they are their

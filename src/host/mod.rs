@@ -2,8 +2,10 @@
 
 pub mod files;
 pub mod spawn;
-pub mod helper;
 pub mod proc;
+pub mod image;
+pub mod identity;
+pub mod helper;
 pub mod cgroup;
 pub mod limits;
 pub mod tree;

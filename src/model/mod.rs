@@ -11,6 +11,8 @@ pub mod command;
 pub mod record;
 pub mod report;
 pub mod trust;
+pub mod ids;
+pub mod progress;
 pub mod event;
 pub mod carried;
 pub mod membership;

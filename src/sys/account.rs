@@ -72,6 +72,62 @@ pub fn groups_of(name: &str, primary: Gid) -> io::Result<Vec<Gid>> {
     Ok(groups)
 }
 
+/// The ids of all users and groups that have a name, those of users' groups among them.
+///
+/// # Errors
+/// As `user_by_name`.
+pub fn all_ids() -> io::Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    each_line("/etc/passwd", &mut |_, id, [gid, ..]| {
+        ids.push(id);
+        ids.extend(number(gid));
+        false
+    })?;
+    each_line("/etc/group", &mut |_, id, _| {
+        ids.push(id);
+        false
+    })?;
+    Ok(ids)
+}
+
+/// The ids that were given to users for their containers, subuid(5) and subgid(5): the first and how many, each.
+///
+/// # Errors
+/// When a file is there and cannot be read.
+pub fn granted_ids() -> io::Result<Vec<(u32, u32)>> {
+    let mut granted = Vec::new();
+    for path in ["/etc/subuid", "/etc/subgid"] {
+        match super::file::read_text(Path::new(path)) {
+            Ok(text) => granted.extend(text.lines().filter_map(grant)),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(granted)
+}
+
+/// One line of subuid(5): `user:first:count`.
+fn grant(line: &str) -> Option<(u32, u32)> {
+    let mut fields = line.split(':').skip(1);
+    Some((number(fields.next()?)?, number(fields.next()?.trim_end())?))
+}
+
+/// The ids that exist in our user namespace, as `map` in /proc/self says (`uid_map` or `gid_map`): the first and how many,
+/// each. Where the kernel knows no such namespaces, or there is no /proc, all there are.
+pub fn mapped_ids(map: &str) -> Vec<(u32, u32)> {
+    match super::file::read_text(&Path::new("/proc/self").join(map)) {
+        Ok(text) => text.lines().filter_map(mapped).collect(),
+        Err(_) => vec![(0, u32::MAX)],
+    }
+}
+
+/// One line of a map, user_namespaces(7): inside, outside, count.
+fn mapped(line: &str) -> Option<(u32, u32)> {
+    let mut words = line.split_ascii_whitespace();
+    let (first, _outside, count) = (words.next()?, words.next()?, words.next()?);
+    Some((number(first)?, number(count)?))
+}
+
 fn find_user(is_it: &dyn Fn(&str, Uid) -> bool) -> io::Result<Option<User>> {
     let mut found = None;
     each_line("/etc/passwd", &mut |name, id, [gid, _, home, shell]| {
@@ -144,6 +200,29 @@ mod tests {
     fn the_primary_group_is_always_listed() {
         assert!(groups_of("root", Gid(0)).unwrap().contains(&Gid(0)));
         assert_eq!(groups_of("no-such-user", Gid(4711)).unwrap(), vec![Gid(4711)]);
+    }
+
+    #[test]
+    fn ranges_of_ids_are_read() {
+        for (line, want) in [
+            ("web:100000:65536", Some((100_000, 65_536))),
+            ("1000:1:2 ", Some((1, 2))),
+            ("web:100000", None),
+            ("web:x:1", None),
+            ("", None),
+        ] {
+            assert_eq!(grant(line), want, "{line}");
+        }
+        for (line, want) in [
+            ("         0          0 4294967295", Some((0, u32::MAX))),
+            ("0 1000 1", Some((0, 1))),
+            ("0 1000", None),
+            ("", None),
+        ] {
+            assert_eq!(mapped(line), want, "{line}");
+        }
+        assert!(all_ids().unwrap().contains(&0) && !mapped_ids("uid_map").is_empty());
+        granted_ids().unwrap();
     }
 
     #[test]

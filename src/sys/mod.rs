@@ -17,8 +17,10 @@ pub mod alarm;
 pub mod child;
 pub mod failure;
 pub mod file;
+pub mod image;
 pub mod poll;
 pub mod process;
+pub mod seccomp;
 
 /// Turns the -1 of a C call into the error it left in errno, and passes any other result on.
 #[inline(never)]

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::ptr::null;
 
 use super::{cerr, cerr_long, pointers};
-use crate::kernel::{Exit, Pid, Resource, Sig};
+use crate::kernel::{Exit, Pid, Resource, Sig, Uid};
 
 /// The id of this process; a plain number, as it may be 1.
 pub fn own_id() -> i32 {
@@ -102,6 +102,15 @@ pub fn exists(pid: Pid) -> bool {
         Ok(_) => true,
         Err(error) => error.raw_os_error() == Some(libc::EPERM),
     }
+}
+
+/// Whether any process that we can see runs as this user. It costs one call, however many processes there are, and needs no
+/// /proc.
+pub fn has_process(user: Uid) -> bool {
+    // The C library's own wrapper cannot tell the answer -1 from a failure; the kernel's answers are above 0.
+    // SAFETY: the call takes two numbers.
+    let found = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_USER, user.0) };
+    found != -1 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
 /// A descriptor of the process `pid` that becomes readable when it has ended.
@@ -361,6 +370,12 @@ mod tests {
         assert_eq!(signal(nobody, Sig::TERM).unwrap_err().raw_os_error(), Some(libc::ESRCH));
         assert_eq!(signal_group(nobody, Sig::TERM).unwrap_err().raw_os_error(), Some(libc::ESRCH));
         assert!(pidfd_open(nobody).is_err());
+    }
+
+    #[test]
+    fn users_with_processes_are_known() {
+        assert!(has_process(crate::sys::account::own_uid()));
+        assert!(!has_process(Uid(3_999_999_998)));
     }
 
     #[test]

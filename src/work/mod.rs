@@ -22,6 +22,7 @@ use crate::kernel::{Errno, Resource};
 use crate::model::package::Format;
 use crate::reason::Reason;
 use crate::sys::file::read_up_to;
+use crate::sys::seccomp::{self, Purpose};
 use crate::sys::{process, stdin};
 
 pub use frame::{decode_order, decode_outcome, encode_order, encode_outcome, encode_total, take_total};
@@ -206,7 +207,8 @@ fn cause(error: &io::Error) -> String {
 
 /// The hidden command `work`: reads an order, does it, writes what came of it, and ends the process with all that it holds.
 pub fn run() -> ! {
-    // Others of its user must not look into it, as it may see a password. Where this is not to be had, it goes without.
+    // Others of its user must not look into it, as it may see a password. A copy of this program that its user cannot read is
+    // closed from the start. Where this is not to be had, it goes without.
     let _ = process::set_undumpable();
     // Whatever minreq finds there would make it start a thread.
     std::env::remove_var("MINREQ_TIMEOUT");
@@ -224,12 +226,26 @@ pub fn run() -> ! {
         // Only unpacking needs a process beside itself. Set here, as others of its user would count before the exec.
         let _ = process::set_limit(Resource::Nproc, 0, 0);
     }
+    confine(&order);
     let outcome = perform(&mut order);
     let mut out = io::stdout().lock();
     exit(match out.write_all(&encode_outcome(&outcome)).and_then(|()| out.flush()) {
         Ok(()) => 0,
         Err(_) => 1,
     })
+}
+
+/// Gives up all system calls that this order does not need, for as long as this process lives; unpacking needs a process beside
+/// itself. Where the kernel has no filters, it goes without, and so does a binary with TLS: which calls the library for that
+/// makes is not ours to say.
+fn confine(order: &Order) {
+    let purpose = match order {
+        _ if cfg!(feature = "tls") => return,
+        Order::Exchange { .. } | Order::Fetch { .. } => Purpose::Network,
+        Order::Verify { .. } => Purpose::Reading,
+        Order::Unpack { .. } => return,
+    };
+    let _ = seccomp::restrict(purpose);
 }
 
 /// Every parser here over the same bytes, as a peer, an archive or a job could bring them: for the tests that mangle and

@@ -1,0 +1,324 @@
+//! The system calls that a helper keeps: a filter that the kernel applies to all that the process does from then on,
+//! seccomp(2). Whoever takes over a helper can talk to the network and to the pipes and the file it has, and can start no
+//! program, make no file, change no user and touch no other process.
+//!
+//! A call that is not in the lists fails with EPERM, and does not end the process: what a C library tries and can do without
+//! must not cost a fleet its updates. The lists hold for x86_64, aarch64, arm and x86, on musl and glibc. Where the kernel has
+//! no filters, or for another processor, nothing is restricted.
+
+use std::ffi::{c_long, c_ulong};
+use std::io;
+
+use super::{cerr, process::UNUSED};
+
+/// What the process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It speaks with others over the network, and fills the file it was given.
+    Network,
+    /// It reads the file it was given.
+    Reading,
+}
+
+/// When a call is allowed.
+enum When {
+    Always,
+    /// The argument at this place is one of these.
+    OneOf(u32, &'static [u32]),
+    /// The argument at this place has none of these bits.
+    Without(u32, u32),
+}
+use When::{Always, OneOf, Without};
+
+type Calls = &'static [(c_long, When)];
+
+/// The descriptors it has.
+const FILES: Calls = &[
+    (libc::SYS_read, Always),
+    (libc::SYS_write, Always),
+    (libc::SYS_readv, Always),
+    (libc::SYS_writev, Always),
+    (libc::SYS_pread64, Always),
+    (libc::SYS_lseek, Always),
+    (libc::SYS_ftruncate, Always),
+    (libc::SYS_fsync, Always),
+    (libc::SYS_fdatasync, Always),
+    (libc::SYS_close, Always),
+    (libc::SYS_fcntl, Always),
+    (libc::SYS_fstat, Always),
+    (libc::SYS_fstatfs, Always),
+    (libc::SYS_statx, Always),
+    #[cfg(target_pointer_width = "32")]
+    (libc::SYS__llseek, Always),
+    #[cfg(target_pointer_width = "32")]
+    (libc::SYS_ftruncate64, Always),
+    #[cfg(target_pointer_width = "32")]
+    (libc::SYS_fcntl64, Always),
+    #[cfg(target_pointer_width = "32")]
+    (libc::SYS_fstat64, Always),
+    #[cfg(target_pointer_width = "32")]
+    (libc::SYS_fstatfs64, Always),
+    #[cfg(target_pointer_width = "32")]
+    (libc::SYS_fstatat64, Always),
+    #[cfg(target_pointer_width = "64")]
+    (libc::SYS_newfstatat, Always),
+];
+
+/// New code: glibc loads what looks names up when it is needed, a static binary never does.
+const CODE: When = if cfg!(target_env = "gnu") { Always } else { Without(2, libc::PROT_EXEC as u32) };
+
+/// Memory.
+const MEMORY: Calls = &[
+    (libc::SYS_brk, Always),
+    #[cfg(not(target_arch = "arm"))]
+    (libc::SYS_mmap, CODE),
+    #[cfg(target_pointer_width = "32")]
+    (libc::SYS_mmap2, CODE),
+    (libc::SYS_mprotect, CODE),
+    (libc::SYS_munmap, Always),
+    (libc::SYS_mremap, Always),
+    (libc::SYS_madvise, Always),
+];
+
+/// Clocks, pauses, its alarm, signals and its end. What has 64-bit times on 32-bit processors has the same numbers on all.
+const TIME: Calls = &[
+    (libc::SYS_clock_gettime, Always),
+    (libc::SYS_gettimeofday, Always),
+    (libc::SYS_nanosleep, Always),
+    (libc::SYS_clock_nanosleep, Always),
+    (libc::SYS_setitimer, Always),
+    (libc::SYS_futex, Always),
+    (libc::SYS_getrandom, Always),
+    (libc::SYS_getpid, Always),
+    (libc::SYS_rt_sigaction, Always),
+    (libc::SYS_rt_sigprocmask, Always),
+    (libc::SYS_rt_sigreturn, Always),
+    (libc::SYS_sigaltstack, Always),
+    (libc::SYS_restart_syscall, Always),
+    (libc::SYS_exit, Always),
+    (libc::SYS_exit_group, Always),
+    #[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
+    (libc::SYS_alarm, Always),
+    #[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
+    (libc::SYS_time, Always),
+    #[cfg(target_pointer_width = "32")]
+    (libc::SYS_sigreturn, Always),
+    #[cfg(target_pointer_width = "32")]
+    (403, Always), // clock_gettime64
+    #[cfg(target_pointer_width = "32")]
+    (407, Always), // clock_nanosleep_time64
+    #[cfg(target_pointer_width = "32")]
+    (422, Always), // futex_time64
+];
+
+/// Kinds of sockets. glibc also asks daemons of the host, and the kernel for its addresses.
+#[cfg(not(target_env = "gnu"))]
+const SOCKETS: &[u32] = &[libc::AF_INET as u32, libc::AF_INET6 as u32];
+#[cfg(target_env = "gnu")]
+const SOCKETS: &[u32] = &[libc::AF_INET as u32, libc::AF_INET6 as u32, libc::AF_UNIX as u32, libc::AF_NETLINK as u32];
+
+/// FIONREAD and FIONBIO: how much there is to read, and not to wait for more.
+const SOCKET_CONTROLS: &[u32] = &[0x541b, 0x5421];
+
+/// Connections to others; none are accepted.
+const NETWORK: Calls = &[
+    (libc::SYS_socket, OneOf(0, SOCKETS)),
+    (libc::SYS_ioctl, OneOf(1, SOCKET_CONTROLS)),
+    (libc::SYS_connect, Always),
+    (libc::SYS_bind, Always),
+    (libc::SYS_getsockname, Always),
+    (libc::SYS_getpeername, Always),
+    (libc::SYS_getsockopt, Always),
+    (libc::SYS_setsockopt, Always),
+    (libc::SYS_sendto, Always),
+    (libc::SYS_recvfrom, Always),
+    (libc::SYS_sendmsg, Always),
+    (libc::SYS_recvmsg, Always),
+    (libc::SYS_sendmmsg, Always),
+    (libc::SYS_recvmmsg, Always),
+    (libc::SYS_shutdown, Always),
+    (libc::SYS_ppoll, Always),
+    #[cfg(not(target_arch = "aarch64"))]
+    (libc::SYS_poll, Always),
+    #[cfg(target_arch = "arm")]
+    (libc::SYS_send, Always),
+    #[cfg(target_arch = "arm")]
+    (libc::SYS_recv, Always),
+    // All of the above in one, before Linux 4.3.
+    #[cfg(target_arch = "x86")]
+    (libc::SYS_socketcall, Always),
+    #[cfg(target_pointer_width = "32")]
+    (414, Always), // ppoll_time64
+];
+
+/// What makes an open more than one for reading.
+const WRITING: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u32;
+
+/// Files that say where names are looked up, and local packages: for reading only.
+const LOOKUP: Calls = &[
+    (libc::SYS_openat, Without(2, WRITING)),
+    (libc::SYS_faccessat, Always),
+    (libc::SYS_readlinkat, Always),
+    (libc::SYS_uname, Always),
+    #[cfg(not(target_arch = "aarch64"))]
+    (libc::SYS_open, Without(1, WRITING)),
+    #[cfg(not(target_arch = "aarch64"))]
+    (libc::SYS_access, Always),
+    #[cfg(not(target_arch = "aarch64"))]
+    (libc::SYS_stat, Always),
+    #[cfg(target_pointer_width = "32")]
+    (libc::SYS_stat64, Always),
+];
+
+/// Keeps only what `purpose` needs, for good.
+///
+/// # Errors
+/// EINVAL (or ENOSYS) where the kernel has no filters; nothing is restricted then.
+pub fn restrict(purpose: Purpose) -> io::Result<()> {
+    let mut filter = filter(purpose).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSYS))?;
+    let program = libc::sock_fprog { len: filter.len() as _, filter: filter.as_mut_ptr() };
+    let program: *const libc::sock_fprog = &program;
+    // Asked for by those who make helpers too, and required here.
+    super::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    let mode = libc::SECCOMP_MODE_FILTER as c_ulong;
+    // SAFETY: the kernel reads the program and the filter it points to, which both live through the call.
+    cerr(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, program, UNUSED, UNUSED) }).map(drop)
+}
+
+/// How the kernel calls this processor's system calls, AUDIT_ARCH_*: their numbers are of no other kind.
+const ARCHITECTURE: Option<u32> = if cfg!(all(target_arch = "x86_64", target_pointer_width = "64")) {
+    Some(0xc000_003e)
+} else if cfg!(target_arch = "aarch64") {
+    Some(0xc000_00b7)
+} else if cfg!(target_arch = "arm") {
+    Some(0x4000_0028)
+} else if cfg!(target_arch = "x86") {
+    Some(0x4000_0003)
+} else {
+    None
+};
+
+// Where the number of the call, the architecture and the first argument are in what the filter looks at. All processors here
+// have the lower half of an argument first.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const ARGUMENTS: u32 = 16;
+
+// Instructions: load a word, jump if equal, jump if any bit is set, return.
+const LOAD: u16 = 0x20;
+const IF_EQUAL: u16 = 0x15;
+const IF_ANY: u16 = 0x45;
+const RETURN: u16 = 0x06;
+
+// What becomes of a call.
+const ALLOW: u32 = 0x7fff_0000;
+const REFUSE: u32 = 0x0005_0000 | libc::EPERM as u32;
+const KILL: u32 = 0;
+
+fn step(code: u16, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt: 0, jf: 0, k }
+}
+
+/// The step, and where to go on otherwise: so many steps further.
+fn unless(code: u16, k: u32, otherwise: u8) -> libc::sock_filter {
+    libc::sock_filter { code, jt: 0, jf: otherwise, k }
+}
+
+/// The filter as the kernel takes it: each call by itself, the first one that fits decides.
+fn filter(purpose: Purpose) -> Option<Vec<libc::sock_filter>> {
+    let lists: &[Calls] = match purpose {
+        Purpose::Network => &[FILES, NETWORK, TIME, MEMORY, LOOKUP],
+        Purpose::Reading => &[FILES, TIME, MEMORY],
+    };
+    // A call of another architecture's convention is nothing that this program could have made.
+    let ours = libc::sock_filter { code: IF_EQUAL, jt: 1, jf: 0, k: ARCHITECTURE? };
+    let mut filter = vec![step(LOAD, ARCH), ours, step(RETURN, KILL), step(LOAD, NUMBER)];
+    for (number, when) in lists.iter().copied().flatten() {
+        let mut then = match when {
+            Always => vec![step(RETURN, ALLOW)],
+            OneOf(place, values) => {
+                let mut then = vec![step(LOAD, ARGUMENTS + 8 * place)];
+                for value in *values {
+                    then.extend([unless(IF_EQUAL, *value, 1), step(RETURN, ALLOW)]);
+                }
+                then.push(step(RETURN, REFUSE));
+                then
+            }
+            Without(place, bits) => vec![
+                step(LOAD, ARGUMENTS + 8 * place),
+                unless(IF_ANY, *bits, 1),
+                step(RETURN, REFUSE),
+                step(RETURN, ALLOW),
+            ],
+        };
+        filter.push(unless(IF_EQUAL, *number as u32, then.len() as u8));
+        filter.append(&mut then);
+    }
+    filter.push(step(RETURN, REFUSE));
+    Some(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel would do: the few instructions there are, over a call.
+    fn judge(purpose: Purpose, arch: u32, number: c_long, arguments: [u32; 3]) -> u32 {
+        let filter = filter(purpose).expect("a known processor");
+        let (mut at, mut word) = (0, 0);
+        loop {
+            let step = &filter[at];
+            let jump = match step.code {
+                RETURN => return step.k,
+                LOAD => {
+                    word = match step.k {
+                        NUMBER => number as u32,
+                        ARCH => arch,
+                        place => arguments[(place - ARGUMENTS) as usize / 8],
+                    };
+                    0
+                }
+                IF_EQUAL if word == step.k => step.jt,
+                IF_ANY if word & step.k != 0 => step.jt,
+                _ => step.jf,
+            };
+            at += 1 + usize::from(jump);
+        }
+    }
+
+    #[test]
+    fn what_is_listed_is_all_there_is() {
+        let own = ARCHITECTURE.expect("a known processor");
+        use Purpose::{Network, Reading};
+        for (purpose, number, arguments, want) in [
+            (Network, libc::SYS_read, [0; 3], ALLOW),
+            (Reading, libc::SYS_read, [0; 3], ALLOW),
+            (Reading, libc::SYS_exit_group, [0; 3], ALLOW),
+            (Network, libc::SYS_socket, [libc::AF_INET as u32, 1, 0], ALLOW),
+            (Network, libc::SYS_socket, [libc::AF_INET6 as u32, 1, 0], ALLOW),
+            (Network, libc::SYS_socket, [libc::AF_PACKET as u32, 1, 0], REFUSE),
+            (Reading, libc::SYS_socket, [libc::AF_INET as u32, 1, 0], REFUSE),
+            (Network, libc::SYS_openat, [0, 0, libc::O_CLOEXEC as u32], ALLOW),
+            (Network, libc::SYS_openat, [0, 0, libc::O_RDWR as u32], REFUSE),
+            (Network, libc::SYS_openat, [0, 0, (libc::O_WRONLY | libc::O_CREAT) as u32], REFUSE),
+            (Reading, libc::SYS_openat, [0; 3], REFUSE),
+            (Network, libc::SYS_execve, [0; 3], REFUSE),
+            (Network, libc::SYS_clone, [0; 3], REFUSE),
+            (Network, libc::SYS_ptrace, [0; 3], REFUSE),
+            (Network, libc::SYS_kill, [0; 3], REFUSE),
+            (Network, libc::SYS_setuid, [0; 3], REFUSE),
+            (Network, libc::SYS_unlinkat, [0; 3], REFUSE),
+            (Network, libc::SYS_accept4, [0; 3], REFUSE),
+        ] {
+            assert_eq!(judge(purpose, own, number, arguments), want, "{purpose:?} {number} {arguments:?}");
+        }
+        assert_eq!(judge(Network, own ^ 1, libc::SYS_read, [0; 3]), KILL, "another architecture");
+        let lists = [FILES, NETWORK, TIME, MEMORY, LOOKUP];
+        let numbers: Vec<c_long> = lists.iter().copied().flatten().map(|(number, _)| *number).collect();
+        for number in 0..600 {
+            let tried = [[libc::AF_INET as u32, 0, 0], [0, 0x541b, 0]];
+            let allowed = tried.iter().any(|arguments| judge(Network, own, number, *arguments) == ALLOW);
+            assert_eq!(allowed, numbers.contains(&number), "{number}");
+        }
+    }
+}
