@@ -134,6 +134,9 @@ fn a_health_check_is_the_agents_own() {
     // A check that hangs with a child is killed with it, and counts.
     let hangs = check("sleep 1000 & sleep 1000", "0.3", "2");
     host.agent("slow", "exec sleep 1000", &[("check", &hangs), ("restartsecs", "60")]);
+    // So is one that was stopped by a signal.
+    let stops = check("kill -STOP $$", "0.3", "1");
+    host.agent("halted", "exec sleep 1000", &[("check", &stops), ("restartsecs", "60")]);
     // What an agent said last is told: its end only, nothing a terminal would obey, and no secret.
     let says =
         "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done; printf 'bad \\033[31m%s\\n' \"$TOKEN\"; exit 7";
@@ -147,6 +150,8 @@ fn a_health_check_is_the_agents_own() {
 
     let slow = host.wait_seen("slow", "to be ended", |agent| agent.failures == 1);
     assert!(slow.detail.contains("not done within 0.3 s") && slow.detail.contains("2 of 2"), "{slow:?}");
+    let halted = host.wait_seen("halted", "to be ended", |agent| agent.failures == 1);
+    assert!(halted.detail.contains("not done within 0.3 s"), "{halted:?}");
     let loud = host.wait_seen("loud", "to be ended", |agent| agent.failures == 1);
     assert!(
         loud.detail.contains("status 7") && loud.detail.contains("line 299") && loud.detail.contains("bad"),

@@ -8,6 +8,7 @@ mod util;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::UdpSocket;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -221,6 +222,42 @@ fn undisturbed(server: &Server, host: &Host, id: &str) {
         assert!(began.elapsed() < Duration::from_secs(15), "the end of an agent was noticed late");
         host.does(server, &Job::new(&format!("{id}-{n}"), "restart", "other"), 0);
     }
+}
+
+#[test]
+fn a_download_that_was_stopped_by_a_signal_is_ended_and_tried_again() {
+    if needs_faults() {
+        return;
+    }
+    let (server, mut host) = pair();
+    host.env("BOOTAGENT_STALL_SECS", "1");
+    host.start();
+    let package = tarball(&host, "web", "1.0", &staying("up"), &[]);
+    let (bytes, stopped) = (package.bytes.clone(), Arc::new(Mutex::new(None)));
+    let (daemon, noted) = (host.pid(), stopped.clone());
+    let source = Source::http(move |number, request, stream| {
+        if number == 0 {
+            // Its own alarm is not heard while it is stopped.
+            let children = fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children")).unwrap_or_default();
+            let fetches = |pid: &&str| {
+                let third = fs::read_link(format!("/proc/{pid}/fd/3")).unwrap_or_default();
+                third.to_string_lossy().contains("/state/downloads/")
+            };
+            let pid = children.split_whitespace().find(fetches).map(String::from);
+            let kill = Command::new("kill").arg("-STOP").args(&pid).status();
+            assert!(kill.is_ok_and(|status| status.success()), "{children}");
+            *noted.lock().expect("not poisoned") = pid;
+            send(stream, &reply("200 OK", "", &bytes)[..200]);
+            let _ = stream.read(&mut [0; 1]);
+            return;
+        }
+        send(stream, &rest(&bytes, request.from()));
+    });
+    host.does(&server, &install("i1", &source.url, &package), 0);
+    let pid = stopped.lock().expect("not poisoned").take().expect("a download was stopped");
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "it is still there");
+    assert_eq!(said(&host, "did nothing for 6 s, and was ended"), 1, "{}", host.logs());
+    assert_eq!(source.requests().len(), 2);
 }
 
 #[test]

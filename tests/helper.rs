@@ -3,15 +3,18 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bootagent::host::helper::{Binary, Helper};
-use bootagent::host::identity::Identity;
+use bootagent::host::helper::{Binary, Helper, Identity};
 use bootagent::kernel::{Exit, Gid, Pid, Sig, Uid};
+use bootagent::model::package::Format;
 use bootagent::sys::failure::FailurePipe;
 use bootagent::sys::poll::{poll, PollFd};
+use bootagent::sys::process::Fork;
+use bootagent::sys::seccomp::{restrict, Purpose};
 use bootagent::sys::{account, monotonic, process};
 use bootagent::work::{Kind, Order, Outcome};
 
@@ -21,7 +24,7 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some("work") {
         bootagent::work::run();
     }
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 9] = [
         ("a_download_goes_through", a_download_goes_through),
         ("long_orders_and_replies_do_not_block", long_orders_and_replies_do_not_block),
         ("result_and_exit_come_in_any_order", result_and_exit_come_in_any_order),
@@ -29,6 +32,8 @@ fn main() {
         ("one_that_hangs_is_stopped_at_its_deadline", one_that_hangs_is_stopped_at_its_deadline),
         ("one_that_never_was_says_where_it_broke_off", one_that_never_was_says_where_it_broke_off),
         ("it_runs_as_somebody_else_with_nothing", it_runs_as_somebody_else_with_nothing),
+        ("one_that_does_nothing_is_ended_whatever_it_is_for", one_that_does_nothing_is_ended_whatever_it_is_for),
+        ("what_a_helper_does_not_need_it_cannot_do", what_a_helper_does_not_need_it_cannot_do),
     ];
     println!("\nrunning {} tests", tests.len());
     let mut host = Host::new();
@@ -272,4 +277,76 @@ fn it_runs_as_somebody_else_with_nothing(host: &mut Host) {
     drop(stream);
     helper.ready();
     failed(host.finish(helper, |_| {}), Kind::Temporary, "closed the connection");
+}
+
+fn one_that_does_nothing_is_ended_whatever_it_is_for(host: &mut Host) {
+    // It takes its time to read its order, as it has been stopped before.
+    std::env::set_var("BOOTAGENT_STALL_SECS", "0");
+    let dir = host.dir.join("unpacked").to_string_lossy().into_owned();
+    let (keys, text) = (Vec::new(), String::new);
+    let verify = Order::Verify { keys, signature: text(), name: text(), version: text() };
+    let unpack = Order::Unpack { format: Format::Tar, dir, max_bytes: 1, max_entries: 1 };
+    for (order, name) in [(copy(), "fetch"), (verify, "verify"), (unpack, "unpack")] {
+        let file = (name == "fetch").then(|| host.file(b"")).unwrap_or_else(|| host.file(&[7; 1 << 20]));
+        let helper = host.start(&order, Some(file));
+        process::signal(helper.pid(), Sig::STOP).expect("there");
+        let began = Instant::now();
+        let outcome = host.finish(helper, |helper| helper.look(monotonic()));
+        failed(outcome, Kind::Temporary, "did nothing for 5 s, and was ended");
+        assert!(began.elapsed() > Duration::from_secs(4), "{name}");
+    }
+    std::env::remove_var("BOOTAGENT_STALL_SECS");
+}
+
+/// Does `tries` in a child that is restricted, whose exit status is how many of them failed, or 100 where the kernel has no
+/// filters.
+fn restricted(purpose: Purpose, tries: &[&dyn Fn() -> bool]) -> Exit {
+    match process::fork().expect("forks") {
+        Fork::Parent(pid) => process::wait_for(pid).expect("waits"),
+        Fork::Child => {
+            if restrict(purpose).is_err() {
+                process::exit_now(100);
+            }
+            process::exit_now(tries.iter().filter(|works| !works()).count() as i32);
+        }
+    }
+}
+
+fn what_a_helper_does_not_need_it_cannot_do(host: &mut Host) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (file, socket) = (host.dir.join("made"), host.dir.join("socket"));
+    let _listening = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    let connects = || TcpStream::connect(address).is_ok();
+    let reads = || fs::read("/etc/passwd").is_ok();
+    let needed: [&dyn Fn() -> bool; 2] = [&connects, &reads];
+    match restricted(Purpose::Network, &needed) {
+        Exit::Code(0) => {}
+        Exit::Code(100) => {
+            assert!(std::env::var_os("BOOTAGENT_TEST_ALL").is_none(), "needs seccomp");
+            return eprintln!("skipped: needs a kernel with seccomp filters");
+        }
+        other => panic!("what a helper needs does not work: {other:?}"),
+    }
+    assert_eq!(restricted(Purpose::Reading, &needed), Exit::Code(2), "what only reads has the network");
+    let own = Pid::new(process::own_id()).expect("not init");
+    let forbidden: [&dyn Fn() -> bool; 8] = [
+        &|| fs::write(&file, "x").is_ok(),
+        &|| fs::remove_file(&socket).is_ok(),
+        &|| fs::create_dir(&file).is_ok(),
+        &|| process::fork().is_ok(),
+        &|| process::exec(c"/bin/true", &[], &[]).kind() == std::io::ErrorKind::NotFound,
+        &|| process::signal(own, Sig::CONT).is_ok(),
+        &|| TcpListener::bind("127.0.0.1:0").is_ok(),
+        &|| process::pidfd_open(own).is_ok(),
+    ];
+    for purpose in [Purpose::Network, Purpose::Reading] {
+        assert_eq!(restricted(purpose, &forbidden), Exit::Code(forbidden.len() as i32), "{purpose:?}");
+    }
+    // glibc asks daemons of the host when it looks up a name.
+    if cfg!(not(target_env = "gnu")) {
+        let forbidden: [&dyn Fn() -> bool; 1] = [&|| UnixStream::connect(&socket).is_ok()];
+        assert_eq!(restricted(Purpose::Network, &forbidden), Exit::Code(1));
+    }
+    assert!(fs::remove_file(&socket).is_ok() && !file.exists());
 }

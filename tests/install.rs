@@ -512,7 +512,8 @@ fn a_script_that_hangs_is_killed_and_undone() {
     let package_name = format!("{name}-pkg");
     let _purge = Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package_name.clone());
     let mark = unique_name("98");
-    let hang = format!("#!/bin/sh\nsleep {} & sleep 9876\n", mark.replace('-', ""));
+    // The script is stopped by a signal, as is what called it.
+    let hang = format!("#!/bin/sh\nsleep {} & kill -STOP $PPID $$\n", mark.replace('-', ""));
     let files = host_files(&name, "1.0", &staying("deb"));
     let package = deb(&host, &package_name, "1.0", &borrowed(&files), &[("preinst", &hang)]);
     let message = host.does(&server, &install(&server, "s1", &name, &package), 6);

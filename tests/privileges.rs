@@ -2,11 +2,13 @@
 
 mod util;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use util::*;
 
@@ -61,11 +63,33 @@ fn working(host: &Host) -> Option<i32> {
     })
 }
 
-/// What every working child must be, whatever it does.
-fn examine(pid: i32, nobody: u32, file_max: &str) {
-    let ids = format!("{nobody} {nobody} {nobody} {nobody}");
-    assert_eq!((proc_status(pid, "Uid"), proc_status(pid, "Groups")), (ids, String::new()));
-    assert!(!proc_status(pid, "Gid").split(' ').any(|gid| gid == "0"));
+/// The user id of a process, which all four of its user ids and of its group ids are.
+fn only_id(pid: i32) -> u32 {
+    let ids = proc_status(pid, "Uid");
+    assert_eq!(proc_status(pid, "Gid"), ids);
+    let mut ids = ids.split(' ');
+    let first: u32 = ids.next().and_then(|id| id.parse().ok()).expect("a number");
+    assert!(ids.clone().count() == 3 && ids.all(|id| id == first.to_string()), "{}", proc_status(pid, "Uid"));
+    first
+}
+
+/// Ids that no account of this host has, and none of its users was given.
+fn is_nobodys(id: u32) -> bool {
+    let named = |file: &str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        text.lines().any(|line| line.split(':').any(|field| field == id.to_string()))
+    };
+    (2_000_200_001..2_147_352_576).contains(&id) && !["/etc/passwd", "/etc/group"].into_iter().any(named)
+}
+
+/// What every working child must be, whatever it does; its user id.
+fn examine(pid: i32, file_max: &str) -> u32 {
+    let id = only_id(pid);
+    assert!(is_nobodys(id), "{id}");
+    assert_eq!(proc_status(pid, "Groups"), "");
+    examine_image(pid);
+    #[cfg(not(feature = "tls"))]
+    assert_eq!(proc_status(pid, "Seccomp"), "2");
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         assert_eq!(proc_status(pid, set), "0000000000000000", "{set}");
     }
@@ -84,6 +108,13 @@ fn examine(pid: i32, nobody: u32, file_max: &str) {
     assert!(names.count() > 0);
     assert!(!remembers(pid, KEY) && !remembers(pid, "an agent's secret"), "it holds a secret");
     assert!(remembers(pid, "bootagent"), "its memory was not looked through");
+    id
+}
+
+/// A program that its user can execute and not read, so that the kernel never lets anybody trace it.
+fn examine_image(pid: i32) {
+    let image = fs::metadata(format!("/proc/{pid}/exe")).expect("it lives");
+    assert_eq!((image.uid(), image.mode() & 0o7777), (0, 0o111));
 }
 
 #[test]
@@ -101,13 +132,11 @@ fn a_child_that_reads_from_the_network_holds_nothing() {
     host.agent("web", "exec sleep 1000", &[("envs", "{ \"TOKEN\": \"an agent's secret\" }")]);
     host.start();
     host.wait_running("web");
-    let nobody: u32 = 65534;
-
     // A server that takes a connection and says nothing.
     server.mode(Mode::Hang);
     host.wait("an exchange without an end", || server.hanging() > 0);
     let pid = working(&host).expect("an exchange is under way");
-    examine(pid, nobody, "0");
+    let exchanges = examine(pid, "0");
     let files = open_files(pid);
     assert_eq!(files.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1, 2, 3], "{files:?}");
     let kinds = ["pipe:", "pipe:", "/dev/null", "socket:"];
@@ -123,7 +152,7 @@ fn a_child_that_reads_from_the_network_holds_nothing() {
     taken.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nx").unwrap();
     let fetches = |pid: &i32| open_files(*pid).iter().any(|(_, file)| file.ends_with("state/downloads/i1"));
     let pid = patiently(|| working(&host).filter(fetches)).expect("a download is under way");
-    examine(pid, nobody, "1048576");
+    assert_ne!(examine(pid, "1048576"), exchanges);
     let files = open_files(pid);
     let (download, rest): (Vec<_>, Vec<_>) =
         files.iter().skip(3).partition(|(_, file)| file.ends_with("state/downloads/i1"));
@@ -144,6 +173,94 @@ fn without_its_helper_user_there_is_no_exchange_and_all_else() {
     host.wait("the agent to be restarted", || host.seen("web").is_some_and(|agent| agent.failures > 0));
     assert!(server.requests().is_empty(), "somebody else read from the network");
     assert!(host.logs().contains("helper_user \"no-such-user\" does not exist"), "{}", host.logs());
+}
+
+/// The users of a host's helpers, and what they do: as descriptor 3 is a file being filled or a package.
+fn users_at_work(host: &Host, users: &mut BTreeMap<&'static str, BTreeSet<u32>>) {
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).unwrap_or_default();
+    for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+        let third = fs::read_link(format!("/proc/{pid}/fd/3")).unwrap_or_default();
+        let third = third.to_string_lossy();
+        let does = match () {
+            () if third.contains("/state/downloads/") => "fetch",
+            () if third.contains("/state/packages/") => "verify",
+            () => continue,
+        };
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let user = proc_status(pid, "Uid").split(' ').next().and_then(|id| id.parse().ok());
+        // Before the exec it is the daemon still, whoever it will be; what unpacks is root.
+        if let Some(user @ 1..) = user.filter(|_| words == b"bootagent\0work\0") {
+            users.entry(does).or_default().insert(user);
+        }
+    }
+}
+
+#[test]
+fn whoever_judges_a_package_is_not_whoever_fetched_it() {
+    if lacks_root() || emulator_lacks("sight of who a child is") {
+        return;
+    }
+    for helper_user in [None, Some("nobody")] {
+        let server = Server::new();
+        let mut host = Host::with(&server);
+        if let Some(name) = helper_user {
+            host.set("helper_user", &format!("\"{name}\""));
+        }
+        host.agent("theirs", "exec sleep 1000", &[("user", "\"nobody\"")]);
+        host.start();
+        let package = heavy(&host, "web", "1.0", 32 << 10);
+        let url = server.serve(&package.file, &package.bytes);
+        server.give(&Job::new("i1", "install", "web").package(&url, &package).set("startsecs", "0.2").text());
+        let mut users = BTreeMap::new();
+        let mut result = None;
+        let until = Instant::now() + patience();
+        while result.is_none() && Instant::now() < until {
+            users_at_work(&host, &mut users);
+            result = server.result("i1");
+        }
+        assert_eq!(result.map(|(code, _)| code), Some(0), "{}", host.logs());
+        let (fetched, verified) = (&users["fetch"], &users["verify"]);
+        assert!(fetched.len() == 1 && fetched.is_disjoint(verified), "{users:?}");
+        assert!(verified.iter().all(|id| is_nobodys(*id)), "{users:?}");
+        assert_eq!(fetched.iter().all(|id| is_nobodys(*id)), helper_user.is_none(), "{users:?}");
+        // What that user costs is said, and that an agent is one of those who could make use of it.
+        let checked = host.cli(&["check"]);
+        for told in [checked.err, host.ok(&["status"]), host.ok(&["status", "--json"])] {
+            assert_eq!(told.contains("other processes of that user can stop it"), helper_user.is_some(), "{told}");
+            assert_eq!(
+                told.contains("\\\"theirs\\\" runs as") || told.contains("\"theirs\" runs as"),
+                helper_user.is_some(),
+                "{told}"
+            );
+        }
+        assert_eq!(checked.code, 0);
+    }
+}
+
+#[test]
+fn where_nothing_may_be_executed_the_closed_copy_is_elsewhere() {
+    if lacks_root() || lacks("unshare") || emulator_lacks("mounts of its own") {
+        return;
+    }
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    let (state, run) = (host.path("state").display().to_string(), host.path("run").display().to_string());
+    let closed = |dir: &str| format!("mkdir -p {dir}; mount -t tmpfs -o noexec,mode=755 none {dir} || exit 1;");
+    server.mode(Mode::Hang);
+    for (mounts, want) in [
+        (String::new(), "/state/bin/helper"),
+        (closed(&state), "/run/bin/helper"),
+        (closed(&state) + &closed(&run), "/memfd:bootagent (deleted)"),
+    ] {
+        host.behind(&mounts);
+        host.start();
+        let pid = patiently(|| working(&host)).expect("an exchange is under way");
+        examine_image(pid);
+        let image = fs::read_link(format!("/proc/{pid}/exe")).expect("it lives");
+        assert!(image.to_string_lossy().ends_with(want), "{} is not {want}", image.display());
+        host.end("TERM");
+        assert!(!host.path("run/bin").exists());
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::host::identity::Identity;
+pub use crate::host::identity::Identity;
 use crate::host::{image, proc};
 use crate::kernel::{Exit, Pid, Resource, Sig, Time, Uid};
 use crate::model::progress::{Progress, Sign};
