@@ -254,9 +254,8 @@ mod tests {
         let readme = include_str!("../README.md");
         let text = example(readme, "{ \"svrlist\": \"\",");
         check_keys(readme, &text);
-        let (mut config, problems) = crate::wire::config::read_config("README.md", text.as_bytes());
+        let (config, problems) = crate::wire::config::read_config("README.md", text.as_bytes());
         assert_eq!(problems, []);
-        assert_eq!(config.helper_user.take().as_deref(), Some("nobody"));
         assert_eq!(config, crate::wire::config::Config::default());
 
         let text = example(readme, "{ \"name\": \"BasicAgent\", \"version\"");

@@ -157,6 +157,9 @@ fn a_child_that_reads_from_the_network_holds_nothing() {
     let (download, rest): (Vec<_>, Vec<_>) =
         files.iter().skip(3).partition(|(_, file)| file.ends_with("state/downloads/i1"));
     assert!(!download.is_empty() && rest.len() == 1 && rest[0].1.starts_with("socket:"), "{files:?}");
+    // It ends with the daemon, whatever becomes of that.
+    host.kill9();
+    host.wait("the download to end", || !PathBuf::from(format!("/proc/{pid}/exe")).exists());
     drop(taken);
 }
 
@@ -208,7 +211,7 @@ fn whoever_judges_a_package_is_not_whoever_fetched_it() {
         }
         host.agent("theirs", "exec sleep 1000", &[("user", "\"nobody\"")]);
         host.start();
-        let package = heavy(&host, "web", "1.0", 32 << 10);
+        let package = heavy(&host, "web", "1.0", 3 << 10);
         let url = server.serve(&package.file, &package.bytes);
         server.give(&Job::new("i1", "install", "web").package(&url, &package).set("startsecs", "0.2").text());
         let mut users = BTreeMap::new();
@@ -245,7 +248,9 @@ fn where_nothing_may_be_executed_the_closed_copy_is_elsewhere() {
     let server = Server::new();
     let mut host = Host::with(&server);
     let (state, run) = (host.path("state").display().to_string(), host.path("run").display().to_string());
-    let closed = |dir: &str| format!("mkdir -p {dir}; mount -t tmpfs -o noexec,mode=755 none {dir} || exit 1;");
+    let closed = |dir: &str| {
+        format!("mkdir -p {dir}; mount --bind {dir} {dir} && mount -o remount,bind,noexec {dir} || exit 1;")
+    };
     server.mode(Mode::Hang);
     for (mounts, want) in [
         (String::new(), "/state/bin/helper"),
@@ -261,6 +266,46 @@ fn where_nothing_may_be_executed_the_closed_copy_is_elsewhere() {
         host.end("TERM");
         assert!(!host.path("run/bin").exists());
     }
+}
+
+#[test]
+fn the_closed_copy_is_of_the_image_that_runs() {
+    if lacks_root() || emulator_lacks("image of its own") {
+        return;
+    }
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.install();
+    host.start();
+    let copy = host.path("state/bin/helper");
+    let read = |path: &PathBuf| fs::read(path).expect("root may read it");
+    let first = read(&copy);
+    assert_eq!(first, read(&host.program));
+    assert_eq!(fs::metadata(host.path("state/bin")).expect("there").mode() & 0o7777, 0o700);
+    // Another binary in its place is not executed before it is the daemon's own.
+    let mut next = first.clone();
+    next.extend_from_slice(b"another");
+    let beside = host.path("next");
+    fs::write(&beside, &next).expect("written");
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o700)).expect("ours");
+    fs::rename(&beside, &host.program).expect("renamed");
+    host.ok(&["report"]);
+    assert_eq!(read(&copy), first);
+    host.ok(&["reexec"]);
+    assert_eq!(read(&copy), next);
+    host.ok(&["report"]);
+    server.mode(Mode::Hang);
+    let mut report = host.begin(&["report"]);
+    let pid = patiently(|| working(&host)).expect("an exchange is under way");
+    assert_eq!(fs::read(format!("/proc/{pid}/exe")).expect("root may read it"), next);
+    report.kill().and_then(|()| report.wait()).expect("it was waiting");
+    // One that was altered, or is none, is made anew by the next daemon.
+    host.end("TERM");
+    fs::write(&copy, "no program").expect("root may write it");
+    server.mode(Mode::Good);
+    host.start();
+    host.ok(&["report"]);
+    assert_eq!(read(&copy), next);
 }
 
 #[test]

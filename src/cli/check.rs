@@ -13,7 +13,6 @@ use crate::host::disk::reason;
 use crate::host::files::{self, Configuration};
 use crate::host::{identity, image};
 use crate::kernel::Uid;
-use crate::model::ids::{Plan, RunsAs};
 use crate::model::spec::{Account, Spec};
 use crate::sys::account;
 use crate::text::count;
@@ -79,16 +78,14 @@ fn check_daemon(config: &Config, file: &str, problems: &mut Vec<Problem>) {
 /// What whom helpers run as costs on this host.
 fn check_helpers(config: &Config, agents: &[Defined]) -> Vec<String> {
     let name = config.helper_user.as_deref();
-    let identity::Users { plan, mut warnings } = identity::users(name);
+    let users = identity::users(name);
+    let mut warnings = users.warnings.clone();
     warnings.extend(files::root_helper(name));
     if account::own_uid() == Uid(0) {
         let copied = image::can_be_copied(&[Path::new(&*config.state_dir), Path::new(&*config.run_dir)]);
         warnings.extend(copied.err().map(|why| identity::open_program(&why)));
     }
-    if let (Some(name), Ok(Plan { network: RunsAs::User(uid, _), .. })) = (name, plan) {
-        let alike = agents.iter().filter(|agent| uid != Uid(0) && identity::runs_as(&agent.spec, name, uid));
-        warnings.extend(alike.map(|agent| identity::agent_as_helper(&agent.spec.name, name)));
-    }
+    warnings.extend(identity::agents_as_helper(&users, name, &mut agents.iter().map(|agent| &*agent.spec)));
     warnings
 }
 

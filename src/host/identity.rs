@@ -2,7 +2,7 @@
 
 use crate::host::disk::reason;
 use crate::kernel::{Gid, Uid};
-use crate::model::ids::{plan, warning, HostIds, IdRange, Plan};
+use crate::model::ids::{plan, warning, HostIds, IdRange, Plan, RunsAs};
 use crate::model::spec::{Account, Spec};
 use crate::reason::Reason;
 use crate::sys::account;
@@ -24,6 +24,8 @@ pub struct Users {
     pub plan: Result<Plan, Reason>,
     /// What that costs.
     pub warnings: Vec<String>,
+    /// All names of the configured user.
+    names: Vec<String>,
 }
 
 /// Looks at the host, and decides whom helpers run as.
@@ -46,17 +48,19 @@ pub fn users(helper_user: Option<&str>) -> Users {
                 .to_string(),
         );
     }
-    Users { plan: Ok(plan), warnings }
+    // Those that cannot be read are not known to be others.
+    let names = configured.map_or(Vec::new(), |(uid, _)| account::names_of(uid).unwrap_or_default());
+    Users { plan: Ok(plan), warnings, names }
 }
 
 fn nobody(why: Reason) -> Users {
-    Users { plan: Err(why), warnings: Vec::new() }
+    Users { plan: Err(why), warnings: Vec::new(), names: Vec::new() }
 }
 
 /// What the host says about its ids. What cannot be read is taken for one that leaves no id free.
 fn host_ids() -> HostIds {
     let ranges = |found: Vec<(u32, u32)>| found.into_iter().map(|(first, count)| IdRange { first, count }).collect();
-    let root = account::own_uid().0 == 0;
+    let root = account::own_uid().0 == 0 && may_change_user();
     let (accounts, granted) = (account::all_ids(), account::granted_ids());
     let known = accounts.is_ok() && granted.is_ok();
     let all = vec![(0, u32::MAX)];
@@ -78,20 +82,41 @@ pub fn open_program(why: &str) -> String {
 }
 
 /// What is to be said of an agent that runs as the configured user of helpers.
-pub fn agent_as_helper(agent: &str, helper_user: &str) -> String {
+fn agent_as_helper(agent: &str, helper_user: &str) -> String {
     format!(
         "agent \"{agent}\" runs as helper_user \"{helper_user}\", and can stop what reads from the network: want a user of \
          its own for it, or no helper_user"
     )
 }
 
-/// Whether an agent of this definition runs as the user `helper`, whose name is given: by name, or by number.
-pub fn runs_as(spec: &Spec, helper: &str, uid: Uid) -> bool {
+/// Whether a root may be somebody else, which in a container it may not: the capabilities to change user and group ids. Taken
+/// for granted where that cannot be seen.
+fn may_change_user() -> bool {
+    const SETGID_AND_SETUID: u64 = 1 << 6 | 1 << 7;
+    let status = read_text("/proc/self/status".as_ref()).unwrap_or_default();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let held = held.and_then(|held| u64::from_str_radix(held.trim(), 16).ok());
+    held.is_none_or(|held| held & SETGID_AND_SETUID == SETGID_AND_SETUID)
+}
+
+/// Whether an agent of this definition runs as the user `uid`, whose names are these: by name, or by number.
+fn runs_as(spec: &Spec, names: &[String], uid: Uid) -> bool {
     match &spec.user {
         None => uid == Uid(0),
         Some(Account::Id(id)) => *id == uid.0,
-        Some(Account::Name(name)) => {
-            **name == *helper || account::user_by_name(name).is_ok_and(|user| user.is_some_and(|user| user.uid == uid))
-        }
+        Some(Account::Name(name)) => names.iter().any(|known| **known == **name),
     }
+}
+
+/// What there is to be said about agents that run as the configured user of helpers. That root is one is said elsewhere.
+pub fn agents_as_helper(
+    users: &Users,
+    helper_user: Option<&str>,
+    agents: &mut dyn Iterator<Item = &Spec>,
+) -> Vec<String> {
+    let (Some(helper_user), Ok(Plan { network: RunsAs::User(uid, _), .. })) = (helper_user, &users.plan) else {
+        return Vec::new();
+    };
+    let alike = agents.filter(|spec| *uid != Uid(0) && runs_as(spec, &users.names, *uid));
+    alike.map(|spec| agent_as_helper(&spec.name, helper_user)).collect()
 }

@@ -119,7 +119,7 @@ pub fn plan(ids: &HostIds, configured: Option<(Uid, Gid)>) -> Plan {
 pub fn warning(plan: &Plan, root: bool, helper_user: Option<&str>) -> Option<String> {
     if !root {
         return Some(
-            "the daemon does not run as root: what reads from the network and what verifies packages run as its own user, \
+            "the daemon does not run as root, or may not change its user: what reads from the network and what verifies packages run as its own user, \
              whose other processes can take them over"
                 .to_string(),
         );

@@ -48,6 +48,18 @@ pub fn user_by_id(uid: Uid) -> io::Result<Option<User>> {
     find_user(&|_, known| known == uid)
 }
 
+/// All names that the user with this id has.
+pub fn names_of(uid: Uid) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    each_line("/etc/passwd", &mut |name, id, _| {
+        if id == uid.0 {
+            names.push(name.to_string());
+        }
+        false
+    })?;
+    Ok(names)
+}
+
 /// The id of the group called `name`; `None` when there is none.
 pub fn group_by_name(name: &str) -> io::Result<Option<Gid>> {
     let mut found = None;
@@ -184,6 +196,7 @@ mod tests {
         let root = user_by_name("root").unwrap().unwrap();
         assert_eq!((root.uid, root.gid), (Uid(0), Gid(0)));
         assert_eq!(user_by_id(Uid(0)).unwrap(), Some(root));
+        assert!(names_of(Uid(0)).unwrap().contains(&"root".to_string()));
         assert_eq!(group_by_name("root").unwrap(), Some(Gid(0)));
     }
 
