@@ -7,7 +7,9 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use util::*;
@@ -266,6 +268,50 @@ fn where_nothing_may_be_executed_the_closed_copy_is_elsewhere() {
         host.end("TERM");
         assert!(!host.path("run/bin").exists());
     }
+}
+
+/// Tries to trace each new process of the host, as any process may try with those of its own user, until its input ends; says how
+/// many it got and how many were refused.
+const TRACER: &str = "
+import ctypes, os, select, sys
+libc = ctypes.CDLL(None, use_errno=True)
+got = refused = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    last = int(open('/proc/sys/kernel/ns_last_pid').read())
+    for pid in range(last - 3, last + 4):
+        if libc.ptrace(0x4206, pid, 0, 0) == 0:
+            got += 1
+            libc.ptrace(0x4207, pid, 0, 0)
+            libc.ptrace(17, pid, 0, 0)
+        elif ctypes.get_errno() == 1:
+            refused += 1
+print(got, refused)
+";
+
+#[test]
+fn no_process_of_its_user_can_trace_a_helper() {
+    if lacks_root() || lacks("python3") || emulator_lacks("ptrace") {
+        return;
+    }
+    if !Path::new("/proc/sys/kernel/ns_last_pid").exists() && skipped("a kernel that tells the last process id") {
+        return;
+    }
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.set("helper_user", "\"nobody\"");
+    host.start();
+    let mut tracer = Command::new("/usr/bin/python3");
+    tracer.args(["-c", TRACER]).uid(65_534).gid(65_534).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut tracer = tracer.spawn().expect("python3");
+    for _ in 0..variable("BOOTAGENT_TRACED", 40) {
+        host.ok(&["report"]);
+    }
+    drop(tracer.stdin.take());
+    let said = tracer.wait_with_output().expect("it ends").stdout;
+    let said = String::from_utf8_lossy(&said);
+    let counts: Vec<u64> = said.split_whitespace().filter_map(|count| count.parse().ok()).collect();
+    assert!(counts.len() == 2 && counts[1] > 0, "nothing was tried: {said}");
+    assert_eq!(counts[0], 0, "a helper was traced");
 }
 
 #[test]

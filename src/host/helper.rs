@@ -162,29 +162,10 @@ impl Helper {
         set_nonblocking(order_write.as_fd())?;
         set_nonblocking(result_read.as_fd())?;
 
-        let argv = vec![c"bootagent".to_owned(), c"work".to_owned()];
-        let program = if who.is_some() { binary.program_for_others() } else { binary.program() }?;
-        let mut setup = Setup::new(program, argv, environment());
+        let mut setup = setup(binary, who, file_max)?;
         setup.stdin = Some(order_read);
         setup.stdout = Some(result_write);
         setup.extra = file.into_iter().map(OwnedFd::from).collect();
-        setup.rlimits = [
-            (Resource::Nofile, FILES_MAX),
-            (Resource::Core, 0),
-            (Resource::Fsize, file_max),
-            (Resource::As, MEMORY_MAX),
-        ]
-        .into_iter()
-        .map(|(resource, most)| limit(resource, most))
-        .collect();
-        setup.oom_score_adj = Some(0);
-        setup.no_new_privs = true;
-        setup.death_signal = Some(Sig::KILL);
-        if let Some(who) = who {
-            setup.groups = Some(Vec::new());
-            setup.gid = Some(who.gid);
-            setup.uid = Some(who.uid);
-        }
         let pid = spawn_child(&setup, failures)?;
         // Our copies of the child's ends must go, or the result would never end.
         drop(setup);
@@ -381,6 +362,27 @@ impl Helper {
             self.result_pipe = None;
         }
     }
+}
+
+/// What a helper executes, as whom, and within which limits.
+fn setup(binary: &Binary, who: Option<Identity>, file_max: u64) -> io::Result<Setup> {
+    let argv = vec![c"bootagent".to_owned(), c"work".to_owned()];
+    let program = if who.is_some() { binary.program_for_others() } else { binary.program() }?;
+    let mut setup = Setup::new(program, argv, environment());
+    setup.rlimits =
+        [(Resource::Nofile, FILES_MAX), (Resource::Core, 0), (Resource::Fsize, file_max), (Resource::As, MEMORY_MAX)]
+            .into_iter()
+            .map(|(resource, most)| limit(resource, most))
+            .collect();
+    setup.oom_score_adj = Some(0);
+    setup.no_new_privs = true;
+    setup.death_signal = Some(Sig::KILL);
+    if let Some(who) = who {
+        setup.groups = Some(Vec::new());
+        setup.gid = Some(who.gid);
+        setup.uid = Some(who.uid);
+    }
+    Ok(setup)
 }
 
 /// How long a helper may do nothing: its own alarm comes first, if it hears it.
