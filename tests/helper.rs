@@ -287,7 +287,7 @@ fn one_that_does_nothing_is_ended_whatever_it_is_for(host: &mut Host) {
     let verify = Order::Verify { keys, signature: text(), name: text(), version: text() };
     let unpack = Order::Unpack { format: Format::Tar, dir, max_bytes: 1, max_entries: 1 };
     for (order, name) in [(copy(), "fetch"), (verify, "verify"), (unpack, "unpack")] {
-        let file = (name == "fetch").then(|| host.file(b"")).unwrap_or_else(|| host.file(&[7; 1 << 20]));
+        let file = host.file(if name == "fetch" { b"" } else { &[7; 1 << 20] });
         let helper = host.start(&order, Some(file));
         process::signal(helper.pid(), Sig::STOP).expect("there");
         let began = Instant::now();
