@@ -73,7 +73,7 @@ impl Daemon {
             Action::CutFetch(id) => self.stop_errand(&Errand::Fetch(id)),
             Action::DropDownload(id) => {
                 self.stop_errand(&Errand::Fetch(id.clone()));
-                if let Err(error) = self.store.remove_download(&id) {
+                if let Err(error) = self.store.remove_download(&self.download_name(&id)) {
                     self.say(Level::Warn, &error);
                 }
             }

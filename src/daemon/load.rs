@@ -221,12 +221,14 @@ impl Daemon {
     /// Removes what jobs that are no more have left; packages only where all records of agents could be read.
     fn drop_strays(&mut self, sound: bool) {
         self.empty_trash();
+        self.rename_downloads();
         if !self.unread.is_empty() {
             return;
         }
-        for id in self.store.downloads() {
-            if self.state.job(&id).is_none() {
-                let _ = self.store.remove_download(&id);
+        let open: Vec<String> = self.state.job_ids().map(|id| self.download_name(id)).collect();
+        for name in self.store.downloads() {
+            if !open.contains(&name) {
+                let _ = self.store.remove_download(&name);
             }
         }
         let run_dir = self.config.run_dir.clone();

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{symlink, DirBuilderExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::identity::Runner;
 use super::{Daemon, Errand};
@@ -12,7 +12,7 @@ use crate::host::files;
 use crate::kernel::Level;
 use crate::model::event::{Event, Verified};
 use crate::model::job::{joined, JobId};
-use crate::model::package::Format;
+use crate::model::package::{download_name, Format};
 use crate::model::spec::Spec;
 use crate::reason::Reason;
 use crate::sys::file::{has_writer, open_nofollow};
@@ -33,12 +33,29 @@ const TRASH: &str = ".trash-";
 const OWN_DEFINITIONS: &str = "/usr/lib/bootagent";
 
 impl Daemon {
+    /// What a job's download is called.
+    pub(super) fn download_name(&self, id: &str) -> String {
+        download_name(self.state.sn(), id)
+    }
+
+    fn download(&self, id: &str) -> PathBuf {
+        self.store.download(&self.download_name(id))
+    }
+
+    /// Version 1.0 called downloads as their jobs: what it has fetched is gone on with.
+    pub(super) fn rename_downloads(&mut self) {
+        for name in self.store.downloads() {
+            if self.state.job(&name).is_some() {
+                // What cannot be renamed is fetched again.
+                let _ = fs::rename(self.store.download(&name), self.download(&name));
+            }
+        }
+    }
+
     /// The file a job's package is fetched into; what an earlier attempt brought is still in it.
     pub(super) fn open_download(&mut self, id: &JobId) -> Result<File, Reason> {
-        let path = self.store.download(id);
-        if let Some(dir) = path.parent() {
-            make_durable_dir(dir)?;
-        }
+        let path = self.download(id);
+        self.store.make_downloads()?;
         let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
             .map_err(|error| told("open", &path, &error))?;
         if file.metadata().is_ok_and(|found| found.len() > 0) {
@@ -47,9 +64,9 @@ impl Daemon {
         Ok(file)
     }
 
-    /// Gives a job's download its place as a package file.
+    /// Gives a job's download, which has been verified, its place as a package file.
     pub(super) fn place(&mut self, id: &str, name: &str, file: &str) -> Result<(), Reason> {
-        let (from, dir) = (self.store.download(id), self.store.packages_dir(name));
+        let (from, dir) = (self.download(id), self.store.packages_dir(name));
         let to = dir.join(file);
         make_durable_dir(&dir)?;
         match fs::rename(&from, &to) {
@@ -89,9 +106,13 @@ impl Daemon {
         sync_dir(&dir)
     }
 
-    /// Has a package verified as it lies there: its digest, and its signature where there must be one.
+    /// Has what was fetched verified as it lies there: its digest, and its signature where there must be one. An earlier
+    /// daemon may have given it its place already.
     pub(super) fn verify_package(&mut self, id: JobId, name: &str, file: &str) {
-        let path = self.store.packages_dir(name).join(file);
+        let mut path = self.download(&id);
+        if fs::symlink_metadata(&path).is_err() {
+            path = self.store.packages_dir(name).join(file);
+        }
         let text = |text: Option<&str>| text.unwrap_or_default().to_string();
         let order = self.state.job(&id).map(|job| Order::Verify {
             keys: self.config.trusted_keys.iter().map(|key| key.to_string()).collect(),

@@ -111,11 +111,11 @@ fn sync_changed(changed: &[PathBuf]) {
     }
 }
 
-/// Makes directories that are ours alone: 0755, and none a link to somewhere else; on disk when this returns.
+/// Makes directories that are ours alone: of this mode, and none a link to somewhere else; on disk when this returns.
 ///
 /// # Errors
 /// When one is not so and cannot be made so.
-pub fn make_own_dirs(paths: &[PathBuf]) -> Result<(), Box<Error>> {
+pub fn make_own_dirs(paths: &[PathBuf], mode: u32) -> Result<(), Box<Error>> {
     let mut changed = Vec::new();
     for path in paths {
         make(path, &mut changed)?;
@@ -123,8 +123,8 @@ pub fn make_own_dirs(paths: &[PathBuf]) -> Result<(), Box<Error>> {
         if !found.is_dir() {
             return told(Err(io::ErrorKind::NotADirectory.into()), "use", path);
         }
-        if found.permissions().mode() & 0o7777 != 0o755 {
-            told(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)?;
+        if found.permissions().mode() & 0o7777 != mode {
+            told(fs::set_permissions(path, Permissions::from_mode(mode)), "set the mode of", path)?;
         }
     }
     sync_changed(&changed);

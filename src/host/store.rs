@@ -24,6 +24,8 @@ const IDENTITY: &str = "identity.json";
 const SETTINGS: &str = "settings.json";
 const STOP: &str = "stop";
 const NONCES: &str = "nonces";
+const DOWNLOADS: &str = "downloads";
+const GUARDS: &str = "guards";
 const RECORD: &str = ".json";
 const CORRUPT: &str = ".corrupt";
 
@@ -88,15 +90,17 @@ impl Store {
         make_durable_dir(state_dir)?;
         make_dir(run_dir)?;
         let records = ["agents", "jobs", "good", "good/agents.d"].map(|dir| state_dir.join(dir));
-        let mut dirs = vec![state_dir.join("packages"), state_dir.join("downloads")];
+        let mut dirs = vec![state_dir.join("packages")];
         dirs.extend(records.iter().cloned());
-        make_own_dirs(&dirs)?;
+        make_own_dirs(&dirs, 0o755)?;
         let runs = [run_dir.join("agents")];
-        make_own_dirs(&runs)?;
+        make_own_dirs(&runs, 0o755)?;
+        let store = Store::new(state_dir, run_dir);
+        store.make_downloads()?;
         for dir in records.iter().chain(&runs).map(PathBuf::as_path).chain([state_dir]) {
             remove_temporary(dir);
         }
-        Ok(Store::new(state_dir, run_dir))
+        Ok(store)
     }
 
     /// Reads every record. A text that is none is set aside; what cannot be read just now is left as it is.
@@ -240,6 +244,30 @@ impl Store {
         write_durable(&self.state_dir, NONCES, &format!("{next}\n"))
     }
 
+    /// What the last good configuration asked of signatures; `None` when it asked for none.
+    ///
+    /// # Errors
+    /// When that is there and cannot be read.
+    pub fn guards(&self) -> io::Result<Option<Vec<u8>>> {
+        match read_file(&self.state(GUARDS)) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps what the configuration asks of signatures; `None`: it asks for none.
+    ///
+    /// # Errors
+    /// As `write_identity`.
+    pub fn write_guards(&self, guards: Option<&str>) -> Result<(), Box<Error>> {
+        match guards {
+            Some(guards) if self.guards().is_ok_and(|kept| kept.as_deref() == Some(guards.as_bytes())) => Ok(()),
+            Some(guards) => write_durable(&self.state_dir, GUARDS, guards),
+            None => remove_durable(&self.state_dir, GUARDS),
+        }
+    }
+
     /// Keeps an agent's record; where the old one could not be read at the start, it says what the new one does not.
     ///
     /// # Errors
@@ -364,28 +392,30 @@ impl Store {
         self.state("packages").join(name)
     }
 
-    /// Where a job's package is fetched to.
-    pub fn download(&self, id: &str) -> PathBuf {
-        self.state("downloads").join(id)
+    /// Where what is fetched lies under this name, `package::download_name`.
+    pub fn download(&self, name: &str) -> PathBuf {
+        self.state(DOWNLOADS).join(name)
     }
 
-    /// The jobs for which something was fetched and is still there.
-    pub fn downloads(&self) -> Vec<JobId> {
-        let mut jobs = Vec::new();
-        for file in list(&self.state("downloads"), "").unwrap_or_default() {
-            if is_job_id(&file) {
-                jobs.push(file.into());
-            }
-        }
-        jobs
+    /// Makes the directory of what was fetched and not verified yet, which is closed to everybody else.
+    ///
+    /// # Errors
+    /// When it is not there, or open, and cannot be made so.
+    pub fn make_downloads(&self) -> Result<(), Box<Error>> {
+        make_own_dirs(&[self.state(DOWNLOADS)], 0o700)
     }
 
-    /// Removes what was fetched for a job.
+    /// The names of what was fetched and is still there.
+    pub fn downloads(&self) -> Vec<String> {
+        list(&self.state(DOWNLOADS), "").unwrap_or_default()
+    }
+
+    /// Removes what was fetched.
     ///
     /// # Errors
     /// As `remove_agent`.
-    pub fn remove_download(&self, id: &str) -> Result<(), Box<Error>> {
-        remove(&self.download(id))
+    pub fn remove_download(&self, name: &str) -> Result<(), Box<Error>> {
+        remove(&self.download(name))
     }
 }
 

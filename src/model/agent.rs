@@ -30,6 +30,7 @@ use crate::model::event::{log, Action, Definition, Origin};
 use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::Policy;
 use crate::model::spec::{Name, Spec, STOPSECS};
+use crate::model::trust::{may_set, unnamed};
 pub use life::{Health, Life, Stopping, Then};
 
 /// The first and the longest pause between two looks at what is left of a tree.
@@ -117,11 +118,14 @@ pub struct Agent {
     /// Processor share in percent between the last two measurements.
     cpu: Option<f64>,
     memory: Option<u64>,
+    /// Packages must be signed, so that of what jobs set only those variables count that its definition names.
+    signed: bool,
 }
 
 impl Agent {
-    /// An agent that does nothing yet. `leftovers`: an earlier daemon of this boot may have left processes behind.
-    pub fn new(record: AgentRecord, definition: Option<Definition>, leftovers: bool) -> Agent {
+    /// An agent that does nothing yet. `leftovers`: an earlier daemon of this boot may have left processes behind; `signed`:
+    /// packages must be signed.
+    pub fn new(record: AgentRecord, definition: Option<Definition>, leftovers: bool, signed: bool) -> Agent {
         Agent {
             record,
             definition,
@@ -142,6 +146,7 @@ impl Agent {
             check_sample: None,
             cpu: None,
             memory: None,
+            signed,
         }
     }
 
@@ -174,7 +179,8 @@ impl Agent {
     pub fn spec(&self) -> Option<Spec> {
         let mut spec = Spec::clone(&self.definition.as_ref()?.spec);
         if let Some(envs) = &self.record.envs {
-            for (key, value) in envs {
+            let counts = |key: &str| !self.signed || may_set(key, self.definition.as_ref());
+            for (key, value) in envs.iter().filter(|(key, _)| counts(key)) {
                 spec.envs.retain(|(known, _)| known != key);
                 spec.envs.push((key.clone(), value.clone()));
             }
@@ -188,6 +194,15 @@ impl Agent {
             }
         }
         Some(spec)
+    }
+
+    /// The variables that jobs have set and that are not its own to have: its definition does not name them (any more), and
+    /// packages must be signed.
+    fn unnamed_envs(&self) -> String {
+        match self.signed {
+            true => unnamed(self.record.envs.as_ref(), self.definition.as_ref()),
+            false => String::new(),
+        }
     }
 
     /// Nothing of it is there, and nothing will be without an order.

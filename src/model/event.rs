@@ -306,9 +306,9 @@ pub enum Action {
     Tool(JobId, Tool),
     /// Kill a job's package tool with all it started.
     KillTool(JobId),
-    /// Move the job's download to `packages/NAME/FILE`; nothing to do where it is there already.
+    /// Move the job's download, which has been verified, to `packages/NAME/FILE`; nothing to do where it is there already.
     Place(JobId, Name, Box<str>),
-    /// Verify `packages/NAME/FILE`: that nobody can write to it any more, its digest and, where there are trusted keys,
+    /// Verify the job's download, or `packages/NAME/FILE` where that was moved already: that nobody can write to it any more, its digest and, where there are trusted keys,
     /// that the job's signature is by one of them, over it, and about the job's name and version.
     Verify(JobId, Name, Box<str>),
     /// Unpack `packages/NAME/FILE` into the new directory `packages/NAME/DIR`.

@@ -1,7 +1,9 @@
 //! Package formats, digests, and the steps that install, remove and undo one.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
 
 use crate::reason::Reason;
 
@@ -37,6 +39,18 @@ impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// The name under which what is fetched for a job lies until it is verified: nothing in it was chosen by a server, and it is
+/// the same in every attempt.
+pub fn download_name(sn: &str, id: &str) -> String {
+    let hash = Sha256::new().chain_update("download\n").chain_update(sn).chain_update("\n").chain_update(id).finalize();
+    let mut name = String::new();
+    for byte in &hash[..16] {
+        // Writing to a String cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
 }
 
 /// A package format, told by the ending of the file name.
@@ -251,6 +265,16 @@ mod tests {
         for bad in [hex.to_string(), format!("SHA256:{}", &hex[1..]), format!("SHA256:g{}", &hex[1..]), "MD5:00".into()]
         {
             assert_eq!(Digest::parse(&bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_fetched_has_a_name_that_no_server_chooses() {
+        let name = download_name("sn", "libevil.so");
+        assert!(name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
+        assert_eq!(download_name("sn", "libevil.so"), name);
+        for (sn, id) in [("sn", "libevil.s"), ("s", "libevil.so"), ("sn\n", "libevil.so")] {
+            assert_ne!(download_name(sn, id), name);
         }
     }
 

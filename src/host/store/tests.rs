@@ -141,14 +141,16 @@ fn modes_are_exact() {
         ("agents", 0o755),
         ("jobs", 0o755),
         ("packages", 0o755),
-        ("downloads", 0o755),
+        ("downloads", 0o700),
         ("jobs/j.json", 0o600),
         ("good/bootagent.json", 0o600),
     ] {
         assert_eq!(mode(&place.state(file)), want, "{file}");
     }
     fs::set_permissions(place.state("packages"), Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(place.state("downloads"), Permissions::from_mode(0o755)).unwrap();
     place.open();
+    assert_eq!(mode(&place.state("downloads")), 0o700);
     assert_eq!(mode(&place.state("packages")), 0o755);
 }
 
@@ -292,11 +294,11 @@ fn ids() {
 }
 
 #[test]
-fn downloads_are_known_by_their_job() {
+fn downloads_are_known_by_their_name() {
     let place = Place::new();
     let store = place.open();
     fs::write(store.download("j1"), b"part").unwrap();
-    assert_eq!(store.downloads(), ["j1".into()] as [JobId; 1]);
+    assert_eq!(store.downloads(), ["j1"]);
     store.remove_download("j1").unwrap();
     store.remove_download("j1").unwrap();
     assert!(store.downloads().is_empty());

@@ -82,6 +82,11 @@ impl Agent {
         }
         self.generation += 1;
         self.rests = false;
+        let unnamed = self.unnamed_envs();
+        if !unnamed.is_empty() {
+            let why = "set by a job and not named in its definition's envs, does not count with trusted_keys";
+            turn.tell(Level::Warn, &self.record.name, format_args!("{unnamed}, {why}"));
+        }
         self.note_mark(None);
         self.life = Life::Starting;
         // Whoever finds the process without its own record knows then that it is a new one.

@@ -21,7 +21,7 @@ fn agent(kind: Kind) -> Agent {
     let check = Check { exec: vec!["/bin/ping".into()], interval, timeout: Duration::from_secs(10), retries: 2 };
     spec.check = Some(Box::new(check));
     let definition = Definition { origin: Origin::File, spec: Box::new(spec) };
-    Agent::new(AgentRecord { name: "web".into(), ..AgentRecord::default() }, Some(definition), false)
+    Agent::new(AgentRecord { name: "web".into(), ..AgentRecord::default() }, Some(definition), false, false)
 }
 
 /// Lets the agent take steps; returns what is to be done, without log and records.

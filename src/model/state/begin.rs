@@ -56,8 +56,9 @@ impl State {
             log(out, Level::Error, format_args!("{sentence}"));
             state.incident(name, &sentence, now);
         }
+        let signed = state.options.signed;
         for record in found.agents {
-            state.agents.insert(record.name.clone(), Agent::new(record, None, found.leftovers));
+            state.agents.insert(record.name.clone(), Agent::new(record, None, found.leftovers, signed));
         }
         for definition in best(found.definitions) {
             let name = definition.spec.name.clone();

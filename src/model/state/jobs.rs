@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::kernel::{Level, Time};
 use crate::model::agent::Agent;
 use crate::model::event::{log, Action, Now};
-use crate::model::job::{Code, Order, Outcome};
+use crate::model::job::{Code, Job, Order, Outcome};
 use crate::model::record::{Phase, Wanted};
 use crate::model::spec::Name;
 use crate::model::trust;
@@ -68,7 +68,7 @@ impl State {
                 self.cancel_queued(index, out);
             }
             Phase::Downloading => task.doing = Doing::WaitingForSlot,
-            Phase::Verified => self.keep_package(index, out),
+            Phase::Verified => self.verify(index, out),
             Phase::Installing | Phase::Starting | Phase::Settling if own => self.act_own(index, now, out),
             Phase::Installing if task.undoing() => self.stop_agent(index, now, out),
             Phase::Installing => self.install(index, now, out),
@@ -203,7 +203,7 @@ impl State {
     fn begin(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let task = &self.tasks[index];
         let Some(job) = task.job.as_deref() else { return };
-        if let Some(why) = trust::objection(job).filter(|_| self.options.signed) {
+        if let Some(why) = self.objection(job) {
             return self.finish(index, Code::Refused, format_args!("refused: {why}"), out);
         }
         let name = job.name.clone();
@@ -232,6 +232,19 @@ impl State {
             }
             _ => self.finish(index, Code::NoAgent, format_args!("no agent \"{name}\" on this host"), out),
         }
+    }
+
+    /// Why a job is refused before anything is done for it, where packages must be signed. What a package's own definition
+    /// names is known when that is here.
+    fn objection(&self, job: &Job) -> Option<String> {
+        if !self.options.signed {
+            return None;
+        }
+        let agent = self.agents.get(&job.name);
+        let packaged = matches!(job.order, Order::Install(_) | Order::Upgrade(_)) && !agent.is_some_and(super::is_file);
+        let defined = agent.filter(|_| !packaged || *job.name == *SELF);
+        let names = || trust::env_objection(job.envs.as_ref(), defined?.definition.as_ref());
+        trust::objection(job).or_else(names)
     }
 
     /// Ends what was queued for the same agent before the job at `index`, if that makes it pointless.

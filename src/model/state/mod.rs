@@ -260,12 +260,18 @@ impl State {
     /// The agent of this name; made, where there is none yet. `leftovers` as in `Agent::new`.
     fn agent(&mut self, name: &Name, leftovers: bool) -> &mut Agent {
         let record = || AgentRecord { name: name.clone(), ..AgentRecord::default() };
-        self.agents.or_insert_with(name.clone(), || Agent::new(record(), None, leftovers))
+        let signed = self.options.signed;
+        self.agents.or_insert_with(name.clone(), || Agent::new(record(), None, leftovers, signed))
     }
 
     /// The open job with this id.
     pub fn job(&self, id: &str) -> Option<&crate::model::job::Job> {
         self.tasks.iter().find(|task| *task.record.id == *id)?.job.as_deref()
+    }
+
+    /// The ids of the open jobs.
+    pub fn job_ids(&self) -> impl Iterator<Item = &JobId> {
+        self.tasks.iter().map(|task| &task.record.id)
     }
 
     /// The record of the open job with this id.

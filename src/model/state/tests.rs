@@ -262,8 +262,8 @@ impl Bench {
             id.into(),
             Fetched::Whole { digest: Digest([number; 32]), doubtful: false, cut: false },
         ));
-        self.step(Event::Placed(id.into(), Ok(())));
         self.step(Event::Verified(id.into(), Verified::Sound(Digest([number; 32]))));
+        self.step(Event::Placed(id.into(), Ok(())));
         self.step(Event::Unpacked(id.into(), Ok(())));
         self.step(Event::Inspected(id.into(), Ok(None)));
         self.step(Event::Placed(id.into(), Ok(())));

@@ -12,6 +12,7 @@ use crate::model::package::{self, Tool};
 use crate::model::record::{Installed, Phase, Wanted};
 use crate::model::spec::{is_version, Spec};
 use crate::model::state::{take_out, State};
+use crate::model::trust::env_objection;
 use crate::reason::Reason;
 
 impl State {
@@ -22,6 +23,7 @@ impl State {
         if let Some(own) = own.as_ref().filter(|own| own.name != job.name) {
             return self.unfit(
                 index,
+                Code::BadJob,
                 format_args!("the package's definition is of \"{}\", not of \"{}\"", own.name, job.name),
                 now,
                 out,
@@ -32,13 +34,18 @@ impl State {
         let definition = match (origin, job.definition.clone(), own) {
             (Some(Origin::File), ..) => None,
             (_, Some(spec), _) => Some(Definition { origin: Origin::Job, spec }),
-            (Some(Origin::Job), ..) => None,
+            // Where packages must be signed, what one says of itself counts for more than what a job said before.
+            (Some(Origin::Job), _, own) if own.is_none() || !self.options.signed => None,
             (_, None, Some(own)) => Some(by_package(own)),
             (_, None, None) => {
                 let text = "no definition: neither in agents.d, nor in the job, nor in the package";
-                return self.unfit(index, format_args!("{text}"), now, out);
+                return self.unfit(index, Code::BadJob, format_args!("{text}"), now, out);
             }
         };
+        let current = self.agents.get(&job.name).and_then(|agent| agent.definition.as_ref());
+        if let Some(why) = self.env_objection(&job, definition.as_ref().or(current)) {
+            return self.unfit(index, Code::Refused, format_args!("refused: {why}"), now, out);
+        }
         let task = &self.tasks[index];
         let told = task.record.package.as_ref().map(|package| package.version.clone());
         let defined = definition.as_ref().map(|definition| definition.spec.version.clone());
@@ -60,13 +67,18 @@ impl State {
         out.push(Action::Rename { job: id, name, from: UNPACK.into(), to: dir });
     }
 
-    /// The package does not say how to run its agent. What a package manager has installed is undone; of a tar nothing has its
+    /// The package does not say how to run its agent, or not so that the job can be done. What a package manager has installed is undone; of a tar nothing has its
     /// place yet, and the agent goes on undisturbed.
-    pub(super) fn unfit(&mut self, index: usize, why: Arguments, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn unfit(&mut self, index: usize, code: Code, why: Arguments, now: Now, out: &mut Vec<Action>) {
         match self.source(index).is_some_and(|source| source.format.is_tar()) {
-            true => self.discard(index, Code::BadJob, why, now, out),
-            false => self.undo(index, Code::BadJob, why, now, out),
+            true => self.discard(index, code, why, now, out),
+            false => self.undo(index, code, why, now, out),
         }
+    }
+
+    /// Why a job's environment is refused for an agent with this definition, where packages must be signed.
+    pub(super) fn env_objection(&self, job: &Job, definition: Option<&Definition>) -> Option<String> {
+        env_objection(job.envs.as_ref(), definition).filter(|_| self.options.signed)
     }
 
     /// The directory of a version; another package of the same version gets one of its own.
@@ -131,7 +143,7 @@ impl State {
     pub(in super::super) fn placed(&mut self, id: &str, result: Result<(), Reason>, now: Now, out: &mut Vec<Action>) {
         let Some((index, ask)) = self.asked(id) else { return };
         match (ask, result) {
-            (Ask::Keep, Ok(())) => self.kept(index, out),
+            (Ask::Keep, Ok(())) => self.identify(index, now, out),
             (Ask::Keep, Err(why)) => {
                 self.discard(index, Code::Install, format_args!("cannot keep the package: {why}"), now, out)
             }

@@ -56,6 +56,9 @@ impl State {
         if !is_known(&same, agent) {
             return self.go(index, Phase::Downloading, out);
         }
+        if let Some(why) = self.env_objection(&job, agent.definition.as_ref()) {
+            return self.finish(index, Code::Refused, format_args!("refused: {why}"), out);
+        }
         self.tasks[index].record.package = Some(same);
         self.go(index, Phase::Installing, out);
     }
@@ -69,21 +72,22 @@ impl State {
         self.adopt_package(index, Chosen { definition, version }, out);
     }
 
-    /// The phase `Verified`: the package gets its place, and its name is asked for.
-    pub(super) fn keep_package(&mut self, index: usize, out: &mut Vec<Action>) {
+    /// The phase `Verified`: what was fetched is verified where it lies, in a place where only root can write and under a
+    /// name that no server chose, and not by the child that fetched it: whoever took that one over can say anything. The very
+    /// file gets its place then.
+    pub(super) fn verify(&mut self, index: usize, out: &mut Vec<Action>) {
+        let Some(file) = self.source(index).map(State::kept_file) else { return };
+        let task = &mut self.tasks[index];
+        task.doing = Doing::Asked(Ask::Verify);
+        out.push(Action::Verify(task.record.id.clone(), task.record.name.clone(), file));
+    }
+
+    /// The package is what it should be: it gets its place, and the name that installers want.
+    fn keep_package(&mut self, index: usize, out: &mut Vec<Action>) {
         let Some(file) = self.source(index).map(State::kept_file) else { return };
         let task = &mut self.tasks[index];
         task.doing = Doing::Asked(Ask::Keep);
         out.push(Action::Place(task.record.id.clone(), task.record.name.clone(), file));
-    }
-
-    pub(super) fn kept(&mut self, index: usize, out: &mut Vec<Action>) {
-        let Some(file) = self.source(index).map(State::kept_file) else { return };
-        // What is verified is the file that is installed, in a place where only root can write, and not by the child that
-        // fetched it: whoever took that one over can say anything.
-        let task = &mut self.tasks[index];
-        task.doing = Doing::Asked(Ask::Verify);
-        out.push(Action::Verify(task.record.id.clone(), task.record.name.clone(), file));
     }
 
     /// A package was verified, or could not be.
@@ -91,7 +95,7 @@ impl State {
         let Some((index, Ask::Verify)) = self.asked(id) else { return };
         let Some(want) = self.source(index).map(|source| source.digest) else { return };
         match result {
-            Verified::Sound(digest) if digest == want => self.identify(index, now, out),
+            Verified::Sound(digest) if digest == want => self.keep_package(index, out),
             Verified::Sound(digest) => {
                 self.discard(
                     index,
@@ -108,7 +112,8 @@ impl State {
         }
     }
 
-    fn identify(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+    /// The phase `Verified`, once the package has its place: what it says it is.
+    pub(super) fn identify(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let Some(source) = self.source(index).cloned() else { return };
         let path = self.kept_path(&self.job_name(index), &State::kept_file(&source));
         match package::identify(source.format, &path) {
@@ -230,7 +235,7 @@ impl State {
         match self.asked(id) {
             Some((index, Ask::Inspect)) => match result {
                 Ok(own) => self.choose(index, own, now, out),
-                Err(why) => self.unfit(index, format_args!("the package's definition: {why}"), now, out),
+                Err(why) => self.unfit(index, Code::BadJob, format_args!("the package's definition: {why}"), now, out),
             },
             Some((index, Ask::Recall)) => {
                 let had_own =

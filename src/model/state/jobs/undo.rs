@@ -62,6 +62,10 @@ impl State {
         let version = new.map_or("the new one", |new| &new.version);
         let stays = task.record.foreign && new.is_some_and(|new| !new.format.is_tar());
         task.record.outcome = Some(match &before.package {
+            // What is refused is refused, whatever it takes.
+            Some(old) if new.is_some() && code == Code::Refused => {
+                Outcome::new(code, &format!("{why}; rolled back from {version} to {}", old.version))
+            }
             Some(old) if new.is_some() => {
                 Outcome::new(Code::RolledBack, &format!("rolled back from {version} to {}: {why}", old.version))
             }

@@ -51,8 +51,8 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
     let unsigned = Event::Verified(id(), Verified::Hostile("not signed".into()));
     let way: [(Event, Event, Code); 6] = [
         (Event::Fetched(id(), digest(1)), Event::Fetched(id(), refused), Code::Download),
-        (Event::Placed(id(), Ok(())), Event::Placed(id(), Err("no space".into())), Code::Install),
         (Event::Verified(id(), Verified::Sound(Digest([1; 32]))), unsigned, Code::Refused),
+        (Event::Placed(id(), Ok(())), Event::Placed(id(), Err("no space".into())), Code::Install),
         (Event::Unpacked(id(), Ok(())), Event::Unpacked(id(), Err("damaged".into())), Code::Install),
         (Event::Inspected(id(), Ok(None)), Event::Inspected(id(), Err("a bad one".into())), Code::BadJob),
         (Event::Placed(id(), Ok(())), Event::Placed(id(), Err("no space".into())), Code::Install),
@@ -89,8 +89,8 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
         let mut bench = Bench::new(Vec::new());
         bench.offer(vec![package("one", "web", 1, false)]);
         bench.step(Event::Fetched(id(), digest(1)));
-        bench.step(Event::Placed(id(), Ok(())));
         bench.step(Event::Verified(id(), found));
+        bench.step(Event::Placed(id(), Ok(())));
         assert_eq!(bench.code("one"), Some(code));
         let done = bench.take(|action| match action {
             Action::Unpack { .. } => Some("unpacked"),
@@ -264,8 +264,8 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
     let source = Source { url: "http://p/a.deb".into(), digest: Digest([1; 32]), format: Format::Deb };
     bench.offer(vec![job("deb", "web", Order::Install(source))]);
     bench.step(Event::Fetched("deb".into(), Fetched::Whole { digest: Digest([1; 32]), doubtful: false, cut: false }));
-    bench.step(Event::Placed("deb".into(), Ok(())));
     bench.step(Event::Verified("deb".into(), Verified::Sound(Digest([1; 32]))));
+    bench.step(Event::Placed("deb".into(), Ok(())));
     let tool = |bench: &mut Bench, output: &str| {
         // What asks whether the package is there is told that it is not.
         let asks = bench.take(|action| match action {
@@ -328,8 +328,8 @@ fn an_interrupted_job_ends_as_it_would_have() {
                         ));
                     }
                     Some(Phase::Verified) => {
-                        bench.step(Event::Placed("next".into(), Ok(())));
                         bench.step(Event::Verified("next".into(), Verified::Sound(digest)));
+                        bench.step(Event::Placed("next".into(), Ok(())));
                     }
                     Some(Phase::Installing) => {
                         bench.step(Event::Unpacked("next".into(), Ok(())));
@@ -362,8 +362,8 @@ fn an_upgrade_that_fails_only_when_it_is_resumed_is_undone() {
             "next".into(),
             Fetched::Whole { digest: Digest([2; 32]), doubtful: false, cut: false },
         ));
-        bench.step(Event::Placed("next".into(), Ok(())));
         bench.step(Event::Verified("next".into(), Verified::Sound(Digest([2; 32]))));
+        bench.step(Event::Placed("next".into(), Ok(())));
         bench.jobs["next"].clone()
     };
     let record = installing(&mut bench);
