@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::host::disk::reason;
 use crate::host::files;
 use crate::model::command::{Answer, Command};
+use crate::model::job::visible;
 use crate::model::package::Digest;
 use crate::reason::Reason;
 use crate::sys::file::read_up_to;
@@ -192,7 +193,7 @@ fn list(problems: &[Problem]) {
 
 /// Writes one line to standard error; nothing is left to do when that fails.
 pub fn complain(message: &dyn Display) {
-    let _ = io::stderr().write_all(format!("bootagent: {message}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("bootagent: {}\n", visible(&message.to_string())).as_bytes());
 }
 
 #[cfg(test)]

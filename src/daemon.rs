@@ -172,6 +172,10 @@ struct Daemon {
     /// Whom helpers run as.
     users: identity::HelperUsers,
     trust: trust::Trust,
+    /// A bad configuration keeps us from exchanges and jobs.
+    closed: bool,
+    /// The configuration file with which it was last tried to begin anew then.
+    tried: Option<Vec<u8>>,
     /// Downloads that began with bytes of an earlier attempt.
     resumed: Set<JobId>,
     /// Package tools that wait for one that an earlier daemon left running.
@@ -391,6 +395,7 @@ impl Daemon {
                     self.reload_keys();
                     self.reload_identities();
                     self.reload();
+                    self.reopen(true);
                 }
                 Sig::USR2 => self.queue.push_back(Event::Reexec),
                 _ => {}
@@ -436,6 +441,7 @@ impl Daemon {
         self.look_at_watched();
         self.limits.sweep();
         self.mend();
+        self.reopen(false);
         let sizes: Vec<(Name, u64)> = self
             .state
             .agents()

@@ -10,18 +10,39 @@ use std::path::Path;
 
 use crate::cli::{complain, list, print};
 use crate::host::disk::reason;
-use crate::host::files::{self, Configuration};
+use crate::host::files::{self, Configuration, Source};
 use crate::host::{identity, image};
 use crate::kernel::Uid;
-use crate::model::spec::{Account, Spec};
+use crate::model::job::joined;
+use crate::model::spec::{parse_capability, Account, Spec};
 use crate::sys::account;
 use crate::text::count;
 use crate::wire::config::{Config, Defined, Problem};
 use crate::wire::sign::Keys;
 
+/// Capabilities, capabilities(7), with each of which a process can give itself all others.
+const AS_GOOD_AS_ROOT: [&str; 11] = [
+    "dac_override",
+    "chown",
+    "fowner",
+    "setuid",
+    "setfcap",
+    "sys_admin",
+    "sys_module",
+    "sys_ptrace",
+    "sys_rawio",
+    "mknod",
+    "bpf",
+];
+
 /// Reads all configuration, prints every problem to standard error, and returns 1 when there is one, else 0.
 pub fn check(path: &Path) -> u8 {
     let Configuration { config, has_file, agents, mut problems } = files::read_configuration(path);
+    let (used, source) = files::config_in_use(path);
+    if !has_file {
+        // One that nobody need have written is missed when it was there, and asked for signatures.
+        problems = used.problems;
+    }
     check_daemon(&config, &path.to_string_lossy(), &mut problems);
     for agent in &agents.agents {
         let file = format!("{}/{}", config.agents_dir.trim_end_matches('/'), agent.file);
@@ -30,6 +51,13 @@ pub fn check(path: &Path) -> u8 {
         }
     }
     list(&problems);
+    match source {
+        Source::File => {}
+        Source::Copy => {
+            complain(&format_args!("a daemon that starts now runs on the last good copy of {}", path.display()))
+        }
+        Source::Defaults(why) => complain(&format_args!("for a daemon that starts now: {}", files::closed(path, &why))),
+    }
     if !problems.is_empty() {
         return 1;
     }
@@ -46,6 +74,11 @@ pub fn check(path: &Path) -> u8 {
     for agent in agents.agents.iter().filter(|agent| !Path::new(&*agent.spec.directory).is_dir()) {
         let (file, directory) = (&agent.file, &agent.spec.directory);
         complain(&format_args!("warning: {file}: directory: there is no directory \"{directory}\""));
+    }
+    for agent in &agents.agents {
+        if let Some(text) = kept_power(&agent.spec, account::own_uid()) {
+            complain(&format_args!("warning: {}: capabilities: {text}", agent.file));
+        }
     }
     let count = count(agents.agents.len() as u64, "agent");
     print(&format!("{}: {said}; {count}\n", path.display()))
@@ -111,6 +144,30 @@ fn check_agent(spec: &Spec) -> Vec<String> {
     messages
 }
 
+/// What a bound of capabilities leaves to an agent that runs as root, and is not obvious.
+fn kept_power(spec: &Spec, own: Uid) -> Option<String> {
+    let held = spec.capabilities?;
+    let uid = match &spec.user {
+        None => own,
+        Some(Account::Id(id)) => Uid(*id),
+        Some(Account::Name(name)) => account::user_by_name(name).ok()??.uid,
+    };
+    if uid != Uid(0) {
+        return None;
+    }
+    let strong: Vec<&str> =
+        AS_GOOD_AS_ROOT.into_iter().filter(|name| parse_capability(name).is_some_and(|bit| held & bit != 0)).collect();
+    let also = match strong.is_empty() {
+        true => String::new(),
+        false => format!(", and {} alone is as good as all of them", joined(&mut strong.into_iter(), ", ")),
+    };
+    Some(format!(
+        "it runs as root, and whoever is root owns root's files without any capability: it can still write what root may write, \
+         as /etc/passwd, programs, and the records of this daemon, and so become all of root{also}; give it a user of its own, \
+         with which the bound holds"
+    ))
+}
+
 fn missing_user(name: &str) -> Option<String> {
     match account::user_by_name(name) {
         Ok(Some(_)) => None,
@@ -140,6 +197,25 @@ fn unusable_program(path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_bound_leaves_to_root_is_said() {
+        let mut spec = Spec::new("web", "1", vec!["/bin/sh".into()]);
+        assert_eq!(kept_power(&spec, Uid(0)), None);
+        spec.capabilities = parse_capability("net_bind_service");
+        let said = kept_power(&spec, Uid(0)).unwrap_or_default();
+        assert!(said.contains("it runs as root") && !said.contains("as good as"), "{said}");
+        spec.capabilities = Some(parse_capability("setuid").unwrap_or(0) | parse_capability("bpf").unwrap_or(0));
+        let said = kept_power(&spec, Uid(0)).unwrap_or_default();
+        assert!(said.contains("and setuid, bpf alone is as good"), "{said}");
+        spec.user = Some(Account::Name("root".into()));
+        assert!(kept_power(&spec, Uid(1000)).is_some());
+        spec.user = Some(Account::Id(1000));
+        assert_eq!(kept_power(&spec, Uid(0)), None);
+        spec.user = None;
+        assert_eq!(kept_power(&spec, Uid(1000)), None, "a daemon without root has no root to give");
+        assert!(AS_GOOD_AS_ROOT.iter().all(|name| parse_capability(name).is_some()));
+    }
 
     #[test]
     fn what_an_agent_lacks_is_named() {

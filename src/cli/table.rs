@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use crate::model::job::visible;
+use crate::text::replace;
 use crate::wire::json::{self, Value};
 
 /// Of each agent's detail so many characters are shown in a table of several; one that is asked for by name says all.
@@ -165,7 +167,7 @@ fn text_of(value: &Value, key: &str) -> String {
 
 /// A text without what no terminal should see.
 fn plain(value: &Value) -> String {
-    json::text(value).unwrap_or_default().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    replace(&visible(json::text(value).unwrap_or_default()), "\n", " ")
 }
 
 fn number_of(value: &Value, key: &str) -> f64 {

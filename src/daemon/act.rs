@@ -263,10 +263,10 @@ impl Daemon {
                         }
                         _ => Ok(()),
                     };
-                    // Nothing of a reply that does not count is looked at, its Retry-After neither.
+                    // Nothing of a reply that does not count is looked at.
                     let reply = reply.map_or_else(
                         |why| Reply::Failed { reason: why.into(), retry_after: None },
-                        |()| reply_of(outcome, results),
+                        |()| reply_of(outcome, results, nonce.is_some()),
                     );
                     self.queue.push_back(Event::Replied(reply));
                 }
@@ -289,12 +289,13 @@ impl Daemon {
     }
 }
 
-fn reply_of(outcome: Outcome, results: bool) -> Reply {
+/// What a reply says; of one that is `signed` only what the signature is over, and so no header.
+fn reply_of(outcome: Outcome, results: bool, signed: bool) -> Reply {
     let failed = |reason: String, retry_after| Reply::Failed { reason: reason.into(), retry_after };
     match outcome {
         Outcome::Exchanged { status, retry_after, body, .. } if !(200..300).contains(&status) => {
-            let _ = body;
-            failed(format!("answers with HTTP status {status}"), retry_after.filter(|_| matches!(status, 429 | 503)))
+            let asked = if signed { proto::retry_after(&body) } else { retry_after };
+            failed(format!("answers with HTTP status {status}"), asked.filter(|_| matches!(status, 429 | 503)))
         }
         Outcome::Exchanged { body, .. } if results => match proto::result_reply(&body) {
             Ok(()) => Reply::Taken,

@@ -14,7 +14,7 @@ use super::reexec::{installed, taken};
 use super::trust::Trust;
 use super::{fault, now, Copies, Daemon, Options};
 use crate::host::disk::{list, make_dir, make_durable_dir, publish, reason, Error};
-use crate::host::files;
+use crate::host::files::{self, Source};
 use crate::host::helper::Binary;
 use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
@@ -42,6 +42,9 @@ use crate::work::watch;
 /// Below `run_dir`; told for people and init scripts, never believed by us.
 pub const PID_FILE: &str = "bootagent.pid";
 
+/// What `Daemon::troubles` calls the configuration.
+const CONFIGURATION: &str = "the configuration";
+
 /// Open files that we may have; one for each agent that is not our child, and some.
 const FILES: u64 = 65_536;
 
@@ -61,7 +64,8 @@ impl Daemon {
         let unreadable = |why: &Reason| format!("what the image before this one left cannot be read: {why}");
         notes.extend(handover.as_ref().and_then(|read| read.as_ref().err()).map(|why| (Level::Error, unreadable(why))));
         let mut handover = handover.and_then(Result::ok);
-        let config = configure(options, &mut notes);
+        let (config, source, trouble) = configure(options, &mut notes);
+        let closed = matches!(source, Source::Defaults(_)).then(|| trouble.clone()).flatten();
         let run_dir = Path::new(&*config.run_dir);
         make_dir(run_dir).map_err(|error| reason!("{error}; want a run_dir that can be written"))?;
         let kept = handover.as_ref().filter(|left| left.run_dir == *config.run_dir);
@@ -146,7 +150,7 @@ impl Daemon {
         found.undone = undone(run_dir);
         let renewed = found.carried.as_ref().is_some_and(|carried| carried.job.is_some());
         let config_path = options.config_path.clone();
-        let options = state_options(options, &config, &program, &mut log);
+        let options = state_options(options, &config, closed.clone(), &program, &mut log);
         log.write(Level::Info, &format_args!("{} begins, process {}", options.version, process::own_id()));
         let state = State::new(options, found, now(), out);
         let mut daemon = Daemon {
@@ -167,12 +171,14 @@ impl Daemon {
             checks: Vec::new(),
             users,
             trust,
+            closed: closed.is_some(),
+            tried: None,
             resumed: Set::new(),
             tools: Vec::new(),
             nofile,
             trash: 0,
             check_at: monotonic() + config.checksecs,
-            troubles: Map::new(),
+            troubles: trouble.map(|trouble| (CONFIGURATION, trouble)).into_iter().collect(),
             unsaved: Map::new(),
             pid_told,
             unread,
@@ -244,6 +250,22 @@ impl Daemon {
         }
     }
 
+    /// Where a bad configuration keeps us from talking: has another image begin as soon as the file is good. `ordered`: also
+    /// where that failed before.
+    pub(super) fn reopen(&mut self, ordered: bool) {
+        if !self.closed {
+            return;
+        }
+        let (loaded, source) = files::config_in_use(&self.config_path);
+        let text = loaded.text.unwrap_or_default();
+        if matches!(source, Source::Defaults(_)) || !ordered && self.tried.as_ref() == Some(&text) {
+            return;
+        }
+        self.tried = Some(text);
+        self.say(Level::Info, &"the configuration is good again: beginning anew with it");
+        self.queue.push_back(Event::Reexec);
+    }
+
     /// Reads all definitions again. A directory that cannot be read changes nothing.
     pub(super) fn reload(&mut self) {
         let dir = self.config.agents_dir.clone();
@@ -266,30 +288,50 @@ impl Daemon {
     }
 }
 
-/// Reads the configuration; a bad one is replaced by the last good one, else by the defaults.
-fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Box<Config> {
-    let (loaded, is_copy) = files::config_in_use(&options.config_path);
+/// Reads the configuration; a bad one is replaced by the last good one, else by the defaults. Last, what is in trouble then.
+fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config>, Source, Option<Box<str>>) {
+    let (loaded, source) = files::config_in_use(&options.config_path);
     let config = loaded.config;
-    if loaded.problems.is_empty() {
-        let state_dir = Path::new(&*config.state_dir);
-        if let Some(text) = &loaded.text {
-            let store = Store::new(state_dir, Path::new(&*config.run_dir));
-            if let Err(error) = make_durable_dir(state_dir).and_then(|()| store.keep_good(files::GOOD, text)) {
-                notes.push((Level::Warn, format!("cannot keep a copy of the configuration: {error}")));
-            }
-        }
-        return config;
-    }
     for problem in &loaded.problems {
         eprintln!("{problem}");
         notes.push((Level::Error, problem.to_string()));
     }
-    let used = if is_copy { "last good one is" } else { "defaults are" };
-    notes.push((
-        Level::Error,
-        format!("the configuration is bad: the {used} used, with state_dir \"{}\"", config.state_dir),
-    ));
-    config
+    let used = match &source {
+        Source::File => {
+            let store = Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir));
+            if let Some(Err(error)) = loaded.text.as_ref().map(|text| keep_config(&store, &config, text)) {
+                notes.push((Level::Warn, format!("cannot keep a copy of the configuration: {error}")));
+            }
+            return (config, source, None);
+        }
+        Source::Copy => "last good one is",
+        Source::Defaults(_) => "defaults are",
+    };
+    let path = &options.config_path;
+    let told = format!("the configuration is bad: the {used} used, with state_dir \"{}\"", config.state_dir);
+    notes.push((Level::Error, told.clone()));
+    let trouble = match &source {
+        Source::Defaults(why) => files::closed(path, why),
+        Source::File | Source::Copy => {
+            format!("{told}: \"bootagent check\" says what is wrong with {}", path.display())
+        }
+    };
+    if source != Source::Copy {
+        notes.push((Level::Error, trouble.clone()));
+    }
+    (config, source, Some(trouble.into()))
+}
+
+/// Keeps a copy of a good configuration file, and what it asks of signatures: at no moment less than the copy.
+pub(super) fn keep_config(store: &Store, config: &Config, text: &[u8]) -> Result<(), Box<Error>> {
+    let guards = config.guards();
+    make_durable_dir(Path::new(&*config.state_dir))?;
+    if guards.is_empty() {
+        store.keep_good(files::GOOD, text)?;
+        return store.write_guards(None);
+    }
+    store.write_guards(Some(&guards))?;
+    store.keep_good(files::GOOD, text)
 }
 
 /// Writes the pid file.
@@ -379,7 +421,13 @@ fn servers(options: &Options, config: &Config, log: &mut Log) -> Vec<Server> {
     })
 }
 
-fn state_options(options: &Options, config: &Config, program: &str, log: &mut Log) -> state::Options {
+fn state_options(
+    options: &Options,
+    config: &Config,
+    closed: Option<Box<str>>,
+    program: &str,
+    log: &mut Log,
+) -> state::Options {
     let mut seed = [0; 8];
     if let Err(error) = random(&mut seed) {
         log.write(Level::Warn, &format_args!("no random numbers, jitter comes from the clock: {error}"));
@@ -397,6 +445,8 @@ fn state_options(options: &Options, config: &Config, program: &str, log: &mut Lo
         times: fault::times(),
         packages: format!("{}/packages", config.state_dir).into(),
         signed: !config.trusted_keys.is_empty(),
+        keyed: config.key_file.is_some(),
+        closed,
         program: program.into(),
         config: options.config_path.to_string_lossy().into(),
         seed: u64::from_le_bytes(seed),

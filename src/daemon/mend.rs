@@ -242,7 +242,7 @@ impl Daemon {
         }
         let loaded = files::read_config(&self.config_path);
         if let Some(text) = loaded.text.filter(|_| loaded.problems.is_empty()) {
-            let _ = self.store.keep_good(files::GOOD, &text);
+            let _ = load::keep_config(&self.store, &loaded.config, &text);
         }
         let dir = self.config.agents_dir.clone();
         if let Ok(Some(sources)) = files::read_directory(Path::new(&*dir)) {

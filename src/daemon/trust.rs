@@ -15,6 +15,9 @@ use crate::wire::sign::{nonce, Keys, Signed};
 /// So many nonces are taken from the counter on disk at a time, or each exchange would cost a write that is waited for.
 const RESERVED: u64 = 1000;
 
+/// What `Daemon::troubles` calls the keys.
+const KEYS: &str = "signing exchanges";
+
 /// What signs exchanges.
 pub(super) struct Trust {
     /// `None`: exchanges are not signed. `Err`: there must be none, and why.
@@ -53,9 +56,11 @@ impl Daemon {
 
     /// Says so when there can be no exchanges.
     pub(super) fn tell_keys(&mut self) {
+        self.troubles.remove(KEYS);
         if let Some(why) = self.trust.problem() {
             let text = format!("{why}: there will be no exchanges with servers");
             self.say(Level::Error, &text);
+            self.troubles.insert(KEYS, text.into());
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Text goes to `wire::config`, which says what is wrong in it; here is what is wrong with the files themselves. Run by
 //! root, a file that somebody else could have written is not read: whoever writes an agent's definition is root. What
-//! was last good of a definition is for the caller to know, who fills in `Source::good` before it has the sources read.
+//! was last good of a definition is for the caller to know, who fills in `config::Source::good` before it has the sources read.
 
 use std::ffi::{CStr, OsString};
 use std::fs::{self, Metadata, OpenOptions};
@@ -16,7 +16,7 @@ use crate::model::access::{self, Access, Place, Writer};
 use crate::reason::Reason;
 use crate::sys::account;
 use crate::sys::file::{attribute, attribute_of, read_text, read_up_to};
-use crate::wire::config::{self, Agents, Config, Problem, Source};
+use crate::wire::config::{self, Agents, Config, Problem, Source as Definition};
 use crate::wire::control::SOCKET;
 
 /// Where the configuration is unless `-c` says otherwise; only there it may be missing.
@@ -77,25 +77,70 @@ pub fn read_config(path: &Path) -> Loaded {
     }
 }
 
+/// What a daemon runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The file, or all defaults where there is none and need not be one.
+    File,
+    /// The last good copy of a bad file.
+    Copy,
+    /// The directories that the file still names, and defaults. They ask for no signatures where the file may have asked for
+    /// some, so that there must be neither exchanges nor jobs. Why there is nothing better.
+    Defaults(Reason),
+}
+
 /// What a daemon with this configuration file runs on, and what is wrong with the file: in place of a bad one its last good
-/// copy, which is looked for in the state_dir that the file still names, else the defaults with the directories it names.
-/// Last, whether it is the copy.
-pub fn config_in_use(path: &Path) -> (Loaded, bool) {
+/// copy, which is looked for in the state_dir that the file still names. A file that nobody need have written is missed
+/// when it once asked for signatures.
+pub fn config_in_use(path: &Path) -> (Loaded, Source) {
     let mut loaded = read_config(path);
-    if loaded.problems.is_empty() {
-        return (loaded, false);
+    let gone = loaded.text.is_none() && loaded.problems.is_empty();
+    if loaded.problems.is_empty() && !gone {
+        return (loaded, Source::File);
     }
     let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
-    match store.good(GOOD).map(|text| config::read_config(GOOD, &text)) {
-        Some((config, problems)) if problems.is_empty() => {
-            loaded.config = Box::new(config);
-            (loaded, true)
-        }
-        _ => {
-            loaded.config = Box::new(loaded.config.only_directories());
-            (loaded, false)
-        }
+    let copy = store.kept(GOOD).map(|text| text.map(|text| config::read_config(GOOD, &text)));
+    let asked = match (store.guards(), &copy) {
+        (Ok(Some(guards)), _) => String::from_utf8_lossy(&guards).into_owned(),
+        // Version 1.0 kept nothing but the copy.
+        (Ok(None), Ok(Some((config, problems)))) if problems.is_empty() => config.guards(),
+        (Ok(None), Ok(None)) => String::new(),
+        (Ok(None), Ok(Some(_))) if !gone => String::new(),
+        // Nobody knows.
+        (Ok(None), _) | (Err(_), _) => "anything".to_string(),
+    };
+    if gone && asked.trim().is_empty() {
+        return (loaded, Source::File);
     }
+    if gone {
+        let text =
+            "there is no such file any more, and the last one may have asked for signatures: put it back, or write \
+                    {} into it if none are to be asked for";
+        loaded.problems.push(Problem::new(&path.to_string_lossy(), text));
+    }
+    let why = match copy {
+        Ok(Some((config, problems))) if problems.is_empty() && config.asks_for(&asked) => {
+            loaded.config = Box::new(config);
+            return (loaded, Source::Copy);
+        }
+        Ok(Some((_, problems))) if problems.is_empty() => {
+            "the last good copy of it asks for fewer signatures than there were".into()
+        }
+        Ok(Some(_)) => "the last good copy of it is damaged".into(),
+        Ok(None) => reason!("there is no good copy of it in state_dir \"{}\"", loaded.config.state_dir),
+        Err(error) => reason!("the last good copy of it cannot be read: {}", reason(&error)),
+    };
+    loaded.config = Box::new(loaded.config.only_directories());
+    (loaded, Source::Defaults(why))
+}
+
+/// What that means, for a person.
+pub fn closed(path: &Path, why: &str) -> String {
+    format!(
+        "{} is bad, and {why}: agents are kept running, but there are no exchanges with servers and no jobs, as they might \
+         have to be signed; mend the file, then send SIGHUP",
+        path.display()
+    )
 }
 
 /// The same for a command that looks for that daemon.
@@ -109,7 +154,8 @@ pub fn config_of_daemon(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let usual = Config::default();
     let named = read.config.state_dir != usual.state_dir || read.config.run_dir != usual.run_dir;
     let sure = read.problems.is_empty() || whole || named;
-    let (loaded, is_copy) = config_in_use(path);
+    let (loaded, source) = config_in_use(path);
+    let is_copy = source == Source::Copy;
     let is_there = || Path::new(&*usual.run_dir).join(SOCKET).exists();
     if sure || path == Path::new(CONFIG) && (is_copy || is_there()) {
         Ok(loaded)
@@ -139,7 +185,8 @@ pub fn read_agents(directory: &str) -> Agents {
 pub fn is_as_read(config: &Config) -> bool {
     let store = Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir));
     let Ok(Some(sources)) = read_directory(Path::new(&*config.agents_dir)) else { return true };
-    let same = |source: &Source| source.text.as_ref().ok() == store.good(&format!("agents.d/{}", source.file)).as_ref();
+    let same =
+        |source: &Definition| source.text.as_ref().ok() == store.good(&format!("agents.d/{}", source.file)).as_ref();
     sources.len() == store.good_definitions().len() && sources.iter().all(same)
 }
 
@@ -147,7 +194,7 @@ pub fn is_as_read(config: &Config) -> bool {
 ///
 /// # Errors
 /// Why the directory cannot be used at all.
-pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Reason> {
+pub fn read_directory(directory: &Path) -> Result<Option<Vec<Definition>>, Reason> {
     let Some(directory) = way(directory)? else { return Ok(None) };
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
@@ -168,7 +215,7 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Reason> {
         let is_link = entry.file_type().map_err(unread_directory)?.is_symlink();
         let text = if is_link { read_file(&entry.path()) } else { read_alone(&entry.path(), false) };
         if let Some(text) = text.transpose() {
-            sources.push(Source { file: file.into(), text, good: None });
+            sources.push(Definition { file: file.into(), text, good: None });
         }
     }
     Ok(Some(sources))

@@ -249,11 +249,7 @@ impl Store {
     /// # Errors
     /// When that is there and cannot be read.
     pub fn guards(&self) -> io::Result<Option<Vec<u8>>> {
-        match read_file(&self.state(GUARDS)) {
-            Ok(content) => Ok(Some(content)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        unless_missing(read_file(&self.state(GUARDS)))
     }
 
     /// Keeps what the configuration asks of signatures; `None`: it asks for none.
@@ -346,6 +342,14 @@ impl Store {
     /// file's name, wherever the directory is and whatever it is called. The same with all that follow.
     pub fn good(&self, file: &str) -> Option<Vec<u8>> {
         read_file(&self.state("good").join(file)).ok()
+    }
+
+    /// The same, told apart from one that is there and cannot be read.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn kept(&self, file: &str) -> io::Result<Option<Vec<u8>>> {
+        unless_missing(read_file(&self.state("good").join(file)))
     }
 
     /// The definitions of which a good copy is kept, in byte order, each with `agents.d/` before it.
@@ -450,6 +454,14 @@ pub fn uuid(mut random: [u8; 16]) -> Box<str> {
         }
     }
     text.into()
+}
+
+fn unless_missing(read: io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
+    match read {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The record of this name in a directory.

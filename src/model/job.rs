@@ -169,10 +169,49 @@ pub fn joined(words: &mut dyn Iterator<Item = &str>, between: &str) -> String {
     text
 }
 
+/// Characters that nobody sees and that change how others are read, or carry what nobody reads: all of the general category
+/// Cf (bidirectional marks, overrides and isolates, zero-width characters, tags), and what else a terminal shows as nothing:
+/// variation selectors, fillers, what Unicode keeps for more of them. Ranges, in their order.
+const INVISIBLE: [(u32, u32); 25] = [
+    (0x00ad, 0x00ad),
+    (0x034f, 0x034f),
+    (0x0600, 0x0605),
+    (0x061c, 0x061c),
+    (0x06dd, 0x06dd),
+    (0x070f, 0x070f),
+    (0x0890, 0x0891),
+    (0x08e2, 0x08e2),
+    (0x115f, 0x1160),
+    (0x17b4, 0x17b5),
+    (0x180b, 0x180f),
+    (0x200b, 0x200f),
+    (0x202a, 0x202e),
+    (0x2060, 0x206f),
+    (0x3164, 0x3164),
+    (0xfe00, 0xfe0f),
+    (0xfeff, 0xfeff),
+    (0xffa0, 0xffa0),
+    (0xfff0, 0xfffb),
+    (0x110bd, 0x110bd),
+    (0x110cd, 0x110cd),
+    (0x13430, 0x1343f),
+    (0x1bca0, 0x1bca3),
+    (0x1d173, 0x1d17a),
+    (0xe0000, 0xe0fff),
+];
+
+/// `text` as a terminal may have it: without what nobody sees, and with spaces for control characters but line ends.
+pub fn visible(text: &str) -> String {
+    let seen = |c: &char| !INVISIBLE.iter().any(|(first, last)| (*first..=*last).contains(&u32::from(*c)));
+    text.chars().filter(seen).map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
 /// `text` on one line and at most `max` bytes: runs of white space and control characters become one space (line ends
-/// " | "), the middle of a longer text becomes " ... ".
+/// " | "), what nobody sees is left out, and the middle of a longer text becomes " ... ". All that an agent, a package, a
+/// server or a file's name says goes through here on its way to a log, a terminal or a server.
 pub fn sanitize(text: &str, max: usize) -> String {
     let mut line = String::with_capacity(text.len().min(max));
+    let text = visible(text);
     for part in text.lines() {
         let mut words = part.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
         let Some(first) = words.next() else { continue };
@@ -239,6 +278,14 @@ mod tests {
     #[test]
     fn messages_fit_on_the_wire() {
         for (text, max, want) in [
+            ("a\u{202e}b\u{2066}c\u{200b}d\u{feff}e\u{e0041}f\u{e007f}g\u{ad}h", 100, "abcdefgh"),
+            ("a\u{2028}b\u{2029}c\u{85}d\u{9b}e", 100, "a b c d e"),
+            ("\u{200d}\u{202a}", 100, ""),
+            (
+                "\u{e9}t\u{e9} \u{4e2d}\u{6587} \u{1f600} e\u{301}",
+                100,
+                "\u{e9}t\u{e9} \u{4e2d}\u{6587} \u{1f600} e\u{301}",
+            ),
             ("one\ttwo\n\n  three\x07\n", 100, "one two | three"),
             ("", 100, ""),
             ("abcdefghijklmnop", 15, "abcde ... lmnop"),

@@ -195,6 +195,8 @@ pub struct Pace {
     round: Option<(Talk, Vec<Server>)>,
     /// An answer is awaited.
     busy: bool,
+    /// Exchanges are signed.
+    keyed: bool,
 }
 
 impl Pace {
@@ -230,7 +232,14 @@ impl Pace {
             trial: None,
             round: None,
             busy: false,
+            keyed: false,
         }
+    }
+
+    /// Whether exchanges are signed: a server that has a key asks to be left alone in what it signs, and whoever is between
+    /// has nothing to say.
+    pub fn set_keyed(&mut self, keyed: bool) {
+        self.keyed = keyed;
     }
 
     /// What the next image is to know.
@@ -394,7 +403,10 @@ impl Pace {
             // Every server asked to be left alone: nothing before the first of them is free again, and not at that very
             // moment, which a server may have told every host.
             let free = self.held.iter().map(|(_, until)| *until).min().unwrap_or(now + self.step);
-            let free = free + free.since(now).min(self.step).mul_f64(self.random.fraction());
+            let free = match self.keyed {
+                true => free,
+                false => free + free.since(now).min(self.step).mul_f64(self.random.fraction()),
+            };
             self.status.at = self.status.at.max(free);
             self.results.at = self.results.at.max(free);
             (self.extra, self.urgent) = (None, false);
@@ -415,9 +427,19 @@ impl Pace {
         self.refused = true;
     }
 
-    /// How long a server is left alone that asked for so many seconds.
+    /// How long a server of packages is left alone that asked for so many seconds.
     pub fn heeded(&self, seconds: u64) -> Duration {
         Duration::from_secs(seconds).min(self.step.max(RETRY_AFTER))
+    }
+
+    /// How long a control server is left alone that asked for so many seconds. With a key that is never longer than one step,
+    /// a random part included, so that hosts that were told the same moment do not come in one wave.
+    fn pause(&mut self, seconds: u64) -> Duration {
+        if !self.keyed {
+            return self.heeded(seconds);
+        }
+        let asked = Duration::from_secs(seconds).min(self.step);
+        asked + asked.min(self.step - asked).mul_f64(self.random.fraction())
     }
 
     /// The server asked last gave a good answer, or none and may have asked to be left alone for so many seconds.
@@ -430,7 +452,8 @@ impl Pace {
             return (Some(talk), Round::Good);
         }
         if let Some(seconds) = retry_after {
-            self.held.push((server, now + self.heeded(seconds)));
+            let until = now + self.pause(seconds);
+            self.held.push((server, until));
         }
         if !servers.is_empty() {
             self.round = Some((talk, servers));

@@ -9,7 +9,7 @@ use std::iter::successors;
 use std::time::Duration;
 
 use crate::kernel::Level;
-use crate::model::job::{sanitize, MESSAGE_MAX};
+use crate::model::job::{joined, sanitize, MESSAGE_MAX};
 use crate::model::pace::{parse_servers, Server};
 use crate::model::spec::Spec;
 use crate::reason::Reason;
@@ -40,7 +40,8 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
+        // Whoever made the file chose its name.
+        f.write_str(&sanitize(&self.file, 4 * MESSAGE_MAX))?;
         if let Some((line, column)) = self.place {
             write!(f, ":{line}:{column}")?;
         }
@@ -126,6 +127,19 @@ impl Config {
             ("run_dir", &mut self.run_dir),
             ("log_dir", &mut self.log_dir),
         ]
+    }
+
+    /// What it asks of signatures, as it is remembered: the keys of the file that ask for some; empty when none does.
+    pub fn guards(&self) -> String {
+        let asking = [("key_file", self.key_file.is_some()), ("trusted_keys", !self.trusted_keys.is_empty())];
+        joined(&mut asking.iter().filter(|(_, asks)| *asks).map(|(key, _)| *key), " ")
+    }
+
+    /// Whether it asks for all the signatures that were once asked for, in the words of `guards`; words that are none of
+    /// those may have meant anything.
+    pub fn asks_for(&self, guards: &str) -> bool {
+        let own = self.guards();
+        guards.split_ascii_whitespace().all(|word| own.split(' ').any(|key| key == word))
     }
 
     /// The defaults with the directories of this one.

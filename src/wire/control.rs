@@ -5,6 +5,7 @@
 //! The reader gives up at the lengths below, whoever is on the other side.
 
 use crate::model::command::{Answer, Command};
+use crate::model::job::visible;
 use crate::model::spec::is_name;
 use crate::reason::Reason;
 use crate::wire::json::{self, Number, Object, Value};
@@ -72,7 +73,7 @@ pub fn read_command(line: &[u8]) -> Result<Command, Reason> {
 
 /// `answer` as a line, with its newline; line ends in the body become spaces, as JSON has them only between values.
 pub fn write_answer(answer: &Answer) -> String {
-    let message = json::write(&Value::String(answer.message.to_string()));
+    let message = json::write(&Value::String(visible(&answer.message)));
     let mut line = String::with_capacity(message.len() + answer.body.len() + 40);
     line.push_str("{\"code\":");
     line.push_str(&answer.code.to_string());
@@ -168,7 +169,7 @@ mod tests {
         for (message, body) in [
             ("", ""),
             ("done", "{\"b\":1,\"a\":[{}]}"),
-            ("a \"quoted\" one,\"body\":\\ \u{1} ü", ""),
+            ("a \"quoted\" one,\"body\":\\ ü\nand more", ""),
             ("a \"quoted\" one,\"body\":\\", "[]"),
             ("x", "{\"body\":{\"a\":1},\"body2\":\",\\\"body\\\":\"}"),
         ] {
@@ -177,6 +178,8 @@ mod tests {
             assert_eq!(line.matches('\n').count(), 1);
             assert_eq!(read_answer(line.as_bytes()), Ok(answer), "{line}");
         }
+        let odd = Answer { message: "a\u{1b}[2Jb\u{202e}c\u{200b}d".into(), ..Answer::default() };
+        assert_eq!(&*read_answer(write_answer(&odd).as_bytes()).unwrap().message, "a [2Jbcd");
         let pretty = Answer { body: "{\n}".into(), ..Answer::default() };
         assert_eq!(&*read_answer(write_answer(&pretty).as_bytes()).unwrap().body, "{ }");
     }

@@ -4,7 +4,7 @@
 //! known not at all. A reply is judged as a whole only for being JSON; each job in it stands for itself, see `order`.
 //! Reference and fixtures: `tests/proto`.
 
-use crate::model::job::{sanitize, Job, JobId, Outcome, Rejected};
+use crate::model::job::{sanitize, Job, JobId, Outcome, Rejected, MESSAGE_MAX};
 use crate::model::report::{AgentReport, Entry, Report};
 use crate::reason::Reason;
 use crate::wire::emit::Writer;
@@ -27,8 +27,8 @@ pub struct Reply {
 pub fn status_body(report: &Report) -> String {
     let mut json = Writer::new();
     json.open('{');
-    json.key("hostname").text(&report.hostname);
-    json.key("version").text(&report.version);
+    put(&mut json, "hostname", &report.hostname);
+    put(&mut json, "version", &report.version);
     json.key("uptime").number(report.uptime.as_secs());
     json.key("timestamp").number(report.timestamp);
     json.key("step").seconds(report.step);
@@ -44,7 +44,7 @@ pub fn status_body(report: &Report) -> String {
         json.open('{');
         json.key("timestamp").number(event.timestamp);
         json.key("name").text(&event.name);
-        json.key("message").text(&event.message);
+        put(&mut json, "message", &event.message);
         json.close('}');
     }
     json.close(']');
@@ -54,7 +54,7 @@ pub fn status_body(report: &Report) -> String {
     if !report.troubles.is_empty() {
         json.key("troubles").open('[');
         for trouble in &report.troubles {
-            json.text(trouble);
+            json.text(&sanitize(trouble, MESSAGE_MAX));
         }
         json.close(']');
     }
@@ -62,15 +62,20 @@ pub fn status_body(report: &Report) -> String {
     json.finish()
 }
 
+/// A text for people, whoever had a part in it.
+fn put(json: &mut Writer, key: &str, text: &str) {
+    json.key(key).text(&sanitize(text, MESSAGE_MAX));
+}
+
 fn put_agent(json: &mut Writer, agent: &AgentReport) {
     json.open('{');
     json.key("name").text(&agent.name);
-    json.key("version").text(&agent.version);
+    put(json, "version", &agent.version);
     json.key("status").text(agent.status.word());
     json.key("uptime").number(agent.uptime.as_secs());
     json.key("pid").number(u64::try_from(agent.pid).unwrap_or(0));
     json.key("failures").number(agent.failures.into());
-    json.key("detail").text(&agent.detail);
+    put(json, "detail", &agent.detail);
     if let Some(cpu) = agent.cpu {
         json.key("cpu").decimal(cpu);
     }
@@ -93,7 +98,7 @@ pub fn results_body(results: &[(JobId, Outcome)]) -> String {
         json.open('{');
         json.key("id").text(id);
         json.key("errcode").number(outcome.code as u64);
-        json.key("message").text(&outcome.message);
+        put(&mut json, "message", &outcome.message);
         json.close('}');
     }
     json.close(']');
@@ -107,15 +112,15 @@ pub fn ledger_body(entries: &[Entry]) -> String {
     for entry in entries {
         json.open('{');
         json.key("id").text(&entry.id);
-        json.key("action").text(&entry.action);
+        put(&mut json, "action", &entry.action);
         json.key("name").text(&entry.name);
         json.key("state").text(entry.phase.name());
         match &entry.outcome {
             Some(outcome) => json.key("errcode").number(outcome.code as u64),
             None => json.key("errcode").raw("null"),
         }
-        json.key("message").text(entry.outcome.as_ref().map_or("", |outcome| &outcome.message));
-        json.key("progress").text(&entry.progress);
+        put(&mut json, "message", entry.outcome.as_ref().map_or("", |outcome| &outcome.message));
+        put(&mut json, "progress", &entry.progress);
         json.close('}');
     }
     json.close(']');
@@ -159,6 +164,12 @@ pub fn result_reply(body: &[u8]) -> Result<(), Reason> {
         Some(other) => Err(reason!("refused with errcode {other}")),
         None => Err("errcode: want 0, got no whole number".into()),
     }
+}
+
+/// For how many seconds a server asks to be left alone, in the body of a reply with which it takes nothing; `None` where
+/// there is no whole number.
+pub fn retry_after(body: &[u8]) -> Option<u64> {
+    json::integer(member(&object(body).ok()?, "retry_after")?)
 }
 
 /// Reads the text of a job that was recorded, `Job::text`.

@@ -157,6 +157,8 @@ impl Host<'_> {
             policy: self.plan.policy,
             times: Times::default(),
             signed: self.plan.signed,
+            keyed: false,
+            closed: None,
             program: "/bootagent".into(),
             config: "/bootagent.json".into(),
             checksecs: Duration::from_secs(60),

@@ -57,6 +57,7 @@ impl State {
             }
             Command::Report if !self.pace.has_servers() => {
                 let text = "there is no server to report to: set svrlist in the configuration";
+                let text = self.options.closed.as_deref().unwrap_or(text);
                 answer(out, client, 1, format_args!("{text}"));
             }
             Command::Report => {

@@ -13,7 +13,12 @@ impl State {
     /// The state of a host at the daemon's start, and what to do first.
     pub fn new(options: Options, mut found: Found, now: Now, out: &mut Vec<Action>) -> State {
         let step = found.settings.step.unwrap_or(options.step);
-        let pace = Pace::new(options.servers.clone(), found.given, step, options.splay, options.seed, now.time);
+        let mut servers = (options.servers.clone(), found.given);
+        if options.closed.is_some() {
+            servers = (Vec::new(), Vec::new());
+        }
+        let mut pace = Pace::new(servers.0, servers.1, step, options.splay, options.seed, now.time);
+        pace.set_keyed(options.keyed);
         let mut state = State {
             options,
             identity: found.identity,
@@ -49,7 +54,7 @@ impl State {
             unread: found.unread,
         };
         state.watch_clock(now, out);
-        if !state.pace.has_servers() {
+        if !state.pace.has_servers() && state.options.closed.is_none() {
             log(out, Level::Info, format_args!("no svrlist, so nothing is reported and no job taken"));
         }
         for (name, sentence) in found.damage {

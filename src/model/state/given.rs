@@ -38,6 +38,10 @@ pub struct Options {
     pub packages: Box<str>,
     /// Only signed packages may be installed.
     pub signed: bool,
+    /// Exchanges are signed, so that nothing counts that is outside of a signature.
+    pub keyed: bool,
+    /// Why there are neither exchanges nor jobs, where there must be none.
+    pub closed: Option<Box<str>>,
     /// The installed binary.
     pub program: Box<str>,
     /// The configuration file.

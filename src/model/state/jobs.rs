@@ -124,6 +124,9 @@ impl State {
         if self.shutdown.is_some() {
             return;
         }
+        if self.is_held(index) {
+            return;
+        }
         let name = self.tasks[index].record.name.clone();
         match &self.tasks[index].doing {
             Doing::Queued => self.follow_queued(index, now, out),
@@ -147,6 +150,11 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    /// Whether a job waits until it is known what must be signed: nothing of it was verified yet.
+    pub(super) fn is_held(&self, index: usize) -> bool {
+        self.options.closed.is_some() && self.tasks[index].record.phase < Phase::Installing
     }
 
     /// Whether a package is being verified or unpacked.
@@ -265,7 +273,7 @@ impl State {
 
     pub(super) fn tasks_deadline(&self) -> Option<Time> {
         let mut first = self.fetch_turn().map(|(_, until)| until);
-        for (index, task) in self.tasks.iter().enumerate() {
+        for (index, task) in self.tasks.iter().enumerate().filter(|(index, _)| !self.is_held(*index)) {
             first = Time::earliest(&[first, task.deadline(&self.identity.sn, self.is_first(index))]);
             if let (Doing::Settling, Some(goal)) = (&task.doing, task.goal) {
                 first = Time::earliest(&[first, self.wait_until(&task.record.name, goal)]);

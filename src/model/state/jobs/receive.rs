@@ -154,6 +154,9 @@ impl State {
 
     fn progress_of(&self, index: usize, now: Now) -> String {
         let task = &self.tasks[index];
+        if self.is_held(index) {
+            return "waits for a good configuration".to_string();
+        }
         match &task.doing {
             Doing::SaveAgain(_) => "waits until its record can be written".to_string(),
             Doing::Queued => {
