@@ -43,6 +43,16 @@ impl Signatory {
     }
 }
 
+/// The `envs` of a definition that lets jobs set one variable.
+const COLOUR: &str = "{ \"COLOUR\": \"none\" }";
+
+/// What an agent's process has in its environment under this name.
+fn variable(host: &Host, agent: &str, name: &str) -> Option<String> {
+    let environ = fs::read(format!("/proc/{}/environ", host.wait_running(agent).pid)).ok()?;
+    let text = String::from_utf8_lossy(&environ).into_owned();
+    text.split('\0').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).map(str::to_string)
+}
+
 /// A job that installs `package` with this signature.
 fn signed(server: &Server, id: &str, name: &str, package: &Package, signature: &str) -> Job {
     let url = server.serve(&package.file, &package.bytes);
@@ -75,7 +85,7 @@ fn trusting() -> Option<(Server, Host, Signatory)> {
 fn signed_packages_are_installed() {
     let Some((server, host, signatory)) = trusting() else { return };
     let about = |name: &str, version: &str| format!("name={name} version={version}");
-    let one = tarball(&host, "web", "1.0", &staying("one"), &[]);
+    let one = tarball(&host, "web", "1.0", &staying("one"), &[("envs", COLOUR)]);
     let signature = signatory.sign(&one.bytes, &about("web", "1.0"), &[]);
     let job = signed(&server, "i1", "web", &one, &signature).set("envs", "{ \"COLOUR\": \"green\" }");
     host.does(&server, &job, 0);
@@ -173,7 +183,7 @@ fn packages_that_are_not_signed_right_are_refused() {
 #[test]
 fn a_server_alone_brings_no_code_onto_the_host() {
     let Some((server, host, signatory)) = trusting() else { return };
-    let package = tarball(&host, "web", "1.0", &staying("one"), &[]);
+    let package = tarball(&host, "web", "1.0", &staying("one"), &[("envs", COLOUR)]);
     let signature = signatory.sign(&package.bytes, "name=web version=1.0", &[]);
     let install = |id: &str| signed(&server, id, "web", &package, &signature);
     let evil = definition("web", "1.0", "touch /tmp/evil", &[]);
@@ -199,6 +209,108 @@ fn a_server_alone_brings_no_code_onto_the_host() {
     assert_eq!(host.wait_running("web").pid, pid);
     host.does(&server, &config("c3").set("envs", "{ \"COLOUR\": \"blue\" }"), 0);
     assert_ne!(host.wait_running("web").pid, pid);
+}
+
+#[test]
+fn a_job_sets_only_variables_that_the_definition_names() {
+    let Some((server, host, signatory)) = trusting() else { return };
+    let naming = |version: &str, envs: &str| {
+        let package = tarball(&host, "web", version, &staying(version), &[("envs", envs)]);
+        let signature = signatory.sign(&package.bytes, &format!("name=web version={version}"), &[]);
+        (package, signature)
+    };
+    let job = |id: &str, (package, signature): &(Package, String)| signed(&server, id, "web", package, signature);
+    let one = naming("1.0", "{ \"COLOUR\": \"none\", \"PATH\": \"/usr/bin:/bin\" }");
+    let evil = "{ \"COLOUR\": \"green\", \"GIO_EXTRA_MODULES\": \"/tmp/evil\" }";
+
+    // What a package names is known when it is here: nothing of it stays.
+    let message = host.does(&server, &job("i1", &one).set("envs", evil), 10);
+    assert!(message.contains("GIO_EXTRA_MODULES") && !message.contains("COLOUR"), "{message}");
+    assert_eq!(leftovers(&host, "web"), Vec::<PathBuf>::new());
+    host.does(&server, &job("i2", &one).set("envs", "{ \"COLOUR\": \"green\" }"), 0);
+    assert_eq!(variable(&host, "web", "COLOUR").as_deref(), Some("green"));
+    let pid = host.wait_running("web").pid;
+    // The same package again, and a change without one.
+    host.does(&server, &job("i3", &one).set("envs", evil), 10);
+    let config = |id: &str, envs: &str| Job::new(id, "config", "web").set("envs", envs);
+    host.does(&server, &config("c1", evil), 10);
+    // Named by the definition, and a shell's own all the same.
+    host.does(&server, &config("c2", "{ \"PATH\": \"/tmp/evil\" }"), 10);
+    // What is refused changes nothing.
+    let two = naming("2.0", "{ \"SIZE\": \"none\" }");
+    host.does(&server, &job("u1", &two).set("action", "\"upgrade\"").set("envs", "{ \"COLOUR\": \"red\" }"), 10);
+    assert_eq!(host.wait_running("web").pid, pid);
+    assert_eq!(host.wait_running("web").version, "1.0");
+
+    // A definition that no longer names what a job has set: it does not count any more, and that is said.
+    host.does(&server, &job("u2", &two).set("action", "\"upgrade\""), 0);
+    assert_eq!(variable(&host, "web", "COLOUR"), None);
+    assert_eq!(variable(&host, "web", "SIZE").as_deref(), Some("none"));
+    let line = "agent \"web\": COLOUR, set by a job and not named in its definition's envs";
+    assert!(host.logs().contains(line), "{}", host.logs());
+    host.wait("the server to hear of it", || {
+        server.statuses().iter().any(|status| {
+            items(status, "events").iter().any(|event| text(event, "message").starts_with("COLOUR, set by a job"))
+        })
+    });
+}
+
+#[test]
+fn what_jobs_set_before_there_were_trusted_keys_must_be_named_too() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    let Some(signatory) = Signatory::new(&host, "key-a") else { return };
+    let package = tarball(&host, "web", "1.0", &staying("one"), &[("envs", COLOUR)]);
+    let url = server.serve(&package.file, &package.bytes);
+    let envs = "{ \"COLOUR\": \"green\", \"LD_PRELOAD\": \"/tmp/evil\", \"SIZE\": \"big\" }";
+    let given = definition("job", "1.0", "exec sleep 1000", &[("envs", COLOUR)]);
+    host.start();
+    let install = |id: &str, name: &str| Job::new(id, "install", name).package(&url, &package).set("startsecs", "0.2");
+    host.does(&server, &install("i1", "web").set("envs", envs), 0);
+    let own = tar_of(&host, "job", "1.0", &[("x", "x")]);
+    let own_url = server.serve(&own.file, &own.bytes);
+    let job = Job::new("i2", "install", "job").package(&own_url, &own).set("definition", &given).set("envs", envs);
+    host.does(&server, &job, 0);
+    for name in ["web", "job"] {
+        assert_eq!(variable(&host, name, "SIZE").as_deref(), Some("big"), "{name}");
+    }
+    host.end("QUIT");
+
+    host.set("trusted_keys", &format!("[\"{}\"]", signatory.public));
+    host.start();
+    // What runs with more than counts now is started anew.
+    let left = |name: &str, variable_name: &str| variable(&host, name, variable_name);
+    host.wait("what is not named to be gone", || ["web", "job"].iter().all(|name| left(name, "SIZE").is_none()));
+    assert_eq!(left("web", "COLOUR").as_deref(), Some("green"));
+    assert_eq!(left("web", "LD_PRELOAD"), None);
+    // A job's definition is no signed one: it stays, and names nothing.
+    assert_eq!(left("job", "COLOUR").as_deref(), Some("none"));
+    let config = |id: &str, name: &str| Job::new(id, "config", name).set("envs", "{ \"COLOUR\": \"red\" }");
+    host.does(&server, &config("c1", "job"), 10);
+    host.does(&server, &config("c2", "web"), 0);
+}
+
+#[test]
+fn what_is_not_verified_lies_under_a_name_that_no_server_chose() {
+    use std::io::{Read, Write};
+    let Some((server, host, _)) = trusting() else { return };
+    let slow = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("\"http://{}/evil.so.tar\"", slow.local_addr().unwrap());
+    let job = Job::new("libevil.so", "install", "other").set("url", &url).set("version", "\"1.0\"");
+    let job = job.set("checksum", &format!("\"{}\"", checksum(b""))).set("signature", "\"none\"");
+    server.give(&job.text());
+    let (mut taken, _) = slow.accept().unwrap();
+    let _ = taken.read(&mut [0; 4096]).unwrap();
+    taken.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nunverified bytes").unwrap();
+    let there = || fs::read(host.download("libevil.so")).is_ok_and(|bytes| bytes == b"unverified bytes");
+    host.wait("the bytes to be on disk", there);
+    let downloads = entries(&host.path("state/downloads"));
+    assert_eq!(downloads, [host.download("libevil.so")]);
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(host.path("state/downloads")), 0o700);
+    assert_eq!(mode(host.download("libevil.so")), 0o600);
+    assert_eq!(entries(&host.path("state/packages")), Vec::<PathBuf>::new());
+    drop(taken);
 }
 
 #[test]
@@ -231,16 +343,15 @@ fn what_can_still_be_written_to_is_not_installed() {
     let url = server.serve(&package.file, &package.bytes);
     let job = |id: &str| Job::new(id, "install", "web").package(&url, &package).set("startsecs", "0.2");
     // A child that reads from the network, taken over, could give its descriptor to another process of its user.
-    fs::create_dir_all(host.path("state/downloads")).unwrap();
     let mut options = fs::OpenOptions::new();
     options.create(true).truncate(true).read(true).write(true).mode(0o600);
-    let writer = options.open(host.path("state/downloads/i1")).unwrap();
+    let writer = options.open(host.download("i1")).unwrap();
     let message = host.does(&server, &job("i1"), 10);
     assert!(message.contains("open for writing elsewhere") && message.contains("helper_user"), "{message}");
     assert_eq!(writer.metadata().unwrap().len(), package.bytes.len() as u64, "it is what was fetched into");
     assert_eq!(leftovers(&host, "web"), Vec::<PathBuf>::new());
     // A reader harms nobody, and the next job has a file of its own.
-    let reader = options.open(host.path("state/downloads/i2")).map(|_| fs::File::open(host.path("state/downloads/i2")));
+    let reader = options.open(host.download("i2")).map(|_| fs::File::open(host.download("i2")));
     host.does(&server, &job("i2"), 0);
     assert!(host.wait_running("web").runs());
     drop((reader, writer));

@@ -124,6 +124,43 @@ fn a_replayed_reply_is_worth_nothing() {
 }
 
 #[test]
+fn only_what_is_signed_asks_for_a_pause() {
+    let busy = |headers: &str, body: &str| {
+        let server = Server::new();
+        server.mode(Mode::Signed(KEY, "503 Later", headers.to_string(), body.to_string()));
+        server
+    };
+    // Somebody between may add a header to what is signed.
+    let header = busy("Retry-After: 3600\r\n", "{\"errcode\": 0}");
+    let mut added = signing_host(&header);
+    added.start();
+    // A server that asks for more than a step gets a step.
+    let long = busy("", "{\"errcode\": 0, \"retry_after\": 86400}");
+    let mut capped = signing_host(&long);
+    capped.set("step", "1");
+    capped.start();
+    let body = busy("", "{\"errcode\": 0, \"retry_after\": 3}");
+    let mut heeded = signing_host(&body);
+    heeded.set("step", "4");
+    heeded.start();
+    // What asks for nothing that can be had is no reason to wait.
+    let odd = busy("", "{\"errcode\": 0, \"retry_after\": \"600\"}");
+    let mut other = signing_host(&odd);
+    other.start();
+    added.wait("no heed of the header", || header.requests().len() >= 3);
+    other.wait("no heed of a text", || odd.requests().len() >= 3);
+    capped.wait("no more heed than a step", || long.requests().len() >= 3);
+    heeded.wait("the second try", || body.requests().len() >= 3);
+    let times: Vec<std::time::Instant> = body.requests().iter().map(|request| request.at).collect();
+    for pair in times.windows(2) {
+        let pause = pair[1] - pair[0];
+        assert!(pause >= Duration::from_millis(2900) && pause < Duration::from_secs(20), "{pause:?}");
+    }
+    let times: Vec<std::time::Instant> = long.requests().iter().map(|request| request.at).collect();
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_millis(900)), "{times:?}");
+}
+
+#[test]
 fn keys_change_one_side_at_a_time() {
     let server = Server::new();
     server.signs(|request, body| signature(KEY, request, body));

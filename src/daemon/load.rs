@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::slice::from_ref;
+use std::time::Duration;
 
 use super::background::last_death;
 use super::control::Control;
@@ -44,6 +45,9 @@ pub const PID_FILE: &str = "bootagent.pid";
 
 /// What `Daemon::troubles` calls the configuration.
 const CONFIGURATION: &str = "the configuration";
+
+/// How often a bad configuration that closes exchanges and jobs is looked at again, at least.
+const REOPEN: Duration = Duration::from_secs(10);
 
 /// Open files that we may have; one for each agent that is not our child, and some.
 const FILES: u64 = 65_536;
@@ -291,7 +295,7 @@ impl Daemon {
 /// Reads the configuration; a bad one is replaced by the last good one, else by the defaults. Last, what is in trouble then.
 fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config>, Source, Option<Box<str>>) {
     let (loaded, source) = files::config_in_use(&options.config_path);
-    let config = loaded.config;
+    let mut config = loaded.config;
     for problem in &loaded.problems {
         eprintln!("{problem}");
         notes.push((Level::Error, problem.to_string()));
@@ -305,7 +309,10 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config
             return (config, source, None);
         }
         Source::Copy => "last good one is",
-        Source::Defaults(_) => "defaults are",
+        Source::Defaults(_) => {
+            config.checksecs = config.checksecs.min(REOPEN);
+            "defaults are"
+        }
     };
     let path = &options.config_path;
     let told = format!("the configuration is bad: the {used} used, with state_dir \"{}\"", config.state_dir);

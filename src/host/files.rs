@@ -93,23 +93,19 @@ pub enum Source {
 /// copy, which is looked for in the state_dir that the file still names. A file that nobody need have written is missed
 /// when it once asked for signatures.
 pub fn config_in_use(path: &Path) -> (Loaded, Source) {
-    let mut loaded = read_config(path);
+    let loaded = read_config(path);
+    let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
+    in_use(path, loaded, &store)
+}
+
+fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Source) {
     let gone = loaded.text.is_none() && loaded.problems.is_empty();
     if loaded.problems.is_empty() && !gone {
         return (loaded, Source::File);
     }
-    let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
     let copy = store.kept(GOOD).map(|text| text.map(|text| config::read_config(GOOD, &text)));
-    let asked = match (store.guards(), &copy) {
-        (Ok(Some(guards)), _) => String::from_utf8_lossy(&guards).into_owned(),
-        // Version 1.0 kept nothing but the copy.
-        (Ok(None), Ok(Some((config, problems)))) if problems.is_empty() => config.guards(),
-        (Ok(None), Ok(None)) => String::new(),
-        (Ok(None), Ok(Some(_))) if !gone => String::new(),
-        // Nobody knows.
-        (Ok(None), _) | (Err(_), _) => "anything".to_string(),
-    };
-    if gone && asked.trim().is_empty() {
+    let asked = asked(store, &copy);
+    if gone && asked.is_empty() {
         return (loaded, Source::File);
     }
     if gone {
@@ -119,19 +115,35 @@ pub fn config_in_use(path: &Path) -> (Loaded, Source) {
         loaded.problems.push(Problem::new(&path.to_string_lossy(), text));
     }
     let why = match copy {
-        Ok(Some((config, problems))) if problems.is_empty() && config.asks_for(&asked) => {
+        Ok(Some((_, problems))) if !problems.is_empty() => "the last good copy of it is damaged".into(),
+        Ok(Some((config, _))) if config.asks_for(&asked) => {
             loaded.config = Box::new(config);
             return (loaded, Source::Copy);
         }
-        Ok(Some((_, problems))) if problems.is_empty() => {
-            "the last good copy of it asks for fewer signatures than there were".into()
-        }
-        Ok(Some(_)) => "the last good copy of it is damaged".into(),
+        Ok(Some(_)) => "the last good copy of it does not ask for all the signatures that were asked for".into(),
         Ok(None) => reason!("there is no good copy of it in state_dir \"{}\"", loaded.config.state_dir),
         Err(error) => reason!("the last good copy of it cannot be read: {}", reason(&error)),
     };
     loaded.config = Box::new(loaded.config.only_directories());
     (loaded, Source::Defaults(why))
+}
+
+/// The last good copy of the configuration, and what is wrong with it.
+type Copy = io::Result<Option<(Config, Vec<Problem>)>>;
+
+/// What was last asked of signatures, in the words of `Config::guards`; another word where that cannot be known.
+fn asked(store: &Store, copy: &Copy) -> String {
+    match (store.guards(), copy) {
+        (Ok(Some(guards)), _) => match String::from_utf8(guards) {
+            Ok(guards) if !guards.trim().is_empty() => guards,
+            // It is there, and so something was asked for.
+            _ => "anything".to_string(),
+        },
+        // Version 1.0 kept nothing but the copy.
+        (Ok(None), Ok(Some((config, problems)))) if problems.is_empty() => config.guards(),
+        (Ok(None), Ok(None)) => String::new(),
+        (Ok(None) | Err(_), _) => "anything".to_string(),
+    }
 }
 
 /// What that means, for a person.
@@ -559,6 +571,67 @@ mod tests {
         let read = read_configuration(&path);
         assert_eq!(*read.config, Config::default());
         assert_eq!(read.problems, [Problem::new(&path.to_string_lossy(), MISSING)]);
+    }
+
+    #[test]
+    fn what_guards_fails_closed() {
+        let key = format!("\"RW{}\"", "A".repeat(54));
+        let both = format!("{{\"key_file\": \"/k\", \"trusted_keys\": [{key}]}}");
+        let one = "{\"key_file\": \"/k\"}".to_string();
+        let (none, bad) = ("{}".to_string(), Some("{\"stepp\": 1}"));
+        // The file, the good copy, what is remembered; and what is in use.
+        for (file, copy, guards, want) in [
+            (Some("{}"), Some("damaged"), Some("key_file"), "file"),
+            (None, None, None, "file"),
+            (None, Some(&*none), None, "file"),
+            (None, Some(&*both), Some("key_file trusted_keys"), "copy"),
+            (None, Some(&*both), None, "copy"),
+            (None, Some(&*none), Some("key_file"), "does not ask for all"),
+            (None, None, Some("key_file"), "no good copy"),
+            (None, None, Some(""), "no good copy"),
+            (None, Some("{"), None, "is damaged"),
+            (bad, None, None, "no good copy"),
+            (bad, Some(&*none), None, "copy"),
+            (bad, Some(&*one), Some("key_file"), "copy"),
+            (bad, Some(&*one), Some("key_file trusted_keys"), "does not ask for all"),
+            (bad, Some(&*both), Some("trusted_keys"), "copy"),
+            (bad, Some(&*both), Some("\u{0}\u{0}"), "does not ask for all"),
+            (bad, Some(&both[..both.len() - 1]), Some("key_file trusted_keys"), "is damaged"),
+            (bad, Some(""), None, "is damaged"),
+            (Some(""), None, None, "no good copy"),
+            (Some("{\"key_file\": 5}"), Some(&*none), Some("key_file"), "does not ask for all"),
+            (Some("{\"trusted_keys\": \"RW\"}"), None, None, "no good copy"),
+            (Some("{\"trusted_keys\": [1]}"), None, None, "no good copy"),
+            (Some("{\"key_file\": \"/k\", \"key_file\": null}"), None, None, "no good copy"),
+        ] {
+            let scratch = Scratch::new("closed");
+            let store = Store::open(&scratch.0.join("state"), &scratch.0.join("run")).unwrap();
+            copy.into_iter().for_each(|text| store.keep_good(GOOD, text.as_bytes()).unwrap());
+            guards.into_iter().for_each(|guards| fs::write(scratch.0.join("state/guards"), guards).unwrap());
+            let loaded = match file {
+                None => Loaded { config: Box::default(), text: None, problems: Vec::new() },
+                Some(text) => {
+                    let (config, problems) = config::read_config("x.json", text.as_bytes());
+                    Loaded { config: Box::new(config), text: Some(text.into()), problems }
+                }
+            };
+            let (loaded, source) = in_use(Path::new("x.json"), loaded, &store);
+            let got = match &source {
+                Source::File => "file",
+                Source::Copy => "copy",
+                Source::Defaults(why) => why,
+            };
+            assert!(got.contains(want), "{file:?} {copy:?} {guards:?}: want {want}, got {got}");
+            assert_eq!(loaded.problems.is_empty(), source == Source::File, "{file:?} {copy:?} {guards:?}");
+            let asks = !loaded.config.guards().is_empty();
+            assert!(!(asks && matches!(source, Source::Defaults(_))));
+        }
+        // What is there and cannot be read may say anything.
+        let scratch = Scratch::new("unread");
+        let store = Store::open(&scratch.0.join("state"), &scratch.0.join("run")).unwrap();
+        fs::create_dir(scratch.0.join("state/guards")).unwrap();
+        let loaded = Loaded { config: Box::default(), text: None, problems: Vec::new() };
+        assert!(matches!(in_use(Path::new("x.json"), loaded, &store).1, Source::Defaults(_)));
     }
 
     #[test]

@@ -304,6 +304,8 @@ impl Fleet {
             times: Times::default(),
             packages: "/packages".into(),
             signed: false,
+            keyed: false,
+            closed: None,
             program: "/bootagent".into(),
             config: "/bootagent.json".into(),
             seed,

@@ -47,7 +47,7 @@ pub fn patience() -> Duration {
 /// One host: its configuration, its directories, and the daemon while one runs.
 pub struct Host {
     pub dir: PathBuf,
-    config: BTreeMap<String, String>,
+    pub config: BTreeMap<String, String>,
     env: BTreeMap<&'static str, String>,
     daemon: Option<Child>,
     pub program: PathBuf,
@@ -300,6 +300,12 @@ impl Host {
     }
 
     /// One job's row in `jobs --json`.
+    /// Where a job's download lies until it is verified.
+    pub fn download(&self, id: &str) -> PathBuf {
+        let sn = text(&self.status().expect("the daemon answers"), "sn").to_string();
+        self.path("state/downloads").join(bootagent::model::package::download_name(&sn, id))
+    }
+
     pub fn job(&self, id: &str) -> Option<Value> {
         let ledger: Value = json::from_str(&self.ok(&["jobs", "--json"])).expect("jobs --json prints JSON");
         items(&ledger, "").iter().find(|row| text(row, "id") == id).cloned()

@@ -27,6 +27,8 @@ pub enum Mode {
     Drip,
     /// These bytes, whatever they are.
     Raw(Vec<u8>),
+    /// An answer that is signed with this key: a status line, headers and a body of one's choice.
+    Signed(&'static str, &'static str, String, String),
 }
 
 impl Mode {
@@ -290,6 +292,13 @@ impl Shared {
             Mode::Good => stream.write_all(&self.answer(&request)),
             Mode::Close => Ok(()),
             Mode::Raw(bytes) => stream.write_all(bytes),
+            Mode::Signed(key, status, headers, body) => {
+                let code = status.split(' ').next().unwrap_or_default();
+                let nonce = request.header("X-BootAgent-Nonce").unwrap_or_default();
+                let signature = hmac(key, &format!("{code}\n{nonce}\n{body}"));
+                let headers = format!("X-BootAgent-Signature: {signature}\r\n{headers}");
+                stream.write_all(&reply(status, &headers, body))
+            }
             Mode::Hang => {
                 self.state().hanging += 1;
                 while !self.over.load(Ordering::SeqCst) && self.state().mode == mode {
