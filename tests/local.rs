@@ -402,3 +402,63 @@ fn who_only_says_to_be_of_an_agent_is_not() {
     assert!(alive(stranger), "it was taken for a part of the agent");
     kill(stranger, "KILL");
 }
+
+/// What turns a terminal's lines around, hides in them or commands it.
+const TRICKS: [char; 12] = [
+    '\u{1b}',
+    '\u{9b}',
+    '\u{202e}',
+    '\u{2066}',
+    '\u{200b}',
+    '\u{200f}',
+    '\u{feff}',
+    '\u{e0041}',
+    '\u{ad}',
+    '\u{2028}',
+    '\u{fe0f}',
+    '\u{61c}',
+];
+
+#[test]
+fn nobodys_words_play_tricks_on_whoever_reads_them() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    let tricks: String = TRICKS.iter().collect();
+    let script = format!("printf '%s' 'o{tricks}dd'; exit 3");
+    host.agent("web", &script, &[]);
+    let checked = format!("[\"/bin/sh\", \"-c\", \"echo 'o{}dd'; exit 1\"]", tricks.replace('\u{1b}', "\\u001b"));
+    let check = format!("{{ \"exec\": {checked}, \"interval\": 0.1, \"timeout\": 5, \"retries\": 1 }}");
+    host.agent("sick", "exec sleep 1000", &[("check", &check)]);
+    // Names of files, and what stands in them.
+    host.write(
+        &format!("agents.d/o{tricks}dd.json"),
+        &format!("{{ \"name\": \"o{}dd\" }}", &tricks['\u{1b}'.len_utf8()..]),
+    );
+    host.start();
+    host.wait_seen("web", "to be given up", |agent| agent.status == "fatal");
+    // What a server says, and what it names.
+    let odd = format!("o{}dd", &tricks['\u{1b}'.len_utf8()..]);
+    let job = Job::new("j1", &odd, "web").set("url", &format!("\"{odd}\""));
+    host.does(&server, &job, 2);
+    let tar =
+        tar_of(&host, "other", "1.0", &[(&format!("{odd}/x"), ""), ("bootagent.json", &format!("{{ \"{odd}\": 1 }}"))]);
+    let url = server.serve(&tar.file, &tar.bytes);
+    host.does(&server, &Job::new("j2", "install", "other").package(&url, &tar), 1);
+    host.wait("the events", || {
+        server.statuses().iter().any(|status| items(status, "events").iter().any(|event| text(event, "name") == "sick"))
+    });
+    let mut texts = vec![host.read("log/bootagent.log"), host.read("daemon.out")];
+    for args in [&["status"][..], &["status", "web"], &["status", "--json"], &["jobs"], &["jobs", "--json"], &["check"]]
+    {
+        let ran = host.cli(args);
+        texts.push(format!("{args:?}: {}{}", ran.out, ran.err));
+    }
+    texts.extend(server.requests().into_iter().map(|request| request.body));
+    for text in &texts {
+        let found = text.chars().find(|c| TRICKS.contains(c) || c.is_control() && *c != '\n');
+        assert_eq!(found.map(char::escape_unicode).map(|c| c.to_string()), None, "{text}");
+        assert!(!text.contains("\\u001b"), "{text}");
+    }
+    let heard = |part: &str| texts.iter().any(|text| text.contains(part));
+    assert!(heard("agents.d/o dd.json: name: want") && heard("status 3: o dd"), "{}", texts[0]);
+}
