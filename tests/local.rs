@@ -460,5 +460,5 @@ fn nobodys_words_play_tricks_on_whoever_reads_them() {
         assert!(!text.contains("\\u001b"), "{text}");
     }
     let heard = |part: &str| texts.iter().any(|text| text.contains(part));
-    assert!(heard("agents.d/o dd.json: name: want") && heard("status 3: o dd"), "{}", texts[0]);
+    assert!(heard("agents.d/o dd.json: name: want") && heard(" s: o dd"), "{}", texts[0]);
 }

@@ -48,8 +48,10 @@ fn a_signed_exchange_is_the_protocols() {
     host.wait_running("web");
     host.does(&server, &Job::new("j1", "stop", "web"), 0);
     host.wait_seen("web", "to be stopped", |agent| agent.status == "stoped");
+    let name = &checksum(KEY.as_bytes())["SHA256:".len()..][..16];
     for request in server.requests() {
         assert!(is_signed(&request, KEY), "{request:?}");
+        assert_eq!(request.header("X-BootAgent-Key"), Some(name));
     }
     let sn = text(&host.status().unwrap(), "sn").to_string();
     assert!(server.requests().iter().all(|request| request.header("X-BootAgent-Sn") == Some(&sn)));

@@ -12,8 +12,15 @@ use crate::reason::Reason;
 /// The shortest key, bytes.
 const KEY_MIN: usize = 16;
 
+/// The digits of what a key is called.
+const NAME_LENGTH: usize = 16;
+
 /// The keys shared with the servers: the first signs, each is accepted.
-pub struct Keys(Vec<Hmac<Sha256>>);
+pub struct Keys {
+    keys: Vec<Hmac<Sha256>>,
+    /// What the first is called, so that a server that has many knows which to take: the beginning of its SHA-256.
+    name: String,
+}
 
 /// How a request is signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +38,7 @@ impl Keys {
     /// Says what is wrong with the file.
     pub fn read(text: &[u8]) -> Result<Keys, Reason> {
         let lines = text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n');
-        let mut keys = Vec::new();
+        let (mut keys, mut name) = (Vec::new(), String::new());
         for (index, line) in lines.enumerate() {
             if line.len() < KEY_MIN {
                 return Err(reason!("line {}: want a key of at least {KEY_MIN} bytes, got {}", index + 1, line.len()));
@@ -40,19 +47,22 @@ impl Keys {
                 return Err("want one or two lines, each a key".into());
             }
             keys.extend(Hmac::new_from_slice(line));
+            if index == 0 {
+                name = hex(&Sha256::digest(line)[..NAME_LENGTH / 2]);
+            }
         }
-        Ok(Keys(keys))
+        Ok(Keys { keys, name })
     }
 
     /// Signs a POST of `body` to `url`.
     pub fn sign(&self, url: &str, sn: &str, nonce: Box<str>, body: &[u8]) -> Signed {
-        let mut mac = self.0[0].clone();
+        let mut mac = self.keys[0].clone();
         for part in ["POST\n", path(url), "\n", sn, "\n", &nonce, "\n"] {
             mac.update(part.as_bytes());
         }
         mac.update(body);
         let signature = hex(&mac.finalize().into_bytes());
-        let headers = [("Sn", sn), ("Nonce", &nonce), ("Signature", &signature)];
+        let headers = [("Key", &*self.name), ("Sn", sn), ("Nonce", &nonce), ("Signature", &signature)];
         let headers = headers.map(|(name, value)| (format!("X-BootAgent-{name}"), value.to_string()));
         Signed { headers: headers.into(), nonce }
     }
@@ -65,7 +75,7 @@ impl Keys {
         let signature = signature.ok_or("the reply is not signed")?;
         let signature = from_hex(signature).ok_or("the reply's signature is not 64 hexadecimal digits")?;
         let mut good = false;
-        for key in &self.0 {
+        for key in &self.keys {
             let mut mac = key.clone();
             for part in [&status.to_string(), "\n", nonce, "\n"] {
                 mac.update(part.as_bytes());
