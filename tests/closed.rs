@@ -16,7 +16,7 @@ fn guarded(server: &Server) -> Host {
     server.signs(|request, body| signature(KEY, request, body));
     let mut host = Host::with(server);
     host.write("key", KEY);
-    fs::set_permissions(host.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(host.path("key"), fs::Permissions::from_mode(0o600)).expect("the test's own file");
     let path = format!("\"{}\"", host.path("key").display());
     host.set("key_file", &path).set("trusted_keys", &format!("[\"RW{}\"]", "A".repeat(54)));
     host.agent("web", "exec sleep 1000", &[]);
@@ -36,7 +36,7 @@ fn is_closed(host: &Host, server: &Server, what: &str) {
     assert!(report.code == 1 && says(&report.err), "{what}: {report:?}");
     let status = host.cli(&["status"]);
     assert!(says(&status.out), "{what}: {status:?}");
-    let status = host.status().unwrap();
+    let status = host.status().expect("the daemon answers");
     assert!(items(&status, "troubles").iter().any(|trouble| says(text(trouble, ""))), "{what}");
     assert!(host.logs().lines().any(|line| line.contains(" error ") && says(line)), "{what}: {}", host.logs());
     let check = host.cli(&["check"]);

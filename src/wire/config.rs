@@ -9,7 +9,7 @@ use std::iter::successors;
 use std::time::Duration;
 
 use crate::kernel::Level;
-use crate::model::job::{joined, sanitize, MESSAGE_MAX};
+use crate::model::job::{joined, sanitize, visible, MESSAGE_MAX};
 use crate::model::pace::{parse_servers, Server};
 use crate::model::spec::Spec;
 use crate::reason::Reason;
@@ -45,7 +45,7 @@ impl fmt::Display for Problem {
         if let Some((line, column)) = self.place {
             write!(f, ":{line}:{column}")?;
         }
-        write!(f, ": {}", self.message)
+        write!(f, ": {}", visible(&self.message))
     }
 }
 

@@ -60,6 +60,9 @@ impl State {
 
     /// Does what a job's phase is for; harmless when some of it was done before.
     fn act(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+        if let Some(why) = self.unsigned(index) {
+            return self.unfit(index, Code::Refused, format_args!("refused: {why}"), now, out);
+        }
         let task = &mut self.tasks[index];
         let own = *task.record.name == *SELF;
         match task.record.phase {
@@ -152,9 +155,18 @@ impl State {
         }
     }
 
-    /// Whether a job waits until it is known what must be signed: nothing of it was verified yet.
+    /// Why a package that is about to be installed must not be: an earlier daemon began when none needed to be signed.
+    fn unsigned(&self, index: usize) -> Option<String> {
+        let task = &self.tasks[index];
+        let begun = task.resumed && task.record.phase == Phase::Installing && !task.undoing();
+        self.source(index).filter(|_| begun && self.options.signed)?;
+        trust::objection(task.job.as_deref()?)
+    }
+
+    /// Whether a job waits until it is known what must be signed: it has not put anything in its place yet.
     pub(super) fn is_held(&self, index: usize) -> bool {
-        self.options.closed.is_some() && self.tasks[index].record.phase < Phase::Installing
+        let task = &self.tasks[index];
+        self.options.closed.is_some() && task.record.phase <= Phase::Installing && !task.undoing()
     }
 
     /// Whether a package is being verified or unpacked.

@@ -127,6 +127,11 @@ impl Bench {
     /// A daemon of this version takes over what is on record, and what the image before it carried over; `undone`: what a
     /// watcher had to say.
     fn begin_as(&mut self, version: &str, carried: Option<Carried>, undone: Option<&str>) {
+        self.begin_with(Options { version: version.into(), ..options() }, carried, undone);
+    }
+
+    /// The same of a daemon that was told these options.
+    fn begin_with(&mut self, options: Options, carried: Option<Carried>, undone: Option<&str>) {
         let read = |record: &JobRecord| self.orders.iter().find(|job| job.text == record.text).cloned().map(Rc::new);
         let found = Found {
             definitions: self.definitions.clone(),
@@ -138,7 +143,7 @@ impl Bench {
             ..Found::default()
         };
         let mut out = Vec::new();
-        self.state = State::new(Options { version: version.into(), ..options() }, found, self.now, &mut out);
+        self.state = State::new(options, found, self.now, &mut out);
         self.done.clear();
         self.answer(out);
     }

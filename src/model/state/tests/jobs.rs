@@ -354,6 +354,51 @@ fn an_interrupted_job_ends_as_it_would_have() {
 }
 
 #[test]
+fn what_was_begun_before_signatures_were_asked_for_is_held_and_then_refused() {
+    let digest = Digest([2; 32]);
+    let fetched = || Event::Fetched("next".into(), Fetched::Whole { digest, doubtful: false, cut: false });
+    let verified = || Event::Verified("next".into(), Verified::Sound(digest));
+    let placed = || Event::Placed("next".into(), Ok(()));
+    // As many events as come before the daemon dies.
+    for survived in 0..4 {
+        let way = [fetched(), verified(), placed()];
+        let mut bench = Bench::installed("web");
+        bench.offer(vec![package("next", "web", 2, true)]);
+        way.iter().take(survived).for_each(|event| bench.step(event.clone()));
+        // By defaults in place of a bad configuration nothing goes on, and nobody waits for it without end.
+        bench.begin_with(Options { closed: Some("it is bad".into()), ..options() }, None, None);
+        let phase = bench.state.phase_of("next");
+        bench.pass(secs(100));
+        let works = |action: &Action| {
+            matches!(
+                action,
+                Action::Fetch(_)
+                    | Action::Verify(..)
+                    | Action::Place(..)
+                    | Action::Unpack { .. }
+                    | Action::Exchange(..)
+            )
+        };
+        assert!(
+            !bench.done.iter().any(works) && bench.state.phase_of("next") == phase,
+            "after {survived}: {:?}",
+            bench.done
+        );
+        assert!(bench.state.deadline().is_none_or(|at| at > bench.now.time), "after {survived}");
+        let entries = bench.state.entries(bench.now);
+        let entry = entries.iter().find(|entry| &*entry.id == "next").unwrap();
+        assert_eq!(&*entry.progress, "waits for a good configuration", "after {survived}");
+        // The job brings a definition, and has no signature.
+        bench.begin_with(Options { signed: true, ..options() }, None, None);
+        way.iter().for_each(|event| bench.step(event.clone()));
+        let code = bench.code("next");
+        assert_eq!(code, Some(Code::Refused), "after {survived}: {:?}", bench.jobs["next"]);
+        assert!(!bench.done.iter().any(|action| matches!(action, Action::Unpack { .. })), "after {survived}");
+        assert_eq!(bench.agents["web"].package.as_ref().map(|package| package.digest), Some(Digest([1; 32])));
+    }
+}
+
+#[test]
 fn an_upgrade_that_fails_only_when_it_is_resumed_is_undone() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 2, true)]);
