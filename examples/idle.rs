@@ -29,6 +29,8 @@ fn options() -> Options {
         times: Times::default(),
         packages: "/packages".into(),
         signed: false,
+        keyed: false,
+        closed: None,
         program: "/bootagent".into(),
         config: "/bootagent.json".into(),
         seed: 7,

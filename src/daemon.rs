@@ -174,8 +174,8 @@ struct Daemon {
     trust: trust::Trust,
     /// A bad configuration keeps us from exchanges and jobs.
     closed: bool,
-    /// The configuration file with which it was last tried to begin anew then.
-    tried: Option<Vec<u8>>,
+    /// The configuration file with which it was last tried to begin anew then, and when.
+    tried: Option<(Vec<u8>, Time)>,
     /// Downloads that began with bytes of an earlier attempt.
     resumed: Set<JobId>,
     /// Package tools that wait for one that an earlier daemon left running.

@@ -22,7 +22,7 @@ use crate::host::logs::{Log, Outputs};
 use crate::host::proc;
 use crate::host::store::{boot_id, can_be_read, Store};
 use crate::host::tree::Trees;
-use crate::kernel::{Level, Process, Resource, Sig};
+use crate::kernel::{Level, Process, Resource, Sig, Time};
 use crate::map::{Map, Set};
 use crate::model::event::{Action, Event};
 use crate::model::pace::{parse_servers, Server};
@@ -48,6 +48,9 @@ const CONFIGURATION: &str = "the configuration";
 
 /// How often a bad configuration that closes exchanges and jobs is looked at again, at least.
 const REOPEN: Duration = Duration::from_secs(10);
+
+/// After this it is tried again to begin anew with the same good one, as what keeps us from it may be over.
+const TRY_AGAIN: Duration = Duration::from_secs(300);
 
 /// Open files that we may have; one for each agent that is not our child, and some.
 const FILES: u64 = 65_536;
@@ -262,10 +265,11 @@ impl Daemon {
         }
         let (loaded, source) = files::config_in_use(&self.config_path);
         let text = loaded.text.unwrap_or_default();
-        if matches!(source, Source::Defaults(_)) || !ordered && self.tried.as_ref() == Some(&text) {
+        let lately = |(tried, at): &(Vec<u8>, Time)| *tried == text && monotonic().since(*at) < TRY_AGAIN;
+        if matches!(source, Source::Defaults(_)) || !ordered && self.tried.as_ref().is_some_and(lately) {
             return;
         }
-        self.tried = Some(text);
+        self.tried = Some((text, monotonic()));
         self.say(Level::Info, &"the configuration is good again: beginning anew with it");
         self.queue.push_back(Event::Reexec);
     }
