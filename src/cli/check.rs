@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::cli::{complain, list, print};
 use crate::host::disk::reason;
-use crate::host::files::{self, Configuration, Source};
+use crate::host::files::{self, Basis, Configuration};
 use crate::host::{identity, image};
 use crate::kernel::Uid;
 use crate::model::job::joined;
@@ -52,11 +52,11 @@ pub fn check(path: &Path) -> u8 {
     }
     list(&problems);
     match source {
-        Source::File => {}
-        Source::Copy => {
+        Basis::File => {}
+        Basis::Copy => {
             complain(&format_args!("a daemon that starts now runs on the last good copy of {}", path.display()))
         }
-        Source::Defaults(why) => complain(&format_args!("for a daemon that starts now: {}", files::closed(path, &why))),
+        Basis::Defaults(why) => complain(&format_args!("for a daemon that starts now: {}", files::closed(path, &why))),
     }
     if !problems.is_empty() {
         return 1;

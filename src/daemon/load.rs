@@ -15,7 +15,7 @@ use super::reexec::{installed, taken};
 use super::trust::Trust;
 use super::{fault, now, Copies, Daemon, Options};
 use crate::host::disk::{list, make_dir, make_durable_dir, publish, reason, Error};
-use crate::host::files::{self, Source};
+use crate::host::files::{self, Basis};
 use crate::host::helper::Binary;
 use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
@@ -72,7 +72,7 @@ impl Daemon {
         notes.extend(handover.as_ref().and_then(|read| read.as_ref().err()).map(|why| (Level::Error, unreadable(why))));
         let mut handover = handover.and_then(Result::ok);
         let (config, source, trouble) = configure(options, &mut notes);
-        let closed = matches!(source, Source::Defaults(_)).then(|| trouble.clone()).flatten();
+        let closed = matches!(source, Basis::Defaults(_)).then(|| trouble.clone()).flatten();
         let run_dir = Path::new(&*config.run_dir);
         make_dir(run_dir).map_err(|error| reason!("{error}; want a run_dir that can be written"))?;
         let kept = handover.as_ref().filter(|left| left.run_dir == *config.run_dir);
@@ -266,7 +266,7 @@ impl Daemon {
         let (loaded, source) = files::config_in_use(&self.config_path);
         let text = loaded.text.unwrap_or_default();
         let lately = |(tried, at): &(Vec<u8>, Time)| *tried == text && monotonic().since(*at) < TRY_AGAIN;
-        if matches!(source, Source::Defaults(_)) || !ordered && self.tried.as_ref().is_some_and(lately) {
+        if matches!(source, Basis::Defaults(_)) || !ordered && self.tried.as_ref().is_some_and(lately) {
             return;
         }
         self.tried = Some((text, monotonic()));
@@ -297,7 +297,7 @@ impl Daemon {
 }
 
 /// Reads the configuration; a bad one is replaced by the last good one, else by the defaults. Last, what is in trouble then.
-fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config>, Source, Option<Box<str>>) {
+fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config>, Basis, Option<Box<str>>) {
     let (loaded, source) = files::config_in_use(&options.config_path);
     let mut config = loaded.config;
     for problem in &loaded.problems {
@@ -305,15 +305,15 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config
         notes.push((Level::Error, problem.to_string()));
     }
     let used = match &source {
-        Source::File => {
+        Basis::File => {
             let store = Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir));
             if let Some(Err(error)) = loaded.text.as_ref().map(|text| keep_config(&store, &config, text)) {
                 notes.push((Level::Warn, format!("cannot keep a copy of the configuration: {error}")));
             }
             return (config, source, None);
         }
-        Source::Copy => "last good one is",
-        Source::Defaults(_) => {
+        Basis::Copy => "last good one is",
+        Basis::Defaults(_) => {
             config.checksecs = config.checksecs.min(REOPEN);
             "defaults are"
         }
@@ -322,12 +322,12 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config
     let told = format!("the configuration is bad: the {used} used, with state_dir \"{}\"", config.state_dir);
     notes.push((Level::Error, told.clone()));
     let trouble = match &source {
-        Source::Defaults(why) => files::closed(path, why),
-        Source::File | Source::Copy => {
+        Basis::Defaults(why) => files::closed(path, why),
+        Basis::File | Basis::Copy => {
             format!("{told}: \"bootagent check\" says what is wrong with {}", path.display())
         }
     };
-    if source != Source::Copy {
+    if source != Basis::Copy {
         notes.push((Level::Error, trouble.clone()));
     }
     (config, source, Some(trouble.into()))

@@ -2,7 +2,7 @@
 //!
 //! Text goes to `wire::config`, which says what is wrong in it; here is what is wrong with the files themselves. Run by
 //! root, a file that somebody else could have written is not read: whoever writes an agent's definition is root. What
-//! was last good of a definition is for the caller to know, who fills in `config::Source::good` before it has the sources read.
+//! was last good of a definition is for the caller to know, who fills in `Source::good` before it has the sources read.
 
 use std::ffi::{CStr, OsString};
 use std::fs::{self, Metadata, OpenOptions};
@@ -16,7 +16,7 @@ use crate::model::access::{self, Access, Place, Writer};
 use crate::reason::Reason;
 use crate::sys::account;
 use crate::sys::file::{attribute, attribute_of, read_text, read_up_to};
-use crate::wire::config::{self, Agents, Config, Problem, Source as Definition};
+use crate::wire::config::{self, Agents, Config, Problem, Source};
 use crate::wire::control::SOCKET;
 
 /// Where the configuration is unless `-c` says otherwise; only there it may be missing.
@@ -79,7 +79,7 @@ pub fn read_config(path: &Path) -> Loaded {
 
 /// What a daemon runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum Basis {
     /// The file, or all defaults where there is none and need not be one.
     File,
     /// The last good copy of a bad file.
@@ -92,21 +92,21 @@ pub enum Source {
 /// What a daemon with this configuration file runs on, and what is wrong with the file: in place of a bad one its last good
 /// copy, which is looked for in the state_dir that the file still names. A file that nobody need have written is missed
 /// when it once asked for signatures.
-pub fn config_in_use(path: &Path) -> (Loaded, Source) {
+pub fn config_in_use(path: &Path) -> (Loaded, Basis) {
     let loaded = read_config(path);
     let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
     in_use(path, loaded, &store)
 }
 
-fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Source) {
+fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Basis) {
     let gone = loaded.text.is_none() && loaded.problems.is_empty();
     if loaded.problems.is_empty() && !gone {
-        return (loaded, Source::File);
+        return (loaded, Basis::File);
     }
     let copy = store.kept(GOOD).map(|text| text.map(|text| config::read_config(GOOD, &text)));
     let asked = asked(store, &copy);
     if gone && asked.is_empty() {
-        return (loaded, Source::File);
+        return (loaded, Basis::File);
     }
     if gone {
         let text =
@@ -118,14 +118,14 @@ fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Source) {
         Ok(Some((_, problems))) if !problems.is_empty() => "the last good copy of it is damaged".into(),
         Ok(Some((config, _))) if config.asks_for(&asked) => {
             loaded.config = Box::new(config);
-            return (loaded, Source::Copy);
+            return (loaded, Basis::Copy);
         }
         Ok(Some(_)) => "the last good copy of it does not ask for all the signatures that were asked for".into(),
         Ok(None) => reason!("there is no good copy of it in state_dir \"{}\"", loaded.config.state_dir),
         Err(error) => reason!("the last good copy of it cannot be read: {}", reason(&error)),
     };
     loaded.config = Box::new(loaded.config.only_directories());
-    (loaded, Source::Defaults(why))
+    (loaded, Basis::Defaults(why))
 }
 
 /// The last good copy of the configuration, and what is wrong with it.
@@ -167,7 +167,7 @@ pub fn config_of_daemon(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let named = read.config.state_dir != usual.state_dir || read.config.run_dir != usual.run_dir;
     let sure = read.problems.is_empty() || whole || named;
     let (loaded, source) = config_in_use(path);
-    let is_copy = source == Source::Copy;
+    let is_copy = source == Basis::Copy;
     let is_there = || Path::new(&*usual.run_dir).join(SOCKET).exists();
     if sure || path == Path::new(CONFIG) && (is_copy || is_there()) {
         Ok(loaded)
@@ -197,8 +197,7 @@ pub fn read_agents(directory: &str) -> Agents {
 pub fn is_as_read(config: &Config) -> bool {
     let store = Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir));
     let Ok(Some(sources)) = read_directory(Path::new(&*config.agents_dir)) else { return true };
-    let same =
-        |source: &Definition| source.text.as_ref().ok() == store.good(&format!("agents.d/{}", source.file)).as_ref();
+    let same = |source: &Source| source.text.as_ref().ok() == store.good(&format!("agents.d/{}", source.file)).as_ref();
     sources.len() == store.good_definitions().len() && sources.iter().all(same)
 }
 
@@ -206,7 +205,7 @@ pub fn is_as_read(config: &Config) -> bool {
 ///
 /// # Errors
 /// Why the directory cannot be used at all.
-pub fn read_directory(directory: &Path) -> Result<Option<Vec<Definition>>, Reason> {
+pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Reason> {
     let Some(directory) = way(directory)? else { return Ok(None) };
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
@@ -227,7 +226,7 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Definition>>, Reaso
         let is_link = entry.file_type().map_err(unread_directory)?.is_symlink();
         let text = if is_link { read_file(&entry.path()) } else { read_alone(&entry.path(), false) };
         if let Some(text) = text.transpose() {
-            sources.push(Definition { file: file.into(), text, good: None });
+            sources.push(Source { file: file.into(), text, good: None });
         }
     }
     Ok(Some(sources))
@@ -617,21 +616,21 @@ mod tests {
             };
             let (loaded, source) = in_use(Path::new("x.json"), loaded, &store);
             let got = match &source {
-                Source::File => "file",
-                Source::Copy => "copy",
-                Source::Defaults(why) => why,
+                Basis::File => "file",
+                Basis::Copy => "copy",
+                Basis::Defaults(why) => why,
             };
             assert!(got.contains(want), "{file:?} {copy:?} {guards:?}: want {want}, got {got}");
-            assert_eq!(loaded.problems.is_empty(), source == Source::File, "{file:?} {copy:?} {guards:?}");
+            assert_eq!(loaded.problems.is_empty(), source == Basis::File, "{file:?} {copy:?} {guards:?}");
             let asks = !loaded.config.guards().is_empty();
-            assert!(!(asks && matches!(source, Source::Defaults(_))));
+            assert!(!(asks && matches!(source, Basis::Defaults(_))));
         }
         // What is there and cannot be read may say anything.
         let scratch = Scratch::new("unread");
         let store = Store::open(&scratch.0.join("state"), &scratch.0.join("run")).unwrap();
         fs::create_dir(scratch.0.join("state/guards")).unwrap();
         let loaded = Loaded { config: Box::default(), text: None, problems: Vec::new() };
-        assert!(matches!(in_use(Path::new("x.json"), loaded, &store).1, Source::Defaults(_)));
+        assert!(matches!(in_use(Path::new("x.json"), loaded, &store).1, Basis::Defaults(_)));
     }
 
     #[test]
