@@ -16,3 +16,8 @@ pub mod work;
 pub mod host;
 pub mod daemon;
 pub mod cli;
+
+#[cfg(test)]
+#[path = "../tests/util/skip.rs"]
+#[allow(dead_code)]
+mod skip;

@@ -20,7 +20,7 @@ impl Reference {
     /// Starts one over the directories of `host`; `None` where the example was not built.
     fn start(host: &Host) -> Option<Reference> {
         let program = example("bootserver").or_else(|| {
-            eprintln!("skipped: needs the example bootserver (cargo build --examples)");
+            skipped("the example bootserver (cargo build --examples)");
             None
         })?;
         let mut command = Command::new(program);

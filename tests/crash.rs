@@ -168,7 +168,7 @@ fn rpms_survive() {
 
 /// Upgrades, good and bad, with the daemon killed at random moments; the seed is fixed, the moments are the machine's.
 fn kills(kind: Kind) {
-    if std::env::var_os("BOOTAGENT_TEST_BIN").is_some() && cfg!(not(debug_assertions)) {
+    if needs_faults() {
         return;
     }
     let all: usize = std::env::var("UPGRADE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);

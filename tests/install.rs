@@ -411,7 +411,7 @@ fn an_rpm_is_installed_upgraded_and_removed() {
 #[test]
 fn the_demo_works() {
     let Some(server) = example("bootserver") else {
-        eprintln!("skipped: needs the example bootserver (cargo build --examples)");
+        skipped("the example bootserver (cargo build --examples)");
         return;
     };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo.sh");

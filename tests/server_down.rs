@@ -249,8 +249,8 @@ fn a_server_that_comes_back_is_found() {
     // It lasts over another image.
     host.ok(&["reexec"]);
     assert!(host.ok(&["status", "--json"]).contains("\"silence\":"));
-    // Another test may have got the port meanwhile.
-    let Ok(server) = Server::on(port) else { return };
+    // Another test may have the port for a moment.
+    let server = patiently(|| Server::on(port).ok()).expect("the port is free again");
     host.wait("a report to the server that came back", || !server.statuses().is_empty());
     host.ok(&["report"]);
     assert!(!host.ok(&["status"]).contains(silence));

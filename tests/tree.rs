@@ -53,7 +53,7 @@ fn main() {
     let state_dir = format!("/tmp/bootagent-tree-{}", std::process::id());
     let none = Limits::over(Vec::new(), &state_dir, None);
     let world = World { failures: FailurePipe::new().expect("a pipe"), state_dir, none };
-    let all = std::env::var_os("BOOTAGENT_TEST_ALL").is_some_and(|value| value == "1");
+    let all = std::env::var_os("BOOTAGENT_TEST_ALL").is_some_and(|value| !value.is_empty());
     let filter: Option<String> = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let (mut passed, mut failed, mut skipped, mut filtered) = (0, 0, 0, 0);
     for (name, test) in TESTS {
@@ -67,7 +67,7 @@ fn main() {
                 passed += 1;
             }
             Ok(Some(why)) if !all => {
-                println!("test {name} ... skipped: {why}");
+                println!("test {name} ... ignored, {why}");
                 skipped += 1;
             }
             Ok(Some(reason)) => {

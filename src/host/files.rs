@@ -647,7 +647,7 @@ mod tests {
     #[test]
     fn root_reads_nothing_that_others_can_write() {
         if !as_root() {
-            println!("skipped: needs root");
+            crate::skip::skipped("root");
             return;
         }
         let scratch = Scratch::new("open");

@@ -4,6 +4,9 @@ mod exchange;
 mod ftp;
 mod http;
 mod server;
+#[path = "../util/skip.rs"]
+#[allow(dead_code)]
+mod skip;
 mod unpack;
 
 use std::io::Write;
@@ -30,7 +33,7 @@ fn needs_short_times() -> bool {
     let has = std::env::var_os("BOOTAGENT_TEST_BIN").is_none()
         || std::fs::read(binary()).is_ok_and(|bytes| bytes.windows(mark.len()).any(|part| part == mark));
     if !has {
-        eprintln!("skipped: a release takes no short times");
+        skip::cannot_apply("a release takes no short times");
     }
     !has
 }
@@ -142,11 +145,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Whether `tool` is there; if not, says so once, or fails when everything must be tested.
+/// Whether `tool` is there; if not, says that the test is skipped, or fails when everything must be tested.
 fn have(tool: &str, there: bool) -> bool {
-    if !there {
-        assert!(std::env::var_os("BOOTAGENT_TEST_ALL").is_none(), "needs {tool} (make deps)");
-        eprintln!("skipped: needs {tool} (make deps)");
-    }
-    there
+    there || !skip::skipped(tool)
 }

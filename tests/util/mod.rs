@@ -4,6 +4,7 @@
 //! Nothing here has a fixed name or port, so that tests run side by side. A `Host` ends every process it caused, found by
 //! its directory in their environment or arguments, and no other. `BOOTAGENT_TEST_BIN` names another binary to test,
 //! `BOOTAGENT_TEST_KEEP` keeps the directories, `BOOTAGENT_TEST_ALL` turns every skip into a failure.
+//! A test that is skipped is ignored, not passed (`skip`).
 
 // Each test crate uses its own part of this.
 #![allow(dead_code, unused_imports)]
@@ -14,6 +15,7 @@ mod packages;
 mod programs;
 mod random;
 mod server;
+mod skip;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -35,6 +37,7 @@ pub use packages::*;
 pub use programs::*;
 pub use random::*;
 pub use server::*;
+pub use skip::*;
 
 /// How long a condition may take to come true. Generous: it costs time only in a test that fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);

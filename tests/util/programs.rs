@@ -152,7 +152,7 @@ pub fn is_emulated() -> bool {
 /// Whether a test is skipped as the binary under test is emulated, and the emulator has not got `what`.
 pub fn emulator_lacks(what: &str) -> bool {
     if is_emulated() {
-        eprintln!("skipped: under an emulator there is no {what}");
+        cannot_apply(&format!("under an emulator there is no {what}"));
     }
     is_emulated()
 }
@@ -170,7 +170,7 @@ pub fn lacks_faults() -> bool {
 /// Whether a test is skipped as it asks for faults or short times, and the binary under test is a release.
 pub fn needs_faults() -> bool {
     if lacks_faults() {
-        eprintln!("skipped: a release takes no faults and no short times");
+        cannot_apply("a release takes no faults and no short times");
     }
     lacks_faults()
 }
@@ -188,13 +188,6 @@ pub fn lacks(program: &str) -> bool {
 /// How often something is done: what the variable says, for a run of hours, or as often as there is time for every day.
 pub fn variable(name: &str, usual: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
-}
-
-/// Says that a test is skipped, or fails where every test must run.
-pub fn skipped(what: &str) -> bool {
-    assert!(std::env::var_os("BOOTAGENT_TEST_ALL").is_none(), "this test needs {what} (make deps)");
-    eprintln!("skipped: needs {what} (make deps)");
-    true
 }
 
 /// A program on the PATH.
