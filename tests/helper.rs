@@ -45,7 +45,6 @@ fn main() {
         test(&mut host);
         println!("test {name} ... ok");
     }
-    let _ = fs::remove_dir_all(&host.dir);
     println!("\ntest result: ok. {} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n", tests.len());
 }
 
@@ -54,6 +53,12 @@ struct Host {
     binary: Binary,
     failures: FailurePipe,
     dir: std::path::PathBuf,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
 }
 
 impl Host {

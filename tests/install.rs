@@ -293,7 +293,7 @@ fn an_install_survives_the_death_of_the_daemon() {
         let package = tarball(&host, "web", &version, &staying("up"), &[]);
         server.give(&install(&server, &id, "web", &package).text());
         host.wait("the job to be received", || host.job(&id).is_some());
-        std::thread::sleep(Duration::from_millis(delay));
+        let_pass(Duration::from_millis(delay));
         host.kill9();
         host.start();
         let (code, message) = host.result(&server, &id);
@@ -307,7 +307,8 @@ fn an_install_survives_the_death_of_the_daemon() {
     assert_eq!(entries(&host.path("state/downloads")), [] as [PathBuf; 0]);
 }
 
-/// Removes a package of the host's own package manager when the test ends, however it does.
+/// Removes a package of the host's own package manager when the test ends, however it does; made before the host, so
+/// that no installer is left.
 struct Purge(&'static [&'static str], String);
 
 impl Drop for Purge {
@@ -338,11 +339,11 @@ fn a_deb_is_installed_upgraded_undone_and_removed() {
     if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
         return;
     }
-    let (server, host) = pair();
     let name = unique_name("batest");
     // The package's own name is another one than the agent's.
     let package_name = format!("{name}-pkg");
     let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    let (server, host) = pair();
     let make = |version: &str, script: &str, maintainer: &[(&str, &str)]| {
         let files = host_files(&name, version, script);
         deb(&host, &package_name, version, &borrowed(&files), maintainer)
@@ -383,10 +384,10 @@ fn an_rpm_is_installed_upgraded_and_removed() {
     if lacks_root() || lacks("rpmbuild") || lacks("rpm") {
         return;
     }
-    let (server, host) = pair();
     let name = unique_name("batest-rpm");
     let package_name = format!("{name}-pkg");
     let _purge = Purge(&["rpm", "-e"], package_name.clone());
+    let (server, host) = pair();
     let known = || run(Command::new("rpm").args(["-q", "--qf", "%{VERSION}", &package_name])).unwrap();
     for version in ["1.0", "2.0"] {
         let files = host_files(&name, version, &staying("rpm"));
@@ -451,10 +452,10 @@ fn formats_may_cross_and_be_undone() {
     if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
         return;
     }
-    let (server, host) = pair();
     let name = unique_name("batest-cross");
     let package_name = format!("{name}-pkg");
     let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    let (server, host) = pair();
     let in_deb = |version: &str, script: &str| {
         deb(&host, &package_name, version, &borrowed(&host_files(&name, version, script)), &[])
     };
@@ -504,13 +505,13 @@ fn a_script_that_hangs_is_killed_and_undone() {
     if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
         return;
     }
+    let name = unique_name("batest-hang");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package_name.clone());
     let server = Server::new();
     let mut host = Host::with(&server);
     host.env("BOOTAGENT_LOCK_SECS", "0.2").env("BOOTAGENT_TOOL_SECS", "6");
     host.start();
-    let name = unique_name("batest-hang");
-    let package_name = format!("{name}-pkg");
-    let _purge = Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package_name.clone());
     let mark = unique_name("98");
     // The script is stopped by a signal, as is what called it.
     let hang = format!("#!/bin/sh\nsleep {} & kill -STOP $PPID $$\n", mark.replace('-', ""));
@@ -532,10 +533,10 @@ fn a_held_lock_is_waited_for() {
     if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
         return;
     }
-    let (server, host) = pair();
     let name = unique_name("batest-lock");
     let package_name = format!("{name}-pkg");
     let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    let (server, host) = pair();
     const HOLD: &str = "import fcntl,sys\nf=open('/var/lib/dpkg/lock-frontend','w')\nfcntl.lockf(f,fcntl.LOCK_EX)\n\
         print('held',flush=True)\nsys.stdin.read()\n";
     let mut python = Command::new("python3");

@@ -11,7 +11,6 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use util::*;
 
@@ -73,7 +72,7 @@ fn install(server: &Server, id: &str, name: &str, package: &Package) -> Job {
     Job::new(id, "install", name).package(&url, package).set("startsecs", "0.5")
 }
 
-/// Removes files and packages when the test ends, however it does.
+/// Removes files and packages when the test ends, however it does; made before the host, so that no installer is left.
 struct Cleanup {
     files: Vec<PathBuf>,
     commands: Vec<Vec<String>>,
@@ -299,7 +298,7 @@ fn an_rpm_waits_for_its_lock_and_is_killed_when_a_script_hangs() {
     server.give(&next.text());
     let installing = || host.job("r2").is_some_and(|row| text(&row, "state") == "installing");
     host.wait("the installer to be at work", installing);
-    assert!(holds(Duration::from_secs(1), || server.result("r2").is_none()), "{:?}", server.result("r2"));
+    assert!(stays(|| server.result("r2").is_none()), "{:?}", server.result("r2"));
     drop(holder);
     assert_eq!(host.result(&server, "r2").0, 0);
     assert_eq!(host.wait_running(&name).version, "1.1");
@@ -334,10 +333,10 @@ fn a_service_that_a_package_starts_is_left_alone() {
     if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
         return;
     }
-    let (server, mut host) = pair(|_| String::new());
     let name = unique_name("batest");
     let package = format!("{name}-pkg");
     let mut cleanup = Cleanup::of(&name, &[&["dpkg", "--purge", &package]]);
+    let (server, mut host) = pair(|_| String::new());
     let mark = unique_name("96").replace('-', "");
     // As a daemon does it: a session of its own, and its parent is gone.
     let postinst = format!("#!/bin/sh\nsetsid sleep {mark} >/dev/null 2>&1 </dev/null &\nexit 0\n");
@@ -410,10 +409,10 @@ fn an_installer_that_outlives_the_daemon_is_waited_for() {
     if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
         return;
     }
-    let (server, mut host) = pair(|_| String::new());
     let name = unique_name("batest");
     let package_name = format!("{name}-pkg");
     let _cleanup = Cleanup::of(&name, &[&["dpkg", "--purge", &package_name]]);
+    let (server, mut host) = pair(|_| String::new());
     let (steps, go) = (host.path("steps").display().to_string(), host.path("go").display().to_string());
     let waits = format!("i=0; while [ ! -e {go} ] && [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done");
     let script = format!("#!/bin/sh\necho begin >>{steps}\n{waits}\necho end >>{steps}\n");
@@ -427,7 +426,7 @@ fn an_installer_that_outlives_the_daemon_is_waited_for() {
     host.start();
     let waited = || host.read("log/bootagent.log").contains("of an earlier daemon");
     host.wait("the next daemon to wait for it", waited);
-    assert!(holds(Duration::from_millis(500), || host.read("steps") == "begin\n" && server.result("o1").is_none()));
+    assert!(stays(|| host.read("steps") == "begin\n" && server.result("o1").is_none()));
     host.write("go", "");
     let told = (0..4).find_map(|_| patiently(|| server.result("o1")));
     assert_eq!(told.map(|(code, _)| code), Some(0), "{}", host.logs());
@@ -448,12 +447,17 @@ fn what_is_gone_is_brought_again() {
     assert_eq!(host.wait_running("web").version, "1.0");
     host.does(&server, &Job::new("g4", "uninstall", "web"), 0);
     assert_eq!(entries(&host.path("state/packages")), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn a_deb_that_is_gone_is_brought_again() {
     if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
         return;
     }
     let name = unique_name("batest");
     let package_name = format!("{name}-pkg");
     let _cleanup = Cleanup::of(&name, &[&["dpkg", "--purge", &package_name]]);
+    let (server, host) = pair(|_| String::new());
     let package = deb(&host, &package_name, "1.0", &borrowed(&rpm_files(&name, "1.0", &staying("deb"))), &[]);
     host.does(&server, &install(&server, "g5", &name, &package), 0);
     host.does(&server, &Job::new("g6", "stop", &name), 0);

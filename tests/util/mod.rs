@@ -29,6 +29,7 @@ use std::sync::mpsc::{channel, Receiver};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use bootagent::host::cgroup::{group_name, hierarchies};
 use miniserde::json::{self, Number, Value};
 
 pub use cutter::*;
@@ -88,6 +89,7 @@ impl Host {
         let name = format!("bootagent-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(dir.join("agents.d")).expect("a directory for the test");
+        note_made(&group_name(&dir.join("state").display().to_string()));
         // Agents of other users come through here, and nobody else may write, whatever the umask is.
         for path in [dir.clone(), dir.join("agents.d")] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the test's own directory");
@@ -395,15 +397,17 @@ impl Host {
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
+impl Host {
+    /// Ends the daemon and every process that this host caused, and removes its control groups.
+    pub fn finish(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
-        let mut groups = Vec::new();
+        let mut groups = self.control_groups();
         for _ in 0..200 {
-            let left = self.processes();
+            let mut left = self.processes();
+            left.extend(groups.iter().flat_map(|group| members(group)));
             if left.is_empty() {
                 break;
             }
@@ -413,14 +417,53 @@ impl Drop for Host {
             }
             pause();
         }
-        for group in groups {
-            let _ = fs::remove_dir(&group);
-            let _ = group.parent().map(fs::remove_dir);
+        groups.sort();
+        groups.dedup();
+        // A group is busy for a moment more after the end of its last process.
+        for _ in 0..100 {
+            // Those below first.
+            let left = groups.iter().rev().filter(|group| fs::remove_dir(group).is_err() && group.exists()).count();
+            if left == 0 {
+                break;
+            }
+            pause();
         }
+    }
+
+    /// The control groups that daemons of this host have made and left.
+    fn control_groups(&self) -> Vec<PathBuf> {
+        let state_dir = self.config.get("state_dir").and_then(|text| json::from_str::<String>(text).ok());
+        let name = group_name(&state_dir.unwrap_or_default());
+        let read = |file| fs::read_to_string(file).unwrap_or_default();
+        let hierarchies = hierarchies(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
+        let places = hierarchies.into_iter().flat_map(|one| [one.mount.join(&name), one.own.join(&name)]);
+        let mut found = Vec::new();
+        for place in places.filter(|place| place.is_dir()) {
+            found.extend(entries(&place).into_iter().filter(|path| path.is_dir()));
+            found.push(place);
+        }
+        found
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.finish();
         if std::env::var_os("BOOTAGENT_TEST_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
+}
+
+/// The living processes in a control group.
+fn members(group: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1 && alive(*pid)).collect()
+}
+
+/// Whether a control group is the one of all agents of a host in a test.
+fn named_by_us(group: &Path) -> bool {
+    group.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bootagent-"))
 }
 
 /// The control groups of our making that a process is in.
@@ -432,7 +475,9 @@ fn control_groups(pid: i32) -> Vec<PathBuf> {
         if path.contains("/bootagent-") {
             let root = Path::new("/sys/fs/cgroup");
             for mount in ["", "unified", controllers.trim_start_matches("name=")] {
-                found.push(root.join(mount).join(path.trim_start_matches('/')));
+                let group = root.join(mount).join(path.trim_start_matches('/'));
+                found.extend(group.parent().filter(|above| named_by_us(above)).map(PathBuf::from));
+                found.push(group);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use super::{definition, run, write_program, Host};
+use super::{definition, note_made, run, write_program, Host};
 
 /// A package file.
 pub struct Package {
@@ -41,7 +41,9 @@ pub fn staying(word: &str) -> String {
 /// A name that no other test and no real package has.
 pub fn unique_name(prefix: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("{prefix}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst))
+    let name = format!("{prefix}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+    note_made(&name);
+    name
 }
 
 /// A tarball with `bin/agent` (the script) and a definition of agent `name` that runs it, in one top directory.

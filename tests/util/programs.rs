@@ -34,7 +34,7 @@ pub fn run(command: &mut Command) -> Option<Ran> {
                 let _ = child.wait();
                 return None;
             }
-            None => std::thread::sleep(Duration::from_millis(2)),
+            None => let_pass(Duration::from_millis(2)),
         }
     };
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
@@ -44,10 +44,28 @@ pub fn run(command: &mut Command) -> Option<Ran> {
     Some(Ran { code, out: text(out), err: text(err) })
 }
 
-/// Removes what a test has installed, at its end: dpkg ends with 2 while another one holds its lock.
+/// Removes what a test has installed, at its end: `words` are a command of dpkg or rpm, the package last. It is tried
+/// until the package is gone, as another one may hold the database's lock.
 pub fn remove_package(words: &[impl AsRef<std::ffi::OsStr>]) {
-    let _ = patiently(|| run(Command::new(&words[0]).args(&words[1..])).filter(|ran| ran.code != 2));
+    let (tool, package) = (words[0].as_ref(), words[words.len() - 1].as_ref());
+    let [query, option] = if tool == "rpm" { ["rpm", "-q"] } else { ["dpkg-query", "-W"] };
+    let gone = || run(Command::new(query).arg(option).arg(package)).is_some_and(|ran| ran.code != 0);
+    let removed = patiently(|| {
+        let _ = run(Command::new(tool).args(&words[1..]));
+        gone().then_some(())
+    });
+    if removed.is_none() {
+        eprintln!("package {} stays in the database of {}", package.to_string_lossy(), tool.to_string_lossy());
+    }
     let _ = std::fs::remove_dir("/usr/lib/bootagent");
+}
+
+/// Notes for tests/run the name of something that a test makes on this host beside its directory, so that it knows what
+/// is of this run when it looks for what is left.
+pub fn note_made(name: &str) {
+    let Some(file) = std::env::var_os("BOOTAGENT_TEST_RUN").map(|run| Path::new(&run).join("made")) else { return };
+    let mut file = OpenOptions::new().append(true).create(true).open(file).expect("the run's directory is there");
+    std::io::Write::write_all(&mut file, format!("{name}\n").as_bytes()).expect("the run's file can be written");
 }
 
 /// Reads a pipe to its end in a thread of its own.
@@ -79,10 +97,24 @@ pub fn patiently<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
 
 /// Between two looks at a condition.
 pub fn pause() {
-    std::thread::sleep(Duration::from_millis(20));
+    let_pass(Duration::from_millis(20));
 }
 
-/// Holds for `time` that `condition` is true, looking all the while; for what must not happen.
+/// How long a test looks whether something happens that must not, and that no later event would show: longer than it
+/// takes to start an agent again, or to send a report, with the times that a `Host` has.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// Whether `condition` is true for a short while; for what must not happen, where there is nothing to wait for.
+pub fn stays(condition: impl FnMut() -> bool) -> bool {
+    holds(WINDOW, condition)
+}
+
+/// Lets time pass where time is what is tried: a kill at that moment, a server that is slow. Not to wait for something.
+pub fn let_pass(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Holds for `time` that `condition` is true, looking all the while.
 pub fn holds(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + time;
     while Instant::now() < deadline {

@@ -312,7 +312,7 @@ impl Shared {
                         break;
                     }
                     stream.write_all(&[byte])?;
-                    std::thread::sleep(Duration::from_millis(200));
+                    super::let_pass(Duration::from_millis(200));
                 }
                 Ok(())
             }
