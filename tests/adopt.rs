@@ -31,16 +31,6 @@ fn mark(number: u32) -> String {
     format!("{number}.{}", std::process::id())
 }
 
-/// Numbers that look random, the same ones every time.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
-
 /// Defines agents of every kind; returns each one's name and the mark of its main process.
 fn every_kind(host: &Host, first: u32) -> Vec<(&'static str, String)> {
     let marks: Vec<String> = (first..first + 6).map(mark).collect();
@@ -61,7 +51,7 @@ fn every_kind(host: &Host, first: u32) -> Vec<(&'static str, String)> {
 fn kill_at_random(host: &mut Host, first: u32, rounds: u64) {
     host.set("restartsecs", "0.05").set("log_level", "\"info\"");
     let agents = every_kind(host, first);
-    let mut dice = Dice(u64::from(first));
+    let mut dice = Random(u64::from(first));
     let mut orders: Vec<Child> = Vec::new();
     host.start();
     let quiet = host.wait_running("simple").pid;
@@ -71,7 +61,7 @@ fn kill_at_random(host: &mut Host, first: u32, rounds: u64) {
             let name = agents[1 + dice.below(5) as usize].0;
             orders.push(host.begin(&[["restart", "stop", "start"][dice.below(3) as usize], name]));
         }
-        std::thread::sleep(Duration::from_millis(dice.below(120)));
+        let_pass(Duration::from_millis(dice.below(120)));
         host.kill9();
         for order in &mut orders {
             let _ = order.kill();
@@ -385,7 +375,7 @@ fn a_stop_is_completed_by_the_next_daemon() {
     host.wait("the rest of it to end", || host.agents_processes().is_empty());
     let agent = host.wait_seen("web", "to be stopped", |agent| agent.status == "stoped");
     assert_eq!(agent.pid, 0);
-    assert!(holds(Duration::from_millis(500), || copies(&mark).is_empty()), "started against its order");
+    assert!(stays(|| copies(&mark).is_empty()), "started against its order");
 }
 
 #[test]

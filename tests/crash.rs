@@ -108,8 +108,10 @@ fn walks(kind: Kind, steps: &'static [Step], disaster: Disaster, stride: usize, 
     if needs_faults() {
         return;
     }
+    // They have the name of the test, under which a skip is noted.
+    let named = || std::thread::Builder::new().name(std::thread::current().name().unwrap_or_default().to_string());
     let threads: Vec<_> = (0..shares)
-        .map(|share| std::thread::spawn(move || walk(kind, steps, disaster, stride, (share, shares))))
+        .map(|share| named().spawn(move || walk(kind, steps, disaster, stride, (share, shares))).expect("a thread"))
         .collect();
     let tried: usize = threads.into_iter().map(|thread| thread.join().expect("the walk goes well")).sum();
     eprintln!("{kind:?} {} {disaster:?}: {tried} points", steps[0].action);
@@ -180,7 +182,7 @@ fn kills(kind: Kind) {
     walk.does(&step("upgrade", BROKEN, 8, "1.0"));
     let whole = began.elapsed();
     let mut running = "1.0";
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
     for n in 0..all.div_ceil(3) {
         let step = match n % 3 {
             2 if running == "1.0" => step("upgrade", "2.0", 0, "2.0"),
@@ -193,12 +195,9 @@ fn kills(kind: Kind) {
         let mut delays = Vec::new();
         // Some are killed twice.
         for _ in 0..=usize::from(n % 4 == 3) {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            let delay = whole.mul_f64((random % 1000) as f64 / 1000.0);
+            let delay = whole.mul_f64(random.below(1000) as f64 / 1000.0);
             delays.push(delay);
-            std::thread::sleep(delay);
+            let_pass(delay);
             walk.host.kill9();
             walk.host.start();
         }

@@ -280,7 +280,7 @@ fn slowness_disturbs_nobody_and_is_no_stall() {
         for byte in body.chunks(1) {
             send(stream, byte);
             if !*now.lock().expect("not poisoned") {
-                std::thread::sleep(Duration::from_millis(300));
+                let_pass(Duration::from_millis(300));
             }
         }
     });

@@ -4,7 +4,6 @@
 mod util;
 
 use std::fs;
-use std::time::Duration;
 
 use util::*;
 
@@ -117,5 +116,5 @@ fn of_too_many_events_the_oldest_are_left_out_and_counted() {
     host.wait("more reports", || server.statuses().len() > count + 2);
     let drops = events(&server).iter().filter(|event| event.contains("events dropped")).count();
     assert!(drops <= 2, "told {drops} times");
-    assert!(holds(Duration::from_millis(200), || host.status().is_some()));
+    assert!(host.status().is_some());
 }

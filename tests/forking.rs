@@ -8,7 +8,6 @@ use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
 
 use bootagent::host::cgroup::group_name;
 
@@ -136,7 +135,7 @@ fn lives_with(kind: fn(&Host) -> Kind, with_pidfile: bool) {
     };
     let first = whole(&host, 0, 0);
     let before = running(&host, program);
-    assert!(holds(Duration::from_millis(500), || running(&host, program) == before), "{}", host.logs());
+    assert!(stays(|| running(&host, program) == before), "{}", host.logs());
 
     // The main process dies: what it leaves is ended, and it is started again.
     kill(first, "KILL");

@@ -37,8 +37,10 @@ fn an_agent_is_stopped_started_and_restarted() {
     host.does(&server, &Job::new("j-stop-again", "stop", "web"), 0);
     // A stop by a job is remembered as one by hand.
     host.kill9();
+    server.forget();
     host.start();
-    assert!(holds(Duration::from_millis(400), || !host.seen("web").unwrap().runs()));
+    host.wait("reports of the next daemon", || server.statuses().len() >= 2);
+    assert!(!host.seen("web").unwrap().runs());
 
     host.does(&server, &Job::new("j-start", "start", "web"), 0);
     let first = host.wait_running("web").pid;
@@ -345,7 +347,7 @@ fn a_job_ends_as_it_would_have_though_the_daemon_dies() {
         let id = format!("r{n}");
         server.give(&Job::new(&id, "restart", "slow").text());
         host.wait("the job to be received", || host.job(&id).is_some());
-        std::thread::sleep(Duration::from_millis(delay));
+        let_pass(Duration::from_millis(delay));
         host.kill9();
         host.start();
         assert_eq!(host.result(&server, &id).0, 0, "after {delay} ms\n{}", host.logs());

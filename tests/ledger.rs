@@ -6,7 +6,6 @@
 mod util;
 
 use std::fs;
-use std::time::Duration;
 
 use util::*;
 
@@ -183,5 +182,6 @@ fn mangled_jobs_are_answered_or_left_and_cost_nothing() {
     }
     assert!(host.seen("web").is_some() && host.status().is_some());
     assert!(fs::read_dir(host.path("state/jobs")).expect("the ledger").count() <= jobs.len());
-    assert!(holds(Duration::from_millis(300), || host.seen("web").is_some_and(|seen| seen.runs())));
+    // The last of them was answered, so none of the others is still to be done.
+    assert!(host.seen("web").is_some_and(|seen| seen.runs()));
 }

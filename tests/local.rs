@@ -149,7 +149,8 @@ fn commands_are_roots_and_cannot_be_blocked() {
     let ran = run(&mut stranger).expect("it ends");
     assert!(!ran.out.contains("\"code\":0"), "{ran:?}");
     assert!(ran.out.contains("only root may give commands") || !ran.err.is_empty(), "{ran:?}");
-    assert!(holds(Duration::from_millis(500), || host.seen("web").is_some_and(|agent| agent.runs())));
+    // The daemon takes one command after the other: this one came after the stranger's.
+    assert!(host.seen("web").is_some_and(|agent| agent.runs()));
 }
 
 #[test]
@@ -194,7 +195,7 @@ fn a_thousand_clients_hold_up_nobody() {
     host.wait("as many clients as are taken", || descriptors() > 64);
     kill(pid, "KILL");
     host.wait("the next process", || host.read("log/bootagent.log").matches("agent \"web\": started").count() >= 2);
-    assert!(holds(Duration::from_millis(300), || descriptors() < 150), "{} descriptors", descriptors());
+    assert!(stays(|| descriptors() < 150), "{} descriptors", descriptors());
     over.store(true, Ordering::SeqCst);
     for thread in [talker, stammerer, crowd] {
         thread.join().expect("no panic");

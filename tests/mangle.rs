@@ -1,6 +1,13 @@
 //! Every parser over every fixture, cut at each byte and with bytes changed, by a fixed seed, and over what the fuzzers have
 //! found to be worth a try (`fuzz/corpus`): nothing panics, nothing takes for ever, and what is accepted keeps its promises.
 
+#[path = "util/random.rs"]
+#[allow(dead_code)]
+mod random;
+
+#[path = "../fuzz/properties.rs"]
+mod properties;
+
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,8 +15,7 @@ use std::time::{Duration, Instant};
 use bootagent::wire::handover::{self, Handover};
 use bootagent::work;
 
-#[path = "../fuzz/properties.rs"]
-mod properties;
+use random::Random;
 
 /// How many changed copies are made of each fixture.
 const ROUNDS: usize = 3_000;
@@ -38,18 +44,6 @@ const TOKENS: [&[u8]; 20] = [
     b"18446744073709551616",
 ];
 
-/// A generator of numbers that is the same everywhere (xorshift64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound.max(1) as u64) as usize
-    }
-}
-
 /// The files of a folder.
 fn files(folder: &str) -> Vec<Vec<u8>> {
     let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).expect("the folder is there");
@@ -60,7 +54,8 @@ fn files(folder: &str) -> Vec<Vec<u8>> {
 /// Hands each mangled copy of each fixture to `parse`.
 fn mangle(fixtures: &[Vec<u8>], parse: fn(&[u8])) {
     let began = Instant::now();
-    let mut numbers = Numbers(0x5eed_b007_a6e7);
+    let mut random = Random(0x5eed_b007_a6e7);
+    let mut below = |bound: usize| random.below(bound as u64) as usize;
     assert!(!fixtures.is_empty(), "no fixture");
     for fixture in fixtures {
         for end in 0..=fixture.len() {
@@ -68,13 +63,13 @@ fn mangle(fixtures: &[Vec<u8>], parse: fn(&[u8])) {
         }
         for _ in 0..ROUNDS {
             let mut copy = fixture.clone();
-            for _ in 0..=numbers.below(3) {
-                let at = numbers.below(copy.len());
-                match numbers.below(4) {
-                    0 => copy[at] ^= 1 << numbers.below(8),
-                    1 => copy[at] = numbers.below(256) as u8,
-                    2 => drop(copy.splice(at..at, TOKENS[numbers.below(TOKENS.len())].iter().copied())),
-                    _ => drop(copy.drain(at..(at + 1 + numbers.below(16)).min(copy.len()))),
+            for _ in 0..=below(3) {
+                let at = below(copy.len());
+                match below(4) {
+                    0 => copy[at] ^= 1 << below(8),
+                    1 => copy[at] = below(256) as u8,
+                    2 => drop(copy.splice(at..at, TOKENS[below(TOKENS.len())].iter().copied())),
+                    _ => drop(copy.drain(at..(at + 1 + below(16)).min(copy.len()))),
                 }
                 if copy.is_empty() {
                     break;

@@ -4,7 +4,6 @@
 mod util;
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use util::*;
 
@@ -130,7 +129,7 @@ fn without_files_on_the_whole_host_nothing_is_lost() {
     kill(pids[0], "KILL");
     host.wait("its end to be noticed", || said(&host, "killed by SIGKILL") == 1);
     host.wait("what is refused to be said", || said(&host, "Too many open files in system") > 0);
-    assert!(holds(Duration::from_secs(1), || alive(host.pid()) && alive(pids[1])));
+    assert!(stays(|| alive(host.pid()) && alive(pids[1])));
     assert!((1..=3).contains(&said(&host, "Too many open files in system")), "{}", host.logs());
     drop(refusal);
     is_made_good(&server, &host, pids);

@@ -7,7 +7,6 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::Duration;
 
 use util::*;
 
@@ -98,7 +97,8 @@ fn a_good_binary_takes_the_place_of_the_old_one() {
     assert_eq!(fs::read(host.path("bin/bootagent")).unwrap(), again);
     assert!(host.lives());
     assert_eq!(host.wait_running("web").pid, pid);
-    assert!(holds(Duration::from_millis(700), || server.times_taken("u1") == 1 && server.times_taken("u2") == 1));
+    host.does(&server, &Job::new("last", "restart", "web"), 0);
+    assert_eq!((server.times_taken("u1"), server.times_taken("u2")), (1, 1));
 }
 
 #[test]
@@ -152,7 +152,8 @@ fn after_a_binary_that_ends_or_hangs_the_old_one_runs_again() {
         assert_eq!(fs::read(host.path("bin/bootagent")).unwrap(), old);
         assert_eq!(host.wait_running("web").pid, pid, "{id}");
         assert_eq!(daemons(&host).len(), 1, "{id}: {:?}\n{}", daemons(&host), host.logs());
-        assert!(holds(Duration::from_millis(700), || server.times_taken(id) == 1));
+        host.does(&server, &Job::new("next", "start", "web"), 0);
+        assert_eq!(server.times_taken(id), 1);
         // The agent is as ever: its end is noticed.
         kill(pid, "KILL");
         host.wait_seen("web", "to come back", |agent| agent.runs() && agent.pid != pid);
@@ -217,9 +218,10 @@ fn an_init_that_starts_the_daemon_again_is_left_to_it() {
     let daemon = host.pid();
     server.mode(Mode::Good);
     assert_eq!(host.result(&server, "u1").0, 8);
-    assert!(holds(Duration::from_secs(4), || daemons(&host) == [daemon]), "{:?}\n{}", daemons(&host), host.logs());
-    assert_eq!(host.wait_running("web").pid, pid);
+    // It is the only one that would start another.
     host.wait("the watcher to end", || host.agents_processes() == [pid]);
+    assert_eq!(daemons(&host), [daemon], "{}", host.logs());
+    assert_eq!(host.wait_running("web").pid, pid);
 }
 
 #[test]
@@ -227,8 +229,9 @@ fn a_stop_on_trial_is_a_stop() {
     let server = Server::new();
     let (mut host, _) = on_trial(&server);
     assert_eq!(host.end("TERM").code(), Some(0));
+    // The watcher too: nobody is left who would start the daemon again.
     host.wait("everything to end", || host.processes().is_empty());
-    assert!(holds(Duration::from_secs(4), || host.processes().is_empty()), "somebody started the daemon again");
+    assert!(stays(|| host.processes().is_empty()), "somebody started the daemon again");
     server.mode(Mode::Good);
     host.start();
     assert_eq!(host.result(&server, "u1").0, 8);
@@ -372,7 +375,7 @@ impl Walk {
         if disaster == Disaster::Full {
             fill(&self.host, || {
                 kill(daemon, "CONT");
-                let _ = holds(Duration::from_millis(400), || !self.over(&job.id));
+                let _ = stays(|| !self.over(&job.id));
             });
         } else {
             self.host.dismiss();

@@ -85,7 +85,7 @@ fn reports_come_at_their_step_and_on_change() {
     host.wait("the agent to be reported", || {
         server.statuses().last().and_then(|status| seen(status, "web")).is_some_and(|agent| agent.runs())
     });
-    assert!(holds(Duration::from_millis(800), || server.requests().len() <= 2), "it talks without need");
+    assert!(stays(|| server.requests().len() <= 2), "it talks without need");
 }
 
 #[test]
@@ -301,11 +301,10 @@ fn errors_never_make_it_talk_more() {
     host.start();
     host.wait("the first try", || !server.requests().is_empty());
     let (before, count) = (Instant::now(), server.requests().len());
-    assert!(holds(Duration::from_secs(4), || true));
-    let tries = server.requests().len() - count;
+    host.wait("eight more", || server.requests().len() >= count + 8);
     // Full jitter under a cap of one step: on average twice as often as the step, and by chance a little more.
-    let most = 6 * before.elapsed().as_secs() as usize;
-    assert!(tries <= most, "{tries} tries in 4 s with a step of 1 s");
+    let (tries, took) = (server.requests().len() - count, before.elapsed());
+    assert!(tries as f64 <= 6.0 * took.as_secs_f64(), "{tries} tries in {took:?} with a step of 1 s");
     let log = host.read("log/bootagent.log");
     assert!(log.lines().filter(|line| line.contains("500")).count() <= 3, "each failure is logged:\n{log}");
 }

@@ -158,7 +158,7 @@ impl Soak {
         let mut next_daemon = time / 20;
         let mut recover = Duration::MAX;
         while since.elapsed() < time {
-            std::thread::sleep(pace);
+            let_pass(pace);
             self.disturb();
             let now = since.elapsed();
             if now > next_look {

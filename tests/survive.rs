@@ -389,7 +389,7 @@ fn storms_pass() {
         fs::read_to_string(children).unwrap_or_default().split_whitespace().count() <= 3
     });
     assert_eq!(host.wait_running("web").pid, pid);
-    assert!(holds(Duration::from_millis(200), || host.seen("web").is_some_and(|agent| agent.runs())));
+    assert!(host.seen("web").is_some_and(|agent| agent.runs()));
 }
 
 /// A host without rights that has been given an agent by a job, has one that was stopped and one that runs.
@@ -448,7 +448,7 @@ fn records_that_cannot_be_read_just_now_are_not_lost() {
     host.does(&server, &Job::new("restart-2", "restart", "free"), 0);
     host.ok(&["stop", "web"]);
     host.ok(&["stop", "stopped"]);
-    assert!(holds(Duration::from_millis(1500), || !host.seen("stopped").is_some_and(|agent| agent.runs())));
+    assert!(stays(|| !host.seen("stopped").is_some_and(|agent| agent.runs())));
     assert_eq!((server.times_taken("install-1"), server.times_taken("restart-1")), (1, 0), "{}", host.logs());
     assert_eq!(host.wait_running("given").pid, pids[1], "{}", host.logs());
     assert!(host.lives() && set_aside(&host).is_empty());

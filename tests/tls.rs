@@ -102,10 +102,7 @@ fn only_a_good_certificate_is_taken() {
             host.wait("it to be refused", || {
                 host.read("log/bootagent.log").contains(&format!("localhost:{}: ", front.port))
             });
-            assert!(
-                holds(Duration::from_millis(500), || server.requests().is_empty()),
-                "a certificate {name} was taken"
-            );
+            assert!(stays(|| server.requests().is_empty()), "a certificate {name} was taken");
             assert!(host.wait_running("web").runs());
         }
         host.end("TERM");

@@ -3,6 +3,9 @@
 mod exchange;
 mod ftp;
 mod http;
+#[path = "../util/random.rs"]
+#[allow(dead_code)]
+mod random;
 mod server;
 #[path = "../util/skip.rs"]
 #[allow(dead_code)]
@@ -113,12 +116,8 @@ fn keeps(expected: Duration, work: impl FnOnce()) {
 
 /// Bytes without a pattern that could hide a shift.
 fn content(length: usize) -> Vec<u8> {
-    let mut seed = 1_u32;
-    let mut next = || {
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (seed >> 24) as u8
-    };
-    (0..length).map(|_| next()).collect()
+    let mut random = random::Random(1);
+    (0..length).map(|_| random.next() as u8).collect()
 }
 
 /// A directory that goes with the test.

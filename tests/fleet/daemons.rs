@@ -224,7 +224,7 @@ pub fn live(daemons: usize, time: Duration) -> Option<Outcome> {
     while Instant::now() < end {
         // With many of them each is given a job every twenty seconds and killed every two minutes.
         let turn = Duration::from_secs_f64((20.0 / daemons as f64).min(0.2));
-        std::thread::sleep(turn);
+        let_pass(turn);
         let index = random.below(daemons as u64) as usize;
         let prefix = format!("{}-", members[index].name);
         let waiting = open.range(prefix.clone()..).take_while(|id| id.starts_with(&prefix)).count();
@@ -278,7 +278,7 @@ pub fn live(daemons: usize, time: Duration) -> Option<Outcome> {
         if open.is_empty() || peace.elapsed() > PEACE {
             break;
         }
-        std::thread::sleep(Duration::from_millis(200));
+        pause();
     }
     outcome.settled = peace.elapsed().as_secs_f64();
     account(&mut outcome, &mut members, &open, &site);

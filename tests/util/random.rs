@@ -1,16 +1,17 @@
 //! The chance that tests make, the same for the same seed.
 
-/// Pseudo-random numbers, SplitMix64.
+use bootagent::model::pace;
+
+/// Pseudo-random numbers: those of the daemon's own generator, with what tests ask of it.
 #[derive(Clone, Debug)]
 pub struct Random(pub u64);
 
 impl Random {
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        let mut generator = pace::Random(self.0);
+        let number = generator.number();
+        self.0 = generator.0;
+        number
     }
 
     pub fn below(&mut self, end: u64) -> u64 {
