@@ -6,7 +6,6 @@
 use std::path::Path;
 
 use crate::model::job::visible;
-use crate::text::replace;
 use crate::wire::json::{self, Value};
 
 /// Of each agent's detail so many characters are shown in a table of several; one that is asked for by name says all.
@@ -167,7 +166,7 @@ fn text_of(value: &Value, key: &str) -> String {
 
 /// A text without what no terminal should see.
 fn plain(value: &Value) -> String {
-    replace(&visible(json::text(value).unwrap_or_default()), "\n", " ")
+    visible(json::text(value).unwrap_or_default()).replace('\n', " ")
 }
 
 fn number_of(value: &Value, key: &str) -> f64 {
