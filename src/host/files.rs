@@ -667,7 +667,7 @@ mod tests {
     #[test]
     fn whoever_can_write_on_the_way_is_found() {
         if !as_root() {
-            println!("skipped: needs root");
+            crate::skip::skipped("root");
             return;
         }
         let scratch = Scratch::new("way");
@@ -727,7 +727,7 @@ mod tests {
     #[test]
     fn access_control_lists_count() {
         if !as_root() {
-            println!("skipped: needs root");
+            crate::skip::skipped("root");
             return;
         }
         let scratch = Scratch::new("lists");
@@ -742,7 +742,7 @@ mod tests {
             python.is_ok_and(|status| status.success())
         };
         if !set("system.posix_acl_access", &file) {
-            println!("skipped: needs python3, and a file system with access control lists");
+            crate::skip::skipped("python3, and a file system with access control lists");
             return;
         }
         let message = read_file(&file).unwrap_err();
@@ -766,7 +766,7 @@ mod tests {
     #[test]
     fn directories_of_the_daemon_that_others_can_write_are_said() {
         if !as_root() {
-            println!("skipped: needs root");
+            crate::skip::skipped("root");
             return;
         }
         let scratch = Scratch::new("shared");
