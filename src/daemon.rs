@@ -36,7 +36,7 @@ use crate::host::store::Store;
 use crate::host::tree::Trees;
 use crate::kernel::{Level, Pid, Process, Sig, Time};
 use crate::map::{Map, Set};
-use crate::model::event::{Action, Event, Now, Shutdown};
+use crate::model::event::{Action, Event, Now, Shutdown, ToolOwner};
 use crate::model::job::JobId;
 use crate::model::pace::Server;
 use crate::model::spec::Name;
@@ -74,8 +74,8 @@ enum Owner {
     Agent(Name),
     /// An agent's health check.
     Check(Name),
-    /// A job's package tool.
-    Tool(JobId),
+    /// A tool of the host's package management, or a binary that is tried.
+    Tool(ToolOwner),
     /// A helper in `helpers`.
     Helper,
     /// Something that nobody waits for, as the removal of old files.
@@ -179,7 +179,7 @@ struct Daemon {
     /// Downloads that began with bytes of an earlier attempt.
     resumed: Set<JobId>,
     /// Package tools that wait for one that an earlier daemon left running.
-    tools: Vec<(JobId, crate::model::package::Tool)>,
+    tools: Vec<(ToolOwner, crate::model::package::Tool)>,
     /// The limit of open files our children get, where ours is another.
     nofile: Option<(u64, u64)>,
     /// Directories that were thrown away, counted for their names.

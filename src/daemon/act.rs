@@ -77,8 +77,8 @@ impl Daemon {
                     self.say(Level::Warn, &error);
                 }
             }
-            Action::Tool(id, tool) => self.start_tool(id, tool),
-            Action::KillTool(id) => self.kill_owned(&super::Owner::Tool(id)),
+            Action::Tool(owner, tool) => self.start_tool(owner, tool),
+            Action::KillTool(owner) => self.kill_owned(&super::Owner::Tool(owner)),
             Action::Place(id, name, file) => {
                 let result = self.place(&id, &name, &file);
                 self.queue.push_back(Event::Placed(id, result));

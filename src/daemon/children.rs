@@ -14,11 +14,10 @@ use crate::host::disk::{publish, reason};
 use crate::host::proc::{self, Snapshot};
 use crate::host::spawn::{setup, Where, PATH};
 use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig, Stage};
-use crate::model::event::Event;
-use crate::model::job::{joined, sanitize, JobId};
+use crate::model::event::{Event, ToolOwner};
+use crate::model::job::{joined, sanitize};
 use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
-use crate::model::state::RENEWAL;
 use crate::reason::Reason;
 use crate::sys::account::own_uid;
 use crate::sys::child::{spawn_child, Program, Setup};
@@ -246,19 +245,19 @@ impl Daemon {
                 let tail = failure.map_or(said, |failure| self.explained(&name, true, failure)).into();
                 self.queue.push_back(Event::Checked(name, exit, tail));
             }
-            Owner::Tool(job) => {
-                let _ = fs::remove_file(self.tool_pid(&job));
-                if let Some(index) = self.tools.iter().position(|(waiting, _)| *waiting == job) {
+            Owner::Tool(owner) => {
+                let _ = fs::remove_file(self.tool_pid(&owner));
+                if let Some(index) = self.tools.iter().position(|(waiting, _)| *waiting == owner) {
                     // It was left by an earlier daemon: now the one that waited for it runs.
-                    let (job, tool) = self.tools.swap_remove(index);
-                    return self.start_tool(job, tool);
+                    let (owner, tool) = self.tools.swap_remove(index);
+                    return self.start_tool(owner, tool);
                 }
                 let output = match failure {
                     Some(failure) => failure.to_string(),
-                    None => read_ends(&self.tool_output(&job)).unwrap_or_default(),
+                    None => read_ends(&self.tool_output(&owner)).unwrap_or_default(),
                 };
-                let _ = fs::remove_file(self.tool_output(&job));
-                self.queue.push_back(Event::ToolDone { job, exit, output: output.into() });
+                let _ = fs::remove_file(self.tool_output(&owner));
+                self.queue.push_back(Event::ToolDone { owner, exit, output: output.into() });
             }
             Owner::Helper | Owner::Errand => {}
         }
@@ -275,47 +274,47 @@ impl Daemon {
         sanitize(&without_values(&text, &spec.envs), TAIL as usize).into()
     }
 
-    /// Runs a package tool, after one that an earlier daemon left running for the same job.
-    pub(super) fn start_tool(&mut self, job: JobId, tool: Tool) {
-        if *job == *RENEWAL {
+    /// Runs a tool, after one that an earlier daemon left running for the same owner.
+    pub(super) fn start_tool(&mut self, owner: ToolOwner, tool: Tool) {
+        if owner == ToolOwner::Reexec {
             if let Err(why) = self.leave_records() {
                 return self.queue.push_back(Event::NotReexeced(why.into()));
             }
         }
-        if let Some(left) = read_text(&self.tool_pid(&job)).ok().and_then(|text| parse_process(&text)) {
-            let owned = self.owners.get(&left.pid) == Some(&Owner::Tool(job.clone()));
+        if let Some(left) = read_text(&self.tool_pid(&owner)).ok().and_then(|text| parse_process(&text)) {
+            let owned = self.owners.get(&left.pid) == Some(&Owner::Tool(owner.clone()));
             if owned || proc::alive(left) && !self.owners.contains_key(&left.pid) {
                 self.say(
                     Level::Info,
-                    &format_args!("job \"{job}\": waits for process {} of an earlier daemon", left.pid),
+                    &format_args!("{}: waits for process {} of an earlier daemon", tool_of(&owner), left.pid),
                 );
-                self.tools.push((job.clone(), tool));
+                self.tools.push((owner.clone(), tool));
                 // One of the image before this one is our child, and is reaped.
                 if !owned {
-                    self.watch(Owner::Tool(job), left);
+                    self.watch(Owner::Tool(owner), left);
                 }
                 return;
             }
         }
-        match self.spawn_tool(&job, &tool) {
+        match self.spawn_tool(&owner, &tool) {
             Ok(pid) => {
                 self.trees.add_ours(pid);
                 self.faults.pass("tool-spawned");
                 let process = Daemon::process(pid);
                 let text = format!("{} {}\n", process.pid, process.ticks);
                 let run_dir = Path::new(&*self.config.run_dir);
-                if let Err(error) = publish(run_dir, &format!("tool-{job}.pid"), &text) {
-                    self.say(Level::Warn, &format_args!("job \"{job}\": cannot note its installer: {error}"));
+                if let Err(error) = publish(run_dir, &format!("tool-{}.pid", file_of(&owner)), &text) {
+                    self.say(Level::Warn, &format_args!("{}: cannot note its process: {error}", tool_of(&owner)));
                 }
-                self.owners.insert(pid, Owner::Tool(job));
+                self.owners.insert(pid, Owner::Tool(owner));
             }
             Err(reason) => {
-                self.queue.push_back(Event::ToolDone { job, exit: Exit::Unknown, output: reason.into() });
+                self.queue.push_back(Event::ToolDone { owner, exit: Exit::Unknown, output: reason.into() });
             }
         }
     }
 
-    fn spawn_tool(&self, job: &str, tool: &Tool) -> Result<Pid, Reason> {
+    fn spawn_tool(&self, owner: &ToolOwner, tool: &Tool) -> Result<Pid, Reason> {
         let mut setup = of_host(&mut tool.argv.iter().map(|arg| &**arg))?;
         for variable in
             [c"LC_ALL=C", c"HOME=/root", c"DEBIAN_FRONTEND=noninteractive", c"DEBCONF_NONINTERACTIVE_SEEN=true"]
@@ -323,7 +322,7 @@ impl Daemon {
             setup.envp.push(variable.to_owned());
         }
         setup.envp.push(c_text(["PATH=", PATH].concat().as_bytes()));
-        let path = self.tool_output(job);
+        let path = self.tool_output(owner);
         let output = OpenOptions::new()
             .append(true)
             .create(true)
@@ -365,12 +364,28 @@ impl Daemon {
         }
     }
 
-    fn tool_pid(&self, job: &str) -> PathBuf {
-        Path::new(&*self.config.run_dir).join(format!("tool-{job}.pid"))
+    fn tool_pid(&self, owner: &ToolOwner) -> PathBuf {
+        Path::new(&*self.config.run_dir).join(format!("tool-{}.pid", file_of(owner)))
     }
 
-    fn tool_output(&self, job: &str) -> PathBuf {
-        Path::new(&*self.config.run_dir).join(format!("tool-{job}.out"))
+    fn tool_output(&self, owner: &ToolOwner) -> PathBuf {
+        Path::new(&*self.config.run_dir).join(format!("tool-{}.out", file_of(owner)))
+    }
+}
+
+/// What a tool's owner is called in the names of its files; no job's id begins with a dot.
+fn file_of(owner: &ToolOwner) -> &str {
+    match owner {
+        ToolOwner::Job(id) => id,
+        ToolOwner::Reexec => ".reexec",
+    }
+}
+
+/// What a tool's owner is called in messages.
+fn tool_of(owner: &ToolOwner) -> String {
+    match owner {
+        ToolOwner::Job(id) => format!("job \"{id}\""),
+        ToolOwner::Reexec => "reexec".to_string(),
     }
 }
 

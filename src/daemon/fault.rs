@@ -23,6 +23,7 @@ mod real {
 
     use crate::kernel::{Pid, Sig};
     use crate::model::event::{Action, Event, Message, Reply};
+    use crate::model::plan::Direction;
     use crate::model::record::Phase;
     use crate::model::state::Times;
     use crate::sys::process;
@@ -63,7 +64,7 @@ mod real {
             self.armed |= matches!(action, Action::SaveJob(record) if record.phase == Phase::Received);
             match action {
                 Action::SaveJob(record) => {
-                    let undo = if record.outcome.is_some() && record.phase < Phase::Done { "-undo" } else { "" };
+                    let undo = if record.direction == Direction::Back { "-undo" } else { "" };
                     self.pass(&format!("SaveJob-{}{undo}", record.phase.name()));
                 }
                 Action::Exchange(_, Message::Results(_)) => self.pass("Exchange-results"),

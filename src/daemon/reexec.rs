@@ -17,7 +17,7 @@ use super::{Daemon, Owner};
 use crate::host::disk::{reason, sync_dir};
 use crate::host::files;
 use crate::kernel::{Level, Time};
-use crate::model::event::{Client, Event};
+use crate::model::event::{Client, Event, ToolOwner};
 use crate::reason::Reason;
 use crate::sys::child::{spawn_child, Setup};
 use crate::sys::file::{open_nofollow, read, read_up_to};
@@ -141,8 +141,8 @@ impl Daemon {
         for (pid, owner) in &self.owners {
             match owner {
                 Owner::Agent(_) => {}
-                Owner::Tool(job) => tools.push((*pid, job.clone())),
-                Owner::Check(_) | Owner::Helper | Owner::Errand => errands.push(*pid),
+                Owner::Tool(ToolOwner::Job(job)) => tools.push((*pid, job.clone())),
+                Owner::Tool(ToolOwner::Reexec) | Owner::Check(_) | Owner::Helper | Owner::Errand => errands.push(*pid),
             }
         }
         let (last_client, mut connections) = self.control.connections();
@@ -179,7 +179,7 @@ impl Daemon {
     /// Takes what the image before this one left, beside what is taken at the start.
     pub(super) fn inherit(&mut self, handover: Handover) {
         for (pid, job) in handover.tools {
-            self.own(pid, Owner::Tool(job));
+            self.own(pid, Owner::Tool(ToolOwner::Job(job)));
         }
         for pid in handover.errands {
             self.own(pid, Owner::Errand);

@@ -86,6 +86,15 @@ pub enum Fetched {
     },
 }
 
+/// For whom a tool runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToolOwner {
+    /// A job: it is a tool of the host's package management.
+    Job(JobId),
+    /// A reexec: it is the binary that is to take our place, which is tried.
+    Reexec,
+}
+
 /// What became of verifying a package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verified {
@@ -226,7 +235,7 @@ pub enum Event {
     /// The answer to `Action::Tool`.
     ToolDone {
         /// Whose.
-        job: JobId,
+        owner: ToolOwner,
         /// How it ended.
         exit: Exit,
         /// Its output: the beginning and the last lines.
@@ -302,14 +311,15 @@ pub enum Action {
     CutFetch(JobId),
     /// Remove a job's download file.
     DropDownload(JobId),
-    /// Run a package tool with a deadline.
-    Tool(JobId, Tool),
-    /// Kill a job's package tool with all it started.
-    KillTool(JobId),
+    /// Run a tool.
+    Tool(ToolOwner, Tool),
+    /// Kill a tool with all it started.
+    KillTool(ToolOwner),
     /// Move the job's download, which has been verified, to `packages/NAME/FILE`; nothing to do where it is there already.
     Place(JobId, Name, Box<str>),
-    /// Verify the job's download, or `packages/NAME/FILE` where that was moved already: that nobody can write to it any more, its digest and, where there are trusted keys,
-    /// that the job's signature is by one of them, over it, and about the job's name and version.
+    /// Verify the job's download, or `packages/NAME/FILE` where that was moved already: that nobody can write to it any more,
+    /// its digest and, where there are trusted keys, that the job's signature is by one of them, over it, and about the job's
+    /// name and version.
     Verify(JobId, Name, Box<str>),
     /// Unpack `packages/NAME/FILE` into the new directory `packages/NAME/DIR`.
     Unpack {

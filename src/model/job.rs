@@ -7,6 +7,9 @@ use crate::model::pace::Server;
 use crate::model::package::{Digest, Format};
 use crate::model::spec::{Envs, Limits, Name, Spec};
 
+/// The name by which jobs mean the daemon itself.
+pub const SELF: &str = "bootagent";
+
 /// A job's id, checked with `spec::is_job_id`.
 pub type JobId = Box<str>;
 

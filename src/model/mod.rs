@@ -8,6 +8,7 @@ pub mod package;
 pub mod pace;
 pub mod job;
 pub mod command;
+pub mod plan;
 pub mod record;
 pub mod report;
 pub mod trust;

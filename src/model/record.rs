@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::kernel::{Process, Time};
 use crate::model::job::{JobId, Outcome};
 use crate::model::package::{Digest, Format};
+pub use crate::model::plan::Phase;
+use crate::model::plan::{Direction, Step};
 use crate::model::spec::{Envs, Limits, Name};
 
 /// Who this host is; made at first start.
@@ -103,55 +105,6 @@ impl AgentRecord {
     }
 }
 
-/// Where a job stands; the names are those of the ledger (`bootagent jobs`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// Recorded, waiting for its turn.
-    Received,
-    /// The package is being fetched.
-    Downloading,
-    /// The package is here and its digest is right.
-    Verified,
-    /// The package manager or unpacker is at work; also while undoing.
-    Installing,
-    /// The agent is being stopped or started.
-    Starting,
-    /// The agent runs and must stay alive for `startsecs`.
-    Settling,
-    /// Ended; the server has not taken the result yet.
-    Done,
-    /// Ended, and the server has the result.
-    Taken,
-}
-
-impl Phase {
-    /// All of them, in order.
-    pub const ALL: [Phase; 8] = [
-        Phase::Received,
-        Phase::Downloading,
-        Phase::Verified,
-        Phase::Installing,
-        Phase::Starting,
-        Phase::Settling,
-        Phase::Done,
-        Phase::Taken,
-    ];
-
-    /// Its name in the ledger and in records.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Phase::Received => "received",
-            Phase::Downloading => "downloading",
-            Phase::Verified => "verified",
-            Phase::Installing => "installing",
-            Phase::Starting => "starting",
-            Phase::Settling => "settling",
-            Phase::Done => "done",
-            Phase::Taken => "taken",
-        }
-    }
-}
-
 /// What is remembered of one job, from its receipt on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobRecord {
@@ -169,15 +122,19 @@ pub struct JobRecord {
     pub boot_id: Box<str>,
     /// See `boot_id`.
     pub received: Time,
-    /// Where it stands.
+    /// Where it stands, for the ledger and for 1.0.0.
     pub phase: Phase,
+    /// The step of its plan that it stands at; `None` before it has begun and after its end, and where 1.0.0 wrote this.
+    pub step: Option<Step>,
+    /// Which way it goes.
+    pub direction: Direction,
     /// What the job found the agent to be before it changed anything: what an undo goes back to.
     pub before: Option<Box<AgentRecord>>,
     /// What the package tool says about the new package.
     pub package: Option<Box<Installed>>,
     /// That package was installed before the job, by somebody else: an undo leaves it.
     pub foreign: bool,
-    /// The outcome; set while phase is not yet `Done`: being undone, and this is what will be reported.
+    /// The outcome; before the end, what will be reported then: on the way back, and of a new binary that has proved itself.
     pub outcome: Option<Outcome>,
 }
 

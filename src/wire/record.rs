@@ -7,6 +7,7 @@
 use crate::kernel::{Pid, Process, Resource, Time};
 use crate::model::job::{Code, Outcome};
 use crate::model::package::{Digest, Format};
+use crate::model::plan::{Direction, Step};
 use crate::model::record::{
     AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, StopRecord, Wanted,
 };
@@ -91,6 +92,15 @@ pub fn write_job(job: &JobRecord) -> String {
     json.key("boot_id").text(&job.boot_id);
     json.key("received").number(job.received.0);
     json.key("phase").text(job.phase.name());
+    if let Some(step) = job.step {
+        json.key("step").text(step.name());
+    }
+    if job.phase < Phase::Done {
+        json.key("direction").text(match job.direction {
+            Direction::Forward => "forward",
+            Direction::Back => "back",
+        });
+    }
     json.key("text").text(&job.text);
     if let Some(before) = &job.before {
         json.key("before");
@@ -258,6 +268,17 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
     if !name.is_empty() && !is_name(&name) && !matches!(phase, Some(Phase::Done | Phase::Taken)) {
         fields.fault("name", "not an agent's name");
     }
+    // 1.0.0 notes no direction: there an outcome before the end is that of a job on its way back, unless it is the success of a
+    // binary that has proved itself.
+    let undone = phase < Some(Phase::Done) && outcome.as_ref().is_some_and(|outcome| outcome.code != Code::Success);
+    let direction = match fields.text("direction") {
+        Some("forward") => Direction::Forward,
+        Some("back") => Direction::Back,
+        _ if undone => Direction::Back,
+        _ => Direction::Forward,
+    };
+    // A step that only another version knows is as good as none.
+    let step = fields.text("step").and_then(|name| Step::ALL.into_iter().find(|step| step.name() == name));
     Some(JobRecord {
         id,
         seq: fields.integer("seq", 0, SEQ_MAX).unwrap_or(0),
@@ -267,6 +288,8 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
         boot_id: string(&mut fields, "boot_id"),
         received: Time(count(&mut fields, "received").unwrap_or(0)),
         phase: phase?,
+        step,
+        direction,
         before: nested(&mut fields, "before", take_agent).map(Box::new),
         package: nested(&mut fields, "package", take_package).map(Box::new),
         foreign: fields.flag("foreign").unwrap_or(false),

@@ -59,8 +59,11 @@ impl Host<'_> {
                 self.disk.downloads.remove(&id);
                 self.end_fetch(&id);
             }
-            Action::Tool(id, tool) => self.tool(id, tool)?,
-            Action::KillTool(id) => {
+            Action::Tool(ToolOwner::Job(id), tool) => self.tool(id, tool)?,
+            Action::Tool(ToolOwner::Reexec, _) | Action::KillTool(ToolOwner::Reexec) => {
+                return Err("bootagent was not to be changed".into());
+            }
+            Action::KillTool(ToolOwner::Job(id)) => {
                 if let Some(number) = self.tools.get(&id).copied() {
                     self.later(10, Due::ToolEnds(id, number, Exit::Signal(Sig::KILL), String::new()));
                 }

@@ -268,7 +268,7 @@ impl Host<'_> {
     pub(super) fn tool_ends(&mut self, job: JobId, number: u64, exit: Exit, output: String) {
         if self.tools.get(&job) == Some(&number) {
             self.tools.remove(&job);
-            self.queue.push_back(Event::ToolDone { job, exit, output: output.into() });
+            self.queue.push_back(Event::ToolDone { owner: ToolOwner::Job(job), exit, output: output.into() });
         }
     }
 }

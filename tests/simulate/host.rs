@@ -10,7 +10,7 @@ use bootagent::kernel::{Exit, Pid, Process, Sig, Time};
 use bootagent::model::agent::{Health, Life};
 use bootagent::model::command::Command;
 use bootagent::model::event::{
-    Action, Client, Definition, Event, Fetched, Message, Now, Origin, Reply, Shutdown, Usage, Verified,
+    Action, Client, Definition, Event, Fetched, Message, Now, Origin, Reply, Shutdown, ToolOwner, Usage, Verified,
 };
 use bootagent::model::job::{Code, Job, JobId, Order, Rejected, Source};
 use bootagent::model::pace::parse_servers;
@@ -495,7 +495,7 @@ fn is_routine(event: &Event) -> bool {
 fn job_of(action: &Action) -> Option<&JobId> {
     match action {
         Action::Fetch(id)
-        | Action::Tool(id, _)
+        | Action::Tool(ToolOwner::Job(id), _)
         | Action::Place(id, ..)
         | Action::Verify(id, ..)
         | Action::Link(id, ..) => Some(id),

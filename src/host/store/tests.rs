@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 use crate::kernel::Time;
 use crate::model::job::{Code, Outcome};
+use crate::model::plan::Direction;
 use crate::model::record::{Phase, Wanted};
 
 /// A directory of this test's own, removed at its end.
@@ -50,6 +51,8 @@ fn job(id: &str, seq: u64) -> JobRecord {
         boot_id: "b".into(),
         received: Time(1),
         phase: Phase::Done,
+        step: None,
+        direction: Direction::Forward,
         before: None,
         package: None,
         foreign: false,

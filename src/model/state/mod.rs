@@ -1,7 +1,7 @@
 //! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to do.
 //!
 //! `given.rs` beside this file has what it begins with and `begin.rs` how, `agents.rs` applies events to agents and answers
-//! people, `jobs.rs` moves jobs from phase to phase, `talk.rs` speaks with the servers, `renewal.rs` puts another image in
+//! people, `jobs.rs` takes jobs through their plans, `talk.rs` speaks with the servers, `renewal.rs` puts another image in
 //! the daemon's place. No clock, file, socket or log: the same events give the same actions, always.
 
 mod agents;
@@ -26,9 +26,8 @@ use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, S
 use crate::model::report::Incident;
 use crate::model::spec::{Name, Spec};
 pub use given::{Found, Options, Times};
-use jobs::Task;
+use jobs::{Answer, Task};
 use renewal::Renewal;
-pub use renewal::RENEWAL;
 pub use unread::Unread;
 
 /// Incidents kept for the next report; older ones are dropped and counted.
@@ -164,7 +163,7 @@ impl State {
             Event::Gone(client) => self.client_gone(client),
             Event::Shutdown(how) => self.shut_down(how, now, out),
             Event::Reexec => self.reexec(None, now, out),
-            Event::NotReexeced(why) => self.not_renewed(&why, out),
+            Event::NotReexeced(why) => self.not_renewed(&why, now, out),
             Event::Started { name, process, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);
                 self.turn(&name, now, out, &mut |agent, turn| agent.started(process, &by, turn));
@@ -194,12 +193,12 @@ impl State {
             }
             Event::Replied(reply) => self.replied(reply, now, out),
             Event::Saved(id, result) => self.saved(&id, result, now, out),
-            Event::Fetched(id, fetched) => self.fetched(&id, fetched, now, out),
-            Event::ToolDone { job, exit, output } => self.tool_done(&job, exit, &output, now, out),
-            Event::Verified(id, result) => self.verified(&id, result, now, out),
-            Event::Unpacked(id, result) => self.unpacked(&id, result, now, out),
-            Event::Placed(id, result) => self.placed(&id, result, now, out),
-            Event::Inspected(id, result) => self.inspected(&id, result, now, out),
+            Event::Fetched(id, fetched) => self.answered(&id, Answer::Fetched(fetched), now, out),
+            Event::ToolDone { owner, exit, output } => self.tool_done(&owner, exit, &output, now, out),
+            Event::Verified(id, result) => self.answered(&id, Answer::Verified(result), now, out),
+            Event::Unpacked(id, result) => self.answered(&id, Answer::Unpacked(result), now, out),
+            Event::Placed(id, result) => self.answered(&id, Answer::Placed(result), now, out),
+            Event::Inspected(id, result) => self.answered(&id, Answer::Inspected(result), now, out),
         }
         self.follow(now, out);
     }
@@ -305,7 +304,7 @@ impl State {
             self.follow_jobs(now, out);
         }
         self.follow_leaving(out);
-        self.follow_renewal(out);
+        self.follow_renewal(now, out);
         self.follow_waiters(now, out);
         self.poll_soon(now);
         if self.shutdown.is_none() {

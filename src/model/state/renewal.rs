@@ -12,12 +12,9 @@ use crate::kernel::{Exit, Level, Time};
 use crate::model::agent::{Life, KILL_AGAIN};
 use crate::model::carried::Carried;
 use crate::model::command::Command;
-use crate::model::event::{answer, log, Action, Client, Now};
+use crate::model::event::{answer, log, Action, Client, Now, ToolOwner};
 use crate::model::job::{sanitize, JobId, MESSAGE_MAX};
 use crate::model::package::Tool;
-
-/// Stands for the reexec where the id of a job is wanted; no job can have it.
-pub const RENEWAL: &str = ".reexec";
 
 /// How long `version` and how long `check` may take.
 const TRY: Duration = Duration::from_secs(10);
@@ -154,7 +151,7 @@ impl State {
         let argv = vec![program.clone(), "version".into()];
         let stage = Stage::Version { until: now.time + TRY, late: false };
         self.renewal = Some(Renewal { program, clients: client.into_iter().collect(), job, trial, stage });
-        out.push(Action::Tool(RENEWAL.into(), Tool { argv, timeout: TRY }));
+        out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
     }
 
     /// Goes back to the installed binary, which ran before this one.
@@ -192,7 +189,7 @@ impl State {
         };
         if !why.is_empty() {
             let text = format!("\"{} {word}\" {why}", renewal.program);
-            return self.not_renewed(&sanitize(&text, MESSAGE_MAX), out);
+            return self.not_renewed(&sanitize(&text, MESSAGE_MAX), now, out);
         }
         if word == "version" {
             renewal.stage = Stage::Check { until: now.time + TRY, late: false };
@@ -202,11 +199,11 @@ impl State {
             if let Some(job) = renewal.job.clone() {
                 self.found_version(&job, version);
             }
-            return out.push(Action::Tool(RENEWAL.into(), Tool { argv, timeout: TRY }));
+            return out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
         }
         renewal.stage = Stage::Good;
-        match renewal.job.clone().filter(|_| renewal.trial.is_some()) {
-            Some(job) => self.renewal_good(&job, out),
+        match renewal.job.clone() {
+            Some(job) => self.binary_is_good(&job, now, out),
             None => self.renewal_recorded(now),
         }
     }
@@ -225,24 +222,24 @@ impl State {
     }
 
     /// The new binary is not executed, or cannot be.
-    pub(super) fn not_renewed(&mut self, why: &str, out: &mut Vec<Action>) {
+    pub(super) fn not_renewed(&mut self, why: &str, now: Now, out: &mut Vec<Action>) {
         let Some(renewal) = self.renewal.take() else { return };
         log(out, Level::Error, format_args!("reexec refused, nothing is changed: {why}"));
         for client in renewal.clients {
             answer(out, client, 1, format_args!("reexec refused: {why}"));
         }
         if let Some(job) = renewal.job {
-            self.own_not_renewed(&job, why, out);
+            self.binary_not_executed(&job, why, now, out);
         }
     }
 
     /// Gives a new image up when the daemon is to end.
-    pub(super) fn follow_renewal(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn follow_renewal(&mut self, now: Now, out: &mut Vec<Action>) {
         let Some(renewal) = &self.renewal else { return };
         if self.shutdown.is_some() {
             let trying = matches!(renewal.stage, Stage::Version { .. } | Stage::Check { .. });
-            out.extend(trying.then(|| Action::KillTool(RENEWAL.into())));
-            self.not_renewed("the daemon is being stopped", out);
+            out.extend(trying.then(|| Action::KillTool(ToolOwner::Reexec)));
+            self.not_renewed("the daemon is being stopped", now, out);
         }
     }
 
@@ -266,7 +263,7 @@ impl State {
         if let Stage::Version { until, late } | Stage::Check { until, late } = &mut renewal.stage {
             if *until <= now.time {
                 (*until, *late) = (now.time + KILL_AGAIN, true);
-                out.push(Action::KillTool(RENEWAL.into()));
+                out.push(Action::KillTool(ToolOwner::Reexec));
             }
         }
     }

@@ -82,7 +82,7 @@ impl State {
         let good = good && !(on_trial && matches!(reply, Reply::Jobs { errcode: None, .. }));
         let (talk, round) = self.pace.answered(good, retry_after, now.time);
         if good {
-            self.proven(out);
+            self.proven(now, out);
         }
         let Some(talk) = talk else { return };
         let name = server.as_ref().map_or("", |server| &*server.base);

@@ -13,7 +13,7 @@ use crate::kernel::{Exit, Pid, Process, Sig};
 use crate::model::agent::Life;
 use crate::model::carried::Carried;
 use crate::model::command::Command;
-use crate::model::event::{Definition, Fetched, Message, Reply, Verified};
+use crate::model::event::{Definition, Fetched, Message, Reply, ToolOwner, Verified};
 use crate::model::job::{Code, Job, Order, Rejected, Source};
 use crate::model::pace::parse_servers;
 use crate::model::package::{Digest, Format};

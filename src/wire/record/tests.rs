@@ -38,6 +38,8 @@ fn full_job() -> JobRecord {
         boot_id: "b".into(),
         received: Time(u64::MAX - 1),
         phase: Phase::Settling,
+        step: Some(Step::Settle),
+        direction: Direction::Back,
         before: Some(Box::new(full_agent())),
         package: Some(Box::new(package("3", Format::Rpm))),
         foreign: true,
@@ -91,7 +93,8 @@ fn agents_come_back() {
 #[test]
 fn jobs_come_back_in_every_phase_and_with_every_code() {
     for phase in Phase::ALL {
-        let job = JobRecord { phase, ..full_job() };
+        let direction = if phase < Phase::Done { Direction::Back } else { Direction::Forward };
+        let job = JobRecord { phase, direction, ..full_job() };
         assert_eq!(read_job(&write_job(&job)), Ok(job));
     }
     for raw in 0..=10 {
@@ -100,8 +103,16 @@ fn jobs_come_back_in_every_phase_and_with_every_code() {
         let job = JobRecord { outcome, ..full_job() };
         assert_eq!(read_job(&write_job(&job)), Ok(job));
     }
-    let bare =
-        JobRecord { foreign: false, phase: Phase::Received, before: None, package: None, outcome: None, ..full_job() };
+    let bare = JobRecord {
+        foreign: false,
+        phase: Phase::Received,
+        step: None,
+        direction: Direction::Forward,
+        before: None,
+        package: None,
+        outcome: None,
+        ..full_job()
+    };
     assert_eq!(read_job(&write_job(&bare)), Ok(bare));
 }
 

@@ -1,107 +1,37 @@
-//! Jobs that mean the daemon itself: `restart` is a reexec, `upgrade` puts another binary in its place.
+//! Steps that only jobs of the daemon itself have: `restart` is a reexec, `upgrade` puts another binary in its place.
 //!
-//! The new binary is unpacked beside the installed one and tried; then `Starting` is on disk and it is executed, on
-//! trial. What it does first is to enter `Settling`; with its first good exchange it is put in the installed one's
-//! place. The installed one, finding its job in `Settling`, knows that the new one did not prove itself.
+//! The new binary is unpacked beside the installed one and tried; then `Reexec` is on record and it is executed, on trial. What
+//! it does first is to go on to `Prove`; with its first good exchange it is put in the installed one's place. The installed
+//! one, finding its job there, knows that the new one did not prove itself.
 
 use std::time::Duration;
 
-use super::task::{Ask, Doing, Task};
-use super::SELF;
+use super::run::{Run, Then};
+use super::task::{Doing, Task};
+use crate::kernel::Time;
 use crate::model::event::{Action, Now};
-use crate::model::job::{Code, JobId, Order, Outcome, Source};
-use crate::model::record::{Installed, Phase};
+use crate::model::job::{Code, Job, JobId, Order, Outcome, Source, SELF};
+use crate::model::plan::Step;
+use crate::model::record::Installed;
 use crate::model::state::State;
 use crate::reason::Reason;
 
 /// Where the new binary is unpacked, below `packages/bootagent/`, and its name there.
-const NEXT: &str = "next";
+pub(super) const NEXT: &str = "next";
 const BINARY: &str = "next/bootagent";
 
 /// How long a new binary has for its first good exchange, unless the job says otherwise.
 const STARTSECS: Duration = Duration::from_secs(60);
 
 impl State {
-    /// What is ordered of the daemon itself.
-    pub(super) fn begin_own(&mut self, index: usize, out: &mut Vec<Action>) {
-        match self.tasks[index].order() {
-            Some(Order::Restart) => self.go(index, Phase::Starting, out),
-            Some(Order::Upgrade(source)) if *self.settings.package == *self.own_package(source) => {
-                let text = format!("success, {} is installed already", self.options.version);
-                self.finish(index, Code::Success, format_args!("{text}"), out);
-            }
-            Some(Order::Upgrade(source)) if source.format.is_tar() => self.go(index, Phase::Downloading, out),
-            Some(Order::Upgrade(_)) => {
-                let text = "url: want a .tar, .tar.gz, .tgz or .tar.xz that holds the binary \"bootagent\"";
-                self.finish(index, Code::BadJob, format_args!("{text}"), out);
-            }
-            _ => self.finish(
-                index,
-                Code::Refused,
-                format_args!("only upgrade and restart can be done to bootagent"),
-                out,
-            ),
-        }
-    }
-
-    /// Does what the phase of such a job is for.
-    pub(super) fn act_own(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        let task = &self.tasks[index];
-        let id = task.record.id.clone();
-        let ours = self.renewed_by.as_ref() == Some(&id);
-        let trial = self.trial.filter(|_| ours);
-        let restart = matches!(task.order(), Some(Order::Restart));
-        let doing = match (task.record.phase, task.record.outcome.as_ref().map(|outcome| outcome.code)) {
-            (Phase::Starting, _) if restart && ours => {
-                let text = self.success();
-                return self.finish(index, Code::Success, format_args!("{text}"), out);
-            }
-            (Phase::Starting, _) if restart => Doing::Renewing,
-            (Phase::Starting, _) if trial.is_some() => return self.go(index, Phase::Settling, out),
-            (Phase::Starting, _) if self.is_good_for(&id) => {
-                self.renewal_recorded(now);
-                Doing::Renewing
-            }
-            (Phase::Starting, _) if self.undone.is_none() => return self.go(index, Phase::Installing, out),
-            (Phase::Settling, Some(Code::Success)) if ours && trial.is_none() => {
-                return self.own_installed(index, out);
-            }
-            (Phase::Settling, Some(Code::Success)) => {
-                out.push(Action::Replace(id, self.own_binary()));
-                Doing::Asked(Ask::Replace)
-            }
-            (Phase::Settling, outcome) => match trial {
-                Some(until) if outcome.is_none() => Doing::Proving(until),
-                Some(_) => {
-                    self.renew_back(id, now);
-                    Doing::Renewing
-                }
-                None => return self.own_undone(index, out),
-            },
-            (Phase::Starting, _) => return self.own_undone(index, out),
-            _ => {
-                let Some(source) = self.source(index).cloned() else { return };
-                let (file, format) = (State::kept_file(&source), source.format);
-                out.push(Action::Unpack { job: id, name: SELF.into(), file, dir: NEXT.into(), format });
-                Doing::Asked(Ask::Unpack)
-            }
-        };
-        self.tasks[index].doing = doing;
-    }
-
-    /// The new binary was unpacked, or could not be.
-    pub(super) fn unpacked_own(&mut self, index: usize, result: Result<(), Reason>, out: &mut Vec<Action>) {
-        match result {
-            Ok(()) => self.tasks[index].doing = Doing::Renewing,
-            Err(why) => self.end_own(index, Code::Install, &format!("cannot install: {why}"), out),
-        }
-    }
-
     /// Tries the binary that a job ordered, once no other is tried.
-    pub(super) fn follow_own(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn follow_reexec(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+        if self.is_renewing() {
+            return;
+        }
         let task = &self.tasks[index];
         let id = Some(task.record.id.clone());
-        if task.record.phase == Phase::Installing {
+        if task.record.step == Some(Step::TryNew) {
             let trial = task.job.as_ref().and_then(|job| job.startsecs).unwrap_or(STARTSECS);
             self.renew(self.own_binary(), None, id, Some(trial), now, out);
         } else {
@@ -113,65 +43,48 @@ impl State {
         format!("{}/{SELF}/{BINARY}", self.options.packages).into()
     }
 
+    /// What stands for this version out of this package in the settings.
+    fn own_package(&self, source: &Source) -> String {
+        format!("{} {}", self.options.version, source.digest)
+    }
+
     /// What the new binary calls itself.
     pub(in super::super) fn found_version(&mut self, job: &str, version: Box<str>) {
         let Some(index) = self.index(job) else { return };
-        if let Some(source) = self.source(index).cloned() {
-            self.tasks[index].record.package = Some(Box::new(Installed {
-                format: source.format,
-                package: NEXT.into(),
-                version,
-                digest: source.digest,
-                file: State::kept_file(&source),
-            }));
+        let task = &mut self.tasks[index];
+        if let Some(source) = task.source() {
+            let (format, digest, file) = (source.format, source.digest, State::kept_file(source));
+            task.record.package = Some(Box::new(Installed { format, package: NEXT.into(), version, digest, file }));
         }
     }
 
-    /// The new binary was tried and is good.
-    pub(in super::super) fn renewal_good(&mut self, job: &JobId, out: &mut Vec<Action>) {
-        if let Some(index) = self.index(job) {
-            self.go(index, Phase::Starting, out);
-        }
-    }
-
-    /// The binary a job ordered is not executed.
-    pub(in super::super) fn own_not_renewed(&mut self, job: &JobId, why: &str, out: &mut Vec<Action>) {
+    /// The binary that a job ordered was tried and is good.
+    pub(in super::super) fn binary_is_good(&mut self, job: &str, now: Now, out: &mut Vec<Action>) {
         let Some(index) = self.index(job) else { return };
-        let task = &self.tasks[index];
-        if self.shutdown.is_some() {
-            // The next daemon goes on with it.
-            return;
-        }
-        if let Some(outcome) = task.record.outcome.clone() {
-            self.trial = None;
-            return self.finish(
-                index,
-                Code::Install,
-                format_args!("{}; it stays, as the one before cannot be executed: {why}", outcome.message),
-                out,
-            );
-        }
-        match task.order() {
-            Some(Order::Restart) => self.finish(index, Code::Start, format_args!("cannot restart: {why}"), out),
-            _ => self.end_own(index, Code::Install, &format!("cannot install: {why}; nothing is changed"), out),
+        self.run(index, now, out, |run| match run.task.record.step {
+            Some(Step::TryNew | Step::TryInstalled) => Then::Done,
+            // It is the installed one, which is to run now; nothing more has to be written down for that.
+            _ => run.execute(),
+        });
+    }
+
+    /// The binary that a job ordered is not executed.
+    pub(in super::super) fn binary_not_executed(&mut self, job: &JobId, why: &str, now: Now, out: &mut Vec<Action>) {
+        // In a shutdown the next daemon goes on with it.
+        if let Some(index) = self.index(job).filter(|_| self.shutdown.is_none()) {
+            self.run(index, now, out, |run| run.not_executed(why));
         }
     }
 
     /// A server has answered well: if this image is on trial, it has proved itself.
-    pub(in super::super) fn proven(&mut self, out: &mut Vec<Action>) {
+    pub(in super::super) fn proven(&mut self, now: Now, out: &mut Vec<Action>) {
         let proving = |task: &Task| matches!(task.doing, Doing::Proving(_));
         if let Some(index) = self.tasks.iter().position(proving) {
-            self.settle_own(index, Code::Success, &self.success(), out);
-        }
-    }
-
-    /// The new binary was put in the place of the installed one, or could not be.
-    pub(super) fn replaced(&mut self, index: usize, result: Result<(), Reason>, out: &mut Vec<Action>) {
-        match result {
-            Ok(()) if self.trial.take().is_some() => self.own_installed(index, out),
-            // An earlier image was interrupted here: which one we are is not known, but soon we are the new one.
-            Ok(()) => self.tasks[index].doing = Doing::Renewing,
-            Err(why) => self.settle_own(index, Code::Install, &format!("cannot install: {why}; undone"), out),
+            self.run(index, now, out, |run| {
+                // What will be reported is on record before it is made so.
+                run.task.record.outcome = Some(Outcome::new(Code::Success, &run.success()));
+                Then::Done
+            });
         }
     }
 
@@ -180,50 +93,145 @@ impl State {
         let late = |task: &Task| matches!(task.doing, Doing::Proving(until) if until <= now.time);
         let Some(index) = self.tasks.iter().position(late) else { return };
         let text = format!("rolled back: {} had no good exchange with a server in its time", self.options.version);
-        self.settle_own(index, Code::RolledBack, &text, out);
+        self.run(index, now, out, |_| Then::Failed(Code::RolledBack, text));
     }
+}
 
-    /// What will be reported is known, and written down before it is made so.
-    fn settle_own(&mut self, index: usize, code: Code, why: &str, out: &mut Vec<Action>) {
-        self.tasks[index].record.outcome = Some(Outcome::new(code, why));
-        self.go(index, Phase::Settling, out);
-    }
-
-    /// This is the installed binary again.
-    fn own_undone(&mut self, index: usize, out: &mut Vec<Action>) {
-        let record = &self.tasks[index].record;
-        if let Some(outcome) = record.outcome.clone() {
-            let text = format!("{}; {} runs again", outcome.message, self.options.version);
-            return self.end_own(index, outcome.code, &text, out);
+impl Run<'_> {
+    /// What is ordered of the daemon itself, and cannot be done or is done already.
+    pub fn begin_own(&mut self, job: &Job) -> Result<(), Then> {
+        match &job.order {
+            Order::Restart => Ok(()),
+            Order::Upgrade(source) if *self.state.settings.package == *self.state.own_package(source) => {
+                let text = format!("success, {} is installed already", self.state.options.version);
+                Err(Then::Over(Code::Success, text))
+            }
+            Order::Upgrade(source) if source.format.is_tar() => Ok(()),
+            Order::Upgrade(_) => {
+                let text = "url: want a .tar, .tar.gz, .tgz or .tar.xz that holds the binary \"bootagent\"";
+                Err(Then::Over(Code::BadJob, text.to_string()))
+            }
+            _ => {
+                let text = "only upgrade and restart can be done to bootagent";
+                Err(Then::Over(Code::Refused, text.to_string()))
+            }
         }
-        let new = record.package.as_ref().map_or("the new one", |package| &package.version);
-        let why = self.undone.take();
+    }
+
+    pub fn success(&self) -> String {
+        format!("success, {} runs", self.state.options.version)
+    }
+
+    /// The step of a job whose outcome is on record as a success before its end: 1.0.0 notes it so.
+    pub fn proved(&self) -> Option<Step> {
+        let proved = |outcome: &Outcome| self.task.is_own() && outcome.code == Code::Success;
+        self.task.record.outcome.as_ref().filter(|outcome| proved(outcome)).map(|_| Step::Replace)
+    }
+
+    /// Whether this job has put this image in the place of another.
+    fn brought_us(&self) -> bool {
+        self.state.renewed_by.as_ref() == Some(&self.task.record.id)
+    }
+
+    /// Until when this image is on trial, if it is by this job.
+    fn trial(&self) -> Option<Time> {
+        self.state.trial.filter(|_| self.brought_us())
+    }
+
+    pub fn try_installed(&mut self) -> Then {
+        match self.brought_us() {
+            true => Then::Past(Step::Reexec),
+            false => self.wait_for(Doing::Reexec),
+        }
+    }
+
+    /// Has the binary executed that was tried. In the image that it has become it is done.
+    pub fn reexec(&mut self) -> Then {
+        if self.trial().is_some() {
+            return Then::Done;
+        }
+        if self.state.is_good_for(&self.task.record.id) {
+            return self.execute();
+        }
+        // Whether it came to the exec is not known, unless a watcher has something to say.
+        match self.state.undone.is_some() {
+            true => self.not_proved(),
+            false => Then::Go(Step::Unpack),
+        }
+    }
+
+    fn execute(&mut self) -> Then {
+        self.state.renewal_recorded(self.now);
+        self.wait_for(Doing::Reexec)
+    }
+
+    fn not_executed(&mut self, why: &str) -> Then {
+        let reported = self.task.record.outcome.as_ref().map(|outcome| outcome.message.clone()).unwrap_or_default();
+        match (self.task.record.step, self.task.order()) {
+            (Some(Step::TryNew | Step::Reexec), Some(Order::Upgrade(_))) => {
+                Then::Failed(Code::Install, format!("cannot install: {why}; nothing is changed"))
+            }
+            (Some(Step::TryInstalled | Step::Reexec), _) => Then::Failed(Code::Start, format!("cannot restart: {why}")),
+            _ => {
+                self.state.trial = None;
+                let text = format!("{reported}; it stays, as the one before cannot be executed: {why}");
+                Then::Over(Code::Install, text)
+            }
+        }
+    }
+
+    pub fn prove(&mut self) -> Then {
+        match self.trial() {
+            Some(until) => self.wait_for(Doing::Proving(until)),
+            None => self.not_proved(),
+        }
+    }
+
+    /// This is the installed binary again, and the new one has left no word.
+    fn not_proved(&mut self) -> Then {
+        let new = self.task.record.package.as_ref().map_or("the new one", |package| &package.version);
+        let why = self.state.undone.take();
         let why = why.as_deref().unwrap_or("it ended before its first good exchange with a server");
-        let text = format!("rolled back from {new} to {}: {why}", self.options.version);
-        self.end_own(index, Code::RolledBack, &text, out);
+        let text = format!("rolled back from {new} to {}: {why}", self.state.options.version);
+        self.discard();
+        Then::Over(Code::RolledBack, text)
     }
 
-    fn success(&self) -> String {
-        format!("success, {} runs", self.options.version)
-    }
-
-    /// What stands for this version out of this package in the settings.
-    fn own_package(&self, source: &Source) -> String {
-        format!("{} {}", self.options.version, source.digest)
-    }
-
-    /// The new binary is the installed one: which package brought it is remembered.
-    fn own_installed(&mut self, index: usize, out: &mut Vec<Action>) {
-        if let Some(source) = self.source(index) {
-            self.settings.package = self.own_package(source).into();
-            out.push(Action::SaveSettings(self.settings.clone()));
+    pub fn replace(&mut self) -> Then {
+        if self.brought_us() && self.state.trial.is_none() {
+            return Then::Done;
         }
-        self.end_own(index, Code::Success, &self.success(), out);
+        let binary = self.state.own_binary();
+        self.ask(Action::Replace(self.id(), binary))
     }
 
-    /// Ends the job; nothing of the package is needed any more.
-    fn end_own(&mut self, index: usize, code: Code, message: &str, out: &mut Vec<Action>) {
-        out.push(Action::DropPackage(SELF.into(), Vec::new()));
-        self.finish(index, code, format_args!("{message}"), out);
+    /// The new binary was put in the place of the installed one, or could not be.
+    pub fn replaced(&mut self, result: Result<(), Reason>) -> Then {
+        match result {
+            Ok(()) if self.state.trial.take().is_some() => Then::Done,
+            // An earlier image was interrupted here. Either may run now, so the installed one is executed.
+            Ok(()) => self.wait_for(Doing::Reexec),
+            Err(why) => Then::Failed(Code::Install, format!("cannot install: {why}; undone")),
+        }
+    }
+
+    /// The new binary is the installed one: which package brought it is remembered, its files are not needed any more.
+    pub fn remember(&mut self) -> Then {
+        if let Some(source) = self.task.source() {
+            self.state.settings.package = self.state.own_package(source).into();
+            self.out.push(Action::SaveSettings(self.state.settings.clone()));
+        }
+        self.discard()
+    }
+
+    /// Gives the place back to the installed binary, which finds the same step and is at the end of it.
+    pub fn go_back(&mut self) -> Then {
+        if self.trial().is_some() {
+            self.state.renew_back(self.id(), self.now);
+            return self.wait_for(Doing::Reexec);
+        }
+        let text = format!("{} runs again", self.state.options.version);
+        self.add_to_outcome(&text);
+        self.discard()
     }
 }

@@ -6,6 +6,7 @@ use super::task::{Doing, Task};
 use crate::kernel::Level;
 use crate::model::event::{log, Action, Now};
 use crate::model::job::{Code, Job, JobId, Outcome, Rejected};
+use crate::model::plan::{Direction, Step};
 use crate::model::record::{JobRecord, Phase};
 use crate::model::report::Entry;
 use crate::model::state::State;
@@ -36,13 +37,13 @@ impl State {
             self.tasks.push(task);
             if !ended && !readable {
                 let index = self.tasks.len() - 1;
-                self.finish(index, Code::BadJob, format_args!("its record holds no job that can be read"), out);
+                self.finish(index, Code::BadJob, "its record holds no job that can be read", now, out);
             }
         }
         self.tasks.sort_unstable_by_key(|task| task.record.seq);
         for index in 0..self.tasks.len() {
             if self.tasks[index].record.phase == Phase::Received {
-                self.cancel_queued(index, out);
+                self.cancel_queued(index, now, out);
             }
         }
         for id in damaged {
@@ -70,6 +71,8 @@ impl State {
             boot_id: self.options.boot_id.clone(),
             received: now.time,
             phase: Phase::Received,
+            step: None,
+            direction: Direction::Forward,
             before: None,
             package: None,
             foreign: false,
@@ -118,7 +121,7 @@ impl State {
                     // The next daemon goes on from here.
                     task.doing = Doing::Queued;
                 } else {
-                    self.act(index, now, out);
+                    self.recorded(index, now, out);
                 }
             }
             Err(why) if !task.recorded => {
@@ -135,6 +138,24 @@ impl State {
                 task.doing = Doing::SaveAgain(now.time + self.options.times.save);
                 let wait = self.options.times.save.as_secs();
                 log(out, Level::Error, format_args!("job \"{id}\" waits, tried again in {wait} s: {why}"));
+            }
+        }
+    }
+
+    /// A job's record is on disk as it stands.
+    fn recorded(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+        match self.tasks[index].record.phase {
+            Phase::Received => {
+                self.tasks[index].doing = Doing::Queued;
+                self.cancel_queued(index, now, out);
+            }
+            Phase::Done => {
+                self.tasks[index].doing = Doing::Ended;
+                self.pace.new_results(now.time);
+            }
+            Phase::Taken => {}
+            Phase::Downloading | Phase::Verified | Phase::Installing | Phase::Starting | Phase::Settling => {
+                self.run(index, now, out, |run| run.begin());
             }
         }
     }
@@ -173,14 +194,14 @@ impl State {
             Doing::FetchAgain(at, why) => {
                 format!("download interrupted, tried again in {} s: {why}", at.since(now.time).as_secs())
             }
-            Doing::Tool(work) if work.again.is_some() => "waits for the package manager's lock".to_string(),
-            Doing::Trial => "the new server list is on trial".to_string(),
-            Doing::Renewing => "the daemon is being replaced".to_string(),
+            Doing::Tools(tools) if tools.again.is_some() => "waits for the package manager's lock".to_string(),
+            Doing::Step if task.is_at(Step::TryServers) => "the new server list is on trial".to_string(),
+            Doing::Reexec => "the daemon is being replaced".to_string(),
             Doing::Proving(at) => {
                 format!("an exchange with a server must come within {} s", at.since(now.time).as_secs())
             }
             Doing::Ended if task.sending.refusals > 0 => "the server does not take the result".to_string(),
-            _ if task.undoing() => "being undone".to_string(),
+            _ if task.goes_back() => "being undone".to_string(),
             _ => String::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! One open job: what is on record of it, what it is doing, and when it goes on by itself.
+//! One open job: what is on record of it, what it waits for, and when it goes on by itself.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -8,9 +8,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::kernel::Time;
 use crate::model::event::Definition;
-use crate::model::job::{Job, Order};
+use crate::model::job::{Job, Order, Source, SELF};
 use crate::model::package::Tool;
+use crate::model::plan::{Direction, Plan, Step, NOTHING};
 use crate::model::record::{JobRecord, Phase};
+use crate::model::spec::Name;
 use crate::model::state::Goal;
 
 /// One open job.
@@ -19,11 +21,15 @@ pub struct Task {
     pub record: JobRecord,
     /// The job; `None` once it is done, and for one that was refused as it came.
     pub job: Option<Rc<Job>>,
+    /// What it does, once it has begun.
+    pub plan: &'static Plan,
     pub doing: Doing,
-    /// It was begun by an earlier daemon: what its phase does may have been done already.
+    /// It was begun by an earlier daemon: what its step does may have been done already.
     pub resumed: bool,
     /// Its record has been on disk.
     pub recorded: bool,
+    /// What the agent becomes with the package.
+    pub chosen: Option<Chosen>,
     /// The start it waits for.
     pub goal: Option<Goal>,
     /// Download attempts in a row that brought nothing.
@@ -44,60 +50,31 @@ pub struct Sending {
     alone: bool,
 }
 
-/// What an open job is doing.
+/// What an open job waits for.
 #[derive(Clone, Debug)]
 pub enum Doing {
-    /// Its record is being written; the phase's work follows.
-    Saving,
-    /// Its record could not be written; tried again at that time.
-    SaveAgain(Time),
-    /// It waits for its turn.
+    /// Its turn.
     Queued,
-    /// It waits for another download to end.
+    /// Its record being on disk; the step it stands at begins then.
+    Saving,
+    /// The same, which could not be done; it is tried again at that time.
+    SaveAgain(Time),
+    /// The end of its step, by an event or by what its agent comes to.
+    Step,
+    /// The end of another download.
     WaitingForSlot,
-    /// Its package is being fetched.
+    /// The end of its download attempt.
     Fetching,
-    /// Its package is fetched again at that time, as this broke the last attempt off.
+    /// The next attempt, at that time, as this broke the last one off.
     FetchAgain(Time, Box<str>),
-    /// Something was asked of the host, and the answer is awaited.
-    Asked(Ask),
-    /// A package tool is at work.
-    Tool(Box<Toolwork>),
-    /// The agent must come to its end.
-    StoppingAgent,
-    /// The agent must stay alive.
-    Settling,
-    /// A server list is on trial.
-    Trial,
-    /// Another image of the daemon is being tried, or is about to take our place.
-    Renewing,
-    /// This image must exchange something with a server by then.
+    /// The end of package tools.
+    Tools(Box<Tools>),
+    /// The reexec: its turn, what is tried, or the exec itself.
+    Reexec,
+    /// The first exchange of this image with a server, until that time.
     Proving(Time),
-    /// The result is to be sent.
+    /// The server, which is to take the result.
     Ended,
-}
-
-/// What was asked of the host.
-#[derive(Clone, Debug)]
-pub enum Ask {
-    /// To keep the download as a package file.
-    Keep,
-    /// To verify it.
-    Verify,
-    /// To unpack a tar.
-    Unpack,
-    /// For the package's own definition.
-    Inspect,
-    /// To give what was unpacked its name.
-    Rename(Box<Chosen>),
-    /// To let the new package be the current one.
-    Link,
-    /// To let the former package be the current one again.
-    UndoLink,
-    /// For the definition that was in force before.
-    Recall,
-    /// To put this image in the place of the installed one.
-    Replace,
 }
 
 /// What an agent becomes with a new package.
@@ -110,8 +87,7 @@ pub struct Chosen {
 
 /// A package tool at work, and those that follow.
 #[derive(Clone, Debug)]
-pub struct Toolwork {
-    pub purpose: Purpose,
+pub struct Tools {
     /// The one at work first.
     pub tools: VecDeque<Tool>,
     /// When it is killed; again, when it was already.
@@ -123,37 +99,26 @@ pub struct Toolwork {
     pub lock_until: Time,
 }
 
-/// What a package tool is run for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// To learn the package's name and version.
-    Identify,
-    /// To learn whether the package was there before the job.
-    Query,
-    /// To install the new package.
-    Install,
-    /// To remove the package.
-    Remove,
-    /// To remove the package before it, which another kind of package has replaced.
-    Retire,
-    /// To go back.
-    Undo,
-}
-
 impl Task {
     pub fn new(record: JobRecord, job: Option<Rc<Job>>, doing: Doing) -> Task {
         Task {
             record,
             job,
+            plan: &NOTHING,
             doing,
             resumed: false,
             recorded: false,
+            chosen: None,
             goal: None,
             tries: 0,
             turn: Time::default(),
             refetched: false,
             sending: Sending::default(),
         }
+    }
+
+    pub fn name(&self) -> &Name {
+        &self.record.name
     }
 
     pub fn send_at(&self) -> Option<Time> {
@@ -181,17 +146,46 @@ impl Task {
         }
     }
 
-    /// Whether it is being undone.
-    pub fn undoing(&self) -> bool {
-        self.record.outcome.is_some() && self.record.phase != Phase::Done
+    /// Whether it is on its way back.
+    pub fn goes_back(&self) -> bool {
+        self.record.direction == Direction::Back
+    }
+
+    /// Whether it is given to the daemon itself.
+    pub fn is_own(&self) -> bool {
+        **self.name() == *SELF
     }
 
     pub fn has_ended(&self) -> bool {
         self.record.phase == Phase::Done
     }
 
+    /// Whether it waits for its turn, not begun.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.doing, Doing::Queued) && self.record.phase == Phase::Received
+    }
+
+    /// Whether it has begun this step, and the end of that is to come.
+    pub fn is_at(&self, step: Step) -> bool {
+        matches!(self.doing, Doing::Step) && self.record.step == Some(step)
+    }
+
     pub fn order(&self) -> Option<&Order> {
         self.job.as_ref().map(|job| &job.order)
+    }
+
+    /// The package it brings.
+    pub fn source(&self) -> Option<&Source> {
+        match self.order()? {
+            Order::Install(source) | Order::Upgrade(source) => Some(source),
+            Order::Uninstall | Order::Start | Order::Stop | Order::Restart | Order::Config { .. } => None,
+        }
+    }
+
+    /// Goes to a step of its plan.
+    pub fn stand_at(&mut self, step: Step) {
+        self.record.step = Some(step);
+        self.record.phase = step.phase(self.record.direction);
     }
 
     /// The moment in its window that this host picks.
@@ -213,19 +207,14 @@ impl Task {
                 let begin = first.then(|| self.begin_at(sn));
                 Time::earliest(&[begin, self.expires_at()])
             }
-            Doing::Tool(work) => Some(work.again.unwrap_or(work.deadline)),
-            Doing::Saving
-            | Doing::WaitingForSlot
-            | Doing::Fetching
-            | Doing::Asked(_)
-            | Doing::StoppingAgent
-            | Doing::Settling
-            | Doing::Trial
-            | Doing::Renewing
-            | Doing::Ended => None,
+            Doing::Tools(tools) => Some(tools.again.unwrap_or(tools.deadline)),
+            Doing::Saving | Doing::WaitingForSlot | Doing::Fetching | Doing::Step | Doing::Reexec | Doing::Ended => {
+                None
+            }
         }
     }
 }
+
 /// The number by which a host finds its moment in a job's window.
 fn place(sn: &str, id: &str) -> u64 {
     let hash = Sha256::new().chain_update(sn).chain_update("\n").chain_update(id).finalize();

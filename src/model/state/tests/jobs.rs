@@ -273,7 +273,7 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
             _ => None,
         });
         let exit = Exit::Code(i32::from(asks.last() == Some(&true)));
-        bench.step(Event::ToolDone { job: "deb".into(), exit, output: output.into() });
+        bench.step(Event::ToolDone { owner: ToolOwner::Job("deb".into()), exit, output: output.into() });
     };
     tool(&mut bench, "Package: web-package\nVersion: 1\n");
     while bench.jobs["deb"].phase < Phase::Starting {

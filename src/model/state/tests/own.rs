@@ -33,7 +33,7 @@ fn unpack(bench: &mut Bench) {
 }
 
 fn tried(bench: &mut Bench, exit: Exit, output: &str) {
-    bench.step(Event::ToolDone { job: ".reexec".into(), exit, output: output.into() });
+    bench.step(Event::ToolDone { owner: ToolOwner::Reexec, exit, output: output.into() });
 }
 
 /// The new binary says its version and finds the configuration good.
@@ -141,7 +141,7 @@ fn what_cannot_even_be_tried_changes_nothing() {
     // One that hangs is killed, and killed again.
     let mut bench = brought();
     bench.pass(secs(15));
-    let kills = |action: &Action| matches!(action, Action::KillTool(id) if **id == *".reexec").then_some(());
+    let kills = |action: &Action| matches!(action, Action::KillTool(ToolOwner::Reexec)).then_some(());
     assert!(!bench.take(kills).is_empty());
     bench.pass(secs(15));
     assert!(!bench.take(kills).is_empty());

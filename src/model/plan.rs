@@ -1,0 +1,382 @@
+//! What each kind of job does, and how that is undone: a plan for each, as lists of steps.
+//!
+//! A plan has three lists. In `prepare` nothing that runs is touched: a failure there throws away what was brought, and the job
+//! ends. Then `change` changes the host, and a failure there takes the job `back`. Not all that is on the way back need have
+//! been done: a step that finds nothing to undo does nothing. The way back is not `change` in reverse, as the definition that
+//! was in force before may be part of the package that was there before, which comes first.
+//!
+//! The step that a job stands at is on disk before it begins, wherever another phase of the ledger begins with it: after an
+//! interruption the job goes on with that step, so all that follows up to the next such step can be done twice without harm.
+//!
+//! `state::jobs::step` says how each step begins and when it is done; `state::jobs::run` runs any plan, in either direction.
+
+use crate::model::job::{Job, Order, SELF};
+use crate::model::package::Format;
+
+/// The steps of one kind of job.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What comes before anything is changed.
+    prepare: &'static [Step],
+    /// What changes the host.
+    change: &'static [Step],
+    /// What undoes that; empty where a failure leaves things as they are.
+    back: &'static [Step],
+}
+
+use Step::*;
+
+/// Installs a tar, or upgrades to one.
+static TAR: Plan = Plan {
+    prepare: &[Download, Verify, Place, Unpack, Inspect, Name],
+    change: &[Adopt, Stop, Link, Resume, Settle, Retire, Keep],
+    back: &[Stop, Reinstall, Relink, Discard, Restore, Resume, Settle],
+};
+
+/// Installs a package by the host's package manager, or upgrades to one.
+static PACKAGE: Plan = Plan {
+    prepare: &[Download, Verify, Place, Identify, Query],
+    change: &[Install, Inspect, Adopt, Stop, Resume, Settle, Retire, Keep],
+    back: &[Stop, Reinstall, Relink, Discard, Restore, Resume, Settle],
+};
+
+/// Installs a package that the agent has already: only what the job says beside it is new.
+static SAME: Plan = Plan {
+    prepare: &[],
+    change: &[Adopt, Stop, Link, Resume, Settle, Keep],
+    back: &[Stop, Reinstall, Relink, Discard, Restore, Resume, Settle],
+};
+
+/// Removes an agent and its package.
+static UNINSTALL: Plan =
+    Plan { prepare: &[], change: &[WantDown, Stop, Remove, Forget], back: &[Stop, Reinstall, Restore, Resume, Settle] };
+
+/// Starts an agent.
+static START: Plan = Plan { prepare: &[], change: &[Start, Settle], back: &[] };
+
+/// Stops an agent.
+static STOP: Plan = Plan { prepare: &[], change: &[WantDown, Stop], back: &[] };
+
+/// Stops an agent and starts it.
+static RESTART: Plan = Plan { prepare: &[], change: &[WantUp, Stop, Start, Settle], back: &[] };
+
+/// Gives an agent another environment or other limits.
+static CONFIG: Plan =
+    Plan { prepare: &[], change: &[Overlay, Stop, Start, Settle], back: &[Stop, Restore, Resume, Settle] };
+
+/// Gives the daemon other servers or another reporting interval.
+static SETTINGS: Plan = Plan { prepare: &[TryServers], change: &[ApplySettings], back: &[] };
+
+/// Puts another binary in the place of the daemon's. From `Prove` on the new image runs; `GoBack` gives its place back.
+static SELF_UPGRADE: Plan = Plan {
+    prepare: &[Download, Verify, Place, Unpack, TryNew, Reexec],
+    change: &[Prove, Replace, Remember],
+    back: &[GoBack],
+};
+
+/// Executes the installed binary in the place of the daemon.
+static SELF_RESTART: Plan = Plan { prepare: &[TryInstalled, Reexec], change: &[], back: &[] };
+
+/// Of a job that has not begun, or has ended.
+pub static NOTHING: Plan = Plan { prepare: &[], change: &[], back: &[] };
+
+/// One step of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The package is fetched; what it hashes to is what the job says.
+    Download,
+    /// The download is verified: its digest, and its signature where there must be one.
+    Verify,
+    /// The download gets its place among the package files.
+    Place,
+    /// The package manager is asked for the package's own name and version.
+    Identify,
+    /// The package manager is asked whether somebody else has installed the package before.
+    Query,
+    /// The tar is unpacked.
+    Unpack,
+    /// The package's own definition is read, and the one that counts is chosen.
+    Inspect,
+    /// The unpacked directory gets the name of its version.
+    Name,
+    /// The package manager installs the package.
+    Install,
+    /// The agent's record gets the package, the definition and all that the job says.
+    Adopt,
+    /// The agent's record says that it should run.
+    WantUp,
+    /// The agent's record says that it should not run.
+    WantDown,
+    /// The agent's record gets the environment and limits of the job.
+    Overlay,
+    /// The agent is stopped, and nothing of it is left.
+    Stop,
+    /// `current` points to the new directory.
+    Link,
+    /// The agent should run, and is started.
+    Start,
+    /// The agent is started if it should run; if not, no `Settle` follows.
+    Resume,
+    /// The agent stays up as long as it must.
+    Settle,
+    /// A package of another kind or name that the new one replaces is removed.
+    Retire,
+    /// The package before the new one is kept to go back to, the one before that is not.
+    Keep,
+    /// The package is removed.
+    Remove,
+    /// The agent's files and records are removed.
+    Forget,
+    /// Back: the package manager removes the new package and installs the one before.
+    Reinstall,
+    /// Back: `current` points to the directory before.
+    Relink,
+    /// Back: the files of the new package are removed.
+    Discard,
+    /// Back: the agent's record and definition are what they were before.
+    Restore,
+    /// A server of the new list answers.
+    TryServers,
+    /// The daemon's settings are what the job says.
+    ApplySettings,
+    /// The new binary of the daemon says its version and finds the configuration good.
+    TryNew,
+    /// The same of the installed binary.
+    TryInstalled,
+    /// The binary that was tried is executed in the place of this one.
+    Reexec,
+    /// The new image exchanges something with a server.
+    Prove,
+    /// The new binary is put in the place of the installed one. That it has proved itself is on record before that.
+    Replace,
+    /// Which package the installed binary came in is remembered.
+    Remember,
+    /// Back: the installed binary runs again in the place of the new image, whose package is thrown away.
+    GoBack,
+}
+
+/// Which way a job goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// It does what was ordered.
+    #[default]
+    Forward,
+    /// It undoes what it has done; its outcome is known.
+    Back,
+}
+
+/// Where a job stands; the names are those of the ledger (`bootagent jobs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Recorded, waiting for its turn.
+    Received,
+    /// The package is being fetched.
+    Downloading,
+    /// The package is here and its digest is right.
+    Verified,
+    /// The package manager or unpacker is at work; also while undoing.
+    Installing,
+    /// The agent is being stopped or started.
+    Starting,
+    /// The agent runs and must stay alive for `startsecs`.
+    Settling,
+    /// Ended; the server has not taken the result yet.
+    Done,
+    /// Ended, and the server has the result.
+    Taken,
+}
+
+impl Plan {
+    /// The plan of a job; `None`: it cannot be done to the daemon. `same`: the agent has this very package already.
+    pub fn of(job: &Job, same: bool) -> Option<&'static Plan> {
+        let own = *job.name == *SELF;
+        Some(match &job.order {
+            Order::Upgrade(source) if own && source.format.is_tar() => &SELF_UPGRADE,
+            Order::Restart if own => &SELF_RESTART,
+            _ if own => return None,
+            Order::Install(_) | Order::Upgrade(_) if same => &SAME,
+            Order::Install(source) | Order::Upgrade(source) => match source.format {
+                Format::Tar | Format::TarGz | Format::TarXz => &TAR,
+                Format::Rpm | Format::Deb | Format::Apk | Format::Ipk => &PACKAGE,
+            },
+            Order::Uninstall => &UNINSTALL,
+            Order::Start => &START,
+            Order::Stop => &STOP,
+            Order::Restart => &RESTART,
+            Order::Config { .. } if job.name.is_empty() => &SETTINGS,
+            Order::Config { .. } => &CONFIG,
+        })
+    }
+
+    /// The steps of one direction.
+    fn steps(&self, direction: Direction) -> impl Iterator<Item = Step> {
+        let (first, second): (&[Step], &[Step]) = match direction {
+            Direction::Forward => (self.prepare, self.change),
+            Direction::Back => (self.back, &[]),
+        };
+        first.iter().chain(second).copied()
+    }
+
+    /// The first step of a direction.
+    pub fn first(&self, direction: Direction) -> Option<Step> {
+        self.steps(direction).next()
+    }
+
+    /// The step after this one.
+    pub fn after(&self, direction: Direction, step: Step) -> Option<Step> {
+        self.steps(direction).skip_while(|other| *other != step).nth(1)
+    }
+
+    /// Whether a job at this step may have changed the host, so that a failure takes it back.
+    pub fn changes(&self, step: Step) -> bool {
+        self.change.contains(&step)
+    }
+
+    /// Whether the step is on disk before it begins: where another phase of the ledger begins.
+    pub fn is_recorded(&self, direction: Direction, step: Step) -> bool {
+        let before = self.steps(direction).take_while(|other| *other != step).last();
+        let phase = step.phase(direction);
+        let begins = before.is_none_or(|before| before.phase(direction) != phase);
+        // Whoever finds a job that has proved its binary must not take that away again.
+        phase != Phase::Received && begins || step == Replace
+    }
+
+    /// The step with which a job goes on after an interruption: the last one on disk. The daemon before may have been 1.0.0,
+    /// which notes no step, or another one with other plans: then it is the first one of the phase.
+    pub fn resume(&self, direction: Direction, phase: Phase, step: Option<Step>) -> Option<Step> {
+        let mut last = None;
+        for here in self.steps(direction).filter(|here| here.phase(direction) == phase) {
+            if self.is_recorded(direction, here) && (last.is_none() || step == Some(here)) {
+                last = Some(here);
+            }
+        }
+        last
+    }
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: [Step; 35] = [
+        Download,
+        Place,
+        Verify,
+        Identify,
+        Query,
+        Unpack,
+        Inspect,
+        Name,
+        Install,
+        Adopt,
+        WantUp,
+        WantDown,
+        Overlay,
+        Stop,
+        Link,
+        Start,
+        Resume,
+        Settle,
+        Retire,
+        Keep,
+        Remove,
+        Forget,
+        Reinstall,
+        Relink,
+        Discard,
+        Restore,
+        TryServers,
+        ApplySettings,
+        TryNew,
+        TryInstalled,
+        Reexec,
+        Prove,
+        Replace,
+        Remember,
+        GoBack,
+    ];
+
+    /// Its name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Download => "download",
+            Place => "place",
+            Verify => "verify",
+            Identify => "identify",
+            Query => "query",
+            Unpack => "unpack",
+            Inspect => "inspect",
+            Name => "name",
+            Install => "install",
+            Adopt => "adopt",
+            WantUp => "want up",
+            WantDown => "want down",
+            Overlay => "overlay",
+            Stop => "stop",
+            Link => "link",
+            Start => "start",
+            Resume => "resume",
+            Settle => "settle",
+            Retire => "retire",
+            Keep => "keep",
+            Remove => "remove",
+            Forget => "forget",
+            Reinstall => "reinstall",
+            Relink => "relink",
+            Discard => "discard",
+            Restore => "restore",
+            TryServers => "try servers",
+            ApplySettings => "apply settings",
+            TryNew => "try new",
+            TryInstalled => "try installed",
+            Reexec => "reexec",
+            Prove => "prove",
+            Replace => "replace",
+            Remember => "remember",
+            GoBack => "go back",
+        }
+    }
+
+    /// The phase of the ledger that it belongs to. 1.0.0 knows these phases and no steps, and must find its way by them.
+    pub const fn phase(self, direction: Direction) -> Phase {
+        match self {
+            TryServers | ApplySettings => Phase::Received,
+            Download => Phase::Downloading,
+            Place | Verify | Identify | Query => Phase::Verified,
+            Unpack | Inspect | Name | Install | Adopt | Remove | Forget | TryNew => Phase::Installing,
+            Reinstall | Relink | Discard | Restore => Phase::Installing,
+            Stop => match direction {
+                Direction::Forward => Phase::Starting,
+                Direction::Back => Phase::Installing,
+            },
+            WantUp | WantDown | Overlay | Link | Start | Resume | TryInstalled | Reexec => Phase::Starting,
+            Settle | Retire | Keep | Prove | Replace | Remember | GoBack => Phase::Settling,
+        }
+    }
+}
+
+impl Phase {
+    /// All of them, in order.
+    pub const ALL: [Phase; 8] = [
+        Phase::Received,
+        Phase::Downloading,
+        Phase::Verified,
+        Phase::Installing,
+        Phase::Starting,
+        Phase::Settling,
+        Phase::Done,
+        Phase::Taken,
+    ];
+
+    /// Its name in the ledger and in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Phase::Received => "received",
+            Phase::Downloading => "downloading",
+            Phase::Verified => "verified",
+            Phase::Installing => "installing",
+            Phase::Starting => "starting",
+            Phase::Settling => "settling",
+            Phase::Done => "done",
+            Phase::Taken => "taken",
+        }
+    }
+}

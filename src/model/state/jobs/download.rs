@@ -1,0 +1,108 @@
+//! Downloads: one at a time, tried again, given up.
+
+use std::time::Duration;
+
+use super::run::{Run, Then};
+use super::task::Doing;
+use crate::kernel::{Decimal, Level, Time};
+use crate::model::event::{log, Action, Fetched, Now};
+use crate::model::job::Code;
+use crate::model::package::Digest;
+use crate::model::state::State;
+
+/// How long a download keeps others waiting: it goes on after them, where it was.
+const FETCH_TURN: Duration = Duration::from_secs(600);
+
+/// Download attempts in a row that bring nothing before it is given up.
+const FETCH_TRIES: u32 = 8;
+
+/// The longest pause between two of them; the first is 1 s.
+const FETCH_PAUSE: Duration = Duration::from_secs(60);
+
+impl State {
+    /// Begins the download at `index` if it is the next one.
+    pub(super) fn follow_slot(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+        if self.is_leaving() || !self.is_next_to_fetch(index) {
+            return;
+        }
+        let task = &mut self.tasks[index];
+        (task.doing, task.turn) = (Doing::Fetching, now.time);
+        out.push(Action::Fetch(task.record.id.clone()));
+    }
+
+    /// Whether nothing is fetched, and nobody has waited for longer.
+    fn is_next_to_fetch(&self, index: usize) -> bool {
+        let turn = self.tasks[index].turn;
+        self.tasks.iter().all(|task| match task.doing {
+            Doing::Fetching => false,
+            Doing::WaitingForSlot => task.turn >= turn,
+            _ => true,
+        })
+    }
+
+    /// The download that others wait for, and when it is their turn.
+    pub(super) fn fetch_turn(&self) -> Option<(usize, Time)> {
+        self.tasks.iter().find(|task| matches!(task.doing, Doing::WaitingForSlot))?;
+        let index = self.tasks.iter().position(|task| matches!(task.doing, Doing::Fetching))?;
+        Some((index, self.tasks[index].turn + FETCH_TURN))
+    }
+
+    /// Cuts the download that has had its turn.
+    pub(super) fn fetch_turn_due(&mut self, now: Now, out: &mut Vec<Action>) {
+        if let Some((index, _)) = self.fetch_turn().filter(|(_, until)| *until <= now.time) {
+            let task = &mut self.tasks[index];
+            task.turn = now.time;
+            out.push(Action::CutFetch(task.record.id.clone()));
+        }
+    }
+}
+
+impl Run<'_> {
+    /// A download attempt ended.
+    pub fn fetched(&mut self, fetched: Fetched) -> Then {
+        let Some(want) = self.task.source().map(|source| source.digest) else { return self.misfit() };
+        match judged(fetched, want) {
+            Fetched::Whole { digest, .. } if digest == want => Then::Done,
+            Fetched::Whole { doubtful: true, .. } if !self.task.refetched => {
+                let id = self.id();
+                let text = format_args!("job \"{id}\": the download does not fit, once more from the start");
+                log(self.out, Level::Warn, text);
+                self.out.push(Action::DropDownload(id));
+                self.task.refetched = true;
+                self.wait_for(Doing::WaitingForSlot)
+            }
+            Fetched::Whole { digest, .. } => {
+                Then::Over(Code::Checksum, format!("the package is not what was promised: want {want}, got {digest}"))
+            }
+            Fetched::Refused { reason } => Then::Over(Code::Download, format!("cannot download: {reason}")),
+            Fetched::Cut { reason, progress, retry_after } => self.cut(reason, progress, retry_after),
+        }
+    }
+
+    fn cut(&mut self, reason: Box<str>, progress: bool, retry_after: Option<u64>) -> Then {
+        self.task.tries = if progress { 0 } else { self.task.tries + 1 };
+        if self.task.tries >= FETCH_TRIES {
+            return Then::Over(Code::Download, format!("cannot download, tried {FETCH_TRIES} times: {reason}"));
+        }
+        let doubled = self.state.options.times.fetch * (1 << self.task.tries.saturating_sub(1));
+        let mut pause = doubled.min(FETCH_PAUSE);
+        if let Some(seconds) = retry_after {
+            pause = pause.max(self.state.pace.heeded(seconds));
+        }
+        let (id, wait) = (self.id(), Decimal::seconds(pause));
+        let text = format_args!("job \"{id}\": download interrupted, tried again in {wait} s: {reason}");
+        log(self.out, Level::Warn, text);
+        self.wait_for(Doing::FetchAgain(self.now.time + pause, reason))
+    }
+}
+
+/// What may have been cut short, and does not fit, was: the next attempt goes on behind it.
+fn judged(fetched: Fetched, want: Digest) -> Fetched {
+    match fetched {
+        Fetched::Whole { digest, cut: true, .. } if digest != want => {
+            let reason = "the connection ended, and what has come does not fit".into();
+            Fetched::Cut { reason, progress: false, retry_after: None }
+        }
+        other => other,
+    }
+}

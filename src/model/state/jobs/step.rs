@@ -1,0 +1,294 @@
+//! What each step begins, and what its answers mean. What they are for is said in `model::plan`; steps that only packages or
+//! only the daemon itself know are in `package` and `own`.
+
+use std::time::Duration;
+
+use super::run::{Run, Then};
+use super::task::Doing;
+use crate::kernel::Level;
+use crate::model::agent::Agent;
+use crate::model::event::{log, Action, Fetched, Now, Reply, Verified};
+use crate::model::job::{joined, Code, Order};
+use crate::model::plan::Step;
+use crate::model::record::Wanted;
+use crate::model::spec::Spec;
+use crate::model::state::{Progress, State};
+use crate::reason::Reason;
+
+/// An answer of the host to what a step began.
+#[derive(Debug)]
+pub enum Answer<'a> {
+    /// To `Action::Fetch`.
+    Fetched(Fetched),
+    /// To `Action::Verify`.
+    Verified(Verified),
+    /// To `Action::Unpack`.
+    Unpacked(Result<(), Reason>),
+    /// To `Action::Place`, `Rename`, `Link` and `Replace`.
+    Placed(Result<(), Reason>),
+    /// To `Action::Inspect`.
+    Inspected(Result<Option<Box<Spec>>, Reason>),
+    /// Of the last package tool that a step runs.
+    Tools(Result<&'a str, Reason>),
+}
+
+impl State {
+    /// The host answers what a job asked.
+    pub(in super::super) fn answered(&mut self, id: &str, answer: Answer, now: Now, out: &mut Vec<Action>) {
+        // A job that has ended asks for nothing any more; what it asked before that may be answered late.
+        if let Some(index) = self.index(id).filter(|index| !self.tasks[*index].has_ended()) {
+            self.run(index, now, out, |run| run.answer(answer));
+        }
+    }
+
+    /// A server list was on trial.
+    pub(in super::super) fn tried(&mut self, good: bool, server: &str, reply: &Reply, now: Now, out: &mut Vec<Action>) {
+        let Some(index) = self.tasks.iter().position(|task| task.is_at(Step::TryServers)) else { return };
+        let why = match reply {
+            Reply::Failed { reason, .. } => reason,
+            _ => "its answer holds no integer errcode",
+        };
+        let text = "no server of the new list answers, the old list stays; the last one";
+        let failed = Then::Failed(Code::Download, format!("{text}, {server}: {why}"));
+        self.run(index, now, out, |_| if good { Then::Done } else { failed });
+    }
+}
+
+impl Run<'_> {
+    /// Begins the step that the job stands at; harmless when some of it was done before.
+    pub fn begin(&mut self) -> Then {
+        let Some(step) = self.task.record.step else { return self.misfit() };
+        self.task.doing = Doing::Step;
+        if let Some(why) = self.unsigned() {
+            return self.refuse(step, &why);
+        }
+        match step {
+            Step::Download => self.wait_for(Doing::WaitingForSlot),
+            Step::Place => self.place(),
+            Step::Verify => self.verify(),
+            Step::Identify => self.identify(),
+            Step::Query => self.query(),
+            Step::Unpack => self.unpack(),
+            Step::Inspect => self.inspect(),
+            Step::Name => self.give_name(),
+            Step::Install => self.install(),
+            Step::Adopt => self.adopt(),
+            Step::WantUp => self.want(Wanted::Up),
+            Step::WantDown => self.want(Wanted::Down),
+            Step::Overlay => self.overlay(),
+            Step::Stop => self.stop(),
+            Step::Link => self.link(),
+            Step::Start => self.start(),
+            Step::Resume => self.start_if_wanted(),
+            Step::Settle => self.settle(),
+            Step::Retire => self.retire(),
+            Step::Keep => self.keep(),
+            Step::Remove => self.remove(),
+            Step::Forget => self.forget(),
+            Step::Reinstall => self.reinstall(),
+            Step::Relink => self.relink(),
+            Step::Discard => self.discard(),
+            Step::Restore => self.recall(),
+            Step::TryServers => self.try_servers(),
+            Step::ApplySettings => self.apply_settings(),
+            Step::TryNew => self.wait_for(Doing::Reexec),
+            Step::TryInstalled => self.try_installed(),
+            Step::Reexec => self.reexec(),
+            Step::Prove => self.prove(),
+            Step::Replace => self.replace(),
+            Step::Remember => self.remember(),
+            Step::GoBack => self.go_back(),
+        }
+    }
+
+    /// What the host's answer means for the step that the job stands at.
+    pub fn answer(&mut self, answer: Answer) -> Then {
+        let Some(step) = self.task.record.step else { return self.ignore(&answer) };
+        if !matches!(self.task.doing, Doing::Step | Doing::Fetching | Doing::Tools(_)) {
+            return self.ignore(&answer);
+        }
+        match (step, answer) {
+            (Step::Download, Answer::Fetched(fetched)) => self.fetched(fetched),
+            (Step::Place, Answer::Placed(Err(why))) => cannot_install(format_args!("cannot keep the package: {why}")),
+            (Step::Verify, Answer::Verified(verified)) => self.verified(verified),
+            (Step::Identify, Answer::Tools(said)) => self.identified(said),
+            (Step::Query, Answer::Tools(said)) => self.queried(said.is_ok()),
+            (Step::Inspect, Answer::Inspected(own)) => self.choose(own),
+            (Step::Link, Answer::Placed(Err(why))) => self.not_linked(&why),
+            (Step::Retire, Answer::Tools(Err(why))) => self.not_retired(&why),
+            (Step::Remove, Answer::Tools(Err(why))) => cannot_install(format_args!("cannot remove the package: {why}")),
+            (Step::Reinstall, Answer::Tools(Err(why))) | (Step::Relink, Answer::Placed(Err(why))) => {
+                cannot_install(format_args!("cannot go back: {why}"))
+            }
+            (Step::Restore, Answer::Inspected(own)) => self.restore_with(own.ok().flatten()),
+            (Step::Replace, Answer::Placed(result)) => self.replaced(result),
+            (Step::Unpack, Answer::Unpacked(Err(why)))
+            | (Step::Name, Answer::Placed(Err(why)))
+            | (Step::Install, Answer::Tools(Err(why))) => cannot_install(format_args!("cannot install: {why}")),
+            (Step::Place | Step::Name | Step::Link | Step::Relink, Answer::Placed(Ok(())))
+            | (Step::Unpack, Answer::Unpacked(Ok(())))
+            | (Step::Install | Step::Retire | Step::Remove | Step::Reinstall, Answer::Tools(Ok(_))) => Then::Done,
+            (_, answer) => self.ignore(&answer),
+        }
+    }
+
+    /// An answer to what the step did not ask.
+    fn ignore(&mut self, answer: &Answer) -> Then {
+        let step = self.task.record.step.map_or("no step", Step::name);
+        let id = &self.task.record.id;
+        log(self.out, Level::Warn, format_args!("job \"{id}\": {answer:?} at the step \"{step}\", ignored"));
+        Then::Wait
+    }
+
+    /// The record of the job does not hold what its step needs.
+    pub fn misfit(&self) -> Then {
+        let step = self.task.record.step.map_or("none", Step::name);
+        Then::Failed(Code::BadJob, format!("its record does not fit the step \"{step}\""))
+    }
+
+    pub fn wait_for(&mut self, doing: Doing) -> Then {
+        self.task.doing = doing;
+        Then::Wait
+    }
+
+    pub fn agent(&self) -> Option<&Agent> {
+        self.state.agents.get(self.task.name())
+    }
+
+    /// Whether the agent is known and should run.
+    pub fn is_wanted(&self) -> bool {
+        self.agent().is_some_and(|agent| agent.wanted() == Wanted::Up)
+    }
+
+    fn want(&mut self, wanted: Wanted) -> Then {
+        self.state.want(self.task.name(), wanted, self.now, self.out);
+        Then::Done
+    }
+
+    pub fn order_up(&mut self) {
+        self.state.turn(self.task.name(), self.now, self.out, &mut |agent, turn| agent.order_up(turn));
+    }
+
+    pub fn order_down(&mut self) {
+        self.state.turn(self.task.name(), self.now, self.out, &mut |agent, turn| agent.order_down(turn));
+    }
+
+    /// Changes the environment and limits of the agent.
+    fn overlay(&mut self) -> Then {
+        let Some(job) = self.task.job.clone() else { return self.misfit() };
+        if let Some(agent) = self.state.agents.get_mut(&job.name) {
+            agent.record.envs = job.envs.clone().or(agent.record.envs.take());
+            agent.record.limits = job.limits.clone().or(agent.record.limits.take());
+            self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
+        }
+        match self.is_wanted() {
+            true => Then::Done,
+            false => Then::Over(Code::Success, "success, the agent is stopped".to_string()),
+        }
+    }
+
+    /// Brings the agent down.
+    fn stop(&mut self) -> Then {
+        // What an earlier daemon restarted for this job is not restarted again.
+        let received = self.task.record.received;
+        let since = self.agent().and_then(Agent::running_since).filter(|since| *since >= received);
+        if self.task.resumed && since.is_some() && matches!(self.task.order(), Some(Order::Restart)) {
+            return Then::Go(Step::Start);
+        }
+        self.order_down();
+        Then::Wait
+    }
+
+    /// Looks whether the agent is down. Somebody may want it up meanwhile.
+    pub fn follow_stop(&mut self) -> Then {
+        let Some(agent) = self.agent().filter(|agent| !agent.is_down()) else { return Then::Done };
+        if agent.is_going_down() {
+            return Then::Wait;
+        }
+        if agent.wanted() == Wanted::Up && matches!(self.task.order(), Some(Order::Stop)) {
+            return Then::Over(Code::Expired, "cancelled: the agent was started meanwhile".to_string());
+        }
+        self.order_down();
+        Then::Wait
+    }
+
+    /// Wants the agent up, and starts it.
+    fn start(&mut self) -> Then {
+        self.state.want(self.task.name(), Wanted::Up, self.now, self.out);
+        self.order_up();
+        self.task.goal = None;
+        self.watch_start();
+        Then::Done
+    }
+
+    fn start_if_wanted(&mut self) -> Then {
+        if self.is_wanted() {
+            return self.start();
+        }
+        self.order_down();
+        Then::Past(Step::Settle)
+    }
+
+    /// Sets the start that is to be watched, unless it is known.
+    fn watch_start(&mut self) {
+        let name = self.task.name();
+        let own = self.task.job.as_ref().and_then(|job| job.startsecs);
+        let lasting: Duration = own.unwrap_or_else(|| self.state.startsecs(name));
+        // It must be healthy, too, where there is something to go back to.
+        let healthy = !self.task.goes_back() && self.task.record.before.is_some();
+        let goal = self.state.goal_up(name, lasting, healthy);
+        self.task.goal.get_or_insert(goal);
+    }
+
+    /// Watches the start. After an interruption the one that runs now is the one to watch. What ended while nobody was
+    /// watching may have ended with the daemon, and says nothing about the agent: it is started again.
+    fn settle(&mut self) -> Then {
+        if self.task.resumed && self.task.goal.is_none() && self.is_wanted() {
+            self.order_up();
+        }
+        self.watch_start();
+        Then::Wait
+    }
+
+    /// Looks whether the agent has stayed up for long enough.
+    pub fn follow_settling(&mut self) -> Then {
+        let Some(goal) = self.task.goal else { return self.misfit() };
+        match self.state.progress(self.task.name(), goal, self.now.time) {
+            Progress::Wait(_) => Then::Wait,
+            Progress::Reached => Then::Done,
+            Progress::Missed(why) if self.task.goes_back() => {
+                Then::Failed(Code::Start, format!("what was there before does not stay up either: {why}"))
+            }
+            Progress::Missed(why) => Then::Failed(Code::Start, format!("the agent does not stay up: {why}")),
+        }
+    }
+
+    fn try_servers(&mut self) -> Then {
+        match self.task.order() {
+            Some(Order::Config { servers: Some(servers), .. }) if !servers.is_empty() => {
+                self.state.pace.try_given(servers.clone());
+                Then::Wait
+            }
+            _ => Then::Done,
+        }
+    }
+
+    fn apply_settings(&mut self) -> Then {
+        let Some(Order::Config { servers, step }) = self.task.order() else { return self.misfit() };
+        let (settings, pace) = (&mut self.state.settings, &mut self.state.pace);
+        if let Some(servers) = servers {
+            settings.svrlist = joined(&mut servers.iter().map(|server| &*server.base), ",").into();
+            pace.set_given(servers.clone());
+        }
+        if let Some(step) = *step {
+            settings.step = Some(step);
+            pace.set_step(step, self.now.time);
+        }
+        self.out.push(Action::SaveSettings(settings.clone()));
+        Then::Done
+    }
+}
+
+fn cannot_install(why: std::fmt::Arguments) -> Then {
+    Then::Failed(Code::Install, why.to_string())
+}
