@@ -79,7 +79,14 @@ fn walk(kind: Kind, steps: &[Step], disaster: Disaster, stride: usize, (share, s
     let points: Vec<Vec<String>> = steps.iter().map(|step| walk.points(step)).collect();
     let all = std::env::var_os("CRASH_ALL").is_some();
     assert!(points.iter().all(|points| points.len() > 8), "hardly any points: {points:?}");
-    let points = picked(&points, all, stride);
+    let points = match disaster {
+        // Each phase on record in turn.
+        Disaster::Downgrade | Disaster::Upgrade => {
+            let records = |of: &Vec<String>| of.iter().filter(|point| point.starts_with("SaveJob-")).cloned().collect();
+            points.iter().map(records).collect()
+        }
+        _ => picked(&points, all, stride),
+    };
     let longest = points.iter().map(Vec::len).max().unwrap_or(0);
     let mut tried = 0;
     for n in (share..longest).step_by(shares) {
@@ -166,6 +173,39 @@ fn rpms_survive() {
     disasters(Kind::Rpm, UPGRADES, 6, 2);
     disasters(Kind::Rpm, UNDOES, 7, 2);
     disasters(Kind::Rpm, INSTALLS, 9, 2);
+}
+
+/// Whatever is on record: 1.0.0 goes on with it, and so does this binary with what 1.0.0 has written.
+fn versions(kind: Kind, steps: &'static [Step]) {
+    walks(kind, steps, Disaster::Upgrade, 1, 2);
+    if old_binary().is_some() {
+        walks(kind, steps, Disaster::Downgrade, 1, 2);
+    }
+}
+
+#[test]
+fn installs_go_on_under_another_version() {
+    versions(Kind::Tar, INSTALLS);
+    versions(Kind::Tar, FIRST_UNDOES);
+}
+
+#[test]
+fn upgrades_and_their_undoing_go_on_under_another_version() {
+    versions(Kind::Tar, UPGRADES);
+    versions(Kind::Tar, UNDOES);
+}
+
+#[test]
+fn orders_go_on_under_another_version() {
+    versions(Kind::Tar, ORDERS);
+}
+
+#[test]
+fn debs_go_on_under_another_version() {
+    if !lacks_root() && !lacks("dpkg-deb") && !lacks("dpkg") {
+        versions(Kind::Deb, UPGRADES);
+        versions(Kind::Deb, UNDOES);
+    }
 }
 
 /// Upgrades, good and bad, with the daemon killed at random moments; the seed is fixed, the moments are the machine's.

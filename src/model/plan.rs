@@ -241,98 +241,70 @@ impl Plan {
         phase != Phase::Received && begins || step == Replace
     }
 
-    /// The step with which a job goes on after an interruption: the last one on disk. The daemon before may have been 1.0.0,
-    /// which notes no step, or another one with other plans: then it is the first one of the phase.
+    /// The step with which a job goes on after an interruption: the last one that was on disk, up to `step`. The daemon before
+    /// may have been 1.0.0, which notes no step, or another one with other plans: then it is the first one of the phase.
     pub fn resume(&self, direction: Direction, phase: Phase, step: Option<Step>) -> Option<Step> {
+        let of_phase = || self.steps(direction).filter(|here| here.phase(direction) == phase);
+        let mut reached = !of_phase().any(|here| step == Some(here));
         let mut last = None;
-        for here in self.steps(direction).filter(|here| here.phase(direction) == phase) {
-            if self.is_recorded(direction, here) && (last.is_none() || step == Some(here)) {
+        for here in of_phase() {
+            if self.is_recorded(direction, here) && (last.is_none() || !reached) {
                 last = Some(here);
             }
+            reached |= step == Some(here);
         }
         last
     }
 }
 
-impl Step {
-    /// All of them.
-    pub const ALL: [Step; 35] = [
-        Download,
-        Place,
-        Verify,
-        Identify,
-        Query,
-        Unpack,
-        Inspect,
-        Name,
-        Install,
-        Adopt,
-        WantUp,
-        WantDown,
-        Overlay,
-        Stop,
-        Link,
-        Start,
-        Resume,
-        Settle,
-        Retire,
-        Keep,
-        Remove,
-        Forget,
-        Reinstall,
-        Relink,
-        Discard,
-        Restore,
-        TryServers,
-        ApplySettings,
-        TryNew,
-        TryInstalled,
-        Reexec,
-        Prove,
-        Replace,
-        Remember,
-        GoBack,
-    ];
+/// Every step with its name in records.
+const NAMES: [(Step, &str); 35] = [
+    (Download, "download"),
+    (Place, "place"),
+    (Verify, "verify"),
+    (Identify, "identify"),
+    (Query, "query"),
+    (Unpack, "unpack"),
+    (Inspect, "inspect"),
+    (Name, "name"),
+    (Install, "install"),
+    (Adopt, "adopt"),
+    (WantUp, "want up"),
+    (WantDown, "want down"),
+    (Overlay, "overlay"),
+    (Stop, "stop"),
+    (Link, "link"),
+    (Start, "start"),
+    (Resume, "resume"),
+    (Settle, "settle"),
+    (Retire, "retire"),
+    (Keep, "keep"),
+    (Remove, "remove"),
+    (Forget, "forget"),
+    (Reinstall, "reinstall"),
+    (Relink, "relink"),
+    (Discard, "discard"),
+    (Restore, "restore"),
+    (TryServers, "try servers"),
+    (ApplySettings, "apply settings"),
+    (TryNew, "try new"),
+    (TryInstalled, "try installed"),
+    (Reexec, "reexec"),
+    (Prove, "prove"),
+    (Replace, "replace"),
+    (Remember, "remember"),
+    (GoBack, "go back"),
+];
 
+impl Step {
     /// Its name in records.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Download => "download",
-            Place => "place",
-            Verify => "verify",
-            Identify => "identify",
-            Query => "query",
-            Unpack => "unpack",
-            Inspect => "inspect",
-            Name => "name",
-            Install => "install",
-            Adopt => "adopt",
-            WantUp => "want up",
-            WantDown => "want down",
-            Overlay => "overlay",
-            Stop => "stop",
-            Link => "link",
-            Start => "start",
-            Resume => "resume",
-            Settle => "settle",
-            Retire => "retire",
-            Keep => "keep",
-            Remove => "remove",
-            Forget => "forget",
-            Reinstall => "reinstall",
-            Relink => "relink",
-            Discard => "discard",
-            Restore => "restore",
-            TryServers => "try servers",
-            ApplySettings => "apply settings",
-            TryNew => "try new",
-            TryInstalled => "try installed",
-            Reexec => "reexec",
-            Prove => "prove",
-            Replace => "replace",
-            Remember => "remember",
-            GoBack => "go back",
-        }
+    pub fn name(self) -> &'static str {
+        NAMES.iter().find(|(step, _)| *step == self).map_or("", |(_, name)| name)
+    }
+
+    /// The step of this name.
+    pub fn named(name: &str) -> Option<Step> {
+        NAMES.iter().find(|(_, known)| *known == name).map(|(step, _)| *step)
     }
 
     /// The phase of the ledger that it belongs to. 1.0.0 knows these phases and no steps, and must find its way by them.
@@ -378,5 +350,151 @@ impl Phase {
             Phase::Done => "done",
             Phase::Taken => "taken",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::job::Source;
+    use crate::model::package::Digest;
+
+    fn job(name: &str, order: Order) -> Job {
+        Job {
+            id: "1".into(),
+            order,
+            name: name.into(),
+            envs: None,
+            limits: None,
+            definition: None,
+            definition_text: "".into(),
+            version: None,
+            startsecs: None,
+            signature: None,
+            window: Duration::ZERO,
+            expires: None,
+            text: "".into(),
+        }
+    }
+
+    fn source(format: Format) -> Source {
+        Source { url: "".into(), digest: Digest([0; 32]), format }
+    }
+
+    /// The steps of a direction: a phase before each one that is on disk before it begins, a bar before what changes the host.
+    fn text(plan: &Plan, direction: Direction) -> String {
+        let mut words = Vec::new();
+        for step in plan.steps(direction) {
+            if direction == Direction::Forward && plan.change.first() == Some(&step) {
+                words.push("|".to_string());
+            }
+            if plan.is_recorded(direction, step) {
+                words.push(format!("{}:", step.phase(direction).name()));
+            }
+            words.push(format!("{step:?}"));
+        }
+        words.join(" ")
+    }
+
+    const TARS: [Format; 3] = [Format::Tar, Format::TarGz, Format::TarXz];
+    const PACKAGES: [Format; 4] = [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk];
+
+    /// Every order with its plan: what it does and how that is undone.
+    fn plans() -> Vec<(Job, bool, &'static str, &'static str)> {
+        let undo = "installing: Stop Reinstall Relink Discard Restore starting: Resume settling: Settle";
+        let tar = "downloading: Download verified: Place Verify installing: Unpack Inspect Name | Adopt \
+            starting: Stop Link Resume settling: Settle Retire Keep";
+        let package =
+            "downloading: Download verified: Place Verify Identify Query | installing: Install Inspect Adopt \
+            starting: Stop Resume settling: Settle Retire Keep";
+        let same = "| installing: Adopt starting: Stop Link Resume settling: Settle Keep";
+        let own = "downloading: Download verified: Place Verify installing: Unpack TryNew starting: Reexec \
+            | settling: Prove settling: Replace Remember";
+        let mut plans = Vec::new();
+        for format in TARS.into_iter().chain(PACKAGES) {
+            let fresh = if format.is_tar() { tar } else { package };
+            for order in [Order::Install(source(format)), Order::Upgrade(source(format))] {
+                plans.push((job("web", order.clone()), false, fresh, undo));
+                plans.push((job("web", order), true, same, undo));
+            }
+        }
+        let config = || Order::Config { servers: None, step: None };
+        for (name, order, forward, back) in [
+            (
+                "web",
+                Order::Uninstall,
+                "| starting: WantDown Stop installing: Remove Forget",
+                "installing: Stop Reinstall Restore starting: Resume settling: Settle",
+            ),
+            ("web", Order::Start, "| starting: Start settling: Settle", ""),
+            ("web", Order::Stop, "| starting: WantDown Stop", ""),
+            ("web", Order::Restart, "| starting: WantUp Stop Start settling: Settle", ""),
+            (
+                "web",
+                config(),
+                "| starting: Overlay Stop Start settling: Settle",
+                "installing: Stop Restore starting: Resume settling: Settle",
+            ),
+            ("", config(), "TryServers | ApplySettings", ""),
+            (SELF, Order::Upgrade(source(Format::TarGz)), own, "settling: GoBack"),
+            (SELF, Order::Restart, "starting: TryInstalled Reexec", ""),
+        ] {
+            plans.push((job(name, order), false, forward, back));
+        }
+        plans
+    }
+
+    #[test]
+    fn what_each_action_does_with_each_kind_of_package_and_how_it_is_undone() {
+        for (job, same, forward, back) in plans() {
+            let plan = Plan::of(&job, same).unwrap();
+            assert_eq!(text(plan, Direction::Forward), forward, "{:?}", job.order);
+            assert_eq!(text(plan, Direction::Back), back, "{:?}", job.order);
+        }
+        for order in [Order::Install(source(Format::Tar)), Order::Upgrade(source(Format::Deb)), Order::Stop] {
+            assert_eq!(Plan::of(&job(SELF, order), false), None);
+        }
+    }
+
+    #[test]
+    fn a_job_goes_on_with_the_last_step_that_was_on_disk() {
+        for (job, same, ..) in plans() {
+            let plan = Plan::of(&job, same).unwrap();
+            for direction in [Direction::Forward, Direction::Back] {
+                let steps: Vec<Step> = plan.steps(direction).collect();
+                let mut last = None;
+                for (index, step) in steps.iter().enumerate() {
+                    assert!(!steps[..index].contains(step), "{step:?} comes twice, and would not be told apart");
+                    if plan.is_recorded(direction, *step) {
+                        last = Some(*step);
+                    }
+                    let phase = step.phase(direction);
+                    assert_eq!(plan.resume(direction, phase, Some(*step)), last, "{:?} at {step:?}", job.order);
+                    // 1.0.0 notes the phase alone, and what does not belong there says nothing.
+                    let first = steps.iter().find(|other| other.phase(direction) == phase).copied();
+                    let first = first.filter(|_| phase != Phase::Received);
+                    for unknown in [None, Some(Step::Overlay).filter(|_| !steps.contains(&Step::Overlay))] {
+                        assert_eq!(plan.resume(direction, phase, unknown), first, "{:?} in {phase:?}", job.order);
+                    }
+                }
+                assert_eq!(plan.resume(direction, Phase::Done, None), None);
+            }
+        }
+    }
+
+    #[test]
+    fn names_lead_back_to_their_steps() {
+        for (step, name) in NAMES {
+            assert_eq!((Step::named(name), step.name()), (Some(step), name));
+        }
+        for (job, same, ..) in plans() {
+            let plan = Plan::of(&job, same).unwrap();
+            for step in plan.steps(Direction::Forward).chain(plan.steps(Direction::Back)) {
+                assert_eq!(Step::named(step.name()), Some(step));
+            }
+        }
+        assert_eq!(Step::named("melt"), None);
     }
 }

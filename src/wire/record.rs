@@ -278,7 +278,7 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
         _ => Direction::Forward,
     };
     // A step that only another version knows is as good as none.
-    let step = fields.text("step").and_then(|name| Step::ALL.into_iter().find(|step| step.name() == name));
+    let step = fields.text("step").and_then(Step::named);
     Some(JobRecord {
         id,
         seq: fields.integer("seq", 0, SEQ_MAX).unwrap_or(0),

@@ -19,6 +19,10 @@ pub enum Disaster {
     Full,
     /// The daemon is killed, and the record of its job is cut.
     Torn,
+    /// The daemon is killed, and 1.0.0 goes on.
+    Downgrade,
+    /// The daemon is killed, and goes on with the record as 1.0.0 writes it.
+    Upgrade,
 }
 
 /// How the agent is made up.
@@ -195,6 +199,7 @@ impl Walk {
         self.host.start();
         self.check(then, &what);
         self.host.kill9();
+        self.host.program = binary();
         if then != step.then {
             self.repair(step);
         }
@@ -229,6 +234,14 @@ impl Walk {
         let record = self.host.path("state/jobs").join(format!("{id}.json"));
         if let (Disaster::Torn, Ok(bytes)) = (disaster, fs::read(&record)) {
             fs::write(&record, &bytes[..bytes.len() / 2]).expect("a record of the test's own host");
+        }
+        match (disaster, fs::read_to_string(&record)) {
+            (Disaster::Downgrade, _) => self.host.program = old_binary().expect("it was there before the walk"),
+            (Disaster::Upgrade, Ok(text)) => {
+                let text = without(without(text, "step"), "direction");
+                fs::write(&record, text).expect("a record of the test's own host");
+            }
+            _ => {}
         }
         self.host.start();
     }
@@ -349,6 +362,13 @@ impl Drop for Walk {
         };
         remove_package(&[program, &[&self.package]].concat());
     }
+}
+
+/// A record without a member whose value is a string.
+fn without(text: String, key: &str) -> String {
+    let Some((before, rest)) = text.split_once(&format!("\"{key}\":\"")) else { return text };
+    let (_, after) = rest.split_once("\",").expect("a member that others follow");
+    format!("{before}{after}")
 }
 
 fn step_of(action: &'static str, step: &Step) -> Step {

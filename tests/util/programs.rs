@@ -7,6 +7,18 @@ pub fn binary() -> PathBuf {
     std::env::var_os("BOOTAGENT_TEST_BIN").map_or_else(|| env!("CARGO_BIN_EXE_bootagent").into(), PathBuf::from)
 }
 
+/// The release before this one, statically linked for x86_64: `BOOTAGENT_OLD`, else where it lies beside a checkout. Without it,
+/// or where it cannot be executed, `None`, loudly.
+pub fn old_binary() -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/old/bootagent-1.0.0");
+    let path = std::env::var_os("BOOTAGENT_OLD").map_or_else(beside, PathBuf::from);
+    let runs = path.exists() && !is_emulated() && Command::new(&path).arg("version").output().is_ok();
+    if !runs {
+        skipped(&format!("{} (set BOOTAGENT_OLD)", path.display()));
+    }
+    runs.then(|| path.canonicalize().expect("a path that exists"))
+}
+
 /// An example of this package, where it was built beside the tests.
 pub fn example(name: &str) -> Option<PathBuf> {
     let built: PathBuf = env!("CARGO_BIN_EXE_bootagent").into();

@@ -238,7 +238,7 @@ impl State {
         let Some(renewal) = &self.renewal else { return };
         if self.shutdown.is_some() {
             let trying = matches!(renewal.stage, Stage::Version { .. } | Stage::Check { .. });
-            out.extend(trying.then(|| Action::KillTool(ToolOwner::Reexec)));
+            out.extend(trying.then_some(Action::KillTool(ToolOwner::Reexec)));
             self.not_renewed("the daemon is being stopped", now, out);
         }
     }

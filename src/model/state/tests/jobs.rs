@@ -579,3 +579,151 @@ fn the_verdict_of_a_health_check_is_awaited_without_a_deadline() {
     bench.step(Event::Checked("web".into(), Exit::Code(0), "".into()));
     assert_eq!(bench.code("1"), Some(Code::Success));
 }
+
+/// A job's way as the host sees it: what is done for it, word by word, and answered as it should be, but for question number
+/// `fails`, counted from 0.
+fn way(bench: &mut Bench, id: &str, fails: Option<usize>) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut questions = 0;
+    while bench.code(id).is_none() {
+        let done = std::mem::take(&mut bench.done);
+        let mut answer = None;
+        for action in &done {
+            let question = |word: &str, good, bad| (word.to_string(), Some((good, bad)));
+            let placed = |result| Event::Placed(id.into(), result);
+            let (word, asked) = match action {
+                Action::SaveJob(record) => (format!("{}:", record.phase.name()), None),
+                Action::Fetch(_) => {
+                    let digest = match &bench.state.job(id).unwrap().order {
+                        Order::Install(source) | Order::Upgrade(source) => source.digest,
+                        _ => panic!("{id} has no package"),
+                    };
+                    let refused = Fetched::Refused { reason: "gone".into() };
+                    let whole = Fetched::Whole { digest, doubtful: false, cut: false };
+                    question("Fetch", Event::Fetched(id.into(), whole), Event::Fetched(id.into(), refused))
+                }
+                Action::Place(..) => question("Place", placed(Ok(())), placed(Err("full".into()))),
+                Action::Rename { .. } => question("Rename", placed(Ok(())), placed(Err("full".into()))),
+                Action::Link(_, _, dir) => question(&format!("Link {dir}"), placed(Ok(())), placed(Err("full".into()))),
+                Action::Verify(_, _, file) => {
+                    let digest = Digest([u8::from_str_radix(&file[..2], 16).unwrap(); 32]);
+                    let bad = Verified::Hostile("not signed".into());
+                    let good = Verified::Sound(digest);
+                    question("Verify", Event::Verified(id.into(), good), Event::Verified(id.into(), bad))
+                }
+                Action::Unpack { .. } => question(
+                    "Unpack",
+                    Event::Unpacked(id.into(), Ok(())),
+                    Event::Unpacked(id.into(), Err("damaged".into())),
+                ),
+                Action::Inspect { .. } => {
+                    let own = || Some(Box::new(spec("web")));
+                    let (good, bad) = (Ok(own()), Err("a bad one".into()));
+                    question("Inspect", Event::Inspected(id.into(), good), Event::Inspected(id.into(), bad))
+                }
+                Action::Tool(owner, tool) => {
+                    let last = tool.argv.last().and_then(|word| word.rsplit('/').next()).unwrap_or_default();
+                    let option = tool.argv.iter().find(|word| ["-i", "-P", "-f"].contains(&&***word));
+                    let ended = |code, output: &str| {
+                        let output = format!("{output}: -{code}").into();
+                        Event::ToolDone { owner: owner.clone(), exit: Exit::Code(code), output }
+                    };
+                    // A question for what is there is answered with no.
+                    let good = i32::from(option.is_none());
+                    let word = format!("{} {last}", option.map_or("query", |option| option));
+                    question(&word, ended(good, "Package: pkg\nVersion: 7\n"), ended(2, "broken"))
+                }
+                Action::Signal(..) => ("Signal".to_string(), None),
+                Action::Start(_) => ("Start".to_string(), None),
+                Action::SaveAgent(_) => ("SaveAgent".to_string(), None),
+                Action::DropAgent(_) => ("DropAgent".to_string(), None),
+                Action::DropPackage(..) => ("DropPackage".to_string(), None),
+                _ => continue,
+            };
+            if let Some((good, bad)) = asked {
+                answer = Some(if fails == Some(questions) { bad } else { good });
+                let failed = if fails == Some(questions) { "!" } else { "" };
+                words.push(format!("{word}{failed}"));
+                questions += 1;
+            } else {
+                words.push(word);
+            }
+        }
+        match answer {
+            Some(event) => bench.step(event),
+            None if matches!(bench.life("web"), Life::Stopping(_)) => bench.ends("web", Exit::Signal(Sig::TERM)),
+            None => bench.pass(secs(10)),
+        }
+        assert!(words.len() < 100, "{words:?}");
+    }
+    words
+}
+
+/// The words from the one that failed on, up to the last record of the job.
+fn after_failure(words: &[String]) -> String {
+    let first = words.iter().position(|word| word.ends_with('!')).unwrap_or(words.len());
+    words[first..].join(" ")
+}
+
+#[test]
+fn each_kind_of_package_goes_its_way_and_back() {
+    let deb = |number: u8| {
+        let mut job = package("next", "web", number, true);
+        let source = Source { url: "http://p/a.deb".into(), digest: Digest([number; 32]), format: Format::Deb };
+        job.order = Order::Upgrade(source);
+        job
+    };
+    let back_to_tar = "DropPackage Inspect SaveAgent starting: Start settling:";
+    let tar = (
+        package("next", "web", 2, true),
+        "downloading: Fetch verified: Place Verify installing: Unpack Inspect Rename SaveAgent starting: Signal Link 2 \
+         Start settling:",
+        vec![
+            (Code::Download, "Fetch!".to_string()),
+            (Code::Install, "Place!".to_string()),
+            (Code::Refused, "Verify!".to_string()),
+            (Code::Install, "Unpack!".to_string()),
+            (Code::BadJob, "Inspect!".to_string()),
+            (Code::Install, "Rename!".to_string()),
+            (Code::RolledBack, format!("Link 2! installing: Link 1 {back_to_tar}")),
+        ],
+    );
+    let install = "-i 0202020202020202.deb";
+    let back = format!("installing: Signal -P pkg Link 1 {back_to_tar}");
+    let package = (
+        deb(2),
+        &*format!(
+            "downloading: Fetch verified: Place Verify -f Version query pkg installing: {install} Inspect SaveAgent starting: \
+             Signal Start settling:"
+        ),
+        vec![
+            (Code::Download, "Fetch!".to_string()),
+            (Code::Install, "Place!".to_string()),
+            (Code::Refused, "Verify!".to_string()),
+            (Code::Install, "-f Version!".to_string()),
+            // Who asks and hears of no package goes on.
+            (Code::Success, String::new()),
+            (Code::RolledBack, format!("{install}! {back}")),
+            (Code::RolledBack, format!("Inspect! {back}")),
+        ],
+    );
+    for (job, forward, failures) in [tar, package] {
+        let mut bench = Bench::installed("web");
+        bench.done.clear();
+        bench.offer(vec![job.clone()]);
+        let words = way(&mut bench, "next", None).join(" ");
+        assert_eq!(words, format!("received: {forward}"), "{:?}", bench.jobs["next"]);
+        for (fails, (code, want)) in failures.into_iter().enumerate() {
+            let mut bench = Bench::installed("web");
+            bench.done.clear();
+            bench.offer(vec![job.clone()]);
+            let words = way(&mut bench, "next", Some(fails));
+            assert_eq!(bench.code("next"), Some(code), "{fails}: {words:?} {:?}", bench.jobs["next"]);
+            if code != Code::Success {
+                assert_eq!(after_failure(&words), want, "{fails}");
+                assert!(bench.runs("web"), "{fails}");
+                assert_eq!(bench.agents["web"].package.as_ref().map(|package| &*package.version), Some("1"));
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The release before this one, 1.0.0, and this binary after each other on one host: a job that the one has begun is ended by
+//! the other, the daemon is upgraded from the one to the other and goes back, and a reexec leads either way.
+//! `tests/crash.rs` has every phase of the jobs of agents.
+
+mod util;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use util::*;
+
+/// A job that upgrades the daemon to this binary.
+fn upgrade(host: &Host, server: &Server, id: &str, startsecs: &str, new: &Path) -> Job {
+    let work = host.path("build").join(id);
+    fs::create_dir_all(&work).expect("the host's directory can be written");
+    fs::copy(new, work.join("bootagent")).expect("the host's directory can be written");
+    fs::set_permissions(work.join("bootagent"), fs::Permissions::from_mode(0o755)).expect("the test's own file");
+    let file = work.join("bootagent.tar.gz");
+    let packed = Command::new("tar").arg("-C").arg(&work).arg("-czf").arg(&file).arg("bootagent").status();
+    assert!(packed.expect("tar is there").success());
+    let bytes = fs::read(&file).expect("tar wrote it");
+    let url = server.serve(&format!("{id}/bootagent.tar.gz"), &bytes);
+    Job::new(id, "upgrade", "bootagent")
+        .set("url", &format!("\"{url}\""))
+        .set("checksum", &format!("\"{}\"", checksum(&bytes)))
+        .set("startsecs", startsecs)
+}
+
+/// A host whose installed binary is a copy of this one, with an agent; the agent's process.
+fn host_with(server: &Server, program: &Path) -> (Host, i32) {
+    let mut host = Host::with(server);
+    host.install();
+    place(&host, program);
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    (host, pid)
+}
+
+/// Puts a binary in the place of the installed one.
+fn place(host: &Host, program: &Path) {
+    copy_program(program, &host.path("bin/next"));
+    fs::rename(host.path("bin/next"), host.path("bin/bootagent")).expect("the host's directory can be written");
+}
+
+fn installed(host: &Host) -> Vec<u8> {
+    fs::read(host.path("bin/bootagent")).expect("there is an installed binary")
+}
+
+/// What runs as the daemon.
+fn image(host: &Host) -> Vec<u8> {
+    fs::read(format!("/proc/{}/exe", host.pid())).expect("the daemon runs")
+}
+
+/// The two binaries, each with the one that follows it.
+fn pairs() -> Option<[(std::path::PathBuf, std::path::PathBuf); 2]> {
+    let old = old_binary()?;
+    Some([(old.clone(), binary()), (binary(), old)])
+}
+
+#[test]
+fn a_job_of_1_0_0_in_any_phase_is_ended_by_this_binary() {
+    let Some(old) = old_binary() else { return };
+    let stubborn = "trap '' TERM; while :; do sleep 0.1; done";
+    // What the version before and the new one do, how the job is caught, and how it ends.
+    for (what, before, after, phases, code) in [
+        ("a download", "exec sleep 1001", "exec sleep 1002", &["\"phase\":\"downloading\""][..], 0),
+        ("a stop", stubborn, "exec sleep 1002", &["\"phase\":\"starting\""], 0),
+        ("a start", "exec sleep 1001", "exec sleep 1002", &["\"phase\":\"settling\""], 0),
+        ("a way back", "exec sleep 1001", "exit 1", &["\"phase\":\"settling\"", "\"outcome\""], 8),
+        ("a stop on the way back", "exec sleep 1001", "trap '' TERM; sleep 1; exit 1", &["\"outcome\""], 8),
+    ] {
+        let server = Server::new();
+        let mut host = Host::with(&server);
+        host.program = old.clone();
+        if what == "a download" {
+            host.set("download_rate", "\"1K\"");
+        }
+        host.start();
+        let first = tarball(&host, "web", "1.0", before, &[("stopsecs", "2")]);
+        let second = match what {
+            "a download" => heavy(&host, "web", "2.0", 4),
+            _ => tarball(&host, "web", "2.0", after, &[]),
+        };
+        let url = server.serve(&first.file, &first.bytes);
+        host.does(&server, &Job::new("one", "install", "web").package(&url, &first).set("startsecs", "0.1"), 0);
+        let url = server.serve(&second.file, &second.bytes);
+        server.give(&Job::new("two", "upgrade", "web").package(&url, &second).set("startsecs", "2.5").text());
+        let record = || host.read("state/jobs/two.json");
+        host.wait(what, || phases.iter().all(|word| record().contains(word)));
+        let caught = record();
+        host.kill9();
+        host.set("download_rate", "");
+        host.program = binary();
+        host.start();
+        let (got, message) = host.result(&server, "two");
+        assert_eq!(got, code, "{what}: {message}\n{caught}\n{}", host.logs());
+        let version = if code == 0 { "2.0" } else { "1.0" };
+        let seen = host.wait_running("web");
+        assert_eq!(seen.version, version, "{what}");
+        host.wait("one copy of it", || host.agents_processes().len() <= 2);
+        assert_eq!(server.codes("two").len(), 1, "{what}");
+    }
+}
+
+#[test]
+fn the_daemon_is_upgraded_to_this_binary_and_back() {
+    let Some(pairs) = pairs() else { return };
+    for (from, to) in pairs {
+        let server = Server::new();
+        let (mut host, pid) = host_with(&server, &from);
+        let message = host.does(&server, &upgrade(&host, &server, "there", "20", &to), 0);
+        let bytes = fs::read(&to).expect("the binary is there");
+        assert!(installed(&host) == bytes && image(&host) == bytes, "{message}\n{}", host.logs());
+        host.does(&server, &Job::new("restart", "restart", "bootagent"), 0);
+        host.does(&server, &upgrade(&host, &server, "back", "20", &from), 0);
+        let bytes = fs::read(&from).expect("the binary is there");
+        assert!(installed(&host) == bytes && image(&host) == bytes, "{}", host.logs());
+        assert!(host.lives() && host.wait_running("web").pid == pid, "{}", host.logs());
+        assert!(holds(Duration::from_millis(500), || server.times_taken("there") == 1));
+    }
+}
+
+#[test]
+fn a_failed_upgrade_leads_back_to_the_version_before() {
+    let Some(pairs) = pairs() else { return };
+    for (from, to) in pairs {
+        // It reaches no server and goes back by itself; it is killed, and a watcher sees to it.
+        for killed in [false, true] {
+            let server = Server::new();
+            let (mut host, pid) = host_with(&server, &from);
+            let startsecs = if killed { "30" } else { "3" };
+            server.give(&upgrade(&host, &server, "up", startsecs, &to).text());
+            host.wait("the fetch", || !server.requests_to("/packages/up/bootagent.tar.gz").is_empty());
+            server.mode(Mode::Close);
+            let on_trial = || host.job("up").is_some_and(|job| text(&job, "state") == "settling");
+            host.wait("the new binary to be on trial", || host.status().is_some() && on_trial());
+            if killed {
+                host.kill9();
+            } else {
+                let back = || host.read("log/bootagent.log").matches("bin/bootagent\"").count() >= 1;
+                host.wait("the old binary to be executed", back);
+            }
+            host.wait("a daemon", || host.status().is_some());
+            server.mode(Mode::Good);
+            let (code, message) = host.result(&server, "up");
+            assert_eq!(code, 8, "killed {killed}: {message}\n{}", host.logs());
+            assert!(installed(&host) == fs::read(&from).expect("the binary is there"), "{message}");
+            assert_eq!(host.wait_running("web").pid, pid, "{message}");
+            assert!(killed || host.lives(), "the daemon has another pid");
+            assert!(!host.path("state/packages/bootagent").exists(), "its package is left");
+        }
+    }
+}
+
+#[test]
+fn a_reexec_leads_to_either_version_with_whoever_waits() {
+    let Some(pairs) = pairs() else { return };
+    for (from, to) in pairs {
+        let server = Server::new();
+        let (mut host, pid) = host_with(&server, &from);
+        host.agent("slow", "exec sleep 1000", &[("autostart", "false"), ("startsecs", "2")]);
+        host.ok(&["reload"]);
+        place(&host, &to);
+        std::thread::scope(|scope| {
+            let start = scope.spawn(|| host.ok(&["start", "slow"]));
+            host.wait_running("slow");
+            host.ok(&["reexec"]);
+            start.join().expect("the start is answered");
+        });
+        assert!(image(&host) == fs::read(&to).expect("the binary is there"), "{}", host.logs());
+        // A job goes on over it.
+        server.give(&Job::new("again", "restart", "slow").text());
+        host.wait("the job to begin", || host.path("state/jobs/again.json").exists());
+        place(&host, &from);
+        host.ok(&["reexec"]);
+        assert_eq!(host.result(&server, "again").0, 0, "{}", host.logs());
+        assert!(image(&host) == fs::read(&from).expect("the binary is there"), "{}", host.logs());
+        assert_eq!(host.wait_running("web").pid, pid);
+        assert!(host.lives());
+    }
+}
