@@ -35,6 +35,7 @@ fn host_with(server: &Server, program: &Path) -> (Host, i32) {
     host.install();
     place(&host, program);
     host.agent("web", "exec sleep 1000", &[]);
+    host.agent("slow", "exec sleep 1000", &[("autostart", "false"), ("startsecs", "2")]);
     host.start();
     let pid = host.wait_running("web").pid;
     (host, pid)
@@ -80,10 +81,11 @@ fn a_job_of_1_0_0_in_any_phase_is_ended_by_this_binary() {
             host.set("download_rate", "\"1K\"");
         }
         host.start();
-        let first = tarball(&host, "web", "1.0", before, &[("stopsecs", "2")]);
+        let program = |script: &str| format!("#!/bin/sh\n{script}\n");
+        let first = tarball(&host, "web", "1.0", &program(before), &[("stopsecs", "2")]);
         let second = match what {
             "a download" => heavy(&host, "web", "2.0", 4),
-            _ => tarball(&host, "web", "2.0", after, &[]),
+            _ => tarball(&host, "web", "2.0", &program(after), &[]),
         };
         let url = server.serve(&first.file, &first.bytes);
         host.does(&server, &Job::new("one", "install", "web").package(&url, &first).set("startsecs", "0.1"), 0);
@@ -162,8 +164,6 @@ fn a_reexec_leads_to_either_version_with_whoever_waits() {
     for (from, to) in pairs {
         let server = Server::new();
         let (mut host, pid) = host_with(&server, &from);
-        host.agent("slow", "exec sleep 1000", &[("autostart", "false"), ("startsecs", "2")]);
-        host.ok(&["reload"]);
         place(&host, &to);
         std::thread::scope(|scope| {
             let start = scope.spawn(|| host.ok(&["start", "slow"]));

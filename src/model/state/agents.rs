@@ -82,8 +82,8 @@ impl State {
         self.waiters.retain(|waiter| waiter.client != client);
         self.reporting.retain(|waiting| *waiting != client);
         self.measuring.clients.retain(|(waiting, _)| *waiting != client);
-        if let Some(renewal) = &mut self.renewal {
-            renewal.clients.retain(|waiting| *waiting != client);
+        if let Some(reexec) = &mut self.reexec {
+            reexec.clients.retain(|waiting| *waiting != client);
         }
     }
 

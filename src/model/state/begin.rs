@@ -47,8 +47,8 @@ impl State {
             shutdown: None,
             unrecordable: false,
             interrupted: found.leftovers && found.carried.is_none(),
-            renewal: None,
-            renewed_by: None,
+            reexec: None,
+            brought_by: None,
             trial: None,
             undone: found.undone,
             unread: found.unread,
@@ -86,7 +86,7 @@ impl State {
         runs: Vec<(RunRecord, bool)>,
         strays: Vec<(Name, Option<(Process, Time)>)>,
         marked: Vec<Name>,
-        renewed: bool,
+        after_reexec: bool,
         now: Now,
         out: &mut Vec<Action>,
     ) {
@@ -106,7 +106,7 @@ impl State {
             let more = strays.iter().any(|(name, _)| *name == run.name);
             self.turn(&run.name.clone(), now, out, &mut |agent, turn| {
                 agent.resume(&run, alive, more, turn);
-                if renewed && alive {
+                if after_reexec && alive {
                     // It never was without its daemon: no news for the server.
                     turn.told.clear();
                 }

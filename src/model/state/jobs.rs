@@ -71,7 +71,7 @@ impl State {
         match &task.doing {
             Doing::Queued => self.follow_queued(index, now, out),
             Doing::WaitingForSlot => self.follow_slot(index, now, out),
-            Doing::Reexec => self.follow_reexec(index, now, out),
+            Doing::Reexec => self.follow_own_reexec(index, now, out),
             Doing::Step if task.is_at(Step::Stop) => self.run(index, now, out, |run| run.follow_stop()),
             Doing::Step if task.is_at(Step::Settle) => self.run(index, now, out, |run| run.follow_settling()),
             _ => {}

@@ -1,14 +1,14 @@
 //! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to do.
 //!
 //! `given.rs` beside this file has what it begins with and `begin.rs` how, `agents.rs` applies events to agents and answers
-//! people, `jobs.rs` takes jobs through their plans, `talk.rs` speaks with the servers, `renewal.rs` puts another image in
+//! people, `jobs.rs` takes jobs through their plans, `talk.rs` speaks with the servers, `reexec.rs` puts another image in
 //! the daemon's place. No clock, file, socket or log: the same events give the same actions, always.
 
 mod agents;
 mod begin;
 mod given;
 mod jobs;
-mod renewal;
+mod reexec;
 mod talk;
 #[cfg(test)]
 mod tests;
@@ -27,7 +27,7 @@ use crate::model::report::Incident;
 use crate::model::spec::{Name, Spec};
 pub use given::{Found, Options, Times};
 use jobs::{Answer, Task};
-use renewal::Renewal;
+use reexec::Reexec;
 pub use unread::Unread;
 
 /// Incidents kept for the next report; older ones are dropped and counted.
@@ -125,9 +125,9 @@ pub struct State {
     /// An installer was killed: the package database may need a repair.
     interrupted: bool,
     /// Another image is about to take our place.
-    renewal: Option<Renewal>,
+    reexec: Option<Reexec>,
     /// The job that put this image in its place.
-    renewed_by: Option<JobId>,
+    brought_by: Option<JobId>,
     /// This image is on trial until then.
     trial: Option<Time>,
     /// Why the watcher of a new image brought this one back.
@@ -163,7 +163,7 @@ impl State {
             Event::Gone(client) => self.client_gone(client),
             Event::Shutdown(how) => self.shut_down(how, now, out),
             Event::Reexec => self.reexec(None, now, out),
-            Event::NotReexeced(why) => self.not_renewed(&why, now, out),
+            Event::NotReexeced(why) => self.not_reexeced(&why, now, out),
             Event::Started { name, process, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);
                 self.turn(&name, now, out, &mut |agent, turn| agent.started(process, &by, turn));
@@ -214,9 +214,9 @@ impl State {
         }
         let talks = self.shutdown.is_none() && !self.is_leaving();
         let talk = if talks { self.pace.deadline(self.results_due()) } else { None };
-        let renewal = self.renewal.as_ref().and_then(|renewal| renewal.deadline(self.is_quiet()));
+        let reexec = self.reexec.as_ref().and_then(|reexec| reexec.deadline(self.is_quiet()));
         let tasks = if self.shutdown.is_none() { self.tasks_deadline() } else { None };
-        Time::earliest(&[first, talk, tasks, renewal])
+        Time::earliest(&[first, talk, tasks, reexec])
     }
 
     /// The host's identity as it is told.
@@ -304,7 +304,7 @@ impl State {
             self.follow_jobs(now, out);
         }
         self.follow_leaving(out);
-        self.follow_renewal(now, out);
+        self.follow_reexec(now, out);
         self.follow_waiters(now, out);
         self.poll_soon(now);
         if self.shutdown.is_none() {
@@ -331,7 +331,7 @@ impl State {
         if self.shutdown.is_none() {
             self.tasks_due(now, out);
         }
-        self.renewal_due(now, out);
+        self.reexec_due(now, out);
     }
 
     /// Lets one agent take a step, and notices when that changes its state.

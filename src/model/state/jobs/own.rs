@@ -25,17 +25,17 @@ const STARTSECS: Duration = Duration::from_secs(60);
 
 impl State {
     /// Tries the binary that a job ordered, once no other is tried.
-    pub(super) fn follow_reexec(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        if self.is_renewing() {
+    pub(super) fn follow_own_reexec(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+        if self.is_reexecing() {
             return;
         }
         let task = &self.tasks[index];
         let id = Some(task.record.id.clone());
         if task.record.step == Some(Step::TryNew) {
             let trial = task.job.as_ref().and_then(|job| job.startsecs).unwrap_or(STARTSECS);
-            self.renew(self.own_binary(), None, id, Some(trial), now, out);
+            self.try_binary(self.own_binary(), None, id, Some(trial), now, out);
         } else {
-            self.renew(self.options.program.clone(), None, id, None, now, out);
+            self.try_binary(self.options.program.clone(), None, id, None, now, out);
         }
     }
 
@@ -130,7 +130,7 @@ impl Run<'_> {
 
     /// Whether this job has put this image in the place of another.
     fn brought_us(&self) -> bool {
-        self.state.renewed_by.as_ref() == Some(&self.task.record.id)
+        self.state.brought_by.as_ref() == Some(&self.task.record.id)
     }
 
     /// Until when this image is on trial, if it is by this job.
@@ -161,7 +161,7 @@ impl Run<'_> {
     }
 
     fn execute(&mut self) -> Then {
-        self.state.renewal_recorded(self.now);
+        self.state.reexec_recorded(self.now);
         self.wait_for(Doing::Reexec)
     }
 
@@ -227,7 +227,7 @@ impl Run<'_> {
     /// Gives the place back to the installed binary, which finds the same step and is at the end of it.
     pub fn go_back(&mut self) -> Then {
         if self.trial().is_some() {
-            self.state.renew_back(self.id(), self.now);
+            self.state.reexec_back(self.id(), self.now);
             return self.wait_for(Doing::Reexec);
         }
         let text = format!("{} runs again", self.state.options.version);

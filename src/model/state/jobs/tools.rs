@@ -21,7 +21,7 @@ impl State {
         out: &mut Vec<Action>,
     ) {
         match owner {
-            ToolOwner::Reexec => self.renewal_tried(exit, output, now, out),
+            ToolOwner::Reexec => self.reexec_tried(exit, output, now, out),
             ToolOwner::Job(id) => {
                 if let Some(index) = self.index(id) {
                     self.run(index, now, out, |run| run.tool_done(exit, output));

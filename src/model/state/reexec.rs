@@ -27,7 +27,7 @@ const LITTLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// An image that is to take our place.
 #[derive(Clone, Debug)]
-pub(super) struct Renewal {
+pub(super) struct Reexec {
     program: Box<str>,
     /// Who waits for it on the host.
     pub clients: Vec<Client>,
@@ -53,7 +53,7 @@ enum Stage {
     Leaving,
 }
 
-impl Renewal {
+impl Reexec {
     pub fn deadline(&self, quiet: bool) -> Option<Time> {
         match self.stage {
             Stage::Waiting(_) if quiet => Some(Time::default()),
@@ -66,15 +66,15 @@ impl Renewal {
 impl State {
     /// What the next image is to know beside the records.
     pub fn carry(&self, until: Option<Time>) -> Carried {
-        let renewal = self.renewal.as_ref();
+        let reexec = self.reexec.as_ref();
         Carried {
             began: self.began,
             times: self.pace.times(),
             incidents: self.incidents.clone(),
             dropped_incidents: self.dropped_incidents,
             interrupted: self.interrupted,
-            clients: renewal.map_or(Vec::new(), |renewal| renewal.clients.clone()),
-            job: renewal.and_then(|renewal| renewal.job.clone()),
+            clients: reexec.map_or(Vec::new(), |reexec| reexec.clients.clone()),
+            job: reexec.and_then(|reexec| reexec.job.clone()),
             until,
         }
     }
@@ -112,7 +112,7 @@ impl State {
         for client in carried.clients {
             answer(out, client, 0, format_args!("{} runs", self.options.version));
         }
-        (self.renewed_by, self.trial) = (carried.job, carried.until);
+        (self.brought_by, self.trial) = (carried.job, carried.until);
         if self.trial.is_some() {
             self.pace.hurry();
         }
@@ -120,16 +120,16 @@ impl State {
 
     /// Somebody on the host wants the installed binary in our place.
     pub(super) fn reexec(&mut self, client: Option<Client>, now: Now, out: &mut Vec<Action>) {
-        let refused = match &mut self.renewal {
-            Some(renewal) if renewal.program == self.options.program => {
-                return renewal.clients.extend(client);
+        let refused = match &mut self.reexec {
+            Some(reexec) if reexec.program == self.options.program => {
+                return reexec.clients.extend(client);
             }
             _ if self.shutdown.is_some() => "the daemon is being stopped",
             Some(_) => "an upgrade of the daemon is under way",
             None if self.trial.is_some() => "this binary is itself on trial; wait for its first exchange with a server",
             None => {
                 let program = self.options.program.clone();
-                return self.renew(program, client, None, None, now, out);
+                return self.try_binary(program, client, None, None, now, out);
             }
         };
         log(out, Level::Warn, format_args!("reexec refused: {refused}"));
@@ -139,7 +139,7 @@ impl State {
     }
 
     /// Tries a binary that is to take our place.
-    pub(super) fn renew(
+    pub(super) fn try_binary(
         &mut self,
         program: Box<str>,
         client: Option<Client>,
@@ -150,32 +150,32 @@ impl State {
     ) {
         let argv = vec![program.clone(), "version".into()];
         let stage = Stage::Version { until: now.time + TRY, late: false };
-        self.renewal = Some(Renewal { program, clients: client.into_iter().collect(), job, trial, stage });
+        self.reexec = Some(Reexec { program, clients: client.into_iter().collect(), job, trial, stage });
         out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
     }
 
     /// Goes back to the installed binary, which ran before this one.
-    pub(super) fn renew_back(&mut self, job: JobId, now: Now) {
+    pub(super) fn reexec_back(&mut self, job: JobId, now: Now) {
         let stage = Stage::Waiting(now.time + LITTLE_PATIENCE);
         let program = self.options.program.clone();
-        self.renewal = Some(Renewal { program, clients: Vec::new(), job: Some(job), trial: None, stage });
+        self.reexec = Some(Reexec { program, clients: Vec::new(), job: Some(job), trial: None, stage });
     }
 
     /// Whether another image is being tried, or about to take our place.
-    pub(super) fn is_renewing(&self) -> bool {
-        self.renewal.is_some()
+    pub(super) fn is_reexecing(&self) -> bool {
+        self.reexec.is_some()
     }
 
     /// Whether nothing new may be begun, as another image is about to take our place.
     pub(super) fn is_leaving(&self) -> bool {
-        self.renewal.as_ref().is_some_and(|renewal| matches!(renewal.stage, Stage::Waiting(_) | Stage::Leaving))
+        self.reexec.as_ref().is_some_and(|reexec| matches!(reexec.stage, Stage::Waiting(_) | Stage::Leaving))
     }
 
     /// The new binary's `version` or `check` has ended.
-    pub(super) fn renewal_tried(&mut self, exit: Exit, output: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn reexec_tried(&mut self, exit: Exit, output: &str, now: Now, out: &mut Vec<Action>) {
         let config = self.options.config.clone();
-        let Some(renewal) = &mut self.renewal else { return };
-        let (word, late) = match renewal.stage {
+        let Some(reexec) = &mut self.reexec else { return };
+        let (word, late) = match reexec.stage {
             Stage::Version { late, .. } => ("version", late),
             Stage::Check { late, .. } => ("check", late),
             Stage::Good | Stage::Waiting(_) | Stage::Leaving => return,
@@ -188,58 +188,58 @@ impl State {
             _ => format!("{exit}: {output}"),
         };
         if !why.is_empty() {
-            let text = format!("\"{} {word}\" {why}", renewal.program);
-            return self.not_renewed(&sanitize(&text, MESSAGE_MAX), now, out);
+            let text = format!("\"{} {word}\" {why}", reexec.program);
+            return self.not_reexeced(&sanitize(&text, MESSAGE_MAX), now, out);
         }
         if word == "version" {
-            renewal.stage = Stage::Check { until: now.time + TRY, late: false };
-            let argv = vec![renewal.program.clone(), "-c".into(), config, "check".into()];
+            reexec.stage = Stage::Check { until: now.time + TRY, late: false };
+            let argv = vec![reexec.program.clone(), "-c".into(), config, "check".into()];
             let version = version.and_then(|version| version.split_whitespace().next()).unwrap_or_default();
             let version = format!("bootagent-{}", sanitize(version, 60)).into();
-            if let Some(job) = renewal.job.clone() {
+            if let Some(job) = reexec.job.clone() {
                 self.found_version(&job, version);
             }
             return out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
         }
-        renewal.stage = Stage::Good;
-        match renewal.job.clone() {
+        reexec.stage = Stage::Good;
+        match reexec.job.clone() {
             Some(job) => self.binary_is_good(&job, now, out),
-            None => self.renewal_recorded(now),
+            None => self.reexec_recorded(now),
         }
     }
 
     /// Nothing more has to be written down before the new binary is executed.
-    pub(super) fn renewal_recorded(&mut self, now: Now) {
-        if let Some(renewal) = &mut self.renewal {
-            renewal.stage = Stage::Waiting(now.time + PATIENCE);
+    pub(super) fn reexec_recorded(&mut self, now: Now) {
+        if let Some(reexec) = &mut self.reexec {
+            reexec.stage = Stage::Waiting(now.time + PATIENCE);
         }
     }
 
     /// Whether the job's new binary has proved good, and the job may say so in its record.
     pub(super) fn is_good_for(&self, job: &str) -> bool {
-        let good = |renewal: &Renewal| renewal.stage == Stage::Good && renewal.job.as_deref() == Some(job);
-        self.renewal.as_ref().is_some_and(good)
+        let good = |reexec: &Reexec| reexec.stage == Stage::Good && reexec.job.as_deref() == Some(job);
+        self.reexec.as_ref().is_some_and(good)
     }
 
     /// The new binary is not executed, or cannot be.
-    pub(super) fn not_renewed(&mut self, why: &str, now: Now, out: &mut Vec<Action>) {
-        let Some(renewal) = self.renewal.take() else { return };
+    pub(super) fn not_reexeced(&mut self, why: &str, now: Now, out: &mut Vec<Action>) {
+        let Some(reexec) = self.reexec.take() else { return };
         log(out, Level::Error, format_args!("reexec refused, nothing is changed: {why}"));
-        for client in renewal.clients {
+        for client in reexec.clients {
             answer(out, client, 1, format_args!("reexec refused: {why}"));
         }
-        if let Some(job) = renewal.job {
+        if let Some(job) = reexec.job {
             self.binary_not_executed(&job, why, now, out);
         }
     }
 
     /// Gives a new image up when the daemon is to end.
-    pub(super) fn follow_renewal(&mut self, now: Now, out: &mut Vec<Action>) {
-        let Some(renewal) = &self.renewal else { return };
+    pub(super) fn follow_reexec(&mut self, now: Now, out: &mut Vec<Action>) {
+        let Some(reexec) = &self.reexec else { return };
         if self.shutdown.is_some() {
-            let trying = matches!(renewal.stage, Stage::Version { .. } | Stage::Check { .. });
+            let trying = matches!(reexec.stage, Stage::Version { .. } | Stage::Check { .. });
             out.extend(trying.then_some(Action::KillTool(ToolOwner::Reexec)));
-            self.not_renewed("the daemon is being stopped", now, out);
+            self.not_reexeced("the daemon is being stopped", now, out);
         }
     }
 
@@ -252,15 +252,15 @@ impl State {
 
     /// Executes the new binary once nothing is half done: with a tick, which comes when every other event has been taken,
     /// so that none is lost.
-    pub(super) fn renewal_due(&mut self, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn reexec_due(&mut self, now: Now, out: &mut Vec<Action>) {
         let quiet = self.is_quiet();
-        let Some(renewal) = &mut self.renewal else { return };
-        if matches!(renewal.stage, Stage::Waiting(until) if quiet || until <= now.time) {
-            renewal.stage = Stage::Leaving;
-            let until = renewal.trial.map(|trial| now.time + trial);
-            out.push(Action::Reexec(renewal.program.clone(), until));
+        let Some(reexec) = &mut self.reexec else { return };
+        if matches!(reexec.stage, Stage::Waiting(until) if quiet || until <= now.time) {
+            reexec.stage = Stage::Leaving;
+            let until = reexec.trial.map(|trial| now.time + trial);
+            out.push(Action::Reexec(reexec.program.clone(), until));
         }
-        if let Stage::Version { until, late } | Stage::Check { until, late } = &mut renewal.stage {
+        if let Stage::Version { until, late } | Stage::Check { until, late } = &mut reexec.stage {
             if *until <= now.time {
                 (*until, *late) = (now.time + KILL_AGAIN, true);
                 out.push(Action::KillTool(ToolOwner::Reexec));
