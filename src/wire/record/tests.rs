@@ -135,6 +135,27 @@ fn a_newer_binarys_record_is_read() {
 }
 
 #[test]
+fn a_record_of_1_0_0_says_which_way_its_job_goes() {
+    let failed = ",\"outcome\":{\"code\":7,\"message\":\"m\"}";
+    let proved = ",\"outcome\":{\"code\":0,\"message\":\"m\"}";
+    for (phase, rest, direction, step) in [
+        ("installing", "", Direction::Forward, None),
+        ("installing", failed, Direction::Back, None),
+        ("settling", failed, Direction::Back, None),
+        // A new binary of the daemon that has proved itself.
+        ("settling", proved, Direction::Forward, None),
+        ("done", failed, Direction::Forward, None),
+        // This binary says it, and a later one may have steps that are not known here.
+        ("settling", ",\"step\":\"replace\",\"direction\":\"forward\"", Direction::Forward, Some(Step::Replace)),
+        ("installing", ",\"step\":\"stop\",\"direction\":\"back\"", Direction::Back, Some(Step::Stop)),
+        ("installing", ",\"step\":\"melt\",\"direction\":\"up\"", Direction::Forward, None),
+    ] {
+        let read = read_job(&format!("{{\"id\":\"a\",\"phase\":\"{phase}\"{rest}}}"));
+        assert_eq!(read.map(|job| (job.direction, job.step)), Ok((direction, step)), "{phase} {rest}");
+    }
+}
+
+#[test]
 fn a_job_that_found_no_agent_comes_back() {
     let job = JobRecord { before: Some(Box::default()), ..full_job() };
     assert_eq!(read_job(&write_job(&job)), Ok(job));

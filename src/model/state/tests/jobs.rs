@@ -313,8 +313,8 @@ fn an_agent_whose_file_goes_during_a_job_goes_after_it() {
 
 #[test]
 fn an_interrupted_job_ends_as_it_would_have() {
-    // As many events as come before the daemon dies.
-    for survived in 0..6 {
+    // As many events as come before the daemon dies; and whether it notes steps, which 1.0.0 does not.
+    for (survived, noted) in (0..6).flat_map(|survived| [(survived, true), (survived, false)]) {
         let mut bench = Bench::installed("web");
         bench.offer(vec![package("next", "web", 2, true)]);
         let digest = Digest([2; 32]);
@@ -346,6 +346,9 @@ fn an_interrupted_job_ends_as_it_would_have() {
             }
         };
         way(&mut bench, survived);
+        if !noted {
+            bench.forget_steps();
+        }
         bench.begin_anew();
         way(&mut bench, 20);
         assert_eq!(bench.code("next"), Some(Code::Success), "after {survived}: {:?}", bench.jobs["next"]);
