@@ -32,6 +32,20 @@ pub enum Answer<'a> {
     Tools(Result<&'a str, Reason>),
 }
 
+impl Answer<'_> {
+    /// What it is called in the log, which is to show nothing of what it holds.
+    fn name(&self) -> &'static str {
+        match self {
+            Answer::Fetched(_) => "download",
+            Answer::Verified(_) => "verification",
+            Answer::Unpacked(_) => "unpacking",
+            Answer::Placed(_) => "move",
+            Answer::Inspected(_) => "definition",
+            Answer::Tools(_) => "tool",
+        }
+    }
+}
+
 impl State {
     /// The host answers what a job asked.
     pub(in super::super) fn answered(&mut self, id: &str, answer: Answer, now: Now, out: &mut Vec<Action>) {
@@ -134,9 +148,9 @@ impl Run<'_> {
 
     /// An answer to what the step did not ask.
     fn ignore(&mut self, answer: &Answer) -> Then {
-        let step = self.task.record.step.map_or("no step", Step::name);
-        let id = &self.task.record.id;
-        log(self.out, Level::Warn, format_args!("job \"{id}\": {answer:?} at the step \"{step}\", ignored"));
+        let step = self.task.record.step.map_or("none", Step::name);
+        let (id, what) = (&self.task.record.id, answer.name());
+        log(self.out, Level::Warn, format_args!("job \"{id}\": the end of a {what} at the step \"{step}\", ignored"));
         Then::Wait
     }
 
