@@ -127,13 +127,13 @@ pub enum Step {
     Remove,
     /// The agent's files and records are removed.
     Forget,
-    /// Back: the package manager removes the new package and installs the one before.
+    /// Undoes `Install` and `Remove`: the package manager removes the new package and installs the one before.
     Reinstall,
-    /// Back: `current` points to the directory before.
+    /// Undoes `Link`: `current` points to the directory before.
     Relink,
-    /// Back: the files of the new package are removed.
+    /// Undoes all that was brought, from `Place` on: the files of the new package are removed.
     Discard,
-    /// Back: the agent's record and definition are what they were before.
+    /// Undoes `Adopt`, `Overlay` and `WantDown`: the agent's record and definition are what they were before.
     Restore,
     /// A server of the new list answers.
     TryServers,
@@ -151,7 +151,7 @@ pub enum Step {
     Replace,
     /// Which package the installed binary came in is remembered.
     Remember,
-    /// Back: the installed binary runs again in the place of the new image, whose package is thrown away.
+    /// Undoes `Reexec`: the installed binary runs again in the place of the new image, whose package is thrown away.
     GoBack,
 }
 
@@ -455,6 +455,30 @@ mod tests {
         }
         for order in [Order::Install(source(Format::Tar)), Order::Upgrade(source(Format::Deb)), Order::Stop] {
             assert_eq!(Plan::of(&job(SELF, order), false), None);
+        }
+    }
+
+    #[test]
+    fn what_a_plan_does_is_undone_on_its_way_back() {
+        for (job, same, ..) in plans() {
+            let plan = Plan::of(&job, same).unwrap();
+            if plan.back.is_empty() {
+                continue;
+            }
+            for step in plan.steps(Direction::Forward) {
+                let undo = match step {
+                    Place | Unpack | Name if !plan.back.contains(&GoBack) => Discard,
+                    Install | Remove => Reinstall,
+                    Link => Relink,
+                    Adopt | Overlay | WantDown => Restore,
+                    // What was stopped runs again, what was started is stopped first.
+                    Stop => Resume,
+                    Start | Resume => Stop,
+                    Reexec => GoBack,
+                    _ => continue,
+                };
+                assert!(plan.back.contains(&undo), "{step:?} of {:?}", job.order);
+            }
         }
     }
 

@@ -124,7 +124,8 @@ pub struct JobRecord {
     pub received: Time,
     /// Where it stands, for the ledger and for 1.0.0.
     pub phase: Phase,
-    /// The step of its plan that it stands at; `None` before it has begun and after its end, and where 1.0.0 wrote this.
+    /// The step of its plan that it stands at: by its name, as an index would be another step where a plan has changed since.
+    /// `None` before it has begun and after its end, and where 1.0.0 wrote this.
     pub step: Option<Step>,
     /// Which way it goes.
     pub direction: Direction,

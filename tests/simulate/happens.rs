@@ -174,9 +174,13 @@ impl Host<'_> {
             ..Found::default()
         };
         found.identity.sn = "sn".into();
+        // Now and then it was 1.0.0 that died, which notes no step.
+        let old = self.random.chance(20);
         for record in self.disk.jobs.values() {
             let job = (!record.text.is_empty()).then(|| self.jobs.iter().find(|job| job.text == record.text));
-            found.jobs.push((record.clone(), job.flatten().cloned().map(std::rc::Rc::new)));
+            let step = record.step.filter(|_| !old);
+            let record = JobRecord { step, ..record.clone() };
+            found.jobs.push((record, job.flatten().cloned().map(std::rc::Rc::new)));
         }
         if let Some(stop) = self.disk.stop {
             for run in self.disk.runs.values_mut() {
