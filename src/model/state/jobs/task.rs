@@ -89,7 +89,7 @@ pub struct Chosen {
 #[derive(Clone, Debug)]
 pub struct Tools {
     /// The one at work first.
-    pub tools: VecDeque<Tool>,
+    pub left: VecDeque<Tool>,
     /// When it is killed; again, when it was already.
     pub deadline: Time,
     pub late: bool,

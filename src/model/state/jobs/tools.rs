@@ -35,13 +35,13 @@ impl Run<'_> {
     /// Runs package tools one after the other; the step is done where there is none.
     pub fn run_tools(&mut self, tools: impl IntoIterator<Item = Tool>) -> Then {
         let tools = Tools {
-            tools: tools.into_iter().collect(),
+            left: tools.into_iter().collect(),
             deadline: self.now.time,
             late: false,
             again: None,
             lock_until: self.now.time + LOCK_WAIT,
         };
-        if tools.tools.is_empty() {
+        if tools.left.is_empty() {
             return Then::Done;
         }
         self.task.doing = Doing::Tools(Box::new(tools));
@@ -51,7 +51,7 @@ impl Run<'_> {
     /// Runs the first of the tools that are left.
     fn run_tool(&mut self) -> Then {
         let Doing::Tools(tools) = &mut self.task.doing else { return Then::Wait };
-        let Some(tool) = tools.tools.front().cloned() else { return Then::Wait };
+        let Some(tool) = tools.left.front().cloned() else { return Then::Wait };
         (tools.late, tools.again) = (false, None);
         tools.deadline = self.now.time + tool.timeout.min(self.state.options.times.tool);
         self.ask(Action::Tool(ToolOwner::Job(self.id()), tool))
@@ -63,7 +63,7 @@ impl Run<'_> {
             log(self.out, Level::Warn, format_args!("job \"{id}\": the end of a tool that it did not run, ignored"));
             return Then::Wait;
         };
-        let argv = tools.tools.front().map(|tool| joined(&mut tool.argv.iter().map(|word| &**word), " "));
+        let argv = tools.left.front().map(|tool| joined(&mut tool.argv.iter().map(|word| &**word), " "));
         let program = sanitize(&argv.unwrap_or_default(), 100);
         let failed = exit != Exit::Code(0);
         if failed && is_locked(output) && self.now.time < tools.lock_until {
@@ -72,11 +72,11 @@ impl Run<'_> {
             return Then::Wait;
         }
         // What comes before the last one only prepares.
-        if tools.tools.len() > 1 {
+        if tools.left.len() > 1 {
             if failed {
                 log(self.out, Level::Warn, format_args!("job \"{id}\": {program}: {exit}, going on without"));
             }
-            tools.tools.pop_front();
+            tools.left.pop_front();
             return self.run_tool();
         }
         if !failed {
