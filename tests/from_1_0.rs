@@ -183,3 +183,48 @@ fn a_reexec_leads_to_either_version_with_whoever_waits() {
         assert!(host.lives());
     }
 }
+
+#[test]
+fn an_upgrade_from_1_0_0_survives_a_crash_wherever_its_job_stands() {
+    let Some(old) = old_binary() else { return };
+    if needs_faults() {
+        return;
+    }
+    let (before, after) = (fs::read(&old).expect("it is there"), fs::read(binary()).expect("it is there"));
+    // In the new image: where it is stopped and killed, and the time it has for its first exchange.
+    for (point, startsecs) in [
+        ("2-SaveJob-settling:1", "30"),
+        ("2-SaveJob-settling:2", "30"),
+        ("2-Replace:1", "30"),
+        ("2-Placed:1", "30"),
+        ("2-SaveSettings:1", "30"),
+        ("2-SaveJob-done:1", "30"),
+        ("2-SaveJob-taken:1", "30"),
+        ("2-SaveJob-settling-undo:1", "0"),
+        ("2-Reexec:1", "0"),
+    ] {
+        let server = Server::new();
+        let (mut host, pid) = host_with(&server, &old);
+        host.kill9();
+        host.env("BOOTAGENT_FAULT", point);
+        host.start();
+        host.env("BOOTAGENT_FAULT", "");
+        server.give(&upgrade(&host, &server, "up", startsecs, &binary()).text());
+        let daemon = host.pid();
+        host.wait(point, || proc_status(daemon, "State").starts_with('T'));
+        host.kill9();
+        // It may become the new binary before it has answered anybody here.
+        host.launch(&[]);
+        let (code, message) = host.result(&server, "up");
+        host.wait("the result to be noted as taken", || host.read("state/jobs/up.json").contains("\"taken\""));
+        let say = |problem: &str| format!("{point}: {problem}: {code} {message}\n{}", host.logs());
+        assert!(matches!((code, startsecs), (0 | 8, "30") | (8, "0")), "{}", say("another code"));
+        let want = if code == 0 { &after } else { &before };
+        assert!(installed(&host) == *want, "{}", say("the installed binary is another one"));
+        host.wait("what is installed to run", || image(&host) == *want);
+        assert_eq!(host.wait_running("web").pid, pid, "{}", say("the agent has another pid"));
+        let codes = server.codes("up");
+        assert!(codes.len() == 1 || point.contains("taken"), "{}", say(&format!("{codes:?}")));
+        assert!(!host.path("state/packages/bootagent").exists(), "{}", say("its package is left"));
+    }
+}
