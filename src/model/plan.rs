@@ -404,13 +404,13 @@ mod tests {
     /// Every order with its plan: what it does and how that is undone.
     fn plans() -> Vec<(Job, bool, &'static str, &'static str)> {
         let undo = "installing: Stop Reinstall Relink Discard Restore starting: Resume settling: Settle";
-        let tar = "downloading: Download verified: Place Verify installing: Unpack Inspect Name | Adopt \
+        let tar = "downloading: Download verified: Verify Place installing: Unpack Inspect Name | Adopt \
             starting: Stop Link Resume settling: Settle Retire Keep";
         let package =
-            "downloading: Download verified: Place Verify Identify Query | installing: Install Inspect Adopt \
+            "downloading: Download verified: Verify Place Identify Query | installing: Install Inspect Adopt \
             starting: Stop Resume settling: Settle Retire Keep";
         let same = "| installing: Adopt starting: Stop Link Resume settling: Settle Keep";
-        let own = "downloading: Download verified: Place Verify installing: Unpack TryNew starting: Reexec \
+        let own = "downloading: Download verified: Verify Place installing: Unpack TryNew starting: Reexec \
             | settling: Prove settling: Replace Remember";
         let mut plans = Vec::new();
         for format in TARS.into_iter().chain(PACKAGES) {

@@ -679,12 +679,12 @@ fn each_kind_of_package_goes_its_way_and_back() {
     let back_to_tar = "DropPackage Inspect SaveAgent starting: Start settling:";
     let tar = (
         package("next", "web", 2, true),
-        "downloading: Fetch verified: Place Verify installing: Unpack Inspect Rename SaveAgent starting: Signal Link 2 \
+        "downloading: Fetch verified: Verify Place installing: Unpack Inspect Rename SaveAgent starting: Signal Link 2 \
          Start settling:",
         vec![
             (Code::Download, "Fetch!".to_string()),
-            (Code::Install, "Place!".to_string()),
             (Code::Refused, "Verify!".to_string()),
+            (Code::Install, "Place!".to_string()),
             (Code::Install, "Unpack!".to_string()),
             (Code::BadJob, "Inspect!".to_string()),
             (Code::Install, "Rename!".to_string()),
@@ -696,13 +696,13 @@ fn each_kind_of_package_goes_its_way_and_back() {
     let package = (
         deb(2),
         &*format!(
-            "downloading: Fetch verified: Place Verify -f Version query pkg installing: {install} Inspect SaveAgent starting: \
+            "downloading: Fetch verified: Verify Place -f Version query pkg installing: {install} Inspect SaveAgent starting: \
              Signal Start settling:"
         ),
         vec![
             (Code::Download, "Fetch!".to_string()),
-            (Code::Install, "Place!".to_string()),
             (Code::Refused, "Verify!".to_string()),
+            (Code::Install, "Place!".to_string()),
             (Code::Install, "-f Version!".to_string()),
             // Who asks and hears of no package goes on.
             (Code::Success, String::new()),
