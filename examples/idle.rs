@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bootagent::kernel::{Pid, Process, Time};
 use bootagent::model::event::{Action, Definition, Event, Message, Now, Origin, Reply, Usage};
-use bootagent::model::pace::parse_servers;
 use bootagent::model::restart::Policy;
+use bootagent::model::schedule::parse_servers;
 use bootagent::model::spec::Spec;
-use bootagent::model::state::{Found, Options, State, Times};
+use bootagent::model::state::{Options, Recovered, State, Times};
 use bootagent::wire::proto;
 
 /// The time between two turns of the daemon in which it looks at what tells nothing by itself.
@@ -44,7 +44,7 @@ fn main() {
         origin: Origin::File,
         spec: Box::new(Spec::new(&format!("a{index}"), "1", vec!["/bin/true".into()])),
     };
-    let found = Found { definitions: (0..agents).map(definition).collect(), ..Found::default() };
+    let found = Recovered { definitions: (0..agents).map(definition).collect(), ..Recovered::default() };
     let mut time = Time::default() + CHECK;
     let end = time + Duration::from_secs(3600 * hours);
     let now = |time: Time| Now { time, wall: 1_700_000_000 + time.0 / 1_000_000_000 };

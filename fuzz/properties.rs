@@ -3,14 +3,14 @@
 
 use bootagent::host::proc;
 use bootagent::model::access::{self, Access, Place};
-use bootagent::model::job::{Rejected, MESSAGE_MAX};
+use bootagent::model::job::{RejectedJob, MESSAGE_MAX};
 use bootagent::model::package;
 use bootagent::model::record::{AgentRecord, Installed};
 use bootagent::model::spec::{is_file_name, is_job_id, is_name, Spec};
-use bootagent::wire::config::{self, Problem, Source};
+use bootagent::wire::config::{self, ConfigError, Source};
 use bootagent::wire::sign::Keys;
-use bootagent::wire::{control, handover, proto, record};
-use bootagent::work::{self, Outcome};
+use bootagent::wire::{control, proto, record, reexec_data};
+use bootagent::work::{self, HelperResponse};
 
 /// What a server sends: replies, jobs, and signatures of replies.
 pub fn server(bytes: &[u8]) {
@@ -48,19 +48,19 @@ pub fn helpers(bytes: &[u8]) {
         totals.extend(work::encode_total(total));
     }
     assert_eq!([&totals[..], &rest[..]].concat(), bytes);
-    if let Some(outcome) = work::decode_outcome(&rest) {
-        assert_eq!(work::decode_outcome(&work::encode_outcome(&outcome)).as_ref(), Some(&outcome));
+    if let Some(outcome) = work::decode_response(&rest) {
+        assert_eq!(work::decode_response(&work::encode_response(&outcome)).as_ref(), Some(&outcome));
         // A frame that was cut is never a whole one.
-        assert_eq!(work::decode_outcome(&rest[..rest.len() - 1]), None);
-        if let Outcome::Exchanged { body, signature, .. } = outcome {
+        assert_eq!(work::decode_response(&rest[..rest.len() - 1]), None);
+        if let HelperResponse::Exchanged { body, signature, .. } = outcome {
             server(&body);
             if let Ok(keys) = Keys::read(b"a key of sixteen") {
                 assert!(keys.verify(200, "0123456789abcdef0123456789abcdef", &body, signature.as_deref()).is_err());
             }
         }
     }
-    if let Some(order) = work::decode_order(bytes) {
-        assert_eq!(work::decode_order(&work::encode_order(&order)), Some(order));
+    if let Some(order) = work::decode_request(bytes) {
+        assert_eq!(work::decode_request(&work::encode_request(&order)), Some(order));
     }
 }
 
@@ -150,9 +150,9 @@ pub fn records(bytes: &[u8]) {
         let again = record::read_settings(&record::write_settings(&read));
         assert_eq!(again.map(|again| again.svrlist), Ok(read.svrlist));
     }
-    if let Ok(read) = handover::read(&text) {
-        let again = handover::read(&handover::write(&read)).expect("it reads what it writes");
-        assert_eq!(handover::write(&again), handover::write(&read));
+    if let Ok(read) = reexec_data::read(&text) {
+        let again = reexec_data::read(&reexec_data::write(&read)).expect("it reads what it writes");
+        assert_eq!(reexec_data::write(&again), reexec_data::write(&read));
     }
 }
 
@@ -181,11 +181,11 @@ fn check_shown(message: &str) {
     assert!(!message.is_empty() && !message.contains(|c: char| c.is_control() && c != '\n'), "{message:?}");
 }
 
-fn check_problems(problems: &[Problem]) {
+fn check_problems(problems: &[ConfigError]) {
     problems.iter().for_each(|problem| check_shown(&problem.to_string()));
 }
 
-fn check_rejected(rejected: &Rejected) {
+fn check_rejected(rejected: &RejectedJob) {
     assert!(!rejected.message.is_empty() && rejected.message.len() <= MESSAGE_MAX, "{rejected:?}");
     for shown in [&*rejected.message, &*rejected.action, &*rejected.name] {
         assert!(!shown.contains(char::is_control), "{rejected:?}");

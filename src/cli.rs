@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::error::Error;
+use crate::host::config_files;
 use crate::host::disk::reason;
-use crate::host::files;
 use crate::model::command::{Answer, Command};
 use crate::model::job::visible;
 use crate::model::package::Digest;
-use crate::reason::Reason;
 use crate::sys::file::read_up_to;
-use crate::wire::config::Problem;
+use crate::wire::config::ConfigError;
 use crate::wire::{control, json};
 
 pub mod check;
@@ -34,7 +34,7 @@ const NOT_RUNNING: u8 = 3;
 
 /// How an answer is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answering {
+pub enum OutputFormat {
     /// For people.
     Text,
     /// For programs: the daemon's document as it is.
@@ -44,8 +44,8 @@ pub enum Answering {
 /// Gives `command` to the daemon that uses the configuration at `path`, waits until it is done, and shows the answer.
 ///
 /// What has to be done first has no time limit: the daemon has one for everything it does, and the client can be interrupted.
-pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
-    let Some(files::Loaded { config, mut problems, .. }) = configuration(path) else { return 1 };
+pub fn send_command(path: &Path, command: &Command, answering: OutputFormat) -> u8 {
+    let Some(config_files::Loaded { config, mut problems, .. }) = configuration(path) else { return 1 };
     let socket = Path::new(&*config.run_dir).join(control::SOCKET);
     let mut stream = match UnixStream::connect(&socket) {
         Ok(stream) => stream,
@@ -69,18 +69,18 @@ pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
         let message = if answer.message.is_empty() { "done" } else { &answer.message };
         return print(&format!("{message}\n"));
     }
-    if answering == Answering::Json {
+    if answering == OutputFormat::Json {
         return print(&format!("{}\n", answer.body));
     }
     match json::parse(&answer.body, json::MAX_DEPTH) {
         Ok(body) if *command == Command::Jobs => print(&table::jobs(&body)),
         Ok(body) => {
             let code = print(&table::status(&body, Path::new(&*config.agents_dir)));
-            problems.append(&mut files::read_agents(&config.agents_dir).problems);
+            problems.append(&mut config_files::read_agents(&config.agents_dir).problems);
             if !problems.is_empty() {
                 list(&problems);
                 complain(&"what was last good of a file stays in use, if anything was, until it is mended");
-            } else if !table::has_troubles(&body) && !files::is_as_read(&config) {
+            } else if !table::has_troubles(&body) && !config_files::is_as_read(&config) {
                 complain(&format_args!(
                     "\"{}\" has changed since the daemon read it: after \"bootagent check\", send it SIGHUP",
                     config.agents_dir
@@ -96,12 +96,12 @@ pub fn order(path: &Path, command: &Command, answering: Answering) -> u8 {
 }
 
 /// What the daemon with the configuration at `path` runs on; `None`, and it is said why, where that cannot be known.
-fn configuration(path: &Path) -> Option<files::Loaded> {
-    let told = |problems: Vec<Problem>| {
+fn configuration(path: &Path) -> Option<config_files::Loaded> {
+    let told = |problems: Vec<ConfigError>| {
         list(&problems);
         complain(&"so it cannot be known where its daemon is: mend that first");
     };
-    files::config_of_daemon(path).map_err(told).ok()
+    config_files::config_of_daemon(path).map_err(told).ok()
 }
 
 /// Says why there is no connection, and what can be done about it.
@@ -125,7 +125,7 @@ fn unreachable(socket: &Path, error: &io::Error) -> u8 {
     }
 }
 
-fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, Reason> {
+fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, Error> {
     if matches!(command, Command::Status(_) | Command::Jobs) {
         let _ = stream.set_read_timeout(Some(AT_HAND));
     }
@@ -138,7 +138,7 @@ fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, Reason
     }
     match written.and(read) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            Err(reason!("no answer for {} s: its process is stopped, or waits for a disk", AT_HAND.as_secs()))
+            Err(format_error!("no answer for {} s: its process is stopped, or waits for a disk", AT_HAND.as_secs()))
         }
         Err(error) => Err(reason(&error)),
         Ok(0) => Err("it ended before it answered".into()),
@@ -185,7 +185,7 @@ pub fn print(text: &str) -> u8 {
 }
 
 /// Writes the problems to standard error, each on a line that begins with its file, as editors and compilers have it.
-fn list(problems: &[Problem]) {
+fn list(problems: &[ConfigError]) {
     for problem in problems {
         let _ = io::stderr().write_all(format!("{problem}\n").as_bytes());
     }

@@ -11,14 +11,14 @@ mod background;
 mod checks;
 mod children;
 mod control;
-mod fault;
-mod found;
+mod fault_injection;
+mod recovered;
 mod identity;
-mod load;
-mod mend;
+mod startup;
+mod recovery;
 mod packages;
 mod reexec;
-mod trust;
+mod signing;
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -35,15 +35,15 @@ use crate::host::logs::{Log, Outputs};
 use crate::host::store::Store;
 use crate::host::tree::Trees;
 use crate::kernel::{Level, Pid, Process, Sig, Time};
-use crate::map::{Map, Set};
 use crate::model::event::{Action, Event, Now, Shutdown, ToolOwner};
 use crate::model::job::JobId;
-use crate::model::pace::Server;
+use crate::model::schedule::Server;
 use crate::model::spec::Name;
 use crate::model::state::State;
-use crate::sys::failure::FailurePipe;
+use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::poll::{poll, PollFd, Signals};
 use crate::sys::process::{self, Reboot};
+use crate::sys::setup_error::SetupErrorPipe;
 use crate::sys::{self, monotonic};
 use crate::wire::config::Config;
 use background::Background;
@@ -51,10 +51,10 @@ use checks::Check;
 use control::Control;
 
 /// After an error that cannot be helped the loop goes on, but not at once.
-const BREATH: Duration = Duration::from_millis(100);
+const POLL_ERROR_DELAY: Duration = Duration::from_millis(100);
 
 /// The longest that the end waits for children to become their programs.
-const LETTING_GO: Duration = Duration::from_millis(500);
+const EXEC_GRACE: Duration = Duration::from_millis(500);
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -79,12 +79,12 @@ enum Owner {
     /// A helper in `helpers`.
     Helper,
     /// Something that nobody waits for, as the removal of old files.
-    Errand,
+    Detached,
 }
 
 /// What a helper was started for.
 #[derive(Clone, Debug, PartialEq)]
-enum Errand {
+enum HelperTask {
     /// An exchange; whether it carries results, and what it was signed with.
     Exchange { results: bool, nonce: Option<Box<str>> },
     /// A job's download.
@@ -117,7 +117,7 @@ enum Ready {
 }
 
 /// So long may copies of good definitions take before the daemon says that it is ready; the others wait for idle moments.
-const COPYING: Duration = Duration::from_millis(20);
+const BACKUP_TIME: Duration = Duration::from_millis(20);
 
 /// So many events there is always room for.
 const QUEUE: usize = 16;
@@ -162,22 +162,22 @@ struct Daemon {
     state: State,
     queue: VecDeque<Event>,
     signals: Signals,
-    failures: FailurePipe,
+    failures: SetupErrorPipe,
     binary: Binary,
     control: Control,
-    owners: Map<Pid, Owner>,
+    owners: SortedMap<Pid, Owner>,
     watched: Vec<Watched>,
-    helpers: Vec<(Errand, Helper)>,
+    helpers: Vec<(HelperTask, Helper)>,
     checks: Vec<Check>,
     /// Whom helpers run as.
     users: identity::HelperUsers,
-    trust: trust::Trust,
+    signing: signing::Signing,
     /// A bad configuration keeps us from exchanges and jobs.
     closed: bool,
     /// The configuration file with which it was last tried to begin anew then, and when.
     tried: Option<(Vec<u8>, Time)>,
     /// Downloads that began with bytes of an earlier attempt.
-    resumed: Set<JobId>,
+    resumed: SortedSet<JobId>,
     /// Package tools that wait for one that an earlier daemon left running.
     tools: Vec<(ToolOwner, crate::model::package::Tool)>,
     /// The limit of open files our children get, where ours is another.
@@ -186,19 +186,19 @@ struct Daemon {
     trash: u32,
     check_at: Time,
     /// What does not work at the moment, and what was last said about it.
-    troubles: Map<&'static str, Box<str>>,
+    troubles: SortedMap<&'static str, Box<str>>,
     /// Records that could not be written or removed: done again with each check.
-    unsaved: Map<String, Action>,
+    unsaved: SortedMap<String, Action>,
     /// Whether the pid file is ours: written again with each check until it is.
-    pid_told: bool,
+    pid_file_written: bool,
     /// Records that could not be read at the start: read again with each check.
     unread: Vec<PathBuf>,
     /// Copies of good definitions that are still to be written.
-    unkept: Copies,
+    pending_backups: Copies,
     quit: Option<u8>,
     /// As PID 1: what to do with the machine at the end.
     power: Option<Reboot>,
-    faults: fault::Faults,
+    fault_injector: fault_injection::FaultInjector,
     /// Held as long as we live: no other daemon with the same `run_dir`.
     lock: File,
     /// The same for `state_dir`, as `run_dir` may be emptied or another one; `None` where it cannot be locked.
@@ -212,7 +212,7 @@ struct Daemon {
 
 /// Runs the daemon until it is told to end; returns its exit code.
 pub fn run(options: Options) -> u8 {
-    let handover = reexec::handed_over();
+    let handover = reexec::take_reexec_data();
     let backgrounds = options.background && handover.is_none();
     let ready = match backgrounds.then(|| background::enter(&options)) {
         None => None,
@@ -236,9 +236,9 @@ pub fn run(options: Options) -> u8 {
     daemon.perform(actions);
     // Children of an image before this one may have ended, and their signals been taken.
     daemon.reap();
-    daemon.keep_copies(COPYING);
+    daemon.write_backups(BACKUP_TIME);
     if let Some(ready) = ready {
-        daemon.tell_parent(ready);
+        daemon.notify_parent(ready);
     }
     daemon.run()
 }
@@ -253,17 +253,17 @@ fn log_panics(dir: &Path) {
 
 impl Daemon {
     /// Tells the process that waits that we are ready, and lets go of its terminal.
-    fn tell_parent(&mut self, mut ready: File) {
+    fn notify_parent(&mut self, mut ready: File) {
         use std::io::Write;
         if let Err(error) = sys::detach_standard_files() {
-            self.say(Level::Warn, &format_args!("cannot let go of the terminal: {error}"));
+            self.log(Level::Warn, &format_args!("cannot let go of the terminal: {error}"));
         }
         // A parent that is gone needs no answer.
         let _ = ready.write_all(b"1");
     }
 
     fn run(&mut self) -> u8 {
-        self.settle();
+        self.drain_events();
         while self.quit.is_none() {
             let ready = self.wait();
             let idle = ready.is_empty();
@@ -273,13 +273,13 @@ impl Daemon {
             self.control.drop_late(monotonic(), &mut self.queue);
             self.check();
             if idle {
-                self.keep_copies(Duration::ZERO);
+                self.write_backups(Duration::ZERO);
             }
             self.finish_helpers();
             if self.state.deadline().is_some_and(|at| at <= monotonic()) {
                 self.queue.push_back(Event::Tick);
             }
-            self.settle();
+            self.drain_events();
         }
         self.end()
     }
@@ -290,7 +290,8 @@ impl Daemon {
         let helpers = self.helpers.iter().filter_map(|(_, helper)| helper.deadline());
         let own = [Some(self.check_at), self.control.deadline(), self.state.deadline()];
         let deadline = helpers.chain(own.into_iter().flatten()).min();
-        let timeout = if self.unkept.is_empty() { deadline.map(|at| at.since(now)) } else { Some(Duration::ZERO) };
+        let timeout =
+            if self.pending_backups.is_empty() { deadline.map(|at| at.since(now)) } else { Some(Duration::ZERO) };
         let mut sources = vec![Ready::Signals];
         let mut fds = vec![PollFd::reading(self.signals.as_fd())];
         if let Some(listener) = self.control.listening(now) {
@@ -328,9 +329,9 @@ impl Daemon {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Vec::new(),
             Err(error) => {
                 drop(fds);
-                self.fares("waiting for events", Some(&error.to_string()));
+                self.set_condition("waiting for events", Some(&error.to_string()));
                 // Waiting for nothing is the one wait that still works.
-                let _ = poll(&mut [], Some(BREATH));
+                let _ = poll(&mut [], Some(POLL_ERROR_DELAY));
                 return vec![Ready::Signals];
             }
         }
@@ -349,7 +350,7 @@ impl Daemon {
             Ready::Signals => self.take_signals(),
             Ready::Listener => {
                 let problem = self.control.accept(monotonic());
-                self.fares("taking commands", problem.as_deref());
+                self.set_condition("taking commands", problem.as_deref());
             }
             Ready::Client(index) => self.control.serve(index, &mut self.queue),
             Ready::Helper(index) => {
@@ -378,7 +379,7 @@ impl Daemon {
                 Ok(Some(sig)) => sig,
                 Ok(None) => break,
                 Err(error) => {
-                    self.fares("reading signals", Some(&error.to_string()));
+                    self.set_condition("reading signals", Some(&error.to_string()));
                     break;
                 }
             };
@@ -388,7 +389,7 @@ impl Daemon {
                 Sig::USR1 if as_init => self.stop_for(sig, Some(Reboot::Halt)),
                 Sig::USR2 if as_init => self.stop_for(sig, Some(Reboot::PowerOff)),
                 Sig::QUIT if !as_init => {
-                    self.say(Level::Info, &"SIGQUIT: ending, agents go on");
+                    self.log(Level::Info, &"SIGQUIT: ending, agents go on");
                     self.queue.push_back(Event::Shutdown(Shutdown::Leave));
                 }
                 Sig::HUP => {
@@ -406,17 +407,17 @@ impl Daemon {
     }
 
     fn stop_for(&mut self, sig: Sig, power: Option<Reboot>) {
-        self.say(Level::Info, &format_args!("{sig}: stopping the agents"));
+        self.log(Level::Info, &format_args!("{sig}: stopping the agents"));
         self.power = power;
         self.queue.push_back(Event::Shutdown(Shutdown::Stop));
     }
 
     /// Hands all events to the state, does what it says, until nothing is left to do.
-    fn settle(&mut self) {
-        self.trees.turn();
+    fn drain_events(&mut self) {
+        self.trees.forget_snapshot();
         let mut actions = Vec::new();
         while let Some(event) = self.queue.pop_front() {
-            self.faults.event(&event);
+            self.fault_injector.event(&event);
             self.state.step(event, now(), &mut actions);
             self.perform(std::mem::take(&mut actions));
         }
@@ -426,7 +427,7 @@ impl Daemon {
 
     fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
-            self.faults.action(&action);
+            self.fault_injector.action(&action);
             self.act(action);
         }
     }
@@ -439,8 +440,8 @@ impl Daemon {
         }
         self.check_at = now + self.config.checksecs;
         self.look_at_watched();
-        self.limits.sweep();
-        self.mend();
+        self.limits.remove_empty_groups();
+        self.recover();
         self.reopen(false);
         let sizes: Vec<(Name, u64)> = self
             .state
@@ -452,26 +453,26 @@ impl Daemon {
             .collect();
         let mut problem = None;
         for (name, size) in sizes {
-            problem = problem.or(self.outputs.turn(&name, size).err());
+            problem = problem.or(self.outputs.rotate(&name, size).err());
         }
-        self.fares("turning over outputs", problem.as_deref());
+        self.set_condition("turning over outputs", problem.as_deref());
     }
 
     /// A child of ours that is in no agent's tree.
-    fn own(&mut self, pid: Pid, owner: Owner) {
+    fn track_child(&mut self, pid: Pid, owner: Owner) {
         self.trees.add_ours(pid);
         self.owners.insert(pid, owner);
     }
 
-    fn say(&mut self, level: Level, text: &dyn Display) {
+    fn log(&mut self, level: Level, text: &dyn Display) {
         self.log.write(level, text);
     }
 
     /// A child that is not its program yet would end with us: those that were just made get the moment they need.
-    fn let_go(&self) {
+    fn wait_for_exec(&self) {
         let image = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
         let ours = image("self");
-        let until = monotonic() + LETTING_GO;
+        let until = monotonic() + EXEC_GRACE;
         for (pid, owner) in self.owners.iter() {
             let agent = matches!(owner, Owner::Agent(_));
             while agent && ours.is_some() && image(&pid.to_string()) == ours && monotonic() < until {
@@ -488,10 +489,10 @@ impl Daemon {
         }
         self.dismiss_watcher();
         self.control.close();
-        self.let_go();
-        let _ = std::fs::remove_file(Path::new(&*self.config.run_dir).join(load::PID_FILE));
+        self.wait_for_exec();
+        let _ = std::fs::remove_file(Path::new(&*self.config.run_dir).join(startup::PID_FILE));
         image::remove(Path::new(&*self.config.run_dir));
-        self.say(Level::Info, &"ended");
+        self.log(Level::Info, &"ended");
         if self.state.agents().all(|agent| agent.is_down()) {
             self.forget_stopped();
             self.limits.close();

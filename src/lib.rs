@@ -3,9 +3,9 @@
 //! Read `README.md` first, then `model::state`, `model::agent`, `model::job`, `daemon`, `host::spawn`, `sys::process`.
 //! Imports point one way: each module names only those before it in this list.
 
-pub mod map;
+pub mod sorted_map;
 #[macro_use]
-pub mod reason;
+pub mod error;
 pub mod text;
 pub mod kernel;
 #[allow(unsafe_code)]

@@ -7,19 +7,19 @@
 use std::path::PathBuf;
 use std::process::exit;
 
-use bootagent::cli::{self, Answering};
+use bootagent::cli::{self, OutputFormat};
 use bootagent::daemon;
-use bootagent::host::files::CONFIG;
+use bootagent::host::config_files::CONFIG;
 use bootagent::model::command::Command;
 use bootagent::model::job::{joined, sanitize};
-use bootagent::model::pace::parse_servers;
+use bootagent::model::schedule::parse_servers;
 use bootagent::model::spec::{is_name, Name};
 use bootagent::work::watch::WORD as WATCH;
-use bootagent::{reason, reason::Reason};
+use bootagent::{error::Error, format_error};
 use getopts::{HasArg, Occur};
 
 /// One command of the command line.
-struct Topic {
+struct CommandHelp {
     word: &'static str,
     /// What follows the word, for the usage.
     synopsis: &'static str,
@@ -33,8 +33,8 @@ struct Topic {
     more: &'static str,
 }
 
-const TOPICS: [Topic; 13] = [
-    Topic {
+const COMMANDS: [CommandHelp; 13] = [
+    CommandHelp {
         word: "run",
         synopsis: "[-d] [-S LIST]",
         arguments: (0, 0),
@@ -45,7 +45,7 @@ const TOPICS: [Topic; 13] = [
                SIGTERM, SIGINT: stop the agents and exit. SIGQUIT: exit, agents go on.\n\
                SIGHUP: read the definitions again. SIGUSR2: reexec.\n",
     },
-    Topic {
+    CommandHelp {
         word: "check",
         synopsis: "",
         arguments: (0, 0),
@@ -53,7 +53,7 @@ const TOPICS: [Topic; 13] = [
         brief: "read all configuration, print every error",
         more: "Exits 0 when there is none, else 1.\n",
     },
-    Topic {
+    CommandHelp {
         word: "status",
         synopsis: "[NAME] [--json]",
         arguments: (0, 1),
@@ -61,7 +61,7 @@ const TOPICS: [Topic; 13] = [
         brief: "show what runs",
         more: "  --json  the report as a server would get it now\n",
     },
-    Topic {
+    CommandHelp {
         word: "start",
         synopsis: "NAME",
         arguments: (1, 1),
@@ -69,7 +69,7 @@ const TOPICS: [Topic; 13] = [
         brief: "start an agent, and keep it running",
         more: "Returns 0 once it has been alive for its startsecs, else 1 and why.\n",
     },
-    Topic {
+    CommandHelp {
         word: "stop",
         synopsis: "NAME",
         arguments: (1, 1),
@@ -77,7 +77,7 @@ const TOPICS: [Topic; 13] = [
         brief: "stop an agent, and keep it stopped",
         more: "Returns 0 once none of its processes is left, else 1 and why.\n",
     },
-    Topic {
+    CommandHelp {
         word: "restart",
         synopsis: "NAME",
         arguments: (1, 1),
@@ -85,7 +85,7 @@ const TOPICS: [Topic; 13] = [
         brief: "stop an agent if it runs, and start it",
         more: "Returns 0 once it has been alive for its startsecs, else 1 and why.\n",
     },
-    Topic {
+    CommandHelp {
         word: "reexec",
         synopsis: "",
         arguments: (0, 0),
@@ -93,7 +93,7 @@ const TOPICS: [Topic; 13] = [
         brief: "put the binary now on disk in place of the daemon",
         more: "Agents go on undisturbed. Refused (1) when the new binary does not run or its check finds errors.\n",
     },
-    Topic {
+    CommandHelp {
         word: "report",
         synopsis: "",
         arguments: (0, 0),
@@ -101,7 +101,7 @@ const TOPICS: [Topic; 13] = [
         brief: "report to the server now",
         more: "Returns 0 when a server took it, else 1 and why.\n",
     },
-    Topic {
+    CommandHelp {
         word: "jobs",
         synopsis: "[--json]",
         arguments: (0, 0),
@@ -109,7 +109,7 @@ const TOPICS: [Topic; 13] = [
         brief: "show the jobs and how they ended",
         more: "  --json  an array of {id, action, name, state, errcode, message, progress}\n",
     },
-    Topic {
+    CommandHelp {
         word: "init",
         synopsis: "sysv|openrc|procd|systemd|inittab",
         arguments: (1, 1),
@@ -117,7 +117,7 @@ const TOPICS: [Topic; 13] = [
         brief: "print a ready start script for that init",
         more: "The script starts this very binary, with this -c when one is given.\n",
     },
-    Topic {
+    CommandHelp {
         word: "sha256",
         synopsis: "FILE",
         arguments: (1, 1),
@@ -125,8 +125,8 @@ const TOPICS: [Topic; 13] = [
         brief: "print the checksum in the form a job wants it",
         more: "",
     },
-    Topic { word: "version", synopsis: "", arguments: (0, 0), options: "", brief: "print the version", more: "" },
-    Topic {
+    CommandHelp { word: "version", synopsis: "", arguments: (0, 0), options: "", brief: "print the version", more: "" },
+    CommandHelp {
         word: "help",
         synopsis: "[COMMAND]",
         arguments: (0, 1),
@@ -151,15 +151,15 @@ const OPTIONS: [(&str, &str, HasArg); 6] = [
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
-enum Wish {
+enum CliAction {
     /// Print this text.
-    Say(String),
+    Print(String),
     Run {
         background: bool,
-        servers: Option<Vec<bootagent::model::pace::Server>>,
+        servers: Option<Vec<bootagent::model::schedule::Server>>,
     },
     Check,
-    Order(Command, Answering),
+    Send(Command, OutputFormat),
     Init(String),
     Sha256(PathBuf),
     Work,
@@ -180,16 +180,16 @@ fn main() {
     let (config, wish) = parse(&args).unwrap_or_else(|message| usage(&message));
     let config = config.unwrap_or_else(|| PathBuf::from(CONFIG));
     exit(match wish {
-        Wish::Say(text) => cli::print(&text).into(),
-        Wish::Run { background, servers } => {
+        CliAction::Print(text) => cli::print(&text).into(),
+        CliAction::Run { background, servers } => {
             daemon::run(daemon::Options { config_path: config, background, servers }).into()
         }
-        Wish::Check => cli::check::check(&config).into(),
-        Wish::Order(command, answering) => cli::order(&config, &command, answering).into(),
-        Wish::Init(system) => cli::init::init(&system, &config).into(),
-        Wish::Sha256(file) => cli::sha256(&file).into(),
-        Wish::Work => bootagent::work::run(),
-        Wish::Watch(words) => bootagent::work::watch::run(&words),
+        CliAction::Check => cli::check::check(&config).into(),
+        CliAction::Send(command, answering) => cli::send_command(&config, &command, answering).into(),
+        CliAction::Init(system) => cli::init::init(&system, &config).into(),
+        CliAction::Sha256(file) => cli::sha256(&file).into(),
+        CliAction::Work => bootagent::work::run(),
+        CliAction::Watch(words) => bootagent::work::watch::run(&words),
     })
 }
 
@@ -208,12 +208,12 @@ fn usage(message: &str) -> ! {
 }
 
 /// The configuration file, when given, and what is asked for; else what is wrong with the command line.
-fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), Reason> {
+fn parse(args: &[String]) -> Result<(Option<PathBuf>, CliAction), Error> {
     if args.len() == 1 && args[0] == "work" {
-        return Ok((None, Wish::Work));
+        return Ok((None, CliAction::Work));
     }
     if let Some((WATCH, words)) = args.split_first().map(|(word, rest)| (word.as_str(), rest)) {
-        return Ok((None, Wish::Watch(words.to_vec())));
+        return Ok((None, CliAction::Watch(words.to_vec())));
     }
     let mut options = getopts::Options::new();
     for (short, long, value) in OPTIONS {
@@ -234,70 +234,76 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, Wish), Reason> {
     let mut words = given.free.iter().map(String::as_str);
     let Some(word) = words.next() else {
         return match (given.opt_present("h"), given.opt_present("V")) {
-            (true, _) => Ok((None, Wish::Say(overview()))),
-            (_, true) => Ok((None, Wish::Say(version()))),
-            _ => Err(reason!("want a command\n\n{}", overview().trim_end())),
+            (true, _) => Ok((None, CliAction::Print(overview()))),
+            (_, true) => Ok((None, CliAction::Print(version()))),
+            _ => Err(format_error!("want a command\n\n{}", overview().trim_end())),
         };
     };
-    let topic = topic(word).ok_or_else(|| unknown("command", word, &TOPICS.map(|topic| topic.word)))?;
+    let topic = topic(word).ok_or_else(|| unknown("command", word, &COMMANDS.map(|topic| topic.word)))?;
     if given.opt_present("h") {
-        return Ok((None, Wish::Say(help(topic))));
+        return Ok((None, CliAction::Print(help(topic))));
     }
     for (short, long) in [("d", "-d"), ("S", "-S"), ("j", "--json"), ("V", "--version")] {
         if given.opt_present(short) && !topic.options.contains(short) {
-            return Err(reason!("\"{word}\" knows no option {long}; see \"bootagent help {word}\""));
+            return Err(format_error!("\"{word}\" knows no option {long}; see \"bootagent help {word}\""));
         }
     }
     let (least, most) = topic.arguments;
     let rest: Vec<&str> = words.collect();
     if rest.len() < least {
-        return Err(reason!("\"{word}\" wants an argument: bootagent {word} {}", topic.synopsis));
+        return Err(format_error!("\"{word}\" wants an argument: bootagent {word} {}", topic.synopsis));
     }
     if rest.len() > most {
-        return Err(reason!("\"{word}\" has one argument too many: \"{}\"", rest[most]));
+        return Err(format_error!("\"{word}\" has one argument too many: \"{}\"", rest[most]));
     }
     let first = rest.first().copied();
-    let answering = if given.opt_present("j") { Answering::Json } else { Answering::Text };
+    let answering = if given.opt_present("j") { OutputFormat::Json } else { OutputFormat::Text };
     let wish = match (word, first) {
         ("run", _) => {
             let servers = given.opt_str("S").map(|list| parse_servers(&list)).transpose();
-            Wish::Run { background: given.opt_present("d"), servers: servers.map_err(|cause| reason!("-S: {cause}"))? }
+            CliAction::Run {
+                background: given.opt_present("d"),
+                servers: servers.map_err(|cause| format_error!("-S: {cause}"))?,
+            }
         }
-        ("check", _) => Wish::Check,
-        ("status", first) => Wish::Order(Command::Status(first.map(name).transpose()?), answering),
-        ("start", Some(first)) => Wish::Order(Command::Start(name(first)?), answering),
-        ("stop", Some(first)) => Wish::Order(Command::Stop(name(first)?), answering),
-        ("restart", Some(first)) => Wish::Order(Command::Restart(name(first)?), answering),
-        ("reexec", _) => Wish::Order(Command::Reexec, answering),
-        ("report", _) => Wish::Order(Command::Report, answering),
-        ("jobs", _) => Wish::Order(Command::Jobs, answering),
-        ("init", Some(first)) if cli::init::SYSTEMS.contains(&first) => Wish::Init(first.to_string()),
+        ("check", _) => CliAction::Check,
+        ("status", first) => CliAction::Send(Command::Status(first.map(name).transpose()?), answering),
+        ("start", Some(first)) => CliAction::Send(Command::Start(name(first)?), answering),
+        ("stop", Some(first)) => CliAction::Send(Command::Stop(name(first)?), answering),
+        ("restart", Some(first)) => CliAction::Send(Command::Restart(name(first)?), answering),
+        ("reexec", _) => CliAction::Send(Command::Reexec, answering),
+        ("report", _) => CliAction::Send(Command::Report, answering),
+        ("jobs", _) => CliAction::Send(Command::Jobs, answering),
+        ("init", Some(first)) if cli::init::SYSTEMS.contains(&first) => CliAction::Init(first.to_string()),
         ("init", Some(first)) => return Err(unknown("init system", first, &cli::init::SYSTEMS).into()),
-        ("sha256", Some(first)) => Wish::Sha256(PathBuf::from(first)),
-        ("version", _) => Wish::Say(version()),
+        ("sha256", Some(first)) => CliAction::Sha256(PathBuf::from(first)),
+        ("version", _) => CliAction::Print(version()),
         ("help", Some(first)) => match self::topic(first) {
-            Some(topic) => Wish::Say(help(topic)),
-            None => return Err(unknown("command", first, &TOPICS.map(|topic| topic.word)).into()),
+            Some(topic) => CliAction::Print(help(topic)),
+            None => return Err(unknown("command", first, &COMMANDS.map(|topic| topic.word)).into()),
         },
-        _ => Wish::Say(overview()),
+        _ => CliAction::Print(overview()),
     };
     Ok((given.opt_str("c").map(absolute).transpose()?, wish))
 }
 
-fn topic(word: &str) -> Option<&'static Topic> {
-    TOPICS.iter().find(|topic| topic.word == word)
+fn topic(word: &str) -> Option<&'static CommandHelp> {
+    COMMANDS.iter().find(|topic| topic.word == word)
 }
 
-fn name(text: &str) -> Result<Name, Reason> {
+fn name(text: &str) -> Result<Name, Error> {
     if is_name(text) {
         return Ok(text.into());
     }
-    Err(reason!("\"{}\" cannot be the name of an agent: want 1 to 50 of A-Z a-z 0-9 _ -", sanitize(text, SHOWN_MAX)))
+    Err(format_error!(
+        "\"{}\" cannot be the name of an agent: want 1 to 50 of A-Z a-z 0-9 _ -",
+        sanitize(text, SHOWN_MAX)
+    ))
 }
 
 /// The daemon leaves its working directory, so a path must not depend on it.
-fn absolute(path: String) -> Result<PathBuf, Reason> {
-    std::path::absolute(&path).map_err(|error| reason!("-c \"{path}\": {error}"))
+fn absolute(path: String) -> Result<PathBuf, Error> {
+    std::path::absolute(&path).map_err(|error| format_error!("-c \"{path}\": {error}"))
 }
 
 fn version() -> String {
@@ -306,7 +312,7 @@ fn version() -> String {
 
 fn overview() -> String {
     let mut text = "Usage: bootagent [-c FILE] COMMAND ...\n\n".to_string();
-    for topic in &TOPICS {
+    for topic in &COMMANDS {
         let left = format!("{} {}", topic.word, topic.synopsis);
         let line = if left.len() > 26 {
             format!("  {left}\n{:28}  {}\n", "", topic.brief)
@@ -325,7 +331,7 @@ fn overview() -> String {
     text
 }
 
-fn help(topic: &Topic) -> String {
+fn help(topic: &CommandHelp) -> String {
     let mut text = format!("Usage: bootagent [-c FILE] {} {}", topic.word, topic.synopsis);
     text.truncate(text.trim_end().len());
     let mut brief = topic.brief.chars();
@@ -369,32 +375,32 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<(Option<PathBuf>, Wish), Reason> {
+    fn parsed(line: &str) -> Result<(Option<PathBuf>, CliAction), Error> {
         parse(&line.split_whitespace().map(str::to_string).collect::<Vec<_>>())
     }
 
     #[test]
     fn commands_and_their_options_in_any_order() {
-        let json = |name: Option<&str>| Wish::Order(Command::Status(name.map(Into::into)), Answering::Json);
+        let json = |name: Option<&str>| CliAction::Send(Command::Status(name.map(Into::into)), OutputFormat::Json);
         for (line, want) in [
-            ("check", Wish::Check),
+            ("check", CliAction::Check),
             ("status --json web", json(Some("web"))),
             ("status web --json", json(Some("web"))),
             ("--json status", json(None)),
-            ("status", Wish::Order(Command::Status(None), Answering::Text)),
-            ("restart web", Wish::Order(Command::Restart("web".into()), Answering::Text)),
-            ("jobs", Wish::Order(Command::Jobs, Answering::Text)),
-            ("run", Wish::Run { background: false, servers: None }),
-            ("run -d", Wish::Run { background: true, servers: None }),
-            ("run -S a:1,b:2", Wish::Run { background: false, servers: parse_servers("a:1,b:2").ok() }),
-            ("init sysv", Wish::Init("sysv".into())),
-            ("sha256 -- -x", Wish::Sha256("-x".into())),
-            ("work", Wish::Work),
+            ("status", CliAction::Send(Command::Status(None), OutputFormat::Text)),
+            ("restart web", CliAction::Send(Command::Restart("web".into()), OutputFormat::Text)),
+            ("jobs", CliAction::Send(Command::Jobs, OutputFormat::Text)),
+            ("run", CliAction::Run { background: false, servers: None }),
+            ("run -d", CliAction::Run { background: true, servers: None }),
+            ("run -S a:1,b:2", CliAction::Run { background: false, servers: parse_servers("a:1,b:2").ok() }),
+            ("init sysv", CliAction::Init("sysv".into())),
+            ("sha256 -- -x", CliAction::Sha256("-x".into())),
+            ("work", CliAction::Work),
         ] {
             assert_eq!(parsed(line).map(|(_, wish)| wish), Ok(want), "{line}");
         }
         for line in ["-c /x/y.json check", "check -c /x/y.json", "check --config=/x/y.json"] {
-            assert_eq!(parsed(line), Ok((Some("/x/y.json".into()), Wish::Check)), "{line}");
+            assert_eq!(parsed(line), Ok((Some("/x/y.json".into()), CliAction::Check)), "{line}");
         }
         let (config, _) = parsed("check -c y.json").unwrap();
         assert!(config.is_some_and(|path| path.is_absolute() && path.ends_with("y.json")));
@@ -431,17 +437,17 @@ mod tests {
     #[test]
     fn help_is_there_for_every_command() {
         let overview = overview();
-        for topic in &TOPICS {
+        for topic in &COMMANDS {
             assert!(overview.contains(&format!("\n  {} ", topic.word)), "{}", topic.word);
             for line in [format!("help {}", topic.word), format!("{} --help", topic.word), format!("-h {}", topic.word)]
             {
                 let (_, wish) = parsed(&line).unwrap();
-                let Wish::Say(text) = wish else { panic!("{line}: {wish:?}") };
+                let CliAction::Print(text) = wish else { panic!("{line}: {wish:?}") };
                 assert!(text.starts_with(&format!("Usage: bootagent [-c FILE] {}", topic.word)), "{line}: {text}");
             }
         }
         for line in ["help", "--help", "-h"] {
-            assert_eq!(parsed(line), Ok((None, Wish::Say(overview.clone()))));
+            assert_eq!(parsed(line), Ok((None, CliAction::Print(overview.clone()))));
         }
         assert!(overview.lines().all(|line| line.len() <= 80), "{overview}");
     }
@@ -458,7 +464,7 @@ mod tests {
     fn every_command_and_option_is_documented() {
         let readme = include_str!("../README.md");
         let manual = include_str!("../man/bootagent.8");
-        for topic in &TOPICS {
+        for topic in &COMMANDS {
             assert!(readme.contains(topic.word), "README.md: {}", topic.word);
             assert!(manual.contains(&format!("\n.It Cm {}", topic.word)), "bootagent.8: {}", topic.word);
         }

@@ -120,7 +120,7 @@ fn a_panic_says_where_and_why() {
     // In the background nobody reads what it writes to standard error.
     for file in ["daemon.out", "log/bootagent.log"] {
         let said = host.read(file);
-        let place = said.split_once("internal error: panicked at src/daemon/fault.rs:").map(|(_, rest)| rest);
+        let place = said.split_once("internal error: panicked at src/daemon/fault_injection.rs:").map(|(_, rest)| rest);
         let line = place.and_then(|place| place.split(':').next());
         assert!(line.is_some_and(|line| line.parse::<u32>().is_ok()), "{file}: {said}");
         assert!(said.contains("a panic was asked for"), "{file}: {said}");

@@ -2,7 +2,7 @@
 //! rebooted, the disk is full, or the job's record is torn. Whatever it was, the job ends as it would have or leaves the
 //! host as it was, the server hears of it, one copy of the right version runs, and nothing is left over.
 //!
-//! Debug builds stop at a point when they are told to (`src/daemon/fault.rs`). A first run lists the points of each job,
+//! Debug builds stop at a point when they are told to (`src/daemon/fault_injection.rs`). A first run lists the points of each job,
 //! so that no list is kept here. By default a crash is tried at each named point once, and each other disaster, and each
 //! other kind of package, at some of them; `CRASH_ALL=1` tries them all. Beside these there are kills at moments that
 //! nobody has chosen: `UPGRADE_KILLS=300` for as many, 20 by default.

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use bootagent::host::helper::{Binary, Helper, Identity};
 use bootagent::kernel::{Exit, Gid, Pid, Sig, Uid};
 use bootagent::model::package::Format;
-use bootagent::sys::failure::FailurePipe;
 use bootagent::sys::poll::{poll, PollFd};
 use bootagent::sys::process::Fork;
 use bootagent::sys::seccomp::{restrict, Purpose};
+use bootagent::sys::setup_error::SetupErrorPipe;
 use bootagent::sys::{account, monotonic, process};
-use bootagent::work::{Kind, Order, Outcome};
+use bootagent::work::{FailureKind, HelperRequest, HelperResponse};
 
 type Test = fn(&mut Host);
 
@@ -51,7 +51,7 @@ fn main() {
 /// What a daemon would have.
 struct Host {
     binary: Binary,
-    failures: FailurePipe,
+    failures: SetupErrorPipe,
     dir: std::path::PathBuf,
 }
 
@@ -65,7 +65,7 @@ impl Host {
     fn new() -> Host {
         let dir = std::env::temp_dir().join(format!("bootagent-helper-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory");
-        Host { binary: Binary::own(Path::new("/none")), failures: FailurePipe::new().expect("a pipe"), dir }
+        Host { binary: Binary::own(Path::new("/none")), failures: SetupErrorPipe::new().expect("a pipe"), dir }
     }
 
     fn file(&self, bytes: &[u8]) -> File {
@@ -74,12 +74,12 @@ impl Host {
         OpenOptions::new().read(true).write(true).open(path).expect("a file")
     }
 
-    fn start(&self, order: &Order, file: Option<File>) -> Helper {
+    fn start(&self, order: &HelperRequest, file: Option<File>) -> Helper {
         Helper::start(&self.binary, order, file, None, &self.failures, monotonic()).expect("starts")
     }
 
     /// The daemon's loop, for one helper; `turn` is called between waits.
-    fn finish(&mut self, mut helper: Helper, mut turn: impl FnMut(&mut Helper)) -> Outcome {
+    fn finish(&mut self, mut helper: Helper, mut turn: impl FnMut(&mut Helper)) -> HelperResponse {
         let give_up = Instant::now() + Duration::from_secs(20);
         while !helper.finished() {
             assert!(Instant::now() < give_up, "a helper does not finish");
@@ -97,14 +97,18 @@ impl Host {
 }
 
 /// Copies this source file, which is bigger than nothing.
-fn copy() -> Order {
-    Order::Fetch { url: format!("file://{}/{}", env!("CARGO_MANIFEST_DIR"), file!()), max_bytes: 1 << 20, rate: None }
+fn copy() -> HelperRequest {
+    HelperRequest::Fetch {
+        url: format!("file://{}/{}", env!("CARGO_MANIFEST_DIR"), file!()),
+        max_bytes: 1 << 20,
+        rate: None,
+    }
 }
 
 #[track_caller]
-fn failed(outcome: Outcome, want: Kind, part: &str) {
+fn failed(outcome: HelperResponse, want: FailureKind, part: &str) {
     match outcome {
-        Outcome::Failed { kind, reason, .. } if kind == want && reason.contains(part) => {}
+        HelperResponse::Failed { kind, reason, .. } if kind == want && reason.contains(part) => {}
         other => panic!("want a failure with \"{part}\", got {other:?}"),
     }
 }
@@ -116,7 +120,7 @@ fn a_download_goes_through(host: &mut Host) {
     assert!(look > Duration::from_secs(2) && look < Duration::from_secs(5), "{look:?}");
     let length = fs::metadata(file!()).expect("there").len();
     match host.finish(helper, |_| {}) {
-        Outcome::Fetched { size, .. } => assert_eq!(size, length),
+        HelperResponse::Fetched { size, .. } => assert_eq!(size, length),
         other => panic!("{other:?}"),
     }
     assert_eq!(file.metadata().expect("open").len(), length);
@@ -127,7 +131,7 @@ fn long_orders_and_replies_do_not_block(host: &mut Host) {
     listener.set_nonblocking(true).expect("a flag");
     let url = format!("http://{}/", listener.local_addr().expect("bound"));
     let body = vec![b'x'; 300_000];
-    let order = Order::Exchange { url, headers: Vec::new(), body: body.clone(), max_body: 1 << 20 };
+    let order = HelperRequest::Exchange { url, headers: Vec::new(), body: body.clone(), max_body: 1 << 20 };
     let helper = host.start(&order, None);
     assert!(helper.fds()[0].is_some(), "the order fits into a pipe");
     assert!(helper.deadline().is_some());
@@ -146,7 +150,7 @@ fn long_orders_and_replies_do_not_block(host: &mut Host) {
         stream.write_all(&reply).expect("taken");
     });
     match outcome {
-        Outcome::Exchanged { status: 200, body, .. } => assert_eq!(body, reply),
+        HelperResponse::Exchanged { status: 200, body, .. } => assert_eq!(body, reply),
         other => panic!("{other:?}"),
     }
 }
@@ -157,7 +161,7 @@ fn result_and_exit_come_in_any_order(host: &mut Host) {
     let exit = process::wait_for(helper.pid()).expect("waits");
     helper.exited(exit, None);
     assert!(helper.finished());
-    assert!(matches!(helper.outcome(), Outcome::Fetched { .. }));
+    assert!(matches!(helper.outcome(), HelperResponse::Fetched { .. }));
     // The result first, and its end.
     let mut helper = host.start(&copy(), Some(host.file(b"")));
     let give_up = Instant::now() + Duration::from_secs(20);
@@ -173,19 +177,19 @@ fn result_and_exit_come_in_any_order(host: &mut Host) {
     assert_eq!(process::wait_for(pid).expect("waits"), Exit::Code(0));
     // Somebody else may have got the status.
     helper.exited(Exit::Unknown, None);
-    assert!(matches!(helper.outcome(), Outcome::Fetched { .. }));
+    assert!(matches!(helper.outcome(), HelperResponse::Fetched { .. }));
 }
 
 fn one_that_is_killed_has_failed(host: &mut Host) {
     for (sig, kind, part) in [
-        (Sig::KILL, Kind::Temporary, "killed by SIGKILL without a result"),
-        (Sig::ALRM, Kind::Temporary, "stalled: no byte for 60 s"),
-        (Sig::XFSZ, Kind::TooBig, "larger than allowed"),
+        (Sig::KILL, FailureKind::Temporary, "killed by SIGKILL without a result"),
+        (Sig::ALRM, FailureKind::Temporary, "stalled: no byte for 60 s"),
+        (Sig::XFSZ, FailureKind::TooBig, "larger than allowed"),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}/", listener.local_addr().expect("bound"));
         let file = host.file(b"12345");
-        let helper = host.start(&Order::Fetch { url, max_bytes: 100, rate: None }, Some(file));
+        let helper = host.start(&HelperRequest::Fetch { url, max_bytes: 100, rate: None }, Some(file));
         let (mut stream, _) = listener.accept().expect("a connection");
         let mut sent = false;
         let outcome = host.finish(helper, |helper| {
@@ -199,7 +203,7 @@ fn one_that_is_killed_has_failed(host: &mut Host) {
             }
         });
         match &outcome {
-            Outcome::Failed { progressed, .. } => assert_eq!(*progressed, 7),
+            HelperResponse::Failed { progressed, .. } => assert_eq!(*progressed, 7),
             other => panic!("{other:?}"),
         }
         failed(outcome, kind, part);
@@ -209,12 +213,12 @@ fn one_that_is_killed_has_failed(host: &mut Host) {
 fn one_that_hangs_is_stopped_at_its_deadline(host: &mut Host) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("bound"));
-    let order = Order::Exchange { url, headers: Vec::new(), body: Vec::new(), max_body: 100 };
+    let order = HelperRequest::Exchange { url, headers: Vec::new(), body: Vec::new(), max_body: 100 };
     let mut helper = host.start(&order, None);
     assert!(helper.deadline().is_some_and(|deadline| deadline.since(monotonic()) > Duration::from_secs(30)));
     helper.stop();
     assert_eq!(helper.deadline(), None);
-    failed(host.finish(helper, |_| {}), Kind::Temporary, "no complete reply within 30 s");
+    failed(host.finish(helper, |_| {}), FailureKind::Temporary, "no complete reply within 30 s");
 }
 
 fn one_that_never_was_says_where_it_broke_off(host: &mut Host) {
@@ -228,7 +232,7 @@ fn one_that_never_was_says_where_it_broke_off(host: &mut Host) {
     let helper = host.start(&copy(), None);
     let outcome = host.finish(helper, |_| {});
     host.binary = own;
-    failed(outcome, Kind::Temporary, "cannot start a helper: executing the program: Permission denied");
+    failed(outcome, FailureKind::Temporary, "cannot start a helper: executing the program: Permission denied");
 }
 
 fn it_runs_as_somebody_else_with_nothing(host: &mut Host) {
@@ -240,7 +244,7 @@ fn it_runs_as_somebody_else_with_nothing(host: &mut Host) {
         assert!(!skip::all_must_run(), "needs root");
         skip::note_skip("it_runs_as_somebody_else_with_nothing", "needs root for a part of it");
     }
-    let order = Order::Exchange { url, headers: Vec::new(), body: Vec::new(), max_body: 100 };
+    let order = HelperRequest::Exchange { url, headers: Vec::new(), body: Vec::new(), max_body: 100 };
     let started = Helper::start(&host.binary, &order, None, root.then_some(who), &host.failures, monotonic());
     let mut helper = started.expect("starts");
     let (mut stream, _) = listener.accept().expect("a connection");
@@ -285,7 +289,7 @@ fn it_runs_as_somebody_else_with_nothing(host: &mut Host) {
     }
     drop(stream);
     helper.ready();
-    failed(host.finish(helper, |_| {}), Kind::Temporary, "closed the connection");
+    failed(host.finish(helper, |_| {}), FailureKind::Temporary, "closed the connection");
 }
 
 fn one_that_does_nothing_is_ended_whatever_it_is_for(host: &mut Host) {
@@ -293,15 +297,15 @@ fn one_that_does_nothing_is_ended_whatever_it_is_for(host: &mut Host) {
     std::env::set_var("BOOTAGENT_STALL_SECS", "0");
     let dir = host.dir.join("unpacked").to_string_lossy().into_owned();
     let (keys, text) = (Vec::new(), String::new);
-    let verify = Order::Verify { keys, signature: text(), name: text(), version: text() };
-    let unpack = Order::Unpack { format: Format::Tar, dir, max_bytes: 1, max_entries: 1 };
+    let verify = HelperRequest::Verify { keys, signature: text(), name: text(), version: text() };
+    let unpack = HelperRequest::Unpack { format: Format::Tar, dir, max_bytes: 1, max_entries: 1 };
     for (order, name) in [(copy(), "fetch"), (verify, "verify"), (unpack, "unpack")] {
         let file = host.file(if name == "fetch" { b"" } else { &[7; 1 << 20] });
         let helper = host.start(&order, Some(file));
         process::signal(helper.pid(), Sig::STOP).expect("there");
         let began = Instant::now();
         let outcome = host.finish(helper, |helper| helper.look(monotonic()));
-        failed(outcome, Kind::Temporary, "did nothing for 5 s, and was ended");
+        failed(outcome, FailureKind::Temporary, "did nothing for 5 s, and was ended");
         assert!(began.elapsed() > Duration::from_secs(4), "{name}");
     }
     std::env::remove_var("BOOTAGENT_STALL_SECS");

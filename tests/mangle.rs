@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bootagent::wire::handover::{self, Handover};
+use bootagent::wire::reexec_data::{self, ReexecData};
 use bootagent::work;
 
 use random::Random;
@@ -112,13 +112,18 @@ fn what_a_helper_sends_back() {
     let reply = br#"{"errcode":0,"jobs":[{"id":"1","action":"stop","name":"web"}],"retry_after":60}"#;
     let signature = Some("ab".repeat(32));
     let outcomes = [
-        work::Outcome::Exchanged { status: 200, retry_after: Some(1), signature, body: reply.to_vec() },
-        work::Outcome::Fetched { digest: [7; 32], size: 1 << 40, counted: true, cut: false },
-        work::Outcome::Verified { digest: [9; 32] },
-        work::Outcome::Unpacked { entries: 3, bytes: 4096, top: "web-1.0".into() },
-        work::Outcome::Failed { kind: work::Kind::Final, reason: "404".into(), progressed: 5, retry_after: None },
+        work::HelperResponse::Exchanged { status: 200, retry_after: Some(1), signature, body: reply.to_vec() },
+        work::HelperResponse::Fetched { digest: [7; 32], size: 1 << 40, counted: true, cut: false },
+        work::HelperResponse::Verified { digest: [9; 32] },
+        work::HelperResponse::Unpacked { entries: 3, bytes: 4096, top: "web-1.0".into() },
+        work::HelperResponse::Failed {
+            kind: work::FailureKind::Final,
+            reason: "404".into(),
+            progressed: 5,
+            retry_after: None,
+        },
     ];
-    let mut fixtures: Vec<Vec<u8>> = outcomes.iter().map(work::encode_outcome).collect();
+    let mut fixtures: Vec<Vec<u8>> = outcomes.iter().map(work::encode_response).collect();
     let all = [work::encode_total(10), work::encode_total(u64::MAX), fixtures[1].clone()].concat();
     fixtures.push(all);
     mangle(&fixtures, properties::helpers);
@@ -127,15 +132,15 @@ fn what_a_helper_sends_back() {
 
 #[test]
 fn records() {
-    let handover = Handover {
+    let handover = ReexecData {
         pid: 4711,
         program: "/usr/sbin/bootagent".into(),
         listener: Some(5),
-        connections: vec![handover::Connection { line: b"{\"command\":".to_vec(), ..Default::default() }],
-        ..Handover::default()
+        connections: vec![reexec_data::Connection { line: b"{\"command\":".to_vec(), ..Default::default() }],
+        ..ReexecData::default()
     };
     mangle(&files("tests/records"), properties::records);
-    mangle_texts(&[&handover::write(&handover), r#"{"boot_id":"0b1d6e0c","at":123456789}"#], properties::records);
+    mangle_texts(&[&reexec_data::write(&handover), r#"{"boot_id":"0b1d6e0c","at":123456789}"#], properties::records);
     try_corpus("records", properties::records);
 }
 
@@ -195,13 +200,13 @@ fn what_comes_over_the_network_and_out_of_archives() {
         RUTspmpO3rNUqW1Vtr7TgZffPJqJ6HSxv7/mZNDb9wHwtUTn4WPmnEwzq667m+0xExySaCQvMnwaH47xChhPDM3aNjcWvXZ2uAQ=\n\
         trusted comment: name=a version=1\n\
         Bu5AkeMrwfbgwSuSvszk5Suhn1oFbrzbtHtnXB5DNSP3VSiQrETmArtRQQsuD+QxJNrRRYoTPflAE9BB8U5dAg==\n";
-    let order = work::Order::Verify {
+    let order = work::HelperRequest::Verify {
         keys: vec!["RWTspmpO3rNUqYiLwLY+uKKJM52K0iCklLo8KPu8o7W/zwnglYNEU7Lg".into()],
         signature: signature.into(),
         name: "web".into(),
         version: "1".into(),
     };
-    let mut fixtures = vec![tar, work::encode_order(&order)];
+    let mut fixtures = vec![tar, work::encode_request(&order)];
     for text in [
         "220-Welcome\r\n220-to all\r\n220 ready\r\n",
         "229 Entering Extended Passive Mode (|||6446|)\r\n",

@@ -16,9 +16,9 @@ use bootagent::kernel::{Errno, Exit, Gid, Pid, Resource, Sig, Stage, Uid};
 use bootagent::model::spec::Spec;
 use bootagent::sys::account::own_uid;
 use bootagent::sys::child::{spawn_child, Program, Setup};
-use bootagent::sys::failure::{Failure, FailurePipe};
 use bootagent::sys::poll::{poll, PollFd, Signals};
 use bootagent::sys::process::{self, Fork};
+use bootagent::sys::setup_error::{SetupError, SetupErrorPipe};
 use bootagent::sys::{self, file};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -60,7 +60,7 @@ fn main() {
     let letters: Vec<OwnedFd> = "abcdef".chars().map(pipe_with).collect();
     let mut world = World {
         letters,
-        failures: FailurePipe::new().expect("a pipe"),
+        failures: SetupErrorPipe::new().expect("a pipe"),
         signals: Signals::new(&[Sig::CHLD, Sig::TERM, Sig::HUP, Sig::USR1]).expect("a signalfd"),
     };
     let (mut passed, mut failed, mut skipped, mut filtered) = (0, 0, 0, 0);
@@ -97,7 +97,7 @@ fn main() {
 struct World {
     /// Reading ends of pipes with one letter each, on the lowest free descriptors there were.
     letters: Vec<OwnedFd>,
-    failures: FailurePipe,
+    failures: SetupErrorPipe,
     signals: Signals,
 }
 
@@ -105,7 +105,7 @@ struct World {
 #[derive(Debug, PartialEq)]
 struct End {
     exit: Exit,
-    failure: Option<Failure>,
+    failure: Option<SetupError>,
     output: String,
 }
 
@@ -132,7 +132,7 @@ impl World {
     }
 
     /// Waits for the end of `pid` as the daemon does.
-    fn reap(&mut self, pid: Pid, deadline: Instant) -> Result<(Exit, Option<Failure>), String> {
+    fn reap(&mut self, pid: Pid, deadline: Instant) -> Result<(Exit, Option<SetupError>), String> {
         loop {
             while self.signals.next().map_err(text)?.is_some() {}
             while let Some((gone, exit)) = process::wait_any().map_err(text)? {
@@ -228,7 +228,7 @@ fn a_failure_is_told_from_under_the_descriptors(world: &mut World) -> Result<(),
     }
     let end = world.run(setup)?;
     same(end.exit, Exit::Code(127))?;
-    same(end.failure, Some(Failure { stage: Stage::Exec, errno: Errno(libc::ENOENT), limit: None }))
+    same(end.failure, Some(SetupError { stage: Stage::Exec, errno: Errno(libc::ENOENT), limit: None }))
 }
 
 fn only_what_is_given_is_open(world: &mut World) -> Result<(), String> {

@@ -16,8 +16,8 @@ use bootagent::model::membership::Strength;
 use bootagent::model::spec;
 use bootagent::sys::account::own_uid;
 use bootagent::sys::child::{spawn_child, Program, Setup};
-use bootagent::sys::failure::FailurePipe;
 use bootagent::sys::process;
+use bootagent::sys::setup_error::SetupErrorPipe;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -43,7 +43,7 @@ const TESTS: &[(&str, Test)] = &[
 ];
 
 struct World {
-    failures: FailurePipe,
+    failures: SetupErrorPipe,
     state_dir: String,
     none: Limits,
 }
@@ -52,7 +52,7 @@ fn main() {
     process::set_child_subreaper().expect("to be a subreaper");
     let state_dir = format!("/tmp/bootagent-tree-{}", std::process::id());
     let none = Limits::over(Vec::new(), &state_dir, None);
-    let world = World { failures: FailurePipe::new().expect("a pipe"), state_dir, none };
+    let world = World { failures: SetupErrorPipe::new().expect("a pipe"), state_dir, none };
     let all = std::env::var_os("BOOTAGENT_TEST_ALL").is_some_and(|value| !value.is_empty());
     let filter: Option<String> = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let (mut passed, mut failed, mut skipped, mut filtered) = (0, 0, 0, 0);
@@ -115,7 +115,7 @@ impl World {
 
     fn begin(&self, trees: &mut Trees, name: &str, script: &str) -> Process {
         let leader = self.spawn(&self.setup(name, script));
-        trees.begin(&name.into(), leader);
+        trees.started(&name.into(), leader);
         leader
     }
 }
@@ -129,7 +129,7 @@ fn wait_until(what: &str, trees: &mut Trees, mut holds: impl FnMut(&mut Trees) -
     let end = Instant::now() + DEADLINE;
     loop {
         while let Ok(Some(_)) = process::wait_any() {}
-        trees.turn();
+        trees.forget_snapshot();
         if holds(trees) {
             return Ok(());
         }
@@ -152,14 +152,14 @@ fn check(holds: bool, what: &str) -> Result<(), String> {
 fn end(trees: &mut Trees, name: &str, limits: &Limits) -> Result<(), String> {
     wait_until("an empty tree", trees, |trees| {
         trees.kill(name, limits);
-        if trees.leader(name).is_some_and(|leader| !proc::alive(leader)) {
+        if trees.main_process(name).is_some_and(|leader| !proc::alive(leader)) {
             trees.ended(name);
         }
         while let Ok(Some(_)) = process::wait_any() {}
-        trees.turn();
+        trees.forget_snapshot();
         trees.left(name, limits) == 0
     })?;
-    trees.turn();
+    trees.forget_snapshot();
     check(!trees.leftovers(limits).contains_key(name), "left() says 0, but something runs")
 }
 
@@ -184,7 +184,7 @@ fn sessions_and_orphans_belong_to_the_tree(world: &World) -> Verdict {
     process::signal(leader.pid, Sig::KILL).map_err(|error| error.to_string())?;
     wait_until("three orphans", &mut trees, |trees| trees.left("web", &world.none) == 3)?;
     trees.ended("web");
-    trees.turn();
+    trees.forget_snapshot();
     check(trees.left("web", &world.none) == 3, "without a main process they are still counted")?;
     check(trees.signal("web", Sig::TERM, &world.none) == 3, "each got the signal")?;
     wait_until("an empty tree", &mut trees, |trees| trees.left("web", &world.none) == 0)?;
@@ -198,16 +198,16 @@ fn orphans_are_known_by_their_environment(world: &World) -> Verdict {
     // Nobody looks before the whole line up to the main process is gone.
     wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
     trees.ended("web");
-    trees.turn();
+    trees.forget_snapshot();
     let left = trees.left("web", &world.none);
     check(left == 1, &format!("the orphan is known by its environment, not {left} of them"))?;
-    trees.turn();
+    trees.forget_snapshot();
     check(trees.left("web", &world.none) == 0, "it is counted once, and waited for no longer")?;
     let usage = trees.usage("web", &world.none);
     check(usage.memory == Some(0) && usage.cpu == Some(0), "what it uses is not held against the agent")?;
     check(trees.left("other", &world.none) == 1, "and is not the other's")?;
     end(&mut trees, "web", &world.none)?;
-    trees.turn();
+    trees.forget_snapshot();
     check(trees.left("other", &world.none) == 1, "the other agent lives")?;
     end(&mut trees, "other", &world.none)?;
     Ok(None)
@@ -262,7 +262,7 @@ fn what_ignores_term_is_killed(world: &World) -> Verdict {
     world.begin(&mut trees, "web", script);
     wait_until("its children", &mut trees, |trees| trees.left("web", &world.none) == 4)?;
     check(trees.signal("web", Sig::TERM, &world.none) == 4, "each got the signal")?;
-    trees.turn();
+    trees.forget_snapshot();
     check(trees.left("web", &world.none) == 4, "and ignored it")?;
     end(&mut trees, "web", &world.none)?;
     Ok(None)
@@ -389,7 +389,7 @@ while True:
     bomb.rlimits = vec![(Resource::Nproc, 150, 150)];
     let leader = world.spawn(&bomb);
     trees.runs_as(&"web".into(), Some(Uid(64_123)));
-    trees.begin(&"web".into(), leader);
+    trees.started(&"web".into(), leader);
     wait_until("a swarm", &mut trees, |trees| trees.left("web", &world.none) >= 50)?;
     let began = Instant::now();
     end(&mut trees, "web", &world.none)?;
@@ -415,7 +415,7 @@ fn begin_in(world: &World, trees: &mut Trees, script: &str, prepared: Prepared) 
     setup.cgroups = prepared.cgroups;
     setup.cgroup = prepared.cgroup;
     let leader = world.spawn(&setup);
-    trees.begin(&"web".into(), leader);
+    trees.started(&"web".into(), leader);
     leader
 }
 
@@ -424,7 +424,7 @@ fn gone(world: &World, mut limits: Limits, trees: &mut Trees) -> Result<(), Stri
     let place = places(world);
     limits.release("web");
     wait_until("removed groups", trees, |_| {
-        limits.sweep();
+        limits.remove_empty_groups();
         place.iter().all(|path| !Path::new(path).join("web").exists())
     })?;
     limits.close();
@@ -449,9 +449,9 @@ fn a_group_holds_what_hides(world: &World) -> Verdict {
     let leader = begin_in(world, &mut trees, "env -i setsid sh -c 'env -i sleep 1000 & exit 0'; exit 0", prepared);
     wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
     trees.ended("web");
-    trees.turn();
+    trees.forget_snapshot();
     check(trees.left("web", &world.none) == 0, "by descent and environment it is not known")?;
-    trees.turn();
+    trees.forget_snapshot();
     check(trees.left("web", &limits) == 1, "in the group it is")?;
     check(limits.populated("web") == Some(true), "which says so itself")?;
     // The next daemon finds it there.

@@ -9,15 +9,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::cli::{complain, list, print};
+use crate::host::config_files::{self, Basis, Configuration};
 use crate::host::disk::reason;
-use crate::host::files::{self, Basis, Configuration};
 use crate::host::{identity, image};
 use crate::kernel::Uid;
 use crate::model::job::joined;
 use crate::model::spec::{parse_capability, Account, Spec};
 use crate::sys::account;
 use crate::text::count;
-use crate::wire::config::{Config, Defined, Problem};
+use crate::wire::config::{Config, ConfigError, Defined};
 use crate::wire::sign::Keys;
 
 /// Capabilities, capabilities(7), with each of which a process can give itself all others.
@@ -37,8 +37,8 @@ const AS_GOOD_AS_ROOT: [&str; 11] = [
 
 /// Reads all configuration, prints every problem to standard error, and returns 1 when there is one, else 0.
 pub fn check(path: &Path) -> u8 {
-    let Configuration { config, has_file, agents, mut problems } = files::read_configuration(path);
-    let (used, source) = files::config_in_use(path);
+    let Configuration { config, has_file, agents, mut problems } = config_files::read_configuration(path);
+    let (used, source) = config_files::config_in_use(path);
     if !has_file {
         // One that nobody need have written is missed when it was there, and asked for signatures.
         problems = used.problems;
@@ -47,7 +47,7 @@ pub fn check(path: &Path) -> u8 {
     for agent in &agents.agents {
         let file = format!("{}/{}", config.agents_dir.trim_end_matches('/'), agent.file);
         for message in check_agent(&agent.spec) {
-            problems.push(Problem::new(&file, &message));
+            problems.push(ConfigError::new(&file, &message));
         }
     }
     list(&problems);
@@ -56,7 +56,9 @@ pub fn check(path: &Path) -> u8 {
         Basis::Copy => {
             complain(&format_args!("a daemon that starts now runs on the last good copy of {}", path.display()))
         }
-        Basis::Defaults(why) => complain(&format_args!("for a daemon that starts now: {}", files::closed(path, &why))),
+        Basis::Defaults(why) => {
+            complain(&format_args!("for a daemon that starts now: {}", config_files::closed(path, &why)))
+        }
     }
     if !problems.is_empty() {
         return 1;
@@ -65,7 +67,7 @@ pub fn check(path: &Path) -> u8 {
     for text in check_helpers(&config, &agents.agents) {
         complain(&format_args!("warning: {text}"));
     }
-    for text in files::shared_directories(&config) {
+    for text in config_files::shared_directories(&config) {
         complain(&format_args!("warning: {text}"));
     }
     if !Path::new(&*config.agents_dir).exists() {
@@ -85,7 +87,7 @@ pub fn check(path: &Path) -> u8 {
 }
 
 /// What the daemon itself needs of the host.
-fn check_daemon(config: &Config, file: &str, problems: &mut Vec<Problem>) {
+fn check_daemon(config: &Config, file: &str, problems: &mut Vec<ConfigError>) {
     let directories = [("state_dir", &config.state_dir), ("run_dir", &config.run_dir), ("log_dir", &config.log_dir)];
     for (key, path) in directories {
         let why = match fs::metadata(&**path) {
@@ -95,16 +97,16 @@ fn check_daemon(config: &Config, file: &str, problems: &mut Vec<Problem>) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => reason(&error),
         };
-        problems.push(Problem::new(file, &format!("{key}: \"{path}\": {why}")));
+        problems.push(ConfigError::new(file, &format!("{key}: \"{path}\": {why}")));
     }
     if let Some(user) = &config.helper_user {
         if let Some(message) = missing_user(user) {
-            problems.push(Problem::new(file, &format!("helper_user: {message}")));
+            problems.push(ConfigError::new(file, &format!("helper_user: {message}")));
         }
     }
     if let Some(key_file) = &config.key_file {
-        let read = files::read_key(Path::new(&**key_file)).and_then(|text| Keys::read(&text));
-        problems.extend(read.err().map(|why| Problem::new(file, &format!("key_file: \"{key_file}\": {why}"))));
+        let read = config_files::read_key(Path::new(&**key_file)).and_then(|text| Keys::read(&text));
+        problems.extend(read.err().map(|why| ConfigError::new(file, &format!("key_file: \"{key_file}\": {why}"))));
     }
 }
 
@@ -113,7 +115,7 @@ fn check_helpers(config: &Config, agents: &[Defined]) -> Vec<String> {
     let name = config.helper_user.as_deref();
     let users = identity::users(name);
     let mut warnings = users.warnings.clone();
-    warnings.extend(files::root_helper(name));
+    warnings.extend(config_files::root_helper(name));
     if account::own_uid() == Uid(0) {
         let copied = image::can_be_copied(&[Path::new(&*config.state_dir), Path::new(&*config.run_dir)]);
         warnings.extend(copied.err().map(|why| identity::open_program(&why)));

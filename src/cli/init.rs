@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::{complain, configuration, print};
-use crate::host::files;
-use crate::reason::Reason;
+use crate::error::Error;
+use crate::host::config_files;
 
 /// The init systems there are scripts for.
 pub const SYSTEMS: [&str; 5] = ["sysv", "openrc", "procd", "systemd", "inittab"];
@@ -17,7 +17,7 @@ pub const SYSTEMS: [&str; 5] = ["sysv", "openrc", "procd", "systemd", "inittab"]
 pub fn init(system: &str, config: &Path) -> u8 {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/sbin/bootagent"));
     let Some(loaded) = configuration(config) else { return 1 };
-    let config = (config != Path::new(files::CONFIG)).then_some(config);
+    let config = (config != Path::new(config_files::CONFIG)).then_some(config);
     match script(system, &program, config, Path::new(&*loaded.config.run_dir)) {
         Ok(text) => print(&text),
         Err(cause) => {
@@ -27,7 +27,7 @@ pub fn init(system: &str, config: &Path) -> u8 {
     }
 }
 
-fn script(system: &str, program: &Path, config: Option<&Path>, run_dir: &Path) -> Result<String, Reason> {
+fn script(system: &str, program: &Path, config: Option<&Path>, run_dir: &Path) -> Result<String, Error> {
     let template = match system {
         "sysv" => include_str!("init/sysv.sh"),
         "openrc" => include_str!("init/openrc.sh"),
@@ -49,12 +49,12 @@ fn script(system: &str, program: &Path, config: Option<&Path>, run_dir: &Path) -
 }
 
 /// The path as text that means itself in every script.
-fn plain(path: &Path) -> Result<&str, Reason> {
+fn plain(path: &Path) -> Result<&str, Error> {
     let text = path.to_str().unwrap_or_default();
     if text.starts_with('/') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._+-".contains(&b)) {
         return Ok(text);
     }
-    Err(reason!(
+    Err(format_error!(
         "cannot print a script with the path \"{}\": want an absolute one of A-Z a-z 0-9 / . _ + -",
         path.display()
     ))

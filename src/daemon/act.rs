@@ -1,20 +1,20 @@
 //! Does what one action says, and tells the state what came of it.
 
 use super::identity::Runner;
-use super::{Daemon, Errand};
+use super::{Daemon, HelperTask};
+use crate::error::Error;
 use crate::host::helper::Helper;
 use crate::kernel::{Level, Process, Sig};
 use crate::model::command::Answer;
 use crate::model::event::{Action, Event, Fetched, Message, Reply, Usage, Verified};
-use crate::model::job::{JobId, Order as JobOrder};
-use crate::model::pace::Server;
+use crate::model::job::{JobAction as JobOrder, JobId};
 use crate::model::package::Digest;
 use crate::model::record::{JobRecord, Phase};
 use crate::model::report::{Entry, Report};
-use crate::reason::Reason;
+use crate::model::schedule::Server;
 use crate::sys::monotonic;
 use crate::wire::{control, proto};
-use crate::work::{Kind, Order, Outcome};
+use crate::work::{FailureKind, HelperRequest, HelperResponse};
 
 /// The longest reply of a server, bytes.
 const REPLY_MAX: u64 = 1 << 20;
@@ -22,11 +22,11 @@ const REPLY_MAX: u64 = 1 << 20;
 impl Daemon {
     pub(super) fn act(&mut self, action: Action) {
         match action {
-            Action::Log(level, text) => self.say(level, &text),
+            Action::Log(level, text) => self.log(level, &text),
             Action::Reload => self.reload(),
             Action::Answer(client, answer) => self.control.answer(client, &control::write_answer(&answer), monotonic()),
             Action::AnswerSettled(client, name, mut answer) => {
-                if let Some(why) = self.unrecorded(&name) {
+                if let Some(why) = self.record_problem(&name) {
                     answer.message = format!("{}; this cannot be recorded: {why}", answer.message).into();
                 }
                 self.act(Action::Answer(client, answer));
@@ -48,7 +48,7 @@ impl Daemon {
             Action::FindMain(name) => self.find_main(name),
             Action::Signal(name, Sig::KILL) => drop(self.trees.kill(&name, &self.limits)),
             Action::Signal(name, sig) => drop(self.trees.signal(&name, sig, &self.limits)),
-            Action::Look { name, last } => {
+            Action::CountProcesses { name, last } => {
                 self.look_at_watched();
                 // Dearer to read than to remove.
                 if last {
@@ -58,7 +58,7 @@ impl Daemon {
                 if left == 0 {
                     self.trees.kill_marked(&name, &self.limits);
                 }
-                self.queue.push_back(Event::Left(name, u32::try_from(left).unwrap_or(u32::MAX)));
+                self.queue.push_back(Event::ProcessCount(name, u32::try_from(left).unwrap_or(u32::MAX)));
             }
             Action::Release(name) => {
                 self.limits.release(&name);
@@ -70,16 +70,16 @@ impl Daemon {
 
             Action::Exchange(server, message) => self.exchange(&server, message),
             Action::Fetch(id) => self.fetch(id),
-            Action::CutFetch(id) => self.stop_errand(&Errand::Fetch(id)),
-            Action::DropDownload(id) => {
-                self.stop_errand(&Errand::Fetch(id.clone()));
+            Action::StopFetch(id) => self.stop_helper(&HelperTask::Fetch(id)),
+            Action::RemoveDownload(id) => {
+                self.stop_helper(&HelperTask::Fetch(id.clone()));
                 if let Err(error) = self.store.remove_download(&self.download_name(&id)) {
-                    self.say(Level::Warn, &error);
+                    self.log(Level::Warn, &error);
                 }
             }
             Action::Tool(owner, tool) => self.start_tool(owner, tool),
             Action::KillTool(owner) => self.kill_owned(&super::Owner::Tool(owner)),
-            Action::Place(id, name, file) => {
+            Action::PlacePackage(id, name, file) => {
                 let result = self.place(&id, &name, &file);
                 self.queue.push_back(Event::Placed(id, result));
             }
@@ -101,12 +101,12 @@ impl Daemon {
                 let result = self.inspect(&name, &dir, text.as_deref());
                 self.queue.push_back(Event::Inspected(job, result));
             }
-            Action::DropPackage(name, files) => self.drop_package(&name, &files),
+            Action::RemovePackage(name, files) => self.drop_package(&name, &files),
 
             Action::SaveJob(record) => {
                 // A job must not be further than what it has changed.
                 let result = self
-                    .catch_up()
+                    .retry_records()
                     .and_then(|()| self.store.write_job(&record).map_err(|error| error.to_string().into()));
                 let id = record.id.clone();
                 if result.is_err() && record.phase == Phase::Taken {
@@ -115,10 +115,10 @@ impl Daemon {
                 }
                 self.queue.push_back(Event::Saved(id, result));
             }
-            Action::FreshenJob(id, seq) => self.freshen(&id, seq),
-            Action::DropJob(_)
+            Action::TouchJob(id, seq) => self.touch_job(&id, seq),
+            Action::RemoveJob(_)
             | Action::SaveAgent(_)
-            | Action::DropAgent(_)
+            | Action::RemoveAgent(_)
             | Action::SaveSettings(_)
             | Action::SaveIdentity(_)
             | Action::SaveRun(_)
@@ -142,7 +142,7 @@ impl Daemon {
     fn ledger(&mut self, mut entries: Vec<Entry>) -> Vec<Entry> {
         for entry in &mut entries {
             if entry.phase == Phase::Downloading && entry.progress.is_empty() {
-                let fetch = Errand::Fetch(entry.id.clone());
+                let fetch = HelperTask::Fetch(entry.id.clone());
                 let helper = self.helpers.iter().find(|(errand, _)| *errand == fetch);
                 if let Some((bytes, total)) = helper.and_then(|(_, helper)| Some((helper.progress()?, helper.total())))
                 {
@@ -164,11 +164,11 @@ impl Daemon {
         ledger
     }
 
-    fn freshen(&mut self, id: &str, seq: u64) {
+    fn touch_job(&mut self, id: &str, seq: u64) {
         if let Some(mut record) = self.store.job(id) {
             record.seq = seq;
             let result = self.store.write_job(&record);
-            self.complain(result);
+            self.note_record_result(result);
         }
     }
 
@@ -189,8 +189,8 @@ impl Daemon {
         let (url, body) = (format!("{}{path}", server.base), body.into_bytes());
         let started = self.sign(&url, &body).and_then(|signed| {
             let (headers, nonce) = signed.map_or((Vec::new(), None), |signed| (signed.headers, Some(signed.nonce)));
-            let order = Order::Exchange { url, headers, body, max_body: REPLY_MAX };
-            self.start_helper(Errand::Exchange { results, nonce }, &order, None, Runner::Network)
+            let order = HelperRequest::Exchange { url, headers, body, max_body: REPLY_MAX };
+            self.start_helper(HelperTask::Exchange { results, nonce }, &order, None, Runner::Network)
         });
         if let Err(reason) = started {
             self.queue.push_back(Event::Replied(Reply::Failed { reason: reason.into(), retry_after: None }));
@@ -198,11 +198,11 @@ impl Daemon {
     }
 
     fn fetch(&mut self, id: JobId) {
-        let source = match self.state.job(&id).map(|job| &job.order) {
+        let source = match self.state.job(&id).map(|job| &job.action) {
             Some(JobOrder::Install(source) | JobOrder::Upgrade(source)) => source.clone(),
             _ => return,
         };
-        let order = Order::Fetch {
+        let order = HelperRequest::Fetch {
             url: source.url.to_string(),
             max_bytes: self.config.max_download,
             rate: self.config.download_rate,
@@ -210,7 +210,7 @@ impl Daemon {
         // A local file may be for root only, and no network is read.
         let runner = if source.url.starts_with("file:") { Runner::Daemon } else { Runner::Network };
         let started = match self.open_download(&id) {
-            Ok(file) => self.start_helper(Errand::Fetch(id.clone()), &order, Some(file), runner),
+            Ok(file) => self.start_helper(HelperTask::Fetch(id.clone()), &order, Some(file), runner),
             Err(reason) => Err(reason),
         };
         if let Err(reason) = started {
@@ -224,20 +224,20 @@ impl Daemon {
     /// Starts a helper on an errand.
     pub(super) fn start_helper(
         &mut self,
-        errand: Errand,
-        order: &Order,
+        errand: HelperTask,
+        order: &HelperRequest,
         file: Option<std::fs::File>,
         runner: Runner,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), Error> {
         let who = self.identity(runner)?;
         let helper = Helper::start(&self.binary, order, file, who, &self.failures, monotonic())
-            .map_err(|error| reason!("cannot start a helper: {}", crate::host::disk::reason(&error)))?;
-        self.own(helper.pid(), super::Owner::Helper);
+            .map_err(|error| format_error!("cannot start a helper: {}", crate::host::disk::reason(&error)))?;
+        self.track_child(helper.pid(), super::Owner::Helper);
         self.helpers.push((errand, helper));
         Ok(())
     }
 
-    fn stop_errand(&mut self, stopped: &Errand) {
+    fn stop_helper(&mut self, stopped: &HelperTask) {
         for (errand, helper) in &mut self.helpers {
             if errand == stopped {
                 helper.stop();
@@ -256,9 +256,9 @@ impl Daemon {
             self.trees.remove_ours(helper.pid());
             let outcome = helper.outcome();
             match errand {
-                Errand::Exchange { results, nonce } => {
+                HelperTask::Exchange { results, nonce } => {
                     let reply = match &outcome {
-                        Outcome::Exchanged { status, body, signature, .. } => {
+                        HelperResponse::Exchanged { status, body, signature, .. } => {
                             self.verify(nonce.as_deref(), *status, body, signature.as_deref())
                         }
                         _ => Ok(()),
@@ -270,12 +270,12 @@ impl Daemon {
                     );
                     self.queue.push_back(Event::Replied(reply));
                 }
-                Errand::Fetch(id) => {
+                HelperTask::Fetch(id) => {
                     let resumed = self.resumed.remove(&id);
                     self.queue.push_back(Event::Fetched(id, fetched(outcome, resumed)));
                 }
-                Errand::Verify(id) => self.queue.push_back(Event::Verified(id, verified(outcome))),
-                Errand::Unpack(id, dir) => {
+                HelperTask::Verify(id) => self.queue.push_back(Event::Verified(id, verified(outcome))),
+                HelperTask::Unpack(id, dir) => {
                     let result = self.unpacked(&dir, outcome);
                     self.queue.push_back(Event::Unpacked(id, result));
                 }
@@ -290,50 +290,50 @@ impl Daemon {
 }
 
 /// What a reply says; of one that is `signed` only what the signature is over, and so no header.
-fn reply_of(outcome: Outcome, results: bool, signed: bool) -> Reply {
+fn reply_of(outcome: HelperResponse, results: bool, signed: bool) -> Reply {
     let failed = |reason: String, retry_after| Reply::Failed { reason: reason.into(), retry_after };
     match outcome {
-        Outcome::Exchanged { status, retry_after, body, .. } if !(200..300).contains(&status) => {
+        HelperResponse::Exchanged { status, retry_after, body, .. } if !(200..300).contains(&status) => {
             let asked = if signed { proto::retry_after(&body) } else { retry_after };
             failed(format!("answers with HTTP status {status}"), asked.filter(|_| matches!(status, 429 | 503)))
         }
-        Outcome::Exchanged { body, .. } if results => match proto::result_reply(&body) {
+        HelperResponse::Exchanged { body, .. } if results => match proto::result_reply(&body) {
             Ok(()) => Reply::Taken,
             Err(why) if proto::reply(&body).is_ok() => Reply::NotTaken(why.into()),
             Err(why) => failed(why.into(), None),
         },
-        Outcome::Exchanged { body, .. } => match proto::reply(&body) {
+        HelperResponse::Exchanged { body, .. } => match proto::reply(&body) {
             Ok(reply) => Reply::Jobs { errcode: reply.errcode, jobs: reply.jobs },
             Err(why) => failed(why.into(), None),
         },
-        Outcome::Failed { reason, .. } => failed(reason, None),
-        Outcome::Fetched { .. } | Outcome::Verified { .. } | Outcome::Unpacked { .. } => {
+        HelperResponse::Failed { reason, .. } => failed(reason, None),
+        HelperResponse::Fetched { .. } | HelperResponse::Verified { .. } | HelperResponse::Unpacked { .. } => {
             failed("the helper did something else".to_string(), None)
         }
     }
 }
 
-fn fetched(outcome: Outcome, resumed: bool) -> Fetched {
+fn fetched(outcome: HelperResponse, resumed: bool) -> Fetched {
     match outcome {
-        Outcome::Fetched { digest, counted, cut, .. } => {
+        HelperResponse::Fetched { digest, counted, cut, .. } => {
             Fetched::Whole { digest: Digest(digest), doubtful: resumed || !counted, cut }
         }
-        Outcome::Failed { kind: Kind::Temporary, reason, progressed, retry_after } => {
+        HelperResponse::Failed { kind: FailureKind::Temporary, reason, progressed, retry_after } => {
             Fetched::Cut { reason: reason.into(), progress: progressed > 0, retry_after }
         }
-        Outcome::Failed { reason, .. } => Fetched::Refused { reason: reason.into() },
-        Outcome::Exchanged { .. } | Outcome::Verified { .. } | Outcome::Unpacked { .. } => {
+        HelperResponse::Failed { reason, .. } => Fetched::Refused { reason: reason.into() },
+        HelperResponse::Exchanged { .. } | HelperResponse::Verified { .. } | HelperResponse::Unpacked { .. } => {
             Fetched::Refused { reason: "the helper did something else".into() }
         }
     }
 }
 
-fn verified(outcome: Outcome) -> Verified {
+fn verified(outcome: HelperResponse) -> Verified {
     match outcome {
-        Outcome::Verified { digest } => Verified::Sound(Digest(digest)),
-        Outcome::Failed { kind: Kind::Hostile, reason, .. } => Verified::Hostile(reason.into()),
-        Outcome::Failed { reason, .. } => Verified::Unknown(reason.into()),
-        Outcome::Exchanged { .. } | Outcome::Fetched { .. } | Outcome::Unpacked { .. } => {
+        HelperResponse::Verified { digest } => Verified::Sound(Digest(digest)),
+        HelperResponse::Failed { kind: FailureKind::Hostile, reason, .. } => Verified::Hostile(reason.into()),
+        HelperResponse::Failed { reason, .. } => Verified::Unknown(reason.into()),
+        HelperResponse::Exchanged { .. } | HelperResponse::Fetched { .. } | HelperResponse::Unpacked { .. } => {
             Verified::Unknown("the helper did something else".into())
         }
     }

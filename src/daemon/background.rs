@@ -12,13 +12,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::mend::lies_at;
-use super::{load, Options};
+use super::recovery::is_file_at;
+use super::{startup, Options};
+use crate::error::Error;
+use crate::host::config_files;
 use crate::host::disk::make_dir;
-use crate::host::files;
 use crate::kernel::{Exit, Pid, Sig, Time};
 use crate::model::job::joined;
-use crate::reason::Reason;
 use crate::sys::child::close_inherited;
 use crate::sys::poll::{poll, PollFd, Signals};
 use crate::sys::process::{self, c_text, Fork};
@@ -52,7 +52,7 @@ pub(super) enum Background {
 ///
 /// # Errors
 /// When there is another keeper, or no pipe or process to be had.
-pub(super) fn enter(options: &Options) -> Result<Background, Reason> {
+pub(super) fn enter(options: &Options) -> Result<Background, Error> {
     let told = |error: io::Error| format!("cannot go to the background: {error}");
     // A script that waits for a lock or the end of a pipe would wait as long as there is a daemon.
     close_inherited().map_err(told)?;
@@ -68,7 +68,7 @@ pub(super) fn enter(options: &Options) -> Result<Background, Reason> {
     }
     drop(read);
     process::start_session().map_err(told)?;
-    let run_dir = files::config_in_use(&options.config_path).0.config.run_dir;
+    let run_dir = config_files::config_in_use(&options.config_path).0.config.run_dir;
     let file = Path::new(&*run_dir).join(KEEPER_FILE);
     let lock = hold(&file)?;
     // Blocked in the daemons too until they are ready to read them, so that none is lost.
@@ -86,9 +86,9 @@ pub(super) fn enter(options: &Options) -> Result<Background, Reason> {
 }
 
 /// Makes and locks the keeper's file; without a process id in it there is still the daemon's own.
-fn hold(file: &Path) -> Result<File, Reason> {
+fn hold(file: &Path) -> Result<File, Error> {
     make_dir(file.parent().unwrap_or(Path::new("/")))?;
-    let mut lock = load::lock(file)?;
+    let mut lock = startup::lock(file)?;
     let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", process::own_id()).as_bytes()));
     Ok(lock)
 }
@@ -163,7 +163,7 @@ impl Keeper {
     /// Whether our file is where it belongs. The daemon wakes us when it has made `run_dir` again; another keeper may have
     /// been quicker, and be about to give up.
     fn has_file(&mut self) -> bool {
-        lies_at(&self.lock, &self.file) || hold(&self.file).map(|lock| self.lock = lock).is_ok()
+        is_file_at(&self.lock, &self.file) || hold(&self.file).map(|lock| self.lock = lock).is_ok()
     }
 
     /// Waits for `pause`, or until there is something to tell the next daemon.

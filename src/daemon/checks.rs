@@ -58,19 +58,19 @@ impl Daemon {
         let mut ours = None;
         let spawned = self.child(&spec, &check.exec, None).and_then(|mut setup| {
             // Without descriptors to spare it is not heard, which is not its fault.
-            let spare = self.shortage().is_none().then(pipe).and_then(Result::ok);
+            let spare = self.exhausted_resource().is_none().then(pipe).and_then(Result::ok);
             if let Some((read, write)) = spare.filter(|(read, _)| set_nonblocking(read.as_fd()).is_ok()) {
                 setup.stderr = write.try_clone().ok();
                 setup.stdout = Some(write);
                 ours = Some(File::from(read));
             }
-            spawn_child(&setup, &self.failures).map_err(|error| reason!("{error}"))
+            spawn_child(&setup, &self.failures).map_err(|error| format_error!("{error}"))
         });
         match spawned {
             Ok(pid) => {
                 let kept = TAIL as usize + longest_value(&spec);
                 self.checks.push(Check { name: name.clone(), pipe: ours, said: Vec::new(), kept });
-                self.own(pid, Owner::Check(name));
+                self.track_child(pid, Owner::Check(name));
             }
             Err(reason) => self.queue.push_back(Event::Checked(name, Exit::Unknown, reason.into())),
         }

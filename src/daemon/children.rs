@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Daemon, Owner, Watched};
+use crate::error::Error;
 use crate::host::disk::{publish, reason};
 use crate::host::proc::{self, Snapshot};
 use crate::host::spawn::{setup, Where, PATH};
@@ -18,12 +19,11 @@ use crate::model::event::{Event, ToolOwner};
 use crate::model::job::{joined, sanitize};
 use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
-use crate::reason::Reason;
 use crate::sys::account::own_uid;
 use crate::sys::child::{spawn_child, Program, Setup};
-use crate::sys::failure::Failure;
 use crate::sys::file::{open_nofollow, read_text, read_up_to};
 use crate::sys::process::{self, c_text};
+use crate::sys::setup_error::SetupError;
 
 /// So much of an agent's output, or its check's, goes into what is said about its end.
 pub(super) const TAIL: u64 = 400;
@@ -40,8 +40,8 @@ const GROWN: Duration = Duration::from_millis(500);
 impl Daemon {
     /// Makes an agent's process.
     pub(super) fn start_agent(&mut self, name: Name) {
-        let event = match self.shortage() {
-            Some(reason) => Event::Short { name, reason: reason.into() },
+        let event = match self.exhausted_resource() {
+            Some(reason) => Event::ResourceExhausted { name, reason: reason.into() },
             None => match self.spawn_agent(&name) {
                 Ok(event) => event,
                 Err(reason) => Event::NotStarted { name, reason: reason.into() },
@@ -51,7 +51,7 @@ impl Daemon {
     }
 
     /// Whether we lack the descriptors that a start takes. Without /proc a start is tried.
-    pub(super) fn shortage(&self) -> Option<String> {
+    pub(super) fn exhausted_resource(&self) -> Option<String> {
         let open = match open_descriptors() {
             Ok(open) => open,
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
@@ -61,14 +61,14 @@ impl Daemon {
         (open + SPARE > limit).then(|| format!("no descriptors to spare: {open} of {limit} are open"))
     }
 
-    fn spawn_agent(&mut self, name: &Name) -> Result<Event, Reason> {
+    fn spawn_agent(&mut self, name: &Name) -> Result<Event, Error> {
         let spec = self.state.spec(name).ok_or("it has no definition")?;
         let prepared = self.limits.prepare(name, &spec.limits);
         for note in &prepared.notes {
             self.log.write(Level::Info, &note);
         }
         let output = self.outputs.open(name);
-        self.fares("opening outputs", output.as_ref().err().map(|problem| &**problem));
+        self.set_condition("opening outputs", output.as_ref().err().map(|problem| &**problem));
         let mut setup = self.child(&spec, &spec.exec, output.ok())?;
         setup.cgroups = prepared.cgroups;
         setup.cgroup = prepared.cgroup;
@@ -77,12 +77,12 @@ impl Daemon {
             // No child was made: nothing of this depends on the definition.
             Err(error) => {
                 let reason = format!("{}: {}", Stage::Fork, reason(&error)).into();
-                return Ok(Event::Short { name: name.clone(), reason });
+                return Ok(Event::ResourceExhausted { name: name.clone(), reason });
             }
         };
         let process = Daemon::process(pid);
         self.trees.runs_as(name, Some(setup.uid.unwrap_or(own_uid())));
-        self.trees.begin(name, process);
+        self.trees.started(name, process);
         self.owners.insert(pid, Owner::Agent(name.clone()));
         Ok(Event::Started {
             name: name.clone(),
@@ -94,7 +94,7 @@ impl Daemon {
     }
 
     /// The child that runs `exec` as a definition says.
-    pub(super) fn child(&self, spec: &Spec, exec: &[Box<str>], output: Option<OwnedFd>) -> Result<Setup, Reason> {
+    pub(super) fn child(&self, spec: &Spec, exec: &[Box<str>], output: Option<OwnedFd>) -> Result<Setup, Error> {
         // Only a relative program is looked for in the package.
         let relative = exec.first().is_some_and(|program| !program.starts_with('/'));
         let current = relative.then(|| self.store.packages_dir(&spec.name).join("current"));
@@ -116,7 +116,7 @@ impl Daemon {
 
     /// Finds the main process that a forking agent's starter left: by its pid file, else as what is left of its tree.
     pub(super) fn find_main(&mut self, name: Name) {
-        self.trees.turn();
+        self.trees.forget_snapshot();
         let members = self.trees.members(&name, &self.limits);
         let alive: Vec<Process> = members.iter().filter(|stat| stat.alive()).map(|stat| stat.process).collect();
         let pidfile = self.state.spec(&name).and_then(|spec| spec.pidfile);
@@ -133,7 +133,7 @@ impl Daemon {
         if let Some(process) = found {
             self.follow_process(&name, process);
         }
-        self.queue.push_back(Event::Main(name, found));
+        self.queue.push_back(Event::MainProcess(name, found));
     }
 
     /// Sees to it that the end of an agent's main process, which we did not make, is noticed.
@@ -198,20 +198,20 @@ impl Daemon {
                 },
                 Ok(None) => break,
                 Err(error) => {
-                    self.fares("waiting for children", Some(&error.to_string()));
+                    self.set_condition("waiting for children", Some(&error.to_string()));
                     break;
                 }
             }
         }
         if strangers > 0 {
-            self.say(Level::Debug, &format_args!("{strangers} processes without a parent were reaped"));
-            self.queue.push_back(Event::Stirred);
+            self.log(Level::Debug, &format_args!("{strangers} processes without a parent were reaped"));
+            self.queue.push_back(Event::OrphanReaped);
         }
-        self.trees.turn();
+        self.trees.forget_snapshot();
     }
 
     /// Why an agent's child, or its health check, never became its program, with the directory or program it is about.
-    fn explained(&self, name: &str, check: bool, failure: Failure) -> String {
+    fn explained(&self, name: &str, check: bool, failure: SetupError) -> String {
         let text = failure.to_string();
         let Some(spec) = self.state.spec(name) else { return text };
         let exec = spec.check.as_ref().filter(|_| check).map_or(&spec.exec, |check| &check.exec);
@@ -226,7 +226,7 @@ impl Daemon {
         }
     }
 
-    fn child_ended(&mut self, owner: Owner, exit: Exit, failure: Option<Failure>) {
+    fn child_ended(&mut self, owner: Owner, exit: Exit, failure: Option<SetupError>) {
         match owner {
             Owner::Agent(name) => {
                 self.trees.ended(&name);
@@ -259,7 +259,7 @@ impl Daemon {
                 let _ = fs::remove_file(self.tool_output(&owner));
                 self.queue.push_back(Event::ToolDone { owner, exit, output: output.into() });
             }
-            Owner::Helper | Owner::Errand => {}
+            Owner::Helper | Owner::Detached => {}
         }
     }
 
@@ -269,7 +269,7 @@ impl Daemon {
         let text = self.outputs.tail(name, TAIL + longest_value(&spec) as u64);
         if !text.is_empty() {
             // The next check tells whether that works.
-            let _ = self.outputs.turn(name, spec.log_size);
+            let _ = self.outputs.rotate(name, spec.log_size);
         }
         sanitize(&without_values(&text, &spec.envs), TAIL as usize).into()
     }
@@ -277,14 +277,14 @@ impl Daemon {
     /// Runs a tool, after one that an earlier daemon left running for the same owner.
     pub(super) fn start_tool(&mut self, owner: ToolOwner, tool: Tool) {
         if owner == ToolOwner::Reexec {
-            if let Err(why) = self.leave_records() {
+            if let Err(why) = self.flush_records() {
                 return self.queue.push_back(Event::NotReexeced(why.into()));
             }
         }
         if let Some(left) = read_text(&self.tool_pid(&owner)).ok().and_then(|text| parse_process(&text)) {
             let owned = self.owners.get(&left.pid) == Some(&Owner::Tool(owner.clone()));
             if owned || proc::alive(left) && !self.owners.contains_key(&left.pid) {
-                self.say(
+                self.log(
                     Level::Info,
                     &format_args!("{}: waits for process {} of an earlier daemon", tool_of(&owner), left.pid),
                 );
@@ -299,12 +299,12 @@ impl Daemon {
         match self.spawn_tool(&owner, &tool) {
             Ok(pid) => {
                 self.trees.add_ours(pid);
-                self.faults.pass("tool-spawned");
+                self.fault_injector.pass("tool-spawned");
                 let process = Daemon::process(pid);
                 let text = format!("{} {}\n", process.pid, process.ticks);
                 let run_dir = Path::new(&*self.config.run_dir);
                 if let Err(error) = publish(run_dir, &format!("tool-{}.pid", file_of(&owner)), &text) {
-                    self.say(Level::Warn, &format_args!("{}: cannot note its process: {error}", tool_of(&owner)));
+                    self.log(Level::Warn, &format_args!("{}: cannot note its process: {error}", tool_of(&owner)));
                 }
                 self.owners.insert(pid, Owner::Tool(owner));
             }
@@ -314,8 +314,8 @@ impl Daemon {
         }
     }
 
-    fn spawn_tool(&self, owner: &ToolOwner, tool: &Tool) -> Result<Pid, Reason> {
-        let mut setup = of_host(&mut tool.argv.iter().map(|arg| &**arg))?;
+    fn spawn_tool(&self, owner: &ToolOwner, tool: &Tool) -> Result<Pid, Error> {
+        let mut setup = host_tool(&mut tool.argv.iter().map(|arg| &**arg))?;
         for variable in
             [c"LC_ALL=C", c"HOME=/root", c"DEBIAN_FRONTEND=noninteractive", c"DEBCONF_NONINTERACTIVE_SEEN=true"]
         {
@@ -330,11 +330,11 @@ impl Daemon {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .and_then(|file| file.set_len(0).map(|()| file))
-            .map_err(|error| reason!("cannot open \"{}\": {error}", path.display()))?;
+            .map_err(|error| format_error!("cannot open \"{}\": {error}", path.display()))?;
         setup.stderr = output.try_clone().ok().map(OwnedFd::from);
         setup.stdout = Some(output.into());
         self.restore_limits(&mut setup);
-        spawn_child(&setup, &self.failures).map_err(|error| reason!("{error}"))
+        spawn_child(&setup, &self.failures).map_err(|error| format_error!("{error}"))
     }
 
     /// Kills a check or tool with all that descends from it.
@@ -350,14 +350,14 @@ impl Daemon {
     }
 
     /// Runs something that nobody waits for.
-    pub(super) fn run_errand(&mut self, argv: &[&str]) {
-        let spawned = of_host(&mut argv.iter().copied())
-            .and_then(|setup| spawn_child(&setup, &self.failures).map_err(|error| reason!("{error}")));
+    pub(super) fn run_detached(&mut self, argv: &[&str]) {
+        let spawned = host_tool(&mut argv.iter().copied())
+            .and_then(|setup| spawn_child(&setup, &self.failures).map_err(|error| format_error!("{error}")));
         match spawned {
             Ok(pid) => {
-                self.own(pid, Owner::Errand);
+                self.track_child(pid, Owner::Detached);
             }
-            Err(reason) => self.say(
+            Err(reason) => self.log(
                 Level::Warn,
                 &format_args!("cannot run {}: {reason}", joined(&mut argv.iter().map(|word| &**word), " ")),
             ),
@@ -437,13 +437,13 @@ fn read_pid(path: &Path) -> Option<Pid> {
 }
 
 /// What executes a program of this host, looked up by its name as a shell does, in an empty environment.
-fn of_host(argv: &mut dyn Iterator<Item = &str>) -> Result<Setup, Reason> {
+fn host_tool(argv: &mut dyn Iterator<Item = &str>) -> Result<Setup, Error> {
     let mut args = Vec::new();
     for arg in argv {
         args.push(CString::new(arg).map_err(|_| "a zero byte in an argument")?);
     }
     let name = args.first().map_or("".into(), |name| name.to_string_lossy());
-    let program = find_program(&name).ok_or_else(|| reason!("\"{name}\" is not on this host"))?;
+    let program = find_program(&name).ok_or_else(|| format_error!("\"{name}\" is not on this host"))?;
     let mut setup = Setup::new(Program::Path(c_text(program.as_os_str().as_bytes())), args, Vec::new());
     setup.oom_score_adj = Some(0);
     Ok(setup)

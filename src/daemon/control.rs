@@ -20,7 +20,7 @@ use crate::sys::poll::PollFd;
 use crate::sys::process::set_umask;
 use crate::sys::{account, file};
 use crate::wire::control::{read_command, write_answer, MAX_COMMAND};
-use crate::wire::handover;
+use crate::wire::reexec_data;
 
 /// Clients at a time; more wait in the socket's queue.
 const CLIENTS: usize = 64;
@@ -86,7 +86,7 @@ impl Control {
         listener: OwnedFd,
         path: &Path,
         last: u32,
-        connections: &[handover::Connection],
+        connections: &[reexec_data::Connection],
         now: Time,
     ) -> Control {
         let connections = connections.iter().filter_map(|connection| {
@@ -107,8 +107,8 @@ impl Control {
     }
 
     /// The number of the last client, and all clients, for the next image.
-    pub fn connections(&self) -> (u32, Vec<handover::Connection>) {
-        let connections = self.connections.iter().map(|connection| handover::Connection {
+    pub fn connections(&self) -> (u32, Vec<reexec_data::Connection>) {
+        let connections = self.connections.iter().map(|connection| reexec_data::Connection {
             client: connection.client.0,
             fd: connection.stream.as_raw_fd(),
             line: connection.line.clone(),

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use super::Daemon;
-use crate::host::files;
+use crate::error::Error;
+use crate::host::config_files;
 use crate::host::helper::Binary;
 use crate::host::identity::{agents_as_helper, open_program, users, Identity, Users};
 use crate::kernel::{Gid, Level, Uid};
 use crate::model::ids::{Pool, RunsAs};
-use crate::reason::Reason;
 use crate::sys::{account, monotonic, process, random};
 use crate::wire::config::Config;
 
@@ -29,7 +29,7 @@ pub(super) struct HelperUsers {
     found: Users,
     pool: Option<Pool>,
     /// Why there is no copy of our binary that helpers cannot read.
-    open: Option<Reason>,
+    open: Option<Error>,
 }
 
 impl HelperUsers {
@@ -64,7 +64,7 @@ impl HelperUsers {
 fn look(config: &Config) -> (Users, Option<Pool>) {
     let name = config.helper_user.as_deref();
     let mut found = users(name);
-    found.warnings.extend(files::root_helper(name));
+    found.warnings.extend(config_files::root_helper(name));
     let range = found.plan.as_ref().ok().and_then(|plan| plan.range);
     let mut chance = [0; 8];
     if random(&mut chance).is_err() {
@@ -75,7 +75,7 @@ fn look(config: &Config) -> (Users, Option<Pool>) {
 
 impl Daemon {
     /// Whom the next helper with this part runs as; `None`: as ourselves.
-    pub(super) fn identity(&mut self, runner: Runner) -> Result<Option<Identity>, Reason> {
+    pub(super) fn identity(&mut self, runner: Runner) -> Result<Option<Identity>, Error> {
         let runs_as = match (runner, &self.users.found.plan) {
             (Runner::Daemon, _) => RunsAs::Daemon,
             (Runner::Network, Ok(plan)) => plan.network,
@@ -104,7 +104,7 @@ impl Daemon {
             self.users.tell(&mut notes);
         }
         for (level, note) in notes {
-            self.say(level, &note);
+            self.log(level, &note);
         }
     }
 

@@ -6,19 +6,19 @@ use std::os::unix::fs::{symlink, DirBuilderExt};
 use std::path::{Path, PathBuf};
 
 use super::identity::Runner;
-use super::{Daemon, Errand};
+use super::{Daemon, HelperTask};
+use crate::error::Error;
+use crate::host::config_files;
 use crate::host::disk::{list, make_durable_dir, reason};
-use crate::host::files;
 use crate::kernel::Level;
 use crate::model::event::{Event, Verified};
 use crate::model::job::{joined, JobId};
 use crate::model::package::{download_name, Format};
 use crate::model::spec::Spec;
-use crate::reason::Reason;
 use crate::sys::file::{has_writer, open_nofollow};
 use crate::sys::monotonic;
 use crate::wire::config;
-use crate::work::{Order, Outcome};
+use crate::work::{HelperRequest, HelperResponse};
 
 /// A package may unpack to so many times what may be downloaded.
 const UNPACK_FACTOR: u64 = 10;
@@ -53,11 +53,11 @@ impl Daemon {
     }
 
     /// The file a job's package is fetched into; what an earlier attempt brought is still in it.
-    pub(super) fn open_download(&mut self, id: &JobId) -> Result<File, Reason> {
+    pub(super) fn open_download(&mut self, id: &JobId) -> Result<File, Error> {
         let path = self.download(id);
         self.store.make_downloads()?;
         let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
-            .map_err(|error| told("open", &path, &error))?;
+            .map_err(|error| with_context("open", &path, &error))?;
         if file.metadata().is_ok_and(|found| found.len() > 0) {
             self.resumed.insert(id.clone());
         }
@@ -65,44 +65,44 @@ impl Daemon {
     }
 
     /// Gives a job's download, which has been verified, its place as a package file.
-    pub(super) fn place(&mut self, id: &str, name: &str, file: &str) -> Result<(), Reason> {
+    pub(super) fn place(&mut self, id: &str, name: &str, file: &str) -> Result<(), Error> {
         let (from, dir) = (self.download(id), self.store.packages_dir(name));
         let to = dir.join(file);
         make_durable_dir(&dir)?;
         match fs::rename(&from, &to) {
             Ok(()) => {
-                self.faults.pass("place-renamed");
+                self.fault_injector.pass("place-renamed");
                 sync_dir(&dir)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => Ok(()),
-            Err(error) => Err(told("move", &from, &error)),
+            Err(error) => Err(with_context("move", &from, &error)),
         }
     }
 
     /// Gives an unpacked directory its name.
-    pub(super) fn rename(&mut self, name: &str, from: &str, to: &str) -> Result<(), Reason> {
+    pub(super) fn rename(&mut self, name: &str, from: &str, to: &str) -> Result<(), Error> {
         let dir = self.store.packages_dir(name);
         let (from, to) = (dir.join(from), dir.join(to));
         if to.exists() {
             // Left by a job that was interrupted right here.
-            self.throw_away(&to);
+            self.move_to_trash(&to);
         }
-        self.faults.pass("rename-cleared");
-        fs::rename(&from, &to).map_err(|error| told("move", &from, &error))?;
+        self.fault_injector.pass("rename-cleared");
+        fs::rename(&from, &to).map_err(|error| with_context("move", &from, &error))?;
         sync_dir(&dir)
     }
 
     /// Lets `current` point to a version.
-    pub(super) fn link(&mut self, name: &str, version: &str) -> Result<(), Reason> {
+    pub(super) fn link(&mut self, name: &str, version: &str) -> Result<(), Error> {
         let dir = self.store.packages_dir(name);
         if !dir.join(version).is_dir() {
-            return Err(reason!("\"{}\" is not there", dir.join(version).display()));
+            return Err(format_error!("\"{}\" is not there", dir.join(version).display()));
         }
         let (current, next) = (dir.join("current"), dir.join(".current"));
         let _ = fs::remove_file(&next);
-        symlink(version, &next).map_err(|error| told("link", &next, &error))?;
-        self.faults.pass("link-made");
-        fs::rename(&next, &current).map_err(|error| told("link", &current, &error))?;
+        symlink(version, &next).map_err(|error| with_context("link", &next, &error))?;
+        self.fault_injector.pass("link-made");
+        fs::rename(&next, &current).map_err(|error| with_context("link", &current, &error))?;
         sync_dir(&dir)
     }
 
@@ -114,7 +114,7 @@ impl Daemon {
             path = self.store.packages_dir(name).join(file);
         }
         let text = |text: Option<&str>| text.unwrap_or_default().to_string();
-        let order = self.state.job(&id).map(|job| Order::Verify {
+        let order = self.state.job(&id).map(|job| HelperRequest::Verify {
             keys: self.config.trusted_keys.iter().map(|key| key.to_string()).collect(),
             signature: text(job.signature.as_deref()),
             name: job.name.to_string(),
@@ -122,7 +122,7 @@ impl Daemon {
         });
         let Some(order) = order else { return };
         let opened = open_nofollow(&path, OpenOptions::new().read(true), 0);
-        let started = match opened.map_err(|error| told("open", &path, &error)) {
+        let started = match opened.map_err(|error| with_context("open", &path, &error)) {
             // A file system that knows no leases cannot say it.
             Ok(package) if has_writer(&package).unwrap_or(false) => {
                 // Nobody but root could open it otherwise.
@@ -131,7 +131,9 @@ impl Daemon {
                 Err(Verified::Hostile(format!("\"{}\" {text}", path.display()).into()))
             }
             opened => opened
-                .and_then(|package| self.start_helper(Errand::Verify(id.clone()), &order, Some(package), Runner::Judge))
+                .and_then(|package| {
+                    self.start_helper(HelperTask::Verify(id.clone()), &order, Some(package), Runner::Judge)
+                })
                 .map_err(|reason| Verified::Unknown(reason.into())),
         };
         if let Err(result) = started {
@@ -144,31 +146,32 @@ impl Daemon {
         let base = self.store.packages_dir(name);
         let (file, dir) = (base.join(file), base.join(dir));
         if dir.exists() {
-            self.throw_away(&dir);
+            self.move_to_trash(&dir);
         }
-        let prepared = fs::DirBuilder::new().mode(0o755).create(&dir).map_err(|error| told("make", &dir, &error));
-        let started = prepared.and_then(|()| File::open(&file).map_err(|error| told("open", &file, &error))).and_then(
-            |package| {
-                let order = Order::Unpack {
+        let prepared =
+            fs::DirBuilder::new().mode(0o755).create(&dir).map_err(|error| with_context("make", &dir, &error));
+        let started = prepared
+            .and_then(|()| File::open(&file).map_err(|error| with_context("open", &file, &error)))
+            .and_then(|package| {
+                let order = HelperRequest::Unpack {
                     format,
                     dir: dir.to_string_lossy().into_owned(),
                     max_bytes: self.config.max_download.saturating_mul(UNPACK_FACTOR),
                     max_entries: UNPACK_ENTRIES,
                 };
-                self.start_helper(Errand::Unpack(job.clone(), dir.clone()), &order, Some(package), Runner::Daemon)
-            },
-        );
+                self.start_helper(HelperTask::Unpack(job.clone(), dir.clone()), &order, Some(package), Runner::Daemon)
+            });
         if let Err(reason) = started {
             self.queue.push_back(Event::Unpacked(job, Err(reason)));
         }
     }
 
     /// A package was unpacked: its single top directory, where there is one, is stripped.
-    pub(super) fn unpacked(&mut self, dir: &Path, outcome: Outcome) -> Result<(), Reason> {
+    pub(super) fn unpacked(&mut self, dir: &Path, outcome: HelperResponse) -> Result<(), Error> {
         let top = match outcome {
-            Outcome::Unpacked { top, .. } => top,
-            Outcome::Failed { reason, .. } => return Err(reason.into()),
-            Outcome::Exchanged { .. } | Outcome::Fetched { .. } | Outcome::Verified { .. } => {
+            HelperResponse::Unpacked { top, .. } => top,
+            HelperResponse::Failed { reason, .. } => return Err(reason.into()),
+            HelperResponse::Exchanged { .. } | HelperResponse::Fetched { .. } | HelperResponse::Verified { .. } => {
                 return Err("the helper did something else".into())
             }
         };
@@ -178,16 +181,16 @@ impl Daemon {
         let mut aside = dir.to_path_buf();
         aside.set_extension("top");
         if aside.exists() {
-            self.throw_away(&aside);
+            self.move_to_trash(&aside);
         }
         let mut strip = fs::rename(dir.join(&top), &aside).and_then(|()| fs::remove_dir(dir));
-        self.faults.pass("top-aside");
+        self.fault_injector.pass("top-aside");
         strip = strip.and_then(|()| fs::rename(&aside, dir));
-        strip.map_err(|error| told("move", dir, &error))
+        strip.map_err(|error| with_context("move", dir, &error))
     }
 
     /// Reads a definition: the text, else the package's own.
-    pub(super) fn inspect(&self, name: &str, dir: &str, text: Option<&str>) -> Result<Option<Box<Spec>>, Reason> {
+    pub(super) fn inspect(&self, name: &str, dir: &str, text: Option<&str>) -> Result<Option<Box<Spec>>, Error> {
         let in_tar = !dir.is_empty();
         let strict = text.is_none();
         let (label, text) = match text {
@@ -197,10 +200,10 @@ impl Daemon {
                     true => self.store.packages_dir(name).join(dir).join("bootagent.json"),
                     false => Path::new(OWN_DEFINITIONS).join(format!("{name}.json")),
                 };
-                match files::read_file(&path) {
+                match config_files::read_file(&path) {
                     Ok(None) => return Ok(None),
                     Ok(Some(text)) => (path.to_string_lossy().into_owned(), text),
-                    Err(why) => return Err(reason!("{}: {why}", path.display())),
+                    Err(why) => return Err(format_error!("{}: {why}", path.display())),
                 }
             }
         };
@@ -217,15 +220,15 @@ impl Daemon {
     pub(super) fn drop_package(&mut self, name: &str, files: &[Box<str>]) {
         let dir = self.store.packages_dir(name);
         if files.is_empty() {
-            return self.throw_away(&dir);
+            return self.move_to_trash(&dir);
         }
         for file in files {
-            self.throw_away(&dir.join(&**file));
+            self.move_to_trash(&dir.join(&**file));
         }
     }
 
     /// Removes a file, or puts a directory out of the way at once and has it removed in its own time.
-    fn throw_away(&mut self, path: &Path) {
+    fn move_to_trash(&mut self, path: &Path) {
         if fs::remove_file(path).is_ok() || fs::symlink_metadata(path).is_err() {
             return;
         }
@@ -234,10 +237,10 @@ impl Daemon {
         let away = self.store.packages_dir(&format!("{TRASH}{}-{}", monotonic().0, self.trash));
         match fs::rename(path, &away) {
             Ok(()) => {
-                self.faults.pass("thrown-away");
-                self.run_errand(&["rm", "-rf", "--", &away.to_string_lossy()]);
+                self.fault_injector.pass("thrown-away");
+                self.run_detached(&["rm", "-rf", "--", &away.to_string_lossy()]);
             }
-            Err(error) => self.say(Level::Warn, &told("remove", path, &error)),
+            Err(error) => self.log(Level::Warn, &with_context("remove", path, &error)),
         }
     }
 
@@ -251,12 +254,12 @@ impl Daemon {
             let Some(kept) = self.state.keeps(&name) else { continue };
             let dir = self.store.packages_dir(&name);
             if kept.is_empty() {
-                self.throw_away(&dir);
+                self.move_to_trash(&dir);
                 continue;
             }
             for file in list(&dir, "").unwrap_or_default() {
                 if file != "current" && !kept.iter().any(|kept| **kept == *file) {
-                    self.throw_away(&dir.join(file));
+                    self.move_to_trash(&dir.join(file));
                 }
             }
             if let Some(version) = self.state.current(&name) {
@@ -264,7 +267,7 @@ impl Daemon {
                     continue;
                 }
                 if let Err(why) = self.link(&name, &version) {
-                    self.say(Level::Error, &why);
+                    self.log(Level::Error, &why);
                 }
             }
         }
@@ -276,16 +279,16 @@ impl Daemon {
         let Ok(entries) = fs::read_dir(&packages) else { return };
         for entry in entries.flatten() {
             if entry.file_name().to_string_lossy().starts_with(TRASH) {
-                self.run_errand(&["rm", "-rf", "--", &entry.path().to_string_lossy()]);
+                self.run_detached(&["rm", "-rf", "--", &entry.path().to_string_lossy()]);
             }
         }
     }
 }
 
-fn told(verb: &str, path: &Path, error: &io::Error) -> Reason {
-    reason!("cannot {verb} \"{}\": {}", path.display(), reason(error))
+fn with_context(verb: &str, path: &Path, error: &io::Error) -> Error {
+    format_error!("cannot {verb} \"{}\": {}", path.display(), reason(error))
 }
 
-fn sync_dir(dir: &Path) -> Result<(), Reason> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| told("sync", dir, &error))
+fn sync_dir(dir: &Path) -> Result<(), Error> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| with_context("sync", dir, &error))
 }

@@ -14,20 +14,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Daemon, Owner};
+use crate::error::Error;
+use crate::host::config_files;
 use crate::host::disk::{reason, sync_dir};
-use crate::host::files;
 use crate::kernel::{Level, Time};
 use crate::model::event::{Client, Event, ToolOwner};
-use crate::reason::Reason;
 use crate::sys::child::{spawn_child, Setup};
 use crate::sys::file::{open_nofollow, read, read_up_to};
 use crate::sys::poll::{poll, PollFd};
 use crate::sys::{inherited, pipe, process, set_cloexec};
-use crate::wire::handover::{self, Handover};
+use crate::wire::reexec_data::{self, ReexecData};
 use crate::work::watch;
 
 /// Below `run_dir`, while it is written: what is handed over.
-pub const HANDOVER: &str = "handover";
+pub const REEXEC_FILE: &str = "handover";
 
 /// Tells the new image the number of the descriptor that all else stands in.
 const VARIABLE: &str = "BOOTAGENT_HANDOVER";
@@ -39,10 +39,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const BEGIN: Duration = Duration::from_secs(1);
 
 /// What the image before this one handed over; `Err`: it did, and it cannot be read.
-pub fn handed_over() -> Option<Result<Handover, Reason>> {
+pub fn take_reexec_data() -> Option<Result<ReexecData, Error>> {
     let number = std::env::var(VARIABLE).ok()?;
     std::env::remove_var(VARIABLE);
-    let file = number.parse().map_err(|_| reason!("\"{number}\" is no descriptor"));
+    let file = number.parse().map_err(|_| format_error!("\"{number}\" is no descriptor"));
     let text = file.and_then(|number| {
         let mut text = Vec::new();
         let mut file = File::from(inherited(number).map_err(|error| reason(&error))?);
@@ -51,7 +51,7 @@ pub fn handed_over() -> Option<Result<Handover, Reason>> {
         read.map_err(|error| reason(&error))?;
         String::from_utf8(text).map_err(|_| "it is not UTF-8".into())
     });
-    let handover = text.and_then(|text| handover::read(&text));
+    let handover = text.and_then(|text| reexec_data::read(&text));
     match &handover {
         Ok(handover) if handover.pid != process::own_id() => Some(Err("it is of another process".into())),
         _ => Some(handover),
@@ -81,11 +81,11 @@ impl Daemon {
         self.queue.push_back(Event::NotReexeced(why.into()));
     }
 
-    fn execute(&mut self, program: &str, until: Option<Time>) -> Result<Infallible, Reason> {
-        self.keep_places()?;
+    fn execute(&mut self, program: &str, until: Option<Time>) -> Result<Infallible, Error> {
+        self.reserve_descriptors()?;
         // An image on trial goes back whatever that costs.
         if until.is_some() || self.watcher.is_none() {
-            self.leave_records()?;
+            self.flush_records()?;
         }
         for (_, helper) in &mut self.helpers {
             helper.stop();
@@ -101,11 +101,11 @@ impl Daemon {
         }
         let told = |what: &str, error: io::Error| format!("cannot {what}: {}", reason(&error));
         let path = CString::new(program).map_err(|error| told("execute it", error.into()))?;
-        let file = self.write_handover(until).map_err(|error| told("write down what is handed over", error))?;
+        let file = self.write_reexec_data(until).map_err(|error| told("write down what is handed over", error))?;
         let argv = process::arguments();
         let mut envp = process::environment();
         envp.push(text(&format!("{VARIABLE}={}", file.as_raw_fd())));
-        self.say(Level::Info, &format_args!("executing \"{program}\""));
+        self.log(Level::Info, &format_args!("executing \"{program}\""));
         let Daemon { lock, state_lock, control, failures, watcher, .. } = self;
         let mut kept: Vec<BorrowedFd> = vec![file.as_fd(), lock.as_fd()];
         kept.extend(state_lock.as_ref().map(AsFd::as_fd));
@@ -120,29 +120,33 @@ impl Daemon {
         for fd in kept {
             let _ = set_cloexec(fd, true);
         }
-        Err(reason!("cannot execute \"{program}\": {}", reason(&failed)))
+        Err(format_error!("cannot execute \"{program}\": {}", reason(&failed)))
     }
 
     /// Records and sockets are looked for where they are now: another place would be another daemon.
-    fn keep_places(&self) -> Result<(), Reason> {
-        let next = files::config_in_use(&self.config_path).0.config;
+    fn reserve_descriptors(&self) -> Result<(), Error> {
+        let next = config_files::config_in_use(&self.config_path).0.config;
         for (key, now, next) in
             [("run_dir", &self.config.run_dir, &next.run_dir), ("state_dir", &self.config.state_dir, &next.state_dir)]
         {
             if now != next {
-                return Err(reason!("{key} is \"{next}\" now, and was \"{now}\": stop the daemon and start it anew"));
+                return Err(format_error!(
+                    "{key} is \"{next}\" now, and was \"{now}\": stop the daemon and start it anew"
+                ));
             }
         }
         Ok(())
     }
 
-    fn write_handover(&mut self, until: Option<Time>) -> io::Result<File> {
+    fn write_reexec_data(&mut self, until: Option<Time>) -> io::Result<File> {
         let (mut tools, mut errands) = (Vec::new(), Vec::new());
         for (pid, owner) in &self.owners {
             match owner {
                 Owner::Agent(_) => {}
                 Owner::Tool(ToolOwner::Job(job)) => tools.push((*pid, job.clone())),
-                Owner::Tool(ToolOwner::Reexec) | Owner::Check(_) | Owner::Helper | Owner::Errand => errands.push(*pid),
+                Owner::Tool(ToolOwner::Reexec) | Owner::Check(_) | Owner::Helper | Owner::Detached => {
+                    errands.push(*pid)
+                }
             }
         }
         let (last_client, mut connections) = self.control.connections();
@@ -152,7 +156,7 @@ impl Daemon {
             }
         }
         let [read, write] = self.failures.ends().map(|end| end.as_raw_fd());
-        let handover = Handover {
+        let handover = ReexecData {
             pid: process::own_id(),
             program: self.program.clone(),
             run_dir: self.config.run_dir.to_string(),
@@ -165,24 +169,24 @@ impl Daemon {
             last_client,
             connections,
             tools,
-            errands,
-            carried: self.state.carry(until),
+            detached: errands,
+            state: self.state.reexec_state(until),
         };
-        let path = Path::new(&*self.config.run_dir).join(HANDOVER);
+        let path = Path::new(&*self.config.run_dir).join(REEXEC_FILE);
         let _ = fs::remove_file(&path);
         let mut file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create_new(true), 0o600)?;
-        let written = file.write_all(handover::write(&handover).as_bytes());
+        let written = file.write_all(reexec_data::write(&handover).as_bytes());
         fs::remove_file(&path)?;
         written.map(|()| file)
     }
 
     /// Takes what the image before this one left, beside what is taken at the start.
-    pub(super) fn inherit(&mut self, handover: Handover) {
+    pub(super) fn inherit(&mut self, handover: ReexecData) {
         for (pid, job) in handover.tools {
-            self.own(pid, Owner::Tool(ToolOwner::Job(job)));
+            self.track_child(pid, Owner::Tool(ToolOwner::Job(job)));
         }
-        for pid in handover.errands {
-            self.own(pid, Owner::Errand);
+        for pid in handover.detached {
+            self.track_child(pid, Owner::Detached);
         }
         self.watcher = taken(handover.watcher).map(File::from);
         for connection in handover.connections {
@@ -193,7 +197,7 @@ impl Daemon {
     }
 
     /// Has a child of this image see to it that the installed binary runs again, should the next one end or hang.
-    fn start_watcher(&mut self, until: Time) -> Result<(), Reason> {
+    fn start_watcher(&mut self, until: Time) -> Result<(), Error> {
         let started = (|| {
             let (read, write) = pipe()?;
             let mut argv = vec![c"bootagent".to_owned(), text(watch::WORD)];
@@ -219,11 +223,12 @@ impl Daemon {
                 _ => Ok((pid, write)),
             }
         })();
-        let (pid, write) = started.map_err(|error: io::Error| reason!("cannot start a watcher: {}", reason(&error)))?;
+        let (pid, write) =
+            started.map_err(|error: io::Error| format_error!("cannot start a watcher: {}", reason(&error)))?;
         if let Some(failure) = self.failures.take(pid) {
-            return Err(reason!("cannot start a watcher: {failure}"));
+            return Err(format_error!("cannot start a watcher: {failure}"));
         }
-        self.own(pid, Owner::Errand);
+        self.track_child(pid, Owner::Detached);
         self.watcher = Some(File::from(write));
         Ok(())
     }
@@ -237,7 +242,7 @@ impl Daemon {
     }
 
     /// Puts this binary in the place of the installed one, in one step.
-    pub(super) fn replace(&mut self, from: &str) -> Result<(), Reason> {
+    pub(super) fn replace(&mut self, from: &str) -> Result<(), Error> {
         let told = |path: &Path, error: &io::Error| format!("cannot write \"{}\": {}", path.display(), reason(error));
         // A link to the binary stays one.
         let program = fs::canonicalize(&self.program).unwrap_or_else(|_| PathBuf::from(&self.program));

@@ -22,7 +22,7 @@ pub use leaf::Leaf;
 
 /// What could not be done, with which file, and why.
 #[derive(Debug)]
-pub struct Error {
+pub struct CgroupError {
     verb: &'static str,
     path: PathBuf,
     cause: Cause,
@@ -34,13 +34,13 @@ enum Cause {
     Text(Box<str>),
 }
 
-impl Error {
-    fn io(verb: &'static str, path: &Path, cause: io::Error) -> Box<Error> {
-        Box::new(Error { verb, path: path.into(), cause: Cause::Io(cause) })
+impl CgroupError {
+    fn io(verb: &'static str, path: &Path, cause: io::Error) -> Box<CgroupError> {
+        Box::new(CgroupError { verb, path: path.into(), cause: Cause::Io(cause) })
     }
 
-    fn text(verb: &'static str, path: &Path, text: &str) -> Box<Error> {
-        Box::new(Error { verb, path: path.into(), cause: Cause::Text(text.into()) })
+    fn text(verb: &'static str, path: &Path, text: &str) -> Box<CgroupError> {
+        Box::new(CgroupError { verb, path: path.into(), cause: Cause::Text(text.into()) })
     }
 
     /// Whether the file is not there.
@@ -49,7 +49,7 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for CgroupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot {} \"{}\": ", self.verb, self.path.display())?;
         match &self.cause {
@@ -186,11 +186,11 @@ pub fn group_name(state_dir: &str) -> String {
 }
 
 /// Makes a directory; false when it is there.
-fn make_dir(dir: &Path) -> Result<bool, Box<Error>> {
+fn make_dir(dir: &Path) -> Result<bool, Box<CgroupError>> {
     match fs::create_dir(dir) {
         Ok(()) => Ok(true),
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(cause) => Err(Error::io("make", dir, cause)),
+        Err(cause) => Err(CgroupError::io("make", dir, cause)),
     }
 }
 
@@ -205,36 +205,36 @@ fn directories(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn open_for_writing(path: &Path) -> Result<File, Box<Error>> {
-    OpenOptions::new().write(true).open(path).map_err(|cause| Error::io("open", path, cause))
+fn open_for_writing(path: &Path) -> Result<File, Box<CgroupError>> {
+    OpenOptions::new().write(true).open(path).map_err(|cause| CgroupError::io("open", path, cause))
 }
 
 /// One write(2), as the kernel wants it.
-fn write_file(path: &Path, text: &str) -> Result<(), Box<Error>> {
-    open_for_writing(path)?.write_all(text.as_bytes()).map_err(|cause| Error::io("write", path, cause))
+fn write_file(path: &Path, text: &str) -> Result<(), Box<CgroupError>> {
+    open_for_writing(path)?.write_all(text.as_bytes()).map_err(|cause| CgroupError::io("write", path, cause))
 }
 
-fn read_file(path: &Path) -> Result<String, Box<Error>> {
+fn read_file(path: &Path) -> Result<String, Box<CgroupError>> {
     match read_text(path) {
         Ok(text) => Ok(text),
         // The group vanished between open and read.
         Err(cause) if cause.raw_os_error() == Some(libc::ENODEV) => {
-            Err(Error::io("read", path, io::ErrorKind::NotFound.into()))
+            Err(CgroupError::io("read", path, io::ErrorKind::NotFound.into()))
         }
-        Err(cause) => Err(Error::io("read", path, cause)),
+        Err(cause) => Err(CgroupError::io("read", path, cause)),
     }
 }
 
-fn set_and_compare(path: &Path, text: &str) -> Result<(), Box<Error>> {
+fn set_and_compare(path: &Path, text: &str) -> Result<(), Box<CgroupError>> {
     write_file(path, text)?;
     let got = read_file(path)?;
     match got.trim() == text {
         true => Ok(()),
-        false => Err(Error::text("write", path, &format!("wrote \"{text}\", read back \"{}\"", got.trim()))),
+        false => Err(CgroupError::text("write", path, &format!("wrote \"{text}\", read back \"{}\"", got.trim()))),
     }
 }
 
-fn tolerate_missing(result: Result<(), Box<Error>>) -> Result<(), Box<Error>> {
+fn tolerate_missing(result: Result<(), Box<CgroupError>>) -> Result<(), Box<CgroupError>> {
     match result {
         Err(error) if !error.missing() => Err(error),
         _ => Ok(()),

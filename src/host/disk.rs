@@ -10,8 +10,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::error::Error;
 use crate::kernel::Errno;
-use crate::reason::Reason;
 use crate::sys::file::read_up_to;
 
 /// The largest file that is read: a reply, and so a job, is at most 1 MiB.
@@ -22,7 +22,7 @@ pub const TEMPORARY: &str = ".tmp";
 
 /// What could not be done to which path.
 #[derive(Debug)]
-pub struct Error {
+pub struct DiskError {
     /// What was tried, as in "cannot write".
     pub verb: &'static str,
     /// To what.
@@ -31,35 +31,35 @@ pub struct Error {
     pub cause: io::Error,
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot {} \"{}\": {}", self.verb, self.path.display(), reason(&self.cause))
     }
 }
 
-impl From<Box<Error>> for Reason {
+impl From<Box<DiskError>> for Error {
     #[inline(never)]
-    fn from(error: Box<Error>) -> Reason {
-        reason!("{error}")
+    fn from(error: Box<DiskError>) -> Error {
+        format_error!("{error}")
     }
 }
 
-impl std::error::Error for Error {
+impl std::error::Error for DiskError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.cause)
     }
 }
 
 /// Ties a failed call to what it was for.
-pub fn told<T>(result: io::Result<T>, verb: &'static str, path: &Path) -> Result<T, Box<Error>> {
-    result.map_err(|cause| Box::new(Error { verb, path: path.into(), cause }))
+pub fn with_context<T>(result: io::Result<T>, verb: &'static str, path: &Path) -> Result<T, Box<DiskError>> {
+    result.map_err(|cause| Box::new(DiskError { verb, path: path.into(), cause }))
 }
 
 /// The error's text, for a person: without the number that std puts behind it.
-pub fn reason(error: &io::Error) -> Reason {
+pub fn reason(error: &io::Error) -> Error {
     match error.raw_os_error() {
-        Some(raw) => reason!("{}", Errno(raw)),
-        None => reason!("{error}"),
+        Some(raw) => format_error!("{}", Errno(raw)),
+        None => format_error!("{error}"),
     }
 }
 
@@ -67,7 +67,7 @@ pub fn reason(error: &io::Error) -> Reason {
 ///
 /// # Errors
 /// When it cannot be made, or something else is in its place.
-pub fn make_dir(path: &Path) -> Result<(), Box<Error>> {
+pub fn make_dir(path: &Path) -> Result<(), Box<DiskError>> {
     make(path, &mut Vec::new())
 }
 
@@ -75,7 +75,7 @@ pub fn make_dir(path: &Path) -> Result<(), Box<Error>> {
 ///
 /// # Errors
 /// As `make_dir`.
-pub fn make_durable_dir(path: &Path) -> Result<(), Box<Error>> {
+pub fn make_durable_dir(path: &Path) -> Result<(), Box<DiskError>> {
     let mut changed = Vec::new();
     make(path, &mut changed)?;
     sync_changed(&changed);
@@ -83,7 +83,7 @@ pub fn make_durable_dir(path: &Path) -> Result<(), Box<Error>> {
 }
 
 /// Makes a directory, and notes in which others that made an entry.
-fn make(path: &Path, changed: &mut Vec<PathBuf>) -> Result<(), Box<Error>> {
+fn make(path: &Path, changed: &mut Vec<PathBuf>) -> Result<(), Box<DiskError>> {
     let mut options = DirBuilder::new();
     options.mode(0o755);
     let mut made = options.create(path);
@@ -98,10 +98,10 @@ fn make(path: &Path, changed: &mut Vec<PathBuf>) -> Result<(), Box<Error>> {
         Ok(()) => {}
         // Whatever mkdir says first (EEXIST, EROFS, EACCES): what is there already need not be made.
         Err(_) if path.is_dir() => return Ok(()),
-        failed => return told(failed, "make", path),
+        failed => return with_context(failed, "make", path),
     }
     changed.extend(above.filter(|above| !changed.iter().any(|known| known == above)).map(PathBuf::from));
-    told(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)
+    with_context(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)
 }
 
 /// Without permission to read a directory, the sync of what was made in it must do.
@@ -115,16 +115,16 @@ fn sync_changed(changed: &[PathBuf]) {
 ///
 /// # Errors
 /// When one is not so and cannot be made so.
-pub fn make_own_dirs(paths: &[PathBuf], mode: u32) -> Result<(), Box<Error>> {
+pub fn make_own_dirs(paths: &[PathBuf], mode: u32) -> Result<(), Box<DiskError>> {
     let mut changed = Vec::new();
     for path in paths {
         make(path, &mut changed)?;
-        let found = told(fs::symlink_metadata(path), "look at", path)?;
+        let found = with_context(fs::symlink_metadata(path), "look at", path)?;
         if !found.is_dir() {
-            return told(Err(io::ErrorKind::NotADirectory.into()), "use", path);
+            return with_context(Err(io::ErrorKind::NotADirectory.into()), "use", path);
         }
         if found.permissions().mode() & 0o7777 != mode {
-            told(fs::set_permissions(path, Permissions::from_mode(mode)), "set the mode of", path)?;
+            with_context(fs::set_permissions(path, Permissions::from_mode(mode)), "set the mode of", path)?;
         }
     }
     sync_changed(&changed);
@@ -166,7 +166,7 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// When it cannot be written; the old file is still there then, unless it was not `durable` and had no room to be replaced
 /// in. After a failed sync it may be the new one.
-pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<(), Box<Error>> {
+pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<(), Box<DiskError>> {
     put(dir, file, content, 0o600, durable)?;
     if durable {
         sync_dir(dir)
@@ -179,7 +179,7 @@ pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<()
 ///
 /// # Errors
 /// As `write`.
-pub fn write_synced(dir: &Path, file: &str, content: &[u8]) -> Result<(), Box<Error>> {
+pub fn write_synced(dir: &Path, file: &str, content: &[u8]) -> Result<(), Box<DiskError>> {
     put(dir, file, content, 0o600, true)
 }
 
@@ -187,13 +187,13 @@ pub fn write_synced(dir: &Path, file: &str, content: &[u8]) -> Result<(), Box<Er
 ///
 /// # Errors
 /// As `write`.
-pub fn publish(dir: &Path, file: &str, text: &str) -> Result<(), Box<Error>> {
+pub fn publish(dir: &Path, file: &str, text: &str) -> Result<(), Box<DiskError>> {
     put(dir, file, text.as_bytes(), 0o644, false)
 }
 
 /// What need not be `synced` is of this boot only, and misleads when it is old: where the new text does not fit beside the
 /// old one, that gives way first.
-fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Result<(), Box<Error>> {
+fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Result<(), Box<DiskError>> {
     let path = dir.join(file);
     let temporary = dir.join([file, TEMPORARY].concat());
     let replace = || {
@@ -218,7 +218,7 @@ fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Resul
         }
         _ => {}
     }
-    told(written, "write", &path)
+    with_context(written, "write", &path)
 }
 
 /// A new file in the place of a leftover one.
@@ -251,11 +251,11 @@ fn fill(mut file: File, content: &[u8], mode: u32, durable: bool) -> io::Result<
 ///
 /// # Errors
 /// When that cannot be done.
-pub fn sync_dir(dir: &Path) -> Result<(), Box<Error>> {
+pub fn sync_dir(dir: &Path) -> Result<(), Box<DiskError>> {
     match File::open(dir).and_then(|dir| dir.sync_all()) {
         // Some file systems cannot do it, fsync(2); there is no other way to ask them.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        synced => told(synced, "sync", dir),
+        synced => with_context(synced, "sync", dir),
     }
 }
 
@@ -263,12 +263,12 @@ pub fn sync_dir(dir: &Path) -> Result<(), Box<Error>> {
 ///
 /// # Errors
 /// When it is there and cannot be removed.
-pub fn remove_durable(dir: &Path, file: &str) -> Result<(), Box<Error>> {
+pub fn remove_durable(dir: &Path, file: &str) -> Result<(), Box<DiskError>> {
     let path = dir.join(file);
     match fs::remove_file(&path) {
         Ok(()) => sync_dir(dir),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        failed => told(failed, "remove", &path),
+        failed => with_context(failed, "remove", &path),
     }
 }
 
@@ -276,9 +276,9 @@ pub fn remove_durable(dir: &Path, file: &str) -> Result<(), Box<Error>> {
 ///
 /// # Errors
 /// When it is there and cannot be removed.
-pub fn remove(path: &Path) -> Result<(), Box<Error>> {
+pub fn remove(path: &Path) -> Result<(), Box<DiskError>> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => told(removed, "remove", path),
+        removed => with_context(removed, "remove", path),
     }
 }

@@ -12,18 +12,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::error::Error;
 pub use crate::host::identity::Identity;
 use crate::host::{image, proc};
 use crate::kernel::{Exit, Pid, Resource, Sig, Time, Uid};
 use crate::model::progress::{Progress, Sign};
-use crate::reason::Reason;
 use crate::sys::child::{spawn_child, Program, Setup};
-use crate::sys::failure::{Failure, FailurePipe};
 use crate::sys::poll::PollFd;
+use crate::sys::setup_error::{SetupError, SetupErrorPipe};
 use crate::sys::{pipe, process, set_nonblocking};
 use crate::work::{
-    decode_outcome, encode_order, stall_secs, take_total, Kind, Order, Outcome, CONNECT_SECS, EXCHANGE_SECS,
-    EXIT_NO_CONNECTION, EXIT_NO_REPLY,
+    decode_response, encode_request, stall_secs, take_total, FailureKind, HelperRequest, HelperResponse, CONNECT_SECS,
+    EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
 };
 
 /// What an outcome may have beside the body of a reply, bytes.
@@ -62,7 +62,7 @@ impl Binary {
     ///
     /// # Errors
     /// Why there can be none; they execute the binary itself then.
-    pub fn close(&mut self, places: &[&Path]) -> Result<(), Reason> {
+    pub fn close(&mut self, places: &[&Path]) -> Result<(), Error> {
         let own = self.file.as_ref().ok_or("\"/proc/self/exe\" cannot be opened")?;
         self.closed = Some(image::closed_copy(own, places)?);
         Ok(())
@@ -105,7 +105,7 @@ pub struct Helper {
     result_max: u64,
     /// Gives the result; none when it has ended.
     result_pipe: Option<File>,
-    exit: Option<(Exit, Option<Failure>)>,
+    exit: Option<(Exit, Option<SetupError>)>,
     /// The file a download fills, and its size at the start.
     target: Option<(File, u64)>,
     /// How many bytes a download will have, once its source has said so.
@@ -138,20 +138,20 @@ impl Helper {
     /// When no child can be made.
     pub fn start(
         binary: &Binary,
-        order: &Order,
+        order: &HelperRequest,
         file: Option<File>,
         who: Option<Identity>,
-        failures: &FailurePipe,
+        failures: &SetupErrorPipe,
         now: Time,
     ) -> io::Result<Helper> {
         let (task, file_max, result_max, deadline) = match order {
-            Order::Exchange { max_body, .. } => {
+            HelperRequest::Exchange { max_body, .. } => {
                 let most = Duration::from_secs(u64::from(EXCHANGE_SECS)) + GRACE;
                 (Task::Exchange, 0, max_body.saturating_add(RESULT_MAX), Some(now + most))
             }
-            Order::Fetch { max_bytes, .. } => (Task::Fetch, *max_bytes, RESULT_MAX, None),
-            Order::Verify { .. } => (Task::Verify, 0, RESULT_MAX, Some(now + UNPACK_MAX)),
-            Order::Unpack { max_bytes, .. } => (Task::Unpack, *max_bytes, RESULT_MAX, Some(now + UNPACK_MAX)),
+            HelperRequest::Fetch { max_bytes, .. } => (Task::Fetch, *max_bytes, RESULT_MAX, None),
+            HelperRequest::Verify { .. } => (Task::Verify, 0, RESULT_MAX, Some(now + UNPACK_MAX)),
+            HelperRequest::Unpack { max_bytes, .. } => (Task::Unpack, *max_bytes, RESULT_MAX, Some(now + UNPACK_MAX)),
         };
         let target = match &file {
             Some(file) if task == Task::Fetch => Some((watched(file)?, file.metadata()?.len())),
@@ -176,7 +176,7 @@ impl Helper {
             deadline,
             progress: (task != Task::Exchange).then(|| Progress::new(still_limit(), now)),
             stopped: None,
-            order: encode_order(order),
+            order: encode_request(order),
             sent: 0,
             order_pipe: Some(File::from(order_write)),
             result: Vec::new(),
@@ -244,7 +244,7 @@ impl Helper {
     }
 
     /// To be called when it has been reaped; `failure` is what the failure pipe knows of it.
-    pub fn exited(&mut self, exit: Exit, failure: Option<Failure>) {
+    pub fn exited(&mut self, exit: Exit, failure: Option<SetupError>) {
         self.exit = Some((exit, failure));
         self.order_pipe = None;
         // What it had to say is in the pipe; whoever else got hold of the other end has nothing to say.
@@ -282,11 +282,11 @@ impl Helper {
     }
 
     /// What came of it, once it has `finished`.
-    pub fn outcome(mut self) -> Outcome {
+    pub fn outcome(mut self) -> HelperResponse {
         let (exit, failure) = self.exit.unwrap_or((Exit::Unknown, None));
         // A result is whole or none; one that is whole counts even when somebody else got the exit status.
         if matches!(exit, Exit::Code(0) | Exit::Unknown) {
-            if let Some(outcome) = decode_outcome(&self.result) {
+            if let Some(outcome) = decode_response(&self.result) {
                 return outcome;
             }
         }
@@ -295,11 +295,11 @@ impl Helper {
             _ => 0,
         };
         let (kind, reason) = self.cause(exit, failure);
-        Outcome::Failed { kind, reason, progressed, retry_after: None }
+        HelperResponse::Failed { kind, reason, progressed, retry_after: None }
     }
 
     /// Why there is no result.
-    fn cause(&self, exit: Exit, failure: Option<Failure>) -> (Kind, String) {
+    fn cause(&self, exit: Exit, failure: Option<SetupError>) -> (FailureKind, String) {
         let reason = match exit {
             _ if self.stopped == Some(Stopped::Still) => {
                 format!("the helper did nothing for {} s, and was ended", still_limit().as_secs())
@@ -313,14 +313,14 @@ impl Helper {
             Exit::Code(EXIT_NO_CONNECTION) => format!("no connection within {CONNECT_SECS} s"),
             Exit::Code(EXIT_NO_REPLY) => format!("no complete reply within {EXCHANGE_SECS} s"),
             Exit::Signal(Sig::ALRM) => format!("stalled: no byte for {} s", stall_secs()),
-            Exit::Signal(Sig::XFSZ) => return (Kind::TooBig, "a file is larger than allowed".to_string()),
+            Exit::Signal(Sig::XFSZ) => return (FailureKind::TooBig, "a file is larger than allowed".to_string()),
             _ => match failure {
                 Some(failure) => format!("cannot start a helper: {failure}"),
                 None if self.result.len() as u64 > self.result_max => "the helper's result is too long".to_string(),
                 None => format!("the helper {exit} without a result"),
             },
         };
-        (Kind::Temporary, reason)
+        (FailureKind::Temporary, reason)
     }
 
     /// Writes what the order pipe takes.

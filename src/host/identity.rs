@@ -1,10 +1,10 @@
 //! Whom helpers run as: the look at the host that `model::ids` decides by, for the daemon and for `check`.
 
+use crate::error::Error;
 use crate::host::disk::reason;
 use crate::kernel::{Gid, Uid};
 use crate::model::ids::{plan, warning, HostIds, IdRange, Plan, RunsAs};
 use crate::model::spec::{Account, Spec};
-use crate::reason::Reason;
 use crate::sys::account;
 use crate::sys::file::read_text;
 
@@ -21,7 +21,7 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Users {
     /// The decision; `Err`: there must be no exchanges, and why.
-    pub plan: Result<Plan, Reason>,
+    pub plan: Result<Plan, Error>,
     /// What that costs.
     pub warnings: Vec<String>,
     /// All names of the configured user.
@@ -35,8 +35,8 @@ pub fn users(helper_user: Option<&str>) -> Users {
         // Only root can be somebody else.
         Some(name) if ids.root => match account::user_by_name(name) {
             Ok(Some(user)) => Some((user.uid, user.gid)),
-            Ok(None) => return nobody(reason!("helper_user \"{name}\" does not exist")),
-            Err(error) => return nobody(reason!("cannot look up helper_user \"{name}\": {}", reason(&error))),
+            Ok(None) => return nobody(format_error!("helper_user \"{name}\" does not exist")),
+            Err(error) => return nobody(format_error!("cannot look up helper_user \"{name}\": {}", reason(&error))),
         },
         _ => None,
     };
@@ -53,7 +53,7 @@ pub fn users(helper_user: Option<&str>) -> Users {
     Users { plan: Ok(plan), warnings, names }
 }
 
-fn nobody(why: Reason) -> Users {
+fn nobody(why: Error) -> Users {
     Users { plan: Err(why), warnings: Vec::new(), names: Vec::new() }
 }
 

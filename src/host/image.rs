@@ -10,8 +10,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use crate::error::Error;
 use crate::host::disk::{reason, TEMPORARY};
-use crate::reason::Reason;
 use crate::sys::file::{make_directory, open_nofollow};
 use crate::sys::image::{is_noexec, memory_file};
 
@@ -31,7 +31,7 @@ const PART: usize = 16 << 10;
 ///
 /// # Errors
 /// Why it can be nowhere, place by place.
-pub fn closed_copy(own: &File, places: &[&Path]) -> Result<File, Reason> {
+pub fn closed_copy(own: &File, places: &[&Path]) -> Result<File, Error> {
     let mut why = String::new();
     for place in places {
         match copy_in(own, place) {
@@ -39,14 +39,14 @@ pub fn closed_copy(own: &File, places: &[&Path]) -> Result<File, Reason> {
             Err(reason) => why += &format!("\"{}\": {reason}; ", place.display()),
         }
     }
-    in_memory(own).map_err(|error| reason!("{why}memory: {}", reason(&error)))
+    in_memory(own).map_err(|error| format_error!("{why}memory: {}", reason(&error)))
 }
 
 /// Why there can be no copy, as far as can be told without making one; for `check`.
 ///
 /// # Errors
 /// As `closed_copy`.
-pub fn can_be_copied(places: &[&Path]) -> Result<(), Reason> {
+pub fn can_be_copied(places: &[&Path]) -> Result<(), Error> {
     let mut why = String::new();
     for place in places {
         // What does not exist yet is made by the daemon.
@@ -56,7 +56,7 @@ pub fn can_be_copied(places: &[&Path]) -> Result<(), Reason> {
             Err(reason) => why += &format!("\"{}\": {reason}; ", place.display()),
         }
     }
-    memory_file().map(drop).map_err(|error| reason!("{why}memory: {}", reason(&error)))
+    memory_file().map(drop).map_err(|error| format_error!("{why}memory: {}", reason(&error)))
 }
 
 /// Removes the copy from one of the directories, where there is one.
@@ -66,7 +66,7 @@ pub fn remove(place: &Path) {
     let _ = fs::remove_dir(dir);
 }
 
-fn may_execute(dir: &Path) -> Result<(), Reason> {
+fn may_execute(dir: &Path) -> Result<(), Error> {
     match is_noexec(dir) {
         Ok(false) => Ok(()),
         Ok(true) => Err("is mounted noexec".into()),
@@ -74,7 +74,7 @@ fn may_execute(dir: &Path) -> Result<(), Reason> {
     }
 }
 
-fn copy_in(own: &File, place: &Path) -> Result<File, Reason> {
+fn copy_in(own: &File, place: &Path) -> Result<File, Error> {
     may_execute(place)?;
     let dir = place.join(DIRECTORY);
     make_directory(&dir, 0o700).map_err(|error| reason(&error))?;

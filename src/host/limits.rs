@@ -9,17 +9,18 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use crate::host::cgroup::{self, Error, Group, Hierarchy, Leaf, Version};
+use crate::error::Error;
+use crate::host::cgroup::{self, CgroupError, Group, Hierarchy, Leaf, Version};
 use crate::kernel::{Pid, Process};
-use crate::map::Map;
 use crate::model::spec::{self, Name};
-use crate::reason::Reason;
+use crate::sorted_map::SortedMap;
 use crate::sys::file::read_text;
 use crate::sys::poll::Counter;
 
 /// The v1 hierarchies that can tell agents apart where there is no v2, best first: a freezer can also hold a fork bomb
 /// still, those with prices of their own come last. Not cpuset, whose new groups take no process.
-const TELLING: [&str; 8] = ["freezer", "pids", "name=systemd", "devices", "cpuacct", "cpu", "memory", "blkio"];
+const TRACKING_CONTROLLERS: [&str; 8] =
+    ["freezer", "pids", "name=systemd", "devices", "cpuacct", "cpu", "memory", "blkio"];
 
 /// So many different notes are remembered as said; a host that finds more wrong hears some twice.
 const MAX_SAID: usize = 256;
@@ -27,12 +28,12 @@ const MAX_SAID: usize = 256;
 /// The limits of all agents.
 #[derive(Debug)]
 pub struct Limits {
-    places: Vec<Place>,
+    hierarchies: Vec<MountedHierarchy>,
     /// Index of the place that tells agents apart.
-    telling: Option<usize>,
+    tracking: Option<usize>,
     name: String,
     parent: Option<Box<str>>,
-    agents: Map<Name, Box<Held>>,
+    agents: SortedMap<Name, Box<AgentGroups>>,
     /// Groups that still had processes when their agent was released.
     leftover: Vec<Leaf>,
     swept: bool,
@@ -42,16 +43,16 @@ pub struct Limits {
 
 /// One hierarchy; our group in it is made when the first agent needs it.
 #[derive(Debug)]
-struct Place {
+struct MountedHierarchy {
     hierarchy: Hierarchy,
     /// Or why there can be none.
-    group: Option<Result<Group, Reason>>,
+    group: Option<Result<Group, Error>>,
 }
 
 /// What one agent is held by.
 #[derive(Debug, Default)]
-struct Held {
-    telling: Option<Leaf>,
+struct AgentGroups {
+    tracking: Option<Leaf>,
     memory: Option<Box<Leaf>>,
     cpu: Option<Box<Leaf>>,
     memory_limit: Option<u64>,
@@ -126,20 +127,20 @@ impl Limits {
 
     /// The same over given hierarchies.
     pub fn over(hierarchies: Vec<Hierarchy>, state_dir: &str, parent: Option<&str>) -> Limits {
-        let places = hierarchies.into_iter().map(|hierarchy| Place { hierarchy, group: None }).collect();
+        let places = hierarchies.into_iter().map(|hierarchy| MountedHierarchy { hierarchy, group: None }).collect();
         let mut limits = Limits {
-            places,
-            telling: None,
+            hierarchies: places,
+            tracking: None,
             name: cgroup::group_name(state_dir),
             parent: parent.map(Box::from),
-            agents: Map::new(),
+            agents: SortedMap::new(),
             leftover: Vec::new(),
             swept: false,
             said: Vec::new(),
             notes: Vec::new(),
         };
-        limits.telling = limits.choose_telling();
-        if limits.telling.is_none() {
+        limits.tracking = limits.choose_tracking();
+        if limits.tracking.is_none() {
             limits.note(limits.describe());
         }
         limits
@@ -151,28 +152,29 @@ impl Limits {
             return format!("agents are told apart by {} \"{}\"", group.version().name(), group.dir().display());
         }
         // One reason is enough: without permission all hierarchies say the same.
-        let reason = self.places.iter().find_map(|place| Some(&**place.group.as_ref()?.as_ref().err()?));
+        let reason = self.hierarchies.iter().find_map(|place| Some(&**place.group.as_ref()?.as_ref().err()?));
         format!("agents are told apart by descent: {}", reason.unwrap_or("no control group hierarchy is mounted"))
     }
 
     /// Our group in the hierarchy that tells agents apart.
     fn own_group(&self) -> Option<&Group> {
-        self.places[self.telling?].group.as_ref()?.as_ref().ok()
+        self.hierarchies[self.tracking?].group.as_ref()?.as_ref().ok()
     }
 
-    fn choose_telling(&mut self) -> Option<usize> {
-        let unified = self.places.iter().position(|place| place.hierarchy.version == Version::V2);
-        let others = TELLING.iter().map(|name| self.places.iter().position(|place| place.hierarchy.has(name)));
+    fn choose_tracking(&mut self) -> Option<usize> {
+        let unified = self.hierarchies.iter().position(|place| place.hierarchy.version == Version::V2);
+        let others =
+            TRACKING_CONTROLLERS.iter().map(|name| self.hierarchies.iter().position(|place| place.hierarchy.has(name)));
         let mut order = Vec::from_iter(unified);
         order.extend(others.flatten());
         order.into_iter().find(|&index| self.group(index).is_ok())
     }
 
     /// Our group in a hierarchy, made if need be; or why there can be none, which is tried once only.
-    fn group(&mut self, index: usize) -> Result<&mut Group, Reason> {
-        let place = &mut self.places[index];
+    fn group(&mut self, index: usize) -> Result<&mut Group, Error> {
+        let place = &mut self.hierarchies[index];
         let made = place.group.get_or_insert_with(|| {
-            Group::open(&place.hierarchy, &self.name, self.parent.as_deref()).map_err(|error| reason!("{error}"))
+            Group::open(&place.hierarchy, &self.name, self.parent.as_deref()).map_err(|error| format_error!("{error}"))
         });
         made.as_mut().map_err(|why| why.clone())
     }
@@ -195,13 +197,14 @@ impl Limits {
         let unlimited = limits.memory.is_none() && limits.cpu.is_none();
         // Started again, its group is there, unless somebody removed it.
         let last = self.agents.get(name).filter(|last| last.bare && unlimited);
-        let kept = last.and_then(|last| last.telling.as_ref()).and_then(|leaf| Some((leaf.directory()?, leaf.clone())));
+        let kept =
+            last.and_then(|last| last.tracking.as_ref()).and_then(|leaf| Some((leaf.directory()?, leaf.clone())));
         if let Some((directory, leaf)) = kept {
-            let held = Held { telling: Some(leaf), bare: true, ..Held::default() };
+            let held = AgentGroups { tracking: Some(leaf), bare: true, ..AgentGroups::default() };
             return self.finish(name, limits, held, Prepared { cgroup: Some(directory), ..Prepared::default() });
         }
-        let mut held = Held { memory_limit: limits.memory, ..Held::default() };
-        held.telling = self.telling.and_then(|index| self.leaf(index, name));
+        let mut held = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
+        held.tracking = self.tracking.and_then(|index| self.leaf(index, name));
         if let Some(bytes) = limits.memory {
             held.memory = self.hold(name, "memory", &|leaf| leaf.set_memory(Some(bytes))).map(Box::new);
             held.baseline = held.memory.as_ref().and_then(|leaf| leaf.oom_kills());
@@ -209,7 +212,7 @@ impl Limits {
         if let Some(share) = limits.cpu {
             held.cpu = self.hold(name, "cpu", &|leaf| leaf.set_cpu(Some(share))).map(Box::new);
         }
-        held.bare = self.lift(name, &held, limits) && unlimited;
+        held.bare = self.remove_old_limits(name, &held, limits) && unlimited;
         let mut prepared = Prepared::default();
         for leaf in held.leaves() {
             if let Some(directory) = leaf.directory() {
@@ -227,13 +230,13 @@ impl Limits {
     /// Takes over an agent that an earlier daemon started: what its groups are set to counts, nothing is changed.
     /// A limit that holds none of these processes of it, its main process first of all, is polled from now on.
     pub fn attach(&mut self, name: &Name, limits: &spec::Limits, processes: &[Process]) -> Prepared {
-        let mut held = Held { memory_limit: limits.memory, ..Held::default() };
-        for index in 0..self.places.len() {
-            let version = self.places[index].hierarchy.version;
-            let may = |controller| version == Version::V2 || self.places[index].hierarchy.has(controller);
+        let mut held = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
+        for index in 0..self.hierarchies.len() {
+            let version = self.hierarchies[index].hierarchy.version;
+            let may = |controller| version == Version::V2 || self.hierarchies[index].hierarchy.has(controller);
             let memory = limits.memory.is_some() && may("memory");
             let cpu = limits.cpu.is_some() && may("cpu");
-            if self.telling != Some(index) && !memory && !cpu {
+            if self.tracking != Some(index) && !memory && !cpu {
                 continue;
             }
             // Groups that are not there yet are not made for it.
@@ -248,15 +251,21 @@ impl Limits {
             if cpu && held.cpu.is_none() && limits.cpu.is_some_and(|share| leaf.has_cpu(share)) {
                 held.cpu = Some(Box::new(leaf.clone()));
             }
-            if self.telling == Some(index) {
-                held.telling = Some(leaf);
+            if self.tracking == Some(index) {
+                held.tracking = Some(leaf);
             }
         }
         held.baseline = held.memory.as_ref().and_then(|leaf| leaf.oom_kills());
         self.finish(name, limits, held, Prepared::default())
     }
 
-    fn finish(&mut self, name: &Name, limits: &spec::Limits, mut held: Held, mut prepared: Prepared) -> Prepared {
+    fn finish(
+        &mut self,
+        name: &Name,
+        limits: &spec::Limits,
+        mut held: AgentGroups,
+        mut prepared: Prepared,
+    ) -> Prepared {
         held.alarm = match held.memory.as_ref().map(|leaf| leaf.memory_alarm()) {
             Some(Ok(alarm)) => alarm,
             // The end of the main process still tells.
@@ -295,14 +304,19 @@ impl Limits {
     }
 
     /// The leaf that `set` worked on, trying v2 and then v1.
-    fn hold(&mut self, name: &Name, controller: &str, set: &dyn Fn(&Leaf) -> Result<(), Box<Error>>) -> Option<Leaf> {
+    fn hold(
+        &mut self,
+        name: &Name,
+        controller: &str,
+        set: &dyn Fn(&Leaf) -> Result<(), Box<CgroupError>>,
+    ) -> Option<Leaf> {
         for version in [Version::V2, Version::V1] {
-            let place = |place: &Place| {
+            let place = |place: &MountedHierarchy| {
                 place.hierarchy.version == version && (version == Version::V2 || place.hierarchy.has(controller))
             };
-            let Some(index) = self.places.iter().position(place) else { continue };
+            let Some(index) = self.hierarchies.iter().position(place) else { continue };
             let enabled =
-                self.group(index).and_then(|group| group.enable(controller).map_err(|error| reason!("{error}")));
+                self.group(index).and_then(|group| group.enable(controller).map_err(|error| format_error!("{error}")));
             if let Err(error) = enabled {
                 self.note(format!("no {controller} limits by {}: {error}", version.name()));
                 continue;
@@ -328,7 +342,7 @@ impl Limits {
 
     /// Takes off what an earlier definition limited and this one does not: the group may be the one of the last start.
     /// False when that did not work.
-    fn lift(&mut self, name: &str, held: &Held, limits: &spec::Limits) -> bool {
+    fn remove_old_limits(&mut self, name: &str, held: &AgentGroups, limits: &spec::Limits) -> bool {
         let mut notes = Vec::new();
         for leaf in held.leaves().into_iter().filter(|leaf| !leaf.is_new()) {
             if limits.memory.is_none() {
@@ -347,20 +361,20 @@ impl Limits {
 
     /// The processes in an agent's group; `None` where it has none, or it cannot be read.
     pub fn members(&self, name: &str) -> Option<Vec<Pid>> {
-        self.agents.get(name)?.telling.as_ref()?.members().ok()
+        self.agents.get(name)?.tracking.as_ref()?.members().ok()
     }
 
     /// Whether an agent's group has processes, at the price of one small file; `None` where it has no group.
     pub fn populated(&self, name: &str) -> Option<bool> {
-        Some(self.agents.get(name)?.telling.as_ref()?.populated())
+        Some(self.agents.get(name)?.tracking.as_ref()?.populated())
     }
 
     /// Removes an agent's group unless a process is in it.
     pub fn vacate(&mut self, name: &str) {
         let Some(held) = self.agents.get_mut(name) else { return };
         // What is left otherwise shows when somebody looks.
-        if held.telling.as_ref().is_some_and(|leaf| fs::remove_dir(leaf.dir()).is_ok()) {
-            let gone = held.telling.take();
+        if held.tracking.as_ref().is_some_and(|leaf| fs::remove_dir(leaf.dir()).is_ok()) {
+            let gone = held.tracking.take();
             for leaf in [&mut held.memory, &mut held.cpu] {
                 leaf.take_if(|leaf| Some(&**leaf) == gone.as_ref());
             }
@@ -368,8 +382,8 @@ impl Limits {
     }
 
     /// Has the kernel kill an agent's whole group in one step; false where that cannot be done.
-    pub fn kill(&self, name: &str) -> Result<bool, Box<Error>> {
-        match self.agents.get(name).and_then(|held| held.telling.as_ref()) {
+    pub fn kill(&self, name: &str) -> Result<bool, Box<CgroupError>> {
+        match self.agents.get(name).and_then(|held| held.tracking.as_ref()) {
             Some(leaf) => leaf.kill(),
             None => Ok(false),
         }
@@ -377,7 +391,7 @@ impl Limits {
 
     /// Stops or continues an agent's whole group where its hierarchy can; whether it did.
     pub fn freeze(&self, name: &str, frozen: bool) -> bool {
-        let leaf = self.agents.get(name).and_then(|held| held.telling.as_ref());
+        let leaf = self.agents.get(name).and_then(|held| held.tracking.as_ref());
         leaf.is_some_and(|leaf| leaf.freeze(frozen).is_ok())
     }
 
@@ -434,9 +448,9 @@ impl Limits {
 
     /// Removes what was not empty before, and once the groups that an earlier daemon had no time to remove; to be called
     /// with each check, when every agent that runs has been attached: one just being started is not in its group yet.
-    pub fn sweep(&mut self) {
+    pub fn remove_empty_groups(&mut self) {
         if !std::mem::replace(&mut self.swept, true) {
-            if let Some(Ok(group)) = self.telling.and_then(|index| self.places[index].group.as_ref()) {
+            if let Some(Ok(group)) = self.tracking.and_then(|index| self.hierarchies[index].group.as_ref()) {
                 for name in group.leaves().iter().filter(|name| !self.agents.contains_key(&**name)) {
                     // Empty groups within one that is in use are the agent's own.
                     let leaf = group.find(name);
@@ -475,8 +489,8 @@ impl Limits {
 
     /// Removes what is empty; for the end of a daemon that has stopped its agents.
     pub fn close(&mut self) {
-        self.sweep();
-        for place in &self.places {
+        self.remove_empty_groups();
+        for place in &self.hierarchies {
             if let Some(Ok(group)) = &place.group {
                 group.close();
             }
@@ -484,12 +498,12 @@ impl Limits {
     }
 }
 
-impl Held {
+impl AgentGroups {
     /// Its groups, each once.
     fn leaves(&self) -> Vec<&Leaf> {
         let mut leaves: Vec<&Leaf> = Vec::new();
         let limits = [&self.memory, &self.cpu].into_iter().flatten().map(|leaf| &**leaf);
-        for leaf in self.telling.iter().chain(limits) {
+        for leaf in self.tracking.iter().chain(limits) {
             if !leaves.contains(&leaf) {
                 leaves.push(leaf);
             }

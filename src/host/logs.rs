@@ -4,7 +4,7 @@
 //! the daemon, or wait for a reader: what cannot be written to its file goes where it can, or nowhere. Which line is
 //! worth writing, and when output is turned over, others decide.
 
-use crate::map::Map;
+use crate::sorted_map::SortedMap;
 use std::fmt::Display;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -13,10 +13,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::host::disk::{make_dir, reason};
 use crate::kernel::Level;
 use crate::model::job::sanitize;
-use crate::reason::Reason;
 use crate::sys::file::read_up_to;
 use crate::sys::poll::{poll, PollFd};
 use crate::sys::wall;
@@ -90,7 +90,7 @@ impl Log {
         let mut size = found.len();
         if size + line.len() as u64 > LOG_MAX {
             // A copy that cannot be kept is no reason to let the log grow.
-            let _ = turn_file(&path, LOG_MAX, 0o600, None);
+            let _ = rotate_file(&path, LOG_MAX, 0o600, None);
             size = 0;
         }
         let written = file.write(line.as_bytes())?;
@@ -107,11 +107,11 @@ impl Log {
 pub struct Outputs {
     dir: PathBuf,
     /// Where the output of the agent's last start begins, unless that is at the beginning of the file.
-    begins: Map<Box<str>, u64>,
+    begins: SortedMap<Box<str>, u64>,
     /// Which file was opened at the agent's last start, when it had no other name.
-    opened: Map<Box<str>, FileId>,
+    opened: SortedMap<Box<str>, FileId>,
     /// What the file system did not give back when the output was turned over for the disk space it held.
-    kept: Map<Box<str>, u64>,
+    kept: SortedMap<Box<str>, u64>,
 }
 
 /// So much more than twice its limit may an output hold of the disk: file systems allocate ahead of a writer.
@@ -125,7 +125,7 @@ fn held(found: &Metadata) -> u64 {
 impl Outputs {
     /// Those in `dir`.
     pub fn new(dir: &Path) -> Outputs {
-        Outputs { dir: dir.into(), begins: Map::new(), opened: Map::new(), kept: Map::new() }
+        Outputs { dir: dir.into(), begins: SortedMap::new(), opened: SortedMap::new(), kept: SortedMap::new() }
     }
 
     /// Where the output of the agent is.
@@ -138,7 +138,7 @@ impl Outputs {
     ///
     /// # Errors
     /// A sentence for the log. The agent is started all the same, with its output to /dev/null.
-    pub fn open(&mut self, name: &str) -> Result<OwnedFd, Reason> {
+    pub fn open(&mut self, name: &str) -> Result<OwnedFd, Error> {
         let path = self.path(name);
         match open_append(&self.dir, &path, 0o640) {
             Ok((file, found)) => {
@@ -149,7 +149,7 @@ impl Outputs {
                 }
                 Ok(file.into())
             }
-            Err(error) => Err(reason!(
+            Err(error) => Err(format_error!(
                 "agent \"{name}\": cannot open \"{}\": {}, its output is dropped",
                 path.display(),
                 reason(&error)
@@ -162,7 +162,7 @@ impl Outputs {
     ///
     /// # Errors
     /// A sentence for the log, when it could not be kept or truncated; one that cannot be kept is truncated all the same.
-    pub fn turn(&mut self, name: &str, size: u64) -> Result<(), Reason> {
+    pub fn rotate(&mut self, name: &str, size: u64) -> Result<(), Error> {
         let path = self.path(name);
         let Ok(found) = fs::symlink_metadata(&path) else { return Ok(()) };
         let before = self.kept.get(name).copied().unwrap_or(0);
@@ -171,8 +171,9 @@ impl Outputs {
             return Ok(());
         }
         self.begins.remove(name);
-        let told = |why: &dyn Display| reason!("agent \"{name}\": cannot turn over \"{}\": {why}", path.display());
-        let left = turn_file(&path, size, 0o640, self.opened.get(name)).map_err(|error| told(&reason(&error)))?;
+        let told =
+            |why: &dyn Display| format_error!("agent \"{name}\": cannot turn over \"{}\": {why}", path.display());
+        let left = rotate_file(&path, size, 0o640, self.opened.get(name)).map_err(|error| told(&reason(&error)))?;
         self.kept.remove(name);
         if hoards && left > AHEAD {
             self.kept.insert(name.into(), left);
@@ -248,7 +249,7 @@ fn unshared(file: File, known: Option<&FileId>) -> io::Result<(File, Metadata)> 
 
 /// Keeps the last `size` bytes of a log in its `.1`, and truncates it; returns what it holds of the disk then. The writers
 /// hold it open for append, so what they write next begins at its start. `known` as for `unshared`.
-fn turn_file(path: &Path, size: u64, mode: u32, known: Option<&FileId>) -> io::Result<u64> {
+fn rotate_file(path: &Path, size: u64, mode: u32, known: Option<&FileId>) -> io::Result<u64> {
     let options = &mut OpenOptions::new();
     let log = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     let (mut log, found) = unshared(log, known)?;

@@ -1,6 +1,6 @@
 //! What the daemon does to the host, each when an action says so.
 
-pub mod files;
+pub mod config_files;
 pub mod spawn;
 pub mod proc;
 pub mod image;

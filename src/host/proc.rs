@@ -10,8 +10,8 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use crate::kernel::{Errno, Pid, Process, Uid};
-use crate::map::{Map, Set};
 use crate::model::spec::Name;
+use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::file::{read_text, read_up_to};
 use crate::sys::process::own_id;
 
@@ -75,12 +75,12 @@ pub struct Snapshot {
 impl Snapshot {
     /// One pass over /proc.
     pub fn take() -> Snapshot {
-        Snapshot::around(&Map::new())
+        Snapshot::around(&SortedMap::new())
     }
 
     /// The same, without reading anything about these children of ours, ids with start times: each leads a session of its
     /// own, and its id cannot change hands before we reap it.
-    pub fn around(children: &Map<Pid, u64>) -> Snapshot {
+    pub fn around(children: &SortedMap<Pid, u64>) -> Snapshot {
         let mut snapshot = Snapshot::default();
         let threads = kernel_threads();
         let entries = match fs::read_dir("/proc") {
@@ -122,7 +122,7 @@ impl Snapshot {
     pub fn below(roots: &[Pid]) -> Snapshot {
         let mut snapshot = Snapshot::default();
         let mut open: Vec<Pid> = roots.to_vec();
-        let mut looked_at = Set::new();
+        let mut looked_at = SortedSet::new();
         while let Some(pid) = open.pop() {
             if !looked_at.insert(pid) {
                 continue;
@@ -219,8 +219,8 @@ fn read_stat(pid: Pid) -> io::Result<Option<Stat>> {
 
 /// The kernel's own threads, which are no agent's and may be the most of a host's processes; none where it keeps no lists of
 /// children. In a pid namespace of its own, process 2 is any.
-fn kernel_threads() -> Set<Pid> {
-    let mut threads = Set::new();
+fn kernel_threads() -> SortedSet<Pid> {
+    let mut threads = SortedSet::new();
     if let Some(all) = Pid::new(2).filter(|pid| stat(*pid).is_some_and(|stat| stat.kernel)) {
         threads.insert(all);
         threads.extend(children_of(all.raw()).into_iter().flatten());
@@ -330,7 +330,7 @@ fn parse_uptime(text: &str) -> Option<Duration> {
 
 /// What an environment says about whose process it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub enum ProcessTag {
     /// It is of the agent of this name, under our state directory.
     Agent(Name),
     /// It is not one of ours.
@@ -342,10 +342,10 @@ pub enum Mark {
 }
 
 /// Reads from a process's environment which agent it names; with how many bytes were read for that.
-pub fn mark(pid: Pid, state_dir: &str) -> (Mark, usize) {
+pub fn process_tag(pid: Pid, state_dir: &str) -> (ProcessTag, usize) {
     let mut path = Path::new();
     let _ = write!(path, "/proc/{pid}/environ");
-    let Ok(mut file) = File::open(path.as_str()) else { return (Mark::Unknown, 0) };
+    let Ok(mut file) = File::open(path.as_str()) else { return (ProcessTag::Unknown, 0) };
     let mut environ = Environ::new(state_dir);
     let mut chunk = Vec::new();
     let mut length = 0;
@@ -355,7 +355,7 @@ pub fn mark(pid: Pid, state_dir: &str) -> (Mark, usize) {
         match read_up_to(4096, &mut chunk, &mut |to| file.read(to)) {
             Ok(0) => break,
             Ok(more) => length += more,
-            Err(_) => return (Mark::Unknown, length),
+            Err(_) => return (ProcessTag::Unknown, length),
         }
         environ.read(&chunk);
     }
@@ -366,14 +366,14 @@ pub fn mark(pid: Pid, state_dir: &str) -> (Mark, usize) {
     path.clear();
     let _ = write!(path, "/proc/{pid}/cmdline");
     match read_some(path.as_str(), &mut [0]) {
-        Ok(0) => (Mark::Executing, 0),
-        _ if file.read(&mut [0]).is_ok_and(|length| length > 0) => (Mark::Executing, 0),
-        _ => (Mark::Stranger, 0),
+        Ok(0) => (ProcessTag::Executing, 0),
+        _ if file.read(&mut [0]).is_ok_and(|length| length > 0) => (ProcessTag::Executing, 0),
+        _ => (ProcessTag::Stranger, 0),
     }
 }
 
 /// Which agent an environment of NUL-ended `NAME=value` names; the first one of a name counts, as for getenv(3).
-pub fn parse_environ(environ: &[u8], state_dir: &str) -> Mark {
+pub fn parse_environ(environ: &[u8], state_dir: &str) -> ProcessTag {
     let mut reader = Environ::new(state_dir);
     reader.read(environ);
     reader.end()
@@ -414,18 +414,18 @@ impl Environ<'_> {
     }
 
     /// What it says, once that cannot change any more.
-    fn mark(&self) -> Option<Mark> {
+    fn mark(&self) -> Option<ProcessTag> {
         let (name, directory) = (self.name.as_ref()?, self.directory.as_ref()?);
         let name = std::str::from_utf8(name).ok().filter(|name| crate::model::spec::is_name(name));
         Some(match name {
-            Some(name) if **directory == *self.state_dir.as_bytes() => Mark::Agent(name.into()),
-            _ => Mark::Stranger,
+            Some(name) if **directory == *self.state_dir.as_bytes() => ProcessTag::Agent(name.into()),
+            _ => ProcessTag::Stranger,
         })
     }
 
-    fn end(mut self) -> Mark {
+    fn end(mut self) -> ProcessTag {
         self.close();
-        self.mark().unwrap_or(Mark::Stranger)
+        self.mark().unwrap_or(ProcessTag::Stranger)
     }
 }
 

@@ -2,7 +2,7 @@
 //! program found.
 //!
 //! All that can go wrong before there is a child goes wrong here, in words that name the thing; the rest comes through
-//! `sys::failure::FailurePipe`. A user or group that does not exist is an error and never means root.
+//! `sys::setup_error::SetupErrorPipe`. A user or group that does not exist is an error and never means root.
 
 use std::ffi::CString;
 use std::fmt;

@@ -8,15 +8,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::error::Error;
 use crate::host::disk::{
-    list, make_dir, make_durable_dir, make_own_dirs, read_file, reason, remove, remove_durable, sync_dir, told, write,
-    write_synced, Error, TEMPORARY,
+    list, make_dir, make_durable_dir, make_own_dirs, read_file, reason, remove, remove_durable, sync_dir, with_context,
+    write, write_synced, DiskError, TEMPORARY,
 };
 use crate::model::job::JobId;
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings, StopRecord};
 use crate::model::spec::is_job_id;
-use crate::model::state::Unread;
-use crate::reason::Reason;
+use crate::model::state::Unreadable;
 use crate::sys::file::read_text;
 use crate::wire::record;
 
@@ -86,7 +86,7 @@ impl Store {
     ///
     /// # Errors
     /// The first directory that is not there and cannot be made.
-    pub fn open(state_dir: &Path, run_dir: &Path) -> Result<Store, Box<Error>> {
+    pub fn open(state_dir: &Path, run_dir: &Path) -> Result<Store, Box<DiskError>> {
         make_durable_dir(state_dir)?;
         make_dir(run_dir)?;
         let records = ["agents", "jobs", "good", "good/agents.d"].map(|dir| state_dir.join(dir));
@@ -140,8 +140,8 @@ impl Store {
     }
 
     /// Whose the records are that could not be read.
-    pub fn owners(&self, unread: &[PathBuf]) -> Unread {
-        let mut owners = Unread::default();
+    pub fn record_owners(&self, unread: &[PathBuf]) -> Unreadable {
+        let mut owners = Unreadable::default();
         let jobs = self.state("jobs");
         let agents = [self.state("agents"), self.runs()];
         for path in unread {
@@ -218,7 +218,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written; the old one is still there then. The same with all that follow.
-    pub fn write_identity(&self, identity: &Identity) -> Result<(), Box<Error>> {
+    pub fn write_identity(&self, identity: &Identity) -> Result<(), Box<DiskError>> {
         write_durable(&self.state_dir, IDENTITY, &record::write_identity(identity))
     }
 
@@ -226,7 +226,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`.
-    pub fn write_settings(&self, settings: &Settings) -> Result<(), Box<Error>> {
+    pub fn write_settings(&self, settings: &Settings) -> Result<(), Box<DiskError>> {
         write_durable(&self.state_dir, SETTINGS, &record::write_settings(settings))
     }
 
@@ -240,7 +240,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`.
-    pub fn write_nonces(&self, next: u64) -> Result<(), Box<Error>> {
+    pub fn write_nonces(&self, next: u64) -> Result<(), Box<DiskError>> {
         write_durable(&self.state_dir, NONCES, &format!("{next}\n"))
     }
 
@@ -256,7 +256,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`.
-    pub fn write_guards(&self, guards: Option<&str>) -> Result<(), Box<Error>> {
+    pub fn write_guards(&self, guards: Option<&str>) -> Result<(), Box<DiskError>> {
         match guards {
             Some(guards) if self.guards().is_ok_and(|kept| kept.as_deref() == Some(guards.as_bytes())) => Ok(()),
             Some(guards) => write_durable(&self.state_dir, GUARDS, guards),
@@ -268,15 +268,15 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`, and when the old one can still not be read.
-    pub fn write_agent(&self, agent: &AgentRecord, unread: &[PathBuf]) -> Result<(), Box<Error>> {
+    pub fn write_agent(&self, agent: &AgentRecord, unread: &[PathBuf]) -> Result<(), Box<DiskError>> {
         let path = record_in(&self.state("agents"), &agent.name);
         if unread.iter().any(|unread| path.starts_with(unread)) {
             match read_file(&path) {
                 Ok(text) => {
                     let old = std::str::from_utf8(&text).ok().and_then(|text| record::read_agent(text).ok());
-                    return self.write_agent(&agent.over(old.unwrap_or_default()), &[]);
+                    return self.write_agent(&agent.merged_onto(old.unwrap_or_default()), &[]);
                 }
-                Err(error) if is_passing(&error) => return told(Err(error), "read", &path),
+                Err(error) if is_passing(&error) => return with_context(Err(error), "read", &path),
                 Err(_) => {}
             }
         }
@@ -292,7 +292,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`.
-    pub fn write_job(&self, job: &JobRecord) -> Result<(), Box<Error>> {
+    pub fn write_job(&self, job: &JobRecord) -> Result<(), Box<DiskError>> {
         write_record(&self.state("jobs"), &job.id, &record::write_job(job), true)
     }
 
@@ -300,7 +300,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written; on a full disk the old one is gone then, as it would tell of a process that is no more.
-    pub fn write_run(&self, run: &RunRecord) -> Result<(), Box<Error>> {
+    pub fn write_run(&self, run: &RunRecord) -> Result<(), Box<DiskError>> {
         write_record(&self.runs(), &run.name, &record::write_run(run), false)
     }
 
@@ -308,7 +308,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`.
-    pub fn write_stop(&self, stop: &StopRecord) -> Result<(), Box<Error>> {
+    pub fn write_stop(&self, stop: &StopRecord) -> Result<(), Box<DiskError>> {
         write_record(&self.run_dir, STOP, &record::write_stop(stop), false)
     }
 
@@ -316,7 +316,7 @@ impl Store {
     ///
     /// # Errors
     /// When it is there and cannot be removed. The same with all that follow.
-    pub fn remove_agent(&self, name: &str) -> Result<(), Box<Error>> {
+    pub fn remove_agent(&self, name: &str) -> Result<(), Box<DiskError>> {
         remove_durable(&self.state("agents"), &[name, RECORD].concat())
     }
 
@@ -324,7 +324,7 @@ impl Store {
     ///
     /// # Errors
     /// As `remove_agent`.
-    pub fn remove_job(&self, id: &str) -> Result<(), Box<Error>> {
+    pub fn remove_job(&self, id: &str) -> Result<(), Box<DiskError>> {
         let dir = self.state("jobs");
         remove(&dir.join([id, RECORD, CORRUPT].concat()))?;
         remove_durable(&dir, &[id, RECORD].concat())
@@ -334,7 +334,7 @@ impl Store {
     ///
     /// # Errors
     /// As `remove_agent`.
-    pub fn remove_run(&self, name: &str) -> Result<(), Box<Error>> {
+    pub fn remove_run(&self, name: &str) -> Result<(), Box<DiskError>> {
         remove(&record_in(&self.runs(), name))
     }
 
@@ -362,7 +362,7 @@ impl Store {
     ///
     /// # Errors
     /// As `write_identity`.
-    pub fn keep_good(&self, file: &str, content: &[u8]) -> Result<(), Box<Error>> {
+    pub fn keep_good(&self, file: &str, content: &[u8]) -> Result<(), Box<DiskError>> {
         if self.good(file).is_some_and(|kept| kept == content) {
             return Ok(());
         }
@@ -379,7 +379,7 @@ impl Store {
     ///
     /// # Errors
     /// When that cannot be done.
-    pub fn sync_good_definitions(&self) -> Result<(), Box<Error>> {
+    pub fn sync_good_definitions(&self) -> Result<(), Box<DiskError>> {
         sync_dir(&self.state("good/agents.d"))
     }
 
@@ -387,7 +387,7 @@ impl Store {
     ///
     /// # Errors
     /// As `remove_agent`.
-    pub fn remove_good(&self, file: &str) -> Result<(), Box<Error>> {
+    pub fn remove_good(&self, file: &str) -> Result<(), Box<DiskError>> {
         remove(&self.state("good").join(file))
     }
 
@@ -405,7 +405,7 @@ impl Store {
     ///
     /// # Errors
     /// When it is not there, or open, and cannot be made so.
-    pub fn make_downloads(&self) -> Result<(), Box<Error>> {
+    pub fn make_downloads(&self) -> Result<(), Box<DiskError>> {
         make_own_dirs(&[self.state(DOWNLOADS)], 0o700)
     }
 
@@ -418,7 +418,7 @@ impl Store {
     ///
     /// # Errors
     /// As `remove_agent`.
-    pub fn remove_download(&self, name: &str) -> Result<(), Box<Error>> {
+    pub fn remove_download(&self, name: &str) -> Result<(), Box<DiskError>> {
         remove(&self.download(name))
     }
 }
@@ -513,7 +513,7 @@ impl Stored {
 
 /// Lets `take` have every record in a directory, be it that of the `jobs` or another, with whose the record is by its
 /// file's name.
-fn take_records(dir: &Path, jobs: bool, stored: &mut Stored, take: &mut dyn FnMut(&str, &str) -> Result<(), Reason>) {
+fn take_records(dir: &Path, jobs: bool, stored: &mut Stored, take: &mut dyn FnMut(&str, &str) -> Result<(), Error>) {
     for name in list_or_tell(dir, RECORD, stored) {
         let job = Some(&*name).filter(|id| jobs && is_job_id(id));
         take_record(&record_in(dir, &name), job, stored, &mut |text| take(&name, text));
@@ -522,7 +522,7 @@ fn take_records(dir: &Path, jobs: bool, stored: &mut Stored, take: &mut dyn FnMu
 
 /// Lets `take` have the record at `path`, if there is one, which may be that of a job; when it cannot take it, it is set
 /// aside.
-fn take_record(path: &Path, job: Option<&str>, stored: &mut Stored, take: &mut dyn FnMut(&str) -> Result<(), Reason>) {
+fn take_record(path: &Path, job: Option<&str>, stored: &mut Stored, take: &mut dyn FnMut(&str) -> Result<(), Error>) {
     let cause = match read_file(path) {
         Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".into()).and_then(take) {
             Ok(()) => return,
@@ -543,19 +543,19 @@ fn take_record(path: &Path, job: Option<&str>, stored: &mut Stored, take: &mut d
 }
 
 /// A record must be the one its file name says.
-fn is_about(name: &str, want: &str) -> Result<(), Reason> {
+fn is_about(name: &str, want: &str) -> Result<(), Error> {
     match name == want {
         true => Ok(()),
-        false => Err(reason!("is about \"{name}\"")),
+        false => Err(format_error!("is about \"{name}\"")),
     }
 }
 
 /// Writes the record of this name; one that is not `durable` need not outlive the boot.
-fn write_record(dir: &Path, name: &str, text: &str, durable: bool) -> Result<(), Box<Error>> {
+fn write_record(dir: &Path, name: &str, text: &str, durable: bool) -> Result<(), Box<DiskError>> {
     write(dir, &[name, RECORD].concat(), text.as_bytes(), durable)
 }
 
-fn write_durable(dir: &Path, file: &str, text: &str) -> Result<(), Box<Error>> {
+fn write_durable(dir: &Path, file: &str, text: &str) -> Result<(), Box<DiskError>> {
     write(dir, file, text.as_bytes(), true)
 }
 

@@ -19,9 +19,9 @@ use std::time::Duration;
 use crate::host::limits::{Limits, Usage};
 use crate::host::proc::{self, Snapshot, Stat};
 use crate::kernel::{Pid, Process, Sig, Uid};
-use crate::map::{Map, Set};
 use crate::model::membership::{AgentId, Strength};
 use crate::model::spec::Name;
+use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys;
 use crate::sys::process as calls;
 use meter::{Meter, Reading};
@@ -39,15 +39,15 @@ const ROUNDS_TIME: Duration = Duration::from_millis(100);
 pub struct Trees {
     own: i32,
     state_dir: Box<str>,
-    trees: Map<Name, Box<Tree>>,
+    trees: SortedMap<Name, Box<Tree>>,
     /// Our helpers and installers, with all that descends from them.
-    ours: Set<Pid>,
+    ours: SortedSet<Pid>,
     /// Orphans that are nobody's, whatever their environments say: by id, with the start time. Asked once.
-    strangers: Map<Pid, u64>,
+    strangers: SortedMap<Pid, u64>,
     /// The orphan that the budget of the last look did not reach.
     ask_next: Option<Pid>,
     /// The user each agent runs as; `None`: it has one that cannot be told. One that is not in it runs as we do.
-    users: Map<Name, Option<Uid>>,
+    users: SortedMap<Name, Option<Uid>>,
     last_id: AgentId,
     view: Option<View>,
     /// Whether we have no children but main processes and helpers, as of this turn.
@@ -60,7 +60,7 @@ pub struct Trees {
 #[derive(Debug)]
 struct Tree {
     id: AgentId,
-    leader: Option<Process>,
+    main_process: Option<Process>,
     /// The main process is not our child, and what it leaves behind goes to init.
     adopted: bool,
     /// When its last main process was started, as that process counts it.
@@ -93,11 +93,11 @@ impl Trees {
         Trees {
             own: calls::own_id(),
             state_dir: state_dir.into(),
-            trees: Map::new(),
-            ours: Set::new(),
-            strangers: Map::new(),
+            trees: SortedMap::new(),
+            ours: SortedSet::new(),
+            strangers: SortedMap::new(),
             ask_next: None,
-            users: Map::new(),
+            users: SortedMap::new(),
             last_id: 0,
             view: None,
             no_orphans: None,
@@ -111,7 +111,7 @@ impl Trees {
     }
 
     /// A main process was started as our child, in a session of its own.
-    pub fn begin(&mut self, name: &Name, leader: Process) {
+    pub fn started(&mut self, name: &Name, leader: Process) {
         self.tree(name).lead(leader, false);
     }
 
@@ -127,7 +127,7 @@ impl Trees {
         self.tree(name).lead(leader, !ours);
         if !ours {
             // What was nobody's may be this agent's.
-            self.strangers = Map::new();
+            self.strangers = SortedMap::new();
         }
         true
     }
@@ -135,7 +135,7 @@ impl Trees {
     /// The main process has ended, and has been reaped if it was our child; the rest of the tree stays known.
     pub fn ended(&mut self, name: &str) {
         if let Some(tree) = self.trees.get_mut(name) {
-            tree.leader = None;
+            tree.main_process = None;
         }
     }
 
@@ -146,36 +146,36 @@ impl Trees {
     }
 
     /// The main process of an agent, when it has one.
-    pub fn leader(&self, name: &str) -> Option<Process> {
-        self.trees.get(name)?.leader
+    pub fn main_process(&self, name: &str) -> Option<Process> {
+        self.trees.get(name)?.main_process
     }
 
     /// A helper, installer or health check was started: neither it nor what descends from it is in any tree.
     pub fn add_ours(&mut self, pid: Pid) {
         self.ours.insert(pid);
-        self.turn();
+        self.forget_snapshot();
     }
 
     /// It has ended.
     pub fn remove_ours(&mut self, pid: Pid) {
         self.ours.remove(&pid);
-        self.turn();
+        self.forget_snapshot();
     }
 
     /// A new turn of the loop, after reaping: what was read before no longer counts.
-    pub fn turn(&mut self) {
+    pub fn forget_snapshot(&mut self) {
         self.view = None;
         self.no_orphans = None;
     }
 
     /// Why nothing but main processes and control groups is known; `None` while /proc can be read.
     pub fn fault(&mut self) -> Option<&str> {
-        self.look(Depth::Whole).snapshot.fault()
+        self.snapshot_view(Depth::Whole).snapshot.fault()
     }
 
     /// Whether /proc cannot be read just now, though it is there.
     pub fn is_blind(&mut self) -> bool {
-        self.look(Depth::Whole);
+        self.snapshot_view(Depth::Whole);
         self.view.as_ref().is_some_and(|view| view.snapshot.is_passing())
     }
 
@@ -201,7 +201,7 @@ impl Trees {
     /// is only marked keeps nobody waiting: it is counted once after a start, so that it hears the polite signal, and
     /// never again.
     pub fn left(&mut self, name: &str, limits: &Limits) -> usize {
-        if self.is_empty_at_a_glance(name, limits) {
+        if self.is_surely_empty(name, limits) {
             return 0;
         }
         if self.is_blind() {
@@ -229,7 +229,7 @@ impl Trees {
         // While none was taken over, all of them descend from us. What is missed is still there when SIGKILL comes.
         let all_ours = !self.trees.values().any(|tree| tree.adopted);
         let depth = if sig != Sig::KILL && all_ours { Depth::Present } else { Depth::Whole };
-        let leader = self.leader(name);
+        let leader = self.main_process(name);
         for (stat, _) in self.collect(name, limits, depth) {
             if stat.alive() && self.send(name, stat.process, sig, limits) {
                 sent += 1;
@@ -262,7 +262,7 @@ impl Trees {
         tree.kills = tree.kills.saturating_add(1);
         let again = tree.kills > 1;
         if limits.kill(name).unwrap_or(false) {
-            self.turn();
+            self.forget_snapshot();
         }
         let began = sys::monotonic();
         let (mut members, marked) = self.alive(name, limits);
@@ -270,7 +270,7 @@ impl Trees {
         let frozen = bomb && limits.freeze(name, true);
         if bomb {
             // Stopping does not change who descends from whom, killing does: so all are stopped before the first is killed.
-            let mut stopped = Set::new();
+            let mut stopped = SortedSet::new();
             for _ in 0..ROUNDS {
                 let fresh: Vec<Process> = members.iter().copied().filter(|member| stopped.insert(*member)).collect();
                 if fresh.is_empty() || sys::monotonic().since(began) > ROUNDS_TIME {
@@ -279,7 +279,7 @@ impl Trees {
                 for process in fresh {
                     self.send(name, process, Sig::STOP, limits);
                 }
-                self.turn();
+                self.forget_snapshot();
                 members = self.alive(name, limits).0;
             }
         }
@@ -289,7 +289,7 @@ impl Trees {
         if frozen {
             limits.freeze(name, false);
         }
-        self.turn();
+        self.forget_snapshot();
         members.len()
     }
 
@@ -323,14 +323,14 @@ impl Trees {
 
     /// These processes are left of an agent, whose main process is not known; none of them is our child.
     pub fn claim(&mut self, name: &Name, left: &Leftover) {
-        self.strangers = Map::new();
+        self.strangers = SortedMap::new();
         let tree = self.tree(name);
         tree.adopted = true;
         tree.seen.extend(left.processes.iter().map(|process| (*process, left.strength)));
     }
 
     fn tree(&mut self, name: &Name) -> &mut Tree {
-        self.turn();
+        self.forget_snapshot();
         let id = self.last_id + 1;
         let tree = self.trees.or_insert_with(name.clone(), || Box::new(Tree::new(id)));
         self.last_id = self.last_id.max(tree.id);
@@ -344,10 +344,10 @@ impl Trees {
 
     /// Whether a tree is gone without a pass over /proc: it has no main process, nothing in its group, and among our
     /// children, where its orphans would be, is none that is not accounted for.
-    fn is_empty_at_a_glance(&mut self, name: &str, limits: &Limits) -> bool {
+    fn is_surely_empty(&mut self, name: &str, limits: &Limits) -> bool {
         match self.trees.get(name) {
             None => return true,
-            Some(tree) if tree.leader.is_some() || tree.adopted => return false,
+            Some(tree) if tree.main_process.is_some() || tree.adopted => return false,
             _ => {}
         }
         if self.view.is_some() || limits.populated(name) == Some(true) {
@@ -357,8 +357,8 @@ impl Trees {
             let mut children = proc::children_of(self.own)?;
             children.retain(|pid| !self.ours.contains(pid));
             let count = children.len();
-            let children: Set<Pid> = children.into_iter().collect();
-            let leaders = self.trees.values().filter_map(|tree| Some(tree.leader?.pid));
+            let children: SortedSet<Pid> = children.into_iter().collect();
+            let leaders = self.trees.values().filter_map(|tree| Some(tree.main_process?.pid));
             Some(leaders.filter(|pid| children.contains(pid)).count() == count)
         };
         *self.no_orphans.get_or_insert_with(|| no_orphans() == Some(true))
@@ -382,7 +382,7 @@ impl Trees {
             return false;
         }
         let tree = self.trees.get(name);
-        let child = tree.is_some_and(|tree| !tree.adopted && tree.leader.is_some_and(|leader| leader.pid == pid));
+        let child = tree.is_some_and(|tree| !tree.adopted && tree.main_process.is_some_and(|leader| leader.pid == pid));
         if child {
             // Its id cannot change hands before we reap it. Without /proc the group of its session is all we know of the rest.
             let group = ticks == 0 && calls::signal_group(pid, sig).is_ok();
@@ -406,7 +406,7 @@ impl Tree {
     fn new(id: AgentId) -> Tree {
         Tree {
             id,
-            leader: None,
+            main_process: None,
             adopted: false,
             begun: 0,
             grouped: false,
@@ -418,7 +418,7 @@ impl Tree {
     }
 
     fn lead(&mut self, leader: Process, adopted: bool) {
-        self.leader = Some(leader);
+        self.main_process = Some(leader);
         self.adopted = adopted;
         self.begun = leader.ticks;
         self.meter = Meter::default();
@@ -428,7 +428,7 @@ impl Tree {
 
     /// Everything that was in it at the last look.
     fn known(&self) -> impl Iterator<Item = (Process, Strength)> + '_ {
-        let leader = self.leader.map(|process| (process, Strength::Descended));
+        let leader = self.main_process.map(|process| (process, Strength::Descended));
         leader.into_iter().chain(self.seen.iter().copied())
     }
 
@@ -436,7 +436,7 @@ impl Tree {
     fn remember(&mut self, members: &[(Stat, Strength)]) {
         self.seen.clear();
         for (stat, strength) in members {
-            if Some(stat.process) != self.leader && stat.alive() && *strength != Strength::Grouped {
+            if Some(stat.process) != self.main_process && stat.alive() && *strength != Strength::Grouped {
                 self.seen.push((stat.process, *strength));
             }
         }

@@ -16,10 +16,10 @@
 //! checks, `resume` what goes on under the next daemon, `told` what is said of it.
 
 mod events;
-mod life;
-mod orders;
+mod agent_state;
+mod requests;
 mod resume;
-mod told;
+mod report;
 mod watch;
 
 use std::fmt::Arguments;
@@ -31,31 +31,31 @@ use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::Policy;
 use crate::model::spec::{Name, Spec, STOPSECS};
 use crate::model::trust::{may_set, unnamed};
-pub use life::{Health, Life, Stopping, Then};
+pub use agent_state::{AfterStop, AgentState, Health, Stopping};
 
 /// The first and the longest pause between two looks at what is left of a tree.
-const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+const COUNT_INTERVAL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// The time of a restart that is not to be.
-const NEVER: Time = Time(u64::MAX);
+const NO_RESTART: Time = Time(u64::MAX);
 
 /// How long a forking agent's starter may run: one that stays is an agent that does not go into the background.
-const STARTER: Duration = Duration::from_secs(90);
+const STARTER_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How long a forking agent's starter may have ended before its main process is known.
-const FIND_MAIN: Duration = Duration::from_secs(10);
+const MAIN_PROCESS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long after a SIGKILL the next one follows, for what did not end by the first.
-pub const KILL_AGAIN: Duration = Duration::from_secs(5);
+pub const KILL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long after a start that the host had nothing to spare for the next one follows.
-const SHORT: Duration = Duration::from_secs(10);
+const RESOURCE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// Checks in a row over a polled CPU limit that end in a kill.
 const CPU_CHECKS: u32 = 3;
 
 /// What surrounds one step of an agent.
-pub struct Turn<'a> {
+pub struct StepContext<'a> {
     /// The monotonic clock.
     pub now: Time,
     /// The daemon's restart policy.
@@ -67,18 +67,18 @@ pub struct Turn<'a> {
     /// Where actions go.
     pub out: &'a mut Vec<Action>,
     /// Where sentences for the server go.
-    pub told: &'a mut Vec<(Name, String)>,
+    pub reported: &'a mut Vec<(Name, String)>,
 }
 
-impl Turn<'_> {
+impl StepContext<'_> {
     fn log(&mut self, level: Level, name: &str, text: Arguments) {
         log(self.out, level, format_args!("agent \"{name}\": {text}"));
     }
 
     /// Logs and tells the server.
-    fn tell(&mut self, level: Level, name: &Name, text: Arguments) {
+    fn log_and_report(&mut self, level: Level, name: &Name, text: Arguments) {
         self.log(level, name, text);
-        self.told.push((name.clone(), text.to_string()));
+        self.reported.push((name.clone(), text.to_string()));
     }
 }
 
@@ -90,11 +90,11 @@ pub struct Agent {
     /// Its definition; `None` when it is gone and the agent with it.
     pub definition: Option<Definition>,
     /// What it is doing.
-    pub life: Life,
+    pub state: AgentState,
     /// Counts starts, so that one start can be told from the next.
     pub generation: u32,
     /// The mark of the definition that it was last started by, as far as that is known.
-    mark: Option<u64>,
+    fingerprint: Option<u64>,
     /// Abnormal ends in a row.
     failures: u32,
     /// Its last end was by force.
@@ -102,7 +102,7 @@ pub struct Agent {
     /// Processes of an earlier daemon's time may be about: look before a start.
     leftovers: bool,
     /// It ended normally, and is not to be restarted.
-    rests: bool,
+    finished: bool,
     /// What is said about its last end.
     detail: Box<str>,
     limits_by: Option<Box<str>>,
@@ -110,7 +110,7 @@ pub struct Agent {
     over_cpu: u32,
     check_failures: u32,
     /// Its check has passed since its start.
-    passed: bool,
+    check_passed: bool,
     /// The last measurement: when, and the processor time of the tree until then.
     sample: Option<(Time, Duration)>,
     /// The same at the last check of polled limits: what people ask in between is no check.
@@ -129,19 +129,19 @@ impl Agent {
         Agent {
             record,
             definition,
-            life: Life::Down,
+            state: AgentState::Down,
             generation: 0,
-            mark: None,
+            fingerprint: None,
             failures: 0,
             killed: false,
             leftovers,
-            rests: false,
+            finished: false,
             detail: "".into(),
             limits_by: None,
             poll: (false, false),
             over_cpu: 0,
             check_failures: 0,
-            passed: false,
+            check_passed: false,
             sample: None,
             check_sample: None,
             cpu: None,
@@ -207,58 +207,61 @@ impl Agent {
 
     /// Nothing of it is there, and nothing will be without an order.
     pub fn is_down(&self) -> bool {
-        matches!(self.life, Life::Down | Life::Fatal)
+        matches!(self.state, AgentState::Down | AgentState::Fatal)
     }
 
     /// Whether it is down, or comes to that without a start in between.
     pub fn is_going_down(&self) -> bool {
-        match &self.life {
-            Life::Stopping(stopping) => matches!(stopping.then, Then::Down | Then::Fatal),
-            Life::Down | Life::Fatal => true,
-            Life::Waiting { .. } | Life::Starting | Life::Forking { .. } | Life::Running { .. } => false,
+        match &self.state {
+            AgentState::Stopping(stopping) => matches!(stopping.after, AfterStop::Down | AfterStop::Fatal),
+            AgentState::Down | AgentState::Fatal => true,
+            AgentState::Waiting { .. }
+            | AgentState::Starting
+            | AgentState::Forking { .. }
+            | AgentState::Running { .. } => false,
         }
     }
 
     /// Whether it is down only because nobody has started it yet.
     pub fn is_fresh(&self) -> bool {
-        self.life == Life::Down && !self.rests
+        self.state == AgentState::Down && !self.finished
     }
 
     /// Whether its health check has passed since its start; one that has none is healthy.
     pub fn is_healthy(&self) -> bool {
-        self.passed || self.definition.as_ref().is_none_or(|definition| definition.spec.check.is_none())
+        self.check_passed || self.definition.as_ref().is_none_or(|definition| definition.spec.check.is_none())
     }
 
     /// When its main process was started, while that runs.
     pub fn running_since(&self) -> Option<Time> {
-        match self.life {
-            Life::Running { since, .. } => Some(since),
+        match self.state {
+            AgentState::Running { since, .. } => Some(since),
             _ => None,
         }
     }
 
     /// Whether a limit of it must be polled now.
     pub fn polled(&self) -> bool {
-        (self.poll.0 || self.poll.1) && matches!(self.life, Life::Running { .. })
+        (self.poll.0 || self.poll.1) && matches!(self.state, AgentState::Running { .. })
     }
 
     /// Whether it was last started by another definition than the one it has.
     pub fn is_outdated(&self) -> bool {
-        self.mark.zip(self.spec()).is_some_and(|(mark, spec)| mark != spec.mark())
+        self.fingerprint.zip(self.spec()).is_some_and(|(mark, spec)| mark != spec.fingerprint())
     }
 
     /// It was, or is being, started by the definition of this mark; unless known, that is the one it has.
-    fn note_mark(&mut self, mark: Option<u64>) {
-        self.mark = mark.or_else(|| self.spec().map(|spec| spec.mark()));
+    fn note_fingerprint(&mut self, mark: Option<u64>) {
+        self.fingerprint = mark.or_else(|| self.spec().map(|spec| spec.fingerprint()));
     }
 
     /// Its main process, or its starter, while it is alive.
     pub fn process(&self) -> Option<Process> {
-        match &self.life {
-            Life::Running { process, .. } => Some(*process),
-            Life::Forking { starter, .. } => *starter,
-            Life::Stopping(stopping) => stopping.leader.map(|(process, _)| process),
-            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting => None,
+        match &self.state {
+            AgentState::Running { process, .. } => Some(*process),
+            AgentState::Forking { starter, .. } => *starter,
+            AgentState::Stopping(stopping) => stopping.main_process.map(|(process, _)| process),
+            AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Starting => None,
         }
     }
 
@@ -267,20 +270,20 @@ impl Agent {
         self.definition = definition;
     }
 
-    fn set_end(&mut self, text: Arguments, tail: &str, level: Level, turn: &mut Turn) {
+    fn set_last_end(&mut self, text: Arguments, tail: &str, level: Level, context: &mut StepContext) {
         let between = if tail.is_empty() { "" } else { ": " };
         let text = format!("{text}{between}{tail}");
-        turn.tell(level, &self.record.name, format_args!("{text}"));
+        context.log_and_report(level, &self.record.name, format_args!("{text}"));
         self.detail = text.into();
     }
 
     /// Notes what matters to this boot.
-    fn save(&self, turn: &mut Turn) {
-        turn.out.push(Action::SaveRun(Box::new(self.run_record(turn.boot_id))));
+    fn save(&self, context: &mut StepContext) {
+        context.out.push(Action::SaveRun(Box::new(self.run_record(context.boot_id))));
     }
 
-    fn illegal(&self, event: &str, turn: &mut Turn) {
-        turn.log(Level::Warn, &self.record.name, format_args!("\"{event}\" while {}, ignored", self.life.name()));
+    fn log_impossible(&self, event: &str, context: &mut StepContext) {
+        context.log(Level::Warn, &self.record.name, format_args!("\"{event}\" while {}, ignored", self.state.name()));
     }
 
     /// Where its definition comes from.

@@ -4,15 +4,15 @@
 use std::fmt::Arguments;
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::kernel::{Exit, Level, Process, Sig, Time};
 use crate::model::command::{Answer, Command};
-use crate::model::job::{Job, JobId, Outcome, Rejected};
-use crate::model::pace::Server;
+use crate::model::job::{Job, JobId, Outcome, RejectedJob};
 use crate::model::package::{Digest, Format, Tool};
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings, StopRecord};
 use crate::model::report::{Entry, Report};
+use crate::model::schedule::Server;
 use crate::model::spec::{Name, Spec};
-use crate::reason::Reason;
 
 /// When an event happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub enum Reply {
         /// Logged when it is not 0; `None`: the server sent none.
         errcode: Option<i64>,
         /// Each job, or why it cannot be one.
-        jobs: Vec<Result<Job, Rejected>>,
+        jobs: Vec<Result<Job, RejectedJob>>,
     },
     /// The results were taken.
     Taken,
@@ -195,7 +195,7 @@ pub enum Event {
         reason: Box<str>,
     },
     /// The host had no process, memory or descriptor to spare for an agent's start: not the agent's fault.
-    Short {
+    ResourceExhausted {
         /// Whose.
         name: Name,
         /// What was lacking.
@@ -216,11 +216,11 @@ pub enum Event {
         tail: Box<str>,
     },
     /// The answer to `Action::FindMain`: the process that a forking agent left behind.
-    Main(Name, Option<Process>),
+    MainProcess(Name, Option<Process>),
     /// The answer to `Action::Look`: how many processes of an agent are left.
-    Left(Name, u32),
+    ProcessCount(Name, u32),
     /// Some process that is nobody's main process was reaped: a tree may be empty now.
-    Stirred,
+    OrphanReaped,
     /// The answer to `Action::Measure`.
     Measured(Vec<Usage>),
     /// A health check ended.
@@ -229,7 +229,7 @@ pub enum Event {
     /// The answer to `Action::Exchange`.
     Replied(Reply),
     /// The answer to `Action::SaveJob`; `Err` says why it is not on disk.
-    Saved(JobId, Result<(), Reason>),
+    Saved(JobId, Result<(), Error>),
     /// The answer to `Action::Fetch`.
     Fetched(JobId, Fetched),
     /// The answer to `Action::Tool`.
@@ -244,11 +244,11 @@ pub enum Event {
     /// The answer to `Action::Verify`.
     Verified(JobId, Verified),
     /// The answer to `Action::Unpack`.
-    Unpacked(JobId, Result<(), Reason>),
+    Unpacked(JobId, Result<(), Error>),
     /// The answer to `Action::Place`, `Action::Rename`, `Action::Link` and `Action::Replace`.
-    Placed(JobId, Result<(), Reason>),
+    Placed(JobId, Result<(), Error>),
     /// The answer to `Action::Inspect`: the package's own definition, if it has one.
-    Inspected(JobId, Result<Option<Box<Spec>>, Reason>),
+    Inspected(JobId, Result<Option<Box<Spec>>, Error>),
 }
 
 /// A request body's content.
@@ -288,7 +288,7 @@ pub enum Action {
     /// Send a signal to every process of an agent.
     Signal(Name, Sig),
     /// Count the processes of an agent.
-    Look {
+    CountProcesses {
         /// Whose.
         name: Name,
         /// Nothing of it is to follow: its control group may go with its last process.
@@ -308,15 +308,15 @@ pub enum Action {
     /// Fetch a package to the job's download file, from where it is.
     Fetch(JobId),
     /// End a download attempt.
-    CutFetch(JobId),
+    StopFetch(JobId),
     /// Remove a job's download file.
-    DropDownload(JobId),
+    RemoveDownload(JobId),
     /// Run a tool.
     Tool(ToolOwner, Tool),
     /// Kill a tool with all it started.
     KillTool(ToolOwner),
     /// Move the job's download, which has been verified, to `packages/NAME/FILE`; nothing to do where it is there already.
-    Place(JobId, Name, Box<str>),
+    PlacePackage(JobId, Name, Box<str>),
     /// Verify the job's download, or `packages/NAME/FILE` where that was moved already: that nobody can write to it any more,
     /// its digest and, where there are trusted keys, that the job's signature is by one of them, over it, and about the job's
     /// name and version.
@@ -362,18 +362,18 @@ pub enum Action {
     /// Let `packages/NAME/current` point to `DIR`.
     Link(JobId, Name, Box<str>),
     /// Remove these files and directories below `packages/NAME/`; all of it, where the list is empty.
-    DropPackage(Name, Vec<Box<str>>),
+    RemovePackage(Name, Vec<Box<str>>),
 
     /// Write a job's record, and say so with `Event::Saved`.
     SaveJob(Box<JobRecord>),
     /// Give the record of a job that is over another `seq`.
-    FreshenJob(JobId, u64),
+    TouchJob(JobId, u64),
     /// Remove a job's record.
-    DropJob(JobId),
+    RemoveJob(JobId),
     /// Write an agent's record.
     SaveAgent(Box<AgentRecord>),
     /// Remove an agent's records.
-    DropAgent(Name),
+    RemoveAgent(Name),
     /// Write the settings a server gave.
     SaveSettings(Settings),
     /// Write the host's identity.

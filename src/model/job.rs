@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::model::pace::Server;
 use crate::model::package::{Digest, Format};
+use crate::model::schedule::Server;
 use crate::model::spec::{Envs, Limits, Name, Spec};
 
 /// The name by which jobs mean the daemon itself.
@@ -19,7 +19,7 @@ pub struct Job {
     /// Chosen by the server, echoed in the result.
     pub id: JobId,
     /// What to do.
-    pub order: Order,
+    pub action: JobAction,
     /// The agent to act on; `bootagent` is the daemon itself; empty only for a `config` of the daemon.
     pub name: Name,
     /// Replaces the job-given environment of the agent.
@@ -46,7 +46,7 @@ pub struct Job {
 
 /// What a job orders.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Order {
+pub enum JobAction {
     /// Install a package and start its agent.
     Install(Source),
     /// Replace the package of an agent, going back if the new one does not stay alive.
@@ -68,17 +68,17 @@ pub enum Order {
     },
 }
 
-impl Order {
+impl JobAction {
     /// The `action` as the servers spell it.
-    pub const fn action(&self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
-            Order::Install(_) => "install",
-            Order::Upgrade(_) => "upgrade",
-            Order::Uninstall => "uninstall",
-            Order::Start => "start",
-            Order::Stop => "stop",
-            Order::Restart => "restart",
-            Order::Config { .. } => "config",
+            JobAction::Install(_) => "install",
+            JobAction::Upgrade(_) => "upgrade",
+            JobAction::Uninstall => "uninstall",
+            JobAction::Start => "start",
+            JobAction::Stop => "stop",
+            JobAction::Restart => "restart",
+            JobAction::Config { .. } => "config",
         }
     }
 }
@@ -245,7 +245,7 @@ pub fn sanitize(text: &str, max: usize) -> String {
 
 /// A job that cannot be run as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
+pub struct RejectedJob {
     /// Its id, where it has a usable one; without it the rejection can only be logged.
     pub id: Option<JobId>,
     /// `Code::BadJob` or `Code::UnknownAction`.
@@ -258,7 +258,7 @@ pub struct Rejected {
     pub name: Name,
 }
 
-impl fmt::Display for Rejected {
+impl fmt::Display for RejectedJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.id {
             Some(id) => write!(f, "job \"{id}\" refused: {}", self.message),

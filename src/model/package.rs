@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::reason::Reason;
+use crate::error::Error;
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -155,7 +155,7 @@ pub fn identify(format: Format, path: &str) -> Option<Tool> {
 ///
 /// # Errors
 /// Says what is missing.
-pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), Reason> {
+pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), Error> {
     let field = |names: [&str; 2]| {
         output.lines().find_map(|line| {
             let (key, value) = line.split_once([':', '='])?;

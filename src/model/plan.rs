@@ -10,7 +10,7 @@
 //!
 //! `state::jobs::step` says how each step begins and when it is done; `state::jobs::run` runs any plan, in either direction.
 
-use crate::model::job::{Job, Order, SELF};
+use crate::model::job::{Job, JobAction, SELF};
 use crate::model::package::Format;
 
 /// The steps of one kind of job.
@@ -190,21 +190,21 @@ impl Plan {
     /// The plan of a job; `None`: it cannot be done to the daemon. `same`: the agent has this very package already.
     pub fn of(job: &Job, same: bool) -> Option<&'static Plan> {
         let own = *job.name == *SELF;
-        Some(match &job.order {
-            Order::Upgrade(source) if own && source.format.is_tar() => &SELF_UPGRADE,
-            Order::Restart if own => &SELF_RESTART,
+        Some(match &job.action {
+            JobAction::Upgrade(source) if own && source.format.is_tar() => &SELF_UPGRADE,
+            JobAction::Restart if own => &SELF_RESTART,
             _ if own => return None,
-            Order::Install(_) | Order::Upgrade(_) if same => &SAME,
-            Order::Install(source) | Order::Upgrade(source) => match source.format {
+            JobAction::Install(_) | JobAction::Upgrade(_) if same => &SAME,
+            JobAction::Install(source) | JobAction::Upgrade(source) => match source.format {
                 Format::Tar | Format::TarGz | Format::TarXz => &TAR,
                 Format::Rpm | Format::Deb | Format::Apk | Format::Ipk => &PACKAGE,
             },
-            Order::Uninstall => &UNINSTALL,
-            Order::Start => &START,
-            Order::Stop => &STOP,
-            Order::Restart => &RESTART,
-            Order::Config { .. } if job.name.is_empty() => &SETTINGS,
-            Order::Config { .. } => &CONFIG,
+            JobAction::Uninstall => &UNINSTALL,
+            JobAction::Start => &START,
+            JobAction::Stop => &STOP,
+            JobAction::Restart => &RESTART,
+            JobAction::Config { .. } if job.name.is_empty() => &SETTINGS,
+            JobAction::Config { .. } => &CONFIG,
         })
     }
 
@@ -361,10 +361,10 @@ mod tests {
     use crate::model::job::Source;
     use crate::model::package::Digest;
 
-    fn job(name: &str, order: Order) -> Job {
+    fn job(name: &str, order: JobAction) -> Job {
         Job {
             id: "1".into(),
-            order,
+            action: order,
             name: name.into(),
             envs: None,
             limits: None,
@@ -415,22 +415,22 @@ mod tests {
         let mut plans = Vec::new();
         for format in TARS.into_iter().chain(PACKAGES) {
             let fresh = if format.is_tar() { tar } else { package };
-            for order in [Order::Install(source(format)), Order::Upgrade(source(format))] {
+            for order in [JobAction::Install(source(format)), JobAction::Upgrade(source(format))] {
                 plans.push((job("web", order.clone()), false, fresh, undo));
                 plans.push((job("web", order), true, same, undo));
             }
         }
-        let config = || Order::Config { servers: None, step: None };
+        let config = || JobAction::Config { servers: None, step: None };
         for (name, order, forward, back) in [
             (
                 "web",
-                Order::Uninstall,
+                JobAction::Uninstall,
                 "| starting: WantDown Stop installing: Remove Forget",
                 "installing: Stop Reinstall Restore starting: Resume settling: Settle",
             ),
-            ("web", Order::Start, "| starting: Start settling: Settle", ""),
-            ("web", Order::Stop, "| starting: WantDown Stop", ""),
-            ("web", Order::Restart, "| starting: WantUp Stop Start settling: Settle", ""),
+            ("web", JobAction::Start, "| starting: Start settling: Settle", ""),
+            ("web", JobAction::Stop, "| starting: WantDown Stop", ""),
+            ("web", JobAction::Restart, "| starting: WantUp Stop Start settling: Settle", ""),
             (
                 "web",
                 config(),
@@ -438,8 +438,8 @@ mod tests {
                 "installing: Stop Restore starting: Resume settling: Settle",
             ),
             ("", config(), "TryServers | ApplySettings", ""),
-            (SELF, Order::Upgrade(source(Format::TarGz)), own, "settling: GoBack"),
-            (SELF, Order::Restart, "starting: TryInstalled Reexec", ""),
+            (SELF, JobAction::Upgrade(source(Format::TarGz)), own, "settling: GoBack"),
+            (SELF, JobAction::Restart, "starting: TryInstalled Reexec", ""),
         ] {
             plans.push((job(name, order), false, forward, back));
         }
@@ -450,10 +450,11 @@ mod tests {
     fn what_each_action_does_with_each_kind_of_package_and_how_it_is_undone() {
         for (job, same, forward, back) in plans() {
             let plan = Plan::of(&job, same).unwrap();
-            assert_eq!(text(plan, Direction::Forward), forward, "{:?}", job.order);
-            assert_eq!(text(plan, Direction::Back), back, "{:?}", job.order);
+            assert_eq!(text(plan, Direction::Forward), forward, "{:?}", job.action);
+            assert_eq!(text(plan, Direction::Back), back, "{:?}", job.action);
         }
-        for order in [Order::Install(source(Format::Tar)), Order::Upgrade(source(Format::Deb)), Order::Stop] {
+        for order in [JobAction::Install(source(Format::Tar)), JobAction::Upgrade(source(Format::Deb)), JobAction::Stop]
+        {
             assert_eq!(Plan::of(&job(SELF, order), false), None);
         }
     }
@@ -477,7 +478,7 @@ mod tests {
                     Reexec => GoBack,
                     _ => continue,
                 };
-                assert!(plan.back.contains(&undo), "{step:?} of {:?}", job.order);
+                assert!(plan.back.contains(&undo), "{step:?} of {:?}", job.action);
             }
         }
     }
@@ -495,12 +496,12 @@ mod tests {
                         last = Some(*step);
                     }
                     let phase = step.phase(direction);
-                    assert_eq!(plan.resume(direction, phase, Some(*step)), last, "{:?} at {step:?}", job.order);
+                    assert_eq!(plan.resume(direction, phase, Some(*step)), last, "{:?} at {step:?}", job.action);
                     // 1.0.0 notes the phase alone, and what does not belong there says nothing.
                     let first = steps.iter().find(|other| other.phase(direction) == phase).copied();
                     let first = first.filter(|_| phase != Phase::Received);
                     for unknown in [None, Some(Step::Overlay).filter(|_| !steps.contains(&Step::Overlay))] {
-                        assert_eq!(plan.resume(direction, phase, unknown), first, "{:?} in {phase:?}", job.order);
+                        assert_eq!(plan.resume(direction, phase, unknown), first, "{:?} in {phase:?}", job.action);
                     }
                 }
                 assert_eq!(plan.resume(direction, Phase::Done, None), None);

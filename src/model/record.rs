@@ -91,7 +91,7 @@ pub struct AgentRecord {
 
 impl AgentRecord {
     /// This one, which says little, over an older one of the same agent.
-    pub fn over(&self, old: AgentRecord) -> AgentRecord {
+    pub fn merged_onto(&self, old: AgentRecord) -> AgentRecord {
         let new = self.clone();
         AgentRecord {
             name: new.name,
@@ -164,7 +164,7 @@ pub struct RunRecord {
     /// When that was started.
     pub started: Time,
     /// The `Spec::mark` of the definition that it was last started by; `None` where no daemon noted it.
-    pub mark: Option<u64>,
+    pub fingerprint: Option<u64>,
     /// Abnormal ends in a row.
     pub failures: u32,
     /// It may be restarted no earlier; `None`: no restart is due.

@@ -3,7 +3,7 @@
 //! Texts come in from `wire::config`, which knows file and place; here is only what makes a value a good one. A `Spec`
 //! that exists is one that can be tried: only what the host decides (user, group, program present) is left to each start.
 
-mod mark;
+mod fingerprint;
 
 use std::fmt;
 use std::rc::Rc;

@@ -6,7 +6,7 @@
 //! the program itself runs is refused even then.
 
 use crate::model::event::{Definition, Origin};
-use crate::model::job::{joined, Job, Order};
+use crate::model::job::{joined, Job, JobAction};
 use crate::model::spec::Envs;
 
 /// Variables that belong to the loader, the C library, a shell or an interpreter, by their beginning.
@@ -111,7 +111,7 @@ pub fn objection(job: &Job) -> Option<String> {
     if let Some(name) = job.envs.as_ref().and_then(startup) {
         return Some(format!("envs.{name}: with trusted_keys a job may not set what makes programs run other code"));
     }
-    if !matches!(job.order, Order::Install(_) | Order::Upgrade(_)) {
+    if !matches!(job.action, JobAction::Install(_) | JobAction::Upgrade(_)) {
         return None;
     }
     match (job.signature.as_deref().filter(|text| !text.is_empty()), &job.version) {

@@ -11,10 +11,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use super::failure::{encode, Failure, FailurePipe};
 use super::process::{
     exit_now, fork, fork_into, limit, own_id, parent_id, prctl, set_limit, set_umask, start_session, Fork, UNUSED,
 };
+use super::setup_error::{encode, SetupError, SetupErrorPipe};
 use super::{cerr, cerr_long, pipe, pointers, poll};
 use crate::kernel::{Errno, Gid, Pid, Resource, Sig, Stage, Uid};
 
@@ -105,7 +105,7 @@ impl Setup {
 ///
 /// # Errors
 /// When there could not be a child at all: `Stage::Fork`.
-pub fn spawn_child(setup: &Setup, failures: &FailurePipe) -> io::Result<Pid> {
+pub fn spawn_child(setup: &Setup, failures: &SetupErrorPipe) -> io::Result<Pid> {
     let mut null = None;
     let mut files = Vec::with_capacity(3 + setup.extra.len());
     for file in [&setup.stdin, &setup.stdout, &setup.stderr] {
@@ -204,17 +204,17 @@ struct Child<'a> {
 }
 
 /// Where the child broke off, and the kernel's word for it. An io::Error of errno allocates nothing.
-struct Broken(Stage, io::Error, Option<(Resource, u64)>);
+struct StepError(Stage, io::Error, Option<(Resource, u64)>);
 
 /// Says at which step an error came up.
-fn at(stage: Stage) -> impl Fn(io::Error) -> Broken {
-    move |error| Broken(stage, error, None)
+fn at(stage: Stage) -> impl Fn(io::Error) -> StepError {
+    move |error| StepError(stage, error, None)
 }
 
 impl Child<'_> {
     fn run(&mut self) -> ! {
-        let Err(Broken(stage, error, limit)) = self.become_program();
-        let failure = Failure { stage, errno: Errno(error.raw_os_error().unwrap_or(0)), limit };
+        let Err(StepError(stage, error, limit)) = self.become_program();
+        let failure = SetupError { stage, errno: Errno(error.raw_os_error().unwrap_or(0)), limit };
         // Nobody could be told that this fails; the exit status remains.
         let _ = write(self.failures, &encode(own_id(), &failure));
         exit_now(127)
@@ -222,7 +222,7 @@ impl Child<'_> {
 
     /// The order matters: groups and limits need root, the directory is entered with the rights of the user, the death
     /// signal does not survive a change of user, and nothing may be unblocked before its action is the default.
-    fn become_program(&mut self) -> Result<Infallible, Broken> {
+    fn become_program(&mut self) -> Result<Infallible, StepError> {
         let setup = self.setup;
         // A child that outlives us before it is its program could not be told from us by whoever looks for it.
         self.die_with_parent(Sig::KILL)?;
@@ -239,7 +239,7 @@ impl Child<'_> {
             write_oom_score(score.as_bytes()).map_err(at(Stage::Priority))?;
         }
         for &(resource, soft, hard) in &setup.rlimits {
-            set_limit(resource, soft, hard).map_err(|error| Broken(Stage::Limits, error, Some((resource, soft))))?;
+            set_limit(resource, soft, hard).map_err(|error| StepError(Stage::Limits, error, Some((resource, soft))))?;
         }
         self.change_user()?;
         if setup.no_new_privs {
@@ -265,7 +265,7 @@ impl Child<'_> {
         Err(at(Stage::Exec)(self.execute()))
     }
 
-    fn die_with_parent(&self, sig: Sig) -> Result<(), Broken> {
+    fn die_with_parent(&self, sig: Sig) -> Result<(), StepError> {
         prctl(libc::PR_SET_PDEATHSIG, sig.raw() as libc::c_ulong).map_err(at(Stage::Privileges))?;
         if parent_id() != self.parent {
             // It ended before it could be told that we want to know.
@@ -292,13 +292,13 @@ impl Child<'_> {
         Ok(())
     }
 
-    fn change_user(&self) -> Result<(), Broken> {
+    fn change_user(&self) -> Result<(), StepError> {
         if let Some(groups) = &self.setup.groups {
             // SAFETY: Gid is laid out as gid_t, and the length is the list's own.
             cerr(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr().cast()) }).map_err(at(Stage::Groups))?;
         }
         // -1 would mean "as it is" to these calls, and leave the child ours.
-        let refused = |stage| Broken(stage, io::Error::from_raw_os_error(libc::EINVAL), None);
+        let refused = |stage| StepError(stage, io::Error::from_raw_os_error(libc::EINVAL), None);
         if let Some(gid) = self.setup.gid {
             if gid.0 == u32::MAX {
                 return Err(refused(Stage::Gid));

@@ -15,7 +15,7 @@ use crate::kernel::Time;
 pub mod account;
 pub mod alarm;
 pub mod child;
-pub mod failure;
+pub mod setup_error;
 pub mod file;
 pub mod image;
 pub mod poll;

@@ -8,11 +8,11 @@ use std::fmt;
 use std::iter::successors;
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::job::{joined, sanitize, visible, MESSAGE_MAX};
-use crate::model::pace::{parse_servers, Server};
+use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::Spec;
-use crate::reason::Reason;
 use crate::wire::control::SOCKET;
 use crate::wire::definition::{absolute, definition, size_above_0};
 use crate::wire::json::{self, Fields, Value};
@@ -22,7 +22,7 @@ const MAX_RUN_DIR: usize = 108 - 1 - SOCKET.len() - 1;
 
 /// Something wrong in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigError {
     /// The file as it is called to the reader.
     pub file: Box<str>,
     /// Line and column, both from 1, where the file is not JSON.
@@ -31,14 +31,14 @@ pub struct Problem {
     pub message: Box<str>,
 }
 
-impl Problem {
+impl ConfigError {
     /// A problem with the file as a whole, or with a value in it.
-    pub fn new(file: &str, message: &str) -> Problem {
-        Problem { file: file.into(), place: None, message: message.into() }
+    pub fn new(file: &str, message: &str) -> ConfigError {
+        ConfigError { file: file.into(), place: None, message: message.into() }
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Whoever made the file chose its name.
         f.write_str(&sanitize(&self.file, 4 * MESSAGE_MAX))?;
@@ -152,7 +152,7 @@ impl Config {
 /// Reads `bootagent.json`, called `file`. Where it is wrong the default stands in, and where it is no JSON only the
 /// directories are looked for in it, so that the last good copy and the daemon are still found; a daemon must not run on a
 /// configuration that has problems, as it may trust more than was meant.
-pub fn read_config(file: &str, text: &[u8]) -> (Config, Vec<Problem>) {
+pub fn read_config(file: &str, text: &[u8]) -> (Config, Vec<ConfigError>) {
     let mut config = Config::default();
     let value = match read_text(file, text) {
         Ok(value) => value,
@@ -255,7 +255,7 @@ fn is_key(text: &str) -> bool {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn read_definition(file: &str, text: &[u8], in_tar: bool, strict: bool) -> Result<Spec, Vec<Problem>> {
+pub fn read_definition(file: &str, text: &[u8], in_tar: bool, strict: bool) -> Result<Spec, Vec<ConfigError>> {
     let value = read_text(file, text).map_err(|problem| vec![problem])?;
     let mut faults = Vec::new();
     definition(&value, "", in_tar, strict, &mut faults).ok_or_else(|| problems(file, &faults))
@@ -267,7 +267,7 @@ pub struct Source {
     /// Its name in the directory.
     pub file: Box<str>,
     /// What is in it, or why it cannot be read.
-    pub text: Result<Vec<u8>, Reason>,
+    pub text: Result<Vec<u8>, Error>,
     /// What was in it when it was last good, where that is known.
     pub good: Option<Vec<u8>>,
 }
@@ -289,7 +289,7 @@ pub struct Agents {
     /// The agents, each name once, in byte order of file names.
     pub agents: Vec<Defined>,
     /// Everything that is wrong, in the same order.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ConfigError>,
 }
 
 /// Puts files in byte order of their names.
@@ -308,13 +308,13 @@ pub fn read_agents(directory: &str, mut sources: Vec<Source>) -> Agents {
         let label = format!("{}/{}", directory.trim_end_matches('/'), source.file);
         let spec = match &source.text {
             Ok(text) => read_definition(&label, text, false, true),
-            Err(message) => Err(vec![Problem::new(&label, message)]),
+            Err(message) => Err(vec![ConfigError::new(&label, message)]),
         };
         let spec = spec.and_then(|spec| match read.find(&spec.name) {
             None => Ok(spec),
             Some(first) => {
                 let message = format!("name: \"{}\" is already defined in {}", spec.name, first.file);
-                Err(vec![Problem::new(&label, &message)])
+                Err(vec![ConfigError::new(&label, &message)])
             }
         });
         match spec {
@@ -342,8 +342,8 @@ impl Agents {
     }
 }
 
-fn read_text(file: &str, text: &[u8]) -> Result<Value, Problem> {
-    json::parse_bytes(text, json::MAX_DEPTH).map_err(|syntax| Problem {
+fn read_text(file: &str, text: &[u8]) -> Result<Value, ConfigError> {
+    json::parse_bytes(text, json::MAX_DEPTH).map_err(|syntax| ConfigError {
         file: file.into(),
         place: Some((syntax.line, syntax.column)),
         message: syntax.message,
@@ -351,8 +351,8 @@ fn read_text(file: &str, text: &[u8]) -> Result<Value, Problem> {
 }
 
 // Keys and values are told as they are written, and may hold what no terminal should see.
-fn problems(file: &str, faults: &[String]) -> Vec<Problem> {
-    faults.iter().map(|fault| Problem::new(file, &sanitize(fault, MESSAGE_MAX))).collect()
+fn problems(file: &str, faults: &[String]) -> Vec<ConfigError> {
+    faults.iter().map(|fault| ConfigError::new(file, &sanitize(fault, MESSAGE_MAX))).collect()
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 //! `status` or `jobs` as it is and always the last key, so that neither side has to build it as values to pass it on.
 //! The reader gives up at the lengths below, whoever is on the other side.
 
+use crate::error::Error;
 use crate::model::command::{Answer, Command};
 use crate::model::job::visible;
 use crate::model::spec::is_name;
-use crate::reason::Reason;
 use crate::wire::json::{self, Number, Object, Value};
 
 /// The socket's name in `run_dir`.
@@ -47,7 +47,7 @@ pub fn write_command(command: &Command) -> String {
 ///
 /// # Errors
 /// Says what is wrong with it, for the client.
-pub fn read_command(line: &[u8]) -> Result<Command, Reason> {
+pub fn read_command(line: &[u8]) -> Result<Command, Error> {
     let object = read_object(line)?;
     let name = match object.get("name") {
         None | Some(Value::Null) => None,
@@ -62,11 +62,11 @@ pub fn read_command(line: &[u8]) -> Result<Command, Reason> {
         ("start", Some(name)) => Ok(Command::Start(name)),
         ("stop", Some(name)) => Ok(Command::Stop(name)),
         ("restart", Some(name)) => Ok(Command::Restart(name)),
-        ("start" | "stop" | "restart", None) => Err(reason!("{word}: want the name of an agent")),
+        ("start" | "stop" | "restart", None) => Err(format_error!("{word}: want the name of an agent")),
         ("report", None) => Ok(Command::Report),
         ("jobs", None) => Ok(Command::Jobs),
         ("reexec", None) => Ok(Command::Reexec),
-        ("report" | "jobs" | "reexec", Some(_)) => Err(reason!("{word}: takes no name")),
+        ("report" | "jobs" | "reexec", Some(_)) => Err(format_error!("{word}: takes no name")),
         _ => Err("command: not one this daemon knows".into()),
     }
 }
@@ -91,7 +91,7 @@ pub fn write_answer(answer: &Answer) -> String {
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub fn read_answer(line: &[u8]) -> Result<Answer, Reason> {
+pub fn read_answer(line: &[u8]) -> Result<Answer, Error> {
     let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_string())?.trim_end();
     let (head, body) = match text.split_once(BODY) {
         None => (text.to_string(), ""),
@@ -111,11 +111,11 @@ pub fn read_answer(line: &[u8]) -> Result<Answer, Reason> {
     Ok(Answer { code, message: message.as_str().into(), body: body.into() })
 }
 
-fn read_object(line: &[u8]) -> Result<Object, Reason> {
+fn read_object(line: &[u8]) -> Result<Object, Error> {
     match json::parse_bytes(line, MAX_DEPTH) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err("want one JSON object".into()),
-        Err(syntax) => Err(reason!("want one JSON object: {syntax}")),
+        Err(syntax) => Err(format_error!("want one JSON object: {syntax}")),
     }
 }
 

@@ -6,11 +6,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::model::job::joined;
-use crate::reason::Reason;
 pub use fields::{fault, join, Fields};
 pub use miniserde::json::{Array, Number, Object, Value};
-use scan::{scan, Fail};
+use scan::{scan, ScanError};
 
 mod fields;
 mod scan;
@@ -26,7 +26,7 @@ pub const MAX_SECONDS: f64 = 315_360_000.0;
 
 /// The first place where a text is not JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Syntax {
+pub struct SyntaxError {
     /// Counted from 1.
     pub line: u32,
     /// In characters, counted from 1.
@@ -35,7 +35,7 @@ pub struct Syntax {
     pub message: Box<str>,
 }
 
-impl fmt::Display for Syntax {
+impl fmt::Display for SyntaxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.line, self.column, self.message)
     }
@@ -45,7 +45,7 @@ impl fmt::Display for Syntax {
 ///
 /// # Errors
 /// The first place that is wrong.
-pub fn parse(text: &str, max_depth: usize) -> Result<Value, Syntax> {
+pub fn parse(text: &str, max_depth: usize) -> Result<Value, SyntaxError> {
     scan(text, max_depth, false).map_err(|fail| fail.place(text))
 }
 
@@ -53,7 +53,7 @@ pub fn parse(text: &str, max_depth: usize) -> Result<Value, Syntax> {
 ///
 /// # Errors
 /// The first place that is wrong, be it JSON or UTF-8.
-pub fn parse_bytes(bytes: &[u8], max_depth: usize) -> Result<Value, Syntax> {
+pub fn parse_bytes(bytes: &[u8], max_depth: usize) -> Result<Value, SyntaxError> {
     read_bytes(bytes, max_depth, false)
 }
 
@@ -62,11 +62,11 @@ pub fn parse_bytes(bytes: &[u8], max_depth: usize) -> Result<Value, Syntax> {
 ///
 /// # Errors
 /// As `parse_bytes`.
-pub fn parse_reply(bytes: &[u8], max_depth: usize) -> Result<Value, Syntax> {
+pub fn parse_reply(bytes: &[u8], max_depth: usize) -> Result<Value, SyntaxError> {
     read_bytes(bytes, max_depth, true)
 }
 
-fn read_bytes(bytes: &[u8], max_depth: usize, forgiving: bool) -> Result<Value, Syntax> {
+fn read_bytes(bytes: &[u8], max_depth: usize, forgiving: bool) -> Result<Value, SyntaxError> {
     let scan = |text| scan(text, max_depth, forgiving);
     let valid = match std::str::from_utf8(bytes) {
         Ok(text) => return scan(text).map_err(|fail| fail.place(text)),
@@ -74,7 +74,7 @@ fn read_bytes(bytes: &[u8], max_depth: usize, forgiving: bool) -> Result<Value, 
     };
     let fail = match scan(valid) {
         Err(fail) if fail.at < valid.len() => fail,
-        _ => Box::new(Fail { at: valid.len(), message: "not UTF-8".into() }),
+        _ => Box::new(ScanError { at: valid.len(), message: "not UTF-8".into() }),
     };
     Err(fail.place(valid))
 }
@@ -83,14 +83,14 @@ fn read_bytes(bytes: &[u8], max_depth: usize, forgiving: bool) -> Result<Value, 
 ///
 /// # Errors
 /// The first place that is no JSON, or all faults.
-pub fn read<T>(text: &str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Result<T, Reason> {
+pub fn read<T>(text: &str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Result<T, Error> {
     let mut taken = None;
     read_sound(text, &mut |value, faults| taken = take(value, faults))?;
     taken.ok_or_else(|| "says nothing".into())
 }
 
 /// `read` of any kind, so that there is this code once.
-fn read_sound(text: &str, take: &mut dyn FnMut(&Value, &mut Vec<String>)) -> Result<(), Reason> {
+fn read_sound(text: &str, take: &mut dyn FnMut(&Value, &mut Vec<String>)) -> Result<(), Error> {
     let value = parse(text, MAX_DEPTH).map_err(|syntax| syntax.to_string())?;
     let mut faults = Vec::new();
     take(&value, &mut faults);

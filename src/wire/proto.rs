@@ -4,12 +4,12 @@
 //! known not at all. A reply is judged as a whole only for being JSON; each job in it stands for itself, see `order`.
 //! Reference and fixtures: `tests/proto`.
 
-use crate::model::job::{sanitize, Job, JobId, Outcome, Rejected, MESSAGE_MAX};
+use crate::error::Error;
+use crate::model::job::{sanitize, Job, JobId, Outcome, RejectedJob, MESSAGE_MAX};
 use crate::model::report::{AgentReport, Entry, Report};
-use crate::reason::Reason;
 use crate::wire::emit::Writer;
+use crate::wire::job;
 use crate::wire::json::{self, Number, Value};
-use crate::wire::order;
 
 /// How many rejected jobs without an id are kept of one reply: as they can only be logged, a few say enough.
 const NAMELESS_MAX: usize = 8;
@@ -20,7 +20,7 @@ pub struct Reply {
     /// Its `errcode`, when there is a whole number.
     pub errcode: Option<i64>,
     /// Its jobs in order, each a good one or why not. The same id may come twice.
-    pub jobs: Vec<Result<Job, Rejected>>,
+    pub jobs: Vec<Result<Job, RejectedJob>>,
 }
 
 /// The body of `POST /agent/status`, and what `bootagent status --json` prints.
@@ -131,7 +131,7 @@ pub fn ledger_body(entries: &[Entry]) -> String {
 ///
 /// # Errors
 /// Why it is no reply at all: not JSON, not an object, nested too deep, `jobs` not an array.
-pub fn reply(body: &[u8]) -> Result<Reply, Reason> {
+pub fn reply(body: &[u8]) -> Result<Reply, Error> {
     let value = object(body)?;
     let mut jobs = Vec::new();
     let mut nameless = 0;
@@ -139,7 +139,7 @@ pub fn reply(body: &[u8]) -> Result<Reply, Reason> {
         None => {}
         Some(Value::Array(array)) => {
             for value in array {
-                let job = order::read(value);
+                let job = job::read(value);
                 if matches!(&job, Err(rejected) if rejected.id.is_none()) {
                     nameless += 1;
                     if nameless > NAMELESS_MAX {
@@ -149,7 +149,7 @@ pub fn reply(body: &[u8]) -> Result<Reply, Reason> {
                 jobs.push(job);
             }
         }
-        Some(other) => return Err(reason!("jobs: want an array, got {}", sanitize(&json::show(other), 200))),
+        Some(other) => return Err(format_error!("jobs: want an array, got {}", sanitize(&json::show(other), 200))),
     }
     Ok(Reply { errcode: errcode(&value), jobs })
 }
@@ -158,10 +158,10 @@ pub fn reply(body: &[u8]) -> Result<Reply, Reason> {
 ///
 /// # Errors
 /// Why the server has not taken them.
-pub fn result_reply(body: &[u8]) -> Result<(), Reason> {
+pub fn result_reply(body: &[u8]) -> Result<(), Error> {
     match errcode(&object(body)?) {
         Some(0) => Ok(()),
-        Some(other) => Err(reason!("refused with errcode {other}")),
+        Some(other) => Err(format_error!("refused with errcode {other}")),
         None => Err("errcode: want 0, got no whole number".into()),
     }
 }
@@ -176,15 +176,15 @@ pub fn retry_after(body: &[u8]) -> Option<u64> {
 ///
 /// # Errors
 /// Why it cannot be run, as when it was received; an older binary may know less than the one that recorded it.
-pub fn job(text: &str) -> Result<Job, Rejected> {
-    order::read_text(text)
+pub fn job(text: &str) -> Result<Job, RejectedJob> {
+    job::read_text(text)
 }
 
-fn object(body: &[u8]) -> Result<Value, Reason> {
+fn object(body: &[u8]) -> Result<Value, Error> {
     match json::parse_reply(body, json::MAX_DEPTH) {
         Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(other) => Err(reason!("want a JSON object, got {}", sanitize(&json::show(&other), 200))),
-        Err(syntax) => Err(reason!("not JSON: {}", sanitize(&syntax.to_string(), 200))),
+        Ok(other) => Err(format_error!("want a JSON object, got {}", sanitize(&json::show(&other), 200))),
+        Err(syntax) => Err(format_error!("not JSON: {}", sanitize(&syntax.to_string(), 200))),
     }
 }
 

@@ -4,6 +4,7 @@
 //! are ignored, optional ones may be missing. A text that was cut or is of another kind is an error, never a half-read
 //! record. Environments and limits are arrays of pairs, as their order counts and JSON objects have none.
 
+use crate::error::Error;
 use crate::kernel::{Pid, Process, Resource, Time};
 use crate::model::job::{Code, Outcome};
 use crate::model::package::{Digest, Format};
@@ -12,7 +13,6 @@ use crate::model::record::{
     AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, StopRecord, Wanted,
 };
 use crate::model::spec::{is_file_name, is_job_id, is_name, Envs, Limits, Name};
-use crate::reason::Reason;
 use crate::wire::emit::Writer;
 use crate::wire::json::{self, Fields, Value};
 
@@ -30,7 +30,7 @@ pub fn write_identity(identity: &Identity) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read_identity(text: &str) -> Result<Identity, Reason> {
+pub fn read_identity(text: &str) -> Result<Identity, Error> {
     json::read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
         fields.required("sn");
@@ -55,7 +55,7 @@ pub fn write_settings(settings: &Settings) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read_settings(text: &str) -> Result<Settings, Reason> {
+pub fn read_settings(text: &str) -> Result<Settings, Error> {
     json::read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
         let (svrlist, step) = (string(&mut fields, "svrlist"), fields.seconds("step"));
@@ -77,7 +77,7 @@ pub fn write_agent(agent: &AgentRecord) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read_agent(text: &str) -> Result<AgentRecord, Reason> {
+pub fn read_agent(text: &str) -> Result<AgentRecord, Error> {
     json::read(text, |value, faults| take_agent(value, "", faults))
 }
 
@@ -125,7 +125,7 @@ pub fn write_job(job: &JobRecord) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read_job(text: &str) -> Result<JobRecord, Reason> {
+pub fn read_job(text: &str) -> Result<JobRecord, Error> {
     json::read(text, take_job)
 }
 
@@ -143,7 +143,7 @@ pub fn write_stop(stop: &StopRecord) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read_stop(text: &str) -> Result<StopRecord, Reason> {
+pub fn read_stop(text: &str) -> Result<StopRecord, Error> {
     json::read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
         let at = Time(count(&mut fields, "at").unwrap_or(0));
@@ -164,7 +164,7 @@ pub fn write_run(run: &RunRecord) -> String {
     json.key("forking").boolean(run.forking);
     json.key("stopping").boolean(run.stopping);
     json.key("started").number(run.started.0);
-    if let Some(mark) = run.mark {
+    if let Some(mark) = run.fingerprint {
         json.key("mark").number(mark);
     }
     json.key("failures").number(u64::from(run.failures));
@@ -182,7 +182,7 @@ pub fn write_run(run: &RunRecord) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read_run(text: &str) -> Result<RunRecord, Reason> {
+pub fn read_run(text: &str) -> Result<RunRecord, Error> {
     json::read(text, take_run)
 }
 
@@ -323,7 +323,7 @@ fn take_run(value: &Value, faults: &mut Vec<String>) -> Option<RunRecord> {
         forking: fields.flag("forking").unwrap_or(false),
         stopping: fields.flag("stopping").unwrap_or(false),
         started: Time(count(&mut fields, "started").unwrap_or(0)),
-        mark: count(&mut fields, "mark"),
+        fingerprint: count(&mut fields, "mark"),
         failures: fields.integer("failures", 0, u64::from(u32::MAX)).unwrap_or(0) as u32,
         restart_at: count(&mut fields, "restart_at").map(Time),
         fatal: fields.flag("fatal").unwrap_or(false),

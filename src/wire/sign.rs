@@ -7,7 +7,7 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use crate::reason::Reason;
+use crate::error::Error;
 
 /// The shortest key, bytes.
 const KEY_MIN: usize = 16;
@@ -36,12 +36,16 @@ impl Keys {
     ///
     /// # Errors
     /// Says what is wrong with the file.
-    pub fn read(text: &[u8]) -> Result<Keys, Reason> {
+    pub fn read(text: &[u8]) -> Result<Keys, Error> {
         let lines = text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n');
         let (mut keys, mut name) = (Vec::new(), String::new());
         for (index, line) in lines.enumerate() {
             if line.len() < KEY_MIN {
-                return Err(reason!("line {}: want a key of at least {KEY_MIN} bytes, got {}", index + 1, line.len()));
+                return Err(format_error!(
+                    "line {}: want a key of at least {KEY_MIN} bytes, got {}",
+                    index + 1,
+                    line.len()
+                ));
             }
             if index == 2 {
                 return Err("want one or two lines, each a key".into());

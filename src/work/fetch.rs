@@ -16,7 +16,7 @@ use crate::sys::alarm;
 use crate::sys::file::read_up_to;
 use crate::work::exchange::{content_length, header, is_chunked, send};
 use crate::work::url::{base64, percent_decoded, Scheme, Url};
-use crate::work::{encode_total, ftp, stall_secs, Fault, Kind, Outcome};
+use crate::work::{encode_total, ftp, stall_secs, FailureKind, HelperError, HelperResponse};
 
 /// Bytes asked of the source at once.
 const CHUNK: usize = 128 << 10;
@@ -27,9 +27,9 @@ const REDIRECTS_MAX: u32 = 5;
 const LAG: Duration = Duration::from_millis(125);
 
 /// Fetches `url` into `file`, going on behind what it holds.
-pub fn fetch(url: &str, max_bytes: u64, rate: Option<u64>, file: File) -> Result<Outcome, Box<Fault>> {
+pub fn fetch(url: &str, max_bytes: u64, rate: Option<u64>, file: File) -> Result<HelperResponse, Box<HelperError>> {
     alarm::alarm(stall_secs());
-    let url = Url::parse(url).map_err(|reason| Fault::new(Kind::Final, reason))?;
+    let url = Url::parse(url).map_err(|reason| HelperError::new(FailureKind::Final, reason))?;
     let mut sink = Sink::new(file, max_bytes, rate)?;
     let counted = match url.scheme {
         Scheme::Http | Scheme::Https => http(url, &mut sink)?,
@@ -38,8 +38,8 @@ pub fn fetch(url: &str, max_bytes: u64, rate: Option<u64>, file: File) -> Result
     };
     // A slow disk is not a stalled server.
     alarm::alarm(0);
-    sink.file.sync_all().map_err(|error| Fault::storage("cannot write the package to disk", &error))?;
-    Ok(Outcome::Fetched { digest: sink.hash.finalize().into(), size: sink.size, counted, cut: sink.cut })
+    sink.file.sync_all().map_err(|error| HelperError::storage("cannot write the package to disk", &error))?;
+    Ok(HelperResponse::Fetched { digest: sink.hash.finalize().into(), size: sink.size, counted, cut: sink.cut })
 }
 
 /// The file being filled.
@@ -57,8 +57,8 @@ pub struct Sink {
 
 impl Sink {
     /// Hashes what the file holds already.
-    fn new(mut file: File, max: u64, rate: Option<u64>) -> Result<Sink, Box<Fault>> {
-        let cannot = |error: io::Error| Fault::storage("cannot read the part fetched before", &error);
+    fn new(mut file: File, max: u64, rate: Option<u64>) -> Result<Sink, Box<HelperError>> {
+        let cannot = |error: io::Error| HelperError::storage("cannot read the part fetched before", &error);
         let mut hash = Sha256::new();
         let mut buffer = vec![0; CHUNK];
         let mut size = 0;
@@ -87,18 +87,21 @@ impl Sink {
     }
 
     /// Begins anew with an empty file.
-    pub fn restart(&mut self) -> Result<(), Box<Fault>> {
+    pub fn restart(&mut self) -> Result<(), Box<HelperError>> {
         let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
-        emptied.map_err(|error| Fault::storage("cannot empty the file", &error))?;
+        emptied.map_err(|error| HelperError::storage("cannot empty the file", &error))?;
         self.hash = Sha256::new();
         self.size = 0;
         Ok(())
     }
 
     /// Whether `total` bytes, all of the file, may come and have room.
-    pub fn expect(&self, total: u64) -> Result<(), Box<Fault>> {
+    pub fn expect(&self, total: u64) -> Result<(), Box<HelperError>> {
         if total > self.max {
-            return Err(Fault::new(Kind::TooBig, reason!("the file has {total} bytes, more than {}", self.max)));
+            return Err(HelperError::new(
+                FailureKind::TooBig,
+                format_error!("the file has {total} bytes, more than {}", self.max),
+            ));
         }
         // For those who watch it; when nobody does any more, this process is about to end.
         let mut out = io::stdout().lock();
@@ -106,29 +109,36 @@ impl Sink {
         let missing = total.saturating_sub(self.size);
         // Where the file system cannot say it, writing will.
         match alarm::free_space(self.file.as_fd()) {
-            Ok(free) if free < missing => {
-                Err(Fault::new(Kind::NoSpace, reason!("no space: {missing} bytes to come, {free} free")))
-            }
+            Ok(free) if free < missing => Err(HelperError::new(
+                FailureKind::NoSpace,
+                format_error!("no space: {missing} bytes to come, {free} free"),
+            )),
             _ => Ok(()),
         }
     }
 
     /// Takes everything `source` gives until it ends; `total` is what the file then has, when that is known.
-    pub fn fill(&mut self, source: &mut dyn Read, total: Option<u64>) -> Result<(), Box<Fault>> {
+    pub fn fill(&mut self, source: &mut dyn Read, total: Option<u64>) -> Result<(), Box<HelperError>> {
         loop {
             let count = match source.read(&mut self.buffer) {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    return Err(Fault::temporary(&format!("the transfer broke off after {} bytes", self.size), &error));
+                    return Err(HelperError::temporary(
+                        &format!("the transfer broke off after {} bytes", self.size),
+                        &error,
+                    ));
                 }
             };
             if self.size + count as u64 > self.max {
-                return Err(Fault::new(Kind::TooBig, reason!("the file has more than {} bytes", self.max)));
+                return Err(HelperError::new(
+                    FailureKind::TooBig,
+                    format_error!("the file has more than {} bytes", self.max),
+                ));
             }
             let bytes = &self.buffer[..count];
-            self.file.write_all(bytes).map_err(|error| Fault::storage("cannot write the package", &error))?;
+            self.file.write_all(bytes).map_err(|error| HelperError::storage("cannot write the package", &error))?;
             self.hash.update(bytes);
             self.size += count as u64;
             if let Some(pace) = &mut self.pace {
@@ -137,9 +147,10 @@ impl Sink {
             alarm::alarm(stall_secs());
         }
         match total.filter(|total| *total > self.size) {
-            Some(total) => {
-                Err(Fault::new(Kind::Temporary, reason!("the transfer ended after {} of {total} bytes", self.size)))
-            }
+            Some(total) => Err(HelperError::new(
+                FailureKind::Temporary,
+                format_error!("the transfer ended after {} of {total} bytes", self.size),
+            )),
             None => Ok(()),
         }
     }
@@ -170,7 +181,7 @@ impl Pace {
 }
 
 /// GET, with redirects followed here, as minreq would follow them to anywhere. Returns whether the bytes were counted.
-fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
+fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Box<HelperError>> {
     let mut redirects = 0;
     loop {
         alarm::alarm(stall_secs());
@@ -216,24 +227,31 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
             301 | 302 | 303 | 307 | 308 => {
                 redirects += 1;
                 if redirects > REDIRECTS_MAX {
-                    return Err(Fault::new(Kind::Final, reason!("redirected more than {REDIRECTS_MAX} times")));
+                    return Err(HelperError::new(
+                        FailureKind::Final,
+                        format_error!("redirected more than {REDIRECTS_MAX} times"),
+                    ));
                 }
-                let location = header(&reply, "location")
-                    .ok_or_else(|| Fault::new(Kind::Final, reason!("redirected ({status}) to nowhere")))?;
-                let next = url.join(location).map_err(|reason| Fault::new(Kind::Final, reason))?;
+                let location = header(&reply, "location").ok_or_else(|| {
+                    HelperError::new(FailureKind::Final, format_error!("redirected ({status}) to nowhere"))
+                })?;
+                let next = url.join(location).map_err(|reason| HelperError::new(FailureKind::Final, reason))?;
                 if !matches!(next.scheme, Scheme::Http | Scheme::Https) {
-                    return Err(Fault::new(Kind::Final, reason!("redirected ({status}) to a url that is not http")));
+                    return Err(HelperError::new(
+                        FailureKind::Final,
+                        format_error!("redirected ({status}) to a url that is not http"),
+                    ));
                 }
                 url = next;
             }
             _ => {
                 let kind = match status {
                     // One with less than three digits is of a line cut short.
-                    0..=99 | 408 | 429 | 500..=599 => Kind::Temporary,
-                    _ => Kind::Final,
+                    0..=99 | 408 | 429 | 500..=599 => FailureKind::Temporary,
+                    _ => FailureKind::Final,
                 };
                 let phrase = reply.reason_phrase.trim();
-                let mut fault = Fault::new(kind, reason!("{} answered {status} {phrase}", url.place()));
+                let mut fault = HelperError::new(kind, format_error!("{} answered {status} {phrase}", url.place()));
                 if matches!(status, 429 | 503) {
                     fault.retry_after = header(&reply, "retry-after").and_then(|value| value.parse().ok());
                 }
@@ -245,19 +263,19 @@ fn http(mut url: Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
 
 /// The first byte of a body that has any. minreq takes the end of the connection for the end of the head: what a head says that
 /// nothing follows must not cost what was fetched before.
-fn first(reply: &mut minreq::ResponseLazy, total: Option<u64>) -> Result<io::Cursor<Vec<u8>>, Box<Fault>> {
+fn first(reply: &mut minreq::ResponseLazy, total: Option<u64>) -> Result<io::Cursor<Vec<u8>>, Box<HelperError>> {
     let mut byte = Vec::new();
     let read = read_up_to(1, &mut byte, &mut |to| reply.read(to));
-    read.map_err(|error| Fault::temporary("the transfer broke off before its first byte", &error))?;
+    read.map_err(|error| HelperError::temporary("the transfer broke off before its first byte", &error))?;
     if byte.is_empty() && total != Some(0) {
-        return Err(Fault::new(Kind::Temporary, "the server closed the connection before the first byte"));
+        return Err(HelperError::new(FailureKind::Temporary, "the server closed the connection before the first byte"));
     }
     Ok(io::Cursor::new(byte))
 }
 
 /// The request for what comes after the first `from` bytes.
-fn request(url: &Url, from: u64) -> Result<minreq::Request, Box<Fault>> {
-    let address = url.for_http().map_err(|reason| Fault::new(Kind::Final, reason))?;
+fn request(url: &Url, from: u64) -> Result<minreq::Request, Box<HelperError>> {
+    let address = url.for_http().map_err(|reason| HelperError::new(FailureKind::Final, reason))?;
     let mut request = minreq::get(address).with_follow_redirects(false).with_header("Accept-Encoding", "identity");
     if from > 0 {
         request = request.with_header("Range", format!("bytes={from}-"));
@@ -294,24 +312,24 @@ fn content_range(value: &str) -> Option<(Option<u64>, Option<u64>)> {
 }
 
 /// Copies a local file; always from its start, as that costs nothing.
-fn copy(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
+fn copy(url: &Url, sink: &mut Sink) -> Result<bool, Box<HelperError>> {
     let path = percent_decoded(&url.path)
         .filter(|path| !path.contains(&0))
         .map(std::ffi::OsString::from_vec)
-        .ok_or_else(|| Fault::new(Kind::Final, "the path in the url cannot be decoded"))?;
+        .ok_or_else(|| HelperError::new(FailureKind::Final, "the path in the url cannot be decoded"))?;
     let shown = path.to_string_lossy().into_owned();
     // Looked at first, as opening some devices does something, and without blocking, as opening a FIFO would wait for its
     // writer.
     let looked =
-        std::fs::metadata(&path).map_err(|error| Fault::storage(&format!("cannot open \"{shown}\""), &error))?;
+        std::fs::metadata(&path).map_err(|error| HelperError::storage(&format!("cannot open \"{shown}\""), &error))?;
     if !looked.is_file() {
-        return Err(Fault::new(Kind::Final, reason!("\"{shown}\" is no regular file")));
+        return Err(HelperError::new(FailureKind::Final, format_error!("\"{shown}\" is no regular file")));
     }
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-    let file = opened.map_err(|error| Fault::storage(&format!("cannot open \"{shown}\""), &error))?;
-    let data = file.metadata().map_err(|error| Fault::storage(&format!("cannot read \"{shown}\""), &error))?;
+    let file = opened.map_err(|error| HelperError::storage(&format!("cannot open \"{shown}\""), &error))?;
+    let data = file.metadata().map_err(|error| HelperError::storage(&format!("cannot read \"{shown}\""), &error))?;
     if !data.is_file() {
-        return Err(Fault::new(Kind::Final, reason!("\"{shown}\" is no regular file")));
+        return Err(HelperError::new(FailureKind::Final, format_error!("\"{shown}\" is no regular file")));
     }
     if sink.size > 0 {
         sink.restart()?;

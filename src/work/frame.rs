@@ -5,16 +5,16 @@
 //! one. Decoding is total: whatever the bytes are, the answer is a value or `None`.
 
 use crate::model::package::Format;
-use crate::work::{Kind, Order, Outcome};
+use crate::work::{FailureKind, HelperRequest, HelperResponse};
 
 /// The formats by their number in a frame.
 const FORMATS: [Format; 7] =
     [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk, Format::Tar, Format::TarGz, Format::TarXz];
 
 /// The order as one frame.
-pub fn encode_order(order: &Order) -> Vec<u8> {
+pub fn encode_request(order: &HelperRequest) -> Vec<u8> {
     match order {
-        Order::Exchange { url, headers, body, max_body } => {
+        HelperRequest::Exchange { url, headers, body, max_body } => {
             let mut out = Writer::new(0);
             out.bytes(url.as_bytes());
             out.number(headers.len() as u64);
@@ -26,14 +26,14 @@ pub fn encode_order(order: &Order) -> Vec<u8> {
             out.number(*max_body);
             out.end()
         }
-        Order::Fetch { url, max_bytes, rate } => {
+        HelperRequest::Fetch { url, max_bytes, rate } => {
             let mut out = Writer::new(1);
             out.bytes(url.as_bytes());
             out.number(*max_bytes);
             out.maybe(*rate);
             out.end()
         }
-        Order::Verify { keys, signature, name, version } => {
+        HelperRequest::Verify { keys, signature, name, version } => {
             let mut out = Writer::new(3);
             out.number(keys.len() as u64);
             for text in keys.iter().chain([signature, name, version]) {
@@ -41,7 +41,7 @@ pub fn encode_order(order: &Order) -> Vec<u8> {
             }
             out.end()
         }
-        Order::Unpack { format, dir, max_bytes, max_entries } => {
+        HelperRequest::Unpack { format, dir, max_bytes, max_entries } => {
             let mut out = Writer::new(2);
             out.number(FORMATS.iter().position(|known| known == format).unwrap_or(FORMATS.len()) as u64);
             out.bytes(dir.as_bytes());
@@ -53,7 +53,7 @@ pub fn encode_order(order: &Order) -> Vec<u8> {
 }
 
 /// The order in exactly these bytes.
-pub fn decode_order(bytes: &[u8]) -> Option<Order> {
+pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
     let mut frame = Reader::new(bytes)?;
     let order = match frame.byte()? {
         0 => {
@@ -62,10 +62,10 @@ pub fn decode_order(bytes: &[u8]) -> Option<Order> {
             for _ in 0..frame.number()? {
                 headers.push((frame.text()?, frame.text()?));
             }
-            Order::Exchange { url, headers, body: frame.bytes()?.to_vec(), max_body: frame.number()? }
+            HelperRequest::Exchange { url, headers, body: frame.bytes()?.to_vec(), max_body: frame.number()? }
         }
-        1 => Order::Fetch { url: frame.text()?, max_bytes: frame.number()?, rate: frame.maybe()? },
-        2 => Order::Unpack {
+        1 => HelperRequest::Fetch { url: frame.text()?, max_bytes: frame.number()?, rate: frame.maybe()? },
+        2 => HelperRequest::Unpack {
             format: *FORMATS.get(usize::try_from(frame.number()?).ok()?)?,
             dir: frame.text()?,
             max_bytes: frame.number()?,
@@ -76,7 +76,7 @@ pub fn decode_order(bytes: &[u8]) -> Option<Order> {
             for _ in 0..frame.number()? {
                 keys.push(frame.text()?);
             }
-            Order::Verify { keys, signature: frame.text()?, name: frame.text()?, version: frame.text()? }
+            HelperRequest::Verify { keys, signature: frame.text()?, name: frame.text()?, version: frame.text()? }
         }
         _ => return None,
     };
@@ -84,9 +84,9 @@ pub fn decode_order(bytes: &[u8]) -> Option<Order> {
 }
 
 /// The outcome as one frame.
-pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
+pub fn encode_response(outcome: &HelperResponse) -> Vec<u8> {
     match outcome {
-        Outcome::Exchanged { status, retry_after, signature, body } => {
+        HelperResponse::Exchanged { status, retry_after, signature, body } => {
             let mut out = Writer::new(0);
             out.number(u64::from(*status));
             out.maybe(*retry_after);
@@ -95,7 +95,7 @@ pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
             out.bytes(body);
             out.end()
         }
-        Outcome::Fetched { digest, size, counted, cut } => {
+        HelperResponse::Fetched { digest, size, counted, cut } => {
             let mut out = Writer::new(1);
             out.bytes(digest);
             out.number(*size);
@@ -103,19 +103,19 @@ pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
             out.number(u64::from(*cut));
             out.end()
         }
-        Outcome::Verified { digest } => {
+        HelperResponse::Verified { digest } => {
             let mut out = Writer::new(4);
             out.bytes(digest);
             out.end()
         }
-        Outcome::Unpacked { entries, bytes, top } => {
+        HelperResponse::Unpacked { entries, bytes, top } => {
             let mut out = Writer::new(2);
             out.number(*entries);
             out.number(*bytes);
             out.bytes(top.as_bytes());
             out.end()
         }
-        Outcome::Failed { kind, reason, progressed, retry_after } => {
+        HelperResponse::Failed { kind, reason, progressed, retry_after } => {
             let mut out = Writer::new(3);
             out.number(*kind as u64);
             out.bytes(reason.as_bytes());
@@ -127,7 +127,7 @@ pub fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
 }
 
 /// The outcome in exactly these bytes.
-pub fn decode_outcome(bytes: &[u8]) -> Option<Outcome> {
+pub fn decode_response(bytes: &[u8]) -> Option<HelperResponse> {
     let mut frame = Reader::new(bytes)?;
     let outcome = match frame.byte()? {
         0 => {
@@ -136,19 +136,25 @@ pub fn decode_outcome(bytes: &[u8]) -> Option<Outcome> {
             let signed = frame.number()? == 1;
             let signature = frame.text()?;
             let body = frame.bytes()?.to_vec();
-            Outcome::Exchanged { status, retry_after, signature: signed.then_some(signature), body }
+            HelperResponse::Exchanged { status, retry_after, signature: signed.then_some(signature), body }
         }
-        1 => Outcome::Fetched {
+        1 => HelperResponse::Fetched {
             digest: frame.bytes()?.try_into().ok()?,
             size: frame.number()?,
             counted: frame.number()? == 1,
             cut: frame.number()? == 1,
         },
-        2 => Outcome::Unpacked { entries: frame.number()?, bytes: frame.number()?, top: frame.text()? },
-        4 => Outcome::Verified { digest: frame.bytes()?.try_into().ok()? },
+        2 => HelperResponse::Unpacked { entries: frame.number()?, bytes: frame.number()?, top: frame.text()? },
+        4 => HelperResponse::Verified { digest: frame.bytes()?.try_into().ok()? },
         3 => {
-            const KINDS: [Kind; 5] = [Kind::Temporary, Kind::Final, Kind::NoSpace, Kind::TooBig, Kind::Hostile];
-            Outcome::Failed {
+            const KINDS: [FailureKind; 5] = [
+                FailureKind::Temporary,
+                FailureKind::Final,
+                FailureKind::NoSpace,
+                FailureKind::TooBig,
+                FailureKind::Hostile,
+            ];
+            HelperResponse::Failed {
                 kind: *KINDS.get(usize::try_from(frame.number()?).ok()?)?,
                 reason: frame.text()?,
                 progressed: frame.number()?,
@@ -259,69 +265,80 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    fn orders() -> Vec<Order> {
+    fn orders() -> Vec<HelperRequest> {
         vec![
-            Order::Exchange {
+            HelperRequest::Exchange {
                 url: "http://a/agent/status".into(),
                 headers: vec![("X-A".into(), "1".into()), ("X-B".into(), String::new())],
                 body: b"{}".to_vec(),
                 max_body: 1 << 20,
             },
-            Order::Fetch { url: "ftp://a/b.rpm".into(), max_bytes: u64::MAX, rate: None },
-            Order::Fetch { url: String::new(), max_bytes: 0, rate: Some(0) },
-            Order::Verify {
+            HelperRequest::Fetch { url: "ftp://a/b.rpm".into(), max_bytes: u64::MAX, rate: None },
+            HelperRequest::Fetch { url: String::new(), max_bytes: 0, rate: Some(0) },
+            HelperRequest::Verify {
                 keys: vec!["RWa".into(), "RWb".into()],
                 signature: "s\n".into(),
                 name: "web".into(),
                 version: "1".into(),
             },
-            Order::Unpack { format: Format::TarXz, dir: "/x".into(), max_bytes: 1, max_entries: 2 },
+            HelperRequest::Unpack { format: Format::TarXz, dir: "/x".into(), max_bytes: 1, max_entries: 2 },
         ]
     }
 
-    fn outcomes() -> Vec<Outcome> {
+    fn outcomes() -> Vec<HelperResponse> {
         vec![
-            Outcome::Exchanged { status: 429, retry_after: Some(7), signature: Some("ab".into()), body: vec![0, 255] },
-            Outcome::Exchanged { status: 200, retry_after: None, signature: None, body: Vec::new() },
-            Outcome::Fetched { digest: [7; 32], size: 9, counted: true, cut: true },
-            Outcome::Verified { digest: [8; 32] },
-            Outcome::Unpacked { entries: 1, bytes: 2, top: "a-1".into() },
-            Outcome::Failed { kind: Kind::Hostile, reason: "x".into(), progressed: 3, retry_after: Some(4) },
+            HelperResponse::Exchanged {
+                status: 429,
+                retry_after: Some(7),
+                signature: Some("ab".into()),
+                body: vec![0, 255],
+            },
+            HelperResponse::Exchanged { status: 200, retry_after: None, signature: None, body: Vec::new() },
+            HelperResponse::Fetched { digest: [7; 32], size: 9, counted: true, cut: true },
+            HelperResponse::Verified { digest: [8; 32] },
+            HelperResponse::Unpacked { entries: 1, bytes: 2, top: "a-1".into() },
+            HelperResponse::Failed {
+                kind: FailureKind::Hostile,
+                reason: "x".into(),
+                progressed: 3,
+                retry_after: Some(4),
+            },
         ]
     }
 
     #[test]
     fn frames_come_back_as_they_went() {
         for order in orders() {
-            assert_eq!(decode_order(&encode_order(&order)), Some(order));
+            assert_eq!(decode_request(&encode_request(&order)), Some(order));
         }
         for outcome in outcomes() {
-            assert_eq!(decode_outcome(&encode_outcome(&outcome)), Some(outcome));
+            assert_eq!(decode_response(&encode_response(&outcome)), Some(outcome));
         }
     }
 
     #[test]
     fn a_frame_cut_short_or_with_more_behind_it_is_none() {
-        for mut bytes in outcomes().iter().map(encode_outcome).chain(orders().iter().map(encode_order)) {
+        for mut bytes in outcomes().iter().map(encode_response).chain(orders().iter().map(encode_request)) {
             for end in 0..bytes.len() {
-                assert_eq!(decode_outcome(&bytes[..end]), None);
-                assert_eq!(decode_order(&bytes[..end]), None);
+                assert_eq!(decode_response(&bytes[..end]), None);
+                assert_eq!(decode_request(&bytes[..end]), None);
             }
             bytes.push(0);
-            assert_eq!(decode_outcome(&bytes), None);
-            assert_eq!(decode_order(&bytes), None);
+            assert_eq!(decode_response(&bytes), None);
+            assert_eq!(decode_request(&bytes), None);
         }
     }
 
     #[test]
     fn totals_come_off_the_front_and_nothing_else_does() {
         let mut bytes =
-            [encode_total(7), encode_total(u64::MAX), encode_outcome(&Outcome::Verified { digest: [1; 32] })].concat();
+            [encode_total(7), encode_total(u64::MAX), encode_response(&HelperResponse::Verified { digest: [1; 32] })]
+                .concat();
         assert_eq!((take_total(&mut bytes), take_total(&mut bytes)), (Some(7), Some(u64::MAX)));
         assert_eq!(take_total(&mut bytes), None);
-        assert_eq!(decode_outcome(&bytes), Some(Outcome::Verified { digest: [1; 32] }));
+        assert_eq!(decode_response(&bytes), Some(HelperResponse::Verified { digest: [1; 32] }));
         for outcome in outcomes() {
-            assert_eq!(take_total(&mut encode_outcome(&outcome)), None);
+            assert_eq!(take_total(&mut encode_response(&outcome)), None);
         }
         for end in 0..encode_total(7).len() {
             assert_eq!(take_total(&mut encode_total(7)[..end].to_vec()), None);
@@ -331,7 +348,7 @@ mod tests {
     #[test]
     fn mangled_frames_do_no_harm() {
         let mut seed = 1_u32;
-        for bytes in outcomes().iter().map(encode_outcome).chain(orders().iter().map(encode_order)) {
+        for bytes in outcomes().iter().map(encode_response).chain(orders().iter().map(encode_request)) {
             for _ in 0..2000 {
                 let mut mangled = bytes.clone();
                 for _ in 0..3 {
@@ -339,8 +356,8 @@ mod tests {
                     let place = 4 + (seed >> 8) as usize % (mangled.len() - 4);
                     mangled[place] = seed as u8;
                 }
-                decode_order(&mangled);
-                decode_outcome(&mangled);
+                decode_request(&mangled);
+                decode_response(&mangled);
             }
         }
     }

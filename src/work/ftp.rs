@@ -7,11 +7,11 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use crate::reason::Reason;
+use crate::error::Error;
 use crate::sys::alarm;
 use crate::work::fetch::Sink;
 use crate::work::url::{decoded, Url};
-use crate::work::{stall_secs, Fault, Kind};
+use crate::work::{stall_secs, FailureKind, HelperError};
 
 /// The longest reply that is read, bytes.
 const REPLY_MAX: usize = 16 << 10;
@@ -21,8 +21,8 @@ const SHOWN_MAX: usize = 300;
 const CONNECT_MAX: Duration = Duration::from_secs(15);
 
 /// Fetches the file `url` names, behind what `sink` holds. Returns whether the bytes were counted.
-pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
-    let (folders, file) = route(&url.path).map_err(|reason| Fault::new(Kind::Final, reason))?;
+pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<HelperError>> {
+    let (folders, file) = route(&url.path).map_err(|reason| HelperError::new(FailureKind::Final, reason))?;
     let mut control = Control::connect(url)?;
     control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
     control.demand("TYPE I", 2)?;
@@ -49,9 +49,9 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
     }
     match control.demand(&format!("RETR {file}"), 1) {
         // It may be the place to go on from that is refused, of a file that has become shorter.
-        Err(mut fault) if fault.kind == Kind::Final && sink.size > 0 => {
+        Err(mut fault) if fault.kind == FailureKind::Final && sink.size > 0 => {
             sink.restart()?;
-            fault.kind = Kind::Temporary;
+            fault.kind = FailureKind::Temporary;
             return Err(fault);
         }
         result => result?,
@@ -67,16 +67,17 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<Fault>> {
     control.reply()?;
     control.expect("RETR", 2)?;
     match size {
-        Some(size) if size > sink.size => {
-            Err(Fault::new(Kind::Temporary, reason!("the transfer ended after {} of {size} bytes", sink.size)))
-        }
+        Some(size) if size > sink.size => Err(HelperError::new(
+            FailureKind::Temporary,
+            format_error!("the transfer ended after {} of {size} bytes", sink.size),
+        )),
         // The server's word that this was all of it.
         _ => Ok(true),
     }
 }
 
 /// The folders to enter and the file to ask for. A leading empty segment or a decoded leading slash goes from the root.
-fn route(path: &str) -> Result<(Vec<String>, String), Reason> {
+fn route(path: &str) -> Result<(Vec<String>, String), Error> {
     let path = path.strip_prefix('/').unwrap_or(path);
     let path = match path.rsplit_once(';') {
         Some((path, kind)) if kind.len() == 6 && kind.starts_with("type=") => path,
@@ -115,12 +116,12 @@ struct Reply {
 
 impl Control {
     /// Connects, and hears the greeting.
-    fn connect(url: &Url) -> Result<Control, Box<Fault>> {
+    fn connect(url: &Url) -> Result<Control, Box<HelperError>> {
         let place = url.place();
         let addresses = (url.host.as_str(), url.port)
             .to_socket_addrs()
-            .map_err(|error| Fault::temporary(&format!("cannot resolve \"{}\"", url.host), &error))?;
-        let mut last = Fault::new(Kind::Temporary, reason!("\"{}\" has no address", url.host));
+            .map_err(|error| HelperError::temporary(&format!("cannot resolve \"{}\"", url.host), &error))?;
+        let mut last = HelperError::new(FailureKind::Temporary, format_error!("\"{}\" has no address", url.host));
         for address in addresses {
             match connect(address) {
                 Ok(stream) => {
@@ -130,13 +131,13 @@ impl Control {
                     control.expect("the connection", 2)?;
                     return Ok(control);
                 }
-                Err(error) => last = Fault::temporary(&format!("cannot connect to {place}"), &error),
+                Err(error) => last = HelperError::temporary(&format!("cannot connect to {place}"), &error),
             }
         }
         Err(last)
     }
 
-    fn log_in(&mut self, user: &str, password: &str) -> Result<(), Box<Fault>> {
+    fn log_in(&mut self, user: &str, password: &str) -> Result<(), Box<HelperError>> {
         if self.ask(&format!("USER {user}"))? != 331 {
             return self.expect("USER", 2);
         }
@@ -145,19 +146,19 @@ impl Control {
     }
 
     /// The size the server gives for the file, if any.
-    fn size(&mut self, file: &str) -> Result<Option<u64>, Box<Fault>> {
+    fn size(&mut self, file: &str) -> Result<Option<u64>, Box<HelperError>> {
         let code = self.ask(&format!("SIZE {file}"))?;
         Ok(if code == 213 { self.said.text.trim().parse().ok() } else { None })
     }
 
     /// A data connection: EPSV, and where the server or something between does not have it, PASV.
-    fn open_data(&mut self) -> Result<TcpStream, Box<Fault>> {
+    fn open_data(&mut self) -> Result<TcpStream, Box<HelperError>> {
         if self.ask("EPSV")? == 229 {
             let port = extended_port(&self.said.text).ok_or_else(|| self.without_port("EPSV"))?;
             match connect(SocketAddr::new(self.peer.ip(), port)) {
                 Ok(stream) => return Ok(stream),
                 Err(error) if self.peer.is_ipv6() => {
-                    return Err(Fault::temporary("cannot open a data connection", &error));
+                    return Err(HelperError::temporary("cannot open a data connection", &error));
                 }
                 Err(_) => {}
             }
@@ -165,41 +166,41 @@ impl Control {
         self.demand("PASV", 2)?;
         let port = passive_port(&self.said.text).ok_or_else(|| self.without_port("PASV"))?;
         connect(SocketAddr::new(self.peer.ip(), port))
-            .map_err(|error| Fault::temporary("cannot open a data connection", &error))
+            .map_err(|error| HelperError::temporary("cannot open a data connection", &error))
     }
 
-    fn without_port(&self, command: &str) -> Box<Fault> {
-        Fault::new(Kind::Temporary, reason!("no port in the reply to {command}: {}", self.said.text))
+    fn without_port(&self, command: &str) -> Box<HelperError> {
+        HelperError::new(FailureKind::Temporary, format_error!("no port in the reply to {command}: {}", self.said.text))
     }
 
     /// `ask`, and the reply must be of this class.
-    fn demand(&mut self, command: &str, class: u16) -> Result<(), Box<Fault>> {
+    fn demand(&mut self, command: &str, class: u16) -> Result<(), Box<HelperError>> {
         self.ask(command)?;
         self.expect(command, class)
     }
 
     /// The last reply is fine when its code's first digit is `class`; else a fault that quotes the server.
-    fn expect(&self, command: &str, class: u16) -> Result<(), Box<Fault>> {
+    fn expect(&self, command: &str, class: u16) -> Result<(), Box<HelperError>> {
         let Reply { code, text } = &self.said;
         if code / 100 == class {
             return Ok(());
         }
-        let kind = if code / 100 == 5 { Kind::Final } else { Kind::Temporary };
-        Err(Fault::new(kind, reason!("the server answered {command} with {code} {text}")))
+        let kind = if code / 100 == 5 { FailureKind::Final } else { FailureKind::Temporary };
+        Err(HelperError::new(kind, format_error!("the server answered {command} with {code} {text}")))
     }
 
     /// Sends a command and reads the reply, of which it returns the code.
-    fn ask(&mut self, command: &str) -> Result<u16, Box<Fault>> {
+    fn ask(&mut self, command: &str) -> Result<u16, Box<HelperError>> {
         alarm::alarm(stall_secs());
         let line = format!("{command}\r\n");
         self.stream
             .write_all(line.as_bytes())
-            .map_err(|error| Fault::temporary("the control connection broke off", &error))?;
+            .map_err(|error| HelperError::temporary("the control connection broke off", &error))?;
         self.reply()
     }
 
     /// Reads one reply, and returns its code.
-    fn reply(&mut self) -> Result<u16, Box<Fault>> {
+    fn reply(&mut self) -> Result<u16, Box<HelperError>> {
         loop {
             match parse(&self.inbox) {
                 Parsed::Reply(reply, used) => {
@@ -207,18 +208,22 @@ impl Control {
                     self.said = reply;
                     return Ok(self.said.code);
                 }
-                Parsed::Nonsense => return Err(Fault::new(Kind::Temporary, "the server's reply is not FTP")),
+                Parsed::Nonsense => {
+                    return Err(HelperError::new(FailureKind::Temporary, "the server's reply is not FTP"))
+                }
                 Parsed::Incomplete if self.inbox.len() > REPLY_MAX => {
-                    return Err(Fault::new(Kind::Temporary, "the server's reply is over 16 KiB"));
+                    return Err(HelperError::new(FailureKind::Temporary, "the server's reply is over 16 KiB"));
                 }
                 Parsed::Incomplete => {}
             }
             let mut buffer = [0; 2048];
             match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(Fault::new(Kind::Temporary, "the server closed the control connection")),
+                Ok(0) => {
+                    return Err(HelperError::new(FailureKind::Temporary, "the server closed the control connection"))
+                }
                 Ok(count) => self.inbox.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Fault::temporary("the control connection broke off", &error)),
+                Err(error) => return Err(HelperError::temporary("the control connection broke off", &error)),
             }
         }
     }

@@ -18,14 +18,14 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::process::exit;
 
+use crate::error::Error;
 use crate::kernel::{Errno, Resource};
 use crate::model::package::Format;
-use crate::reason::Reason;
 use crate::sys::file::read_up_to;
 use crate::sys::seccomp::{self, Purpose};
 use crate::sys::{process, stdin};
 
-pub use frame::{decode_order, decode_outcome, encode_order, encode_outcome, encode_total, take_total};
+pub use frame::{decode_request, decode_response, encode_request, encode_response, encode_total, take_total};
 
 /// Exit status of a child that could not connect in time.
 pub const EXIT_NO_CONNECTION: i32 = 40;
@@ -44,7 +44,7 @@ const REASON_MAX: usize = 1024;
 
 /// What a child is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum HelperRequest {
     /// One HTTP POST.
     Exchange {
         /// `http://` or `https://`.
@@ -91,7 +91,7 @@ pub enum Order {
 
 /// What came of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum HelperResponse {
     /// The server answered, with whatever status.
     Exchanged {
         /// Of the status line.
@@ -131,7 +131,7 @@ pub enum Outcome {
     /// It was not done.
     Failed {
         /// What kind of failure.
-        kind: Kind,
+        kind: FailureKind,
         /// One sentence for a person, at most 1 KiB, without passwords.
         reason: String,
         /// Bytes by which the file grew in this attempt.
@@ -144,7 +144,7 @@ pub enum Outcome {
 /// What a failure means for another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FailureKind {
     /// Another attempt may go better.
     Temporary = 0,
     /// Another attempt would end the same.
@@ -160,31 +160,31 @@ pub enum Kind {
 
 /// A failure on its way out.
 #[derive(Debug)]
-struct Fault {
-    kind: Kind,
-    reason: Reason,
+struct HelperError {
+    kind: FailureKind,
+    reason: Error,
     retry_after: Option<u64>,
 }
 
-impl Fault {
+impl HelperError {
     #[inline(never)]
-    fn new(kind: Kind, reason: impl Into<Reason>) -> Box<Fault> {
-        Box::new(Fault { kind, reason: reason.into(), retry_after: None })
+    fn new(kind: FailureKind, reason: impl Into<Error>) -> Box<HelperError> {
+        Box::new(HelperError { kind, reason: reason.into(), retry_after: None })
     }
 
     /// `what: cause`, for a failure of the network or of a peer: worth another attempt.
-    fn temporary(what: &str, error: &io::Error) -> Box<Fault> {
-        Fault::new(Kind::Temporary, reason!("{what}: {}", cause(error)))
+    fn temporary(what: &str, error: &io::Error) -> Box<HelperError> {
+        HelperError::new(FailureKind::Temporary, format_error!("{what}: {}", cause(error)))
     }
 
     /// `what: cause`, for a failure of the local file system.
-    fn storage(what: &str, error: &io::Error) -> Box<Fault> {
+    fn storage(what: &str, error: &io::Error) -> Box<HelperError> {
         let kind = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::NoSpace,
-            io::ErrorKind::FileTooLarge => Kind::TooBig,
-            _ => Kind::Final,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::NoSpace,
+            io::ErrorKind::FileTooLarge => FailureKind::TooBig,
+            _ => FailureKind::Final,
         };
-        Fault::new(kind, reason!("{what}: {}", cause(error)))
+        HelperError::new(kind, format_error!("{what}: {}", cause(error)))
     }
 }
 
@@ -217,19 +217,19 @@ pub fn run() -> ! {
         eprintln!("bootagent: cannot read the order: {error}");
         exit(1);
     }
-    let Some(mut order) = decode_order(&bytes) else {
+    let Some(mut order) = decode_request(&bytes) else {
         eprintln!("bootagent: work is for the daemon only, and this is no order of its");
         exit(2);
     };
     drop(bytes);
-    if !matches!(order, Order::Unpack { .. }) {
+    if !matches!(order, HelperRequest::Unpack { .. }) {
         // Only unpacking needs a process beside itself. Set here, as others of its user would count before the exec.
         let _ = process::set_limit(Resource::Nproc, 0, 0);
     }
     confine(&order);
     let outcome = perform(&mut order);
     let mut out = io::stdout().lock();
-    exit(match out.write_all(&encode_outcome(&outcome)).and_then(|()| out.flush()) {
+    exit(match out.write_all(&encode_response(&outcome)).and_then(|()| out.flush()) {
         Ok(()) => 0,
         Err(_) => 1,
     })
@@ -238,12 +238,12 @@ pub fn run() -> ! {
 /// Gives up all system calls that this order does not need, for as long as this process lives; unpacking needs a process beside
 /// itself. Where the kernel has no filters, it goes without, and so does a binary with TLS: which calls the library for that
 /// makes is not ours to say.
-fn confine(order: &Order) {
+fn confine(order: &HelperRequest) {
     let purpose = match order {
         _ if cfg!(feature = "tls") => return,
-        Order::Exchange { .. } | Order::Fetch { .. } => Purpose::Network,
-        Order::Verify { .. } => Purpose::Reading,
-        Order::Unpack { .. } => return,
+        HelperRequest::Exchange { .. } | HelperRequest::Fetch { .. } => Purpose::Network,
+        HelperRequest::Verify { .. } => Purpose::Reading,
+        HelperRequest::Unpack { .. } => return,
     };
     let _ = seccomp::restrict(purpose);
 }
@@ -266,19 +266,19 @@ pub fn try_parsers(bytes: &[u8]) {
         let _ = (url.for_http(), url.place(), url.join(&text));
     }
     url::without_password(&text, &text);
-    decode_order(bytes);
-    decode_outcome(bytes);
+    decode_request(bytes);
+    decode_response(bytes);
     take_total(&mut bytes.to_vec());
 }
 
 /// Does the order; a failure becomes an outcome.
-fn perform(order: &mut Order) -> Outcome {
+fn perform(order: &mut HelperRequest) -> HelperResponse {
     match order {
-        Order::Exchange { url, headers, body, max_body } => {
+        HelperRequest::Exchange { url, headers, body, max_body } => {
             let body = std::mem::take(body);
             exchange::exchange(url, headers, body, *max_body).unwrap_or_else(|fault| failed(&fault, url, 0))
         }
-        Order::Fetch { url, max_bytes, rate } => match third() {
+        HelperRequest::Fetch { url, max_bytes, rate } => match package_fd() {
             Ok(file) => {
                 let before = file.metadata().map_or(0, |data| data.len());
                 let after = file.try_clone();
@@ -289,24 +289,24 @@ fn perform(order: &mut Order) -> Outcome {
             }
             Err(fault) => failed(&fault, url, 0),
         },
-        Order::Verify { keys, signature, name, version } => third()
+        HelperRequest::Verify { keys, signature, name, version } => package_fd()
             .and_then(|file| verify::verify(file, keys, signature, name, version))
-            .map_or_else(|fault| failed(&fault, "", 0), |digest| Outcome::Verified { digest }),
-        Order::Unpack { format, dir, max_bytes, max_entries } => third()
+            .map_or_else(|fault| failed(&fault, "", 0), |digest| HelperResponse::Verified { digest }),
+        HelperRequest::Unpack { format, dir, max_bytes, max_entries } => package_fd()
             .and_then(|file| unpack::unpack(file, *format, dir, *max_bytes, *max_entries))
             .unwrap_or_else(|fault| failed(&fault, "", 0)),
     }
 }
 
 /// The file the daemon gave.
-fn third() -> Result<File, Box<Fault>> {
+fn package_fd() -> Result<File, Box<HelperError>> {
     crate::sys::inherited(3)
         .map(File::from)
-        .map_err(|error| Fault::storage("cannot use the file at descriptor 3", &error))
+        .map_err(|error| HelperError::storage("cannot use the file at descriptor 3", &error))
 }
 
 /// The fault as an outcome, fit to be shown.
-fn failed(fault: &Fault, url: &str, progressed: u64) -> Outcome {
+fn failed(fault: &HelperError, url: &str, progressed: u64) -> HelperResponse {
     let reason = crate::model::job::sanitize(&url::without_password(&fault.reason, url), REASON_MAX);
-    Outcome::Failed { kind: fault.kind, reason, progressed, retry_after: fault.retry_after }
+    HelperResponse::Failed { kind: fault.kind, reason, progressed, retry_after: fault.retry_after }
 }

@@ -2,7 +2,7 @@
 //!
 //! Pure: blocks in, a `Header` out. What a member may be and where it may go is `unpack`'s to say.
 
-use crate::work::{Fault, Kind};
+use crate::work::{FailureKind, HelperError};
 
 /// The unit of a tar archive, bytes.
 pub const BLOCK: usize = 512;
@@ -134,8 +134,8 @@ pub fn up_to_nul(mut bytes: Vec<u8>) -> Vec<u8> {
 ///
 /// # Errors
 /// A header that is none, and members that are sparse.
-pub fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), Box<Fault>> {
-    let wrong = || Fault::new(Kind::Final, "no tar archive: a pax header that is none");
+pub fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), Box<HelperError>> {
+    let wrong = || HelperError::new(FailureKind::Final, "no tar archive: a pax header that is none");
     for (key, value) in records(bytes).ok_or_else(wrong)? {
         match key {
             b"path" => extra.name = Some(value.to_vec()),
@@ -144,7 +144,9 @@ pub fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), Box<Fault>> {
                 let size = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
                 extra.size = Some(size.ok_or_else(wrong)?);
             }
-            _ if key.starts_with(b"GNU.sparse.") => return Err(Fault::new(Kind::Hostile, "a sparse member")),
+            _ if key.starts_with(b"GNU.sparse.") => {
+                return Err(HelperError::new(FailureKind::Hostile, "a sparse member"))
+            }
             _ => {}
         }
     }

@@ -22,7 +22,7 @@ use crate::model::package::Format;
 use crate::sys::file::read_up_to;
 use crate::sys::process;
 use crate::work::tar::{header, padded, pax, up_to_nul, Extra, Header, BLOCK};
-use crate::work::{Fault, Kind, Outcome};
+use crate::work::{FailureKind, HelperError, HelperResponse};
 
 /// The longest pax header or long name, bytes.
 const EXTRA_MAX: u64 = 64 << 10;
@@ -39,8 +39,8 @@ pub fn unpack(
     dir: &str,
     max_bytes: u64,
     max_entries: u64,
-) -> Result<Outcome, Box<Fault>> {
-    package.rewind().map_err(|error| Fault::storage("cannot read the package", &error))?;
+) -> Result<HelperResponse, Box<HelperError>> {
+    package.rewind().map_err(|error| HelperError::storage("cannot read the package", &error))?;
     let mut unpacking = Unpacking {
         root: PathBuf::from(dir),
         directories: Vec::new(),
@@ -55,7 +55,12 @@ pub fn unpack(
         Format::Tar => None,
         Format::TarGz => Some("gzip"),
         Format::TarXz => Some("xz"),
-        _ => return Err(Fault::new(Kind::Final, reason!("a \"{}\" package is not unpacked", format.ending()))),
+        _ => {
+            return Err(HelperError::new(
+                FailureKind::Final,
+                format_error!("a \"{}\" package is not unpacked", format.ending()),
+            ))
+        }
     };
     match tool {
         None => unpacking.read(&mut Source { file: package, read: 0 })?,
@@ -67,16 +72,19 @@ pub fn unpack(
             drop(source);
             let exit = process::wait_for(pid).unwrap_or(Exit::Unknown);
             if let Some(failure) = failures.take(pid) {
-                return Err(Fault::new(Kind::Final, reason!("cannot execute \"{tool}\": {failure}")));
+                return Err(HelperError::new(
+                    FailureKind::Final,
+                    format_error!("cannot execute \"{tool}\": {failure}"),
+                ));
             }
             // Where the tool broke off, the archive only ends too early.
             let broke_off = exit != Exit::Code(0) && exit != Exit::Signal(Sig::PIPE);
-            if broke_off && read.as_ref().err().is_none_or(|fault| fault.kind == Kind::Final) {
+            if broke_off && read.as_ref().err().is_none_or(|fault| fault.kind == FailureKind::Final) {
                 let mut said = Vec::new();
                 let _ = read_up_to(SAID_MAX, &mut said, &mut |to| words.read(to));
                 let said = String::from_utf8_lossy(&said);
-                let text = reason!("cannot decompress the package: \"{tool}\" {exit}: {}", said.trim());
-                return Err(Fault::new(Kind::Final, text));
+                let text = format_error!("cannot decompress the package: \"{tool}\" {exit}: {}", said.trim());
+                return Err(HelperError::new(FailureKind::Final, text));
             }
             read?;
         }
@@ -108,12 +116,13 @@ struct Unpacking {
 
 impl Unpacking {
     /// Unpacks every member, and reads on to the end of the stream, so that whoever writes it can check what it wrote.
-    fn read(&mut self, source: &mut Source) -> Result<(), Box<Fault>> {
+    fn read(&mut self, source: &mut Source) -> Result<(), Box<HelperError>> {
         let mut block = [0; BLOCK];
         let mut extra = Extra::default();
         while source.fill(&mut block)? {
             let read = header(&block);
-            let Some(mut header) = read.map_err(|what| Fault::new(Kind::Final, reason!("no tar archive: {what}")))?
+            let Some(mut header) =
+                read.map_err(|what| HelperError::new(FailureKind::Final, format_error!("no tar archive: {what}")))?
             else {
                 return self.drain(source);
             };
@@ -130,7 +139,10 @@ impl Unpacking {
                     let mut global = Extra::default();
                     pax(&bytes, &mut global)?;
                     if global.name.is_some() || global.link.is_some() || global.size.is_some() {
-                        return Err(Fault::new(Kind::Hostile, "a global header names or sizes all members"));
+                        return Err(HelperError::new(
+                            FailureKind::Hostile,
+                            "a global header names or sizes all members",
+                        ));
                     }
                 }
                 _ => {
@@ -143,32 +155,32 @@ impl Unpacking {
             }
         }
         if self.entries == 0 {
-            return Err(Fault::new(Kind::Final, "the archive is empty"));
+            return Err(HelperError::new(FailureKind::Final, "the archive is empty"));
         }
         Ok(())
     }
 
     /// Reads what follows the end mark: padding, if anything.
-    fn drain(&mut self, source: &mut Source) -> Result<(), Box<Fault>> {
+    fn drain(&mut self, source: &mut Source) -> Result<(), Box<HelperError>> {
         let end = source.read;
         loop {
             match source.file.read(&mut self.buffer) {
                 Ok(0) => return Ok(()),
                 Ok(count) => source.read += count as u64,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(Fault::temporary("cannot read the archive", &error)),
+                Err(error) => return Err(HelperError::temporary("cannot read the archive", &error)),
             }
             if source.read - end > self.max_bytes {
-                return Err(Fault::new(Kind::TooBig, "the archive goes on and on behind its end mark"));
+                return Err(HelperError::new(FailureKind::TooBig, "the archive goes on and on behind its end mark"));
             }
         }
     }
 
     /// The data of a header that belongs to the next one.
-    fn attached(&mut self, source: &mut Source, size: u64) -> Result<Vec<u8>, Box<Fault>> {
+    fn attached(&mut self, source: &mut Source, size: u64) -> Result<Vec<u8>, Box<HelperError>> {
         self.count()?;
         if size > EXTRA_MAX {
-            return Err(Fault::new(Kind::Hostile, reason!("a header of {size} bytes")));
+            return Err(HelperError::new(FailureKind::Hostile, format_error!("a header of {size} bytes")));
         }
         let mut bytes = vec![0; padded(size) as usize];
         source.demand(&mut bytes)?;
@@ -177,24 +189,27 @@ impl Unpacking {
     }
 
     /// Counts one more header, of whatever kind, so that no archive keeps us busy for ever.
-    fn count(&mut self) -> Result<(), Box<Fault>> {
+    fn count(&mut self) -> Result<(), Box<HelperError>> {
         self.entries += 1;
         if self.entries > self.max_entries {
-            return Err(Fault::new(Kind::TooBig, reason!("the archive has more than {} members", self.max_entries)));
+            return Err(HelperError::new(
+                FailureKind::TooBig,
+                format_error!("the archive has more than {} members", self.max_entries),
+            ));
         }
         Ok(())
     }
 
     /// Makes one member.
-    fn member(&mut self, header: &Header, source: &mut Source) -> Result<(), Box<Fault>> {
+    fn member(&mut self, header: &Header, source: &mut Source) -> Result<(), Box<HelperError>> {
         self.count()?;
         let shown = String::from_utf8_lossy(&header.name).into_owned();
-        let hostile = |what: &str| Fault::new(Kind::Hostile, reason!("member \"{shown}\" {what}"));
+        let hostile = |what: &str| HelperError::new(FailureKind::Hostile, format_error!("member \"{shown}\" {what}"));
         let name = relative(&header.name).map_err(hostile)?;
         if header.mode & 0o7000 != 0 {
             return Err(hostile("has a set-user-id, set-group-id or sticky bit"));
         }
-        let storage = |error: io::Error| Fault::storage(&format!("cannot unpack \"{shown}\""), &error);
+        let storage = |error: io::Error| HelperError::storage(&format!("cannot unpack \"{shown}\""), &error);
         // Files of the oldest archives have no other sign of being a directory.
         let kind = if header.kind == b'0' && header.name.ends_with(b"/") { b'5' } else { header.kind };
         if name.as_os_str().is_empty() {
@@ -210,8 +225,8 @@ impl Unpacking {
                 self.place(&name).map_err(hostile)?.map_err(storage)?;
                 self.bytes = self.bytes.saturating_add(header.size);
                 if self.bytes > self.max_bytes {
-                    let reason = reason!("the archive has more than {} bytes, with \"{shown}\"", self.max_bytes);
-                    return Err(Fault::new(Kind::TooBig, reason));
+                    let reason = format_error!("the archive has more than {} bytes, with \"{shown}\"", self.max_bytes);
+                    return Err(HelperError::new(FailureKind::TooBig, reason));
                 }
                 let path = self.root.join(&name);
                 let mut file =
@@ -259,8 +274,8 @@ impl Unpacking {
         source: &mut Source,
         size: u64,
         file: &mut File,
-        storage: impl Fn(io::Error) -> Box<Fault>,
-    ) -> Result<(), Box<Fault>> {
+        storage: impl Fn(io::Error) -> Box<HelperError>,
+    ) -> Result<(), Box<HelperError>> {
         let mut left = size;
         while left > 0 {
             let take = left.min(CHUNK as u64) as usize;
@@ -324,8 +339,8 @@ impl Unpacking {
     }
 
     /// Puts the directories on disk, and finds the top.
-    fn finish(self) -> Result<Outcome, Box<Fault>> {
-        let storage = |error: io::Error| Fault::storage("cannot write the package to disk", &error);
+    fn finish(self) -> Result<HelperResponse, Box<HelperError>> {
+        let storage = |error: io::Error| HelperError::storage("cannot write the package to disk", &error);
         let mut first = fs::read_dir(&self.root).map_err(storage)?;
         let top = match (first.next(), first.next()) {
             (Some(Ok(only)), None) if only.file_type().is_ok_and(|kind| kind.is_dir()) => {
@@ -334,12 +349,12 @@ impl Unpacking {
             _ => String::new(),
         };
         if let Some(link) = self.climbing.filter(|_| !top.is_empty()) {
-            let reason = reason!("member \"{link}\" is a link out of the top directory \"{top}\"");
-            return Err(Fault::new(Kind::Hostile, reason));
+            let reason = format_error!("member \"{link}\" is a link out of the top directory \"{top}\"");
+            return Err(HelperError::new(FailureKind::Hostile, reason));
         }
         for name in self.directories.iter().map(PathBuf::as_path).chain([Path::new("")]) {
             File::open(self.root.join(name)).and_then(|directory| directory.sync_all()).map_err(storage)?;
         }
-        Ok(Outcome::Unpacked { entries: self.entries, bytes: self.bytes, top })
+        Ok(HelperResponse::Unpacked { entries: self.entries, bytes: self.bytes, top })
     }
 }

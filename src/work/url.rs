@@ -2,7 +2,7 @@
 //!
 //! Pure. A password in a URL leaves this file only in `Url`, never in a message.
 
-use crate::reason::Reason;
+use crate::error::Error;
 
 /// How what a URL names is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +36,9 @@ pub struct Url {
 
 impl Url {
     /// Reads and checks a URL; the error says what is wrong with it, without its password.
-    pub fn parse(url: &str) -> Result<Url, Reason> {
+    pub fn parse(url: &str) -> Result<Url, Error> {
         if let Some(bad) = url.chars().find(|c| c.is_control() || *c == ' ') {
-            return Err(reason!("the url holds U+{:04X}, which must be percent-encoded", u32::from(bad)));
+            return Err(format_error!("the url holds U+{:04X}, which must be percent-encoded", u32::from(bad)));
         }
         let (scheme, rest) = url.split_once("://").ok_or("the url has no scheme")?;
         let (scheme, default_port) = match scheme.to_ascii_lowercase().as_str() {
@@ -46,7 +46,7 @@ impl Url {
             "https" => (Scheme::Https, 443),
             "ftp" => (Scheme::Ftp, 21),
             "file" => (Scheme::File, 0),
-            other => return Err(reason!("want a url of http, https, ftp or file, got \"{other}\"")),
+            other => return Err(format_error!("want a url of http, https, ftp or file, got \"{other}\"")),
         };
         let rest = rest.split('#').next().unwrap_or_default();
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -57,7 +57,7 @@ impl Url {
         };
         if scheme == Scheme::File {
             if !(place.is_empty() || place.eq_ignore_ascii_case("localhost")) || userinfo.is_some() {
-                return Err(reason!("a file url names no host, got \"{place}\""));
+                return Err(format_error!("a file url names no host, got \"{place}\""));
             }
             return Ok(Url { scheme, user: None, password: None, host: String::new(), port: 0, path });
         }
@@ -88,9 +88,9 @@ impl Url {
     }
 
     /// The URL as minreq takes it: no user, bytes outside of ASCII encoded.
-    pub fn for_http(&self) -> Result<String, Reason> {
+    pub fn for_http(&self) -> Result<String, Error> {
         if self.host.contains(':') {
-            return Err(reason!("cannot use the literal IPv6 address \"{}\": give the host a name", self.host));
+            return Err(format_error!("cannot use the literal IPv6 address \"{}\": give the host a name", self.host));
         }
         let (scheme, own) = if self.scheme == Scheme::Https { ("https", 443) } else { ("http", 80) };
         let mut out = format!("{scheme}://{}", self.host);
@@ -108,7 +108,7 @@ impl Url {
     }
 
     /// The URL that `location`, found in a reply from this one, leads to. What is relative keeps user and password.
-    pub fn join(&self, location: &str) -> Result<Url, Reason> {
+    pub fn join(&self, location: &str) -> Result<Url, Error> {
         let scheme = if self.scheme == Scheme::Https { "https" } else { "http" };
         if location.split(['/', '?', '#']).next().is_some_and(|head| head.contains(':')) {
             return Url::parse(location);
@@ -140,16 +140,16 @@ impl Url {
 }
 
 /// `host`, `host:port` or either with a bracketed IPv6 address.
-fn split_place(place: &str) -> Result<(&str, Option<&str>), Reason> {
+fn split_place(place: &str) -> Result<(&str, Option<&str>), Error> {
     if let Some(rest) = place.strip_prefix('[') {
-        let (host, port) = rest.split_once(']').ok_or_else(|| reason!("\"{place}\" has no closing bracket"))?;
+        let (host, port) = rest.split_once(']').ok_or_else(|| format_error!("\"{place}\" has no closing bracket"))?;
         if host.parse::<std::net::Ipv6Addr>().is_err() {
-            return Err(reason!("\"{host}\" is no IPv6 address"));
+            return Err(format_error!("\"{host}\" is no IPv6 address"));
         }
         return match port.strip_prefix(':') {
             Some(port) => Ok((host, Some(port))),
             None if port.is_empty() => Ok((host, None)),
-            None => Err(reason!("want a port behind the address, got \"{port}\"")),
+            None => Err(format_error!("want a port behind the address, got \"{port}\"")),
         };
     }
     match place.split_once(':') {
@@ -178,12 +178,13 @@ pub fn percent_decoded(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Percent-decodes what must be text without control characters; the error names `what`, not the text.
-pub fn decoded(text: &str, what: &str) -> Result<String, Reason> {
-    let bytes = percent_decoded(text).ok_or_else(|| reason!("the {what} in the url has a broken percent escape"))?;
+pub fn decoded(text: &str, what: &str) -> Result<String, Error> {
+    let bytes =
+        percent_decoded(text).ok_or_else(|| format_error!("the {what} in the url has a broken percent escape"))?;
     if bytes.iter().any(u8::is_ascii_control) {
-        return Err(reason!("the {what} in the url holds a control character"));
+        return Err(format_error!("the {what} in the url holds a control character"));
     }
-    String::from_utf8(bytes).map_err(|_| reason!("the {what} in the url is not UTF-8"))
+    String::from_utf8(bytes).map_err(|_| format_error!("the {what} in the url is not UTF-8"))
 }
 
 /// `url` without its password, to be shown.

@@ -8,28 +8,35 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 
-use minisign_verify::{Error, PublicKey, Signature};
+use minisign_verify::{PublicKey, Signature};
 use sha2::{Digest as _, Sha256};
 
+use crate::error::Error;
 use crate::model::job::sanitize;
 use crate::model::trust::is_about;
-use crate::reason::Reason;
-use crate::work::{Fault, Kind};
+use crate::work::{FailureKind, HelperError};
 
 /// The largest file under a legacy signature, bytes.
 const LEGACY_MAX: u64 = 8 << 20;
 
 /// Verifies the signature over all of `file`, if there are `keys`; the digest of the file.
-pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version: &str) -> Result<[u8; 32], Box<Fault>> {
+pub fn verify(
+    file: File,
+    keys: &[String],
+    signature: &str,
+    name: &str,
+    version: &str,
+) -> Result<[u8; 32], Box<HelperError>> {
     let mut hash = Sha256::new();
     for_each_part(&file, &mut |bytes| hash.update(bytes))?;
     let digest = hash.finalize().into();
     if keys.is_empty() {
         return Ok(digest);
     }
-    let refused = |reason: Reason| Fault::new(Kind::Hostile, reason);
-    let signature = Signature::decode(signature)
-        .map_err(|error| refused(reason!("signature: not the text of a .minisig file: {}", told(&error))))?;
+    let refused = |reason: Error| HelperError::new(FailureKind::Hostile, reason);
+    let signature = Signature::decode(signature).map_err(|error| {
+        refused(format_error!("signature: not the text of a .minisig file: {}", with_context(&error)))
+    })?;
     let mut reason = "the signature is by none of the trusted keys".into();
     for key in keys {
         let Ok(key) = PublicKey::from_base64(key) else { continue };
@@ -40,25 +47,29 @@ pub fn verify(file: File, keys: &[String], signature: &str, name: &str, version:
                     return Ok(digest);
                 }
                 let comment = sanitize(comment, 200);
-                return Err(refused(reason!(
+                return Err(refused(format_error!(
                     "the signature is about something else: want name={name} version={version}, got \"{comment}\""
                 )));
             }
-            Err(Error::UnexpectedKeyId) => {}
-            Err(error) => reason = told(&error).into(),
+            Err(minisign_verify::Error::UnexpectedKeyId) => {}
+            Err(error) => reason = with_context(&error).into(),
         }
     }
     Err(refused(reason))
 }
 
 /// What one key says; a fault is the file's.
-fn verify_by(file: &File, key: &PublicKey, signature: &Signature) -> Result<Result<(), Error>, Box<Fault>> {
+fn verify_by(
+    file: &File,
+    key: &PublicKey,
+    signature: &Signature,
+) -> Result<Result<(), minisign_verify::Error>, Box<HelperError>> {
     let mut stream = match key.verify_stream(signature) {
         Ok(stream) => stream,
-        Err(Error::UnsupportedLegacyMode) => {
+        Err(minisign_verify::Error::UnsupportedLegacyMode) => {
             if file.metadata().is_ok_and(|found| found.len() > LEGACY_MAX) {
                 let reason = "a legacy signature is good for packages up to 8 MiB only: sign without -l";
-                return Err(Fault::new(Kind::Hostile, reason));
+                return Err(HelperError::new(FailureKind::Hostile, reason));
             }
             let mut bytes = Vec::new();
             for_each_part(file, &mut |part| bytes.extend_from_slice(part))?;
@@ -71,8 +82,8 @@ fn verify_by(file: &File, key: &PublicKey, signature: &Signature) -> Result<Resu
 }
 
 /// Hands over all of the file, a part at a time.
-fn for_each_part(mut file: &File, take: &mut dyn FnMut(&[u8])) -> Result<(), Box<Fault>> {
-    let read = |error: std::io::Error| Fault::storage("cannot read the package", &error);
+fn for_each_part(mut file: &File, take: &mut dyn FnMut(&[u8])) -> Result<(), Box<HelperError>> {
+    let read = |error: std::io::Error| HelperError::storage("cannot read the package", &error);
     file.rewind().map_err(read)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -93,10 +104,12 @@ pub fn try_parsers(text: &str) {
     }
 }
 
-fn told(error: &Error) -> String {
+fn with_context(error: &minisign_verify::Error) -> String {
     match error {
-        Error::InvalidSignature => "the signature is not over this package, or its comment was changed".to_string(),
-        Error::InvalidEncoding => "it is cut, or not four lines with base64".to_string(),
+        minisign_verify::Error::InvalidSignature => {
+            "the signature is not over this package, or its comment was changed".to_string()
+        }
+        minisign_verify::Error::InvalidEncoding => "it is cut, or not four lines with base64".to_string(),
         other => other.to_string().to_ascii_lowercase(),
     }
 }

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use bootagent::work::{Kind, Order, Outcome};
+use bootagent::work::{FailureKind, HelperRequest, HelperResponse};
 
 use crate::server::{reply, send, Server};
 use crate::{failed, perform};
 
-fn exchange(url: &str) -> Outcome {
-    let order = Order::Exchange {
+fn exchange(url: &str) -> HelperResponse {
+    let order = HelperRequest::Exchange {
         url: format!("{url}/agent/status"),
         headers: vec![("X-BootAgent-Sn".into(), "1234".into())],
         body: b"{\"hostname\":\"a\"}".to_vec(),
@@ -27,7 +27,10 @@ fn a_reply_comes_back_whatever_its_status() {
     ] {
         let server = Server::fixed(reply(status, headers, b"{}"));
         let status = status[..3].parse().expect("a number");
-        assert_eq!(exchange(&server.url), Outcome::Exchanged { status, retry_after, signature, body: b"{}".to_vec() });
+        assert_eq!(
+            exchange(&server.url),
+            HelperResponse::Exchanged { status, retry_after, signature, body: b"{}".to_vec() }
+        );
         let requests = server.requests();
         assert_eq!(requests.len(), 1);
         assert_eq!(requests[0].lines[0], "POST /agent/status HTTP/1.1");
@@ -47,7 +50,7 @@ fn a_reply_may_come_in_chunks_or_without_a_length() {
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     ] {
         match exchange(&Server::fixed(reply).url) {
-            Outcome::Exchanged { status: 200, body, .. } => assert_eq!(body, b"{}"),
+            HelperResponse::Exchanged { status: 200, body, .. } => assert_eq!(body, b"{}"),
             other => panic!("{reply:?}: {other:?}"),
         }
     }
@@ -56,11 +59,15 @@ fn a_reply_may_come_in_chunks_or_without_a_length() {
 #[test]
 fn a_reply_that_is_no_reply_fails() {
     for (reply, kind, part) in [
-        (&b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}"[..], Kind::Temporary, "ended after 2 of 100 bytes"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n{}", Kind::TooBig, "5000000 bytes"),
-        (b"", Kind::Temporary, "closed the connection"),
-        (b"hello\r\n", Kind::Temporary, "not HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{}", Kind::Temporary, "Content-Length"),
+        (
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}"[..],
+            FailureKind::Temporary,
+            "ended after 2 of 100 bytes",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n{}", FailureKind::TooBig, "5000000 bytes"),
+        (b"", FailureKind::Temporary, "closed the connection"),
+        (b"hello\r\n", FailureKind::Temporary, "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{}", FailureKind::Temporary, "Content-Length"),
     ] {
         failed(exchange(&Server::fixed(reply).url), kind, 0, part);
     }
@@ -68,17 +75,17 @@ fn a_reply_that_is_no_reply_fails() {
         send(stream, b"HTTP/1.1 200 OK\r\n\r\n");
         send(stream, &vec![b' '; 5 << 20]);
     });
-    failed(exchange(&endless.url), Kind::TooBig, 0, "more than 1048576 bytes");
+    failed(exchange(&endless.url), FailureKind::TooBig, 0, "more than 1048576 bytes");
     let heads = Server::http(|_, _, stream| {
         send(stream, b"HTTP/1.1 200 OK\r\n");
         send(stream, "X-A: b\r\n".repeat(10_000).as_bytes());
     });
     match exchange(&heads.url) {
-        Outcome::Failed { kind: Kind::Temporary, .. } => {}
+        HelperResponse::Failed { kind: FailureKind::Temporary, .. } => {}
         other => panic!("{other:?}"),
     }
-    failed(exchange("http://127.0.0.1:1"), Kind::Temporary, 0, "Connection refused");
-    failed(exchange("http://[::1]:80"), Kind::Final, 0, "give the host a name");
+    failed(exchange("http://127.0.0.1:1"), FailureKind::Temporary, 0, "Connection refused");
+    failed(exchange("http://[::1]:80"), FailureKind::Final, 0, "give the host a name");
     #[cfg(not(feature = "tls"))]
-    failed(exchange("https://127.0.0.1"), Kind::Final, 0, "without https");
+    failed(exchange("https://127.0.0.1"), FailureKind::Final, 0, "without https");
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bootagent::work::{Kind, Order, Outcome};
+use bootagent::work::{FailureKind, HelperRequest, HelperResponse};
 
 use crate::http::stalled;
 use crate::{content, failed, fetch, fetched, have, keeps, needs_short_times, perform, performed, Scratch};
@@ -123,7 +123,7 @@ fn a_cut_is_temporary_and_the_next_attempt_goes_on() {
     for end in [None, Some("226 done"), Some("426 cut")] {
         let server = Ftp::new(&bytes, &[("CUT", Some("200000")), ("END", end)]);
         let gained = if end.is_none() { 200_000 } else { 0 };
-        failed(fetch(&format!("{}/x", server.url), &file), Kind::Temporary, gained, "");
+        failed(fetch(&format!("{}/x", server.url), &file), FailureKind::Temporary, gained, "");
     }
     let server = Ftp::new(&bytes, &[]);
     assert_eq!(fetch(&format!("{}/x", server.url), &file), fetched(&bytes));
@@ -166,14 +166,14 @@ fn what_is_there_goes_only_when_the_server_cannot_go_on_from_it() {
         [("REST", Some("421 going down")), ("REST", Some("450 busy")), ("RETR", Some("425 no data")), ("SIZE", None)]
     {
         let server = Ftp::new(&bytes, &[odd]);
-        failed(fetch(&format!("{}/x", server.url), &file), Kind::Temporary, 0, "");
+        failed(fetch(&format!("{}/x", server.url), &file), FailureKind::Temporary, 0, "");
         assert_eq!(std::fs::read(&file).expect("there"), bytes[..1000], "{odd:?}");
     }
     // The place may be behind the end, where nobody tells the size; from the start it is known whether the file is there.
     let server = Ftp::new(&bytes, &[("SIZE", Some("500 what?")), ("RETR", Some("554 not from there"))]);
-    failed(fetch(&format!("{}/x", server.url), &file), Kind::Temporary, 0, "554");
+    failed(fetch(&format!("{}/x", server.url), &file), FailureKind::Temporary, 0, "554");
     assert_eq!(std::fs::read(&file).expect("there").len(), 0);
-    failed(fetch(&format!("{}/x", server.url), &file), Kind::Final, 0, "554");
+    failed(fetch(&format!("{}/x", server.url), &file), FailureKind::Final, 0, "554");
     // It has become shorter.
     let server = Ftp::new(&bytes[..700], &[]);
     assert_eq!(fetch(&format!("{}/x", server.url), &scratch.file("b", &bytes[..1000])), fetched(&bytes[..700]));
@@ -184,7 +184,7 @@ fn a_rate_is_kept() {
     let scratch = Scratch::new("ftp-rate");
     let bytes = content(600_000);
     let server = Ftp::new(&bytes, &[]);
-    let order = Order::Fetch { url: format!("{}/x", server.url), max_bytes: 1 << 20, rate: Some(200_000) };
+    let order = HelperRequest::Fetch { url: format!("{}/x", server.url), max_bytes: 1 << 20, rate: Some(200_000) };
     keeps(Duration::from_secs(3), || assert_eq!(perform(&order, &scratch.file("a", b"")), fetched(&bytes)));
 }
 
@@ -204,7 +204,7 @@ fn a_stall_ends_an_attempt_though_the_server_goes_on_talking() {
                 std::thread::sleep(Duration::from_millis(100));
             }
         });
-        let order = Order::Fetch { url, max_bytes: 1 << 20, rate: None };
+        let order = HelperRequest::Fetch { url, max_bytes: 1 << 20, rate: None };
         let output = performed(&order, &scratch.file("a", b""), "", &[("BOOTAGENT_STALL_SECS", "2")]);
         assert!(stalled(&output), "{output:?}");
     }
@@ -237,7 +237,12 @@ fn a_server_may_have_an_ipv6_address() {
         });
         url
     };
-    failed(fetch(&server("229 (|||1|)"), &scratch.file("b", b"")), Kind::Temporary, 0, "cannot open a data connection");
+    failed(
+        fetch(&server("229 (|||1|)"), &scratch.file("b", b"")),
+        FailureKind::Temporary,
+        0,
+        "cannot open a data connection",
+    );
 }
 
 #[test]
@@ -245,15 +250,15 @@ fn refusals_are_final_or_temporary() {
     let scratch = Scratch::new("ftp-refuses");
     let file = scratch.file("a", b"");
     for (odd, kind, part) in [
-        (("GREETING", Some("421 too many users")), Kind::Temporary, "421 too many users"),
-        (("GREETING", Some("554 go away")), Kind::Final, "554 go away"),
-        (("GREETING", Some("HTTP/1.1 400 Bad Request")), Kind::Temporary, "not FTP"),
-        (("GREETING", None), Kind::Temporary, "closed"),
-        (("PASS", Some("530 s3cret is wrong")), Kind::Final, "530 *** is wrong"),
-        (("CWD", Some("550 no such directory")), Kind::Final, "CWD pub with 550 no such directory"),
-        (("RETR", Some("550 no such file")), Kind::Final, "RETR x with 550 no such file"),
-        (("RETR", Some("450 busy")), Kind::Temporary, "450 busy"),
-        (("SIZE", Some("213 5000000")), Kind::TooBig, "5000000 bytes"),
+        (("GREETING", Some("421 too many users")), FailureKind::Temporary, "421 too many users"),
+        (("GREETING", Some("554 go away")), FailureKind::Final, "554 go away"),
+        (("GREETING", Some("HTTP/1.1 400 Bad Request")), FailureKind::Temporary, "not FTP"),
+        (("GREETING", None), FailureKind::Temporary, "closed"),
+        (("PASS", Some("530 s3cret is wrong")), FailureKind::Final, "530 *** is wrong"),
+        (("CWD", Some("550 no such directory")), FailureKind::Final, "CWD pub with 550 no such directory"),
+        (("RETR", Some("550 no such file")), FailureKind::Final, "RETR x with 550 no such file"),
+        (("RETR", Some("450 busy")), FailureKind::Temporary, "450 busy"),
+        (("SIZE", Some("213 5000000")), FailureKind::TooBig, "5000000 bytes"),
     ] {
         let server = Ftp::new(b"hello", &[odd]);
         let url = server.url.replace("ftp://", "ftp://me:s3cret@");
@@ -261,10 +266,10 @@ fn refusals_are_final_or_temporary() {
     }
     let server = Ftp::new(b"hello", &[]);
     for path in ["/", "/pub/", "/a%0d%0aDELE%20b", "/%00"] {
-        failed(fetch(&format!("{}{path}", server.url), &file), Kind::Final, 0, "");
+        failed(fetch(&format!("{}{path}", server.url), &file), FailureKind::Final, 0, "");
     }
     assert!(server.commands().is_empty(), "nothing of it reaches a server");
-    failed(fetch("ftp://127.0.0.1:1/x", &file), Kind::Temporary, 0, "Connection refused");
+    failed(fetch("ftp://127.0.0.1:1/x", &file), FailureKind::Temporary, 0, "Connection refused");
 }
 
 /// A server of pyftpdlib on a directory.
@@ -328,9 +333,9 @@ fn a_real_server_is_understood() {
         }
     }
     let file = scratch.file("none", b"");
-    failed(fetch(&format!("ftp://127.0.0.1:{port}/pub/none"), &file), Kind::Final, 0, "550");
+    failed(fetch(&format!("ftp://127.0.0.1:{port}/pub/none"), &file), FailureKind::Final, 0, "550");
     match fetch(&format!("ftp://me:wrong@127.0.0.1:{port}/pub/none"), &file) {
-        Outcome::Failed { kind: Kind::Final, reason, .. } => assert!(reason.contains("530"), "{reason}"),
+        HelperResponse::Failed { kind: FailureKind::Final, reason, .. } => assert!(reason.contains("530"), "{reason}"),
         other => panic!("{other:?}"),
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use bootagent::work::{decode_outcome, take_total, Kind, Order, Outcome};
+use bootagent::work::{decode_response, take_total, FailureKind, HelperRequest, HelperResponse};
 
 use crate::server::{reply, send, Server};
 use crate::{
@@ -37,8 +37,8 @@ fn a_cut_is_temporary_and_the_next_attempt_goes_on() {
         send(stream, &whole[..end]);
     });
     let file = scratch.file("a", b"");
-    failed(fetch(&server.url, &file), Kind::Temporary, 200_000, "ended after 200000 of 300000 bytes");
-    failed(fetch(&server.url, &file), Kind::Temporary, 0, "ended after 200000 of 300000 bytes");
+    failed(fetch(&server.url, &file), FailureKind::Temporary, 200_000, "ended after 200000 of 300000 bytes");
+    failed(fetch(&server.url, &file), FailureKind::Temporary, 0, "ended after 200000 of 300000 bytes");
     assert_eq!(fetch(&server.url, &file), fetched(&bytes));
     assert_eq!(fs::read(&file).expect("there"), bytes);
     assert_eq!(server.requests()[2].from(), Some(200_000));
@@ -79,13 +79,13 @@ fn statuses_are_final_or_temporary() {
     let scratch = Scratch::new("status");
     let file = scratch.file("a", b"");
     for (status, kind) in [
-        ("404 Not Found", Kind::Final),
-        ("403 Forbidden", Kind::Final),
-        ("204 No Content", Kind::Final),
-        ("408 Request Timeout", Kind::Temporary),
-        ("429 Too Many Requests", Kind::Temporary),
-        ("500 Oops", Kind::Temporary),
-        ("503 Later", Kind::Temporary),
+        ("404 Not Found", FailureKind::Final),
+        ("403 Forbidden", FailureKind::Final),
+        ("204 No Content", FailureKind::Final),
+        ("408 Request Timeout", FailureKind::Temporary),
+        ("429 Too Many Requests", FailureKind::Temporary),
+        ("500 Oops", FailureKind::Temporary),
+        ("503 Later", FailureKind::Temporary),
     ] {
         let server = Server::fixed(reply(status, "", b"<html>"));
         failed(fetch(&server.url, &file), kind, 0, status);
@@ -98,15 +98,15 @@ fn connections_that_break_are_temporary() {
     let scratch = Scratch::new("break");
     let file = scratch.file("a", b"");
     for bytes in ["", "HTTP/1.1 200 OK\r\nContent-", "SSH-2.0-OpenSSH\r\n", "HTTP/1.1 20", "HTTP/1.1 200 OK\r\n\r\n"] {
-        failed(fetch(&Server::fixed(bytes).url, &file), Kind::Temporary, 0, "");
+        failed(fetch(&Server::fixed(bytes).url, &file), FailureKind::Temporary, 0, "");
     }
     // What is closed with a request unread is reset.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("bound"));
     std::thread::spawn(move || listener.incoming().for_each(|stream| drop(stream.map(|stream| stream.peek(&mut [0])))));
-    failed(fetch(&url, &file), Kind::Temporary, 0, "");
-    failed(fetch("http://127.0.0.1:1/", &file), Kind::Temporary, 0, "Connection refused");
-    failed(fetch("http://nowhere.invalid/", &file), Kind::Temporary, 0, "lookup");
+    failed(fetch(&url, &file), FailureKind::Temporary, 0, "");
+    failed(fetch("http://127.0.0.1:1/", &file), FailureKind::Temporary, 0, "Connection refused");
+    failed(fetch("http://nowhere.invalid/", &file), FailureKind::Temporary, 0, "lookup");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn redirects_are_followed_so_far_and_not_everywhere() {
     for (path, part) in
         [("/file", "not http"), ("/ftp", "not http"), ("/nowhere", "nowhere"), ("/round", "more than 5 times")]
     {
-        failed(fetch(&format!("{}{path}", server.url), &file), Kind::Final, 0, part);
+        failed(fetch(&format!("{}{path}", server.url), &file), FailureKind::Final, 0, part);
     }
     assert_eq!(server.requests().iter().filter(|request| request.lines[0].contains("/round")).count(), 6);
 }
@@ -145,14 +145,14 @@ fn redirects_are_followed_so_far_and_not_everywhere() {
 fn a_file_that_is_too_big_is_not_taken() {
     let scratch = Scratch::new("big");
     let said = Server::fixed("HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n");
-    failed(fetch(&said.url, &scratch.file("a", b"")), Kind::TooBig, 0, "1048577 bytes, more than 1048576");
+    failed(fetch(&said.url, &scratch.file("a", b"")), FailureKind::TooBig, 0, "1048577 bytes, more than 1048576");
     let unsaid = Server::http(|_, _, stream| {
         send(stream, b"HTTP/1.1 200 OK\r\n\r\n");
         send(stream, &content(2 << 20));
     });
     let file = scratch.file("b", b"");
     match fetch(&unsaid.url, &file) {
-        Outcome::Failed { kind: Kind::TooBig, .. } => {}
+        HelperResponse::Failed { kind: FailureKind::TooBig, .. } => {}
         other => panic!("{other:?}"),
     }
     assert!(fs::metadata(&file).expect("there").len() <= 1 << 20);
@@ -189,7 +189,7 @@ fn a_password_is_sent_and_never_shown() {
     let scratch = Scratch::new("password");
     let server = Server::fixed(reply("401 No user:s3cret@x here", "", b""));
     let url = server.url.replace("http://", "http://user:s3cret%40x@");
-    let reason = failed(fetch(&url, &scratch.file("a", b"")), Kind::Final, 0, "401");
+    let reason = failed(fetch(&url, &scratch.file("a", b"")), FailureKind::Final, 0, "401");
     assert!(!reason.contains("s3cret"), "{reason}");
     assert_eq!(server.requests()[0].header("authorization"), Some("Basic dXNlcjpzM2NyZXRAeA=="));
 }
@@ -210,7 +210,7 @@ fn a_rate_is_kept() {
                 std::thread::sleep(pause);
             }
         });
-        let order = Order::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: Some(200_000) };
+        let order = HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: Some(200_000) };
         keeps(Duration::from_secs(3), || assert_eq!(perform(&order, &scratch.file("a", b"")), fetched(&bytes)));
     }
 }
@@ -228,7 +228,7 @@ fn a_head_that_is_cut_anywhere_costs_nothing_of_what_is_there() {
         let server = Server::http(move |number, _, stream| send(stream, &sent[..number]));
         let file = scratch.file("a", &bytes[..500]);
         for end in 0..=head {
-            failed(fetch(&server.url, &file), Kind::Temporary, 0, "");
+            failed(fetch(&server.url, &file), FailureKind::Temporary, 0, "");
             assert_eq!(fs::read(&file).expect("there"), bytes[..500], "cut after {end} of {head} bytes");
         }
     }
@@ -243,16 +243,16 @@ fn lies_about_lengths_harm_nobody() {
     let few = Server::fixed(said("Content-Length: 900\r\n"));
     assert_eq!(fetch(&few.url, &scratch.file("a", b"")), fetched(&bytes[..900]));
     let two = Server::fixed(said("Content-Length: 900\r\nContent-Length: 1000\r\n"));
-    failed(fetch(&two.url, &scratch.file("b", b"")), Kind::Temporary, 0, "more than one Content-Length");
+    failed(fetch(&two.url, &scratch.file("b", b"")), FailureKind::Temporary, 0, "more than one Content-Length");
     let same = Server::fixed(said("Content-Length: 1000\r\ncontent-length:1000\r\n"));
     assert_eq!(fetch(&same.url, &scratch.file("b", b"")), fetched(&bytes));
     let many = Server::fixed(said("Content-Length: 1100\r\n"));
-    failed(fetch(&many.url, &scratch.file("c", b"")), Kind::Temporary, 1000, "ended after 1000 of 1100");
+    failed(fetch(&many.url, &scratch.file("c", b"")), FailureKind::Temporary, 1000, "ended after 1000 of 1100");
     let none = Server::fixed(said("X: y\r\n"));
     assert_eq!(fetch(&none.url, &scratch.file("d", b"")), uncounted(&bytes));
     for length in ["-1", "0x10", "99999999999999999999999", "", "10 10"] {
         let server = Server::fixed(said(&format!("Content-Length: {length}\r\n")));
-        failed(fetch(&server.url, &scratch.file("e", b"")), Kind::Temporary, 0, "Content-Length is no number");
+        failed(fetch(&server.url, &scratch.file("e", b"")), FailureKind::Temporary, 0, "Content-Length is no number");
     }
     // A range that promises one file and brings another: what it promises is checked, what it brings is hashed.
     for (range, body, part) in [
@@ -262,13 +262,13 @@ fn lies_about_lengths_harm_nobody() {
         let text = format!("Content-Range: bytes {range}\r\n");
         let server = Server::fixed(reply("206 Partial Content", &text, body));
         match fetch(&server.url, &scratch.file("f", &bytes[..500])) {
-            Outcome::Failed { reason, .. } => assert!(reason.contains(part), "{reason}"),
+            HelperResponse::Failed { reason, .. } => assert!(reason.contains(part), "{reason}"),
             other => panic!("{other:?}"),
         }
     }
     // Nobody asked for a part, or for another encoding: one is refused, the other is not what was promised.
     let part = Server::fixed(reply("206 Partial Content", "Content-Range: bytes 0-999/1000\r\n", &bytes));
-    failed(fetch(&part.url, &scratch.file("g", b"")), Kind::Final, 0, "206");
+    failed(fetch(&part.url, &scratch.file("g", b"")), FailureKind::Final, 0, "206");
     let packed = Server::fixed(reply("200 OK", "Content-Encoding: gzip\r\n", b"\x1f\x8b..."));
     assert_eq!(fetch(&packed.url, &scratch.file("h", b"")), fetched(b"\x1f\x8b..."));
     assert_eq!(packed.requests()[0].header("accept-encoding"), Some("identity"));
@@ -289,19 +289,19 @@ fn interim_replies_are_passed_over() {
         assert_eq!(fetch(&server.url, &scratch.file("a", &bytes[..part])), fetched(&bytes));
     }
     for (behind, kind, part) in [
-        ("", Kind::Temporary, "interim"),
-        ("HTTP/1.1 200 OK\r\nContent-Le", Kind::Temporary, "interim"),
-        ("HTTP/1.1 404 Gone\r\n\r\n", Kind::Final, "404 Gone"),
-        ("SSH-2.0\r\n\r\n", Kind::Temporary, "answered 0"),
-        ("HTTP/1.1 101 Other\r\n\r\n", Kind::Final, "101 Other"),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Kind::Temporary, "chunks"),
+        ("", FailureKind::Temporary, "interim"),
+        ("HTTP/1.1 200 OK\r\nContent-Le", FailureKind::Temporary, "interim"),
+        ("HTTP/1.1 404 Gone\r\n\r\n", FailureKind::Final, "404 Gone"),
+        ("SSH-2.0\r\n\r\n", FailureKind::Temporary, "answered 0"),
+        ("HTTP/1.1 101 Other\r\n\r\n", FailureKind::Final, "101 Other"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", FailureKind::Temporary, "chunks"),
     ] {
         let server = Server::fixed(format!("{early}{behind}"));
         failed(fetch(&server.url, &scratch.file("b", b"")), kind, 0, part);
     }
     let endless =
         Server::http(move |_, _, stream| while std::io::Write::write_all(stream, early.as_bytes()).is_ok() {});
-    let order = Order::Fetch { url: endless.url.clone(), max_bytes: 1 << 20, rate: None };
+    let order = HelperRequest::Fetch { url: endless.url.clone(), max_bytes: 1 << 20, rate: None };
     let output = performed(&order, &scratch.file("c", b""), "", &[("BOOTAGENT_STALL_SECS", "1")]);
     assert!(stalled(&output), "{output:?}");
 }
@@ -318,16 +318,16 @@ fn what_never_ends_is_ended() {
             let pieces = piece.repeat(10_000);
             while std::io::Write::write_all(stream, pieces.as_bytes()).is_ok() {}
         });
-        let order = Order::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
+        let order = HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
         let output = performed(&order, &file, "ulimit -v 262144;", &[]);
         // minreq counts too few of them: then its memory, which is limited, or a check of its ends it.
-        assert!(!output.status.success() || matches!(outcome(&output), Outcome::Failed { .. }), "{piece:?}");
+        assert!(!output.status.success() || matches!(outcome(&output), HelperResponse::Failed { .. }), "{piece:?}");
     }
     let body = Server::http(|_, _, stream| {
         send(stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         while std::io::Write::write_all(stream, format!("10000\r\n{}\r\n", "x".repeat(65536)).as_bytes()).is_ok() {}
     });
-    failed(fetch(&body.url, &file), Kind::TooBig, 1 << 20, "more than 1048576 bytes");
+    failed(fetch(&body.url, &file), FailureKind::TooBig, 1 << 20, "more than 1048576 bytes");
 }
 
 /// Whether a child was ended by its alarm.
@@ -351,7 +351,7 @@ fn a_stall_ends_an_attempt_and_slowness_does_not() {
             send(stream, byte);
         }
     });
-    let order = |url: &str| Order::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None };
+    let order = |url: &str| HelperRequest::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None };
     let two = [("BOOTAGENT_STALL_SECS", "2")];
     let output = performed(&order(&slow.url), &scratch.file("a", b""), "", &two);
     assert_eq!(outcome(&output), fetched(&bytes));
@@ -383,10 +383,10 @@ fn how_much_will_come_is_told_before_it_comes() {
     let scratch = Scratch::new("total");
     let bytes = content(1000);
     let server = Server::fixed(reply("200 OK", "", &bytes));
-    let order = Order::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
+    let order = HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
     let mut told = performed(&order, &scratch.file("a", b""), "", &[]).stdout;
     assert_eq!((take_total(&mut told), take_total(&mut told)), (Some(1000), None));
-    assert_eq!(decode_outcome(&told), Some(fetched(&bytes)));
+    assert_eq!(decode_response(&told), Some(fetched(&bytes)));
 }
 
 #[test]
@@ -400,7 +400,9 @@ fn a_server_may_ask_to_be_left_alone() {
     ] {
         let server = Server::fixed(reply(status, header, b""));
         match fetch(&server.url, &scratch.file("a", b"")) {
-            Outcome::Failed { kind: Kind::Temporary, retry_after, .. } => assert_eq!(retry_after, want, "{header}"),
+            HelperResponse::Failed { kind: FailureKind::Temporary, retry_after, .. } => {
+                assert_eq!(retry_after, want, "{header}")
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -414,30 +416,30 @@ fn files_are_copied() {
     let url = format!("file://{}", source.to_str().expect("ASCII").replace(' ', "%20"));
     assert_eq!(fetch(&url, &scratch.file("to", b"older part")), fetched(&bytes));
     let file = scratch.file("c", b"");
-    failed(fetch("file:///no/such", &file), Kind::Final, 0, "No such file");
-    failed(fetch("file:///etc", &file), Kind::Final, 0, "no regular file");
-    failed(fetch("file:///dev/zero", &file), Kind::Final, 0, "no regular file");
+    failed(fetch("file:///no/such", &file), FailureKind::Final, 0, "No such file");
+    failed(fetch("file:///etc", &file), FailureKind::Final, 0, "no regular file");
+    failed(fetch("file:///dev/zero", &file), FailureKind::Final, 0, "no regular file");
     // A file of the kernel's own making, which has more in it than its size says.
     let made_up = fetch("file:///proc/self/mounts", &file);
-    assert!(matches!(made_up, Outcome::Fetched { size: 0, .. }), "{made_up:?}");
-    failed(fetch("file://other/etc/passwd", &file), Kind::Final, 0, "no host");
-    failed(fetch("gopher://x/", &file), Kind::Final, 0, "gopher");
+    assert!(matches!(made_up, HelperResponse::Fetched { size: 0, .. }), "{made_up:?}");
+    failed(fetch("file://other/etc/passwd", &file), FailureKind::Final, 0, "no host");
+    failed(fetch("gopher://x/", &file), FailureKind::Final, 0, "gopher");
 }
 
 #[test]
 fn a_full_disk_is_said() {
     let scratch = Scratch::new("full");
-    let huge = Order::Fetch {
+    let huge = HelperRequest::Fetch {
         url: Server::fixed("HTTP/1.1 200 OK\r\nContent-Length: 1152921504606846976\r\n\r\n").url,
         max_bytes: u64::MAX,
         rate: None,
     };
     let told = perform(&huge, &scratch.file("a", b""));
     if has_32_bits() {
-        failed(told, Kind::Temporary, 0, "too large");
+        failed(told, FailureKind::Temporary, 0, "too large");
         return;
     }
-    failed(told, Kind::NoSpace, 0, "no space");
+    failed(told, FailureKind::NoSpace, 0, "no space");
 }
 
 #[test]
@@ -452,13 +454,15 @@ fn a_disk_that_fills_up_while_bytes_come_is_said() {
     for (head, gained) in [("Content-Length: 300000\r\n", 0), ("", 100_000)] {
         let head = format!("HTTP/1.1 200 OK\r\n{head}\r\n");
         let server = Server::fixed([head.as_bytes(), &content(300_000)].concat());
-        let order = Order::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
+        let order = HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
         let script = format!(
             "exec unshare -m sh -c 'mount -t tmpfs -o size=200k,mode=755 none {disk} && exec \"$0\" work 3<>{disk}/a' \"$0\";",
             disk = disk.display()
         );
         match outcome(&performed(&order, &disk.join("a"), &script, &[])) {
-            Outcome::Failed { kind: Kind::NoSpace, progressed, .. } => assert!(progressed >= gained, "{progressed}"),
+            HelperResponse::Failed { kind: FailureKind::NoSpace, progressed, .. } => {
+                assert!(progressed >= gained, "{progressed}")
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use bootagent::work::{decode_outcome, encode_order, take_total, Kind, Order, Outcome};
+use bootagent::work::{decode_response, encode_request, take_total, FailureKind, HelperRequest, HelperResponse};
 use sha2::{Digest, Sha256};
 
 /// The binary under test.
@@ -42,21 +42,21 @@ fn needs_short_times() -> bool {
 }
 
 /// Has the binary do `order` with `file` as descriptor 3.
-fn perform(order: &Order, file: &Path) -> Outcome {
+fn perform(order: &HelperRequest, file: &Path) -> HelperResponse {
     let output = performed(order, file, "", &[]);
     assert!(output.status.success(), "{}", output.status);
     outcome(&output)
 }
 
 /// The outcome among what was written.
-fn outcome(output: &Output) -> Outcome {
+fn outcome(output: &Output) -> HelperResponse {
     let mut bytes = output.stdout.clone();
     while take_total(&mut bytes).is_some() {}
-    decode_outcome(&bytes).expect("one whole outcome")
+    decode_response(&bytes).expect("one whole outcome")
 }
 
 /// The same after a shell has done `before`, with these variables; returns how it ended.
-fn performed(order: &Order, file: &Path, before: &str, env: &[(&str, &str)]) -> Output {
+fn performed(order: &HelperRequest, file: &Path, before: &str, env: &[(&str, &str)]) -> Output {
     let mut child = Command::new("sh")
         .args(["-c", &format!("{before} exec \"$0\" work 3<>\"$1\"")])
         .arg(binary())
@@ -68,35 +68,50 @@ fn performed(order: &Order, file: &Path, before: &str, env: &[(&str, &str)]) -> 
         .stdout(Stdio::piped())
         .spawn()
         .expect("sh starts");
-    child.stdin.take().expect("piped").write_all(&encode_order(order)).expect("takes its order");
+    child.stdin.take().expect("piped").write_all(&encode_request(order)).expect("takes its order");
     child.wait_with_output().expect("ends")
 }
 
 /// Fetches `url` into `file`, up to a megabyte.
-fn fetch(url: &str, file: &Path) -> Outcome {
-    perform(&Order::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None }, file)
+fn fetch(url: &str, file: &Path) -> HelperResponse {
+    perform(&HelperRequest::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None }, file)
 }
 
 /// What fetching `bytes` comes to.
-fn fetched(bytes: &[u8]) -> Outcome {
-    Outcome::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: true, cut: false }
+fn fetched(bytes: &[u8]) -> HelperResponse {
+    HelperResponse::Fetched {
+        digest: Sha256::digest(bytes).into(),
+        size: bytes.len() as u64,
+        counted: true,
+        cut: false,
+    }
 }
 
 /// The same when nobody said how many there are.
-fn uncounted(bytes: &[u8]) -> Outcome {
-    Outcome::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: false, cut: false }
+fn uncounted(bytes: &[u8]) -> HelperResponse {
+    HelperResponse::Fetched {
+        digest: Sha256::digest(bytes).into(),
+        size: bytes.len() as u64,
+        counted: false,
+        cut: false,
+    }
 }
 
 /// The same when the connection ended without a word.
-fn cut(bytes: &[u8]) -> Outcome {
-    Outcome::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: false, cut: true }
+fn cut(bytes: &[u8]) -> HelperResponse {
+    HelperResponse::Fetched {
+        digest: Sha256::digest(bytes).into(),
+        size: bytes.len() as u64,
+        counted: false,
+        cut: true,
+    }
 }
 
 /// Checks that it failed so, and returns the reason.
 #[track_caller]
-fn failed(outcome: Outcome, want: Kind, gained: u64, part: &str) -> String {
+fn failed(outcome: HelperResponse, want: FailureKind, gained: u64, part: &str) -> String {
     match outcome {
-        Outcome::Failed { kind, reason, progressed, .. } => {
+        HelperResponse::Failed { kind, reason, progressed, .. } => {
             assert_eq!((kind, progressed), (want, gained), "{reason}");
             assert!(reason.contains(part), "\"{part}\" not in \"{reason}\"");
             reason

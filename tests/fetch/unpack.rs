@@ -6,16 +6,16 @@ use std::path::Path;
 use std::process::Command;
 
 use bootagent::model::package::Format;
-use bootagent::work::{Kind, Order, Outcome};
+use bootagent::work::{FailureKind, HelperRequest, HelperResponse};
 
 use crate::{content, failed, have, perform, Scratch};
 
 /// Unpacks `package` into the fresh directory `dir`.
-fn unpack(package: &Path, format: Format, dir: &Path) -> Outcome {
+fn unpack(package: &Path, format: Format, dir: &Path) -> HelperResponse {
     let _ = fs::remove_dir_all(dir);
     fs::create_dir(dir).expect("a directory");
     let dir = dir.to_str().expect("ASCII").to_string();
-    perform(&Order::Unpack { format, dir, max_bytes: 1 << 20, max_entries: 100 }, package)
+    perform(&HelperRequest::Unpack { format, dir, max_bytes: 1 << 20, max_entries: 100 }, package)
 }
 
 /// One member: name, kind, mode, link, data.
@@ -71,7 +71,7 @@ fn what_tar_packs_is_unpacked() {
             assert!(tar.expect("tar starts").success());
             let out = scratch.0.join("out");
             match unpack(&package, format, &out) {
-                Outcome::Unpacked { bytes: 100_004, top, .. } => assert_eq!(top, "agent-1.0"),
+                HelperResponse::Unpacked { bytes: 100_004, top, .. } => assert_eq!(top, "agent-1.0"),
                 other => panic!("{kind}: {other:?}"),
             }
             let got = out.join("agent-1.0");
@@ -133,7 +133,7 @@ fn what_reaches_outside_or_is_not_ours_to_hold_is_refused() {
     ];
     for (members, part) in cases {
         fs::write(&package, archive(members)).expect("a file");
-        failed(unpack(&package, Format::Tar, &out), Kind::Hostile, 0, part);
+        failed(unpack(&package, Format::Tar, &out), FailureKind::Hostile, 0, part);
         assert_eq!(fs::read(&secret).expect("there"), b"before");
     }
 }
@@ -144,14 +144,14 @@ fn bounds_are_kept() {
     let out = scratch.0.join("out");
     let half = vec![0; 600 << 10];
     let big = scratch.file("big", &archive(&[("a", b'0', 0o644, "", &half), ("b", b'0', 0o644, "", &half)]));
-    failed(unpack(&big, Format::Tar, &out), Kind::TooBig, 0, "more than 1048576 bytes");
+    failed(unpack(&big, Format::Tar, &out), FailureKind::TooBig, 0, "more than 1048576 bytes");
     assert!(Command::new("gzip").arg("-k").arg(&big).status().expect("gzip starts").success());
     let bomb = scratch.0.join("big.gz");
     assert!(fs::metadata(&bomb).expect("there").len() < 4 << 10, "it is no bomb");
-    failed(unpack(&bomb, Format::TarGz, &out), Kind::TooBig, 0, "more than 1048576 bytes");
+    failed(unpack(&bomb, Format::TarGz, &out), FailureKind::TooBig, 0, "more than 1048576 bytes");
     let members: Vec<Member> = (0..101).map(|_| ("a", b'0', 0o644, "", &b""[..])).collect();
     let many = scratch.file("many", &archive(&members));
-    failed(unpack(&many, Format::Tar, &out), Kind::TooBig, 0, "more than 100 members");
+    failed(unpack(&many, Format::Tar, &out), FailureKind::TooBig, 0, "more than 100 members");
 }
 
 #[test]
@@ -161,7 +161,10 @@ fn a_later_member_replaces_an_earlier_one() {
     let members: &[Member] =
         &[("f", b'2', 0o777, "g", b""), ("g", b'0', 0o600, "", b"old"), ("./f", b'0', 0o711, "", b"new")];
     let package = scratch.file("package", &archive(members));
-    assert_eq!(unpack(&package, Format::Tar, &out), Outcome::Unpacked { entries: 3, bytes: 6, top: String::new() });
+    assert_eq!(
+        unpack(&package, Format::Tar, &out),
+        HelperResponse::Unpacked { entries: 3, bytes: 6, top: String::new() }
+    );
     assert_eq!(fs::read(out.join("f")).expect("there"), b"new");
     assert_eq!(fs::metadata(out.join("f")).expect("there").mode() & 0o7777, 0o711);
     assert_eq!(fs::read(out.join("g")).expect("there"), b"old");
@@ -176,7 +179,7 @@ fn a_name_too_long_for_the_host_is_said() {
         scratch.file("package", &archive(&[("L", b'L', 0o644, "", name.as_bytes()), ("a", b'0', 0o644, "", b"")]));
     match unpack(&package, Format::Tar, &scratch.0.join("out")) {
         // "File name" or "Filename", as the C library has it.
-        Outcome::Failed { reason, .. } => assert!(reason.contains("name too long"), "{reason}"),
+        HelperResponse::Failed { reason, .. } => assert!(reason.contains("name too long"), "{reason}"),
         other => panic!("{other:?}"),
     }
 }
@@ -186,23 +189,28 @@ fn archives_that_are_broken_are_said_to_be() {
     let scratch = Scratch::new("broken");
     let out = scratch.0.join("out");
     let whole = archive(&[("a", b'0', 0o644, "", &content(5000))]);
-    failed(unpack(&scratch.file("empty", b""), Format::Tar, &out), Kind::Final, 0, "empty");
+    failed(unpack(&scratch.file("empty", b""), Format::Tar, &out), FailureKind::Final, 0, "empty");
     let cut = scratch.file("cut", &whole[..3000]);
-    failed(unpack(&cut, Format::Tar, &out), Kind::Final, 0, "the archive ends after 3000 bytes");
+    failed(unpack(&cut, Format::Tar, &out), FailureKind::Final, 0, "the archive ends after 3000 bytes");
     let mut flipped = whole.clone();
     flipped[3] ^= 1;
-    failed(unpack(&scratch.file("flipped", &flipped), Format::Tar, &out), Kind::Final, 0, "checksum");
-    failed(unpack(&scratch.file("text", &[b'a'; 5000]), Format::Tar, &out), Kind::Final, 0, "no tar archive");
-    failed(unpack(&cut, Format::TarGz, &out), Kind::Final, 0, "\"gzip\" exited with status 1: gzip: ");
+    failed(unpack(&scratch.file("flipped", &flipped), Format::Tar, &out), FailureKind::Final, 0, "checksum");
+    failed(unpack(&scratch.file("text", &[b'a'; 5000]), Format::Tar, &out), FailureKind::Final, 0, "no tar archive");
+    failed(unpack(&cut, Format::TarGz, &out), FailureKind::Final, 0, "\"gzip\" exited with status 1: gzip: ");
     let plain = scratch.file("plain.tar", &whole);
     assert!(Command::new("gzip").arg("-k").arg(&plain).status().expect("gzip starts").success());
     let mut packed = fs::read(scratch.0.join("plain.tar.gz")).expect("there");
     match unpack(&scratch.file("good", &packed), Format::TarGz, &out) {
-        Outcome::Unpacked { bytes: 5000, .. } => {}
+        HelperResponse::Unpacked { bytes: 5000, .. } => {}
         other => panic!("{other:?}"),
     }
     let end = packed.len() - 6;
     packed[end] ^= 1;
-    failed(unpack(&scratch.file("crc", &packed), Format::TarGz, &out), Kind::Final, 0, "\"gzip\" exited");
-    failed(unpack(&scratch.file("cut", &packed[..2000]), Format::TarGz, &out), Kind::Final, 0, "\"gzip\" exited");
+    failed(unpack(&scratch.file("crc", &packed), Format::TarGz, &out), FailureKind::Final, 0, "\"gzip\" exited");
+    failed(
+        unpack(&scratch.file("cut", &packed[..2000]), Format::TarGz, &out),
+        FailureKind::Final,
+        0,
+        "\"gzip\" exited",
+    );
 }

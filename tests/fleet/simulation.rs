@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use bootagent::kernel::{Exit, Pid, Process, Time};
 use bootagent::model::event::{Action, Definition, Event, Fetched, Message, Now, Origin, Reply, Verified};
-use bootagent::model::job::{Job, Order, Source};
-use bootagent::model::pace::{parse_servers, Server as Address};
+use bootagent::model::job::{Job, JobAction, Source};
 use bootagent::model::package::{Digest, Format};
 use bootagent::model::restart::Policy;
+use bootagent::model::schedule::{parse_servers, Server as Address};
 use bootagent::model::spec::Spec;
-use bootagent::model::state::{Found, Options, State, Times};
+use bootagent::model::state::{Options, Recovered, State, Times};
 
 use crate::servers::{Server, Verdict};
 use crate::util::Random;
@@ -219,7 +219,7 @@ impl Fleet {
     pub fn offer(&mut self, window: u64) {
         self.job = Some(Job {
             id: "roll-1".into(),
-            order: Order::Install(Source {
+            action: JobAction::Install(Source {
                 url: "http://packages/new-1.0.tar".into(),
                 digest: Digest([7; 32]),
                 format: Format::Tar,
@@ -312,7 +312,7 @@ impl Fleet {
         };
         let agent = Spec::new("log", "1.0", vec!["/usr/sbin/log".into()]);
         let definitions = vec![Definition { origin: Origin::File, spec: Box::new(agent) }];
-        let mut found = Found { definitions, ..Found::default() };
+        let mut found = Recovered { definitions, ..Recovered::default() };
         found.identity.sn = format!("sn-{host}").into();
         State::new(options, found, self.now(), out)
     }
@@ -327,10 +327,10 @@ impl Fleet {
             Action::Signal(name, sig) => {
                 vec![Event::Exited { name, exit: Exit::Signal(sig), oom: None, tail: "".into() }]
             }
-            Action::Look { name, .. } => vec![Event::Left(name, 0)],
+            Action::CountProcesses { name, .. } => vec![Event::ProcessCount(name, 0)],
             Action::Measure => vec![Event::Measured(Vec::new())],
             Action::SaveJob(record) => vec![Event::Saved(record.id, Ok(()))],
-            Action::Place(id, ..) | Action::Rename { job: id, .. } | Action::Link(id, ..) => {
+            Action::PlacePackage(id, ..) | Action::Rename { job: id, .. } | Action::Link(id, ..) => {
                 vec![Event::Placed(id, Ok(()))]
             }
             Action::Verify(id, ..) => vec![Event::Verified(id, Verified::Sound(Digest([7; 32])))],

@@ -27,9 +27,9 @@ impl Host<'_> {
             Action::Start(name) => self.start(name)?,
             Action::FindMain(name) => self.find_main(name),
             Action::Signal(name, sig) => self.signal(&name, sig),
-            Action::Look { name, .. } => {
+            Action::CountProcesses { name, .. } => {
                 let left = self.processes.values().filter(|live| live.name == name).count();
-                self.queue.push_back(Event::Left(name, left as u32));
+                self.queue.push_back(Event::ProcessCount(name, left as u32));
             }
             Action::Release(name) => {
                 if self.processes.values().any(|live| live.name == name) {
@@ -47,7 +47,7 @@ impl Host<'_> {
                 self.exchange(&server.base, message)?;
             }
             Action::Fetch(id) => self.fetch(id)?,
-            Action::CutFetch(id) => {
+            Action::StopFetch(id) => {
                 if !self.end_fetch(&id) {
                     return Err(format!("the download of {id} is cut, and there is none"));
                 }
@@ -55,7 +55,7 @@ impl Host<'_> {
                 let cut = Fetched::Cut { reason: "others wait".into(), progress: true, retry_after: None };
                 self.answer(10, Event::Fetched(id, cut));
             }
-            Action::DropDownload(id) => {
+            Action::RemoveDownload(id) => {
                 self.disk.downloads.remove(&id);
                 self.end_fetch(&id);
             }
@@ -68,7 +68,7 @@ impl Host<'_> {
                     self.later(10, Due::ToolEnds(id, number, Exit::Signal(Sig::KILL), String::new()));
                 }
             }
-            Action::Place(id, name, file) => {
+            Action::PlacePackage(id, name, file) => {
                 let key = (name, file);
                 let result = if self.wears() {
                     Err("no space".into())
@@ -108,7 +108,7 @@ impl Host<'_> {
                 }
                 self.queue.push_back(Event::Placed(id, if there { Ok(()) } else { Err("not there".into()) }));
             }
-            Action::DropPackage(name, files) => {
+            Action::RemovePackage(name, files) => {
                 self.disk.packages.retain(|(of, file), _| *of != name || !files.is_empty() && !files.contains(file));
                 if files.is_empty() {
                     self.disk.current.remove(&name);
@@ -116,14 +116,14 @@ impl Host<'_> {
             }
 
             Action::SaveJob(record) => self.save_job(*record)?,
-            Action::FreshenJob(id, seq) => {
+            Action::TouchJob(id, seq) => {
                 if let Some(record) = self.disk.jobs.get_mut(&id) {
                     record.seq = seq;
                 }
             }
-            Action::DropJob(id) => drop(self.disk.jobs.remove(&id)),
+            Action::RemoveJob(id) => drop(self.disk.jobs.remove(&id)),
             Action::SaveAgent(record) => drop(self.disk.agents.insert(record.name.clone(), *record)),
-            Action::DropAgent(name) => {
+            Action::RemoveAgent(name) => {
                 self.disk.agents.remove(&name);
                 self.disk.runs.remove(&name);
                 // One of its name that comes later is another one.
@@ -240,13 +240,13 @@ impl Host<'_> {
         let main = main.min_by_key(|live| live.process.pid).map(|live| live.process);
         if let Some(process) = main {
             let since = match self.life(&name) {
-                Some(Life::Forking { since, .. }) => *since,
+                Some(AgentState::Forking { since, .. }) => *since,
                 _ => self.now().time,
             };
             let followed = Followed { ours: true, since, role: Role::Main, signalled: false };
             self.followed.insert(process.pid.raw(), followed);
         }
-        self.queue.push_back(Event::Main(name, main));
+        self.queue.push_back(Event::MainProcess(name, main));
     }
 
     pub(super) fn signal(&mut self, name: &str, sig: Sig) {
@@ -336,15 +336,15 @@ impl Host<'_> {
     }
 
     /// The servers offer what they have no result of, and now and then what they have one of.
-    pub(super) fn offers(&mut self) -> Vec<Result<Job, Rejected>> {
+    pub(super) fn offers(&mut self) -> Vec<Result<Job, RejectedJob>> {
         let again = self.random.chance(20);
         let wanted = |id: &JobId| again || !self.results.contains_key(id);
-        let mut offers: Vec<Result<Job, Rejected>> =
+        let mut offers: Vec<Result<Job, RejectedJob>> =
             self.jobs.iter().filter(|job| wanted(&job.id)).cloned().map(Ok).collect();
         for id in self.bad.iter().filter(|id| wanted(id)) {
             let message = "action: missing".into();
             let rejected =
-                Rejected { id: Some(id.clone()), code: Code::BadJob, message, action: "".into(), name: "".into() };
+                RejectedJob { id: Some(id.clone()), code: Code::BadJob, message, action: "".into(), name: "".into() };
             offers.push(Err(rejected));
         }
         offers
@@ -355,8 +355,8 @@ impl Host<'_> {
     }
 
     pub(super) fn source(&self, id: &str) -> Result<Source, String> {
-        match self.job(id).map(|job| &job.order) {
-            Some(Order::Install(source) | Order::Upgrade(source)) => Ok(source.clone()),
+        match self.job(id).map(|job| &job.action) {
+            Some(JobAction::Install(source) | JobAction::Upgrade(source)) => Ok(source.clone()),
             _ => Err(format!("job {id} has no package")),
         }
     }

@@ -165,13 +165,13 @@ impl Host<'_> {
             packages: "/packages".into(),
             seed: self.plan.seed ^ u64::from(self.daemons),
         };
-        let mut found = Found {
+        let mut found = Recovered {
             settings: self.disk.settings.clone(),
             given: parse_servers(&self.disk.settings.svrlist)?,
             definitions: self.definitions(),
             agents: self.disk.agents.values().cloned().collect(),
             leftovers: self.watches.values().next().is_some(),
-            ..Found::default()
+            ..Recovered::default()
         };
         found.identity.sn = "sn".into();
         // Now and then it was 1.0.0 that died, which notes no step.
@@ -202,7 +202,7 @@ impl Host<'_> {
                 *main = Some((live.process, now.time));
             }
         }
-        found.strays = strays.clone().into_iter().collect();
+        found.unrecorded = strays.clone().into_iter().collect();
         let names: BTreeSet<Name> = self.watches.keys().chain(self.disk.runs.keys()).cloned().collect();
         for name in names {
             let run = self.disk.runs.get(&name).cloned();
@@ -213,15 +213,15 @@ impl Host<'_> {
         let mut out = Vec::new();
         let state = State::new(options, found, now, &mut out);
         self.tell(|| "a daemon starts".into());
-        let following: Vec<(Name, Life, Process)> = state
+        let following: Vec<(Name, AgentState, Process)> = state
             .agents()
-            .filter_map(|agent| Some((agent.name().clone(), agent.life.clone(), agent.process()?)))
+            .filter_map(|agent| Some((agent.name().clone(), agent.state.clone(), agent.process()?)))
             .collect();
         for (name, life, process) in following {
             let Some(live) = self.processes.get(&process.pid.raw()) else { continue };
             let role = live.role;
             let since = match &life {
-                Life::Running { since, .. } | Life::Forking { since, .. } => *since,
+                AgentState::Running { since, .. } | AgentState::Forking { since, .. } => *since,
                 _ => now.time,
             };
             self.followed.insert(process.pid.raw(), Followed { ours: false, since, role, signalled: false });
@@ -230,7 +230,7 @@ impl Host<'_> {
             self.queue.push_back(Event::Attached { name, limits_by: None, poll_cpu: false, poll_memory: poll });
         }
         for agent in state.agents() {
-            if matches!(agent.life, Life::Forking { starter: None, .. }) {
+            if matches!(agent.state, AgentState::Forking { starter: None, .. }) {
                 self.sought.insert(agent.name().clone(), now.time);
             }
             // Who should be down is ended, which nobody sees from outside; who was started by another definition, is
@@ -252,7 +252,7 @@ impl Host<'_> {
         if self.daemon.is_none() {
             return;
         }
-        let Some(followed) = self.followed.remove(&pid) else { return self.queue.push_back(Event::Stirred) };
+        let Some(followed) = self.followed.remove(&pid) else { return self.queue.push_back(Event::OrphanReaped) };
         if live.role == Role::Main {
             self.hogs.remove(&live.name);
         }

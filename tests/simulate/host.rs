@@ -7,17 +7,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bootagent::kernel::{Exit, Pid, Process, Sig, Time};
-use bootagent::model::agent::{Health, Life};
+use bootagent::model::agent::{AgentState, Health};
 use bootagent::model::command::Command;
 use bootagent::model::event::{
     Action, Client, Definition, Event, Fetched, Message, Now, Origin, Reply, Shutdown, ToolOwner, Usage, Verified,
 };
-use bootagent::model::job::{Code, Job, JobId, Order, Rejected, Source};
-use bootagent::model::pace::parse_servers;
+use bootagent::model::job::{Code, Job, JobAction, JobId, RejectedJob, Source};
 use bootagent::model::package::{Digest, Format, Tool};
 use bootagent::model::record::{AgentRecord, JobRecord, Phase, RunRecord, Settings, Wanted};
+use bootagent::model::schedule::parse_servers;
 use bootagent::model::spec::{Kind, Name, Spec};
-use bootagent::model::state::{Found, Options, State, Times};
+use bootagent::model::state::{Options, Recovered, State, Times};
 
 use crate::policy::{End, Watch};
 use crate::random::Random;
@@ -271,8 +271,8 @@ impl<'a> Host<'a> {
         self.watches.entry(name.into()).or_insert_with(Watch::new)
     }
 
-    fn life(&self, name: &str) -> Option<&Life> {
-        self.daemon.as_ref()?.agents().find(|agent| **agent.name() == *name).map(|agent| &agent.life)
+    fn life(&self, name: &str) -> Option<&AgentState> {
+        self.daemon.as_ref()?.agents().find(|agent| **agent.name() == *name).map(|agent| &agent.state)
     }
 
     // The loop of the daemon.
@@ -326,7 +326,7 @@ impl<'a> Host<'a> {
                     };
                     let polled = self.polled.get(&usage.name).copied().unwrap_or(false);
                     if polled && usage.memory.is_some_and(|memory| memory > limit) {
-                        if let Some(Life::Running { since, .. }) = self.life(&usage.name) {
+                        if let Some(AgentState::Running { since, .. }) = self.life(&usage.name) {
                             let ran = now.since(*since);
                             self.watch(&usage.name).ended(End::Forced, ran, now);
                         }
@@ -336,7 +336,9 @@ impl<'a> Host<'a> {
             Event::Checked(name, exit, _) => {
                 let now = self.now().time;
                 // What a check of an earlier run says counts no more.
-                let Some(Life::Running { since, health: Health::Busy { .. }, .. }) = self.life(name) else { return };
+                let Some(AgentState::Running { since, health: Health::Busy { .. }, .. }) = self.life(name) else {
+                    return;
+                };
                 let ran = now.since(*since);
                 let failed = self.checks.entry(name.clone()).or_default();
                 *failed = if *exit == Exit::Code(0) { 0 } else { *failed + 1 };
@@ -347,16 +349,16 @@ impl<'a> Host<'a> {
             }
             Event::NotStarted { name, .. } => {
                 let now = self.now().time;
-                let stopping = matches!(self.life(name), Some(Life::Stopping(_)));
+                let stopping = matches!(self.life(name), Some(AgentState::Stopping(_)));
                 self.followed.retain(|pid, _| self.processes.contains_key(pid));
                 if !stopping {
                     self.watch(name).ended(End::NotStarted, Duration::ZERO, now);
                 }
             }
-            Event::Main(name, None) => {
+            Event::MainProcess(name, None) => {
                 let now = self.now().time;
                 let sought = self.sought.get(name).copied();
-                let seeks = matches!(self.life(name), Some(Life::Forking { starter: None, .. }));
+                let seeks = matches!(self.life(name), Some(AgentState::Forking { starter: None, .. }));
                 if seeks && sought.is_some_and(|since| now.since(since) >= Duration::from_secs(10)) {
                     self.watch(name).ended(End::NotStarted, Duration::ZERO, now);
                 }
@@ -384,10 +386,11 @@ impl<'a> Host<'a> {
             let failures = agent.report(now, policy).failures;
             let spec = agent.definition.as_ref().map(|definition| &*definition.spec);
             let mut watch = watches.remove(name).unwrap_or_else(Watch::new);
-            let looked = watch.look(&agent.life, failures, ordered, policy, spec, now);
+            let looked = watch.look(&agent.state, failures, ordered, policy, spec, now);
             looked.map_err(|why| format!("agent {name}: {why}"))?;
             self.watches.insert(name.clone(), watch);
-            let by = self.started_by.get(name).filter(|_| matches!(agent.life, Life::Running { .. }) && !ordered);
+            let by =
+                self.started_by.get(name).filter(|_| matches!(agent.state, AgentState::Running { .. }) && !ordered);
             if by.is_some_and(|by| spec.is_some() && Some(by) != agent.spec().as_ref()) {
                 return Err(format!("agent {name} runs by {by:?}, which is no more its definition"));
             }
@@ -407,7 +410,7 @@ impl<'a> Host<'a> {
             if self.daemon.is_none() {
                 break;
             }
-            let routine = matches!(action, Action::Look { .. } | Action::Measure | Action::Check(_))
+            let routine = matches!(action, Action::CountProcesses { .. } | Action::Measure | Action::Check(_))
                 || matches!(action, Action::Exchange(_, Message::Status(_)));
             if !routine {
                 self.tell(|| format!("  < {action:?}").chars().take(LINE).collect());
@@ -442,19 +445,19 @@ impl<'a> Host<'a> {
             return Err(format!("client {client} is not answered"));
         }
         for agent in state.agents() {
-            let up = matches!(agent.life, Life::Running { .. });
-            let given_up = !matches!(agent.life, Life::Down) || !agent.is_fresh();
+            let up = matches!(agent.state, AgentState::Running { .. });
+            let given_up = !matches!(agent.state, AgentState::Down) || !agent.is_fresh();
             let name = agent.name();
             match agent.wanted() {
                 Wanted::Up if !up && !given_up && agent.definition.is_some() => {
-                    return Err(format!("agent {name} should run, and is {:?}", agent.life))
+                    return Err(format!("agent {name} should run, and is {:?}", agent.state))
                 }
                 Wanted::Down if !agent.is_down() => return Err(format!("agent {name} should not run, and does")),
                 _ => {}
             }
             let lives = self.processes.values().filter(|live| live.name == *name).count();
-            if agent.is_down() != (lives == 0) && !matches!(agent.life, Life::Waiting { .. }) {
-                return Err(format!("agent {name} is {:?}, and {lives} processes of it live", agent.life));
+            if agent.is_down() != (lives == 0) && !matches!(agent.state, AgentState::Waiting { .. }) {
+                return Err(format!("agent {name} is {:?}, and {lives} processes of it live", agent.state));
             }
             let package = agent.record.package.as_ref();
             if let Some(package) = package.filter(|package| package.format == Format::Tar) {
@@ -477,15 +480,14 @@ impl<'a> Host<'a> {
 
 /// Agents whose starter has run for too long.
 fn late_starters(state: &State, now: Time) -> Vec<Name> {
-    let late =
-        |life: &Life| matches!(life, Life::Forking { starter: Some(_), since, .. } if now.since(*since) >= STARTER);
-    state.agents().filter(|agent| late(&agent.life)).map(|agent| agent.name().clone()).collect()
+    let late = |life: &AgentState| matches!(life, AgentState::Forking { starter: Some(_), since, .. } if now.since(*since) >= STARTER);
+    state.agents().filter(|agent| late(&agent.state)).map(|agent| agent.name().clone()).collect()
 }
 
 /// Whether an event says nothing to who reads a history.
 fn is_routine(event: &Event) -> bool {
     match event {
-        Event::Tick | Event::Measured(_) | Event::Left(..) | Event::Checked(_, Exit::Code(0), _) => true,
+        Event::Tick | Event::Measured(_) | Event::ProcessCount(..) | Event::Checked(_, Exit::Code(0), _) => true,
         Event::Replied(Reply::Jobs { jobs, .. }) => jobs.is_empty(),
         _ => false,
     }
@@ -496,7 +498,7 @@ fn job_of(action: &Action) -> Option<&JobId> {
     match action {
         Action::Fetch(id)
         | Action::Tool(ToolOwner::Job(id), _)
-        | Action::Place(id, ..)
+        | Action::PlacePackage(id, ..)
         | Action::Verify(id, ..)
         | Action::Link(id, ..) => Some(id),
         Action::Unpack { job, .. } | Action::Rename { job, .. } | Action::Inspect { job, .. } => Some(job),

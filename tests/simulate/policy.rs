@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bootagent::kernel::{Exit, Time};
-use bootagent::model::agent::Life;
+use bootagent::model::agent::AgentState;
 use bootagent::model::record::RunRecord;
 use bootagent::model::restart::Policy;
 use bootagent::model::spec::{Autorestart, Spec};
@@ -97,7 +97,7 @@ impl Watch {
     /// Compares what the model has come to with what it must have come to.
     pub fn look(
         &mut self,
-        life: &Life,
+        life: &AgentState,
         failures: u32,
         ordered: bool,
         policy: Policy,
@@ -105,15 +105,15 @@ impl Watch {
         now: Time,
     ) -> Result<(), String> {
         self.excused |= ordered;
-        if matches!(life, Life::Stopping(_)) {
+        if matches!(life, AgentState::Stopping(_)) {
             return Ok(());
         }
         if self.excused || spec.is_none() {
             self.end = None;
             self.failures = failures;
             self.next = match life {
-                Life::Waiting { until } => Next::At(*until),
-                Life::Down | Life::Fatal => Next::Never,
+                AgentState::Waiting { until } => Next::At(*until),
+                AgentState::Down | AgentState::Fatal => Next::Never,
                 _ => Next::Free,
             };
             self.excused = ordered || spec.is_none();
@@ -131,27 +131,29 @@ impl Watch {
             let wait = spec.restartsecs.unwrap_or(policy.restartsecs);
             if normal {
                 self.next = Next::Never;
-                if *life != Life::Down {
+                if *life != AgentState::Down {
                     return Err(format!("after {end:?} it rests, and is {life:?}"));
                 }
             } else if self.failures > spec.retries.unwrap_or(policy.retries) {
                 self.next = Next::Never;
-                if *life != Life::Fatal {
+                if *life != AgentState::Fatal {
                     return Err(format!("after {} early ends it is given up, and is {life:?}", self.failures));
                 }
             } else {
                 self.next = Next::At(at + wait);
                 match life {
-                    Life::Waiting { until } if *until < at + wait || *until > now + wait => {
+                    AgentState::Waiting { until } if *until < at + wait || *until > now + wait => {
                         return Err(format!("it waits until {until:?}, and ended at {at:?}"));
                     }
-                    Life::Waiting { until } => self.next = Next::At(*until),
+                    AgentState::Waiting { until } => self.next = Next::At(*until),
                     _ if wait.is_zero() => {}
                     _ => return Err(format!("after {end:?} it waits for its restart, and is {life:?}")),
                 }
             }
         }
-        if matches!(life, Life::Running { .. } | Life::Waiting { .. } | Life::Fatal) && failures != self.failures {
+        if matches!(life, AgentState::Running { .. } | AgentState::Waiting { .. } | AgentState::Fatal)
+            && failures != self.failures
+        {
             return Err(format!("it tells {failures} failures, {} happened", self.failures));
         }
         Ok(())

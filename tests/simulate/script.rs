@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bootagent::kernel::{Exit, Sig};
-use bootagent::model::job::{Job, Order, Source};
-use bootagent::model::pace::parse_servers;
+use bootagent::model::job::{Job, JobAction, Source};
 use bootagent::model::package::{Digest, Format};
 use bootagent::model::restart::Policy;
+use bootagent::model::schedule::parse_servers;
 use bootagent::model::spec::{Autorestart, Check, Kind, Limits, Spec};
 
 use crate::random::Random;
@@ -126,17 +126,17 @@ pub fn job_definition(text: &str) -> Option<Box<Spec>> {
 fn job(random: &mut Random, id: Box<str>) -> Job {
     let name = random.pick(&NAMES);
     let order = match random.below(12) {
-        0..=2 => Order::Install(source(random, name)),
-        3..=4 => Order::Upgrade(source(random, name)),
-        5 => Order::Uninstall,
-        6 => Order::Start,
-        7 => Order::Stop,
-        8 => Order::Restart,
-        9 if random.chance(50) => Order::Config { servers: None, step: Some(seconds(10 + random.below(1000))) },
-        9 => Order::Config { servers: parse_servers("new:1,newer:2").ok(), step: None },
-        _ => Order::Config { servers: None, step: None },
+        0..=2 => JobAction::Install(source(random, name)),
+        3..=4 => JobAction::Upgrade(source(random, name)),
+        5 => JobAction::Uninstall,
+        6 => JobAction::Start,
+        7 => JobAction::Stop,
+        8 => JobAction::Restart,
+        9 if random.chance(50) => JobAction::Config { servers: None, step: Some(seconds(10 + random.below(1000))) },
+        9 => JobAction::Config { servers: parse_servers("new:1,newer:2").ok(), step: None },
+        _ => JobAction::Config { servers: None, step: None },
     };
-    let of_daemon = matches!(&order, Order::Config { servers, step } if servers.is_some() || step.is_some());
+    let of_daemon = matches!(&order, JobAction::Config { servers, step } if servers.is_some() || step.is_some());
     let mut job = Job {
         text: id.clone(),
         id,
@@ -150,9 +150,9 @@ fn job(random: &mut Random, id: Box<str>) -> Job {
         signature: random.chance(80).then(|| "signature".into()),
         window: seconds(if random.chance(20) { random.below(900) } else { 0 }),
         expires: random.chance(10).then(|| seconds(random.below(600))),
-        order,
+        action: order,
     };
-    if matches!(job.order, Order::Install(_) | Order::Upgrade(_)) && random.chance(60) {
+    if matches!(job.action, JobAction::Install(_) | JobAction::Upgrade(_)) && random.chance(60) {
         job.definition_text = format!("{name} {}", random.below(100)).into();
         job.definition = job_definition(&job.definition_text);
     }

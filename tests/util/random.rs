@@ -1,6 +1,6 @@
 //! The chance that tests make, the same for the same seed.
 
-use bootagent::model::pace;
+use bootagent::model::schedule;
 
 /// Pseudo-random numbers: those of the daemon's own generator, with what tests ask of it.
 #[derive(Clone, Debug)]
@@ -8,7 +8,7 @@ pub struct Random(pub u64);
 
 impl Random {
     pub fn next(&mut self) -> u64 {
-        let mut generator = pace::Random(self.0);
+        let mut generator = schedule::Random(self.0);
         let number = generator.number();
         self.0 = generator.0;
         number

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::{directories, make_dir, open_for_writing, read_file, write_file, Error, Hierarchy, Leaf, Version};
+use super::{directories, make_dir, open_for_writing, read_file, write_file, CgroupError, Hierarchy, Leaf, Version};
 use crate::model::spec::Name;
 
 /// The group all of an agent's groups are in, in one hierarchy.
@@ -22,7 +22,7 @@ impl Group {
     /// Makes our group `name`, or the one at the path `parent` where the configuration says so, or finds it made. It is
     /// tried at the top of the hierarchy first, where no service manager's cleaning up reaches the agents, then below
     /// the group we are in, which is ours where it was delegated to us.
-    pub fn open(hierarchy: &Hierarchy, name: &str, parent: Option<&str>) -> Result<Group, Box<Error>> {
+    pub fn open(hierarchy: &Hierarchy, name: &str, parent: Option<&str>) -> Result<Group, Box<CgroupError>> {
         let mut bases = vec![hierarchy.mount.clone()];
         // A daemon that has moved itself into a group of its own is found again there by its successor.
         let own = match hierarchy.own.file_name() {
@@ -44,14 +44,14 @@ impl Group {
                 Err(error) => first = first.or(Some(error)),
             }
         }
-        Err(first.unwrap_or_else(|| Error::text("use", &hierarchy.mount, "no place for a group")))
+        Err(first.unwrap_or_else(|| CgroupError::text("use", &hierarchy.mount, "no place for a group")))
     }
 
-    fn make(&self) -> Result<(), Box<Error>> {
+    fn make(&self) -> Result<(), Box<CgroupError>> {
         let mut dir = self.base.clone();
         for part in self.dir.strip_prefix(&self.base).unwrap_or(Path::new("")) {
             if part == ".." {
-                return Err(Error::text("make", &self.dir, "the path leaves the hierarchy"));
+                return Err(CgroupError::text("make", &self.dir, "the path leaves the hierarchy"));
             }
             dir.push(part);
             make_dir(&dir)?;
@@ -60,7 +60,7 @@ impl Group {
     }
 
     /// Takes us out of our own group of agents, where a daemon started by an agent finds itself.
-    fn leave(mut self) -> Result<Group, Box<Error>> {
+    fn leave(mut self) -> Result<Group, Box<CgroupError>> {
         if self.own.starts_with(&self.dir) {
             self.vacate()?;
         }
@@ -78,11 +78,11 @@ impl Group {
     }
 
     /// Makes sure that groups below have `controller`: `memory` or `cpu`.
-    pub fn enable(&mut self, controller: &str) -> Result<(), Box<Error>> {
+    pub fn enable(&mut self, controller: &str) -> Result<(), Box<CgroupError>> {
         if self.version == Version::V1 {
             return match self.controllers.iter().any(|known| **known == *controller) {
                 true => Ok(()),
-                false => Err(Error::text("use", &self.dir, "the hierarchy is without the controller")),
+                false => Err(CgroupError::text("use", &self.dir, "the hierarchy is without the controller")),
             };
         }
         let below = self.dir.strip_prefix(&self.base).unwrap_or(Path::new("")).to_path_buf();
@@ -95,7 +95,7 @@ impl Group {
         Ok(())
     }
 
-    fn enable_in(&mut self, dir: &Path, controller: &str) -> Result<(), Box<Error>> {
+    fn enable_in(&mut self, dir: &Path, controller: &str) -> Result<(), Box<CgroupError>> {
         let control = dir.join("cgroup.subtree_control");
         let listed =
             |path: &Path| read_file(path).map(|text| text.split_ascii_whitespace().any(|name| name == controller));
@@ -104,7 +104,11 @@ impl Group {
         }
         let available = dir.join("cgroup.controllers");
         if !listed(&available)? {
-            return Err(Error::text("use", &available, &format!("\"{controller}\" is not among the controllers")));
+            return Err(CgroupError::text(
+                "use",
+                &available,
+                &format!("\"{controller}\" is not among the controllers"),
+            ));
         }
         // Only the root group may hold processes and hand out controllers; any other is refused with EBUSY.
         if dir == self.own && !self.is_root(dir) {
@@ -113,7 +117,7 @@ impl Group {
         write_file(&control, &format!("+{controller}"))?;
         match listed(&control)? {
             true => Ok(()),
-            false => Err(Error::text("write", &control, &format!("\"{controller}\" was not taken"))),
+            false => Err(CgroupError::text("write", &control, &format!("\"{controller}\" was not taken"))),
         }
     }
 
@@ -124,7 +128,7 @@ impl Group {
 
     /// Moves us to where we are in nobody's way: the root of a hierarchy may hold processes, below a group that was
     /// delegated to us it takes one of our own.
-    fn vacate(&mut self) -> Result<(), Box<Error>> {
+    fn vacate(&mut self) -> Result<(), Box<CgroupError>> {
         let mut place = self.base.clone();
         if self.version == Version::V2 && !self.is_root(&place) {
             place.push("daemon");
@@ -136,7 +140,7 @@ impl Group {
     }
 
     /// The group of one agent, made if need be.
-    pub fn leaf(&self, name: &Name) -> Result<Leaf, Box<Error>> {
+    pub fn leaf(&self, name: &Name) -> Result<Leaf, Box<CgroupError>> {
         let mut leaf = self.find(name);
         leaf.new = make_dir(&leaf.dir())?;
         Ok(leaf)

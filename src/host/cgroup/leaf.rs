@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::{directories, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, Error, Version};
+use super::{
+    directories, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, CgroupError, Version,
+};
 use crate::kernel::Pid;
 use crate::model::spec::Name;
 use crate::sys::poll::Counter;
@@ -56,7 +58,7 @@ impl Leaf {
     }
 
     /// The file through which a child enters it by writing `0`.
-    pub fn entrance(&self) -> Result<OwnedFd, Box<Error>> {
+    pub fn entrance(&self) -> Result<OwnedFd, Box<CgroupError>> {
         open_for_writing(&self.file("cgroup.procs")).map(OwnedFd::from)
     }
 
@@ -67,7 +69,7 @@ impl Leaf {
     }
 
     /// Every process in it and in groups its processes made below it; none when it is gone.
-    pub fn members(&self) -> Result<Vec<Pid>, Box<Error>> {
+    pub fn members(&self) -> Result<Vec<Pid>, Box<CgroupError>> {
         let mut pids = Vec::new();
         members(&self.dir(), &mut pids).map(|()| pids)
     }
@@ -84,19 +86,19 @@ impl Leaf {
 
     /// Has the kernel kill all that is in it in one step, also what is just being forked; false where it cannot (v1, or
     /// before 5.14). We must never be in it: then it is an error, and nothing is killed.
-    pub fn kill(&self) -> Result<bool, Box<Error>> {
+    pub fn kill(&self) -> Result<bool, Box<CgroupError>> {
         let file = self.file("cgroup.kill");
         if self.version == Version::V1 || !file.exists() {
             return Ok(false);
         }
         if self.members()?.iter().any(|pid| pid.raw() as u32 == std::process::id()) {
-            return Err(Error::text("kill", &self.dir(), "we are in it ourselves"));
+            return Err(CgroupError::text("kill", &self.dir(), "we are in it ourselves"));
         }
         write_file(&file, "1").map(|()| true)
     }
 
     /// Stops or continues all that is in it, where the hierarchy can (v2 from 5.2, v1 freezer).
-    pub fn freeze(&self, frozen: bool) -> Result<(), Box<Error>> {
+    pub fn freeze(&self, frozen: bool) -> Result<(), Box<CgroupError>> {
         match self.version {
             Version::V2 => self.write("cgroup.freeze", if frozen { "1" } else { "0" }),
             Version::V1 => self.write("freezer.state", if frozen { "FROZEN" } else { "THAWED" }),
@@ -104,7 +106,7 @@ impl Leaf {
     }
 
     /// Limits the memory of all in it, swap included, or lifts the limit; read back afterwards.
-    pub fn set_memory(&self, limit: Option<u64>) -> Result<(), Box<Error>> {
+    pub fn set_memory(&self, limit: Option<u64>) -> Result<(), Box<CgroupError>> {
         let (file, swap, none) = match self.version {
             Version::V2 => ("memory.max", "memory.swap.max", "max"),
             Version::V1 => ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "-1"),
@@ -131,7 +133,7 @@ impl Leaf {
             Some(want) if !self.has_memory(want) => {
                 let file = self.file(file);
                 let got = read_file(&file)?;
-                Err(Error::text("write", &file, &format!("wrote {want}, read back \"{}\"", got.trim())))
+                Err(CgroupError::text("write", &file, &format!("wrote {want}, read back \"{}\"", got.trim())))
             }
             _ => Ok(()),
         }
@@ -148,7 +150,7 @@ impl Leaf {
 
     /// Holds the processor time of all in it to `share` hundredths of a percent of one core, or lifts the limit; read
     /// back afterwards. A share below the kernel's least, 0.1 %, becomes that.
-    pub fn set_cpu(&self, share: Option<u32>) -> Result<(), Box<Error>> {
+    pub fn set_cpu(&self, share: Option<u32>) -> Result<(), Box<CgroupError>> {
         let bandwidth = share.map(bandwidth);
         match (self.version, bandwidth) {
             (Version::V2, None) => self.write("cpu.max", "max"),
@@ -192,15 +194,15 @@ impl Leaf {
 
     /// Is raised whenever the memory limit is hit and nothing can be reclaimed: v1 kills one process then, and says
     /// nothing to the others. `None` for v2, which ends all that is in it.
-    pub fn memory_alarm(&self) -> Result<Option<Counter>, Box<Error>> {
+    pub fn memory_alarm(&self) -> Result<Option<Counter>, Box<CgroupError>> {
         if self.version == Version::V2 {
             return Ok(None);
         }
         let path = self.file("cgroup.event_control");
-        let alarm = Counter::new().map_err(|cause| Error::io("watch", &path, cause))?;
+        let alarm = Counter::new().map_err(|cause| CgroupError::io("watch", &path, cause))?;
         let control = self.file("memory.oom_control");
         // The kernel keeps what it needs of this file; the registration ends with the counter.
-        let control = File::open(&control).map_err(|cause| Error::io("open", &control, cause))?;
+        let control = File::open(&control).map_err(|cause| CgroupError::io("open", &control, cause))?;
         write_file(&path, &format!("{} {}", alarm.as_fd().as_raw_fd(), control.as_raw_fd()))?;
         Ok(Some(alarm))
     }
@@ -230,16 +232,16 @@ impl Leaf {
     }
 
     /// Removes it with the groups made below it; an error while there are processes, to be tried again later.
-    pub fn remove(&self) -> Result<(), Box<Error>> {
+    pub fn remove(&self) -> Result<(), Box<CgroupError>> {
         remove(&self.dir())
     }
 
-    fn write(&self, file: &str, text: &str) -> Result<(), Box<Error>> {
+    fn write(&self, file: &str, text: &str) -> Result<(), Box<CgroupError>> {
         write_file(&self.file(file), text)
     }
 
     /// Writes what is read back afterwards.
-    fn set(&self, file: &str, text: &str) -> Result<(), Box<Error>> {
+    fn set(&self, file: &str, text: &str) -> Result<(), Box<CgroupError>> {
         set_and_compare(&self.file(file), text)
     }
 
@@ -266,7 +268,7 @@ pub(super) fn bandwidth(share: u32) -> (u64, u64) {
     ((share * 100).max(1000), 1_000_000)
 }
 
-fn members(dir: &Path, pids: &mut Vec<Pid>) -> Result<(), Box<Error>> {
+fn members(dir: &Path, pids: &mut Vec<Pid>) -> Result<(), Box<CgroupError>> {
     let text = match read_file(&dir.join("cgroup.procs")) {
         Ok(text) => text,
         Err(error) if error.missing() => return Ok(()),
@@ -280,7 +282,7 @@ fn members(dir: &Path, pids: &mut Vec<Pid>) -> Result<(), Box<Error>> {
     Ok(())
 }
 
-fn remove(dir: &Path) -> Result<(), Box<Error>> {
+fn remove(dir: &Path) -> Result<(), Box<CgroupError>> {
     let mut removed = fs::remove_dir(dir);
     if removed.as_ref().is_err_and(|cause| cause.kind() != io::ErrorKind::NotFound) {
         for below in below(dir) {
@@ -289,7 +291,7 @@ fn remove(dir: &Path) -> Result<(), Box<Error>> {
         }
     }
     match removed {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", dir, cause)),
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(CgroupError::io("remove", dir, cause)),
         _ => Ok(()),
     }
 }

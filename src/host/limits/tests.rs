@@ -170,7 +170,7 @@ fn groups_that_are_not_empty_are_removed_later() {
     let fake = Fake::new("release", "cpu memory\n");
     fs::create_dir(fake.0.join("bootagent/old")).unwrap();
     let mut limits = fake.limits();
-    limits.sweep();
+    limits.remove_empty_groups();
     assert!(!fake.0.join("bootagent/old").exists(), "an earlier daemon's, empty");
     limits.prepare(&"web".into(), &want(None, None));
     limits.prepare(&"db".into(), &want(None, None));
@@ -180,7 +180,7 @@ fn groups_that_are_not_empty_are_removed_later() {
     limits.prepare(&"web".into(), &want(None, None));
     fs::remove_dir_all(fake.0.join("bootagent/web")).unwrap();
     fs::create_dir(fake.0.join("bootagent/web")).unwrap();
-    limits.sweep();
+    limits.remove_empty_groups();
     assert!(fake.0.join("bootagent/web").exists(), "in use again");
     limits.release("web");
     assert!(!fake.0.join("bootagent/web").exists());
@@ -229,5 +229,5 @@ fn a_group_that_the_next_run_does_not_use_is_to_be_removed() {
 #[test]
 fn what_holds_an_agent_is_small() {
     // One of 1000; allocators round up to powers of two.
-    assert!(size_of::<Held>() <= 128, "{}", size_of::<Held>());
+    assert!(size_of::<AgentGroups>() <= 128, "{}", size_of::<AgentGroups>());
 }

@@ -127,7 +127,7 @@ fn output_that_cannot_be_opened_is_said() {
         let message = outputs.open(name).map(drop).unwrap_err();
         assert!(message.starts_with(&format!("agent \"{name}\": cannot open")), "{message}");
         assert!(message.contains(want) && message.ends_with("its output is dropped"), "{message}");
-        assert_eq!(outputs.turn(name, 0), Ok(()));
+        assert_eq!(outputs.rotate(name, 0), Ok(()));
         assert_eq!(outputs.tail(name, 100), "");
     }
     fs::write(place.0.join("file"), "").unwrap();
@@ -138,13 +138,13 @@ fn output_that_cannot_be_opened_is_said() {
 fn output_is_turned_over_under_its_writer() {
     let place = Place::new();
     let mut outputs = Outputs::new(&place.0);
-    assert_eq!(outputs.turn("web", 10), Ok(()));
+    assert_eq!(outputs.rotate("web", 10), Ok(()));
     let mut writer = File::from(outputs.open("web").unwrap());
     writer.write_all(b"0123456789").unwrap();
-    assert_eq!(outputs.turn("web", 10), Ok(()));
+    assert_eq!(outputs.rotate("web", 10), Ok(()));
     assert_eq!(place.read("web.log").len(), 10);
     writer.write_all(b"abcdef").unwrap();
-    assert_eq!(outputs.turn("web", 10), Ok(()));
+    assert_eq!(outputs.rotate("web", 10), Ok(()));
     assert_eq!((place.read("web.log.1"), place.read("web.log")), ("6789abcdef".into(), "".into()));
     assert_eq!(place.mode("web.log.1"), 0o640);
     writer.write_all(b"next").unwrap();
@@ -155,7 +155,7 @@ fn output_is_turned_over_under_its_writer() {
     fs::remove_file(place.0.join("web.log.1")).unwrap();
     fs::create_dir_all(place.0.join("web.log.1/full")).unwrap();
     writer.write_all(b"0123456789").unwrap();
-    let message = outputs.turn("web", 10).unwrap_err();
+    let message = outputs.rotate("web", 10).unwrap_err();
     assert!(message.starts_with("agent \"web\": cannot turn over"), "{message}");
     assert_eq!(place.read("web.log"), "");
     assert!(!place.0.join("web.log.1.tmp").exists());
@@ -170,7 +170,7 @@ fn an_output_with_a_hole_is_turned_over_without_it() {
     // Larger than any disk.
     writer.set_len(1 << 43).unwrap();
     writer.write_all(b"after").unwrap();
-    assert_eq!(outputs.turn("web", 1 << 20), Ok(()));
+    assert_eq!(outputs.rotate("web", 1 << 20), Ok(()));
     let copy = place.read("web.log.1");
     assert!(copy.trim_matches('\0') == "after" && copy.len() <= 64 << 10, "{} bytes", copy.len());
     assert_eq!(place.read("web.log"), "");
@@ -186,9 +186,9 @@ fn a_name_that_is_given_to_an_output_later_does_not_keep_it_from_being_turned_ov
         fs::hard_link(outputs.path("web"), place.0.join(name)).unwrap();
     }
     let mut next = Outputs::new(&place.0);
-    assert!(next.turn("web", 10).unwrap_err().contains("hard link"), "whose file it is nobody knows");
+    assert!(next.rotate("web", 10).unwrap_err().contains("hard link"), "whose file it is nobody knows");
     assert_eq!(place.read("web.log").len(), 13);
-    assert_eq!(outputs.turn("web", 10), Ok(()));
+    assert_eq!(outputs.rotate("web", 10), Ok(()));
     assert_eq!(
         (place.read("web.log.1"), place.read("web.log"), place.read("one")),
         ("3456789abc".into(), "".into(), "".into())
@@ -223,7 +223,7 @@ fn tails_begin_with_the_last_start() {
     assert_eq!(outputs.tail("web", 100), "");
     file.write_all(b"one\ntwo\n").unwrap();
     assert_eq!((outputs.tail("web", 100), outputs.tail("web", 6)), ("one\ntwo\n".into(), "two\n".into()));
-    outputs.turn("web", 10).unwrap();
+    outputs.rotate("web", 10).unwrap();
     file.write_all(b"three\n").unwrap();
     assert_eq!(outputs.tail("web", 100), "three\n");
     drop(outputs.open("web").unwrap());

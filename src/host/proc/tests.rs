@@ -79,22 +79,22 @@ fn mangled_stat_lines_are_no_process() {
 
 #[test]
 fn environments() {
-    let agent = |name: &str| Mark::Agent(name.into());
+    let agent = |name: &str| ProcessTag::Agent(name.into());
     for (text, want) in [
         ("BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s\0", agent("web")),
         ("A=b\0BOOTAGENT_STATE_DIR=/s\0=\0BOOTAGENT_NAME=web", agent("web")),
         ("BOOTAGENT_NAME=a\0BOOTAGENT_NAME=b\0BOOTAGENT_STATE_DIR=/s\0", agent("a")),
-        ("BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s/t\0", Mark::Stranger),
-        ("BOOTAGENT_NAME=web\0", Mark::Stranger),
-        ("BOOTAGENT_STATE_DIR=/s\0", Mark::Stranger),
-        ("XBOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s\0", Mark::Stranger),
-        ("BOOTAGENT_NAME=../x\0BOOTAGENT_STATE_DIR=/s\0", Mark::Stranger),
-        ("BOOTAGENT_NAME=\0BOOTAGENT_STATE_DIR=/s\0", Mark::Stranger),
-        ("\0\0\0", Mark::Stranger),
+        ("BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s/t\0", ProcessTag::Stranger),
+        ("BOOTAGENT_NAME=web\0", ProcessTag::Stranger),
+        ("BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
+        ("XBOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
+        ("BOOTAGENT_NAME=../x\0BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
+        ("BOOTAGENT_NAME=\0BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
+        ("\0\0\0", ProcessTag::Stranger),
     ] {
         assert_eq!(parse_environ(text.as_bytes(), "/s"), want, "{text:?}");
     }
-    assert_eq!(parse_environ(b"BOOTAGENT_NAME=\xff\0BOOTAGENT_STATE_DIR=/s\0", "/s"), Mark::Stranger);
+    assert_eq!(parse_environ(b"BOOTAGENT_NAME=\xff\0BOOTAGENT_STATE_DIR=/s\0", "/s"), ProcessTag::Stranger);
 }
 
 #[test]
@@ -107,8 +107,8 @@ fn an_environment_says_the_same_however_it_is_cut() {
             environ.read(piece);
             known = known.or(environ.mark());
         }
-        assert_eq!(known, Some(Mark::Agent("web".into())), "in pieces of {size}: before its end");
-        assert_eq!(environ.end(), Mark::Agent("web".into()), "in pieces of {size}");
+        assert_eq!(known, Some(ProcessTag::Agent("web".into())), "in pieces of {size}: before its end");
+        assert_eq!(environ.end(), ProcessTag::Agent("web".into()), "in pieces of {size}");
     }
 }
 
@@ -117,7 +117,7 @@ fn of_a_large_environment_no_more_is_read_than_can_matter() {
     let long = "x".repeat(100_000);
     let mut command = std::process::Command::new("sleep");
     command.arg("60").env_clear();
-    for (first, want) in [(true, Mark::Agent("web".into())), (false, Mark::Stranger)] {
+    for (first, want) in [(true, ProcessTag::Agent("web".into())), (false, ProcessTag::Stranger)] {
         command.env_clear();
         // The command sorts them.
         let name = |index: usize| if first { format!("X{index}") } else { format!("A{index}") };
@@ -126,10 +126,10 @@ fn of_a_large_environment_no_more_is_read_than_can_matter() {
         }
         let mut child = command.env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_DIR", "/s").spawn().unwrap();
         let pid = Pid::new(child.id() as i32).unwrap();
-        let mut asked = mark(pid, "/s");
-        while asked.0 == Mark::Executing {
+        let mut asked = process_tag(pid, "/s");
+        while asked.0 == ProcessTag::Executing {
             std::thread::yield_now();
-            asked = mark(pid, "/s");
+            asked = process_tag(pid, "/s");
         }
         let (found, length) = asked;
         let _ = (child.kill(), child.wait());

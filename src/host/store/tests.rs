@@ -68,7 +68,7 @@ fn run(name: &str) -> RunRecord {
         stopping: false,
         process: None,
         started: Time(0),
-        mark: Some(u64::MAX),
+        fingerprint: Some(u64::MAX),
         failures: 3,
         restart_at: None,
         fatal: true,
@@ -252,7 +252,7 @@ fn a_write_that_fails_says_why_and_leaves_nothing() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let error = (&full).write_all(b"x").unwrap_err();
     assert_eq!(
-        told::<()>(Err(error), "write", Path::new("/x")).unwrap_err().to_string(),
+        with_context::<()>(Err(error), "write", Path::new("/x")).unwrap_err().to_string(),
         "cannot write \"/x\": No space left on device"
     );
 

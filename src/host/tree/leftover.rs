@@ -3,11 +3,11 @@
 use super::view::Depth;
 use super::{Leftover, Trees};
 use crate::host::limits::Limits;
-use crate::host::proc::{self, Mark, Stat};
+use crate::host::proc::{self, ProcessTag, Stat};
 use crate::kernel::{Pid, Process, Uid};
-use crate::map::{Map, Set};
 use crate::model::membership::{self, judge, Facts, Strength};
 use crate::model::spec::Name;
+use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::account::own_uid;
 
 /// The most that is read of the environments of all processes together, once at a daemon's start.
@@ -16,9 +16,9 @@ const ALL_BYTES: usize = 32 << 20;
 impl Trees {
     /// Agents of an earlier daemon that nobody has taken over, with what runs of each: those that have processes in their
     /// control groups, whose main process may be among them, and then those that only environments tell of.
-    pub fn leftovers(&mut self, limits: &Limits) -> Map<Name, Leftover> {
-        self.look(Depth::Whole);
-        let mut leftovers = Map::new();
+    pub fn leftovers(&mut self, limits: &Limits) -> SortedMap<Name, Leftover> {
+        self.snapshot_view(Depth::Whole);
+        let mut leftovers = SortedMap::new();
         let Some(view) = self.view.as_ref() else { return leftovers };
         for (name, pids) in limits.leftovers() {
             if self.trees.contains_key(&name) {
@@ -38,10 +38,10 @@ impl Trees {
 
     /// Whose environments name an agent that nobody has taken over and of which no control group is left, and can be
     /// believed as far as an environment can.
-    fn marked(&self, grouped: &Map<Name, Leftover>) -> Map<Name, Vec<Stat>> {
-        let mut found: Map<Name, Vec<Stat>> = Map::new();
+    fn marked(&self, grouped: &SortedMap<Name, Leftover>) -> SortedMap<Name, Vec<Stat>> {
+        let mut found: SortedMap<Name, Vec<Stat>> = SortedMap::new();
         let Some(view) = self.view.as_ref() else { return found };
-        let mut taken: Set<Process> = grouped.values().flat_map(|left| left.processes.iter().copied()).collect();
+        let mut taken: SortedSet<Process> = grouped.values().flat_map(|left| left.processes.iter().copied()).collect();
         let mut bytes = 0;
         for (stat, facts) in view.snapshot.stats().iter().zip(&view.facts) {
             if facts.excluded || judge(facts).is_some() || !self.may_be_agent(stat) || !taken.insert(stat.process) {
@@ -52,9 +52,9 @@ impl Trees {
             if bytes > ALL_BYTES {
                 break;
             }
-            let (said, length) = proc::mark(pid, &self.state_dir);
+            let (said, length) = proc::process_tag(pid, &self.state_dir);
             bytes += length;
-            let Mark::Agent(name) = said else { continue };
+            let ProcessTag::Agent(name) = said else { continue };
             if self.trees.contains_key(&name) || grouped.contains_key(&name) {
                 continue;
             }
@@ -83,7 +83,7 @@ impl Trees {
 
 fn leftover(mut stats: Vec<Stat>, strength: Strength) -> Leftover {
     // The one whose parent is outside, in a session of its own, the oldest of them.
-    let pids: Set<Pid> = stats.iter().map(|stat| stat.process.pid).collect();
+    let pids: SortedSet<Pid> = stats.iter().map(|stat| stat.process.pid).collect();
     stats.sort_by_key(|stat| {
         let inside = Pid::new(stat.parent).is_some_and(|parent| pids.contains(&parent));
         (inside, stat.session != stat.process.pid.raw(), stat.process.ticks)

@@ -1,13 +1,13 @@
 //! Adding up what a tree has used.
 
 use crate::kernel::Process;
-use crate::map::Map;
+use crate::sorted_map::SortedMap;
 
 /// Adds up the processor time of a tree that loses processes.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     total: u64,
-    last: Option<Map<Process, Reading>>,
+    last: Option<SortedMap<Process, Reading>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +19,8 @@ pub(super) struct Reading {
 
 impl Meter {
     /// Takes in what each process has used, its waited-for children included, and returns the sum so far in ticks.
-    pub(super) fn read(&mut self, now: Map<Process, Reading>) -> u64 {
-        let sum = |readings: &Map<Process, Reading>| readings.values().map(|reading| reading.used).sum::<u64>();
+    pub(super) fn read(&mut self, now: SortedMap<Process, Reading>) -> u64 {
+        let sum = |readings: &SortedMap<Process, Reading>| readings.values().map(|reading| reading.used).sum::<u64>();
         let mut before = 0;
         if let Some(last) = &self.last {
             before = sum(last);

@@ -30,7 +30,7 @@ fn none() -> Limits {
 fn trees(agents: &[(&str, i32)]) -> Trees {
     let mut trees = Trees::new("/s");
     for (name, leader) in agents {
-        trees.begin(&(*name).into(), process(*leader));
+        trees.started(&(*name).into(), process(*leader));
     }
     trees
 }

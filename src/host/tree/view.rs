@@ -8,8 +8,8 @@ use super::{Tree, Trees};
 use crate::host::limits::Limits;
 use crate::host::proc::{self, Snapshot, Stat};
 use crate::kernel::{Pid, Process, Uid};
-use crate::map::{Map, Set};
 use crate::model::membership::{judge, AgentId, Facts, Mark, Member, Strength};
+use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::account::own_uid;
 
 /// So many orphans are asked who they are in one look, so many bytes of their environments are read before the rest waits
@@ -75,11 +75,11 @@ impl Trees {
     /// All processes of one tree in this turn's view, and how surely each is of it.
     pub(super) fn collect(&mut self, name: &str, limits: &Limits, depth: Depth) -> Vec<(Stat, Strength)> {
         let Some(tree) = self.trees.get_mut(name) else { return Vec::new() };
-        let (id, leader, adopted) = (tree.id, tree.leader, tree.adopted);
+        let (id, leader, adopted) = (tree.id, tree.main_process, tree.adopted);
         let group = limits.members(name);
         tree.grouped = group.is_some();
         let (grouped, outside) = (group.unwrap_or_default(), tree.grouped);
-        self.look(depth);
+        self.snapshot_view(depth);
         let (own, ours) = (self.own, &self.ours);
         let may = |pid: Pid| pid.raw() != own && !ours.contains(&pid);
         let Some(view) = self.view.as_mut() else { return Vec::new() };
@@ -87,7 +87,7 @@ impl Trees {
         if view.snapshot.fault().is_some() {
             // Nothing is known but the group, and our own child, whose id is its own until we reap it.
             let child = leader.filter(|_| !adopted).map(|leader| leader.pid);
-            let pids: Set<Pid> = grouped.into_iter().chain(child).filter(|pid| may(*pid)).collect();
+            let pids: SortedSet<Pid> = grouped.into_iter().chain(child).filter(|pid| may(*pid)).collect();
             let unread = |pid| (Stat::unread(Process { pid, ticks: 0 }, 0, 0), Strength::Grouped);
             members.extend(pids.into_iter().map(unread));
             return members;
@@ -124,7 +124,7 @@ impl Trees {
     }
 
     /// This turn's view, at least so deep.
-    pub(super) fn look(&mut self, depth: Depth) -> &View {
+    pub(super) fn snapshot_view(&mut self, depth: Depth) -> &View {
         if self.view.as_ref().is_some_and(|view| view.depth < depth) {
             self.view = None;
         }
@@ -138,7 +138,7 @@ impl Trees {
                 }
                 self.see(Snapshot::below(&roots), Depth::Usage);
             } else if depth == Depth::Present {
-                let own = self.trees.values().filter(|tree| !tree.adopted).filter_map(|tree| tree.leader);
+                let own = self.trees.values().filter(|tree| !tree.adopted).filter_map(|tree| tree.main_process);
                 let children = own.map(|leader| (leader.pid, leader.ticks)).collect();
                 self.see(Snapshot::around(&children), Depth::Present);
             } else {
@@ -155,7 +155,7 @@ impl Trees {
         }
         let facts = self.resolve(&snapshot);
         let view = View { snapshot, members: facts.iter().map(judge).collect(), facts, depth };
-        let mut members: Map<AgentId, Vec<(Stat, Strength)>> = Map::new();
+        let mut members: SortedMap<AgentId, Vec<(Stat, Strength)>> = SortedMap::new();
         for (stat, member) in view.snapshot.stats().iter().zip(&view.members) {
             if let Some(Member { agent, strength }) = *member {
                 members.or_insert_with(agent, Vec::new).push((*stat, strength));
@@ -180,7 +180,7 @@ impl Trees {
                     facts[index].seen = Some(Member { agent: tree.id, strength: *strength });
                 }
             }
-            if let Some(index) = tree.leader.and_then(at) {
+            if let Some(index) = tree.main_process.and_then(at) {
                 facts[index].main = Some(tree.id);
             }
         }
@@ -269,39 +269,39 @@ impl Trees {
     }
 
     /// The users of the agents to whom an environment can matter.
-    fn agents_users(&self) -> Set<u32> {
+    fn agents_users(&self) -> SortedSet<u32> {
         let open = self.trees.iter().filter(|(_, tree)| !tree.grouped);
         open.filter_map(|(name, _)| self.user(name)).map(|user| user.0).collect()
     }
 
     /// What an orphan's environment says. That is read only if it runs as one of these users in every respect.
-    fn ask(&self, stat: &Stat, agents_users: &Set<u32>, budget: &mut Budget) -> Asked {
+    fn ask(&self, stat: &Stat, agents_users: &SortedSet<u32>, budget: &mut Budget) -> Asked {
         let pid = stat.process.pid;
         let Some(users) = proc::users(pid) else { return Asked::Unknown };
         if users != [users[0]; 3] || !agents_users.contains(&users[0].0) {
             return Asked::Stranger;
         }
         loop {
-            let (said, length) = proc::mark(pid, &self.state_dir);
+            let (said, length) = proc::process_tag(pid, &self.state_dir);
             budget.bytes = budget.bytes.saturating_sub(length);
             match said {
-                proc::Mark::Agent(name) => {
+                proc::ProcessTag::Agent(name) => {
                     let Some(tree) = self.trees.get(&name) else { return Asked::Stranger };
                     return Asked::Says(self.mark(&name, tree, stat, users));
                 }
-                proc::Mark::Stranger => return Asked::Stranger,
-                proc::Mark::Executing if budget.executing > 0 => {
+                proc::ProcessTag::Stranger => return Asked::Stranger,
+                proc::ProcessTag::Executing if budget.executing > 0 => {
                     budget.executing -= 1;
                     std::thread::yield_now();
                 }
-                proc::Mark::Executing | proc::Mark::Unknown => return Asked::Unknown,
+                proc::ProcessTag::Executing | proc::ProcessTag::Unknown => return Asked::Unknown,
             }
         }
     }
 
     /// What speaks for and against an orphan that names an agent.
     fn mark(&self, name: &str, tree: &Tree, stat: &Stat, users: [Uid; 3]) -> Mark {
-        let leader = tree.leader.map(|leader| leader.pid);
+        let leader = tree.main_process.map(|leader| leader.pid);
         Mark {
             agent: tree.id,
             users: Some(users),
@@ -346,7 +346,7 @@ fn holds(facts: &Facts) -> bool {
 fn spread_surely(snapshot: &Snapshot, children: &Index, facts: &mut [Facts], mut open: Vec<usize>, own: i32) {
     let stats = snapshot.stats();
     let sessions = Index::new(stats, |stat| stat.session);
-    let mut lent = Set::new();
+    let mut lent = SortedSet::new();
     let mut lenders = open.clone();
     loop {
         // Descent before sessions.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{stopsignal, Agent, Health, Life, Then, Turn, FIND_MAIN, KILL_AGAIN, LOOK, SHORT, STARTER};
+use super::{
+    stopsignal, AfterStop, Agent, AgentState, Health, StepContext, COUNT_INTERVAL, KILL_INTERVAL, MAIN_PROCESS_TIMEOUT,
+    RESOURCE_RETRY_DELAY, STARTER_TIMEOUT,
+};
 use crate::kernel::{Exit, Level, Process, Sig, Time};
 use crate::model::event::Action;
 use crate::model::restart::End;
@@ -16,115 +19,130 @@ impl Agent {
     }
 
     /// Its process was made.
-    pub fn started(&mut self, process: Process, by: &(Option<Box<str>>, bool, bool), turn: &mut Turn) {
+    pub fn started(&mut self, process: Process, by: &(Option<Box<str>>, bool, bool), context: &mut StepContext) {
         self.attached(by);
-        match &mut self.life {
-            Life::Starting => {
+        match &mut self.state {
+            AgentState::Starting => {
                 let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);
-                self.life = if forking {
-                    Life::Forking { starter: Some(process), since: turn.now, ask: None }
+                self.state = if forking {
+                    AgentState::Forking { starter: Some(process), since: context.now, ask: None }
                 } else {
-                    Life::Running { process, since: turn.now, health: self.first_check(turn.now) }
+                    AgentState::Running { process, since: context.now, health: self.first_check(context.now) }
                 };
-                self.save(turn);
+                self.save(context);
                 let verb = if forking { "starting" } else { "started" };
-                turn.log(Level::Info, &self.record.name, format_args!("{verb}, process {}", process.pid));
+                context.log(Level::Info, &self.record.name, format_args!("{verb}, process {}", process.pid));
             }
-            Life::Stopping(stopping) => {
-                stopping.leader = Some((process, turn.now));
+            AgentState::Stopping(stopping) => {
+                stopping.main_process = Some((process, context.now));
                 stopping.starting = false;
-                stopping.look_at = None;
+                stopping.count_at = None;
                 let sig = if stopping.killed { Sig::KILL } else { stopsignal(&self.definition) };
-                turn.out.push(Action::Signal(self.record.name.clone(), sig));
+                context.out.push(Action::Signal(self.record.name.clone(), sig));
             }
-            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Forking { .. } | Life::Running { .. } => {
-                self.illegal("started", turn);
+            AgentState::Down
+            | AgentState::Waiting { .. }
+            | AgentState::Fatal
+            | AgentState::Forking { .. }
+            | AgentState::Running { .. } => {
+                self.log_impossible("started", context);
             }
         }
     }
 
     /// Its process could not be made, or could not become the agent.
-    pub fn not_started(&mut self, reason: &str, turn: &mut Turn) {
-        match &mut self.life {
-            Life::Starting | Life::Forking { .. } | Life::Running { .. } => {
+    pub fn not_started(&mut self, reason: &str, context: &mut StepContext) {
+        match &mut self.state {
+            AgentState::Starting | AgentState::Forking { .. } | AgentState::Running { .. } => {
                 self.killed = false;
-                self.set_end(format_args!("cannot start: {reason}"), "", Level::Error, turn);
-                self.conclude(Then::Policy(End::NotStarted), Duration::ZERO, turn);
+                self.set_last_end(format_args!("cannot start: {reason}"), "", Level::Error, context);
+                self.conclude(AfterStop::Policy(End::NotStarted), Duration::ZERO, context);
             }
-            Life::Stopping(stopping) => {
-                (stopping.leader, stopping.starting) = (None, false);
-                self.look(turn);
+            AgentState::Stopping(stopping) => {
+                (stopping.main_process, stopping.starting) = (None, false);
+                self.count_processes(context);
             }
-            Life::Down | Life::Waiting { .. } | Life::Fatal => self.illegal("not started", turn),
+            AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal => {
+                self.log_impossible("not started", context)
+            }
         }
     }
 
     /// The host had nothing to spare for its start: tried again before long, and not counted.
-    pub fn short(&mut self, reason: &str, turn: &mut Turn) {
-        if self.life != Life::Starting {
-            return self.not_started(reason, turn);
+    pub fn resource_exhausted(&mut self, reason: &str, context: &mut StepContext) {
+        if self.state != AgentState::Starting {
+            return self.not_started(reason, context);
         }
         let text = format!("cannot start yet: {reason}");
         if *self.detail != *text {
-            self.set_end(format_args!("{text}"), "", Level::Error, turn);
+            self.set_last_end(format_args!("{text}"), "", Level::Error, context);
         }
-        turn.out.push(Action::Release(self.record.name.clone()));
-        self.life = Life::Waiting { until: turn.now + SHORT };
-        self.save(turn);
+        context.out.push(Action::Release(self.record.name.clone()));
+        self.state = AgentState::Waiting { until: context.now + RESOURCE_RETRY_DELAY };
+        self.save(context);
     }
 
     /// Its main process, or its starter, ended.
-    pub fn exited(&mut self, exit: Exit, oom: Option<&str>, tail: &str, turn: &mut Turn) {
-        match &mut self.life {
-            Life::Running { since, health, .. } => {
-                let ran = turn.now.since(*since);
+    pub fn exited(&mut self, exit: Exit, oom: Option<&str>, tail: &str, context: &mut StepContext) {
+        match &mut self.state {
+            AgentState::Running { since, health, .. } => {
+                let ran = context.now.since(*since);
                 if matches!(health, Health::Busy { .. }) {
-                    turn.out.push(Action::KillCheck(self.record.name.clone()));
+                    context.out.push(Action::KillCheck(self.record.name.clone()));
                 }
-                self.ended(exit, oom, tail, ran, turn);
+                self.ended(exit, oom, tail, ran, context);
             }
-            Life::Forking { starter, since, ask } => {
+            AgentState::Forking { starter, since, ask } => {
                 *starter = None;
                 // One that was taken over has no status.
                 if matches!(exit, Exit::Code(0) | Exit::Unknown) {
-                    *ask = Some((turn.now, turn.now + FIND_MAIN));
-                    turn.out.push(Action::FindMain(self.record.name.clone()));
+                    *ask = Some((context.now, context.now + MAIN_PROCESS_TIMEOUT));
+                    context.out.push(Action::FindMain(self.record.name.clone()));
                 } else {
-                    let ran = turn.now.since(*since);
-                    self.ended(exit, oom, tail, ran, turn);
+                    let ran = context.now.since(*since);
+                    self.ended(exit, oom, tail, ran, context);
                 }
             }
-            Life::Stopping(stopping) => {
-                stopping.leader = None;
-                self.look(turn);
+            AgentState::Stopping(stopping) => {
+                stopping.main_process = None;
+                self.count_processes(context);
             }
-            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting => self.illegal("ended", turn),
+            AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Starting => {
+                self.log_impossible("ended", context)
+            }
         }
     }
 
-    pub(super) fn ended(&mut self, exit: Exit, oom: Option<&str>, tail: &str, ran: Duration, turn: &mut Turn) {
+    pub(super) fn ended(
+        &mut self,
+        exit: Exit,
+        oom: Option<&str>,
+        tail: &str,
+        ran: Duration,
+        context: &mut StepContext,
+    ) {
         self.killed = oom.is_some() || exit == Exit::Signal(Sig::KILL);
         let text = match oom {
             Some(oom) => format!("killed: {oom}"),
             None => exit.to_string(),
         };
-        self.set_end(format_args!("{text} after {} s", ran.as_secs()), tail, Level::Warn, turn);
-        self.stop(Then::Policy(End::Exited(exit)), None, ran, turn);
+        self.set_last_end(format_args!("{text} after {} s", ran.as_secs()), tail, Level::Warn, context);
+        self.enter_stopping(AfterStop::Policy(End::Exited(exit)), None, ran, context);
     }
 
     /// The search for a forking agent's main process brought this.
-    pub fn main_found(&mut self, found: Option<Process>, turn: &mut Turn) {
-        let Life::Forking { starter: None, since, ask: Some((next, until)) } = &mut self.life else {
+    pub fn main_found(&mut self, found: Option<Process>, context: &mut StepContext) {
+        let AgentState::Forking { starter: None, since, ask: Some((next, until)) } = &mut self.state else {
             return;
         };
         match found {
             Some(process) => {
                 let since = *since;
-                self.life = Life::Running { process, since, health: self.first_check(turn.now) };
-                self.save(turn);
-                turn.log(Level::Info, &self.record.name, format_args!("started, process {}", process.pid));
+                self.state = AgentState::Running { process, since, health: self.first_check(context.now) };
+                self.save(context);
+                context.log(Level::Info, &self.record.name, format_args!("started, process {}", process.pid));
             }
-            None if turn.now < *until => *next = turn.now + Duration::from_millis(100),
+            None if context.now < *until => *next = context.now + Duration::from_millis(100),
             None => {
                 self.killed = false;
                 let pidfile = self.definition.as_ref().and_then(|definition| definition.spec.pidfile.as_deref());
@@ -132,108 +150,117 @@ impl Agent {
                     Some(file) => format!("pid file \"{file}\" names no process of it"),
                     None => "no main process is there".to_string(),
                 };
-                self.set_end(
-                    format_args!("cannot start: its starter ended, and {what} after {} s", FIND_MAIN.as_secs()),
+                self.set_last_end(
+                    format_args!(
+                        "cannot start: its starter ended, and {what} after {} s",
+                        MAIN_PROCESS_TIMEOUT.as_secs()
+                    ),
                     "",
                     Level::Error,
-                    turn,
+                    context,
                 );
-                self.stop(Then::Policy(End::NotStarted), None, Duration::ZERO, turn);
+                self.enter_stopping(AfterStop::Policy(End::NotStarted), None, Duration::ZERO, context);
             }
         }
     }
 
     /// So many processes of it are left.
-    pub fn left(&mut self, count: u32, turn: &mut Turn) {
+    pub fn process_count(&mut self, count: u32, context: &mut StepContext) {
         let signal = stopsignal(&self.definition);
         let stopsecs = self.stopsecs();
-        let Life::Stopping(stopping) = &mut self.life else { return };
-        if count == 0 && stopping.leader.is_none() && !stopping.starting {
-            let (then, ran) = (stopping.then, stopping.ran);
-            self.conclude(then, ran, turn);
+        let AgentState::Stopping(stopping) = &mut self.state else { return };
+        if count == 0 && stopping.main_process.is_none() && !stopping.starting {
+            let (then, ran) = (stopping.after, stopping.uptime);
+            self.conclude(then, ran, context);
             return;
         }
         if count > 0 && stopping.kill_at.is_none() {
-            stopping.kill_at = Some(turn.now + stopsecs);
-            turn.out.push(Action::Signal(self.record.name.clone(), signal));
+            stopping.kill_at = Some(context.now + stopsecs);
+            context.out.push(Action::Signal(self.record.name.clone(), signal));
         }
-        stopping.look_at = Some(turn.now + stopping.pause);
-        stopping.pause = (stopping.pause * 2).min(LOOK.1);
+        stopping.count_at = Some(context.now + stopping.pause);
+        stopping.pause = (stopping.pause * 2).min(COUNT_INTERVAL.1);
     }
 
     /// A process that is nobody's main process was reaped.
-    pub fn stirred(&mut self, turn: &mut Turn) {
-        if let Life::Stopping(stopping) = &self.life {
-            if stopping.leader.is_none() {
-                turn.out.push(self.counting());
+    pub fn orphan_reaped(&mut self, context: &mut StepContext) {
+        if let AgentState::Stopping(stopping) = &self.state {
+            if stopping.main_process.is_none() {
+                context.out.push(self.count_action());
             }
         }
     }
 
     /// The time came: does what is due.
-    pub fn due(&mut self, turn: &mut Turn) {
+    pub fn due(&mut self, context: &mut StepContext) {
         let name = self.record.name.clone();
-        match &mut self.life {
-            Life::Waiting { until } if *until <= turn.now => self.begin(turn),
-            Life::Forking { ask: Some((next, _)), .. } if *next <= turn.now => turn.out.push(Action::FindMain(name)),
-            Life::Forking { starter: Some(_), since, .. } if *since + STARTER <= turn.now => {
+        match &mut self.state {
+            AgentState::Waiting { until } if *until <= context.now => self.begin_start(context),
+            AgentState::Forking { ask: Some((next, _)), .. } if *next <= context.now => {
+                context.out.push(Action::FindMain(name))
+            }
+            AgentState::Forking { starter: Some(_), since, .. } if *since + STARTER_TIMEOUT <= context.now => {
                 self.killed = false;
-                self.set_end(
-                    format_args!("cannot start: its starter has not ended after {} s", STARTER.as_secs()),
+                self.set_last_end(
+                    format_args!("cannot start: its starter has not ended after {} s", STARTER_TIMEOUT.as_secs()),
                     "",
                     Level::Error,
-                    turn,
+                    context,
                 );
-                self.end(Then::Policy(End::NotStarted), turn);
+                self.begin_stop(AfterStop::Policy(End::NotStarted), context);
             }
-            Life::Running { health, .. } => match *health {
-                Health::Next(at) if at <= turn.now => {
+            AgentState::Running { health, .. } => match *health {
+                Health::Next(at) if at <= context.now => {
                     let timeout = self.definition.as_ref().and_then(|definition| definition.spec.check.as_ref());
                     *health = timeout
-                        .map_or(Health::Off, |check| Health::Busy { until: turn.now + check.timeout, late: false });
-                    turn.out.push(Action::Check(name));
+                        .map_or(Health::Off, |check| Health::Busy { until: context.now + check.timeout, late: false });
+                    context.out.push(Action::Check(name));
                 }
-                Health::Busy { until, .. } if until <= turn.now => {
-                    *health = Health::Busy { until: turn.now + KILL_AGAIN, late: true };
-                    turn.out.push(Action::KillCheck(name));
+                Health::Busy { until, .. } if until <= context.now => {
+                    *health = Health::Busy { until: context.now + KILL_INTERVAL, late: true };
+                    context.out.push(Action::KillCheck(name));
                 }
                 Health::Off | Health::Next(_) | Health::Busy { .. } => {}
             },
-            Life::Stopping(stopping) => {
-                if stopping.kill_at.is_some_and(|at| at <= turn.now) && !stopping.killed {
+            AgentState::Stopping(stopping) => {
+                if stopping.kill_at.is_some_and(|at| at <= context.now) && !stopping.killed {
                     stopping.killed = true;
-                    stopping.pause = LOOK.0;
-                    stopping.look_at = Some(turn.now + LOOK.0);
-                    turn.out.push(Action::Signal(name.clone(), Sig::KILL));
-                    turn.log(Level::Warn, &name, format_args!("did not end in time, sent SIGKILL"));
-                } else if stopping.look_at.is_some_and(|at| at <= turn.now) {
+                    stopping.pause = COUNT_INTERVAL.0;
+                    stopping.count_at = Some(context.now + COUNT_INTERVAL.0);
+                    context.out.push(Action::Signal(name.clone(), Sig::KILL));
+                    context.log(Level::Warn, &name, format_args!("did not end in time, sent SIGKILL"));
+                } else if stopping.count_at.is_some_and(|at| at <= context.now) {
                     if stopping.killed {
-                        turn.out.push(Action::Signal(name.clone(), Sig::KILL));
+                        context.out.push(Action::Signal(name.clone(), Sig::KILL));
                     }
                     // The answer sets the time of the next look; this is for an answer that does not come.
-                    stopping.look_at = Some(turn.now + LOOK.1);
-                    turn.out.push(self.counting());
+                    stopping.count_at = Some(context.now + COUNT_INTERVAL.1);
+                    context.out.push(self.count_action());
                 }
             }
-            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Starting | Life::Forking { .. } => {}
+            AgentState::Down
+            | AgentState::Waiting { .. }
+            | AgentState::Fatal
+            | AgentState::Starting
+            | AgentState::Forking { .. } => {}
         }
     }
 
     /// When something is due next.
     pub fn deadline(&self) -> Option<Time> {
-        match &self.life {
-            Life::Waiting { until } => Some(*until),
-            Life::Forking { starter: Some(_), since, .. } => Some(*since + STARTER),
-            Life::Forking { ask, .. } => ask.map(|(next, _)| next),
-            Life::Running { health, .. } => match health {
+        match &self.state {
+            AgentState::Waiting { until } => Some(*until),
+            AgentState::Forking { starter: Some(_), since, .. } => Some(*since + STARTER_TIMEOUT),
+            AgentState::Forking { ask, .. } => ask.map(|(next, _)| next),
+            AgentState::Running { health, .. } => match health {
                 Health::Off => None,
                 Health::Next(at) | Health::Busy { until: at, .. } => Some(*at),
             },
-            Life::Stopping(stopping) => {
+            AgentState::Stopping(stopping) => {
                 let kill = if stopping.killed { None } else { stopping.kill_at };
-                Time::earliest(&[kill, stopping.look_at])
+                Time::earliest(&[kill, stopping.count_at])
             }
-            Life::Down | Life::Fatal | Life::Starting => None,
+            AgentState::Down | AgentState::Fatal | AgentState::Starting => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Agent, Life, Then, Turn, FIND_MAIN, NEVER, SHORT};
+use super::{AfterStop, Agent, AgentState, StepContext, MAIN_PROCESS_TIMEOUT, NO_RESTART, RESOURCE_RETRY_DELAY};
 use crate::kernel::{Exit, Level, Process, Time};
 use crate::model::record::{RunRecord, Wanted};
 use crate::model::restart::End;
@@ -11,94 +11,109 @@ use crate::model::spec::Kind;
 impl Agent {
     /// Takes over what an earlier daemon of this boot noted; `alive`: its main process is still there; `strays`: other
     /// processes of it are.
-    pub fn resume(&mut self, run: &RunRecord, alive: bool, strays: bool, turn: &mut Turn) {
+    pub fn resume(&mut self, run: &RunRecord, alive: bool, strays: bool, context: &mut StepContext) {
         self.failures = run.failures;
-        self.note_mark(run.mark);
+        self.note_fingerprint(run.fingerprint);
         self.killed = run.killed;
         self.detail = run.detail.clone();
         match run.process {
             process if run.stopping => {
-                let then = if self.wanted() == Wanted::Up { Then::Up } else { Then::Down };
+                let then = if self.wanted() == Wanted::Up { AfterStop::Up } else { AfterStop::Down };
                 let leader = process.filter(|_| alive).map(|process| (process, run.started));
-                let ran = leader.map_or(Duration::ZERO, |_| turn.now.since(run.started));
-                self.stop(then, leader, ran, turn);
-                self.look(turn);
+                let ran = leader.map_or(Duration::ZERO, |_| context.now.since(run.started));
+                self.enter_stopping(then, leader, ran, context);
+                self.count_processes(context);
             }
             _ if run.forking && (alive || strays) => {
                 self.generation += 1;
                 let starter = run.process.filter(|_| alive);
-                let ask = starter.is_none().then_some((turn.now, turn.now + FIND_MAIN));
-                self.life = Life::Forking { starter, since: run.started, ask };
+                let ask = starter.is_none().then_some((context.now, context.now + MAIN_PROCESS_TIMEOUT));
+                self.state = AgentState::Forking { starter, since: run.started, ask };
             }
             Some(process) if alive => {
                 self.generation += 1;
-                self.life = Life::Running { process, since: run.started, health: self.first_check(turn.now) };
-                turn.tell(
+                self.state = AgentState::Running { process, since: run.started, health: self.first_check(context.now) };
+                context.log_and_report(
                     Level::Info,
                     &run.name,
                     format_args!("taken over with process {process_id}", process_id = process.pid),
                 );
             }
             Some(_) => {
-                let ran = turn.now.since(run.started);
+                let ran = context.now.since(run.started);
                 self.killed = false;
-                self.set_end(format_args!("ended while no daemon was watching, status unknown"), "", Level::Warn, turn);
-                self.stop(Then::Policy(End::Exited(Exit::Unknown)), None, ran, turn);
+                self.set_last_end(
+                    format_args!("ended while no daemon was watching, status unknown"),
+                    "",
+                    Level::Warn,
+                    context,
+                );
+                self.enter_stopping(AfterStop::Policy(End::Exited(Exit::Unknown)), None, ran, context);
             }
-            None if run.fatal => self.life = Life::Fatal,
+            None if run.fatal => self.state = AgentState::Fatal,
             None => {
-                self.rests = run.restart_at == Some(NEVER);
-                if let Some(until) = run.restart_at.filter(|until| *until != NEVER) {
+                self.finished = run.restart_at == Some(NO_RESTART);
+                if let Some(until) = run.restart_at.filter(|until| *until != NO_RESTART) {
                     // No wait is longer than this: a record that says so is damaged.
                     let definition = self.definition.as_ref();
-                    let policy = definition.map_or(turn.policy, |definition| turn.policy.of(&definition.spec));
-                    let latest = turn.now + policy.restartsecs.max(SHORT);
-                    self.life = Life::Waiting { until: until.min(latest) };
+                    let policy = definition.map_or(context.policy, |definition| context.policy.of(&definition.spec));
+                    let latest = context.now + policy.restartsecs.max(RESOURCE_RETRY_DELAY);
+                    self.state = AgentState::Waiting { until: until.min(latest) };
                 }
             }
         }
-        if run.mark.is_none() {
-            self.save(turn);
+        if run.fingerprint.is_none() {
+            self.save(context);
         }
     }
 
     /// Processes of it run although no record says so: its main process, started then, if one can be told to be it. They
     /// are taken over, or ended before anything else is started.
-    pub fn strayed(&mut self, main: Option<(Process, Time)>, turn: &mut Turn) {
+    pub fn found_running(&mut self, main: Option<(Process, Time)>, context: &mut StepContext) {
         let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);
-        match (&self.life, main) {
+        match (&self.state, main) {
             // Known already, or looked for anyway.
-            (Life::Starting | Life::Forking { .. } | Life::Running { .. } | Life::Stopping(_), _) => {}
-            (Life::Down | Life::Waiting { .. } | Life::Fatal, Some((process, since))) => {
-                self.note_mark(self.mark);
+            (
+                AgentState::Starting
+                | AgentState::Forking { .. }
+                | AgentState::Running { .. }
+                | AgentState::Stopping(_),
+                _,
+            ) => {}
+            (AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal, Some((process, since))) => {
+                self.note_fingerprint(self.fingerprint);
                 self.generation += 1;
-                self.life = if forking {
-                    Life::Forking { starter: None, since, ask: Some((turn.now, turn.now + FIND_MAIN)) }
+                self.state = if forking {
+                    AgentState::Forking {
+                        starter: None,
+                        since,
+                        ask: Some((context.now, context.now + MAIN_PROCESS_TIMEOUT)),
+                    }
                 } else {
-                    Life::Running { process, since, health: self.first_check(turn.now) }
+                    AgentState::Running { process, since, health: self.first_check(context.now) }
                 };
-                self.save(turn);
-                turn.tell(
+                self.save(context);
+                context.log_and_report(
                     Level::Warn,
                     &self.record.name,
                     format_args!("taken over with process {}, which no record knew", process.pid),
                 );
             }
-            (Life::Down | Life::Waiting { .. } | Life::Fatal, None) => {
-                turn.tell(
+            (AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal, None) => {
+                context.log_and_report(
                     Level::Warn,
                     &self.record.name,
                     format_args!("an earlier daemon left processes of it, which are ended"),
                 );
-                let then = match self.life {
-                    Life::Waiting { until } => Then::Wait(until),
-                    Life::Fatal => Then::Fatal,
-                    _ if self.wanted() == Wanted::Down => Then::Down,
-                    _ if self.rests => Then::Wait(NEVER),
-                    _ => Then::Up,
+                let then = match self.state {
+                    AgentState::Waiting { until } => AfterStop::Wait(until),
+                    AgentState::Fatal => AfterStop::Fatal,
+                    _ if self.wanted() == Wanted::Down => AfterStop::Down,
+                    _ if self.finished => AfterStop::Wait(NO_RESTART),
+                    _ => AfterStop::Up,
                 };
                 self.leftovers = false;
-                self.stop(then, None, Duration::ZERO, turn);
+                self.enter_stopping(then, None, Duration::ZERO, context);
             }
         }
     }

@@ -25,14 +25,17 @@ fn agent(kind: Kind) -> Agent {
 }
 
 /// Lets the agent take steps; returns what is to be done, without log and records.
-fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut Turn)) -> String {
+fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut StepContext)) -> String {
     let (mut out, mut told) = (Vec::new(), Vec::new());
-    step(agent, &mut Turn { now, policy: POLICY, boot_id: "boot", shutdown: false, out: &mut out, told: &mut told });
+    step(
+        agent,
+        &mut StepContext { now, policy: POLICY, boot_id: "boot", shutdown: false, out: &mut out, reported: &mut told },
+    );
     let word = |action: &Action| match action {
         Action::Start(_) => "start".to_string(),
         Action::FindMain(_) => "find".to_string(),
         Action::Signal(_, sig) => sig.to_string(),
-        Action::Look { .. } => "look".to_string(),
+        Action::CountProcesses { .. } => "look".to_string(),
         Action::Check(_) => "check".to_string(),
         Action::KillCheck(_) => "killcheck".to_string(),
         Action::Release(_) | Action::Log(..) | Action::SaveRun(_) | Action::SaveStop(_) => String::new(),
@@ -45,25 +48,25 @@ fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut Turn)) 
 /// An agent in the life of this name.
 fn living(name: &str) -> Agent {
     let mut agent = agent(if name.starts_with("Forking") { Kind::Forking } else { Kind::Simple });
-    acts(&mut agent, NOW, |agent, turn| {
+    acts(&mut agent, NOW, |agent, context| {
         if name == "Down" {
             return;
         }
-        agent.order_up(turn);
+        agent.request_start(context);
         if name == "Starting" {
             return;
         }
-        agent.started(process(7), &(None, false, false), turn);
+        agent.started(process(7), &(None, false, false), context);
         match name {
             "Running" | "Forking" => {}
-            "Forking, sought" => agent.exited(Exit::Code(0), None, "", turn),
-            "Stopping down" => agent.order_down(turn),
-            "Stopping up" => agent.order_restart(turn),
-            "Stopping" => agent.exited(Exit::Code(1), None, "", turn),
+            "Forking, sought" => agent.exited(Exit::Code(0), None, "", context),
+            "Stopping down" => agent.request_stop(context),
+            "Stopping up" => agent.request_restart(context),
+            "Stopping" => agent.exited(Exit::Code(1), None, "", context),
             "Waiting" | "Fatal" => {
                 agent.failures = if name == "Fatal" { 3 } else { 0 };
-                agent.exited(Exit::Code(1), None, "", turn);
-                agent.left(0, turn);
+                agent.exited(Exit::Code(1), None, "", context);
+                agent.process_count(0, context);
             }
             other => panic!("no life {other}"),
         }
@@ -72,18 +75,18 @@ fn living(name: &str) -> Agent {
 }
 
 fn life(agent: &Agent) -> String {
-    match &agent.life {
-        Life::Stopping(stopping) => {
-            let then = match stopping.then {
-                Then::Down => " down",
-                Then::Up => " up",
-                Then::Policy(_) | Then::Wait(_) | Then::Fatal => "",
+    match &agent.state {
+        AgentState::Stopping(stopping) => {
+            let then = match stopping.after {
+                AfterStop::Down => " down",
+                AfterStop::Up => " up",
+                AfterStop::Policy(_) | AfterStop::Wait(_) | AfterStop::Fatal => "",
             };
-            let leader = if stopping.leader.is_some() || stopping.starting { "" } else { " tree" };
+            let leader = if stopping.main_process.is_some() || stopping.starting { "" } else { " tree" };
             format!("Stopping{then}{leader}")
         }
-        Life::Forking { starter: None, .. } => "Forking, sought".to_string(),
-        Life::Forking { .. } => "Forking".to_string(),
+        AgentState::Forking { starter: None, .. } => "Forking, sought".to_string(),
+        AgentState::Forking { .. } => "Forking".to_string(),
         life => format!("{life:?}").split(' ').next().unwrap_or_default().to_string(),
     }
 }
@@ -92,22 +95,22 @@ fn life(agent: &Agent) -> String {
 fn happens(agent: &mut Agent, event: &str) -> String {
     let late = |secs| NOW + Duration::from_secs(secs);
     match event {
-        "up" => acts(agent, NOW, |agent, turn| agent.order_up(turn)),
-        "down" => acts(agent, NOW, |agent, turn| agent.order_down(turn)),
-        "restart" => acts(agent, NOW, |agent, turn| agent.order_restart(turn)),
-        "pardon" => acts(agent, NOW, |agent, turn| agent.pardon(turn)),
-        "started" => acts(agent, NOW, |agent, turn| agent.started(process(9), &(None, false, false), turn)),
-        "not started" => acts(agent, NOW, |agent, turn| agent.not_started("why", turn)),
-        "ended 0" => acts(agent, NOW, |agent, turn| agent.exited(Exit::Code(0), None, "", turn)),
-        "ended 1" => acts(agent, NOW, |agent, turn| agent.exited(Exit::Code(1), None, "", turn)),
-        "main" => acts(agent, NOW, |agent, turn| agent.main_found(Some(process(8)), turn)),
-        "no main" => acts(agent, late(11), |agent, turn| agent.main_found(None, turn)),
-        "left 0" => acts(agent, NOW, |agent, turn| agent.left(0, turn)),
-        "left 2" => acts(agent, NOW, |agent, turn| agent.left(2, turn)),
-        "stirred" => acts(agent, NOW, |agent, turn| agent.stirred(turn)),
-        "over limit" => acts(agent, NOW, |agent, turn| agent.kill_for_limit(format_args!("memory"), turn)),
-        "checked 1" => acts(agent, NOW, |agent, turn| agent.checked(Exit::Code(1), "", turn)),
-        "time" => acts(agent, late(200), |agent, turn| agent.due(turn)),
+        "up" => acts(agent, NOW, |agent, context| agent.request_start(context)),
+        "down" => acts(agent, NOW, |agent, context| agent.request_stop(context)),
+        "restart" => acts(agent, NOW, |agent, context| agent.request_restart(context)),
+        "pardon" => acts(agent, NOW, |agent, context| agent.reset_failures(context)),
+        "started" => acts(agent, NOW, |agent, context| agent.started(process(9), &(None, false, false), context)),
+        "not started" => acts(agent, NOW, |agent, context| agent.not_started("why", context)),
+        "ended 0" => acts(agent, NOW, |agent, context| agent.exited(Exit::Code(0), None, "", context)),
+        "ended 1" => acts(agent, NOW, |agent, context| agent.exited(Exit::Code(1), None, "", context)),
+        "main" => acts(agent, NOW, |agent, context| agent.main_found(Some(process(8)), context)),
+        "no main" => acts(agent, late(11), |agent, context| agent.main_found(None, context)),
+        "left 0" => acts(agent, NOW, |agent, context| agent.process_count(0, context)),
+        "left 2" => acts(agent, NOW, |agent, context| agent.process_count(2, context)),
+        "stirred" => acts(agent, NOW, |agent, context| agent.orphan_reaped(context)),
+        "over limit" => acts(agent, NOW, |agent, context| agent.kill_for_limit(format_args!("memory"), context)),
+        "checked 1" => acts(agent, NOW, |agent, context| agent.checked(Exit::Code(1), "", context)),
+        "time" => acts(agent, late(200), |agent, context| agent.due(context)),
         other => panic!("no event {other}"),
     }
 }
@@ -246,7 +249,7 @@ fn every_event_in_every_life() {
 #[test]
 fn a_stop_that_begins_with_the_start_waits_for_the_process() {
     let mut agent = living("Starting");
-    acts(&mut agent, NOW, |agent, turn| agent.order_down(turn));
+    acts(&mut agent, NOW, |agent, context| agent.request_stop(context));
     // Nothing is there yet, and something is about to be.
     assert_eq!(happens(&mut agent, "left 0"), "");
     assert_eq!(life(&agent), "Stopping down");
@@ -259,15 +262,18 @@ fn a_stop_that_begins_with_the_start_waits_for_the_process() {
 #[test]
 fn the_way_from_a_polite_signal_to_the_last_look() {
     let mut agent = living("Running");
-    acts(&mut agent, NOW, |agent, turn| agent.order_down(turn));
+    acts(&mut agent, NOW, |agent, context| agent.request_stop(context));
     let at = |secs| NOW + Duration::from_secs(secs);
     assert_eq!(agent.deadline(), Some(at(1)));
-    assert_eq!(acts(&mut agent, at(10), |agent, turn| agent.due(turn)), "SIGKILL");
+    assert_eq!(acts(&mut agent, at(10), |agent, context| agent.due(context)), "SIGKILL");
     assert!(agent.deadline() > Some(at(10)), "a deadline that is served lies ahead");
-    assert_eq!(acts(&mut agent, at(11), |agent, turn| agent.due(turn)), "SIGKILL look");
-    assert_eq!(acts(&mut agent, at(11), |agent, turn| agent.left(1, turn)), "");
-    assert_eq!(acts(&mut agent, at(12), |agent, turn| agent.exited(Exit::Signal(Sig::KILL), None, "", turn)), "look");
-    acts(&mut agent, at(12), |agent, turn| agent.left(0, turn));
+    assert_eq!(acts(&mut agent, at(11), |agent, context| agent.due(context)), "SIGKILL look");
+    assert_eq!(acts(&mut agent, at(11), |agent, context| agent.process_count(1, context)), "");
+    assert_eq!(
+        acts(&mut agent, at(12), |agent, context| agent.exited(Exit::Signal(Sig::KILL), None, "", context)),
+        "look"
+    );
+    acts(&mut agent, at(12), |agent, context| agent.process_count(0, context));
     assert_eq!((life(&agent).as_str(), agent.deadline()), ("Down", None));
 }
 
@@ -281,20 +287,24 @@ fn what_an_earlier_daemon_left_is_ended_and_nothing_else_changes() {
         ("Fatal", Wanted::Up),
     ] {
         let mut agent = living(if before == "resting" { "Down" } else { before });
-        agent.rests = before == "resting";
+        agent.finished = before == "resting";
         agent.record.wanted = Some(wanted);
         let record = agent.run_record("boot");
         let was = life(&agent);
-        assert_eq!(acts(&mut agent, NOW, |agent, turn| agent.strayed(None, turn)), "look", "{before}");
+        assert_eq!(acts(&mut agent, NOW, |agent, context| agent.found_running(None, context)), "look", "{before}");
         let then = agent.run_record("boot");
         assert_eq!((then.restart_at, then.fatal), (record.restart_at, record.fatal), "{before}: for the next daemon");
-        assert_eq!(acts(&mut agent, NOW, |agent, turn| agent.left(2, turn)), "SIGTERM", "{before}");
+        assert_eq!(acts(&mut agent, NOW, |agent, context| agent.process_count(2, context)), "SIGTERM", "{before}");
         for (after, done) in [(10, "SIGKILL"), (11, "SIGKILL look"), (12, "SIGKILL look")] {
             let now = NOW + Duration::from_secs(after);
-            assert_eq!(acts(&mut agent, now, |agent, turn| agent.due(turn)), done, "{before}: after {after} s");
-            assert_eq!(acts(&mut agent, now, |agent, turn| agent.left(1, turn)), "", "{before}: after {after} s");
+            assert_eq!(acts(&mut agent, now, |agent, context| agent.due(context)), done, "{before}: after {after} s");
+            assert_eq!(
+                acts(&mut agent, now, |agent, context| agent.process_count(1, context)),
+                "",
+                "{before}: after {after} s"
+            );
         }
-        let starts = acts(&mut agent, NOW + Duration::from_secs(12), |agent, turn| agent.left(0, turn));
+        let starts = acts(&mut agent, NOW + Duration::from_secs(12), |agent, context| agent.process_count(0, context));
         if before == "Down" && wanted == Wanted::Up {
             assert_eq!((life(&agent).as_str(), starts.as_str()), ("Starting", "start"));
         } else {
@@ -311,11 +321,11 @@ fn what_an_earlier_daemon_left_is_ended_and_nothing_else_changes() {
 #[test]
 fn a_starter_that_never_ends_is_no_start() {
     let mut agent = living("Forking");
-    let late = NOW + STARTER;
+    let late = NOW + STARTER_TIMEOUT;
     assert_eq!(agent.deadline(), Some(late));
-    assert_eq!(acts(&mut agent, late, |agent, turn| agent.due(turn)), "SIGTERM");
-    acts(&mut agent, late, |agent, turn| agent.exited(Exit::Signal(Sig::TERM), None, "", turn));
-    acts(&mut agent, late, |agent, turn| agent.left(0, turn));
+    assert_eq!(acts(&mut agent, late, |agent, context| agent.due(context)), "SIGTERM");
+    acts(&mut agent, late, |agent, context| agent.exited(Exit::Signal(Sig::TERM), None, "", context));
+    acts(&mut agent, late, |agent, context| agent.process_count(0, context));
     assert_eq!(agent.report(late, POLICY).failures, 1);
     assert!(agent.last_end().contains("its starter has not ended"), "{}", agent.last_end());
 }
@@ -326,13 +336,13 @@ fn forgiven_failures_are_forgiven_on_record_too() {
         let mut agent = living(name);
         agent.failures = 2;
         let (mut out, mut told) = (Vec::new(), Vec::new());
-        agent.order_up(&mut Turn {
+        agent.request_start(&mut StepContext {
             now: NOW,
             policy: POLICY,
             boot_id: "boot",
             shutdown: false,
             out: &mut out,
-            told: &mut told,
+            reported: &mut told,
         });
         let saved = |action: &Action| matches!(action, Action::SaveRun(run) if run.failures == 0);
         assert!(out.iter().any(saved), "{name}: {out:?}");
@@ -345,13 +355,13 @@ fn health_checks_that_fail_in_a_row_end_the_agent() {
     let mut now = NOW;
     for done in ["", "SIGTERM"] {
         now = agent.deadline().unwrap();
-        assert_eq!(acts(&mut agent, now, |agent, turn| agent.due(turn)), "check");
+        assert_eq!(acts(&mut agent, now, |agent, context| agent.due(context)), "check");
         let late = agent.deadline().unwrap();
-        assert_eq!(acts(&mut agent, late, |agent, turn| agent.due(turn)), "killcheck");
-        assert_eq!(acts(&mut agent, late, |agent, turn| agent.checked(Exit::Signal(Sig::KILL), "", turn)), done);
+        assert_eq!(acts(&mut agent, late, |agent, context| agent.due(context)), "killcheck");
+        assert_eq!(acts(&mut agent, late, |agent, context| agent.checked(Exit::Signal(Sig::KILL), "", context)), done);
     }
-    acts(&mut agent, now, |agent, turn| agent.exited(Exit::Code(0), None, "", turn));
-    acts(&mut agent, now, |agent, turn| agent.left(0, turn));
+    acts(&mut agent, now, |agent, context| agent.exited(Exit::Code(0), None, "", context));
+    acts(&mut agent, now, |agent, context| agent.process_count(0, context));
     assert_eq!((life(&agent).as_str(), agent.status()), ("Waiting", Status::Stopped));
 }
 
@@ -359,14 +369,14 @@ fn health_checks_that_fail_in_a_row_end_the_agent() {
 fn only_checks_count_against_a_polled_cpu_limit() {
     let mut agent = agent(Kind::Simple);
     agent.definition.as_mut().unwrap().spec.limits.cpu = Some(1000);
-    acts(&mut agent, NOW, |agent, turn| {
-        agent.order_up(turn);
-        agent.started(process(7), &(Some("polled".into()), true, false), turn);
+    acts(&mut agent, NOW, |agent, context| {
+        agent.request_start(context);
+        agent.started(process(7), &(Some("polled".into()), true, false), context);
     });
     // Half a core all the time, where a tenth is allowed.
     let mut measure = |after: u64, check: bool| {
         let usage = Usage { name: "web".into(), cpu: Some(Duration::from_secs(after) / 2), memory: None };
-        acts(&mut agent, NOW + Duration::from_secs(after), |agent, turn| agent.measured(&usage, check, turn))
+        acts(&mut agent, NOW + Duration::from_secs(after), |agent, context| agent.measured(&usage, check, context))
     };
     for (after, check) in
         [(0, true), (1, false), (2, false), (3, false), (4, false), (10, true), (11, false), (20, true)]
@@ -382,10 +392,16 @@ fn one_that_starts_again_at_once_goes_on_in_its_group() {
     for (name, releases) in [("Stopping up", false), ("Stopping down", true), ("Stopping", true)] {
         let mut agent = living(name);
         let (mut out, mut told) = (Vec::new(), Vec::new());
-        let turn =
-            &mut Turn { now: NOW, policy: POLICY, boot_id: "boot", shutdown: false, out: &mut out, told: &mut told };
-        agent.exited(Exit::Code(0), None, "", turn);
-        agent.left(0, turn);
+        let context = &mut StepContext {
+            now: NOW,
+            policy: POLICY,
+            boot_id: "boot",
+            shutdown: false,
+            out: &mut out,
+            reported: &mut told,
+        };
+        agent.exited(Exit::Code(0), None, "", context);
+        agent.process_count(0, context);
         let released = out.iter().any(|action| matches!(action, Action::Release(_)));
         let started = out.iter().any(|action| matches!(action, Action::Start(_)));
         assert_eq!((released, started), (releases, !releases), "{name}: {out:?}");

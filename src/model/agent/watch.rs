@@ -3,7 +3,7 @@
 use std::fmt::Arguments;
 use std::time::Duration;
 
-use super::{Agent, Health, Life, Then, Turn, CPU_CHECKS};
+use super::{AfterStop, Agent, AgentState, Health, StepContext, CPU_CHECKS};
 use crate::kernel::{Decimal, Exit, Level, Time};
 use crate::model::event::Usage;
 use crate::model::restart::End;
@@ -11,23 +11,23 @@ use crate::model::spec::Limits;
 
 impl Agent {
     /// What its tree uses was measured; `check`: because polled limits were due, not because somebody wanted to know.
-    pub fn measured(&mut self, usage: &Usage, check: bool, turn: &mut Turn) {
-        if !matches!(self.life, Life::Running { .. }) {
+    pub fn measured(&mut self, usage: &Usage, check: bool, context: &mut StepContext) {
+        if !matches!(self.state, AgentState::Running { .. }) {
             return;
         }
         self.memory = usage.memory;
         if let Some(total) = usage.cpu {
-            if let Some(cpu) = share(&mut self.sample, total, turn.now) {
+            if let Some(cpu) = share(&mut self.sample, total, context.now) {
                 self.cpu = Some(cpu);
             }
-            if let Some(cpu) = check.then(|| share(&mut self.check_sample, total, turn.now)).flatten() {
-                self.over_cpu(cpu, turn);
+            if let Some(cpu) = check.then(|| share(&mut self.check_sample, total, context.now)).flatten() {
+                self.over_cpu(cpu, context);
             }
         }
-        self.over_memory(turn);
+        self.over_memory(context);
     }
 
-    pub(super) fn over_cpu(&mut self, cpu: f64, turn: &mut Turn) {
+    pub(super) fn over_cpu(&mut self, cpu: f64, context: &mut StepContext) {
         let limit = self.limit(|record, spec| record.cpu.or(spec.cpu));
         let (true, Some(limit)) = (self.poll.0, limit) else { return };
         self.over_cpu = if cpu > f64::from(limit) / 100.0 { self.over_cpu + 1 } else { 0 };
@@ -35,16 +35,16 @@ impl Agent {
             let (cpu, limit) = (Decimal::rounded(cpu, 10), Decimal::new(limit.into(), 100));
             self.kill_for_limit(
                 format_args!("CPU {cpu} % over the limit of {limit} % in {CPU_CHECKS} checks in a row"),
-                turn,
+                context,
             );
         }
     }
 
-    pub(super) fn over_memory(&mut self, turn: &mut Turn) {
+    pub(super) fn over_memory(&mut self, context: &mut StepContext) {
         let limit = self.limit(|record, spec| record.memory.or(spec.memory));
         let (true, Some(limit), Some(memory)) = (self.poll.1, limit, self.memory) else { return };
         if memory > limit {
-            self.kill_for_limit(format_args!("memory {memory} bytes over the limit of {limit} bytes"), turn);
+            self.kill_for_limit(format_args!("memory {memory} bytes over the limit of {limit} bytes"), context);
         }
     }
 
@@ -54,23 +54,23 @@ impl Agent {
     }
 
     /// It is over a limit: all of it is killed.
-    pub fn kill_for_limit(&mut self, text: Arguments, turn: &mut Turn) {
-        if matches!(self.life, Life::Running { .. } | Life::Forking { .. }) {
-            self.set_end(format_args!("killed: {text}"), "", Level::Warn, turn);
+    pub fn kill_for_limit(&mut self, text: Arguments, context: &mut StepContext) {
+        if matches!(self.state, AgentState::Running { .. } | AgentState::Forking { .. }) {
+            self.set_last_end(format_args!("killed: {text}"), "", Level::Warn, context);
             self.killed = true;
-            self.end(Then::Policy(End::Limit), turn);
+            self.begin_stop(AfterStop::Policy(End::Limit), context);
         }
     }
 
     /// Its health check ended.
-    pub fn checked(&mut self, exit: Exit, tail: &str, turn: &mut Turn) {
+    pub fn checked(&mut self, exit: Exit, tail: &str, context: &mut StepContext) {
         let Some(check) = self.definition.as_ref().and_then(|definition| definition.spec.check.clone()) else { return };
-        let Life::Running { health, .. } = &mut self.life else { return };
+        let AgentState::Running { health, .. } = &mut self.state else { return };
         let Health::Busy { late, .. } = *health else { return };
-        *health = Health::Next(turn.now + check.interval);
+        *health = Health::Next(context.now + check.interval);
         if exit == Exit::Code(0) {
             self.check_failures = 0;
-            self.passed = true;
+            self.check_passed = true;
             return;
         }
         self.check_failures += 1;
@@ -79,12 +79,12 @@ impl Agent {
         let between = if tail.is_empty() { "" } else { ": " };
         let text = format!("health check {why}, {} of {} in a row{between}{tail}", self.check_failures, check.retries);
         if self.check_failures < check.retries {
-            turn.log(Level::Warn, &self.record.name, format_args!("{text}"));
+            context.log(Level::Warn, &self.record.name, format_args!("{text}"));
             return;
         }
         self.killed = false;
-        self.set_end(format_args!("{text}"), "", Level::Warn, turn);
-        self.end(Then::Policy(End::Unhealthy), turn);
+        self.set_last_end(format_args!("{text}"), "", Level::Warn, context);
+        self.begin_stop(AfterStop::Policy(End::Unhealthy), context);
     }
 
     pub(super) fn first_check(&self, now: Time) -> Health {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::begin::best;
+use super::init::best;
 use super::jobs::Task;
 use super::{take_out, Goal, Progress, State, Waiter, ENDING};
 use crate::kernel::{Level, Time};
-use crate::model::agent::{Agent, Life};
+use crate::model::agent::{Agent, AgentState};
 use crate::model::command::{Answer, Command};
 use crate::model::event::{answer, log, Action, Client, Definition, Now, Origin, Usage};
 use crate::model::job::joined;
@@ -41,28 +41,28 @@ impl State {
             }
             Command::Start(name) => {
                 self.want(&name, Wanted::Up, now, out);
-                self.turn(&name, now, out, &mut |agent, turn| agent.order_up(turn));
+                self.step_agent(&name, now, out, &mut |agent, context| agent.request_start(context));
                 self.wait_up(client, name);
             }
             Command::Restart(name) => {
                 self.want(&name, Wanted::Up, now, out);
-                self.turn(&name, now, out, &mut |agent, turn| agent.order_restart(turn));
+                self.step_agent(&name, now, out, &mut |agent, context| agent.request_restart(context));
                 self.wait_anew(&name);
                 self.wait_up(client, name);
             }
             Command::Stop(name) => {
                 self.want(&name, Wanted::Down, now, out);
-                self.turn(&name, now, out, &mut |agent, turn| agent.order_down(turn));
+                self.step_agent(&name, now, out, &mut |agent, context| agent.request_stop(context));
                 self.waiters.push(Waiter { client, name, goal: Goal::Down });
             }
-            Command::Report if !self.pace.has_servers() => {
+            Command::Report if !self.schedule.has_servers() => {
                 let text = "there is no server to report to: set svrlist in the configuration";
                 let text = self.options.closed.as_deref().unwrap_or(text);
                 answer(out, client, 1, format_args!("{text}"));
             }
             Command::Report => {
                 self.reporting.push(client);
-                self.pace.hurry();
+                self.schedule.hurry();
             }
             Command::Jobs => {
                 let entries = self.entries(now);
@@ -109,9 +109,11 @@ impl State {
 
     /// The goal of an agent that was just ordered up: the start that runs or is to come.
     pub(super) fn goal_up(&self, name: &str, lasting: Duration, healthy: bool) -> Goal {
-        let generation = self.agents.get(name).map_or(0, |agent| match agent.life {
-            Life::Starting | Life::Forking { .. } | Life::Running { .. } => agent.generation,
-            Life::Down | Life::Waiting { .. } | Life::Fatal | Life::Stopping(_) => agent.generation + 1,
+        let generation = self.agents.get(name).map_or(0, |agent| match agent.state {
+            AgentState::Starting | AgentState::Forking { .. } | AgentState::Running { .. } => agent.generation,
+            AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Stopping(_) => {
+                agent.generation + 1
+            }
         });
         Goal::Up { generation, lasting, healthy }
     }
@@ -143,8 +145,8 @@ impl State {
                 Progress::Missed("it was started again meanwhile".to_string())
             }
             Goal::Down => Progress::Wait(None),
-            Goal::Up { generation, lasting, healthy } => match &agent.life {
-                Life::Running { since, .. } if agent.generation == generation => {
+            Goal::Up { generation, lasting, healthy } => match &agent.state {
+                AgentState::Running { since, .. } if agent.generation == generation => {
                     if healthy && !agent.is_healthy() {
                         // Until its check has passed once, or has failed too often and ended it: no time of ours.
                         Progress::Wait(None)
@@ -154,11 +156,13 @@ impl State {
                         Progress::Reached
                     }
                 }
-                Life::Starting | Life::Forking { .. } if agent.generation == generation => Progress::Wait(None),
-                Life::Stopping(_) if agent.generation < generation && agent.wanted() == Wanted::Up => {
+                AgentState::Starting | AgentState::Forking { .. } if agent.generation == generation => {
                     Progress::Wait(None)
                 }
-                Life::Down | Life::Stopping(_) if agent.wanted() == Wanted::Down => {
+                AgentState::Stopping(_) if agent.generation < generation && agent.wanted() == Wanted::Up => {
+                    Progress::Wait(None)
+                }
+                AgentState::Down | AgentState::Stopping(_) if agent.wanted() == Wanted::Down => {
                     Progress::Missed("it was stopped meanwhile".to_string())
                 }
                 _ => Progress::Missed(agent.last_end().to_string()),
@@ -216,9 +220,9 @@ impl State {
         let Some(agent) = self.agents.get_mut(&name) else {
             self.agent(&name, false).define(Some(definition));
             log(out, Level::Info, format_args!("agent \"{name}\": new"));
-            self.turn(&name, now, out, &mut |agent, turn| {
+            self.step_agent(&name, now, out, &mut |agent, context| {
                 if agent.wanted() == Wanted::Up {
-                    agent.order_up(turn);
+                    agent.request_start(context);
                 }
             });
             return;
@@ -251,14 +255,20 @@ impl State {
 
     /// Something in the definition, environment or limits of an agent changed: it runs with the new ones.
     pub(super) fn refresh(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
-        self.turn(name, now, out, &mut |agent, turn| match (&agent.life, agent.wanted()) {
-            (Life::Down, Wanted::Up) if agent.is_fresh() => agent.order_up(turn),
-            (Life::Down, _) => {}
-            (Life::Starting | Life::Forking { .. } | Life::Running { .. } | Life::Stopping(_), Wanted::Up) => {
-                agent.order_restart(turn);
+        self.step_agent(name, now, out, &mut |agent, context| match (&agent.state, agent.wanted()) {
+            (AgentState::Down, Wanted::Up) if agent.is_fresh() => agent.request_start(context),
+            (AgentState::Down, _) => {}
+            (
+                AgentState::Starting
+                | AgentState::Forking { .. }
+                | AgentState::Running { .. }
+                | AgentState::Stopping(_),
+                Wanted::Up,
+            ) => {
+                agent.request_restart(context);
             }
-            (Life::Waiting { .. } | Life::Fatal, _) => agent.pardon(turn),
-            (_, Wanted::Down) => agent.order_down(turn),
+            (AgentState::Waiting { .. } | AgentState::Fatal, _) => agent.reset_failures(context),
+            (_, Wanted::Down) => agent.request_stop(context),
         });
         self.wait_anew(name);
     }
@@ -268,7 +278,7 @@ impl State {
         if !self.leaving.iter().any(|leaving| **leaving == *name) {
             log(out, Level::Info, format_args!("agent \"{name}\": no definition any more, leaving"));
             self.leaving.push(name.into());
-            self.turn(name, now, out, &mut |agent, turn| agent.order_down(turn));
+            self.step_agent(name, now, out, &mut |agent, context| agent.request_stop(context));
         }
     }
 
@@ -284,7 +294,7 @@ impl State {
         self.awaited |= expected;
         match (recorded || expected, agent.origin()) {
             (true, Some(Origin::File)) if !expected => {
-                self.turn(name, now, out, &mut |agent, turn| agent.order_down(turn));
+                self.step_agent(name, now, out, &mut |agent, context| agent.request_stop(context));
                 if let Some(agent) = self.agents.get_mut(name) {
                     agent.define(None);
                 }
@@ -300,7 +310,7 @@ impl State {
             let down = agents.get(name).is_none_or(Agent::is_down);
             if down {
                 agents.remove(name);
-                out.push(Action::DropAgent(name.clone()));
+                out.push(Action::RemoveAgent(name.clone()));
             }
             !down
         });
@@ -324,7 +334,9 @@ impl State {
     pub(super) fn measured(&mut self, usages: Vec<Usage>, now: Now, out: &mut Vec<Action>) {
         let measuring = std::mem::take(&mut self.measuring);
         for usage in usages {
-            self.turn(&usage.name.clone(), now, out, &mut |agent, turn| agent.measured(&usage, measuring.check, turn));
+            self.step_agent(&usage.name.clone(), now, out, &mut |agent, context| {
+                agent.measured(&usage, measuring.check, context)
+            });
         }
         for (client, name) in measuring.clients {
             let report = self.report(name.as_deref(), now);
@@ -348,12 +360,12 @@ impl State {
             version: self.options.version.clone(),
             uptime: now.time.since(self.began),
             timestamp: now.wall,
-            step: self.pace.step(),
+            step: self.schedule.step(),
             agents,
             sn: self.identity.sn.clone(),
             boot_id: self.options.boot_id.clone(),
             events: self.incidents.clone(),
-            silence: self.pace.silence(now.time),
+            silence: self.schedule.silence(now.time),
             troubles: Vec::new(),
         }
     }

@@ -18,7 +18,7 @@ use std::mem::discriminant;
 use super::State;
 use crate::kernel::Time;
 use crate::model::event::{Action, Now};
-use crate::model::job::{Code, Job, Order};
+use crate::model::job::{Code, Job, JobAction};
 use crate::model::plan::{Direction, Plan, Step};
 use crate::model::record::Phase;
 use crate::model::trust;
@@ -109,7 +109,7 @@ impl State {
     /// Ends what was queued for the same agent before the job at `index`, if that makes it pointless.
     fn cancel_queued(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         let task = &self.tasks[index];
-        if !matches!(task.order(), Some(Order::Stop | Order::Uninstall)) || task.is_own() {
+        if !matches!(task.order(), Some(JobAction::Stop | JobAction::Uninstall)) || task.is_own() {
             return;
         }
         let (text, name) = (format!("cancelled by job \"{}\"", task.record.id), task.name().clone());
@@ -177,7 +177,8 @@ impl Run<'_> {
             return None;
         }
         let agent = self.agent();
-        let packaged = matches!(job.order, Order::Install(_) | Order::Upgrade(_)) && !agent.is_some_and(super::is_file);
+        let packaged =
+            matches!(job.action, JobAction::Install(_) | JobAction::Upgrade(_)) && !agent.is_some_and(super::is_file);
         let defined = agent.filter(|_| !packaged || self.task.is_own());
         let names = || trust::env_objection(job.envs.as_ref(), defined?.definition.as_ref());
         trust::objection(job).or_else(names)
@@ -188,25 +189,25 @@ impl Run<'_> {
         let name = &job.name;
         let known = self.state.agents.get(name).filter(|_| !self.state.leaving.contains(name));
         let Some(agent) = known else {
-            return match job.order {
-                Order::Config { .. } if name.is_empty() => Ok(()),
-                Order::Install(_) => self.begin_install(job),
+            return match job.action {
+                JobAction::Config { .. } if name.is_empty() => Ok(()),
+                JobAction::Install(_) => self.begin_install(job),
                 _ => Err(Then::Over(Code::NoAgent, format!("no agent \"{name}\" on this host"))),
             };
         };
-        match job.order {
-            Order::Install(_) | Order::Upgrade(_) => return self.begin_install(job),
-            Order::Uninstall if super::is_file(agent) => {
+        match job.action {
+            JobAction::Install(_) | JobAction::Upgrade(_) => return self.begin_install(job),
+            JobAction::Uninstall if super::is_file(agent) => {
                 let text = format!("agent \"{name}\" is defined by a file on the host: stop it instead");
                 return Err(Then::Over(Code::Refused, text));
             }
-            Order::Config { .. } if !package::changes(job, agent) => {
+            JobAction::Config { .. } if !package::changes(job, agent) => {
                 return Err(Then::Over(Code::Success, "success, nothing changed".to_string()));
             }
-            Order::Uninstall | Order::Config { .. } => {
+            JobAction::Uninstall | JobAction::Config { .. } => {
                 self.task.record.before = Some(Box::new(agent.record.clone()));
             }
-            Order::Start | Order::Stop | Order::Restart => {}
+            JobAction::Start | JobAction::Stop | JobAction::Restart => {}
         }
         Ok(())
     }

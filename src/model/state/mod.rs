@@ -5,30 +5,30 @@
 //! the daemon's place. No clock, file, socket or log: the same events give the same actions, always.
 
 mod agents;
-mod begin;
-mod given;
+mod init;
+mod options;
 mod jobs;
 mod reexec;
-mod talk;
+mod exchange;
 #[cfg(test)]
 mod tests;
-mod unread;
+mod unreadable;
 
 use std::time::Duration;
 
 use crate::kernel::{Level, Time};
-use crate::map::Map;
-use crate::model::agent::{Agent, Turn};
+use crate::model::agent::{Agent, StepContext};
 use crate::model::event::{answer, log, Action, Client, Event, Now, Origin, Shutdown};
 use crate::model::job::JobId;
-use crate::model::pace::{Pace, Server};
 use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, StopRecord};
 use crate::model::report::Incident;
+use crate::model::schedule::{ExchangeSchedule, Server};
 use crate::model::spec::{Name, Spec};
-pub use given::{Found, Options, Times};
+use crate::sorted_map::SortedMap;
 use jobs::{Answer, Task};
+pub use options::{Options, Recovered, Times};
 use reexec::Reexec;
-pub use unread::Unread;
+pub use unreadable::Unreadable;
 
 /// Incidents kept for the next report; older ones are dropped and counted.
 const INCIDENTS: usize = 128;
@@ -87,8 +87,8 @@ pub struct State {
     identity: Identity,
     settings: Settings,
     began: Time,
-    pace: Pace,
-    agents: Map<Name, Agent>,
+    schedule: ExchangeSchedule,
+    agents: SortedMap<Name, Agent>,
     /// Agents whose definition is gone, to be forgotten when nothing of them is left.
     leaving: Vec<Name>,
     /// Agents whose job has just ended.
@@ -98,7 +98,7 @@ pub struct State {
     /// Open jobs in the order they were received.
     tasks: Vec<Task>,
     /// Ended jobs whose results were taken: id and rank, the lowest being the first to be forgotten.
-    ledger: Map<JobId, u64>,
+    ledger: SortedMap<JobId, u64>,
     next_seq: u64,
     /// The last new job could not be recorded.
     unrecordable: bool,
@@ -116,9 +116,9 @@ pub struct State {
     /// Results in the exchange that is under way.
     sent_results: Vec<JobId>,
     /// The server that answered last; empty before the first answer.
-    heard: Box<str>,
+    last_server: Box<str>,
     /// What was wrong with the last reply that counted, said already.
-    wrong: Vec<(Level, String)>,
+    said_problems: Vec<(Level, String)>,
     /// The wall clock minus the monotonic one, s.
     clock: Option<i64>,
     shutdown: Option<Time>,
@@ -133,7 +133,7 @@ pub struct State {
     /// Why the watcher of a new image brought this one back.
     undone: Option<Box<str>>,
     /// Records that are there and could not be read.
-    unread: Unread,
+    unread: Unreadable,
 }
 
 /// How long a shutdown waits for agents that do not even end by SIGKILL.
@@ -166,30 +166,38 @@ impl State {
             Event::NotReexeced(why) => self.not_reexeced(&why, now, out),
             Event::Started { name, process, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);
-                self.turn(&name, now, out, &mut |agent, turn| agent.started(process, &by, turn));
+                self.step_agent(&name, now, out, &mut |agent, context| agent.started(process, &by, context));
             }
             Event::Attached { name, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);
-                self.turn(&name, now, out, &mut |agent, _| agent.attached(&by));
+                self.step_agent(&name, now, out, &mut |agent, _| agent.attached(&by));
             }
             Event::NotStarted { name, reason } => {
-                self.turn(&name, now, out, &mut |agent, turn| agent.not_started(&reason, turn));
+                self.step_agent(&name, now, out, &mut |agent, context| agent.not_started(&reason, context));
             }
-            Event::Short { name, reason } => {
-                self.turn(&name, now, out, &mut |agent, turn| agent.short(&reason, turn));
+            Event::ResourceExhausted { name, reason } => {
+                self.step_agent(&name, now, out, &mut |agent, context| agent.resource_exhausted(&reason, context));
             }
             Event::OutOfMemory(name, text) => {
-                self.turn(&name, now, out, &mut |agent, turn| agent.kill_for_limit(format_args!("{text}"), turn));
+                self.step_agent(&name, now, out, &mut |agent, context| {
+                    agent.kill_for_limit(format_args!("{text}"), context)
+                });
             }
             Event::Exited { name, exit, oom, tail } => {
-                self.turn(&name, now, out, &mut |agent, turn| agent.exited(exit, oom.as_deref(), &tail, turn));
+                self.step_agent(&name, now, out, &mut |agent, context| {
+                    agent.exited(exit, oom.as_deref(), &tail, context)
+                });
             }
-            Event::Main(name, found) => self.turn(&name, now, out, &mut |agent, turn| agent.main_found(found, turn)),
-            Event::Left(name, count) => self.turn(&name, now, out, &mut |agent, turn| agent.left(count, turn)),
-            Event::Stirred => self.turns(None, now, out, &mut |agent, turn| agent.stirred(turn)),
+            Event::MainProcess(name, found) => {
+                self.step_agent(&name, now, out, &mut |agent, context| agent.main_found(found, context))
+            }
+            Event::ProcessCount(name, count) => {
+                self.step_agent(&name, now, out, &mut |agent, context| agent.process_count(count, context))
+            }
+            Event::OrphanReaped => self.step_agents(None, now, out, &mut |agent, context| agent.orphan_reaped(context)),
             Event::Measured(usages) => self.measured(usages, now, out),
             Event::Checked(name, exit, tail) => {
-                self.turn(&name, now, out, &mut |agent, turn| agent.checked(exit, &tail, turn));
+                self.step_agent(&name, now, out, &mut |agent, context| agent.checked(exit, &tail, context));
             }
             Event::Replied(reply) => self.replied(reply, now, out),
             Event::Saved(id, result) => self.saved(&id, result, now, out),
@@ -213,7 +221,7 @@ impl State {
             first = Time::earliest(&[first, self.wait_until(&waiter.name, waiter.goal)]);
         }
         let talks = self.shutdown.is_none() && !self.is_leaving();
-        let talk = if talks { self.pace.deadline(self.results_due()) } else { None };
+        let talk = if talks { self.schedule.deadline(self.results_due()) } else { None };
         let reexec = self.reexec.as_ref().and_then(|reexec| reexec.deadline(self.is_quiet()));
         let tasks = if self.shutdown.is_none() { self.tasks_deadline() } else { None };
         Time::earliest(&[first, talk, tasks, reexec])
@@ -316,9 +324,9 @@ impl State {
 
     /// What is due at this moment.
     fn due(&mut self, now: Now, out: &mut Vec<Action>) {
-        self.turns(None, now, out, &mut |agent, turn| {
-            if agent.deadline().is_some_and(|at| at <= turn.now) {
-                agent.due(turn);
+        self.step_agents(None, now, out, &mut |agent, context| {
+            if agent.deadline().is_some_and(|at| at <= context.now) {
+                agent.due(context);
             }
         });
         if self.poll_at.is_some_and(|at| at <= now.time) {
@@ -335,24 +343,30 @@ impl State {
     }
 
     /// Lets one agent take a step, and notices when that changes its state.
-    fn turn(&mut self, name: &str, now: Now, out: &mut Vec<Action>, step: &mut dyn FnMut(&mut Agent, &mut Turn)) {
-        self.turns(Some(name), now, out, step);
+    fn step_agent(
+        &mut self,
+        name: &str,
+        now: Now,
+        out: &mut Vec<Action>,
+        step: &mut dyn FnMut(&mut Agent, &mut StepContext),
+    ) {
+        self.step_agents(Some(name), now, out, step);
     }
 
     /// `turn` of one agent or of all. The kinds of step are many, so this is no generic code.
-    fn turns(
+    fn step_agents(
         &mut self,
         name: Option<&str>,
         now: Now,
         out: &mut Vec<Action>,
-        step: &mut dyn FnMut(&mut Agent, &mut Turn),
+        step: &mut dyn FnMut(&mut Agent, &mut StepContext),
     ) {
         let mut told = Vec::new();
         let (policy, boot_id, shutdown) = (self.options.policy, &self.options.boot_id, self.shutdown.is_some());
         let mut changed = false;
         let mut one = |agent: &mut Agent| {
             let before = agent.status();
-            step(agent, &mut Turn { now: now.time, policy, boot_id, shutdown, out, told: &mut told });
+            step(agent, &mut StepContext { now: now.time, policy, boot_id, shutdown, out, reported: &mut told });
             changed |= agent.status() != before;
         };
         match name {
@@ -360,7 +374,7 @@ impl State {
             None => self.agents.values_mut().for_each(&mut one),
         }
         if changed {
-            self.pace.changed(now.time);
+            self.schedule.changed(now.time);
         }
         for (name, sentence) in told {
             self.incident(name, &sentence, now);
@@ -404,7 +418,7 @@ impl State {
                 }
                 let boot_id = self.options.boot_id.clone();
                 out.push(Action::SaveStop(StopRecord { boot_id, at: now.time }));
-                self.turns(None, now, out, &mut |agent, turn| agent.order_down(turn));
+                self.step_agents(None, now, out, &mut |agent, context| agent.request_stop(context));
             }
             Shutdown::Stop => {}
         }

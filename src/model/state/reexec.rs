@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use super::{Goal, State};
 use crate::kernel::{Exit, Level, Time};
-use crate::model::agent::{Life, KILL_AGAIN};
-use crate::model::carried::Carried;
+use crate::model::agent::{AgentState, KILL_INTERVAL};
 use crate::model::command::Command;
 use crate::model::event::{answer, log, Action, Client, Now, ToolOwner};
 use crate::model::job::{sanitize, JobId, MESSAGE_MAX};
 use crate::model::package::Tool;
+use crate::model::reexec_state::ReexecState;
 
 /// How long `version` and how long `check` may take.
 const TRY: Duration = Duration::from_secs(10);
@@ -65,11 +65,11 @@ impl Reexec {
 
 impl State {
     /// What the next image is to know beside the records.
-    pub fn carry(&self, until: Option<Time>) -> Carried {
+    pub fn reexec_state(&self, until: Option<Time>) -> ReexecState {
         let reexec = self.reexec.as_ref();
-        Carried {
+        ReexecState {
             began: self.began,
-            times: self.pace.times(),
+            times: self.schedule.times(),
             incidents: self.incidents.clone(),
             dropped_incidents: self.dropped_incidents,
             interrupted: self.interrupted,
@@ -84,10 +84,10 @@ impl State {
         let mut waiting = Vec::new();
         for waiter in &self.waiters {
             let name = waiter.name.clone();
-            let stops = |life: &Life| matches!(life, Life::Stopping(_));
+            let stops = |life: &AgentState| matches!(life, AgentState::Stopping(_));
             let command = match waiter.goal {
                 Goal::Down => Command::Stop(name),
-                Goal::Up { .. } if self.agents.get(&name).is_some_and(|agent| stops(&agent.life)) => {
+                Goal::Up { .. } if self.agents.get(&name).is_some_and(|agent| stops(&agent.state)) => {
                     Command::Restart(name)
                 }
                 Goal::Up { .. } => Command::Start(name),
@@ -101,9 +101,9 @@ impl State {
     }
 
     /// Goes on as the image before this one.
-    pub(super) fn go_on(&mut self, carried: Carried, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn continue_after_reexec(&mut self, carried: ReexecState, now: Now, out: &mut Vec<Action>) {
         self.began = carried.began;
-        self.pace.go_on(carried.times, now.time);
+        self.schedule.go_on(carried.times, now.time);
         // What was told meanwhile comes after what was told before.
         let later = std::mem::replace(&mut self.incidents, carried.incidents);
         self.incidents.extend(later);
@@ -114,7 +114,7 @@ impl State {
         }
         (self.brought_by, self.trial) = (carried.job, carried.until);
         if self.trial.is_some() {
-            self.pace.hurry();
+            self.schedule.hurry();
         }
     }
 
@@ -245,9 +245,11 @@ impl State {
 
     /// Whether the records say all there is to know.
     pub(super) fn is_quiet(&self) -> bool {
-        let moving = |life: &Life| matches!(life, Life::Starting | Life::Forking { .. } | Life::Stopping(_));
-        let talking = self.pace.asking().is_some() || self.measuring.report.is_some();
-        !talking && !self.is_unpacking() && !self.agents.values().any(|agent| moving(&agent.life))
+        let moving = |life: &AgentState| {
+            matches!(life, AgentState::Starting | AgentState::Forking { .. } | AgentState::Stopping(_))
+        };
+        let talking = self.schedule.asking().is_some() || self.measuring.report.is_some();
+        !talking && !self.is_unpacking() && !self.agents.values().any(|agent| moving(&agent.state))
     }
 
     /// Executes the new binary once nothing is half done: with a tick, which comes when every other event has been taken,
@@ -262,7 +264,7 @@ impl State {
         }
         if let Stage::Version { until, late } | Stage::Check { until, late } = &mut reexec.stage {
             if *until <= now.time {
-                (*until, *late) = (now.time + KILL_AGAIN, true);
+                (*until, *late) = (now.time + KILL_INTERVAL, true);
                 out.push(Action::KillTool(ToolOwner::Reexec));
             }
         }

@@ -10,15 +10,15 @@ use std::rc::Rc;
 
 use super::*;
 use crate::kernel::{Exit, Pid, Process, Sig};
-use crate::model::agent::Life;
-use crate::model::carried::Carried;
+use crate::model::agent::AgentState;
 use crate::model::command::Command;
 use crate::model::event::{Definition, Fetched, Message, Reply, ToolOwner, Verified};
-use crate::model::job::{Code, Job, Order, Rejected, Source};
-use crate::model::pace::parse_servers;
+use crate::model::job::{Code, Job, JobAction, RejectedJob, Source};
 use crate::model::package::{Digest, Format};
 use crate::model::record::Wanted;
+use crate::model::reexec_state::ReexecState;
 use crate::model::restart::Policy;
+use crate::model::schedule::parse_servers;
 use crate::model::spec::Kind;
 
 /// A state, and the host that answers what can be answered at once.
@@ -70,10 +70,10 @@ fn file(spec: Spec) -> Definition {
     Definition { origin: Origin::File, spec: Box::new(spec) }
 }
 
-fn job(id: &str, name: &str, order: Order) -> Job {
+fn job(id: &str, name: &str, order: JobAction) -> Job {
     Job {
         id: id.into(),
-        order,
+        action: order,
         name: name.into(),
         envs: None,
         limits: None,
@@ -91,7 +91,7 @@ fn job(id: &str, name: &str, order: Order) -> Job {
 /// An order to bring a package of this number.
 fn package(id: &str, name: &str, number: u8, upgrade: bool) -> Job {
     let source = Source { url: "http://p/a.tar".into(), digest: Digest([number; 32]), format: Format::Tar };
-    let mut job = job(id, name, if upgrade { Order::Upgrade(source) } else { Order::Install(source) });
+    let mut job = job(id, name, if upgrade { JobAction::Upgrade(source) } else { JobAction::Install(source) });
     job.definition = Some(Box::new(spec(name)));
     job.definition_text = name.into();
     job.version = Some(number.to_string().into());
@@ -104,7 +104,7 @@ impl Bench {
         let now = Now { time: Time::new(1000, 0), wall: 1_700_001_000 };
         let definitions: Vec<Definition> = specs.into_iter().map(file).collect();
         let mut bench = Bench {
-            state: State::new(options(), Found::default(), now, &mut Vec::new()),
+            state: State::new(options(), Recovered::default(), now, &mut Vec::new()),
             now,
             done: Vec::new(),
             jobs: BTreeMap::new(),
@@ -126,21 +126,21 @@ impl Bench {
 
     /// A daemon of this version takes over what is on record, and what the image before it carried over; `undone`: what a
     /// watcher had to say.
-    fn begin_as(&mut self, version: &str, carried: Option<Carried>, undone: Option<&str>) {
+    fn begin_as(&mut self, version: &str, carried: Option<ReexecState>, undone: Option<&str>) {
         self.begin_with(Options { version: version.into(), ..options() }, carried, undone);
     }
 
     /// The same of a daemon that was told these options.
-    fn begin_with(&mut self, options: Options, carried: Option<Carried>, undone: Option<&str>) {
+    fn begin_with(&mut self, options: Options, carried: Option<ReexecState>, undone: Option<&str>) {
         let read = |record: &JobRecord| self.orders.iter().find(|job| job.text == record.text).cloned().map(Rc::new);
-        let found = Found {
+        let found = Recovered {
             definitions: self.definitions.clone(),
             agents: self.agents.values().cloned().collect(),
             jobs: self.jobs.values().map(|record| (record.clone(), read(record))).collect(),
             settings: self.settings.clone(),
-            carried,
+            reexec: carried,
             undone: undone.map(Box::from),
-            ..Found::default()
+            ..Recovered::default()
         };
         let mut out = Vec::new();
         self.state = State::new(options, found, self.now, &mut out);
@@ -192,7 +192,7 @@ impl Bench {
             }
             Action::Measure => return Some(Event::Measured(Vec::new())),
             Action::SaveAgent(record) => drop(self.agents.insert(record.name.clone(), (**record).clone())),
-            Action::DropAgent(name) => drop(self.agents.remove(name)),
+            Action::RemoveAgent(name) => drop(self.agents.remove(name)),
             Action::SaveSettings(settings) => self.settings = settings.clone(),
             _ => {}
         }
@@ -235,33 +235,33 @@ impl Bench {
         self.reply_jobs(jobs.into_iter().map(Ok).collect());
     }
 
-    fn reply_jobs(&mut self, jobs: Vec<Result<Job, Rejected>>) {
+    fn reply_jobs(&mut self, jobs: Vec<Result<Job, RejectedJob>>) {
         while self.asks() && !self.state.sent_results.is_empty() {
             self.step(Event::Replied(Reply::Taken));
         }
         if !self.asks() {
-            self.state.pace.hurry();
-            self.step(Event::Stirred);
+            self.state.schedule.hurry();
+            self.step(Event::OrphanReaped);
         }
         self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs }));
     }
 
     /// Whether an answer of a server is awaited.
     fn asks(&self) -> bool {
-        self.state.pace.asking().is_some()
+        self.state.schedule.asking().is_some()
     }
 
     fn ends(&mut self, name: &str, exit: Exit) {
         self.step(Event::Exited { name: name.into(), exit, oom: None, tail: "".into() });
-        self.step(Event::Left(name.into(), 0));
+        self.step(Event::ProcessCount(name.into(), 0));
     }
 
-    fn life(&self, name: &str) -> Life {
-        self.state.agents.get(name).map_or(Life::Down, |agent| agent.life.clone())
+    fn life(&self, name: &str) -> AgentState {
+        self.state.agents.get(name).map_or(AgentState::Down, |agent| agent.state.clone())
     }
 
     fn runs(&self, name: &str) -> bool {
-        matches!(self.life(name), Life::Running { .. })
+        matches!(self.life(name), AgentState::Running { .. })
     }
 
     fn code(&self, id: &str) -> Option<Code> {
@@ -324,7 +324,7 @@ fn limits_of_a_forking_agent_are_polled_once_its_main_process_is_known() {
     forking.kind = Kind::Forking;
     let mut bench = Bench::new(vec![forking]);
     bench.step(Event::Exited { name: "web".into(), exit: Exit::Code(0), oom: None, tail: "".into() });
-    bench.step(Event::Main("web".into(), Some(Process { pid: Pid::new(9).unwrap(), ticks: 1 })));
+    bench.step(Event::MainProcess("web".into(), Some(Process { pid: Pid::new(9).unwrap(), ticks: 1 })));
     assert!(bench.runs("web"));
     bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
     assert!(bench.state.poll_at.is_some_and(|at| at <= bench.now.time + secs(10)));
@@ -332,17 +332,17 @@ fn limits_of_a_forking_agent_are_polled_once_its_main_process_is_known() {
 
 #[test]
 fn what_runs_of_an_agent_without_a_definition_is_ended_before_it_is_forgotten() {
-    let found = Found { strays: vec![("web".into(), None)], leftovers: true, ..Found::default() };
+    let found = Recovered { unrecorded: vec![("web".into(), None)], leftovers: true, ..Recovered::default() };
     let now = Now { time: Time::new(1000, 0), wall: 1_700_001_000 };
     let mut out = Vec::new();
     let mut state = State::new(options(), found, now, &mut out);
-    let look = Action::Look { name: "web".into(), last: true };
-    let drop = Action::DropAgent("web".into());
+    let look = Action::CountProcesses { name: "web".into(), last: true };
+    let drop = Action::RemoveAgent("web".into());
     assert!(out.contains(&look) && !out.contains(&drop), "{out:?}");
     out.clear();
-    state.step(Event::Left("web".into(), 1), now, &mut out);
+    state.step(Event::ProcessCount("web".into(), 1), now, &mut out);
     let late = Now { time: now.time + secs(11), ..now };
-    for (event, sig) in [(Event::Stirred, Sig::TERM), (Event::Tick, Sig::KILL)] {
+    for (event, sig) in [(Event::OrphanReaped, Sig::TERM), (Event::Tick, Sig::KILL)] {
         state.step(event, late, &mut out);
         assert!(out.contains(&Action::Signal("web".into(), sig)) && !out.contains(&drop), "{out:?}");
     }
@@ -350,7 +350,7 @@ fn what_runs_of_an_agent_without_a_definition_is_ended_before_it_is_forgotten() 
     out.clear();
     state.step(Event::Command(Client(1), Command::Start("web".into())), late, &mut out);
     assert_eq!(out.iter().filter_map(answers).collect::<Vec<_>>(), [(1, 1)]);
-    state.step(Event::Left("web".into(), 0), late, &mut out);
+    state.step(Event::ProcessCount("web".into(), 0), late, &mut out);
     assert!(out.contains(&drop) && state.agents().next().is_none(), "{out:?}");
 }
 
@@ -366,7 +366,7 @@ fn a_restart_comes_in_its_time_and_the_fourth_early_end_is_the_last() {
         assert_eq!(bench.take(starts).len(), 1, "after end {failures}");
     }
     bench.ends("web", Exit::Code(1));
-    assert_eq!(bench.life("web"), Life::Fatal);
+    assert_eq!(bench.life("web"), AgentState::Fatal);
     bench.take(starts);
     bench.pass(secs(100_000));
     assert!(bench.take(starts).is_empty());
@@ -495,12 +495,12 @@ fn a_shutdown_is_noted_once_for_all_that_runs_and_the_next_daemon_begins_anew() 
     noted.end_with(stops[0]);
     assert!(noted.stopping && noted.failures == 0, "{noted:?}");
     let runs = vec![(noted, false)];
-    let found = Found { definitions: bench.definitions.clone(), runs, leftovers: true, ..Found::default() };
+    let found = Recovered { definitions: bench.definitions.clone(), runs, leftovers: true, ..Recovered::default() };
     let mut out = Vec::new();
     let mut state = State::new(options(), found, bench.now, &mut out);
     // It looks again before the first start, as there was another daemon.
     for _ in 0..2 {
-        state.step(Event::Left("web".into(), 0), bench.now, &mut out);
+        state.step(Event::ProcessCount("web".into(), 0), bench.now, &mut out);
     }
     assert!(out.iter().any(|action| starts(action).is_some()), "{out:?}");
 }

@@ -1,7 +1,7 @@
 use super::*;
 
-fn texts(problems: &[Problem]) -> Vec<String> {
-    problems.iter().map(Problem::to_string).collect()
+fn texts(problems: &[ConfigError]) -> Vec<String> {
+    problems.iter().map(ConfigError::to_string).collect()
 }
 
 #[test]

@@ -2,25 +2,25 @@
 //!
 //! Every failure leaves at a character's first byte, so that a place can be made of it.
 
-use super::{show, Array, Number, Object, Syntax, Value, SPOILED};
+use super::{show, Array, Number, Object, SyntaxError, Value, SPOILED};
 
 /// The nesting of the objects that can be spoiled: those in an array of the outermost object, as jobs are in a reply.
 const SPOILED_DEPTH: usize = 3;
 
 /// Where a text is wrong, and how.
-pub struct Fail {
+pub struct ScanError {
     /// In bytes.
     pub at: usize,
     /// What was expected or is wrong there.
     pub message: Box<str>,
 }
 
-impl Fail {
+impl ScanError {
     /// The same, with line and column of `text`.
-    pub fn place(self, text: &str) -> Syntax {
+    pub fn place(self, text: &str) -> SyntaxError {
         let before = &text[..self.at];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Syntax {
+        SyntaxError {
             line: before.bytes().filter(|byte| *byte == b'\n').count() as u32 + 1,
             column: before[line_start..].chars().count() as u32 + 1,
             message: self.message,
@@ -30,7 +30,7 @@ impl Fail {
 
 /// Reads a whole text as one value, nested at most `max_depth` deep; the first failure ends it. With `forgiving`, a key that
 /// comes twice within an object of nesting `SPOILED_DEPTH` only spoils that object.
-pub fn scan(text: &str, max_depth: usize, forgiving: bool) -> Result<Value, Box<Fail>> {
+pub fn scan(text: &str, max_depth: usize, forgiving: bool) -> Result<Value, Box<ScanError>> {
     let mut scanner = Scanner { text, at: 0, depth: 0, max_depth, forgiving, spoiled: None };
     if text.starts_with('\u{feff}') {
         return Err(scanner.fail("a byte order mark is not JSON"));
@@ -53,13 +53,13 @@ struct Scanner<'t> {
 }
 
 impl<'t> Scanner<'t> {
-    fn fail(&self, message: &str) -> Box<Fail> {
+    fn fail(&self, message: &str) -> Box<ScanError> {
         self.fail_at(self.at, message)
     }
 
-    fn fail_at(&self, at: usize, message: &str) -> Box<Fail> {
+    fn fail_at(&self, at: usize, message: &str) -> Box<ScanError> {
         let end = if at == self.text.len() { ", got the end" } else { "" };
-        Box::new(Fail { at, message: [message, end].concat().into() })
+        Box::new(ScanError { at, message: [message, end].concat().into() })
     }
 
     fn byte(&self) -> Option<u8> {
@@ -80,7 +80,7 @@ impl<'t> Scanner<'t> {
         found
     }
 
-    fn value(&mut self) -> Result<Value, Box<Fail>> {
+    fn value(&mut self) -> Result<Value, Box<ScanError>> {
         let next = self.peek();
         match next {
             Some(b'{' | b'[') => {
@@ -111,7 +111,7 @@ impl<'t> Scanner<'t> {
         Err(self.fail("expected a value"))
     }
 
-    fn object(&mut self) -> Result<Value, Box<Fail>> {
+    fn object(&mut self) -> Result<Value, Box<ScanError>> {
         let mut object = Object::new();
         if self.accept(b'}') {
             return Ok(Value::Object(object));
@@ -150,7 +150,7 @@ impl<'t> Scanner<'t> {
         }
     }
 
-    fn array(&mut self) -> Result<Value, Box<Fail>> {
+    fn array(&mut self) -> Result<Value, Box<ScanError>> {
         let mut array = Array::new();
         if self.accept(b']') {
             return Ok(Value::Array(array));
@@ -166,7 +166,7 @@ impl<'t> Scanner<'t> {
         }
     }
 
-    fn string(&mut self) -> Result<String, Box<Fail>> {
+    fn string(&mut self) -> Result<String, Box<ScanError>> {
         self.at += 1;
         let mut string = String::new();
         let mut plain = self.at;
@@ -194,7 +194,7 @@ impl<'t> Scanner<'t> {
         }
     }
 
-    fn escape(&mut self) -> Result<char, Box<Fail>> {
+    fn escape(&mut self) -> Result<char, Box<ScanError>> {
         let start = self.at;
         self.at += 2;
         Ok(match self.text.as_bytes().get(start + 1) {
@@ -226,7 +226,7 @@ impl<'t> Scanner<'t> {
     }
 
     /// Four hexadecimal digits of the escape that begins at `start`.
-    fn hex(&mut self, start: usize) -> Result<u32, Box<Fail>> {
+    fn hex(&mut self, start: usize) -> Result<u32, Box<ScanError>> {
         let mut unit = 0;
         for _ in 0..4 {
             let digit = self.byte().and_then(|byte| char::from(byte).to_digit(16));
@@ -237,7 +237,7 @@ impl<'t> Scanner<'t> {
         Ok(unit)
     }
 
-    fn number(&mut self) -> Result<Number, Box<Fail>> {
+    fn number(&mut self) -> Result<Number, Box<ScanError>> {
         let start = self.at;
         let negative = self.byte() == Some(b'-');
         self.at += usize::from(negative);
@@ -274,7 +274,7 @@ impl<'t> Scanner<'t> {
     }
 
     /// Passes over at least one digit and says how many there were.
-    fn digits(&mut self) -> Result<usize, Box<Fail>> {
+    fn digits(&mut self) -> Result<usize, Box<ScanError>> {
         let start = self.at;
         while let Some(b'0'..=b'9') = self.byte() {
             self.at += 1;

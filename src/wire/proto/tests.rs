@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::job::{Code, Order};
+use crate::model::job::{Code, JobAction};
 use crate::model::record::Phase;
 use crate::model::report::{Incident, Status};
 
@@ -139,13 +139,13 @@ fn a_reply_brings_its_jobs_in_order() {
     let reply = reply(REPLY.as_bytes()).unwrap();
     assert_eq!(reply.errcode, Some(0));
     let jobs: Vec<Job> = reply.jobs.into_iter().map(|job| job.unwrap()).collect();
-    let actions: Vec<_> = jobs.iter().map(|job| job.order.action()).collect();
+    let actions: Vec<_> = jobs.iter().map(|job| job.action.name()).collect();
     assert_eq!(actions, ["install", "upgrade", "uninstall", "start", "stop", "restart", "config", "config", "config"]);
     // What is kept of a job reads as the same job.
     for told in &jobs {
         assert_eq!(job(&told.text).as_ref(), Ok(told));
     }
-    let Order::Install(source) = &jobs[0].order else { panic!("{:?}", jobs[0]) };
+    let JobAction::Install(source) = &jobs[0].action else { panic!("{:?}", jobs[0]) };
     assert_eq!(&*source.url, "ftp://user:secret@server:2121/BasicAgent/BasicAgent-1.5.6.rpm");
     assert_eq!(jobs[0].startsecs, Some(Duration::from_millis(2_500)));
     assert_eq!(jobs[0].window, Duration::from_secs(3_600));
@@ -158,13 +158,13 @@ fn a_reply_brings_its_jobs_in_order() {
     assert_eq!(jobs[1].definition.as_ref().map(|spec| &*spec.exec[0]), Some("bin/web"));
     assert!(jobs[1].definition_text.starts_with('{'));
     assert_eq!(&*jobs[5].name, "bootagent");
-    let Order::Config { servers: Some(servers), step } = &jobs[6].order else { panic!("{:?}", jobs[6]) };
+    let JobAction::Config { servers: Some(servers), step } = &jobs[6].action else { panic!("{:?}", jobs[6]) };
     assert_eq!(
         (&*servers[0].base, servers.len(), *step),
         ("http://192.168.9.1:1234", 1, Some(Duration::from_secs(1200)))
     );
     assert_eq!((&*jobs[7].name, jobs[7].envs.as_ref().map(Vec::len)), ("BasicAgent", Some(0)));
-    assert_eq!(jobs[8].order, Order::Config { servers: Some(Vec::new()), step: None });
+    assert_eq!(jobs[8].action, JobAction::Config { servers: Some(Vec::new()), step: None });
 }
 
 #[test]
@@ -172,10 +172,12 @@ fn a_server_may_leave_out_jobs_or_write_every_key() {
     assert_eq!(reply(REPLY_EMPTY.as_bytes()), Ok(Reply { errcode: Some(0), jobs: Vec::new() }));
     let jobs = reply(REPLY_ALL_KEYS.as_bytes()).unwrap().jobs;
     let start = jobs[0].as_ref().unwrap();
-    assert_eq!((&start.order, &start.envs, &start.version), (&Order::Start, &None, &None));
+    assert_eq!((&start.action, &start.envs, &start.version), (&JobAction::Start, &None, &None));
     assert_eq!((start.window, start.expires, &start.signature), (Duration::ZERO, None, &None));
     let config = jobs[1].as_ref().unwrap();
-    assert!(matches!(&config.order, Order::Config { servers: Some(_), step: Some(step) } if step.as_secs() == 600));
+    assert!(
+        matches!(&config.action, JobAction::Config { servers: Some(_), step: Some(step) } if step.as_secs() == 600)
+    );
     assert_eq!(&*config.name, "");
 }
 

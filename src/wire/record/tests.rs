@@ -55,7 +55,7 @@ fn full_run() -> RunRecord {
         forking: true,
         stopping: true,
         started: Time(1),
-        mark: Some(u64::MAX),
+        fingerprint: Some(u64::MAX),
         failures: u32::MAX,
         restart_at: Some(Time(2)),
         fatal: true,

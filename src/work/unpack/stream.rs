@@ -8,20 +8,20 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::kernel::{Pid, Sig};
 use crate::sys::child::{spawn_child, Program, Setup};
-use crate::sys::failure::FailurePipe;
+use crate::sys::setup_error::SetupErrorPipe;
 use crate::sys::{pipe, set_nonblocking};
-use crate::work::{Fault, Kind};
+use crate::work::{FailureKind, HelperError};
 
 /// Where the host's tools are looked for.
 const TOOL_DIRS: [&str; 6] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin", "/usr/local/sbin"];
 
 /// Starts `tool -dc` on the package; busybox stands in for a tool that is missing. What it makes comes first, then what it
 /// has to say.
-pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], FailurePipe), Box<Fault>> {
-    let program = find(tool)
-        .or_else(|| find("busybox"))
-        .ok_or_else(|| Fault::new(Kind::Final, reason!("cannot decompress the package: the host has no \"{tool}\"")))?;
-    let cannot = |error: io::Error| Fault::temporary(&format!("cannot start \"{tool}\""), &error);
+pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], SetupErrorPipe), Box<HelperError>> {
+    let program = find(tool).or_else(|| find("busybox")).ok_or_else(|| {
+        HelperError::new(FailureKind::Final, format_error!("cannot decompress the package: the host has no \"{tool}\""))
+    })?;
+    let cannot = |error: io::Error| HelperError::temporary(&format!("cannot start \"{tool}\""), &error);
     let text = |text: &str| CString::new(text).map_err(|error| cannot(error.into()));
     let argv = vec![text(tool)?, c"-dc".to_owned()];
     let mut setup = Setup::new(Program::Path(text(&program)?), argv, vec![c"PATH=/usr/bin:/bin".to_owned()]);
@@ -29,7 +29,7 @@ pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], Fai
     let (words, stderr) = pipe().map_err(cannot)?;
     // It is read when the tool has ended: one with more to say than fits must not wait for that.
     set_nonblocking(stderr.as_fd()).map_err(cannot)?;
-    let failures = FailurePipe::new().map_err(cannot)?;
+    let failures = SetupErrorPipe::new().map_err(cannot)?;
     setup.stdin = Some(package);
     setup.stdout = Some(write);
     setup.stderr = Some(stderr);
@@ -54,28 +54,33 @@ pub struct Source {
 
 impl Source {
     /// Fills `buffer`; `Ok(false)` when the stream ends before its first byte.
-    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Box<Fault>> {
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Box<HelperError>> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.file.read(&mut buffer[filled..]) {
                 Ok(0) if filled == 0 => return Ok(false),
-                Ok(0) => return Err(Fault::new(Kind::Final, reason!("the archive ends after {} bytes", self.read))),
+                Ok(0) => {
+                    return Err(HelperError::new(
+                        FailureKind::Final,
+                        format_error!("the archive ends after {} bytes", self.read),
+                    ))
+                }
                 Ok(count) => {
                     filled += count;
                     self.read += count as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(Fault::temporary("cannot read the archive", &error)),
+                Err(error) => return Err(HelperError::temporary("cannot read the archive", &error)),
             }
         }
         Ok(true)
     }
 
     /// Like `fill`, where the stream must not end.
-    pub fn demand(&mut self, buffer: &mut [u8]) -> Result<(), Box<Fault>> {
+    pub fn demand(&mut self, buffer: &mut [u8]) -> Result<(), Box<HelperError>> {
         if self.fill(buffer)? || buffer.is_empty() {
             return Ok(());
         }
-        Err(Fault::new(Kind::Final, reason!("the archive ends after {} bytes", self.read)))
+        Err(HelperError::new(FailureKind::Final, format_error!("the archive ends after {} bytes", self.read)))
     }
 }

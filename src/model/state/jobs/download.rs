@@ -26,16 +26,16 @@ impl State {
             return;
         }
         let task = &mut self.tasks[index];
-        (task.doing, task.turn) = (Doing::Fetching, now.time);
+        (task.doing, task.context) = (Doing::Fetching, now.time);
         out.push(Action::Fetch(task.record.id.clone()));
     }
 
     /// Whether nothing is fetched, and nobody has waited for longer.
     fn is_next_to_fetch(&self, index: usize) -> bool {
-        let turn = self.tasks[index].turn;
+        let context = self.tasks[index].context;
         self.tasks.iter().all(|task| match task.doing {
             Doing::Fetching => false,
-            Doing::WaitingForSlot => task.turn >= turn,
+            Doing::WaitingForSlot => task.context >= context,
             _ => true,
         })
     }
@@ -44,15 +44,15 @@ impl State {
     pub(super) fn fetch_turn(&self) -> Option<(usize, Time)> {
         self.tasks.iter().find(|task| matches!(task.doing, Doing::WaitingForSlot))?;
         let index = self.tasks.iter().position(|task| matches!(task.doing, Doing::Fetching))?;
-        Some((index, self.tasks[index].turn + FETCH_TURN))
+        Some((index, self.tasks[index].context + FETCH_TURN))
     }
 
     /// Cuts the download that has had its turn.
     pub(super) fn fetch_turn_due(&mut self, now: Now, out: &mut Vec<Action>) {
         if let Some((index, _)) = self.fetch_turn().filter(|(_, until)| *until <= now.time) {
             let task = &mut self.tasks[index];
-            task.turn = now.time;
-            out.push(Action::CutFetch(task.record.id.clone()));
+            task.context = now.time;
+            out.push(Action::StopFetch(task.record.id.clone()));
         }
     }
 }
@@ -67,7 +67,7 @@ impl Run<'_> {
                 let id = self.id();
                 let text = format_args!("job \"{id}\": the download does not fit, once more from the start");
                 log(self.out, Level::Warn, text);
-                self.out.push(Action::DropDownload(id));
+                self.out.push(Action::RemoveDownload(id));
                 self.task.refetched = true;
                 self.wait_for(Doing::WaitingForSlot)
             }
@@ -87,7 +87,7 @@ impl Run<'_> {
         let doubled = self.state.options.times.fetch * (1 << self.task.tries.saturating_sub(1));
         let mut pause = doubled.min(FETCH_PAUSE);
         if let Some(seconds) = retry_after {
-            pause = pause.max(self.state.pace.heeded(seconds));
+            pause = pause.max(self.state.schedule.heeded(seconds));
         }
         let (id, wait) = (self.id(), Decimal::seconds(pause));
         let text = format_args!("job \"{id}\": download interrupted, tried again in {wait} s: {reason}");

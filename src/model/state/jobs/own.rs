@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::run::{Run, Then};
 use super::task::{Doing, Task};
+use crate::error::Error;
 use crate::kernel::Time;
 use crate::model::event::{Action, Now};
-use crate::model::job::{Code, Job, JobId, Order, Outcome, Source, SELF};
+use crate::model::job::{Code, Job, JobAction, JobId, Outcome, Source, SELF};
 use crate::model::plan::Step;
 use crate::model::record::Installed;
 use crate::model::state::State;
-use crate::reason::Reason;
 
 /// Where the new binary is unpacked, below `packages/bootagent/`, and its name there.
 pub(super) const NEXT: &str = "next";
@@ -100,14 +100,14 @@ impl State {
 impl Run<'_> {
     /// What is ordered of the daemon itself, and cannot be done or is done already.
     pub fn begin_own(&mut self, job: &Job) -> Result<(), Then> {
-        match &job.order {
-            Order::Restart => Ok(()),
-            Order::Upgrade(source) if *self.state.settings.package == *self.state.own_package(source) => {
+        match &job.action {
+            JobAction::Restart => Ok(()),
+            JobAction::Upgrade(source) if *self.state.settings.package == *self.state.own_package(source) => {
                 let text = format!("success, {} is installed already", self.state.options.version);
                 Err(Then::Over(Code::Success, text))
             }
-            Order::Upgrade(source) if source.format.is_tar() => Ok(()),
-            Order::Upgrade(_) => {
+            JobAction::Upgrade(source) if source.format.is_tar() => Ok(()),
+            JobAction::Upgrade(_) => {
                 let text = "url: want a .tar, .tar.gz, .tgz or .tar.xz that holds the binary \"bootagent\"";
                 Err(Then::Over(Code::BadJob, text.to_string()))
             }
@@ -168,7 +168,7 @@ impl Run<'_> {
     fn not_executed(&mut self, why: &str) -> Then {
         let reported = self.task.record.outcome.as_ref().map(|outcome| outcome.message.clone()).unwrap_or_default();
         match (self.task.record.step, self.task.order()) {
-            (Some(Step::TryNew | Step::Reexec), Some(Order::Upgrade(_))) => {
+            (Some(Step::TryNew | Step::Reexec), Some(JobAction::Upgrade(_))) => {
                 Then::Failed(Code::Install, format!("cannot install: {why}; nothing is changed"))
             }
             (Some(Step::TryInstalled | Step::Reexec), _) => Then::Failed(Code::Start, format!("cannot restart: {why}")),
@@ -206,7 +206,7 @@ impl Run<'_> {
     }
 
     /// The new binary was put in the place of the installed one, or could not be.
-    pub fn replaced(&mut self, result: Result<(), Reason>) -> Then {
+    pub fn replaced(&mut self, result: Result<(), Error>) -> Then {
         match result {
             Ok(()) if self.state.trial.take().is_some() => Then::Done,
             // An earlier image was interrupted here. Either may run now, so the installed one is executed.

@@ -2,17 +2,17 @@
 
 use super::run::{Run, Then};
 use super::task::Chosen;
+use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
 use crate::model::event::{log, Action, Definition, Origin, Verified};
-use crate::model::job::{Code, Job, Order, Outcome, Source};
+use crate::model::job::{Code, Job, JobAction, Outcome, Source};
 use crate::model::package;
 use crate::model::plan::{Plan, Step};
 use crate::model::record::{AgentRecord, Installed, Phase, Wanted};
 use crate::model::spec::{is_version, Spec};
 use crate::model::state::{is_file, take_out, State};
 use crate::model::trust;
-use crate::reason::Reason;
 
 /// Where a tar is unpacked before its version is known, below `packages/NAME/`.
 const UNPACK: &str = ".unpack";
@@ -52,7 +52,7 @@ impl Run<'_> {
         let (Some(same), Some(agent)) = (same, agent) else { return Ok(()) };
         let changed = changes(job, agent)
             || job.definition.is_some() && Some(&job.definition_text) != agent.record.definition.as_ref();
-        let starts = matches!(job.order, Order::Install(_)) || agent.wanted() == Wanted::Up;
+        let starts = matches!(job.action, JobAction::Install(_)) || agent.wanted() == Wanted::Up;
         if !changed && (agent.running_since().is_some() || !starts) {
             return Err(Then::Over(Code::Success, "success, this package is installed already".to_string()));
         }
@@ -96,7 +96,7 @@ impl Run<'_> {
 
     pub fn place(&mut self) -> Then {
         let Some(file) = self.task.source().map(State::kept_file) else { return self.misfit() };
-        self.ask(Action::Place(self.id(), self.name(), file))
+        self.ask(Action::PlacePackage(self.id(), self.name(), file))
     }
 
     /// What was fetched is verified where it lies, in a place where only root can write and under a name that no server chose,
@@ -124,7 +124,7 @@ impl Run<'_> {
         self.run_tools(package::identify(source.format, &path))
     }
 
-    pub fn identified(&mut self, said: Result<&str, Reason>) -> Then {
+    pub fn identified(&mut self, said: Result<&str, Error>) -> Then {
         let Some(source) = self.task.source() else { return self.misfit() };
         match said.and_then(package::identity) {
             Ok((package, version)) => {
@@ -172,7 +172,7 @@ impl Run<'_> {
     }
 
     /// Chooses the definition that counts: a file in `agents.d`, else a job's, else the package's own.
-    pub fn choose(&mut self, own: Result<Option<Box<Spec>>, Reason>) -> Then {
+    pub fn choose(&mut self, own: Result<Option<Box<Spec>>, Error>) -> Then {
         let (Some(job), Some(source)) = (self.task.job.clone(), self.task.source()) else { return self.misfit() };
         let unfit = |why: String| Then::Failed(Code::BadJob, why);
         let own = match own {
@@ -245,7 +245,7 @@ impl Run<'_> {
         agent.record.package = self.task.record.package.clone();
         agent.record.envs = job.envs.clone().or(agent.record.envs.take());
         agent.record.limits = job.limits.clone().or(agent.record.limits.take());
-        if matches!(job.order, Order::Install(_)) {
+        if matches!(job.action, JobAction::Install(_)) {
             agent.record.wanted = Some(Wanted::Up);
         }
         self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
@@ -320,7 +320,7 @@ impl Run<'_> {
         }
         drop.extend(self.task.source().filter(|source| source.format.is_tar()).map(State::kept_file));
         if !drop.is_empty() {
-            self.out.push(Action::DropPackage(agent.record.name.clone(), drop));
+            self.out.push(Action::RemovePackage(agent.record.name.clone(), drop));
         }
         self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
         Then::Done
@@ -333,7 +333,7 @@ impl Run<'_> {
     }
 
     pub fn forget(&mut self) -> Then {
-        self.out.push(Action::DropPackage(self.name(), Vec::new()));
+        self.out.push(Action::RemovePackage(self.name(), Vec::new()));
         self.state.forget(self.task.name(), self.now, self.out);
         Then::Done
     }
@@ -379,7 +379,7 @@ impl Run<'_> {
         let record = &self.task.record;
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
         // What a removal left of a package is not much.
-        let removal = matches!(self.task.order(), Some(Order::Uninstall));
+        let removal = matches!(self.task.order(), Some(JobAction::Uninstall));
         let new = record.package.as_ref().filter(|new| old.is_none_or(|old| old.digest != new.digest));
         let mut tools = Vec::new();
         if let Some(new) = new.filter(|new| !old.is_some_and(|old| is_same_package(old, new))) {
@@ -415,7 +415,7 @@ impl Run<'_> {
         if had.iter().all(|installed| installed.is_none()) {
             drop.clear();
         }
-        self.out.push(Action::DropPackage(self.name(), drop));
+        self.out.push(Action::RemovePackage(self.name(), drop));
         Then::Done
     }
 
@@ -439,7 +439,7 @@ impl Run<'_> {
             self.state.forget(self.task.name(), self.now, self.out);
             return Then::Done;
         }
-        let removal = matches!(self.task.order(), Some(Order::Uninstall));
+        let removal = matches!(self.task.order(), Some(JobAction::Uninstall));
         if let Some(agent) = self.state.agents.get_mut(self.task.name()) {
             // Only a removal wants an agent down: otherwise this is somebody's word, and counts.
             if agent.record.wanted == Some(Wanted::Down) && !removal {

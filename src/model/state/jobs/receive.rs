@@ -3,14 +3,14 @@
 use std::rc::Rc;
 
 use super::task::{Doing, Task};
+use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::event::{log, Action, Now};
-use crate::model::job::{Code, Job, JobId, Outcome, Rejected};
+use crate::model::job::{Code, Job, JobId, Outcome, RejectedJob};
 use crate::model::plan::{Direction, Step};
 use crate::model::record::{JobRecord, Phase};
 use crate::model::report::Entry;
 use crate::model::state::State;
-use crate::reason::Reason;
 
 impl State {
     pub(in super::super) fn load_jobs(
@@ -47,7 +47,7 @@ impl State {
             }
         }
         for id in damaged {
-            let rejected = Rejected {
+            let rejected = RejectedJob {
                 id: Some(id),
                 code: Code::Expired,
                 message: "cancelled: its record was damaged, and whether it was done is not known".into(),
@@ -61,7 +61,7 @@ impl State {
     }
 
     /// Takes a job that was never seen before: nothing is done before its record is on disk.
-    pub(in super::super) fn accept(&mut self, job: Result<Job, Rejected>, now: Now, out: &mut Vec<Action>) {
+    pub(in super::super) fn accept(&mut self, job: Result<Job, RejectedJob>, now: Now, out: &mut Vec<Action>) {
         let mut record = JobRecord {
             id: "".into(),
             seq: self.next_seq,
@@ -81,7 +81,7 @@ impl State {
         self.next_seq += 1;
         let job = match job {
             Ok(job) => {
-                (record.id, record.action, record.name) = (job.id.clone(), job.order.action().into(), job.name.clone());
+                (record.id, record.action, record.name) = (job.id.clone(), job.action.name().into(), job.name.clone());
                 record.text = job.text.clone();
                 Some(Rc::new(job))
             }
@@ -99,7 +99,7 @@ impl State {
     }
 
     /// A job's record is on disk, or cannot be written.
-    pub(in super::super) fn saved(&mut self, id: &str, result: Result<(), Reason>, now: Now, out: &mut Vec<Action>) {
+    pub(in super::super) fn saved(&mut self, id: &str, result: Result<(), Error>, now: Now, out: &mut Vec<Action>) {
         let Some(index) = self.index(id) else { return };
         let task = &mut self.tasks[index];
         if !matches!(task.doing, Doing::Saving) {
@@ -151,7 +151,7 @@ impl State {
             }
             Phase::Done => {
                 self.tasks[index].doing = Doing::Ended;
-                self.pace.new_results(now.time);
+                self.schedule.new_results(now.time);
             }
             Phase::Taken => {}
             Phase::Downloading | Phase::Verified | Phase::Installing | Phase::Starting | Phase::Settling => {

@@ -153,7 +153,7 @@ impl Run<'_> {
         let level = if code == Code::Success { Level::Info } else { Level::Error };
         log(self.out, level, format_args!("job \"{id}\": result {}: {}", code as u8, outcome.message));
         if self.task.source().is_some() {
-            self.out.push(Action::DropDownload(id));
+            self.out.push(Action::RemoveDownload(id));
         }
         self.state.released.push(self.name());
         let record = &mut self.task.record;

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use super::run::{Run, Then};
 use super::task::Doing;
+use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
 use crate::model::event::{log, Action, Fetched, Now, Reply, Verified};
-use crate::model::job::{joined, Code, Order};
+use crate::model::job::{joined, Code, JobAction};
 use crate::model::plan::Step;
 use crate::model::record::Wanted;
 use crate::model::spec::Spec;
 use crate::model::state::{Progress, State};
-use crate::reason::Reason;
 
 /// An answer of the host to what a step began.
 #[derive(Debug)]
@@ -23,13 +23,13 @@ pub enum Answer<'a> {
     /// To `Action::Verify`.
     Verified(Verified),
     /// To `Action::Unpack`.
-    Unpacked(Result<(), Reason>),
+    Unpacked(Result<(), Error>),
     /// To `Action::Place`, `Rename`, `Link` and `Replace`.
-    Placed(Result<(), Reason>),
+    Placed(Result<(), Error>),
     /// To `Action::Inspect`.
-    Inspected(Result<Option<Box<Spec>>, Reason>),
+    Inspected(Result<Option<Box<Spec>>, Error>),
     /// Of the last package tool that a step runs.
-    Tools(Result<&'a str, Reason>),
+    Tools(Result<&'a str, Error>),
 }
 
 impl Answer<'_> {
@@ -180,11 +180,11 @@ impl Run<'_> {
     }
 
     pub fn order_up(&mut self) {
-        self.state.turn(self.task.name(), self.now, self.out, &mut |agent, turn| agent.order_up(turn));
+        self.state.step_agent(self.task.name(), self.now, self.out, &mut |agent, context| agent.request_start(context));
     }
 
     pub fn order_down(&mut self) {
-        self.state.turn(self.task.name(), self.now, self.out, &mut |agent, turn| agent.order_down(turn));
+        self.state.step_agent(self.task.name(), self.now, self.out, &mut |agent, context| agent.request_stop(context));
     }
 
     /// Changes the environment and limits of the agent.
@@ -206,7 +206,7 @@ impl Run<'_> {
         // What an earlier daemon restarted for this job is not restarted again.
         let received = self.task.record.received;
         let since = self.agent().and_then(Agent::running_since).filter(|since| *since >= received);
-        if self.task.resumed && since.is_some() && matches!(self.task.order(), Some(Order::Restart)) {
+        if self.task.resumed && since.is_some() && matches!(self.task.order(), Some(JobAction::Restart)) {
             return Then::Go(Step::Start);
         }
         self.order_down();
@@ -219,7 +219,7 @@ impl Run<'_> {
         if agent.is_going_down() {
             return Then::Wait;
         }
-        if agent.wanted() == Wanted::Up && matches!(self.task.order(), Some(Order::Stop)) {
+        if agent.wanted() == Wanted::Up && matches!(self.task.order(), Some(JobAction::Stop)) {
             return Then::Over(Code::Expired, "cancelled: the agent was started meanwhile".to_string());
         }
         self.order_down();
@@ -279,8 +279,8 @@ impl Run<'_> {
 
     fn try_servers(&mut self) -> Then {
         match self.task.order() {
-            Some(Order::Config { servers: Some(servers), .. }) if !servers.is_empty() => {
-                self.state.pace.try_given(servers.clone());
+            Some(JobAction::Config { servers: Some(servers), .. }) if !servers.is_empty() => {
+                self.state.schedule.try_given(servers.clone());
                 Then::Wait
             }
             _ => Then::Done,
@@ -288,8 +288,8 @@ impl Run<'_> {
     }
 
     fn apply_settings(&mut self) -> Then {
-        let Some(Order::Config { servers, step }) = self.task.order() else { return self.misfit() };
-        let (settings, pace) = (&mut self.state.settings, &mut self.state.pace);
+        let Some(JobAction::Config { servers, step }) = self.task.order() else { return self.misfit() };
+        let (settings, pace) = (&mut self.state.settings, &mut self.state.schedule);
         if let Some(servers) = servers {
             settings.svrlist = joined(&mut servers.iter().map(|server| &*server.base), ",").into();
             pace.set_given(servers.clone());

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::kernel::Time;
 use crate::model::event::Definition;
-use crate::model::job::{Job, Order, Source, SELF};
+use crate::model::job::{Job, JobAction, Source, SELF};
 use crate::model::package::Tool;
 use crate::model::plan::{Direction, Plan, Step, NOTHING};
 use crate::model::record::{JobRecord, Phase};
@@ -35,7 +35,7 @@ pub struct Task {
     /// Download attempts in a row that brought nothing.
     pub tries: u32,
     /// When its last download attempt began, or others last took its turn.
-    pub turn: Time,
+    pub context: Time,
     /// The whole was fetched again because what was doubtful did not fit.
     pub refetched: bool,
     /// When the result is sent.
@@ -111,7 +111,7 @@ impl Task {
             chosen: None,
             goal: None,
             tries: 0,
-            turn: Time::default(),
+            context: Time::default(),
             refetched: false,
             sending: Sending::default(),
         }
@@ -170,15 +170,19 @@ impl Task {
         matches!(self.doing, Doing::Step) && self.record.step == Some(step)
     }
 
-    pub fn order(&self) -> Option<&Order> {
-        self.job.as_ref().map(|job| &job.order)
+    pub fn order(&self) -> Option<&JobAction> {
+        self.job.as_ref().map(|job| &job.action)
     }
 
     /// The package it brings.
     pub fn source(&self) -> Option<&Source> {
         match self.order()? {
-            Order::Install(source) | Order::Upgrade(source) => Some(source),
-            Order::Uninstall | Order::Start | Order::Stop | Order::Restart | Order::Config { .. } => None,
+            JobAction::Install(source) | JobAction::Upgrade(source) => Some(source),
+            JobAction::Uninstall
+            | JobAction::Start
+            | JobAction::Stop
+            | JobAction::Restart
+            | JobAction::Config { .. } => None,
         }
     }
 

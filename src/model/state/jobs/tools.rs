@@ -4,7 +4,7 @@ use super::run::{Run, Then};
 use super::step::Answer;
 use super::task::{Doing, Tools};
 use crate::kernel::{Exit, Level};
-use crate::model::agent::KILL_AGAIN;
+use crate::model::agent::KILL_INTERVAL;
 use crate::model::event::{log, Action, Now, ToolOwner};
 use crate::model::job::{joined, sanitize, MESSAGE_MAX};
 use crate::model::package::{is_locked, Tool, LOCK_WAIT};
@@ -99,7 +99,7 @@ impl Run<'_> {
             Some(at) if at <= self.now.time => self.run_tool(),
             None if tools.deadline <= self.now.time => {
                 tools.late = true;
-                tools.deadline = self.now.time + KILL_AGAIN;
+                tools.deadline = self.now.time + KILL_INTERVAL;
                 self.ask(Action::KillTool(ToolOwner::Job(id)))
             }
             Some(_) | None => Then::Wait,

@@ -4,26 +4,26 @@ use super::*;
 
 #[test]
 fn each_action_ends_with_its_code() {
-    let config = |servers, step| Order::Config { servers, step };
+    let config = |servers, step| JobAction::Config { servers, step };
     for (order, name, code) in [
-        (Order::Start, "web", Code::Success),
-        (Order::Start, "who", Code::NoAgent),
-        (Order::Stop, "web", Code::Success),
-        (Order::Stop, "who", Code::NoAgent),
-        (Order::Restart, "web", Code::Success),
-        (Order::Restart, "who", Code::NoAgent),
-        (Order::Uninstall, "web", Code::Refused),
-        (Order::Uninstall, "who", Code::NoAgent),
+        (JobAction::Start, "web", Code::Success),
+        (JobAction::Start, "who", Code::NoAgent),
+        (JobAction::Stop, "web", Code::Success),
+        (JobAction::Stop, "who", Code::NoAgent),
+        (JobAction::Restart, "web", Code::Success),
+        (JobAction::Restart, "who", Code::NoAgent),
+        (JobAction::Uninstall, "web", Code::Refused),
+        (JobAction::Uninstall, "who", Code::NoAgent),
         (config(None, None), "web", Code::Success),
         (config(None, None), "who", Code::NoAgent),
         (config(None, Some(secs(60))), "", Code::Success),
         (config(Some(Vec::new()), None), "", Code::Success),
-        (Order::Stop, "bootagent", Code::Refused),
+        (JobAction::Stop, "bootagent", Code::Refused),
     ] {
         let mut bench = Bench::new(vec![spec("web")]);
         let what = format!("{order:?} {name}");
         bench.offer(vec![job("one", name, order)]);
-        if matches!(bench.life("web"), Life::Stopping(_)) {
+        if matches!(bench.life("web"), AgentState::Stopping(_)) {
             bench.ends("web", Exit::Signal(Sig::TERM));
         }
         bench.pass(secs(10));
@@ -33,7 +33,7 @@ fn each_action_ends_with_its_code() {
 
 #[test]
 fn an_agent_that_does_not_stay_up_fails_its_job() {
-    for order in [Order::Start, Order::Restart] {
+    for order in [JobAction::Start, JobAction::Restart] {
         let mut bench = Bench::new(vec![spec("web")]);
         bench.ends("web", Exit::Code(1));
         bench.offer(vec![job("one", "web", order)]);
@@ -94,7 +94,7 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
         assert_eq!(bench.code("one"), Some(code));
         let done = bench.take(|action| match action {
             Action::Unpack { .. } => Some("unpacked"),
-            Action::DropPackage(..) => Some("dropped"),
+            Action::RemovePackage(..) => Some("dropped"),
             _ => None,
         });
         assert_eq!(done, ["dropped"]);
@@ -157,7 +157,7 @@ fn slow_downloads_take_turns() {
     let turns = |bench: &mut Bench| {
         bench.take(|action| match action {
             Action::Fetch(id) => Some(format!("+{id}")),
-            Action::CutFetch(id) => Some(format!("-{id}")),
+            Action::StopFetch(id) => Some(format!("-{id}")),
             _ => None,
         })
     };
@@ -165,8 +165,8 @@ fn slow_downloads_take_turns() {
     bench.offer(vec![package("two", "b", 1, false), package("three", "c", 1, false)]);
     let mut seen = Vec::new();
     // The first has had its turn long ago.
-    for (slow, turn) in [("one", 0), ("two", 600), ("three", 600), ("one", 600), ("two", 600)] {
-        bench.pass(secs(turn));
+    for (slow, context) in [("one", 0), ("two", 600), ("three", 600), ("one", 600), ("two", 600)] {
+        bench.pass(secs(context));
         seen.extend(turns(&mut bench));
         let cut = Fetched::Cut { reason: "others wait".into(), progress: true, retry_after: None };
         bench.step(Event::Fetched(slow.into(), cut));
@@ -194,7 +194,7 @@ fn what_is_doubtful_is_fetched_once_more() {
             bench.offer(vec![package("one", "web", 1, false)]);
             for number in 0..cuts {
                 bench.step(Event::Fetched("one".into(), cut(2)));
-                let dropped = bench.take(|action| matches!(action, Action::DropDownload(_)).then_some(()));
+                let dropped = bench.take(|action| matches!(action, Action::RemoveDownload(_)).then_some(()));
                 assert!(dropped.is_empty() && bench.code("one").is_none(), "{number}");
                 bench.pass(secs(60));
             }
@@ -210,7 +210,7 @@ fn what_is_doubtful_is_fetched_once_more() {
         }
         assert_eq!(bench.code("one"), want, "{fetches:?}");
         let actions = bench.take(|action| match action {
-            Action::DropDownload(_) => Some("drop"),
+            Action::RemoveDownload(_) => Some("drop"),
             Action::Fetch(_) => Some("fetch"),
             _ => None,
         });
@@ -254,7 +254,7 @@ fn an_undo_does_not_start_what_somebody_has_stopped() {
     bench.step(Event::Placed("next".into(), Ok(())));
     bench.step(Event::Inspected("next".into(), Ok(Some(Box::new(spec("web"))))));
     assert_eq!(bench.code("next"), Some(Code::RolledBack), "{:?}", bench.jobs["next"]);
-    assert_eq!(bench.life("web"), Life::Down);
+    assert_eq!(bench.life("web"), AgentState::Down);
     assert_eq!(bench.agents["web"].wanted, Some(Wanted::Down));
 }
 
@@ -262,7 +262,7 @@ fn an_undo_does_not_start_what_somebody_has_stopped() {
 fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
     let mut bench = Bench::new(vec![spec("web")]);
     let source = Source { url: "http://p/a.deb".into(), digest: Digest([1; 32]), format: Format::Deb };
-    bench.offer(vec![job("deb", "web", Order::Install(source))]);
+    bench.offer(vec![job("deb", "web", JobAction::Install(source))]);
     bench.step(Event::Fetched("deb".into(), Fetched::Whole { digest: Digest([1; 32]), doubtful: false, cut: false }));
     bench.step(Event::Verified("deb".into(), Verified::Sound(Digest([1; 32]))));
     bench.step(Event::Placed("deb".into(), Ok(())));
@@ -298,7 +298,7 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
 #[test]
 fn an_agent_whose_file_goes_during_a_job_goes_after_it() {
     let mut bench = Bench::new(vec![spec("web")]);
-    bench.offer(vec![job("again", "web", Order::Restart)]);
+    bench.offer(vec![job("again", "web", JobAction::Restart)]);
     let gone = || Event::Definitions { good: Vec::new(), problems: Vec::new(), whole: true };
     bench.step(gone());
     bench.ends("web", Exit::Signal(Sig::TERM));
@@ -336,7 +336,7 @@ fn an_interrupted_job_ends_as_it_would_have() {
                         bench.step(Event::Inspected("next".into(), Ok(None)));
                         bench.step(Event::Placed("next".into(), Ok(())));
                     }
-                    Some(Phase::Starting) if !matches!(bench.life("web"), Life::Down) => {
+                    Some(Phase::Starting) if !matches!(bench.life("web"), AgentState::Down) => {
                         bench.ends("web", Exit::Signal(Sig::TERM));
                     }
                     Some(Phase::Starting) => bench.step(Event::Placed("next".into(), Ok(()))),
@@ -377,7 +377,7 @@ fn what_was_begun_before_signatures_were_asked_for_is_held_and_then_refused() {
                 action,
                 Action::Fetch(_)
                     | Action::Verify(..)
-                    | Action::Place(..)
+                    | Action::PlacePackage(..)
                     | Action::Unpack { .. }
                     | Action::Exchange(..)
             )
@@ -443,9 +443,9 @@ fn a_resumed_job_goes_on_at_once() {
 #[test]
 fn jobs_of_an_agent_run_in_order_and_those_of_others_do_not_wait() {
     let mut bench = Bench::new(vec![spec("web"), spec("log")]);
-    let (mut first, second) = (job("1", "web", Order::Restart), job("2", "web", Order::Start));
+    let (mut first, second) = (job("1", "web", JobAction::Restart), job("2", "web", JobAction::Start));
     first.window = secs(1000);
-    bench.offer(vec![first, second, job("3", "log", Order::Start)]);
+    bench.offer(vec![first, second, job("3", "log", JobAction::Start)]);
     assert_eq!((bench.jobs["1"].phase, bench.jobs["2"].phase), (Phase::Received, Phase::Received));
     bench.pass(secs(10));
     assert_eq!(bench.code("3"), Some(Code::Success));
@@ -460,10 +460,10 @@ fn jobs_of_an_agent_run_in_order_and_those_of_others_do_not_wait() {
 #[test]
 fn a_window_that_has_come_is_no_deadline_for_a_job_that_waits() {
     let mut bench = Bench::new(vec![spec("web")]);
-    let mut late = job("2", "web", Order::Start);
+    let mut late = job("2", "web", JobAction::Start);
     late.window = secs(5);
     bench.offer(vec![package("1", "web", 1, true), late]);
-    bench.step(Event::Stirred);
+    bench.step(Event::OrphanReaped);
     bench.pass(secs(300));
     assert_eq!(bench.jobs["1"].phase, Phase::Downloading);
     assert!(bench.state.deadline().is_none_or(|at| at > bench.now.time));
@@ -472,7 +472,7 @@ fn a_window_that_has_come_is_no_deadline_for_a_job_that_waits() {
 #[test]
 fn a_job_that_is_not_begun_in_time_expires() {
     let mut bench = Bench::new(vec![spec("web")]);
-    let mut late = job("2", "web", Order::Start);
+    let mut late = job("2", "web", JobAction::Start);
     late.expires = Some(secs(30));
     bench.offer(vec![package("1", "web", 1, true), late]);
     bench.pass(secs(29));
@@ -484,12 +484,12 @@ fn a_job_that_is_not_begun_in_time_expires() {
 #[test]
 fn a_stop_cancels_what_was_queued_before_it_also_after_a_restart() {
     let waiting = |id| {
-        let mut waiting = job(id, "web", Order::Start);
+        let mut waiting = job(id, "web", JobAction::Start);
         waiting.window = secs(100_000);
         waiting
     };
     let mut bench = Bench::new(vec![spec("web")]);
-    bench.offer(vec![waiting("1"), job("2", "web", Order::Stop)]);
+    bench.offer(vec![waiting("1"), job("2", "web", JobAction::Stop)]);
     assert_eq!(bench.code("1"), Some(Code::Expired));
     assert!(bench.jobs["1"].outcome.as_ref().is_some_and(|outcome| outcome.message.contains("\"2\"")));
 
@@ -498,7 +498,7 @@ fn a_stop_cancels_what_was_queued_before_it_also_after_a_restart() {
     let mut record = bench.jobs["1"].clone();
     (record.id, record.text, record.seq) = ("2".into(), "2".into(), record.seq + 1);
     bench.jobs.insert("2".into(), record);
-    bench.orders.push(job("2", "web", Order::Stop));
+    bench.orders.push(job("2", "web", JobAction::Stop));
     bench.begin_anew();
     assert_eq!(bench.code("1"), Some(Code::Expired), "the daemon died between the two");
 }
@@ -506,7 +506,7 @@ fn a_stop_cancels_what_was_queued_before_it_also_after_a_restart() {
 #[test]
 fn a_stop_that_somebody_takes_back_ends() {
     let mut bench = Bench::new(vec![spec("web")]);
-    bench.offer(vec![job("1", "web", Order::Stop)]);
+    bench.offer(vec![job("1", "web", JobAction::Stop)]);
     bench.step(Event::Command(Client(1), Command::Start("web".into())));
     assert_eq!(bench.code("1"), Some(Code::Expired));
     bench.ends("web", Exit::Signal(Sig::TERM));
@@ -549,14 +549,14 @@ fn what_is_removed_while_somebody_starts_it_is_ended() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 3, true)]);
     bench.step(Event::Fetched("next".into(), Fetched::Refused { reason: "not there".into() }));
-    bench.offer(vec![job("gone", "web", Order::Uninstall)]);
+    bench.offer(vec![job("gone", "web", JobAction::Uninstall)]);
     bench.ends("web", Exit::Signal(Sig::TERM));
     assert_eq!(bench.code("gone"), Some(Code::Success));
     assert!(bench.agents.is_empty() && bench.state.agents.get("web").is_none());
 
     let mut bench = Bench::installed("web");
     bench.state.forget("web", bench.now, &mut Vec::new());
-    assert!(matches!(bench.life("web"), Life::Stopping(_)), "it runs, and is ended before it is forgotten");
+    assert!(matches!(bench.life("web"), AgentState::Stopping(_)), "it runs, and is ended before it is forgotten");
     bench.ends("web", Exit::Signal(Sig::TERM));
     assert!(bench.state.agents.get("web").is_none());
 }
@@ -597,15 +597,15 @@ fn way(bench: &mut Bench, id: &str, fails: Option<usize>) -> Vec<String> {
             let (word, asked) = match action {
                 Action::SaveJob(record) => (format!("{}:", record.phase.name()), None),
                 Action::Fetch(_) => {
-                    let digest = match &bench.state.job(id).unwrap().order {
-                        Order::Install(source) | Order::Upgrade(source) => source.digest,
+                    let digest = match &bench.state.job(id).unwrap().action {
+                        JobAction::Install(source) | JobAction::Upgrade(source) => source.digest,
                         _ => panic!("{id} has no package"),
                     };
                     let refused = Fetched::Refused { reason: "gone".into() };
                     let whole = Fetched::Whole { digest, doubtful: false, cut: false };
                     question("Fetch", Event::Fetched(id.into(), whole), Event::Fetched(id.into(), refused))
                 }
-                Action::Place(..) => question("Place", placed(Ok(())), placed(Err("full".into()))),
+                Action::PlacePackage(..) => question("Place", placed(Ok(())), placed(Err("full".into()))),
                 Action::Rename { .. } => question("Rename", placed(Ok(())), placed(Err("full".into()))),
                 Action::Link(_, _, dir) => question(&format!("Link {dir}"), placed(Ok(())), placed(Err("full".into()))),
                 Action::Verify(_, _, file) => {
@@ -639,8 +639,8 @@ fn way(bench: &mut Bench, id: &str, fails: Option<usize>) -> Vec<String> {
                 Action::Signal(..) => ("Signal".to_string(), None),
                 Action::Start(_) => ("Start".to_string(), None),
                 Action::SaveAgent(_) => ("SaveAgent".to_string(), None),
-                Action::DropAgent(_) => ("DropAgent".to_string(), None),
-                Action::DropPackage(..) => ("DropPackage".to_string(), None),
+                Action::RemoveAgent(_) => ("DropAgent".to_string(), None),
+                Action::RemovePackage(..) => ("DropPackage".to_string(), None),
                 _ => continue,
             };
             if let Some((good, bad)) = asked {
@@ -654,7 +654,7 @@ fn way(bench: &mut Bench, id: &str, fails: Option<usize>) -> Vec<String> {
         }
         match answer {
             Some(event) => bench.step(event),
-            None if matches!(bench.life("web"), Life::Stopping(_)) => bench.ends("web", Exit::Signal(Sig::TERM)),
+            None if matches!(bench.life("web"), AgentState::Stopping(_)) => bench.ends("web", Exit::Signal(Sig::TERM)),
             None => bench.pass(secs(10)),
         }
         assert!(words.len() < 100, "{words:?}");
@@ -673,7 +673,7 @@ fn each_kind_of_package_goes_its_way_and_back() {
     let deb = |number: u8| {
         let mut job = package("next", "web", number, true);
         let source = Source { url: "http://p/a.deb".into(), digest: Digest([number; 32]), format: Format::Deb };
-        job.order = Order::Upgrade(source);
+        job.action = JobAction::Upgrade(source);
         job
     };
     let back_to_tar = "DropPackage Inspect SaveAgent starting: Start settling:";

@@ -54,7 +54,7 @@ fn on_trial() -> Bench {
     found_good(&mut bench);
     quiet(&mut bench);
     assert_eq!(bench.take(executed), trial(NEXT), "{:?}", bench.jobs["up"]);
-    let carried = bench.state.carry(Some(bench.now.time + secs(60)));
+    let carried = bench.state.reexec_state(Some(bench.now.time + secs(60)));
     bench.begin_as("2", Some(carried), None);
     assert_eq!(bench.jobs["up"].phase, Phase::Settling);
     bench.step(Event::Tick);
@@ -63,7 +63,7 @@ fn on_trial() -> Bench {
 
 /// The image that is left hands over to one of this version.
 fn go_over(bench: &mut Bench, version: &str) {
-    let carried = bench.state.carry(None);
+    let carried = bench.state.reexec_state(None);
     bench.begin_as(version, Some(carried), None);
 }
 
@@ -89,7 +89,7 @@ fn a_new_binary_is_put_in_place_after_its_first_good_exchange() {
     bench.step(Event::Placed("up".into(), Ok(())));
     assert_eq!(told(&bench), (Some(Code::Success), "success, 2 runs".into()));
     let dropped =
-        |action: &Action| matches!(action, Action::DropPackage(name, _) if **name == *"bootagent").then_some(());
+        |action: &Action| matches!(action, Action::RemovePackage(name, _) if **name == *"bootagent").then_some(());
     assert_eq!(bench.take(dropped).len(), 1, "its package is left");
     // Its time passes, and nothing happens any more.
     bench.pass(secs(100));
@@ -103,7 +103,7 @@ fn the_package_it_came_in_is_no_work() {
     bench.step(Event::Placed("up".into(), Ok(())));
     let fetches = |action: &Action| matches!(action, Action::Fetch(_)).then_some(());
     for (id, version, number, works) in [("again", "2", 2, false), ("other", "2", 3, true), ("older", "1", 2, true)] {
-        let carried = bench.state.carry(None);
+        let carried = bench.state.reexec_state(None);
         bench.begin_as(version, Some(carried), None);
         bench.offer(vec![package(id, "bootagent", number, true)]);
         assert_eq!(bench.take(fetches).len(), usize::from(works), "{id}");
@@ -231,8 +231,8 @@ fn a_daemon_that_died_in_between_knows_how_far_it_was() {
 fn nothing_is_begun_while_an_image_is_leaving() {
     let mut bench = brought();
     // An exchange is under way.
-    bench.state.pace.hurry();
-    bench.step(Event::Stirred);
+    bench.state.schedule.hurry();
+    bench.step(Event::OrphanReaped);
     found_good(&mut bench);
     assert!(bench.asks());
     bench.step(Event::Tick);
@@ -243,8 +243,8 @@ fn nothing_is_begun_while_an_image_is_leaving() {
     assert!(!bench.asks());
     // One that never ends is not waited for beyond its own time.
     let mut bench = brought();
-    bench.state.pace.hurry();
-    bench.step(Event::Stirred);
+    bench.state.schedule.hurry();
+    bench.step(Event::OrphanReaped);
     found_good(&mut bench);
     bench.pass(secs(41));
     assert_eq!(bench.take(executed), trial(NEXT));
@@ -267,7 +267,7 @@ fn people_get_another_image_or_hear_why_not() {
     found_good(&mut bench);
     quiet(&mut bench);
     assert_eq!(bench.take(executed), trial(INSTALLED));
-    let carried = bench.state.carry(None);
+    let carried = bench.state.reexec_state(None);
     assert_eq!(carried.clients, [Client(3)]);
     bench.begin_as("2", Some(carried), None);
     assert_eq!(bench.take(answers), [(3, 0)]);
@@ -283,18 +283,18 @@ fn people_get_another_image_or_hear_why_not() {
 #[test]
 fn a_restart_by_a_job_is_a_reexec() {
     let mut bench = Bench::new(Vec::new());
-    bench.offer(vec![job("up", "bootagent", Order::Restart)]);
+    bench.offer(vec![job("up", "bootagent", JobAction::Restart)]);
     found_good(&mut bench);
     quiet(&mut bench);
     assert_eq!(bench.take(executed), trial(INSTALLED));
     go_over(&mut bench, "2");
     assert_eq!(told(&bench), (Some(Code::Success), "success, 2 runs".into()));
     let mut bench = Bench::new(Vec::new());
-    bench.offer(vec![job("up", "bootagent", Order::Restart)]);
+    bench.offer(vec![job("up", "bootagent", JobAction::Restart)]);
     tried(&mut bench, Exit::Code(1), "agents.d/web.json:1:1: expected a value");
     let (code, message) = told(&bench);
     assert!(code == Some(Code::Start) && message.contains("agents.d/web.json:1:1"), "{code:?} {message}");
-    for order in [Order::Start, Order::Stop, Order::Uninstall] {
+    for order in [JobAction::Start, JobAction::Stop, JobAction::Uninstall] {
         let mut bench = Bench::new(Vec::new());
         bench.offer(vec![job("up", "bootagent", order)]);
         assert_eq!(told(&bench).0, Some(Code::Refused));

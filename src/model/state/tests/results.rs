@@ -8,11 +8,11 @@ use super::*;
 fn a_job_whose_record_cannot_be_written_is_left_for_the_server() {
     let mut bench = Bench::new(vec![spec("web")]);
     bench.full = true;
-    bench.offer(vec![job("1", "web", Order::Stop)]);
+    bench.offer(vec![job("1", "web", JobAction::Stop)]);
     assert!(bench.state.job("1").is_none() && bench.runs("web"));
     bench.full = false;
-    bench.offer(vec![job("1", "web", Order::Stop)]);
-    assert!(matches!(bench.life("web"), Life::Stopping(_)));
+    bench.offer(vec![job("1", "web", JobAction::Stop)]);
+    assert!(matches!(bench.life("web"), AgentState::Stopping(_)));
     bench.full = true;
     bench.ends("web", Exit::Signal(Sig::TERM));
     assert_eq!(bench.code("1"), None, "no result that is not on disk");
@@ -24,12 +24,13 @@ fn a_job_whose_record_cannot_be_written_is_left_for_the_server() {
 #[test]
 fn a_damaged_job_is_answered_and_never_run_again() {
     let mut bench = Bench::new(vec![spec("web")]);
-    let found = Found { definitions: bench.definitions.clone(), damaged_jobs: vec!["1".into()], ..Found::default() };
+    let found =
+        Recovered { definitions: bench.definitions.clone(), damaged_jobs: vec!["1".into()], ..Recovered::default() };
     let mut out = Vec::new();
     bench.state = State::new(options(), found, bench.now, &mut out);
     bench.full = true;
     bench.answer(out);
-    bench.offer(vec![job("1", "web", Order::Stop)]);
+    bench.offer(vec![job("1", "web", JobAction::Stop)]);
     assert!(bench.runs("web"), "a full disk makes it no new job");
     bench.full = false;
     bench.pass(secs(10));
@@ -39,7 +40,7 @@ fn a_damaged_job_is_answered_and_never_run_again() {
 #[test]
 fn a_job_is_run_once_however_often_it_comes() {
     let mut bench = Bench::new(vec![spec("web")]);
-    let twice = || vec![job("1", "web", Order::Restart), job("1", "web", Order::Stop)];
+    let twice = || vec![job("1", "web", JobAction::Restart), job("1", "web", JobAction::Stop)];
     bench.offer(twice());
     bench.ends("web", Exit::Signal(Sig::TERM));
     bench.pass(secs(10));
@@ -65,7 +66,7 @@ fn a_job_is_run_once_however_often_it_comes() {
 fn no_more_than_so_many_jobs_are_open_and_so_many_ids_remembered() {
     let mut bench = Bench::new(vec![spec("web")]);
     let waiting = |number: usize| {
-        let mut waiting = job(&number.to_string(), "web", Order::Start);
+        let mut waiting = job(&number.to_string(), "web", JobAction::Start);
         waiting.window = secs(1_000_000);
         waiting
     };
@@ -75,7 +76,7 @@ fn no_more_than_so_many_jobs_are_open_and_so_many_ids_remembered() {
     let mut bench = Bench::new(Vec::new());
     let bad = |number: usize| {
         let (code, message) = (Code::BadJob, "action: missing".into());
-        Err(Rejected { id: Some(number.to_string().into()), code, message, action: "".into(), name: "".into() })
+        Err(RejectedJob { id: Some(number.to_string().into()), code, message, action: "".into(), name: "".into() })
     };
     let count = ENDED_JOBS + 100;
     for first in (0..count).step_by(64) {
@@ -94,7 +95,7 @@ fn no_more_than_so_many_jobs_are_open_and_so_many_ids_remembered() {
 fn refused_results_never_keep_a_status_from_being_sent() {
     let mut bench = Bench::new(Vec::new());
     bench.hear();
-    bench.offer((0..100).map(|n| job(&format!("r{n}"), "nobody", Order::Stop)).collect());
+    bench.offer((0..100).map(|n| job(&format!("r{n}"), "nobody", JobAction::Stop)).collect());
     // Every exchange takes its time, and there is always a result that is due.
     let (mut statuses, mut refused) = (0, 0);
     for _ in 0..3000 {
@@ -117,7 +118,7 @@ fn refused_results_never_keep_a_status_from_being_sent() {
 #[test]
 fn a_result_that_is_refused_goes_alone_and_holds_up_no_other() {
     let mut bench = Bench::new(Vec::new());
-    bench.offer((0..70).map(|number| job(&number.to_string(), "who", Order::Stop)).collect());
+    bench.offer((0..70).map(|number| job(&number.to_string(), "who", JobAction::Stop)).collect());
     let batch = bench.take(results).pop().unwrap();
     // The first one that was ready went at once.
     let mut taken = batch.len();
@@ -138,12 +139,12 @@ fn a_result_that_is_refused_goes_alone_and_holds_up_no_other() {
     assert_eq!(taken, 69, "{alone:?}");
     assert_eq!(bench.state.tasks.len(), 1);
     bench.pass(secs(700));
-    assert!(bench.state.pace.asking().is_some(), "it is tried again, and statuses go on");
+    assert!(bench.state.schedule.asking().is_some(), "it is tried again, and statuses go on");
 }
 
 #[test]
 fn a_server_list_is_on_trial_first() {
-    let config = || job("1", "", Order::Config { servers: parse_servers("new:1,newer:2").ok(), step: None });
+    let config = || job("1", "", JobAction::Config { servers: parse_servers("new:1,newer:2").ok(), step: None });
     let failed = || Event::Replied(Reply::Failed { reason: "not there".into(), retry_after: None });
     let good = |errcode| Event::Replied(Reply::Jobs { errcode, jobs: Vec::new() });
     for (replies, code) in [

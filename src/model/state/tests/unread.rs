@@ -3,15 +3,15 @@
 use super::*;
 
 fn dropped(action: &Action) -> Option<()> {
-    matches!(action, Action::DropAgent(_) | Action::DropJob(_) | Action::Signal(..)).then_some(())
+    matches!(action, Action::RemoveAgent(_) | Action::RemoveJob(_) | Action::Signal(..)).then_some(())
 }
 
 /// Another daemon with the records of `bench`, of which it cannot read some.
-fn without(bench: &mut Bench, definitions: Vec<Definition>, unread: Unread) {
+fn without(bench: &mut Bench, definitions: Vec<Definition>, unread: Unreadable) {
     let read = |record: &JobRecord| bench.orders.iter().find(|job| job.text == record.text).cloned().map(Rc::new);
     let jobs = bench.jobs.values().map(|record| (record.clone(), read(record))).collect();
     let runs = bench.state.run_records().map(|run| (run, true)).collect();
-    let found = Found { definitions, jobs, runs, unread, ..Found::default() };
+    let found = Recovered { definitions, jobs, runs, unread, ..Recovered::default() };
     let mut out = Vec::new();
     bench.state = State::new(options(), found, bench.now, &mut out);
     bench.done.clear();
@@ -23,10 +23,10 @@ fn an_agent_whose_record_cannot_be_read_is_left_as_it_is() {
     let mut bench = Bench::new(vec![spec("web"), spec("other")]);
     bench.offer(vec![package("1", "web", 1, true)]);
     assert!(bench.state.job("1").is_some());
-    let unread = Unread { agents: vec!["web".into(), "down".into()], ..Unread::default() };
+    let unread = Unreadable { agents: vec!["web".into(), "down".into()], ..Unreadable::default() };
     without(&mut bench, vec![file(spec("other")), file(spec("down"))], unread);
     bench.step(Event::Definitions { good: vec![file(spec("other"))], problems: Vec::new(), whole: true });
-    bench.offer(vec![job("2", "web", Order::Restart), job("3", "other", Order::Restart)]);
+    bench.offer(vec![job("2", "web", JobAction::Restart), job("3", "other", JobAction::Restart)]);
     bench.pass(secs(60));
     assert!(bench.state.job_record("1").is_none(), "a job of the agent on record waits");
     let known = ["2", "3"].map(|id| bench.jobs.contains_key(id));
@@ -45,9 +45,9 @@ fn an_agent_whose_record_cannot_be_read_is_left_as_it_is() {
 #[test]
 fn what_is_in_a_directory_that_cannot_be_read_is_not_guessed() {
     let mut bench = Bench::new(vec![spec("web"), spec("dead")]);
-    let unread = Unread { all: true, ..Unread::default() };
+    let unread = Unreadable { all: true, ..Unreadable::default() };
     without(&mut bench, Vec::new(), unread);
-    bench.offer(vec![job("1", "web", Order::Stop), job("2", "new", Order::Restart)]);
+    bench.offer(vec![job("1", "web", JobAction::Stop), job("2", "new", JobAction::Restart)]);
     bench.pass(secs(60));
     assert!(bench.runs("web") && bench.runs("dead"));
     assert_eq!(["1", "2"].map(|id| bench.jobs.contains_key(id)), [false; 2]);

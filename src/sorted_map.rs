@@ -24,12 +24,12 @@ fn search(len: usize, compare: &dyn Fn(usize) -> Ordering) -> Result<usize, usiz
 
 /// Values by key, in the order of the keys.
 #[derive(Clone, PartialEq)]
-pub struct Map<K, V>(Vec<(K, V)>);
+pub struct SortedMap<K, V>(Vec<(K, V)>);
 
-impl<K: Ord, V> Map<K, V> {
+impl<K: Ord, V> SortedMap<K, V> {
     /// One without anything in it.
-    pub const fn new() -> Map<K, V> {
-        Map(Vec::new())
+    pub const fn new() -> SortedMap<K, V> {
+        SortedMap(Vec::new())
     }
 
     #[inline(never)]
@@ -132,19 +132,19 @@ impl<K: Ord, V> Map<K, V> {
     }
 }
 
-impl<K, V> Default for Map<K, V> {
-    fn default() -> Map<K, V> {
-        Map(Vec::new())
+impl<K, V> Default for SortedMap<K, V> {
+    fn default() -> SortedMap<K, V> {
+        SortedMap(Vec::new())
     }
 }
 
-impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Map<K, V> {
+impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for SortedMap<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.0.iter().map(|(key, value)| (key, value))).finish()
     }
 }
 
-impl<K: Ord, V> Extend<(K, V)> for Map<K, V> {
+impl<K: Ord, V> Extend<(K, V)> for SortedMap<K, V> {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
         for (key, value) in pairs {
             self.insert(key, value);
@@ -152,15 +152,15 @@ impl<K: Ord, V> Extend<(K, V)> for Map<K, V> {
     }
 }
 
-impl<K: Ord, V> FromIterator<(K, V)> for Map<K, V> {
-    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Map<K, V> {
-        let mut map = Map::new();
+impl<K: Ord, V> FromIterator<(K, V)> for SortedMap<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> SortedMap<K, V> {
+        let mut map = SortedMap::new();
         map.extend(pairs);
         map
     }
 }
 
-impl<K, V> IntoIterator for Map<K, V> {
+impl<K, V> IntoIterator for SortedMap<K, V> {
     type Item = (K, V);
     type IntoIter = std::vec::IntoIter<(K, V)>;
 
@@ -169,7 +169,7 @@ impl<K, V> IntoIterator for Map<K, V> {
     }
 }
 
-impl<'m, K, V> IntoIterator for &'m Map<K, V> {
+impl<'m, K, V> IntoIterator for &'m SortedMap<K, V> {
     type Item = (&'m K, &'m V);
     type IntoIter = std::iter::Map<std::slice::Iter<'m, (K, V)>, fn(&'m (K, V)) -> (&'m K, &'m V)>;
 
@@ -180,16 +180,16 @@ impl<'m, K, V> IntoIterator for &'m Map<K, V> {
 
 /// Different things, in order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Set<T>(Vec<T>);
+pub struct SortedSet<T>(Vec<T>);
 
-impl<T: Ord> Set<T> {
+impl<T: Ord> SortedSet<T> {
     fn find(&self, item: &T) -> Result<usize, usize> {
         search(self.0.len(), &|index| self.0[index].cmp(item))
     }
 
     /// One without anything in it.
-    pub const fn new() -> Set<T> {
-        Set(Vec::new())
+    pub const fn new() -> SortedSet<T> {
+        SortedSet(Vec::new())
     }
 
     /// Adds one; false when it was there.
@@ -214,13 +214,13 @@ impl<T: Ord> Set<T> {
     }
 }
 
-impl<T> Default for Set<T> {
-    fn default() -> Set<T> {
-        Set(Vec::new())
+impl<T> Default for SortedSet<T> {
+    fn default() -> SortedSet<T> {
+        SortedSet(Vec::new())
     }
 }
 
-impl<T: Ord> Extend<T> for Set<T> {
+impl<T: Ord> Extend<T> for SortedSet<T> {
     fn extend<I: IntoIterator<Item = T>>(&mut self, items: I) {
         for item in items {
             self.insert(item);
@@ -228,15 +228,15 @@ impl<T: Ord> Extend<T> for Set<T> {
     }
 }
 
-impl<T: Ord> FromIterator<T> for Set<T> {
-    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Set<T> {
-        let mut set = Set::new();
+impl<T: Ord> FromIterator<T> for SortedSet<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> SortedSet<T> {
+        let mut set = SortedSet::new();
         set.extend(items);
         set
     }
 }
 
-impl<T> IntoIterator for Set<T> {
+impl<T> IntoIterator for SortedSet<T> {
     type Item = T;
     type IntoIter = std::vec::IntoIter<T>;
 
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_map_is_as_a_tree() {
         for series in 0u32..5000 {
-            let (mut map, mut tree) = (Map::new(), BTreeMap::new());
+            let (mut map, mut tree) = (SortedMap::new(), BTreeMap::new());
             let mut steps = series.wrapping_mul(2_654_435_761);
             for value in 0..12 {
                 steps = steps.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn a_set_is_as_a_tree() {
         let items = [5, 3, 9, 3, 1, 5, 7];
-        let (mut set, mut tree): (Set<i32>, BTreeSet<i32>) = (items.into_iter().collect(), items.into());
+        let (mut set, mut tree): (SortedSet<i32>, BTreeSet<i32>) = (items.into_iter().collect(), items.into());
         for item in [3, 4, 9, 9] {
             assert_eq!(set.contains(&item), tree.contains(&item));
             assert_eq!(set.remove(&item), tree.remove(&item));

@@ -2,20 +2,20 @@
 //! whose, and what the state carries on. Another version may read it, so unknown keys are ignored and everything may be
 //! missing; what is missing is found as after the end of any daemon.
 
+use crate::error::Error;
 use crate::kernel::{Pid, Time};
-use crate::model::carried::Carried;
 use crate::model::command::Command;
 use crate::model::event::Client;
-use crate::model::pace::Times;
+use crate::model::reexec_state::ReexecState;
 use crate::model::report::Incident;
-use crate::reason::Reason;
+use crate::model::schedule::Times;
 use crate::wire::control::{read_command, write_command};
 use crate::wire::emit::Writer;
 use crate::wire::json::{self, Fields, Value};
 
 /// Everything that is handed over; descriptors by number.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Handover {
+pub struct ReexecData {
     /// The process this is for: an exec keeps it.
     pub pid: i32,
     /// The installed binary.
@@ -41,9 +41,9 @@ pub struct Handover {
     /// Package tools at work, by the jobs they work for.
     pub tools: Vec<(Pid, Box<str>)>,
     /// Other children that are no agents.
-    pub errands: Vec<Pid>,
+    pub detached: Vec<Pid>,
     /// What the state carries on.
-    pub carried: Carried,
+    pub state: ReexecState,
 }
 
 /// A client of the control socket.
@@ -64,7 +64,7 @@ pub struct Connection {
 }
 
 /// The handover as text.
-pub fn write(handover: &Handover) -> String {
+pub fn write(handover: &ReexecData) -> String {
     let mut json = Writer::new();
     json.open('{');
     json.key("pid").number(number(handover.pid));
@@ -112,16 +112,16 @@ pub fn write(handover: &Handover) -> String {
     }
     json.close(']');
     json.key("errands").open('[');
-    for pid in &handover.errands {
+    for pid in &handover.detached {
         json.number(number(pid.raw()));
     }
     json.close(']');
-    put_carried(&mut json, &handover.carried);
+    put_carried(&mut json, &handover.state);
     json.close('}');
     json.finish()
 }
 
-fn put_carried(json: &mut Writer, carried: &Carried) {
+fn put_carried(json: &mut Writer, carried: &ReexecState) {
     json.key("began").number(carried.began.0);
     let times = &carried.times;
     for (key, value) in [
@@ -173,15 +173,15 @@ fn put_carried(json: &mut Writer, carried: &Carried) {
 ///
 /// # Errors
 /// Says what is wrong with the text.
-pub fn read(text: &str) -> Result<Handover, Reason> {
+pub fn read(text: &str) -> Result<ReexecData, Error> {
     json::read(text, take)
 }
 
-fn take(value: &Value, faults: &mut Vec<String>) -> Option<Handover> {
+fn take(value: &Value, faults: &mut Vec<String>) -> Option<ReexecData> {
     let mut fields = Fields::of(value, "", faults)?;
     let failures = (whole(&mut fields, "failures_read"), whole(&mut fields, "failures_write"));
     let nofile = (count(&mut fields, "nofile_soft"), count(&mut fields, "nofile_hard"));
-    Some(Handover {
+    Some(ReexecData {
         pid: whole(&mut fields, "pid").unwrap_or(0),
         program: string(&mut fields, "program"),
         run_dir: string(&mut fields, "run_dir"),
@@ -197,8 +197,8 @@ fn take(value: &Value, faults: &mut Vec<String>) -> Option<Handover> {
             let mut fields = Fields::of(value, "", faults)?;
             Some((whole(&mut fields, "pid").and_then(Pid::new)?, fields.text("job")?.into()))
         }),
-        errands: each(&mut fields, "errands", |value, _| Pid::new(i32::try_from(json::integer(value)?).ok()?)),
-        carried: take_carried(&mut fields),
+        detached: each(&mut fields, "errands", |value, _| Pid::new(i32::try_from(json::integer(value)?).ok()?)),
+        state: take_carried(&mut fields),
     })
 }
 
@@ -215,13 +215,13 @@ fn take_connection(value: &Value, faults: &mut Vec<String>) -> Option<Connection
     })
 }
 
-fn take_carried(fields: &mut Fields) -> Carried {
+fn take_carried(fields: &mut Fields) -> ReexecState {
     let mut time = |key| count(fields, key).map(Time);
     let (status, results) = (time("status_at").unwrap_or_default(), time("results_at").unwrap_or_default());
     let (began, extra_again) = (time("began").unwrap_or_default(), time("again").unwrap_or_default());
     let (extra, until) = (time("extra"), time("until"));
     let heard = time("heard").unwrap_or(began);
-    Carried {
+    ReexecState {
         began,
         times: Times {
             status: (status, count(fields, "status_failures").unwrap_or(0) as u32),
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn everything_survives_the_way() {
-        let full = Handover {
+        let full = ReexecData {
             pid: 77,
             program: "/usr/sbin/boot\"agent".into(),
             run_dir: "/run/ä".into(),
@@ -332,8 +332,8 @@ mod tests {
                 Connection { client: 3, fd: 11, answer: "caf\u{e9}\n".as_bytes()[4..].to_vec(), ..Default::default() },
             ],
             tools: vec![(pid(100), ".reexec".into())],
-            errands: vec![pid(101), pid(102)],
-            carried: Carried {
+            detached: vec![pid(101), pid(102)],
+            state: ReexecState {
                 began: Time(u64::MAX),
                 times: Times {
                     status: (Time(1), 2),
@@ -352,7 +352,7 @@ mod tests {
                 until: Some(Time(10)),
             },
         };
-        for handover in [full, Handover::default()] {
+        for handover in [full, ReexecData::default()] {
             assert_eq!(read(&write(&handover)), Ok(handover));
         }
     }
@@ -361,7 +361,7 @@ mod tests {
     fn another_version_is_read_as_far_as_it_goes() {
         let some =
             read("{\"pid\": 5, \"later\": [1], \"connections\": [{\"client\": 1}], \"errands\": [0, 2]}").unwrap();
-        assert_eq!(some, Handover { pid: 5, errands: vec![pid(2)], ..Handover::default() });
+        assert_eq!(some, ReexecData { pid: 5, detached: vec![pid(2)], ..ReexecData::default() });
         for bad in ["", "[]", "{\"pid\": 5", "{\"pid\": \"x\"}"] {
             assert!(read(bad).is_err(), "{bad}");
         }

@@ -3,12 +3,12 @@
 use crate::kernel::Time;
 use crate::model::event::Client;
 use crate::model::job::JobId;
-use crate::model::pace::Times;
 use crate::model::report::Incident;
+use crate::model::schedule::Times;
 
 /// What a state leaves to the one in the next image.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Carried {
+pub struct ReexecState {
     /// When the first image of this process began.
     pub began: Time,
     /// When to talk, and to whom.

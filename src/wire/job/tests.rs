@@ -3,7 +3,7 @@ use super::*;
 const HEX: &str = "4a34b8d7d3009bb9ef9475fbf33e7bbe4a1e8db003aefc578a241c2f51c2c2f2";
 
 /// An install job with this URL.
-fn install(url: &str) -> Result<Job, Rejected> {
+fn install(url: &str) -> Result<Job, RejectedJob> {
     let url = json::write(&Value::String(url.to_string()));
     read_text(&format!(
         "{{\"id\":\"a\",\"action\":\"install\",\"name\":\"web\",\"checksum\":\"SHA256:{HEX}\",\"url\":{url}}}"
@@ -30,8 +30,8 @@ fn urls_that_lead_to_a_package() {
         ("file:///srv/a%20b.deb", Format::Deb),
         ("http://server/ä.deb", Format::Deb),
     ] {
-        match install(url).map(|job| job.order) {
-            Ok(Order::Install(source)) => assert_eq!((source.format, &*source.url), (want, url)),
+        match install(url).map(|job| job.action) {
+            Ok(JobAction::Install(source)) => assert_eq!((source.format, &*source.url), (want, url)),
             other => panic!("{url}: {other:?}"),
         }
     }
@@ -77,7 +77,7 @@ fn urls_that_do_not_say_what_is_wrong_and_no_secret() {
         ("ftp://server/a.deb?x", "got \"a.deb?x\""),
         ("ftp://server/x.deb%2Fevil", "got \"evil\""),
     ] {
-        let message = install(url).map(|job| job.order).unwrap_err().message;
+        let message = install(url).map(|job| job.action).unwrap_err().message;
         assert!(message.starts_with("url: ") && message.contains(want), "{url}: {message}");
         assert!(!message.contains("hush"), "{url}: {message}");
     }

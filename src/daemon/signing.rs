@@ -5,10 +5,10 @@
 use std::path::Path;
 
 use super::Daemon;
-use crate::host::files;
+use crate::error::Error;
+use crate::host::config_files;
 use crate::host::store::Store;
 use crate::kernel::Level;
-use crate::reason::Reason;
 use crate::sys::random;
 use crate::wire::sign::{nonce, Keys, Signed};
 
@@ -19,20 +19,20 @@ const RESERVED: u64 = 1000;
 const KEYS: &str = "signing exchanges";
 
 /// What signs exchanges.
-pub(super) struct Trust {
+pub(super) struct Signing {
     /// `None`: exchanges are not signed. `Err`: there must be none, and why.
-    keys: Result<Option<Keys>, Reason>,
+    keys: Result<Option<Keys>, Error>,
     /// The number of the next nonce.
     next: u64,
     /// The first number that no daemon may have used yet, as it is on disk.
     reserved: u64,
 }
 
-impl Trust {
+impl Signing {
     /// With the keys in this file, if one is configured.
-    pub fn new(key_file: Option<&str>, store: &Store) -> Trust {
+    pub fn new(key_file: Option<&str>, store: &Store) -> Signing {
         let reserved = store.nonces().unwrap_or_default();
-        Trust { keys: read_keys(key_file), next: reserved, reserved }
+        Signing { keys: read_keys(key_file), next: reserved, reserved }
     }
 
     /// Why there can be no exchanges.
@@ -41,51 +41,51 @@ impl Trust {
     }
 }
 
-fn read_keys(key_file: Option<&str>) -> Result<Option<Keys>, Reason> {
+fn read_keys(key_file: Option<&str>) -> Result<Option<Keys>, Error> {
     let Some(path) = key_file else { return Ok(None) };
-    let keys = files::read_key(Path::new(path)).and_then(|text| Keys::read(&text));
-    keys.map(Some).map_err(|why| reason!("key_file \"{path}\": {why}"))
+    let keys = config_files::read_key(Path::new(path)).and_then(|text| Keys::read(&text));
+    keys.map(Some).map_err(|why| format_error!("key_file \"{path}\": {why}"))
 }
 
 impl Daemon {
     /// Reads the key file again.
     pub(super) fn reload_keys(&mut self) {
-        self.trust.keys = read_keys(self.config.key_file.as_deref());
-        self.tell_keys();
+        self.signing.keys = read_keys(self.config.key_file.as_deref());
+        self.report_keys();
     }
 
     /// Says so when there can be no exchanges.
-    pub(super) fn tell_keys(&mut self) {
+    pub(super) fn report_keys(&mut self) {
         self.troubles.remove(KEYS);
-        if let Some(why) = self.trust.problem() {
+        if let Some(why) = self.signing.problem() {
             let text = format!("{why}: there will be no exchanges with servers");
-            self.say(Level::Error, &text);
+            self.log(Level::Error, &text);
             self.troubles.insert(KEYS, text.into());
         }
     }
 
     /// Signs a POST of `body` to `url`; `None` where exchanges are not signed.
-    pub(super) fn sign(&mut self, url: &str, body: &[u8]) -> Result<Option<Signed>, Reason> {
-        if !matches!(self.trust.keys, Ok(None)) {
+    pub(super) fn sign(&mut self, url: &str, body: &[u8]) -> Result<Option<Signed>, Error> {
+        if !matches!(self.signing.keys, Ok(None)) {
             self.reserve_nonces();
         }
-        let Some(keys) = self.trust.keys.as_ref().map_err(Clone::clone)? else { return Ok(None) };
+        let Some(keys) = self.signing.keys.as_ref().map_err(Clone::clone)? else { return Ok(None) };
         let mut chance = [0; 32];
-        random(&mut chance).map_err(|error| reason!("no random numbers for a nonce: {error}"))?;
-        let nonce = nonce(self.state.sn(), self.trust.next, &chance);
-        self.trust.next += 1;
+        random(&mut chance).map_err(|error| format_error!("no random numbers for a nonce: {error}"))?;
+        let nonce = nonce(self.state.sn(), self.signing.next, &chance);
+        self.signing.next += 1;
         Ok(Some(keys.sign(url, self.state.sn(), nonce, body)))
     }
 
     /// Sees to it that the next number is one that no later daemon uses. Where it cannot be kept, randomness alone must do.
     fn reserve_nonces(&mut self) {
-        if self.trust.next < self.trust.reserved {
+        if self.signing.next < self.signing.reserved {
             return;
         }
-        let reserved = self.trust.next + RESERVED;
+        let reserved = self.signing.next + RESERVED;
         let result = self.store.write_nonces(reserved);
-        self.complain(result);
-        self.trust.reserved = reserved;
+        self.note_record_result(result);
+        self.signing.reserved = reserved;
     }
 
     /// Whether a reply counts: one to a request that was signed with this nonce must be signed too.
@@ -95,10 +95,10 @@ impl Daemon {
         status: u16,
         body: &[u8],
         signature: Option<&str>,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), Error> {
         let Some(nonce) = nonce else { return Ok(()) };
-        match &self.trust.keys {
-            Ok(Some(keys)) => keys.verify(status, nonce, body, signature).map_err(Reason::from),
+        match &self.signing.keys {
+            Ok(Some(keys)) => keys.verify(status, nonce, body, signature).map_err(Error::from),
             Ok(None) => Err("there is no key any more".into()),
             Err(why) => Err(why.clone()),
         }

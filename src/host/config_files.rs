@@ -10,13 +10,13 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use crate::error::Error;
 use crate::host::disk::reason;
 use crate::host::store::Store;
 use crate::model::access::{self, Access, Place, Writer};
-use crate::reason::Reason;
 use crate::sys::account;
 use crate::sys::file::{attribute, attribute_of, read_text, read_up_to};
-use crate::wire::config::{self, Agents, Config, Problem, Source};
+use crate::wire::config::{self, Agents, Config, ConfigError, Source};
 use crate::wire::control::SOCKET;
 
 /// Where the configuration is unless `-c` says otherwise; only there it may be missing.
@@ -47,7 +47,7 @@ pub struct Loaded {
     /// The file's text, when there is one that may be read.
     pub text: Option<Vec<u8>>,
     /// Everything that is wrong with the file.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ConfigError>,
 }
 
 /// What `read_configuration` found.
@@ -60,7 +60,7 @@ pub struct Configuration {
     /// What `agents_dir` says; nothing where it is missing.
     pub agents: Agents,
     /// Everything that is wrong, in all files.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ConfigError>,
 }
 
 /// Reads the configuration file; where nobody named one, a missing one is all defaults.
@@ -73,7 +73,9 @@ pub fn read_config(path: &Path) -> Loaded {
             let (config, problems) = config::read_config(&label, &text);
             Loaded { config: Box::new(config), text: Some(text), problems }
         }
-        Err(message) => Loaded { config: Box::default(), text: None, problems: vec![Problem::new(&label, &message)] },
+        Err(message) => {
+            Loaded { config: Box::default(), text: None, problems: vec![ConfigError::new(&label, &message)] }
+        }
     }
 }
 
@@ -86,7 +88,7 @@ pub enum Basis {
     Copy,
     /// The directories that the file still names, and defaults. They ask for no signatures where the file may have asked for
     /// some, so that there must be neither exchanges nor jobs. Why there is nothing better.
-    Defaults(Reason),
+    Defaults(Error),
 }
 
 /// What a daemon with this configuration file runs on, and what is wrong with the file: in place of a bad one its last good
@@ -112,7 +114,7 @@ fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Basis) {
         let text =
             "there is no such file any more, and the last one may have asked for signatures: put it back, or write \
                     {} into it if none are to be asked for";
-        loaded.problems.push(Problem::new(&path.to_string_lossy(), text));
+        loaded.problems.push(ConfigError::new(&path.to_string_lossy(), text));
     }
     let why = match copy {
         Ok(Some((_, problems))) if !problems.is_empty() => "the last good copy of it is damaged".into(),
@@ -121,15 +123,15 @@ fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Basis) {
             return (loaded, Basis::Copy);
         }
         Ok(Some(_)) => "the last good copy of it does not ask for all the signatures that were asked for".into(),
-        Ok(None) => reason!("there is no good copy of it in state_dir \"{}\"", loaded.config.state_dir),
-        Err(error) => reason!("the last good copy of it cannot be read: {}", reason(&error)),
+        Ok(None) => format_error!("there is no good copy of it in state_dir \"{}\"", loaded.config.state_dir),
+        Err(error) => format_error!("the last good copy of it cannot be read: {}", reason(&error)),
     };
     loaded.config = Box::new(loaded.config.only_directories());
     (loaded, Basis::Defaults(why))
 }
 
 /// The last good copy of the configuration, and what is wrong with it.
-type Copy = io::Result<Option<(Config, Vec<Problem>)>>;
+type Copy = io::Result<Option<(Config, Vec<ConfigError>)>>;
 
 /// What was last asked of signatures, in the words of `Config::guards`; another word where that cannot be known.
 fn asked(store: &Store, copy: &Copy) -> String {
@@ -160,7 +162,7 @@ pub fn closed(path: &Path, why: &str) -> String {
 /// # Errors
 /// What is wrong with a file that tells neither `state_dir` nor `run_dir`: in the default ones may be another daemon, unless
 /// nobody named the file, and one is there.
-pub fn config_of_daemon(path: &Path) -> Result<Loaded, Vec<Problem>> {
+pub fn config_of_daemon(path: &Path) -> Result<Loaded, Vec<ConfigError>> {
     let read = read_config(path);
     let whole = read.text.is_some() && read.problems.iter().all(|problem| problem.place.is_none());
     let usual = Config::default();
@@ -189,7 +191,7 @@ pub fn read_configuration(path: &Path) -> Configuration {
 pub fn read_agents(directory: &str) -> Agents {
     match read_directory(Path::new(directory)) {
         Ok(sources) => config::read_agents(directory, sources.unwrap_or_default()),
-        Err(message) => Agents { problems: vec![Problem::new(directory, &message)], ..Agents::default() },
+        Err(message) => Agents { problems: vec![ConfigError::new(directory, &message)], ..Agents::default() },
     }
 }
 
@@ -205,7 +207,7 @@ pub fn is_as_read(config: &Config) -> bool {
 ///
 /// # Errors
 /// Why the directory cannot be used at all.
-pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Reason> {
+pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Error> {
     let Some(directory) = way(directory)? else { return Ok(None) };
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
@@ -236,7 +238,7 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Reason> {
 ///
 /// # Errors
 /// Why it cannot be read, or must not be.
-pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Reason> {
+pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     read(path, false)
 }
 
@@ -244,12 +246,12 @@ pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Reason> {
 ///
 /// # Errors
 /// Why it cannot be read, or must not be believed.
-pub fn read_key(path: &Path) -> Result<Vec<u8>, Reason> {
+pub fn read_key(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(read(path, true)?.ok_or(MISSING)?)
 }
 
 /// Judges the way to a file, and then the file: top down, so that nobody can change what has been judged.
-fn read(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Reason> {
+fn read(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Error> {
     let text = match way(path)? {
         Some(real) => {
             check_directory(real.parent().unwrap_or(Path::new("/")), Place::Near)?;
@@ -265,7 +267,7 @@ fn read(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Reason> {
 }
 
 /// Reads a file the way to which has been judged. `secret`: only where nobody else can read it.
-fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Reason> {
+fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Error> {
     // No link is left on a way that was judged. Without O_NONBLOCK a fifo put in place of the file would hold the daemon up.
     let follow = if as_root() { libc::O_NOFOLLOW } else { 0 };
     let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | follow).open(path) {
@@ -280,12 +282,15 @@ fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Reason> {
     if as_root() {
         let acl = attribute_of(&file, ACL).map_err(unread_list)?;
         if let Some(writer) = access::writer(&access(&metadata, acl.as_deref(), None), Place::File) {
-            return Err(reason!("refused: {}; type {} \"{}\"", writer.why, writer.cure, path.display()));
+            return Err(format_error!("refused: {}; type {} \"{}\"", writer.why, writer.cure, path.display()));
         }
     }
     let bits = metadata.mode() & 0o7777;
     if secret && bits & 0o077 != 0 {
-        return Err(reason!("refused: others may use it (mode {bits:04o}); type chmod 600 \"{}\"", path.display()));
+        return Err(format_error!(
+            "refused: others may use it (mode {bits:04o}); type chmod 600 \"{}\"",
+            path.display()
+        ));
     }
     let mut text = Vec::new();
     read_up_to(MAX_FILE + 1, &mut text, &mut |to| file.read(to)).map_err(unread)?;
@@ -297,15 +302,15 @@ fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Reason> {
 
 /// Why a way is not to be gone.
 struct Blocked {
-    why: Reason,
+    why: Error,
     /// Whether somebody else can write on it, and then whether that is by a directory's group alone.
     writer: Option<bool>,
 }
 
-impl From<Blocked> for Reason {
-    fn from(blocked: Blocked) -> Reason {
+impl From<Blocked> for Error {
+    fn from(blocked: Blocked) -> Error {
         match blocked.writer {
-            Some(_) => reason!("refused: {}", blocked.why),
+            Some(_) => format_error!("refused: {}", blocked.why),
             None => blocked.why,
         }
     }
@@ -386,7 +391,7 @@ fn check_link(directory: &Path, link: &Path, uid: u32) -> Result<(), Blocked> {
         return Ok(());
     }
     let link = link.display();
-    let why = reason!("the link \"{link}\" belongs to user {uid}; type chown -h root \"{link}\"");
+    let why = format_error!("the link \"{link}\" belongs to user {uid}; type chown -h root \"{link}\"");
     Err(Blocked { why, writer: Some(false) })
 }
 
@@ -404,7 +409,9 @@ fn check_directory(directory: &Path, place: Place) -> Result<(), Blocked> {
     };
     let (metadata, acl, default_acl) = match look() {
         Ok(found) => found,
-        Err(error) => return blocked(reason!("cannot look at the directory \"{shown}\": {}", reason(&error)), None),
+        Err(error) => {
+            return blocked(format_error!("cannot look at the directory \"{shown}\": {}", reason(&error)), None)
+        }
     };
     let mut access = access(&metadata, acl.as_deref(), default_acl.as_deref());
     if place == Place::Above && is_from_outside(access.uid) {
@@ -412,7 +419,7 @@ fn check_directory(directory: &Path, place: Place) -> Result<(), Blocked> {
     }
     match access::writer(&access, place) {
         Some(Writer { why, cure, by_group }) => {
-            blocked(reason!("the directory \"{shown}\": {why}; type {cure} \"{shown}\""), Some(by_group))
+            blocked(format_error!("the directory \"{shown}\": {why}; type {cure} \"{shown}\""), Some(by_group))
         }
         None => Ok(()),
     }
@@ -477,18 +484,18 @@ fn as_root() -> bool {
 }
 
 #[inline(never)]
-fn unread(error: io::Error) -> Reason {
-    reason!("cannot read: {}", reason(&error))
+fn unread(error: io::Error) -> Error {
+    format_error!("cannot read: {}", reason(&error))
 }
 
 #[inline(never)]
-fn unread_list(error: io::Error) -> Reason {
-    reason!("cannot read its access control list: {}", reason(&error))
+fn unread_list(error: io::Error) -> Error {
+    format_error!("cannot read its access control list: {}", reason(&error))
 }
 
 #[inline(never)]
-fn unread_directory(error: io::Error) -> Reason {
-    reason!("cannot read the directory: {}", reason(&error))
+fn unread_directory(error: io::Error) -> Error {
+    format_error!("cannot read the directory: {}", reason(&error))
 }
 
 #[cfg(test)]
@@ -569,7 +576,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let read = read_configuration(&path);
         assert_eq!(*read.config, Config::default());
-        assert_eq!(read.problems, [Problem::new(&path.to_string_lossy(), MISSING)]);
+        assert_eq!(read.problems, [ConfigError::new(&path.to_string_lossy(), MISSING)]);
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Unread;
+use super::Unreadable;
 use crate::kernel::{Process, Time};
-use crate::model::carried::Carried;
 use crate::model::event::Definition;
 use crate::model::job::{Job, JobId};
-use crate::model::pace::Server;
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings};
+use crate::model::reexec_state::ReexecState;
 use crate::model::restart::Policy;
+use crate::model::schedule::Server;
 use crate::model::spec::Name;
 
 /// What the daemon was told at its start.
@@ -76,7 +76,7 @@ impl Default for Times {
 
 /// What was found on the host at the daemon's start.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
+pub struct Recovered {
     /// Who this host is.
     pub identity: Identity,
     /// What a server set.
@@ -93,7 +93,7 @@ pub struct Found {
     pub runs: Vec<(RunRecord, bool)>,
     /// What runs of an agent although no record says so: the likely main process and when that was started, if any can
     /// be told to be it.
-    pub strays: Vec<(Name, Option<(Process, Time)>)>,
+    pub unrecorded: Vec<(Name, Option<(Process, Time)>)>,
     /// Agents that only environments of processes tell of: what runs is ended, and nothing waits for it.
     pub marked: Vec<Name>,
     /// Sentences about records that could not be read, for the log and the server.
@@ -101,11 +101,11 @@ pub struct Found {
     /// Ids of jobs whose records could not be read.
     pub damaged_jobs: Vec<JobId>,
     /// Records that are there and cannot be read just now.
-    pub unread: Unread,
+    pub unread: Unreadable,
     /// Another daemon lived in this boot: processes of it may be about.
     pub leftovers: bool,
     /// What the image before this one left.
-    pub carried: Option<Carried>,
+    pub reexec: Option<ReexecState>,
     /// Why the watcher of a new image brought this one back.
     pub undone: Option<Box<str>>,
 }

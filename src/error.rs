@@ -9,50 +9,50 @@ use std::ops::Deref;
 /// program several kilobytes smaller than with a `String`, which every `?` moves through memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::box_collection)]
-pub struct Reason(Box<String>);
+pub struct Error(Box<String>);
 
 /// Makes a reason as `format!` makes a text.
 #[macro_export]
-macro_rules! reason {
+macro_rules! format_error {
     ($($text:tt)*) => {
-        $crate::reason::Reason::from(::std::format_args!($($text)*))
+        $crate::error::Error::from(::std::format_args!($($text)*))
     };
 }
 
-impl From<String> for Reason {
+impl From<String> for Error {
     #[inline(never)]
-    fn from(text: String) -> Reason {
-        Reason(Box::new(text))
+    fn from(text: String) -> Error {
+        Error(Box::new(text))
     }
 }
 
-impl From<fmt::Arguments<'_>> for Reason {
+impl From<fmt::Arguments<'_>> for Error {
     #[inline(never)]
-    fn from(text: fmt::Arguments<'_>) -> Reason {
-        Reason(Box::new(fmt::format(text)))
+    fn from(text: fmt::Arguments<'_>) -> Error {
+        Error(Box::new(fmt::format(text)))
     }
 }
 
-impl From<&str> for Reason {
+impl From<&str> for Error {
     #[inline(never)]
-    fn from(text: &str) -> Reason {
-        Reason(Box::new(text.into()))
+    fn from(text: &str) -> Error {
+        Error(Box::new(text.into()))
     }
 }
 
-impl From<Reason> for String {
-    fn from(reason: Reason) -> String {
+impl From<Error> for String {
+    fn from(reason: Error) -> String {
         *reason.0
     }
 }
 
-impl From<Reason> for Box<str> {
-    fn from(reason: Reason) -> Box<str> {
+impl From<Error> for Box<str> {
+    fn from(reason: Error) -> Box<str> {
         reason.0.into_boxed_str()
     }
 }
 
-impl Deref for Reason {
+impl Deref for Error {
     type Target = str;
 
     fn deref(&self) -> &str {
@@ -60,7 +60,7 @@ impl Deref for Reason {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self)
     }

@@ -5,11 +5,11 @@
 //! unknown limit is not, as what is meant to be limited would not be. No message holds the value of an environment
 //! variable or anything of a URL but its file name: it may hold a password.
 
-use crate::model::job::{joined, sanitize, Code, Job, Order, Rejected, Source, MESSAGE_MAX};
-use crate::model::pace::{parse_servers, Server};
+use crate::error::Error;
+use crate::model::job::{joined, sanitize, Code, Job, JobAction, RejectedJob, Source, MESSAGE_MAX};
 use crate::model::package::{Digest, Format};
+use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::{is_job_id, is_name, is_version};
-use crate::reason::Reason;
 use crate::wire::definition;
 use crate::wire::json::{self, show, Fields, Value};
 
@@ -21,9 +21,9 @@ const JOB_MAX: usize = 128 << 10;
 ///
 /// # Errors
 /// Why it cannot be run as it was written.
-pub fn read(value: &Value) -> Result<Job, Rejected> {
+pub fn read(value: &Value) -> Result<Job, RejectedJob> {
     let mut rejected =
-        Rejected { id: None, code: Code::BadJob, message: "".into(), action: "".into(), name: "".into() };
+        RejectedJob { id: None, code: Code::BadJob, message: "".into(), action: "".into(), name: "".into() };
     let mut faults = Vec::new();
     let job = take(value, &mut rejected, &mut faults);
     match job {
@@ -39,10 +39,10 @@ pub fn read(value: &Value) -> Result<Job, Rejected> {
 ///
 /// # Errors
 /// As `read`.
-pub fn read_text(text: &str) -> Result<Job, Rejected> {
+pub fn read_text(text: &str) -> Result<Job, RejectedJob> {
     match json::parse(text, json::MAX_DEPTH) {
         Ok(value) => read(&value),
-        Err(syntax) => Err(Rejected {
+        Err(syntax) => Err(RejectedJob {
             id: None,
             code: Code::BadJob,
             message: sanitize(&syntax.to_string(), MESSAGE_MAX).into(),
@@ -53,7 +53,7 @@ pub fn read_text(text: &str) -> Result<Job, Rejected> {
 }
 
 /// The job, as far as it can be told; what is known of it goes to `rejected` on the way.
-fn take(value: &Value, rejected: &mut Rejected, faults: &mut Vec<String>) -> Option<Job> {
+fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> Option<Job> {
     if let Some(spoiled) = json::object(value).and_then(|job| json::text(job.get(json::SPOILED)?)) {
         faults.push(spoiled.to_string());
     }
@@ -76,12 +76,12 @@ fn take(value: &Value, rejected: &mut Rejected, faults: &mut Vec<String>) -> Opt
     }
 
     let order = match action {
-        "install" => source(&mut fields).map(Order::Install),
-        "upgrade" => source(&mut fields).map(Order::Upgrade),
-        "uninstall" => Some(Order::Uninstall),
-        "start" => Some(Order::Start),
-        "stop" => Some(Order::Stop),
-        "restart" => Some(Order::Restart),
+        "install" => source(&mut fields).map(JobAction::Install),
+        "upgrade" => source(&mut fields).map(JobAction::Upgrade),
+        "uninstall" => Some(JobAction::Uninstall),
+        "start" => Some(JobAction::Start),
+        "stop" => Some(JobAction::Stop),
+        "restart" => Some(JobAction::Restart),
         "config" => config(&mut fields, given.is_some()),
         "" => {
             if fields.get("action").is_none_or(|value| json::text(value).is_some()) {
@@ -98,7 +98,7 @@ fn take(value: &Value, rejected: &mut Rejected, faults: &mut Vec<String>) -> Opt
     };
     // Without a package of its own nothing says what a relative program would be relative to.
     let in_tar = match &order {
-        Some(Order::Install(source) | Order::Upgrade(source)) => source.format.is_tar(),
+        Some(JobAction::Install(source) | JobAction::Upgrade(source)) => source.format.is_tar(),
         order => order.is_none(),
     };
 
@@ -132,7 +132,7 @@ fn take(value: &Value, rejected: &mut Rejected, faults: &mut Vec<String>) -> Opt
     }
     Some(Job {
         id: rejected.id.clone()?,
-        order: order?,
+        action: order?,
         name: rejected.name.clone(),
         envs,
         limits,
@@ -164,7 +164,7 @@ fn source(fields: &mut Fields<'_, '_>) -> Option<Source> {
 }
 
 /// What a `config` changes of the daemon; one with a name may change its agent instead.
-fn config(fields: &mut Fields<'_, '_>, named: bool) -> Option<Order> {
+fn config(fields: &mut Fields<'_, '_>, named: bool) -> Option<JobAction> {
     let servers = fields.text("svrlist").map(|list| servers(list, fields));
     let step = fields.integer("step", 10, 86_400).map(std::time::Duration::from_secs);
     let mut changes = servers.is_some() || fields.get("step").is_some();
@@ -183,7 +183,7 @@ fn config(fields: &mut Fields<'_, '_>, named: bool) -> Option<Order> {
         let keys = if named { "svrlist, step, envs, limits or definition" } else { "svrlist or step" };
         fields.fault("", &format!("nothing to change, want {keys}"));
     }
-    Some(Order::Config { servers, step })
+    Some(JobAction::Config { servers, step })
 }
 
 fn servers(list: &str, fields: &mut Fields<'_, '_>) -> Vec<Server> {
@@ -199,7 +199,7 @@ fn servers(list: &str, fields: &mut Fields<'_, '_>) -> Vec<Server> {
 }
 
 /// The format of the package at `url`, which is checked on the way.
-fn package_format(url: &str) -> Result<Format, Reason> {
+fn package_format(url: &str) -> Result<Format, Error> {
     if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("want no spaces or control characters".into());
     }
@@ -233,11 +233,11 @@ fn package_format(url: &str) -> Result<Format, Reason> {
         // A password with a slash in it would be found here.
         let shown =
             if file.contains('@') { String::new() } else { format!(", got {}", show(&Value::String(file.into()))) };
-        reason!("want a file name in .rpm .deb .apk .ipk .tar .tar.gz .tgz or .tar.xz{shown}")
+        format_error!("want a file name in .rpm .deb .apk .ipk .tar .tar.gz .tgz or .tar.xz{shown}")
     })
 }
 
-fn check_host(authority: &str, http: bool) -> Result<(), Reason> {
+fn check_host(authority: &str, http: bool) -> Result<(), Error> {
     let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         // minreq takes the part before the first colon for the host.
         Some(_) if http => return Err("literal IPv6 addresses cannot be used with http, want a host name".into()),
@@ -261,7 +261,7 @@ fn check_host(authority: &str, http: bool) -> Result<(), Reason> {
 }
 
 /// The bytes that a part of a URL stands for.
-fn decoded(part: &str) -> Result<Vec<u8>, Reason> {
+fn decoded(part: &str) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.bytes();
     while let Some(byte) = rest.next() {

@@ -30,7 +30,7 @@ mod real {
 
     /// The fault that was asked for.
     #[derive(Debug)]
-    pub struct Faults {
+    pub struct FaultInjector {
         point: Option<(String, u32)>,
         log: Option<String>,
         /// A job was received.
@@ -39,9 +39,9 @@ mod real {
         image: String,
     }
 
-    impl Faults {
+    impl FaultInjector {
         /// As the environment says; `renewed`: a job has put this image in the place of another.
-        pub fn asked(renewed: bool) -> Faults {
+        pub fn asked(renewed: bool) -> FaultInjector {
             const IMAGE: &str = "BOOTAGENT_FAULT_IMAGE";
             let before = std::env::var(IMAGE).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
             let number: u32 = if renewed { before + 1 } else { 1 };
@@ -52,7 +52,7 @@ mod real {
                 let (point, count) = text.rsplit_once(':')?;
                 Some((point.to_string(), count.parse().ok()?))
             });
-            Faults { point, log: std::env::var("BOOTAGENT_FAULT_LOG").ok(), armed: renewed, image }
+            FaultInjector { point, log: std::env::var("BOOTAGENT_FAULT_LOG").ok(), armed: renewed, image }
         }
 
         /// An action is about to be done.
@@ -143,9 +143,9 @@ mod none {
     #[derive(Debug)]
     pub struct Faults;
 
-    impl Faults {
-        pub fn asked(_: bool) -> Faults {
-            Faults
+    impl FaultInjector {
+        pub fn asked(_: bool) -> FaultInjector {
+            FaultInjector
         }
 
         pub fn action(&mut self, _: &Action) {}

@@ -1,36 +1,36 @@
 //! How a state begins: by what the daemon was told at its start, and by what it found on the host.
 
-use super::{Found, Measuring, Options, State};
+use super::{Measuring, Options, Recovered, State};
 use crate::kernel::{Level, Process, Time};
-use crate::map::Map;
 use crate::model::agent::Agent;
 use crate::model::event::{log, Action, Definition, Now};
-use crate::model::pace::Pace;
 use crate::model::record::{RunRecord, Wanted};
+use crate::model::schedule::ExchangeSchedule;
 use crate::model::spec::Name;
+use crate::sorted_map::SortedMap;
 
 impl State {
     /// The state of a host at the daemon's start, and what to do first.
-    pub fn new(options: Options, mut found: Found, now: Now, out: &mut Vec<Action>) -> State {
+    pub fn new(options: Options, mut found: Recovered, now: Now, out: &mut Vec<Action>) -> State {
         let step = found.settings.step.unwrap_or(options.step);
         let mut servers = (options.servers.clone(), found.given);
         if options.closed.is_some() {
             servers = (Vec::new(), Vec::new());
         }
-        let mut pace = Pace::new(servers.0, servers.1, step, options.splay, options.seed, now.time);
+        let mut pace = ExchangeSchedule::new(servers.0, servers.1, step, options.splay, options.seed, now.time);
         pace.set_keyed(options.keyed);
         let mut state = State {
             options,
             identity: found.identity,
             settings: found.settings,
             began: now.time,
-            pace,
-            agents: Map::new(),
+            schedule: pace,
+            agents: SortedMap::new(),
             leaving: Vec::new(),
             released: Vec::new(),
             awaited: false,
             tasks: Vec::new(),
-            ledger: Map::new(),
+            ledger: SortedMap::new(),
             next_seq: 1,
             waiters: Vec::new(),
             reporting: Vec::new(),
@@ -41,12 +41,12 @@ impl State {
             sent_incidents: 0,
             sent_drops: 0,
             sent_results: Vec::new(),
-            heard: "".into(),
-            wrong: Vec::new(),
+            last_server: "".into(),
+            said_problems: Vec::new(),
             clock: None,
             shutdown: None,
             unrecordable: false,
-            interrupted: found.leftovers && found.carried.is_none(),
+            interrupted: found.leftovers && found.reexec.is_none(),
             reexec: None,
             brought_by: None,
             trial: None,
@@ -54,7 +54,7 @@ impl State {
             unread: found.unread,
         };
         state.watch_clock(now, out);
-        if !state.pace.has_servers() && state.options.closed.is_none() {
+        if !state.schedule.has_servers() && state.options.closed.is_none() {
             log(out, Level::Info, format_args!("no svrlist, so nothing is reported and no job taken"));
         }
         for (name, sentence) in found.damage {
@@ -72,9 +72,9 @@ impl State {
         state.keep_unread(out);
         state.hold_jobs(&mut found.jobs);
         state.load_jobs(found.jobs, found.damaged_jobs, now, out);
-        state.resume_agents(found.runs, found.strays, found.marked, found.carried.is_some(), now, out);
-        if let Some(carried) = found.carried {
-            state.go_on(carried, now, out);
+        state.resume_agents(found.runs, found.unrecorded, found.marked, found.reexec.is_some(), now, out);
+        if let Some(carried) = found.reexec {
+            state.continue_after_reexec(carried, now, out);
         }
         state.follow(now, out);
         state
@@ -99,16 +99,16 @@ impl State {
             // Of an agent that went while no daemon lived: what it did is nothing to one of its name that comes later.
             if !self.agents.contains_key(&run.name) {
                 if !self.unread.all {
-                    out.push(Action::DropAgent(run.name));
+                    out.push(Action::RemoveAgent(run.name));
                 }
                 continue;
             }
             let more = strays.iter().any(|(name, _)| *name == run.name);
-            self.turn(&run.name.clone(), now, out, &mut |agent, turn| {
-                agent.resume(&run, alive, more, turn);
+            self.step_agent(&run.name.clone(), now, out, &mut |agent, context| {
+                agent.resume(&run, alive, more, context);
                 if after_reexec && alive {
                     // It never was without its daemon: no news for the server.
-                    turn.told.clear();
+                    context.reported.clear();
                 }
             });
         }
@@ -117,7 +117,7 @@ impl State {
             if main.is_none() && self.is_unread(&name) {
                 continue;
             }
-            self.turn(&name, now, out, &mut |agent, turn| agent.strayed(main, turn));
+            self.step_agent(&name, now, out, &mut |agent, context| agent.found_running(main, context));
         }
         let names: Vec<Name> = self.agents.keys().cloned().collect();
         for name in names {
@@ -125,9 +125,9 @@ impl State {
                 continue;
             }
             self.renew_outdated(&name, now, out);
-            self.turn(&name, now, out, &mut |agent, turn| match agent.wanted() {
-                Wanted::Up => agent.wake(turn),
-                Wanted::Down => agent.order_down(turn),
+            self.step_agent(&name, now, out, &mut |agent, context| match agent.wanted() {
+                Wanted::Up => agent.start_if_new(context),
+                Wanted::Down => agent.request_stop(context),
             });
             if self.agents.get(&name).is_some_and(|agent| agent.definition.is_none()) {
                 self.forget_undefined(&name, now, out);

@@ -30,12 +30,12 @@ fn server_lists() {
     }
 }
 
-fn pace(servers: &str, step: u64) -> Pace {
+fn pace(servers: &str, step: u64) -> ExchangeSchedule {
     let servers = parse_servers(servers).unwrap();
-    Pace::new(servers, Vec::new(), Duration::from_secs(step), Duration::ZERO, 7, Time::default())
+    ExchangeSchedule::new(servers, Vec::new(), Duration::from_secs(step), Duration::ZERO, 7, Time::default())
 }
 
-fn asked(pace: &mut Pace, now: Time, results: bool) -> Option<(Talk, String)> {
+fn asked(pace: &mut ExchangeSchedule, now: Time, results: bool) -> Option<(ExchangeKind, String)> {
     pace.next(now, results).map(|(talk, server)| (talk, server.base.trim_start_matches("http://").to_string()))
 }
 
@@ -45,8 +45,8 @@ fn reports_come_every_step_with_five_percent_of_jitter() {
     let mut now = Time::default();
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..1000 {
-        assert_eq!(asked(&mut pace, now, false), Some((Talk::Status, "a:1".into())));
-        assert_eq!(pace.answered(true, None, now), (Some(Talk::Status), Round::Good));
+        assert_eq!(asked(&mut pace, now, false), Some((ExchangeKind::Status, "a:1".into())));
+        assert_eq!(pace.answered(true, None, now), (Some(ExchangeKind::Status), Round::Good));
         let next = pace.deadline(None).unwrap();
         let wait = next.since(now).as_secs_f64();
         assert!((570.0..=630.0).contains(&wait), "{wait}");
@@ -62,7 +62,7 @@ fn the_first_report_is_within_the_splay() {
     for seed in 0..100 {
         let servers = parse_servers("a:1").unwrap();
         let splay = Duration::from_secs(30);
-        let pace = Pace::new(servers, Vec::new(), Duration::from_secs(600), splay, seed, Time::new(5, 0));
+        let pace = ExchangeSchedule::new(servers, Vec::new(), Duration::from_secs(600), splay, seed, Time::new(5, 0));
         let first = pace.deadline(None).unwrap().since(Time::new(5, 0));
         assert!(first <= splay, "{first:?}");
     }
@@ -72,10 +72,10 @@ fn the_first_report_is_within_the_splay() {
 fn a_common_start_is_spread_within_hours() {
     let step = 600;
     let count = 1000;
-    let mut due: Vec<(Pace, Time)> = (0..count)
+    let mut due: Vec<(ExchangeSchedule, Time)> = (0..count)
         .map(|seed| {
             let mut pace = pace("a:1", step);
-            (pace.random, pace.lean) = (Random(seed), seed as f64 / count as f64);
+            (pace.random, pace.jitter_phase) = (Random(seed), seed as f64 / count as f64);
             (pace, Time::default())
         })
         .collect();
@@ -98,14 +98,20 @@ fn a_common_start_is_spread_within_hours() {
 fn agents_that_are_started_do_not_defeat_the_splay() {
     let splay = Duration::from_secs(30);
     for seed in 0..100 {
-        let mut pace =
-            Pace::new(parse_servers("a:1").unwrap(), Vec::new(), Duration::from_secs(600), splay, seed, Time(1));
+        let mut pace = ExchangeSchedule::new(
+            parse_servers("a:1").unwrap(),
+            Vec::new(),
+            Duration::from_secs(600),
+            splay,
+            seed,
+            Time(1),
+        );
         let first = pace.deadline(None);
         pace.changed(Time(1));
         assert_eq!(pace.deadline(None), first);
         let first = first.unwrap();
         assert_eq!(asked(&mut pace, Time(first.0 - 1), false), None);
-        assert_eq!(asked(&mut pace, first, false), Some((Talk::Status, "a:1".into())));
+        assert_eq!(asked(&mut pace, first, false), Some((ExchangeKind::Status, "a:1".into())));
         pace.answered(true, None, first);
         assert!(pace.deadline(None) >= Some(first + Duration::from_secs(570)), "it was in the first report");
     }
@@ -136,14 +142,14 @@ fn hosts_that_were_sent_away_until_one_moment_come_back_one_by_one() {
 fn a_round_asks_every_server_once_and_stays_with_the_one_that_answers() {
     let mut pace = pace("a:1,b:1,c:1,a:1", 600);
     let now = Time::default();
-    assert_eq!(asked(&mut pace, now, false), Some((Talk::Status, "a:1".into())));
+    assert_eq!(asked(&mut pace, now, false), Some((ExchangeKind::Status, "a:1".into())));
     assert_eq!(asked(&mut pace, now, false), None, "one exchange at a time");
     assert_eq!(pace.answered(false, None, now).1, Round::Next);
-    assert_eq!(asked(&mut pace, now, false), Some((Talk::Status, "b:1".into())));
+    assert_eq!(asked(&mut pace, now, false), Some((ExchangeKind::Status, "b:1".into())));
     assert_eq!(pace.answered(true, None, now).1, Round::Good);
     let now = pace.deadline(None).unwrap();
     for (server, round) in [("b:1", Round::Next), ("c:1", Round::Next), ("a:1", Round::Failed)] {
-        assert_eq!(asked(&mut pace, now, false), Some((Talk::Status, server.into())));
+        assert_eq!(asked(&mut pace, now, false), Some((ExchangeKind::Status, server.into())));
         assert_eq!(pace.answered(false, None, now).1, round);
     }
     assert!(pace.deadline(None).unwrap() > now);
@@ -154,7 +160,7 @@ fn how_long_no_server_took_a_report_is_known_while_none_does() {
     let mut pace = pace("a:1", 600);
     let at = |seconds| Time::default() + Duration::from_secs(seconds);
     for (now, good, want) in [(0, true, None), (700, false, Some(750)), (1400, false, Some(1450)), (2100, true, None)] {
-        assert_eq!(asked(&mut pace, at(now), false), Some((Talk::Status, "a:1".into())));
+        assert_eq!(asked(&mut pace, at(now), false), Some((ExchangeKind::Status, "a:1".into())));
         pace.answered(good, None, at(now));
         assert_eq!(pace.silence(at(now + 50)), want.map(Duration::from_secs), "{now}");
     }
@@ -185,11 +191,11 @@ fn failed_rounds_wait_longer_up_to_the_step() {
 fn results_go_first_and_never_hold_up_a_status() {
     let mut pace = pace("a:1", 600);
     let now = Time::default();
-    assert_eq!(asked(&mut pace, now, true), Some((Talk::Results, "a:1".into())));
+    assert_eq!(asked(&mut pace, now, true), Some((ExchangeKind::Results, "a:1".into())));
     assert_eq!(pace.answered(false, None, now).1, Round::Failed);
-    assert_eq!(asked(&mut pace, now, true), Some((Talk::Status, "a:1".into())));
+    assert_eq!(asked(&mut pace, now, true), Some((ExchangeKind::Status, "a:1".into())));
     assert_eq!(pace.answered(true, None, now).1, Round::Good);
-    assert_eq!(asked(&mut pace, now, true), Some((Talk::Results, "a:1".into())), "a server answers again");
+    assert_eq!(asked(&mut pace, now, true), Some((ExchangeKind::Results, "a:1".into())), "a server answers again");
 }
 
 #[test]
@@ -206,7 +212,7 @@ fn a_server_that_asks_for_peace_gets_it() {
     assert!(pace.deadline(None).unwrap() >= now + Duration::from_secs(100));
     let later = now + Duration::from_secs(100);
     pace.hurry();
-    assert_eq!(asked(&mut pace, later, false), Some((Talk::Status, "a:1".into())));
+    assert_eq!(asked(&mut pace, later, false), Some((ExchangeKind::Status, "a:1".into())));
     assert_eq!(pace.answered(false, None, later).1, Round::Failed, "b is held for an hour");
     let after = now + Duration::from_secs(3600);
     pace.hurry();
@@ -236,11 +242,11 @@ fn a_list_on_trial_is_asked_once_each() {
     let mut pace = pace("a:1", 600);
     let now = Time::default();
     pace.try_given(parse_servers("x:1,y:1").unwrap());
-    assert_eq!(asked(&mut pace, now, true), Some((Talk::Trial, "x:1".into())));
-    assert_eq!(pace.answered(false, None, now), (Some(Talk::Trial), Round::Next));
-    assert_eq!(asked(&mut pace, now, true), Some((Talk::Trial, "y:1".into())));
-    assert_eq!(pace.answered(false, None, now), (Some(Talk::Trial), Round::Failed));
-    assert_eq!(asked(&mut pace, now, false), Some((Talk::Status, "a:1".into())));
+    assert_eq!(asked(&mut pace, now, true), Some((ExchangeKind::Trial, "x:1".into())));
+    assert_eq!(pace.answered(false, None, now), (Some(ExchangeKind::Trial), Round::Next));
+    assert_eq!(asked(&mut pace, now, true), Some((ExchangeKind::Trial, "y:1".into())));
+    assert_eq!(pace.answered(false, None, now), (Some(ExchangeKind::Trial), Round::Failed));
+    assert_eq!(asked(&mut pace, now, false), Some((ExchangeKind::Status, "a:1".into())));
 }
 
 #[test]

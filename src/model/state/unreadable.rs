@@ -7,12 +7,12 @@
 use super::{JobId, Name, State};
 use crate::kernel::Level;
 use crate::model::event::{log, Action};
-use crate::model::job::{Job, Rejected};
+use crate::model::job::{Job, RejectedJob};
 use crate::model::record::{JobRecord, Phase};
 
 /// What cannot be read just now.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Unread {
+pub struct Unreadable {
     /// A whole directory of records: there may be any agent and any job.
     pub all: bool,
     /// Agents of which a record cannot be read; an empty name stands for the settings of the daemon.
@@ -30,7 +30,7 @@ impl State {
     }
 
     /// Whether a job must wait until everything can be read.
-    pub(super) fn must_wait(&self, job: &Result<Job, Rejected>) -> bool {
+    pub(super) fn must_wait(&self, job: &Result<Job, RejectedJob>) -> bool {
         let (id, name) = match job {
             Ok(job) => (Some(&job.id), &job.name),
             Err(rejected) => (rejected.id.as_ref(), &rejected.name),

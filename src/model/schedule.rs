@@ -7,9 +7,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::kernel::Time;
 use crate::model::job::joined;
-use crate::reason::Reason;
 
 /// A control server: where its `/agent/...` endpoints are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl fmt::Display for Server {
 ///
 /// # Errors
 /// Says which entries are wrong and why.
-pub fn parse_servers(list: &str) -> Result<Vec<Server>, Reason> {
+pub fn parse_servers(list: &str) -> Result<Vec<Server>, Error> {
     let (mut servers, mut wrong) = (Vec::new(), Vec::new());
     for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         match parse_server(entry) {
@@ -43,13 +43,13 @@ pub fn parse_servers(list: &str) -> Result<Vec<Server>, Reason> {
     Err(joined(&mut wrong.iter().map(|why| &**why), "; ").into())
 }
 
-fn parse_server(entry: &str) -> Result<Server, Reason> {
+fn parse_server(entry: &str) -> Result<Server, Error> {
     let (scheme, rest) = match entry.split_once("://") {
         None => ("http", entry),
         Some(("http", rest)) => ("http", rest),
         Some(("https", rest)) if cfg!(feature = "tls") => ("https", rest),
-        Some(("https", _)) => return Err(reason!("server \"{entry}\": https needs the tls build")),
-        Some((other, _)) => return Err(reason!("server \"{entry}\": want http://, got \"{other}://\"")),
+        Some(("https", _)) => return Err(format_error!("server \"{entry}\": https needs the tls build")),
+        Some((other, _)) => return Err(format_error!("server \"{entry}\": want http://, got \"{other}://\"")),
     };
     let (authority, path) = match rest.find('/') {
         Some(slash) => rest.split_at(slash),
@@ -59,28 +59,28 @@ fn parse_server(entry: &str) -> Result<Server, Reason> {
         return Err("server: a user in the URL cannot be used, want host:port".into());
     }
     if authority.contains([';', ' ']) {
-        return Err(reason!("server \"{entry}\": servers are separated by commas"));
+        return Err(format_error!("server \"{entry}\": servers are separated by commas"));
     }
     if authority.contains(['[', ']']) || authority.matches(':').count() > 1 {
-        return Err(reason!("server \"{entry}\": literal IPv6 addresses cannot be used, want a host name"));
+        return Err(format_error!("server \"{entry}\": literal IPv6 addresses cannot be used, want a host name"));
     }
     let (host, port) = match authority.split_once(':') {
         Some((host, port)) => (host, Some(port)),
         None if rest.len() < entry.len() => (authority, None),
-        None => return Err(reason!("server \"{entry}\": want host:port")),
+        None => return Err(format_error!("server \"{entry}\": want host:port")),
     };
     if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
-        return Err(reason!("server \"{entry}\": \"{host}\" is not a host name"));
+        return Err(format_error!("server \"{entry}\": \"{host}\" is not a host name"));
     }
     let port = match port {
         None => String::new(),
         Some(text) => match text.parse::<u16>() {
             Ok(port) if port > 0 && text.bytes().all(|b| b.is_ascii_digit()) => format!(":{port}"),
-            _ => return Err(reason!("server \"{entry}\": want a port of 1..65535, got \"{text}\"")),
+            _ => return Err(format_error!("server \"{entry}\": want a port of 1..65535, got \"{text}\"")),
         },
     };
     if !path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#')) {
-        return Err(reason!("server \"{entry}\": want a plain path, got \"{path}\""));
+        return Err(format_error!("server \"{entry}\": want a plain path, got \"{path}\""));
     }
     Ok(Server { base: format!("{scheme}://{host}{port}{}", path.trim_end_matches('/')).into() })
 }
@@ -92,7 +92,7 @@ const BACKOFF: Duration = Duration::from_secs(10);
 const EXTRA: Duration = Duration::from_secs(10);
 
 /// How far the jitter of one report can be from that of the report before, as a part of its whole range.
-const WANDER: f64 = 0.2;
+const JITTER_STEP: f64 = 0.2;
 
 /// The longest a server may ask to be left alone, unless the step is longer.
 const RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -119,7 +119,7 @@ impl Random {
 
 /// What an exchange is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Talk {
+pub enum ExchangeKind {
     /// A status.
     Status,
     /// Results of jobs.
@@ -167,10 +167,10 @@ pub struct Times {
 
 /// When and to which server to talk.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Pace {
+pub struct ExchangeSchedule {
     random: Random,
     /// Where the last interval was between the shortest and the longest, 0..1.
-    lean: f64,
+    jitter_phase: f64,
     step: Duration,
     /// The servers that a job gave.
     given: Vec<Server>,
@@ -197,14 +197,14 @@ pub struct Pace {
     /// The list on trial, until its round begins.
     trial: Option<Vec<Server>>,
     /// The servers still to be asked in this round, the one being asked first.
-    round: Option<(Talk, Vec<Server>)>,
+    round: Option<(ExchangeKind, Vec<Server>)>,
     /// An answer is awaited.
     busy: bool,
     /// Exchanges are signed.
     keyed: bool,
 }
 
-impl Pace {
+impl ExchangeSchedule {
     /// A pace whose first report is due after a random part of `splay`.
     pub fn new(
         default: Vec<Server>,
@@ -213,13 +213,13 @@ impl Pace {
         splay: Duration,
         seed: u64,
         now: Time,
-    ) -> Pace {
+    ) -> ExchangeSchedule {
         let mut random = Random(seed);
         let first = now + splay.mul_f64(random.fraction());
         let lean = random.fraction();
-        Pace {
+        ExchangeSchedule {
             random,
-            lean,
+            jitter_phase: lean,
             step,
             given,
             default,
@@ -352,7 +352,7 @@ impl Pace {
 
     /// Whether the answer that is awaited is one of a server list on trial.
     pub fn on_trial(&self) -> bool {
-        self.busy && matches!(self.round, Some((Talk::Trial, _)))
+        self.busy && matches!(self.round, Some((ExchangeKind::Trial, _)))
     }
 
     /// Whether it is news that a server answers, or does not: said once for each change.
@@ -367,7 +367,7 @@ impl Pace {
     }
 
     /// Whom to talk to now, and what for; the answer goes to `answered`.
-    pub fn next(&mut self, now: Time, results: bool) -> Option<(Talk, Server)> {
+    pub fn next(&mut self, now: Time, results: bool) -> Option<(ExchangeKind, Server)> {
         if self.busy {
             return None;
         }
@@ -380,17 +380,17 @@ impl Pace {
         Some((*talk, server))
     }
 
-    fn begin(&mut self, now: Time, results: bool) -> Option<(Talk, Vec<Server>)> {
+    fn begin(&mut self, now: Time, results: bool) -> Option<(ExchangeKind, Vec<Server>)> {
         if let Some(servers) = self.trial.take() {
-            return Some((Talk::Trial, servers));
+            return Some((ExchangeKind::Trial, servers));
         }
         let extra = self.status.failures == 0 && self.extra.is_some_and(|at| at <= now);
         let status = self.urgent || extra || self.status.at <= now;
         // A server that refuses many results, each on its own, is reported to all the same.
         let talk = if results && self.results.at <= now && !(status && self.refused) {
-            Talk::Results
+            ExchangeKind::Results
         } else if status {
-            Talk::Status
+            ExchangeKind::Status
         } else {
             return None;
         };
@@ -418,7 +418,7 @@ impl Pace {
             return None;
         }
         self.refused = false;
-        if talk == Talk::Status {
+        if talk == ExchangeKind::Status {
             self.urgent = false;
             if self.extra.take().is_some() {
                 self.extra_again = now + EXTRA;
@@ -448,7 +448,7 @@ impl Pace {
     }
 
     /// The server asked last gave a good answer, or none and may have asked to be left alone for so many seconds.
-    pub fn answered(&mut self, good: bool, retry_after: Option<u64>, now: Time) -> (Option<Talk>, Round) {
+    pub fn answered(&mut self, good: bool, retry_after: Option<u64>, now: Time) -> (Option<ExchangeKind>, Round) {
         self.busy = false;
         let Some((talk, mut servers)) = self.round.take() else { return (None, Round::Failed) };
         let server = servers.remove(0);
@@ -465,26 +465,26 @@ impl Pace {
             return (Some(talk), Round::Next);
         }
         match talk {
-            Talk::Status => {
+            ExchangeKind::Status => {
                 self.status.failures = self.status.failures.saturating_add(1);
                 self.status.at = now + self.backoff(self.status.failures);
                 self.results.at = self.results.at.max(self.status.at);
             }
-            Talk::Results => {
+            ExchangeKind::Results => {
                 self.results.failures = self.results.failures.saturating_add(1);
                 self.results.at = now + self.backoff(self.results.failures);
             }
-            Talk::Trial => {}
+            ExchangeKind::Trial => {}
         }
         (Some(talk), Round::Failed)
     }
 
-    fn good(&mut self, talk: Talk, server: &Server, now: Time) {
+    fn good(&mut self, talk: ExchangeKind, server: &Server, now: Time) {
         if let Some(index) = self.given.iter().chain(&self.default).position(|known| known == server) {
             self.current = index;
         }
         self.results.failures = 0;
-        if talk != Talk::Results {
+        if talk != ExchangeKind::Results {
             self.heard = now;
             self.status = Channel { at: now + self.jitter(), failures: 0 };
             self.results.at = self.results.at.min(now);
@@ -494,9 +494,9 @@ impl Pace {
     /// One step, five percent more or less, and near to what it was the last time: hosts that began together drift apart
     /// steadily. With a jitter that begins anew each time a common start echoes with every step for most of a day.
     fn jitter(&mut self) -> Duration {
-        let lean = (self.lean + WANDER * (2.0 * self.random.fraction() - 1.0)).abs();
-        self.lean = if lean > 1.0 { 2.0 - lean } else { lean };
-        self.step.mul_f64(0.95 + 0.1 * self.lean)
+        let lean = (self.jitter_phase + JITTER_STEP * (2.0 * self.random.fraction() - 1.0)).abs();
+        self.jitter_phase = if lean > 1.0 { 2.0 - lean } else { lean };
+        self.step.mul_f64(0.95 + 0.1 * self.jitter_phase)
     }
 
     /// The wait after so many failures in a row: doubled from 10 s (or the step, if that is shorter), capped by the step,

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use super::background::last_death;
 use super::control::Control;
-use super::found::{find, is_unreaped, own_definitions, read_definitions, tell_users, undone};
 use super::identity::HelperUsers;
+use super::recovered::{find, is_unreaped, own_definitions, read_definitions, tell_users, undone};
 use super::reexec::{installed, taken};
-use super::trust::Trust;
-use super::{fault, now, Copies, Daemon, Options};
-use crate::host::disk::{list, make_dir, make_durable_dir, publish, reason, Error};
-use crate::host::files::{self, Basis};
+use super::signing::Signing;
+use super::{fault_injection, now, Copies, Daemon, Options};
+use crate::error::Error;
+use crate::host::config_files::{self, Basis};
+use crate::host::disk::{list, make_dir, make_durable_dir, publish, reason, DiskError};
 use crate::host::helper::Binary;
 use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
@@ -23,21 +24,20 @@ use crate::host::proc;
 use crate::host::store::{boot_id, can_be_read, Store};
 use crate::host::tree::Trees;
 use crate::kernel::{Level, Process, Resource, Sig, Time};
-use crate::map::{Map, Set};
 use crate::model::event::{Action, Event};
-use crate::model::pace::{parse_servers, Server};
 use crate::model::record::AgentRecord;
 use crate::model::restart::Policy;
+use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::Name;
 use crate::model::state::{self, State};
-use crate::reason::Reason;
-use crate::sys::failure::FailurePipe;
+use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::file::{lock_holder, open_nofollow, try_lock, try_lock_reading};
 use crate::sys::poll::Signals;
+use crate::sys::setup_error::SetupErrorPipe;
 use crate::sys::{account, monotonic, process, random};
 use crate::wire::config::Config;
 use crate::wire::control::SOCKET;
-use crate::wire::handover::Handover;
+use crate::wire::reexec_data::ReexecData;
 use crate::work::watch;
 
 /// Below `run_dir`; told for people and init scripts, never believed by us.
@@ -62,19 +62,19 @@ impl Daemon {
     /// Why there can be no daemon.
     pub(super) fn start(
         options: &Options,
-        handover: Option<Result<Handover, Reason>>,
+        handover: Option<Result<ReexecData, Error>>,
         out: &mut Vec<Action>,
-    ) -> Result<Daemon, Reason> {
+    ) -> Result<Daemon, Error> {
         // Modes are what is asked for, whoever starts us.
         process::set_umask(0o022);
         let mut notes: Vec<(Level, String)> = Vec::new();
-        let unreadable = |why: &Reason| format!("what the image before this one left cannot be read: {why}");
+        let unreadable = |why: &Error| format!("what the image before this one left cannot be read: {why}");
         notes.extend(handover.as_ref().and_then(|read| read.as_ref().err()).map(|why| (Level::Error, unreadable(why))));
         let mut handover = handover.and_then(Result::ok);
         let (config, source, trouble) = configure(options, &mut notes);
         let closed = matches!(source, Basis::Defaults(_)).then(|| trouble.clone()).flatten();
         let run_dir = Path::new(&*config.run_dir);
-        make_dir(run_dir).map_err(|error| reason!("{error}; want a run_dir that can be written"))?;
+        make_dir(run_dir).map_err(|error| format_error!("{error}; want a run_dir that can be written"))?;
         let kept = handover.as_ref().filter(|left| left.run_dir == *config.run_dir);
         let (locked, listener) = (kept.and_then(|left| taken(left.lock)), kept.and_then(|left| taken(left.listener)));
         let lock = locked.map_or_else(|| lock(&run_dir.join(watch::LOCK)), |fd| Ok(fd.into()))?;
@@ -89,19 +89,19 @@ impl Daemon {
         });
         let mut log = Log::new(log_dir, config.log_level, !options.background);
         let signals = Signals::new(&[Sig::CHLD, Sig::TERM, Sig::INT, Sig::QUIT, Sig::HUP, Sig::USR1, Sig::USR2])
-            .map_err(|error| reason!("cannot take signals: {error}"))?;
+            .map_err(|error| format_error!("cannot take signals: {error}"))?;
         let ends = handover.as_ref().and_then(|left| left.failures);
         let ends = ends.and_then(|(read, write)| taken(Some(read)).zip(taken(Some(write))));
         let failures = ends
-            .map_or_else(FailurePipe::new, |(read, write)| FailurePipe::from_fds(read, write))
-            .map_err(|error| reason!("cannot make a pipe: {error}"))?;
+            .map_or_else(SetupErrorPipe::new, |(read, write)| SetupErrorPipe::from_fds(read, write))
+            .map_err(|error| format_error!("cannot make a pipe: {error}"))?;
         let socket = run_dir.join(SOCKET);
         let control = match (listener, &handover) {
             (Some(listener), Some(left)) => {
                 Control::inherit(listener, &socket, left.last_client, &left.connections, monotonic())
             }
             _ => Control::listen(&socket)
-                .map_err(|error| reason!("cannot listen on \"{}\": {error}", socket.display()))?,
+                .map_err(|error| format_error!("cannot listen on \"{}\": {error}", socket.display()))?,
         };
         protect(&mut notes);
         let nofile = handover.as_ref().and_then(|left| left.nofile).or_else(raise_files);
@@ -109,12 +109,12 @@ impl Daemon {
         let mut binary = Binary::own(&std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
         let users = HelperUsers::new(&config, &mut binary);
         users.tell(&mut notes);
-        notes.extend(files::shared_directories(&config).into_iter().map(|text| (Level::Warn, text)));
-        let pid_told = tell_pid(run_dir).is_ok();
+        notes.extend(config_files::shared_directories(&config).into_iter().map(|text| (Level::Warn, text)));
+        let pid_told = write_pid_file(run_dir).is_ok();
         for (level, note) in &notes {
             log.write(*level, &note);
         }
-        let trust = Trust::new(config.key_file.as_deref(), &store);
+        let trust = Signing::new(config.key_file.as_deref(), &store);
         let limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
         let mut trees = Trees::new(&config.state_dir);
         let stored = store.read_all();
@@ -150,12 +150,12 @@ impl Daemon {
                 continue;
             }
             let started = |process| proc::age(process).map_or(now().time, |age| now().time.before(age));
-            found.strays.push((name.clone(), left.main.map(|main| (main, started(main)))));
+            found.unrecorded.push((name.clone(), left.main.map(|main| (main, started(main)))));
         }
-        found.carried = handover.as_mut().map(|left| std::mem::take(&mut left.carried));
+        found.reexec = handover.as_mut().map(|left| std::mem::take(&mut left.state));
         found.damage.extend(last_death().map(|text| ("bootagent".into(), text.into())));
         found.undone = undone(run_dir);
-        let renewed = found.carried.as_ref().is_some_and(|carried| carried.job.is_some());
+        let renewed = found.reexec.as_ref().is_some_and(|carried| carried.job.is_some());
         let config_path = options.config_path.clone();
         let options = state_options(options, &config, closed.clone(), &program, &mut log);
         log.write(Level::Info, &format_args!("{} begins, process {}", options.version, process::own_id()));
@@ -172,27 +172,27 @@ impl Daemon {
             failures,
             binary,
             control,
-            owners: Map::new(),
+            owners: SortedMap::new(),
             watched: Vec::new(),
             helpers: Vec::new(),
             checks: Vec::new(),
             users,
-            trust,
+            signing: trust,
             closed: closed.is_some(),
             tried: None,
-            resumed: Set::new(),
+            resumed: SortedSet::new(),
             tools: Vec::new(),
             nofile,
             trash: 0,
             check_at: monotonic() + config.checksecs,
             troubles: trouble.map(|trouble| (CONFIGURATION, trouble)).into_iter().collect(),
-            unsaved: Map::new(),
-            pid_told,
+            unsaved: SortedMap::new(),
+            pid_file_written: pid_told,
             unread,
-            unkept,
+            pending_backups: unkept,
             quit: None,
             power: None,
-            faults: fault::Faults::asked(renewed),
+            fault_injector: fault_injection::FaultInjector::asked(renewed),
             lock,
             state_lock,
             program,
@@ -211,8 +211,8 @@ impl Daemon {
         if let Some(left) = handover {
             daemon.inherit(left);
         }
-        daemon.drop_strays(sound);
-        daemon.tell_keys();
+        daemon.remove_leftovers(sound);
+        daemon.report_keys();
         Ok(daemon)
     }
 
@@ -221,7 +221,7 @@ impl Daemon {
         let limits = self.state.spec(name).map(|spec| spec.limits).unwrap_or_default();
         let found = self.limits.attach(name, &limits, processes);
         for note in &found.notes {
-            self.say(Level::Info, &note);
+            self.log(Level::Info, &note);
         }
         self.queue.push_back(Event::Attached {
             name: name.clone(),
@@ -232,7 +232,7 @@ impl Daemon {
     }
 
     /// Removes what jobs that are no more have left; packages only where all records of agents could be read.
-    fn drop_strays(&mut self, sound: bool) {
+    fn remove_leftovers(&mut self, sound: bool) {
         self.empty_trash();
         self.rename_downloads();
         if !self.unread.is_empty() {
@@ -263,42 +263,42 @@ impl Daemon {
         if !self.closed {
             return;
         }
-        let (loaded, source) = files::config_in_use(&self.config_path);
+        let (loaded, source) = config_files::config_in_use(&self.config_path);
         let text = loaded.text.unwrap_or_default();
         let lately = |(tried, at): &(Vec<u8>, Time)| *tried == text && monotonic().since(*at) < TRY_AGAIN;
         if matches!(source, Basis::Defaults(_)) || !ordered && self.tried.as_ref().is_some_and(lately) {
             return;
         }
         self.tried = Some((text, monotonic()));
-        self.say(Level::Info, &"the configuration is good again: beginning anew with it");
+        self.log(Level::Info, &"the configuration is good again: beginning anew with it");
         self.queue.push_back(Event::Reexec);
     }
 
     /// Reads all definitions again. A directory that cannot be read changes nothing.
     pub(super) fn reload(&mut self) {
         let dir = self.config.agents_dir.clone();
-        let sources = match files::read_directory(Path::new(&*dir)) {
+        let sources = match config_files::read_directory(Path::new(&*dir)) {
             Ok(Some(sources)) => sources,
             Ok(None) => {
-                return self.say(Level::Error, &format_args!("{dir}: there is no such directory, nothing is changed"))
+                return self.log(Level::Error, &format_args!("{dir}: there is no such directory, nothing is changed"))
             }
-            Err(why) => return self.say(Level::Error, &format_args!("{dir}: {why}; nothing is changed")),
+            Err(why) => return self.log(Level::Error, &format_args!("{dir}: {why}; nothing is changed")),
         };
         let records: Vec<AgentRecord> = self.state.agents().map(|agent| agent.record.clone()).collect();
         let mut problems = Vec::new();
-        self.unkept = Copies::default();
-        let (mut good, whole) = read_definitions(&self.store, &dir, sources, &mut self.unkept, &mut problems);
+        self.pending_backups = Copies::default();
+        let (mut good, whole) = read_definitions(&self.store, &dir, sources, &mut self.pending_backups, &mut problems);
         for record in &records {
             good.append(&mut own_definitions(&self.store, record, &mut problems));
         }
-        self.say(Level::Info, &format_args!("definitions read again from \"{dir}\""));
+        self.log(Level::Info, &format_args!("definitions read again from \"{dir}\""));
         self.queue.push_back(Event::Definitions { good, problems, whole });
     }
 }
 
 /// Reads the configuration; a bad one is replaced by the last good one, else by the defaults. Last, what is in trouble then.
 fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config>, Basis, Option<Box<str>>) {
-    let (loaded, source) = files::config_in_use(&options.config_path);
+    let (loaded, source) = config_files::config_in_use(&options.config_path);
     let mut config = loaded.config;
     for problem in &loaded.problems {
         eprintln!("{problem}");
@@ -322,7 +322,7 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config
     let told = format!("the configuration is bad: the {used} used, with state_dir \"{}\"", config.state_dir);
     notes.push((Level::Error, told.clone()));
     let trouble = match &source {
-        Basis::Defaults(why) => files::closed(path, why),
+        Basis::Defaults(why) => config_files::closed(path, why),
         Basis::File | Basis::Copy => {
             format!("{told}: \"bootagent check\" says what is wrong with {}", path.display())
         }
@@ -334,22 +334,22 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config
 }
 
 /// Keeps a copy of a good configuration file, and what it asks of signatures: at no moment less than the copy.
-pub(super) fn keep_config(store: &Store, config: &Config, text: &[u8]) -> Result<(), Box<Error>> {
+pub(super) fn keep_config(store: &Store, config: &Config, text: &[u8]) -> Result<(), Box<DiskError>> {
     let guards = config.guards();
     make_durable_dir(Path::new(&*config.state_dir))?;
     if guards.is_empty() {
-        store.keep_good(files::GOOD, text)?;
+        store.keep_good(config_files::GOOD, text)?;
         return store.write_guards(None);
     }
     store.write_guards(Some(&guards))?;
-    store.keep_good(files::GOOD, text)
+    store.keep_good(config_files::GOOD, text)
 }
 
 /// Writes the pid file.
 ///
 /// # Errors
 /// When it cannot be written; an old one is gone then, if it can be removed.
-pub(super) fn tell_pid(run_dir: &Path) -> Result<(), Box<Error>> {
+pub(super) fn write_pid_file(run_dir: &Path) -> Result<(), Box<DiskError>> {
     publish(run_dir, PID_FILE, &format!("{}\n", process::own_id()))
 }
 
@@ -357,17 +357,17 @@ pub(super) fn tell_pid(run_dir: &Path) -> Result<(), Box<Error>> {
 ///
 /// # Errors
 /// That another process holds it, or why it cannot be had.
-pub(super) fn lock(path: &Path) -> Result<File, Reason> {
+pub(super) fn lock(path: &Path) -> Result<File, Error> {
     let file = open_nofollow(path, OpenOptions::new().read(true).write(true).create(true), 0o600)
-        .map_err(|error| reason!("cannot open \"{}\": {error}", path.display()))?;
+        .map_err(|error| format_error!("cannot open \"{}\": {error}", path.display()))?;
     match try_lock(&file) {
         Ok(true) => Ok(file),
-        Ok(false) => Err(another(path, &file).into()),
-        Err(error) => Err(reason!("cannot lock \"{}\": {error}", path.display())),
+        Ok(false) => Err(already_running(path, &file).into()),
+        Err(error) => Err(format_error!("cannot lock \"{}\": {error}", path.display())),
     }
 }
 
-fn another(path: &Path, file: &File) -> String {
+fn already_running(path: &Path, file: &File) -> String {
     let holder = lock_holder(file).ok().flatten().map_or(String::new(), |pid| format!(" by process {pid}"));
     format!("another daemon is running, as \"{}\" is locked{holder}: stop it first", path.display())
 }
@@ -377,14 +377,14 @@ fn another(path: &Path, file: &File) -> String {
 ///
 /// # Errors
 /// That another daemon holds it, be its `run_dir` another one or have been emptied.
-pub(super) fn lock_state(state_dir: &Path) -> Result<Option<File>, Reason> {
+pub(super) fn lock_state(state_dir: &Path) -> Result<Option<File>, Error> {
     let path = state_dir.join(watch::LOCK);
     // What stands there may be a pipe, whose other side never comes.
     let flags = libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).mode(0o600).open(&path);
     match file.and_then(|file| Ok((try_lock_reading(&file)?, file))) {
         Ok((true, file)) => Ok(Some(file)),
-        Ok((false, file)) => Err(another(&path, &file).into()),
+        Ok((false, file)) => Err(already_running(&path, &file).into()),
         Err(_) => Ok(None),
     }
 }
@@ -447,13 +447,13 @@ fn state_options(
     state::Options {
         hostname: config.hostname.clone().unwrap_or_else(|| crate::sys::hostname().into()),
         version: concat!("bootagent-", env!("CARGO_PKG_VERSION"), "-", env!("BOOTAGENT_ARCH")).into(),
-        boot_id: fault::boot_id(boot_id()),
+        boot_id: fault_injection::boot_id(boot_id()),
         servers: servers(options, config, log),
         step: config.step,
         splay: config.splay,
         policy: Policy { restartsecs: config.restartsecs, windowsecs: config.windowsecs, retries: config.retries },
         checksecs: config.checksecs,
-        times: fault::times(),
+        times: fault_injection::times(),
         packages: format!("{}/packages", config.state_dir).into(),
         signed: !config.trusted_keys.is_empty(),
         keyed: config.key_file.is_some(),

@@ -7,7 +7,7 @@ use crate::model::restart::End;
 
 /// What an agent is doing.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Life {
+pub enum AgentState {
     /// Nothing of it is there, and no start is due.
     Down,
     /// It ended, and is started again at `until`.
@@ -41,16 +41,16 @@ pub enum Life {
     Stopping(Box<Stopping>),
 }
 
-impl Life {
+impl AgentState {
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Life::Down => "down",
-            Life::Waiting { .. } => "waiting",
-            Life::Fatal => "fatal",
-            Life::Starting => "starting",
-            Life::Forking { .. } => "forking",
-            Life::Running { .. } => "running",
-            Life::Stopping(_) => "stopping",
+            AgentState::Down => "down",
+            AgentState::Waiting { .. } => "waiting",
+            AgentState::Fatal => "fatal",
+            AgentState::Starting => "starting",
+            AgentState::Forking { .. } => "forking",
+            AgentState::Running { .. } => "running",
+            AgentState::Stopping(_) => "stopping",
         }
     }
 }
@@ -75,11 +75,11 @@ pub enum Health {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stopping {
     /// What follows when nothing is left.
-    pub then: Then,
+    pub after: AfterStop,
     /// The main process while it is alive, and when it was started.
-    pub leader: Option<(Process, Time)>,
+    pub main_process: Option<(Process, Time)>,
     /// How long the main process had been running when this began.
-    pub ran: Duration,
+    pub uptime: Duration,
     /// When SIGKILL follows; `None` while the polite signal was not sent.
     pub kill_at: Option<Time>,
     /// SIGKILL was sent.
@@ -87,14 +87,14 @@ pub struct Stopping {
     /// Its process is being made: whether there is one is not known yet.
     pub starting: bool,
     /// When to look next at what is left; `None` while the end of the main process is awaited.
-    pub look_at: Option<Time>,
+    pub count_at: Option<Time>,
     /// The pause after that look.
     pub pause: Duration,
 }
 
 /// What follows a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum AfterStop {
     /// It stays down, as ordered.
     Down,
     /// It is started, as ordered.

@@ -10,7 +10,7 @@ use crate::kernel::{Errno, Pid, Resource, Stage};
 
 /// Why a child never became its program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct SetupError {
     /// Where it broke off.
     pub stage: Stage,
     /// What the kernel said.
@@ -19,7 +19,7 @@ pub struct Failure {
     pub limit: Option<(Resource, u64)>,
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for SetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.stage)?;
         match self.limit {
@@ -39,11 +39,11 @@ impl fmt::Display for Failure {
 
 /// The way back for children that break off, one for all of them.
 #[derive(Debug)]
-pub struct FailurePipe {
+pub struct SetupErrorPipe {
     read: File,
     pub(super) write: File,
     /// Read, but not yet asked for.
-    seen: Vec<(i32, Failure)>,
+    seen: Vec<(i32, SetupError)>,
     /// The signals that we ignored when it was made, as a bit set: children would too. All others are at their default
     /// after an exec.
     pub(super) ignored: u64,
@@ -54,19 +54,19 @@ pub struct FailurePipe {
 /// read it after a reexec.
 const RECORD: usize = 20;
 
-impl FailurePipe {
+impl SetupErrorPipe {
     /// A new one.
-    pub fn new() -> io::Result<FailurePipe> {
+    pub fn new() -> io::Result<SetupErrorPipe> {
         let (read, write) = pipe()?;
-        FailurePipe::from_fds(read, write)
+        SetupErrorPipe::from_fds(read, write)
     }
 
     /// The one that another image of this process had, from its `ends`.
-    pub fn from_fds(read: OwnedFd, write: OwnedFd) -> io::Result<FailurePipe> {
+    pub fn from_fds(read: OwnedFd, write: OwnedFd) -> io::Result<SetupErrorPipe> {
         set_nonblocking(read.as_fd())?;
         set_nonblocking(write.as_fd())?;
         let ignored = poll::ignored_signals();
-        Ok(FailurePipe { read: File::from(read), write: File::from(write), seen: Vec::new(), ignored })
+        Ok(SetupErrorPipe { read: File::from(read), write: File::from(write), seen: Vec::new(), ignored })
     }
 
     /// Its ends, reading one first, for the next image; what was not asked for yet goes back into it.
@@ -81,7 +81,7 @@ impl FailurePipe {
     /// Why the child `pid`, which has just been reaped, never became its program; `None` when it did.
     ///
     /// To be asked for every reaped child, so that nothing is left for the next one of the same id.
-    pub fn take(&mut self, pid: Pid) -> Option<Failure> {
+    pub fn take(&mut self, pid: Pid) -> Option<SetupError> {
         // The pipe holds whole records only, so a buffer of whole records gets whole ones.
         let mut bytes = [0; RECORD * 32];
         while let Ok(count @ 1..) = self.read.read(&mut bytes) {
@@ -94,7 +94,7 @@ impl FailurePipe {
     }
 }
 
-pub(super) fn encode(pid: i32, failure: &Failure) -> [u8; RECORD] {
+pub(super) fn encode(pid: i32, failure: &SetupError) -> [u8; RECORD] {
     let (resource, value) = match failure.limit {
         Some((resource, value)) => (1 + resource as u8, value),
         None => (0, 0),
@@ -108,27 +108,27 @@ pub(super) fn encode(pid: i32, failure: &Failure) -> [u8; RECORD] {
     record
 }
 
-fn decode(record: &[u8]) -> Option<(i32, Failure)> {
+fn decode(record: &[u8]) -> Option<(i32, SetupError)> {
     let pid = i32::from_ne_bytes(record.get(..4)?.try_into().ok()?);
     let errno = Errno(i32::from_ne_bytes(record.get(4..8)?.try_into().ok()?));
     let value = u64::from_ne_bytes(record.get(8..16)?.try_into().ok()?);
     let stage = Stage::from_raw(*record.get(16)?)?;
     let index = usize::from(*record.get(17)?);
     let limit = index.checked_sub(1).and_then(|index| Resource::ALL.get(index)).map(|resource| (*resource, value));
-    Some((pid, Failure { stage, errno, limit }))
+    Some((pid, SetupError { stage, errno, limit }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: Failure =
-        Failure { stage: Stage::Limits, errno: Errno(libc::EPERM), limit: Some((Resource::Memlock, 65536)) };
-    const EXEC: Failure = Failure { stage: Stage::Exec, errno: Errno(libc::ENOENT), limit: None };
+    const LIMITS: SetupError =
+        SetupError { stage: Stage::Limits, errno: Errno(libc::EPERM), limit: Some((Resource::Memlock, 65536)) };
+    const EXEC: SetupError = SetupError { stage: Stage::Exec, errno: Errno(libc::ENOENT), limit: None };
 
     #[test]
     fn failures_find_their_child_and_survive_a_handover() {
-        let mut pipe = FailurePipe::new().unwrap();
+        let mut pipe = SetupErrorPipe::new().unwrap();
         let [a, b, c] = [100, 200, 300].map(|raw| Pid::new(raw).unwrap());
         assert_eq!(pipe.take(a), None);
         pipe.write.write_all(&encode(a.raw(), &LIMITS)).unwrap();
@@ -137,13 +137,13 @@ mod tests {
         assert_eq!(pipe.take(b), Some(EXEC));
         assert_eq!(pipe.take(b), None);
         let [read, write] = pipe.ends().map(|end| end.try_clone_to_owned().unwrap());
-        let mut next = FailurePipe::from_fds(read, write).unwrap();
+        let mut next = SetupErrorPipe::from_fds(read, write).unwrap();
         assert_eq!(next.take(a), Some(LIMITS));
     }
 
     #[test]
     fn a_thousand_failures_at_once_are_all_found() {
-        let mut pipe = FailurePipe::new().unwrap();
+        let mut pipe = SetupErrorPipe::new().unwrap();
         for raw in 2..1002 {
             pipe.write.write_all(&encode(raw, &EXEC)).unwrap();
         }
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn strange_records_are_passed_over() {
-        let mut pipe = FailurePipe::new().unwrap();
+        let mut pipe = SetupErrorPipe::new().unwrap();
         pipe.write.write_all(&[0xff; RECORD]).unwrap();
         pipe.write.write_all(&encode(9, &EXEC)).unwrap();
         assert_eq!(pipe.take(Pid::new(9).unwrap()), Some(EXEC));

@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::{Account, Spec};
 
 /// FNV-1a over keys, lengths and values: nobody gains by making two definitions alike.
-struct Mark(u64);
+struct Fingerprint(u64);
 
-impl Mark {
+impl Fingerprint {
     fn bytes(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
@@ -49,9 +49,9 @@ impl Mark {
 
 impl Spec {
     /// The number of this definition: another one for any that differs in anything but the name.
-    pub fn mark(&self) -> u64 {
+    pub fn fingerprint(&self) -> u64 {
         let usual = Spec::new("", "", Vec::new());
-        let mut mark = Mark(0xcbf2_9ce4_8422_2325);
+        let mut mark = Fingerprint(0xcbf2_9ce4_8422_2325);
         mark.text(1, &self.version);
         self.exec.iter().for_each(|word| mark.text(2, word));
         mark.number(3, self.kind as u64, usual.kind as u64);
@@ -143,23 +143,23 @@ mod tests {
             |spec| spec.no_new_privs = true,
             |spec| spec.capabilities = Some(0),
         ];
-        let mut marks = vec![spec.mark()];
+        let mut marks = vec![spec.fingerprint()];
         for change in changes {
             let mut changed = spec.clone();
             change(&mut changed);
-            marks.push(changed.mark());
+            marks.push(changed.fingerprint());
         }
         let count = marks.len();
         marks.sort_unstable();
         marks.dedup();
         assert_eq!(marks.len(), count, "two definitions are alike");
-        assert_eq!(Spec { name: "other".into(), ..spec.clone() }.mark(), spec.mark());
+        assert_eq!(Spec { name: "other".into(), ..spec.clone() }.fingerprint(), spec.fingerprint());
     }
 
     #[test]
     fn an_upgrade_of_this_program_changes_no_mark() {
         // Written down for good: a run record of today is read by the daemons of tomorrow.
         let spec = Spec::new("web", "1", vec!["/bin/web".into()]);
-        assert_eq!(spec.mark(), 7_418_684_584_639_811_526);
+        assert_eq!(spec.fingerprint(), 7_418_684_584_639_811_526);
     }
 }

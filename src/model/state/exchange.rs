@@ -3,9 +3,9 @@
 use super::{State, ENDED_JOBS, OPEN_JOBS};
 use crate::kernel::{Level, Time};
 use crate::model::event::{answer, log, Action, Message, Now, Reply};
-use crate::model::job::{Job, JobId, Outcome, Rejected};
-use crate::model::pace::{Round, Server, Talk};
+use crate::model::job::{Job, JobId, Outcome, RejectedJob};
 use crate::model::record::Phase;
+use crate::model::schedule::{ExchangeKind, Round, Server};
 use crate::text::count;
 
 /// Results in one exchange.
@@ -24,17 +24,17 @@ impl State {
             return;
         }
         let results = self.results_due().is_some_and(|at| at <= now.time);
-        match self.pace.next(now.time, results) {
-            Some((Talk::Results, server)) => {
+        match self.schedule.next(now.time, results) {
+            Some((ExchangeKind::Results, server)) => {
                 let batch = self.batch(now);
                 self.sent_results = batch.iter().map(|(id, _)| id.clone()).collect();
                 out.push(Action::Exchange(server, Message::Results(batch)));
             }
-            Some((Talk::Status | Talk::Trial, server)) => {
+            Some((ExchangeKind::Status | ExchangeKind::Trial, server)) => {
                 self.measuring.report = Some(server);
                 self.measure(out);
             }
-            None if !self.reporting.is_empty() && !self.pace.is_hurried() => {
+            None if !self.reporting.is_empty() && !self.schedule.is_hurried() => {
                 for client in std::mem::take(&mut self.reporting) {
                     let why = "each has asked to be left alone for a while";
                     answer(out, client, 1, format_args!("no server took the report: {why}"));
@@ -72,25 +72,25 @@ impl State {
 
     /// Takes the answer to the exchange that was under way.
     pub(super) fn replied(&mut self, reply: Reply, now: Now, out: &mut Vec<Action>) {
-        let server = self.pace.asking().cloned();
+        let server = self.schedule.asking().cloned();
         let (good, retry_after) = match &reply {
             Reply::Jobs { .. } | Reply::Taken | Reply::NotTaken(_) => (true, None),
             Reply::Failed { retry_after, .. } => (false, *retry_after),
         };
         // On trial a server must speak the protocol whole: an integer errcode.
-        let on_trial = self.pace.on_trial();
+        let on_trial = self.schedule.on_trial();
         let good = good && !(on_trial && matches!(reply, Reply::Jobs { errcode: None, .. }));
-        let (talk, round) = self.pace.answered(good, retry_after, now.time);
+        let (talk, round) = self.schedule.answered(good, retry_after, now.time);
         if good {
             self.proven(now, out);
         }
         let Some(talk) = talk else { return };
         let name = server.as_ref().map_or("", |server| &*server.base);
-        let first = good && *self.heard != *name;
+        let first = good && *self.last_server != *name;
         if first {
-            self.heard = name.into();
+            self.last_server = name.into();
         }
-        if self.pace.is_news(name, good) {
+        if self.schedule.is_news(name, good) {
             match &reply {
                 Reply::Failed { reason, .. } => log(out, Level::Warn, format_args!("server {name}: {reason}")),
                 _ => log(out, Level::Info, format_args!("server {name}: answers again")),
@@ -99,7 +99,7 @@ impl State {
             log(out, Level::Info, format_args!("server {name}: answers"));
         }
         match talk {
-            Talk::Status | Talk::Trial => {
+            ExchangeKind::Status | ExchangeKind::Trial => {
                 if good {
                     self.incidents.drain(..self.sent_incidents.min(self.incidents.len()));
                     self.dropped_incidents -= self.sent_drops.min(self.dropped_incidents);
@@ -108,7 +108,7 @@ impl State {
                     self.sent_incidents = 0;
                     self.answer_reporters(good, name, &reply, out);
                 }
-                if talk == Talk::Trial && round != Round::Next {
+                if talk == ExchangeKind::Trial && round != Round::Next {
                     self.tried(good, name, &reply, now, out);
                 }
                 if let (true, Reply::Jobs { errcode, jobs }) = (good, reply) {
@@ -118,20 +118,20 @@ impl State {
                     }
                     self.receive(jobs, name, &mut wrong, now, out);
                     for (level, text) in &wrong {
-                        if !self.wrong.iter().any(|(_, said)| said == text) {
+                        if !self.said_problems.iter().any(|(_, said)| said == text) {
                             log(out, *level, format_args!("{text}"));
                         }
                     }
-                    self.wrong = wrong;
+                    self.said_problems = wrong;
                 }
             }
-            Talk::Results => {
+            ExchangeKind::Results => {
                 let sent = std::mem::take(&mut self.sent_results);
                 match reply {
                     Reply::Taken => sent.iter().for_each(|id| self.taken(id, out)),
                     Reply::NotTaken(why) => {
                         log(out, Level::Warn, format_args!("server {name}: results not taken: {why}"));
-                        self.pace.results_refused();
+                        self.schedule.results_refused();
                         self.not_taken(&sent, now);
                     }
                     Reply::Failed { .. } | Reply::Jobs { .. } => {}
@@ -155,7 +155,7 @@ impl State {
     /// Takes the jobs of a reply; what is `wrong` with it comes again with the next one, and is said once.
     fn receive(
         &mut self,
-        jobs: Vec<Result<Job, Rejected>>,
+        jobs: Vec<Result<Job, RejectedJob>>,
         server: &str,
         wrong: &mut Vec<(Level, String)>,
         now: Now,
@@ -209,7 +209,7 @@ impl State {
             if *rank + (ENDED_JOBS as u64) / 2 < fresh {
                 *rank = fresh;
                 self.next_seq += 1;
-                out.push(Action::FreshenJob(id.into(), fresh));
+                out.push(Action::TouchJob(id.into(), fresh));
             }
         }
     }
@@ -226,7 +226,7 @@ impl State {
                 break;
             };
             self.ledger.remove(&oldest);
-            out.push(Action::DropJob(oldest));
+            out.push(Action::RemoveJob(oldest));
         }
     }
 
@@ -234,7 +234,7 @@ impl State {
     fn not_taken(&mut self, sent: &[JobId], now: Now) {
         for id in sent {
             let Some(index) = self.tasks.iter().position(|task| task.record.id == *id) else { continue };
-            let wait = self.pace.backoff(self.tasks[index].refusals() + 1);
+            let wait = self.schedule.backoff(self.tasks[index].refusals() + 1);
             self.tasks[index].refused(sent.len() > 1, now.time + wait);
         }
     }

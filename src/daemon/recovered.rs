@@ -5,22 +5,22 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::{fault, Copies};
+use super::{fault_injection, Copies};
+use crate::host::config_files;
 use crate::host::disk::publish;
-use crate::host::files;
 use crate::host::logs::Log;
 use crate::host::proc;
 use crate::host::spawn::user_of;
 use crate::host::store::{boot_id, machine_id, uuid, Store, Stored};
 use crate::host::tree::Trees;
 use crate::kernel::{Level, Process, Uid};
-use crate::map::Map;
 use crate::model::event::{Action, Definition, Origin};
 use crate::model::job::{sanitize, MESSAGE_MAX};
-use crate::model::pace::parse_servers;
 use crate::model::record::{self, AgentRecord, Phase};
+use crate::model::schedule::parse_servers;
 use crate::model::spec::{Account, Name};
-use crate::model::state::Found;
+use crate::model::state::Recovered;
+use crate::sorted_map::SortedMap;
 use crate::sys::file::read_text;
 use crate::sys::{process, random};
 use crate::wire::config::{self, Config, Source};
@@ -39,18 +39,18 @@ pub(super) fn find(
     renewed: bool,
     log: &mut Log,
     out: &mut Vec<Action>,
-) -> Found {
+) -> Recovered {
     let mut damage: Vec<(Name, Box<str>)> = Vec::new();
     let mut problems: Vec<Box<str>> = Vec::new();
-    let mut found = Found { unread: store.owners(&stored.unread), ..Found::default() };
+    let mut found = Recovered { unread: store.record_owners(&stored.unread), ..Recovered::default() };
     // Another name for this host while its own cannot be read would be another host for the servers.
     if !store.is_unread_identity(&stored.unread) {
         found.identity = identity(stored.identity, log, out);
     }
-    let boot = fault::boot_id(boot_id());
+    let boot = fault_injection::boot_id(boot_id());
     let dir = &config.agents_dir;
     let mut gone = true;
-    let sources = match files::read_directory(Path::new(&**dir)) {
+    let sources = match config_files::read_directory(Path::new(&**dir)) {
         Ok(Some(sources)) => sources,
         unread @ (Ok(None) | Err(_)) if !store.good_definitions().is_empty() => {
             let why = "cannot read its directory";
@@ -119,7 +119,7 @@ pub(super) fn undone(run_dir: &Path) -> Option<Box<str>> {
 
 /// Tells the users that agents run as: of several definitions for one of them, as everywhere, the first source counts.
 pub(super) fn tell_users(definitions: &[Definition], trees: &mut Trees) {
-    let mut first: Map<&Name, &Definition> = Map::new();
+    let mut first: SortedMap<&Name, &Definition> = SortedMap::new();
     for definition in definitions {
         let known = first.or_insert_with(&definition.spec.name, || definition);
         if definition.origin < known.origin {
@@ -127,7 +127,7 @@ pub(super) fn tell_users(definitions: &[Definition], trees: &mut Trees) {
         }
     }
     // Many agents may share a user, each look-up of which reads a file.
-    let mut looked_up: Map<&str, Option<Uid>> = Map::new();
+    let mut looked_up: SortedMap<&str, Option<Uid>> = SortedMap::new();
     for (name, definition) in first.iter() {
         let spec = &definition.spec;
         let user = match &spec.user {
@@ -184,7 +184,7 @@ pub(super) fn read_definitions(
     // In their order, as that is the order of the map below.
     config::sort(&mut sources);
     // By file: what is to be kept of it if it is good, unless it is kept already.
-    let mut texts: Map<String, Option<Vec<u8>>> = Map::new();
+    let mut texts: SortedMap<String, Option<Vec<u8>>> = SortedMap::new();
     for source in &mut sources {
         let kept = format!("agents.d/{}", source.file);
         source.good = store.good(&kept);
@@ -233,7 +233,7 @@ pub(super) fn own_definitions(store: &Store, record: &AgentRecord, problems: &mu
             true => store.packages_dir(&record.name).join(&*package.package).join("bootagent.json"),
             false => Path::new("/usr/lib/bootagent").join(format!("{}.json", record.name)),
         };
-        match files::read_file(&path) {
+        match config_files::read_file(&path) {
             Ok(Some(text)) => take(&path.to_string_lossy(), &text, Origin::Package),
             Ok(None) => {}
             Err(why) => problems.push(format!("{}: {why}", path.display()).into()),

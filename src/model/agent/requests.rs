@@ -1,0 +1,230 @@
+//! What is ordered of an agent, and how it begins and ends.
+
+use std::time::Duration;
+
+use super::{stopsignal, AfterStop, Agent, AgentState, Health, StepContext, Stopping, COUNT_INTERVAL, NO_RESTART};
+use crate::kernel::{Level, Process, Sig, Time};
+use crate::model::event::Action;
+use crate::model::record::Wanted;
+use crate::model::restart::{judge, End, Verdict};
+use crate::text::count;
+
+impl Agent {
+    /// Starts it if nothing of it is there and nothing speaks against that, without forgetting earlier failures.
+    pub fn start_if_new(&mut self, context: &mut StepContext) {
+        if self.is_fresh() {
+            self.begin_start(context);
+        }
+    }
+
+    /// Starts it unless it runs, forgetting earlier failures.
+    pub fn request_start(&mut self, context: &mut StepContext) {
+        self.failures = 0;
+        match &mut self.state {
+            AgentState::Down | AgentState::Fatal | AgentState::Waiting { .. } => self.begin_start(context),
+            AgentState::Forking { .. } | AgentState::Running { .. } => self.save(context),
+            AgentState::Starting => {}
+            AgentState::Stopping(stopping) => {
+                stopping.after = AfterStop::Up;
+                self.save(context);
+            }
+        }
+    }
+
+    /// Stops it.
+    pub fn request_stop(&mut self, context: &mut StepContext) {
+        match &mut self.state {
+            AgentState::Down => {}
+            AgentState::Waiting { .. } | AgentState::Fatal => {
+                self.failures = 0;
+                self.killed = false;
+                self.detail = "stopped".into();
+                self.state = AgentState::Down;
+                self.save(context);
+            }
+            AgentState::Stopping(stopping) => {
+                stopping.after = AfterStop::Down;
+                self.save(context);
+            }
+            AgentState::Starting | AgentState::Forking { .. } | AgentState::Running { .. } => {
+                self.begin_stop(AfterStop::Down, context)
+            }
+        }
+    }
+
+    /// Stops it if it runs, and starts it, forgetting earlier failures.
+    pub fn request_restart(&mut self, context: &mut StepContext) {
+        self.failures = 0;
+        match &mut self.state {
+            AgentState::Starting | AgentState::Forking { .. } | AgentState::Running { .. } => {
+                self.begin_stop(AfterStop::Up, context)
+            }
+            AgentState::Down | AgentState::Fatal | AgentState::Waiting { .. } | AgentState::Stopping(_) => {
+                self.request_start(context)
+            }
+        }
+    }
+
+    /// Forgets earlier failures, as after a changed definition; starts it if it was given up or waits, and is wanted.
+    pub fn reset_failures(&mut self, context: &mut StepContext) {
+        self.failures = 0;
+        if matches!(self.state, AgentState::Fatal | AgentState::Waiting { .. }) {
+            match self.wanted() {
+                Wanted::Up => self.begin_start(context),
+                Wanted::Down => self.request_stop(context),
+            }
+        }
+    }
+
+    pub(super) fn begin_start(&mut self, context: &mut StepContext) {
+        if self.definition.is_none() {
+            self.detail = "it has no definition that can be read".into();
+            self.state = AgentState::Down;
+            return;
+        }
+        if self.leftovers {
+            self.leftovers = false;
+            return self.enter_stopping(AfterStop::Up, None, Duration::ZERO, context);
+        }
+        self.generation += 1;
+        self.finished = false;
+        let unnamed = self.unnamed_envs();
+        if !unnamed.is_empty() {
+            let why = "set by a job and not named in its definition's envs, does not count with trusted_keys";
+            context.log_and_report(Level::Warn, &self.record.name, format_args!("{unnamed}, {why}"));
+        }
+        self.note_fingerprint(None);
+        self.state = AgentState::Starting;
+        // Whoever finds the process without its own record knows then that it is a new one.
+        self.save(context);
+        (self.sample, self.check_sample, self.cpu, self.memory) = (None, None, None, None);
+        (self.over_cpu, self.check_failures, self.check_passed) = (0, 0, false);
+        context.out.push(Action::Start(self.record.name.clone()));
+    }
+
+    /// Ends a running agent: politely, or at once when it is over a limit.
+    pub(super) fn begin_stop(&mut self, then: AfterStop, context: &mut StepContext) {
+        let leader = match &self.state {
+            AgentState::Running { process, since, health } => {
+                if matches!(health, Health::Busy { .. }) {
+                    context.out.push(Action::KillCheck(self.record.name.clone()));
+                }
+                Some((*process, *since))
+            }
+            AgentState::Forking { starter, since, .. } => starter.map(|process| (process, *since)),
+            AgentState::Starting => None,
+            AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Stopping(_) => return,
+        };
+        let was_starting = self.state == AgentState::Starting;
+        let ran = leader.map_or(Duration::ZERO, |(_, since)| context.now.since(since));
+        self.enter_stopping(then, leader, ran, context);
+        let name = self.record.name.clone();
+        let (definition, stopsecs) = (&self.definition, self.stopsecs());
+        // What ran when a shutdown began is known by the record of that.
+        if matches!(then, AfterStop::Up | AfterStop::Down) && !(context.shutdown && leader.is_some()) {
+            self.save(context);
+        }
+        let AgentState::Stopping(stopping) = &mut self.state else { return };
+        stopping.killed = then == AfterStop::Policy(End::Limit);
+        let sig = if stopping.killed { Sig::KILL } else { stopsignal(definition) };
+        stopping.kill_at = Some(context.now + stopsecs);
+        if !was_starting {
+            context.out.push(Action::Signal(name, sig));
+        }
+        // A main process that is a child tells its end itself; one that was taken over may not.
+        stopping.count_at = Some(context.now + if stopping.killed { COUNT_INTERVAL.0 } else { COUNT_INTERVAL.1 });
+    }
+
+    /// Enters `Stopping`; without a leader the tree is looked at right away.
+    pub(super) fn enter_stopping(
+        &mut self,
+        then: AfterStop,
+        leader: Option<(Process, Time)>,
+        ran: Duration,
+        context: &mut StepContext,
+    ) {
+        let starting = self.state == AgentState::Starting;
+        self.state = AgentState::Stopping(Box::new(Stopping {
+            after: then,
+            main_process: leader,
+            uptime: ran,
+            kill_at: None,
+            killed: false,
+            starting,
+            count_at: None,
+            pause: COUNT_INTERVAL.0,
+        }));
+        if leader.is_none() && !starting {
+            self.count_processes(context);
+        }
+    }
+
+    pub(super) fn count_processes(&mut self, context: &mut StepContext) {
+        if let AgentState::Stopping(stopping) = &mut self.state {
+            stopping.count_at = Some(context.now + COUNT_INTERVAL.1);
+            context.out.push(self.count_action());
+        }
+    }
+
+    /// Has its processes counted.
+    pub(super) fn count_action(&self) -> Action {
+        Action::CountProcesses { name: self.record.name.clone(), last: self.is_going_down() }
+    }
+
+    /// Nothing of it is left: what was the stop for?
+    pub(super) fn conclude(&mut self, then: AfterStop, ran: Duration, context: &mut StepContext) {
+        self.state = AgentState::Down;
+        let first = context.out.len();
+        self.after_stop(then, ran, context);
+        // One that is started again at once goes on in its control group.
+        if self.state != AgentState::Starting {
+            context.out.insert(first, Action::Release(self.record.name.clone()));
+        }
+    }
+
+    fn after_stop(&mut self, then: AfterStop, ran: Duration, context: &mut StepContext) {
+        match then {
+            AfterStop::Down => {
+                self.killed = false;
+                self.failures = 0;
+                self.detail = "stopped".into();
+                context.log(Level::Info, &self.record.name, format_args!("stopped"));
+            }
+            AfterStop::Up => return self.begin_start(context),
+            AfterStop::Wait(NO_RESTART) => {}
+            AfterStop::Wait(until) => self.state = AgentState::Waiting { until },
+            AfterStop::Fatal => self.state = AgentState::Fatal,
+            AfterStop::Policy(end) => {
+                let Some(definition) = &self.definition else { return self.save(context) };
+                let policy = context.policy.of(&definition.spec);
+                match judge(policy, &definition.spec, self.failures, end, ran, context.now) {
+                    Verdict::Stay => (self.failures, self.finished) = (0, true),
+                    Verdict::Restart { at, failures } => {
+                        self.failures = failures;
+                        if at <= context.now {
+                            return self.begin_start(context);
+                        }
+                        self.state = AgentState::Waiting { until: at };
+                        let (name, wait) = (self.name().clone(), at.since(context.now));
+                        let wait = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                        let (count, retries) = (failures.max(1), policy.retries);
+                        context.log(Level::Info, &name, format_args!("restart {count} of {retries} in {wait} s"));
+                    }
+                    Verdict::GiveUp { failures } => {
+                        self.failures = failures;
+                        self.state = AgentState::Fatal;
+                        context.log_and_report(
+                            Level::Error,
+                            &self.record.name,
+                            format_args!("given up after {} in a row", count(failures.into(), "early end")),
+                        );
+                    }
+                }
+            }
+        }
+        // That it was being stopped is on record: the next daemon sees what came of that.
+        if !context.shutdown {
+            self.save(context);
+        }
+    }
+}
