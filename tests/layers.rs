@@ -89,6 +89,16 @@ fn the_kernel_vocabulary_makes_no_calls() {
     }
 }
 
+/// What `{:?}` prints is Rust's spelling, so no text for a person is made by it.
+#[test]
+fn nothing_is_said_by_debug() {
+    for (file, _, code) in parts() {
+        if !file.ends_with("daemon/fault_injection.rs") && !file.to_string_lossy().contains("tests") {
+            assert!(!code.contains(":?}"), "{}", file.display());
+        }
+    }
+}
+
 #[test]
 fn unsafe_code_stays_in_sys() {
     for (file, index, code) in parts() {
