@@ -82,7 +82,10 @@ fn walk(kind: Kind, steps: &[Step], disaster: Disaster, stride: usize, (share, s
     let points = match disaster {
         // Each phase on record in turn.
         Disaster::Downgrade | Disaster::Upgrade => {
-            let records = |of: &Vec<String>| of.iter().filter(|point| point.starts_with("SaveJob-")).cloned().collect();
+            // Downloads have other names since 1.0.0, so that 1.0.0 looks in vain for one that is here and not placed yet.
+            let fetched = if disaster == Disaster::Upgrade { "Verify" } else { "SaveJob-" };
+            let counts = |point: &&String| point.starts_with("SaveJob-") || point.starts_with(fetched);
+            let records = |of: &Vec<String>| of.iter().filter(counts).cloned().collect();
             points.iter().map(records).collect()
         }
         _ => picked(&points, all, stride),

@@ -240,6 +240,11 @@ impl Walk {
             (Disaster::Upgrade, Ok(text)) => {
                 let text = without(without(text, "step"), "direction");
                 fs::write(&record, text).expect("a record of the test's own host");
+                // It calls its download by the job's id.
+                for path in entries(&self.host.path("state/downloads")) {
+                    fs::rename(&path, self.host.path("state/downloads").join(id))
+                        .expect("a file of the test's own host");
+                }
             }
             _ => {}
         }
