@@ -1,4 +1,4 @@
-//! Faults that tests ask for, and the times they cannot wait for; in a release there is nothing of it.
+//! FaultInjector that tests ask for, and the times they cannot wait for; in a release there is nothing of it.
 //!
 //! `BOOTAGENT_FAULT=POINT:N` stops the daemon with SIGSTOP as it comes by a point for the Nth time, counted from the
 //! first job it receives, so that a test can kill it there, fill its disk, or spoil its files and let it go on. A point is
@@ -141,7 +141,7 @@ mod none {
     use crate::model::state::Times;
 
     #[derive(Debug)]
-    pub struct Faults;
+    pub struct FaultInjector;
 
     impl FaultInjector {
         pub fn asked(_: bool) -> FaultInjector {
