@@ -8,6 +8,7 @@ mod skip;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,13 +29,14 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some("work") {
         bootagent::work::run();
     }
-    let tests: [(&str, Test); 9] = [
+    let tests: [(&str, Test); 10] = [
         ("a_download_goes_through", a_download_goes_through),
         ("long_orders_and_replies_do_not_block", long_orders_and_replies_do_not_block),
         ("result_and_exit_come_in_any_order", result_and_exit_come_in_any_order),
         ("one_that_is_killed_has_failed", one_that_is_killed_has_failed),
         ("one_that_hangs_is_stopped_at_its_deadline", one_that_hangs_is_stopped_at_its_deadline),
         ("one_that_never_was_says_where_it_broke_off", one_that_never_was_says_where_it_broke_off),
+        ("one_that_sends_without_end_is_not_heard_without_end", one_that_sends_without_end_is_not_heard_without_end),
         ("it_runs_as_somebody_else_with_nothing", it_runs_as_somebody_else_with_nothing),
         ("one_that_does_nothing_is_ended_whatever_it_is_for", one_that_does_nothing_is_ended_whatever_it_is_for),
         ("what_a_helper_does_not_need_it_cannot_do", what_a_helper_does_not_need_it_cannot_do),
@@ -233,6 +235,30 @@ fn one_that_never_was_says_where_it_broke_off(host: &mut Host) {
     let outcome = host.finish(helper, |_| {});
     host.binary = own;
     failed(outcome, FailureKind::Temporary, "cannot start a helper: executing the program: Permission denied");
+}
+
+fn one_that_sends_without_end_is_not_heard_without_end(host: &mut Host) {
+    // What is taken at once, and what is no frame at all: more than a loop could hear in the time of a test.
+    for piece in [bootagent::work::encode_total(7), vec![0; 16]] {
+        let (pieces, script) = (host.dir.join("pieces"), host.dir.join("script"));
+        fs::write(&pieces, piece.repeat(80_000)).expect("a file");
+        let text = format!("#!/bin/sh\nfor turn in 1 2 3 4 5 6 7 8; do cat '{}' || exit 3; done\n", pieces.display());
+        fs::write(&script, text).expect("a file");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode");
+        let own = std::mem::replace(&mut host.binary, Binary::at(&script));
+        let mut outcomes = Vec::new();
+        let exchange =
+            HelperRequest::Exchange { url: String::new(), headers: Vec::new(), body: Vec::new(), max_body: 9 };
+        for request in [copy(), exchange] {
+            let file = host.file(b"");
+            let helper = host.start(&request, Some(file));
+            outcomes.push(host.finish(helper, |_| {}));
+        }
+        host.binary = own;
+        for outcome in outcomes {
+            failed(outcome, FailureKind::Temporary, "the helper's result is too long");
+        }
+    }
 }
 
 fn it_runs_as_somebody_else_with_nothing(host: &mut Host) {

@@ -103,6 +103,8 @@ pub struct Helper {
     order_pipe: Option<File>,
     result: Vec<u8>,
     result_max: u64,
+    /// All bytes it has sent, those too that are not kept: `result_max` is for these.
+    heard: u64,
     /// Gives the result; none when it has ended.
     result_pipe: Option<File>,
     exit: Option<(Exit, Option<SetupError>)>,
@@ -181,6 +183,7 @@ impl Helper {
             order_pipe: Some(File::from(order_write)),
             result: Vec::new(),
             result_max,
+            heard: 0,
             result_pipe: Some(File::from(result_read)),
             exit: None,
             target,
@@ -316,7 +319,7 @@ impl Helper {
             Exit::Signal(Sig::XFSZ) => return (FailureKind::TooBig, "a file is larger than allowed".to_string()),
             _ => match failure {
                 Some(failure) => format!("cannot start a helper: {failure}"),
-                None if self.result.len() as u64 > self.result_max => "the helper's result is too long".to_string(),
+                None if self.heard > self.result_max => "the helper's result is too long".to_string(),
                 None => format!("the helper {exit} without a result"),
             },
         };
@@ -343,12 +346,14 @@ impl Helper {
         }
     }
 
-    /// Reads what the result pipe has.
+    /// Reads what the result pipe has. One that was taken over may fill it as fast as it is emptied, with what is not kept too:
+    /// it is heard up to a limit, and then never again.
     fn receive(&mut self) {
         let mut buffer = [0; 16 << 10];
         while let Some(pipe) = &mut self.result_pipe {
             match pipe.read(&mut buffer) {
-                Ok(count @ 1..) if self.result.len() as u64 <= self.result_max => {
+                Ok(count @ 1..) if self.heard <= self.result_max => {
+                    self.heard += count as u64;
                     self.result.extend_from_slice(&buffer[..count]);
                     while let Some(total) = take_total(&mut self.result) {
                         self.total = Some(total);
