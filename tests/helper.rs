@@ -369,7 +369,8 @@ fn what_a_helper_does_not_need_it_cannot_do(host: &mut Host) {
     }
     assert_eq!(restricted(Purpose::Reading, &needed), Exit::Code(2), "what only reads has the network");
     let own = Pid::new(process::own_id()).expect("not init");
-    let forbidden: [&dyn Fn() -> bool; 8] = [
+    let open = File::open("/etc/passwd").expect("readable");
+    let forbidden: [&dyn Fn() -> bool; 10] = [
         &|| fs::write(&file, "x").is_ok(),
         &|| fs::remove_file(&socket).is_ok(),
         &|| fs::create_dir(&file).is_ok(),
@@ -378,6 +379,9 @@ fn what_a_helper_does_not_need_it_cannot_do(host: &mut Host) {
         &|| process::signal(own, Sig::CONT).is_ok(),
         &|| TcpListener::bind("127.0.0.1:0").is_ok(),
         &|| process::pidfd_open(own).is_ok(),
+        // A lock on what others want to lock, and signals of the kernel's.
+        &|| bootagent::sys::file::try_lock_reading(&open).is_ok(),
+        &|| bootagent::sys::file::has_writer(&open).is_ok(),
     ];
     for purpose in [Purpose::Network, Purpose::Reading] {
         assert_eq!(restricted(purpose, &forbidden), Exit::Code(forbidden.len() as i32), "{purpose:?}");

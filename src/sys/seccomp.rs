@@ -32,6 +32,16 @@ use When::{Always, OneOf, Without};
 
 type Calls = &'static [(c_long, When)];
 
+/// Copies of descriptors, and flags. The others lock what others wait for, and have the kernel send signals to whom they name.
+const FILE_CONTROLS: &[u32] = &[
+    libc::F_DUPFD as u32,
+    libc::F_DUPFD_CLOEXEC as u32,
+    libc::F_GETFD as u32,
+    libc::F_SETFD as u32,
+    libc::F_GETFL as u32,
+    libc::F_SETFL as u32,
+];
+
 /// The descriptors it has.
 const FILES: Calls = &[
     (libc::SYS_read, Always),
@@ -44,7 +54,7 @@ const FILES: Calls = &[
     (libc::SYS_fsync, Always),
     (libc::SYS_fdatasync, Always),
     (libc::SYS_close, Always),
-    (libc::SYS_fcntl, Always),
+    (libc::SYS_fcntl, OneOf(1, FILE_CONTROLS)),
     (libc::SYS_fstat, Always),
     (libc::SYS_fstatfs, Always),
     (libc::SYS_statx, Always),
@@ -53,7 +63,7 @@ const FILES: Calls = &[
     #[cfg(target_pointer_width = "32")]
     (libc::SYS_ftruncate64, Always),
     #[cfg(target_pointer_width = "32")]
-    (libc::SYS_fcntl64, Always),
+    (libc::SYS_fcntl64, OneOf(1, FILE_CONTROLS)),
     #[cfg(target_pointer_width = "32")]
     (libc::SYS_fstat64, Always),
     #[cfg(target_pointer_width = "32")]
