@@ -214,8 +214,9 @@ pub fn timestamp(seconds: u64) -> String {
 /// Opens a log for append, making it with exactly `mode`, and its directory where that is gone; with what it was then.
 fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<(File, Metadata)> {
     let mut options = OpenOptions::new();
-    options.append(true).mode(mode).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY);
-    // Opening a pipe would wait for its reader, and a device may do something.
+    // Opening a pipe would wait for its reader, a lease of somebody else's for its end, and a device may do something; what
+    // was no pipe a moment ago may be one now. For reads and writes of a regular file the flag means nothing.
+    options.append(true).mode(mode).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK);
     let new = match fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() && !found.is_symlink() => {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
