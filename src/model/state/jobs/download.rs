@@ -87,7 +87,9 @@ impl Run<'_> {
         let doubled = self.state.options.times.fetch * (1 << self.task.tries.saturating_sub(1));
         let mut pause = doubled.min(FETCH_PAUSE);
         if let Some(seconds) = retry_after {
-            pause = pause.max(self.state.schedule.heeded(seconds));
+            // Where exchanges are signed, what is not may ask for no more than we would wait of ourselves.
+            let most = if self.state.options.keyed { FETCH_PAUSE } else { Duration::MAX };
+            pause = pause.max(self.state.schedule.heeded(seconds).min(most));
         }
         let (id, wait) = (self.id(), Decimal::seconds(pause));
         let text = format_args!("job \"{id}\": download interrupted, tried again in {wait} s: {reason}");

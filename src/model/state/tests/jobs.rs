@@ -150,6 +150,19 @@ fn pauses_between_downloads_grow_and_a_server_may_ask_for_more() {
 }
 
 #[test]
+fn where_exchanges_are_signed_no_header_makes_a_host_wait_for_long() {
+    for (keyed, pause) in [(false, 3600), (true, 60)] {
+        let mut bench = Bench::new(Vec::new());
+        bench.begin_with(Options { keyed, ..options() }, None, None);
+        bench.offer(vec![package("one", "web", 1, false)]);
+        let cut = Fetched::Cut { reason: "busy".into(), progress: true, retry_after: Some(1_000_000) };
+        bench.step(Event::Fetched("one".into(), cut));
+        let told = &bench.state.entries(bench.now)[0].progress;
+        assert_eq!(**told, *format!("download interrupted, tried again in {pause} s: busy"));
+    }
+}
+
+#[test]
 fn slow_downloads_take_turns() {
     let mut bench = Bench::new(Vec::new());
     bench.offer(vec![package("one", "a", 1, false)]);
