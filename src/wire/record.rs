@@ -4,6 +4,8 @@
 //! are ignored, optional ones may be missing. A text that was cut or is of another kind is an error, never a half-read
 //! record. Environments and limits are arrays of pairs, as their order counts and JSON objects have none.
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::kernel::{Pid, Process, Resource, Time};
 use crate::model::job::{Code, Outcome};
@@ -34,7 +36,12 @@ pub fn read_identity(text: &str) -> Result<Identity, Error> {
     json::read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
         fields.required("sn");
-        Some(Identity { sn: string(&mut fields, "sn"), machine_id: string(&mut fields, "machine_id") })
+        let sn = string(&mut fields, "sn");
+        // It goes into a header of each request, and tells hosts apart.
+        if !(1..=64).contains(&sn.len()) || !sn.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            fields.fault("sn", "not the name of a host");
+        }
+        Some(Identity { sn, machine_id: string(&mut fields, "machine_id") })
     })
 }
 
@@ -58,8 +65,9 @@ pub fn write_settings(settings: &Settings) -> String {
 pub fn read_settings(text: &str) -> Result<Settings, Error> {
     json::read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
-        let (svrlist, step) = (string(&mut fields, "svrlist"), fields.seconds("step"));
-        Some(Settings { svrlist, step, package: string(&mut fields, "package") })
+        // As a job may set it: a host that talks without a pause, or never again, cannot be set right from afar.
+        let step = fields.integer("step", 10, 86_400).map(Duration::from_secs);
+        Some(Settings { svrlist: string(&mut fields, "svrlist"), step, package: string(&mut fields, "package") })
     })
 }
 

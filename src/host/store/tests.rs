@@ -288,6 +288,23 @@ fn good_copies_are_rewritten_only_when_they_differ() {
 }
 
 #[test]
+fn a_counter_of_nonces_that_no_host_comes_to_is_none() {
+    let place = Place::new();
+    let store = place.open();
+    for (text, want) in [
+        ("7\n", Some(7)),
+        ("4611686018427387904", Some(1 << 62)),
+        ("18446744073709551615\n", None),
+        ("18446744073709551616", None),
+        ("-1", None),
+        ("", None),
+    ] {
+        fs::write(place.state("nonces"), text).expect("the test's own file");
+        assert_eq!(store.nonces(), want, "{text}");
+    }
+}
+
+#[test]
 fn ids() {
     assert_eq!(&*uuid([0; 16]), "00000000-0000-4000-8000-000000000000");
     assert_eq!(&*uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");

@@ -68,11 +68,23 @@ fn full_run() -> RunRecord {
 fn identity_and_settings_come_back() {
     let identity = Identity { sn: "bfdcc18c".into(), machine_id: "m".into() };
     assert_eq!(read_identity(&write_identity(&identity)), Ok(identity));
-    for step in [None, Some(Duration::from_secs(86_400)), Some(Duration::from_millis(1_500))] {
+    for step in [None, Some(Duration::from_secs(86_400)), Some(Duration::from_secs(10))] {
         let settings = Settings { svrlist: "a:1,b:2".into(), step, package: "bootagent-1 SHA256:00".into() };
         assert_eq!(read_settings(&write_settings(&settings)), Ok(settings));
     }
     assert_eq!(read_settings("{}"), Ok(Settings::default()));
+}
+
+#[test]
+fn what_would_cut_a_host_off_is_damage() {
+    for step in ["0", "9", "0.001", "86401", "315360000", "1e300", "18446744073709551615", "-1"] {
+        let read = read_settings(&format!("{{\"svrlist\":\"a:1\",\"step\":{step}}}"));
+        assert!(read.is_err_and(|why| why.contains("step")), "{step}");
+    }
+    for sn in ["", "../x", "a b", "a\\r\\nX: y", "\u{e9}", &"a".repeat(65)] {
+        let read = read_identity(&format!("{{\"sn\":\"{sn}\",\"machine_id\":\"m\"}}"));
+        assert!(read.is_err_and(|why| why.contains("sn: not the name of a host")), "{sn}");
+    }
 }
 
 #[test]
