@@ -142,3 +142,63 @@ fn the_last_good_copy_is_used_only_where_it_asks_for_as_much() {
     host.wait("a report", || !server.requests().is_empty());
     assert!(!server.requests().iter().any(is_signed) && !host.path("state/guards").exists());
 }
+
+#[test]
+fn what_cannot_be_remembered_opens_nothing_and_is_remembered_later() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.set("checksecs", "0.2");
+    host.start();
+    host.wait("a report", || !server.requests().is_empty());
+    assert!(host.path("state/good/bootagent.json").exists());
+    host.end("QUIT");
+    // From now on signatures are asked for, which cannot be kept.
+    let other = guarded(&server);
+    for key in ["key_file", "trusted_keys"] {
+        host.set(key, &other.config[key]);
+    }
+    host.agent("web", "exec sleep 1000", &[]);
+    host.write("state/guards.tmp/x", "");
+    server.forget();
+    host.start();
+    host.wait("a report", || !server.requests().is_empty());
+    assert!(host.logs().contains("cannot keep a copy of the configuration"), "{}", host.logs());
+    let checksecs = host.config["checksecs"].clone();
+    host.kill9();
+    server.forget();
+    host.set("stepp", "1");
+    host.start();
+    is_closed(&host, &server, "an older copy that asks for nothing");
+    host.kill9();
+    // As soon as they can be, by the daemon that runs.
+    host.set("stepp", "").set("checksecs", &checksecs);
+    host.start();
+    assert!(!host.path("state/guards").exists());
+    fs::remove_dir_all(host.path("state/guards.tmp")).expect("the test's own file");
+    host.wait("what is asked for to be kept", || host.path("state/guards").exists());
+    assert_eq!(host.read("state/guards"), "key_file trusted_keys");
+    fs::remove_file(host.path("state/guards")).expect("the test's own file");
+    host.write("bootagent.json", "{");
+    host.wait("it to be kept although the file is bad", || host.path("state/guards").exists());
+}
+
+#[test]
+fn a_copy_that_was_left_where_state_dir_was_is_not_the_last_good_one() {
+    if lacks_root() {
+        return;
+    }
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    fs::create_dir(host.path("lib")).expect("the test's own directory");
+    let lib = host.path("lib").display().to_string();
+    host.behind(&format!("mount --make-rprivate / && mount --bind {lib} /var/lib || exit 1;"));
+    let state_dir = host.config["state_dir"].clone();
+    host.set("state_dir", "");
+    host.start();
+    let copy = host.path("lib/bootagent/good/bootagent.json");
+    assert!(copy.exists());
+    host.end("QUIT");
+    host.set("state_dir", &state_dir);
+    host.start();
+    assert!(!copy.exists() && host.path("state/good/bootagent.json").exists());
+}

@@ -186,6 +186,7 @@ impl Daemon {
             self.write_pid_file();
         }
         self.recover_state_dir();
+        self.mend_guards();
         let unlocked = !is_file_at(&self.lock, &run_dir.join(watch::LOCK));
         if !unlocked && !self.control.is_lost() && run_dir.join("agents").is_dir() {
             return self.set_condition("run_dir", None);
@@ -217,6 +218,24 @@ impl Daemon {
         }
     }
 
+    /// Remembers what signatures are asked for, where that is not on record.
+    fn mend_guards(&mut self) {
+        let guards = self.config.guards();
+        let known = self.store.guards().is_ok_and(|known| known.as_deref() == Some(guards.as_bytes()));
+        let kept = if guards.is_empty() || known { Ok(()) } else { self.keep_configuration() };
+        self.set_condition("copying the configuration", kept.err().map(|error| error.to_string()).as_deref());
+    }
+
+    /// Keeps a copy of the configuration file where it is good; else only what the one in use asks of signatures.
+    fn keep_configuration(&self) -> Result<(), Box<DiskError>> {
+        let loaded = config_files::read_config(&self.config_path);
+        match loaded.text.filter(|_| loaded.problems.is_empty()) {
+            Some(text) => startup::keep_config(&self.store, &self.config_path, &loaded.config, &text),
+            None if self.config.guards().is_empty() => Ok(()),
+            None => self.store.write_guards(Some(&self.config.guards())),
+        }
+    }
+
     /// Locks `state_dir` where that could not be done before; one that was removed or emptied is filled again.
     fn recover_state_dir(&mut self) {
         let state_dir = self.config.state_dir.clone();
@@ -240,10 +259,7 @@ impl Daemon {
         for record in self.state.records() {
             self.save(record);
         }
-        let loaded = config_files::read_config(&self.config_path);
-        if let Some(text) = loaded.text.filter(|_| loaded.problems.is_empty()) {
-            let _ = startup::keep_config(&self.store, &loaded.config, &text);
-        }
+        let _ = self.keep_configuration();
         let dir = self.config.agents_dir.clone();
         if let Ok(Some(sources)) = config_files::read_directory(Path::new(&*dir)) {
             let _ = recovered::read_definitions(&self.store, &dir, sources, &mut self.pending_backups, &mut Vec::new());

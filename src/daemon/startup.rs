@@ -35,7 +35,7 @@ use crate::sys::file::{lock_holder, open_nofollow, try_lock, try_lock_reading};
 use crate::sys::poll::Signals;
 use crate::sys::setup_error::SetupErrorPipe;
 use crate::sys::{account, monotonic, process, random};
-use crate::wire::config::Config;
+use crate::wire::config::{self, Config};
 use crate::wire::control::SOCKET;
 use crate::wire::reexec_data::ReexecData;
 use crate::work::watch;
@@ -307,7 +307,9 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config
     let used = match &source {
         Basis::File => {
             let store = Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir));
-            if let Some(Err(error)) = loaded.text.as_ref().map(|text| keep_config(&store, &config, text)) {
+            if let Some(Err(error)) =
+                loaded.text.as_ref().map(|text| keep_config(&store, &options.config_path, &config, text))
+            {
                 notes.push((Level::Warn, format!("cannot keep a copy of the configuration: {error}")));
             }
             return (config, source, None);
@@ -333,16 +335,43 @@ fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config
     (config, source, Some(trouble.into()))
 }
 
-/// Keeps a copy of a good configuration file, and what it asks of signatures: at no moment less than the copy.
-pub(super) fn keep_config(store: &Store, config: &Config, text: &[u8]) -> Result<(), Box<DiskError>> {
+/// Keeps a copy of a good configuration file, and what it asks of signatures: at no moment less than the copy, and where
+/// that cannot be kept, no copy that asks for less.
+pub(super) fn keep_config(store: &Store, path: &Path, config: &Config, text: &[u8]) -> Result<(), Box<DiskError>> {
     let guards = config.guards();
     make_durable_dir(Path::new(&*config.state_dir))?;
-    if guards.is_empty() {
-        store.keep_good(config_files::GOOD, text)?;
-        return store.write_guards(None);
+    if !guards.is_empty() {
+        store.write_guards(Some(&guards)).or_else(|error| {
+            let copy = store.good(config_files::GOOD).map(|copy| config::read_config(config_files::GOOD, &copy).0);
+            if copy.is_some_and(|copy| !copy.asks_for(&guards)) {
+                store.remove_good(config_files::GOOD)?;
+            }
+            Err(error)
+        })?;
     }
-    store.write_guards(Some(&guards))?;
-    store.keep_good(config_files::GOOD, text)
+    let name = config_files::copy_of(path);
+    store.write_copied(&name, config_files::GOOD)?;
+    store.keep_good(config_files::GOOD, text)?;
+    if guards.is_empty() {
+        store.write_guards(None)?;
+    }
+    forget_moved(path, &name, config)
+}
+
+/// Removes the copy in the default state_dir where the file has named another one since: it would be taken for the last good
+/// one when no state_dir can be read from the file any more.
+fn forget_moved(path: &Path, name: &[u8], config: &Config) -> Result<(), Box<DiskError>> {
+    let usual = Config::default();
+    if config.state_dir == usual.state_dir {
+        return Ok(());
+    }
+    let usual = Store::new(Path::new(&*usual.state_dir), Path::new(&*usual.run_dir));
+    match usual.copied() {
+        Ok(Some(copied)) if copied == name => usual.remove_good(config_files::GOOD),
+        // Version 1.0 did not say what it was of.
+        Ok(None) if path == Path::new(config_files::CONFIG) => usual.remove_good(config_files::GOOD),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the pid file.

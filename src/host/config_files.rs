@@ -105,7 +105,12 @@ fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Basis) {
     if loaded.problems.is_empty() && !gone {
         return (loaded, Basis::File);
     }
-    let copy = store.kept(GOOD).map(|text| text.map(|text| config::read_config(GOOD, &text)));
+    let foreign = store.copied().map(|copied| copied.is_some_and(|copied| *copied != *copy_of(path)));
+    let copy = match foreign {
+        Ok(false) => store.kept(GOOD).map(|text| text.map(|text| config::read_config(GOOD, &text))),
+        Ok(true) => Ok(None),
+        Err(error) => Err(error),
+    };
     let asked = asked(store, &copy);
     if gone && asked.is_empty() {
         return (loaded, Basis::File);
@@ -128,6 +133,11 @@ fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Basis) {
     };
     loaded.config = Box::new(loaded.config.only_directories());
     (loaded, Basis::Defaults(why))
+}
+
+/// What a good copy of this configuration file is known by, `Store::copied`.
+pub fn copy_of(path: &Path) -> Vec<u8> {
+    std::path::absolute(path).unwrap_or_else(|_| path.into()).into_os_string().into_encoded_bytes()
 }
 
 /// The last good copy of the configuration, and what is wrong with it.
@@ -631,6 +641,19 @@ mod tests {
             assert_eq!(loaded.problems.is_empty(), source == Basis::File, "{file:?} {copy:?} {guards:?}");
             let asks = !loaded.config.guards().is_empty();
             assert!(!(asks && matches!(source, Basis::Defaults(_))));
+        }
+        // The copy of another file says nothing about this one.
+        for (copied, want) in [("/elsewhere/x.json", false), ("/etc/x.json", true)] {
+            let scratch = Scratch::new("other");
+            let store = Store::open(&scratch.0.join("state"), &scratch.0.join("run")).unwrap();
+            store.write_copied(copied.as_bytes(), GOOD).unwrap();
+            store.keep_good(GOOD, b"{}").unwrap();
+            let (config, problems) = config::read_config("x.json", b"{");
+            let loaded = Loaded { config: Box::new(config), text: Some(b"{".into()), problems };
+            assert_eq!(in_use(Path::new("/etc/x.json"), loaded, &store).1 == Basis::Copy, want, "{copied}");
+            // That of another file is not told as that of this one.
+            store.write_copied(b"/etc/x.json", GOOD).unwrap();
+            assert_eq!(store.good(GOOD).is_some(), want, "{copied}");
         }
         // What is there and cannot be read may say anything.
         let scratch = Scratch::new("unread");

@@ -227,7 +227,7 @@ fn create(path: &Path) -> io::Result<File> {
     options.write(true).create_new(true).mode(0o600);
     match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(path)?;
+            fs::remove_file(path).or_else(|_| fs::remove_dir(path))?;
             options.open(path)
         }
         made => made,

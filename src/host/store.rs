@@ -26,7 +26,13 @@ const STOP: &str = "stop";
 const NONCES: &str = "nonces";
 const DOWNLOADS: &str = "downloads";
 const GUARDS: &str = "guards";
+/// Below `good`: the path of the configuration file that the copy is of.
+const COPIED: &str = "path";
 const RECORD: &str = ".json";
+
+/// The largest counter of nonces: no host comes that far, and beyond it counting on would wrap.
+const NONCES_MAX: u64 = 1 << 62;
+
 const CORRUPT: &str = ".corrupt";
 
 /// Everything that was found at start.
@@ -233,7 +239,7 @@ impl Store {
     /// The first number of a nonce that was never used; `None` when none is kept, or it cannot be read.
     pub fn nonces(&self) -> Option<u64> {
         let content = read_file(&self.state(NONCES)).ok()?;
-        std::str::from_utf8(&content).ok()?.trim().parse().ok()
+        std::str::from_utf8(&content).ok()?.trim().parse().ok().filter(|next| *next <= NONCES_MAX)
     }
 
     /// Keeps the first number of a nonce that was never used.
@@ -350,6 +356,29 @@ impl Store {
     /// Why it cannot be read.
     pub fn kept(&self, file: &str) -> io::Result<Option<Vec<u8>>> {
         unless_missing(read_file(&self.state("good").join(file)))
+    }
+
+    /// The path of the configuration file whose good copy is kept; `None` where nothing says it, as version 1.0 did not.
+    ///
+    /// # Errors
+    /// When that is there and cannot be read.
+    pub fn copied(&self) -> io::Result<Option<Vec<u8>>> {
+        unless_missing(read_file(&self.state("good").join(COPIED)))
+    }
+
+    /// Keeps the path of the configuration file whose good copy is kept next: that of another file goes first.
+    ///
+    /// # Errors
+    /// As `write_identity`.
+    pub fn write_copied(&self, path: &[u8], file: &str) -> Result<(), Box<DiskError>> {
+        let known = self.copied();
+        if known.as_ref().is_ok_and(|known| known.as_deref() == Some(path)) {
+            return Ok(());
+        }
+        if !matches!(known, Ok(None)) {
+            self.remove_good(file)?;
+        }
+        write(&self.state("good"), COPIED, path, true)
     }
 
     /// The definitions of which a good copy is kept, in byte order, each with `agents.d/` before it.
