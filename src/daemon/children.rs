@@ -1,7 +1,7 @@
 //! Processes: made from definitions, tools and checks, reaped in one place, watched where they are not ours.
 
 use std::ffi::CString;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -456,7 +456,7 @@ fn parse_process(text: &str) -> Option<Process> {
 
 /// The beginning and the last lines of a file.
 fn read_ends(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = open_nofollow(path, OpenOptions::new().read(true), 0)?;
     let length = file.metadata()?.len();
     let mut bytes = Vec::new();
     read_up_to(OUTPUT, &mut bytes, &mut |to| file.read(to))?;

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::reexec::taken;
+use crate::host::disk::clear;
+use crate::host::store::CORRUPT;
 use crate::kernel::Time;
 use crate::model::command::Answer;
 use crate::model::event::{Client, Event};
@@ -247,7 +249,7 @@ impl Control {
 
 fn bind(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != ErrorKind::NotFound => clear(path, CORRUPT),
         _ => {}
     }
     let mask = set_umask(0o177);

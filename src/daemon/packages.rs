@@ -9,7 +9,7 @@ use super::identity::Runner;
 use super::{Daemon, HelperTask};
 use crate::error::Error;
 use crate::host::config_files;
-use crate::host::disk::{list, make_durable_dir, reason};
+use crate::host::disk::{self, list, make_durable_dir, reason};
 use crate::kernel::Level;
 use crate::model::event::{Event, Verified};
 use crate::model::job::{joined, JobId};
@@ -148,11 +148,11 @@ impl Daemon {
         if dir.exists() {
             self.move_to_trash(&dir);
         }
+        let open = || open_nofollow(&file, OpenOptions::new().read(true), 0);
         let prepared =
             fs::DirBuilder::new().mode(0o755).create(&dir).map_err(|error| with_context("make", &dir, &error));
-        let started = prepared
-            .and_then(|()| File::open(&file).map_err(|error| with_context("open", &file, &error)))
-            .and_then(|package| {
+        let started =
+            prepared.and_then(|()| open().map_err(|error| with_context("open", &file, &error))).and_then(|package| {
                 let order = HelperRequest::Unpack {
                     format,
                     dir: dir.to_string_lossy().into_owned(),
@@ -246,7 +246,12 @@ impl Daemon {
 
     /// Removes packages that nobody keeps, as a job whose record was lost leaves them, and sets right what is current.
     pub(super) fn tidy_packages(&mut self) {
-        for name in list(&self.store.packages_dir(""), "").unwrap_or_default() {
+        let packages = self.store.packages_dir("");
+        // Where a link leads nothing is ours to remove.
+        if packages.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
+            return;
+        }
+        for name in list(&packages, "").unwrap_or_default() {
             // A record that could not be read is set aside, and its packages with it.
             if name.starts_with('.') || self.store.agent_is_corrupt(&name) {
                 continue;
@@ -290,5 +295,5 @@ fn with_context(verb: &str, path: &Path, error: &io::Error) -> Error {
 }
 
 fn sync_dir(dir: &Path) -> Result<(), Error> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| with_context("sync", dir, &error))
+    Ok(disk::sync_dir(dir)?)
 }

@@ -16,12 +16,12 @@ use super::signing::Signing;
 use super::{fault_injection, now, Copies, Daemon, Options};
 use crate::error::Error;
 use crate::host::config_files::{self, Basis};
-use crate::host::disk::{list, make_dir, make_durable_dir, publish, reason, DiskError};
+use crate::host::disk::{clear, list, make_dir, make_durable_dir, publish, reason, DiskError};
 use crate::host::helper::Binary;
 use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
 use crate::host::proc;
-use crate::host::store::{boot_id, can_be_read, Store};
+use crate::host::store::{boot_id, can_be_read, Store, CORRUPT};
 use crate::host::tree::Trees;
 use crate::kernel::{Level, Process, Resource, Sig, Time};
 use crate::model::event::{Action, Event};
@@ -387,6 +387,8 @@ pub(super) fn write_pid_file(run_dir: &Path) -> Result<(), Box<DiskError>> {
 /// # Errors
 /// That another process holds it, or why it cannot be had.
 pub(super) fn lock(path: &Path) -> Result<File, Error> {
+    // Another daemon holds a file, or nothing.
+    clear(path, CORRUPT);
     let file = open_nofollow(path, OpenOptions::new().read(true).write(true).create(true), 0o600)
         .map_err(|error| format_error!("cannot open \"{}\": {error}", path.display()))?;
     match try_lock(&file) {

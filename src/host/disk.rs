@@ -252,10 +252,35 @@ fn fill(mut file: File, content: &[u8], mode: u32, durable: bool) -> io::Result<
 /// # Errors
 /// When that cannot be done.
 pub fn sync_dir(dir: &Path) -> Result<(), Box<DiskError>> {
-    match File::open(dir).and_then(|dir| dir.sync_all()) {
+    // What stands there may be a pipe, whose other side never comes.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NONBLOCK).open(dir);
+    match opened.and_then(|dir| dir.sync_all()) {
         // Some file systems cannot do it, fsync(2); there is no other way to ask them.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         synced => with_context(synced, "sync", dir),
+    }
+}
+
+/// Moves what is in the place of a directory of ours, and is neither a directory nor a link, to a name with this ending;
+/// where that is.
+pub fn make_way(dir: &Path, ending: &str) -> Option<PathBuf> {
+    fs::symlink_metadata(dir).ok().filter(|found| !found.is_dir() && !found.is_symlink())?;
+    let mut aside = dir.as_os_str().to_owned();
+    aside.push(ending);
+    fs::rename(dir, &aside).ok().map(|()| aside.into())
+}
+
+/// Removes what is in the place of a file of ours in `run_dir` and is none; a directory with something in it is moved to a
+/// name with this ending.
+pub fn clear(path: &Path, ending: &str) {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
+        return;
+    }
+    if fs::remove_file(path).or_else(|_| fs::remove_dir(path)).is_err() {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(ending);
+        // What is still there then is told by whoever wants to use it.
+        let _ = fs::rename(path, aside);
     }
 }
 

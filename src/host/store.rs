@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::host::disk::{
-    list, make_dir, make_durable_dir, make_own_dirs, read_file, reason, remove, remove_durable, sync_dir, with_context,
-    write, write_synced, DiskError, TEMPORARY,
+    list, make_dir, make_durable_dir, make_own_dirs, make_way, read_file, reason, remove, remove_durable, sync_dir,
+    with_context, write, write_synced, DiskError, TEMPORARY,
 };
 use crate::model::job::JobId;
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings, StopRecord};
@@ -33,7 +33,8 @@ const RECORD: &str = ".json";
 /// The largest counter of nonces: no host comes that far, and beyond it counting on would wrap.
 const NONCES_MAX: u64 = 1 << 62;
 
-const CORRUPT: &str = ".corrupt";
+/// The ending of what was set aside.
+pub const CORRUPT: &str = ".corrupt";
 
 /// Everything that was found at start.
 #[derive(Debug, Default)]
@@ -70,12 +71,14 @@ pub struct Corrupt {
 pub struct Store {
     state_dir: PathBuf,
     run_dir: PathBuf,
+    /// What was in the place of directories, and where it is now.
+    moved: Vec<String>,
 }
 
 impl Store {
     /// The store in these directories, as they are: for a daemon that must run although `open` failed.
     pub fn new(state_dir: &Path, run_dir: &Path) -> Store {
-        Store { state_dir: state_dir.into(), run_dir: run_dir.into() }
+        Store { state_dir: state_dir.into(), run_dir: run_dir.into(), moved: Vec::new() }
     }
 
     /// What has this name in the state directory.
@@ -98,10 +101,16 @@ impl Store {
         let records = ["agents", "jobs", "good", "good/agents.d"].map(|dir| state_dir.join(dir));
         let mut dirs = vec![state_dir.join("packages")];
         dirs.extend(records.iter().cloned());
-        make_own_dirs(&dirs, 0o755)?;
         let runs = [run_dir.join("agents")];
+        let mut store = Store::new(state_dir, run_dir);
+        for dir in dirs.iter().chain(&runs).chain([&state_dir.join(DOWNLOADS)]) {
+            if let Some(aside) = make_way(dir, CORRUPT) {
+                let text = format!("\"{}\" was no directory; set aside as \"{}\"", dir.display(), aside.display());
+                store.moved.push(text);
+            }
+        }
+        make_own_dirs(&dirs, 0o755)?;
         make_own_dirs(&runs, 0o755)?;
-        let store = Store::new(state_dir, run_dir);
         store.make_downloads()?;
         for dir in records.iter().chain(&runs).map(PathBuf::as_path).chain([state_dir]) {
             remove_temporary(dir);
@@ -111,7 +120,8 @@ impl Store {
 
     /// Reads every record. A text that is none is set aside; what cannot be read just now is left as it is.
     pub fn read_all(&self) -> Stored {
-        let mut stored = Stored::default();
+        let moved = self.moved.iter().map(|text| Corrupt { job: None, message: text.clone() });
+        let mut stored = Stored { corrupt: moved.collect(), ..Stored::default() };
         let (mut identity, mut settings) = (None, Settings::default());
         let (mut agents, mut runs, mut stop) = (Vec::new(), Vec::new(), None);
         let path = self.state(IDENTITY);
@@ -422,7 +432,13 @@ impl Store {
 
     /// Where an agent's packages are.
     pub fn packages_dir(&self, name: &str) -> PathBuf {
-        self.state("packages").join(name)
+        let packages = self.state("packages");
+        // Joining nothing would add a slash, by which a link in its place is followed.
+        if name.is_empty() {
+            packages
+        } else {
+            packages.join(name)
+        }
     }
 
     /// Where what is fetched lies under this name, `package::download_name`.
@@ -440,7 +456,14 @@ impl Store {
 
     /// The names of what was fetched and is still there.
     pub fn downloads(&self) -> Vec<String> {
-        list(&self.state(DOWNLOADS), "").unwrap_or_default()
+        let dir = self.state(DOWNLOADS);
+        // Where a link leads nothing is ours.
+        let ours = dir.symlink_metadata().is_ok_and(|found| found.is_dir());
+        if ours {
+            list(&dir, "").unwrap_or_default()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Removes what was fetched.
@@ -507,7 +530,9 @@ fn remove_temporary(dir: &Path) {
 
 /// Whether that one cannot read it now says nothing about what is in it.
 fn is_passing(error: &io::Error) -> bool {
-    error.raw_os_error().is_some_and(|code| code != libc::ELOOP && code != libc::ENOENT)
+    // What is a socket or a device never was a record.
+    let lasting = [libc::ELOOP, libc::ENOENT, libc::ENXIO, libc::ENODEV];
+    error.raw_os_error().is_some_and(|code| !lasting.contains(&code))
 }
 
 /// Whether all these files and directories can be read, or are gone.

@@ -288,6 +288,38 @@ fn good_copies_are_rewritten_only_when_they_differ() {
 }
 
 #[test]
+fn what_is_no_directory_is_moved_and_what_a_link_leads_to_is_left_alone() {
+    for dir in ["agents", "jobs", "good", "good/agents.d", "packages", "downloads"] {
+        let place = Place::new();
+        place.open();
+        let path = place.state(dir);
+        fs::remove_dir_all(&path).expect("the test's own directory");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().is_ok_and(|made| made.success()));
+        let store = place.open();
+        assert!(path.is_dir() && place.state(&format!("{dir}.corrupt")).exists(), "{dir}");
+        let told = store.read_all().corrupt;
+        assert!(told.len() == 1 && told[0].message.contains("was no directory; set aside"), "{dir}: {told:?}");
+    }
+    let place = Place::new();
+    let store = place.open();
+    let elsewhere = place.state("elsewhere");
+    fs::create_dir(&elsewhere).expect("the test's own directory");
+    fs::write(elsewhere.join("theirs"), "").expect("the test's own file");
+    fs::remove_dir(place.state("downloads")).expect("the test's own directory");
+    std::os::unix::fs::symlink(&elsewhere, place.state("downloads")).expect("the test's own link");
+    assert_eq!(store.downloads(), Vec::<String>::new());
+}
+
+#[test]
+fn a_socket_in_place_of_a_record_is_set_aside() {
+    let place = Place::new();
+    let store = place.open();
+    let _socket = std::os::unix::net::UnixListener::bind(place.state("agents/a.json")).expect("a socket");
+    let stored = store.read_all();
+    assert_eq!((stored.corrupt.len(), stored.unread.len()), (1, 0), "{stored:?}");
+}
+
+#[test]
 fn a_counter_of_nonces_that_no_host_comes_to_is_none() {
     let place = Place::new();
     let store = place.open();
