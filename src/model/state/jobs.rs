@@ -86,7 +86,8 @@ impl State {
 
     /// Whether a package is being verified or unpacked.
     pub(super) fn is_unpacking(&self) -> bool {
-        self.tasks.iter().any(|task| task.is_at(Step::Verify) || task.is_at(Step::Unpack))
+        let steps = [Step::Verify, Step::Unpack, Step::Install];
+        self.tasks.iter().any(|task| steps.iter().any(|step| task.is_at(*step)))
     }
 
     /// Whether no earlier job for the same agent is still to end.

@@ -83,6 +83,12 @@ impl Run<'_> {
         trust::objection(self.task.job.as_deref()?)
     }
 
+    /// Whether a package that is about to be installed has been verified by an earlier daemon at best, which may have trusted
+    /// other keys, or everybody.
+    pub fn is_unverified(&self) -> bool {
+        self.task.resumed && !self.task.verified && self.state.options.signed && !self.task.goes_back()
+    }
+
     /// Refuses to go on with a step; where a package is there already, nothing is changed before it has been adopted.
     pub fn refuse(&self, step: Step, why: &str) -> Then {
         let text = format!("refused: {why}");
@@ -109,7 +115,14 @@ impl Run<'_> {
     pub fn verified(&mut self, verified: Verified) -> Then {
         let Some(want) = self.task.source().map(|source| source.digest) else { return self.misfit() };
         match verified {
-            Verified::Sound(digest) if digest == want => Then::Done,
+            Verified::Sound(digest) if digest == want => {
+                self.task.verified = true;
+                if self.task.is_at(Step::Verify) {
+                    Then::Done
+                } else {
+                    self.begin()
+                }
+            }
             Verified::Sound(digest) => {
                 Then::Failed(Code::Checksum, format!("the package is not what was fetched: want {want}, got {digest}"))
             }

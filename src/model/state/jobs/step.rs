@@ -80,6 +80,7 @@ impl Run<'_> {
             Step::Download => self.wait_for(Doing::WaitingForSlot),
             Step::Place => self.place(),
             Step::Verify => self.verify(),
+            Step::Unpack | Step::Install if self.is_unverified() => self.verify(),
             Step::Identify => self.identify(),
             Step::Query => self.query(),
             Step::Unpack => self.unpack(),
@@ -124,7 +125,7 @@ impl Run<'_> {
         match (step, answer) {
             (Step::Download, Answer::Fetched(fetched)) => self.fetched(fetched),
             (Step::Place, Answer::Placed(Err(why))) => cannot_install(format_args!("cannot keep the package: {why}")),
-            (Step::Verify, Answer::Verified(verified)) => self.verified(verified),
+            (Step::Verify | Step::Unpack | Step::Install, Answer::Verified(verified)) => self.verified(verified),
             (Step::Identify, Answer::Tools(said)) => self.identified(said),
             (Step::Query, Answer::Tools(said)) => self.queried(said.is_ok()),
             (Step::Inspect, Answer::Inspected(own)) => self.choose(own),

@@ -28,6 +28,8 @@ pub struct Task {
     pub resumed: bool,
     /// Its record has been on disk.
     pub recorded: bool,
+    /// Its package was verified by this daemon, with the keys that are trusted now.
+    pub verified: bool,
     /// What the agent becomes with the package.
     pub chosen: Option<Chosen>,
     /// The start it waits for.
@@ -108,6 +110,7 @@ impl Task {
             doing,
             resumed: false,
             recorded: false,
+            verified: false,
             chosen: None,
             goal: None,
             tries: 0,

@@ -163,6 +163,32 @@ fn where_exchanges_are_signed_no_header_makes_a_host_wait_for_long() {
 }
 
 #[test]
+fn what_an_earlier_daemon_began_to_install_is_verified_with_the_keys_of_now() {
+    for (found, want) in [
+        (Verified::Sound(Digest([2; 32])), None),
+        (Verified::Hostile("by none of the trusted keys".into()), Some(Code::Refused)),
+        (Verified::Sound(Digest([3; 32])), Some(Code::Checksum)),
+    ] {
+        let mut bench = Bench::installed("web");
+        let mut job = package("next", "web", 2, false);
+        job.definition = None;
+        job.signature = Some("nobody's".into());
+        bench.offer(vec![job]);
+        let digest = Digest([2; 32]);
+        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest, doubtful: false, cut: false }));
+        bench.step(Event::Verified("next".into(), Verified::Sound(digest)));
+        bench.step(Event::Placed("next".into(), Ok(())));
+        assert_eq!(bench.state.phase_of("next"), Some(Phase::Installing));
+        bench.begin_with(Options { signed: true, ..options() }, None, None);
+        let unpacks = |bench: &Bench| bench.done.iter().any(|action| matches!(action, Action::Unpack { .. }));
+        assert!(!unpacks(&bench), "{:?}", bench.done);
+        assert!(bench.done.iter().any(|action| matches!(action, Action::Verify(..))), "{:?}", bench.done);
+        bench.step(Event::Verified("next".into(), found));
+        assert_eq!((bench.code("next"), unpacks(&bench)), (want, want.is_none()));
+    }
+}
+
+#[test]
 fn slow_downloads_take_turns() {
     let mut bench = Bench::new(Vec::new());
     bench.offer(vec![package("one", "a", 1, false)]);
