@@ -25,7 +25,7 @@ use crate::model::report::Incident;
 use crate::model::schedule::{ExchangeSchedule, Server};
 use crate::model::spec::{Name, Spec};
 use crate::sorted_map::SortedMap;
-use jobs::{Answer, Task};
+use jobs::{Answer, OpenJob};
 pub use options::{Options, Recovered, Times};
 use reexec::Reexec;
 pub use unreadable::Unreadable;
@@ -96,7 +96,7 @@ pub struct State {
     /// An agent without a definition stays because of a job: definitions are read again when one has ended.
     awaited: bool,
     /// Open jobs in the order they were received.
-    tasks: Vec<Task>,
+    tasks: Vec<OpenJob>,
     /// Ended jobs whose results were taken: id and rank, the lowest being the first to be forgotten.
     ledger: SortedMap<JobId, u64>,
     next_seq: u64,
@@ -223,7 +223,7 @@ impl State {
         let talks = self.shutdown.is_none() && !self.is_leaving();
         let talk = if talks { self.schedule.deadline(self.results_due()) } else { None };
         let reexec = self.reexec.as_ref().and_then(|reexec| reexec.deadline(self.is_quiet()));
-        let tasks = if self.shutdown.is_none() { self.tasks_deadline() } else { None };
+        let tasks = if self.shutdown.is_none() { self.jobs_deadline() } else { None };
         Time::earliest(&[first, talk, tasks, reexec])
     }
 
@@ -260,7 +260,7 @@ impl State {
                 records.push(Action::SaveAgent(Box::new(record.clone())));
             }
         }
-        records.extend(self.tasks.iter().map(|task| Action::SaveJob(Box::new(task.record.clone()))));
+        records.extend(self.tasks.iter().map(|job| Action::SaveJob(Box::new(job.record.clone()))));
         records
     }
 
@@ -273,22 +273,22 @@ impl State {
 
     /// The open job with this id.
     pub fn job(&self, id: &str) -> Option<&crate::model::job::Job> {
-        self.tasks.iter().find(|task| *task.record.id == *id)?.job.as_deref()
+        self.tasks.iter().find(|job| *job.record.id == *id)?.content.as_deref()
     }
 
     /// The ids of the open jobs.
     pub fn job_ids(&self) -> impl Iterator<Item = &JobId> {
-        self.tasks.iter().map(|task| &task.record.id)
+        self.tasks.iter().map(|job| &job.record.id)
     }
 
     /// The record of the open job with this id.
     pub fn job_record(&self, id: &str) -> Option<&JobRecord> {
-        self.tasks.iter().map(|task| &task.record).find(|record| *record.id == *id)
+        self.tasks.iter().map(|job| &job.record).find(|record| *record.id == *id)
     }
 
     /// What is to be kept below `packages/NAME/`; `None` while a job is at work there.
     pub fn keeps(&self, name: &str) -> Option<Vec<Box<str>>> {
-        if self.tasks.iter().any(|task| *task.record.name == *name && task.record.phase != Phase::Done) {
+        if self.tasks.iter().any(|job| *job.record.name == *name && job.record.phase != Phase::Done) {
             return None;
         }
         let mut kept = Vec::new();
@@ -337,7 +337,7 @@ impl State {
             }
         }
         if self.shutdown.is_none() {
-            self.tasks_due(now, out);
+            self.jobs_due(now, out);
         }
         self.reexec_due(now, out);
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::init::best;
-use super::jobs::Task;
+use super::jobs::OpenJob;
 use super::{take_out, Goal, Progress, State, Waiter, ENDING};
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, AgentState};
@@ -122,8 +122,7 @@ impl State {
     fn wait_anew(&mut self, name: &str) {
         let Goal::Up { generation: next, .. } = self.goal_up(name, Duration::ZERO, false) else { return };
         let waiters = self.waiters.iter_mut().filter(|waiter| *waiter.name == *name).map(|waiter| &mut waiter.goal);
-        let tasks =
-            self.tasks.iter_mut().filter(|task| *task.record.name == *name).filter_map(|task| task.goal.as_mut());
+        let tasks = self.tasks.iter_mut().filter(|job| *job.record.name == *name).filter_map(|job| job.goal.as_mut());
         for goal in waiters.chain(tasks) {
             if let Goal::Up { generation, .. } = goal {
                 *generation = next;
@@ -238,8 +237,8 @@ impl State {
     /// An agent that an earlier daemon started by a definition that is another one now starts anew, unless a job is about
     /// to put a package in its place; then when that has ended.
     pub(super) fn renew_outdated(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
-        let replaced = |task: &Task| {
-            let record = &task.record;
+        let replaced = |job: &OpenJob| {
+            let record = &job.record;
             let begun = matches!(record.phase, Phase::Installing | Phase::Starting | Phase::Settling);
             *record.name == *name && begun && matches!(&*record.action, "install" | "upgrade" | "uninstall")
         };
@@ -290,7 +289,7 @@ impl State {
         }
         let Some(agent) = self.agents.get_mut(name) else { return };
         let recorded = agent.record.definition.is_some() || agent.record.package.is_some();
-        let expected = self.tasks.iter().any(|task| *task.record.name == *name && !task.has_ended());
+        let expected = self.tasks.iter().any(|job| *job.record.name == *name && !job.has_ended());
         self.awaited |= expected;
         match (recorded || expected, agent.origin()) {
             (true, Some(Origin::File)) if !expected => {

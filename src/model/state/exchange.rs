@@ -14,7 +14,7 @@ const BATCH: usize = 64;
 impl State {
     /// When the earliest result wants to be sent.
     pub(super) fn results_due(&self) -> Option<Time> {
-        self.tasks.iter().filter_map(|task| task.send_at()).min()
+        self.tasks.iter().filter_map(|job| job.send_at()).min()
     }
 
     /// Starts the exchange that is due, if any.
@@ -48,10 +48,10 @@ impl State {
     fn batch(&self, now: Now) -> Vec<(JobId, Outcome)> {
         let mut batch = Vec::new();
         for (alone, most) in [(false, BATCH), (true, 1)] {
-            for task in &self.tasks {
-                let due = task.alone() == alone && task.send_at().is_some_and(|at| at <= now.time);
-                if let (true, Some(outcome)) = (due && batch.len() < most, &task.record.outcome) {
-                    batch.push((task.record.id.clone(), outcome.clone()));
+            for job in &self.tasks {
+                let due = job.alone() == alone && job.send_at().is_some_and(|at| at <= now.time);
+                if let (true, Some(outcome)) = (due && batch.len() < most, &job.record.outcome) {
+                    batch.push((job.record.id.clone(), outcome.clone()));
                 }
             }
         }
@@ -199,8 +199,8 @@ impl State {
 
     /// A job came again: it is not run again, and counts as fresh.
     fn repeated(&mut self, id: &str, now: Now, out: &mut Vec<Action>) {
-        if let Some(task) = self.tasks.iter_mut().find(|task| *task.record.id == *id) {
-            task.send_again(now.time);
+        if let Some(job) = self.tasks.iter_mut().find(|job| *job.record.id == *id) {
+            job.send_again(now.time);
             return;
         }
         let fresh = self.next_seq;
@@ -216,7 +216,7 @@ impl State {
 
     /// The server has a result: the job is over.
     fn taken(&mut self, id: &str, out: &mut Vec<Action>) {
-        let Some(index) = self.tasks.iter().position(|task| *task.record.id == *id) else { return };
+        let Some(index) = self.tasks.iter().position(|job| *job.record.id == *id) else { return };
         let mut record = self.tasks.remove(index).record;
         record.phase = Phase::Taken;
         self.ledger.insert(record.id.clone(), record.seq);
@@ -233,7 +233,7 @@ impl State {
     /// The server answered, but did not take these results: each goes alone, and one that was alone waits.
     fn not_taken(&mut self, sent: &[JobId], now: Now) {
         for id in sent {
-            let Some(index) = self.tasks.iter().position(|task| task.record.id == *id) else { continue };
+            let Some(index) = self.tasks.iter().position(|job| job.record.id == *id) else { continue };
             let wait = self.schedule.backoff(self.tasks[index].refusals() + 1);
             self.tasks[index].refused(sent.len() > 1, now.time + wait);
         }

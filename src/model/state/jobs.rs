@@ -10,7 +10,7 @@ mod package;
 mod receive;
 mod run;
 mod step;
-mod task;
+mod open_job;
 mod tools;
 
 use std::mem::discriminant;
@@ -20,21 +20,20 @@ use crate::kernel::Time;
 use crate::model::event::{Action, Now};
 use crate::model::job::{Code, Job, JobAction};
 use crate::model::plan::{Direction, Plan, Step};
-use crate::model::record::Phase;
+use crate::model::record::{JobRecord, Phase};
 use crate::model::trust;
-use run::{Run, Then};
+use open_job::Activity;
+pub(super) use open_job::OpenJob;
+use run::{Run, StepResult};
 pub(super) use step::Answer;
-use task::Doing;
-pub(super) use task::Task;
 
 impl State {
     fn index(&self, id: &str) -> Option<usize> {
-        self.tasks.iter().position(|task| *task.record.id == *id)
+        self.tasks.iter().position(|job| *job.record.id == *id)
     }
 
     /// The plan of a job that has begun.
-    fn plan(&self, job: &Job, task: &Task) -> Option<&'static Plan> {
-        let record = &task.record;
+    fn plan(&self, job: &Job, record: &JobRecord) -> Option<&'static Plan> {
         let had = record.before.as_ref().and_then(|before| before.package.as_ref());
         let same = record.package.as_ref().filter(|package| had == Some(package)).is_some_and(|package| {
             let agent = self.agents.get(&job.name);
@@ -47,10 +46,10 @@ impl State {
     pub(super) fn follow_jobs(&mut self, now: Now, out: &mut Vec<Action>) {
         let mut index = 0;
         while index < self.tasks.len() {
-            let before = (discriminant(&self.tasks[index].doing), self.tasks[index].record.step);
+            let before = (discriminant(&self.tasks[index].activity), self.tasks[index].record.step);
             self.follow_job(index, now, out);
             // What it does now may be done already, or may be begun at once.
-            if before == (discriminant(&self.tasks[index].doing), self.tasks[index].record.step) {
+            if before == (discriminant(&self.tasks[index].activity), self.tasks[index].record.step) {
                 index += 1;
             }
         }
@@ -67,27 +66,27 @@ impl State {
         if self.shutdown.is_some() || self.is_held(index) {
             return;
         }
-        let task = &self.tasks[index];
-        match &task.doing {
-            Doing::Queued => self.follow_queued(index, now, out),
-            Doing::WaitingForSlot => self.follow_slot(index, now, out),
-            Doing::Reexec => self.follow_own_reexec(index, now, out),
-            Doing::Step if task.is_at(Step::Stop) => self.run(index, now, out, |run| run.follow_stop()),
-            Doing::Step if task.is_at(Step::Settle) => self.run(index, now, out, |run| run.follow_settling()),
+        let job = &self.tasks[index];
+        match &job.activity {
+            Activity::Queued => self.follow_queued(index, now, out),
+            Activity::WaitingForSlot => self.follow_slot(index, now, out),
+            Activity::Reexec => self.follow_own_reexec(index, now, out),
+            Activity::Step if job.is_at(Step::Stop) => self.run(index, now, out, |run| run.follow_stop()),
+            Activity::Step if job.is_at(Step::Settle) => self.run(index, now, out, |run| run.follow_settling()),
             _ => {}
         }
     }
 
     /// Whether a job waits until it is known what must be signed: it has not put anything in its place yet.
     pub(super) fn is_held(&self, index: usize) -> bool {
-        let task = &self.tasks[index];
-        self.options.closed.is_some() && task.record.phase <= Phase::Installing && !task.goes_back()
+        let job = &self.tasks[index];
+        self.options.closed.is_some() && job.record.phase <= Phase::Installing && !job.goes_back()
     }
 
     /// Whether a package is being verified or unpacked.
     pub(super) fn is_unpacking(&self) -> bool {
         let steps = [Step::Verify, Step::Unpack, Step::Install];
-        self.tasks.iter().any(|task| steps.iter().any(|step| task.is_at(*step)))
+        self.tasks.iter().any(|job| steps.iter().any(|step| job.is_at(*step)))
     }
 
     /// Whether no earlier job for the same agent is still to end.
@@ -97,23 +96,23 @@ impl State {
     }
 
     fn follow_queued(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        let task = &self.tasks[index];
-        if task.record.phase != Phase::Received {
+        let job = &self.tasks[index];
+        if job.record.phase != Phase::Received {
             self.run(index, now, out, |run| run.resume());
-        } else if task.expires_at().is_some_and(|at| at <= now.time) {
+        } else if job.expires_at().is_some_and(|at| at <= now.time) {
             self.finish(index, Code::Expired, "expired before it could begin", now, out);
-        } else if self.is_first(index) && task.begin_at(&self.identity.sn) <= now.time {
+        } else if self.is_first(index) && job.begin_at(&self.identity.sn) <= now.time {
             self.run(index, now, out, |run| run.begin_job());
         }
     }
 
     /// Ends what was queued for the same agent before the job at `index`, if that makes it pointless.
     fn cancel_queued(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        let task = &self.tasks[index];
-        if !matches!(task.order(), Some(JobAction::Stop | JobAction::Uninstall)) || task.is_own() {
+        let job = &self.tasks[index];
+        if !matches!(job.action(), Some(JobAction::Stop | JobAction::Uninstall)) || job.is_own() {
             return;
         }
-        let (text, name) = (format!("cancelled by job \"{}\"", task.record.id), task.name().clone());
+        let (text, name) = (format!("cancelled by job \"{}\"", job.record.id), job.name().clone());
         for other in 0..index {
             if self.tasks[other].is_waiting() && *self.tasks[other].name() == name {
                 self.finish(other, Code::Expired, &text, now, out);
@@ -121,29 +120,29 @@ impl State {
         }
     }
 
-    pub(super) fn tasks_deadline(&self) -> Option<Time> {
+    pub(super) fn jobs_deadline(&self) -> Option<Time> {
         let mut first = self.fetch_turn().map(|(_, until)| until);
-        for (index, task) in self.tasks.iter().enumerate().filter(|(index, _)| !self.is_held(*index)) {
-            first = Time::earliest(&[first, task.deadline(&self.identity.sn, self.is_first(index))]);
-            if let Some(goal) = task.goal.filter(|_| task.is_at(Step::Settle)) {
-                first = Time::earliest(&[first, self.wait_until(task.name(), goal)]);
+        for (index, job) in self.tasks.iter().enumerate().filter(|(index, _)| !self.is_held(*index)) {
+            first = Time::earliest(&[first, job.deadline(&self.identity.sn, self.is_first(index))]);
+            if let Some(goal) = job.goal.filter(|_| job.is_at(Step::Settle)) {
+                first = Time::earliest(&[first, self.wait_until(job.name(), goal)]);
             }
         }
         first
     }
 
-    pub(super) fn tasks_due(&mut self, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn jobs_due(&mut self, now: Now, out: &mut Vec<Action>) {
         self.proof_due(now, out);
         self.fetch_turn_due(now, out);
         for index in 0..self.tasks.len() {
-            let task = &mut self.tasks[index];
-            match &task.doing {
-                Doing::SaveAgain(at) if *at <= now.time => {
-                    task.doing = Doing::Saving;
-                    out.push(Action::SaveJob(Box::new(task.record.clone())));
+            let job = &mut self.tasks[index];
+            match &job.activity {
+                Activity::SaveAgain(at) if *at <= now.time => {
+                    job.activity = Activity::Saving;
+                    out.push(Action::SaveJob(Box::new(job.record.clone())));
                 }
-                Doing::FetchAgain(at, _) if *at <= now.time => task.doing = Doing::WaitingForSlot,
-                Doing::Tools(_) => self.run(index, now, out, |run| run.tool_due()),
+                Activity::FetchAgain(at, _) if *at <= now.time => job.activity = Activity::WaitingForSlot,
+                Activity::Tools(_) => self.run(index, now, out, |run| run.tool_due()),
                 _ => {}
             }
         }
@@ -152,20 +151,20 @@ impl State {
 
 impl Run<'_> {
     /// The job's turn has come: it begins with the first step of its plan, or ends with why it has none.
-    fn begin_job(&mut self) -> Then {
-        let Some(job) = self.task.job.clone() else { return self.misfit() };
+    fn begin_job(&mut self) -> StepResult {
+        let Some(job) = self.job.content.clone() else { return self.misfit() };
         if let Some(why) = self.objection(&job) {
-            return Then::Over(Code::Refused, format!("refused: {why}"));
+            return StepResult::End(Code::Refused, format!("refused: {why}"));
         }
-        let ready = if self.task.is_own() { self.begin_own(&job) } else { self.begin_for_agent(&job) };
+        let ready = if self.job.is_own() { self.begin_own(&job) } else { self.begin_for_agent(&job) };
         if let Err(over) = ready {
             return over;
         }
-        let plan = self.state.plan(&job, self.task);
+        let plan = self.state.plan(&job, &self.job.record);
         match plan.and_then(|plan| Some((plan, plan.first(Direction::Forward)?))) {
             Some((plan, first)) => {
-                self.task.plan = plan;
-                Then::Go(first)
+                self.job.plan = plan;
+                StepResult::GoTo(first)
             }
             None => self.misfit(),
         }
@@ -180,33 +179,33 @@ impl Run<'_> {
         let agent = self.agent();
         let packaged =
             matches!(job.action, JobAction::Install(_) | JobAction::Upgrade(_)) && !agent.is_some_and(super::is_file);
-        let defined = agent.filter(|_| !packaged || self.task.is_own());
+        let defined = agent.filter(|_| !packaged || self.job.is_own());
         let names = || trust::env_objection(job.envs.as_ref(), defined?.definition.as_ref());
         trust::objection(job).or_else(names)
     }
 
     /// What an order finds of its agent; `Err`: it ends with that.
-    fn begin_for_agent(&mut self, job: &Job) -> Result<(), Then> {
+    fn begin_for_agent(&mut self, job: &Job) -> Result<(), StepResult> {
         let name = &job.name;
         let known = self.state.agents.get(name).filter(|_| !self.state.leaving.contains(name));
         let Some(agent) = known else {
             return match job.action {
                 JobAction::Config { .. } if name.is_empty() => Ok(()),
                 JobAction::Install(_) => self.begin_install(job),
-                _ => Err(Then::Over(Code::NoAgent, format!("no agent \"{name}\" on this host"))),
+                _ => Err(StepResult::End(Code::NoAgent, format!("no agent \"{name}\" on this host"))),
             };
         };
         match job.action {
             JobAction::Install(_) | JobAction::Upgrade(_) => return self.begin_install(job),
             JobAction::Uninstall if super::is_file(agent) => {
                 let text = format!("agent \"{name}\" is defined by a file on the host: stop it instead");
-                return Err(Then::Over(Code::Refused, text));
+                return Err(StepResult::End(Code::Refused, text));
             }
             JobAction::Config { .. } if !package::changes(job, agent) => {
-                return Err(Then::Over(Code::Success, "success, nothing changed".to_string()));
+                return Err(StepResult::End(Code::Success, "success, nothing changed".to_string()));
             }
             JobAction::Uninstall | JobAction::Config { .. } => {
-                self.task.record.before = Some(Box::new(agent.record.clone()));
+                self.job.record.before = Some(Box::new(agent.record.clone()));
             }
             JobAction::Start | JobAction::Stop | JobAction::Restart => {}
         }

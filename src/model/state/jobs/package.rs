@@ -1,7 +1,7 @@
 //! Steps of jobs that bring a package or take one away, and the way back from them.
 
-use super::run::{Run, Then};
-use super::task::Chosen;
+use super::open_job::Chosen;
+use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
@@ -41,33 +41,33 @@ impl State {
 
 impl Run<'_> {
     /// Notes what the agent is before an install or upgrade, which is no work if it has all that the job says already.
-    pub fn begin_install(&mut self, job: &Job) -> Result<(), Then> {
+    pub fn begin_install(&mut self, job: &Job) -> Result<(), StepResult> {
         let agent = self.state.agents.get(&job.name);
         let record = agent.map(|agent| agent.record.clone()).unwrap_or_default();
-        let digest = self.task.source().map(|source| source.digest);
+        let digest = self.job.source().map(|source| source.digest);
         let same = record.package.clone().filter(|package| {
             Some(package.digest) == digest && job.version.as_ref().is_none_or(|version| *version == package.version)
         });
-        self.task.record.before = Some(Box::new(record));
+        self.job.record.before = Some(Box::new(record));
         let (Some(same), Some(agent)) = (same, agent) else { return Ok(()) };
         let changed = changes(job, agent)
             || job.definition.is_some() && Some(&job.definition_text) != agent.record.definition.as_ref();
         let starts = matches!(job.action, JobAction::Install(_)) || agent.wanted() == Wanted::Up;
         if !changed && (agent.running_since().is_some() || !starts) {
-            return Err(Then::Over(Code::Success, "success, this package is installed already".to_string()));
+            return Err(StepResult::End(Code::Success, "success, this package is installed already".to_string()));
         }
         if is_known(&same, agent) {
             if let Some(why) = self.env_objection(job, agent.definition.as_ref()) {
-                return Err(Then::Over(Code::Refused, format!("refused: {why}")));
+                return Err(StepResult::End(Code::Refused, format!("refused: {why}")));
             }
-            self.task.record.package = Some(same);
+            self.job.record.package = Some(same);
         }
         Ok(())
     }
 
     /// Whether the package is the one that the agent had before.
     fn is_same(&self) -> bool {
-        let record = &self.task.record;
+        let record = &self.job.record;
         record.package.is_some() && record.before.as_ref().is_some_and(|before| before.package == record.package)
     }
 
@@ -78,80 +78,80 @@ impl Run<'_> {
 
     /// Why a package that is about to be installed must not be: an earlier daemon began when none needed to be signed.
     pub fn unsigned(&self) -> Option<String> {
-        let begun = self.task.resumed && self.task.record.phase == Phase::Installing && !self.task.goes_back();
-        self.task.source().filter(|_| begun && self.state.options.signed)?;
-        trust::objection(self.task.job.as_deref()?)
+        let begun = self.job.resumed && self.job.record.phase == Phase::Installing && !self.job.goes_back();
+        self.job.source().filter(|_| begun && self.state.options.signed)?;
+        trust::objection(self.job.content.as_deref()?)
     }
 
     /// Whether a package that is about to be installed has been verified by an earlier daemon at best, which may have trusted
     /// other keys, or everybody.
     pub fn is_unverified(&self) -> bool {
-        self.task.resumed && !self.task.verified && self.state.options.signed && !self.task.goes_back()
+        self.job.resumed && !self.job.verified && self.state.options.signed && !self.job.goes_back()
     }
 
     /// Refuses to go on with a step; where a package is there already, nothing is changed before it has been adopted.
-    pub fn refuse(&self, step: Step, why: &str) -> Then {
+    pub fn refuse(&self, step: Step, why: &str) -> StepResult {
         let text = format!("refused: {why}");
         match step == Step::Adopt && !self.has_adopted() {
-            true => Then::Over(Code::Refused, text),
-            false => Then::Failed(Code::Refused, text),
+            true => StepResult::End(Code::Refused, text),
+            false => StepResult::Failed(Code::Refused, text),
         }
     }
 
     // Forward.
 
-    pub fn place(&mut self) -> Then {
-        let Some(file) = self.task.source().map(State::kept_file) else { return self.misfit() };
+    pub fn place(&mut self) -> StepResult {
+        let Some(file) = self.job.source().map(State::kept_file) else { return self.misfit() };
         self.ask(Action::PlacePackage(self.id(), self.name(), file))
     }
 
     /// What was fetched is verified where it lies, in a place where only root can write and under a name that no server chose,
     /// and not by the child that fetched it: whoever took that one over can say anything. The very file gets its place then.
-    pub fn verify(&mut self) -> Then {
-        let Some(file) = self.task.source().map(State::kept_file) else { return self.misfit() };
+    pub fn verify(&mut self) -> StepResult {
+        let Some(file) = self.job.source().map(State::kept_file) else { return self.misfit() };
         self.ask(Action::Verify(self.id(), self.name(), file))
     }
 
-    pub fn verified(&mut self, verified: Verified) -> Then {
-        let Some(want) = self.task.source().map(|source| source.digest) else { return self.misfit() };
+    pub fn verified(&mut self, verified: Verified) -> StepResult {
+        let Some(want) = self.job.source().map(|source| source.digest) else { return self.misfit() };
         match verified {
             Verified::Sound(digest) if digest == want => {
-                self.task.verified = true;
-                if self.task.is_at(Step::Verify) {
-                    Then::Done
-                } else {
-                    self.begin()
+                self.job.verified = true;
+                match self.job.is_at(Step::Verify) {
+                    true => StepResult::Done,
+                    false => self.begin(),
                 }
             }
-            Verified::Sound(digest) => {
-                Then::Failed(Code::Checksum, format!("the package is not what was fetched: want {want}, got {digest}"))
-            }
-            Verified::Hostile(why) => Then::Failed(Code::Refused, format!("refused: {why}")),
-            Verified::Unknown(why) => Then::Failed(Code::Install, format!("cannot install: {why}")),
+            Verified::Sound(digest) => StepResult::Failed(
+                Code::Checksum,
+                format!("the package is not what was fetched: want {want}, got {digest}"),
+            ),
+            Verified::Hostile(why) => StepResult::Failed(Code::Refused, format!("refused: {why}")),
+            Verified::Unknown(why) => StepResult::Failed(Code::Install, format!("cannot install: {why}")),
         }
     }
 
-    pub fn identify(&mut self) -> Then {
-        let Some(source) = self.task.source() else { return self.misfit() };
-        let path = self.state.kept_path(self.task.name(), &State::kept_file(source));
+    pub fn identify(&mut self) -> StepResult {
+        let Some(source) = self.job.source() else { return self.misfit() };
+        let path = self.state.kept_path(self.job.name(), &State::kept_file(source));
         self.run_tools(package::identify(source.format, &path))
     }
 
-    pub fn identified(&mut self, said: Result<&str, Error>) -> Then {
-        let Some(source) = self.task.source() else { return self.misfit() };
+    pub fn identified(&mut self, said: Result<&str, Error>) -> StepResult {
+        let Some(source) = self.job.source() else { return self.misfit() };
         match said.and_then(package::identity) {
             Ok((package, version)) => {
                 let (format, digest, file) = (source.format, source.digest, State::kept_file(source));
-                self.task.record.package = Some(Box::new(Installed { format, package, version, digest, file }));
-                Then::Done
+                self.job.record.package = Some(Box::new(Installed { format, package, version, digest, file }));
+                StepResult::Done
             }
-            Err(why) => Then::Failed(Code::Install, format!("cannot install: {why}")),
+            Err(why) => StepResult::Failed(Code::Install, format!("cannot install: {why}")),
         }
     }
 
     /// Asks whether the package is there, unless the agent has it from us.
-    pub fn query(&mut self) -> Then {
-        let record = &self.task.record;
+    pub fn query(&mut self) -> StepResult {
+        let record = &self.job.record;
         let Some(new) = &record.package else { return self.misfit() };
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
         let ours = old.is_some_and(|old| old.format == new.format && old.package == new.package);
@@ -159,35 +159,35 @@ impl Run<'_> {
         self.run_tools(query.filter(|_| !ours))
     }
 
-    pub fn queried(&mut self, is_there: bool) -> Then {
-        self.task.record.foreign = is_there;
-        Then::Done
+    pub fn queried(&mut self, is_there: bool) -> StepResult {
+        self.job.record.foreign = is_there;
+        StepResult::Done
     }
 
-    pub fn install(&mut self) -> Then {
-        let Some(source) = self.task.source() else { return self.misfit() };
-        let path = self.state.kept_path(self.task.name(), &State::kept_file(source));
-        let interrupted = std::mem::take(&mut self.state.interrupted) || self.task.resumed;
+    pub fn install(&mut self) -> StepResult {
+        let Some(source) = self.job.source() else { return self.misfit() };
+        let path = self.state.kept_path(self.job.name(), &State::kept_file(source));
+        let interrupted = std::mem::take(&mut self.state.interrupted) || self.job.resumed;
         self.run_tools(package::install(source.format, &path, interrupted))
     }
 
-    pub fn unpack(&mut self) -> Then {
-        let Some(source) = self.task.source() else { return self.misfit() };
+    pub fn unpack(&mut self) -> StepResult {
+        let Some(source) = self.job.source() else { return self.misfit() };
         let (file, format) = (State::kept_file(source), source.format);
-        let dir = if self.task.is_own() { super::own::NEXT } else { UNPACK };
+        let dir = if self.job.is_own() { super::own::NEXT } else { UNPACK };
         self.ask(Action::Unpack { job: self.id(), name: self.name(), file, dir: dir.into(), format })
     }
 
-    pub fn inspect(&mut self) -> Then {
-        let Some(source) = self.task.source() else { return self.misfit() };
+    pub fn inspect(&mut self) -> StepResult {
+        let Some(source) = self.job.source() else { return self.misfit() };
         let dir = if source.format.is_tar() { UNPACK } else { "" };
         self.ask(Action::Inspect { job: self.id(), name: self.name(), dir: dir.into(), text: None })
     }
 
     /// Chooses the definition that counts: a file in `agents.d`, else a job's, else the package's own.
-    pub fn choose(&mut self, own: Result<Option<Box<Spec>>, Error>) -> Then {
-        let (Some(job), Some(source)) = (self.task.job.clone(), self.task.source()) else { return self.misfit() };
-        let unfit = |why: String| Then::Failed(Code::BadJob, why);
+    pub fn choose(&mut self, own: Result<Option<Box<Spec>>, Error>) -> StepResult {
+        let (Some(job), Some(source)) = (self.job.content.clone(), self.job.source()) else { return self.misfit() };
+        let unfit = |why: String| StepResult::Failed(Code::BadJob, why);
         let own = match own {
             Ok(Some(own)) if own.name != job.name => {
                 return unfit(format!("the package's definition is of \"{}\", not of \"{}\"", own.name, job.name));
@@ -209,21 +209,21 @@ impl Run<'_> {
         };
         let current = self.agent().and_then(|agent| agent.definition.as_ref());
         if let Some(why) = self.env_objection(&job, definition.as_ref().or(current)) {
-            return Then::Failed(Code::Refused, format!("refused: {why}"));
+            return StepResult::Failed(Code::Refused, format!("refused: {why}"));
         }
-        let told = self.task.record.package.as_ref().map(|package| package.version.clone());
+        let told = self.job.record.package.as_ref().map(|package| package.version.clone());
         let defined = definition.as_ref().map(|definition| definition.spec.version.clone());
         let version = job.version.clone().or(defined).or(told).unwrap_or_else(|| version_of(&job, source));
-        self.task.chosen = Some(Chosen { definition, version });
-        Then::Done
+        self.job.chosen = Some(Chosen { definition, version });
+        StepResult::Done
     }
 
-    pub fn give_name(&mut self) -> Then {
-        let (Some(source), Some(chosen)) = (self.task.source(), &self.task.chosen) else { return self.misfit() };
+    pub fn give_name(&mut self) -> StepResult {
+        let (Some(source), Some(chosen)) = (self.job.source(), &self.job.chosen) else { return self.misfit() };
         let dir = self.unpack_dir(source, &chosen.version);
         let (format, digest, version) = (source.format, source.digest, chosen.version.clone());
         let package = Installed { format, package: dir.clone(), version, digest, file: "".into() };
-        self.task.record.package = Some(Box::new(package));
+        self.job.record.package = Some(Box::new(package));
         self.ask(Action::Rename { job: self.id(), name: self.name(), from: UNPACK.into(), to: dir })
     }
 
@@ -233,7 +233,7 @@ impl Run<'_> {
         let taken =
             |installed: &Option<Box<Installed>>| installed.as_ref().is_some_and(|installed| *installed.package == *dir);
         // As it was before the job: what an interrupted attempt put there is replaced.
-        let before = self.task.record.before.as_deref();
+        let before = self.job.record.before.as_deref();
         if dir == "current" || before.is_some_and(|before| taken(&before.package) || taken(&before.previous)) {
             format!("{dir}+{}", &State::kept_file(source)[..8]).into()
         } else {
@@ -242,10 +242,10 @@ impl Run<'_> {
     }
 
     /// The package is on the host: the agent is what the job says from now on.
-    pub fn adopt(&mut self) -> Then {
-        let Some(job) = self.task.job.clone() else { return self.misfit() };
-        let Some(chosen) = self.task.chosen.take().or_else(|| self.as_installed(&job)) else { return self.misfit() };
-        if let Some(package) = &mut self.task.record.package {
+    pub fn adopt(&mut self) -> StepResult {
+        let Some(job) = self.job.content.clone() else { return self.misfit() };
+        let Some(chosen) = self.job.chosen.take().or_else(|| self.as_installed(&job)) else { return self.misfit() };
+        if let Some(package) = &mut self.job.record.package {
             package.version = chosen.version;
         }
         take_out(&mut self.state.leaving, &job.name);
@@ -255,54 +255,56 @@ impl Run<'_> {
             agent.record.definition = given.then(|| job.definition_text.clone());
             agent.define(Some(definition));
         }
-        agent.record.package = self.task.record.package.clone();
+        agent.record.package = self.job.record.package.clone();
         agent.record.envs = job.envs.clone().or(agent.record.envs.take());
         agent.record.limits = job.limits.clone().or(agent.record.limits.take());
         if matches!(job.action, JobAction::Install(_)) {
             agent.record.wanted = Some(Wanted::Up);
         }
         self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
-        Then::Done
+        StepResult::Done
     }
 
     /// What the agent becomes with the package that it has already.
     fn as_installed(&self, job: &Job) -> Option<Chosen> {
-        let version = self.task.record.package.as_ref().filter(|_| self.is_same())?.version.clone();
+        let version = self.job.record.package.as_ref().filter(|_| self.is_same())?.version.clone();
         let definition = job.definition.clone().filter(|_| !self.agent().is_some_and(is_file));
         Some(Chosen { definition: definition.map(|spec| Definition { origin: Origin::Job, spec }), version })
     }
 
-    pub fn link(&mut self) -> Then {
-        match &self.task.record.package {
+    pub fn link(&mut self) -> StepResult {
+        match &self.job.record.package {
             Some(package) if package.format.is_tar() => {
                 let dir = package.package.clone();
                 self.ask(Action::Link(self.id(), self.name(), dir))
             }
-            _ => Then::Done,
+            _ => StepResult::Done,
         }
     }
 
-    pub fn not_linked(&mut self, why: &str) -> Then {
-        let plan = self.task.job.as_ref().and_then(|job| Plan::of(job, false));
+    pub fn not_linked(&mut self, why: &str) -> StepResult {
+        let plan = self.job.content.as_ref().and_then(|job| Plan::of(job, false));
         let (Some(plan), true) = (plan, self.is_same()) else {
-            return Then::Failed(Code::Install, format!("cannot install: {why}"));
+            return StepResult::Failed(Code::Install, format!("cannot install: {why}"));
         };
         // A removal came as far as the files, and its record was lost.
-        let id = &self.task.record.id;
+        let id = &self.job.record.id;
         let text = format_args!("job \"{id}\": what was installed is gone and fetched again: {why}");
         log(self.out, Level::Warn, text);
-        self.task.record.package = None;
-        self.task.plan = plan;
-        Then::Go(Step::Download)
+        self.job.record.package = None;
+        self.job.plan = plan;
+        StepResult::GoTo(Step::Download)
     }
 
     /// The new package is up: one of another kind or name that it replaced must not stay beside it.
-    pub fn retire(&mut self) -> Then {
-        let record = &self.task.record;
+    pub fn retire(&mut self) -> StepResult {
+        let record = &self.job.record;
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
         let new = record.package.as_ref();
         let old = old.filter(|old| !new.is_some_and(|new| is_same_package(old, new)));
-        let Some(remove) = old.and_then(|old| package::remove(old.format, &old.package)) else { return Then::Done };
+        let Some(remove) = old.and_then(|old| package::remove(old.format, &old.package)) else {
+            return StepResult::Done;
+        };
         let mut tools = vec![remove];
         if let Some(new) = new {
             // The files that both have went with the former one.
@@ -312,17 +314,17 @@ impl Run<'_> {
     }
 
     /// That the former package stays is no reason to go back.
-    pub fn not_retired(&mut self, why: &str) -> Then {
-        let id = &self.task.record.id;
+    pub fn not_retired(&mut self, why: &str) -> StepResult {
+        let id = &self.job.record.id;
         log(self.out, Level::Warn, format_args!("job \"{id}\": taking the former package away: {why}"));
-        Then::Done
+        StepResult::Done
     }
 
     /// The package before the new one is kept, the one before that is not.
-    pub fn keep(&mut self) -> Then {
-        let old = self.task.record.before.take().and_then(|before| before.package);
+    pub fn keep(&mut self) -> StepResult {
+        let old = self.job.record.before.take().and_then(|before| before.package);
         let mut drop = Vec::new();
-        let Some(agent) = self.state.agents.get_mut(self.task.name()) else { return Then::Done };
+        let Some(agent) = self.state.agents.get_mut(self.job.name()) else { return StepResult::Done };
         let new = agent.record.package.as_ref().map(|new| new.digest);
         if let Some(old) = old.filter(|old| Some(old.digest) != new) {
             if let Some(older) = agent.record.previous.replace(old) {
@@ -331,41 +333,41 @@ impl Run<'_> {
                 drop.retain(|file| !in_use.iter().any(|installed| holds(installed, file)));
             }
         }
-        drop.extend(self.task.source().filter(|source| source.format.is_tar()).map(State::kept_file));
+        drop.extend(self.job.source().filter(|source| source.format.is_tar()).map(State::kept_file));
         if !drop.is_empty() {
             self.out.push(Action::RemovePackage(agent.record.name.clone(), drop));
         }
         self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
-        Then::Done
+        StepResult::Done
     }
 
-    pub fn remove(&mut self) -> Then {
+    pub fn remove(&mut self) -> StepResult {
         let installed = self.agent().and_then(|agent| agent.record.package.as_ref());
         let tool = installed.and_then(|installed| package::remove(installed.format, &installed.package));
         self.run_tools(tool)
     }
 
-    pub fn forget(&mut self) -> Then {
+    pub fn forget(&mut self) -> StepResult {
         self.out.push(Action::RemovePackage(self.name(), Vec::new()));
-        self.state.forget(self.task.name(), self.now, self.out);
-        Then::Done
+        self.state.forget(self.job.name(), self.now, self.out);
+        StepResult::Done
     }
 
     // Back.
 
     /// Whether the agent has the package on record already, as an earlier daemon had come further.
     pub fn has_adopted(&self) -> bool {
-        let before = self.task.record.before.as_ref().map(|before| before.package.as_ref());
+        let before = self.job.record.before.as_ref().map(|before| before.package.as_ref());
         let agent = self.agent().map(|agent| agent.record.package.as_ref());
         agent.is_some() && before.is_some() && agent != before
     }
 
     /// What will be reported of a job that turns round; `None` where nothing is known to go back to.
     pub fn outcome_of_undoing(&mut self, code: Code, why: &str) -> Option<Outcome> {
-        if self.task.is_own() {
+        if self.job.is_own() {
             return Some(Outcome::new(code, why));
         }
-        let record = &self.task.record;
+        let record = &self.job.record;
         let before = record.before.as_deref()?;
         let new = record.package.as_ref();
         let version = new.map_or("the new one", |new| &new.version);
@@ -388,11 +390,11 @@ impl Run<'_> {
     }
 
     /// The package that was there before takes its place again.
-    pub fn reinstall(&mut self) -> Then {
-        let record = &self.task.record;
+    pub fn reinstall(&mut self) -> StepResult {
+        let record = &self.job.record;
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
         // What a removal left of a package is not much.
-        let removal = matches!(self.task.order(), Some(JobAction::Uninstall));
+        let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
         let new = record.package.as_ref().filter(|new| old.is_none_or(|old| old.digest != new.digest));
         let mut tools = Vec::new();
         if let Some(new) = new.filter(|new| !old.is_some_and(|old| is_same_package(old, new))) {
@@ -405,37 +407,37 @@ impl Run<'_> {
     }
 
     /// A tar is what the host had before: it is the current one again.
-    pub fn relink(&mut self) -> Then {
-        let record = &self.task.record;
+    pub fn relink(&mut self) -> StepResult {
+        let record = &self.job.record;
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
         match old.filter(|old| old.format.is_tar() && record.package.is_some()) {
             Some(old) => {
                 let dir = old.package.clone();
                 self.ask(Action::Link(self.id(), self.name(), dir))
             }
-            None => Then::Done,
+            None => StepResult::Done,
         }
     }
 
     /// Throws away what was brought, but for what the agent had before; all there is, if it had no package.
-    pub fn discard(&mut self) -> Then {
-        let Some(source) = self.task.source() else { return Then::Done };
+    pub fn discard(&mut self) -> StepResult {
+        let Some(source) = self.job.source() else { return StepResult::Done };
         let mut drop: Vec<Box<str>> = vec![UNPACK.into(), State::kept_file(source)];
-        drop.extend(self.task.record.package.iter().flat_map(|package| package.files()));
-        let before = self.task.record.before.as_deref();
+        drop.extend(self.job.record.package.iter().flat_map(|package| package.files()));
+        let before = self.job.record.before.as_deref();
         let had = before.map_or([&None, &None], |before| [&before.package, &before.previous]);
         drop.retain(|file| !had.iter().any(|installed| holds(installed, file)));
         if had.iter().all(|installed| installed.is_none()) {
             drop.clear();
         }
         self.out.push(Action::RemovePackage(self.name(), drop));
-        Then::Done
+        StepResult::Done
     }
 
     /// Has the definition read that was in force before, where another one may have taken its place.
-    pub fn recall(&mut self) -> Then {
-        let Some(before) = &self.task.record.before else { return self.misfit() };
-        if before.name.is_empty() || self.agent().is_some_and(is_file) || self.task.source().is_none() {
+    pub fn recall(&mut self) -> StepResult {
+        let Some(before) = &self.job.record.before else { return self.misfit() };
+        if before.name.is_empty() || self.agent().is_some_and(is_file) || self.job.source().is_none() {
             return self.restore_with(None);
         }
         let tar = before.package.as_ref().filter(|old| old.format.is_tar());
@@ -445,15 +447,15 @@ impl Run<'_> {
 
     /// Restores what is remembered of an agent; an empty record means there was none. One that only a file defined, which is
     /// gone meanwhile, has nothing to go back to either.
-    pub fn restore_with(&mut self, definition: Option<Box<Spec>>) -> Then {
-        let Some(mut before) = self.task.record.before.as_deref().cloned() else { return self.misfit() };
+    pub fn restore_with(&mut self, definition: Option<Box<Spec>>) -> StepResult {
+        let Some(mut before) = self.job.record.before.as_deref().cloned() else { return self.misfit() };
         let file = self.agent().is_some_and(is_file);
         if before.name.is_empty() || !file && before.package.is_none() && before.definition.is_none() {
-            self.state.forget(self.task.name(), self.now, self.out);
-            return Then::Done;
+            self.state.forget(self.job.name(), self.now, self.out);
+            return StepResult::Done;
         }
-        let removal = matches!(self.task.order(), Some(JobAction::Uninstall));
-        if let Some(agent) = self.state.agents.get_mut(self.task.name()) {
+        let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
+        if let Some(agent) = self.state.agents.get_mut(self.job.name()) {
             // Only a removal wants an agent down: otherwise this is somebody's word, and counts.
             if agent.record.wanted == Some(Wanted::Down) && !removal {
                 before.wanted = Some(Wanted::Down);
@@ -465,13 +467,13 @@ impl Run<'_> {
             }
             self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
         }
-        Then::Done
+        StepResult::Done
     }
 
     /// Has the host do something, and waits for its answer.
-    pub fn ask(&mut self, action: Action) -> Then {
+    pub fn ask(&mut self, action: Action) -> StepResult {
         self.out.push(action);
-        Then::Wait
+        StepResult::Wait
     }
 }
 

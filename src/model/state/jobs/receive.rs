@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::task::{Doing, Task};
+use super::open_job::{Activity, OpenJob};
 use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::event::{log, Action, Now};
@@ -32,15 +32,15 @@ impl State {
             }
             let ended = record.phase == Phase::Done;
             let readable = job.is_some();
-            let mut task = Task::new(record, job, if ended { Doing::Ended } else { Doing::Queued });
-            (task.resumed, task.recorded) = (true, true);
-            self.tasks.push(task);
+            let mut job = OpenJob::new(record, job, if ended { Activity::Ended } else { Activity::Queued });
+            (job.resumed, job.recorded) = (true, true);
+            self.tasks.push(job);
             if !ended && !readable {
                 let index = self.tasks.len() - 1;
                 self.finish(index, Code::BadJob, "its record holds no job that can be read", now, out);
             }
         }
-        self.tasks.sort_unstable_by_key(|task| task.record.seq);
+        self.tasks.sort_unstable_by_key(|job| job.record.seq);
         for index in 0..self.tasks.len() {
             if self.tasks[index].record.phase == Phase::Received {
                 self.cancel_queued(index, now, out);
@@ -56,7 +56,7 @@ impl State {
             };
             self.accept(Err(rejected), now, out);
             // It was on disk, so that it is not one to be offered again if this cannot be written at once.
-            self.tasks.iter_mut().last().into_iter().for_each(|task| task.recorded = true);
+            self.tasks.iter_mut().last().into_iter().for_each(|job| job.recorded = true);
         }
     }
 
@@ -95,36 +95,36 @@ impl State {
             }
         };
         out.push(Action::SaveJob(Box::new(record.clone())));
-        self.tasks.push(Task::new(record, job, Doing::Saving));
+        self.tasks.push(OpenJob::new(record, job, Activity::Saving));
     }
 
     /// A job's record is on disk, or cannot be written.
     pub(in super::super) fn saved(&mut self, id: &str, result: Result<(), Error>, now: Now, out: &mut Vec<Action>) {
         let Some(index) = self.index(id) else { return };
-        let task = &mut self.tasks[index];
-        if !matches!(task.doing, Doing::Saving) {
+        let job = &mut self.tasks[index];
+        if !matches!(job.activity, Activity::Saving) {
             return;
         }
         match result {
             Ok(()) => {
-                if !task.recorded && task.record.phase == Phase::Received {
-                    let JobRecord { action, name, .. } = &task.record;
+                if !job.recorded && job.record.phase == Phase::Received {
+                    let JobRecord { action, name, .. } = &job.record;
                     let on = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
                     log(out, Level::Info, format_args!("job \"{id}\": {action}{on}"));
                 }
-                task.recorded = true;
+                job.recorded = true;
                 if self.unrecordable {
                     self.unrecordable = false;
                     log(out, Level::Info, format_args!("jobs can be recorded again"));
                 }
-                if self.shutdown.is_some() && !task.has_ended() {
+                if self.shutdown.is_some() && !job.has_ended() {
                     // The next daemon goes on from here.
-                    task.doing = Doing::Queued;
+                    job.activity = Activity::Queued;
                 } else {
                     self.recorded(index, now, out);
                 }
             }
-            Err(why) if !task.recorded => {
+            Err(why) if !job.recorded => {
                 self.tasks.remove(index);
                 // Offered again with every report: said once.
                 if !self.unrecordable {
@@ -135,7 +135,7 @@ impl State {
                 }
             }
             Err(why) => {
-                task.doing = Doing::SaveAgain(now.time + self.options.times.save);
+                job.activity = Activity::SaveAgain(now.time + self.options.times.save);
                 let wait = self.options.times.save.as_secs();
                 log(out, Level::Error, format_args!("job \"{id}\" waits, tried again in {wait} s: {why}"));
             }
@@ -146,11 +146,11 @@ impl State {
     fn recorded(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         match self.tasks[index].record.phase {
             Phase::Received => {
-                self.tasks[index].doing = Doing::Queued;
+                self.tasks[index].activity = Activity::Queued;
                 self.cancel_queued(index, now, out);
             }
             Phase::Done => {
-                self.tasks[index].doing = Doing::Ended;
+                self.tasks[index].activity = Activity::Ended;
                 self.schedule.new_results(now.time);
             }
             Phase::Taken => {}
@@ -162,46 +162,46 @@ impl State {
 
     /// The open jobs as the ledger shows them.
     pub(in super::super) fn entries(&self, now: Now) -> Vec<Entry> {
-        let entry = |(index, task): (usize, &Task)| Entry {
-            id: task.record.id.clone(),
-            action: task.record.action.clone(),
-            name: task.record.name.clone(),
-            phase: task.record.phase,
-            outcome: task.record.outcome.clone().filter(|_| task.has_ended()),
+        let entry = |(index, job): (usize, &OpenJob)| Entry {
+            id: job.record.id.clone(),
+            action: job.record.action.clone(),
+            name: job.record.name.clone(),
+            phase: job.record.phase,
+            outcome: job.record.outcome.clone().filter(|_| job.has_ended()),
             progress: self.progress_of(index, now).into(),
         };
         self.tasks.iter().enumerate().map(entry).collect()
     }
 
     fn progress_of(&self, index: usize, now: Now) -> String {
-        let task = &self.tasks[index];
+        let job = &self.tasks[index];
         if self.is_held(index) {
             return "waits for a good configuration".to_string();
         }
-        match &task.doing {
-            Doing::SaveAgain(_) => "waits until its record can be written".to_string(),
-            Doing::Queued => {
-                let name = &task.record.name;
+        match &job.activity {
+            Activity::SaveAgain(_) => "waits until its record can be written".to_string(),
+            Activity::Queued => {
+                let name = &job.record.name;
                 match self.tasks[..index].iter().find(|other| other.record.name == *name && !other.has_ended()) {
                     Some(other) => format!("waits for \"{}\"", other.record.id),
                     None => {
-                        let begin = task.begin_at(&self.identity.sn);
+                        let begin = job.begin_at(&self.identity.sn);
                         format!("begins in {} s", begin.since(now.time).as_secs())
                     }
                 }
             }
-            Doing::WaitingForSlot => "waits for another download".to_string(),
-            Doing::FetchAgain(at, why) => {
+            Activity::WaitingForSlot => "waits for another download".to_string(),
+            Activity::FetchAgain(at, why) => {
                 format!("download interrupted, tried again in {} s: {why}", at.since(now.time).as_secs())
             }
-            Doing::Tools(tools) if tools.again.is_some() => "waits for the package manager's lock".to_string(),
-            Doing::Step if task.is_at(Step::TryServers) => "the new server list is on trial".to_string(),
-            Doing::Reexec => "the daemon is being replaced".to_string(),
-            Doing::Proving(at) => {
+            Activity::Tools(tools) if tools.again.is_some() => "waits for the package manager's lock".to_string(),
+            Activity::Step if job.is_at(Step::TryServers) => "the new server list is on trial".to_string(),
+            Activity::Reexec => "the daemon is being replaced".to_string(),
+            Activity::Proving(at) => {
                 format!("an exchange with a server must come within {} s", at.since(now.time).as_secs())
             }
-            Doing::Ended if task.sending.refusals > 0 => "the server does not take the result".to_string(),
-            _ if task.goes_back() => "being undone".to_string(),
+            Activity::Ended if job.sending.refusals > 0 => "the server does not take the result".to_string(),
+            _ if job.goes_back() => "being undone".to_string(),
             _ => String::new(),
         }
     }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::run::{Run, Then};
-use super::task::Doing;
+use super::open_job::Activity;
+use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
@@ -57,27 +57,27 @@ impl State {
 
     /// A server list was on trial.
     pub(in super::super) fn tried(&mut self, good: bool, server: &str, reply: &Reply, now: Now, out: &mut Vec<Action>) {
-        let Some(index) = self.tasks.iter().position(|task| task.is_at(Step::TryServers)) else { return };
+        let Some(index) = self.tasks.iter().position(|job| job.is_at(Step::TryServers)) else { return };
         let why = match reply {
             Reply::Failed { reason, .. } => reason,
             _ => "its answer holds no integer errcode",
         };
         let text = "no server of the new list answers, the old list stays; the last one";
-        let failed = Then::Failed(Code::Download, format!("{text}, {server}: {why}"));
-        self.run(index, now, out, |_| if good { Then::Done } else { failed });
+        let failed = StepResult::Failed(Code::Download, format!("{text}, {server}: {why}"));
+        self.run(index, now, out, |_| if good { StepResult::Done } else { failed });
     }
 }
 
 impl Run<'_> {
     /// Begins the step that the job stands at; harmless when some of it was done before.
-    pub fn begin(&mut self) -> Then {
-        let Some(step) = self.task.record.step else { return self.misfit() };
-        self.task.doing = Doing::Step;
+    pub fn begin(&mut self) -> StepResult {
+        let Some(step) = self.job.record.step else { return self.misfit() };
+        self.job.activity = Activity::Step;
         if let Some(why) = self.unsigned() {
             return self.refuse(step, &why);
         }
         match step {
-            Step::Download => self.wait_for(Doing::WaitingForSlot),
+            Step::Download => self.wait_for(Activity::WaitingForSlot),
             Step::Place => self.place(),
             Step::Verify => self.verify(),
             Step::Unpack | Step::Install if self.is_unverified() => self.verify(),
@@ -106,7 +106,7 @@ impl Run<'_> {
             Step::Restore => self.recall(),
             Step::TryServers => self.try_servers(),
             Step::ApplySettings => self.apply_settings(),
-            Step::TryNew => self.wait_for(Doing::Reexec),
+            Step::TryNew => self.wait_for(Activity::Reexec),
             Step::TryInstalled => self.try_installed(),
             Step::Reexec => self.reexec(),
             Step::Prove => self.prove(),
@@ -117,9 +117,9 @@ impl Run<'_> {
     }
 
     /// What the host's answer means for the step that the job stands at.
-    pub fn answer(&mut self, answer: Answer) -> Then {
-        let Some(step) = self.task.record.step else { return self.ignore(&answer) };
-        if !matches!(self.task.doing, Doing::Step | Doing::Fetching | Doing::Tools(_)) {
+    pub fn answer(&mut self, answer: Answer) -> StepResult {
+        let Some(step) = self.job.record.step else { return self.ignore(&answer) };
+        if !matches!(self.job.activity, Activity::Step | Activity::Fetching | Activity::Tools(_)) {
             return self.ignore(&answer);
         }
         match (step, answer) {
@@ -142,32 +142,32 @@ impl Run<'_> {
             | (Step::Install, Answer::Tools(Err(why))) => cannot_install(format_args!("cannot install: {why}")),
             (Step::Place | Step::Name | Step::Link | Step::Relink, Answer::Placed(Ok(())))
             | (Step::Unpack, Answer::Unpacked(Ok(())))
-            | (Step::Install | Step::Retire | Step::Remove | Step::Reinstall, Answer::Tools(Ok(_))) => Then::Done,
+            | (Step::Install | Step::Retire | Step::Remove | Step::Reinstall, Answer::Tools(Ok(_))) => StepResult::Done,
             (_, answer) => self.ignore(&answer),
         }
     }
 
     /// An answer to what the step did not ask.
-    fn ignore(&mut self, answer: &Answer) -> Then {
-        let step = self.task.record.step.map_or("none", Step::name);
-        let (id, what) = (&self.task.record.id, answer.name());
+    fn ignore(&mut self, answer: &Answer) -> StepResult {
+        let step = self.job.record.step.map_or("none", Step::name);
+        let (id, what) = (&self.job.record.id, answer.name());
         log(self.out, Level::Warn, format_args!("job \"{id}\": the end of a {what} at the step \"{step}\", ignored"));
-        Then::Wait
+        StepResult::Wait
     }
 
     /// The record of the job does not hold what its step needs.
-    pub fn misfit(&self) -> Then {
-        let step = self.task.record.step.map_or("none", Step::name);
-        Then::Failed(Code::BadJob, format!("its record does not fit the step \"{step}\""))
+    pub fn misfit(&self) -> StepResult {
+        let step = self.job.record.step.map_or("none", Step::name);
+        StepResult::Failed(Code::BadJob, format!("its record does not fit the step \"{step}\""))
     }
 
-    pub fn wait_for(&mut self, doing: Doing) -> Then {
-        self.task.doing = doing;
-        Then::Wait
+    pub fn wait_for(&mut self, activity: Activity) -> StepResult {
+        self.job.activity = activity;
+        StepResult::Wait
     }
 
     pub fn agent(&self) -> Option<&Agent> {
-        self.state.agents.get(self.task.name())
+        self.state.agents.get(self.job.name())
     }
 
     /// Whether the agent is known and should run.
@@ -175,121 +175,121 @@ impl Run<'_> {
         self.agent().is_some_and(|agent| agent.wanted() == Wanted::Up)
     }
 
-    fn want(&mut self, wanted: Wanted) -> Then {
-        self.state.want(self.task.name(), wanted, self.now, self.out);
-        Then::Done
+    fn want(&mut self, wanted: Wanted) -> StepResult {
+        self.state.want(self.job.name(), wanted, self.now, self.out);
+        StepResult::Done
     }
 
     pub fn order_up(&mut self) {
-        self.state.step_agent(self.task.name(), self.now, self.out, &mut |agent, context| agent.request_start(context));
+        self.state.step_agent(self.job.name(), self.now, self.out, &mut |agent, context| agent.request_start(context));
     }
 
     pub fn order_down(&mut self) {
-        self.state.step_agent(self.task.name(), self.now, self.out, &mut |agent, context| agent.request_stop(context));
+        self.state.step_agent(self.job.name(), self.now, self.out, &mut |agent, context| agent.request_stop(context));
     }
 
     /// Changes the environment and limits of the agent.
-    fn overlay(&mut self) -> Then {
-        let Some(job) = self.task.job.clone() else { return self.misfit() };
+    fn overlay(&mut self) -> StepResult {
+        let Some(job) = self.job.content.clone() else { return self.misfit() };
         if let Some(agent) = self.state.agents.get_mut(&job.name) {
             agent.record.envs = job.envs.clone().or(agent.record.envs.take());
             agent.record.limits = job.limits.clone().or(agent.record.limits.take());
             self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
         }
         match self.is_wanted() {
-            true => Then::Done,
-            false => Then::Over(Code::Success, "success, the agent is stopped".to_string()),
+            true => StepResult::Done,
+            false => StepResult::End(Code::Success, "success, the agent is stopped".to_string()),
         }
     }
 
     /// Brings the agent down.
-    fn stop(&mut self) -> Then {
+    fn stop(&mut self) -> StepResult {
         // What an earlier daemon restarted for this job is not restarted again.
-        let received = self.task.record.received;
+        let received = self.job.record.received;
         let since = self.agent().and_then(Agent::running_since).filter(|since| *since >= received);
-        if self.task.resumed && since.is_some() && matches!(self.task.order(), Some(JobAction::Restart)) {
-            return Then::Go(Step::Start);
+        if self.job.resumed && since.is_some() && matches!(self.job.action(), Some(JobAction::Restart)) {
+            return StepResult::GoTo(Step::Start);
         }
         self.order_down();
-        Then::Wait
+        StepResult::Wait
     }
 
     /// Looks whether the agent is down. Somebody may want it up meanwhile.
-    pub fn follow_stop(&mut self) -> Then {
-        let Some(agent) = self.agent().filter(|agent| !agent.is_down()) else { return Then::Done };
+    pub fn follow_stop(&mut self) -> StepResult {
+        let Some(agent) = self.agent().filter(|agent| !agent.is_down()) else { return StepResult::Done };
         if agent.is_going_down() {
-            return Then::Wait;
+            return StepResult::Wait;
         }
-        if agent.wanted() == Wanted::Up && matches!(self.task.order(), Some(JobAction::Stop)) {
-            return Then::Over(Code::Expired, "cancelled: the agent was started meanwhile".to_string());
+        if agent.wanted() == Wanted::Up && matches!(self.job.action(), Some(JobAction::Stop)) {
+            return StepResult::End(Code::Expired, "cancelled: the agent was started meanwhile".to_string());
         }
         self.order_down();
-        Then::Wait
+        StepResult::Wait
     }
 
     /// Wants the agent up, and starts it.
-    fn start(&mut self) -> Then {
-        self.state.want(self.task.name(), Wanted::Up, self.now, self.out);
+    fn start(&mut self) -> StepResult {
+        self.state.want(self.job.name(), Wanted::Up, self.now, self.out);
         self.order_up();
-        self.task.goal = None;
+        self.job.goal = None;
         self.watch_start();
-        Then::Done
+        StepResult::Done
     }
 
-    fn start_if_wanted(&mut self) -> Then {
+    fn start_if_wanted(&mut self) -> StepResult {
         if self.is_wanted() {
             return self.start();
         }
         self.order_down();
-        Then::Past(Step::Settle)
+        StepResult::DoneUpTo(Step::Settle)
     }
 
     /// Sets the start that is to be watched, unless it is known.
     fn watch_start(&mut self) {
-        let name = self.task.name();
-        let own = self.task.job.as_ref().and_then(|job| job.startsecs);
+        let name = self.job.name();
+        let own = self.job.content.as_ref().and_then(|job| job.startsecs);
         let lasting: Duration = own.unwrap_or_else(|| self.state.startsecs(name));
         // It must be healthy, too, where there is something to go back to.
-        let healthy = !self.task.goes_back() && self.task.record.before.is_some();
+        let healthy = !self.job.goes_back() && self.job.record.before.is_some();
         let goal = self.state.goal_up(name, lasting, healthy);
-        self.task.goal.get_or_insert(goal);
+        self.job.goal.get_or_insert(goal);
     }
 
     /// Watches the start. After an interruption the one that runs now is the one to watch. What ended while nobody was
     /// watching may have ended with the daemon, and says nothing about the agent: it is started again.
-    fn settle(&mut self) -> Then {
-        if self.task.resumed && self.task.goal.is_none() && self.is_wanted() {
+    fn settle(&mut self) -> StepResult {
+        if self.job.resumed && self.job.goal.is_none() && self.is_wanted() {
             self.order_up();
         }
         self.watch_start();
-        Then::Wait
+        StepResult::Wait
     }
 
     /// Looks whether the agent has stayed up for long enough.
-    pub fn follow_settling(&mut self) -> Then {
-        let Some(goal) = self.task.goal else { return self.misfit() };
-        match self.state.progress(self.task.name(), goal, self.now.time) {
-            Progress::Wait(_) => Then::Wait,
-            Progress::Reached => Then::Done,
-            Progress::Missed(why) if self.task.goes_back() => {
-                Then::Failed(Code::Start, format!("what was there before does not stay up either: {why}"))
+    pub fn follow_settling(&mut self) -> StepResult {
+        let Some(goal) = self.job.goal else { return self.misfit() };
+        match self.state.progress(self.job.name(), goal, self.now.time) {
+            Progress::Wait(_) => StepResult::Wait,
+            Progress::Reached => StepResult::Done,
+            Progress::Missed(why) if self.job.goes_back() => {
+                StepResult::Failed(Code::Start, format!("what was there before does not stay up either: {why}"))
             }
-            Progress::Missed(why) => Then::Failed(Code::Start, format!("the agent does not stay up: {why}")),
+            Progress::Missed(why) => StepResult::Failed(Code::Start, format!("the agent does not stay up: {why}")),
         }
     }
 
-    fn try_servers(&mut self) -> Then {
-        match self.task.order() {
+    fn try_servers(&mut self) -> StepResult {
+        match self.job.action() {
             Some(JobAction::Config { servers: Some(servers), .. }) if !servers.is_empty() => {
                 self.state.schedule.try_given(servers.clone());
-                Then::Wait
+                StepResult::Wait
             }
-            _ => Then::Done,
+            _ => StepResult::Done,
         }
     }
 
-    fn apply_settings(&mut self) -> Then {
-        let Some(JobAction::Config { servers, step }) = self.task.order() else { return self.misfit() };
+    fn apply_settings(&mut self) -> StepResult {
+        let Some(JobAction::Config { servers, step }) = self.job.action() else { return self.misfit() };
         let (settings, pace) = (&mut self.state.settings, &mut self.state.schedule);
         if let Some(servers) = servers {
             settings.svrlist = joined(&mut servers.iter().map(|server| &*server.base), ",").into();
@@ -300,10 +300,10 @@ impl Run<'_> {
             pace.set_step(step, self.now.time);
         }
         self.out.push(Action::SaveSettings(settings.clone()));
-        Then::Done
+        StepResult::Done
     }
 }
 
-fn cannot_install(why: std::fmt::Arguments) -> Then {
-    Then::Failed(Code::Install, why.to_string())
+fn cannot_install(why: std::fmt::Arguments) -> StepResult {
+    StepResult::Failed(Code::Install, why.to_string())
 }

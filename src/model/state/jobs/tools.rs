@@ -1,8 +1,8 @@
 //! Package tools that a step runs, one after the other: with a deadline, again while another one holds the lock.
 
-use super::run::{Run, Then};
+use super::open_job::{Activity, Tools};
+use super::run::{Run, StepResult};
 use super::step::Answer;
-use super::task::{Doing, Tools};
 use crate::kernel::{Exit, Level};
 use crate::model::agent::KILL_INTERVAL;
 use crate::model::event::{log, Action, Now, ToolOwner};
@@ -33,7 +33,7 @@ impl State {
 
 impl Run<'_> {
     /// Runs package tools one after the other; the step is done where there is none.
-    pub fn run_tools(&mut self, tools: impl IntoIterator<Item = Tool>) -> Then {
+    pub fn run_tools(&mut self, tools: impl IntoIterator<Item = Tool>) -> StepResult {
         let tools = Tools {
             left: tools.into_iter().collect(),
             deadline: self.now.time,
@@ -42,26 +42,26 @@ impl Run<'_> {
             lock_until: self.now.time + LOCK_WAIT,
         };
         if tools.left.is_empty() {
-            return Then::Done;
+            return StepResult::Done;
         }
-        self.task.doing = Doing::Tools(Box::new(tools));
+        self.job.activity = Activity::Tools(Box::new(tools));
         self.run_tool()
     }
 
     /// Runs the first of the tools that are left.
-    fn run_tool(&mut self) -> Then {
-        let Doing::Tools(tools) = &mut self.task.doing else { return Then::Wait };
-        let Some(tool) = tools.left.front().cloned() else { return Then::Wait };
+    fn run_tool(&mut self) -> StepResult {
+        let Activity::Tools(tools) = &mut self.job.activity else { return StepResult::Wait };
+        let Some(tool) = tools.left.front().cloned() else { return StepResult::Wait };
         (tools.late, tools.again) = (false, None);
         tools.deadline = self.now.time + tool.timeout.min(self.state.options.times.tool);
         self.ask(Action::Tool(ToolOwner::Job(self.id()), tool))
     }
 
-    fn tool_done(&mut self, exit: Exit, output: &str) -> Then {
+    fn tool_done(&mut self, exit: Exit, output: &str) -> StepResult {
         let id = self.id();
-        let Doing::Tools(tools) = &mut self.task.doing else {
+        let Activity::Tools(tools) = &mut self.job.activity else {
             log(self.out, Level::Warn, format_args!("job \"{id}\": the end of a tool that it did not run, ignored"));
-            return Then::Wait;
+            return StepResult::Wait;
         };
         let argv = tools.left.front().map(|tool| joined(&mut tool.argv.iter().map(|word| &**word), " "));
         let program = sanitize(&argv.unwrap_or_default(), 100);
@@ -69,7 +69,7 @@ impl Run<'_> {
         if failed && is_locked(output) && self.now.time < tools.lock_until {
             tools.again = Some(self.now.time + self.state.options.times.lock);
             log(self.out, Level::Info, format_args!("job \"{id}\": {program} waits for a lock"));
-            return Then::Wait;
+            return StepResult::Wait;
         }
         // What comes before the last one only prepares.
         if tools.left.len() > 1 {
@@ -92,9 +92,9 @@ impl Run<'_> {
     }
 
     /// What is due of a tool: it is killed when it takes too long, again when it was already; or the lock is tried again.
-    pub fn tool_due(&mut self) -> Then {
+    pub fn tool_due(&mut self) -> StepResult {
         let id = self.id();
-        let Doing::Tools(tools) = &mut self.task.doing else { return Then::Wait };
+        let Activity::Tools(tools) = &mut self.job.activity else { return StepResult::Wait };
         match tools.again {
             Some(at) if at <= self.now.time => self.run_tool(),
             None if tools.deadline <= self.now.time => {
@@ -102,7 +102,7 @@ impl Run<'_> {
                 tools.deadline = self.now.time + KILL_INTERVAL;
                 self.ask(Action::KillTool(ToolOwner::Job(id)))
             }
-            Some(_) | None => Then::Wait,
+            Some(_) | None => StepResult::Wait,
         }
     }
 }

@@ -17,13 +17,13 @@ use crate::model::state::Goal;
 
 /// One open job.
 #[derive(Clone, Debug)]
-pub struct Task {
+pub struct OpenJob {
     pub record: JobRecord,
     /// The job; `None` once it is done, and for one that was refused as it came.
-    pub job: Option<Rc<Job>>,
+    pub content: Option<Rc<Job>>,
     /// What it does, once it has begun.
     pub plan: &'static Plan,
-    pub doing: Doing,
+    pub activity: Activity,
     /// It was begun by an earlier daemon: what its step does may have been done already.
     pub resumed: bool,
     /// Its record has been on disk.
@@ -54,7 +54,7 @@ pub struct Sending {
 
 /// What an open job waits for.
 #[derive(Clone, Debug)]
-pub enum Doing {
+pub enum Activity {
     /// Its turn.
     Queued,
     /// Its record being on disk; the step it stands at begins then.
@@ -101,13 +101,13 @@ pub struct Tools {
     pub lock_until: Time,
 }
 
-impl Task {
-    pub fn new(record: JobRecord, job: Option<Rc<Job>>, doing: Doing) -> Task {
-        Task {
+impl OpenJob {
+    pub fn new(record: JobRecord, content: Option<Rc<Job>>, activity: Activity) -> OpenJob {
+        OpenJob {
             record,
-            job,
+            content,
             plan: &NOTHING,
-            doing,
+            activity,
             resumed: false,
             recorded: false,
             verified: false,
@@ -125,7 +125,7 @@ impl Task {
     }
 
     pub fn send_at(&self) -> Option<Time> {
-        matches!(self.doing, Doing::Ended).then_some(self.sending.at)
+        matches!(self.activity, Activity::Ended).then_some(self.sending.at)
     }
 
     pub fn send_again(&mut self, now: Time) {
@@ -165,21 +165,21 @@ impl Task {
 
     /// Whether it waits for its turn, not begun.
     pub fn is_waiting(&self) -> bool {
-        matches!(self.doing, Doing::Queued) && self.record.phase == Phase::Received
+        matches!(self.activity, Activity::Queued) && self.record.phase == Phase::Received
     }
 
     /// Whether it has begun this step, and the end of that is to come.
     pub fn is_at(&self, step: Step) -> bool {
-        matches!(self.doing, Doing::Step) && self.record.step == Some(step)
+        matches!(self.activity, Activity::Step) && self.record.step == Some(step)
     }
 
-    pub fn order(&self) -> Option<&JobAction> {
-        self.job.as_ref().map(|job| &job.action)
+    pub fn action(&self) -> Option<&JobAction> {
+        self.content.as_ref().map(|job| &job.action)
     }
 
     /// The package it brings.
     pub fn source(&self) -> Option<&Source> {
-        match self.order()? {
+        match self.action()? {
             JobAction::Install(source) | JobAction::Upgrade(source) => Some(source),
             JobAction::Uninstall
             | JobAction::Start
@@ -197,27 +197,30 @@ impl Task {
 
     /// The moment in its window that this host picks.
     pub fn begin_at(&self, sn: &str) -> Time {
-        let window = self.job.as_ref().map_or(0, |job| job.window.as_secs());
+        let window = self.content.as_ref().map_or(0, |job| job.window.as_secs());
         self.record.received + Duration::from_secs(place(sn, &self.record.id).checked_rem(window).unwrap_or(0))
     }
 
     pub fn expires_at(&self) -> Option<Time> {
-        let expires = self.job.as_ref()?.expires?;
+        let expires = self.content.as_ref()?.expires?;
         Some(self.record.received + expires)
     }
 
     /// When it goes on by itself; `first`: no other job has to end before it.
     pub fn deadline(&self, sn: &str, first: bool) -> Option<Time> {
-        match &self.doing {
-            Doing::SaveAgain(at) | Doing::FetchAgain(at, _) | Doing::Proving(at) => Some(*at),
-            Doing::Queued => {
+        match &self.activity {
+            Activity::SaveAgain(at) | Activity::FetchAgain(at, _) | Activity::Proving(at) => Some(*at),
+            Activity::Queued => {
                 let begin = first.then(|| self.begin_at(sn));
                 Time::earliest(&[begin, self.expires_at()])
             }
-            Doing::Tools(tools) => Some(tools.again.unwrap_or(tools.deadline)),
-            Doing::Saving | Doing::WaitingForSlot | Doing::Fetching | Doing::Step | Doing::Reexec | Doing::Ended => {
-                None
-            }
+            Activity::Tools(tools) => Some(tools.again.unwrap_or(tools.deadline)),
+            Activity::Saving
+            | Activity::WaitingForSlot
+            | Activity::Fetching
+            | Activity::Step
+            | Activity::Reexec
+            | Activity::Ended => None,
         }
     }
 }
