@@ -1,8 +1,9 @@
 //! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to do.
 //!
-//! `given.rs` beside this file has what it begins with and `begin.rs` how, `agents.rs` applies events to agents and answers
-//! people, `jobs.rs` takes jobs through their plans, `talk.rs` speaks with the servers, `reexec.rs` puts another image in
-//! the daemon's place. No clock, file, socket or log: the same events give the same actions, always.
+//! A state comes from what `options` holds, as `init` says. `agents` applies events to agents and answers clients on the
+//! host, `jobs` takes jobs through their plans, `exchange` speaks with the servers, `incidents` keeps what they are to hear,
+//! `reexec` has a new binary executed, `unreadable` says what must wait for a record. Nothing here uses a clock, file,
+//! socket or log: the same events always give the same actions.
 
 mod agents;
 mod init;
@@ -10,6 +11,7 @@ mod options;
 mod jobs;
 mod reexec;
 mod exchange;
+mod incidents;
 #[cfg(test)]
 mod tests;
 mod unreadable;
@@ -19,30 +21,34 @@ use std::time::Duration;
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, StepContext};
 use crate::model::event::{answer, log, Action, Client, Event, Now, Origin, Shutdown};
-use crate::model::job::JobId;
+use crate::model::job::{Job, JobId};
 use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, StopRecord};
-use crate::model::report::Incident;
-use crate::model::schedule::{ExchangeSchedule, Server};
+use crate::model::schedule::Server;
 use crate::model::spec::{Name, Spec};
 use crate::sorted_map::SortedMap;
-use jobs::{Answer, OpenJob};
+use exchange::Exchanges;
+use incidents::Incidents;
+use jobs::{Answer, JobQueue};
 pub use options::{Options, Recovered, Times};
 use reexec::Reexec;
 pub use unreadable::Unreadable;
 
-/// Incidents kept for the next report; older ones are dropped and counted.
-const INCIDENTS: usize = 128;
-
-/// Jobs that are open: not begun, running, or ended with a result that is still to be taken.
+/// Jobs that may be open at a time: not begun, running, or ended with a result that no server has taken yet.
 pub const OPEN_JOBS: usize = 256;
 
 /// Ended jobs whose ids are remembered.
 pub const ENDED_JOBS: usize = 4096;
 
-/// A wall clock that moves against the monotonic one by more than this was set.
+/// A wall clock that moves against the monotonic one by more than this was set, s.
 const CLOCK_JUMP: u64 = 60;
 
-/// Someone waits for an agent to be up or down.
+/// How long a shutdown waits for agents that do not even end by SIGKILL, beside the longest `stopsecs`.
+const SHUTDOWN_MARGIN: Duration = Duration::from_secs(10);
+
+/// What is answered while the daemon is being stopped.
+pub const ENDING: &str = "the daemon is being stopped";
+
+/// A client waits for an agent to be up or down.
 #[derive(Clone, Debug, PartialEq)]
 struct Waiter {
     client: Client,
@@ -62,21 +68,24 @@ enum Goal {
 /// Where an agent is on the way to a goal.
 #[derive(Clone, Debug, PartialEq)]
 enum Progress {
-    /// On the way; when to look again, unless an event comes before.
+    /// It may still reach it; when to look again, unless an event comes before.
     Wait(Option<Time>),
-    /// There.
+    /// It has reached it.
     Reached,
-    /// It will not come there.
+    /// It will not reach it, and why.
     Missed(String),
 }
 
 /// Why a measurement was asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Measuring {
+    /// A measurement is under way.
     asked: bool,
-    /// Polled limits are due.
+    /// It is compared with polled limits.
     check: bool,
+    /// Clients that asked for the status of one agent or of all.
     clients: Vec<(Client, Option<Name>)>,
+    /// The server to which it is sent.
     report: Option<Server>,
 }
 
@@ -87,57 +96,24 @@ pub struct State {
     identity: Identity,
     settings: Settings,
     began: Time,
-    schedule: ExchangeSchedule,
     agents: SortedMap<Name, Agent>,
     /// Agents whose definition is gone, to be forgotten when nothing of them is left.
     leaving: Vec<Name>,
-    /// Agents whose job has just ended.
-    released: Vec<Name>,
-    /// An agent without a definition stays because of a job: definitions are read again when one has ended.
-    awaited: bool,
-    /// Open jobs in the order they were received.
-    tasks: Vec<OpenJob>,
-    /// Ended jobs whose results were taken: id and rank, the lowest being the first to be forgotten.
-    ledger: SortedMap<JobId, u64>,
-    next_seq: u64,
-    /// The last new job could not be recorded.
-    unrecordable: bool,
+    jobs: JobQueue,
+    exchanges: Exchanges,
+    incidents: Incidents,
     waiters: Vec<Waiter>,
-    /// Clients that wait for a report to be taken.
-    reporting: Vec<Client>,
     measuring: Measuring,
+    /// When polled limits are looked at next.
     poll_at: Option<Time>,
-    incidents: Vec<Incident>,
-    dropped_incidents: u64,
-    /// Incidents in the report that is under way.
-    sent_incidents: usize,
-    /// Dropped incidents that are told in it.
-    sent_drops: u64,
-    /// Results in the exchange that is under way.
-    sent_results: Vec<JobId>,
-    /// The server that answered last; empty before the first answer.
-    last_server: Box<str>,
-    /// What was wrong with the last reply that counted, said already.
-    said_problems: Vec<(Level, String)>,
     /// The wall clock minus the monotonic one, s.
     clock: Option<i64>,
+    /// The daemon is being stopped, and ends at that time at the latest.
     shutdown: Option<Time>,
-    /// An installer was killed: the package database may need a repair.
-    interrupted: bool,
-    /// Another image is about to take our place.
-    reexec: Option<Reexec>,
-    /// The job that put this image in its place.
-    brought_by: Option<JobId>,
-    /// This image is on trial until then.
-    trial: Option<Time>,
-    /// Why the watcher of a new image brought this one back.
-    undone: Option<Box<str>>,
+    reexec: Reexec,
     /// Records that are there and could not be read.
     unread: Unreadable,
 }
-
-/// How long a shutdown waits for agents that do not even end by SIGKILL.
-const SHUTDOWN_MARGIN: Duration = Duration::from_secs(10);
 
 impl State {
     /// Takes one event, and says what to do.
@@ -145,7 +121,7 @@ impl State {
         self.watch_clock(now, out);
         match event {
             Event::Tick => self.due(now, out),
-            // In a shutdown nothing is begun any more: the next daemon reads what there is, and resumes the jobs.
+            // In a shutdown nothing new begins: the next daemon reads the definitions, and resumes the jobs.
             Event::Definitions { .. }
             | Event::Saved(..)
             | Event::Fetched(..)
@@ -162,7 +138,7 @@ impl State {
             Event::Command(client, command) => self.command(client, command, now, out),
             Event::Gone(client) => self.client_gone(client),
             Event::Shutdown(how) => self.shut_down(how, now, out),
-            Event::Reexec => self.reexec(None, now, out),
+            Event::Reexec => self.request_reexec(None, now, out),
             Event::NotReexeced(why) => self.not_reexeced(&why, now, out),
             Event::Started { name, process, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);
@@ -211,7 +187,7 @@ impl State {
         self.follow(now, out);
     }
 
-    /// When to send `Event::Tick`, unless something else happens before; `None`: nothing is due, ever.
+    /// When to send `Event::Tick`, unless another event comes before; `None`: nothing is due, ever.
     pub fn deadline(&self) -> Option<Time> {
         let mut first = Time::earliest(&[self.poll_at, self.shutdown]);
         for agent in self.agents.values() {
@@ -220,24 +196,26 @@ impl State {
         for waiter in &self.waiters {
             first = Time::earliest(&[first, self.wait_until(&waiter.name, waiter.goal)]);
         }
-        let talks = self.shutdown.is_none() && !self.is_leaving();
-        let talk = if talks { self.schedule.deadline(self.results_due()) } else { None };
-        let reexec = self.reexec.as_ref().and_then(|reexec| reexec.deadline(self.is_quiet()));
-        let tasks = if self.shutdown.is_none() { self.jobs_deadline() } else { None };
-        Time::earliest(&[first, talk, tasks, reexec])
+        let reexec = self.reexec.deadline(self.is_quiet());
+        if self.shutdown.is_some() {
+            return Time::earliest(&[first, reexec]);
+        }
+        let results = self.results_due();
+        let exchange = if self.is_leaving() { None } else { self.exchanges.schedule.deadline(results) };
+        Time::earliest(&[first, exchange, self.jobs_deadline(), reexec])
     }
 
-    /// The host's identity as it is told.
+    /// The host's identity as servers are told it.
     pub fn sn(&self) -> &str {
         &self.identity.sn
     }
 
-    /// The definition an agent is started from, with what jobs gave laid over it.
+    /// The definition an agent is started from, with the environment and limits that jobs gave it.
     pub fn spec(&self, name: &str) -> Option<Spec> {
         self.agents.get(name)?.spec()
     }
 
-    /// Every agent's name and whether its main process is known to run.
+    /// Every agent.
     pub fn agents(&self) -> impl Iterator<Item = &Agent> {
         self.agents.values()
     }
@@ -251,7 +229,7 @@ impl State {
     /// the ids are known here.
     pub fn records(&self) -> Vec<Action> {
         let mut records = vec![Action::SaveSettings(self.settings.clone())];
-        // It could not be read at the start, and is not to be another one.
+        // An identity that could not be read at the start must not be replaced by another one.
         if !self.identity.sn.is_empty() {
             records.push(Action::SaveIdentity(self.identity.clone()));
         }
@@ -260,11 +238,11 @@ impl State {
                 records.push(Action::SaveAgent(Box::new(record.clone())));
             }
         }
-        records.extend(self.tasks.iter().map(|job| Action::SaveJob(Box::new(job.record.clone()))));
+        records.extend(self.jobs.open.iter().map(|job| Action::SaveJob(Box::new(job.record.clone()))));
         records
     }
 
-    /// The agent of this name; made, where there is none yet. `leftovers` as in `Agent::new`.
+    /// The agent of this name, a new one where there is none. `leftovers` as in `Agent::new`.
     fn agent(&mut self, name: &Name, leftovers: bool) -> &mut Agent {
         let record = || AgentRecord { name: name.clone(), ..AgentRecord::default() };
         let signed = self.options.signed;
@@ -272,23 +250,23 @@ impl State {
     }
 
     /// The open job with this id.
-    pub fn job(&self, id: &str) -> Option<&crate::model::job::Job> {
-        self.tasks.iter().find(|job| *job.record.id == *id)?.content.as_deref()
+    pub fn job(&self, id: &str) -> Option<&Job> {
+        self.jobs.get(id)?.content.as_deref()
     }
 
     /// The ids of the open jobs.
     pub fn job_ids(&self) -> impl Iterator<Item = &JobId> {
-        self.tasks.iter().map(|job| &job.record.id)
+        self.jobs.open.iter().map(|job| &job.record.id)
     }
 
     /// The record of the open job with this id.
     pub fn job_record(&self, id: &str) -> Option<&JobRecord> {
-        self.tasks.iter().map(|job| &job.record).find(|record| *record.id == *id)
+        self.jobs.get(id).map(|job| &job.record)
     }
 
-    /// What is to be kept below `packages/NAME/`; `None` while a job is at work there.
+    /// The files and directories to be kept below `packages/NAME/`; `None` while a job may change them.
     pub fn keeps(&self, name: &str) -> Option<Vec<Box<str>>> {
-        if self.tasks.iter().any(|job| *job.record.name == *name && job.record.phase != Phase::Done) {
+        if self.jobs.open.iter().any(|job| *job.record.name == *name && job.record.phase != Phase::Done) {
             return None;
         }
         let mut kept = Vec::new();
@@ -306,7 +284,7 @@ impl State {
         package.format.is_tar().then(|| package.package.clone())
     }
 
-    /// Everything that follows from a change anywhere: answers to people, jobs that go on, exchanges that are due.
+    /// Does what follows from a change anywhere: answers to clients, the next steps of jobs, exchanges that are due.
     fn follow(&mut self, now: Now, out: &mut Vec<Action>) {
         if self.shutdown.is_none() {
             self.follow_jobs(now, out);
@@ -316,13 +294,13 @@ impl State {
         self.follow_waiters(now, out);
         self.poll_soon(now);
         if self.shutdown.is_none() {
-            self.follow_talk(now, out);
+            self.follow_exchanges(now, out);
         } else if self.agents.values().all(|agent| agent.is_down()) || self.shutdown.is_some_and(|at| at <= now.time) {
             out.push(Action::Quit(0));
         }
     }
 
-    /// What is due at this moment.
+    /// Does what is due at this moment.
     fn due(&mut self, now: Now, out: &mut Vec<Action>) {
         self.step_agents(None, now, out, &mut |agent, context| {
             if agent.deadline().is_some_and(|at| at <= context.now) {
@@ -342,7 +320,7 @@ impl State {
         self.reexec_due(now, out);
     }
 
-    /// Lets one agent take a step, and notices when that changes its state.
+    /// Lets one agent take a step. When that changes its state, the servers are told soon.
     fn step_agent(
         &mut self,
         name: &str,
@@ -353,7 +331,8 @@ impl State {
         self.step_agents(Some(name), now, out, step);
     }
 
-    /// `turn` of one agent or of all. The kinds of step are many, so this is no generic code.
+    /// The same of one agent, or of all where there is no name. Not generic: the code would be there once for each of the
+    /// many callers.
     fn step_agents(
         &mut self,
         name: Option<&str>,
@@ -361,12 +340,13 @@ impl State {
         out: &mut Vec<Action>,
         step: &mut dyn FnMut(&mut Agent, &mut StepContext),
     ) {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         let (policy, boot_id, shutdown) = (self.options.policy, &self.options.boot_id, self.shutdown.is_some());
         let mut changed = false;
         let mut one = |agent: &mut Agent| {
             let before = agent.status();
-            step(agent, &mut StepContext { now: now.time, policy, boot_id, shutdown, out, reported: &mut told });
+            let reported = &mut reported;
+            step(agent, &mut StepContext { now: now.time, policy, boot_id, shutdown, out, reported });
             changed |= agent.status() != before;
         };
         match name {
@@ -374,25 +354,14 @@ impl State {
             None => self.agents.values_mut().for_each(&mut one),
         }
         if changed {
-            self.schedule.changed(now.time);
+            self.exchanges.schedule.changed(now.time);
         }
-        for (name, sentence) in told {
+        for (name, sentence) in reported {
             self.incident(name, &sentence, now);
         }
     }
 
-    /// Keeps a sentence for the next report.
-    fn incident(&mut self, name: Name, message: &str, now: Now) {
-        if self.incidents.len() >= INCIDENTS {
-            self.incidents.remove(0);
-            self.dropped_incidents += 1;
-            self.sent_incidents = self.sent_incidents.saturating_sub(1);
-        }
-        let message = crate::model::job::sanitize(message, crate::model::job::MESSAGE_MAX).into();
-        self.incidents.push(Incident { timestamp: now.wall, name, message });
-    }
-
-    /// A wall clock that was set is told, and changes nothing else.
+    /// Reports that the wall clock was set. It changes nothing else: all times here are of the monotonic one.
     fn watch_clock(&mut self, now: Now, out: &mut Vec<Action>) {
         let offset = now.wall as i64 - (now.time.0 / 1_000_000_000) as i64;
         if let Some(before) = self.clock.replace(offset) {
@@ -406,6 +375,7 @@ impl State {
         }
     }
 
+    /// Stops the daemon, alone or with all agents.
     fn shut_down(&mut self, how: Shutdown, now: Now, out: &mut Vec<Action>) {
         match how {
             Shutdown::Leave => out.push(Action::Quit(0)),
@@ -413,7 +383,7 @@ impl State {
                 let longest = self.agents.values().map(Agent::stopsecs).max();
                 self.shutdown = Some(now.time + longest.unwrap_or_default() + SHUTDOWN_MARGIN);
                 let waiters = std::mem::take(&mut self.waiters).into_iter().map(|waiter| waiter.client);
-                for client in waiters.chain(std::mem::take(&mut self.reporting)) {
+                for client in waiters.chain(self.exchanges.take_reporting()) {
                     answer(out, client, 1, format_args!("{ENDING}"));
                 }
                 let boot_id = self.options.boot_id.clone();
@@ -423,21 +393,14 @@ impl State {
             Shutdown::Stop => {}
         }
     }
-
-    fn phase_of(&self, id: &str) -> Option<Phase> {
-        self.job_record(id).map(|record| record.phase)
-    }
 }
-
-/// What is answered while the daemon is being stopped.
-pub const ENDING: &str = "the daemon is being stopped";
 
 /// Takes a name out of a list.
 fn take_out(names: &mut Vec<Name>, name: &str) {
     names.retain(|known| **known != *name);
 }
 
-/// Whether an agent's definition is a file of the operator's, which a server cannot take away.
+/// Whether an agent is defined by a file of the operator's, which no server can remove.
 fn is_file(agent: &Agent) -> bool {
     agent.origin() == Some(Origin::File)
 }

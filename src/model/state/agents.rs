@@ -1,4 +1,7 @@
-//! Agents as people and the configuration move them: commands, changed definitions, measurements.
+//! What moves agents from outside: commands of clients on the host, changed definitions, measurements.
+//!
+//! An order is recorded before it is carried out. A client is answered when its agent has reached what the client wants, or
+//! never will. What an agent does in its own states is in `model::agent`.
 
 use std::time::Duration;
 
@@ -14,10 +17,11 @@ use crate::model::record::{Phase, Wanted};
 use crate::model::report::Report;
 use crate::model::spec::Name;
 
-/// Polled limits are looked at no less often.
+/// The longest time between two looks at polled limits.
 const POLL: Duration = Duration::from_secs(10);
 
 impl State {
+    /// Carries out a command of a client on the host.
     pub(super) fn command(&mut self, client: Client, command: Command, now: Now, out: &mut Vec<Action>) {
         match command {
             Command::Start(_) | Command::Stop(_) | Command::Restart(_) | Command::Report | Command::Reexec
@@ -40,35 +44,32 @@ impl State {
                 answer(out, client, 1, format_args!("agent \"{name}\" {text}"));
             }
             Command::Start(name) => {
-                self.want(&name, Wanted::Up, now, out);
+                self.want(&name, Wanted::Up, out);
                 self.step_agent(&name, now, out, &mut |agent, context| agent.request_start(context));
                 self.wait_up(client, name);
             }
             Command::Restart(name) => {
-                self.want(&name, Wanted::Up, now, out);
+                self.want(&name, Wanted::Up, out);
                 self.step_agent(&name, now, out, &mut |agent, context| agent.request_restart(context));
-                self.wait_anew(&name);
+                self.wait_for_next_start(&name);
                 self.wait_up(client, name);
             }
             Command::Stop(name) => {
-                self.want(&name, Wanted::Down, now, out);
+                self.want(&name, Wanted::Down, out);
                 self.step_agent(&name, now, out, &mut |agent, context| agent.request_stop(context));
                 self.waiters.push(Waiter { client, name, goal: Goal::Down });
             }
-            Command::Report if !self.schedule.has_servers() => {
+            Command::Report if !self.exchanges.schedule.has_servers() => {
                 let text = "there is no server to report to: set svrlist in the configuration";
                 let text = self.options.closed.as_deref().unwrap_or(text);
                 answer(out, client, 1, format_args!("{text}"));
             }
-            Command::Report => {
-                self.reporting.push(client);
-                self.schedule.hurry();
-            }
+            Command::Report => self.exchanges.report_for(client),
             Command::Jobs => {
                 let entries = self.entries(now);
                 out.push(Action::AnswerJobs(client, entries));
             }
-            Command::Reexec => self.reexec(Some(client), now, out),
+            Command::Reexec => self.request_reexec(Some(client), now, out),
         }
     }
 
@@ -78,52 +79,59 @@ impl State {
         answer(out, client, 1, format_args!("no agent \"{name}\"; {known}{names}"));
     }
 
+    /// A client has closed its connection, and waits for nothing any more.
     pub(super) fn client_gone(&mut self, client: Client) {
         self.waiters.retain(|waiter| waiter.client != client);
-        self.reporting.retain(|waiting| *waiting != client);
+        self.exchanges.client_gone(client);
         self.measuring.clients.retain(|(waiting, _)| *waiting != client);
-        if let Some(reexec) = &mut self.reexec {
-            reexec.clients.retain(|waiting| *waiting != client);
-        }
+        self.reexec.client_gone(client);
     }
 
-    /// Remembers what an agent should be, before anything is done about it.
-    pub(super) fn want(&mut self, name: &str, wanted: Wanted, _now: Now, out: &mut Vec<Action>) {
-        let Some(agent) = self.agents.get_mut(name) else { return };
+    /// Records whether an agent should run, before anything is done about it.
+    pub(super) fn want(&mut self, name: &str, wanted: Wanted, out: &mut Vec<Action>) {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return log(out, Level::Warn, format_args!("agent \"{name}\": it is ordered, and there is none, ignored"));
+        };
         if agent.record.wanted != Some(wanted) {
             agent.record.wanted = Some(wanted);
             out.push(Action::SaveAgent(Box::new(agent.record.clone())));
         }
     }
 
+    /// Lets a client wait until the agent that it ordered up has run for long enough.
     fn wait_up(&mut self, client: Client, name: Name) {
         let lasting = self.startsecs(&name);
         let goal = self.goal_up(&name, lasting, false);
         self.waiters.push(Waiter { client, name, goal });
     }
 
+    /// How long a start of the agent must last to count as one.
     pub(super) fn startsecs(&self, name: &str) -> Duration {
         let definition = self.agents.get(name).and_then(|agent| agent.definition.as_ref());
         definition.map_or(Duration::ZERO, |definition| definition.spec.startsecs)
     }
 
-    /// The goal of an agent that was just ordered up: the start that runs or is to come.
-    pub(super) fn goal_up(&self, name: &str, lasting: Duration, healthy: bool) -> Goal {
-        let generation = self.agents.get(name).map_or(0, |agent| match agent.state {
+    /// The number of the start of an agent that runs, or else is to come.
+    fn next_start(&self, name: &str) -> u32 {
+        self.agents.get(name).map_or(0, |agent| match agent.state {
             AgentState::Starting | AgentState::Forking { .. } | AgentState::Running { .. } => agent.generation,
             AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Stopping(_) => {
                 agent.generation + 1
             }
-        });
-        Goal::Up { generation, lasting, healthy }
+        })
     }
 
-    /// Whoever waits for an earlier start of the agent waits for the one that was ordered now.
-    fn wait_anew(&mut self, name: &str) {
-        let Goal::Up { generation: next, .. } = self.goal_up(name, Duration::ZERO, false) else { return };
+    /// The goal of an agent that was just ordered up.
+    pub(super) fn goal_up(&self, name: &str, lasting: Duration, healthy: bool) -> Goal {
+        Goal::Up { generation: self.next_start(name), lasting, healthy }
+    }
+
+    /// Lets all who wait for an earlier start of the agent wait for the one that was ordered now.
+    fn wait_for_next_start(&mut self, name: &str) {
+        let next = self.next_start(name);
         let waiters = self.waiters.iter_mut().filter(|waiter| *waiter.name == *name).map(|waiter| &mut waiter.goal);
-        let tasks = self.tasks.iter_mut().filter(|job| *job.record.name == *name).filter_map(|job| job.goal.as_mut());
-        for goal in waiters.chain(tasks) {
+        let jobs = self.jobs.open.iter_mut().filter(|job| *job.record.name == *name);
+        for goal in waiters.chain(jobs.filter_map(|job| job.goal.as_mut())) {
             if let Goal::Up { generation, .. } = goal {
                 *generation = next;
             }
@@ -147,7 +155,7 @@ impl State {
             Goal::Up { generation, lasting, healthy } => match &agent.state {
                 AgentState::Running { since, .. } if agent.generation == generation => {
                     if healthy && !agent.is_healthy() {
-                        // Until its check has passed once, or has failed too often and ended it: no time of ours.
+                        // No deadline: its check passes once, or fails too often and ends the agent.
                         Progress::Wait(None)
                     } else if now.since(*since) < lasting {
                         Progress::Wait(Some(*since + lasting))
@@ -169,6 +177,7 @@ impl State {
         }
     }
 
+    /// When to look at an agent's progress again, unless an event comes before.
     pub(super) fn wait_until(&self, name: &str, goal: Goal) -> Option<Time> {
         match self.progress(name, goal, Time::default()) {
             Progress::Wait(at) => at,
@@ -176,7 +185,7 @@ impl State {
         }
     }
 
-    /// Answers those whose agent has come where they wanted it, or never will.
+    /// Answers clients whose agent has reached what they wait for, or never will.
     pub(super) fn follow_waiters(&mut self, now: Now, out: &mut Vec<Action>) {
         let mut waiters = std::mem::take(&mut self.waiters);
         waiters.retain(|waiter| {
@@ -195,7 +204,7 @@ impl State {
         self.waiters = waiters;
     }
 
-    /// Takes definitions that were read again: new agents start, changed ones start anew, those without any stop.
+    /// Takes definitions that were read again: new agents start, changed ones restart, those without a definition stop.
     pub(super) fn redefine(&mut self, good: Vec<Definition>, problems: &[Box<str>], now: Now, out: &mut Vec<Action>) {
         for problem in problems {
             log(out, Level::Error, format_args!("{problem}"));
@@ -212,7 +221,7 @@ impl State {
         }
     }
 
-    /// Gives an agent a definition; what is unchanged is not touched.
+    /// Gives an agent a definition. One that is unchanged has no effect.
     fn define(&mut self, definition: Definition, now: Now, out: &mut Vec<Action>) {
         let name = definition.spec.name.clone();
         take_out(&mut self.leaving, &name);
@@ -234,25 +243,22 @@ impl State {
         self.refresh(&name, now, out);
     }
 
-    /// An agent that an earlier daemon started by a definition that is another one now starts anew, unless a job is about
-    /// to put a package in its place; then when that has ended.
-    pub(super) fn renew_outdated(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
-        let replaced = |job: &OpenJob| {
+    /// Restarts an agent that an earlier daemon started by another definition. While a job changes the agent's package, this
+    /// waits for the end of the job.
+    pub(super) fn restart_outdated(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+        let replacing = |job: &OpenJob| {
             let record = &job.record;
             let begun = matches!(record.phase, Phase::Installing | Phase::Starting | Phase::Settling);
             *record.name == *name && begun && matches!(&*record.action, "install" | "upgrade" | "uninstall")
         };
-        if self.agents.get(name).is_some_and(Agent::is_outdated) && !self.tasks.iter().any(replaced) {
-            log(
-                out,
-                Level::Info,
-                format_args!("agent \"{name}\": the definition changed while no daemon was watching"),
-            );
+        if self.agents.get(name).is_some_and(Agent::is_outdated) && !self.jobs.open.iter().any(replacing) {
+            let text = "the definition changed while no daemon was watching";
+            log(out, Level::Info, format_args!("agent \"{name}\": {text}"));
             self.refresh(name, now, out);
         }
     }
 
-    /// Something in the definition, environment or limits of an agent changed: it runs with the new ones.
+    /// Has an agent run with its new definition, environment or limits.
     pub(super) fn refresh(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
         self.step_agent(name, now, out, &mut |agent, context| match (&agent.state, agent.wanted()) {
             (AgentState::Down, Wanted::Up) if agent.is_fresh() => agent.request_start(context),
@@ -269,28 +275,34 @@ impl State {
             (AgentState::Waiting { .. } | AgentState::Fatal, _) => agent.reset_failures(context),
             (_, Wanted::Down) => agent.request_stop(context),
         });
-        self.wait_anew(name);
+        self.wait_for_next_start(name);
     }
 
-    /// An agent has no definition any more: it is stopped and then forgotten.
+    /// Stops an agent that has no definition any more, to be forgotten then.
     pub(super) fn leave(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
         if !self.leaving.iter().any(|leaving| **leaving == *name) {
-            log(out, Level::Info, format_args!("agent \"{name}\": no definition any more, leaving"));
+            log(out, Level::Info, format_args!("agent \"{name}\": no definition any more, stopped and then forgotten"));
             self.leaving.push(name.into());
             self.step_agent(name, now, out, &mut |agent, context| agent.request_stop(context));
         }
     }
 
-    /// An agent for which no source has a definition leaves. One that a job brought stays as it is: what is recorded of
-    /// it cannot be read just now, or a job is about to bring it.
+    /// Lets an agent go for which no source has a definition. It stays while a record or a job says that it is to have one:
+    /// then the definition cannot be read at present, or the job is about to bring it.
     pub(super) fn forget_undefined(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
         if self.unread.definitions || self.is_unread(name) {
             return;
         }
-        let Some(agent) = self.agents.get_mut(name) else { return };
+        let Some(agent) = self.agents.get_mut(name) else {
+            return log(
+                out,
+                Level::Warn,
+                format_args!("agent \"{name}\": it has no definition, and there is none, ignored"),
+            );
+        };
         let recorded = agent.record.definition.is_some() || agent.record.package.is_some();
-        let expected = self.tasks.iter().any(|job| *job.record.name == *name && !job.has_ended());
-        self.awaited |= expected;
+        let expected = self.jobs.open.iter().any(|job| *job.record.name == *name && !job.has_ended());
+        self.jobs.reload_on_release |= expected;
         match (recorded || expected, agent.origin()) {
             (true, Some(Origin::File)) if !expected => {
                 self.step_agent(name, now, out, &mut |agent, context| agent.request_stop(context));
@@ -303,6 +315,7 @@ impl State {
         }
     }
 
+    /// Forgets agents without a definition of which nothing is left.
     pub(super) fn follow_leaving(&mut self, out: &mut Vec<Action>) {
         let agents = &mut self.agents;
         self.leaving.retain(|name| {
@@ -315,7 +328,7 @@ impl State {
         });
     }
 
-    /// Asks for a measurement, once for all who want it.
+    /// Asks for a measurement, unless one is under way.
     pub(super) fn measure(&mut self, out: &mut Vec<Action>) {
         if !self.measuring.asked {
             self.measuring.asked = true;
@@ -330,6 +343,7 @@ impl State {
         }
     }
 
+    /// Gives a measurement to all who asked for it.
     pub(super) fn measured(&mut self, usages: Vec<Usage>, now: Now, out: &mut Vec<Action>) {
         let measuring = std::mem::take(&mut self.measuring);
         for usage in usages {
@@ -359,12 +373,12 @@ impl State {
             version: self.options.version.clone(),
             uptime: now.time.since(self.began),
             timestamp: now.wall,
-            step: self.schedule.step(),
+            step: self.exchanges.schedule.step(),
             agents,
             sn: self.identity.sn.clone(),
             boot_id: self.options.boot_id.clone(),
-            events: self.incidents.clone(),
-            silence: self.schedule.silence(now.time),
+            events: self.incidents.list().to_vec(),
+            silence: self.exchanges.schedule.silence(now.time),
             troubles: Vec::new(),
         }
     }

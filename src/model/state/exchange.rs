@@ -1,147 +1,102 @@
-//! Talking with the servers: which exchange is due, what it says, what its answer means.
+//! Exchanges with the servers: which one is due, what it sends, and what its answer means.
+//!
+//! `model::schedule` says when to talk and to whom; this file says what about. The result of a job is sent until a server
+//! has taken it, and an incident likewise. A job comes in with the answer to a status, and goes to `jobs`.
 
-use super::{State, ENDED_JOBS, OPEN_JOBS};
+use super::{State, OPEN_JOBS};
 use crate::kernel::{Level, Time};
-use crate::model::event::{answer, log, Action, Message, Now, Reply};
+use crate::model::event::{answer, log, Action, Client, Message, Now, Reply};
 use crate::model::job::{Job, JobId, Outcome, RejectedJob};
 use crate::model::record::Phase;
-use crate::model::schedule::{ExchangeKind, Round, Server};
+use crate::model::schedule::{ExchangeKind, ExchangeSchedule, Round, Server};
 use crate::text::count;
 
 /// Results in one exchange.
 const BATCH: usize = 64;
 
-impl State {
-    /// When the earliest result wants to be sent.
-    pub(super) fn results_due(&self) -> Option<Time> {
-        self.tasks.iter().filter_map(|job| job.send_at()).min()
+/// What is wrong with the answer of a server on trial that does not speak the whole protocol.
+pub(super) const NO_ERRCODE: &str = "its answer holds no integer errcode";
+
+/// Exchanges with the servers, and who waits for one.
+#[derive(Clone, Debug)]
+pub(super) struct Exchanges {
+    /// When to talk and to whom.
+    pub schedule: ExchangeSchedule,
+    /// The jobs whose results are in the exchange that is under way.
+    sent_results: Vec<JobId>,
+    /// The server that answered last; empty before the first answer.
+    last_server: Box<str>,
+    /// What was wrong with the last good answer to a status. It is in the log already.
+    logged_problems: Vec<(Level, String)>,
+    /// Clients that wait until a server has taken a report.
+    reporting: Vec<Client>,
+}
+
+impl Exchanges {
+    /// None so far.
+    pub fn new(schedule: ExchangeSchedule) -> Exchanges {
+        let (sent_results, logged_problems, reporting) = (Vec::new(), Vec::new(), Vec::new());
+        Exchanges { schedule, sent_results, last_server: "".into(), logged_problems, reporting }
     }
 
-    /// Starts the exchange that is due, if any.
-    pub(super) fn follow_talk(&mut self, now: Now, out: &mut Vec<Action>) {
-        // A measurement under way is a status that is about to be sent; an image that is leaving begins nothing new.
-        if self.measuring.report.is_some() || self.is_leaving() {
+    /// A client wants a report sent now, and waits until a server has taken it.
+    pub fn report_for(&mut self, client: Client) {
+        self.reporting.push(client);
+        self.schedule.hurry();
+    }
+
+    /// Clients that wait until a server has taken a report.
+    pub fn reporting(&self) -> &[Client] {
+        &self.reporting
+    }
+
+    /// The same; they wait no more.
+    pub fn take_reporting(&mut self) -> Vec<Client> {
+        std::mem::take(&mut self.reporting)
+    }
+
+    /// This client waits no more.
+    pub fn client_gone(&mut self, client: Client) {
+        self.reporting.retain(|waiting| *waiting != client);
+    }
+
+    /// Whether the exchange that is under way sends results.
+    #[cfg(test)]
+    pub fn sends_results(&self) -> bool {
+        !self.sent_results.is_empty()
+    }
+
+    /// Logs that a server answers or does not, once for each change.
+    fn log_answer(&mut self, server: &str, good: bool, reply: &Reply, out: &mut Vec<Action>) {
+        let first = good && *self.last_server != *server;
+        if first {
+            self.last_server = server.into();
+        }
+        if !self.schedule.is_news(server, good) {
+            if first {
+                log(out, Level::Info, format_args!("server {server}: answers"));
+            }
             return;
         }
-        let results = self.results_due().is_some_and(|at| at <= now.time);
-        match self.schedule.next(now.time, results) {
-            Some((ExchangeKind::Results, server)) => {
-                let batch = self.batch(now);
-                self.sent_results = batch.iter().map(|(id, _)| id.clone()).collect();
-                out.push(Action::Exchange(server, Message::Results(batch)));
-            }
-            Some((ExchangeKind::Status | ExchangeKind::Trial, server)) => {
-                self.measuring.report = Some(server);
-                self.measure(out);
-            }
-            None if !self.reporting.is_empty() && !self.schedule.is_hurried() => {
-                for client in std::mem::take(&mut self.reporting) {
-                    let why = "each has asked to be left alone for a while";
-                    answer(out, client, 1, format_args!("no server took the report: {why}"));
-                }
-            }
-            None => {}
+        match reply {
+            Reply::Failed { reason, .. } => log(out, Level::Warn, format_args!("server {server}: {reason}")),
+            _ if good => log(out, Level::Info, format_args!("server {server}: answers again")),
+            _ => log(out, Level::Warn, format_args!("server {server}: {NO_ERRCODE}")),
         }
     }
 
-    /// The results that are due: one that was refused in a batch goes alone.
-    fn batch(&self, now: Now) -> Vec<(JobId, Outcome)> {
-        let mut batch = Vec::new();
-        for (alone, most) in [(false, BATCH), (true, 1)] {
-            for job in &self.tasks {
-                let due = job.alone() == alone && job.send_at().is_some_and(|at| at <= now.time);
-                if let (true, Some(outcome)) = (due && batch.len() < most, &job.record.outcome) {
-                    batch.push((job.record.id.clone(), outcome.clone()));
-                }
+    /// Logs what is wrong with an answer, unless it was wrong with the one before.
+    fn log_problems(&mut self, problems: Vec<(Level, String)>, out: &mut Vec<Action>) {
+        for (level, text) in &problems {
+            if !self.logged_problems.iter().any(|(_, logged)| logged == text) {
+                log(out, *level, format_args!("{text}"));
             }
         }
-        batch
+        self.logged_problems = problems;
     }
 
-    /// Sends a status, now that everything was measured.
-    pub(super) fn send_status(&mut self, server: Server, now: Now, out: &mut Vec<Action>) {
-        let mut report = self.report(None, now);
-        if self.dropped_incidents > 0 {
-            let message = format!("{} dropped", count(self.dropped_incidents, "earlier event")).into();
-            let timestamp = report.events.first().map_or(now.wall, |first| first.timestamp);
-            report.events.insert(0, crate::model::report::Incident { timestamp, name: "bootagent".into(), message });
-        }
-        (self.sent_incidents, self.sent_drops) = (self.incidents.len(), self.dropped_incidents);
-        out.push(Action::Exchange(server, Message::Status(Box::new(report))));
-    }
-
-    /// Takes the answer to the exchange that was under way.
-    pub(super) fn replied(&mut self, reply: Reply, now: Now, out: &mut Vec<Action>) {
-        let server = self.schedule.asking().cloned();
-        let (good, retry_after) = match &reply {
-            Reply::Jobs { .. } | Reply::Taken | Reply::NotTaken(_) => (true, None),
-            Reply::Failed { retry_after, .. } => (false, *retry_after),
-        };
-        // On trial a server must speak the protocol whole: an integer errcode.
-        let on_trial = self.schedule.on_trial();
-        let good = good && !(on_trial && matches!(reply, Reply::Jobs { errcode: None, .. }));
-        let (talk, round) = self.schedule.answered(good, retry_after, now.time);
-        if good {
-            self.proven(now, out);
-        }
-        let Some(talk) = talk else { return };
-        let name = server.as_ref().map_or("", |server| &*server.base);
-        let first = good && *self.last_server != *name;
-        if first {
-            self.last_server = name.into();
-        }
-        if self.schedule.is_news(name, good) {
-            match &reply {
-                Reply::Failed { reason, .. } => log(out, Level::Warn, format_args!("server {name}: {reason}")),
-                _ => log(out, Level::Info, format_args!("server {name}: answers again")),
-            }
-        } else if first {
-            log(out, Level::Info, format_args!("server {name}: answers"));
-        }
-        match talk {
-            ExchangeKind::Status | ExchangeKind::Trial => {
-                if good {
-                    self.incidents.drain(..self.sent_incidents.min(self.incidents.len()));
-                    self.dropped_incidents -= self.sent_drops.min(self.dropped_incidents);
-                }
-                if round != Round::Next {
-                    self.sent_incidents = 0;
-                    self.answer_reporters(good, name, &reply, out);
-                }
-                if talk == ExchangeKind::Trial && round != Round::Next {
-                    self.tried(good, name, &reply, now, out);
-                }
-                if let (true, Reply::Jobs { errcode, jobs }) = (good, reply) {
-                    let mut wrong: Vec<(Level, String)> = Vec::new();
-                    if let Some(errcode) = errcode.filter(|errcode| *errcode != 0) {
-                        wrong.push((Level::Warn, format!("server {name}: answers errcode {errcode}")));
-                    }
-                    self.receive(jobs, name, &mut wrong, now, out);
-                    for (level, text) in &wrong {
-                        if !self.said_problems.iter().any(|(_, said)| said == text) {
-                            log(out, *level, format_args!("{text}"));
-                        }
-                    }
-                    self.said_problems = wrong;
-                }
-            }
-            ExchangeKind::Results => {
-                let sent = std::mem::take(&mut self.sent_results);
-                match reply {
-                    Reply::Taken => sent.iter().for_each(|id| self.taken(id, out)),
-                    Reply::NotTaken(why) => {
-                        log(out, Level::Warn, format_args!("server {name}: results not taken: {why}"));
-                        self.schedule.results_refused();
-                        self.not_taken(&sent, now);
-                    }
-                    Reply::Failed { .. } | Reply::Jobs { .. } => {}
-                }
-            }
-        }
-    }
-
-    fn answer_reporters(&mut self, good: bool, server: &str, reply: &Reply, out: &mut Vec<Action>) {
-        for client in std::mem::take(&mut self.reporting) {
+    fn answer_reporting(&mut self, good: bool, server: &str, reply: &Reply, out: &mut Vec<Action>) {
+        for client in self.take_reporting() {
             match reply {
                 _ if good => answer(out, client, 0, format_args!("reported to {server}")),
                 Reply::Failed { reason, .. } => {
@@ -151,17 +106,140 @@ impl State {
             }
         }
     }
+}
 
-    /// Takes the jobs of a reply; what is `wrong` with it comes again with the next one, and is said once.
+impl State {
+    /// When the earliest result wants to be sent.
+    pub(super) fn results_due(&self) -> Option<Time> {
+        self.jobs.open.iter().filter_map(|job| job.send_at()).min()
+    }
+
+    /// Starts the exchange that is due, if any.
+    pub(super) fn follow_exchanges(&mut self, now: Now, out: &mut Vec<Action>) {
+        // A measurement under way is a status that is about to be sent. Before a reexec no exchange begins.
+        if self.measuring.report.is_some() || self.is_leaving() {
+            return;
+        }
+        let results = self.results_due().is_some_and(|at| at <= now.time);
+        match self.exchanges.schedule.next(now.time, results) {
+            Some((ExchangeKind::Results, server)) => {
+                let results = self.due_results(now);
+                self.exchanges.sent_results = results.iter().map(|(id, _)| id.clone()).collect();
+                out.push(Action::Exchange(server, Message::Results(results)));
+            }
+            Some((ExchangeKind::Status | ExchangeKind::Trial, server)) => {
+                self.measuring.report = Some(server);
+                self.measure(out);
+            }
+            None if !self.exchanges.schedule.is_hurried() => {
+                for client in self.exchanges.take_reporting() {
+                    let why = "each has asked to be left alone for a while";
+                    answer(out, client, 1, format_args!("no server took the report: {why}"));
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The results that are due, as many as one exchange may hold. A result that was refused in a batch goes alone.
+    fn due_results(&self, now: Now) -> Vec<(JobId, Outcome)> {
+        let mut results = Vec::new();
+        for (alone, most) in [(false, BATCH), (true, 1)] {
+            for job in &self.jobs.open {
+                let due = job.is_sent_alone() == alone && job.send_at().is_some_and(|at| at <= now.time);
+                if let (true, Some(outcome)) = (due && results.len() < most, &job.record.outcome) {
+                    results.push((job.record.id.clone(), outcome.clone()));
+                }
+            }
+        }
+        results
+    }
+
+    /// Sends a status, now that everything was measured.
+    pub(super) fn send_status(&mut self, server: Server, now: Now, out: &mut Vec<Action>) {
+        let mut report = self.report(None, now);
+        report.events = self.incidents.send(now);
+        out.push(Action::Exchange(server, Message::Status(Box::new(report))));
+    }
+
+    /// Takes the answer to the exchange that was under way.
+    pub(super) fn replied(&mut self, reply: Reply, now: Now, out: &mut Vec<Action>) {
+        let schedule = &mut self.exchanges.schedule;
+        let server = schedule.asking().map_or("".into(), |server| server.base.clone());
+        let (good, retry_after) = match &reply {
+            // A server on trial must speak the whole protocol, an integer errcode included.
+            Reply::Jobs { errcode: None, .. } => (!schedule.on_trial(), None),
+            Reply::Jobs { .. } | Reply::Taken | Reply::NotTaken(_) => (true, None),
+            Reply::Failed { retry_after, .. } => (false, *retry_after),
+        };
+        let (kind, round) = schedule.answered(good, retry_after, now.time);
+        if good {
+            self.binary_proved(now, out);
+        }
+        let Some(kind) = kind else {
+            return log(out, Level::Warn, format_args!("a server's answer came without an exchange, and is ignored"));
+        };
+        self.exchanges.log_answer(&server, good, &reply, out);
+        match kind {
+            ExchangeKind::Status | ExchangeKind::Trial => self.status_replied(kind, round, &server, reply, now, out),
+            ExchangeKind::Results => self.results_replied(&server, reply, now, out),
+        }
+    }
+
+    /// Takes the answer to a status.
+    fn status_replied(
+        &mut self,
+        kind: ExchangeKind,
+        round: Round,
+        server: &str,
+        reply: Reply,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        let good = round == Round::Good;
+        if good {
+            self.incidents.taken();
+        }
+        if round != Round::Next {
+            self.exchanges.answer_reporting(good, server, &reply, out);
+            if kind == ExchangeKind::Trial {
+                self.server_list_tried(good, server, &reply, now, out);
+            }
+        }
+        if let (true, Reply::Jobs { errcode, jobs }) = (good, reply) {
+            let mut problems: Vec<(Level, String)> = Vec::new();
+            if let Some(errcode) = errcode.filter(|errcode| *errcode != 0) {
+                problems.push((Level::Warn, format!("server {server}: answers errcode {errcode}")));
+            }
+            self.receive(jobs, server, &mut problems, now, out);
+            self.exchanges.log_problems(problems, out);
+        }
+    }
+
+    /// Takes the answer to results.
+    fn results_replied(&mut self, server: &str, reply: Reply, now: Now, out: &mut Vec<Action>) {
+        let sent = std::mem::take(&mut self.exchanges.sent_results);
+        match reply {
+            Reply::Taken => sent.iter().for_each(|id| self.result_taken(id, out)),
+            Reply::NotTaken(why) => {
+                log(out, Level::Warn, format_args!("server {server}: results not taken: {why}"));
+                self.exchanges.schedule.results_refused();
+                self.results_not_taken(&sent, now, out);
+            }
+            Reply::Failed { .. } | Reply::Jobs { .. } => {}
+        }
+    }
+
+    /// Takes the jobs of an answer. What is wrong with it is added to `problems`, as it comes again with every answer.
     fn receive(
         &mut self,
         jobs: Vec<Result<Job, RejectedJob>>,
         server: &str,
-        wrong: &mut Vec<(Level, String)>,
+        problems: &mut Vec<(Level, String)>,
         now: Now,
         out: &mut Vec<Action>,
     ) {
-        let (mut left, mut unread) = (0, 0);
+        let (mut too_many, mut unread) = (0, 0);
         for job in jobs {
             let id = match &job {
                 Ok(job) => Some(&job.id),
@@ -169,73 +247,57 @@ impl State {
             };
             let Some(id) = id else {
                 if let Err(rejected) = job {
-                    wrong.push((Level::Error, format!("server {server}: {rejected}")));
+                    problems.push((Level::Error, format!("server {server}: {rejected}")));
                 }
                 continue;
             };
-            if self.is_known(id) {
-                let id = id.clone();
-                self.repeated(&id, now, out);
+            if self.jobs.is_known(id) {
+                self.offered_again(id, now, out);
             } else if self.must_wait(&job) {
                 unread += 1;
-            } else if self.tasks.len() >= OPEN_JOBS {
-                left += 1;
+            } else if self.jobs.open.len() >= OPEN_JOBS {
+                too_many += 1;
             } else {
                 self.accept(job, now, out);
             }
         }
-        let left_over = |jobs, why| format!("{} left for the servers to offer again: {why}", count(jobs, "job"));
+        let not_taken = |jobs, why| format!("{} left for the servers to offer again: {why}", count(jobs, "job"));
         if unread > 0 {
-            wrong.push((Level::Error, left_over(unread, "there are records that cannot be read")));
+            problems.push((Level::Error, not_taken(unread, "there are records that cannot be read")));
         }
-        if left > 0 {
-            wrong.push((Level::Warn, left_over(left, &format!("{OPEN_JOBS} are open"))));
-        }
-    }
-
-    fn is_known(&self, id: &str) -> bool {
-        self.ledger.contains_key(id) || self.phase_of(id).is_some()
-    }
-
-    /// A job came again: it is not run again, and counts as fresh.
-    fn repeated(&mut self, id: &str, now: Now, out: &mut Vec<Action>) {
-        if let Some(job) = self.tasks.iter_mut().find(|job| *job.record.id == *id) {
-            job.send_again(now.time);
-            return;
-        }
-        let fresh = self.next_seq;
-        if let Some(rank) = self.ledger.get_mut(id) {
-            // Only one that comes nearer to being forgotten is worth a write.
-            if *rank + (ENDED_JOBS as u64) / 2 < fresh {
-                *rank = fresh;
-                self.next_seq += 1;
-                out.push(Action::TouchJob(id.into(), fresh));
-            }
+        if too_many > 0 {
+            problems.push((Level::Warn, not_taken(too_many, &format!("{OPEN_JOBS} are open"))));
         }
     }
 
-    /// The server has a result: the job is over.
-    fn taken(&mut self, id: &str, out: &mut Vec<Action>) {
-        let Some(index) = self.tasks.iter().position(|job| *job.record.id == *id) else { return };
-        let mut record = self.tasks.remove(index).record;
+    /// A server offers a job that was received before. It is not run again; the server has not got its result, or has lost it.
+    fn offered_again(&mut self, id: &JobId, now: Now, out: &mut Vec<Action>) {
+        if let Some(index) = self.jobs.index(id) {
+            self.jobs.open[index].send_again(now.time);
+        } else if let Some(rank) = self.jobs.touch(id) {
+            out.push(Action::TouchJob(id.clone(), rank));
+        }
+    }
+
+    /// A server has taken the result of a job: only its id is remembered from now on.
+    fn result_taken(&mut self, id: &JobId, out: &mut Vec<Action>) {
+        let Some(index) = self.expect_job(id, "its result was taken", out) else { return };
+        let mut record = self.jobs.open.remove(index).record;
         record.phase = Phase::Taken;
-        self.ledger.insert(record.id.clone(), record.seq);
+        self.jobs.remember(&record);
         out.push(Action::SaveJob(Box::new(record)));
-        while self.ledger.len() > ENDED_JOBS {
-            let Some(oldest) = self.ledger.iter().min_by_key(|(_, rank)| **rank).map(|(id, _)| id.clone()) else {
-                break;
-            };
-            self.ledger.remove(&oldest);
+        while let Some(oldest) = self.jobs.forget_oldest() {
             out.push(Action::RemoveJob(oldest));
         }
     }
 
-    /// The server answered, but did not take these results: each goes alone, and one that was alone waits.
-    fn not_taken(&mut self, sent: &[JobId], now: Now) {
+    /// A server has answered, but did not take these results. Each goes alone now, as the fault may be another's; one that
+    /// was alone already waits.
+    fn results_not_taken(&mut self, sent: &[JobId], now: Now, out: &mut Vec<Action>) {
         for id in sent {
-            let Some(index) = self.tasks.iter().position(|job| job.record.id == *id) else { continue };
-            let wait = self.schedule.backoff(self.tasks[index].refusals() + 1);
-            self.tasks[index].refused(sent.len() > 1, now.time + wait);
+            let Some(index) = self.expect_job(id, "its result was refused", out) else { continue };
+            let wait = self.exchanges.schedule.backoff(self.jobs.open[index].refusals() + 1);
+            self.jobs.open[index].result_refused(sent.len() > 1, now.time + wait);
         }
     }
 }

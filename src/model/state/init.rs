@@ -1,5 +1,12 @@
-//! How a state begins: by what the daemon was told at its start, and by what it found on the host.
+//! How a state begins: with the options of the daemon, and with what its start recovered on the host.
+//!
+//! Agents that run are taken over, those that should run and do not are started, and open jobs continue where their
+//! records say. What is read from the host comes in; this file reads nothing itself.
 
+use super::exchange::Exchanges;
+use super::incidents::Incidents;
+use super::jobs::JobQueue;
+use super::reexec::Reexec;
 use super::{Measuring, Options, Recovered, State};
 use crate::kernel::{Level, Process, Time};
 use crate::model::agent::Agent;
@@ -11,70 +18,61 @@ use crate::sorted_map::SortedMap;
 
 impl State {
     /// The state of a host at the daemon's start, and what to do first.
-    pub fn new(options: Options, mut found: Recovered, now: Now, out: &mut Vec<Action>) -> State {
-        let step = found.settings.step.unwrap_or(options.step);
-        let mut servers = (options.servers.clone(), found.given);
-        if options.closed.is_some() {
-            servers = (Vec::new(), Vec::new());
-        }
-        let mut pace = ExchangeSchedule::new(servers.0, servers.1, step, options.splay, options.seed, now.time);
-        pace.set_keyed(options.keyed);
+    pub fn new(options: Options, mut recovered: Recovered, now: Now, out: &mut Vec<Action>) -> State {
+        let step = recovered.settings.step.unwrap_or(options.step);
+        let (default, given) = match options.closed {
+            Some(_) => (Vec::new(), Vec::new()),
+            None => (options.servers.clone(), recovered.given),
+        };
+        let mut schedule = ExchangeSchedule::new(default, given, step, options.splay, options.seed, now.time);
+        schedule.set_keyed(options.keyed);
         let mut state = State {
             options,
-            identity: found.identity,
-            settings: found.settings,
+            identity: recovered.identity,
+            settings: recovered.settings,
             began: now.time,
-            schedule: pace,
             agents: SortedMap::new(),
             leaving: Vec::new(),
-            released: Vec::new(),
-            awaited: false,
-            tasks: Vec::new(),
-            ledger: SortedMap::new(),
-            next_seq: 1,
+            jobs: JobQueue::new(recovered.leftovers && recovered.reexec.is_none()),
+            exchanges: Exchanges::new(schedule),
+            incidents: Incidents::default(),
             waiters: Vec::new(),
-            reporting: Vec::new(),
             measuring: Measuring::default(),
             poll_at: None,
-            incidents: Vec::new(),
-            dropped_incidents: 0,
-            sent_incidents: 0,
-            sent_drops: 0,
-            sent_results: Vec::new(),
-            last_server: "".into(),
-            said_problems: Vec::new(),
             clock: None,
             shutdown: None,
-            unrecordable: false,
-            interrupted: found.leftovers && found.reexec.is_none(),
-            reexec: None,
-            brought_by: None,
-            trial: None,
-            undone: found.undone,
-            unread: found.unread,
+            reexec: Reexec::new(recovered.undone),
+            unread: recovered.unread,
         };
         state.watch_clock(now, out);
-        if !state.schedule.has_servers() && state.options.closed.is_none() {
+        if !state.exchanges.schedule.has_servers() && state.options.closed.is_none() {
             log(out, Level::Info, format_args!("no svrlist, so nothing is reported and no job taken"));
         }
-        for (name, sentence) in found.damage {
+        for (name, sentence) in recovered.damage {
             log(out, Level::Error, format_args!("{sentence}"));
             state.incident(name, &sentence, now);
         }
         let signed = state.options.signed;
-        for record in found.agents {
-            state.agents.insert(record.name.clone(), Agent::new(record, None, found.leftovers, signed));
+        for record in recovered.agents {
+            state.agents.insert(record.name.clone(), Agent::new(record, None, recovered.leftovers, signed));
         }
-        for definition in best(found.definitions) {
+        for definition in best(recovered.definitions) {
             let name = definition.spec.name.clone();
-            state.agent(&name, found.leftovers).define(Some(definition));
+            state.agent(&name, recovered.leftovers).define(Some(definition));
         }
         state.keep_unread(out);
-        state.hold_jobs(&mut found.jobs);
-        state.load_jobs(found.jobs, found.damaged_jobs, now, out);
-        state.resume_agents(found.runs, found.unrecorded, found.marked, found.reexec.is_some(), now, out);
-        if let Some(carried) = found.reexec {
-            state.continue_after_reexec(carried, now, out);
+        state.hold_jobs(&mut recovered.jobs);
+        state.load_jobs(recovered.jobs, recovered.damaged_jobs, now, out);
+        state.resume_agents(
+            recovered.runs,
+            recovered.unrecorded,
+            recovered.marked,
+            recovered.reexec.is_some(),
+            now,
+            out,
+        );
+        if let Some(before) = recovered.reexec {
+            state.continue_after_reexec(before, now, out);
         }
         state.follow(now, out);
         state
@@ -84,36 +82,36 @@ impl State {
     fn resume_agents(
         &mut self,
         runs: Vec<(RunRecord, bool)>,
-        strays: Vec<(Name, Option<(Process, Time)>)>,
+        unrecorded: Vec<(Name, Option<(Process, Time)>)>,
         marked: Vec<Name>,
         after_reexec: bool,
         now: Now,
         out: &mut Vec<Action>,
     ) {
-        // What runs and has no definition any more is an agent all the same, until it has been stopped.
+        // What runs without a definition is an agent nevertheless, until it has been stopped.
         let running = runs.iter().filter(|(_, alive)| *alive).map(|(run, _)| &run.name);
-        for name in running.chain(strays.iter().map(|(name, _)| name)).chain(&marked) {
+        for name in running.chain(unrecorded.iter().map(|(name, _)| name)).chain(&marked) {
             self.agent(name, true);
         }
         for (run, alive) in runs {
-            // Of an agent that went while no daemon lived: what it did is nothing to one of its name that comes later.
+            // The agent was removed while no daemon ran: its record says nothing about a later agent of the same name.
             if !self.agents.contains_key(&run.name) {
                 if !self.unread.all {
                     out.push(Action::RemoveAgent(run.name));
                 }
                 continue;
             }
-            let more = strays.iter().any(|(name, _)| *name == run.name);
+            let more = unrecorded.iter().any(|(name, _)| *name == run.name);
             self.step_agent(&run.name.clone(), now, out, &mut |agent, context| {
                 agent.resume(&run, alive, more, context);
                 if after_reexec && alive {
-                    // It never was without its daemon: no news for the server.
+                    // Its daemon never ended, so that there is nothing to report.
                     context.reported.clear();
                 }
             });
         }
-        for (name, main) in strays.into_iter().chain(marked.into_iter().map(|name| (name, None))) {
-            // They may be as they should be, and known to a record.
+        for (name, main) in unrecorded.into_iter().chain(marked.into_iter().map(|name| (name, None))) {
+            // A record that cannot be read may say that these processes are as they should be.
             if main.is_none() && self.is_unread(&name) {
                 continue;
             }
@@ -124,7 +122,7 @@ impl State {
             if self.is_unread(&name) {
                 continue;
             }
-            self.renew_outdated(&name, now, out);
+            self.restart_outdated(&name, now, out);
             self.step_agent(&name, now, out, &mut |agent, context| match agent.wanted() {
                 Wanted::Up => agent.start_if_new(context),
                 Wanted::Down => agent.request_stop(context),
@@ -136,7 +134,7 @@ impl State {
     }
 }
 
-/// Of several definitions for one agent the one that counts: a file before a job's before the package's own.
+/// Keeps the definition that counts of each agent: that of a file, else of a job, else of the package itself.
 pub(super) fn best(mut definitions: Vec<Definition>) -> Vec<Definition> {
     definitions.sort_unstable_by(|a, b| (&a.spec.name, a.origin).cmp(&(&b.spec.name, b.origin)));
     let mut best: Vec<Definition> = Vec::new();

@@ -1,12 +1,14 @@
-//! Jobs on their way from receipt to result: which one's turn it is, and what each waits for.
+//! Jobs from receipt to result: whose turn it is, and what is due.
 //!
-//! What a job does is a plan (`model::plan`). `receive` takes jobs in, this file gives them their turn, `run` takes them through
-//! their plans, and `step` says what each step begins and when it is done, with `download`, `package`, `tools` and `own`.
-//! What a job found before it changed anything stays in its record until the end, as the way back leads there.
+//! What a job does is a plan (`model::plan`). `receive` takes jobs in, `queue` holds them, this file begins them in their turn,
+//! `run` takes them through their plans, and `step` says what each step begins and when it is done, with `download`,
+//! `package`, `tools` and `own`. What a job found before it changed anything stays in its record until its end, as an undo
+//! restores it.
 
 mod download;
 mod own;
 mod package;
+mod queue;
 mod receive;
 mod run;
 mod step;
@@ -16,23 +18,29 @@ mod tools;
 use std::mem::discriminant;
 
 use super::State;
-use crate::kernel::Time;
-use crate::model::event::{Action, Now};
-use crate::model::job::{Code, Job, JobAction};
+use crate::kernel::{Level, Time};
+use crate::model::event::{log, Action, Now};
+use crate::model::job::{Code, Job, JobAction, JobId};
 use crate::model::plan::{Direction, Plan, Step};
 use crate::model::record::{JobRecord, Phase};
 use crate::model::trust;
 use open_job::Activity;
 pub(super) use open_job::OpenJob;
+pub(super) use queue::JobQueue;
 use run::{Run, StepResult};
 pub(super) use step::Answer;
 
 impl State {
-    fn index(&self, id: &str) -> Option<usize> {
-        self.tasks.iter().position(|job| *job.record.id == *id)
+    /// Where an open job is that must be there, as `event` says what came of something it began. One that is not is logged.
+    pub(super) fn expect_job(&self, id: &JobId, event: &str, out: &mut Vec<Action>) -> Option<usize> {
+        let index = self.jobs.index(id);
+        if index.is_none() {
+            log(out, Level::Warn, format_args!("job \"{id}\": {event}, and it is not open, ignored"));
+        }
+        index
     }
 
-    /// The plan of a job that has begun.
+    /// The plan of a job that has begun; `None`: there is no such job.
     fn plan(&self, job: &Job, record: &JobRecord) -> Option<&'static Plan> {
         let had = record.before.as_ref().and_then(|before| before.package.as_ref());
         let same = record.package.as_ref().filter(|package| had == Some(package)).is_some_and(|package| {
@@ -42,31 +50,31 @@ impl State {
         Plan::of(job, same)
     }
 
-    /// Lets every job go on that can.
+    /// Lets every job continue that can.
     pub(super) fn follow_jobs(&mut self, now: Now, out: &mut Vec<Action>) {
         let mut index = 0;
-        while index < self.tasks.len() {
-            let before = (discriminant(&self.tasks[index].activity), self.tasks[index].record.step);
+        while index < self.jobs.open.len() {
+            let before = (discriminant(&self.jobs.open[index].activity), self.jobs.open[index].record.step);
             self.follow_job(index, now, out);
-            // What it does now may be done already, or may be begun at once.
-            if before == (discriminant(&self.tasks[index].activity), self.tasks[index].record.step) {
+            // If something has changed, the same job may continue at once.
+            if before == (discriminant(&self.jobs.open[index].activity), self.jobs.open[index].record.step) {
                 index += 1;
             }
         }
-        if !self.released.is_empty() && std::mem::take(&mut self.awaited) {
+        if !self.jobs.released.is_empty() && std::mem::take(&mut self.jobs.reload_on_release) {
             out.push(Action::Reload);
         }
-        for name in std::mem::take(&mut self.released) {
-            self.renew_outdated(&name, now, out);
+        for name in std::mem::take(&mut self.jobs.released) {
+            self.restart_outdated(&name, now, out);
         }
     }
 
     fn follow_job(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        // An agent that ends with the daemon says nothing about a job: the next daemon goes on with it.
+        // An agent that ends with the daemon says nothing about a job: the next daemon continues it.
         if self.shutdown.is_some() || self.is_held(index) {
             return;
         }
-        let job = &self.tasks[index];
+        let job = &self.jobs.open[index];
         match &job.activity {
             Activity::Queued => self.follow_queued(index, now, out),
             Activity::WaitingForSlot => self.follow_slot(index, now, out),
@@ -77,26 +85,27 @@ impl State {
         }
     }
 
-    /// Whether a job waits until it is known what must be signed: it has not put anything in its place yet.
+    /// Whether a job waits until it is known what must be signed. A job that has put something in its place does not wait.
     pub(super) fn is_held(&self, index: usize) -> bool {
-        let job = &self.tasks[index];
+        let job = &self.jobs.open[index];
         self.options.closed.is_some() && job.record.phase <= Phase::Installing && !job.goes_back()
     }
 
     /// Whether a package is being verified or unpacked.
     pub(super) fn is_unpacking(&self) -> bool {
         let steps = [Step::Verify, Step::Unpack, Step::Install];
-        self.tasks.iter().any(|job| steps.iter().any(|step| job.is_at(*step)))
+        self.jobs.open.iter().any(|job| steps.iter().any(|step| job.is_at(*step)))
     }
 
-    /// Whether no earlier job for the same agent is still to end.
+    /// Whether every earlier job for the same agent has ended.
     fn is_first(&self, index: usize) -> bool {
-        let name = self.tasks[index].name();
-        self.tasks[..index].iter().all(|earlier| earlier.name() != name || earlier.has_ended())
+        let name = self.jobs.open[index].name();
+        self.jobs.open[..index].iter().all(|earlier| earlier.name() != name || earlier.has_ended())
     }
 
+    /// Resumes or begins a job that waits for its turn, or ends it when it has expired.
     fn follow_queued(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        let job = &self.tasks[index];
+        let job = &self.jobs.open[index];
         if job.record.phase != Phase::Received {
             self.run(index, now, out, |run| run.resume());
         } else if job.expires_at().is_some_and(|at| at <= now.time) {
@@ -106,23 +115,24 @@ impl State {
         }
     }
 
-    /// Ends what was queued for the same agent before the job at `index`, if that makes it pointless.
+    /// Ends jobs for the same agent that wait before the job at `index`, if this one makes them pointless.
     fn cancel_queued(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        let job = &self.tasks[index];
+        let job = &self.jobs.open[index];
         if !matches!(job.action(), Some(JobAction::Stop | JobAction::Uninstall)) || job.is_own() {
             return;
         }
         let (text, name) = (format!("cancelled by job \"{}\"", job.record.id), job.name().clone());
         for other in 0..index {
-            if self.tasks[other].is_waiting() && *self.tasks[other].name() == name {
+            if self.jobs.open[other].is_waiting() && *self.jobs.open[other].name() == name {
                 self.finish(other, Code::Expired, &text, now, out);
             }
         }
     }
 
+    /// When the first job continues by itself.
     pub(super) fn jobs_deadline(&self) -> Option<Time> {
         let mut first = self.fetch_turn().map(|(_, until)| until);
-        for (index, job) in self.tasks.iter().enumerate().filter(|(index, _)| !self.is_held(*index)) {
+        for (index, job) in self.jobs.open.iter().enumerate().filter(|(index, _)| !self.is_held(*index)) {
             first = Time::earliest(&[first, job.deadline(&self.identity.sn, self.is_first(index))]);
             if let Some(goal) = job.goal.filter(|_| job.is_at(Step::Settle)) {
                 first = Time::earliest(&[first, self.wait_until(job.name(), goal)]);
@@ -131,11 +141,12 @@ impl State {
         first
     }
 
+    /// Does what is due of jobs at this moment.
     pub(super) fn jobs_due(&mut self, now: Now, out: &mut Vec<Action>) {
         self.proof_due(now, out);
         self.fetch_turn_due(now, out);
-        for index in 0..self.tasks.len() {
-            let job = &mut self.tasks[index];
+        for index in 0..self.jobs.open.len() {
+            let job = &mut self.jobs.open[index];
             match &job.activity {
                 Activity::SaveAgain(at) if *at <= now.time => {
                     job.activity = Activity::Saving;
@@ -150,15 +161,15 @@ impl State {
 }
 
 impl Run<'_> {
-    /// The job's turn has come: it begins with the first step of its plan, or ends with why it has none.
+    /// Begins the job with the first step of its plan, or ends it with the reason why it has none.
     fn begin_job(&mut self) -> StepResult {
         let Some(job) = self.job.content.clone() else { return self.misfit() };
         if let Some(why) = self.objection(&job) {
             return StepResult::End(Code::Refused, format!("refused: {why}"));
         }
         let ready = if self.job.is_own() { self.begin_own(&job) } else { self.begin_for_agent(&job) };
-        if let Err(over) = ready {
-            return over;
+        if let Err(end) = ready {
+            return end;
         }
         let plan = self.state.plan(&job, &self.job.record);
         match plan.and_then(|plan| Some((plan, plan.first(Direction::Forward)?))) {
@@ -170,8 +181,8 @@ impl Run<'_> {
         }
     }
 
-    /// Why a job is refused before anything is done for it, where packages must be signed. What a package's own definition
-    /// names is known when that is here.
+    /// Why a job is refused before anything is done for it, where packages must be signed. A definition inside of a package
+    /// is judged once the package is on the host.
     fn objection(&self, job: &Job) -> Option<String> {
         if !self.state.options.signed {
             return None;
@@ -180,11 +191,10 @@ impl Run<'_> {
         let packaged =
             matches!(job.action, JobAction::Install(_) | JobAction::Upgrade(_)) && !agent.is_some_and(super::is_file);
         let defined = agent.filter(|_| !packaged || self.job.is_own());
-        let names = || trust::env_objection(job.envs.as_ref(), defined?.definition.as_ref());
-        trust::objection(job).or_else(names)
+        trust::objection(job).or_else(|| trust::env_objection(job.envs.as_ref(), defined?.definition.as_ref()))
     }
 
-    /// What an order finds of its agent; `Err`: it ends with that.
+    /// Notes what the job finds of its agent; `Err`: the job ends with that.
     fn begin_for_agent(&mut self, job: &Job) -> Result<(), StepResult> {
         let name = &job.name;
         let known = self.state.agents.get(name).filter(|_| !self.state.leaving.contains(name));

@@ -1,4 +1,6 @@
-//! What a state begins with: what the daemon was told at its start, and what it found on the host.
+//! What a state begins with: the options of the daemon, and what its start recovered on the host.
+//!
+//! `daemon::startup` fills these in; `init` makes the state of them. Nothing here is changed later.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use crate::model::restart::Policy;
 use crate::model::schedule::Server;
 use crate::model::spec::Name;
 
-/// What the daemon was told at its start.
+/// What the daemon's configuration and its host say at its start.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// gethostname(2), or the configured name.
@@ -38,9 +40,9 @@ pub struct Options {
     pub packages: Box<str>,
     /// Only signed packages may be installed.
     pub signed: bool,
-    /// Exchanges are signed, so that nothing counts that is outside of a signature.
+    /// Exchanges are signed: what a server says outside of its signature is ignored.
     pub keyed: bool,
-    /// Why there are neither exchanges nor jobs, where there must be none.
+    /// Why there are neither exchanges nor jobs; `None`: there are.
     pub closed: Option<Box<str>>,
     /// The installed binary.
     pub program: Box<str>,
@@ -74,7 +76,7 @@ impl Default for Times {
     }
 }
 
-/// What was found on the host at the daemon's start.
+/// What the daemon's start recovered on the host.
 #[derive(Clone, Debug, Default)]
 pub struct Recovered {
     /// Who this host is.
@@ -89,12 +91,12 @@ pub struct Recovered {
     pub agents: Vec<AgentRecord>,
     /// The records of jobs, each with the job read back from its text while it is not done.
     pub jobs: Vec<(JobRecord, Option<Rc<Job>>)>,
-    /// What an earlier daemon of this boot noted of each agent, and whether its main process is still alive.
+    /// What an earlier daemon of this boot recorded of each agent's run, and whether its main process is still alive.
     pub runs: Vec<(RunRecord, bool)>,
-    /// What runs of an agent although no record says so: the likely main process and when that was started, if any can
-    /// be told to be it.
+    /// Agents of which processes run although no record says so: the likely main process and when it was started, if one of
+    /// them can be recognized as it.
     pub unrecorded: Vec<(Name, Option<(Process, Time)>)>,
-    /// Agents that only environments of processes tell of: what runs is ended, and nothing waits for it.
+    /// Agents that are known only from the environment of their processes: these are ended, and nothing waits for it.
     pub marked: Vec<Name>,
     /// Sentences about records that could not be read, for the log and the server.
     pub damage: Vec<(Name, Box<str>)>,
@@ -102,10 +104,10 @@ pub struct Recovered {
     pub damaged_jobs: Vec<JobId>,
     /// Records that are there and cannot be read just now.
     pub unread: Unreadable,
-    /// Another daemon lived in this boot: processes of it may be about.
+    /// Another daemon ran in this boot: its processes may still run.
     pub leftovers: bool,
-    /// What the image before this one left.
+    /// What the binary left that executed this one.
     pub reexec: Option<ReexecState>,
-    /// Why the watcher of a new image brought this one back.
+    /// Why the watcher of a new binary executed this one again.
     pub undone: Option<Box<str>>,
 }

@@ -1,9 +1,9 @@
-//! Another image of the daemon in the place of this one: tried first, and executed when nothing is half done.
+//! Reexec: the daemon executes a new binary of itself, which keeps the process and with it all agents as children.
 //!
-//! The new binary's `version` and `check` run as package tools do, with a deadline; what fails refuses the reexec and
-//! changes nothing. Then nothing new is begun until exchanges, starts and stops under way have ended: their outcome is in
-//! records, from which the new image goes on as after any daemon's end, except that agents stay its children and
-//! that `Carried` says what records do not.
+//! First the new binary's `version` and `check` run as package tools do, with a deadline; a binary that fails them is
+//! refused, and nothing is changed. Then nothing new begins until the exchanges, starts and stops under way have ended, as
+//! their outcome is in records then. The new binary continues from these records as after any end of a daemon;
+//! `ReexecState` holds what no record does.
 
 use std::time::Duration;
 
@@ -19,72 +19,126 @@ use crate::model::reexec_state::ReexecState;
 /// How long `version` and how long `check` may take.
 const TRY: Duration = Duration::from_secs(10);
 
-/// How long what is half done is waited for: an exchange takes 35 s at most.
+/// How long the exec waits for what is under way: an exchange takes 35 s at most.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// The same for an image that goes back to the one before: its watcher does not wait much longer.
+/// The same for a binary on trial that gives its place back: its watcher does not wait much longer.
 const LITTLE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// An image that is to take our place.
-#[derive(Clone, Debug)]
+/// The reexec that is to come, and how this binary came to be executed.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Reexec {
+    pending: Option<Pending>,
+    /// The job that had this binary executed.
+    brought_by: Option<JobId>,
+    /// This binary is on trial until then.
+    pub trial: Option<Time>,
+    /// Why the watcher of a new binary executed this one again.
+    pub undone: Option<Box<str>>,
+}
+
+/// A reexec that is to come.
+#[derive(Clone, Debug)]
+struct Pending {
     program: Box<str>,
-    /// Who waits for it on the host.
-    pub clients: Vec<Client>,
+    /// Clients on the host that wait for it.
+    clients: Vec<Client>,
     /// The job that ordered it.
     job: Option<JobId>,
-    /// It is on trial until so long after it was executed.
+    /// The new binary is on trial for so long after the exec.
     trial: Option<Duration>,
     stage: Stage,
 }
 
-/// How far it has come.
+/// How far a reexec has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Its `version` runs, and is killed at that time (again, when it is late already).
+    /// The new binary's `version` runs, and is killed at that time; again when it is `late` already.
     Version { until: Time, late: bool },
     /// The same of its `check`.
     Check { until: Time, late: bool },
-    /// It is good; the job that ordered it writes that down.
+    /// The binary is good; the job that ordered it has this recorded.
     Good,
-    /// It is executed when nothing is half done, at that time at the latest.
+    /// The binary is executed when nothing is under way, at that time at the latest.
     Waiting(Time),
-    /// It is being executed.
+    /// The binary is being executed.
     Leaving,
 }
 
 impl Reexec {
+    /// None is to come; `undone`: why the watcher of a new binary executed this one again.
+    pub fn new(undone: Option<Box<str>>) -> Reexec {
+        Reexec { undone, ..Reexec::default() }
+    }
+
+    /// When something is due; `quiet`: nothing is under way that the exec waits for.
     pub fn deadline(&self, quiet: bool) -> Option<Time> {
-        match self.stage {
+        match self.pending.as_ref()?.stage {
             Stage::Waiting(_) if quiet => Some(Time::default()),
             Stage::Version { until, .. } | Stage::Check { until, .. } | Stage::Waiting(until) => Some(until),
             Stage::Good | Stage::Leaving => None,
         }
     }
+
+    /// Whether this job had this binary executed.
+    pub fn is_by(&self, job: &JobId) -> bool {
+        self.brought_by.as_ref() == Some(job)
+    }
+
+    /// Whether a reexec is to come.
+    pub fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Whether the new binary that this job ordered has proved good, so that the job may have this recorded.
+    pub fn is_good_for(&self, job: &str) -> bool {
+        let good = |pending: &Pending| pending.stage == Stage::Good && pending.job.as_deref() == Some(job);
+        self.pending.as_ref().is_some_and(good)
+    }
+
+    /// This client waits no more.
+    pub fn client_gone(&mut self, client: Client) {
+        if let Some(pending) = &mut self.pending {
+            pending.clients.retain(|waiting| *waiting != client);
+        }
+    }
+
+    /// Nothing more has to be recorded before the new binary is executed.
+    pub fn recorded(&mut self, now: Now) {
+        if let Some(pending) = &mut self.pending {
+            pending.stage = Stage::Waiting(now.time + PATIENCE);
+        }
+    }
+
+    /// Gives the place back to `program`, the installed binary, which ran before this one.
+    pub fn go_back(&mut self, program: Box<str>, job: JobId, now: Now) {
+        let stage = Stage::Waiting(now.time + LITTLE_PATIENCE);
+        self.pending = Some(Pending { program, clients: Vec::new(), job: Some(job), trial: None, stage });
+    }
 }
 
 impl State {
-    /// What the next image is to know beside the records.
+    /// What the new binary is to know beside the records; `until`: it is on trial until then.
     pub fn reexec_state(&self, until: Option<Time>) -> ReexecState {
-        let reexec = self.reexec.as_ref();
+        let pending = self.reexec.pending.as_ref();
         ReexecState {
             began: self.began,
-            times: self.schedule.times(),
-            incidents: self.incidents.clone(),
-            dropped_incidents: self.dropped_incidents,
-            interrupted: self.interrupted,
-            clients: reexec.map_or(Vec::new(), |reexec| reexec.clients.clone()),
-            job: reexec.and_then(|reexec| reexec.job.clone()),
+            times: self.exchanges.schedule.times(),
+            incidents: self.incidents.list().to_vec(),
+            dropped_incidents: self.incidents.dropped(),
+            interrupted: self.jobs.interrupted,
+            clients: pending.map_or(Vec::new(), |pending| pending.clients.clone()),
+            job: pending.and_then(|pending| pending.job.clone()),
             until,
         }
     }
 
-    /// Who waits for something else than a new image, as commands that go on where these are.
+    /// Clients that wait for something else than the reexec, each with the command by which the new binary lets it wait on.
     pub fn waiting(&self) -> Vec<(Client, Command)> {
         let mut waiting = Vec::new();
         for waiter in &self.waiters {
             let name = waiter.name.clone();
-            let stops = |life: &AgentState| matches!(life, AgentState::Stopping(_));
+            let stops = |state: &AgentState| matches!(state, AgentState::Stopping(_));
             let command = match waiter.goal {
                 Goal::Down => Command::Stop(name),
                 Goal::Up { .. } if self.agents.get(&name).is_some_and(|agent| stops(&agent.state)) => {
@@ -94,39 +148,36 @@ impl State {
             };
             waiting.push((waiter.client, command));
         }
-        waiting.extend(self.reporting.iter().map(|client| (*client, Command::Report)));
+        waiting.extend(self.exchanges.reporting().iter().map(|client| (*client, Command::Report)));
         let measuring = self.measuring.clients.iter();
         waiting.extend(measuring.map(|(client, name)| (*client, Command::Status(name.clone()))));
         waiting
     }
 
-    /// Goes on as the image before this one.
-    pub(super) fn continue_after_reexec(&mut self, carried: ReexecState, now: Now, out: &mut Vec<Action>) {
-        self.began = carried.began;
-        self.schedule.go_on(carried.times, now.time);
-        // What was told meanwhile comes after what was told before.
-        let later = std::mem::replace(&mut self.incidents, carried.incidents);
-        self.incidents.extend(later);
-        self.dropped_incidents = carried.dropped_incidents;
-        self.interrupted |= carried.interrupted;
-        for client in carried.clients {
+    /// Continues where the binary was that executed this one.
+    pub(super) fn continue_after_reexec(&mut self, state: ReexecState, now: Now, out: &mut Vec<Action>) {
+        self.began = state.began;
+        self.exchanges.schedule.go_on(state.times, now.time);
+        self.incidents.prepend(state.incidents, state.dropped_incidents);
+        self.jobs.interrupted |= state.interrupted;
+        for client in state.clients {
             answer(out, client, 0, format_args!("{} runs", self.options.version));
         }
-        (self.brought_by, self.trial) = (carried.job, carried.until);
-        if self.trial.is_some() {
-            self.schedule.hurry();
+        (self.reexec.brought_by, self.reexec.trial) = (state.job, state.until);
+        if self.reexec.trial.is_some() {
+            self.exchanges.schedule.hurry();
         }
     }
 
-    /// Somebody on the host wants the installed binary in our place.
-    pub(super) fn reexec(&mut self, client: Option<Client>, now: Now, out: &mut Vec<Action>) {
-        let refused = match &mut self.reexec {
-            Some(reexec) if reexec.program == self.options.program => {
-                return reexec.clients.extend(client);
-            }
+    /// The operator wants the installed binary executed; `client` waits for it, if there is one.
+    pub(super) fn request_reexec(&mut self, client: Option<Client>, now: Now, out: &mut Vec<Action>) {
+        let refused = match &mut self.reexec.pending {
+            Some(pending) if pending.program == self.options.program => return pending.clients.extend(client),
             _ if self.shutdown.is_some() => "the daemon is being stopped",
             Some(_) => "an upgrade of the daemon is under way",
-            None if self.trial.is_some() => "this binary is itself on trial; wait for its first exchange with a server",
+            None if self.reexec.trial.is_some() => {
+                "this binary is itself on trial; wait for its first exchange with a server"
+            }
             None => {
                 let program = self.options.program.clone();
                 return self.try_binary(program, client, None, None, now, out);
@@ -138,7 +189,7 @@ impl State {
         }
     }
 
-    /// Tries a binary that is to take our place.
+    /// Tries a binary that is to be executed; `trial`: how long it is on trial then.
     pub(super) fn try_binary(
         &mut self,
         program: Box<str>,
@@ -150,35 +201,27 @@ impl State {
     ) {
         let argv = vec![program.clone(), "version".into()];
         let stage = Stage::Version { until: now.time + TRY, late: false };
-        self.reexec = Some(Reexec { program, clients: client.into_iter().collect(), job, trial, stage });
+        self.reexec.pending = Some(Pending { program, clients: client.into_iter().collect(), job, trial, stage });
         out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
     }
 
-    /// Goes back to the installed binary, which ran before this one.
-    pub(super) fn reexec_back(&mut self, job: JobId, now: Now) {
-        let stage = Stage::Waiting(now.time + LITTLE_PATIENCE);
-        let program = self.options.program.clone();
-        self.reexec = Some(Reexec { program, clients: Vec::new(), job: Some(job), trial: None, stage });
-    }
-
-    /// Whether another image is being tried, or about to take our place.
-    pub(super) fn is_reexecing(&self) -> bool {
-        self.reexec.is_some()
-    }
-
-    /// Whether nothing new may be begun, as another image is about to take our place.
+    /// Whether nothing new may begin, as a new binary is about to be executed.
     pub(super) fn is_leaving(&self) -> bool {
-        self.reexec.as_ref().is_some_and(|reexec| matches!(reexec.stage, Stage::Waiting(_) | Stage::Leaving))
+        let stage = self.reexec.pending.as_ref().map(|pending| pending.stage);
+        matches!(stage, Some(Stage::Waiting(_) | Stage::Leaving))
     }
 
     /// The new binary's `version` or `check` has ended.
     pub(super) fn reexec_tried(&mut self, exit: Exit, output: &str, now: Now, out: &mut Vec<Action>) {
         let config = self.options.config.clone();
-        let Some(reexec) = &mut self.reexec else { return };
-        let (word, late) = match reexec.stage {
+        // A shutdown gives the reexec up before the end of what it kills comes here.
+        let Some(pending) = &mut self.reexec.pending else { return };
+        let (word, late) = match pending.stage {
             Stage::Version { late, .. } => ("version", late),
             Stage::Check { late, .. } => ("check", late),
-            Stage::Good | Stage::Waiting(_) | Stage::Leaving => return,
+            Stage::Good | Stage::Waiting(_) | Stage::Leaving => {
+                return log(out, Level::Warn, format_args!("reexec: a program ended that it does not run, ignored"));
+            }
         };
         let version = output.lines().find_map(|line| line.strip_prefix("bootagent-"));
         let why = match exit {
@@ -188,85 +231,73 @@ impl State {
             _ => format!("{exit}: {output}"),
         };
         if !why.is_empty() {
-            let text = format!("\"{} {word}\" {why}", reexec.program);
+            let text = format!("\"{} {word}\" {why}", pending.program);
             return self.not_reexeced(&sanitize(&text, MESSAGE_MAX), now, out);
         }
         if word == "version" {
-            reexec.stage = Stage::Check { until: now.time + TRY, late: false };
-            let argv = vec![reexec.program.clone(), "-c".into(), config, "check".into()];
+            pending.stage = Stage::Check { until: now.time + TRY, late: false };
+            let argv = vec![pending.program.clone(), "-c".into(), config, "check".into()];
             let version = version.and_then(|version| version.split_whitespace().next()).unwrap_or_default();
             let version = format!("bootagent-{}", sanitize(version, 60)).into();
-            if let Some(job) = reexec.job.clone() {
-                self.found_version(&job, version);
+            if let Some(job) = pending.job.clone() {
+                self.note_version(&job, version, out);
             }
             return out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
         }
-        reexec.stage = Stage::Good;
-        match reexec.job.clone() {
+        pending.stage = Stage::Good;
+        match pending.job.clone() {
             Some(job) => self.binary_is_good(&job, now, out),
-            None => self.reexec_recorded(now),
+            None => self.reexec.recorded(now),
         }
-    }
-
-    /// Nothing more has to be written down before the new binary is executed.
-    pub(super) fn reexec_recorded(&mut self, now: Now) {
-        if let Some(reexec) = &mut self.reexec {
-            reexec.stage = Stage::Waiting(now.time + PATIENCE);
-        }
-    }
-
-    /// Whether the job's new binary has proved good, and the job may say so in its record.
-    pub(super) fn is_good_for(&self, job: &str) -> bool {
-        let good = |reexec: &Reexec| reexec.stage == Stage::Good && reexec.job.as_deref() == Some(job);
-        self.reexec.as_ref().is_some_and(good)
     }
 
     /// The new binary is not executed, or cannot be.
     pub(super) fn not_reexeced(&mut self, why: &str, now: Now, out: &mut Vec<Action>) {
-        let Some(reexec) = self.reexec.take() else { return };
+        let Some(pending) = self.reexec.pending.take() else {
+            return log(out, Level::Warn, format_args!("reexec: it failed, and none is under way, ignored: {why}"));
+        };
         log(out, Level::Error, format_args!("reexec refused, nothing is changed: {why}"));
-        for client in reexec.clients {
+        for client in pending.clients {
             answer(out, client, 1, format_args!("reexec refused: {why}"));
         }
-        if let Some(job) = reexec.job {
+        if let Some(job) = pending.job {
             self.binary_not_executed(&job, why, now, out);
         }
     }
 
-    /// Gives a new image up when the daemon is to end.
+    /// Gives the reexec up when the daemon is being stopped.
     pub(super) fn follow_reexec(&mut self, now: Now, out: &mut Vec<Action>) {
-        let Some(reexec) = &self.reexec else { return };
-        if self.shutdown.is_some() {
-            let trying = matches!(reexec.stage, Stage::Version { .. } | Stage::Check { .. });
-            out.extend(trying.then_some(Action::KillTool(ToolOwner::Reexec)));
-            self.not_reexeced("the daemon is being stopped", now, out);
-        }
+        let Some(pending) = self.reexec.pending.as_ref().filter(|_| self.shutdown.is_some()) else { return };
+        let trying = matches!(pending.stage, Stage::Version { .. } | Stage::Check { .. });
+        out.extend(trying.then_some(Action::KillTool(ToolOwner::Reexec)));
+        self.not_reexeced("the daemon is being stopped", now, out);
     }
 
     /// Whether the records say all there is to know.
     pub(super) fn is_quiet(&self) -> bool {
-        let moving = |life: &AgentState| {
-            matches!(life, AgentState::Starting | AgentState::Forking { .. } | AgentState::Stopping(_))
+        let moving = |state: &AgentState| {
+            matches!(state, AgentState::Starting | AgentState::Forking { .. } | AgentState::Stopping(_))
         };
-        let talking = self.schedule.asking().is_some() || self.measuring.report.is_some();
-        !talking && !self.is_unpacking() && !self.agents.values().any(|agent| moving(&agent.state))
+        let exchanging = self.exchanges.schedule.asking().is_some() || self.measuring.report.is_some();
+        !exchanging && !self.is_unpacking() && !self.agents.values().any(|agent| moving(&agent.state))
     }
 
-    /// Executes the new binary once nothing is half done: with a tick, which comes when every other event has been taken,
-    /// so that none is lost.
+    /// Executes the new binary once nothing is under way, and kills a trial that takes too long. A tick comes after every
+    /// other event, so that the exec loses none.
     pub(super) fn reexec_due(&mut self, now: Now, out: &mut Vec<Action>) {
         let quiet = self.is_quiet();
-        let Some(reexec) = &mut self.reexec else { return };
-        if matches!(reexec.stage, Stage::Waiting(until) if quiet || until <= now.time) {
-            reexec.stage = Stage::Leaving;
-            let until = reexec.trial.map(|trial| now.time + trial);
-            out.push(Action::Reexec(reexec.program.clone(), until));
-        }
-        if let Stage::Version { until, late } | Stage::Check { until, late } = &mut reexec.stage {
-            if *until <= now.time {
+        let Some(pending) = &mut self.reexec.pending else { return };
+        match &mut pending.stage {
+            Stage::Waiting(until) if quiet || *until <= now.time => {
+                pending.stage = Stage::Leaving;
+                let until = pending.trial.map(|trial| now.time + trial);
+                out.push(Action::Reexec(pending.program.clone(), until));
+            }
+            Stage::Version { until, late } | Stage::Check { until, late } if *until <= now.time => {
                 (*until, *late) = (now.time + KILL_INTERVAL, true);
                 out.push(Action::KillTool(ToolOwner::Reexec));
             }
+            Stage::Version { .. } | Stage::Check { .. } | Stage::Good | Stage::Waiting(_) | Stage::Leaving => {}
         }
     }
 }

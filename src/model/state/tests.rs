@@ -8,6 +8,7 @@ mod results;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use super::incidents::INCIDENTS;
 use super::*;
 use crate::kernel::{Exit, Pid, Process, Sig};
 use crate::model::agent::AgentState;
@@ -220,7 +221,7 @@ impl Bench {
 
     /// The server takes a status, if that is what it was asked, so that results may follow.
     fn hear(&mut self) {
-        if self.asks() && self.state.sent_results.is_empty() {
+        if self.asks() && !self.state.exchanges.sends_results() {
             self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
         }
     }
@@ -236,11 +237,11 @@ impl Bench {
     }
 
     fn reply_jobs(&mut self, jobs: Vec<Result<Job, RejectedJob>>) {
-        while self.asks() && !self.state.sent_results.is_empty() {
+        while self.asks() && self.state.exchanges.sends_results() {
             self.step(Event::Replied(Reply::Taken));
         }
         if !self.asks() {
-            self.state.schedule.hurry();
+            self.state.exchanges.schedule.hurry();
             self.step(Event::OrphanReaped);
         }
         self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs }));
@@ -248,7 +249,7 @@ impl Bench {
 
     /// Whether an answer of a server is awaited.
     fn asks(&self) -> bool {
-        self.state.schedule.asking().is_some()
+        self.state.exchanges.schedule.asking().is_some()
     }
 
     fn ends(&mut self, name: &str, exit: Exit) {
@@ -262,6 +263,10 @@ impl Bench {
 
     fn runs(&self, name: &str) -> bool {
         matches!(self.life(name), AgentState::Running { .. })
+    }
+
+    fn phase(&self, id: &str) -> Option<Phase> {
+        self.state.job_record(id).map(|record| record.phase)
     }
 
     fn code(&self, id: &str) -> Option<Code> {

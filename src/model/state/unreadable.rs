@@ -1,8 +1,8 @@
-//! Records that are there and could not be read when the daemon started, for want of descriptors or memory, or as the disk
-//! does not give them: their absence decides nothing.
+//! Records that are there and could not be read when the daemon started: descriptors or memory ran out, or the disk has a
+//! fault. Nothing is decided because such a record is missing.
 //!
-//! An agent with such a record goes on as it is, and is started by an order only; jobs for it are left for the server to
-//! offer again, and those on record wait. When everything can be read, the daemon begins anew in place (reexec).
+//! An agent with such a record stays as it is, and only an order starts it. New jobs for it are left for the server to offer
+//! again, and those on record wait. Once everything can be read, the daemon starts again in place (reexec).
 
 use super::{JobId, Name, State};
 use crate::kernel::Level;
@@ -10,16 +10,16 @@ use crate::model::event::{log, Action};
 use crate::model::job::{Job, RejectedJob};
 use crate::model::record::{JobRecord, Phase};
 
-/// What cannot be read just now.
+/// What cannot be read at present.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Unreadable {
-    /// A whole directory of records: there may be any agent and any job.
+    /// A whole directory of records, so that there may be a record of any agent and any job.
     pub all: bool,
-    /// Agents of which a record cannot be read; an empty name stands for the settings of the daemon.
+    /// Agents with a record that cannot be read; an empty name stands for the settings of the daemon.
     pub agents: Vec<Name>,
     /// Jobs whose records cannot be read.
     pub jobs: Vec<JobId>,
-    /// A file of definitions, with what was last good of it.
+    /// A file of definitions.
     pub definitions: bool,
 }
 
@@ -38,19 +38,19 @@ impl State {
         self.is_unread(name) || id.is_some_and(|id| self.unread.jobs.contains(id))
     }
 
-    /// Sets aside jobs of agents of which a record cannot be read: they are resumed when it can.
+    /// Sets aside jobs of agents with a record that cannot be read: they are resumed when it can be.
     pub(super) fn hold_jobs<T>(&mut self, jobs: &mut Vec<(JobRecord, T)>) {
         jobs.retain(|(record, _)| {
             let held = self.is_unread(&record.name) && record.phase < Phase::Done;
             if held {
-                self.next_seq = self.next_seq.max(record.seq + 1);
+                self.jobs.seen_seq(record.seq);
                 self.unread.jobs.push(record.id.clone());
             }
             !held
         });
     }
 
-    /// Agents of which there is nothing but a record that cannot be read are agents all the same.
+    /// Makes agents of those of which nothing but an unreadable record is known.
     pub(super) fn keep_unread(&mut self, out: &mut Vec<Action>) {
         for name in self.unread.agents.clone().into_iter().filter(|name| !name.is_empty()) {
             let text = "its record cannot be read: until it can be, it is started by an order only, and takes no jobs";

@@ -1,4 +1,7 @@
-//! Downloads: one at a time, tried again, given up.
+//! Downloads: one at a time, tried again after pauses, and given up after several attempts without progress.
+//!
+//! A helper fetches; this file judges what it reports, and shares the one slot: a slow download makes way for others, and
+//! continues after them where it was.
 
 use std::time::Duration;
 
@@ -10,13 +13,13 @@ use crate::model::job::Code;
 use crate::model::package::Digest;
 use crate::model::state::State;
 
-/// How long a download keeps others waiting: it goes on after them, where it was.
+/// How long a download may keep others waiting.
 const FETCH_TURN: Duration = Duration::from_secs(600);
 
-/// Download attempts in a row that bring nothing before it is given up.
+/// Download attempts in a row without progress after which the job fails.
 const FETCH_TRIES: u32 = 8;
 
-/// The longest pause between two of them; the first is 1 s.
+/// The longest pause between two attempts. The first is `Times::fetch`, and each is twice the one before.
 const FETCH_PAUSE: Duration = Duration::from_secs(60);
 
 impl State {
@@ -25,33 +28,33 @@ impl State {
         if self.is_leaving() || !self.is_next_to_fetch(index) {
             return;
         }
-        let job = &mut self.tasks[index];
-        (job.activity, job.context) = (Activity::Fetching, now.time);
+        let job = &mut self.jobs.open[index];
+        (job.activity, job.fetch_turn) = (Activity::Fetching, now.time);
         out.push(Action::Fetch(job.record.id.clone()));
     }
 
-    /// Whether nothing is fetched, and nobody has waited for longer.
+    /// Whether no download is at work, and no other has waited for longer.
     fn is_next_to_fetch(&self, index: usize) -> bool {
-        let context = self.tasks[index].context;
-        self.tasks.iter().all(|job| match job.activity {
+        let turn = self.jobs.open[index].fetch_turn;
+        self.jobs.open.iter().all(|job| match job.activity {
             Activity::Fetching => false,
-            Activity::WaitingForSlot => job.context >= context,
+            Activity::WaitingForSlot => job.fetch_turn >= turn,
             _ => true,
         })
     }
 
-    /// The download that others wait for, and when it is their turn.
+    /// The download that others wait for, and when it must make way.
     pub(super) fn fetch_turn(&self) -> Option<(usize, Time)> {
-        self.tasks.iter().find(|job| matches!(job.activity, Activity::WaitingForSlot))?;
-        let index = self.tasks.iter().position(|job| matches!(job.activity, Activity::Fetching))?;
-        Some((index, self.tasks[index].context + FETCH_TURN))
+        self.jobs.open.iter().find(|job| matches!(job.activity, Activity::WaitingForSlot))?;
+        let index = self.jobs.open.iter().position(|job| matches!(job.activity, Activity::Fetching))?;
+        Some((index, self.jobs.open[index].fetch_turn + FETCH_TURN))
     }
 
-    /// Cuts the download that has had its turn.
+    /// Cuts off the download that must make way.
     pub(super) fn fetch_turn_due(&mut self, now: Now, out: &mut Vec<Action>) {
         if let Some((index, _)) = self.fetch_turn().filter(|(_, until)| *until <= now.time) {
-            let job = &mut self.tasks[index];
-            job.context = now.time;
+            let job = &mut self.jobs.open[index];
+            job.fetch_turn = now.time;
             out.push(Action::StopFetch(job.record.id.clone()));
         }
     }
@@ -61,11 +64,12 @@ impl Run<'_> {
     /// A download attempt ended.
     pub fn fetched(&mut self, fetched: Fetched) -> StepResult {
         let Some(want) = self.job.source().map(|source| source.digest) else { return self.misfit() };
-        match judged(fetched, want) {
+        match with_doubt(fetched, want) {
             Fetched::Whole { digest, .. } if digest == want => StepResult::Done,
             Fetched::Whole { doubtful: true, .. } if !self.job.refetched => {
                 let id = self.id();
-                let text = format_args!("job \"{id}\": the download does not fit, once more from the start");
+                let text =
+                    format_args!("job \"{id}\": the digest of the download is wrong, fetched again from the start");
                 log(self.out, Level::Warn, text);
                 self.out.push(Action::RemoveDownload(id));
                 self.job.refetched = true;
@@ -88,9 +92,9 @@ impl Run<'_> {
         let doubled = self.state.options.times.fetch * (1 << self.job.tries.saturating_sub(1));
         let mut pause = doubled.min(FETCH_PAUSE);
         if let Some(seconds) = retry_after {
-            // Where exchanges are signed, what is not may ask for no more than we would wait of ourselves.
+            // Where exchanges are signed, an unsigned header may ask for no longer a pause than the daemon makes by itself.
             let most = if self.state.options.keyed { FETCH_PAUSE } else { Duration::MAX };
-            pause = pause.max(self.state.schedule.heeded(seconds).min(most));
+            pause = pause.max(self.state.exchanges.schedule.heeded(seconds).min(most));
         }
         let (id, wait) = (self.id(), Decimal::seconds(pause));
         let text = format_args!("job \"{id}\": download interrupted, tried again in {wait} s: {reason}");
@@ -99,11 +103,12 @@ impl Run<'_> {
     }
 }
 
-/// What may have been cut short, and does not fit, was: the next attempt goes on behind it.
-fn judged(fetched: Fetched, want: Digest) -> Fetched {
+/// What was fetched, unless its digest is wrong and its connection ended early: then it was cut short, and the next attempt
+/// continues behind it.
+fn with_doubt(fetched: Fetched, want: Digest) -> Fetched {
     match fetched {
         Fetched::Whole { digest, cut: true, .. } if digest != want => {
-            let reason = "the connection ended, and what has come does not fit".into();
+            let reason = "the connection ended, and the digest of what has come is wrong".into();
             Fetched::Cut { reason, progress: false, retry_after: None }
         }
         other => other,

@@ -1,4 +1,6 @@
-//! One open job: what is on record of it, what it waits for, and when it goes on by itself.
+//! One open job: its record, what it waits for, and when it continues by itself.
+//!
+//! The record is what survives the daemon. All else is known again when the job is resumed, or lost without harm.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -19,14 +21,14 @@ use crate::model::state::Goal;
 #[derive(Clone, Debug)]
 pub struct OpenJob {
     pub record: JobRecord,
-    /// The job; `None` once it is done, and for one that was refused as it came.
+    /// What the server ordered; `None` once the job has ended, and for one that was rejected as it came.
     pub content: Option<Rc<Job>>,
-    /// What it does, once it has begun.
+    /// What it does; empty before it has begun.
     pub plan: &'static Plan,
     pub activity: Activity,
-    /// It was begun by an earlier daemon: what its step does may have been done already.
+    /// An earlier daemon had it: what its step does may have been done already.
     pub resumed: bool,
-    /// Its record has been on disk.
+    /// Its record is on disk, perhaps as of an earlier step.
     pub recorded: bool,
     /// Its package was verified by this daemon, with the keys that are trusted now.
     pub verified: bool,
@@ -34,21 +36,23 @@ pub struct OpenJob {
     pub chosen: Option<Chosen>,
     /// The start it waits for.
     pub goal: Option<Goal>,
-    /// Download attempts in a row that brought nothing.
+    /// Download attempts in a row that made no progress.
     pub tries: u32,
-    /// When its last download attempt began, or others last took its turn.
-    pub context: Time,
-    /// The whole was fetched again because what was doubtful did not fit.
+    /// When its last download attempt began, or was cut off for others.
+    pub fetch_turn: Time,
+    /// The whole package was fetched again, as the digest of a doubtful download was wrong.
     pub refetched: bool,
     /// When the result is sent.
-    pub sending: Sending,
+    sending: Sending,
 }
 
 /// When to send a result.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Sending {
+struct Sending {
     at: Time,
-    pub refusals: u32,
+    /// How often servers refused it when it was sent alone.
+    refusals: u32,
+    /// It is sent alone, as a server refused a batch with it.
     alone: bool,
 }
 
@@ -61,21 +65,21 @@ pub enum Activity {
     Saving,
     /// The same, which could not be done; it is tried again at that time.
     SaveAgain(Time),
-    /// The end of its step, by an event or by what its agent comes to.
+    /// The end of its step, which an event or the state of its agent brings.
     Step,
     /// The end of another download.
     WaitingForSlot,
     /// The end of its download attempt.
     Fetching,
-    /// The next attempt, at that time, as this broke the last one off.
+    /// The next download attempt, at that time; and why the last one failed.
     FetchAgain(Time, Box<str>),
     /// The end of package tools.
     Tools(Box<Tools>),
     /// The reexec: its turn, what is tried, or the exec itself.
     Reexec,
-    /// The first exchange of this image with a server, until that time.
+    /// The first exchange of this binary, which is on trial, with a server: until that time.
     Proving(Time),
-    /// The server, which is to take the result.
+    /// A server that takes the result.
     Ended,
 }
 
@@ -90,14 +94,15 @@ pub struct Chosen {
 /// A package tool at work, and those that follow.
 #[derive(Clone, Debug)]
 pub struct Tools {
-    /// The one at work first.
-    pub left: VecDeque<Tool>,
-    /// When it is killed; again, when it was already.
+    /// Those to run; the one at work is the first.
+    pub queue: VecDeque<Tool>,
+    /// When the one at work is killed; again when it is `late`.
     pub deadline: Time,
+    /// The one at work took too long, and was killed.
     pub late: bool,
-    /// Another one holds the lock: when to try again.
+    /// Another program holds the lock of the package database: when to try again.
     pub again: Option<Time>,
-    /// How long the lock is waited for.
+    /// How long to try for the lock.
     pub lock_until: Time,
 }
 
@@ -114,34 +119,39 @@ impl OpenJob {
             chosen: None,
             goal: None,
             tries: 0,
-            context: Time::default(),
+            fetch_turn: Time::default(),
             refetched: false,
             sending: Sending::default(),
         }
     }
 
+    /// The agent's name.
     pub fn name(&self) -> &Name {
         &self.record.name
     }
 
+    /// When the result wants to be sent; `None`: the job has not ended.
     pub fn send_at(&self) -> Option<Time> {
         matches!(self.activity, Activity::Ended).then_some(self.sending.at)
     }
 
+    /// Sends the result now, if it was to be sent later.
     pub fn send_again(&mut self, now: Time) {
         self.sending.at = self.sending.at.min(now);
     }
 
-    pub fn alone(&self) -> bool {
+    /// Whether its result goes in an exchange of its own.
+    pub fn is_sent_alone(&self) -> bool {
         self.sending.alone
     }
 
+    /// How often servers refused its result when it was sent alone.
     pub fn refusals(&self) -> u32 {
         self.sending.refusals
     }
 
-    /// The server refused the result: in a batch it may have been another's fault.
-    pub fn refused(&mut self, in_batch: bool, again: Time) {
+    /// A server refused the result. In a batch the fault may be another's: then it is sent again at once, alone.
+    pub fn result_refused(&mut self, in_batch: bool, again: Time) {
         self.sending.alone = true;
         if !in_batch {
             self.sending.refusals += 1;
@@ -149,16 +159,17 @@ impl OpenJob {
         }
     }
 
-    /// Whether it is on its way back.
+    /// Whether it is being undone.
     pub fn goes_back(&self) -> bool {
         self.record.direction == Direction::Back
     }
 
-    /// Whether it is given to the daemon itself.
+    /// Whether it is a job for the daemon itself.
     pub fn is_own(&self) -> bool {
         **self.name() == *SELF
     }
 
+    /// Whether it has ended, with a result that is on record or about to be.
     pub fn has_ended(&self) -> bool {
         self.record.phase == Phase::Done
     }
@@ -168,11 +179,12 @@ impl OpenJob {
         matches!(self.activity, Activity::Queued) && self.record.phase == Phase::Received
     }
 
-    /// Whether it has begun this step, and the end of that is to come.
+    /// Whether it has begun this step and waits for its end.
     pub fn is_at(&self, step: Step) -> bool {
         matches!(self.activity, Activity::Step) && self.record.step == Some(step)
     }
 
+    /// What it does; `None` once it has ended.
     pub fn action(&self) -> Option<&JobAction> {
         self.content.as_ref().map(|job| &job.action)
     }
@@ -195,18 +207,19 @@ impl OpenJob {
         self.record.phase = step.phase(self.record.direction);
     }
 
-    /// The moment in its window that this host picks.
+    /// When it begins on this host: at a moment in its window that the host's `sn` and the job's id choose.
     pub fn begin_at(&self, sn: &str) -> Time {
         let window = self.content.as_ref().map_or(0, |job| job.window.as_secs());
-        self.record.received + Duration::from_secs(place(sn, &self.record.id).checked_rem(window).unwrap_or(0))
+        self.record.received + Duration::from_secs(window_hash(sn, &self.record.id).checked_rem(window).unwrap_or(0))
     }
 
+    /// When it ends without a beginning.
     pub fn expires_at(&self) -> Option<Time> {
         let expires = self.content.as_ref()?.expires?;
         Some(self.record.received + expires)
     }
 
-    /// When it goes on by itself; `first`: no other job has to end before it.
+    /// When it continues by itself; `first`: no other job has to end before it.
     pub fn deadline(&self, sn: &str, first: bool) -> Option<Time> {
         match &self.activity {
             Activity::SaveAgain(at) | Activity::FetchAgain(at, _) | Activity::Proving(at) => Some(*at),
@@ -226,21 +239,21 @@ impl OpenJob {
 }
 
 /// The number by which a host finds its moment in a job's window.
-fn place(sn: &str, id: &str) -> u64 {
+fn window_hash(sn: &str, id: &str) -> u64 {
     let hash = Sha256::new().chain_update(sn).chain_update("\n").chain_update(id).finalize();
     hash.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]
-mod window {
+mod tests {
     #[test]
-    fn its_moment_is_the_same_on_every_version() {
+    fn the_moment_in_a_window_is_the_same_in_every_version() {
         // Computed with another implementation of SHA-256.
         for (sn, id, want) in [
             ("bfdcc18c-0000-4000-8000-000000000001", "roll-1", 17_828_284_431_002_947_388),
             ("", "a", 8_314_109_957_015_630_941),
         ] {
-            assert_eq!(super::place(sn, id), want, "{sn} {id}");
+            assert_eq!(super::window_hash(sn, id), want, "{sn} {id}");
         }
     }
 }

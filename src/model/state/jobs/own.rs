@@ -1,8 +1,9 @@
-//! Steps that only jobs of the daemon itself have: `restart` is a reexec, `upgrade` puts another binary in its place.
+//! Steps that only jobs for the daemon itself have: `restart` is a reexec of the installed binary, `upgrade` one of a new
+//! binary.
 //!
-//! The new binary is unpacked beside the installed one and tried; then `Reexec` is on record and it is executed, on trial. What
-//! it does first is to go on to `Prove`; with its first good exchange it is put in the installed one's place. The installed
-//! one, finding its job there, knows that the new one did not prove itself.
+//! The new binary is unpacked beside the installed one and tried. Then the step `Reexec` is recorded, and the new binary is
+//! executed on trial. It first records the step `Prove`, and replaces the installed binary after its first good exchange with
+//! a server. If the installed binary runs again and finds its job at `Prove`, the new one has failed.
 
 use std::time::Duration;
 
@@ -20,16 +21,16 @@ use crate::model::state::State;
 pub(super) const NEXT: &str = "next";
 const BINARY: &str = "next/bootagent";
 
-/// How long a new binary has for its first good exchange, unless the job says otherwise.
+/// How long a new binary may take for its first good exchange, unless the job has a `startsecs`.
 const STARTSECS: Duration = Duration::from_secs(60);
 
 impl State {
-    /// Tries the binary that a job ordered, once no other is tried.
+    /// Tries the binary that a job is to have executed, once no other reexec is under way.
     pub(super) fn follow_own_reexec(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        if self.is_reexecing() {
+        if self.reexec.is_pending() {
             return;
         }
-        let job = &self.tasks[index];
+        let job = &self.jobs.open[index];
         let id = Some(job.record.id.clone());
         if job.record.step == Some(Step::TryNew) {
             let trial = job.content.as_ref().and_then(|job| job.startsecs).unwrap_or(STARTSECS);
@@ -39,66 +40,70 @@ impl State {
         }
     }
 
+    /// The path of the new binary.
     fn own_binary(&self) -> Box<str> {
         format!("{}/{SELF}/{BINARY}", self.options.packages).into()
     }
 
-    /// What stands for this version out of this package in the settings.
+    /// What the settings say when this version runs and has come with this package.
     fn own_package(&self, source: &Source) -> String {
         format!("{} {}", self.options.version, source.digest)
     }
 
-    /// What the new binary calls itself.
-    pub(in super::super) fn found_version(&mut self, job: &str, version: Box<str>) {
-        let Some(index) = self.index(job) else { return };
-        let job = &mut self.tasks[index];
+    /// Notes the version that the new binary reports.
+    pub(in super::super) fn note_version(&mut self, job: &JobId, version: Box<str>, out: &mut Vec<Action>) {
+        let Some(index) = self.expect_job(job, "the new binary said its version", out) else { return };
+        let job = &mut self.jobs.open[index];
         if let Some(source) = job.source() {
             let (format, digest, file) = (source.format, source.digest, State::kept_file(source));
             job.record.package = Some(Box::new(Installed { format, package: NEXT.into(), version, digest, file }));
         }
     }
 
-    /// The binary that a job ordered was tried and is good.
-    pub(in super::super) fn binary_is_good(&mut self, job: &str, now: Now, out: &mut Vec<Action>) {
-        let Some(index) = self.index(job) else { return };
+    /// The binary that a job is to have executed was tried and is good.
+    pub(in super::super) fn binary_is_good(&mut self, job: &JobId, now: Now, out: &mut Vec<Action>) {
+        let Some(index) = self.expect_job(job, "its binary was tried", out) else { return };
         self.run(index, now, out, |run| match run.job.record.step {
             Some(Step::TryNew | Step::TryInstalled) => StepResult::Done,
-            // It is the installed one, which is to run now; nothing more has to be written down for that.
+            // It is the installed binary; nothing more has to be recorded before it is executed.
             _ => run.execute(),
         });
     }
 
-    /// The binary that a job ordered is not executed.
+    /// The binary that a job is to have executed is not executed.
     pub(in super::super) fn binary_not_executed(&mut self, job: &JobId, why: &str, now: Now, out: &mut Vec<Action>) {
-        // In a shutdown the next daemon goes on with it.
-        if let Some(index) = self.index(job).filter(|_| self.shutdown.is_none()) {
+        // After a shutdown the next daemon continues the job.
+        if self.shutdown.is_some() {
+            return;
+        }
+        if let Some(index) = self.expect_job(job, "its binary is not executed", out) {
             self.run(index, now, out, |run| run.not_executed(why));
         }
     }
 
-    /// A server has answered well: if this image is on trial, it has proved itself.
-    pub(in super::super) fn proven(&mut self, now: Now, out: &mut Vec<Action>) {
+    /// A server has given a good answer: if this binary is on trial, it has proved itself.
+    pub(in super::super) fn binary_proved(&mut self, now: Now, out: &mut Vec<Action>) {
         let proving = |job: &OpenJob| matches!(job.activity, Activity::Proving(_));
-        if let Some(index) = self.tasks.iter().position(proving) {
+        if let Some(index) = self.jobs.open.iter().position(proving) {
             self.run(index, now, out, |run| {
-                // What will be reported is on record before it is made so.
+                // The result is recorded before the binary is replaced, so that a crash in between ends in this result, too.
                 run.job.record.outcome = Some(Outcome::new(Code::Success, &run.success()));
                 StepResult::Done
             });
         }
     }
 
-    /// Looks whether this image had its time.
+    /// Fails the job when this binary on trial had no good exchange in time.
     pub(super) fn proof_due(&mut self, now: Now, out: &mut Vec<Action>) {
         let late = |job: &OpenJob| matches!(job.activity, Activity::Proving(until) if until <= now.time);
-        let Some(index) = self.tasks.iter().position(late) else { return };
+        let Some(index) = self.jobs.open.iter().position(late) else { return };
         let text = format!("rolled back: {} had no good exchange with a server in its time", self.options.version);
         self.run(index, now, out, |_| StepResult::Failed(Code::RolledBack, text));
     }
 }
 
 impl Run<'_> {
-    /// What is ordered of the daemon itself, and cannot be done or is done already.
+    /// Checks a job for the daemon itself; `Err`: it ends at once, as it cannot be done or is done already.
     pub fn begin_own(&mut self, job: &Job) -> Result<(), StepResult> {
         match &job.action {
             JobAction::Restart => Ok(()),
@@ -118,53 +123,58 @@ impl Run<'_> {
         }
     }
 
+    /// The message of a job for the daemon itself that succeeds.
     pub fn success(&self) -> String {
         format!("success, {} runs", self.state.options.version)
     }
 
-    /// The step of a job whose outcome is on record as a success before its end: 1.0.0 notes it so.
+    /// The step of an upgrade whose binary has proved itself, in a record of 1.0.0, which has no steps: its outcome is a success
+    /// before the end of the job.
     pub fn proved(&self) -> Option<Step> {
-        let proved = |outcome: &Outcome| self.job.is_own() && outcome.code == Code::Success;
-        self.job.record.outcome.as_ref().filter(|outcome| proved(outcome)).map(|_| Step::Replace)
+        let proved = self.job.is_own() && self.job.record.outcome.as_ref()?.code == Code::Success;
+        proved.then_some(Step::Replace)
     }
 
-    /// Whether this job has put this image in the place of another.
-    fn brought_us(&self) -> bool {
-        self.state.brought_by.as_ref() == Some(&self.job.record.id)
+    /// Whether this job had the binary executed that runs now.
+    fn has_executed(&self) -> bool {
+        self.state.reexec.is_by(&self.job.record.id)
     }
 
-    /// Until when this image is on trial, if it is by this job.
+    /// Until when this binary is on trial, if it is by this job.
     fn trial(&self) -> Option<Time> {
-        self.state.trial.filter(|_| self.brought_us())
+        self.state.reexec.trial.filter(|_| self.has_executed())
     }
 
+    /// Has the installed binary tried, unless it runs already for this job.
     pub fn try_installed(&mut self) -> StepResult {
-        match self.brought_us() {
+        match self.has_executed() {
             true => StepResult::DoneUpTo(Step::Reexec),
             false => self.wait_for(Activity::Reexec),
         }
     }
 
-    /// Has the binary executed that was tried. In the image that it has become it is done.
+    /// Has the binary executed that was tried. The step is done when that binary runs and comes here.
     pub fn reexec(&mut self) -> StepResult {
         if self.trial().is_some() {
             return StepResult::Done;
         }
-        if self.state.is_good_for(&self.job.record.id) {
+        if self.state.reexec.is_good_for(&self.job.record.id) {
             return self.execute();
         }
-        // Whether it came to the exec is not known, unless a watcher has something to say.
-        match self.state.undone.is_some() {
+        // It is not known whether the exec took place, unless the watcher of the new binary has reported.
+        match self.state.reexec.undone.is_some() {
             true => self.not_proved(),
             false => StepResult::GoTo(Step::Unpack),
         }
     }
 
+    /// Nothing more has to be recorded before the binary is executed.
     fn execute(&mut self) -> StepResult {
-        self.state.reexec_recorded(self.now);
+        self.state.reexec.recorded(self.now);
         self.wait_for(Activity::Reexec)
     }
 
+    /// Ends the job whose binary is not executed, by the step that it stands at.
     fn not_executed(&mut self, why: &str) -> StepResult {
         let reported = self.job.record.outcome.as_ref().map(|outcome| outcome.message.clone()).unwrap_or_default();
         match (self.job.record.step, self.job.action()) {
@@ -175,13 +185,14 @@ impl Run<'_> {
                 StepResult::Failed(Code::Start, format!("cannot restart: {why}"))
             }
             _ => {
-                self.state.trial = None;
-                let text = format!("{reported}; it stays, as the one before cannot be executed: {why}");
+                self.state.reexec.trial = None;
+                let text = format!("{reported}; it stays, as the former binary cannot be executed: {why}");
                 StepResult::End(Code::Install, text)
             }
         }
     }
 
+    /// Waits for the first good exchange of the new binary. The installed binary ends the job here.
     pub fn prove(&mut self) -> StepResult {
         match self.trial() {
             Some(until) => self.wait_for(Activity::Proving(until)),
@@ -189,18 +200,19 @@ impl Run<'_> {
         }
     }
 
-    /// This is the installed binary again, and the new one has left no word.
+    /// The installed binary runs again: the new one has failed, and could not record it.
     fn not_proved(&mut self) -> StepResult {
         let new = self.job.record.package.as_ref().map_or("the new one", |package| &package.version);
-        let why = self.state.undone.take();
+        let why = self.state.reexec.undone.take();
         let why = why.as_deref().unwrap_or("it ended before its first good exchange with a server");
         let text = format!("rolled back from {new} to {}: {why}", self.state.options.version);
         self.discard();
         StepResult::End(Code::RolledBack, text)
     }
 
+    /// Has the new binary put in the place of the installed one, unless it was and now runs from there.
     pub fn replace(&mut self) -> StepResult {
-        if self.brought_us() && self.state.trial.is_none() {
+        if self.has_executed() && self.state.reexec.trial.is_none() {
             return StepResult::Done;
         }
         let binary = self.state.own_binary();
@@ -210,14 +222,14 @@ impl Run<'_> {
     /// The new binary was put in the place of the installed one, or could not be.
     pub fn replaced(&mut self, result: Result<(), Error>) -> StepResult {
         match result {
-            Ok(()) if self.state.trial.take().is_some() => StepResult::Done,
-            // An earlier image was interrupted here. Either may run now, so the installed one is executed.
+            Ok(()) if self.state.reexec.trial.take().is_some() => StepResult::Done,
+            // An earlier daemon was interrupted here. The old binary may be the one that runs, so the installed one is executed.
             Ok(()) => self.wait_for(Activity::Reexec),
             Err(why) => StepResult::Failed(Code::Install, format!("cannot install: {why}; undone")),
         }
     }
 
-    /// The new binary is the installed one: which package brought it is remembered, its files are not needed any more.
+    /// The new binary is installed. The settings say which package brought it; the package's files are removed.
     pub fn remember(&mut self) -> StepResult {
         if let Some(source) = self.job.source() {
             self.state.settings.package = self.state.own_package(source).into();
@@ -226,10 +238,11 @@ impl Run<'_> {
         self.discard()
     }
 
-    /// Gives the place back to the installed binary, which finds the same step and is at the end of it.
+    /// Has the installed binary executed again. The step is done when that binary runs and comes here.
     pub fn go_back(&mut self) -> StepResult {
         if self.trial().is_some() {
-            self.state.reexec_back(self.id(), self.now);
+            let program = self.state.options.program.clone();
+            self.state.reexec.go_back(program, self.id(), self.now);
             return self.wait_for(Activity::Reexec);
         }
         let text = format!("{} runs again", self.state.options.version);

@@ -1,11 +1,14 @@
-//! Steps of jobs that bring a package or take one away, and the way back from them.
+//! Steps of jobs that install or remove a package, and those that undo them.
+//!
+//! The package file is kept below `packages/NAME/`, and so is the one before it, for an undo. The host does what the steps
+//! ask for; this file says with which names, and judges the answers.
 
 use super::open_job::Chosen;
 use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
-use crate::model::event::{log, Action, Definition, Origin, Verified};
+use crate::model::event::{log, Action, Definition, Now, Origin, Verified};
 use crate::model::job::{Code, Job, JobAction, Outcome, Source};
 use crate::model::package;
 use crate::model::plan::{Plan, Step};
@@ -24,12 +27,13 @@ impl State {
         format!("{}{}", &digest["SHA256:".len()..][..16], source.format.ending()).into()
     }
 
+    /// The path of a file below `packages/NAME/`.
     fn kept_path(&self, name: &str, file: &str) -> String {
         format!("{}/{name}/{file}", self.options.packages)
     }
 
-    /// Forgets an agent; one that somebody has started meanwhile is ended first.
-    pub(in super::super) fn forget(&mut self, name: &str, now: crate::model::event::Now, out: &mut Vec<Action>) {
+    /// Forgets an agent. One that runs, as the operator has started it meanwhile, is stopped first.
+    pub(in super::super) fn forget(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
         if let Some(agent) = self.agents.get_mut(name) {
             agent.record = AgentRecord { name: name.into(), wanted: Some(Wanted::Down), ..AgentRecord::default() };
             agent.define(None);
@@ -40,7 +44,7 @@ impl State {
 }
 
 impl Run<'_> {
-    /// Notes what the agent is before an install or upgrade, which is no work if it has all that the job says already.
+    /// Notes what the agent is before an install or upgrade; `Err`: the job ends at once, as the agent has all that it says.
     pub fn begin_install(&mut self, job: &Job) -> Result<(), StepResult> {
         let agent = self.state.agents.get(&job.name);
         let record = agent.map(|agent| agent.record.clone()).unwrap_or_default();
@@ -76,20 +80,21 @@ impl Run<'_> {
         trust::env_objection(job.envs.as_ref(), definition).filter(|_| self.state.options.signed)
     }
 
-    /// Why a package that is about to be installed must not be: an earlier daemon began when none needed to be signed.
+    /// Why a package that is about to be installed must not be: an earlier daemon began the job when packages did not need
+    /// to be signed.
     pub fn unsigned(&self) -> Option<String> {
-        let begun = self.job.resumed && self.job.record.phase == Phase::Installing && !self.job.goes_back();
-        self.job.source().filter(|_| begun && self.state.options.signed)?;
+        let resumed = self.job.resumed && self.job.record.phase == Phase::Installing && !self.job.goes_back();
+        self.job.source().filter(|_| resumed && self.state.options.signed)?;
         trust::objection(self.job.content.as_deref()?)
     }
 
-    /// Whether a package that is about to be installed has been verified by an earlier daemon at best, which may have trusted
-    /// other keys, or everybody.
+    /// Whether a package that is about to be installed must be verified again: an earlier daemon has done this, which may have
+    /// trusted other keys, or all packages.
     pub fn is_unverified(&self) -> bool {
         self.job.resumed && !self.job.verified && self.state.options.signed && !self.job.goes_back()
     }
 
-    /// Refuses to go on with a step; where a package is there already, nothing is changed before it has been adopted.
+    /// Refuses a step. An install of a package that is there already has changed nothing before it has adopted it.
     pub fn refuse(&self, step: Step, why: &str) -> StepResult {
         let text = format!("refused: {why}");
         match step == Step::Adopt && !self.has_adopted() {
@@ -100,18 +105,21 @@ impl Run<'_> {
 
     // Forward.
 
+    /// Has the package file kept below `packages/NAME/`.
     pub fn place(&mut self) -> StepResult {
         let Some(file) = self.job.source().map(State::kept_file) else { return self.misfit() };
         self.ask(Action::PlacePackage(self.id(), self.name(), file))
     }
 
-    /// What was fetched is verified where it lies, in a place where only root can write and under a name that no server chose,
-    /// and not by the child that fetched it: whoever took that one over can say anything. The very file gets its place then.
+    /// Has the package file verified. The helper that fetched it does not do this, as an attacker who controls that helper
+    /// could report anything. The file lies where only root can write, under a name that no server chose; this same file is
+    /// the one that is placed.
     pub fn verify(&mut self) -> StepResult {
         let Some(file) = self.job.source().map(State::kept_file) else { return self.misfit() };
         self.ask(Action::Verify(self.id(), self.name(), file))
     }
 
+    /// Judges the digest and the signature of the package file.
     pub fn verified(&mut self, verified: Verified) -> StepResult {
         let Some(want) = self.job.source().map(|source| source.digest) else { return self.misfit() };
         match verified {
@@ -131,15 +139,17 @@ impl Run<'_> {
         }
     }
 
+    /// Asks the package tool for the name and version of the package file.
     pub fn identify(&mut self) -> StepResult {
         let Some(source) = self.job.source() else { return self.misfit() };
         let path = self.state.kept_path(self.job.name(), &State::kept_file(source));
         self.run_tools(package::identify(source.format, &path))
     }
 
-    pub fn identified(&mut self, said: Result<&str, Error>) -> StepResult {
+    /// Notes the name and version of the package.
+    pub fn identified(&mut self, output: Result<&str, Error>) -> StepResult {
         let Some(source) = self.job.source() else { return self.misfit() };
-        match said.and_then(package::identity) {
+        match output.and_then(package::identity) {
             Ok((package, version)) => {
                 let (format, digest, file) = (source.format, source.digest, State::kept_file(source));
                 self.job.record.package = Some(Box::new(Installed { format, package, version, digest, file }));
@@ -149,28 +159,31 @@ impl Run<'_> {
         }
     }
 
-    /// Asks whether the package is there, unless the agent has it from us.
+    /// Asks whether the package is installed already, unless an earlier job installed it.
     pub fn query(&mut self) -> StepResult {
         let record = &self.job.record;
         let Some(new) = &record.package else { return self.misfit() };
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
-        let ours = old.is_some_and(|old| old.format == new.format && old.package == new.package);
+        let by_a_job = old.is_some_and(|old| old.format == new.format && old.package == new.package);
         let query = package::query(new.format, &new.package);
-        self.run_tools(query.filter(|_| !ours))
+        self.run_tools(query.filter(|_| !by_a_job))
     }
 
-    pub fn queried(&mut self, is_there: bool) -> StepResult {
-        self.job.record.foreign = is_there;
+    /// Notes whether the package was installed before, by somebody else.
+    pub fn queried(&mut self, installed: bool) -> StepResult {
+        self.job.record.foreign = installed;
         StepResult::Done
     }
 
+    /// Has the package tool install the package file.
     pub fn install(&mut self) -> StepResult {
         let Some(source) = self.job.source() else { return self.misfit() };
         let path = self.state.kept_path(self.job.name(), &State::kept_file(source));
-        let interrupted = std::mem::take(&mut self.state.interrupted) || self.job.resumed;
+        let interrupted = std::mem::take(&mut self.state.jobs.interrupted) || self.job.resumed;
         self.run_tools(package::install(source.format, &path, interrupted))
     }
 
+    /// Has the tar unpacked, beside what is in use.
     pub fn unpack(&mut self) -> StepResult {
         let Some(source) = self.job.source() else { return self.misfit() };
         let (file, format) = (State::kept_file(source), source.format);
@@ -178,13 +191,14 @@ impl Run<'_> {
         self.ask(Action::Unpack { job: self.id(), name: self.name(), file, dir: dir.into(), format })
     }
 
+    /// Has the definition read that the package brings.
     pub fn inspect(&mut self) -> StepResult {
         let Some(source) = self.job.source() else { return self.misfit() };
         let dir = if source.format.is_tar() { UNPACK } else { "" };
         self.ask(Action::Inspect { job: self.id(), name: self.name(), dir: dir.into(), text: None })
     }
 
-    /// Chooses the definition that counts: a file in `agents.d`, else a job's, else the package's own.
+    /// Chooses the definition that counts: that of a file in `agents.d`, else of a job, else of the package itself.
     pub fn choose(&mut self, own: Result<Option<Box<Spec>>, Error>) -> StepResult {
         let (Some(job), Some(source)) = (self.job.content.clone(), self.job.source()) else { return self.misfit() };
         let unfit = |why: String| StepResult::Failed(Code::BadJob, why);
@@ -200,7 +214,7 @@ impl Run<'_> {
         let definition = match (self.agent().and_then(Agent::origin), job.definition.clone(), own) {
             (Some(Origin::File), ..) => None,
             (_, Some(spec), _) => by(Origin::Job, spec),
-            // Where packages must be signed, what one says of itself counts for more than what a job said before.
+            // Where packages must be signed, the definition in one counts for more than that of an earlier job.
             (Some(Origin::Job), _, own) if own.is_none() || !signed => None,
             (_, None, Some(own)) => by(Origin::Package, own),
             (_, None, None) => {
@@ -211,13 +225,14 @@ impl Run<'_> {
         if let Some(why) = self.env_objection(&job, definition.as_ref().or(current)) {
             return StepResult::Failed(Code::Refused, format!("refused: {why}"));
         }
-        let told = self.job.record.package.as_ref().map(|package| package.version.clone());
+        let installed = self.job.record.package.as_ref().map(|package| package.version.clone());
         let defined = definition.as_ref().map(|definition| definition.spec.version.clone());
-        let version = job.version.clone().or(defined).or(told).unwrap_or_else(|| version_of(&job, source));
+        let version = job.version.clone().or(defined).or(installed).unwrap_or_else(|| version_of(&job, source));
         self.job.chosen = Some(Chosen { definition, version });
         StepResult::Done
     }
 
+    /// Names the directory of the tar after its version.
     pub fn give_name(&mut self) -> StepResult {
         let (Some(source), Some(chosen)) = (self.job.source(), &self.job.chosen) else { return self.misfit() };
         let dir = self.unpack_dir(source, &chosen.version);
@@ -232,7 +247,7 @@ impl Run<'_> {
         let dir = if is_version(version) { version } else { "unversioned" };
         let taken =
             |installed: &Option<Box<Installed>>| installed.as_ref().is_some_and(|installed| *installed.package == *dir);
-        // As it was before the job: what an interrupted attempt put there is replaced.
+        // Only what was in use before the job counts: the directory of an interrupted attempt is replaced.
         let before = self.job.record.before.as_deref();
         if dir == "current" || before.is_some_and(|before| taken(&before.package) || taken(&before.previous)) {
             format!("{dir}+{}", &State::kept_file(source)[..8]).into()
@@ -241,7 +256,7 @@ impl Run<'_> {
         }
     }
 
-    /// The package is on the host: the agent is what the job says from now on.
+    /// The package is on the host: from now on the agent is what the job says.
     pub fn adopt(&mut self) -> StepResult {
         let Some(job) = self.job.content.clone() else { return self.misfit() };
         let Some(chosen) = self.job.chosen.take().or_else(|| self.as_installed(&job)) else { return self.misfit() };
@@ -251,8 +266,8 @@ impl Run<'_> {
         take_out(&mut self.state.leaving, &job.name);
         let agent = self.state.agent(&job.name, false);
         if let Some(definition) = chosen.definition {
-            let given = definition.origin == Origin::Job;
-            agent.record.definition = given.then(|| job.definition_text.clone());
+            let by_job = definition.origin == Origin::Job;
+            agent.record.definition = by_job.then(|| job.definition_text.clone());
             agent.define(Some(definition));
         }
         agent.record.package = self.job.record.package.clone();
@@ -265,13 +280,14 @@ impl Run<'_> {
         StepResult::Done
     }
 
-    /// What the agent becomes with the package that it has already.
+    /// What the agent becomes with the package that it has already; `None`: it has another one.
     fn as_installed(&self, job: &Job) -> Option<Chosen> {
         let version = self.job.record.package.as_ref().filter(|_| self.is_same())?.version.clone();
         let definition = job.definition.clone().filter(|_| !self.agent().is_some_and(is_file));
         Some(Chosen { definition: definition.map(|spec| Definition { origin: Origin::Job, spec }), version })
     }
 
+    /// Has `current` point to the directory of the tar.
     pub fn link(&mut self) -> StepResult {
         match &self.job.record.package {
             Some(package) if package.format.is_tar() => {
@@ -282,21 +298,22 @@ impl Run<'_> {
         }
     }
 
+    /// Fails the step, or has a package fetched again that is on record and gone.
     pub fn not_linked(&mut self, why: &str) -> StepResult {
         let plan = self.job.content.as_ref().and_then(|job| Plan::of(job, false));
         let (Some(plan), true) = (plan, self.is_same()) else {
             return StepResult::Failed(Code::Install, format!("cannot install: {why}"));
         };
-        // A removal came as far as the files, and its record was lost.
+        // An uninstall has removed the files, and its record was lost.
         let id = &self.job.record.id;
-        let text = format_args!("job \"{id}\": what was installed is gone and fetched again: {why}");
+        let text = format_args!("job \"{id}\": the installed package is gone and is fetched again: {why}");
         log(self.out, Level::Warn, text);
         self.job.record.package = None;
         self.job.plan = plan;
         StepResult::GoTo(Step::Download)
     }
 
-    /// The new package is up: one of another kind or name that it replaced must not stay beside it.
+    /// The agent runs from the new package: the former package, if of another format or name, is removed.
     pub fn retire(&mut self) -> StepResult {
         let record = &self.job.record;
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
@@ -307,24 +324,24 @@ impl Run<'_> {
         };
         let mut tools = vec![remove];
         if let Some(new) = new {
-            // The files that both have went with the former one.
+            // Removing the former package has removed the files that are in both.
             tools.extend(package::install(new.format, &self.state.kept_path(&record.name, &new.file), false));
         }
         self.run_tools(tools)
     }
 
-    /// That the former package stays is no reason to go back.
+    /// The former package cannot be removed, which is no reason for an undo.
     pub fn not_retired(&mut self, why: &str) -> StepResult {
         let id = &self.job.record.id;
-        log(self.out, Level::Warn, format_args!("job \"{id}\": taking the former package away: {why}"));
+        log(self.out, Level::Warn, format_args!("job \"{id}\": cannot remove the former package: {why}"));
         StepResult::Done
     }
 
-    /// The package before the new one is kept, the one before that is not.
+    /// Keeps the package before the new one, and removes the one before that.
     pub fn keep(&mut self) -> StepResult {
         let old = self.job.record.before.take().and_then(|before| before.package);
         let mut drop = Vec::new();
-        let Some(agent) = self.state.agents.get_mut(self.job.name()) else { return StepResult::Done };
+        let Some(agent) = self.state.agents.get_mut(self.job.name()) else { return self.misfit() };
         let new = agent.record.package.as_ref().map(|new| new.digest);
         if let Some(old) = old.filter(|old| Some(old.digest) != new) {
             if let Some(older) = agent.record.previous.replace(old) {
@@ -341,28 +358,30 @@ impl Run<'_> {
         StepResult::Done
     }
 
+    /// Has the package tool remove the agent's package.
     pub fn remove(&mut self) -> StepResult {
         let installed = self.agent().and_then(|agent| agent.record.package.as_ref());
         let tool = installed.and_then(|installed| package::remove(installed.format, &installed.package));
         self.run_tools(tool)
     }
 
+    /// Removes the agent, with all that is kept of its packages.
     pub fn forget(&mut self) -> StepResult {
         self.out.push(Action::RemovePackage(self.name(), Vec::new()));
         self.state.forget(self.job.name(), self.now, self.out);
         StepResult::Done
     }
 
-    // Back.
+    // Undo.
 
-    /// Whether the agent has the package on record already, as an earlier daemon had come further.
+    /// Whether the agent has adopted the new package, as an earlier daemon may have done after it last wrote the job's record.
     pub fn has_adopted(&self) -> bool {
         let before = self.job.record.before.as_ref().map(|before| before.package.as_ref());
         let agent = self.agent().map(|agent| agent.record.package.as_ref());
         agent.is_some() && before.is_some() && agent != before
     }
 
-    /// What will be reported of a job that turns round; `None` where nothing is known to go back to.
+    /// What will be reported of a job that is undone; `None`: it is not known what to restore.
     pub fn outcome_of_undoing(&mut self, code: Code, why: &str) -> Option<Outcome> {
         if self.job.is_own() {
             return Some(Outcome::new(code, why));
@@ -373,7 +392,7 @@ impl Run<'_> {
         let version = new.map_or("the new one", |new| &new.version);
         let stays = record.foreign && new.is_some_and(|new| !new.format.is_tar());
         let outcome = match &before.package {
-            // What is refused is refused, whatever it takes.
+            // A refusal is reported as one, even with a rollback.
             Some(old) if new.is_some() && code == Code::Refused => {
                 Outcome::new(code, &format!("{why}; rolled back from {version} to {}", old.version))
             }
@@ -389,11 +408,11 @@ impl Run<'_> {
         Some(outcome)
     }
 
-    /// The package that was there before takes its place again.
+    /// Has the former package installed again.
     pub fn reinstall(&mut self) -> StepResult {
         let record = &self.job.record;
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
-        // What a removal left of a package is not much.
+        // An uninstall may have removed the package or a part of it.
         let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
         let new = record.package.as_ref().filter(|new| old.is_none_or(|old| old.digest != new.digest));
         let mut tools = Vec::new();
@@ -406,7 +425,7 @@ impl Run<'_> {
         self.run_tools(tools)
     }
 
-    /// A tar is what the host had before: it is the current one again.
+    /// Has `current` point to the directory of the former tar, if the former package is a tar.
     pub fn relink(&mut self) -> StepResult {
         let record = &self.job.record;
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
@@ -419,23 +438,23 @@ impl Run<'_> {
         }
     }
 
-    /// Throws away what was brought, but for what the agent had before; all there is, if it had no package.
+    /// Removes what the job brought and the agent did not have before; everything, if it had no package.
     pub fn discard(&mut self) -> StepResult {
         let Some(source) = self.job.source() else { return StepResult::Done };
         let mut drop: Vec<Box<str>> = vec![UNPACK.into(), State::kept_file(source)];
         drop.extend(self.job.record.package.iter().flat_map(|package| package.files()));
         let before = self.job.record.before.as_deref();
-        let had = before.map_or([&None, &None], |before| [&before.package, &before.previous]);
-        drop.retain(|file| !had.iter().any(|installed| holds(installed, file)));
-        if had.iter().all(|installed| installed.is_none()) {
+        let kept = before.map_or([&None, &None], |before| [&before.package, &before.previous]);
+        drop.retain(|file| !kept.iter().any(|installed| holds(installed, file)));
+        if kept.iter().all(|installed| installed.is_none()) {
             drop.clear();
         }
         self.out.push(Action::RemovePackage(self.name(), drop));
         StepResult::Done
     }
 
-    /// Has the definition read that was in force before, where another one may have taken its place.
-    pub fn recall(&mut self) -> StepResult {
+    /// Has the definition read that the agent had before, where the job may have replaced it.
+    pub fn restore(&mut self) -> StepResult {
         let Some(before) = &self.job.record.before else { return self.misfit() };
         if before.name.is_empty() || self.agent().is_some_and(is_file) || self.job.source().is_none() {
             return self.restore_with(None);
@@ -445,8 +464,8 @@ impl Run<'_> {
         self.ask(Action::Inspect { job: self.id(), name: self.name(), dir, text })
     }
 
-    /// Restores what is remembered of an agent; an empty record means there was none. One that only a file defined, which is
-    /// gone meanwhile, has nothing to go back to either.
+    /// Restores the agent's record and definition. There is nothing to restore where there was no agent, as an empty record
+    /// says, or where only a file defined it and this file is gone by now.
     pub fn restore_with(&mut self, definition: Option<Box<Spec>>) -> StepResult {
         let Some(mut before) = self.job.record.before.as_deref().cloned() else { return self.misfit() };
         let file = self.agent().is_some_and(is_file);
@@ -456,7 +475,7 @@ impl Run<'_> {
         }
         let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
         if let Some(agent) = self.state.agents.get_mut(self.job.name()) {
-            // Only a removal wants an agent down: otherwise this is somebody's word, and counts.
+            // Of the jobs that are undone only an uninstall orders an agent down: otherwise the operator did, which counts.
             if agent.record.wanted == Some(Wanted::Down) && !removal {
                 before.wanted = Some(Wanted::Down);
             }
@@ -477,18 +496,18 @@ impl Run<'_> {
     }
 }
 
-/// Whether the job says something else of the agent's environment or limits than there is.
+/// Whether the job changes the agent's environment or limits.
 pub(super) fn changes(job: &Job, agent: &Agent) -> bool {
     job.envs.is_some() && job.envs != agent.record.envs || job.limits.is_some() && job.limits != agent.record.limits
 }
 
-/// Whether an installed package is known to be still there: of one that a package manager may have removed only while its
-/// agent runs.
+/// Whether an installed package is known to be still there. A package manager may have removed one without the daemon, so
+/// that it is known only while its agent runs.
 pub(super) fn is_known(package: &Installed, agent: &Agent) -> bool {
     package.format.is_tar() || agent.running_since().is_some()
 }
 
-/// The version in a file name such as `web-1.5.6.tar.gz`, else the beginning of the digest.
+/// The version in a file name such as `web-1.5.6.tar.gz`, or else the beginning of the digest.
 fn version_of(job: &Job, source: &Source) -> Box<str> {
     let file = source.url.rsplit('/').next().unwrap_or_default();
     let stem = file.strip_suffix(source.format.ending()).or_else(|| file.strip_suffix(".tgz")).unwrap_or(file);
@@ -499,11 +518,13 @@ fn version_of(job: &Job, source: &Source) -> Box<str> {
     }
 }
 
-/// Whether the one takes the other's place in the package manager's database, or both are directories of ours.
+/// Whether one package replaces the other in the package manager's database, or both are tars, which are kept beside each
+/// other.
 fn is_same_package(old: &Installed, new: &Installed) -> bool {
     old.format.is_tar() && new.format.is_tar() || old.format == new.format && old.package == new.package
 }
 
+/// Whether a file or directory below `packages/NAME/` belongs to this package.
 fn holds(installed: &Option<Box<Installed>>, file: &str) -> bool {
     installed.as_ref().is_some_and(|installed| installed.files().iter().any(|kept| **kept == *file))
 }

@@ -1,4 +1,6 @@
-//! Jobs as they come: from a server, from the records of an earlier daemon; and as the ledger shows them.
+//! Jobs as they come in, from a server or from the records of an earlier daemon; and as `bootagent jobs` lists them.
+//!
+//! Nothing is done for a new job before its record is on disk.
 
 use std::rc::Rc;
 
@@ -13,6 +15,7 @@ use crate::model::report::Entry;
 use crate::model::state::State;
 
 impl State {
+    /// Takes over the jobs on record. Those with a damaged record are answered, as it is not known whether they were done.
     pub(in super::super) fn load_jobs(
         &mut self,
         jobs: Vec<(JobRecord, Option<Rc<Job>>)>,
@@ -21,9 +24,9 @@ impl State {
         out: &mut Vec<Action>,
     ) {
         for (mut record, job) in jobs {
-            self.next_seq = self.next_seq.max(record.seq + 1);
+            self.jobs.seen_seq(record.seq);
             if record.phase == Phase::Taken {
-                self.ledger.insert(record.id, record.seq);
+                self.jobs.remember(&record);
                 continue;
             }
             if record.boot_id != self.options.boot_id || record.received > now.time {
@@ -34,15 +37,15 @@ impl State {
             let readable = job.is_some();
             let mut job = OpenJob::new(record, job, if ended { Activity::Ended } else { Activity::Queued });
             (job.resumed, job.recorded) = (true, true);
-            self.tasks.push(job);
+            self.jobs.open.push(job);
             if !ended && !readable {
-                let index = self.tasks.len() - 1;
+                let index = self.jobs.open.len() - 1;
                 self.finish(index, Code::BadJob, "its record holds no job that can be read", now, out);
             }
         }
-        self.tasks.sort_unstable_by_key(|job| job.record.seq);
-        for index in 0..self.tasks.len() {
-            if self.tasks[index].record.phase == Phase::Received {
+        self.jobs.open.sort_unstable_by_key(|job| job.record.seq);
+        for index in 0..self.jobs.open.len() {
+            if self.jobs.open[index].record.phase == Phase::Received {
                 self.cancel_queued(index, now, out);
             }
         }
@@ -55,16 +58,16 @@ impl State {
                 name: "".into(),
             };
             self.accept(Err(rejected), now, out);
-            // It was on disk, so that it is not one to be offered again if this cannot be written at once.
-            self.tasks.iter_mut().last().into_iter().for_each(|job| job.recorded = true);
+            // A server does not offer this job again: it must not be dropped if its record cannot be written at once.
+            self.jobs.open.iter_mut().last().into_iter().for_each(|job| job.recorded = true);
         }
     }
 
-    /// Takes a job that was never seen before: nothing is done before its record is on disk.
+    /// Takes a new job, and has its record written.
     pub(in super::super) fn accept(&mut self, job: Result<Job, RejectedJob>, now: Now, out: &mut Vec<Action>) {
         let mut record = JobRecord {
             id: "".into(),
-            seq: self.next_seq,
+            seq: self.jobs.new_seq(),
             action: "".into(),
             name: "".into(),
             text: "".into(),
@@ -78,7 +81,6 @@ impl State {
             foreign: false,
             outcome: None,
         };
-        self.next_seq += 1;
         let job = match job {
             Ok(job) => {
                 (record.id, record.action, record.name) = (job.id.clone(), job.action.name().into(), job.name.clone());
@@ -95,13 +97,14 @@ impl State {
             }
         };
         out.push(Action::SaveJob(Box::new(record.clone())));
-        self.tasks.push(OpenJob::new(record, job, Activity::Saving));
+        self.jobs.open.push(OpenJob::new(record, job, Activity::Saving));
     }
 
     /// A job's record is on disk, or cannot be written.
     pub(in super::super) fn saved(&mut self, id: &str, result: Result<(), Error>, now: Now, out: &mut Vec<Action>) {
-        let Some(index) = self.index(id) else { return };
-        let job = &mut self.tasks[index];
+        // A record may also be written when its job is over, or while it waits for something else.
+        let Some(index) = self.jobs.index(id) else { return };
+        let job = &mut self.jobs.open[index];
         if !matches!(job.activity, Activity::Saving) {
             return;
         }
@@ -109,26 +112,26 @@ impl State {
             Ok(()) => {
                 if !job.recorded && job.record.phase == Phase::Received {
                     let JobRecord { action, name, .. } = &job.record;
-                    let on = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
-                    log(out, Level::Info, format_args!("job \"{id}\": {action}{on}"));
+                    let target = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
+                    log(out, Level::Info, format_args!("job \"{id}\": {action}{target}"));
                 }
                 job.recorded = true;
-                if self.unrecordable {
-                    self.unrecordable = false;
+                if self.jobs.unrecordable {
+                    self.jobs.unrecordable = false;
                     log(out, Level::Info, format_args!("jobs can be recorded again"));
                 }
                 if self.shutdown.is_some() && !job.has_ended() {
-                    // The next daemon goes on from here.
+                    // The next daemon continues from here.
                     job.activity = Activity::Queued;
                 } else {
                     self.recorded(index, now, out);
                 }
             }
             Err(why) if !job.recorded => {
-                self.tasks.remove(index);
-                // Offered again with every report: said once.
-                if !self.unrecordable {
-                    self.unrecordable = true;
+                self.jobs.open.remove(index);
+                // It is offered again with every report: only the first one is logged.
+                if !self.jobs.unrecordable {
+                    self.jobs.unrecordable = true;
                     let text = format!("jobs are left for the server to offer again, \"{id}\" the first: {why}");
                     self.incident("bootagent".into(), &text, now);
                     out.push(Action::Log(Level::Error, text));
@@ -144,14 +147,14 @@ impl State {
 
     /// A job's record is on disk as it stands.
     fn recorded(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        match self.tasks[index].record.phase {
+        match self.jobs.open[index].record.phase {
             Phase::Received => {
-                self.tasks[index].activity = Activity::Queued;
+                self.jobs.open[index].activity = Activity::Queued;
                 self.cancel_queued(index, now, out);
             }
             Phase::Done => {
-                self.tasks[index].activity = Activity::Ended;
-                self.schedule.new_results(now.time);
+                self.jobs.open[index].activity = Activity::Ended;
+                self.exchanges.schedule.new_results(now.time);
             }
             Phase::Taken => {}
             Phase::Downloading | Phase::Verified | Phase::Installing | Phase::Starting | Phase::Settling => {
@@ -160,7 +163,7 @@ impl State {
         }
     }
 
-    /// The open jobs as the ledger shows them.
+    /// The open jobs as `bootagent jobs` lists them.
     pub(in super::super) fn entries(&self, now: Now) -> Vec<Entry> {
         let entry = |(index, job): (usize, &OpenJob)| Entry {
             id: job.record.id.clone(),
@@ -170,11 +173,11 @@ impl State {
             outcome: job.record.outcome.clone().filter(|_| job.has_ended()),
             progress: self.progress_of(index, now).into(),
         };
-        self.tasks.iter().enumerate().map(entry).collect()
+        self.jobs.open.iter().enumerate().map(entry).collect()
     }
 
     fn progress_of(&self, index: usize, now: Now) -> String {
-        let job = &self.tasks[index];
+        let job = &self.jobs.open[index];
         if self.is_held(index) {
             return "waits for a good configuration".to_string();
         }
@@ -182,7 +185,7 @@ impl State {
             Activity::SaveAgain(_) => "waits until its record can be written".to_string(),
             Activity::Queued => {
                 let name = &job.record.name;
-                match self.tasks[..index].iter().find(|other| other.record.name == *name && !other.has_ended()) {
+                match self.jobs.open[..index].iter().find(|other| other.record.name == *name && !other.has_ended()) {
                     Some(other) => format!("waits for \"{}\"", other.record.id),
                     None => {
                         let begin = job.begin_at(&self.identity.sn);
@@ -200,7 +203,7 @@ impl State {
             Activity::Proving(at) => {
                 format!("an exchange with a server must come within {} s", at.since(now.time).as_secs())
             }
-            Activity::Ended if job.sending.refusals > 0 => "the server does not take the result".to_string(),
+            Activity::Ended if job.refusals() > 0 => "the server does not take the result".to_string(),
             _ if job.goes_back() => "being undone".to_string(),
             _ => String::new(),
         }

@@ -1,5 +1,7 @@
-//! Runs any plan, forwards and back: a step is written down where it must be, begins, and when it is done the next one follows.
-//! A step that fails ends the job, or turns it round.
+//! Takes a job through its plan, forwards and back. A step is recorded where the plan says so and begins; when it is done, the
+//! next one follows. A step that fails ends the job, or has it undone.
+//!
+//! What a step does is in `step`; nothing here knows any of them.
 
 use super::open_job::{Activity, OpenJob};
 use crate::kernel::Level;
@@ -10,7 +12,7 @@ use crate::model::record::Phase;
 use crate::model::spec::Name;
 use crate::model::state::State;
 
-/// A job at work, and what it works with: all the rest of the state, the moment, and what is to be done.
+/// A job at work, and what it works with: the rest of the state, the time, and the actions to be done.
 pub(super) struct Run<'a> {
     pub state: &'a mut State,
     pub job: &'a mut OpenJob,
@@ -21,22 +23,22 @@ pub(super) struct Run<'a> {
 /// What came of beginning a step, or of what answers it.
 #[derive(Debug)]
 pub(super) enum StepResult {
-    /// It is under way: an event, the agent or the time will tell.
+    /// It is under way: an event, the state of the agent or the time ends it.
     Wait,
     /// It is done.
     Done,
-    /// It is done, and so is all up to this step.
+    /// It is done, and so are all steps up to this one.
     DoneUpTo(Step),
     /// This step is to come next.
     GoTo(Step),
-    /// It failed: what is changed is to be undone.
+    /// It failed: what was changed is to be undone.
     Failed(Code, String),
-    /// The job is over, with nothing to be undone.
+    /// The job ends with this, and nothing is undone.
     End(Code, String),
 }
 
 impl State {
-    /// Has the job at `index` do something. No step of a job looks at the list of jobs, which is without it meanwhile.
+    /// Has the job at `index` do something. It is not in the list of open jobs meanwhile; no step of a job looks there.
     pub(super) fn run(
         &mut self,
         index: usize,
@@ -44,11 +46,11 @@ impl State {
         out: &mut Vec<Action>,
         work: impl FnOnce(&mut Run) -> StepResult,
     ) {
-        let mut job = self.tasks.remove(index);
+        let mut job = self.jobs.open.remove(index);
         let mut run = Run { state: self, job: &mut job, now, out };
         let result = work(&mut run);
         run.go(result);
-        self.tasks.insert(index, job);
+        self.jobs.open.insert(index, job);
     }
 
     /// Ends the job at `index`; what it did stays.
@@ -58,15 +60,17 @@ impl State {
 }
 
 impl Run<'_> {
+    /// The job's id.
     pub fn id(&self) -> JobId {
         self.job.record.id.clone()
     }
 
+    /// The agent's name.
     pub fn name(&self) -> Name {
         self.job.record.name.clone()
     }
 
-    /// Goes on from what came of a step, until something is to be waited for.
+    /// Continues with what came of a step, until the job waits for something or has ended.
     fn go(&mut self, mut result: StepResult) {
         loop {
             let next = match result {
@@ -99,7 +103,7 @@ impl Run<'_> {
         self.out.push(Action::SaveJob(Box::new(self.job.record.clone())));
     }
 
-    /// Goes on where an earlier daemon was.
+    /// Continues where an earlier daemon was.
     pub fn resume(&mut self) -> StepResult {
         let record = &self.job.record;
         let phase = record.phase;
@@ -117,8 +121,8 @@ impl Run<'_> {
         }
     }
 
-    /// A step failed. On the way back that is said, and the rest is undone all the same; where nothing was changed yet, what was
-    /// brought is thrown away; otherwise the job turns round.
+    /// A step failed. In an undo this is added to the result, and the rest is undone nevertheless. Where nothing was changed
+    /// yet, what was fetched is removed and the job ends. Otherwise the undo begins.
     fn fail(&mut self, code: Code, why: String) -> StepResult {
         if self.job.goes_back() {
             self.add_to_outcome(&why);
@@ -137,7 +141,7 @@ impl Run<'_> {
         StepResult::GoTo(first)
     }
 
-    /// Adds to what will be reported.
+    /// Adds to the message of the result that will be reported.
     pub fn add_to_outcome(&mut self, text: &str) {
         if let Some(outcome) = &mut self.job.record.outcome {
             *outcome = Outcome::new(outcome.code, &format!("{}; {text}", outcome.message));
@@ -164,7 +168,7 @@ impl Run<'_> {
         if self.job.source().is_some() {
             self.out.push(Action::RemoveDownload(id));
         }
-        self.state.released.push(self.name());
+        self.state.jobs.released.push(self.name());
         let record = &mut self.job.record;
         record.outcome = Some(outcome);
         (record.before, record.package) = (None, None);

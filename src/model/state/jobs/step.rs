@@ -1,5 +1,7 @@
-//! What each step begins, and what its answers mean. What they are for is said in `model::plan`; steps that only packages or
-//! only the daemon itself know are in `package` and `own`.
+//! What each step of a job begins, and what the host's answers to it mean.
+//!
+//! `model::plan` says what the steps are for and in which order they come. Here are those for any agent and for settings; those
+//! of packages are in `package`, those of the daemon itself in `own`.
 
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use crate::model::job::{joined, Code, JobAction};
 use crate::model::plan::Step;
 use crate::model::record::Wanted;
 use crate::model::spec::Spec;
+use crate::model::state::exchange::NO_ERRCODE;
 use crate::model::state::{Progress, State};
 
 /// An answer of the host to what a step began.
@@ -28,20 +31,20 @@ pub enum Answer<'a> {
     Placed(Result<(), Error>),
     /// To `Action::Inspect`.
     Inspected(Result<Option<Box<Spec>>, Error>),
-    /// Of the last package tool that a step runs.
+    /// What the last of the package tools says that a step runs.
     Tools(Result<&'a str, Error>),
 }
 
 impl Answer<'_> {
-    /// What it is called in the log, which is to show nothing of what it holds.
+    /// What the log calls it, which must show nothing of its content.
     fn name(&self) -> &'static str {
         match self {
-            Answer::Fetched(_) => "download",
-            Answer::Verified(_) => "verification",
-            Answer::Unpacked(_) => "unpacking",
-            Answer::Placed(_) => "move",
-            Answer::Inspected(_) => "definition",
-            Answer::Tools(_) => "tool",
+            Answer::Fetched(_) => "the end of a download",
+            Answer::Verified(_) => "the end of a verification",
+            Answer::Unpacked(_) => "the end of an unpacking",
+            Answer::Placed(_) => "the end of a move",
+            Answer::Inspected(_) => "the end of an inspection",
+            Answer::Tools(_) => "the end of a package tool",
         }
     }
 }
@@ -50,17 +53,26 @@ impl State {
     /// The host answers what a job asked.
     pub(in super::super) fn answered(&mut self, id: &str, answer: Answer, now: Now, out: &mut Vec<Action>) {
         // A job that has ended asks for nothing any more; what it asked before that may be answered late.
-        if let Some(index) = self.index(id).filter(|index| !self.tasks[*index].has_ended()) {
+        if let Some(index) = self.jobs.index(id).filter(|index| !self.jobs.open[*index].has_ended()) {
             self.run(index, now, out, |run| run.answer(answer));
         }
     }
 
-    /// A server list was on trial.
-    pub(in super::super) fn tried(&mut self, good: bool, server: &str, reply: &Reply, now: Now, out: &mut Vec<Action>) {
-        let Some(index) = self.tasks.iter().position(|job| job.is_at(Step::TryServers)) else { return };
+    /// The trial of a server list has ended; `server` is the one asked last.
+    pub(in super::super) fn server_list_tried(
+        &mut self,
+        good: bool,
+        server: &str,
+        reply: &Reply,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(index) = self.jobs.open.iter().position(|job| job.is_at(Step::TryServers)) else {
+            return log(out, Level::Warn, format_args!("server {server}: it was on trial for no job, ignored"));
+        };
         let why = match reply {
             Reply::Failed { reason, .. } => reason,
-            _ => "its answer holds no integer errcode",
+            _ => NO_ERRCODE,
         };
         let text = "no server of the new list answers, the old list stays; the last one";
         let failed = StepResult::Failed(Code::Download, format!("{text}, {server}: {why}"));
@@ -69,7 +81,7 @@ impl State {
 }
 
 impl Run<'_> {
-    /// Begins the step that the job stands at; harmless when some of it was done before.
+    /// Begins the step that the job stands at. No harm is done when an earlier daemon did a part of it.
     pub fn begin(&mut self) -> StepResult {
         let Some(step) = self.job.record.step else { return self.misfit() };
         self.job.activity = Activity::Step;
@@ -103,7 +115,7 @@ impl Run<'_> {
             Step::Reinstall => self.reinstall(),
             Step::Relink => self.relink(),
             Step::Discard => self.discard(),
-            Step::Restore => self.recall(),
+            Step::Restore => self.restore(),
             Step::TryServers => self.try_servers(),
             Step::ApplySettings => self.apply_settings(),
             Step::TryNew => self.wait_for(Activity::Reexec),
@@ -118,16 +130,16 @@ impl Run<'_> {
 
     /// What the host's answer means for the step that the job stands at.
     pub fn answer(&mut self, answer: Answer) -> StepResult {
-        let Some(step) = self.job.record.step else { return self.ignore(&answer) };
+        let Some(step) = self.job.record.step else { return self.ignore(answer.name()) };
         if !matches!(self.job.activity, Activity::Step | Activity::Fetching | Activity::Tools(_)) {
-            return self.ignore(&answer);
+            return self.ignore(answer.name());
         }
         match (step, answer) {
             (Step::Download, Answer::Fetched(fetched)) => self.fetched(fetched),
             (Step::Place, Answer::Placed(Err(why))) => cannot_install(format_args!("cannot keep the package: {why}")),
             (Step::Verify | Step::Unpack | Step::Install, Answer::Verified(verified)) => self.verified(verified),
-            (Step::Identify, Answer::Tools(said)) => self.identified(said),
-            (Step::Query, Answer::Tools(said)) => self.queried(said.is_ok()),
+            (Step::Identify, Answer::Tools(output)) => self.identified(output),
+            (Step::Query, Answer::Tools(output)) => self.queried(output.is_ok()),
             (Step::Inspect, Answer::Inspected(own)) => self.choose(own),
             (Step::Link, Answer::Placed(Err(why))) => self.not_linked(&why),
             (Step::Retire, Answer::Tools(Err(why))) => self.not_retired(&why),
@@ -143,15 +155,15 @@ impl Run<'_> {
             (Step::Place | Step::Name | Step::Link | Step::Relink, Answer::Placed(Ok(())))
             | (Step::Unpack, Answer::Unpacked(Ok(())))
             | (Step::Install | Step::Retire | Step::Remove | Step::Reinstall, Answer::Tools(Ok(_))) => StepResult::Done,
-            (_, answer) => self.ignore(&answer),
+            (_, answer) => self.ignore(answer.name()),
         }
     }
 
-    /// An answer to what the step did not ask.
-    fn ignore(&mut self, answer: &Answer) -> StepResult {
+    /// Logs something that cannot come at the step, and changes nothing.
+    pub fn ignore(&mut self, what: &str) -> StepResult {
         let step = self.job.record.step.map_or("none", Step::name);
-        let (id, what) = (&self.job.record.id, answer.name());
-        log(self.out, Level::Warn, format_args!("job \"{id}\": the end of a {what} at the step \"{step}\", ignored"));
+        let id = &self.job.record.id;
+        log(self.out, Level::Warn, format_args!("job \"{id}\": {what} at the step \"{step}\", ignored"));
         StepResult::Wait
     }
 
@@ -161,11 +173,13 @@ impl Run<'_> {
         StepResult::Failed(Code::BadJob, format!("its record does not fit the step \"{step}\""))
     }
 
+    /// Lets the job wait for something.
     pub fn wait_for(&mut self, activity: Activity) -> StepResult {
         self.job.activity = activity;
         StepResult::Wait
     }
 
+    /// The job's agent.
     pub fn agent(&self) -> Option<&Agent> {
         self.state.agents.get(self.job.name())
     }
@@ -176,14 +190,16 @@ impl Run<'_> {
     }
 
     fn want(&mut self, wanted: Wanted) -> StepResult {
-        self.state.want(self.job.name(), wanted, self.now, self.out);
+        self.state.want(self.job.name(), wanted, self.out);
         StepResult::Done
     }
 
+    /// Has the agent started.
     pub fn order_up(&mut self) {
         self.state.step_agent(self.job.name(), self.now, self.out, &mut |agent, context| agent.request_start(context));
     }
 
+    /// Has the agent stopped.
     pub fn order_down(&mut self) {
         self.state.step_agent(self.job.name(), self.now, self.out, &mut |agent, context| agent.request_stop(context));
     }
@@ -202,9 +218,9 @@ impl Run<'_> {
         }
     }
 
-    /// Brings the agent down.
+    /// Stops the agent.
     fn stop(&mut self) -> StepResult {
-        // What an earlier daemon restarted for this job is not restarted again.
+        // An agent that an earlier daemon restarted for this job is not restarted again.
         let received = self.job.record.received;
         let since = self.agent().and_then(Agent::running_since).filter(|since| *since >= received);
         if self.job.resumed && since.is_some() && matches!(self.job.action(), Some(JobAction::Restart)) {
@@ -214,7 +230,7 @@ impl Run<'_> {
         StepResult::Wait
     }
 
-    /// Looks whether the agent is down. Somebody may want it up meanwhile.
+    /// Looks whether the agent is down. The operator may have started it meanwhile.
     pub fn follow_stop(&mut self) -> StepResult {
         let Some(agent) = self.agent().filter(|agent| !agent.is_down()) else { return StepResult::Done };
         if agent.is_going_down() {
@@ -227,9 +243,9 @@ impl Run<'_> {
         StepResult::Wait
     }
 
-    /// Wants the agent up, and starts it.
+    /// Starts the agent, and records that it should run.
     fn start(&mut self) -> StepResult {
-        self.state.want(self.job.name(), Wanted::Up, self.now, self.out);
+        self.state.want(self.job.name(), Wanted::Up, self.out);
         self.order_up();
         self.job.goal = None;
         self.watch_start();
@@ -249,14 +265,14 @@ impl Run<'_> {
         let name = self.job.name();
         let own = self.job.content.as_ref().and_then(|job| job.startsecs);
         let lasting: Duration = own.unwrap_or_else(|| self.state.startsecs(name));
-        // It must be healthy, too, where there is something to go back to.
+        // It must be healthy, too, where there is a state to restore.
         let healthy = !self.job.goes_back() && self.job.record.before.is_some();
         let goal = self.state.goal_up(name, lasting, healthy);
         self.job.goal.get_or_insert(goal);
     }
 
-    /// Watches the start. After an interruption the one that runs now is the one to watch. What ended while nobody was
-    /// watching may have ended with the daemon, and says nothing about the agent: it is started again.
+    /// Watches the start; in a resumed job that of the process that runs now. An agent that ended while no daemon was watching
+    /// may have ended with the daemon, which says nothing about the agent: it is started again.
     fn settle(&mut self) -> StepResult {
         if self.job.resumed && self.job.goal.is_none() && self.is_wanted() {
             self.order_up();
@@ -281,7 +297,7 @@ impl Run<'_> {
     fn try_servers(&mut self) -> StepResult {
         match self.job.action() {
             Some(JobAction::Config { servers: Some(servers), .. }) if !servers.is_empty() => {
-                self.state.schedule.try_given(servers.clone());
+                self.state.exchanges.schedule.try_given(servers.clone());
                 StepResult::Wait
             }
             _ => StepResult::Done,
@@ -290,14 +306,14 @@ impl Run<'_> {
 
     fn apply_settings(&mut self) -> StepResult {
         let Some(JobAction::Config { servers, step }) = self.job.action() else { return self.misfit() };
-        let (settings, pace) = (&mut self.state.settings, &mut self.state.schedule);
+        let (settings, schedule) = (&mut self.state.settings, &mut self.state.exchanges.schedule);
         if let Some(servers) = servers {
             settings.svrlist = joined(&mut servers.iter().map(|server| &*server.base), ",").into();
-            pace.set_given(servers.clone());
+            schedule.set_given(servers.clone());
         }
         if let Some(step) = *step {
             settings.step = Some(step);
-            pace.set_step(step, self.now.time);
+            schedule.set_step(step, self.now.time);
         }
         self.out.push(Action::SaveSettings(settings.clone()));
         StepResult::Done

@@ -1,4 +1,5 @@
-//! Package tools that a step runs, one after the other: with a deadline, again while another one holds the lock.
+//! Package tools that a step runs, one after the other. Each has a deadline, and is tried again while another program holds
+//! the lock of the package database. Only the last one decides: those before it prepare.
 
 use super::open_job::{Activity, Tools};
 use super::run::{Run, StepResult};
@@ -11,7 +12,7 @@ use crate::model::package::{is_locked, Tool, LOCK_WAIT};
 use crate::model::state::State;
 
 impl State {
-    /// A package tool ended, or one that tries another image of the daemon.
+    /// A package tool has ended, or a trial of a new binary of the daemon.
     pub(in super::super) fn tool_done(
         &mut self,
         owner: &ToolOwner,
@@ -23,7 +24,7 @@ impl State {
         match owner {
             ToolOwner::Reexec => self.reexec_tried(exit, output, now, out),
             ToolOwner::Job(id) => {
-                if let Some(index) = self.index(id) {
+                if let Some(index) = self.expect_job(id, "a package tool ended", out) {
                     self.run(index, now, out, |run| run.tool_done(exit, output));
                 }
             }
@@ -35,23 +36,23 @@ impl Run<'_> {
     /// Runs package tools one after the other; the step is done where there is none.
     pub fn run_tools(&mut self, tools: impl IntoIterator<Item = Tool>) -> StepResult {
         let tools = Tools {
-            left: tools.into_iter().collect(),
+            queue: tools.into_iter().collect(),
             deadline: self.now.time,
             late: false,
             again: None,
             lock_until: self.now.time + LOCK_WAIT,
         };
-        if tools.left.is_empty() {
+        if tools.queue.is_empty() {
             return StepResult::Done;
         }
         self.job.activity = Activity::Tools(Box::new(tools));
         self.run_tool()
     }
 
-    /// Runs the first of the tools that are left.
+    /// Runs the first of the tools in the queue.
     fn run_tool(&mut self) -> StepResult {
-        let Activity::Tools(tools) = &mut self.job.activity else { return StepResult::Wait };
-        let Some(tool) = tools.left.front().cloned() else { return StepResult::Wait };
+        let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("a package tool") };
+        let Some(tool) = tools.queue.front().cloned() else { return self.ignore("a package tool") };
         (tools.late, tools.again) = (false, None);
         tools.deadline = self.now.time + tool.timeout.min(self.state.options.times.tool);
         self.ask(Action::Tool(ToolOwner::Job(self.id()), tool))
@@ -59,11 +60,8 @@ impl Run<'_> {
 
     fn tool_done(&mut self, exit: Exit, output: &str) -> StepResult {
         let id = self.id();
-        let Activity::Tools(tools) = &mut self.job.activity else {
-            log(self.out, Level::Warn, format_args!("job \"{id}\": the end of a tool that it did not run, ignored"));
-            return StepResult::Wait;
-        };
-        let argv = tools.left.front().map(|tool| joined(&mut tool.argv.iter().map(|word| &**word), " "));
+        let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("the end of a package tool") };
+        let argv = tools.queue.front().map(|tool| joined(&mut tool.argv.iter().map(|word| &**word), " "));
         let program = sanitize(&argv.unwrap_or_default(), 100);
         let failed = exit != Exit::Code(0);
         if failed && is_locked(output) && self.now.time < tools.lock_until {
@@ -71,12 +69,11 @@ impl Run<'_> {
             log(self.out, Level::Info, format_args!("job \"{id}\": {program} waits for a lock"));
             return StepResult::Wait;
         }
-        // What comes before the last one only prepares.
-        if tools.left.len() > 1 {
+        if tools.queue.len() > 1 {
             if failed {
-                log(self.out, Level::Warn, format_args!("job \"{id}\": {program}: {exit}, going on without"));
+                log(self.out, Level::Warn, format_args!("job \"{id}\": {program}: {exit}, continued without it"));
             }
-            tools.left.pop_front();
+            tools.queue.pop_front();
             return self.run_tool();
         }
         if !failed {
@@ -84,17 +81,17 @@ impl Run<'_> {
         }
         let late = tools.late;
         if late || matches!(exit, Exit::Signal(_)) {
-            self.state.interrupted = true;
+            self.state.jobs.interrupted = true;
         }
         let how = if late { "took too long and was killed".to_string() } else { exit.to_string() };
         let text = sanitize(&format!("{program}: {how}: {output}"), MESSAGE_MAX);
         self.answer(Answer::Tools(Err(text.into())))
     }
 
-    /// What is due of a tool: it is killed when it takes too long, again when it was already; or the lock is tried again.
+    /// Kills a tool that takes too long, again when it was killed already; or tries for the lock again.
     pub fn tool_due(&mut self) -> StepResult {
         let id = self.id();
-        let Activity::Tools(tools) = &mut self.job.activity else { return StepResult::Wait };
+        let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("the time of a package tool") };
         match tools.again {
             Some(at) if at <= self.now.time => self.run_tool(),
             None if tools.deadline <= self.now.time => {

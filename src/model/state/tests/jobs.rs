@@ -359,7 +359,7 @@ fn an_interrupted_job_ends_as_it_would_have() {
         let digest = Digest([2; 32]);
         let way = |bench: &mut Bench, count: usize| {
             for step in 0..count {
-                match bench.state.phase_of("next") {
+                match bench.phase("next") {
                     Some(Phase::Downloading) => {
                         bench.step(Event::Fetched(
                             "next".into(),
@@ -409,7 +409,7 @@ fn what_was_begun_before_signatures_were_asked_for_is_held_and_then_refused() {
         way.iter().take(survived).for_each(|event| bench.step(event.clone()));
         // By defaults in place of a bad configuration nothing goes on, and nobody waits for it without end.
         bench.begin_with(Options { closed: Some("it is bad".into()), ..options() }, None, None);
-        let phase = bench.state.phase_of("next");
+        let phase = bench.phase("next");
         bench.pass(secs(100));
         let works = |action: &Action| {
             matches!(
@@ -421,11 +421,7 @@ fn what_was_begun_before_signatures_were_asked_for_is_held_and_then_refused() {
                     | Action::Exchange(..)
             )
         };
-        assert!(
-            !bench.done.iter().any(works) && bench.state.phase_of("next") == phase,
-            "after {survived}: {:?}",
-            bench.done
-        );
+        assert!(!bench.done.iter().any(works) && bench.phase("next") == phase, "after {survived}: {:?}", bench.done);
         assert!(bench.state.deadline().is_none_or(|at| at > bench.now.time), "after {survived}");
         let entries = bench.state.entries(bench.now);
         let entry = entries.iter().find(|entry| &*entry.id == "next").unwrap();

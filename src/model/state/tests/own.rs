@@ -231,7 +231,7 @@ fn a_daemon_that_died_in_between_knows_how_far_it_was() {
 fn nothing_is_begun_while_an_image_is_leaving() {
     let mut bench = brought();
     // An exchange is under way.
-    bench.state.schedule.hurry();
+    bench.state.exchanges.schedule.hurry();
     bench.step(Event::OrphanReaped);
     found_good(&mut bench);
     assert!(bench.asks());
@@ -243,7 +243,7 @@ fn nothing_is_begun_while_an_image_is_leaving() {
     assert!(!bench.asks());
     // One that never ends is not waited for beyond its own time.
     let mut bench = brought();
-    bench.state.schedule.hurry();
+    bench.state.exchanges.schedule.hurry();
     bench.step(Event::OrphanReaped);
     found_good(&mut bench);
     bench.pass(secs(41));

@@ -71,7 +71,7 @@ fn no_more_than_so_many_jobs_are_open_and_so_many_ids_remembered() {
         waiting
     };
     bench.offer((0..OPEN_JOBS + 3).map(waiting).collect());
-    assert_eq!((bench.state.tasks.len(), bench.jobs.len()), (OPEN_JOBS, OPEN_JOBS));
+    assert_eq!((bench.state.jobs.open.len(), bench.jobs.len()), (OPEN_JOBS, OPEN_JOBS));
 
     let mut bench = Bench::new(Vec::new());
     let bad = |number: usize| {
@@ -85,8 +85,9 @@ fn no_more_than_so_many_jobs_are_open_and_so_many_ids_remembered() {
             bench.step(Event::Replied(Reply::Taken));
         }
     }
-    assert_eq!(bench.state.ledger.len(), ENDED_JOBS);
-    assert!(!bench.state.ledger.contains_key("0") && bench.state.ledger.contains_key("100"));
+    let remembered = bench.state.jobs.remembered();
+    assert_eq!(remembered.len(), ENDED_JOBS);
+    assert!(!remembered.contains(&"0") && remembered.contains(&"100"));
 }
 
 // Results and servers.
@@ -101,7 +102,7 @@ fn refused_results_never_keep_a_status_from_being_sent() {
     for _ in 0..3000 {
         let results = bench.take(results).len();
         assert!(bench.asks() || results == 0);
-        if bench.asks() && bench.state.sent_results.is_empty() {
+        if bench.asks() && !bench.state.exchanges.sends_results() {
             statuses += 1;
             bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
         } else if bench.asks() {
@@ -137,9 +138,9 @@ fn a_result_that_is_refused_goes_alone_and_holds_up_no_other() {
         alone.push(results.len());
     }
     assert_eq!(taken, 69, "{alone:?}");
-    assert_eq!(bench.state.tasks.len(), 1);
+    assert_eq!(bench.state.jobs.open.len(), 1);
     bench.pass(secs(700));
-    assert!(bench.state.schedule.asking().is_some(), "it is tried again, and statuses go on");
+    assert!(bench.state.exchanges.schedule.asking().is_some(), "it is tried again, and statuses go on");
 }
 
 #[test]
