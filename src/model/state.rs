@@ -1,9 +1,10 @@
-//! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to do.
+//! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to
+//! do.
 //!
-//! A state comes from what `options` holds, as `init` says. `agents` applies events to agents and answers clients on the
-//! host, `jobs` takes jobs through their plans, `exchange` speaks with the servers, `incidents` keeps what they are to hear,
-//! `reexec` has a new binary executed, `unreadable` says what must wait for a record. Nothing here uses a clock, file,
-//! socket or log: the same events always give the same actions.
+//! A state comes from what `options` holds, as `init` says. `agents` applies events to agents and answers clients on
+//! the host, `jobs` takes jobs through their plans, `exchange` speaks with the servers, `incidents` keeps what they are
+//! to hear, `reexec` has a new binary executed, `unreadable` says what must wait for a record. Nothing here uses a
+//! clock, file, socket or log: the same events always give the same actions.
 
 mod agents;
 mod init;
@@ -59,7 +60,8 @@ struct Waiter {
 /// What an agent must come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goal {
-    /// Start number `generation` runs and has done so for `lasting`; `healthy`: and has passed its check, if it has one.
+    /// Start number `generation` runs and has done so for `lasting`; `healthy`: and has passed its check, if it has
+    /// one.
     Up { generation: u32, lasting: Duration, healthy: bool },
     /// Nothing of it is left.
     Down,
@@ -164,8 +166,8 @@ impl State {
                     agent.exited(exit, oom.as_deref(), &tail, context)
                 });
             }
-            Event::MainProcess(name, found) => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.main_found(found, context))
+            Event::MainProcess(name, process) => {
+                self.step_agent(&name, now, out, &mut |agent, context| agent.main_found(process, context))
             }
             Event::ProcessCount(name, count) => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.process_count(count, context))
@@ -225,8 +227,8 @@ impl State {
         self.agents.values().map(|agent| agent.run_record(&self.options.boot_id))
     }
 
-    /// Everything that is to outlive the boot, for when the records are lost; of ended jobs whose results were taken only
-    /// the ids are known here.
+    /// Everything that is to outlive the boot, for when the records are lost; of ended jobs whose results were taken
+    /// only the ids are known here.
     pub fn records(&self) -> Vec<Action> {
         let mut records = vec![Action::SaveSettings(self.settings.clone())];
         // An identity that could not be read at the start must not be replaced by another one.
@@ -286,6 +288,7 @@ impl State {
 
     /// Does what follows from a change anywhere: answers to clients, the next steps of jobs, exchanges that are due.
     fn follow(&mut self, now: Now, out: &mut Vec<Action>) {
+        // In a shutdown jobs stay as they are, as an agent that ends with the daemon says nothing about a job.
         if self.shutdown.is_none() {
             self.follow_jobs(now, out);
         }
@@ -331,8 +334,8 @@ impl State {
         self.step_agents(Some(name), now, out, step);
     }
 
-    /// The same of one agent, or of all where there is no name. Not generic: the code would be there once for each of the
-    /// many callers.
+    /// The same of one agent, or of all where there is no name. Not generic: the code would be there once for each of
+    /// the many callers.
     fn step_agents(
         &mut self,
         name: Option<&str>,

@@ -1,7 +1,7 @@
 //! What moves agents from outside: commands of clients on the host, changed definitions, measurements.
 //!
-//! An order is recorded before it is carried out. A client is answered when its agent has reached what the client wants, or
-//! never will. What an agent does in its own states is in `model::agent`.
+//! An order is recorded before it is carried out. A client is answered when its agent has reached what the client
+//! wants, or never will. What an agent does in its own states is in `model::agent`.
 
 use std::time::Duration;
 
@@ -243,8 +243,8 @@ impl State {
         self.refresh(&name, now, out);
     }
 
-    /// Restarts an agent that an earlier daemon started by another definition. While a job changes the agent's package, this
-    /// waits for the end of the job.
+    /// Restarts an agent that an earlier daemon started by another definition. While a job changes the agent's package,
+    /// this waits for the end of the job.
     pub(super) fn restart_outdated(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
         let replacing = |job: &OpenJob| {
             let record = &job.record;
@@ -287,8 +287,8 @@ impl State {
         }
     }
 
-    /// Lets an agent go for which no source has a definition. It stays while a record or a job says that it is to have one:
-    /// then the definition cannot be read at present, or the job is about to bring it.
+    /// Lets an agent go for which no source has a definition. It stays while a record or a job says that it is to have
+    /// one: then the definition cannot be read at present, or the job is about to bring it.
     pub(super) fn forget_undefined(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
         if self.unread.definitions || self.is_unread(name) {
             return;

@@ -1,7 +1,7 @@
 //! Exchanges with the servers: which one is due, what it sends, and what its answer means.
 //!
-//! `model::schedule` says when to talk and to whom; this file says what about. The result of a job is sent until a server
-//! has taken it, and an incident likewise. A job comes in with the answer to a status, and goes to `jobs`.
+//! `model::schedule` says when to talk and to whom; this file says what about. The result of a job is sent until a
+//! server has taken it, and an incident likewise. A job comes in with the answer to a status, and goes to `jobs`.
 
 use super::{State, OPEN_JOBS};
 use crate::kernel::{Level, Time};
@@ -270,7 +270,8 @@ impl State {
         }
     }
 
-    /// A server offers a job that was received before. It is not run again; the server has not got its result, or has lost it.
+    /// A server offers a job that was received before. It is not run again; the server has not got its result, or has
+    /// lost it.
     fn offered_again(&mut self, id: &JobId, now: Now, out: &mut Vec<Action>) {
         if let Some(index) = self.jobs.index(id) {
             self.jobs.open[index].send_again(now.time);
@@ -291,8 +292,8 @@ impl State {
         }
     }
 
-    /// A server has answered, but did not take these results. Each goes alone now, as the fault may be another's; one that
-    /// was alone already waits.
+    /// A server has answered, but did not take these results. Each goes alone now, as the fault may be another's; one
+    /// that was alone already waits.
     fn results_not_taken(&mut self, sent: &[JobId], now: Now, out: &mut Vec<Action>) {
         for id in sent {
             let Some(index) = self.expect_job(id, "its result was refused", out) else { continue };

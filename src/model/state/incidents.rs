@@ -1,7 +1,7 @@
 //! What the servers are to hear beside the state of agents: one sentence for each incident.
 //!
-//! Incidents wait here until a server has taken a report with them. There is room for so many; beyond that the oldest are
-//! dropped, and the next report says how many.
+//! Incidents wait here until a server has taken a report with them. There is room for so many; beyond that the oldest
+//! are dropped, and the next report says how many.
 
 use super::State;
 use crate::model::event::Now;

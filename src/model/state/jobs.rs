@@ -1,9 +1,9 @@
 //! Jobs from receipt to result: whose turn it is, and what is due.
 //!
-//! What a job does is a plan (`model::plan`). `receive` takes jobs in, `queue` holds them, this file begins them in their turn,
-//! `run` takes them through their plans, and `step` says what each step begins and when it is done, with `download`,
-//! `package`, `tools` and `own`. What a job found before it changed anything stays in its record until its end, as an undo
-//! restores it.
+//! What a job does is a plan (`model::plan`). `receive` takes jobs in, `queue` holds them, this file begins them in
+//! their turn, `run` takes them through their plans, and `step` says what each step begins and when it is done, with
+//! `download`, `package`, `tools` and `own`. What a job found before it changed anything stays in its record until its
+//! end, as an undo restores it.
 
 mod download;
 mod own;
@@ -31,7 +31,8 @@ use run::{Run, StepResult};
 pub(super) use step::Answer;
 
 impl State {
-    /// Where an open job is that must be there, as `event` says what came of something it began. One that is not is logged.
+    /// Where an open job is that must be there, as `event` says what came of something it began. One that is not is
+    /// logged.
     pub(super) fn expect_job(&self, id: &JobId, event: &str, out: &mut Vec<Action>) -> Option<usize> {
         let index = self.jobs.index(id);
         if index.is_none() {
@@ -69,9 +70,9 @@ impl State {
         }
     }
 
+    /// Lets the job at `index` continue if it can.
     fn follow_job(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
-        // An agent that ends with the daemon says nothing about a job: the next daemon continues it.
-        if self.shutdown.is_some() || self.is_held(index) {
+        if self.is_held(index) {
             return;
         }
         let job = &self.jobs.open[index];
@@ -85,7 +86,8 @@ impl State {
         }
     }
 
-    /// Whether a job waits until it is known what must be signed. A job that has put something in its place does not wait.
+    /// Whether a job waits until it is known what must be signed. A job that has put something in its place does not
+    /// wait.
     pub(super) fn is_held(&self, index: usize) -> bool {
         let job = &self.jobs.open[index];
         self.options.closed.is_some() && job.record.phase <= Phase::Installing && !job.goes_back()
@@ -181,8 +183,8 @@ impl Run<'_> {
         }
     }
 
-    /// Why a job is refused before anything is done for it, where packages must be signed. A definition inside of a package
-    /// is judged once the package is on the host.
+    /// Why a job is refused before anything is done for it, where packages must be signed. A definition inside of a
+    /// package is judged once the package is on the host.
     fn objection(&self, job: &Job) -> Option<String> {
         if !self.state.options.signed {
             return None;

@@ -93,8 +93,8 @@ pub struct Recovered {
     pub jobs: Vec<(JobRecord, Option<Rc<Job>>)>,
     /// What an earlier daemon of this boot recorded of each agent's run, and whether its main process is still alive.
     pub runs: Vec<(RunRecord, bool)>,
-    /// Agents of which processes run although no record says so: the likely main process and when it was started, if one of
-    /// them can be recognized as it.
+    /// Agents of which processes run although no record says so: the likely main process and when it was started, if
+    /// one of them can be recognized as it.
     pub unrecorded: Vec<(Name, Option<(Process, Time)>)>,
     /// Agents that are known only from the environment of their processes: these are ended, and nothing waits for it.
     pub marked: Vec<Name>,

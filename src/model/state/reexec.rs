@@ -1,8 +1,8 @@
 //! Reexec: the daemon executes a new binary of itself, which keeps the process and with it all agents as children.
 //!
 //! First the new binary's `version` and `check` run as package tools do, with a deadline; a binary that fails them is
-//! refused, and nothing is changed. Then nothing new begins until the exchanges, starts and stops under way have ended, as
-//! their outcome is in records then. The new binary continues from these records as after any end of a daemon;
+//! refused, and nothing is changed. Then nothing new begins until the exchanges, starts and stops under way have ended,
+//! as their outcome is in records then. The new binary continues from these records as after any end of a daemon;
 //! `ReexecState` holds what no record does.
 
 use std::time::Duration;
@@ -133,7 +133,8 @@ impl State {
         }
     }
 
-    /// Clients that wait for something else than the reexec, each with the command by which the new binary lets it wait on.
+    /// Clients that wait for something else than the reexec, each with the command by which the new binary lets it wait
+    /// on.
     pub fn waiting(&self) -> Vec<(Client, Command)> {
         let mut waiting = Vec::new();
         for waiter in &self.waiters {
@@ -282,8 +283,8 @@ impl State {
         !exchanging && !self.is_unpacking() && !self.agents.values().any(|agent| moving(&agent.state))
     }
 
-    /// Executes the new binary once nothing is under way, and kills a trial that takes too long. A tick comes after every
-    /// other event, so that the exec loses none.
+    /// Executes the new binary once nothing is under way, and kills a trial that takes too long. A tick comes after
+    /// every other event, so that the exec loses none.
     pub(super) fn reexec_due(&mut self, now: Now, out: &mut Vec<Action>) {
         let quiet = self.is_quiet();
         let Some(pending) = &mut self.reexec.pending else { return };

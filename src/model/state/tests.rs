@@ -1,4 +1,6 @@
-//! Jobs, people and servers, each with a state of its own; `tests/simulate.rs` mixes them all.
+//! Jobs, clients on the host and servers, each tested with a state of its own. `tests/simulate.rs` mixes them all.
+//!
+//! A `Bench` is the host around a state: it answers at once what needs no decision of the test, and keeps all actions.
 
 mod jobs;
 mod unread;
@@ -22,18 +24,20 @@ use crate::model::restart::Policy;
 use crate::model::schedule::parse_servers;
 use crate::model::spec::Kind;
 
-/// A state, and the host that answers what can be answered at once.
+/// A state and its host.
 struct Bench {
     state: State,
     now: Now,
-    /// What was done and is not answered here.
+    /// All actions since the last look at them.
     done: Vec<Action>,
+    /// The records on disk.
     jobs: BTreeMap<JobId, JobRecord>,
     agents: BTreeMap<Name, AgentRecord>,
     settings: Settings,
     definitions: Vec<Definition>,
-    orders: Vec<Job>,
-    /// Records of jobs cannot be written.
+    /// Every job that a server has offered.
+    offered: Vec<Job>,
+    /// The disk is full: records of jobs cannot be written.
     full: bool,
     last_pid: i32,
 }
@@ -89,7 +93,7 @@ fn job(id: &str, name: &str, order: JobAction) -> Job {
     }
 }
 
-/// An order to bring a package of this number.
+/// A job that installs or upgrades to a tar whose digest and version are this number.
 fn package(id: &str, name: &str, number: u8, upgrade: bool) -> Job {
     let source = Source { url: "http://p/a.tar".into(), digest: Digest([number; 32]), format: Format::Tar };
     let mut job = job(id, name, if upgrade { JobAction::Upgrade(source) } else { JobAction::Install(source) });
@@ -112,39 +116,39 @@ impl Bench {
             agents: BTreeMap::new(),
             settings: Settings::default(),
             definitions,
-            orders: Vec::new(),
+            offered: Vec::new(),
             full: false,
             last_pid: 100,
         };
-        bench.begin_anew();
+        bench.restart_daemon();
         bench
     }
 
-    /// Another daemon takes over what is on record; nothing else is left.
-    fn begin_anew(&mut self) {
-        self.begin_as("1", None, None);
+    /// Another daemon takes over what is on record. Nothing else of the former one is left.
+    fn restart_daemon(&mut self) {
+        self.start_version("1", None, None);
     }
 
-    /// A daemon of this version takes over what is on record, and what the image before it carried over; `undone`: what a
-    /// watcher had to say.
-    fn begin_as(&mut self, version: &str, carried: Option<ReexecState>, undone: Option<&str>) {
-        self.begin_with(Options { version: version.into(), ..options() }, carried, undone);
+    /// A daemon of this version takes over what is on record, and what the binary left that executed it; `undone`: what
+    /// the watcher of a new binary reported.
+    fn start_version(&mut self, version: &str, before: Option<ReexecState>, undone: Option<&str>) {
+        self.start_with(Options { version: version.into(), ..options() }, before, undone);
     }
 
-    /// The same of a daemon that was told these options.
-    fn begin_with(&mut self, options: Options, carried: Option<ReexecState>, undone: Option<&str>) {
-        let read = |record: &JobRecord| self.orders.iter().find(|job| job.text == record.text).cloned().map(Rc::new);
-        let found = Recovered {
+    /// The same of a daemon with these options.
+    fn start_with(&mut self, options: Options, before: Option<ReexecState>, undone: Option<&str>) {
+        let read = |record: &JobRecord| self.offered.iter().find(|job| job.text == record.text).cloned().map(Rc::new);
+        let recovered = Recovered {
             definitions: self.definitions.clone(),
             agents: self.agents.values().cloned().collect(),
             jobs: self.jobs.values().map(|record| (record.clone(), read(record))).collect(),
             settings: self.settings.clone(),
-            reexec: carried,
+            reexec: before,
             undone: undone.map(Box::from),
             ..Recovered::default()
         };
         let mut out = Vec::new();
-        self.state = State::new(options, found, self.now, &mut out);
+        self.state = State::new(options, recovered, self.now, &mut out);
         self.done.clear();
         self.answer(out);
     }
@@ -160,7 +164,7 @@ impl Bench {
         self.answer(out);
     }
 
-    /// Does what can be done at once, and tells the state, until nothing is left to tell.
+    /// Does what can be done at once and gives the state the events that follow, until there are none.
     fn answer(&mut self, actions: Vec<Action>) {
         let mut actions = VecDeque::from(actions);
         let mut events = VecDeque::new();
@@ -200,7 +204,7 @@ impl Bench {
         None
     }
 
-    /// Time passes, with every tick that is asked for.
+    /// Lets time pass, with every tick that the state wants.
     fn pass(&mut self, time: Duration) {
         let end = self.now.time + time;
         while let Some(at) = self.state.deadline().filter(|at| *at <= end) {
@@ -219,28 +223,28 @@ impl Bench {
         self.now = Now { time, wall: 1_700_000_000 + time.0 / 1_000_000_000 };
     }
 
-    /// The server takes a status, if that is what it was asked, so that results may follow.
-    fn hear(&mut self) {
-        if self.asks() && !self.state.exchanges.sends_results() {
+    /// Answers a status, if one is under way, so that results may follow.
+    fn answer_status(&mut self) {
+        if self.is_asking() && !self.state.exchanges.sends_results() {
             self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
         }
     }
 
-    /// What was done and matters to `wanted`, and forgets all of it.
+    /// The actions since the last look that `wanted` picks; all of them are forgotten.
     fn take<T>(&mut self, wanted: impl Fn(&Action) -> Option<T>) -> Vec<T> {
         std::mem::take(&mut self.done).iter().filter_map(wanted).collect()
     }
 
     fn offer(&mut self, jobs: Vec<Job>) {
-        self.orders.extend(jobs.clone());
+        self.offered.extend(jobs.clone());
         self.reply_jobs(jobs.into_iter().map(Ok).collect());
     }
 
     fn reply_jobs(&mut self, jobs: Vec<Result<Job, RejectedJob>>) {
-        while self.asks() && self.state.exchanges.sends_results() {
+        while self.is_asking() && self.state.exchanges.sends_results() {
             self.step(Event::Replied(Reply::Taken));
         }
-        if !self.asks() {
+        if !self.is_asking() {
             self.state.exchanges.schedule.hurry();
             self.step(Event::OrphanReaped);
         }
@@ -248,21 +252,21 @@ impl Bench {
     }
 
     /// Whether an answer of a server is awaited.
-    fn asks(&self) -> bool {
+    fn is_asking(&self) -> bool {
         self.state.exchanges.schedule.asking().is_some()
     }
 
-    fn ends(&mut self, name: &str, exit: Exit) {
+    fn agent_ends(&mut self, name: &str, exit: Exit) {
         self.step(Event::Exited { name: name.into(), exit, oom: None, tail: "".into() });
         self.step(Event::ProcessCount(name.into(), 0));
     }
 
-    fn life(&self, name: &str) -> AgentState {
+    fn agent_state(&self, name: &str) -> AgentState {
         self.state.agents.get(name).map_or(AgentState::Down, |agent| agent.state.clone())
     }
 
     fn runs(&self, name: &str) -> bool {
-        matches!(self.life(name), AgentState::Running { .. })
+        matches!(self.agent_state(name), AgentState::Running { .. })
     }
 
     fn phase(&self, id: &str) -> Option<Phase> {
@@ -273,8 +277,8 @@ impl Bench {
         self.jobs.get(id)?.outcome.as_ref().filter(|_| self.jobs[id].phase >= Phase::Done).map(|outcome| outcome.code)
     }
 
-    /// A tar comes, is unpacked and takes its place, as far as the agent goes down for it.
-    fn bring(&mut self, id: &str, number: u8) {
+    /// Answers all that a job with a tar asks until the agent is stopped for it.
+    fn deliver(&mut self, id: &str, number: u8) {
         self.step(Event::Fetched(
             id.into(),
             Fetched::Whole { digest: Digest([number; 32]), doubtful: false, cut: false },
@@ -286,11 +290,11 @@ impl Bench {
         self.step(Event::Placed(id.into(), Ok(())));
     }
 
-    /// An agent that came by a job, and runs.
+    /// A host with an agent that a job has installed and that runs.
     fn installed(name: &str) -> Bench {
         let mut bench = Bench::new(Vec::new());
         bench.offer(vec![package("first", name, 1, false)]);
-        bench.bring("first", 1);
+        bench.deliver("first", 1);
         bench.step(Event::Placed("first".into(), Ok(())));
         bench.pass(secs(10));
         assert_eq!(bench.code("first"), Some(Code::Success));
@@ -337,10 +341,10 @@ fn limits_of_a_forking_agent_are_polled_once_its_main_process_is_known() {
 
 #[test]
 fn what_runs_of_an_agent_without_a_definition_is_ended_before_it_is_forgotten() {
-    let found = Recovered { unrecorded: vec![("web".into(), None)], leftovers: true, ..Recovered::default() };
+    let recovered = Recovered { unrecorded: vec![("web".into(), None)], leftovers: true, ..Recovered::default() };
     let now = Now { time: Time::new(1000, 0), wall: 1_700_001_000 };
     let mut out = Vec::new();
-    let mut state = State::new(options(), found, now, &mut out);
+    let mut state = State::new(options(), recovered, now, &mut out);
     let look = Action::CountProcesses { name: "web".into(), last: true };
     let drop = Action::RemoveAgent("web".into());
     assert!(out.contains(&look) && !out.contains(&drop), "{out:?}");
@@ -351,7 +355,7 @@ fn what_runs_of_an_agent_without_a_definition_is_ended_before_it_is_forgotten() 
         state.step(event, late, &mut out);
         assert!(out.contains(&Action::Signal("web".into(), sig)) && !out.contains(&drop), "{out:?}");
     }
-    // Somebody who wants it meanwhile is told that it is no more.
+    // A client that starts it meanwhile gets an error.
     out.clear();
     state.step(Event::Command(Client(1), Command::Start("web".into())), late, &mut out);
     assert_eq!(out.iter().filter_map(answers).collect::<Vec<_>>(), [(1, 1)]);
@@ -363,15 +367,15 @@ fn what_runs_of_an_agent_without_a_definition_is_ended_before_it_is_forgotten() 
 fn a_restart_comes_in_its_time_and_the_fourth_early_end_is_the_last() {
     let mut bench = Bench::new(vec![spec("web")]);
     for failures in 1..=3 {
-        bench.ends("web", Exit::Code(1));
+        bench.agent_ends("web", Exit::Code(1));
         bench.take(starts);
         bench.pass(secs(179));
         assert!(bench.take(starts).is_empty(), "before its time, after end {failures}");
         bench.pass(secs(1));
         assert_eq!(bench.take(starts).len(), 1, "after end {failures}");
     }
-    bench.ends("web", Exit::Code(1));
-    assert_eq!(bench.life("web"), AgentState::Fatal);
+    bench.agent_ends("web", Exit::Code(1));
+    assert_eq!(bench.agent_state("web"), AgentState::Fatal);
     bench.take(starts);
     bench.pass(secs(100_000));
     assert!(bench.take(starts).is_empty());
@@ -397,17 +401,17 @@ fn incidents_beyond_the_last_are_dropped_and_counted() {
     assert_eq!(&*events[1].message, "problem 5");
     bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
     bench.pass(secs(700));
-    assert_eq!(bench.take(report).pop(), Some(Vec::new()), "told once");
+    assert_eq!(bench.take(report).pop(), Some(Vec::new()), "reported once");
 }
 
-// People.
+// Clients on the host.
 
 #[test]
 fn a_command_is_answered_when_it_is_done() {
     let mut bench = Bench::new(vec![spec("web")]);
     bench.step(Event::Command(Client(1), Command::Stop("web".into())));
     assert!(bench.take(answers).is_empty(), "it still runs");
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert_eq!(bench.take(answers), [(1, 0)]);
     bench.step(Event::Command(Client(2), Command::Start("web".into())));
     bench.pass(secs(9));
@@ -415,20 +419,20 @@ fn a_command_is_answered_when_it_is_done() {
     bench.pass(secs(1));
     assert_eq!(bench.take(answers), [(2, 0)]);
     bench.step(Event::Command(Client(3), Command::Restart("web".into())));
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert!(bench.runs("web"));
-    bench.ends("web", Exit::Code(1));
+    bench.agent_ends("web", Exit::Code(1));
     assert_eq!(bench.take(answers), [(3, 1)]);
     bench.step(Event::Command(Client(4), Command::Start("who".into())));
     assert_eq!(bench.take(answers), [(4, 1)]);
     bench.step(Event::Command(Client(5), Command::Start("web".into())));
     bench.step(Event::Gone(Client(5)));
     bench.pass(secs(20));
-    assert!(bench.take(answers).is_empty(), "nobody waits any more");
+    assert!(bench.take(answers).is_empty(), "its client is gone");
 }
 
 #[test]
-fn a_report_is_answered_when_every_server_asked_to_be_left_alone() {
+fn a_report_is_answered_when_every_server_asked_for_a_pause() {
     let mut bench = Bench::new(Vec::new());
     bench.step(Event::Replied(Reply::Failed { reason: "busy".into(), retry_after: Some(500) }));
     bench.pass(secs(20));
@@ -443,30 +447,30 @@ fn a_report_is_answered_when_every_server_asked_to_be_left_alone() {
 fn a_shutdown_leaves_a_settling_upgrade_to_the_next_daemon() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 2, true)]);
-    bench.bring("next", 2);
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.deliver("next", 2);
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     bench.step(Event::Placed("next".into(), Ok(())));
     assert_eq!(bench.jobs["next"].phase, Phase::Settling);
     bench.step(Event::Shutdown(Shutdown::Stop));
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert!(bench.done.contains(&Action::Quit(0)));
     let record = &bench.jobs["next"];
     assert_eq!((record.phase, &record.outcome), (Phase::Settling, &None), "no failure of the package's");
-    bench.begin_anew();
+    bench.restart_daemon();
     bench.pass(secs(10));
     assert_eq!(bench.code("next"), Some(Code::Success));
 }
 
 #[test]
-fn nothing_is_begun_in_a_shutdown() {
+fn nothing_new_begins_in_a_shutdown() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 2, true)]);
-    bench.bring("next", 2);
+    bench.deliver("next", 2);
     bench.take(starts);
     bench.step(Event::Shutdown(Shutdown::Stop));
     bench.step(Event::Command(Client(1), Command::Start("web".into())));
     bench.step(Event::Definitions { whole: true, good: vec![file(spec("new"))], problems: Vec::new() });
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     bench.step(Event::Placed("next".into(), Ok(())));
     let done = std::mem::take(&mut bench.done);
     assert!(done.iter().filter_map(starts).next().is_none(), "{done:?}");
@@ -475,7 +479,7 @@ fn nothing_is_begun_in_a_shutdown() {
 }
 
 #[test]
-fn a_shutdown_is_noted_once_for_all_that_runs_and_the_next_daemon_begins_anew() {
+fn a_shutdown_is_recorded_once_for_all_agents_and_the_next_daemon_starts_them_again() {
     let saved = |action: &Action| match action {
         Action::SaveRun(run) => Some(RunRecord::clone(run)),
         _ => None,
@@ -485,25 +489,25 @@ fn a_shutdown_is_noted_once_for_all_that_runs_and_the_next_daemon_begins_anew() 
         _ => None,
     };
     let mut bench = Bench::new(vec![spec("web")]);
-    bench.ends("web", Exit::Code(1));
+    bench.agent_ends("web", Exit::Code(1));
     bench.pass(secs(180));
-    let mut noted = bench.done.iter().filter_map(saved).next_back().unwrap();
-    assert!(noted.process.is_some() && noted.failures == 1 && !noted.stopping, "{noted:?}");
+    let mut run = bench.done.iter().filter_map(saved).next_back().unwrap();
+    assert!(run.process.is_some() && run.failures == 1 && !run.stopping, "{run:?}");
     bench.done.clear();
     bench.step(Event::Shutdown(Shutdown::Stop));
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert_eq!(bench.done.iter().filter_map(saved).count(), 0);
     let stops: Vec<Time> = bench.done.iter().filter_map(stopped).collect();
-    assert!(stops.len() == 1 && stops[0] >= noted.started, "{stops:?}");
-    noted.end_with(stops[0].before(secs(300)));
-    assert!(!noted.stopping, "it was started after that");
-    noted.end_with(stops[0]);
-    assert!(noted.stopping && noted.failures == 0, "{noted:?}");
-    let runs = vec![(noted, false)];
-    let found = Recovered { definitions: bench.definitions.clone(), runs, leftovers: true, ..Recovered::default() };
+    assert!(stops.len() == 1 && stops[0] >= run.started, "{stops:?}");
+    run.end_with(stops[0].before(secs(300)));
+    assert!(!run.stopping, "it was started after that");
+    run.end_with(stops[0]);
+    assert!(run.stopping && run.failures == 0, "{run:?}");
+    let runs = vec![(run, false)];
+    let recovered = Recovered { definitions: bench.definitions.clone(), runs, leftovers: true, ..Recovered::default() };
     let mut out = Vec::new();
-    let mut state = State::new(options(), found, bench.now, &mut out);
-    // It looks again before the first start, as there was another daemon.
+    let mut state = State::new(options(), recovered, bench.now, &mut out);
+    // It counts processes before the first start, as there was another daemon.
     for _ in 0..2 {
         state.step(Event::ProcessCount("web".into(), 0), bench.now, &mut out);
     }
@@ -511,7 +515,7 @@ fn a_shutdown_is_noted_once_for_all_that_runs_and_the_next_daemon_begins_anew() 
 }
 
 #[test]
-fn a_shutdown_ends_whatever_does_not() {
+fn a_shutdown_ends_with_agents_that_do_not() {
     let mut bench = Bench::new(vec![spec("web")]);
     bench.offer(vec![package("first", "other", 1, false)]);
     bench.step(Event::Shutdown(Shutdown::Stop));

@@ -1,8 +1,8 @@
-//! Records that are there and could not be read when the daemon started: descriptors or memory ran out, or the disk has a
-//! fault. Nothing is decided because such a record is missing.
+//! Records that are there and could not be read when the daemon started: descriptors or memory ran out, or the disk has
+//! a fault. Nothing is decided because such a record is missing.
 //!
-//! An agent with such a record stays as it is, and only an order starts it. New jobs for it are left for the server to offer
-//! again, and those on record wait. Once everything can be read, the daemon starts again in place (reexec).
+//! An agent with such a record stays as it is, and only an order starts it. New jobs for it are left for the server to
+//! offer again, and those on record wait. Once everything can be read, the daemon starts again in place (reexec).
 
 use super::{JobId, Name, State};
 use crate::kernel::Level;

@@ -1,7 +1,7 @@
 //! Downloads: one at a time, tried again after pauses, and given up after several attempts without progress.
 //!
-//! A helper fetches; this file judges what it reports, and shares the one slot: a slow download makes way for others, and
-//! continues after them where it was.
+//! A helper fetches; this file judges what it reports, and shares the one slot: a slow download makes way for others,
+//! and continues after them where it was.
 
 use std::time::Duration;
 
@@ -103,8 +103,8 @@ impl Run<'_> {
     }
 }
 
-/// What was fetched, unless its digest is wrong and its connection ended early: then it was cut short, and the next attempt
-/// continues behind it.
+/// What was fetched, unless its digest is wrong and its connection ended early: then it was cut short, and the next
+/// attempt continues behind it.
 fn with_doubt(fetched: Fetched, want: Digest) -> Fetched {
     match fetched {
         Fetched::Whole { digest, cut: true, .. } if digest != want => {

@@ -1,9 +1,10 @@
-//! Steps that only jobs for the daemon itself have: `restart` is a reexec of the installed binary, `upgrade` one of a new
-//! binary.
+//! Steps that only jobs for the daemon itself have: `restart` is a reexec of the installed binary, `upgrade` one of a
+//! new binary.
 //!
-//! The new binary is unpacked beside the installed one and tried. Then the step `Reexec` is recorded, and the new binary is
-//! executed on trial. It first records the step `Prove`, and replaces the installed binary after its first good exchange with
-//! a server. If the installed binary runs again and finds its job at `Prove`, the new one has failed.
+//! The new binary is unpacked beside the installed one and tried. Then the step `Reexec` is recorded, and the new
+//! binary is executed on trial. It first records the step `Prove`, and replaces the installed binary after its first
+//! good exchange with a server. If the installed binary runs again and finds its job at `Prove`, the new one has
+//! failed.
 
 use std::time::Duration;
 
@@ -86,7 +87,8 @@ impl State {
         let proving = |job: &OpenJob| matches!(job.activity, Activity::Proving(_));
         if let Some(index) = self.jobs.open.iter().position(proving) {
             self.run(index, now, out, |run| {
-                // The result is recorded before the binary is replaced, so that a crash in between ends in this result, too.
+                // The result is recorded before the binary is replaced, so that a crash in between ends in this result,
+                // too.
                 run.job.record.outcome = Some(Outcome::new(Code::Success, &run.success()));
                 StepResult::Done
             });
@@ -128,8 +130,8 @@ impl Run<'_> {
         format!("success, {} runs", self.state.options.version)
     }
 
-    /// The step of an upgrade whose binary has proved itself, in a record of 1.0.0, which has no steps: its outcome is a success
-    /// before the end of the job.
+    /// The step of an upgrade whose binary has proved itself, in a record of 1.0.0, which has no steps: its outcome is
+    /// a success before the end of the job.
     pub fn proved(&self) -> Option<Step> {
         let proved = self.job.is_own() && self.job.record.outcome.as_ref()?.code == Code::Success;
         proved.then_some(Step::Replace)
@@ -223,7 +225,8 @@ impl Run<'_> {
     pub fn replaced(&mut self, result: Result<(), Error>) -> StepResult {
         match result {
             Ok(()) if self.state.reexec.trial.take().is_some() => StepResult::Done,
-            // An earlier daemon was interrupted here. The old binary may be the one that runs, so the installed one is executed.
+            // An earlier daemon was interrupted here. The old binary may be the one that runs, so the installed one is
+            // executed.
             Ok(()) => self.wait_for(Activity::Reexec),
             Err(why) => StepResult::Failed(Code::Install, format!("cannot install: {why}; undone")),
         }

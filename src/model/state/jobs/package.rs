@@ -1,7 +1,7 @@
 //! Steps of jobs that install or remove a package, and those that undo them.
 //!
-//! The package file is kept below `packages/NAME/`, and so is the one before it, for an undo. The host does what the steps
-//! ask for; this file says with which names, and judges the answers.
+//! The package file is kept below `packages/NAME/`, and so is the one before it, for an undo. The host does what the
+//! steps ask for; this file says with which names, and judges the answers.
 
 use super::open_job::Chosen;
 use super::run::{Run, StepResult};
@@ -44,7 +44,8 @@ impl State {
 }
 
 impl Run<'_> {
-    /// Notes what the agent is before an install or upgrade; `Err`: the job ends at once, as the agent has all that it says.
+    /// Notes what the agent is before an install or upgrade; `Err`: the job ends at once, as the agent has all that it
+    /// says.
     pub fn begin_install(&mut self, job: &Job) -> Result<(), StepResult> {
         let agent = self.state.agents.get(&job.name);
         let record = agent.map(|agent| agent.record.clone()).unwrap_or_default();
@@ -80,8 +81,8 @@ impl Run<'_> {
         trust::env_objection(job.envs.as_ref(), definition).filter(|_| self.state.options.signed)
     }
 
-    /// Why a package that is about to be installed must not be: an earlier daemon began the job when packages did not need
-    /// to be signed.
+    /// Why a package that is about to be installed must not be: an earlier daemon began the job when packages did not
+    /// need to be signed.
     pub fn unsigned(&self) -> Option<String> {
         let resumed = self.job.resumed && self.job.record.phase == Phase::Installing && !self.job.goes_back();
         self.job.source().filter(|_| resumed && self.state.options.signed)?;
@@ -111,9 +112,9 @@ impl Run<'_> {
         self.ask(Action::PlacePackage(self.id(), self.name(), file))
     }
 
-    /// Has the package file verified. The helper that fetched it does not do this, as an attacker who controls that helper
-    /// could report anything. The file lies where only root can write, under a name that no server chose; this same file is
-    /// the one that is placed.
+    /// Has the package file verified. The helper that fetched it does not do this, as an attacker who controls that
+    /// helper could report anything. The file lies where only root can write, under a name that no server chose; this
+    /// same file is the one that is placed.
     pub fn verify(&mut self) -> StepResult {
         let Some(file) = self.job.source().map(State::kept_file) else { return self.misfit() };
         self.ask(Action::Verify(self.id(), self.name(), file))
@@ -374,7 +375,8 @@ impl Run<'_> {
 
     // Undo.
 
-    /// Whether the agent has adopted the new package, as an earlier daemon may have done after it last wrote the job's record.
+    /// Whether the agent has adopted the new package, as an earlier daemon may have done after it last wrote the job's
+    /// record.
     pub fn has_adopted(&self) -> bool {
         let before = self.job.record.before.as_ref().map(|before| before.package.as_ref());
         let agent = self.agent().map(|agent| agent.record.package.as_ref());
@@ -464,8 +466,8 @@ impl Run<'_> {
         self.ask(Action::Inspect { job: self.id(), name: self.name(), dir, text })
     }
 
-    /// Restores the agent's record and definition. There is nothing to restore where there was no agent, as an empty record
-    /// says, or where only a file defined it and this file is gone by now.
+    /// Restores the agent's record and definition. There is nothing to restore where there was no agent, as an empty
+    /// record says, or where only a file defined it and this file is gone by now.
     pub fn restore_with(&mut self, definition: Option<Box<Spec>>) -> StepResult {
         let Some(mut before) = self.job.record.before.as_deref().cloned() else { return self.misfit() };
         let file = self.agent().is_some_and(is_file);
@@ -475,7 +477,8 @@ impl Run<'_> {
         }
         let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
         if let Some(agent) = self.state.agents.get_mut(self.job.name()) {
-            // Of the jobs that are undone only an uninstall orders an agent down: otherwise the operator did, which counts.
+            // Of the jobs that are undone only an uninstall orders an agent down: otherwise the operator did, which
+            // counts.
             if agent.record.wanted == Some(Wanted::Down) && !removal {
                 before.wanted = Some(Wanted::Down);
             }
@@ -501,8 +504,8 @@ pub(super) fn changes(job: &Job, agent: &Agent) -> bool {
     job.envs.is_some() && job.envs != agent.record.envs || job.limits.is_some() && job.limits != agent.record.limits
 }
 
-/// Whether an installed package is known to be still there. A package manager may have removed one without the daemon, so
-/// that it is known only while its agent runs.
+/// Whether an installed package is known to be still there. A package manager may have removed one without the daemon,
+/// so that it is known only while its agent runs.
 pub(super) fn is_known(package: &Installed, agent: &Agent) -> bool {
     package.format.is_tar() || agent.running_since().is_some()
 }
@@ -518,8 +521,8 @@ fn version_of(job: &Job, source: &Source) -> Box<str> {
     }
 }
 
-/// Whether one package replaces the other in the package manager's database, or both are tars, which are kept beside each
-/// other.
+/// Whether one package replaces the other in the package manager's database, or both are tars, which are kept beside
+/// each other.
 fn is_same_package(old: &Installed, new: &Installed) -> bool {
     old.format.is_tar() && new.format.is_tar() || old.format == new.format && old.package == new.package
 }

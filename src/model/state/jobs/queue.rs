@@ -84,8 +84,8 @@ impl JobQueue {
         Some(oldest)
     }
 
-    /// A server offered a job again that is over: its id gets a new rank, which is returned. `None`: it keeps the one it
-    /// has, which is high enough; a new one costs a write.
+    /// A server offered a job again that is over: its id gets a new rank, which is returned. `None`: it keeps the one
+    /// it has, which is high enough; a new one costs a write.
     pub fn touch(&mut self, id: &str) -> Option<u64> {
         let rank = self.ledger.get_mut(id)?;
         if *rank + (ENDED_JOBS as u64) / 2 >= self.next_seq {

@@ -15,7 +15,8 @@ use crate::model::report::Entry;
 use crate::model::state::State;
 
 impl State {
-    /// Takes over the jobs on record. Those with a damaged record are answered, as it is not known whether they were done.
+    /// Takes over the jobs on record. Those with a damaged record are answered, as it is not known whether they were
+    /// done.
     pub(in super::super) fn load_jobs(
         &mut self,
         jobs: Vec<(JobRecord, Option<Rc<Job>>)>,
@@ -120,12 +121,7 @@ impl State {
                     self.jobs.unrecordable = false;
                     log(out, Level::Info, format_args!("jobs can be recorded again"));
                 }
-                if self.shutdown.is_some() && !job.has_ended() {
-                    // The next daemon continues from here.
-                    job.activity = Activity::Queued;
-                } else {
-                    self.recorded(index, now, out);
-                }
+                self.recorded(index, now, out);
             }
             Err(why) if !job.recorded => {
                 self.jobs.open.remove(index);

@@ -1,5 +1,5 @@
-//! Takes a job through its plan, forwards and back. A step is recorded where the plan says so and begins; when it is done, the
-//! next one follows. A step that fails ends the job, or has it undone.
+//! Takes a job through its plan, forwards and back. A step is recorded where the plan says so and begins; when it is
+//! done, the next one follows. A step that fails ends the job, or has it undone.
 //!
 //! What a step does is in `step`; nothing here knows any of them.
 
@@ -121,8 +121,8 @@ impl Run<'_> {
         }
     }
 
-    /// A step failed. In an undo this is added to the result, and the rest is undone nevertheless. Where nothing was changed
-    /// yet, what was fetched is removed and the job ends. Otherwise the undo begins.
+    /// A step failed. In an undo this is added to the result, and the rest is undone nevertheless. Where nothing was
+    /// changed yet, what was fetched is removed and the job ends. Otherwise the undo begins.
     fn fail(&mut self, code: Code, why: String) -> StepResult {
         if self.job.goes_back() {
             self.add_to_outcome(&why);

@@ -1,7 +1,7 @@
 //! What each step of a job begins, and what the host's answers to it mean.
 //!
-//! `model::plan` says what the steps are for and in which order they come. Here are those for any agent and for settings; those
-//! of packages are in `package`, those of the daemon itself in `own`.
+//! `model::plan` says what the steps are for and in which order they come. Here are those for any agent and for
+//! settings; those of packages are in `package`, those of the daemon itself in `own`.
 
 use std::time::Duration;
 
@@ -271,8 +271,8 @@ impl Run<'_> {
         self.job.goal.get_or_insert(goal);
     }
 
-    /// Watches the start; in a resumed job that of the process that runs now. An agent that ended while no daemon was watching
-    /// may have ended with the daemon, which says nothing about the agent: it is started again.
+    /// Watches the start; in a resumed job that of the process that runs now. An agent that ended while no daemon was
+    /// watching may have ended with the daemon, which says nothing about the agent: it is started again.
     fn settle(&mut self) -> StepResult {
         if self.job.resumed && self.job.goal.is_none() && self.is_wanted() {
             self.order_up();

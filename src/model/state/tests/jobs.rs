@@ -23,8 +23,8 @@ fn each_action_ends_with_its_code() {
         let mut bench = Bench::new(vec![spec("web")]);
         let what = format!("{order:?} {name}");
         bench.offer(vec![job("one", name, order)]);
-        if matches!(bench.life("web"), AgentState::Stopping(_)) {
-            bench.ends("web", Exit::Signal(Sig::TERM));
+        if matches!(bench.agent_state("web"), AgentState::Stopping(_)) {
+            bench.agent_ends("web", Exit::Signal(Sig::TERM));
         }
         bench.pass(secs(10));
         assert_eq!(bench.code("one"), Some(code), "{what}");
@@ -35,10 +35,10 @@ fn each_action_ends_with_its_code() {
 fn an_agent_that_does_not_stay_up_fails_its_job() {
     for order in [JobAction::Start, JobAction::Restart] {
         let mut bench = Bench::new(vec![spec("web")]);
-        bench.ends("web", Exit::Code(1));
+        bench.agent_ends("web", Exit::Code(1));
         bench.offer(vec![job("one", "web", order)]);
         bench.pass(secs(9));
-        bench.ends("web", Exit::Code(1));
+        bench.agent_ends("web", Exit::Code(1));
         assert_eq!(bench.code("one"), Some(Code::Start));
     }
 }
@@ -70,7 +70,7 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
         if fails == way.len() {
             bench.step(Event::Placed(id(), Ok(())));
             bench.pass(secs(3));
-            bench.ends("web", Exit::Code(1));
+            bench.agent_ends("web", Exit::Code(1));
             assert_eq!(bench.code("one"), Some(Code::Start), "{:?}", bench.jobs["one"].outcome);
         }
         assert!(bench.agents.is_empty() && bench.state.agents.get("web").is_none(), "step {fails}");
@@ -80,7 +80,7 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
     bench.step(Event::Fetched(id(), digest(2)));
     assert_eq!(bench.code("one"), Some(Code::Checksum));
 
-    // What fetched it may lie, and may have been taken over: what counts is what lies there in the end.
+    // The helper that fetched it may be controlled by an attacker: what counts is the file on disk.
     for (found, code) in [
         (Verified::Sound(Digest([2; 32])), Code::Checksum),
         (Verified::Hostile("somebody can write to it".into()), Code::Refused),
@@ -102,7 +102,7 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
 }
 
 #[test]
-fn a_download_that_brings_nothing_is_given_up_and_one_that_goes_on_is_not() {
+fn a_download_without_progress_is_given_up_and_one_with_progress_is_not() {
     for progress in [false, true] {
         let mut bench = Bench::new(Vec::new());
         bench.offer(vec![package("one", "web", 1, false)]);
@@ -137,12 +137,12 @@ fn pauses_between_downloads_grow_and_a_server_may_ask_for_more() {
         (true, Some(7), 7),
     ] {
         bench.step(Event::Fetched("one".into(), cut(progress, retry_after)));
-        let told = &bench.state.entries(bench.now)[0].progress;
-        assert_eq!(**told, *format!("download interrupted, tried again in {pause} s: cut"));
+        let progress = &bench.state.entries(bench.now)[0].progress;
+        assert_eq!(**progress, *format!("download interrupted, tried again in {pause} s: cut"));
         let fetches = |bench: &mut Bench| bench.take(|action| matches!(action, Action::Fetch(_)).then_some(())).len();
         fetches(&mut bench);
         bench.pass(secs(pause - 1) + Duration::from_millis(999));
-        bench.hear();
+        bench.answer_status();
         assert_eq!(fetches(&mut bench), 0, "after less than {pause} s");
         bench.pass(Duration::from_millis(1));
         assert_eq!(fetches(&mut bench), 1, "after {pause} s");
@@ -200,19 +200,19 @@ fn slow_downloads_take_turns() {
             _ => None,
         })
     };
-    assert_eq!(turns(&mut bench), ["+one"], "nobody waits for it");
+    assert_eq!(turns(&mut bench), ["+one"], "no other waits for it");
     bench.offer(vec![package("two", "b", 1, false), package("three", "c", 1, false)]);
     let mut seen = Vec::new();
-    // The first has had its turn long ago.
-    for (slow, context) in [("one", 0), ("two", 600), ("three", 600), ("one", 600), ("two", 600)] {
-        bench.pass(secs(context));
+    // The first one has been at it for longer than its turn.
+    for (slow, seconds) in [("one", 0), ("two", 600), ("three", 600), ("one", 600), ("two", 600)] {
+        bench.pass(secs(seconds));
         seen.extend(turns(&mut bench));
         let cut = Fetched::Cut { reason: "others wait".into(), progress: true, retry_after: None };
         bench.step(Event::Fetched(slow.into(), cut));
     }
     seen.extend(turns(&mut bench));
     assert_eq!(seen, ["-one", "+two", "-two", "+three", "-three", "+one", "-one", "+two", "-two", "+three"]);
-    // One that does not end at once is told so again, and no sooner.
+    // One that does not end at once is cut off again after its next turn.
     bench.pass(secs(1199));
     assert_eq!(turns(&mut bench), ["-three"]);
 }
@@ -227,7 +227,7 @@ fn what_is_doubtful_is_fetched_once_more() {
         (&[whole(2, true), whole(2, true)], Some(Code::Checksum)),
         (&[whole(2, true), whole(2, false)], Some(Code::Checksum)),
     ] {
-        // In between it may be cut short, and goes on behind that.
+        // In between it may be cut short, and continues behind what is there.
         for cuts in [0, 1, 7] {
             let mut bench = Bench::new(Vec::new());
             bench.offer(vec![package("one", "web", 1, false)]);
@@ -253,7 +253,7 @@ fn what_is_doubtful_is_fetched_once_more() {
             Action::Fetch(_) => Some("fetch"),
             _ => None,
         });
-        // Nothing of it is left when it is fetched again, and at its end.
+        // The download is removed before it is fetched again, and at the end of the job.
         assert!(actions.ends_with(if want.is_some() { &["drop"] } else { &["drop", "fetch"] }), "{actions:?}");
     }
 }
@@ -262,11 +262,11 @@ fn what_is_doubtful_is_fetched_once_more() {
 fn an_upgrade_that_does_not_stay_up_is_undone() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 2, true)]);
-    bench.bring("next", 2);
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.deliver("next", 2);
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     bench.step(Event::Placed("next".into(), Ok(())));
     bench.pass(secs(5));
-    bench.ends("web", Exit::Code(1));
+    bench.agent_ends("web", Exit::Code(1));
     let linked = bench.take(|action| match action {
         Action::Link(_, _, dir) => Some(dir.clone()),
         _ => None,
@@ -282,18 +282,18 @@ fn an_upgrade_that_does_not_stay_up_is_undone() {
 }
 
 #[test]
-fn an_undo_does_not_start_what_somebody_has_stopped() {
+fn an_undo_does_not_start_what_the_operator_has_stopped() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 2, true)]);
-    bench.bring("next", 2);
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.deliver("next", 2);
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     bench.step(Event::Placed("next".into(), Ok(())));
     bench.step(Event::Command(Client(1), Command::Stop("web".into())));
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     bench.step(Event::Placed("next".into(), Ok(())));
     bench.step(Event::Inspected("next".into(), Ok(Some(Box::new(spec("web"))))));
     assert_eq!(bench.code("next"), Some(Code::RolledBack), "{:?}", bench.jobs["next"]);
-    assert_eq!(bench.life("web"), AgentState::Down);
+    assert_eq!(bench.agent_state("web"), AgentState::Down);
     assert_eq!(bench.agents["web"].wanted, Some(Wanted::Down));
 }
 
@@ -306,7 +306,7 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
     bench.step(Event::Verified("deb".into(), Verified::Sound(Digest([1; 32]))));
     bench.step(Event::Placed("deb".into(), Ok(())));
     let tool = |bench: &mut Bench, output: &str| {
-        // What asks whether the package is there is told that it is not.
+        // The query for the package is answered with no.
         let asks = bench.take(|action| match action {
             Action::Tool(_, tool) => Some(&*tool.argv[0] == "sh"),
             _ => None,
@@ -319,10 +319,10 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
         tool(&mut bench, "");
         bench.step(Event::Inspected("deb".into(), Ok(None)));
     }
-    bench.ends("web", Exit::Signal(Sig::TERM));
-    bench.ends("web", Exit::Code(1));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Code(1));
     assert_eq!(bench.jobs["deb"].phase, Phase::Installing, "{:?}", bench.jobs["deb"]);
-    // The package that is being removed has a definition too, which is all there is for now.
+    // The package that is being removed has a definition, too, which is the only one at this moment.
     let mut own = spec("web");
     own.autostart = false;
     let good = vec![Definition { origin: Origin::Package, spec: Box::new(own) }];
@@ -330,7 +330,7 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
     tool(&mut bench, "");
     bench.step(Event::Inspected("deb".into(), Ok(None)));
     assert_eq!(bench.code("deb"), Some(Code::Start), "{:?}", bench.jobs["deb"]);
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert!(bench.state.agents().next().is_none(), "{:?}", bench.state.agents().collect::<Vec<_>>());
 }
 
@@ -340,20 +340,20 @@ fn an_agent_whose_file_goes_during_a_job_goes_after_it() {
     bench.offer(vec![job("again", "web", JobAction::Restart)]);
     let gone = || Event::Definitions { good: Vec::new(), problems: Vec::new(), whole: true };
     bench.step(gone());
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert!(bench.runs("web") && !bench.done.contains(&Action::Reload), "{:?}", bench.done);
     bench.pass(secs(10));
     assert_eq!(bench.code("again"), Some(Code::Success));
     assert!(bench.done.contains(&Action::Reload), "{:?}", bench.done);
     bench.step(gone());
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert!(bench.state.agents().next().is_none());
 }
 
 #[test]
 fn an_interrupted_job_ends_as_it_would_have() {
-    // As many events as come before the daemon dies; and whether it notes steps, which 1.0.0 does not.
-    for (survived, noted) in (0..6).flat_map(|survived| [(survived, true), (survived, false)]) {
+    // How many events come before the daemon dies; and whether it records steps, which 1.0.0 does not.
+    for (survived, with_steps) in (0..6).flat_map(|survived| [(survived, true), (survived, false)]) {
         let mut bench = Bench::installed("web");
         bench.offer(vec![package("next", "web", 2, true)]);
         let digest = Digest([2; 32]);
@@ -375,8 +375,8 @@ fn an_interrupted_job_ends_as_it_would_have() {
                         bench.step(Event::Inspected("next".into(), Ok(None)));
                         bench.step(Event::Placed("next".into(), Ok(())));
                     }
-                    Some(Phase::Starting) if !matches!(bench.life("web"), AgentState::Down) => {
-                        bench.ends("web", Exit::Signal(Sig::TERM));
+                    Some(Phase::Starting) if !matches!(bench.agent_state("web"), AgentState::Down) => {
+                        bench.agent_ends("web", Exit::Signal(Sig::TERM));
                     }
                     Some(Phase::Starting) => bench.step(Event::Placed("next".into(), Ok(()))),
                     Some(Phase::Settling) => bench.pass(secs(10)),
@@ -385,10 +385,10 @@ fn an_interrupted_job_ends_as_it_would_have() {
             }
         };
         way(&mut bench, survived);
-        if !noted {
+        if !with_steps {
             bench.forget_steps();
         }
-        bench.begin_anew();
+        bench.restart_daemon();
         way(&mut bench, 20);
         assert_eq!(bench.code("next"), Some(Code::Success), "after {survived}: {:?}", bench.jobs["next"]);
         assert!(bench.runs("web"), "after {survived}");
@@ -396,19 +396,19 @@ fn an_interrupted_job_ends_as_it_would_have() {
 }
 
 #[test]
-fn what_was_begun_before_signatures_were_asked_for_is_held_and_then_refused() {
+fn a_job_from_before_signatures_were_needed_waits_and_is_then_refused() {
     let digest = Digest([2; 32]);
     let fetched = || Event::Fetched("next".into(), Fetched::Whole { digest, doubtful: false, cut: false });
     let verified = || Event::Verified("next".into(), Verified::Sound(digest));
     let placed = || Event::Placed("next".into(), Ok(()));
-    // As many events as come before the daemon dies.
+    // How many events come before the daemon dies.
     for survived in 0..4 {
         let way = [fetched(), verified(), placed()];
         let mut bench = Bench::installed("web");
         bench.offer(vec![package("next", "web", 2, true)]);
         way.iter().take(survived).for_each(|event| bench.step(event.clone()));
-        // By defaults in place of a bad configuration nothing goes on, and nobody waits for it without end.
-        bench.begin_with(Options { closed: Some("it is bad".into()), ..options() }, None, None);
+        // While defaults stand in for a bad configuration no job continues, and none has a deadline.
+        bench.start_with(Options { closed: Some("it is bad".into()), ..options() }, None, None);
         let phase = bench.phase("next");
         bench.pass(secs(100));
         let works = |action: &Action| {
@@ -427,7 +427,7 @@ fn what_was_begun_before_signatures_were_asked_for_is_held_and_then_refused() {
         let entry = entries.iter().find(|entry| &*entry.id == "next").unwrap();
         assert_eq!(&*entry.progress, "waits for a good configuration", "after {survived}");
         // The job brings a definition, and has no signature.
-        bench.begin_with(Options { signed: true, ..options() }, None, None);
+        bench.start_with(Options { signed: true, ..options() }, None, None);
         way.iter().for_each(|event| bench.step(event.clone()));
         let code = bench.code("next");
         assert_eq!(code, Some(Code::Refused), "after {survived}: {:?}", bench.jobs["next"]);
@@ -455,10 +455,10 @@ fn an_upgrade_that_fails_only_when_it_is_resumed_is_undone() {
     bench.step(Event::Placed("next".into(), Ok(())));
     // The daemon dies when the agent's record is on disk, and the job's is not.
     bench.jobs.insert("next".into(), record);
-    bench.begin_anew();
+    bench.restart_daemon();
     assert_eq!(bench.agents["web"].package.as_ref().map(|package| &*package.version), Some("2"));
     bench.step(Event::Unpacked("next".into(), Err("damaged".into())));
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     bench.step(Event::Inspected("next".into(), Ok(Some(Box::new(spec("web"))))));
     bench.pass(secs(10));
     assert_eq!(bench.code("next"), Some(Code::Install));
@@ -467,11 +467,11 @@ fn an_upgrade_that_fails_only_when_it_is_resumed_is_undone() {
 }
 
 #[test]
-fn a_resumed_job_goes_on_at_once() {
+fn a_resumed_job_continues_at_once() {
     let mut bench = Bench::new(Vec::new());
     bench.offer(vec![package("one", "web", 1, false)]);
     assert_eq!(bench.jobs["one"].phase, Phase::Downloading);
-    bench.begin_anew();
+    bench.restart_daemon();
     assert!(bench.done.contains(&Action::Fetch("one".into())), "{:?}", bench.done);
 }
 
@@ -485,9 +485,9 @@ fn jobs_of_an_agent_run_in_order_and_those_of_others_do_not_wait() {
     bench.pass(secs(10));
     assert_eq!(bench.code("3"), Some(Code::Success));
     bench.step(Event::Replied(Reply::Taken));
-    // The one that is not the first has no time of its own, whatever its window says.
+    // A job that is not the first has no deadline, whatever its window says.
     bench.pass(secs(1000));
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     bench.pass(secs(20));
     assert_eq!((bench.code("1"), bench.code("2")), (Some(Code::Success), Some(Code::Success)));
 }
@@ -505,7 +505,7 @@ fn a_window_that_has_come_is_no_deadline_for_a_job_that_waits() {
 }
 
 #[test]
-fn a_job_that_is_not_begun_in_time_expires() {
+fn a_job_that_does_not_begin_in_time_expires() {
     let mut bench = Bench::new(vec![spec("web")]);
     let mut late = job("2", "web", JobAction::Start);
     late.expires = Some(secs(30));
@@ -533,29 +533,29 @@ fn a_stop_cancels_what_was_queued_before_it_also_after_a_restart() {
     let mut record = bench.jobs["1"].clone();
     (record.id, record.text, record.seq) = ("2".into(), "2".into(), record.seq + 1);
     bench.jobs.insert("2".into(), record);
-    bench.orders.push(job("2", "web", JobAction::Stop));
-    bench.begin_anew();
+    bench.offered.push(job("2", "web", JobAction::Stop));
+    bench.restart_daemon();
     assert_eq!(bench.code("1"), Some(Code::Expired), "the daemon died between the two");
 }
 
 #[test]
-fn a_stop_that_somebody_takes_back_ends() {
+fn a_stop_ends_when_the_operator_starts_the_agent() {
     let mut bench = Bench::new(vec![spec("web")]);
     bench.offer(vec![job("1", "web", JobAction::Stop)]);
     bench.step(Event::Command(Client(1), Command::Start("web".into())));
     assert_eq!(bench.code("1"), Some(Code::Expired));
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert!(bench.runs("web"));
 }
 
 #[test]
-fn an_upgrade_holds_against_a_start_meanwhile() {
+fn a_start_meanwhile_does_not_disturb_an_upgrade() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 2, true)]);
-    bench.bring("next", 2);
+    bench.deliver("next", 2);
     bench.step(Event::Command(Client(1), Command::Restart("web".into())));
     bench.take(starts);
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert!(bench.done.contains(&Action::Link("next".into(), "web".into(), "2".into())), "{:?}", bench.done);
     bench.step(Event::Placed("next".into(), Ok(())));
     bench.pass(secs(10));
@@ -566,33 +566,36 @@ fn an_upgrade_holds_against_a_start_meanwhile() {
 fn a_restart_meanwhile_undoes_no_upgrade_and_is_waited_for() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 2, true)]);
-    bench.bring("next", 2);
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.deliver("next", 2);
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     bench.step(Event::Placed("next".into(), Ok(())));
     bench.step(Event::Command(Client(1), Command::Start("web".into())));
     bench.step(Event::Command(Client(2), Command::Restart("web".into())));
     bench.take(answers);
-    bench.ends("web", Exit::Signal(Sig::TERM));
-    assert_eq!((bench.code("next"), bench.take(answers)), (None, Vec::new()), "neither is over with the first start");
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
+    assert_eq!((bench.code("next"), bench.take(answers)), (None, Vec::new()), "the first start ends neither");
     bench.pass(secs(10));
     assert_eq!(bench.code("next"), Some(Code::Success));
     assert_eq!(bench.take(answers), [(1, 0), (2, 0)]);
 }
 
 #[test]
-fn what_is_removed_while_somebody_starts_it_is_ended() {
+fn an_agent_that_is_started_while_it_is_removed_is_stopped() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 3, true)]);
     bench.step(Event::Fetched("next".into(), Fetched::Refused { reason: "not there".into() }));
     bench.offer(vec![job("gone", "web", JobAction::Uninstall)]);
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert_eq!(bench.code("gone"), Some(Code::Success));
     assert!(bench.agents.is_empty() && bench.state.agents.get("web").is_none());
 
     let mut bench = Bench::installed("web");
     bench.state.forget("web", bench.now, &mut Vec::new());
-    assert!(matches!(bench.life("web"), AgentState::Stopping(_)), "it runs, and is ended before it is forgotten");
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    assert!(
+        matches!(bench.agent_state("web"), AgentState::Stopping(_)),
+        "it runs, and is stopped before it is forgotten"
+    );
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert!(bench.state.agents.get("web").is_none());
 }
 
@@ -608,8 +611,8 @@ fn the_verdict_of_a_health_check_is_awaited_without_a_deadline() {
     checked.check = Some(Box::new(check));
     let mut bench = Bench::new(vec![checked]);
     bench.offer(vec![package("1", "web", 1, true)]);
-    bench.bring("1", 1);
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.deliver("1", 1);
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     bench.step(Event::Placed("1".into(), Ok(())));
     bench.pass(secs(100));
     assert_eq!(bench.jobs["1"].phase, Phase::Settling, "not healthy yet");
@@ -618,78 +621,84 @@ fn the_verdict_of_a_health_check_is_awaited_without_a_deadline() {
     assert_eq!(bench.code("1"), Some(Code::Success));
 }
 
-/// A job's way as the host sees it: what is done for it, word by word, and answered as it should be, but for question number
+/// An action as a word, and what can be answered to it: well and badly. `None`: the action is of no interest here.
+fn describe(bench: &Bench, id: &str, action: &Action) -> Option<(String, Option<(Event, Event)>)> {
+    let question = |word: &str, good, bad| Some((word.to_string(), Some((good, bad))));
+    let placed = |result| Event::Placed(id.into(), result);
+    let place = |word: &str| question(word, placed(Ok(())), placed(Err("full".into())));
+    let word = match action {
+        Action::Fetch(_) => {
+            let digest = match &bench.state.job(id).unwrap().action {
+                JobAction::Install(source) | JobAction::Upgrade(source) => source.digest,
+                _ => panic!("{id} has no package"),
+            };
+            let whole = Fetched::Whole { digest, doubtful: false, cut: false };
+            let refused = Fetched::Refused { reason: "gone".into() };
+            return question("Fetch", Event::Fetched(id.into(), whole), Event::Fetched(id.into(), refused));
+        }
+        Action::PlacePackage(..) => return place("Place"),
+        Action::Rename { .. } => return place("Rename"),
+        Action::Link(_, _, dir) => return place(&format!("Link {dir}")),
+        Action::Verify(_, _, file) => {
+            let good = Verified::Sound(Digest([u8::from_str_radix(&file[..2], 16).unwrap(); 32]));
+            let bad = Verified::Hostile("not signed".into());
+            return question("Verify", Event::Verified(id.into(), good), Event::Verified(id.into(), bad));
+        }
+        Action::Unpack { .. } => {
+            let unpacked = |result| Event::Unpacked(id.into(), result);
+            return question("Unpack", unpacked(Ok(())), unpacked(Err("damaged".into())));
+        }
+        Action::Inspect { .. } => {
+            let inspected = |result| Event::Inspected(id.into(), result);
+            return question("Inspect", inspected(Ok(Some(Box::new(spec("web"))))), inspected(Err("a bad one".into())));
+        }
+        Action::Tool(owner, tool) => {
+            let last = tool.argv.last().and_then(|word| word.rsplit('/').next()).unwrap_or_default();
+            let option = tool.argv.iter().find(|word| ["-i", "-P", "-f"].contains(&&***word));
+            let ended = |code, output: &str| {
+                let output = format!("{output}: -{code}").into();
+                Event::ToolDone { owner: owner.clone(), exit: Exit::Code(code), output }
+            };
+            // A query is answered with no.
+            let good = i32::from(option.is_none());
+            let word = format!("{} {last}", option.map_or("query", |option| option));
+            return question(&word, ended(good, "Package: pkg\nVersion: 7\n"), ended(2, "broken"));
+        }
+        Action::SaveJob(record) => return Some((format!("{}:", record.phase.name()), None)),
+        Action::Signal(..) => "Signal",
+        Action::Start(_) => "Start",
+        Action::SaveAgent(_) => "SaveAgent",
+        Action::RemoveAgent(_) => "DropAgent",
+        Action::RemovePackage(..) => "DropPackage",
+        _ => return None,
+    };
+    Some((word.to_string(), None))
+}
+
+/// What a job does, as the host sees it: a word for each action. Each question is answered well, but for number
 /// `fails`, counted from 0.
 fn way(bench: &mut Bench, id: &str, fails: Option<usize>) -> Vec<String> {
     let mut words = Vec::new();
     let mut questions = 0;
     while bench.code(id).is_none() {
-        let done = std::mem::take(&mut bench.done);
         let mut answer = None;
-        for action in &done {
-            let question = |word: &str, good, bad| (word.to_string(), Some((good, bad)));
-            let placed = |result| Event::Placed(id.into(), result);
-            let (word, asked) = match action {
-                Action::SaveJob(record) => (format!("{}:", record.phase.name()), None),
-                Action::Fetch(_) => {
-                    let digest = match &bench.state.job(id).unwrap().action {
-                        JobAction::Install(source) | JobAction::Upgrade(source) => source.digest,
-                        _ => panic!("{id} has no package"),
-                    };
-                    let refused = Fetched::Refused { reason: "gone".into() };
-                    let whole = Fetched::Whole { digest, doubtful: false, cut: false };
-                    question("Fetch", Event::Fetched(id.into(), whole), Event::Fetched(id.into(), refused))
+        for action in std::mem::take(&mut bench.done) {
+            match describe(bench, id, &action) {
+                Some((word, Some((good, bad)))) => {
+                    let failed = fails == Some(questions);
+                    words.push(if failed { format!("{word}!") } else { word });
+                    answer = Some(if failed { bad } else { good });
+                    questions += 1;
                 }
-                Action::PlacePackage(..) => question("Place", placed(Ok(())), placed(Err("full".into()))),
-                Action::Rename { .. } => question("Rename", placed(Ok(())), placed(Err("full".into()))),
-                Action::Link(_, _, dir) => question(&format!("Link {dir}"), placed(Ok(())), placed(Err("full".into()))),
-                Action::Verify(_, _, file) => {
-                    let digest = Digest([u8::from_str_radix(&file[..2], 16).unwrap(); 32]);
-                    let bad = Verified::Hostile("not signed".into());
-                    let good = Verified::Sound(digest);
-                    question("Verify", Event::Verified(id.into(), good), Event::Verified(id.into(), bad))
-                }
-                Action::Unpack { .. } => question(
-                    "Unpack",
-                    Event::Unpacked(id.into(), Ok(())),
-                    Event::Unpacked(id.into(), Err("damaged".into())),
-                ),
-                Action::Inspect { .. } => {
-                    let own = || Some(Box::new(spec("web")));
-                    let (good, bad) = (Ok(own()), Err("a bad one".into()));
-                    question("Inspect", Event::Inspected(id.into(), good), Event::Inspected(id.into(), bad))
-                }
-                Action::Tool(owner, tool) => {
-                    let last = tool.argv.last().and_then(|word| word.rsplit('/').next()).unwrap_or_default();
-                    let option = tool.argv.iter().find(|word| ["-i", "-P", "-f"].contains(&&***word));
-                    let ended = |code, output: &str| {
-                        let output = format!("{output}: -{code}").into();
-                        Event::ToolDone { owner: owner.clone(), exit: Exit::Code(code), output }
-                    };
-                    // A question for what is there is answered with no.
-                    let good = i32::from(option.is_none());
-                    let word = format!("{} {last}", option.map_or("query", |option| option));
-                    question(&word, ended(good, "Package: pkg\nVersion: 7\n"), ended(2, "broken"))
-                }
-                Action::Signal(..) => ("Signal".to_string(), None),
-                Action::Start(_) => ("Start".to_string(), None),
-                Action::SaveAgent(_) => ("SaveAgent".to_string(), None),
-                Action::RemoveAgent(_) => ("DropAgent".to_string(), None),
-                Action::RemovePackage(..) => ("DropPackage".to_string(), None),
-                _ => continue,
-            };
-            if let Some((good, bad)) = asked {
-                answer = Some(if fails == Some(questions) { bad } else { good });
-                let failed = if fails == Some(questions) { "!" } else { "" };
-                words.push(format!("{word}{failed}"));
-                questions += 1;
-            } else {
-                words.push(word);
+                Some((word, None)) => words.push(word),
+                None => {}
             }
         }
         match answer {
             Some(event) => bench.step(event),
-            None if matches!(bench.life("web"), AgentState::Stopping(_)) => bench.ends("web", Exit::Signal(Sig::TERM)),
+            None if matches!(bench.agent_state("web"), AgentState::Stopping(_)) => {
+                bench.agent_ends("web", Exit::Signal(Sig::TERM));
+            }
             None => bench.pass(secs(10)),
         }
         assert!(words.len() < 100, "{words:?}");
@@ -704,7 +713,7 @@ fn after_failure(words: &[String]) -> String {
 }
 
 #[test]
-fn each_kind_of_package_goes_its_way_and_back() {
+fn each_kind_of_package_is_installed_and_undone() {
     let deb = |number: u8| {
         let mut job = package("next", "web", number, true);
         let source = Source { url: "http://p/a.deb".into(), digest: Digest([number; 32]), format: Format::Deb };
@@ -739,7 +748,7 @@ fn each_kind_of_package_goes_its_way_and_back() {
             (Code::Refused, "Verify!".to_string()),
             (Code::Install, "Place!".to_string()),
             (Code::Install, "-f Version!".to_string()),
-            // Who asks and hears of no package goes on.
+            // The query finds no package, and the job continues.
             (Code::Success, String::new()),
             (Code::RolledBack, format!("{install}! {back}")),
             (Code::RolledBack, format!("Inspect! {back}")),

@@ -12,10 +12,10 @@ fn a_job_whose_record_cannot_be_written_is_left_for_the_server() {
     assert!(bench.state.job("1").is_none() && bench.runs("web"));
     bench.full = false;
     bench.offer(vec![job("1", "web", JobAction::Stop)]);
-    assert!(matches!(bench.life("web"), AgentState::Stopping(_)));
+    assert!(matches!(bench.agent_state("web"), AgentState::Stopping(_)));
     bench.full = true;
-    bench.ends("web", Exit::Signal(Sig::TERM));
-    assert_eq!(bench.code("1"), None, "no result that is not on disk");
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
+    assert_eq!(bench.code("1"), None, "a result counts when it is on disk");
     bench.full = false;
     bench.pass(secs(10));
     assert_eq!(bench.code("1"), Some(Code::Success));
@@ -24,38 +24,38 @@ fn a_job_whose_record_cannot_be_written_is_left_for_the_server() {
 #[test]
 fn a_damaged_job_is_answered_and_never_run_again() {
     let mut bench = Bench::new(vec![spec("web")]);
-    let found =
+    let recovered =
         Recovered { definitions: bench.definitions.clone(), damaged_jobs: vec!["1".into()], ..Recovered::default() };
     let mut out = Vec::new();
-    bench.state = State::new(options(), found, bench.now, &mut out);
+    bench.state = State::new(options(), recovered, bench.now, &mut out);
     bench.full = true;
     bench.answer(out);
     bench.offer(vec![job("1", "web", JobAction::Stop)]);
-    assert!(bench.runs("web"), "a full disk makes it no new job");
+    assert!(bench.runs("web"), "it is no new job because the disk is full");
     bench.full = false;
     bench.pass(secs(10));
     assert_eq!(bench.code("1"), Some(Code::Expired));
 }
 
 #[test]
-fn a_job_is_run_once_however_often_it_comes() {
+fn a_job_is_run_once_however_often_it_is_offered() {
     let mut bench = Bench::new(vec![spec("web")]);
     let twice = || vec![job("1", "web", JobAction::Restart), job("1", "web", JobAction::Stop)];
     bench.offer(twice());
-    bench.ends("web", Exit::Signal(Sig::TERM));
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
     bench.pass(secs(10));
-    bench.hear();
+    bench.answer_status();
     assert_eq!(bench.take(results), [vec![("1".into(), Code::Success)]]);
     bench.step(Event::Replied(Reply::Failed { reason: "cut".into(), retry_after: None }));
     bench.offer(twice());
     bench.pass(secs(20));
-    bench.hear();
+    bench.answer_status();
     assert_eq!(bench.take(results).first(), Some(&vec![("1".into(), Code::Success)]), "sent again");
     bench.step(Event::Replied(Reply::Taken));
     assert_eq!(bench.jobs["1"].phase, Phase::Taken);
     bench.take(starts);
     bench.offer(twice());
-    bench.begin_anew();
+    bench.restart_daemon();
     bench.take(starts);
     bench.offer(twice());
     bench.pass(secs(20));
@@ -63,7 +63,7 @@ fn a_job_is_run_once_however_often_it_comes() {
 }
 
 #[test]
-fn no_more_than_so_many_jobs_are_open_and_so_many_ids_remembered() {
+fn open_jobs_and_remembered_ids_are_bounded() {
     let mut bench = Bench::new(vec![spec("web")]);
     let waiting = |number: usize| {
         let mut waiting = job(&number.to_string(), "web", JobAction::Start);
@@ -95,17 +95,17 @@ fn no_more_than_so_many_jobs_are_open_and_so_many_ids_remembered() {
 #[test]
 fn refused_results_never_keep_a_status_from_being_sent() {
     let mut bench = Bench::new(Vec::new());
-    bench.hear();
+    bench.answer_status();
     bench.offer((0..100).map(|n| job(&format!("r{n}"), "nobody", JobAction::Stop)).collect());
     // Every exchange takes its time, and there is always a result that is due.
     let (mut statuses, mut refused) = (0, 0);
     for _ in 0..3000 {
         let results = bench.take(results).len();
-        assert!(bench.asks() || results == 0);
-        if bench.asks() && !bench.state.exchanges.sends_results() {
+        assert!(bench.is_asking() || results == 0);
+        if bench.is_asking() && !bench.state.exchanges.sends_results() {
             statuses += 1;
             bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
-        } else if bench.asks() {
+        } else if bench.is_asking() {
             refused += 1;
             bench.step(Event::Replied(Reply::NotTaken("errcode 1".into())));
         }
@@ -121,7 +121,7 @@ fn a_result_that_is_refused_goes_alone_and_holds_up_no_other() {
     let mut bench = Bench::new(Vec::new());
     bench.offer((0..70).map(|number| job(&number.to_string(), "who", JobAction::Stop)).collect());
     let batch = bench.take(results).pop().unwrap();
-    // The first one that was ready went at once.
+    // The first result was sent as soon as it was there.
     let mut taken = batch.len();
     bench.step(Event::Replied(Reply::Taken));
     let batch = bench.take(results).pop().unwrap();

@@ -1,4 +1,4 @@
-//! Records that are there and cannot be read: nothing is decided by their absence.
+//! Records that are there and cannot be read: nothing is decided because they are missing.
 
 use super::*;
 
@@ -8,12 +8,12 @@ fn dropped(action: &Action) -> Option<()> {
 
 /// Another daemon with the records of `bench`, of which it cannot read some.
 fn without(bench: &mut Bench, definitions: Vec<Definition>, unread: Unreadable) {
-    let read = |record: &JobRecord| bench.orders.iter().find(|job| job.text == record.text).cloned().map(Rc::new);
+    let read = |record: &JobRecord| bench.offered.iter().find(|job| job.text == record.text).cloned().map(Rc::new);
     let jobs = bench.jobs.values().map(|record| (record.clone(), read(record))).collect();
     let runs = bench.state.run_records().map(|run| (run, true)).collect();
-    let found = Recovered { definitions, jobs, runs, unread, ..Recovered::default() };
+    let recovered = Recovered { definitions, jobs, runs, unread, ..Recovered::default() };
     let mut out = Vec::new();
-    bench.state = State::new(options(), found, bench.now, &mut out);
+    bench.state = State::new(options(), recovered, bench.now, &mut out);
     bench.done.clear();
     bench.answer(out);
 }
@@ -31,15 +31,15 @@ fn an_agent_whose_record_cannot_be_read_is_left_as_it_is() {
     assert!(bench.state.job_record("1").is_none(), "a job of the agent on record waits");
     let known = ["2", "3"].map(|id| bench.jobs.contains_key(id));
     assert_eq!(known, [false, true], "its jobs wait at the server, those of others do not");
-    assert!(bench.runs("web"), "it has no definition that can be read, and runs on");
-    assert!(!bench.runs("down"), "somebody may have stopped it");
+    assert!(bench.runs("web"), "its definition cannot be read, and it keeps running");
+    assert!(!bench.runs("down"), "the operator may have stopped it");
     let signals = |action: &Action| match action {
         Action::Signal(name, _) => Some(name.clone()),
         other => dropped(other).map(|()| "dropped".into()),
     };
     assert!(bench.take(signals).iter().all(|name| **name == *"other"), "the restart that was ordered");
     bench.step(Event::Command(Client(1), Command::Start("down".into())));
-    assert_eq!(bench.take(starts), ["down".into()], "an order is one");
+    assert_eq!(bench.take(starts), ["down".into()], "an order starts it");
 }
 
 #[test]
