@@ -155,7 +155,7 @@ fn a_file_that_changes_meanwhile_is_fetched_from_the_start_once() {
     host.does(&server, &install("changed", &changed.url, &new), 0);
     let asked: Vec<Option<usize>> = changed.requests().iter().map(scripted::Request::from).collect();
     assert_eq!(asked, [None, Some(old.bytes.len().div_ceil(2)), None]);
-    assert_eq!(said(&host, "once more from the start"), 1);
+    assert_eq!(said(&host, "fetched again from the start"), 1);
     host.does(&server, &Job::new("gone", "uninstall", "web"), 0);
     let spoiled = source(&new, false);
     let message = host.does(&server, &install("spoiled", &spoiled.url, &new), 5);

@@ -81,7 +81,7 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
     assert_eq!(bench.code("one"), Some(Code::Checksum));
 
     // The helper that fetched it may be controlled by an attacker: what counts is the file on disk.
-    for (found, code) in [
+    for (verified, code) in [
         (Verified::Sound(Digest([2; 32])), Code::Checksum),
         (Verified::Hostile("somebody can write to it".into()), Code::Refused),
         (Verified::Unknown("the disk is broken".into()), Code::Install),
@@ -89,7 +89,7 @@ fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
         let mut bench = Bench::new(Vec::new());
         bench.offer(vec![package("one", "web", 1, false)]);
         bench.step(Event::Fetched(id(), digest(1)));
-        bench.step(Event::Verified(id(), found));
+        bench.step(Event::Verified(id(), verified));
         bench.step(Event::Placed(id(), Ok(())));
         assert_eq!(bench.code("one"), Some(code));
         let done = bench.take(|action| match action {
@@ -150,21 +150,21 @@ fn pauses_between_downloads_grow_and_a_server_may_ask_for_more() {
 }
 
 #[test]
-fn where_exchanges_are_signed_no_header_makes_a_host_wait_for_long() {
+fn no_unsigned_header_makes_a_host_with_a_key_wait_for_long() {
     for (keyed, pause) in [(false, 3600), (true, 60)] {
         let mut bench = Bench::new(Vec::new());
-        bench.begin_with(Options { keyed, ..options() }, None, None);
+        bench.start_with(Options { keyed, ..options() }, None, None);
         bench.offer(vec![package("one", "web", 1, false)]);
         let cut = Fetched::Cut { reason: "busy".into(), progress: true, retry_after: Some(1_000_000) };
         bench.step(Event::Fetched("one".into(), cut));
-        let told = &bench.state.entries(bench.now)[0].progress;
-        assert_eq!(**told, *format!("download interrupted, tried again in {pause} s: busy"));
+        let progress = &bench.state.entries(bench.now)[0].progress;
+        assert_eq!(**progress, *format!("download interrupted, tried again in {pause} s: busy"));
     }
 }
 
 #[test]
-fn what_an_earlier_daemon_began_to_install_is_verified_with_the_keys_of_now() {
-    for (found, want) in [
+fn a_resumed_install_is_verified_with_the_keys_trusted_now() {
+    for (verified, want) in [
         (Verified::Sound(Digest([2; 32])), None),
         (Verified::Hostile("by none of the trusted keys".into()), Some(Code::Refused)),
         (Verified::Sound(Digest([3; 32])), Some(Code::Checksum)),
@@ -178,12 +178,12 @@ fn what_an_earlier_daemon_began_to_install_is_verified_with_the_keys_of_now() {
         bench.step(Event::Fetched("next".into(), Fetched::Whole { digest, doubtful: false, cut: false }));
         bench.step(Event::Verified("next".into(), Verified::Sound(digest)));
         bench.step(Event::Placed("next".into(), Ok(())));
-        assert_eq!(bench.state.phase_of("next"), Some(Phase::Installing));
-        bench.begin_with(Options { signed: true, ..options() }, None, None);
+        assert_eq!(bench.phase("next"), Some(Phase::Installing));
+        bench.start_with(Options { signed: true, ..options() }, None, None);
         let unpacks = |bench: &Bench| bench.done.iter().any(|action| matches!(action, Action::Unpack { .. }));
         assert!(!unpacks(&bench), "{:?}", bench.done);
         assert!(bench.done.iter().any(|action| matches!(action, Action::Verify(..))), "{:?}", bench.done);
-        bench.step(Event::Verified("next".into(), found));
+        bench.step(Event::Verified("next".into(), verified));
         assert_eq!((bench.code("next"), unpacks(&bench)), (want, want.is_none()));
     }
 }
