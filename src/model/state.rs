@@ -1,5 +1,4 @@
-//! All agents and jobs of a host, and the one place where anything is decided: `step` takes an event and says what to
-//! do.
+//! All agents and jobs of a host, and the one place of decisions: `step` takes an event and says what to do.
 //!
 //! A state comes from what `options` holds, as `init` says. `agents` applies events to agents and answers clients on
 //! the host, `jobs` takes jobs through their plans, `exchange` speaks with the servers, `incidents` keeps what they are

@@ -31,7 +31,7 @@ use run::{Run, StepResult};
 pub(super) use step::Answer;
 
 impl State {
-    /// Where an open job is that must be there, as `event` says what came of something it began. One that is not is
+    /// Where the job with this id is among the open ones, for an `event` that only an open job can cause. An id of none is
     /// logged.
     pub(super) fn expect_job(&self, id: &JobId, event: &str, out: &mut Vec<Action>) -> Option<usize> {
         let index = self.jobs.index(id);

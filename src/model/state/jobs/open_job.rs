@@ -20,11 +20,13 @@ use crate::model::state::Goal;
 /// One open job.
 #[derive(Clone, Debug)]
 pub struct OpenJob {
+    /// What is on disk of it, or about to be.
     pub record: JobRecord,
     /// What the server ordered; `None` once the job has ended, and for one that was rejected as it came.
     pub content: Option<Rc<Job>>,
     /// What it does; empty before it has begun.
     pub plan: &'static Plan,
+    /// What it waits for.
     pub activity: Activity,
     /// An earlier daemon had it: what its step does may have been done already.
     pub resumed: bool,
@@ -86,8 +88,9 @@ pub enum Activity {
 /// What an agent becomes with a new package.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// `None`: the one it has.
+    /// Its new definition; `None`: it keeps the one it has.
     pub definition: Option<Definition>,
+    /// The version that is reported of it.
     pub version: Box<str>,
 }
 
@@ -107,6 +110,7 @@ pub struct Tools {
 }
 
 impl OpenJob {
+    /// A job that waits for this.
     pub fn new(record: JobRecord, content: Option<Rc<Job>>, activity: Activity) -> OpenJob {
         OpenJob {
             record,

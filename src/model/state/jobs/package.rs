@@ -89,8 +89,8 @@ impl Run<'_> {
         trust::objection(self.job.content.as_deref()?)
     }
 
-    /// Whether a package that is about to be installed must be verified again: an earlier daemon has done this, which may have
-    /// trusted other keys, or all packages.
+    /// Whether a package that is about to be installed must be verified again: the earlier daemon that did so may have
+    /// trusted other keys, or every package.
     pub fn is_unverified(&self) -> bool {
         self.job.resumed && !self.job.verified && self.state.options.signed && !self.job.goes_back()
     }
@@ -342,7 +342,11 @@ impl Run<'_> {
     pub fn keep(&mut self) -> StepResult {
         let old = self.job.record.before.take().and_then(|before| before.package);
         let mut drop = Vec::new();
-        let Some(agent) = self.state.agents.get_mut(self.job.name()) else { return self.misfit() };
+        let Some(agent) = self.state.agents.get_mut(self.job.name()) else {
+            let id = &self.job.record.id;
+            log(self.out, Level::Warn, format_args!("job \"{id}\": its agent is gone, so no package of it is kept"));
+            return StepResult::Done;
+        };
         let new = agent.record.package.as_ref().map(|new| new.digest);
         if let Some(old) = old.filter(|old| Some(old.digest) != new) {
             if let Some(older) = agent.record.previous.replace(old) {

@@ -74,7 +74,7 @@ impl JobQueue {
         self.ledger.insert(record.id.clone(), record.seq);
     }
 
-    /// The id that must be forgotten for the memory to be as large as it may be; `None`: it is.
+    /// Forgets the id with the lowest rank, and returns it; `None`: there is room for all.
     pub fn forget_oldest(&mut self) -> Option<JobId> {
         if self.ledger.len() <= ENDED_JOBS {
             return None;

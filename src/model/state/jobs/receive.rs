@@ -136,7 +136,11 @@ impl State {
             Err(why) => {
                 job.activity = Activity::SaveAgain(now.time + self.options.times.save);
                 let wait = self.options.times.save.as_secs();
-                log(out, Level::Error, format_args!("job \"{id}\" waits, tried again in {wait} s: {why}"));
+                log(
+                    out,
+                    Level::Error,
+                    format_args!("job \"{id}\": cannot write its record, tried again in {wait} s: {why}"),
+                );
             }
         }
     }
