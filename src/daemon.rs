@@ -423,6 +423,8 @@ impl Daemon {
         }
         // Where hundreds of agents are started at once it becomes long, and it is empty now.
         self.queue.shrink_to(QUEUE);
+        // Nor is the look at all processes kept while the daemon waits.
+        self.trees.forget_snapshot();
     }
 
     fn perform(&mut self, actions: Vec<Action>) {

@@ -349,7 +349,7 @@ impl Helper {
     /// Reads what the result pipe has. One that was taken over may fill it as fast as it is emptied, with what is not kept too:
     /// it is heard up to a limit, and then never again.
     fn receive(&mut self) {
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = [0; 4 << 10];
         while let Some(pipe) = &mut self.result_pipe {
             match pipe.read(&mut buffer) {
                 Ok(count @ 1..) if self.heard <= self.result_max => {

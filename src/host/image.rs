@@ -1,9 +1,9 @@
-//! A copy of this program that its users can execute and not read. The kernel lets nobody trace a process of such a program
-//! from exec(2) on, not even another process of the same user; whoever executes a program that can be read can be traced
-//! until it closes itself.
+//! A copy of the running binary that helpers can execute and cannot read. From exec(2) on, the kernel lets no process trace
+//! one that executes such a file, not even another process of the same user. A process that executes a readable file can be
+//! traced until it forbids that itself.
 //!
-//! The copy is root's, of mode 0111, in a directory of its own that is closed to all others: it is executed by its
-//! descriptor. In `state_dir` it is left there, and made anew only when it is not what runs.
+//! The copy belongs to root and has mode 0111. It is in its own directory, which is closed to all others, and is executed by
+//! its descriptor. A copy in `state_dir` stays there, and is made again only when it differs from the running binary.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -21,16 +21,16 @@ const DIRECTORY: &str = "bin";
 /// The name of the copy in it.
 const NAME: &str = "helper";
 
-/// What everybody may do with it: execute it.
+/// The mode of the copy: everybody may execute it, and nothing else.
 const MODE: u32 = 0o111;
 
-/// Bytes that are copied or compared at a time.
-const PART: usize = 16 << 10;
+/// Bytes that are copied or compared at a time: a page, as the pages of the stack that were used once stay in memory.
+const PART: usize = 4 << 10;
 
-/// A copy of `own`, in the first of the directories where that can be, else in memory.
+/// A copy of `own` in the first of these directories where that is possible, else in memory.
 ///
 /// # Errors
-/// Why it can be nowhere, place by place.
+/// When it is possible in none of them; the message has the reason for each.
 pub fn closed_copy(own: &File, places: &[&Path]) -> Result<File, Error> {
     let mut why = String::new();
     for place in places {
@@ -42,16 +42,16 @@ pub fn closed_copy(own: &File, places: &[&Path]) -> Result<File, Error> {
     in_memory(own).map_err(|error| format_error!("{why}memory: {}", reason(&error)))
 }
 
-/// Why there can be no copy, as far as can be told without making one; for `check`.
+/// Checks without making a copy whether `closed_copy` is possible, for `check`.
 ///
 /// # Errors
-/// As `closed_copy`.
+/// As `closed_copy`, as far as that is known without making the copy.
 pub fn can_be_copied(places: &[&Path]) -> Result<(), Error> {
     let mut why = String::new();
     for place in places {
-        // What does not exist yet is made by the daemon.
-        let there = place.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-        match may_execute(there) {
+        // The daemon makes the directories that do not exist yet.
+        let existing = place.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+        match may_execute(existing) {
             Ok(()) => return Ok(()),
             Err(reason) => why += &format!("\"{}\": {reason}; ", place.display()),
         }
@@ -59,7 +59,7 @@ pub fn can_be_copied(places: &[&Path]) -> Result<(), Error> {
     memory_file().map(drop).map_err(|error| format_error!("{why}memory: {}", reason(&error)))
 }
 
-/// Removes the copy from one of the directories, where there is one.
+/// Removes the copy from one of the directories, if there is one.
 pub fn remove(place: &Path) {
     let dir = place.join(DIRECTORY);
     let _ = fs::remove_file(dir.join(NAME));
@@ -80,9 +80,9 @@ fn copy_in(own: &File, place: &Path) -> Result<File, Error> {
     make_directory(&dir, 0o700).map_err(|error| reason(&error))?;
     let path = dir.join(NAME);
     let open = || open_nofollow(&path, OpenOptions::new().read(true), 0);
-    if let Ok(there) = open() {
-        if is_closed(&there).unwrap_or(false) && is_same(own, &there).unwrap_or(false) {
-            return Ok(there);
+    if let Ok(copy) = open() {
+        if is_closed(&copy).unwrap_or(false) && is_same(own, &copy).unwrap_or(false) {
+            return Ok(copy);
         }
     }
     let temporary = dir.join([NAME, TEMPORARY].concat());
@@ -92,13 +92,13 @@ fn copy_in(own: &File, place: &Path) -> Result<File, Error> {
         copy(own, &file)?;
         let made = file.metadata()?.ino();
         file.set_permissions(Permissions::from_mode(MODE))?;
-        // One that is open for writing is not executed.
+        // The kernel does not execute a file that is open for writing.
         drop(file);
         fs::rename(&temporary, &path)?;
-        let there = open()?;
-        match is_closed(&there)? && there.metadata()?.ino() == made {
-            true => Ok(there),
-            // A file system without modes, or whose modes nobody heeds.
+        let copy = open()?;
+        match is_closed(&copy)? && copy.metadata()?.ino() == made {
+            true => Ok(copy),
+            // The file system has no modes, or does not enforce them.
             false => Err(io::Error::other("files there can be read by everybody")),
         }
     });
@@ -116,10 +116,10 @@ fn in_memory(own: &File) -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether a file is root's own, and nobody else can do anything but execute it.
+/// Whether a file belongs to root, and others can do nothing but execute it.
 fn is_closed(file: &File) -> io::Result<bool> {
-    let found = file.metadata()?;
-    Ok(found.is_file() && found.uid() == 0 && found.mode() & 0o7777 == MODE && found.nlink() == 1)
+    let metadata = file.metadata()?;
+    Ok(metadata.is_file() && metadata.uid() == 0 && metadata.mode() & 0o7777 == MODE && metadata.nlink() == 1)
 }
 
 fn copy(mut from: &File, mut to: &File) -> io::Result<()> {
@@ -141,11 +141,11 @@ fn is_same(mut one: &File, mut other: &File) -> io::Result<bool> {
     other.seek(SeekFrom::Start(0))?;
     let (mut left, mut right) = ([0; PART], [0; PART]);
     loop {
-        let (count, there) = (fill(one, &mut left)?, fill(other, &mut right)?);
-        if left[..count] != right[..there] {
+        let (left_count, right_count) = (fill(one, &mut left)?, fill(other, &mut right)?);
+        if left[..left_count] != right[..right_count] {
             return Ok(false);
         }
-        if count == 0 {
+        if left_count == 0 {
             return Ok(true);
         }
     }
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_copy_is_closed_and_kept_as_long_as_it_is_the_same() {
         if crate::sys::account::own_uid().0 != 0 {
-            println!("skipped: needs root");
+            crate::skip::skipped("root");
             return;
         }
         let dir = std::env::temp_dir().join(format!("bootagent-image-{}", std::process::id()));
@@ -190,7 +190,7 @@ mod tests {
         assert!(is_closed(&copy).unwrap() && is_same(&first, &copy).unwrap());
         let made = number();
         closed_copy(&first, &[&dir]).unwrap();
-        assert_eq!(number(), made, "it was made anew");
+        assert_eq!(number(), made, "it was made again");
         for spoil in [0o755, 0o4111] {
             fs::set_permissions(&place, Permissions::from_mode(spoil)).unwrap();
             assert!(is_closed(&closed_copy(&first, &[&dir]).unwrap()).unwrap(), "{spoil:o}");

@@ -1,12 +1,13 @@
-//! What the kernel says about processes, read from /proc: one line of `stat` for each in a pass (`Snapshot`), and the
-//! dearer files of single ones when somebody asks.
+//! What the kernel says about processes, read from /proc: the `stat` line of each process in one pass (`Snapshot`), and
+//! the files that cost more to read, of single processes when they are asked for.
 //!
-//! Nothing here is believed further than it reads: a process that ends meanwhile is simply not there, a line that does
-//! not parse is a process that is not there. Without /proc there are no processes, and `Snapshot::fault` says why.
+//! A process that ends during a pass, or whose `stat` line does not parse, is left out. Without /proc there are no
+//! processes, and `Snapshot::fault` says why. Nothing here decides which agent a process belongs to.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::kernel::{Errno, Pid, Process, Uid};
@@ -18,58 +19,59 @@ use crate::sys::process::own_id;
 /// Clock ticks a second in /proc (USER_HZ): 100 on every target.
 pub const TICKS: u64 = 100;
 
-/// The most that is read of an environment: beyond it a process is taken for a stranger. Our two variables come first in
-/// what we start; 1.0.0 put them last, behind what a job of 128 KiB can set, and a shell in between may have sorted them.
+/// The most bytes of an environment that are read; a process that names no agent in them is a stranger. The daemon puts
+/// its two variables first. Version 1.0.0 put them last, behind the up to 128 KiB that a job can set, and a shell between
+/// the daemon and the process may have sorted them.
 pub const MAX_ENVIRON: usize = 256 << 10;
 
-/// PF_KTHREAD in the flags of stat: a thread of the kernel.
+/// PF_KTHREAD in the flags of `stat`, which marks a thread of the kernel.
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
 /// One process as its `stat` line shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// Which one.
+    /// Its id and start time.
     pub process: Process,
     /// Its parent; 0 for one from outside the pid namespace.
     pub parent: i32,
-    /// Its session: the pid of the process that started it, dead or alive.
+    /// Its session: the pid of the process that created the session, which may have ended.
     pub session: i32,
     /// The state letter, `R`, `S`, `D`, `T`, `t`, `Z` or `X`; `?` where it was not read.
     pub state: u8,
-    /// A thread of the kernel.
+    /// Whether it is a thread of the kernel.
     pub kernel: bool,
-    /// How many threads it has.
+    /// The number of its threads.
     pub threads: u32,
-    /// Processor time of its own and of the children it has waited for, in ticks.
+    /// Processor time of the process and of the children it has waited for, in ticks (`TICKS` a second).
     pub used: u64,
 }
 
 impl Stat {
-    /// A process that is there, with its parent and session, of which nothing else has been read.
+    /// A process that exists, with its parent and session; nothing else of it has been read.
     pub fn unread(process: Process, parent: i32, session: i32) -> Stat {
         Stat { process, parent, session, state: b'?', kernel: false, threads: 1, used: 0 }
     }
 
-    /// Whether it can still run: a zombie whose other threads go on can.
+    /// Whether it can still run. A zombie can while it has other threads.
     pub fn alive(&self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
     }
 
-    /// Whether a signal or a tracer has stopped it, as far as is known.
+    /// Whether a signal or a tracer has stopped it; true where its state was not read.
     pub fn stopped(&self) -> bool {
         matches!(self.state, b'T' | b't' | b'?')
     }
 }
 
-/// Every process of the host but init and the kernel's own threads, at one moment; ordered by pid.
+/// Every process of the host except init and the kernel's threads, at one moment; ordered by pid.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     stats: Vec<Stat>,
     fault: Option<Box<str>>,
-    /// The fault is one of this moment: there may be any process.
-    passing: bool,
-    /// It was made by hand, and what is in it is not to be looked up again.
-    made: bool,
+    /// The fault is temporary, so any process may exist.
+    temporary: bool,
+    /// It was made by `of`, and its processes must not be looked up in /proc.
+    synthetic: bool,
 }
 
 impl Snapshot {
@@ -78,47 +80,39 @@ impl Snapshot {
         Snapshot::around(&SortedMap::new())
     }
 
-    /// The same, without reading anything about these children of ours, ids with start times: each leads a session of its
-    /// own, and its id cannot change hands before we reap it.
+    /// The same, without reading anything about `children`, which are children of the daemon, ids with start times. Each
+    /// leads its own session, and its id cannot pass to another process before the daemon reaps it.
     pub fn around(children: &SortedMap<Pid, u64>) -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        let threads = kernel_threads();
-        let entries = match fs::read_dir("/proc") {
-            Ok(entries) => entries,
-            Err(cause) => return Snapshot::failed(&cause),
-        };
-        for entry in entries {
-            // An error in the middle of the list would make processes look dead: better to know nothing.
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(cause) => return Snapshot::failed(&cause),
-            };
-            let name = entry.file_name();
-            let Some(pid) = name.to_str().and_then(parse_pid).filter(|pid| !threads.contains(pid)) else { continue };
-            if snapshot.stats.try_reserve(1).is_err() {
-                return Snapshot::failed(&io::Error::from_raw_os_error(libc::ENOMEM));
-            }
-            if let Some(&ticks) = children.get(&pid) {
-                snapshot.stats.push(Stat::unread(Process { pid, ticks }, own_id(), pid.raw()));
-                continue;
-            }
-            match read_stat(pid) {
-                Ok(stat) => snapshot.stats.extend(stat),
-                Err(cause) => return Snapshot::failed(&cause),
-            }
-        }
-        // Without it, this is an empty directory, or the /proc of another pid namespace, whose numbers are no ids of ours.
-        match fs::read_link("/proc/self") {
-            Ok(own) if own.to_str().and_then(|own| own.parse().ok()) == Some(own_id()) => {}
-            Ok(_) => return Snapshot::failed(&io::Error::from_raw_os_error(libc::ENOENT)),
-            Err(cause) => return Snapshot::failed(&cause),
-        }
-        snapshot.stats.sort_unstable_by_key(|stat| stat.process.pid);
-        snapshot
+        Snapshot::read(children).unwrap_or_else(|cause| Snapshot::failed(&cause))
     }
 
-    /// Only `roots` and what descends from them, by the kernel's own lists of children where it keeps them: on a host
-    /// with thousands of other processes the cheaper way to look at a few agents. Else the same as `take`.
+    fn read(children: &SortedMap<Pid, u64>) -> io::Result<Snapshot> {
+        let threads = kernel_threads();
+        let mut stats = Vec::new();
+        // The kernel adds the number of processes to the link count of /proc. With it the list need not grow and move.
+        let _ = stats.try_reserve_exact(fs::metadata("/proc")?.nlink() as usize);
+        // Listing and reading alternate: the child of a process that has ended when it is read is still to be listed.
+        for entry in fs::read_dir("/proc")? {
+            // An error here is one of the whole pass, as a part of the list would make processes look dead.
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(parse_pid).filter(|pid| !threads.contains(pid)) else { continue };
+            stats.try_reserve(1).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+            match children.get(&pid) {
+                Some(&ticks) => stats.push(Stat::unread(Process { pid, ticks }, own_id(), pid.raw())),
+                None => stats.extend(read_stat(pid)?.filter(|stat| !stat.kernel)),
+            }
+        }
+        // Where this is not our id, /proc is an empty directory or belongs to another pid namespace, with other ids.
+        let own = fs::read_link("/proc/self")?;
+        if own.to_str().and_then(|own| own.parse().ok()) != Some(own_id()) {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
+        stats.sort_unstable_by_key(|stat| stat.process.pid);
+        Ok(Snapshot { stats, ..Snapshot::default() })
+    }
+
+    /// Only `roots` and their descendants, found by the kernel's lists of children. On a host with thousands of other
+    /// processes this is the cheaper way to look at a few agents. Where the kernel keeps no such lists, the same as `take`.
     pub fn below(roots: &[Pid]) -> Snapshot {
         let mut snapshot = Snapshot::default();
         let mut open: Vec<Pid> = roots.to_vec();
@@ -135,7 +129,7 @@ impl Snapshot {
             snapshot.stats.push(stat);
             let listed = match stat.threads {
                 1 => children_of(pid.raw()).map(|children| open.extend(children)).is_some(),
-                _ => children(pid.raw(), &mut open),
+                _ => add_children(pid.raw(), &mut open),
             };
             if !listed && self::stat(pid).is_some_and(|stat| stat.alive()) {
                 return Snapshot::take();
@@ -145,10 +139,10 @@ impl Snapshot {
         snapshot
     }
 
-    /// A snapshot of exactly these, for tests and for hosts whose processes are known otherwise.
+    /// A snapshot of exactly these processes, for tests.
     pub fn of(mut stats: Vec<Stat>) -> Snapshot {
         stats.sort_unstable_by_key(|stat| stat.process.pid);
-        Snapshot { stats, made: true, ..Snapshot::default() }
+        Snapshot { stats, synthetic: true, ..Snapshot::default() }
     }
 
     fn failed(cause: &io::Error) -> Snapshot {
@@ -156,7 +150,7 @@ impl Snapshot {
             Some(code) => format!("cannot read \"/proc\": {}", Errno(code)),
             None => format!("cannot read \"/proc\": {cause}"),
         };
-        Snapshot { fault: Some(fault.into()), passing: !is_gone(cause), ..Snapshot::default() }
+        Snapshot { fault: Some(fault.into()), temporary: !is_gone(cause), ..Snapshot::default() }
     }
 
     /// Why nothing is known about processes; `None` when /proc could be read.
@@ -164,9 +158,9 @@ impl Snapshot {
         self.fault.as_deref()
     }
 
-    /// Whether that is for now only, for want of descriptors or memory: nothing is known then about any process.
-    pub fn is_passing(&self) -> bool {
-        self.passing
+    /// Whether the fault is temporary, such as a lack of descriptors or memory. Nothing is known about any process then.
+    pub fn has_temporary_fault(&self) -> bool {
+        self.temporary
     }
 
     /// All of them, ordered by pid.
@@ -174,67 +168,66 @@ impl Snapshot {
         &self.stats
     }
 
-    /// The process that has this id.
+    /// The process with this id.
     pub fn find(&self, pid: Pid) -> Option<&Stat> {
         self.index(pid).map(|index| &self.stats[index])
     }
 
-    /// Where in `stats` it is.
+    /// The index in `stats` of the process with this id.
     pub fn index(&self, pid: Pid) -> Option<usize> {
         self.stats.binary_search_by_key(&pid, |stat| stat.process.pid).ok()
     }
 
-    /// This very process, unless it is gone.
+    /// This process, unless it is gone or another one has its id.
     pub fn get(&self, process: Process) -> Option<&Stat> {
         self.find(process.pid).filter(|stat| stat.process.ticks == process.ticks)
     }
 
-    /// Whether this process is in this session still, after the whole snapshot was taken: so no other session can have
-    /// had the same id meanwhile.
+    /// Whether this process is still in this session now, after the snapshot was taken. If so, no other session can have
+    /// had the same id in between.
     pub fn is_still_in(&self, process: Process, session: i32) -> bool {
         let same = |stat: &Stat| stat.process == process && stat.session == session;
-        if self.made {
+        if self.synthetic {
             return self.find(process.pid).is_some_and(same);
         }
         stat(process.pid).as_ref().is_some_and(same)
     }
 }
 
-/// The process that has this id now; `None` when there is none or nothing can be read.
+/// The process with this id now; `None` when there is none or it cannot be read.
 pub fn stat(pid: Pid) -> Option<Stat> {
     read_stat(pid).ok().flatten()
 }
 
-/// The same, apart from what cannot be read although it may be there.
+/// The same; an error where the process may exist although it cannot be read.
 fn read_stat(pid: Pid) -> io::Result<Option<Stat>> {
-    let mut path = Path::new();
-    let _ = write!(path, "/proc/{pid}/stat");
     let mut buffer = [0; 1024];
-    match read_some(path.as_str(), &mut buffer) {
+    match read_some(&format!("/proc/{pid}/stat"), &mut buffer) {
         Ok(length) => Ok(parse_stat(&buffer[..length])),
         Err(cause) if is_gone(&cause) => Ok(None),
         Err(cause) => Err(cause),
     }
 }
 
-/// The kernel's own threads, which are no agent's and may be the most of a host's processes; none where it keeps no lists of
-/// children. In a pid namespace of its own, process 2 is any.
+/// The kernel's threads, which may be most of the processes of a host; empty where the kernel keeps no lists of children.
+/// In a pid namespace process 2 can be any process.
 fn kernel_threads() -> SortedSet<Pid> {
     let mut threads = SortedSet::new();
-    if let Some(all) = Pid::new(2).filter(|pid| stat(*pid).is_some_and(|stat| stat.kernel)) {
-        threads.insert(all);
-        threads.extend(children_of(all.raw()).into_iter().flatten());
+    if let Some(kthreadd) = Pid::new(2).filter(|pid| stat(*pid).is_some_and(|stat| stat.kernel)) {
+        threads.insert(kthreadd);
+        threads.extend(children_of(kthreadd.raw()).into_iter().flatten());
     }
     threads
 }
 
-/// Whether a file of a process is missing or closed to us for good, and not for want of descriptors or memory.
+/// Whether an error means that a file of a process is missing or closed to us for good, as opposed to a lack of
+/// descriptors or memory.
 fn is_gone(cause: &io::Error) -> bool {
     !matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO))
 }
 
-/// Whether `process` is still the one with its id, and not a zombie. It is taken for alive while that cannot be read: to
-/// start another beside it would be worse than to be late.
+/// Whether `process` still has its id and is not a zombie. While that cannot be read it counts as alive: starting a second
+/// instance beside it would be worse than starting it late.
 pub fn alive(process: Process) -> bool {
     match read_stat(process.pid) {
         Ok(stat) => stat.is_some_and(|stat| stat.process == process && stat.alive()),
@@ -242,7 +235,7 @@ pub fn alive(process: Process) -> bool {
     }
 }
 
-/// A process id as a whole file name or word.
+/// The process id that a whole file name or word is; `None` where it is something else.
 pub fn parse_pid(text: &str) -> Option<Pid> {
     if !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -250,8 +243,8 @@ pub fn parse_pid(text: &str) -> Option<Pid> {
     Pid::new(text.parse().ok()?)
 }
 
-/// Reads one `stat` line. The program's name in it may hold spaces, parentheses and line ends: what counts starts after
-/// the last `)`, as all that follows are numbers.
+/// Reads one `stat` line. The program's name in it may contain spaces, parentheses and line ends, so the fields are read
+/// from the last `)` on: after the name there are only the state letter and numbers.
 pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     let open = line.iter().position(|&b| b == b'(')?;
     let close = line.iter().rposition(|&b| b == b')')?;
@@ -273,7 +266,7 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     }
     let mut used = 0u64;
     for _utime_stime_cutime_cstime in 0..4 {
-        // The children's times are printed signed.
+        // The kernel prints the times of the children as signed numbers.
         let time: i64 = next()?.parse().ok()?;
         used = used.saturating_add(time.max(0) as u64);
     }
@@ -287,14 +280,13 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
 
 /// The real, effective and saved user of a process.
 pub fn users(pid: Pid) -> Option<[Uid; 3]> {
-    let mut path = Path::new();
-    let _ = write!(path, "/proc/{pid}/status");
     let mut buffer = [0; 4096];
-    let length = read_some(path.as_str(), &mut buffer).ok()?;
+    let length = read_some(&format!("/proc/{pid}/status"), &mut buffer).ok()?;
     parse_users(&buffer[..length])
 }
 
-/// The real, effective and saved user in a status. A program's name, which comes before them, holds no line end there.
+/// The real, effective and saved user in a `status` file. The kernel escapes line ends in the program's name, which comes
+/// before them.
 pub fn parse_users(text: &[u8]) -> Option<[Uid; 3]> {
     let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
     let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
@@ -302,18 +294,17 @@ pub fn parse_users(text: &[u8]) -> Option<[Uid; 3]> {
     Some([next()?, next()?, next()?])
 }
 
-/// The control groups of the process with this id in all hierarchies, as the kernel lists them; empty where it has none.
+/// The control groups of the process with this id in all hierarchies, as the kernel lists them; empty where it has none
+/// or they cannot be read.
 pub fn groups(pid: i32) -> Vec<u8> {
-    let mut path = Path::new();
-    let _ = write!(path, "/proc/{pid}/cgroup");
     let mut text = Vec::new();
-    if let Ok(mut file) = File::open(path.as_str()) {
+    if let Ok(mut file) = File::open(format!("/proc/{pid}/cgroup")) {
         let _ = read_up_to(64 << 10, &mut text, &mut |to| file.read(to));
     }
     text
 }
 
-/// How long ago a process was started; `None` where the kernel does not say how long it has been up.
+/// How long ago a process was started; `None` where /proc/uptime cannot be read.
 pub fn age(process: Process) -> Option<Duration> {
     let mut buffer = [0; 64];
     let length = read_some("/proc/uptime", &mut buffer).ok()?;
@@ -321,36 +312,35 @@ pub fn age(process: Process) -> Option<Duration> {
     Some(up.saturating_sub(Duration::from_millis(process.ticks.saturating_mul(1000) / TICKS)))
 }
 
-/// The first number of /proc/uptime, seconds with two decimals. (The parser of floats comes with large tables.)
+/// The first number of /proc/uptime, seconds with two decimals. The standard library's parser of floats would add its
+/// large tables to the binary.
 fn parse_uptime(text: &str) -> Option<Duration> {
     let (seconds, rest) = text.split_once('.')?;
     let hundredths: u64 = rest.get(..2)?.parse().ok()?;
     Some(Duration::from_secs(seconds.parse().ok()?) + Duration::from_millis(hundredths * 10))
 }
 
-/// What an environment says about whose process it is.
+/// Which agent a process belongs to according to its environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessTag {
-    /// It is of the agent of this name, under our state directory.
+    /// The agent with this name, of the daemon with our state directory.
     Agent(Name),
-    /// It is not one of ours.
+    /// No agent of this daemon.
     Stranger,
-    /// It is just becoming another program: its environment is not there yet.
+    /// The process is in the middle of execve(2), and its environment does not exist yet.
     Executing,
-    /// Nothing could be read: it is another user's, or gone.
+    /// The environment cannot be read: the process belongs to another user, or is gone.
     Unknown,
 }
 
-/// Reads from a process's environment which agent it names; with how many bytes were read for that.
+/// Reads from the environment of a process which agent it names, and returns that with the number of bytes read.
 pub fn process_tag(pid: Pid, state_dir: &str) -> (ProcessTag, usize) {
-    let mut path = Path::new();
-    let _ = write!(path, "/proc/{pid}/environ");
-    let Ok(mut file) = File::open(path.as_str()) else { return (ProcessTag::Unknown, 0) };
+    let Ok(mut file) = File::open(format!("/proc/{pid}/environ")) else { return (ProcessTag::Unknown, 0) };
     let mut environ = Environ::new(state_dir);
     let mut chunk = Vec::new();
     let mut length = 0;
-    // A page at a time: what we start has its mark in the first.
-    while environ.mark().is_none() && length < MAX_ENVIRON {
+    // One page at a time: in what the daemon starts the two variables are in the first page.
+    while environ.tag().is_none() && length < MAX_ENVIRON {
         chunk.clear();
         match read_up_to(4096, &mut chunk, &mut |to| file.read(to)) {
             Ok(0) => break,
@@ -362,27 +352,26 @@ pub fn process_tag(pid: Pid, state_dir: &str) -> (ProcessTag, usize) {
     if length > 0 {
         return (environ.end(), length);
     }
-    // In the middle of execve(2) the arguments are not there either, or were there just before the environment.
-    path.clear();
-    let _ = write!(path, "/proc/{pid}/cmdline");
-    match read_some(path.as_str(), &mut [0]) {
+    // In the middle of execve(2) the arguments are missing too, or execve(2) has ended since the environment was read.
+    match read_some(&format!("/proc/{pid}/cmdline"), &mut [0]) {
         Ok(0) => (ProcessTag::Executing, 0),
         _ if file.read(&mut [0]).is_ok_and(|length| length > 0) => (ProcessTag::Executing, 0),
         _ => (ProcessTag::Stranger, 0),
     }
 }
 
-/// Which agent an environment of NUL-ended `NAME=value` names; the first one of a name counts, as for getenv(3).
+/// Which agent an environment names. `environ` is a sequence of NUL-terminated `NAME=value`; of two variables with the same
+/// name the first one counts, as with getenv(3).
 pub fn parse_environ(environ: &[u8], state_dir: &str) -> ProcessTag {
     let mut reader = Environ::new(state_dir);
     reader.read(environ);
     reader.end()
 }
 
-/// An environment that comes in pieces.
+/// An environment that is read in pieces.
 struct Environ<'a> {
     state_dir: &'a str,
-    /// The beginning of the variable that the next piece goes on with.
+    /// The beginning of a variable that continues in the next piece.
     open: Vec<u8>,
     name: Option<Box<[u8]>>,
     directory: Option<Box<[u8]>>,
@@ -406,15 +395,15 @@ impl Environ<'_> {
         for (variable, value) in
             [(&b"BOOTAGENT_NAME="[..], &mut self.name), (b"BOOTAGENT_STATE_DIR=", &mut self.directory)]
         {
-            if let (None, Some(found)) = (&value, self.open.strip_prefix(variable)) {
-                *value = Some(found.into());
+            if let (None, Some(text)) = (&value, self.open.strip_prefix(variable)) {
+                *value = Some(text.into());
             }
         }
         self.open.clear();
     }
 
-    /// What it says, once that cannot change any more.
-    fn mark(&self) -> Option<ProcessTag> {
+    /// What the environment says, once the rest of it cannot change that.
+    fn tag(&self) -> Option<ProcessTag> {
         let (name, directory) = (self.name.as_ref()?, self.directory.as_ref()?);
         let name = std::str::from_utf8(name).ok().filter(|name| crate::model::spec::is_name(name));
         Some(match name {
@@ -425,37 +414,33 @@ impl Environ<'_> {
 
     fn end(mut self) -> ProcessTag {
         self.close();
-        self.mark().unwrap_or(ProcessTag::Stranger)
+        self.tag().unwrap_or(ProcessTag::Stranger)
     }
 }
 
-/// The memory of one process in bytes.
+/// The memory of one process in bytes; `None` where it cannot be read.
 ///
-/// It is the proportional share (`Pss` of smaps_rollup) with what is swapped out: the sum over a tree then counts a page
-/// that forked processes share once, as a cgroup does, where a sum of resident sizes would count it for each. Where that
-/// file is missing (before 4.14) or not ours to read, it is what is private by kind, RssAnon and RssShmem, which
-/// leaves out the program's own pages but does count copy-on-write ones twice; before 4.5 only VmRSS is left.
+/// It is the proportional share (`Pss` of smaps_rollup) together with what is swapped out. The sum over a tree then counts
+/// a page that forked processes share once, as a cgroup does; a sum of resident sizes would count it for each of them.
+/// Where that file is missing (before Linux 4.14) or not readable, it is RssAnon and RssShmem, which leave out the
+/// program's own pages but count copy-on-write pages twice. Before Linux 4.5 there is only VmRSS.
 pub fn memory(pid: Pid) -> Option<u64> {
     let mut buffer = [0; 4096];
-    let mut path = Path::new();
-    let _ = write!(path, "/proc/{pid}/smaps_rollup");
-    if let Ok(length) = read_some(path.as_str(), &mut buffer) {
+    if let Ok(length) = read_some(&format!("/proc/{pid}/smaps_rollup"), &mut buffer) {
         if let Some(bytes) = parse_rollup(&buffer[..length]) {
             return Some(bytes);
         }
     }
-    path.clear();
-    let _ = write!(path, "/proc/{pid}/status");
-    let length = read_some(path.as_str(), &mut buffer).ok()?;
+    let length = read_some(&format!("/proc/{pid}/status"), &mut buffer).ok()?;
     parse_status(&buffer[..length])
 }
 
-/// Pss and SwapPss of a smaps_rollup, in bytes.
+/// The sum of Pss and SwapPss in a `smaps_rollup` file, in bytes.
 pub fn parse_rollup(text: &[u8]) -> Option<u64> {
     Some(kilobytes(text, b"Pss:")?.saturating_add(kilobytes(text, b"SwapPss:").unwrap_or(0)) << 10)
 }
 
-/// RssAnon, RssShmem and VmSwap of a status, or else VmRSS and VmSwap, in bytes.
+/// The sum of RssAnon, RssShmem and VmSwap in a `status` file, or else of VmRSS and VmSwap, in bytes.
 pub fn parse_status(text: &[u8]) -> Option<u64> {
     let resident = match kilobytes(text, b"RssAnon:") {
         Some(anonymous) => anonymous.saturating_add(kilobytes(text, b"RssShmem:").unwrap_or(0)),
@@ -464,32 +449,27 @@ pub fn parse_status(text: &[u8]) -> Option<u64> {
     Some(resident.saturating_add(kilobytes(text, b"VmSwap:").unwrap_or(0)) << 10)
 }
 
-/// The value of a line `Key:   123 kB`, as long as it can be counted in bytes.
+/// The number in a line `Key:   123 kB`; `None` also where it is too large to be counted in bytes.
 fn kilobytes(text: &[u8], key: &[u8]) -> Option<u64> {
     let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(key))?;
     let number: u64 = std::str::from_utf8(line).ok()?.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     (number < 1 << 50).then_some(number)
 }
 
-/// The children of a process of a single thread; `None` where the kernel keeps no such lists.
+/// The children of a process with a single thread; `None` where the kernel keeps no such lists.
 pub fn children_of(pid: i32) -> Option<Vec<Pid>> {
-    let (mut path, mut found) = (Path::new(), Vec::new());
-    let _ = write!(path, "/proc/{pid}/task/{pid}/children");
-    listed(path.as_str(), &mut found).ok().map(|()| found)
+    let mut children = Vec::new();
+    read_ids(&format!("/proc/{pid}/task/{pid}/children"), &mut children).ok().map(|()| children)
 }
 
-/// Adds the children of each thread of `pid` to `found`; false where the kernel keeps no such lists.
-fn children(pid: i32, found: &mut Vec<Pid>) -> bool {
-    let mut path = Path::new();
-    let _ = write!(path, "/proc/{pid}/task");
-    let Ok(threads) = fs::read_dir(path.as_str()) else { return false };
+/// Adds the children of each thread of `pid` to `children`; false where the kernel keeps no such lists.
+fn add_children(pid: i32, children: &mut Vec<Pid>) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     let mut known = false;
     for thread in threads.flatten() {
         let name = thread.file_name();
         let Some(name) = name.to_str() else { continue };
-        path.clear();
-        let _ = write!(path, "/proc/{pid}/task/{name}/children");
-        match listed(path.as_str(), found) {
+        match read_ids(&format!("/proc/{pid}/task/{name}/children"), children) {
             Ok(()) => known = true,
             Err(cause) if is_gone(&cause) => {}
             Err(_) => return false,
@@ -499,12 +479,13 @@ fn children(pid: i32, found: &mut Vec<Pid>) -> bool {
 }
 
 /// Adds the process ids that a file lists.
-fn listed(path: &str, found: &mut Vec<Pid>) -> io::Result<()> {
-    found.extend(read_text(std::path::Path::new(path))?.split_ascii_whitespace().filter_map(parse_pid));
+fn read_ids(path: &str, ids: &mut Vec<Pid>) -> io::Result<()> {
+    ids.extend(read_text(Path::new(path))?.split_ascii_whitespace().filter_map(parse_pid));
     Ok(())
 }
 
-/// Reads the beginning of a file of /proc that comes as one record, and so whole by one read where `buffer` has the room.
+/// Reads the beginning of a file. One read returns a file of /proc that is a single record as a whole, as far as `buffer`
+/// has room for it.
 fn read_some(path: &str, buffer: &mut [u8]) -> io::Result<usize> {
     let mut file = File::open(path)?;
     loop {
@@ -512,35 +493,6 @@ fn read_some(path: &str, buffer: &mut [u8]) -> io::Result<usize> {
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
             read => return read,
         }
-    }
-}
-
-/// A short path below /proc, without an allocation.
-struct Path {
-    bytes: [u8; 64],
-    length: usize,
-}
-
-impl Path {
-    fn new() -> Path {
-        Path { bytes: [0; 64], length: 0 }
-    }
-
-    fn clear(&mut self) {
-        self.length = 0;
-    }
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or("")
-    }
-}
-
-impl std::fmt::Write for Path {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.length + text.len();
-        self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
     }
 }
 

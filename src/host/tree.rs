@@ -1,13 +1,13 @@
 //! The processes of each agent: found, counted, signalled until none is left, taken over from an earlier daemon.
 //!
-//! An agent's tree is what is in its control group, and in any case what descends from its main process, shares a session
-//! with such a process, or was seen in the tree before. An orphan, whose parents are gone, may name an agent by
-//! `BOOTAGENT_NAME` and our state directory in its environment, which is a hint that anybody can give: such a process gets
-//! the agent's signals, and counts for nothing else. `model::membership` has the rule, `view` the facts for it. We are the
-//! reaper of orphans, so that what an agent of ours leaves behind becomes our child. Our own helpers and installers are
-//! never in a tree, and a signal goes only to a process whose id and start time are checked right before.
+//! The tree of an agent is what is in its control group, and in any case what descends from its main process, shares a
+//! session with such a process, or was seen in the tree before. An orphan, whose parents are gone, may name an agent by
+//! `BOOTAGENT_NAME` and our state directory in its environment. Any process can claim that, so such a process gets the
+//! agent's signals and counts for nothing else. `model::membership` has the rule, `view` collects the facts for it. The
+//! daemon is the reaper of orphans, so what its agents leave behind becomes its child. Helpers and installers are never
+//! in a tree, and a signal goes only to a process whose id and start time were checked right before.
 //!
-//! /proc is read once for all agents in a turn of the loop (`turn` ends that), and only when somebody asks.
+//! /proc is read at most once for all agents in a turn of the loop (`forget_snapshot` ends that), and only when needed.
 
 mod leftover;
 mod meter;
@@ -27,11 +27,12 @@ use crate::sys::process as calls;
 use meter::{Meter, Reading};
 use view::{Depth, View};
 
-/// How many processes a tree may have before it is treated as one that makes them faster than they are killed.
+/// A tree with more processes than this is treated as one that creates them faster than they can be killed.
 const BOMB: usize = 16;
 
-/// So often is such a tree looked at again in one call of `kill`, and so long may that take; the rest is for the next call.
+/// How often one call of `kill` looks at such a tree again; the rest is left for the next call.
 const ROUNDS: usize = 8;
+/// How long that may take.
 const ROUNDS_TIME: Duration = Duration::from_millis(100);
 
 /// The trees of all agents.
@@ -40,19 +41,19 @@ pub struct Trees {
     own: i32,
     state_dir: Box<str>,
     trees: SortedMap<Name, Box<Tree>>,
-    /// Our helpers and installers, with all that descends from them.
+    /// Our helpers and installers; their descendants are in no tree either.
     ours: SortedSet<Pid>,
-    /// Orphans that are nobody's, whatever their environments say: by id, with the start time. Asked once.
+    /// Orphans that belong to no agent, by id, with the start time. Their environments are not read again.
     strangers: SortedMap<Pid, u64>,
-    /// The orphan that the budget of the last look did not reach.
+    /// The first orphan that the budget of the last look did not reach.
     ask_next: Option<Pid>,
-    /// The user each agent runs as; `None`: it has one that cannot be told. One that is not in it runs as we do.
+    /// The user each agent runs as; `None` where it is not known. An agent without an entry runs as the daemon does.
     users: SortedMap<Name, Option<Uid>>,
     last_id: AgentId,
     view: Option<View>,
-    /// Whether we have no children but main processes and helpers, as of this turn.
+    /// Whether the daemon has no children but main processes and helpers, as of this turn.
     no_orphans: Option<bool>,
-    /// How many processes the last pass over /proc found.
+    /// The number of processes in the last pass over /proc.
     host_size: usize,
 }
 
@@ -61,34 +62,35 @@ pub struct Trees {
 struct Tree {
     id: AgentId,
     main_process: Option<Process>,
-    /// The main process is not our child, and what it leaves behind goes to init.
+    /// The main process is not our child, and its orphans become children of init.
     adopted: bool,
-    /// When its last main process was started, as that process counts it.
-    begun: u64,
-    /// It has a control group, as of the last time anybody asked.
+    /// The start time of its last main process, in ticks since boot.
+    started_at: u64,
+    /// It has a control group, as of the last look.
     grouped: bool,
-    /// Everything else that was in it at the last look, and how surely; its control group tells of what is in that.
+    /// All other processes at the last look, with how surely they belong to it, without those that are in it only by its
+    /// control group.
     seen: Vec<(Process, Strength)>,
     meter: Meter,
-    /// Calls of `kill` in this life.
+    /// Calls of `kill` since its last start.
     kills: u32,
-    /// What is only marked was counted once, so that it gets the signal before the last one.
+    /// Processes that are only marked were counted once, so that they get the polite signal before SIGKILL.
     warned: bool,
 }
 
-/// What runs of an agent that nobody has taken over.
+/// The processes of an agent that is not taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
-    /// The one that is its main process most likely, unless none can be told to be it.
+    /// The most likely main process; `None` where no process is likely to be it.
     pub main: Option<Process>,
     /// All of them, the most likely main process first.
     pub processes: Vec<Process>,
-    /// How surely they are the agent's: all are in its control group, or all are only marked.
+    /// How surely they belong to the agent: all are in its control group, or all are only marked.
     pub strength: Strength,
 }
 
 impl Trees {
-    /// No agents yet. `state_dir` is what `BOOTAGENT_STATE_DIR` says in the agents' environments.
+    /// No agents yet. `state_dir` is the value of `BOOTAGENT_STATE_DIR` in the agents' environments.
     pub fn new(state_dir: &str) -> Trees {
         Trees {
             own: calls::own_id(),
@@ -105,7 +107,7 @@ impl Trees {
         }
     }
 
-    /// An agent's processes run as this user; `None`: nobody can tell, and no environment is believed.
+    /// Sets the user that an agent's processes run as; `None`: it is not known, and no environment is believed.
     pub fn runs_as(&mut self, name: &Name, user: Option<Uid>) {
         self.users.insert(name.clone(), user);
     }
@@ -115,18 +117,18 @@ impl Trees {
         self.tree(name).lead(leader, false);
     }
 
-    /// A main process was taken over: from an earlier daemon's record, or found as what a forking agent's starter
-    /// left. False when it is gone, or another process has its id.
+    /// A main process is taken over: it is from an earlier daemon's record, or was left by the starter of a forking agent.
+    /// False when it is gone, or another process has its id.
     pub fn adopt(&mut self, name: &Name, leader: Process) -> bool {
         let own = self.own;
         let ours = calls::is_child(leader.pid);
-        // Without /proc an id has no start time, and only that of a child is sure to be its own.
+        // Without /proc start times are not known, and only a child is sure to be the process that had the id.
         if leader.pid.raw() == own || !(proc::alive(leader) || ours && leader.ticks == 0) {
             return false;
         }
         self.tree(name).lead(leader, !ours);
         if !ours {
-            // What was nobody's may be this agent's.
+            // A process that belonged to no agent may belong to this one.
             self.strangers = SortedMap::new();
         }
         true
@@ -139,9 +141,9 @@ impl Trees {
         }
     }
 
-    /// Nothing is left of this agent, or nothing of it is ours any more.
+    /// Forgets an agent of which no process is left, or whose processes are no longer the daemon's.
     pub fn forget(&mut self, name: &str) {
-        // No process is in it any more: what was read in this turn stays true of all others.
+        // No process is in the tree any more, so the view of this turn stays true of all others.
         self.trees.remove(name);
     }
 
@@ -150,56 +152,57 @@ impl Trees {
         self.trees.get(name)?.main_process
     }
 
-    /// A helper, installer or health check was started: neither it nor what descends from it is in any tree.
+    /// A helper, installer or health check was started: neither it nor any descendant of it is in a tree.
     pub fn add_ours(&mut self, pid: Pid) {
         self.ours.insert(pid);
         self.forget_snapshot();
     }
 
-    /// It has ended.
+    /// A helper, installer or health check has ended.
     pub fn remove_ours(&mut self, pid: Pid) {
         self.ours.remove(&pid);
         self.forget_snapshot();
     }
 
-    /// A new turn of the loop, after reaping: what was read before no longer counts.
+    /// Drops what was read from /proc, with its memory: at the begin of a turn of the loop, after reaping, as it may be out
+    /// of date, and at the end of the turn.
     pub fn forget_snapshot(&mut self) {
         self.view = None;
         self.no_orphans = None;
     }
 
-    /// Why nothing but main processes and control groups is known; `None` while /proc can be read.
+    /// Why nothing is known but main processes and control groups; `None` while /proc can be read.
     pub fn fault(&mut self) -> Option<&str> {
         self.snapshot_view(Depth::Whole).snapshot.fault()
     }
 
-    /// Whether /proc cannot be read just now, though it is there.
+    /// Whether /proc exists and cannot be read at the moment.
     pub fn is_blind(&mut self) -> bool {
         self.snapshot_view(Depth::Whole);
-        self.view.as_ref().is_some_and(|view| view.snapshot.is_passing())
+        self.view.as_ref().is_some_and(|view| view.snapshot.has_temporary_fault())
     }
 
-    /// Looks at this snapshot in this turn instead of taking one.
+    /// Uses this snapshot in this turn instead of reading /proc.
     pub fn show(&mut self, snapshot: Snapshot) {
         self.see(snapshot, Depth::Whole);
     }
 
-    /// Every process that may be an agent's main process, zombies included, ordered by pid: what is surely its own, and
-    /// orphans of ours that name it and are not older than its starter.
+    /// Every process that may be an agent's main process, zombies included, ordered by pid: those that surely belong to it,
+    /// and children of the daemon that name it and are not older than its starter.
     pub fn members(&mut self, name: &str, limits: &Limits) -> Vec<Stat> {
-        let begun = self.trees.get(name).map_or(0, |tree| tree.begun);
+        let started_at = self.trees.get(name).map_or(0, |tree| tree.started_at);
         let mut members = Vec::new();
         for (stat, strength) in self.collect(name, limits, Depth::Whole) {
-            if strength.holds() || strength.may_lead() && stat.process.ticks >= begun {
+            if strength.holds() || strength.may_lead() && stat.process.ticks >= started_at {
                 members.push(stat);
             }
         }
         members
     }
 
-    /// How many processes of an agent can still run; 1 while that cannot be told for want of descriptors or memory. What
-    /// is only marked keeps nobody waiting: it is counted once after a start, so that it hears the polite signal, and
-    /// never again.
+    /// How many processes of an agent can still run; 1 while /proc cannot be read for lack of descriptors or memory. A stop
+    /// does not wait for processes that are only marked: they are counted once after a start, so that they get the polite
+    /// signal, and never again.
     pub fn left(&mut self, name: &str, limits: &Limits) -> usize {
         if self.is_surely_empty(name, limits) {
             return 0;
@@ -222,18 +225,18 @@ impl Trees {
         }
     }
 
-    /// Sends a signal to all that is left of an agent, and has what is stopped continue to feel it; returns how many
-    /// processes got it.
+    /// Sends a signal to all processes of an agent, and SIGCONT to those that are stopped, so that the signal takes effect.
+    /// Returns how many processes got it.
     pub fn signal(&mut self, name: &str, sig: Sig, limits: &Limits) -> usize {
         let mut sent = 0;
-        // While none was taken over, all of them descend from us. What is missed is still there when SIGKILL comes.
+        // While no agent was taken over, all processes descend from the daemon. SIGKILL comes to those that are missed.
         let all_ours = !self.trees.values().any(|tree| tree.adopted);
         let depth = if sig != Sig::KILL && all_ours { Depth::Present } else { Depth::Whole };
         let leader = self.main_process(name);
         for (stat, _) in self.collect(name, limits, depth) {
             if stat.alive() && self.send(name, stat.process, sig, limits) {
                 sent += 1;
-                // It may have been stopped since that was read.
+                // The main process may have been stopped since its state was read.
                 if sig != Sig::STOP && (stat.stopped() || leader == Some(stat.process)) {
                     self.send(name, stat.process, Sig::CONT, limits);
                 }
@@ -242,7 +245,7 @@ impl Trees {
         sent
     }
 
-    /// Kills what is only marked as an agent's, the rest of which has ended: nobody waits for it.
+    /// Kills the processes that are only marked as an agent's, after all others have ended. No stop waits for them.
     pub fn kill_marked(&mut self, name: &str, limits: &Limits) {
         if self.trees.get(name).is_none_or(|tree| !tree.warned) {
             return;
@@ -254,9 +257,9 @@ impl Trees {
         }
     }
 
-    /// Kills all that is left of an agent, and returns how many processes of it there were at the last look. What is
-    /// large, or is still there at the second call, is first held still and looked at again and again, so
-    /// that it cannot multiply faster than it dies. To be called until `left` says 0, with a moment in between.
+    /// Kills all processes of an agent, and returns how many there were at the last look. A tree that is large, or is not
+    /// gone at the second call, is first stopped and looked at again several times, so that it cannot create processes
+    /// faster than they die. To be called until `left` returns 0, with a pause in between.
     pub fn kill(&mut self, name: &str, limits: &Limits) -> usize {
         let Some(tree) = self.trees.get_mut(name) else { return 0 };
         tree.kills = tree.kills.saturating_add(1);
@@ -269,7 +272,7 @@ impl Trees {
         let bomb = !members.is_empty() && (again || members.len() > BOMB);
         let frozen = bomb && limits.freeze(name, true);
         if bomb {
-            // Stopping does not change who descends from whom, killing does: so all are stopped before the first is killed.
+            // Killing changes which process descends from which, stopping does not: all are stopped before any is killed.
             let mut stopped = SortedSet::new();
             for _ in 0..ROUNDS {
                 let fresh: Vec<Process> = members.iter().copied().filter(|member| stopped.insert(*member)).collect();
@@ -293,9 +296,9 @@ impl Trees {
         members.len()
     }
 
-    /// What an agent's tree uses: what its control groups have counted, and for what they do not the sum over its
-    /// processes. `cpu` never goes back while the agent lives; what a process used that nobody in the tree waited for is
-    /// counted up to the last look before its end.
+    /// What an agent's tree uses, as its control groups count it; what they do not count is the sum over its processes.
+    /// `cpu` never decreases between two starts. Of a process that no process of the tree waited for, the time up to the
+    /// last look before its end is counted.
     pub fn usage(&mut self, name: &str, limits: &Limits) -> Usage {
         let mut usage = limits.usage(name);
         if usage.cpu.is_some() && usage.memory.is_some() {
@@ -321,7 +324,7 @@ impl Trees {
         usage
     }
 
-    /// These processes are left of an agent, whose main process is not known; none of them is our child.
+    /// Takes over the processes that are left of an agent whose main process is not known. None of them is our child.
     pub fn claim(&mut self, name: &Name, left: &Leftover) {
         self.strangers = SortedMap::new();
         let tree = self.tree(name);
@@ -342,8 +345,8 @@ impl Trees {
         stat.alive() && !stat.kernel && pid.raw() != self.own && !self.ours.contains(&pid)
     }
 
-    /// Whether a tree is gone without a pass over /proc: it has no main process, nothing in its group, and among our
-    /// children, where its orphans would be, is none that is not accounted for.
+    /// Whether a tree is known to be empty without a pass over /proc: it has no main process, no process in its group, and
+    /// all children of the daemon, among which its orphans would be, are main processes or helpers.
     fn is_surely_empty(&mut self, name: &str, limits: &Limits) -> bool {
         match self.trees.get(name) {
             None => return true,
@@ -364,7 +367,7 @@ impl Trees {
         *self.no_orphans.get_or_insert_with(|| no_orphans() == Some(true))
     }
 
-    /// What is surely of an agent, and what is only marked.
+    /// The processes that surely belong to an agent, and those that are only marked.
     fn alive(&mut self, name: &str, limits: &Limits) -> (Vec<Process>, Vec<Process>) {
         let (mut held, mut marked) = (Vec::new(), Vec::new());
         for (stat, strength) in self.collect(name, limits, Depth::Whole) {
@@ -375,7 +378,7 @@ impl Trees {
         (held, marked)
     }
 
-    /// Sends a signal to exactly this process; whether it was there to get it.
+    /// Sends a signal to exactly this process; false when it was gone.
     fn send(&self, name: &str, process: Process, sig: Sig, limits: &Limits) -> bool {
         let Process { pid, ticks } = process;
         if pid.raw() == self.own {
@@ -384,7 +387,8 @@ impl Trees {
         let tree = self.trees.get(name);
         let child = tree.is_some_and(|tree| !tree.adopted && tree.main_process.is_some_and(|leader| leader.pid == pid));
         if child {
-            // Its id cannot change hands before we reap it. Without /proc the group of its session is all we know of the rest.
+            // Its id cannot pass to another process before we reap it. Without /proc the rest of the tree is not known, and
+            // its process group gets the signal.
             let group = ticks == 0 && calls::signal_group(pid, sig).is_ok();
             return calls::signal(pid, sig).is_ok() | group;
         }
@@ -408,7 +412,7 @@ impl Tree {
             id,
             main_process: None,
             adopted: false,
-            begun: 0,
+            started_at: 0,
             grouped: false,
             seen: Vec::new(),
             meter: Meter::default(),
@@ -420,19 +424,20 @@ impl Tree {
     fn lead(&mut self, leader: Process, adopted: bool) {
         self.main_process = Some(leader);
         self.adopted = adopted;
-        self.begun = leader.ticks;
+        self.started_at = leader.ticks;
         self.meter = Meter::default();
         self.kills = 0;
         self.warned = false;
     }
 
-    /// Everything that was in it at the last look.
+    /// All processes of the tree at the last look.
     fn known(&self) -> impl Iterator<Item = (Process, Strength)> + '_ {
         let leader = self.main_process.map(|process| (process, Strength::Descended));
         leader.into_iter().chain(self.seen.iter().copied())
     }
 
-    /// What is in it only by its control group is not remembered: when it is taken out, it is out.
+    /// Keeps the processes of a look for the next one. A process that is in the tree only by its control group is not kept,
+    /// as it leaves the tree when it is moved out of the group.
     fn remember(&mut self, members: &[(Stat, Strength)]) {
         self.seen.clear();
         for (stat, strength) in members {

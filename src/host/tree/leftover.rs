@@ -1,4 +1,6 @@
-//! What runs of agents that nobody has taken over.
+//! Processes of agents that an earlier daemon started and this one has not taken over, found when the daemon starts.
+//!
+//! They are found by control groups, and by environments where no group is left. What becomes of them is not decided here.
 
 use super::view::Depth;
 use super::{Leftover, Trees};
@@ -10,12 +12,12 @@ use crate::model::spec::Name;
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::account::own_uid;
 
-/// The most that is read of the environments of all processes together, once at a daemon's start.
-const ALL_BYTES: usize = 32 << 20;
+/// The most bytes that are read of the environments of all processes together, once when the daemon starts.
+const ENVIRONMENT_BYTES: usize = 32 << 20;
 
 impl Trees {
-    /// Agents of an earlier daemon that nobody has taken over, with what runs of each: those that have processes in their
-    /// control groups, whose main process may be among them, and then those that only environments tell of.
+    /// Agents of an earlier daemon that are not taken over, with the processes of each: first those with processes in their
+    /// control groups, among which the main process may be, then those that are known by environments only.
     pub fn leftovers(&mut self, limits: &Limits) -> SortedMap<Name, Leftover> {
         self.snapshot_view(Depth::Whole);
         let mut leftovers = SortedMap::new();
@@ -36,25 +38,26 @@ impl Trees {
         leftovers
     }
 
-    /// Whose environments name an agent that nobody has taken over and of which no control group is left, and can be
-    /// believed as far as an environment can.
+    /// The processes whose environments name an agent that is not taken over and has no control group left, and whose
+    /// environments can be believed as far as an environment can.
     fn marked(&self, grouped: &SortedMap<Name, Leftover>) -> SortedMap<Name, Vec<Stat>> {
-        let mut found: SortedMap<Name, Vec<Stat>> = SortedMap::new();
-        let Some(view) = self.view.as_ref() else { return found };
+        let mut marked: SortedMap<Name, Vec<Stat>> = SortedMap::new();
+        let Some(view) = self.view.as_ref() else { return marked };
         let mut taken: SortedSet<Process> = grouped.values().flat_map(|left| left.processes.iter().copied()).collect();
         let mut bytes = 0;
-        for (stat, facts) in view.snapshot.stats().iter().zip(&view.facts) {
-            if facts.excluded || judge(facts).is_some() || !self.may_be_agent(stat) || !taken.insert(stat.process) {
+        for (index, stat) in view.snapshot.stats().iter().enumerate() {
+            let known = view.facts.is_excluded(index) || view.facts.judge(index).is_some();
+            if known || !self.may_be_agent(stat) || !taken.insert(stat.process) {
                 continue;
             }
             let Process { pid, .. } = stat.process;
             let Some(users) = proc::users(pid).filter(|users| self.is_agents(*users)) else { continue };
-            if bytes > ALL_BYTES {
+            if bytes > ENVIRONMENT_BYTES {
                 break;
             }
-            let (said, length) = proc::process_tag(pid, &self.state_dir);
+            let (tag, length) = proc::process_tag(pid, &self.state_dir);
             bytes += length;
-            let ProcessTag::Agent(name) = said else { continue };
+            let ProcessTag::Agent(name) = tag else { continue };
             if self.trees.contains_key(&name) || grouped.contains_key(&name) {
                 continue;
             }
@@ -68,13 +71,13 @@ impl Trees {
                 adopted: true,
             };
             if judge(&Facts { mark: Some(mark), ..Facts::default() }).is_some() {
-                found.or_insert_with(name, Vec::new).push(*stat);
+                marked.or_insert_with(name, Vec::new).push(*stat);
             }
         }
-        found
+        marked
     }
 
-    /// Whether some agent runs as a process with these users does.
+    /// Whether some agent runs as the user that all three of these are.
     fn is_agents(&self, users: [Uid; 3]) -> bool {
         let same = |user: Uid| users == [user; 3];
         same(own_uid()) || self.users.values().flatten().any(|user| same(*user))
@@ -82,7 +85,7 @@ impl Trees {
 }
 
 fn leftover(mut stats: Vec<Stat>, strength: Strength) -> Leftover {
-    // The one whose parent is outside, in a session of its own, the oldest of them.
+    // Most likely the main process is one whose parent is not among them, which leads a session and is the oldest such.
     let pids: SortedSet<Pid> = stats.iter().map(|stat| stat.process.pid).collect();
     stats.sort_by_key(|stat| {
         let inside = Pid::new(stat.parent).is_some_and(|parent| pids.contains(&parent));

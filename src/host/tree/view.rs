@@ -1,119 +1,143 @@
-//! Whose each process of the host is: one pass over /proc in a turn of the loop gives the facts, `model::membership` says
-//! what they mean.
+//! Which agent each process of the host belongs to: one pass over /proc in a turn of the loop collects the facts, and
+//! `model::membership` judges them.
 //!
-//! What is surer is found out first: main processes and what was seen before, then what descends from that or shares its
-//! sessions, and only for orphans that are nobody's then their environments, for which there is a budget in each look.
+//! The stronger evidence comes first: main processes and the processes known from the last look, then their descendants
+//! and those that share their sessions. Only the environments of the remaining orphans are read, within a budget for each
+//! look. Nothing here sends a signal.
 
 use super::{Tree, Trees};
 use crate::host::limits::Limits;
-use crate::host::proc::{self, Snapshot, Stat};
+use crate::host::proc::{self, ProcessTag, Snapshot, Stat};
 use crate::kernel::{Pid, Process, Uid};
 use crate::model::membership::{judge, AgentId, Facts, Mark, Member, Strength};
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::account::own_uid;
 
-/// So many orphans are asked who they are in one look, so many bytes of their environments are read before the rest waits
-/// for the next look, and so often one that is just being executed is let go on first.
-const ASKED: usize = 256;
-const ASKED_BYTES: usize = 1 << 20;
-const EXECUTING: usize = 50;
+/// How many environments of orphans are read in one look; the rest waits for the next look.
+const ENVIRONMENTS: usize = 256;
+/// How many bytes of them are read in one look.
+const ENVIRONMENT_BYTES: usize = 1 << 20;
+/// How often in one look the daemon yields the processor to an orphan that is in the middle of execve(2).
+const YIELDS: usize = 50;
 
-/// One pass over /proc, and whose each process is.
+/// One pass over /proc, and which agent each process belongs to.
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) snapshot: Snapshot,
-    pub(super) facts: Vec<Facts>,
-    /// What the facts mean.
-    members: Vec<Option<Member>>,
+    pub(super) facts: FactTable,
     depth: Depth,
 }
 
-/// How much a view shows; each is good for what is before it, too.
+/// How much a view contains; each depth contains what the ones before it do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Depth {
-    /// Who is there. Of main processes that are our children nothing has been read.
+    /// Which processes there are. Nothing was read of main processes that are children of the daemon.
     Present,
-    /// What agents use; it may be without what is in a tree but does not descend from us.
+    /// What agents use. Processes that belong to a tree but do not descend from the daemon may be missing.
     Usage,
     /// Every process of the host.
     Whole,
 }
 
-/// What one look may still spend on asking orphans.
-struct Budget {
-    asked: usize,
-    bytes: usize,
-    executing: usize,
+/// The facts about each process of a snapshot, by its index there. Nothing is known of most processes of a host, so each
+/// of those takes a pointer and no more.
+#[derive(Debug)]
+pub(super) struct FactTable(Vec<Option<Box<Facts>>>);
+
+impl FactTable {
+    fn new(len: usize) -> FactTable {
+        FactTable(std::iter::repeat_with(|| None).take(len).collect())
+    }
+
+    /// The facts about a process, to add one.
+    fn edit(&mut self, index: usize) -> &mut Facts {
+        self.0[index].get_or_insert_with(Box::default)
+    }
+
+    /// Whether a process is in no tree, whatever else is known.
+    pub(super) fn is_excluded(&self, index: usize) -> bool {
+        self.0[index].as_ref().is_some_and(|facts| facts.excluded)
+    }
+
+    /// The agent that a process belongs to.
+    pub(super) fn judge(&self, index: usize) -> Option<Member> {
+        judge(self.0[index].as_ref()?)
+    }
+
+    /// Whether nothing is known of the parent of a process.
+    fn has_no_parent(&self, index: usize) -> bool {
+        self.0[index].as_ref().is_none_or(|facts| facts.parent.is_none())
+    }
+
+    /// Whether a process surely belongs to some agent.
+    fn holds(&self, index: usize) -> bool {
+        self.judge(index).is_some_and(|member| member.strength.holds())
+    }
+
+    /// The processes that belong to agents, with their index.
+    fn members(&self) -> impl Iterator<Item = (usize, Member)> + '_ {
+        (0..self.0.len()).filter_map(|index| Some((index, self.judge(index)?)))
+    }
 }
 
-/// What came of asking an orphan.
-enum Asked {
-    Says(Mark),
-    /// It is nobody's, and will be nobody's.
+/// What one look may still spend on reading the environments of orphans.
+struct Budget {
+    environments: usize,
+    bytes: usize,
+    yields: usize,
+}
+
+/// What the environment of an orphan says.
+enum Answer {
+    Marked(Mark),
+    /// It belongs to no agent, and never will.
     Stranger,
-    /// That could not be told.
+    /// It could not be read.
     Unknown,
 }
 
-/// The processes of a snapshot by something that several of them share.
-struct Index(Vec<(i32, usize)>);
+/// The processes of a snapshot by a number that several of them share.
+struct Index(Vec<(i32, u32)>);
 
 impl Index {
     fn new(stats: &[Stat], key: fn(&Stat) -> i32) -> Index {
-        let mut pairs: Vec<(i32, usize)> = stats.iter().enumerate().map(|(index, stat)| (key(stat), index)).collect();
+        let mut pairs: Vec<(i32, u32)> = stats.iter().zip(0..).map(|(stat, index)| (key(stat), index)).collect();
         pairs.sort_unstable();
         Index(pairs)
     }
 
     fn of(&self, key: i32) -> impl Iterator<Item = usize> + '_ {
         let first = self.0.partition_point(|(known, _)| *known < key);
-        self.0[first..].iter().take_while(move |(known, _)| *known == key).map(|(_, index)| *index)
+        self.0[first..].iter().take_while(move |(known, _)| *known == key).map(|(_, index)| *index as usize)
     }
 }
 
 impl Trees {
-    /// All processes of one tree in this turn's view, and how surely each is of it.
+    /// All processes of one tree in the view of this turn, with how surely each belongs to it.
     pub(super) fn collect(&mut self, name: &str, limits: &Limits, depth: Depth) -> Vec<(Stat, Strength)> {
         let Some(tree) = self.trees.get_mut(name) else { return Vec::new() };
         let (id, leader, adopted) = (tree.id, tree.main_process, tree.adopted);
         let group = limits.members(name);
         tree.grouped = group.is_some();
-        let (grouped, outside) = (group.unwrap_or_default(), tree.grouped);
+        let has_group = tree.grouped;
         self.snapshot_view(depth);
         let (own, ours) = (self.own, &self.ours);
-        let may = |pid: Pid| pid.raw() != own && !ours.contains(&pid);
+        let may_be_agent = |pid: &Pid| pid.raw() != own && !ours.contains(pid);
+        let mut grouped = group.unwrap_or_default();
+        grouped.retain(may_be_agent);
         let Some(view) = self.view.as_mut() else { return Vec::new() };
-        let mut members = Vec::new();
         if view.snapshot.fault().is_some() {
-            // Nothing is known but the group, and our own child, whose id is its own until we reap it.
-            let child = leader.filter(|_| !adopted).map(|leader| leader.pid);
-            let pids: SortedSet<Pid> = grouped.into_iter().chain(child).filter(|pid| may(*pid)).collect();
+            // Nothing is known but the group, and our own child, which keeps its id until we reap it.
+            let child = leader.filter(|_| !adopted).map(|leader| leader.pid).filter(may_be_agent);
+            let pids: SortedSet<Pid> = grouped.into_iter().chain(child).collect();
             let unread = |pid| (Stat::unread(Process { pid, ticks: 0 }, 0, 0), Strength::Grouped);
-            members.extend(pids.into_iter().map(unread));
-            return members;
+            return pids.into_iter().map(unread).collect();
         }
-        let mut fresh = Vec::new();
-        for pid in grouped.into_iter().filter(|pid| may(*pid)) {
-            match view.snapshot.index(pid) {
-                Some(index) => {
-                    let known = view.members[index];
-                    view.facts[index].group = Some(id);
-                    // What descends from the others is known already.
-                    if known.is_none_or(|member| member.agent != id || !member.strength.holds()) {
-                        fresh.push(index);
-                    }
-                }
-                None => members.extend(proc::stat(pid).map(|stat| (stat, Strength::Grouped))),
-            }
-        }
-        view.spread(fresh, own);
-        for (stat, member) in view.snapshot.stats().iter().zip(&view.members) {
-            match *member {
-                // A mark counts for nothing where the agent has a control group.
-                Some(Member { agent, strength }) if agent == id && (strength.holds() || !outside) => {
-                    members.push((*stat, strength));
-                }
-                _ => {}
+        let mut members = view.add_group(id, grouped, own);
+        for (index, member) in view.facts.members() {
+            // A mark counts for nothing where the agent has a control group.
+            if member.agent == id && (member.strength.holds() || !has_group) {
+                members.push((view.snapshot.stats()[index], member.strength));
             }
         }
         members.sort_unstable_by_key(|(stat, _)| stat.process.pid);
@@ -123,14 +147,14 @@ impl Trees {
         members
     }
 
-    /// This turn's view, at least so deep.
+    /// The view of this turn, with at least this depth.
     pub(super) fn snapshot_view(&mut self, depth: Depth) -> &View {
         if self.view.as_ref().is_some_and(|view| view.depth < depth) {
             self.view = None;
         }
         if self.view.is_none() {
             let known = self.trees.values().map(|tree| tree.seen.len() + 1).sum::<usize>();
-            // Following the lists of children costs about three times as much for each process as the pass over all.
+            // Following the lists of children costs about three times as much for each process as a pass over /proc.
             if depth < Depth::Whole && self.own > 1 && known.saturating_mul(4) < self.host_size {
                 let mut roots: Vec<Pid> = Pid::new(self.own).into_iter().collect();
                 for tree in self.trees.values() {
@@ -153,13 +177,10 @@ impl Trees {
             self.host_size = snapshot.stats().len();
             self.strangers.retain(|pid, ticks| snapshot.get(Process { pid: *pid, ticks: *ticks }).is_some());
         }
-        let facts = self.resolve(&snapshot);
-        let view = View { snapshot, members: facts.iter().map(judge).collect(), facts, depth };
+        let view = View { facts: self.resolve(&snapshot), snapshot, depth };
         let mut members: SortedMap<AgentId, Vec<(Stat, Strength)>> = SortedMap::new();
-        for (stat, member) in view.snapshot.stats().iter().zip(&view.members) {
-            if let Some(Member { agent, strength }) = *member {
-                members.or_insert_with(agent, Vec::new).push((*stat, strength));
-            }
+        for (index, Member { agent, strength }) in view.facts.members() {
+            members.or_insert_with(agent, Vec::new).push((view.snapshot.stats()[index], strength));
         }
         for tree in self.trees.values_mut().filter(|_| view.snapshot.fault().is_none()) {
             tree.remember(members.get(&tree.id).map_or(&[], Vec::as_slice));
@@ -167,33 +188,33 @@ impl Trees {
         self.view = Some(view);
     }
 
-    /// What is known of each process of a snapshot, control groups apart.
-    fn resolve(&mut self, snapshot: &Snapshot) -> Vec<Facts> {
+    /// The facts about each process of a snapshot, apart from the control groups.
+    fn resolve(&mut self, snapshot: &Snapshot) -> FactTable {
         let stats = snapshot.stats();
-        let mut facts = vec![Facts::default(); stats.len()];
+        let mut facts = FactTable::new(stats.len());
         let children = Index::new(stats, |stat| stat.parent);
         self.exclude(stats, &children, &mut facts);
+        let at = |process: Process| snapshot.index(process.pid).filter(|index| stats[*index].process == process);
         for tree in self.trees.values() {
-            let at = |process: Process| snapshot.index(process.pid).filter(|index| stats[*index].process == process);
             for (process, strength) in &tree.seen {
                 if let Some(index) = at(*process) {
-                    facts[index].seen = Some(Member { agent: tree.id, strength: *strength });
+                    facts.edit(index).seen = Some(Member { agent: tree.id, strength: *strength });
                 }
             }
             if let Some(index) = tree.main_process.and_then(at) {
-                facts[index].main = Some(tree.id);
+                facts.edit(index).main = Some(tree.id);
             }
         }
-        let held: Vec<usize> = (0..stats.len()).filter(|index| holds(&facts[*index])).collect();
+        let held = facts.members().filter(|(_, member)| member.strength.holds()).map(|(index, _)| index).collect();
         spread_surely(snapshot, &children, &mut facts, held, self.own);
-        let mut marked: Vec<usize> = (0..stats.len()).filter(|index| facts[*index].seen.is_some()).collect();
-        marked.retain(|index| !holds(&facts[*index]));
+        let weak = facts.members().filter(|(_, member)| !member.strength.holds());
+        let mut marked: Vec<usize> = weak.map(|(index, _)| index).collect();
         self.ask_orphans(snapshot, &mut facts, &mut marked);
         while let Some(index) = marked.pop() {
-            let Some(member) = judge(&facts[index]) else { continue };
+            let Some(member) = facts.judge(index) else { continue };
             for child in children.of(stats[index].process.pid.raw()) {
-                if facts[child].parent.is_none() && judge(&facts[child]).is_none() {
-                    facts[child].parent = Some(member);
+                if facts.has_no_parent(child) && facts.judge(child).is_none() {
+                    facts.edit(child).parent = Some(member);
                     marked.push(child);
                 }
             }
@@ -201,33 +222,36 @@ impl Trees {
         facts
     }
 
-    /// Notes who is in no tree: ourselves, the kernel, our helpers and installers with what descends from them.
-    fn exclude(&self, stats: &[Stat], children: &Index, facts: &mut [Facts]) {
+    /// Notes which processes are in no tree: the daemon, threads of the kernel, helpers and installers with all their
+    /// descendants.
+    fn exclude(&self, stats: &[Stat], children: &Index, facts: &mut FactTable) {
         let mut open = Vec::new();
         for (index, stat) in stats.iter().enumerate() {
             let pid = stat.process.pid;
-            facts[index].excluded = stat.kernel || pid.raw() == self.own;
-            if self.ours.contains(&pid) {
-                facts[index].excluded = true;
+            let is_ours = self.ours.contains(&pid);
+            if is_ours || stat.kernel || pid.raw() == self.own {
+                facts.edit(index).excluded = true;
+            }
+            if is_ours {
                 open.push(pid);
             }
         }
         while let Some(pid) = open.pop() {
             for child in children.of(pid.raw()) {
-                if !facts[child].excluded {
-                    facts[child].excluded = true;
+                if !facts.is_excluded(child) {
+                    facts.edit(child).excluded = true;
                     open.push(stats[child].process.pid);
                 }
             }
         }
     }
 
-    /// Asks the orphans that are nobody's so far who they are, as far as the budget goes; where it ended the next look goes
-    /// on. Adds those that name an agent to `marked`.
-    fn ask_orphans(&mut self, snapshot: &Snapshot, facts: &mut [Facts], marked: &mut Vec<usize>) {
+    /// Reads the environments of the orphans that belong to no agent so far, within the budget; the next look continues
+    /// where it ended. Adds those that name an agent to `marked`.
+    fn ask_orphans(&mut self, snapshot: &Snapshot, facts: &mut FactTable, marked: &mut Vec<usize>) {
         let stats = snapshot.stats();
-        let mut budget = Budget { asked: ASKED, bytes: ASKED_BYTES, executing: EXECUTING };
-        let (of_ours, of_init) = self.may_be_told();
+        let mut budget = Budget { environments: ENVIRONMENTS, bytes: ENVIRONMENT_BYTES, yields: YIELDS };
+        let (of_ours, of_init) = self.relevant_orphans();
         if !of_ours && !of_init {
             return;
         }
@@ -238,68 +262,72 @@ impl Trees {
             let Process { pid, ticks } = stat.process;
             let parent = Pid::new(stat.parent).filter(|parent| parent.raw() != self.own);
             let orphan = parent.is_none_or(|parent| snapshot.index(parent).is_none());
-            if !orphan || facts[index].excluded || !stat.alive() || judge(&facts[index]).is_some() {
+            if !orphan || facts.is_excluded(index) || !stat.alive() || facts.judge(index).is_some() {
                 continue;
             }
-            let matters = if stat.parent == self.own { of_ours } else { of_init };
-            if !matters || self.strangers.get(&pid) == Some(&ticks) {
+            let relevant = if stat.parent == self.own { of_ours } else { of_init };
+            if !relevant || self.strangers.get(&pid) == Some(&ticks) {
                 continue;
             }
-            if budget.asked == 0 || budget.bytes == 0 {
+            if budget.environments == 0 || budget.bytes == 0 {
                 self.ask_next = Some(pid);
                 break;
             }
-            budget.asked -= 1;
-            let said = self.ask(stat, agents_users.get_or_insert_with(|| self.agents_users()), &mut budget);
-            if let Asked::Says(mark) = said {
-                facts[index].mark = Some(mark);
-            }
-            match (said, judge(&facts[index])) {
-                (Asked::Unknown, _) => {}
-                (Asked::Says(_), Some(_)) => marked.push(index),
-                (Asked::Says(_) | Asked::Stranger, _) => self.strangers.insert(pid, ticks),
+            budget.environments -= 1;
+            match self.ask(stat, agents_users.get_or_insert_with(|| self.agents_users()), &mut budget) {
+                Answer::Marked(mark) => {
+                    facts.edit(index).mark = Some(mark);
+                    match facts.judge(index) {
+                        Some(_) => marked.push(index),
+                        None => self.strangers.insert(pid, ticks),
+                    }
+                }
+                Answer::Stranger => self.strangers.insert(pid, ticks),
+                Answer::Unknown => {}
             }
         }
     }
 
-    /// Whether what orphans of ours, and those of init, say can matter to any tree.
-    fn may_be_told(&self) -> (bool, bool) {
+    /// Whether the environments of orphans that are children of the daemon, and of those that are children of init, can
+    /// matter to any tree.
+    fn relevant_orphans(&self) -> (bool, bool) {
         let mut open = self.trees.values().filter(|tree| !tree.grouped).map(|tree| tree.adopted).peekable();
         (open.peek().is_some(), open.any(|adopted| adopted))
     }
 
-    /// The users of the agents to whom an environment can matter.
+    /// The users of the agents that an environment can matter to.
     fn agents_users(&self) -> SortedSet<u32> {
         let open = self.trees.iter().filter(|(_, tree)| !tree.grouped);
         open.filter_map(|(name, _)| self.user(name)).map(|user| user.0).collect()
     }
 
-    /// What an orphan's environment says. That is read only if it runs as one of these users in every respect.
-    fn ask(&self, stat: &Stat, agents_users: &SortedSet<u32>, budget: &mut Budget) -> Asked {
+    /// What the environment of an orphan says. It is read only where the real, effective and saved user of the process are
+    /// the same and one of `agents_users`.
+    fn ask(&self, stat: &Stat, agents_users: &SortedSet<u32>, budget: &mut Budget) -> Answer {
         let pid = stat.process.pid;
-        let Some(users) = proc::users(pid) else { return Asked::Unknown };
+        let Some(users) = proc::users(pid) else { return Answer::Unknown };
         if users != [users[0]; 3] || !agents_users.contains(&users[0].0) {
-            return Asked::Stranger;
+            return Answer::Stranger;
         }
         loop {
-            let (said, length) = proc::process_tag(pid, &self.state_dir);
+            let (tag, length) = proc::process_tag(pid, &self.state_dir);
             budget.bytes = budget.bytes.saturating_sub(length);
-            match said {
-                proc::ProcessTag::Agent(name) => {
-                    let Some(tree) = self.trees.get(&name) else { return Asked::Stranger };
-                    return Asked::Says(self.mark(&name, tree, stat, users));
+            match tag {
+                ProcessTag::Agent(name) => {
+                    let Some(tree) = self.trees.get(&name) else { return Answer::Stranger };
+                    return Answer::Marked(self.mark(&name, tree, stat, users));
                 }
-                proc::ProcessTag::Stranger => return Asked::Stranger,
-                proc::ProcessTag::Executing if budget.executing > 0 => {
-                    budget.executing -= 1;
+                ProcessTag::Stranger => return Answer::Stranger,
+                ProcessTag::Executing if budget.yields > 0 => {
+                    budget.yields -= 1;
                     std::thread::yield_now();
                 }
-                proc::ProcessTag::Executing | proc::ProcessTag::Unknown => return Asked::Unknown,
+                ProcessTag::Executing | ProcessTag::Unknown => return Answer::Unknown,
             }
         }
     }
 
-    /// What speaks for and against an orphan that names an agent.
+    /// The evidence for and against an orphan that names an agent.
     fn mark(&self, name: &str, tree: &Tree, stat: &Stat, users: [Uid; 3]) -> Mark {
         let leader = tree.main_process.map(|leader| leader.pid);
         Mark {
@@ -313,8 +341,8 @@ impl Trees {
         }
     }
 
-    /// Whether a process is in the control groups that we are in, or an agent's main process is: those of an agent that has
-    /// none of its own.
+    /// Whether a process is in the control groups of the daemon, or in those of an agent's main process. An agent that has
+    /// no control group of its own runs in these.
     pub(super) fn shares_groups(&self, pid: Pid, leader: Option<Pid>) -> bool {
         let groups = proc::groups(pid.raw());
         let leader = leader.map(Pid::raw);
@@ -328,52 +356,64 @@ impl Trees {
 }
 
 impl View {
-    /// Lets what these processes are, as a control group says, pass to what descends from them.
-    fn spread(&mut self, fresh: Vec<usize>, own: i32) {
+    /// Notes which processes are in the control group of an agent, and lets their descendants belong to it. Returns those
+    /// that started since the snapshot was taken.
+    fn add_group(&mut self, agent: AgentId, pids: Vec<Pid>, own: i32) -> Vec<(Stat, Strength)> {
+        let mut late = Vec::new();
+        let mut fresh = Vec::new();
+        for pid in pids {
+            let Some(index) = self.snapshot.index(pid) else {
+                late.extend(proc::stat(pid).map(|stat| (stat, Strength::Grouped)));
+                continue;
+            };
+            let known = self.facts.judge(index);
+            self.facts.edit(index).group = Some(agent);
+            // The descendants of the others are known already.
+            if known.is_none_or(|member| member.agent != agent || !member.strength.holds()) {
+                fresh.push(index);
+            }
+        }
         if !fresh.is_empty() {
             let children = Index::new(self.snapshot.stats(), |stat| stat.parent);
             spread_surely(&self.snapshot, &children, &mut self.facts, fresh, own);
-            self.members = self.facts.iter().map(judge).collect();
         }
+        late
     }
 }
 
-fn holds(facts: &Facts) -> bool {
-    judge(facts).is_some_and(|member| member.strength.holds())
-}
-
-/// Notes what descends from the processes at `open` or shares their sessions, and from those in turn.
-fn spread_surely(snapshot: &Snapshot, children: &Index, facts: &mut [Facts], mut open: Vec<usize>, own: i32) {
+/// Notes which processes descend from those at `open` or share their sessions, and so on from those.
+fn spread_surely(snapshot: &Snapshot, children: &Index, facts: &mut FactTable, mut open: Vec<usize>, own: i32) {
     let stats = snapshot.stats();
     let sessions = Index::new(stats, |stat| stat.session);
     let mut lent = SortedSet::new();
     let mut lenders = open.clone();
     loop {
-        // Descent before sessions.
+        // Descent comes before sessions.
         while let Some(index) = open.pop() {
-            let Some(member) = judge(&facts[index]).filter(|member| member.strength.holds()) else { continue };
+            let Some(member) = facts.judge(index).filter(|member| member.strength.holds()) else { continue };
             for child in children.of(stats[index].process.pid.raw()) {
-                if stats[child].parent != own && !holds(&facts[child]) {
-                    facts[child].parent = Some(member);
-                    if holds(&facts[child]) {
-                        open.push(child);
-                        lenders.push(child);
-                    }
+                if stats[child].parent == own || facts.holds(child) {
+                    continue;
+                }
+                facts.edit(child).parent = Some(member);
+                if facts.holds(child) {
+                    open.push(child);
+                    lenders.push(child);
                 }
             }
         }
         let Some(lender) = lenders.pop() else { return };
         let Stat { process, session, .. } = stats[lender];
-        let member = judge(&facts[lender]).filter(|member| member.strength.lends_session());
+        let member = facts.judge(lender).filter(|member| member.strength.lends_session());
         let Some(member) = member.filter(|_| session > 1 && !lent.contains(&session)) else { continue };
-        let others: Vec<usize> = sessions.of(session).filter(|index| !holds(&facts[*index])).collect();
+        let others: Vec<usize> = sessions.of(session).filter(|index| !facts.holds(*index)).collect();
         if others.is_empty() || !is_of_its_session(snapshot, process, session) {
             continue;
         }
         lent.insert(session);
         for other in others {
-            facts[other].session = Some(member.agent);
-            if holds(&facts[other]) {
+            facts.edit(other).session = Some(member.agent);
+            if facts.holds(other) {
                 open.push(other);
                 lenders.push(other);
             }
@@ -381,8 +421,8 @@ fn spread_surely(snapshot: &Snapshot, children: &Index, facts: &mut [Facts], mut
     }
 }
 
-/// Whether the session that a process was seen in is the same one that others were seen in during the same pass: neither has
-/// the process left it, nor has its leader's id a process that is younger.
+/// Whether the session that a process was seen in is the session that others were seen in during the same pass. It is not
+/// when the process has left it, or when a younger process has the id of its leader.
 fn is_of_its_session(snapshot: &Snapshot, process: Process, session: i32) -> bool {
     let leader = Pid::new(session).and_then(|pid| snapshot.find(pid));
     let led = leader.is_none_or(|leader| leader.session == session && leader.process.ticks <= process.ticks);
