@@ -1,4 +1,6 @@
-//! What the daemon does to the host, each when an action says so.
+//! The effects of the daemon on the host, and what it reads from the host.
+//!
+//! An action of the state, a check or a command goes in, what came of it goes out. No decision of `model` is made here.
 
 pub mod config_files;
 pub mod spawn;

@@ -1,9 +1,9 @@
 //! Control groups: which hierarchies the host has, our group in one of them (`Group`), and an agent's group below it
 //! (`Leaf`): made, entered, limited, read, frozen, killed and removed.
 //!
-//! What there is is found from the texts of /proc/self/mountinfo and /proc/self/cgroup alone (`hierarchies`); whether it
-//! can be used is found by trying, step by step, and each failure is a value with its path. Controllers are never enabled
-//! where processes live, and nobody but agents is ever put into a leaf.
+//! The hierarchies are found from the texts of /proc/self/mountinfo and /proc/self/cgroup alone (`hierarchies`). Whether
+//! one can be used is found by trying, step by step, and each failure is a value with its path. Controllers are never
+//! enabled in a group that has processes, and no process but an agent's is ever put into a leaf.
 
 mod group;
 mod leaf;
@@ -20,7 +20,7 @@ use crate::sys::file::read_text;
 pub use group::Group;
 pub use leaf::Leaf;
 
-/// What could not be done, with which file, and why.
+/// An operation on a control group that failed: what could not be done, to which file, and why.
 #[derive(Debug)]
 pub struct CgroupError {
     verb: &'static str,
@@ -43,7 +43,7 @@ impl CgroupError {
         Box::new(CgroupError { verb, path: path.into(), cause: Cause::Text(text.into()) })
     }
 
-    /// Whether the file is not there.
+    /// Whether the file does not exist.
     pub fn missing(&self) -> bool {
         matches!(&self.cause, Cause::Io(cause) if cause.kind() == io::ErrorKind::NotFound)
     }
@@ -65,14 +65,14 @@ impl fmt::Display for CgroupError {
 /// Which interface a hierarchy has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// A hierarchy of its own for each controller or set of controllers.
+    /// A separate hierarchy for each controller or set of controllers.
     V1,
     /// The unified hierarchy.
     V2,
 }
 
 impl Version {
-    /// As `limits_by` says it.
+    /// The name of the interface in `limits_by`.
     pub const fn name(self) -> &'static str {
         match self {
             Version::V1 => "cgroup1",
@@ -88,7 +88,7 @@ pub struct Hierarchy {
     pub version: Version,
     /// Where it is mounted.
     pub mount: PathBuf,
-    /// The directory of our own group in it; `mount` where that cannot be seen.
+    /// The directory of our own group in it; `mount` where that directory is outside the mount.
     pub own: PathBuf,
     /// For v1: its controllers, or `name=systemd`. Empty for v2, where each group has its own list.
     pub controllers: Vec<Box<str>>,
@@ -103,7 +103,7 @@ impl Hierarchy {
 
 /// All hierarchies, each once, from the texts of /proc/self/mountinfo and /proc/self/cgroup (proc(5), cgroups(7)).
 pub fn hierarchies(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
-    let mut found: Vec<Hierarchy> = Vec::new();
+    let mut all: Vec<Hierarchy> = Vec::new();
     for line in mountinfo.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
         let mut left = left.split(' ');
@@ -115,23 +115,23 @@ pub fn hierarchies(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
             "cgroup" => Version::V1,
             _ => continue,
         };
-        // The options of a v1 mount are those of any file system, then the controllers; only names that
-        // /proc/self/cgroup knows are controllers.
+        // The options of a v1 mount are those of any file system and then the controllers. Only the names that are in
+        // /proc/self/cgroup too are controllers.
         let Some((controllers, path)) = own.lines().find_map(|line| {
             let mut words = line.splitn(3, ':').skip(1);
             let (names, path) = (words.next()?, words.next()?);
-            let here = match version {
+            let matches = match version {
                 Version::V2 => names.is_empty(),
                 Version::V1 => !names.is_empty() && names.split(',').all(|name| options.split(',').any(|o| o == name)),
             };
-            here.then_some((names, path))
+            matches.then_some((names, path))
         }) else {
             continue;
         };
         let mount = PathBuf::from(unescape(mount));
         let root = unescape(root);
-        // Within a mount of a part of the hierarchy (a container without a namespace) our path starts with that part;
-        // a path with ".." is outside what we can see.
+        // Where only a part of the hierarchy is mounted (a container without a cgroup namespace), our path begins with
+        // that part. A path with ".." is outside the mount.
         let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or("").trim_start_matches('/');
         let visible = !below.split('/').any(|part| part == "..");
         let own = if visible && !below.is_empty() { mount.join(below) } else { mount.clone() };
@@ -139,14 +139,14 @@ pub fn hierarchies(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
         for name in controllers.split(',').filter(|name| !name.is_empty()) {
             names.push(name.into());
         }
-        if !found.iter().any(|known| known.version == version && known.controllers == names) {
-            found.push(Hierarchy { version, mount, own, controllers: names });
+        if !all.iter().any(|known| known.version == version && known.controllers == names) {
+            all.push(Hierarchy { version, mount, own, controllers: names });
         }
     }
-    found
+    all
 }
 
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
+/// Undoes the escapes of mountinfo, which writes space, tab, newline and backslash as three octal digits.
 fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -168,8 +168,8 @@ fn unescape(text: &str) -> String {
     out
 }
 
-/// The name of our group: `bootagent`, or with the beginning of a hash for another `state_dir`, so that two daemons on
-/// one host never meet.
+/// The name of our group: `bootagent`, or `bootagent-` and the beginning of a hash of another `state_dir`, so that two
+/// daemons on one host never use the same group.
 pub fn group_name(state_dir: &str) -> String {
     let state_dir = state_dir.trim_end_matches('/');
     if state_dir == "/var/lib/bootagent" {
@@ -185,7 +185,7 @@ pub fn group_name(state_dir: &str) -> String {
     name
 }
 
-/// Makes a directory; false when it is there.
+/// Makes a directory; false when it exists already.
 fn make_dir(dir: &Path) -> Result<bool, Box<CgroupError>> {
     match fs::create_dir(dir) {
         Ok(()) => Ok(true),
@@ -194,22 +194,22 @@ fn make_dir(dir: &Path) -> Result<bool, Box<CgroupError>> {
     }
 }
 
-/// The groups in a group; none where that cannot be known.
+/// The groups in a group; empty where they cannot be listed.
 fn directories(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
+    let mut groups = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.push(entry.path());
+            groups.push(entry.path());
         }
     }
-    found
+    groups
 }
 
 fn open_for_writing(path: &Path) -> Result<File, Box<CgroupError>> {
     OpenOptions::new().write(true).open(path).map_err(|cause| CgroupError::io("open", path, cause))
 }
 
-/// One write(2), as the kernel wants it.
+/// Writes a file by a single write(2), as the kernel requires.
 fn write_file(path: &Path, text: &str) -> Result<(), Box<CgroupError>> {
     open_for_writing(path)?.write_all(text.as_bytes()).map_err(|cause| CgroupError::io("write", path, cause))
 }
@@ -217,7 +217,7 @@ fn write_file(path: &Path, text: &str) -> Result<(), Box<CgroupError>> {
 fn read_file(path: &Path) -> Result<String, Box<CgroupError>> {
     match read_text(path) {
         Ok(text) => Ok(text),
-        // The group vanished between open and read.
+        // The group was removed between open and read.
         Err(cause) if cause.raw_os_error() == Some(libc::ENODEV) => {
             Err(CgroupError::io("read", path, io::ErrorKind::NotFound.into()))
         }
@@ -225,6 +225,7 @@ fn read_file(path: &Path) -> Result<String, Box<CgroupError>> {
     }
 }
 
+/// Writes a file, and fails when it does not read back the same.
 fn set_and_compare(path: &Path, text: &str) -> Result<(), Box<CgroupError>> {
     write_file(path, text)?;
     let got = read_file(path)?;
@@ -234,6 +235,7 @@ fn set_and_compare(path: &Path, text: &str) -> Result<(), Box<CgroupError>> {
     }
 }
 
+/// The same result; a file that does not exist is no failure.
 fn tolerate_missing(result: Result<(), Box<CgroupError>>) -> Result<(), Box<CgroupError>> {
     match result {
         Err(error) if !error.missing() => Err(error),

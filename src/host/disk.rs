@@ -1,8 +1,8 @@
-//! Files that are there whole or not at all: written to a temporary file, and renamed over the one that was there.
+//! Files that exist completely or not at all: each is written to a temporary file, which is renamed over the old one.
 //!
-//! A directory that is missing is made again by the next write, and a write that fails leaves nothing behind. Nothing
-//! is followed that may be a planted link, or waited for that may be a pipe. Every error says what could not be done to
-//! which path, and keeps its error number.
+//! A missing directory is made again by the next write, and a write that fails leaves nothing behind. A link that somebody
+//! may have planted is not followed, and a pipe is not waited for. Every error says what could not be done to which path,
+//! and keeps its error number. What the files contain is not known here.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -14,20 +14,20 @@ use crate::error::Error;
 use crate::kernel::Errno;
 use crate::sys::file::read_up_to;
 
-/// The largest file that is read: a reply, and so a job, is at most 1 MiB.
+/// The largest file that is read, bytes. A reply, and so the record of a job, is at most 1 MiB.
 const FILE_MAX: u64 = 16 << 20;
 
 /// The ending of a file that is being written.
 pub const TEMPORARY: &str = ".tmp";
 
-/// What could not be done to which path.
+/// An operation on a file or directory that failed.
 #[derive(Debug)]
 pub struct DiskError {
     /// What was tried, as in "cannot write".
     pub verb: &'static str,
-    /// To what.
+    /// The file or directory.
     pub path: PathBuf,
-    /// Why it did not work; keeps its error number.
+    /// Why it failed, with the error number.
     pub cause: io::Error,
 }
 
@@ -50,12 +50,15 @@ impl std::error::Error for DiskError {
     }
 }
 
-/// Ties a failed call to what it was for.
+/// Adds to the error of a call what it was for.
+///
+/// # Errors
+/// When `result` is one.
 pub fn with_context<T>(result: io::Result<T>, verb: &'static str, path: &Path) -> Result<T, Box<DiskError>> {
     result.map_err(|cause| Box::new(DiskError { verb, path: path.into(), cause }))
 }
 
-/// The error's text, for a person: without the number that std puts behind it.
+/// The text of an error for a person: without the number that the standard library adds.
 pub fn reason(error: &io::Error) -> Error {
     match error.raw_os_error() {
         Some(raw) => format_error!("{}", Errno(raw)),
@@ -63,7 +66,7 @@ pub fn reason(error: &io::Error) -> Error {
     }
 }
 
-/// Makes a directory and those above it, each 0755 whatever the umask; one that is there stays as it is.
+/// Makes a directory and those above it, each with mode 0755 whatever the umask; one that exists stays as it is.
 ///
 /// # Errors
 /// When it cannot be made, or something else is in its place.
@@ -71,7 +74,7 @@ pub fn make_dir(path: &Path) -> Result<(), Box<DiskError>> {
     make(path, &mut Vec::new())
 }
 
-/// The same, on disk when this returns.
+/// The same; the directories are on disk when this returns.
 ///
 /// # Errors
 /// As `make_dir`.
@@ -82,7 +85,7 @@ pub fn make_durable_dir(path: &Path) -> Result<(), Box<DiskError>> {
     Ok(())
 }
 
-/// Makes a directory, and notes in which others that made an entry.
+/// Makes a directory, and adds the directories that got a new entry to `changed`.
 fn make(path: &Path, changed: &mut Vec<PathBuf>) -> Result<(), Box<DiskError>> {
     let mut options = DirBuilder::new();
     options.mode(0o755);
@@ -96,7 +99,7 @@ fn make(path: &Path, changed: &mut Vec<PathBuf>) -> Result<(), Box<DiskError>> {
     }
     match made {
         Ok(()) => {}
-        // Whatever mkdir says first (EEXIST, EROFS, EACCES): what is there already need not be made.
+        // Whichever error mkdir(2) gives (EEXIST, EROFS, EACCES): a directory that exists need not be made.
         Err(_) if path.is_dir() => return Ok(()),
         failed => return with_context(failed, "make", path),
     }
@@ -104,26 +107,27 @@ fn make(path: &Path, changed: &mut Vec<PathBuf>) -> Result<(), Box<DiskError>> {
     with_context(fs::set_permissions(path, Permissions::from_mode(0o755)), "set the mode of", path)
 }
 
-/// Without permission to read a directory, the sync of what was made in it must do.
+/// Syncs directories. One that we may not read cannot be synced; the sync of what was made in it must be enough.
 fn sync_changed(changed: &[PathBuf]) {
     for dir in changed {
         let _ = sync_dir(dir);
     }
 }
 
-/// Makes directories that are ours alone: of this mode, and none a link to somewhere else; on disk when this returns.
+/// Makes directories of the daemon's own, with this mode; a symbolic link is not accepted in place of one. They are on disk
+/// when this returns.
 ///
 /// # Errors
-/// When one is not so and cannot be made so.
+/// When one cannot be made, is something else, or cannot be given the mode.
 pub fn make_own_dirs(paths: &[PathBuf], mode: u32) -> Result<(), Box<DiskError>> {
     let mut changed = Vec::new();
     for path in paths {
         make(path, &mut changed)?;
-        let found = with_context(fs::symlink_metadata(path), "look at", path)?;
-        if !found.is_dir() {
+        let metadata = with_context(fs::symlink_metadata(path), "look at", path)?;
+        if !metadata.is_dir() {
             return with_context(Err(io::ErrorKind::NotADirectory.into()), "use", path);
         }
-        if found.permissions().mode() & 0o7777 != mode {
+        if metadata.permissions().mode() & 0o7777 != mode {
             with_context(fs::set_permissions(path, Permissions::from_mode(mode)), "set the mode of", path)?;
         }
     }
@@ -131,7 +135,7 @@ pub fn make_own_dirs(paths: &[PathBuf], mode: u32) -> Result<(), Box<DiskError>>
     Ok(())
 }
 
-/// The names of the files in a directory that end so, without that ending, in byte order.
+/// The names of the files in a directory that have this ending, without it, in byte order.
 ///
 /// # Errors
 /// When the directory is missing or cannot be read.
@@ -152,20 +156,20 @@ pub fn list(dir: &Path, ending: &str) -> io::Result<Vec<String>> {
 /// When it is something else, or over 16 MiB, or cannot be read.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    let size = file.metadata()?;
-    if !size.is_file() || size.len() > FILE_MAX {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > FILE_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file, or too large"));
     }
-    let mut content = Vec::with_capacity(size.len() as usize);
+    let mut content = Vec::with_capacity(metadata.len() as usize);
     read_up_to(FILE_MAX, &mut content, &mut |to| file.read(to))?;
     Ok(content)
 }
 
-/// Puts `content` in the place of the file in one step, with mode 0600; `durable`: it is on disk when this returns.
+/// Replaces a file by one with this content in one step, with mode 0600; `durable`: it is on disk when this returns.
 ///
 /// # Errors
-/// When it cannot be written; the old file is still there then, unless it was not `durable` and had no room to be replaced
-/// in. After a failed sync it may be the new one.
+/// When it cannot be written. The old file is still there then, unless the disk is full and it was not `durable`; after a
+/// failed sync it may be the new one.
 pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<(), Box<DiskError>> {
     put(dir, file, content, 0o600, durable)?;
     if durable {
@@ -175,7 +179,7 @@ pub fn write(dir: &Path, file: &str, content: &[u8], durable: bool) -> Result<()
     }
 }
 
-/// The same, durable when the directory is synced too.
+/// The same; it is durable once the caller has synced the directory too.
 ///
 /// # Errors
 /// As `write`.
@@ -183,7 +187,7 @@ pub fn write_synced(dir: &Path, file: &str, content: &[u8]) -> Result<(), Box<Di
     put(dir, file, content, 0o600, true)
 }
 
-/// The same for what everybody may read, and nobody needs after a crash: mode 0644.
+/// The same with mode 0644, for a file that everybody may read and nobody needs after a crash.
 ///
 /// # Errors
 /// As `write`.
@@ -191,14 +195,14 @@ pub fn publish(dir: &Path, file: &str, text: &str) -> Result<(), Box<DiskError>>
     put(dir, file, text.as_bytes(), 0o644, false)
 }
 
-/// What need not be `synced` is of this boot only, and misleads when it is old: where the new text does not fit beside the
-/// old one, that gives way first.
+/// Replaces a file. One that need not be `synced` is of this boot only, and an outdated one would mislead: where there is
+/// no space for the new file beside the old one, the old one is removed first.
 fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Result<(), Box<DiskError>> {
     let path = dir.join(file);
     let temporary = dir.join([file, TEMPORARY].concat());
     let replace = || {
         let written = create(&temporary)
-            .and_then(|made| fill(made, content, mode, synced))
+            .and_then(|file| fill(file, content, mode, synced))
             .and_then(|()| fs::rename(&temporary, &path));
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
@@ -212,7 +216,7 @@ fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Resul
             written = replace();
         }
         Some(libc::ENOSPC | libc::EDQUOT | libc::EISDIR) if !synced => {
-            // An empty directory may be in its place.
+            // An empty directory may be in the place of the file.
             let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
             written = replace();
         }
@@ -221,7 +225,7 @@ fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Resul
     with_context(written, "write", &path)
 }
 
-/// A new file in the place of a leftover one.
+/// Creates a new file, and removes a leftover one first.
 fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
@@ -235,7 +239,7 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 fn fill(mut file: File, content: &[u8], mode: u32, durable: bool) -> io::Result<()> {
-    // It was made with what only we may do.
+    // It was created with mode 0600.
     if mode != 0o600 {
         file.set_permissions(Permissions::from_mode(mode))?;
     }
@@ -247,47 +251,47 @@ fn fill(mut file: File, content: &[u8], mode: u32, durable: bool) -> io::Result<
     }
 }
 
-/// Waits until what was made, renamed or removed in a directory is so on disk.
+/// Waits until the entries of a directory that were made, renamed or removed are so on disk.
 ///
 /// # Errors
-/// When that cannot be done.
+/// When the directory cannot be opened or synced.
 pub fn sync_dir(dir: &Path) -> Result<(), Box<DiskError>> {
-    // What stands there may be a pipe, whose other side never comes.
+    // A FIFO may be in the place of the directory, and opening that would wait for its other side.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NONBLOCK).open(dir);
     match opened.and_then(|dir| dir.sync_all()) {
-        // Some file systems cannot do it, fsync(2); there is no other way to ask them.
+        // Some file systems cannot sync a directory, fsync(2), and have no other way to do it.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         synced => with_context(synced, "sync", dir),
     }
 }
 
-/// Moves what is in the place of a directory of ours, and is neither a directory nor a link, to a name with this ending;
-/// where that is.
+/// Renames what is in the place of one of our directories and is neither a directory nor a link: this ending is added to its
+/// name. Returns the new path; `None` where there was nothing to rename, or it failed.
 pub fn make_way(dir: &Path, ending: &str) -> Option<PathBuf> {
-    fs::symlink_metadata(dir).ok().filter(|found| !found.is_dir() && !found.is_symlink())?;
+    fs::symlink_metadata(dir).ok().filter(|metadata| !metadata.is_dir() && !metadata.is_symlink())?;
     let mut aside = dir.as_os_str().to_owned();
     aside.push(ending);
     fs::rename(dir, &aside).ok().map(|()| aside.into())
 }
 
-/// Removes what is in the place of a file of ours in `run_dir` and is none; a directory with something in it is moved to a
-/// name with this ending.
+/// Removes what is in the place of one of our files in `run_dir` and is no regular file. A directory that is not empty is
+/// renamed: this ending is added to its name.
 pub fn clear(path: &Path, ending: &str) {
-    if fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file()) {
         return;
     }
     if fs::remove_file(path).or_else(|_| fs::remove_dir(path)).is_err() {
         let mut aside = path.as_os_str().to_owned();
         aside.push(ending);
-        // What is still there then is told by whoever wants to use it.
+        // Where this fails too, the next use of the file reports it.
         let _ = fs::rename(path, aside);
     }
 }
 
-/// Removes a file for good; one that is not there is fine.
+/// Removes a file, which is gone from the disk when this returns; one that does not exist is no error.
 ///
 /// # Errors
-/// When it is there and cannot be removed.
+/// When it exists and cannot be removed, or the directory cannot be synced.
 pub fn remove_durable(dir: &Path, file: &str) -> Result<(), Box<DiskError>> {
     let path = dir.join(file);
     match fs::remove_file(&path) {
@@ -297,10 +301,10 @@ pub fn remove_durable(dir: &Path, file: &str) -> Result<(), Box<DiskError>> {
     }
 }
 
-/// Removes a file; one that is not there is fine.
+/// Removes a file; one that does not exist is no error.
 ///
 /// # Errors
-/// When it is there and cannot be removed.
+/// When it exists and cannot be removed.
 pub fn remove(path: &Path) -> Result<(), Box<DiskError>> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

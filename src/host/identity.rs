@@ -1,4 +1,7 @@
-//! Whom helpers run as: the look at the host that `model::ids` decides by, for the daemon and for `check`.
+//! Which user helpers run as, for the daemon and for `check`.
+//!
+//! The accounts, id ranges and capabilities of the host are read here, `model::ids` decides by them, and the decision comes
+//! out with the warnings that belong to it. No process is started here.
 
 use crate::error::Error;
 use crate::host::disk::reason;
@@ -8,7 +11,7 @@ use crate::model::spec::{Account, Spec};
 use crate::sys::account;
 use crate::sys::file::read_text;
 
-/// Whom a helper runs as.
+/// The user and group that a helper runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Its user.
@@ -17,22 +20,22 @@ pub struct Identity {
     pub gid: Gid,
 }
 
-/// Whom helpers run as, and what there is to be said about that.
+/// The users that helpers run as, with warnings.
 #[derive(Debug)]
 pub struct Users {
-    /// The decision; `Err`: there must be no exchanges, and why.
+    /// The decision, or why there must be no exchanges.
     pub plan: Result<Plan, Error>,
-    /// What that costs.
+    /// What is less secure by this decision than it could be.
     pub warnings: Vec<String>,
-    /// All names of the configured user.
+    /// All names of the user that is configured as `helper_user`.
     names: Vec<String>,
 }
 
-/// Looks at the host, and decides whom helpers run as.
+/// Reads the ids of the host, and decides which users helpers run as.
 pub fn users(helper_user: Option<&str>) -> Users {
     let ids = host_ids();
     let configured = match helper_user {
-        // Only root can be somebody else.
+        // Only root can run helpers as another user.
         Some(name) if ids.root => match account::user_by_name(name) {
             Ok(Some(user)) => Some((user.uid, user.gid)),
             Ok(None) => return nobody(format_error!("helper_user \"{name}\" does not exist")),
@@ -48,18 +51,19 @@ pub fn users(helper_user: Option<&str>) -> Users {
                 .to_string(),
         );
     }
-    // Those that cannot be read are not known to be others.
+    // Where the names cannot be read, an agent's user is compared by its number only.
     let names = configured.map_or(Vec::new(), |(uid, _)| account::names_of(uid).unwrap_or_default());
     Users { plan: Ok(plan), warnings, names }
 }
 
+/// No user for helpers, so that there are no exchanges.
 fn nobody(why: Error) -> Users {
     Users { plan: Err(why), warnings: Vec::new(), names: Vec::new() }
 }
 
-/// What the host says about its ids. What cannot be read is taken for one that leaves no id free.
+/// The ids that the host uses. Where they cannot be read, all ids count as used.
 fn host_ids() -> HostIds {
-    let ranges = |found: Vec<(u32, u32)>| found.into_iter().map(|(first, count)| IdRange { first, count }).collect();
+    let ranges = |pairs: Vec<(u32, u32)>| pairs.into_iter().map(|(first, count)| IdRange { first, count }).collect();
     let root = account::own_uid().0 == 0 && may_change_user();
     let (accounts, granted) = (account::all_ids(), account::granted_ids());
     let known = accounts.is_ok() && granted.is_ok();
@@ -73,7 +77,7 @@ fn host_ids() -> HostIds {
     }
 }
 
-/// What is to be said where helpers execute a program that they can read.
+/// The warning for a host where helpers execute a binary that they can read, as there can be no other copy of it.
 pub fn open_program(why: &str) -> String {
     format!(
         "there is no place for a copy of the binary that helpers can execute and not read ({why}): processes of the user \
@@ -81,7 +85,7 @@ pub fn open_program(why: &str) -> String {
     )
 }
 
-/// What is to be said of an agent that runs as the configured user of helpers.
+/// The warning for an agent that runs as `helper_user`.
 fn agent_as_helper(agent: &str, helper_user: &str) -> String {
     format!(
         "agent \"{agent}\" runs as helper_user \"{helper_user}\", and can stop what reads from the network: want a user of \
@@ -89,17 +93,17 @@ fn agent_as_helper(agent: &str, helper_user: &str) -> String {
     )
 }
 
-/// Whether a root may be somebody else, which in a container it may not: the capabilities to change user and group ids. Taken
-/// for granted where that cannot be seen.
+/// Whether root has the capabilities to change its user and group ids, which it may lack in a container. True where its
+/// capabilities cannot be read.
 fn may_change_user() -> bool {
     const SETGID_AND_SETUID: u64 = 1 << 6 | 1 << 7;
     let status = read_text("/proc/self/status".as_ref()).unwrap_or_default();
-    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let held = held.and_then(|held| u64::from_str_radix(held.trim(), 16).ok());
-    held.is_none_or(|held| held & SETGID_AND_SETUID == SETGID_AND_SETUID)
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    effective.is_none_or(|bits| bits & SETGID_AND_SETUID == SETGID_AND_SETUID)
 }
 
-/// Whether an agent of this definition runs as the user `uid`, whose names are these: by name, or by number.
+/// Whether an agent with this definition runs as the user `uid`, all names of whom are `names`.
 fn runs_as(spec: &Spec, names: &[String], uid: Uid) -> bool {
     match &spec.user {
         None => uid == Uid(0),
@@ -108,7 +112,7 @@ fn runs_as(spec: &Spec, names: &[String], uid: Uid) -> bool {
     }
 }
 
-/// What there is to be said about agents that run as the configured user of helpers. That root is one is said elsewhere.
+/// The warnings for agents that run as `helper_user`. There is a separate warning for a `helper_user` that is root.
 pub fn agents_as_helper(
     users: &Users,
     helper_user: Option<&str>,
@@ -117,6 +121,6 @@ pub fn agents_as_helper(
     let (Some(helper_user), Ok(Plan { network: RunsAs::User(uid, _), .. })) = (helper_user, &users.plan) else {
         return Vec::new();
     };
-    let alike = agents.filter(|spec| *uid != Uid(0) && runs_as(spec, &users.names, *uid));
-    alike.map(|spec| agent_as_helper(&spec.name, helper_user)).collect()
+    let same_user = agents.filter(|spec| *uid != Uid(0) && runs_as(spec, &users.names, *uid));
+    same_user.map(|spec| agent_as_helper(&spec.name, helper_user)).collect()
 }

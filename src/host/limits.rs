@@ -1,8 +1,8 @@
-//! What holds an agent within its limits, and what tells its processes apart: the best the host offers, per limit.
+//! The control groups that limit an agent and identify its processes: for each limit the best that the host offers.
 //!
-//! Every agent gets a group in one hierarchy that can be written, with or without controllers; memory and CPU are held
-//! by cgroup v2, else by v1, else left to polling. `prepare` sets and reads back at each start, `attach` finds again what
-//! an earlier daemon set. What could not be had comes back as notes, each said once.
+//! Every agent gets a group in one writable hierarchy, with or without controllers. Memory and CPU are limited by cgroup
+//! v2, else by v1, else by polling. `prepare` sets the limits and reads them back at each start, `attach` finds what an
+//! earlier daemon set. What is not possible comes back as notes for the log, each of them once. Nothing here polls.
 
 use std::fmt;
 use std::fs;
@@ -17,19 +17,20 @@ use crate::sorted_map::SortedMap;
 use crate::sys::file::read_text;
 use crate::sys::poll::Counter;
 
-/// The v1 hierarchies that can tell agents apart where there is no v2, best first: a freezer can also hold a fork bomb
-/// still, those with prices of their own come last. Not cpuset, whose new groups take no process.
+/// The v1 hierarchies that can identify the processes of an agent where there is no v2, best first: the freezer can also
+/// stop a fork bomb, and those whose groups cost processor time or memory come last. Not cpuset, whose new groups refuse
+/// processes.
 const TRACKING_CONTROLLERS: [&str; 8] =
     ["freezer", "pids", "name=systemd", "devices", "cpuacct", "cpu", "memory", "blkio"];
 
-/// So many different notes are remembered as said; a host that finds more wrong hears some twice.
-const MAX_SAID: usize = 256;
+/// How many different notes are remembered as logged. On a host with more of them some are logged again.
+const MAX_LOGGED: usize = 256;
 
 /// The limits of all agents.
 #[derive(Debug)]
 pub struct Limits {
     hierarchies: Vec<MountedHierarchy>,
-    /// Index of the place that tells agents apart.
+    /// The index of the hierarchy whose groups identify the processes of agents.
     tracking: Option<usize>,
     name: String,
     parent: Option<Box<str>>,
@@ -37,7 +38,7 @@ pub struct Limits {
     /// Groups that still had processes when their agent was released.
     leftover: Vec<Leaf>,
     swept: bool,
-    said: Vec<Box<str>>,
+    logged: Vec<Box<str>>,
     notes: Vec<String>,
 }
 
@@ -45,62 +46,62 @@ pub struct Limits {
 #[derive(Debug)]
 struct MountedHierarchy {
     hierarchy: Hierarchy,
-    /// Or why there can be none.
+    /// Our group in it, or why there can be none; `None` before it was tried.
     group: Option<Result<Group, Error>>,
 }
 
-/// What one agent is held by.
+/// The groups of one agent.
 #[derive(Debug, Default)]
 struct AgentGroups {
     tracking: Option<Leaf>,
     memory: Option<Box<Leaf>>,
     cpu: Option<Box<Leaf>>,
     memory_limit: Option<u64>,
-    /// Nothing limits its groups: its next start need not lift anything.
-    bare: bool,
+    /// No limit is set in its groups, so its next start need not lift any.
+    unlimited: bool,
     /// The kernel's count of kills when the agent was started or last asked about, and whether it counts kills.
     baseline: Option<(u64, bool)>,
-    /// For a memory limit by v1: tells that it was hit.
+    /// For a memory limit by v1: is raised when it is hit.
     alarm: Option<Counter>,
 }
 
-/// Which limits nothing but a look at the tree now and then enforces.
+/// Which limits the daemon enforces itself, by looking at the tree from time to time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polled {
-    /// The processor share.
+    /// The limit of processor time.
     pub cpu: bool,
-    /// The memory.
+    /// The limit of memory.
     pub memory: bool,
 }
 
-/// What a start needs to know.
+/// What `prepare` and `attach` have found.
 #[derive(Debug, Default)]
 pub struct Prepared {
     /// Files the child writes `0` to, one for each hierarchy of v1, before its program runs.
     pub cgroups: Vec<OwnedFd>,
-    /// The directory of its v2 group: the child can be made in it.
+    /// The open directory of its v2 group, in which the child can be created.
     pub cgroup: Option<OwnedFd>,
-    /// For `limits_by`: `cgroup2`, `cgroup1`, `polled` or `CPU=cgroup1 memory=polled`; `None` without such limits.
+    /// The value of `limits_by`: `cgroup2`, `cgroup1`, `polled` or `CPU=cgroup1 memory=polled`; `None` without limits.
     pub by: Option<Box<str>>,
-    /// What the daemon has to look after itself.
+    /// The limits that the daemon must enforce itself.
     pub polled: Polled,
-    /// What is worth a line in the log; each text comes only once.
+    /// Lines for the log; each text comes only once.
     pub notes: Vec<String>,
 }
 
-/// What an agent's groups have counted; `None` where none counts it.
+/// What an agent's groups have counted; `None` for what no group counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Processor time since the group was made, microseconds. It starts over when the group is made anew.
+    /// Processor time since the group was made, microseconds. It starts from zero when the group is made again.
     pub cpu: Option<u64>,
     /// Memory in use, bytes.
     pub memory: Option<u64>,
 }
 
-/// The kernel killed a process of an agent because the agent was out of its memory.
+/// The kernel killed a process of an agent because the agent had reached its memory limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory {
-    /// The most it had in use, bytes, where the kernel remembers.
+    /// The most memory it used, bytes; `None` where the kernel does not record it.
     pub peak: Option<u64>,
     /// Its limit, bytes.
     pub limit: u64,
@@ -117,26 +118,26 @@ impl fmt::Display for OutOfMemory {
 }
 
 impl Limits {
-    /// Looks at what this host has. `parent` is the configuration's `cgroup`, the path of the group that all agents'
-    /// groups are in. The first notes come with the first agent.
+    /// Finds the hierarchies of this host. `parent` is the configuration's `cgroup`, the path of the group that all agents'
+    /// groups are in. Notes about the host come with the first agent.
     pub fn detect(state_dir: &str, parent: Option<&str>) -> Limits {
         let read = |path| read_text(Path::new(path)).unwrap_or_default();
         let hierarchies = cgroup::hierarchies(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
         Limits::over(hierarchies, state_dir, parent)
     }
 
-    /// The same over given hierarchies.
+    /// The same with these hierarchies.
     pub fn over(hierarchies: Vec<Hierarchy>, state_dir: &str, parent: Option<&str>) -> Limits {
-        let places = hierarchies.into_iter().map(|hierarchy| MountedHierarchy { hierarchy, group: None }).collect();
+        let mounted = hierarchies.into_iter().map(|hierarchy| MountedHierarchy { hierarchy, group: None }).collect();
         let mut limits = Limits {
-            hierarchies: places,
+            hierarchies: mounted,
             tracking: None,
             name: cgroup::group_name(state_dir),
             parent: parent.map(Box::from),
             agents: SortedMap::new(),
             leftover: Vec::new(),
             swept: false,
-            said: Vec::new(),
+            logged: Vec::new(),
             notes: Vec::new(),
         };
         limits.tracking = limits.choose_tracking();
@@ -151,68 +152,67 @@ impl Limits {
         if let Some(group) = self.own_group() {
             return format!("agents are told apart by {} \"{}\"", group.version().name(), group.dir().display());
         }
-        // One reason is enough: without permission all hierarchies say the same.
-        let reason = self.hierarchies.iter().find_map(|place| Some(&**place.group.as_ref()?.as_ref().err()?));
+        // One reason is enough: without permission it is the same for all hierarchies.
+        let reason = self.hierarchies.iter().find_map(|mounted| Some(&**mounted.group.as_ref()?.as_ref().err()?));
         format!("agents are told apart by descent: {}", reason.unwrap_or("no control group hierarchy is mounted"))
     }
 
-    /// Our group in the hierarchy that tells agents apart.
+    /// Our group in the hierarchy that identifies the processes of agents.
     fn own_group(&self) -> Option<&Group> {
         self.hierarchies[self.tracking?].group.as_ref()?.as_ref().ok()
     }
 
     fn choose_tracking(&mut self) -> Option<usize> {
-        let unified = self.hierarchies.iter().position(|place| place.hierarchy.version == Version::V2);
-        let others =
-            TRACKING_CONTROLLERS.iter().map(|name| self.hierarchies.iter().position(|place| place.hierarchy.has(name)));
+        let unified = self.hierarchies.iter().position(|mounted| mounted.hierarchy.version == Version::V2);
+        let with = |name: &&str| self.hierarchies.iter().position(|mounted| mounted.hierarchy.has(name));
+        let others = TRACKING_CONTROLLERS.iter().map(with);
         let mut order = Vec::from_iter(unified);
         order.extend(others.flatten());
         order.into_iter().find(|&index| self.group(index).is_ok())
     }
 
-    /// Our group in a hierarchy, made if need be; or why there can be none, which is tried once only.
+    /// Our group in a hierarchy, made where it does not exist; or why there can be none, which is tried only once.
     fn group(&mut self, index: usize) -> Result<&mut Group, Error> {
-        let place = &mut self.hierarchies[index];
-        let made = place.group.get_or_insert_with(|| {
-            Group::open(&place.hierarchy, &self.name, self.parent.as_deref()).map_err(|error| format_error!("{error}"))
+        let MountedHierarchy { hierarchy, group } = &mut self.hierarchies[index];
+        let made = group.get_or_insert_with(|| {
+            Group::open(hierarchy, &self.name, self.parent.as_deref()).map_err(|error| format_error!("{error}"))
         });
         made.as_mut().map_err(|why| why.clone())
     }
 
     fn note(&mut self, note: String) {
-        if self.said.iter().any(|said| **said == *note) {
+        if self.logged.iter().any(|logged| **logged == *note) {
             return;
         }
-        if self.said.len() == MAX_SAID {
-            self.said.remove(0);
+        if self.logged.len() == MAX_LOGGED {
+            self.logged.remove(0);
         }
-        self.said.push(note.as_str().into());
+        self.logged.push(note.as_str().into());
         self.notes.push(note);
     }
 
-    /// Sets the limits of an agent that is about to be started, and reads them back. The baseline for `oom_killed` is
-    /// taken anew.
+    /// Sets the limits of an agent that is about to be started, and reads them back. `oom_killed` counts from here on.
     pub fn prepare(&mut self, name: &Name, limits: &spec::Limits) -> Prepared {
         self.remove_leftover();
         let unlimited = limits.memory.is_none() && limits.cpu.is_none();
-        // Started again, its group is there, unless somebody removed it.
-        let last = self.agents.get(name).filter(|last| last.bare && unlimited);
+        // An agent that is started again has its group already, unless it was removed from outside.
+        let last = self.agents.get(name).filter(|last| last.unlimited && unlimited);
         let kept =
             last.and_then(|last| last.tracking.as_ref()).and_then(|leaf| Some((leaf.directory()?, leaf.clone())));
         if let Some((directory, leaf)) = kept {
-            let held = AgentGroups { tracking: Some(leaf), bare: true, ..AgentGroups::default() };
+            let held = AgentGroups { tracking: Some(leaf), unlimited: true, ..AgentGroups::default() };
             return self.finish(name, limits, held, Prepared { cgroup: Some(directory), ..Prepared::default() });
         }
         let mut held = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
         held.tracking = self.tracking.and_then(|index| self.leaf(index, name));
         if let Some(bytes) = limits.memory {
-            held.memory = self.hold(name, "memory", &|leaf| leaf.set_memory(Some(bytes))).map(Box::new);
+            held.memory = self.set_limit(name, "memory", &|leaf| leaf.set_memory(Some(bytes))).map(Box::new);
             held.baseline = held.memory.as_ref().and_then(|leaf| leaf.oom_kills());
         }
         if let Some(share) = limits.cpu {
-            held.cpu = self.hold(name, "cpu", &|leaf| leaf.set_cpu(Some(share))).map(Box::new);
+            held.cpu = self.set_limit(name, "cpu", &|leaf| leaf.set_cpu(Some(share))).map(Box::new);
         }
-        held.bare = self.remove_old_limits(name, &held, limits) && unlimited;
+        held.unlimited = self.remove_old_limits(name, &held, limits) && unlimited;
         let mut prepared = Prepared::default();
         for leaf in held.leaves() {
             if let Some(directory) = leaf.directory() {
@@ -227,8 +227,8 @@ impl Limits {
         self.finish(name, limits, held, prepared)
     }
 
-    /// Takes over an agent that an earlier daemon started: what its groups are set to counts, nothing is changed.
-    /// A limit that holds none of these processes of it, its main process first of all, is polled from now on.
+    /// Takes over an agent that an earlier daemon started: the limits that are set in its groups stay as they are. A limit
+    /// under which none of these processes of the agent is, its main process first of all, is polled from now on.
     pub fn attach(&mut self, name: &Name, limits: &spec::Limits, processes: &[Process]) -> Prepared {
         let mut held = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
         for index in 0..self.hierarchies.len() {
@@ -239,7 +239,7 @@ impl Limits {
             if self.tracking != Some(index) && !memory && !cpu {
                 continue;
             }
-            // Groups that are not there yet are not made for it.
+            // The group of an agent that runs already is not made.
             let Ok(group) = self.group(index) else { continue };
             let leaf = group.find(name);
             if !leaf.members().is_ok_and(|pids| processes.iter().any(|process| pids.contains(&process.pid))) {
@@ -268,7 +268,7 @@ impl Limits {
     ) -> Prepared {
         held.alarm = match held.memory.as_ref().map(|leaf| leaf.memory_alarm()) {
             Some(Ok(alarm)) => alarm,
-            // The end of the main process still tells.
+            // Without the alarm the end of the main process shows it.
             Some(Err(error)) => {
                 self.note(format!("agent \"{name}\": {error}"));
                 None
@@ -290,7 +290,7 @@ impl Limits {
         if prepared.polled.cpu {
             self.note("CPU limits are polled".into());
         }
-        // What held its last run and does not hold this one, where that was not released in between.
+        // Groups of its last run that this run does not use, where they were not released in between.
         if let Some(old) = self.agents.remove(name) {
             for leaf in old.leaves() {
                 if !held.leaves().contains(&leaf) {
@@ -303,18 +303,18 @@ impl Limits {
         prepared
     }
 
-    /// The leaf that `set` worked on, trying v2 and then v1.
-    fn hold(
+    /// Sets a limit by v2 or else by v1, and returns the leaf that has it.
+    fn set_limit(
         &mut self,
         name: &Name,
         controller: &str,
         set: &dyn Fn(&Leaf) -> Result<(), Box<CgroupError>>,
     ) -> Option<Leaf> {
         for version in [Version::V2, Version::V1] {
-            let place = |place: &MountedHierarchy| {
-                place.hierarchy.version == version && (version == Version::V2 || place.hierarchy.has(controller))
+            let fits = |mounted: &MountedHierarchy| {
+                mounted.hierarchy.version == version && (version == Version::V2 || mounted.hierarchy.has(controller))
             };
-            let Some(index) = self.hierarchies.iter().position(place) else { continue };
+            let Some(index) = self.hierarchies.iter().position(fits) else { continue };
             let enabled =
                 self.group(index).and_then(|group| group.enable(controller).map_err(|error| format_error!("{error}")));
             if let Err(error) = enabled {
@@ -324,7 +324,7 @@ impl Limits {
             let Some(leaf) = self.leaf(index, name) else { continue };
             match set(&leaf) {
                 Ok(()) => return Some(leaf),
-                Err(error) => self.note(format!("agent \"{name}\": {controller} limit not set: {error}")),
+                Err(error) => self.note(format!("agent \"{name}\": cannot set the {controller} limit: {error}")),
             }
         }
         None
@@ -340,8 +340,8 @@ impl Limits {
         }
     }
 
-    /// Takes off what an earlier definition limited and this one does not: the group may be the one of the last start.
-    /// False when that did not work.
+    /// Lifts the limits of an earlier definition that this one does not have, as the group may be that of the last start.
+    /// False when a limit could not be lifted.
     fn remove_old_limits(&mut self, name: &str, held: &AgentGroups, limits: &spec::Limits) -> bool {
         let mut notes = Vec::new();
         for leaf in held.leaves().into_iter().filter(|leaf| !leaf.is_new()) {
@@ -354,7 +354,7 @@ impl Limits {
         }
         notes.retain(|error| !error.missing());
         for error in &notes {
-            self.note(format!("agent \"{name}\": old limit not lifted: {error}"));
+            self.note(format!("agent \"{name}\": cannot lift the old limit: {error}"));
         }
         notes.is_empty()
     }
@@ -364,7 +364,7 @@ impl Limits {
         self.agents.get(name)?.tracking.as_ref()?.members().ok()
     }
 
-    /// Whether an agent's group has processes, at the price of one small file; `None` where it has no group.
+    /// Whether an agent's group has processes, from one small file; `None` where the agent has no group.
     pub fn populated(&self, name: &str) -> Option<bool> {
         Some(self.agents.get(name)?.tracking.as_ref()?.populated())
     }
@@ -372,7 +372,7 @@ impl Limits {
     /// Removes an agent's group unless a process is in it.
     pub fn vacate(&mut self, name: &str) {
         let Some(held) = self.agents.get_mut(name) else { return };
-        // What is left otherwise shows when somebody looks.
+        // Where it cannot be removed, the processes in it show at the next look.
         if held.tracking.as_ref().is_some_and(|leaf| fs::remove_dir(leaf.dir()).is_ok()) {
             let gone = held.tracking.take();
             for leaf in [&mut held.memory, &mut held.cpu] {
@@ -381,7 +381,10 @@ impl Limits {
         }
     }
 
-    /// Has the kernel kill an agent's whole group in one step; false where that cannot be done.
+    /// Has the kernel kill all processes in an agent's group in one step; false where the kernel or the hierarchy cannot.
+    ///
+    /// # Errors
+    /// As `Leaf::kill`.
     pub fn kill(&self, name: &str) -> Result<bool, Box<CgroupError>> {
         match self.agents.get(name).and_then(|held| held.tracking.as_ref()) {
             Some(leaf) => leaf.kill(),
@@ -389,13 +392,13 @@ impl Limits {
         }
     }
 
-    /// Stops or continues an agent's whole group where its hierarchy can; whether it did.
+    /// Freezes or thaws an agent's whole group; false where its hierarchy cannot do that.
     pub fn freeze(&self, name: &str, frozen: bool) -> bool {
         let leaf = self.agents.get(name).and_then(|held| held.tracking.as_ref());
         leaf.is_some_and(|leaf| leaf.freeze(frozen).is_ok())
     }
 
-    /// What an agent's groups have counted. What is `None` here, `Trees::usage` knows.
+    /// What an agent's groups have counted. For what is `None` here, see `Trees::usage`.
     pub fn usage(&self, name: &str) -> Usage {
         let Some(held) = self.agents.get(name) else { return Usage::default() };
         let mut usage = Usage::default();
@@ -406,9 +409,9 @@ impl Limits {
         usage
     }
 
-    /// Whether processes of the agent were killed for want of memory since its start, or since the last call that said
-    /// so. `sigkilled`: its main process was seen to end by SIGKILL; where the kernel only counts how often the limit
-    /// was hit, both together are taken for it.
+    /// Whether processes of the agent were killed because it was out of memory, since its start or since the last call that
+    /// returned this. `sigkilled`: its main process was ended by SIGKILL. Where the kernel counts only how often the limit
+    /// was hit, a hit together with `sigkilled` counts as such a kill.
     pub fn oom_killed(&mut self, name: &str, sigkilled: bool) -> Option<OutOfMemory> {
         let held = self.agents.get_mut(name)?;
         let limit = held.memory_limit?;
@@ -422,13 +425,13 @@ impl Limits {
         Some(OutOfMemory { peak: leaf.memory_peak(), limit })
     }
 
-    /// What to wait for to hear at once of an agent that is out of its memory; one descriptor for each agent whose
-    /// memory is limited by v1, in an order that stays until the next call that changes anything.
+    /// The descriptors that become readable at once when an agent is out of memory: one for each agent whose memory is
+    /// limited by v1, in an order that stays the same until the next call that changes anything.
     pub fn alarms(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.agents.values().filter_map(|held| Some(held.alarm.as_ref()?.as_fd()))
     }
 
-    /// Whose memory limit was hit, of the one at `index` in `alarms`.
+    /// The agent of the descriptor at `index` in `alarms`, if its memory limit was hit.
     pub fn alarmed(&mut self, index: usize) -> Option<(Name, OutOfMemory)> {
         let (name, held) = self.agents.iter().filter(|(_, held)| held.alarm.is_some()).nth(index)?;
         let raised = held.alarm.as_ref().is_some_and(Counter::take);
@@ -436,7 +439,7 @@ impl Limits {
         raised.then_some((name.clone(), OutOfMemory { peak, limit: held.memory_limit? }))
     }
 
-    /// Forgets an agent of which nothing is left, and removes its groups; those that are not empty yet later.
+    /// Forgets an agent of which no process is left, and removes its groups; those that are not empty yet are removed later.
     pub fn release(&mut self, name: &str) {
         if let Some(held) = self.agents.remove(name) {
             for leaf in held.leaves() {
@@ -446,13 +449,14 @@ impl Limits {
         self.remove_leftover();
     }
 
-    /// Removes what was not empty before, and once the groups that an earlier daemon had no time to remove; to be called
-    /// with each check, when every agent that runs has been attached: one just being started is not in its group yet.
+    /// Removes groups that were not empty before, and the first time also those that an earlier daemon had no time to
+    /// remove. To be called with each check, once every agent that runs has been attached, and not during a start, when the
+    /// child is not in its group yet.
     pub fn remove_empty_groups(&mut self) {
         if !std::mem::replace(&mut self.swept, true) {
             if let Some(Ok(group)) = self.tracking.and_then(|index| self.hierarchies[index].group.as_ref()) {
                 for name in group.leaves().iter().filter(|name| !self.agents.contains_key(&**name)) {
-                    // Empty groups within one that is in use are the agent's own.
+                    // Empty groups below one that is in use belong to the agent.
                     let leaf = group.find(name);
                     if !leaf.populated() {
                         self.leftover.push(leaf);
@@ -471,27 +475,27 @@ impl Limits {
         });
     }
 
-    /// The agents of an earlier daemon that still have processes in their groups and that nobody has attached.
+    /// The agents of an earlier daemon that still have processes in their groups and have not been attached.
     pub fn leftovers(&self) -> Vec<(Name, Vec<Pid>)> {
-        let mut found = Vec::new();
-        let Some(group) = self.own_group() else { return found };
+        let mut leftovers = Vec::new();
+        let Some(group) = self.own_group() else { return leftovers };
         for name in group.leaves() {
             if self.agents.contains_key(&*name) || !spec::is_name(&name) {
                 continue;
             }
             match group.find(&name).members() {
-                Ok(pids) if !pids.is_empty() => found.push((name, pids)),
+                Ok(pids) if !pids.is_empty() => leftovers.push((name, pids)),
                 _ => {}
             }
         }
-        found
+        leftovers
     }
 
-    /// Removes what is empty; for the end of a daemon that has stopped its agents.
+    /// Removes all empty groups; for the end of a daemon that has stopped its agents.
     pub fn close(&mut self) {
         self.remove_empty_groups();
-        for place in &self.hierarchies {
-            if let Some(Ok(group)) = &place.group {
+        for mounted in &self.hierarchies {
+            if let Some(Ok(group)) = &mounted.group {
                 group.close();
             }
         }
@@ -499,7 +503,7 @@ impl Limits {
 }
 
 impl AgentGroups {
-    /// Its groups, each once.
+    /// The groups of the agent, each once.
     fn leaves(&self) -> Vec<&Leaf> {
         let mut leaves: Vec<&Leaf> = Vec::new();
         let limits = [&self.memory, &self.cpu].into_iter().flatten().map(|leaf| &**leaf);

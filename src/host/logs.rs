@@ -1,10 +1,9 @@
-//! The daemon's own log, and the files the agents write their output to; all of them capped.
+//! The daemon's own log, and the files that agents write their output to; the size of all of them is limited.
 //!
-//! A log that is full is copied to `.1` and truncated, as its writers hold it open. Nothing here may stop an agent or
-//! the daemon, or wait for a reader: what cannot be written to its file goes where it can, or nowhere. Which line is
-//! worth writing, and when output is turned over, others decide.
+//! A log that is full is rotated: it is copied to `.1` and truncated, as its writers hold it open. Nothing here may stop an
+//! agent or the daemon, or wait for a reader: a line that cannot be written to the log goes to the kernel's log or stderr,
+//! or is lost. Which lines are logged, and when output is rotated, is not decided here.
 
-use crate::sorted_map::SortedMap;
 use std::fmt::Display;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,14 +16,15 @@ use crate::error::Error;
 use crate::host::disk::{make_dir, reason};
 use crate::kernel::Level;
 use crate::model::job::sanitize;
+use crate::sorted_map::SortedMap;
 use crate::sys::file::read_up_to;
 use crate::sys::poll::{poll, PollFd};
 use crate::sys::wall;
 
-/// The size over which the daemon's own log is turned over.
+/// The size at which the daemon's own log is rotated, bytes.
 const LOG_MAX: u64 = 1 << 20;
 
-/// The longest line, bytes: a pipe that poll(2) calls writable takes 4096 without waiting.
+/// The longest line, bytes. A pipe that is writable according to poll(2) takes 4096 bytes without waiting.
 const LINE_MAX: usize = 4000;
 
 /// The daemon's own log.
@@ -33,20 +33,20 @@ pub struct Log {
     dir: PathBuf,
     level: Level,
     foreground: bool,
-    /// The open file, and which one it is.
+    /// The open file, with its id.
     file: Option<(File, FileId)>,
 }
 
-/// A file whatever its name: device and inode.
+/// What identifies a file whatever its name is: device and inode.
 type FileId = (u64, u64);
 
-fn id_of(found: &Metadata) -> FileId {
-    (found.dev(), found.ino())
+fn id_of(metadata: &Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
 }
 
 impl Log {
-    /// The log `bootagent.log` in `dir`, of lines up to `level`; in the `foreground` they go to stderr too. Nothing is
-    /// opened before the first line.
+    /// The log `bootagent.log` in `dir`, for lines up to `level`; in the `foreground` they go to stderr too. The file is
+    /// opened for the first line.
     pub fn new(dir: &Path, level: Level, foreground: bool) -> Log {
         Log { dir: dir.into(), level, foreground, file: None }
     }
@@ -56,7 +56,7 @@ impl Log {
         level <= self.level
     }
 
-    /// Writes a line, if it matters enough. Where the file cannot be written it goes to the kernel's log, or to stderr.
+    /// Writes a line, if its level is logged. Where the file cannot be written, it goes to the kernel's log or to stderr.
     pub fn write(&mut self, level: Level, text: &dyn Display) {
         if !self.takes(level) {
             return;
@@ -68,28 +68,28 @@ impl Log {
         }
         if self.append(&line).is_err() {
             self.file = None;
-            // In the foreground it has been seen already.
+            // In the foreground it is on stderr already.
             if !self.foreground && write_kernel_log(level, &text).is_err() {
                 write_stderr(&line);
             }
         }
     }
 
-    /// A line that a full disk cuts is taken back.
+    /// Writes a line to the file. A line that does not fit on the disk as a whole is removed again.
     fn append(&mut self, line: &str) -> io::Result<()> {
         let path = self.dir.join("bootagent.log");
-        let mut found = fs::symlink_metadata(&path).ok();
-        // Somebody may have removed or renamed it.
-        let ours = self.file.as_ref().map(|(_, id)| *id);
-        if ours.is_none() || ours != found.as_ref().map(id_of) {
-            let (file, opened) = open_append(&self.dir, &path, 0o600)?;
-            self.file = Some((file, id_of(&opened)));
-            found = Some(opened);
+        let mut metadata = fs::symlink_metadata(&path).ok();
+        // The file may have been removed or renamed since the last line.
+        let opened = self.file.as_ref().map(|(_, id)| *id);
+        if opened.is_none() || opened != metadata.as_ref().map(id_of) {
+            let (file, of_file) = open_append(&self.dir, &path, 0o600)?;
+            self.file = Some((file, id_of(&of_file)));
+            metadata = Some(of_file);
         }
-        let (Some((file, _)), Some(found)) = (&mut self.file, found) else { return Ok(()) };
-        let mut size = found.len();
+        let (Some((file, _)), Some(metadata)) = (&mut self.file, metadata) else { return Ok(()) };
+        let mut size = metadata.len();
         if size + line.len() as u64 > LOG_MAX {
-            // A copy that cannot be kept is no reason to let the log grow.
+            // The log must not grow, even where the copy cannot be kept.
             let _ = rotate_file(&path, LOG_MAX, 0o600, None);
             size = 0;
         }
@@ -106,44 +106,44 @@ impl Log {
 #[derive(Debug)]
 pub struct Outputs {
     dir: PathBuf,
-    /// Where the output of the agent's last start begins, unless that is at the beginning of the file.
+    /// Where the output since the agent's last start begins, unless that is at the beginning of the file.
     begins: SortedMap<Box<str>, u64>,
-    /// Which file was opened at the agent's last start, when it had no other name.
+    /// The file that was opened at the agent's last start. It had no second name then.
     opened: SortedMap<Box<str>, FileId>,
-    /// What the file system did not give back when the output was turned over for the disk space it held.
-    kept: SortedMap<Box<str>, u64>,
+    /// The bytes that the file system did not free when the output was rotated because of its disk space.
+    unfreed: SortedMap<Box<str>, u64>,
 }
 
-/// So much more than twice its limit may an output hold of the disk: file systems allocate ahead of a writer.
+/// How many bytes more than twice its limit an output may take of the disk, as file systems allocate ahead of a writer.
 const AHEAD: u64 = 2 << 20;
 
-/// The disk space of a file, which an agent can make larger than its length by fallocate(2).
-fn held(found: &Metadata) -> u64 {
-    found.blocks().saturating_mul(512)
+/// The bytes that a file takes of the disk. An agent can make them more than its length by fallocate(2).
+fn disk_space(metadata: &Metadata) -> u64 {
+    metadata.blocks().saturating_mul(512)
 }
 
 impl Outputs {
-    /// Those in `dir`.
+    /// The files in `dir`.
     pub fn new(dir: &Path) -> Outputs {
-        Outputs { dir: dir.into(), begins: SortedMap::new(), opened: SortedMap::new(), kept: SortedMap::new() }
+        Outputs { dir: dir.into(), begins: SortedMap::new(), opened: SortedMap::new(), unfreed: SortedMap::new() }
     }
 
-    /// Where the output of the agent is.
+    /// The path of the agent's output.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join([name, ".log"].concat())
     }
 
-    /// Opens the agent's output file for append, made together with its directory where missing. A start: what is in it
-    /// already is not of this run.
+    /// Opens the agent's output file to append to it, for a start; file and directory are made where they are missing. What
+    /// the file contains already is not part of this run.
     ///
     /// # Errors
-    /// A sentence for the log. The agent is started all the same, with its output to /dev/null.
+    /// When it cannot be opened: a sentence for the log. The agent is started all the same, with its output to /dev/null.
     pub fn open(&mut self, name: &str) -> Result<OwnedFd, Error> {
         let path = self.path(name);
         match open_append(&self.dir, &path, 0o640) {
-            Ok((file, found)) => {
-                self.opened.insert(name.into(), id_of(&found));
-                match found.len() {
+            Ok((file, metadata)) => {
+                self.opened.insert(name.into(), id_of(&metadata));
+                match metadata.len() {
                     0 => drop(self.begins.remove(name)),
                     size => self.begins.insert(name.into(), size),
                 }
@@ -157,38 +157,37 @@ impl Outputs {
         }
     }
 
-    /// When the agent's output is over `size` bytes, or holds far more of the disk than those need: keeps the last `size`
-    /// of them in `NAME.log.1`, and truncates it.
+    /// Rotates the agent's output when it is larger than `size` bytes, or takes far more of the disk than that: keeps its
+    /// last `size` bytes in `NAME.log.1`, and truncates it.
     ///
     /// # Errors
-    /// A sentence for the log, when it could not be kept or truncated; one that cannot be kept is truncated all the same.
+    /// When it could not be kept or truncated: a sentence for the log. It is truncated even where it cannot be kept.
     pub fn rotate(&mut self, name: &str, size: u64) -> Result<(), Error> {
         let path = self.path(name);
-        let Ok(found) = fs::symlink_metadata(&path) else { return Ok(()) };
-        let before = self.kept.get(name).copied().unwrap_or(0);
-        let hoards = held(&found) > size.saturating_mul(2).saturating_add(AHEAD).saturating_add(before);
-        if !found.is_file() || found.len() <= size && !hoards {
+        let Ok(metadata) = fs::symlink_metadata(&path) else { return Ok(()) };
+        let before = self.unfreed.get(name).copied().unwrap_or(0);
+        let too_much = disk_space(&metadata) > size.saturating_mul(2).saturating_add(AHEAD).saturating_add(before);
+        if !metadata.is_file() || metadata.len() <= size && !too_much {
             return Ok(());
         }
         self.begins.remove(name);
-        let told =
-            |why: &dyn Display| format_error!("agent \"{name}\": cannot turn over \"{}\": {why}", path.display());
-        let left = rotate_file(&path, size, 0o640, self.opened.get(name)).map_err(|error| told(&reason(&error)))?;
-        self.kept.remove(name);
-        if hoards && left > AHEAD {
-            self.kept.insert(name.into(), left);
-            return Err(told(&format_args!("the file system keeps {left} bytes allocated behind its end")));
+        let failed = |why: &dyn Display| format_error!("agent \"{name}\": cannot rotate \"{}\": {why}", path.display());
+        let left = rotate_file(&path, size, 0o640, self.opened.get(name)).map_err(|error| failed(&reason(&error)))?;
+        self.unfreed.remove(name);
+        if too_much && left > AHEAD {
+            self.unfreed.insert(name.into(), left);
+            return Err(failed(&format_args!("the file system keeps {left} bytes allocated behind its end")));
         }
         Ok(())
     }
 
-    /// The last whole lines of the agent's output since its start, at most `max` bytes; empty when there are none. What
-    /// was there before this daemon opened it counts too. Not yet fit to be shown: it is the agent's, see
-    /// `model::job::sanitize`.
+    /// The last whole lines of the agent's output since its start, at most `max` bytes; empty when there are none. Where an
+    /// earlier daemon started the agent, the whole file counts. The text must go through `model::job::sanitize` before it
+    /// is shown, as the agent wrote it.
     pub fn tail(&self, name: &str, max: u64) -> String {
         let (path, begin) = (self.path(name), self.begins.get(name).copied().unwrap_or(0));
-        if fs::symlink_metadata(&path).is_ok_and(|found| found.len() == begin) {
-            // It has said nothing.
+        // The agent has written nothing.
+        if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.len() == begin) {
             return String::new();
         }
         read_tail(&path, begin, max).unwrap_or_default()
@@ -211,58 +210,59 @@ pub fn timestamp(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// Opens a log for append, making it with exactly `mode`, and its directory where that is gone; with what it was then.
+/// Opens a log to append to it, and makes it, with exactly this mode, and its directory where they are missing.
 fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<(File, Metadata)> {
     let mut options = OpenOptions::new();
-    // Opening a pipe would wait for its reader, a lease of somebody else's for its end, and a device may do something; what
-    // was no pipe a moment ago may be one now. For reads and writes of a regular file the flag means nothing.
+    // To open a pipe would wait for its reader, to open a file with another process's lease would wait for its end, and to
+    // open a device may have an effect. What was no pipe at the look may be one at the open; for a regular file O_NONBLOCK
+    // has no meaning.
     options.append(true).mode(mode).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK);
     let new = match fs::symlink_metadata(path) {
-        Ok(found) if !found.is_file() && !found.is_symlink() => {
+        Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        found => found.is_err(),
+        metadata => metadata.is_err(),
     };
     let mut opened = options.create(new).open(path);
     if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         make_dir(dir).map_err(|error| error.cause)?;
         opened = options.create(true).open(path);
     }
-    let (file, found) = unshared(opened?, None)?;
+    let (file, metadata) = unshared(opened?, None)?;
     if new {
         file.set_permissions(Permissions::from_mode(mode))?;
     }
-    Ok((file, found))
+    Ok((file, metadata))
 }
 
-/// The file, unless it is somewhere else too: a hard link could have been planted, to some file that we are to write to.
-/// `known` had no other name when it was opened: who has given it one since has no less to lose by that.
+/// The file, unless it has a second name: a hard link to another file may have been planted to have that file overwritten.
+/// The file `known` had no second name when it was opened, so it is no such link whatever names it has been given since.
 fn unshared(file: File, known: Option<&FileId>) -> io::Result<(File, Metadata)> {
-    let found = file.metadata()?;
-    if !found.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    if found.nlink() > 1 && known != Some(&id_of(&found)) {
+    if metadata.nlink() > 1 && known != Some(&id_of(&metadata)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file has another name (a hard link)"));
     }
-    Ok((file, found))
+    Ok((file, metadata))
 }
 
-/// Keeps the last `size` bytes of a log in its `.1`, and truncates it; returns what it holds of the disk then. The writers
-/// hold it open for append, so what they write next begins at its start. `known` as for `unshared`.
+/// Keeps the last `size` bytes of a log in its `.1`, and truncates it. Returns how many bytes of the disk it takes then. Its
+/// writers append to it, so their next output is at its beginning. `known` is as for `unshared`.
 fn rotate_file(path: &Path, size: u64, mode: u32, known: Option<&FileId>) -> io::Result<u64> {
     let options = &mut OpenOptions::new();
     let log = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    let (mut log, found) = unshared(log, known)?;
-    let kept = if found.len() > 0 { keep_copy(&mut log, path, size, mode) } else { Ok(()) };
+    let (mut log, metadata) = unshared(log, known)?;
+    let kept = if metadata.len() > 0 { keep_copy(&mut log, path, size, mode) } else { Ok(()) };
     log.set_len(0)?;
-    if held(&log.metadata()?) > 0 && found.len() == 0 {
-        // Some file systems do nothing for a file that has this length already, whatever lies behind it.
+    if disk_space(&log.metadata()?) > 0 && metadata.len() == 0 {
+        // Some file systems free nothing when the file has this length already.
         log.set_len(1)?;
         log.set_len(0)?;
     }
     kept?;
-    Ok(held(&log.metadata()?))
+    Ok(disk_space(&log.metadata()?))
 }
 
 fn keep_copy(log: &mut File, path: &Path, size: u64, mode: u32) -> io::Result<()> {
@@ -275,7 +275,7 @@ fn keep_copy(log: &mut File, path: &Path, size: u64, mode: u32) -> io::Result<()
         let mut chunk = Vec::new();
         let mut left = size;
         while left > 0 && read_up_to(left.min(64 << 10), &mut chunk, &mut |to| log.read(to))? > 0 {
-            // What its writer has left out by a jump is left out of the copy.
+            // A part of zeros is most likely a hole that the writer left by a seek, and is not copied.
             if chunk.iter().any(|byte| *byte != 0) {
                 copy.write_all(&chunk)?;
             }
@@ -292,19 +292,19 @@ fn keep_copy(log: &mut File, path: &Path, size: u64, mode: u32) -> io::Result<()
 
 fn read_tail(path: &Path, begin: u64, max: u64) -> io::Result<String> {
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Ok(String::new());
     }
-    // Shorter than at its beginning: somebody truncated it.
-    let begin = if begin > found.len() { 0 } else { begin };
-    let start = found.len().saturating_sub(max).max(begin);
+    // A file that is shorter than at the start was truncated since.
+    let begin = if begin > metadata.len() { 0 } else { begin };
+    let start = metadata.len().saturating_sub(max).max(begin);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     read_up_to(max, &mut bytes, &mut |to| file.read(to))?;
     let mut tail = &bytes[..];
     if start > begin {
-        // The first line is cut most likely; a single long one is better than nothing.
+        // The first line is most likely incomplete and is left out, unless it is the only one.
         if let Some(end) = tail.iter().position(|byte| *byte == b'\n').filter(|end| end + 1 < tail.len()) {
             tail = &tail[end + 1..];
         }
@@ -312,7 +312,7 @@ fn read_tail(path: &Path, begin: u64, max: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(tail).into_owned())
 }
 
-/// Writes to stderr, unless nobody reads what is in it: the daemon does not wait for a terminal or a pipe.
+/// Writes to stderr, unless that would wait: the daemon waits for no terminal and for no reader of a pipe.
 fn write_stderr(line: &str) {
     let stderr = io::stderr();
     let mut fds = [PollFd::writing(stderr.as_fd())];
@@ -321,7 +321,7 @@ fn write_stderr(line: &str) {
     }
 }
 
-/// Writes to the kernel's log, the one place that is left without a disk.
+/// Writes to the kernel's log, which needs no disk.
 fn write_kernel_log(level: Level, text: &str) -> io::Result<()> {
     let mut log = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open("/dev/kmsg")?;
     // Priorities of facility daemon (3), syslog(3).

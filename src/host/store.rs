@@ -1,8 +1,9 @@
-//! Records on disk: what must survive a power cut under `state_dir`, what matters to this boot only under `run_dir`.
+//! Records on disk: those that must survive a power cut under `state_dir`, those that matter to this boot only under
+//! `run_dir`.
 //!
 //! A durable record is written as temporary file, fsync, rename, fsync of the directory (`disk`), so that at any moment
-//! the old or the new one is there whole. A record that cannot be read is set aside as `*.corrupt` and named, so that
-//! somebody hears of it. Nothing here decides what is written when.
+//! the old or the new one is complete on disk. A record that does not parse is renamed to `*.corrupt` and reported. Nothing
+//! here decides what is written when.
 
 use std::fs;
 use std::io;
@@ -26,43 +27,43 @@ const STOP: &str = "stop";
 const NONCES: &str = "nonces";
 const DOWNLOADS: &str = "downloads";
 const GUARDS: &str = "guards";
-/// Below `good`: the path of the configuration file that the copy is of.
+/// The file in `good` with the path of the configuration file that the copy is of.
 const COPIED: &str = "path";
 const RECORD: &str = ".json";
 
-/// The largest counter of nonces: no host comes that far, and beyond it counting on would wrap.
+/// The largest counter of nonces that is accepted. No host reaches it, and a larger one could overflow.
 const NONCES_MAX: u64 = 1 << 62;
 
-/// The ending of what was set aside.
+/// The ending of the name of a record that was set aside.
 pub const CORRUPT: &str = ".corrupt";
 
-/// Everything that was found at start.
+/// All records that a daemon reads at its start.
 #[derive(Debug, Default)]
 pub struct Stored {
     /// The host's identity; `None` when it has none yet, or it could not be read.
     pub identity: Option<Identity>,
-    /// Settings a server gave.
+    /// The settings that a server gave.
     pub settings: Settings,
-    /// Agents by name.
+    /// The records of agents, ordered by name.
     pub agents: Vec<AgentRecord>,
-    /// Jobs in the order they came.
+    /// The records of jobs, in the order they were received.
     pub jobs: Vec<JobRecord>,
     /// The agents' runs, of this boot or an earlier one.
     pub runs: Vec<RunRecord>,
     /// The last shutdown, of this boot or an earlier one.
     pub stop: Option<StopRecord>,
-    /// Records that cannot be read, or that were set aside earlier and nobody has answered for since.
+    /// Records that cannot be read, and those of jobs that were set aside earlier and have not been answered since.
     pub corrupt: Vec<Corrupt>,
-    /// Files and directories that are there and cannot be read just now: they stay where they are.
+    /// Files and directories that exist and cannot be read at the moment. They stay where they are.
     pub unread: Vec<PathBuf>,
 }
 
 /// A record that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corrupt {
-    /// The job whose record it was: it is to be answered, and never run again.
+    /// The job whose record it was. The job must be answered, and never run again.
     pub job: Option<JobId>,
-    /// What was wrong with which file, and where it is now.
+    /// What is wrong with which file, and where it is now.
     pub message: String,
 }
 
@@ -76,17 +77,17 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store in these directories, as they are: for a daemon that must run although `open` failed.
+    /// The store in these directories as they are, for a daemon that must run although `open` failed.
     pub fn new(state_dir: &Path, run_dir: &Path) -> Store {
         Store { state_dir: state_dir.into(), run_dir: run_dir.into(), moved: Vec::new() }
     }
 
-    /// What has this name in the state directory.
+    /// The path of this name in the state directory.
     fn state(&self, name: &str) -> PathBuf {
         self.state_dir.join(name)
     }
 
-    /// Where the records of the agents' runs are.
+    /// The directory of the records of the agents' runs.
     fn runs(&self) -> PathBuf {
         self.run_dir.join("agents")
     }
@@ -94,7 +95,7 @@ impl Store {
     /// Makes the directories, and removes temporary files that a crash left.
     ///
     /// # Errors
-    /// The first directory that is not there and cannot be made.
+    /// When a directory does not exist and cannot be made.
     pub fn open(state_dir: &Path, run_dir: &Path) -> Result<Store, Box<DiskError>> {
         make_durable_dir(state_dir)?;
         make_dir(run_dir)?;
@@ -118,7 +119,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Reads every record. A text that is none is set aside; what cannot be read just now is left as it is.
+    /// Reads every record. One that does not parse is set aside; one that cannot be read at the moment is left as it is.
     pub fn read_all(&self) -> Stored {
         let moved = self.moved.iter().map(|text| Corrupt { job: None, message: text.clone() });
         let mut stored = Stored { corrupt: moved.collect(), ..Stored::default() };
@@ -155,7 +156,7 @@ impl Store {
         Stored { identity, settings, agents, runs, stop, ..stored }
     }
 
-    /// Whose the records are that could not be read.
+    /// The agents and jobs whose records could not be read.
     pub fn record_owners(&self, unread: &[PathBuf]) -> Unreadable {
         let mut owners = Unreadable::default();
         let jobs = self.state("jobs");
@@ -179,23 +180,23 @@ impl Store {
         owners
     }
 
-    /// Whether the host's identity is one of these.
+    /// Whether the record of the host's identity is one of these.
     pub fn is_unread_identity(&self, unread: &[PathBuf]) -> bool {
         unread.contains(&self.state(IDENTITY))
     }
 
-    /// Whether there is a record of the host's identity.
+    /// Whether a record of the host's identity exists.
     pub fn has_identity(&self) -> bool {
         self.state(IDENTITY).exists()
     }
 
-    /// The record of a job, as it is: one that cannot be read stays where it is.
+    /// The record of a job; `None` where there is none or it cannot be read. It is not set aside.
     pub fn job(&self, id: &str) -> Option<JobRecord> {
         let text = read_file(&record_in(&self.state("jobs"), id)).ok()?;
         record::read_job(std::str::from_utf8(&text).ok()?).ok().filter(|job| *job.id == *id)
     }
 
-    /// The records of all jobs in the order they came, with those that cannot be read left out.
+    /// The records of all jobs in the order they were received, without those that cannot be read.
     pub fn jobs(&self) -> Vec<JobRecord> {
         let ids = list(&self.state("jobs"), RECORD).unwrap_or_default();
         let mut jobs: Vec<JobRecord> = Vec::new();
@@ -217,28 +218,28 @@ impl Store {
         });
         stored.jobs = jobs;
         stored.jobs.sort_unstable_by_key(|job| job.seq);
-        // A daemon that ended before it could answer for a record it had set aside must not have forgotten the id: it
-        // is known until a new record stands in its place.
+        // A daemon may have ended before it answered for a record that it had set aside. The id stays known until there is
+        // a new record of the job.
         for id in list(&dir, ".json.corrupt").unwrap_or_default() {
             let answered = stored.jobs.iter().any(|job| *job.id == *id);
-            let told = stored.corrupt.iter().any(|known| known.job.as_deref() == Some(&*id));
+            let reported = stored.corrupt.iter().any(|known| known.job.as_deref() == Some(&*id));
             let unread = stored.unread.contains(&record_in(&dir, &id));
-            if is_job_id(&id) && !answered && !told && !unread {
+            if is_job_id(&id) && !answered && !reported && !unread {
                 let message = format!("the record of job \"{id}\" was set aside earlier, as it cannot be read");
                 stored.corrupt.push(Corrupt { job: Some(id.into()), message });
             }
         }
     }
 
-    /// Keeps the host's identity.
+    /// Writes the host's identity.
     ///
     /// # Errors
-    /// When it cannot be written; the old one is still there then. The same with all that follow.
+    /// When it cannot be written; the old record is still there then.
     pub fn write_identity(&self, identity: &Identity) -> Result<(), Box<DiskError>> {
         write_durable(&self.state_dir, IDENTITY, &record::write_identity(identity))
     }
 
-    /// Keeps the settings a server gave.
+    /// Writes the settings that a server gave.
     ///
     /// # Errors
     /// As `write_identity`.
@@ -246,13 +247,13 @@ impl Store {
         write_durable(&self.state_dir, SETTINGS, &record::write_settings(settings))
     }
 
-    /// The first number of a nonce that was never used; `None` when none is kept, or it cannot be read.
+    /// The first number of a nonce that was never used; `None` where there is no record of it, or it cannot be read.
     pub fn nonces(&self) -> Option<u64> {
         let content = read_file(&self.state(NONCES)).ok()?;
         std::str::from_utf8(&content).ok()?.trim().parse().ok().filter(|next| *next <= NONCES_MAX)
     }
 
-    /// Keeps the first number of a nonce that was never used.
+    /// Writes the first number of a nonce that was never used.
     ///
     /// # Errors
     /// As `write_identity`.
@@ -260,18 +261,18 @@ impl Store {
         write_durable(&self.state_dir, NONCES, &format!("{next}\n"))
     }
 
-    /// What the last good configuration asked of signatures; `None` when it asked for none.
+    /// Which signatures the last good configuration required; `None` when it required none.
     ///
     /// # Errors
-    /// When that is there and cannot be read.
+    /// When the record exists and cannot be read.
     pub fn guards(&self) -> io::Result<Option<Vec<u8>>> {
         unless_missing(read_file(&self.state(GUARDS)))
     }
 
-    /// Keeps what the configuration asks of signatures; `None`: it asks for none.
+    /// Writes which signatures the configuration requires; `None`: it requires none.
     ///
     /// # Errors
-    /// As `write_identity`.
+    /// As `write_identity`, or when the record of earlier ones cannot be removed.
     pub fn write_guards(&self, guards: Option<&str>) -> Result<(), Box<DiskError>> {
         match guards {
             Some(guards) if self.guards().is_ok_and(|kept| kept.as_deref() == Some(guards.as_bytes())) => Ok(()),
@@ -280,10 +281,11 @@ impl Store {
         }
     }
 
-    /// Keeps an agent's record; where the old one could not be read at the start, it says what the new one does not.
+    /// Writes an agent's record. Where the old record could not be read at the start (it is in `unread`), what the new one
+    /// lacks is taken from the old one now.
     ///
     /// # Errors
-    /// As `write_identity`, and when the old one can still not be read.
+    /// As `write_identity`, and when the old record still cannot be read.
     pub fn write_agent(&self, agent: &AgentRecord, unread: &[PathBuf]) -> Result<(), Box<DiskError>> {
         let path = record_in(&self.state("agents"), &agent.name);
         if unread.iter().any(|unread| path.starts_with(unread)) {
@@ -292,7 +294,7 @@ impl Store {
                     let old = std::str::from_utf8(&text).ok().and_then(|text| record::read_agent(text).ok());
                     return self.write_agent(&agent.merged_onto(old.unwrap_or_default()), &[]);
                 }
-                Err(error) if is_passing(&error) => return with_context(Err(error), "read", &path),
+                Err(error) if is_temporary(&error) => return with_context(Err(error), "read", &path),
                 Err(_) => {}
             }
         }
@@ -304,7 +306,7 @@ impl Store {
         self.state("agents").join([name, RECORD, CORRUPT].concat()).exists()
     }
 
-    /// Keeps a job's record.
+    /// Writes a job's record.
     ///
     /// # Errors
     /// As `write_identity`.
@@ -312,10 +314,10 @@ impl Store {
         write_record(&self.state("jobs"), &job.id, &record::write_job(job), true)
     }
 
-    /// Keeps the record of an agent's run until the next boot.
+    /// Writes the record of an agent's run, which need not outlive the boot.
     ///
     /// # Errors
-    /// When it cannot be written; on a full disk the old one is gone then, as it would tell of a process that is no more.
+    /// When it cannot be written. On a full disk the old record is removed, as it names a process that has ended.
     pub fn write_run(&self, run: &RunRecord) -> Result<(), Box<DiskError>> {
         write_record(&self.runs(), &run.name, &record::write_run(run), false)
     }
@@ -328,15 +330,15 @@ impl Store {
         write_record(&self.run_dir, STOP, &record::write_stop(stop), false)
     }
 
-    /// Removes an agent's record; one that is not there is fine.
+    /// Removes an agent's record; one that does not exist is no error.
     ///
     /// # Errors
-    /// When it is there and cannot be removed. The same with all that follow.
+    /// When it exists and cannot be removed.
     pub fn remove_agent(&self, name: &str) -> Result<(), Box<DiskError>> {
         remove_durable(&self.state("agents"), &[name, RECORD].concat())
     }
 
-    /// Removes a job's record, and what was set aside of an earlier one.
+    /// Removes a job's record, and an earlier one that was set aside.
     ///
     /// # Errors
     /// As `remove_agent`.
@@ -354,32 +356,32 @@ impl Store {
         remove(&record_in(&self.runs(), name))
     }
 
-    /// The last good copy of a configuration file, if one was kept. `file` is `bootagent.json`, or `agents.d/` and the
-    /// file's name, wherever the directory is and whatever it is called. The same with all that follow.
+    /// The last good copy of a configuration file; `None` where there is none or it cannot be read. Here and below, `file` is
+    /// `bootagent.json`, or `agents.d/` and the name of the file, whatever `agents_dir` is.
     pub fn good(&self, file: &str) -> Option<Vec<u8>> {
         read_file(&self.state("good").join(file)).ok()
     }
 
-    /// The same, told apart from one that is there and cannot be read.
+    /// The same; `None` only where there is none.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// When it exists and cannot be read.
     pub fn kept(&self, file: &str) -> io::Result<Option<Vec<u8>>> {
         unless_missing(read_file(&self.state("good").join(file)))
     }
 
-    /// The path of the configuration file whose good copy is kept; `None` where nothing says it, as version 1.0 did not.
+    /// The path of the configuration file that the good copy is of; `None` where it is not recorded, as by version 1.0.
     ///
     /// # Errors
-    /// When that is there and cannot be read.
+    /// When the record exists and cannot be read.
     pub fn copied(&self) -> io::Result<Option<Vec<u8>>> {
         unless_missing(read_file(&self.state("good").join(COPIED)))
     }
 
-    /// Keeps the path of the configuration file whose good copy is kept next: that of another file goes first.
+    /// Writes the path of the configuration file that the next good copy is of, and first removes the copy of another file.
     ///
     /// # Errors
-    /// As `write_identity`.
+    /// As `write_identity`, or when that copy cannot be removed.
     pub fn write_copied(&self, path: &[u8], file: &str) -> Result<(), Box<DiskError>> {
         let known = self.copied();
         if known.as_ref().is_ok_and(|known| known.as_deref() == Some(path)) {
@@ -391,13 +393,13 @@ impl Store {
         write(&self.state("good"), COPIED, path, true)
     }
 
-    /// The definitions of which a good copy is kept, in byte order, each with `agents.d/` before it.
+    /// The definitions of which there is a good copy, in byte order, each with `agents.d/` before it.
     pub fn good_definitions(&self) -> Vec<String> {
         let stems = list(&self.state("good/agents.d"), RECORD).unwrap_or_default();
         stems.into_iter().map(|stem| ["agents.d/", &stem, RECORD].concat()).collect()
     }
 
-    /// Keeps a copy of a configuration file that is good; does nothing when the kept one is the same.
+    /// Writes the copy of a configuration file that is good; does nothing when the copy has this content already.
     ///
     /// # Errors
     /// As `write_identity`.
@@ -407,17 +409,17 @@ impl Store {
         }
         let good = self.state("good");
         match file.split_once('/') {
-            // Their directory is synced once for all of them.
+            // The caller syncs the directory of definitions once for all of them.
             Some((dir, file)) => write_synced(&good.join(dir), file, content),
             None => write(&good, file, content, true),
         }
     }
 
-    /// Sees to it that the good copies of definitions survive a power cut; before, each is there or is made again at the
-    /// next start.
+    /// Syncs the directory of the good copies of definitions, so that they survive a power cut. A copy that is lost before
+    /// is made again at the next start.
     ///
     /// # Errors
-    /// When that cannot be done.
+    /// When the directory cannot be synced.
     pub fn sync_good_definitions(&self) -> Result<(), Box<DiskError>> {
         sync_dir(&self.state("good/agents.d"))
     }
@@ -430,10 +432,10 @@ impl Store {
         remove(&self.state("good").join(file))
     }
 
-    /// Where an agent's packages are.
+    /// The directory of an agent's packages.
     pub fn packages_dir(&self, name: &str) -> PathBuf {
         let packages = self.state("packages");
-        // Joining nothing would add a slash, by which a link in its place is followed.
+        // An empty name would add a slash, and a link in place of the directory would be followed.
         if name.is_empty() {
             packages
         } else {
@@ -441,32 +443,31 @@ impl Store {
         }
     }
 
-    /// Where what is fetched lies under this name, `package::download_name`.
+    /// The path of the download with this name, see `package::download_name`.
     pub fn download(&self, name: &str) -> PathBuf {
         self.state(DOWNLOADS).join(name)
     }
 
-    /// Makes the directory of what was fetched and not verified yet, which is closed to everybody else.
+    /// Makes the directory of downloads that are not verified yet, with mode 0700.
     ///
     /// # Errors
-    /// When it is not there, or open, and cannot be made so.
+    /// When it cannot be made, or cannot be given the mode.
     pub fn make_downloads(&self) -> Result<(), Box<DiskError>> {
         make_own_dirs(&[self.state(DOWNLOADS)], 0o700)
     }
 
-    /// The names of what was fetched and is still there.
+    /// The names of all downloads on disk.
     pub fn downloads(&self) -> Vec<String> {
         let dir = self.state(DOWNLOADS);
-        // Where a link leads nothing is ours.
-        let ours = dir.symlink_metadata().is_ok_and(|found| found.is_dir());
-        if ours {
+        // Files behind a link in place of the directory are not ours.
+        if dir.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
             list(&dir, "").unwrap_or_default()
         } else {
             Vec::new()
         }
     }
 
-    /// Removes what was fetched.
+    /// Removes a download.
     ///
     /// # Errors
     /// As `remove_agent`.
@@ -480,7 +481,7 @@ pub fn machine_id() -> Box<str> {
     id_file("/etc/machine-id")
 }
 
-/// The id of this boot, random(4); empty where the kernel does not say.
+/// The id of this boot, random(4); empty where the kernel gives none.
 pub fn boot_id() -> Box<str> {
     id_file("/proc/sys/kernel/random/boot_id")
 }
@@ -492,7 +493,7 @@ fn id_file(path: &str) -> Box<str> {
     if plain { id } else { "" }.into()
 }
 
-/// A random UUID (RFC 9562, version 4) of these random bytes.
+/// The UUID (RFC 9562, version 4) of these random bytes.
 pub fn uuid(mut random: [u8; 16]) -> Box<str> {
     random[6] = random[6] & 0x0f | 0x40;
     random[8] = random[8] & 0x3f | 0x80;
@@ -508,6 +509,7 @@ pub fn uuid(mut random: [u8; 16]) -> Box<str> {
     text.into()
 }
 
+/// The content that was read; `None` where there is no such file.
 fn unless_missing(read: io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
     match read {
         Ok(content) => Ok(Some(content)),
@@ -516,23 +518,23 @@ fn unless_missing(read: io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// The record of this name in a directory.
+/// The path of the record with this name in a directory.
 fn record_in(dir: &Path, name: &str) -> PathBuf {
     dir.join([name, RECORD].concat())
 }
 
-/// Removes what a crash left; what cannot be removed now is overwritten by the next write of its record.
+/// Removes the temporary files that a crash left. One that cannot be removed is overwritten by the next write of its record.
 fn remove_temporary(dir: &Path) {
     for stem in list(dir, TEMPORARY).unwrap_or_default() {
         let _ = fs::remove_file(dir.join([&stem, TEMPORARY].concat()));
     }
 }
 
-/// Whether that one cannot read it now says nothing about what is in it.
-fn is_passing(error: &io::Error) -> bool {
-    // What is a socket or a device never was a record.
-    let lasting = [libc::ELOOP, libc::ENOENT, libc::ENXIO, libc::ENODEV];
-    error.raw_os_error().is_some_and(|code| !lasting.contains(&code))
+/// Whether an error of reading is temporary, and says nothing about the content of the file.
+fn is_temporary(error: &io::Error) -> bool {
+    // A socket or a device was never a record.
+    let permanent = [libc::ELOOP, libc::ENOENT, libc::ENXIO, libc::ENODEV];
+    error.raw_os_error().is_some_and(|code| !permanent.contains(&code))
 }
 
 /// Whether all these files and directories can be read, or are gone.
@@ -541,11 +543,11 @@ pub fn can_be_read(paths: &[PathBuf]) -> bool {
         true => list(path, RECORD).map(drop),
         false => read_file(path).map(drop),
     };
-    paths.iter().all(|path| !readable(path).is_err_and(|error| is_passing(&error)))
+    paths.iter().all(|path| !readable(path).is_err_and(|error| is_temporary(&error)))
 }
 
-/// As `list`; a directory that cannot be read is told like a record that cannot.
-fn list_or_tell(dir: &Path, ending: &str, stored: &mut Stored) -> Vec<String> {
+/// As `list`; a directory that cannot be read is reported like a record that cannot.
+fn list_or_report(dir: &Path, ending: &str, stored: &mut Stored) -> Vec<String> {
     list(dir, ending).unwrap_or_else(|error| {
         stored.leave(dir, &error);
         Vec::new()
@@ -553,11 +555,11 @@ fn list_or_tell(dir: &Path, ending: &str, stored: &mut Stored) -> Vec<String> {
 }
 
 impl Stored {
-    /// Something is left as it is.
+    /// Reports a file or directory that cannot be read and is left as it is.
     fn leave(&mut self, path: &Path, error: &io::Error) {
         let cause = reason(error);
         let mut message = format!("cannot read \"{}\": {cause}", path.display());
-        if is_passing(error) {
+        if is_temporary(error) {
             message += "; it is read again with each check";
             self.unread.push(path.into());
         }
@@ -565,17 +567,17 @@ impl Stored {
     }
 }
 
-/// Lets `take` have every record in a directory, be it that of the `jobs` or another, with whose the record is by its
-/// file's name.
+/// Passes every record in a directory to `take`, first the name in its file's name and then its text. `jobs`: it is the
+/// directory of the records of jobs.
 fn take_records(dir: &Path, jobs: bool, stored: &mut Stored, take: &mut dyn FnMut(&str, &str) -> Result<(), Error>) {
-    for name in list_or_tell(dir, RECORD, stored) {
+    for name in list_or_report(dir, RECORD, stored) {
         let job = Some(&*name).filter(|id| jobs && is_job_id(id));
         take_record(&record_in(dir, &name), job, stored, &mut |text| take(&name, text));
     }
 }
 
-/// Lets `take` have the record at `path`, if there is one, which may be that of a job; when it cannot take it, it is set
-/// aside.
+/// Passes the text of the record at `path` to `take`, if there is one, and sets it aside when `take` fails. `job`: the job
+/// whose record it is.
 fn take_record(path: &Path, job: Option<&str>, stored: &mut Stored, take: &mut dyn FnMut(&str) -> Result<(), Error>) {
     let cause = match read_file(path) {
         Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".into()).and_then(take) {
@@ -583,7 +585,7 @@ fn take_record(path: &Path, job: Option<&str>, stored: &mut Stored, take: &mut d
             Err(cause) => cause,
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-        Err(error) if is_passing(&error) => return stored.leave(path, &error),
+        Err(error) if is_temporary(&error) => return stored.leave(path, &error),
         Err(error) => reason(&error),
     };
     let mut aside = path.as_os_str().to_owned();
@@ -596,7 +598,7 @@ fn take_record(path: &Path, job: Option<&str>, stored: &mut Stored, take: &mut d
     stored.corrupt.push(Corrupt { job: job.map(Into::into), message });
 }
 
-/// A record must be the one its file name says.
+/// Checks that a record is about the agent or job that its file's name says.
 fn is_about(name: &str, want: &str) -> Result<(), Error> {
     match name == want {
         true => Ok(()),
@@ -604,7 +606,7 @@ fn is_about(name: &str, want: &str) -> Result<(), Error> {
     }
 }
 
-/// Writes the record of this name; one that is not `durable` need not outlive the boot.
+/// Writes the record with this name; one that is not `durable` need not outlive the boot.
 fn write_record(dir: &Path, name: &str, text: &str, durable: bool) -> Result<(), Box<DiskError>> {
     write(dir, &[name, RECORD].concat(), text.as_bytes(), durable)
 }

@@ -1,4 +1,7 @@
-//! Our group in one hierarchy, with an agent's group each below it.
+//! Our group in one hierarchy, below which each agent has a group.
+//!
+//! A hierarchy goes in, groups of agents (`Leaf`) come out, with the controllers they need enabled. Processes are never put
+//! into this group itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,11 +10,11 @@ use std::rc::Rc;
 use super::{directories, make_dir, open_for_writing, read_file, write_file, CgroupError, Hierarchy, Leaf, Version};
 use crate::model::spec::Name;
 
-/// The group all of an agent's groups are in, in one hierarchy.
+/// The group in one hierarchy that the groups of all agents are in.
 #[derive(Debug)]
 pub struct Group {
     version: Version,
-    /// Controllers are enabled from here on down.
+    /// The topmost group in which controllers are enabled.
     base: PathBuf,
     dir: Rc<Path>,
     own: PathBuf,
@@ -19,18 +22,21 @@ pub struct Group {
 }
 
 impl Group {
-    /// Makes our group `name`, or the one at the path `parent` where the configuration says so, or finds it made. It is
-    /// tried at the top of the hierarchy first, where no service manager's cleaning up reaches the agents, then below
-    /// the group we are in, which is ours where it was delegated to us.
+    /// Opens our group `name`, or the one at the path `parent` of the configuration, and makes it where it does not exist.
+    /// It is tried at the top of the hierarchy first, where a service manager that cleans up does not reach the agents,
+    /// then below the group we are in, where we may make groups when it was delegated to us.
+    ///
+    /// # Errors
+    /// When the group can be used in neither place; the error is that of the first.
     pub fn open(hierarchy: &Hierarchy, name: &str, parent: Option<&str>) -> Result<Group, Box<CgroupError>> {
         let mut bases = vec![hierarchy.mount.clone()];
-        // A daemon that has moved itself into a group of its own is found again there by its successor.
+        // A daemon that moved itself into its own group leaves the next daemon there, which must find the same place.
         let own = match hierarchy.own.file_name() {
             Some(last) if last == "daemon" && hierarchy.version == Version::V2 => hierarchy.own.parent(),
             _ => Some(hierarchy.own.as_path()),
         };
         bases.extend(own.filter(|own| parent.is_none() && *own != hierarchy.mount).map(PathBuf::from));
-        let mut first = None;
+        let mut first_error = None;
         for base in bases {
             let group = Group {
                 version: hierarchy.version,
@@ -41,10 +47,10 @@ impl Group {
             };
             match group.make() {
                 Ok(()) => return group.leave(),
-                Err(error) => first = first.or(Some(error)),
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        Err(first.unwrap_or_else(|| CgroupError::text("use", &hierarchy.mount, "no place for a group")))
+        Err(first_error.unwrap_or_else(|| CgroupError::text("use", &hierarchy.mount, "no place for a group")))
     }
 
     fn make(&self) -> Result<(), Box<CgroupError>> {
@@ -59,7 +65,7 @@ impl Group {
         open_for_writing(&self.dir.join("cgroup.procs")).map(drop)
     }
 
-    /// Takes us out of our own group of agents, where a daemon started by an agent finds itself.
+    /// Moves the daemon out of its group of agents. A daemon that an agent started begins there.
     fn leave(mut self) -> Result<Group, Box<CgroupError>> {
         if self.own.starts_with(&self.dir) {
             self.vacate()?;
@@ -77,7 +83,10 @@ impl Group {
         &self.dir
     }
 
-    /// Makes sure that groups below have `controller`: `memory` or `cpu`.
+    /// Makes sure that the groups below have `controller`, which is `memory` or `cpu`.
+    ///
+    /// # Errors
+    /// When the hierarchy has no such controller, or the kernel does not enable it.
     pub fn enable(&mut self, controller: &str) -> Result<(), Box<CgroupError>> {
         if self.version == Version::V1 {
             return match self.controllers.iter().any(|known| **known == *controller) {
@@ -110,7 +119,7 @@ impl Group {
                 &format!("\"{controller}\" is not among the controllers"),
             ));
         }
-        // Only the root group may hold processes and hand out controllers; any other is refused with EBUSY.
+        // Only the root group may have both processes and controllers enabled; elsewhere the kernel says EBUSY.
         if dir == self.own && !self.is_root(dir) {
             self.vacate()?;
         }
@@ -121,13 +130,13 @@ impl Group {
         }
     }
 
-    /// The root of a whole hierarchy, as opposed to that of a namespace, is without this file.
+    /// Whether a group is the root of a whole hierarchy. Unlike the root of a namespace it has no such file.
     fn is_root(&self, dir: &Path) -> bool {
         !dir.join("cgroup.events").exists()
     }
 
-    /// Moves us to where we are in nobody's way: the root of a hierarchy may hold processes, below a group that was
-    /// delegated to us it takes one of our own.
+    /// Moves the daemon to where it prevents nothing: to the root of a hierarchy, which may have processes, or else into a
+    /// separate group below the one that was delegated to us.
     fn vacate(&mut self) -> Result<(), Box<CgroupError>> {
         let mut place = self.base.clone();
         if self.version == Version::V2 && !self.is_root(&place) {
@@ -139,14 +148,17 @@ impl Group {
         Ok(())
     }
 
-    /// The group of one agent, made if need be.
+    /// The group of one agent, made where it does not exist.
+    ///
+    /// # Errors
+    /// When it cannot be made.
     pub fn leaf(&self, name: &Name) -> Result<Leaf, Box<CgroupError>> {
         let mut leaf = self.find(name);
         leaf.new = make_dir(&leaf.dir())?;
         Ok(leaf)
     }
 
-    /// The group of one agent, whether it is there or not.
+    /// The group of one agent, whether it exists or not.
     pub fn find(&self, name: &Name) -> Leaf {
         Leaf { version: self.version, group: self.dir.clone(), name: name.clone(), new: false }
     }

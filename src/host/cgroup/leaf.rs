@@ -1,4 +1,7 @@
 //! The group of one agent: entered, limited, read, frozen, killed and removed.
+//!
+//! Limits go in, and are read back after they are set; what the kernel counts and which processes there are comes out.
+//! Which limits an agent has is not decided here.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,7 +21,7 @@ use crate::sys::poll::Counter;
 #[derive(Clone, Debug)]
 pub struct Leaf {
     pub(super) version: Version,
-    /// The directory of the group that all agents' groups are in; no leaf has a copy of its own.
+    /// The directory of the group that all agents' groups are in, shared by all leaves.
     pub(super) group: Rc<Path>,
     pub(super) name: Name,
     /// It was made for this object.
@@ -37,17 +40,17 @@ impl Leaf {
         self.version
     }
 
-    /// Whether it was made just now: nothing has been set in it.
+    /// Whether it was just made, so that nothing has been set in it.
     pub fn is_new(&self) -> bool {
         self.new
     }
 
-    /// Whose it is.
+    /// The name of its agent.
     pub fn name(&self) -> &Name {
         &self.name
     }
 
-    /// Where it is.
+    /// Its directory.
     pub fn dir(&self) -> PathBuf {
         self.group.join(&*self.name)
     }
@@ -58,17 +61,23 @@ impl Leaf {
     }
 
     /// The file through which a child enters it by writing `0`.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
     pub fn entrance(&self) -> Result<OwnedFd, Box<CgroupError>> {
         open_for_writing(&self.file("cgroup.procs")).map(OwnedFd::from)
     }
 
-    /// Its directory, for a child that is made in it; `None` with v1, which cannot do that.
+    /// Its open directory, for a child that is created in it; `None` with v1, which cannot do that.
     pub fn directory(&self) -> Option<OwnedFd> {
         let v2 = self.version == Version::V2;
         v2.then(|| fs::File::open(self.dir()).ok()).flatten().map(OwnedFd::from)
     }
 
-    /// Every process in it and in groups its processes made below it; none when it is gone.
+    /// Every process in it and in the groups that its processes made below it; empty when it is gone.
+    ///
+    /// # Errors
+    /// When its list of processes exists and cannot be read.
     pub fn members(&self) -> Result<Vec<Pid>, Box<CgroupError>> {
         let mut pids = Vec::new();
         members(&self.dir(), &mut pids).map(|()| pids)
@@ -84,8 +93,11 @@ impl Leaf {
         self.members().is_ok_and(|pids| !pids.is_empty())
     }
 
-    /// Has the kernel kill all that is in it in one step, also what is just being forked; false where it cannot (v1, or
-    /// before 5.14). We must never be in it: then it is an error, and nothing is killed.
+    /// Has the kernel kill all processes in it in one step, also those being forked; false where the kernel cannot do that
+    /// (v1, or before Linux 5.14).
+    ///
+    /// # Errors
+    /// When the daemon itself is in the group; nothing is killed then. When the group cannot be read or written.
     pub fn kill(&self) -> Result<bool, Box<CgroupError>> {
         let file = self.file("cgroup.kill");
         if self.version == Version::V1 || !file.exists() {
@@ -97,7 +109,10 @@ impl Leaf {
         write_file(&file, "1").map(|()| true)
     }
 
-    /// Stops or continues all that is in it, where the hierarchy can (v2 from 5.2, v1 freezer).
+    /// Freezes or thaws all processes in it.
+    ///
+    /// # Errors
+    /// Where the hierarchy cannot do that; v2 can from Linux 5.2 on, of v1 only the freezer.
     pub fn freeze(&self, frozen: bool) -> Result<(), Box<CgroupError>> {
         match self.version {
             Version::V2 => self.write("cgroup.freeze", if frozen { "1" } else { "0" }),
@@ -105,7 +120,10 @@ impl Leaf {
         }
     }
 
-    /// Limits the memory of all in it, swap included, or lifts the limit; read back afterwards.
+    /// Limits the memory of all processes in it to `limit` bytes, swap included, or lifts the limit; reads it back.
+    ///
+    /// # Errors
+    /// When the limit cannot be set, or reads back as something else.
     pub fn set_memory(&self, limit: Option<u64>) -> Result<(), Box<CgroupError>> {
         let (file, swap, none) = match self.version {
             Version::V2 => ("memory.max", "memory.swap.max", "max"),
@@ -115,13 +133,13 @@ impl Leaf {
         match self.version {
             Version::V2 => {
                 self.write(file, &text)?;
-                // It counts swap alone. Hosts without swap accounting are without the file.
+                // This file limits swap alone. Hosts without swap accounting do not have it.
                 tolerate_missing(self.write(swap, if limit.is_some() { "0" } else { "max" }))?;
-                // The whole tree ends with the process that was chosen (from 4.19).
+                // From Linux 4.19 on, all processes of the group are killed together with the one that was chosen.
                 tolerate_missing(self.write("memory.oom.group", "1"))?;
             }
             Version::V1 => {
-                // Memory with swap can never be set below memory: which goes first depends on the old values.
+                // The limit with swap can never be below the one without, so the order depends on the old values.
                 let early = self.write(file, &text);
                 tolerate_missing(self.write(swap, &text))?;
                 if early.is_err() {
@@ -139,7 +157,7 @@ impl Leaf {
         }
     }
 
-    /// Whether its memory is limited to `want` bytes, as near as the kernel's pages allow, 64 KiB at most.
+    /// Whether its memory is limited to `want` bytes. The kernel rounds to pages, which are 64 KiB at most.
     pub fn has_memory(&self, want: u64) -> bool {
         let file = match self.version {
             Version::V2 => "memory.max",
@@ -148,8 +166,11 @@ impl Leaf {
         self.number(file).is_some_and(|bytes| bytes.abs_diff(want) < 65_536)
     }
 
-    /// Holds the processor time of all in it to `share` hundredths of a percent of one core, or lifts the limit; read
-    /// back afterwards. A share below the kernel's least, 0.1 %, becomes that.
+    /// Limits the processor time of all processes in it to `share` hundredths of a percent of one core, or lifts the limit;
+    /// reads it back. The kernel's minimum of 0.1 % is used for a lower share.
+    ///
+    /// # Errors
+    /// As `set_memory`.
     pub fn set_cpu(&self, share: Option<u32>) -> Result<(), Box<CgroupError>> {
         let bandwidth = share.map(bandwidth);
         match (self.version, bandwidth) {
@@ -163,7 +184,7 @@ impl Leaf {
         }
     }
 
-    /// Whether its processor time is held to `share`.
+    /// Whether its processor time is limited to `share` hundredths of a percent of one core.
     pub fn has_cpu(&self, share: u32) -> bool {
         let (quota, period) = bandwidth(share);
         match self.version {
@@ -176,8 +197,8 @@ impl Leaf {
         }
     }
 
-    /// How many processes in it were killed for want of memory so far; with false, how often the limit was hit, where
-    /// the kernel does not count the kills (v1 before 4.13).
+    /// How many processes in it were killed so far because it was out of memory, and true. Where the kernel does not count
+    /// the kills (v1 before Linux 4.13), how often the limit was hit, and false.
     pub fn oom_kills(&self) -> Option<(u64, bool)> {
         let file = match self.version {
             Version::V2 => "memory.events",
@@ -192,8 +213,11 @@ impl Leaf {
         }
     }
 
-    /// Is raised whenever the memory limit is hit and nothing can be reclaimed: v1 kills one process then, and says
-    /// nothing to the others. `None` for v2, which ends all that is in it.
+    /// A counter that is raised whenever the memory limit is hit and nothing can be reclaimed. V1 kills only one process
+    /// then. `None` for v2, which kills all of them.
+    ///
+    /// # Errors
+    /// When the kernel does not register the counter.
     pub fn memory_alarm(&self) -> Result<Option<Counter>, Box<CgroupError>> {
         if self.version == Version::V2 {
             return Ok(None);
@@ -201,13 +225,13 @@ impl Leaf {
         let path = self.file("cgroup.event_control");
         let alarm = Counter::new().map_err(|cause| CgroupError::io("watch", &path, cause))?;
         let control = self.file("memory.oom_control");
-        // The kernel keeps what it needs of this file; the registration ends with the counter.
+        // The kernel keeps this file open itself; the registration ends when the counter is closed.
         let control = File::open(&control).map_err(|cause| CgroupError::io("open", &control, cause))?;
         write_file(&path, &format!("{} {}", alarm.as_fd().as_raw_fd(), control.as_raw_fd()))?;
         Ok(Some(alarm))
     }
 
-    /// The most memory it ever had in use, bytes, where the kernel remembers it.
+    /// The most memory it ever used, bytes; `None` where the kernel does not record it.
     pub fn memory_peak(&self) -> Option<u64> {
         self.number(match self.version {
             Version::V2 => "memory.peak",
@@ -231,7 +255,10 @@ impl Leaf {
         }
     }
 
-    /// Removes it with the groups made below it; an error while there are processes, to be tried again later.
+    /// Removes it with the groups below it.
+    ///
+    /// # Errors
+    /// While there are processes in it; the caller tries again later.
     pub fn remove(&self) -> Result<(), Box<CgroupError>> {
         remove(&self.dir())
     }
@@ -240,17 +267,17 @@ impl Leaf {
         write_file(&self.file(file), text)
     }
 
-    /// Writes what is read back afterwards.
+    /// Writes a file, and reads it back.
     fn set(&self, file: &str, text: &str) -> Result<(), Box<CgroupError>> {
         set_and_compare(&self.file(file), text)
     }
 
-    /// The number that is a whole file.
+    /// The number in a file that contains nothing else.
     fn number(&self, file: &str) -> Option<u64> {
         read_file(&self.file(file)).ok()?.trim().parse().ok()
     }
 
-    /// The number after `key` in a file of such lines.
+    /// The number after `key` in a file of lines `KEY NUMBER`.
     fn keyed(&self, file: &str, key: &str) -> Option<u64> {
         let text = read_file(&self.file(file)).ok()?;
         let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
@@ -258,8 +285,8 @@ impl Leaf {
     }
 }
 
-/// Quota and period in microseconds for a share in hundredths of a percent of one core: 100 ms, longer for shares whose
-/// quota would fall below the kernel's least of 1 ms.
+/// Quota and period in microseconds for a share in hundredths of a percent of one core. The period is 100 ms, or 1 s for
+/// shares whose quota would be below the kernel's minimum of 1 ms.
 pub(super) fn bandwidth(share: u32) -> (u64, u64) {
     let share = u64::from(share);
     if share >= 100 {
@@ -296,7 +323,7 @@ fn remove(dir: &Path) -> Result<(), Box<CgroupError>> {
     }
 }
 
-/// The groups in a group; its link count says without reading it that there are none.
+/// The groups in a group. Where there are none the link count says so, and the directory need not be read.
 fn below(dir: &Path) -> Vec<PathBuf> {
     if fs::metadata(dir).is_ok_and(|meta| meta.nlink() > 2) {
         directories(dir)

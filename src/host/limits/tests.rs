@@ -123,7 +123,11 @@ fn a_missing_controller_costs_only_its_own_limit() {
     fs::remove_file(fake.0.join("bootagent/web/cpu.max")).unwrap();
     let prepared = limits.prepare(&"web".into(), &want(BOTH.0, None));
     assert_eq!(prepared.by.as_deref(), Some("polled"));
-    assert!(prepared.notes[0].starts_with("agent \"web\": cpu limit not set: cannot open "), "{:?}", prepared.notes);
+    assert!(
+        prepared.notes[0].starts_with("agent \"web\": cannot set the cpu limit: cannot open "),
+        "{:?}",
+        prepared.notes
+    );
 }
 
 #[test]

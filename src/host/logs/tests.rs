@@ -156,7 +156,7 @@ fn output_is_turned_over_under_its_writer() {
     fs::create_dir_all(place.0.join("web.log.1/full")).unwrap();
     writer.write_all(b"0123456789").unwrap();
     let message = outputs.rotate("web", 10).unwrap_err();
-    assert!(message.starts_with("agent \"web\": cannot turn over"), "{message}");
+    assert!(message.starts_with("agent \"web\": cannot rotate"), "{message}");
     assert_eq!(place.read("web.log"), "");
     assert!(!place.0.join("web.log.1.tmp").exists());
 }
