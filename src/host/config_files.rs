@@ -1,8 +1,8 @@
-//! The configuration as it lies on the host: `bootagent.json` and the files of `agents.d`, read and judged.
+//! The configuration files of the host: `bootagent.json` and the files of `agents.d`, checked and read.
 //!
-//! Text goes to `wire::config`, which says what is wrong in it; here is what is wrong with the files themselves. Run by
-//! root, a file that somebody else could have written is not read: whoever writes an agent's definition is root. What
-//! was last good of a definition is for the caller to know, who fills in `Source::good` before it has the sources read.
+//! Their text goes to `wire::config`, which checks it; the checks here are about the files themselves. Run by root, a file
+//! that another user could have written is not read, as the author of an agent's definition can do what root can. The last
+//! good copies of definitions are not looked up here: the caller fills in `Source::good` before it has the sources parsed.
 
 use std::ffi::{CStr, OsString};
 use std::fs::{self, Metadata, OpenOptions};
@@ -19,51 +19,52 @@ use crate::sys::file::{attribute, attribute_of, read_text, read_up_to};
 use crate::wire::config::{self, Agents, Config, ConfigError, Source};
 use crate::wire::control::SOCKET;
 
-/// Where the configuration is unless `-c` says otherwise; only there it may be missing.
+/// The path of the configuration without `-c`. Only there it may be missing.
 pub const CONFIG: &str = "/etc/bootagent/bootagent.json";
 
-/// The largest file that is taken for meant, bytes.
+/// The largest configuration file that is read, bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// As many links as the kernel follows.
+/// How many symbolic links are followed on the way to a file, as many as the kernel does.
 const LINKS_MAX: usize = 40;
 
 /// The access control list of a file or directory, acl(5).
 const ACL: &CStr = c"system.posix_acl_access";
 
-/// The one that what is made in a directory begins with.
+/// The access control list that new files in a directory get.
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 const MISSING: &str = "there is no such file";
 
-/// What the last good copy of the configuration file is called, `Store::good`.
+/// The name of the last good copy of the configuration file, see `Store::good`.
 pub const GOOD: &str = "bootagent.json";
 
-/// What `read_config` found.
+/// What `read_config` has read.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Good where the file is good, the default elsewhere; not to be run on when there are problems.
+    /// The values of the file, with defaults for those that are wrong. The daemon must not run with it when there are
+    /// problems.
     pub config: Box<Config>,
-    /// The file's text, when there is one that may be read.
+    /// The file's text; `None` where there is no file, or it must not be read.
     pub text: Option<Vec<u8>>,
     /// Everything that is wrong with the file.
     pub problems: Vec<ConfigError>,
 }
 
-/// What `read_configuration` found.
+/// What `read_configuration` has read.
 #[derive(Debug)]
 pub struct Configuration {
     /// `bootagent.json`.
     pub config: Box<Config>,
     /// Whether there is such a file.
     pub has_file: bool,
-    /// What `agents_dir` says; nothing where it is missing.
+    /// The agents that `agents_dir` defines; none where the directory is missing.
     pub agents: Agents,
-    /// Everything that is wrong, in all files.
+    /// Everything that is wrong in all files.
     pub problems: Vec<ConfigError>,
 }
 
-/// Reads the configuration file; where nobody named one, a missing one is all defaults.
+/// Reads the configuration file. Where the default one is missing, everything has its default.
 pub fn read_config(path: &Path) -> Loaded {
     let label = path.to_string_lossy();
     let named = path != Path::new(CONFIG);
@@ -79,21 +80,21 @@ pub fn read_config(path: &Path) -> Loaded {
     }
 }
 
-/// What a daemon runs on.
+/// Where the configuration of a daemon comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Basis {
-    /// The file, or all defaults where there is none and need not be one.
+    /// The file, or defaults where there is no file and none is needed.
     File,
     /// The last good copy of a bad file.
     Copy,
-    /// The directories that the file still names, and defaults. They ask for no signatures where the file may have asked for
-    /// some, so that there must be neither exchanges nor jobs. Why there is nothing better.
+    /// The directories that the file still names, and defaults. These require no signatures although the file may have
+    /// required some, so there must be neither exchanges nor jobs. With the reason.
     Defaults(Error),
 }
 
-/// What a daemon with this configuration file runs on, and what is wrong with the file: in place of a bad one its last good
-/// copy, which is looked for in the state_dir that the file still names. A file that nobody need have written is missed
-/// when it once asked for signatures.
+/// The configuration that a daemon with this file uses, with what is wrong in the file. In place of a bad file it is the last
+/// good copy, which is looked for in the state_dir that the file still names. A missing default file is an error only when
+/// it once required signatures.
 pub fn config_in_use(path: &Path) -> (Loaded, Basis) {
     let loaded = read_config(path);
     let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
@@ -111,8 +112,8 @@ fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Basis) {
         Ok(true) => Ok(None),
         Err(error) => Err(error),
     };
-    let asked = asked(store, &copy);
-    if gone && asked.is_empty() {
+    let required = required(store, &copy);
+    if gone && required.is_empty() {
         return (loaded, Basis::File);
     }
     if gone {
@@ -123,7 +124,7 @@ fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Basis) {
     }
     let why = match copy {
         Ok(Some((_, problems))) if !problems.is_empty() => "the last good copy of it is damaged".into(),
-        Ok(Some((config, _))) if config.asks_for(&asked) => {
+        Ok(Some((config, _))) if config.asks_for(&required) => {
             loaded.config = Box::new(config);
             return (loaded, Basis::Copy);
         }
@@ -135,43 +136,43 @@ fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Basis) {
     (loaded, Basis::Defaults(why))
 }
 
-/// What a good copy of this configuration file is known by, `Store::copied`.
+/// How `Store::copied` names this configuration file: by its absolute path.
 pub fn copy_of(path: &Path) -> Vec<u8> {
     std::path::absolute(path).unwrap_or_else(|_| path.into()).into_os_string().into_encoded_bytes()
 }
 
-/// The last good copy of the configuration, and what is wrong with it.
+/// The last good copy of the configuration, with what is wrong in it.
 type Copy = io::Result<Option<(Config, Vec<ConfigError>)>>;
 
-/// What was last asked of signatures, in the words of `Config::guards`; another word where that cannot be known.
-fn asked(store: &Store, copy: &Copy) -> String {
+/// Which signatures the configuration last required, in the words of `Config::guards`; another word where that is not known.
+fn required(store: &Store, copy: &Copy) -> String {
     match (store.guards(), copy) {
         (Ok(Some(guards)), _) => match String::from_utf8(guards) {
             Ok(guards) if !guards.trim().is_empty() => guards,
-            // It is there, and so something was asked for.
+            // There is such a record, so something was required.
             _ => "anything".to_string(),
         },
-        // Version 1.0 kept nothing but the copy.
+        // Version 1.0 kept no such record, only the copy.
         (Ok(None), Ok(Some((config, problems)))) if problems.is_empty() => config.guards(),
         (Ok(None), Ok(None)) => String::new(),
         (Ok(None) | Err(_), _) => "anything".to_string(),
     }
 }
 
-/// What that means, for a person.
+/// The message that a daemon runs with `Basis::Defaults`, and why.
 pub fn closed(path: &Path, why: &str) -> String {
     format!(
         "{} is bad, and {why}: agents are kept running, but there are no exchanges with servers and no jobs, as they might \
-         have to be signed; mend the file, then send SIGHUP",
+         have to be signed; fix the file, then send SIGHUP",
         path.display()
     )
 }
 
-/// The same for a command that looks for that daemon.
+/// The configuration by which a command finds the daemon that uses this file.
 ///
 /// # Errors
-/// What is wrong with a file that tells neither `state_dir` nor `run_dir`: in the default ones may be another daemon, unless
-/// nobody named the file, and one is there.
+/// What is wrong with a file that gives neither `state_dir` nor `run_dir`: another daemon may use the default directories.
+/// They are used only where the file is the default one and a daemon or a good copy is there.
 pub fn config_of_daemon(path: &Path) -> Result<Loaded, Vec<ConfigError>> {
     let read = read_config(path);
     let whole = read.text.is_some() && read.problems.iter().all(|problem| problem.place.is_none());
@@ -188,7 +189,7 @@ pub fn config_of_daemon(path: &Path) -> Result<Loaded, Vec<ConfigError>> {
     }
 }
 
-/// Reads everything there is to configure, for those who know of no last good copies.
+/// Reads the whole configuration, for callers that use no last good copies.
 pub fn read_configuration(path: &Path) -> Configuration {
     let Loaded { config, text, mut problems } = read_config(path);
     let has_file = text.is_some() || !problems.is_empty();
@@ -197,7 +198,8 @@ pub fn read_configuration(path: &Path) -> Configuration {
     Configuration { config, has_file, agents, problems }
 }
 
-/// What the files of `agents_dir` say, for those who know of no last good copies; nothing where it is missing.
+/// The agents that the files of `agents_dir` define, for callers that use no last good copies; none where the directory is
+/// missing.
 pub fn read_agents(directory: &str) -> Agents {
     match read_directory(Path::new(directory)) {
         Ok(sources) => config::read_agents(directory, sources.unwrap_or_default()),
@@ -205,7 +207,7 @@ pub fn read_agents(directory: &str) -> Agents {
     }
 }
 
-/// Whether `agents_dir`, in which nothing is wrong, is as the daemon last read it: of each file it keeps a copy.
+/// Whether `agents_dir`, in which nothing is wrong, is as the daemon last read it. The daemon keeps a copy of each file.
 pub fn is_as_read(config: &Config) -> bool {
     let store = Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir));
     let Ok(Some(sources)) = read_directory(Path::new(&*config.agents_dir)) else { return true };
@@ -213,12 +215,13 @@ pub fn is_as_read(config: &Config) -> bool {
     sources.len() == store.good_definitions().len() && sources.iter().all(same)
 }
 
-/// The files `*.json` of a directory, each with its text or what is wrong with it; `None` when there is no directory.
+/// The files `*.json` of a directory, each with its text or with what is wrong with the file; `None` when there is no
+/// directory.
 ///
 /// # Errors
-/// Why the directory cannot be used at all.
+/// When the directory cannot be read, or another user could write in it.
 pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Error> {
-    let Some(directory) = way(directory)? else { return Ok(None) };
+    let Some(directory) = resolve(directory)? else { return Ok(None) };
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -233,10 +236,10 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Error> {
         if !file.ends_with(".json") || file.starts_with('.') {
             continue;
         }
-        // The directory has been judged, so only the file is, and where it is a link to; one that vanished since was never
-        // there.
+        // The directory has been checked, so only the file and the target of a link need be. A file that has been removed
+        // since counts as never there.
         let is_link = entry.file_type().map_err(unread_directory)?.is_symlink();
-        let text = if is_link { read_file(&entry.path()) } else { read_alone(&entry.path(), false) };
+        let text = if is_link { read_file(&entry.path()) } else { read_checked(&entry.path(), false) };
         if let Some(text) = text.transpose() {
             sources.push(Source { file: file.into(), text, good: None });
         }
@@ -247,38 +250,39 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Error> {
 /// The text of a configuration file; `None` when there is none.
 ///
 /// # Errors
-/// Why it cannot be read, or must not be.
+/// When it cannot be read, or another user could have written it.
 pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     read(path, false)
 }
 
-/// The content of a file with a secret: ours or root's, and closed to everybody else.
+/// The content of a file with a secret, which must be closed to other users.
 ///
 /// # Errors
-/// Why it cannot be read, or must not be believed.
+/// When it does not exist, cannot be read, or others can read or write it.
 pub fn read_key(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(read(path, true)?.ok_or(MISSING)?)
 }
 
-/// Judges the way to a file, and then the file: top down, so that nobody can change what has been judged.
+/// Checks the directories on the path to a file and then the file, from the top, so that nobody can change what has been
+/// checked already, and reads it.
 fn read(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Error> {
-    let text = match way(path)? {
+    let text = match resolve(path)? {
         Some(real) => {
             check_directory(real.parent().unwrap_or(Path::new("/")), Place::Near)?;
-            read_alone(&real, secret)?
+            read_checked(&real, secret)?
         }
         None => None,
     };
-    // A link whose target is gone, perhaps with a file system that is not mounted just now, is not nothing.
+    // A link to nothing is an error: its target may be on a file system that is not mounted at the moment.
     if text.is_none() && path.is_symlink() {
         return Err(unread(io::Error::from_raw_os_error(libc::ENOENT)));
     }
     Ok(text)
 }
 
-/// Reads a file the way to which has been judged. `secret`: only where nobody else can read it.
-fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Error> {
-    // No link is left on a way that was judged. Without O_NONBLOCK a fifo put in place of the file would hold the daemon up.
+/// Checks and reads a file on a path that has been checked. `secret`: only where others cannot read it.
+fn read_checked(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Error> {
+    // No link is left on a path that was checked. Without O_NONBLOCK a FIFO in place of the file would block the daemon.
     let follow = if as_root() { libc::O_NOFOLLOW } else { 0 };
     let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | follow).open(path) {
         Ok(file) => file,
@@ -310,10 +314,10 @@ fn read_alone(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Error> {
     Ok(Some(text))
 }
 
-/// Why a way is not to be gone.
+/// Why a path must not or cannot be used.
 struct Blocked {
     why: Error,
-    /// Whether somebody else can write on it, and then whether that is by a directory's group alone.
+    /// Where another user can write on it: whether that is only by the group of a directory.
     writer: Option<bool>,
 }
 
@@ -333,17 +337,17 @@ impl Blocked {
     }
 }
 
-/// Where a path leads, without a symbolic link in it; `None` where there is nothing. Run by root, every directory on the way is
-/// judged before anything in it is looked at, those that links lead through too: who can write in one of them can put
-/// something else in the place of the rest, unless root alone can from there on.
-fn way(path: &Path) -> Result<Option<PathBuf>, Blocked> {
+/// The path without symbolic links; `None` where it leads to nothing. Run by root, every directory on it is checked before
+/// anything in it is looked at, also those that links lead through: a user who can write in one of them can replace the
+/// rest of the path. Not run by root, the path itself, unchecked.
+fn resolve(path: &Path) -> Result<Option<PathBuf>, Blocked> {
     if !as_root() {
         return Ok(Some(path.into()));
     }
     let mut ahead = Vec::new();
-    lead(&mut ahead, path);
+    prepend(&mut ahead, path);
     if path.is_relative() {
-        lead(&mut ahead, &std::env::current_dir().map_err(Blocked::unread)?);
+        prepend(&mut ahead, &std::env::current_dir().map_err(Blocked::unread)?);
     }
     let mut done = PathBuf::from("/");
     check_directory(&done, Place::Above)?;
@@ -370,7 +374,7 @@ fn way(path: &Path) -> Result<Option<PathBuf>, Blocked> {
             if target.is_absolute() {
                 done = PathBuf::from("/");
             }
-            lead(&mut ahead, &target);
+            prepend(&mut ahead, &target);
         } else if metadata.is_dir() {
             check_directory(&next, Place::Above)?;
             done = next;
@@ -383,8 +387,8 @@ fn way(path: &Path) -> Result<Option<PathBuf>, Blocked> {
     Ok(Some(done))
 }
 
-/// Puts the names of a path before those that are still to come, the next one last.
-fn lead(ahead: &mut Vec<OsString>, path: &Path) {
+/// Puts the names of a path before those that are still ahead. They are in reverse order, the next one last.
+fn prepend(ahead: &mut Vec<OsString>, path: &Path) {
     for part in path.components().rev() {
         match part {
             Component::Normal(name) => ahead.push(name.into()),
@@ -394,7 +398,7 @@ fn lead(ahead: &mut Vec<OsString>, path: &Path) {
     }
 }
 
-/// Judges a link: who may make files in the directory, as everybody may in /tmp, can put one there.
+/// Checks a link. In a directory where other users may make files, such as /tmp, it must belong to root.
 fn check_link(directory: &Path, link: &Path, uid: u32) -> Result<(), Blocked> {
     let shared = fs::symlink_metadata(directory).map_err(Blocked::unread)?.mode() & 0o1000 != 0;
     if uid == 0 || !shared {
@@ -405,7 +409,7 @@ fn check_link(directory: &Path, link: &Path, uid: u32) -> Result<(), Blocked> {
     Err(Blocked { why, writer: Some(false) })
 }
 
-/// Judges a directory, run by root.
+/// Checks a directory; not run by root, every directory is good.
 fn check_directory(directory: &Path, place: Place) -> Result<(), Blocked> {
     let blocked = |why, writer| Err(Blocked { why, writer });
     let shown = directory.display();
@@ -435,8 +439,8 @@ fn check_directory(directory: &Path, place: Place) -> Result<(), Blocked> {
     }
 }
 
-/// Whether a user is none of this user namespace: in a container that root does not run, the directories above may be those
-/// of the host, and their true owner is not told.
+/// Whether a user is not in this user namespace. In a container that root did not start, the upper directories may be those
+/// of the host, and the kernel does not say who owns them.
 fn is_from_outside(uid: u32) -> bool {
     let text = |path: &str| read_text(Path::new(path)).unwrap_or_default();
     uid != 0
@@ -448,8 +452,8 @@ fn access<'a>(metadata: &Metadata, acl: Option<&'a [u8]>, default_acl: Option<&'
     Access { mode: metadata.mode(), uid: metadata.uid(), gid: metadata.gid(), acl, default_acl }
 }
 
-/// What is to be said of the directories that the daemon keeps for itself, where others could write in them. Nothing is
-/// refused for that, as the agents are to run whatever comes.
+/// The warnings for the daemon's own directories that other users can write in. Nothing is refused for that, as the agents
+/// must run all the same.
 pub fn shared_directories(config: &Config) -> Vec<String> {
     let mut messages = Vec::new();
     let records: &[&str] = &["agents", "jobs", "good", "good/agents.d", "packages"];
@@ -465,11 +469,11 @@ pub fn shared_directories(config: &Config) -> Vec<String> {
     messages
 }
 
-/// Judges a directory of the daemon's own, and those in it, as far as they are there.
+/// Checks a directory of the daemon's own and the directories in it, as far as they exist.
 fn check_own(key: &str, path: &Path, inside: &[&str]) -> Result<(), Blocked> {
-    let real = match way(path) {
+    let real = match resolve(path) {
         Ok(Some(real)) => real,
-        // Some distributions let the group of their log daemon write in /var/log.
+        // On some distributions the group of the log daemon may write in /var/log.
         Err(Blocked { writer: Some(true), .. }) if key == "log_dir" => path.into(),
         other => return other.map(drop),
     };
@@ -480,7 +484,7 @@ fn check_own(key: &str, path: &Path, inside: &[&str]) -> Result<(), Blocked> {
     Ok(())
 }
 
-/// What is to be said of a helper user that is root, if it is; not run by root, helpers are no other user.
+/// The warning for a `helper_user` that is root; `None` where it is not, or the daemon does not run as root.
 pub fn root_helper(helper: Option<&str>) -> Option<String> {
     let user = account::user_by_name(helper?).ok()??;
     (user.uid.0 == 0 && as_root()).then(|| {
@@ -542,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_none_are_said() {
+    fn what_is_no_regular_file_is_refused() {
         let scratch = Scratch::new("kinds");
         assert_eq!(read_file(&scratch.0.join("absent.json")), Ok(None));
         assert_eq!(read_file(&scratch.0.join("agents.d")), Err("not a regular file".into()));
@@ -590,12 +594,12 @@ mod tests {
     }
 
     #[test]
-    fn what_guards_fails_closed() {
+    fn without_the_required_signatures_there_are_only_defaults() {
         let key = format!("\"RW{}\"", "A".repeat(54));
         let both = format!("{{\"key_file\": \"/k\", \"trusted_keys\": [{key}]}}");
         let one = "{\"key_file\": \"/k\"}".to_string();
         let (none, bad) = ("{}".to_string(), Some("{\"stepp\": 1}"));
-        // The file, the good copy, what is remembered; and what is in use.
+        // The file, the good copy, the record of required signatures, and what is in use.
         for (file, copy, guards, want) in [
             (Some("{}"), Some("damaged"), Some("key_file"), "file"),
             (None, None, None, "file"),
@@ -651,11 +655,11 @@ mod tests {
             let (config, problems) = config::read_config("x.json", b"{");
             let loaded = Loaded { config: Box::new(config), text: Some(b"{".into()), problems };
             assert_eq!(in_use(Path::new("/etc/x.json"), loaded, &store).1 == Basis::Copy, want, "{copied}");
-            // That of another file is not told as that of this one.
+            // The copy of another file is not reported as that of this one.
             store.write_copied(b"/etc/x.json", GOOD).unwrap();
             assert_eq!(store.good(GOOD).is_some(), want, "{copied}");
         }
-        // What is there and cannot be read may say anything.
+        // A record that cannot be read may require anything.
         let scratch = Scratch::new("unread");
         let store = Store::open(&scratch.0.join("state"), &scratch.0.join("run")).unwrap();
         fs::create_dir(scratch.0.join("state/guards")).unwrap();
@@ -695,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_can_write_on_the_way_is_found() {
+    fn a_path_that_others_can_write_on_is_refused() {
         if !as_root() {
             crate::skip::skipped("root");
             return;
@@ -744,7 +748,7 @@ mod tests {
                 _ => panic!("{}: got {got:?}, want {want:?}", path.display()),
             }
         }
-        // In a directory of definitions whoever can make files chooses what runs.
+        // A user who can make files in the directory of definitions decides what runs.
         assert!(read_directory(&shared).is_err_and(|message| message.contains("others can write it (mode 1777)")));
         link("agents.d/a.json", &users.join("below/y.json"), 0);
         link("agents.d/b.json", &file, 0);
@@ -794,7 +798,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_of_the_daemon_that_others_can_write_are_said() {
+    fn directories_of_the_daemon_that_others_can_write_are_reported() {
         if !as_root() {
             crate::skip::skipped("root");
             return;

@@ -1,8 +1,9 @@
-//! A helper: this same binary executed again to do one blocking thing, its order on one pipe, its outcome on another.
+//! A helper: a process of this same binary that does one blocking task. Its request goes in by one pipe, its response comes
+//! out by another.
 //!
-//! It holds nothing but its pipes and one file, runs as somebody else where it can, and dies with the daemon. It is finished
-//! when it has been reaped, as all that it had to say is in the pipe by then; how it died becomes a `Failed` outcome like
-//! any other. Nothing here blocks, and nothing here judges.
+//! It has no open files but its pipes and one file, runs as another user where that is possible, and dies with the daemon.
+//! It is finished when it has been reaped, as its whole response is in the pipe by then; a helper that dies becomes a
+//! `Failed` response like any other. Nothing here blocks, and no response is judged here.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -26,49 +27,50 @@ use crate::work::{
     EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
 };
 
-/// What an outcome may have beside the body of a reply, bytes.
+/// The most bytes of a response in addition to the body of a reply.
 const RESULT_MAX: u64 = 64 << 10;
 /// Address space of a helper, and of the decompressor it runs, bytes.
 const MEMORY_MAX: u64 = 256 << 20;
-/// Descriptors of a helper.
+/// The number of descriptors a helper may have.
 const FILES_MAX: u64 = 64;
-/// How much later than its own alarm a helper is ended from here.
+/// How long after its own alarm the daemon kills a helper.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long verifying or unpacking may take; only a disk that has died takes longer.
+/// How long verifying or unpacking may take. Only a defective disk takes longer.
 const UNPACK_MAX: Duration = Duration::from_secs(1800);
 
-/// The running binary, to be executed again.
+/// The running binary, which helpers execute again.
 #[derive(Debug)]
 pub struct Binary {
-    /// Open since the daemon's start, so that it is this version that is executed, whatever is now on disk.
+    /// Open since the daemon's start, so that helpers execute this version, whatever is on disk by then.
     file: Option<File>,
     path: PathBuf,
-    /// A copy of it that helpers of other users execute and cannot read.
+    /// A copy of it that helpers with another user execute and cannot read.
     closed: Option<File>,
 }
 
 impl Binary {
-    /// The binary of this process; where it cannot be opened (no /proc, or not readable for us), `path` is executed.
+    /// The binary of this process. Where it cannot be opened (without /proc, or not readable for us), `path` is executed.
     pub fn own(path: &Path) -> Binary {
         Binary { file: File::open("/proc/self/exe").ok(), path: path.into(), closed: None }
     }
 
-    /// The binary of this name, looked up at each start.
+    /// The binary at this path, which is looked up at each start.
     pub fn at(path: &Path) -> Binary {
         Binary { file: None, path: path.into(), closed: None }
     }
 
-    /// Has helpers of other users execute a copy that they cannot read, in the first of these directories where that can be.
+    /// Has helpers with another user execute a copy that they cannot read. It is made in the first of these directories
+    /// where that is possible.
     ///
     /// # Errors
-    /// Why there can be none; they execute the binary itself then.
+    /// When no copy is possible. The helpers execute the binary itself then.
     pub fn close(&mut self, places: &[&Path]) -> Result<(), Error> {
         let own = self.file.as_ref().ok_or("\"/proc/self/exe\" cannot be opened")?;
         self.closed = Some(image::closed_copy(own, places)?);
         Ok(())
     }
 
-    /// What a helper of another user is to execute.
+    /// What a helper with another user executes.
     fn program_for_others(&self) -> io::Result<Program> {
         match &self.closed {
             Some(file) => Ok(Program::Fd(file.try_clone()?.into())),
@@ -76,7 +78,10 @@ impl Binary {
         }
     }
 
-    /// What to execute.
+    /// What a helper with the daemon's user executes.
+    ///
+    /// # Errors
+    /// When there is no descriptor left for it, or the path has a zero byte.
     pub fn program(&self) -> io::Result<Program> {
         match &self.file {
             Some(file) => Ok(Program::Fd(file.try_clone()?.into())),
@@ -85,36 +90,36 @@ impl Binary {
     }
 }
 
-/// A running helper, or one that has ended and not been heard out.
+/// A helper that runs, or has ended and whose response has not been taken.
 #[derive(Debug)]
 pub struct Helper {
     pid: Pid,
     task: Task,
     who: Option<Identity>,
-    /// When it is to be ended from here, whatever it does.
+    /// When the daemon kills it, whatever it does.
     deadline: Option<Time>,
-    /// Whether it does anything; an exchange has its deadline only.
+    /// Whether it makes progress; `None` for an exchange, which has only its deadline.
     progress: Option<Progress>,
-    /// Why it was ended from here, if it was.
+    /// Why the daemon killed it; `None` if it did not.
     stopped: Option<Stopped>,
-    order: Vec<u8>,
+    request: Vec<u8>,
     sent: usize,
-    /// Takes the order; none when it has all of it.
-    order_pipe: Option<File>,
-    result: Vec<u8>,
-    result_max: u64,
-    /// All bytes it has sent, those too that are not kept: `result_max` is for these.
-    heard: u64,
-    /// Gives the result; none when it has ended.
-    result_pipe: Option<File>,
+    /// Takes the request; `None` once all of it is written.
+    request_pipe: Option<File>,
+    response: Vec<u8>,
+    response_max: u64,
+    /// The bytes it has sent, also those that are not kept. `response_max` limits these.
+    received: u64,
+    /// Gives the response; `None` once it has ended.
+    response_pipe: Option<File>,
     exit: Option<(Exit, Option<SetupError>)>,
-    /// The file a download fills, and its size at the start.
+    /// The file that a download is written to, and its size at the start.
     target: Option<(File, u64)>,
-    /// How many bytes a download will have, once its source has said so.
+    /// The size of the whole download, bytes, once its source has said it.
     total: Option<u64>,
 }
 
-/// What it was started for.
+/// What a helper was started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Task {
     Exchange,
@@ -123,30 +128,30 @@ enum Task {
     Unpack,
 }
 
-/// Why a helper was ended from here.
+/// Why the daemon killed a helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopped {
-    /// Its time is over, or nobody wants its outcome any more.
+    /// Its deadline has passed, or its response is no longer needed.
     Unwanted,
-    /// It did nothing for too long.
-    Still,
+    /// It made no progress for too long.
+    Stalled,
 }
 
 impl Helper {
-    /// Starts a helper on `order`. `file` is the package: to be filled by a `Fetch` (opened for reading and writing, at most
-    /// `max_bytes` long), to be read by a `Verify` or `Unpack`. `who` is `None` to run as ourselves.
+    /// Starts a helper with a request. `file` is the package: a `Fetch` writes to it (opened for reading and writing, at most
+    /// `max_bytes` long), a `Verify` or `Unpack` reads it. `who` is the user of the helper; `None`: that of the daemon.
     ///
     /// # Errors
     /// When no child can be made.
     pub fn start(
         binary: &Binary,
-        order: &HelperRequest,
+        request: &HelperRequest,
         file: Option<File>,
         who: Option<Identity>,
         failures: &SetupErrorPipe,
         now: Time,
     ) -> io::Result<Helper> {
-        let (task, file_max, result_max, deadline) = match order {
+        let (task, file_max, response_max, deadline) = match request {
             HelperRequest::Exchange { max_body, .. } => {
                 let most = Duration::from_secs(u64::from(EXCHANGE_SECS)) + GRACE;
                 (Task::Exchange, 0, max_body.saturating_add(RESULT_MAX), Some(now + most))
@@ -159,52 +164,52 @@ impl Helper {
             Some(file) if task == Task::Fetch => Some((watched(file)?, file.metadata()?.len())),
             _ => None,
         };
-        let (order_read, order_write) = pipe()?;
-        let (result_read, result_write) = pipe()?;
-        set_nonblocking(order_write.as_fd())?;
-        set_nonblocking(result_read.as_fd())?;
+        let (request_read, request_write) = pipe()?;
+        let (response_read, response_write) = pipe()?;
+        set_nonblocking(request_write.as_fd())?;
+        set_nonblocking(response_read.as_fd())?;
 
         let mut setup = setup(binary, who, file_max)?;
-        setup.stdin = Some(order_read);
-        setup.stdout = Some(result_write);
+        setup.stdin = Some(request_read);
+        setup.stdout = Some(response_write);
         setup.extra = file.into_iter().map(OwnedFd::from).collect();
         let pid = spawn_child(&setup, failures)?;
-        // Our copies of the child's ends must go, or the result would never end.
+        // This closes the daemon's copies of the child's pipe ends. With them the response would never end.
         drop(setup);
         let mut helper = Helper {
             pid,
             task,
             who,
             deadline,
-            progress: (task != Task::Exchange).then(|| Progress::new(still_limit(), now)),
+            progress: (task != Task::Exchange).then(|| Progress::new(stall_limit(), now)),
             stopped: None,
-            order: encode_request(order),
+            request: encode_request(request),
             sent: 0,
-            order_pipe: Some(File::from(order_write)),
-            result: Vec::new(),
-            result_max,
-            heard: 0,
-            result_pipe: Some(File::from(result_read)),
+            request_pipe: Some(File::from(request_write)),
+            response: Vec::new(),
+            response_max,
+            received: 0,
+            response_pipe: Some(File::from(response_read)),
             exit: None,
             target,
             total: None,
         };
-        // Most orders fit into the pipe, and then the loop never hears of it.
+        // Most requests fit into the pipe, and then the loop need not wait for room in it.
         helper.send();
         Ok(helper)
     }
 
-    /// Its process id, until `exited`.
+    /// Its process id, which is valid until `exited`.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// The user it runs as, where that is not ours.
+    /// The user it runs as; `None` where that is the daemon's.
     pub fn user(&self) -> Option<Uid> {
         self.who.map(|who| who.uid)
     }
 
-    /// When `look` is to be called, if it has not finished by then.
+    /// When `look` must be called, unless it has finished by then.
     pub fn deadline(&self) -> Option<Time> {
         if self.stopped.is_some() || self.exit.is_some() {
             return None;
@@ -212,7 +217,7 @@ impl Helper {
         Time::earliest(&[self.deadline, self.progress.map(|progress| progress.look_at())])
     }
 
-    /// Ends it when its time is over, or when it does nothing any more.
+    /// Kills it when its deadline has passed, or when it makes no progress.
     pub fn look(&mut self, now: Time) {
         if self.deadline().is_none_or(|at| at > now) {
             return;
@@ -221,76 +226,76 @@ impl Helper {
         if self.deadline.is_some_and(|at| at <= now) {
             self.stop();
         } else if self.progress.as_mut().is_some_and(|progress| !progress.goes_on(sign, now)) {
-            self.end(Stopped::Still);
+            self.kill(Stopped::Stalled);
         }
     }
 
-    /// What there is to be seen of its work.
+    /// The signs of progress that are visible from outside.
     fn sign(&self) -> Option<Sign> {
         let stat = proc::stat(self.pid)?;
-        let bytes = self.progress().unwrap_or(0) + self.result.len() as u64;
+        let bytes = self.progress().unwrap_or(0) + self.response.len() as u64;
         Some(Sign { bytes, work: stat.used, waits_for_disk: stat.state == b'D' })
     }
 
-    /// What to wait for: room for its order, and its result.
+    /// The descriptors to wait for: room for its request, and its response.
     pub fn fds(&self) -> [Option<PollFd<'_>>; 2] {
         [
-            self.order_pipe.as_ref().map(|pipe| PollFd::writing(pipe.as_fd())),
-            self.result_pipe.as_ref().map(|pipe| PollFd::reading(pipe.as_fd())),
+            self.request_pipe.as_ref().map(|pipe| PollFd::writing(pipe.as_fd())),
+            self.response_pipe.as_ref().map(|pipe| PollFd::reading(pipe.as_fd())),
         ]
     }
 
-    /// To be called when one of `fds` is ready; does what can be done without waiting.
+    /// To be called when one of `fds` is ready. Writes and reads what is possible without waiting.
     pub fn ready(&mut self) {
         self.send();
         self.receive();
     }
 
-    /// To be called when it has been reaped; `failure` is what the failure pipe knows of it.
+    /// To be called when it has been reaped. `failure` is its setup error, if there is one.
     pub fn exited(&mut self, exit: Exit, failure: Option<SetupError>) {
         self.exit = Some((exit, failure));
-        self.order_pipe = None;
-        // What it had to say is in the pipe; whoever else got hold of the other end has nothing to say.
+        self.request_pipe = None;
+        // Its whole response is in the pipe. Another process that may have the other end open has nothing to add.
         self.receive();
-        self.result_pipe = None;
+        self.response_pipe = None;
     }
 
-    /// Whether there is nothing more to wait for.
+    /// Whether it has been reaped, and its response is complete.
     pub fn finished(&self) -> bool {
         self.exit.is_some()
     }
 
-    /// Ends it by force, as nobody wants its outcome any more.
+    /// Kills it, as its response is no longer needed.
     pub fn stop(&mut self) {
-        self.end(Stopped::Unwanted);
+        self.kill(Stopped::Unwanted);
     }
 
-    fn end(&mut self, why: Stopped) {
+    fn kill(&mut self, why: Stopped) {
         self.stopped = Some(why);
         if self.exit.is_none() {
-            // One that has just ended by itself is as good.
+            // It fails only where the helper has just ended by itself.
             let _ = process::signal(self.pid, Sig::KILL);
         }
     }
 
-    /// Bytes a download has fetched so far, all attempts together.
+    /// The bytes of a download on disk so far, of all attempts together.
     pub fn progress(&self) -> Option<u64> {
         let (file, _) = self.target.as_ref()?;
         file.metadata().ok().map(|data| data.len())
     }
 
-    /// How many bytes a download will have fetched at its end, where that is known.
+    /// The size of the whole download, bytes, where it is known.
     pub fn total(&self) -> Option<u64> {
         self.total
     }
 
-    /// What came of it, once it has `finished`.
+    /// Its response, once it has `finished`.
     pub fn outcome(mut self) -> HelperResponse {
         let (exit, failure) = self.exit.unwrap_or((Exit::Unknown, None));
-        // A result is whole or none; one that is whole counts even when somebody else got the exit status.
+        // A response that is complete counts, even when the exit status is not known.
         if matches!(exit, Exit::Code(0) | Exit::Unknown) {
-            if let Some(outcome) = decode_response(&self.result) {
-                return outcome;
+            if let Some(response) = decode_response(&self.response) {
+                return response;
             }
         }
         let progressed = match (self.progress(), self.target.take()) {
@@ -301,11 +306,11 @@ impl Helper {
         HelperResponse::Failed { kind, reason, progressed, retry_after: None }
     }
 
-    /// Why there is no result.
+    /// Why there is no complete response.
     fn cause(&self, exit: Exit, failure: Option<SetupError>) -> (FailureKind, String) {
         let reason = match exit {
-            _ if self.stopped == Some(Stopped::Still) => {
-                format!("the helper did nothing for {} s, and was ended", still_limit().as_secs())
+            _ if self.stopped == Some(Stopped::Stalled) => {
+                format!("the helper did nothing for {} s, and was ended", stall_limit().as_secs())
             }
             _ if self.stopped.is_some() => match self.task {
                 Task::Exchange => format!("no complete reply within {EXCHANGE_SECS} s"),
@@ -319,43 +324,43 @@ impl Helper {
             Exit::Signal(Sig::XFSZ) => return (FailureKind::TooBig, "a file is larger than allowed".to_string()),
             _ => match failure {
                 Some(failure) => format!("cannot start a helper: {failure}"),
-                None if self.heard > self.result_max => "the helper's result is too long".to_string(),
+                None if self.received > self.response_max => "the helper's result is too long".to_string(),
                 None => format!("the helper {exit} without a result"),
             },
         };
         (FailureKind::Temporary, reason)
     }
 
-    /// Writes what the order pipe takes.
+    /// Writes as much of the request as the pipe takes.
     fn send(&mut self) {
-        while let Some(pipe) = &mut self.order_pipe {
-            match pipe.write(&self.order[self.sent..]) {
+        while let Some(pipe) = &mut self.request_pipe {
+            match pipe.write(&self.request[self.sent..]) {
                 Ok(count) => {
                     self.sent += count;
-                    if self.sent < self.order.len() {
+                    if self.sent < self.request.len() {
                         continue;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                // It has closed its end; why is in its result or its exit status.
+                // The helper has closed its end; its response or its exit status says why.
                 Err(_) => {}
             }
-            self.order_pipe = None;
-            self.order = Vec::new();
+            self.request_pipe = None;
+            self.request = Vec::new();
         }
     }
 
-    /// Reads what the result pipe has. One that was taken over may fill it as fast as it is emptied, with what is not kept too:
-    /// it is heard up to a limit, and then never again.
+    /// Reads what is in the response pipe. A helper that an attacker has taken over may fill the pipe as fast as it is read,
+    /// also with bytes that are not kept: after `response_max` bytes nothing more is read.
     fn receive(&mut self) {
         let mut buffer = [0; 4 << 10];
-        while let Some(pipe) = &mut self.result_pipe {
+        while let Some(pipe) = &mut self.response_pipe {
             match pipe.read(&mut buffer) {
-                Ok(count @ 1..) if self.heard <= self.result_max => {
-                    self.heard += count as u64;
-                    self.result.extend_from_slice(&buffer[..count]);
-                    while let Some(total) = take_total(&mut self.result) {
+                Ok(count @ 1..) if self.received <= self.response_max => {
+                    self.received += count as u64;
+                    self.response.extend_from_slice(&buffer[..count]);
+                    while let Some(total) = take_total(&mut self.response) {
                         self.total = Some(total);
                     }
                     continue;
@@ -364,12 +369,12 @@ impl Helper {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 _ => {}
             }
-            self.result_pipe = None;
+            self.response_pipe = None;
         }
     }
 }
 
-/// What a helper executes, as whom, and within which limits.
+/// What a helper executes, as which user, and within which limits.
 fn setup(binary: &Binary, who: Option<Identity>, file_max: u64) -> io::Result<Setup> {
     let argv = vec![c"bootagent".to_owned(), c"work".to_owned()];
     let program = if who.is_some() { binary.program_for_others() } else { binary.program() }?;
@@ -390,24 +395,24 @@ fn setup(binary: &Binary, who: Option<Identity>, file_max: u64) -> io::Result<Se
     Ok(setup)
 }
 
-/// How long a helper may do nothing: its own alarm comes first, if it hears it.
-fn still_limit() -> Duration {
+/// How long a helper may make no progress. Its own alarm comes before that, unless it is blocked.
+fn stall_limit() -> Duration {
     Duration::from_secs(u64::from(stall_secs())) + GRACE
 }
 
-/// The file, for looking at its size: a copy open for writing would be inherited by other children before they are their
-/// programs, and be taken for a writer that the helper left. Where there is no /proc that has to do.
+/// The same file, opened again only to look at its size. Other children inherit a descriptor until they execute their
+/// programs, and one that is open for writing would count as a writer that the helper left. Without /proc it is a copy.
 fn watched(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).or_else(|_| file.try_clone())
 }
 
-/// The limit as it is set; where ours is lower and cannot be raised again, ours.
+/// The limit to set, soft and hard: `most`, or the daemon's own hard limit where that is lower.
 fn limit(resource: Resource, most: u64) -> (Resource, u64, u64) {
     let hard = process::limit(resource).map_or(u64::MAX, |(_, hard)| hard);
     (resource, most.min(hard), most.min(hard))
 }
 
-/// A helper's whole environment; what says where the host keeps its certificate authorities is passed on.
+/// The whole environment of a helper. The variables that say where the host keeps its certificate authorities are passed on.
 fn environment() -> Vec<CString> {
     let mut envp = vec![c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
     let names = [

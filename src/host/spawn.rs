@@ -1,8 +1,8 @@
-//! A definition becomes a child that is to be: `Spec` -> `Setup`, with accounts looked up, the environment built and the
-//! program found.
+//! How an agent's child is set up: a definition (`Spec`) goes in, a `Setup` comes out, with accounts looked up, the
+//! environment built and the program found.
 //!
-//! All that can go wrong before there is a child goes wrong here, in words that name the thing; the rest comes through
-//! `sys::setup_error::SetupErrorPipe`. A user or group that does not exist is an error and never means root.
+//! What can fail before there is a child fails here, with a message that names the user, group or file; later errors come
+//! through `sys::setup_error::SetupErrorPipe`. A user or group that does not exist is an error and never means root.
 
 use std::ffi::CString;
 use std::fmt;
@@ -17,24 +17,24 @@ use crate::model::spec::{Account, Spec};
 use crate::sys::account::{group_by_name, groups_of, own_gid, own_uid, user_by_id, user_by_name, User};
 use crate::sys::child::{Program, Setup};
 
-/// Where programs are looked for in the environment that agents and installers get.
+/// The value of `PATH` in the environment of agents and installers.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a start depends on besides the definition.
 #[derive(Clone, Copy, Debug)]
 pub struct Where<'a> {
-    /// Tells this daemon's agents from another's, as `BOOTAGENT_STATE_DIR`.
+    /// The value of `BOOTAGENT_STATE_DIR`, which tells this daemon's agents from those of another daemon.
     pub state_dir: &'a str,
     /// The unpacked package that a relative program is in; `None` when the agent did not come as a tar.
     pub package: Option<&'a Path>,
 }
 
-/// Why there can be no child.
+/// A child cannot be set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartError {
     /// The step that would fail.
     pub stage: Stage,
-    /// What is wrong, values quoted.
+    /// What is wrong, with values in quotes.
     pub message: String,
 }
 
@@ -50,11 +50,11 @@ fn wrong(stage: Stage, message: String) -> Box<StartError> {
     Box::new(StartError { stage, message })
 }
 
-/// The child that runs `exec` (the definition's own, or that of its check) as the definition says: its user, groups,
-/// environment, directory, umask and resource limits, in a session and the control `groups` of its own, output to `output`.
+/// The setup of a child that runs `exec` (of the definition, or of its check) with the user, groups, environment, directory,
+/// umask and resource limits of the definition, in its own session and in these control `groups`, with output to `output`.
 ///
 /// # Errors
-/// What the host is missing: a user, a group, the program.
+/// When a user, a group or the program does not exist, or needs root.
 pub fn setup(
     spec: &Spec,
     exec: &[Box<str>],
@@ -79,7 +79,7 @@ pub fn setup(
     for &(resource, value) in &spec.limits.resources {
         setup.rlimits.push((resource, value, value));
     }
-    // The daemon may have lowered its own.
+    // The daemon may have lowered its own value, which children inherit.
     setup.oom_score_adj = Some(0);
     if let Some((uid, gid, groups)) = change {
         setup.uid = Some(uid);
@@ -96,8 +96,7 @@ pub fn setup(
     Ok(setup)
 }
 
-/// The user that the processes of this agent run as; `None` when that cannot be told, as its account does not exist or
-/// cannot be looked up now.
+/// The user that the processes of this agent run as; `None` when its account does not exist or cannot be looked up now.
 pub fn user_of(spec: &Spec) -> Option<Uid> {
     match &spec.user {
         None => Some(own_uid()),
@@ -106,9 +105,9 @@ pub fn user_of(spec: &Spec) -> Option<Uid> {
     }
 }
 
-/// The user it runs as; one that only has a number has no name but that.
+/// The account of the user that an agent runs as. The name of a number without an account is the number.
 fn run_as(spec: &Spec) -> Result<User, Box<StartError>> {
-    let (found, id) = match &spec.user {
+    let (account, id) = match &spec.user {
         None => (user_by_id(own_uid()), own_uid()),
         Some(Account::Id(id)) if spec.group.is_none() => {
             return Err(wrong(Stage::Gid, format!("user {id} is a number: want a \"group\" too")));
@@ -116,15 +115,15 @@ fn run_as(spec: &Spec) -> Result<User, Box<StartError>> {
         Some(Account::Id(id)) => (user_by_id(Uid(*id)), Uid(*id)),
         Some(Account::Name(name)) => match user_by_name(name) {
             Ok(None) => return Err(wrong(Stage::Uid, format!("user \"{name}\" does not exist"))),
-            found => (found, own_uid()),
+            account => (account, own_uid()),
         },
     };
-    match found {
+    match account {
         Ok(Some(user)) => Ok(user),
         Err(error) if matches!(spec.user, Some(Account::Name(_))) => {
             Err(wrong(Stage::Uid, lookup("user", spec.user.as_ref(), &error)))
         }
-        // A number is good without a name for it.
+        // A number needs no account.
         Ok(None) | Err(_) => {
             let name = if id == Uid(0) { "root".to_string() } else { id.0.to_string() };
             Ok(User { name, uid: id, gid: own_gid(), home: "/".into(), shell: String::new() })
@@ -135,7 +134,7 @@ fn run_as(spec: &Spec) -> Result<User, Box<StartError>> {
 /// User, group and supplementary groups.
 type Ids = (Uid, Gid, Vec<Gid>);
 
-/// Those to change to; `None` where they are ours already.
+/// The ids to change to; `None` where they are the daemon's own.
 fn ids(spec: &Spec, user: &User) -> Result<Option<Ids>, Box<StartError>> {
     let gid = match &spec.group {
         None if spec.user.is_none() => own_gid(),
@@ -173,8 +172,8 @@ fn lookup(what: &str, account: Option<&Account>, error: &io::Error) -> String {
     }
 }
 
-/// The clean environment, the agent's own over it. Our two variables are how its orphans are known, so nothing replaces
-/// them; they come first, so that they are in the first page of it.
+/// A clean environment with the agent's own variables. By the two variables of the daemon orphans are identified, so nothing
+/// replaces them; they come first, so that they are in the first page of the environment.
 fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString>, Box<StartError>> {
     let shell = if user.shell.is_empty() { "/bin/sh" } else { &user.shell };
     let ours = [("BOOTAGENT_NAME", &*spec.name), ("BOOTAGENT_STATE_DIR", host.state_dir)];
@@ -200,7 +199,7 @@ fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString
     Ok(envp)
 }
 
-/// The file to execute. What only its user can tell (directories closed to it) is left to execve.
+/// The file to execute. Whether its user may reach it shows at execve(2).
 fn find_program(exec: &[Box<str>], host: &Where<'_>) -> Result<PathBuf, Box<StartError>> {
     let name: &str = exec.first().map_or("", |name| name);
     let path = match (Path::new(name), host.package) {
@@ -216,8 +215,8 @@ fn find_program(exec: &[Box<str>], host: &Where<'_>) -> Result<PathBuf, Box<Star
         }
     };
     let problem = match std::fs::metadata(&path) {
-        Ok(found) if !found.is_file() => "not a regular file".to_string(),
-        Ok(found) if found.permissions().mode() & 0o111 == 0 => "not executable: Permission denied".to_string(),
+        Ok(metadata) if !metadata.is_file() => "not a regular file".to_string(),
+        Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => "not executable: Permission denied".to_string(),
         Ok(_) => return Ok(path),
         Err(error) => Errno(error.raw_os_error().unwrap_or(libc::EIO)).to_string(),
     };

@@ -72,7 +72,7 @@ pub struct Corrupt {
 pub struct Store {
     state_dir: PathBuf,
     run_dir: PathBuf,
-    /// What was in the place of directories, and where it is now.
+    /// Messages about files that were in the place of directories and have been set aside.
     moved: Vec<String>,
 }
 

@@ -35,20 +35,20 @@ fn a_hybrid_host() {
 }
 
 #[test]
-fn a_container_sees_a_part() {
-    // Without a namespace: the mount shows only our part of the hierarchy, the path is the host's.
+fn a_container_may_see_only_a_part() {
+    // Without a cgroup namespace the mount shows only our part of the hierarchy, and the path is that of the host.
     let mounts = "35 31 0:32 /docker/f00 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
     let all = hierarchies(mounts, "4:memory:/docker/f00\n");
     assert_eq!(all[0].own, Path::new("/sys/fs/cgroup/memory"));
     let all = hierarchies(mounts, "4:memory:/docker/f00/x\n");
     assert_eq!(all[0].own, Path::new("/sys/fs/cgroup/memory/x"));
-    // A namespace whose root we are outside of.
+    // Our group is outside the root of the namespace.
     let all = hierarchies("35 31 0:32 / /cg rw - cgroup2 none rw\n", "0::/../../elsewhere\n");
     assert_eq!(all[0].own, Path::new("/cg"));
 }
 
 #[test]
-fn odd_lines_are_passed_over() {
+fn odd_lines_are_ignored() {
     let all = hierarchies("35 31 0:32 / /sys/fs/c\\040g\\134x rw - cgroup2 none rw\n", "0::/\n");
     assert_eq!(all[0].mount, Path::new("/sys/fs/c g\\x"));
     for mounts in
@@ -62,7 +62,7 @@ fn odd_lines_are_passed_over() {
 }
 
 #[test]
-fn two_daemons_never_meet() {
+fn two_daemons_never_share_a_group() {
     assert_eq!(group_name("/var/lib/bootagent"), "bootagent");
     assert_eq!(group_name("/var/lib/bootagent/"), "bootagent");
     let other = group_name("/tmp/x");
@@ -70,7 +70,7 @@ fn two_daemons_never_meet() {
 }
 
 #[test]
-fn shares_become_quota_and_period() {
+fn a_share_is_a_quota_in_a_period() {
     for (share, want) in [
         (1000, (10_000, 100_000)),
         (10_000, (100_000, 100_000)),
@@ -84,7 +84,7 @@ fn shares_become_quota_and_period() {
     }
 }
 
-/// A directory that looks like a cgroup v2 mount, made anew and removed at the end.
+/// A directory that looks like a cgroup v2 mount, made for one test and removed at its end.
 struct Fake(PathBuf);
 
 impl Fake {
@@ -125,21 +125,21 @@ fn controllers_are_enabled_one_by_one_from_the_top() {
     fake.put("bootagent/cgroup.procs", "").put("cgroup.procs", "");
     let mut group = Group::open(&fake.hierarchy(""), "bootagent", None).unwrap();
     group.enable("cpu").unwrap();
-    assert_eq!(fake.get("cgroup.subtree_control"), "cpu\n", "what is on is left alone");
-    // The kernel would add the name; a plain file holds what was written, which reads back as not taken.
+    assert_eq!(fake.get("cgroup.subtree_control"), "cpu\n", "what is enabled already is not written");
+    // The kernel would add the name. A plain file has exactly what was written, which does not read back as enabled.
     let error = group.enable("memory").unwrap_err().to_string();
     assert_eq!(fake.get("cgroup.subtree_control"), "+memory");
     assert!(error.starts_with("cannot write ") && error.ends_with("\"memory\" was not taken"), "{error}");
     let error = group.enable("io").unwrap_err().to_string();
     assert!(error.contains("cgroup.controllers\": \"io\" is not among the controllers"), "{error}");
-    assert_eq!(fake.get("cgroup.procs"), "", "we stay where we are: a root group may hold processes");
+    assert_eq!(fake.get("cgroup.procs"), "", "the daemon is not moved: a root group may have processes");
 }
 
 #[test]
-fn we_leave_a_delegated_group_before_it_hands_out_controllers() {
+fn the_daemon_leaves_a_delegated_group_before_controllers_are_enabled_in_it() {
     let fake = Fake::new("delegated");
     let unit = "system.slice/b.service";
-    // The top is not ours to write: no group can be entered there.
+    // No group can be made at the top.
     fake.put("bootagent", "a file in the way");
     fake.put(&format!("{unit}/cgroup.events"), "populated 1\n").put(&format!("{unit}/cgroup.controllers"), "cpu\n");
     fake.put(&format!("{unit}/cgroup.subtree_control"), "\n").put(&format!("{unit}/daemon/cgroup.procs"), "");
@@ -149,7 +149,7 @@ fn we_leave_a_delegated_group_before_it_hands_out_controllers() {
     let _ = group.enable("cpu");
     assert_eq!(fake.get(&format!("{unit}/daemon/cgroup.procs")), "0");
     assert_eq!(fake.get(&format!("{unit}/cgroup.subtree_control")), "+cpu");
-    // The next daemon starts in that group and finds the same place.
+    // The next daemon starts in that group, and uses the same group for its agents.
     let next = Group::open(&fake.hierarchy(&format!("{unit}/daemon")), "bootagent", None).unwrap();
     assert_eq!(next.dir(), group.dir());
 }
@@ -182,7 +182,7 @@ fn limits_of_a_leaf_are_written_and_read_back() {
     assert_eq!(fake.get("b/web/memory.max"), "20971520");
     assert_eq!((fake.get("b/web/memory.swap.max"), fake.get("b/web/memory.oom.group")), ("0".into(), "1".into()));
     assert_eq!(fake.get("b/web/cpu.max"), "10000 100000");
-    // A file keeps what is longer than the next write, so start from empty ones.
+    // A plain file is not truncated by the next write, so begin with empty ones.
     fake.put("b/web/memory.max", "").put("b/web/memory.swap.max", "").put("b/web/cpu.max", "");
     leaf.set_memory(None).unwrap();
     leaf.set_cpu(None).unwrap();
@@ -194,7 +194,7 @@ fn limits_of_a_leaf_are_written_and_read_back() {
 }
 
 #[test]
-fn what_a_leaf_says() {
+fn a_leaf_reports_what_the_kernel_counts() {
     let fake = Fake::new("says");
     let own = std::process::id();
     fake.put("b/cgroup.procs", "").put("b/web/cgroup.procs", "0\n1\n12\n13\n").put("b/web/sub/cgroup.procs", "14\n");
@@ -205,7 +205,7 @@ fn what_a_leaf_says() {
     let leaf = Group::open(&fake.hierarchy(""), "b", None).unwrap().find(&"web".into());
     let pids: Vec<i32> = leaf.members().unwrap().iter().map(|pid| pid.raw()).collect();
     assert_eq!(pids, [12, 13, 14]);
-    assert!(!leaf.populated(), "the events file decides");
+    assert!(!leaf.populated(), "the file of events decides");
     assert_eq!(leaf.oom_kills(), Some((2, true)));
     assert_eq!((leaf.memory(), leaf.cpu(), leaf.memory_peak()), (Some(4096), Some(1500), None));
     assert!(!leaf.kill().unwrap(), "no cgroup.kill before 5.14");
@@ -220,7 +220,7 @@ fn what_a_leaf_says() {
     assert!(leaf.remove().is_err(), "a directory with files is not a control group: nothing is deleted");
     fs::create_dir_all(fake.0.join("b/nested/one/two")).unwrap();
     let nested = Group::open(&fake.hierarchy(""), "b", None).unwrap().find(&"nested".into());
-    assert!(nested.remove().is_ok() && !nested.dir().exists(), "with the groups that its processes made");
+    assert!(nested.remove().is_ok() && !nested.dir().exists(), "the groups that its processes made are removed too");
 }
 
 #[test]

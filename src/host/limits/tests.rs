@@ -3,7 +3,7 @@
 use super::*;
 use std::path::{Path, PathBuf};
 
-/// A directory that looks like a cgroup v2 mount with one agent's group, made anew and removed at the end.
+/// A directory that looks like a cgroup v2 mount with one agent's group, made for one test and removed at its end.
 struct Fake(PathBuf);
 
 impl Fake {
@@ -52,7 +52,7 @@ fn want(cpu: Option<u32>, memory: Option<u64>) -> spec::Limits {
 const BOTH: (Option<u32>, Option<u64>) = (Some(1000), Some(20 << 20));
 
 #[test]
-fn without_any_group_limits_are_polled_and_said_once() {
+fn without_any_group_limits_are_polled_and_noted_once() {
     let mut limits = Limits::over(Vec::new(), "/s", None);
     let prepared = limits.prepare(&"web".into(), &want(BOTH.0, BOTH.1));
     assert_eq!(prepared.by.as_deref(), Some("polled"));
@@ -90,7 +90,7 @@ fn cgroup2_takes_both() {
 }
 
 #[test]
-fn what_is_started_again_goes_on_in_its_group() {
+fn an_agent_that_is_started_again_keeps_its_group() {
     let fake = Fake::new("again", "cpu memory\n");
     let mut limits = fake.limits();
     assert!(limits.prepare(&"web".into(), &want(None, None)).cgroup.is_some());
@@ -115,10 +115,10 @@ fn a_missing_controller_costs_only_its_own_limit() {
     let prepared = limits.prepare(&"web".into(), &want(BOTH.0, BOTH.1));
     assert_eq!(prepared.by.as_deref(), Some("CPU=cgroup2 memory=polled"));
     assert_eq!(prepared.polled, Polled { cpu: false, memory: true });
-    let said = prepared.notes.join("\n");
+    let notes = prepared.notes.join("\n");
     assert!(
-        said.contains("no memory limits by cgroup2: cannot use ") && said.contains("memory limits are polled"),
-        "{said}"
+        notes.contains("no memory limits by cgroup2: cannot use ") && notes.contains("memory limits are polled"),
+        "{notes}"
     );
     fs::remove_file(fake.0.join("bootagent/web/cpu.max")).unwrap();
     let prepared = limits.prepare(&"web".into(), &want(BOTH.0, None));
@@ -137,19 +137,19 @@ fn kills_are_counted_from_each_start() {
     fake.put("bootagent/web/memory.peak", "4096\n");
     let mut limits = fake.limits();
     limits.prepare(&"web".into(), &want(None, BOTH.1));
-    assert_eq!(limits.oom_killed("web", true), None, "those were of an earlier life");
+    assert_eq!(limits.oom_killed("web", true), None, "those were before this start");
     fake.put("bootagent/web/memory.events", "oom 9\noom_kill 10\n");
     let killed = limits.oom_killed("web", false).unwrap();
     assert_eq!(killed, OutOfMemory { peak: Some(4096), limit: 20 << 20 });
     assert_eq!(killed.to_string(), "out of memory: 4096 bytes used, limit 20971520 bytes");
-    assert_eq!(limits.oom_killed("web", true), None, "said once");
+    assert_eq!(limits.oom_killed("web", true), None, "reported once");
     fake.put("bootagent/web/memory.events", "oom 9\noom_kill 12\n");
     limits.prepare(&"web".into(), &want(None, BOTH.1));
-    assert_eq!(limits.oom_killed("web", true), None, "a start takes the count anew");
+    assert_eq!(limits.oom_killed("web", true), None, "a start begins a new count");
 }
 
 #[test]
-fn an_earlier_daemons_groups_are_found_and_believed_as_far_as_they_go() {
+fn the_limits_of_an_earlier_daemon_count_where_they_are_set() {
     let fake = Fake::new("attach", "cpu memory\n");
     let leader = Pid::new(4711).unwrap();
     fake.put("bootagent/web/cgroup.procs", "4711\n4712\n");
@@ -163,7 +163,7 @@ fn an_earlier_daemons_groups_are_found_and_believed_as_far_as_they_go() {
     assert!(taken.cgroups.is_empty() && limits.leftovers().is_empty());
     assert_eq!(limits.members("web").unwrap().len(), 2);
     assert_eq!(fake.get("bootagent/web/cpu.max"), "max 100000\n", "nothing is changed");
-    // A main process that is not in the group is not held by it.
+    // The group does not limit a main process that is not in it.
     let mut limits = fake.limits();
     let taken = limits.attach(&"web".into(), &want(None, BOTH.1), &[Process { pid: Pid::new(99).unwrap(), ticks: 1 }]);
     assert_eq!((taken.by.as_deref(), limits.members("web")), (Some("polled"), None));
@@ -175,7 +175,7 @@ fn groups_that_are_not_empty_are_removed_later() {
     fs::create_dir(fake.0.join("bootagent/old")).unwrap();
     let mut limits = fake.limits();
     limits.remove_empty_groups();
-    assert!(!fake.0.join("bootagent/old").exists(), "an earlier daemon's, empty");
+    assert!(!fake.0.join("bootagent/old").exists(), "an empty group of an earlier daemon");
     limits.prepare(&"web".into(), &want(None, None));
     limits.prepare(&"db".into(), &want(None, None));
     limits.release("web");
@@ -191,14 +191,14 @@ fn groups_that_are_not_empty_are_removed_later() {
 }
 
 #[test]
-fn what_is_in_the_way_is_said_in_one_line() {
-    let places = ["memory", "cpu", "freezer"].map(|controller| Hierarchy {
+fn the_same_obstacle_is_noted_once() {
+    let hierarchies = ["memory", "cpu", "freezer"].map(|controller| Hierarchy {
         version: Version::V1,
         mount: PathBuf::from("/nonexistent").join(controller),
         own: PathBuf::from("/nonexistent").join(controller),
         controllers: vec![controller.into()],
     });
-    let mut limits = Limits::over(places.to_vec(), "/var/lib/bootagent", None);
+    let mut limits = Limits::over(hierarchies.to_vec(), "/var/lib/bootagent", None);
     let prepared = limits.prepare(&"web".into(), &want(None, BOTH.1));
     let missing = "cannot make \"/nonexistent/memory/bootagent\": No such file or directory";
     assert_eq!(
@@ -213,7 +213,7 @@ fn what_is_in_the_way_is_said_in_one_line() {
 }
 
 #[test]
-fn a_group_that_the_next_run_does_not_use_is_to_be_removed() {
+fn a_group_that_the_next_run_does_not_use_is_removed_later() {
     let fake = Fake::new("unused", "");
     fake.put("v1/cgroup.procs", "");
     for file in ["cgroup.procs", "memory.limit_in_bytes", "memory.oom_control", "cgroup.event_control"] {
@@ -231,7 +231,7 @@ fn a_group_that_the_next_run_does_not_use_is_to_be_removed() {
 }
 
 #[test]
-fn what_holds_an_agent_is_small() {
-    // One of 1000; allocators round up to powers of two.
+fn the_groups_of_an_agent_take_little_memory() {
+    // There may be 1000 agents, and allocators round up to powers of two.
     assert!(size_of::<AgentGroups>() <= 128, "{}", size_of::<AgentGroups>());
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 
-/// A directory of this test's own, removed at its end.
+/// A directory for one test, removed at its end.
 struct Place(PathBuf);
 
 impl Place {
@@ -48,11 +48,11 @@ fn dates() {
 }
 
 #[test]
-fn lines_are_single_and_of_the_level() {
+fn a_text_is_one_line_if_its_level_is_logged() {
     let place = Place::new();
     let mut log = Log::new(&place.0.join("new/dir"), Level::Info, false);
     log.write(Level::Info, &"agent \"a\" started");
-    log.write(Level::Debug, &"not this");
+    log.write(Level::Debug, &"below the level");
     log.write(Level::Error, &"two\nlines \u{1b}[2J");
     let text = place.read("new/dir/bootagent.log");
     let lines: Vec<&str> = text.lines().collect();
@@ -64,7 +64,7 @@ fn lines_are_single_and_of_the_level() {
 }
 
 #[test]
-fn a_log_that_was_removed_or_renamed_begins_anew() {
+fn a_log_that_was_removed_or_renamed_is_made_again() {
     let place = Place::new();
     let mut log = Log::new(&place.0, Level::Info, false);
     log.write(Level::Info, &"one");
@@ -80,7 +80,7 @@ fn a_log_that_was_removed_or_renamed_begins_anew() {
 }
 
 #[test]
-fn the_own_log_is_capped_and_never_follows_a_link() {
+fn the_own_log_is_limited_and_never_follows_a_link() {
     let place = Place::new();
     let mut log = Log::new(&place.0, Level::Info, false);
     let long = "x".repeat(LINE_MAX * 2);
@@ -96,7 +96,7 @@ fn the_own_log_is_capped_and_never_follows_a_link() {
     fs::write(place.0.join("victim"), "precious").unwrap();
     fs::remove_file(place.0.join("bootagent.log")).unwrap();
     symlink(place.0.join("victim"), place.0.join("bootagent.log")).unwrap();
-    // In the foreground, so that it does not go to the log of the kernel under the test.
+    // In the foreground, so that the line goes to stderr and not to the kernel's log of this host.
     log.foreground = true;
     log.write(Level::Error, &"a line that cannot go to its file");
     assert_eq!(place.read("victim"), "precious");
@@ -117,7 +117,7 @@ fn output_is_appended_and_its_directory_made_again() {
 }
 
 #[test]
-fn output_that_cannot_be_opened_is_said() {
+fn output_that_cannot_be_opened_is_reported() {
     let place = Place::new();
     let mut outputs = Outputs::new(&place.0);
     symlink("/dev/null", outputs.path("link")).unwrap();
@@ -135,7 +135,7 @@ fn output_that_cannot_be_opened_is_said() {
 }
 
 #[test]
-fn output_is_turned_over_under_its_writer() {
+fn output_is_rotated_while_its_writer_has_it_open() {
     let place = Place::new();
     let mut outputs = Outputs::new(&place.0);
     assert_eq!(outputs.rotate("web", 10), Ok(()));
@@ -151,7 +151,7 @@ fn output_is_turned_over_under_its_writer() {
     assert_eq!(place.read("web.log"), "next");
     assert!(!place.0.join("web.log.1.tmp").exists());
 
-    // Where the copy cannot be kept the cap holds all the same.
+    // Where the copy cannot be kept, the file is truncated all the same.
     fs::remove_file(place.0.join("web.log.1")).unwrap();
     fs::create_dir_all(place.0.join("web.log.1/full")).unwrap();
     writer.write_all(b"0123456789").unwrap();
@@ -162,7 +162,7 @@ fn output_is_turned_over_under_its_writer() {
 }
 
 #[test]
-fn an_output_with_a_hole_is_turned_over_without_it() {
+fn a_hole_in_an_output_is_not_copied() {
     let place = Place::new();
     let mut outputs = Outputs::new(&place.0);
     let mut writer = File::from(outputs.open("web").unwrap());
@@ -177,7 +177,7 @@ fn an_output_with_a_hole_is_turned_over_without_it() {
 }
 
 #[test]
-fn a_name_that_is_given_to_an_output_later_does_not_keep_it_from_being_turned_over() {
+fn an_output_is_rotated_although_it_got_a_second_name_later() {
     let place = Place::new();
     let mut outputs = Outputs::new(&place.0);
     let mut writer = File::from(outputs.open("web").unwrap());
@@ -185,8 +185,8 @@ fn a_name_that_is_given_to_an_output_later_does_not_keep_it_from_being_turned_ov
     for name in ["one", "two"] {
         fs::hard_link(outputs.path("web"), place.0.join(name)).unwrap();
     }
-    let mut next = Outputs::new(&place.0);
-    assert!(next.rotate("web", 10).unwrap_err().contains("hard link"), "whose file it is nobody knows");
+    let mut other = Outputs::new(&place.0);
+    assert!(other.rotate("web", 10).unwrap_err().contains("hard link"), "another daemon does not know the file");
     assert_eq!(place.read("web.log").len(), 13);
     assert_eq!(outputs.rotate("web", 10), Ok(()));
     assert_eq!(
@@ -228,5 +228,5 @@ fn tails_begin_with_the_last_start() {
     assert_eq!(outputs.tail("web", 100), "three\n");
     drop(outputs.open("web").unwrap());
     fs::write(outputs.path("web"), "x\n").unwrap();
-    assert_eq!(outputs.tail("web", 100), "x\n", "truncated by somebody else");
+    assert_eq!(outputs.tail("web", 100), "x\n", "it was truncated from outside");
 }

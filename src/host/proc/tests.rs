@@ -35,7 +35,7 @@ fn a_stat_line() {
 }
 
 #[test]
-fn a_program_name_can_look_like_anything() {
+fn a_program_name_may_contain_anything() {
     let want = parse_stat(LINE.as_bytes()).unwrap();
     for name in ["", "a b", ")", "((", "a) S 1 2 3", ") R 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 (", "x\ny", "\u{fc}"]
     {
@@ -47,7 +47,7 @@ fn a_program_name_can_look_like_anything() {
 }
 
 #[test]
-fn ends_and_kernel_threads() {
+fn zombies_stopped_processes_and_kernel_threads() {
     for (state, threads, alive) in [("Z", 1, false), ("X", 0, false), ("Z", 3, true), ("T", 1, true), ("D", 1, true)] {
         let text = LINE.replace(") S ", &format!(") {state} ")).replace(" 0 7 0 ", &format!(" 0 {threads} 0 "));
         assert_eq!(parse_stat(text.as_bytes()).unwrap().alive(), alive, "{state} {threads}");
@@ -59,7 +59,7 @@ fn ends_and_kernel_threads() {
 }
 
 #[test]
-fn mangled_stat_lines_are_no_process() {
+fn a_mangled_stat_line_is_no_process() {
     for text in ["", "4711", "4711 (web", "(web) S 1", "1 (init) S 0 1 1", "-5 (x) S 1 1 1", "99999999999 (x) S 1 1 1"]
     {
         assert_eq!(parse_stat(text.as_bytes()), None, "{text:?}");
@@ -113,27 +113,26 @@ fn an_environment_says_the_same_however_it_is_cut() {
 }
 
 #[test]
-fn of_a_large_environment_no_more_is_read_than_can_matter() {
+fn a_large_environment_is_read_only_as_far_as_needed() {
     let long = "x".repeat(100_000);
     let mut command = std::process::Command::new("sleep");
     command.arg("60").env_clear();
     for (first, want) in [(true, ProcessTag::Agent("web".into())), (false, ProcessTag::Stranger)] {
         command.env_clear();
-        // The command sorts them.
+        // `Command` sorts the variables by name.
         let name = |index: usize| if first { format!("X{index}") } else { format!("A{index}") };
         for index in 0..5 {
             command.env(name(index), &long);
         }
         let mut child = command.env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_DIR", "/s").spawn().unwrap();
         let pid = Pid::new(child.id() as i32).unwrap();
-        let mut asked = process_tag(pid, "/s");
-        while asked.0 == ProcessTag::Executing {
+        let (mut tag, mut length) = process_tag(pid, "/s");
+        while tag == ProcessTag::Executing {
             std::thread::yield_now();
-            asked = process_tag(pid, "/s");
+            (tag, length) = process_tag(pid, "/s");
         }
-        let (found, length) = asked;
         let _ = (child.kill(), child.wait());
-        assert_eq!(found, want);
+        assert_eq!(tag, want);
         assert_eq!(length, if first { 4096 } else { MAX_ENVIRON });
     }
 }
@@ -207,7 +206,7 @@ fn the_snapshot_knows_a_child_of_ours() {
     let below = Snapshot::below(&[own]);
     assert!(below.get(found.process).is_some() && below.find(own).is_some());
     let other = Process { pid, ticks: found.process.ticks + 1 };
-    assert!(!alive(other) && all.get(other).is_none(), "an id in other hands is another process");
+    assert!(!alive(other) && all.get(other).is_none(), "the same id with another start time is another process");
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!alive(found.process));

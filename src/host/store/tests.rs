@@ -10,7 +10,7 @@ use crate::model::job::{Code, Outcome};
 use crate::model::plan::Direction;
 use crate::model::record::{Phase, Wanted};
 
-/// A directory of this test's own, removed at its end.
+/// A directory for one test, removed at its end.
 struct Place(PathBuf);
 
 impl Place {
@@ -82,7 +82,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_look_at_the_jobs_sets_nothing_aside() {
+fn reading_jobs_sets_nothing_aside() {
     let place = Place::new();
     let store = place.open();
     store.write_job(&job("b", 1)).unwrap();
@@ -91,7 +91,7 @@ fn a_look_at_the_jobs_sets_nothing_aside() {
     fs::write(&torn, "{").unwrap();
     assert_eq!(store.jobs(), [job("b", 1), job("a", 2)]);
     assert_eq!((store.job("a"), store.job("torn"), store.job("none")), (Some(job("a", 2)), None, None));
-    assert!(torn.exists(), "it is for the next start to tell of it");
+    assert!(torn.exists(), "the next start reports it");
 }
 
 #[test]
@@ -178,8 +178,8 @@ fn a_record_that_cannot_be_read_is_set_aside_and_its_job_stays_known() {
     assert_eq!((stored.identity, stored.settings), (None, Settings::default()));
     assert_eq!(stored.corrupt.len(), 8, "{:?}", stored.corrupt);
     for id in ["zeros", "dir", "link"] {
-        let told = stored.corrupt.iter().find(|corrupt| corrupt.job.as_deref() == Some(id)).expect("it is named");
-        assert!(told.message.contains("set aside as") && told.message.contains(id), "{}", told.message);
+        let reported = stored.corrupt.iter().find(|corrupt| corrupt.job.as_deref() == Some(id)).expect("it is named");
+        assert!(reported.message.contains("set aside as") && reported.message.contains(id), "{}", reported.message);
         assert!(fs::symlink_metadata(place.state(&format!("jobs/{id}.json.corrupt"))).is_ok());
     }
     assert!(fs::read("/etc/passwd").is_ok());
@@ -195,7 +195,7 @@ fn a_record_that_cannot_be_read_is_set_aside_and_its_job_stays_known() {
     assert_eq!(store.read_all().corrupt.len(), 1);
 }
 
-/// Whatever the directories are called.
+/// The names of the directories do not matter.
 #[test]
 fn a_corrupt_record_that_is_no_jobs_names_no_job() {
     let place = Place::new();
@@ -210,7 +210,7 @@ fn a_corrupt_record_that_is_no_jobs_names_no_job() {
 }
 
 #[test]
-fn leftovers_of_a_crash_are_removed_or_written_over() {
+fn leftovers_of_a_crash_are_removed_or_overwritten() {
     let place = Place::new();
     let store = place.open();
     let leftover = place.state("agents/a.json.tmp");
@@ -224,7 +224,7 @@ fn leftovers_of_a_crash_are_removed_or_written_over() {
 }
 
 #[test]
-fn a_state_dir_that_went_away_is_made_again() {
+fn a_state_dir_that_was_removed_is_made_again() {
     let place = Place::new();
     let store = place.open();
     fs::remove_dir_all(place.0.join("deep")).unwrap();
@@ -248,7 +248,7 @@ fn a_write_that_fails_says_why_and_leaves_nothing() {
     assert_eq!(error.cause.raw_os_error(), Some(libc::EISDIR));
     assert!(!place.state("agents/a.json.tmp").exists());
 
-    // A device that is always full stands for a full disk.
+    // A device that is always full takes the place of a full disk.
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let error = (&full).write_all(b"x").unwrap_err();
     assert_eq!(

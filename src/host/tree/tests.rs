@@ -2,14 +2,14 @@
 
 use super::*;
 
-/// Ids no real process has, so that nothing real is looked at.
+/// Above the ids of real processes, so that none of those is looked at.
 const BASE: i32 = 1 << 29;
 
 fn process(number: i32) -> Process {
     Process { pid: Pid::new(BASE + number).unwrap(), ticks: 1000 + number as u64 }
 }
 
-/// A process by number, parent and session; parents up to 1 are taken as they are.
+/// A process by number, parent and session. 0, 1 and the id of this process are not changed.
 fn stat(number: i32, parent: i32, session: i32) -> Stat {
     let real = |id: i32| if id <= 1 || id == calls::own_id() { id } else { BASE + id };
     Stat {
@@ -40,18 +40,18 @@ fn numbers(trees: &mut Trees, name: &str) -> Vec<i32> {
 }
 
 #[test]
-fn descent_sessions_and_memory_of_earlier_looks() {
+fn a_tree_is_known_by_descent_sessions_and_earlier_looks() {
     let us = calls::own_id();
     let mut trees = trees(&[("web", 10), ("db", 20)]);
     trees.show(Snapshot::of(vec![
         stat(10, us, 10),
         stat(11, 10, 10),
-        stat(12, 11, 12), // made its own session
+        stat(12, 11, 12), // leads a session of its own
         stat(13, 12, 12),
         stat(14, us, 10), // orphan in the leader's session
         stat(20, us, 20),
         stat(21, 20, 20),
-        stat(30, us, 30), // ours, but no agent's
+        stat(30, us, 30), // a child of the daemon that belongs to no agent
         stat(31, 30, 30),
         stat(40, 1, 40),
     ]));
@@ -64,21 +64,21 @@ fn descent_sessions_and_memory_of_earlier_looks() {
     trees.show(Snapshot::of(vec![stat(13, us, 12), stat(15, 1, 12), stat(16, 15, 16), stat(20, us, 20)]));
     assert_eq!(numbers(&mut trees, "web"), [13, 15, 16]);
 
-    // Other processes got the ids, and a stranger the session's.
+    // Other processes have got the ids of the tree, and one that of a session.
     let mut reused = stat(13, 1, 13);
     reused.process.ticks += 1;
     let mut session = stat(12, 1, 12);
     session.process.ticks += 5;
     trees.show(Snapshot::of(vec![reused, session, stat(17, 12, 12), stat(16, 1, 16)]));
-    assert_eq!(numbers(&mut trees, "web"), [16], "a reused id or session is a stranger's");
+    assert_eq!(numbers(&mut trees, "web"), [16], "a process with a reused id or session does not belong to it");
     trees.show(Snapshot::of(vec![stat(16, 1, 16), stat(18, 1, 12)]));
-    assert_eq!(numbers(&mut trees, "web"), [16], "a session that nobody of it is in any more");
+    assert_eq!(numbers(&mut trees, "web"), [16], "no process of the tree is left in that session");
     trees.show(Snapshot::of(vec![stat(18, 1, 12)]));
-    assert_eq!(numbers(&mut trees, "web"), [], "a session without members is over");
+    assert_eq!(numbers(&mut trees, "web"), [], "it does not come back by that session");
 }
 
 #[test]
-fn our_own_are_in_no_tree() {
+fn helpers_and_their_descendants_are_in_no_tree() {
     let us = calls::own_id();
     let mut trees = trees(&[("web", 10)]);
     trees.add_ours(process(11).pid);
@@ -91,7 +91,7 @@ fn our_own_are_in_no_tree() {
 }
 
 #[test]
-fn the_dead_do_not_count_and_loops_end() {
+fn zombies_do_not_count_and_loops_of_parents_end() {
     let us = calls::own_id();
     let mut trees = trees(&[("web", 10)]);
     let mut zombie = stat(11, 10, 10);
@@ -105,7 +105,7 @@ fn the_dead_do_not_count_and_loops_end() {
 }
 
 #[test]
-fn processor_time_never_goes_back() {
+fn processor_time_never_decreases() {
     let mut meter = Meter::default();
     let mut read = |list: &[(i32, u64, bool)]| {
         meter.read(
@@ -116,21 +116,21 @@ fn processor_time_never_goes_back() {
     };
     assert_eq!(read(&[(1, 100, true)]), 100);
     assert_eq!(read(&[(1, 110, true), (2, 50, false)]), 160);
-    assert_eq!(read(&[(1, 165, true)]), 165, "the parent has waited for 2, whose time it has now");
+    assert_eq!(read(&[(1, 165, true)]), 165, "the parent has waited for 2, and its time includes that of 2");
     assert_eq!(read(&[(1, 170, true), (3, 40, true)]), 210);
-    assert_eq!(read(&[(1, 171, true)]), 211, "an orphan takes its time with it: what the others used still counts");
+    assert_eq!(read(&[(1, 171, true)]), 211, "the time of an orphan that has ended still counts");
     assert_eq!(read(&[]), 211);
     assert_eq!(read(&[(9, 1, true)]), 212);
 }
 
 #[test]
-fn nothing_is_signalled_that_is_not_there() {
+fn no_process_is_signalled_that_is_gone() {
     let mut trees = trees(&[("web", 10)]);
     trees.show(Snapshot::of(vec![stat(10, calls::own_id(), 10)]));
     assert_eq!(trees.signal("web", Sig::TERM, &none()), 0);
     assert!(!trees.adopt(&"db".into(), process(20)), "no such process");
     let own = proc::stat(Pid::new(calls::own_id()).unwrap()).unwrap().process;
-    assert!(!trees.adopt(&"db".into(), own), "never ourselves");
+    assert!(!trees.adopt(&"db".into(), own), "never the daemon itself");
     let other = Process { ticks: own.ticks + 1, ..own };
     assert!(!trees.adopt(&"db".into(), other));
 }
