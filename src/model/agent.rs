@@ -36,9 +36,6 @@ pub use agent_state::{AfterStop, AgentState, Health, Stopping};
 /// The first and the longest pause between two looks at what is left of a tree.
 const COUNT_INTERVAL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// The time of a restart that is not to be.
-const NO_RESTART: Time = Time(u64::MAX);
-
 /// How long a forking agent's starter may run: one that stays is an agent that does not go into the background.
 const STARTER_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -290,6 +287,11 @@ impl Agent {
     pub fn origin(&self) -> Option<Origin> {
         self.definition.as_ref().map(|definition| definition.origin)
     }
+}
+
+/// A wait in whole seconds, as people read it: never shorter than it is.
+fn seconds_rounded_up(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 fn stopsignal(definition: &Option<Definition>) -> Sig {

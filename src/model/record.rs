@@ -167,8 +167,10 @@ pub struct RunRecord {
     pub fingerprint: Option<u64>,
     /// Abnormal ends in a row.
     pub failures: u32,
-    /// It may be restarted no earlier; `None`: no restart is due.
+    /// It is restarted at this time; `None`: no restart is due.
     pub restart_at: Option<Time>,
+    /// It ended normally, and is not restarted without an order.
+    pub finished: bool,
     /// It was given up.
     pub fatal: bool,
     /// Its last end was by force.

@@ -159,6 +159,10 @@ pub fn read_stop(text: &str) -> Result<StopRecord, Error> {
     })
 }
 
+/// How 1.0.0 writes that an agent has finished and is not restarted: as the time of a restart that never comes. It is
+/// still written beside `finished`, for a host that goes back to 1.0.0.
+const NO_RESTART: Time = Time(u64::MAX);
+
 /// The record of an agent's run as text.
 pub fn write_run(run: &RunRecord) -> String {
     let mut json = Writer::new();
@@ -176,9 +180,10 @@ pub fn write_run(run: &RunRecord) -> String {
         json.key("mark").number(mark);
     }
     json.key("failures").number(u64::from(run.failures));
-    if let Some(at) = run.restart_at {
+    if let Some(at) = run.restart_at.or(run.finished.then_some(NO_RESTART)) {
         json.key("restart_at").number(at.0);
     }
+    json.key("finished").boolean(run.finished);
     json.key("fatal").boolean(run.fatal);
     json.key("killed").boolean(run.killed);
     json.key("detail").text(&run.detail);
@@ -324,6 +329,7 @@ fn take_run(value: &Value, faults: &mut Vec<String>) -> Option<RunRecord> {
             fields.fault("pid", "not a process id");
         }
     }
+    let restart_at = count(&mut fields, "restart_at").map(Time);
     Some(RunRecord {
         name: name(&mut fields),
         boot_id: string(&mut fields, "boot_id"),
@@ -333,7 +339,8 @@ fn take_run(value: &Value, faults: &mut Vec<String>) -> Option<RunRecord> {
         started: Time(count(&mut fields, "started").unwrap_or(0)),
         fingerprint: count(&mut fields, "mark"),
         failures: fields.integer("failures", 0, u64::from(u32::MAX)).unwrap_or(0) as u32,
-        restart_at: count(&mut fields, "restart_at").map(Time),
+        restart_at: restart_at.filter(|at| *at != NO_RESTART),
+        finished: fields.flag("finished").unwrap_or(false) || restart_at == Some(NO_RESTART),
         fatal: fields.flag("fatal").unwrap_or(false),
         killed: fields.flag("killed").unwrap_or(false),
         detail: string(&mut fields, "detail"),

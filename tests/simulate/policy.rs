@@ -23,7 +23,7 @@ enum Next {
     /// Nothing speaks against it.
     Free,
     At(Time),
-    /// It was given up, or rests.
+    /// It was given up, or has finished.
     Never,
 }
 
@@ -69,8 +69,8 @@ impl Watch {
             return Err(format!("{} failures on record, {} happened", run.failures, self.failures));
         }
         self.failures = run.failures;
-        self.next = match (run.fatal, run.restart_at) {
-            (true, _) | (_, Some(Time(u64::MAX))) => Next::Never,
+        self.next = match (run.fatal || run.finished, run.restart_at) {
+            (true, _) => Next::Never,
             (false, Some(at)) => Next::At(at),
             (false, None) => Next::Free,
         };
@@ -86,7 +86,7 @@ impl Watch {
     pub fn started(&mut self, now: Time) -> Result<(), String> {
         if !self.excused {
             match (self.next, self.end) {
-                (Next::Never, None) => return Err("started although it was given up or rests".into()),
+                (Next::Never, None) => return Err("started although it was given up or has finished".into()),
                 (Next::At(at), None) if now < at => return Err(format!("started at {now:?}, before {at:?}")),
                 _ => {}
             }
@@ -132,7 +132,7 @@ impl Watch {
             if normal {
                 self.next = Next::Never;
                 if *life != AgentState::Down {
-                    return Err(format!("after {end:?} it rests, and is {life:?}"));
+                    return Err(format!("after {end:?} it has finished, and is {life:?}"));
                 }
             } else if self.failures > spec.retries.unwrap_or(policy.retries) {
                 self.next = Next::Never;

@@ -71,6 +71,7 @@ fn run(name: &str) -> RunRecord {
         fingerprint: Some(u64::MAX),
         failures: 3,
         restart_at: None,
+        finished: false,
         fatal: true,
         killed: false,
         detail: "".into(),

@@ -99,8 +99,10 @@ pub enum AfterStop {
     Down,
     /// It is started, as ordered.
     Up,
-    /// It waits for its restart as before, or rests: `NEVER`.
+    /// It waits for its restart at this time, as before the stop.
     Wait(Time),
+    /// It stays down, as it ended normally before the stop and no restart is due.
+    Finished,
     /// It stays given up.
     Fatal,
     /// The restart policy says.

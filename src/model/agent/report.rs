@@ -1,6 +1,6 @@
 //! What is said of an agent: to the server, to people, and to the next daemon.
 
-use super::{AfterStop, Agent, AgentState, NO_RESTART};
+use super::{seconds_rounded_up, AfterStop, Agent, AgentState};
 use crate::kernel::Time;
 use crate::model::record::RunRecord;
 use crate::model::report::{AgentReport, Status};
@@ -61,8 +61,7 @@ impl Agent {
         let told = match &self.state {
             AgentState::Waiting { until } => {
                 let retries = self.definition.as_ref().map_or(policy, |definition| policy.of(&definition.spec)).retries;
-                let wait = until.since(now);
-                let wait = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                let wait = seconds_rounded_up(until.since(now));
                 format!("{said}; restart {} of {retries} in {wait} s", self.failures.max(1))
             }
             AgentState::Fatal => {
@@ -105,16 +104,16 @@ impl Agent {
             boot_id: boot_id.into(),
             process: self.process(),
             forking: matches!(self.state, AgentState::Forking { .. }),
-            stopping: !matches!(then, None | Some(AfterStop::Wait(_) | AfterStop::Fatal)),
+            stopping: !matches!(then, None | Some(AfterStop::Wait(_) | AfterStop::Finished | AfterStop::Fatal)),
             started,
             fingerprint: self.fingerprint,
             // What has come down as ordered begins anew.
             failures: if then == Some(AfterStop::Down) { 0 } else { self.failures },
             restart_at: match (&self.state, &then) {
                 (AgentState::Waiting { until }, _) | (_, Some(AfterStop::Wait(until))) => Some(*until),
-                (AgentState::Down, _) if self.finished => Some(NO_RESTART),
                 _ => None,
             },
+            finished: (self.state == AgentState::Down && self.finished) || then == Some(AfterStop::Finished),
             fatal: self.state == AgentState::Fatal || then == Some(AfterStop::Fatal),
             killed: self.killed,
             detail: self.detail.clone(),

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{stopsignal, AfterStop, Agent, AgentState, Health, StepContext, Stopping, COUNT_INTERVAL, NO_RESTART};
+use super::{
+    seconds_rounded_up, stopsignal, AfterStop, Agent, AgentState, Health, StepContext, Stopping, COUNT_INTERVAL,
+};
 use crate::kernel::{Level, Process, Sig, Time};
 use crate::model::event::Action;
 use crate::model::record::Wanted;
@@ -191,38 +193,45 @@ impl Agent {
                 context.log(Level::Info, &self.record.name, format_args!("stopped"));
             }
             AfterStop::Up => return self.begin_start(context),
-            AfterStop::Wait(NO_RESTART) => {}
             AfterStop::Wait(until) => self.state = AgentState::Waiting { until },
+            AfterStop::Finished => {}
             AfterStop::Fatal => self.state = AgentState::Fatal,
-            AfterStop::Policy(end) => {
-                let Some(definition) = &self.definition else { return self.save(context) };
-                let policy = context.policy.of(&definition.spec);
-                match judge(policy, &definition.spec, self.failures, end, ran, context.now) {
-                    Verdict::Stay => (self.failures, self.finished) = (0, true),
-                    Verdict::Restart { at, failures } => {
-                        self.failures = failures;
-                        if at <= context.now {
-                            return self.begin_start(context);
-                        }
-                        self.state = AgentState::Waiting { until: at };
-                        let (name, wait) = (self.name().clone(), at.since(context.now));
-                        let wait = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                        let (count, retries) = (failures.max(1), policy.retries);
-                        context.log(Level::Info, &name, format_args!("restart {count} of {retries} in {wait} s"));
-                    }
-                    Verdict::GiveUp { failures } => {
-                        self.failures = failures;
-                        self.state = AgentState::Fatal;
-                        context.log_and_report(
-                            Level::Error,
-                            &self.record.name,
-                            format_args!("given up after {} in a row", count(failures.into(), "early end")),
-                        );
-                    }
+            AfterStop::Policy(end) => return self.apply_policy(end, ran, context),
+        }
+        self.save_unless_shutdown(context);
+    }
+
+    /// Does what the restart policy says about an end that nobody ordered.
+    fn apply_policy(&mut self, end: End, ran: Duration, context: &mut StepContext) {
+        let Some(definition) = &self.definition else { return self.save(context) };
+        let policy = context.policy.of(&definition.spec);
+        match judge(policy, &definition.spec, self.failures, end, ran, context.now) {
+            Verdict::Stay => (self.failures, self.finished) = (0, true),
+            Verdict::Restart { at, failures } => {
+                self.failures = failures;
+                if at <= context.now {
+                    return self.begin_start(context);
                 }
+                self.state = AgentState::Waiting { until: at };
+                let wait = seconds_rounded_up(at.since(context.now));
+                let (count, retries) = (failures.max(1), policy.retries);
+                let text = format_args!("restart {count} of {retries} in {wait} s");
+                context.log(Level::Info, &self.record.name, text);
+            }
+            Verdict::GiveUp { failures } => {
+                self.failures = failures;
+                self.state = AgentState::Fatal;
+                let failures = count(failures.into(), "early end");
+                let text = format_args!("given up after {failures} in a row");
+                context.log_and_report(Level::Error, &self.record.name, text);
             }
         }
-        // That it was being stopped is on record: the next daemon sees what came of that.
+        self.save_unless_shutdown(context);
+    }
+
+    /// Writes the run record, except during a shutdown: the record of the shutdown says already that the agent was being
+    /// stopped, and the next daemon looks at what is left of it.
+    fn save_unless_shutdown(&self, context: &mut StepContext) {
         if !context.shutdown {
             self.save(context);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AfterStop, Agent, AgentState, StepContext, MAIN_PROCESS_TIMEOUT, NO_RESTART, RESOURCE_RETRY_DELAY};
+use super::{AfterStop, Agent, AgentState, StepContext, MAIN_PROCESS_TIMEOUT, RESOURCE_RETRY_DELAY};
 use crate::kernel::{Exit, Level, Process, Time};
 use crate::model::record::{RunRecord, Wanted};
 use crate::model::restart::End;
@@ -52,8 +52,8 @@ impl Agent {
             }
             None if run.fatal => self.state = AgentState::Fatal,
             None => {
-                self.finished = run.restart_at == Some(NO_RESTART);
-                if let Some(until) = run.restart_at.filter(|until| *until != NO_RESTART) {
+                self.finished = run.finished;
+                if let Some(until) = run.restart_at {
                     // No wait is longer than this: a record that says so is damaged.
                     let definition = self.definition.as_ref();
                     let policy = definition.map_or(context.policy, |definition| context.policy.of(&definition.spec));
@@ -109,7 +109,7 @@ impl Agent {
                     AgentState::Waiting { until } => AfterStop::Wait(until),
                     AgentState::Fatal => AfterStop::Fatal,
                     _ if self.wanted() == Wanted::Down => AfterStop::Down,
-                    _ if self.finished => AfterStop::Wait(NO_RESTART),
+                    _ if self.finished => AfterStop::Finished,
                     _ => AfterStop::Up,
                 };
                 self.leftovers = false;

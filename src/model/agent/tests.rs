@@ -3,6 +3,7 @@
 use super::*;
 use crate::kernel::{Exit, Pid};
 use crate::model::event::{Definition, Usage};
+use crate::model::record::RunRecord;
 use crate::model::report::Status;
 use crate::model::spec::{Check, Kind};
 
@@ -80,7 +81,7 @@ fn life(agent: &Agent) -> String {
             let then = match stopping.after {
                 AfterStop::Down => " down",
                 AfterStop::Up => " up",
-                AfterStop::Policy(_) | AfterStop::Wait(_) | AfterStop::Fatal => "",
+                AfterStop::Policy(_) | AfterStop::Wait(_) | AfterStop::Finished | AfterStop::Fatal => "",
             };
             let leader = if stopping.main_process.is_some() || stopping.starting { "" } else { " tree" };
             format!("Stopping{then}{leader}")
@@ -282,18 +283,20 @@ fn what_an_earlier_daemon_left_is_ended_and_nothing_else_changes() {
     for (before, wanted) in [
         ("Down", Wanted::Down),
         ("Down", Wanted::Up),
-        ("resting", Wanted::Up),
+        ("finished", Wanted::Up),
         ("Waiting", Wanted::Up),
         ("Fatal", Wanted::Up),
     ] {
-        let mut agent = living(if before == "resting" { "Down" } else { before });
-        agent.finished = before == "resting";
+        let mut agent = living(if before == "finished" { "Down" } else { before });
+        agent.finished = before == "finished";
         agent.record.wanted = Some(wanted);
         let record = agent.run_record("boot");
         let was = life(&agent);
         assert_eq!(acts(&mut agent, NOW, |agent, context| agent.found_running(None, context)), "look", "{before}");
         let then = agent.run_record("boot");
-        assert_eq!((then.restart_at, then.fatal), (record.restart_at, record.fatal), "{before}: for the next daemon");
+        let what_follows = |run: &RunRecord| (run.restart_at, run.finished, run.fatal);
+        assert_eq!(what_follows(&then), what_follows(&record), "{before}: for the next daemon");
+        assert_eq!(record.finished, before == "finished");
         assert_eq!(acts(&mut agent, NOW, |agent, context| agent.process_count(2, context)), "SIGTERM", "{before}");
         for (after, done) in [(10, "SIGKILL"), (11, "SIGKILL look"), (12, "SIGKILL look")] {
             let now = NOW + Duration::from_secs(after);
@@ -310,10 +313,7 @@ fn what_an_earlier_daemon_left_is_ended_and_nothing_else_changes() {
         } else {
             assert_eq!((life(&agent), starts.as_str()), (was, ""), "{before}");
             let after = agent.run_record("boot");
-            assert_eq!(
-                (after.failures, after.restart_at, after.fatal),
-                (record.failures, record.restart_at, record.fatal)
-            );
+            assert_eq!((after.failures, what_follows(&after)), (record.failures, what_follows(&record)), "{before}");
         }
     }
 }

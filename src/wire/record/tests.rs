@@ -58,6 +58,7 @@ fn full_run() -> RunRecord {
         fingerprint: Some(u64::MAX),
         failures: u32::MAX,
         restart_at: Some(Time(2)),
+        finished: false,
         fatal: true,
         killed: true,
         detail: "exited with status 1".into(),
@@ -131,9 +132,25 @@ fn jobs_come_back_in_every_phase_and_with_every_code() {
 #[test]
 fn runs_come_back() {
     let bare = RunRecord { process: None, restart_at: None, fatal: false, killed: false, ..full_run() };
-    for run in [bare, full_run()] {
+    let finished = RunRecord { finished: true, ..bare.clone() };
+    for run in [bare, finished, full_run()] {
         assert_eq!(read_run(&write_run(&run)), Ok(run));
     }
+}
+
+#[test]
+fn a_finished_run_is_read_from_1_0_0_and_by_1_0_0() {
+    // 1.0.0 knows no `finished`: it writes and reads a restart at the end of time.
+    let old = "{\"name\":\"a\",\"restart_at\":18446744073709551615}";
+    assert_eq!(read_run(old).map(|run| (run.finished, run.restart_at)), Ok((true, None)));
+    assert_eq!(
+        read_run("{\"name\":\"a\",\"restart_at\":7}").map(|run| (run.finished, run.restart_at)),
+        Ok((false, Some(Time(7))))
+    );
+    let finished = RunRecord { finished: true, restart_at: None, ..full_run() };
+    assert!(write_run(&finished).contains("\"restart_at\":18446744073709551615"), "{}", write_run(&finished));
+    let waiting = RunRecord { finished: false, restart_at: None, ..full_run() };
+    assert!(!write_run(&waiting).contains("restart_at"), "{}", write_run(&waiting));
 }
 
 #[test]
