@@ -1,8 +1,85 @@
-//! Words for numbers of things.
+//! Texts for people: counted things, and what may go into a log, to a terminal or to a server.
+//!
+//! Texts of any origin come in: of an agent, a package, a server, a file's name. What comes out is on one line and of
+//! bounded length, and cannot change how a terminal shows the text around it.
 
-/// So many of a thing: `1 agent`, `2 agents`.
+/// A number of things: `1 agent`, `2 agents`.
 pub fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// The longest message of a result or a report, in bytes.
+pub const MESSAGE_MAX: usize = 1024;
+
+/// Ranges of invisible characters, in their order. They change how the characters around them are shown, or carry text
+/// that nobody sees: all of the general category Cf (bidirectional marks, overrides and isolates, zero-width characters,
+/// tags), and what else a terminal shows as nothing (variation selectors, fillers, and what Unicode reserves for them).
+const INVISIBLE: [(u32, u32); 25] = [
+    (0x00ad, 0x00ad),
+    (0x034f, 0x034f),
+    (0x0600, 0x0605),
+    (0x061c, 0x061c),
+    (0x06dd, 0x06dd),
+    (0x070f, 0x070f),
+    (0x0890, 0x0891),
+    (0x08e2, 0x08e2),
+    (0x115f, 0x1160),
+    (0x17b4, 0x17b5),
+    (0x180b, 0x180f),
+    (0x200b, 0x200f),
+    (0x202a, 0x202e),
+    (0x2060, 0x206f),
+    (0x3164, 0x3164),
+    (0xfe00, 0xfe0f),
+    (0xfeff, 0xfeff),
+    (0xffa0, 0xffa0),
+    (0xfff0, 0xfffb),
+    (0x110bd, 0x110bd),
+    (0x110cd, 0x110cd),
+    (0x13430, 0x1343f),
+    (0x1bca0, 0x1bca3),
+    (0x1d173, 0x1d17a),
+    (0xe0000, 0xe0fff),
+];
+
+/// `text` for a terminal: without invisible characters, and with a space for each control character except the line feed.
+pub fn visible(text: &str) -> String {
+    let is_visible = |c: &char| !INVISIBLE.iter().any(|(first, last)| (*first..=*last).contains(&u32::from(*c)));
+    text.chars().filter(is_visible).map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
+/// `text` on one line of at most `max` bytes. Runs of white space and control characters become one space, line ends
+/// become " | ", invisible characters are left out, and the middle of a longer text becomes " ... ", as both its
+/// beginning and its last lines matter. Every text of another origin goes through here before it is logged, shown or sent.
+pub fn sanitize(text: &str, max: usize) -> String {
+    let mut line = String::with_capacity(text.len().min(max));
+    let text = visible(text);
+    for part in text.lines() {
+        let mut words = part.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+        let Some(first) = words.next() else { continue };
+        if !line.is_empty() {
+            line.push_str(" | ");
+        }
+        line.push_str(first);
+        for word in words {
+            line.push(' ');
+            line.push_str(word);
+        }
+    }
+    if line.len() <= max {
+        return line;
+    }
+    const GAP: &str = " ... ";
+    let half = max.saturating_sub(GAP.len()) / 2;
+    let mut head = half;
+    while !line.is_char_boundary(head) {
+        head -= 1;
+    }
+    let mut tail = line.len() - half;
+    while !line.is_char_boundary(tail) {
+        tail += 1;
+    }
+    format!("{}{GAP}{}", &line[..head], &line[tail..])
 }
 
 #[cfg(test)]
@@ -10,9 +87,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_is_not_many() {
+    fn one_thing_is_singular() {
         for (number, want) in [(0, "0 early ends"), (1, "1 early end"), (2, "2 early ends")] {
             assert_eq!(count(number, "early end"), want);
         }
+    }
+
+    #[test]
+    fn sanitized_texts_are_short_and_on_one_visible_line() {
+        for (text, max, want) in [
+            ("a\u{202e}b\u{2066}c\u{200b}d\u{feff}e\u{e0041}f\u{e007f}g\u{ad}h", 100, "abcdefgh"),
+            ("a\u{2028}b\u{2029}c\u{85}d\u{9b}e", 100, "a b c d e"),
+            ("\u{200d}\u{202a}", 100, ""),
+            (
+                "\u{e9}t\u{e9} \u{4e2d}\u{6587} \u{1f600} e\u{301}",
+                100,
+                "\u{e9}t\u{e9} \u{4e2d}\u{6587} \u{1f600} e\u{301}",
+            ),
+            ("one\ttwo\n\n  three\x07\n", 100, "one two | three"),
+            ("", 100, ""),
+            ("abcdefghijklmnop", 15, "abcde ... lmnop"),
+            ("äääääääääää", 15, "ää ... ää"),
+        ] {
+            assert_eq!(sanitize(text, max), want);
+        }
+        assert!(sanitize(&"x".repeat(5000), MESSAGE_MAX).len() <= MESSAGE_MAX);
     }
 }

@@ -139,7 +139,7 @@ fn directories_that_others_could_write_are_refused() {
         chown(directory, Some(0), Some(0)).unwrap();
     }
     grant(&directory, "default");
-    refused(&format!("user {STRANGER} could write what is made in it"), "setfacl -k");
+    refused(&format!("user {STRANGER} could write new files in it"), "setfacl -k");
     revoke(&directory, "default");
     // Everybody could add a definition, though not change one.
     mode(&directory, 0o1777);

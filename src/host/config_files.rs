@@ -784,10 +784,7 @@ mod tests {
         assert!(message.starts_with(want), "{message}");
         assert!(set("system.posix_acl_default", &directory));
         let message = read_directory(&directory).unwrap_err();
-        assert!(
-            message.contains("user 1 could write what is made in it") && message.contains("setfacl -k"),
-            "{message}"
-        );
+        assert!(message.contains("user 1 could write new files in it") && message.contains("setfacl -k"), "{message}");
         assert!(set("system.posix_acl_access", &scratch.0));
         for message in
             [read_file(&scratch.write("y.json", "{}", 0o644)).unwrap_err(), read_directory(&directory).unwrap_err()]

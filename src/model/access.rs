@@ -1,45 +1,46 @@
 //! Who besides root can write a file or a directory, by its owner, its mode and its access control lists.
 //!
-//! What root reads as configuration decides what runs as root, so that whoever can write it, or put something else in its
-//! place, is root too. The group root counts as root.
+//! The configuration decides what runs as root, so that whoever can write it, or put another file in its place, is as good
+//! as root. The group root counts as root. What the kernel says about the file comes in as `Access`; a `Writer`, with the
+//! command that takes the permission away, comes out. Reading the file's attributes is the caller's part.
 
-/// What is asked about.
+/// What a file or directory is used for, which decides what a writer could do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A file that is read.
     File,
-    /// A directory of which every file is read: whoever can only add one counts.
+    /// A directory of which every file is read: even somebody who can only add files to it counts.
     Listed,
-    /// The directory of a file that is read. With the sticky bit, as /tmp has it, nobody can replace what belongs to root
-    /// there.
+    /// The directory of a file that is read. With the sticky bit, as /tmp has it, nobody else can replace root's files in
+    /// it.
     Near,
-    /// One that is further above.
+    /// A directory further up in the path.
     Above,
 }
 
-/// What the kernel says of a file or directory.
+/// What the kernel says about a file or directory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Access<'a> {
     /// Its permission bits.
     pub mode: u32,
-    /// Whom it belongs to.
+    /// Its owner.
     pub uid: u32,
     /// Its group.
     pub gid: u32,
-    /// Its access control list as acl(5) and the kernel have it, `system.posix_acl_access`.
+    /// Its access control list, the value of the attribute `system.posix_acl_access`, acl(5).
     pub acl: Option<&'a [u8]>,
-    /// The list that what is made in this directory begins with, `system.posix_acl_default`.
+    /// The list that new files in this directory get, the value of `system.posix_acl_default`.
     pub default_acl: Option<&'a [u8]>,
 }
 
 /// Somebody who is not root and can write there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Writer {
-    /// Who can, and why, as a sentence about "it".
+    /// Who can write, and why, as a sentence about "it".
     pub why: String,
-    /// The command that ends it, to be followed by the path.
+    /// The command that takes the permission away; the path follows it.
     pub cure: &'static str,
-    /// Whether it is by the group of the file or directory alone.
+    /// Whether only the group of the file or directory gives the permission.
     pub by_group: bool,
 }
 
@@ -49,14 +50,14 @@ impl Writer {
     }
 }
 
-/// The first who can write there and is not root, if there is anybody.
+/// The first user or group found that can write there and is not root; `None` if there is none.
 pub fn writer(access: &Access<'_>, place: Place) -> Option<Writer> {
     let Access { uid, gid, .. } = *access;
     let bits = access.mode & 0o7777;
     if uid != 0 {
         return Writer::new(format!("it belongs to user {uid}"), "chown root");
     }
-    // Their own files in it are all that others have then, and files of others are refused for themselves.
+    // With the sticky bit others can only add files of their own, and a file that belongs to them is refused by itself.
     let sticky = matches!(place, Place::Near | Place::Above) && bits & 0o1000 != 0;
     if bits & 0o002 != 0 && !sticky {
         return Writer::new(format!("others can write it (mode {bits:04o})"), "chmod o-w");
@@ -68,7 +69,7 @@ pub fn writer(access: &Access<'_>, place: Place) -> Option<Writer> {
     }
     if let Some(list) = list.filter(|_| !sticky) {
         let Some(list) = list else {
-            return Writer::new("it has an access control list that cannot be understood".into(), "setfacl -b");
+            return Writer::new("it has an access control list that cannot be read".into(), "setfacl -b");
         };
         if let Some(who) = granted(&list, gid) {
             return Writer::new(format!("{who} can write it, by its access control list"), "setfacl -b");
@@ -76,11 +77,11 @@ pub fn writer(access: &Access<'_>, place: Place) -> Option<Writer> {
     }
     if let Some(list) = access.default_acl.map(entries) {
         let who = match &list {
-            None => "nobody knows who".into(),
+            None => "an unknown user".into(),
             Some(list) if list.iter().any(|entry| entry.tag == OTHER && entry.write) => "others".into(),
             Some(list) => granted(list, 0)?,
         };
-        let why = format!("{who} could write what is made in it, by its default access control list");
+        let why = format!("{who} could write new files in it, by its default access control list");
         return Writer::new(why, "setfacl -k");
     }
     None
@@ -92,14 +93,15 @@ const GROUP: u16 = 0x08;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
 
-/// What a list grants to one of those it names.
+/// One entry of an access control list.
 struct Entry {
     tag: u16,
     write: bool,
     id: u32,
 }
 
-/// The entries of a list: behind its version, each a tag, permissions and an id, little-endian; `None` when it is no such list.
+/// The entries of a list: after its version each has a tag, permissions and an id, little-endian. `None` if it is no
+/// valid list.
 fn entries(list: &[u8]) -> Option<Vec<Entry>> {
     let rest = list.strip_prefix(&[2, 0, 0, 0])?;
     if rest.len() % 8 != 0 {
@@ -113,8 +115,8 @@ fn entries(list: &[u8]) -> Option<Vec<Entry>> {
     Some(rest.chunks_exact(8).map(entry).collect())
 }
 
-/// Who besides root may write by this list, which the mask bounds; `gid` is the group of the file. What others may is in the
-/// mode too.
+/// Who besides root may write according to this list, within its mask; `gid` is the group of the file. The permissions of
+/// all others are not looked at, as they are also in the mode.
 fn granted(list: &[Entry], gid: u32) -> Option<String> {
     if list.iter().any(|entry| entry.tag == MASK && !entry.write) {
         return None;
@@ -127,8 +129,8 @@ fn granted(list: &[Entry], gid: u32) -> Option<String> {
     })
 }
 
-/// Whether a user id means anything in this user namespace, by its uid_map, user_namespaces(7). One that does not stands for
-/// all users outside it, root there among them.
+/// Whether a user id is mapped in this user namespace, by its uid_map, user_namespaces(7). An id that is not stands for
+/// any user outside the namespace, which may be root there.
 pub fn is_mapped(uid_map: &str, uid: u32) -> bool {
     uid_map.lines().any(|line| {
         let mut numbers = line.split_ascii_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
@@ -153,12 +155,12 @@ mod tests {
         bytes
     }
 
-    /// A list with an entry for the owner, the group, the mask and the others, beside one more.
+    /// A list with entries for the owner, the group, the mask and the others, and one more entry.
     fn with(group: u16, mask: u16, entry: (u16, u16, u32)) -> Vec<u8> {
         list(&[(1, 6, NONE), entry, (GROUP_OBJ, group, NONE), (MASK, mask, NONE), (OTHER, 4, NONE)])
     }
 
-    fn is(got: Option<Writer>, want: Option<&str>, what: &dyn std::fmt::Debug) {
+    fn check(got: Option<Writer>, want: Option<&str>, what: &dyn std::fmt::Debug) {
         match (&got, want) {
             (None, None) => {}
             (Some(got), Some(want)) if format!("{}: {}", got.why, got.cure).contains(want) => {}
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_and_bits_say_who_can_write() {
+    fn owner_and_mode_say_who_can_write() {
         use Place::{Above, File, Listed, Near};
         for (mode, uid, gid, place, want) in [
             (0o644, 0, 0, File, None),
@@ -192,56 +194,56 @@ mod tests {
             (0o775, 0, 0, Above, None),
             (0o700, 5, 5, Above, Some("user 5")),
         ] {
-            is(writer(&Access { mode, uid, gid, ..Access::default() }, place), want, &(mode, uid, gid, place));
+            check(writer(&Access { mode, uid, gid, ..Access::default() }, place), want, &(mode, uid, gid, place));
         }
     }
 
     #[test]
-    fn lists_say_who_else_can_write() {
+    fn access_control_lists_say_who_else_can_write() {
         let named = |id| (USER, 6, id);
         for (what, acl, gid, want) in [
             ("a user", with(4, 6, named(7)), 0, Some("user 7 can write it, by its access control list: setfacl -b")),
             ("root", with(4, 6, named(0)), 0, None),
-            ("one who may read", with(4, 6, (USER, 5, 7)), 0, None),
-            ("one kept out by the mask", with(4, 4, named(7)), 0, None),
+            ("a user who may only read", with(4, 6, (USER, 5, 7)), 0, None),
+            ("a user whom the mask keeps out", with(4, 4, named(7)), 0, None),
             ("a group", with(4, 6, (GROUP, 2, 8)), 0, Some("group 8")),
             ("the group root", with(4, 6, (GROUP, 6, 0)), 0, None),
             ("the file's group", with(6, 6, (USER, 4, 7)), 9, Some("group 9")),
             ("the file's group, root", with(6, 6, (USER, 4, 7)), 0, None),
-            ("the file's group, kept out by the mask", with(6, 4, (USER, 4, 7)), 9, None),
+            ("the file's group, which the mask keeps out", with(6, 4, (USER, 4, 7)), 9, None),
             ("the mask alone", with(4, 6, (USER, 4, 7)), 9, None),
-            ("one without a mask", list(&[(USER, 2, 7)]), 0, Some("user 7")),
-            ("one from outside this user namespace", with(4, 6, named(NONE)), 0, Some("user 4294967295")),
+            ("a list without a mask", list(&[(USER, 2, 7)]), 0, Some("user 7")),
+            ("a user from outside this user namespace", with(4, 6, named(NONE)), 0, Some("user 4294967295")),
             ("nobody", list(&[]), 0, None),
-            ("nothing", Vec::new(), 0, Some("cannot be understood")),
-            ("another version", vec![3, 0, 0, 0], 0, Some("cannot be understood")),
-            ("a part of an entry", vec![2, 0, 0, 0, 2, 0, 2], 0, Some("cannot be understood")),
+            ("nothing", Vec::new(), 0, Some("cannot be read")),
+            ("another version", vec![3, 0, 0, 0], 0, Some("cannot be read")),
+            ("a part of an entry", vec![2, 0, 0, 0, 2, 0, 2], 0, Some("cannot be read")),
         ] {
-            // The group's bits are the mask's where there is a list.
+            // With an access control list the group bits of the mode are the list's mask.
             let access = Access { mode: 0o664, uid: 0, gid, acl: Some(&acl), default_acl: None };
-            is(writer(&access, Place::File), want, &what);
-            is(writer(&access, Place::Above), want, &what);
-            is(writer(&Access { mode: 0o1777, ..access }, Place::Above), None, &what);
+            check(writer(&access, Place::File), want, &what);
+            check(writer(&access, Place::Above), want, &what);
+            check(writer(&Access { mode: 0o1777, ..access }, Place::Above), None, &what);
         }
     }
 
     #[test]
-    fn default_lists_say_who_could_write_later() {
+    fn default_access_control_lists_say_who_could_write_new_files() {
         for (what, default_acl, want) in [
-            ("a user", with(5, 7, (USER, 7, 7)), Some("user 7 could write what is made in it")),
-            ("a group", with(5, 7, (GROUP, 7, 7)), Some("group 7 could write what is made in it")),
-            ("one kept out by the mask", with(5, 5, (USER, 7, 7)), None),
-            ("one who may read", with(7, 7, (USER, 5, 7)), None),
+            ("a user", with(5, 7, (USER, 7, 7)), Some("user 7 could write new files in it")),
+            ("a group", with(5, 7, (GROUP, 7, 7)), Some("group 7 could write new files in it")),
+            ("a user whom the mask keeps out", with(5, 5, (USER, 7, 7)), None),
+            ("a user who may only read", with(7, 7, (USER, 5, 7)), None),
             ("others", list(&[(1, 7, NONE), (GROUP_OBJ, 5, NONE), (OTHER, 7, NONE)]), Some("others could write")),
             ("nothing", Vec::new(), Some("setfacl -k")),
         ] {
             let access = Access { mode: 0o755, default_acl: Some(&default_acl), ..Access::default() };
-            is(writer(&access, Place::Listed), want, &what);
+            check(writer(&access, Place::Listed), want, &what);
         }
     }
 
     #[test]
-    fn a_user_is_mapped_or_from_outside() {
+    fn a_user_id_is_mapped_or_from_outside_the_namespace() {
         for (map, uid, want) in [
             ("         0          0 4294967295\n", 65534, true),
             ("         0       1000          1\n", 65534, false),

@@ -1,33 +1,36 @@
-//! What a person orders on the host itself, and what is answered.
+//! Commands that a person gives on the host over the control socket, and the answers to them.
+//!
+//! `wire::control` reads and writes them; `model::state` carries them out.
 
 use crate::model::spec::Name;
 
-/// An order that came over the control socket.
+/// A command that came over the control socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// The report as it would be sent now; of one agent only, when named.
+    /// Show the report as it would be sent now; with a name only this agent's part.
     Status(Option<Name>),
-    /// Want the agent up, and start it; answered when it has been alive for `startsecs`, or has ended before.
+    /// Start the agent, and keep it running from now on; answered when it has been alive for `startsecs`, or has ended
+    /// before.
     Start(Name),
-    /// Want the agent down, and stop it; answered when nothing of it is left.
+    /// Stop the agent, and keep it stopped from now on; answered when none of its processes is left.
     Stop(Name),
     /// Stop the agent if it runs, and start it; answered as `Start`.
     Restart(Name),
-    /// Report to the servers now; answered when one took it or none did.
+    /// Report to the servers now; answered when a server has taken the report, or none has.
     Report,
-    /// The ledger of jobs.
+    /// Show the ledger of jobs.
     Jobs,
-    /// Execute the binary now on disk in place of the running one; answered by the new image.
+    /// Execute the installed binary in the daemon's process; answered by the new binary.
     Reexec,
 }
 
-/// What a command's client is told.
+/// The answer to a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// The exit code of the command: 0 done, 1 it did not work, 2 usage.
+    /// The exit code of the client: 0 the command was done, 1 it failed, 2 it was not understood.
     pub code: u8,
     /// One sentence; empty when there is nothing to say.
     pub message: Box<str>,
-    /// A JSON document, for `Status` and `Jobs`; else empty.
+    /// A JSON document for `Status` and `Jobs`; empty for the others.
     pub body: Box<str>,
 }

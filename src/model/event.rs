@@ -1,5 +1,8 @@
-//! What goes into `state.step` and what comes out of it: everything that happens on the host is an `Event`, everything
-//! that is done there an `Action`.
+//! What goes into `State::step` and what comes out: everything that happens on the host is an `Event`, everything that is
+//! to be done there is an `Action`.
+//!
+//! The daemon makes the events and performs the actions; `model::state` decides. Answers to actions come back as events.
+//! Both are values: nothing here touches the host.
 
 use std::fmt::Arguments;
 use std::time::Duration;
@@ -19,121 +22,121 @@ use crate::model::spec::{Name, Spec};
 pub struct Now {
     /// The monotonic clock, which drives everything.
     pub time: Time,
-    /// The wall clock, s since the epoch: only ever told, never acted on.
+    /// The wall clock, seconds since the epoch. It is only reported: no decision depends on it.
     pub wall: u64,
 }
 
-/// A connection to the control socket.
+/// The number of a connection to the control socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Client(pub u32);
 
-/// Where an agent's definition comes from; an earlier one wins.
+/// Where an agent's definition comes from; where there are several, the first of these wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// A file in `agents.d`.
+    /// A file in `agents_dir`.
     File,
     /// A job.
     Job,
-    /// The package itself.
+    /// The agent's package.
     Package,
 }
 
-/// A definition and its source.
+/// A definition and its origin.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
-    /// Its source.
+    /// Where it comes from.
     pub origin: Origin,
-    /// The definition, whose name says whose it is.
+    /// The definition, with the agent's name.
     pub spec: Box<Spec>,
 }
 
-/// What the tree of an agent uses.
+/// What the processes of an agent use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Usage {
-    /// Whose it is.
+    /// The agent.
     pub name: Name,
-    /// Processor time of the tree since it was started; `None` where it cannot be known.
+    /// Processor time of its processes since it was started; `None` if it cannot be measured.
     pub cpu: Option<Duration>,
-    /// Memory of the tree, bytes; `None` where it cannot be known.
+    /// Memory of its processes, bytes; `None` if it cannot be measured.
     pub memory: Option<u64>,
 }
 
 /// How a download attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fetched {
-    /// All bytes are on disk.
+    /// The whole file is on disk.
     Whole {
-        /// What they hash to.
+        /// Its digest.
         digest: Digest,
-        /// Some of them were there before this attempt, or nobody counted them: another attempt may bring others.
+        /// A part of it is from an earlier attempt, or its size is not known: another attempt may get other bytes.
         doubtful: bool,
-        /// They may have been cut short, which another attempt can make good.
+        /// It may have been cut short, so that another attempt may get more.
         cut: bool,
     },
-    /// It may work another time.
+    /// It failed, and another attempt may succeed.
     Cut {
-        /// Why it ended.
+        /// Why it failed.
         reason: Box<str>,
         /// Whether it brought any bytes.
         progress: bool,
-        /// The server asked to be left alone for so many seconds.
+        /// The server asked for no further request before this many seconds have passed.
         retry_after: Option<u64>,
     },
-    /// It will not work another time.
+    /// It failed, and another attempt would fail too.
     Refused {
-        /// Why.
+        /// Why it failed.
         reason: Box<str>,
     },
 }
 
-/// For whom a tool runs.
+/// What a tool runs for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToolOwner {
     /// A job: it is a tool of the host's package management.
     Job(JobId),
-    /// A reexec: it is the binary that is to take our place, which is tried.
+    /// A reexec: the new binary is tried before the daemon executes it.
     Reexec,
 }
 
-/// What became of verifying a package.
+/// The result of verifying a package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verified {
-    /// It hashes to this, and is signed where it must be.
+    /// It has this digest, and is signed where it must be.
     Sound(Digest),
-    /// It is not what a trusted key has signed, or may be changed by somebody: why.
+    /// It has no signature by a trusted key, or somebody else can still change it: why it is refused.
     Hostile(Box<str>),
-    /// It could not be read, and why.
+    /// It could not be read: why.
     Unknown(Box<str>),
 }
 
-/// How a stop of the daemon is meant.
+/// What a shutdown of the daemon does with the agents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
     /// Stop the agents, then exit.
     Stop,
-    /// Exit and let the agents go on.
+    /// Exit, and let the agents keep running.
     Leave,
 }
 
-/// What the servers' answer to an exchange was.
+/// A server's reply in an exchange.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
-    /// A good answer to a status.
+    /// A valid reply to a status.
     Jobs {
-        /// Logged when it is not 0; `None`: the server sent none.
+        /// The server's error code, which is logged unless it is 0; `None`: it sent none.
         errcode: Option<i64>,
-        /// Each job, or why it cannot be one.
+        /// Each job, or why it is rejected.
         jobs: Vec<Result<Job, RejectedJob>>,
     },
-    /// The results were taken.
+    /// The server has taken the results.
     Taken,
-    /// The results were answered, but not taken.
+    /// The server replied that it has not taken the results: why.
     NotTaken(Box<str>),
-    /// No good answer.
+    /// There was no valid reply.
     Failed {
-        /// What was wrong.
+        /// Why there was none.
         reason: Box<str>,
-        /// The server asked to be left alone for so many seconds.
+        /// The server asked for no further request before this many seconds have passed.
         retry_after: Option<u64>,
     },
 }
@@ -141,31 +144,31 @@ pub enum Reply {
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The time asked for by `State::deadline` has come, or just: look what is due.
+    /// The time of `State::deadline` has come.
     Tick,
-    /// All definitions were read again: every good one, from every source, and a sentence for each that is not.
+    /// All definitions were read again.
     Definitions {
-        /// Every file could be read, or was when it was last good: what is in none is gone.
+        /// Every file could be read, now or earlier: an agent that has no definition among `good` has been removed.
         whole: bool,
-        /// The good ones, and the last good ones in place of those that are bad now.
+        /// The valid definitions, and for an invalid file the last valid one that was read from it.
         good: Vec<Definition>,
-        /// What is wrong with the others.
+        /// What is wrong with the invalid files, one sentence each.
         problems: Vec<Box<str>>,
     },
-    /// A person orders something.
+    /// A command came over the control socket.
     Command(Client, Command),
-    /// A client went away without waiting for its answer.
+    /// A client closed its connection before its answer.
     Gone(Client),
     /// The daemon is to end.
     Shutdown(Shutdown),
     /// A signal asks for a reexec.
     Reexec,
-    /// The answer to `Action::Reexec`, when this image still runs: why.
+    /// `Action::Reexec` failed, and the old binary still runs: why.
     NotReexeced(Box<str>),
 
-    /// An agent's process was made.
+    /// An agent's process was started.
     Started {
-        /// Whose.
+        /// The agent.
         name: Name,
         /// The process.
         process: Process,
@@ -178,7 +181,7 @@ pub enum Event {
     },
     /// What enforces the limits of an agent that was taken over.
     Attached {
-        /// Whose.
+        /// The agent.
         name: Name,
         /// As in `Started`.
         limits_by: Option<Box<str>>,
@@ -187,71 +190,71 @@ pub enum Event {
         /// As in `Started`.
         poll_memory: bool,
     },
-    /// An agent's process could not be made, or could not become the agent.
+    /// An agent's process could not be made, or could not execute the agent's program.
     NotStarted {
-        /// Whose.
+        /// The agent.
         name: Name,
-        /// Step and cause.
+        /// The step that failed, and the cause.
         reason: Box<str>,
     },
-    /// The host had no process, memory or descriptor to spare for an agent's start: not the agent's fault.
+    /// The host had too few processes, descriptors or too little memory to start an agent, which is not the agent's fault.
     ResourceExhausted {
-        /// Whose.
+        /// The agent.
         name: Name,
-        /// What was lacking.
+        /// The step that failed, and the cause.
         reason: Box<str>,
     },
-    /// The memory limit of an agent was hit and nothing could be reclaimed, and this is what the kernel says; its main
-    /// process may be alive.
+    /// An agent reached its memory limit, and the kernel could reclaim nothing: the kernel's words. The main process may
+    /// still be alive.
     OutOfMemory(Name, Box<str>),
     /// The main process of an agent (or the starter of a forking one) ended.
     Exited {
-        /// Whose.
+        /// The agent.
         name: Name,
-        /// How.
+        /// How it ended.
         exit: Exit,
-        /// The kernel killed within its memory limit, and this is what it says.
+        /// The kernel has killed a process of the agent at its memory limit: the kernel's words.
         oom: Option<Box<str>>,
         /// The last lines of its output.
         tail: Box<str>,
     },
-    /// The answer to `Action::FindMain`: the process that a forking agent left behind.
+    /// The answer to `Action::FindMain`: the main process of a forking agent, if there is one.
     MainProcess(Name, Option<Process>),
-    /// The answer to `Action::Look`: how many processes of an agent are left.
+    /// The answer to `Action::CountProcesses`: how many processes of an agent are left.
     ProcessCount(Name, u32),
-    /// Some process that is nobody's main process was reaped: a tree may be empty now.
+    /// A process that is no agent's main process was reaped: it may have been the last one of an agent.
     OrphanReaped,
     /// The answer to `Action::Measure`.
     Measured(Vec<Usage>),
-    /// A health check ended.
+    /// An agent's health check ended: how, and the last lines of its output.
     Checked(Name, Exit, Box<str>),
 
     /// The answer to `Action::Exchange`.
     Replied(Reply),
-    /// The answer to `Action::SaveJob`; `Err` says why it is not on disk.
+    /// The answer to `Action::SaveJob`; the error says why the record is not on disk.
     Saved(JobId, Result<(), Error>),
     /// The answer to `Action::Fetch`.
     Fetched(JobId, Fetched),
     /// The answer to `Action::Tool`.
     ToolDone {
-        /// Whose.
+        /// What it ran for.
         owner: ToolOwner,
         /// How it ended.
         exit: Exit,
-        /// Its output: the beginning and the last lines.
+        /// The beginning and the last lines of its output.
         output: Box<str>,
     },
     /// The answer to `Action::Verify`.
     Verified(JobId, Verified),
     /// The answer to `Action::Unpack`.
     Unpacked(JobId, Result<(), Error>),
-    /// The answer to `Action::Place`, `Action::Rename`, `Action::Link` and `Action::Replace`.
+    /// The answer to `Action::PlacePackage`, `Action::Rename`, `Action::Link` and `Action::Replace`.
     Placed(JobId, Result<(), Error>),
     /// The answer to `Action::Inspect`: the package's own definition, if it has one.
     Inspected(JobId, Result<Option<Box<Spec>>, Error>),
 }
 
-/// A request body's content.
+/// The content of a request to a server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
     /// `POST /agent/status`.
@@ -265,108 +268,110 @@ pub enum Message {
 pub enum Action {
     /// Write a line to the log.
     Log(Level, String),
-    /// Read all definitions again, and say so with `Event::Definitions`.
+    /// Read all definitions again; `Event::Definitions` answers.
     Reload,
-    /// Answer a client and close its connection.
+    /// Answer a client, and close its connection.
     Answer(Client, Answer),
-    /// The same where an agent is as the client wants it, saying so if that is not recorded.
+    /// Answer a client whose command for this agent is done; if the agent's record could not be written, the answer says so
+    /// too.
     AnswerSettled(Client, Name, Answer),
     /// Answer a client with a report.
     AnswerReport(Client, Box<Report>),
-    /// Answer a client with the ledger: these entries, and those of the taken jobs from their records.
+    /// Answer a client with the ledger: these entries, and those of jobs whose results the server has taken, from their
+    /// records.
     AnswerJobs(Client, Vec<Entry>),
-    /// Execute a binary in the place of this image. With a time it is on trial: a watcher sees to it that the installed one
-    /// runs again, should it end or still be on trial then.
+    /// Execute this binary in the daemon's process. With a time the new binary is on trial until then: a watcher executes
+    /// the installed one again if the new one ends before it has proved itself, or has not proved itself by then.
     Reexec(Box<str>, Option<Time>),
     /// End the daemon with this exit code.
     Quit(u8),
 
-    /// Make an agent's process from its definition (`State::spec`).
+    /// Start an agent's process from its definition (`State::spec`).
     Start(Name),
-    /// Find what a forking agent's starter left behind.
+    /// Find the main process of a forking agent whose starter has ended.
     FindMain(Name),
     /// Send a signal to every process of an agent.
     Signal(Name, Sig),
     /// Count the processes of an agent.
     CountProcesses {
-        /// Whose.
+        /// The agent.
         name: Name,
-        /// Nothing of it is to follow: its control group may go with its last process.
+        /// The agent is going down: its control group may be removed with its last process.
         last: bool,
     },
-    /// Nothing of an agent is left: remove its control groups.
+    /// No process of an agent is left: remove its control groups.
     Release(Name),
-    /// Measure what every running agent uses.
+    /// Measure the processor time and the memory of every running agent.
     Measure,
     /// Run an agent's health check.
     Check(Name),
     /// Kill an agent's health check.
     KillCheck(Name),
 
-    /// Send something to a server.
+    /// Send a message to a server.
     Exchange(Server, Message),
-    /// Fetch a package to the job's download file, from where it is.
+    /// Download a job's package to its download file, resuming at the size that the file has.
     Fetch(JobId),
-    /// End a download attempt.
+    /// Stop a download attempt.
     StopFetch(JobId),
     /// Remove a job's download file.
     RemoveDownload(JobId),
     /// Run a tool.
     Tool(ToolOwner, Tool),
-    /// Kill a tool with all it started.
+    /// Kill a tool and all processes that it started.
     KillTool(ToolOwner),
-    /// Move the job's download, which has been verified, to `packages/NAME/FILE`; nothing to do where it is there already.
+    /// Move the job's download, which has been verified, to `packages/NAME/FILE`, unless it is there already.
     PlacePackage(JobId, Name, Box<str>),
-    /// Verify the job's download, or `packages/NAME/FILE` where that was moved already: that nobody can write to it any more,
-    /// its digest and, where there are trusted keys, that the job's signature is by one of them, over it, and about the job's
-    /// name and version.
+    /// Verify the job's download, or `packages/NAME/FILE` if it was moved already: that nobody else can write to it any
+    /// more, its digest and, with trusted keys, that the job's signature is by one of them, over this file, and about the
+    /// job's name and version.
     Verify(JobId, Name, Box<str>),
     /// Unpack `packages/NAME/FILE` into the new directory `packages/NAME/DIR`.
     Unpack {
-        /// For whom.
+        /// The job.
         job: JobId,
-        /// Whose package.
+        /// The agent.
         name: Name,
         /// The file below `packages/NAME/`.
         file: Box<str>,
         /// The directory below `packages/NAME/`.
         dir: Box<str>,
-        /// Its format.
+        /// The format of the file.
         format: Format,
     },
-    /// Give a directory below `packages/NAME/` another name, in place of what may have that name.
+    /// Rename a directory below `packages/NAME/`, replacing what may have the new name.
     Rename {
-        /// For whom.
+        /// The job.
         job: JobId,
-        /// Whose package.
+        /// The agent.
         name: Name,
-        /// The name it has.
+        /// The old name.
         from: Box<str>,
-        /// The name it gets.
+        /// The new name.
         to: Box<str>,
     },
-    /// Read a definition: this text, else the package's own, in `packages/NAME/DIR`, or in `/usr/lib/bootagent` where
-    /// `dir` is empty.
+    /// Read a definition: this text if there is one, else the package's own from `packages/NAME/DIR`, or from
+    /// `/usr/lib/bootagent` if `dir` is empty.
     Inspect {
-        /// For whom.
+        /// The job.
         job: JobId,
-        /// Whose definition.
+        /// The agent.
         name: Name,
         /// The directory below `packages/NAME/`.
         dir: Box<str>,
-        /// A definition that a job gave.
+        /// The definition of the job, if it has one.
         text: Option<Box<str>>,
     },
-    /// Put this binary in the place of the installed one: it is no longer on trial.
+    /// Replace the installed binary of the daemon with this one, which has proved itself.
     Replace(JobId, Box<str>),
     /// Let `packages/NAME/current` point to `DIR`.
     Link(JobId, Name, Box<str>),
-    /// Remove these files and directories below `packages/NAME/`; all of it, where the list is empty.
+    /// Remove these files and directories below `packages/NAME/`; the whole directory if the list is empty.
     RemovePackage(Name, Vec<Box<str>>),
 
-    /// Write a job's record, and say so with `Event::Saved`.
+    /// Write a job's record; `Event::Saved` answers.
     SaveJob(Box<JobRecord>),
-    /// Give the record of a job that is over another `seq`.
+    /// Give the record of a job that has ended another `seq`, so that it is kept as long as a newer one.
     TouchJob(JobId, u64),
     /// Remove a job's record.
     RemoveJob(JobId),
@@ -374,22 +379,22 @@ pub enum Action {
     SaveAgent(Box<AgentRecord>),
     /// Remove an agent's records.
     RemoveAgent(Name),
-    /// Write the settings a server gave.
+    /// Write the settings that a server gave.
     SaveSettings(Settings),
     /// Write the host's identity.
     SaveIdentity(Identity),
-    /// Write what matters to this boot about an agent.
+    /// Write an agent's run record, which counts for this boot only.
     SaveRun(Box<RunRecord>),
-    /// Note that all agents are being ended.
+    /// Record that all agents are being stopped, as the daemon shuts down.
     SaveStop(StopRecord),
 }
 
-/// Has a line written to the log. What `format_args!` makes is made a text here, once for all who log.
+/// Adds an action that writes a line to the log.
 pub fn log(out: &mut Vec<Action>, level: Level, text: Arguments) {
     out.push(Action::Log(level, text.to_string()));
 }
 
-/// Has a client answered that asked for no document.
+/// Adds an action that answers a client without a document.
 pub fn answer(out: &mut Vec<Action>, client: Client, code: u8, message: Arguments) {
     out.push(Action::Answer(client, Answer { code, message: message.to_string().into(), body: "".into() }));
 }

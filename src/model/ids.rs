@@ -1,16 +1,17 @@
-//! Whom a helper runs as: a user id of its own, where the host has a range of ids that nobody else uses.
+//! Which user a helper runs as: one with an id of its own, if the host has a range of ids that nobody else uses.
 //!
-//! What the host says comes in as `HostIds`. Whether a process has an id at the moment is asked when one is taken, by the
-//! caller's own means. Nothing here touches the host.
+//! The host's users, groups and id maps come in as `HostIds`; a `Plan` and, with `Pool`, single ids come out. Whether a
+//! process on the host has an id at the moment is asked through a function that the caller brings. Nothing here touches
+//! the host.
 
 use crate::kernel::{Gid, Uid};
 
-/// User or group ids that follow each other.
+/// A range of user or group ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdRange {
-    /// The first one.
+    /// The first id.
     pub first: u32,
-    /// How many there are.
+    /// The number of ids.
     pub count: u32,
 }
 
@@ -19,11 +20,11 @@ impl IdRange {
         self.first as u64 + self.count as u64
     }
 
-    fn holds(self, id: u32) -> bool {
+    fn contains(self, id: u32) -> bool {
         id >= self.first && u64::from(id) < self.end()
     }
 
-    fn meets(self, other: IdRange) -> bool {
+    fn overlaps(self, other: IdRange) -> bool {
         u64::from(self.first) < other.end() && u64::from(other.first) < self.end()
     }
 
@@ -32,55 +33,55 @@ impl IdRange {
     }
 }
 
-/// Where helpers may find their ids, the best range first. systemd leaves 1879048192 to 2147352575 and 60706 to 61183 to
-/// nobody: 61184 to 65519 are its dynamic users, 524288 to 1879048191 its containers'. Subordinate ids begin at 100000 and
-/// end below 600100000, and what directory services map ends at 2000200000. The last range is for containers that have
-/// 65536 ids.
+/// The ranges that helpers may take their ids from, the best one first. systemd assigns neither 1879048192 to 2147352575
+/// nor 60706 to 61183: 61184 to 65519 are its dynamic users, 524288 to 1879048191 its containers. Subordinate ids begin at
+/// 100000 and end below 600100000, and the ids that directory services map end at 2000200000. The last range is for
+/// containers that have 65536 ids.
 pub const RANGES: [IdRange; 3] = [
     IdRange { first: 2_100_000_000, count: 65_536 },
     IdRange { first: 2_050_000_000, count: 65_536 },
     IdRange { first: 60_706, count: 478 },
 ];
 
-/// The user that stands for nobody in particular, where there is no range.
+/// The user `nobody`, which is used where no range is free.
 const NOBODY: u32 = 65_534;
 
-/// What the host says about its ids.
+/// The ids of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostIds {
-    /// Whether we are root, and may run others as whom we like.
+    /// Whether the daemon is root, and may start processes as any user.
     pub root: bool,
-    /// Ids of users and groups that have a name.
+    /// The ids of users and groups that have a name.
     pub accounts: Vec<u32>,
-    /// Ids that were given to users for their containers.
+    /// The subordinate ids, which users may use for their containers, subuid(5).
     pub granted: Vec<IdRange>,
-    /// The user ids there are in our user namespace.
+    /// The user ids that exist in the daemon's user namespace.
     pub users: Vec<IdRange>,
-    /// The group ids there are in our user namespace.
+    /// The group ids that exist in the daemon's user namespace.
     pub groups: Vec<IdRange>,
 }
 
 impl HostIds {
-    /// The first range that exists here as a whole, and in which nobody has an id.
+    /// The first range of `RANGES` that exists here as a whole, and in which no id is assigned.
     pub fn free_range(&self) -> Option<IdRange> {
         let free = |range: &IdRange| {
             self.has(*range)
-                && !self.accounts.iter().any(|id| range.holds(*id))
-                && !self.granted.iter().any(|granted| granted.meets(*range))
+                && !self.accounts.iter().any(|id| range.contains(*id))
+                && !self.granted.iter().any(|granted| granted.overlaps(*range))
         };
         RANGES.into_iter().find(free)
     }
 
-    /// Whether all these ids exist in our user namespace, as users and as groups.
+    /// Whether all these ids exist in the daemon's user namespace, as users and as groups.
     fn has(&self, range: IdRange) -> bool {
         [&self.users, &self.groups].iter().all(|mapped| mapped.iter().any(|mapped| range.is_within(*mapped)))
     }
 }
 
-/// Whom a kind of helper runs as.
+/// The user that a kind of helper runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunsAs {
-    /// Each as a user id of its own.
+    /// Each helper has a user id of its own.
     OwnId,
     /// This user and group.
     User(Uid, Gid),
@@ -88,18 +89,18 @@ pub enum RunsAs {
     Daemon,
 }
 
-/// Whom helpers run as on this host.
+/// The users that helpers run as on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// What reads from the network.
+    /// For helpers that read from the network.
     pub network: RunsAs,
-    /// What judges bytes. Never the user of `network`, where we have a choice.
+    /// For helpers that verify packages; never the user of `network` if the daemon can choose.
     pub judge: RunsAs,
-    /// Where the ids of their own come from.
+    /// The range that the ids of `RunsAs::OwnId` come from.
     pub range: Option<IdRange>,
 }
 
-/// Decides whom helpers run as; `configured` is the user of the configuration, where it names one.
+/// Decides which users helpers run as; `configured` is the `helper_user` of the configuration, if it names one.
 pub fn plan(ids: &HostIds, configured: Option<(Uid, Gid)>) -> Plan {
     if !ids.root {
         return Plan { network: RunsAs::Daemon, judge: RunsAs::Daemon, range: None };
@@ -115,18 +116,19 @@ pub fn plan(ids: &HostIds, configured: Option<(Uid, Gid)>) -> Plan {
     Plan { network, judge, range }
 }
 
-/// What the plan costs, for people; nothing where each helper has an id of its own. `helper_user` is the configured one.
+/// What the plan costs, a sentence for people; `None` if each helper has an id of its own. `helper_user` is the name of the
+/// configured user.
 pub fn warning(plan: &Plan, root: bool, helper_user: Option<&str>) -> Option<String> {
     if !root {
         return Some(
-            "the daemon does not run as root, or may not change its user: what reads from the network and what verifies packages run as its own user, \
-             whose other processes can take them over"
+            "the daemon does not run as root, or may not change its user: what reads from the network and what verifies \
+             packages run as its own user, whose other processes can take them over"
                 .to_string(),
         );
     }
     let no_range = "no range of user ids is free for helpers (see /proc/self/uid_map, /etc/passwd, /etc/subuid)";
     match (plan.network, helper_user) {
-        // What is to be said about that user is said elsewhere.
+        // A warning about root as `helper_user` is given where the configuration is read.
         (RunsAs::User(Uid(0), _), _) | (RunsAs::OwnId, _) => None,
         (RunsAs::User(..), Some(name)) => Some(format!(
             "helper_user: what reads from the network runs as \"{name}\", and other processes of that user can stop it: \
@@ -141,28 +143,30 @@ pub fn warning(plan: &Plan, root: bool, helper_user: Option<&str>) -> Option<Str
     }
 }
 
-/// Hands out user ids of a range, one after the other, so that none comes again soon.
+/// Hands out the user ids of a range in turn, so that an id is not used again soon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
     range: IdRange,
     next: u32,
 }
 
-/// So many ids are tried at a time: where so many in a row are in use, somebody has taken the range.
+/// How many ids are tried at a time: if this many in a row are in use, somebody else uses the range.
 const TRIES: u32 = 64;
 
 impl Pool {
-    /// One that begins anywhere, as `chance` says: two daemons of a host should not meet.
+    /// A pool that begins at a place in the range that `chance`, a random number, decides: two daemons on one host should
+    /// not hand out the same ids.
     pub fn new(range: IdRange, chance: u64) -> Pool {
         Pool { range, next: (chance % u64::from(range.count.max(1))) as u32 }
     }
 
-    /// An id that none of our children has, and no process of the host as `in_use` says; `None` when there is none.
-    pub fn take(&mut self, ours: &[Uid], in_use: &mut dyn FnMut(Uid) -> bool) -> Option<Uid> {
+    /// An id that none of `children` has, the ids of the daemon's own helpers, and no process on the host, which `in_use`
+    /// says; `None` if no id is free.
+    pub fn take(&mut self, children: &[Uid], in_use: &mut dyn FnMut(Uid) -> bool) -> Option<Uid> {
         for _ in 0..TRIES.min(self.range.count) {
             let id = Uid(self.range.first + self.next);
             self.next = (self.next + 1) % self.range.count;
-            if !ours.contains(&id) && !in_use(id) {
+            if !children.contains(&id) && !in_use(id) {
                 return Some(id);
             }
         }
@@ -191,15 +195,27 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_one_that_nobody_has() {
+    fn a_free_range_has_no_assigned_ids() {
         let container = vec![range(0, 65_536)];
         for (what, ids, want) in [
             ("a usual host", host(), Some(0)),
-            ("an account in the first", HostIds { accounts: vec![2_100_000_007], ..host() }, Some(1)),
-            ("one just behind it", HostIds { accounts: vec![2_100_065_536, 2_099_999_999], ..host() }, Some(0)),
+            ("an account in the first range", HostIds { accounts: vec![2_100_000_007], ..host() }, Some(1)),
+            (
+                "accounts beside the first range",
+                HostIds { accounts: vec![2_100_065_536, 2_099_999_999], ..host() },
+                Some(0),
+            ),
             ("subordinate ids", HostIds { granted: vec![range(100_000, 65_536)], ..host() }, Some(0)),
-            ("that reach into it", HostIds { granted: vec![range(2_099_999_999, 2)], ..host() }, Some(1)),
-            ("that end before it", HostIds { granted: vec![range(2_099_999_999, 1)], ..host() }, Some(0)),
+            (
+                "subordinate ids that overlap the first range",
+                HostIds { granted: vec![range(2_099_999_999, 2)], ..host() },
+                Some(1),
+            ),
+            (
+                "subordinate ids that end before it",
+                HostIds { granted: vec![range(2_099_999_999, 1)], ..host() },
+                Some(0),
+            ),
             ("all ids granted", HostIds { granted: vec![ALL], ..host() }, None),
             ("a container", HostIds { users: container.clone(), groups: container.clone(), ..host() }, Some(2)),
             ("fewer groups", HostIds { users: vec![ALL], groups: container.clone(), ..host() }, Some(2)),
@@ -211,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_judges_is_not_whoever_fetched() {
+    fn verification_runs_as_another_user_than_the_network() {
         let (few, one) = (vec![range(0, 1000), range(65_534, 1)], vec![range(0, 1)]);
         let few = HostIds { users: few.clone(), groups: few, ..host() };
         let one = HostIds { users: one.clone(), groups: one, ..host() };
@@ -229,8 +245,8 @@ mod tests {
             assert_eq!((plan.network, plan.judge), (network, judge), "{what}");
             let apart = plan.network == RunsAs::OwnId || plan.network != plan.judge;
             assert!(apart || plan.network == RunsAs::Daemon, "{what}");
-            let said = warning(&plan, ids.root, configured.then_some("web"));
-            assert_eq!(said.is_none(), network == RunsAs::OwnId, "{what}: {said:?}");
+            let warning = warning(&plan, ids.root, configured.then_some("web"));
+            assert_eq!(warning.is_none(), network == RunsAs::OwnId, "{what}: {warning:?}");
         }
     }
 
@@ -240,8 +256,8 @@ mod tests {
         let mut free = |_: Uid| false;
         let taken: Vec<_> = (0..5).map(|_| pool.take(&[], &mut free)).collect();
         assert_eq!(taken, [102, 103, 100, 101, 102].map(|id| Some(Uid(id))));
-        assert_eq!(pool.take(&[Uid(103)], &mut |id| id == Uid(100)), Some(Uid(101)), "held by ours, by another");
+        assert_eq!(pool.take(&[Uid(103)], &mut |id| id == Uid(100)), Some(Uid(101)), "of a child, of another");
         assert_eq!(pool.take(&[], &mut |_| true), None);
-        assert_eq!(Pool::new(range(100, 400), 0).take(&[], &mut |id| id.0 < 164), None, "it tries for ever");
+        assert_eq!(Pool::new(range(100, 400), 0).take(&[], &mut |id| id.0 < 164), None, "64 tries at most");
     }
 }

@@ -1,15 +1,15 @@
-//! What a server may not do where packages must be signed: bring code onto the host by any other way than a package.
+//! What a server may not do where packages must be signed (`trusted_keys`): bring code onto the host without a signature.
 //!
-//! A definition names what is executed, and environment variables can be as good as code: a loader, a library or an
-//! interpreter takes commands, files or directories of code out of them. Which ones do, nobody knows for every program,
-//! so that a job sets only those that the agent's own definition names. What a loader, shell or interpreter reads before
-//! the program itself runs is refused even then.
+//! A definition names the program to execute, so a job may not bring one. Environment variables can be as good as code: a
+//! loader, a library or an interpreter takes commands, files or directories of code from them. It is impossible to list
+//! these variables for every program, so a job may set only those that the agent's own definition names. Variables that
+//! a loader, a shell or an interpreter reads before the program itself runs are refused even if the definition names them.
 
 use crate::model::event::{Definition, Origin};
-use crate::model::job::{joined, Job, JobAction};
+use crate::model::job::{Job, JobAction};
 use crate::model::spec::Envs;
 
-/// Variables that belong to the loader, the C library, a shell or an interpreter, by their beginning.
+/// How variables begin that belong to the loader, the C library, a shell or an interpreter.
 const PREFIXES: [&str; 30] = [
     "LD_",
     "GLIBC_",
@@ -43,7 +43,7 @@ const PREFIXES: [&str; 30] = [
     "GCONV_",
 ];
 
-/// The same by their whole name.
+/// More of these variables, by their whole name.
 const NAMES: [&str; 28] = [
     "PATH",
     "HOME",
@@ -80,8 +80,9 @@ pub fn is_startup(name: &str) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a job may set this variable where packages must be signed: the agent's definition, a signed package's or a file's
-/// of the host's own, names it in its `envs`. What a job defined, when that was possible, names nothing.
+/// Whether a job may set this variable where packages must be signed: the agent's definition names it in its `envs`. Only
+/// a definition from a signed package or from a file on the host counts; one that a job brought, before keys were
+/// configured, does not.
 pub fn may_set(name: &str, definition: Option<&Definition>) -> bool {
     let named = |definition: &Definition| {
         definition.origin != Origin::Job && definition.spec.envs.iter().any(|(known, _)| **known == *name)
@@ -89,20 +90,20 @@ pub fn may_set(name: &str, definition: Option<&Definition>) -> bool {
     !is_startup(name) && definition.is_some_and(named)
 }
 
-/// The variables of a job's that it may not set, separated by commas; empty when there is none.
+/// The variables of `envs` that a job may not set, separated by commas; empty if there are none.
 pub fn unnamed(envs: Option<&Envs>, definition: Option<&Definition>) -> String {
     let envs = envs.into_iter().flatten().map(|(name, _)| &**name);
-    joined(&mut envs.filter(|name| !may_set(name, definition)), ", ")
+    envs.filter(|name| !may_set(name, definition)).collect::<Vec<_>>().join(", ")
 }
 
-/// Why a job with this environment is refused for an agent with this definition; `None`: it may go on.
+/// Why a job with this environment is refused for an agent with this definition; `None`: it is not refused.
 pub fn env_objection(envs: Option<&Envs>, definition: Option<&Definition>) -> Option<String> {
     let unnamed = unnamed(envs, definition);
     let text = "with trusted_keys a job sets only variables that the agent's own definition names in its envs";
     (!unnamed.is_empty()).then(|| format!("envs: {unnamed}: {text}"))
 }
 
-/// Why this job is refused where packages must be signed, whatever the agent's definition says; `None`: it may begin.
+/// Why this job is refused where packages must be signed, whatever the agent's definition says; `None`: it is not refused.
 pub fn objection(job: &Job) -> Option<String> {
     if job.definition.is_some() {
         return Some("a definition in a job: with trusted_keys only a signed package's own counts".to_string());
@@ -121,8 +122,8 @@ pub fn objection(job: &Job) -> Option<String> {
     }
 }
 
-/// Whether a trusted comment is about this version of this agent: it says `name=NAME` and `version=VERSION` once each,
-/// among what else it may say.
+/// Whether the trusted comment of a signature is about this version of this agent: it has `name=NAME` and
+/// `version=VERSION` exactly once each, possibly among other words.
 pub fn is_about(comment: &str, name: &str, version: &str) -> bool {
     let says = |key: &str, value: &str| {
         let mut values = comment.split_ascii_whitespace().filter_map(|word| word.strip_prefix(key)?.strip_prefix('='));
@@ -137,7 +138,7 @@ mod tests {
     use crate::model::spec::Spec;
 
     #[test]
-    fn variables_that_are_as_good_as_code() {
+    fn variables_of_loaders_and_interpreters_are_recognized() {
         for (name, want) in [
             ("PATH", true),
             ("HOME", true),
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_sets_what_the_definition_names() {
+    fn a_job_may_set_only_variables_that_the_definition_names() {
         let define = |origin| {
             let mut spec = Spec::new("web", "1", vec!["/bin/web".into()]);
             spec.envs = ["GREETING", "PATH", "LD_PRELOAD", "PYTHONPATH"].map(|name| (name.into(), "x".into())).into();
@@ -184,16 +185,16 @@ mod tests {
         let envs: Envs = ["GREETING", "greeting", "GREETING2", "GIO_EXTRA_MODULES", "PATH", "LD_PRELOAD", "PYTHONPATH"]
             .map(|name| (name.into(), "y".into()))
             .into();
-        let most = "greeting, GREETING2, GIO_EXTRA_MODULES, PATH, LD_PRELOAD, PYTHONPATH";
+        let not_named = "greeting, GREETING2, GIO_EXTRA_MODULES, PATH, LD_PRELOAD, PYTHONPATH";
         for (definition, want) in [
-            (Some(define(Origin::File)), most.to_string()),
-            (Some(define(Origin::Package)), most.to_string()),
-            (Some(define(Origin::Job)), format!("GREETING, {most}")),
-            (None, format!("GREETING, {most}")),
+            (Some(define(Origin::File)), not_named.to_string()),
+            (Some(define(Origin::Package)), not_named.to_string()),
+            (Some(define(Origin::Job)), format!("GREETING, {not_named}")),
+            (None, format!("GREETING, {not_named}")),
         ] {
             assert_eq!(unnamed(Some(&envs), definition.as_ref()), want);
-            let said = env_objection(Some(&envs), definition.as_ref()).unwrap_or_default();
-            assert!(said.starts_with(&format!("envs: {want}: with trusted_keys")), "{said}");
+            let objection = env_objection(Some(&envs), definition.as_ref()).unwrap_or_default();
+            assert!(objection.starts_with(&format!("envs: {want}: with trusted_keys")), "{objection}");
             assert_eq!(env_objection(Some(&Envs::new()), definition.as_ref()), None);
             assert_eq!(env_objection(None, definition.as_ref()), None);
         }
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_are_about_one_version_of_one_agent() {
+    fn a_trusted_comment_names_one_version_of_one_agent() {
         for (comment, want) in [
             ("name=web version=1.2", true),
             ("version=1.2 name=web", true),
