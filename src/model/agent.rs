@@ -1,25 +1,27 @@
 //! One agent's state machine.
 //!
-//! | life \ event | up ordered | down ordered | started | not started | exited | left 0 | left n | time |
+//! | state | `request_start` | `request_stop` | `started` | `not_started` | `exited` | `process_count` 0 | more than 0 | `due` |
 //! |---|---|---|---|---|---|---|---|---|
-//! | Down, Fatal | begin | Down | - | - | - | - | - | - |
-//! | Waiting | begin | Down | - | - | - | - | - | begin at `until` |
-//! | Starting | - | Stopping | Running, Forking | policy (host short: Waiting) | - | - | - | - |
-//! | Forking | - | Stopping | - | policy | find the main process, or Stopping | - | - | ask again, policy at the end, also of a starter that stays |
-//! | Running | - | Stopping | - | policy | Stopping (the rest of its tree) | - | - | health check |
-//! | Stopping | then up | then down | leader known, signal it | leader gone | leader gone, look | conclude, the leader being gone | signal, wait | SIGKILL, look again |
+//! | Down, Fatal | start | Down | - | - | - | - | - | - |
+//! | Waiting | start | Down | - | - | - | - | - | start at `until` |
+//! | Starting | - | Stopping | Running, Forking | policy | - | - | - | - |
+//! | Forking | - | Stopping | - | policy | find the main process, or Stopping | - | - | find again, or Stopping at the timeout |
+//! | Running | - | Stopping | - | policy | Stopping (its other processes) | - | - | health check |
+//! | Stopping | start afterwards | stay down afterwards | signal the process | count | count | conclude | signal, count again | SIGKILL, count again |
 //!
-//! "policy" is `restart::judge`; "conclude" does what the stop was for: stay down, start again, wait or stay given up as before, or the policy. A dash is
-//! an event that cannot happen there; it is logged and changes nothing.
+//! "policy" is what `restart::judge` says; "conclude" does what `AfterStop` says, once the main process is gone too. When
+//! the host cannot start a process for lack of resources, Starting becomes Waiting. A dash is an event that cannot happen
+//! in that state: it changes nothing, and is logged where it shows a fault.
 //!
-//! `orders` has what is ordered and how it begins and ends, `events` what happens and falls due, `watch` limits and health
-//! checks, `resume` what goes on under the next daemon, `told` what is said of it.
+//! Events come in from `model::state`, with the time and a place for actions in `StepContext`. `agent_state` has the
+//! states, `requests` has how an agent starts and stops, `events` what happens to it and what is due, `watch` polled limits
+//! and health checks, `resume` how a new daemon takes it over, `report` what is reported about it.
 
-mod events;
 mod agent_state;
+mod events;
+mod report;
 mod requests;
 mod resume;
-mod report;
 mod watch;
 
 use std::fmt::Arguments;
@@ -33,25 +35,25 @@ use crate::model::spec::{Name, Spec, STOPSECS};
 use crate::model::trust::{may_set, unnamed};
 pub use agent_state::{AfterStop, AgentState, Health, Stopping};
 
-/// The first and the longest pause between two looks at what is left of a tree.
+/// The first and the longest pause between two counts of an agent's remaining processes.
 const COUNT_INTERVAL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// How long a forking agent's starter may run: one that stays is an agent that does not go into the background.
+/// How long a forking agent's starter may run: a starter that does not end is an agent that stays in the foreground.
 const STARTER_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How long a forking agent's starter may have ended before its main process is known.
+/// How long the main process of a forking agent is searched for after the end of its starter.
 const MAIN_PROCESS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long after a SIGKILL the next one follows, for what did not end by the first.
+/// The time between two SIGKILLs to a health check or a tool that has not ended yet.
 pub const KILL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long after a start that the host had nothing to spare for the next one follows.
+/// The wait before the next attempt of a start that failed because the host lacked resources.
 const RESOURCE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// Checks in a row over a polled CPU limit that end in a kill.
+/// How many checks in a row over a polled CPU limit end in a kill.
 const CPU_CHECKS: u32 = 3;
 
-/// What surrounds one step of an agent.
+/// What one step of an agent is given besides its event.
 pub struct StepContext<'a> {
     /// The monotonic clock.
     pub now: Time,
@@ -59,11 +61,11 @@ pub struct StepContext<'a> {
     pub policy: Policy,
     /// The boot id, for run records.
     pub boot_id: &'a str,
-    /// All agents are being stopped, as the daemon ends.
+    /// All agents are being stopped, as the daemon shuts down.
     pub shutdown: bool,
-    /// Where actions go.
+    /// Gets the actions.
     pub out: &'a mut Vec<Action>,
-    /// Where sentences for the server go.
+    /// Gets the sentences for the server, each with the agent's name.
     pub reported: &'a mut Vec<(Name, String)>,
 }
 
@@ -72,55 +74,60 @@ impl StepContext<'_> {
         log(self.out, level, format_args!("agent \"{name}\": {text}"));
     }
 
-    /// Logs and tells the server.
+    /// Logs a sentence, and reports it to the server.
     fn log_and_report(&mut self, level: Level, name: &Name, text: Arguments) {
         self.log(level, name, text);
         self.reported.push((name.clone(), text.to_string()));
     }
 }
 
-/// One agent: what it is, what it should be, what it is doing.
+/// One agent: its definition, whether it should run, and what it is doing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agent {
-    /// What is kept over reboots.
+    /// What is remembered over reboots.
     pub record: AgentRecord,
-    /// Its definition; `None` when it is gone and the agent with it.
+    /// Its definition; `None` if that was removed, and the agent with it.
     pub definition: Option<Definition>,
     /// What it is doing.
     pub state: AgentState,
-    /// Counts starts, so that one start can be told from the next.
+    /// Counts its starts.
     pub generation: u32,
-    /// The mark of the definition that it was last started by, as far as that is known.
+    /// The fingerprint of the definition that it was last started with, if known.
     fingerprint: Option<u64>,
     /// Abnormal ends in a row.
     failures: u32,
     /// Its last end was by force.
     killed: bool,
-    /// Processes of an earlier daemon's time may be about: look before a start.
+    /// Processes that an earlier daemon started may still run: they are ended before the next start.
     leftovers: bool,
-    /// It ended normally, and is not to be restarted.
+    /// It ended normally, and is not restarted without a request.
     finished: bool,
-    /// What is said about its last end.
+    /// How it ended last, a sentence for people.
     detail: Box<str>,
+    /// What enforces its limits; `None` without limits.
     limits_by: Option<Box<str>>,
+    /// Whether its CPU and its memory limit are polled.
     poll: (bool, bool),
+    /// Checks in a row over the polled CPU limit.
     over_cpu: u32,
+    /// Failed health checks in a row.
     check_failures: u32,
-    /// Its check has passed since its start.
+    /// Its health check has passed since its start.
     check_passed: bool,
-    /// The last measurement: when, and the processor time of the tree until then.
+    /// The last measurement: when, and the processor time used until then.
     sample: Option<(Time, Duration)>,
-    /// The same at the last check of polled limits: what people ask in between is no check.
+    /// The same of the last check of polled limits, as other measurements, for a status, do not count as checks.
     check_sample: Option<(Time, Duration)>,
-    /// Processor share in percent between the last two measurements.
+    /// Its processor share in percent between the last two measurements.
     cpu: Option<f64>,
+    /// Its memory at the last measurement, bytes.
     memory: Option<u64>,
-    /// Packages must be signed, so that of what jobs set only those variables count that its definition names.
+    /// Packages must be signed, so that jobs may set only the environment variables that its definition names.
     signed: bool,
 }
 
 impl Agent {
-    /// An agent that does nothing yet. `leftovers`: an earlier daemon of this boot may have left processes behind; `signed`:
+    /// An agent that is down. `leftovers`: processes that an earlier daemon of this boot started may still run; `signed`:
     /// packages must be signed.
     pub fn new(record: AgentRecord, definition: Option<Definition>, leftovers: bool, signed: bool) -> Agent {
         Agent {
@@ -147,7 +154,7 @@ impl Agent {
         }
     }
 
-    /// The time it has between the polite signal and SIGKILL; the usual one when its definition is gone.
+    /// The time between its stop signal and SIGKILL; the default if it has no definition any more.
     pub fn stopsecs(&self) -> Duration {
         self.definition.as_ref().map_or(STOPSECS, |definition| definition.spec.stopsecs)
     }
@@ -159,11 +166,11 @@ impl Agent {
 
     /// Whether it should run.
     pub fn wanted(&self) -> Wanted {
-        let first = self.definition.as_ref().is_some_and(|definition| definition.spec.autostart);
-        self.record.wanted.unwrap_or(if first { Wanted::Up } else { Wanted::Down })
+        let autostart = self.definition.as_ref().is_some_and(|definition| definition.spec.autostart);
+        self.record.wanted.unwrap_or(if autostart { Wanted::Up } else { Wanted::Down })
     }
 
-    /// Its version: what a job installed, else what its definition says.
+    /// The version of the package that a job installed, else that of its definition; empty without either.
     pub fn version(&self) -> &str {
         match (&self.record.package, &self.definition) {
             (Some(package), _) => &package.version,
@@ -172,12 +179,12 @@ impl Agent {
         }
     }
 
-    /// Its definition with the environment and limits that jobs gave laid over.
+    /// Its definition, with the environment and the limits that jobs have set.
     pub fn spec(&self) -> Option<Spec> {
         let mut spec = Spec::clone(&self.definition.as_ref()?.spec);
         if let Some(envs) = &self.record.envs {
-            let counts = |key: &str| !self.signed || may_set(key, self.definition.as_ref());
-            for (key, value) in envs.iter().filter(|(key, _)| counts(key)) {
+            let is_allowed = |key: &str| !self.signed || may_set(key, self.definition.as_ref());
+            for (key, value) in envs.iter().filter(|(key, _)| is_allowed(key)) {
                 spec.envs.retain(|(known, _)| known != key);
                 spec.envs.push((key.clone(), value.clone()));
             }
@@ -193,8 +200,8 @@ impl Agent {
         Some(spec)
     }
 
-    /// The variables that jobs have set and that are not its own to have: its definition does not name them (any more), and
-    /// packages must be signed.
+    /// The environment variables that jobs have set and that do not count, as packages must be signed and its definition
+    /// does not name them (any more).
     fn unnamed_envs(&self) -> String {
         match self.signed {
             true => unnamed(self.record.envs.as_ref(), self.definition.as_ref()),
@@ -202,12 +209,12 @@ impl Agent {
         }
     }
 
-    /// Nothing of it is there, and nothing will be without an order.
+    /// Whether no process of it runs, and none is started without a request.
     pub fn is_down(&self) -> bool {
         matches!(self.state, AgentState::Down | AgentState::Fatal)
     }
 
-    /// Whether it is down, or comes to that without a start in between.
+    /// Whether it is down, or will be without a start in between.
     pub fn is_going_down(&self) -> bool {
         match &self.state {
             AgentState::Stopping(stopping) => matches!(stopping.after, AfterStop::Down | AfterStop::Fatal),
@@ -219,17 +226,17 @@ impl Agent {
         }
     }
 
-    /// Whether it is down only because nobody has started it yet.
+    /// Whether it is down only because it has not been started yet.
     pub fn is_fresh(&self) -> bool {
         self.state == AgentState::Down && !self.finished
     }
 
-    /// Whether its health check has passed since its start; one that has none is healthy.
+    /// Whether its health check has passed since its start; always, if it has no health check.
     pub fn is_healthy(&self) -> bool {
         self.check_passed || self.definition.as_ref().is_none_or(|definition| definition.spec.check.is_none())
     }
 
-    /// When its main process was started, while that runs.
+    /// When it was started; `None` unless its main process runs.
     pub fn running_since(&self) -> Option<Time> {
         match self.state {
             AgentState::Running { since, .. } => Some(since),
@@ -237,22 +244,22 @@ impl Agent {
         }
     }
 
-    /// Whether a limit of it must be polled now.
+    /// Whether it runs and has a limit that must be polled.
     pub fn polled(&self) -> bool {
         (self.poll.0 || self.poll.1) && matches!(self.state, AgentState::Running { .. })
     }
 
-    /// Whether it was last started by another definition than the one it has.
+    /// Whether it was last started with another definition than the one it has.
     pub fn is_outdated(&self) -> bool {
-        self.fingerprint.zip(self.spec()).is_some_and(|(mark, spec)| mark != spec.fingerprint())
+        self.fingerprint.zip(self.spec()).is_some_and(|(fingerprint, spec)| fingerprint != spec.fingerprint())
     }
 
-    /// It was, or is being, started by the definition of this mark; unless known, that is the one it has.
-    fn note_fingerprint(&mut self, mark: Option<u64>) {
-        self.fingerprint = mark.or_else(|| self.spec().map(|spec| spec.fingerprint()));
+    /// Remembers the definition that it was started with; `None` stands for the one it has.
+    fn note_fingerprint(&mut self, fingerprint: Option<u64>) {
+        self.fingerprint = fingerprint.or_else(|| self.spec().map(|spec| spec.fingerprint()));
     }
 
-    /// Its main process, or its starter, while it is alive.
+    /// Its main process or its starter, if that is alive.
     pub fn process(&self) -> Option<Process> {
         match &self.state {
             AgentState::Running { process, .. } => Some(*process),
@@ -262,11 +269,12 @@ impl Agent {
         }
     }
 
-    /// Gives it another definition; the caller restarts it if that is a change.
+    /// Replaces its definition; the caller restarts it if the new one differs.
     pub fn define(&mut self, definition: Option<Definition>) {
         self.definition = definition;
     }
 
+    /// Remembers how it ended, for its detail, and logs and reports it; `tail`: the last lines of its output.
     fn set_last_end(&mut self, text: Arguments, tail: &str, level: Level, context: &mut StepContext) {
         let between = if tail.is_empty() { "" } else { ": " };
         let text = format!("{text}{between}{tail}");
@@ -274,13 +282,14 @@ impl Agent {
         self.detail = text.into();
     }
 
-    /// Notes what matters to this boot.
+    /// Has its run record written.
     fn save(&self, context: &mut StepContext) {
         context.out.push(Action::SaveRun(Box::new(self.run_record(context.boot_id))));
     }
 
     fn log_impossible(&self, event: &str, context: &mut StepContext) {
-        context.log(Level::Warn, &self.record.name, format_args!("\"{event}\" while {}, ignored", self.state.name()));
+        let text = format_args!("unexpected event \"{event}\" in state \"{}\", ignored", self.state.name());
+        context.log(Level::Warn, &self.record.name, text);
     }
 
     /// Where its definition comes from.

@@ -1,4 +1,4 @@
-//! What an agent is doing, and what each state needs to know.
+//! The states of an agent. A time or a count that only one state needs is a field of that state.
 
 use std::time::Duration;
 
@@ -8,24 +8,24 @@ use crate::model::restart::End;
 /// What an agent is doing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AgentState {
-    /// Nothing of it is there, and no start is due.
+    /// No process of it runs, and no start is due.
     Down,
     /// It ended, and is started again at `until`.
     Waiting {
-        /// Not before this.
+        /// When it is started.
         until: Time,
     },
-    /// It was given up.
+    /// It was given up after too many early ends.
     Fatal,
-    /// Its process is being made.
+    /// Its process is being started.
     Starting,
-    /// The starter of a forking agent runs, or has ended and the main process is sought.
+    /// The starter of a forking agent runs, or has ended and the main process is searched for.
     Forking {
-        /// The starter, while it runs.
+        /// The starter; `None` after its end.
         starter: Option<Process>,
         /// When the starter was started.
         since: Time,
-        /// When to ask for the main process again, and when to stop asking; both only after the starter's end.
+        /// When to search for the main process again, and when to stop searching; `None` before the starter's end.
         ask: Option<(Time, Time)>,
     },
     /// Its main process runs.
@@ -37,7 +37,7 @@ pub enum AgentState {
         /// Its health check.
         health: Health,
     },
-    /// It, or what it left behind, is being ended.
+    /// It, or the processes that it left behind, are being stopped.
     Stopping(Box<Stopping>),
 }
 
@@ -55,49 +55,49 @@ impl AgentState {
     }
 }
 
-/// Where the health check stands.
+/// The state of the health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// None, or not now.
+    /// The agent has no health check.
     Off,
-    /// It runs again at that time.
+    /// The next check is due at this time.
     Next(Time),
-    /// It is running, and is killed at that time (again, when it is late already).
+    /// A check is running.
     Busy {
-        /// When to kill it.
+        /// When it is killed for taking too long, or killed again.
         until: Time,
         /// It was killed for taking too long.
         late: bool,
     },
 }
 
-/// An end in progress.
+/// A stop in progress.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stopping {
-    /// What follows when nothing is left.
+    /// What follows when no process is left.
     pub after: AfterStop,
-    /// The main process while it is alive, and when it was started.
+    /// The main process, and when it was started; `None` after its end.
     pub main_process: Option<(Process, Time)>,
-    /// How long the main process had been running when this began.
+    /// How long the main process had been running when the stop began.
     pub uptime: Duration,
-    /// When SIGKILL follows; `None` while the polite signal was not sent.
+    /// When SIGKILL follows; `None` before the stop signal was sent.
     pub kill_at: Option<Time>,
     /// SIGKILL was sent.
     pub killed: bool,
-    /// Its process is being made: whether there is one is not known yet.
+    /// Its process is still being started, so that nothing can be signalled yet.
     pub starting: bool,
-    /// When to look next at what is left; `None` while the end of the main process is awaited.
+    /// When to count the remaining processes next; `None` while nothing but the end of the main process is awaited.
     pub count_at: Option<Time>,
-    /// The pause after that look.
+    /// The pause after the next count.
     pub pause: Duration,
 }
 
 /// What follows a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterStop {
-    /// It stays down, as ordered.
+    /// It stays down, as requested.
     Down,
-    /// It is started, as ordered.
+    /// It is started, as requested.
     Up,
     /// It waits for its restart at this time, as before the stop.
     Wait(Time),

@@ -1,4 +1,4 @@
-//! What happens to an agent, and what is due without anything happening.
+//! What happens to an agent's processes, and what falls due: the right columns of the table in `agent.rs`.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::model::restart::End;
 use crate::model::spec::Kind;
 
 impl Agent {
-    /// What enforces its limits, whether its CPU and whether its memory must be polled.
+    /// Its limits were applied. `by`: what enforces them, and whether its CPU and its memory limit must be polled.
     pub fn attached(&mut self, by: &(Option<Box<str>>, bool, bool)) {
         self.limits_by = by.0.clone();
         self.poll = (by.1, by.2);
     }
 
-    /// Its process was made.
+    /// Its process was started; `by` as in `attached`.
     pub fn started(&mut self, process: Process, by: &(Option<Box<str>>, bool, bool), context: &mut StepContext) {
         self.attached(by);
         match &mut self.state {
@@ -50,7 +50,7 @@ impl Agent {
         }
     }
 
-    /// Its process could not be made, or could not become the agent.
+    /// Its process could not be made, or could not execute the agent's program.
     pub fn not_started(&mut self, reason: &str, context: &mut StepContext) {
         match &mut self.state {
             AgentState::Starting | AgentState::Forking { .. } | AgentState::Running { .. } => {
@@ -68,7 +68,7 @@ impl Agent {
         }
     }
 
-    /// The host had nothing to spare for its start: tried again before long, and not counted.
+    /// The host lacked resources to start it: the start is tried again soon, and does not count as a failure.
     pub fn resource_exhausted(&mut self, reason: &str, context: &mut StepContext) {
         if self.state != AgentState::Starting {
             return self.not_started(reason, context);
@@ -94,7 +94,7 @@ impl Agent {
             }
             AgentState::Forking { starter, since, ask } => {
                 *starter = None;
-                // One that was taken over has no status.
+                // The exit status of a starter that an earlier daemon started is unknown.
                 if matches!(exit, Exit::Code(0) | Exit::Unknown) {
                     *ask = Some((context.now, context.now + MAIN_PROCESS_TIMEOUT));
                     context.out.push(Action::FindMain(self.record.name.clone()));
@@ -113,14 +113,9 @@ impl Agent {
         }
     }
 
-    pub(super) fn ended(
-        &mut self,
-        exit: Exit,
-        oom: Option<&str>,
-        tail: &str,
-        ran: Duration,
-        context: &mut StepContext,
-    ) {
+    /// Its main process or starter ended after `ran`, and nobody had requested that: ends what is left, then applies the
+    /// restart policy.
+    fn ended(&mut self, exit: Exit, oom: Option<&str>, tail: &str, ran: Duration, context: &mut StepContext) {
         self.killed = oom.is_some() || exit == Exit::Signal(Sig::KILL);
         let text = match oom {
             Some(oom) => format!("killed: {oom}"),
@@ -130,12 +125,12 @@ impl Agent {
         self.enter_stopping(AfterStop::Policy(End::Exited(exit)), None, ran, context);
     }
 
-    /// The search for a forking agent's main process brought this.
-    pub fn main_found(&mut self, found: Option<Process>, context: &mut StepContext) {
+    /// The search for a forking agent's main process ended; `None`: it was not found.
+    pub fn main_found(&mut self, main_process: Option<Process>, context: &mut StepContext) {
         let AgentState::Forking { starter: None, since, ask: Some((next, until)) } = &mut self.state else {
             return;
         };
-        match found {
+        match main_process {
             Some(process) => {
                 let since = *since;
                 self.state = AgentState::Running { process, since, health: self.first_check(context.now) };
@@ -148,30 +143,24 @@ impl Agent {
                 let pidfile = self.definition.as_ref().and_then(|definition| definition.spec.pidfile.as_deref());
                 let what = match pidfile {
                     Some(file) => format!("pid file \"{file}\" names no process of it"),
-                    None => "no main process is there".to_string(),
+                    None => "it has no main process".to_string(),
                 };
-                self.set_last_end(
-                    format_args!(
-                        "cannot start: its starter ended, and {what} after {} s",
-                        MAIN_PROCESS_TIMEOUT.as_secs()
-                    ),
-                    "",
-                    Level::Error,
-                    context,
-                );
+                let timeout = MAIN_PROCESS_TIMEOUT.as_secs();
+                let text = format_args!("cannot start: its starter ended, and {what} after {timeout} s");
+                self.set_last_end(text, "", Level::Error, context);
                 self.enter_stopping(AfterStop::Policy(End::NotStarted), None, Duration::ZERO, context);
             }
         }
     }
 
-    /// So many processes of it are left.
+    /// Its processes were counted: this many are left.
     pub fn process_count(&mut self, count: u32, context: &mut StepContext) {
         let signal = stopsignal(&self.definition);
         let stopsecs = self.stopsecs();
         let AgentState::Stopping(stopping) = &mut self.state else { return };
         if count == 0 && stopping.main_process.is_none() && !stopping.starting {
-            let (then, ran) = (stopping.after, stopping.uptime);
-            self.conclude(then, ran, context);
+            let (after, ran) = (stopping.after, stopping.uptime);
+            self.conclude(after, ran, context);
             return;
         }
         if count > 0 && stopping.kill_at.is_none() {
@@ -182,7 +171,7 @@ impl Agent {
         stopping.pause = (stopping.pause * 2).min(COUNT_INTERVAL.1);
     }
 
-    /// A process that is nobody's main process was reaped.
+    /// A process that is no agent's main process was reaped: it may have been the last one of this agent.
     pub fn orphan_reaped(&mut self, context: &mut StepContext) {
         if let AgentState::Stopping(stopping) = &self.state {
             if stopping.main_process.is_none() {
@@ -191,7 +180,7 @@ impl Agent {
         }
     }
 
-    /// The time came: does what is due.
+    /// Does what is due at this time.
     pub fn due(&mut self, context: &mut StepContext) {
         let name = self.record.name.clone();
         match &mut self.state {
@@ -201,18 +190,15 @@ impl Agent {
             }
             AgentState::Forking { starter: Some(_), since, .. } if *since + STARTER_TIMEOUT <= context.now => {
                 self.killed = false;
-                self.set_last_end(
-                    format_args!("cannot start: its starter has not ended after {} s", STARTER_TIMEOUT.as_secs()),
-                    "",
-                    Level::Error,
-                    context,
-                );
+                let timeout = STARTER_TIMEOUT.as_secs();
+                let text = format_args!("cannot start: its starter has not ended after {timeout} s");
+                self.set_last_end(text, "", Level::Error, context);
                 self.begin_stop(AfterStop::Policy(End::NotStarted), context);
             }
             AgentState::Running { health, .. } => match *health {
                 Health::Next(at) if at <= context.now => {
-                    let timeout = self.definition.as_ref().and_then(|definition| definition.spec.check.as_ref());
-                    *health = timeout
+                    let check = self.definition.as_ref().and_then(|definition| definition.spec.check.as_ref());
+                    *health = check
                         .map_or(Health::Off, |check| Health::Busy { until: context.now + check.timeout, late: false });
                     context.out.push(Action::Check(name));
                 }
@@ -233,7 +219,7 @@ impl Agent {
                     if stopping.killed {
                         context.out.push(Action::Signal(name.clone(), Sig::KILL));
                     }
-                    // The answer sets the time of the next look; this is for an answer that does not come.
+                    // The answer sets the time of the next count. This one is for the case that no answer comes.
                     stopping.count_at = Some(context.now + COUNT_INTERVAL.1);
                     context.out.push(self.count_action());
                 }

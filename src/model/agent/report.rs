@@ -1,4 +1,4 @@
-//! What is said of an agent: to the server, to people, and to the next daemon.
+//! What an agent reports: to servers and people in a status, and to the next daemon in its run record.
 
 use super::{seconds_rounded_up, AfterStop, Agent, AgentState};
 use crate::kernel::Time;
@@ -56,19 +56,20 @@ impl Agent {
         }
     }
 
-    pub(super) fn detail(&self, now: Time, policy: Policy) -> String {
-        let said = &self.detail;
-        let told = match &self.state {
+    /// Why it is in its state, a sentence for people; empty when there is nothing to explain.
+    fn detail(&self, now: Time, policy: Policy) -> String {
+        let last_end = &self.detail;
+        let text = match &self.state {
             AgentState::Waiting { until } => {
                 let retries = self.definition.as_ref().map_or(policy, |definition| policy.of(&definition.spec)).retries;
                 let wait = seconds_rounded_up(until.since(now));
-                format!("{said}; restart {} of {retries} in {wait} s", self.failures.max(1))
+                format!("{last_end}; restart {} of {retries} in {wait} s", self.failures.max(1))
             }
             AgentState::Fatal => {
-                format!("{said}; given up after {} in a row", count(self.failures.into(), "early end"))
+                format!("{last_end}; given up after {} in a row", count(self.failures.into(), "early end"))
             }
             AgentState::Stopping(stopping) if stopping.main_process.is_some() && !self.killed => {
-                format!("{said}; stopping")
+                format!("{last_end}; stopping")
             }
             AgentState::Running { .. } if self.check_failures > 0 => {
                 format!("health check did not pass {} in a row", count(self.check_failures.into(), "time"))
@@ -76,21 +77,21 @@ impl Agent {
             AgentState::Running { .. } | AgentState::Forking { .. } | AgentState::Starting if self.failures == 0 => {
                 String::new()
             }
-            AgentState::Running { .. } | AgentState::Forking { .. } => format!("last end: {said}"),
-            AgentState::Down | AgentState::Starting | AgentState::Stopping(_) => said.to_string(),
+            AgentState::Running { .. } | AgentState::Forking { .. } => format!("last end: {last_end}"),
+            AgentState::Down | AgentState::Starting | AgentState::Stopping(_) => last_end.to_string(),
         };
-        // Where nothing is known of an end.
-        told.strip_prefix("; ").map_or_else(|| told.clone(), str::to_string)
+        // The text begins like this when no end is known.
+        text.strip_prefix("; ").map_or_else(|| text.clone(), str::to_string)
     }
 
-    /// What is said about its last end.
+    /// How it ended last, a sentence for people; empty if it has not ended yet.
     pub fn last_end(&self) -> &str {
         &self.detail
     }
 
-    /// What matters to this boot.
+    /// What the next daemon of this boot must know about it.
     pub fn run_record(&self, boot_id: &str) -> RunRecord {
-        let (started, then) = match &self.state {
+        let (started, after) = match &self.state {
             AgentState::Running { since, .. } | AgentState::Forking { since, .. } => (*since, None),
             AgentState::Stopping(stopping) => {
                 (stopping.main_process.map_or(Time::default(), |(_, since)| since), Some(stopping.after))
@@ -104,17 +105,17 @@ impl Agent {
             boot_id: boot_id.into(),
             process: self.process(),
             forking: matches!(self.state, AgentState::Forking { .. }),
-            stopping: !matches!(then, None | Some(AfterStop::Wait(_) | AfterStop::Finished | AfterStop::Fatal)),
+            stopping: !matches!(after, None | Some(AfterStop::Wait(_) | AfterStop::Finished | AfterStop::Fatal)),
             started,
             fingerprint: self.fingerprint,
-            // What has come down as ordered begins anew.
-            failures: if then == Some(AfterStop::Down) { 0 } else { self.failures },
-            restart_at: match (&self.state, &then) {
+            // A requested stop resets the failures.
+            failures: if after == Some(AfterStop::Down) { 0 } else { self.failures },
+            restart_at: match (&self.state, &after) {
                 (AgentState::Waiting { until }, _) | (_, Some(AfterStop::Wait(until))) => Some(*until),
                 _ => None,
             },
-            finished: (self.state == AgentState::Down && self.finished) || then == Some(AfterStop::Finished),
-            fatal: self.state == AgentState::Fatal || then == Some(AfterStop::Fatal),
+            finished: (self.state == AgentState::Down && self.finished) || after == Some(AfterStop::Finished),
+            fatal: self.state == AgentState::Fatal || after == Some(AfterStop::Fatal),
             killed: self.killed,
             detail: self.detail.clone(),
         }

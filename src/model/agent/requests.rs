@@ -1,4 +1,4 @@
-//! What is ordered of an agent, and how it begins and ends.
+//! Requests to start and stop an agent, and how a start and a stop proceed.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::model::restart::{judge, End, Verdict};
 use crate::text::count;
 
 impl Agent {
-    /// Starts it if nothing of it is there and nothing speaks against that, without forgetting earlier failures.
+    /// Starts it if it has not been started yet, without forgetting earlier failures.
     pub fn start_if_new(&mut self, context: &mut StepContext) {
         if self.is_fresh() {
             self.begin_start(context);
         }
     }
 
-    /// Starts it unless it runs, forgetting earlier failures.
+    /// Starts it unless it runs, and forgets earlier failures.
     pub fn request_start(&mut self, context: &mut StepContext) {
         self.failures = 0;
         match &mut self.state {
@@ -54,7 +54,7 @@ impl Agent {
         }
     }
 
-    /// Stops it if it runs, and starts it, forgetting earlier failures.
+    /// Stops it if it runs, starts it, and forgets earlier failures.
     pub fn request_restart(&mut self, context: &mut StepContext) {
         self.failures = 0;
         match &mut self.state {
@@ -67,7 +67,8 @@ impl Agent {
         }
     }
 
-    /// Forgets earlier failures, as after a changed definition; starts it if it was given up or waits, and is wanted.
+    /// Forgets earlier failures, for example after a change of its definition. If it was given up or waits, it is started,
+    /// or stays down if it should not run.
     pub fn reset_failures(&mut self, context: &mut StepContext) {
         self.failures = 0;
         if matches!(self.state, AgentState::Fatal | AgentState::Waiting { .. }) {
@@ -78,6 +79,7 @@ impl Agent {
         }
     }
 
+    /// Starts it, after ending what an earlier daemon may have left of it.
     pub(super) fn begin_start(&mut self, context: &mut StepContext) {
         if self.definition.is_none() {
             self.detail = "it has no definition that can be read".into();
@@ -97,16 +99,16 @@ impl Agent {
         }
         self.note_fingerprint(None);
         self.state = AgentState::Starting;
-        // Whoever finds the process without its own record knows then that it is a new one.
+        // A daemon that finds the new process then knows that the earlier run is over.
         self.save(context);
         (self.sample, self.check_sample, self.cpu, self.memory) = (None, None, None, None);
         (self.over_cpu, self.check_failures, self.check_passed) = (0, 0, false);
         context.out.push(Action::Start(self.record.name.clone()));
     }
 
-    /// Ends a running agent: politely, or at once when it is over a limit.
-    pub(super) fn begin_stop(&mut self, then: AfterStop, context: &mut StepContext) {
-        let leader = match &self.state {
+    /// Stops a running agent: with its stop signal, or with SIGKILL if it is over a limit.
+    pub(super) fn begin_stop(&mut self, after: AfterStop, context: &mut StepContext) {
+        let main_process = match &self.state {
             AgentState::Running { process, since, health } => {
                 if matches!(health, Health::Busy { .. }) {
                     context.out.push(Action::KillCheck(self.record.name.clone()));
@@ -118,37 +120,37 @@ impl Agent {
             AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Stopping(_) => return,
         };
         let was_starting = self.state == AgentState::Starting;
-        let ran = leader.map_or(Duration::ZERO, |(_, since)| context.now.since(since));
-        self.enter_stopping(then, leader, ran, context);
+        let ran = main_process.map_or(Duration::ZERO, |(_, since)| context.now.since(since));
+        self.enter_stopping(after, main_process, ran, context);
         let name = self.record.name.clone();
         let (definition, stopsecs) = (&self.definition, self.stopsecs());
-        // What ran when a shutdown began is known by the record of that.
-        if matches!(then, AfterStop::Up | AfterStop::Down) && !(context.shutdown && leader.is_some()) {
+        // The record of a shutdown says already that what ran then was being stopped.
+        if matches!(after, AfterStop::Up | AfterStop::Down) && !(context.shutdown && main_process.is_some()) {
             self.save(context);
         }
         let AgentState::Stopping(stopping) = &mut self.state else { return };
-        stopping.killed = then == AfterStop::Policy(End::Limit);
+        stopping.killed = after == AfterStop::Policy(End::Limit);
         let sig = if stopping.killed { Sig::KILL } else { stopsignal(definition) };
         stopping.kill_at = Some(context.now + stopsecs);
         if !was_starting {
             context.out.push(Action::Signal(name, sig));
         }
-        // A main process that is a child tells its end itself; one that was taken over may not.
+        // The end of a main process that is a child is an event; the end of one that was taken over may not be.
         stopping.count_at = Some(context.now + if stopping.killed { COUNT_INTERVAL.0 } else { COUNT_INTERVAL.1 });
     }
 
-    /// Enters `Stopping`; without a leader the tree is looked at right away.
+    /// Enters `Stopping`; without a main process the remaining processes are counted right away.
     pub(super) fn enter_stopping(
         &mut self,
-        then: AfterStop,
-        leader: Option<(Process, Time)>,
+        after: AfterStop,
+        main_process: Option<(Process, Time)>,
         ran: Duration,
         context: &mut StepContext,
     ) {
         let starting = self.state == AgentState::Starting;
         self.state = AgentState::Stopping(Box::new(Stopping {
-            after: then,
-            main_process: leader,
+            after,
+            main_process,
             uptime: ran,
             kill_at: None,
             killed: false,
@@ -156,11 +158,12 @@ impl Agent {
             count_at: None,
             pause: COUNT_INTERVAL.0,
         }));
-        if leader.is_none() && !starting {
+        if main_process.is_none() && !starting {
             self.count_processes(context);
         }
     }
 
+    /// Has the remaining processes of a stop counted, and counts again if no answer comes.
     pub(super) fn count_processes(&mut self, context: &mut StepContext) {
         if let AgentState::Stopping(stopping) = &mut self.state {
             stopping.count_at = Some(context.now + COUNT_INTERVAL.1);
@@ -168,24 +171,24 @@ impl Agent {
         }
     }
 
-    /// Has its processes counted.
+    /// The action that counts its processes.
     pub(super) fn count_action(&self) -> Action {
         Action::CountProcesses { name: self.record.name.clone(), last: self.is_going_down() }
     }
 
-    /// Nothing of it is left: what was the stop for?
-    pub(super) fn conclude(&mut self, then: AfterStop, ran: Duration, context: &mut StepContext) {
+    /// No process of it is left: does what the stop was for, and releases its control group.
+    pub(super) fn conclude(&mut self, after: AfterStop, ran: Duration, context: &mut StepContext) {
         self.state = AgentState::Down;
         let first = context.out.len();
-        self.after_stop(then, ran, context);
-        // One that is started again at once goes on in its control group.
+        self.after_stop(after, ran, context);
+        // An agent that is started again at once keeps its control group.
         if self.state != AgentState::Starting {
             context.out.insert(first, Action::Release(self.record.name.clone()));
         }
     }
 
-    fn after_stop(&mut self, then: AfterStop, ran: Duration, context: &mut StepContext) {
-        match then {
+    fn after_stop(&mut self, after: AfterStop, ran: Duration, context: &mut StepContext) {
+        match after {
             AfterStop::Down => {
                 self.killed = false;
                 self.failures = 0;
@@ -201,7 +204,7 @@ impl Agent {
         self.save_unless_shutdown(context);
     }
 
-    /// Does what the restart policy says about an end that nobody ordered.
+    /// Does what the restart policy says about an end that nobody requested.
     fn apply_policy(&mut self, end: End, ran: Duration, context: &mut StepContext) {
         let Some(definition) = &self.definition else { return self.save(context) };
         let policy = context.policy.of(&definition.spec);

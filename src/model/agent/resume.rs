@@ -1,4 +1,6 @@
-//! How an agent goes on under the next daemon: by its record, or by what runs of it without one.
+//! How a new daemon takes over an agent: from its run record, or from processes of it that run without one.
+//!
+//! The caller has looked at the host: whether the recorded process is alive, and which other processes belong to the agent.
 
 use std::time::Duration;
 
@@ -9,8 +11,8 @@ use crate::model::restart::End;
 use crate::model::spec::Kind;
 
 impl Agent {
-    /// Takes over what an earlier daemon of this boot noted; `alive`: its main process is still there; `strays`: other
-    /// processes of it are.
+    /// Continues from the run record that an earlier daemon of this boot wrote. `alive`: the recorded process is still
+    /// alive; `strays`: other processes of the agent are.
     pub fn resume(&mut self, run: &RunRecord, alive: bool, strays: bool, context: &mut StepContext) {
         self.failures = run.failures;
         self.note_fingerprint(run.fingerprint);
@@ -18,10 +20,10 @@ impl Agent {
         self.detail = run.detail.clone();
         match run.process {
             process if run.stopping => {
-                let then = if self.wanted() == Wanted::Up { AfterStop::Up } else { AfterStop::Down };
-                let leader = process.filter(|_| alive).map(|process| (process, run.started));
-                let ran = leader.map_or(Duration::ZERO, |_| context.now.since(run.started));
-                self.enter_stopping(then, leader, ran, context);
+                let after = if self.wanted() == Wanted::Up { AfterStop::Up } else { AfterStop::Down };
+                let main_process = process.filter(|_| alive).map(|process| (process, run.started));
+                let ran = main_process.map_or(Duration::ZERO, |_| context.now.since(run.started));
+                self.enter_stopping(after, main_process, ran, context);
                 self.count_processes(context);
             }
             _ if run.forking && (alive || strays) => {
@@ -33,28 +35,20 @@ impl Agent {
             Some(process) if alive => {
                 self.generation += 1;
                 self.state = AgentState::Running { process, since: run.started, health: self.first_check(context.now) };
-                context.log_and_report(
-                    Level::Info,
-                    &run.name,
-                    format_args!("taken over with process {process_id}", process_id = process.pid),
-                );
+                context.log_and_report(Level::Info, &run.name, format_args!("taken over with process {}", process.pid));
             }
             Some(_) => {
                 let ran = context.now.since(run.started);
                 self.killed = false;
-                self.set_last_end(
-                    format_args!("ended while no daemon was watching, status unknown"),
-                    "",
-                    Level::Warn,
-                    context,
-                );
+                let text = format_args!("ended while no daemon was watching, status unknown");
+                self.set_last_end(text, "", Level::Warn, context);
                 self.enter_stopping(AfterStop::Policy(End::Exited(Exit::Unknown)), None, ran, context);
             }
             None if run.fatal => self.state = AgentState::Fatal,
             None => {
                 self.finished = run.finished;
                 if let Some(until) = run.restart_at {
-                    // No wait is longer than this: a record that says so is damaged.
+                    // The daemon never sets a longer wait: a record that has one is damaged.
                     let definition = self.definition.as_ref();
                     let policy = definition.map_or(context.policy, |definition| context.policy.of(&definition.spec));
                     let latest = context.now + policy.restartsecs.max(RESOURCE_RETRY_DELAY);
@@ -67,12 +61,13 @@ impl Agent {
         }
     }
 
-    /// Processes of it run although no record says so: its main process, started then, if one can be told to be it. They
-    /// are taken over, or ended before anything else is started.
-    pub fn found_running(&mut self, main: Option<(Process, Time)>, context: &mut StepContext) {
+    /// Processes of it run although it has no run record that says so. `main_process`: its main process, and when that was
+    /// started, if it can be identified; then the agent is taken over. Otherwise its processes are ended before it is
+    /// started.
+    pub fn found_running(&mut self, main_process: Option<(Process, Time)>, context: &mut StepContext) {
         let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);
-        match (&self.state, main) {
-            // Known already, or looked for anyway.
+        match (&self.state, main_process) {
+            // Its processes are known already, or are being searched for.
             (
                 AgentState::Starting
                 | AgentState::Forking { .. }
@@ -93,19 +88,13 @@ impl Agent {
                     AgentState::Running { process, since, health: self.first_check(context.now) }
                 };
                 self.save(context);
-                context.log_and_report(
-                    Level::Warn,
-                    &self.record.name,
-                    format_args!("taken over with process {}, which no record knew", process.pid),
-                );
+                let text = format_args!("taken over with process {}, which is in no record", process.pid);
+                context.log_and_report(Level::Warn, &self.record.name, text);
             }
             (AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal, None) => {
-                context.log_and_report(
-                    Level::Warn,
-                    &self.record.name,
-                    format_args!("an earlier daemon left processes of it, which are ended"),
-                );
-                let then = match self.state {
+                let text = format_args!("an earlier daemon left processes of it: ending them");
+                context.log_and_report(Level::Warn, &self.record.name, text);
+                let after = match self.state {
                     AgentState::Waiting { until } => AfterStop::Wait(until),
                     AgentState::Fatal => AfterStop::Fatal,
                     _ if self.wanted() == Wanted::Down => AfterStop::Down,
@@ -113,7 +102,7 @@ impl Agent {
                     _ => AfterStop::Up,
                 };
                 self.leftovers = false;
-                self.enter_stopping(then, None, Duration::ZERO, context);
+                self.enter_stopping(after, None, Duration::ZERO, context);
             }
         }
     }

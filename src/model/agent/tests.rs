@@ -1,4 +1,4 @@
-//! The table in the header of `agent.rs`, cell by cell.
+//! The table in the header of `agent.rs`, cell by cell, and longer ways through it.
 
 use super::*;
 use crate::kernel::{Exit, Pid};
@@ -25,18 +25,25 @@ fn agent(kind: Kind) -> Agent {
     Agent::new(AgentRecord { name: "web".into(), ..AgentRecord::default() }, Some(definition), false, false)
 }
 
-/// Lets the agent take steps; returns what is to be done, without log and records.
+/// Lets the agent take steps; returns the actions as words, without log lines and records.
 fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut StepContext)) -> String {
-    let (mut out, mut told) = (Vec::new(), Vec::new());
+    let (mut out, mut reported) = (Vec::new(), Vec::new());
     step(
         agent,
-        &mut StepContext { now, policy: POLICY, boot_id: "boot", shutdown: false, out: &mut out, reported: &mut told },
+        &mut StepContext {
+            now,
+            policy: POLICY,
+            boot_id: "boot",
+            shutdown: false,
+            out: &mut out,
+            reported: &mut reported,
+        },
     );
     let word = |action: &Action| match action {
         Action::Start(_) => "start".to_string(),
         Action::FindMain(_) => "find".to_string(),
         Action::Signal(_, sig) => sig.to_string(),
-        Action::CountProcesses { .. } => "look".to_string(),
+        Action::CountProcesses { .. } => "count".to_string(),
         Action::Check(_) => "check".to_string(),
         Action::KillCheck(_) => "killcheck".to_string(),
         Action::Release(_) | Action::Log(..) | Action::SaveRun(_) | Action::SaveStop(_) => String::new(),
@@ -46,8 +53,8 @@ fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut StepCon
     words.join(" ")
 }
 
-/// An agent in the life of this name.
-fn living(name: &str) -> Agent {
+/// An agent in the state of this name.
+fn agent_in(name: &str) -> Agent {
     let mut agent = agent(if name.starts_with("Forking") { Kind::Forking } else { Kind::Simple });
     acts(&mut agent, NOW, |agent, context| {
         if name == "Down" {
@@ -60,7 +67,7 @@ fn living(name: &str) -> Agent {
         agent.started(process(7), &(None, false, false), context);
         match name {
             "Running" | "Forking" => {}
-            "Forking, sought" => agent.exited(Exit::Code(0), None, "", context),
+            "Forking, starter ended" => agent.exited(Exit::Code(0), None, "", context),
             "Stopping down" => agent.request_stop(context),
             "Stopping up" => agent.request_restart(context),
             "Stopping" => agent.exited(Exit::Code(1), None, "", context),
@@ -69,13 +76,13 @@ fn living(name: &str) -> Agent {
                 agent.exited(Exit::Code(1), None, "", context);
                 agent.process_count(0, context);
             }
-            other => panic!("no life {other}"),
+            other => panic!("no state {other}"),
         }
     });
     agent
 }
 
-fn life(agent: &Agent) -> String {
+fn state_name(agent: &Agent) -> String {
     match &agent.state {
         AgentState::Stopping(stopping) => {
             let then = match stopping.after {
@@ -86,29 +93,29 @@ fn life(agent: &Agent) -> String {
             let leader = if stopping.main_process.is_some() || stopping.starting { "" } else { " tree" };
             format!("Stopping{then}{leader}")
         }
-        AgentState::Forking { starter: None, .. } => "Forking, sought".to_string(),
+        AgentState::Forking { starter: None, .. } => "Forking, starter ended".to_string(),
         AgentState::Forking { .. } => "Forking".to_string(),
-        life => format!("{life:?}").split(' ').next().unwrap_or_default().to_string(),
+        state => format!("{state:?}").split(' ').next().unwrap_or_default().to_string(),
     }
 }
 
-/// One event.
-fn happens(agent: &mut Agent, event: &str) -> String {
+/// Applies the event of this name; returns the actions as words.
+fn apply(agent: &mut Agent, event: &str) -> String {
     let late = |secs| NOW + Duration::from_secs(secs);
     match event {
         "up" => acts(agent, NOW, |agent, context| agent.request_start(context)),
         "down" => acts(agent, NOW, |agent, context| agent.request_stop(context)),
         "restart" => acts(agent, NOW, |agent, context| agent.request_restart(context)),
-        "pardon" => acts(agent, NOW, |agent, context| agent.reset_failures(context)),
+        "reset failures" => acts(agent, NOW, |agent, context| agent.reset_failures(context)),
         "started" => acts(agent, NOW, |agent, context| agent.started(process(9), &(None, false, false), context)),
         "not started" => acts(agent, NOW, |agent, context| agent.not_started("why", context)),
         "ended 0" => acts(agent, NOW, |agent, context| agent.exited(Exit::Code(0), None, "", context)),
         "ended 1" => acts(agent, NOW, |agent, context| agent.exited(Exit::Code(1), None, "", context)),
         "main" => acts(agent, NOW, |agent, context| agent.main_found(Some(process(8)), context)),
         "no main" => acts(agent, late(11), |agent, context| agent.main_found(None, context)),
-        "left 0" => acts(agent, NOW, |agent, context| agent.process_count(0, context)),
-        "left 2" => acts(agent, NOW, |agent, context| agent.process_count(2, context)),
-        "stirred" => acts(agent, NOW, |agent, context| agent.orphan_reaped(context)),
+        "none left" => acts(agent, NOW, |agent, context| agent.process_count(0, context)),
+        "two left" => acts(agent, NOW, |agent, context| agent.process_count(2, context)),
+        "orphan reaped" => acts(agent, NOW, |agent, context| agent.orphan_reaped(context)),
         "over limit" => acts(agent, NOW, |agent, context| agent.kill_for_limit(format_args!("memory"), context)),
         "checked 1" => acts(agent, NOW, |agent, context| agent.checked(Exit::Code(1), "", context)),
         "time" => acts(agent, late(200), |agent, context| agent.due(context)),
@@ -120,23 +127,23 @@ const EVENTS: [&str; 16] = [
     "up",
     "down",
     "restart",
-    "pardon",
+    "reset failures",
     "started",
     "not started",
     "ended 0",
     "ended 1",
     "main",
     "no main",
-    "left 0",
-    "left 2",
-    "stirred",
+    "none left",
+    "two left",
+    "orphan reaped",
     "over limit",
     "checked 1",
     "time",
 ];
 
-/// For each life the events that mean something in it: what the life is then, and what is done. " tree" is a stop whose main
-/// process is gone already. Every other event changes nothing.
+/// For each state the events that change something in it: the new state, and the actions. " tree" is a stop whose main
+/// process has ended already. Every other event changes nothing.
 type Row = (&'static str, &'static [(&'static str, &'static str, &'static str)]);
 
 #[rustfmt::skip]
@@ -149,14 +156,14 @@ const TABLE: [Row; 10] = [
         ("up", "Starting", "start"),
         ("down", "Down", ""),
         ("restart", "Starting", "start"),
-        ("pardon", "Starting", "start"),
+        ("reset failures", "Starting", "start"),
         ("time", "Starting", "start"),
     ]),
     ("Fatal", &[
         ("up", "Starting", "start"),
         ("down", "Down", ""),
         ("restart", "Starting", "start"),
-        ("pardon", "Starting", "start"),
+        ("reset failures", "Starting", "start"),
     ]),
     ("Starting", &[
         ("down", "Stopping down", ""),
@@ -168,28 +175,28 @@ const TABLE: [Row; 10] = [
         ("down", "Stopping down", "SIGTERM"),
         ("restart", "Stopping up", "SIGTERM"),
         ("not started", "Waiting", ""),
-        ("ended 0", "Forking, sought", "find"),
-        ("ended 1", "Stopping tree", "look"),
+        ("ended 0", "Forking, starter ended", "find"),
+        ("ended 1", "Stopping tree", "count"),
         ("over limit", "Stopping", "SIGKILL"),
         ("time", "Stopping", "SIGTERM"),
     ]),
-    ("Forking, sought", &[
-        ("down", "Stopping down tree", "look SIGTERM"),
-        ("restart", "Stopping up tree", "look SIGTERM"),
+    ("Forking, starter ended", &[
+        ("down", "Stopping down tree", "count SIGTERM"),
+        ("restart", "Stopping up tree", "count SIGTERM"),
         ("not started", "Waiting", ""),
-        ("ended 0", "Forking, sought", "find"),
-        ("ended 1", "Stopping tree", "look"),
+        ("ended 0", "Forking, starter ended", "find"),
+        ("ended 1", "Stopping tree", "count"),
         ("main", "Running", ""),
-        ("no main", "Stopping tree", "look"),
-        ("over limit", "Stopping tree", "look SIGKILL"),
-        ("time", "Forking, sought", "find"),
+        ("no main", "Stopping tree", "count"),
+        ("over limit", "Stopping tree", "count SIGKILL"),
+        ("time", "Forking, starter ended", "find"),
     ]),
     ("Running", &[
         ("down", "Stopping down", "SIGTERM"),
         ("restart", "Stopping up", "SIGTERM"),
         ("not started", "Waiting", ""),
-        ("ended 0", "Stopping tree", "look"),
-        ("ended 1", "Stopping tree", "look"),
+        ("ended 0", "Stopping tree", "count"),
+        ("ended 1", "Stopping tree", "count"),
         ("over limit", "Stopping", "SIGKILL"),
         ("time", "Running", "check"),
     ]),
@@ -197,21 +204,21 @@ const TABLE: [Row; 10] = [
         ("up", "Stopping up", ""),
         ("restart", "Stopping up", ""),
         ("started", "Stopping down", "SIGTERM"),
-        ("not started", "Stopping down tree", "look"),
-        ("ended 0", "Stopping down tree", "look"),
-        ("ended 1", "Stopping down tree", "look"),
-        ("left 0", "Stopping down", ""),
-        ("left 2", "Stopping down", ""),
+        ("not started", "Stopping down tree", "count"),
+        ("ended 0", "Stopping down tree", "count"),
+        ("ended 1", "Stopping down tree", "count"),
+        ("none left", "Stopping down", ""),
+        ("two left", "Stopping down", ""),
         ("time", "Stopping down", "SIGKILL"),
     ]),
     ("Stopping up", &[
         ("down", "Stopping down", ""),
         ("started", "Stopping up", "SIGTERM"),
-        ("not started", "Stopping up tree", "look"),
-        ("ended 0", "Stopping up tree", "look"),
-        ("ended 1", "Stopping up tree", "look"),
-        ("left 0", "Stopping up", ""),
-        ("left 2", "Stopping up", ""),
+        ("not started", "Stopping up tree", "count"),
+        ("ended 0", "Stopping up tree", "count"),
+        ("ended 1", "Stopping up tree", "count"),
+        ("none left", "Stopping up", ""),
+        ("two left", "Stopping up", ""),
         ("time", "Stopping up", "SIGKILL"),
     ]),
     ("Stopping", &[
@@ -219,67 +226,69 @@ const TABLE: [Row; 10] = [
         ("down", "Stopping down tree", ""),
         ("restart", "Stopping up tree", ""),
         ("started", "Stopping", "SIGTERM"),
-        ("not started", "Stopping tree", "look"),
-        ("ended 0", "Stopping tree", "look"),
-        ("ended 1", "Stopping tree", "look"),
-        ("left 0", "Waiting", ""),
-        ("left 2", "Stopping tree", "SIGTERM"),
-        ("stirred", "Stopping tree", "look"),
-        ("time", "Stopping tree", "look"),
+        ("not started", "Stopping tree", "count"),
+        ("ended 0", "Stopping tree", "count"),
+        ("ended 1", "Stopping tree", "count"),
+        ("none left", "Waiting", ""),
+        ("two left", "Stopping tree", "SIGTERM"),
+        ("orphan reaped", "Stopping tree", "count"),
+        ("time", "Stopping tree", "count"),
     ]),
 ];
 
 #[test]
-fn every_event_in_every_life() {
+fn every_event_in_every_state() {
     for (name, cells) in TABLE {
         for event in EVENTS {
-            let mut agent = living(name);
-            assert_eq!(life(&agent).trim_end_matches(" tree"), name);
+            let mut agent = agent_in(name);
+            assert_eq!(state_name(&agent).trim_end_matches(" tree"), name);
             let before = agent.clone();
-            let acts = happens(&mut agent, event);
+            let acts = apply(&mut agent, event);
             match cells.iter().find(|(known, ..)| *known == event) {
-                Some((_, after, done)) => assert_eq!((&*life(&agent), &*acts), (*after, *done), "{name}: {event}"),
+                Some((_, after, done)) => {
+                    assert_eq!((&*state_name(&agent), &*acts), (*after, *done), "{name}: {event}")
+                }
                 None => assert!(acts.is_empty() && agent == before, "{name}: {event}: {acts} {agent:?}"),
             }
         }
         let known = cells.iter().all(|(event, ..)| EVENTS.contains(event));
-        assert!(known, "{name}: an event that none is");
+        assert!(known, "{name}: an unknown event");
     }
 }
 
 #[test]
-fn a_stop_that_begins_with_the_start_waits_for_the_process() {
-    let mut agent = living("Starting");
+fn a_stop_during_a_start_waits_for_the_process() {
+    let mut agent = agent_in("Starting");
     acts(&mut agent, NOW, |agent, context| agent.request_stop(context));
-    // Nothing is there yet, and something is about to be.
-    assert_eq!(happens(&mut agent, "left 0"), "");
-    assert_eq!(life(&agent), "Stopping down");
-    assert_eq!(happens(&mut agent, "started"), "SIGTERM");
-    assert_eq!(happens(&mut agent, "ended 0"), "look");
-    happens(&mut agent, "left 0");
-    assert_eq!(life(&agent), "Down");
+    // There is no process yet, but one is being started.
+    assert_eq!(apply(&mut agent, "none left"), "");
+    assert_eq!(state_name(&agent), "Stopping down");
+    assert_eq!(apply(&mut agent, "started"), "SIGTERM");
+    assert_eq!(apply(&mut agent, "ended 0"), "count");
+    apply(&mut agent, "none left");
+    assert_eq!(state_name(&agent), "Down");
 }
 
 #[test]
-fn the_way_from_a_polite_signal_to_the_last_look() {
-    let mut agent = living("Running");
+fn a_stop_goes_from_its_signal_over_sigkill_to_the_last_count() {
+    let mut agent = agent_in("Running");
     acts(&mut agent, NOW, |agent, context| agent.request_stop(context));
     let at = |secs| NOW + Duration::from_secs(secs);
     assert_eq!(agent.deadline(), Some(at(1)));
     assert_eq!(acts(&mut agent, at(10), |agent, context| agent.due(context)), "SIGKILL");
-    assert!(agent.deadline() > Some(at(10)), "a deadline that is served lies ahead");
-    assert_eq!(acts(&mut agent, at(11), |agent, context| agent.due(context)), "SIGKILL look");
+    assert!(agent.deadline() > Some(at(10)), "a deadline that was served is followed by a later one");
+    assert_eq!(acts(&mut agent, at(11), |agent, context| agent.due(context)), "SIGKILL count");
     assert_eq!(acts(&mut agent, at(11), |agent, context| agent.process_count(1, context)), "");
     assert_eq!(
         acts(&mut agent, at(12), |agent, context| agent.exited(Exit::Signal(Sig::KILL), None, "", context)),
-        "look"
+        "count"
     );
     acts(&mut agent, at(12), |agent, context| agent.process_count(0, context));
-    assert_eq!((life(&agent).as_str(), agent.deadline()), ("Down", None));
+    assert_eq!((state_name(&agent).as_str(), agent.deadline()), ("Down", None));
 }
 
 #[test]
-fn what_an_earlier_daemon_left_is_ended_and_nothing_else_changes() {
+fn leftover_processes_are_ended_and_nothing_else_changes() {
     for (before, wanted) in [
         ("Down", Wanted::Down),
         ("Down", Wanted::Up),
@@ -287,18 +296,18 @@ fn what_an_earlier_daemon_left_is_ended_and_nothing_else_changes() {
         ("Waiting", Wanted::Up),
         ("Fatal", Wanted::Up),
     ] {
-        let mut agent = living(if before == "finished" { "Down" } else { before });
+        let mut agent = agent_in(if before == "finished" { "Down" } else { before });
         agent.finished = before == "finished";
         agent.record.wanted = Some(wanted);
         let record = agent.run_record("boot");
-        let was = life(&agent);
-        assert_eq!(acts(&mut agent, NOW, |agent, context| agent.found_running(None, context)), "look", "{before}");
+        let was = state_name(&agent);
+        assert_eq!(acts(&mut agent, NOW, |agent, context| agent.found_running(None, context)), "count", "{before}");
         let then = agent.run_record("boot");
         let what_follows = |run: &RunRecord| (run.restart_at, run.finished, run.fatal);
         assert_eq!(what_follows(&then), what_follows(&record), "{before}: for the next daemon");
         assert_eq!(record.finished, before == "finished");
         assert_eq!(acts(&mut agent, NOW, |agent, context| agent.process_count(2, context)), "SIGTERM", "{before}");
-        for (after, done) in [(10, "SIGKILL"), (11, "SIGKILL look"), (12, "SIGKILL look")] {
+        for (after, done) in [(10, "SIGKILL"), (11, "SIGKILL count"), (12, "SIGKILL count")] {
             let now = NOW + Duration::from_secs(after);
             assert_eq!(acts(&mut agent, now, |agent, context| agent.due(context)), done, "{before}: after {after} s");
             assert_eq!(
@@ -309,9 +318,9 @@ fn what_an_earlier_daemon_left_is_ended_and_nothing_else_changes() {
         }
         let starts = acts(&mut agent, NOW + Duration::from_secs(12), |agent, context| agent.process_count(0, context));
         if before == "Down" && wanted == Wanted::Up {
-            assert_eq!((life(&agent).as_str(), starts.as_str()), ("Starting", "start"));
+            assert_eq!((state_name(&agent).as_str(), starts.as_str()), ("Starting", "start"));
         } else {
-            assert_eq!((life(&agent), starts.as_str()), (was, ""), "{before}");
+            assert_eq!((state_name(&agent), starts.as_str()), (was, ""), "{before}");
             let after = agent.run_record("boot");
             assert_eq!((after.failures, what_follows(&after)), (record.failures, what_follows(&record)), "{before}");
         }
@@ -319,8 +328,8 @@ fn what_an_earlier_daemon_left_is_ended_and_nothing_else_changes() {
 }
 
 #[test]
-fn a_starter_that_never_ends_is_no_start() {
-    let mut agent = living("Forking");
+fn a_starter_that_does_not_end_is_a_failed_start() {
+    let mut agent = agent_in("Forking");
     let late = NOW + STARTER_TIMEOUT;
     assert_eq!(agent.deadline(), Some(late));
     assert_eq!(acts(&mut agent, late, |agent, context| agent.due(context)), "SIGTERM");
@@ -331,27 +340,27 @@ fn a_starter_that_never_ends_is_no_start() {
 }
 
 #[test]
-fn forgiven_failures_are_forgiven_on_record_too() {
+fn reset_failures_are_reset_on_record_too() {
     for name in ["Running", "Forking", "Stopping"] {
-        let mut agent = living(name);
+        let mut agent = agent_in(name);
         agent.failures = 2;
-        let (mut out, mut told) = (Vec::new(), Vec::new());
+        let (mut out, mut reported) = (Vec::new(), Vec::new());
         agent.request_start(&mut StepContext {
             now: NOW,
             policy: POLICY,
             boot_id: "boot",
             shutdown: false,
             out: &mut out,
-            reported: &mut told,
+            reported: &mut reported,
         });
-        let saved = |action: &Action| matches!(action, Action::SaveRun(run) if run.failures == 0);
-        assert!(out.iter().any(saved), "{name}: {out:?}");
+        let is_reset = |action: &Action| matches!(action, Action::SaveRun(run) if run.failures == 0);
+        assert!(out.iter().any(is_reset), "{name}: {out:?}");
     }
 }
 
 #[test]
-fn health_checks_that_fail_in_a_row_end_the_agent() {
-    let mut agent = living("Running");
+fn failed_health_checks_in_a_row_end_the_agent() {
+    let mut agent = agent_in("Running");
     let mut now = NOW;
     for done in ["", "SIGTERM"] {
         now = agent.deadline().unwrap();
@@ -362,18 +371,18 @@ fn health_checks_that_fail_in_a_row_end_the_agent() {
     }
     acts(&mut agent, now, |agent, context| agent.exited(Exit::Code(0), None, "", context));
     acts(&mut agent, now, |agent, context| agent.process_count(0, context));
-    assert_eq!((life(&agent).as_str(), agent.status()), ("Waiting", Status::Stopped));
+    assert_eq!((state_name(&agent).as_str(), agent.status()), ("Waiting", Status::Stopped));
 }
 
 #[test]
-fn only_checks_count_against_a_polled_cpu_limit() {
+fn only_limit_checks_count_against_a_polled_cpu_limit() {
     let mut agent = agent(Kind::Simple);
     agent.definition.as_mut().unwrap().spec.limits.cpu = Some(1000);
     acts(&mut agent, NOW, |agent, context| {
         agent.request_start(context);
         agent.started(process(7), &(Some("polled".into()), true, false), context);
     });
-    // Half a core all the time, where a tenth is allowed.
+    // The agent uses half a core all the time; its limit is a tenth.
     let mut measure = |after: u64, check: bool| {
         let usage = Usage { name: "web".into(), cpu: Some(Duration::from_secs(after) / 2), memory: None };
         acts(&mut agent, NOW + Duration::from_secs(after), |agent, context| agent.measured(&usage, check, context))
@@ -388,17 +397,17 @@ fn only_checks_count_against_a_polled_cpu_limit() {
 }
 
 #[test]
-fn one_that_starts_again_at_once_goes_on_in_its_group() {
+fn an_agent_that_is_started_again_at_once_keeps_its_group() {
     for (name, releases) in [("Stopping up", false), ("Stopping down", true), ("Stopping", true)] {
-        let mut agent = living(name);
-        let (mut out, mut told) = (Vec::new(), Vec::new());
+        let mut agent = agent_in(name);
+        let (mut out, mut reported) = (Vec::new(), Vec::new());
         let context = &mut StepContext {
             now: NOW,
             policy: POLICY,
             boot_id: "boot",
             shutdown: false,
             out: &mut out,
-            reported: &mut told,
+            reported: &mut reported,
         };
         agent.exited(Exit::Code(0), None, "", context);
         agent.process_count(0, context);

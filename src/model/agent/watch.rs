@@ -1,4 +1,4 @@
-//! Limits that are polled, and health checks.
+//! Polled limits and health checks: what makes the daemon end a running agent on its own.
 
 use std::fmt::Arguments;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use crate::model::restart::End;
 use crate::model::spec::Limits;
 
 impl Agent {
-    /// What its tree uses was measured; `check`: because polled limits were due, not because somebody wanted to know.
+    /// Its processor time and memory were measured. `check`: this is a check of polled limits, and not a measurement for a
+    /// status.
     pub fn measured(&mut self, usage: &Usage, check: bool, context: &mut StepContext) {
         if !matches!(self.state, AgentState::Running { .. }) {
             return;
@@ -27,7 +28,7 @@ impl Agent {
         self.over_memory(context);
     }
 
-    pub(super) fn over_cpu(&mut self, cpu: f64, context: &mut StepContext) {
+    fn over_cpu(&mut self, cpu: f64, context: &mut StepContext) {
         let limit = self.limit(|record, spec| record.cpu.or(spec.cpu));
         let (true, Some(limit)) = (self.poll.0, limit) else { return };
         self.over_cpu = if cpu > f64::from(limit) / 100.0 { self.over_cpu + 1 } else { 0 };
@@ -40,7 +41,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn over_memory(&mut self, context: &mut StepContext) {
+    fn over_memory(&mut self, context: &mut StepContext) {
         let limit = self.limit(|record, spec| record.memory.or(spec.memory));
         let (true, Some(limit), Some(memory)) = (self.poll.1, limit, self.memory) else { return };
         if memory > limit {
@@ -48,12 +49,13 @@ impl Agent {
         }
     }
 
-    pub(super) fn limit<T>(&self, pick: impl Fn(&Limits, &Limits) -> Option<T>) -> Option<T> {
+    /// A limit in force: `pick` chooses it from the limits that a job set and those of the definition.
+    fn limit<T>(&self, pick: impl Fn(&Limits, &Limits) -> Option<T>) -> Option<T> {
         let spec = &self.definition.as_ref()?.spec.limits;
         pick(self.record.limits.as_ref().unwrap_or(spec), spec)
     }
 
-    /// It is over a limit: all of it is killed.
+    /// It is over a limit: kills all its processes. `text` says which limit.
     pub fn kill_for_limit(&mut self, text: Arguments, context: &mut StepContext) {
         if matches!(self.state, AgentState::Running { .. } | AgentState::Forking { .. }) {
             self.set_last_end(format_args!("killed: {text}"), "", Level::Warn, context);
@@ -62,7 +64,7 @@ impl Agent {
         }
     }
 
-    /// Its health check ended.
+    /// Its health check ended; `tail`: the last lines of the check's output.
     pub fn checked(&mut self, exit: Exit, tail: &str, context: &mut StepContext) {
         let Some(check) = self.definition.as_ref().and_then(|definition| definition.spec.check.clone()) else { return };
         let AgentState::Running { health, .. } = &mut self.state else { return };
@@ -87,19 +89,20 @@ impl Agent {
         self.begin_stop(AfterStop::Policy(End::Unhealthy), context);
     }
 
+    /// The state of the health check right after a start.
     pub(super) fn first_check(&self, now: Time) -> Health {
         let spec = self.definition.as_ref().map(|definition| &definition.spec);
         let startsecs = spec.map_or(Duration::ZERO, |spec| spec.startsecs);
         match spec.and_then(|spec| spec.check.as_ref()) {
-            // By then at the latest it must do what it is for.
+            // The first check is due after `startsecs` at the latest, when a start counts as done.
             Some(check) => Health::Next(now + check.interval.min(startsecs)),
             None => Health::Off,
         }
     }
 }
 
-/// The processor share in percent since the last sample, which `total` replaces. `None` for the first one, and so soon
-/// after the last that it would say little: clock ticks are 10 ms.
+/// The processor share in percent since the last sample, which `total` replaces. `None` for the first sample, and less than
+/// half a second after the last one: clock ticks are 10 ms, so that the share would be inexact.
 fn share(sample: &mut Option<(Time, Duration)>, total: Duration, now: Time) -> Option<f64> {
     let Some((then, before)) = *sample else {
         *sample = Some((now, total));
