@@ -1,4 +1,7 @@
-//! Package formats, digests, and the steps that install, remove and undo one.
+//! Package formats, digests, and the commands of the host's package managers.
+//!
+//! A package file or a package's name comes in, a command (`Tool`) comes out; what a tool printed comes in, and what it
+//! means comes out. Nothing here runs a tool: `model::state::jobs::tools` does, through actions.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -41,8 +44,8 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The name under which what is fetched for a job lies until it is verified: nothing in it was chosen by a server, and it is
-/// the same in every attempt.
+/// The file name of a job's download until it is verified. A server can choose no part of it, and it is the same in every
+/// attempt.
 pub fn download_name(sn: &str, id: &str) -> String {
     let hash = Sha256::new().chain_update("download\n").chain_update(sn).chain_update("\n").chain_update(id).finalize();
     let mut name = String::new();
@@ -53,7 +56,7 @@ pub fn download_name(sn: &str, id: &str) -> String {
     name
 }
 
-/// A package format, told by the ending of the file name.
+/// A package format, which the ending of the file name decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `.rpm`, for rpm(8).
@@ -73,7 +76,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format of a file of this name; `None` for an ending that is none of ours.
+    /// The format of a file of this name; `None` for an unknown ending.
     pub fn of(file: &str) -> Option<Format> {
         const ENDINGS: [(&str, Format); 8] = [
             (".rpm", Format::Rpm),
@@ -91,7 +94,7 @@ impl Format {
             .map(|(_, format)| *format)
     }
 
-    /// The ending a file of this format is kept under.
+    /// The ending that a file of this format is stored with.
     pub const fn ending(self) -> &'static str {
         match self {
             Format::Rpm => ".rpm",
@@ -104,7 +107,7 @@ impl Format {
         }
     }
 
-    /// Whether it is unpacked by ourselves instead of installed by the host's package manager.
+    /// Whether BootAgent unpacks it itself, instead of having the host's package manager install it.
     pub const fn is_tar(self) -> bool {
         matches!(self, Format::Tar | Format::TarGz | Format::TarXz)
     }
@@ -113,48 +116,48 @@ impl Format {
 /// A command of the host's package management.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tool {
-    /// Program, looked up in PATH, and arguments.
+    /// The program, which is searched in PATH, and its arguments.
     pub argv: Vec<Box<str>>,
-    /// Killed with all it started when it takes longer.
+    /// If it takes longer, it is killed with all processes that it started.
     pub timeout: Duration,
 }
 
-/// The time an installer with its scripts may take.
-const INSTALL: Duration = Duration::from_secs(900);
+/// The longest time that a package manager may take to install or remove a package, with the package's scripts.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// The time a question to a package tool may take.
-const QUESTION: Duration = Duration::from_secs(60);
+/// The longest time that a package manager may take for a query.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a package manager's lock is waited for.
+/// How long a job waits for the package manager's lock.
 pub const LOCK_WAIT: Duration = Duration::from_secs(600);
 
 fn tool(argv: &[&str], timeout: Duration) -> Tool {
     Tool { argv: argv.iter().map(|arg| Box::from(*arg)).collect(), timeout }
 }
 
-/// Asks a package file for its package's name and version; `None` for a tar, which has neither.
+/// The tool that prints the package name and the version of a package file; `None` for a tar, which has neither.
 pub fn identify(format: Format, path: &str) -> Option<Tool> {
     // An ipk is a tar (or, from old builders, an ar) of control and data; opkg itself has no query for a file.
     const IPK: &str = "{ tar -xzOf \"$1\" ./control.tar.gz || tar -xzOf \"$1\" control.tar.gz || \
         { t=$(mktemp -d) && cd \"$t\" && ar x \"$1\" control.tar.gz && cat control.tar.gz; rm -rf \"$t\"; }; } 2>/dev/null \
         | { t=$(mktemp) && cat >\"$t\" && { tar -xzOf \"$t\" ./control || tar -xzOf \"$t\" control; } 2>/dev/null; rm -f \"$t\"; }";
     Some(match format {
-        Format::Deb => tool(&["dpkg-deb", "-f", path, "Package", "Version"], QUESTION),
+        Format::Deb => tool(&["dpkg-deb", "-f", path, "Package", "Version"], QUERY_TIMEOUT),
         Format::Rpm => {
             let query = "Package: %{NAME}\nVersion: %|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n";
-            // A text would be taken for a list of packages, which rpm fetches from wherever it says.
-            tool(&["rpm", "-qp", "--nomanifest", "--qf", query, path], QUESTION)
+            // Without --nomanifest rpm takes a text file for a list of packages, and downloads them from any place it names.
+            tool(&["rpm", "-qp", "--nomanifest", "--qf", query, path], QUERY_TIMEOUT)
         }
-        Format::Apk => tool(&["tar", "-xzOf", path, ".PKGINFO"], QUESTION),
-        Format::Ipk => tool(&["sh", "-c", IPK, "sh", path], QUESTION),
+        Format::Apk => tool(&["tar", "-xzOf", path, ".PKGINFO"], QUERY_TIMEOUT),
+        Format::Ipk => tool(&["sh", "-c", IPK, "sh", path], QUERY_TIMEOUT),
         Format::Tar | Format::TarGz | Format::TarXz => return None,
     })
 }
 
-/// The package's name and version in what `identify`'s tool printed.
+/// The package's name and version, from the output of `identify`'s tool.
 ///
 /// # Errors
-/// Says what is missing.
+/// If the name or the version is missing, or the name cannot be one of a package.
 pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), Error> {
     let field = |names: [&str; 2]| {
         output.lines().find_map(|line| {
@@ -164,69 +167,73 @@ pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), Error> {
     };
     let package = field(["Package", "pkgname"]).ok_or("the package file names no package")?;
     let version = field(["Version", "pkgver"]).ok_or("the package file names no version")?;
-    let safe = |text: &str| !text.starts_with('-') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
-    if !safe(package) {
-        return Err("the package file names an impossible package".into());
+    // The name becomes an argument of the package manager and a part of file names.
+    let is_safe = |text: &str| !text.starts_with('-') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+    if !is_safe(package) {
+        return Err("the package file has an invalid package name".into());
     }
     Ok((package.into(), version.into()))
 }
 
-/// Asks whether a package is installed: the tool exits with status 0 if it is; `None` for a tar.
+/// The tool that exits with status 0 if a package is installed; `None` for a tar.
 pub fn query(format: Format, package: &str) -> Option<Tool> {
     const DEB: &str = "test \"$(dpkg-query -W -f '${db:Status-Status}' \"$1\" 2>/dev/null)\" = installed";
     const IPK: &str = "opkg status \"$1\" | grep -q '^Status:.* installed$'";
     Some(match format {
-        Format::Deb => tool(&["sh", "-c", DEB, "sh", package], QUESTION),
-        Format::Rpm => tool(&["rpm", "-q", package], QUESTION),
-        Format::Apk => tool(&["apk", "info", "-e", package], QUESTION),
-        Format::Ipk => tool(&["sh", "-c", IPK, "sh", package], QUESTION),
+        Format::Deb => tool(&["sh", "-c", DEB, "sh", package], QUERY_TIMEOUT),
+        Format::Rpm => tool(&["rpm", "-q", package], QUERY_TIMEOUT),
+        Format::Apk => tool(&["apk", "info", "-e", package], QUERY_TIMEOUT),
+        Format::Ipk => tool(&["sh", "-c", IPK, "sh", package], QUERY_TIMEOUT),
         Format::Tar | Format::TarGz | Format::TarXz => return None,
     })
 }
 
-/// Installs a package file, over another version of it where there is one, newer or older.
-/// `interrupted`: an installer was killed before, so that its database may need a repair first. Only the last tool must
-/// succeed: a repair may stumble over packages that are none of ours.
+/// The tools that install a package file, in place of any other version of the package, newer or older. `interrupted`: an
+/// installer was killed before, so that its database may need a repair first. Only the last tool must succeed: a repair may
+/// fail because of packages that have nothing to do with this one.
 pub fn install(format: Format, path: &str, interrupted: bool) -> Vec<Tool> {
-    // Where the rpm database does not even know who provides /bin/sh, it does not describe this host, and no dependency
-    // could ever be met: such a host uses rpm only to unpack.
+    // If no package in the rpm database provides /bin/sh, the database does not describe this host, and no dependency can
+    // be met: such a host uses rpm only to unpack packages.
     const RPM: &str = "rpm -q --whatprovides /bin/sh >/dev/null 2>&1 || set -- --nodeps \"$@\"; \
         exec rpm -U --nomanifest --oldpackage --replacepkgs \"$@\"";
     let mut tools = Vec::new();
     match format {
         Format::Deb => {
             if interrupted {
-                tools.push(tool(&["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"], INSTALL));
+                tools.push(tool(&["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"], INSTALL_TIMEOUT));
             }
-            tools.push(tool(&["dpkg", "--force-confdef", "--force-confold", "-i", path], INSTALL));
+            tools.push(tool(&["dpkg", "--force-confdef", "--force-confold", "-i", path], INSTALL_TIMEOUT));
         }
-        Format::Rpm => tools.push(tool(&["sh", "-c", RPM, "rpm", path], INSTALL)),
-        Format::Apk => tools.push(tool(&["apk", "add", "--no-network", "--allow-untrusted", path], INSTALL)),
-        Format::Ipk => tools.push(tool(&["opkg", "install", "--force-downgrade", "--force-reinstall", path], INSTALL)),
+        Format::Rpm => tools.push(tool(&["sh", "-c", RPM, "rpm", path], INSTALL_TIMEOUT)),
+        Format::Apk => tools.push(tool(&["apk", "add", "--no-network", "--allow-untrusted", path], INSTALL_TIMEOUT)),
+        Format::Ipk => {
+            tools.push(tool(&["opkg", "install", "--force-downgrade", "--force-reinstall", path], INSTALL_TIMEOUT))
+        }
         Format::Tar | Format::TarGz | Format::TarXz => {}
     }
     tools
 }
 
-/// Removes an installed package with its configuration; nothing for a tar, whose directory is removed instead.
+/// The tool that removes an installed package with its configuration; `None` for a tar, whose directory is removed instead.
 pub fn remove(format: Format, package: &str) -> Option<Tool> {
-    // A package that is not there is a success: an interrupted removal is done again.
+    // It succeeds if the package is not installed, as an interrupted removal is done again.
     const RPM: &str = "rpm -q \"$1\" >/dev/null 2>&1 || exit 0; exec rpm -e \"$1\"";
     Some(match format {
-        // One whose scripts were killed may be in any state.
-        Format::Deb => {
-            tool(&["dpkg", "--force-confdef", "--force-confold", "--force-remove-reinstreq", "-P", package], INSTALL)
-        }
-        Format::Rpm => tool(&["sh", "-c", RPM, "rpm", package], INSTALL),
-        Format::Apk => tool(&["apk", "del", package], INSTALL),
-        Format::Ipk => tool(&["opkg", "remove", package], INSTALL),
+        // --force-remove-reinstreq, as a package whose scripts were killed may be in any state.
+        Format::Deb => tool(
+            &["dpkg", "--force-confdef", "--force-confold", "--force-remove-reinstreq", "-P", package],
+            INSTALL_TIMEOUT,
+        ),
+        Format::Rpm => tool(&["sh", "-c", RPM, "rpm", package], INSTALL_TIMEOUT),
+        Format::Apk => tool(&["apk", "del", package], INSTALL_TIMEOUT),
+        Format::Ipk => tool(&["opkg", "remove", package], INSTALL_TIMEOUT),
         Format::Tar | Format::TarGz | Format::TarXz => return None,
     })
 }
 
-/// Whether a tool gave up only because another one holds the package manager's lock.
+/// Whether a tool with this output failed only because another one holds the package manager's lock.
 pub fn is_locked(output: &str) -> bool {
-    const SAYINGS: [&str; 6] = [
+    const MESSAGES: [&str; 6] = [
         "frontend lock was locked by another process",
         "status database area is locked by another process",
         "database is locked",
@@ -234,7 +241,7 @@ pub fn is_locked(output: &str) -> bool {
         "Could not lock",
         "can't create transaction lock",
     ];
-    SAYINGS.iter().any(|saying| output.contains(saying))
+    MESSAGES.iter().any(|message| output.contains(message))
 }
 
 #[cfg(test)]
@@ -242,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_by_ending() {
+    fn the_ending_decides_the_format() {
         for (file, want) in [
             ("a.rpm", Some(Format::Rpm)),
             ("a-1.2.deb", Some(Format::Deb)),
@@ -258,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn digests() {
+    fn digests_are_read_and_written() {
         let hex = "4A34b8d7d3009bb9ef9475fbf33e7bbe4a1e8db003aefc578a241c2f51c2c2f2";
         let digest = Digest::parse(&format!("sha256:{hex}")).map(|digest| digest.to_string());
         assert_eq!(digest, Some(format!("SHA256:{}", hex.to_lowercase())));
@@ -269,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_fetched_has_a_name_that_no_server_chooses() {
+    fn a_server_does_not_choose_the_name_of_a_download() {
         let name = download_name("sn", "libevil.so");
         assert!(name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
         assert_eq!(download_name("sn", "libevil.so"), name);
@@ -279,15 +286,15 @@ mod tests {
     }
 
     #[test]
-    fn identities() {
+    fn names_and_versions_are_read_from_the_output_of_tools() {
         for (output, want) in [
             ("Package: web\nVersion: 1:2.0-1\n", Ok(("web", "1:2.0-1"))),
             ("warning: NOKEY\nPackage: web\nVersion: 2-1\n", Ok(("web", "2-1"))),
             ("# made by abuild\npkgname = web\npkgver = 1.2-r0\n", Ok(("web", "1.2-r0"))),
             ("Version: 1\n", Err("names no package")),
             ("Package: web\n", Err("names no version")),
-            ("Package: --purge\nVersion: 1\n", Err("impossible")),
-            ("Package: ../x\nVersion: 1\n", Err("impossible")),
+            ("Package: --purge\nVersion: 1\n", Err("invalid")),
+            ("Package: ../x\nVersion: 1\n", Err("invalid")),
         ] {
             match (identity(output), want) {
                 (Ok((package, version)), Ok(want)) => assert_eq!((&*package, &*version), want),
@@ -298,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_lock_is_told_from_a_broken_package() {
+    fn a_held_lock_is_distinguished_from_a_broken_package() {
         assert!(is_locked("dpkg: error: dpkg frontend lock was locked by another process with pid 7"));
         assert!(is_locked("error: can't create transaction lock on /var/lib/rpm/.rpm.lock"));
         assert!(!is_locked("dpkg: error processing archive x.deb (--install)"));
