@@ -1,14 +1,15 @@
-//! What each kind of job does, and how that is undone: a plan for each, as lists of steps.
+//! What each kind of job does, and how it is undone: for each kind a plan, which is made of lists of steps.
 //!
-//! A plan has three lists. In `prepare` nothing that runs is touched: a failure there throws away what was brought, and the job
-//! ends. Then `change` changes the host, and a failure there takes the job `back`. Not all that is on the way back need have
-//! been done: a step that finds nothing to undo does nothing. The way back is not `change` in reverse, as the definition that
-//! was in force before may be part of the package that was there before, which comes first.
+//! A plan has three lists. The steps of `prepare` touch nothing that runs: if one of them fails, the new files are removed
+//! and the job ends. The steps of `change` change the host: if one of them fails, the steps of `back` undo the job. A step
+//! of `back` does nothing if there is nothing to undo. `back` is not `change` in reverse: the previous package comes back
+//! before the previous definition, which may be a part of it.
 //!
-//! The step that a job stands at is on disk before it begins, wherever another phase of the ledger begins with it: after an
-//! interruption the job goes on with that step, so all that follows up to the next such step can be done twice without harm.
+//! Where a step begins another phase of the ledger, the step is written to the job's record before it begins. After an
+//! interruption the job continues with that step, so that all steps up to the next recorded one may be done twice without
+//! harm.
 //!
-//! `state::jobs::step` says how each step begins and when it is done; `state::jobs::run` runs any plan, in either direction.
+//! `state::jobs::step` says how each step begins and when it is done; `state::jobs::run` runs a plan in either direction.
 
 use crate::model::job::{Job, JobAction, SELF};
 use crate::model::package::Format;
@@ -16,11 +17,11 @@ use crate::model::package::Format;
 /// The steps of one kind of job.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// What comes before anything is changed.
+    /// The steps before the host is changed.
     prepare: &'static [Step],
-    /// What changes the host.
+    /// The steps that change the host.
     change: &'static [Step],
-    /// What undoes that; empty where a failure leaves things as they are.
+    /// The steps that undo a change; empty if a failure leaves everything as it is.
     back: &'static [Step],
 }
 
@@ -40,7 +41,7 @@ static PACKAGE: Plan = Plan {
     back: &[Stop, Reinstall, Relink, Discard, Restore, Resume, Settle],
 };
 
-/// Installs a package that the agent has already: only what the job says beside it is new.
+/// Installs a package that the agent has already: only the settings of the job are new.
 static SAME: Plan = Plan {
     prepare: &[],
     change: &[Adopt, Stop, Link, Resume, Settle, Keep],
@@ -67,41 +68,41 @@ static CONFIG: Plan =
 /// Gives the daemon other servers or another reporting interval.
 static SETTINGS: Plan = Plan { prepare: &[TryServers], change: &[ApplySettings], back: &[] };
 
-/// Puts another binary in the place of the daemon's. From `Prove` on the new image runs; `GoBack` gives its place back.
+/// Replaces the daemon's own binary. From `Prove` on the new binary runs; `GoBack` executes the installed one again.
 static SELF_UPGRADE: Plan = Plan {
     prepare: &[Download, Verify, Place, Unpack, TryNew, Reexec],
     change: &[Prove, Replace, Remember],
     back: &[GoBack],
 };
 
-/// Executes the installed binary in the place of the daemon.
+/// Executes the installed binary in the daemon's process.
 static SELF_RESTART: Plan = Plan { prepare: &[TryInstalled, Reexec], change: &[], back: &[] };
 
-/// Of a job that has not begun, or has ended.
+/// The plan of a job that has not begun or has ended.
 pub static NOTHING: Plan = Plan { prepare: &[], change: &[], back: &[] };
 
 /// One step of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The package is fetched; what it hashes to is what the job says.
+    /// The package is downloaded, with the digest of the job.
     Download,
     /// The download is verified: its digest, and its signature where there must be one.
     Verify,
-    /// The download gets its place among the package files.
+    /// The download is moved to the package files.
     Place,
     /// The package manager is asked for the package's own name and version.
     Identify,
-    /// The package manager is asked whether somebody else has installed the package before.
+    /// The package manager is asked whether the package was installed before, by somebody else.
     Query,
     /// The tar is unpacked.
     Unpack,
-    /// The package's own definition is read, and the one that counts is chosen.
+    /// The package's own definition is read, and the definition that counts is chosen.
     Inspect,
     /// The unpacked directory gets the name of its version.
     Name,
     /// The package manager installs the package.
     Install,
-    /// The agent's record gets the package, the definition and all that the job says.
+    /// The agent's record gets the package, the definition and the settings of the job.
     Adopt,
     /// The agent's record says that it should run.
     WantUp,
@@ -109,85 +110,85 @@ pub enum Step {
     WantDown,
     /// The agent's record gets the environment and limits of the job.
     Overlay,
-    /// The agent is stopped, and nothing of it is left.
+    /// The agent is stopped, and none of its processes is left.
     Stop,
     /// `current` points to the new directory.
     Link,
-    /// The agent should run, and is started.
+    /// The agent's record says that it should run, and it is started.
     Start,
     /// The agent is started if it should run; if not, no `Settle` follows.
     Resume,
-    /// The agent stays up as long as it must.
+    /// The agent stays alive for `startsecs`.
     Settle,
-    /// A package of another kind or name that the new one replaces is removed.
+    /// A package of another format or name that the new one replaces is removed.
     Retire,
-    /// The package before the new one is kept to go back to, the one before that is not.
+    /// The previous package is kept for a rollback, and the one before it is removed.
     Keep,
     /// The package is removed.
     Remove,
     /// The agent's files and records are removed.
     Forget,
-    /// Undoes `Install` and `Remove`: the package manager removes the new package and installs the one before.
+    /// Undoes `Install` and `Remove`: the package manager removes the new package and installs the previous one.
     Reinstall,
-    /// Undoes `Link`: `current` points to the directory before.
+    /// Undoes `Link`: `current` points to the previous directory.
     Relink,
-    /// Undoes all that was brought, from `Place` on: the files of the new package are removed.
+    /// Undoes `Place`, `Unpack` and `Name`: the files of the new package are removed.
     Discard,
-    /// Undoes `Adopt`, `Overlay` and `WantDown`: the agent's record and definition are what they were before.
+    /// Undoes `Adopt`, `Overlay` and `WantDown`: the agent has its previous record and definition.
     Restore,
     /// A server of the new list answers.
     TryServers,
-    /// The daemon's settings are what the job says.
+    /// The daemon gets the settings of the job.
     ApplySettings,
-    /// The new binary of the daemon says its version and finds the configuration good.
+    /// The new binary of the daemon is tried: it says its version, and checks the configuration.
     TryNew,
-    /// The same of the installed binary.
+    /// The installed binary is tried in the same way.
     TryInstalled,
-    /// The binary that was tried is executed in the place of this one.
+    /// The binary that was tried is executed in the daemon's process.
     Reexec,
-    /// The new image exchanges something with a server.
+    /// The new binary exchanges a message with a server.
     Prove,
-    /// The new binary is put in the place of the installed one. That it has proved itself is on record before that.
+    /// The new binary replaces the installed one. The record says before that the new binary has proved itself.
     Replace,
-    /// Which package the installed binary came in is remembered.
+    /// The record says which package the installed binary came from.
     Remember,
-    /// Undoes `Reexec`: the installed binary runs again in the place of the new image, whose package is thrown away.
+    /// Undoes `Reexec`: the installed binary is executed again, and the package of the new one is removed.
     GoBack,
 }
 
-/// Which way a job goes.
+/// The direction of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Direction {
-    /// It does what was ordered.
+    /// The job does what the server ordered.
     #[default]
     Forward,
-    /// It undoes what it has done; its outcome is known.
+    /// The job is undone; its outcome is known.
     Back,
 }
 
-/// Where a job stands; the names are those of the ledger (`bootagent jobs`).
+/// The phase of a job, as the ledger (`bootagent jobs`) shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Recorded, waiting for its turn.
     Received,
-    /// The package is being fetched.
+    /// The package is being downloaded.
     Downloading,
-    /// The package is here and its digest is right.
+    /// The package is downloaded, and has the digest of the job.
     Verified,
-    /// The package manager or unpacker is at work; also while undoing.
+    /// The package is being unpacked, installed or removed, or the job is being undone.
     Installing,
     /// The agent is being stopped or started.
     Starting,
-    /// The agent runs and must stay alive for `startsecs`.
+    /// The agent runs, and must stay alive for `startsecs`.
     Settling,
-    /// Ended; the server has not taken the result yet.
+    /// It has ended, and the server has not taken the result yet.
     Done,
-    /// Ended, and the server has the result.
+    /// It has ended, and the server has taken the result.
     Taken,
 }
 
 impl Plan {
-    /// The plan of a job; `None`: it cannot be done to the daemon. `same`: the agent has this very package already.
+    /// The plan of a job; `None` if the daemon itself cannot have such a job. `same`: the agent has this very package already.
     pub fn of(job: &Job, same: bool) -> Option<&'static Plan> {
         let own = *job.name == *SELF;
         Some(match &job.action {
@@ -227,37 +228,37 @@ impl Plan {
         self.steps(direction).skip_while(|other| *other != step).nth(1)
     }
 
-    /// Whether a job at this step may have changed the host, so that a failure takes it back.
+    /// Whether a job at this step may have changed the host, so that it must be undone if it fails.
     pub fn changes(&self, step: Step) -> bool {
         self.change.contains(&step)
     }
 
-    /// Whether the step is on disk before it begins: where another phase of the ledger begins.
+    /// Whether the step is written to the job's record before it begins, which it is where another phase begins.
     pub fn is_recorded(&self, direction: Direction, step: Step) -> bool {
         let before = self.steps(direction).take_while(|other| *other != step).last();
         let phase = step.phase(direction);
         let begins = before.is_none_or(|before| before.phase(direction) != phase);
-        // Whoever finds a job that has proved its binary must not take that away again.
+        // `Replace` too: a daemon that resumes the job must not undo the upgrade to a binary that has proved itself.
         phase != Phase::Received && begins || step == Replace
     }
 
-    /// The step with which a job goes on after an interruption: the last one that was on disk, up to `step`. The daemon before
-    /// may have been 1.0.0, which notes no step, or another one with other plans: then it is the first one of the phase.
+    /// The step that a job continues with after an interruption: the last recorded step of the phase up to `step`. 1.0.0
+    /// records no step, and another version may have had other plans: then it is the first step of the phase.
     pub fn resume(&self, direction: Direction, phase: Phase, step: Option<Step>) -> Option<Step> {
-        let of_phase = || self.steps(direction).filter(|here| here.phase(direction) == phase);
-        let mut reached = !of_phase().any(|here| step == Some(here));
+        let of_phase = || self.steps(direction).filter(|other| other.phase(direction) == phase);
+        let mut reached = !of_phase().any(|other| step == Some(other));
         let mut last = None;
-        for here in of_phase() {
-            if self.is_recorded(direction, here) && (last.is_none() || !reached) {
-                last = Some(here);
+        for other in of_phase() {
+            if self.is_recorded(direction, other) && (last.is_none() || !reached) {
+                last = Some(other);
             }
-            reached |= step == Some(here);
+            reached |= step == Some(other);
         }
         last
     }
 }
 
-/// Every step with its name in records.
+/// The name of every step in records.
 const NAMES: [(Step, &str); 35] = [
     (Download, "download"),
     (Place, "place"),
@@ -307,7 +308,7 @@ impl Step {
         NAMES.iter().find(|(_, known)| *known == name).map(|(step, _)| *step)
     }
 
-    /// The phase of the ledger that it belongs to. 1.0.0 knows these phases and no steps, and must find its way by them.
+    /// The phase that the step belongs to. 1.0.0 knows phases and no steps, and continues a job by its phase.
     pub const fn phase(self, direction: Direction) -> Phase {
         match self {
             TryServers | ApplySettings => Phase::Received,
@@ -361,10 +362,10 @@ mod tests {
     use crate::model::job::Source;
     use crate::model::package::Digest;
 
-    fn job(name: &str, order: JobAction) -> Job {
+    fn job(name: &str, action: JobAction) -> Job {
         Job {
             id: "1".into(),
-            action: order,
+            action,
             name: name.into(),
             envs: None,
             limits: None,
@@ -383,7 +384,7 @@ mod tests {
         Source { url: "".into(), digest: Digest([0; 32]), format }
     }
 
-    /// The steps of a direction: a phase before each one that is on disk before it begins, a bar before what changes the host.
+    /// The steps of a direction as words: a phase before each recorded step, a bar before the steps that change the host.
     fn text(plan: &Plan, direction: Direction) -> String {
         let mut words = Vec::new();
         for step in plan.steps(direction) {
@@ -401,7 +402,7 @@ mod tests {
     const TARS: [Format; 3] = [Format::Tar, Format::TarGz, Format::TarXz];
     const PACKAGES: [Format; 4] = [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk];
 
-    /// Every order with its plan: what it does and how that is undone.
+    /// Every kind of job with its plan forward and back.
     fn plans() -> Vec<(Job, bool, &'static str, &'static str)> {
         let undo = "installing: Stop Reinstall Relink Discard Restore starting: Resume settling: Settle";
         let tar = "downloading: Download verified: Verify Place installing: Unpack Inspect Name | Adopt \
@@ -415,13 +416,13 @@ mod tests {
         let mut plans = Vec::new();
         for format in TARS.into_iter().chain(PACKAGES) {
             let fresh = if format.is_tar() { tar } else { package };
-            for order in [JobAction::Install(source(format)), JobAction::Upgrade(source(format))] {
-                plans.push((job("web", order.clone()), false, fresh, undo));
-                plans.push((job("web", order), true, same, undo));
+            for action in [JobAction::Install(source(format)), JobAction::Upgrade(source(format))] {
+                plans.push((job("web", action.clone()), false, fresh, undo));
+                plans.push((job("web", action), true, same, undo));
             }
         }
         let config = || JobAction::Config { servers: None, step: None };
-        for (name, order, forward, back) in [
+        for (name, action, forward, back) in [
             (
                 "web",
                 JobAction::Uninstall,
@@ -441,26 +442,27 @@ mod tests {
             (SELF, JobAction::Upgrade(source(Format::TarGz)), own, "settling: GoBack"),
             (SELF, JobAction::Restart, "starting: TryInstalled Reexec", ""),
         ] {
-            plans.push((job(name, order), false, forward, back));
+            plans.push((job(name, action), false, forward, back));
         }
         plans
     }
 
     #[test]
-    fn what_each_action_does_with_each_kind_of_package_and_how_it_is_undone() {
+    fn every_kind_of_job_has_its_plan() {
         for (job, same, forward, back) in plans() {
             let plan = Plan::of(&job, same).unwrap();
             assert_eq!(text(plan, Direction::Forward), forward, "{:?}", job.action);
             assert_eq!(text(plan, Direction::Back), back, "{:?}", job.action);
         }
-        for order in [JobAction::Install(source(Format::Tar)), JobAction::Upgrade(source(Format::Deb)), JobAction::Stop]
+        for action in
+            [JobAction::Install(source(Format::Tar)), JobAction::Upgrade(source(Format::Deb)), JobAction::Stop]
         {
-            assert_eq!(Plan::of(&job(SELF, order), false), None);
+            assert_eq!(Plan::of(&job(SELF, action), false), None);
         }
     }
 
     #[test]
-    fn what_a_plan_does_is_undone_on_its_way_back() {
+    fn every_change_of_a_plan_is_undone_on_its_way_back() {
         for (job, same, ..) in plans() {
             let plan = Plan::of(&job, same).unwrap();
             if plan.back.is_empty() {
@@ -472,7 +474,7 @@ mod tests {
                     Install | Remove => Reinstall,
                     Link => Relink,
                     Adopt | Overlay | WantDown => Restore,
-                    // What was stopped runs again, what was started is stopped first.
+                    // A stopped agent is started again; a started one is stopped first.
                     Stop => Resume,
                     Start | Resume => Stop,
                     Reexec => GoBack,
@@ -484,20 +486,20 @@ mod tests {
     }
 
     #[test]
-    fn a_job_goes_on_with_the_last_step_that_was_on_disk() {
+    fn a_job_continues_with_the_last_recorded_step() {
         for (job, same, ..) in plans() {
             let plan = Plan::of(&job, same).unwrap();
             for direction in [Direction::Forward, Direction::Back] {
                 let steps: Vec<Step> = plan.steps(direction).collect();
                 let mut last = None;
                 for (index, step) in steps.iter().enumerate() {
-                    assert!(!steps[..index].contains(step), "{step:?} comes twice, and would not be told apart");
+                    assert!(!steps[..index].contains(step), "{step:?} comes twice, and a record could mean either");
                     if plan.is_recorded(direction, *step) {
                         last = Some(*step);
                     }
                     let phase = step.phase(direction);
                     assert_eq!(plan.resume(direction, phase, Some(*step)), last, "{:?} at {step:?}", job.action);
-                    // 1.0.0 notes the phase alone, and what does not belong there says nothing.
+                    // 1.0.0 records the phase alone; a step that is not in the plan says nothing.
                     let first = steps.iter().find(|other| other.phase(direction) == phase).copied();
                     let first = first.filter(|_| phase != Phase::Received);
                     for unknown in [None, Some(Step::Overlay).filter(|_| !steps.contains(&Step::Overlay))] {
@@ -510,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_back_to_their_steps() {
+    fn every_step_has_a_name_of_its_own() {
         for (step, name) in NAMES {
             assert_eq!((Step::named(name), step.name()), (Some(step), name));
         }

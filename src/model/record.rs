@@ -1,7 +1,8 @@
-//! What is remembered on disk, as values: the host's identity, settings the server gave, one record per agent and job
-//! (durable, under `state_dir`), and what matters to this boot only (under `run_dir`).
+//! The records on disk, as values: the host's identity, the settings that a server gave, and a record per agent and job,
+//! which last (below `state_dir`); a record per run of an agent and one of a shutdown, which count for one boot only (below
+//! `run_dir`).
 //!
-//! `wire::record` turns these into JSON and back, `host::store` puts them on disk.
+//! `wire::record` turns them into JSON and back, `host::store` writes and reads the files.
 
 use std::time::Duration;
 
@@ -12,23 +13,25 @@ pub use crate::model::plan::Phase;
 use crate::model::plan::{Direction, Step};
 use crate::model::spec::{Envs, Limits, Name};
 
-/// Who this host is; made at first start.
+/// The host's identity, which is made at the first start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// A random UUID.
     pub sn: Box<str>,
-    /// The machine-id it was made on: another one means a cloned disk, and a new `sn`. Empty where the host has none.
+    /// The machine-id of the host at that time: if the host has another one, the disk was cloned, and it gets a new `sn`.
+    /// Empty if the host has none.
     pub machine_id: Box<str>,
 }
 
-/// Settings a server gave with a `config` job, and what it upgraded the daemon with.
+/// The settings that a server gave with a `config` job, and the package that it upgraded the daemon with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Tried before the default list; empty: none was given.
+    /// The servers that are asked before those of the configuration; empty if no job gave any.
     pub svrlist: Box<str>,
-    /// Reporting interval instead of the configured one.
+    /// The reporting interval instead of the configured one, 10..=86400 s.
     pub step: Option<Duration>,
-    /// The daemon's version and the digest of the package that brought it, a space between them; empty: no job did.
+    /// The daemon's version and the digest of the package that it came in, with a space between them; empty if no job
+    /// upgraded it.
     pub package: Box<str>,
 }
 
@@ -41,23 +44,23 @@ pub enum Wanted {
     Down,
 }
 
-/// A package that was installed by a job.
+/// A package that a job installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
-    /// Its format, which says who manages it.
+    /// Its format, which decides which tool manages it.
     pub format: Format,
-    /// Its name in the package manager's database; for a tar the directory it is in, below `packages/NAME/`.
+    /// Its name in the package manager's database; for a tar its directory below `packages/NAME/`.
     pub package: Box<str>,
-    /// The agent's version it brought.
+    /// The version of the agent.
     pub version: Box<str>,
-    /// Digest of the package file.
+    /// The digest of the package file.
     pub digest: Digest,
-    /// The kept package file, below `packages/NAME/`; empty for a tar, whose directory is kept instead.
+    /// The package file, which is kept below `packages/NAME/`; empty for a tar, whose directory is kept instead.
     pub file: Box<str>,
 }
 
 impl Installed {
-    /// What is kept of it below `packages/NAME/`.
+    /// The files and directories of the package that are kept below `packages/NAME/`.
     pub fn files(&self) -> Vec<Box<str>> {
         let mut files = Vec::new();
         if self.format.is_tar() {
@@ -70,27 +73,27 @@ impl Installed {
     }
 }
 
-/// What is remembered of one agent over reboots.
+/// What is remembered about an agent over reboots.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AgentRecord {
-    /// Whose record it is.
+    /// The agent.
     pub name: Name,
-    /// What the last start or stop said; `None`: nobody has, `autostart` counts.
+    /// Whether the agent should run, by the last start or stop; `None`: there was none, and `autostart` decides.
     pub wanted: Option<Wanted>,
-    /// The definition a job gave, as JSON text.
+    /// The definition that a job gave, as JSON text.
     pub definition: Option<Box<str>>,
-    /// The environment a job gave, over the definition's.
+    /// The environment that a job gave, which overrides the definition's.
     pub envs: Option<Envs>,
-    /// The limits a job gave, over the definition's.
+    /// The limits that a job gave, which override the definition's.
     pub limits: Option<Limits>,
-    /// The package a job installed.
+    /// The package that a job installed.
     pub package: Option<Box<Installed>>,
-    /// The package that was there before, kept to go back to.
+    /// The previous package, which is kept for a rollback.
     pub previous: Option<Box<Installed>>,
 }
 
 impl AgentRecord {
-    /// This one, which says little, over an older one of the same agent.
+    /// This record, with the values of an older one of the same agent for all that it does not say.
     pub fn merged_onto(&self, old: AgentRecord) -> AgentRecord {
         let new = self.clone();
         AgentRecord {
@@ -105,82 +108,83 @@ impl AgentRecord {
     }
 }
 
-/// What is remembered of one job, from its receipt on.
+/// What is remembered about a job from its receipt on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobRecord {
     /// Chosen by the server; the record's file name.
     pub id: JobId,
-    /// Counts up with every job received, so that order and age survive a restart.
+    /// The number of the job, counted up with every job received: the order and the age of jobs survive a restart.
     pub seq: u64,
-    /// `action` as given, for the ledger.
+    /// The `action` as the server sent it, for the ledger.
     pub action: Box<str>,
-    /// The agent's name as given, for the ledger.
+    /// The agent's name as the server sent it, for the ledger.
     pub name: Name,
-    /// The job as JSON text; empty once it is done.
+    /// The job as JSON text; empty once it has ended.
     pub text: Box<str>,
-    /// The boot it was received in, and when; in another boot it counts as received at the daemon's start.
+    /// The boot in which it was received; in another boot it counts as received at the daemon's start.
     pub boot_id: Box<str>,
-    /// See `boot_id`.
+    /// When it was received in that boot.
     pub received: Time,
-    /// Where it stands, for the ledger and for 1.0.0.
+    /// Its phase, for the ledger and for 1.0.0.
     pub phase: Phase,
-    /// The step of its plan that it stands at: by its name, as an index would be another step where a plan has changed since.
-    /// `None` before it has begun and after its end, and where 1.0.0 wrote this.
+    /// The current step of its plan. It is recorded by name, as another version may have other steps at the same index.
+    /// `None` before it has begun and after its end, and in a record that 1.0.0 wrote.
     pub step: Option<Step>,
-    /// Which way it goes.
+    /// Its direction.
     pub direction: Direction,
-    /// What the job found the agent to be before it changed anything: what an undo goes back to.
+    /// The agent's record before the job changed anything, which an undo restores.
     pub before: Option<Box<AgentRecord>>,
-    /// What the package tool says about the new package.
+    /// The new package, as the package tool describes it.
     pub package: Option<Box<Installed>>,
-    /// That package was installed before the job, by somebody else: an undo leaves it.
+    /// The new package was installed before the job, by somebody else: an undo does not remove it.
     pub foreign: bool,
-    /// The outcome; before the end, what will be reported then: on the way back, and of a new binary that has proved itself.
+    /// The outcome. It is known before the end of a job that is being undone, or whose new binary has proved itself.
     pub outcome: Option<Outcome>,
 }
 
-/// That a daemon began to end all its agents and itself: once for all of them, and not in the record of each.
+/// A daemon began to stop all its agents and itself: one record for all agents, so that not every run record is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StopRecord {
-    /// The boot it is about; in any other it is void.
+    /// The boot that it counts for.
     pub boot_id: Box<str>,
-    /// When that was.
+    /// When the shutdown began.
     pub at: Time,
 }
 
-/// What is remembered of one agent's run within this boot.
+/// What is remembered about an agent's run within one boot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunRecord {
-    /// Whose it is.
+    /// The agent.
     pub name: Name,
-    /// The boot it is about; in any other it is void.
+    /// The boot that it counts for.
     pub boot_id: Box<str>,
-    /// Its main process, when it has one.
+    /// Its main process, or its starter if `forking`; `None` if it has none.
     pub process: Option<Process>,
-    /// That is the starter of a forking agent, whose main process is not known yet.
+    /// It is a forking agent whose main process is not known yet.
     pub forking: bool,
-    /// It was being ended as ordered, to stay down or to start anew.
+    /// It was being stopped as requested, to stay down or to be started again.
     pub stopping: bool,
-    /// When that was started.
+    /// When `process` was started.
     pub started: Time,
-    /// The `Spec::mark` of the definition that it was last started by; `None` where no daemon noted it.
+    /// The `Spec::fingerprint` of the definition that it was last started with; `None` if no daemon recorded it.
     pub fingerprint: Option<u64>,
     /// Abnormal ends in a row.
     pub failures: u32,
     /// It is restarted at this time; `None`: no restart is due.
     pub restart_at: Option<Time>,
-    /// It ended normally, and is not restarted without an order.
+    /// It ended normally, and is not restarted without a request.
     pub finished: bool,
-    /// It was given up.
+    /// It was given up after too many early ends.
     pub fatal: bool,
     /// Its last end was by force.
     pub killed: bool,
-    /// What is said about its last end.
+    /// How it ended last, a sentence for people.
     pub detail: Box<str>,
 }
 
 impl RunRecord {
-    /// A daemon began to end all agents at that time: what it had started before was being ended, and begins anew.
+    /// Applies the record of a shutdown that began at `stop`: an agent that was started before was being stopped, and its
+    /// failures are reset.
     pub fn end_with(&mut self, stop: Time) {
         if self.process.is_some() && self.started <= stop {
             (self.stopping, self.failures) = (true, 0);

@@ -1,4 +1,6 @@
-//! What one image of the daemon leaves to the next, which is executed in its place: what no record on disk holds.
+//! The part of the daemon's state that no record on disk has, and that a reexec hands over to the new binary.
+//!
+//! `model::state` makes it before a reexec and takes it after; `wire::reexec_data` turns it into text and back.
 
 use crate::kernel::Time;
 use crate::model::event::Client;
@@ -6,23 +8,23 @@ use crate::model::job::JobId;
 use crate::model::report::Incident;
 use crate::model::schedule::Times;
 
-/// What a state leaves to the one in the next image.
+/// The state that a reexec hands over.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReexecState {
-    /// When the first image of this process began.
+    /// When the daemon's process was started.
     pub began: Time,
-    /// When to talk, and to whom.
+    /// When exchanges with servers are due.
     pub times: Times,
-    /// What the servers have not heard yet.
+    /// The incidents that were not reported to a server yet.
     pub incidents: Vec<Incident>,
-    /// How many more there were.
+    /// How many more incidents there were than could be kept.
     pub dropped_incidents: u64,
-    /// An installer was killed.
+    /// An installer was killed, so that the package database may need a repair.
     pub interrupted: bool,
-    /// Clients that wait for the new image.
+    /// The clients that wait for the new binary's answer.
     pub clients: Vec<Client>,
-    /// The job that ordered the new image.
+    /// The job that ordered the reexec.
     pub job: Option<JobId>,
-    /// The new image is on trial: by then it must have exchanged something with a server.
+    /// The new binary is on trial: until this time it must have exchanged a message with a server.
     pub until: Option<Time>,
 }

@@ -1,7 +1,10 @@
-//! What a status report says, as values; `wire::proto` writes them.
+//! The status report and the ledger, as values. `model::state` fills them, `wire::proto` and `wire::control` write them as
+//! JSON.
 
 use std::time::Duration;
 
+use crate::model::job::Outcome;
+use crate::model::plan::Phase;
 use crate::model::spec::Name;
 
 /// An agent's state, in the words of the protocol.
@@ -29,68 +32,69 @@ impl Status {
     }
 }
 
-/// One agent in a report.
+/// One agent's part of a report.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentReport {
-    /// Unique on the host.
+    /// Its name, unique on the host.
     pub name: Name,
     /// The installed version.
     pub version: Box<str>,
-    /// As the kernel says at the moment of the report.
+    /// Its state at the moment of the report.
     pub status: Status,
-    /// How long its main process has been running; zero when it is not.
+    /// How long its main process has been running; zero if it is not.
     pub uptime: Duration,
-    /// Its main process; 0 when it has none.
+    /// The id of its main process; 0 if it has none.
     pub pid: i32,
     /// Abnormal ends in a row.
     pub failures: u32,
-    /// Why it is in this state; empty when there is nothing to say.
+    /// Why it is in this state, a sentence for people; empty when there is nothing to explain.
     pub detail: Box<str>,
-    /// Processor share of its tree since the last look, percent of one core; `None` when not running or not known.
+    /// Processor share of its processes between the last two measurements, percent of one core; `None` if it does not run,
+    /// or the share is not known.
     pub cpu: Option<f64>,
-    /// Memory of its tree, bytes; `None` when not running or not known.
+    /// Memory of its processes, bytes; `None` if it does not run, or the memory is not known.
     pub memory: Option<u64>,
-    /// `cgroup2`, `cgroup1`, `polled` or a mix; `None` without limits.
+    /// What enforces its limits: `cgroup2`, `cgroup1`, `polled` or a mix; `None` without limits.
     pub limits_by: Option<Box<str>>,
-    /// The limits that a job gave, which lie over the definition's; `None` without any.
+    /// The limits that a job gave, which override the definition's; `None` without any.
     pub job_limits: Option<Box<str>>,
 }
 
-/// Something that happened, told to the server once.
+/// Something that happened, which is reported to the server once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incident {
-    /// Wall clock, s since the epoch.
+    /// The wall clock when it happened, seconds since the epoch.
     pub timestamp: u64,
-    /// The agent it is about; `bootagent` for the daemon itself.
+    /// The agent that it is about; `bootagent` for the daemon itself.
     pub name: Name,
-    /// One sentence.
+    /// What happened, one sentence.
     pub message: Box<str>,
 }
 
 /// A whole status report.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// gethostname(2), or the configured name.
+    /// The configured host name, or that of gethostname(2).
     pub hostname: Box<str>,
-    /// `bootagent-<version>-<arch>`.
+    /// The daemon's version, `bootagent-<version>-<arch>`.
     pub version: Box<str>,
-    /// Since the daemon's start.
+    /// The time since the daemon's start.
     pub uptime: Duration,
-    /// Wall clock, s since the epoch.
+    /// The wall clock, seconds since the epoch.
     pub timestamp: u64,
-    /// Reporting interval.
+    /// The reporting interval.
     pub step: Duration,
-    /// Every agent, by name.
+    /// Every agent, ordered by name.
     pub agents: Vec<AgentReport>,
     /// The host's serial number.
     pub sn: Box<str>,
-    /// The kernel's boot id; empty where it has none.
+    /// The kernel's boot id; empty if it has none.
     pub boot_id: Box<str>,
-    /// What happened since the last report that was taken, oldest first.
+    /// What happened since the last report that a server took, oldest first.
     pub events: Vec<Incident>,
-    /// How long no server has taken a report, while none does.
+    /// How long no server has taken a report; `None` if the last one was taken.
     pub silence: Option<Duration>,
-    /// What does not work on the host at the moment, a sentence each.
+    /// What does not work on the host at the moment, one sentence each.
     pub troubles: Vec<Box<str>>,
 }
 
@@ -99,14 +103,15 @@ pub struct Report {
 pub struct Entry {
     /// Chosen by the server.
     pub id: Box<str>,
-    /// `action` as given.
+    /// The `action` as the server sent it.
     pub action: Box<str>,
-    /// The agent's name as given.
+    /// The agent's name as the server sent it.
     pub name: Name,
-    /// Where it stands.
-    pub phase: crate::model::record::Phase,
-    /// How it ended, when it has.
-    pub outcome: Option<crate::model::job::Outcome>,
-    /// What it is doing at the moment, for a person: `1.5 MB of 3.0 MB`, `waits for "a1"`; empty when there is nothing to say.
+    /// Its phase.
+    pub phase: Phase,
+    /// How it ended, if it has.
+    pub outcome: Option<Outcome>,
+    /// What it is doing at the moment, for people: `1.5 MB of 3.0 MB`, `waits for "a1"`; empty when there is nothing to
+    /// show.
     pub progress: Box<str>,
 }

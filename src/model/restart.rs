@@ -1,25 +1,26 @@
-//! The restart policy: what follows an end that nobody asked for.
+//! The restart policy: what follows an end that nobody requested.
 //!
-//! Every path to a restart goes through `judge`; nothing else counts failures.
+//! The policy, the end and the number of failures before it come in, a verdict comes out. Every restart goes through
+//! `judge`; nothing else counts failures.
 
 use std::time::Duration;
 
 use crate::kernel::{Exit, Time};
 use crate::model::spec::{Autorestart, Spec};
 
-/// The daemon's values for what a definition leaves open.
+/// The restart policy of the daemon, or of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// No restart before this has passed since the end.
+    /// The time between an end and the restart.
     pub restartsecs: Duration,
-    /// A run shorter than this counts as one abnormal event, a longer one sets the count back to 0.
+    /// A run shorter than this counts as a failure; a longer one resets the failures to 0.
     pub windowsecs: Duration,
-    /// More events in a row than this: given up.
+    /// More failures in a row than this: the agent is given up.
     pub retries: u32,
 }
 
 impl Policy {
-    /// The policy for one agent, whose definition may say otherwise.
+    /// The policy of one agent: the values of its definition, and the daemon's for those that it does not have.
     pub fn of(self, spec: &Spec) -> Policy {
         Policy {
             restartsecs: spec.restartsecs.unwrap_or(self.restartsecs),
@@ -29,39 +30,39 @@ impl Policy {
     }
 }
 
-/// How an agent came to its end without anybody asking.
+/// How an agent ended without a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// Its main process ended.
     Exited(Exit),
-    /// It was killed for being over a limit.
+    /// It was killed because it was over a limit.
     Limit,
-    /// Its health check kept failing.
+    /// Its health check failed too often.
     Unhealthy,
     /// It could not be started.
     NotStarted,
 }
 
-/// What is to be done now.
+/// What follows an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The end was a normal one, or restarts are not wanted: stays down.
+    /// The agent stays down: the end was normal, or its definition wants no restarts.
     Stay,
-    /// Start again at that time.
+    /// The agent is started again.
     Restart {
-        /// No earlier than this.
+        /// When it is started.
         at: Time,
-        /// Abnormal events in a row, this one included.
+        /// Failures in a row, this end included.
         failures: u32,
     },
-    /// Too many in a row.
+    /// The agent is given up, as it failed too often in a row.
     GiveUp {
-        /// Abnormal events in a row, this one included.
+        /// Failures in a row, this end included.
         failures: u32,
     },
 }
 
-/// Judges the end at `now` of a run of length `ran`, after `failures` abnormal events in a row before it.
+/// Judges an end at `now` of a run of length `ran`, after `failures` failures in a row before it.
 pub fn judge(policy: Policy, spec: &Spec, failures: u32, end: End, ran: Duration, now: Time) -> Verdict {
     let normal = match (spec.autorestart, end) {
         (Autorestart::Never, _) => true,
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn three_restarts_then_the_fourth_early_end_is_fatal() {
+    fn the_fourth_early_end_in_a_row_is_fatal_with_three_retries() {
         let spec = Spec::new("web", "1", vec!["/bin/x".into()]);
         let exited = End::Exited(Exit::Code(1));
         for (before, end, ran, want) in [
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn autorestart() {
+    fn autorestart_decides_which_ends_are_normal() {
         use Autorestart::{Always, Never, Unexpected};
         for (autorestart, code, want) in [
             (Always, 0, restart(1)),
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn no_retries_means_the_first_early_end_is_fatal() {
+    fn without_retries_the_first_early_end_is_fatal() {
         let mut spec = Spec::new("web", "1", vec!["/bin/x".into()]);
         spec.retries = Some(0);
         let verdict = judge(POLICY.of(&spec), &spec, 0, End::Exited(Exit::Code(1)), EARLY, NOW);
