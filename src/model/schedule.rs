@@ -1,8 +1,9 @@
-//! When and to which server to talk: the reporting interval with its jitter, the order of servers, the wait after a
-//! failed round, a new server list on trial.
+//! When to exchange messages with a server, and with which one: the reporting interval with its jitter, the order of the
+//! servers, the wait after a failed round, and a new server list on trial.
 //!
-//! A round asks one server after the other until one gives a good answer. Results and statuses have rounds and waits of
-//! their own, so that a server that takes no results still hears how the host is.
+//! A round asks one server after the other until one gives a valid answer. Results and statuses have rounds and waits of
+//! their own, so that a server that takes no results still gets statuses. `model::state::exchange` asks what is due, and
+//! passes on each answer; the time comes in as `now`.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,10 +12,11 @@ use crate::error::Error;
 use crate::kernel::Time;
 use crate::model::job::joined;
 
-/// A control server: where its `/agent/...` endpoints are.
+/// A control server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// `http://host:port` and an optional path without a slash at its end, as requests begin.
+    /// The URL that its `/agent/...` endpoints are below: `http://host:port`, and an optional path without a slash at its
+    /// end.
     pub base: Box<str>,
 }
 
@@ -85,24 +87,24 @@ fn parse_server(entry: &str) -> Result<Server, Error> {
     Ok(Server { base: format!("{scheme}://{host}{port}{}", path.trim_end_matches('/')).into() })
 }
 
-/// The wait after the first failed round, doubled with each one until it reaches the step.
+/// The longest wait after the first failed round; it doubles with each further one until it reaches the step.
 const BACKOFF: Duration = Duration::from_secs(10);
 
-/// The least time between two extra statuses.
-const EXTRA: Duration = Duration::from_secs(10);
+/// The shortest time between two extra statuses.
+const EXTRA_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How far the jitter of one report can be from that of the report before, as a part of its whole range.
 const JITTER_STEP: f64 = 0.2;
 
-/// The longest a server may ask to be left alone, unless the step is longer.
-const RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// The longest wait that a server can ask for with Retry-After, unless the step is longer.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// Pseudo-random numbers (SplitMix64), seeded once: jitter need not be unpredictable, only different on every host.
+/// Pseudo-random numbers (SplitMix64) from one seed: jitter need not be unpredictable, only different on every host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Random(pub u64);
 
 impl Random {
-    /// The next number, any of 64 bits.
+    /// The next number, uniform over all of `u64`.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -111,7 +113,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number of 0..1.
+    /// The next number, uniform over 0..1.
     fn fraction(&mut self) -> f64 {
         (self.number() >> 11) as f64 / (1u64 << 53) as f64
     }
@@ -120,83 +122,83 @@ impl Random {
 /// What an exchange is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExchangeKind {
-    /// A status.
+    /// It sends a status.
     Status,
-    /// Results of jobs.
+    /// It sends results of jobs.
     Results,
-    /// A status to an entry of a new server list.
+    /// It sends a status to a server of a list on trial.
     Trial,
 }
 
 /// What an answer means for the round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Round {
-    /// It ended well.
+    /// The round ended with a valid answer.
     Good,
     /// The next server is asked.
     Next,
-    /// No server gave a good answer.
+    /// The round ended, and no server gave a valid answer.
     Failed,
 }
 
-/// When to talk again, and when it went wrong last.
+/// When the next round of a kind is due, and how many failed in a row before it.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Channel {
     at: Time,
     failures: u32,
 }
 
-/// What one image of the daemon leaves to the next of its pace.
+/// The part of the schedule that a reexec hands over to the new binary.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Times {
-    /// When the next status is due, and failed rounds in a row before it.
+    /// When the next status is due, and how many rounds in a row failed before it.
     pub status: (Time, u32),
-    /// The same of results.
+    /// The same for results.
     pub results: (Time, u32),
-    /// An extra status is due.
+    /// When an extra status is due; `None`: none is.
     pub extra: Option<Time>,
-    /// When one may be sent again.
+    /// The earliest time of the next extra status.
     pub extra_again: Time,
     /// The server that answered last.
     pub server: Box<str>,
-    /// Servers that asked to be left alone, until when.
+    /// The servers that asked for no request before a time.
     pub held: Vec<(Box<str>, Time)>,
     /// When a server last took a report.
     pub heard: Time,
 }
 
-/// When and to which server to talk.
+/// When to exchange messages with a server, and with which one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExchangeSchedule {
     random: Random,
-    /// Where the last interval was between the shortest and the longest, 0..1.
+    /// The place of the last interval between the shortest and the longest one, 0..1.
     jitter_phase: f64,
     step: Duration,
     /// The servers that a job gave.
     given: Vec<Server>,
-    /// The servers that never change, tried after the given ones.
+    /// The servers of the configuration, which are asked after the given ones.
     default: Vec<Server>,
-    /// Servers that asked to be left alone, until when.
+    /// The servers that asked for no request before a time.
     held: Vec<(Server, Time)>,
-    /// Servers that do not answer, as far as was said.
+    /// The servers that were logged as not answering.
     silent: Vec<Box<str>>,
     /// The server that answered last, as an index into `given` followed by `default`.
     current: usize,
     status: Channel,
     results: Channel,
-    /// When a server last took a report, or all began.
+    /// When a server last took a report; at first, when the daemon started.
     heard: Time,
-    /// An agent changed its state: when to say so.
+    /// An agent changed its state: when the extra status about it is due.
     extra: Option<Time>,
-    /// When an extra status may be sent again.
+    /// The earliest time of the next extra status.
     extra_again: Time,
     /// A person wants a report now.
     urgent: bool,
-    /// The last exchange brought results that were refused.
+    /// A server refused results since the last round began.
     refused: bool,
-    /// The list on trial, until its round begins.
+    /// The server list on trial, until its round begins.
     trial: Option<Vec<Server>>,
-    /// The servers still to be asked in this round, the one being asked first.
+    /// The kind of the round, and the servers that are still to be asked: first the one that is being asked.
     round: Option<(ExchangeKind, Vec<Server>)>,
     /// An answer is awaited.
     busy: bool,
@@ -205,7 +207,7 @@ pub struct ExchangeSchedule {
 }
 
 impl ExchangeSchedule {
-    /// A pace whose first report is due after a random part of `splay`.
+    /// A schedule whose first report is due after a random part of `splay`.
     pub fn new(
         default: Vec<Server>,
         given: Vec<Server>,
@@ -216,10 +218,10 @@ impl ExchangeSchedule {
     ) -> ExchangeSchedule {
         let mut random = Random(seed);
         let first = now + splay.mul_f64(random.fraction());
-        let lean = random.fraction();
+        let jitter_phase = random.fraction();
         ExchangeSchedule {
             random,
-            jitter_phase: lean,
+            jitter_phase,
             step,
             given,
             default,
@@ -230,7 +232,7 @@ impl ExchangeSchedule {
             results: Channel { at: now, failures: 0 },
             heard: now,
             extra: None,
-            // Agents that are started first thing are no reason to leave the splay: every host has some.
+            // Agents change their state when the daemon starts them: that is no reason to report before the splay is over.
             extra_again: first,
             urgent: false,
             refused: false,
@@ -241,13 +243,13 @@ impl ExchangeSchedule {
         }
     }
 
-    /// Whether exchanges are signed: a server that has a key asks to be left alone in what it signs, and whoever is between
-    /// has nothing to say.
+    /// Says whether exchanges are signed. If they are, a request for a pause comes from the server itself, in the signed
+    /// answer, and not from a proxy.
     pub fn set_keyed(&mut self, keyed: bool) {
         self.keyed = keyed;
     }
 
-    /// What the next image is to know.
+    /// The part of the schedule that a reexec hands over.
     pub fn times(&self) -> Times {
         Times {
             status: (self.status.at, self.status.failures),
@@ -260,7 +262,7 @@ impl ExchangeSchedule {
         }
     }
 
-    /// Goes on as the image before, with a step that may be another one by now.
+    /// Continues the schedule that a reexec handed over; the step may have changed since.
     pub fn go_on(&mut self, times: Times, now: Time) {
         let latest = now + self.jitter();
         self.status = Channel { at: times.status.0.min(latest), failures: times.status.1 };
@@ -272,44 +274,44 @@ impl ExchangeSchedule {
         self.held = times.held.into_iter().map(|(base, until)| (Server { base }, until)).collect();
     }
 
-    /// The reporting interval.
+    /// The reporting interval, without jitter.
     pub fn step(&self) -> Duration {
         self.step
     }
 
-    /// Whether there is any server to talk to.
+    /// Whether there is any server, apart from a list on trial.
     pub fn has_servers(&self) -> bool {
         !(self.given.is_empty() && self.default.is_empty())
     }
 
-    /// How long no server has taken a report, while none does.
+    /// How long no server has taken a report; `None` if the last one was taken.
     pub fn silence(&self, now: Time) -> Option<Duration> {
         (self.status.failures > 0 && self.has_servers()).then(|| now.since(self.heard))
     }
 
-    /// The server that answered last, or is asked first.
+    /// The server that answered last; before any answer, the one that is asked first.
     pub fn server(&self) -> Option<&Server> {
         self.given.iter().chain(&self.default).nth(self.current)
     }
 
-    /// Changes the reporting interval; the next report is no later than the new one says.
+    /// Changes the reporting interval; the next report comes no later than one new interval from now.
     pub fn set_step(&mut self, step: Duration, now: Time) {
         self.step = step;
         self.status.at = self.status.at.min(now + self.jitter());
     }
 
-    /// Gives other servers to try before the default ones; the first of them is asked next.
+    /// Replaces the servers that are asked before those of the configuration; the first of them is asked next.
     pub fn set_given(&mut self, given: Vec<Server>) {
         self.given = given;
         self.current = 0;
     }
 
-    /// Puts a server list on trial: the next round asks each of its entries once.
+    /// Puts a server list on trial: the next round asks each of its servers once, until one answers.
     pub fn try_given(&mut self, servers: Vec<Server>) {
         self.trial = Some(servers);
     }
 
-    /// An agent changed its state: an extra status, at most one every 10 s.
+    /// An agent changed its state: an extra status is due, at most one every 10 s.
     pub fn changed(&mut self, now: Time) {
         self.extra.get_or_insert(self.extra_again.max(now));
     }
@@ -319,20 +321,20 @@ impl ExchangeSchedule {
         self.urgent = true;
     }
 
-    /// Whether a report that a person wants is under way, or is the next thing.
+    /// Whether a report that a person wants is due or being sent, or another exchange is under way.
     pub fn is_hurried(&self) -> bool {
         self.urgent || self.busy || self.round.is_some()
     }
 
-    /// There are new results: they are sent at once, unless servers do not answer at the moment.
+    /// There are new results: they are sent at once, unless the last round failed.
     pub fn new_results(&mut self, now: Time) {
         if self.results.failures == 0 && self.status.failures == 0 {
             self.results.at = self.results.at.min(now);
         }
     }
 
-    /// When `next` will want to talk, given when the earliest result wants to be sent; `None`: not before something else
-    /// happens.
+    /// When the next exchange is due, with `results` the time of the earliest result that is to be sent; `None`: not before
+    /// something else happens.
     pub fn deadline(&self, results: Option<Time>) -> Option<Time> {
         if self.busy || !(self.has_servers() || self.trial.is_some()) {
             return None;
@@ -350,12 +352,12 @@ impl ExchangeSchedule {
         self.round.as_ref().filter(|_| self.busy)?.1.first()
     }
 
-    /// Whether the answer that is awaited is one of a server list on trial.
+    /// Whether the answer of a server on trial is awaited.
     pub fn on_trial(&self) -> bool {
         self.busy && matches!(self.round, Some((ExchangeKind::Trial, _)))
     }
 
-    /// Whether it is news that a server answers, or does not: said once for each change.
+    /// Whether a server began to answer (`good`), or ceased to, with this answer: each change is logged once.
     pub fn is_news(&mut self, server: &str, good: bool) -> bool {
         let known = self.silent.iter().position(|silent| **silent == *server);
         match (known, good) {
@@ -366,65 +368,76 @@ impl ExchangeSchedule {
         true
     }
 
-    /// Whom to talk to now, and what for; the answer goes to `answered`.
+    /// The exchange that is due now: its kind and its server; `results`: there are results to send. The caller passes the
+    /// answer to `answered`.
     pub fn next(&mut self, now: Time, results: bool) -> Option<(ExchangeKind, Server)> {
         if self.busy {
             return None;
         }
         if self.round.is_none() {
-            self.round = self.begin(now, results);
+            self.round = self.begin_round(now, results);
         }
-        let (talk, servers) = self.round.as_ref()?;
+        let (kind, servers) = self.round.as_ref()?;
         let server = servers.first()?.clone();
         self.busy = true;
-        Some((*talk, server))
+        Some((*kind, server))
     }
 
-    fn begin(&mut self, now: Time, results: bool) -> Option<(ExchangeKind, Vec<Server>)> {
+    fn begin_round(&mut self, now: Time, results: bool) -> Option<(ExchangeKind, Vec<Server>)> {
         if let Some(servers) = self.trial.take() {
             return Some((ExchangeKind::Trial, servers));
         }
         let extra = self.status.failures == 0 && self.extra.is_some_and(|at| at <= now);
         let status = self.urgent || extra || self.status.at <= now;
-        // A server that refuses many results, each on its own, is reported to all the same.
-        let talk = if results && self.results.at <= now && !(status && self.refused) {
+        // After refused results a status goes first, as a server may refuse many results, one at a time.
+        let kind = if results && self.results.at <= now && !(status && self.refused) {
             ExchangeKind::Results
         } else if status {
             ExchangeKind::Status
         } else {
             return None;
         };
+        let servers = self.available_servers(now);
+        if servers.is_empty() {
+            self.wait_for_servers(now);
+            return None;
+        }
+        self.refused = false;
+        if kind == ExchangeKind::Status {
+            self.urgent = false;
+            if self.extra.take().is_some() {
+                self.extra_again = now + EXTRA_INTERVAL;
+            }
+        }
+        Some((kind, servers))
+    }
+
+    /// The servers that may be asked now, each once: first the one that answered last, then those after it.
+    fn available_servers(&mut self, now: Time) -> Vec<Server> {
         self.held.retain(|(_, until)| *until > now);
         let (given, count) = (self.given.len(), self.given.len() + self.default.len());
         let mut servers: Vec<Server> = Vec::new();
-        for step in 0..count {
-            let at = (self.current + step) % count;
-            let server = if at < given { &self.given[at] } else { &self.default[at - given] };
+        for offset in 0..count {
+            let index = (self.current + offset) % count;
+            let server = if index < given { &self.given[index] } else { &self.default[index - given] };
             if !servers.contains(server) && !self.held.iter().any(|(held, _)| held == server) {
                 servers.push(server.clone());
             }
         }
-        if servers.is_empty() {
-            // Every server asked to be left alone: nothing before the first of them is free again, and not at that very
-            // moment, which a server may have told every host.
-            let free = self.held.iter().map(|(_, until)| *until).min().unwrap_or(now + self.step);
-            let free = match self.keyed {
-                true => free,
-                false => free + free.since(now).min(self.step).mul_f64(self.random.fraction()),
-            };
-            self.status.at = self.status.at.max(free);
-            self.results.at = self.results.at.max(free);
-            (self.extra, self.urgent) = (None, false);
-            return None;
-        }
-        self.refused = false;
-        if talk == ExchangeKind::Status {
-            self.urgent = false;
-            if self.extra.take().is_some() {
-                self.extra_again = now + EXTRA;
-            }
-        }
-        Some((talk, servers))
+        servers
+    }
+
+    /// Every server asked for a pause: puts all exchanges off until the first pause ends. Without a key a random part is
+    /// added, as a server may have named the same moment to every host; with a key `pause` has added it already.
+    fn wait_for_servers(&mut self, now: Time) {
+        let end = self.held.iter().map(|(_, until)| *until).min().unwrap_or(now + self.step);
+        let end = match self.keyed {
+            true => end,
+            false => end + end.since(now).min(self.step).mul_f64(self.random.fraction()),
+        };
+        self.status.at = self.status.at.max(end);
+        self.results.at = self.results.at.max(end);
+        (self.extra, self.urgent) = (None, false);
     }
 
     /// The server answered, but did not take the results that it was sent.
@@ -432,13 +445,13 @@ impl ExchangeSchedule {
         self.refused = true;
     }
 
-    /// How long a server of packages is left alone that asked for so many seconds.
+    /// The wait before the next request to a package server that asked for this many seconds.
     pub fn heeded(&self, seconds: u64) -> Duration {
-        Duration::from_secs(seconds).min(self.step.max(RETRY_AFTER))
+        Duration::from_secs(seconds).min(self.step.max(RETRY_AFTER_MAX))
     }
 
-    /// How long a control server is left alone that asked for so many seconds. With a key that is never longer than one step,
-    /// a random part included, so that hosts that were told the same moment do not come in one wave.
+    /// The wait before the next request to a control server that asked for this many seconds. With a key a random part is
+    /// added, so that hosts that were given the same moment do not all come at once; the sum is one step at most.
     fn pause(&mut self, seconds: u64) -> Duration {
         if !self.keyed {
             return self.heeded(seconds);
@@ -447,24 +460,25 @@ impl ExchangeSchedule {
         asked + asked.min(self.step - asked).mul_f64(self.random.fraction())
     }
 
-    /// The server asked last gave a good answer, or none and may have asked to be left alone for so many seconds.
+    /// Takes the answer of the server that was asked. `good`: it was valid; `retry_after`: the server asked for no further
+    /// request before this many seconds have passed. Returns the kind of the exchange, and what follows.
     pub fn answered(&mut self, good: bool, retry_after: Option<u64>, now: Time) -> (Option<ExchangeKind>, Round) {
         self.busy = false;
-        let Some((talk, mut servers)) = self.round.take() else { return (None, Round::Failed) };
+        let Some((kind, mut servers)) = self.round.take() else { return (None, Round::Failed) };
         let server = servers.remove(0);
         if good {
-            self.good(talk, &server, now);
-            return (Some(talk), Round::Good);
+            self.good(kind, &server, now);
+            return (Some(kind), Round::Good);
         }
         if let Some(seconds) = retry_after {
             let until = now + self.pause(seconds);
             self.held.push((server, until));
         }
         if !servers.is_empty() {
-            self.round = Some((talk, servers));
-            return (Some(talk), Round::Next);
+            self.round = Some((kind, servers));
+            return (Some(kind), Round::Next);
         }
-        match talk {
+        match kind {
             ExchangeKind::Status => {
                 self.status.failures = self.status.failures.saturating_add(1);
                 self.status.at = now + self.backoff(self.status.failures);
@@ -476,31 +490,31 @@ impl ExchangeSchedule {
             }
             ExchangeKind::Trial => {}
         }
-        (Some(talk), Round::Failed)
+        (Some(kind), Round::Failed)
     }
 
-    fn good(&mut self, talk: ExchangeKind, server: &Server, now: Time) {
+    fn good(&mut self, kind: ExchangeKind, server: &Server, now: Time) {
         if let Some(index) = self.given.iter().chain(&self.default).position(|known| known == server) {
             self.current = index;
         }
         self.results.failures = 0;
-        if talk != ExchangeKind::Results {
+        if kind != ExchangeKind::Results {
             self.heard = now;
             self.status = Channel { at: now + self.jitter(), failures: 0 };
             self.results.at = self.results.at.min(now);
         }
     }
 
-    /// One step, five percent more or less, and near to what it was the last time: hosts that began together drift apart
-    /// steadily. With a jitter that begins anew each time a common start echoes with every step for most of a day.
+    /// One step, five percent more or less, and close to the last one: so hosts that started together drift apart steadily.
+    /// With an independent jitter each time, their reports would still come together with every step for most of a day.
     fn jitter(&mut self) -> Duration {
-        let lean = (self.jitter_phase + JITTER_STEP * (2.0 * self.random.fraction() - 1.0)).abs();
-        self.jitter_phase = if lean > 1.0 { 2.0 - lean } else { lean };
+        let phase = (self.jitter_phase + JITTER_STEP * (2.0 * self.random.fraction() - 1.0)).abs();
+        self.jitter_phase = if phase > 1.0 { 2.0 - phase } else { phase };
         self.step.mul_f64(0.95 + 0.1 * self.jitter_phase)
     }
 
-    /// The wait after so many failures in a row: doubled from 10 s (or the step, if that is shorter), capped by the step,
-    /// and of that a random part, so that a fleet does not come back in one wave.
+    /// The wait after this many failures in a row: a random part of 10 s, doubled with each further failure up to the step,
+    /// so that the hosts of a fleet do not all come back at once.
     pub fn backoff(&mut self, failures: u32) -> Duration {
         let doubled = BACKOFF.min(self.step).saturating_mul(1 << failures.saturating_sub(1).min(20));
         doubled.min(self.step).mul_f64(self.random.fraction())
