@@ -1,4 +1,7 @@
-//! The pure core: values and decisions. No clock, file, socket or log; time comes in as `now`.
+//! The pure core: values and decisions.
+//!
+//! Events come in and actions go out, as `event` has them; `state` decides. The time comes in as `now`. Nothing here may
+//! read a clock, touch a file or a socket, or write a log line.
 #![forbid(unsafe_code)]
 
 pub mod access;

@@ -1,7 +1,8 @@
-//! One agent's definition, checked on construction, and the rules its single values follow.
+//! One agent's definition, and the rules for its single values.
 //!
-//! Texts come in from `wire::config`, which knows file and place; here is only what makes a value a good one. A `Spec`
-//! that exists is one that can be tried: only what the host decides (user, group, program present) is left to each start.
+//! Texts come in from `wire::definition`, which knows the file and the key; the functions here say whether a value is
+//! valid. A `Spec` that exists is valid: only what depends on the host (whether user, group and program exist) is left to
+//! each start.
 
 mod fingerprint;
 
@@ -11,71 +12,71 @@ use std::time::Duration;
 
 use crate::kernel::{Decimal, Resource, Sig};
 
-/// The name of an agent: `[A-Za-z0-9_-]{1,50}`, so that it is safe in file names, cgroup names and environments.
-/// Shared by all that know the agent, as each copy of its own would cost 32 bytes.
+/// The name of an agent: `[A-Za-z0-9_-]{1,50}`, so that it is safe in file names, cgroup names and environments. It is
+/// reference-counted, as every copy of a name would cost 32 bytes.
 pub type Name = Rc<str>;
 
 /// Environment variables in the order they are set; a later one of the same name wins.
 pub type Envs = Vec<(Box<str>, Box<str>)>;
 
-/// `stopsecs` of a definition that does not say it.
+/// The default of `stopsecs`.
 pub const STOPSECS: Duration = Duration::from_secs(10);
 
 /// One agent's definition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
-    /// Unique on the host.
+    /// Its name, unique on the host.
     pub name: Name,
-    /// As the definition says; what is reported unless a package brought another one.
+    /// Its version, which is reported unless a job installed a package with another one.
     pub version: Box<str>,
-    /// Program and arguments, at least the program.
+    /// The program and its arguments; at least the program.
     pub exec: Vec<Box<str>>,
     /// Whether the started process is the agent or only its starter.
     pub kind: Kind,
-    /// For `Kind::Forking`: the file the agent writes its main process id to.
+    /// For `Kind::Forking`: the file that the agent writes the id of its main process to.
     pub pidfile: Option<Box<str>>,
-    /// Whom it runs as; `None` is root (or the daemon's own user when that is not root).
+    /// The user that it runs as; `None`: the daemon's own user, usually root.
     pub user: Option<Account>,
-    /// Its group; `None` is the user's own.
+    /// Its group; `None`: the group of its user.
     pub group: Option<Account>,
-    /// Working directory, absolute.
+    /// Its working directory, an absolute path.
     pub directory: Box<str>,
-    /// File mode creation mask, 0..=0o777.
+    /// Its file mode creation mask, 0..=0o777.
     pub umask: u32,
-    /// Added to the clean environment every agent gets.
+    /// Environment variables besides those that every agent gets.
     pub envs: Envs,
-    /// What it may use.
+    /// Its limits.
     pub limits: Limits,
-    /// Whether it is wanted up before anybody said start or stop.
+    /// Whether it should run before any start or stop was requested.
     pub autostart: bool,
-    /// Which ends lead to a restart.
+    /// Which ends are followed by a restart.
     pub autorestart: Autorestart,
-    /// Exit statuses that are a normal end, 0..=255.
+    /// Exit statuses of a normal end, 0..=255.
     pub exitcodes: Vec<u8>,
     /// How long it must be alive for a start to count as done.
     pub startsecs: Duration,
-    /// The polite signal of a stop.
+    /// The first signal of a stop.
     pub stopsignal: Sig,
-    /// How long the polite signal may take before SIGKILL.
+    /// The time between the first signal of a stop and SIGKILL.
     pub stopsecs: Duration,
-    /// Own restart delay instead of the daemon's.
+    /// Its `Policy::restartsecs`; `None`: the daemon's.
     pub restartsecs: Option<Duration>,
-    /// Own window of early ends instead of the daemon's.
+    /// Its `Policy::windowsecs`; `None`: the daemon's.
     pub windowsecs: Option<Duration>,
-    /// Own number of restarts instead of the daemon's.
+    /// Its `Policy::retries`; `None`: the daemon's.
     pub retries: Option<u32>,
-    /// Health check, if any.
+    /// Its health check; `None` without one.
     pub check: Option<Box<Check>>,
-    /// Size in bytes over which its output file is turned over.
+    /// The size over which its output file is rotated, bytes.
     pub log_size: u64,
-    /// Whether set-user-id programs and file capabilities give it nothing.
+    /// Whether set-user-id programs and file capabilities give it no privileges.
     pub no_new_privs: bool,
-    /// The capabilities, as a bit set, that it can ever have; `None`: all that a process of its user can.
+    /// The only capabilities that it can have, as a bit set; `None`: all that a process of its user can have.
     pub capabilities: Option<u64>,
 }
 
 impl Spec {
-    /// A definition with nothing but what is required; everything else at its default.
+    /// A definition with the required values, and the default of every other value.
     pub fn new(name: &str, version: &str, exec: Vec<Box<str>>) -> Spec {
         Spec {
             name: name.into(),
@@ -109,18 +110,18 @@ impl Spec {
 /// What the started process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The agent itself, staying in the foreground.
+    /// The agent itself, which stays in the foreground.
     Simple,
-    /// A starter that ends once the agent is in the background.
+    /// A starter, which ends once the agent is in the background.
     Forking,
 }
 
-/// A user or group as it is written.
+/// A user or group as the definition has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Account {
     /// A name from /etc/passwd or /etc/group.
     Name(Box<str>),
-    /// A number, taken as it is.
+    /// A number, which need not be in these files.
     Id(u32),
 }
 
@@ -133,25 +134,25 @@ impl fmt::Display for Account {
     }
 }
 
-/// Which ends lead to a restart.
+/// Which ends are followed by a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Autorestart {
-    /// Every end nobody asked for.
+    /// Every end that nobody requested.
     Always,
-    /// Ends by a signal or with a status that is not in `exitcodes`.
+    /// Every end by a signal, or with a status that is not in `exitcodes`.
     Unexpected,
-    /// None.
+    /// No end.
     Never,
 }
 
-/// What an agent may use; what is `None` or missing is not limited.
+/// The limits of an agent; a value that is `None` or missing is not limited.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
-    /// Processor share of its whole tree in hundredths of a percent of one core: 1000 is "10%".
+    /// The processor share of all its processes, in hundredths of a percent of one core: 1000 is "10%".
     pub cpu: Option<u32>,
-    /// Memory of its whole tree, bytes.
+    /// The memory of all its processes, bytes.
     pub memory: Option<u64>,
-    /// setrlimit(2) values, soft and hard alike, one per resource.
+    /// The setrlimit(2) values of each process, both the soft and the hard limit, one per resource.
     pub resources: Vec<(Resource, u64)>,
 }
 
@@ -162,37 +163,37 @@ impl Limits {
     }
 }
 
-/// A command that says by its exit status whether the agent is healthy.
+/// A health check: a command whose exit status says whether the agent is healthy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
-    /// Program and arguments.
+    /// The program and its arguments.
     pub exec: Vec<Box<str>>,
-    /// From the end of one run to the begin of the next.
+    /// The time from the end of one run to the start of the next.
     pub interval: Duration,
-    /// A run that takes longer is killed and counts as failed.
+    /// A run that takes longer is killed, and has failed.
     pub timeout: Duration,
-    /// That many failures in a row end the agent; at least 1.
+    /// This many failures in a row end the agent; at least 1.
     pub retries: u32,
 }
 
-/// Whether `text` can name an agent.
+/// Whether `text` is a valid `Name`.
 pub fn is_name(text: &str) -> bool {
     (1..=50).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-/// Whether `text` can be a job's id: `[A-Za-z0-9_-][A-Za-z0-9._-]{0,126}`, so that it is safe as a file name.
+/// Whether `text` is a valid id of a job: `[A-Za-z0-9_-][A-Za-z0-9._-]{0,126}`, so that it is safe as a file name.
 pub fn is_job_id(text: &str) -> bool {
     (1..=127).contains(&text.len())
         && !text.starts_with('.')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
-/// Whether `text` names something in a directory, and nothing outside of it.
+/// Whether `text` is the name of a file in a directory, and no path that leads out of it.
 pub fn is_file_name(text: &str) -> bool {
     !matches!(text, "" | "." | "..") && !text.contains(['/', '\0'])
 }
 
-/// Whether `text` can be a version: 1..=100 of `[A-Za-z0-9._+~:-]`, not beginning with a dot, so that it is safe as a
+/// Whether `text` is a valid version: 1..=100 of `[A-Za-z0-9._+~:-]`, not beginning with a dot, so that it is safe as a
 /// directory name.
 pub fn is_version(text: &str) -> bool {
     (1..=100).contains(&text.len())
@@ -200,7 +201,7 @@ pub fn is_version(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'+' | b'~' | b':' | b'-'))
 }
 
-/// The capabilities by number, capabilities(7), without their `CAP_`.
+/// The names of the capabilities without `CAP_`, capabilities(7), in the order of their numbers.
 const CAPABILITIES: &str =
     "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable \
     net_bind_service net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace \
@@ -208,18 +209,18 @@ const CAPABILITIES: &str =
     setfcap mac_override mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore";
 
 impl fmt::Display for Limits {
-    /// `CPU=10% memory=20M nofile=1024`, in the values that a definition takes.
+    /// `CPU=10% memory=20M nofile=1024`: the values as a definition has them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut between = "";
+        let mut separator = "";
         if let Some(cpu) = self.cpu {
             write!(f, "CPU={}%", Decimal::new(cpu.into(), 100))?;
-            between = " ";
+            separator = " ";
         }
         let memory = self.memory.map(|bytes| ("memory", bytes, true));
         let resources = self.resources.iter().map(|(resource, value)| (resource.key(), *value, resource.in_bytes()));
         for (key, mut value, in_bytes) in memory.into_iter().chain(resources) {
-            write!(f, "{between}{key}=")?;
-            between = " ";
+            write!(f, "{separator}{key}=")?;
+            separator = " ";
             if value == u64::MAX {
                 f.write_str("unlimited")?;
                 continue;
@@ -236,7 +237,7 @@ impl fmt::Display for Limits {
     }
 }
 
-/// A capability such as `CAP_NET_BIND_SERVICE` or `net_bind_service` as a bit set of one.
+/// The bit of a capability such as `CAP_NET_BIND_SERVICE` or `net_bind_service`; `None` if there is no such capability.
 pub fn parse_capability(text: &str) -> Option<u64> {
     let name = text.to_ascii_lowercase();
     let name = name.strip_prefix("cap_").unwrap_or(&name);
@@ -244,7 +245,8 @@ pub fn parse_capability(text: &str) -> Option<u64> {
     Some(1 << number)
 }
 
-/// A size such as `4096`, `20M` or `1.5G` in bytes; K, M, G and T count in 1024s and may be followed by `B` or `iB`.
+/// A size such as `4096`, `20M` or `1.5G` in bytes; K, M, G and T are powers of 1024, and may be followed by `B` or `iB`.
+/// `None` if it is not one, or too large.
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &text[digits.len()..] {
@@ -272,7 +274,8 @@ pub fn parse_size(text: &str) -> Option<u64> {
     Some(bytes)
 }
 
-/// A share such as `10%`, `0.5%` or `250%` in hundredths of a percent, at least 1 and at most 1024 cores.
+/// A share such as `10%`, `0.5%` or `250%` in hundredths of a percent: at least 1, at most 1024 cores. `None` if it is not
+/// one.
 pub fn parse_percent(text: &str) -> Option<u32> {
     let number = text.strip_suffix('%')?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -290,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_told_as_they_are_given() {
+    fn limits_are_shown_as_a_definition_has_them() {
         let resources = vec![(Resource::Nofile, 2048), (Resource::Core, 0), (Resource::As, u64::MAX)];
         let all = Limits { cpu: Some(1050), memory: Some(20 << 20), resources };
         assert_eq!(all.to_string(), "CPU=10.5% memory=20M nofile=2048 core=0 as=unlimited");
@@ -303,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn names() {
+    fn names_ids_and_versions_are_checked() {
         for (text, want) in [
             ("BasicAgent", true),
             ("a-b_9", true),
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_are_read() {
         for (text, want) in [
             ("0", Some(0)),
             ("4096", Some(4096)),
@@ -345,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn capabilities() {
+    fn capabilities_are_read() {
         for (text, want) in [
             ("CAP_CHOWN", Some(0)),
             ("cap_net_bind_service", Some(10)),
@@ -364,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn percents() {
+    fn shares_are_read() {
         for (text, want) in [
             ("10%", Some(1000)),
             ("0.5%", Some(50)),

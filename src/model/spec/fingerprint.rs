@@ -1,14 +1,14 @@
-//! A number that stands for a whole definition, so that a later daemon can tell whether a running agent was started by
-//! the one that counts now.
+//! The fingerprint of a definition: a number in the run record by which a later daemon sees whether a running agent was
+//! started with the current definition.
 //!
-//! Only what differs from the default goes into it, each value after a key of its own that never changes: so a version of
-//! this program that knows more keys makes the same number of the same text, and an upgrade restarts no agent.
+//! Only values that differ from the default go into it, each after a number of its own that must never change: so a later
+//! version that knows more keys makes the same fingerprint of the same definition, and its upgrade restarts no agent.
 
 use std::time::Duration;
 
 use super::{Account, Spec};
 
-/// FNV-1a over keys, lengths and values: nobody gains by making two definitions alike.
+/// FNV-1a over keys, lengths and values. It need not resist attacks: nobody gains by two definitions with one fingerprint.
 struct Fingerprint(u64);
 
 impl Fingerprint {
@@ -18,8 +18,8 @@ impl Fingerprint {
         }
     }
 
-    fn number(&mut self, key: u8, value: u64, usual: u64) {
-        if value != usual {
+    fn number(&mut self, key: u8, value: u64, default: u64) {
+        if value != default {
             self.bytes(&[key]);
             self.bytes(&value.to_le_bytes());
         }
@@ -31,8 +31,8 @@ impl Fingerprint {
         self.bytes(text.as_bytes());
     }
 
-    fn time(&mut self, key: u8, time: Option<Duration>, usual: Option<Duration>) {
-        if let Some(time) = time.filter(|time| Some(*time) != usual) {
+    fn time(&mut self, key: u8, time: Option<Duration>, default: Option<Duration>) {
+        if let Some(time) = time.filter(|time| Some(*time) != default) {
             self.bytes(&[key]);
             self.bytes(&(time.as_nanos() as u64).to_le_bytes());
         }
@@ -48,50 +48,50 @@ impl Fingerprint {
 }
 
 impl Spec {
-    /// The number of this definition: another one for any that differs in anything but the name.
+    /// The fingerprint of this definition. Definitions that differ in anything but the name have different ones.
     pub fn fingerprint(&self) -> u64 {
-        let usual = Spec::new("", "", Vec::new());
-        let mut mark = Fingerprint(0xcbf2_9ce4_8422_2325);
-        mark.text(1, &self.version);
-        self.exec.iter().for_each(|word| mark.text(2, word));
-        mark.number(3, self.kind as u64, usual.kind as u64);
-        self.pidfile.iter().for_each(|file| mark.text(4, file));
-        mark.account(5, &self.user);
-        mark.account(7, &self.group);
-        mark.text(9, &self.directory);
-        mark.number(10, self.umask.into(), usual.umask.into());
+        let default = Spec::new("", "", Vec::new());
+        let mut hash = Fingerprint(0xcbf2_9ce4_8422_2325);
+        hash.text(1, &self.version);
+        self.exec.iter().for_each(|word| hash.text(2, word));
+        hash.number(3, self.kind as u64, default.kind as u64);
+        self.pidfile.iter().for_each(|file| hash.text(4, file));
+        hash.account(5, &self.user);
+        hash.account(7, &self.group);
+        hash.text(9, &self.directory);
+        hash.number(10, self.umask.into(), default.umask.into());
         for (name, value) in &self.envs {
-            mark.text(11, name);
-            mark.text(12, value);
+            hash.text(11, name);
+            hash.text(12, value);
         }
-        self.limits.cpu.iter().for_each(|share| mark.number(13, (*share).into(), 0));
-        self.limits.memory.iter().for_each(|bytes| mark.number(14, *bytes, u64::MAX));
+        self.limits.cpu.iter().for_each(|share| hash.number(13, (*share).into(), 0));
+        self.limits.memory.iter().for_each(|bytes| hash.number(14, *bytes, u64::MAX));
         for (resource, value) in &self.limits.resources {
-            mark.text(15, resource.key());
-            mark.number(16, *value, u64::MAX);
+            hash.text(15, resource.key());
+            hash.number(16, *value, u64::MAX);
         }
-        mark.number(17, self.autostart.into(), usual.autostart.into());
-        mark.number(18, self.autorestart as u64, usual.autorestart as u64);
-        if self.exitcodes != usual.exitcodes {
-            mark.bytes(&[19]);
-            mark.bytes(&self.exitcodes);
+        hash.number(17, self.autostart.into(), default.autostart.into());
+        hash.number(18, self.autorestart as u64, default.autorestart as u64);
+        if self.exitcodes != default.exitcodes {
+            hash.bytes(&[19]);
+            hash.bytes(&self.exitcodes);
         }
-        mark.time(20, Some(self.startsecs), Some(usual.startsecs));
-        mark.number(21, self.stopsignal.raw() as u64, usual.stopsignal.raw() as u64);
-        mark.time(22, Some(self.stopsecs), Some(usual.stopsecs));
-        mark.time(23, self.restartsecs, None);
-        mark.time(24, self.windowsecs, None);
-        self.retries.iter().for_each(|retries| mark.number(25, u64::from(*retries) + 1, 0));
+        hash.time(20, Some(self.startsecs), Some(default.startsecs));
+        hash.number(21, self.stopsignal.raw() as u64, default.stopsignal.raw() as u64);
+        hash.time(22, Some(self.stopsecs), Some(default.stopsecs));
+        hash.time(23, self.restartsecs, None);
+        hash.time(24, self.windowsecs, None);
+        self.retries.iter().for_each(|retries| hash.number(25, u64::from(*retries) + 1, 0));
         if let Some(check) = &self.check {
-            check.exec.iter().for_each(|word| mark.text(26, word));
-            mark.time(27, Some(check.interval), None);
-            mark.time(28, Some(check.timeout), None);
-            mark.number(29, check.retries.into(), 0);
+            check.exec.iter().for_each(|word| hash.text(26, word));
+            hash.time(27, Some(check.interval), None);
+            hash.time(28, Some(check.timeout), None);
+            hash.number(29, check.retries.into(), 0);
         }
-        mark.number(30, self.log_size, usual.log_size);
-        mark.number(31, self.no_new_privs.into(), 0);
-        self.capabilities.iter().for_each(|set| mark.number(32, *set, u64::MAX));
-        mark.0
+        hash.number(30, self.log_size, default.log_size);
+        hash.number(31, self.no_new_privs.into(), 0);
+        self.capabilities.iter().for_each(|set| hash.number(32, *set, u64::MAX));
+        hash.0
     }
 }
 
@@ -101,11 +101,11 @@ mod tests {
     use super::*;
     use crate::kernel::{Resource, Sig};
 
-    /// One change of one key.
+    /// A change of one key.
     type Change = fn(&mut Spec);
 
     #[test]
-    fn every_key_counts_and_the_name_does_not() {
+    fn every_key_but_the_name_changes_the_fingerprint() {
         let check = |retries| {
             let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(2));
             Some(Box::new(Check { exec: vec!["/bin/ping".into()], interval, timeout, retries }))
@@ -143,22 +143,22 @@ mod tests {
             |spec| spec.no_new_privs = true,
             |spec| spec.capabilities = Some(0),
         ];
-        let mut marks = vec![spec.fingerprint()];
+        let mut fingerprints = vec![spec.fingerprint()];
         for change in changes {
             let mut changed = spec.clone();
             change(&mut changed);
-            marks.push(changed.fingerprint());
+            fingerprints.push(changed.fingerprint());
         }
-        let count = marks.len();
-        marks.sort_unstable();
-        marks.dedup();
-        assert_eq!(marks.len(), count, "two definitions are alike");
+        let count = fingerprints.len();
+        fingerprints.sort_unstable();
+        fingerprints.dedup();
+        assert_eq!(fingerprints.len(), count, "two definitions have one fingerprint");
         assert_eq!(Spec { name: "other".into(), ..spec.clone() }.fingerprint(), spec.fingerprint());
     }
 
     #[test]
-    fn an_upgrade_of_this_program_changes_no_mark() {
-        // Written down for good: a run record of today is read by the daemons of tomorrow.
+    fn an_upgrade_of_the_daemon_changes_no_fingerprint() {
+        // This number must never change: later versions read the run records of this one.
         let spec = Spec::new("web", "1", vec!["/bin/web".into()]);
         assert_eq!(spec.fingerprint(), 7_418_684_584_639_811_526);
     }
