@@ -3,10 +3,11 @@
 
 use bootagent::host::proc;
 use bootagent::model::access::{self, Access, Place};
-use bootagent::model::job::{RejectedJob, MESSAGE_MAX};
+use bootagent::model::job::RejectedJob;
 use bootagent::model::package;
 use bootagent::model::record::{AgentRecord, Installed};
 use bootagent::model::spec::{is_file_name, is_job_id, is_name, Spec};
+use bootagent::text::MESSAGE_MAX;
 use bootagent::wire::config::{self, ConfigError, Source};
 use bootagent::wire::sign::Keys;
 use bootagent::wire::{control, proto, record, reexec_data};

@@ -16,9 +16,9 @@ use crate::error::Error;
 use crate::host::config_files;
 use crate::host::disk::reason;
 use crate::model::command::{Answer, Command};
-use crate::model::job::visible;
 use crate::model::package::Digest;
 use crate::sys::file::read_up_to;
+use crate::text::visible;
 use crate::wire::config::ConfigError;
 use crate::wire::{control, json};
 

@@ -11,9 +11,9 @@ use bootagent::cli::{self, OutputFormat};
 use bootagent::daemon;
 use bootagent::host::config_files::CONFIG;
 use bootagent::model::command::Command;
-use bootagent::model::job::{joined, sanitize};
 use bootagent::model::schedule::parse_servers;
 use bootagent::model::spec::{is_name, Name};
+use bootagent::text::sanitize;
 use bootagent::work::watch::WORD as WATCH;
 use bootagent::{error::Error, format_error};
 use getopts::{HasArg, Occur};
@@ -351,7 +351,7 @@ fn unknown(what: &str, word: &str, known: &[&str]) -> String {
         Some(nearest) if distance(word, nearest) <= 2.min(word.len() / 2) => {
             text.push_str(&format!("; did you mean \"{nearest}\"?"));
         }
-        _ => text.push_str(&format!("; there are {}", joined(&mut known.iter().copied(), ", "))),
+        _ => text.push_str(&format!("; there are {}", known.join(", "))),
     }
     text
 }

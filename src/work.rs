@@ -307,6 +307,6 @@ fn package_fd() -> Result<File, Box<HelperError>> {
 
 /// The fault as an outcome, fit to be shown.
 fn failed(fault: &HelperError, url: &str, progressed: u64) -> HelperResponse {
-    let reason = crate::model::job::sanitize(&url::without_password(&fault.reason, url), REASON_MAX);
+    let reason = crate::text::sanitize(&url::without_password(&fault.reason, url), REASON_MAX);
     HelperResponse::Failed { kind: fault.kind, reason, progressed, retry_after: fault.retry_after }
 }

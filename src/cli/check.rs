@@ -13,7 +13,6 @@ use crate::host::config_files::{self, Basis, Configuration};
 use crate::host::disk::reason;
 use crate::host::{identity, image};
 use crate::kernel::Uid;
-use crate::model::job::joined;
 use crate::model::spec::{parse_capability, Account, Spec};
 use crate::sys::account;
 use crate::text::count;
@@ -161,7 +160,7 @@ fn kept_power(spec: &Spec, own: Uid) -> Option<String> {
         AS_GOOD_AS_ROOT.into_iter().filter(|name| parse_capability(name).is_some_and(|bit| held & bit != 0)).collect();
     let also = match strong.is_empty() {
         true => String::new(),
-        false => format!(", and {} alone is as good as all of them", joined(&mut strong.into_iter(), ", ")),
+        false => format!(", and {} alone is as good as all of them", strong.join(", ")),
     };
     Some(format!(
         "it runs as root, and whoever is root owns root's files without any capability: it can still write what root may write, \

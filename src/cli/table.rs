@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::model::job::visible;
+use crate::text::visible;
 use crate::wire::json::{self, Value};
 
 /// Of each agent's detail so many characters are shown in a table of several; one that is asked for by name says all.

@@ -18,7 +18,6 @@ use crate::error::Error;
 use crate::host::config_files;
 use crate::host::disk::make_dir;
 use crate::kernel::{Exit, Pid, Sig, Time};
-use crate::model::job::joined;
 use crate::sys::child::close_inherited;
 use crate::sys::poll::{poll, PollFd, Signals};
 use crate::sys::process::{self, c_text, Fork};
@@ -207,7 +206,7 @@ fn execute(program: &Path, options: &Options, exit: Exit) -> ! {
     let mut argv = vec![c"bootagent".to_owned(), c"-c".to_owned(), c_text(options.config_path.as_os_str().as_bytes())];
     argv.push(c"run".to_owned());
     if let Some(servers) = &options.servers {
-        let list = joined(&mut servers.iter().map(|server| &*server.base), ",");
+        let list = servers.iter().map(|server| &*server.base).collect::<Vec<_>>().join(",");
         argv.extend([c"-S".to_owned(), c_text(list.as_bytes())]);
     }
     let mut envp = process::environment();

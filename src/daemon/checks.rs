@@ -11,12 +11,12 @@ use super::children::{longest_value, without_values, TAIL};
 use super::{Daemon, Owner};
 use crate::kernel::Exit;
 use crate::model::event::Event;
-use crate::model::job::sanitize;
 use crate::model::spec::Name;
 use crate::sys::child::spawn_child;
 use crate::sys::file::read_up_to;
 use crate::sys::poll::PollFd;
 use crate::sys::{pipe, set_nonblocking};
+use crate::text::sanitize;
 
 /// So much is read at once: what a pipe holds.
 const PIPE: u64 = 64 << 10;

@@ -16,7 +16,6 @@ use crate::host::proc::{self, Snapshot};
 use crate::host::spawn::{setup, Where, PATH};
 use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig, Stage};
 use crate::model::event::{Event, ToolOwner};
-use crate::model::job::{joined, sanitize};
 use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
 use crate::sys::account::own_uid;
@@ -24,6 +23,7 @@ use crate::sys::child::{spawn_child, Program, Setup};
 use crate::sys::file::{open_nofollow, read_text, read_up_to};
 use crate::sys::process::{self, c_text};
 use crate::sys::setup_error::SetupError;
+use crate::text::sanitize;
 
 /// So much of an agent's output, or its check's, goes into what is said about its end.
 pub(super) const TAIL: u64 = 400;
@@ -357,10 +357,7 @@ impl Daemon {
             Ok(pid) => {
                 self.track_child(pid, Owner::Detached);
             }
-            Err(reason) => self.log(
-                Level::Warn,
-                &format_args!("cannot run {}: {reason}", joined(&mut argv.iter().map(|word| &**word), " ")),
-            ),
+            Err(reason) => self.log(Level::Warn, &format_args!("cannot run {}: {reason}", argv.join(" "))),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::host::config_files;
 use crate::host::disk::{self, list, make_durable_dir, reason};
 use crate::kernel::Level;
 use crate::model::event::{Event, Verified};
-use crate::model::job::{joined, JobId};
+use crate::model::job::JobId;
 use crate::model::package::{download_name, Format};
 use crate::model::spec::Spec;
 use crate::sys::file::{has_writer, open_nofollow};
@@ -211,7 +211,7 @@ impl Daemon {
             Ok(spec) => Ok(Some(Box::new(spec))),
             Err(problems) => {
                 let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                Err(joined(&mut problems.iter().map(|problem| &**problem), "; ").into())
+                Err(problems.join("; ").into())
             }
         }
     }

@@ -15,11 +15,11 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::host::disk::{make_dir, reason};
 use crate::kernel::Level;
-use crate::model::job::sanitize;
 use crate::sorted_map::SortedMap;
 use crate::sys::file::read_up_to;
 use crate::sys::poll::{poll, PollFd};
 use crate::sys::wall;
+use crate::text::sanitize;
 
 /// The size at which the daemon's own log is rotated, bytes.
 const LOG_MAX: u64 = 1 << 20;
@@ -182,7 +182,7 @@ impl Outputs {
     }
 
     /// The last whole lines of the agent's output since its start, at most `max` bytes; empty when there are none. Where an
-    /// earlier daemon started the agent, the whole file counts. The text must go through `model::job::sanitize` before it
+    /// earlier daemon started the agent, the whole file counts. The text must go through `text::sanitize` before it
     /// is shown, as the agent wrote it.
     pub fn tail(&self, name: &str, max: u64) -> String {
         let (path, begin) = (self.path(name), self.begins.get(name).copied().unwrap_or(0));

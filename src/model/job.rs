@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::model::package::{Digest, Format};
 use crate::model::schedule::Server;
 use crate::model::spec::{Envs, Limits, Name, Spec};
-pub use crate::text::{sanitize, visible, MESSAGE_MAX};
+use crate::text::{sanitize, MESSAGE_MAX};
 /// The name that stands for the daemon itself in jobs.
 pub const SELF: &str = "bootagent";
 
@@ -182,9 +182,4 @@ impl fmt::Display for RejectedJob {
             None => write!(f, "a job without a usable id refused: {}", self.message),
         }
     }
-}
-
-/// `words` with `between` in between.
-pub fn joined(words: &mut dyn Iterator<Item = &str>, between: &str) -> String {
-    words.collect::<Vec<_>>().join(between)
 }

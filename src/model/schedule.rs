@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::kernel::Time;
-use crate::model::job::joined;
 
 /// A control server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +41,7 @@ pub fn parse_servers(list: &str) -> Result<Vec<Server>, Error> {
     if wrong.is_empty() {
         return Ok(servers);
     }
-    Err(joined(&mut wrong.iter().map(|why| &**why), "; ").into())
+    Err(wrong.iter().map(|why| &**why).collect::<Vec<_>>().join("; ").into())
 }
 
 fn parse_server(entry: &str) -> Result<Server, Error> {

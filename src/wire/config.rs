@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::kernel::Level;
-use crate::model::job::{joined, sanitize, visible, MESSAGE_MAX};
 use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::Spec;
+use crate::text::{sanitize, visible, MESSAGE_MAX};
 use crate::wire::control::SOCKET;
 use crate::wire::definition::{absolute, definition, size_above_0};
 use crate::wire::json::{self, Fields, Value};
@@ -132,7 +132,7 @@ impl Config {
     /// What it asks of signatures, as it is remembered: the keys of the file that ask for some; empty when none does.
     pub fn guards(&self) -> String {
         let asking = [("key_file", self.key_file.is_some()), ("trusted_keys", !self.trusted_keys.is_empty())];
-        joined(&mut asking.iter().filter(|(_, asks)| *asks).map(|(key, _)| *key), " ")
+        asking.iter().filter(|(_, asks)| *asks).map(|(key, _)| *key).collect::<Vec<_>>().join(" ")
     }
 
     /// Whether it asks for all the signatures that were once asked for, in the words of `guards`; words that are none of

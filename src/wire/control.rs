@@ -6,8 +6,8 @@
 
 use crate::error::Error;
 use crate::model::command::{Answer, Command};
-use crate::model::job::visible;
 use crate::model::spec::is_name;
+use crate::text::visible;
 use crate::wire::json::{self, Number, Object, Value};
 
 /// The socket's name in `run_dir`.

@@ -6,10 +6,11 @@
 //! variable or anything of a URL but its file name: it may hold a password.
 
 use crate::error::Error;
-use crate::model::job::{joined, sanitize, Code, Job, JobAction, RejectedJob, Source, MESSAGE_MAX};
+use crate::model::job::{Code, Job, JobAction, RejectedJob, Source};
 use crate::model::package::{Digest, Format};
 use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::{is_job_id, is_name, is_version};
+use crate::text::{sanitize, MESSAGE_MAX};
 use crate::wire::definition;
 use crate::wire::json::{self, show, Fields, Value};
 
@@ -29,7 +30,7 @@ pub fn read(value: &Value) -> Result<Job, RejectedJob> {
     match job {
         Some(job) if faults.is_empty() => Ok(job),
         _ => {
-            rejected.message = sanitize(&joined(&mut faults.iter().map(|fault| &**fault), "; "), MESSAGE_MAX).into();
+            rejected.message = sanitize(&faults.join("; "), MESSAGE_MAX).into();
             Err(rejected)
         }
     }

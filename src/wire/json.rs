@@ -7,7 +7,6 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::model::job::joined;
 pub use fields::{fault, join, Fields};
 pub use miniserde::json::{Array, Number, Object, Value};
 use scan::{scan, ScanError};
@@ -96,7 +95,7 @@ fn read_sound(text: &str, take: &mut dyn FnMut(&Value, &mut Vec<String>)) -> Res
     take(&value, &mut faults);
     match faults.is_empty() {
         true => Ok(()),
-        false => Err(joined(&mut faults.iter().map(|fault| &**fault), "; ").into()),
+        false => Err(faults.join("; ").into()),
     }
 }
 

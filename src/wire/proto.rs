@@ -5,8 +5,9 @@
 //! Reference and fixtures: `tests/proto`.
 
 use crate::error::Error;
-use crate::model::job::{sanitize, Job, JobId, Outcome, RejectedJob, MESSAGE_MAX};
+use crate::model::job::{Job, JobId, Outcome, RejectedJob};
 use crate::model::report::{AgentReport, Entry, Report};
+use crate::text::{sanitize, MESSAGE_MAX};
 use crate::wire::emit::Writer;
 use crate::wire::job;
 use crate::wire::json::{self, Number, Value};

@@ -12,8 +12,8 @@ use minisign_verify::{PublicKey, Signature};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
-use crate::model::job::sanitize;
 use crate::model::trust::is_about;
+use crate::text::sanitize;
 use crate::work::{FailureKind, HelperError};
 
 /// The largest file under a legacy signature, bytes.

@@ -12,7 +12,6 @@ use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, AgentState};
 use crate::model::command::{Answer, Command};
 use crate::model::event::{answer, log, Action, Client, Definition, Now, Origin, Usage};
-use crate::model::job::joined;
 use crate::model::record::{Phase, Wanted};
 use crate::model::report::Report;
 use crate::model::spec::Name;
@@ -74,7 +73,7 @@ impl State {
     }
 
     fn answer_unknown(&self, client: Client, name: &str, out: &mut Vec<Action>) {
-        let names = joined(&mut self.agents.keys().map(|known| &**known), ", ");
+        let names = self.agents.keys().map(|known| &**known).collect::<Vec<_>>().join(", ");
         let known = if names.is_empty() { "there are none" } else { "known: " };
         answer(out, client, 1, format_args!("no agent \"{name}\"; {known}{names}"));
     }

@@ -12,9 +12,10 @@ use crate::kernel::{Exit, Level, Time};
 use crate::model::agent::{AgentState, KILL_INTERVAL};
 use crate::model::command::Command;
 use crate::model::event::{answer, log, Action, Client, Now, ToolOwner};
-use crate::model::job::{sanitize, JobId, MESSAGE_MAX};
+use crate::model::job::JobId;
 use crate::model::package::Tool;
 use crate::model::reexec_state::ReexecState;
+use crate::text::{sanitize, MESSAGE_MAX};
 
 /// How long `version` and how long `check` may take.
 const TRY: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
 use crate::model::event::{log, Action, Fetched, Now, Reply, Verified};
-use crate::model::job::{joined, Code, JobAction};
+use crate::model::job::{Code, JobAction};
 use crate::model::plan::Step;
 use crate::model::record::Wanted;
 use crate::model::spec::Spec;
@@ -308,7 +308,7 @@ impl Run<'_> {
         let Some(JobAction::Config { servers, step }) = self.job.action() else { return self.misfit() };
         let (settings, schedule) = (&mut self.state.settings, &mut self.state.exchanges.schedule);
         if let Some(servers) = servers {
-            settings.svrlist = joined(&mut servers.iter().map(|server| &*server.base), ",").into();
+            settings.svrlist = servers.iter().map(|server| &*server.base).collect::<Vec<_>>().join(",").into();
             schedule.set_given(servers.clone());
         }
         if let Some(step) = *step {

@@ -7,9 +7,9 @@ use super::step::Answer;
 use crate::kernel::{Exit, Level};
 use crate::model::agent::KILL_INTERVAL;
 use crate::model::event::{log, Action, Now, ToolOwner};
-use crate::model::job::{joined, sanitize, MESSAGE_MAX};
 use crate::model::package::{is_locked, Tool, LOCK_WAIT};
 use crate::model::state::State;
+use crate::text::{sanitize, MESSAGE_MAX};
 
 impl State {
     /// A package tool has ended, or a trial of a new binary of the daemon.
@@ -61,7 +61,7 @@ impl Run<'_> {
     fn tool_done(&mut self, exit: Exit, output: &str) -> StepResult {
         let id = self.id();
         let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("the end of a package tool") };
-        let argv = tools.queue.front().map(|tool| joined(&mut tool.argv.iter().map(|word| &**word), " "));
+        let argv = tools.queue.front().map(|tool| tool.argv.join(" "));
         let program = sanitize(&argv.unwrap_or_default(), 100);
         let failed = exit != Exit::Code(0);
         if failed && is_locked(output) && self.now.time < tools.lock_until {
