@@ -8,6 +8,7 @@ pub mod access;
 pub mod spec;
 pub mod restart;
 pub mod package;
+pub mod url;
 pub mod schedule;
 pub mod job;
 pub mod command;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::kernel::Time;
+use crate::model::url::{Scheme, Url};
 
 /// A control server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,45 +46,29 @@ pub fn parse_servers(list: &str) -> Result<Vec<Server>, Error> {
 }
 
 fn parse_server(entry: &str) -> Result<Server, Error> {
-    let (scheme, rest) = match entry.split_once("://") {
-        None => ("http", entry),
-        Some(("http", rest)) => ("http", rest),
-        Some(("https", rest)) if cfg!(feature = "tls") => ("https", rest),
-        Some(("https", _)) => return Err(format_error!("server \"{entry}\": https needs the tls build")),
+    let text = match entry.split_once("://") {
+        None => format!("http://{entry}"),
+        Some(("http" | "https", _)) => entry.to_string(),
         Some((other, _)) => return Err(format_error!("server \"{entry}\": want http://, got \"{other}://\"")),
     };
-    let (authority, path) = match rest.find('/') {
-        Some(slash) => rest.split_at(slash),
-        None => (rest, ""),
-    };
-    if authority.contains('@') {
+    let parsed = Url::parse(&text);
+    // The entry is not quoted where it may hold a password.
+    if parsed.as_ref().map_or(entry.contains('@'), |url| url.user.is_some()) {
         return Err("server: a user in the URL cannot be used, want host:port".into());
     }
-    if authority.contains([';', ' ']) {
-        return Err(format_error!("server \"{entry}\": servers are separated by commas"));
+    let url = parsed.map_err(|why| match entry.contains([';', ' ']) {
+        true => format_error!("server \"{entry}\": servers are separated by commas"),
+        false => format_error!("server \"{entry}\": {why}"),
+    })?;
+    if text.len() > entry.len() && url.port.is_none() {
+        return Err(format_error!("server \"{entry}\": want host:port"));
     }
-    if authority.contains(['[', ']']) || authority.matches(':').count() > 1 {
-        return Err(format_error!("server \"{entry}\": literal IPv6 addresses cannot be used, want a host name"));
+    if !text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#')) {
+        return Err(format_error!("server \"{entry}\": want a plain path"));
     }
-    let (host, port) = match authority.split_once(':') {
-        Some((host, port)) => (host, Some(port)),
-        None if rest.len() < entry.len() => (authority, None),
-        None => return Err(format_error!("server \"{entry}\": want host:port")),
-    };
-    if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
-        return Err(format_error!("server \"{entry}\": \"{host}\" is not a host name"));
-    }
-    let port = match port {
-        None => String::new(),
-        Some(text) => match text.parse::<u16>() {
-            Ok(port) if port > 0 && text.bytes().all(|b| b.is_ascii_digit()) => format!(":{port}"),
-            _ => return Err(format_error!("server \"{entry}\": want a port of 1..65535, got \"{text}\"")),
-        },
-    };
-    if !path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#')) {
-        return Err(format_error!("server \"{entry}\": want a plain path, got \"{path}\""));
-    }
-    Ok(Server { base: format!("{scheme}://{host}{port}{}", path.trim_end_matches('/')).into() })
+    let scheme = if url.scheme == Scheme::Https { "https" } else { "http" };
+    let port = url.port.map_or(String::new(), |port| format!(":{port}"));
+    Ok(Server { base: format!("{scheme}://{}{port}{}", url.host, url.path.trim_end_matches('/')).into() })
 }
 
 /// The longest wait after the first failed round; it doubles with each further one until it reaches the step.

@@ -10,6 +10,7 @@ use crate::model::job::{Code, Job, JobAction, RejectedJob, Source};
 use crate::model::package::{Digest, Format};
 use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::{is_job_id, is_name, is_version};
+use crate::model::url::{decoded, Url};
 use crate::text::{sanitize, MESSAGE_MAX};
 use crate::wire::definition;
 use crate::wire::json::{self, show, Fields, Value};
@@ -201,34 +202,15 @@ fn servers(list: &str, fields: &mut Fields<'_, '_>) -> Vec<Server> {
 
 /// The format of the package at `url`, which is checked on the way.
 fn package_format(url: &str) -> Result<Format, Error> {
-    if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err("want no spaces or control characters".into());
-    }
-    let Some((scheme, rest)) = url.split_once("://") else {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    if !matches!(scheme, Some("http" | "https" | "ftp" | "file")) {
         return Err("want ftp://, http:// or file://".into());
-    };
-    let http = match scheme {
-        "http" => true,
-        "https" if cfg!(feature = "tls") => true,
-        "https" => return Err("https needs the tls build".into()),
-        "ftp" | "file" => false,
-        _ => return Err("want ftp://, http:// or file://".into()),
-    };
-    // A query or fragment is no part of a file name, and of ftp and file it is no part at all.
-    let rest = if http { rest.split(['?', '#']).next().unwrap_or_default() } else { rest };
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-    if scheme != "file" {
-        check_host(host, http)?;
-    } else if !authority.is_empty() {
-        return Err("want file:/// and an absolute path".into());
     }
-    for part in [user, path] {
-        if decoded(part)?.iter().any(u8::is_ascii_control) {
-            return Err("want no control characters".into());
-        }
+    let parsed = Url::parse(url)?;
+    let path = decoded(parsed.path_without_query())?;
+    if path.iter().any(u8::is_ascii_control) {
+        return Err("want no control characters".into());
     }
-    let path = decoded(path)?;
     let file = String::from_utf8_lossy(path.rsplit(|byte| *byte == b'/').next().unwrap_or_default());
     Format::of(&file).ok_or_else(|| {
         // A password with a slash in it would be found here.
@@ -236,47 +218,6 @@ fn package_format(url: &str) -> Result<Format, Error> {
             if file.contains('@') { String::new() } else { format!(", got {}", show(&Value::String(file.into()))) };
         format_error!("want a file name in .rpm .deb .apk .ipk .tar .tar.gz .tgz or .tar.xz{shown}")
     })
-}
-
-fn check_host(authority: &str, http: bool) -> Result<(), Error> {
-    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        // minreq takes the part before the first colon for the host.
-        Some(_) if http => return Err("literal IPv6 addresses cannot be used with http, want a host name".into()),
-        Some((host, port)) => {
-            if !host.contains(':') || !host.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.')) {
-                return Err("want an IPv6 address between [ and ]".into());
-            }
-            (host, port)
-        }
-        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
-    };
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
-    if host.is_empty() || !host.bytes().all(plain) {
-        return Err("want a host name".into());
-    }
-    let digits = port.strip_prefix(':').unwrap_or(if port.is_empty() { "80" } else { "" });
-    match digits.parse::<u16>() {
-        Ok(1..) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
-        _ => Err("want a port of 1..65535".into()),
-    }
-}
-
-/// The bytes that a part of a URL stands for.
-fn decoded(part: &str) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::with_capacity(part.len());
-    let mut rest = part.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        match (digit(), digit()) {
-            (Some(high), Some(low)) => bytes.push((high << 4 | low) as u8),
-            _ => return Err("want two hexadecimal digits after each %".into()),
-        }
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -20,7 +20,11 @@ fn server_lists_are_read() {
         ("http://u:p@a:1", Err("user")),
         ("http://u@a:1", Err("user")),
         ("a:1/x?y", Err("path")),
-        ("a:0,b:1,c", Err("port of 1..65535, got \"0\"; server \"c\": want host:port")),
+        ("http://u:p/w@a:1", Err("server: a user")),
+        ("a:1/x y", Err("commas")),
+        ("a:1/x#y", Err("path")),
+        ("gopher://a:1", Err("http://")),
+        ("a:0,b:1,c", Err("\"a:0\": want a port of 1..65535; server \"c\": want host:port")),
     ] {
         match (parse_servers(list), want) {
             (Ok(got), Ok(want)) => assert_eq!(got.iter().map(|s| &*s.base).collect::<Vec<_>>(), want, "{list}"),
