@@ -8,9 +8,10 @@ mod exchange;
 mod fetch;
 mod frame;
 mod ftp;
+mod http;
+mod sink;
 mod tar;
 mod unpack;
-pub mod url;
 mod verify;
 pub mod watch;
 
@@ -21,6 +22,7 @@ use std::process::exit;
 use crate::error::Error;
 use crate::kernel::{Errno, Resource};
 use crate::model::package::Format;
+use crate::model::url;
 use crate::sys::file::read_up_to;
 use crate::sys::seccomp::{self, Purpose};
 use crate::sys::{process, stdin};
@@ -263,7 +265,7 @@ pub fn try_parsers(bytes: &[u8]) {
         let _ = tar::header(&block);
     }
     if let Ok(url) = url::Url::parse(&text) {
-        let _ = (url.for_http(), url.place(), url.join(&text));
+        let _ = (url.for_http(), url.address(), url.join(&text));
     }
     url::without_password(&text, &text);
     decode_request(bytes);

@@ -5,7 +5,7 @@
 //! how far an exchange had come.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use super::cerr;
@@ -86,15 +86,4 @@ pub fn is_closed() -> bool {
         -1 => io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock,
         _ => false,
     }
-}
-
-/// Bytes that a process without privileges may still write to the file system `file` is on. (An undumpable process cannot look
-/// its descriptors up in /proc, so this goes without a path.)
-pub fn free_space(file: BorrowedFd<'_>) -> io::Result<u64> {
-    // SAFETY: statvfs is plain data for which all zeroes is a good value.
-    let mut data: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is open while borrowed, and `data` lives through the call.
-    cerr(unsafe { libc::fstatvfs(file.as_raw_fd(), &mut data) })?;
-    #[allow(clippy::unnecessary_cast, reason = "narrower on 32-bit targets")]
-    Ok((data.f_bavail as u64).saturating_mul(data.f_frsize as u64))
 }

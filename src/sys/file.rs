@@ -192,14 +192,31 @@ fn whole_file() -> libc::flock {
 }
 
 /// Bytes that a process without privileges may still write to the file system of `path`.
+///
+/// # Errors
+/// When the path does not exist, or the file system does not say.
 pub fn free_space(path: &Path) -> io::Result<u64> {
     let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path ends in a NUL, and the call fills in the struct it is given.
+    free_space_of(|data| unsafe { libc::statvfs(path.as_ptr(), data) })
+}
+
+/// The same of the file system that an open file is on: an undumpable process cannot find its files by their paths in
+/// /proc.
+///
+/// # Errors
+/// When the file system does not say.
+pub fn free_space_behind(file: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: the descriptor is open while borrowed, and the call fills in the struct it is given.
+    free_space_of(|data| unsafe { libc::fstatvfs(file.as_raw_fd(), data) })
+}
+
+fn free_space_of(call: impl FnOnce(&mut libc::statvfs) -> c_int) -> io::Result<u64> {
     // SAFETY: a statvfs is plain numbers, for which zeros are values.
-    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends in a NUL and the call fills in the struct it is given.
-    cerr(unsafe { libc::statvfs(path.as_ptr(), &mut found) })?;
-    #[allow(clippy::unnecessary_cast)] // c_ulong on some targets
-    let (blocks, size) = (found.f_bavail as u64, found.f_frsize as u64);
+    let mut data: libc::statvfs = unsafe { std::mem::zeroed() };
+    cerr(call(&mut data))?;
+    #[allow(clippy::unnecessary_cast, reason = "narrower on 32-bit targets")]
+    let (blocks, size) = (data.f_bavail as u64, data.f_frsize as u64);
     Ok(blocks.saturating_mul(size))
 }
 

@@ -8,9 +8,9 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::model::url::{decoded_text, Url};
 use crate::sys::alarm;
-use crate::work::fetch::Sink;
-use crate::work::url::{decoded, Url};
+use crate::work::sink::{Completeness, Sink};
 use crate::work::{stall_secs, FailureKind, HelperError};
 
 /// The longest reply that is read, bytes.
@@ -20,8 +20,11 @@ const SHOWN_MAX: usize = 300;
 /// How long a connection may take: behind an address or port where nobody answers there may be another one.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
 
-/// Fetches the file `url` names, behind what `sink` holds. Returns whether the bytes were counted.
-pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<HelperError>> {
+/// Fetches the file `url` names, behind what `sink` holds.
+///
+/// # Errors
+/// When the file is not complete; what has come so far is in the sink.
+pub fn fetch(url: &Url, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
     let (folders, file) = route(&url.path).map_err(|reason| HelperError::new(FailureKind::Final, reason))?;
     let mut control = Control::connect(url)?;
     control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
@@ -31,17 +34,17 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<HelperError>> {
     }
     let size = control.size(&file)?;
     if let Some(size) = size {
-        if sink.size == size && size > 0 {
-            return Ok(true);
+        if sink.size() == size && size > 0 {
+            return Ok(Completeness::Counted);
         }
-        if sink.size > size {
+        if sink.size() > size {
             sink.restart()?;
         }
         sink.expect(size)?;
     }
     let mut data = control.open_data()?;
-    if sink.size > 0 {
-        match control.ask(&format!("REST {}", sink.size))? {
+    if sink.size() > 0 {
+        match control.ask(&format!("REST {}", sink.size()))? {
             350 => {}
             400..=499 => control.expect("REST", 3)?,
             _ => sink.restart()?,
@@ -49,7 +52,7 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<HelperError>> {
     }
     match control.demand(&format!("RETR {file}"), 1) {
         // It may be the place to go on from that is refused, of a file that has become shorter.
-        Err(mut fault) if fault.kind == FailureKind::Final && sink.size > 0 => {
+        Err(mut fault) if fault.kind == FailureKind::Final && sink.size() > 0 => {
             sink.restart()?;
             fault.kind = FailureKind::Temporary;
             return Err(fault);
@@ -60,19 +63,19 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<bool, Box<HelperError>> {
     drop(data);
     filled?;
     // Everything SIZE promised is there: no matter how the server says good-bye.
-    if size == Some(sink.size) {
-        return Ok(true);
+    if size == Some(sink.size()) {
+        return Ok(Completeness::Counted);
     }
     // A server that was cut off says why, here.
     control.reply()?;
     control.expect("RETR", 2)?;
     match size {
-        Some(size) if size > sink.size => Err(HelperError::new(
+        Some(size) if size > sink.size() => Err(HelperError::new(
             FailureKind::Temporary,
-            format_error!("the transfer ended after {} of {size} bytes", sink.size),
+            format_error!("the transfer ended after {} of {size} bytes", sink.size()),
         )),
         // The server's word that this was all of it.
-        _ => Ok(true),
+        _ => Ok(Completeness::Counted),
     }
 }
 
@@ -88,7 +91,7 @@ fn route(path: &str) -> Result<(Vec<String>, String), Error> {
         match segment {
             "" if place == 0 => segments.push("/".to_string()),
             "" => {}
-            _ => segments.push(decoded(segment, "path")?),
+            _ => segments.push(decoded_text(segment)?),
         }
     }
     match segments.pop() {
@@ -117,8 +120,8 @@ struct Reply {
 impl Control {
     /// Connects, and hears the greeting.
     fn connect(url: &Url) -> Result<Control, Box<HelperError>> {
-        let place = url.place();
-        let addresses = (url.host.as_str(), url.port)
+        let place = url.address();
+        let addresses = (url.host.as_str(), url.effective_port())
             .to_socket_addrs()
             .map_err(|error| HelperError::temporary(&format!("cannot resolve \"{}\"", url.host), &error))?;
         let mut last = HelperError::new(FailureKind::Temporary, format_error!("\"{}\" has no address", url.host));

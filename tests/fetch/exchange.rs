@@ -85,7 +85,7 @@ fn a_reply_that_is_no_reply_fails() {
         other => panic!("{other:?}"),
     }
     failed(exchange("http://127.0.0.1:1"), FailureKind::Temporary, 0, "Connection refused");
-    failed(exchange("http://[::1]:80"), FailureKind::Final, 0, "give the host a name");
+    failed(exchange("http://[::1]:80"), FailureKind::Final, 0, "want a host name");
     #[cfg(not(feature = "tls"))]
     failed(exchange("https://127.0.0.1"), FailureKind::Final, 0, "without https");
 }

@@ -423,7 +423,7 @@ fn files_are_copied() {
     let made_up = fetch("file:///proc/self/mounts", &file);
     assert!(matches!(made_up, HelperResponse::Fetched { size: 0, .. }), "{made_up:?}");
     failed(fetch("file://other/etc/passwd", &file), FailureKind::Final, 0, "no host");
-    failed(fetch("gopher://x/", &file), FailureKind::Final, 0, "gopher");
+    failed(fetch("gopher://x/", &file), FailureKind::Final, 0, "want ftp://");
 }
 
 #[test]
