@@ -1,9 +1,11 @@
-//! What is said of something that failed.
+//! The error type of this program: one sentence for an operator.
+//!
+//! Code that fails says what failed and why; where code has to decide by the kind of a failure, it uses a type of its own.
 
 use std::fmt;
 use std::ops::Deref;
 
-/// Why something failed, as a sentence for a person.
+/// Why something failed, as a sentence for an operator.
 ///
 /// It is one pointer, so a `Result` is hardly larger for it and mostly comes back in a register: that alone made the
 /// program several kilobytes smaller than with a `String`, which every `?` moves through memory.
@@ -11,7 +13,7 @@ use std::ops::Deref;
 #[allow(clippy::box_collection)]
 pub struct Error(Box<String>);
 
-/// Makes a reason as `format!` makes a text.
+/// Makes an `Error` as `format!` makes a `String`.
 #[macro_export]
 macro_rules! format_error {
     ($($text:tt)*) => {
@@ -41,14 +43,14 @@ impl From<&str> for Error {
 }
 
 impl From<Error> for String {
-    fn from(reason: Error) -> String {
-        *reason.0
+    fn from(error: Error) -> String {
+        *error.0
     }
 }
 
 impl From<Error> for Box<str> {
-    fn from(reason: Error) -> Box<str> {
-        reason.0.into_boxed_str()
+    fn from(error: Error) -> Box<str> {
+        error.0.into_boxed_str()
     }
 }
 

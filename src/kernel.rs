@@ -19,7 +19,7 @@ impl Time {
         Time(seconds.saturating_mul(1_000_000_000).saturating_add(nanos as u64))
     }
 
-    /// The first of these moments, of those that are known.
+    /// The first of those moments that are known.
     pub fn earliest(times: &[Option<Time>]) -> Option<Time> {
         times.iter().flatten().min().copied()
     }
@@ -32,7 +32,7 @@ impl Time {
 }
 
 impl Time {
-    /// So much earlier, but not before boot.
+    /// The moment that is `earlier` before this one, but not before boot.
     #[must_use]
     pub fn before(self, earlier: Duration) -> Time {
         Time(self.0.saturating_sub(u64::try_from(earlier.as_nanos()).unwrap_or(u64::MAX)))
@@ -50,11 +50,11 @@ impl std::ops::Add<Duration> for Time {
     }
 }
 
-/// A number with a few decimals, as people and JSON write it: `12.5`, and `12` when the decimals are 0.
+/// A number with a few decimals, written as in JSON: `12.5`, and `12` when the decimals are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decimal {
     number: u64,
-    /// What `number` is to be divided by, a power of ten.
+    /// The divisor of `number`, a power of ten.
     scale: u64,
 }
 
@@ -64,9 +64,9 @@ impl Decimal {
         Decimal { number, scale }
     }
 
-    /// `number` rounded to tenths, hundredths or what `scale` says; below 0 or not a number becomes 0.
+    /// `number` rounded to 1/`scale`, a power of ten; negative numbers and NaN become 0.
     pub fn rounded(number: f64, scale: u16) -> Decimal {
-        // A cast from a float saturates, and makes 0 of what is not a number.
+        // A cast from a float saturates, and NaN becomes 0.
         Decimal { number: (number * f64::from(scale)).round() as u64, scale: u64::from(scale) }
     }
 
@@ -253,7 +253,7 @@ pub enum Exit {
     Code(i32),
     /// A signal ended it.
     Signal(Sig),
-    /// It is gone, and its status went to another parent.
+    /// It has ended, and its status went to another parent.
     Unknown,
 }
 
@@ -267,12 +267,12 @@ impl fmt::Display for Exit {
     }
 }
 
-/// How much a line of the daemon's log matters, most first.
+/// How much a line of the daemon's log matters, the most important first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Something does not work and needs somebody.
+    /// Something does not work and an operator has to act.
     Error,
-    /// Something is not as it should be; the daemon goes on with less.
+    /// Something is not as it should be; the daemon keeps running without it.
     Warn,
     /// What was done.
     Info,
@@ -355,7 +355,7 @@ impl Resource {
     }
 }
 
-/// The step of making a child at which something went wrong.
+/// The step of making a child that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stage {
@@ -367,7 +367,7 @@ pub enum Stage {
     Cgroup,
     /// Opening and moving file descriptors.
     Files,
-    /// setrlimit(2); the resource is said by the errno's companion text.
+    /// setrlimit(2); `SetupError::limit` says which one.
     Limits,
     /// Scheduling and out-of-memory score.
     Priority,
@@ -388,7 +388,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// The stage with this number, as it comes through the failure pipe.
+    /// The stage with this number, as a child writes it to its parent.
     pub const fn from_raw(raw: u8) -> Option<Stage> {
         const ALL: [Stage; 13] = [
             Stage::Fork,

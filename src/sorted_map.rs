@@ -1,14 +1,14 @@
-//! `Map` and `Set`: sorted vectors with the few methods of the standard library's trees that are needed here.
+//! `SortedMap` and `SortedSet`: sorted vectors with the few methods of the standard library's trees that are needed here.
 //!
-//! A tree costs about 5 KiB of code for each pair of key and value, and memory for eleven of them from the first one on; what
-//! is kept here is a few dozen agents, jobs or processes, mostly added in order.
+//! A tree takes about 5 KiB of code for each pair of key and value types, and memory for eleven entries from the first one on.
+//! The maps here hold a few dozen agents, jobs or processes, mostly added in order.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
 
-/// Where the one that is looked for is among `len` sorted ones, or where it would have to be; `compare` says how one of
-/// them stands to it. There is this code once for all that is kept.
+/// A binary search among `len` sorted items: `compare` compares the item at an index with the one that is looked for. The
+/// result is its index, or the index at which it would have to be inserted. This code is shared by all types of items.
 fn search(len: usize, compare: &dyn Fn(usize) -> Ordering) -> Result<usize, usize> {
     let (mut low, mut high) = (0, len);
     while low < high {
@@ -27,7 +27,7 @@ fn search(len: usize, compare: &dyn Fn(usize) -> Ordering) -> Result<usize, usiz
 pub struct SortedMap<K, V>(Vec<(K, V)>);
 
 impl<K: Ord, V> SortedMap<K, V> {
-    /// One without anything in it.
+    /// An empty one.
     pub const fn new() -> SortedMap<K, V> {
         SortedMap(Vec::new())
     }
@@ -40,7 +40,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         search(self.0.len(), &|index| self.0[index].0.borrow().cmp(key))
     }
 
-    /// Adds a value, in place of the one that the key has.
+    /// Adds a value, or replaces the one that the key has.
     pub fn insert(&mut self, key: K, value: V) {
         match self.find(&key) {
             Ok(index) => self.0[index].1 = value,
@@ -87,7 +87,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.find(key).is_ok()
     }
 
-    /// Takes out the value of a key.
+    /// Removes the value of a key, and returns it.
     pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -96,7 +96,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         Some(self.0.remove(index).1)
     }
 
-    /// Drops all for which `keep` is false.
+    /// Removes all for which `keep` is false.
     pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
         self.0.retain_mut(|(key, value)| keep(key, value));
     }
@@ -178,7 +178,7 @@ impl<'m, K, V> IntoIterator for &'m SortedMap<K, V> {
     }
 }
 
-/// Different things, in order.
+/// Different items, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SortedSet<T>(Vec<T>);
 
@@ -187,7 +187,7 @@ impl<T: Ord> SortedSet<T> {
         search(self.0.len(), &|index| self.0[index].cmp(item))
     }
 
-    /// One without anything in it.
+    /// An empty one.
     pub const fn new() -> SortedSet<T> {
         SortedSet(Vec::new())
     }

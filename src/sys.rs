@@ -1,8 +1,8 @@
 //! The only unsafe code: system calls behind safe signatures, one libc call to a wrapper.
 //!
-//! Everything here returns `io::Result` with the kernel's own error; what it means is for the caller to say. Calls that
-//! are younger than Linux 3.10 go through syscall(2) and either have a fallback here or say that they may be missing.
-//! Here: errors, pipes, descriptor flags, clocks, randomness and the host's name; the rest by subject in the files below.
+//! Everything here returns `io::Result` with the kernel's own error; what it means is decided by the caller. Calls that are
+//! younger than Linux 3.10 go through syscall(2) and either have a fallback here or say that they may be missing. This file
+//! has errors, pipes, descriptor flags, clocks, randomness and the host's name; the rest is by subject in the files below.
 
 use std::ffi::{c_int, c_long, CStr, CString};
 use std::fs::File;
@@ -42,17 +42,23 @@ fn cerr_long(result: c_long) -> io::Result<c_long> {
 }
 
 /// A pipe, the reading end first; both ends close on exec.
+///
+/// # Errors
+/// When no descriptors are left.
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
     // SAFETY: pipe2 writes two descriptors to the array, which has room for two.
     cerr(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
-    // SAFETY: the call succeeded, so these are open descriptors that nobody else knows of.
+    // SAFETY: the call succeeded, so these are open descriptors that nothing else owns.
     Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
 }
 
 /// Makes reads and writes of `fd` return `WouldBlock` instead of waiting.
 ///
-/// The flag belongs to the open file, so everybody who shares it (a child too) sees it.
+/// The flag belongs to the open file, so it holds for every process that shares the file, children too.
+///
+/// # Errors
+/// When the kernel refuses, which it does for no open file.
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: F_GETFL touches no memory.
     let flags = cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
@@ -60,30 +66,32 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
 }
 
-/// Says whether `fd` closes when a program is executed.
+/// Sets whether `fd` closes when a program is executed.
+///
+/// # Errors
+/// When the kernel refuses, which it does for no open file.
 pub fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     let flag = if on { libc::FD_CLOEXEC } else { 0 };
     // SAFETY: F_SETFD takes an int and touches no memory; FD_CLOEXEC is the only flag there is.
     cerr(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flag) }).map(drop)
 }
 
-/// Lets go of a terminal: descriptors 0 to 2 are /dev/null from now on.
+/// Detaches from a terminal: descriptors 0 to 2 are /dev/null from now on.
 ///
 /// # Errors
-/// When /dev/null cannot be opened; they stay as they are then.
+/// When /dev/null cannot be opened; the descriptors then stay as they are.
 pub fn detach_standard_files() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     for target in 0..=2 {
-        // SAFETY: both are plain numbers of descriptors; the three standard ones are nobody's OwnedFd.
+        // SAFETY: both are plain numbers of descriptors; no OwnedFd holds the three standard ones.
         cerr(unsafe { libc::dup2(null.as_raw_fd(), target) })?;
     }
     Ok(())
 }
 
-/// The descriptor with this number, which an earlier image of this process left open over an exec; it closes on exec from
-/// now on.
+/// The descriptor with this number, which was left open over an exec; it closes on exec from now on.
 ///
-/// Each number may be taken once only, as whoever gets it closes it.
+/// Each number may be taken only once, as the owner closes it.
 ///
 /// # Errors
 /// EBADF when nothing is open under the number.
@@ -93,17 +101,17 @@ pub fn inherited(raw: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: F_SETFD touches no memory, and fails where nothing is open.
     cerr(unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: the descriptor is open, and by this function's contract nobody else in this image owns it.
+    // SAFETY: the descriptor is open, and by this function's contract nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// Descriptor 0 to read from, which stays open; `std::io::stdin` has a buffer and a lock besides.
+/// Descriptor 0 for reading without a buffer or a lock, unlike `std::io::stdin`. It stays open.
 pub fn stdin() -> ManuallyDrop<File> {
-    // SAFETY: std opens descriptor 0 before `main` where it is closed, and nobody here closes it, this file neither.
+    // SAFETY: std opens descriptor 0 before `main` where it is closed, and nothing here closes it, this File included.
     ManuallyDrop::new(unsafe { File::from_raw_fd(0) })
 }
 
-/// Now, on the clock that nobody can set.
+/// Now, on the clock that cannot be set.
 pub fn monotonic() -> Time {
     // SAFETY: a timespec is plain numbers, for which zeros are values.
     let mut now: libc::timespec = unsafe { std::mem::zeroed() };
@@ -113,7 +121,7 @@ pub fn monotonic() -> Time {
     Time::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// Seconds since the epoch, for people to read; nothing may depend on it. 0 when the clock stands before 1970.
+/// Seconds since the epoch, for display only, as this clock can be set. 0 when it is before 1970.
 pub fn wall() -> u64 {
     #[cfg(target_pointer_width = "32")]
     {
@@ -132,7 +140,7 @@ pub fn wall() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0)
 }
 
-/// The host's name, gethostname(2).
+/// The host's name, gethostname(2); empty when the kernel does not give it.
 pub fn hostname() -> String {
     let mut name = [0u8; 256];
     // SAFETY: gethostname writes at most that many bytes; the last one stays 0, as one less is given.
@@ -142,13 +150,13 @@ pub fn hostname() -> String {
     CStr::from_bytes_until_nul(&name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Fills `bytes` with what nobody can guess.
+/// Fills `bytes` with unpredictable random bytes.
 ///
 /// # Errors
 /// When the kernel has no getrandom(2), or no seed yet, and /dev/urandom cannot be read either.
 pub fn random(bytes: &mut [u8]) -> io::Result<()> {
-    // Never waits for a seed: a board without an entropy source may need minutes after boot, and /dev/urandom then is
-    // the best there is. Up to 256 bytes come whole.
+    // This does not wait for a seed: a board without an entropy source may need minutes after boot, and /dev/urandom is then
+    // the best there is. Up to 256 bytes come in one piece.
     // SAFETY: getrandom writes at most as many bytes as the slice has.
     let got = unsafe { libc::syscall(libc::SYS_getrandom, bytes.as_mut_ptr(), bytes.len(), libc::GRND_NONBLOCK) };
     if usize::try_from(got) == Ok(bytes.len()) {
@@ -157,19 +165,19 @@ pub fn random(bytes: &mut [u8]) -> io::Result<()> {
     File::open("/dev/urandom")?.read_exact(bytes)
 }
 
-/// Clock ticks to a second, the unit of times in /proc/PID/stat.
+/// Clock ticks per second: the unit of times in /proc/PID/stat.
 pub fn ticks_per_second() -> u64 {
     // SAFETY: sysconf touches no memory of ours.
     u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100).max(1)
 }
 
-/// Bytes to a memory page, the unit of /proc/PID/statm.
+/// Bytes per memory page: the unit of /proc/PID/statm.
 pub fn page_size() -> u64 {
     // SAFETY: sysconf touches no memory of ours.
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1)
 }
 
-/// The pointers to `texts` with a null after the last, as execve(2) wants them; good for as long as `texts` is not touched.
+/// The pointers to `texts` and a null after the last, as execve(2) takes them. They are valid until `texts` is changed.
 fn pointers(texts: &[CString]) -> Vec<*const std::ffi::c_char> {
     let mut list = Vec::with_capacity(texts.len() + 1);
     for text in texts {

@@ -1,7 +1,8 @@
 //! Users and groups: who this process is, and what passwd(5) and group(5) say.
 //!
-//! The two files are read here, and not by the C library: that might ask a server or wait for a daemon, which the loop
-//! must not, and what it finds would depend on how this program is linked.
+//! The two files are read here, and not by the C library: that might ask a server or wait for a name service, which the
+//! daemon's loop must not, and what it returns would depend on how this program is linked. Without the file there are no
+//! users or groups; a line that is no account is skipped.
 
 use std::io;
 use std::path::Path;
@@ -38,17 +39,23 @@ pub fn own_gid() -> Gid {
 /// The user called `name`; `None` when there is none.
 ///
 /// # Errors
-/// When /etc/passwd is there and cannot be read. The same with all that follow, of their file.
+/// When /etc/passwd exists and cannot be read.
 pub fn user_by_name(name: &str) -> io::Result<Option<User>> {
     find_user(&|known, _| known == name)
 }
 
 /// The (first) user with this id; `None` when there is none.
+///
+/// # Errors
+/// When /etc/passwd exists and cannot be read.
 pub fn user_by_id(uid: Uid) -> io::Result<Option<User>> {
     find_user(&|_, known| known == uid)
 }
 
 /// All names that the user with this id has.
+///
+/// # Errors
+/// When /etc/passwd exists and cannot be read.
 pub fn names_of(uid: Uid) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     each_line("/etc/passwd", &mut |name, id, _| {
@@ -61,18 +68,24 @@ pub fn names_of(uid: Uid) -> io::Result<Vec<String>> {
 }
 
 /// The id of the group called `name`; `None` when there is none.
+///
+/// # Errors
+/// When /etc/group exists and cannot be read.
 pub fn group_by_name(name: &str) -> io::Result<Option<Gid>> {
-    let mut found = None;
+    let mut id = None;
     each_group(&mut |group, gid, _| {
         if group == name {
-            found = Some(gid);
+            id = Some(gid);
         }
         group == name
     })?;
-    Ok(found)
+    Ok(id)
 }
 
 /// Every group that the user called `name` is in, `primary` among them.
+///
+/// # Errors
+/// When /etc/group exists and cannot be read.
 pub fn groups_of(name: &str, primary: Gid) -> io::Result<Vec<Gid>> {
     let mut groups = vec![primary];
     each_group(&mut |_, gid, members| {
@@ -84,10 +97,10 @@ pub fn groups_of(name: &str, primary: Gid) -> io::Result<Vec<Gid>> {
     Ok(groups)
 }
 
-/// The ids of all users and groups that have a name, those of users' groups among them.
+/// The ids of all users and groups that have a name, and of the users' primary groups.
 ///
 /// # Errors
-/// As `user_by_name`.
+/// When /etc/passwd or /etc/group exists and cannot be read.
 pub fn all_ids() -> io::Result<Vec<u32>> {
     let mut ids = Vec::new();
     each_line("/etc/passwd", &mut |_, id, [gid, ..]| {
@@ -102,10 +115,10 @@ pub fn all_ids() -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// The ids that were given to users for their containers, subuid(5) and subgid(5): the first and how many, each.
+/// The ranges of ids that users have for their containers, subuid(5) and subgid(5): the first id and how many.
 ///
 /// # Errors
-/// When a file is there and cannot be read.
+/// When one of the files exists and cannot be read.
 pub fn granted_ids() -> io::Result<Vec<(u32, u32)>> {
     let mut granted = Vec::new();
     for path in ["/etc/subuid", "/etc/subgid"] {
@@ -124,8 +137,8 @@ fn grant(line: &str) -> Option<(u32, u32)> {
     Some((number(fields.next()?)?, number(fields.next()?.trim_end())?))
 }
 
-/// The ids that exist in our user namespace, as `map` in /proc/self says (`uid_map` or `gid_map`): the first and how many,
-/// each. Where the kernel knows no such namespaces, or there is no /proc, all there are.
+/// The ranges of ids that exist in this user namespace, as `map` in /proc/self says (`uid_map` or `gid_map`): the first id
+/// and how many. All ids, where the kernel has no such namespaces or there is no /proc.
 pub fn mapped_ids(map: &str) -> Vec<(u32, u32)> {
     match super::file::read_text(&Path::new("/proc/self").join(map)) {
         Ok(text) => text.lines().filter_map(mapped).collect(),
@@ -140,24 +153,24 @@ fn mapped(line: &str) -> Option<(u32, u32)> {
     Some((number(first)?, number(count)?))
 }
 
-fn find_user(is_it: &dyn Fn(&str, Uid) -> bool) -> io::Result<Option<User>> {
-    let mut found = None;
+fn find_user(matches: &dyn Fn(&str, Uid) -> bool) -> io::Result<Option<User>> {
+    let mut user = None;
     each_line("/etc/passwd", &mut |name, id, [gid, _, home, shell]| {
-        if let (true, Some(gid)) = (is_it(name, Uid(id)), number(gid)) {
+        if let (true, Some(gid)) = (matches(name, Uid(id)), number(gid)) {
             let [name, home, shell] = [name, home, shell].map(String::from);
-            found = Some(User { name, uid: Uid(id), gid: Gid(gid), home, shell });
+            user = Some(User { name, uid: Uid(id), gid: Gid(gid), home, shell });
         }
-        found.is_some()
+        user.is_some()
     })?;
-    Ok(found)
+    Ok(user)
 }
 
-/// Hands each group's name, id and members, with commas between them, to `take`, until that says true.
+/// Calls `take` with each group's name, id and comma-separated members, until it returns true.
 fn each_group(take: &mut dyn FnMut(&str, Gid, &str) -> bool) -> io::Result<()> {
     each_line("/etc/group", &mut |name, id, [members, ..]| take(name, Gid(id), members))
 }
 
-/// Hands each account that is in the file at `path` to `take`, until that says true.
+/// Calls `take` with each account in the file at `path`, until it returns true.
 fn each_line(path: &str, take: &mut dyn FnMut(&str, u32, [&str; 4]) -> bool) -> io::Result<()> {
     match super::file::read(Path::new(path)) {
         Ok(text) => accounts(&String::from_utf8_lossy(&text), take),
@@ -167,13 +180,14 @@ fn each_line(path: &str, take: &mut dyn FnMut(&str, u32, [&str; 4]) -> bool) -> 
     Ok(())
 }
 
-/// What is digits only, unlike what a parser takes.
+/// A number of digits only: `parse` alone would take a sign.
 fn number(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// The accounts in a text, each a line: name, id, and what follows it, empty where the line ends before. One without a name,
-/// or without a number for its id, is none; "+" and "-" begin what a name service is to add or to leave out.
+/// Calls `take` with the name, the id and the four fields behind it of each line, until it returns true; fields that are
+/// missing are empty. A line without a name or a numeric id is no account, and one that begins with "+" or "-" says what a
+/// name service adds or leaves out.
 fn accounts(text: &str, take: &mut dyn FnMut(&str, u32, [&str; 4]) -> bool) {
     for line in text.lines() {
         let mut fields = line.split(':');
@@ -201,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_invented() {
+    fn unknown_names_and_ids_are_none() {
         for name in ["no-such-user", "", "0", "+", "a\0b"] {
             assert_eq!(user_by_name(name).unwrap(), None, "{name}");
             assert_eq!(group_by_name(name).unwrap(), None, "{name}");
@@ -239,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_account_is_left_out() {
+    fn lines_that_are_no_accounts_are_skipped() {
         let text = "root:x:0:0:root:/root:/bin/sh\n\n+\n+::::::\n:x:1:1::/:\nx\nx:x\nx:x:\nx:x:-1:2\nx:x:0x:2\nx:x:+0:2\n+x:x:5:2\n-x:x:5:2\nx:x:4294967296:2\n\
                     short:x:7\nwww:*:33:33:a,b::/bin/true:more\nlast:x:8:9:\nafter:x:1:1";
         let mut found = Vec::new();

@@ -1,8 +1,9 @@
-//! What a working child cannot ask std for: alarm(2) as its deadline, the socket inside of minreq, the room left on disk.
+//! Deadlines of a helper process by alarm(2), and the state of the one connection it has.
 //!
-//! The child has one thread, and most of what it waits in (name resolution first of all) takes no timeout. So the timer of
-//! the process is the deadline, and its signal ends the process: by its default action, or with an exit status that says
-//! how far an exchange had come.
+//! A helper has one thread, and most of the calls that it waits in, name resolution first of all, take no timeout. So the
+//! timer of the process is the deadline, and its signal ends the process: by its default action, or with an exit status
+//! that says whether there was a connection. The socket belongs to the HTTP library, which does not give it away, so it is
+//! looked for among the open descriptors. Only `work` uses this file.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -10,24 +11,27 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use super::cerr;
 
-/// What is left for the reply when the time for the connection is over, s.
+/// How long the exchange may still take when the time for the connection is over, s.
 static REMAINING: AtomicU32 = AtomicU32::new(0);
 /// The exit statuses, while connecting and after.
 static STATUS: [AtomicI32; 2] = [AtomicI32::new(0), AtomicI32::new(0)];
 /// Whether the time for the connection is over.
 static CONNECTED: AtomicBool = AtomicBool::new(false);
 
-/// Where a socket of this process is found: it opens few files, and the lowest free descriptor is taken.
+/// The descriptors among which the socket of this process is: it opens few files, and each gets the lowest free number.
 const SOCKETS: std::ops::Range<RawFd> = 3..32;
 
-/// Sends SIGALRM to this process after `seconds`, unless called again before; 0 takes it back.
+/// Sends SIGALRM to this process after `seconds`, in place of an alarm set before; 0 only cancels that.
 pub fn alarm(seconds: u32) {
     // SAFETY: alarm touches no memory of ours and cannot fail.
     unsafe { libc::alarm(seconds) };
 }
 
-/// Ends this process with `statuses[0]` unless a TCP connection stands after `connect` seconds, and with `statuses[1]`
+/// Ends this process with `statuses[0]` unless it has a TCP connection after `connect` seconds, and with `statuses[1]`
 /// after `total` seconds in any case.
+///
+/// # Errors
+/// When the kernel refuses the signal handler.
 pub fn end_after(connect: u32, total: u32, statuses: [i32; 2]) -> io::Result<()> {
     REMAINING.store(total - connect, Ordering::Relaxed);
     for (place, status) in STATUS.iter().zip(statuses) {
@@ -44,7 +48,7 @@ pub fn end_after(connect: u32, total: u32, statuses: [i32; 2]) -> io::Result<()>
     Ok(())
 }
 
-/// Atomics, system calls and _exit only: it may have interrupted anything.
+/// Uses atomics, system calls and _exit only: it may have interrupted anything.
 extern "C" fn on_alarm(_: libc::c_int) {
     let late = CONNECTED.swap(true, Ordering::Relaxed);
     if !late && { SOCKETS }.any(is_connected) {
@@ -75,7 +79,7 @@ fn is_connected(fd: RawFd) -> bool {
     got == 0 && matches!(libc::c_int::from(peer.ss_family), libc::AF_INET | libc::AF_INET6)
 }
 
-/// Whether the server has closed the connection this process has to one, or there is none.
+/// Whether the server has closed this process's connection, or there is none.
 pub fn is_closed() -> bool {
     let Some(fd) = { SOCKETS }.find(|fd| is_connected(*fd)) else { return true };
     let mut byte = 0_u8;

@@ -1,9 +1,9 @@
 //! Making a child: fork, set up, execute.
 //!
 //! A `Setup` is complete before the fork; between fork and exec there are only system calls and `_exit`: no allocation,
-//! lookup, log or panic. A child that cannot be set up says where and why in one atomic record on the
-//! `failure::FailurePipe`, which lives as long as the daemon, and exits with 127; whoever reaps it looks there. So starting
-//! never blocks, costs no descriptor per child, and needs no answer when all went well.
+//! lookup, log or panic. A child that cannot be set up writes where and why as one atomic record to the
+//! `setup_error::SetupErrorPipe`, which lives as long as the daemon, and exits with 127; the pipe is read when the child is
+//! reaped. So starting never blocks, costs no descriptor per child, and needs no answer when all went well.
 
 use std::convert::Infallible;
 use std::ffi::{c_char, CStr, CString};
@@ -28,7 +28,7 @@ pub enum Program {
     Fd(OwnedFd),
 }
 
-/// Everything about a child that is to be; what it says is set in this order. Not `Debug`: environments hold secrets.
+/// Everything about a child before it is made, in the order in which it is set. Not `Debug`: environments hold secrets.
 pub struct Setup {
     /// What to execute.
     pub program: Program,
@@ -36,7 +36,7 @@ pub struct Setup {
     pub argv: Vec<CString>,
     /// Its whole environment, `NAME=value`.
     pub envp: Vec<CString>,
-    /// The directory of a control group of v2: the child is made in it where the kernel can, else it enters it.
+    /// The directory of a control group of v2: the child is made in it where the kernel supports that, else it enters it.
     pub cgroup: Option<OwnedFd>,
     /// Control groups to enter: their `cgroup.procs` or `tasks` files, open for writing.
     pub cgroups: Vec<OwnedFd>,
@@ -50,30 +50,31 @@ pub struct Setup {
     pub extra: Vec<OwnedFd>,
     /// Resource, soft limit, hard limit; `u64::MAX` is unlimited.
     pub rlimits: Vec<(Resource, u64, u64)>,
-    /// How much the kernel likes to end it when memory runs out; `None` as ours. Where we may not set it, it stays ours.
+    /// How readily the kernel kills it when memory runs out, -1000 (never) to 1000; `None` is ours. It also stays ours where
+    /// we may not set it.
     pub oom_score_adj: Option<i32>,
-    /// Supplementary groups; `None` are ours.
+    /// Supplementary groups; `None` is ours.
     pub groups: Option<Vec<Gid>>,
     /// Group, real, effective and saved; `None` is ours.
     pub gid: Option<Gid>,
-    /// The capabilities, as a bit set, that it or a set-user-id program below it can ever have; `None`: all we can.
+    /// The capabilities, as a bit set, that it or a set-user-id program below it can ever have; `None` is ours.
     pub bounding: Option<u64>,
     /// User, real, effective and saved; `None` is ours.
     pub uid: Option<Uid>,
-    /// Whether set-user-id programs and file capabilities give nothing, to it and all below it.
+    /// Whether set-user-id programs and file capabilities have no effect for it and all processes below it.
     pub no_new_privs: bool,
-    /// The signal it gets when we end.
+    /// The signal it gets when this process ends.
     pub death_signal: Option<Sig>,
     /// Working directory, entered as its user.
     pub directory: CString,
     /// File mode creation mask.
     pub umask: u32,
-    /// Seconds until SIGALRM ends it, if it does not do something about that.
+    /// Seconds until SIGALRM ends it, unless the program handles or resets that.
     pub alarm: Option<u32>,
 }
 
 impl Setup {
-    /// A child that differs from us in nothing but its program, and has /dev/null for descriptors 0 to 2.
+    /// A child that differs from this process only in its program, and has /dev/null for descriptors 0 to 2.
     pub fn new(program: Program, argv: Vec<CString>, envp: Vec<CString>) -> Setup {
         Setup {
             program,
@@ -100,11 +101,11 @@ impl Setup {
     }
 }
 
-/// Makes a child as `setup` says, and returns at once. Whether it became its program shows when it is reaped: if not, it has
-/// exited with 127 and `failures` knows why.
+/// Makes a child as `setup` says, and returns at once. If it cannot execute its program it exits with 127, and `failures` has
+/// the reason when it is reaped.
 ///
 /// # Errors
-/// When there could not be a child at all: `Stage::Fork`.
+/// When no process could be made: `Stage::Fork`.
 pub fn spawn_child(setup: &Setup, failures: &SetupErrorPipe) -> io::Result<Pid> {
     let mut null = None;
     let mut files = Vec::with_capacity(3 + setup.extra.len());
@@ -144,10 +145,10 @@ pub fn spawn_child(setup: &Setup, failures: &SetupErrorPipe) -> io::Result<Pid> 
     }
 }
 
-/// Where closing one by one ends, on kernels without close_range(2): after some 10 ms.
+/// Where closing one by one ends, on kernels without close_range(2): more would take longer than some 10 ms.
 const DESCRIPTORS_MAX: u64 = 65_536;
 
-/// One above the last descriptor there can be, as far as they are looked at one by one.
+/// One above the last descriptor there can be, at most `DESCRIPTORS_MAX`.
 fn highest() -> io::Result<RawFd> {
     Ok(limit(Resource::Nofile)?.0.min(DESCRIPTORS_MAX) as RawFd)
 }
@@ -158,23 +159,23 @@ fn close_range(first: RawFd, flags: libc::c_uint) -> bool {
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) == 0 }
 }
 
-/// Closes all but the standard files: what whoever started this process had left open. For one that has opened nothing of
-/// its own yet.
+/// Closes all descriptors but the standard ones, which the parent of this process left open. To be called before this
+/// process opens any file.
 ///
 /// # Errors
-/// When the limit of descriptors cannot be asked for.
+/// When the limit of descriptors cannot be read.
 pub fn close_inherited() -> io::Result<()> {
     if !close_range(3, 0) {
         for fd in 3..highest()? {
-            // SAFETY: nothing here has opened a file yet, so that nobody relies on this one.
+            // SAFETY: nothing here has opened a file yet, so nothing owns this descriptor.
             unsafe { libc::close(fd) };
         }
     }
     Ok(())
 }
 
-/// What stands in for descriptors nobody gave: /dev/null, or without one the end of a pipe that reads as empty and
-/// refuses to be written (EBADF, so without a SIGPIPE).
+/// Stands in for a standard descriptor that `Setup` leaves out: /dev/null, or where there is none the reading end of a pipe,
+/// which is empty, and where writing fails with EBADF and so without SIGPIPE.
 fn open_null() -> io::Result<OwnedFd> {
     match File::options().read(true).write(true).open("/dev/null") {
         Ok(null) => Ok(null.into()),
@@ -191,22 +192,23 @@ struct Child<'a> {
     files: Vec<RawFd>,
     /// The program's descriptor, -1 without one.
     program: RawFd,
-    /// The writing end of the failure pipe.
+    /// The writing end of the `SetupErrorPipe`.
     failures: RawFd,
     /// Signals to be given their default action.
     ignored: u64,
     oom_score_adj: Option<String>,
     parent: i32,
-    /// It was made in its control group of v2.
+    /// Whether it was made in its control group of v2.
     inside: bool,
     /// One above the last descriptor there can be.
     highest: RawFd,
 }
 
-/// Where the child broke off, and the kernel's word for it. An io::Error of errno allocates nothing.
+/// The step at which setting up the child failed, the kernel's error, and the limit being set. An io::Error of errno
+/// allocates nothing.
 struct StepError(Stage, io::Error, Option<(Resource, u64)>);
 
-/// Says at which step an error came up.
+/// Adds to an error the step at which it came up.
 fn at(stage: Stage) -> impl Fn(io::Error) -> StepError {
     move |error| StepError(stage, error, None)
 }
@@ -215,7 +217,7 @@ impl Child<'_> {
     fn run(&mut self) -> ! {
         let Err(StepError(stage, error, limit)) = self.become_program();
         let failure = SetupError { stage, errno: Errno(error.raw_os_error().unwrap_or(0)), limit };
-        // Nobody could be told that this fails; the exit status remains.
+        // If this fails too, the exit status still says that the program was not executed.
         let _ = write(self.failures, &encode(own_id(), &failure));
         exit_now(127)
     }
@@ -224,7 +226,7 @@ impl Child<'_> {
     /// signal does not survive a change of user, and nothing may be unblocked before its action is the default.
     fn become_program(&mut self) -> Result<Infallible, StepError> {
         let setup = self.setup;
-        // A child that outlives us before it is its program could not be told from us by whoever looks for it.
+        // A child that outlives the daemon before its exec would look like the daemon to the next one.
         self.die_with_parent(Sig::KILL)?;
         start_session().map_err(at(Stage::Session))?;
         if let Some(group) = setup.cgroup.as_ref().filter(|_| !self.inside) {
@@ -234,7 +236,7 @@ impl Child<'_> {
             write(group.as_raw_fd(), b"0").map_err(at(Stage::Cgroup))?;
         }
         self.arrange_files().map_err(at(Stage::Files))?;
-        // With a file that is opened, for which the limits may leave no descriptor.
+        // This opens a file, for which the limits set below may leave no descriptor.
         if let Some(score) = &self.oom_score_adj {
             write_oom_score(score.as_bytes()).map_err(at(Stage::Priority))?;
         }
@@ -245,7 +247,7 @@ impl Child<'_> {
         if setup.no_new_privs {
             prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at(Stage::Privileges))?;
         }
-        // Forgotten by the kernel with the change of user.
+        // The kernel resets the death signal when the user changes.
         self.die_with_parent(setup.death_signal.unwrap_or(Sig::KILL))?;
         // SAFETY: the path ends in a NUL.
         cerr(unsafe { libc::chdir(setup.directory.as_ptr()) }).map_err(at(Stage::Directory))?;
@@ -268,14 +270,14 @@ impl Child<'_> {
     fn die_with_parent(&self, sig: Sig) -> Result<(), StepError> {
         prctl(libc::PR_SET_PDEATHSIG, sig.raw() as libc::c_ulong).map_err(at(Stage::Privileges))?;
         if parent_id() != self.parent {
-            // It ended before it could be told that we want to know.
+            // The parent ended before the call, so there will be no signal.
             exit_now(127);
         }
         Ok(())
     }
 
-    /// Makes `files` the lowest descriptors, in order. What is needed later is moved above them first: then no source is
-    /// overwritten before its turn, and none is its own target, which would leave it closing on exec.
+    /// Makes `files` the lowest descriptors, in order. All descriptors that are needed are moved above those first: then none
+    /// is overwritten before it is copied, and none is its own target, which would leave it closing on exec.
     fn arrange_files(&mut self) -> io::Result<()> {
         let above = self.files.len() as RawFd;
         self.failures = move_above(self.failures, above)?;
@@ -286,7 +288,7 @@ impl Child<'_> {
             *file = move_above(*file, above)?;
         }
         for (target, file) in self.files.iter().enumerate() {
-            // SAFETY: dup2 closes what was open as `target`, which in this process nobody uses any more.
+            // SAFETY: dup2 closes what was open as `target`, which nothing in this process uses any more.
             cerr(unsafe { libc::dup2(*file, target as RawFd) })?;
         }
         Ok(())
@@ -297,7 +299,7 @@ impl Child<'_> {
             // SAFETY: Gid is laid out as gid_t, and the length is the list's own.
             cerr(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr().cast()) }).map_err(at(Stage::Groups))?;
         }
-        // -1 would mean "as it is" to these calls, and leave the child ours.
+        // To these calls -1 means "unchanged", which would leave the child with the ids of the daemon.
         let refused = |stage| StepError(stage, io::Error::from_raw_os_error(libc::EINVAL), None);
         if let Some(gid) = self.setup.gid {
             if gid.0 == u32::MAX {
@@ -319,9 +321,9 @@ impl Child<'_> {
         Ok(())
     }
 
-    /// Sees to it that no descriptor above the arranged ones reaches the program. Our own close on exec anyway; this is for
-    /// what whoever started us had left open. The failure pipe and the program must survive until then, so nothing is
-    /// closed at once.
+    /// Keeps descriptors above the arranged ones from the program. Those of the daemon close on exec anyway; this is for what
+    /// the daemon's own parent left open. They are marked and not closed, as the `SetupErrorPipe` and the program are needed
+    /// until the exec.
     fn close_the_rest(&self) {
         let first = self.files.len() as RawFd;
         if !close_range(first, libc::CLOSE_RANGE_CLOEXEC) {
@@ -339,7 +341,7 @@ impl Child<'_> {
                 unsafe { libc::execve(path.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr()) };
             }
             Program::Fd(_) => {
-                // execveat, and /proc/self/fd where the kernel is older than 3.19: both libraries do just that.
+                // Both C libraries use execveat, and /proc/self/fd before Linux 3.19.
                 // SAFETY: both lists end in a null, and what they point to is in `setup`.
                 unsafe { libc::fexecve(self.program, self.argv.as_ptr(), self.envp.as_ptr()) };
             }
@@ -364,7 +366,7 @@ fn enter(group: RawFd) -> io::Result<()> {
     write(file, b"0")
 }
 
-/// Where there is no /proc, or we are not allowed to, the score stays: then ours cannot have been changed either.
+/// Where there is no /proc, or this is not allowed, the score stays: then that of the daemon was not changed either.
 fn write_oom_score(score: &[u8]) -> io::Result<()> {
     const PATH: &CStr = c"/proc/self/oom_score_adj";
     // SAFETY: the path ends in a NUL.
@@ -390,7 +392,7 @@ fn drop_capabilities(keep: u64) -> io::Result<()> {
             0 => {}
             1 if keep & (1 << capability) != 0 => {}
             1 => prctl(libc::PR_CAPBSET_DROP, capability)?,
-            // The kernel knows no more.
+            // The kernel has no capability of this number, nor of any above.
             _ => break,
         }
     }

@@ -1,4 +1,7 @@
-//! Files, locks and sockets, as far as the standard library does not reach.
+//! Files, locks and sockets: what the standard library has no function for.
+//!
+//! Paths and open files come in, values or the kernel's errors go out. Nothing here decides where files are or what is in
+//! them.
 
 use std::ffi::{c_int, c_short, c_void, CStr, CString};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -11,12 +14,12 @@ use std::path::Path;
 use super::cerr;
 use crate::kernel::{Gid, Pid, Uid};
 
-/// Adds to `bytes` what `read` gives, until there is no more or it gave `limit` bytes; returns how many it gave.
+/// Appends to `bytes` what `read` returns, until its end or `limit` bytes; returns how many were appended.
 ///
-/// One copy of this code serves all readers: what std makes of `read_to_end`, it makes for each of them.
+/// One copy of this code serves all readers, while std's `read_to_end` is compiled for each of them.
 ///
 /// # Errors
-/// What `read` says, but EINTR; what came before stays in `bytes`.
+/// Those of `read` except EINTR; what was read before stays in `bytes`.
 pub fn read_up_to(
     limit: u64,
     bytes: &mut Vec<u8>,
@@ -39,7 +42,7 @@ pub fn read_up_to(
     }
 }
 
-/// All that is in the file at `path`. A FIFO in its place has nothing in it, and nobody waits for its other side.
+/// The content of the file at `path`. A FIFO in its place is empty: the open does not wait for a writer.
 ///
 /// # Errors
 /// When it cannot be opened or read.
@@ -50,7 +53,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The same as text; what is not UTF-8 in it is replaced.
+/// The content of the file at `path` as text; bytes that are not UTF-8 are replaced.
 ///
 /// # Errors
 /// As `read`.
@@ -88,6 +91,9 @@ pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
 /// Takes the write lock on all of `file`, fcntl(2) F_SETLK; false when another process has it.
 ///
 /// Children do not inherit it and exec keeps it, but closing any descriptor of the same file loses it.
+///
+/// # Errors
+/// When the file system has no locks, or the file is not open for writing.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     let lock = whole_file();
     // SAFETY: F_SETLK reads the lock it is given.
@@ -98,8 +104,11 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// The same where `file` is open for reading only, by a read lock and a look for those of others: of two that try in the
-/// same moment both may be told false.
+/// As `try_lock` where `file` is open for reading only: takes a read lock and checks for locks of others. When two processes
+/// try at the same moment, both may get false.
+///
+/// # Errors
+/// When the file system has no locks.
 pub fn try_lock_reading(file: &File) -> io::Result<bool> {
     let mut lock = whole_file();
     lock.l_type = libc::F_RDLCK as c_short;
@@ -111,7 +120,10 @@ pub fn try_lock_reading(file: &File) -> io::Result<bool> {
     }
 }
 
-/// The process that keeps us from taking the lock of `try_lock`; `None` when none does, or one outside our pid namespace.
+/// The process that keeps `try_lock` from its lock; `None` when none does, or one outside our pid namespace.
+///
+/// # Errors
+/// When the file system has no locks.
 pub fn lock_holder(file: &File) -> io::Result<Option<Pid>> {
     let mut lock = whole_file();
     // SAFETY: F_GETLK reads and rewrites the lock it is given.
@@ -122,14 +134,16 @@ pub fn lock_holder(file: &File) -> io::Result<Option<Pid>> {
     Ok(Pid::new(lock.l_pid))
 }
 
-/// Whether anybody at all has `file`, which is open here for reading only, open or mapped for writing: a lease is what the
-/// kernel gives only where nobody has, fcntl(2) F_SETLEASE. It is given back at once.
+/// Whether any process has `file`, which is open here for reading only, open or mapped for writing: the kernel grants a
+/// lease, fcntl(2) F_SETLEASE, only where none has. The lease is returned at once.
 ///
 /// # Errors
-/// Where the file is neither ours nor we root, and where its file system knows no leases (some that are not local).
+/// When the file belongs to another user and we are not root, and where its file system has no leases (some that are not
+/// local).
 pub fn has_writer(file: &File) -> io::Result<bool> {
     const F_SETSIG: c_int = 10;
-    // Whoever opens it between the two calls has us told; by a signal that does nothing, as SIGIO would end us.
+    // A process that opens the file between the two calls makes the kernel send a signal: one that is ignored by default,
+    // as SIGIO would end this process.
     // SAFETY: this and the two calls below take numbers only.
     cerr(unsafe { libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG) })?;
     // SAFETY: see above.
@@ -141,27 +155,27 @@ pub fn has_writer(file: &File) -> io::Result<bool> {
     }
 }
 
-/// An extended attribute of what is at `path`, not of where a link leads; `None` where it has none, and where its file system
-/// knows no such attributes.
+/// An extended attribute of the file at `path`, of a link itself; `None` where there is none, and where the file system has
+/// no such attributes.
 ///
 /// # Errors
-/// When it is there and cannot be read.
+/// When it exists and cannot be read.
 pub fn attribute(path: &Path, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: path and name end in a NUL, and the call writes at most `room` bytes to `to`, which has as many.
     read_attribute(&|to, room| unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), to, room) })
 }
 
-/// The same of an open file.
+/// An extended attribute of an open file; `None` as in `attribute`.
 ///
 /// # Errors
-/// As `attribute`.
+/// When it exists and cannot be read.
 pub fn attribute_of(file: &File, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     // SAFETY: the name ends in a NUL, and the call writes at most `room` bytes to `to`, which has as many.
     read_attribute(&|to, room| unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), to, room) })
 }
 
-/// Lets `get` say how long an attribute is, and then give it: it may have grown in between.
+/// Calls `get` for the length of an attribute and then for the attribute, again when it has grown in between.
 fn read_attribute(get: &dyn Fn(*mut c_void, usize) -> isize) -> io::Result<Option<Vec<u8>>> {
     loop {
         let mut value = Vec::new();
@@ -201,8 +215,8 @@ pub fn free_space(path: &Path) -> io::Result<u64> {
     free_space_of(|data| unsafe { libc::statvfs(path.as_ptr(), data) })
 }
 
-/// The same of the file system that an open file is on: an undumpable process cannot find its files by their paths in
-/// /proc.
+/// Bytes that a process without privileges may still write to the file system of an open file: an undumpable process
+/// cannot find its files by path in /proc.
 ///
 /// # Errors
 /// When the file system does not say.
@@ -220,7 +234,7 @@ fn free_space_of(call: impl FnOnce(&mut libc::statvfs) -> c_int) -> io::Result<u
     Ok(blocks.saturating_mul(size))
 }
 
-/// Who is on the other side of a unix socket, as it was when it connected.
+/// The process on the other side of a unix socket, as it was when it connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// `None` for init, and for one outside our pid namespace.
@@ -232,14 +246,17 @@ pub struct Peer {
 }
 
 /// The process on the other side of the connected unix socket `socket`, SO_PEERCRED.
+///
+/// # Errors
+/// When it is no unix socket.
 pub fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
-    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut size = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: the pointer and the size describe `found`, and the call keeps to them.
+    // SAFETY: the pointer and the size describe `peer`, and the call keeps to them.
     cerr(unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut found).cast(), &mut size)
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &mut size)
     })?;
-    Ok(Peer { pid: Pid::new(found.pid), uid: Uid(found.uid), gid: Gid(found.gid) })
+    Ok(Peer { pid: Pid::new(peer.pid), uid: Uid(peer.uid), gid: Gid(peer.gid) })
 }
 
 #[cfg(test)]

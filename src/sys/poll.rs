@@ -1,7 +1,7 @@
 //! Waiting: poll(2), and signals as something to read (signalfd(2)).
 //!
-//! Kept dumb: the caller rebuilds its list of descriptors each turn and owns every one of them. The signals it wants are
-//! blocked for good, so nothing ever interrupts it; a child gets its mask back in `sys::child`.
+//! There is no registry: the caller owns the descriptors and makes the list of them before each wait. The signals it reads
+//! stay blocked, so they never interrupt a call; `sys::child` unblocks them for children.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,12 +12,12 @@ use std::time::Duration;
 use super::{cerr, cerr_long};
 use crate::kernel::Sig;
 
-/// One descriptor to wait for, and what was seen on it.
+/// One descriptor to wait for, and what the last poll saw on it.
 #[repr(transparent)]
 pub struct PollFd<'a>(libc::pollfd, PhantomData<BorrowedFd<'a>>);
 
 impl<'a> PollFd<'a> {
-    /// Waits until something can be read from `fd`: bytes, their end, or a connection.
+    /// Waits until `fd` has bytes, their end, or a connection.
     pub fn reading(fd: BorrowedFd<'a>) -> PollFd<'a> {
         PollFd::new(fd, libc::POLLIN)
     }
@@ -27,7 +27,7 @@ impl<'a> PollFd<'a> {
         PollFd::new(fd, libc::POLLOUT)
     }
 
-    /// Waits until the other side of `fd` is gone, whatever there is to be read.
+    /// Waits until the other side of `fd` is closed, without regard to bytes that can be read.
     pub fn ending(fd: BorrowedFd<'a>) -> PollFd<'a> {
         PollFd::new(fd, 0)
     }
@@ -36,28 +36,28 @@ impl<'a> PollFd<'a> {
         PollFd(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }, PhantomData)
     }
 
-    /// Whether the last poll found it ready. An error or a hangup counts: the next read or write then tells what it is.
+    /// Whether the last poll found it ready. An error or a hangup counts: the next read or write returns it.
     pub fn ready(&self) -> bool {
         self.0.revents & !libc::POLLNVAL != 0
     }
 
-    /// Whether the last poll found it not to be an open descriptor, which it will not become by waiting.
+    /// Whether the last poll found that it is no open descriptor: waiting for it again makes no sense.
     pub fn invalid(&self) -> bool {
         self.0.revents & libc::POLLNVAL != 0
     }
 }
 
-/// Waits until one of `fds` is ready or `timeout` is over (`None`: for ever), and says how many are.
+/// Waits until one of `fds` is ready or `timeout` is over (`None`: for ever), and returns how many are ready.
 ///
 /// # Errors
-/// `Interrupted` when a signal handler ran; what `fds` then say is not to be used.
+/// `Interrupted` when a signal handler ran; the state of `fds` is then undefined.
 pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<usize> {
     // SAFETY: PollFd is laid out as pollfd, and the length is the slice's own.
     let ready = unsafe { libc::poll(fds.as_mut_ptr().cast(), fds.len() as libc::nfds_t, wait_ms(timeout)) };
     cerr(ready).map(|ready| ready as usize)
 }
 
-/// A timeout as poll takes it: rounded up, as a wait that ends before its deadline would spin.
+/// A timeout as poll takes it, in ms: rounded up, as a wait that ends before the deadline would make the caller spin.
 fn wait_ms(timeout: Option<Duration>) -> i32 {
     match timeout {
         None => -1,
@@ -65,16 +65,19 @@ fn wait_ms(timeout: Option<Duration>) -> i32 {
     }
 }
 
-/// A counter that the kernel raises, eventfd(2): to be waited for like bytes.
+/// A counter that the kernel raises, eventfd(2), and that poll can wait for.
 #[derive(Debug)]
 pub struct Counter(File);
 
 impl Counter {
-    /// A new one, at 0.
+    /// A counter at 0.
+    ///
+    /// # Errors
+    /// When no descriptors are left.
     pub fn new() -> io::Result<Counter> {
         // SAFETY: the call takes numbers only.
         let fd = cerr(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        // SAFETY: the call succeeded, so this is an open descriptor that nobody else knows of.
+        // SAFETY: the call succeeded, so this is an open descriptor that nothing else owns.
         Ok(Counter(File::from(unsafe { OwnedFd::from_raw_fd(fd) })))
     }
 
@@ -96,7 +99,10 @@ pub struct Signals(File);
 impl Signals {
     /// Blocks `set`, gives its signals their default action, and queues them from now on.
     ///
-    /// The default action matters for a SIGCHLD that whoever started us ignores: the kernel would reap our children.
+    /// The default action matters for a SIGCHLD that the parent of this process ignored: the kernel would reap our children.
+    ///
+    /// # Errors
+    /// When no descriptors are left.
     pub fn new(set: &[Sig]) -> io::Result<Signals> {
         let mask = mask_of(set);
         // SAFETY: both masks are valid for the call; a null one is not written.
@@ -106,13 +112,16 @@ impl Signals {
         }
         // SAFETY: -1 asks for a new descriptor; the mask is valid for the call.
         let fd = cerr(unsafe { libc::signalfd(-1, &mask, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
-        // SAFETY: the call succeeded, so this is an open descriptor that nobody else knows of.
+        // SAFETY: the call succeeded, so this is an open descriptor that nothing else owns.
         Ok(Signals(File::from(unsafe { OwnedFd::from_raw_fd(fd) })))
     }
 
-    /// The next signal that has come in, `None` when there is no more for now.
+    /// The next signal that has arrived; `None` when there are no more for now.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be read.
     pub fn next(&self) -> io::Result<Option<Sig>> {
-        // The kernel's signalfd_siginfo begins with the signal's number, and comes whole or not at all.
+        // The kernel's signalfd_siginfo begins with the signal's number, and is read whole or not at all.
         let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
         loop {
             match (&self.0).read(&mut info) {
@@ -134,7 +143,7 @@ impl AsFd for Signals {
     }
 }
 
-/// Blocks no signal in the calling process from now on.
+/// Unblocks all signals of the calling process.
 pub(super) fn unblock_all() -> io::Result<()> {
     let mask = mask_of(&[]);
     // SAFETY: both masks are valid for the call; a null one is not written.
@@ -143,26 +152,26 @@ pub(super) fn unblock_all() -> io::Result<()> {
 
 /// Gives signal number `raw` its default action.
 ///
-/// Not by sigaction(3), which refuses the two or three that the library keeps for its threads: ignored ones are handed
-/// down by careless parents too.
+/// Not by sigaction(3): it refuses the two or three signals that the C library keeps for its threads, and a parent may hand
+/// those down ignored too.
 pub(super) fn set_default_action(raw: i32) -> io::Result<()> {
-    // The kernel's own struct: handler, flags, restorer and 64 bits of mask; all zeros is SIG_DFL, whatever their order.
+    // The kernel's own struct has handler, flags, restorer and 64 bits of mask; all zeros is SIG_DFL, whatever their order.
     let action = [0u64; 4];
     let (old, mask_size) = (std::ptr::null_mut::<u64>(), 8usize);
     // SAFETY: the action is at least as large as the kernel's and names no function; a null old one is not written.
     cerr_long(unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, action.as_ptr(), old, mask_size) }).map(drop)
 }
 
-/// The signals that this process ignores, signal 1 being the lowest bit.
+/// The signals that this process ignores, as a bit set; signal 1 is the lowest bit.
 pub(super) fn ignored_signals() -> u64 {
     let mut ignored = 0;
     for raw in 1..=64 {
-        // As for `set_default_action`; the handler comes first on every target.
+        // The system call, as in `set_default_action`; the handler is the first field on every target.
         let mut action = [0u64; 4];
         let (new, mask_size) = (std::ptr::null::<u64>(), 8usize);
         // SAFETY: the action is at least as large as the kernel's, which is written; a null new one changes nothing.
-        let asked = unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, new, action.as_mut_ptr(), mask_size) };
-        if asked == 0 && action[0] as usize == libc::SIG_IGN {
+        let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, new, action.as_mut_ptr(), mask_size) };
+        if result == 0 && action[0] as usize == libc::SIG_IGN {
             ignored |= 1 << (raw - 1);
         }
     }

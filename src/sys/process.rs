@@ -10,7 +10,7 @@ use std::ptr::null;
 use super::{cerr, cerr_long, pointers};
 use crate::kernel::{Exit, Pid, Resource, Sig, Uid};
 
-/// The id of this process; a plain number, as it may be 1.
+/// The id of this process: a plain number and no `Pid`, as it may be 1.
 pub fn own_id() -> i32 {
     // SAFETY: getpid touches no memory and cannot fail.
     unsafe { libc::getpid() }
@@ -22,7 +22,10 @@ pub fn parent_id() -> i32 {
     unsafe { libc::getppid() }
 }
 
-/// Reaps one child that has ended, without waiting: which one, and how. `None` when there is none for now.
+/// Reaps one child that has ended, without waiting: which one, and how it ended. `None` when there is none for now.
+///
+/// # Errors
+/// When the kernel refuses, which it does not.
 pub fn wait_any() -> io::Result<Option<(Pid, Exit)>> {
     loop {
         let mut status = 0;
@@ -30,7 +33,7 @@ pub fn wait_any() -> io::Result<Option<(Pid, Exit)>> {
         match cerr(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) }) {
             Ok(0) => return Ok(None),
             Ok(raw) => {
-                // Stops and continuations are not asked for, but a tracer could see them.
+                // Stops and continuations are not requested, but a tracer could get them.
                 let ended = libc::WIFEXITED(status) || libc::WIFSIGNALED(status);
                 if let (Some(pid), true) = (Pid::new(raw), ended) {
                     return Ok(Some((pid, exit_of(status))));
@@ -45,16 +48,19 @@ pub fn wait_any() -> io::Result<Option<(Pid, Exit)>> {
     }
 }
 
-/// Whether a process is our child, whether it has ended or not; its id is its own until we reap it.
+/// Whether a process is our child, running or not yet reaped; until then no other process gets its id.
 pub fn is_child(pid: Pid) -> bool {
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: all zeros is a value of siginfo_t, a plain C struct.
-    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: waitid writes no more than the struct it is given; with WNOWAIT it takes nothing away.
-    cerr(unsafe { libc::waitid(libc::P_PID, pid.raw() as libc::id_t, &mut found, options) }).is_ok()
+    cerr(unsafe { libc::waitid(libc::P_PID, pid.raw() as libc::id_t, &mut info, options) }).is_ok()
 }
 
-/// Waits until the child `pid` has ended: for the few places that have nothing else to do, never for the daemon's loop.
+/// Waits until the child `pid` has ended. Not for the daemon's loop, which must never wait for one thing only.
+///
+/// # Errors
+/// ECHILD when it is no child of this process.
 pub fn wait_for(pid: Pid) -> io::Result<Exit> {
     let mut status = 0;
     loop {
@@ -80,7 +86,7 @@ fn exit_of(status: c_int) -> Exit {
 /// Sends `sig` to the process `pid`.
 ///
 /// # Errors
-/// ESRCH when there is none (one that has ended but is not yet reaped counts as there).
+/// ESRCH when there is none (one that has ended but is not yet reaped exists), EPERM when it is another user's.
 pub fn signal(pid: Pid, sig: Sig) -> io::Result<()> {
     // SAFETY: kill reads no memory of ours.
     cerr(unsafe { libc::kill(pid.raw(), sig.raw()) }).map(drop)
@@ -89,58 +95,63 @@ pub fn signal(pid: Pid, sig: Sig) -> io::Result<()> {
 /// Sends `sig` to every process in the group led by `leader`.
 ///
 /// # Errors
-/// ESRCH when there is no such group.
+/// ESRCH when there is no such group, EPERM when all in it are another user's.
 pub fn signal_group(leader: Pid, sig: Sig) -> io::Result<()> {
     // SAFETY: kill reads no memory of ours; Pid keeps the number below -1, so that this reaches one group only.
     cerr(unsafe { libc::kill(-leader.raw(), sig.raw()) }).map(drop)
 }
 
-/// Whether there is a process `pid`, be it ours or not; one not yet reaped counts.
+/// Whether there is a process `pid`, of any user; one that is not yet reaped exists.
 pub fn exists(pid: Pid) -> bool {
-    // SAFETY: kill with signal 0 only looks.
+    // SAFETY: kill with signal 0 only checks.
     match cerr(unsafe { libc::kill(pid.raw(), 0) }) {
         Ok(_) => true,
         Err(error) => error.raw_os_error() == Some(libc::EPERM),
     }
 }
 
-/// Whether any process that we can see runs as this user. It costs one call, however many processes there are, and needs no
-/// /proc.
+/// Whether any process that we can see runs as this user. It takes one call, however many processes there are, and no /proc.
 pub fn has_process(user: Uid) -> bool {
-    // The C library's own wrapper cannot tell the answer -1 from a failure; the kernel's answers are above 0.
+    // The C library's wrapper returns -1 both as a priority and as a failure; the kernel's own results are above 0.
     // SAFETY: the call takes two numbers.
-    let found = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_USER, user.0) };
-    found != -1 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+    let result = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_USER, user.0) };
+    result != -1 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
 /// A descriptor of the process `pid` that becomes readable when it has ended.
 ///
 /// # Errors
-/// ENOSYS before Linux 5.3 (and EPERM under some old seccomp filters): look at it from time to time then.
+/// ENOSYS before Linux 5.3, and EPERM under some old seccomp filters: the process must then be polled.
 pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two numbers.
     let fd = cerr_long(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.raw(), 0) })?;
-    // SAFETY: the call succeeded, so this is an open descriptor that nobody else knows of; it closes on exec by itself.
+    // SAFETY: the call succeeded, so this is an open descriptor that nothing else owns; it closes on exec by itself.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Sends `sig` to the process behind `pidfd`, never to another that got its id.
+/// Sends `sig` to the process of `pidfd`, never to another one that got its id.
 ///
 /// # Errors
 /// ESRCH when it has ended, and as `pidfd_open`.
 pub fn pidfd_signal(pidfd: BorrowedFd<'_>, sig: Sig) -> io::Result<()> {
     let info = null::<libc::siginfo_t>();
-    // SAFETY: a null siginfo stands for what kill(2) would say.
+    // SAFETY: a null siginfo makes the kernel fill in what kill(2) would.
     cerr_long(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), sig.raw(), info, 0) }).map(drop)
 }
 
 /// Makes orphans among our descendants our children instead of init's.
+///
+/// # Errors
+/// EINVAL before Linux 3.4.
 pub fn set_child_subreaper() -> io::Result<()> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, 1)
 }
 
-/// Keeps other processes of this user out of our memory and leaves no core behind; exec undoes it, so that a program has
-/// to do it for itself.
+/// Keeps other processes of this user out of our memory, and prevents core dumps. An exec resets it, so a program has to call
+/// this for itself.
+///
+/// # Errors
+/// When the kernel refuses, which it does not.
 pub fn set_undumpable() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0)
 }
@@ -151,19 +162,25 @@ pub(super) fn prctl(operation: c_int, value: libc::c_ulong) -> io::Result<()> {
     cerr(unsafe { libc::prctl(operation, value, UNUSED, UNUSED, UNUSED) }).map(drop)
 }
 
-/// What prctl's arguments without a meaning have to be, in full width.
+/// The value of prctl's unused arguments, in full width.
 pub(super) const UNUSED: libc::c_ulong = 0;
 
 /// Our soft and hard limit of `resource`; `u64::MAX` is unlimited.
+///
+/// # Errors
+/// When the kernel refuses, which it does not.
 pub fn limit(resource: Resource) -> io::Result<(u64, u64)> {
-    let mut found = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit fills in the struct it is given.
-    cerr(unsafe { libc::getrlimit(resource_number(resource) as _, &mut found) })?;
+    cerr(unsafe { libc::getrlimit(resource_number(resource) as _, &mut limits) })?;
     let value = |limit: libc::rlim_t| if limit == libc::RLIM_INFINITY { u64::MAX } else { limit };
-    Ok((value(found.rlim_cur), value(found.rlim_max)))
+    Ok((value(limits.rlim_cur), value(limits.rlim_max)))
 }
 
 /// Sets our soft and hard limit of `resource`; `u64::MAX` is unlimited.
+///
+/// # Errors
+/// EPERM when the hard limit is raised without privileges, EINVAL when the soft one is above it.
 pub fn set_limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: setrlimit reads the struct it is given.
@@ -184,7 +201,10 @@ fn resource_number(resource: Resource) -> c_int {
     }) as c_int
 }
 
-/// Sets how much the kernel likes to end us when memory runs out, -1000 (never) to 1000.
+/// Sets how readily the kernel kills us when memory runs out, -1000 (never) to 1000.
+///
+/// # Errors
+/// When there is no /proc, or it takes privileges that we do not have.
 pub fn set_oom_score_adj(score: i32) -> io::Result<()> {
     std::fs::write("/proc/self/oom_score_adj", score.to_string())
 }
@@ -195,13 +215,16 @@ pub fn set_umask(mask: u32) -> u32 {
     unsafe { libc::umask(mask) }
 }
 
-/// Begins a session of our own, away from any terminal.
+/// Starts a session of our own, without a controlling terminal.
+///
+/// # Errors
+/// EPERM when this process leads a process group.
 pub fn start_session() -> io::Result<()> {
     // SAFETY: setsid touches no memory.
     cerr(unsafe { libc::setsid() }).map(drop)
 }
 
-/// What this program was called with, its name first, as `exec` takes it.
+/// The arguments of this program, its name first, as `exec` takes them.
 pub fn arguments() -> Vec<CString> {
     let mut arguments = Vec::new();
     for argument in std::env::args_os() {
@@ -219,14 +242,14 @@ pub fn environment() -> Vec<CString> {
     environment
 }
 
-/// What is a C string already, or was one; empty where a zero byte is in it.
+/// The text as a C string; empty where there is a zero byte in it, which texts that were C strings do not have.
 pub fn c_text(text: &[u8]) -> CString {
     CString::new(text).unwrap_or_default()
 }
 
-/// Executes `program` in place of this one; returns only what went wrong.
+/// Executes `program` in place of this one; returns only when that fails.
 ///
-/// Descriptors that are to stay need `set_cloexec(fd, false)`; the signal mask, locks and children stay by themselves.
+/// Descriptors stay open only after `set_cloexec(fd, false)`; the signal mask, locks and children stay by themselves.
 pub fn exec(program: &CStr, argv: &[CString], envp: &[CString]) -> io::Error {
     let (argv, envp) = (pointers(argv), pointers(envp));
     // SAFETY: the path ends in a NUL, both lists in a null, and what they point to outlives the call.
@@ -237,18 +260,19 @@ pub fn exec(program: &CStr, argv: &[CString], envp: &[CString]) -> io::Error {
 /// What to do with the machine, reboot(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reboot {
-    /// Start it again.
+    /// Restart it.
     Restart,
-    /// Stop it, power on.
+    /// Halt it and leave the power on.
     Halt,
-    /// Stop it, power off.
+    /// Switch it off.
     PowerOff,
 }
 
-/// Ends the machine's run at once: what is not synced is lost.
+/// Restarts, halts or switches off the machine at once; data that is not synced is lost. In a pid namespace of its own it
+/// ends the init of the container instead.
 ///
 /// # Errors
-/// EPERM in a container. One in a pid namespace of its own has its init ended instead of the machine.
+/// EPERM in a container, and without privileges.
 pub fn reboot(what: Reboot) -> io::Result<()> {
     let command = match what {
         Reboot::Restart => libc::LINUX_REBOOT_CMD_RESTART,
@@ -259,7 +283,7 @@ pub fn reboot(what: Reboot) -> io::Result<()> {
     cerr(unsafe { libc::reboot(command as c_int) }).map(drop)
 }
 
-/// Writes everything that the kernel still keeps in memory to the disks; may take long.
+/// Writes all data that the kernel holds in memory to the disks; may take long.
 pub fn sync() {
     // SAFETY: sync touches no memory and cannot fail.
     unsafe { libc::sync() };
@@ -268,26 +292,28 @@ pub fn sync() {
 /// The two sides of a fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fork {
-    /// We are the old process; the new one has this id.
+    /// This is the old process; the new one has this id.
     Parent(Pid),
-    /// We are the new process.
+    /// This is the new process.
     Child,
 }
 
-/// Makes a copy of this process. This and the next are all the forks there are, and safe ones: they refuse when there are
-/// other threads, whose locks the copy would inherit locked for ever. Without /proc they have to believe that there are
-/// none.
+/// Makes a copy of this process. This and `fork_into` are the only forks, and both refuse when there are other threads: the
+/// copy would inherit their locks, locked for ever. Without /proc it cannot always be known that there are none.
+///
+/// # Errors
+/// When there are other threads, or the kernel has no room for another process.
 pub fn fork() -> io::Result<Fork> {
     be_alone()?;
     // SAFETY: with a single thread the child is a full copy, in which everything may be called.
     Ok(side(cerr(unsafe { libc::fork() })?))
 }
 
-/// The same with the copy made in a control group of v2, whose directory is given: a process that is moved into one waits
-/// for all processors of the host, some 10 ms, one that is made in it does not.
+/// As `fork`, with the copy made in the control group of v2 whose directory is `group`: moving a process into a group waits
+/// for all processors of the host, some 10 ms, and making it there does not.
 ///
 /// # Errors
-/// ENOSYS before Linux 5.3, E2BIG or EINVAL before 5.7; then the copy has to enter the group by itself.
+/// As `fork`; ENOSYS before Linux 5.3, and E2BIG or EINVAL before 5.7: the copy then has to enter the group by itself.
 pub fn fork_into(group: BorrowedFd<'_>) -> io::Result<Fork> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     be_alone()?;
@@ -297,15 +323,15 @@ pub fn fork_into(group: BorrowedFd<'_>) -> io::Result<Fork> {
     arguments[4] = libc::SIGCHLD as u64;
     arguments[10] = group.as_raw_fd() as u64;
     // SAFETY: without CLONE_VM and a stack this is fork(2): a full copy of a process with a single thread. The kernel reads
-    // the arguments, whose size is told.
+    // the arguments, whose size it is given.
     let raw = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
     Ok(side(cerr_long(raw)? as i32))
 }
 
-/// Refuses where a copy would inherit what other threads hold.
+/// Fails when there are other threads.
 fn be_alone() -> io::Result<()> {
-    // Undoes nothing for a process of one thread, and is refused to one of more, unshare(2). Older kernels also refuse it while
-    // somebody looks at our memory.
+    // The call has no effect on a process with one thread and fails for one with more, unshare(2). Older kernels also refuse it
+    // while another process reads our memory.
     // SAFETY: the call takes a number.
     if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
         return Ok(());
@@ -324,15 +350,15 @@ fn side(raw: i32) -> Fork {
     }
 }
 
-/// How many threads we have, out of the one file that an emulator of processors answers itself: its own threads, which
-/// /proc/self/task shows, take part in no fork of ours.
+/// How many threads this process has. Read from /proc/self/stat, as an emulator such as qemu-user provides that file itself:
+/// /proc/self/task would show the emulator's own threads.
 fn threads() -> Option<u32> {
     let stat = super::file::read_text(Path::new("/proc/self/stat")).ok()?;
     // The fields after the name, which may hold anything, begin with the third.
     stat.rsplit_once(')')?.1.split(' ').nth(20 - 2)?.parse().ok()
 }
 
-/// Ends this process at once, without the destructors and exit handlers of a copy that must not run them.
+/// Ends this process at once, without destructors and exit handlers, which a forked copy must not run.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit does not return, and leaves nothing to be unsound.
     unsafe { libc::_exit(status) }
@@ -343,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_are_told_apart() {
+    fn exit_statuses_are_decoded() {
         for (status, want) in [
             (0x0000, Exit::Code(0)),
             (0x0700, Exit::Code(7)),
@@ -364,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_not_there() {
+    fn a_process_that_does_not_exist() {
         let nobody = Pid::new(i32::MAX).unwrap();
         assert!(!exists(nobody));
         assert_eq!(signal(nobody, Sig::TERM).unwrap_err().raw_os_error(), Some(libc::ESRCH));

@@ -1,9 +1,9 @@
-//! The system calls that a helper keeps: a filter that the kernel applies to all that the process does from then on,
-//! seccomp(2). Whoever takes over a helper can talk to the network and to the pipes and the file it has, and can start no
-//! program, make no file, change no user and touch no other process.
+//! The system calls that a helper process may make: a filter that the kernel applies from then on, seccomp(2). An attacker
+//! who takes over a helper can use the network, its pipes and its file, and cannot start a program, make a file, change the
+//! user or touch another process.
 //!
-//! A call that is not in the lists fails with EPERM, and does not end the process: what a C library tries and can do without
-//! must not cost a fleet its updates. The lists hold for x86_64, aarch64, arm and x86, on musl and glibc. Where the kernel has
+//! A call that is not in the lists fails with EPERM, and does not end the process: a C library may try a call that it can do
+//! without, and that must not cost a fleet its updates. The lists hold for x86_64, aarch64, arm and x86, on musl and glibc. Where the kernel has
 //! no filters, or for another processor, nothing is restricted.
 
 use std::ffi::{c_long, c_ulong};
@@ -11,10 +11,10 @@ use std::io;
 
 use super::{cerr, process::UNUSED};
 
-/// What the process is for.
+/// What the process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// It speaks with others over the network, and fills the file it was given.
+    /// It uses the network, and fills the file it was given.
     Network,
     /// It reads the file it was given.
     Reading,
@@ -32,7 +32,8 @@ use When::{Always, OneOf, Without};
 
 type Calls = &'static [(c_long, When)];
 
-/// Copies of descriptors, and flags. The others lock what others wait for, and have the kernel send signals to whom they name.
+/// The commands of fcntl(2) that copy descriptors and change their flags. Others can lock files that other processes wait for,
+/// and make the kernel send signals to any process.
 const FILE_CONTROLS: &[u32] = &[
     libc::F_DUPFD as u32,
     libc::F_DUPFD_CLOEXEC as u32,
@@ -42,7 +43,7 @@ const FILE_CONTROLS: &[u32] = &[
     libc::F_SETFL as u32,
 ];
 
-/// The descriptors it has.
+/// Calls on the descriptors it has.
 const FILES: Calls = &[
     (libc::SYS_read, Always),
     (libc::SYS_write, Always),
@@ -74,10 +75,10 @@ const FILES: Calls = &[
     (libc::SYS_newfstatat, Always),
 ];
 
-/// New code: glibc loads what looks names up when it is needed, a static binary never does.
+/// When memory may become executable: glibc loads its name service modules when it needs them, a static binary never does.
 const CODE: When = if cfg!(target_env = "gnu") { Always } else { Without(2, libc::PROT_EXEC as u32) };
 
-/// Memory.
+/// Calls for memory.
 const MEMORY: Calls = &[
     (libc::SYS_brk, Always),
     #[cfg(not(target_arch = "arm"))]
@@ -90,7 +91,8 @@ const MEMORY: Calls = &[
     (libc::SYS_madvise, Always),
 ];
 
-/// Clocks, pauses, its alarm, signals and its end. What has 64-bit times on 32-bit processors has the same numbers on all.
+/// Calls for clocks, pauses, the alarm, signals and the exit. Those with 64-bit times have the same numbers on all 32-bit
+/// processors.
 const TIME: Calls = &[
     (libc::SYS_clock_gettime, Always),
     (libc::SYS_gettimeofday, Always),
@@ -121,16 +123,16 @@ const TIME: Calls = &[
     (422, Always), // futex_time64
 ];
 
-/// Kinds of sockets. glibc also asks daemons of the host, and the kernel for its addresses.
+/// Address families of sockets. glibc also asks local name services, and the kernel for its addresses.
 #[cfg(not(target_env = "gnu"))]
 const SOCKETS: &[u32] = &[libc::AF_INET as u32, libc::AF_INET6 as u32];
 #[cfg(target_env = "gnu")]
 const SOCKETS: &[u32] = &[libc::AF_INET as u32, libc::AF_INET6 as u32, libc::AF_UNIX as u32, libc::AF_NETLINK as u32];
 
-/// FIONREAD and FIONBIO: how much there is to read, and not to wait for more.
+/// FIONREAD, how much can be read, and FIONBIO, non-blocking mode.
 const SOCKET_CONTROLS: &[u32] = &[0x541b, 0x5421];
 
-/// Connections to others; none are accepted.
+/// Calls for outgoing connections.
 const NETWORK: Calls = &[
     (libc::SYS_socket, OneOf(0, SOCKETS)),
     (libc::SYS_ioctl, OneOf(1, SOCKET_CONTROLS)),
@@ -161,10 +163,10 @@ const NETWORK: Calls = &[
     (414, Always), // ppoll_time64
 ];
 
-/// What makes an open more than one for reading.
+/// The flags of an open that is not for reading only.
 const WRITING: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u32;
 
-/// Files that say where names are looked up, and local packages: for reading only.
+/// Calls that open files for reading: those that configure name resolution, and local packages.
 const LOOKUP: Calls = &[
     (libc::SYS_openat, Without(2, WRITING)),
     (libc::SYS_faccessat, Always),
@@ -180,22 +182,22 @@ const LOOKUP: Calls = &[
     (libc::SYS_stat64, Always),
 ];
 
-/// Keeps only what `purpose` needs, for good.
+/// Allows this process only the calls that `purpose` needs, until it ends.
 ///
 /// # Errors
-/// EINVAL (or ENOSYS) where the kernel has no filters; nothing is restricted then.
+/// EINVAL or ENOSYS where the kernel has no filters; nothing is restricted then.
 pub fn restrict(purpose: Purpose) -> io::Result<()> {
     let mut filter = filter(purpose).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSYS))?;
     let program = libc::sock_fprog { len: filter.len() as _, filter: filter.as_mut_ptr() };
     let program: *const libc::sock_fprog = &program;
-    // Asked for by those who make helpers too, and required here.
+    // The daemon sets it for helpers too; the filter requires it.
     super::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
     let mode = libc::SECCOMP_MODE_FILTER as c_ulong;
     // SAFETY: the kernel reads the program and the filter it points to, which both live through the call.
     cerr(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, program, UNUSED, UNUSED) }).map(drop)
 }
 
-/// How the kernel calls this processor's system calls, AUDIT_ARCH_*: their numbers are of no other kind.
+/// The kernel's name of this processor's system call convention, AUDIT_ARCH_*: the numbers in the lists are of this one.
 const ARCHITECTURE: Option<u32> = if cfg!(all(target_arch = "x86_64", target_pointer_width = "64")) {
     Some(0xc000_003e)
 } else if cfg!(target_arch = "aarch64") {
@@ -208,8 +210,8 @@ const ARCHITECTURE: Option<u32> = if cfg!(all(target_arch = "x86_64", target_poi
     None
 };
 
-// Where the number of the call, the architecture and the first argument are in what the filter looks at. All processors here
-// have the lower half of an argument first.
+// Offsets of the number of the call, the architecture and the first argument in the filter's input. All processors here have
+// the lower half of an argument first.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -220,7 +222,7 @@ const IF_EQUAL: u16 = 0x15;
 const IF_ANY: u16 = 0x45;
 const RETURN: u16 = 0x06;
 
-// What becomes of a call.
+// Results of the filter.
 const ALLOW: u32 = 0x7fff_0000;
 const REFUSE: u32 = 0x0005_0000 | libc::EPERM as u32;
 const KILL: u32 = 0;
@@ -229,20 +231,20 @@ fn step(code: u16, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt: 0, jf: 0, k }
 }
 
-/// The step, and where to go on otherwise: so many steps further.
+/// The step, and how many steps to skip when its condition does not hold.
 fn unless(code: u16, k: u32, otherwise: u8) -> libc::sock_filter {
     libc::sock_filter { code, jt: 0, jf: otherwise, k }
 }
 
-/// The filter as the kernel takes it: each call by itself, the first one that fits decides.
+/// The filter as the kernel takes it: the first call in the lists whose number matches decides.
 fn filter(purpose: Purpose) -> Option<Vec<libc::sock_filter>> {
     let lists: &[Calls] = match purpose {
         Purpose::Network => &[FILES, NETWORK, TIME, MEMORY, LOOKUP],
         Purpose::Reading => &[FILES, TIME, MEMORY],
     };
-    // A call of another architecture's convention is nothing that this program could have made.
-    let ours = libc::sock_filter { code: IF_EQUAL, jt: 1, jf: 0, k: ARCHITECTURE? };
-    let mut filter = vec![step(LOAD, ARCH), ours, step(RETURN, KILL), step(LOAD, NUMBER)];
+    // This program makes no call of another architecture's convention.
+    let is_own = libc::sock_filter { code: IF_EQUAL, jt: 1, jf: 0, k: ARCHITECTURE? };
+    let mut filter = vec![step(LOAD, ARCH), is_own, step(RETURN, KILL), step(LOAD, NUMBER)];
     for (number, when) in lists.iter().copied().flatten() {
         let mut then = match when {
             Always => vec![step(RETURN, ALLOW)],
@@ -272,7 +274,7 @@ fn filter(purpose: Purpose) -> Option<Vec<libc::sock_filter>> {
 mod tests {
     use super::*;
 
-    /// What the kernel would do: the few instructions there are, over a call.
+    /// What the kernel would do: interprets the few instructions there are for one call.
     fn judge(purpose: Purpose, arch: u32, number: c_long, arguments: [u32; 3]) -> u32 {
         let filter = filter(purpose).expect("a known processor");
         let (mut at, mut word) = (0, 0);
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listed_is_all_there_is() {
+    fn only_listed_calls_are_allowed() {
         let own = ARCHITECTURE.expect("a known processor");
         use Purpose::{Network, Reading};
         for (purpose, number, arguments, want) in [

@@ -1,4 +1,7 @@
-//! Why a child never became its program: told by the child itself, through one pipe for all of them.
+//! Why a child could not execute its program: written by the child itself to one pipe for all children.
+//!
+//! A record goes in between fork and exec, in `sys::child`, and comes out when the child is reaped. A child that executes its
+//! program writes nothing.
 
 use std::fmt;
 use std::fs::File;
@@ -8,14 +11,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::{pipe, poll, set_nonblocking};
 use crate::kernel::{Errno, Pid, Resource, Stage};
 
-/// Why a child never became its program.
+/// Why a child could not execute its program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetupError {
-    /// Where it broke off.
+    /// The step that failed.
     pub stage: Stage,
-    /// What the kernel said.
+    /// The kernel's error.
     pub errno: Errno,
-    /// For `Stage::Limits`: what was to be set.
+    /// For `Stage::Limits`: the limit that was being set.
     pub limit: Option<(Resource, u64)>,
 }
 
@@ -28,7 +31,7 @@ impl fmt::Display for SetupError {
             None => {}
         }
         self.errno.fmt(f)?;
-        // What execve means by these is not what they say.
+        // execve uses these errors for causes that their usual texts do not name.
         match (self.stage, self.errno.0) {
             (Stage::Exec, libc::ENOENT) => f.write_str(" (it, or the interpreter or loader it names)"),
             (Stage::Exec, libc::EAGAIN) => f.write_str(" (the user has as many processes as nproc allows)"),
@@ -37,31 +40,37 @@ impl fmt::Display for SetupError {
     }
 }
 
-/// The way back for children that break off, one for all of them.
+/// The pipe for the errors of all children.
 #[derive(Debug)]
 pub struct SetupErrorPipe {
     read: File,
     pub(super) write: File,
-    /// Read, but not yet asked for.
+    /// Records that were read and not yet taken, by process id.
     seen: Vec<(i32, SetupError)>,
-    /// The signals that we ignored when it was made, as a bit set: children would too. All others are at their default
-    /// after an exec.
+    /// The signals that this process ignored when the pipe was made, as a bit set: children have to reset them, all others are
+    /// at their default after an exec.
     pub(super) ignored: u64,
 }
 
 /// The size of a record: pid (4), errno (4), limit's value (8), stage (1), 1 + index in `Resource::ALL` (1, 0 for none), and
-/// two zeros, in the machine's byte order. Below PIPE_BUF, so records never mix. Another version of this program may
+/// two zeros, in the machine's byte order. It is below PIPE_BUF, so records never mix. Another version of this program may
 /// read it after a reexec.
 const RECORD: usize = 20;
 
 impl SetupErrorPipe {
-    /// A new one.
+    /// A new pipe.
+    ///
+    /// # Errors
+    /// When no descriptors are left.
     pub fn new() -> io::Result<SetupErrorPipe> {
         let (read, write) = pipe()?;
         SetupErrorPipe::from_fds(read, write)
     }
 
-    /// The one that another image of this process had, from its `ends`.
+    /// The pipe whose `ends` were kept open over a reexec.
+    ///
+    /// # Errors
+    /// When the kernel refuses to change the descriptors, which it does not.
     pub fn from_fds(read: OwnedFd, write: OwnedFd) -> io::Result<SetupErrorPipe> {
         set_nonblocking(read.as_fd())?;
         set_nonblocking(write.as_fd())?;
@@ -69,28 +78,28 @@ impl SetupErrorPipe {
         Ok(SetupErrorPipe { read: File::from(read), write: File::from(write), seen: Vec::new(), ignored })
     }
 
-    /// Its ends, reading one first, for the next image; what was not asked for yet goes back into it.
+    /// Its ends, the reading one first, to be kept open over a reexec; records that were not taken go back into the pipe.
     pub fn ends(&mut self) -> [BorrowedFd<'_>; 2] {
         for (pid, failure) in self.seen.drain(..) {
-            // A full pipe would lose the reason only, never the exit status 127.
+            // With a full pipe only the reason is lost; the exit status 127 is not.
             let _ = self.write.write(&encode(pid, &failure));
         }
         [self.read.as_fd(), self.write.as_fd()]
     }
 
-    /// Why the child `pid`, which has just been reaped, never became its program; `None` when it did.
+    /// Why the child `pid`, which has just been reaped, could not execute its program; `None` when it could.
     ///
-    /// To be asked for every reaped child, so that nothing is left for the next one of the same id.
+    /// To be called for every reaped child, so that no record is left for a later child of the same id.
     pub fn take(&mut self, pid: Pid) -> Option<SetupError> {
-        // The pipe holds whole records only, so a buffer of whole records gets whole ones.
+        // Writes of records are atomic, so a buffer for a number of records is filled with whole ones.
         let mut bytes = [0; RECORD * 32];
         while let Ok(count @ 1..) = self.read.read(&mut bytes) {
             for record in bytes[..count].chunks_exact(RECORD) {
                 self.seen.extend(decode(record));
             }
         }
-        let found = self.seen.iter().position(|(of, _)| *of == pid.raw())?;
-        Some(self.seen.remove(found).1)
+        let index = self.seen.iter().position(|(of, _)| *of == pid.raw())?;
+        Some(self.seen.remove(index).1)
     }
 }
 
@@ -127,7 +136,7 @@ mod tests {
     const EXEC: SetupError = SetupError { stage: Stage::Exec, errno: Errno(libc::ENOENT), limit: None };
 
     #[test]
-    fn failures_find_their_child_and_survive_a_handover() {
+    fn errors_belong_to_their_child_and_survive_a_reexec() {
         let mut pipe = SetupErrorPipe::new().unwrap();
         let [a, b, c] = [100, 200, 300].map(|raw| Pid::new(raw).unwrap());
         assert_eq!(pipe.take(a), None);
@@ -142,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_failures_at_once_are_all_found() {
+    fn a_thousand_errors_at_once_are_all_kept() {
         let mut pipe = SetupErrorPipe::new().unwrap();
         for raw in 2..1002 {
             pipe.write.write_all(&encode(raw, &EXEC)).unwrap();
@@ -154,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn strange_records_are_passed_over() {
+    fn strange_records_are_skipped() {
         let mut pipe = SetupErrorPipe::new().unwrap();
         pipe.write.write_all(&[0xff; RECORD]).unwrap();
         pipe.write.write_all(&encode(9, &EXEC)).unwrap();
@@ -162,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_say_what_was_tried() {
+    fn errors_name_the_step() {
         assert_eq!(LIMITS.to_string(), "setting resource limits: memlock 65536: Operation not permitted");
         let text = EXEC.to_string();
         assert!(text.starts_with("executing the program: No such file or directory ("), "{text}");
