@@ -1,7 +1,7 @@
-//! The commands of the command line other than `run`: those that ask the running daemon, and those that do without.
+//! The commands of the command line other than `run`: those that ask the running daemon, and those that need none.
 //!
-//! Each prints its result to standard output and its complaints to standard error, and returns the exit code: 0 done,
-//! 1 it did not work, 3 the daemon is not running. Nothing here changes the host; only the daemon does.
+//! Each prints its result to standard output and errors to standard error, and returns the exit code: 0 done, 1 it did not
+//! work, 3 the daemon is not running. Nothing here changes the host; only the daemon does.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -26,8 +26,8 @@ pub mod check;
 pub mod init;
 mod table;
 
-/// The longest that an answer takes which the daemon has at hand: the disk may keep it busy for seconds.
-const AT_HAND: Duration = Duration::from_secs(20);
+/// How long to wait for an answer for which the daemon has to do nothing first: a slow disk may keep it busy for seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The exit code of a command that found no daemon.
 const NOT_RUNNING: u8 = 3;
@@ -35,16 +35,17 @@ const NOT_RUNNING: u8 = 3;
 /// How an answer is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputFormat {
-    /// For people.
+    /// As a table.
     Text,
-    /// For programs: the daemon's document as it is.
+    /// The daemon's document as it is, for programs.
     Json,
 }
 
 /// Gives `command` to the daemon that uses the configuration at `path`, waits until it is done, and shows the answer.
 ///
-/// What has to be done first has no time limit: the daemon has one for everything it does, and the client can be interrupted.
-pub fn send_command(path: &Path, command: &Command, answering: OutputFormat) -> u8 {
+/// There is no timeout for what the daemon has to do first: it has one for each of its actions, and this process can be
+/// interrupted.
+pub fn send_command(path: &Path, command: &Command, format: OutputFormat) -> u8 {
     let Some(config_files::Loaded { config, mut problems, .. }) = configuration(path) else { return 1 };
     let socket = Path::new(&*config.run_dir).join(control::SOCKET);
     let mut stream = match UnixStream::connect(&socket) {
@@ -69,7 +70,7 @@ pub fn send_command(path: &Path, command: &Command, answering: OutputFormat) -> 
         let message = if answer.message.is_empty() { "done" } else { &answer.message };
         return print(&format!("{message}\n"));
     }
-    if answering == OutputFormat::Json {
+    if format == OutputFormat::Json {
         return print(&format!("{}\n", answer.body));
     }
     match json::parse(&answer.body, json::MAX_DEPTH) {
@@ -79,7 +80,9 @@ pub fn send_command(path: &Path, command: &Command, answering: OutputFormat) -> 
             problems.append(&mut config_files::read_agents(&config.agents_dir).problems);
             if !problems.is_empty() {
                 list(&problems);
-                complain(&"what was last good of a file stays in use, if anything was, until it is mended");
+                complain(
+                    &"the last good version of such a file stays in use, if there was one, until the file is fixed",
+                );
             } else if !table::has_troubles(&body) && !config_files::is_as_read(&config) {
                 complain(&format_args!(
                     "\"{}\" has changed since the daemon read it: after \"bootagent check\", send it SIGHUP",
@@ -95,16 +98,16 @@ pub fn send_command(path: &Path, command: &Command, answering: OutputFormat) -> 
     }
 }
 
-/// What the daemon with the configuration at `path` runs on; `None`, and it is said why, where that cannot be known.
+/// The configuration that a daemon with the file at `path` uses; `None`, after printing why, where that cannot be known.
 fn configuration(path: &Path) -> Option<config_files::Loaded> {
-    let told = |problems: Vec<ConfigError>| {
+    let print_problems = |problems: Vec<ConfigError>| {
         list(&problems);
-        complain(&"so it cannot be known where its daemon is: mend that first");
+        complain(&"cannot find the daemon without its configuration: fix that first");
     };
-    config_files::config_of_daemon(path).map_err(told).ok()
+    config_files::config_of_daemon(path).map_err(print_problems).ok()
 }
 
-/// Says why there is no connection, and what can be done about it.
+/// Prints why there is no connection and what to do about it; returns the exit code.
 fn unreachable(socket: &Path, error: &io::Error) -> u8 {
     let socket = socket.display();
     match error.kind() {
@@ -127,9 +130,9 @@ fn unreachable(socket: &Path, error: &io::Error) -> u8 {
 
 fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, Error> {
     if matches!(command, Command::Status(_) | Command::Jobs) {
-        let _ = stream.set_read_timeout(Some(AT_HAND));
+        let _ = stream.set_read_timeout(Some(ANSWER_TIMEOUT));
     }
-    // A daemon that refuses the client answers without reading, so an error here is told only if there is no answer.
+    // A daemon that refuses the client answers without reading, so a failed write counts only if there is no answer.
     let written = stream.write_all(control::write_command(command).as_bytes());
     let mut line = Vec::new();
     let read = read_up_to(control::MAX_ANSWER as u64, &mut line, &mut |to| stream.read(to));
@@ -137,16 +140,17 @@ fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, Error>
         return control::read_answer(&line);
     }
     match written.and(read) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            Err(format_error!("no answer for {} s: its process is stopped, or waits for a disk", AT_HAND.as_secs()))
-        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(format_error!(
+            "no answer for {} s: its process is stopped, or waits for a disk",
+            ANSWER_TIMEOUT.as_secs()
+        )),
         Err(error) => Err(reason(&error)),
         Ok(0) => Err("it ended before it answered".into()),
         Ok(_) => Err("its answer is cut off".into()),
     }
 }
 
-/// Prints the SHA-256 of a file as a job's `checksum` wants it.
+/// Prints the SHA-256 of a file in the form of a job's `checksum`; returns the exit code.
 pub fn sha256(path: &Path) -> u8 {
     match digest(path) {
         Ok(digest) => print(&format!("{digest}\n")),
@@ -171,7 +175,7 @@ fn digest(path: &Path) -> io::Result<Digest> {
     }
 }
 
-/// Writes `text` to standard output and returns the exit code. A reader that has seen enough (`| head`) is no fault.
+/// Writes `text` to standard output and returns the exit code. A reader that stops early (`| head`) is no error.
 pub fn print(text: &str) -> u8 {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -184,14 +188,14 @@ pub fn print(text: &str) -> u8 {
     }
 }
 
-/// Writes the problems to standard error, each on a line that begins with its file, as editors and compilers have it.
+/// Writes the problems to standard error, each on a line that begins with its file, as compilers do.
 fn list(problems: &[ConfigError]) {
     for problem in problems {
         let _ = io::stderr().write_all(format!("{problem}\n").as_bytes());
     }
 }
 
-/// Writes one line to standard error; nothing is left to do when that fails.
+/// Writes one line to standard error; when that fails, there is nowhere to report it.
 pub fn complain(message: &dyn Display) {
     let _ = io::stderr().write_all(format!("bootagent: {}\n", visible(&message.to_string())).as_bytes());
 }
@@ -201,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digests_stream() {
+    fn a_file_is_hashed() {
         let path = std::env::temp_dir().join(format!("bootagent-sha256-{}", std::process::id()));
         std::fs::write(&path, vec![b'a'; 1_000_000]).unwrap();
         let got = digest(&path).unwrap().to_string();
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_to_its_end_and_never_taken_in_part() {
+    fn an_answer_that_is_cut_off_is_an_error() {
         for (line, want) in [
             ("{\"code\":0,\"message\":\"done\"}\n", Ok("done")),
             ("{\"code\":0,\"message\":\"done\"}", Err("cut off")),
@@ -251,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_says_how_it_is() {
+    fn the_examples_of_the_readme_are_right() {
         let readme = include_str!("../README.md");
         let text = example(readme, "{ \"svrlist\": \"\",");
         check_keys(readme, &text);

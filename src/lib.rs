@@ -1,4 +1,4 @@
-//! BootAgent keeps a host's agents installed, running and within limits, and takes orders from a control server.
+//! BootAgent keeps a host's agents installed, running and within limits, and takes jobs from a control server.
 //!
 //! Read `README.md` first, then `model::state`, `model::agent`, `model::job`, `daemon`, `host::spawn`, `sys::process`.
 //! Imports point one way: each module names only those before it in this list.

@@ -1,8 +1,8 @@
 //! The command line: options (getopts), usage, and which command gets them.
 //!
-//! Options may stand before or after the command, and each is accepted only by the commands that know it. Nothing is
-//! done here: `run` goes to `daemon`, the hidden `work` and `watch` to `work`, everything else to `cli`. Exit codes: 0 done, 1 it
-//! did not work, 2 usage, 3 the daemon is not running.
+//! Options may stand before or after the command, and each is accepted only by the commands that know it. The arguments
+//! become a `CliAction` here, and other modules do it: `run` is `daemon`'s, the hidden `work` and `watch` are `work`'s, and
+//! everything else is `cli`'s. Exit codes: 0 done, 1 it did not work, 2 usage, 3 the daemon is not running.
 
 use std::path::PathBuf;
 use std::process::exit;
@@ -21,7 +21,7 @@ use getopts::{HasArg, Occur};
 /// One command of the command line.
 struct CommandHelp {
     word: &'static str,
-    /// What follows the word, for the usage.
+    /// What follows the word in the usage.
     synopsis: &'static str,
     /// How many arguments it takes.
     arguments: (usize, usize),
@@ -39,10 +39,10 @@ const COMMANDS: [CommandHelp; 13] = [
         synopsis: "[-d] [-S LIST]",
         arguments: (0, 0),
         options: "dS",
-        brief: "run the agent",
-        more: "  -d, --background    in the background; the parent exits 0 once it is ready, and a\n                      keeper stays that starts a daemon again that has died\n  \
+        brief: "run the daemon",
+        more: "  -d, --background    in the background; the parent exits 0 once it is ready, and a\n                      keeper stays that starts the daemon again if it dies\n  \
                -S, --servers LIST  default servers instead of the configured ones: host:port,...\n\n\
-               SIGTERM, SIGINT: stop the agents and exit. SIGQUIT: exit, agents go on.\n\
+               SIGTERM, SIGINT: stop the agents and exit. SIGQUIT: exit, agents keep running.\n\
                SIGHUP: read the definitions again. SIGUSR2: reexec.\n",
     },
     CommandHelp {
@@ -90,8 +90,8 @@ const COMMANDS: [CommandHelp; 13] = [
         synopsis: "",
         arguments: (0, 0),
         options: "",
-        brief: "put the binary now on disk in place of the daemon",
-        more: "Agents go on undisturbed. Refused (1) when the new binary does not run or its check finds errors.\n",
+        brief: "replace the daemon by the binary now on disk",
+        more: "Agents keep running. Refused (1) when the new binary does not run or its check finds errors.\n",
     },
     CommandHelp {
         word: "report",
@@ -115,7 +115,7 @@ const COMMANDS: [CommandHelp; 13] = [
         arguments: (1, 1),
         options: "",
         brief: "print a ready start script for that init",
-        more: "The script starts this very binary, with this -c when one is given.\n",
+        more: "The script starts this binary, with this -c when there is one.\n",
     },
     CommandHelp {
         word: "sha256",
@@ -136,7 +136,7 @@ const COMMANDS: [CommandHelp; 13] = [
     },
 ];
 
-/// As much of a word that is none is shown, bytes.
+/// How much of an unknown word is shown, bytes.
 const SHOWN_MAX: usize = 100;
 
 /// The options: short and long name, and whether a value follows.
@@ -174,18 +174,18 @@ fn main() {
             Err(arg) => usage(&format!("argument \"{}\" is not UTF-8", arg.to_string_lossy())),
         }
     }
-    if std::process::id() == 1 && is_left_over(&args) {
+    if std::process::id() == 1 && is_for_init(&args) {
         args = vec!["run".to_string()];
     }
-    let (config, wish) = parse(&args).unwrap_or_else(|message| usage(&message));
+    let (config, action) = parse(&args).unwrap_or_else(|message| usage(&message));
     let config = config.unwrap_or_else(|| PathBuf::from(CONFIG));
-    exit(match wish {
+    exit(match action {
         CliAction::Print(text) => cli::print(&text).into(),
         CliAction::Run { background, servers } => {
             daemon::run(daemon::Options { config_path: config, background, servers }).into()
         }
         CliAction::Check => cli::check::check(&config).into(),
-        CliAction::Send(command, answering) => cli::send_command(&config, &command, answering).into(),
+        CliAction::Send(command, format) => cli::send_command(&config, &command, format).into(),
         CliAction::Init(system) => cli::init::init(&system, &config).into(),
         CliAction::Sha256(file) => cli::sha256(&file).into(),
         CliAction::Work => bootagent::work::run(),
@@ -193,21 +193,24 @@ fn main() {
     })
 }
 
-/// Whether these are no arguments of ours: a kernel hands what it does not understand on its command line to init.
-fn is_left_over(args: &[String]) -> bool {
+/// Whether these are no arguments for this program: the kernel passes what it does not know on its command line to init.
+fn is_for_init(args: &[String]) -> bool {
     match args.first() {
         None => true,
         Some(first) => !first.starts_with('-') && topic(first).is_none(),
     }
 }
 
-/// Ends with exit code 2 and what is wrong.
+/// Prints what is wrong, and exits with 2.
 fn usage(message: &str) -> ! {
     eprintln!("bootagent: {message}");
     exit(2)
 }
 
-/// The configuration file, when given, and what is asked for; else what is wrong with the command line.
+/// The configuration file, where there is an option for it, and what to do.
+///
+/// # Errors
+/// When the command line is wrong, with what to do about it.
 fn parse(args: &[String]) -> Result<(Option<PathBuf>, CliAction), Error> {
     if args.len() == 1 && args[0] == "work" {
         return Ok((None, CliAction::Work));
@@ -219,32 +222,21 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, CliAction), Error> {
     for (short, long, value) in OPTIONS {
         options.opt(short, long, "", "", value, Occur::Optional);
     }
-    let given = options.parse(args).map_err(|error| {
-        use getopts::Fail;
-        let dashed = |name: &str| if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") };
-        let text = match &error {
-            Fail::UnrecognizedOption(name) => format!("there is no option {}", dashed(name)),
-            Fail::ArgumentMissing(name) => format!("{} wants a value", dashed(name)),
-            Fail::OptionDuplicated(name) => format!("{} is given more than once", dashed(name)),
-            Fail::UnexpectedArgument(name) => format!("{} takes no value", dashed(name)),
-            Fail::OptionMissing(name) => format!("{} is missing", dashed(name)),
-        };
-        format!("{text}; see \"bootagent help\"")
-    })?;
-    let mut words = given.free.iter().map(String::as_str);
+    let options = options.parse(args).map_err(|error| wrong_option(&error))?;
+    let mut words = options.free.iter().map(String::as_str);
     let Some(word) = words.next() else {
-        return match (given.opt_present("h"), given.opt_present("V")) {
+        return match (options.opt_present("h"), options.opt_present("V")) {
             (true, _) => Ok((None, CliAction::Print(overview()))),
             (_, true) => Ok((None, CliAction::Print(version()))),
             _ => Err(format_error!("want a command\n\n{}", overview().trim_end())),
         };
     };
     let topic = topic(word).ok_or_else(|| unknown("command", word, &COMMANDS.map(|topic| topic.word)))?;
-    if given.opt_present("h") {
+    if options.opt_present("h") {
         return Ok((None, CliAction::Print(help(topic))));
     }
     for (short, long) in [("d", "-d"), ("S", "-S"), ("j", "--json"), ("V", "--version")] {
-        if given.opt_present(short) && !topic.options.contains(short) {
+        if options.opt_present(short) && !topic.options.contains(short) {
             return Err(format_error!("\"{word}\" knows no option {long}; see \"bootagent help {word}\""));
         }
     }
@@ -256,35 +248,51 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, CliAction), Error> {
     if rest.len() > most {
         return Err(format_error!("\"{word}\" has one argument too many: \"{}\"", rest[most]));
     }
-    let first = rest.first().copied();
-    let answering = if given.opt_present("j") { OutputFormat::Json } else { OutputFormat::Text };
-    let wish = match (word, first) {
+    let action = action(word, rest.first().copied(), &options)?;
+    Ok((options.opt_str("c").map(absolute).transpose()?, action))
+}
+
+/// What to do for a command, its argument and its options, of all of which it has the right number.
+fn action(word: &str, argument: Option<&str>, options: &getopts::Matches) -> Result<CliAction, Error> {
+    let format = if options.opt_present("j") { OutputFormat::Json } else { OutputFormat::Text };
+    let send = |command| Ok(CliAction::Send(command, format));
+    match (word, argument) {
         ("run", _) => {
-            let servers = given.opt_str("S").map(|list| parse_servers(&list)).transpose();
-            CliAction::Run {
-                background: given.opt_present("d"),
-                servers: servers.map_err(|cause| format_error!("-S: {cause}"))?,
-            }
+            let servers = options.opt_str("S").map(|list| parse_servers(&list)).transpose();
+            let servers = servers.map_err(|cause| format_error!("-S: {cause}"))?;
+            Ok(CliAction::Run { background: options.opt_present("d"), servers })
         }
-        ("check", _) => CliAction::Check,
-        ("status", first) => CliAction::Send(Command::Status(first.map(name).transpose()?), answering),
-        ("start", Some(first)) => CliAction::Send(Command::Start(name(first)?), answering),
-        ("stop", Some(first)) => CliAction::Send(Command::Stop(name(first)?), answering),
-        ("restart", Some(first)) => CliAction::Send(Command::Restart(name(first)?), answering),
-        ("reexec", _) => CliAction::Send(Command::Reexec, answering),
-        ("report", _) => CliAction::Send(Command::Report, answering),
-        ("jobs", _) => CliAction::Send(Command::Jobs, answering),
-        ("init", Some(first)) if cli::init::SYSTEMS.contains(&first) => CliAction::Init(first.to_string()),
-        ("init", Some(first)) => return Err(unknown("init system", first, &cli::init::SYSTEMS).into()),
-        ("sha256", Some(first)) => CliAction::Sha256(PathBuf::from(first)),
-        ("version", _) => CliAction::Print(version()),
-        ("help", Some(first)) => match self::topic(first) {
-            Some(topic) => CliAction::Print(help(topic)),
-            None => return Err(unknown("command", first, &COMMANDS.map(|topic| topic.word)).into()),
+        ("check", _) => Ok(CliAction::Check),
+        ("status", agent) => send(Command::Status(agent.map(name).transpose()?)),
+        ("start", Some(agent)) => send(Command::Start(name(agent)?)),
+        ("stop", Some(agent)) => send(Command::Stop(name(agent)?)),
+        ("restart", Some(agent)) => send(Command::Restart(name(agent)?)),
+        ("reexec", _) => send(Command::Reexec),
+        ("report", _) => send(Command::Report),
+        ("jobs", _) => send(Command::Jobs),
+        ("init", Some(system)) if cli::init::SYSTEMS.contains(&system) => Ok(CliAction::Init(system.to_string())),
+        ("init", Some(system)) => Err(unknown("init system", system, &cli::init::SYSTEMS).into()),
+        ("sha256", Some(file)) => Ok(CliAction::Sha256(PathBuf::from(file))),
+        ("version", _) => Ok(CliAction::Print(version())),
+        ("help", Some(word)) => match topic(word) {
+            Some(topic) => Ok(CliAction::Print(help(topic))),
+            None => Err(unknown("command", word, &COMMANDS.map(|topic| topic.word)).into()),
         },
-        _ => CliAction::Print(overview()),
+        _ => Ok(CliAction::Print(overview())),
+    }
+}
+
+fn wrong_option(error: &getopts::Fail) -> Error {
+    use getopts::Fail;
+    let dashed = |name: &str| if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") };
+    let text = match error {
+        Fail::UnrecognizedOption(name) => format!("there is no option {}", dashed(name)),
+        Fail::ArgumentMissing(name) => format!("{} wants a value", dashed(name)),
+        Fail::OptionDuplicated(name) => format!("{} is given more than once", dashed(name)),
+        Fail::UnexpectedArgument(name) => format!("{} takes no value", dashed(name)),
+        Fail::OptionMissing(name) => format!("{} is missing", dashed(name)),
     };
-    Ok((given.opt_str("c").map(absolute).transpose()?, wish))
+    format_error!("{text}; see \"bootagent help\"")
 }
 
 fn topic(word: &str) -> Option<&'static CommandHelp> {
@@ -301,7 +309,7 @@ fn name(text: &str) -> Result<Name, Error> {
     ))
 }
 
-/// The daemon leaves its working directory, so a path must not depend on it.
+/// The path without regard to the working directory, which the daemon leaves.
 fn absolute(path: String) -> Result<PathBuf, Error> {
     std::path::absolute(&path).map_err(|error| format_error!("-c \"{path}\": {error}"))
 }
@@ -313,11 +321,11 @@ fn version() -> String {
 fn overview() -> String {
     let mut text = "Usage: bootagent [-c FILE] COMMAND ...\n\n".to_string();
     for topic in &COMMANDS {
-        let left = format!("{} {}", topic.word, topic.synopsis);
-        let line = if left.len() > 26 {
-            format!("  {left}\n{:28}  {}\n", "", topic.brief)
+        let usage = format!("{} {}", topic.word, topic.synopsis);
+        let line = if usage.len() > 26 {
+            format!("  {usage}\n{:28}  {}\n", "", topic.brief)
         } else {
-            format!("  {left:26}  {}\n", topic.brief)
+            format!("  {usage:26}  {}\n", topic.brief)
         };
         text.push_str(&line);
     }
@@ -343,7 +351,7 @@ fn help(topic: &CommandHelp) -> String {
     text
 }
 
-/// Says that `word` is none of `known`, and which of them it is nearest to.
+/// The error for a `word` that is none of `known`, with the nearest of them or all.
 fn unknown(what: &str, word: &str, known: &[&str]) -> String {
     let mut text = format!("there is no {what} \"{}\"", sanitize(word, SHOWN_MAX));
     let nearest = known.iter().min_by_key(|known| distance(word, known));
@@ -356,7 +364,7 @@ fn unknown(what: &str, word: &str, known: &[&str]) -> String {
     text
 }
 
-/// How many bytes must be changed, put in or left out to make `a` into `b`.
+/// The edit distance: how many bytes must be changed, inserted or removed to turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
@@ -397,7 +405,7 @@ mod tests {
             ("sha256 -- -x", CliAction::Sha256("-x".into())),
             ("work", CliAction::Work),
         ] {
-            assert_eq!(parsed(line).map(|(_, wish)| wish), Ok(want), "{line}");
+            assert_eq!(parsed(line).map(|(_, action)| action), Ok(want), "{line}");
         }
         for line in ["-c /x/y.json check", "check -c /x/y.json", "check --config=/x/y.json"] {
             assert_eq!(parsed(line), Ok((Some("/x/y.json".into()), CliAction::Check)), "{line}");
@@ -441,8 +449,8 @@ mod tests {
             assert!(overview.contains(&format!("\n  {} ", topic.word)), "{}", topic.word);
             for line in [format!("help {}", topic.word), format!("{} --help", topic.word), format!("-h {}", topic.word)]
             {
-                let (_, wish) = parsed(&line).unwrap();
-                let CliAction::Print(text) = wish else { panic!("{line}: {wish:?}") };
+                let (_, action) = parsed(&line).unwrap();
+                let CliAction::Print(text) = action else { panic!("{line}: {action:?}") };
                 assert!(text.starts_with(&format!("Usage: bootagent [-c FILE] {}", topic.word)), "{line}: {text}");
             }
         }
@@ -453,10 +461,10 @@ mod tests {
     }
 
     #[test]
-    fn init_arguments_of_the_kernel_are_not_ours() {
+    fn arguments_of_the_kernel_to_init_are_known() {
         for (args, want) in [(&[][..], true), (&["auto", "x"], true), (&["run"], false), (&["-c", "x"], false)] {
             let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
-            assert_eq!(is_left_over(&args), want, "{args:?}");
+            assert_eq!(is_for_init(&args), want, "{args:?}");
         }
     }
 

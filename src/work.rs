@@ -1,8 +1,8 @@
-//! Blocking work, done in a child executed from this same binary (`bootagent work`), never in the daemon.
+//! Blocking work, done in a helper: a child that executes this same binary (`bootagent work`). Never in the daemon.
 //!
-//! One `Order` comes in on fd 0, ended by the end of the pipe; one `Outcome` goes out on fd 1; the file to fill or to
-//! read is fd 3. The process owns nothing else, holds no secret and may be killed at any moment: what it has written to
-//! fd 3 is what the next attempt goes on from. It says what happened; whether to try again is `model`'s to decide.
+//! One `HelperRequest` comes in on fd 0, ended by the end of the pipe; one `HelperResponse` goes out on fd 1; the file to fill
+//! or to read is fd 3. The process owns nothing else and may be killed at any moment: the next attempt continues behind the
+//! bytes that are in fd 3. A helper reports what happened; `model` decides whether to try again.
 
 mod exchange;
 mod fetch;
@@ -29,29 +29,29 @@ use crate::sys::{process, stdin};
 
 pub use frame::{decode_request, decode_response, encode_request, encode_response, encode_total, take_total};
 
-/// Exit status of a child that could not connect in time.
+/// Exit status of a helper that could not connect in time.
 pub const EXIT_NO_CONNECTION: i32 = 40;
-/// Exit status of a child whose exchange was not complete in time.
+/// Exit status of a helper whose exchange was not complete in time.
 pub const EXIT_NO_REPLY: i32 = 41;
 /// How long the connection of an exchange may take, name resolution included, s.
 pub const CONNECT_SECS: u32 = 10;
 /// How long an exchange may take, s.
 pub const EXCHANGE_SECS: u32 = 30;
-/// A download without a byte for this long ends by SIGALRM, s.
+/// A download that gets no byte for this long ends by SIGALRM, s.
 const STALL_SECS: u32 = 60;
-/// The longest order that is read, bytes.
+/// The longest request that is read, bytes.
 const ORDER_MAX: u64 = 16 << 20;
 /// The longest reason, bytes.
 const REASON_MAX: usize = 1024;
 
-/// What a child is to do.
+/// What a helper has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HelperRequest {
     /// One HTTP POST.
     Exchange {
-        /// `http://` or `https://`.
+        /// `http://`, or `https://` in the tls build.
         url: String,
-        /// Sent beside those every request has.
+        /// Sent besides those that every request has.
         headers: Vec<(String, String)>,
         /// JSON.
         body: Vec<u8>,
@@ -64,45 +64,45 @@ pub enum HelperRequest {
         url: String,
         /// A longer file is a failure, bytes.
         max_bytes: u64,
-        /// At most so many bytes per second.
+        /// The highest rate, bytes per second.
         rate: Option<u64>,
     },
     /// Verification of the package that is fd 3, from its beginning.
     Verify {
-        /// minisign public keys, one of which must have signed it; none: there need be no signature.
+        /// minisign public keys, one of which must have signed it; without any, no signature is needed.
         keys: Vec<String>,
-        /// Text of a .minisig file.
+        /// The text of a .minisig file.
         signature: String,
-        /// What the trusted comment must say.
+        /// The name that the trusted comment must have.
         name: String,
-        /// What the trusted comment must say.
+        /// The version that the trusted comment must have.
         version: String,
     },
     /// Unpacking of the tar archive that is fd 3.
     Unpack {
         /// One of the tar formats.
         format: Format,
-        /// An empty directory that nobody else can write to, absolute.
+        /// The absolute path of an empty directory that only this process writes to.
         dir: String,
-        /// More bytes in files are a failure.
+        /// More bytes in all files together are a failure.
         max_bytes: u64,
         /// More members are a failure.
         max_entries: u64,
     },
 }
 
-/// What came of an order.
+/// What came of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HelperResponse {
     /// The server answered, with whatever status.
     Exchanged {
-        /// Of the status line.
+        /// The status in the status line.
         status: u16,
         /// `Retry-After` in seconds; a date in it is not read.
         retry_after: Option<u64>,
-        /// `X-BootAgent-Signature`.
+        /// The header `X-BootAgent-Signature`.
         signature: Option<String>,
-        /// Complete.
+        /// The whole body.
         body: Vec<u8>,
     },
     /// The file is complete and on disk.
@@ -111,30 +111,30 @@ pub enum HelperResponse {
         digest: [u8; 32],
         /// Bytes.
         size: u64,
-        /// The source said how many there are, and so many came; else it may have been cut short unnoticed.
+        /// The source announced how many bytes there are, and so many came; without that the file may be incomplete.
         counted: bool,
-        /// The connection ended where nobody had announced it: if the digest does not fit, they were cut short.
+        /// The connection ended without announcement: if the digest is wrong, the file was cut short.
         cut: bool,
     },
-    /// The signature, where there must be one, is good.
+    /// The signature is good, or none is needed.
     Verified {
         /// SHA-256 over all of the file.
         digest: [u8; 32],
     },
     /// Everything is on disk.
     Unpacked {
-        /// Members of the archive.
+        /// How many members the archive has.
         entries: u64,
-        /// In files.
+        /// How many bytes there are in all files together.
         bytes: u64,
-        /// The single top directory, below which the contents are; empty when there is none.
+        /// The single top directory that holds everything; empty when there is none.
         top: String,
     },
-    /// It was not done.
+    /// The request could not be done.
     Failed {
-        /// What kind of failure.
+        /// What the failure means for another attempt.
         kind: FailureKind,
-        /// One sentence for a person, at most 1 KiB, without passwords.
+        /// One sentence for an operator, at most 1 KiB, without passwords.
         reason: String,
         /// Bytes by which the file grew in this attempt.
         progressed: u64,
@@ -147,20 +147,20 @@ pub enum HelperResponse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FailureKind {
-    /// Another attempt may go better.
+    /// Another attempt may succeed.
     Temporary = 0,
-    /// Another attempt would end the same.
+    /// Another attempt would fail in the same way.
     Final = 1,
     /// The file system is full.
     NoSpace = 2,
     /// Larger than allowed.
     TooBig = 3,
-    /// An archive that reaches outside of its directory or holds what none of ours may, or a package that is not signed as
-    /// it must be.
+    /// An archive that reaches outside of its directory or has members that are not allowed, or a package without the
+    /// signature it needs.
     Hostile = 4,
 }
 
-/// A failure on its way out.
+/// Why a helper failed, before it becomes a response.
 #[derive(Debug)]
 struct HelperError {
     kind: FailureKind,
@@ -174,7 +174,7 @@ impl HelperError {
         Box::new(HelperError { kind, reason: reason.into(), retry_after: None })
     }
 
-    /// `what: cause`, for a failure of the network or of a peer: worth another attempt.
+    /// `what: cause`, for a failure of the network or of a peer: another attempt may succeed.
     fn temporary(what: &str, error: &io::Error) -> Box<HelperError> {
         HelperError::new(FailureKind::Temporary, format_error!("{what}: {}", cause(error)))
     }
@@ -190,7 +190,7 @@ impl HelperError {
     }
 }
 
-/// How long a download may stand still, s. Tests cannot wait so long.
+/// How long a download may get no byte, s. Debug builds read it from the environment, as tests cannot wait so long.
 pub fn stall_secs() -> u32 {
     #[cfg(debug_assertions)]
     if let Some(secs) = std::env::var("BOOTAGENT_STALL_SECS").ok().and_then(|text| text.parse().ok()) {
@@ -207,41 +207,40 @@ fn cause(error: &io::Error) -> String {
     }
 }
 
-/// The hidden command `work`: reads an order, does it, writes what came of it, and ends the process with all that it holds.
+/// The hidden command `work`: reads a request, does it, writes the response, and ends the process.
 pub fn run() -> ! {
-    // Others of its user must not look into it, as it may see a password. A copy of this program that its user cannot read is
-    // closed from the start. Where this is not to be had, it goes without.
+    // Other processes of its user must not read its memory, which may hold a password. A copy of this program that its user
+    // cannot read is protected from the start. A kernel that refuses this must not stop the work.
     let _ = process::set_undumpable();
-    // Whatever minreq finds there would make it start a thread.
+    // minreq reads this variable, and starts a thread for a timeout.
     std::env::remove_var("MINREQ_TIMEOUT");
     let mut bytes = Vec::new();
     if let Err(error) = read_up_to(ORDER_MAX, &mut bytes, &mut |to| stdin().read(to)) {
-        eprintln!("bootagent: cannot read the order: {error}");
+        eprintln!("bootagent: cannot read the request: {error}");
         exit(1);
     }
-    let Some(mut order) = decode_request(&bytes) else {
-        eprintln!("bootagent: work is for the daemon only, and this is no order of its");
+    let Some(mut request) = decode_request(&bytes) else {
+        eprintln!("bootagent: cannot read the request: \"work\" is for the daemon only");
         exit(2);
     };
     drop(bytes);
-    if !matches!(order, HelperRequest::Unpack { .. }) {
-        // Only unpacking needs a process beside itself. Set here, as others of its user would count before the exec.
+    if !matches!(request, HelperRequest::Unpack { .. }) {
+        // Only unpacking starts another process. The limit counts all processes of the user, so it is set after the exec.
         let _ = process::set_limit(Resource::Nproc, 0, 0);
     }
-    confine(&order);
-    let outcome = perform(&mut order);
+    confine(&request);
+    let response = perform(&mut request);
     let mut out = io::stdout().lock();
-    exit(match out.write_all(&encode_response(&outcome)).and_then(|()| out.flush()) {
+    exit(match out.write_all(&encode_response(&response)).and_then(|()| out.flush()) {
         Ok(()) => 0,
         Err(_) => 1,
     })
 }
 
-/// Gives up all system calls that this order does not need, for as long as this process lives; unpacking needs a process beside
-/// itself. Where the kernel has no filters, it goes without, and so does a binary with TLS: which calls the library for that
-/// makes is not ours to say.
-fn confine(order: &HelperRequest) {
-    let purpose = match order {
+/// Gives up the system calls that this request does not need, until the process ends. There is no filter for unpacking, which
+/// starts a process, where the kernel has none, and in the tls build, whose library makes calls of its own.
+fn confine(request: &HelperRequest) {
+    let purpose = match request {
         _ if cfg!(feature = "tls") => return,
         HelperRequest::Exchange { .. } | HelperRequest::Fetch { .. } => Purpose::Network,
         HelperRequest::Verify { .. } => Purpose::Reading,
@@ -250,8 +249,8 @@ fn confine(order: &HelperRequest) {
     let _ = seccomp::restrict(purpose);
 }
 
-/// Every parser here over the same bytes, as a peer, an archive or a job could bring them: for the tests that mangle and
-/// the fuzzers, which see nothing else of this part.
+/// Runs every parser of this module over the same bytes, as they could come from a peer, an archive or a job. For fuzzers and
+/// the tests that mangle input, which have no other access to the parsers.
 pub fn try_parsers(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     ftp::try_parsers(bytes, &text);
@@ -260,7 +259,7 @@ pub fn try_parsers(bytes: &[u8]) {
     for block in bytes.chunks_exact(tar::BLOCK) {
         let mut block: tar::Block = block.try_into().expect("a chunk is as long as a block");
         let _ = tar::header(&block);
-        // Without its checksum right nothing else of it is read.
+        // With a wrong checksum nothing else in the block is read.
         tar::set_checksum(&mut block);
         let _ = tar::header(&block);
     }
@@ -273,42 +272,42 @@ pub fn try_parsers(bytes: &[u8]) {
     take_total(&mut bytes.to_vec());
 }
 
-/// Does the order; a failure becomes an outcome.
-fn perform(order: &mut HelperRequest) -> HelperResponse {
-    match order {
+/// Does the request; a failure becomes a response.
+fn perform(request: &mut HelperRequest) -> HelperResponse {
+    match request {
         HelperRequest::Exchange { url, headers, body, max_body } => {
             let body = std::mem::take(body);
-            exchange::exchange(url, headers, body, *max_body).unwrap_or_else(|fault| failed(&fault, url, 0))
+            exchange::exchange(url, headers, body, *max_body).unwrap_or_else(|failure| failed(&failure, url, 0))
         }
         HelperRequest::Fetch { url, max_bytes, rate } => match package_fd() {
             Ok(file) => {
                 let before = file.metadata().map_or(0, |data| data.len());
                 let after = file.try_clone();
-                fetch::fetch(url, *max_bytes, *rate, file).unwrap_or_else(|fault| {
+                fetch::fetch(url, *max_bytes, *rate, file).unwrap_or_else(|failure| {
                     let now = after.and_then(|file| file.metadata()).map_or(0, |data| data.len());
-                    failed(&fault, url, now.saturating_sub(before))
+                    failed(&failure, url, now.saturating_sub(before))
                 })
             }
-            Err(fault) => failed(&fault, url, 0),
+            Err(failure) => failed(&failure, url, 0),
         },
         HelperRequest::Verify { keys, signature, name, version } => package_fd()
             .and_then(|file| verify::verify(file, keys, signature, name, version))
-            .map_or_else(|fault| failed(&fault, "", 0), |digest| HelperResponse::Verified { digest }),
+            .map_or_else(|failure| failed(&failure, "", 0), |digest| HelperResponse::Verified { digest }),
         HelperRequest::Unpack { format, dir, max_bytes, max_entries } => package_fd()
             .and_then(|file| unpack::unpack(file, *format, dir, *max_bytes, *max_entries))
-            .unwrap_or_else(|fault| failed(&fault, "", 0)),
+            .unwrap_or_else(|failure| failed(&failure, "", 0)),
     }
 }
 
-/// The file the daemon gave.
+/// The package file, which the daemon passed as descriptor 3.
 fn package_fd() -> Result<File, Box<HelperError>> {
     crate::sys::inherited(3)
         .map(File::from)
-        .map_err(|error| HelperError::storage("cannot use the file at descriptor 3", &error))
+        .map_err(|error| HelperError::storage("cannot use the package file at descriptor 3", &error))
 }
 
-/// The fault as an outcome, fit to be shown.
-fn failed(fault: &HelperError, url: &str, progressed: u64) -> HelperResponse {
-    let reason = crate::text::sanitize(&url::without_password(&fault.reason, url), REASON_MAX);
-    HelperResponse::Failed { kind: fault.kind, reason, progressed, retry_after: fault.retry_after }
+/// The failure as a response, with a reason that can be shown.
+fn failed(failure: &HelperError, url: &str, progressed: u64) -> HelperResponse {
+    let reason = crate::text::sanitize(&url::without_password(&failure.reason, url), REASON_MAX);
+    HelperResponse::Failed { kind: failure.kind, reason, progressed, retry_after: failure.retry_after }
 }

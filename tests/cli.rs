@@ -164,7 +164,7 @@ fn status_names_the_files_that_are_bad() {
     host.signal("HUP");
     let ran = host.cli(&["status"]);
     assert!(ran.code == 0 && ran.out.contains(&pid.to_string()), "{ran:?}");
-    for want in ["agents.d/web.json:1:16: expected", "agents.d/new.json: name: missing", "what was last good"] {
+    for want in ["agents.d/web.json:1:16: expected", "agents.d/new.json: name: missing", "the last good version"] {
         assert!(ran.err.contains(want), "{want}: {ran:?}");
     }
     host.write("bootagent.json", &host.read("bootagent.json").replacen('{', "{ \"x\": 1,", 1));

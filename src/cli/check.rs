@@ -1,7 +1,7 @@
-//! `bootagent check`: everything that is wrong with the configuration, in one go, by the daemon's own reading of it.
+//! `bootagent check`: prints everything that is wrong with the configuration, which it reads as the daemon does.
 //!
-//! On top of what the files say come the host's own answers: whether users, groups and programs exist, and whom
-//! helpers would run as. Nothing is changed and no daemon is needed.
+//! Besides the files it checks the host: whether users, groups and programs exist, and as which user helpers would run.
+//! Nothing is changed and no daemon is needed.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -19,7 +19,7 @@ use crate::text::count;
 use crate::wire::config::{Config, ConfigError, Defined};
 use crate::wire::sign::Keys;
 
-/// Capabilities, capabilities(7), with each of which a process can give itself all others.
+/// Capabilities, capabilities(7), each of which lets a process get all others.
 const AS_GOOD_AS_ROOT: [&str; 11] = [
     "dac_override",
     "chown",
@@ -39,7 +39,7 @@ pub fn check(path: &Path) -> u8 {
     let Configuration { config, has_file, agents, mut problems } = config_files::read_configuration(path);
     let (used, source) = config_files::config_in_use(path);
     if !has_file {
-        // One that nobody need have written is missed when it was there, and asked for signatures.
+        // The file is optional, but that it is missing is a problem where it was there before and required signatures.
         problems = used.problems;
     }
     check_daemon(&config, &path.to_string_lossy(), &mut problems);
@@ -62,7 +62,7 @@ pub fn check(path: &Path) -> u8 {
     if !problems.is_empty() {
         return 1;
     }
-    let said = if has_file { "ok" } else { "not there, so all defaults" };
+    let state = if has_file { "ok" } else { "not there, so all defaults" };
     for text in check_helpers(&config, &agents.agents) {
         complain(&format_args!("warning: {text}"));
     }
@@ -77,22 +77,22 @@ pub fn check(path: &Path) -> u8 {
         complain(&format_args!("warning: {file}: directory: there is no directory \"{directory}\""));
     }
     for agent in &agents.agents {
-        if let Some(text) = kept_power(&agent.spec, account::own_uid()) {
+        if let Some(text) = root_warning(&agent.spec, account::own_uid()) {
             complain(&format_args!("warning: {}: capabilities: {text}", agent.file));
         }
     }
-    let count = count(agents.agents.len() as u64, "agent");
-    print(&format!("{}: {said}; {count}\n", path.display()))
+    let agents = count(agents.agents.len() as u64, "agent");
+    print(&format!("{}: {state}; {agents}\n", path.display()))
 }
 
-/// What the daemon itself needs of the host.
+/// Adds the problems that the daemon itself would have on this host.
 fn check_daemon(config: &Config, file: &str, problems: &mut Vec<ConfigError>) {
     let directories = [("state_dir", &config.state_dir), ("run_dir", &config.run_dir), ("log_dir", &config.log_dir)];
     for (key, path) in directories {
         let why = match fs::metadata(&**path) {
             Ok(metadata) if metadata.is_dir() => continue,
             Ok(_) => "not a directory".into(),
-            // It is made at the start.
+            // The daemon makes it when it starts.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => reason(&error),
         };
@@ -109,7 +109,7 @@ fn check_daemon(config: &Config, file: &str, problems: &mut Vec<ConfigError>) {
     }
 }
 
-/// What whom helpers run as costs on this host.
+/// Warnings about the user that helpers run as on this host.
 fn check_helpers(config: &Config, agents: &[Defined]) -> Vec<String> {
     let name = config.helper_user.as_deref();
     let users = identity::users(name);
@@ -123,7 +123,7 @@ fn check_helpers(config: &Config, agents: &[Defined]) -> Vec<String> {
     warnings
 }
 
-/// What keeps an agent from being started on this host.
+/// The reasons why an agent cannot be started on this host.
 fn check_agent(spec: &Spec) -> Vec<String> {
     let mut messages = Vec::new();
     if let Some(Account::Name(user)) = &spec.user {
@@ -145,9 +145,9 @@ fn check_agent(spec: &Spec) -> Vec<String> {
     messages
 }
 
-/// What a bound of capabilities leaves to an agent that runs as root, and is not obvious.
-fn kept_power(spec: &Spec, own: Uid) -> Option<String> {
-    let held = spec.capabilities?;
+/// A warning where an agent runs as root with limited capabilities, which limits it less than it seems.
+fn root_warning(spec: &Spec, own: Uid) -> Option<String> {
+    let capabilities = spec.capabilities?;
     let uid = match &spec.user {
         None => own,
         Some(Account::Id(id)) => Uid(*id),
@@ -156,8 +156,10 @@ fn kept_power(spec: &Spec, own: Uid) -> Option<String> {
     if uid != Uid(0) {
         return None;
     }
-    let strong: Vec<&str> =
-        AS_GOOD_AS_ROOT.into_iter().filter(|name| parse_capability(name).is_some_and(|bit| held & bit != 0)).collect();
+    let strong: Vec<&str> = AS_GOOD_AS_ROOT
+        .into_iter()
+        .filter(|name| parse_capability(name).is_some_and(|bit| capabilities & bit != 0))
+        .collect();
     let also = match strong.is_empty() {
         true => String::new(),
         false => format!(", and {} alone is as good as all of them", strong.join(", ")),
@@ -200,26 +202,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_bound_leaves_to_root_is_said() {
+    fn limited_capabilities_of_root_are_warned_of() {
         let mut spec = Spec::new("web", "1", vec!["/bin/sh".into()]);
-        assert_eq!(kept_power(&spec, Uid(0)), None);
+        assert_eq!(root_warning(&spec, Uid(0)), None);
         spec.capabilities = parse_capability("net_bind_service");
-        let said = kept_power(&spec, Uid(0)).unwrap_or_default();
-        assert!(said.contains("it runs as root") && !said.contains("as good as"), "{said}");
+        let warning = root_warning(&spec, Uid(0)).unwrap_or_default();
+        assert!(warning.contains("it runs as root") && !warning.contains("as good as"), "{warning}");
         spec.capabilities = Some(parse_capability("setuid").unwrap_or(0) | parse_capability("bpf").unwrap_or(0));
-        let said = kept_power(&spec, Uid(0)).unwrap_or_default();
-        assert!(said.contains("and setuid, bpf alone is as good"), "{said}");
+        let warning = root_warning(&spec, Uid(0)).unwrap_or_default();
+        assert!(warning.contains("and setuid, bpf alone is as good"), "{warning}");
         spec.user = Some(Account::Name("root".into()));
-        assert!(kept_power(&spec, Uid(1000)).is_some());
+        assert!(root_warning(&spec, Uid(1000)).is_some());
         spec.user = Some(Account::Id(1000));
-        assert_eq!(kept_power(&spec, Uid(0)), None);
+        assert_eq!(root_warning(&spec, Uid(0)), None);
         spec.user = None;
-        assert_eq!(kept_power(&spec, Uid(1000)), None, "a daemon without root has no root to give");
+        assert_eq!(root_warning(&spec, Uid(1000)), None, "a daemon without root has no root to give");
         assert!(AS_GOOD_AS_ROOT.iter().all(|name| parse_capability(name).is_some()));
     }
 
     #[test]
-    fn what_an_agent_lacks_is_named() {
+    fn missing_users_groups_and_programs_are_named() {
         let mut spec = Spec::new("web", "1", vec!["/bin/sh".into()]);
         assert_eq!(check_agent(&spec), Vec::<String>::new());
         spec.user = Some(Account::Name("root".into()));

@@ -1,7 +1,7 @@
-//! Start scripts for the init systems that are met on hosts, ready to be put in place.
+//! `bootagent init`: prints a start script for an init system.
 //!
-//! Each is a file beside this one in which the binary's path, its options and its pid file are filled in. Those come
-//! without quotes into shell, unit file and inittab, so a path that would need them is refused.
+//! Each script is a template beside this file, in which the binary's path, its options and its pid file are filled in. They
+//! are not quoted in shell, unit file and inittab, so a path that would need quotes is refused.
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,11 @@ use crate::cli::{complain, configuration, print};
 use crate::error::Error;
 use crate::host::config_files;
 
-/// The init systems there are scripts for.
+/// The init systems that have a script.
 pub const SYSTEMS: [&str; 5] = ["sysv", "openrc", "procd", "systemd", "inittab"];
 
-/// Prints the script for `system`, one of `SYSTEMS`, which starts this very binary with the configuration at `config`;
-/// the option for it is left out where it is looked for anyway.
+/// Prints the script for `system`, one of `SYSTEMS`, which starts this binary with the configuration at `config`; the
+/// option for that is left out where it is the default. Returns the exit code.
 pub fn init(system: &str, config: &Path) -> u8 {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/sbin/bootagent"));
     let Some(loaded) = configuration(config) else { return 1 };
@@ -48,7 +48,7 @@ fn script(system: &str, program: &Path, config: Option<&Path>, run_dir: &Path) -
     Ok(values.iter().fold(template.to_string(), |text, (name, value)| text.replace(name, value)))
 }
 
-/// The path as text that means itself in every script.
+/// The path as text that needs no quotes in any of the scripts.
 fn plain(path: &Path) -> Result<&str, Error> {
     let text = path.to_str().unwrap_or_default();
     if text.starts_with('/') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._+-".contains(&b)) {

@@ -1,22 +1,22 @@
-//! The daemon's documents as tables for people.
+//! The daemon's documents as tables.
 //!
-//! What comes in is read as it is found: a daemon of another version may leave keys out or add some. No value reaches
-//! the terminal with control characters in it.
+//! JSON comes in and text goes out. Every key is optional, as the daemon may be of another version. No value reaches the
+//! terminal with control characters in it.
 
 use std::path::Path;
 
 use crate::text::visible;
 use crate::wire::json::{self, Value};
 
-/// Of each agent's detail so many characters are shown in a table of several; one that is asked for by name says all.
-const DETAIL: usize = 72;
+/// How much of an agent's detail is shown in a table of several, characters; a single agent's is shown in full.
+const DETAIL_MAX: usize = 72;
 
 /// One column of a table.
 struct Column {
     head: &'static str,
     /// The member that it shows.
     key: &'static str,
-    /// Numbers end at one place, texts begin at one.
+    /// Numbers are aligned to the right, texts to the left.
     is_number: bool,
 }
 
@@ -49,8 +49,8 @@ const JOBS: [Column; 6] = [
     text_column("MESSAGE", "message"),
 ];
 
-/// The status report: a line about the daemon, one for each trouble of the host's and one where no server hears of it, then
-/// one per agent.
+/// The status report: a line about the daemon, one for each trouble of the host, one where no server takes reports, and then
+/// one for each agent.
 pub fn status(body: &Value, agents_dir: &Path) -> String {
     let mut text = format!(
         "{}  {}  up {}  reports every {}\n\n",
@@ -79,33 +79,33 @@ pub fn status(body: &Value, agents_dir: &Path) -> String {
         ));
         return text;
     }
-    let whole = agents.len() == 1;
+    let is_single = agents.len() == 1;
     align(&mut text, &AGENTS, agents, &|agent, key| match key {
         "uptime" | "pid" if number_of(agent, "pid") == 0.0 => "-".to_string(),
         "uptime" => duration(number_of(agent, key)),
         "cpu" => shown(agent, key, |cpu| tenths(cpu) + "%"),
         "memory" => shown(agent, key, size),
         "pid" | "failures" => (number_of(agent, key) as u64).to_string(),
-        "detail" if !whole => shortened(text_of(agent, key)),
+        "detail" if !is_single => shortened(text_of(agent, key)),
         _ => text_of(agent, key),
     });
     let limits = text_of(&agents[0], "job_limits");
-    if whole && !limits.is_empty() {
+    if is_single && !limits.is_empty() {
         text.push_str(&format!("\nlimits given by a job, over the definition's: {limits}\n"));
     }
-    if !whole && agents.iter().any(|agent| text_of(agent, "detail").chars().count() > DETAIL) {
+    if !is_single && agents.iter().any(|agent| text_of(agent, "detail").chars().count() > DETAIL_MAX) {
         text.push_str("\n\"bootagent status NAME\" shows all of DETAIL\n");
     }
     text
 }
 
-/// Whether something does not work on the host at the moment.
+/// Whether the daemon reports troubles of the host.
 pub fn has_troubles(body: &Value) -> bool {
     member(body, "troubles").is_some()
 }
 
 fn shortened(text: String) -> String {
-    match text.char_indices().nth(DETAIL) {
+    match text.char_indices().nth(DETAIL_MAX) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
     }
@@ -129,7 +129,7 @@ pub fn jobs(body: &Value) -> String {
     text
 }
 
-/// Puts the columns of `rows` side by side, two spaces apart, as `cell` makes texts of their values.
+/// Adds the rows to `text` in columns two spaces apart; `cell` makes the text of a row's value for a key.
 fn align(text: &mut String, columns: &[Column], rows: &[Value], cell: &dyn Fn(&Value, &str) -> String) {
     let mut lines = vec![String::new(); rows.len() + 1];
     for column in columns {
@@ -164,7 +164,7 @@ fn text_of(value: &Value, key: &str) -> String {
     member(value, key).map(plain).unwrap_or_default()
 }
 
-/// A text without what no terminal should see.
+/// A text in one line, without control characters.
 fn plain(value: &Value) -> String {
     visible(json::text(value).unwrap_or_default()).replace('\n', " ")
 }
@@ -173,7 +173,7 @@ fn number_of(value: &Value, key: &str) -> f64 {
     member(value, key).and_then(json::number).unwrap_or(0.0)
 }
 
-/// A number as `show` has it, where there is one.
+/// A number as `show` formats it, `-` where there is none.
 fn shown(value: &Value, key: &str, show: fn(f64) -> String) -> String {
     member(value, key).and_then(json::number).map_or("-".to_string(), show)
 }
@@ -191,13 +191,13 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// A number with one decimal, which columns keep when it is 0.
+/// A number with one decimal, also where that is 0, so that columns stay aligned.
 fn tenths(number: f64) -> String {
     let tenths = (number * 10.0).round() as u64;
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
-/// A size in bytes as people read it, in 1024s.
+/// A size in bytes with a unit, in powers of 1024.
 fn size(bytes: f64) -> String {
     let mut value = bytes;
     for unit in ["B", "K", "M", "G"] {

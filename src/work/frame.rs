@@ -1,8 +1,9 @@
-//! Orders and outcomes as bytes: a tag, then the fields in order; numbers as 8 bytes, texts as a 4-byte length and
+//! Requests and responses as bytes: a tag, then the fields in order; numbers as 8 bytes, texts as a 4-byte length and
 //! their bytes, all little endian.
 //!
 //! The first four bytes are the length of all that follows, so that a frame cut short by a kill is never taken for a whole
-//! one. Decoding is total: whatever the bytes are, the answer is a value or `None`.
+//! one. Decoding is total: whatever the bytes are, the result is a value or `None`. The daemon has one side of the pipes
+//! and a helper of the same binary the other, so there are no versions.
 
 use crate::model::package::Format;
 use crate::work::{FailureKind, HelperRequest, HelperResponse};
@@ -11,9 +12,9 @@ use crate::work::{FailureKind, HelperRequest, HelperResponse};
 const FORMATS: [Format; 7] =
     [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk, Format::Tar, Format::TarGz, Format::TarXz];
 
-/// The order as one frame.
-pub fn encode_request(order: &HelperRequest) -> Vec<u8> {
-    match order {
+/// A request as one frame.
+pub fn encode_request(request: &HelperRequest) -> Vec<u8> {
+    match request {
         HelperRequest::Exchange { url, headers, body, max_body } => {
             let mut out = Writer::new(0);
             out.bytes(url.as_bytes());
@@ -52,10 +53,10 @@ pub fn encode_request(order: &HelperRequest) -> Vec<u8> {
     }
 }
 
-/// The order in exactly these bytes.
+/// The request that is exactly these bytes.
 pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
     let mut frame = Reader::new(bytes)?;
-    let order = match frame.byte()? {
+    let request = match frame.byte()? {
         0 => {
             let url = frame.text()?;
             let mut headers = Vec::new();
@@ -80,12 +81,12 @@ pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
         }
         _ => return None,
     };
-    frame.done().then_some(order)
+    frame.done().then_some(request)
 }
 
-/// The outcome as one frame.
-pub fn encode_response(outcome: &HelperResponse) -> Vec<u8> {
-    match outcome {
+/// A response as one frame.
+pub fn encode_response(response: &HelperResponse) -> Vec<u8> {
+    match response {
         HelperResponse::Exchanged { status, retry_after, signature, body } => {
             let mut out = Writer::new(0);
             out.number(u64::from(*status));
@@ -126,10 +127,10 @@ pub fn encode_response(outcome: &HelperResponse) -> Vec<u8> {
     }
 }
 
-/// The outcome in exactly these bytes.
+/// The response that is exactly these bytes.
 pub fn decode_response(bytes: &[u8]) -> Option<HelperResponse> {
     let mut frame = Reader::new(bytes)?;
-    let outcome = match frame.byte()? {
+    let response = match frame.byte()? {
         0 => {
             let status = u16::try_from(frame.number()?).ok()?;
             let retry_after = frame.maybe()?;
@@ -163,17 +164,17 @@ pub fn decode_response(bytes: &[u8]) -> Option<HelperResponse> {
         }
         _ => return None,
     };
-    frame.done().then_some(outcome)
+    frame.done().then_some(response)
 }
 
-/// How many bytes a download will have, as a frame that may come before the outcome's.
+/// How many bytes a download will have, as a frame that may come before the response.
 pub fn encode_total(total: u64) -> Vec<u8> {
     let mut out = Writer::new(5);
     out.number(total);
     out.end()
 }
 
-/// Takes such a frame off the front of what was received.
+/// Removes a frame of `encode_total` from the front of the bytes received so far.
 pub fn take_total(bytes: &mut Vec<u8>) -> Option<u64> {
     let length = encode_total(0).len();
     let mut frame = Reader::new(bytes.get(..length)?)?;
@@ -194,7 +195,7 @@ impl Writer {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// Zero stands for none, everything else is moved up by one.
+    /// `None` is 0, and each number is written as one more.
     fn maybe(&mut self, value: Option<u64>) {
         self.number(value.map_or(0, |value| value.saturating_add(1)));
     }
@@ -211,11 +212,11 @@ impl Writer {
     }
 }
 
-/// A frame being read: what is left of it.
+/// The rest of a frame that is being read.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Checks the length at the front against what there is.
+    /// Checks the length at the front against the bytes behind it.
     fn new(bytes: &'a [u8]) -> Option<Reader<'a>> {
         let mut frame = Reader(bytes);
         let length = frame.length()?;
@@ -265,7 +266,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    fn orders() -> Vec<HelperRequest> {
+    fn requests() -> Vec<HelperRequest> {
         vec![
             HelperRequest::Exchange {
                 url: "http://a/agent/status".into(),
@@ -285,7 +286,7 @@ mod tests {
         ]
     }
 
-    fn outcomes() -> Vec<HelperResponse> {
+    fn responses() -> Vec<HelperResponse> {
         vec![
             HelperResponse::Exchanged {
                 status: 429,
@@ -308,17 +309,17 @@ mod tests {
 
     #[test]
     fn frames_come_back_as_they_went() {
-        for order in orders() {
-            assert_eq!(decode_request(&encode_request(&order)), Some(order));
+        for request in requests() {
+            assert_eq!(decode_request(&encode_request(&request)), Some(request));
         }
-        for outcome in outcomes() {
-            assert_eq!(decode_response(&encode_response(&outcome)), Some(outcome));
+        for response in responses() {
+            assert_eq!(decode_response(&encode_response(&response)), Some(response));
         }
     }
 
     #[test]
     fn a_frame_cut_short_or_with_more_behind_it_is_none() {
-        for mut bytes in outcomes().iter().map(encode_response).chain(orders().iter().map(encode_request)) {
+        for mut bytes in responses().iter().map(encode_response).chain(requests().iter().map(encode_request)) {
             for end in 0..bytes.len() {
                 assert_eq!(decode_response(&bytes[..end]), None);
                 assert_eq!(decode_request(&bytes[..end]), None);
@@ -337,8 +338,8 @@ mod tests {
         assert_eq!((take_total(&mut bytes), take_total(&mut bytes)), (Some(7), Some(u64::MAX)));
         assert_eq!(take_total(&mut bytes), None);
         assert_eq!(decode_response(&bytes), Some(HelperResponse::Verified { digest: [1; 32] }));
-        for outcome in outcomes() {
-            assert_eq!(take_total(&mut encode_response(&outcome)), None);
+        for response in responses() {
+            assert_eq!(take_total(&mut encode_response(&response)), None);
         }
         for end in 0..encode_total(7).len() {
             assert_eq!(take_total(&mut encode_total(7)[..end].to_vec()), None);
@@ -348,7 +349,7 @@ mod tests {
     #[test]
     fn mangled_frames_do_no_harm() {
         let mut seed = 1_u32;
-        for bytes in outcomes().iter().map(encode_response).chain(orders().iter().map(encode_request)) {
+        for bytes in responses().iter().map(encode_response).chain(requests().iter().map(encode_request)) {
             for _ in 0..2000 {
                 let mut mangled = bytes.clone();
                 for _ in 0..3 {

@@ -1,7 +1,8 @@
 //! An FTP client for one file: RFC 959 with EPSV (RFC 2428), SIZE and REST (RFC 3659), URLs as RFC 1738 has them.
 //!
-//! Binary, passive, and always to the address the control connection goes to: whatever host a PASV reply names is not
-//! believed. 4xx is temporary, 5xx final, except where there is another way.
+//! Transfers are binary and passive, and always from the address of the control connection: the host in a PASV reply is
+//! ignored. 4xx is temporary and 5xx final, except where there is another way. The URL comes in parsed, and the bytes go to
+//! the `Sink`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -15,9 +16,9 @@ use crate::work::{stall_secs, FailureKind, HelperError};
 
 /// The longest reply that is read, bytes.
 const REPLY_MAX: usize = 16 << 10;
-/// As much of a reply's text is shown, bytes.
+/// How much of a reply's text is shown, bytes.
 const SHOWN_MAX: usize = 300;
-/// How long a connection may take: behind an address or port where nobody answers there may be another one.
+/// How long connecting to one address may take: the host may have others, and there is another way to a data connection.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
 
 /// Fetches the file `url` names, behind what `sink` holds.
@@ -51,22 +52,22 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<Completeness, Box<HelperError
         }
     }
     match control.demand(&format!("RETR {file}"), 1) {
-        // It may be the place to go on from that is refused, of a file that has become shorter.
-        Err(mut fault) if fault.kind == FailureKind::Final && sink.size() > 0 => {
+        // The server may refuse the offset, where its file has become shorter: the next attempt starts from 0.
+        Err(mut failure) if failure.kind == FailureKind::Final && sink.size() > 0 => {
             sink.restart()?;
-            fault.kind = FailureKind::Temporary;
-            return Err(fault);
+            failure.kind = FailureKind::Temporary;
+            return Err(failure);
         }
         result => result?,
     }
     let filled = sink.fill(&mut data, None);
     drop(data);
     filled?;
-    // Everything SIZE promised is there: no matter how the server says good-bye.
+    // All bytes that SIZE announced have come, so the reply to RETR does not matter.
     if size == Some(sink.size()) {
         return Ok(Completeness::Counted);
     }
-    // A server that was cut off says why, here.
+    // A server that could not send everything says why in this reply.
     control.reply()?;
     control.expect("RETR", 2)?;
     match size {
@@ -74,12 +75,13 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<Completeness, Box<HelperError
             FailureKind::Temporary,
             format_error!("the transfer ended after {} of {size} bytes", sink.size()),
         )),
-        // The server's word that this was all of it.
+        // A good reply means that this was the whole file.
         _ => Ok(Completeness::Counted),
     }
 }
 
-/// The folders to enter and the file to ask for. A leading empty segment or a decoded leading slash goes from the root.
+/// The folders to enter and the file to ask for. An empty first segment, or one that begins with an encoded slash, starts from
+/// the root.
 fn route(path: &str) -> Result<(Vec<String>, String), Error> {
     let path = path.strip_prefix('/').unwrap_or(path);
     let path = match path.rsplit_once(';') {
@@ -104,13 +106,13 @@ fn route(path: &str) -> Result<(Vec<String>, String), Error> {
 struct Control {
     stream: TcpStream,
     peer: SocketAddr,
-    /// Received and not yet used.
+    /// Bytes that were received and not yet parsed.
     inbox: Vec<u8>,
     /// The last reply.
-    said: Reply,
+    last: Reply,
 }
 
-/// What the server said.
+/// One reply of the server.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Reply {
     code: u16,
@@ -118,26 +120,26 @@ struct Reply {
 }
 
 impl Control {
-    /// Connects, and hears the greeting.
+    /// Connects, and reads the greeting.
     fn connect(url: &Url) -> Result<Control, Box<HelperError>> {
         let place = url.address();
         let addresses = (url.host.as_str(), url.effective_port())
             .to_socket_addrs()
             .map_err(|error| HelperError::temporary(&format!("cannot resolve \"{}\"", url.host), &error))?;
-        let mut last = HelperError::new(FailureKind::Temporary, format_error!("\"{}\" has no address", url.host));
+        let mut failure = HelperError::new(FailureKind::Temporary, format_error!("\"{}\" has no address", url.host));
         for address in addresses {
             match connect(address) {
                 Ok(stream) => {
-                    let mut control = Control { stream, peer: address, inbox: Vec::new(), said: Reply::default() };
-                    // 120: ready in some minutes, and then 220; the alarm says how many are too many.
+                    let mut control = Control { stream, peer: address, inbox: Vec::new(), last: Reply::default() };
+                    // 120 means ready in some minutes, and is followed by 220; the alarm limits how long that may take.
                     while control.reply()? / 100 == 1 {}
                     control.expect("the connection", 2)?;
                     return Ok(control);
                 }
-                Err(error) => last = HelperError::temporary(&format!("cannot connect to {place}"), &error),
+                Err(error) => failure = HelperError::temporary(&format!("cannot connect to {place}"), &error),
             }
         }
-        Err(last)
+        Err(failure)
     }
 
     fn log_in(&mut self, user: &str, password: &str) -> Result<(), Box<HelperError>> {
@@ -148,16 +150,16 @@ impl Control {
         self.expect("the password", 2)
     }
 
-    /// The size the server gives for the file, if any.
+    /// The size of the file, bytes, where the server knows SIZE.
     fn size(&mut self, file: &str) -> Result<Option<u64>, Box<HelperError>> {
         let code = self.ask(&format!("SIZE {file}"))?;
-        Ok(if code == 213 { self.said.text.trim().parse().ok() } else { None })
+        Ok(if code == 213 { self.last.text.trim().parse().ok() } else { None })
     }
 
-    /// A data connection: EPSV, and where the server or something between does not have it, PASV.
+    /// A data connection by EPSV, or by PASV where the server or a firewall does not support that.
     fn open_data(&mut self) -> Result<TcpStream, Box<HelperError>> {
         if self.ask("EPSV")? == 229 {
-            let port = extended_port(&self.said.text).ok_or_else(|| self.without_port("EPSV"))?;
+            let port = extended_port(&self.last.text).ok_or_else(|| self.without_port("EPSV"))?;
             match connect(SocketAddr::new(self.peer.ip(), port)) {
                 Ok(stream) => return Ok(stream),
                 Err(error) if self.peer.is_ipv6() => {
@@ -167,24 +169,24 @@ impl Control {
             }
         }
         self.demand("PASV", 2)?;
-        let port = passive_port(&self.said.text).ok_or_else(|| self.without_port("PASV"))?;
+        let port = passive_port(&self.last.text).ok_or_else(|| self.without_port("PASV"))?;
         connect(SocketAddr::new(self.peer.ip(), port))
             .map_err(|error| HelperError::temporary("cannot open a data connection", &error))
     }
 
     fn without_port(&self, command: &str) -> Box<HelperError> {
-        HelperError::new(FailureKind::Temporary, format_error!("no port in the reply to {command}: {}", self.said.text))
+        HelperError::new(FailureKind::Temporary, format_error!("no port in the reply to {command}: {}", self.last.text))
     }
 
-    /// `ask`, and the reply must be of this class.
+    /// Sends a command; the reply must be of this class.
     fn demand(&mut self, command: &str, class: u16) -> Result<(), Box<HelperError>> {
         self.ask(command)?;
         self.expect(command, class)
     }
 
-    /// The last reply is fine when its code's first digit is `class`; else a fault that quotes the server.
+    /// Checks that the first digit of the last reply's code is `class`; the failure quotes the server.
     fn expect(&self, command: &str, class: u16) -> Result<(), Box<HelperError>> {
-        let Reply { code, text } = &self.said;
+        let Reply { code, text } = &self.last;
         if code / 100 == class {
             return Ok(());
         }
@@ -208,8 +210,8 @@ impl Control {
             match parse(&self.inbox) {
                 Parsed::Reply(reply, used) => {
                     self.inbox.drain(..used);
-                    self.said = reply;
-                    return Ok(self.said.code);
+                    self.last = reply;
+                    return Ok(self.last.code);
                 }
                 Parsed::Nonsense => {
                     return Err(HelperError::new(FailureKind::Temporary, "the server's reply is not FTP"))
@@ -232,13 +234,13 @@ impl Control {
     }
 }
 
-/// Connects, or gives up in time for something else to be tried.
+/// Connects, and fails early enough for another address to be tried.
 fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     alarm::alarm(stall_secs());
     TcpStream::connect_timeout(&address, CONNECT_MAX)
 }
 
-/// The parsers of replies, see `work::try_parsers`.
+/// Runs the parsers of replies and paths, see `work::try_parsers`.
 pub fn try_parsers(bytes: &[u8], text: &str) {
     if let Parsed::Reply(reply, used) = parse(bytes) {
         assert!(used <= bytes.len());
@@ -256,7 +258,7 @@ enum Parsed {
     Reply(Reply, usize),
 }
 
-/// Takes one reply off the front: `ddd text`, or `ddd-text`, any lines, and a line `ddd text` with the same code.
+/// Parses one reply at the front: `ddd text`, or `ddd-text`, any lines, and a line `ddd text` with the same code.
 fn parse(bytes: &[u8]) -> Parsed {
     let mut used = 0;
     let mut open = None;
@@ -274,12 +276,12 @@ fn parse(bytes: &[u8]) -> Parsed {
             }
             (Some(_), _) => code == open && line.get(3) != Some(&b'-'),
         };
-        let said = if code.is_some() && code == open { line.get(4..).unwrap_or_default() } else { line };
+        let words = if code.is_some() && code == open { line.get(4..).unwrap_or_default() } else { line };
         if text.len() < SHOWN_MAX {
             if !text.is_empty() {
                 text.push(' ');
             }
-            text.push_str(String::from_utf8_lossy(said).trim());
+            text.push_str(String::from_utf8_lossy(words).trim());
         }
         if let Some(code) = open.filter(|_| last) {
             return Parsed::Reply(Reply { code, text }, used);
@@ -288,7 +290,7 @@ fn parse(bytes: &[u8]) -> Parsed {
     Parsed::Incomplete
 }
 
-/// The code a line begins with: three digits, 100 to 599, and a space, a hyphen or nothing.
+/// The code at the beginning of a line: three digits, 100 to 599, and a space, a hyphen or nothing.
 fn code(line: &[u8]) -> Option<u16> {
     let digits = line.get(..3).filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
     let code = digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));

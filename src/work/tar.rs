@@ -1,6 +1,6 @@
 //! The headers of a tar archive: ustar (POSIX.1-1988), pax (POSIX.1-2001), and GNU tar's long names and sizes.
 //!
-//! Pure: blocks in, a `Header` out. What a member may be and where it may go is `unpack`'s to say.
+//! Blocks come in and a `Header` goes out; no file is touched here. `unpack` decides what a member may be and where it may go.
 
 use crate::work::{FailureKind, HelperError};
 
@@ -10,7 +10,7 @@ pub const BLOCK: usize = 512;
 /// One header block.
 pub type Block = [u8; BLOCK];
 
-/// What a header says, as it says it.
+/// The fields of a header, unchecked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Header {
     /// The member's kind as tar writes it: `0` file, `1` hard link, `2` symbolic link, `5` directory, and so on.
@@ -28,6 +28,9 @@ pub struct Header {
 }
 
 /// Reads a header block; `Ok(None)` for a block of zeros, which ends the archive.
+///
+/// # Errors
+/// When the checksum is wrong, or the mode or size is no number.
 pub fn header(block: &Block) -> Result<Option<Header>, &'static str> {
     if block.iter().all(|byte| *byte == 0) {
         return Ok(None);
@@ -54,7 +57,7 @@ pub fn header(block: &Block) -> Result<Option<Header>, &'static str> {
     }))
 }
 
-/// Makes the checksum right.
+/// Sets the checksum to the right value.
 pub fn set_checksum(block: &mut Block) {
     let sum = format!("{:06o}\0 ", checksum(block));
     block[148..156].copy_from_slice(sum.as_bytes());
@@ -94,7 +97,7 @@ fn number(field: &[u8]) -> Option<u64> {
 
 /// The records of a pax header, `LENGTH KEY=VALUE\n` each; `None` when they are not that.
 pub fn records(mut bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
-    let mut found = Vec::new();
+    let mut records = Vec::new();
     // GNU tar and others pad with NULs.
     while bytes.first().is_some_and(|byte| *byte != 0) {
         let space = bytes.iter().position(|byte| *byte == b' ')?;
@@ -102,16 +105,16 @@ pub fn records(mut bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
         let (record, rest) = bytes.split_at_checked(length)?;
         let record = record.get(space + 1..)?.strip_suffix(b"\n")?;
         let equals = record.iter().position(|byte| *byte == b'=')?;
-        found.push((&record[..equals], &record[equals + 1..]));
+        records.push((&record[..equals], &record[equals + 1..]));
         bytes = rest;
     }
-    Some(found)
+    Some(records)
 }
 
-/// What the headers before a member say about it.
+/// The fields of a member that came in extra headers before its own.
 #[derive(Default)]
 pub struct Extra {
-    /// Name, where the header's own has no room for it.
+    /// Name, where it is too long for the header.
     pub name: Option<Vec<u8>>,
     /// Target of a link.
     pub link: Option<Vec<u8>>,
@@ -124,16 +127,16 @@ pub fn padded(size: u64) -> u64 {
     size.saturating_add(BLOCK as u64 - 1) / BLOCK as u64 * BLOCK as u64
 }
 
-/// GNU's long names end in a NUL.
+/// The bytes before the first NUL, which ends GNU's long names.
 pub fn up_to_nul(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.truncate(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
     bytes
 }
 
-/// Takes what counts out of a pax header; times, owners and the like are not ours to keep.
+/// Reads names and sizes from a pax header; times, owners and the like are not kept.
 ///
 /// # Errors
-/// A header that is none, and members that are sparse.
+/// When it is no pax header, and for a sparse member.
 pub fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), Box<HelperError>> {
     let wrong = || HelperError::new(FailureKind::Final, "no tar archive: a pax header that is none");
     for (key, value) in records(bytes).ok_or_else(wrong)? {

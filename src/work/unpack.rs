@@ -1,8 +1,8 @@
 //! Unpacks a tar archive below one directory, and refuses whatever would reach outside of it.
 //!
-//! The directory is empty and only this process writes to it, so that what was found there, one component after the other,
-//! cannot have been changed meanwhile: no member goes through a link. Compressed archives come through the host's gzip or
-//! xz. Everything is on disk before success is said; a failure leaves its remains for the daemon to remove.
+//! The directory is empty and only this process writes to it, so the type of each component of a path, once checked, cannot
+//! change: no member goes through a link. Compressed archives come through the host's gzip or xz. Everything is on disk
+//! before success is reported; after a failure the daemon removes what is left.
 
 mod names;
 mod stream;
@@ -29,10 +29,14 @@ const EXTRA_MAX: u64 = 64 << 10;
 /// Bytes copied at once.
 const CHUNK: usize = 64 << 10;
 
-/// So much is told of what a tool has to say, bytes.
-const SAID_MAX: u64 = 400;
+/// How much of a tool's messages is shown, bytes.
+const MESSAGES_MAX: u64 = 400;
 
 /// Unpacks `package` into `dir`.
+///
+/// # Errors
+/// When the package is no good archive, has members that are not allowed or more of them or of bytes than allowed, when it
+/// cannot be decompressed, and when the disk fails or is full.
 pub fn unpack(
     mut package: File,
     format: Format,
@@ -65,10 +69,10 @@ pub fn unpack(
     match tool {
         None => unpacking.read(&mut Source { file: package, read: 0 })?,
         Some(tool) => {
-            let (pid, [stdout, mut words], mut failures) = decompressor(tool, package.into())?;
+            let (pid, [stdout, mut messages], mut failures) = decompressor(tool, package.into())?;
             let mut source = Source { file: stdout, read: 0 };
             let read = unpacking.read(&mut source);
-            // Whatever it still wants to write, nobody wants to read.
+            // The tool gets SIGPIPE if it still writes.
             drop(source);
             let exit = process::wait_for(pid).unwrap_or(Exit::Unknown);
             if let Some(failure) = failures.take(pid) {
@@ -77,14 +81,14 @@ pub fn unpack(
                     format_error!("cannot execute \"{tool}\": {failure}"),
                 ));
             }
-            // Where the tool broke off, the archive only ends too early.
-            let broke_off = exit != Exit::Code(0) && exit != Exit::Signal(Sig::PIPE);
-            if broke_off && read.as_ref().err().is_none_or(|fault| fault.kind == FailureKind::Final) {
-                let mut said = Vec::new();
-                let _ = read_up_to(SAID_MAX, &mut said, &mut |to| words.read(to));
-                let said = String::from_utf8_lossy(&said);
-                let text = format_error!("cannot decompress the package: \"{tool}\" {exit}: {}", said.trim());
-                return Err(HelperError::new(FailureKind::Final, text));
+            // Where the tool failed, the archive just ends too early: the tool's own error is the better one.
+            let tool_failed = exit != Exit::Code(0) && exit != Exit::Signal(Sig::PIPE);
+            if tool_failed && read.as_ref().err().is_none_or(|failure| failure.kind == FailureKind::Final) {
+                let mut text = Vec::new();
+                let _ = read_up_to(MESSAGES_MAX, &mut text, &mut |to| messages.read(to));
+                let text = String::from_utf8_lossy(&text);
+                let reason = format_error!("cannot decompress the package: \"{tool}\" {exit}: {}", text.trim());
+                return Err(HelperError::new(FailureKind::Final, reason));
             }
             read?;
         }
@@ -92,7 +96,7 @@ pub fn unpack(
     unpacking.finish()
 }
 
-/// What an earlier member was made as.
+/// What an earlier member is on disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Made {
     File,
@@ -105,7 +109,7 @@ struct Unpacking {
     root: PathBuf,
     /// The directories made so far, by their relative names.
     directories: Vec<PathBuf>,
-    /// A link whose target leads over the root itself: outside, once a single top directory is taken for the root.
+    /// A link whose target leads through the root itself: that is outside, once a single top directory becomes the root.
     climbing: Option<String>,
     max_bytes: u64,
     max_entries: u64,
@@ -115,7 +119,7 @@ struct Unpacking {
 }
 
 impl Unpacking {
-    /// Unpacks every member, and reads on to the end of the stream, so that whoever writes it can check what it wrote.
+    /// Unpacks every member, and reads to the end of the stream, so that a decompressor sees the end and checks its sums.
     fn read(&mut self, source: &mut Source) -> Result<(), Box<HelperError>> {
         let mut block = [0; BLOCK];
         let mut extra = Extra::default();
@@ -134,7 +138,7 @@ impl Unpacking {
                     pax(&bytes, &mut extra)?;
                 }
                 b'g' => {
-                    // What would name every member alike, or size it, makes no sense for all of an archive.
+                    // One name or size for all members makes no sense.
                     let bytes = self.attached(source, header.size)?;
                     let mut global = Extra::default();
                     pax(&bytes, &mut global)?;
@@ -160,7 +164,7 @@ impl Unpacking {
         Ok(())
     }
 
-    /// Reads what follows the end mark: padding, if anything.
+    /// Reads the padding behind the end mark.
     fn drain(&mut self, source: &mut Source) -> Result<(), Box<HelperError>> {
         let end = source.read;
         loop {
@@ -171,12 +175,15 @@ impl Unpacking {
                 Err(error) => return Err(HelperError::temporary("cannot read the archive", &error)),
             }
             if source.read - end > self.max_bytes {
-                return Err(HelperError::new(FailureKind::TooBig, "the archive goes on and on behind its end mark"));
+                return Err(HelperError::new(
+                    FailureKind::TooBig,
+                    "the archive has too many bytes behind its end mark",
+                ));
             }
         }
     }
 
-    /// The data of a header that belongs to the next one.
+    /// Reads the data of an extra header, which belongs to the next member.
     fn attached(&mut self, source: &mut Source, size: u64) -> Result<Vec<u8>, Box<HelperError>> {
         self.count()?;
         if size > EXTRA_MAX {
@@ -188,7 +195,7 @@ impl Unpacking {
         Ok(bytes)
     }
 
-    /// Counts one more header, of whatever kind, so that no archive keeps us busy for ever.
+    /// Counts one more header of any kind, so that no archive keeps this process busy for ever.
     fn count(&mut self) -> Result<(), Box<HelperError>> {
         self.entries += 1;
         if self.entries > self.max_entries {
@@ -210,7 +217,7 @@ impl Unpacking {
             return Err(hostile("has a set-user-id, set-group-id or sticky bit"));
         }
         let storage = |error: io::Error| HelperError::storage(&format!("cannot unpack \"{shown}\""), &error);
-        // Files of the oldest archives have no other sign of being a directory.
+        // In the oldest archives only the slash shows that a member is a directory.
         let kind = if header.kind == b'0' && header.name.ends_with(b"/") { b'5' } else { header.kind };
         if name.as_os_str().is_empty() {
             return if kind == b'5' { Ok(()) } else { Err(hostile("has no name")) };
@@ -234,7 +241,7 @@ impl Unpacking {
                 self.copy(source, header.size, &mut file, storage)?;
                 file.set_permissions(Permissions::from_mode(header.mode & 0o755 | 0o600)).map_err(storage)?;
                 if let Some(time) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(header.mtime)) {
-                    // A time the file system cannot keep is no reason to do without the file.
+                    // The file is good without its time, which some file systems cannot store.
                     let _ = file.set_modified(time);
                 }
                 file.sync_all().map_err(storage)
@@ -242,8 +249,8 @@ impl Unpacking {
             b'1' => {
                 let target = relative(&header.link).map_err(|what| hostile(&format!("is a link to what {what}")))?;
                 let mut above = target.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
-                let inside = above.all(|above| self.found(above).is_ok_and(|found| found == Some(Made::Directory)));
-                if !inside || !self.found(&target).is_ok_and(|found| found == Some(Made::File)) {
+                let inside = above.all(|above| self.kind_at(above).is_ok_and(|kind| kind == Some(Made::Directory)));
+                if !inside || !self.kind_at(&target).is_ok_and(|kind| kind == Some(Made::File)) {
                     return Err(hostile("is a hard link to no file of the archive before it"));
                 }
                 if target == name {
@@ -288,8 +295,8 @@ impl Unpacking {
         source.demand(&mut padding[..(padded(size) - size) as usize])
     }
 
-    /// What is at `name`, links not followed; those above it are directories.
-    fn found(&self, name: &Path) -> io::Result<Option<Made>> {
+    /// What is at `name`, without following links; all above it are directories.
+    fn kind_at(&self, name: &Path) -> io::Result<Option<Made>> {
         match fs::symlink_metadata(self.root.join(name)) {
             Ok(data) if data.is_dir() => Ok(Some(Made::Directory)),
             Ok(data) if data.is_file() => Ok(Some(Made::File)),
@@ -299,13 +306,13 @@ impl Unpacking {
         }
     }
 
-    /// Makes the directory `name` and those above it, where they are missing. What is in its place and no directory is the
-    /// outer error.
+    /// Makes the directory `name` and those above it, where they are missing. When something else is in their place, that is
+    /// the outer error.
     fn directory(&mut self, name: &Path) -> Result<io::Result<()>, &'static str> {
         let mut so_far = PathBuf::new();
         for component in name.components() {
             so_far.push(component);
-            match self.found(&so_far) {
+            match self.kind_at(&so_far) {
                 Ok(Some(Made::Directory)) => {}
                 Ok(Some(Made::Link)) => return Err("goes through a symbolic link"),
                 Ok(Some(Made::File)) => return Err("goes through a file"),
@@ -324,13 +331,13 @@ impl Unpacking {
         Ok(Ok(()))
     }
 
-    /// Makes room for `name`: what is above it is there, what an earlier member of this name made is not.
+    /// Prepares the place of a member: makes the directories above it, and removes an earlier member of this name.
     fn place(&mut self, name: &Path) -> Result<io::Result<()>, &'static str> {
         let above = name.parent().unwrap_or(Path::new(""));
         if let Err(error) = self.directory(above)? {
             return Ok(Err(error));
         }
-        match self.found(name) {
+        match self.kind_at(name) {
             Ok(None) => Ok(Ok(())),
             Ok(Some(Made::Directory)) => Err("replaces a directory"),
             Ok(Some(Made::File | Made::Link)) => Ok(fs::remove_file(self.root.join(name))),
@@ -338,7 +345,7 @@ impl Unpacking {
         }
     }
 
-    /// Puts the directories on disk, and finds the top.
+    /// Syncs the directories to disk, and finds the top directory.
     fn finish(self) -> Result<HelperResponse, Box<HelperError>> {
         let storage = |error: io::Error| HelperError::storage("cannot write the package to disk", &error);
         let mut first = fs::read_dir(&self.root).map_err(storage)?;

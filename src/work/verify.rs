@@ -1,8 +1,8 @@
-//! A package as it lies on disk: its digest, and its minisign signature: by a key that is trusted, over these bytes, about
-//! this version of this agent.
+//! The check of a package on disk: its digest, and its minisign signature, which must be by a trusted key, over these bytes
+//! and for this version of this agent.
 //!
-//! The digest is taken again although the child that fetched the package has told it: that one read from the network.
-//! A signature over the hash of the file, as minisign makes it by default, is verified while the file streams by; a legacy
+//! The digest is computed again although the helper that fetched the package reported it: that process handled data from the
+//! network, and this one has no network. A signature over the hash of the file, as minisign makes it by default, is verified while the file streams by; a legacy
 //! one is over the file itself, which then must fit into memory.
 
 use std::fs::File;
@@ -16,10 +16,13 @@ use crate::model::trust::is_about;
 use crate::text::sanitize;
 use crate::work::{FailureKind, HelperError};
 
-/// The largest file under a legacy signature, bytes.
+/// The largest file with a legacy signature, bytes.
 const LEGACY_MAX: u64 = 8 << 20;
 
-/// Verifies the signature over all of `file`, if there are `keys`; the digest of the file.
+/// Verifies the signature over all of `file`, if there are `keys`, and returns the digest of the file.
+///
+/// # Errors
+/// When the file cannot be read, or the signature is not by one of the keys, over the file and for this name and version.
 pub fn verify(
     file: File,
     keys: &[String],
@@ -34,9 +37,8 @@ pub fn verify(
         return Ok(digest);
     }
     let refused = |reason: Error| HelperError::new(FailureKind::Hostile, reason);
-    let signature = Signature::decode(signature).map_err(|error| {
-        refused(format_error!("signature: not the text of a .minisig file: {}", with_context(&error)))
-    })?;
+    let signature = Signature::decode(signature)
+        .map_err(|error| refused(format_error!("signature: not the text of a .minisig file: {}", explained(&error))))?;
     let mut reason = "the signature is by none of the trusted keys".into();
     for key in keys {
         let Ok(key) = PublicKey::from_base64(key) else { continue };
@@ -52,13 +54,13 @@ pub fn verify(
                 )));
             }
             Err(minisign_verify::Error::UnexpectedKeyId) => {}
-            Err(error) => reason = with_context(&error).into(),
+            Err(error) => reason = explained(&error).into(),
         }
     }
     Err(refused(reason))
 }
 
-/// What one key says; a fault is the file's.
+/// Whether the signature is by this key and over the file. The outer error is for a file that cannot be used.
 fn verify_by(
     file: &File,
     key: &PublicKey,
@@ -67,7 +69,7 @@ fn verify_by(
     let mut stream = match key.verify_stream(signature) {
         Ok(stream) => stream,
         Err(minisign_verify::Error::UnsupportedLegacyMode) => {
-            if file.metadata().is_ok_and(|found| found.len() > LEGACY_MAX) {
+            if file.metadata().is_ok_and(|data| data.len() > LEGACY_MAX) {
                 let reason = "a legacy signature is good for packages up to 8 MiB only: sign without -l";
                 return Err(HelperError::new(FailureKind::Hostile, reason));
             }
@@ -81,7 +83,7 @@ fn verify_by(
     Ok(stream.finalize())
 }
 
-/// Hands over all of the file, a part at a time.
+/// Calls `take` with each part of the file, in order.
 fn for_each_part(mut file: &File, take: &mut dyn FnMut(&[u8])) -> Result<(), Box<HelperError>> {
     let read = |error: std::io::Error| HelperError::storage("cannot read the package", &error);
     file.rewind().map_err(read)?;
@@ -94,7 +96,7 @@ fn for_each_part(mut file: &File, take: &mut dyn FnMut(&[u8])) -> Result<(), Box
     }
 }
 
-/// The readers of signatures and keys, see `work::try_parsers`.
+/// Runs the parsers of signatures and keys, see `work::try_parsers`.
 pub fn try_parsers(text: &str) {
     if let Ok(signature) = Signature::decode(text) {
         is_about(signature.trusted_comment(), "web", "1.0");
@@ -104,7 +106,7 @@ pub fn try_parsers(text: &str) {
     }
 }
 
-fn with_context(error: &minisign_verify::Error) -> String {
+fn explained(error: &minisign_verify::Error) -> String {
     match error {
         minisign_verify::Error::InvalidSignature => {
             "the signature is not over this package, or its comment was changed".to_string()

@@ -5,7 +5,7 @@
 
 use super::State;
 use crate::model::event::Now;
-use crate::model::job::{sanitize, MESSAGE_MAX};
+use crate::text::{sanitize, MESSAGE_MAX};
 use crate::model::report::Incident;
 use crate::model::spec::Name;
 use crate::text::count;

@@ -1,10 +1,15 @@
-//! Names in an archive: where a member goes, where a link of it leads.
+//! Names in an archive: where a member is placed, and where a symbolic link leads.
+//!
+//! Bytes of a header come in, and a path below the root or the reason to refuse it goes out. No file is touched here.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The name as a path below the root, `.` and doubled slashes taken out; empty for the root itself.
+/// The name as a path below the root, without `.` and doubled slashes; empty for the root itself.
+///
+/// # Errors
+/// When the name is absolute, leads upwards or has control characters; the text follows the name of the member.
 pub fn relative(name: &[u8]) -> Result<PathBuf, &'static str> {
     if name.starts_with(b"/") {
         return Err("has an absolute name");
@@ -23,9 +28,13 @@ pub fn relative(name: &[u8]) -> Result<PathBuf, &'static str> {
     Ok(path)
 }
 
-/// How near to the root the target of the symbolic link `name` leads: 0 is the root itself.
+/// The lowest depth below the root on the way to the target of the symbolic link `name`: 0 is the root itself.
 ///
-/// `..` counts only at the front, where it is known what it leads out of: behind a name, that name could be a link.
+/// `..` is allowed only at the front of the target: behind a name, that name could be a link that leads elsewhere.
+///
+/// # Errors
+/// When the target is absolute, empty, outside of the root, or has control characters; the text follows the name of the
+/// member.
 pub fn lowest(name: &Path, target: &[u8]) -> Result<usize, &'static str> {
     if target.is_empty() || target.iter().any(u8::is_ascii_control) {
         return Err("is a symbolic link with an unusable target");

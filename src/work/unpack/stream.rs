@@ -1,4 +1,4 @@
-//! The archive as a stream of bytes: a tar as it is, or what the host's gzip or xz makes of the package.
+//! The archive as a stream of bytes: the package itself, or the output of the host's gzip or xz.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -15,8 +15,11 @@ use crate::work::{FailureKind, HelperError};
 /// Where the host's tools are looked for.
 const TOOL_DIRS: [&str; 6] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin", "/usr/local/sbin"];
 
-/// Starts `tool -dc` on the package; busybox stands in for a tool that is missing. What it makes comes first, then what it
-/// has to say.
+/// Starts `tool -dc` on the package; busybox replaces a tool that is missing. The files are its standard output and its
+/// standard error.
+///
+/// # Errors
+/// When the host has neither, or the process cannot be made.
 pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], SetupErrorPipe), Box<HelperError>> {
     let program = find(tool).or_else(|| find("busybox")).ok_or_else(|| {
         HelperError::new(FailureKind::Final, format_error!("cannot decompress the package: the host has no \"{tool}\""))
@@ -26,8 +29,8 @@ pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], Set
     let argv = vec![text(tool)?, c"-dc".to_owned()];
     let mut setup = Setup::new(Program::Path(text(&program)?), argv, vec![c"PATH=/usr/bin:/bin".to_owned()]);
     let (read, write) = pipe().map_err(cannot)?;
-    let (words, stderr) = pipe().map_err(cannot)?;
-    // It is read when the tool has ended: one with more to say than fits must not wait for that.
+    let (messages, stderr) = pipe().map_err(cannot)?;
+    // It is read only after the tool has ended, so a tool with much to say must not wait for a reader.
     set_nonblocking(stderr.as_fd()).map_err(cannot)?;
     let failures = SetupErrorPipe::new().map_err(cannot)?;
     setup.stdin = Some(package);
@@ -36,7 +39,7 @@ pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], Set
     setup.death_signal = Some(Sig::KILL);
     setup.no_new_privs = true;
     let pid = spawn_child(&setup, &failures).map_err(cannot)?;
-    Ok((pid, [read, words].map(File::from), failures))
+    Ok((pid, [read, messages].map(File::from), failures))
 }
 
 /// The first executable file of this name in `TOOL_DIRS`.
@@ -47,13 +50,17 @@ fn find(name: &str) -> Option<String> {
 
 /// The archive as a stream.
 pub struct Source {
+    /// Where it is read from.
     pub file: File,
     /// Bytes read so far.
     pub read: u64,
 }
 
 impl Source {
-    /// Fills `buffer`; `Ok(false)` when the stream ends before its first byte.
+    /// Fills `buffer`; `Ok(false)` when the stream ends before the first byte.
+    ///
+    /// # Errors
+    /// When reading fails, or the stream ends in the middle of the buffer.
     pub fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Box<HelperError>> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -76,7 +83,10 @@ impl Source {
         Ok(true)
     }
 
-    /// Like `fill`, where the stream must not end.
+    /// Fills `buffer` where the stream must not end.
+    ///
+    /// # Errors
+    /// When reading fails, or the stream ends before the buffer is full.
     pub fn demand(&mut self, buffer: &mut [u8]) -> Result<(), Box<HelperError>> {
         if self.fill(buffer)? || buffer.is_empty() {
             return Ok(());
