@@ -225,7 +225,7 @@ impl Helper {
         let sign = self.sign();
         if self.deadline.is_some_and(|at| at <= now) {
             self.stop();
-        } else if self.progress.as_mut().is_some_and(|progress| !progress.goes_on(sign, now)) {
+        } else if self.progress.as_mut().is_some_and(|progress| !progress.makes_progress(sign, now)) {
             self.kill(Stopped::Stalled);
         }
     }

@@ -45,7 +45,7 @@ impl Progress {
     }
 
     /// Takes the result of a check, `None` if nothing could be seen; returns false when the helper is to be ended.
-    pub fn goes_on(&mut self, sign: Option<Sign>, now: Time) -> bool {
+    pub fn makes_progress(&mut self, sign: Option<Sign>, now: Time) -> bool {
         self.look_at = now + self.interval;
         let same = sign.is_some_and(|sign| self.last == Some(sign) && !sign.waits_for_disk);
         self.without_progress = if same { self.without_progress + 1 } else { 0 };
@@ -63,7 +63,7 @@ mod tests {
     /// How many checks a helper survives, where `sign` makes a check's result from its number.
     fn survived(sign: impl Fn(u64) -> Option<Sign>) -> u64 {
         let mut progress = Progress::new(Duration::from_secs(64), Time(0));
-        (0..1000).find(|check| !progress.goes_on(sign(*check), progress.look_at())).unwrap_or(1000)
+        (0..1000).find(|check| !progress.makes_progress(sign(*check), progress.look_at())).unwrap_or(1000)
     }
 
     #[test]
@@ -87,8 +87,8 @@ mod tests {
         let mut progress = Progress::new(Duration::from_secs(64), Time::new(10, 0));
         assert_eq!(progress.look_at(), Time::new(14, 0));
         // The daemon stood still for a day, which counts as one check.
-        assert!(progress.goes_on(Some(NEW), Time::new(86_400, 0)));
+        assert!(progress.makes_progress(Some(NEW), Time::new(86_400, 0)));
         assert_eq!(progress.look_at(), Time::new(86_404, 0));
-        assert!(progress.goes_on(Some(NEW), Time::new(2 * 86_400, 0)));
+        assert!(progress.makes_progress(Some(NEW), Time::new(2 * 86_400, 0)));
     }
 }

@@ -247,7 +247,7 @@ impl ExchangeSchedule {
     }
 
     /// Continues the schedule that a reexec handed over; the step may have changed since.
-    pub fn go_on(&mut self, times: Times, now: Time) {
+    pub fn resume(&mut self, times: Times, now: Time) {
         let latest = now + self.jitter();
         self.status = Channel { at: times.status.0.min(latest), failures: times.status.1 };
         self.results = Channel { at: times.results.0.min(latest), failures: times.results.1 };
@@ -301,12 +301,12 @@ impl ExchangeSchedule {
     }
 
     /// A person wants a report now.
-    pub fn hurry(&mut self) {
+    pub fn request_report(&mut self) {
         self.urgent = true;
     }
 
     /// Whether a report that a person wants is due or being sent, or another exchange is under way.
-    pub fn is_hurried(&self) -> bool {
+    pub fn is_report_due(&self) -> bool {
         self.urgent || self.busy || self.round.is_some()
     }
 
@@ -430,7 +430,7 @@ impl ExchangeSchedule {
     }
 
     /// The wait before the next request to a package server that asked for this many seconds.
-    pub fn heeded(&self, seconds: u64) -> Duration {
+    pub fn package_pause(&self, seconds: u64) -> Duration {
         Duration::from_secs(seconds).min(self.step.max(RETRY_AFTER_MAX))
     }
 
@@ -438,7 +438,7 @@ impl ExchangeSchedule {
     /// added, so that hosts that were given the same moment do not all come at once; the sum is one step at most.
     fn pause(&mut self, seconds: u64) -> Duration {
         if !self.keyed {
-            return self.heeded(seconds);
+            return self.package_pause(seconds);
         }
         let asked = Duration::from_secs(seconds).min(self.step);
         asked + asked.min(self.step - asked).mul_f64(self.random.fraction())

@@ -173,7 +173,7 @@ fn the_silence_is_known_while_no_server_takes_a_report() {
         assert_eq!(schedule.silence(at(now + 50)), want.map(Duration::from_secs), "{now}");
     }
     let mut next = self::schedule("a:1", 600);
-    next.go_on(schedule.times(), at(2300));
+    next.resume(schedule.times(), at(2300));
     assert_eq!(next.times().heard, at(2100));
 }
 
@@ -215,15 +215,15 @@ fn a_server_is_not_asked_before_its_retry_after_has_passed() {
     schedule.next(now, false);
     assert_eq!(schedule.answered(false, Some(999_999), now).1, Round::Failed);
     let soon = now + Duration::from_secs(50);
-    schedule.hurry();
+    schedule.request_report();
     assert_eq!(schedule.next(soon, false), None);
     assert!(schedule.deadline(None).unwrap() >= now + Duration::from_secs(100));
     let later = now + Duration::from_secs(100);
-    schedule.hurry();
+    schedule.request_report();
     assert_eq!(ask(&mut schedule, later, false), Some((ExchangeKind::Status, "a:1".into())));
     assert_eq!(schedule.answered(false, None, later).1, Round::Failed, "b is not asked for an hour");
     let after = now + Duration::from_secs(3600);
-    schedule.hurry();
+    schedule.request_report();
     schedule.next(after, false);
     assert_eq!(schedule.answered(false, None, after).1, Round::Next);
 }

@@ -42,7 +42,7 @@ impl Exchanges {
     /// A client wants a report sent now, and waits until a server has taken it.
     pub fn report_for(&mut self, client: Client) {
         self.reporting.push(client);
-        self.schedule.hurry();
+        self.schedule.request_report();
     }
 
     /// Clients that wait until a server has taken a report.
@@ -131,7 +131,7 @@ impl State {
                 self.measuring.report = Some(server);
                 self.measure(out);
             }
-            None if !self.exchanges.schedule.is_hurried() => {
+            None if !self.exchanges.schedule.is_report_due() => {
                 for client in self.exchanges.take_reporting() {
                     let why = "each has asked to be left alone for a while";
                     answer(out, client, 1, format_args!("no server took the report: {why}"));

@@ -5,10 +5,10 @@
 
 use super::State;
 use crate::model::event::Now;
-use crate::text::{sanitize, MESSAGE_MAX};
 use crate::model::report::Incident;
 use crate::model::spec::Name;
 use crate::text::count;
+use crate::text::{sanitize, MESSAGE_MAX};
 
 /// Incidents kept for the next report; older ones are dropped and counted.
 pub(super) const INCIDENTS: usize = 128;

@@ -159,7 +159,7 @@ impl State {
     /// Continues where the binary was that executed this one.
     pub(super) fn continue_after_reexec(&mut self, state: ReexecState, now: Now, out: &mut Vec<Action>) {
         self.began = state.began;
-        self.exchanges.schedule.go_on(state.times, now.time);
+        self.exchanges.schedule.resume(state.times, now.time);
         self.incidents.prepend(state.incidents, state.dropped_incidents);
         self.jobs.interrupted |= state.interrupted;
         for client in state.clients {
@@ -167,7 +167,7 @@ impl State {
         }
         (self.reexec.brought_by, self.reexec.trial) = (state.job, state.until);
         if self.reexec.trial.is_some() {
-            self.exchanges.schedule.hurry();
+            self.exchanges.schedule.request_report();
         }
     }
 

@@ -245,7 +245,7 @@ impl Bench {
             self.step(Event::Replied(Reply::Taken));
         }
         if !self.is_asking() {
-            self.state.exchanges.schedule.hurry();
+            self.state.exchanges.schedule.request_report();
             self.step(Event::OrphanReaped);
         }
         self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs }));

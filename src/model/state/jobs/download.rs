@@ -94,7 +94,7 @@ impl Run<'_> {
         if let Some(seconds) = retry_after {
             // Where exchanges are signed, an unsigned header may ask for no longer a pause than the daemon makes by itself.
             let most = if self.state.options.keyed { FETCH_PAUSE } else { Duration::MAX };
-            pause = pause.max(self.state.exchanges.schedule.heeded(seconds).min(most));
+            pause = pause.max(self.state.exchanges.schedule.package_pause(seconds).min(most));
         }
         let (id, wait) = (self.id(), Decimal::seconds(pause));
         let text = format_args!("job \"{id}\": download interrupted, tried again in {wait} s: {reason}");

@@ -232,7 +232,7 @@ fn a_daemon_that_dies_in_an_upgrade_continues_where_it_was() {
 fn nothing_new_begins_before_a_reexec() {
     let mut bench = downloaded();
     // An exchange is under way.
-    bench.state.exchanges.schedule.hurry();
+    bench.state.exchanges.schedule.request_report();
     bench.step(Event::OrphanReaped);
     found_good(&mut bench);
     assert!(bench.is_asking());
@@ -244,7 +244,7 @@ fn nothing_new_begins_before_a_reexec() {
     assert!(!bench.is_asking());
     // An exchange that never ends is waited for no longer than it may take.
     let mut bench = downloaded();
-    bench.state.exchanges.schedule.hurry();
+    bench.state.exchanges.schedule.request_report();
     bench.step(Event::OrphanReaped);
     found_good(&mut bench);
     bench.pass(secs(41));
