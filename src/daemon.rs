@@ -1,107 +1,94 @@
-//! The one loop: poll -> events -> `state.step` -> actions. Everything that is done on the host is done from here, and only
-//! because an action says so.
+//! The one loop: wait for events, hand them to `State::step`, carry out the actions that come back. What is done on the host
+//! is done from here, and only because an action says so.
 //!
-//! `background` is what happens before there is a loop, `load` reads what is there at the start, `act` does what actions
-//! say, `identity` says whom helpers run as, `children` makes and reaps processes, `checks` runs health checks, `packages` moves package files, `control` speaks
-//! with the commands, `reexec` puts another image in the place of this one. Nothing here sleeps, waits, resolves a name or
-//! moves bulk data.
+//! `background` goes to the background before there is a loop. `startup` makes the daemon from the `configuration` and from
+//! what is on the host (`recovered`). `act` carries out actions, with `children` (processes), `checks` (health checks),
+//! `helpers` (blocking work, run as the users of `identity`, signed by `signing`), `packages` and `records`. `control` serves
+//! the commands, `recovery` restores what was removed, `conditions` holds what fails at the moment, and `reexec` replaces the
+//! running binary. Nothing here sleeps, blocks, resolves a name or moves bulk data.
 
 mod act;
 mod background;
 mod checks;
 mod children;
+mod conditions;
+mod configuration;
 mod control;
 mod fault_injection;
-mod recovered;
+mod helpers;
 mod identity;
-mod startup;
-mod recovery;
 mod packages;
+mod records;
+mod recovered;
+mod recovery;
 mod reexec;
+mod run_files;
 mod signing;
+mod startup;
 
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::host::helper::{Binary, Helper};
 use crate::host::image;
 use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
-use crate::host::store::Store;
 use crate::host::tree::Trees;
-use crate::kernel::{Level, Pid, Process, Sig, Time};
+use crate::kernel::{Level, Pid, Sig, Time};
 use crate::model::event::{Action, Event, Now, Shutdown, ToolOwner};
-use crate::model::job::JobId;
 use crate::model::schedule::Server;
 use crate::model::spec::Name;
 use crate::model::state::State;
-use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::poll::{poll, PollFd, Signals};
 use crate::sys::process::{self, Reboot};
-use crate::sys::setup_error::SetupErrorPipe;
 use crate::sys::{self, monotonic};
 use crate::wire::config::Config;
 use background::Background;
 use checks::Check;
+use conditions::{Condition, Conditions};
 use control::Control;
 
-/// After an error that cannot be helped the loop goes on, but not at once.
+/// The pause after the loop could not wait for events.
 const POLL_ERROR_DELAY: Duration = Duration::from_millis(100);
 
-/// The longest that the end waits for children to become their programs.
+/// The longest that the end of the daemon waits for children to execute their programs.
 const EXEC_GRACE: Duration = Duration::from_millis(500);
+
+/// The longest that copies of good definitions delay the moment when the daemon is ready; the rest is written in idle
+/// moments.
+const BACKUP_TIME: Duration = Duration::from_millis(20);
+
+/// The capacity of the queue that is kept between two bursts of events.
+const QUEUE: usize = 16;
 
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The configuration file.
     pub config_path: PathBuf,
-    /// Whether to go to the background once everything is up.
+    /// Whether to go to the background once the daemon is ready.
     pub background: bool,
-    /// Servers instead of the configured ones.
+    /// Servers to use instead of the configured ones.
     pub servers: Option<Vec<Server>>,
 }
 
-/// Whose process a child is.
+/// What a child was made for.
 #[derive(Clone, Debug, PartialEq)]
 enum Owner {
     /// An agent's main process, or its starter.
     Agent(Name),
     /// An agent's health check.
     Check(Name),
-    /// A tool of the host's package management, or a binary that is tried.
+    /// A tool of the host's package management, or a binary that is tried out.
     Tool(ToolOwner),
     /// A helper in `helpers`.
     Helper,
-    /// Something that nobody waits for, as the removal of old files.
+    /// Something whose end nobody waits for, such as the removal of old files.
     Detached,
-}
-
-/// What a helper was started for.
-#[derive(Clone, Debug, PartialEq)]
-enum HelperTask {
-    /// An exchange; whether it carries results, and what it was signed with.
-    Exchange { results: bool, nonce: Option<Box<str>> },
-    /// A job's download.
-    Fetch(JobId),
-    /// The verification of a job's package.
-    Verify(JobId),
-    /// A job's unpacking, into this directory.
-    Unpack(JobId, PathBuf),
-}
-
-/// A process that is not our child and whose end must be noticed all the same.
-#[derive(Debug)]
-struct Watched {
-    owner: Owner,
-    process: Process,
-    /// Becomes readable at its end; without one it is looked at with each check.
-    pidfd: Option<OwnedFd>,
 }
 
 /// What became ready.
@@ -116,105 +103,44 @@ enum Ready {
     Memory(usize),
 }
 
-/// So long may copies of good definitions take before the daemon says that it is ready; the others wait for idle moments.
-const BACKUP_TIME: Duration = Duration::from_millis(20);
-
-/// So many events there is always room for.
-const QUEUE: usize = 16;
-
-/// Files below `good/` and what is to be in them. All of it is in one piece of memory, which goes back to the kernel at the
-/// end: what an allocator has for hundreds of small pieces stays with the process.
-#[derive(Debug, Default)]
-struct Copies {
-    bytes: Vec<u8>,
-    /// Where the name of a file begins in `bytes`, and where its text does.
-    places: Vec<(usize, usize)>,
-}
-
-impl Copies {
-    fn push(&mut self, file: &str, text: &[u8]) {
-        self.places.push((self.bytes.len(), self.bytes.len() + file.len()));
-        self.bytes.extend_from_slice(file.as_bytes());
-        self.bytes.extend_from_slice(text);
-    }
-
-    /// Takes out the last one: a file and its text.
-    fn pop(&mut self) -> Option<(String, Vec<u8>)> {
-        let (begin, middle) = self.places.pop()?;
-        let text = self.bytes.split_off(middle);
-        let file = String::from_utf8_lossy(&self.bytes.split_off(begin)).into_owned();
-        Some((file, text))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.places.is_empty()
-    }
-}
-
-/// Everything the daemon holds.
+/// Everything the daemon holds. Each part keeps its own fields to itself.
 struct Daemon {
     config: Box<Config>,
-    store: Store,
+    config_path: PathBuf,
     log: Log,
+    conditions: Conditions,
+    records: records::Records,
+    run_files: run_files::RunFiles,
+    state: State,
+    /// Events that the state has not seen yet.
+    queue: VecDeque<Event>,
+    signals: Signals,
+    control: Control,
+    /// The output files of agents.
     outputs: Outputs,
     limits: Limits,
     trees: Trees,
-    state: State,
-    queue: VecDeque<Event>,
-    signals: Signals,
-    failures: SetupErrorPipe,
-    binary: Binary,
-    control: Control,
-    owners: SortedMap<Pid, Owner>,
-    watched: Vec<Watched>,
-    helpers: Vec<(HelperTask, Helper)>,
+    children: children::Children,
     checks: Vec<Check>,
-    /// Whom helpers run as.
-    users: identity::HelperUsers,
+    helpers: helpers::Helpers,
     signing: signing::Signing,
-    /// A bad configuration keeps us from exchanges and jobs.
-    closed: bool,
-    /// The configuration file with which it was last tried to begin anew then, and when.
-    tried: Option<(Vec<u8>, Time)>,
-    /// Downloads that began with bytes of an earlier attempt.
-    resumed: SortedSet<JobId>,
-    /// Package tools that wait for one that an earlier daemon left running.
-    tools: Vec<(ToolOwner, crate::model::package::Tool)>,
-    /// The limit of open files our children get, where ours is another.
-    nofile: Option<(u64, u64)>,
-    /// Directories that were thrown away, counted for their names.
-    trash: u32,
+    reopening: configuration::Reopening,
+    trash: packages::Trash,
+    installed: reexec::Installed,
+    /// When the next check is due.
     check_at: Time,
-    /// What does not work at the moment, and what was last said about it.
-    troubles: SortedMap<&'static str, Box<str>>,
-    /// Records that could not be written or removed: done again with each check.
-    unsaved: SortedMap<String, Action>,
-    /// Whether the pid file is ours: written again with each check until it is.
-    pid_file_written: bool,
-    /// Records that could not be read at the start: read again with each check.
-    unread: Vec<PathBuf>,
-    /// Copies of good definitions that are still to be written.
-    pending_backups: Copies,
+    /// The exit code, once the daemon is to end.
     quit: Option<u8>,
     /// As PID 1: what to do with the machine at the end.
     power: Option<Reboot>,
     fault_injector: fault_injection::FaultInjector,
-    /// Held as long as we live: no other daemon with the same `run_dir`.
-    lock: File,
-    /// The same for `state_dir`, as `run_dir` may be emptied or another one; `None` where it cannot be locked.
-    state_lock: Option<File>,
-    /// The installed binary.
-    program: String,
-    config_path: PathBuf,
-    /// The pipe to whoever watches this image while it is on trial.
-    watcher: Option<File>,
 }
 
-/// Runs the daemon until it is told to end; returns its exit code.
+/// Runs the daemon until it is told to end; returns its exit code: 0 after an ordered end, 1 when it cannot start.
 pub fn run(options: Options) -> u8 {
-    let handover = reexec::take_reexec_data();
-    let backgrounds = options.background && handover.is_none();
-    let ready = match backgrounds.then(|| background::enter(&options)) {
+    let reexec_data = reexec::take_reexec_data();
+    let to_background = options.background && reexec_data.is_none();
+    let ready = match to_background.then(|| background::enter(&options)) {
         None => None,
         Some(Ok(Background::Parent(code))) => return code,
         Some(Ok(Background::Child(ready))) => Some(ready),
@@ -224,8 +150,8 @@ pub fn run(options: Options) -> u8 {
         }
     };
     let mut actions = Vec::new();
-    let daemon = match Daemon::start(&options, handover, &mut actions) {
-        // It lives as long as the process: the kernel takes back at once what would be given back piece by piece.
+    let daemon = match Daemon::start(&options, reexec_data, &mut actions) {
+        // It lives as long as the process, so that its memory need not be freed piece by piece at the end.
         Ok(daemon) => Box::leak(Box::new(daemon)),
         Err(message) => {
             eprintln!("bootagent: {message}");
@@ -234,7 +160,7 @@ pub fn run(options: Options) -> u8 {
     };
     log_panics(Path::new(&*daemon.config.log_dir));
     daemon.perform(actions);
-    // Children of an image before this one may have ended, and their signals been taken.
+    // Children may have ended before a reexec, whose signals were read by the old binary.
     daemon.reap();
     daemon.write_backups(BACKUP_TIME);
     if let Some(ready) = ready {
@@ -243,7 +169,7 @@ pub fn run(options: Options) -> u8 {
     daemon.run()
 }
 
-/// From now on a panic is said in the daemon's log too: in the background standard error leads nowhere.
+/// Has panics written to the daemon's log too: in the background, standard error leads nowhere.
 fn log_panics(dir: &Path) {
     let dir = dir.to_path_buf();
     std::panic::set_hook(Box::new(move |panic| {
@@ -252,13 +178,13 @@ fn log_panics(dir: &Path) {
 }
 
 impl Daemon {
-    /// Tells the process that waits that we are ready, and lets go of its terminal.
+    /// Tells the process that started this one that the daemon is ready, and closes its terminal.
     fn notify_parent(&mut self, mut ready: File) {
         use std::io::Write;
         if let Err(error) = sys::detach_standard_files() {
-            self.log(Level::Warn, &format_args!("cannot let go of the terminal: {error}"));
+            self.log(Level::Warn, &format_args!("cannot close the terminal: {error}"));
         }
-        // A parent that is gone needs no answer.
+        // The starter may have ended already.
         let _ = ready.write_all(b"1");
     }
 
@@ -275,6 +201,7 @@ impl Daemon {
             if idle {
                 self.write_backups(Duration::ZERO);
             }
+            self.helpers.end_late(monotonic());
             self.finish_helpers();
             if self.state.deadline().is_some_and(|at| at <= monotonic()) {
                 self.queue.push_back(Event::Tick);
@@ -284,65 +211,60 @@ impl Daemon {
         self.end()
     }
 
-    /// Waits until something happens or is due.
+    /// Waits until something is ready or due.
     fn wait(&mut self) -> Vec<Ready> {
         let now = monotonic();
-        let helpers = self.helpers.iter().filter_map(|(_, helper)| helper.deadline());
-        let own = [Some(self.check_at), self.control.deadline(), self.state.deadline()];
-        let deadline = helpers.chain(own.into_iter().flatten()).min();
-        let timeout =
-            if self.pending_backups.is_empty() { deadline.map(|at| at.since(now)) } else { Some(Duration::ZERO) };
-        let mut sources = vec![Ready::Signals];
-        let mut fds = vec![PollFd::reading(self.signals.as_fd())];
-        if let Some(listener) = self.control.listening(now) {
-            sources.push(Ready::Listener);
-            fds.push(PollFd::reading(listener));
-        }
-        for (index, fd) in self.control.clients() {
-            sources.push(Ready::Client(index));
-            fds.push(fd);
-        }
-        for (index, (_, helper)) in self.helpers.iter().enumerate() {
-            for fd in helper.fds().into_iter().flatten() {
-                sources.push(Ready::Helper(index));
-                fds.push(fd);
-            }
-        }
-        for (index, check) in self.checks.iter().enumerate() {
-            if let Some(fd) = check.fd() {
-                sources.push(Ready::Check(index));
-                fds.push(fd);
-            }
-        }
-        for (index, watched) in self.watched.iter().enumerate() {
-            if let Some(pidfd) = &watched.pidfd {
-                sources.push(Ready::Watched(index));
-                fds.push(PollFd::reading(pidfd.as_fd()));
-            }
-        }
-        for (index, fd) in self.limits.alarms().enumerate() {
-            sources.push(Ready::Memory(index));
-            fds.push(PollFd::reading(fd));
-        }
+        let deadlines = [Some(self.check_at), self.control.deadline(), self.state.deadline(), self.helpers.deadline()];
+        let timeout = match self.records.has_pending_backups() {
+            true => Some(Duration::ZERO),
+            false => Time::earliest(&deadlines).map(|at| at.since(now)),
+        };
+        let (sources, mut fds) = self.sources(now);
         match poll(&mut fds, timeout) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Vec::new(),
             Err(error) => {
                 drop(fds);
-                self.set_condition("waiting for events", Some(&error.to_string()));
-                // Waiting for nothing is the one wait that still works.
+                self.set_condition(Condition::Events, Some(&error.to_string()));
+                // Polling no descriptor cannot fail for lack of memory, so it serves as the pause.
                 let _ = poll(&mut [], Some(POLL_ERROR_DELAY));
                 return vec![Ready::Signals];
             }
         }
-        let mut ready = Vec::new();
-        // What is removed while it is served must not move what is served after it.
-        for (source, fd) in sources.iter().zip(&fds).rev() {
-            if fd.ready() || fd.invalid() {
-                ready.push(*source);
+        let ready = sources.iter().zip(&fds).filter(|(_, fd)| fd.ready() || fd.invalid()).map(|(source, _)| *source);
+        // From the last index to the first, as serving a source may remove it and move those after it.
+        ready.rev().collect()
+    }
+
+    /// What to poll, and what each descriptor belongs to.
+    fn sources(&self, now: Time) -> (Vec<Ready>, Vec<PollFd<'_>>) {
+        let mut sources = vec![Ready::Signals];
+        let mut fds = vec![PollFd::reading(self.signals.as_fd())];
+        let mut add = |source, fd| {
+            sources.push(source);
+            fds.push(fd);
+        };
+        if let Some(listener) = self.control.listening(now) {
+            add(Ready::Listener, PollFd::reading(listener));
+        }
+        for (index, fd) in self.control.clients() {
+            add(Ready::Client(index), fd);
+        }
+        for (index, fd) in self.helpers.poll_fds() {
+            add(Ready::Helper(index), fd);
+        }
+        for (index, check) in self.checks.iter().enumerate() {
+            if let Some(fd) = check.fd() {
+                add(Ready::Check(index), fd);
             }
         }
-        ready
+        for (index, pidfd) in self.children.watched_fds() {
+            add(Ready::Watched(index), PollFd::reading(pidfd));
+        }
+        for (index, fd) in self.limits.alarms().enumerate() {
+            add(Ready::Memory(index), PollFd::reading(fd));
+        }
+        (sources, fds)
     }
 
     fn serve(&mut self, source: Ready) {
@@ -350,14 +272,10 @@ impl Daemon {
             Ready::Signals => self.take_signals(),
             Ready::Listener => {
                 let problem = self.control.accept(monotonic());
-                self.set_condition("taking commands", problem.as_deref());
+                self.set_condition(Condition::Commands, problem.as_deref());
             }
             Ready::Client(index) => self.control.serve(index, &mut self.queue),
-            Ready::Helper(index) => {
-                if let Some((_, helper)) = self.helpers.get_mut(index) {
-                    helper.ready();
-                }
-            }
+            Ready::Helper(index) => self.helpers.serve(index),
             Ready::Check(index) => {
                 if let Some(check) = self.checks.get_mut(index) {
                     check.read();
@@ -372,6 +290,7 @@ impl Daemon {
         }
     }
 
+    /// Does what the pending signals ask for.
     fn take_signals(&mut self) {
         let as_init = process::own_id() == 1;
         loop {
@@ -379,7 +298,7 @@ impl Daemon {
                 Ok(Some(sig)) => sig,
                 Ok(None) => break,
                 Err(error) => {
-                    self.set_condition("reading signals", Some(&error.to_string()));
+                    self.set_condition(Condition::Signals, Some(&error.to_string()));
                     break;
                 }
             };
@@ -389,7 +308,7 @@ impl Daemon {
                 Sig::USR1 if as_init => self.stop_for(sig, Some(Reboot::Halt)),
                 Sig::USR2 if as_init => self.stop_for(sig, Some(Reboot::PowerOff)),
                 Sig::QUIT if !as_init => {
-                    self.log(Level::Info, &"SIGQUIT: ending, agents go on");
+                    self.log(Level::Info, &"SIGQUIT: ending, agents keep running");
                     self.queue.push_back(Event::Shutdown(Shutdown::Leave));
                 }
                 Sig::HUP => {
@@ -402,7 +321,7 @@ impl Daemon {
                 _ => {}
             }
         }
-        // Whatever the signals said: children that have ended are always taken.
+        // In any case: one SIGCHLD may stand for several children, or may have been lost.
         self.reap();
     }
 
@@ -412,7 +331,7 @@ impl Daemon {
         self.queue.push_back(Event::Shutdown(Shutdown::Stop));
     }
 
-    /// Hands all events to the state, does what it says, until nothing is left to do.
+    /// Hands all events to the state and carries out its actions, until no event is left.
     fn drain_events(&mut self) {
         self.trees.forget_snapshot();
         let mut actions = Vec::new();
@@ -421,7 +340,7 @@ impl Daemon {
             self.state.step(event, now(), &mut actions);
             self.perform(std::mem::take(&mut actions));
         }
-        // Where hundreds of agents are started at once it becomes long, and it is empty now.
+        // It is empty now, but it has grown where hundreds of agents were started at once.
         self.queue.shrink_to(QUEUE);
         // Nor is the look at all processes kept while the daemon waits.
         self.trees.forget_snapshot();
@@ -434,7 +353,7 @@ impl Daemon {
         }
     }
 
-    /// What is looked at from time to time, as nothing tells of it.
+    /// Looks at what causes no event, when a check is due.
     fn check(&mut self) {
         let now = monotonic();
         if now < self.check_at {
@@ -457,43 +376,43 @@ impl Daemon {
         for (name, size) in sizes {
             problem = problem.or(self.outputs.rotate(&name, size).err());
         }
-        self.set_condition("turning over outputs", problem.as_deref());
+        self.set_condition(Condition::OutputRotation, problem.as_deref());
     }
 
-    /// A child of ours that is in no agent's tree.
+    /// Notes a child of the daemon that belongs to no agent's tree.
     fn track_child(&mut self, pid: Pid, owner: Owner) {
         self.trees.add_ours(pid);
-        self.owners.insert(pid, owner);
+        self.children.insert(pid, owner);
     }
 
     fn log(&mut self, level: Level, text: &dyn Display) {
         self.log.write(level, text);
     }
 
-    /// A child that is not its program yet would end with us: those that were just made get the moment they need.
+    /// Waits for agents that were just started to execute their programs: before that they would end with the daemon.
     fn wait_for_exec(&self) {
-        let image = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-        let ours = image("self");
+        let binary = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+        let own = binary("self");
         let until = monotonic() + EXEC_GRACE;
-        for (pid, owner) in self.owners.iter() {
-            let agent = matches!(owner, Owner::Agent(_));
-            while agent && ours.is_some() && image(&pid.to_string()) == ours && monotonic() < until {
-                // A pause, as nothing tells of an exec.
+        for (pid, owner) in self.children.owners() {
+            let is_agent = matches!(owner, Owner::Agent(_));
+            while is_agent && own.is_some() && binary(&pid.to_string()) == own && monotonic() < until {
+                // There is no event to wait for when a child executes its program.
                 let _ = poll(&mut [], Some(Duration::from_millis(1)));
             }
         }
     }
 
+    /// Ends everything that must not outlive the daemon; returns the exit code.
     fn end(&mut self) -> u8 {
         let code = self.quit.unwrap_or(0);
-        for (_, helper) in &mut self.helpers {
-            helper.stop();
-        }
+        self.helpers.stop_all();
         self.dismiss_watcher();
         self.control.close();
         self.wait_for_exec();
-        let _ = std::fs::remove_file(Path::new(&*self.config.run_dir).join(startup::PID_FILE));
-        image::remove(Path::new(&*self.config.run_dir));
+        let run_dir = Path::new(&*self.config.run_dir);
+        run_files::remove_pid_file(run_dir);
+        image::remove(run_dir);
         self.log(Level::Info, &"ended");
         if self.state.agents().all(|agent| agent.is_down()) {
             self.forget_stopped();
@@ -502,7 +421,7 @@ impl Daemon {
         if let Some(power) = self.power {
             sys::process::sync();
             if let Err(error) = process::reboot(power) {
-                self.log.write(Level::Error, &format_args!("cannot end the machine's run: {error}"));
+                self.log(Level::Error, &format_args!("cannot halt or restart the machine: {error}"));
             }
         }
         code

@@ -265,7 +265,7 @@ fn a_read_only_disk_costs_the_memory_only() {
     assert!(!host.read("state/agents/b.json").contains("down"));
     remount(&host, "rw");
     host.wait("the record to be written", || host.read("state/agents/b.json").contains("down"));
-    host.wait("that to be said", || host.read("daemon.out").contains("keeping records works again"));
+    host.wait("that to be said", || host.read("daemon.out").contains("writing records works again"));
 
     // A start on such a disk.
     host.kill9();

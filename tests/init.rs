@@ -172,7 +172,7 @@ fn process_1_is_replaced_over_the_socket_only_and_by_what_works() {
     host.agent("web", "exec sleep 1000", &[]);
     host.start();
     let pid = host.wait_seen("web", "to run", Seen::runs).pid;
-    let begun = |host: &Host| host.read("log/bootagent.log").matches(" begins, process 1").count();
+    let begun = |host: &Host| host.read("log/bootagent.log").matches(" starts as process 1").count();
 
     // Neither a binary that is none, nor one that cannot read its configuration, becomes process 1: that would be the
     // end of the machine.

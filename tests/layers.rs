@@ -108,3 +108,41 @@ fn unsafe_code_stays_in_sys() {
         }
     }
 }
+
+/// The files of the daemon that a file names, as in `use super::records::Records` and `use super::{records, Daemon}`.
+fn siblings(code: &str, names: &[String]) -> Vec<String> {
+    let mut siblings = Vec::new();
+    for rest in code.split("super::").skip(1) {
+        let path = rest.split([';', '(', ')']).next().unwrap_or_default();
+        let words: Vec<&str> = path.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        // A group of modules, or the first part of a path.
+        let count = if path.starts_with('{') { words.len() } else { 1 };
+        siblings
+            .extend(words.into_iter().take(count).filter(|word| names.iter().any(|name| name == word)).map(Into::into));
+    }
+    siblings
+}
+
+#[test]
+fn the_files_of_the_daemon_name_each_other_in_no_circle() {
+    let mut files: Vec<(String, String)> = Vec::new();
+    for (file, _, code) in parts() {
+        if file.parent().is_some_and(|dir| dir.ends_with("src/daemon")) {
+            files.push((file.file_stem().expect("a name").to_string_lossy().into_owned(), code));
+        }
+    }
+    assert!(files.len() > 10, "only {} files found", files.len());
+    let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
+    let mut open: Vec<(String, Vec<String>)> =
+        files.iter().map(|(name, code)| (name.clone(), siblings(code, &names))).collect();
+    assert!(open.iter().any(|(_, siblings)| !siblings.is_empty()), "no file names another");
+    // Whatever names no file that is left cannot be part of a circle.
+    loop {
+        let left: Vec<String> = open.iter().map(|(name, _)| name.clone()).collect();
+        open.retain(|(_, siblings)| siblings.iter().any(|sibling| left.contains(sibling)));
+        if open.len() == left.len() {
+            break;
+        }
+    }
+    assert!(open.is_empty(), "a circle, or what leads to one: {open:?}");
+}

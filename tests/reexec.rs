@@ -132,7 +132,7 @@ fn a_signal_is_as_good_as_the_command() {
     host.start();
     let pid = host.wait_running("web").pid;
     host.signal("USR2");
-    host.wait("the new image to begin", || host.read("log/bootagent.log").matches(" begins, process ").count() == 2);
+    host.wait("the new image to begin", || host.read("log/bootagent.log").matches(" starts as process ").count() == 2);
     assert_eq!(host.wait_running("web").pid, pid);
     assert!(host.lives());
 }
@@ -146,7 +146,7 @@ fn a_job_restarts_the_daemon_in_place() {
     let pid = host.wait_running("web").pid;
     let message = host.does(&server, &Job::new("r1", "restart", "bootagent"), 0);
     assert!(message.contains("bootagent-"), "{message}");
-    assert_eq!(host.read("log/bootagent.log").matches(" begins, process ").count(), 2);
+    assert_eq!(host.read("log/bootagent.log").matches(" starts as process ").count(), 2);
     assert_eq!(host.wait_running("web").pid, pid);
     assert!(host.lives());
     host.does(&server, &Job::new("r2", "restart", "web"), 0);

@@ -156,15 +156,10 @@ fn a_disk_that_fails_is_said_once_and_made_good() {
         let refusal = Refusal::new(&host, calls, "EIO", files);
         host.ok(&[order, "a"]);
         host.ok(&[order, "b"]);
-        assert_eq!(
-            said(&host, "(said once while keeping records does not work)"),
-            round + 1,
-            "{calls}\n{}",
-            host.logs()
-        );
+        assert_eq!(said(&host, "(reported once while writing records fails)"), round + 1, "{calls}\n{}", host.logs());
         assert!(!record("a").contains(word), "{calls}: {}", record("a"));
         drop(refusal);
-        host.wait("the records to be written", || said(&host, "keeping records works again") == round + 1);
+        host.wait("the records to be written", || said(&host, "writing records works again") == round + 1);
         assert!(["a", "b"].iter().all(|name| record(name).contains(word)), "{calls}: {} {}", record("a"), record("b"));
     }
 }
@@ -193,5 +188,5 @@ fn a_log_directory_that_became_read_only_costs_the_logs_only() {
     drop(refusal);
     host.ok(&["restart", "web"]);
     host.wait("its output", || host.lines("log/web.log") == 2);
-    assert_eq!(said(&host, "opening outputs works again"), 1, "{}", host.logs());
+    assert_eq!(said(&host, "opening output files works again"), 1, "{}", host.logs());
 }

@@ -158,7 +158,7 @@ fn a_full_disk_is_said_once_and_made_good() {
     assert!(ran.err.contains("No space left on device"), "{ran:?}");
     host.ok(&["start", "a"]);
     fs::remove_file(&filler).expect("the filler");
-    host.wait("the records to be written", || said(&host, "keeping records works again") == 1);
+    host.wait("the records to be written", || said(&host, "writing records works again") == 1);
     let record = |name: &str| {
         let mut text = String::new();
         let file = fs::File::open(format!("{inside}/agents/{name}.json"));
@@ -464,7 +464,7 @@ fn records_that_cannot_be_read_just_now_are_not_lost() {
     }
     assert!(host.read("state/agents/web.json").contains("down"), "the order was lost");
     assert_eq!((server.times_taken("install-1"), set_aside(&host)), (1, vec![]));
-    assert_eq!(said(&host, " begins, process "), 3, "read again more than once\n{}", host.logs());
+    assert_eq!(said(&host, " starts as process "), 3, "read again more than once\n{}", host.logs());
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! Health checks: run as a definition says, and heard to the end, so that a failure can say why.
+//! Health checks: programs that a definition names, and whose output explains a failure.
 //!
-//! What a check says goes through a pipe that is emptied as it fills, so that it waits for nobody and fills no disk, and only
-//! the end of it is kept. What a check leaves running holds nothing up: its own end counts.
+//! The output of a check goes through a pipe that is read as it fills, so that the check never blocks and no disk fills up;
+//! only the end of the output is kept. Processes that a check leaves running do not matter: its result is its own end. What
+//! a result means for the agent is for the state to decide.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -12,41 +13,40 @@ use super::{Daemon, Owner};
 use crate::kernel::Exit;
 use crate::model::event::Event;
 use crate::model::spec::Name;
-use crate::sys::child::spawn_child;
 use crate::sys::file::read_up_to;
 use crate::sys::poll::PollFd;
 use crate::sys::{pipe, set_nonblocking};
 use crate::text::sanitize;
 
-/// So much is read at once: what a pipe holds.
+/// How much is read at once, bytes: what a pipe holds.
 const PIPE: u64 = 64 << 10;
 
-/// A health check that runs, or has ended and was not heard out.
+/// A health check that runs, or that has ended and whose output was not read to its end.
 pub(super) struct Check {
     name: Name,
-    /// What it writes to; none where there could be none, and when nothing more can come.
+    /// Its output; `None` where no pipe could be made, and when the output has ended.
     pipe: Option<File>,
-    /// The end of what it has said.
-    said: Vec<u8>,
-    /// So much of that is kept, bytes.
-    kept: usize,
+    /// The end of what was read.
+    output: Vec<u8>,
+    /// How much of that is kept, bytes.
+    max: usize,
 }
 
 impl Check {
-    /// What to wait for.
+    /// What to poll for its output.
     pub(super) fn fd(&self) -> Option<PollFd<'_>> {
         self.pipe.as_ref().map(|pipe| PollFd::reading(pipe.as_fd()))
     }
 
-    /// Takes what it has said since.
+    /// Reads what it has written since.
     pub(super) fn read(&mut self) {
         let Some(pipe) = &mut self.pipe else { return };
-        match read_up_to(PIPE, &mut self.said, &mut |to| pipe.read(to)) {
+        match read_up_to(PIPE, &mut self.output, &mut |to| pipe.read(to)) {
             Ok(count) if count as u64 == PIPE => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Ok(_) | Err(_) => self.pipe = None,
         }
-        self.said.drain(..self.said.len().saturating_sub(self.kept));
+        self.output.drain(..self.output.len().saturating_sub(self.max));
     }
 }
 
@@ -55,34 +55,34 @@ impl Daemon {
     pub(super) fn start_check(&mut self, name: Name) {
         let spec = self.state.spec(&name);
         let Some((spec, check)) = spec.and_then(|spec| spec.check.clone().map(|check| (spec, check))) else { return };
-        let mut ours = None;
+        let mut read_end = None;
         let spawned = self.child(&spec, &check.exec, None).and_then(|mut setup| {
-            // Without descriptors to spare it is not heard, which is not its fault.
+            // Without a descriptor to spare, the check runs without its output being read.
             let spare = self.exhausted_resource().is_none().then(pipe).and_then(Result::ok);
             if let Some((read, write)) = spare.filter(|(read, _)| set_nonblocking(read.as_fd()).is_ok()) {
                 setup.stderr = write.try_clone().ok();
                 setup.stdout = Some(write);
-                ours = Some(File::from(read));
+                read_end = Some(File::from(read));
             }
-            spawn_child(&setup, &self.failures).map_err(|error| format_error!("{error}"))
+            self.children.spawn(&setup).map_err(|error| format_error!("{error}"))
         });
         match spawned {
             Ok(pid) => {
-                let kept = TAIL as usize + longest_value(&spec);
-                self.checks.push(Check { name: name.clone(), pipe: ours, said: Vec::new(), kept });
+                let max = TAIL as usize + longest_value(&spec);
+                self.checks.push(Check { name: name.clone(), pipe: read_end, output: Vec::new(), max });
                 self.track_child(pid, Owner::Check(name));
             }
             Err(reason) => self.queue.push_back(Event::Checked(name, Exit::Unknown, reason.into())),
         }
     }
 
-    /// The last lines of what a check that has ended said, without the values of its environment.
-    pub(super) fn heard(&mut self, name: &str) -> String {
+    /// Removes a check that has ended; returns the last lines of its output, without the values of its environment.
+    pub(super) fn finish_check(&mut self, name: &str) -> String {
         let Some(index) = self.checks.iter().position(|check| *check.name == *name) else { return String::new() };
         let mut check = self.checks.remove(index);
         check.read();
-        // An agent that has gone meanwhile has nothing to say any more.
+        // The agent may have been removed in the meantime.
         let Some(spec) = self.state.spec(name) else { return String::new() };
-        sanitize(&without_values(&String::from_utf8_lossy(&check.said), &spec.envs), TAIL as usize)
+        sanitize(&without_values(&String::from_utf8_lossy(&check.output), &spec.envs), TAIL as usize)
     }
 }

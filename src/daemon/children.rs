@@ -1,15 +1,19 @@
-//! Processes: made from definitions, tools and checks, reaped in one place, watched where they are not ours.
+//! Child processes: agents and tools are started here, and every child is reaped here and nowhere else.
+//!
+//! Actions to start or kill something come in; the ends of processes go out as events. A process that is not a child of the
+//! daemon, such as an agent of an earlier daemon, is watched through a pidfd instead, or looked at with each check.
 
 use std::ffi::CString;
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Daemon, Owner, Watched};
+use super::conditions::Condition;
+use super::{Daemon, Owner};
 use crate::error::Error;
 use crate::host::disk::{publish, reason};
 use crate::host::proc::{self, Snapshot};
@@ -18,27 +22,117 @@ use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig, Stage};
 use crate::model::event::{Event, ToolOwner};
 use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
+use crate::sorted_map::SortedMap;
 use crate::sys::account::own_uid;
 use crate::sys::child::{spawn_child, Program, Setup};
 use crate::sys::file::{open_nofollow, read_text, read_up_to};
 use crate::sys::process::{self, c_text};
-use crate::sys::setup_error::SetupError;
+use crate::sys::setup_error::{SetupError, SetupErrorPipe};
 use crate::text::sanitize;
 
-/// So much of an agent's output, or its check's, goes into what is said about its end.
+/// How much of the output of an agent or of a check goes into the message about its end, bytes.
 pub(super) const TAIL: u64 = 400;
 
-/// The descriptors that a start takes, and some: its output twice, /dev/null, control groups, accounts.
+/// How many descriptors must be free for a start: for its output twice, /dev/null, control groups, accounts, and some more.
 const SPARE: u64 = 16;
 
-/// So much of a tool's output is read: from its beginning and from its end.
+/// How much of a tool's output is read from its beginning, and how much from its end, bytes.
 const OUTPUT: u64 = 4096;
 
-/// A daemon without a pid file is known by what is left of its tree. Many fork twice, and what is between lives for a moment.
-const GROWN: Duration = Duration::from_millis(500);
+/// How old the main process of a forking agent without a pid file must be. Many programs fork twice, and the process in
+/// between lives for a moment only.
+const MAIN_PROCESS_AGE: Duration = Duration::from_millis(500);
+
+/// A process that is not a child of the daemon, and whose end must be noticed all the same.
+#[derive(Debug)]
+struct Watched {
+    owner: Owner,
+    process: Process,
+    /// Becomes readable when the process ends; without one, the process is looked at with each check.
+    pidfd: Option<OwnedFd>,
+}
+
+/// The children of the daemon, and the processes that it watches.
+pub(super) struct Children {
+    owners: SortedMap<Pid, Owner>,
+    watched: Vec<Watched>,
+    /// Tools that wait for the end of one that an earlier daemon left running.
+    waiting_tools: Vec<(ToolOwner, Tool)>,
+    /// Says why a child could not execute its program.
+    setup_errors: SetupErrorPipe,
+    /// The soft and the hard limit of open files that children get, where the daemon's own is different.
+    nofile: Option<(u64, u64)>,
+}
+
+impl Children {
+    /// None yet; `nofile` is the limit of open files that they get, if it is not the daemon's.
+    pub fn new(setup_errors: SetupErrorPipe, nofile: Option<(u64, u64)>) -> Children {
+        let (watched, waiting_tools) = (Vec::new(), Vec::new());
+        Children { owners: SortedMap::new(), watched, waiting_tools, setup_errors, nofile }
+    }
+
+    /// Notes what a child was made for.
+    pub fn insert(&mut self, pid: Pid, owner: Owner) {
+        self.owners.insert(pid, owner);
+    }
+
+    /// All children, with what they were made for.
+    pub fn owners(&self) -> impl Iterator<Item = (&Pid, &Owner)> {
+        self.owners.iter()
+    }
+
+    /// What to poll for the ends of watched processes, by index.
+    pub fn watched_fds(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
+        let watched = self.watched.iter().enumerate();
+        watched.filter_map(|(index, watched)| Some((index, watched.pidfd.as_ref()?.as_fd())))
+    }
+
+    /// Where children say why they could not execute their program.
+    pub fn setup_errors(&self) -> &SetupErrorPipe {
+        &self.setup_errors
+    }
+
+    /// The ends of that pipe, the reading one first, to be kept open over a reexec.
+    pub fn setup_error_ends(&mut self) -> [BorrowedFd<'_>; 2] {
+        self.setup_errors.ends()
+    }
+
+    /// Why this child could not execute its program, if it could not.
+    pub fn take_setup_error(&mut self, pid: Pid) -> Option<SetupError> {
+        self.setup_errors.take(pid)
+    }
+
+    /// The limit of open files that children get, where the daemon's own is different.
+    pub fn nofile(&self) -> Option<(u64, u64)> {
+        self.nofile
+    }
+
+    /// Gives a child the limit of open files that the daemon itself was started with, unless its definition sets one.
+    pub fn restore_limits(&self, setup: &mut Setup) {
+        if let Some((soft, hard)) = self.nofile {
+            if !setup.rlimits.iter().any(|(resource, ..)| *resource == Resource::Nofile) {
+                setup.rlimits.push((Resource::Nofile, soft, hard));
+            }
+        }
+    }
+
+    /// Makes a child.
+    ///
+    /// # Errors
+    /// When no process can be made.
+    pub fn spawn(&self, setup: &Setup) -> io::Result<Pid> {
+        spawn_child(setup, &self.setup_errors)
+    }
+
+    /// The process of this owner, child or not.
+    fn find(&self, owner: &Owner) -> Option<Pid> {
+        let child = self.owners.iter().find(|(_, known)| *known == owner).map(|(pid, _)| *pid);
+        child.or_else(|| self.watched.iter().find(|watched| watched.owner == *owner).map(|watched| watched.process.pid))
+    }
+}
 
 impl Daemon {
-    /// Makes an agent's process.
+    /// Starts an agent.
     pub(super) fn start_agent(&mut self, name: Name) {
         let event = match self.exhausted_resource() {
             Some(reason) => Event::ResourceExhausted { name, reason: reason.into() },
@@ -50,7 +144,7 @@ impl Daemon {
         self.queue.push_back(event);
     }
 
-    /// Whether we lack the descriptors that a start takes. Without /proc a start is tried.
+    /// Why there are too few descriptors for a start, if so. Without /proc that is not known, and the start is tried.
     pub(super) fn exhausted_resource(&self) -> Option<String> {
         let open = match open_descriptors() {
             Ok(open) => open,
@@ -68,13 +162,13 @@ impl Daemon {
             self.log.write(Level::Info, &note);
         }
         let output = self.outputs.open(name);
-        self.set_condition("opening outputs", output.as_ref().err().map(|problem| &**problem));
+        self.set_condition(Condition::OutputFiles, output.as_ref().err().map(|problem| &**problem));
         let mut setup = self.child(&spec, &spec.exec, output.ok())?;
         setup.cgroups = prepared.cgroups;
         setup.cgroup = prepared.cgroup;
-        let pid = match spawn_child(&setup, &self.failures) {
+        let pid = match self.children.spawn(&setup) {
             Ok(pid) => pid,
-            // No child was made: nothing of this depends on the definition.
+            // No child was made, which is not the fault of the definition.
             Err(error) => {
                 let reason = format!("{}: {}", Stage::Fork, reason(&error)).into();
                 return Ok(Event::ResourceExhausted { name: name.clone(), reason });
@@ -83,7 +177,7 @@ impl Daemon {
         let process = Daemon::process(pid);
         self.trees.runs_as(name, Some(setup.uid.unwrap_or(own_uid())));
         self.trees.started(name, process);
-        self.owners.insert(pid, Owner::Agent(name.clone()));
+        self.children.owners.insert(pid, Owner::Agent(name.clone()));
         Ok(Event::Started {
             name: name.clone(),
             process,
@@ -93,25 +187,19 @@ impl Daemon {
         })
     }
 
-    /// The child that runs `exec` as a definition says.
+    /// How to run `exec` as a definition says.
+    ///
+    /// # Errors
+    /// When the definition cannot be followed on this host, such as when there is no such user.
     pub(super) fn child(&self, spec: &Spec, exec: &[Box<str>], output: Option<OwnedFd>) -> Result<Setup, Error> {
         // Only a relative program is looked for in the package.
         let relative = exec.first().is_some_and(|program| !program.starts_with('/'));
-        let current = relative.then(|| self.store.packages_dir(&spec.name).join("current"));
+        let current = relative.then(|| self.records.store().packages_dir(&spec.name).join("current"));
         let package = current.filter(|current| current.exists());
         let place = Where { state_dir: &self.config.state_dir, package: package.as_deref() };
         let mut setup = setup(spec, exec, &place, output, Vec::new()).map_err(|error| error.to_string())?;
-        self.restore_limits(&mut setup);
+        self.children.restore_limits(&mut setup);
         Ok(setup)
-    }
-
-    /// Our own limit of open files is not for our children.
-    pub(super) fn restore_limits(&self, setup: &mut Setup) {
-        if let Some((soft, hard)) = self.nofile {
-            if !setup.rlimits.iter().any(|(resource, ..)| *resource == Resource::Nofile) {
-                setup.rlimits.push((Resource::Nofile, soft, hard));
-            }
-        }
     }
 
     /// Finds the main process that a forking agent's starter left: by its pid file, else as what is left of its tree.
@@ -120,27 +208,27 @@ impl Daemon {
         let members = self.trees.members(&name, &self.limits);
         let alive: Vec<Process> = members.iter().filter(|stat| stat.alive()).map(|stat| stat.process).collect();
         let pidfile = self.state.spec(&name).and_then(|spec| spec.pidfile);
-        let found = match pidfile {
+        let main = match pidfile {
             Some(pidfile) => {
                 read_pid(Path::new(&*pidfile)).and_then(|pid| alive.iter().find(|p| p.pid == pid).copied())
             }
-            // The oldest is the one that the starter made first; one so young may only be on its way to make another.
+            // The oldest is the one that the starter made first; a young one may only be about to fork again.
             None => {
                 let oldest = alive.iter().min_by_key(|process| (process.ticks, process.pid)).copied();
-                oldest.filter(|process| proc::age(*process).is_none_or(|age| age >= GROWN))
+                oldest.filter(|process| proc::age(*process).is_none_or(|age| age >= MAIN_PROCESS_AGE))
             }
         };
-        if let Some(process) = found {
+        if let Some(process) = main {
             self.follow_process(&name, process);
         }
-        self.queue.push_back(Event::MainProcess(name, found));
+        self.queue.push_back(Event::MainProcess(name, main));
     }
 
-    /// Sees to it that the end of an agent's main process, which we did not make, is noticed.
+    /// Makes sure that the end of an agent's main process, which the daemon did not start itself, is noticed.
     pub(super) fn follow_process(&mut self, name: &Name, process: Process) {
         self.trees.adopt(name, process);
         if process::is_child(process.pid) {
-            self.owners.insert(process.pid, Owner::Agent(name.clone()));
+            self.children.owners.insert(process.pid, Owner::Agent(name.clone()));
         } else {
             self.watch(Owner::Agent(name.clone()), process);
         }
@@ -148,90 +236,90 @@ impl Daemon {
 
     fn watch(&mut self, owner: Owner, process: Process) {
         let pidfd = process::pidfd_open(process.pid).ok();
-        // Between the look at it and the descriptor it may have become another.
-        let same = proc::alive(process);
-        self.watched.push(Watched { owner, process, pidfd });
-        if !same {
-            self.watched_ended(self.watched.len() - 1);
+        // The process may have ended before the pidfd was opened, and its id may be another's now.
+        let is_alive = proc::alive(process);
+        self.children.watched.push(Watched { owner, process, pidfd });
+        if !is_alive {
+            self.watched_ended(self.children.watched.len() - 1);
         }
     }
 
-    /// Notices the ends of those whose end nothing tells.
+    /// Looks for watched processes that have ended without an event.
     pub(super) fn look_at_watched(&mut self) {
-        // Also of those whose end is told: whom it was taken for when little could be read. Without /proc only that is known.
-        let told = |watched: &Watched| watched.pidfd.is_some() && watched.process.ticks == 0;
-        let gone = |watched: &Watched| !told(watched) && !proc::alive(watched.process);
-        while let Some(index) = self.watched.iter().position(gone) {
+        // Even a process with a pidfd is looked at, as its record may have named the wrong one. Only where its start time is
+        // unknown, as without /proc, the pidfd is all there is.
+        let only_pidfd = |watched: &Watched| watched.pidfd.is_some() && watched.process.ticks == 0;
+        let gone = |watched: &Watched| !only_pidfd(watched) && !proc::alive(watched.process);
+        while let Some(index) = self.children.watched.iter().position(gone) {
             self.watched_ended(index);
         }
     }
 
-    /// A process that is not our child has ended.
+    /// Notes that a watched process has ended.
     pub(super) fn watched_ended(&mut self, index: usize) {
-        if index >= self.watched.len() {
+        if index >= self.children.watched.len() {
             return;
         }
-        let watched = self.watched.swap_remove(index);
+        let watched = self.children.watched.swap_remove(index);
         self.child_ended(watched.owner, Exit::Unknown, None);
     }
 
-    /// Takes every child that has ended.
+    /// Reaps every child that has ended.
     pub(super) fn reap(&mut self) {
-        let mut strangers = 0;
+        let mut orphans = 0;
         loop {
             match process::wait_any() {
-                Ok(Some((pid, exit))) => match self.owners.remove(&pid) {
+                Ok(Some((pid, exit))) => match self.children.owners.remove(&pid) {
                     Some(Owner::Helper) => {
-                        let failure = self.failures.take(pid);
-                        if let Some((_, helper)) = self.helpers.iter_mut().find(|(_, helper)| helper.pid() == pid) {
-                            helper.exited(exit, failure);
-                        }
+                        let failure = self.children.take_setup_error(pid);
+                        self.helpers.exited(pid, exit, failure);
                     }
                     Some(owner) => {
-                        let failure = self.failures.take(pid);
+                        let failure = self.children.take_setup_error(pid);
                         if !matches!(owner, Owner::Agent(_)) {
                             self.trees.remove_ours(pid);
                         }
                         self.child_ended(owner, exit, failure);
                     }
-                    None => strangers += 1,
+                    None => orphans += 1,
                 },
                 Ok(None) => break,
                 Err(error) => {
-                    self.set_condition("waiting for children", Some(&error.to_string()));
+                    self.set_condition(Condition::Children, Some(&error.to_string()));
                     break;
                 }
             }
         }
-        if strangers > 0 {
-            self.log(Level::Debug, &format_args!("{strangers} processes without a parent were reaped"));
+        if orphans > 0 {
+            self.log(Level::Debug, &format_args!("reaped {orphans} orphans"));
             self.queue.push_back(Event::OrphanReaped);
         }
         self.trees.forget_snapshot();
     }
 
-    /// Why an agent's child, or its health check, never became its program, with the directory or program it is about.
-    fn explained(&self, name: &str, check: bool, failure: SetupError) -> String {
+    /// Why an agent or its health check could not execute its program, with the directory or program it is about.
+    fn explain(&self, name: &str, check: bool, failure: SetupError) -> String {
         let text = failure.to_string();
         let Some(spec) = self.state.spec(name) else { return text };
         let exec = spec.check.as_ref().filter(|_| check).map_or(&spec.exec, |check| &check.exec);
-        let about = match failure.stage {
+        let path = match failure.stage {
             Stage::Directory => &spec.directory,
             Stage::Exec => &exec[0],
             _ => return text,
         };
         match text.split_once(':') {
-            Some((stage, cause)) => format!("{stage} \"{about}\":{cause}"),
+            Some((stage, cause)) => format!("{stage} \"{path}\":{cause}"),
             None => text,
         }
     }
 
+    /// Reports the end of a process to the state.
     fn child_ended(&mut self, owner: Owner, exit: Exit, failure: Option<SetupError>) {
         match owner {
             Owner::Agent(name) => {
                 self.trees.ended(&name);
                 if let Some(failure) = failure {
-                    let reason = self.explained(&name, false, failure);
+                    let reason = self.explain(&name, false, failure);
                     self.queue.push_back(Event::NotStarted { name, reason: reason.into() });
                     return;
                 }
@@ -241,15 +329,15 @@ impl Daemon {
                 self.queue.push_back(Event::Exited { name, exit, oom, tail });
             }
             Owner::Check(name) => {
-                let said = self.heard(&name);
-                let tail = failure.map_or(said, |failure| self.explained(&name, true, failure)).into();
+                let output = self.finish_check(&name);
+                let tail = failure.map_or(output, |failure| self.explain(&name, true, failure)).into();
                 self.queue.push_back(Event::Checked(name, exit, tail));
             }
             Owner::Tool(owner) => {
                 let _ = fs::remove_file(self.tool_pid(&owner));
-                if let Some(index) = self.tools.iter().position(|(waiting, _)| *waiting == owner) {
-                    // It was left by an earlier daemon: now the one that waited for it runs.
-                    let (owner, tool) = self.tools.swap_remove(index);
+                if let Some(index) = self.children.waiting_tools.iter().position(|(waiting, _)| *waiting == owner) {
+                    // An earlier daemon had left it; now the tool that waited for it can run.
+                    let (owner, tool) = self.children.waiting_tools.swap_remove(index);
                     return self.start_tool(owner, tool);
                 }
                 let output = match failure {
@@ -268,30 +356,30 @@ impl Daemon {
         let Some(spec) = self.state.spec(name) else { return "".into() };
         let text = self.outputs.tail(name, TAIL + longest_value(&spec) as u64);
         if !text.is_empty() {
-            // The next check tells whether that works.
+            // A failure is reported with the next check, which rotates too.
             let _ = self.outputs.rotate(name, spec.log_size);
         }
         sanitize(&without_values(&text, &spec.envs), TAIL as usize).into()
     }
 
-    /// Runs a tool, after one that an earlier daemon left running for the same owner.
+    /// Runs a tool, after the one that an earlier daemon left running for the same owner.
     pub(super) fn start_tool(&mut self, owner: ToolOwner, tool: Tool) {
         if owner == ToolOwner::Reexec {
             if let Err(why) = self.flush_records() {
                 return self.queue.push_back(Event::NotReexeced(why.into()));
             }
         }
-        if let Some(left) = read_text(&self.tool_pid(&owner)).ok().and_then(|text| parse_process(&text)) {
-            let owned = self.owners.get(&left.pid) == Some(&Owner::Tool(owner.clone()));
-            if owned || proc::alive(left) && !self.owners.contains_key(&left.pid) {
+        if let Some(earlier) = read_text(&self.tool_pid(&owner)).ok().and_then(|text| parse_process(&text)) {
+            let is_child = self.children.owners.get(&earlier.pid) == Some(&Owner::Tool(owner.clone()));
+            if is_child || proc::alive(earlier) && !self.children.owners.contains_key(&earlier.pid) {
                 self.log(
                     Level::Info,
-                    &format_args!("{}: waits for process {} of an earlier daemon", tool_of(&owner), left.pid),
+                    &format_args!("{}: waiting for process {} of an earlier daemon", tool_of(&owner), earlier.pid),
                 );
-                self.tools.push((owner.clone(), tool));
-                // One of the image before this one is our child, and is reaped.
-                if !owned {
-                    self.watch(Owner::Tool(owner), left);
+                self.children.waiting_tools.push((owner.clone(), tool));
+                // A tool that this process started before a reexec is its child, and will be reaped.
+                if !is_child {
+                    self.watch(Owner::Tool(owner), earlier);
                 }
                 return;
             }
@@ -304,9 +392,12 @@ impl Daemon {
                 let text = format!("{} {}\n", process.pid, process.ticks);
                 let run_dir = Path::new(&*self.config.run_dir);
                 if let Err(error) = publish(run_dir, &format!("tool-{}.pid", file_of(&owner)), &text) {
-                    self.log(Level::Warn, &format_args!("{}: cannot note its process: {error}", tool_of(&owner)));
+                    self.log(
+                        Level::Warn,
+                        &format_args!("{}: cannot write down its process id: {error}", tool_of(&owner)),
+                    );
                 }
-                self.owners.insert(pid, Owner::Tool(owner));
+                self.children.owners.insert(pid, Owner::Tool(owner));
             }
             Err(reason) => {
                 self.queue.push_back(Event::ToolDone { owner, exit: Exit::Unknown, output: reason.into() });
@@ -333,15 +424,13 @@ impl Daemon {
             .map_err(|error| format_error!("cannot open \"{}\": {error}", path.display()))?;
         setup.stderr = output.try_clone().ok().map(OwnedFd::from);
         setup.stdout = Some(output.into());
-        self.restore_limits(&mut setup);
-        spawn_child(&setup, &self.failures).map_err(|error| format_error!("{error}"))
+        self.children.restore_limits(&mut setup);
+        self.children.spawn(&setup).map_err(|error| format_error!("{error}"))
     }
 
-    /// Kills a check or tool with all that descends from it.
+    /// Kills a check or tool with all its descendants.
     pub(super) fn kill_owned(&mut self, owner: &Owner) {
-        let watched = self.watched.iter().find(|watched| watched.owner == *owner).map(|watched| watched.process.pid);
-        let owned = self.owners.iter().find(|(_, known)| *known == owner).map(|(pid, _)| *pid);
-        let Some(pid) = owned.or(watched) else { return };
+        let Some(pid) = self.children.find(owner) else { return };
         for stat in Snapshot::below(&[pid]).stats() {
             let _ = process::signal(stat.process.pid, Sig::KILL);
         }
@@ -349,10 +438,10 @@ impl Daemon {
         let _ = process::signal(pid, Sig::KILL);
     }
 
-    /// Runs something that nobody waits for.
+    /// Runs a program whose end nobody waits for.
     pub(super) fn run_detached(&mut self, argv: &[&str]) {
         let spawned = host_tool(&mut argv.iter().copied())
-            .and_then(|setup| spawn_child(&setup, &self.failures).map_err(|error| format_error!("{error}")));
+            .and_then(|setup| self.children.spawn(&setup).map_err(|error| format_error!("{error}")));
         match spawned {
             Ok(pid) => {
                 self.track_child(pid, Owner::Detached);
@@ -370,7 +459,7 @@ impl Daemon {
     }
 }
 
-/// What a tool's owner is called in the names of its files; no job's id begins with a dot.
+/// The part of a tool's file names that stands for its owner; no job's id begins with a dot.
 fn file_of(owner: &ToolOwner) -> &str {
     match owner {
         ToolOwner::Job(id) => id,
@@ -378,7 +467,7 @@ fn file_of(owner: &ToolOwner) -> &str {
     }
 }
 
-/// What a tool's owner is called in messages.
+/// The name of a tool's owner in messages.
 fn tool_of(owner: &ToolOwner) -> String {
     match owner {
         ToolOwner::Job(id) => format!("job \"{id}\""),
@@ -386,7 +475,7 @@ fn tool_of(owner: &ToolOwner) -> String {
     }
 }
 
-/// How many descriptors we have open: the size of this directory from Linux 6.2 on, and in any case its entries.
+/// How many descriptors the daemon has open: the size of this directory from Linux 6.2 on, else the number of its entries.
 fn open_descriptors() -> io::Result<u64> {
     const OWN: &str = "/proc/self/fd";
     match fs::metadata(OWN)?.len() {
@@ -395,19 +484,20 @@ fn open_descriptors() -> io::Result<u64> {
     }
 }
 
-/// The length of the longest value in an agent's environment: so much before the last `TAIL` bytes it may begin.
+/// The length of the longest value in an agent's environment, bytes: a value may begin that far before the last `TAIL` bytes.
 pub(super) fn longest_value(spec: &Spec) -> usize {
     spec.envs.iter().map(|(_, value)| value.len()).max().unwrap_or(0)
 }
 
-/// The last `TAIL` bytes of `text` with the values blotted out; one that they begin in the middle of is left out.
+/// The last `TAIL` bytes of `text` with the values of `envs` replaced by `***`. Where they begin in the middle of a value, they
+/// begin after it.
 pub(super) fn without_values(text: &str, envs: &[(Box<str>, Box<str>)]) -> String {
-    // A value as short as this is no secret, and would tear holes into every word.
+    // Shorter values are no secrets, and replacing them would make the text unreadable.
     let values = || envs.iter().map(|(_, value)| &**value).filter(|value| value.len() >= 4);
     let mut start = text.len().saturating_sub(TAIL as usize);
     for value in values() {
-        let mut across = (start + 1).saturating_sub(value.len())..start;
-        let last = across.rfind(|&at| text.as_bytes()[at..].starts_with(value.as_bytes()));
+        let mut starts = (start + 1).saturating_sub(value.len())..start;
+        let last = starts.rfind(|&at| text.as_bytes()[at..].starts_with(value.as_bytes()));
         start = last.map_or(start, |at| at + value.len());
     }
     while !text.is_char_boundary(start) {
@@ -416,16 +506,16 @@ pub(super) fn without_values(text: &str, envs: &[(Box<str>, Box<str>)]) -> Strin
     values().fold(text[start..].to_string(), |text, value| text.replace(value, "***"))
 }
 
-/// The program of this name in the PATH of tools.
+/// The program with this name in the PATH of tools.
 fn find_program(name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
-    PATH.split(':')
-        .map(|dir| Path::new(dir).join(name))
-        .find(|path| fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0))
+    PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| {
+        fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    })
 }
 
-/// The process id in a file that the agent's user can put anything in place of: a pipe would hold us up, and a link could
-/// lead to a device that does something when it is opened.
+/// The process id in a file. The agent's user can put anything in its place, so it is opened with care: reading a named pipe
+/// would block the daemon, and a link could lead to a device that does something when it is opened.
 fn read_pid(path: &Path) -> Option<Pid> {
     let mut text = [0; 32];
     let mut file = open_nofollow(path, OpenOptions::new().read(true), 0).ok()?;
@@ -433,14 +523,14 @@ fn read_pid(path: &Path) -> Option<Pid> {
     proc::parse_pid(std::str::from_utf8(&text[..length]).ok()?.trim())
 }
 
-/// What executes a program of this host, looked up by its name as a shell does, in an empty environment.
+/// How to execute a program of this host in an empty environment; it is looked up by its name as a shell does.
 fn host_tool(argv: &mut dyn Iterator<Item = &str>) -> Result<Setup, Error> {
     let mut args = Vec::new();
     for arg in argv {
-        args.push(CString::new(arg).map_err(|_| "a zero byte in an argument")?);
+        args.push(CString::new(arg).map_err(|_| "an argument contains a zero byte")?);
     }
     let name = args.first().map_or("".into(), |name| name.to_string_lossy());
-    let program = find_program(&name).ok_or_else(|| format_error!("\"{name}\" is not on this host"))?;
+    let program = find_program(&name).ok_or_else(|| format_error!("there is no program \"{name}\" on this host"))?;
     let mut setup = Setup::new(Program::Path(c_text(program.as_os_str().as_bytes())), args, Vec::new());
     setup.oom_score_adj = Some(0);
     Ok(setup)

@@ -1,6 +1,8 @@
-//! The control socket: clients send one line each, and get one back when what they ordered is done.
+//! The control socket: each client sends one command as a line, and gets one line back when the command has been carried out.
 //!
-//! A client that sends nothing, or does not read, is dropped in time; one that waits for its answer may wait.
+//! Commands become events; answers come in by `answer`. A client that sends nothing, or does not read its answer, is
+//! dropped after a while; one that waits for its answer may wait as long as it takes. What a command means is not known
+//! here.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -11,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::reexec::taken;
+use super::reexec::take_descriptor;
 use crate::host::disk::clear;
 use crate::host::store::CORRUPT;
 use crate::kernel::Time;
@@ -24,24 +26,25 @@ use crate::sys::{account, file};
 use crate::wire::control::{read_command, write_answer, MAX_COMMAND};
 use crate::wire::reexec_data;
 
-/// Clients at a time; more wait in the socket's queue.
+/// The most clients at a time; more wait in the socket's queue.
 const CLIENTS: usize = 64;
 
 /// How long a client may take to send its line, or to read its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// After a connection that could not be taken, none is for so long.
+/// How long no connection is accepted after one could not be.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The socket and its clients.
 pub struct Control {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of what is at `path`.
+    /// Device and inode of the socket that was made at `path`.
     place: (u64, u64),
     connections: Vec<Connection>,
+    /// The number of the newest client.
     last: u32,
-    /// No connections are taken before this.
+    /// No connections are accepted before this.
     paused: Time,
 }
 
@@ -50,19 +53,19 @@ struct Connection {
     stream: UnixStream,
     line: Vec<u8>,
     answer: Vec<u8>,
-    /// Its command was understood, and is being carried out.
+    /// Its command was accepted, and is being carried out.
     waiting: bool,
-    /// It sends no more, and may still read.
+    /// It sends nothing more, but may still read.
     ended: bool,
     /// When it is dropped; `None` while it waits for its answer.
     late: Option<Time>,
 }
 
 impl Control {
-    /// Makes the socket, in place of one that an earlier daemon left: the caller holds the lock.
+    /// Makes the socket, in place of one that an earlier daemon left: the caller holds the lock in `run_dir`.
     ///
     /// # Errors
-    /// What cannot be done with which path.
+    /// When the socket cannot be made.
     pub fn listen(path: &Path) -> io::Result<Control> {
         let (listener, place) = bind(path)?;
         let connections = Vec::new();
@@ -71,10 +74,10 @@ impl Control {
 
     /// Whether somebody has removed or replaced the socket.
     pub fn is_lost(&self) -> bool {
-        fs::symlink_metadata(&self.path).map_or(true, |found| (found.dev(), found.ino()) != self.place)
+        fs::symlink_metadata(&self.path).map_or(true, |metadata| (metadata.dev(), metadata.ino()) != self.place)
     }
 
-    /// Makes the socket again; the clients stay.
+    /// Makes the socket again; its clients stay connected.
     ///
     /// # Errors
     /// As `listen`.
@@ -83,7 +86,7 @@ impl Control {
         Ok(())
     }
 
-    /// The socket as the image before this one had it, with its clients.
+    /// The socket and the clients that were kept open over a reexec.
     pub fn inherit(
         listener: OwnedFd,
         path: &Path,
@@ -94,7 +97,7 @@ impl Control {
         let connections = connections.iter().filter_map(|connection| {
             Some(Connection {
                 client: Client(connection.client),
-                stream: taken(Some(connection.fd))?.into(),
+                stream: take_descriptor(Some(connection.fd))?.into(),
                 line: connection.line.clone(),
                 answer: connection.answer.clone(),
                 waiting: connection.waiting,
@@ -103,12 +106,12 @@ impl Control {
             })
         });
         let connections = connections.collect();
-        // A socket that is not there is made again with the first check.
-        let place = fs::symlink_metadata(path).map_or((0, 0), |found| (found.dev(), found.ino()));
+        // A socket that was removed is made again with the first check.
+        let place = fs::symlink_metadata(path).map_or((0, 0), |metadata| (metadata.dev(), metadata.ino()));
         Control { listener: listener.into(), path: path.into(), place, connections, last, paused: Time::default() }
     }
 
-    /// The number of the last client, and all clients, for the next image.
+    /// The number of the newest client, and all clients, for the binary that is about to be executed.
     pub fn connections(&self) -> (u32, Vec<reexec_data::Connection>) {
         let connections = self.connections.iter().map(|connection| reexec_data::Connection {
             client: connection.client.0,
@@ -121,7 +124,7 @@ impl Control {
         (self.last, connections.collect())
     }
 
-    /// The descriptors that the next image needs: the socket's, then the clients'.
+    /// The descriptors to keep open over a reexec: the socket's, then the clients'.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let clients = self.connections.iter().map(|connection| connection.stream.as_fd());
         std::iter::once(self.listener.as_fd()).chain(clients)
@@ -145,13 +148,13 @@ impl Control {
         })
     }
 
-    /// When a client must be dropped, or clients are taken again.
+    /// When a client must be dropped, or clients are accepted again.
     pub fn deadline(&self) -> Option<Time> {
         let paused = (self.paused > Time::default()).then_some(self.paused);
         self.connections.iter().filter_map(|connection| connection.late).chain(paused).min()
     }
 
-    /// Takes all new clients; returns what went wrong.
+    /// Accepts all new clients; returns what failed.
     pub fn accept(&mut self, now: Time) -> Option<String> {
         while self.connections.len() < CLIENTS {
             let stream = match self.listener.accept() {
@@ -160,11 +163,11 @@ impl Control {
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => continue,
                 Err(error) => {
                     self.paused = now + PAUSE;
-                    return Some(format!("cannot take a command's connection: {error}"));
+                    return Some(format!("cannot accept the connection of a command: {error}"));
                 }
             };
             if let Err(error) = stream.set_nonblocking(true) {
-                return Some(format!("cannot take a command's connection: {error}"));
+                return Some(format!("cannot accept the connection of a command: {error}"));
             }
             self.last = self.last.wrapping_add(1);
             let late = Some(now + PATIENCE);
@@ -190,13 +193,13 @@ impl Control {
     /// Reads from a client, or writes to it.
     pub fn serve(&mut self, index: usize, queue: &mut VecDeque<Event>) {
         let Some(connection) = self.connections.get_mut(index) else { return };
-        let goes_on = if connection.answer.is_empty() { connection.read(queue) } else { connection.write() };
-        if !goes_on {
+        let stays = if connection.answer.is_empty() { connection.read(queue) } else { connection.write() };
+        if !stays {
             self.drop_client(index, queue);
         }
     }
 
-    /// Drops clients that take too long.
+    /// Drops clients that take too long to send or to read.
     pub fn drop_late(&mut self, now: Time, queue: &mut VecDeque<Event>) {
         if self.paused <= now {
             self.paused = Time::default();
@@ -213,7 +216,7 @@ impl Control {
         }
     }
 
-    /// Answers a client; its connection ends when it has read that.
+    /// Answers a client; its connection is closed when it has read the answer.
     pub fn answer(&mut self, client: Client, line: &str, now: Time) {
         let Some(index) = self.connections.iter().position(|connection| connection.client == client) else { return };
         let connection = &mut self.connections[index];
@@ -226,7 +229,7 @@ impl Control {
         }
     }
 
-    /// Removes the socket and ends all connections, those too that are only about to be taken: whoever waits is told why.
+    /// Removes the socket and closes all connections, also those that were not accepted yet; each client is told why.
     pub fn close(&mut self) {
         let _ = fs::remove_file(&self.path);
         loop {
@@ -236,7 +239,7 @@ impl Control {
             }
             for connection in &mut self.connections {
                 if connection.answer.is_empty() {
-                    // What is left unread would make an error of the answer.
+                    // Closing a socket with unread data in it would discard the answer.
                     connection.read(&mut VecDeque::new());
                     connection.answer_with(1, ENDING);
                 }
@@ -247,6 +250,7 @@ impl Control {
     }
 }
 
+/// Makes the socket, in place of what is at `path`; returns its device and inode too.
 fn bind(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => clear(path, CORRUPT),
@@ -257,19 +261,19 @@ fn bind(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     set_umask(mask);
     let listener = listener?;
     listener.set_nonblocking(true)?;
-    let found = fs::symlink_metadata(path)?;
-    Ok((listener, (found.dev(), found.ino())))
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((listener, (metadata.dev(), metadata.ino())))
 }
 
 impl Connection {
-    /// Reads on; false when the client is gone.
+    /// Reads what the client has sent; false when it is gone.
     fn read(&mut self, queue: &mut VecDeque<Event>) -> bool {
         let mut bytes = [0; 1024];
         loop {
             match self.stream.read(&mut bytes) {
-                // All it had to say, or the end: which of them the next poll tells.
+                // It has shut down its sending side, or closed the connection: the next poll will show which.
                 Ok(0) => return self.waiting && !std::mem::replace(&mut self.ended, true),
-                // Whatever comes after the line is not for us; nor for as long as it comes.
+                // Everything after the first line is ignored.
                 Ok(_) if self.waiting => return true,
                 Ok(length) => self.line.extend_from_slice(&bytes[..length]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
@@ -306,7 +310,7 @@ impl Connection {
         self.answer = write_answer(&Answer { code, message: message.into(), body: "".into() }).into_bytes();
     }
 
-    /// Writes what the client takes; false when it has all, or is gone.
+    /// Writes as much of the answer as the client takes; false when it has all of it, or is gone.
     fn write(&mut self) -> bool {
         while !self.answer.is_empty() {
             match self.stream.write(&self.answer) {

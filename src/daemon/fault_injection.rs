@@ -1,13 +1,12 @@
-//! FaultInjector that tests ask for, and the times they cannot wait for; in a release there is nothing of it.
+//! Fault injection for tests. A release build contains nothing of it.
 //!
-//! `BOOTAGENT_FAULT=POINT:N` stops the daemon with SIGSTOP as it comes by a point for the Nth time, counted from the
-//! first job it receives, so that a test can kill it there, fill its disk, or spoil its files and let it go on. A point is
-//! an action about to be done or an event about to be told, by its name; in the second image of an upgrade of the daemon
-//! itself it begins with `2-`, in the third with `3-`. `BOOTAGENT_FAULT_LOG=FILE` lists the points as they are passed.
-//! `BOOTAGENT_BOOT_ID`, `BOOTAGENT_TOOL_SECS`, `_LOCK_SECS`, `_FETCH_SECS` and `_SAVE_SECS` stand in for what the kernel says
-//! and for the constants of `state::Times`; `BOOTAGENT_STALL_SECS` for how long a download may stand still
-//! (`work::stall_secs`). With `BOOTAGENT_FAULT_PANIC` set the daemon panics as it
-//! does the first action.
+//! `BOOTAGENT_FAULT=POINT:N` stops the daemon with SIGSTOP when it passes a point for the Nth time, counted from the first job
+//! it receives, so that a test can kill it there, fill its disk, or damage its files and continue it. A point is an action
+//! about to be carried out or an event about to be handed to the state, by its name; after the first reexec of an upgrade of
+//! the daemon itself it begins with `2-`, after the second with `3-`. `BOOTAGENT_FAULT_LOG=FILE` lists the points as they are
+//! passed. `BOOTAGENT_BOOT_ID` replaces the kernel's boot id; `BOOTAGENT_TOOL_SECS`, `_LOCK_SECS`, `_FETCH_SECS` and
+//! `_SAVE_SECS` replace the constants of `state::Times`, and `BOOTAGENT_STALL_SECS` how long a download may stall
+//! (`work::stall_secs`). With `BOOTAGENT_FAULT_PANIC` set, the daemon panics at its first action.
 
 #[cfg(not(debug_assertions))]
 pub use none::*;
@@ -28,7 +27,7 @@ mod real {
     use crate::model::state::Times;
     use crate::sys::process;
 
-    /// The fault that was asked for.
+    /// The fault that the environment asks for.
     #[derive(Debug)]
     pub struct FaultInjector {
         point: Option<(String, u32)>,
@@ -36,26 +35,26 @@ mod real {
         /// A job was received.
         armed: bool,
         /// What the names of points begin with.
-        image: String,
+        prefix: String,
     }
 
     impl FaultInjector {
-        /// As the environment says; `renewed`: a job has put this image in the place of another.
-        pub fn asked(renewed: bool) -> FaultInjector {
-            const IMAGE: &str = "BOOTAGENT_FAULT_IMAGE";
-            let before = std::env::var(IMAGE).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-            let number: u32 = if renewed { before + 1 } else { 1 };
-            // For the image after this one.
-            std::env::set_var(IMAGE, number.to_string());
-            let image = if renewed { format!("{number}-") } else { String::new() };
+        /// As the environment says; `in_job`: this binary was executed by an upgrade of the daemon itself.
+        pub fn new(in_job: bool) -> FaultInjector {
+            const COUNT: &str = "BOOTAGENT_FAULT_IMAGE";
+            let before = std::env::var(COUNT).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+            let number: u32 = if in_job { before + 1 } else { 1 };
+            // For the next reexec.
+            std::env::set_var(COUNT, number.to_string());
+            let prefix = if in_job { format!("{number}-") } else { String::new() };
             let point = std::env::var("BOOTAGENT_FAULT").ok().and_then(|text| {
                 let (point, count) = text.rsplit_once(':')?;
                 Some((point.to_string(), count.parse().ok()?))
             });
-            FaultInjector { point, log: std::env::var("BOOTAGENT_FAULT_LOG").ok(), armed: renewed, image }
+            FaultInjector { point, log: std::env::var("BOOTAGENT_FAULT_LOG").ok(), armed: in_job, prefix }
         }
 
-        /// An action is about to be done.
+        /// An action is about to be carried out.
         pub fn action(&mut self, action: &Action) {
             assert!(std::env::var_os("BOOTAGENT_FAULT_PANIC").is_none(), "a panic was asked for");
             if self.point.is_none() && self.log.is_none() {
@@ -73,7 +72,7 @@ mod real {
             }
         }
 
-        /// An event is about to be told.
+        /// An event is about to be handed to the state.
         pub fn event(&mut self, event: &Event) {
             if self.point.is_none() && self.log.is_none() {
                 return;
@@ -84,12 +83,12 @@ mod real {
             }
         }
 
-        /// Something between two steps of one action.
+        /// A point between two steps of one action.
         pub fn pass(&mut self, point: &str) {
             if !self.armed {
                 return;
             }
-            let point = &format!("{}{point}", self.image);
+            let point = &format!("{}{point}", self.prefix);
             if let Some(mut log) =
                 self.log.as_ref().and_then(|log| OpenOptions::new().append(true).create(true).open(log).ok())
             {
@@ -114,12 +113,12 @@ mod real {
         text.chars().take_while(|c| c.is_ascii_alphanumeric()).collect()
     }
 
-    /// The boot id to believe in.
+    /// The boot id to use.
     pub fn boot_id(real: Box<str>) -> Box<str> {
         std::env::var("BOOTAGENT_BOOT_ID").map_or(real, Box::from)
     }
 
-    /// The times of jobs.
+    /// The time limits of jobs.
     pub fn times() -> Times {
         let secs = |key: &str, usual: Duration| {
             let text = std::env::var(key).ok().and_then(|text| text.parse().ok());
@@ -144,7 +143,7 @@ mod none {
     pub struct FaultInjector;
 
     impl FaultInjector {
-        pub fn asked(_: bool) -> FaultInjector {
+        pub fn new(_: bool) -> FaultInjector {
             FaultInjector
         }
 

@@ -1,4 +1,8 @@
-//! Whom helpers run as: the user ids they have, and what there is to be said about them.
+//! The users that helpers run as.
+//!
+//! What reads from the network, or judges what was read, runs as a user of its own where the host allows that. Here is chosen
+//! which user the next helper gets, and which warnings there are about that, for the log and for reports. The rules are in
+//! `model::ids`, and what the host allows is found out by `host::identity`.
 
 use std::path::Path;
 
@@ -17,66 +21,53 @@ use crate::wire::config::Config;
 pub(super) enum Runner {
     /// It reads from the network.
     Network,
-    /// It judges bytes that one of those brought.
+    /// It judges bytes that came from the network.
     Judge,
-    /// It does for the daemon what only the daemon's user may.
+    /// It does what only the daemon's own user may.
     Daemon,
 }
 
-/// Whom helpers run as.
+/// The users that helpers run as.
 pub(super) struct HelperUsers {
-    /// As it was decided.
-    found: Users,
+    users: Users,
+    /// The ids that are given out one by one, where each helper has its own.
     pool: Option<Pool>,
-    /// Why there is no copy of our binary that helpers cannot read.
-    open: Option<Error>,
+    /// Why helpers execute a binary that they can read, if they do.
+    readable_binary: Option<Error>,
 }
 
 impl HelperUsers {
-    /// Decides whom they run as, and has them execute a copy of `binary` that they cannot read.
+    /// Finds out which users there are, and has helpers execute a copy of `binary` that they cannot read.
     pub fn new(config: &Config, binary: &mut Binary) -> HelperUsers {
-        let (found, pool) = look(config);
-        let mut made = HelperUsers { found, pool, open: None };
-        // Run by another than root, they are no other users, and a copy of its own file its owner can always read.
-        if account::own_uid() == Uid(0) {
-            made.open = binary.close(&[Path::new(&*config.state_dir), Path::new(&*config.run_dir)]).err();
-        }
-        made
+        let (users, pool) = find_users(config);
+        // Without root, helpers run as the daemon's own user, who can always read a copy that it owns.
+        let copied = match account::own_uid() {
+            Uid(0) => binary.close(&[Path::new(&*config.state_dir), Path::new(&*config.run_dir)]),
+            _ => Ok(()),
+        };
+        HelperUsers { users, pool, readable_binary: copied.err() }
     }
 
-    /// What is to be said about them.
-    fn troubles(&self) -> Vec<String> {
-        let mut troubles = self.found.warnings.clone();
-        troubles.extend(self.open.as_ref().map(|why| open_program(why)));
-        let problem = self.found.plan.as_ref().err();
-        troubles.extend(problem.map(|why| format!("{why}: there will be no exchanges with servers")));
-        troubles
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.users.warnings.clone();
+        warnings.extend(self.readable_binary.as_ref().map(|why| open_program(why)));
+        let problem = self.users.plan.as_ref().err();
+        warnings.extend(problem.map(|why| format!("{why}: there will be no exchanges with servers")));
+        warnings
     }
 
-    /// The same, for the log.
-    pub fn tell(&self, notes: &mut Vec<(Level, String)>) {
-        let level = if self.found.plan.is_err() { Level::Error } else { Level::Warn };
-        notes.extend(self.troubles().into_iter().map(|text| (level, text)));
+    /// The warnings, for the log.
+    pub fn notes(&self) -> Vec<(Level, String)> {
+        let level = if self.users.plan.is_err() { Level::Error } else { Level::Warn };
+        self.warnings().into_iter().map(|text| (level, text)).collect()
     }
-}
 
-/// Whom helpers run as, as the host is now, and where they find their ids.
-fn look(config: &Config) -> (Users, Option<Pool>) {
-    let name = config.helper_user.as_deref();
-    let mut found = users(name);
-    found.warnings.extend(config_files::root_helper(name));
-    let range = found.plan.as_ref().ok().and_then(|plan| plan.range);
-    let mut chance = [0; 8];
-    if random(&mut chance).is_err() {
-        chance = monotonic().0.to_le_bytes();
-    }
-    (found, range.map(|range| Pool::new(range, u64::from_le_bytes(chance))))
-}
-
-impl Daemon {
-    /// Whom the next helper with this part runs as; `None`: as ourselves.
-    pub(super) fn identity(&mut self, runner: Runner) -> Result<Option<Identity>, Error> {
-        let runs_as = match (runner, &self.users.found.plan) {
+    /// The user of the next helper that plays this part, while helpers run with the ids `used`; `None`: the daemon's own.
+    ///
+    /// # Errors
+    /// When there is no such user, or no id is free.
+    pub fn choose(&mut self, runner: Runner, used: &[Uid]) -> Result<Option<Identity>, Error> {
+        let runs_as = match (runner, &self.users.plan) {
             (Runner::Daemon, _) => RunsAs::Daemon,
             (Runner::Network, Ok(plan)) => plan.network,
             (Runner::Judge, Ok(plan)) => plan.judge,
@@ -86,33 +77,47 @@ impl Daemon {
             RunsAs::Daemon => Ok(None),
             RunsAs::User(uid, gid) => Ok(Some(Identity { uid, gid })),
             RunsAs::OwnId => {
-                let ours: Vec<Uid> = self.helpers.iter().filter_map(|(_, helper)| helper.user()).collect();
-                let pool = self.users.pool.as_mut();
-                let id = pool.and_then(|pool| pool.take(&ours, &mut process::has_process));
+                let id = self.pool.as_mut().and_then(|pool| pool.take(used, &mut process::has_process));
                 let id = id.ok_or("no user id is free for a helper: other processes have those of its range")?;
                 Ok(Some(Identity { uid: id, gid: Gid(id.0) }))
             }
         }
     }
+}
 
-    /// Looks again whom helpers may run as.
+/// The users that the host has for helpers now, and a pool of ids where each helper is to have its own.
+fn find_users(config: &Config) -> (Users, Option<Pool>) {
+    let name = config.helper_user.as_deref();
+    let mut users = users(name);
+    users.warnings.extend(config_files::root_helper(name));
+    let range = users.plan.as_ref().ok().and_then(|plan| plan.range);
+    let mut seed = [0; 8];
+    if random(&mut seed).is_err() {
+        seed = monotonic().0.to_le_bytes();
+    }
+    (users, range.map(|range| Pool::new(range, u64::from_le_bytes(seed))))
+}
+
+impl Daemon {
+    /// Finds out again which users helpers may run as.
     pub(super) fn reload_identities(&mut self) {
-        let before = self.users.troubles();
-        (self.users.found, self.users.pool) = look(&self.config);
-        let mut notes = Vec::new();
-        if self.users.troubles() != before {
-            self.users.tell(&mut notes);
+        let users = self.helpers.users_mut();
+        let before = users.warnings();
+        (users.users, users.pool) = find_users(&self.config);
+        if users.warnings() == before {
+            return;
         }
-        for (level, note) in notes {
-            self.log(level, &note);
+        for (level, note) in users.notes() {
+            self.log.write(level, &note);
         }
     }
 
-    /// What there is to be said in a report about whom helpers run as.
-    pub(super) fn helper_troubles(&self) -> Vec<Box<str>> {
-        let mut troubles = self.users.troubles();
+    /// The warnings about the users of helpers, for a report.
+    pub(super) fn helper_warnings(&self) -> Vec<Box<str>> {
+        let users = self.helpers.users();
+        let mut warnings = users.warnings();
         let mut specs = self.state.agents().filter_map(|agent| Some(&*agent.definition.as_ref()?.spec));
-        troubles.extend(agents_as_helper(&self.users.found, self.config.helper_user.as_deref(), &mut specs));
-        troubles.into_iter().map(Into::into).collect()
+        warnings.extend(agents_as_helper(&users.users, self.config.helper_user.as_deref(), &mut specs));
+        warnings.into_iter().map(Into::into).collect()
     }
 }

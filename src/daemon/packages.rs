@@ -1,12 +1,18 @@
-//! Package files and directories, moved in steps that are each done or not: a rename, a link.
+//! Package files and directories below `state_dir`: from a download to the version that `current` names, and their removal.
+//!
+//! Each function carries out one action of a job. It changes what is visible by a single rename, so that after a crash each
+//! step is either done or not, and can be done again. What is to be verified or unpacked goes to helpers. When which step is
+//! due is for the state to decide.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{symlink, DirBuilderExt};
 use std::path::{Path, PathBuf};
 
+use super::helpers::{Failure, HelperTask};
 use super::identity::Runner;
-use super::{Daemon, HelperTask};
+use super::recovered::PACKAGED_DEFINITIONS;
+use super::Daemon;
 use crate::error::Error;
 use crate::host::config_files;
 use crate::host::disk::{self, list, make_durable_dir, reason};
@@ -18,55 +24,73 @@ use crate::model::spec::Spec;
 use crate::sys::file::{has_writer, open_nofollow};
 use crate::sys::monotonic;
 use crate::wire::config;
-use crate::work::{HelperRequest, HelperResponse};
+use crate::work::HelperRequest;
 
-/// A package may unpack to so many times what may be downloaded.
+/// How many times larger than the largest download the content of a package may be.
 const UNPACK_FACTOR: u64 = 10;
 
-/// Members of one archive.
+/// The most members of one archive.
 const UNPACK_ENTRIES: u64 = 200_000;
 
-/// What the names of directories that were thrown away begin with.
+/// The prefix of the names of directories that are to be removed.
 const TRASH: &str = ".trash-";
 
-/// Where rpm and deb packages put the definitions of their agents.
-const OWN_DEFINITIONS: &str = "/usr/lib/bootagent";
+/// Gives names to directories that are to be removed.
+#[derive(Debug, Default)]
+pub(super) struct Trash {
+    /// How many names were given.
+    count: u32,
+}
+
+impl Trash {
+    /// A name that no agent can have, and that no earlier daemon has used.
+    fn next_name(&mut self) -> String {
+        self.count += 1;
+        format!("{TRASH}{}-{}", monotonic().0, self.count)
+    }
+}
 
 impl Daemon {
-    /// What a job's download is called.
+    /// The name of the file with a job's download.
     pub(super) fn download_name(&self, id: &str) -> String {
         download_name(self.state.sn(), id)
     }
 
     fn download(&self, id: &str) -> PathBuf {
-        self.store.download(&self.download_name(id))
+        self.records.store().download(&self.download_name(id))
     }
 
-    /// Version 1.0 called downloads as their jobs: what it has fetched is gone on with.
+    /// Renames downloads of version 1.0, which named them after their jobs, so that they are resumed.
     pub(super) fn rename_downloads(&mut self) {
-        for name in self.store.downloads() {
+        for name in self.records.store().downloads() {
             if self.state.job(&name).is_some() {
-                // What cannot be renamed is fetched again.
-                let _ = fs::rename(self.store.download(&name), self.download(&name));
+                // A file that cannot be renamed is fetched again.
+                let _ = fs::rename(self.records.store().download(&name), self.download(&name));
             }
         }
     }
 
-    /// The file a job's package is fetched into; what an earlier attempt brought is still in it.
+    /// Opens the file a job's package is fetched into, with what an earlier attempt fetched.
+    ///
+    /// # Errors
+    /// When it cannot be made or opened.
     pub(super) fn open_download(&mut self, id: &JobId) -> Result<File, Error> {
         let path = self.download(id);
-        self.store.make_downloads()?;
+        self.records.store().make_downloads()?;
         let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
             .map_err(|error| with_context("open", &path, &error))?;
-        if file.metadata().is_ok_and(|found| found.len() > 0) {
-            self.resumed.insert(id.clone());
+        if file.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+            self.helpers.note_resumed(id.clone());
         }
         Ok(file)
     }
 
-    /// Gives a job's download, which has been verified, its place as a package file.
+    /// Moves a job's download, which has been verified, to its place as a package file.
+    ///
+    /// # Errors
+    /// When it cannot be moved, or the move cannot be made durable.
     pub(super) fn place(&mut self, id: &str, name: &str, file: &str) -> Result<(), Error> {
-        let (from, dir) = (self.download(id), self.store.packages_dir(name));
+        let (from, dir) = (self.download(id), self.records.store().packages_dir(name));
         let to = dir.join(file);
         make_durable_dir(&dir)?;
         match fs::rename(&from, &to) {
@@ -79,12 +103,15 @@ impl Daemon {
         }
     }
 
-    /// Gives an unpacked directory its name.
+    /// Gives an unpacked directory its final name.
+    ///
+    /// # Errors
+    /// When it cannot be renamed, or that cannot be made durable.
     pub(super) fn rename(&mut self, name: &str, from: &str, to: &str) -> Result<(), Error> {
-        let dir = self.store.packages_dir(name);
+        let dir = self.records.store().packages_dir(name);
         let (from, to) = (dir.join(from), dir.join(to));
         if to.exists() {
-            // Left by a job that was interrupted right here.
+            // A job that was interrupted right here has left it.
             self.move_to_trash(&to);
         }
         self.fault_injector.pass("rename-cleared");
@@ -92,11 +119,14 @@ impl Daemon {
         sync_dir(&dir)
     }
 
-    /// Lets `current` point to a version.
+    /// Lets the link `current` point to a version.
+    ///
+    /// # Errors
+    /// When there is no such version, or the link cannot be made.
     pub(super) fn link(&mut self, name: &str, version: &str) -> Result<(), Error> {
-        let dir = self.store.packages_dir(name);
+        let dir = self.records.store().packages_dir(name);
         if !dir.join(version).is_dir() {
-            return Err(format_error!("\"{}\" is not there", dir.join(version).display()));
+            return Err(format_error!("there is no directory \"{}\"", dir.join(version).display()));
         }
         let (current, next) = (dir.join("current"), dir.join(".current"));
         let _ = fs::remove_file(&next);
@@ -106,33 +136,33 @@ impl Daemon {
         sync_dir(&dir)
     }
 
-    /// Has what was fetched verified as it lies there: its digest, and its signature where there must be one. An earlier
-    /// daemon may have given it its place already.
+    /// Starts the verification of a download: of its digest, and of its signature where there must be one. An earlier daemon
+    /// may have moved it to its place already.
     pub(super) fn verify_package(&mut self, id: JobId, name: &str, file: &str) {
         let mut path = self.download(&id);
         if fs::symlink_metadata(&path).is_err() {
-            path = self.store.packages_dir(name).join(file);
+            path = self.records.store().packages_dir(name).join(file);
         }
         let text = |text: Option<&str>| text.unwrap_or_default().to_string();
-        let order = self.state.job(&id).map(|job| HelperRequest::Verify {
+        let request = self.state.job(&id).map(|job| HelperRequest::Verify {
             keys: self.config.trusted_keys.iter().map(|key| key.to_string()).collect(),
             signature: text(job.signature.as_deref()),
             name: job.name.to_string(),
             version: text(job.version.as_deref()),
         });
-        let Some(order) = order else { return };
+        let Some(request) = request else { return };
         let opened = open_nofollow(&path, OpenOptions::new().read(true), 0);
         let started = match opened.map_err(|error| with_context("open", &path, &error)) {
-            // A file system that knows no leases cannot say it.
+            // On a file system without leases it is not known whether there is a writer.
             Ok(package) if has_writer(&package).unwrap_or(false) => {
-                // Nobody but root could open it otherwise.
+                // Only root and the helper that fetched it could have opened it.
                 let text =
-                    "is open for writing elsewhere: what fetched it gave it away; let nothing else run as helper_user";
+                    "is open for writing elsewhere, in a process that its helper gave it to: let nothing else run as helper_user";
                 Err(Verified::Hostile(format!("\"{}\" {text}", path.display()).into()))
             }
             opened => opened
                 .and_then(|package| {
-                    self.start_helper(HelperTask::Verify(id.clone()), &order, Some(package), Runner::Judge)
+                    self.start_helper(HelperTask::Verify(id.clone()), &request, Some(package), Runner::Judge)
                 })
                 .map_err(|reason| Verified::Unknown(reason.into())),
         };
@@ -141,9 +171,9 @@ impl Daemon {
         }
     }
 
-    /// Unpacks a package file into a new directory.
+    /// Starts the unpacking of a package file into a new directory.
     pub(super) fn unpack(&mut self, job: JobId, name: &str, file: &str, dir: &str, format: Format) {
-        let base = self.store.packages_dir(name);
+        let base = self.records.store().packages_dir(name);
         let (file, dir) = (base.join(file), base.join(dir));
         if dir.exists() {
             self.move_to_trash(&dir);
@@ -153,28 +183,25 @@ impl Daemon {
             fs::DirBuilder::new().mode(0o755).create(&dir).map_err(|error| with_context("make", &dir, &error));
         let started =
             prepared.and_then(|()| open().map_err(|error| with_context("open", &file, &error))).and_then(|package| {
-                let order = HelperRequest::Unpack {
+                let request = HelperRequest::Unpack {
                     format,
                     dir: dir.to_string_lossy().into_owned(),
                     max_bytes: self.config.max_download.saturating_mul(UNPACK_FACTOR),
                     max_entries: UNPACK_ENTRIES,
                 };
-                self.start_helper(HelperTask::Unpack(job.clone(), dir.clone()), &order, Some(package), Runner::Daemon)
+                self.start_helper(HelperTask::Unpack(job.clone(), dir.clone()), &request, Some(package), Runner::Daemon)
             });
         if let Err(reason) = started {
             self.queue.push_back(Event::Unpacked(job, Err(reason)));
         }
     }
 
-    /// A package was unpacked: its single top directory, where there is one, is stripped.
-    pub(super) fn unpacked(&mut self, dir: &Path, outcome: HelperResponse) -> Result<(), Error> {
-        let top = match outcome {
-            HelperResponse::Unpacked { top, .. } => top,
-            HelperResponse::Failed { reason, .. } => return Err(reason.into()),
-            HelperResponse::Exchanged { .. } | HelperResponse::Fetched { .. } | HelperResponse::Verified { .. } => {
-                return Err("the helper did something else".into())
-            }
-        };
+    /// After an archive was unpacked into `dir`: strips its single top directory, where there is one.
+    ///
+    /// # Errors
+    /// When it was not unpacked, or the directory cannot be moved.
+    pub(super) fn strip_top(&mut self, dir: &Path, result: Result<String, Failure>) -> Result<(), Error> {
+        let top = result.map_err(|failure| Error::from(&*failure.reason))?;
         if top.is_empty() {
             return Ok(());
         }
@@ -189,7 +216,10 @@ impl Daemon {
         strip.map_err(|error| with_context("move", dir, &error))
     }
 
-    /// Reads a definition: the text, else the package's own.
+    /// Reads a definition: `text`, else the one in the package; `None` when it has none.
+    ///
+    /// # Errors
+    /// What is wrong with it, or why it cannot be read.
     pub(super) fn inspect(&self, name: &str, dir: &str, text: Option<&str>) -> Result<Option<Box<Spec>>, Error> {
         let in_tar = !dir.is_empty();
         let strict = text.is_none();
@@ -197,8 +227,8 @@ impl Daemon {
             Some(text) => (format!("definition of \"{name}\""), text.as_bytes().to_vec()),
             None => {
                 let path = match in_tar {
-                    true => self.store.packages_dir(name).join(dir).join("bootagent.json"),
-                    false => Path::new(OWN_DEFINITIONS).join(format!("{name}.json")),
+                    true => self.records.store().packages_dir(name).join(dir).join("bootagent.json"),
+                    false => Path::new(PACKAGED_DEFINITIONS).join(format!("{name}.json")),
                 };
                 match config_files::read_file(&path) {
                     Ok(None) => return Ok(None),
@@ -216,9 +246,9 @@ impl Daemon {
         }
     }
 
-    /// Removes package files and directories; all of an agent's, where none is named.
+    /// Removes package files and directories; all of the agent's when `files` is empty.
     pub(super) fn drop_package(&mut self, name: &str, files: &[Box<str>]) {
-        let dir = self.store.packages_dir(name);
+        let dir = self.records.store().packages_dir(name);
         if files.is_empty() {
             return self.move_to_trash(&dir);
         }
@@ -227,14 +257,12 @@ impl Daemon {
         }
     }
 
-    /// Removes a file, or puts a directory out of the way at once and has it removed in its own time.
+    /// Removes a file at once; renames a directory, and removes it in the background.
     fn move_to_trash(&mut self, path: &Path) {
         if fs::remove_file(path).is_ok() || fs::symlink_metadata(path).is_err() {
             return;
         }
-        self.trash += 1;
-        // No agent can have this name, and no earlier daemon has used it.
-        let away = self.store.packages_dir(&format!("{TRASH}{}-{}", monotonic().0, self.trash));
+        let away = self.records.store().packages_dir(&self.trash.next_name());
         match fs::rename(path, &away) {
             Ok(()) => {
                 self.fault_injector.pass("thrown-away");
@@ -244,20 +272,20 @@ impl Daemon {
         }
     }
 
-    /// Removes packages that nobody keeps, as a job whose record was lost leaves them, and sets right what is current.
+    /// Removes packages that no agent keeps, as a job whose record was lost leaves them, and corrects `current` links.
     pub(super) fn tidy_packages(&mut self) {
-        let packages = self.store.packages_dir("");
-        // Where a link leads nothing is ours to remove.
-        if packages.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
+        let packages = self.records.store().packages_dir("");
+        // What a link leads to is not the daemon's to remove.
+        if packages.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
             return;
         }
         for name in list(&packages, "").unwrap_or_default() {
-            // A record that could not be read is set aside, and its packages with it.
-            if name.starts_with('.') || self.store.agent_is_corrupt(&name) {
+            // Which packages an agent keeps is not known while its record is corrupt.
+            if name.starts_with('.') || self.records.store().agent_is_corrupt(&name) {
                 continue;
             }
             let Some(kept) = self.state.keeps(&name) else { continue };
-            let dir = self.store.packages_dir(&name);
+            let dir = self.records.store().packages_dir(&name);
             if kept.is_empty() {
                 self.move_to_trash(&dir);
                 continue;
@@ -268,7 +296,7 @@ impl Daemon {
                 }
             }
             if let Some(version) = self.state.current(&name) {
-                if fs::read_link(dir.join("current")).is_ok_and(|found| found == Path::new(&*version)) {
+                if fs::read_link(dir.join("current")).is_ok_and(|target| target == Path::new(&*version)) {
                     continue;
                 }
                 if let Err(why) = self.link(&name, &version) {
@@ -278,9 +306,9 @@ impl Daemon {
         }
     }
 
-    /// Removes what an earlier daemon had thrown away and could not remove any more.
+    /// Removes directories that an earlier daemon had renamed and did not remove.
     pub(super) fn empty_trash(&mut self) {
-        let packages = self.store.packages_dir("");
+        let packages = self.records.store().packages_dir("");
         let Ok(entries) = fs::read_dir(&packages) else { return };
         for entry in entries.flatten() {
             if entry.file_name().to_string_lossy().starts_with(TRASH) {

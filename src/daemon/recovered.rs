@@ -1,11 +1,15 @@
-//! What an earlier daemon, servers and people have left on the host: records, definitions, what runs.
+//! What an earlier daemon, servers and people have left on the host: records, definitions, processes.
+//!
+//! The store's records and the files of `agents.d` come in; what the state needs at the start goes out. The definitions are
+//! read here again on a reload, too. Processes are only looked up here: `startup` claims them.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::{fault_injection, Copies};
+use super::fault_injection;
+use super::records::Backups;
 use crate::host::config_files;
 use crate::host::disk::publish;
 use crate::host::logs::Log;
@@ -15,7 +19,7 @@ use crate::host::store::{boot_id, machine_id, uuid, Store, Stored};
 use crate::host::tree::Trees;
 use crate::kernel::{Level, Process, Uid};
 use crate::model::event::{Action, Definition, Origin};
-use crate::model::record::{self, AgentRecord, Phase};
+use crate::model::record::{self, AgentRecord, Phase, RunRecord, StopRecord};
 use crate::model::schedule::parse_servers;
 use crate::model::spec::{Account, Name};
 use crate::model::state::Recovered;
@@ -23,93 +27,116 @@ use crate::sorted_map::SortedMap;
 use crate::sys::file::read_text;
 use crate::sys::{process, random};
 use crate::text::{sanitize, MESSAGE_MAX};
-use crate::wire::config::{self, Config, Source};
+use crate::wire::config::{self, Config, Source, SourceError};
 use crate::wire::proto;
 use crate::work::watch;
 
-/// Made by the first daemon of a boot.
+/// Below `run_dir`: the id of the boot, written by the first daemon of that boot.
 const BOOT_FILE: &str = "boot";
 
-/// What is on the host, as the state wants it.
-pub(super) fn find(
+/// Where rpm and deb packages put the definitions of their agents.
+pub(super) const PACKAGED_DEFINITIONS: &str = "/usr/lib/bootagent";
+
+/// The agent under whose name problems of the daemon itself are reported.
+const DAEMON: &str = "bootagent";
+
+/// The definitions that were found, and what was wrong with them.
+#[derive(Debug, Default)]
+pub(super) struct Definitions {
+    pub good: Vec<Definition>,
+    pub problems: Vec<Box<str>>,
+    /// Whether each file could be read, or there is a good copy of it.
+    pub complete: bool,
+}
+
+/// What is on the host, as the state needs it. `reexeced`: this process was the daemon before, with another binary.
+pub(super) fn recover_state(
     config: &Config,
     store: &Store,
     stored: Stored,
-    unkept: &mut Copies,
-    renewed: bool,
+    backups: &mut Backups,
+    reexeced: bool,
     log: &mut Log,
-    out: &mut Vec<Action>,
+    actions: &mut Vec<Action>,
 ) -> Recovered {
-    let mut damage: Vec<(Name, Box<str>)> = Vec::new();
-    let mut problems: Vec<Box<str>> = Vec::new();
-    let mut found = Recovered { unread: store.record_owners(&stored.unread), ..Recovered::default() };
-    // Another name for this host while its own cannot be read would be another host for the servers.
+    let mut recovered = Recovered { unread: store.record_owners(&stored.unread), ..Recovered::default() };
+    // With another sn while its own cannot be read, this would be another host for the servers.
     if !store.is_unread_identity(&stored.unread) {
-        found.identity = identity(stored.identity, log, out);
+        recovered.identity = identity(stored.identity, log, actions);
+    }
+    let mut definitions = definitions_at_start(store, &config.agents_dir, backups);
+    for record in &stored.agents {
+        definitions.good.append(&mut own_definitions(store, record, &mut definitions.problems));
+    }
+    recovered.definitions = definitions.good;
+    recovered.unread.definitions = !definitions.complete;
+    recovered.damage.extend(definitions.problems.into_iter().map(|problem| (DAEMON.into(), problem)));
+    for corrupt in stored.corrupt {
+        recovered.damage.push((DAEMON.into(), corrupt.message.into()));
+        recovered.damaged_jobs.extend(corrupt.job);
+    }
+    recovered.given = parse_servers(&stored.settings.svrlist).unwrap_or_default();
+    recovered.settings = stored.settings;
+    recovered.agents = stored.agents;
+    for record in stored.jobs {
+        let is_over = matches!(record.phase, Phase::Done | Phase::Taken);
+        let job = if is_over { None } else { proto::job(&record.text).ok().map(Rc::new) };
+        recovered.jobs.push((record, job));
     }
     let boot = fault_injection::boot_id(boot_id());
-    let dir = &config.agents_dir;
-    let mut gone = true;
-    let sources = match config_files::read_directory(Path::new(&**dir)) {
-        Ok(Some(sources)) => sources,
-        unread @ (Ok(None) | Err(_)) if !store.good_definitions().is_empty() => {
-            let why = "cannot read its directory";
-            let cause = unread.err().map_or_else(|| "there is no such directory".into(), |cause| cause.to_string());
-            problems.push(format!("{dir}: {cause}; the last good definitions are used").into());
-            let good = store.good_definitions();
-            let lost = |file: String| Source {
+    recovered.leftovers = first_of_boot(config, &boot, log);
+    recovered.runs = runs_of_boot(&boot, stored.runs, stored.stop, reexeced);
+    recovered
+}
+
+/// The definitions in `agents.d` at the start: without the directory, the last good ones.
+fn definitions_at_start(store: &Store, dir: &str, backups: &mut Backups) -> Definitions {
+    let (sources, problem) = match config_files::read_directory(Path::new(dir)) {
+        Ok(Some(sources)) => (sources, None),
+        failed => {
+            let missing = matches!(failed, Ok(None));
+            let cause = failed.err().map_or_else(|| "there is no such directory".to_string(), |why| why.to_string());
+            let copies = store.good_definitions();
+            if copies.is_empty() {
+                let problem = (!missing).then(|| format!("{dir}: {cause}").into());
+                return Definitions { good: Vec::new(), problems: problem.into_iter().collect(), complete: missing };
+            }
+            let sources = copies.into_iter().map(|file| Source {
                 file: file.strip_prefix("agents.d/").unwrap_or(&file).into(),
-                text: Err(why.into()),
+                text: Err(SourceError::Unreadable("cannot read its directory".into())),
                 good: None,
-            };
-            good.into_iter().map(lost).collect()
-        }
-        Ok(None) => Vec::new(),
-        Err(why) => {
-            problems.push(format!("{dir}: {why}").into());
-            gone = false;
-            Vec::new()
+            });
+            (sources.collect(), Some(format!("{dir}: {cause}; the last good definitions are used").into()))
         }
     };
-    let (definitions, whole) = read_definitions(store, dir, sources, unkept, &mut problems);
-    (found.definitions, found.unread.definitions) = (definitions, !whole || !gone);
-    for record in &stored.agents {
-        found.definitions.extend(own_definitions(store, record, &mut problems));
-    }
-    damage.extend(problems.into_iter().map(|problem| ("bootagent".into(), problem)));
-    for corrupt in stored.corrupt {
-        damage.push(("bootagent".into(), corrupt.message.into()));
-        found.damaged_jobs.extend(corrupt.job);
-    }
-    found.given = parse_servers(&stored.settings.svrlist).unwrap_or_default();
-    found.settings = stored.settings;
-    found.agents = stored.agents;
-    for record in stored.jobs {
-        let over = matches!(record.phase, Phase::Done | Phase::Taken);
-        let job = if over { None } else { proto::job(&record.text).ok().map(Rc::new) };
-        found.jobs.push((record, job));
-    }
-    found.leftovers = first_of_boot(config, &boot, log);
-    let stop = stored.stop.filter(|stop| stop.boot_id == boot && !boot.is_empty());
-    // Without a boot id only the image before this one is sure to have lived in this boot.
-    for mut run in stored.runs.into_iter().filter(|run| run.boot_id == boot && (renewed || !boot.is_empty())) {
+    let mut problems: Vec<Box<str>> = problem.into_iter().collect();
+    let mut definitions = read_definitions(store, dir, sources, backups);
+    problems.append(&mut definitions.problems);
+    Definitions { problems, ..definitions }
+}
+
+/// The runs of this boot, each with whether its main process is alive; those that a shutdown ended are marked so.
+fn runs_of_boot(boot: &str, runs: Vec<RunRecord>, stop: Option<StopRecord>, reexeced: bool) -> Vec<(RunRecord, bool)> {
+    let stop = stop.filter(|stop| *stop.boot_id == *boot && !boot.is_empty());
+    let mut of_boot = Vec::new();
+    // Without a boot id, only after a reexec it is certain that the records are of this boot.
+    for mut run in runs.into_iter().filter(|run| *run.boot_id == *boot && (reexeced || !boot.is_empty())) {
         let alive = run.process.is_some_and(|process| proc::alive(process) || is_unreaped(process));
         if let Some(stop) = &stop {
             run.end_with(stop.at);
         }
-        found.runs.push((run, alive));
+        of_boot.push((run, alive));
     }
-    found.damage = damage;
-    found
+    of_boot
 }
 
-/// Whether it is a child of ours from the time of the image before this one: dead or alive, we shall hear how it ends.
+/// Whether it is a child that this process made before a reexec: dead or alive, `wait` will report its end.
 pub(super) fn is_unreaped(process: Process) -> bool {
     let same = || proc::stat(process.pid).is_some_and(|stat| stat.process == process);
     process::is_child(process.pid) && (process.ticks == 0 || same())
 }
 
-/// Why a watcher brought this binary back, if one did.
+/// Why a watcher reinstalled this binary, if one did.
 pub(super) fn undone(run_dir: &Path) -> Option<Box<str>> {
     let path = run_dir.join(watch::UNDONE);
     let text = read_text(&path).ok()?;
@@ -117,8 +144,8 @@ pub(super) fn undone(run_dir: &Path) -> Option<Box<str>> {
     Some(sanitize(&text, MESSAGE_MAX).into())
 }
 
-/// Tells the users that agents run as: of several definitions for one of them, as everywhere, the first source counts.
-pub(super) fn tell_users(definitions: &[Definition], trees: &mut Trees) {
+/// Sets the users that agents run as: of several definitions for one of them, the first source counts, as everywhere.
+pub(super) fn set_users(definitions: &[Definition], trees: &mut Trees) {
     let mut first: SortedMap<&Name, &Definition> = SortedMap::new();
     for definition in definitions {
         let known = first.or_insert_with(&definition.spec.name, || definition);
@@ -138,100 +165,101 @@ pub(super) fn tell_users(definitions: &[Definition], trees: &mut Trees) {
     }
 }
 
-/// Whether another daemon lived in this boot before; leaves a sign that one did.
+/// Whether another daemon ran in this boot before; writes down that one did.
 pub(super) fn first_of_boot(config: &Config, boot: &str, log: &mut Log) -> bool {
     let run_dir = Path::new(&*config.run_dir);
-    let known = match read_text(&run_dir.join(BOOT_FILE)) {
+    let may_have_run = match read_text(&run_dir.join(BOOT_FILE)) {
         Ok(text) if text.trim() == boot => return true,
         Ok(_) => false,
-        // What cannot be read just now may be from this boot.
+        // A file that cannot be read just now may be from this boot.
         Err(error) => error.kind() != ErrorKind::NotFound,
     };
     if let Err(error) = publish(run_dir, BOOT_FILE, boot) {
         log.write(Level::Warn, &format_args!("{error}; make room, or remove what is in its place"));
     }
-    known
+    may_have_run
 }
 
-/// The host's identity; made at the first start, and anew on a cloned disk.
-fn identity(known: Option<record::Identity>, log: &mut Log, out: &mut Vec<Action>) -> record::Identity {
+/// The host's identity; a new one at the first start, and on a cloned disk.
+fn identity(known: Option<record::Identity>, log: &mut Log, actions: &mut Vec<Action>) -> record::Identity {
     let machine = machine_id();
     if let Some(known) = known {
         if known.machine_id == machine || machine.is_empty() {
             return known;
         }
-        log.write(Level::Warn, &"the machine-id is another one: this is a cloned disk, and gets a new sn");
+        log.write(Level::Warn, &"the machine-id is another one: this is a cloned disk, and the host gets a new sn");
     }
     let mut bytes = [0; 16];
     if let Err(error) = random(&mut bytes) {
-        log.write(Level::Error, &format_args!("no random numbers for the sn: {error}"));
+        log.write(Level::Error, &format_args!("cannot get random numbers for the sn: {error}"));
     }
     let identity = record::Identity { sn: uuid(bytes), machine_id: machine };
-    out.push(Action::SaveIdentity(identity.clone()));
+    actions.push(Action::SaveIdentity(identity.clone()));
     identity
 }
 
-/// The definitions in `agents.d`; a bad file counts as it was when it was last good. False with them: there is a file of
-/// which neither can be read.
+/// The definitions in `agents.d`; of a bad file, what it said when it was last good. Copies of good files that differ from
+/// the ones on disk are added to `backups`.
 pub(super) fn read_definitions(
     store: &Store,
     dir: &str,
     mut sources: Vec<Source>,
-    unkept: &mut Copies,
-    problems: &mut Vec<Box<str>>,
-) -> (Vec<Definition>, bool) {
-    let mut whole = true;
-    // In their order, as that is the order of the map below.
+    backups: &mut Backups,
+) -> Definitions {
+    let mut definitions = Definitions { complete: true, ..Definitions::default() };
+    // In the order of the map below.
     config::sort(&mut sources);
-    // By file: what is to be kept of it if it is good, unless it is kept already.
-    let mut texts: SortedMap<String, Option<Vec<u8>>> = SortedMap::new();
+    // By the name of the copy: the content that is to be copied if it is good, unless there is such a copy already.
+    let mut fresh: SortedMap<String, Option<Vec<u8>>> = SortedMap::new();
     for source in &mut sources {
-        let kept = format!("agents.d/{}", source.file);
-        source.good = store.good(&kept);
-        let unreadable = source.text.as_ref().is_err_and(|why| why.starts_with("cannot read"));
-        whole &= source.good.is_some() || !unreadable;
-        let fresh = source.text.as_ref().ok().filter(|text| source.good.as_ref() != Some(text));
-        texts.insert(kept, fresh.cloned());
+        let copy = format!("agents.d/{}", source.file);
+        source.good = store.good(&copy);
+        let unreadable = matches!(source.text, Err(SourceError::Unreadable(_)));
+        definitions.complete &= source.good.is_some() || !unreadable;
+        let changed = source.text.as_ref().ok().filter(|text| source.good.as_ref() != Some(text));
+        fresh.insert(copy, changed.cloned());
     }
-    for kept in store.good_definitions() {
-        if !texts.contains_key(&kept) {
-            let _ = store.remove_good(&kept);
+    for copy in store.good_definitions() {
+        if !fresh.contains_key(&copy) {
+            let _ = store.remove_good(&copy);
         }
     }
     let agents = config::read_agents(dir, sources);
-    problems.extend(agents.problems.iter().map(|problem| problem.to_string().into()));
-    let mut definitions = Vec::new();
+    definitions.problems.extend(agents.problems.iter().map(|problem| problem.to_string().into()));
     for agent in agents.agents {
         if agent.outdated {
-            problems.push(format!("{dir}/{}: the last good definition stays in force", agent.file).into());
+            let problem = format!("{dir}/{}: the last good definition stays in use", agent.file);
+            definitions.problems.push(problem.into());
         } else {
-            let kept = format!("agents.d/{}", agent.file);
-            if let Some(text) = texts.get_mut(&kept).and_then(Option::take) {
-                unkept.push(&kept, &text);
+            let copy = format!("agents.d/{}", agent.file);
+            if let Some(text) = fresh.get_mut(&copy).and_then(Option::take) {
+                backups.push(&copy, &text);
             }
         }
-        definitions.push(Definition { origin: Origin::File, spec: agent.spec });
+        definitions.good.push(Definition { origin: Origin::File, spec: agent.spec });
     }
-    (definitions, whole)
+    definitions
 }
 
-/// The definitions of one agent that a job or a package gave.
+/// The definitions of one agent that a job or a package brought.
 pub(super) fn own_definitions(store: &Store, record: &AgentRecord, problems: &mut Vec<Box<str>>) -> Vec<Definition> {
     let package = record.package.as_ref();
     let in_tar = package.is_some_and(|package| package.format.is_tar());
     let mut definitions = Vec::new();
     let mut take = |label: &str, text: &[u8], origin| match config::read_definition(label, text, in_tar, false) {
         Ok(spec) if spec.name == record.name => definitions.push(Definition { origin, spec: Box::new(spec) }),
-        Ok(spec) => problems.push(format!("{label}: it is of \"{}\", not of \"{}\"", spec.name, record.name).into()),
-        Err(found) => problems.extend(found.iter().map(|problem| problem.to_string().into())),
+        Ok(spec) => {
+            problems.push(format!("{label}: it defines \"{}\", not \"{}\"", spec.name, record.name).into());
+        }
+        Err(errors) => problems.extend(errors.iter().map(|problem| problem.to_string().into())),
     };
     if let Some(text) = &record.definition {
-        take(&format!("job-given definition of \"{}\"", record.name), text.as_bytes(), Origin::Job);
+        take(&format!("the definition of \"{}\" that a job brought", record.name), text.as_bytes(), Origin::Job);
     }
     if let Some(package) = package {
         let path = match in_tar {
             true => store.packages_dir(&record.name).join(&*package.package).join("bootagent.json"),
-            false => Path::new("/usr/lib/bootagent").join(format!("{}.json", record.name)),
+            false => Path::new(PACKAGED_DEFINITIONS).join(format!("{}.json", record.name)),
         };
         match config_files::read_file(&path) {
             Ok(Some(text)) => take(&path.to_string_lossy(), &text, Origin::Package),

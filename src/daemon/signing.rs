@@ -1,9 +1,11 @@
-//! The daemon's half of signed exchanges: the key file, nonces that are never used twice, and the judgement of replies.
+//! The daemon's part in signed exchanges: the key file, nonces that are never used twice, and the verification of replies.
 //!
-//! A key that cannot be used means no exchange at all: an unsigned one would be worse, and supervision needs none.
+//! A key that cannot be used means that there are no exchanges at all: an unsigned one would be worse, and supervising agents
+//! needs none. How a request is signed is in `wire::sign`.
 
 use std::path::Path;
 
+use super::conditions::Condition;
 use super::Daemon;
 use crate::error::Error;
 use crate::host::config_files;
@@ -12,13 +14,10 @@ use crate::kernel::Level;
 use crate::sys::random;
 use crate::wire::sign::{nonce, Keys, Signed};
 
-/// So many nonces are taken from the counter on disk at a time, or each exchange would cost a write that is waited for.
+/// How many nonces are reserved in the counter on disk at a time: with one, each exchange would wait for the disk.
 const RESERVED: u64 = 1000;
 
-/// What `Daemon::troubles` calls the keys.
-const KEYS: &str = "signing exchanges";
-
-/// What signs exchanges.
+/// The keys and the counter of nonces.
 pub(super) struct Signing {
     /// `None`: exchanges are not signed. `Err`: there must be none, and why.
     keys: Result<Option<Keys>, Error>,
@@ -33,11 +32,6 @@ impl Signing {
     pub fn new(key_file: Option<&str>, store: &Store) -> Signing {
         let reserved = store.nonces().unwrap_or_default();
         Signing { keys: read_keys(key_file), next: reserved, reserved }
-    }
-
-    /// Why there can be no exchanges.
-    pub fn problem(&self) -> Option<&str> {
-        self.keys.as_ref().err().map(|why| &**why)
     }
 }
 
@@ -54,41 +48,48 @@ impl Daemon {
         self.report_keys();
     }
 
-    /// Says so when there can be no exchanges.
+    /// Logs and reports when the keys allow no exchanges.
     pub(super) fn report_keys(&mut self) {
-        self.troubles.remove(KEYS);
-        if let Some(why) = self.signing.problem() {
-            let text = format!("{why}: there will be no exchanges with servers");
-            self.log(Level::Error, &text);
-            self.troubles.insert(KEYS, text.into());
+        let problem = self.signing.keys.as_ref().err();
+        let problem = problem.map(|why| format!("{why}: there will be no exchanges with servers"));
+        if let Some(problem) = &problem {
+            self.log(Level::Error, problem);
         }
+        self.conditions.set_unlogged(Condition::SigningKeys, problem.map(Into::into));
     }
 
     /// Signs a POST of `body` to `url`; `None` where exchanges are not signed.
+    ///
+    /// # Errors
+    /// When the keys cannot be used, or there are no random numbers.
     pub(super) fn sign(&mut self, url: &str, body: &[u8]) -> Result<Option<Signed>, Error> {
         if !matches!(self.signing.keys, Ok(None)) {
             self.reserve_nonces();
         }
         let Some(keys) = self.signing.keys.as_ref().map_err(Clone::clone)? else { return Ok(None) };
         let mut chance = [0; 32];
-        random(&mut chance).map_err(|error| format_error!("no random numbers for a nonce: {error}"))?;
+        random(&mut chance).map_err(|error| format_error!("cannot get random numbers for a nonce: {error}"))?;
         let nonce = nonce(self.state.sn(), self.signing.next, &chance);
         self.signing.next += 1;
         Ok(Some(keys.sign(url, self.state.sn(), nonce, body)))
     }
 
-    /// Sees to it that the next number is one that no later daemon uses. Where it cannot be kept, randomness alone must do.
+    /// Makes sure that no later daemon uses the next number. Where that cannot be written, the random part of a nonce alone
+    /// has to make it unique.
     fn reserve_nonces(&mut self) {
         if self.signing.next < self.signing.reserved {
             return;
         }
         let reserved = self.signing.next + RESERVED;
-        let result = self.store.write_nonces(reserved);
+        let result = self.records.store().write_nonces(reserved);
         self.note_record_result(result);
         self.signing.reserved = reserved;
     }
 
-    /// Whether a reply counts: one to a request that was signed with this nonce must be signed too.
+    /// Verifies the reply to a request that was signed with `nonce`; without one, any reply is accepted.
+    ///
+    /// # Errors
+    /// When the reply is not signed as it must be, or the keys cannot be used any more.
     pub(super) fn verify(
         &self,
         nonce: Option<&str>,

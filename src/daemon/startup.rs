@@ -1,277 +1,204 @@
-//! What the daemon finds when it starts, and when it is told to read the definitions again.
+//! The start of the daemon: from the command line and what is on the host to a `Daemon` that can enter its loop.
+//!
+//! Each step returns what it made, and they run in the order of their dependencies: configuration, directories and locks,
+//! store, sources of events, records and processes, state. Only what makes a daemon impossible is an error; everything else
+//! is logged, and the daemon starts without it. Reading the definitions again is here too.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::slice::from_ref;
-use std::time::Duration;
 
 use super::background::last_death;
+use super::children::Children;
+use super::conditions::{Condition, Conditions};
+use super::configuration::{configure, Reopening};
 use super::control::Control;
+use super::helpers::Helpers;
 use super::identity::HelperUsers;
-use super::recovered::{find, is_unreaped, own_definitions, read_definitions, tell_users, undone};
-use super::reexec::{installed, taken};
+use super::packages::Trash;
+use super::records::{Backups, Records};
+use super::recovered::{is_unreaped, own_definitions, read_definitions, recover_state, set_users, undone};
+use super::reexec::{installed, take_descriptor, Installed};
+use super::run_files::{lock, lock_state, RunFiles};
 use super::signing::Signing;
-use super::{fault_injection, now, Copies, Daemon, Options};
+use super::{fault_injection, now, Daemon, Options};
 use crate::error::Error;
-use crate::host::config_files::{self, Basis};
-use crate::host::disk::{clear, list, make_dir, make_durable_dir, publish, reason, DiskError};
+use crate::host::config_files;
+use crate::host::disk::{list, make_dir, make_durable_dir, reason};
 use crate::host::helper::Binary;
 use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
 use crate::host::proc;
-use crate::host::store::{boot_id, can_be_read, Store, CORRUPT};
-use crate::host::tree::Trees;
-use crate::kernel::{Level, Process, Resource, Sig, Time};
+use crate::host::store::{boot_id, can_be_read, Store};
+use crate::host::tree::{Leftover, Trees};
+use crate::kernel::{Level, Process, Resource, Sig};
 use crate::model::event::{Action, Event};
 use crate::model::record::AgentRecord;
 use crate::model::restart::Policy;
 use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::Name;
-use crate::model::state::{self, State};
-use crate::sorted_map::{SortedMap, SortedSet};
-use crate::sys::file::{lock_holder, open_nofollow, try_lock, try_lock_reading};
+use crate::model::state::{self, Recovered, State};
+use crate::sorted_map::SortedMap;
 use crate::sys::poll::Signals;
 use crate::sys::setup_error::SetupErrorPipe;
 use crate::sys::{account, monotonic, process, random};
-use crate::wire::config::{self, Config};
+use crate::wire::config::Config;
 use crate::wire::control::SOCKET;
 use crate::wire::reexec_data::ReexecData;
 use crate::work::watch;
 
-/// Below `run_dir`; told for people and init scripts, never believed by us.
-pub const PID_FILE: &str = "bootagent.pid";
+/// How many files the daemon may have open; it needs one for each agent that is not its child, and some.
+const OPEN_FILES: u64 = 65_536;
 
-/// What `Daemon::troubles` calls the configuration.
-const CONFIGURATION: &str = "the configuration";
+/// Everything that the loop waits for, as far as it is there at the start.
+struct Sources {
+    signals: Signals,
+    setup_errors: SetupErrorPipe,
+    control: Control,
+}
 
-/// How often a bad configuration that closes exchanges and jobs is looked at again, at least.
-const REOPEN: Duration = Duration::from_secs(10);
-
-/// After this it is tried again to begin anew with the same good one, as what keeps us from it may be over.
-const TRY_AGAIN: Duration = Duration::from_secs(300);
-
-/// Open files that we may have; one for each agent that is not our child, and some.
-const FILES: u64 = 65_536;
+/// What was found on the host.
+struct Survey {
+    records: Records,
+    recovered: Recovered,
+    trees: Trees,
+    /// Processes of agents of which there is no record.
+    leftovers: SortedMap<Name, Leftover>,
+    /// Whether no record of an agent is corrupt.
+    sound: bool,
+}
 
 impl Daemon {
-    /// Everything up to the first turn of the loop.
+    /// Everything up to the loop. `reexec_data` is what this process left for itself before it executed this binary.
     ///
     /// # Errors
-    /// Why there can be no daemon.
+    /// When another daemon uses the same directories, `run_dir` cannot be made, or there are no signals or sockets.
     pub(super) fn start(
         options: &Options,
-        handover: Option<Result<ReexecData, Error>>,
-        out: &mut Vec<Action>,
+        reexec_data: Option<Result<ReexecData, Error>>,
+        actions: &mut Vec<Action>,
     ) -> Result<Daemon, Error> {
-        // Modes are what is asked for, whoever starts us.
+        // The modes of files are those that the code asks for, whatever umask the starter had.
         process::set_umask(0o022);
         let mut notes: Vec<(Level, String)> = Vec::new();
-        let unreadable = |why: &Error| format!("what the image before this one left cannot be read: {why}");
-        notes.extend(handover.as_ref().and_then(|read| read.as_ref().err()).map(|why| (Level::Error, unreadable(why))));
-        let mut handover = handover.and_then(Result::ok);
-        let (config, source, trouble) = configure(options, &mut notes);
-        let closed = matches!(source, Basis::Defaults(_)).then(|| trouble.clone()).flatten();
+        let mut reexec_data = usable(reexec_data, &mut notes);
+        let configured = configure(options, &mut notes);
+        let config = configured.config;
         let run_dir = Path::new(&*config.run_dir);
-        make_dir(run_dir).map_err(|error| format_error!("{error}; want a run_dir that can be written"))?;
-        let kept = handover.as_ref().filter(|left| left.run_dir == *config.run_dir);
-        let (locked, listener) = (kept.and_then(|left| taken(left.lock)), kept.and_then(|left| taken(left.listener)));
-        let lock = locked.map_or_else(|| lock(&run_dir.join(watch::LOCK)), |fd| Ok(fd.into()))?;
-        let (state_dir, log_dir) = (Path::new(&*config.state_dir), Path::new(&*config.log_dir));
-        let locked = kept.and_then(|left| taken(left.state_lock));
-        // That it cannot be made is told with what cannot be remembered.
-        let _ = make_durable_dir(state_dir);
-        let state_lock = locked.map_or_else(|| lock_state(state_dir), |fd| Ok(Some(fd.into())))?;
-        let store = Store::open(state_dir, run_dir).unwrap_or_else(|error| {
-            notes.push((Level::Error, format!("{error}; nothing can be remembered until that is mended")));
-            Store::new(state_dir, run_dir)
-        });
-        let mut log = Log::new(log_dir, config.log_level, !options.background);
-        let signals = Signals::new(&[Sig::CHLD, Sig::TERM, Sig::INT, Sig::QUIT, Sig::HUP, Sig::USR1, Sig::USR2])
-            .map_err(|error| format_error!("cannot take signals: {error}"))?;
-        let ends = handover.as_ref().and_then(|left| left.failures);
-        let ends = ends.and_then(|(read, write)| taken(Some(read)).zip(taken(Some(write))));
-        let failures = ends
-            .map_or_else(SetupErrorPipe::new, |(read, write)| SetupErrorPipe::from_fds(read, write))
-            .map_err(|error| format_error!("cannot make a pipe: {error}"))?;
-        let socket = run_dir.join(SOCKET);
-        let control = match (listener, &handover) {
-            (Some(listener), Some(left)) => {
-                Control::inherit(listener, &socket, left.last_client, &left.connections, monotonic())
-            }
-            _ => Control::listen(&socket)
-                .map_err(|error| format_error!("cannot listen on \"{}\": {error}", socket.display()))?,
-        };
+        // Descriptors are of use only for the same directories.
+        let same_place = reexec_data.as_ref().filter(|data| data.run_dir == *config.run_dir);
+        let mut run_files = lock_directories(&config, same_place)?;
+        let store = open_store(&config, &mut notes);
+        let mut log = Log::new(Path::new(&*config.log_dir), config.log_level, !options.background);
+        let sources = open_sources(run_dir, same_place, reexec_data.as_ref())?;
         protect(&mut notes);
-        let nofile = handover.as_ref().and_then(|left| left.nofile).or_else(raise_files);
-        let program = handover.as_ref().map_or_else(installed, |left| left.program.clone());
-        let mut binary = Binary::own(&std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
-        let users = HelperUsers::new(&config, &mut binary);
-        users.tell(&mut notes);
+        let nofile = reexec_data.as_ref().and_then(|data| data.nofile).or_else(raise_open_files);
+        let program = reexec_data.as_ref().map_or_else(installed, |data| data.program.clone());
+        let helpers = prepare_helpers(&config, &mut notes);
         notes.extend(config_files::shared_directories(&config).into_iter().map(|text| (Level::Warn, text)));
-        let pid_told = write_pid_file(run_dir).is_ok();
+        // An attempt that fails is repeated with the first check, and logged there.
+        let _ = run_files.write_pid_file(run_dir);
         for (level, note) in &notes {
             log.write(*level, &note);
         }
-        let trust = Signing::new(config.key_file.as_deref(), &store);
+        let signing = Signing::new(config.key_file.as_deref(), &store);
         let limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
-        let mut trees = Trees::new(&config.state_dir);
-        let stored = store.read_all();
-        let sound = stored.corrupt.iter().all(|corrupt| corrupt.job.is_some());
-        let mut unread = stored.unread.clone();
-        let agents_dir = PathBuf::from(&*config.agents_dir);
-        if !can_be_read(from_ref(&agents_dir)) {
-            unread.push(agents_dir);
-        }
-        let mut unkept = Copies::default();
-        let mut found = find(&config, &store, stored, &mut unkept, handover.is_some(), &mut log, out);
-        for (run, alive) in &mut found.runs {
-            *alive = run
-                .process
-                .filter(|_| *alive)
-                .is_some_and(|process| trees.adopt(&run.name, process) || is_unreaped(process));
-        }
-        if trees.is_blind() {
-            unread.push("/proc".into());
-            found.unread.all = true;
-        }
-        if let Some(why) = trees.fault() {
-            let lost =
-                "of an agent no more is known than its control group and its session, and the next daemon finds none";
-            log.write(Level::Warn, &format_args!("{why}: {lost}"));
-        }
-        tell_users(&found.definitions, &mut trees);
-        let strays = trees.leftovers(&limits);
-        for (name, left) in &strays {
-            trees.claim(name, left);
-            if !left.strength.holds() {
-                found.marked.push(name.clone());
-                continue;
-            }
-            let started = |process| proc::age(process).map_or(now().time, |age| now().time.before(age));
-            found.unrecorded.push((name.clone(), left.main.map(|main| (main, started(main)))));
-        }
-        found.reexec = handover.as_mut().map(|left| std::mem::take(&mut left.state));
-        found.damage.extend(last_death().map(|text| ("bootagent".into(), text.into())));
-        found.undone = undone(run_dir);
-        let renewed = found.reexec.as_ref().is_some_and(|carried| carried.job.is_some());
-        let config_path = options.config_path.clone();
-        let options = state_options(options, &config, closed.clone(), &program, &mut log);
-        log.write(Level::Info, &format_args!("{} begins, process {}", options.version, process::own_id()));
-        let state = State::new(options, found, now(), out);
+        let survey = survey(&config, store, &limits, reexec_data.as_mut(), &mut log, actions);
+        let carried = survey.recovered.reexec.as_ref();
+        let in_job = carried.is_some_and(|carried| carried.job.is_some());
+        let closed = configured.closed;
+        let reopening = Reopening::new(closed.is_some());
+        let state_options = state_options(options, &config, closed, &program, &mut log);
+        log.write(Level::Info, &format_args!("{} starts as process {}", state_options.version, process::own_id()));
+        let mut conditions = Conditions::default();
+        conditions.set_unlogged(Condition::Configuration, configured.problem);
         let mut daemon = Daemon {
-            store,
+            state: State::new(state_options, survey.recovered, now(), actions),
+            records: survey.records,
+            trees: survey.trees,
+            outputs: Outputs::new(Path::new(&*config.log_dir)),
             log,
-            outputs: Outputs::new(log_dir),
+            conditions,
             limits,
-            trees,
-            state,
             queue: VecDeque::new(),
-            signals,
-            failures,
-            binary,
-            control,
-            owners: SortedMap::new(),
-            watched: Vec::new(),
-            helpers: Vec::new(),
+            signals: sources.signals,
+            control: sources.control,
+            children: Children::new(sources.setup_errors, nofile),
+            helpers,
             checks: Vec::new(),
-            users,
-            signing: trust,
-            closed: closed.is_some(),
-            tried: None,
-            resumed: SortedSet::new(),
-            tools: Vec::new(),
-            nofile,
-            trash: 0,
+            signing,
+            reopening,
+            trash: Trash::default(),
             check_at: monotonic() + config.checksecs,
-            troubles: trouble.map(|trouble| (CONFIGURATION, trouble)).into_iter().collect(),
-            unsaved: SortedMap::new(),
-            pid_file_written: pid_told,
-            unread,
-            pending_backups: unkept,
+            run_files,
+            installed: Installed::new(program),
             quit: None,
             power: None,
-            fault_injector: fault_injection::FaultInjector::asked(renewed),
-            lock,
-            state_lock,
-            program,
-            config_path,
-            watcher: None,
+            fault_injector: fault_injection::FaultInjector::new(in_job),
+            config_path: options.config_path.clone(),
             config,
         };
-        for (name, left) in strays {
-            daemon.attach(&name, &left.processes);
-        }
-        let running = daemon.state.agents().filter_map(|agent| Some((agent.name().clone(), agent.process()?)));
-        for (name, process) in running.collect::<Vec<_>>() {
-            daemon.follow_process(&name, process);
-            daemon.attach(&name, &[process]);
-        }
-        if let Some(left) = handover {
-            daemon.inherit(left);
-        }
-        daemon.remove_leftovers(sound);
+        daemon.take_over(survey.leftovers, reexec_data);
+        daemon.remove_leftovers(survey.sound);
         daemon.report_keys();
         Ok(daemon)
     }
 
-    /// Finds again the control groups that an earlier daemon put these processes of an agent into.
+    /// Finds the control groups of the agents that run, watches their processes, and takes what else was left by a reexec.
+    fn take_over(&mut self, leftovers: SortedMap<Name, Leftover>, reexec_data: Option<ReexecData>) {
+        for (name, leftover) in leftovers {
+            self.attach(&name, &leftover.processes);
+        }
+        let running = self.state.agents().filter_map(|agent| Some((agent.name().clone(), agent.process()?)));
+        for (name, process) in running.collect::<Vec<_>>() {
+            self.follow_process(&name, process);
+            self.attach(&name, &[process]);
+        }
+        if let Some(data) = reexec_data {
+            self.inherit(data);
+        }
+    }
+
+    /// Finds the control groups that an earlier daemon put these processes of an agent into.
     fn attach(&mut self, name: &Name, processes: &[Process]) {
         let limits = self.state.spec(name).map(|spec| spec.limits).unwrap_or_default();
-        let found = self.limits.attach(name, &limits, processes);
-        for note in &found.notes {
+        let attached = self.limits.attach(name, &limits, processes);
+        for note in &attached.notes {
             self.log(Level::Info, &note);
         }
         self.queue.push_back(Event::Attached {
             name: name.clone(),
-            limits_by: found.by,
-            poll_cpu: found.polled.cpu,
-            poll_memory: found.polled.memory,
+            limits_by: attached.by,
+            poll_cpu: attached.polled.cpu,
+            poll_memory: attached.polled.memory,
         });
     }
 
-    /// Removes what jobs that are no more have left; packages only where all records of agents could be read.
+    /// Removes files of jobs that are no more; packages only where all records of agents could be read and are `sound`.
     fn remove_leftovers(&mut self, sound: bool) {
         self.empty_trash();
         self.rename_downloads();
-        if !self.unread.is_empty() {
+        if !self.records.are_complete() {
             return;
         }
         let open: Vec<String> = self.state.job_ids().map(|id| self.download_name(id)).collect();
-        for name in self.store.downloads() {
+        for name in self.records.store().downloads() {
             if !open.contains(&name) {
-                let _ = self.store.remove_download(&name);
+                let _ = self.records.store().remove_download(&name);
             }
         }
-        let run_dir = self.config.run_dir.clone();
+        let run_dir = Path::new(&*self.config.run_dir);
         for ending in [".pid", ".out"] {
-            for file in list(Path::new(&*run_dir), ending).unwrap_or_default() {
+            for file in list(run_dir, ending).unwrap_or_default() {
                 if file.strip_prefix("tool-").is_some_and(|id| self.state.job(id).is_none()) {
-                    let _ = fs::remove_file(Path::new(&*run_dir).join(file + ending));
+                    let _ = fs::remove_file(run_dir.join(file + ending));
                 }
             }
         }
         if sound {
             self.tidy_packages();
         }
-    }
-
-    /// Where a bad configuration keeps us from talking: has another image begin as soon as the file is good. `ordered`: also
-    /// where that failed before.
-    pub(super) fn reopen(&mut self, ordered: bool) {
-        if !self.closed {
-            return;
-        }
-        let (loaded, source) = config_files::config_in_use(&self.config_path);
-        let text = loaded.text.unwrap_or_default();
-        let lately = |(tried, at): &(Vec<u8>, Time)| *tried == text && monotonic().since(*at) < TRY_AGAIN;
-        if matches!(source, Basis::Defaults(_)) || !ordered && self.tried.as_ref().is_some_and(lately) {
-            return;
-        }
-        self.tried = Some((text, monotonic()));
-        self.log(Level::Info, &"the configuration is good again: beginning anew with it");
-        self.queue.push_back(Event::Reexec);
     }
 
     /// Reads all definitions again. A directory that cannot be read changes nothing.
@@ -285,163 +212,162 @@ impl Daemon {
             Err(why) => return self.log(Level::Error, &format_args!("{dir}: {why}; nothing is changed")),
         };
         let records: Vec<AgentRecord> = self.state.agents().map(|agent| agent.record.clone()).collect();
-        let mut problems = Vec::new();
-        self.pending_backups = Copies::default();
-        let (mut good, whole) = read_definitions(&self.store, &dir, sources, &mut self.pending_backups, &mut problems);
+        let mut backups = Backups::default();
+        let mut definitions = read_definitions(self.records.store(), &dir, sources, &mut backups);
         for record in &records {
-            good.append(&mut own_definitions(&self.store, record, &mut problems));
+            let mut own = own_definitions(self.records.store(), record, &mut definitions.problems);
+            definitions.good.append(&mut own);
         }
+        self.records.set_pending_backups(backups);
         self.log(Level::Info, &format_args!("definitions read again from \"{dir}\""));
+        let (good, problems, whole) = (definitions.good, definitions.problems, definitions.complete);
         self.queue.push_back(Event::Definitions { good, problems, whole });
     }
 }
 
-/// Reads the configuration; a bad one is replaced by the last good one, else by the defaults. Last, what is in trouble then.
-fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> (Box<Config>, Basis, Option<Box<str>>) {
-    let (loaded, source) = config_files::config_in_use(&options.config_path);
-    let mut config = loaded.config;
-    for problem in &loaded.problems {
-        eprintln!("{problem}");
-        notes.push((Level::Error, problem.to_string()));
+/// The reexec data, if there is any that could be read.
+fn usable(data: Option<Result<ReexecData, Error>>, notes: &mut Vec<(Level, String)>) -> Option<ReexecData> {
+    match data? {
+        Ok(data) => Some(data),
+        Err(why) => {
+            notes.push((Level::Error, format!("cannot read what was handed over by the reexec: {why}")));
+            None
+        }
     }
-    let used = match &source {
-        Basis::File => {
-            let store = Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir));
-            if let Some(Err(error)) =
-                loaded.text.as_ref().map(|text| keep_config(&store, &options.config_path, &config, text))
-            {
-                notes.push((Level::Warn, format!("cannot keep a copy of the configuration: {error}")));
-            }
-            return (config, source, None);
-        }
-        Basis::Copy => "last good one is",
-        Basis::Defaults(_) => {
-            config.checksecs = config.checksecs.min(REOPEN);
-            "defaults are"
-        }
+}
+
+/// Makes `run_dir` and `state_dir`, and locks them, unless they are locked since before a reexec.
+fn lock_directories(config: &Config, left: Option<&ReexecData>) -> Result<RunFiles, Error> {
+    let (run_dir, state_dir) = (Path::new(&*config.run_dir), Path::new(&*config.state_dir));
+    make_dir(run_dir).map_err(|error| format_error!("{error}; configure a run_dir that can be written"))?;
+    let run_lock = match left.and_then(|left| take_descriptor(left.lock)) {
+        Some(fd) => fd.into(),
+        None => lock(&run_dir.join(watch::LOCK))?,
     };
-    let path = &options.config_path;
-    let told = format!("the configuration is bad: the {used} used, with state_dir \"{}\"", config.state_dir);
-    notes.push((Level::Error, told.clone()));
-    let trouble = match &source {
-        Basis::Defaults(why) => config_files::closed(path, why),
-        Basis::File | Basis::Copy => {
-            format!("{told}: \"bootagent check\" says what is wrong with {}", path.display())
-        }
+    // A directory that cannot be made is reported when the store is opened.
+    let _ = make_durable_dir(state_dir);
+    let state_lock = match left.and_then(|left| take_descriptor(left.state_lock)) {
+        Some(fd) => Some(fd.into()),
+        None => lock_state(state_dir)?,
     };
-    if source != Basis::Copy {
-        notes.push((Level::Error, trouble.clone()));
-    }
-    (config, source, Some(trouble.into()))
+    Ok(RunFiles::new(run_lock, state_lock))
 }
 
-/// Keeps a copy of a good configuration file, and what it asks of signatures: at no moment less than the copy, and where
-/// that cannot be kept, no copy that asks for less.
-pub(super) fn keep_config(store: &Store, path: &Path, config: &Config, text: &[u8]) -> Result<(), Box<DiskError>> {
-    let guards = config.guards();
-    make_durable_dir(Path::new(&*config.state_dir))?;
-    if !guards.is_empty() {
-        store.write_guards(Some(&guards)).or_else(|error| {
-            let copy = store.good(config_files::GOOD).map(|copy| config::read_config(config_files::GOOD, &copy).0);
-            if copy.is_some_and(|copy| !copy.asks_for(&guards)) {
-                store.remove_good(config_files::GOOD)?;
-            }
-            Err(error)
-        })?;
-    }
-    let name = config_files::copy_of(path);
-    store.write_copied(&name, config_files::GOOD)?;
-    store.keep_good(config_files::GOOD, text)?;
-    if guards.is_empty() {
-        store.write_guards(None)?;
-    }
-    forget_moved(path, &name, config)
+fn open_store(config: &Config, notes: &mut Vec<(Level, String)>) -> Store {
+    let (state_dir, run_dir) = (Path::new(&*config.state_dir), Path::new(&*config.run_dir));
+    Store::open(state_dir, run_dir).unwrap_or_else(|error| {
+        notes.push((Level::Error, format!("{error}; nothing can be recorded until that is fixed")));
+        Store::new(state_dir, run_dir)
+    })
 }
 
-/// Removes the copy in the default state_dir where the file has named another one since: it would be taken for the last good
-/// one when no state_dir can be read from the file any more.
-fn forget_moved(path: &Path, name: &[u8], config: &Config) -> Result<(), Box<DiskError>> {
-    let usual = Config::default();
-    if config.state_dir == usual.state_dir {
-        return Ok(());
+/// Opens what the loop waits for, or takes it over from before a reexec: `same_place` where `run_dir` is the same.
+fn open_sources(
+    run_dir: &Path,
+    same_place: Option<&ReexecData>,
+    reexec_data: Option<&ReexecData>,
+) -> Result<Sources, Error> {
+    let listener = same_place.and_then(|data| take_descriptor(data.listener));
+    let signals = Signals::new(&[Sig::CHLD, Sig::TERM, Sig::INT, Sig::QUIT, Sig::HUP, Sig::USR1, Sig::USR2])
+        .map_err(|error| format_error!("cannot receive signals: {error}"))?;
+    let ends = reexec_data.and_then(|data| data.failures);
+    let ends = ends.and_then(|(read, write)| take_descriptor(Some(read)).zip(take_descriptor(Some(write))));
+    let setup_errors = ends
+        .map_or_else(SetupErrorPipe::new, |(read, write)| SetupErrorPipe::from_fds(read, write))
+        .map_err(|error| format_error!("cannot make a pipe: {error}"))?;
+    let socket = run_dir.join(SOCKET);
+    let control = match (listener, reexec_data) {
+        (Some(listener), Some(data)) => {
+            Control::inherit(listener, &socket, data.last_client, &data.connections, monotonic())
+        }
+        _ => Control::listen(&socket)
+            .map_err(|error| format_error!("cannot listen on \"{}\": {error}", socket.display()))?,
+    };
+    Ok(Sources { signals, setup_errors, control })
+}
+
+fn prepare_helpers(config: &Config, notes: &mut Vec<(Level, String)>) -> Helpers {
+    let mut binary = Binary::own(&std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
+    let users = HelperUsers::new(config, &mut binary);
+    notes.append(&mut users.notes());
+    Helpers::new(binary, users)
+}
+
+/// Reads all records and definitions, and finds the processes of agents.
+fn survey(
+    config: &Config,
+    store: Store,
+    limits: &Limits,
+    reexec_data: Option<&mut ReexecData>,
+    log: &mut Log,
+    actions: &mut Vec<Action>,
+) -> Survey {
+    let mut trees = Trees::new(&config.state_dir);
+    let stored = store.read_all();
+    let sound = stored.corrupt.iter().all(|corrupt| corrupt.job.is_some());
+    let mut unreadable = stored.unread.clone();
+    let agents_dir = PathBuf::from(&*config.agents_dir);
+    if !can_be_read(from_ref(&agents_dir)) {
+        unreadable.push(agents_dir);
     }
-    let usual = Store::new(Path::new(&*usual.state_dir), Path::new(&*usual.run_dir));
-    match usual.copied() {
-        Ok(Some(copied)) if copied == name => usual.remove_good(config_files::GOOD),
-        // Version 1.0 did not say what it was of.
-        Ok(None) if path == Path::new(config_files::CONFIG) => usual.remove_good(config_files::GOOD),
-        _ => Ok(()),
+    let mut backups = Backups::default();
+    let reexeced = reexec_data.is_some();
+    let mut recovered = recover_state(config, &store, stored, &mut backups, reexeced, log, actions);
+    for (run, alive) in &mut recovered.runs {
+        let process = run.process.filter(|_| *alive);
+        *alive = process.is_some_and(|process| trees.adopt(&run.name, process) || is_unreaped(process));
     }
-}
-
-/// Writes the pid file.
-///
-/// # Errors
-/// When it cannot be written; an old one is gone then, if it can be removed.
-pub(super) fn write_pid_file(run_dir: &Path) -> Result<(), Box<DiskError>> {
-    publish(run_dir, PID_FILE, &format!("{}\n", process::own_id()))
-}
-
-/// Makes and locks the file at `path`, below `run_dir`.
-///
-/// # Errors
-/// That another process holds it, or why it cannot be had.
-pub(super) fn lock(path: &Path) -> Result<File, Error> {
-    // Another daemon holds a file, or nothing.
-    clear(path, CORRUPT);
-    let file = open_nofollow(path, OpenOptions::new().read(true).write(true).create(true), 0o600)
-        .map_err(|error| format_error!("cannot open \"{}\": {error}", path.display()))?;
-    match try_lock(&file) {
-        Ok(true) => Ok(file),
-        Ok(false) => Err(already_running(path, &file).into()),
-        Err(error) => Err(format_error!("cannot lock \"{}\": {error}", path.display())),
+    if trees.is_blind() {
+        unreadable.push("/proc".into());
+        recovered.unread.all = true;
     }
-}
-
-fn already_running(path: &Path, file: &File) -> String {
-    let holder = lock_holder(file).ok().flatten().map_or(String::new(), |pid| format!(" by process {pid}"));
-    format!("another daemon is running, as \"{}\" is locked{holder}: stop it first", path.display())
-}
-
-/// The lock in `state_dir`, on a file that is open for reading only: one that is open for writing keeps its file system
-/// from being made read-only. `None` where it cannot be had, as the agents are to run all the same.
-///
-/// # Errors
-/// That another daemon holds it, be its `run_dir` another one or have been emptied.
-pub(super) fn lock_state(state_dir: &Path) -> Result<Option<File>, Error> {
-    let path = state_dir.join(watch::LOCK);
-    // What stands there may be a pipe, whose other side never comes.
-    let flags = libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags).mode(0o600).open(&path);
-    match file.and_then(|file| Ok((try_lock_reading(&file)?, file))) {
-        Ok((true, file)) => Ok(Some(file)),
-        Ok((false, file)) => Err(already_running(&path, &file).into()),
-        Err(_) => Ok(None),
+    if let Some(why) = trees.fault() {
+        let lost = "only the control groups and sessions of agents are known, and the next daemon will find no agent";
+        log.write(Level::Warn, &format_args!("{why}: {lost}"));
     }
+    set_users(&recovered.definitions, &mut trees);
+    let leftovers = claim_leftovers(&mut trees, limits, &mut recovered);
+    recovered.reexec = reexec_data.map(|data| std::mem::take(&mut data.state));
+    recovered.damage.extend(last_death().map(|text| ("bootagent".into(), text.into())));
+    recovered.undone = undone(Path::new(&*config.run_dir));
+    Survey { records: Records::new(store, unreadable, backups), recovered, trees, leftovers, sound }
 }
 
-/// What keeps the daemon alive and its orphans at hand; each where the host allows it.
+/// Finds processes of agents of which there is no record: those that certainly are count as a run of that agent.
+fn claim_leftovers(trees: &mut Trees, limits: &Limits, recovered: &mut Recovered) -> SortedMap<Name, Leftover> {
+    let leftovers = trees.leftovers(limits);
+    for (name, leftover) in &leftovers {
+        trees.claim(name, leftover);
+        if !leftover.strength.holds() {
+            recovered.marked.push(name.clone());
+            continue;
+        }
+        let started = |process| proc::age(process).map_or(now().time, |age| now().time.before(age));
+        recovered.unrecorded.push((name.clone(), leftover.main.map(|main| (main, started(main)))));
+    }
+    leftovers
+}
+
+/// Has orphans of agents become children of the daemon, and keeps the kernel from killing it when memory runs out; each where
+/// the host allows it.
 fn protect(notes: &mut Vec<(Level, String)>) {
     if let Err(error) = process::set_child_subreaper() {
-        notes.push((Level::Warn, format!("orphans of agents go to init: {error}")));
+        notes.push((Level::Warn, format!("orphans of agents become children of init: {error}")));
     }
     if account::own_uid().0 == 0 {
         if let Err(error) = process::set_oom_score_adj(-900) {
-            notes.push((
-                Level::Info,
-                format!(
-                    "the kernel may pick the daemon when memory runs out: cannot set its oom_score_adj: {}",
-                    reason(&error)
-                ),
-            ));
+            let cause = reason(&error);
+            let text =
+                format!("the kernel may kill the daemon when memory runs out: cannot set oom_score_adj: {cause}");
+            notes.push((Level::Info, text));
         }
     }
 }
 
-/// Raises our limit of open files; returns the one our children get back.
-fn raise_files() -> Option<(u64, u64)> {
+/// Raises the daemon's limit of open files; returns the one that its children get.
+fn raise_open_files() -> Option<(u64, u64)> {
     let (soft, hard) = process::limit(Resource::Nofile).ok()?;
-    let raised = hard.min(FILES);
+    let raised = hard.min(OPEN_FILES);
     if soft >= raised {
         return None;
     }
@@ -472,7 +398,7 @@ fn state_options(
 ) -> state::Options {
     let mut seed = [0; 8];
     if let Err(error) = random(&mut seed) {
-        log.write(Level::Warn, &format_args!("no random numbers, jitter comes from the clock: {error}"));
+        log.write(Level::Warn, &format_args!("cannot get random numbers, jitter comes from the clock: {error}"));
         seed = monotonic().0.to_le_bytes();
     }
     state::Options {

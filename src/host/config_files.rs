@@ -16,7 +16,7 @@ use crate::host::store::Store;
 use crate::model::access::{self, Access, Place, Writer};
 use crate::sys::account;
 use crate::sys::file::{attribute, attribute_of, read_text, read_up_to};
-use crate::wire::config::{self, Agents, Config, ConfigError, Source};
+use crate::wire::config::{self, Agents, Config, ConfigError, Source, SourceError};
 use crate::wire::control::SOCKET;
 
 /// The path of the configuration without `-c`. Only there it may be missing.
@@ -68,7 +68,8 @@ pub struct Configuration {
 pub fn read_config(path: &Path) -> Loaded {
     let label = path.to_string_lossy();
     let named = path != Path::new(CONFIG);
-    match read_file(path).and_then(|text| if named { text.ok_or(MISSING.into()).map(Some) } else { Ok(text) }) {
+    match read_file(path).and_then(|text| if named { text.ok_or_else(|| refused(MISSING)).map(Some) } else { Ok(text) })
+    {
         Ok(None) => Loaded { config: Box::default(), text: None, problems: Vec::new() },
         Ok(Some(text)) => {
             let (config, problems) = config::read_config(&label, &text);
@@ -220,7 +221,7 @@ pub fn is_as_read(config: &Config) -> bool {
 ///
 /// # Errors
 /// When the directory cannot be read, or another user could write in it.
-pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Error> {
+pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, SourceError> {
     let Some(directory) = resolve(directory)? else { return Ok(None) };
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
@@ -251,7 +252,7 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, Error> {
 ///
 /// # Errors
 /// When it cannot be read, or another user could have written it.
-pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, SourceError> {
     read(path, false)
 }
 
@@ -265,7 +266,7 @@ pub fn read_key(path: &Path) -> Result<Vec<u8>, Error> {
 
 /// Checks the directories on the path to a file and then the file, from the top, so that nobody can change what has been
 /// checked already, and reads it.
-fn read(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Error> {
+fn read(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, SourceError> {
     let text = match resolve(path)? {
         Some(real) => {
             check_directory(real.parent().unwrap_or(Path::new("/")), Place::Near)?;
@@ -281,7 +282,7 @@ fn read(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Error> {
 }
 
 /// Checks and reads a file on a path that has been checked. `secret`: only where others cannot read it.
-fn read_checked(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Error> {
+fn read_checked(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, SourceError> {
     // No link is left on a path that was checked. Without O_NONBLOCK a FIFO in place of the file would block the daemon.
     let follow = if as_root() { libc::O_NOFOLLOW } else { 0 };
     let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | follow).open(path) {
@@ -291,25 +292,24 @@ fn read_checked(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, Error> {
     };
     let metadata = file.metadata().map_err(unread)?;
     if !metadata.is_file() {
-        return Err("not a regular file".into());
+        return Err(refused("not a regular file"));
     }
     if as_root() {
         let acl = attribute_of(&file, ACL).map_err(unread_list)?;
         if let Some(writer) = access::writer(&access(&metadata, acl.as_deref(), None), Place::File) {
-            return Err(format_error!("refused: {}; type {} \"{}\"", writer.why, writer.cure, path.display()));
+            let (why, cure) = (writer.why, writer.cure);
+            return Err(refused(format_error!("refused: {why}; type {cure} \"{}\"", path.display())));
         }
     }
     let bits = metadata.mode() & 0o7777;
     if secret && bits & 0o077 != 0 {
-        return Err(format_error!(
-            "refused: others may use it (mode {bits:04o}); type chmod 600 \"{}\"",
-            path.display()
-        ));
+        let shown = path.display();
+        return Err(refused(format_error!("refused: others may use it (mode {bits:04o}); type chmod 600 \"{shown}\"")));
     }
     let mut text = Vec::new();
     read_up_to(MAX_FILE + 1, &mut text, &mut |to| file.read(to)).map_err(unread)?;
     if text.len() as u64 > MAX_FILE {
-        return Err("larger than 1 MiB".into());
+        return Err(refused("larger than 1 MiB"));
     }
     Ok(Some(text))
 }
@@ -321,11 +321,11 @@ struct Blocked {
     writer: Option<bool>,
 }
 
-impl From<Blocked> for Error {
-    fn from(blocked: Blocked) -> Error {
+impl From<Blocked> for SourceError {
+    fn from(blocked: Blocked) -> SourceError {
         match blocked.writer {
-            Some(_) => format_error!("refused: {}", blocked.why),
-            None => blocked.why,
+            Some(_) => SourceError::Refused(format_error!("refused: {}", blocked.why)),
+            None => SourceError::Unreadable(blocked.why),
         }
     }
 }
@@ -333,7 +333,7 @@ impl From<Blocked> for Error {
 impl Blocked {
     #[inline(never)]
     fn unread(error: io::Error) -> Blocked {
-        Blocked { why: unread(error), writer: None }
+        Blocked { why: unread(error).into(), writer: None }
     }
 }
 
@@ -497,19 +497,23 @@ fn as_root() -> bool {
     account::own_uid().0 == 0
 }
 
-#[inline(never)]
-fn unread(error: io::Error) -> Error {
-    format_error!("cannot read: {}", reason(&error))
+fn refused(why: impl Into<Error>) -> SourceError {
+    SourceError::Refused(why.into())
 }
 
 #[inline(never)]
-fn unread_list(error: io::Error) -> Error {
-    format_error!("cannot read its access control list: {}", reason(&error))
+fn unread(error: io::Error) -> SourceError {
+    SourceError::Unreadable(format_error!("cannot read: {}", reason(&error)))
 }
 
 #[inline(never)]
-fn unread_directory(error: io::Error) -> Error {
-    format_error!("cannot read the directory: {}", reason(&error))
+fn unread_list(error: io::Error) -> SourceError {
+    SourceError::Unreadable(format_error!("cannot read its access control list: {}", reason(&error)))
+}
+
+#[inline(never)]
+fn unread_directory(error: io::Error) -> SourceError {
+    SourceError::Unreadable(format_error!("cannot read the directory: {}", reason(&error)))
 }
 
 #[cfg(test)]
@@ -549,12 +553,12 @@ mod tests {
     fn what_is_no_regular_file_is_refused() {
         let scratch = Scratch::new("kinds");
         assert_eq!(read_file(&scratch.0.join("absent.json")), Ok(None));
-        assert_eq!(read_file(&scratch.0.join("agents.d")), Err("not a regular file".into()));
+        assert_eq!(read_file(&scratch.0.join("agents.d")), Err(refused("not a regular file")));
         let fifo = scratch.0.join("fifo.json");
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-        assert_eq!(read_file(&fifo), Err("not a regular file".into()));
+        assert_eq!(read_file(&fifo), Err(refused("not a regular file")));
         let large = scratch.write("large.json", &" ".repeat(MAX_FILE as usize + 1), 0o644);
-        assert_eq!(read_file(&large), Err("larger than 1 MiB".into()));
+        assert_eq!(read_file(&large), Err(refused("larger than 1 MiB")));
         let file = scratch.write("x.json", "{}", 0o644);
         assert_eq!(read_file(&file), Ok(Some(b"{}".to_vec())));
         assert!(read_file(&file.join("y")).is_err_and(|message| &*message == "cannot read: Not a directory"));

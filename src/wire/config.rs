@@ -4,8 +4,9 @@
 //! falls back to the last good text of its file where the caller has one. Texts come in and values go out; reading
 //! files, and judging who may write them, is the caller's.
 
-use std::fmt;
+use std::fmt::{self, Display, Formatter};
 use std::iter::successors;
+use std::ops::Deref;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -261,13 +262,46 @@ pub fn read_definition(file: &str, text: &[u8], in_tar: bool, strict: bool) -> R
     definition(&value, "", in_tar, strict, &mut faults).ok_or_else(|| problems(file, &faults))
 }
 
+/// Why there is no text of a file of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceError {
+    /// It cannot be read just now, so nobody knows what it says.
+    Unreadable(Error),
+    /// It must not be used: others can write it, it is too large, or it is no regular file.
+    Refused(Error),
+}
+
+impl Deref for SourceError {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            SourceError::Unreadable(why) | SourceError::Refused(why) => why,
+        }
+    }
+}
+
+impl Display for SourceError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+impl From<SourceError> for Error {
+    fn from(error: SourceError) -> Error {
+        match error {
+            SourceError::Unreadable(why) | SourceError::Refused(why) => why,
+        }
+    }
+}
+
 /// A file of `agents.d`, as the caller found it.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Its name in the directory.
     pub file: Box<str>,
     /// What is in it, or why it cannot be read.
-    pub text: Result<Vec<u8>, Error>,
+    pub text: Result<Vec<u8>, SourceError>,
     /// What was in it when it was last good, where that is known.
     pub good: Option<Vec<u8>>,
 }

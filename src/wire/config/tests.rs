@@ -139,7 +139,11 @@ fn all_files_are_read_and_all_errors_said() {
             source("web.json", &agent("web", "1"), None),
             source("bad.json", "{\n  \"name\": \"bad\"\n}", None),
             source("cut.json", "{\n  \"name\": \"cut\"\n  \"version\": \"1\" }", None),
-            Source { file: "dark.json".into(), text: Err("cannot read: Permission denied".into()), good: None },
+            Source {
+                file: "dark.json".into(),
+                text: Err(SourceError::Unreadable("cannot read: Permission denied".into())),
+                good: None,
+            },
             source("Zed.json", &agent("zed", "2"), None),
             source("web2.json", &agent("web", "3"), None),
             source("limits.json", r#"{"name":"l","version":"1","exec":["/l"],"limits":{"memory":"20X","x":1}}"#, None),
@@ -177,7 +181,11 @@ fn a_bad_file_counts_as_it_was_when_it_was_good() {
         let read = read_agents("d", sources);
         assert_eq!((line(&read).as_str(), read.problems.len()), (want, problems), "{:?}", read.problems);
     }
-    let unreadable = Source { file: "a.json".into(), text: Err("cannot read".into()), good: Some(a1.into()) };
+    let unreadable = Source {
+        file: "a.json".into(),
+        text: Err(SourceError::Unreadable("cannot read".into())),
+        good: Some(a1.into()),
+    };
     assert_eq!(line(&read_agents("d", vec![unreadable])), "a.json=a-1*");
 }
 

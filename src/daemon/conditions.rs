@@ -1,0 +1,100 @@
+//! What does not work on the host at the moment, such as writing records.
+//!
+//! The rest of the daemon says after each attempt whether it succeeded. From that, this file logs when a condition begins and
+//! when it ends, and nothing in between; while it lasts, every report to the server and to `bootagent status` names it.
+//! Nothing here tries anything again.
+
+use super::Daemon;
+use crate::host::logs::Log;
+use crate::kernel::Level;
+use crate::sorted_map::SortedMap;
+
+/// Something that the daemon does again and again, and that may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Condition {
+    Configuration,
+    ConfigurationCopy,
+    SigningKeys,
+    RunDir,
+    StateLock,
+    PidFile,
+    Records,
+    Backups,
+    OutputFiles,
+    OutputRotation,
+    Commands,
+    Events,
+    Signals,
+    Children,
+}
+
+impl Condition {
+    /// The activity, as in "writing records works again".
+    fn activity(self) -> &'static str {
+        match self {
+            Condition::Configuration => "using the configuration",
+            Condition::ConfigurationCopy => "copying the configuration",
+            Condition::SigningKeys => "signing exchanges",
+            Condition::RunDir => "using run_dir",
+            Condition::StateLock => "locking state_dir",
+            Condition::PidFile => "writing the pid file",
+            Condition::Records => "writing records",
+            Condition::Backups => "copying good definitions",
+            Condition::OutputFiles => "opening output files",
+            Condition::OutputRotation => "rotating output files",
+            Condition::Commands => "accepting commands",
+            Condition::Events => "waiting for events",
+            Condition::Signals => "reading signals",
+            Condition::Children => "waiting for children",
+        }
+    }
+}
+
+/// The conditions that last, each with the message that began it.
+#[derive(Debug, Default)]
+pub(super) struct Conditions {
+    problems: SortedMap<Condition, Box<str>>,
+}
+
+impl Conditions {
+    /// Notes how an attempt ended, and logs when that is a change.
+    fn set(&mut self, condition: Condition, problem: Option<&str>, log: &mut Log) {
+        let activity = condition.activity();
+        match problem {
+            Some(problem) if !self.problems.contains_key(&condition) => {
+                log.write(Level::Error, &format_args!("{problem} (reported once while {activity} fails)"));
+                self.problems.insert(condition, problem.into());
+            }
+            Some(_) => {}
+            None if self.problems.remove(&condition).is_some() => {
+                log.write(Level::Info, &format_args!("{activity} works again"));
+            }
+            None => {}
+        }
+    }
+
+    /// Sets a condition that somebody else logs.
+    pub fn set_unlogged(&mut self, condition: Condition, problem: Option<Box<str>>) {
+        match problem {
+            Some(problem) => self.problems.insert(condition, problem),
+            None => drop(self.problems.remove(&condition)),
+        }
+    }
+
+    /// The message of a condition, while it lasts.
+    pub fn problem(&self, condition: Condition) -> Option<&str> {
+        self.problems.get(&condition).map(|problem| &**problem)
+    }
+
+    /// All messages, for a report.
+    pub fn problems(&self) -> impl Iterator<Item = &Box<str>> {
+        self.problems.values()
+    }
+}
+
+impl Daemon {
+    /// Notes how an attempt ended: `None` when it succeeded, else what failed and why.
+    pub(super) fn set_condition(&mut self, condition: Condition, problem: Option<&str>) {
+        self.conditions.set(condition, problem, &mut self.log);
+    }
+}

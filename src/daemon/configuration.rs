@@ -1,0 +1,172 @@
+//! Which configuration the daemon uses, and when it starts again with a better one.
+//!
+//! A good configuration file is copied to `good/`. In place of a bad one that copy is used, else the defaults; on the
+//! defaults the daemon is *closed*: it supervises agents, but takes part in no exchange and no job, as nobody can say which
+//! signatures the file asks for. A closed daemon reads the file again with each check, and executes itself anew when it is
+//! good.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::conditions::Condition;
+use super::{Daemon, Options};
+use crate::host::config_files::{self, Basis};
+use crate::host::disk::{make_durable_dir, DiskError};
+use crate::host::store::Store;
+use crate::kernel::{Level, Time};
+use crate::model::event::Event;
+use crate::sys::monotonic;
+use crate::wire::config::{self, Config};
+
+/// The longest time between two checks while the daemon is closed.
+const CLOSED_CHECK: Duration = Duration::from_secs(10);
+
+/// After a reexec with the same good configuration failed, the next attempt is not made before this.
+const RETRY: Duration = Duration::from_secs(300);
+
+/// The configuration that is used.
+pub(super) struct Configured {
+    pub config: Box<Config>,
+    /// Why there are neither exchanges nor jobs, if so.
+    pub closed: Option<Box<str>>,
+    /// What a report says while the file is bad.
+    pub problem: Option<Box<str>>,
+}
+
+/// Whether the daemon is closed, and what it has tried to change that.
+pub(super) struct Reopening {
+    closed: bool,
+    /// The content of the configuration file at the last attempt, and when that was.
+    tried: Option<(Vec<u8>, Time)>,
+}
+
+impl Reopening {
+    /// Before any attempt.
+    pub fn new(closed: bool) -> Reopening {
+        Reopening { closed, tried: None }
+    }
+
+    /// Whether this content was tried a short time ago.
+    fn was_tried_lately(&self, text: &[u8], now: Time) -> bool {
+        self.tried.as_ref().is_some_and(|(tried, at)| tried == text && now.since(*at) < RETRY)
+    }
+}
+
+/// Reads the configuration; a bad one is replaced by its last good copy, else by the defaults.
+pub(super) fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> Configured {
+    let (loaded, basis) = config_files::config_in_use(&options.config_path);
+    let mut config = loaded.config;
+    for problem in &loaded.problems {
+        eprintln!("{problem}");
+        notes.push((Level::Error, problem.to_string()));
+    }
+    let used = match &basis {
+        Basis::File => {
+            let store = Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir));
+            if let Some(Err(error)) =
+                loaded.text.as_ref().map(|text| keep_config(&store, &options.config_path, &config, text))
+            {
+                notes.push((Level::Warn, format!("cannot keep a copy of the configuration: {error}")));
+            }
+            return Configured { config, closed: None, problem: None };
+        }
+        Basis::Copy => "last good one is",
+        Basis::Defaults(_) => "defaults are",
+    };
+    let path = &options.config_path;
+    let bad = format!("the configuration is bad: the {used} used, with state_dir \"{}\"", config.state_dir);
+    notes.push((Level::Error, bad.clone()));
+    let Basis::Defaults(why) = &basis else {
+        let problem = format!("{bad}: \"bootagent check\" says what is wrong with {}", path.display());
+        return Configured { config, closed: None, problem: Some(problem.into()) };
+    };
+    config.checksecs = config.checksecs.min(CLOSED_CHECK);
+    let problem = config_files::closed(path, why);
+    notes.push((Level::Error, problem.clone()));
+    Configured { config, closed: Some(problem.clone().into()), problem: Some(problem.into()) }
+}
+
+/// Keeps a copy of a good configuration file, and which signatures it asks for. The latter is written first where it asks
+/// for some, and removed last where it does not, so that at no moment less is asked for than the copy says. Where it cannot
+/// be written, no copy that asks for less is kept either.
+///
+/// # Errors
+/// When one of them cannot be written or removed.
+pub(super) fn keep_config(store: &Store, path: &Path, config: &Config, text: &[u8]) -> Result<(), Box<DiskError>> {
+    let guards = config.guards();
+    make_durable_dir(Path::new(&*config.state_dir))?;
+    if !guards.is_empty() {
+        store.write_guards(Some(&guards)).or_else(|error| {
+            let copy = store.good(config_files::GOOD).map(|copy| config::read_config(config_files::GOOD, &copy).0);
+            if copy.is_some_and(|copy| !copy.asks_for(&guards)) {
+                store.remove_good(config_files::GOOD)?;
+            }
+            Err(error)
+        })?;
+    }
+    let name = config_files::copy_of(path);
+    store.write_copied(&name, config_files::GOOD)?;
+    store.keep_good(config_files::GOOD, text)?;
+    if guards.is_empty() {
+        store.write_guards(None)?;
+    }
+    forget_moved(path, &name, config)
+}
+
+/// Removes the copy in the default state_dir where the file has since named another one: when no state_dir can be read from
+/// the file any more, that copy would count as the last good one.
+fn forget_moved(path: &Path, name: &[u8], config: &Config) -> Result<(), Box<DiskError>> {
+    let default = Config::default();
+    if config.state_dir == default.state_dir {
+        return Ok(());
+    }
+    let default = Store::new(Path::new(&*default.state_dir), Path::new(&*default.run_dir));
+    match default.copied() {
+        Ok(Some(copied)) if copied == name => default.remove_good(config_files::GOOD),
+        // Version 1.0 did not write down which file it had copied.
+        Ok(None) if path == Path::new(config_files::CONFIG) => default.remove_good(config_files::GOOD),
+        _ => Ok(()),
+    }
+}
+
+impl Daemon {
+    /// Writes down which signatures the configuration asks for, where that is not on record.
+    pub(super) fn recover_guards(&mut self) {
+        let guards = self.config.guards();
+        let recorded = self.records.store().guards();
+        let is_recorded = recorded.is_ok_and(|recorded| recorded.as_deref() == Some(guards.as_bytes()));
+        let kept = if guards.is_empty() || is_recorded { Ok(()) } else { self.keep_configuration() };
+        let problem = kept.err().map(|error| error.to_string());
+        self.set_condition(Condition::ConfigurationCopy, problem.as_deref());
+    }
+
+    /// Keeps a copy of the configuration file where it is good; else only which signatures the configuration in use asks for.
+    ///
+    /// # Errors
+    /// As `keep_config`.
+    pub(super) fn keep_configuration(&self) -> Result<(), Box<DiskError>> {
+        let loaded = config_files::read_config(&self.config_path);
+        let store = self.records.store();
+        match loaded.text.filter(|_| loaded.problems.is_empty()) {
+            Some(text) => keep_config(store, &self.config_path, &loaded.config, &text),
+            None if self.config.guards().is_empty() => Ok(()),
+            None => store.write_guards(Some(&self.config.guards())),
+        }
+    }
+
+    /// Executes the daemon anew once a bad configuration has become good. `ordered`: also when that failed a short time ago.
+    pub(super) fn reopen(&mut self, ordered: bool) {
+        if !self.reopening.closed {
+            return;
+        }
+        let (loaded, basis) = config_files::config_in_use(&self.config_path);
+        let text = loaded.text.unwrap_or_default();
+        let now = monotonic();
+        if matches!(basis, Basis::Defaults(_)) || !ordered && self.reopening.was_tried_lately(&text, now) {
+            return;
+        }
+        self.reopening.tried = Some((text, now));
+        self.log(Level::Info, &"the configuration is good again: starting again with it");
+        self.queue.push_back(Event::Reexec);
+    }
+}
