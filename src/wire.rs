@@ -1,4 +1,7 @@
-//! Text in, values out, and back: JSON, configuration, protocol. Pure: no file, socket, clock or log.
+//! Text becomes values, and values become text: JSON, configuration, definitions, protocol, records.
+//!
+//! Everything here is pure: no file, socket, clock or log. What a text may say is decided here; what is done about it is
+//! decided in `model`.
 #![forbid(unsafe_code)]
 
 pub mod control;

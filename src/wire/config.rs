@@ -1,8 +1,8 @@
-//! The files an operator writes: `bootagent.json` becomes a `Config`, `agents.d/*.json` become `Spec`s.
+//! The files that an operator writes: `bootagent.json` becomes a `Config`, `agents.d/*.json` become `Spec`s.
 //!
-//! Every error of every file is collected, each with its file and place. A bad file costs only what it defines: an agent
-//! falls back to the last good text of its file where the caller has one. Texts come in and values go out; reading
-//! files, and judging who may write them, is the caller's.
+//! Every error of every file is collected, each with its file and place. A bad file affects only what it defines: its agent
+//! keeps the last good text of the file, where the caller has one. Texts come in and values go out; `host::config_files`
+//! reads the files and judges who may write them.
 
 use std::fmt::{self, Display, Formatter};
 use std::iter::successors;
@@ -18,22 +18,23 @@ use crate::wire::control::SOCKET;
 use crate::wire::definition::{absolute, definition, size_above_0};
 use crate::wire::json::{self, Fields, Value};
 
-/// The longest `run_dir`, bytes: with its name the path of the control socket fits a `sockaddr_un`, and its end.
+/// The longest `run_dir`, in bytes: a `sockaddr_un` has 108 bytes for the path of the control socket, of which a slash, the
+/// socket's name and the final NUL take their part.
 const MAX_RUN_DIR: usize = 108 - 1 - SOCKET.len() - 1;
 
-/// Something wrong in a file.
+/// An error in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file as it is called to the reader.
+    /// The file's name as the reader knows it.
     pub file: Box<str>,
     /// Line and column, both from 1, where the file is not JSON.
     pub place: Option<(u32, u32)>,
-    /// What is wrong, with the path of the value where it is about one.
+    /// What is wrong, after the path of the value where it is about one.
     pub message: Box<str>,
 }
 
 impl ConfigError {
-    /// A problem with the file as a whole, or with a value in it.
+    /// An error of the file as a whole, or of a value in it.
     pub fn new(file: &str, message: &str) -> ConfigError {
         ConfigError { file: file.into(), place: None, message: message.into() }
     }
@@ -41,7 +42,7 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whoever made the file chose its name.
+        // Anybody may have chosen the file's name, so it may hold what a terminal must not see.
         f.write_str(&sanitize(&self.file, 4 * MESSAGE_MAX))?;
         if let Some((line, column)) = self.place {
             write!(f, ":{line}:{column}")?;
@@ -53,7 +54,7 @@ impl fmt::Display for ConfigError {
 /// The daemon's own configuration, `bootagent.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `svrlist`: the default servers; empty: those of the command line or compiled in.
+    /// `svrlist`: the default servers; when empty, those of the command line or the compiled-in ones count.
     pub servers: Vec<Server>,
     /// Reporting interval, above 0.
     pub step: Duration,
@@ -69,13 +70,13 @@ pub struct Config {
     pub run_dir: Box<str>,
     /// Where the daemon and its agents log to.
     pub log_dir: Box<str>,
-    /// What is logged.
+    /// The least important level that is logged.
     pub log_level: Level,
     /// Interval of the checks, above 0.
     pub checksecs: Duration,
-    /// No agent is restarted before this has passed.
+    /// No agent is restarted before this has passed since its end.
     pub restartsecs: Duration,
-    /// An end before this is an abnormal event.
+    /// An end before this uptime is an abnormal event.
     pub windowsecs: Duration,
     /// More abnormal events in a row than this are fatal.
     pub retries: u32,
@@ -83,13 +84,13 @@ pub struct Config {
     pub max_download: u64,
     /// Download speed limit, bytes per second.
     pub download_rate: Option<u64>,
-    /// Who reads from the network; `None`: nobody was configured, so the default `nobody` with its way out.
+    /// The user that reads from the network; `None`: each helper gets a user id of its own.
     pub helper_user: Option<Box<str>>,
-    /// Control group to work in instead of the one found.
+    /// Control group to work in, instead of the one that the host offers.
     pub cgroup: Option<Box<str>>,
     /// File with the key shared with the servers.
     pub key_file: Option<Box<str>>,
-    /// minisign public keys, one of which must have signed a package; empty: none need be signed.
+    /// minisign public keys, one of which must have signed a package; empty: packages need no signature.
     pub trusted_keys: Vec<Box<str>>,
 }
 
@@ -130,14 +131,14 @@ impl Config {
         ]
     }
 
-    /// What it asks of signatures, as it is remembered: the keys of the file that ask for some; empty when none does.
+    /// The keys of the file that ask for signatures, as they are remembered; empty when none does.
     pub fn guards(&self) -> String {
         let asking = [("key_file", self.key_file.is_some()), ("trusted_keys", !self.trusted_keys.is_empty())];
         asking.iter().filter(|(_, asks)| *asks).map(|(key, _)| *key).collect::<Vec<_>>().join(" ")
     }
 
-    /// Whether it asks for all the signatures that were once asked for, in the words of `guards`; words that are none of
-    /// those may have meant anything.
+    /// Whether it asks for all the signatures that `guards` remembers. A word that this version does not know may have asked
+    /// for anything, so it counts as not asked for.
     pub fn asks_for(&self, guards: &str) -> bool {
         let own = self.guards();
         guards.split_ascii_whitespace().all(|word| own.split(' ').any(|key| key == word))
@@ -150,9 +151,9 @@ impl Config {
     }
 }
 
-/// Reads `bootagent.json`, called `file`. Where it is wrong the default stands in, and where it is no JSON only the
-/// directories are looked for in it, so that the last good copy and the daemon are still found; a daemon must not run on a
-/// configuration that has problems, as it may trust more than was meant.
+/// Reads `bootagent.json`, called `file` in messages. A wrong value is replaced by the default. Of a text that is not JSON
+/// only the directories are used, so that the last good copy and the daemon are still found. The daemon must not run on a
+/// configuration with errors, as it may trust more than was meant.
 pub fn read_config(file: &str, text: &[u8]) -> (Config, Vec<ConfigError>) {
     let mut config = Config::default();
     let value = match read_text(file, text) {
@@ -174,7 +175,7 @@ pub fn read_config(file: &str, text: &[u8]) -> (Config, Vec<ConfigError>) {
     (config, problems(file, &faults))
 }
 
-/// The absolute path that follows this key in a text that is no JSON.
+/// The absolute path that follows this key in a text that is not JSON.
 fn directory(text: &str, key: &str) -> Option<Box<str>> {
     let key = format!("\"{key}\"");
     let mut texts = successors(text.split_once(&key), |(_, behind)| behind.split_once(&key));
@@ -236,7 +237,7 @@ fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
     fields.refuse_unknown();
 }
 
-/// A name without anything that would break a line or a column.
+/// A name without white space and control characters, which would break a line or a column.
 fn word(value: &Value) -> Option<&str> {
     json::text(value)
         .filter(|text| (1..=255).contains(&text.len()) && !text.contains(|c: char| c.is_whitespace() || c.is_control()))
@@ -251,11 +252,11 @@ fn is_key(text: &str) -> bool {
     text.len() == 56 && text.starts_with("RW") && text.bytes().all(base64)
 }
 
-/// Reads one definition out of a file called `file`; in a tar package (`in_tar`) programs may be relative to it. One that
-/// was recorded is read without being `strict`, as a newer binary may have recorded it.
+/// Reads one definition out of a file that messages call `file`. In a tar package (`in_tar`) programs may be relative to the
+/// package. A recorded definition is read without `strict`, as a newer binary may have recorded it.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// All errors of the definition.
 pub fn read_definition(file: &str, text: &[u8], in_tar: bool, strict: bool) -> Result<Spec, Vec<ConfigError>> {
     let value = read_text(file, text).map_err(|problem| vec![problem])?;
     let mut faults = Vec::new();
@@ -298,7 +299,7 @@ impl From<SourceError> for Error {
 /// A file of `agents.d`, as the caller found it.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Its name in the directory.
+    /// The file's name in the directory.
     pub file: Box<str>,
     /// What is in it, or why it cannot be read.
     pub text: Result<Vec<u8>, SourceError>,
@@ -313,16 +314,16 @@ pub struct Defined {
     pub file: Box<str>,
     /// Its definition.
     pub spec: Box<Spec>,
-    /// The file is bad, and this is what it was when it was last good.
+    /// The file is bad, and this is its last good definition.
     pub outdated: bool,
 }
 
-/// What a whole `agents.d` says.
+/// The definitions and errors of a whole `agents.d`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Agents {
     /// The agents, each name once, in byte order of file names.
     pub agents: Vec<Defined>,
-    /// Everything that is wrong, in the same order.
+    /// All errors, in the same order.
     pub problems: Vec<ConfigError>,
 }
 
@@ -331,9 +332,8 @@ pub fn sort(sources: &mut [Source]) {
     sources.sort_unstable_by(|a, b| a.file.cmp(&b.file));
 }
 
-/// Reads the files of a directory that is called `directory` to the reader. Of two files with the same `name` the later one
-/// in byte order is wrong. A file that is wrong in any way counts as it was when it was last good, unless its agent is
-/// now defined by another file.
+/// Reads the files of a directory that messages call `directory`. Of two files with the same `name` the later one in byte
+/// order is the error. A file with any error counts with its last good content, unless another file defines that agent now.
 pub fn read_agents(directory: &str, mut sources: Vec<Source>) -> Agents {
     sort(&mut sources);
     let mut read = Agents::default();
@@ -384,7 +384,7 @@ fn read_text(file: &str, text: &[u8]) -> Result<Value, ConfigError> {
     })
 }
 
-// Keys and values are told as they are written, and may hold what no terminal should see.
+// Messages quote keys and values as they are written, and these may hold what a terminal must not see.
 fn problems(file: &str, faults: &[String]) -> Vec<ConfigError> {
     faults.iter().map(|fault| ConfigError::new(file, &sanitize(fault, MESSAGE_MAX))).collect()
 }

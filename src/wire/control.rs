@@ -1,8 +1,8 @@
 //! The lines of the control socket: one JSON object from the client, one from the daemon, then the connection ends.
 //!
-//! `{"command":"start","name":"web"}` in, `{"code":0,"message":"...","body":{...}}` out. `body` is the document of a
-//! `status` or `jobs` as it is and always the last key, so that neither side has to build it as values to pass it on.
-//! The reader gives up at the lengths below, whoever is on the other side.
+//! `{"command":"start","name":"web"}` comes in, `{"code":0,"message":"...","body":{...}}` goes out. `body` is the document
+//! of `status` or `jobs` and always the last key, so that both sides can pass it on as text. A line that is longer than the
+//! lengths below is refused, whoever wrote it. Sockets and their permissions are the business of `daemon::control`.
 
 use crate::error::Error;
 use crate::model::command::{Answer, Command};
@@ -13,16 +13,16 @@ use crate::wire::json::{self, Number, Object, Value};
 /// The socket's name in `run_dir`.
 pub const SOCKET: &str = "bootagent.sock";
 
-/// The longest command line, bytes.
+/// The longest command line, in bytes.
 pub const MAX_COMMAND: usize = 4 << 10;
 
-/// The longest answer line, bytes: a full ledger with the longest messages stays below.
+/// The longest answer line, in bytes. A full ledger with the longest messages is shorter.
 pub const MAX_ANSWER: usize = 32 << 20;
 
-/// What either side nests at most outside of a body; it leaves room for keys to come.
+/// The deepest nesting outside of a body, with room for later keys.
 const MAX_DEPTH: usize = 8;
 
-/// What parts the short keys of an answer from its body; it cannot be inside a JSON string, whose quotes are escaped.
+/// What separates the short keys of an answer from its body. It cannot occur inside a JSON string, where quotes are escaped.
 const BODY: &str = ",\"body\":";
 
 /// `command` as a line, with its newline.
@@ -37,7 +37,7 @@ pub fn write_command(command: &Command) -> String {
         Command::Reexec => ("reexec", None),
     };
     match name {
-        // A name needs no escapes.
+        // A name holds only characters that need no escape.
         Some(name) => format!("{{\"command\":\"{word}\",\"name\":\"{name}\"}}\n"),
         None => format!("{{\"command\":\"{word}\"}}\n"),
     }
@@ -46,7 +46,7 @@ pub fn write_command(command: &Command) -> String {
 /// Reads a line of `write_command`, with or without its newline; unknown keys are ignored.
 ///
 /// # Errors
-/// Says what is wrong with it, for the client.
+/// What is wrong with the line, for the client.
 pub fn read_command(line: &[u8]) -> Result<Command, Error> {
     let object = read_object(line)?;
     let name = match object.get("name") {
@@ -67,7 +67,7 @@ pub fn read_command(line: &[u8]) -> Result<Command, Error> {
         ("jobs", None) => Ok(Command::Jobs),
         ("reexec", None) => Ok(Command::Reexec),
         ("report" | "jobs" | "reexec", Some(_)) => Err(format_error!("{word}: takes no name")),
-        _ => Err("command: not one this daemon knows".into()),
+        _ => Err("command: not one that this daemon knows".into()),
     }
 }
 
@@ -87,10 +87,10 @@ pub fn write_answer(answer: &Answer) -> String {
     line
 }
 
-/// Reads a line of `write_answer`, with or without its newline; the body is taken as it is, unread.
+/// Reads a line of `write_answer`, with or without its newline. The body is not parsed.
 ///
 /// # Errors
-/// Says what is wrong with it.
+/// What is wrong with the line.
 pub fn read_answer(line: &[u8]) -> Result<Answer, Error> {
     let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_string())?.trim_end();
     let (head, body) = match text.split_once(BODY) {

@@ -1,7 +1,7 @@
 //! One agent's definition, and the parts of it that jobs carry too: JSON values in, a `Spec` or every fault out.
 //!
-//! What is written is judged here, what the host has is not: whether user, group and program exist is looked up at
-//! each start. Environments may hold secrets: no message says a value of one.
+//! Only the text is judged here. Whether user, group and program exist on the host is looked up at each start.
+//! Environments may hold secrets, so no message quotes a value of one.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::model::spec::{
 };
 use crate::wire::json::{self, fault, show, Fields, Value};
 
-/// The name that no agent can have: it is the daemon's own in jobs.
+/// The name that no agent can have, because jobs mean the daemon with it.
 pub const RESERVED: &str = "bootagent";
 
-/// Reads the definition that stands at `path`. In a tar package (`in_tar`) programs may be relative to the package; where
-/// it is not `strict`, unknown keys are ignored: a newer binary may have recorded them.
+/// Reads the definition that stands at `path`. In a tar package (`in_tar`) programs may be relative to the package. Without
+/// `strict`, unknown keys are ignored, as a newer binary may have recorded them.
 ///
-/// Returns nothing when it has added to `faults`.
+/// Returns `None` when it has added to `faults`.
 pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults: &mut Vec<String>) -> Option<Spec> {
     let before = faults.len();
     let mut fields = Fields::of(value, path, faults)?;
@@ -113,9 +113,9 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
     (faults.len() == before).then_some(spec)
 }
 
-/// Reads the limits that stand at `path`; in a `strict` place unknown keys are faults, elsewhere they are ignored.
+/// Reads the limits that stand at `path`; unknown keys are faults with `strict` and ignored without.
 ///
-/// Returns nothing when it has added to `faults`.
+/// Returns `None` when it has added to `faults`.
 pub fn limits(value: &Value, path: &str, strict: bool, faults: &mut Vec<String>) -> Option<Limits> {
     let before = faults.len();
     let mut fields = Fields::of(value, path, faults)?;
@@ -141,7 +141,7 @@ pub fn limits(value: &Value, path: &str, strict: bool, faults: &mut Vec<String>)
 
 /// Reads the environment variables that stand at `path`.
 ///
-/// Returns nothing when it has added to `faults`.
+/// Returns `None` when it has added to `faults`.
 pub fn envs(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Envs> {
     let before = faults.len();
     let Some(object) = json::object(value) else {
@@ -150,7 +150,7 @@ pub fn envs(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Envs>
     };
     let mut envs = Envs::new();
     for (name, value) in object {
-        // "A=secret" as a name would say a value.
+        // A name such as "A=secret" would show a value.
         let shown = name.split_once('=').map_or(name.clone(), |(before, _)| [before, "=..."].concat());
         if !is_variable(name) {
             let shown = show(&Value::String(shown));
@@ -190,7 +190,7 @@ fn set<T>(slot: &mut T, value: Option<T>) {
     }
 }
 
-/// The required `exec` of an agent or its check; empty when it is not good.
+/// The required `exec` of an agent or its check; empty when it has a fault.
 fn exec(fields: &mut Fields<'_, '_>, in_tar: bool) -> Vec<Box<str>> {
     let Some(value) = fields.required("exec") else { return Vec::new() };
     let elements = json::array(value).unwrap_or_default();
@@ -229,7 +229,7 @@ fn check(value: &Value, path: &str, in_tar: bool, strict: bool, faults: &mut Vec
 }
 
 fn account(value: &Value) -> Option<Account> {
-    // The last number means "leave it as it is" to the system calls, which would be root.
+    // To the system calls the highest number means "leave the id as it is", and the id before the call is root's.
     let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX).map(Account::Id);
     let Some(text) = json::text(value) else { return id(json::integer(value)?) };
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -1,14 +1,14 @@
-//! Writes compact JSON text, key by key, in the order the caller says.
+//! Writes compact JSON text, key by key, in the order of the caller's calls.
 //!
-//! miniserde's derive can neither leave out absent fields nor limit decimals; this can, and it is smaller. Balanced
-//! calls are the caller's part. Nothing is escaped that JSON does not ask for, so UTF-8 passes as it is.
+//! miniserde's derive can neither leave out absent fields nor limit decimals; this can. The caller must close what it has
+//! opened. Only what JSON requires is escaped, so UTF-8 stays as it is.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use crate::kernel::Decimal;
 
-/// JSON text under construction. Commas come by themselves.
+/// JSON text under construction. Commas are added where they are needed.
 #[derive(Default)]
 pub struct Writer {
     out: String,
@@ -48,7 +48,7 @@ impl Writer {
         self.comma();
         self.put('"');
         let mut rest = text;
-        // All that is escaped is a single byte; what is between goes in one piece.
+        // Only single bytes are escaped; what is between them is copied in one piece.
         while let Some(at) = rest.bytes().position(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {
             self.out.push_str(&rest[..at]);
             let byte = rest.as_bytes()[at];
@@ -85,7 +85,7 @@ impl Writer {
         self.raw(if value { "true" } else { "false" });
     }
 
-    /// A number with at most two decimals; below 0 or not a number becomes 0.
+    /// A number with at most two decimals; a number below 0 and NaN become 0.
     pub fn decimal(&mut self, number: f64) {
         self.raw(&Decimal::rounded(number, 100).to_string());
     }
@@ -101,7 +101,7 @@ impl Writer {
         self.out.push_str(json);
     }
 
-    // Not inlined: what makes bytes of a character is long.
+    // Not inlined, as encoding a character is long and there are many calls.
     #[inline(never)]
     fn put(&mut self, character: char) {
         self.out.push(character);

@@ -1,9 +1,9 @@
 //! One job as a server writes it: a JSON value in, a `Job` or everything that is wrong with it out.
 //!
-//! What passes here is trusted by everything behind it, so each field is checked, also those that matter only later.
-//! Unknown keys, and `url`, `checksum`, `svrlist` and `step` in an action that has no use for them, are ignored; an
-//! unknown limit is not, as what is meant to be limited would not be. No message holds the value of an environment
-//! variable or anything of a URL but its file name: it may hold a password.
+//! The rest of the program trusts what passes here, so every field is checked, also one that is used only later. Unknown
+//! keys are ignored, and so are `url`, `checksum`, `svrlist` and `step` in an action that does not use them. An unknown
+//! limit is refused, because what it was meant to limit would stay unlimited. No message holds the value of an
+//! environment variable, or any part of a URL except the file name: they may hold passwords.
 
 use crate::error::Error;
 use crate::model::job::{Code, Job, JobAction, RejectedJob, Source};
@@ -13,20 +13,20 @@ use crate::model::spec::{is_job_id, is_name, is_version};
 use crate::model::url::{decoded, Url};
 use crate::text::{sanitize, MESSAGE_MAX};
 use crate::wire::definition;
-use crate::wire::json::{self, show, Fields, Value};
+use crate::wire::json::{self, show, Fields, SyntaxError, Value};
 
-/// The longest job, bytes as compact JSON: 256 of them, each held as text and as what it says, must not be what a daemon
-/// dies of. No program can be given more in one variable.
+/// The longest job, in bytes of compact JSON. 256 jobs, each held as text and as values, must not exhaust the daemon's
+/// memory. Linux does not take a longer environment variable either.
 const JOB_MAX: usize = 128 << 10;
 
-/// Reads a job out of a reply.
+/// Reads a job of a reply; `duplicate` is a key that it holds twice.
 ///
 /// # Errors
 /// Why it cannot be run as it was written.
-pub fn read(value: &Value) -> Result<Job, RejectedJob> {
+pub fn read(value: &Value, duplicate: Option<&SyntaxError>) -> Result<Job, RejectedJob> {
     let mut rejected =
         RejectedJob { id: None, code: Code::BadJob, message: "".into(), action: "".into(), name: "".into() };
-    let mut faults = Vec::new();
+    let mut faults: Vec<String> = duplicate.into_iter().map(SyntaxError::to_string).collect();
     let job = take(value, &mut rejected, &mut faults);
     match job {
         Some(job) if faults.is_empty() => Ok(job),
@@ -43,7 +43,7 @@ pub fn read(value: &Value) -> Result<Job, RejectedJob> {
 /// As `read`.
 pub fn read_text(text: &str) -> Result<Job, RejectedJob> {
     match json::parse(text, json::MAX_DEPTH) {
-        Ok(value) => read(&value),
+        Ok(value) => read(&value, None),
         Err(syntax) => Err(RejectedJob {
             id: None,
             code: Code::BadJob,
@@ -54,37 +54,34 @@ pub fn read_text(text: &str) -> Result<Job, RejectedJob> {
     }
 }
 
-/// The job, as far as it can be told; what is known of it goes to `rejected` on the way.
+/// Reads the job and adds what is wrong with it to `faults`; what identifies it goes to `rejected` on the way.
 fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> Option<Job> {
-    if let Some(spoiled) = json::object(value).and_then(|job| json::text(job.get(json::SPOILED)?)) {
-        faults.push(spoiled.to_string());
-    }
     let mut fields = Fields::of(value, "", faults)?;
     fields.required("id");
     rejected.id = fields
         .read("id", "1 to 127 of A-Z a-z 0-9 . _ -, no dot first", |v| json::text(v).filter(|t| is_job_id(t)))
         .map(Into::into);
-    let action = fields.text("action").unwrap_or_default();
-    rejected.action = sanitize(action, 50).into();
-    // An empty name is as good as none: it is what some servers write for none.
-    let given = fields.get("name").filter(|value| json::text(value) != Some(""));
-    if let Some(value) = given {
+    let action_word = fields.text("action").unwrap_or_default();
+    rejected.action = sanitize(action_word, 50).into();
+    // Some servers write an empty name where there is none.
+    let name = fields.get("name").filter(|value| json::text(value) != Some(""));
+    if let Some(value) = name {
         match json::text(value).filter(|text| is_name(text)) {
             Some(name) => rejected.name = name.into(),
             None => fields.wrong("name", "1 to 50 of A-Z a-z 0-9 _ -", value),
         }
-    } else if action != "config" {
+    } else if action_word != "config" {
         fields.fault("name", "missing");
     }
 
-    let order = match action {
+    let action = match action_word {
         "install" => source(&mut fields).map(JobAction::Install),
         "upgrade" => source(&mut fields).map(JobAction::Upgrade),
         "uninstall" => Some(JobAction::Uninstall),
         "start" => Some(JobAction::Start),
         "stop" => Some(JobAction::Stop),
         "restart" => Some(JobAction::Restart),
-        "config" => config(&mut fields, given.is_some()),
+        "config" => config(&mut fields, name.is_some()),
         "" => {
             if fields.get("action").is_none_or(|value| json::text(value).is_some()) {
                 fields.fault("action", "missing");
@@ -94,14 +91,14 @@ fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> 
         _ => {
             rejected.code = Code::UnknownAction;
             let want = "install, upgrade, uninstall, start, stop, restart or config";
-            fields.fault("action", &format!("want {want}, got {}", show(&Value::String(action.to_string()))));
+            fields.fault("action", &format!("want {want}, got {}", show(&Value::String(action_word.to_string()))));
             return None;
         }
     };
-    // Without a package of its own nothing says what a relative program would be relative to.
-    let in_tar = match &order {
+    // A relative program is relative to the package, so only a job that brings a tar package may name one.
+    let in_tar = match &action {
         Some(JobAction::Install(source) | JobAction::Upgrade(source)) => source.format.is_tar(),
-        order => order.is_none(),
+        action => action.is_none(),
     };
 
     let version = fields.read("version", "1 to 100 of A-Z a-z 0-9 . _ + ~ : -, no dot first", |v| {
@@ -110,7 +107,7 @@ fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> 
     let startsecs = fields.seconds("startsecs");
     let signature = fields.text("signature");
     let window = fields.seconds("window").unwrap_or_default();
-    // 0 is what a server writes that writes every key.
+    // A server that writes every key writes 0 for "never".
     let expires = fields.seconds("expires").filter(|time| !time.is_zero());
     let envs = fields.get("envs").and_then(|value| {
         let (path, faults) = fields.inside("envs");
@@ -124,8 +121,8 @@ fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> 
     if text.len() > JOB_MAX {
         fields.fault("", &format!("want a job of at most 128 KiB, got {} bytes", text.len()));
     }
-    let written = fields.get("definition");
-    let spec = written.and_then(|value| {
+    let definition_value = fields.get("definition");
+    let spec = definition_value.and_then(|value| {
         let (path, faults) = fields.inside("definition");
         definition::definition(value, &path, in_tar, true, faults)
     });
@@ -134,12 +131,12 @@ fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> 
     }
     Some(Job {
         id: rejected.id.clone()?,
-        action: order?,
+        action: action?,
         name: rejected.name.clone(),
         envs,
         limits,
         definition: spec.map(Box::new),
-        definition_text: written.map(json::write).unwrap_or_default().into(),
+        definition_text: definition_value.map(json::write).unwrap_or_default().into(),
         version: version.filter(|text| !text.is_empty()).map(Into::into),
         startsecs,
         signature: signature.filter(|text| !text.is_empty()).map(Into::into),
@@ -149,7 +146,7 @@ fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> 
     })
 }
 
-/// What an `install` or `upgrade` brings.
+/// The package of an `install` or `upgrade`.
 fn source(fields: &mut Fields<'_, '_>) -> Option<Source> {
     fields.required("url");
     let url = fields.text("url");
@@ -165,14 +162,14 @@ fn source(fields: &mut Fields<'_, '_>) -> Option<Source> {
     Some(Source { url: url?.into(), digest: digest?, format: format? })
 }
 
-/// What a `config` changes of the daemon; one with a name may change its agent instead.
+/// What a `config` changes in the daemon; a `config` with a name may change that agent instead.
 fn config(fields: &mut Fields<'_, '_>, named: bool) -> Option<JobAction> {
     let servers = fields.text("svrlist").map(|list| servers(list, fields));
     let step = fields.integer("step", 10, 86_400).map(std::time::Duration::from_secs);
     let mut changes = servers.is_some() || fields.get("step").is_some();
     for key in ["envs", "limits", "definition"] {
         match fields.get(key) {
-            // Empty ones are what a server writes that writes every key.
+            // A server that writes every key writes empty objects.
             Some(value) if !named && json::object(value).is_none_or(|object| !object.is_empty()) => {
                 fields.fault("name", &format!("missing, {key} are those of an agent"));
                 changes = true;
@@ -189,7 +186,7 @@ fn config(fields: &mut Fields<'_, '_>, named: bool) -> Option<JobAction> {
 }
 
 fn servers(list: &str, fields: &mut Fields<'_, '_>) -> Vec<Server> {
-    // The list's own messages quote it.
+    // The messages of `parse_servers` quote the list, which would show the password.
     let parsed = match list.contains('@') {
         true => Err("a user in a URL cannot be used, want host:port".into()),
         false => parse_servers(list),
@@ -200,7 +197,7 @@ fn servers(list: &str, fields: &mut Fields<'_, '_>) -> Vec<Server> {
     })
 }
 
-/// The format of the package at `url`, which is checked on the way.
+/// Checks `url` and returns the format of the package that it names.
 fn package_format(url: &str) -> Result<Format, Error> {
     let scheme = url.split_once("://").map(|(scheme, _)| scheme);
     if !matches!(scheme, Some("http" | "https" | "ftp" | "file")) {
@@ -213,7 +210,7 @@ fn package_format(url: &str) -> Result<Format, Error> {
     }
     let file = String::from_utf8_lossy(path.rsplit(|byte| *byte == b'/').next().unwrap_or_default());
     Format::of(&file).ok_or_else(|| {
-        // A password with a slash in it would be found here.
+        // A password that contains a slash would end up in the file name.
         let shown =
             if file.contains('@') { String::new() } else { format!(", got {}", show(&Value::String(file.into()))) };
         format_error!("want a file name in .rpm .deb .apk .ipk .tar .tar.gz .tgz or .tar.xz{shown}")

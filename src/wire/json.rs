@@ -1,7 +1,7 @@
-//! JSON, strict as RFC 8259 has it: texts become values or say where they break it, and values become what they mean.
+//! JSON as strict as RFC 8259: a text becomes a value or an error with its place, and a value becomes what it means.
 //!
-//! `parse` adds three rules: no key twice in one object, no half surrogate pairs, no nesting over a given depth.
-//! Objects are read with `Fields`, which says what is wrong with its path.
+//! `parse` adds three rules: no key twice in one object, no half of a surrogate pair, no nesting over a given depth.
+//! Objects are read with `Fields`, which collects every fault together with its path.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::Error;
 pub use fields::{fault, join, Fields};
 pub use miniserde::json::{Array, Number, Object, Value};
-use scan::{scan, ScanError};
+use scan::{scan, scan_reply, ScanError};
 
 mod fields;
 mod scan;
@@ -17,10 +17,7 @@ mod scan;
 /// The deepest nesting of any text that is read.
 pub const MAX_DEPTH: usize = 64;
 
-/// The key of what is wrong with an object that `parse_reply` found spoiled.
-pub const SPOILED: &str = "\0";
-
-/// The longest time that is taken for meant: ten years, in seconds.
+/// The longest time that is accepted, in seconds: ten years. Anything longer is taken for a mistake.
 pub const MAX_SECONDS: f64 = 315_360_000.0;
 
 /// The first place where a text is not JSON.
@@ -45,51 +42,79 @@ impl fmt::Display for SyntaxError {
 /// # Errors
 /// The first place that is wrong.
 pub fn parse(text: &str, max_depth: usize) -> Result<Value, SyntaxError> {
-    scan(text, max_depth, false).map_err(|fail| fail.place(text))
+    scan(text, max_depth).map_err(|error| error.place(text))
 }
 
-/// As `parse`, of bytes that should be UTF-8.
+/// As `parse`, for bytes that should be UTF-8.
 ///
 /// # Errors
-/// The first place that is wrong, be it JSON or UTF-8.
+/// The first place that is not JSON or not UTF-8.
 pub fn parse_bytes(bytes: &[u8], max_depth: usize) -> Result<Value, SyntaxError> {
-    read_bytes(bytes, max_depth, false)
+    scan_bytes(bytes, |text| scan(text, max_depth))
 }
 
-/// Reads the bytes of a server's reply. A key that comes twice within one of its jobs spoils that job only: the job gets the
-/// member `SPOILED`, which says where.
+/// A server's reply: its value, and the duplicate keys that make single elements of it unusable.
+#[derive(Clone, Debug)]
+pub struct ParsedReply {
+    /// The whole reply. An object with a duplicate key holds the first value of that key.
+    pub value: Value,
+    /// At most one for each element of an array.
+    duplicates: Vec<DuplicateKey>,
+}
+
+/// A duplicate key inside one element of an array that is a member of the outermost object.
+#[derive(Clone, Debug)]
+struct DuplicateKey {
+    /// The key of the array in the outermost object.
+    member: String,
+    /// The element's place in that array, counted from 0.
+    index: usize,
+    /// Where the key stands for the second time.
+    error: SyntaxError,
+}
+
+impl ParsedReply {
+    /// The duplicate key in element `index` of the array `member`, if there is one.
+    pub fn duplicate_in(&self, member: &str, index: usize) -> Option<&SyntaxError> {
+        let duplicate = self.duplicates.iter().find(|duplicate| duplicate.member == member && duplicate.index == index);
+        duplicate.map(|duplicate| &duplicate.error)
+    }
+}
+
+/// Reads the bytes of a server's reply. A duplicate key inside one of its jobs makes that job alone unusable; see
+/// `ParsedReply::duplicate_in`.
 ///
 /// # Errors
 /// As `parse_bytes`.
-pub fn parse_reply(bytes: &[u8], max_depth: usize) -> Result<Value, SyntaxError> {
-    read_bytes(bytes, max_depth, true)
+pub fn parse_reply(bytes: &[u8], max_depth: usize) -> Result<ParsedReply, SyntaxError> {
+    scan_bytes(bytes, |text| scan_reply(text, max_depth))
 }
 
-fn read_bytes(bytes: &[u8], max_depth: usize, forgiving: bool) -> Result<Value, SyntaxError> {
-    let scan = |text| scan(text, max_depth, forgiving);
+/// Scans bytes with `scan`. A syntax error before the first byte that is not UTF-8 is the one that is reported.
+fn scan_bytes<T>(bytes: &[u8], scan: impl Fn(&str) -> Result<T, Box<ScanError>>) -> Result<T, SyntaxError> {
     let valid = match std::str::from_utf8(bytes) {
-        Ok(text) => return scan(text).map_err(|fail| fail.place(text)),
+        Ok(text) => return scan(text).map_err(|error| error.place(text)),
         Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
     };
-    let fail = match scan(valid) {
-        Err(fail) if fail.at < valid.len() => fail,
+    let error = match scan(valid) {
+        Err(error) if error.at < valid.len() => error,
         _ => Box::new(ScanError { at: valid.len(), message: "not UTF-8".into() }),
     };
-    Err(fail.place(valid))
+    Err(error.place(valid))
 }
 
-/// What `take` makes of a whole text, unless it finds a fault in it.
+/// Reads a whole text and gives its value to `take`, which adds what is wrong with it to the faults.
 ///
 /// # Errors
-/// The first place that is no JSON, or all faults.
+/// The first place that is not JSON, or all faults in one text.
 pub fn read<T>(text: &str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Result<T, Error> {
     let mut taken = None;
-    read_sound(text, &mut |value, faults| taken = take(value, faults))?;
-    taken.ok_or_else(|| "says nothing".into())
+    read_checked(text, &mut |value, faults| taken = take(value, faults))?;
+    taken.ok_or_else(|| "holds no usable value".into())
 }
 
-/// `read` of any kind, so that there is this code once.
-fn read_sound(text: &str, take: &mut dyn FnMut(&Value, &mut Vec<String>)) -> Result<(), Error> {
+/// The part of `read` that does not depend on the type, so that it is compiled only once.
+fn read_checked(text: &str, take: &mut dyn FnMut(&Value, &mut Vec<String>)) -> Result<(), Error> {
     let value = parse(text, MAX_DEPTH).map_err(|syntax| syntax.to_string())?;
     let mut faults = Vec::new();
     take(&value, &mut faults);
@@ -104,7 +129,7 @@ pub fn write(value: &Value) -> String {
     miniserde::json::to_string(value)
 }
 
-/// The value in an error message: short, an array or object only by its kind.
+/// The value as an error message shows it: cut after 60 characters, and of an array or object only its kind.
 pub fn show(value: &Value) -> String {
     const MAX: usize = 60;
     let text = match value {
@@ -112,7 +137,7 @@ pub fn show(value: &Value) -> String {
         Value::Object(object) if !object.is_empty() => return "an object".to_string(),
         other => write(other),
     };
-    // JSON lets DEL and what follows it stand as they are, and terminals take some of that for orders.
+    // JSON does not escape DEL and the control characters above it, and a terminal obeys some of them.
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     match text.char_indices().nth(MAX) {
         Some((cut, _)) => [&text[..cut], "...\""].concat(),
@@ -120,7 +145,7 @@ pub fn show(value: &Value) -> String {
     }
 }
 
-/// The text of a string without NUL, which no C string can hold.
+/// The text of a string. One that contains NUL is refused, as no C string can hold it.
 pub fn text(value: &Value) -> Option<&str> {
     match value {
         Value::String(text) if !text.contains('\0') => Some(text),

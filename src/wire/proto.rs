@@ -1,8 +1,8 @@
-//! The protocol's messages: what is reported as JSON text, and what the servers answer as values.
+//! The protocol's messages: reports become JSON text, and the servers' replies become values.
 //!
-//! Keys and words are spelled as the servers spell them. Bodies hold every key in a fixed order, and those that are not
-//! known not at all. A reply is judged as a whole only for being JSON; each job in it stands for itself, see `order`.
-//! Reference and fixtures: `tests/proto`.
+//! Keys and words are spelled as the servers spell them. The keys of a body are in a fixed order, and a key whose value is
+//! not known is left out. A reply as a whole only has to be JSON; each job in it is checked alone, see `job`.
+//! Reference and examples: `tests/proto`.
 
 use crate::error::Error;
 use crate::model::job::{Job, JobId, Outcome, RejectedJob};
@@ -10,17 +10,17 @@ use crate::model::report::{AgentReport, Entry, Report};
 use crate::text::{sanitize, MESSAGE_MAX};
 use crate::wire::emit::Writer;
 use crate::wire::job;
-use crate::wire::json::{self, Number, Value};
+use crate::wire::json::{self, Number, ParsedReply, Value};
 
-/// How many rejected jobs without an id are kept of one reply: as they can only be logged, a few say enough.
+/// How many rejected jobs without an id are kept of one reply. They can only be logged, and a few lines are enough.
 const NAMELESS_MAX: usize = 8;
 
 /// What a server answered to a status.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
-    /// Its `errcode`, when there is a whole number.
+    /// Its `errcode`; `None` where that is not a whole number.
     pub errcode: Option<i64>,
-    /// Its jobs in order, each a good one or why not. The same id may come twice.
+    /// Its jobs in order, each one good or with the reason why it is rejected. The same id may come twice.
     pub jobs: Vec<Result<Job, RejectedJob>>,
 }
 
@@ -63,7 +63,7 @@ pub fn status_body(report: &Report) -> String {
     json.finish()
 }
 
-/// A text for people, whoever had a part in it.
+/// A text for people. It is sanitized, as parts of it may come from anywhere.
 fn put(json: &mut Writer, key: &str, text: &str) {
     json.key(key).text(&sanitize(text, MESSAGE_MAX));
 }
@@ -128,63 +128,63 @@ pub fn ledger_body(entries: &[Entry]) -> String {
     json.finish()
 }
 
-/// Reads the reply to a status; how large it may be is the reader's part.
+/// Reads the reply to a status. The caller has limited its size.
 ///
 /// # Errors
 /// Why it is no reply at all: not JSON, not an object, nested too deep, `jobs` not an array.
 pub fn reply(body: &[u8]) -> Result<Reply, Error> {
-    let value = object(body)?;
+    let reply = object(body)?;
     let mut jobs = Vec::new();
     let mut nameless = 0;
-    match member(&value, "jobs") {
-        None => {}
-        Some(Value::Array(array)) => {
-            for value in array {
-                let job = job::read(value);
-                if matches!(&job, Err(rejected) if rejected.id.is_none()) {
-                    nameless += 1;
-                    if nameless > NAMELESS_MAX {
-                        continue;
-                    }
-                }
-                jobs.push(job);
+    let values = match member(&reply.value, "jobs") {
+        None => &[],
+        Some(Value::Array(array)) => &array[..],
+        Some(other) => return Err(format_error!("jobs: want an array, got {}", sanitize(&json::show(other), 200))),
+    };
+    for (index, value) in values.iter().enumerate() {
+        let job = job::read(value, reply.duplicate_in("jobs", index));
+        if matches!(&job, Err(rejected) if rejected.id.is_none()) {
+            nameless += 1;
+            if nameless > NAMELESS_MAX {
+                continue;
             }
         }
-        Some(other) => return Err(format_error!("jobs: want an array, got {}", sanitize(&json::show(other), 200))),
+        jobs.push(job);
     }
-    Ok(Reply { errcode: errcode(&value), jobs })
+    Ok(Reply { errcode: errcode(&reply.value), jobs })
 }
 
 /// Reads the reply to a batch of results.
 ///
 /// # Errors
-/// Why the server has not taken them.
+/// Why the results do not count as taken: the reply is no JSON object, or its `errcode` is not 0.
 pub fn result_reply(body: &[u8]) -> Result<(), Error> {
-    match errcode(&object(body)?) {
+    match errcode(&object(body)?.value) {
         Some(0) => Ok(()),
         Some(other) => Err(format_error!("refused with errcode {other}")),
         None => Err("errcode: want 0, got no whole number".into()),
     }
 }
 
-/// For how many seconds a server asks to be left alone, in the body of a reply with which it takes nothing; `None` where
-/// there is no whole number.
+/// The seconds for which a server asks for a pause, out of the body of a 429 or 503; `None` where that is not a whole
+/// number.
 pub fn retry_after(body: &[u8]) -> Option<u64> {
-    json::integer(member(&object(body).ok()?, "retry_after")?)
+    json::integer(member(&object(body).ok()?.value, "retry_after")?)
 }
 
 /// Reads the text of a job that was recorded, `Job::text`.
 ///
 /// # Errors
-/// Why it cannot be run, as when it was received; an older binary may know less than the one that recorded it.
+/// Why it cannot be run. That happens after the job was accepted when an older binary reads it, which may know less than
+/// the one that recorded it.
 pub fn job(text: &str) -> Result<Job, RejectedJob> {
     job::read_text(text)
 }
 
-fn object(body: &[u8]) -> Result<Value, Error> {
+fn object(body: &[u8]) -> Result<ParsedReply, Error> {
     match json::parse_reply(body, json::MAX_DEPTH) {
-        Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(other) => Err(format_error!("want a JSON object, got {}", sanitize(&json::show(&other), 200))),
+        Ok(reply) if json::object(&reply.value).is_some() => Ok(reply),
+        Ok(other) => Err(format_error!("want a JSON object, got {}", sanitize(&json::show(&other.value), 200))),
         Err(syntax) => Err(format_error!("not JSON: {}", sanitize(&syntax.to_string(), 200))),
     }
 }

@@ -1,8 +1,8 @@
-//! Records to JSON text and back.
+//! Records become JSON text, and JSON text becomes records. `host::store` reads and writes the files.
 //!
-//! Every field survives the way there and back exactly. What an older or newer binary wrote is read too: unknown keys
-//! are ignored, optional ones may be missing. A text that was cut or is of another kind is an error, never a half-read
-//! record. Environments and limits are arrays of pairs, as their order counts and JSON objects have none.
+//! Every field comes back exactly as it was. Records of older and newer binaries are read too: unknown keys are ignored, and
+//! optional ones may be missing. A text that was cut off, or is of another kind, is an error and never a partial record.
+//! Environments and limits are arrays of pairs, as their order matters and JSON objects have none.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub fn write_identity(identity: &Identity) -> String {
 /// Reads what `write_identity` wrote.
 ///
 /// # Errors
-/// Says what is wrong with the text.
+/// What is wrong with the text.
 pub fn read_identity(text: &str) -> Result<Identity, Error> {
     json::read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
@@ -61,7 +61,7 @@ pub fn write_settings(settings: &Settings) -> String {
 /// Reads what `write_settings` wrote.
 ///
 /// # Errors
-/// Says what is wrong with the text.
+/// What is wrong with the text.
 pub fn read_settings(text: &str) -> Result<Settings, Error> {
     json::read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
@@ -71,7 +71,7 @@ pub fn read_settings(text: &str) -> Result<Settings, Error> {
     })
 }
 
-/// The largest number that jobs are counted up to: more than will ever come, and room to count on from.
+/// The largest sequence number that is accepted: more than all jobs there will ever be, with room for counting on.
 const SEQ_MAX: u64 = 1 << 62;
 
 /// An agent's record as text.
@@ -84,7 +84,7 @@ pub fn write_agent(agent: &AgentRecord) -> String {
 /// Reads what `write_agent` wrote.
 ///
 /// # Errors
-/// Says what is wrong with the text.
+/// What is wrong with the text.
 pub fn read_agent(text: &str) -> Result<AgentRecord, Error> {
     json::read(text, |value, faults| take_agent(value, "", faults))
 }
@@ -132,7 +132,7 @@ pub fn write_job(job: &JobRecord) -> String {
 /// Reads what `write_job` wrote.
 ///
 /// # Errors
-/// Says what is wrong with the text.
+/// What is wrong with the text.
 pub fn read_job(text: &str) -> Result<JobRecord, Error> {
     json::read(text, take_job)
 }
@@ -150,7 +150,7 @@ pub fn write_stop(stop: &StopRecord) -> String {
 /// Reads what `write_stop` wrote.
 ///
 /// # Errors
-/// Says what is wrong with the text.
+/// What is wrong with the text.
 pub fn read_stop(text: &str) -> Result<StopRecord, Error> {
     json::read(text, |value, faults| {
         let mut fields = Fields::of(value, "", faults)?;
@@ -194,7 +194,7 @@ pub fn write_run(run: &RunRecord) -> String {
 /// Reads what `write_run` wrote.
 ///
 /// # Errors
-/// Says what is wrong with the text.
+/// What is wrong with the text.
 pub fn read_run(text: &str) -> Result<RunRecord, Error> {
     json::read(text, take_run)
 }
@@ -276,21 +276,22 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
     if outcome.is_none() && matches!(phase, Some(Phase::Done | Phase::Taken)) {
         fields.fault("outcome", "missing in a job that is done");
     }
-    // Directories are named after it; a job that was refused may have had any.
+    // Directories are named after it. A job that was refused may have had any name.
     let name: Name = string(&mut fields, "name").into();
     if !name.is_empty() && !is_name(&name) && !matches!(phase, Some(Phase::Done | Phase::Taken)) {
         fields.fault("name", "not an agent's name");
     }
-    // 1.0.0 notes no direction: there an outcome before the end is that of a job on its way back, unless it is the success of a
-    // binary that has proved itself.
-    let undone = phase < Some(Phase::Done) && outcome.as_ref().is_some_and(|outcome| outcome.code != Code::Success);
+    // 1.0.0 records no direction. Its jobs have an outcome before they are done only on the way back; the exception is the
+    // success of an upgrade of the daemon that has passed its trial.
+    let on_the_way_back =
+        phase < Some(Phase::Done) && outcome.as_ref().is_some_and(|outcome| outcome.code != Code::Success);
     let direction = match fields.text("direction") {
         Some("forward") => Direction::Forward,
         Some("back") => Direction::Back,
-        _ if undone => Direction::Back,
+        _ if on_the_way_back => Direction::Back,
         _ => Direction::Forward,
     };
-    // A step that only another version knows is as good as none.
+    // A step that only another version knows counts as none.
     let step = fields.text("step").and_then(Step::named);
     Some(JobRecord {
         id,
@@ -358,10 +359,10 @@ fn take_agent(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Age
     if envs.is_none() && fields.get("envs").is_some() {
         fields.fault("envs", "want pairs of strings");
     }
-    // What a job found before it changed anything may be that there was no such agent: a record without a name.
-    let none = path == "before" && fields.text("name").is_none_or(str::is_empty);
+    // Before a job changed anything there may have been no such agent; that is a record without a name.
+    let no_agent = path == "before" && fields.text("name").is_none_or(str::is_empty);
     Some(AgentRecord {
-        name: if none { "".into() } else { name(&mut fields) },
+        name: if no_agent { "".into() } else { name(&mut fields) },
         wanted,
         definition: fields.text("definition").map(Into::into),
         envs,
@@ -394,7 +395,7 @@ fn take_resources(value: &Value) -> Option<Vec<(Resource, u64)>> {
     for pair in json::array(value)? {
         let [key, limit] = json::array(pair)? else { return None };
         let (key, limit) = (json::text(key)?, json::integer(limit)?);
-        // A resource that only a newer binary knows is one that this binary cannot limit.
+        // This binary cannot limit a resource that only a newer binary knows.
         if let Some(resource) = Resource::ALL.into_iter().find(|known| known.key() == key) {
             resources.push((resource, limit));
         }
@@ -409,7 +410,7 @@ fn take_package(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<I
     for key in ["format", "digest"] {
         fields.required(key);
     }
-    // They become names of files and directories that are removed one day, and arguments of a package manager.
+    // They become names of files and directories that are removed later, and arguments of a package manager.
     let (package, file) = (string(&mut fields, "package"), string(&mut fields, "file"));
     for (key, text) in [("package", &package), ("file", &file)] {
         if !text.is_empty() && (!is_file_name(text) || text.starts_with('-')) {
@@ -419,7 +420,7 @@ fn take_package(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<I
     Some(Installed { format: format?, package, version: string(&mut fields, "version"), digest: digest?, file })
 }
 
-/// What `take` makes of the member, if there is one.
+/// Reads the member with `take`, if there is one.
 fn nested<T>(
     fields: &mut Fields,
     key: &'static str,

@@ -1,6 +1,8 @@
-//! What one image of the daemon hands to the next over an exec, as JSON: which descriptor is what, whose process is
-//! whose, and what the state carries on. Another version may read it, so unknown keys are ignored and everything may be
-//! missing; what is missing is found as after the end of any daemon.
+//! What the daemon hands to the new binary when it executes it in its own process, as JSON: the open descriptors, the
+//! children, and the part of the state that is in no record.
+//!
+//! The new binary may be of another version, so unknown keys are ignored and every key may be missing. What is missing is
+//! recovered as after the death of a daemon. The keys keep their spelling, as 1.0.0 reads and writes them.
 
 use crate::error::Error;
 use crate::kernel::{Pid, Time};
@@ -13,36 +15,36 @@ use crate::wire::control::{read_command, write_command};
 use crate::wire::emit::Writer;
 use crate::wire::json::{self, Fields, Value};
 
-/// Everything that is handed over; descriptors by number.
+/// Everything that is handed over. Descriptors are given by their number.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReexecData {
-    /// The process this is for: an exec keeps it.
+    /// The process that this is for, which an exec does not change.
     pub pid: i32,
     /// The installed binary.
     pub program: String,
-    /// The directory that `lock` and `listener` are of.
+    /// The directory of `lock` and `listener`.
     pub run_dir: String,
-    /// The locked file.
+    /// The locked file in `run_dir`.
     pub lock: Option<i32>,
     /// The locked file in `state_dir`.
     pub state_lock: Option<i32>,
     /// The control socket.
     pub listener: Option<i32>,
-    /// The ends of the failure pipe, reading one first.
+    /// The reading and the writing end of the pipe for setup errors of children.
     pub failures: Option<(i32, i32)>,
-    /// The pipe to the watcher of a new image.
+    /// The pipe to the watcher of a new version on trial.
     pub watcher: Option<i32>,
-    /// The limit of open files, soft and hard, that children get.
+    /// The soft and the hard limit of open files that children get.
     pub nofile: Option<(u64, u64)>,
     /// The number of the last client.
     pub last_client: u32,
     /// Clients that are connected.
     pub connections: Vec<Connection>,
-    /// Package tools at work, by the jobs they work for.
+    /// Running package tools, each with the id of its job.
     pub tools: Vec<(Pid, Box<str>)>,
-    /// Other children that are no agents.
+    /// Other children that are not agents.
     pub detached: Vec<Pid>,
-    /// What the state carries on.
+    /// The part of the state that is in no record.
     pub state: ReexecState,
 }
 
@@ -53,44 +55,41 @@ pub struct Connection {
     pub client: u32,
     /// Its socket.
     pub fd: i32,
-    /// What it has sent of its line.
+    /// What the client has sent of its line so far.
     pub line: Vec<u8>,
-    /// What it has not read of its answer.
+    /// The part of the answer that has not been sent yet.
     pub answer: Vec<u8>,
-    /// Its command is being carried out.
+    /// Whether its command is being carried out.
     pub waiting: bool,
-    /// What it waits for, unless that is the reexec itself.
+    /// The command that is being carried out, unless that is the reexec itself.
     pub command: Option<Command>,
 }
 
-/// The handover as text.
-pub fn write(handover: &ReexecData) -> String {
+/// The data as text.
+pub fn write(data: &ReexecData) -> String {
     let mut json = Writer::new();
     json.open('{');
-    json.key("pid").number(number(handover.pid));
-    json.key("program").text(&handover.program);
-    json.key("run_dir").text(&handover.run_dir);
-    for (key, fd) in [
-        ("lock", handover.lock),
-        ("state_lock", handover.state_lock),
-        ("listener", handover.listener),
-        ("watcher", handover.watcher),
-    ] {
+    json.key("pid").number(number(data.pid));
+    json.key("program").text(&data.program);
+    json.key("run_dir").text(&data.run_dir);
+    for (key, fd) in
+        [("lock", data.lock), ("state_lock", data.state_lock), ("listener", data.listener), ("watcher", data.watcher)]
+    {
         if let Some(fd) = fd {
             json.key(key).number(number(fd));
         }
     }
-    if let Some((read, write)) = handover.failures {
+    if let Some((read, write)) = data.failures {
         json.key("failures_read").number(number(read));
         json.key("failures_write").number(number(write));
     }
-    if let Some((soft, hard)) = handover.nofile {
+    if let Some((soft, hard)) = data.nofile {
         json.key("nofile_soft").number(soft);
         json.key("nofile_hard").number(hard);
     }
-    json.key("last_client").number(u64::from(handover.last_client));
+    json.key("last_client").number(u64::from(data.last_client));
     json.key("connections").open('[');
-    for connection in &handover.connections {
+    for connection in &data.connections {
         json.open('{');
         json.key("client").number(u64::from(connection.client));
         json.key("fd").number(number(connection.fd));
@@ -104,7 +103,7 @@ pub fn write(handover: &ReexecData) -> String {
     }
     json.close(']');
     json.key("tools").open('[');
-    for (pid, job) in &handover.tools {
+    for (pid, job) in &data.tools {
         json.open('{');
         json.key("pid").number(number(pid.raw()));
         json.key("job").text(job);
@@ -112,18 +111,18 @@ pub fn write(handover: &ReexecData) -> String {
     }
     json.close(']');
     json.key("errands").open('[');
-    for pid in &handover.detached {
+    for pid in &data.detached {
         json.number(number(pid.raw()));
     }
     json.close(']');
-    put_carried(&mut json, &handover.state);
+    put_state(&mut json, &data.state);
     json.close('}');
     json.finish()
 }
 
-fn put_carried(json: &mut Writer, carried: &ReexecState) {
-    json.key("began").number(carried.began.0);
-    let times = &carried.times;
+fn put_state(json: &mut Writer, state: &ReexecState) {
+    json.key("began").number(state.began.0);
+    let times = &state.times;
     for (key, value) in [
         ("status_at", times.status.0),
         ("results_at", times.results.0),
@@ -134,7 +133,7 @@ fn put_carried(json: &mut Writer, carried: &ReexecState) {
     }
     json.key("status_failures").number(u64::from(times.status.1));
     json.key("results_failures").number(u64::from(times.results.1));
-    for (key, value) in [("extra", times.extra), ("until", carried.until)] {
+    for (key, value) in [("extra", times.extra), ("until", state.until)] {
         if let Some(time) = value {
             json.key(key).number(time.0);
         }
@@ -149,7 +148,7 @@ fn put_carried(json: &mut Writer, carried: &ReexecState) {
     }
     json.close(']');
     json.key("incidents").open('[');
-    for incident in &carried.incidents {
+    for incident in &state.incidents {
         json.open('{');
         json.key("timestamp").number(incident.timestamp);
         json.key("name").text(&incident.name);
@@ -157,14 +156,14 @@ fn put_carried(json: &mut Writer, carried: &ReexecState) {
         json.close('}');
     }
     json.close(']');
-    json.key("dropped_incidents").number(carried.dropped_incidents);
-    json.key("interrupted").boolean(carried.interrupted);
+    json.key("dropped_incidents").number(state.dropped_incidents);
+    json.key("interrupted").boolean(state.interrupted);
     json.key("clients").open('[');
-    for client in &carried.clients {
+    for client in &state.clients {
         json.number(u64::from(client.0));
     }
     json.close(']');
-    if let Some(job) = &carried.job {
+    if let Some(job) = &state.job {
         json.key("job").text(job);
     }
 }
@@ -172,7 +171,7 @@ fn put_carried(json: &mut Writer, carried: &ReexecState) {
 /// Reads what `write` wrote.
 ///
 /// # Errors
-/// Says what is wrong with the text.
+/// What is wrong with the text.
 pub fn read(text: &str) -> Result<ReexecData, Error> {
     json::read(text, take)
 }
@@ -198,7 +197,7 @@ fn take(value: &Value, faults: &mut Vec<String>) -> Option<ReexecData> {
             Some((whole(&mut fields, "pid").and_then(Pid::new)?, fields.text("job")?.into()))
         }),
         detached: each(&mut fields, "errands", |value, _| Pid::new(i32::try_from(json::integer(value)?).ok()?)),
-        state: take_carried(&mut fields),
+        state: take_state(&mut fields),
     })
 }
 
@@ -215,7 +214,7 @@ fn take_connection(value: &Value, faults: &mut Vec<String>) -> Option<Connection
     })
 }
 
-fn take_carried(fields: &mut Fields) -> ReexecState {
+fn take_state(fields: &mut Fields) -> ReexecState {
     let mut time = |key| count(fields, key).map(Time);
     let (status, results) = (time("status_at").unwrap_or_default(), time("results_at").unwrap_or_default());
     let (began, extra_again) = (time("began").unwrap_or_default(), time("again").unwrap_or_default());
@@ -251,7 +250,7 @@ fn take_carried(fields: &mut Fields) -> ReexecState {
     }
 }
 
-/// What `take` makes of each element of an array.
+/// Reads each element of an array with `take`; elements without a value are left out.
 fn each<T>(fields: &mut Fields, key: &'static str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Vec<T> {
     let mut taken = Vec::new();
     for_each(fields, key, &mut |value, faults| {
@@ -262,7 +261,7 @@ fn each<T>(fields: &mut Fields, key: &'static str, take: fn(&Value, &mut Vec<Str
     taken
 }
 
-/// `each` of any kind, so that there is this code once.
+/// The part of `each` that does not depend on the type, so that it is compiled only once.
 fn for_each(fields: &mut Fields, key: &'static str, take: &mut dyn FnMut(&Value, &mut Vec<String>)) {
     let Some(values) = fields.get(key).and_then(json::array) else { return };
     let (_, faults) = fields.inside(key);
@@ -287,7 +286,7 @@ fn number(number: i32) -> u64 {
     u64::from(number.unsigned_abs())
 }
 
-/// Any bytes as text: each is the character of its number.
+/// Any bytes as text: each byte becomes the character with its number.
 fn bytes_to_text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
@@ -308,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_survives_the_way() {
+    fn everything_survives_write_and_read() {
         let full = ReexecData {
             pid: 77,
             program: "/usr/sbin/boot\"agent".into(),
@@ -352,13 +351,13 @@ mod tests {
                 until: Some(Time(10)),
             },
         };
-        for handover in [full, ReexecData::default()] {
-            assert_eq!(read(&write(&handover)), Ok(handover));
+        for data in [full, ReexecData::default()] {
+            assert_eq!(read(&write(&data)), Ok(data));
         }
     }
 
     #[test]
-    fn another_version_is_read_as_far_as_it_goes() {
+    fn data_of_another_version_is_read_as_far_as_possible() {
         let some =
             read("{\"pid\": 5, \"later\": [1], \"connections\": [{\"client\": 1}], \"errands\": [0, 2]}").unwrap();
         assert_eq!(some, ReexecData { pid: 5, detached: vec![pid(2)], ..ReexecData::default() });

@@ -1,33 +1,33 @@
-//! Signed exchanges: the key shared with the servers, what a request carries, and whether a reply is theirs.
+//! Signed exchanges: the keys shared with the servers, the headers of a request, and the check of a reply.
 //!
-//! Both directions are HMAC-SHA256 over a few lines and the body. A nonce that is never used twice ties a reply to its
-//! request, so that no clock is involved and a recorded reply is worth nothing. Everything here is pure: counter and
-//! randomness come in, and no message holds anything of a key.
+//! Both directions are HMAC-SHA256 over a few lines and the body. A nonce that is never used twice binds a reply to its
+//! request, so that no clock is needed and a recorded reply is worthless. Everything here is pure: the counter and the
+//! random bytes come in as arguments. No message holds any part of a key.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 
-/// The shortest key, bytes.
+/// The shortest key, in bytes.
 const KEY_MIN: usize = 16;
 
-/// The digits of what a key is called.
+/// The number of digits that name a key.
 const NAME_LENGTH: usize = 16;
 
-/// The keys shared with the servers: the first signs, each is accepted.
+/// The keys shared with the servers: the first one signs, and a reply signed with any of them is accepted.
 pub struct Keys {
     keys: Vec<Hmac<Sha256>>,
-    /// What the first is called, so that a server that has many knows which to take: the beginning of its SHA-256.
+    /// The name of the first key, by which a server with many keys finds it: the first digits of its SHA-256.
     name: String,
 }
 
-/// How a request is signed.
+/// The signature of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signed {
-    /// What to send beside the headers every request has.
+    /// The headers to add to those of every request.
     pub headers: Vec<(String, String)>,
-    /// What the reply is tied to.
+    /// The nonce that the reply must be signed with.
     pub nonce: Box<str>,
 }
 
@@ -35,7 +35,7 @@ impl Keys {
     /// Reads a key file: one key to a line, the line's bytes without its newline; at most two.
     ///
     /// # Errors
-    /// Says what is wrong with the file.
+    /// What is wrong with the file.
     pub fn read(text: &[u8]) -> Result<Keys, Error> {
         let lines = text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n');
         let (mut keys, mut name) = (Vec::new(), String::new());
@@ -71,10 +71,11 @@ impl Keys {
         Signed { headers: headers.into(), nonce }
     }
 
-    /// Whether a reply is a server's answer to the request with this nonce; takes as long whatever is wrong with it.
+    /// Checks that a reply is a server's answer to the request with this nonce. How long it takes does not depend on which
+    /// bytes of the signature are wrong.
     ///
     /// # Errors
-    /// Says what it lacks.
+    /// Why the reply does not count.
     pub fn verify(&self, status: u16, nonce: &str, body: &[u8], signature: Option<&str>) -> Result<(), &'static str> {
         let signature = signature.ok_or("the reply is not signed")?;
         let signature = from_hex(signature).ok_or("the reply's signature is not 64 hexadecimal digits")?;
@@ -95,7 +96,7 @@ impl Keys {
     }
 }
 
-/// A nonce that was never used before, as long as `counter` was not, or `random` is what nobody can guess.
+/// A nonce that was never used before, as long as either `counter` was not, or nobody can guess `random`.
 pub fn nonce(sn: &str, counter: u64, random: &[u8; 32]) -> Box<str> {
     let hash = Sha256::new().chain_update(sn).chain_update(counter.to_be_bytes()).chain_update(random).finalize();
     hex(&hash[..16]).into()
@@ -132,7 +133,7 @@ mod tests {
     const NONCE: &str = "0123456789abcdef0123456789abcdef";
     const KEY: &[u8] = b"an example key, do not use it";
 
-    /// HMAC-SHA-256 as the standard has it.
+    /// HMAC-SHA-256 is that of the standard.
     #[test]
     fn the_vectors_of_rfc_4231() {
         let long = [0xaa; 131];

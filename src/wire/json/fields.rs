@@ -1,7 +1,7 @@
 //! Reads one JSON object key by key, and collects everything that is wrong with it, each with its path.
 //!
-//! A fault reads `limits.memory: want a size such as "20M", got "20X"`. Whether a key that nobody asked for is a fault
-//! too is up to who reads: in what people write it is, in what servers and other versions write it is not.
+//! A fault reads `limits.memory: want a size such as "20M", got "20X"`. The caller decides whether an unknown key is a
+//! fault: it is one in what people write, and is ignored in what servers and other versions of the daemon write.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub struct Fields<'v, 'f> {
 }
 
 impl<'v, 'f> Fields<'v, 'f> {
-    /// The members of `value`, which stands at `path` (empty for a whole text); a fault when it is no object.
+    /// The members of `value`, which stands at `path` (empty for a whole text); a fault when it is not an object.
     pub fn of(value: &'v Value, path: &'f str, faults: &'f mut Vec<String>) -> Option<Fields<'v, 'f>> {
         match value {
             Value::Object(object) => Some(Fields { object, path, faults, known: Vec::new() }),
@@ -27,7 +27,7 @@ impl<'v, 'f> Fields<'v, 'f> {
         }
     }
 
-    /// The member's value; `null` is as good as none.
+    /// The member's value; `null` counts as missing.
     pub fn get(&mut self, key: &'static str) -> Option<&'v Value> {
         self.known.push(key);
         self.object.get(key).filter(|value| !matches!(value, Value::Null))
@@ -42,7 +42,7 @@ impl<'v, 'f> Fields<'v, 'f> {
         value
     }
 
-    /// What `convert` makes of the member, if there is one; a fault that says `want` when it makes nothing of it.
+    /// Converts the member, if there is one. Where `convert` returns `None`, the fault says `want`.
     pub fn read<T>(&mut self, key: &'static str, want: &str, convert: fn(&'v Value) -> Option<T>) -> Option<T> {
         let value = self.get(key)?;
         let converted = convert(value);
@@ -62,7 +62,7 @@ impl<'v, 'f> Fields<'v, 'f> {
         self.read(key, "true or false", flag)
     }
 
-    /// An integer within bounds.
+    /// An integer from `min` to `max`.
     pub fn integer(&mut self, key: &'static str, min: u64, max: u64) -> Option<u64> {
         let value = self.get(key)?;
         let number = integer(value).filter(|number| (min..=max).contains(number));
@@ -82,7 +82,7 @@ impl<'v, 'f> Fields<'v, 'f> {
         self.read(key, "seconds, above 0 and at most ten years", |value| seconds(value).filter(|time| !time.is_zero()))
     }
 
-    /// Notes that the member is not what it must be.
+    /// Adds the fault that the member's value is not a `want`.
     pub fn wrong(&mut self, key: &str, want: &str, value: &Value) {
         let want = match value {
             Value::String(text) if text.contains('\0') => "a string without NUL",
@@ -91,17 +91,17 @@ impl<'v, 'f> Fields<'v, 'f> {
         self.fault(key, &format!("want {want}, got {}", show(value)));
     }
 
-    /// Notes what is wrong with the member.
+    /// Adds a fault of the member.
     pub fn fault(&mut self, key: &str, message: &str) {
         self.faults.push(fault(self.path, key, message));
     }
 
-    /// The path of a member, for reading what is in it, and where to note what is wrong there.
+    /// The path of a member and the list of faults, for reading what is inside it.
     pub fn inside(&mut self, key: &str) -> (String, &mut Vec<String>) {
         (join(self.path, key), self.faults)
     }
 
-    /// Notes every key that nobody asked for.
+    /// Adds a fault for every key that none of the calls above has named.
     pub fn refuse_unknown(self) {
         for key in self.object.keys() {
             if !self.known.contains(&key.as_str()) {
@@ -120,7 +120,7 @@ pub fn join(path: &str, key: &str) -> String {
     }
 }
 
-/// One line about what is wrong with the member `key` of what stands at `path`.
+/// The line for a fault of the member `key` of what stands at `path`.
 pub fn fault(path: &str, key: &str, message: &str) -> String {
     let place = join(path, key);
     match place.is_empty() {

@@ -1,22 +1,23 @@
-//! The scanner: one pass over a text, recursive over its nesting, which is bounded.
+//! The scanner behind `json::parse`: text in, a value or the first error out, in one pass.
 //!
-//! Every failure leaves at a character's first byte, so that a place can be made of it.
+//! It calls itself for each level of nesting, which is bounded. Every error is at the first byte of a character, so that
+//! line and column can be counted from it.
 
-use super::{show, Array, Number, Object, SyntaxError, Value, SPOILED};
+use super::{show, Array, DuplicateKey, Number, Object, ParsedReply, SyntaxError, Value};
 
-/// The nesting of the objects that can be spoiled: those in an array of the outermost object, as jobs are in a reply.
-const SPOILED_DEPTH: usize = 3;
+/// The nesting of the elements of an array in the outermost object, as jobs are in a reply.
+const ELEMENT_DEPTH: usize = 3;
 
-/// Where a text is wrong, and how.
+/// The first thing that is wrong in a text.
 pub struct ScanError {
-    /// In bytes.
+    /// The offset in the text, in bytes.
     pub at: usize,
     /// What was expected or is wrong there.
     pub message: Box<str>,
 }
 
 impl ScanError {
-    /// The same, with line and column of `text`.
+    /// The same error with its line and column in `text`.
     pub fn place(self, text: &str) -> SyntaxError {
         let before = &text[..self.at];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -28,18 +29,23 @@ impl ScanError {
     }
 }
 
-/// Reads a whole text as one value, nested at most `max_depth` deep; the first failure ends it. With `forgiving`, a key that
-/// comes twice within an object of nesting `SPOILED_DEPTH` only spoils that object.
-pub fn scan(text: &str, max_depth: usize, forgiving: bool) -> Result<Value, Box<ScanError>> {
-    let mut scanner = Scanner { text, at: 0, depth: 0, max_depth, forgiving, spoiled: None };
-    if text.starts_with('\u{feff}') {
-        return Err(scanner.fail("a byte order mark is not JSON"));
-    }
-    let value = scanner.value()?;
-    match scanner.peek() {
-        None => Ok(value),
-        Some(_) => Err(scanner.fail("expected the end")),
-    }
+/// Reads a whole text as one value, nested at most `max_depth` deep.
+///
+/// # Errors
+/// The first place that is wrong.
+pub fn scan(text: &str, max_depth: usize) -> Result<Value, Box<ScanError>> {
+    Scanner::new(text, max_depth).whole()
+}
+
+/// As `scan`, but a duplicate key within an element of an array of the outermost object is collected, not an error.
+///
+/// # Errors
+/// As `scan`.
+pub fn scan_reply(text: &str, max_depth: usize) -> Result<ParsedReply, Box<ScanError>> {
+    let mut scanner = Scanner::new(text, max_depth);
+    scanner.duplicates = Some(Vec::new());
+    let value = scanner.whole()?;
+    Ok(ParsedReply { value, duplicates: scanner.duplicates.unwrap_or_default() })
 }
 
 struct Scanner<'t> {
@@ -47,12 +53,30 @@ struct Scanner<'t> {
     at: usize,
     depth: usize,
     max_depth: usize,
-    forgiving: bool,
-    /// What is wrong with the object that is being read.
-    spoiled: Option<String>,
+    /// The key of the outermost object whose value is being read.
+    member: String,
+    /// The element that is being read of that value, where it is an array.
+    index: usize,
+    /// Duplicate keys within elements; `None` where they are errors.
+    duplicates: Option<Vec<DuplicateKey>>,
 }
 
 impl<'t> Scanner<'t> {
+    fn new(text: &'t str, max_depth: usize) -> Scanner<'t> {
+        Scanner { text, at: 0, depth: 0, max_depth, member: String::new(), index: 0, duplicates: None }
+    }
+
+    fn whole(&mut self) -> Result<Value, Box<ScanError>> {
+        if self.text.starts_with('\u{feff}') {
+            return Err(self.fail("a byte order mark is not JSON"));
+        }
+        let value = self.value()?;
+        match self.peek() {
+            None => Ok(value),
+            Some(_) => Err(self.fail("expected the end")),
+        }
+    }
+
     fn fail(&self, message: &str) -> Box<ScanError> {
         self.fail_at(self.at, message)
     }
@@ -66,7 +90,7 @@ impl<'t> Scanner<'t> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// The next byte that is not white space; it stays the next one.
+    /// Skips white space and returns the byte after it, which is not consumed.
     fn peek(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.byte() {
             self.at += 1;
@@ -75,9 +99,9 @@ impl<'t> Scanner<'t> {
     }
 
     fn accept(&mut self, byte: u8) -> bool {
-        let found = self.peek() == Some(byte);
-        self.at += usize::from(found);
-        found
+        let accepted = self.peek() == Some(byte);
+        self.at += usize::from(accepted);
+        accepted
     }
 
     fn value(&mut self) -> Result<Value, Box<ScanError>> {
@@ -89,12 +113,7 @@ impl<'t> Scanner<'t> {
                 }
                 self.at += 1;
                 self.depth += 1;
-                let mut value = if next == Some(b'{') { self.object()? } else { self.array()? };
-                if self.depth == SPOILED_DEPTH {
-                    if let (Some(what), Value::Object(object)) = (self.spoiled.take(), &mut value) {
-                        object.insert(SPOILED.to_string(), Value::String(what));
-                    }
-                }
+                let value = if next == Some(b'{') { self.object()? } else { self.array()? };
                 self.depth -= 1;
                 return Ok(value);
             }
@@ -126,19 +145,18 @@ impl<'t> Scanner<'t> {
             }
             let start = self.at;
             let key = self.string()?;
-            let again = object.contains_key(&key);
-            if again {
-                let fail = self.fail_at(start, &["duplicate key ", &show(&Value::String(key.clone()))].concat());
-                if !self.forgiving || self.depth < SPOILED_DEPTH {
-                    return Err(fail);
-                }
-                self.spoiled.get_or_insert_with(|| fail.place(self.text).to_string());
+            let duplicate = object.contains_key(&key);
+            if duplicate {
+                self.duplicate_key(start, &key)?;
+            }
+            if self.depth == 1 {
+                self.member.clone_from(&key);
             }
             if !self.accept(b':') {
                 return Err(self.fail("expected \":\""));
             }
             let value = self.value()?;
-            if !again {
+            if !duplicate {
                 object.insert(key, value);
             }
             if self.accept(b'}') {
@@ -150,12 +168,29 @@ impl<'t> Scanner<'t> {
         }
     }
 
+    /// Notes a duplicate key that begins at `start` where that is allowed.
+    fn duplicate_key(&mut self, start: usize, key: &str) -> Result<(), Box<ScanError>> {
+        let error = self.fail_at(start, &["duplicate key ", &show(&Value::String(key.to_string()))].concat());
+        let Some(duplicates) = self.duplicates.as_mut().filter(|_| self.depth >= ELEMENT_DEPTH) else {
+            return Err(error);
+        };
+        // The first one of an element is enough to refuse it.
+        if duplicates.last().is_none_or(|last| last.member != self.member || last.index != self.index) {
+            let (member, index) = (self.member.clone(), self.index);
+            duplicates.push(DuplicateKey { member, index, error: error.place(self.text) });
+        }
+        Ok(())
+    }
+
     fn array(&mut self) -> Result<Value, Box<ScanError>> {
         let mut array = Array::new();
         if self.accept(b']') {
             return Ok(Value::Array(array));
         }
         loop {
+            if self.depth == ELEMENT_DEPTH - 1 {
+                self.index = array.len();
+            }
             array.push(self.value()?);
             if self.accept(b']') {
                 return Ok(Value::Array(array));
@@ -210,7 +245,7 @@ impl<'t> Scanner<'t> {
                 let code = if high && self.text.as_bytes()[self.at..].starts_with(b"\\u") {
                     self.at += 2;
                     let low = self.hex(self.at - 2)?;
-                    // Without a low half the high one stands for itself, which is no character.
+                    // Without a low half the high half is left alone, and it is not a character.
                     if (0xdc00..0xe000).contains(&low) {
                         0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00)
                     } else {
@@ -245,14 +280,14 @@ impl<'t> Scanner<'t> {
         if self.digits()? > 1 && leading_zero {
             return Err(self.fail_at(start, "a number does not begin with 0"));
         }
-        let mut whole = true;
+        let mut is_integer = true;
         if self.byte() == Some(b'.') {
-            whole = false;
+            is_integer = false;
             self.at += 1;
             self.digits()?;
         }
         if let Some(b'e' | b'E') = self.byte() {
-            whole = false;
+            is_integer = false;
             self.at += 1;
             if let Some(b'+' | b'-') = self.byte() {
                 self.at += 1;
@@ -260,12 +295,12 @@ impl<'t> Scanner<'t> {
             self.digits()?;
         }
         let text = &self.text[start..self.at];
-        let integer = match (whole, negative) {
+        let integer = match (is_integer, negative) {
             (true, false) => text.parse().map(Number::U64).ok(),
             (true, true) => text.parse().map(Number::I64).ok(),
             (false, _) => None,
         };
-        // Every JSON number is a float of the standard library's; one that is too large becomes infinite there.
+        // The standard library reads every JSON number as a float; one that is too large becomes infinite.
         match integer.map_or_else(|| text.parse().map(Number::F64), Ok) {
             Ok(Number::F64(number)) if number.is_infinite() => Err(self.fail_at(start, "number out of range")),
             Ok(number) => Ok(number),
@@ -273,7 +308,7 @@ impl<'t> Scanner<'t> {
         }
     }
 
-    /// Passes over at least one digit and says how many there were.
+    /// Skips at least one digit and returns how many there were.
     fn digits(&mut self) -> Result<usize, Box<ScanError>> {
         let start = self.at;
         while let Some(b'0'..=b'9') = self.byte() {

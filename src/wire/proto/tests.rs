@@ -288,6 +288,20 @@ fn a_key_that_comes_twice_costs_its_own_job_only() {
         assert_eq!((rejected.id.as_deref(), rejected.code), (Some("bad"), Code::BadJob));
         assert!(rejected.message.contains(want), "{}", rejected.message);
     }
-    // The reply's own keys are another matter.
+    // A duplicate key of the reply itself leaves open what the reply means.
     assert!(reply(b"{\"errcode\":0,\"errcode\":1}").is_err());
+}
+
+#[test]
+fn a_duplicate_key_elsewhere_costs_no_job() {
+    let stop = |id: &str| {
+        format!("{{\"id\":\"{id}\",\"action\":\"stop\",\"name\":\"web\",\"\\u0000\":\"a key like any other\"}}")
+    };
+    for other in ["{\"x\":{\"a\":1,\"a\":2}}", "[0,{\"a\":1,\"a\":2}]", "[[{\"a\":1,\"a\":2}]]"] {
+        let jobs = format!("\"jobs\":[{},{}]", stop("one"), stop("two"));
+        for text in [format!("{{\"other\":{other},{jobs}}}"), format!("{{{jobs},\"other\":{other}}}")] {
+            let jobs = reply(text.as_bytes()).expect("a reply").jobs;
+            assert!(jobs.len() == 2 && jobs.iter().all(Result::is_ok), "{text}: {jobs:?}");
+        }
+    }
 }
