@@ -58,31 +58,30 @@ pub fn parse_bytes(bytes: &[u8], max_depth: usize) -> Result<Value, SyntaxError>
 pub struct ParsedReply {
     /// The whole reply. An object with a duplicate key holds the first value of that key.
     pub value: Value,
-    /// At most one for each element of an array.
+    /// At most one for each element of an array, in the order of the text.
     duplicates: Vec<DuplicateKey>,
 }
 
 /// A duplicate key inside one element of an array that is a member of the outermost object.
 #[derive(Clone, Debug)]
-struct DuplicateKey {
+pub struct DuplicateKey {
     /// The key of the array in the outermost object.
     member: String,
     /// The element's place in that array, counted from 0.
-    index: usize,
+    pub index: usize,
     /// Where the key stands for the second time.
-    error: SyntaxError,
+    pub error: SyntaxError,
 }
 
 impl ParsedReply {
-    /// The duplicate key in element `index` of the array `member`, if there is one.
-    pub fn duplicate_in(&self, member: &str, index: usize) -> Option<&SyntaxError> {
-        let duplicate = self.duplicates.iter().find(|duplicate| duplicate.member == member && duplicate.index == index);
-        duplicate.map(|duplicate| &duplicate.error)
+    /// The duplicate keys in elements of the array `member`, by rising index.
+    pub fn duplicates_in<'a>(&'a self, member: &'a str) -> impl Iterator<Item = &'a DuplicateKey> {
+        self.duplicates.iter().filter(move |duplicate| duplicate.member == member)
     }
 }
 
 /// Reads the bytes of a server's reply. A duplicate key inside one of its jobs makes that job alone unusable; see
-/// `ParsedReply::duplicate_in`.
+/// `ParsedReply::duplicates_in`.
 ///
 /// # Errors
 /// As `parse_bytes`.

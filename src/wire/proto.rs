@@ -141,8 +141,10 @@ pub fn reply(body: &[u8]) -> Result<Reply, Error> {
         Some(Value::Array(array)) => &array[..],
         Some(other) => return Err(format_error!("jobs: want an array, got {}", sanitize(&json::show(other), 200))),
     };
+    let mut duplicates = reply.duplicates_in("jobs").peekable();
     for (index, value) in values.iter().enumerate() {
-        let job = job::read(value, reply.duplicate_in("jobs", index));
+        let duplicate = duplicates.next_if(|duplicate| duplicate.index == index);
+        let job = job::read(value, duplicate.map(|duplicate| &duplicate.error));
         if matches!(&job, Err(rejected) if rejected.id.is_none()) {
             nameless += 1;
             if nameless > NAMELESS_MAX {

@@ -19,13 +19,32 @@ pub struct ScanError {
 impl ScanError {
     /// The same error with its line and column in `text`.
     pub fn place(self, text: &str) -> SyntaxError {
-        let before = &text[..self.at];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        SyntaxError {
-            line: before.bytes().filter(|byte| *byte == b'\n').count() as u32 + 1,
-            column: before[line_start..].chars().count() as u32 + 1,
-            message: self.message,
+        Cursor::new().place(self, text)
+    }
+}
+
+/// A place in a text that only moves forward, so that all errors of a text together cost one pass over it.
+struct Cursor {
+    at: usize,
+    line: u32,
+    column: u32,
+}
+
+impl Cursor {
+    fn new() -> Cursor {
+        Cursor { at: 0, line: 1, column: 1 }
+    }
+
+    /// Moves to the error, which is not before the last one, and gives it this line and column.
+    fn place(&mut self, error: ScanError, text: &str) -> SyntaxError {
+        for character in text[self.at..error.at].chars() {
+            match character {
+                '\n' => (self.line, self.column) = (self.line + 1, 1),
+                _ => self.column += 1,
+            }
         }
+        self.at = error.at;
+        SyntaxError { line: self.line, column: self.column, message: error.message }
     }
 }
 
@@ -59,11 +78,22 @@ struct Scanner<'t> {
     index: usize,
     /// Duplicate keys within elements; `None` where they are errors.
     duplicates: Option<Vec<DuplicateKey>>,
+    /// The place of the last duplicate key.
+    cursor: Cursor,
 }
 
 impl<'t> Scanner<'t> {
     fn new(text: &'t str, max_depth: usize) -> Scanner<'t> {
-        Scanner { text, at: 0, depth: 0, max_depth, member: String::new(), index: 0, duplicates: None }
+        Scanner {
+            text,
+            at: 0,
+            depth: 0,
+            max_depth,
+            member: String::new(),
+            index: 0,
+            duplicates: None,
+            cursor: Cursor::new(),
+        }
     }
 
     fn whole(&mut self) -> Result<Value, Box<ScanError>> {
@@ -177,7 +207,7 @@ impl<'t> Scanner<'t> {
         // The first one of an element is enough to refuse it.
         if duplicates.last().is_none_or(|last| last.member != self.member || last.index != self.index) {
             let (member, index) = (self.member.clone(), self.index);
-            duplicates.push(DuplicateKey { member, index, error: error.place(self.text) });
+            duplicates.push(DuplicateKey { member, index, error: self.cursor.place(*error, self.text) });
         }
         Ok(())
     }
