@@ -1,4 +1,4 @@
-# BootAgent: every task by one name; `make help` lists them. Needs cargo and make, the rest is said when it is missing.
+# BootAgent: one target for each task; `make help` lists them. They need cargo and make, and name what else is missing.
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -14,9 +14,9 @@ ARCHES = $(foreach target,$(or $(TARGET),$(TARGETS)),$(firstword $(subst -, ,$(t
 DEPS = build-essential ca-certificates curl git python3 python3-jsonschema python3-yaml procps strace xz-utils busybox-static \
 	dpkg-dev rpm minisign openssl nginx-light vsftpd libsodium23 python3-pyftpdlib snmpd zabbix-agent collectd-core \
 	shellcheck mandoc systemd
-# Not installed, only unpacked below target/deps: it would take the place of vsftpd.
+# These are only unpacked below target/deps, as installing them would remove vsftpd.
 DEPS_UNPACKED = pure-ftpd pure-ftpd-common
-# What make bench measures beside bootagent, and measures with.
+# The supervisors that make bench compares with, and its tools.
 DEPS_BENCH = build-essential curl python3 monit supervisor runit s6 busybox-static valgrind
 DEPS_CROSS = rustc-web cargo-web rust-web-src python3 python3-venv binutils file git xz-utils \
 	qemu-user-static qemu-system-x86 qemu-system-arm e2fsprogs debian-archive-keyring
@@ -30,10 +30,10 @@ help: ## list these targets
 build: ## build for this machine, unoptimised
 	$(CARGO) build --locked
 
-release: ## build for this machine, as it is shipped
+release: ## build for this machine, optimised as for a release
 	$(CARGO) build --locked --release
 
-test: ## run all tests, and see that nothing is left of them; BOOTAGENT_TEST_ALL=1 fails where one would be skipped
+test: ## run all tests and check that they leave nothing behind; with BOOTAGENT_TEST_ALL=1 a skipped test fails
 	CARGO="$(CARGO)" tests/run
 
 check: scripts deny ## formatting, lints, documentation, import order
@@ -42,7 +42,7 @@ check: scripts deny ## formatting, lints, documentation, import order
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked --test layers
 
-# Without cargo-deny, what it would find that the lock file alone can tell: crates twice, licences that are not free for all.
+# Without cargo-deny, cargo tree checks what the lock file alone shows: crates in two versions, and other licences.
 deny:
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --all-features check bans licenses sources; else \
 		twice=$$($(CARGO) tree --locked -e normal --target all -d --depth 0 --prefix none | sort -u); \
@@ -52,13 +52,13 @@ deny:
 		[ -z "$$other" ] || { echo "make check: other licences: $$other" >&2; exit 1; }; \
 		echo "licences and duplicates checked by cargo tree, as cargo-deny is not installed"; fi
 
-audit: ## look for known faults in the crates this is built of; needs cargo-deny, and the advisory database from the network
+audit: ## look for known faults in the dependencies; needs cargo-deny, and the network for the advisory database
 	@command -v cargo-deny >/dev/null || { echo "make audit: cargo-deny is missing (cargo install --locked cargo-deny)" >&2; exit 1; }
 	@$(CARGO) deny fetch db || { echo "make audit: the advisory database cannot be reached: nothing was checked" >&2; exit 1; }
-	@$(CARGO) deny --offline --all-features check advisories || { echo "make audit: there are known faults, see above" >&2; exit 1; }
+	@$(CARGO) deny --offline --all-features check advisories || { echo "make audit: there are known faults in the dependencies, see above" >&2; exit 1; }
 
-# What is found goes to fuzz/found; of that, fuzz/corpus has what is worth keeping: cargo fuzz run TARGET -- -merge=1
-# -set_cover_merge=1 -use_counters=0 -max_len=1024 fuzz/corpus/TARGET fuzz/found/TARGET
+# New inputs go to fuzz/found. This command moves those that are worth keeping to fuzz/corpus: cargo fuzz run TARGET --
+# -merge=1 -set_cover_merge=1 -use_counters=0 -max_len=1024 fuzz/corpus/TARGET fuzz/found/TARGET
 fuzz: ## run each fuzzer for a minute (FUZZ_SECONDS=60); needs the nightly toolchain and cargo-fuzz
 	@$(CARGO) +nightly version >/dev/null 2>&1 || { \
 		echo "make fuzz: the nightly toolchain is missing (rustup toolchain install nightly)" >&2; exit 1; }
@@ -72,34 +72,35 @@ fuzz: ## run each fuzzer for a minute (FUZZ_SECONDS=60); needs the nightly toolc
 test-tls: ## run the tests of the tls build, against nginx
 	$(CARGO) test --locked --features tls --test tls
 
-fleet: ## simulate 100,000 hosts and run DAEMONS=500 real ones for MINUTES=10; renews docs/fleet.md
+fleet: ## simulate 100,000 hosts and run DAEMONS=500 real daemons for MINUTES=10; updates docs/fleet.md
 	$(CARGO) build --locked --release --bin bootagent --example bootserver
 	FLEET_HOSTS=100000 FLEET_DAEMONS=$(DAEMONS) FLEET_MINUTES=$(MINUTES) FLEET_PAGE=docs/fleet.md \
 		$(CARGO) test --locked --release --test fleet -- --nocapture --test-threads 1
 
-soak: ## one daemon and 200 agents in trouble for HOURS=1; renews its part of docs/fleet.md
+soak: ## run one daemon and 200 failing agents for HOURS=1; updates its part of docs/fleet.md
 	SOAK_HOURS=$(HOURS) SOAK_PAGE=docs/fleet.md $(CARGO) test --locked --release --test soak -- --nocapture
 
+# Style and above: what mandoc says beyond that are the conventions of the BSD base systems.
 scripts:
 	@command -v shellcheck >/dev/null || { echo "make check: shellcheck is missing (make deps)" >&2; exit 1; }
 	@command -v mandoc >/dev/null || { echo "make check: mandoc is missing (make deps)" >&2; exit 1; }
 	shellcheck $$(grep -rlE '^#!/bin/(ba)?sh' . --exclude-dir=target --exclude-dir=.git --exclude='*.rs' --exclude='*.md')
-	mandoc -T lint man/bootagent.8 man/bootagent.json.5
+	mandoc -T lint -W style man/bootagent.8 man/bootagent.json.5
 
-deps: ## install what the full tests need (Debian, root); starts no service
+deps: ## install the packages that the full tests use (Debian, root); starts no service
 	.ci/apt $(DEPS)
 	.ci/unpack target/deps $(DEPS_UNPACKED)
 	@command -v $(CARGO) >/dev/null || { echo "make deps: cargo is missing: see https://rustup.rs" >&2; exit 1; }
 
-deps-cross: ## install what cross, test-cross and test-vm need (Debian, root)
+deps-cross: ## install the packages that cross, test-cross and test-vm use (Debian, root)
 	.ci/apt $(DEPS_CROSS)
 	test -x target/cross/tools/bin/pip || /usr/bin/python3 -m venv target/cross/tools
 	target/cross/tools/bin/pip install --quiet --disable-pip-version-check -r cross/requirements.txt
 
-deps-bench: ## install what bench compares with (Debian, root); starts no service
+deps-bench: ## install the supervisors that bench compares with (Debian, root); starts no service
 	.ci/apt $(DEPS_BENCH)
 
-cross: ## build static binaries and tarballs for TARGET, or for all four; TLS=1 for those with https
+cross: ## build static binaries and tarballs for TARGET, or for all four targets; TLS=1 builds them with https
 	TLS=$(TLS) cross/build $(or $(TARGET),$(TARGETS))
 	TLS=$(TLS) cross/pack $(foreach target,$(or $(TARGET),$(TARGETS)),$(firstword $(subst -, ,$(target))))
 
@@ -112,10 +113,10 @@ test-cross: ## run the black-box tests with the cross-built binaries under qemu-
 test-vm: ## boot real kernels under qemu-system and test the cross-built binaries in them
 	tests/vm/run
 
-bench: ## measure beside other supervisors, into docs/benchmarks.md (root, an idle machine; after make cross)
+bench: ## measure beside other supervisors and update docs/benchmarks.md (root, an idle machine; after make cross)
 	bench/run $(BENCH)
 
-demo: ## see it work: server, agent, install, kill, upgrade; no root needed
+demo: ## see it work: server, daemon, install, kill, upgrade; no root needed
 	sh examples/demo.sh
 
 install: $(BIN) ## install under DESTDIR and PREFIX; BIN=target/cross/ARCH/bootagent for a static binary
@@ -127,7 +128,7 @@ install: $(BIN) ## install under DESTDIR and PREFIX; BIN=target/cross/ARCH/boota
 target/release/bootagent:
 	$(CARGO) build --locked --release
 
-uninstall: ## remove what install put there; configuration and state stay
+uninstall: ## remove the files of make install; configuration and state stay
 	rm -f $(DESTDIR)$(PREFIX)/sbin/bootagent
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/bootagent.8 $(DESTDIR)$(PREFIX)/share/man/man5/bootagent.json.5
 
