@@ -80,12 +80,11 @@ fleet: ## simulate 100,000 hosts and run DAEMONS=500 real daemons for MINUTES=10
 soak: ## run one daemon and 200 failing agents for HOURS=1; updates its part of docs/fleet.md
 	SOAK_HOURS=$(HOURS) SOAK_PAGE=docs/fleet.md $(CARGO) test --locked --release --test soak -- --nocapture
 
-# Style and above: what mandoc says beyond that are the conventions of the BSD base systems.
 scripts:
 	@command -v shellcheck >/dev/null || { echo "make check: shellcheck is missing (make deps)" >&2; exit 1; }
 	@command -v mandoc >/dev/null || { echo "make check: mandoc is missing (make deps)" >&2; exit 1; }
 	shellcheck $$(grep -rlE '^#!/bin/(ba)?sh' . --exclude-dir=target --exclude-dir=.git --exclude='*.rs' --exclude='*.md')
-	mandoc -T lint -W style man/bootagent.8 man/bootagent.json.5
+	mandoc -T lint man/bootagent.8 man/bootagent.json.5
 
 deps: ## install the packages that the full tests use (Debian, root); starts no service
 	.ci/apt $(DEPS)
