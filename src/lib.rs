@@ -1,6 +1,6 @@
 //! BootAgent keeps a host's agents installed, running and within limits, and takes jobs from a control server.
 //!
-//! Read `README.md` first, then `model::state`, `model::agent`, `model::job`, `daemon`, `host::spawn`, `sys::process`.
+//! Read `docs/architecture.md` first, then `model::state`, `model::agent`, `model::plan`, `daemon`, `host::spawn`, `sys::child`.
 //! Imports point one way: each module names only those before it in this list.
 
 pub mod sorted_map;
