@@ -1,5 +1,5 @@
-//! The daemon dies, and the next one finds everything: agents of every kind, with and without their records, in control
-//! groups and without any; never two copies, and no end that goes unnoticed.
+//! A killed daemon is followed by one that takes over every agent: agents of every kind, with and without their records,
+//! with and without control groups. There are never two copies of an agent, and no end is missed.
 
 mod util;
 
@@ -13,7 +13,7 @@ use util::*;
 /// What unmounts the control groups of a daemon, for `Host::behind`.
 const NO_GROUPS: &str = "umount -R -l /sys/fs/cgroup || exit 1;";
 
-/// The main processes of an agent whose main process is `sleep <mark>`, dead ones apart.
+/// The living main processes of an agent whose main process is `sleep <mark>`.
 fn copies(mark: &str) -> Vec<i32> {
     let want = format!("sleep\0{mark}\0");
     let mut found = Vec::new();
@@ -80,7 +80,7 @@ fn kill_at_random(host: &mut Host, first: u32, rounds: u64) {
     let uptime = host.wait_running("simple").uptime;
     assert!(uptime >= since.elapsed().as_secs_f64() - 4.0, "{uptime} s, its uptime was lost");
     for (name, mark) in &agents[1..5] {
-        // One that was not its program yet when its daemon was killed dies with that, perhaps only now.
+        // A child that had not executed its program yet dies with its daemon, perhaps only now.
         host.wait(&format!("{name} to start"), || host.cli(&["start", name]).code == 0);
         host.wait(&format!("one copy of {name}"), || copies(mark).len() == 1);
     }
@@ -107,7 +107,7 @@ fn killed_at_any_moment_without_control_groups() {
     kill_at_random(&mut host, 4200, rounds());
 }
 
-/// All records of runs are gone: what runs is still known.
+/// All records of runs are gone; the daemon still finds what runs.
 fn lose_the_records(host: &mut Host, first: u32) {
     let agents = every_kind(host, first);
     host.start();
@@ -181,7 +181,7 @@ fn what_only_environments_tell_of_is_ended_and_started_anew() {
     assert_eq!((code, host.processes()), (Some(0), vec![]), "{}", host.logs());
 }
 
-/// A process with these real, effective and saved users that says to be of the agent `web`, in a session of its own.
+/// A process with these real, effective and saved users, in a session of its own, whose environment names agent `web`.
 fn pretender(host: &Host, users: (u32, u32, u32)) -> Child {
     let (real, effective, saved) = users;
     let script = format!(
@@ -260,7 +260,7 @@ fn a_record_of_another_boot_is_void() {
     for name in ["web", "done"] {
         let file = format!("run/agents/{name}.json");
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-        // A live process that is none of ours, in a record of a boot that is over.
+        // A live process of somebody else, in a record of an earlier boot.
         let text = host.read(&file).replace(boot.trim(), "00000000-0000-4000-8000-000000000000");
         host.write(&file, &text);
     }
@@ -316,7 +316,7 @@ fn a_definition_that_changed_while_no_daemon_lived_counts() {
     host.does(&server, &config, 0);
     let given = host.wait_seen("given", "to run anew", |agent| agent.runs() && agent.pid != before[2]).pid;
 
-    // A definition written anew with the same meaning is no other one.
+    // A definition that is written differently but means the same has not changed.
     host.kill9();
     let text = host.read("agents.d/same.json");
     host.write("agents.d/same.json", &text.replace(", ", " ,\n "));
@@ -331,7 +331,7 @@ fn a_definition_that_changed_while_no_daemon_lived_counts() {
     assert_eq!(pids(&host, ["same", "changed", "given"]), [before[0], changed, given], "{}", host.logs());
     assert!(!host.wait_seen("stopped", "to be there", |_| true).runs());
 
-    // So with an image in the same process; and what is as it was, restarts no more.
+    // A reexec does the same; and an agent whose definition did not change is not restarted again.
     host.agent("same", "exec sleep 3000", &[]);
     host.ok(&["reexec"]);
     let same = host.wait_seen("same", "to run anew", |agent| agent.runs() && agent.pid != before[0]).pid;
@@ -340,7 +340,7 @@ fn a_definition_that_changed_while_no_daemon_lived_counts() {
     host.start();
     assert_eq!(pids(&host, ["same", "changed", "given"]), [same, changed, given], "{}", host.logs());
 
-    // What an older daemon started, which noted nothing of it, is not touched for that.
+    // An agent that an older daemon started without recording a fingerprint is not restarted for that.
     host.kill9();
     for name in ["same", "changed"] {
         let file = format!("run/agents/{name}.json");
@@ -418,7 +418,7 @@ fn a_starter_is_followed_to_the_main_process() {
     host.write("go", "");
     let main = copies(&mark)[0];
     host.wait_seen("web", "to run on without its starter", |agent| agent.runs() && agent.pid == main);
-    // The same with a starter that ends while nobody looks.
+    // The same with a starter that ends while no daemon runs.
     fs::remove_file(host.path("go")).unwrap();
     let mut order = host.begin(&["restart", "web"]);
     host.wait("a new one", || copies(&mark).first().is_some_and(|pid| *pid != main));

@@ -1,5 +1,5 @@
-//! A daemon in the background, with its keeper: when it is ready, what it keeps of its starter, what follows its death; and
-//! that there is one only.
+//! A daemon in the background with its keeper: when it is ready, what it inherits from its caller, what happens after its
+//! death, and that there is only one.
 
 mod util;
 
@@ -42,7 +42,7 @@ fn the_daemon_is_ready_when_the_parent_ends() {
     };
     let pids = daemons();
     assert!(!pids.is_empty());
-    // What goes wrong before it is ready is the parent's to say.
+    // The parent reports what fails before the daemon is ready.
     let second = host.cli(&["run", "-d"]);
     assert!(second.code == 1 && !second.err.is_empty(), "{second:?}");
     assert_eq!(daemons(), pids);
@@ -84,10 +84,10 @@ fn a_dead_daemon_is_started_again() {
     let told = "the last daemon died (killed by SIGKILL), and its keeper started this one";
     assert_eq!(host.read("log/bootagent.log").matches(told).count(), 1, "{}", host.logs());
     assert_eq!(host.ok(&["status", "--json"]).matches(told).count(), 1, "it is an event");
-    // Another image follows no death.
+    // After a reexec no daemon has died.
     host.ok(&["reexec"]);
     assert_eq!(host.read("log/bootagent.log").matches(told).count(), 1, "{}", host.logs());
-    // One that ends as it is told is not started again, and its keeper ends with it.
+    // A daemon that was asked to exit is not started again, and its keeper exits too.
     kill(daemon(), "TERM");
     host.wait("daemon, keeper and agent to end", || host.processes().is_empty());
 }

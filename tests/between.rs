@@ -1,5 +1,5 @@
-//! Somebody between host and server (design 7): a proxy in front of the reference server with a key, which alters, replays,
-//! withholds and reorders what goes through it. Whatever it does, no word of it counts, on either side.
+//! An attacker between host and server: a proxy in front of the reference server with a key, which alters, replays,
+//! withholds and reorders messages. Whatever it does, neither side accepts anything from it.
 
 mod util;
 
@@ -17,11 +17,11 @@ const KEY: &str = "the key of a test, long enough";
 /// What the proxy does to a request or a reply, as bytes.
 type Hook = Box<dyn FnMut(Vec<u8>) -> Vec<u8> + Send>;
 
-/// What it does now, and what came by.
+/// What it does now, and what it has seen.
 struct Book {
     asks: Hook,
     answers: Hook,
-    /// Each request, and the reply to it, as they should have gone through.
+    /// Each request and its reply, as both sides sent them.
     seen: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -101,7 +101,7 @@ fn exchange(to: &str, request: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(to).expect("the server listens");
     let mut reply = Vec::new();
     let sent = stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write));
-    // One that refuses may close before it has read all.
+    // A server that refuses may close before it has read everything.
     let _ = sent.and_then(|()| stream.read_to_end(&mut reply));
     reply
 }
@@ -208,7 +208,7 @@ fn what_is_altered_on_the_way_does_not_count() {
         ("the sn", |bytes| with_header(bytes, "X-BootAgent-Sn")),
         ("the signature", |bytes| with_header(bytes, "X-BootAgent-Signature")),
     ];
-    // The daemon may report by itself too: there is no moment when all goes through, nor anything left under way.
+    // The daemon may report by itself too, so wait until nothing is under way.
     between.does(|bytes| with_header(&bytes, "X-BootAgent-Signature"));
     assert!(!reports(&host), "request and reply were altered, and it counts");
     between.answers(|bytes| bytes);
@@ -221,7 +221,7 @@ fn what_is_altered_on_the_way_does_not_count() {
     assert!(host.job("j1").is_none() && host.wait_running("web").runs(), "{}", host.logs());
     // Said once, as long as it lasts.
     assert_eq!(host.read("log/bootagent.log").matches("the reply's signature is wrong").count(), 1, "{}", host.logs());
-    // Nothing of all that was a word of the host's either.
+    // The server accepted nothing of that as a message of the host either.
     between.rests();
     host.wait("the job to come through", || reports(&host) && host.lines("results.jsonl") > 0);
     host.wait_seen("web", "to be stopped", |agent| agent.status == "stoped");
@@ -238,7 +238,7 @@ fn what_was_said_before_does_not_count_again() {
     host.wait("the result", || host.lines("results.jsonl") > 0);
     host.wait_seen("web", "to be stopped", |agent| agent.status == "stoped");
 
-    // What the host has said once, its result too, the server hears no second time.
+    // The server accepts no message of the host twice, results included.
     let said = between.seen();
     assert!(said.len() >= 3);
     for (request, _) in &said {
@@ -247,7 +247,7 @@ fn what_was_said_before_does_not_count_again() {
     }
     assert_eq!(host.lines("results.jsonl"), 1, "{}", host.read("results.jsonl"));
 
-    // What the server has said once, the job too, the host hears no second time, whichever reply it is.
+    // The host accepts no reply of the server twice, jobs included.
     host.ok(&["start", "web"]);
     host.wait_running("web");
     let mut told = 0;
@@ -265,7 +265,7 @@ fn what_was_said_before_does_not_count_again() {
 
 #[test]
 fn replies_in_another_order_do_not_count() {
-    // Two hosts of one server, which get each other's replies, and each its own when it is too late.
+    // Two hosts of one server get each other's replies, and each its own one too late.
     let Some((mut one, reference, between)) = host_behind("1000") else { return };
     let mut other = Host::new();
     let key = format!("\"{}\"", one.path("key").display());
@@ -294,12 +294,12 @@ fn who_withholds_replies_is_a_failed_server() {
     between.answers(|_| Vec::new());
     host.write("jobs/all/stop.json", &Job::new("j1", "stop", "web").text());
     host.start();
-    // The next server is asked, and has its say.
+    // The next server is asked, and its reply counts.
     host.wait("the result", || host.lines("results.jsonl") > 0);
     host.wait_seen("web", "to be stopped", |agent| agent.status == "stoped");
     let came_by = between.seen().len();
     assert!(came_by >= 1);
-    // And is stayed with.
+    // The daemon stays with it.
     host.write("jobs/all/start.json", &Job::new("j2", "start", "web").text());
     host.wait("the next result", || host.read("results.jsonl").contains("\"j2\""));
     assert_eq!(between.seen().len(), came_by);

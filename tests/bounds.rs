@@ -1,5 +1,5 @@
-//! Agents that take all they can get, and what holds them: processor time, processes, output, health checks; and what a
-//! read-only disk leaves to the daemon.
+//! Agents that use as much as they can get, and what limits them: processor time, processes, output, health checks; and
+//! what the daemon can still do on a read-only disk.
 
 mod util;
 
@@ -137,7 +137,7 @@ fn a_health_check_is_the_agents_own() {
     // So is one that was stopped by a signal.
     let stops = check("kill -STOP $$", "0.3", "1");
     host.agent("halted", "exec sleep 1000", &[("check", &stops), ("restartsecs", "60")]);
-    // What an agent said last is told: its end only, nothing a terminal would obey, and no secret.
+    // The last output of an agent is reported: only its end, nothing that a terminal would obey, and no secret.
     let says =
         "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done; printf 'bad \\033[31m%s\\n' \"$TOKEN\"; exit 7";
     host.agent("loud", says, &[("restartsecs", "60"), ("envs", "{ \"TOKEN\": \"s3cr3t-s3cr3t\" }")]);
@@ -177,7 +177,7 @@ fn what_a_failing_health_check_says_is_told() {
     };
     let lines = "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done; ";
     agent("sick", &format!("{lines} printf 'bad \\033[31m%s\\n' \"$TOKEN\" >&2; exit 7"), 2);
-    // Far more than a pipe holds, which would hold it up; with less than a line it ends all the same.
+    // Far more than a pipe holds, which would block it; with less than a line it ends all the same.
     agent("flood", "head -c 3000000 /dev/zero | tr '\\0' x; echo; printf 'that was much'; exit 7", 1);
     // Its output ends before it does, and after it.
     agent("mute", "exec >&- 2>&-; sleep 0.3; exit 7", 1);

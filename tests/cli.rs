@@ -1,4 +1,4 @@
-//! The commands from outside (design 3 and 4): usage, exit codes, what is printed, and every message of `check`.
+//! The commands from outside: usage, exit codes, what is printed, and every message of `check`.
 
 mod util;
 
@@ -178,7 +178,7 @@ fn status_says_that_definitions_were_not_read() {
     host.agent("web", "exec sleep 1000", &[]);
     host.start();
     let says = || host.cli(&["status"]).err;
-    // The daemon notes what it has read when it has nothing else to do.
+    // The daemon records what it has read when it has nothing else to do.
     host.wait("it to be read", || says().is_empty());
     let changes: [&dyn Fn(); 3] =
         [&|| host.agent("new", "exec sleep 1000", &[]), &|| host.agent("web", "exec sleep 1001", &[]), &|| {
@@ -291,7 +291,7 @@ fn check_refuses_directories_that_cannot_be() {
     }
 }
 
-/// In the usual directories may be another daemon.
+/// The daemon in the default directories may be another one.
 #[test]
 fn a_file_that_tells_no_directories_leads_to_no_daemon() {
     let host = Host::new();

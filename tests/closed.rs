@@ -1,5 +1,5 @@
-//! A bad bootagent.json (design 3): the last good copy is used, else the defaults, which ask for no signatures, so that there
-//! are neither exchanges nor jobs until a file is good; supervision goes on.
+//! A bad bootagent.json: the last good copy is used, or else the defaults. As these ask for no signatures, there are no
+//! exchanges and no jobs until a file is good. Agents keep running.
 
 mod util;
 
@@ -27,7 +27,7 @@ fn is_signed(request: &Request) -> bool {
     request.header("X-BootAgent-Signature").is_some()
 }
 
-/// Nothing goes out, everything that asks is told why, and the agent runs.
+/// Nothing is sent, every command says why, and the agent runs.
 fn is_closed(host: &Host, server: &Server, what: &str) {
     let pid = host.wait_running("web").pid;
     assert!(holds(Duration::from_millis(700), || server.requests().is_empty()), "{what}: it talks all the same");
@@ -60,7 +60,7 @@ fn a_bad_file_without_a_good_copy_closes_until_it_is_mended() {
         host.set("svrlist", "").set(key, value);
         host.start_with(&["-S", &server.address]);
         is_closed(&host, &server, what);
-        // Told so, it begins anew with a good file, and the agents go on.
+        // On SIGHUP it starts again with a good file, and the agents keep running.
         let pid = host.wait_running("web").pid;
         host.set(key, &sound).set("step", "0.3").configure();
         host.signal("HUP");

@@ -1,6 +1,6 @@
-//! Nothing in between (design 6): the daemon is stopped at every point of a job in turn, and there it dies, the host is
-//! rebooted, the disk is full, or the job's record is torn. Whatever it was, the job ends as it would have or leaves the
-//! host as it was, the server hears of it, one copy of the right version runs, and nothing is left over.
+//! Crashes in the middle of jobs: the daemon is stopped at every point of a job in turn. There it dies, the host is
+//! rebooted, the disk is full, or the job's record is cut off. Afterwards the job ends as it would have or leaves the host
+//! as it was, the server gets the result, one copy of the right version runs, and there are no leftovers.
 //!
 //! Debug builds stop at a point when they are told to (`src/daemon/fault_injection.rs`). A first run lists the points of each job,
 //! so that no list is kept here. By default a crash is tried at each named point once, and each other disaster, and each
@@ -249,7 +249,7 @@ fn kills(kind: Kind) {
         let (code, message) = walk.host.result(&walk.server, &job.id);
         assert_eq!(code, step.code, "{what}: {message}\n{}", walk.host.logs());
         walk.is_taken(&job.id);
-        // One that was being taken right then comes once more, and says the same.
+        // A result that was being sent at that moment is sent once more, and is the same.
         let codes = walk.server.codes(&job.id);
         assert!(codes.len() <= 2 && codes.iter().all(|other| *other == code), "{what}: {codes:?}");
         walk.check(step.then, &what);

@@ -1,5 +1,5 @@
-//! Records that say what no daemon wrote, as a failing disk may make of them: nothing outside the daemon's own directories is
-//! touched for them, and nobody waits for ever.
+//! Records with contents that no daemon wrote, as a failing disk may produce: nothing outside the daemon's own directories
+//! is touched because of them, and nothing waits for ever.
 
 mod util;
 
@@ -30,7 +30,7 @@ fn a_name_that_leads_elsewhere_removes_nothing() {
     }
     change(&host, "state/agents/packed.json", "\"package\":\"1.0\"", "\"package\":\"../../../elsewhere\"");
     host.start();
-    // It is no record, and the agent as good as unknown: what is left of it is for an order.
+    // The record is damaged, so the agent is unknown; its leftovers wait for a command.
     assert!(host.logs().contains("packed.json\": package.package: not a plain name"), "{}", host.logs());
     server.give(&Job::new("u1", "uninstall", "packed").text());
     host.result(&server, "u1");

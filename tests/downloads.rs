@@ -1,5 +1,5 @@
-//! Downloads that go wrong, as the servers and people see them: cuts, stalls, lies, redirects, resolvers that hang; and that
-//! nothing of it disturbs anything else.
+//! Downloads that fail, as servers and people see them: cuts, stalls, false lengths, redirects, resolvers that hang; and
+//! that this disturbs nothing else.
 
 #[path = "fetch/server.rs"]
 mod scripted;
@@ -31,7 +31,7 @@ fn install(id: &str, url: &str, package: &Package) -> Job {
     Job::new(id, "install", "web").package(&format!("{url}/{}", package.file), package).set("startsecs", "0.2")
 }
 
-/// All of it, or what is behind a place.
+/// All of it, or the bytes from an offset on.
 fn rest(bytes: &[u8], from: Option<usize>) -> Vec<u8> {
     match from {
         Some(from) => {
@@ -121,7 +121,7 @@ fn a_stall_is_ended_and_gone_on_from() {
         match number {
             0 => {
                 send(stream, &whole[..whole.len() - 100]);
-                // Until the other side has had enough.
+                // Until the other side closes.
                 let _ = stream.read(&mut [0]);
             }
             _ => send(stream, &whole),
@@ -172,7 +172,7 @@ fn a_server_without_lengths_may_be_cut_once() {
     host.start();
     let package = tarball(&host, "web", "1.0", &staying("up"), &[]);
     let bytes = package.bytes.clone();
-    // Nobody can tell the first end of the connection from the second.
+    // The first end of the connection looks the same as the second.
     let source = Source::http(move |number, _, stream| {
         send(stream, b"HTTP/1.0 200 OK\r\n\r\n");
         send(stream, if number == 0 { &bytes[..bytes.len() / 2] } else { &bytes });
@@ -218,7 +218,7 @@ fn undisturbed(server: &Server, host: &Host, id: &str) {
         let began = Instant::now();
         kill(before.pid, "KILL");
         host.wait_seen("other", "to be brought back", |agent| agent.runs() && agent.pid != before.pid);
-        // Its restart is due after 0.3 s; what a busy machine adds is not ours.
+        // Its restart is due after 0.3 s; a busy machine adds to that.
         assert!(began.elapsed() < Duration::from_secs(15), "the end of an agent was noticed late");
         host.does(server, &Job::new(&format!("{id}-{n}"), "restart", "other"), 0);
     }

@@ -1,5 +1,5 @@
-//! Events from outside (design 1): what happened to agents, jobs and records between two reports is told with the next one,
-//! once, and of too much the oldest is left out and counted.
+//! Events from outside: what happened to agents, jobs and records between two reports is in the next report, once. When
+//! there are too many events, the oldest are left out and counted.
 
 mod util;
 
@@ -7,7 +7,7 @@ use std::fs;
 
 use util::*;
 
-/// All events told so far, as `NAME: MESSAGE`.
+/// All events reported so far, as `NAME: MESSAGE`.
 fn events(server: &Server) -> Vec<String> {
     let told = |status: &miniserde::json::Value| {
         let event = |event| format!("{}: {}", text(event, "name"), text(event, "message"));
@@ -16,7 +16,7 @@ fn events(server: &Server) -> Vec<String> {
     server.statuses().iter().flat_map(told).collect()
 }
 
-/// Waits until an event of this agent with these words is told.
+/// Waits until an event of this agent with these words is reported.
 fn is_told(host: &Host, server: &Server, name: &str, words: &str) {
     let has = |event: &String| event.starts_with(&format!("{name}: ")) && event.contains(words);
     let told = patiently(|| events(server).iter().any(has).then_some(()));
@@ -54,7 +54,7 @@ fn each_kind_of_event_is_told_once() {
     host.does(&server, &package("1.0", &staying("up")), 0);
     host.does(&server, &package("2.0", "#!/bin/sh\nexit 9\n"), 8);
     is_told(&host, &server, "app", "rolled back from 2.0 to 1.0");
-    // What another daemon finds: agents that run, and a record that cannot be read.
+    // The next daemon finds agents that run, and a record that cannot be read.
     host.wait_seen("web", "to run again", |seen| seen.runs() && seen.pid != first);
     host.kill9();
     fs::write(host.path("state/agents/ends.json"), "{ \"name\": \"en").unwrap();
@@ -105,7 +105,7 @@ fn of_too_many_events_the_oldest_are_left_out_and_counted() {
     server.mode(Mode::Good);
     host.wait("a report", || server.statuses().len() > 1);
     let statuses = server.statuses();
-    // One that was not answered is told again, whole.
+    // Events of a report without an answer are all sent again.
     let many = statuses.iter().max_by_key(|status| items(status, "events").len()).expect("there is one");
     let told: Vec<&str> = items(many, "events").iter().map(|event| text(event, "message")).collect();
     assert!((129..=130).contains(&told.len()), "{}", told.len());

@@ -1,8 +1,8 @@
-//! A fleet in a box: what a hundred thousand hosts do to their servers when nothing happens, when all are rebooted at once,
-//! when servers are gone, when all get a job; simulated with the real `model::state` and its pace. And real daemons with a
-//! reference server, killed at random, of whom every job is accounted for.
+//! A whole fleet on one machine. First a simulation with the real `model::state` and its timing: what a hundred thousand
+//! hosts do to their servers when nothing happens, when all reboot at once, when servers are gone, and when all get a job.
+//! Then real daemons with a reference server, killed at random; every job must get its result.
 //!
-//! `make fleet` does it in full and renews docs/fleet.md; without `FLEET_HOSTS` and `FLEET_DAEMONS` there are fewer.
+//! `make fleet` runs it in full and updates docs/fleet.md; without `FLEET_HOSTS` and `FLEET_DAEMONS` there are fewer.
 //! `FLEET_PAGE=docs/fleet.md` writes the numbers into that page and the plots beside it.
 
 mod util;

@@ -1,5 +1,5 @@
-//! Daemons of the world that put themselves into the background, as agents of type forking, with and without a pid file:
-//! found, told, restarted, taken over by the next daemon, and stopped with all that is theirs.
+//! Well-known programs that put themselves in the background, as agents of type forking, with and without a pid file: found,
+//! reported, restarted, taken over by the next daemon, and stopped with all their processes.
 
 mod util;
 
@@ -13,7 +13,7 @@ use bootagent::host::cgroup::group_name;
 
 use util::*;
 
-/// One such daemon: its program, how it is called, and whether it writes a pid file.
+/// One such program, its arguments, and whether it writes a pid file.
 struct Kind {
     program: &'static str,
     exec: String,

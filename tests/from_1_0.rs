@@ -1,5 +1,5 @@
-//! The release before this one, 1.0.0, and this binary after each other on one host: a job that the one has begun is ended by
-//! the other, the daemon is upgraded from the one to the other and goes back, and a reexec leads either way.
+//! 1.0.0, the release before this one, and this binary after each other on one host: each finishes jobs that the other has
+//! begun, the daemon is upgraded from 1.0.0 and goes back to it, and a reexec works in both directions.
 //! `tests/crash.rs` has every phase of the jobs of agents.
 
 mod util;

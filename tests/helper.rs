@@ -1,5 +1,5 @@
-//! The daemon's side of a helper, with real children: fork needs a process of one thread, so this has a `main` of its own.
-//! The helpers it starts are this very program again.
+//! The daemon's side of a helper, with real children. Fork needs a process with one thread, so this has a `main` of its own.
+//! The helpers that it starts are this same program.
 
 #[path = "util/skip.rs"]
 #[allow(dead_code)]

@@ -1,4 +1,4 @@
-//! Hosts that lack what others have: the system calls of later kernels, /etc, /proc/sys. The daemon does all its work there.
+//! Hosts that lack what others have: system calls of later kernels, /etc, /proc/sys. The daemon does all its work there.
 
 mod util;
 

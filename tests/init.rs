@@ -1,5 +1,5 @@
-//! The daemon as process 1 of a pid namespace, where reboot(2) ends the namespace with a signal that tells which kind it
-//! was; in an initramfs there may be nothing but /proc, or not even that.
+//! The daemon as process 1 of a pid namespace. There reboot(2) ends the namespace with a signal that shows the kind of
+//! reboot. In an initramfs there may be nothing but /proc, or not even that.
 
 mod util;
 
@@ -26,13 +26,13 @@ fn init_of(host: &Host) -> i32 {
     found.unwrap_or_else(|| panic!("no process 1\n{}", host.logs()))
 }
 
-/// Tells process 1 to end everything, and returns the signal that ended the namespace.
+/// Asks process 1 to end everything, and returns the signal that ended the namespace.
 fn down(host: &mut Host, signal: &str) -> Option<i32> {
     kill(init_of(host), signal);
     host.ended().signal()
 }
 
-/// Adds what notes that it was told to end politely to an agent's script.
+/// Makes an agent's script record that it got the stop signal.
 fn polite(host: &Host, name: &str) -> String {
     let file = host.path(name).display().to_string();
     format!("trap 'echo bye > {file}; exit 0' TERM; : > {file}; while :; do sleep 0.05; done")
@@ -50,7 +50,7 @@ fn signals_stop_the_agents_and_then_the_machine() {
         host.wait_seen("polite", "to run", Seen::runs);
         host.wait("the script to come as far as its trap", || host.path("said").exists());
         host.wait_seen("stubborn", "to run", Seen::runs);
-        // What ends an ordinary daemon, or puts another in its place, is nothing to process 1.
+        // Process 1 ignores the signals that end or reexec an ordinary daemon.
         kill(init_of(&host), "QUIT");
         // The signal is taken before what is asked after it.
         assert!(host.status().is_some() && host.status().is_some(), "ended by SIGQUIT");
@@ -62,7 +62,7 @@ fn signals_stop_the_agents_and_then_the_machine() {
     }
 }
 
-/// Where there are no control groups, /proc is all that tells what belongs to an agent.
+/// Without control groups only /proc shows which processes belong to an agent.
 #[test]
 fn trees_are_known_without_control_groups() {
     let Some(mut host) = host_of_init("umount -R -l /sys/fs/cgroup 2>/dev/null;") else { return };
@@ -102,7 +102,7 @@ fn strangers_are_reaped() {
         let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).unwrap_or_default();
         children.split_whitespace().count() == 1
     });
-    // A stranger that lives on is nobody's, and no stop of an agent reaches it.
+    // A process that belongs to no agent keeps running, and no stop of an agent reaches it.
     assert_eq!(
         into(&format!("(setsid sh -c ': {}; sleep 1000' >/dev/null 2>&1 &)", host.path("stranger").display())),
         0

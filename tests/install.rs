@@ -1,4 +1,4 @@
-//! Packages from outside (design 6): tarballs, debs and rpms over http, ftp and file, upgrades and their undoing, what is
+//! Packages from outside: tarballs, debs and rpms over http, ftp and file, upgrades and how they are undone, what is
 //! refused, and what is left afterwards.
 
 mod util;

@@ -1,5 +1,5 @@
-//! Jobs from outside (design 1, 2 and 6): every action but those with packages, ids, results, order, the ledger, and what
-//! a daemon that dies in between makes of them.
+//! Jobs from outside: every action except those with packages, ids, results, order, the list of jobs, and what becomes of
+//! them when the daemon dies in between.
 
 mod util;
 
@@ -272,7 +272,7 @@ fn a_new_server_list_is_on_trial() {
     let count = server.requests_to("/agent/status").len();
     host.wait("the old server to be used on", || server.requests_to("/agent/status").len() > count);
 
-    // An answer that is none of the protocol's is no proof.
+    // An answer that does not follow the protocol proves nothing.
     let wrong = Server::new();
     wrong.mode(Mode::reply("200 OK", "", "{\"hello\": \"world\"}"));
     host.does(&server, &config("wrong", &wrong.address), 4);
@@ -326,7 +326,7 @@ fn envs_and_limits_of_a_job_lie_over_the_definition() {
     let third = host.wait_running("web").pid;
     host.wait("the environment that a job gave", || has_env(third, "SHAPE=round"));
 
-    // Who looks why it is killed sees what the server did.
+    // Somebody who looks for the reason of the kill sees what the server did.
     let shown = host.ok(&["status", "web"]);
     assert!(shown.contains("limits given by a job, over the definition's: CPU=50% nofile=99\n"), "{shown}");
     let status = host.status().expect("the daemon answers");
@@ -355,7 +355,7 @@ fn a_job_ends_as_it_would_have_though_the_daemon_dies() {
         assert!(alive(agent.pid));
         let sleeps = host.agents_processes().len();
         assert_eq!(sleeps, 2, "web and slow, once each, after {delay} ms\n{}", host.logs());
-        // A daemon that is killed before it has noted so sends it again.
+        // A daemon that was killed before it recorded that sends the result again.
         host.wait("it to be noted as taken", || host.job(&id).is_some_and(|row| text(&row, "state") == "taken"));
     }
     for n in 0..5 {
@@ -382,7 +382,7 @@ fn a_record_that_cannot_be_read_is_answered_and_not_run() {
     assert!(corrupt.iter().any(|path| path.to_string_lossy().ends_with(".corrupt")), "{corrupt:?}");
 }
 
-/// The agent's process while no daemon tells.
+/// The agent's process while no daemon runs.
 fn pid_of_web(host: &Host) -> i32 {
     *host.agents_processes().first().expect("the agent goes on without a daemon")
 }

@@ -1,5 +1,5 @@
-//! The ledger against servers that have lost their senses (design 6): one that gives ten thousand jobs at once, one that
-//! gives every job for ever, one that never takes a result, and results that are on their way when the daemon dies.
+//! The list of jobs against servers that misbehave: one that gives ten thousand jobs at once, one that offers every job for
+//! ever, one that never takes a result; and results that are being sent when the daemon dies.
 //!
 //! `MANY_JOBS=10000` for all of them; some by default.
 
@@ -9,7 +9,7 @@ use std::fs;
 
 use util::*;
 
-/// A server, and a started host with agent `web`, which notes each of its starts in the file `starts`.
+/// A server, and a started host with agent `web`, which records each of its starts in the file `starts`.
 fn pair() -> (Server, Host) {
     let server = Server::new();
     let mut host = Host::with(&server);
@@ -35,7 +35,7 @@ fn resident(host: &Host) -> u64 {
     proc_status(host.pid(), "VmRSS").split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// The server has a result, but the host does not know: it tells it once more, and does nothing else.
+/// The server has a result, but the host does not know that: it sends the result once more, and does nothing else.
 #[test]
 fn a_result_that_is_taken_in_a_crash_is_told_again_and_nothing_is_done_again() {
     if cfg!(not(debug_assertions)) || std::env::var_os("BOOTAGENT_TEST_BIN").is_some() {
@@ -83,7 +83,7 @@ fn a_flood_of_jobs_never_keeps_the_daemon_from_its_agents() {
     // What one reply took is bounded by its size, and used again for the next; the jobs themselves must not add up.
     let received = resident(&host);
     assert!(received < before + (32 << 10), "memory: {before} KiB before, {received} KiB after a reply");
-    // An agent is looked after meanwhile.
+    // Meanwhile an agent that ends is restarted.
     let agent = host.wait_running("web");
     kill(agent.pid, "KILL");
     host.wait_seen("web", "to come back", |seen| seen.runs() && seen.pid != agent.pid);

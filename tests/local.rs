@@ -1,5 +1,5 @@
-//! What somebody with a shell on the host can do to the daemon (design 7): plant links and pipes, and keep the control socket
-//! busy; and the modes that keep them from more.
+//! What somebody with a shell on the host can do to the daemon: plant links and pipes, and keep the control socket busy; and
+//! the modes that prevent more.
 
 mod util;
 

@@ -1,5 +1,5 @@
-//! Every parser over every fixture, cut at each byte and with bytes changed, by a fixed seed, and over what the fuzzers have
-//! found to be worth a try (`fuzz/corpus`): nothing panics, nothing takes for ever, and what is accepted keeps its promises.
+//! Every parser over every fixture, cut at each byte and with bytes changed, by a fixed seed, and over the inputs that the
+//! fuzzers have kept (`fuzz/corpus`): nothing panics, nothing takes for ever, and what is accepted satisfies its properties.
 
 #[path = "util/random.rs"]
 #[allow(dead_code)]

@@ -1,5 +1,5 @@
-//! docs/openapi.yaml against what is really sent: the daemon and the reference server talk through a wire that is tapped,
-//! and every request and reply is held against the document by `openapi.py`.
+//! docs/openapi.yaml against what is really sent: the daemon and the reference server talk through a proxy that records
+//! everything, and `openapi.py` checks every request and reply against the document.
 
 mod util;
 

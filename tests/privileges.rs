@@ -1,4 +1,4 @@
-//! Who holds what (design 5 and 7): a child that reads from the network, and an agent.
+//! What a child that reads from the network, and an agent, hold, and as whom they run.
 
 mod util;
 

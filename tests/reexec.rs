@@ -1,4 +1,4 @@
-//! Reexec from outside (design 4): another image in the place of the daemon, and nothing is lost, doubled or noticed.
+//! Reexec from outside: a new binary replaces the daemon in its process, and nothing is lost, done twice or noticed.
 
 mod util;
 
@@ -73,7 +73,7 @@ fn an_end_in_the_gap_is_neither_lost_nor_doubled() {
     if patiently(|| (told() >= rounds as usize).then_some(())).is_none() {
         panic!("told {} of {rounds}: {:#?}", told(), all());
     }
-    // What would be told twice would be told before one more.
+    // An event that is sent twice would be sent before the next one.
     kill(host.wait_running("mortal").pid, "KILL");
     host.wait("one more to be told", || told() > rounds as usize);
     assert_eq!(told(), rounds as usize + 1, "an end was told twice");
@@ -178,13 +178,13 @@ fn what_is_on_disk_by_then_runs() {
         assert_eq!(line.trim(), format!("{} -c {} run", host.program.display(), host.path("bootagent.json").display()));
     }
     assert_eq!(host.wait_running("web").pid, pid);
-    // Nothing of a handover is left open or reaches an agent.
+    // No descriptor of the reexec data stays open or reaches an agent.
     let open = entries(format!("/proc/{daemon}/fd").as_ref()).len();
     host.ok(&["reexec"]);
     host.wait("the clients to be gone", || entries(format!("/proc/{daemon}/fd").as_ref()).len() <= open);
     kill(pid, "KILL");
     let pid = host.wait_seen("web", "to come back", |agent| agent.runs() && agent.pid != pid).pid;
-    // Until it is its program, it is an image of the daemon.
+    // Until the child has executed its program, it is a copy of the daemon.
     host.wait("the program to be executed", || fs::read(format!("/proc/{pid}/comm")).unwrap_or_default() == b"sleep\n");
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
     assert!(!String::from_utf8_lossy(&environment).contains("HANDOVER"));

@@ -1,5 +1,5 @@
-//! What the kernel refuses the daemon for a while, as strace has it refuse: no memory for a child, no descriptor on the whole
-//! host, a disk that fails, a log that cannot be written to. It says so once, goes on, and catches up.
+//! What the kernel refuses the daemon for a while, injected by strace: no memory for a child, no descriptor on the whole
+//! host, a disk that fails, a log that cannot be written to. The daemon says so once, keeps running, and catches up.
 
 mod util;
 

@@ -1,5 +1,5 @@
-//! The daemon upgraded by a job (design 6): a good binary takes its place, with a bad one the old one goes on or runs
-//! again, and agents notice nothing of either.
+//! The daemon upgraded by a job: a good binary replaces it; with a bad one the old binary keeps running or runs again. Agents
+//! notice neither.
 
 mod util;
 
@@ -17,7 +17,7 @@ fn another() -> Vec<u8> {
     bytes
 }
 
-/// A new binary that passes for good, and does `run` when it is run.
+/// A new binary that passes `version` and `check`, and does `run` when it is run.
 fn passing(run: &str) -> Vec<u8> {
     format!("#!/bin/sh\ncase \"$*\" in version) echo bootagent-9.9.9-none;; *check) ;; *) {run};; esac\n").into_bytes()
 }
@@ -229,7 +229,7 @@ fn a_stop_on_trial_is_a_stop() {
     let server = Server::new();
     let (mut host, _) = on_trial(&server);
     assert_eq!(host.end("TERM").code(), Some(0));
-    // The watcher too: nobody is left who would start the daemon again.
+    // The watcher is killed too, so nothing would start the daemon again.
     host.wait("everything to end", || host.processes().is_empty());
     assert!(stays(|| host.processes().is_empty()), "somebody started the daemon again");
     server.mode(Mode::Good);
@@ -238,12 +238,12 @@ fn a_stop_on_trial_is_a_stop() {
     host.wait_running("web");
 }
 
-/// What happens to the daemon in the midst of it; `tests/crash.rs` does the same to the jobs of agents.
+/// What happens to the daemon during the upgrade; `tests/crash.rs` does the same to the jobs of agents.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Disaster {
-    /// It is killed, and started again at once, as an init does.
+    /// It is killed, and started again at once, as by an init.
     Crash,
-    /// It is killed, and nobody but a watcher would start it again.
+    /// It is killed, and only a watcher would start it again.
     Orphaned,
     /// Everything is killed, and the host starts anew.
     Reboot,

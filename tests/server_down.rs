@@ -1,5 +1,4 @@
-//! The wire from outside (design 1 and 2): what is sent and when, to which server, and that no server, however broken, is
-//! ever noticed by the agents.
+//! Exchanges from outside: what is sent, when, and to which server; and that agents never notice a server, however broken.
 
 mod util;
 
@@ -77,7 +76,7 @@ fn reports_come_at_their_step_and_on_change() {
     }
     host.end("TERM");
 
-    // With a long step a change is told all the same.
+    // With a long step a change is reported all the same.
     host.set("step", "3600");
     host.agent("web", "exec sleep 1000", &[]);
     server.forget();
@@ -246,7 +245,7 @@ fn a_server_that_comes_back_is_found() {
     assert!(report.code == 1 && !report.err.is_empty(), "{report:?}");
     let silence = "no server has taken a report for ";
     host.wait("the silence to be told", || host.ok(&["status"]).contains(silence));
-    // It lasts over another image.
+    // It lasts over a reexec.
     host.ok(&["reexec"]);
     assert!(host.ok(&["status", "--json"]).contains("\"silence\":"));
     // Another test may have the port for a moment.

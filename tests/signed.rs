@@ -1,5 +1,5 @@
-//! Signed packages (design 7): which are installed where there are trusted keys, that a server alone brings no code onto a
-//! host, and that nothing is installed but what was verified.
+//! Signed packages: which ones are installed when there are trusted keys, that a server alone cannot bring code onto a host,
+//! and that only verified packages are installed.
 
 mod util;
 
@@ -278,7 +278,7 @@ fn what_jobs_set_before_there_were_trusted_keys_must_be_named_too() {
 
     host.set("trusted_keys", &format!("[\"{}\"]", signatory.public));
     host.start();
-    // What runs with more than counts now is started anew.
+    // An agent that runs with variables that do not count any more is restarted.
     let left = |name: &str, variable_name: &str| variable(&host, name, variable_name);
     host.wait("what is not named to be gone", || ["web", "job"].iter().all(|name| left(name, "SIZE").is_none()));
     assert_eq!(left("web", "COLOUR").as_deref(), Some("green"));
@@ -350,7 +350,7 @@ fn what_can_still_be_written_to_is_not_installed() {
     assert!(message.contains("open for writing elsewhere") && message.contains("helper_user"), "{message}");
     assert_eq!(writer.metadata().unwrap().len(), package.bytes.len() as u64, "it is what was fetched into");
     assert_eq!(leftovers(&host, "web"), Vec::<PathBuf>::new());
-    // A reader harms nobody, and the next job has a file of its own.
+    // A reader does no harm, and the next job has a file of its own.
     let reader = options.open(host.download("i2")).map(|_| fs::File::open(host.download("i2")));
     host.does(&server, &job("i2"), 0);
     assert!(host.wait_running("web").runs());

@@ -3,8 +3,8 @@
 //! of failures as the policy says, every accepted job answered once and never run again, no wake-up lost and none for
 //! nothing, and a stop that ends.
 //!
-//! `SIM_LIVES=1000000` for a night, `SIM_SEED=7` for one life. A seed that breaks a promise prints its shortest history;
-//! with `SIM_COUNT=1` every such seed is told in one line instead.
+//! `SIM_LIVES=1000000` runs for a night, `SIM_SEED=7` runs one life. A seed that breaks a promise prints its shortest
+//! history; with `SIM_COUNT=1` every such seed is reported in one line instead.
 
 #[path = "simulate/host.rs"]
 mod host;

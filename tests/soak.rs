@@ -2,8 +2,8 @@
 //! way it can. Its memory and descriptors stay what they were, no agent is lost or runs twice, every job is answered, with
 //! one and the same result however often it was sent.
 //!
-//! `make soak HOURS=1`. A fifth of the time the daemon is replaced again and again, by reexec and by SIGKILL; then one image
-//! lives for the rest, so that what it loses is seen. Without `SOAK_HOURS` it is twenty seconds, with fewer agents.
+//! `make soak HOURS=1`. For a fifth of the time the daemon is replaced again and again, by reexec and by SIGKILL. Then one
+//! process runs for the rest, so that its leaks show. Without `SOAK_HOURS` it takes twenty seconds, with fewer agents.
 //! `SOAK_PAGE=docs/fleet.md` writes a table into that page and plots beside it.
 
 mod util;
@@ -88,7 +88,7 @@ impl Soak {
                 self.count("definitions changed");
             }
             _ => {
-                // Somebody kills an agent from outside.
+                // An agent is killed from outside.
                 let name = self.crowd.pick(&mut self.random);
                 if let Some(seen) = self.host.seen(&name).filter(|seen| seen.pid > 1) {
                     kill(seen.pid, "KILL");

@@ -1,7 +1,7 @@
-//! Real children: what `sys::child` promises about them, looked at from inside and from outside.
+//! Real children: what `sys::child` promises about them, checked from inside and from outside.
 //!
-//! A program of its own without threads, as `spawn_child` refuses to work beside any; signals come by signalfd as in the
-//! daemon. What needs root is skipped aloud, or fails when BOOTAGENT_TEST_ALL=1.
+//! This is a program without threads, as `spawn_child` refuses to work beside other threads. Signals come by signalfd, as in
+//! the daemon. Tests that need root are reported as skipped, or fail with BOOTAGENT_TEST_ALL=1.
 
 use std::ffi::CString;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Supervision from outside (design 5): starts, the restart policy to the letter, stops, limits, reloads, daemon deaths.
+//! Supervision from outside: starts, the exact restart policy, stops, limits, reloads, daemon deaths.
 
 mod util;
 
@@ -15,8 +15,8 @@ fn environment(pid: i32) -> Vec<String> {
     String::from_utf8_lossy(&bytes).split('\0').filter(|entry| !entry.is_empty()).map(str::to_string).collect()
 }
 
-/// A script that notes the time of each start (s since boot) in `file` before it goes on with `rest`, where `$N` is the
-/// number of starts so far.
+/// A script that records the time of each start (s since boot) in `file` and then runs `rest`, where `$N` is the number of
+/// starts so far.
 fn noting(host: &Host, file: &str, rest: &str) -> String {
     let file = host.path(file).display().to_string();
     format!("cut -d' ' -f1 /proc/uptime >> {file}; N=$(wc -l < {file}); {rest}")

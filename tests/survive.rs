@@ -1,4 +1,4 @@
-//! The daemon goes on whatever the host runs out of: said once, and made good when the host has it again.
+//! The daemon keeps running whatever the host runs out of. It reports the shortage once, and catches up when it is over.
 
 mod util;
 
@@ -152,7 +152,7 @@ fn a_full_disk_is_said_once_and_made_good() {
     assert_eq!(said(&host, "No space left on device"), 1, "{}", host.logs());
     let shown = host.ok(&["status"]);
     assert!(shown.contains("\ncannot write ") && shown.contains(": No space left on device\n"), "{shown}");
-    // Another image would know of no order, and start them.
+    // After a reexec the daemon would not know of the order, and would start them.
     let ran = host.cli(&["reexec"]);
     assert!(ran.code == 1 && ran.err.contains("reexec refused: cannot write "), "{ran:?}");
     assert!(ran.err.contains("No space left on device"), "{ran:?}");
@@ -178,7 +178,7 @@ fn fill(path: &Path) {
     while file.write(&[0; 4096]).is_ok_and(|count| count > 0) {}
 }
 
-/// What is of this boot only is replaced in its own room; what finds none is told.
+/// Records of this boot are replaced in the space that they have; a record without space is reported.
 #[test]
 fn a_full_run_dir_costs_no_agent() {
     if lacks_root() {
@@ -335,7 +335,7 @@ fn a_broken_configuration_costs_neither_agents_nor_commands() {
     host.wait("daemon and keeper to end", || host.processes().is_empty());
 }
 
-/// The lock in run_dir goes with it; that in state_dir stays, also for another image, and is made again with state_dir.
+/// The lock in run_dir is removed with it. That in state_dir stays, also over a reexec, and is made again with state_dir.
 #[test]
 fn an_emptied_run_dir_lets_no_second_daemon_in() {
     let host = Host::new();

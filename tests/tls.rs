@@ -1,5 +1,5 @@
-//! The tls build against a real nginx with a certificate authority of its own (`make test-tls`): a good certificate is taken,
-//! one that has expired, is for another name or by nobody known is not.
+//! The tls build against a real nginx with a private certificate authority (`make test-tls`): a good certificate is accepted;
+//! one that has expired, is for another name or comes from an unknown authority is not.
 #![cfg(feature = "tls")]
 
 mod util;

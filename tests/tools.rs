@@ -1,5 +1,5 @@
-//! Package managers from outside (design 6): what is asked of apk and opkg, and what comes of scripts that hang, of services
-//! that packages start, of held locks and of packages of one kind after another.
+//! Package managers from outside: how apk and opkg are called, and what happens with scripts that hang, services that
+//! packages start, held locks, and packages of one kind after another.
 //!
 //! Debian has neither apk-tools nor opkg, so that stand-ins take their place: scripts that take the same words, keep a
 //! database of their own, and hold their locks and fail as these do (apk-tools 2.14: apk-add(8), apk-del(8), apk-info(8);
@@ -402,7 +402,7 @@ fn a_deb_becomes_an_rpm_becomes_a_tar() {
     assert_eq!(host.agents_processes(), []);
 }
 
-/// The very package that is on record was taken away meanwhile: who orders it again gets it.
+/// The recorded package was removed by somebody meanwhile: a job that brings it again installs it.
 /// The next daemon waits for it, and has the package manager say how it went.
 #[test]
 fn an_installer_that_outlives_the_daemon_is_waited_for() {

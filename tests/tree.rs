@@ -1,7 +1,7 @@
 //! Real trees of processes, found, limited and ended: `host::tree`, `host::limits` and the kernel together.
 //!
-//! A program of its own without threads, as it forks, and a child subreaper as the daemon is. What needs root or a control
-//! group is skipped aloud, or fails when BOOTAGENT_TEST_ALL=1.
+//! This is a program without threads, as it forks, and a child subreaper as the daemon is. Tests that need root or a control
+//! group are reported as skipped, or fail with BOOTAGENT_TEST_ALL=1.
 
 use std::ffi::CString;
 use std::path::Path;
@@ -148,7 +148,7 @@ fn check(holds: bool, what: &str) -> Result<(), String> {
     }
 }
 
-/// Kills until nothing is left, as the daemon does, with the main process's end told when it is seen.
+/// Kills until nothing is left, as the daemon does, and reports the main process's end when it is seen.
 fn end(trees: &mut Trees, name: &str, limits: &Limits) -> Result<(), String> {
     wait_until("an empty tree", trees, |trees| {
         trees.kill(name, limits);
@@ -195,7 +195,7 @@ fn orphans_are_known_by_their_environment(world: &World) -> Verdict {
     let mut trees = world.trees();
     world.begin(&mut trees, "other", "exec sleep 1000");
     let leader = world.begin(&mut trees, "web", "setsid sh -c 'setsid sleep 1000 & exit' & wait; exit 0");
-    // Nobody looks before the whole line up to the main process is gone.
+    // No check happens before the whole line up to the main process is gone.
     wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
     trees.ended("web");
     trees.forget_snapshot();
@@ -397,7 +397,7 @@ while True:
     Ok(None)
 }
 
-/// Limits by this host's own control groups, when they can be written; `prepare` told by what.
+/// Limits by this host's own control groups, when they can be written; `prepare` said by which.
 fn real(world: &World, wanted: &spec::Limits) -> Option<(Limits, Prepared)> {
     if own_uid().0 != 0 {
         return None;

@@ -1,4 +1,4 @@
-//! Signed exchanges (design 7): what the daemon signs, which replies it takes, and what it does without a usable key.
+//! Signed exchanges: what the daemon signs, which replies it accepts, and what it does without a usable key.
 
 mod util;
 
@@ -212,13 +212,13 @@ fn without_a_usable_key_there_is_no_exchange_and_all_else() {
         let check = host.cli(&["check"]);
         assert!(check.code == 1 && check.err.contains("key_file"), "{check:?}");
 
-        // Mended and told so, it talks.
+        // When the key file is good again and SIGHUP came, there are exchanges.
         server.signs(|request, body| signature(KEY, request, body));
         write_key(&host, KEY, 0o600);
         host.signal("HUP");
         host.wait("a report", || server.requests().iter().any(|request| is_signed(request, KEY)));
         assert_eq!(host.wait_running("web").pid, pid);
-        // And a key that turns bad ends it again.
+        // A key that becomes bad ends them again.
         write_key(&host, "short", 0o600);
         host.signal("HUP");
         host.wait("no more reports", || {

@@ -1,5 +1,5 @@
-//! Root reads nothing that somebody else could have written, or put in its place (design 7): by an access control list, by a
-//! group, through a directory above, or through a link; and says who could, and what ends it.
+//! A daemon run by root refuses files that somebody else could have written or replaced: by an access control list, by a
+//! group, through a directory above, or through a link. It says who could, and which command corrects it.
 
 mod util;
 
@@ -55,7 +55,7 @@ fn definitions_that_others_could_write_define_nothing() {
     fs::rename(at("linked"), theirs.join("linked.json")).unwrap();
     symlink(theirs.join("linked.json"), at("linked")).unwrap();
     chown(&theirs, Some(STRANGER), None).unwrap();
-    // A list that lets others read is none of our business, and neither is the group root.
+    // A list that lets others read does not matter, and neither does the group root.
     grant(&at("readable"), "access");
     mode(&at("readable"), 0o644);
     mode(&at("fine"), 0o664);
@@ -93,7 +93,7 @@ fn definitions_that_others_could_write_define_nothing() {
         host.wait_running(name);
     }
 
-    // What was good goes on as it was.
+    // What was good before stays in force.
     let pid = host.wait_running("listed").pid;
     fs::write(at("listed"), definition("listed", "2", "exec sleep 1001", &[])).unwrap();
     grant(&at("listed"), "access");

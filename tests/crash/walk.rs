@@ -19,9 +19,9 @@ pub enum Disaster {
     Full,
     /// The daemon is killed, and the record of its job is cut.
     Torn,
-    /// The daemon is killed, and 1.0.0 goes on.
+    /// The daemon is killed, and 1.0.0 continues.
     Downgrade,
-    /// The daemon is killed, and goes on with the record as 1.0.0 writes it.
+    /// The daemon is killed, and continues with the record as 1.0.0 writes it.
     Upgrade,
 }
 
@@ -189,12 +189,12 @@ impl Walk {
         assert!(codes.len() == 1 || many, "{what}: {codes:?}\n{}", self.host.logs());
         let then = match (disaster, code) {
             (_, code) if code == step.code => step.then,
-            // What it had done before the record was lost, nobody knows.
+            // What the job had done before its record was lost is unknown.
             (Disaster::Torn, 9) => "?",
             (Disaster::Full, 4 | 6 | 7 | 8) => before,
             _ => panic!("{what}: {code} {message}\n{}", self.host.logs()),
         };
-        // What is on disk says the same, and what the daemon leaves lying about the next one removes.
+        // The records on disk say the same, and leftovers of the daemon are removed by the next one.
         self.host.kill9();
         self.host.start();
         self.check(then, &what);

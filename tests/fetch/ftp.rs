@@ -72,7 +72,7 @@ fn serve(
                 }
                 "PASV" => {
                     let port = port(passive.insert(TcpListener::bind("127.0.0.1:0")?))?;
-                    // A host nobody should believe in.
+                    // An address that must not be used.
                     format!("227 Entering Passive Mode (192,0,2,1,{},{})", port >> 8, port & 255)
                 }
                 "RETR" => {

@@ -266,7 +266,7 @@ fn lies_about_lengths_harm_nobody() {
             other => panic!("{other:?}"),
         }
     }
-    // Nobody asked for a part, or for another encoding: one is refused, the other is not what was promised.
+    // The request asked neither for a part nor for another encoding: one is refused, the other does not match the digest.
     let part = Server::fixed(reply("206 Partial Content", "Content-Range: bytes 0-999/1000\r\n", &bytes));
     failed(fetch(&part.url, &scratch.file("g", b"")), FailureKind::Final, 0, "206");
     let packed = Server::fixed(reply("200 OK", "Content-Encoding: gzip\r\n", b"\x1f\x8b..."));

@@ -1,4 +1,4 @@
-//! The working mode of the real binary: one order in, one outcome out, against servers that misbehave in every known way.
+//! The helper mode of the real binary: one request in, one response out, against servers that misbehave in every known way.
 
 mod exchange;
 mod ftp;

@@ -1,4 +1,4 @@
-//! A server as numbers: what it can do in a second, how long it lets wait, and whether it answers at all.
+//! A simulated server: its requests per second, how long a request may wait, and whether it answers at all.
 
 use crate::simulation::{Series, SECOND};
 
@@ -20,7 +20,7 @@ pub enum Mode {
     Refuses,
     /// The host is gone: connections lead nowhere.
     Silent,
-    /// It asks everybody to be left alone until then, s.
+    /// It asks every host for a pause until then, s.
     Closed(u64),
 }
 

@@ -1,7 +1,7 @@
-//! A fleet in memory: every host is a whole `model::state::State`, with the real pace, against servers that are numbers.
+//! A fleet in memory: every host is a whole `model::state::State` with its real timing, against simulated servers.
 //!
-//! All hosts live on one clock. What a state wants done is done at once, except for exchanges and downloads, which take
-//! the time that the servers need. No thread, no clock: the same seed gives the same fleet.
+//! All hosts share one simulated clock. Actions are done at once, except exchanges and downloads, which take the time that
+//! the servers need. There is no thread and no real clock: the same seed gives the same fleet.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -24,7 +24,7 @@ pub const SECOND: u64 = 1_000_000_000;
 /// What a download takes, from a package server that is wide enough.
 const DOWNLOAD: u64 = 5 * SECOND;
 
-/// What every host is told at its start.
+/// The options that every host starts with.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub hosts: u32,

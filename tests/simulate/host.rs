@@ -66,7 +66,7 @@ struct Followed {
     ours: bool,
     since: Time,
     role: Role,
-    /// It was told to end.
+    /// It was asked to end.
     signalled: bool,
 }
 
@@ -425,7 +425,7 @@ impl<'a> Host<'a> {
     /// After a long peace: every job answered, every person too, every agent where it should be.
     fn rests(&self) -> Broken {
         let Some(state) = &self.daemon else { return Err("there is no daemon after hours of peace".into()) };
-        // Servers that did not answer may be left alone for a whole step.
+        // Servers that did not answer may not be asked for a whole step.
         let patient = self.plan.step > Duration::from_secs(3600);
         let waits = |id: &JobId| patient && state.job_record(id).is_some_and(|record| record.phase == Phase::Done);
         for (id, since) in &self.accepted {
@@ -436,7 +436,7 @@ impl<'a> Host<'a> {
                 let record = state.job_record(id).map(|record| (record.phase, record.outcome.clone()));
                 return Err(format!("job {id} is not answered: {record:?}"));
             }
-            // One whose last record could not be written is answered once more by the next daemon, which harms nobody.
+            // A job whose last record could not be written is answered once more by the next daemon, which does no harm.
             if state.job_record(id).is_some() {
                 return Err(format!("job {id} is answered, and not over"));
             }
@@ -484,7 +484,7 @@ fn late_starters(state: &State, now: Time) -> Vec<Name> {
     state.agents().filter(|agent| late(&agent.state)).map(|agent| agent.name().clone()).collect()
 }
 
-/// Whether an event says nothing to who reads a history.
+/// Whether an event is of no use to the reader of a history.
 fn is_routine(event: &Event) -> bool {
     match event {
         Event::Tick | Event::Measured(_) | Event::ProcessCount(..) | Event::Checked(_, Exit::Code(0), _) => true,

@@ -20,7 +20,7 @@ pub enum End {
 /// When an agent may be started again without an order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Next {
-    /// Nothing speaks against it.
+    /// It may be started.
     Free,
     At(Time),
     /// It was given up, or has finished.

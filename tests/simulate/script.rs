@@ -22,7 +22,7 @@ pub enum Mode {
     Refusing,
     /// They do what they are asked, and the answer is lost.
     Losing,
-    /// They ask to be left alone.
+    /// They ask for a pause.
     Busy,
 }
 
@@ -111,7 +111,7 @@ fn spec(random: &mut Random, name: &str) -> Spec {
     spec
 }
 
-/// What a package brings, told by the first byte of its digest: nothing, or a definition of its own.
+/// What a package brings, chosen by the first byte of its digest: nothing, or a definition of its own.
 pub fn package_definition(number: u8, name: &str) -> Option<Box<Spec>> {
     let mut random = Random(u64::from(number));
     random.chance(70).then(|| Box::new(spec(&mut random, name)))

@@ -23,7 +23,7 @@ pub enum Kind {
     Forks,
     /// It goes into the background.
     Daemon,
-    /// It writes until its output is turned over.
+    /// It writes until its output is rotated.
     Talks,
     /// It ends at once and is given up, until a job or a person starts it again.
     Broken,
@@ -59,7 +59,7 @@ impl Crowd {
     /// Writes an agent's definition. The main process is one whose arguments say `main-NAME`.
     pub fn define(&self, host: &Host, index: usize, envs: &str) {
         let (name, kind) = &self.0[index];
-        // Everybody at a moment of his own.
+        // Each agent does so at a moment of its own.
         let after = 3 + index % 17;
         let pidfile = host.path(&format!("{name}.pid")).display().to_string();
         let script = match kind {
@@ -123,7 +123,7 @@ impl Crowd {
         count
     }
 
-    /// Agents that are not told of, or not as they are.
+    /// Agents that are not reported, or not as they are.
     pub fn lost(&self, status: &Value, alive: &BTreeMap<String, usize>) -> Vec<String> {
         let mut lost = Vec::new();
         for (name, kind) in &self.0 {

@@ -55,7 +55,7 @@ impl Record {
         }
     }
 
-    /// The median of a part of the time, in which one image lived.
+    /// The median of a part of the time in which one process ran.
     fn middle(&self, time: Duration, part: (f64, f64), what: fn(&Look) -> f64) -> f64 {
         let (from, to) = (part.0 * time.as_secs_f64(), part.1 * time.as_secs_f64());
         median(self.0.iter().filter(|look| look.at >= from && look.at < to).map(what).collect())

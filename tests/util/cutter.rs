@@ -124,7 +124,7 @@ impl Shared {
                 if *left == 0 {
                     let cut = self.cuts.fetch_add(1, Ordering::SeqCst) + 1;
                     self.left.store(self.times.saturating_sub(cut), Ordering::SeqCst);
-                    // Until the other side has had enough.
+                    // Until the other side closes.
                     while cut % SILENT == 0 && !gone.load(Ordering::SeqCst) {
                         pause();
                     }

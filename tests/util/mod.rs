@@ -90,7 +90,7 @@ impl Host {
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(dir.join("agents.d")).expect("a directory for the test");
         note_made(&group_name(&dir.join("state").display().to_string()));
-        // Agents of other users come through here, and nobody else may write, whatever the umask is.
+        // Agents of other users must get through here, and only the owner may write, whatever the umask is.
         for path in [dir.clone(), dir.join("agents.d")] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the test's own directory");
         }
@@ -233,7 +233,7 @@ impl Host {
         kill(self.pid(), signal);
     }
 
-    /// Ends the daemon with SIGKILL; its agents go on.
+    /// Ends the daemon with SIGKILL; its agents keep running.
     pub fn kill9(&mut self) {
         let mut daemon = self.daemon.take().expect("the daemon was started");
         daemon.kill().expect("our own child");
@@ -280,7 +280,7 @@ impl Host {
             .unwrap_or_else(|| panic!("bootagent {args:?} does not end\n{}", self.logs()))
     }
 
-    /// Begins a command whose end nobody waits for.
+    /// Begins a command without waiting for its end.
     pub fn begin(&self, args: &[&str]) -> Child {
         let mut command = self.command(&binary(), args);
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary can be executed")
@@ -325,7 +325,7 @@ impl Host {
         });
         let found =
             found.unwrap_or_else(|| panic!("waited in vain for {name} {what}; it is {last:?}\n{}", self.logs()));
-        // It is told as running from its fork on, a moment before it is its program.
+        // It is reported as running from its fork on, a moment before it executes its program.
         let image = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
         let daemon = self.daemon.as_ref().and_then(|daemon| image(daemon.id() as i32));
         let started = patiently(|| (daemon.is_none() || found.pid <= 0 || image(found.pid) != daemon).then_some(()));

@@ -72,8 +72,8 @@ pub fn remove_package(words: &[impl AsRef<std::ffi::OsStr>]) {
     let _ = std::fs::remove_dir("/usr/lib/bootagent");
 }
 
-/// Notes for tests/run the name of something that a test makes on this host beside its directory, so that it knows what
-/// is of this run when it looks for what is left.
+/// Records for tests/run the name of something that a test makes on this host outside its directory, so that tests/run
+/// recognizes it when it looks for leftovers.
 pub fn note_made(name: &str) {
     let Some(file) = std::env::var_os("BOOTAGENT_TEST_RUN").map(|run| Path::new(&run).join("made")) else { return };
     let mut file = OpenOptions::new().append(true).create(true).open(file).expect("the run's directory is there");

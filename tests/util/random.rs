@@ -1,4 +1,4 @@
-//! The chance that tests make, the same for the same seed.
+//! Random numbers for tests, the same for the same seed.
 
 use bootagent::model::schedule;
 

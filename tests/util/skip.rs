@@ -1,4 +1,4 @@
-//! What keeps a test from running here, told so that nobody takes it for passed.
+//! How a test says that it cannot run on this machine, so that it counts as ignored and not as passed.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -20,13 +20,13 @@ pub fn cannot_apply(why: &str) -> bool {
     true
 }
 
-/// Notes for `tests/runner`, by which cargo starts each test program, that `test` is skipped and why. Nobody else would
-/// tell it as such, so without that program it is a failure.
+/// Records for `tests/runner`, by which cargo starts each test program, that `test` is skipped and why. Without that program
+/// the skip would count as passed, so it is a failure then.
 pub fn note_skip(test: &str, why: &str) {
     let file = std::env::var_os("BOOTAGENT_TEST_SKIPS");
     let file = file.unwrap_or_else(|| panic!("{test} {why}; `cargo test` or tests/runner would count it as ignored"));
     let mut file = OpenOptions::new().append(true).create(true).open(file).expect("the runner's file can be written");
-    // In one piece, as other tests note theirs at the same time.
+    // In one write, as other tests may write theirs at the same time.
     file.write_all(format!("{test}\t{why}\n").as_bytes()).expect("the runner's file can be written");
     eprintln!("skipped: {why}");
 }
