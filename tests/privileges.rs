@@ -180,17 +180,19 @@ fn without_its_helper_user_there_is_no_exchange_and_all_else() {
     assert!(host.logs().contains("helper_user \"no-such-user\" does not exist"), "{}", host.logs());
 }
 
-/// The users of a host's helpers, and what they do: as descriptor 3 is a file being filled or a package.
+/// The users of a host's helpers, and what they do: descriptor 3 is a file that is filled, or one that is only read.
 fn users_at_work(host: &Host, users: &mut BTreeMap<&'static str, BTreeSet<u32>>) {
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).unwrap_or_default();
     for pid in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
         let third = fs::read_link(format!("/proc/{pid}/fd/3")).unwrap_or_default();
         let third = third.to_string_lossy();
-        let does = match () {
-            () if third.contains("/state/downloads/") => "fetch",
-            () if third.contains("/state/packages/") => "verify",
-            () => continue,
-        };
+        if !third.contains("/state/downloads/") && !third.contains("/state/packages/") {
+            continue;
+        }
+        // The flags in octal, as open(2) has them: 2 is O_RDWR, and 0 is O_RDONLY.
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/3")).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).map(str::trim).unwrap_or_default();
+        let does = if flags.ends_with('2') { "fetch" } else { "verify" };
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let user = proc_status(pid, "Uid").split(' ').next().and_then(|id| id.parse().ok());
         // Before the exec it is the daemon still, whoever it will be; what unpacks is root.

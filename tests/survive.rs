@@ -248,10 +248,10 @@ fn a_pid_file_is_made_good() {
     host.kill9();
     let stale = host.read("run/bootagent.pid");
     // Stands where it is written.
-    fs::create_dir(host.path("run/bootagent.pid.tmp")).expect("a directory of the daemon");
+    fs::create_dir_all(host.path("run/bootagent.pid.tmp/kept")).expect("a directory of the daemon");
     host.start();
     assert_ne!(host.read("run/bootagent.pid"), stale);
-    fs::remove_dir(host.path("run/bootagent.pid.tmp")).expect("the test's own");
+    fs::remove_dir_all(host.path("run/bootagent.pid.tmp")).expect("the test's own");
     host.wait("the pid file to be true", || host.read("run/bootagent.pid").trim() == host.pid().to_string());
 }
 
@@ -440,7 +440,9 @@ fn records_that_cannot_be_read_just_now_are_not_lost() {
     server.repeats();
     host.start();
     host.wait_running("free");
-    assert_eq!(["web", "given"].map(|name| host.wait_running(name).pid), pids, "{}", host.logs());
+    assert_eq!(host.wait_running("web").pid, pids[0], "{}", host.logs());
+    // Without its record and a control group nothing proves that this process is the agent's: it is left alone.
+    assert!(alive(pids[1]), "{}", host.logs());
     assert_eq!(text(&host.status().expect("the daemon answers"), "sn"), "", "another host for the servers");
 
     // Jobs of others are done, an order is obeyed at once, and the rest waits.
@@ -450,7 +452,7 @@ fn records_that_cannot_be_read_just_now_are_not_lost() {
     host.ok(&["stop", "stopped"]);
     assert!(stays(|| !host.seen("stopped").is_some_and(|agent| agent.runs())));
     assert_eq!((server.times_taken("install-1"), server.times_taken("restart-1")), (1, 0), "{}", host.logs());
-    assert_eq!(host.wait_running("given").pid, pids[1], "{}", host.logs());
+    assert!(alive(pids[1]), "{}", host.logs());
     assert!(host.lives() && set_aside(&host).is_empty());
 
     mode(0o600);

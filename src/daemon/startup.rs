@@ -182,7 +182,9 @@ impl Daemon {
         if !self.records.are_complete() {
             return;
         }
-        let open: Vec<String> = self.state.job_ids().map(|id| self.download_name(id)).collect();
+        // A job that has ended needs no download any more, also one whose record was damaged.
+        let open = self.state.job_ids().filter(|id| self.state.job(id).is_some());
+        let open: Vec<String> = open.map(|id| self.download_name(id)).collect();
         for name in self.records.store().downloads() {
             if !open.contains(&name) {
                 let _ = self.records.store().remove_download(&name);

@@ -215,7 +215,7 @@ fn put(dir: &Path, file: &str, content: &[u8], mode: u32, synced: bool) -> Resul
             if synced { make_durable_dir(dir) } else { make_dir(dir) }?;
             written = replace();
         }
-        Some(libc::ENOSPC | libc::EDQUOT | libc::EISDIR) if !synced => {
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EISDIR | libc::ENOTEMPTY | libc::EEXIST) if !synced => {
             // An empty directory may be in the place of the file.
             let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
             written = replace();
