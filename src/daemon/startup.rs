@@ -65,7 +65,7 @@ struct Survey {
     trees: Trees,
     /// Processes of agents of which there is no record.
     leftovers: SortedMap<Name, Leftover>,
-    /// Whether no record of an agent is corrupt.
+    /// Whether nothing but records of jobs is corrupt.
     sound: bool,
 }
 
@@ -175,7 +175,8 @@ impl Daemon {
         });
     }
 
-    /// Removes files of jobs that are no more; packages only where all records of agents could be read and are `sound`.
+    /// Empties the trash and gives downloads of 1.0.0 their new names. If every record could be read, also removes the
+    /// downloads and tool files of jobs that have ended; and if they are `sound`, the packages that no agent keeps.
     fn remove_leftovers(&mut self, sound: bool) {
         self.empty_trash();
         self.rename_downloads();
@@ -263,7 +264,8 @@ fn open_store(config: &Config, notes: &mut Vec<(Level, String)>) -> Store {
     })
 }
 
-/// Opens what the loop waits for, or takes it over from before a reexec: `same_place` where `run_dir` is the same.
+/// Opens what the loop waits for, or takes it over from before a reexec. `same_place` is `reexec_data` again, but only if
+/// `run_dir` has not changed since.
 fn open_sources(
     run_dir: &Path,
     same_place: Option<&ReexecData>,
@@ -350,8 +352,8 @@ fn claim_leftovers(trees: &mut Trees, limits: &Limits, recovered: &mut Recovered
     leftovers
 }
 
-/// Has orphans of agents become children of the daemon, and keeps the kernel from killing it when memory runs out; each where
-/// the host allows it.
+/// Asks the kernel to make orphans of agents the daemon's children, and not to kill the daemon when memory runs out. Both are
+/// done where the host allows it.
 fn protect(notes: &mut Vec<(Level, String)>) {
     if let Err(error) = process::set_child_subreaper() {
         notes.push((Level::Warn, format!("orphans of agents become children of init: {error}")));
@@ -366,7 +368,7 @@ fn protect(notes: &mut Vec<(Level, String)>) {
     }
 }
 
-/// Raises the daemon's limit of open files; returns the one that its children get.
+/// Raises the daemon's limit of open files. Returns the former one, for its children; `None` if nothing was raised.
 fn raise_open_files() -> Option<(u64, u64)> {
     let (soft, hard) = process::limit(Resource::Nofile).ok()?;
     let raised = hard.min(OPEN_FILES);

@@ -1,9 +1,10 @@
 //! Which agent a process belongs to: the one rule for stops, signals, limits and taking over.
 //!
 //! Facts about one process, from one scan of the host, come in; the agent and the strength of the evidence come out. A
-//! process with proof (`Strength::holds`) gets signals, is waited for by a stop, counts toward the agent's memory and
-//! processor time, and may be its main process. A process that only its environment ties to the agent gets signals and
-//! nothing else, as any program can have any environment. `host::tree` collects the facts.
+//! process with proof (`Strength::holds`) gets signals, is waited for by every stop, counts toward the agent's memory and
+//! processor time, and may be its main process. Without proof there is only an environment, and any program can have any
+//! environment: such a process gets signals, does not count, and a stop waits for it once at most. An `Orphan` of them may be
+//! taken for the main process of a forking agent (`Strength::may_lead`). `host::tree` collects the facts.
 
 use crate::kernel::Uid;
 
@@ -17,7 +18,7 @@ pub enum Strength {
     Marked,
     /// The same, and it is an orphan that became a child of the daemon: it descends from some agent.
     Orphan,
-    /// It is in the agent's control group, where an administrator may have put it.
+    /// It is in the agent's control group, where an administrator may have put it, or descends from such a process.
     Grouped,
     /// It is the main process, descends from it, or is in a session with a process that does.
     Descended,
@@ -67,7 +68,7 @@ pub struct Facts {
     /// The agent of another process in the same session that lends it, `Strength::lends_session`. That process must be alive
     /// in this scan: a session id stays in use while a process has it, and may be another session's right after.
     pub session: Option<AgentId>,
-    /// What its environment says; only read for an orphan that no other fact decides about.
+    /// What its environment says; it is read only where no other fact decides, for orphans and for what an earlier daemon left.
     pub mark: Option<Mark>,
 }
 
@@ -82,7 +83,7 @@ pub struct Mark {
     pub agent_user: Option<Uid>,
     /// The agent has a control group, and this process is not in it.
     pub outside_group: bool,
-    /// The process is in the control groups that an agent without a group of its own is in.
+    /// The process is in the control groups of the daemon or of the agent's main process.
     pub same_groups: bool,
     /// The process is a child of the daemon.
     pub our_child: bool,

@@ -1,13 +1,13 @@
 //! What each kind of job does, and how it is undone: for each kind a plan, which is made of lists of steps.
 //!
-//! A plan has three lists. The steps of `prepare` touch nothing that runs: if one of them fails, the new files are removed
-//! and the job ends. The steps of `change` change the host: if one of them fails, the steps of `back` undo the job. A step
-//! of `back` does nothing if there is nothing to undo. `back` is not `change` in reverse: the previous package comes back
-//! before the previous definition, which may be a part of it.
+//! A plan has three lists. If a step of `prepare` fails, the new files are removed and the job ends; no agent was touched. If
+//! a step of `change` fails, the steps of `back` undo the job, or the job ends as it is where `back` is empty. A step of `back`
+//! does nothing if there is nothing to undo. `back` is not `change` in reverse: the previous package comes back before the
+//! previous definition, which may be a part of it. `Reexec` is in `prepare`: if it fails, the old binary still runs.
 //!
-//! Where a step begins another phase of the ledger, the step is written to the job's record before it begins. After an
-//! interruption the job continues with that step, so that all steps up to the next recorded one may be done twice without
-//! harm.
+//! Where a step begins another phase of the ledger, the step is written to the job's record before it begins (the exceptions
+//! are in `is_recorded`). After an interruption the job continues with that step, so that all steps up to the next recorded
+//! one may be done twice without harm.
 //!
 //! `state::jobs::step` says how each step begins and when it is done; `state::jobs::run` runs a plan in either direction.
 
@@ -173,13 +173,13 @@ pub enum Phase {
     Received,
     /// The package is being downloaded.
     Downloading,
-    /// The package is downloaded, and has the digest of the job.
+    /// The package is downloaded, and its helper says that it has the digest of the job. Another helper verifies that.
     Verified,
-    /// The package is being unpacked, installed or removed, or the job is being undone.
+    /// The package is being unpacked, installed or removed, or put back while the job is being undone.
     Installing,
-    /// The agent is being stopped or started.
+    /// The agent is being changed, stopped or started, or the daemon is being replaced.
     Starting,
-    /// The agent runs, and must stay alive for `startsecs`.
+    /// What was started runs and must prove itself: an agent for `startsecs`, a new daemon by an exchange with a server.
     Settling,
     /// It has ended, and the server has not taken the result yet.
     Done,
@@ -228,7 +228,7 @@ impl Plan {
         self.steps(direction).skip_while(|other| *other != step).nth(1)
     }
 
-    /// Whether a job at this step may have changed the host, so that it must be undone if it fails.
+    /// Whether a job at this step may have changed the host, so that a failure starts the way back, where the plan has one.
     pub fn changes(&self, step: Step) -> bool {
         self.change.contains(&step)
     }
@@ -242,8 +242,9 @@ impl Plan {
         phase != Phase::Received && begins || step == Replace
     }
 
-    /// The step that a job continues with after an interruption: the last recorded step of the phase up to `step`. 1.0.0
-    /// records no step, and another version may have had other plans: then it is the first step of the phase.
+    /// The step that a job continues with after an interruption: the last recorded step of the phase up to `step`. Without a
+    /// step, or with one that is not in this phase of the plan, it is the first recorded step of the phase: 1.0.0 records no
+    /// step, and another version may have had other plans.
     pub fn resume(&self, direction: Direction, phase: Phase, step: Option<Step>) -> Option<Step> {
         let of_phase = || self.steps(direction).filter(|other| other.phase(direction) == phase);
         let mut reached = !of_phase().any(|other| step == Some(other));
