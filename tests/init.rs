@@ -157,7 +157,7 @@ fn without_proc_it_says_what_it_cannot_do() {
     host.ok(&["restart", "web"]);
     assert_eq!(host.read("log/web.log").matches("here").count(), 3, "{}", host.logs());
     let said = |text: &str| host.read("log/bootagent.log").matches(text).count();
-    assert_eq!(said("cannot read \"/proc\": No such file or directory: of an agent"), 2, "{}", host.logs());
+    assert_eq!(said("cannot read \"/proc\": No such file or directory: only the control groups"), 2, "{}", host.logs());
     assert_eq!(down(&mut host, "TERM"), Some(libc::SIGHUP), "{}", host.logs());
 }
 
