@@ -102,12 +102,19 @@ impl Record {
         renew(page, "soak", table);
     }
 
-    /// What one image uses in the last part of its time is what it used in the first, the jobs that it remembers apart. In a
-    /// short run it is still growing to
-    /// its size, so that only a loss with every event is seen.
+    /// The median of a part of the looks: by their number and not by time, as on a busy machine a short run has few.
+    fn middle_of_looks(&self, part: (f64, f64), what: fn(&Look) -> f64) -> f64 {
+        let count = self.0.len();
+        let from = (part.0 * count as f64) as usize;
+        let to = ((part.1 * count as f64).ceil() as usize).clamp(from, count);
+        median(self.0[from..to].iter().map(what).collect())
+    }
+
+    /// The daemon may use in the last part of its time what it used in the first, apart from the jobs that it remembers. In a
+    /// short run it is still growing to its size, so that only a loss with every event is seen.
     pub fn judge(&self, time: Duration) {
         let (more, few) = if time < Duration::from_secs(300) { (256.0, 16.0) } else { (32.0, 4.0) };
-        let compare = |what: fn(&Look) -> f64| [(0.3, 0.45), (0.85, 1.0)].map(|part| self.middle(time, part, what));
+        let compare = |what: fn(&Look) -> f64| [(0.3, 0.45), (0.85, 1.0)].map(|part| self.middle_of_looks(part, what));
         let [before, after] = compare(|look| look.jobs.min(4096.0));
         let more = more + ENDED_JOB * (after - before);
         let [early, late] = compare(|look| look.memory);
