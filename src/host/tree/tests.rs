@@ -40,6 +40,19 @@ fn numbers(trees: &mut Trees, name: &str) -> Vec<i32> {
 }
 
 #[test]
+fn a_child_that_has_no_session_of_its_own_yet_does_not_lend_the_daemons() {
+    let us = calls::own_id();
+    // What an agent was just made as is in our session until it has begun its own, and so is who started us from a shell.
+    let mut trees = trees(&[("web", 10)]);
+    let mut own = stat(1, 5, 5);
+    own.process.pid = Pid::new(us).unwrap();
+    trees.show(Snapshot::of(vec![own, stat(5, 1, 5), stat(6, 5, 5), stat(10, us, 5), stat(11, 10, 5)]));
+    assert_eq!(numbers(&mut trees, "web"), [10, 11], "what is in the daemon's session is not the agent's");
+    trees.show(Snapshot::of(vec![own, stat(5, 1, 5), stat(6, 5, 5), stat(10, us, 10), stat(12, us, 10)]));
+    assert_eq!(numbers(&mut trees, "web"), [10, 12], "nor was it remembered");
+}
+
+#[test]
 fn a_tree_is_known_by_descent_sessions_and_earlier_looks() {
     let us = calls::own_id();
     let mut trees = trees(&[("web", 10), ("db", 20)]);

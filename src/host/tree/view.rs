@@ -386,6 +386,9 @@ fn spread_surely(snapshot: &Snapshot, children: &Index, facts: &mut FactTable, m
     let stats = snapshot.stats();
     let sessions = Index::new(stats, |stat| stat.session);
     let mut lent = SortedSet::new();
+    // A child of ours is in our session until it has begun its own: others in that session are whoever started us, and what
+    // else they started.
+    lent.extend(Pid::new(own).and_then(|own| snapshot.find(own)).map(|stat| stat.session));
     let mut lenders = open.clone();
     loop {
         // Descent comes before sessions.
