@@ -23,7 +23,37 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
     let before = faults.len();
     let mut fields = Fields::of(value, path, faults)?;
     let mut spec = Spec::new("", "", Vec::new());
+    identity(&mut fields, in_tar, &mut spec);
+    process(&mut fields, &mut spec);
+    if let Some(value) = fields.get("envs") {
+        let (path, faults) = fields.inside("envs");
+        set(&mut spec.envs, envs(value, &path, faults));
+    }
+    if let Some(value) = fields.get("limits") {
+        let (path, faults) = fields.inside("limits");
+        set(&mut spec.limits, limits(value, &path, strict, faults));
+    }
+    restarts(&mut fields, &mut spec);
+    set(&mut spec.startsecs, fields.seconds("startsecs"));
+    set(&mut spec.stopsignal, fields.read("stopsignal", "a signal such as \"TERM\"", signal));
+    set(&mut spec.stopsecs, fields.seconds("stopsecs"));
+    spec.restartsecs = fields.seconds("restartsecs");
+    spec.windowsecs = fields.seconds("windowsecs");
+    spec.retries = fields.integer("retries", 0, u32::MAX.into()).map(|retries| retries as u32);
+    if let Some(value) = fields.get("check") {
+        let (path, faults) = fields.inside("check");
+        spec.check = check(value, &path, in_tar, strict, faults).map(Box::new);
+    }
+    set(&mut spec.log_size, fields.read("log_size", "a size such as \"1M\"", size_above_0));
+    privileges(&mut fields, &mut spec);
+    if strict {
+        fields.refuse_unknown();
+    }
+    (faults.len() == before).then_some(spec)
+}
 
+/// What an agent is: `name`, `version` and `exec`, which every definition has.
+fn identity(fields: &mut Fields<'_, '_>, in_tar: bool, spec: &mut Spec) {
     fields.required("name");
     if let Some(name) = fields.read("name", "1 to 50 of A-Z a-z 0-9 _ -", |v| json::text(v).filter(|t| is_name(t))) {
         spec.name = name.into();
@@ -36,8 +66,11 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
         json::text(v).filter(|text| is_version(text))
     });
     set(&mut spec.version, version.map(Into::into));
-    spec.exec = exec(&mut fields, in_tar);
+    spec.exec = exec(fields, in_tar);
+}
 
+/// How its process is made: `type`, `pidfile`, `user`, `group`, `directory` and `umask`.
+fn process(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
     let kind = fields.read("type", "\"simple\" or \"forking\"", |v| match json::text(v)? {
         "simple" => Some(Kind::Simple),
         "forking" => Some(Kind::Forking),
@@ -56,16 +89,10 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
     }
     set(&mut spec.directory, fields.read("directory", "an absolute path", absolute).map(Into::into));
     set(&mut spec.umask, fields.read("umask", "an octal string such as \"022\"", umask));
+}
 
-    if let Some(value) = fields.get("envs") {
-        let (path, faults) = fields.inside("envs");
-        set(&mut spec.envs, envs(value, &path, faults));
-    }
-    if let Some(value) = fields.get("limits") {
-        let (path, faults) = fields.inside("limits");
-        set(&mut spec.limits, limits(value, &path, strict, faults));
-    }
-
+/// When it is started, and which ends are normal: `autostart`, `autorestart` and `exitcodes`.
+fn restarts(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
     set(&mut spec.autostart, fields.flag("autostart"));
     let autorestart = fields.read("autorestart", "\"always\", \"unexpected\" or \"never\"", |v| match json::text(v)? {
         "always" => Some(Autorestart::Always),
@@ -83,18 +110,10 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
             }
         }
     }
-    set(&mut spec.startsecs, fields.seconds("startsecs"));
-    set(&mut spec.stopsignal, fields.read("stopsignal", "a signal such as \"TERM\"", signal));
-    set(&mut spec.stopsecs, fields.seconds("stopsecs"));
-    spec.restartsecs = fields.seconds("restartsecs");
-    spec.windowsecs = fields.seconds("windowsecs");
-    spec.retries = fields.integer("retries", 0, u32::MAX.into()).map(|retries| retries as u32);
-    if let Some(value) = fields.get("check") {
-        let (path, faults) = fields.inside("check");
-        spec.check = check(value, &path, in_tar, strict, faults).map(Box::new);
-    }
-    set(&mut spec.log_size, fields.read("log_size", "a size such as \"1M\"", size_above_0));
+}
 
+/// What it may not do: `no_new_privs` and `capabilities`.
+fn privileges(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
     set(&mut spec.no_new_privs, fields.flag("no_new_privs"));
     if let Some(names) = fields.read("capabilities", "an array of names such as \"CAP_CHOWN\"", json::array) {
         let mut all = 0;
@@ -106,11 +125,6 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
         }
         spec.capabilities = Some(all);
     }
-
-    if strict {
-        fields.refuse_unknown();
-    }
-    (faults.len() == before).then_some(spec)
 }
 
 /// Reads the limits that stand at `path`; unknown keys are faults with `strict` and ignored without.

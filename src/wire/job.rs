@@ -63,35 +63,12 @@ fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> 
         .map(Into::into);
     let action_word = fields.text("action").unwrap_or_default();
     rejected.action = sanitize(action_word, 50).into();
-    // Some servers write an empty name where there is none.
-    let name = fields.get("name").filter(|value| json::text(value) != Some(""));
-    if let Some(value) = name {
-        match json::text(value).filter(|text| is_name(text)) {
-            Some(name) => rejected.name = name.into(),
-            None => fields.wrong("name", "1 to 50 of A-Z a-z 0-9 _ -", value),
-        }
-    } else if action_word != "config" {
-        fields.fault("name", "missing");
-    }
-
-    let action = match action_word {
-        "install" => source(&mut fields).map(JobAction::Install),
-        "upgrade" => source(&mut fields).map(JobAction::Upgrade),
-        "uninstall" => Some(JobAction::Uninstall),
-        "start" => Some(JobAction::Start),
-        "stop" => Some(JobAction::Stop),
-        "restart" => Some(JobAction::Restart),
-        "config" => config(&mut fields, name.is_some()),
-        "" => {
-            if fields.get("action").is_none_or(|value| json::text(value).is_some()) {
-                fields.fault("action", "missing");
-            }
-            None
-        }
-        _ => {
+    let named = agent_name(&mut fields, action_word, rejected);
+    let action = match action(action_word, &mut fields, named) {
+        Ok(action) => action,
+        Err(unknown) => {
             rejected.code = Code::UnknownAction;
-            let want = "install, upgrade, uninstall, start, stop, restart or config";
-            fields.fault("action", &format!("want {want}, got {}", show(&Value::String(action_word.to_string()))));
+            fields.fault("action", &unknown);
             return None;
         }
     };
@@ -143,6 +120,47 @@ fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> 
         window,
         expires,
         text: text.into(),
+    })
+}
+
+/// Reads the name of the agent into `rejected`; whether the job has one. Only a `config` of the daemon may have none.
+fn agent_name(fields: &mut Fields<'_, '_>, action_word: &str, rejected: &mut RejectedJob) -> bool {
+    // Some servers write an empty name where there is none.
+    let name = fields.get("name").filter(|value| json::text(value) != Some(""));
+    if let Some(value) = name {
+        match json::text(value).filter(|text| is_name(text)) {
+            Some(name) => rejected.name = name.into(),
+            None => fields.wrong("name", "1 to 50 of A-Z a-z 0-9 _ -", value),
+        }
+    } else if action_word != "config" {
+        fields.fault("name", "missing");
+    }
+    name.is_some()
+}
+
+/// The action that a job asks for, with all that belongs to it; `None` when it has added what is wrong with that.
+///
+/// # Errors
+/// When there is no such action.
+fn action(word: &str, fields: &mut Fields<'_, '_>, named: bool) -> Result<Option<JobAction>, String> {
+    Ok(match word {
+        "install" => source(fields).map(JobAction::Install),
+        "upgrade" => source(fields).map(JobAction::Upgrade),
+        "uninstall" => Some(JobAction::Uninstall),
+        "start" => Some(JobAction::Start),
+        "stop" => Some(JobAction::Stop),
+        "restart" => Some(JobAction::Restart),
+        "config" => config(fields, named),
+        "" => {
+            if fields.get("action").is_none_or(|value| json::text(value).is_some()) {
+                fields.fault("action", "missing");
+            }
+            None
+        }
+        _ => {
+            let want = "install, upgrade, uninstall, start, stop, restart or config";
+            return Err(format!("want {want}, got {}", show(&Value::String(word.to_string()))));
+        }
     })
 }
 
