@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod basis;
 pub mod spec;
 pub mod restart;
 pub mod package;

@@ -14,6 +14,7 @@ use crate::host::disk::reason;
 use crate::host::path_check::{access_of, as_root, check_directory, resolve, Blocked, ACL};
 use crate::host::store::Store;
 use crate::model::access::{self, Place};
+use crate::model::basis::{self, Cause, Choice};
 use crate::sys::account;
 use crate::sys::file::{attribute_of, read_up_to};
 use crate::wire::config::{self, Agents, Config, ConfigError, Source, SourceError};
@@ -94,61 +95,58 @@ pub fn config_in_use(path: &Path) -> (Loaded, Basis) {
 }
 
 fn in_use(path: &Path, mut loaded: Loaded, store: &Store) -> (Loaded, Basis) {
-    let gone = loaded.text.is_none() && loaded.problems.is_empty();
-    if loaded.problems.is_empty() && !gone {
-        return (loaded, Basis::File);
-    }
-    let foreign = store.copied().map(|copied| copied.is_some_and(|copied| *copied != *copy_of(path)));
-    let copy = match foreign {
-        Ok(false) => store.kept(GOOD).map(|text| text.map(|text| config::read_config(GOOD, &text))),
-        Ok(true) => Ok(None),
-        Err(error) => Err(error),
+    let file = match (&loaded.text, loaded.problems.is_empty()) {
+        (Some(_), true) => return (loaded, Basis::File),
+        (None, true) => basis::File::Missing,
+        (_, false) => basis::File::Bad,
     };
-    let required = required(store, &copy);
-    if gone && required.is_empty() {
-        return (loaded, Basis::File);
-    }
-    if gone {
+    let copy = read_copy(path, store);
+    let facts = match &copy {
+        Ok(None) => basis::Copy::Missing,
+        Ok(Some((_, problems))) if !problems.is_empty() => basis::Copy::Damaged,
+        Ok(Some((config, _))) => basis::Copy::Good(config.guards()),
+        Err(_) => basis::Copy::Unreadable,
+    };
+    let guards = match store.guards() {
+        Ok(None) => basis::Guards::Missing,
+        Ok(Some(words)) => basis::Guards::Recorded(String::from_utf8(words).unwrap_or_default()),
+        Err(_) => basis::Guards::Unreadable,
+    };
+    let choice = basis::choose(file, &facts, &guards);
+    if file == basis::File::Missing && choice != Choice::File {
         let text =
             "there is no such file any more, and the last one may have asked for signatures: put it back, or write \
                     {} into it if none are to be asked for";
         loaded.problems.push(ConfigError::new(&path.to_string_lossy(), text));
     }
-    let why = match copy {
-        Ok(Some((_, problems))) if !problems.is_empty() => "the last good copy of it is damaged".into(),
-        Ok(Some((config, _))) if config.asks_for(&required) => {
+    let why = match (choice, copy) {
+        (Choice::File, _) => return (loaded, Basis::File),
+        (Choice::Copy, Ok(Some((config, _)))) => {
             loaded.config = Box::new(config);
             return (loaded, Basis::Copy);
         }
-        Ok(Some(_)) => "the last good copy of it does not ask for all the signatures that were asked for".into(),
-        Ok(None) => format_error!("there is no good copy of it in state_dir \"{}\"", loaded.config.state_dir),
-        Err(error) => format_error!("the last good copy of it cannot be read: {}", reason(&error)),
+        (Choice::Defaults(Cause::DamagedCopy), _) => "the last good copy of it is damaged".into(),
+        (Choice::Defaults(Cause::WeakerCopy), _) => {
+            "the last good copy of it does not ask for all the signatures that were asked for".into()
+        }
+        (_, Err(error)) => format_error!("the last good copy of it cannot be read: {}", reason(&error)),
+        (_, Ok(_)) => format_error!("there is no good copy of it in state_dir \"{}\"", loaded.config.state_dir),
     };
     loaded.config = Box::new(loaded.config.only_directories());
     (loaded, Basis::Defaults(why))
 }
 
+/// The last good copy of this configuration file, with what is wrong in it; `None` where there is none, or it is of another
+/// file.
+fn read_copy(path: &Path, store: &Store) -> io::Result<Option<(Config, Vec<ConfigError>)>> {
+    let of_another = store.copied()?.is_some_and(|copied| *copied != *copy_of(path));
+    let text = if of_another { None } else { store.kept(GOOD)? };
+    Ok(text.map(|text| config::read_config(GOOD, &text)))
+}
+
 /// How `Store::copied` names this configuration file: by its absolute path.
 pub fn copy_of(path: &Path) -> Vec<u8> {
     std::path::absolute(path).unwrap_or_else(|_| path.into()).into_os_string().into_encoded_bytes()
-}
-
-/// The last good copy of the configuration, with what is wrong in it.
-type Copy = io::Result<Option<(Config, Vec<ConfigError>)>>;
-
-/// Which signatures the configuration last required, in the words of `Config::guards`; another word where that is not known.
-fn required(store: &Store, copy: &Copy) -> String {
-    match (store.guards(), copy) {
-        (Ok(Some(guards)), _) => match String::from_utf8(guards) {
-            Ok(guards) if !guards.trim().is_empty() => guards,
-            // There is such a record, so something was required.
-            _ => "anything".to_string(),
-        },
-        // Version 1.0 kept no such record, only the copy.
-        (Ok(None), Ok(Some((config, problems)))) if problems.is_empty() => config.guards(),
-        (Ok(None), Ok(None)) => String::new(),
-        (Ok(None) | Err(_), _) => "anything".to_string(),
-    }
 }
 
 /// The message that a daemon runs with `Basis::Defaults`, and why.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::kernel::Level;
+use crate::model::basis::satisfies;
 use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::Spec;
 use crate::text::{sanitize, visible, MESSAGE_MAX};
@@ -137,11 +138,9 @@ impl Config {
         asking.iter().filter(|(_, asks)| *asks).map(|(key, _)| *key).collect::<Vec<_>>().join(" ")
     }
 
-    /// Whether it asks for all the signatures that `guards` remembers. A word that this version does not know may have asked
-    /// for anything, so it counts as not asked for.
+    /// Whether it asks for all the signatures that `guards` remembers, see `model::basis::satisfies`.
     pub fn asks_for(&self, guards: &str) -> bool {
-        let own = self.guards();
-        guards.split_ascii_whitespace().all(|word| own.split(' ').any(|key| key == word))
+        satisfies(&self.guards(), guards)
     }
 
     /// The defaults with the directories of this one.
