@@ -355,6 +355,9 @@ fn an_emptied_run_dir_lets_no_second_daemon_in() {
             host.cli(&["status"]).code == 0 && host.read("run/bootagent.pid").trim() == format!("{daemon}")
         });
         host.wait("the keeper's file to be made again", || host.read("run/keeper.pid") == keeper);
+        // Alone, too, while nothing else is missing.
+        fs::remove_file(host.path("run/keeper.pid")).unwrap();
+        host.wait("the keeper's file to be made again, alone", || host.read("run/keeper.pid") == keeper);
     };
     refused("as it was started");
     host.ok(&["reexec"]);

@@ -67,8 +67,8 @@ pub(super) fn enter(options: &Options) -> Result<Background, Error> {
     }
     drop(read);
     process::start_session().map_err(with_context)?;
-    let run_dir = config_files::config_in_use(&options.config_path).0.config.run_dir;
-    let file = Path::new(&*run_dir).join(KEEPER_FILE);
+    let config = config_files::config_in_use(&options.config_path).0.config;
+    let file = Path::new(&*config.run_dir).join(KEEPER_FILE);
     let lock = lock_keeper_file(&file)?;
     // They stay blocked in the daemons too until these read them, so that none is lost.
     let signals = Signals::new(&[Sig::CHLD, Sig::TERM, Sig::INT, Sig::QUIT]).map_err(with_context)?;
@@ -76,9 +76,13 @@ pub(super) fn enter(options: &Options) -> Result<Background, Error> {
         Fork::Child => Ok(Background::Child(File::from(write))),
         Fork::Parent(daemon) => {
             drop(write);
-            let mut keeper = Keeper { file, lock, signals, daemon: Some(daemon), ordered: None };
+            let check = config.checksecs;
+            let mut keeper = Keeper { file, lock, check, signals, daemon: Some(daemon), ordered: None };
             let code = keeper.keep(daemon, &program, options);
-            let _ = fs::remove_file(&keeper.file);
+            // Another keeper may have made a file of its own there since.
+            if is_file_at(&keeper.lock, &keeper.file) {
+                let _ = fs::remove_file(&keeper.file);
+            }
             Ok(Background::Parent(code))
         }
     }
@@ -97,6 +101,8 @@ struct Keeper {
     file: PathBuf,
     /// The lock on `file`.
     lock: File,
+    /// How often it looks whether `file` is still there: as often as the daemon looks at its files.
+    check: Duration,
     signals: Signals,
     /// The daemon, while there is one.
     daemon: Option<Pid>,
@@ -157,16 +163,16 @@ impl Keeper {
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => {
-                    let retry = (!self.has_file()).then_some(PAUSE.0);
-                    self.take_signals(retry);
+                    let next = if self.has_file() { self.check } else { PAUSE.0 };
+                    self.take_signals(Some(next));
                 }
                 Err(_) => return Exit::Unknown,
             }
         }
     }
 
-    /// Whether the keeper's file is in its place, after making it again if necessary. The daemon sends a signal when it has made
-    /// `run_dir` again. Another keeper, which will give up soon, may hold the lock first.
+    /// Whether the keeper's file is in its place, after making it again if necessary. Another keeper, which will give up soon,
+    /// may hold the lock first.
     fn has_file(&mut self) -> bool {
         is_file_at(&self.lock, &self.file) || lock_keeper_file(&self.file).map(|lock| self.lock = lock).is_ok()
     }

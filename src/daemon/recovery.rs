@@ -3,7 +3,6 @@
 //! With each check it looks whether the directories are still the ones that the daemon locked. If not, it makes and locks
 //! them again, and writes from memory what was in them. Records that failed are tried again at the same time.
 
-use std::os::unix::process::parent_id;
 use std::path::Path;
 
 use super::conditions::Condition;
@@ -14,9 +13,8 @@ use crate::error::Error;
 use crate::host::config_files;
 use crate::host::disk::{make_dir, reason};
 use crate::host::store::{boot_id, Store};
-use crate::kernel::{Level, Pid, Sig};
+use crate::kernel::Level;
 use crate::model::event::{Action, Event};
-use crate::sys::process;
 
 impl Daemon {
     /// Tries again what failed, and restores what was removed.
@@ -55,10 +53,6 @@ impl Daemon {
         }
         recovered::first_of_boot(&self.config, &boot_id(), &mut self.log);
         self.write_pid_file();
-        // A keeper checks its own file when a signal wakes it up; any other parent ignores this one.
-        if let Some(parent) = i32::try_from(parent_id()).ok().and_then(Pid::new) {
-            let _ = process::signal(parent, Sig::CHLD);
-        }
         let records: Vec<_> = self.state.run_records().collect();
         for record in records {
             self.save(Action::SaveRun(Box::new(record)));

@@ -94,14 +94,20 @@ pub(super) fn remove_pid_file(run_dir: &Path) {
 /// # Errors
 /// When another process holds it, or it cannot be opened.
 pub(super) fn lock(path: &Path) -> Result<File, Error> {
-    // Something else than a file in its place is no lock of another daemon.
-    clear(path, CORRUPT);
-    let file = open_nofollow(path, OpenOptions::new().read(true).write(true).create(true), 0o600)
-        .map_err(|error| format_error!("cannot open \"{}\": {error}", path.display()))?;
-    match try_lock(&file) {
-        Ok(true) => Ok(file),
-        Ok(false) => Err(already_running(path, &file).into()),
-        Err(error) => Err(format_error!("cannot lock \"{}\": {error}", path.display())),
+    // There are file systems where an open file and its name never have the same number.
+    let mut more_attempts = 3;
+    loop {
+        // Something else than a file in its place is no lock of another daemon.
+        clear(path, CORRUPT);
+        let file = open_nofollow(path, OpenOptions::new().read(true).write(true).create(true), 0o600)
+            .map_err(|error| format_error!("cannot open \"{}\": {error}", path.display()))?;
+        match try_lock(&file) {
+            // Its last owner may have removed it between the two calls: a lock that nobody finds keeps nobody out.
+            Ok(true) if more_attempts > 0 && !is_file_at(&file, path) => more_attempts -= 1,
+            Ok(true) => return Ok(file),
+            Ok(false) => return Err(already_running(path, &file).into()),
+            Err(error) => return Err(format_error!("cannot lock \"{}\": {error}", path.display())),
+        }
     }
 }
 
