@@ -330,11 +330,9 @@ impl<'t> Scanner<'t> {
             (true, true) => text.parse().map(Number::I64).ok(),
             (false, _) => None,
         };
-        // The standard library reads every JSON number as a float; one that is too large becomes infinite.
-        match integer.map_or_else(|| text.parse().map(Number::F64), Ok) {
-            Ok(Number::F64(number)) if number.is_infinite() => Err(self.fail_at(start, "number out of range")),
-            Ok(number) => Ok(number),
-            Err(_) => Err(self.fail_at(start, "expected a number")),
+        match integer.unwrap_or_else(|| Number::F64(float(text))) {
+            Number::F64(number) if number.is_infinite() => Err(self.fail_at(start, "number out of range")),
+            number => Ok(number),
         }
     }
 
@@ -348,5 +346,38 @@ impl<'t> Scanner<'t> {
             return Err(self.fail("expected a digit"));
         }
         Ok(self.at - start)
+    }
+}
+
+/// The value of a JSON number. It is exact for up to 15 digits with an exponent of up to 22, which is all that people write;
+/// beyond that the last digits may differ. The standard library is exact always, and needs 15 KB of code and tables for it.
+fn float(number: &str) -> f64 {
+    /// More than a text can hold digits.
+    const FAR: i32 = i32::MAX / 2;
+    let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let mut exponent = exponent.parse().unwrap_or(if exponent.starts_with('-') { -FAR } else { FAR }).clamp(-FAR, FAR);
+    let (mut significand, mut in_fraction) = (0u64, false);
+    for byte in digits.bytes() {
+        match byte {
+            b'-' => {}
+            b'.' => in_fraction = true,
+            digit => {
+                let has_room = significand < u64::MAX / 100;
+                if has_room {
+                    significand = significand * 10 + u64::from(digit - b'0');
+                }
+                exponent += i32::from(!has_room) - i32::from(in_fraction);
+            }
+        }
+    }
+    let magnitude = match exponent {
+        _ if significand == 0 => 0.0,
+        ..0 => significand as f64 / 10f64.powi(-exponent),
+        0.. => significand as f64 * 10f64.powi(exponent),
+    };
+    if number.starts_with('-') {
+        -magnitude
+    } else {
+        magnitude
     }
 }
