@@ -265,13 +265,9 @@ pub fn parse_size(text: &str) -> Option<u64> {
         return None;
     }
     let unit = 1u64 << shift;
-    let mut bytes = whole.parse::<u64>().ok()?.checked_mul(unit)?;
-    if !fraction.is_empty() {
-        let scale = 10u128.pow(fraction.len() as u32);
-        let part = fraction.parse::<u128>().ok()? * u128::from(unit) / scale;
-        bytes = bytes.checked_add(part as u64)?;
-    }
-    Some(bytes)
+    // From the last digit on, each is divided by ten once more than the one before it.
+    let part = fraction.bytes().rev().fold(0, |rest, digit| (u64::from(digit - b'0') * unit + rest) / 10);
+    whole.parse::<u64>().ok()?.checked_mul(unit)?.checked_add(part)
 }
 
 /// A share such as `10%`, `0.5%` or `250%` in hundredths of a percent: at least 1, at most 1024 cores. `None` if it is not

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use super::{cerr, cerr_long};
-use crate::kernel::Sig;
+use crate::kernel::{millis, Sig};
 
 /// One descriptor to wait for, and what the last poll saw on it.
 #[repr(transparent)]
@@ -61,7 +61,7 @@ pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> io::Result<usi
 fn wait_ms(timeout: Option<Duration>) -> i32 {
     match timeout {
         None => -1,
-        Some(wait) => i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX),
+        Some(wait) => i32::try_from(millis(wait.saturating_add(Duration::from_nanos(999_999)))).unwrap_or(i32::MAX),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::{Account, Spec};
+use crate::kernel::nanos;
 
 /// FNV-1a over keys, lengths and values. It need not resist attacks: nobody gains by two definitions with one fingerprint.
 struct Fingerprint(u64);
@@ -34,7 +35,7 @@ impl Fingerprint {
     fn time(&mut self, key: u8, time: Option<Duration>, default: Option<Duration>) {
         if let Some(time) = time.filter(|time| Some(*time) != default) {
             self.bytes(&[key]);
-            self.bytes(&(time.as_nanos() as u64).to_le_bytes());
+            self.bytes(&nanos(time).to_le_bytes());
         }
     }
 
