@@ -81,7 +81,11 @@ fn main() {
                             Message::Status(report) => proto::status_body(report).len(),
                             Message::Results(results) => proto::results_body(results).len(),
                         };
-                        queue.push_back(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+                        queue.push_back(Event::Replied(Reply::Jobs {
+                            errcode: Some(0),
+                            jobs: Vec::new(),
+                            cancel: Vec::new(),
+                        }));
                     }
                     _ => {}
                 }

@@ -315,6 +315,7 @@ impl Daemon {
                     self.reload_keys();
                     self.reload_identities();
                     self.reload();
+                    self.reload_labels();
                     self.reopen(true);
                 }
                 Sig::USR2 => self.queue.push_back(Event::Reexec),

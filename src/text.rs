@@ -82,9 +82,41 @@ pub fn sanitize(text: &str, max: usize) -> String {
     format!("{}{GAP}{}", &line[..head], &line[tail..])
 }
 
+/// `ID` and `VERSION_ID` out of the text of os-release(5), such as `debian 12`; without a version the id alone, and empty
+/// without an id. In a value that is quoted, no character is escaped that these two may hold.
+pub fn os_release(text: &str) -> String {
+    let (mut id, mut version) = ("", "");
+    for line in text.lines() {
+        match line.split_once('=') {
+            Some(("ID", value)) => id = value,
+            Some(("VERSION_ID", value)) => version = value,
+            _ => {}
+        }
+    }
+    let [id, version] = [id, version].map(|value| value.trim_matches(['"', '\'', ' ']));
+    if id.is_empty() {
+        return String::new();
+    }
+    sanitize(&[id, version].join(" "), 100)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_operating_system_is_read() {
+        for (text, want) in [
+            ("PRETTY_NAME=\"Debian 12\"\nID=debian\nVERSION_ID=\"12\"\nID_LIKE=x\n", "debian 12"),
+            ("ID='rhel'\r\nVERSION_ID='9.4'\r\n", "rhel 9.4"),
+            ("# ID=no\nID=arch\nBUILD_ID=rolling", "arch"),
+            ("ID=one\nID=two\nVERSION_ID=\"\"", "two"),
+            ("VERSION_ID=\"12\"", ""),
+            ("", ""),
+        ] {
+            assert_eq!(os_release(text), want, "{text}");
+        }
+    }
 
     #[test]
     fn one_thing_is_singular() {

@@ -56,6 +56,13 @@ fn image(host: &Host) -> Vec<u8> {
     fs::read(format!("/proc/{}/exe", host.pid())).expect("the daemon runs")
 }
 
+/// Whether the `seq` of reports rises, over all of both versions; 1.0.0 sends none.
+fn seq_rises(server: &Server) -> bool {
+    let seqs: Vec<f64> = server.statuses().iter().map(|status| number(status, "seq")).collect();
+    let seqs: Vec<f64> = seqs.into_iter().filter(|seq| !seq.is_nan()).collect();
+    !seqs.is_empty() && seqs.windows(2).all(|pair| pair[0] < pair[1])
+}
+
 /// The two binaries, each with the one that follows it.
 fn pairs() -> Option<[(std::path::PathBuf, std::path::PathBuf); 2]> {
     let old = old_binary()?;
@@ -123,6 +130,7 @@ fn the_daemon_is_upgraded_to_this_binary_and_back() {
         assert!(installed(&host) == bytes && image(&host) == bytes, "{}", host.logs());
         assert!(host.lives() && host.wait_running("web").pid == pid, "{}", host.logs());
         assert!(holds(Duration::from_millis(500), || server.times_taken("there") == 1));
+        assert!(seq_rises(&server), "{}", host.logs());
     }
 }
 
@@ -150,6 +158,7 @@ fn a_failed_upgrade_leads_back_to_the_version_before() {
             server.mode(Mode::Good);
             let (code, message) = host.result(&server, "up");
             assert_eq!(code, 8, "killed {killed}: {message}\n{}", host.logs());
+            assert!(from == binary() && seq_rises(&server) || from != binary(), "{}", host.logs());
             assert!(installed(&host) == fs::read(&from).expect("the binary is there"), "{message}");
             assert_eq!(host.wait_running("web").pid, pid, "{message}");
             assert!(killed || host.lives(), "the daemon has another pid");

@@ -6,6 +6,7 @@
 use super::helpers::{Downloaded, Exchanged, Failure, Finished, HelperTask};
 use super::identity::Runner;
 use super::Daemon;
+use crate::host::store::os_release;
 use crate::kernel::{Level, Process, Sig};
 use crate::model::command::Answer;
 use crate::model::event::{Action, Client, Event, Fetched, Message, Reply, Usage, Verified};
@@ -36,7 +37,8 @@ impl Daemon {
                 self.answer(client, &answer);
             }
             Action::AnswerReport(client, report) => {
-                let body = self.status_body(*report).into();
+                let seq = self.signing.next_number();
+                let body = self.status_body(*report, seq).into();
                 self.answer(client, &Answer { code: 0, message: "".into(), body });
             }
             Action::AnswerJobs(client, entries) => {
@@ -173,8 +175,11 @@ impl Daemon {
         }
     }
 
-    /// A report, with what fails on this host at the moment.
-    fn status_body(&self, mut report: Report) -> String {
+    /// A report, with what only the host knows: its system, its labels, and what fails at the moment.
+    fn status_body(&self, mut report: Report, seq: Option<u64>) -> String {
+        report.os = os_release();
+        report.labels = self.config.labels.clone();
+        report.seq = seq;
         report.troubles.extend(self.conditions.problems().cloned());
         report.troubles.extend(self.helper_warnings());
         proto::status_body(&report)
@@ -183,12 +188,13 @@ impl Daemon {
     /// Starts an exchange; one that cannot be started counts as a server that does not answer.
     fn exchange(&mut self, server: &Server, message: Message) {
         let results = matches!(message, Message::Results(_));
+        let (number, seq) = self.take_number();
         let (path, body) = match message {
-            Message::Status(report) => ("/agent/status", self.status_body(*report)),
+            Message::Status(report) => ("/agent/status", self.status_body(*report, seq)),
             Message::Results(results) => ("/agent/job/result", proto::results_body(&results)),
         };
         let (url, body) = (format!("{}{path}", server.base), body.into_bytes());
-        let started = self.sign(&url, &body).and_then(|signed| {
+        let started = self.sign(&url, number, &body).and_then(|signed| {
             let (headers, nonce) = signed.map_or((Vec::new(), None), |signed| (signed.headers, Some(signed.nonce)));
             let request = HelperRequest::Exchange { url, headers, body, max_body: REPLY_MAX };
             self.start_helper(HelperTask::Exchange { results, nonce }, &request, None, Runner::Network)
@@ -275,7 +281,7 @@ fn read_reply(exchanged: Exchanged, results: bool, signed: bool) -> Reply {
         };
     }
     match proto::reply(&body) {
-        Ok(reply) => Reply::Jobs { errcode: reply.errcode, jobs: reply.jobs },
+        Ok(proto::Reply { errcode, jobs, cancel }) => Reply::Jobs { errcode, jobs, cancel },
         Err(why) => failed(why.into(), None),
     }
 }

@@ -154,6 +154,28 @@ impl Daemon {
         }
     }
 
+    /// Reads the configuration file again for its labels. All else in it counts with the next start.
+    pub(super) fn reload_labels(&mut self) {
+        let loaded = config_files::read_config(&self.config_path);
+        for problem in &loaded.problems {
+            self.log(Level::Error, &problem);
+        }
+        if !loaded.problems.is_empty() || self.reopening.closed {
+            return;
+        }
+        let before = std::mem::replace(&mut self.config.labels, loaded.config.labels.clone());
+        if loaded.config != self.config {
+            let text =
+                format!("{} has changed in more than its labels: run \"bootagent reexec\"", self.config_path.display());
+            self.log(Level::Warn, &text);
+        } else if before != self.config.labels {
+            self.log(Level::Info, &"the labels have changed");
+            if let Err(error) = self.keep_configuration() {
+                self.log(Level::Warn, &format_args!("cannot keep a copy of the configuration: {error}"));
+            }
+        }
+    }
+
     /// Executes the daemon anew once a bad configuration has become good. `ordered`: also when that failed a short time ago.
     pub(super) fn reopen(&mut self, ordered: bool) {
         if !self.reopening.closed {

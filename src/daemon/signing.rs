@@ -1,4 +1,5 @@
 //! The daemon's part in signed exchanges: the key file, nonces that are never used twice, and the verification of replies.
+//! The counter that makes nonces differ numbers all exchanges, signed or not: a report carries its number as `seq`.
 //!
 //! A key that cannot be used means that there are no exchanges at all: an unsigned one would be worse, and supervising agents
 //! needs none. How a request is signed is in `wire::sign`.
@@ -11,27 +12,35 @@ use crate::error::Error;
 use crate::host::config_files;
 use crate::host::store::Store;
 use crate::kernel::Level;
-use crate::sys::random;
+use crate::sys::{monotonic, random};
 use crate::wire::sign::{nonce, Keys, Signed};
 
-/// How many nonces are reserved in the counter on disk at a time: with one, each exchange would wait for the disk.
+/// How many numbers are reserved in the counter on disk at a time: with one, each exchange would wait for the disk.
 const RESERVED: u64 = 1000;
 
-/// The keys and the counter of nonces.
+/// The keys and the counter of exchanges.
 pub(super) struct Signing {
     /// `None`: exchanges are not signed. `Err`: there must be none, and why.
     keys: Result<Option<Keys>, Error>,
-    /// The number of the next nonce.
+    /// The number of the next exchange.
     next: u64,
     /// The first number that no daemon may have used yet, as it is on disk.
     reserved: u64,
+    /// The last reservation is on disk, so that no later daemon uses a number up to `reserved`.
+    durable: bool,
 }
 
 impl Signing {
     /// With the keys in this file, if one is configured.
     pub fn new(key_file: Option<&str>, store: &Store) -> Signing {
-        let reserved = store.nonces().unwrap_or_default();
-        Signing { keys: read_keys(key_file), next: reserved, reserved }
+        // Where the record is lost, the microseconds since the boot are more than any number that was used in this boot.
+        let reserved = store.nonces().unwrap_or_else(|| monotonic().0 / 1_000);
+        Signing { keys: read_keys(key_file), next: reserved, reserved, durable: true }
+    }
+
+    /// The `seq` that the next report will carry, if nothing else is sent before.
+    pub fn next_number(&self) -> Option<u64> {
+        self.durable.then_some(self.next)
     }
 }
 
@@ -58,30 +67,37 @@ impl Daemon {
         self.conditions.set_unlogged(Condition::SigningKeys, problem.map(Into::into));
     }
 
-    /// Signs a POST of `body` to `url`; `None` where exchanges are not signed.
+    /// The number of an exchange, which no other one of this state_dir has; and the same as the `seq` of a report. Where
+    /// numbers cannot be reserved on disk there is no `seq`, as a later daemon would repeat it, and a server would take its
+    /// reports for replays.
+    pub(super) fn take_number(&mut self) -> (u64, Option<u64>) {
+        self.reserve_numbers();
+        let number = (self.signing.next, self.signing.next_number());
+        self.signing.next += 1;
+        number
+    }
+
+    /// Signs a POST of `body` to `url`, the exchange of this number; `None` where exchanges are not signed.
     ///
     /// # Errors
     /// When the keys cannot be used, or there are no random numbers.
-    pub(super) fn sign(&mut self, url: &str, body: &[u8]) -> Result<Option<Signed>, Error> {
-        if !matches!(self.signing.keys, Ok(None)) {
-            self.reserve_nonces();
-        }
+    pub(super) fn sign(&self, url: &str, number: u64, body: &[u8]) -> Result<Option<Signed>, Error> {
         let Some(keys) = self.signing.keys.as_ref().map_err(Clone::clone)? else { return Ok(None) };
         let mut chance = [0; 32];
         random(&mut chance).map_err(|error| format_error!("cannot get random numbers for a nonce: {error}"))?;
-        let nonce = nonce(self.state.sn(), self.signing.next, &chance);
-        self.signing.next += 1;
+        let nonce = nonce(self.state.sn(), number, &chance);
         Ok(Some(keys.sign(url, self.state.sn(), nonce, body)))
     }
 
     /// Makes sure that no later daemon uses the next number. Where that cannot be written, the random part of a nonce alone
     /// has to make it unique.
-    fn reserve_nonces(&mut self) {
+    fn reserve_numbers(&mut self) {
         if self.signing.next < self.signing.reserved {
             return;
         }
         let reserved = self.signing.next + RESERVED;
         let result = self.records.store().write_nonces(reserved);
+        self.signing.durable = result.is_ok();
         self.note_record_result(result);
         self.signing.reserved = reserved;
     }

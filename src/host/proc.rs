@@ -107,7 +107,8 @@ impl Snapshot {
         if own.to_str().and_then(|own| own.parse().ok()) != Some(own_id()) {
             return Err(io::Error::from_raw_os_error(libc::ENOENT));
         }
-        Ok(Snapshot::sorted(stats))
+        stats.sort_unstable_by_key(|stat| stat.process.pid);
+        Ok(Snapshot { stats, ..Snapshot::default() })
     }
 
     /// Only `roots` and their descendants, found by the kernel's lists of children. On a host with thousands of other
@@ -134,17 +135,14 @@ impl Snapshot {
                 return Snapshot::take();
             }
         }
-        Snapshot::sorted(snapshot.stats)
+        snapshot.stats.sort_unstable_by_key(|stat| stat.process.pid);
+        snapshot
     }
 
     /// A snapshot of exactly these processes, for tests.
-    pub fn of(stats: Vec<Stat>) -> Snapshot {
-        Snapshot { synthetic: true, ..Snapshot::sorted(stats) }
-    }
-
-    fn sorted(mut stats: Vec<Stat>) -> Snapshot {
+    pub fn of(mut stats: Vec<Stat>) -> Snapshot {
         stats.sort_unstable_by_key(|stat| stat.process.pid);
-        Snapshot { stats, ..Snapshot::default() }
+        Snapshot { stats, synthetic: true, ..Snapshot::default() }
     }
 
     fn failed(cause: &io::Error) -> Snapshot {

@@ -19,6 +19,7 @@ use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings
 use crate::model::spec::is_job_id;
 use crate::model::state::Unreadable;
 use crate::sys::file::read_text;
+use crate::text;
 use crate::wire::record;
 
 const IDENTITY: &str = "identity.json";
@@ -203,7 +204,7 @@ impl Store {
         for id in ids {
             jobs.extend(self.job(&id));
         }
-        sort(&mut jobs);
+        jobs.sort_unstable_by_key(|job| job.seq);
         jobs
     }
 
@@ -216,8 +217,8 @@ impl Store {
             jobs.push(job);
             Ok(())
         });
-        sort(&mut jobs);
         stored.jobs = jobs;
+        stored.jobs.sort_unstable_by_key(|job| job.seq);
         // A daemon may have ended before it answered for a record that it had set aside. The id stays known until there is
         // a new record of the job.
         for id in list(&dir, ".json.corrupt").unwrap_or_default() {
@@ -486,6 +487,13 @@ pub fn boot_id() -> Box<str> {
     id_file("/proc/sys/kernel/random/boot_id")
 }
 
+/// What os-release(5) says of the operating system, such as `debian 12`; empty where there is no such file, or no ID in it.
+pub fn os_release() -> Box<str> {
+    let files = ["/etc/os-release", "/usr/lib/os-release"];
+    let text = files.iter().find_map(|file| read_text(Path::new(file)).ok()).unwrap_or_default();
+    text::os_release(&text).into()
+}
+
 fn id_file(path: &str) -> Box<str> {
     let Ok(text) = read_text(Path::new(path)) else { return "".into() };
     let id = text.trim();
@@ -574,11 +582,6 @@ fn take_records(dir: &Path, jobs: bool, stored: &mut Stored, take: &mut dyn FnMu
         let job = Some(&*name).filter(|id| jobs && is_job_id(id));
         take_record(&record_in(dir, &name), job, stored, &mut |text| take(&name, text));
     }
-}
-
-/// Puts jobs in the order they were received.
-fn sort(jobs: &mut [JobRecord]) {
-    jobs.sort_unstable_by_key(|job| job.seq);
 }
 
 /// Passes the text of the record at `path` to `take`, if there is one, and sets it aside when `take` fails. `job`: the job

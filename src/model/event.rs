@@ -127,6 +127,8 @@ pub enum Reply {
         errcode: Option<i64>,
         /// Each job, or why it is rejected.
         jobs: Vec<Result<Job, RejectedJob>>,
+        /// Jobs that the server wants to end, if they have not changed anything.
+        cancel: Vec<JobId>,
     },
     /// The server has taken the results.
     Taken,

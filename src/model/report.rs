@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use crate::model::job::Outcome;
+use crate::model::job::{JobId, Outcome};
 use crate::model::plan::Phase;
-use crate::model::spec::Name;
+use crate::model::spec::{Labels, Name};
 
 /// An agent's state, in the words of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +92,18 @@ pub struct Report {
     pub boot_id: Box<str>,
     /// What happened since the last report that a server took, oldest first.
     pub events: Vec<Incident>,
+    /// The operating system, such as `debian 12`; empty if it is not known.
+    pub os: Box<str>,
+    /// What the configuration says about the host.
+    pub labels: Labels,
+    /// The jobs that were received and have not ended.
+    pub open: Vec<JobId>,
     /// How long no server has taken a report; `None` if the last one was taken.
     pub silence: Option<Duration>,
     /// What does not work on the host at the moment, one sentence each.
     pub troubles: Vec<Box<str>>,
+    /// A number that is greater in each later report of a state_dir; `None` where that cannot be made sure.
+    pub seq: Option<u64>,
 }
 
 /// One job as the ledger shows it.

@@ -19,6 +19,9 @@ pub type Name = Rc<str>;
 /// Environment variables in the order they are set; a later one of the same name wins.
 pub type Envs = Vec<(Box<str>, Box<str>)>;
 
+/// The labels of a host: names and values, ordered by name.
+pub type Labels = Vec<(Box<str>, Box<str>)>;
+
 /// The default of `stopsecs`.
 pub const STOPSECS: Duration = Duration::from_secs(10);
 

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::basis::satisfies;
 use crate::model::schedule::{parse_servers, Server};
-use crate::model::spec::Spec;
+use crate::model::spec::{is_name, Labels, Spec};
 use crate::text::{sanitize, visible, MESSAGE_MAX};
 use crate::wire::control::SOCKET;
 use crate::wire::definition::{absolute, definition, size_above_0};
@@ -93,6 +93,8 @@ pub struct Config {
     pub key_file: Option<Box<str>>,
     /// minisign public keys, one of which must have signed a package; empty: packages need no signature.
     pub trusted_keys: Vec<Box<str>>,
+    /// What servers are told about the host, ordered by name.
+    pub labels: Labels,
 }
 
 impl Default for Config {
@@ -117,6 +119,7 @@ impl Default for Config {
             cgroup: None,
             key_file: None,
             trusted_keys: Vec::new(),
+            labels: Labels::new(),
         }
     }
 }
@@ -233,7 +236,40 @@ fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
             ),
         }
     }
+    if let Some(value) = fields.get("labels") {
+        let (path, faults) = fields.inside("labels");
+        config.labels = labels(value, &path, faults);
+    }
     fields.refuse_unknown();
+}
+
+/// The most labels of a host, and the longest value of one, bytes.
+const LABELS_MAX: usize = 32;
+const LABEL_MAX: usize = 128;
+
+/// Reads the labels that stand at `path`.
+fn labels(value: &Value, path: &str, faults: &mut Vec<String>) -> Labels {
+    const WANT: &str = "a text of at most 128 bytes on one line";
+    let mut labels = Labels::new();
+    let (Some(mut fields), Some(object)) = (Fields::of(value, path, faults), json::object(value)) else {
+        return labels;
+    };
+    if object.len() > LABELS_MAX {
+        fields.fault("", "want at most 32 labels");
+    }
+    for (name, value) in object {
+        match json::text(value) {
+            _ if !is_name(name) => {
+                fields.fault(&sanitize(name, LABEL_MAX), "want a name of 1 to 50 of A-Z a-z 0-9 _ -")
+            }
+            // A text that is changed by being sanitized has control or invisible characters, or white space to be lost.
+            Some(text) if text.len() <= LABEL_MAX && sanitize(text, LABEL_MAX) == text => {
+                labels.push((name.as_str().into(), text.into()));
+            }
+            _ => fields.wrong(name, WANT, value),
+        }
+    }
+    labels
 }
 
 /// A name without white space and control characters, which would break a line or a column.

@@ -7,6 +7,7 @@
 use crate::error::Error;
 use crate::model::job::{Job, JobId, Outcome, RejectedJob};
 use crate::model::report::{AgentReport, Entry, Report};
+use crate::model::spec::is_job_id;
 use crate::text::{sanitize, MESSAGE_MAX};
 use crate::wire::emit::Writer;
 use crate::wire::job;
@@ -22,6 +23,8 @@ pub struct Reply {
     pub errcode: Option<i64>,
     /// Its jobs in order, each one good or with the reason why it is rejected. The same id may come twice.
     pub jobs: Vec<Result<Job, RejectedJob>>,
+    /// The ids of jobs that are to be cancelled. A value that cannot be an id is left out.
+    pub cancel: Vec<JobId>,
 }
 
 /// The body of `POST /agent/status`, and what `bootagent status --json` prints.
@@ -49,6 +52,21 @@ pub fn status_body(report: &Report) -> String {
         json.close('}');
     }
     json.close(']');
+    if !report.os.is_empty() {
+        put(&mut json, "os", &report.os);
+    }
+    if !report.labels.is_empty() {
+        json.key("labels").open('{');
+        for (name, value) in &report.labels {
+            json.key(name).text(value);
+        }
+        json.close('}');
+    }
+    json.key("open").open('[');
+    for id in &report.open {
+        json.text(id);
+    }
+    json.close(']');
     if let Some(silence) = report.silence {
         json.key("silence").number(silence.as_secs());
     }
@@ -58,6 +76,9 @@ pub fn status_body(report: &Report) -> String {
             json.text(&sanitize(trouble, MESSAGE_MAX));
         }
         json.close(']');
+    }
+    if let Some(seq) = report.seq {
+        json.key("seq").number(seq);
     }
     json.close('}');
     json.finish()
@@ -153,7 +174,13 @@ pub fn reply(body: &[u8]) -> Result<Reply, Error> {
         }
         jobs.push(job);
     }
-    Ok(Reply { errcode: errcode(&reply.value), jobs })
+    let mut cancel = Vec::new();
+    if let Some(Value::Array(ids)) = member(&reply.value, "cancel") {
+        for id in ids {
+            cancel.extend(json::text(id).filter(|id| is_job_id(id)).map(JobId::from));
+        }
+    }
+    Ok(Reply { errcode: errcode(&reply.value), jobs, cancel })
 }
 
 /// Reads the reply to a batch of results.

@@ -367,7 +367,7 @@ impl Fleet {
                     self.heard.count(self.time);
                 }
                 let job = self.job.iter().filter(|_| !self.answered[host as usize]);
-                Reply::Jobs { errcode: Some(0), jobs: job.cloned().map(Ok).collect() }
+                Reply::Jobs { errcode: Some(0), jobs: job.cloned().map(Ok).collect(), cancel: Vec::new() }
             }
             (Verdict::Good, Message::Results(results)) => {
                 self.served.count(self.time);

@@ -310,7 +310,9 @@ impl Host<'_> {
                     failed("the answer was cut", None)
                 } else {
                     let errcode = if new && self.random.chance(20) { None } else { Some(0) };
-                    Reply::Jobs { errcode, jobs: self.offers() }
+                    let open = self.cancelled.iter().filter(|id| !self.results.contains_key(*id));
+                    let cancel = open.cloned().collect();
+                    Reply::Jobs { errcode, jobs: self.offers(), cancel }
                 }
             }
             (Mode::Refusing, Message::Results(_)) => Reply::NotTaken("errcode 5".into()),
@@ -320,6 +322,9 @@ impl Host<'_> {
                 }
                 for (id, outcome) in results {
                     let known = *self.results.entry(id.clone()).or_insert(outcome.code);
+                    if outcome.code == Code::Success && self.doomed.contains(&id) {
+                        return Err(format!("job {id} was cancelled in time, and done"));
+                    }
                     if known != outcome.code {
                         return Err(format!("job {id} had the result {known:?}, and now has {outcome:?}"));
                     }
@@ -464,6 +469,9 @@ impl Host<'_> {
             if !over(record.phase) || known.outcome != record.outcome {
                 return Err(format!("job {id} was over, and is run again: {record:?}"));
             }
+        }
+        if matches!(record.phase, Phase::Installing | Phase::Starting | Phase::Settling) && self.doomed.contains(&id) {
+            return Err(format!("job {id} was cancelled in time, and goes on: {record:?}"));
         }
         let result = if self.disk.full {
             Err("no space left on device".into())

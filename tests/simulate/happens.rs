@@ -43,6 +43,7 @@ impl Host<'_> {
     pub(super) fn outside(&mut self, outside: &Outside) -> Broken {
         match outside {
             Outside::Offer(job) => self.jobs.push((**job).clone()),
+            Outside::Cancel(id) => drop(self.cancelled.insert(id.clone())),
             Outside::OfferBad(id) => self.bad.push(id.clone()),
             Outside::Start(name) => self.command(Command::Start((*name).into())),
             Outside::Stop(name) => self.command(Command::Stop((*name).into())),
@@ -133,6 +134,7 @@ impl Host<'_> {
         (self.fuse, self.exchanging, self.fetching, self.stopping) = (None, false, None, None);
         self.checks.clear();
         self.polled.clear();
+        self.doomed.clear();
         self.sought.clear();
         self.clients.clear();
         self.tools.clear();

@@ -135,6 +135,9 @@ pub struct Host<'a> {
     mode: Mode,
     jobs: Vec<Job>,
     bad: Vec<Box<str>>,
+    cancelled: BTreeSet<JobId>,
+    /// Jobs that this daemon was told to cancel before they had changed anything.
+    doomed: BTreeSet<JobId>,
     /// Jobs that are on record, since when.
     accepted: BTreeMap<JobId, u64>,
     /// Jobs that are at work on an agent.
@@ -181,6 +184,8 @@ impl<'a> Host<'a> {
             mode: Mode::Good,
             jobs: Vec::new(),
             bad: Vec::new(),
+            cancelled: BTreeSet::new(),
+            doomed: BTreeSet::new(),
             accepted: BTreeMap::new(),
             working: BTreeMap::new(),
             results: BTreeMap::new(),
@@ -284,7 +289,9 @@ impl<'a> Host<'a> {
             let Some(state) = &mut self.daemon else { break };
             if self.told && !is_routine(&event) {
                 let text: String = match &event {
-                    Event::Replied(Reply::Jobs { jobs, .. }) => format!("{} jobs offered", jobs.len()),
+                    Event::Replied(Reply::Jobs { jobs, cancel, .. }) => {
+                        format!("{} jobs offered, cancelled {cancel:?}", jobs.len())
+                    }
                     event => format!("{event:?}").chars().take(LINE).collect(),
                 };
                 self.history.push(format!("{:>11.3} > {text}", self.time as f64 / 1e9));
@@ -312,6 +319,17 @@ impl<'a> Host<'a> {
         match event {
             Event::Command(_, Command::Start(name) | Command::Stop(name) | Command::Restart(name)) => {
                 self.watch(name).excuse();
+            }
+            Event::Replied(Reply::Jobs { errcode: Some(_), jobs, cancel }) => {
+                for id in cancel {
+                    let offered = jobs.iter().any(|job| job.as_ref().is_ok_and(|job| job.id == *id));
+                    let record = self.daemon.as_ref().and_then(|state| state.job_record(id));
+                    let early = record
+                        .map_or(offered && !self.disk.jobs.contains_key(id), |record| record.phase <= Phase::Verified);
+                    if early {
+                        self.doomed.insert(id.clone());
+                    }
+                }
             }
             Event::Definitions { .. } | Event::Shutdown(_) => {
                 let names: Vec<Name> = self.watches.keys().cloned().collect();
@@ -488,7 +506,7 @@ fn late_starters(state: &State, now: Time) -> Vec<Name> {
 fn is_routine(event: &Event) -> bool {
     match event {
         Event::Tick | Event::Measured(_) | Event::ProcessCount(..) | Event::Checked(_, Exit::Code(0), _) => true,
-        Event::Replied(Reply::Jobs { jobs, .. }) => jobs.is_empty(),
+        Event::Replied(Reply::Jobs { jobs, cancel, .. }) => jobs.is_empty() && cancel.is_empty(),
         _ => false,
     }
 }

@@ -31,6 +31,8 @@ pub enum Mode {
 pub enum Outside {
     Offer(Box<Job>),
     /// A job that cannot be one, with this id.
+    /// The server cancels a job, with every reply until it has a result.
+    Cancel(Box<str>),
     OfferBad(Box<str>),
     Start(&'static str),
     Stop(&'static str),
@@ -179,7 +181,7 @@ impl Plan {
         for number in 0..5 + random.below(25) {
             let at = random.below(EVENTFUL);
             let name = random.pick(&NAMES);
-            let outside = match random.below(40) {
+            let outside = match random.below(43) {
                 0..=14 => {
                     // Sometimes an id comes again, as another job even.
                     let id: Box<str> = format!("job-{number}").into();
@@ -210,7 +212,9 @@ impl Plan {
                     let modes = [Mode::Good, Mode::Silent, Mode::Garbage, Mode::Refusing, Mode::Losing, Mode::Busy];
                     Outside::Server(random.pick(&modes))
                 }
-                _ => Outside::Disk(random.chance(50)),
+                39 => Outside::Disk(random.chance(50)),
+                _ if ids.is_empty() => Outside::Status,
+                _ => Outside::Cancel(random.pick(&ids)),
             };
             script.push((at, outside));
             // What comes at once is another matter than what comes apart.

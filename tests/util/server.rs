@@ -100,6 +100,8 @@ struct State {
     repeats: bool,
     /// (id, text) in the order given.
     jobs: Vec<(String, String)>,
+    /// Ids that each reply to a status cancels.
+    cancel: Vec<String>,
     /// Every taken result, in the order taken.
     results: Vec<(String, i64, String)>,
     requests: Vec<Request>,
@@ -126,6 +128,7 @@ impl Server {
             refuses: None,
             repeats: false,
             jobs: Vec::new(),
+            cancel: Vec::new(),
             results: Vec::new(),
             requests: Vec::new(),
             files: BTreeMap::new(),
@@ -189,6 +192,11 @@ impl Server {
     /// Gives a job with every reply until its result was taken.
     pub fn give(&self, job: &str) {
         self.give_all(&[job]);
+    }
+
+    /// Cancels a job from now on, with every reply to a status.
+    pub fn cancel(&self, id: &str) {
+        self.state().cancel.push(id.to_string());
     }
 
     /// Gives several jobs in one reply.
@@ -325,7 +333,10 @@ impl Shared {
             let open = |id: &str| !state.results.iter().any(|(known, ..)| known == id);
             let jobs = state.jobs.iter().filter(|(id, _)| state.repeats || open(id));
             let jobs: Vec<&str> = jobs.map(|(_, job)| job.as_str()).collect();
-            let body = format!("{{\"errcode\": 0, \"jobs\": [{}]}}", jobs.join(","));
+            let cancel: Vec<String> = state.cancel.iter().map(|id| format!("\"{id}\"")).collect();
+            let cancel =
+                if cancel.is_empty() { String::new() } else { format!(", \"cancel\": [{}]", cancel.join(",")) };
+            let body = format!("{{\"errcode\": 0, \"jobs\": [{}]{cancel}}}", jobs.join(","));
             return state.reply(request, &body);
         }
         if !request.path.ends_with("/agent/job/result") {

@@ -14,7 +14,7 @@ use crate::model::command::{Answer, Command};
 use crate::model::event::{answer, log, Action, Client, Definition, Now, Origin, Usage};
 use crate::model::record::{Phase, Wanted};
 use crate::model::report::Report;
-use crate::model::spec::Name;
+use crate::model::spec::{Labels, Name};
 
 /// The longest time between two looks at polled limits.
 const POLL: Duration = Duration::from_secs(10);
@@ -359,7 +359,7 @@ impl State {
         }
     }
 
-    /// A report as it would be sent now, of all agents or of one.
+    /// A report as it would be sent now, of all agents or of one. The daemon adds what only the host knows.
     pub(super) fn report(&self, name: Option<&str>, now: Now) -> Report {
         let mut agents = Vec::new();
         for agent in self.agents.values() {
@@ -367,6 +367,7 @@ impl State {
                 agents.push(agent.report(now.time, self.options.policy));
             }
         }
+        let open = self.jobs.open.iter().filter(|job| job.recorded && !job.has_ended());
         Report {
             hostname: self.options.hostname.clone(),
             version: self.options.version.clone(),
@@ -377,8 +378,12 @@ impl State {
             sn: self.identity.sn.clone(),
             boot_id: self.options.boot_id.clone(),
             events: self.incidents.list().to_vec(),
+            os: "".into(),
+            labels: Labels::new(),
+            open: open.map(|job| job.record.id.clone()).collect(),
             silence: self.exchanges.schedule.silence(now.time),
             troubles: Vec::new(),
+            seq: None,
         }
     }
 }

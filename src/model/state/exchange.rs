@@ -200,18 +200,23 @@ impl State {
         if good {
             self.incidents.taken();
         }
+        if let (true, ExchangeKind::Trial, Reply::Jobs { cancel, .. }) = (good, kind, &reply) {
+            // The reply that ends the trial of a server list may cancel the job that brought the list.
+            cancel.iter().for_each(|id| self.cancel(id, now, out));
+        }
         if round != Round::Next {
             self.exchanges.answer_reporting(good, server, &reply, out);
             if kind == ExchangeKind::Trial {
                 self.server_list_tried(good, server, &reply, now, out);
             }
         }
-        if let (true, Reply::Jobs { errcode, jobs }) = (good, reply) {
+        if let (true, Reply::Jobs { errcode, jobs, cancel }) = (good, reply) {
             let mut problems: Vec<(Level, String)> = Vec::new();
             if let Some(errcode) = errcode.filter(|errcode| *errcode != 0) {
                 problems.push((Level::Warn, format!("server {server}: answers errcode {errcode}")));
             }
             self.receive(jobs, server, &mut problems, now, out);
+            cancel.iter().for_each(|id| self.cancel(id, now, out));
             self.exchanges.log_problems(problems, out);
         }
     }

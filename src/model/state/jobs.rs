@@ -30,6 +30,9 @@ pub(super) use queue::JobQueue;
 use run::{Run, StepResult};
 pub(super) use step::Answer;
 
+/// The message of a job that a server cancelled.
+const CANCELLED: &str = "cancelled by the server";
+
 impl State {
     /// Where the job with this id is among the open ones, for an `event` that only an open job can cause. An id of none is
     /// logged.
@@ -110,6 +113,8 @@ impl State {
         let job = &self.jobs.open[index];
         if job.record.phase != Phase::Received {
             self.run(index, now, out, |run| run.resume());
+        } else if job.cancelled {
+            self.finish(index, Code::Expired, CANCELLED, now, out);
         } else if job.expires_at().is_some_and(|at| at <= now.time) {
             self.finish(index, Code::Expired, "expired before it could begin", now, out);
         } else if self.is_first(index) && job.begin_at(&self.identity.sn) <= now.time {
@@ -129,6 +134,20 @@ impl State {
                 self.finish(other, Code::Expired, &text, now, out);
             }
         }
+    }
+
+    /// A server wants a job to end. One that has begun to change something goes on. An answer to a step that is under way
+    /// ends the job as well, but nothing waits for a download.
+    pub(super) fn cancel(&mut self, id: &JobId, now: Now, out: &mut Vec<Action>) {
+        let Some(index) = self.jobs.index(id).filter(|index| self.jobs.open[*index].can_be_cancelled()) else { return };
+        let job = &mut self.jobs.open[index];
+        job.cancelled = true;
+        match job.activity {
+            Activity::Fetching => out.push(Action::StopFetch(id.clone())),
+            Activity::WaitingForSlot | Activity::FetchAgain(..) => {}
+            _ => return,
+        }
+        self.finish(index, Code::Expired, CANCELLED, now, out);
     }
 
     /// When the first job continues by itself.

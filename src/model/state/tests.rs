@@ -2,6 +2,7 @@
 //!
 //! A `Bench` is the host around a state: it answers at once what needs no decision of the test, and keeps all actions.
 
+mod cancel;
 mod jobs;
 mod unread;
 mod own;
@@ -226,7 +227,7 @@ impl Bench {
     /// Answers a status, if one is under way, so that results may follow.
     fn answer_status(&mut self) {
         if self.is_asking() && !self.state.exchanges.sends_results() {
-            self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+            self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
         }
     }
 
@@ -248,7 +249,7 @@ impl Bench {
             self.state.exchanges.schedule.request_report();
             self.step(Event::OrphanReaped);
         }
-        self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs }));
+        self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs, cancel: Vec::new() }));
     }
 
     /// Whether an answer of a server is awaited.
@@ -335,7 +336,7 @@ fn limits_of_a_forking_agent_are_polled_once_its_main_process_is_known() {
     bench.step(Event::Exited { name: "web".into(), exit: Exit::Code(0), oom: None, tail: "".into() });
     bench.step(Event::MainProcess("web".into(), Some(Process { pid: Pid::new(9).unwrap(), ticks: 1 })));
     assert!(bench.runs("web"));
-    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
     assert!(bench.state.poll_at.is_some_and(|at| at <= bench.now.time + secs(10)));
 }
 
@@ -393,13 +394,13 @@ fn incidents_beyond_the_last_are_dropped_and_counted() {
         Action::Exchange(_, Message::Status(report)) => Some(report.events.clone()),
         _ => None,
     };
-    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
     bench.pass(secs(700));
     let events = bench.take(report).pop().unwrap();
     assert_eq!(events.len(), INCIDENTS + 1);
     assert_eq!(&*events[0].message, "5 earlier events dropped");
     assert_eq!(&*events[1].message, "problem 5");
-    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
     bench.pass(secs(700));
     assert_eq!(bench.take(report).pop(), Some(Vec::new()), "reported once");
 }

@@ -11,7 +11,8 @@ fn every_key_has_a_place_in_the_configuration() {
         "agents_dir": "/a", "state_dir": "/s", "run_dir": "/r", "log_dir": "/l", "log_level": "debug",
         "checksecs": 0.1, "restartsecs": 0, "windowsecs": 0, "retries": 0,
         "max_download": "1G", "download_rate": 1000, "helper_user": "net", "cgroup": "/agents", "key_file": "/k",
-        "trusted_keys": ["RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"]
+        "trusted_keys": ["RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"],
+        "labels": { "site": "Ulm 7/3 \u00e4", "role": "" }
     }"#;
     let want = Config {
         servers: vec![Server { base: "http://a:1".into() }, Server { base: "http://b:2/x".into() }],
@@ -33,6 +34,7 @@ fn every_key_has_a_place_in_the_configuration() {
         cgroup: Some("/agents".into()),
         key_file: Some("/k".into()),
         trusted_keys: vec!["RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3".into()],
+        labels: vec![("role".into(), "".into()), ("site".into(), "Ulm 7/3 \u{e4}".into())],
     };
     assert_eq!(read_config("bootagent.json", text), (want, vec![]));
     assert_eq!(read_config("bootagent.json", b"{}"), (Config::default(), vec![]));
@@ -67,11 +69,24 @@ fn every_key_of_the_configuration_is_checked() {
             r#""trusted_keys":["RW"]"#,
             r#"trusted_keys[0]: want a minisign public key, "RW" and 54 more of base64, got "RW""#,
         ),
+        (r#""labels":["a"]"#, "labels: want an object, got an array"),
+        (r#""labels":{"a b":"c"}"#, "labels.a b: want a name of 1 to 50 of A-Z a-z 0-9 _ -"),
+        (r#""labels":{"a":1}"#, "labels.a: want a text of at most 128 bytes on one line, got 1"),
+        (r#""labels":{"a":"b\nc"}"#, r#"labels.a: want a text of at most 128 bytes on one line, got "b\nc""#),
         (r#""Step":1"#, "Step: unknown key"),
     ] {
         let (config, problems) = read_config("/etc/b.json", format!("{{{text}}}").as_bytes());
         assert_eq!(texts(&problems), [format!("/etc/b.json: {want}")], "{text}");
         assert_eq!(config, Config::default(), "{text}");
+    }
+    let labels = |count: usize, length: usize| {
+        let label = |number| format!("\"l{number}\":\"{}\"", "x".repeat(length));
+        format!("{{\"labels\":{{{}}}}}", (0..count).map(label).collect::<Vec<_>>().join(","))
+    };
+    for (count, length, want) in [(32, 128, None), (33, 1, Some("at most 32 labels")), (1, 129, Some("128 bytes"))] {
+        let (_, problems) = read_config("b.json", labels(count, length).as_bytes());
+        assert_eq!(problems.len(), usize::from(want.is_some()), "{problems:?}");
+        assert!(problems.iter().all(|problem| problem.message.contains(want.unwrap_or_default())), "{problems:?}");
     }
     let room = "/".repeat(MAX_RUN_DIR);
     for (text, want) in [

@@ -82,8 +82,12 @@ fn a_status_is_written_to_the_letter() {
             name: "SecAgent".into(),
             message: "killed: 21.3 MB used, 20 MB allowed".into(),
         }],
+        os: "debian 12".into(),
+        labels: vec![("role".into(), "web".into()), ("site".into(), "ams \"1\"".into())],
+        open: vec!["ddc8a9b9-1".into(), "r41.7".into()],
         silence: Some(Duration::from_secs(3700)),
         troubles: vec!["cannot write \"/run/bootagent/agents/old.json\": No space left on device".into()],
+        seq: Some(17),
     };
     assert_eq!(status_body(&report), compact(STATUS));
     let bare = Report {
@@ -96,8 +100,12 @@ fn a_status_is_written_to_the_letter() {
         sn: "00000000-0000-4000-8000-000000000000".into(),
         boot_id: "".into(),
         events: Vec::new(),
+        os: "".into(),
+        labels: Vec::new(),
+        open: Vec::new(),
         silence: None,
         troubles: Vec::new(),
+        seq: None,
     };
     assert_eq!(status_body(&bare), compact(STATUS_BARE));
 }
@@ -169,7 +177,7 @@ fn a_reply_brings_its_jobs_in_order() {
 
 #[test]
 fn a_server_may_leave_out_jobs_or_write_every_key() {
-    assert_eq!(reply(REPLY_EMPTY.as_bytes()), Ok(Reply { errcode: Some(0), jobs: Vec::new() }));
+    assert_eq!(reply(REPLY_EMPTY.as_bytes()), Ok(Reply { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
     let jobs = reply(REPLY_ALL_KEYS.as_bytes()).unwrap().jobs;
     let start = jobs[0].as_ref().unwrap();
     assert_eq!((&start.action, &start.envs, &start.version), (&JobAction::Start, &None, &None));
@@ -242,6 +250,21 @@ fn what_is_no_reply_is_said() {
         ("{\"errcode\":\"0\"}", None),
     ] {
         assert_eq!(reply(body.as_bytes()).map(|reply| reply.errcode), Ok(want), "{body}");
+    }
+}
+
+#[test]
+fn what_cannot_be_an_id_is_not_cancelled() {
+    for (body, want) in [
+        (r#"{"errcode":0,"cancel":["a","b.1"]}"#, &["a", "b.1"][..]),
+        (r#"{"errcode":0,"cancel":["a",7,null,{},"../x","","b"]}"#, &["a", "b"]),
+        (r#"{"errcode":0,"cancel":null}"#, &[]),
+        (r#"{"errcode":0,"cancel":{}}"#, &[]),
+        (r#"{"errcode":0,"cancel":"a"}"#, &[]),
+    ] {
+        let reply = reply(body.as_bytes()).unwrap();
+        let cancel: Vec<&str> = reply.cancel.iter().map(|id| &**id).collect();
+        assert_eq!((reply.errcode, &*cancel), (Some(0), want), "{body}");
     }
 }
 

@@ -44,6 +44,8 @@ pub struct OpenJob {
     pub fetch_turn: Time,
     /// The whole package was fetched again, as the digest of a doubtful download was wrong.
     pub refetched: bool,
+    /// A server has cancelled it: it ends before it changes anything.
+    pub cancelled: bool,
     /// When the result is sent.
     sending: Sending,
 }
@@ -125,6 +127,7 @@ impl OpenJob {
             tries: 0,
             fetch_turn: Time::default(),
             refetched: false,
+            cancelled: false,
             sending: Sending::default(),
         }
     }
@@ -181,6 +184,11 @@ impl OpenJob {
     /// Whether it waits for its turn, not begun.
     pub fn is_waiting(&self) -> bool {
         matches!(self.activity, Activity::Queued) && self.record.phase == Phase::Received
+    }
+
+    /// Whether it has changed nothing yet, so that a server can cancel it.
+    pub fn can_be_cancelled(&self) -> bool {
+        self.record.phase <= Phase::Verified && !self.goes_back()
     }
 
     /// Whether it has begun this step and waits for its end.

@@ -4,6 +4,7 @@
 //! What a step does is in `step`; nothing here knows any of them.
 
 use super::open_job::{Activity, OpenJob};
+use super::CANCELLED;
 use crate::kernel::Level;
 use crate::model::event::{log, Action, Now};
 use crate::model::job::{Code, JobId, Outcome};
@@ -46,18 +47,6 @@ impl State {
         out: &mut Vec<Action>,
         work: impl FnOnce(&mut Run) -> StepResult,
     ) {
-        let mut work = Some(work);
-        self.run_work(index, now, out, &mut |run| work.take().map_or(StepResult::Wait, |work| work(run)));
-    }
-
-    /// Not generic: the code would be there once for each of the many callers.
-    fn run_work(
-        &mut self,
-        index: usize,
-        now: Now,
-        out: &mut Vec<Action>,
-        work: &mut dyn FnMut(&mut Run) -> StepResult,
-    ) {
         let mut job = self.jobs.open.remove(index);
         let mut run = Run { state: self, job: &mut job, now, out };
         let result = work(&mut run);
@@ -97,6 +86,10 @@ impl Run<'_> {
                 }
             };
             let Some(step) = next else { return self.end() };
+            if self.job.cancelled && self.job.can_be_cancelled() {
+                result = StepResult::Failed(Code::Expired, CANCELLED.to_string());
+                continue;
+            }
             self.job.stand_at(step);
             if self.job.plan.is_recorded(self.job.record.direction, step) {
                 return self.save();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::open_job::Activity;
 use super::run::{Run, StepResult};
+use super::CANCELLED;
 use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
@@ -85,6 +86,9 @@ impl Run<'_> {
     pub fn begin(&mut self) -> StepResult {
         let Some(step) = self.job.record.step else { return self.misfit() };
         self.job.activity = Activity::Step;
+        if self.job.cancelled && self.job.can_be_cancelled() {
+            return StepResult::Failed(Code::Expired, CANCELLED.to_string());
+        }
         if let Some(why) = self.unsigned() {
             return self.refuse(step, &why);
         }

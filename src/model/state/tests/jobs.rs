@@ -109,7 +109,7 @@ fn a_download_without_progress_is_given_up_and_one_with_progress_is_not() {
         for _ in 0..8 {
             bench
                 .step(Event::Fetched("one".into(), Fetched::Cut { reason: "cut".into(), progress, retry_after: None }));
-            bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+            bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
             bench.pass(secs(60));
         }
         assert_eq!(bench.code("one"), if progress { None } else { Some(Code::Download) });

@@ -82,7 +82,7 @@ fn a_new_binary_is_put_in_place_after_its_first_good_exchange() {
     bench.step(Event::Replied(Reply::Failed { reason: "refused".into(), retry_after: None }));
     assert!(bench.take(puts).is_empty());
     bench.pass(secs(20));
-    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
     assert_eq!(bench.take(puts).len(), 1);
     // The result is on record before the binary is replaced.
     assert_eq!(bench.jobs["up"].phase, Phase::Settling);
@@ -238,7 +238,7 @@ fn nothing_new_begins_before_a_reexec() {
     assert!(bench.is_asking());
     bench.step(Event::Tick);
     assert_eq!(bench.take(executed), []);
-    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
     bench.pass(secs(1));
     assert_eq!(bench.take(executed), exec(NEXT));
     assert!(!bench.is_asking());

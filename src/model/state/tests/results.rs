@@ -104,7 +104,7 @@ fn refused_results_never_keep_a_status_from_being_sent() {
         assert!(bench.is_asking() || results == 0);
         if bench.is_asking() && !bench.state.exchanges.sends_results() {
             statuses += 1;
-            bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new() }));
+            bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
         } else if bench.is_asking() {
             refused += 1;
             bench.step(Event::Replied(Reply::NotTaken("errcode 1".into())));
@@ -147,7 +147,7 @@ fn a_result_that_is_refused_goes_alone_and_holds_up_no_other() {
 fn a_server_list_is_on_trial_first() {
     let config = || job("1", "", JobAction::Config { servers: parse_servers("new:1,newer:2").ok(), step: None });
     let failed = || Event::Replied(Reply::Failed { reason: "not there".into(), retry_after: None });
-    let good = |errcode| Event::Replied(Reply::Jobs { errcode, jobs: Vec::new() });
+    let good = |errcode| Event::Replied(Reply::Jobs { errcode, jobs: Vec::new(), cancel: Vec::new() });
     for (replies, code) in [
         (vec![good(Some(0))], Code::Success),
         (vec![failed(), good(Some(7))], Code::Success),
