@@ -7,8 +7,7 @@ use std::ops::Deref;
 
 /// Why something failed, as a sentence for an operator.
 ///
-/// It is one pointer, so a `Result` is hardly larger for it and mostly comes back in a register: that alone made the
-/// program several kilobytes smaller than with a `String`, which every `?` moves through memory.
+/// It is one pointer, so a `Result` is hardly larger for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::box_collection)]
 pub struct Error(Box<String>);
@@ -22,21 +21,18 @@ macro_rules! format_error {
 }
 
 impl From<String> for Error {
-    #[inline(never)]
     fn from(text: String) -> Error {
         Error(Box::new(text))
     }
 }
 
 impl From<fmt::Arguments<'_>> for Error {
-    #[inline(never)]
     fn from(text: fmt::Arguments<'_>) -> Error {
         Error(Box::new(fmt::format(text)))
     }
 }
 
 impl From<&str> for Error {
-    #[inline(never)]
     fn from(text: &str) -> Error {
         Error(Box::new(text.into()))
     }

@@ -235,8 +235,8 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, CliAction), Error> {
     if options.opt_present("h") {
         return Ok((None, CliAction::Print(help(topic))));
     }
-    for (short, long) in [("d", "-d"), ("S", "-S"), ("j", "--json"), ("V", "--version")] {
-        if options.opt_present(short) && !topic.options.contains(short) {
+    for (short, long) in [('d', "-d"), ('S', "-S"), ('j', "--json"), ('V', "--version")] {
+        if options.opt_present(&short.to_string()) && !topic.options.contains(short) {
             return Err(format_error!("\"{word}\" knows no option {long}; see \"bootagent help {word}\""));
         }
     }

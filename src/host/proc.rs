@@ -107,8 +107,7 @@ impl Snapshot {
         if own.to_str().and_then(|own| own.parse().ok()) != Some(own_id()) {
             return Err(io::Error::from_raw_os_error(libc::ENOENT));
         }
-        stats.sort_unstable_by_key(|stat| stat.process.pid);
-        Ok(Snapshot { stats, ..Snapshot::default() })
+        Ok(Snapshot::sorted(stats))
     }
 
     /// Only `roots` and their descendants, found by the kernel's lists of children. On a host with thousands of other
@@ -135,14 +134,17 @@ impl Snapshot {
                 return Snapshot::take();
             }
         }
-        snapshot.stats.sort_unstable_by_key(|stat| stat.process.pid);
-        snapshot
+        Snapshot::sorted(snapshot.stats)
     }
 
     /// A snapshot of exactly these processes, for tests.
-    pub fn of(mut stats: Vec<Stat>) -> Snapshot {
+    pub fn of(stats: Vec<Stat>) -> Snapshot {
+        Snapshot { synthetic: true, ..Snapshot::sorted(stats) }
+    }
+
+    fn sorted(mut stats: Vec<Stat>) -> Snapshot {
         stats.sort_unstable_by_key(|stat| stat.process.pid);
-        Snapshot { stats, synthetic: true, ..Snapshot::default() }
+        Snapshot { stats, ..Snapshot::default() }
     }
 
     fn failed(cause: &io::Error) -> Snapshot {

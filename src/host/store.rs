@@ -204,7 +204,7 @@ impl Store {
         for id in ids {
             jobs.extend(self.job(&id));
         }
-        jobs.sort_unstable_by_key(|job| job.seq);
+        sort(&mut jobs);
         jobs
     }
 
@@ -217,8 +217,8 @@ impl Store {
             jobs.push(job);
             Ok(())
         });
+        sort(&mut jobs);
         stored.jobs = jobs;
-        stored.jobs.sort_unstable_by_key(|job| job.seq);
         // A daemon may have ended before it answered for a record that it had set aside. The id stays known until there is
         // a new record of the job.
         for id in list(&dir, ".json.corrupt").unwrap_or_default() {
@@ -582,6 +582,11 @@ fn take_records(dir: &Path, jobs: bool, stored: &mut Stored, take: &mut dyn FnMu
         let job = Some(&*name).filter(|id| jobs && is_job_id(id));
         take_record(&record_in(dir, &name), job, stored, &mut |text| take(&name, text));
     }
+}
+
+/// Puts jobs in the order they were received.
+fn sort(jobs: &mut [JobRecord]) {
+    jobs.sort_unstable_by_key(|job| job.seq);
 }
 
 /// Passes the text of the record at `path` to `take`, if there is one, and sets it aside when `take` fails. `job`: the job

@@ -87,9 +87,9 @@ impl Trees {
 fn leftover(mut stats: Vec<Stat>, strength: Strength) -> Leftover {
     // Most likely the main process is one whose parent is not among them, which leads a session and is the oldest such.
     let pids: SortedSet<Pid> = stats.iter().map(|stat| stat.process.pid).collect();
-    stats.sort_by_key(|stat| {
+    stats.sort_unstable_by_key(|stat| {
         let inside = Pid::new(stat.parent).is_some_and(|parent| pids.contains(&parent));
-        (inside, stat.session != stat.process.pid.raw(), stat.process.ticks)
+        (inside, stat.session != stat.process.pid.raw(), stat.process.ticks, stat.process.pid)
     });
     let leads = |stat: &&Stat| strength.holds() && stat.session == stat.process.pid.raw();
     let main = stats.first().filter(leads).map(|stat| stat.process);

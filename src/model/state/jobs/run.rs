@@ -47,6 +47,18 @@ impl State {
         out: &mut Vec<Action>,
         work: impl FnOnce(&mut Run) -> StepResult,
     ) {
+        let mut work = Some(work);
+        self.run_work(index, now, out, &mut |run| work.take().map_or(StepResult::Wait, |work| work(run)));
+    }
+
+    /// Not generic: the code would be there once for each of the many callers.
+    fn run_work(
+        &mut self,
+        index: usize,
+        now: Now,
+        out: &mut Vec<Action>,
+        work: &mut dyn FnMut(&mut Run) -> StepResult,
+    ) {
         let mut job = self.jobs.open.remove(index);
         let mut run = Run { state: self, job: &mut job, now, out };
         let result = work(&mut run);
