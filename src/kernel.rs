@@ -379,7 +379,7 @@ pub enum Stage {
     Files,
     /// setrlimit(2); `SetupError::limit` says which one.
     Limits,
-    /// Scheduling and out-of-memory score.
+    /// The out-of-memory score.
     Priority,
     /// setgroups(2).
     Groups,
@@ -395,12 +395,14 @@ pub enum Stage {
     Signals,
     /// execve(2).
     Exec,
+    /// setpriority(2).
+    Nice,
 }
 
 impl Stage {
     /// The stage with this number, as a child writes it to its parent.
     pub const fn from_raw(raw: u8) -> Option<Stage> {
-        const ALL: [Stage; 13] = [
+        const ALL: [Stage; 14] = [
             Stage::Fork,
             Stage::Session,
             Stage::Cgroup,
@@ -414,6 +416,7 @@ impl Stage {
             Stage::Directory,
             Stage::Signals,
             Stage::Exec,
+            Stage::Nice,
         ];
         if (raw as usize) < ALL.len() {
             Some(ALL[raw as usize])
@@ -439,6 +442,7 @@ impl fmt::Display for Stage {
             Stage::Directory => "entering the working directory",
             Stage::Signals => "resetting signals",
             Stage::Exec => "executing the program",
+            Stage::Nice => "setting the priority",
         })
     }
 }
@@ -494,7 +498,7 @@ mod tests {
             assert_eq!(stage as u8, raw);
             raw += 1;
         }
-        assert_eq!(Stage::from_raw(raw - 1), Some(Stage::Exec));
+        assert_eq!(Stage::from_raw(raw - 1), Some(Stage::Nice));
     }
 
     #[test]

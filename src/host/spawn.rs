@@ -79,8 +79,8 @@ pub fn setup(
     for &(resource, value) in &spec.limits.resources {
         setup.rlimits.push((resource, value, value));
     }
-    // The daemon may have lowered its own value, which children inherit.
-    setup.oom_score_adj = Some(0);
+    // The daemon may have other values of its own, which children inherit.
+    (setup.nice, setup.oom_score_adj) = (Some(spec.nice), Some(spec.oom_score_adj));
     if let Some((uid, gid, groups)) = change {
         setup.uid = Some(uid);
         setup.gid = Some(gid);

@@ -69,7 +69,8 @@ pub fn judge(policy: Policy, spec: &Spec, failures: u32, end: End, ran: Duration
         (Autorestart::Unexpected, End::Exited(Exit::Code(code))) => {
             spec.exitcodes.iter().any(|ok| i32::from(*ok) == code)
         }
-        (Autorestart::Unexpected | Autorestart::Always, _) => false,
+        (Autorestart::OnSignal, End::Exited(Exit::Code(_))) => true,
+        (Autorestart::OnSignal | Autorestart::Unexpected | Autorestart::Always, _) => false,
     };
     if normal {
         return Verdict::Stay;
@@ -121,21 +122,29 @@ mod tests {
     fn every_signal_is_abnormal() {
         let mut spec = Spec::new("web", "1", vec!["/bin/x".into()]);
         spec.autorestart = Autorestart::Unexpected;
+        let mut on_signal = spec.clone();
+        on_signal.autorestart = Autorestart::OnSignal;
         for raw in 1..=64 {
             let end = End::Exited(Exit::Signal(Sig::new(raw).unwrap()));
             assert_eq!(judge(POLICY, &spec, 0, end, EARLY, NOW), restart(1), "signal {raw}");
+            assert_eq!(judge(POLICY, &on_signal, 0, end, EARLY, NOW), restart(1), "signal {raw}");
+        }
+        for end in [End::Limit, End::Unhealthy, End::NotStarted, End::Exited(Exit::Unknown)] {
+            assert_eq!(judge(POLICY, &on_signal, 0, end, EARLY, NOW), restart(1), "{end:?}");
         }
     }
 
     #[test]
     fn autorestart_decides_which_ends_are_normal() {
-        use Autorestart::{Always, Never, Unexpected};
+        use Autorestart::{Always, Never, OnSignal, Unexpected};
         for (autorestart, code, want) in [
             (Always, 0, restart(1)),
             (Unexpected, 0, Verdict::Stay),
             (Unexpected, 7, Verdict::Stay),
             (Unexpected, 1, restart(1)),
             (Never, 1, Verdict::Stay),
+            (OnSignal, 0, Verdict::Stay),
+            (OnSignal, 1, Verdict::Stay),
         ] {
             let mut spec = Spec::new("web", "1", vec!["/bin/x".into()]);
             (spec.autorestart, spec.exitcodes) = (autorestart, vec![0, 7]);

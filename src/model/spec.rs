@@ -72,6 +72,10 @@ pub struct Spec {
     pub check: Option<Box<Check>>,
     /// The size over which its output file is rotated, bytes.
     pub log_size: u64,
+    /// Its scheduling priority, -20 (most) to 19 (least).
+    pub nice: i32,
+    /// How readily the kernel kills it when memory runs out, -1000 (never) to 1000.
+    pub oom_score_adj: i32,
     /// Whether set-user-id programs and file capabilities give it no privileges.
     pub no_new_privs: bool,
     /// The only capabilities that it can have, as a bit set; `None`: all that a process of its user can have.
@@ -104,6 +108,8 @@ impl Spec {
             retries: None,
             check: None,
             log_size: 1 << 20,
+            nice: 0,
+            oom_score_adj: 0,
             no_new_privs: false,
             capabilities: None,
         }
@@ -146,6 +152,8 @@ pub enum Autorestart {
     Unexpected,
     /// No end.
     Never,
+    /// Every end by a signal, and every limit kill.
+    OnSignal,
 }
 
 /// The limits of an agent; a value that is `None` or missing is not limited.

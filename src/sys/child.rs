@@ -50,8 +50,10 @@ pub struct Setup {
     pub extra: Vec<OwnedFd>,
     /// Resource, soft limit, hard limit; `u64::MAX` is unlimited.
     pub rlimits: Vec<(Resource, u64, u64)>,
+    /// Its scheduling priority, -20 to 19; `None` is ours. It also stays ours where it is 0 and we may not set it.
+    pub nice: Option<i32>,
     /// How readily the kernel kills it when memory runs out, -1000 (never) to 1000; `None` is ours. It also stays ours where
-    /// we may not set it.
+    /// it is 0 and we may not set it.
     pub oom_score_adj: Option<i32>,
     /// Supplementary groups; `None` is ours.
     pub groups: Option<Vec<Gid>>,
@@ -87,6 +89,7 @@ impl Setup {
             stderr: None,
             extra: Vec::new(),
             rlimits: Vec::new(),
+            nice: None,
             oom_score_adj: None,
             groups: None,
             gid: None,
@@ -238,7 +241,12 @@ impl Child<'_> {
         self.arrange_files().map_err(at(Stage::Files))?;
         // This opens a file, for which the limits set below may leave no descriptor.
         if let Some(score) = &self.oom_score_adj {
-            write_oom_score(score.as_bytes()).map_err(at(Stage::Priority))?;
+            allowed(write_oom_score(score.as_bytes()), setup.oom_score_adj).map_err(at(Stage::Priority))?;
+        }
+        if let Some(nice) = setup.nice {
+            // SAFETY: the call takes numbers only.
+            let set = cerr(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }).map(drop);
+            allowed(set, setup.nice).map_err(at(Stage::Nice))?;
         }
         for &(resource, soft, hard) in &setup.rlimits {
             set_limit(resource, soft, hard).map_err(|error| StepError(Stage::Limits, error, Some((resource, soft))))?;
@@ -366,21 +374,24 @@ fn enter(group: RawFd) -> io::Result<()> {
     write(file, b"0")
 }
 
-/// Where there is no /proc, or this is not allowed, the score stays: then that of the daemon was not changed either.
 fn write_oom_score(score: &[u8]) -> io::Result<()> {
     const PATH: &CStr = c"/proc/self/oom_score_adj";
     // SAFETY: the path ends in a NUL.
-    let written = match cerr(unsafe { libc::open(PATH.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) }) {
-        Ok(fd) => write(fd, score),
-        Err(error) => Err(error),
-    };
-    match written {
+    let fd = cerr(unsafe { libc::open(PATH.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) })?;
+    write(fd, score)
+}
+
+/// The same result. Where 0, the default, cannot be set, as there is no /proc or it is not allowed, that is no failure: then
+/// the daemon could not change its own value either.
+fn allowed(result: io::Result<()>, value: Option<i32>) -> io::Result<()> {
+    match result {
         Err(error)
-            if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::EPERM | libc::EROFS)) =>
+            if value == Some(0)
+                && matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::EPERM | libc::EROFS)) =>
         {
-            Err(error)
+            Ok(())
         }
-        _ => Ok(()),
+        result => result,
     }
 }
 

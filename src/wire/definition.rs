@@ -45,6 +45,9 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
         spec.check = check(value, &path, in_tar, strict, faults).map(Box::new);
     }
     set(&mut spec.log_size, fields.read("log_size", "a size such as \"1M\"", size_above_0));
+    set(&mut spec.nice, fields.read("nice", "an integer of -20..19", |v| json::signed(v, -20, 19)));
+    let score = fields.read("oom_score_adj", "an integer of -1000..1000", |v| json::signed(v, -1000, 1000));
+    set(&mut spec.oom_score_adj, score);
     privileges(&mut fields, &mut spec);
     if strict {
         fields.refuse_unknown();
@@ -91,13 +94,17 @@ fn process(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
     set(&mut spec.umask, fields.read("umask", "an octal string such as \"022\"", umask));
 }
 
+/// What `autorestart` can be.
+const AUTORESTARTS: &str = "\"always\", \"unexpected\", \"on-signal\" or \"never\"";
+
 /// When it is started, and which ends are normal: `autostart`, `autorestart` and `exitcodes`.
 fn restarts(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
     set(&mut spec.autostart, fields.flag("autostart"));
-    let autorestart = fields.read("autorestart", "\"always\", \"unexpected\" or \"never\"", |v| match json::text(v)? {
+    let autorestart = fields.read("autorestart", AUTORESTARTS, |v| match json::text(v)? {
         "always" => Some(Autorestart::Always),
         "unexpected" => Some(Autorestart::Unexpected),
         "never" => Some(Autorestart::Never),
+        "on-signal" => Some(Autorestart::OnSignal),
         _ => None,
     });
     set(&mut spec.autorestart, autorestart);

@@ -165,6 +165,12 @@ pub fn integer(value: &Value) -> Option<u64> {
     }
 }
 
+/// An integer of `min` to `max`, below 0 too.
+pub fn signed(value: &Value, min: i32, max: i32) -> Option<i32> {
+    let number = number(value).filter(|number| (f64::from(min)..=f64::from(max)).contains(number))?;
+    (f64::from(number as i32) == number).then_some(number as i32)
+}
+
 /// Any number.
 pub fn number(value: &Value) -> Option<f64> {
     match value {

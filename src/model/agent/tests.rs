@@ -375,6 +375,29 @@ fn failed_health_checks_in_a_row_end_the_agent() {
 }
 
 #[test]
+fn failed_health_checks_count_after_startsecs_or_after_one_that_passed() {
+    let check = |agent: &mut Agent, at: u64, code: i32| {
+        let now = NOW + Duration::from_secs(at);
+        agent.state = match agent.state.clone() {
+            AgentState::Running { process, since, .. } => {
+                AgentState::Running { process, since, health: Health::Busy { until: now, late: false } }
+            }
+            state => panic!("{state:?}"),
+        };
+        acts(agent, now, |agent, context| agent.checked(Exit::Code(code), "", context))
+    };
+    let mut agent = agent_in("Running");
+    for at in 1..10 {
+        assert_eq!(check(&mut agent, at, 1), "", "after {at} s of 10");
+    }
+    assert_eq!((check(&mut agent, 10, 1).as_str(), check(&mut agent, 11, 1).as_str()), ("", "SIGTERM"));
+    let mut agent = agent_in("Running");
+    for (at, code, done) in [(1, 1, ""), (2, 0, ""), (3, 1, ""), (4, 1, "SIGTERM")] {
+        assert_eq!(check(&mut agent, at, code), done, "after {at} s");
+    }
+}
+
+#[test]
 fn only_limit_checks_count_against_a_polled_cpu_limit() {
     let mut agent = agent(Kind::Simple);
     agent.definition.as_mut().unwrap().spec.limits.cpu = Some(1000);

@@ -64,15 +64,22 @@ impl Agent {
         }
     }
 
-    /// Its health check ended; `tail`: the last lines of the check's output.
+    /// Its health check ended; `tail`: the last lines of the check's output. A failure counts once it has been up for
+    /// `startsecs`, or has passed a check.
     pub fn checked(&mut self, exit: Exit, tail: &str, context: &mut StepContext) {
-        let Some(check) = self.definition.as_ref().and_then(|definition| definition.spec.check.clone()) else { return };
-        let AgentState::Running { health, .. } = &mut self.state else { return };
+        let Some(spec) = self.definition.as_ref().map(|definition| &definition.spec) else { return };
+        let (startsecs, Some(check)) = (spec.startsecs, spec.check.clone()) else { return };
+        let AgentState::Running { health, since, .. } = &mut self.state else { return };
+        let starting = !self.check_passed && context.now.since(*since) < startsecs;
         let Health::Busy { late, .. } = *health else { return };
         *health = Health::Next(context.now + check.interval);
         if exit == Exit::Code(0) {
             self.check_failures = 0;
             self.check_passed = true;
+            return;
+        }
+        if starting {
+            context.log(Level::Debug, &self.record.name, format_args!("health check not passed yet"));
             return;
         }
         self.check_failures += 1;

@@ -92,6 +92,8 @@ impl Spec {
         hash.number(30, self.log_size, default.log_size);
         hash.number(31, self.no_new_privs.into(), 0);
         self.capabilities.iter().for_each(|set| hash.number(32, *set, u64::MAX));
+        hash.number(33, self.nice as u64, 0);
+        hash.number(34, self.oom_score_adj as u64, 0);
         hash.0
     }
 }
@@ -112,7 +114,7 @@ mod tests {
             Some(Box::new(Check { exec: vec!["/bin/ping".into()], interval, timeout, retries }))
         };
         let spec = Spec { check: check(1), ..Spec::new("web", "1", vec!["/bin/web".into(), "-f".into()]) };
-        let changes: [Change; 30] = [
+        let changes: [Change; 32] = [
             |spec| spec.version = "2".into(),
             |spec| spec.exec = vec!["/bin/web-f".into()],
             |spec| spec.kind = Kind::Forking,
@@ -143,6 +145,8 @@ mod tests {
             |spec| spec.log_size = 0,
             |spec| spec.no_new_privs = true,
             |spec| spec.capabilities = Some(0),
+            |spec| spec.nice = -1,
+            |spec| spec.oom_score_adj = -1,
         ];
         let mut fingerprints = vec![spec.fingerprint()];
         for change in changes {

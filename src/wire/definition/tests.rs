@@ -22,6 +22,7 @@ fn every_key_has_a_place_in_the_spec() {
         "autostart": false, "autorestart": "unexpected", "exitcodes": [0, 255], "startsecs": 0.5,
         "stopsignal": "SIGINT", "stopsecs": 0, "restartsecs": 0, "windowsecs": 5, "retries": 0,
         "check": { "exec": ["/bin/true", "x"], "interval": 1.5, "timeout": 2, "retries": 1 }, "log_size": 4096,
+        "nice": -20, "oom_score_adj": 1000,
         "no_new_privs": true, "capabilities": ["CAP_CHOWN", "net_bind_service"]
     }"#;
     let mut want = Spec::new("BasicAgent", "1.2.3~rc1", vec!["/usr/sbin/basicagent".into(), "-f".into(), "".into()]);
@@ -58,6 +59,7 @@ fn every_key_has_a_place_in_the_spec() {
         retries: 1,
     }));
     want.log_size = 4096;
+    (want.nice, want.oom_score_adj) = (-20, 1000);
     want.no_new_privs = true;
     want.capabilities = Some(1 | 1 << 10);
     assert_eq!(whole(text, false), Ok(want));
@@ -70,7 +72,7 @@ fn what_is_missing_or_null_is_at_its_default() {
     let nulls = r#","type":null,"pidfile":null,"user":null,"group":null,"directory":null,"umask":null,"envs":null,
         "limits":null,"autostart":null,"autorestart":null,"exitcodes":null,"startsecs":null,"stopsignal":null,
         "stopsecs":null,"restartsecs":null,"windowsecs":null,"retries":null,"check":null,"log_size":null,
-        "no_new_privs":null,"capabilities":null"#;
+        "nice":null,"oom_score_adj":null,"no_new_privs":null,"capabilities":null"#;
     assert_eq!(read(nulls, false), Ok(want.clone()));
     assert_eq!(read(r#","limits":{"CPU":null,"memory":null,"nofile":null}"#, false), Ok(want));
     let check = read(r#","check":{"exec":["/bin/true"]}"#, false).map(|spec| spec.check);
@@ -128,7 +130,7 @@ fn every_key_is_checked() {
         (r#""limits":{"as":""}"#, r#"limits.as: want a size such as "20M" or "unlimited", got """#),
         (r#""limits":{"memlock":1.5}"#, r#"limits.memlock: want a size such as "20M" or "unlimited", got 1.5"#),
         (r#""autostart":"yes""#, r#"autostart: want true or false, got "yes""#),
-        (r#""autorestart":true"#, r#"autorestart: want "always", "unexpected" or "never", got true"#),
+        (r#""autorestart":true"#, r#"autorestart: want "always", "unexpected", "on-signal" or "never", got true"#),
         (r#""exitcodes":0"#, "exitcodes: want an array of integers of 0..255, got 0"),
         (r#""exitcodes":[0,256]"#, "exitcodes[1]: want an integer of 0..255, got 256"),
         (r#""startsecs":-1"#, "startsecs: want seconds, 0 or more and at most ten years, got -1"),
@@ -158,6 +160,9 @@ fn every_key_is_checked() {
             r#""capabilities":["CAP_CHOWN","CAP_MAGIC"]"#,
             r#"capabilities[1]: want a name such as "CAP_CHOWN", got "CAP_MAGIC""#,
         ),
+        (r#""nice":20"#, "nice: want an integer of -20..19, got 20"),
+        (r#""nice":0.5"#, "nice: want an integer of -20..19, got 0.5"),
+        (r#""oom_score_adj":-1001"#, "oom_score_adj: want an integer of -1000..1000, got -1001"),
         (r#""capabilities":"all""#, r#"capabilities: want an array of names such as "CAP_CHOWN", got "all""#),
         (r#""no_new_privs":1"#, "no_new_privs: want true or false, got 1"),
         (r#""restart":"always""#, "restart: unknown key"),
