@@ -397,12 +397,14 @@ pub enum Stage {
     Exec,
     /// setpriority(2).
     Nice,
+    /// Reading its environment variables.
+    Environment,
 }
 
 impl Stage {
     /// The stage with this number, as a child writes it to its parent.
     pub const fn from_raw(raw: u8) -> Option<Stage> {
-        const ALL: [Stage; 14] = [
+        const ALL: [Stage; 15] = [
             Stage::Fork,
             Stage::Session,
             Stage::Cgroup,
@@ -417,6 +419,7 @@ impl Stage {
             Stage::Signals,
             Stage::Exec,
             Stage::Nice,
+            Stage::Environment,
         ];
         if (raw as usize) < ALL.len() {
             Some(ALL[raw as usize])
@@ -443,6 +446,7 @@ impl fmt::Display for Stage {
             Stage::Signals => "resetting signals",
             Stage::Exec => "executing the program",
             Stage::Nice => "setting the priority",
+            Stage::Environment => "reading the environment",
         })
     }
 }
@@ -498,7 +502,7 @@ mod tests {
             assert_eq!(stage as u8, raw);
             raw += 1;
         }
-        assert_eq!(Stage::from_raw(raw - 1), Some(Stage::Nice));
+        assert_eq!(Stage::from_raw(raw - 1), Some(Stage::Environment));
     }
 
     #[test]

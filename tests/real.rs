@@ -4,6 +4,7 @@
 mod util;
 
 use std::fs;
+use std::os::unix::fs::{chown, lchown, symlink, PermissionsExt};
 use std::process::Command;
 
 use util::*;
@@ -102,4 +103,79 @@ fn a_health_check_that_fails_while_it_starts_ends_nothing() {
     host.wait("it to be ready", || ready.exists());
     let seen = host.wait_running("slow");
     assert_eq!((seen.pid, seen.failures), (pid, 0));
+}
+
+#[test]
+fn an_env_file_is_read_at_each_start() {
+    let mut host = Host::new();
+    let file = host.path("default");
+    let keys = [("env_file", format!("\"{}\"", file.display())), ("envs", "{ \"B\": \"ours\" }".to_string())];
+    let keys: Vec<(&str, &str)> = keys.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    host.agent(
+        "web",
+        &format!("echo \"$A/$B/$BOOTAGENT_NAME\" >>{}; exec sleep 1000", host.path("out").display()),
+        &keys,
+    );
+    let missing = format!("\"-{}\"", host.path("none").display());
+    host.agent("missing", "exec sleep 1000", &[("env_file", &missing)]);
+    host.write("default", "# comment\nA=\"one two\"\nB=theirs\nBOOTAGENT_NAME=other\n");
+    host.start();
+    host.wait_running("missing");
+    host.wait("its output", || host.read("out") == "one two/ours/web\n");
+    stays(&mut host, "web");
+    host.write("default", "A=new\n");
+    assert_eq!(host.cli(&["restart", "web"]).code, 0);
+    host.wait("its output", || host.read("out") == "one two/ours/web\nnew/ours/web\n");
+    fs::remove_file(&file).expect("it was written");
+    let ran = host.cli(&["check"]);
+    assert!(ran.code == 1 && ran.err.contains("web.json: env_file \""), "{ran:?}");
+    assert_eq!(host.cli(&["restart", "web"]).code, 1);
+    let seen = host.wait_seen("web", "to fail", |seen| !seen.runs());
+    assert!(seen.detail.contains("reading the environment: env_file \""), "{seen:?}");
+}
+
+#[test]
+fn an_env_file_that_others_could_write_is_refused() {
+    if lacks_root() {
+        return;
+    }
+    let mut host = Host::new();
+    let script = format!("echo $SECRET >>{}; exec sleep 1000", host.path("out").display());
+    fs::create_dir(host.path("home")).expect("a directory");
+    for (file, text) in [("open", "A=1"), ("root", "SECRET=root"), ("home/own", "A=2"), ("foreign", "A=3")] {
+        host.write(file, text);
+    }
+    let path = |file: &str| host.path(file);
+    fs::set_permissions(path("open"), fs::Permissions::from_mode(0o666)).expect("root may");
+    for (file, user) in [("home", 4711), ("home/own", 4711), ("foreign", 4712)] {
+        chown(path(file), Some(user), Some(user)).expect("root may");
+    }
+    symlink(path("root"), path("home/link")).expect("a link");
+    fs::hard_link(path("root"), path("home/name")).expect("a second name");
+    lchown(path("home/link"), Some(4711), Some(4711)).expect("root may");
+    for (name, file) in [
+        ("others", "open"),
+        ("foreigner", "foreign"),
+        ("link", "home/link"),
+        ("name", "home/name"),
+        ("own", "home/own"),
+        ("directory", "home"),
+    ] {
+        let file = format!("\"{}\"", path(file).display());
+        let keys = [("env_file", &*file), ("user", "4711"), ("group", "4711"), ("retries", "0")];
+        host.agent(name, if name == "own" { "exec sleep 1000" } else { &script }, &keys);
+    }
+    host.start();
+    for (name, why) in [
+        ("others", "others can write it"),
+        ("foreigner", "it belongs to user 4712"),
+        ("link", "belongs to user 4711"),
+        ("name", "it has more than one name"),
+        ("directory", "not a regular file"),
+    ] {
+        let seen = host.wait_seen(name, "to be given up", |seen| seen.status == "fatal");
+        assert!(seen.detail.contains(why), "{seen:?}");
+    }
+    host.wait_running("own");
+    assert_eq!(host.read("out"), "");
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use crate::cli::{complain, list, print};
 use crate::host::config_files::{self, Basis, Configuration};
 use crate::host::disk::reason;
+use crate::host::spawn::{env_file, user_of};
 use crate::host::{identity, image};
 use crate::kernel::Uid;
 use crate::model::spec::{parse_capability, Account, Spec};
@@ -137,6 +138,9 @@ fn check_agent(spec: &Spec) -> Vec<String> {
             Err(error) => Some(format!("group: cannot look up \"{group}\": {error}")),
         };
         messages.extend(message);
+    }
+    if let Some(user) = user_of(spec) {
+        messages.extend(env_file(spec, user).err().map(|error| error.message));
     }
     messages.extend(unusable_program(&spec.exec[0]).map(|message| format!("exec[0]: {message}")));
     if let Some(check) = &spec.check {

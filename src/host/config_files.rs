@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::host::disk::reason;
 use crate::host::path_check::{access_of, as_root, check_directory, resolve, Blocked, ACL};
 use crate::host::store::Store;
+use crate::kernel::Uid;
 use crate::model::access::{self, Place};
 use crate::model::basis::{self, Cause, Choice};
 use crate::sys::account;
@@ -25,6 +26,9 @@ pub const CONFIG: &str = "/etc/bootagent/bootagent.json";
 
 /// The largest configuration file that is read, bytes.
 const MAX_FILE: u64 = 1 << 20;
+
+/// The user besides whom nobody may write a configuration file.
+const ROOT: Uid = Uid(0);
 
 const MISSING: &str = "there is no such file";
 
@@ -211,13 +215,13 @@ pub fn is_as_read(config: &Config) -> bool {
 /// # Errors
 /// When the directory cannot be read, or another user could write in it.
 pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, SourceError> {
-    let Some(directory) = resolve(directory)? else { return Ok(None) };
+    let Some(directory) = resolve(directory, ROOT)? else { return Ok(None) };
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unread_directory(error)),
     };
-    check_directory(&directory, Place::Listed)?;
+    check_directory(&directory, Place::Listed, ROOT)?;
     let mut sources = Vec::new();
     for entry in entries {
         let entry = entry.map_err(unread_directory)?;
@@ -229,7 +233,7 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, SourceErr
         // The directory has been checked, so only the file and the target of a link need be. A file that has been removed
         // since counts as never there.
         let is_link = entry.file_type().map_err(unread_directory)?.is_symlink();
-        let text = if is_link { read_file(&entry.path()) } else { read_checked(&entry.path(), false) };
+        let text = if is_link { read_file(&entry.path()) } else { read_checked(&entry.path(), false, ROOT) };
         if let Some(text) = text.transpose() {
             sources.push(Source { file: file.into(), text, good: None });
         }
@@ -242,7 +246,16 @@ pub fn read_directory(directory: &Path) -> Result<Option<Vec<Source>>, SourceErr
 /// # Errors
 /// When it cannot be read, or another user could have written it.
 pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, SourceError> {
-    read(path, false)
+    read(path, false, ROOT)
+}
+
+/// The content of a file of environment variables, which may also be in the hands of the agent's `user`; `None` when there
+/// is none.
+///
+/// # Errors
+/// When it cannot be read, or another user than root and `user` could have written it.
+pub fn read_env_file(path: &Path, user: Uid) -> Result<Option<Vec<u8>>, Error> {
+    read(path, false, user).map_err(|error| error.to_string().into())
 }
 
 /// The content of a file with a secret, which must be closed to other users.
@@ -250,16 +263,16 @@ pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, SourceError> {
 /// # Errors
 /// When it does not exist, cannot be read, or others can read or write it.
 pub fn read_key(path: &Path) -> Result<Vec<u8>, Error> {
-    Ok(read(path, true)?.ok_or(MISSING)?)
+    Ok(read(path, true, ROOT)?.ok_or(MISSING)?)
 }
 
 /// Checks the directories on the path to a file and then the file, from the top, so that nobody can change what has been
 /// checked already, and reads it.
-fn read(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, SourceError> {
-    let text = match resolve(path)? {
+fn read(path: &Path, secret: bool, also: Uid) -> Result<Option<Vec<u8>>, SourceError> {
+    let text = match resolve(path, also)? {
         Some(real) => {
-            check_directory(real.parent().unwrap_or(Path::new("/")), Place::Near)?;
-            read_checked(&real, secret)?
+            check_directory(real.parent().unwrap_or(Path::new("/")), Place::Near, also)?;
+            read_checked(&real, secret, also)?
         }
         None => None,
     };
@@ -271,7 +284,7 @@ fn read(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, SourceError> {
 }
 
 /// Checks and reads a file on a path that has been checked. `secret`: only where others cannot read it.
-fn read_checked(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, SourceError> {
+fn read_checked(path: &Path, secret: bool, also: Uid) -> Result<Option<Vec<u8>>, SourceError> {
     // No link is left on a path that was checked. Without O_NONBLOCK a FIFO in place of the file would block the daemon.
     let follow = if as_root() { libc::O_NOFOLLOW } else { 0 };
     let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | follow).open(path) {
@@ -285,7 +298,15 @@ fn read_checked(path: &Path, secret: bool) -> Result<Option<Vec<u8>>, SourceErro
     }
     if as_root() {
         let acl = attribute_of(&file, ACL).map_err(unread_list)?;
-        if let Some(writer) = access::writer(&access_of(&metadata, acl.as_deref(), None), Place::File) {
+        let mut access = access_of(&metadata, acl.as_deref(), None);
+        // Where the agent's user can make links, a second name could be one of a file that is not for it to read.
+        if also.0 != 0 && access.uid == 0 && metadata.nlink() > 1 {
+            return Err(refused("refused: it has more than one name"));
+        }
+        if access.uid == also.0 {
+            access.uid = 0;
+        }
+        if let Some(writer) = access::writer(&access, Place::File) {
             let (why, cure) = (writer.why, writer.cure);
             return Err(refused(format_error!("refused: {why}; type {cure} \"{}\"", path.display())));
         }
@@ -331,7 +352,7 @@ pub fn shared_directories(config: &Config) -> Vec<String> {
 
 /// Checks a directory of the daemon's own and the directories in it, as far as they exist.
 fn check_own(key: &str, path: &Path, inside: &[&str]) -> Result<(), Blocked> {
-    let real = match resolve(path) {
+    let real = match resolve(path, ROOT) {
         Ok(Some(real)) => real,
         // On some distributions the group of the log daemon may write in /var/log.
         Err(Blocked { writer: Some(true), .. }) if key == "log_dir" => path.into(),
@@ -339,7 +360,7 @@ fn check_own(key: &str, path: &Path, inside: &[&str]) -> Result<(), Blocked> {
     };
     let inside = inside.iter().map(|name| real.join(name));
     for directory in inside.chain([real.clone()]).filter(|directory| directory.is_dir()) {
-        check_directory(&directory, Place::Listed)?;
+        check_directory(&directory, Place::Listed, ROOT)?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::Error;
 use crate::host::disk::reason;
+use crate::kernel::Uid;
 use crate::model::access::{self, Access, Place, Writer};
 use crate::sys::account;
 use crate::sys::file::{attribute, read_text};
@@ -43,8 +44,8 @@ impl Blocked {
 /// rest of the path. Not run by root, the path itself, unchecked.
 ///
 /// # Errors
-/// When another user could change the path, or it cannot be followed.
-pub fn resolve(path: &Path) -> Result<Option<PathBuf>, Blocked> {
+/// When another user than root and `also` could change the path, or it cannot be followed.
+pub fn resolve(path: &Path, also: Uid) -> Result<Option<PathBuf>, Blocked> {
     if !as_root() {
         return Ok(Some(path.into()));
     }
@@ -54,7 +55,7 @@ pub fn resolve(path: &Path) -> Result<Option<PathBuf>, Blocked> {
         prepend(&mut ahead, &std::env::current_dir().map_err(Blocked::unread)?);
     }
     let mut done = PathBuf::from("/");
-    check_directory(&done, Place::Above)?;
+    check_directory(&done, Place::Above, also)?;
     let mut links = 0;
     while let Some(name) = ahead.pop() {
         if name == ".." {
@@ -68,7 +69,7 @@ pub fn resolve(path: &Path) -> Result<Option<PathBuf>, Blocked> {
             Err(error) => return Err(Blocked::unread(error)),
         };
         if metadata.is_symlink() {
-            check_link(&done, &next, metadata.uid())?;
+            check_link(&done, &next, metadata.uid(), also)?;
             links += 1;
             let target = match fs::read_link(&next) {
                 Ok(target) if links <= LINKS_MAX => target,
@@ -80,7 +81,7 @@ pub fn resolve(path: &Path) -> Result<Option<PathBuf>, Blocked> {
             }
             prepend(&mut ahead, &target);
         } else if metadata.is_dir() {
-            check_directory(&next, Place::Above)?;
+            check_directory(&next, Place::Above, also)?;
             done = next;
         } else if ahead.is_empty() {
             return Ok(Some(next));
@@ -102,10 +103,10 @@ fn prepend(ahead: &mut Vec<OsString>, path: &Path) {
     }
 }
 
-/// Checks a link. In a directory where other users may make files, such as /tmp, it must belong to root.
-fn check_link(directory: &Path, link: &Path, uid: u32) -> Result<(), Blocked> {
+/// Checks a link. In a directory where other users may make files, such as /tmp or one of `also`, it must belong to root.
+fn check_link(directory: &Path, link: &Path, uid: u32, also: Uid) -> Result<(), Blocked> {
     let shared = fs::symlink_metadata(directory).map_err(Blocked::unread)?.mode() & 0o1000 != 0;
-    if uid == 0 || !shared {
+    if uid == 0 || (!shared && also.0 == 0) {
         return Ok(());
     }
     let link = link.display();
@@ -116,8 +117,8 @@ fn check_link(directory: &Path, link: &Path, uid: u32) -> Result<(), Blocked> {
 /// Checks a directory; not run by root, every directory is good.
 ///
 /// # Errors
-/// When another user can write in it, or it cannot be looked at.
-pub fn check_directory(directory: &Path, place: Place) -> Result<(), Blocked> {
+/// When another user than root and `also` can write in it, or it cannot be looked at.
+pub fn check_directory(directory: &Path, place: Place, also: Uid) -> Result<(), Blocked> {
     let blocked = |why, writer| Err(Blocked { why, writer });
     let shown = directory.display();
     if !as_root() {
@@ -135,7 +136,7 @@ pub fn check_directory(directory: &Path, place: Place) -> Result<(), Blocked> {
         }
     };
     let mut access = access_of(&metadata, acl.as_deref(), default_acl.as_deref());
-    if place == Place::Above && is_from_outside(access.uid) {
+    if access.uid == also.0 || place == Place::Above && is_from_outside(access.uid) {
         access.uid = 0;
     }
     match access::writer(&access, place) {

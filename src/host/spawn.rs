@@ -12,10 +12,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::host::config_files::read_env_file;
 use crate::kernel::{Errno, Gid, Stage, Uid};
-use crate::model::spec::{Account, Spec};
+use crate::model::spec::{Account, Envs, Spec};
 use crate::sys::account::{group_by_name, groups_of, own_gid, own_uid, user_by_id, user_by_name, User};
 use crate::sys::child::{Program, Setup};
+use crate::wire::env_file::parse;
 
 /// The value of `PATH` in the environment of agents and installers.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -185,7 +187,8 @@ fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString
         ("LOGNAME", &user.name),
         ("SHELL", shell),
     ]);
-    for (name, value) in spec.envs.iter().map(|(name, value)| (&**name, &**value)) {
+    let more = env_file(spec, user.uid)?;
+    for (name, value) in more.iter().chain(&spec.envs).map(|(name, value)| (&**name, &**value)) {
         match list.iter().position(|(known, _)| *known == name) {
             Some(index) if index < ours.len() => {}
             Some(index) => list[index].1 = value,
@@ -197,6 +200,21 @@ fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString
         envp.push(c_text([name, "=", value].concat().as_bytes(), Stage::Exec)?);
     }
     Ok(envp)
+}
+
+/// The variables of the agent's `env_file`.
+///
+/// # Errors
+/// When it is missing and must not be, cannot be read, or others could have written it.
+pub fn env_file(spec: &Spec, user: Uid) -> Result<Envs, Box<StartError>> {
+    let Some(path) = &spec.env_file else { return Ok(Envs::new()) };
+    let (path, optional) = path.strip_prefix('-').map_or((&**path, false), |path| (path, true));
+    match read_env_file(Path::new(path), user) {
+        Ok(Some(text)) => Ok(parse(&String::from_utf8_lossy(&text))),
+        Ok(None) if optional => Ok(Envs::new()),
+        Ok(None) => Err(wrong(Stage::Environment, format!("env_file \"{path}\": {}", Errno(libc::ENOENT)))),
+        Err(why) => Err(wrong(Stage::Environment, format!("env_file \"{path}\": {why}"))),
+    }
 }
 
 /// The file to execute. Whether its user may reach it shows at execve(2).

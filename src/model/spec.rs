@@ -48,6 +48,8 @@ pub struct Spec {
     pub umask: u32,
     /// Environment variables besides those that every agent gets.
     pub envs: Envs,
+    /// A file with more of them, read at each start, which `envs` win over; with `-` in front it may be missing.
+    pub env_file: Option<Box<str>>,
     /// Its limits.
     pub limits: Limits,
     /// Whether it should run before any start or stop was requested.
@@ -96,6 +98,7 @@ impl Spec {
             directory: "/".into(),
             umask: 0o022,
             envs: Vec::new(),
+            env_file: None,
             limits: Limits::default(),
             autostart: true,
             autorestart: Autorestart::Always,

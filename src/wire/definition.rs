@@ -29,6 +29,9 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
         let (path, faults) = fields.inside("envs");
         set(&mut spec.envs, envs(value, &path, faults));
     }
+    let env_file = |v| json::text(v).filter(|path| path.strip_prefix('-').unwrap_or(path).starts_with('/'));
+    spec.env_file =
+        fields.read("env_file", "an absolute path, \"-\" in front if it may be missing", env_file).map(Into::into);
     if let Some(value) = fields.get("limits") {
         let (path, faults) = fields.inside("limits");
         set(&mut spec.limits, limits(value, &path, strict, faults));
@@ -273,7 +276,8 @@ fn signal(value: &Value) -> Option<Sig> {
     }
 }
 
-fn is_variable(name: &str) -> bool {
+/// Whether this can be the name of an environment variable.
+pub fn is_variable(name: &str) -> bool {
     !name.starts_with(|c: char| c.is_ascii_digit())
         && !name.is_empty()
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

@@ -94,6 +94,7 @@ impl Spec {
         self.capabilities.iter().for_each(|set| hash.number(32, *set, u64::MAX));
         hash.number(33, self.nice as u64, 0);
         hash.number(34, self.oom_score_adj as u64, 0);
+        self.env_file.iter().for_each(|file| hash.text(35, file));
         hash.0
     }
 }
@@ -114,7 +115,7 @@ mod tests {
             Some(Box::new(Check { exec: vec!["/bin/ping".into()], interval, timeout, retries }))
         };
         let spec = Spec { check: check(1), ..Spec::new("web", "1", vec!["/bin/web".into(), "-f".into()]) };
-        let changes: [Change; 32] = [
+        let changes: [Change; 33] = [
             |spec| spec.version = "2".into(),
             |spec| spec.exec = vec!["/bin/web-f".into()],
             |spec| spec.kind = Kind::Forking,
@@ -146,6 +147,7 @@ mod tests {
             |spec| spec.no_new_privs = true,
             |spec| spec.capabilities = Some(0),
             |spec| spec.nice = -1,
+            |spec| spec.env_file = Some("/etc/default/web".into()),
             |spec| spec.oom_score_adj = -1,
         ];
         let mut fingerprints = vec![spec.fingerprint()];

@@ -22,7 +22,7 @@ fn every_key_has_a_place_in_the_spec() {
         "autostart": false, "autorestart": "unexpected", "exitcodes": [0, 255], "startsecs": 0.5,
         "stopsignal": "SIGINT", "stopsecs": 0, "restartsecs": 0, "windowsecs": 5, "retries": 0,
         "check": { "exec": ["/bin/true", "x"], "interval": 1.5, "timeout": 2, "retries": 1 }, "log_size": 4096,
-        "nice": -20, "oom_score_adj": 1000,
+        "env_file": "-/etc/default/basic", "nice": -20, "oom_score_adj": 1000,
         "no_new_privs": true, "capabilities": ["CAP_CHOWN", "net_bind_service"]
     }"#;
     let mut want = Spec::new("BasicAgent", "1.2.3~rc1", vec!["/usr/sbin/basicagent".into(), "-f".into(), "".into()]);
@@ -59,6 +59,7 @@ fn every_key_has_a_place_in_the_spec() {
         retries: 1,
     }));
     want.log_size = 4096;
+    want.env_file = Some("-/etc/default/basic".into());
     (want.nice, want.oom_score_adj) = (-20, 1000);
     want.no_new_privs = true;
     want.capabilities = Some(1 | 1 << 10);
@@ -72,7 +73,7 @@ fn what_is_missing_or_null_is_at_its_default() {
     let nulls = r#","type":null,"pidfile":null,"user":null,"group":null,"directory":null,"umask":null,"envs":null,
         "limits":null,"autostart":null,"autorestart":null,"exitcodes":null,"startsecs":null,"stopsignal":null,
         "stopsecs":null,"restartsecs":null,"windowsecs":null,"retries":null,"check":null,"log_size":null,
-        "nice":null,"oom_score_adj":null,"no_new_privs":null,"capabilities":null"#;
+        "env_file":null,"nice":null,"oom_score_adj":null,"no_new_privs":null,"capabilities":null"#;
     assert_eq!(read(nulls, false), Ok(want.clone()));
     assert_eq!(read(r#","limits":{"CPU":null,"memory":null,"nofile":null}"#, false), Ok(want));
     let check = read(r#","check":{"exec":["/bin/true"]}"#, false).map(|spec| spec.check);
@@ -160,6 +161,7 @@ fn every_key_is_checked() {
             r#""capabilities":["CAP_CHOWN","CAP_MAGIC"]"#,
             r#"capabilities[1]: want a name such as "CAP_CHOWN", got "CAP_MAGIC""#,
         ),
+        (r#""env_file":"-x""#, r#"env_file: want an absolute path, "-" in front if it may be missing, got "-x""#),
         (r#""nice":20"#, "nice: want an integer of -20..19, got 20"),
         (r#""nice":0.5"#, "nice: want an integer of -20..19, got 0.5"),
         (r#""oom_score_adj":-1001"#, "oom_score_adj: want an integer of -1000..1000, got -1001"),
