@@ -22,7 +22,9 @@ DEPS_CROSS = rustc-web cargo-web rust-web-src python3 python3-venv binutils file
 	qemu-user-static qemu-system-x86 qemu-system-arm e2fsprogs debian-archive-keyring
 
 .DEFAULT_GOAL := build
-.PHONY: help build release test check deny audit fuzz test-tls scripts fleet soak bench deps deps-cross deps-bench cross size test-cross test-vm demo install uninstall clean
+SERVER = cd server && CARGO_TARGET_DIR=target $(CARGO)
+
+.PHONY: server server-check server-test help build release test check deny audit fuzz test-tls scripts fleet soak bench deps deps-cross deps-bench cross size test-cross test-vm demo install uninstall clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -117,6 +119,21 @@ bench: ## measure beside other supervisors and update docs/benchmarks.md (root, 
 
 demo: ## see it work: server, daemon, install, kill, upgrade; no root needed
 	sh examples/demo.sh
+
+server: ## build bootserver, the control server, as server/target/release/bootserver
+	$(SERVER) build --locked --release
+
+server-check: ## bootserver: formatting, lints, import order, licences
+	$(SERVER) fmt --check
+	$(SERVER) clippy --locked --all-targets -- -D warnings
+	$(SERVER) test --locked --test layers
+	@if command -v cargo-deny >/dev/null; then $(SERVER) deny check bans licenses sources; else \
+		other=$$($(SERVER) tree --locked -e normal --target all --prefix none -f '{p}: {l}' | sort -u | \
+			grep -vE '(MIT|Apache-2.0|ISC|Zlib|Unicode-3.0)( |$$|\))' || true); \
+		[ -z "$$other" ] || { echo "make server-check: other licences: $$other" >&2; exit 1; }; fi
+
+server-test: build ## test bootserver, with real daemons on loopback
+	$(SERVER) test --locked
 
 install: $(BIN) ## install under DESTDIR and PREFIX; BIN=target/cross/ARCH/bootagent for a static binary
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8

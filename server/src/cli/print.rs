@@ -1,0 +1,60 @@
+//! Tables for people. Columns are as wide as what is in them.
+
+use serde_json::Value as Json;
+
+/// Prints rows under their headings.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = headings.iter().map(|heading| heading.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: Vec<&str>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_string()
+    };
+    println!("{}", line(headings.to_vec()));
+    for row in rows {
+        println!("{}", line(row.iter().map(String::as_str).collect()));
+    }
+}
+
+/// A value as a person reads it; nothing is `-`.
+pub fn cell(value: &Json) -> String {
+    match value {
+        Json::Null => "-".to_string(),
+        Json::String(text) if text.is_empty() => "-".to_string(),
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// `3 min ago`.
+pub fn ago(value: &Json, now: i64) -> String {
+    let Some(then) = value.as_i64() else { return "never".to_string() };
+    let age = (now - then).max(0);
+    match age {
+        0..120 => format!("{age} s ago"),
+        120..7200 => format!("{} min ago", age / 60),
+        7200..172_800 => format!("{} h ago", age / 3600),
+        _ => format!("{} days ago", age / 86_400),
+    }
+}
+
+/// `a=1 b=2`.
+pub fn pairs(value: &Json) -> String {
+    let pair = |(name, value): (&String, &Json)| format!("{name}={}", cell(value));
+    let text: Vec<String> = value.as_object().into_iter().flatten().map(pair).collect();
+    text.join(" ")
+}
+
+/// Agents in short: `web 1.2 running`.
+pub fn agents(value: &Json) -> String {
+    let one = |agent: &Json| {
+        let status = agent["status"].as_str().unwrap_or_default().replace("stoped", "stopped");
+        format!("{} {} {status}", cell(&agent["name"]), cell(&agent["version"]))
+    };
+    let text: Vec<String> = value.as_array().into_iter().flatten().map(one).collect();
+    text.join(", ")
+}

@@ -1,0 +1,8 @@
+//! What the server decides, as values and functions: time comes in as `now`, and nothing here touches the host.
+
+pub mod execution;
+pub mod filter;
+pub mod host;
+pub mod release;
+pub mod replay;
+pub mod version;

@@ -1,0 +1,247 @@
+//! The door for hosts: the two POSTs, and packages.
+
+use super::door::{self, header, reply, Reply, Unread};
+use super::report::{self, Answer, Sender};
+use super::{clock, packages, results, Shared};
+use crate::store::groups::{self, Key};
+use crate::store::{Error, Tx};
+use crate::wire::{agent, sign};
+use hyper::body::{Body, Incoming};
+use hyper::{HeaderMap, Method, Request};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Bytes of bodies that are in memory at one time, in KiB.
+pub const BUDGET_KIB: usize = 128 << 10;
+
+/// The addresses of a connection.
+#[derive(Clone, Copy)]
+pub struct Ends {
+    /// The host.
+    pub peer: SocketAddr,
+    /// Our own, as the host sees it.
+    pub local: SocketAddr,
+}
+
+/// Answers a request at the hosts' door.
+pub async fn handle(shared: Arc<Shared>, budget: Arc<Semaphore>, ends: Ends, request: Request<Incoming>) -> Reply {
+    let path = request.uri().path().to_string();
+    let get = request.method() == Method::GET || request.method() == Method::HEAD;
+    match path.as_str() {
+        "/agent/status" | "/agent/job/result" if request.method() == Method::POST => {
+            post(&shared, &budget, ends, &path, request).await
+        }
+        "/agent/status" | "/agent/job/result" => reply(405, "text/plain", "want POST\n", &[("allow", "POST".into())]),
+        _ if path.starts_with("/packages/") && get => packages::serve(&shared, &path, &request).await,
+        _ => {
+            door::drain(request.into_body()).await;
+            reply(404, "text/plain", "hosts are served /agent/ and /packages/ here\n", &[])
+        }
+    }
+}
+
+/// What signs the reply.
+struct Seal {
+    secret: Option<String>,
+    nonce: String,
+}
+
+impl Seal {
+    fn reply(&self, status: u16, body: &serde_json::Value, more: &[(&str, String)]) -> Reply {
+        let text = body.to_string();
+        let mut headers = more.to_vec();
+        if let Some(secret) = &self.secret {
+            headers.push(("x-bootagent-signature", sign::reply(secret, status, &self.nonce, &text)));
+        }
+        reply(status, "application/json", text, &headers)
+    }
+
+    /// Tells the host to come back later, in a way that it heeds.
+    fn shed(&self, why: &str) -> Reply {
+        let wait = 60 + clock::spread(60);
+        let body = json!({ "errcode": 1, "message": why, "retry_after": wait });
+        self.reply(503, &body, &[("retry-after", wait.to_string())])
+    }
+}
+
+async fn post(
+    shared: &Arc<Shared>,
+    budget: &Arc<Semaphore>,
+    ends: Ends,
+    path: &str,
+    request: Request<Incoming>,
+) -> Reply {
+    let (head, body) = request.into_parts();
+    let nonce = header(&head.headers, "x-bootagent-nonce").to_string();
+    let named = named_key(shared, &head.headers);
+    let secret = named.as_ref().ok().and_then(|key| key.as_ref().map(|key| key.secret.clone()));
+    let mut seal = Seal { secret, nonce };
+    let size = body.size_hint().exact().map_or(door::BODY_MAX, |size| usize::try_from(size).unwrap_or(door::BODY_MAX));
+    let permits = u32::try_from(size.min(door::BODY_MAX) / 1024 + 1).unwrap_or(1);
+    let Ok(_room) = budget.try_acquire_many(permits) else {
+        door::drain(body).await;
+        shared.counts.shed.fetch_add(1, Ordering::Relaxed);
+        return seal.shed("too many requests at one time");
+    };
+    let body = match door::read_body(body).await {
+        Ok(body) => body,
+        Err(Unread::TooLong) => return seal.reply(413, &refusal("a body of more than 1 MiB"), &[]),
+        Err(Unread::Cut) => return seal.reply(408, &refusal("the body did not come whole in 10 s"), &[]),
+    };
+    let sender = match named.and_then(|key| identify(shared, key, &head.headers, path, &body, ends)) {
+        Ok(sender) => sender,
+        Err(Refusal::Engine(error)) => return failed(shared, &seal, &error),
+        Err(Refusal::Forbidden(why)) => return forbid(shared, &seal, ends, &why),
+    };
+    seal.secret = sender.key.as_ref().map(|key| key.secret.clone());
+    if path == "/agent/status" {
+        status(shared, &seal, sender, &body, ends).await
+    } else {
+        result(shared, &seal, sender, &body).await
+    }
+}
+
+enum Refusal {
+    Engine(Error),
+    Forbidden(String),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::Engine(error)
+    }
+}
+
+/// The key that a request says it is signed with.
+fn named_key(shared: &Shared, headers: &HeaderMap) -> Result<Option<Key>, Refusal> {
+    let id = header(headers, "x-bootagent-key");
+    if id.is_empty() {
+        return Ok(None);
+    }
+    match shared.read_now(|tx| groups::key(tx, id))? {
+        Some(key) if key.revoked.is_none() => Ok(Some(key)),
+        Some(_) => Err(Refusal::Forbidden(format!("key {id} is revoked"))),
+        None => Err(Refusal::Forbidden("an unknown key".to_string())),
+    }
+}
+
+/// Finds the key that signed a request; with `allow_unsigned`, none is right too where nothing is signed.
+fn identify(
+    shared: &Shared,
+    named: Option<Key>,
+    headers: &HeaderMap,
+    path: &str,
+    body: &[u8],
+    ends: Ends,
+) -> Result<Sender, Refusal> {
+    let (sn, nonce) = (header(headers, "x-bootagent-sn"), header(headers, "x-bootagent-nonce"));
+    let signature = header(headers, "x-bootagent-signature");
+    let base = shared.public_url.clone().unwrap_or_else(|| format!("http://{}", ends.local));
+    let sender = |key: Option<Key>| Sender {
+        key,
+        sn: sn.to_string(),
+        nonce: nonce.to_string(),
+        peer: ends.peer.ip().to_string(),
+        base,
+    };
+    if signature.is_empty() && named.is_none() {
+        return match shared.allow_unsigned {
+            true => Ok(Sender { sn: String::new(), ..sender(None) }),
+            false => Err(Refusal::Forbidden("unsigned, and keys are required".to_string())),
+        };
+    }
+    if !sign::is_nonce(nonce) {
+        return Err(Refusal::Forbidden("the nonce is not 32 hex digits".to_string()));
+    }
+    let candidates = match named {
+        Some(key) => vec![key],
+        None => shared.read_now(|tx: &mut dyn Tx| groups::candidates(tx, sn))?,
+    };
+    let signed = |key: &Key| sign::is_signed(&key.secret, path, sn, nonce, body, signature);
+    match candidates.into_iter().find(signed) {
+        Some(key) => Ok(sender(Some(key))),
+        None => Err(Refusal::Forbidden("wrongly signed".to_string())),
+    }
+}
+
+async fn status(shared: &Arc<Shared>, seal: &Seal, sender: Sender, body: &[u8], ends: Ends) -> Reply {
+    let report = match agent::read_status(body) {
+        Ok(report) => report,
+        Err(why) => {
+            shared.counts.bad.fetch_add(1, Ordering::Relaxed);
+            return seal.reply(200, &refusal(&why), &[]);
+        }
+    };
+    let enrolling = shared.clone();
+    let taken = shared
+        .write(move |tx| {
+            let now = clock::now();
+            report::take(tx, &report, &sender, now, &|| enrolling.may_enroll(now))
+        })
+        .await;
+    let counts = &shared.counts;
+    match taken {
+        Ok(Answer::Taken { jobs, cancel, state }) => {
+            let counter = if state == "turned away" { &counts.turned_away } else { &counts.taken };
+            counter.fetch_add(1, Ordering::Relaxed);
+            let mut body = json!({ "errcode": 0, "jobs": jobs });
+            if !cancel.is_empty() {
+                body["cancel"] = json!(cancel);
+            }
+            seal.reply(200, &body, &[])
+        }
+        Ok(Answer::Unwanted(why)) => {
+            counts.unwanted.fetch_add(1, Ordering::Relaxed);
+            seal.reply(200, &refusal(&why), &[])
+        }
+        Ok(Answer::Forbidden(why)) => forbid(shared, seal, ends, &why),
+        Err(error) => failed(shared, seal, &error),
+    }
+}
+
+async fn result(shared: &Arc<Shared>, seal: &Seal, sender: Sender, body: &[u8]) -> Reply {
+    let outcomes = match agent::read_results(body) {
+        Ok(outcomes) => outcomes,
+        Err(why) => {
+            shared.counts.bad.fetch_add(1, Ordering::Relaxed);
+            return seal.reply(200, &refusal(&why), &[]);
+        }
+    };
+    let count = outcomes.len() as u64;
+    match shared.write(move |tx| results::take(tx, &outcomes, &sender, clock::now())).await {
+        Ok(()) => {
+            shared.counts.results.fetch_add(count, Ordering::Relaxed);
+            seal.reply(200, &json!({ "errcode": 0 }), &[])
+        }
+        Err(error) => failed(shared, seal, &error),
+    }
+}
+
+fn refusal(why: &str) -> serde_json::Value {
+    json!({ "errcode": 1, "message": why })
+}
+
+/// 403; counted, and one in a while told in the log.
+fn forbid(shared: &Shared, seal: &Seal, ends: Ends, why: &str) -> Reply {
+    static TOLD: AtomicU64 = AtomicU64::new(0);
+    let count = shared.counts.forbidden.fetch_add(1, Ordering::Relaxed) + 1;
+    let second = clock::now().unsigned_abs();
+    if TOLD.swap(second, Ordering::Relaxed) != second {
+        clock::say(&format!("refused {}: {why} ({count} refused since the start)", ends.peer.ip()));
+    }
+    seal.reply(403, &refusal(why), &[])
+}
+
+/// 503: it could not be stored, so it must come again.
+fn failed(shared: &Shared, seal: &Seal, error: &Error) -> Reply {
+    if let Error::Busy = error {
+        shared.counts.shed.fetch_add(1, Ordering::Relaxed);
+    } else {
+        shared.counts.failed.fetch_add(1, Ordering::Relaxed);
+        shared.complain(error);
+    }
+    seal.shed("busy, or cannot store")
+}

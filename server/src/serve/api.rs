@@ -1,0 +1,318 @@
+//! The API: what lists and changes things, for the command line over a socket and for reading on loopback.
+
+use super::door::{self, reply, Reply};
+use super::give::{self, Wanted};
+use super::manage::{self, NewKey};
+use super::{clock, lookup, upload, Shared};
+use crate::model::host::State;
+use crate::model::release::{self, Artifact};
+use crate::store::releases::Release;
+use crate::store::{events, groups, refused, releases, Error};
+use hyper::body::Incoming;
+use hyper::{Method, Request};
+use serde_json::{json, Map, Value as Json};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub enum Asker {
+    /// Over the socket, as this user.
+    Local(u32),
+    /// Over loopback, to read.
+    Reader,
+}
+
+/// Answers a request at the socket or the pages' door.
+pub async fn handle(shared: Arc<Shared>, asker: Asker, request: Request<Incoming>) -> Reply {
+    let path = request.uri().path().to_string();
+    let query = request.uri().query().unwrap_or_default().to_string();
+    if let Asker::Reader = asker {
+        // A name that somebody else's DNS points at us must not let their page read ours.
+        let host = door::header(request.headers(), "host");
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        if !["127.0.0.1", "localhost", "[::1]", ""].contains(&name) {
+            return reply(403, "text/plain", "ask by 127.0.0.1 or localhost\n", &[]);
+        }
+    }
+    match (request.method(), path.as_str()) {
+        (&Method::GET, "/healthz") => reply(200, "text/plain", "ok\n", &[]),
+        (&Method::GET, "/readyz") => ready(&shared).await,
+        (&Method::GET, "/metrics") => metrics(&shared).await,
+        (&Method::GET, _) => match path.strip_prefix("/api/v1/") {
+            Some(name) => answer(look(&shared, name, &query).await),
+            None => reply(404, "text/plain", "want /api/v1/, /metrics, /healthz or /readyz\n", &[]),
+        },
+        (&Method::POST, _) => match (path.strip_prefix("/api/v1/"), asker) {
+            (_, Asker::Reader) => reply(403, "text/plain", "changes are made over the socket: bootserver VERB\n", &[]),
+            (Some("packages"), _) => match upload::store(&shared, request.into_body()).await {
+                Ok((sha256, size)) => answer(Ok(json!({ "sha256": sha256, "size": size }))),
+                Err(error) => answer(refused(error)),
+            },
+            (Some(name), Asker::Local(uid)) => {
+                let Ok(body) = door::read_body(request.into_body()).await else {
+                    return answer(refused("the request is longer than 1 MiB, or did not come whole"));
+                };
+                let body: Json = serde_json::from_slice(&body).unwrap_or_default();
+                answer(change(&shared, name, body, format!("local:{uid}")).await)
+            }
+            (None, _) => reply(404, "text/plain", "want /api/v1/\n", &[]),
+        },
+        _ => reply(405, "text/plain", "want GET or POST\n", &[]),
+    }
+}
+
+fn answer(outcome: Result<Json, Error>) -> Reply {
+    let (status, body) = match outcome {
+        Ok(body) => (200, body),
+        Err(Error::Refused(why)) => (400, json!({ "error": why })),
+        Err(error) => (503, json!({ "error": error.to_string() })),
+    };
+    reply(status, "application/json", body.to_string(), &[])
+}
+
+/// The value of a name in a query string.
+fn param(query: &str, name: &str) -> Option<String> {
+    let pair = |pair: &str| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| decode(value));
+    query.split('&').find_map(pair)
+}
+
+/// Undoes percent-encoding; what is broken stays.
+pub fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let digits = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
+        match (bytes[at], digits.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                at += 2;
+            }
+            (b'+', _) => out.push(b' '),
+            (byte, _) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+async fn look(shared: &Arc<Shared>, name: &str, query: &str) -> Result<Json, Error> {
+    let filter = param(query, "filter").unwrap_or_default();
+    let limit = param(query, "limit").and_then(|text| text.parse().ok()).unwrap_or(1000_i64).clamp(1, 1_000_000);
+    let after = param(query, "after").and_then(|text| text.parse().ok());
+    let (name, word) = name.split_once('/').map_or((name, None), |(name, word)| (name, Some(decode(word))));
+    let name = name.to_string();
+    let gaps = shared.gaps.clone();
+    shared
+        .read(move |tx| {
+            let list = match (name.as_str(), word) {
+                ("hosts", Some(word)) => return lookup::host(tx, &word, &gaps),
+                ("hosts", None) => lookup::hosts(tx, &filter, &gaps)?,
+                ("executions", None) => lookup::executions(tx, &filter, limit)?,
+                ("jobs", Some(word)) => lookup::job(tx, &word)?,
+                ("jobs", None) => lookup::jobs(tx, limit)?,
+                ("releases", None) => lookup::releases(tx)?,
+                ("keys", None) => lookup::keys(tx)?,
+                ("groups", None) => lookup::groups(tx)?,
+                ("events", None) => lookup::events(tx, after, limit)?,
+                ("audit", None) => lookup::audit(tx, limit)?,
+                _ => {
+                    let known = "hosts, jobs, executions, releases, keys, groups, events, audit";
+                    return refused(format!("there is no list \"{name}\": want one of {known}"));
+                }
+            };
+            Ok(Json::from(list))
+        })
+        .await
+}
+
+fn text(body: &Json, key: &str) -> Result<String, Error> {
+    match body[key].as_str() {
+        Some(text) => Ok(text.to_string()),
+        None => refused(format!("{key}: want a string")),
+    }
+}
+
+fn maybe(body: &Json, key: &str) -> Option<String> {
+    body[key].as_str().map(str::to_string)
+}
+
+fn object(body: &Json, key: &str) -> Map<String, Json> {
+    body[key].as_object().cloned().unwrap_or_default()
+}
+
+async fn change(shared: &Arc<Shared>, name: &str, body: Json, who: String) -> Result<Json, Error> {
+    match name {
+        "hosts/state" => set_state(shared, &body, who).await,
+        "hosts/replace" | "hosts/label" | "hosts/group" => change_host(shared, name.to_string(), body, who).await,
+        "groups" | "groups/set" => {
+            let (name, new) = (text(&body, "name")?, name == "groups");
+            shared
+                .write(move |tx| match new {
+                    true => manage::new_group(tx, &name, &who),
+                    false => manage::set_group(tx, &name, &object(&body, "settings"), &who),
+                })
+                .await?;
+            Ok(json!({}))
+        }
+        "keys" => {
+            let (group, host) = (text(&body, "group")?, maybe(&body, "host"));
+            let wanted = NewKey { group, host, auto_accept: body["auto_accept"].as_bool().unwrap_or(false) };
+            let key = shared.write(move |tx| manage::new_key(tx, &wanted, &who)).await?;
+            Ok(json!({ "id": key.id, "key": key.secret }))
+        }
+        "keys/revoke" => {
+            let id = text(&body, "id")?;
+            let revoke = move |tx: &mut dyn crate::store::Tx| {
+                let hosts = groups::revoke(tx, &id, clock::now())?;
+                events::audit(tx, clock::now(), &who, "key revoke", &format!("key {id}"), ("", ""))?;
+                Ok(json!({ "hosts": hosts }))
+            };
+            shared.write(revoke).await
+        }
+        "releases" => add_release(shared, &body, who).await,
+        "releases/withdraw" => {
+            let (agent, version) = (text(&body, "agent")?, text(&body, "version")?);
+            let withdraw = move |tx: &mut dyn crate::store::Tx| {
+                releases::withdraw(tx, &agent, &version, clock::now())?;
+                let object = format!("release {agent} {version}");
+                events::audit(tx, clock::now(), &who, "release withdraw", &object, ("", ""))
+            };
+            shared.write(withdraw).await.map(|()| json!({}))
+        }
+        "jobs" => {
+            let (action, select) = (text(&body, "action")?, maybe(&body, "select").unwrap_or_default());
+            let (agent, version) = (maybe(&body, "agent").unwrap_or_default(), maybe(&body, "version"));
+            let wanted = Wanted { action, agent, select, version, body: object(&body, "body"), who };
+            let gaps = shared.gaps.clone();
+            shared.write(move |tx| give::give(tx, &wanted, &gaps)).await
+        }
+        "jobs/cancel" => {
+            let id = text(&body, "id")?;
+            shared.write(move |tx| give::cancel(tx, &id, &who)).await
+        }
+        "backup" => backup(shared, PathBuf::from(text(&body, "file")?), who).await,
+        _ => refused(format!("there is no such call: \"{name}\"")),
+    }
+}
+
+async fn set_state(shared: &Arc<Shared>, body: &Json, who: String) -> Result<Json, Error> {
+    let state = match text(body, "state")?.as_str() {
+        "accepted" => State::Accepted,
+        "rejected" => State::Rejected,
+        "retired" => State::Retired,
+        other => return refused(format!("state \"{other}\": want accepted, rejected or retired")),
+    };
+    let words: Vec<String> =
+        body["hosts"].as_array().into_iter().flatten().filter_map(|word| word.as_str().map(str::to_string)).collect();
+    if words.is_empty() {
+        return refused("want the hosts: names or sn");
+    }
+    let count = words.len();
+    let set = move |tx: &mut dyn crate::store::Tx| {
+        words.iter().try_for_each(|word| manage::set_state(tx, word, state, "", &who, clock::now()))
+    };
+    shared.write(set).await?;
+    Ok(json!({ "hosts": count }))
+}
+
+async fn change_host(shared: &Arc<Shared>, name: String, body: Json, who: String) -> Result<Json, Error> {
+    let change = move |tx: &mut dyn crate::store::Tx| match name.as_str() {
+        "hosts/replace" => manage::replace(tx, &text(&body, "old")?, &text(&body, "new")?, &who, clock::now()),
+        "hosts/label" => manage::label(tx, &text(&body, "host")?, &object(&body, "labels"), &who),
+        _ => manage::move_to(tx, &text(&body, "host")?, &text(&body, "group")?, &who),
+    };
+    shared.write(change).await.map(|()| json!({}))
+}
+
+async fn add_release(shared: &Arc<Shared>, body: &Json, who: String) -> Result<Json, Error> {
+    let (agent, version) = (text(body, "agent")?, text(body, "version")?);
+    if !release::is_name(&agent) {
+        return refused(format!("agent \"{agent}\": want 1 to 50 of A-Z a-z 0-9 _ -"));
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+~:-".contains(&b);
+    if version.is_empty() || version.len() > 64 || !version.bytes().all(plain) {
+        return refused(format!("version \"{version}\": want 1 to 64 of A-Z a-z 0-9 . _ + ~ : -"));
+    }
+    let (name, url) = (text(body, "name")?, maybe(body, "url"));
+    release::check_file_name(&agent, &name).map_err(Error::Refused)?;
+    let sha256 = text(body, "sha256")?.to_ascii_lowercase();
+    if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return refused("checksum: want SHA256: and 64 hex digits");
+    }
+    if url.is_none() && !shared.dir.join("packages").join(&sha256).exists() {
+        return refused("the package was not uploaded");
+    }
+    let sig = maybe(body, "sig");
+    if let Some(sig) = &sig {
+        upload::check_signature(sig, &agent, &version).map_err(Error::Refused)?;
+    }
+    let definition = body["definition"].as_object().map(|definition| Json::Object(definition.clone()).to_string());
+    let (arch, os) = (maybe(body, "arch").unwrap_or_default(), maybe(body, "os").unwrap_or_default());
+    let artifact = Artifact { arch, os, sha256, name, url, sig };
+    let (startsecs, size) = (body["startsecs"].as_i64(), body["size"].as_i64().unwrap_or(0));
+    let add = move |tx: &mut dyn crate::store::Tx| {
+        let created = clock::now();
+        let named = format!("release {agent} {version}");
+        let release = Release { agent, version, definition, startsecs, created, withdrawn: None };
+        releases::add(tx, &release, &artifact, size)?;
+        events::audit(tx, created, &who, "release add", &named, ("", &artifact.sha256))
+    };
+    shared.write(add).await.map(|()| json!({}))
+}
+
+async fn backup(shared: &Arc<Shared>, file: PathBuf, who: String) -> Result<Json, Error> {
+    let copying = shared.clone();
+    let target = file.clone();
+    let task = tokio::task::spawn_blocking(move || super::run::write_backup(copying.engine.as_ref(), &target));
+    task.await.unwrap_or_else(|_| Err(Error::Engine("a fault of the server, see its log".to_string())))?;
+    let object = file.display().to_string();
+    shared.write(move |tx| events::audit(tx, clock::now(), &who, "backup", &object, ("", ""))).await?;
+    Ok(json!({}))
+}
+
+async fn ready(shared: &Arc<Shared>) -> Reply {
+    match shared.write(|tx| groups::keep(tx, "ready", "1")).await {
+        Ok(()) => reply(200, "text/plain", "ready\n", &[]),
+        Err(error) => reply(503, "text/plain", format!("{error}\n"), &[]),
+    }
+}
+
+async fn metrics(shared: &Arc<Shared>) -> Reply {
+    let states = match shared.read(|tx| crate::store::hosts::counts(tx)).await {
+        Ok(states) => states,
+        Err(error) => return reply(503, "text/plain", format!("{error}\n"), &[]),
+    };
+    let mut page = String::from("# TYPE bootserver_hosts gauge\n");
+    for (state, count) in states {
+        page.push_str(&format!("bootserver_hosts{{state=\"{state}\"}} {count}\n"));
+    }
+    let counts = &shared.counts;
+    page.push_str("# TYPE bootserver_reports_total counter\n");
+    for (answer, counter) in [
+        ("taken", &counts.taken),
+        ("turned_away", &counts.turned_away),
+        ("unwanted", &counts.unwanted),
+        ("forbidden", &counts.forbidden),
+        ("bad", &counts.bad),
+        ("shed", &counts.shed),
+        ("failed", &counts.failed),
+    ] {
+        let count = counter.load(Ordering::Relaxed);
+        page.push_str(&format!("bootserver_reports_total{{answer=\"{answer}\"}} {count}\n"));
+    }
+    let [work, commits, micros] = shared.engine.counts();
+    let seconds = std::time::Duration::from_micros(micros).as_secs_f64();
+    let results = counts.results.load(Ordering::Relaxed);
+    page.push_str(&format!(
+        "# TYPE bootserver_results_total counter\nbootserver_results_total {results}\n\
+         # TYPE bootserver_writes_total counter\nbootserver_writes_total {work}\n\
+         # TYPE bootserver_commit_seconds summary\nbootserver_commit_seconds_sum {seconds}\n\
+         bootserver_commit_seconds_count {commits}\n\
+         # TYPE bootserver_start_time_seconds gauge\nbootserver_start_time_seconds {}\n",
+        shared.started
+    ));
+    reply(200, "text/plain; version=0.0.4", page, &[])
+}

@@ -1,0 +1,237 @@
+//! Lists and single objects as JSON, as the command line and the API show them.
+
+use super::clock;
+use crate::model::filter::{glob, Filter};
+use crate::model::host::{Gaps, View};
+use crate::store::executions::{self, Stored};
+use crate::store::jobs::{self, Job};
+use crate::store::{groups, hosts, refused, releases, Error, Tx};
+use serde_json::{json, Value as Json};
+
+/// A host in a list.
+pub fn host_json(view: &View, body: Option<&Json>) -> Json {
+    let agents = body.and_then(|body| body.get("agents")).cloned().unwrap_or_else(|| json!([]));
+    json!({
+        "sn": view.sn, "name": view.name, "group": view.group, "state": view.state,
+        "freshness": view.freshness.as_str(), "os": view.os, "arch": view.arch, "version": view.version,
+        "labels": view.labels, "seen": view.seen, "agents": agents, "reason": view.reason,
+    })
+}
+
+/// The hosts of a filter.
+///
+/// # Errors
+/// What the engine says, or what of the filter will not do.
+pub fn hosts(tx: &mut dyn Tx, filter: &str, gaps: &Gaps) -> Result<Vec<Json>, Error> {
+    let filter = Filter::parse(filter).map_err(Error::Refused)?;
+    let mut list = Vec::new();
+    hosts::views(tx, None, clock::now(), gaps, &mut |view, body| {
+        if filter.matches(&view) {
+            list.push(host_json(&view, body.as_ref()));
+        }
+        Ok(())
+    })?;
+    Ok(list)
+}
+
+/// One host with all that is known of it.
+///
+/// # Errors
+/// What the engine says, or that there is no such host.
+pub fn host(tx: &mut dyn Tx, word: &str, gaps: &Gaps) -> Result<Json, Error> {
+    let known = hosts::find(tx, word)?;
+    let mut found = Json::Null;
+    hosts::views(tx, Some(&known.sn), clock::now(), gaps, &mut |view, body| {
+        found = host_json(&view, body.as_ref());
+        found["peer"] = json!(view.peer);
+        found["step"] = json!(view.step);
+        found["report"] = body.unwrap_or(Json::Null);
+        Ok(())
+    })?;
+    found["key"] = json!(known.key);
+    found["created"] = json!(known.created);
+    let sql = "SELECT time, kind, message FROM events WHERE sn = ?1 ORDER BY id DESC LIMIT 20";
+    let event = |row: &crate::store::Row| json!({ "time": row.int(0), "kind": row.text(1), "message": row.text(2) });
+    found["events"] = tx.rows(sql, crate::args![&known.sn])?.iter().map(event).collect();
+    let live = executions::live_of(tx, &known.sn)?;
+    found["executions"] = live.iter().map(execution_json).collect();
+    Ok(found)
+}
+
+/// An execution in a list.
+pub fn execution_json(stored: &Stored) -> Json {
+    let e = &stored.execution;
+    json!({
+        "id": stored.id, "job": stored.job, "sn": stored.sn, "host": stored.host, "agent": stored.agent,
+        "action": stored.action, "attempt": e.attempt, "state": e.state.as_str(), "errcode": e.errcode,
+        "message": e.message, "created": stored.created, "offered": e.offered, "received": e.received,
+        "ended": e.ended, "deadline": e.deadline, "reason": e.reason, "version": e.version,
+    })
+}
+
+/// Executions, the newest first, whose `key=value` terms all hold.
+///
+/// # Errors
+/// What the engine says, or what of the filter will not do.
+pub fn executions(tx: &mut dyn Tx, filter: &str, limit: i64) -> Result<Vec<Json>, Error> {
+    let terms = execution_terms(filter)?;
+    let job = terms.iter().find(|(key, op, _)| key == "job" && *op).map(|(_, _, value)| value.clone());
+    let found = match job {
+        Some(job) if !job.contains('*') => executions::of_job(tx, &job)?,
+        _ => executions::newest(tx, limit)?,
+    };
+    let holds = |object: &Json| {
+        terms.iter().all(|(key, same, value)| {
+            let text = match &object[key.as_str()] {
+                Json::String(text) => text.clone(),
+                Json::Null => String::new(),
+                other => other.to_string(),
+            };
+            glob(value, &text) == *same
+        })
+    };
+    Ok(found.iter().map(execution_json).filter(holds).collect())
+}
+
+/// `key = value` and `key != value`, values with globs.
+fn execution_terms(filter: &str) -> Result<Vec<(String, bool, String)>, Error> {
+    const KEYS: [&str; 9] = ["job", "id", "sn", "host", "agent", "action", "attempt", "state", "errcode"];
+    let mut terms = Vec::new();
+    for word in filter.split_whitespace().filter(|word| *word != "and") {
+        let Some((key, value)) = word.split_once('=') else {
+            return refused(format!("filter: \"{word}\": want KEY=VALUE or KEY!=VALUE"));
+        };
+        let (key, same) = key.strip_suffix('!').map_or((key, true), |key| (key, false));
+        if !KEYS.contains(&key) {
+            return refused(format!("filter: unknown key \"{key}\": want one of {}", KEYS.join(", ")));
+        }
+        terms.push((key.to_string(), same, value.trim_matches('"').to_string()));
+    }
+    Ok(terms)
+}
+
+/// A job without what it carries: that may be secret.
+///
+/// # Errors
+/// What the engine says.
+pub fn job_json(tx: &mut dyn Tx, job: &Job) -> Result<Json, Error> {
+    let counts = jobs::counts(tx, &job.id)?;
+    let open = ["waiting", "offered", "received", "done"].iter().any(|state| counts.contains_key(*state));
+    let state = if job.state == "open" && !open { "done" } else { job.state.as_str() };
+    Ok(json!({
+        "id": job.id, "agent": job.agent, "action": job.action, "select": job.select, "version": job.version,
+        "state": state, "created": job.created, "by": job.by, "counts": counts,
+    }))
+}
+
+/// The newest jobs.
+///
+/// # Errors
+/// What the engine says.
+pub fn jobs(tx: &mut dyn Tx, limit: i64) -> Result<Vec<Json>, Error> {
+    let mut list = Vec::new();
+    for job in jobs::list(tx, limit)? {
+        list.push(job_json(tx, &job)?);
+    }
+    Ok(list)
+}
+
+/// The executions of a job, or the one of an id.
+///
+/// # Errors
+/// What the engine says, or that there is no such job.
+pub fn job(tx: &mut dyn Tx, id: &str) -> Result<Vec<Json>, Error> {
+    if let Some(one) = executions::get(tx, id)? {
+        return Ok(vec![execution_json(&one)]);
+    }
+    match jobs::get(tx, id)? {
+        Some(_) => Ok(executions::of_job(tx, id)?.iter().map(execution_json).collect()),
+        None => refused(format!("there is no job \"{id}\": see bootserver job list")),
+    }
+}
+
+/// Releases with their artifacts.
+///
+/// # Errors
+/// What the engine says.
+pub fn releases(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
+    let mut list = Vec::new();
+    for release in releases::list(tx, None)? {
+        let artifacts = releases::artifacts(tx, &release.agent, &release.version)?;
+        let artifact = |(a, size): &(crate::model::release::Artifact, i64)| {
+            json!({ "arch": a.arch, "os": a.os, "sha256": a.sha256, "name": a.name, "url": a.url,
+                "signed": a.sig.is_some(), "size": size })
+        };
+        list.push(json!({
+            "agent": release.agent, "version": release.version, "created": release.created,
+            "withdrawn": release.withdrawn, "startsecs": release.startsecs,
+            "definition": release.definition.is_some(),
+            "artifacts": artifacts.iter().map(artifact).collect::<Vec<_>>(),
+        }));
+    }
+    Ok(list)
+}
+
+/// Keys without their secrets, each with how many hosts hang on it.
+///
+/// # Errors
+/// What the engine says.
+pub fn keys(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
+    let mut list = Vec::new();
+    for key in groups::keys(tx)? {
+        let hosts = tx.number("SELECT count(*) FROM hosts WHERE key = ?1", crate::args![&key.id])?;
+        list.push(json!({
+            "id": key.id, "group": key.group, "host": key.host, "bound_sn": key.bound_sn,
+            "auto_accept": key.auto_accept, "created": key.created, "revoked": key.revoked, "hosts": hosts,
+        }));
+    }
+    Ok(list)
+}
+
+/// Groups with their settings and hosts.
+///
+/// # Errors
+/// What the engine says.
+pub fn groups(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
+    let mut list = Vec::new();
+    for group in groups::list(tx)? {
+        let hosts = tx.number("SELECT count(*) FROM hosts WHERE grp = ?1", crate::args![&group.name])?;
+        list.push(json!({
+            "name": group.name, "hosts": hosts, "lost_after": group.lost_after, "retire_after": group.retire_after,
+            "replace": if group.replace_auto { "auto" } else { "ask" },
+            "allow_unidentified": group.allow_unidentified,
+        }));
+    }
+    Ok(list)
+}
+
+/// Events after one, oldest first; without one the newest.
+///
+/// # Errors
+/// What the engine says.
+pub fn events(tx: &mut dyn Tx, after: Option<i64>, limit: i64) -> Result<Vec<Json>, Error> {
+    let newest = "SELECT * FROM (SELECT id, time, received, kind, sn, host, message FROM events ORDER BY id DESC \
+        LIMIT ?2) AS newest WHERE id > ?1 ORDER BY id";
+    let next = "SELECT id, time, received, kind, sn, host, message FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
+    let sql = if after.is_some() { next } else { newest };
+    let event = |row: &crate::store::Row| {
+        json!({ "id": row.int(0), "time": row.int(1), "received": row.int(2), "kind": row.text(3),
+            "sn": row.text(4), "host": row.text(5), "message": row.text(6) })
+    };
+    Ok(tx.rows(sql, crate::args![after.unwrap_or(0), limit])?.iter().map(event).collect())
+}
+
+/// The newest lines of the audit trail, oldest first.
+///
+/// # Errors
+/// What the engine says.
+pub fn audit(tx: &mut dyn Tx, limit: i64) -> Result<Vec<Json>, Error> {
+    let sql = "SELECT time, who, action, object, before, after FROM audit ORDER BY id DESC LIMIT ?1";
+    let line = |row: &crate::store::Row| {
+        json!({ "time": row.int(0), "who": row.text(1), "action": row.text(2), "object": row.text(3),
+            "before": row.text(4), "after": row.text(5) })
+    };
+    let mut lines: Vec<Json> = tx.rows(sql, crate::args![limit])?.iter().map(line).collect();
+    lines.reverse();
+    Ok(lines)
+}

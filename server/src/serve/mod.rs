@@ -1,0 +1,160 @@
+//! The running server: doors, the transactions behind them, and what happens by itself.
+
+pub mod agent;
+pub mod api;
+pub mod clock;
+pub mod door;
+pub mod give;
+pub mod lookup;
+pub mod manage;
+pub mod packages;
+pub mod report;
+pub mod results;
+pub mod run;
+pub mod sweep;
+pub mod upload;
+
+use crate::store::{Engine, Error, Tx, Work};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+
+/// New hosts that may ask to be taken in one second.
+const ENROLL_A_SECOND: i64 = 20;
+
+/// What every request shares.
+pub struct Shared {
+    /// Where everything is kept.
+    pub dir: PathBuf,
+    /// The database.
+    pub engine: Box<dyn Engine>,
+    /// Where packages are, as hosts should see it.
+    pub public_url: Option<String>,
+    /// Whether hosts without a key are taken.
+    pub allow_unsigned: bool,
+    /// Times in which the server was down.
+    pub gaps: Vec<(i64, i64)>,
+    /// When it started.
+    pub started: i64,
+    /// What is counted for the metrics.
+    pub counts: Counts,
+    enrolled: Mutex<(i64, i64)>,
+    /// The last time at which an engine error was told, so that a full disk fills no log.
+    complained: AtomicI64,
+}
+
+/// Counters for `/metrics`, by answer.
+#[derive(Default)]
+pub struct Counts {
+    pub taken: AtomicU64,
+    pub turned_away: AtomicU64,
+    pub unwanted: AtomicU64,
+    pub forbidden: AtomicU64,
+    pub bad: AtomicU64,
+    pub shed: AtomicU64,
+    pub failed: AtomicU64,
+    pub results: AtomicU64,
+}
+
+impl Shared {
+    /// Everything that requests share.
+    pub fn new(dir: PathBuf, engine: Box<dyn Engine>, gaps: Vec<(i64, i64)>) -> Shared {
+        Shared {
+            dir,
+            engine,
+            public_url: None,
+            allow_unsigned: false,
+            gaps,
+            started: clock::now(),
+            counts: Counts::default(),
+            enrolled: Mutex::new((0, 0)),
+            complained: AtomicI64::new(0),
+        }
+    }
+
+    /// Whether one more unknown host may be taken in this second.
+    pub fn may_enroll(&self, now: i64) -> bool {
+        let mut enrolled = self.enrolled.lock().unwrap_or_else(PoisonError::into_inner);
+        if enrolled.0 != now {
+            *enrolled = (now, 0);
+        }
+        enrolled.1 += 1;
+        enrolled.1 <= ENROLL_A_SECOND
+    }
+
+    /// Changes something; returns when it is durable.
+    ///
+    /// # Errors
+    /// What the engine or the work says; then nothing of it was kept.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn Tx) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let piece: Piece<T> = Piece { work: Some(Box::new(work)), out: None, reply };
+        self.engine.write(Box::new(piece))?;
+        let gone = || Err(Error::Engine("the writer has ended".to_string()));
+        answer.await.unwrap_or_else(|_| gone())
+    }
+
+    /// Looks something up, away from the threads that answer.
+    ///
+    /// # Errors
+    /// What the engine or the work says.
+    pub async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut dyn Tx) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let shared = self.clone();
+        let task = tokio::task::spawn_blocking(move || shared.read_now(work));
+        task.await.unwrap_or_else(|_| Err(Error::Engine("a fault of the server, see its log".to_string())))
+    }
+
+    /// Looks up what an index finds at once.
+    ///
+    /// # Errors
+    /// What the engine or the work says.
+    pub fn read_now<T>(&self, work: impl FnOnce(&mut dyn Tx) -> Result<T, Error>) -> Result<T, Error> {
+        let (mut work, mut out) = (Some(work), None);
+        self.engine.read(&mut |tx| {
+            if let Some(work) = work.take() {
+                out = Some(work(tx)?);
+            }
+            Ok(())
+        })?;
+        out.ok_or_else(|| Error::Engine("nothing was read".to_string()))
+    }
+
+    /// Tells the operator of an engine error, once in ten seconds.
+    pub fn complain(&self, error: &Error) {
+        let now = clock::now();
+        if self.complained.swap(now, Ordering::Relaxed) + 10 <= now {
+            clock::say(&format!("cannot store: {error}; hosts are told to come back later"));
+        }
+    }
+}
+
+/// A closure as the engine takes it.
+struct Piece<T> {
+    #[expect(clippy::type_complexity, reason = "it is named here once")]
+    work: Option<Box<dyn FnOnce(&mut dyn Tx) -> Result<T, Error> + Send>>,
+    out: Option<T>,
+    reply: oneshot::Sender<Result<T, Error>>,
+}
+
+impl<T: Send> Work for Piece<T> {
+    fn run(&mut self, tx: &mut dyn Tx) -> Result<(), Error> {
+        if let Some(work) = self.work.take() {
+            self.out = Some(work(tx)?);
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, committed: Result<(), Error>) {
+        let lost = || Error::Engine("nothing was done".to_string());
+        let out = self.out;
+        // Whoever asked may have gone away.
+        let _ = self.reply.send(committed.and_then(|()| out.ok_or_else(lost)));
+    }
+}

@@ -1,0 +1,258 @@
+//! Starting and stopping: the data directory, its lock, the doors.
+
+use super::agent::{self, Ends, BUDGET_KIB};
+use super::api::{self, Asker};
+use super::{clock, door, sweep, Shared};
+use crate::store::migrate::migrate;
+use crate::store::sqlite::{self, Sqlite};
+use crate::store::{executions, groups, Engine, Error};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+/// What `serve` was asked for.
+pub struct Options {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// Where hosts come.
+    pub listen: Vec<SocketAddr>,
+    /// Where the API is read and metrics are fetched.
+    pub pages: SocketAddr,
+    /// Where packages are, as hosts should see it.
+    pub public_url: Option<String>,
+    /// Whether hosts without a key are taken.
+    pub allow_unsigned: bool,
+}
+
+/// The database in a data directory.
+pub fn database(dir: &Path) -> PathBuf {
+    dir.join("bootserver.db")
+}
+
+/// The socket in a data directory.
+pub fn socket(dir: &Path) -> PathBuf {
+    dir.join("bootserver.sock")
+}
+
+/// Takes the lock of a data directory: one server, or one command that needs it stopped.
+///
+/// # Errors
+/// That another one has it, or why it cannot be taken.
+pub fn lock(dir: &Path) -> Result<File, String> {
+    let path = dir.join("lock");
+    let said = |error: std::io::Error| format!("cannot open {}: {error}", path.display());
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(said)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => Err(format!("a bootserver is running on {}", dir.display())),
+    }
+}
+
+/// Makes the data directory and its database.
+///
+/// # Errors
+/// What cannot be made.
+pub fn init(dir: &Path) -> Result<(), String> {
+    let said = |error: std::io::Error| format!("cannot make {}: {error}", dir.display());
+    fs::create_dir_all(dir.join("packages")).map_err(said)?;
+    fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(said)?;
+    let path = database(dir);
+    let make = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    make.map_err(|error| format!("cannot make {}: {error}", path.display()))?;
+    let connection = sqlite::open(&path).map_err(|error| error.to_string())?;
+    migrate(&connection, |text| println!("{text}")).map_err(|error| error.to_string())
+}
+
+/// Writes a copy of the database that only its owner can read.
+///
+/// # Errors
+/// What cannot be written.
+pub fn write_backup(engine: &dyn Engine, file: &Path) -> Result<(), Error> {
+    let said = |error: std::io::Error| Error::Refused(format!("cannot write {}: {error}", file.display()));
+    OpenOptions::new().create_new(true).write(true).mode(0o600).open(file).map_err(said)?;
+    engine.backup(file)?;
+    File::open(file).and_then(|file| file.sync_all()).map_err(said)
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting.
+pub fn serve(options: Options) -> Result<(), String> {
+    if !options.pages.ip().is_loopback() {
+        return Err(format!(
+            "--pages {}: want a loopback address, as this door asks nobody who they are",
+            options.pages
+        ));
+    }
+    let dir = &options.dir;
+    if !database(dir).exists() {
+        return Err(format!("{} has no database: bootserver -d {} init", dir.display(), dir.display()));
+    }
+    let mode = fs::metadata(dir).map_err(|error| format!("{}: {error}", dir.display()))?.mode();
+    if mode & 0o077 != 0 {
+        return Err(format!("{} holds keys, and others can read it: chmod 700 {}", dir.display(), dir.display()));
+    }
+    let _lock = lock(dir)?;
+    let connection = sqlite::open(&database(dir)).map_err(|error| error.to_string())?;
+    migrate(&connection, clock::say).map_err(|error| error.to_string())?;
+    let gaps = sqlite::transact(&connection, |tx| note_gap(tx, clock::now())).map_err(|error| error.to_string())?;
+    drop(connection);
+    let engine = Sqlite::start(&database(dir)).map_err(|error| error.to_string())?;
+    let mut shared = Shared::new(dir.clone(), Box::new(engine), gaps);
+    shared.public_url = options.public_url.as_ref().map(|url| url.trim_end_matches('/').to_string());
+    shared.allow_unsigned = options.allow_unsigned;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start threads: {error}"))?;
+    let shared = Arc::new(shared);
+    let ended = runtime.block_on(open_doors(shared.clone(), &options));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    let _ = fs::remove_file(socket(dir));
+    // Dropped last: what waits for the writer is still committed.
+    drop(shared);
+    ended
+}
+
+/// Remembers the time in which no server ran: nothing ages in it.
+fn note_gap(tx: &mut dyn crate::store::Tx, now: i64) -> Result<Vec<(i64, i64)>, Error> {
+    let text = groups::setting(tx, "gaps")?.unwrap_or_default();
+    let pairs: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
+    let pair = |pair: &serde_json::Value| Some((pair.get(0)?.as_i64()?, pair.get(1)?.as_i64()?));
+    let mut gaps: Vec<(i64, i64)> = pairs.iter().filter_map(pair).collect();
+    if let Some(alive) = groups::setting(tx, "alive")?.and_then(|text| text.parse::<i64>().ok()) {
+        if now - alive > sweep::GAP {
+            gaps.push((alive, now));
+            executions::postpone(tx, now - alive)?;
+            clock::say(&format!("was down for {} s: nothing has aged in it", now - alive));
+        }
+        if alive > now + sweep::GAP {
+            clock::say(&format!("the clock is {} s before that of the last run", alive - now));
+        }
+    }
+    let first = gaps.len().saturating_sub(64);
+    gaps.drain(..first);
+    groups::keep(tx, "gaps", &serde_json::json!(gaps).to_string())?;
+    groups::keep(tx, "alive", &now.to_string())?;
+    Ok(gaps)
+}
+
+async fn open_doors(shared: Arc<Shared>, options: &Options) -> Result<(), String> {
+    let bound = door::bound();
+    let budget = Arc::new(Semaphore::new(BUDGET_KIB));
+    for address in &options.listen {
+        let listener = bind(*address).await?;
+        let local = listener.local_addr().map_err(|error| error.to_string())?;
+        clock::say(&format!("hosts: listening on {local}"));
+        tokio::spawn(serve_hosts(listener, shared.clone(), bound.clone(), budget.clone()));
+    }
+    let pages = bind(options.pages).await?;
+    let local = pages.local_addr().map_err(|error| error.to_string())?;
+    clock::say(&format!("metrics and API, to read: http://{local}/"));
+    tokio::spawn(serve_pages(pages, shared.clone()));
+    let path = socket(&options.dir);
+    let _ = fs::remove_file(&path);
+    let listener =
+        UnixListener::bind(&path).map_err(|error| format!("cannot listen on {}: {error}", path.display()))?;
+    fs::set_permissions(&path, Permissions::from_mode(0o600))
+        .map_err(|error| format!("cannot close {} to others: {error}", path.display()))?;
+    tokio::spawn(serve_socket(listener, shared.clone()));
+    let sweeping = tokio::spawn(sweep::run(shared.clone()));
+    clock::say("ready");
+    tell_what_is_next(&shared, options).await;
+    wait_for_the_end().await?;
+    clock::say("stopping");
+    sweeping.abort();
+    Ok(())
+}
+
+/// Says what to do where nothing is set up yet.
+async fn tell_what_is_next(shared: &Arc<Shared>, options: &Options) {
+    let keys = shared.read(|tx| tx.number("SELECT count(*) FROM keys WHERE revoked IS NULL", &[])).await.unwrap_or(1);
+    if keys == 0 && !options.allow_unsigned {
+        let dir = options.dir.display();
+        clock::say(&format!("no host can report yet: bootserver -d {dir} key new --group default --out FILE"));
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    let said = |error: std::io::Error| format!("cannot listen on {address}: {error}");
+    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };
+    let socket = socket.map_err(said)?;
+    socket.set_reuseaddr(true).map_err(said)?;
+    socket.bind(address).map_err(said)?;
+    // A fleet that reboots together comes at once.
+    socket.listen(4096).map_err(said)
+}
+
+async fn serve_hosts(listener: TcpListener, shared: Arc<Shared>, bound: Arc<Semaphore>, budget: Arc<Semaphore>) {
+    loop {
+        let Ok(place) = bound.clone().acquire_owned().await else { return };
+        let Ok((stream, peer)) = listener.accept().await else {
+            // Out of descriptors, most likely: connections that end give some back.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            continue;
+        };
+        let Ok(local) = stream.local_addr() else { continue };
+        let (shared, budget) = (shared.clone(), budget.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let ends = Ends { peer, local };
+            door::serve(stream, |request| agent::handle(shared.clone(), budget.clone(), ends, request)).await;
+        });
+    }
+}
+
+async fn serve_pages(listener: TcpListener, shared: Arc<Shared>) {
+    let bound = Arc::new(Semaphore::new(64));
+    loop {
+        let Ok(place) = bound.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            continue;
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            door::serve(stream, |request| api::handle(shared.clone(), Asker::Reader, request)).await;
+        });
+    }
+}
+
+async fn serve_socket(listener: UnixListener, shared: Arc<Shared>) {
+    let own = fs::metadata("/proc/self").map_or(0, |meta| meta.uid());
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            continue;
+        };
+        let uid = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
+        if uid != own && uid != 0 {
+            clock::say(&format!("refused uid {uid} on the socket"));
+            continue;
+        }
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            door::serve(stream, |request| api::handle(shared.clone(), Asker::Local(uid), request)).await;
+        });
+    }
+}
+
+async fn wait_for_the_end() -> Result<(), String> {
+    use tokio::signal::unix::{signal, SignalKind};
+    let said = |error: std::io::Error| format!("cannot wait for signals: {error}");
+    let mut term = signal(SignalKind::terminate()).map_err(said)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(said)?;
+    tokio::select! {
+        _ = term.recv() => (),
+        _ = int.recv() => (),
+    }
+    Ok(())
+}

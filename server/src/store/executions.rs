@@ -1,0 +1,182 @@
+//! Executions: one job on one host.
+
+use super::{Error, Row, Tx, Value};
+use crate::args;
+use crate::model::execution::{Execution, State};
+
+/// An execution with what it belongs to.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// As the host knows it.
+    pub id: String,
+    /// The job.
+    pub job: String,
+    /// The host.
+    pub sn: String,
+    /// Its name when the job was given.
+    pub host: String,
+    /// The agent that is acted on.
+    pub agent: String,
+    /// What is done.
+    pub action: String,
+    /// When it was made.
+    pub created: i64,
+    /// Where it is.
+    pub execution: Execution,
+}
+
+const COLUMNS: &str =
+    "id, job, sn, host, agent, action, created, state, attempt, not_before, offered, received, ended, \
+    deadline, errcode, message, reason, missing, version, slack, step";
+
+fn stored_of(row: &Row) -> Stored {
+    let execution = Execution {
+        state: State::parse(&row.text(7)).unwrap_or(State::Waiting),
+        attempt: row.int(8),
+        not_before: row.int(9),
+        offered: row.maybe_int(10),
+        received: row.maybe_int(11),
+        ended: row.maybe_int(12),
+        deadline: row.maybe_int(13),
+        errcode: row.maybe_int(14),
+        message: row.text(15),
+        reason: row.text(16),
+        missing: row.int(17),
+        version: row.maybe_text(18),
+        slack: row.int(19),
+        step: row.int(20),
+    };
+    let (id, job, sn, host) = (row.text(0), row.text(1), row.text(2), row.text(3));
+    Stored { id, job, sn, host, agent: row.text(4), action: row.text(5), created: row.int(6), execution }
+}
+
+/// Whether anything can happen to it yet: 1 by itself, 2 that the host has to be told of its end.
+fn live(state: State) -> i64 {
+    match state {
+        State::Done => 1,
+        State::Withdrawn => 2,
+        state => i64::from(state.is_open()),
+    }
+}
+
+/// Keeps a new one.
+///
+/// # Errors
+/// What the engine says.
+pub fn add(tx: &mut dyn Tx, stored: &Stored) -> Result<(), Error> {
+    let sql = format!(
+        "INSERT INTO executions ({COLUMNS}, live) VALUES \
+         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)"
+    );
+    let (s, e) = (stored, &stored.execution);
+    let args: [Value; 22] = [
+        (&s.id).into(),
+        (&s.job).into(),
+        (&s.sn).into(),
+        (&s.host).into(),
+        (&s.agent).into(),
+        (&s.action).into(),
+        s.created.into(),
+        e.state.as_str().into(),
+        e.attempt.into(),
+        e.not_before.into(),
+        e.offered.into(),
+        e.received.into(),
+        e.ended.into(),
+        e.deadline.into(),
+        e.errcode.into(),
+        (&e.message).into(),
+        (&e.reason).into(),
+        e.missing.into(),
+        e.version.as_deref().into(),
+        e.slack.into(),
+        e.step.into(),
+        live(e.state).into(),
+    ];
+    tx.run(&sql, &args)?;
+    Ok(())
+}
+
+/// Keeps what changed.
+///
+/// # Errors
+/// What the engine says.
+pub fn save(tx: &mut dyn Tx, id: &str, e: &Execution) -> Result<(), Error> {
+    let sql =
+        "UPDATE executions SET state = ?2, offered = ?3, received = ?4, ended = ?5, deadline = ?6, errcode = ?7, \
+        message = ?8, reason = ?9, missing = ?10, live = ?11 WHERE id = ?1";
+    let state = e.state.as_str();
+    let (message, reason, live) = (&e.message, &e.reason, live(e.state));
+    let args =
+        args![id, state, e.offered, e.received, e.ended, e.deadline, e.errcode, message, reason, e.missing, live];
+    tx.run(sql, args)?;
+    Ok(())
+}
+
+/// Ends the telling of a withdrawn one.
+///
+/// # Errors
+/// What the engine says.
+pub fn settle(tx: &mut dyn Tx, id: &str) -> Result<(), Error> {
+    tx.run("UPDATE executions SET live = 0 WHERE id = ?1", args![id])?;
+    Ok(())
+}
+
+/// The live ones of a host, oldest first.
+///
+/// # Errors
+/// What the engine says.
+pub fn live_of(tx: &mut dyn Tx, sn: &str) -> Result<Vec<Stored>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM executions WHERE sn = ?1 AND live > 0 ORDER BY created, length(job), job");
+    Ok(tx.rows(&sql, args![sn])?.iter().map(stored_of).collect())
+}
+
+/// One by its id.
+///
+/// # Errors
+/// What the engine says.
+pub fn get(tx: &mut dyn Tx, id: &str) -> Result<Option<Stored>, Error> {
+    Ok(tx.row(&format!("SELECT {COLUMNS} FROM executions WHERE id = ?1"), args![id])?.as_ref().map(stored_of))
+}
+
+/// All of a job.
+///
+/// # Errors
+/// What the engine says.
+pub fn of_job(tx: &mut dyn Tx, job: &str) -> Result<Vec<Stored>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM executions WHERE job = ?1 ORDER BY host, attempt");
+    Ok(tx.rows(&sql, args![job])?.iter().map(stored_of).collect())
+}
+
+/// The newest ones.
+///
+/// # Errors
+/// What the engine says.
+pub fn newest(tx: &mut dyn Tx, limit: i64) -> Result<Vec<Stored>, Error> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM executions ORDER BY created DESC, length(job) DESC, job DESC, host LIMIT ?1");
+    Ok(tx.rows(&sql, args![limit])?.iter().map(stored_of).collect())
+}
+
+/// Some whose deadline has passed.
+///
+/// # Errors
+/// What the engine says.
+pub fn overdue(tx: &mut dyn Tx, now: i64, after: &str) -> Result<Vec<Stored>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM executions WHERE deadline <= ?1 AND id > ?2 ORDER BY id LIMIT 500");
+    Ok(tx.rows(&sql, args![now, after])?.iter().map(stored_of).collect())
+}
+
+/// Moves every deadline on by the time in which the server was down.
+///
+/// # Errors
+/// What the engine says.
+pub fn postpone(tx: &mut dyn Tx, seconds: i64) -> Result<(), Error> {
+    let sql = "UPDATE executions SET deadline = deadline + ?1 WHERE deadline IS NOT NULL";
+    tx.run(sql, args![seconds])?;
+    tx.run(
+        "UPDATE executions SET not_before = not_before + ?1 WHERE state = 'waiting' AND not_before > 0",
+        args![seconds],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! Hosts: the record that people change, and the hot row that each report writes.
+
+use super::{refused, Error, Row, Tx, Value};
+use crate::args;
+use crate::model::host::{self, AgentView, Gaps, State, View};
+use crate::model::replay::Boots;
+use serde_json::Value as Json;
+use std::collections::{BTreeMap, HashMap};
+
+/// A host as one report meets it.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its identity.
+    pub sn: String,
+    /// Its name, as last reported.
+    pub name: String,
+    /// Its group.
+    pub group: String,
+    /// Whether it gets jobs.
+    pub state: State,
+    /// The key it is held to.
+    pub key: Option<String>,
+    /// When it was first seen.
+    pub created: i64,
+    /// Why it is in this state.
+    pub reason: String,
+    /// When the last report came.
+    pub seen: Option<i64>,
+    /// Boots with their `seq`.
+    pub boots: Boots,
+    /// The last nonces, where there is no `seq`.
+    pub nonces: String,
+    /// Where the last report came from.
+    pub peer: String,
+    /// `name version status` of each agent, a line each.
+    pub agents: String,
+    /// Its interval, as last reported.
+    pub step: i64,
+}
+
+const HOST: &str =
+    "SELECT h.sn, h.name, h.grp, h.state, h.key, h.created, h.reason, r.seen, r.boots, r.nonces, r.peer, \
+    r.agents, r.step FROM hosts h LEFT JOIN reports r ON r.sn = h.sn";
+
+fn host_of(row: &Row) -> Host {
+    let boots: Vec<(String, i64)> = serde_json::from_str::<Vec<Json>>(&row.text(8))
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|pair| Some((pair.get(0)?.as_str()?.to_string(), pair.get(1)?.as_i64()?)))
+        .collect();
+    Host {
+        sn: row.text(0),
+        name: row.text(1),
+        group: row.text(2),
+        state: State::parse(&row.text(3)),
+        key: row.maybe_text(4),
+        created: row.int(5),
+        reason: row.text(6),
+        seen: row.maybe_int(7),
+        boots: Boots(boots),
+        nonces: row.text(9),
+        peer: row.text(10),
+        agents: row.text(11),
+        step: row.maybe_int(12).unwrap_or(600),
+    }
+}
+
+/// The host of an `sn`.
+///
+/// # Errors
+/// What the engine says.
+pub fn get(tx: &mut dyn Tx, sn: &str) -> Result<Option<Host>, Error> {
+    Ok(tx.row(&format!("{HOST} WHERE h.sn = ?1"), args![sn])?.as_ref().map(host_of))
+}
+
+/// The hosts of a name.
+///
+/// # Errors
+/// What the engine says.
+pub fn named(tx: &mut dyn Tx, name: &str) -> Result<Vec<Host>, Error> {
+    Ok(tx.rows(&format!("{HOST} WHERE h.name = ?1"), args![name])?.iter().map(host_of).collect())
+}
+
+/// The one host that somebody means by an `sn`, the beginning of one, or a name.
+///
+/// # Errors
+/// What the engine says; that there is none, or that there are several.
+pub fn find(tx: &mut dyn Tx, word: &str) -> Result<Host, Error> {
+    if let Some(host) = get(tx, word)? {
+        return Ok(host);
+    }
+    let mut found = named(tx, word)?;
+    if found.len() > 1 {
+        found.retain(|host| host.state != State::Retired);
+    }
+    if found.is_empty() && word.len() >= 6 {
+        let escaped = word.replace(['%', '_'], "");
+        found =
+            tx.rows(&format!("{HOST} WHERE h.sn LIKE ?1"), args![format!("{escaped}%")])?.iter().map(host_of).collect();
+    }
+    match found.len() {
+        0 => refused(format!("there is no host \"{word}\": want a name or an sn of bootserver host list")),
+        1 => Ok(found.swap_remove(0)),
+        _ => {
+            let sns: Vec<&str> = found.iter().map(|host| host.sn.as_str()).collect();
+            refused(format!("\"{word}\" is the name of {} hosts: say which sn: {}", sns.len(), sns.join(", ")))
+        }
+    }
+}
+
+/// Keeps a new host.
+///
+/// # Errors
+/// What the engine says.
+pub fn add(tx: &mut dyn Tx, host: &Host) -> Result<(), Error> {
+    let sql = "INSERT INTO hosts (sn, name, grp, state, key, created, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let state = host.state.as_str();
+    tx.run(sql, args![&host.sn, &host.name, &host.group, state, host.key.as_deref(), host.created, &host.reason])?;
+    Ok(())
+}
+
+/// Keeps what changed in the record of a host.
+///
+/// # Errors
+/// What the engine says.
+pub fn save(tx: &mut dyn Tx, host: &Host) -> Result<(), Error> {
+    let sql = "UPDATE hosts SET name = ?2, grp = ?3, state = ?4, key = ?5, reason = ?6 WHERE sn = ?1";
+    let state = host.state.as_str();
+    tx.run(sql, args![&host.sn, &host.name, &host.group, state, host.key.as_deref(), &host.reason])?;
+    Ok(())
+}
+
+/// Writes the hot row.
+///
+/// # Errors
+/// What the engine says.
+pub fn save_report(tx: &mut dyn Tx, host: &Host, skew: i64, body: &str) -> Result<(), Error> {
+    let boots: Vec<Json> = host.boots.0.iter().map(|(boot, seq)| serde_json::json!([boot, seq])).collect();
+    let sql = "INSERT INTO reports (sn, seen, step, skew, boots, nonces, peer, agents, body) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (sn) DO UPDATE SET seen = ?2, step = ?3, skew = ?4, \
+        boots = ?5, nonces = ?6, peer = ?7, agents = ?8, body = ?9";
+    let (boots, seen) = (Json::from(boots).to_string(), host.seen);
+    tx.run(sql, args![&host.sn, seen, host.step, skew, boots, &host.nonces, &host.peer, &host.agents, body])?;
+    Ok(())
+}
+
+/// Forgets boots and nonces, so that the next report is taken as the first.
+///
+/// # Errors
+/// What the engine says.
+pub fn reset_replay(tx: &mut dyn Tx, sn: &str) -> Result<(), Error> {
+    tx.run("UPDATE reports SET boots = '[]', nonces = '' WHERE sn = ?1", args![sn])?;
+    Ok(())
+}
+
+/// How many hosts are in each state.
+///
+/// # Errors
+/// What the engine says.
+pub fn counts(tx: &mut dyn Tx) -> Result<BTreeMap<String, i64>, Error> {
+    let rows = tx.rows("SELECT state, count(*) FROM hosts GROUP BY state", &[])?;
+    Ok(rows.iter().map(|row| (row.text(0), row.int(1))).collect())
+}
+
+/// The labels set on the server.
+///
+/// # Errors
+/// What the engine says.
+pub fn labels(tx: &mut dyn Tx, sn: &str) -> Result<BTreeMap<String, String>, Error> {
+    let text = tx.row("SELECT labels FROM hosts WHERE sn = ?1", args![sn])?.map(|row| row.text(0)).unwrap_or_default();
+    let value: Json = serde_json::from_str(&text).unwrap_or_default();
+    Ok(crate::wire::agent::labels(Some(&value)))
+}
+
+/// Keeps the labels set on the server.
+///
+/// # Errors
+/// What the engine says.
+pub fn set_labels(tx: &mut dyn Tx, sn: &str, labels: &BTreeMap<String, String>) -> Result<(), Error> {
+    let text = serde_json::json!(labels).to_string();
+    tx.run("UPDATE hosts SET labels = ?2 WHERE sn = ?1", args![sn, text])?;
+    Ok(())
+}
+
+/// Hands a view of every host to `each`, in order of name; with `sn`, of that one alone.
+///
+/// # Errors
+/// What the engine or `each` says.
+pub fn views(
+    tx: &mut dyn Tx,
+    sn: Option<&str>,
+    now: i64,
+    gaps: &Gaps,
+    each: &mut dyn FnMut(View, Option<Json>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let groups: HashMap<String, i64> =
+        super::groups::list(tx)?.into_iter().map(|group| (group.name, group.lost_after)).collect();
+    let sql = format!(
+        "SELECT h.sn, h.name, h.grp, h.state, h.labels, h.reason, r.seen, r.step, r.skew, r.peer, r.body \
+         FROM hosts h LEFT JOIN reports r ON r.sn = h.sn {} ORDER BY h.name, h.sn",
+        if sn.is_some() { "WHERE h.sn = ?1" } else { "" }
+    );
+    let args: Vec<Value> = sn.iter().map(|sn| Value::from(*sn)).collect();
+    tx.each(&sql, &args, &mut |row| {
+        let (view, body) = view_of(&row, &groups, now, gaps);
+        each(view, body)
+    })
+}
+
+fn view_of(row: &Row, groups: &HashMap<String, i64>, now: i64, gaps: &Gaps) -> (View, Option<Json>) {
+    let body: Option<Json> = row.maybe_text(10).and_then(|text| serde_json::from_str(&text).ok());
+    let text = |value: &Json, key: &str| value.get(key).and_then(Json::as_str).unwrap_or_default().to_string();
+    let own: Json = serde_json::from_str(&row.text(4)).unwrap_or_default();
+    let own_labels = crate::wire::agent::labels(Some(&own));
+    let mut view = View {
+        sn: row.text(0),
+        name: row.text(1),
+        group: row.text(2),
+        state: row.text(3),
+        seen: row.maybe_int(6),
+        step: row.maybe_int(7).unwrap_or(600),
+        peer: row.text(9),
+        reason: row.text(5),
+        ..View::default()
+    };
+    let lost_after = groups.get(&view.group).copied().unwrap_or(86_400);
+    view.freshness = host::freshness(view.seen, view.step, lost_after, now, gaps);
+    let skew = row.int(8);
+    if skew.abs() > 120 {
+        let wrong = format!("its clock is {} s {}", skew.abs(), if skew < 0 { "behind" } else { "ahead" });
+        view.reason = if view.reason.is_empty() { wrong } else { format!("{}; {wrong}", view.reason) };
+    }
+    if let Some(body) = &body {
+        (view.version, view.arch) = host::split_version(&text(body, "version"));
+        view.os = text(body, "os");
+        view.labels = crate::wire::agent::labels(body.get("labels"));
+        let agents = body.get("agents").and_then(Json::as_array).into_iter().flatten();
+        let agent =
+            |a: &Json| AgentView { name: text(a, "name"), version: text(a, "version"), status: text(a, "status") };
+        view.agents = agents.map(agent).collect();
+    }
+    view.labels.extend(own_labels.clone());
+    view.own_labels = own_labels;
+    (view, body)
+}

@@ -1,0 +1,109 @@
+//! One-off jobs, as somebody gave them.
+
+use super::{Error, Row, Tx};
+use crate::args;
+use serde_json::{Map, Value as Json};
+use std::collections::BTreeMap;
+
+/// A job over a selection of hosts.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// `j` and a number.
+    pub id: String,
+    /// Its place in the order.
+    pub number: i64,
+    /// The agent; empty where a host's own configuration is meant.
+    pub agent: String,
+    /// What is done.
+    pub action: String,
+    /// The filter.
+    pub select: String,
+    /// The release.
+    pub version: Option<String>,
+    /// What goes to hosts beside the package. It may hold secrets: never shown.
+    pub body: Map<String, Json>,
+    /// `open`, `done` or `cancelled`.
+    pub state: String,
+    /// When it was given.
+    pub created: i64,
+    /// By whom.
+    pub by: String,
+}
+
+const JOB: &str = "SELECT id, number, agent, action, selector, version, body, state, created, giver FROM jobs";
+
+fn job_of(row: &Row) -> Job {
+    Job {
+        id: row.text(0),
+        number: row.int(1),
+        agent: row.text(2),
+        action: row.text(3),
+        select: row.text(4),
+        version: row.maybe_text(5),
+        body: serde_json::from_str(&row.text(6)).unwrap_or_default(),
+        state: row.text(7),
+        created: row.int(8),
+        by: row.text(9),
+    }
+}
+
+/// The number of the next job.
+///
+/// # Errors
+/// What the engine says.
+pub fn next_number(tx: &mut dyn Tx) -> Result<i64, Error> {
+    tx.number("SELECT coalesce(max(number), 0) + 1 FROM jobs", &[]).and_then(|number| {
+        // Numbers of jobs that were forgotten are not used again.
+        let kept = super::groups::setting(tx, "next_job")?.and_then(|text| text.parse().ok()).unwrap_or(1);
+        let next = number.max(kept);
+        super::groups::keep(tx, "next_job", &(next + 1).to_string())?;
+        Ok(next)
+    })
+}
+
+/// Keeps a new job.
+///
+/// # Errors
+/// What the engine says.
+pub fn add(tx: &mut dyn Tx, job: &Job) -> Result<(), Error> {
+    let sql = "INSERT INTO jobs (id, number, agent, action, selector, version, body, state, created, giver) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    let Job { id, number, agent, action, select, version, body, state, created, by } = job;
+    let body = Json::Object(body.clone()).to_string();
+    tx.run(sql, args![id, *number, agent, action, select, version.as_deref(), body, state, *created, by])?;
+    Ok(())
+}
+
+/// A job by its id.
+///
+/// # Errors
+/// What the engine says.
+pub fn get(tx: &mut dyn Tx, id: &str) -> Result<Option<Job>, Error> {
+    Ok(tx.row(&format!("{JOB} WHERE id = ?1"), args![id])?.as_ref().map(job_of))
+}
+
+/// The newest jobs.
+///
+/// # Errors
+/// What the engine says.
+pub fn list(tx: &mut dyn Tx, limit: i64) -> Result<Vec<Job>, Error> {
+    Ok(tx.rows(&format!("{JOB} ORDER BY number DESC LIMIT ?1"), args![limit])?.iter().map(job_of).collect())
+}
+
+/// How many executions of a job are in each state.
+///
+/// # Errors
+/// What the engine says.
+pub fn counts(tx: &mut dyn Tx, id: &str) -> Result<BTreeMap<String, i64>, Error> {
+    let rows = tx.rows("SELECT state, count(*) FROM executions WHERE job = ?1 GROUP BY state", args![id])?;
+    Ok(rows.iter().map(|row| (row.text(0), row.int(1))).collect())
+}
+
+/// Changes the state of a job.
+///
+/// # Errors
+/// What the engine says.
+pub fn set_state(tx: &mut dyn Tx, id: &str, state: &str) -> Result<(), Error> {
+    tx.run("UPDATE jobs SET state = ?2 WHERE id = ?1", args![id, state])?;
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! Jobs as they are offered to hosts.
+
+use crate::model::release::{is_name, Artifact};
+use serde_json::{json, Map, Value};
+
+/// The actions of one-off jobs.
+pub const ACTIONS: [&str; 8] = ["install", "upgrade", "uninstall", "start", "stop", "restart", "reload", "config"];
+
+/// Whether the action installs a package.
+pub fn installs(action: &str) -> bool {
+    matches!(action, "install" | "upgrade")
+}
+
+/// Checks what somebody asks for before it is kept: the same rules as the agent's, so that no host has to refuse it.
+///
+/// # Errors
+/// The key that is wrong, and what is wanted.
+pub fn check(action: &str, agent: &str, body: &Map<String, Value>) -> Result<(), String> {
+    if !ACTIONS.contains(&action) {
+        return Err(format!("action \"{action}\": want one of {}", ACTIONS.join(", ")));
+    }
+    let is_the_host_itself = agent.is_empty() && action == "config";
+    if !is_name(agent) && !is_the_host_itself {
+        return Err(format!("agent \"{agent}\": want 1 to 50 of A-Z a-z 0-9 _ -"));
+    }
+    if agent == "bootagent" && !["upgrade", "restart"].contains(&action) {
+        return Err("only upgrade and restart can be done to bootagent itself".to_string());
+    }
+    if action == "config" && agent.is_empty() && !body.contains_key("svrlist") && !body.contains_key("step") {
+        return Err("config without an agent: want --svrlist or --step".to_string());
+    }
+    if action == "config" && !agent.is_empty() && !body.contains_key("envs") && !body.contains_key("limits") {
+        return Err("config of an agent: want --env or --limit".to_string());
+    }
+    if let Some(step) = body.get("step") {
+        if !step.as_i64().is_some_and(|step| (10..=86_400).contains(&step)) {
+            return Err("step: want 10 to 86400 seconds".to_string());
+        }
+    }
+    for key in ["window", "expires", "startsecs"] {
+        if body.get(key).is_some_and(|value| !value.as_i64().is_some_and(|n| (0..=31_536_000).contains(&n))) {
+            return Err(format!("{key}: want seconds, 0 or more"));
+        }
+    }
+    Ok(())
+}
+
+/// The job for a host. `base`: where packages are served, such as `http://10.0.0.1:8080`.
+pub fn offer(
+    id: &str,
+    action: &str,
+    agent: &str,
+    body: &Map<String, Value>,
+    artifact: Option<&Artifact>,
+    base: &str,
+) -> Value {
+    let mut job = body.clone();
+    job.insert("id".to_string(), json!(id));
+    job.insert("action".to_string(), json!(action));
+    if !agent.is_empty() {
+        job.insert("name".to_string(), json!(agent));
+    }
+    if let Some(artifact) = artifact {
+        let own = || format!("{base}/packages/{}/{}", artifact.sha256, artifact.name);
+        job.insert("url".to_string(), json!(artifact.url.clone().unwrap_or_else(own)));
+        job.insert("checksum".to_string(), json!(format!("SHA256:{}", artifact.sha256)));
+        if let Some(sig) = &artifact.sig {
+            job.insert("signature".to_string(), json!(sig));
+        }
+    }
+    Value::Object(job)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_host_would_take_is_refused_here() {
+        let body = |text: &str| serde_json::from_str::<Map<String, Value>>(text).expect("an object");
+        assert!(check("dance", "web", &body("{}")).is_err());
+        assert!(check("start", "a b", &body("{}")).is_err());
+        assert!(check("config", "", &body("{}")).is_err());
+        assert!(check("config", "", &body(r#"{"step":5}"#)).is_err());
+        assert!(check("config", "", &body(r#"{"step":600}"#)).is_ok());
+        assert!(check("stop", "bootagent", &body("{}")).is_err());
+        assert!(check("stop", "web", &body(r#"{"window":-1}"#)).is_err());
+        assert!(check("stop", "web", &body("{}")).is_ok());
+    }
+}
