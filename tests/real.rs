@@ -179,3 +179,35 @@ fn an_env_file_that_others_could_write_is_refused() {
     host.wait_running("own");
     assert_eq!(host.read("out"), "");
 }
+
+#[test]
+fn with_kill_mixed_only_the_main_process_gets_the_stop_signal() {
+    let mut host = Host::new();
+    let out = host.path("out");
+    // A worker that notes a TERM, and ends when the file is there that its main process makes at the end.
+    let worker = format!(
+        "trap \"echo worker >>{0}\" TERM; until test -e {1}; do sleep 0.05; done",
+        out.display(),
+        host.path("end").display()
+    );
+    let main = format!(
+        "sh -c '{worker}' & trap \"echo main >>{}; : >{}; wait; exit 0\" TERM; while :; do wait; done",
+        out.display(),
+        host.path("end").display()
+    );
+    host.agent("mixed", &main, &[("kill", "\"mixed\""), ("stopsecs", "60")]);
+    // One whose worker stays: it is killed after stopsecs.
+    host.agent(
+        "stays",
+        "sleep 1000 & trap 'exit 0' TERM; while :; do wait; done",
+        &[("kill", "\"mixed\""), ("stopsecs", "0.5")],
+    );
+    host.start();
+    stays(&mut host, "mixed");
+    host.wait_running("stays");
+    for name in ["mixed", "stays"] {
+        assert_eq!(host.cli(&["stop", name]).code, 0);
+    }
+    assert_eq!(host.read("out"), "main\n");
+    assert!(host.agents_processes().is_empty(), "{:?}", host.agents_processes());
+}

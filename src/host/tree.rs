@@ -245,6 +245,15 @@ impl Trees {
         sent
     }
 
+    /// Sends a signal to the main process of an agent alone, if it has one, and SIGCONT so that the signal takes effect.
+    pub fn signal_main(&mut self, name: &str, sig: Sig, limits: &Limits) {
+        if let Some(process) = self.main_process(name) {
+            for sig in [sig, Sig::CONT] {
+                self.send(name, process, sig, limits);
+            }
+        }
+    }
+
     /// Kills the processes that are only marked as an agent's, after all others have ended. No stop waits for them.
     pub fn kill_marked(&mut self, name: &str, limits: &Limits) {
         if self.trees.get(name).is_none_or(|tree| !tree.warned) {

@@ -64,6 +64,8 @@ pub struct Spec {
     pub stopsignal: Sig,
     /// The time between the first signal of a stop and SIGKILL.
     pub stopsecs: Duration,
+    /// Which of its processes get the first signal of a stop.
+    pub kill: KillMode,
     /// Its `Policy::restartsecs`; `None`: the daemon's.
     pub restartsecs: Option<Duration>,
     /// Its `Policy::windowsecs`; `None`: the daemon's.
@@ -106,6 +108,7 @@ impl Spec {
             startsecs: Duration::from_secs(10),
             stopsignal: Sig::TERM,
             stopsecs: STOPSECS,
+            kill: KillMode::Tree,
             restartsecs: None,
             windowsecs: None,
             retries: None,
@@ -157,6 +160,15 @@ pub enum Autorestart {
     Never,
     /// Every end by a signal, and every limit kill.
     OnSignal,
+}
+
+/// Which processes get the first signal of a stop. What is left after `stopsecs` gets SIGKILL in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillMode {
+    /// All of them.
+    Tree,
+    /// The main process alone, which ends the others itself.
+    Mixed,
 }
 
 /// The limits of an agent; a value that is `None` or missing is not limited.

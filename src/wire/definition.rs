@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::kernel::{Resource, Sig};
 use crate::model::spec::{
-    is_name, is_version, parse_capability, parse_percent, parse_size, Account, Autorestart, Check, Envs, Kind, Limits,
-    Spec,
+    is_name, is_version, parse_capability, parse_percent, parse_size, Account, Autorestart, Check, Envs, KillMode,
+    Kind, Limits, Spec,
 };
 use crate::wire::json::{self, fault, show, Fields, Value};
 
@@ -40,6 +40,12 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
     set(&mut spec.startsecs, fields.seconds("startsecs"));
     set(&mut spec.stopsignal, fields.read("stopsignal", "a signal such as \"TERM\"", signal));
     set(&mut spec.stopsecs, fields.seconds("stopsecs"));
+    let kill = fields.read("kill", "\"tree\" or \"mixed\"", |v| match json::text(v)? {
+        "tree" => Some(KillMode::Tree),
+        "mixed" => Some(KillMode::Mixed),
+        _ => None,
+    });
+    set(&mut spec.kill, kill);
     spec.restartsecs = fields.seconds("restartsecs");
     spec.windowsecs = fields.seconds("windowsecs");
     spec.retries = fields.integer("retries", 0, u32::MAX.into()).map(|retries| retries as u32);

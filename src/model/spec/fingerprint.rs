@@ -95,13 +95,14 @@ impl Spec {
         hash.number(33, self.nice as u64, 0);
         hash.number(34, self.oom_score_adj as u64, 0);
         self.env_file.iter().for_each(|file| hash.text(35, file));
+        hash.number(36, self.kill as u64, 0);
         hash.0
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Autorestart, Check, Kind};
+    use super::super::{Autorestart, Check, KillMode, Kind};
     use super::*;
     use crate::kernel::{Resource, Sig};
 
@@ -115,7 +116,7 @@ mod tests {
             Some(Box::new(Check { exec: vec!["/bin/ping".into()], interval, timeout, retries }))
         };
         let spec = Spec { check: check(1), ..Spec::new("web", "1", vec!["/bin/web".into(), "-f".into()]) };
-        let changes: [Change; 33] = [
+        let changes: [Change; 34] = [
             |spec| spec.version = "2".into(),
             |spec| spec.exec = vec!["/bin/web-f".into()],
             |spec| spec.kind = Kind::Forking,
@@ -147,6 +148,7 @@ mod tests {
             |spec| spec.no_new_privs = true,
             |spec| spec.capabilities = Some(0),
             |spec| spec.nice = -1,
+            |spec| spec.kill = KillMode::Mixed,
             |spec| spec.env_file = Some("/etc/default/web".into()),
             |spec| spec.oom_score_adj = -1,
         ];

@@ -20,7 +20,7 @@ fn every_key_has_a_place_in_the_spec() {
         "umask": "0027", "envs": { "PATH": "/bin", "_x9": "" },
         "limits": { "CPU": "10%", "memory": "20M", "nofile": 1024, "nproc": "unlimited", "core": 0, "as": "1G" },
         "autostart": false, "autorestart": "unexpected", "exitcodes": [0, 255], "startsecs": 0.5,
-        "stopsignal": "SIGINT", "stopsecs": 0, "restartsecs": 0, "windowsecs": 5, "retries": 0,
+        "stopsignal": "SIGINT", "stopsecs": 0, "kill": "mixed", "restartsecs": 0, "windowsecs": 5, "retries": 0,
         "check": { "exec": ["/bin/true", "x"], "interval": 1.5, "timeout": 2, "retries": 1 }, "log_size": 4096,
         "env_file": "-/etc/default/basic", "nice": -20, "oom_score_adj": 1000,
         "no_new_privs": true, "capabilities": ["CAP_CHOWN", "net_bind_service"]
@@ -49,6 +49,7 @@ fn every_key_has_a_place_in_the_spec() {
     want.startsecs = Duration::from_millis(500);
     want.stopsignal = Sig::INT;
     want.stopsecs = Duration::ZERO;
+    want.kill = KillMode::Mixed;
     want.restartsecs = Some(Duration::ZERO);
     want.windowsecs = Some(Duration::from_secs(5));
     want.retries = Some(0);
@@ -72,7 +73,7 @@ fn what_is_missing_or_null_is_at_its_default() {
     assert_eq!(read("", false), Ok(want.clone()));
     let nulls = r#","type":null,"pidfile":null,"user":null,"group":null,"directory":null,"umask":null,"envs":null,
         "limits":null,"autostart":null,"autorestart":null,"exitcodes":null,"startsecs":null,"stopsignal":null,
-        "stopsecs":null,"restartsecs":null,"windowsecs":null,"retries":null,"check":null,"log_size":null,
+        "stopsecs":null,"kill":null,"restartsecs":null,"windowsecs":null,"retries":null,"check":null,"log_size":null,
         "env_file":null,"nice":null,"oom_score_adj":null,"no_new_privs":null,"capabilities":null"#;
     assert_eq!(read(nulls, false), Ok(want.clone()));
     assert_eq!(read(r#","limits":{"CPU":null,"memory":null,"nofile":null}"#, false), Ok(want));
@@ -162,6 +163,7 @@ fn every_key_is_checked() {
             r#"capabilities[1]: want a name such as "CAP_CHOWN", got "CAP_MAGIC""#,
         ),
         (r#""env_file":"-x""#, r#"env_file: want an absolute path, "-" in front if it may be missing, got "-x""#),
+        (r#""kill":"main process""#, r#"kill: want "tree" or "mixed", got "main process""#),
         (r#""nice":20"#, "nice: want an integer of -20..19, got 20"),
         (r#""nice":0.5"#, "nice: want an integer of -20..19, got 0.5"),
         (r#""oom_score_adj":-1001"#, "oom_score_adj: want an integer of -1000..1000, got -1001"),
