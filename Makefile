@@ -86,7 +86,7 @@ scripts:
 	@command -v shellcheck >/dev/null || { echo "make check: shellcheck is missing (make deps)" >&2; exit 1; }
 	@command -v mandoc >/dev/null || { echo "make check: mandoc is missing (make deps)" >&2; exit 1; }
 	shellcheck $$(grep -rlE '^#!/bin/(ba)?sh' . --exclude-dir=target --exclude-dir=.git --exclude='*.rs' --exclude='*.md')
-	mandoc -T lint man/bootagent.8 man/bootagent.json.5
+	mandoc -T lint man/bootagent.8 man/bootagent.json.5 man/bootserver.8
 
 deps: ## install the packages that the full tests use (Debian, root); starts no service
 	.ci/apt $(DEPS)

@@ -183,7 +183,7 @@ fn judge_newness(tx: &mut dyn Tx, host: &mut Host, report: &Report, sender: &Sen
         Verdict::Clone if matches!(host.state, State::Accepted | State::Pending | State::Conflict) => {
             host.state = State::Conflict;
             host.reason = format!(
-                "two machines report as this host, from {} and {}: remove state_dir/identity on one of them, then \
+                "two machines report as this host, from {} and {}: remove identity.json from the state_dir of one of them and restart its daemon, then \
                  bootserver host accept {}",
                 host.peer, sender.peer, host.sn
             );

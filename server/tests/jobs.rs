@@ -1,0 +1,196 @@
+//! Jobs over their whole life, with hosts that are played.
+
+mod util;
+
+use serde_json::{json, Value};
+use util::{exchange, wait_for, Host, Server};
+
+fn accepted(server: &Server) -> Host {
+    let key = server.key(&["--group", "web", "--auto-accept"]);
+    let mut host = Host::new("web-01", "sn-1", Some(&key));
+    host.report(server);
+    host
+}
+
+fn id(job: &Value) -> String {
+    job["id"].as_str().expect("an id").to_string()
+}
+
+fn only(server: &Server) -> Value {
+    let list = server.json(&["job", "list"]);
+    assert_eq!(list.len(), 1, "{list:?}");
+    list[0].clone()
+}
+
+#[test]
+fn an_install_is_offered_until_its_result_and_verified_by_a_report() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    server.release("web", "1.0");
+    assert_eq!(only_offer(&server, &mut host, &["job", "install", "web", "--select", "group=web"])["version"], "1.0");
+    let job = host.jobs(&server).remove(0);
+    assert_eq!(only(&server)["state"], "offered");
+    host.more = json!({ "open": [id(&job)] });
+    assert!(host.jobs(&server).is_empty(), "one that it has need not be said again");
+    assert_eq!(only(&server)["state"], "received");
+    host.result(&server, &id(&job), 0, "success");
+    assert_eq!(only(&server)["state"], "done");
+    host.more = json!({ "agents": [{ "name": "web", "version": "1.0", "status": "running", "uptime": 1 }] });
+    assert!(host.jobs(&server).is_empty());
+    let execution = only(&server);
+    assert_eq!(execution["state"], "verified");
+    assert_eq!(server.json(&["job", "list", "state=failed"]).len(), 0);
+}
+
+fn only_offer(server: &Server, host: &mut Host, words: &[&str]) -> Value {
+    server.run(words);
+    let mut jobs = host.jobs(server);
+    assert_eq!(jobs.len(), 1, "{jobs:?}");
+    jobs.remove(0)
+}
+
+#[test]
+fn a_package_is_served_whole_and_in_parts() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    server.release("web", "1.0");
+    let job = only_offer(&server, &mut host, &["job", "install", "web", "--select", "group=web"]);
+    let url = job["url"].as_str().expect("a url");
+    let path = url.strip_prefix(&format!("http://{}", server.address)).expect("our own address");
+    let (status, head, body) = exchange(&server, &format!("GET {path} HTTP/1.1\r\nHost: evil\r\n\r\n"));
+    assert_eq!((status, body.as_str()), (200, "web 1.0"));
+    assert!(head.contains("content-length: 7"), "{head}");
+    let (status, head, body) = exchange(&server, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nRange: bytes=4-\r\n\r\n"));
+    assert_eq!((status, body.as_str()), (206, "1.0"));
+    assert!(head.contains("content-range: bytes 4-6/7"), "{head}");
+    let other = path.replace("web-1.0.tar.gz", "other.tar.gz");
+    for wrong in ["/packages/", "/packages/../bootserver.db", other.as_str(), "/api/v1/hosts", "/metrics"] {
+        assert_eq!(exchange(&server, &format!("GET {wrong} HTTP/1.1\r\nHost: x\r\n\r\n")).0, 404, "{wrong}");
+    }
+}
+
+#[test]
+fn a_download_that_fails_is_tried_under_new_ids() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    server.release("web", "1.0");
+    server.run(&["job", "install", "web", "--select", "group=web"]);
+    let mut seen = Vec::new();
+    for attempt in 1..=3 {
+        let job = wait_for("an offer", || host.jobs(&server).into_iter().next());
+        assert!(!seen.contains(&id(&job)), "attempt {attempt} has an id of its own");
+        seen.push(id(&job));
+        host.result(&server, &id(&job), 4, "cannot download");
+    }
+    assert_eq!(server.json(&["job", "list", "state=retried"]).len(), 2);
+    assert_eq!(server.json(&["job", "list", "state=failed"])[0]["attempt"], 3);
+}
+
+#[test]
+fn results_are_never_refused_and_count_once() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    let job = only_offer(&server, &mut host, &["job", "start", "web", "--select", "group=web"]);
+    let key = host.key.clone();
+    let mut stranger = Host::new("web-02", "sn-2", key.as_deref());
+    assert_eq!(stranger.result(&server, &id(&job), 0, "mine").body["errcode"], 0);
+    assert_eq!(only(&server)["state"], "offered", "another host's word has no effect");
+    assert!(server.events().contains("had no effect"), "{}", server.events());
+    assert_eq!(host.result(&server, "no-such-id", 0, "x").body["errcode"], 0);
+    for (code, message) in [(7, "cannot start"), (7, "cannot start"), (0, "success")] {
+        let answer = host.result(&server, &id(&job), code, message);
+        assert!(answer.signed && answer.body["errcode"] == 0);
+    }
+    let execution = only(&server);
+    assert_eq!((&execution["state"], &execution["errcode"]), (&json!("failed"), &json!(7)));
+    assert!(server.events().contains("a second, different result"));
+}
+
+#[test]
+fn a_cancelled_job_is_withdrawn_and_the_host_is_told() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    let job = only_offer(&server, &mut host, &["job", "start", "web", "--select", "group=web"]);
+    host.more = json!({ "open": [id(&job)] });
+    host.report(&server);
+    let job_id = only(&server)["job"].as_str().expect("a job").to_string();
+    server.run(&["job", "cancel", &job_id]);
+    assert_eq!(host.report(&server).body["cancel"], json!([id(&job)]));
+    host.result(&server, &id(&job), 9, "cancelled");
+    let execution = only(&server);
+    assert_eq!((&execution["state"], &execution["errcode"]), (&json!("withdrawn"), &json!(9)));
+}
+
+#[test]
+fn a_job_that_the_host_does_not_know_is_lost_and_a_late_result_puts_it_right() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    let job = only_offer(&server, &mut host, &["job", "start", "web", "--select", "group=web"]);
+    for _ in 0..3 {
+        host.report(&server);
+    }
+    assert_eq!(only(&server)["state"], "lost");
+    host.result(&server, &id(&job), 0, "success");
+    assert_eq!(only(&server)["state"], "verified");
+}
+
+#[test]
+fn envs_are_for_whom_the_server_knows_and_are_never_shown() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    let config = ["job", "config", "web", "--env", "TOKEN=verysecret", "--select"];
+    let (code, _, error) = server.try_run(&[&config[..], &["os=debian"]].concat());
+    assert!(code == 1 && error.contains("envs"), "{error}");
+    host.more = json!({ "labels": { "role": "front" } });
+    host.report(&server);
+    assert_eq!(server.try_run(&[&config[..], &["label.role=front"]].concat()).0, 1, "a host's own claim");
+    let job = only_offer(&server, &mut host, &[&config[..], &["group=web"]].concat());
+    assert_eq!(job["envs"]["TOKEN"], "verysecret");
+    for words in [&["job", "list"][..], &["job", "show", "j1"], &["audit"], &["events"], &["host", "show", "web-01"]] {
+        let text = server.run(&[&["--json"], words].concat());
+        assert!(!text.contains("verysecret"), "{words:?}: {text}");
+    }
+}
+
+#[test]
+fn what_was_acknowledged_outlives_kill_9() {
+    let mut server = Server::start(&[]);
+    let mut host = accepted(&server);
+    for round in 1..=10 {
+        server.run(&["job", "restart", "web", "--select", "group=web"]);
+        let job = host.jobs(&server).remove(0);
+        assert_eq!(host.result(&server, &id(&job), 0, "success").body["errcode"], 0);
+        server.kill();
+        server.resume();
+        assert_eq!(host.result(&server, &id(&job), 0, "success").body["errcode"], 0, "sent again");
+        assert_eq!(server.json(&["job", "list", "state=verified"]).len(), round);
+        assert!(host.jobs(&server).is_empty(), "round {round}: offered again");
+    }
+}
+
+#[test]
+fn a_backup_is_put_back() {
+    let mut server = Server::start(&[]);
+    let mut host = accepted(&server);
+    let file = server.dir.join("backup.db");
+    let file = file.to_str().expect("a path");
+    server.run(&["backup", file]);
+    server.run(&["host", "retire", "web-01"]);
+    assert_eq!(server.try_run(&["restore", file]).0, 1, "a running server keeps its database");
+    server.kill();
+    server.run(&["restore", file]);
+    server.resume();
+    assert_eq!(server.host("sn-1")["state"], "accepted");
+    assert_eq!(host.report(&server).status, 200);
+}
+
+#[test]
+fn exit_codes_tell_what_went_wrong() {
+    let mut server = Server::start(&[]);
+    assert_eq!(server.try_run(&["host", "list", "nonsense=1"]).0, 1);
+    assert_eq!(server.try_run(&["host", "lst"]).0, 2);
+    assert_eq!(server.try_run(&["job", "start"]).0, 2);
+    server.kill();
+    assert_eq!(server.try_run(&["host", "list"]).0, 3);
+    assert_eq!(server.try_run(&["key", "new", "--group", "web"]).0, 0, "works on the directory");
+}
