@@ -91,3 +91,33 @@ fn a_dead_daemon_is_started_again() {
     kill(daemon(), "TERM");
     host.wait("daemon, keeper and agent to end", || host.processes().is_empty());
 }
+
+/// An administrator's shell, cron or a configuration tool may be an agent, and somebody starts the daemon below it.
+#[test]
+fn a_daemon_started_from_below_an_agent_is_not_of_its_tree() {
+    for (how, line) in [
+        ("in the background", "\"$0\" -c \"$1/bootagent.json\" run -d"),
+        ("in the session of the agent", "\"$0\" -c \"$1/bootagent.json\" run >/dev/null 2>&1 &"),
+    ] {
+        let mut host = Host::new();
+        let dir = host.dir.display().to_string();
+        let exec = format!("while [ ! -e {dir}/go ]; do sleep 0.1; done; set -- {dir}; ");
+        let line = line.replace("$0", &binary().display().to_string());
+        host.agent("shell", &format!("{exec}{line}\nwhile :; do sleep 1; done"), &[]);
+        host.agent("other", "exec sleep 1000", &[]);
+        host.start();
+        let other = host.wait_running("other").pid;
+        host.wait_running("shell");
+        host.kill9();
+        host.write("go", "");
+        host.wait("the daemon that the agent starts", || host.cli(&["status"]).code == 0);
+        let daemon = host.read("run/bootagent.pid").trim().parse::<i32>().expect("a process id");
+        let keeper = host.read("run/keeper.pid").trim().parse::<i32>().unwrap_or(daemon);
+        host.ok(&["stop", "shell"]);
+        for (what, pid) in [("the daemon", daemon), ("its keeper", keeper), ("another agent", other)] {
+            assert!(alive(pid), "{how}: {what} was ended too\n{}", host.logs());
+        }
+        kill(daemon, "TERM");
+        host.wait("daemon, keeper and agents to end", || host.processes().is_empty());
+    }
+}

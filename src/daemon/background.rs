@@ -18,8 +18,11 @@ use super::Options;
 use crate::error::Error;
 use crate::host::config_files;
 use crate::host::disk::make_dir;
+use crate::host::limits::Limits;
+use crate::host::proc::parse_pid;
 use crate::kernel::{Exit, Pid, Sig, Time};
 use crate::sys::child::close_inherited;
+use crate::sys::file::read_text;
 use crate::sys::poll::{poll, PollFd, Signals};
 use crate::sys::process::{self, c_text, Fork};
 use crate::sys::{self, monotonic};
@@ -68,6 +71,8 @@ pub(super) fn enter(options: &Options) -> Result<Background, Error> {
     drop(read);
     process::start_session().map_err(with_context)?;
     let config = config_files::config_in_use(&options.config_path).0.config;
+    // Neither the keeper nor the daemon is to end with an agent from below which somebody started them.
+    Limits::detect(&config.state_dir, config.cgroup.as_deref()).leave_agents();
     let file = Path::new(&*config.run_dir).join(KEEPER_FILE);
     let lock = lock_keeper_file(&file)?;
     // They stay blocked in the daemons too until these read them, so that none is lost.
@@ -203,6 +208,12 @@ impl Keeper {
             let _ = process::signal(daemon, sig);
         }
     }
+}
+
+/// The keeper that has started this daemon, where one did: the parent, if the keeper's file names it.
+pub(super) fn own_keeper(run_dir: &Path) -> Option<Pid> {
+    let keeper = parse_pid(read_text(&run_dir.join(KEEPER_FILE)).ok()?.trim())?;
+    (process::parent_id() == keeper.raw()).then_some(keeper)
 }
 
 /// How the daemon before this one died, where a keeper has started this one in its place.

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::slice::from_ref;
 
-use super::background::last_death;
+use super::background::{last_death, own_keeper};
 use super::children::Children;
 use super::conditions::{Condition, Conditions};
 use super::configuration::{configure, Reopening};
@@ -103,7 +103,8 @@ impl Daemon {
             log.write(*level, &note);
         }
         let signing = Signing::new(config.key_file.as_deref(), &store);
-        let limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
+        let mut limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
+        limits.leave_agents();
         let survey = survey(&config, store, &limits, reexec_data.as_mut(), &mut log, actions);
         let carried = survey.recovered.reexec.as_ref();
         let in_job = carried.is_some_and(|carried| carried.job.is_some());
@@ -307,6 +308,7 @@ fn survey(
     actions: &mut Vec<Action>,
 ) -> Survey {
     let mut trees = Trees::new(&config.state_dir);
+    trees.set_keeper(own_keeper(Path::new(&*config.run_dir)));
     let stored = store.read_all();
     let sound = stored.corrupt.iter().all(|corrupt| corrupt.job.is_some());
     let mut unreadable = stored.unread.clone();

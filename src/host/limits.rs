@@ -126,6 +126,18 @@ impl Limits {
         Limits::over(hierarchies, state_dir, parent)
     }
 
+    /// Moves this process out of the groups of agents, where one that was started from below an agent is.
+    pub fn leave_agents(&mut self) {
+        for index in 0..self.hierarchies.len() {
+            let name = self.parent.as_deref().unwrap_or(&self.name).trim_matches('/');
+            let own = &self.hierarchies[index].hierarchy.own;
+            if own.ancestors().any(|dir| dir.ends_with(name)) {
+                // Opening our group is what leaves it.
+                let _ = self.group(index);
+            }
+        }
+    }
+
     /// The same with these hierarchies.
     pub fn over(hierarchies: Vec<Hierarchy>, state_dir: &str, parent: Option<&str>) -> Limits {
         let mounted = hierarchies.into_iter().map(|hierarchy| MountedHierarchy { hierarchy, group: None }).collect();

@@ -39,6 +39,8 @@ const ROUNDS_TIME: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Trees {
     own: i32,
+    /// The keeper that started the daemon, where one did.
+    keeper: Option<Pid>,
     state_dir: Box<str>,
     trees: SortedMap<Name, Box<Tree>>,
     /// Our helpers and installers; their descendants are in no tree either.
@@ -94,6 +96,7 @@ impl Trees {
     pub fn new(state_dir: &str) -> Trees {
         Trees {
             own: calls::own_id(),
+            keeper: None,
             state_dir: state_dir.into(),
             trees: SortedMap::new(),
             ours: SortedSet::new(),
@@ -105,6 +108,16 @@ impl Trees {
             no_orphans: None,
             host_size: usize::MAX,
         }
+    }
+
+    /// Sets the keeper of the daemon. Like the daemon it belongs to no agent, whatever has started it.
+    pub fn set_keeper(&mut self, keeper: Option<Pid>) {
+        self.keeper = keeper;
+    }
+
+    /// Whether it is the daemon or its keeper.
+    fn is_daemon(&self, pid: Pid) -> bool {
+        pid.raw() == self.own || self.keeper == Some(pid)
     }
 
     /// Sets the user that an agent's processes run as; `None`: it is not known, and no environment is believed.
@@ -120,10 +133,9 @@ impl Trees {
     /// A main process is taken over: it is from an earlier daemon's record, or was left by the starter of a forking agent.
     /// False when it is gone, or another process has its id.
     pub fn adopt(&mut self, name: &Name, leader: Process) -> bool {
-        let own = self.own;
         let ours = calls::is_child(leader.pid);
         // Without /proc start times are not known, and only a child is sure to be the process that had the id.
-        if leader.pid.raw() == own || !(proc::alive(leader) || ours && leader.ticks == 0) {
+        if self.is_daemon(leader.pid) || !(proc::alive(leader) || ours && leader.ticks == 0) {
             return false;
         }
         self.tree(name).lead(leader, !ours);
@@ -351,7 +363,7 @@ impl Trees {
 
     fn may_be_agent(&self, stat: &Stat) -> bool {
         let pid = stat.process.pid;
-        stat.alive() && !stat.kernel && pid.raw() != self.own && !self.ours.contains(&pid)
+        stat.alive() && !stat.kernel && !self.is_daemon(pid) && !self.ours.contains(&pid)
     }
 
     /// Whether a tree is known to be empty without a pass over /proc: it has no main process, no process in its group, and
@@ -390,7 +402,7 @@ impl Trees {
     /// Sends a signal to exactly this process; false when it was gone.
     fn send(&self, name: &str, process: Process, sig: Sig, limits: &Limits) -> bool {
         let Process { pid, ticks } = process;
-        if pid.raw() == self.own {
+        if self.is_daemon(pid) {
             return false;
         }
         let tree = self.trees.get(name);

@@ -54,7 +54,7 @@ pub struct Member {
 /// What is known about one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// It belongs to no agent: it is the daemon, a kernel thread, a helper or an installer, or descends from one of the last
+    /// It belongs to no agent: it is the daemon, its keeper, a kernel thread, a helper or an installer, or descends from one of the last
     /// two.
     pub excluded: bool,
     /// The agent whose main process it is, by process id and start time.

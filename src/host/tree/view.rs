@@ -121,8 +121,8 @@ impl Trees {
         tree.grouped = group.is_some();
         let has_group = tree.grouped;
         self.snapshot_view(depth);
-        let (own, ours) = (self.own, &self.ours);
-        let may_be_agent = |pid: &Pid| pid.raw() != own && !ours.contains(pid);
+        let (own, keeper, ours) = (self.own, self.keeper, &self.ours);
+        let may_be_agent = |pid: &Pid| pid.raw() != own && keeper != Some(*pid) && !ours.contains(pid);
         let mut grouped = group.unwrap_or_default();
         grouped.retain(may_be_agent);
         let Some(view) = self.view.as_mut() else { return Vec::new() };
@@ -222,14 +222,14 @@ impl Trees {
         facts
     }
 
-    /// Notes which processes are in no tree: the daemon, threads of the kernel, helpers and installers with all their
+    /// Notes which processes are in no tree: the daemon, its keeper, threads of the kernel, helpers and installers with all their
     /// descendants.
     fn exclude(&self, stats: &[Stat], children: &Index, facts: &mut FactTable) {
         let mut open = Vec::new();
         for (index, stat) in stats.iter().enumerate() {
             let pid = stat.process.pid;
             let is_ours = self.ours.contains(&pid);
-            if is_ours || stat.kernel || pid.raw() == self.own {
+            if is_ours || stat.kernel || self.is_daemon(pid) {
                 facts.edit(index).excluded = true;
             }
             if is_ours {
