@@ -193,3 +193,65 @@ fn collectd_with_a_pid_file() {
 fn collectd_without_one() {
     lives_with(collectd, false);
 }
+
+/// A forking agent written in Perl: `script` has `$pf`, the path of its pid file, and `&wr` to write it.
+fn perl(host: &Host, name: &str, script: &str, keys: &[(&str, &str)]) -> String {
+    let file = host.path(&format!("{name}.pid")).display().to_string();
+    let begin = format!("use POSIX; $pf='{file}'; sub wr {{ open F,'>',\"$pf.n\"; print F \"$$\\n@_\"; close F; rename \"$pf.n\",$pf }} ");
+    let exec = format!("[\"/usr/bin/perl\", \"-e\", {}]", miniserde::json::to_string(&format!("{begin}{script}")));
+    let mut all = vec![("type", "\"forking\""), ("exec", &*exec)];
+    all.extend(keys);
+    host.agent(name, "", &all);
+    file
+}
+
+const DAEMON: &str = "fork and exit 0; setsid; fork and exit 0; ";
+
+#[test]
+fn a_pid_file_that_was_left_or_says_more_is_no_trouble() {
+    let mut host = Host::new();
+    host.set("restartsecs", "0.3");
+    let file = host.path("f.pid").display().to_string();
+    let script = format!(
+        "if (-e $pf) {{ print 'it is there'; exit 1 }} {DAEMON} wr '/var/lib/data', \"\\n\", 5432; sleep 1 while 1"
+    );
+    perl(&host, "f", &script, &[("pidfile", &format!("\"{file}\""))]);
+    host.start();
+    let first = host.wait_seen("f", "to run", |agent| agent.runs() && agent.pid > 0).pid;
+    kill(first, "KILL");
+    let second = host.wait_seen("f", "to run again", |agent| agent.runs() && agent.pid > 0 && agent.pid != first);
+    assert_eq!(second.failures, 1, "{second:?}\n{}", host.logs());
+}
+
+#[test]
+fn a_main_process_that_hands_over_is_followed() {
+    // The new one writes the pid file before the end of the old one, as nginx does, or after it, as gunicorn does.
+    for (name, late) in [("early", ""), ("late", "unlink $pf; sleep 2; ")] {
+        let mut host = Host::new();
+        let file = host.path(&format!("{name}.pid")).display().to_string();
+        let successor = format!("$SIG{{USR2}}='IGNORE'; {late} wr");
+        let script = format!(
+            "{DAEMON} wr; $SIG{{USR2}}=sub{{ if (!fork) {{ {successor} }} else {{ sleep 1; exit 0 }} }}; sleep 1 while 1"
+        );
+        perl(&host, name, &script, &[("pidfile", &format!("\"{file}\""))]);
+        host.start();
+        let first = host.wait_seen(name, "to run", |agent| agent.runs() && agent.pid > 0).pid;
+        kill(first, "USR2");
+        let next = host.wait_seen(name, "to be another process", |agent| agent.pid > 0 && agent.pid != first);
+        assert!(next.runs() && next.failures == 0, "{next:?}\n{}", host.logs());
+        assert!(!host.read("log/bootagent.log").contains("after 1 s"), "it has not ended\n{}", host.logs());
+    }
+}
+
+#[test]
+fn while_several_processes_could_be_the_main_one_none_is_reported() {
+    let mut host = Host::new();
+    let script = "for (1..2) { if (!fork) { setsid; sleep 1 while 1 } } exit 0";
+    perl(&host, "two", script, &[]);
+    host.start();
+    let agent = host.wait_seen("two", "to run without a main process", |agent| {
+        agent.runs() && agent.detail.contains("several of its processes")
+    });
+    assert_eq!(agent.pid, 0, "{agent:?}");
+    host.ok(&["stop", "two"]);
+}

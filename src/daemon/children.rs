@@ -4,9 +4,9 @@
 //! daemon, such as an agent of an earlier daemon, is watched through a pidfd instead, or looked at with each check.
 
 use std::ffi::CString;
-use std::fs::{self, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::conditions::Condition;
 use super::{Daemon, Owner};
 use crate::error::Error;
 use crate::host::disk::{publish, reason};
-use crate::host::proc::{self, Snapshot};
+use crate::host::proc::{self, Snapshot, Stat};
 use crate::host::spawn::{setup, Where, PATH};
 use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig, Stage};
 use crate::model::event::{Event, ToolOwner};
@@ -166,6 +166,7 @@ impl Daemon {
         let mut setup = self.child(&spec, &spec.exec, output.ok())?;
         setup.cgroups = prepared.cgroups;
         setup.cgroup = prepared.cgroup;
+        remove_pidfile(&spec);
         let pid = match self.children.spawn(&setup) {
             Ok(pid) => pid,
             // No child was made, which is not the fault of the definition.
@@ -202,26 +203,22 @@ impl Daemon {
         Ok(setup)
     }
 
-    /// Finds the main process that a forking agent's starter left: by its pid file, else as what is left of its tree.
+    /// Finds the main process that a forking agent's starter, or the main process before it, has left.
     pub(super) fn find_main(&mut self, name: Name) {
         self.trees.forget_snapshot();
-        let members = self.trees.members(&name, &self.limits);
-        let alive: Vec<Process> = members.iter().filter(|stat| stat.alive()).map(|stat| stat.process).collect();
-        let pidfile = self.state.spec(&name).and_then(|spec| spec.pidfile);
-        let main = match pidfile {
+        let mut members = self.trees.members(&name, &self.limits);
+        members.retain(Stat::alive);
+        let found = match self.state.spec(&name).and_then(|spec| spec.pidfile) {
             Some(pidfile) => {
-                read_pid(Path::new(&*pidfile)).and_then(|pid| alive.iter().find(|p| p.pid == pid).copied())
+                let pid = read_pid(Path::new(&*pidfile));
+                members.iter().find(|stat| Some(stat.process.pid) == pid).map(|stat| stat.process)
             }
-            // The oldest is the one that the starter made first; a young one may only be about to fork again.
-            None => {
-                let oldest = alive.iter().min_by_key(|process| (process.ticks, process.pid)).copied();
-                oldest.filter(|process| proc::age(*process).is_none_or(|age| age >= MAIN_PROCESS_AGE))
-            }
+            None => only_root(&members),
         };
-        if let Some(process) = main {
+        if let Some(process) = found {
             self.follow_process(&name, process);
         }
-        self.queue.push_back(Event::MainProcess(name, main));
+        self.queue.push_back(Event::MainProcess { name, found, left: members.len() as u32 });
     }
 
     /// Makes sure that the end of an agent's main process, which the daemon did not start itself, is noticed.
@@ -514,13 +511,39 @@ fn find_program(name: &str) -> Option<PathBuf> {
     })
 }
 
-/// The process id in a file. The agent's user can put anything in its place, so it is opened with care: reading a named pipe
-/// would block the daemon, and a link could lead to a device that does something when it is opened.
+/// The only process that descends from no other one of these. While there are several, each could be the main process; a
+/// young one may only be about to fork again.
+fn only_root(members: &[Stat]) -> Option<Process> {
+    let is_inside = |stat: &Stat| members.iter().any(|other| other.process.pid.raw() == stat.parent);
+    let mut roots = members.iter().filter(|stat| !is_inside(stat)).map(|stat| stat.process);
+    let only = roots.next().filter(|_| roots.next().is_none())?;
+    proc::age(only).is_none_or(|age| age >= MAIN_PROCESS_AGE).then_some(only)
+}
+
+/// The process id in a file: its leading number, whatever follows, as some daemons write more than that. The agent's user can put
+/// anything in its place, so it is looked at before it is opened: reading a named pipe would block the daemon, and opening a
+/// device may have an effect.
 fn read_pid(path: &Path) -> Option<Pid> {
+    let place = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).ok()?;
+    place.metadata().ok().filter(Metadata::is_file)?;
+    let mut file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).ok()?;
     let mut text = [0; 32];
-    let mut file = open_nofollow(path, OpenOptions::new().read(true), 0).ok()?;
-    let length = file.metadata().ok().filter(Metadata::is_file).and_then(|_| file.read(&mut text).ok())?;
-    proc::parse_pid(std::str::from_utf8(&text[..length]).ok()?.trim())
+    let length = file.read(&mut text).ok()?;
+    leading_pid(&text[..length])
+}
+
+fn leading_pid(text: &[u8]) -> Option<Pid> {
+    let text = text.trim_ascii_start();
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    proc::parse_pid(std::str::from_utf8(&text[..digits]).ok()?)
+}
+
+/// Removes the pid file of an agent of which no process is left: some daemons refuse to start while there is one.
+fn remove_pidfile(spec: &Spec) {
+    let Some(path) = spec.pidfile.as_deref() else { return };
+    if fs::symlink_metadata(path).is_ok_and(|there| there.is_file() || there.is_symlink()) {
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// How to execute a program of this host in an empty environment; it is looked up by its name as a shell does.
@@ -558,6 +581,19 @@ fn read_ends(path: &Path) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pid_file_begins_with_the_process_id() {
+        let want = Pid::new(4711);
+        for text in
+            ["4711", "4711\n", "  4711\n", "4711\n/var/lib/data\n1700000000\n5432\n", "4711\0\0\0", "4711 host.example"]
+        {
+            assert_eq!(leading_pid(text.as_bytes()), want, "{text:?}");
+        }
+        for text in ["", "\n", "host", "-4711", "0", "99999999999999999999"] {
+            assert_eq!(leading_pid(text.as_bytes()), None, "{text:?}");
+        }
+    }
 
     #[test]
     fn no_part_of_a_value_is_shown() {

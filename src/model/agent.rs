@@ -33,7 +33,7 @@ use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::Policy;
 use crate::model::spec::{Name, Spec, STOPSECS};
 use crate::model::trust::{may_set, unnamed};
-pub use agent_state::{AfterStop, AgentState, Health, Stopping};
+pub use agent_state::{AfterStop, AgentState, Health, LastEnd, Stopping};
 
 /// The first and the longest pause between two counts of an agent's remaining processes.
 const COUNT_INTERVAL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -41,8 +41,15 @@ const COUNT_INTERVAL: (Duration, Duration) = (Duration::from_millis(20), Duratio
 /// How long a forking agent's starter may run: a starter that does not end is an agent that stays in the foreground.
 const STARTER_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How long the main process of a forking agent is searched for after the end of its starter.
+/// How long the main process of a forking agent is searched for after the end of its starter, unless `startsecs` is longer.
 const MAIN_PROCESS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the pid file is looked at for another main process, after one that has ended with status 0. A new gunicorn writes
+/// its own after it has seen the end of the old one.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The pauses between two searches for a main process: while it is awaited, and while the agent runs without one that is known.
+const SEARCH_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The time between two SIGKILLs to a health check or a tool that has not ended yet.
 pub const KILL_INTERVAL: Duration = Duration::from_secs(5);
@@ -157,6 +164,27 @@ impl Agent {
     /// The time between its stop signal and SIGKILL; the default if it has no definition any more.
     pub fn stopsecs(&self) -> Duration {
         self.definition.as_ref().map_or(STOPSECS, |definition| definition.spec.stopsecs)
+    }
+
+    /// How long its main process is searched for.
+    fn search_time(&self) -> Duration {
+        let startsecs = self.definition.as_ref().map_or(Duration::ZERO, |definition| definition.spec.startsecs);
+        startsecs.max(MAIN_PROCESS_TIMEOUT)
+    }
+
+    /// The pid file of a forking agent.
+    fn pidfile(&self) -> Option<&str> {
+        self.definition.as_ref()?.spec.pidfile.as_deref()
+    }
+
+    /// Whether it counts as running without a main process that is known: its starter has ended, several of its processes could be
+    /// the main process, and no pid file will name it.
+    pub(super) fn runs_headless(&self) -> bool {
+        match &self.state {
+            // The long pause follows a search after the time for it that has found several processes.
+            AgentState::Forking { ask: Some((next, until)), before: None, .. } => *next >= *until + SEARCH_PAUSES.1,
+            _ => false,
+        }
     }
 
     /// Its name.

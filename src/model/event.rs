@@ -220,8 +220,15 @@ pub enum Event {
         /// The last lines of its output.
         tail: Box<str>,
     },
-    /// The answer to `Action::FindMain`: the main process of a forking agent, if there is one.
-    MainProcess(Name, Option<Process>),
+    /// The answer to `Action::FindMain`.
+    MainProcess {
+        /// The agent.
+        name: Name,
+        /// Its main process, if one is sure to be it.
+        found: Option<Process>,
+        /// How many processes of it are alive.
+        left: u32,
+    },
     /// The answer to `Action::CountProcesses`: how many processes of an agent are left.
     ProcessCount(Name, u32),
     /// A process that is no agent's main process was reaped: it may have been the last one of an agent.

@@ -165,8 +165,8 @@ impl State {
                     agent.exited(exit, oom.as_deref(), &tail, context)
                 });
             }
-            Event::MainProcess(name, process) => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.main_found(process, context))
+            Event::MainProcess { name, found, left } => {
+                self.step_agent(&name, now, out, &mut |agent, context| agent.main_found(found, left, context))
             }
             Event::ProcessCount(name, count) => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.process_count(count, context))

@@ -236,6 +236,7 @@ impl Host<'_> {
     }
 
     pub(super) fn find_main(&mut self, name: Name) {
+        let left = self.processes.values().filter(|live| live.name == name).count() as u32;
         let main = self.processes.values().filter(|live| live.name == name && live.role != Role::Starter);
         let main = main.min_by_key(|live| live.process.pid).map(|live| live.process);
         if let Some(process) = main {
@@ -246,7 +247,7 @@ impl Host<'_> {
             let followed = Followed { ours: true, since, role: Role::Main, signalled: false };
             self.followed.insert(process.pid.raw(), followed);
         }
-        self.queue.push_back(Event::MainProcess(name, main));
+        self.queue.push_back(Event::MainProcess { name, found: main, left });
     }
 
     pub(super) fn signal(&mut self, name: &str, sig: Sig) {

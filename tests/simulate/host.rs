@@ -373,11 +373,17 @@ impl<'a> Host<'a> {
                     self.watch(name).ended(End::NotStarted, Duration::ZERO, now);
                 }
             }
-            Event::MainProcess(name, None) => {
+            Event::MainProcess { name, found: None, .. } => {
                 let now = self.now().time;
                 let sought = self.sought.get(name).copied();
                 let seeks = matches!(self.life(name), Some(AgentState::Forking { starter: None, .. }));
-                if seeks && sought.is_some_and(|since| now.since(since) >= Duration::from_secs(10)) {
+                let startsecs = self
+                    .daemon
+                    .as_ref()
+                    .and_then(|state| state.spec(name))
+                    .map_or(Duration::ZERO, |spec| spec.startsecs);
+                let longest = startsecs.max(Duration::from_secs(10));
+                if seeks && sought.is_some_and(|since| now.since(since) >= longest) {
                     self.watch(name).ended(End::NotStarted, Duration::ZERO, now);
                 }
             }

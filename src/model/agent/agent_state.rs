@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::kernel::{Process, Time};
+use crate::kernel::{Exit, Process, Time};
 use crate::model::restart::End;
 
 /// What an agent is doing.
@@ -27,6 +27,8 @@ pub enum AgentState {
         since: Time,
         /// When to search for the main process again, and when to stop searching; `None` before the starter's end.
         ask: Option<(Time, Time)>,
+        /// The end of the main process that ran before, if this is a search for one that it may have handed over to.
+        before: Option<Box<LastEnd>>,
     },
     /// Its main process runs.
     Running {
@@ -69,6 +71,17 @@ pub enum Health {
         /// It was killed for taking too long.
         late: bool,
     },
+}
+
+/// How a main process ended, until it is known whether another one has taken its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastEnd {
+    /// How it ended.
+    pub exit: Exit,
+    /// What the kernel said, if it ended as it was out of memory.
+    pub oom: Option<Box<str>>,
+    /// The last lines of its output.
+    pub tail: Box<str>,
 }
 
 /// A stop in progress.

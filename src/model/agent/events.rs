@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    stopsignal, AfterStop, Agent, AgentState, Health, StepContext, COUNT_INTERVAL, KILL_INTERVAL, MAIN_PROCESS_TIMEOUT,
-    RESOURCE_RETRY_DELAY, STARTER_TIMEOUT,
+    stopsignal, AfterStop, Agent, AgentState, Health, LastEnd, StepContext, COUNT_INTERVAL, HANDOVER_TIMEOUT,
+    KILL_INTERVAL, RESOURCE_RETRY_DELAY, SEARCH_PAUSES, STARTER_TIMEOUT,
 };
 use crate::kernel::{Exit, Level, Process, Sig, Time};
 use crate::model::event::Action;
@@ -25,7 +25,7 @@ impl Agent {
             AgentState::Starting => {
                 let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);
                 self.state = if forking {
-                    AgentState::Forking { starter: Some(process), since: context.now, ask: None }
+                    AgentState::Forking { starter: Some(process), since: context.now, ask: None, before: None }
                 } else {
                     AgentState::Running { process, since: context.now, health: self.first_check(context.now) }
                 };
@@ -84,19 +84,24 @@ impl Agent {
 
     /// Its main process, or its starter, ended.
     pub fn exited(&mut self, exit: Exit, oom: Option<&str>, tail: &str, context: &mut StepContext) {
+        let search = self.search_time();
         match &mut self.state {
             AgentState::Running { since, health, .. } => {
-                let ran = context.now.since(*since);
+                let since = *since;
                 if matches!(health, Health::Busy { .. }) {
                     context.out.push(Action::KillCheck(self.record.name.clone()));
                 }
-                self.ended(exit, oom, tail, ran, context);
+                if self.pidfile().is_some() {
+                    let end = LastEnd { exit, oom: oom.map(Box::from), tail: tail.into() };
+                    return self.search_successor(since, end, context);
+                }
+                self.ended(exit, oom, tail, context.now.since(since), context);
             }
-            AgentState::Forking { starter, since, ask } => {
+            AgentState::Forking { starter, since, ask, .. } => {
                 *starter = None;
                 // The exit status of a starter that an earlier daemon started is unknown.
                 if matches!(exit, Exit::Code(0) | Exit::Unknown) {
-                    *ask = Some((context.now, context.now + MAIN_PROCESS_TIMEOUT));
+                    *ask = Some((context.now, context.now + search));
                     context.out.push(Action::FindMain(self.record.name.clone()));
                 } else {
                     let ran = context.now.since(*since);
@@ -125,31 +130,54 @@ impl Agent {
         self.enter_stopping(AfterStop::Policy(End::Exited(exit)), None, ran, context);
     }
 
-    /// The search for a forking agent's main process ended; `None`: it was not found.
-    pub fn main_found(&mut self, main_process: Option<Process>, context: &mut StepContext) {
-        let AgentState::Forking { starter: None, since, ask: Some((next, until)) } = &mut self.state else {
+    /// Its main process ended, and may have handed over to another one that the pid file names.
+    pub(super) fn search_successor(&mut self, since: Time, end: LastEnd, context: &mut StepContext) {
+        let patience = if matches!(end.exit, Exit::Code(0)) { HANDOVER_TIMEOUT } else { Duration::ZERO };
+        let ask = Some((context.now, context.now + patience));
+        self.state = AgentState::Forking { starter: None, since, ask, before: Some(Box::new(end)) };
+        context.out.push(Action::FindMain(self.record.name.clone()));
+    }
+
+    /// A search for a forking agent's main process ended; `None`: it was not found. This many of its processes are `left`.
+    pub fn main_found(&mut self, main_process: Option<Process>, left: u32, context: &mut StepContext) {
+        let headless = self.runs_headless();
+        let has_pidfile = self.pidfile().is_some();
+        let AgentState::Forking { starter: None, since, ask: Some((next, until)), before } = &mut self.state else {
             return;
         };
-        match main_process {
-            Some(process) => {
-                let since = *since;
-                self.state = AgentState::Running { process, since, health: self.first_check(context.now) };
-                self.save(context);
-                context.log(Level::Info, &self.record.name, format_args!("started, process {}", process.pid));
+        let since = *since;
+        if let Some(process) = main_process {
+            let verb = if before.is_some() { "its main process has handed over to" } else { "started," };
+            context.log(Level::Info, &self.record.name, format_args!("{verb} process {}", process.pid));
+            self.state = AgentState::Running { process, since, health: self.first_check(context.now) };
+            return self.save(context);
+        }
+        if let Some(end) = before {
+            if left > 0 && context.now < *until {
+                *next = context.now + SEARCH_PAUSES.0;
+                return;
             }
-            None if context.now < *until => *next = context.now + Duration::from_millis(100),
-            None => {
-                self.killed = false;
-                let pidfile = self.definition.as_ref().and_then(|definition| definition.spec.pidfile.as_deref());
-                let what = match pidfile {
-                    Some(file) => format!("pid file \"{file}\" names no process of it"),
-                    None => "it has no main process".to_string(),
-                };
-                let timeout = MAIN_PROCESS_TIMEOUT.as_secs();
-                let text = format_args!("cannot start: its starter ended, and {what} after {timeout} s");
-                self.set_last_end(text, "", Level::Error, context);
-                self.enter_stopping(AfterStop::Policy(End::NotStarted), None, Duration::ZERO, context);
-            }
+            let end = end.clone();
+            return self.ended(end.exit, end.oom.as_deref(), &end.tail, context.now.since(since), context);
+        }
+        if headless && left == 0 {
+            return self.ended(Exit::Unknown, None, "", context.now.since(since), context);
+        }
+        if context.now < *until {
+            *next = context.now + SEARCH_PAUSES.0;
+        } else if left > 0 && !has_pidfile {
+            // It runs as long as there is any process of it.
+            *next = context.now + SEARCH_PAUSES.1;
+        } else {
+            self.killed = false;
+            let what = match self.pidfile() {
+                Some(file) => format!("pid file \"{file}\" names no process of it"),
+                None => "it has no main process".to_string(),
+            };
+            let timeout = self.search_time().as_secs();
+            let text = format_args!("cannot start: its starter ended, and {what} after {timeout} s");
+            self.set_last_end(text, "", Level::Error, context);
+            self.enter_stopping(AfterStop::Policy(End::NotStarted), None, Duration::ZERO, context);
         }
     }
 
@@ -173,10 +201,12 @@ impl Agent {
 
     /// A process that is no agent's main process was reaped: it may have been the last one of this agent.
     pub fn orphan_reaped(&mut self, context: &mut StepContext) {
-        if let AgentState::Stopping(stopping) = &self.state {
-            if stopping.main_process.is_none() {
-                context.out.push(self.count_action());
+        match &self.state {
+            AgentState::Stopping(stopping) if stopping.main_process.is_none() => context.out.push(self.count_action()),
+            AgentState::Forking { .. } if self.runs_headless() => {
+                context.out.push(Action::FindMain(self.record.name.clone()));
             }
+            _ => {}
         }
     }
 

@@ -12,21 +12,19 @@ impl Agent {
     pub fn report(&self, now: Time, policy: Policy) -> AgentReport {
         let process = self.process();
         let since = match &self.state {
-            AgentState::Running { since, .. } | AgentState::Forking { starter: Some(_), since, .. } => *since,
+            AgentState::Running { since, .. } | AgentState::Forking { since, .. } => *since,
             AgentState::Stopping(stopping) => stopping.main_process.map_or(now, |(_, since)| since),
-            AgentState::Forking { .. }
-            | AgentState::Down
-            | AgentState::Waiting { .. }
-            | AgentState::Fatal
-            | AgentState::Starting => now,
+            AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Starting => now,
         };
-        let running = process.is_some();
+        let forking = matches!(self.state, AgentState::Forking { .. });
+        let running = process.is_some() || forking;
         AgentReport {
             name: self.record.name.clone(),
             version: self.version().into(),
             status: self.status(),
             uptime: now.since(since),
-            pid: process.map_or(0, |process| process.pid.raw()),
+            // A starter is not the main process, and whoever signals it would end the start.
+            pid: process.filter(|_| !forking).map_or(0, |process| process.pid.raw()),
             failures: self.failures,
             detail: self.detail(now, policy).into(),
             cpu: self.cpu.filter(|_| running),
@@ -45,14 +43,10 @@ impl Agent {
     pub fn status(&self) -> Status {
         let ended = if self.killed { Status::Killed } else { Status::Stopped };
         match &self.state {
-            AgentState::Forking { starter: Some(_), .. } | AgentState::Running { .. } => Status::Running,
+            AgentState::Forking { .. } | AgentState::Running { .. } => Status::Running,
             AgentState::Stopping(stopping) if stopping.main_process.is_some() && !self.killed => Status::Running,
             AgentState::Fatal => Status::Fatal,
-            AgentState::Down
-            | AgentState::Waiting { .. }
-            | AgentState::Starting
-            | AgentState::Forking { .. }
-            | AgentState::Stopping(_) => ended,
+            AgentState::Down | AgentState::Waiting { .. } | AgentState::Starting | AgentState::Stopping(_) => ended,
         }
     }
 
@@ -74,10 +68,16 @@ impl Agent {
             AgentState::Running { .. } if self.check_failures > 0 => {
                 format!("health check did not pass {} in a row", count(self.check_failures.into(), "time"))
             }
-            AgentState::Running { .. } | AgentState::Forking { .. } | AgentState::Starting if self.failures == 0 => {
-                String::new()
-            }
-            AgentState::Running { .. } | AgentState::Forking { .. } => format!("last end: {last_end}"),
+            AgentState::Forking { starter, .. } => match (starter, self.pidfile()) {
+                (Some(_), _) => "its starter runs".to_string(),
+                (None, Some(file)) => format!("waits for pid file \"{file}\" to name its main process"),
+                (None, None) if self.runs_headless() => {
+                    "several of its processes could be the main process, and there is no pid file".to_string()
+                }
+                (None, None) => "looks for its main process".to_string(),
+            },
+            AgentState::Running { .. } | AgentState::Starting if self.failures == 0 => String::new(),
+            AgentState::Running { .. } => format!("last end: {last_end}"),
             AgentState::Down | AgentState::Starting | AgentState::Stopping(_) => last_end.to_string(),
         };
         // The text begins like this when no end is known.

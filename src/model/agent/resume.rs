@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{AfterStop, Agent, AgentState, StepContext, MAIN_PROCESS_TIMEOUT, RESOURCE_RETRY_DELAY};
+use super::{AfterStop, Agent, AgentState, LastEnd, StepContext, RESOURCE_RETRY_DELAY};
 use crate::kernel::{Exit, Level, Process, Time};
 use crate::model::record::{RunRecord, Wanted};
 use crate::model::restart::End;
@@ -29,13 +29,18 @@ impl Agent {
             _ if run.forking && (alive || strays) => {
                 self.generation += 1;
                 let starter = run.process.filter(|_| alive);
-                let ask = starter.is_none().then_some((context.now, context.now + MAIN_PROCESS_TIMEOUT));
-                self.state = AgentState::Forking { starter, since: run.started, ask };
+                let ask = starter.is_none().then_some((context.now, context.now + self.search_time()));
+                self.state = AgentState::Forking { starter, since: run.started, ask, before: None };
             }
             Some(process) if alive => {
                 self.generation += 1;
                 self.state = AgentState::Running { process, since: run.started, health: self.first_check(context.now) };
                 context.log_and_report(Level::Info, &run.name, format_args!("taken over with process {}", process.pid));
+            }
+            Some(_) if strays && self.pidfile().is_some() => {
+                self.generation += 1;
+                let end = LastEnd { exit: Exit::Unknown, oom: None, tail: "".into() };
+                self.search_successor(run.started, end, context);
             }
             Some(_) => {
                 let ran = context.now.since(run.started);
@@ -82,7 +87,8 @@ impl Agent {
                     AgentState::Forking {
                         starter: None,
                         since,
-                        ask: Some((context.now, context.now + MAIN_PROCESS_TIMEOUT)),
+                        ask: Some((context.now, context.now + self.search_time())),
+                        before: None,
                     }
                 } else {
                     AgentState::Running { process, since, health: self.first_check(context.now) }

@@ -162,6 +162,9 @@ impl State {
                         Progress::Reached
                     }
                 }
+                AgentState::Forking { .. } if agent.generation == generation && agent.runs_headless() => {
+                    Progress::Reached
+                }
                 AgentState::Starting | AgentState::Forking { .. } if agent.generation == generation => {
                     Progress::Wait(None)
                 }

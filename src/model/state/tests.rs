@@ -334,7 +334,11 @@ fn limits_of_a_forking_agent_are_polled_once_its_main_process_is_known() {
     forking.kind = Kind::Forking;
     let mut bench = Bench::new(vec![forking]);
     bench.step(Event::Exited { name: "web".into(), exit: Exit::Code(0), oom: None, tail: "".into() });
-    bench.step(Event::MainProcess("web".into(), Some(Process { pid: Pid::new(9).unwrap(), ticks: 1 })));
+    bench.step(Event::MainProcess {
+        name: "web".into(),
+        found: Some(Process { pid: Pid::new(9).unwrap(), ticks: 1 }),
+        left: 1,
+    });
     assert!(bench.runs("web"));
     bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
     assert!(bench.state.poll_at.is_some_and(|at| at <= bench.now.time + secs(10)));
