@@ -24,7 +24,7 @@ DEPS_CROSS = rustc-web cargo-web rust-web-src python3 python3-venv binutils file
 .DEFAULT_GOAL := build
 SERVER = cd server && CARGO_TARGET_DIR=target $(CARGO)
 
-.PHONY: server server-check server-test help build release test check deny audit fuzz test-tls scripts fleet soak bench deps deps-cross deps-bench cross size test-cross test-vm demo install uninstall clean
+.PHONY: server server-check server-test server-bench help build release test check deny audit fuzz test-tls scripts fleet soak bench deps deps-cross deps-bench cross size test-cross test-vm demo install uninstall clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -131,6 +131,9 @@ server-check: ## bootserver: formatting, lints, import order, licences
 		other=$$($(SERVER) tree --locked -e normal --target all --prefix none -f '{p}: {l}' | sort -u | \
 			grep -vE '(MIT|Apache-2.0|ISC|Zlib|Unicode-3.0)( |$$|\))' || true); \
 		[ -z "$$other" ] || { echo "make server-check: other licences: $$other" >&2; exit 1; }; fi
+
+server-bench: ## bootserver: measure it with 100,000 played hosts; an idle machine, some minutes
+	server/bench/run
 
 server-test: build ## test bootserver, with real daemons on loopback
 	$(SERVER) test --locked

@@ -69,7 +69,7 @@ fn overdue(tx: &mut dyn Tx, now: i64, gaps: &Gaps) -> Result<(), Error> {
 
 /// Judges hosts that came with the name of another: both alive, or the same one on a new machine.
 fn namesakes(tx: &mut dyn Tx, now: i64, gaps: &Gaps) -> Result<(), Error> {
-    let flagged = tx.rows("SELECT sn FROM hosts WHERE flagged = 1 LIMIT 200", &[])?;
+    let flagged = tx.rows("SELECT sn FROM hosts WHERE flagged = 1 ORDER BY random() LIMIT 200", &[])?;
     for row in flagged {
         let Some(mut host) = hosts::get(tx, &row.text(0))? else { continue };
         let mut others = hosts::named(tx, &host.name)?;

@@ -73,12 +73,12 @@ pub fn get(tx: &mut dyn Tx, sn: &str) -> Result<Option<Host>, Error> {
     Ok(tx.row(&format!("{HOST} WHERE h.sn = ?1"), args![sn])?.as_ref().map(host_of))
 }
 
-/// The hosts of a name.
+/// The hosts of a name, 20 at most: a whole fleet may call itself localhost.
 ///
 /// # Errors
 /// What the engine says.
 pub fn named(tx: &mut dyn Tx, name: &str) -> Result<Vec<Host>, Error> {
-    Ok(tx.rows(&format!("{HOST} WHERE h.name = ?1"), args![name])?.iter().map(host_of).collect())
+    Ok(tx.rows(&format!("{HOST} WHERE h.name = ?1 LIMIT 20"), args![name])?.iter().map(host_of).collect())
 }
 
 /// The one host that somebody means by an `sn`, the beginning of one, or a name.

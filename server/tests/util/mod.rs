@@ -195,20 +195,29 @@ impl Host {
         self.post(server, "/agent/job/result", &body.to_string())
     }
 
+    /// Whether the server at an address, which may end at any moment, took a result.
+    pub fn try_result(&mut self, address: &str, id: &str) -> bool {
+        let body = json!([{ "id": id, "errcode": 0, "message": "success" }]).to_string();
+        let (request, _) = self.request("/agent/job/result", &body);
+        try_exchange(address, &request).is_ok_and(|(status, _, body)| status == 200 && body == "{\"errcode\":0}")
+    }
+
     pub fn post(&mut self, server: &Server, path: &str, body: &str) -> Answer {
+        let (request, nonce) = self.request(path, body);
+        let (status, head, text) = exchange(server, &request);
+        let wanted = self.key.as_ref().map(|key| mac(key, &format!("{status}\n{nonce}\n{text}")));
+        let signed = wanted.is_some_and(|wanted| head.contains(&format!("x-bootagent-signature: {wanted}")));
+        Answer { status, body: serde_json::from_str(&text).unwrap_or(Value::Null), head, signed }
+    }
+
+    /// A signed request, and its nonce.
+    fn request(&mut self, path: &str, body: &str) -> (String, String) {
         self.nonce += 1;
         let nonce = hex(&Sha256::digest(format!("{}{}{}", self.sn, self.boot, self.nonce))[..16]);
-        let mac = |key: &str, text: String| {
-            hex(&Hmac::<Sha256>::new_from_slice(key.as_bytes())
-                .expect("a key")
-                .chain_update(text)
-                .finalize()
-                .into_bytes())
-        };
         let mut head =
             format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
         if let Some(key) = &self.key {
-            let signature = mac(key, format!("POST\n{path}\n{}\n{nonce}\n{body}", self.sn));
+            let signature = mac(key, &format!("POST\n{path}\n{}\n{nonce}\n{body}", self.sn));
             head += &format!(
                 "X-BootAgent-Sn: {}\r\nX-BootAgent-Nonce: {nonce}\r\nX-BootAgent-Signature: {signature}\r\n",
                 self.sn
@@ -217,20 +226,22 @@ impl Host {
                 head += &format!("X-BootAgent-Key: {}\r\n", hex(&Sha256::digest(key)[..8]));
             }
         }
-        let (status, head, text) = exchange(server, &format!("{head}\r\n{body}"));
-        let wanted = self.key.as_ref().map(|key| mac(key, format!("{status}\n{nonce}\n{text}")));
-        let signed = wanted.is_some_and(|wanted| head.contains(&format!("x-bootagent-signature: {wanted}")));
-        Answer { status, body: serde_json::from_str(&text).unwrap_or(Value::Null), head, signed }
+        (format!("{head}\r\n{body}"), nonce)
     }
+}
+
+fn mac(key: &str, text: &str) -> String {
+    let mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("a key");
+    hex(&mac.chain_update(text).finalize().into_bytes())
 }
 
 /// One request: status, head in lower case, body.
 pub fn exchange(server: &Server, request: &str) -> (u16, String, String) {
-    try_exchange(server, request).expect("an exchange")
+    try_exchange(&server.address, request).expect("an exchange")
 }
 
-pub fn try_exchange(server: &Server, request: &str) -> std::io::Result<(u16, String, String)> {
-    let mut stream = TcpStream::connect(&server.address)?;
+pub fn try_exchange(address: &str, request: &str) -> std::io::Result<(u16, String, String)> {
+    let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();

@@ -31,6 +31,7 @@ CREATE TABLE hosts (
 );
 CREATE INDEX hosts_name ON hosts (name);
 CREATE INDEX hosts_state ON hosts (state);
+CREATE INDEX hosts_flagged ON hosts (sn) WHERE flagged = 1;
 -- The hot row: a report that changes nothing writes this one alone.
 CREATE TABLE reports (
   sn TEXT PRIMARY KEY,
