@@ -8,7 +8,7 @@ const ORDER: [&str; 5] = ["model", "wire", "store", "serve", "cli"];
 /// What the pure parts must not name: there, time comes in as `now`.
 const IMPURE: [&str; 9] =
     ["std::fs", "std::net", "std::process", "std::env", "std::os", "Instant", "SystemTime", "tokio", "rusqlite"];
-const LINES_MAX: usize = 420;
+const LINES_MAX: usize = 400;
 const FUNCTION_MAX: usize = 70;
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
