@@ -11,7 +11,7 @@ use bootagent::text::{visible, MESSAGE_MAX};
 use bootagent::wire::config::{self, ConfigError, Source};
 use bootagent::wire::sign::Keys;
 use bootagent::wire::{control, proto, record, reexec_data};
-use bootagent::work::{self, HelperResponse};
+use bootagent::work::{self, inspect, HelperResponse};
 
 /// What a server sends: replies, jobs, and signatures of replies.
 pub fn server(bytes: &[u8]) {
@@ -69,8 +69,9 @@ pub fn helpers(bytes: &[u8]) {
 pub fn children(bytes: &[u8]) {
     work::try_parsers(bytes);
     proc::parse_stat(bytes);
-    proc::parse_environ(bytes, "/state");
-    proc::parse_rollup(bytes);
+    inspect::parse_environ(bytes, "/state");
+    inspect::parse_rollup(bytes);
+    inspect::ProcessTag::read(&String::from_utf8_lossy(bytes));
     proc::parse_status(bytes);
     let text = String::from_utf8_lossy(bytes);
     if let Some(pid) = proc::parse_pid(&text) {

@@ -3,7 +3,7 @@
 //!
 //! `background` goes to the background before there is a loop. `startup` makes the daemon from the `configuration` and from
 //! what is on the host (`recovered`). `act` carries out actions, with `children` (processes), `checks` (health checks),
-//! `helpers` (blocking work, run as the users of `identity`, signed by `signing`), `packages` and `records`. `control` serves
+//! `helpers` (blocking work, run as the users of `identity`, signed by `signing`), `inspections` (of other processes), `packages` and `records`. `control` serves
 //! the commands, `recovery` restores what was removed, `conditions` holds what fails at the moment, and `reexec` replaces the
 //! running binary. Nothing here sleeps, blocks, resolves a name or moves bulk data.
 
@@ -17,6 +17,7 @@ mod control;
 mod fault_injection;
 mod helpers;
 mod identity;
+mod inspections;
 mod packages;
 mod records;
 mod recovered;
@@ -123,6 +124,7 @@ struct Daemon {
     children: children::Children,
     checks: Vec<Check>,
     helpers: helpers::Helpers,
+    inspections: inspections::Inspections,
     signing: signing::Signing,
     reopening: configuration::Reopening,
     trash: packages::Trash,
@@ -343,6 +345,7 @@ impl Daemon {
         }
         // It is empty now, but it has grown where hundreds of agents were started at once.
         self.queue.shrink_to(QUEUE);
+        self.inspect_environments();
         // Nor is the look at all processes kept while the daemon waits.
         self.trees.forget_snapshot();
     }
@@ -362,6 +365,7 @@ impl Daemon {
         }
         self.check_at = now + self.config.checksecs;
         self.look_at_watched();
+        self.look_at_blocking();
         self.limits.remove_empty_groups();
         self.recover();
         self.reopen(false);

@@ -138,7 +138,7 @@ pub struct Process {
 }
 
 /// A user id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Uid(pub u32);
 
 /// A group id; laid out as gid_t, so that a list of them is one for setgroups(2).

@@ -9,6 +9,7 @@ mod fetch;
 mod frame;
 mod ftp;
 mod http;
+pub mod inspect;
 mod sink;
 mod tar;
 mod unpack;
@@ -20,7 +21,7 @@ use std::io::{self, Read, Write};
 use std::process::exit;
 
 use crate::error::Error;
-use crate::kernel::{Errno, Resource};
+use crate::kernel::{Errno, Pid, Resource};
 use crate::model::package::Format;
 use crate::model::url;
 use crate::sys::file::read_up_to;
@@ -89,6 +90,13 @@ pub enum HelperRequest {
         /// More members are a failure.
         max_entries: u64,
     },
+    /// What can be read of other processes only under a lock that they may hold for ever.
+    Inspect {
+        /// The processes, in the order of the answers.
+        pids: Vec<Pid>,
+        /// The state directory of the daemon whose agents their environments may name; `None`: the memory of each is asked for.
+        state_dir: Option<String>,
+    },
 }
 
 /// What came of a request.
@@ -130,6 +138,8 @@ pub enum HelperResponse {
         /// The single top directory that holds everything; empty when there is none.
         top: String,
     },
+    /// Each complete answer to an `Inspect`, in the order of its processes. After a process that cannot be read there is none.
+    Inspected(Vec<String>),
     /// The request could not be done.
     Failed {
         /// What the failure means for another attempt.
@@ -228,6 +238,9 @@ pub fn run() -> ! {
         // Only unpacking starts another process. The limit counts all processes of the user, so it is set after the exec.
         let _ = process::set_limit(Resource::Nproc, 0, 0);
     }
+    if let HelperRequest::Inspect { pids, state_dir } = &request {
+        exit(inspect::inspect(pids, state_dir.as_deref(), &mut io::stdout().lock()).map_or(1, |()| 0));
+    }
     confine(&request);
     let response = perform(&mut request);
     let mut out = io::stdout().lock();
@@ -238,13 +251,13 @@ pub fn run() -> ! {
 }
 
 /// Gives up the system calls that this request does not need, until the process ends. There is no filter for unpacking, which
-/// starts a process, where the kernel has none, and in the tls build, whose library makes calls of its own.
+/// starts a process, for reading about processes, which involves no stranger's bytes but environments, where the kernel has none, and in the tls build, whose library makes calls of its own.
 fn confine(request: &HelperRequest) {
     let purpose = match request {
         _ if cfg!(feature = "tls") => return,
         HelperRequest::Exchange { .. } | HelperRequest::Fetch { .. } => Purpose::Network,
         HelperRequest::Verify { .. } => Purpose::Reading,
-        HelperRequest::Unpack { .. } => return,
+        HelperRequest::Unpack { .. } | HelperRequest::Inspect { .. } => return,
     };
     let _ = seccomp::restrict(purpose);
 }
@@ -296,6 +309,7 @@ fn perform(request: &mut HelperRequest) -> HelperResponse {
         HelperRequest::Unpack { format, dir, max_bytes, max_entries } => package_fd()
             .and_then(|file| unpack::unpack(file, *format, dir, *max_bytes, *max_entries))
             .unwrap_or_else(|failure| failed(&failure, "", 0)),
+        HelperRequest::Inspect { .. } => HelperResponse::Inspected(Vec::new()),
     }
 }
 

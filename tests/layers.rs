@@ -109,6 +109,19 @@ fn unsafe_code_stays_in_sys() {
     }
 }
 
+/// These files can be read only under the lock of a process's memory, and a process can keep whoever reads them waiting.
+#[test]
+fn only_a_helper_reads_what_a_process_can_block() {
+    let mut readers = Vec::new();
+    for (file, _, code) in parts() {
+        let names = ["environ\"", "cmdline\"", "smaps", "}/maps\"", "numa_maps", "}/mem\"", "pagemap", "auxv"];
+        if names.iter().any(|name| code.contains(name)) && !file.ends_with("tests.rs") {
+            readers.push(file);
+        }
+    }
+    assert!(matches!(&readers[..], [file] if file.ends_with("src/work/inspect.rs")), "{readers:?}");
+}
+
 /// The files of the daemon that a file names, as in `use super::records::Records` and `use super::{records, Daemon}`.
 fn siblings(code: &str, names: &[String]) -> Vec<String> {
     let mut siblings = Vec::new();

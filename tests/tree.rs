@@ -14,10 +14,12 @@ use bootagent::host::tree::{Leftover, Trees};
 use bootagent::kernel::{self, Gid, Process, Resource, Sig, Uid};
 use bootagent::model::membership::Strength;
 use bootagent::model::spec;
+use bootagent::sorted_map::SortedMap;
 use bootagent::sys::account::own_uid;
 use bootagent::sys::child::{spawn_child, Program, Setup};
 use bootagent::sys::process;
 use bootagent::sys::setup_error::SetupErrorPipe;
+use bootagent::work::inspect::{parse_environ, ProcessTag};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -50,7 +52,7 @@ struct World {
 
 fn main() {
     process::set_child_subreaper().expect("to be a subreaper");
-    let state_dir = format!("/tmp/bootagent-tree-{}", std::process::id());
+    let state_dir = state_dir();
     let none = Limits::over(Vec::new(), &state_dir, None);
     let world = World { failures: SetupErrorPipe::new().expect("a pipe"), state_dir, none };
     let all = std::env::var_os("BOOTAGENT_TEST_ALL").is_some_and(|value| !value.is_empty());
@@ -80,8 +82,8 @@ fn main() {
             }
         }
         // Whatever a failed test has left.
-        let mut trees = Trees::new(&world.state_dir);
-        for (name, left) in trees.leftovers(&world.none) {
+        let mut trees = Trees::new();
+        for (name, left) in leftovers(&mut trees, &world.none) {
             trees.adopt(&name, left.processes[0]);
             trees.kill(&name, &world.none);
         }
@@ -94,7 +96,7 @@ fn main() {
 
 impl World {
     fn trees(&self) -> Trees {
-        Trees::new(&self.state_dir)
+        Trees::new()
     }
 
     /// What the child of a shell script needs; the environment says that it is the agent `name`.
@@ -118,6 +120,30 @@ impl World {
         trees.started(&name.into(), leader);
         leader
     }
+}
+
+/// What a helper of the daemon reads.
+fn tag(pid: kernel::Pid) -> ProcessTag {
+    let environ = std::fs::read(format!("/proc/{pid}/environ"));
+    environ.map_or(ProcessTag::Unknown, |environ| parse_environ(&environ, &state_dir()))
+}
+
+/// Looks at all processes, and answers what is asked about them.
+fn answer(trees: &mut Trees, name: &str, limits: &Limits) {
+    trees.forget_snapshot();
+    trees.members(name, limits);
+    for process in trees.questions(usize::MAX) {
+        trees.answer(process, tag(process.pid));
+    }
+}
+
+fn leftovers(trees: &mut Trees, limits: &Limits) -> SortedMap<spec::Name, Leftover> {
+    trees.leftovers(limits, &mut |asked| asked.iter().map(|(pid, _)| tag(*pid)).collect())
+}
+
+/// The state directory of the agents; there is none.
+fn state_dir() -> String {
+    format!("/tmp/bootagent-tree-{}", std::process::id())
 }
 
 fn text(text: &str) -> CString {
@@ -160,7 +186,7 @@ fn end(trees: &mut Trees, name: &str, limits: &Limits) -> Result<(), String> {
         trees.left(name, limits) == 0
     })?;
     trees.forget_snapshot();
-    check(!trees.leftovers(limits).contains_key(name), "left() says 0, but something runs")
+    check(!leftovers(trees, limits).contains_key(name), "left() says 0, but something runs")
 }
 
 fn sessions_and_orphans_belong_to_the_tree(world: &World) -> Verdict {
@@ -199,12 +225,19 @@ fn orphans_are_known_by_their_environment(world: &World) -> Verdict {
     wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
     trees.ended("web");
     trees.forget_snapshot();
+    check(trees.left("web", &world.none) == 0 && trees.waits_for_answers("web"), "a stop waits for the answer")?;
+    check(trees.waits_for_answers("other"), "another agent of the user may have made it")?;
+    answer(&mut trees, "web", &world.none);
+    check(!trees.waits_for_answers("web"), "the answer is there")?;
     let left = trees.left("web", &world.none);
     check(left == 1, &format!("the orphan is known by its environment, not {left} of them"))?;
     trees.forget_snapshot();
     check(trees.left("web", &world.none) == 0, "it is counted once, and waited for no longer")?;
-    let usage = trees.usage("web", &world.none);
-    check(usage.memory == Some(0) && usage.cpu == Some(0), "what it uses is not held against the agent")?;
+    let (usage, parts) = trees.usage("web", &world.none);
+    check(
+        parts.is_empty() && usage.memory == Some(0) && usage.cpu == Some(0),
+        "what it uses is not held against the agent",
+    )?;
     check(trees.left("other", &world.none) == 1, "and is not the other's")?;
     end(&mut trees, "web", &world.none)?;
     trees.forget_snapshot();
@@ -244,9 +277,10 @@ fn a_mark_counts_for_the_agents_own_user_only(world: &World) -> Verdict {
             ids.is_some_and(|ids| ids == [Uid(real), Uid(effective), Uid(saved)]) && !proc::alive(parent)
         })?;
         let orphan = orphan.ok_or("no orphan")?;
+        answer(&mut trees, "web", &world.none);
         check(trees.members("web", &world.none).len() == if killed { 2 } else { 1 }, &format!("{users:?}: members"))?;
         check(trees.left("web", &world.none) == 1, &format!("{users:?}: it is waited for"))?;
-        let memory = trees.usage("web", &world.none).memory.unwrap_or(u64::MAX);
+        let memory = trees.usage("web", &world.none).0.memory.unwrap_or(u64::MAX);
         check(memory < 3 << 20, &format!("{users:?}: {memory} bytes are more than sleep needs"))?;
         let sent = trees.signal("web", Sig::CONT, &world.none);
         check(sent == 1 + usize::from(killed), &format!("{users:?}: {sent} processes got the signal"))?;
@@ -332,14 +366,14 @@ fn an_earlier_daemons_agents_are_found(world: &World) -> Verdict {
     let stranger = world.spawn(&strange);
     let mut trees = world.trees();
     wait_until("three processes", &mut trees, |trees| {
-        trees.leftovers(&world.none).get("web").is_some_and(|all| all.processes.len() == 3)
+        leftovers(trees, &world.none).get("web").is_some_and(|all| all.processes.len() == 3)
     })?;
-    let found = trees.leftovers(&world.none);
+    let found = leftovers(&mut trees, &world.none);
     let all = found.get("web").ok_or("nothing is found")?;
     check(found.len() == 1 && all.processes[0] == leader, "the main process comes first")?;
     check(all.main.is_none() && all.strength == Strength::Marked, "but an environment makes it none")?;
     check(trees.adopt(&"web".into(), leader), "it is taken over, as its record says")?;
-    check(trees.leftovers(&world.none).is_empty(), "and left over no more")?;
+    check(leftovers(&mut trees, &world.none).is_empty(), "and left over no more")?;
     check(trees.left("web", &world.none) == 3, "with its children")?;
     end(&mut trees, "web", &world.none)?;
     check(proc::alive(stranger), "a process without our directory in its environment is not ours")?;
@@ -354,7 +388,7 @@ fn usage_is_summed_over_the_tree(world: &World) -> Verdict {
     let (mut last, mut most) = (0, 0);
     let mut back = false;
     wait_until("50 ms of processor time", &mut trees, |trees| {
-        let usage = trees.usage("web", &world.none);
+        let (usage, _) = trees.usage("web", &world.none);
         let cpu = usage.cpu.unwrap_or(0);
         back |= cpu < last;
         last = cpu;
@@ -459,7 +493,7 @@ fn a_group_holds_what_hides(world: &World) -> Verdict {
     // The next daemon finds it there.
     let mut next = world.trees();
     let mut later = Limits::detect(&world.state_dir, None);
-    let hidden = next.leftovers(&later).remove("web").ok_or("nothing is left over")?.processes[0];
+    let hidden = leftovers(&mut next, &later).remove("web").ok_or("nothing is left over")?.processes[0];
     later.attach(&"web".into(), &spec::Limits::default(), &[hidden]);
     check(next.adopt(&"web".into(), hidden) && next.left("web", &later) == 1, "and takes it over")?;
     end(&mut trees, "web", &limits)?;
@@ -513,7 +547,7 @@ fn processor_time_is_limited(world: &World) -> Verdict {
     let mut trees = world.trees();
     begin_in(world, &mut trees, "while :; do :; done & while :; do :; done", prepared);
     wait_until("two loops", &mut trees, |trees| trees.left("web", &limits) == 2)?;
-    let used = |trees: &mut Trees| trees.usage("web", &limits).cpu.unwrap_or(0);
+    let used = |trees: &mut Trees| trees.usage("web", &limits).0.cpu.unwrap_or(0);
     let (began, before) = (Instant::now(), used(&mut trees));
     // Ten periods of the controller: less would measure where in one it began.
     wait_until("a second", &mut trees, |_| began.elapsed() >= Duration::from_secs(1))?;

@@ -9,7 +9,7 @@ use super::Daemon;
 use crate::host::store::os_release;
 use crate::kernel::{Level, Process, Sig};
 use crate::model::command::Answer;
-use crate::model::event::{Action, Client, Event, Fetched, Message, Reply, Usage, Verified};
+use crate::model::event::{Action, Client, Event, Fetched, Message, Reply, Verified};
 use crate::model::job::{JobAction as JobOrder, JobId};
 use crate::model::package::Digest;
 use crate::model::record::{JobRecord, Phase};
@@ -127,23 +127,14 @@ impl Daemon {
             self.limits.vacate(&name);
         }
         let count = self.trees.left(&name, &self.limits);
+        if count == 0 && self.trees.waits_for_answers(&name) {
+            // `ProcessesChanged` comes with the answers, and has the state count again.
+            return;
+        }
         if count == 0 {
             self.trees.kill_marked(&name, &self.limits);
         }
         self.queue.push_back(Event::ProcessCount(name, u32::try_from(count).unwrap_or(u32::MAX)));
-    }
-
-    /// Measures what each running agent uses.
-    fn measure(&mut self) {
-        let names: Vec<_> =
-            self.state.agents().filter(|agent| !agent.is_down()).map(|agent| agent.name().clone()).collect();
-        let mut usages = Vec::with_capacity(names.len());
-        for name in names {
-            let usage = self.trees.usage(&name, &self.limits);
-            let cpu = usage.cpu.map(std::time::Duration::from_micros);
-            usages.push(Usage { name, cpu, memory: usage.memory });
-        }
-        self.queue.push_back(Event::Measured(usages));
     }
 
     /// The open jobs, with the progress of their downloads, after those that are over, which only their records know.
@@ -234,8 +225,10 @@ impl Daemon {
 
     /// Turns the results of helpers that have ended into events.
     pub(super) fn finish_helpers(&mut self) {
-        while let Some((pid, finished)) = self.helpers.take_finished() {
-            self.trees.remove_ours(pid);
+        while let Some((reaped, finished)) = self.helpers.take_finished() {
+            if let Some(pid) = reaped {
+                self.trees.remove_ours(pid);
+            }
             let event = match finished {
                 Finished::Exchange { results, nonce, result } => {
                     Event::Replied(self.reply(result, results, nonce.as_deref()))
@@ -243,6 +236,10 @@ impl Daemon {
                 Finished::Fetch(job, result) => Event::Fetched(job, fetched(result)),
                 Finished::Verify(job, result) => Event::Verified(job, verified(result)),
                 Finished::Unpack(job, dir, result) => Event::Unpacked(job, self.strip_top(&dir, result)),
+                Finished::Inspect(inspection, answers) => {
+                    self.inspected(inspection, &answers, reaped.is_none());
+                    continue;
+                }
             };
             self.queue.push_back(event);
         }

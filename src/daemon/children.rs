@@ -213,6 +213,8 @@ impl Daemon {
                 let pid = read_pid(Path::new(&*pidfile));
                 members.iter().find(|stat| Some(stat.process.pid) == pid).map(|stat| stat.process)
             }
+            // Whose its orphans are may not be known yet.
+            None if self.trees.is_asking(&name) => None,
             None => only_root(&members),
         };
         if let Some(process) = found {
@@ -269,7 +271,9 @@ impl Daemon {
                 Ok(Some((pid, exit))) => match self.children.owners.remove(&pid) {
                     Some(Owner::Helper) => {
                         let failure = self.children.take_setup_error(pid);
-                        self.helpers.exited(pid, exit, failure);
+                        if self.helpers.exited(pid, exit, failure) {
+                            self.trees.remove_ours(pid);
+                        }
                     }
                     Some(owner) => {
                         let failure = self.children.take_setup_error(pid);
@@ -289,7 +293,7 @@ impl Daemon {
         }
         if orphans > 0 {
             self.log(Level::Debug, &format_args!("reaped {orphans} orphans"));
-            self.queue.push_back(Event::OrphanReaped);
+            self.queue.push_back(Event::ProcessesChanged);
         }
         self.trees.forget_snapshot();
     }

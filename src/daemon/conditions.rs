@@ -26,6 +26,8 @@ pub(super) enum Condition {
     Events,
     Signals,
     Children,
+    Inspections,
+    BlockedProcess,
 }
 
 impl Condition {
@@ -46,6 +48,8 @@ impl Condition {
             Condition::Events => "waiting for events",
             Condition::Signals => "reading signals",
             Condition::Children => "waiting for children",
+            Condition::Inspections => "inspecting processes",
+            Condition::BlockedProcess => "reading every process",
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{Daemon, Owner};
 use crate::error::Error;
 use crate::host::disk::reason;
 use crate::host::helper::{Binary, Helper};
-use crate::kernel::{Exit, Pid, Time, Uid};
+use crate::kernel::{Exit, Pid, Process, Time, Uid};
 use crate::model::job::JobId;
 use crate::sorted_map::SortedSet;
 use crate::sys::monotonic;
@@ -31,6 +31,17 @@ pub(super) enum HelperTask {
     Verify(JobId),
     /// A job's unpacking, into this directory.
     Unpack(JobId, PathBuf),
+    /// Reading what other processes can block.
+    Inspect(Inspection),
+}
+
+/// What an inspection is about.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Inspection {
+    /// The environments of these orphans.
+    Environments(Vec<Process>),
+    /// The memory of the trees of the measurement that is under way.
+    Memory(Vec<Process>),
 }
 
 /// Why a task was not done.
@@ -79,6 +90,8 @@ pub(super) enum Finished {
     Verify(JobId, Result<[u8; 32], Failure>),
     /// With the single top directory of the archive, empty when there is none.
     Unpack(JobId, PathBuf, Result<String, Failure>),
+    /// With the answers there are.
+    Inspect(Inspection, Vec<String>),
 }
 
 impl Finished {
@@ -97,6 +110,9 @@ impl Finished {
             }
             (HelperTask::Verify(job), HelperResponse::Verified { digest }) => Finished::Verify(job, Ok(digest)),
             (HelperTask::Unpack(job, dir), HelperResponse::Unpacked { top, .. }) => Finished::Unpack(job, dir, Ok(top)),
+            (HelperTask::Inspect(inspection), HelperResponse::Inspected(answers)) => {
+                Finished::Inspect(inspection, answers)
+            }
             (task, HelperResponse::Failed { kind, reason, progressed, retry_after }) => {
                 Finished::failed(task, Failure { kind, reason: reason.into(), progressed, retry_after })
             }
@@ -113,6 +129,7 @@ impl Finished {
             HelperTask::Fetch(job) => Finished::Fetch(job, Err(failure)),
             HelperTask::Verify(job) => Finished::Verify(job, Err(failure)),
             HelperTask::Unpack(job, dir) => Finished::Unpack(job, dir, Err(failure)),
+            HelperTask::Inspect(inspection) => Finished::Inspect(inspection, Vec::new()),
         }
     }
 }
@@ -124,12 +141,17 @@ pub(super) struct Helpers {
     users: HelperUsers,
     /// Downloads that began with bytes of an earlier attempt.
     resumed: SortedSet<JobId>,
+    /// Helpers that were killed, whose results are taken, and that have not ended: they may wait in the kernel for ever.
+    stuck: Vec<Pid>,
 }
+
+/// With so many of them, nothing more is inspected.
+const STUCK_MAX: usize = 4;
 
 impl Helpers {
     /// None yet; they will execute `binary` as one of `users`.
     pub fn new(binary: Binary, users: HelperUsers) -> Helpers {
-        Helpers { running: Vec::new(), binary, users, resumed: SortedSet::new() }
+        Helpers { running: Vec::new(), binary, users, resumed: SortedSet::new(), stuck: Vec::new() }
     }
 
     /// The binary of this process.
@@ -170,11 +192,14 @@ impl Helpers {
         }
     }
 
-    /// Notes that the process of a helper was reaped.
-    pub fn exited(&mut self, pid: Pid, exit: Exit, failure: Option<SetupError>) {
+    /// Notes that the process of a helper was reaped; true if nothing more is to come of it.
+    pub fn exited(&mut self, pid: Pid, exit: Exit, failure: Option<SetupError>) -> bool {
         if let Some((_, helper)) = self.running.iter_mut().find(|(_, helper)| helper.pid() == pid) {
             helper.exited(exit, failure);
         }
+        let stuck = self.stuck.len();
+        self.stuck.retain(|known| *known != pid);
+        self.stuck.len() < stuck
     }
 
     /// Bytes that a job's download has fetched, and how many there will be, where that is known.
@@ -207,12 +232,16 @@ impl Helpers {
         }
     }
 
-    /// Removes one helper that has ended: its process id and its task's result.
-    pub fn take_finished(&mut self) -> Option<(Pid, Finished)> {
+    /// Removes one helper that has finished: its process id, if it was reaped, and its task's result.
+    pub fn take_finished(&mut self) -> Option<(Option<Pid>, Finished)> {
         let index = self.running.iter().position(|(_, helper)| helper.finished())?;
         let (task, helper) = self.running.swap_remove(index);
         let resumed = matches!(&task, HelperTask::Fetch(job) if self.resumed.remove(job));
-        Some((helper.pid(), Finished::new(task, helper.outcome(), resumed)))
+        let reaped = helper.reaped().then_some(helper.pid());
+        if reaped.is_none() {
+            self.stuck.push(helper.pid());
+        }
+        Some((reaped, Finished::new(task, helper.outcome(), resumed)))
     }
 
     /// Starts a helper; returns its process id.
@@ -227,6 +256,11 @@ impl Helpers {
         runner: Runner,
         setup_errors: &SetupErrorPipe,
     ) -> Result<Pid, Error> {
+        if matches!(task, HelperTask::Inspect(_)) && self.stuck.len() >= STUCK_MAX {
+            return Err(
+                "no more processes are read, as helpers that read some wait for them and cannot be ended".into()
+            );
+        }
         let used: Vec<Uid> = self.running.iter().filter_map(|(_, helper)| helper.user()).collect();
         let user = self.users.choose(runner, &used)?;
         let helper = Helper::start(&self.binary, request, file, user, setup_errors, monotonic())

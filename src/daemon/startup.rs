@@ -16,6 +16,7 @@ use super::configuration::{configure, Reopening};
 use super::control::Control;
 use super::helpers::Helpers;
 use super::identity::HelperUsers;
+use super::inspections::{environments_at_start, Inspections};
 use super::packages::Trash;
 use super::records::{Backups, Records};
 use super::recovered::{is_unreaped, own_definitions, read_definitions, recover_state, set_users, undone};
@@ -31,8 +32,8 @@ use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
 use crate::host::proc;
 use crate::host::store::{boot_id, can_be_read, Store};
-use crate::host::tree::{Leftover, Trees};
-use crate::kernel::{Level, Process, Resource, Sig};
+use crate::host::tree::{Ask, Leftover, Trees};
+use crate::kernel::{Level, Pid, Process, Resource, Sig, Uid};
 use crate::model::event::{Action, Event};
 use crate::model::record::AgentRecord;
 use crate::model::restart::Policy;
@@ -105,7 +106,10 @@ impl Daemon {
         let signing = Signing::new(config.key_file.as_deref(), &store);
         let mut limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
         limits.leave_agents();
-        let survey = survey(&config, store, &limits, reexec_data.as_mut(), &mut log, actions);
+        let mut ask = |processes: &[(Pid, Uid)]| {
+            environments_at_start(helpers.binary(), &sources.setup_errors, &config.state_dir, processes)
+        };
+        let survey = survey(&config, store, &limits, reexec_data.as_mut(), &mut ask, &mut log, actions);
         let carried = survey.recovered.reexec.as_ref();
         let in_job = carried.is_some_and(|carried| carried.job.is_some());
         let closed = configured.closed;
@@ -127,6 +131,7 @@ impl Daemon {
             control: sources.control,
             children: Children::new(sources.setup_errors, nofile),
             helpers,
+            inspections: Inspections::default(),
             checks: Vec::new(),
             signing,
             reopening,
@@ -304,10 +309,11 @@ fn survey(
     store: Store,
     limits: &Limits,
     reexec_data: Option<&mut ReexecData>,
+    ask: Ask,
     log: &mut Log,
     actions: &mut Vec<Action>,
 ) -> Survey {
-    let mut trees = Trees::new(&config.state_dir);
+    let mut trees = Trees::new();
     trees.set_keeper(own_keeper(Path::new(&*config.run_dir)));
     let stored = store.read_all();
     let sound = stored.corrupt.iter().all(|corrupt| corrupt.job.is_some());
@@ -332,7 +338,7 @@ fn survey(
         log.write(Level::Warn, &format_args!("{why}: {lost}"));
     }
     set_users(&recovered.definitions, &mut trees);
-    let leftovers = claim_leftovers(&mut trees, limits, &mut recovered);
+    let leftovers = claim_leftovers(&mut trees, limits, ask, &mut recovered);
     recovered.reexec = reexec_data.map(|data| std::mem::take(&mut data.state));
     recovered.damage.extend(last_death().map(|text| ("bootagent".into(), text.into())));
     recovered.undone = undone(Path::new(&*config.run_dir));
@@ -340,8 +346,13 @@ fn survey(
 }
 
 /// Finds processes of agents of which there is no record: those that certainly are count as a run of that agent.
-fn claim_leftovers(trees: &mut Trees, limits: &Limits, recovered: &mut Recovered) -> SortedMap<Name, Leftover> {
-    let leftovers = trees.leftovers(limits);
+fn claim_leftovers(
+    trees: &mut Trees,
+    limits: &Limits,
+    ask: Ask,
+    recovered: &mut Recovered,
+) -> SortedMap<Name, Leftover> {
+    let leftovers = trees.leftovers(limits, ask);
     for (name, leftover) in &leftovers {
         trees.claim(name, leftover);
         if !leftover.strength.holds() {

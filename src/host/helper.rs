@@ -21,7 +21,7 @@ use crate::model::progress::{Progress, Sign};
 use crate::sys::child::{spawn_child, Program, Setup};
 use crate::sys::poll::PollFd;
 use crate::sys::setup_error::{SetupError, SetupErrorPipe};
-use crate::sys::{pipe, process, set_nonblocking};
+use crate::sys::{monotonic, pipe, process, set_nonblocking};
 use crate::work::{
     decode_response, encode_request, stall_secs, take_total, FailureKind, HelperRequest, HelperResponse, CONNECT_SECS,
     EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
@@ -37,6 +37,10 @@ const FILES_MAX: u64 = 64;
 const GRACE: Duration = Duration::from_secs(5);
 /// How long verifying or unpacking may take. Only a defective disk takes longer.
 const UNPACK_MAX: Duration = Duration::from_secs(1800);
+/// How long an `Inspect` may take for each process: reading one takes less than a millisecond, unless it is blocked.
+pub const INSPECT_MAX: Duration = Duration::from_secs(3);
+/// The longest answer about a process, bytes.
+const ANSWER_MAX: u64 = 64;
 
 /// The running binary, which helpers execute again.
 #[derive(Debug)]
@@ -98,7 +102,7 @@ pub struct Helper {
     who: Option<Identity>,
     /// When the daemon kills it, whatever it does.
     deadline: Option<Time>,
-    /// Whether it makes progress; `None` for an exchange, which has only its deadline.
+    /// Whether it makes progress; `None` for an exchange and an inspection, which have only their deadline.
     progress: Option<Progress>,
     /// Why the daemon killed it; `None` if it did not.
     stopped: Option<Stopped>,
@@ -126,6 +130,7 @@ enum Task {
     Fetch,
     Verify,
     Unpack,
+    Inspect,
 }
 
 /// Why the daemon killed a helper.
@@ -159,6 +164,9 @@ impl Helper {
             HelperRequest::Fetch { max_bytes, .. } => (Task::Fetch, *max_bytes, RESULT_MAX, None),
             HelperRequest::Verify { .. } => (Task::Verify, 0, RESULT_MAX, Some(now + UNPACK_MAX)),
             HelperRequest::Unpack { max_bytes, .. } => (Task::Unpack, *max_bytes, RESULT_MAX, Some(now + UNPACK_MAX)),
+            HelperRequest::Inspect { pids, .. } => {
+                (Task::Inspect, 0, pids.len() as u64 * ANSWER_MAX, Some(now + INSPECT_MAX))
+            }
         };
         let target = match &file {
             Some(file) if task == Task::Fetch => Some((watched(file)?, file.metadata()?.len())),
@@ -181,7 +189,7 @@ impl Helper {
             task,
             who,
             deadline,
-            progress: (task != Task::Exchange).then(|| Progress::new(stall_limit(), now)),
+            progress: (!matches!(task, Task::Exchange | Task::Inspect)).then(|| Progress::new(stall_limit(), now)),
             stopped: None,
             request: encode_request(request),
             sent: 0,
@@ -260,9 +268,20 @@ impl Helper {
         self.response_pipe = None;
     }
 
-    /// Whether it has been reaped, and its response is complete.
+    /// Whether there is nothing more to expect of it: it has been reaped, or it is an inspection that was killed. The latter
+    /// may wait for ever in the kernel, and its answers so far count.
     pub fn finished(&self) -> bool {
+        self.reaped() || self.task == Task::Inspect && self.stopped.is_some()
+    }
+
+    /// Whether it has been reaped.
+    pub fn reaped(&self) -> bool {
         self.exit.is_some()
+    }
+
+    /// Whether it has closed its end of the response pipe.
+    pub fn has_answered(&self) -> bool {
+        self.response_pipe.is_none()
     }
 
     /// Kills it, as its response is no longer needed.
@@ -291,6 +310,13 @@ impl Helper {
 
     /// Its response, once it has `finished`.
     pub fn outcome(mut self) -> HelperResponse {
+        if self.task == Task::Inspect {
+            self.receive();
+            let text = String::from_utf8_lossy(&self.response);
+            return HelperResponse::Inspected(
+                text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n').map(str::to_string)).collect(),
+            );
+        }
         let (exit, failure) = self.exit.unwrap_or((Exit::Unknown, None));
         // A response that is complete counts, even when the exit status is not known.
         if matches!(exit, Exit::Code(0) | Exit::Unknown) {
@@ -317,6 +343,7 @@ impl Helper {
                 Task::Fetch => "interrupted, as others wait".to_string(),
                 Task::Verify => "verifying the signature took too long".to_string(),
                 Task::Unpack => "unpacking was stopped".to_string(),
+                Task::Inspect => "a process cannot be read".to_string(),
             },
             Exit::Code(EXIT_NO_CONNECTION) => format!("no connection within {CONNECT_SECS} s"),
             Exit::Code(EXIT_NO_REPLY) => format!("no complete reply within {EXCHANGE_SECS} s"),
@@ -359,6 +386,9 @@ impl Helper {
             match pipe.read(&mut buffer) {
                 Ok(count @ 1..) if self.received <= self.response_max => {
                     self.received += count as u64;
+                    if self.task == Task::Inspect {
+                        self.deadline = Some(monotonic() + INSPECT_MAX);
+                    }
                     self.response.extend_from_slice(&buffer[..count]);
                     while let Some(total) = take_total(&mut self.response) {
                         self.total = Some(total);

@@ -1,6 +1,9 @@
 //! What the kernel says about processes, read from /proc: the `stat` line of each process in one pass (`Snapshot`), and
 //! the files that cost more to read, of single processes when they are asked for.
 //!
+//! None of these files needs a lock on the memory of a process, so that no process can delay the daemon. Those that do,
+//! such as its environment, are read by a helper (`work::inspect`).
+//!
 //! A process that ends during a pass, or whose `stat` line does not parse, is left out. Without /proc there are no
 //! processes, and `Snapshot::fault` says why. Nothing here decides which agent a process belongs to.
 
@@ -11,18 +14,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::kernel::{Errno, Pid, Process, Uid};
-use crate::model::spec::Name;
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::file::{read_text, read_up_to};
 use crate::sys::process::own_id;
+use crate::work::inspect::kilobytes;
 
 /// Clock ticks a second in /proc (USER_HZ): 100 on every target.
 pub const TICKS: u64 = 100;
-
-/// The most bytes of an environment that are read; a process that names no agent in them is a stranger. The daemon puts
-/// its two variables first. Version 1.0.0 put them last, behind the up to 128 KiB that a job can set, and a shell between
-/// the daemon and the process may have sorted them.
-pub const MAX_ENVIRON: usize = 256 << 10;
 
 /// PF_KTHREAD in the flags of `stat`, which marks a thread of the kernel.
 const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -322,140 +320,22 @@ fn parse_uptime(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds.parse().ok()?) + Duration::from_millis(hundredths * 10))
 }
 
-/// Which agent a process belongs to according to its environment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProcessTag {
-    /// The agent with this name, of the daemon with our state directory.
-    Agent(Name),
-    /// No agent of this daemon.
-    Stranger,
-    /// The process is in the middle of execve(2), and its environment does not exist yet.
-    Executing,
-    /// The environment cannot be read: the process belongs to another user, or is gone.
-    Unknown,
-}
-
-/// Reads from the environment of a process which agent it names, and returns that with the number of bytes read.
-pub fn process_tag(pid: Pid, state_dir: &str) -> (ProcessTag, usize) {
-    let Ok(mut file) = File::open(format!("/proc/{pid}/environ")) else { return (ProcessTag::Unknown, 0) };
-    let mut environ = Environ::new(state_dir);
-    let mut chunk = Vec::new();
-    let mut length = 0;
-    // One page at a time: in what the daemon starts the two variables are in the first page.
-    while environ.tag().is_none() && length < MAX_ENVIRON {
-        chunk.clear();
-        match read_up_to(4096, &mut chunk, &mut |to| file.read(to)) {
-            Ok(0) => break,
-            Ok(more) => length += more,
-            Err(_) => return (ProcessTag::Unknown, length),
-        }
-        environ.read(&chunk);
-    }
-    if length > 0 {
-        return (environ.end(), length);
-    }
-    // In the middle of execve(2) the arguments are missing too, or execve(2) has ended since the environment was read.
-    match read_some(&format!("/proc/{pid}/cmdline"), &mut [0]) {
-        Ok(0) => (ProcessTag::Executing, 0),
-        _ if file.read(&mut [0]).is_ok_and(|length| length > 0) => (ProcessTag::Executing, 0),
-        _ => (ProcessTag::Stranger, 0),
-    }
-}
-
-/// Which agent an environment names. `environ` is a sequence of NUL-terminated `NAME=value`; of two variables with the same
-/// name the first one counts, as with getenv(3).
-pub fn parse_environ(environ: &[u8], state_dir: &str) -> ProcessTag {
-    let mut reader = Environ::new(state_dir);
-    reader.read(environ);
-    reader.end()
-}
-
-/// An environment that is read in pieces.
-struct Environ<'a> {
-    state_dir: &'a str,
-    /// The beginning of a variable that continues in the next piece.
-    open: Vec<u8>,
-    name: Option<Box<[u8]>>,
-    directory: Option<Box<[u8]>>,
-}
-
-impl Environ<'_> {
-    fn new(state_dir: &str) -> Environ<'_> {
-        Environ { state_dir, open: Vec::new(), name: None, directory: None }
-    }
-
-    fn read(&mut self, mut piece: &[u8]) {
-        while let Some(end) = piece.iter().position(|&b| b == 0) {
-            self.open.extend_from_slice(&piece[..end]);
-            self.close();
-            piece = &piece[end + 1..];
-        }
-        self.open.extend_from_slice(piece);
-    }
-
-    fn close(&mut self) {
-        for (variable, value) in
-            [(&b"BOOTAGENT_NAME="[..], &mut self.name), (b"BOOTAGENT_STATE_DIR=", &mut self.directory)]
-        {
-            if let (None, Some(text)) = (&value, self.open.strip_prefix(variable)) {
-                *value = Some(text.into());
-            }
-        }
-        self.open.clear();
-    }
-
-    /// What the environment says, once the rest of it cannot change that.
-    fn tag(&self) -> Option<ProcessTag> {
-        let (name, directory) = (self.name.as_ref()?, self.directory.as_ref()?);
-        let name = std::str::from_utf8(name).ok().filter(|name| crate::model::spec::is_name(name));
-        Some(match name {
-            Some(name) if **directory == *self.state_dir.as_bytes() => ProcessTag::Agent(name.into()),
-            _ => ProcessTag::Stranger,
-        })
-    }
-
-    fn end(mut self) -> ProcessTag {
-        self.close();
-        self.tag().unwrap_or(ProcessTag::Stranger)
-    }
-}
-
-/// The memory of one process in bytes; `None` where it cannot be read.
-///
-/// It is the proportional share (`Pss` of smaps_rollup) together with what is swapped out. The sum over a tree then counts
-/// a page that forked processes share once, as a cgroup does; a sum of resident sizes would count it for each of them.
-/// Where that file is missing (before Linux 4.14) or not readable, it is RssAnon and RssShmem, which leave out the
-/// program's own pages but count copy-on-write pages twice. Before Linux 4.5 there is only VmRSS.
+/// The anonymous and shared memory of one process in bytes, as the kernel counts it without a lock; `None` where it cannot
+/// be read. A page that several processes share counts for each of them.
 pub fn memory(pid: Pid) -> Option<u64> {
     let mut buffer = [0; 4096];
-    if let Ok(length) = read_some(&format!("/proc/{pid}/smaps_rollup"), &mut buffer) {
-        if let Some(bytes) = parse_rollup(&buffer[..length]) {
-            return Some(bytes);
-        }
-    }
     let length = read_some(&format!("/proc/{pid}/status"), &mut buffer).ok()?;
     parse_status(&buffer[..length])
 }
 
-/// The sum of Pss and SwapPss in a `smaps_rollup` file, in bytes.
-pub fn parse_rollup(text: &[u8]) -> Option<u64> {
-    Some(kilobytes(text, b"Pss:")?.saturating_add(kilobytes(text, b"SwapPss:").unwrap_or(0)) << 10)
-}
-
-/// The sum of RssAnon, RssShmem and VmSwap in a `status` file, or else of VmRSS and VmSwap, in bytes.
+/// The sum of RssAnon, RssShmem and VmSwap in a `status` file, or else (before Linux 4.5) of VmRSS and VmSwap, in bytes.
 pub fn parse_status(text: &[u8]) -> Option<u64> {
+    let size = |key| kilobytes(text, key).unwrap_or(0);
     let resident = match kilobytes(text, b"RssAnon:") {
-        Some(anonymous) => anonymous.saturating_add(kilobytes(text, b"RssShmem:").unwrap_or(0)),
+        Some(anonymous) => anonymous + size(b"RssShmem:"),
         None => kilobytes(text, b"VmRSS:")?,
     };
-    Some(resident.saturating_add(kilobytes(text, b"VmSwap:").unwrap_or(0)) << 10)
-}
-
-/// The number in a line `Key:   123 kB`; `None` also where it is too large to be counted in bytes.
-fn kilobytes(text: &[u8], key: &[u8]) -> Option<u64> {
-    let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(key))?;
-    let number: u64 = std::str::from_utf8(line).ok()?.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
-    (number < 1 << 50).then_some(number)
+    Some((resident + size(b"VmSwap:")) << 10)
 }
 
 /// The children of a process with a single thread; `None` where the kernel keeps no such lists.

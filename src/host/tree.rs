@@ -18,17 +18,24 @@ use std::time::Duration;
 
 use crate::host::limits::{Limits, Usage};
 use crate::host::proc::{self, Snapshot, Stat};
-use crate::kernel::{Pid, Process, Sig, Uid};
+use crate::kernel::{Pid, Process, Sig, Time, Uid};
 use crate::model::membership::{AgentId, Strength};
 use crate::model::spec::Name;
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys;
 use crate::sys::process as calls;
+pub use leftover::Ask;
 use meter::{Meter, Reading};
 use view::{Depth, View};
 
 /// A tree with more processes than this is treated as one that creates them faster than they can be killed.
 const BOMB: usize = 16;
+
+/// What the processes of a tree may share before somebody finds out how much it is, bytes.
+const SHARED_MIN: u64 = 1 << 20;
+
+/// How long nobody tries to read the processes of a tree after one could not be read.
+const UNREADABLE_TIME: Duration = Duration::from_secs(600);
 
 /// How often one call of `kill` looks at such a tree again; the rest is left for the next call.
 const ROUNDS: usize = 8;
@@ -41,12 +48,17 @@ pub struct Trees {
     own: i32,
     /// The keeper that started the daemon, where one did.
     keeper: Option<Pid>,
-    state_dir: Box<str>,
     trees: SortedMap<Name, Box<Tree>>,
     /// Our helpers and installers; their descendants are in no tree either.
     ours: SortedSet<Pid>,
     /// Orphans that belong to no agent, by id, with the start time. Their environments are not read again.
     strangers: SortedMap<Pid, u64>,
+    /// Orphans whose environments name an agent.
+    named: SortedMap<Process, Name>,
+    /// Orphans whose environments are still to be read, with their users.
+    questions: SortedMap<Process, Uid>,
+    /// Users with a process that could not be read, and until when nothing of theirs is asked about.
+    blocked: Vec<(Uid, Time)>,
     /// The first orphan that the budget of the last look did not reach.
     ask_next: Option<Pid>,
     /// The user each agent runs as; `None` where it is not known. An agent without an entry runs as the daemon does.
@@ -78,6 +90,12 @@ struct Tree {
     kills: u32,
     /// Processes that are only marked were counted once, so that they get the polite signal before SIGKILL.
     warned: bool,
+    /// The last signal but SIGKILL that was sent to the tree, and the processes that are only marked and got it.
+    signalled: Option<(Sig, Vec<Process>)>,
+    /// Until when a stop waits for what the environments of orphans say.
+    answers_by: Option<Time>,
+    /// Until when nobody tries to find out how its processes share their memory, as one of them cannot be read.
+    unreadable_until: Time,
 }
 
 /// The processes of an agent that is not taken over.
@@ -92,15 +110,18 @@ pub struct Leftover {
 }
 
 impl Trees {
-    /// No agents yet. `state_dir` is the value of `BOOTAGENT_STATE_DIR` in the agents' environments.
-    pub fn new(state_dir: &str) -> Trees {
+    /// No agents yet.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Trees {
         Trees {
             own: calls::own_id(),
             keeper: None,
-            state_dir: state_dir.into(),
             trees: SortedMap::new(),
             ours: SortedSet::new(),
             strangers: SortedMap::new(),
+            named: SortedMap::new(),
+            questions: SortedMap::new(),
+            blocked: Vec::new(),
             ask_next: None,
             users: SortedMap::new(),
             last_id: 0,
@@ -231,9 +252,21 @@ impl Trees {
         match self.trees.get_mut(name) {
             Some(tree) if held == 0 && marked > 0 && !tree.warned => {
                 tree.warned = true;
+                self.signal_late(name, limits);
                 marked
             }
             _ => held,
+        }
+    }
+
+    /// Sends the last signal to the processes that were only found to be marked after it was sent.
+    fn signal_late(&mut self, name: &str, limits: &Limits) {
+        let signalled = self.trees.get_mut(name).and_then(|tree| tree.signalled.take());
+        let Some((sig, told)) = signalled else { return };
+        for process in self.alive(name, limits).1 {
+            if !told.contains(&process) && self.send(name, process, sig, limits) {
+                self.send(name, process, Sig::CONT, limits);
+            }
         }
     }
 
@@ -245,14 +278,21 @@ impl Trees {
         let all_ours = !self.trees.values().any(|tree| tree.adopted);
         let depth = if sig != Sig::KILL && all_ours { Depth::Present } else { Depth::Whole };
         let leader = self.main_process(name);
-        for (stat, _) in self.collect(name, limits, depth) {
+        let mut told = Vec::new();
+        for (stat, strength) in self.collect(name, limits, depth) {
             if stat.alive() && self.send(name, stat.process, sig, limits) {
                 sent += 1;
+                if !strength.holds() {
+                    told.push(stat.process);
+                }
                 // The main process may have been stopped since its state was read.
                 if sig != Sig::STOP && (stat.stopped() || leader == Some(stat.process)) {
                     self.send(name, stat.process, Sig::CONT, limits);
                 }
             }
+        }
+        if let Some(tree) = self.trees.get_mut(name).filter(|_| sig != Sig::KILL) {
+            tree.signalled = Some((sig, told));
         }
         sent
     }
@@ -320,18 +360,23 @@ impl Trees {
     /// What an agent's tree uses, as its control groups count it; what they do not count is the sum over its processes.
     /// `cpu` never decreases between two starts. Of a process that no process of the tree waited for, the time up to the
     /// last look before its end is counted.
-    pub fn usage(&mut self, name: &str, limits: &Limits) -> Usage {
+    ///
+    /// Where the memory is a sum, a page that several processes share counts for each of them. The second value then has
+    /// these processes, each with its part of the sum, so that what they share can be found out; it is empty where that
+    /// would make no difference, or a process of the tree cannot be read.
+    pub fn usage(&mut self, name: &str, limits: &Limits) -> (Usage, Vec<(Process, u64)>) {
         let mut usage = limits.usage(name);
+        let mut parts = Vec::new();
         if usage.cpu.is_some() && usage.memory.is_some() {
-            return usage;
+            return (usage, parts);
         }
         let mut members = self.collect(name, limits, Depth::Usage);
         members.retain(|(stat, strength)| strength.holds() && stat.alive());
         if self.view.as_ref().is_none_or(|view| view.snapshot.fault().is_some()) {
-            return usage;
+            return (usage, parts);
         }
         let own = self.own;
-        let Some(tree) = self.trees.get_mut(name) else { return usage };
+        let Some(tree) = self.trees.get_mut(name) else { return (usage, parts) };
         if usage.cpu.is_none() {
             let readings = members.iter().map(|(stat, _)| {
                 let orphan = stat.parent == own || stat.parent <= 1;
@@ -340,9 +385,22 @@ impl Trees {
             usage.cpu = Some(tree.meter.read(readings.collect()) * (1_000_000 / proc::TICKS));
         }
         if usage.memory.is_none() {
-            usage.memory = Some(members.iter().filter_map(|(stat, _)| proc::memory(stat.process.pid)).sum());
+            parts.extend(members.iter().filter_map(|(stat, _)| Some((stat.process, proc::memory(stat.process.pid)?))));
+            let sum: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+            let largest = parts.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
+            if sum - largest < SHARED_MIN || tree.unreadable_until > sys::monotonic() {
+                parts = Vec::new();
+            }
+            usage.memory = Some(sum);
         }
-        usage
+        (usage, parts)
+    }
+
+    /// Notes that a process of an agent cannot be read, and that nobody is to try it again for a while.
+    pub fn note_unreadable(&mut self, name: &str) {
+        if let Some(tree) = self.trees.get_mut(name) {
+            tree.unreadable_until = sys::monotonic() + UNREADABLE_TIME;
+        }
     }
 
     /// Takes over the processes that are left of an agent whose main process is not known. None of them is our child.
@@ -439,6 +497,9 @@ impl Tree {
             meter: Meter::default(),
             kills: 0,
             warned: false,
+            signalled: None,
+            answers_by: None,
+            unreadable_until: Time::default(),
         }
     }
 
@@ -449,6 +510,9 @@ impl Tree {
         self.meter = Meter::default();
         self.kills = 0;
         self.warned = false;
+        self.signalled = None;
+        self.answers_by = None;
+        self.unreadable_until = Time::default();
     }
 
     /// All processes of the tree at the last look.

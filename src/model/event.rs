@@ -231,8 +231,9 @@ pub enum Event {
     },
     /// The answer to `Action::CountProcesses`: how many processes of an agent are left.
     ProcessCount(Name, u32),
-    /// A process that is no agent's main process was reaped: it may have been the last one of an agent.
-    OrphanReaped,
+    /// A process that is no agent's main process was reaped, or it became known which agent a process belongs to. An agent may
+    /// have more processes now, or none.
+    ProcessesChanged,
     /// The answer to `Action::Measure`.
     Measured(Vec<Usage>),
     /// An agent's health check ended: how, and the last lines of its output.

@@ -171,7 +171,9 @@ impl State {
             Event::ProcessCount(name, count) => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.process_count(count, context))
             }
-            Event::OrphanReaped => self.step_agents(None, now, out, &mut |agent, context| agent.orphan_reaped(context)),
+            Event::ProcessesChanged => {
+                self.step_agents(None, now, out, &mut |agent, context| agent.processes_changed(context))
+            }
             Event::Measured(usages) => self.measured(usages, now, out),
             Event::Checked(name, exit, tail) => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.checked(exit, &tail, context));

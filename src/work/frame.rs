@@ -5,6 +5,7 @@
 //! one. Decoding is total: whatever the bytes are, the result is a value or `None`. The daemon has one side of the pipes
 //! and a helper of the same binary the other, so there are no versions.
 
+use crate::kernel::Pid;
 use crate::model::package::Format;
 use crate::work::{FailureKind, HelperRequest, HelperResponse};
 
@@ -50,6 +51,16 @@ pub fn encode_request(request: &HelperRequest) -> Vec<u8> {
             out.number(*max_entries);
             out.end()
         }
+        HelperRequest::Inspect { pids, state_dir } => {
+            let mut out = Writer::new(4);
+            out.number(pids.len() as u64);
+            for pid in pids {
+                out.number(pid.raw() as u64);
+            }
+            // No directory has an empty path.
+            out.bytes(state_dir.as_deref().unwrap_or_default().as_bytes());
+            out.end()
+        }
     }
 }
 
@@ -78,6 +89,14 @@ pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
                 keys.push(frame.text()?);
             }
             HelperRequest::Verify { keys, signature: frame.text()?, name: frame.text()?, version: frame.text()? }
+        }
+        4 => {
+            let mut pids = Vec::new();
+            for _ in 0..frame.number()? {
+                pids.push(Pid::new(i32::try_from(frame.number()?).ok()?)?);
+            }
+            let state_dir = Some(frame.text()?).filter(|dir| !dir.is_empty());
+            HelperRequest::Inspect { pids, state_dir }
         }
         _ => return None,
     };
@@ -116,6 +135,8 @@ pub fn encode_response(response: &HelperResponse) -> Vec<u8> {
             out.bytes(top.as_bytes());
             out.end()
         }
+        // Its answers are lines and no frame, as each of them counts.
+        HelperResponse::Inspected(_) => Vec::new(),
         HelperResponse::Failed { kind, reason, progressed, retry_after } => {
             let mut out = Writer::new(3);
             out.number(*kind as u64);
@@ -283,6 +304,8 @@ mod tests {
                 version: "1".into(),
             },
             HelperRequest::Unpack { format: Format::TarXz, dir: "/x".into(), max_bytes: 1, max_entries: 2 },
+            HelperRequest::Inspect { pids: vec![], state_dir: None },
+            HelperRequest::Inspect { pids: vec![Pid::new(7).unwrap()], state_dir: Some("/s".into()) },
         ]
     }
 

@@ -254,7 +254,7 @@ impl Host<'_> {
         if self.daemon.is_none() {
             return;
         }
-        let Some(followed) = self.followed.remove(&pid) else { return self.queue.push_back(Event::OrphanReaped) };
+        let Some(followed) = self.followed.remove(&pid) else { return self.queue.push_back(Event::ProcessesChanged) };
         if live.role == Role::Main {
             self.hogs.remove(&live.name);
         }

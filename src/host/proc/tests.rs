@@ -78,66 +78,6 @@ fn a_mangled_stat_line_is_no_process() {
 }
 
 #[test]
-fn environments() {
-    let agent = |name: &str| ProcessTag::Agent(name.into());
-    for (text, want) in [
-        ("BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s\0", agent("web")),
-        ("A=b\0BOOTAGENT_STATE_DIR=/s\0=\0BOOTAGENT_NAME=web", agent("web")),
-        ("BOOTAGENT_NAME=a\0BOOTAGENT_NAME=b\0BOOTAGENT_STATE_DIR=/s\0", agent("a")),
-        ("BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s/t\0", ProcessTag::Stranger),
-        ("BOOTAGENT_NAME=web\0", ProcessTag::Stranger),
-        ("BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
-        ("XBOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
-        ("BOOTAGENT_NAME=../x\0BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
-        ("BOOTAGENT_NAME=\0BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
-        ("\0\0\0", ProcessTag::Stranger),
-    ] {
-        assert_eq!(parse_environ(text.as_bytes(), "/s"), want, "{text:?}");
-    }
-    assert_eq!(parse_environ(b"BOOTAGENT_NAME=\xff\0BOOTAGENT_STATE_DIR=/s\0", "/s"), ProcessTag::Stranger);
-}
-
-#[test]
-fn an_environment_says_the_same_however_it_is_cut() {
-    let text = b"PATH=/bin\0BOOTAGENT_NAME=web\0LONG=xxxxxxxxxxxxxxxx\0BOOTAGENT_STATE_DIR=/s\0HOME=/\0";
-    for size in 1..=text.len() {
-        let mut environ = Environ::new("/s");
-        let mut known = None;
-        for piece in text.chunks(size) {
-            environ.read(piece);
-            known = known.or(environ.tag());
-        }
-        assert_eq!(known, Some(ProcessTag::Agent("web".into())), "in pieces of {size}: before its end");
-        assert_eq!(environ.end(), ProcessTag::Agent("web".into()), "in pieces of {size}");
-    }
-}
-
-#[test]
-fn a_large_environment_is_read_only_as_far_as_needed() {
-    let long = "x".repeat(100_000);
-    let mut command = std::process::Command::new("sleep");
-    command.arg("60").env_clear();
-    for (first, want) in [(true, ProcessTag::Agent("web".into())), (false, ProcessTag::Stranger)] {
-        command.env_clear();
-        // `Command` sorts the variables by name.
-        let name = |index: usize| if first { format!("X{index}") } else { format!("A{index}") };
-        for index in 0..5 {
-            command.env(name(index), &long);
-        }
-        let mut child = command.env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_DIR", "/s").spawn().unwrap();
-        let pid = Pid::new(child.id() as i32).unwrap();
-        let (mut tag, mut length) = process_tag(pid, "/s");
-        while tag == ProcessTag::Executing {
-            std::thread::yield_now();
-            (tag, length) = process_tag(pid, "/s");
-        }
-        let _ = (child.kill(), child.wait());
-        assert_eq!(tag, want);
-        assert_eq!(length, if first { 4096 } else { MAX_ENVIRON });
-    }
-}
-
-#[test]
 fn users_of_a_process() {
     let ids = |ids: [u32; 3]| Some(ids.map(Uid));
     assert_eq!(parse_users(b"Name:\tUid: 5\nUid:\t1\t0\t2\t3\nGid:\t7\t7\t7\t7\n"), ids([1, 0, 2]));
@@ -151,26 +91,11 @@ fn users_of_a_process() {
 
 #[test]
 fn memory_files() {
-    let rollup =
-        b"55-7f ---p 0 00:00 0 [rollup]\nRss:  900 kB\nPss:                 100 kB\nPss_Anon:  50 kB\nSwapPss:  4 kB\n";
-    assert_eq!(parse_rollup(rollup), Some(104 << 10));
-    assert_eq!(parse_rollup(b"Pss: 100 kB"), Some(100 << 10));
     assert_eq!(
         parse_status(b"VmRSS:\t 90 kB\nRssAnon:\t 30 kB\nRssFile:\t 50 kB\nRssShmem:\t 10 kB\nVmSwap:\t 2 kB\n"),
         Some(42 << 10)
     );
     assert_eq!(parse_status(b"Name:\tx\nVmRSS:\t 90 kB\nVmSwap:\t 1 kB\n"), Some(91 << 10));
-    for text in [
-        "",
-        "Pss:",
-        "Pss: kB",
-        "Pss: -1 kB",
-        "Pss: 1 MB",
-        "Pss: 99999999999999999999 kB",
-        "Pss: 18446744073709551615 kB",
-    ] {
-        assert_eq!(parse_rollup(text.as_bytes()), None, "{text:?}");
-    }
     assert_eq!(parse_status(b"Name:\tkthreadd\nState:\tS\n"), None);
 }
 

@@ -5,20 +5,22 @@
 use super::view::Depth;
 use super::{Leftover, Trees};
 use crate::host::limits::Limits;
-use crate::host::proc::{self, ProcessTag, Stat};
+use crate::host::proc::{self, Stat};
 use crate::kernel::{Pid, Process, Uid};
 use crate::model::membership::{self, judge, Facts, Strength};
 use crate::model::spec::Name;
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::account::own_uid;
+use crate::work::inspect::ProcessTag;
 
-/// The most bytes that are read of the environments of all processes together, once when the daemon starts.
-const ENVIRONMENT_BYTES: usize = 32 << 20;
+/// Says which agent the environment of each of these processes names, `Unknown` where it cannot be read. Each is given with
+/// its user.
+pub type Ask<'a> = &'a mut dyn FnMut(&[(Pid, Uid)]) -> Vec<ProcessTag>;
 
 impl Trees {
     /// Agents of an earlier daemon that are not taken over, with the processes of each: first those with processes in their
     /// control groups, among which the main process may be, then those that are known by environments only.
-    pub fn leftovers(&mut self, limits: &Limits) -> SortedMap<Name, Leftover> {
+    pub fn leftovers(&mut self, limits: &Limits, ask: Ask) -> SortedMap<Name, Leftover> {
         self.snapshot_view(Depth::Whole);
         let mut leftovers = SortedMap::new();
         let Some(view) = self.view.as_ref() else { return leftovers };
@@ -32,7 +34,7 @@ impl Trees {
                 leftovers.insert(name, leftover(stats, Strength::Grouped));
             }
         }
-        for (name, stats) in self.marked(&leftovers) {
+        for (name, stats) in self.marked(&leftovers, ask) {
             leftovers.insert(name, leftover(stats, Strength::Marked));
         }
         leftovers
@@ -40,23 +42,25 @@ impl Trees {
 
     /// The processes whose environments name an agent that is not taken over and has no control group left, and whose
     /// environments can be believed as far as an environment can.
-    fn marked(&self, grouped: &SortedMap<Name, Leftover>) -> SortedMap<Name, Vec<Stat>> {
+    fn marked(&self, grouped: &SortedMap<Name, Leftover>, ask: Ask) -> SortedMap<Name, Vec<Stat>> {
         let mut marked: SortedMap<Name, Vec<Stat>> = SortedMap::new();
         let Some(view) = self.view.as_ref() else { return marked };
         let mut taken: SortedSet<Process> = grouped.values().flat_map(|left| left.processes.iter().copied()).collect();
-        let mut bytes = 0;
+        let mut asked = Vec::new();
         for (index, stat) in view.snapshot.stats().iter().enumerate() {
             let known = view.facts.is_excluded(index) || view.facts.judge(index).is_some();
             if known || !self.may_be_agent(stat) || !taken.insert(stat.process) {
                 continue;
             }
             let Process { pid, .. } = stat.process;
-            let Some(users) = proc::users(pid).filter(|users| self.is_agents(*users)) else { continue };
-            if bytes > ENVIRONMENT_BYTES {
-                break;
+            if let Some(users) = proc::users(pid).filter(|users| self.is_agents(*users)) {
+                asked.push((stat, users));
             }
-            let (tag, length) = proc::process_tag(pid, &self.state_dir);
-            bytes += length;
+        }
+        let processes: Vec<(Pid, Uid)> = asked.iter().map(|(stat, users)| (stat.process.pid, users[0])).collect();
+        let tags = if processes.is_empty() { Vec::new() } else { ask(&processes) };
+        for ((stat, users), tag) in asked.into_iter().zip(tags) {
+            let pid = stat.process.pid;
             let ProcessTag::Agent(name) = tag else { continue };
             if self.trees.contains_key(&name) || grouped.contains_key(&name) {
                 continue;

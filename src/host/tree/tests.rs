@@ -28,7 +28,7 @@ fn none() -> Limits {
 }
 
 fn trees(agents: &[(&str, i32)]) -> Trees {
-    let mut trees = Trees::new("/s");
+    let mut trees = Trees::new();
     for (name, leader) in agents {
         trees.started(&(*name).into(), process(*leader));
     }

@@ -2,23 +2,28 @@
 //! `model::membership` judges them.
 //!
 //! The stronger evidence comes first: main processes and the processes known from the last look, then their descendants
-//! and those that share their sessions. Only the environments of the remaining orphans are read, within a budget for each
-//! look. Nothing here sends a signal.
+//! and those that share their sessions. Only the environments of the remaining orphans matter, and reading one can block: they
+//! become questions, which the daemon has a helper answer, and the next look uses the answers. Nothing here sends a signal.
+
+use std::time::Duration;
 
 use super::{Tree, Trees};
 use crate::host::limits::Limits;
-use crate::host::proc::{self, ProcessTag, Snapshot, Stat};
+use crate::host::proc::{self, Snapshot, Stat};
 use crate::kernel::{Pid, Process, Uid};
 use crate::model::membership::{judge, AgentId, Facts, Mark, Member, Strength};
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::account::own_uid;
+use crate::sys::monotonic;
+use crate::work::inspect::ProcessTag;
 
-/// How many environments of orphans are read in one look; the rest waits for the next look.
-const ENVIRONMENTS: usize = 256;
-/// How many bytes of them are read in one look.
-const ENVIRONMENT_BYTES: usize = 1 << 20;
-/// How often in one look the daemon yields the processor to an orphan that is in the middle of execve(2).
-const YIELDS: usize = 50;
+/// How many orphans one look asks about; the rest waits for the next look.
+const ORPHANS: usize = 256;
+/// How long a stop waits for the environments of orphans, from its first count on. Reading them takes a few milliseconds,
+/// unless a process blocks that.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// How long no environment of a user's processes is read after one could not be read.
+const BLOCKED_TIME: Duration = Duration::from_secs(60);
 
 /// One pass over /proc, and which agent each process belongs to.
 #[derive(Debug)]
@@ -80,19 +85,12 @@ impl FactTable {
     }
 }
 
-/// What one look may still spend on reading the environments of orphans.
-struct Budget {
-    environments: usize,
-    bytes: usize,
-    yields: usize,
-}
-
 /// What the environment of an orphan says.
 enum Answer {
     Marked(Mark),
     /// It belongs to no agent, and never will.
     Stranger,
-    /// It could not be read.
+    /// It is not known yet.
     Unknown,
 }
 
@@ -176,6 +174,8 @@ impl Trees {
         if depth == Depth::Whole {
             self.host_size = snapshot.stats().len();
             self.strangers.retain(|pid, ticks| snapshot.get(Process { pid: *pid, ticks: *ticks }).is_some());
+            self.named.retain(|process, _| snapshot.get(*process).is_some());
+            self.questions.retain(|process, _| snapshot.get(*process).is_some());
         }
         let view = View { facts: self.resolve(&snapshot), snapshot, depth };
         let mut members: SortedMap<AgentId, Vec<(Stat, Strength)>> = SortedMap::new();
@@ -246,11 +246,11 @@ impl Trees {
         }
     }
 
-    /// Reads the environments of the orphans that belong to no agent so far, within the budget; the next look continues
-    /// where it ended. Adds those that name an agent to `marked`.
+    /// Asks about the environments of the orphans that belong to no agent so far, of some in one look; the next look continues
+    /// where it ended. Adds those that are known to name an agent to `marked`.
     fn ask_orphans(&mut self, snapshot: &Snapshot, facts: &mut FactTable, marked: &mut Vec<usize>) {
         let stats = snapshot.stats();
-        let mut budget = Budget { environments: ENVIRONMENTS, bytes: ENVIRONMENT_BYTES, yields: YIELDS };
+        let mut budget = ORPHANS;
         let (of_ours, of_init) = self.relevant_orphans();
         if !of_ours && !of_init {
             return;
@@ -269,12 +269,13 @@ impl Trees {
             if !relevant || self.strangers.get(&pid) == Some(&ticks) {
                 continue;
             }
-            if budget.environments == 0 || budget.bytes == 0 {
+            if budget == 0 {
                 self.ask_next = Some(pid);
                 break;
             }
-            budget.environments -= 1;
-            match self.ask(stat, agents_users.get_or_insert_with(|| self.agents_users()), &mut budget) {
+            budget -= 1;
+            let agents_users = agents_users.get_or_insert_with(|| self.agents_users());
+            match self.ask(stat, agents_users) {
                 Answer::Marked(mark) => {
                     facts.edit(index).mark = Some(mark);
                     match facts.judge(index) {
@@ -301,30 +302,66 @@ impl Trees {
         open.filter_map(|(name, _)| self.user(name)).map(|user| user.0).collect()
     }
 
-    /// What the environment of an orphan says. It is read only where the real, effective and saved user of the process are
-    /// the same and one of `agents_users`.
-    fn ask(&self, stat: &Stat, agents_users: &SortedSet<u32>, budget: &mut Budget) -> Answer {
-        let pid = stat.process.pid;
-        let Some(users) = proc::users(pid) else { return Answer::Unknown };
-        if users != [users[0]; 3] || !agents_users.contains(&users[0].0) {
+    /// What the environment of an orphan says, as far as that is known. It is asked for only where the real, effective and
+    /// saved user of the process are the same and one of `agents_users`.
+    fn ask(&mut self, stat: &Stat, agents_users: &SortedSet<u32>) -> Answer {
+        let Some(users) = proc::users(stat.process.pid) else { return Answer::Unknown };
+        let user = users[0];
+        if users != [user; 3] || !agents_users.contains(&user.0) {
             return Answer::Stranger;
         }
-        loop {
-            let (tag, length) = proc::process_tag(pid, &self.state_dir);
-            budget.bytes = budget.bytes.saturating_sub(length);
-            match tag {
-                ProcessTag::Agent(name) => {
-                    let Some(tree) = self.trees.get(&name) else { return Answer::Stranger };
-                    return Answer::Marked(self.mark(&name, tree, stat, users));
-                }
-                ProcessTag::Stranger => return Answer::Stranger,
-                ProcessTag::Executing if budget.yields > 0 => {
-                    budget.yields -= 1;
-                    std::thread::yield_now();
-                }
-                ProcessTag::Executing | ProcessTag::Unknown => return Answer::Unknown,
-            }
+        if let Some(name) = self.named.get(&stat.process) {
+            let Some(tree) = self.trees.get(name) else { return Answer::Stranger };
+            return Answer::Marked(self.mark(name, tree, stat, users));
         }
+        if !self.blocked.iter().any(|(other, until)| *other == user && *until > monotonic()) {
+            self.questions.insert(stat.process, user);
+        }
+        Answer::Unknown
+    }
+
+    /// The processes whose environments are to be read, `most` at most. Each is to be answered by `answer` or `block`.
+    pub fn questions(&self, most: usize) -> Vec<Process> {
+        self.questions.keys().copied().take(most).collect()
+    }
+
+    /// Takes what the environment of a process says.
+    pub fn answer(&mut self, process: Process, tag: ProcessTag) {
+        if self.questions.remove(&process).is_none() {
+            return;
+        }
+        match tag {
+            ProcessTag::Agent(name) => self.named.insert(process, name),
+            ProcessTag::Stranger => self.strangers.insert(process.pid, process.ticks),
+            ProcessTag::Executing | ProcessTag::Unknown => {}
+        }
+        self.forget_snapshot();
+    }
+
+    /// Notes that the environment of a process cannot be read: it belongs to no agent, and nothing of its user is asked about
+    /// for a while.
+    pub fn block(&mut self, process: Process) {
+        let Some(user) = self.questions.remove(&process) else { return };
+        self.strangers.insert(process.pid, process.ticks);
+        self.questions.retain(|_, other| *other != user);
+        self.blocked.retain(|(other, _)| *other != user);
+        self.blocked.push((user, monotonic() + BLOCKED_TIME));
+        self.forget_snapshot();
+    }
+
+    /// Whether answers are due about orphans that may be this agent's.
+    pub fn is_asking(&self, name: &str) -> bool {
+        let user = self.user(name);
+        let open = self.questions.values().any(|asked| Some(*asked) == user);
+        open && self.trees.get(name).is_some_and(|tree| !tree.grouped)
+    }
+
+    /// Whether a stop of this agent is to wait for such answers.
+    pub fn waits_for_answers(&mut self, name: &str) -> bool {
+        let asking = self.is_asking(name);
+        let Some(tree) = self.trees.get_mut(name).filter(|_| asking) else { return false };
+        let now = monotonic();
+        now < *tree.answers_by.get_or_insert(now + ANSWER_TIME)
     }
 
     /// The evidence for and against an orphan that names an agent.

@@ -199,8 +199,8 @@ impl Agent {
         stopping.pause = (stopping.pause * 2).min(COUNT_INTERVAL.1);
     }
 
-    /// A process that is no agent's main process was reaped: it may have been the last one of this agent.
-    pub fn orphan_reaped(&mut self, context: &mut StepContext) {
+    /// A process that is no agent's main process was reaped or is known now: what is left of this agent may have changed.
+    pub fn processes_changed(&mut self, context: &mut StepContext) {
         match &self.state {
             AgentState::Stopping(stopping) if stopping.main_process.is_none() => context.out.push(self.count_action()),
             AgentState::Forking { .. } if self.runs_headless() => {

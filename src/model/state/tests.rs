@@ -247,7 +247,7 @@ impl Bench {
         }
         if !self.is_asking() {
             self.state.exchanges.schedule.request_report();
-            self.step(Event::OrphanReaped);
+            self.step(Event::ProcessesChanged);
         }
         self.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs, cancel: Vec::new() }));
     }
@@ -356,7 +356,7 @@ fn what_runs_of_an_agent_without_a_definition_is_ended_before_it_is_forgotten() 
     out.clear();
     state.step(Event::ProcessCount("web".into(), 1), now, &mut out);
     let late = Now { time: now.time + secs(11), ..now };
-    for (event, sig) in [(Event::OrphanReaped, Sig::TERM), (Event::Tick, Sig::KILL)] {
+    for (event, sig) in [(Event::ProcessesChanged, Sig::TERM), (Event::Tick, Sig::KILL)] {
         state.step(event, late, &mut out);
         assert!(out.contains(&Action::Signal("web".into(), sig)) && !out.contains(&drop), "{out:?}");
     }

@@ -11,7 +11,7 @@ impl Bench {
         }
         if !self.is_asking() {
             self.state.exchanges.schedule.request_report();
-            self.step(Event::OrphanReaped);
+            self.step(Event::ProcessesChanged);
         }
         let cancel = ["no such job", "one", "one"].map(JobId::from).to_vec();
         let jobs = jobs.into_iter().map(Ok).collect();
@@ -139,7 +139,7 @@ fn a_job_that_waits_is_cancelled_whatever_it_waits_for() {
     let servers = crate::model::schedule::parse_servers("new:1").ok();
     let mut bench = Bench::new(Vec::new());
     bench.state.exchanges.schedule.request_report();
-    bench.step(Event::OrphanReaped);
+    bench.step(Event::ProcessesChanged);
     bench.cancel(vec![job("one", "", JobAction::Config { servers, step: None })]);
     assert_eq!((bench.code("one"), &*bench.settings.svrlist), (Some(Code::Expired), ""));
 

@@ -498,7 +498,7 @@ fn a_window_that_has_come_is_no_deadline_for_a_job_that_waits() {
     let mut late = job("2", "web", JobAction::Start);
     late.window = secs(5);
     bench.offer(vec![package("1", "web", 1, true), late]);
-    bench.step(Event::OrphanReaped);
+    bench.step(Event::ProcessesChanged);
     bench.pass(secs(300));
     assert_eq!(bench.jobs["1"].phase, Phase::Downloading);
     assert!(bench.state.deadline().is_none_or(|at| at > bench.now.time));

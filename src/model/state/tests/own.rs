@@ -233,7 +233,7 @@ fn nothing_new_begins_before_a_reexec() {
     let mut bench = downloaded();
     // An exchange is under way.
     bench.state.exchanges.schedule.request_report();
-    bench.step(Event::OrphanReaped);
+    bench.step(Event::ProcessesChanged);
     found_good(&mut bench);
     assert!(bench.is_asking());
     bench.step(Event::Tick);
@@ -245,7 +245,7 @@ fn nothing_new_begins_before_a_reexec() {
     // An exchange that never ends is waited for no longer than it may take.
     let mut bench = downloaded();
     bench.state.exchanges.schedule.request_report();
-    bench.step(Event::OrphanReaped);
+    bench.step(Event::ProcessesChanged);
     found_good(&mut bench);
     bench.pass(secs(41));
     assert_eq!(bench.take(executed), exec(NEXT));
