@@ -192,7 +192,12 @@ fn users_at_work(host: &Host, users: &mut BTreeMap<&'static str, BTreeSet<u32>>)
         // The flags in octal, as open(2) has them: 2 is O_RDWR, and 0 is O_RDONLY.
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/3")).unwrap_or_default();
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).map(str::trim).unwrap_or_default();
-        let does = if flags.ends_with('2') { "fetch" } else { "verify" };
+        let does = match flags.chars().last() {
+            Some('2') => "fetch",
+            Some('0') => "verify",
+            // It has closed the file since.
+            _ => continue,
+        };
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let user = proc_status(pid, "Uid").split(' ').next().and_then(|id| id.parse().ok());
         // Before the exec it is the daemon still, whoever it will be; what unpacks is root.
