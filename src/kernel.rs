@@ -49,8 +49,7 @@ impl std::ops::Add<Duration> for Time {
     }
 }
 
-/// A time in nanoseconds, at most 584 years. `Duration::as_nanos` computes with 128 bits, for which a 32-bit processor takes
-/// several hundred bytes of code at each place.
+/// A time in nanoseconds, at most 584 years; `Duration::as_nanos` computes with 128 bits, which no time here needs.
 pub fn nanos(time: Duration) -> u64 {
     time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos().into())
 }

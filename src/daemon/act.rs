@@ -15,7 +15,7 @@ use crate::model::package::Digest;
 use crate::model::record::{JobRecord, Phase};
 use crate::model::report::{Entry, Report};
 use crate::model::schedule::Server;
-use crate::model::spec::{KillMode, Name};
+use crate::model::spec::Name;
 use crate::sys::monotonic;
 use crate::wire::{control, proto};
 use crate::work::{FailureKind, HelperRequest};
@@ -51,10 +51,8 @@ impl Daemon {
             Action::Start(name) => self.start_agent(name),
             Action::FindMain(name) => self.find_main(name),
             Action::Signal(name, Sig::KILL) => drop(self.trees.kill(&name, &self.limits)),
-            Action::Signal(name, sig) => match self.state.spec(&name).map(|spec| spec.kill) {
-                Some(KillMode::Mixed) => self.trees.signal_main(&name, sig, &self.limits),
-                Some(KillMode::Tree) | None => drop(self.trees.signal(&name, sig, &self.limits)),
-            },
+            Action::Signal(name, sig) => drop(self.trees.signal(&name, sig, &self.limits)),
+            Action::SignalMain(name, sig) => self.trees.signal_main(&name, sig, &self.limits),
             Action::CountProcesses { name, last } => self.count_processes(name, last),
             Action::Release(name) => {
                 self.limits.release(&name);

@@ -3,30 +3,27 @@
 //! Actions to start or kill something come in; the ends of processes go out as events. A process that is not a child of the
 //! daemon, such as an agent of an earlier daemon, is watched through a pidfd instead, or looked at with each check.
 
-use std::ffi::CString;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use super::conditions::Condition;
 use super::{Daemon, Owner};
 use crate::error::Error;
-use crate::host::disk::{publish, reason};
+use crate::host::disk::reason;
 use crate::host::proc::{self, Snapshot, Stat};
-use crate::host::spawn::{setup, Where, PATH};
+use crate::host::spawn::{setup, user_of, Where};
 use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig, Stage};
 use crate::model::event::{Event, ToolOwner};
 use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
 use crate::sorted_map::SortedMap;
 use crate::sys::account::own_uid;
-use crate::sys::child::{spawn_child, Program, Setup};
-use crate::sys::file::{open_nofollow, read_text, read_up_to};
-use crate::sys::process::{self, c_text};
+use crate::sys::child::{spawn_child, Setup};
+use crate::sys::process;
 use crate::sys::setup_error::{SetupError, SetupErrorPipe};
 use crate::text::sanitize;
 
@@ -35,9 +32,6 @@ pub(super) const TAIL: u64 = 400;
 
 /// How many descriptors must be free for a start: for its output twice, /dev/null, control groups, accounts, and some more.
 const SPARE: u64 = 16;
-
-/// How much of a tool's output is read from its beginning, and how much from its end, bytes.
-const OUTPUT: u64 = 4096;
 
 /// How old the main process of a forking agent without a pid file must be. Many programs fork twice, and the process in
 /// between lives for a moment only.
@@ -79,6 +73,22 @@ impl Children {
     /// All children, with what they were made for.
     pub fn owners(&self) -> impl Iterator<Item = (&Pid, &Owner)> {
         self.owners.iter()
+    }
+
+    /// What a child was made for.
+    pub fn owner(&self, pid: Pid) -> Option<&Owner> {
+        self.owners.get(&pid)
+    }
+
+    /// Has a tool wait for the end of one that an earlier daemon left running for the same owner.
+    pub fn add_waiting_tool(&mut self, owner: ToolOwner, tool: Tool) {
+        self.waiting_tools.push((owner, tool));
+    }
+
+    /// The tool that has waited for another one of this owner.
+    pub fn take_waiting_tool(&mut self, owner: &ToolOwner) -> Option<Tool> {
+        let index = self.waiting_tools.iter().position(|(waiting, _)| waiting == owner)?;
+        Some(self.waiting_tools.swap_remove(index).1)
     }
 
     /// What to poll for the ends of watched processes, by index.
@@ -233,7 +243,7 @@ impl Daemon {
         }
     }
 
-    fn watch(&mut self, owner: Owner, process: Process) {
+    pub(super) fn watch(&mut self, owner: Owner, process: Process) {
         let pidfd = process::pidfd_open(process.pid).ok();
         // The process may have ended before the pidfd was opened, and its id may be another's now.
         let is_alive = proc::alive(process);
@@ -334,20 +344,7 @@ impl Daemon {
                 let tail = failure.map_or(output, |failure| self.explain(&name, true, failure)).into();
                 self.queue.push_back(Event::Checked(name, exit, tail));
             }
-            Owner::Tool(owner) => {
-                let _ = fs::remove_file(self.tool_pid(&owner));
-                if let Some(index) = self.children.waiting_tools.iter().position(|(waiting, _)| *waiting == owner) {
-                    // An earlier daemon had left it; now the tool that waited for it can run.
-                    let (owner, tool) = self.children.waiting_tools.swap_remove(index);
-                    return self.start_tool(owner, tool);
-                }
-                let output = match failure {
-                    Some(failure) => failure.to_string(),
-                    None => read_ends(&self.tool_output(&owner)).unwrap_or_default(),
-                };
-                let _ = fs::remove_file(self.tool_output(&owner));
-                self.queue.push_back(Event::ToolDone { owner, exit, output: output.into() });
-            }
+            Owner::Tool(owner) => self.tool_ended(owner, exit, failure),
             Owner::Helper | Owner::Detached => {}
         }
     }
@@ -363,72 +360,6 @@ impl Daemon {
         sanitize(&without_values(&text, &spec.envs), TAIL as usize).into()
     }
 
-    /// Runs a tool, after the one that an earlier daemon left running for the same owner.
-    pub(super) fn start_tool(&mut self, owner: ToolOwner, tool: Tool) {
-        if owner == ToolOwner::Reexec {
-            if let Err(why) = self.flush_records() {
-                return self.queue.push_back(Event::NotReexeced(why.into()));
-            }
-        }
-        if let Some(earlier) = read_text(&self.tool_pid(&owner)).ok().and_then(|text| parse_process(&text)) {
-            let is_child = self.children.owners.get(&earlier.pid) == Some(&Owner::Tool(owner.clone()));
-            if is_child || proc::alive(earlier) && !self.children.owners.contains_key(&earlier.pid) {
-                self.log(
-                    Level::Info,
-                    &format_args!("{}: waiting for process {} of an earlier daemon", tool_of(&owner), earlier.pid),
-                );
-                self.children.waiting_tools.push((owner.clone(), tool));
-                // A tool that this process started before a reexec is its child, and will be reaped.
-                if !is_child {
-                    self.watch(Owner::Tool(owner), earlier);
-                }
-                return;
-            }
-        }
-        match self.spawn_tool(&owner, &tool) {
-            Ok(pid) => {
-                self.trees.add_ours(pid);
-                self.fault_injector.pass("tool-spawned");
-                let process = Daemon::process(pid);
-                let text = format!("{} {}\n", process.pid, process.ticks);
-                let run_dir = Path::new(&*self.config.run_dir);
-                if let Err(error) = publish(run_dir, &format!("tool-{}.pid", file_of(&owner)), &text) {
-                    self.log(
-                        Level::Warn,
-                        &format_args!("{}: cannot write down its process id: {error}", tool_of(&owner)),
-                    );
-                }
-                self.children.owners.insert(pid, Owner::Tool(owner));
-            }
-            Err(reason) => {
-                self.queue.push_back(Event::ToolDone { owner, exit: Exit::Unknown, output: reason.into() });
-            }
-        }
-    }
-
-    fn spawn_tool(&self, owner: &ToolOwner, tool: &Tool) -> Result<Pid, Error> {
-        let mut setup = host_tool(&mut tool.argv.iter().map(|arg| &**arg))?;
-        for variable in
-            [c"LC_ALL=C", c"HOME=/root", c"DEBIAN_FRONTEND=noninteractive", c"DEBCONF_NONINTERACTIVE_SEEN=true"]
-        {
-            setup.envp.push(variable.to_owned());
-        }
-        setup.envp.push(c_text(["PATH=", PATH].concat().as_bytes()));
-        let path = self.tool_output(owner);
-        let output = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-            .and_then(|file| file.set_len(0).map(|()| file))
-            .map_err(|error| format_error!("cannot open \"{}\": {error}", path.display()))?;
-        setup.stderr = output.try_clone().ok().map(OwnedFd::from);
-        setup.stdout = Some(output.into());
-        self.children.restore_limits(&mut setup);
-        self.children.spawn(&setup).map_err(|error| format_error!("{error}"))
-    }
-
     /// Kills a check or tool with all its descendants.
     pub(super) fn kill_owned(&mut self, owner: &Owner) {
         let Some(pid) = self.children.find(owner) else { return };
@@ -437,42 +368,6 @@ impl Daemon {
         }
         let _ = process::signal_group(pid, Sig::KILL);
         let _ = process::signal(pid, Sig::KILL);
-    }
-
-    /// Runs a program whose end nobody waits for.
-    pub(super) fn run_detached(&mut self, argv: &[&str]) {
-        let spawned = host_tool(&mut argv.iter().copied())
-            .and_then(|setup| self.children.spawn(&setup).map_err(|error| format_error!("{error}")));
-        match spawned {
-            Ok(pid) => {
-                self.track_child(pid, Owner::Detached);
-            }
-            Err(reason) => self.log(Level::Warn, &format_args!("cannot run {}: {reason}", argv.join(" "))),
-        }
-    }
-
-    fn tool_pid(&self, owner: &ToolOwner) -> PathBuf {
-        Path::new(&*self.config.run_dir).join(format!("tool-{}.pid", file_of(owner)))
-    }
-
-    fn tool_output(&self, owner: &ToolOwner) -> PathBuf {
-        Path::new(&*self.config.run_dir).join(format!("tool-{}.out", file_of(owner)))
-    }
-}
-
-/// The part of a tool's file names that stands for its owner; no job's id begins with a dot.
-fn file_of(owner: &ToolOwner) -> &str {
-    match owner {
-        ToolOwner::Job(id) => id,
-        ToolOwner::Reexec => ".reexec",
-    }
-}
-
-/// The name of a tool's owner in messages.
-fn tool_of(owner: &ToolOwner) -> String {
-    match owner {
-        ToolOwner::Job(id) => format!("job \"{id}\""),
-        ToolOwner::Reexec => "reexec".to_string(),
     }
 }
 
@@ -507,14 +402,6 @@ pub(super) fn without_values(text: &str, envs: &[(Box<str>, Box<str>)]) -> Strin
     values().fold(text[start..].to_string(), |text, value| text.replace(value, "***"))
 }
 
-/// The program with this name in the PATH of tools.
-fn find_program(name: &str) -> Option<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-    PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| {
-        fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-    })
-}
-
 /// The only process that descends from no other one of these. While there are several, each could be the main process; a
 /// young one may only be about to fork again.
 fn only_root(members: &[Stat]) -> Option<Process> {
@@ -524,9 +411,9 @@ fn only_root(members: &[Stat]) -> Option<Process> {
     proc::age(only).is_none_or(|age| age >= MAIN_PROCESS_AGE).then_some(only)
 }
 
-/// The process id in a file: its leading number, whatever follows, as some daemons write more than that. The agent's user can put
-/// anything in its place, so it is looked at before it is opened: reading a named pipe would block the daemon, and opening a
-/// device may have an effect.
+/// The process id in a file: its leading number, whatever follows, as some daemons write more than that. The agent's user
+/// can put anything in its place, so it is looked at before it is opened: reading a named pipe would block the daemon, and
+/// opening a device may have an effect.
 fn read_pid(path: &Path) -> Option<Pid> {
     let place = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path).ok()?;
     place.metadata().ok().filter(Metadata::is_file)?;
@@ -542,44 +429,14 @@ fn leading_pid(text: &[u8]) -> Option<Pid> {
     proc::parse_pid(std::str::from_utf8(&text[..digits]).ok()?)
 }
 
-/// Removes the pid file of an agent of which no process is left: some daemons refuse to start while there is one.
+/// Removes the pid file of an agent of which no process is left: some daemons refuse to start while there is one. Another
+/// user than root could lead the path elsewhere, so only a file of that user is removed.
 fn remove_pidfile(spec: &Spec) {
     let Some(path) = spec.pidfile.as_deref() else { return };
-    if fs::symlink_metadata(path).is_ok_and(|there| there.is_file() || there.is_symlink()) {
+    let is_theirs = |there: &Metadata| user_of(spec).is_some_and(|user| user.0 == 0 || there.uid() == user.0);
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_dir() && is_theirs(&there)) {
         let _ = fs::remove_file(path);
     }
-}
-
-/// How to execute a program of this host in an empty environment; it is looked up by its name as a shell does.
-fn host_tool(argv: &mut dyn Iterator<Item = &str>) -> Result<Setup, Error> {
-    let mut args = Vec::new();
-    for arg in argv {
-        args.push(CString::new(arg).map_err(|_| "an argument contains a zero byte")?);
-    }
-    let name = args.first().map_or("".into(), |name| name.to_string_lossy());
-    let program = find_program(&name).ok_or_else(|| format_error!("there is no program \"{name}\" on this host"))?;
-    let mut setup = Setup::new(Program::Path(c_text(program.as_os_str().as_bytes())), args, Vec::new());
-    setup.oom_score_adj = Some(0);
-    Ok(setup)
-}
-
-fn parse_process(text: &str) -> Option<Process> {
-    let (pid, ticks) = text.trim().split_once(' ')?;
-    Some(Process { pid: proc::parse_pid(pid)?, ticks: ticks.parse().ok()? })
-}
-
-/// The beginning and the last lines of a file.
-fn read_ends(path: &Path) -> std::io::Result<String> {
-    let mut file = open_nofollow(path, OpenOptions::new().read(true), 0)?;
-    let length = file.metadata()?.len();
-    let mut bytes = Vec::new();
-    read_up_to(OUTPUT, &mut bytes, &mut |to| file.read(to))?;
-    if length > OUTPUT {
-        bytes.extend_from_slice(b"\n...\n");
-        file.seek(SeekFrom::Start(length.saturating_sub(OUTPUT).max(OUTPUT)))?;
-        read_up_to(OUTPUT, &mut bytes, &mut |to| file.read(to))?;
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

@@ -100,21 +100,16 @@ impl Daemon {
         notes.extend(config_files::shared_directories(&config).into_iter().map(|text| (Level::Warn, text)));
         // An attempt that fails is repeated with the first check, and logged there.
         let _ = run_files.write_pid_file(run_dir);
-        for (level, note) in &notes {
-            log.write(*level, &note);
-        }
+        notes.iter().for_each(|(level, note)| log.write(*level, note));
         let signing = Signing::new(config.key_file.as_deref(), &store);
         let mut limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
         limits.leave_agents();
-        let mut ask = |processes: &[(Pid, Uid)]| {
-            environments_at_start(helpers.binary(), &sources.setup_errors, &config.state_dir, processes)
-        };
+        let (binary, errors, state_dir) = (helpers.binary(), &sources.setup_errors, &config.state_dir);
+        let mut ask = |processes: &[(Pid, Uid)]| environments_at_start(binary, errors, state_dir, processes);
         let survey = survey(&config, store, &limits, reexec_data.as_mut(), &mut ask, &mut log, actions);
-        let carried = survey.recovered.reexec.as_ref();
-        let in_job = carried.is_some_and(|carried| carried.job.is_some());
-        let closed = configured.closed;
-        let reopening = Reopening::new(closed.is_some());
-        let state_options = state_options(options, &config, closed, &program, &mut log);
+        let in_job = survey.recovered.reexec.as_ref().is_some_and(|carried| carried.job.is_some());
+        let reopening = Reopening::new(configured.closed.is_some());
+        let state_options = state_options(options, &config, configured.closed, &program, &mut log);
         log.write(Level::Info, &format_args!("{} starts as process {}", state_options.version, process::own_id()));
         let mut conditions = Conditions::default();
         conditions.set_unlogged(Condition::Configuration, configured.problem);

@@ -31,7 +31,7 @@ use crate::kernel::{Level, Process, Sig, Time};
 use crate::model::event::{log, Action, Definition, Origin};
 use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::Policy;
-use crate::model::spec::{Name, Spec, STOPSECS};
+use crate::model::spec::{KillMode, Name, Spec, STOPSECS};
 use crate::model::trust::{may_set, unnamed};
 pub use agent_state::{AfterStop, AgentState, Health, LastEnd, Stopping};
 
@@ -177,8 +177,8 @@ impl Agent {
         self.definition.as_ref()?.spec.pidfile.as_deref()
     }
 
-    /// Whether it counts as running without a main process that is known: its starter has ended, several of its processes could be
-    /// the main process, and no pid file will name it.
+    /// Whether it counts as running without a main process that is known: its starter has ended, several of its processes
+    /// could be the main process, and no pid file will name it.
     pub(super) fn runs_headless(&self) -> bool {
         match &self.state {
             // The long pause follows a search after the time for it that has found several processes.
@@ -331,8 +331,13 @@ fn seconds_rounded_up(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-fn stopsignal(definition: &Option<Definition>) -> Sig {
-    definition.as_ref().map_or(Sig::TERM, |definition| definition.spec.stopsignal)
+/// What a stop of this agent begins with.
+fn stopsignal(name: Name, definition: &Option<Definition>) -> Action {
+    match definition.as_ref().map(|definition| (definition.spec.kill, definition.spec.stopsignal)) {
+        Some((KillMode::Mixed, sig)) => Action::SignalMain(name, sig),
+        Some((KillMode::Tree, sig)) => Action::Signal(name, sig),
+        None => Action::Signal(name, Sig::TERM),
+    }
 }
 
 #[cfg(test)]

@@ -302,6 +302,8 @@ pub enum Action {
     FindMain(Name),
     /// Send a signal to every process of an agent.
     Signal(Name, Sig),
+    /// Send a signal to the main process of an agent alone.
+    SignalMain(Name, Sig),
     /// Count the processes of an agent.
     CountProcesses {
         /// The agent.

@@ -54,8 +54,8 @@ pub struct Member {
 /// What is known about one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// It belongs to no agent: it is the daemon, its keeper, a kernel thread, a helper or an installer, or descends from one of the last
-    /// two.
+    /// It belongs to no agent: it is the daemon, its keeper, a kernel thread, a helper or an installer, or descends from one of
+    /// the last two.
     pub excluded: bool,
     /// The agent whose main process it is, by process id and start time.
     pub main: Option<AgentId>,

@@ -26,7 +26,7 @@ impl Host<'_> {
 
             Action::Start(name) => self.start(name)?,
             Action::FindMain(name) => self.find_main(name),
-            Action::Signal(name, sig) => self.signal(&name, sig),
+            Action::Signal(name, sig) | Action::SignalMain(name, sig) => self.signal(&name, sig),
             Action::CountProcesses { name, .. } => {
                 let left = self.processes.values().filter(|live| live.name == name).count();
                 self.queue.push_back(Event::ProcessCount(name, left as u32));

@@ -222,8 +222,8 @@ impl Trees {
         facts
     }
 
-    /// Notes which processes are in no tree: the daemon, its keeper, threads of the kernel, helpers and installers with all their
-    /// descendants.
+    /// Notes which processes are in no tree: the daemon, its keeper, threads of the kernel, helpers and installers with all
+    /// their descendants.
     fn exclude(&self, stats: &[Stat], children: &Index, facts: &mut FactTable) {
         let mut open = Vec::new();
         for (index, stat) in stats.iter().enumerate() {

@@ -37,8 +37,10 @@ impl Agent {
                 stopping.main_process = Some((process, context.now));
                 stopping.starting = false;
                 stopping.count_at = None;
-                let sig = if stopping.killed { Sig::KILL } else { stopsignal(&self.definition) };
-                context.out.push(Action::Signal(self.record.name.clone(), sig));
+                let name = self.record.name.clone();
+                let killed = stopping.killed;
+                let signal = if killed { Action::Signal(name, Sig::KILL) } else { stopsignal(name, &self.definition) };
+                context.out.push(signal);
             }
             AgentState::Down
             | AgentState::Waiting { .. }
@@ -183,7 +185,7 @@ impl Agent {
 
     /// Its processes were counted: this many are left.
     pub fn process_count(&mut self, count: u32, context: &mut StepContext) {
-        let signal = stopsignal(&self.definition);
+        let signal = stopsignal(self.record.name.clone(), &self.definition);
         let stopsecs = self.stopsecs();
         let AgentState::Stopping(stopping) = &mut self.state else { return };
         if count == 0 && stopping.main_process.is_none() && !stopping.starting {
@@ -193,7 +195,7 @@ impl Agent {
         }
         if count > 0 && stopping.kill_at.is_none() {
             stopping.kill_at = Some(context.now + stopsecs);
-            context.out.push(Action::Signal(self.record.name.clone(), signal));
+            context.out.push(signal);
         }
         stopping.count_at = Some(context.now + stopping.pause);
         stopping.pause = (stopping.pause * 2).min(COUNT_INTERVAL.1);

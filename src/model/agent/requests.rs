@@ -130,10 +130,10 @@ impl Agent {
         }
         let AgentState::Stopping(stopping) = &mut self.state else { return };
         stopping.killed = after == AfterStop::Policy(End::Limit);
-        let sig = if stopping.killed { Sig::KILL } else { stopsignal(definition) };
+        let signal = if stopping.killed { Action::Signal(name, Sig::KILL) } else { stopsignal(name, definition) };
         stopping.kill_at = Some(context.now + stopsecs);
         if !was_starting {
-            context.out.push(Action::Signal(name, sig));
+            context.out.push(signal);
         }
         // The end of a main process that is a child is an event; the end of one that was taken over may not be.
         stopping.count_at = Some(context.now + if stopping.killed { COUNT_INTERVAL.0 } else { COUNT_INTERVAL.1 });

@@ -43,6 +43,7 @@ fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut StepCon
         Action::Start(_) => "start".to_string(),
         Action::FindMain(_) => "find".to_string(),
         Action::Signal(_, sig) => sig.to_string(),
+        Action::SignalMain(_, sig) => format!("main:{sig}"),
         Action::CountProcesses { .. } => "count".to_string(),
         Action::Check(_) => "check".to_string(),
         Action::KillCheck(_) => "killcheck".to_string(),
@@ -438,4 +439,16 @@ fn an_agent_that_is_started_again_at_once_keeps_its_group() {
         let started = out.iter().any(|action| matches!(action, Action::Start(_)));
         assert_eq!((released, started), (releases, !releases), "{name}: {out:?}");
     }
+}
+
+#[test]
+fn with_kill_mixed_only_the_first_signal_goes_to_the_main_process_alone() {
+    let mut agent = agent_in("Running");
+    let definition = agent.definition.as_mut().unwrap();
+    definition.spec.kill = KillMode::Mixed;
+    let stopsecs = definition.spec.stopsecs;
+    let first = acts(&mut agent, NOW, |agent, context| agent.request_stop(context));
+    assert_eq!(first, format!("main:{}", Sig::TERM));
+    let last = acts(&mut agent, NOW + stopsecs, |agent, context| agent.due(context));
+    assert!(last.starts_with(&Sig::KILL.to_string()), "{last}");
 }

@@ -1,0 +1,187 @@
+//! Tools of the host that the daemon runs for a job or a reexec: package managers, and the binary that is checked.
+//!
+//! A tool may outlive the daemon, as an installer must not be interrupted. Its process id is in a file below `run_dir`, so that
+//! the next daemon waits for it before it runs another one for the same owner.
+
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::{Daemon, Owner};
+use crate::error::Error;
+use crate::host::disk::publish;
+use crate::host::proc;
+use crate::host::spawn::PATH;
+use crate::kernel::{Exit, Level, Pid, Process};
+use crate::model::event::{Event, ToolOwner};
+use crate::model::package::Tool;
+use crate::sys::child::{Program, Setup};
+use crate::sys::file::{open_nofollow, read_text, read_up_to};
+use crate::sys::process::c_text;
+use crate::sys::setup_error::SetupError;
+
+/// How much of a tool's output is read from its beginning, and how much from its end, bytes.
+const OUTPUT: u64 = 4096;
+
+impl Daemon {
+    /// Runs a tool, after the one that an earlier daemon left running for the same owner.
+    pub(super) fn start_tool(&mut self, owner: ToolOwner, tool: Tool) {
+        if owner == ToolOwner::Reexec {
+            if let Err(why) = self.flush_records() {
+                return self.queue.push_back(Event::NotReexeced(why.into()));
+            }
+        }
+        if let Some(earlier) = read_text(&self.tool_pid(&owner)).ok().and_then(|text| parse_process(&text)) {
+            let is_child = self.children.owner(earlier.pid) == Some(&Owner::Tool(owner.clone()));
+            if is_child || proc::alive(earlier) && self.children.owner(earlier.pid).is_none() {
+                self.log(
+                    Level::Info,
+                    &format_args!("{}: waiting for process {} of an earlier daemon", tool_of(&owner), earlier.pid),
+                );
+                self.children.add_waiting_tool(owner.clone(), tool);
+                // A tool that this process started before a reexec is its child, and will be reaped.
+                if !is_child {
+                    self.watch(Owner::Tool(owner), earlier);
+                }
+                return;
+            }
+        }
+        match self.spawn_tool(&owner, &tool) {
+            Ok(pid) => {
+                self.trees.add_ours(pid);
+                self.fault_injector.pass("tool-spawned");
+                let process = Daemon::process(pid);
+                let text = format!("{} {}\n", process.pid, process.ticks);
+                let run_dir = Path::new(&*self.config.run_dir);
+                if let Err(error) = publish(run_dir, &format!("tool-{}.pid", file_of(&owner)), &text) {
+                    self.log(
+                        Level::Warn,
+                        &format_args!("{}: cannot write down its process id: {error}", tool_of(&owner)),
+                    );
+                }
+                self.children.insert(pid, Owner::Tool(owner));
+            }
+            Err(reason) => {
+                self.queue.push_back(Event::ToolDone { owner, exit: Exit::Unknown, output: reason.into() });
+            }
+        }
+    }
+
+    fn spawn_tool(&self, owner: &ToolOwner, tool: &Tool) -> Result<Pid, Error> {
+        let mut setup = host_tool(&mut tool.argv.iter().map(|arg| &**arg))?;
+        for variable in
+            [c"LC_ALL=C", c"HOME=/root", c"DEBIAN_FRONTEND=noninteractive", c"DEBCONF_NONINTERACTIVE_SEEN=true"]
+        {
+            setup.envp.push(variable.to_owned());
+        }
+        setup.envp.push(c_text(["PATH=", PATH].concat().as_bytes()));
+        let path = self.tool_output(owner);
+        let output = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .and_then(|file| file.set_len(0).map(|()| file))
+            .map_err(|error| format_error!("cannot open \"{}\": {error}", path.display()))?;
+        setup.stderr = output.try_clone().ok().map(OwnedFd::from);
+        setup.stdout = Some(output.into());
+        self.children.restore_limits(&mut setup);
+        self.children.spawn(&setup).map_err(|error| format_error!("{error}"))
+    }
+
+    /// Takes the result of a tool that has ended, and starts the one that waited for it.
+    pub(super) fn tool_ended(&mut self, owner: ToolOwner, exit: Exit, failure: Option<SetupError>) {
+        let _ = fs::remove_file(self.tool_pid(&owner));
+        // An earlier daemon had left it; now the tool that waited for it can run.
+        if let Some(tool) = self.children.take_waiting_tool(&owner) {
+            return self.start_tool(owner, tool);
+        }
+        let output = match failure {
+            Some(failure) => failure.to_string(),
+            None => read_ends(&self.tool_output(&owner)).unwrap_or_default(),
+        };
+        let _ = fs::remove_file(self.tool_output(&owner));
+        self.queue.push_back(Event::ToolDone { owner, exit, output: output.into() });
+    }
+
+    /// Runs a program whose end nobody waits for.
+    pub(super) fn run_detached(&mut self, argv: &[&str]) {
+        let spawned = host_tool(&mut argv.iter().copied())
+            .and_then(|setup| self.children.spawn(&setup).map_err(|error| format_error!("{error}")));
+        match spawned {
+            Ok(pid) => {
+                self.track_child(pid, Owner::Detached);
+            }
+            Err(reason) => self.log(Level::Warn, &format_args!("cannot run {}: {reason}", argv.join(" "))),
+        }
+    }
+
+    fn tool_pid(&self, owner: &ToolOwner) -> PathBuf {
+        Path::new(&*self.config.run_dir).join(format!("tool-{}.pid", file_of(owner)))
+    }
+
+    fn tool_output(&self, owner: &ToolOwner) -> PathBuf {
+        Path::new(&*self.config.run_dir).join(format!("tool-{}.out", file_of(owner)))
+    }
+}
+
+/// The part of a tool's file names that stands for its owner; no job's id begins with a dot.
+fn file_of(owner: &ToolOwner) -> &str {
+    match owner {
+        ToolOwner::Job(id) => id,
+        ToolOwner::Reexec => ".reexec",
+    }
+}
+
+/// The name of a tool's owner in messages.
+fn tool_of(owner: &ToolOwner) -> String {
+    match owner {
+        ToolOwner::Job(id) => format!("job \"{id}\""),
+        ToolOwner::Reexec => "reexec".to_string(),
+    }
+}
+
+/// The program with this name in the PATH of tools.
+fn find_program(name: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| {
+        fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    })
+}
+
+/// How to execute a program of this host in an empty environment; it is looked up by its name as a shell does.
+fn host_tool(argv: &mut dyn Iterator<Item = &str>) -> Result<Setup, Error> {
+    let mut args = Vec::new();
+    for arg in argv {
+        args.push(CString::new(arg).map_err(|_| "an argument contains a zero byte")?);
+    }
+    let name = args.first().map_or("".into(), |name| name.to_string_lossy());
+    let program = find_program(&name).ok_or_else(|| format_error!("there is no program \"{name}\" on this host"))?;
+    let mut setup = Setup::new(Program::Path(c_text(program.as_os_str().as_bytes())), args, Vec::new());
+    setup.oom_score_adj = Some(0);
+    Ok(setup)
+}
+
+fn parse_process(text: &str) -> Option<Process> {
+    let (pid, ticks) = text.trim().split_once(' ')?;
+    Some(Process { pid: proc::parse_pid(pid)?, ticks: ticks.parse().ok()? })
+}
+
+/// The beginning and the last lines of a file.
+fn read_ends(path: &Path) -> io::Result<String> {
+    let mut file = open_nofollow(path, OpenOptions::new().read(true), 0)?;
+    let length = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    read_up_to(OUTPUT, &mut bytes, &mut |to| file.read(to))?;
+    if length > OUTPUT {
+        bytes.extend_from_slice(b"\n...\n");
+        file.seek(SeekFrom::Start(length.saturating_sub(OUTPUT).max(OUTPUT)))?;
+        read_up_to(OUTPUT, &mut bytes, &mut |to| file.read(to))?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
