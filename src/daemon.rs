@@ -2,10 +2,11 @@
 //! is done from here, and only because an action says so.
 //!
 //! `background` goes to the background before there is a loop. `startup` makes the daemon from the `configuration` and from
-//! what is on the host (`recovered`). `act` carries out actions, with `children` (processes), `checks` (health checks), `tools`
-//! (of packages), `helpers` (blocking work, run as the users of `identity`, signed by `signing`), `inspections` (of other processes),
-//! `packages` and `records`. `control` serves the commands, `recovery` restores what was removed, `conditions` holds what fails
-//! at the moment, and `reexec` replaces the running binary. Nothing here sleeps, blocks, resolves a name or moves bulk data.
+//! what is on the host (`recovered`). `act` carries out actions, with `children` (processes), `checks` (health checks),
+//! `tools` (of packages), `helpers` (blocking work, run as the users of `identity`, signed by `signing`), `inspections` (of
+//! other processes), `packages` and `records`. `control` serves the commands, `recovery` restores what was removed,
+//! `conditions` holds what fails at the moment, and `reexec` replaces the running binary. Nothing here sleeps, blocks,
+//! resolves a name or moves bulk data.
 
 mod act;
 mod background;
