@@ -16,7 +16,7 @@ use crate::model::report::{Entry, Report};
 use crate::model::schedule::Server;
 use crate::model::spec::Name;
 use crate::sys::monotonic;
-use crate::wire::{control, proto};
+use crate::wire::{about, control, proto};
 use crate::work::{FailureKind, HelperRequest};
 
 /// The longest reply of a server, bytes.
@@ -27,7 +27,8 @@ impl Daemon {
     pub(super) fn act(&mut self, action: Action) {
         match action {
             Action::Log(level, text) => self.log(level, &text),
-            Action::Reload => self.reload(),
+            Action::Reload => drop(self.reload()),
+            Action::ReloadAll => self.reload_all(),
             Action::Answer(client, answer) => self.answer(client, &answer),
             Action::AnswerSettled(client, name, mut answer) => {
                 if let Some(why) = self.record_problem(&name) {
@@ -36,7 +37,7 @@ impl Daemon {
                 self.answer(client, &answer);
             }
             Action::AnswerReport(client, report) => {
-                let body = self.status_body(*report).into();
+                let body = self.detailed_status(*report).into();
                 self.answer(client, &Answer { code: 0, message: "".into(), body });
             }
             Action::AnswerJobs(client, entries) => {
@@ -171,6 +172,18 @@ impl Daemon {
             let result = self.records.store().write_job(&record);
             self.note_record_result(result);
         }
+    }
+
+    /// A report for people on this host; of one agent also what its definition says.
+    fn detailed_status(&self, report: Report) -> String {
+        let name = match &report.agents[..] {
+            [agent] => Some(agent.name.clone()),
+            _ => None,
+        };
+        let body = self.status_body(report);
+        let agent = name.and_then(|name| self.state.agents().find(|agent| **agent.name() == *name));
+        let Some((agent, spec)) = agent.and_then(|agent| Some((agent, agent.spec()?))) else { return body };
+        about::add(&body, &spec, agent.origin(), &self.outputs.path(agent.name()).to_string_lossy())
     }
 
     /// A report, with what fails on this host at the moment.

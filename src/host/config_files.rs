@@ -205,6 +205,17 @@ pub fn is_as_read(config: &Config) -> bool {
     sources.len() == store.good_definitions().len() && sources.iter().all(same)
 }
 
+/// Whether the configuration at `path`, in which nothing is wrong, says what it said when the daemon last read it. The daemon
+/// keeps a copy of it.
+pub fn is_config_as_read(path: &Path) -> bool {
+    let loaded = read_config(path);
+    let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
+    match read_copy(path, &store) {
+        Ok(Some((config, problems))) if problems.is_empty() && loaded.problems.is_empty() => config == *loaded.config,
+        _ => true,
+    }
+}
+
 /// The files `*.json` of a directory, each with its text or with what is wrong with the file; `None` when there is no
 /// directory.
 ///
