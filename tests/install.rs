@@ -380,6 +380,75 @@ fn a_deb_is_installed_upgraded_undone_and_removed() {
 }
 
 #[test]
+fn configuration_outlives_all_but_a_purge() {
+    if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
+        return;
+    }
+    let name = unique_name("batest-conf");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    let (server, host) = pair();
+    let conf = format!("/etc/{name}.conf");
+    let make = |version: &str, script: &str| {
+        let mut files = host_files(&name, version, script).to_vec();
+        files.push((conf[1..].to_string(), "the default\n".to_string()));
+        deb(&host, &package_name, version, &borrowed(&files), &[("conffiles", &format!("{conf}\n"))])
+    };
+    let good = make("1.0", &staying("deb"));
+    fs::write(&conf, "somebody's own\n").expect("/etc can be written");
+    let is_kept = || fs::read_to_string(&conf).is_ok_and(|text| text == "somebody's own\n");
+    // An install that is undone.
+    host.does(&server, &install(&server, "c1", &name, &make("0.9", "#!/bin/sh\nexit 9\n")), 7);
+    assert!(is_kept(), "gone with an install that was undone");
+    host.does(&server, &install(&server, "c2", &name, &good), 0);
+    // dpkg has it no more, and the same job again puts that right.
+    let _ = run(Command::new("dpkg").args(["-r", &package_name]));
+    host.does(&server, &install(&server, "c3", &name, &good), 0);
+    assert!(dpkg_has(&package_name) && is_kept());
+    host.does(&server, &Job::new("c4", "uninstall", &name), 0);
+    assert!(!dpkg_has(&package_name) && is_kept(), "gone with an uninstall");
+    host.does(&server, &install(&server, "c5", &name, &good), 0);
+    host.does(&server, &Job::new("c6", "uninstall", &name).set("purge", "true"), 0);
+    assert!(!PathBuf::from(&conf).exists(), "left by a purge");
+}
+
+#[test]
+fn what_cannot_be_undone_is_said_first() {
+    if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
+        return;
+    }
+    let name = unique_name("batest-stuck");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package_name.clone());
+    let (server, host) = pair();
+    let flag = host.path("stuck");
+    let prerm = format!("#!/bin/sh\n[ ! -e {} ]\n", flag.display());
+    let make = |version: &str, postinst: &str| {
+        let files = host_files(&name, version, &staying("deb"));
+        deb(&host, &package_name, version, &borrowed(&files), &[("postinst", postinst), ("prerm", &prerm)])
+    };
+    host.does(&server, &install(&server, "u1", &name, &make("1.0", "#!/bin/sh\n")), 0);
+    // An installer that fails after it has made it impossible to remove its package.
+    let two = make("2.0", &format!("#!/bin/sh\ntouch {}; exit 1\n", flag.display()));
+    let message = host.does(&server, &install(&server, "u2", &name, &two), 6);
+    assert!(message.starts_with("cannot go back, 2.0 "), "{message}");
+    assert_eq!(host.wait_running(&name).version, "2.0");
+    fs::remove_file(&flag).expect("the script has made it");
+    // The next job mends it.
+    host.does(&server, &install(&server, "u3", &name, &make("2.1", "#!/bin/sh\n")), 0);
+    let three = make("3.0", "#!/bin/sh\n");
+    host.does(&server, &install(&server, "u7", &name, &three), 0);
+    // Another agent from the same package: it stays until both are gone.
+    let other = format!("{name}-b");
+    let definition = definition(&other, "3.0", "", &[("exec", &format!("[\"/usr/bin/{name}\"]"))]);
+    host.does(&server, &install(&server, "u4", &other, &three).set("definition", &definition), 0);
+    host.does(&server, &Job::new("u5", "uninstall", &name), 0);
+    assert!(PathBuf::from(format!("/usr/bin/{name}")).exists(), "taken away from another agent");
+    host.does(&server, &Job::new("u6", "uninstall", &other), 0);
+    assert!(!PathBuf::from(format!("/usr/bin/{name}")).exists());
+}
+
+#[test]
 fn an_rpm_is_installed_upgraded_and_removed() {
     if lacks_root() || lacks("rpmbuild") || lacks("rpm") {
         return;

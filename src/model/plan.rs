@@ -43,7 +43,7 @@ static PACKAGE: Plan = Plan {
 
 /// Installs a package that the agent has already: only the settings of the job are new.
 static SAME: Plan = Plan {
-    prepare: &[],
+    prepare: &[Look],
     change: &[Adopt, Stop, Link, Resume, Settle, Keep],
     back: &[Stop, Reinstall, Relink, Discard, Restore, Resume, Settle],
 };
@@ -92,7 +92,9 @@ pub enum Step {
     Place,
     /// The package manager is asked for the package's own name and version.
     Identify,
-    /// The package manager is asked whether the package was installed before, by somebody else.
+    /// The package that the agent has on record is looked for on the host.
+    Look,
+    /// The package manager is asked what is installed of the package.
     Query,
     /// The tar is unpacked.
     Unpack,
@@ -197,7 +199,7 @@ impl Plan {
             _ if own => return None,
             JobAction::Install(_) | JobAction::Upgrade(_) if same => &SAME,
             JobAction::Install(source) | JobAction::Upgrade(source) => match source.format {
-                Format::Tar | Format::TarGz | Format::TarXz => &TAR,
+                Format::Tar | Format::TarGz | Format::TarXz | Format::TarZst => &TAR,
                 Format::Rpm | Format::Deb | Format::Apk | Format::Ipk => &PACKAGE,
             },
             JobAction::Uninstall => &UNINSTALL,
@@ -260,11 +262,12 @@ impl Plan {
 }
 
 /// The name of every step in records.
-const NAMES: [(Step, &str); 35] = [
+const NAMES: [(Step, &str); 36] = [
     (Download, "download"),
     (Place, "place"),
     (Verify, "verify"),
     (Identify, "identify"),
+    (Look, "look"),
     (Query, "query"),
     (Unpack, "unpack"),
     (Inspect, "inspect"),
@@ -314,7 +317,7 @@ impl Step {
         match self {
             TryServers | ApplySettings => Phase::Received,
             Download => Phase::Downloading,
-            Place | Verify | Identify | Query => Phase::Verified,
+            Place | Verify | Identify | Look | Query => Phase::Verified,
             Unpack | Inspect | Name | Install | Adopt | Remove | Forget | TryNew => Phase::Installing,
             Reinstall | Relink | Discard | Restore => Phase::Installing,
             Stop => match direction {
@@ -377,6 +380,7 @@ mod tests {
             signature: None,
             window: Duration::ZERO,
             expires: None,
+            purge: false,
             text: "".into(),
         }
     }
@@ -400,7 +404,7 @@ mod tests {
         words.join(" ")
     }
 
-    const TARS: [Format; 3] = [Format::Tar, Format::TarGz, Format::TarXz];
+    const TARS: [Format; 4] = [Format::Tar, Format::TarGz, Format::TarXz, Format::TarZst];
     const PACKAGES: [Format; 4] = [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk];
 
     /// Every kind of job with its plan forward and back.
@@ -411,7 +415,7 @@ mod tests {
         let package =
             "downloading: Download verified: Verify Place Identify Query | installing: Install Inspect Adopt \
             starting: Stop Resume settling: Settle Retire Keep";
-        let same = "| installing: Adopt starting: Stop Link Resume settling: Settle Keep";
+        let same = "verified: Look | installing: Adopt starting: Stop Link Resume settling: Settle Keep";
         let own = "downloading: Download verified: Verify Place installing: Unpack TryNew starting: Reexec \
             | settling: Prove settling: Replace Remember";
         let mut plans = Vec::new();

@@ -10,12 +10,13 @@ use crate::kernel::Level;
 use crate::model::agent::Agent;
 use crate::model::event::{log, Action, Definition, Now, Origin, Verified};
 use crate::model::job::{Code, Job, JobAction, Outcome, Source};
-use crate::model::package;
+use crate::model::package::{self, Format};
 use crate::model::plan::{Plan, Step};
 use crate::model::record::{AgentRecord, Installed, Phase, Wanted};
 use crate::model::spec::{is_version, Spec};
 use crate::model::state::{is_file, take_out, State};
 use crate::model::trust;
+use crate::text::{sanitize, MESSAGE_MAX};
 
 /// Where a tar is unpacked before its version is known, below `packages/NAME/`.
 const UNPACK: &str = ".unpack";
@@ -55,12 +56,6 @@ impl Run<'_> {
         });
         self.job.record.before = Some(Box::new(record));
         let (Some(same), Some(agent)) = (same, agent) else { return Ok(()) };
-        let changed = changes(job, agent)
-            || job.definition.is_some() && Some(&job.definition_text) != agent.record.definition.as_ref();
-        let starts = matches!(job.action, JobAction::Install(_)) || agent.wanted() == Wanted::Up;
-        if !changed && (agent.running_since().is_some() || !starts) {
-            return Err(StepResult::End(Code::Success, "success, this package is installed already".to_string()));
-        }
         if is_known(&same, agent) {
             if let Some(why) = self.env_objection(job, agent.definition.as_ref()) {
                 return Err(StepResult::End(Code::Refused, format!("refused: {why}")));
@@ -153,35 +148,94 @@ impl Run<'_> {
         match output.and_then(package::identity) {
             Ok((package, version)) => {
                 let (format, digest, file) = (source.format, source.digest, State::kept_file(source));
-                self.job.record.package = Some(Box::new(Installed { format, package, version, digest, file }));
+                let native = version.clone();
+                self.job.record.package = Some(Box::new(Installed { format, package, version, digest, file, native }));
                 StepResult::Done
             }
             Err(why) => StepResult::Failed(Code::Install, format!("cannot install: {why}")),
         }
     }
 
-    /// Asks whether the package is installed already, unless an earlier job installed it.
+    /// Asks what is installed of the package.
     pub fn query(&mut self) -> StepResult {
-        let record = &self.job.record;
-        let Some(new) = &record.package else { return self.misfit() };
-        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
-        let by_a_job = old.is_some_and(|old| old.format == new.format && old.package == new.package);
-        let query = package::query(new.format, &new.package);
-        self.run_tools(query.filter(|_| !by_a_job))
+        let Some(new) = &self.job.record.package else { return self.misfit() };
+        self.run_tools(package::query(new.format, &new.package))
     }
 
-    /// Notes whether the package was installed before, by somebody else.
-    pub fn queried(&mut self, installed: bool) -> StepResult {
-        self.job.record.foreign = installed;
+    /// Notes what was installed before, and whether somebody else did that.
+    pub fn queried(&mut self, output: Result<&str, Error>) -> StepResult {
+        let Ok(versions) = output.map(one_version) else { return StepResult::Done };
+        let record = &mut self.job.record;
+        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
+        let by_a_job = record.package.as_ref().is_some_and(|new| old.is_some_and(|old| is_same_package(old, new)));
+        record.foreign = !by_a_job && !versions.is_empty();
+        record.found = Some(versions);
         StepResult::Done
+    }
+
+    /// Asks whether what the agent has on record is still there.
+    pub fn look(&mut self) -> StepResult {
+        let Some(package) = &self.job.record.package else { return self.misfit() };
+        let tool = package::query(package.format, &package.package)
+            .unwrap_or_else(|| package::look(&self.state.kept_path(self.job.name(), &package.package)));
+        self.run_tools([tool])
+    }
+
+    /// Ends a job that has nothing to change, or has a package fetched again that somebody removed or replaced.
+    pub fn looked(&mut self, output: Result<&str, Error>) -> StepResult {
+        let (Some(job), Some(package)) = (self.job.content.clone(), &self.job.record.package) else {
+            return self.misfit();
+        };
+        let found = output.map(one_version);
+        let there = match &found {
+            Ok(found) => package.native.is_empty() && !found.is_empty() || *found == package.native,
+            Err(_) => false,
+        };
+        if !there {
+            let found = found.ok().filter(|found| !found.is_empty());
+            return self
+                .fetch_again(&found.map_or("it is gone".to_string(), |found| format!("{found} is in its place")));
+        }
+        let Some(agent) = self.agent() else { return StepResult::Done };
+        let changed = changes(&job, agent)
+            || job.definition.is_some() && Some(&job.definition_text) != agent.record.definition.as_ref();
+        let starts = matches!(job.action, JobAction::Install(_)) || agent.wanted() == Wanted::Up;
+        match !changed && (agent.running_since().is_some() || !starts) {
+            true => StepResult::End(Code::Success, "success, this package is installed already".to_string()),
+            false => StepResult::Done,
+        }
     }
 
     /// Has the package tool install the package file.
     pub fn install(&mut self) -> StepResult {
         let Some(source) = self.job.source() else { return self.misfit() };
+        let Some(package) = self.job.record.package.as_ref().map(|new| new.package.clone()) else {
+            return self.misfit();
+        };
         let path = self.state.kept_path(self.job.name(), &State::kept_file(source));
         let interrupted = std::mem::take(&mut self.state.jobs.interrupted) || self.job.resumed;
-        self.run_tools(package::install(source.format, &path, interrupted))
+        let mut tools = package::install(source.format, &path, &package, interrupted);
+        tools.extend(package::query(source.format, &package));
+        self.run_tools(tools)
+    }
+
+    /// Judges an installation by what the package manager says is there, as its own failure may be another package's.
+    pub fn installed(&mut self, output: Result<&str, Error>) -> StepResult {
+        let failure = self.tool_failure();
+        let Some(new) = &self.job.record.package else { return self.misfit() };
+        let why = match (output.map(one_version), failure) {
+            (Ok(found), None) if found == new.native => return StepResult::Done,
+            (Ok(found), Some(why))
+                if found == new.native && !package::is_own_failure(new.format, &new.package, &why) =>
+            {
+                self.job.note = Some(why);
+                return StepResult::Done;
+            }
+            (_, Some(why)) => why,
+            (Ok(found), None) => format!("the package manager has {}", shown(&found)).into(),
+            (Err(why), None) => why.to_string().into(),
+        };
+        StepResult::Failed(Code::Install, format!("cannot install: {why}"))
     }
 
     /// Has the tar unpacked, beside what is in use.
@@ -238,7 +292,7 @@ impl Run<'_> {
         let (Some(source), Some(chosen)) = (self.job.source(), &self.job.chosen) else { return self.misfit() };
         let dir = self.unpack_dir(source, &chosen.version);
         let (format, digest, version) = (source.format, source.digest, chosen.version.clone());
-        let package = Installed { format, package: dir.clone(), version, digest, file: "".into() };
+        let package = Installed { format, package: dir.clone(), version, digest, file: "".into(), native: "".into() };
         self.job.record.package = Some(Box::new(package));
         self.ask(Action::Rename { job: self.id(), name: self.name(), from: UNPACK.into(), to: dir })
     }
@@ -301,14 +355,17 @@ impl Run<'_> {
 
     /// Fails the step, or has a package fetched again that is on record and gone.
     pub fn not_linked(&mut self, why: &str) -> StepResult {
-        let plan = self.job.content.as_ref().and_then(|job| Plan::of(job, false));
-        let (Some(plan), true) = (plan, self.is_same()) else {
-            return StepResult::Failed(Code::Install, format!("cannot install: {why}"));
-        };
-        // An uninstall has removed the files, and its record was lost.
+        match self.is_same() {
+            true => self.fetch_again(why),
+            false => StepResult::Failed(Code::Install, format!("cannot install: {why}")),
+        }
+    }
+
+    /// Has the package fetched again that is on record: somebody removed it, or the record of an uninstall was lost.
+    fn fetch_again(&mut self, why: &str) -> StepResult {
+        let Some(plan) = self.job.content.as_ref().and_then(|job| Plan::of(job, false)) else { return self.misfit() };
         let id = &self.job.record.id;
-        let text = format_args!("job \"{id}\": the installed package is gone and is fetched again: {why}");
-        log(self.out, Level::Warn, text);
+        log(self.out, Level::Warn, format_args!("job \"{id}\": the package is fetched again: {why}"));
         self.job.record.package = None;
         self.job.plan = plan;
         StepResult::GoTo(Step::Download)
@@ -319,14 +376,15 @@ impl Run<'_> {
         let record = &self.job.record;
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
         let new = record.package.as_ref();
-        let old = old.filter(|old| !new.is_some_and(|new| is_same_package(old, new)));
-        let Some(remove) = old.and_then(|old| package::remove(old.format, &old.package)) else {
+        let old = old.filter(|old| !new.is_some_and(|new| is_same_package(old, new)) && !self.is_shared(old));
+        let Some(remove) = old.and_then(|old| package::remove(old.format, &old.package, false)) else {
             return StepResult::Done;
         };
         let mut tools = vec![remove];
         if let Some(new) = new {
             // Removing the former package has removed the files that are in both.
-            tools.extend(package::install(new.format, &self.state.kept_path(&record.name, &new.file), false));
+            let path = self.state.kept_path(&record.name, &new.file);
+            tools.extend(package::install(new.format, &path, &new.package, false));
         }
         self.run_tools(tools)
     }
@@ -365,9 +423,36 @@ impl Run<'_> {
 
     /// Has the package tool remove the agent's package.
     pub fn remove(&mut self) -> StepResult {
+        let purge = self.job.content.as_ref().is_some_and(|job| job.purge);
         let installed = self.agent().and_then(|agent| agent.record.package.as_ref());
-        let tool = installed.and_then(|installed| package::remove(installed.format, &installed.package));
-        self.run_tools(tool)
+        let tool = installed
+            .filter(|installed| !self.is_shared(installed))
+            .and_then(|installed| package::remove(installed.format, &installed.package, purge));
+        let query = installed.filter(|_| tool.is_some()).and_then(|gone| package::query(gone.format, &gone.package));
+        self.run_tools(tool.into_iter().chain(query))
+    }
+
+    /// Judges a removal by what the package manager says is left.
+    pub fn removed(&mut self, output: Result<&str, Error>) -> StepResult {
+        let failure = self.tool_failure();
+        match (output, failure) {
+            (Ok(left), failure) if left.trim().is_empty() => {
+                self.job.note = failure;
+                StepResult::Done
+            }
+            (Ok(_), Some(why)) => cannot_remove(&why),
+            (Ok(left), None) => cannot_remove(&format!("the package manager still has {}", left.trim())),
+            (Err(why), _) => cannot_remove(&why),
+        }
+    }
+
+    /// Whether another agent comes from the same package, so that it must not be removed.
+    fn is_shared(&self, package: &Installed) -> bool {
+        !package.format.is_tar()
+            && self.state.agents.values().any(|agent| {
+                let of_other = agent.record.package.as_ref().filter(|_| *agent.record.name != *self.job.record.name);
+                of_other.is_some_and(|other| is_same_package(other, package))
+            })
     }
 
     /// Removes the agent, with all that is kept of its packages.
@@ -403,7 +488,8 @@ impl Run<'_> {
                 Outcome::new(code, &format!("{why}; rolled back from {version} to {}", old.version))
             }
             Some(old) if new.is_some() => {
-                Outcome::new(Code::RolledBack, &format!("rolled back from {version} to {}: {why}", old.version))
+                let (to, lost) = self.back_to(old);
+                Outcome::new(Code::RolledBack, &format!("rolled back from {version} to {to}{lost}: {why}"))
             }
             _ if stays => {
                 Outcome::new(code, &format!("{why}; no earlier package is kept to go back to, {version} stays"))
@@ -414,21 +500,84 @@ impl Run<'_> {
         Some(outcome)
     }
 
-    /// Has the former package installed again.
-    pub fn reinstall(&mut self) -> StepResult {
+    /// The version to go back to, and a remark where what was there before cannot be had: somebody else had replaced what
+    /// the last job installed.
+    fn back_to(&self, old: &Installed) -> (Box<str>, String) {
+        let same = self.job.record.package.as_ref().is_some_and(|new| is_same_package(old, new));
+        match self.job.record.found.as_ref().filter(|found| same && !old.native.is_empty() && **found != old.native) {
+            None => (old.version.clone(), String::new()),
+            Some(found) if self.way_back().is_some_and(|way| way.want == *found) => (found.clone(), String::new()),
+            Some(found) => (old.version.clone(), format!(", as what was there before, {}, is not kept", shown(found))),
+        }
+    }
+
+    /// What the package manager has to do to undo the job; `None`: nothing.
+    fn way_back(&self) -> Option<WayBack> {
         let record = &self.job.record;
-        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
+        let before = record.before.as_deref()?;
+        let old = before.package.as_deref();
         // An uninstall may have removed the package or a part of it.
         let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
-        let new = record.package.as_ref().filter(|new| old.is_none_or(|old| old.digest != new.digest));
-        let mut tools = Vec::new();
-        if let Some(new) = new.filter(|new| !old.is_some_and(|old| is_same_package(old, new))) {
-            tools.extend(package::remove(new.format, &new.package).filter(|_| !record.foreign));
+        let new = record.package.as_deref().filter(|new| old.is_none_or(|old| old.digest != new.digest));
+        let replaces = new.filter(|new| !old.is_some_and(|old| is_same_package(old, new)) && !new.format.is_tar());
+        let mut way = WayBack { remove: None, install: None, format: Format::Tar, package: "".into(), want: "".into() };
+        if let Some(new) = replaces {
+            (way.format, way.package) = (new.format, new.package.clone());
+            if !record.foreign && !self.is_shared(new) {
+                way.remove = package::remove(new.format, &new.package, false);
+            }
         }
-        if let Some(old) = old.filter(|_| new.is_some() || removal) {
-            tools.extend(package::install(old.format, &self.state.kept_path(&record.name, &old.file), false));
+        if let Some(old) = old.filter(|old| (new.is_some() || removal) && !old.format.is_tar()) {
+            let previous = before.previous.as_deref().filter(|kept| is_same_package(kept, old));
+            let kept = previous.filter(|kept| Some(&kept.native) == record.found.as_ref()).unwrap_or(old);
+            (way.format, way.package, way.want) = (old.format, old.package.clone(), kept.native.clone());
+            way.install = Some(self.state.kept_path(&record.name, &kept.file));
         }
+        (way.remove.is_some() || way.install.is_some()).then_some(way)
+    }
+
+    /// Has the former package installed again.
+    pub fn reinstall(&mut self) -> StepResult {
+        let Some(way) = self.way_back() else { return StepResult::Done };
+        let mut tools: Vec<package::Tool> = way.remove.into_iter().collect();
+        if let Some(path) = &way.install {
+            tools.extend(package::install(way.format, path, &way.package, false));
+        }
+        tools.extend(package::query(way.format, &way.package));
         self.run_tools(tools)
+    }
+
+    /// Judges the way back by what the package manager says is there now.
+    pub fn reinstalled(&mut self, output: Result<&str, Error>) -> StepResult {
+        let (failure, Some(way)) = (self.tool_failure(), self.way_back()) else { return self.misfit() };
+        let found = match output.map(one_version) {
+            Ok(found) => found,
+            Err(why) => return self.cannot_go_back(None, failure.as_deref().unwrap_or(&why)),
+        };
+        // A record that an older version wrote does not say which version it was.
+        let unknown = way.want.is_empty() && way.install.is_some();
+        if found == way.want || unknown && !found.is_empty() && failure.is_none() {
+            return StepResult::Done;
+        }
+        self.cannot_go_back(Some(found), &failure.unwrap_or_default())
+    }
+
+    /// What was there before does not come back: the result says so first, and the agent's record what is there.
+    pub fn cannot_go_back(&mut self, found: Option<Box<str>>, why: &str) -> StepResult {
+        let text = match &found {
+            Some(found) => format!("cannot go back, {} is installed: ", shown(found)),
+            None => "cannot go back: ".to_string(),
+        };
+        self.job.stuck = found;
+        if let Some(outcome) = &mut self.job.record.outcome {
+            let reason = match outcome.code {
+                Code::RolledBack => outcome.message.split_once(": ").map_or("", |(_, reason)| reason),
+                _ => outcome.message.strip_suffix("; undone").unwrap_or(&outcome.message),
+            };
+            let code = if outcome.code == Code::RolledBack { Code::Install } else { outcome.code };
+            *outcome = Outcome::new(code, &format!("{text}{}; {reason}", sanitize(why, MESSAGE_MAX / 3)));
+        }
+        StepResult::Done
     }
 
     /// Has `current` point to the directory of the former tar, if the former package is a tar.
@@ -488,6 +637,13 @@ impl Run<'_> {
             }
             let origin = if before.definition.is_none() { Origin::Package } else { Origin::Job };
             agent.record = before;
+            if let Some(found) = self.job.stuck.take() {
+                // The undo has failed, and what the package manager has counts.
+                let new = self.job.record.package.take().filter(|new| found.split(' ').next() == Some(&*new.native));
+                let old = agent.record.package.take().filter(|_| !found.is_empty());
+                agent.record.package =
+                    new.or(old.map(|old| Box::new(Installed { version: found.clone(), native: found, ..*old })));
+            }
             if let Some(spec) = definition {
                 agent.define(Some(Definition { origin, spec }));
             }
@@ -525,10 +681,43 @@ fn version_of(job: &Job, source: &Source) -> Box<str> {
     }
 }
 
+/// What the package manager does on the way back.
+struct WayBack {
+    /// The new package is removed.
+    remove: Option<package::Tool>,
+    /// This package file is installed.
+    install: Option<String>,
+    /// The package to look at in the end.
+    format: Format,
+    package: Box<str>,
+    /// Its version then; empty: it is gone, or the version is not known.
+    want: Box<str>,
+}
+
+/// The version that a query printed; several ones, where the package manager has more than one, with spaces between.
+fn one_version(output: &str) -> Box<str> {
+    let mut versions: Vec<&str> = output.split_whitespace().collect();
+    versions.dedup();
+    versions.join(" ").into()
+}
+
+/// A version in a message.
+fn shown(version: &str) -> &str {
+    if version.is_empty() {
+        "nothing"
+    } else {
+        version
+    }
+}
+
 /// Whether one package replaces the other in the package manager's database, or both are tars, which are kept beside
 /// each other.
 fn is_same_package(old: &Installed, new: &Installed) -> bool {
     old.format.is_tar() && new.format.is_tar() || old.format == new.format && old.package == new.package
+}
+
+fn cannot_remove(why: &str) -> StepResult {
+    StepResult::Failed(Code::Install, format!("cannot remove the package: {why}"))
 }
 
 /// Whether a file or directory below `packages/NAME/` belongs to this package.
