@@ -1,5 +1,6 @@
 //! One request to a running server over its socket.
 
+use crate::wire::url::encode;
 use serde_json::Value as Json;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -96,16 +97,4 @@ impl Client {
             _ => Err(Failure::Failed(format!("the server said: {} {body}", head.lines().next().unwrap_or_default()))),
         }
     }
-}
-
-/// Percent-encodes what may not stand in a path or a query.
-pub fn encode(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            _ => drop(write!(out, "%{byte:02X}")),
-        }
-    }
-    out
 }

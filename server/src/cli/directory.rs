@@ -2,9 +2,8 @@
 
 use super::client::{Client, Failure};
 use crate::serve::run;
-use crate::store::{migrate, sqlite};
+use crate::store::{migrate, people, sqlite};
 use std::fs;
-use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -13,22 +12,19 @@ pub fn init(dir: &Path) -> Result<(), Failure> {
     let dir = dir.display();
     println!("{dir} is ready. Next:");
     println!("  bootserver -d {dir} key new --group default --out agent.key");
+    println!("  bootserver -d {dir} user add NAME --role admin");
     println!("  bootserver -d {dir} serve --listen 0.0.0.0:8080");
     Ok(())
 }
 
-pub fn serve(
-    dir: &Path,
-    listen: &[SocketAddr],
-    pages: SocketAddr,
-    public_url: Option<String>,
-    allow_unsigned: bool,
-) -> Result<(), Failure> {
-    if let Some(url) = public_url.as_deref().filter(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
-        return Err(Failure::Usage(format!("--public-url {url}: want http://... or https://...")));
+pub fn serve(options: run::Options) -> Result<(), Failure> {
+    for (option, url) in [("--public-url", &options.public_url), ("--pages-url", &options.pages_url)] {
+        let url = url.as_deref().filter(|url| !url.starts_with("http://") && !url.starts_with("https://"));
+        if let Some(url) = url {
+            return Err(Failure::Usage(format!("{option} {url}: want http://... or https://...")));
+        }
     }
-    let (dir, listen) = (dir.to_path_buf(), listen.to_vec());
-    Ok(run::serve(run::Options { dir, listen, pages, public_url, allow_unsigned })?)
+    Ok(run::serve(options)?)
 }
 
 /// Puts a backup in place of the database. The old one is kept beside it.
@@ -65,6 +61,11 @@ pub fn restore(dir: &Path, file: &Path) -> Result<(), Failure> {
         let _ = fs::remove_file(format!("{}{ending}", database.display()));
     }
     fs::rename(&new, &database).map_err(said)?;
+    // Whoever was logged in when the backup was made may have been let in no longer since.
+    let connection = sqlite::open(&database).map_err(|error| error.to_string())?;
+    migrate::migrate(&connection, |text| println!("{text}")).map_err(|error| error.to_string())?;
+    sqlite::transact(&connection, people::end_sessions).map_err(|error| error.to_string())?;
+    drop(connection);
     println!("restored {}; what was there is in {}", file.display(), old.display());
     println!("packages are not in a backup: they stay as they are in {}", dir.join("packages").display());
     Ok(())

@@ -3,10 +3,12 @@
 mod client;
 mod directory;
 mod import;
+mod people;
 mod print;
 mod verbs;
 mod words;
 
+use crate::serve::run::Options;
 use clap::Parser;
 use client::{Client, Failure};
 use std::process::ExitCode;
@@ -48,11 +50,15 @@ fn execute(words: &Words) -> Result<(), Failure> {
             Ok(())
         }
         Command::Init => directory::init(dir),
-        Command::Serve { listen, pages, public_url, allow_unsigned } => {
-            directory::serve(dir, listen, *pages, public_url.clone(), *allow_unsigned)
+        Command::Serve { listen, pages, pages_url, public_url, allow_unsigned } => {
+            let (listen, public_url, pages_url) = (listen.clone(), public_url.clone(), pages_url.clone());
+            let (dir, pages, allow_unsigned) = (dir.clone(), *pages, *allow_unsigned);
+            directory::serve(Options { dir, listen, pages, pages_url, public_url, allow_unsigned })
         }
         Command::Restore { file } => directory::restore(dir, file),
         Command::Doctor => directory::doctor(dir, &client),
+        Command::User(user) => people::user(user, dir, &client, words.json),
+        Command::Token(token) => people::token(token, dir, &client, words.json),
         command => verbs::execute(command, dir, &client, words.json),
     }
 }

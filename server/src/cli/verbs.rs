@@ -1,11 +1,12 @@
 //! Verbs that ask the running server.
 
-use super::client::{encode, Client, Failure};
+use super::client::{Client, Failure};
 use super::print::{agents, ago, cell, pairs, table};
 use super::words::{Command, Given, Group, Host, Job, Key, Release};
 use crate::serve::manage::{self, NewKey};
 use crate::serve::{clock, run};
 use crate::store::sqlite;
+use crate::wire::url::encode;
 use serde_json::{json, Map, Value as Json};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -37,7 +38,7 @@ pub fn execute(command: &Command, dir: &Path, client: &Client, as_json: bool) ->
 }
 
 /// Prints a list as JSON or as a table.
-fn show(found: &Json, as_json: bool, headings: &[&str], row: impl Fn(&Json) -> Vec<String>) {
+pub fn show(found: &Json, as_json: bool, headings: &[&str], row: impl Fn(&Json) -> Vec<String>) {
     if as_json {
         println!("{found}");
         return;
@@ -100,7 +101,8 @@ fn new_key(dir: &Path, client: &Client, wanted: &NewKey) -> Result<(String, Stri
     Ok((key.id, key.secret))
 }
 
-fn in_directory<T>(
+/// Works on a data directory on which no server runs.
+pub fn in_directory<T>(
     dir: &Path,
     work: impl FnOnce(&mut dyn crate::store::Tx) -> Result<T, crate::store::Error>,
 ) -> Result<T, Failure> {

@@ -27,9 +27,12 @@ pub enum Command {
         /// Where hosts come; may be given several times.
         #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
         listen: Vec<SocketAddr>,
-        /// Where the API and the metrics are read; loopback only.
+        /// Where people and programs come: pages, API and metrics; loopback only.
         #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8081")]
         pages: SocketAddr,
+        /// The URL of the pages as people type it, such as https://boot.example.com.
+        #[arg(long, value_name = "URL")]
+        pages_url: Option<String>,
         /// Where hosts find packages; without it, the address at which they came.
         #[arg(long, value_name = "URL")]
         public_url: Option<String>,
@@ -62,6 +65,12 @@ pub enum Command {
     /// Jobs.
     #[command(subcommand)]
     Job(Job),
+    /// People who can log in.
+    #[command(subcommand)]
+    User(User),
+    /// Tokens that programs show instead of a password.
+    #[command(subcommand)]
+    Token(Token),
     /// What happened.
     Events {
         /// Go on as more happens.
@@ -99,6 +108,56 @@ pub enum Key {
     List,
     /// No longer take what it signs.
     Revoke { id: String },
+}
+
+#[derive(Subcommand)]
+pub enum User {
+    /// Add one. Without a file, a password is made and printed once.
+    Add {
+        name: String,
+        /// viewer, operator or admin.
+        #[arg(long)]
+        role: String,
+        /// The password, in the first line of a file; - is standard input.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Change a password, and end the user's sessions. Without a file, one is made and printed once.
+    Passwd {
+        name: String,
+        /// The password, in the first line of a file; - is standard input.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Change what a user may do: viewer, operator or admin.
+    Role { name: String, role: String },
+    /// Let a user in no longer, and end their sessions.
+    Disable { name: String },
+    /// Let a user in again.
+    Enable { name: String },
+    /// List them.
+    List,
+}
+
+#[derive(Subcommand)]
+pub enum Token {
+    /// Make one.
+    New {
+        name: String,
+        /// viewer, operator or admin.
+        #[arg(long)]
+        role: String,
+        /// When it ends.
+        #[arg(long, default_value_t = 90)]
+        days: i64,
+        /// Write it to a file, as --token-file wants it.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// List them.
+    List,
+    /// No longer take it.
+    Revoke { name: String },
 }
 
 #[derive(Subcommand)]

@@ -1,8 +1,10 @@
 //! What the server decides, as values and functions: time comes in as `now`, and nothing here touches the host.
 
+pub mod address;
 pub mod execution;
 pub mod filter;
 pub mod host;
+pub mod people;
 pub mod release;
 pub mod replay;
 pub mod version;

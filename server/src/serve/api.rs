@@ -1,13 +1,15 @@
 //! The API: what lists and changes things, for the command line over a socket and for reading on loopback.
 
-use super::door::{self, reply, Reply};
+use super::door::{self, reply, Reply, Unread};
 use super::give::{self, Wanted};
 use super::manage::{self, NewKey};
-use super::{clock, lookup, upload, Shared};
+use super::{accounts, clock, lookup, people as logins, upload, Shared};
 use crate::model::host::State;
+use crate::model::people::{self, By, Caller};
 use crate::model::release::{self, Artifact};
 use crate::store::releases::Release;
-use crate::store::{events, groups, refused, releases, Error};
+use crate::store::{events, groups, missing, refused, releases, Error};
+use crate::wire::url::{decode, param};
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 use serde_json::{json, Map, Value as Json};
@@ -15,94 +17,72 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-/// Who asks.
-#[derive(Clone, Debug)]
-pub enum Asker {
-    /// Over the socket, as this user.
-    Local(u32),
-    /// Over loopback, to read.
-    Reader,
+/// Answers `/healthz`, `/readyz` and `/metrics`.
+pub async fn health(shared: &Arc<Shared>, path: &str) -> Reply {
+    match path {
+        "/metrics" => metrics(shared).await,
+        "/readyz" => ready(shared).await,
+        _ => reply(200, "text/plain", "ok\n", &[]),
+    }
 }
 
-/// Answers a request at the socket or the pages' door.
-pub async fn handle(shared: Arc<Shared>, asker: Asker, request: Request<Incoming>) -> Reply {
+/// Answers a request of a caller below `/api/v1/`.
+pub async fn handle(shared: Arc<Shared>, caller: Caller, request: Request<Incoming>) -> Reply {
     let path = request.uri().path().to_string();
     let query = request.uri().query().unwrap_or_default().to_string();
-    if let Asker::Reader = asker {
-        // A name that somebody else's DNS points at us must not let their page read ours.
-        let host = door::header(request.headers(), "host");
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        if !["127.0.0.1", "localhost", "[::1]", ""].contains(&name) {
-            return reply(403, "text/plain", "ask by 127.0.0.1 or localhost\n", &[]);
-        }
+    let Some(name) = path.strip_prefix("/api/v1/") else { return answer_error(404, "want /api/v1/") };
+    let (get, post) = (request.method() == Method::GET || request.method() == Method::HEAD, Method::POST);
+    if !get && request.method() != post {
+        return answer_error(405, "want GET or POST");
     }
-    match (request.method(), path.as_str()) {
-        (&Method::GET, "/healthz") => reply(200, "text/plain", "ok\n", &[]),
-        (&Method::GET, "/readyz") => ready(&shared).await,
-        (&Method::GET, "/metrics") => metrics(&shared).await,
-        (&Method::GET, _) => match path.strip_prefix("/api/v1/") {
-            Some(name) => answer(look(&shared, name, &query).await),
-            None => reply(404, "text/plain", "want /api/v1/, /metrics, /healthz or /readyz\n", &[]),
-        },
-        (&Method::POST, _) => match (path.strip_prefix("/api/v1/"), asker) {
-            (_, Asker::Reader) => reply(403, "text/plain", "changes are made over the socket: bootserver VERB\n", &[]),
-            (Some("packages"), _) => match upload::store(&shared, request.into_body()).await {
-                Ok((sha256, size)) => answer(Ok(json!({ "sha256": sha256, "size": size }))),
-                Err(error) => answer(refused(error)),
-            },
-            (Some(name), Asker::Local(uid)) => {
-                let Ok(body) = door::read_body(request.into_body()).await else {
-                    return answer(refused("the request is longer than 1 MiB, or did not come whole"));
-                };
-                let body: Json = serde_json::from_slice(&body).unwrap_or_default();
-                answer(change(&shared, name, body, format!("local:{uid}")).await)
-            }
-            (None, _) => reply(404, "text/plain", "want /api/v1/\n", &[]),
-        },
-        _ => reply(405, "text/plain", "want GET or POST\n", &[]),
+    let needed = if get { people::role_to_see(name) } else { people::role_to_change(name) };
+    if let Err(why) = caller.may(needed) {
+        door::drain(request.into_body()).await;
+        return answer_error(403, &why);
+    }
+    if get {
+        return answer(look(&shared, &caller, name, &query).await);
+    }
+    if name == "packages" {
+        return match upload::store(&shared, request.into_body()).await {
+            Ok((sha256, size)) => answer(Ok(json!({ "sha256": sha256, "size": size }))),
+            Err(error) => answer(refused(error)),
+        };
+    }
+    let body = match door::read_body(request.into_body()).await {
+        Ok(body) => body,
+        Err(Unread::TooLong) => return answer_error(413, "the request is longer than 1 MiB"),
+        Err(Unread::Cut) => return answer_error(408, "the request did not come whole in 10 s"),
+    };
+    match serde_json::from_slice::<Json>(&body) {
+        Ok(body) if body.is_object() => answer(change(&shared, name, body, &caller).await),
+        Ok(_) => answer_error(400, "the body: want a JSON object"),
+        Err(error) => answer_error(400, &format!("the body is not JSON: {error}")),
     }
 }
 
 fn answer(outcome: Result<Json, Error>) -> Reply {
-    let (status, body) = match outcome {
-        Ok(body) => (200, body),
-        Err(Error::Refused(why)) => (400, json!({ "error": why })),
-        Err(error) => (503, json!({ "error": error.to_string() })),
-    };
-    reply(status, "application/json", body.to_string(), &[])
-}
-
-/// The value of a name in a query string.
-fn param(query: &str, name: &str) -> Option<String> {
-    let pair = |pair: &str| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| decode(value));
-    query.split('&').find_map(pair)
-}
-
-/// Undoes percent-encoding; what is broken stays.
-pub fn decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let digits = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok());
-        match (bytes[at], digits.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                at += 2;
-            }
-            (b'+', _) => out.push(b' '),
-            (byte, _) => out.push(byte),
-        }
-        at += 1;
+    match outcome {
+        Ok(body) => reply(200, "application/json", body.to_string(), &[]),
+        Err(Error::Refused(why)) => answer_error(400, &why),
+        Err(Error::Missing(why)) => answer_error(404, &why),
+        Err(error) => answer_error(503, &error.to_string()),
     }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
-async fn look(shared: &Arc<Shared>, name: &str, query: &str) -> Result<Json, Error> {
+/// A refusal with its status and its sentence.
+pub fn answer_error(status: u16, why: &str) -> Reply {
+    reply(status, "application/json", json!({ "error": why }).to_string(), &[])
+}
+
+async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) -> Result<Json, Error> {
     let filter = param(query, "filter").unwrap_or_default();
     let limit = param(query, "limit").and_then(|text| text.parse().ok()).unwrap_or(1000_i64).clamp(1, 1_000_000);
     let after = param(query, "after").and_then(|text| text.parse().ok());
     let (name, word) = name.split_once('/').map_or((name, None), |(name, word)| (name, Some(decode(word))));
+    if name == "me" {
+        return Ok(json!({ "who": caller.who, "role": caller.role.as_str() }));
+    }
     let name = name.to_string();
     let gaps = shared.gaps.clone();
     shared
@@ -118,9 +98,11 @@ async fn look(shared: &Arc<Shared>, name: &str, query: &str) -> Result<Json, Err
                 ("groups", None) => lookup::groups(tx)?,
                 ("events", None) => lookup::events(tx, after, limit)?,
                 ("audit", None) => lookup::audit(tx, limit)?,
+                ("users", None) => accounts::users(tx)?,
+                ("tokens", None) => accounts::tokens(tx)?,
                 _ => {
-                    let known = "hosts, jobs, executions, releases, keys, groups, events, audit";
-                    return refused(format!("there is no list \"{name}\": want one of {known}"));
+                    let known = "hosts, jobs, executions, releases, keys, groups, events, audit, users, tokens, me";
+                    return missing(format!("there is no list \"{name}\": want one of {known}"));
                 }
             };
             Ok(Json::from(list))
@@ -143,8 +125,15 @@ fn object(body: &Json, key: &str) -> Map<String, Json> {
     body[key].as_object().cloned().unwrap_or_default()
 }
 
-async fn change(shared: &Arc<Shared>, name: &str, body: Json, who: String) -> Result<Json, Error> {
+async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Caller) -> Result<Json, Error> {
+    let who = caller.who.clone();
     match name {
+        "me/password" => own_password(shared, body, caller).await,
+        _ if accounts::is_call(name) => {
+            let body = hash(body).await?;
+            let call = name.to_string();
+            shared.write(move |tx| accounts::change(tx, &call, &body, &who)).await
+        }
         "hosts/state" => set_state(shared, &body, who).await,
         "hosts/replace" | "hosts/label" | "hosts/group" => change_host(shared, name.to_string(), body, who).await,
         "groups" | "groups/set" => {
@@ -193,9 +182,31 @@ async fn change(shared: &Arc<Shared>, name: &str, body: Json, who: String) -> Re
             let id = text(&body, "id")?;
             shared.write(move |tx| give::cancel(tx, &id, &who)).await
         }
+        // It writes a file where the caller says: only for who has the server's own rights already.
+        "backup" if caller.by != By::Socket => refused("backup works over the socket only: bootserver backup FILE"),
         "backup" => backup(shared, PathBuf::from(text(&body, "file")?), who).await,
-        _ => refused(format!("there is no such call: \"{name}\"")),
+        _ => missing(format!("there is no such call: \"{name}\"")),
     }
+}
+
+/// Hashes the password of a request, away from the threads that answer.
+async fn hash(body: Json) -> Result<Json, Error> {
+    let task = tokio::task::spawn_blocking(move || accounts::hash_password(body));
+    task.await.unwrap_or_else(|_| Err(Error::Engine("a fault of the server, see its log".to_string())))
+}
+
+/// Changes the password of whoever is logged in: `old` and `new`.
+async fn own_password(shared: &Arc<Shared>, body: Json, caller: &Caller) -> Result<Json, Error> {
+    let Some(user) = caller.user().map(str::to_string) else {
+        return refused("this changes the password of who is logged in; for another: users/passwd");
+    };
+    let (old, new, who) = (text(&body, "old")?, text(&body, "new")?, caller.who.clone());
+    if !logins::check(shared, &user, &old).await? {
+        return refused("old: this is not your password");
+    }
+    let body = hash(json!({ "name": user, "password": new })).await?;
+    let hash = text(&body, "password")?;
+    shared.write(move |tx| accounts::own_password(tx, &user, &hash, &who)).await
 }
 
 async fn set_state(shared: &Arc<Shared>, body: &Json, who: String) -> Result<Json, Error> {

@@ -22,6 +22,13 @@ pub fn secret() -> String {
     crate::wire::sign::hex(&bytes)
 }
 
+/// A salt for a password.
+pub fn salt() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    fill(&mut bytes);
+    bytes
+}
+
 fn fill(bytes: &mut [u8]) {
     // Without it no id and no key could be trusted.
     getrandom::fill(bytes).expect("the kernel has randomness");

@@ -8,7 +8,7 @@ use crate::model::release;
 use crate::model::version;
 use crate::store::executions::{self, Stored};
 use crate::store::jobs::{self, Job};
-use crate::store::{events, hosts, refused, releases, Error, Tx};
+use crate::store::{events, hosts, missing, refused, releases, Error, Tx};
 use crate::wire::job;
 use serde_json::{json, Map, Value as Json};
 use std::collections::BTreeMap;
@@ -170,7 +170,7 @@ pub fn cancel(tx: &mut dyn Tx, id: &str, who: &str) -> Result<Json, Error> {
         Some(one) => vec![one],
         None => {
             if jobs::get(tx, id)?.is_none() {
-                return refused(format!("there is no job \"{id}\": see bootserver job list"));
+                return missing(format!("there is no job \"{id}\": see bootserver job list"));
             }
             jobs::set_state(tx, id, "cancelled")?;
             executions::of_job(tx, id)?

@@ -5,7 +5,7 @@ use crate::model::filter::{glob, Filter};
 use crate::model::host::{Gaps, View};
 use crate::store::executions::{self, Stored};
 use crate::store::jobs::{self, Job};
-use crate::store::{groups, hosts, refused, releases, Error, Tx};
+use crate::store::{groups, hosts, missing, refused, releases, Error, Tx};
 use serde_json::{json, Value as Json};
 
 /// A host in a list.
@@ -146,7 +146,7 @@ pub fn job(tx: &mut dyn Tx, id: &str) -> Result<Vec<Json>, Error> {
     }
     match jobs::get(tx, id)? {
         Some(_) => Ok(executions::of_job(tx, id)?.iter().map(execution_json).collect()),
-        None => refused(format!("there is no job \"{id}\": see bootserver job list")),
+        None => missing(format!("there is no job \"{id}\": see bootserver job list")),
     }
 }
 

@@ -1,13 +1,17 @@
 //! The running server: doors, the transactions behind them, and what happens by itself.
 
+pub mod accounts;
 pub mod agent;
 pub mod api;
 pub mod clock;
 pub mod door;
+pub mod front;
 pub mod give;
 pub mod lookup;
 pub mod manage;
 pub mod packages;
+pub mod pages;
+pub mod people;
 pub mod report;
 pub mod results;
 pub mod run;
@@ -35,6 +39,10 @@ pub struct Shared {
     pub allow_unsigned: bool,
     /// Times in which the server was down.
     pub gaps: Vec<(i64, i64)>,
+    /// How the pages' door is set up.
+    pub front: front::Front,
+    /// What logins share.
+    pub logins: people::Logins,
     /// When it started.
     pub started: i64,
     /// What is counted for the metrics.
@@ -66,6 +74,8 @@ impl Shared {
             public_url: None,
             allow_unsigned: false,
             gaps,
+            front: front::Front::default(),
+            logins: people::Logins::default(),
             started: clock::now(),
             counts: Counts::default(),
             enrolled: Mutex::new((0, 0)),

@@ -1,8 +1,9 @@
 //! Starting and stopping: the data directory, its lock, the doors.
 
 use super::agent::{self, Ends, BUDGET_KIB};
-use super::api::{self, Asker};
-use super::{clock, door, sweep, Shared};
+use super::front::{self, Front};
+use super::{api, clock, door, sweep, Shared};
+use crate::model::people::Caller;
 use crate::store::migrate::migrate;
 use crate::store::sqlite::{self, Sqlite};
 use crate::store::{executions, groups, Engine, Error};
@@ -20,8 +21,10 @@ pub struct Options {
     pub dir: PathBuf,
     /// Where hosts come.
     pub listen: Vec<SocketAddr>,
-    /// Where the API is read and metrics are fetched.
+    /// Where people and programs come: pages, API and metrics.
     pub pages: SocketAddr,
+    /// The URL of the pages as people type it.
+    pub pages_url: Option<String>,
     /// Where packages are, as hosts should see it.
     pub public_url: Option<String>,
     /// Whether hosts without a key are taken.
@@ -85,7 +88,7 @@ pub fn write_backup(engine: &dyn Engine, file: &Path) -> Result<(), Error> {
 pub fn serve(options: Options) -> Result<(), String> {
     if !options.pages.ip().is_loopback() {
         return Err(format!(
-            "--pages {}: want a loopback address, as this door asks nobody who they are",
+            "--pages {}: want a loopback address, as passwords must not cross a network in the clear",
             options.pages
         ));
     }
@@ -106,6 +109,7 @@ pub fn serve(options: Options) -> Result<(), String> {
     let mut shared = Shared::new(dir.clone(), Box::new(engine), gaps);
     shared.public_url = options.public_url.as_ref().map(|url| url.trim_end_matches('/').to_string());
     shared.allow_unsigned = options.allow_unsigned;
+    shared.front = Front { url: options.pages_url.clone(), open_metrics: true, ..Front::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
         .max_blocking_threads(16)
@@ -155,7 +159,7 @@ async fn open_doors(shared: Arc<Shared>, options: &Options) -> Result<(), String
     }
     let pages = bind(options.pages).await?;
     let local = pages.local_addr().map_err(|error| error.to_string())?;
-    clock::say(&format!("metrics and API, to read: http://{local}/"));
+    clock::say(&format!("pages: listening on http://{local}/"));
     tokio::spawn(serve_pages(pages, shared.clone()));
     let path = socket(&options.dir);
     let _ = fs::remove_file(&path);
@@ -176,9 +180,12 @@ async fn open_doors(shared: Arc<Shared>, options: &Options) -> Result<(), String
 /// Says what to do where nothing is set up yet.
 async fn tell_what_is_next(shared: &Arc<Shared>, options: &Options) {
     let keys = shared.read(|tx| tx.number("SELECT count(*) FROM keys WHERE revoked IS NULL", &[])).await.unwrap_or(1);
+    let dir = options.dir.display();
     if keys == 0 && !options.allow_unsigned {
-        let dir = options.dir.display();
         clock::say(&format!("no host can report yet: bootserver -d {dir} key new --group default --out FILE"));
+    }
+    if shared.read(|tx| tx.number("SELECT count(*) FROM users", &[])).await.is_ok_and(|users| users == 0) {
+        clock::say(&format!("nobody can log in yet: bootserver -d {dir} user add NAME --role admin"));
     }
 }
 
@@ -214,14 +221,14 @@ async fn serve_pages(listener: TcpListener, shared: Arc<Shared>) {
     let bound = Arc::new(Semaphore::new(64));
     loop {
         let Ok(place) = bound.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
         let shared = shared.clone();
         tokio::spawn(async move {
             let _place = place;
-            door::serve(stream, |request| api::handle(shared.clone(), Asker::Reader, request)).await;
+            door::serve(stream, |request| front::handle(shared.clone(), peer, request)).await;
         });
     }
 }
@@ -240,7 +247,7 @@ async fn serve_socket(listener: UnixListener, shared: Arc<Shared>) {
         }
         let shared = shared.clone();
         tokio::spawn(async move {
-            door::serve(stream, |request| api::handle(shared.clone(), Asker::Local(uid), request)).await;
+            door::serve(stream, |request| api::handle(shared.clone(), Caller::local(uid), request)).await;
         });
     }
 }

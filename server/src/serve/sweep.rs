@@ -3,7 +3,7 @@
 use super::{clock, manage, Shared};
 use crate::model::execution::Event;
 use crate::model::host::{self, Freshness, Gaps, State};
-use crate::store::{events, executions, groups, hosts, Error, Tx};
+use crate::store::{events, executions, groups, hosts, people, Error, Tx};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ pub fn sweep(tx: &mut dyn Tx, now: i64, gaps: &Gaps, full: bool) -> Result<(), E
     if full {
         retire_silent(tx, now, gaps)?;
         events::forget(tx, now)?;
+        people::forget_sessions(tx, now)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Groups, keys and settings.
 
-use super::{refused, Error, Row, Tx};
+use super::{missing, refused, Error, Row, Tx};
 use crate::args;
 
 /// A key shared with hosts of a group.
@@ -89,7 +89,7 @@ pub fn list(tx: &mut dyn Tx) -> Result<Vec<Group>, Error> {
 pub fn get(tx: &mut dyn Tx, name: &str) -> Result<Group, Error> {
     match list(tx)?.into_iter().find(|group| group.name == name) {
         Some(group) => Ok(group),
-        None => refused(format!("there is no group \"{name}\": bootserver group new {name}")),
+        None => missing(format!("there is no group \"{name}\": bootserver group new {name}")),
     }
 }
 
@@ -159,7 +159,7 @@ pub fn bind_key(tx: &mut dyn Tx, id: &str, sn: &str) -> Result<(), Error> {
 /// What the engine says, or that there is no such key.
 pub fn revoke(tx: &mut dyn Tx, id: &str, now: i64) -> Result<i64, Error> {
     if tx.run("UPDATE keys SET revoked = ?2 WHERE id = ?1 AND revoked IS NULL", args![id, now])? == 0 {
-        return refused(format!("there is no key \"{id}\" that is not revoked"));
+        return missing(format!("there is no key \"{id}\" that is not revoked"));
     }
     tx.number("SELECT count(*) FROM hosts WHERE key = ?1 AND state <> 'retired'", args![id])
 }

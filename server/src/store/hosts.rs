@@ -1,6 +1,6 @@
 //! Hosts: the record that people change, and the hot row that each report writes.
 
-use super::{refused, Error, Row, Tx, Value};
+use super::{missing, refused, Error, Row, Tx, Value};
 use crate::args;
 use crate::model::host::{self, AgentView, Gaps, State, View};
 use crate::model::replay::Boots;
@@ -99,7 +99,7 @@ pub fn find(tx: &mut dyn Tx, word: &str) -> Result<Host, Error> {
             tx.rows(&format!("{HOST} WHERE h.sn LIKE ?1"), args![format!("{escaped}%")])?.iter().map(host_of).collect();
     }
     match found.len() {
-        0 => refused(format!("there is no host \"{word}\": want a name or an sn of bootserver host list")),
+        0 => missing(format!("there is no host \"{word}\": want a name or an sn of bootserver host list")),
         1 => Ok(found.swap_remove(0)),
         _ => {
             let sns: Vec<&str> = found.iter().map(|host| host.sn.as_str()).collect();

@@ -7,6 +7,7 @@ pub mod groups;
 pub mod hosts;
 pub mod jobs;
 pub mod migrate;
+pub mod people;
 pub mod releases;
 pub mod sqlite;
 
@@ -21,6 +22,8 @@ pub enum Error {
     Engine(String),
     /// What was asked for cannot be done, said to whoever asked.
     Refused(String),
+    /// What was asked for is not there, said to whoever asked.
+    Missing(String),
 }
 
 impl fmt::Display for Error {
@@ -28,7 +31,7 @@ impl fmt::Display for Error {
         match self {
             Error::Busy => f.write_str("the queue of the database is full"),
             Error::Engine(text) => write!(f, "the database: {text}"),
-            Error::Refused(text) => f.write_str(text),
+            Error::Refused(text) | Error::Missing(text) => f.write_str(text),
         }
     }
 }
@@ -38,6 +41,11 @@ impl std::error::Error for Error {}
 /// A refusal with its sentence.
 pub fn refused<T>(text: impl Into<String>) -> Result<T, Error> {
     Err(Error::Refused(text.into()))
+}
+
+/// Says that something is not there.
+pub fn missing<T>(text: impl Into<String>) -> Result<T, Error> {
+    Err(Error::Missing(text.into()))
 }
 
 /// A value that is bound or found.

@@ -1,6 +1,6 @@
 //! Releases and their artifacts.
 
-use super::{refused, Error, Row, Tx};
+use super::{missing, refused, Error, Row, Tx};
 use crate::args;
 use crate::model::release::Artifact;
 
@@ -97,7 +97,7 @@ pub fn add(tx: &mut dyn Tx, release: &Release, artifact: &Artifact, size: i64) -
 pub fn withdraw(tx: &mut dyn Tx, agent: &str, version: &str, now: i64) -> Result<(), Error> {
     let sql = "UPDATE releases SET withdrawn = ?3 WHERE agent = ?1 AND version = ?2 AND withdrawn IS NULL";
     match tx.run(sql, args![agent, version, now])? {
-        0 => refused(format!("there is no release {agent} {version} that is not withdrawn")),
+        0 => missing(format!("there is no release {agent} {version} that is not withdrawn")),
         _ => Ok(()),
     }
 }

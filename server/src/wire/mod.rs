@@ -2,4 +2,6 @@
 
 pub mod agent;
 pub mod job;
+pub mod password;
 pub mod sign;
+pub mod url;

@@ -18,6 +18,8 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub struct Server {
     pub dir: PathBuf,
     pub address: String,
+    /// Where the pages are: `ADDRESS:PORT`.
+    pub pages: String,
     child: Option<Child>,
     options: Vec<String>,
 }
@@ -30,7 +32,7 @@ impl Server {
         let dir = std::env::temp_dir().join(format!("bootserver-{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         let options = options.iter().map(|word| word.to_string()).collect();
-        let mut server = Server { dir, address: String::new(), child: None, options };
+        let mut server = Server { dir, address: String::new(), pages: String::new(), child: None, options };
         server.run(&["init"]);
         server.resume();
         server
@@ -50,6 +52,9 @@ impl Server {
             let line = lines.next().unwrap_or_else(|| panic!("bootserver ended early: {log}")).expect("a line");
             if let Some((_, address)) = line.split_once("hosts: listening on ") {
                 self.address = address.to_string();
+            }
+            if let Some((_, url)) = line.split_once("pages: listening on ") {
+                self.pages = url.split('/').nth(2).unwrap_or_default().to_string();
             }
             if line.ends_with(" ready") {
                 break;

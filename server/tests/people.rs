@@ -1,0 +1,319 @@
+//! Users, sessions and tokens at the pages' door of a real server: what is let in, and each case that is not.
+
+mod util;
+
+use serde_json::{json, Value};
+use std::fs;
+use util::{try_exchange, Server};
+
+const PASSWORD: &str = "correct horse";
+
+/// A request at the pages' door: status, head in lower case, body.
+fn ask(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String, String) {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nContent-Length: {}\r\n", body.len());
+    if !headers.iter().any(|(name, _)| *name == "Host") {
+        request += &format!("Host: {}\r\n", server.pages);
+    }
+    for (name, value) in headers {
+        request += &format!("{name}: {value}\r\n");
+    }
+    try_exchange(&server.pages, &format!("{request}\r\n{body}")).expect("an exchange")
+}
+
+const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
+
+/// A user with [`PASSWORD`].
+fn add_user(server: &Server, name: &str, role: &str) {
+    let file = server.dir.join("password");
+    fs::write(&file, format!("{PASSWORD}\n")).expect("a file");
+    server.run(&["user", "add", name, "--role", role, "--password-file", file.to_str().expect("a path")]);
+}
+
+fn try_login(server: &Server, name: &str, password: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
+    let body = format!("name={name}&password={}&next=%2Fhosts", password.replace(' ', "+"));
+    ask(server, "POST", "/login", &[&[FORM], headers].concat(), &body)
+}
+
+/// Logs in: the cookie and the CSRF token.
+fn login(server: &Server, name: &str) -> (String, String) {
+    let (status, head, body) = try_login(server, name, PASSWORD, &[]);
+    assert_eq!(status, 303, "{head}{body}");
+    let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).expect("a cookie");
+    let cookie = cookie.split(';').next().expect("its value").to_string();
+    let (status, _, page) = ask(server, "GET", "/", &[("Cookie", &cookie)], "");
+    assert_eq!(status, 200);
+    let csrf = page.split("name=\"csrf\" value=\"").nth(1).expect("a token").split('"').next().expect("its end");
+    (cookie, csrf.to_string())
+}
+
+/// A token of a role.
+fn token(server: &Server, name: &str, role: &str) -> String {
+    format!("Bearer {}", server.run(&["token", "new", name, "--role", role]).trim())
+}
+
+fn status_of(answer: &(u16, String, String)) -> u16 {
+    answer.0
+}
+
+#[test]
+fn without_a_login_nothing_is_seen_or_done() {
+    let server = Server::start(&[]);
+    for path in ["/api/v1/hosts", "/api/v1/users", "/api/v1/audit", "/api/v1/nothing", "/api/v1/me"] {
+        let (status, head, body) = ask(&server, "GET", path, &[], "");
+        assert_eq!(status, 401, "{path}: {body}");
+        assert!(head.contains("www-authenticate: bearer"), "{head}");
+    }
+    for path in ["/api/v1/hosts/state", "/api/v1/keys", "/api/v1/packages", "/api/v1/users"] {
+        assert_eq!(status_of(&ask(&server, "POST", path, &[], "{}")), 401, "{path}");
+    }
+    let (status, head, _) = ask(&server, "GET", "/hosts?filter=late", &[], "");
+    assert_eq!(status, 303);
+    assert!(head.contains("location: /login?next=%2fhosts%3ffilter%3dlate"), "{head}");
+    assert_eq!(status_of(&ask(&server, "POST", "/hosts", &[FORM], "a=b")), 303);
+    for (path, wanted) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/login", 200)] {
+        assert_eq!(status_of(&ask(&server, "GET", path, &[], "")), wanted, "{path}");
+    }
+    assert_eq!(status_of(&ask(&server, "DELETE", "/api/v1/hosts", &[], "")), 405);
+    assert!(server.json(&["user", "list"]).is_empty());
+}
+
+#[test]
+fn a_login_gives_a_session_and_its_end_ends_it() {
+    let server = Server::start(&[]);
+    add_user(&server, "anna", "admin");
+    let (status, head, _) = try_login(&server, "anna", PASSWORD, &[]);
+    assert_eq!(status, 303);
+    assert!(head.contains("location: /hosts"), "{head}");
+    let cookie = head.lines().find(|line| line.starts_with("set-cookie: bootserver=")).expect("a cookie");
+    for part in ["httponly", "samesite=lax", "max-age=43200", "path=/"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    assert!(!cookie.contains("secure"), "without TLS a browser would not send it back: {cookie}");
+    let (cookie, csrf) = login(&server, "anna");
+    let (status, _, me) = ask(&server, "GET", "/api/v1/me", &[("Cookie", &cookie)], "");
+    assert_eq!((status, serde_json::from_str::<Value>(&me).expect("JSON")["who"].clone()), (200, json!("user:anna")));
+    let form = format!("csrf={csrf}");
+    let (status, head, _) = ask(&server, "POST", "/logout", &[FORM, ("Cookie", &cookie)], &form);
+    assert_eq!(status, 303);
+    assert!(head.contains("max-age=0"), "{head}");
+    assert_eq!(status_of(&ask(&server, "GET", "/api/v1/me", &[("Cookie", &cookie)], "")), 401);
+    let audit = server.json(&["audit"]);
+    let has = |who: &str, action: &str| audit.iter().any(|line| line["who"] == who && line["action"] == action);
+    assert!(has("user:anna", "login") && has("user:anna", "logout"), "{audit:?}");
+    assert!(audit
+        .iter()
+        .any(|line| line["action"] == "user add" && line["who"].as_str().is_some_and(|w| w.starts_with("local:"))));
+}
+
+#[test]
+fn a_wrong_password_is_refused_and_soon_not_looked_at() {
+    let server = Server::start(&[]);
+    add_user(&server, "anna", "admin");
+    assert_eq!(status_of(&try_login(&server, "nobody", PASSWORD, &[])), 401);
+    for _ in 0..5 {
+        let (status, head, body) = try_login(&server, "anna", "wrong password", &[]);
+        assert_eq!(status, 401, "{body}");
+        assert!(!head.contains("set-cookie"), "{head}");
+        assert!(!body.contains("wrong password"), "{body}");
+    }
+    let (status, head, _) = try_login(&server, "anna", PASSWORD, &[]);
+    assert_eq!(status, 429, "the right one neither");
+    assert!(head.contains("retry-after: "), "{head}");
+    let refused = server.json(&["audit"]).iter().filter(|line| line["action"] == "login refused").count();
+    assert_eq!(refused, 5);
+}
+
+#[test]
+fn other_sites_cannot_use_a_session() {
+    let server = Server::start(&["--pages-url", "https://boot.example.com"]);
+    add_user(&server, "anna", "admin");
+    let (cookie, csrf) = login(&server, "anna");
+    let group = |headers: &[(&str, &str)]| {
+        let headers = [&[("Cookie", cookie.as_str())], headers].concat();
+        status_of(&ask(&server, "POST", "/api/v1/groups", &headers, r#"{"name":"stolen"}"#))
+    };
+    let csrf = ("X-CSRF-Token", csrf.as_str());
+    let own = format!("http://{}", server.pages);
+    for (headers, why) in [
+        (vec![], "no CSRF token"),
+        (vec![("X-CSRF-Token", "")], "an empty one"),
+        (vec![("X-CSRF-Token", "0123456789abcdef0123456789abcdef")], "a wrong one"),
+        (vec![csrf, ("Origin", "https://evil.example.com")], "another origin"),
+        (vec![csrf, ("Origin", "null")], "no origin"),
+        (vec![csrf, ("Sec-Fetch-Site", "cross-site")], "another site"),
+    ] {
+        assert_eq!(group(&headers), 403, "{why}");
+    }
+    assert_eq!(group(&[csrf, ("Host", "evil.example.com")]), 421, "a name that is not ours");
+    let evil = [FORM, ("Cookie", cookie.as_str()), ("Origin", "https://evil.example.com")];
+    assert_eq!(status_of(&ask(&server, "POST", "/logout", &evil, &format!("csrf={}", csrf.1))), 403);
+    assert_eq!(status_of(&ask(&server, "POST", "/logout", &evil[..2], "csrf=wrong")), 403);
+    assert_eq!(status_of(&try_login(&server, "anna", PASSWORD, &[("Origin", "https://evil.example.com")])), 403);
+    let groups = || server.json(&["group", "list"]).len();
+    assert_eq!(groups(), 0, "nothing was done");
+    assert_eq!(group(&[csrf, ("Origin", &own)]), 200);
+    assert_eq!(groups(), 1);
+    assert_eq!(status_of(&ask(&server, "GET", "/login", &[("Host", "Boot.example.com")], "")), 200);
+}
+
+#[test]
+fn every_reply_keeps_scripts_and_frames_out() {
+    let server = Server::start(&[]);
+    for path in ["/login", "/", "/api/v1/hosts", "/healthz", "/nothing"] {
+        let (_, head, _) = ask(&server, "GET", path, &[], "");
+        for part in [
+            "content-security-policy: default-src 'none'; script-src 'self'; ",
+            "frame-ancestors 'none'",
+            "x-content-type-options: nosniff",
+            "cache-control: no-store",
+        ] {
+            assert!(head.contains(part), "{path}: {head}");
+        }
+        assert!(!head.contains("unsafe-inline") && !head.contains("access-control-allow-origin"), "{head}");
+    }
+    let (_, _, page) = ask(&server, "GET", "/login?next=%22%3E%3Cscript%3E", &[], "");
+    assert!(page.contains("&quot;&gt;&lt;script&gt;"), "{page}");
+}
+
+/// (role, call) that is refused, and what is missing.
+#[test]
+fn each_role_does_what_it_may() {
+    let server = Server::start(&[]);
+    let tokens = ["viewer", "operator", "admin"].map(|role| token(&server, role, role));
+    let get = |token: &str, list: &str| {
+        status_of(&ask(&server, "GET", &format!("/api/v1/{list}"), &[("Authorization", token)], ""))
+    };
+    let post = |token: &str, call: &str| {
+        status_of(&ask(&server, "POST", &format!("/api/v1/{call}"), &[("Authorization", token)], "{}"))
+    };
+    for list in ["hosts", "jobs", "executions", "releases", "keys", "groups", "events", "audit", "me"] {
+        assert_eq!(tokens.each_ref().map(|token| get(token, list)), [200, 200, 200], "{list}");
+    }
+    for list in ["users", "tokens"] {
+        assert_eq!(tokens.each_ref().map(|token| get(token, list)), [403, 403, 200], "{list}");
+    }
+    // 400: it was let in, and the empty request will not do.
+    for call in ["hosts/state", "hosts/replace", "hosts/label", "hosts/group", "releases", "releases/withdraw", "jobs"]
+    {
+        assert_eq!(tokens.each_ref().map(|token| post(token, call)), [403, 400, 400], "{call}");
+    }
+    for call in ["groups", "groups/set", "keys", "keys/revoke", "users", "tokens"] {
+        assert_eq!(tokens.each_ref().map(|token| post(token, call)), [403, 403, 400], "{call}");
+    }
+    let (status, _, body) = ask(&server, "POST", "/api/v1/jobs", &[("Authorization", &tokens[0])], "{}");
+    assert_eq!(status, 403);
+    assert!(body.contains("needs the role operator, and token:viewer has viewer"), "{body}");
+    let backup = r#"{"file":"/tmp/stolen.db"}"#;
+    assert_eq!(status_of(&ask(&server, "POST", "/api/v1/backup", &[("Authorization", &tokens[2])], backup)), 400);
+    assert_eq!(get(&tokens[2], "nothing"), 404);
+    assert_eq!(post(&tokens[2], "nothing"), 404);
+}
+
+#[test]
+fn a_token_has_an_end_and_can_be_revoked() {
+    let server = Server::start(&[]);
+    let made = token(&server, "ci", "operator");
+    let get = |token: &str| status_of(&ask(&server, "GET", "/api/v1/me", &[("Authorization", token)], ""));
+    assert_eq!(get(&made), 200);
+    for bad in ["Bearer bst_0", "Bearer ", "Basic YTpi", &made.replace("Bearer ", ""), &made[..made.len() - 1]] {
+        assert_eq!(get(bad), 401, "{bad}");
+    }
+    assert_eq!(server.try_run(&["token", "new", "ci", "--role", "admin"]).0, 1, "the name is taken");
+    for days in ["0", "-1", "3651"] {
+        let days = format!("--days={days}");
+        assert_eq!(server.try_run(&["token", "new", "forever", "--role", "admin", &days]).0, 1, "{days}");
+    }
+    let listed = server.json(&["token", "list"]);
+    assert!(!listed[0].to_string().contains(made.trim_start_matches("Bearer ")), "{listed:?}");
+    assert_eq!((&listed[0]["state"], &listed[0]["role"]), (&json!("valid"), &json!("operator")));
+    assert!(listed[0]["seen"].is_i64(), "its use is kept: {listed:?}");
+    server.run(&["token", "revoke", "ci"]);
+    assert_eq!(get(&made), 401);
+    assert_ne!(made, token(&server, "ci", "operator"), "its name is free again");
+}
+
+#[test]
+fn a_changed_user_must_log_in_again() {
+    let server = Server::start(&[]);
+    add_user(&server, "anna", "admin");
+    add_user(&server, "bert", "operator");
+    let me = |cookie: &str| status_of(&ask(&server, "GET", "/api/v1/me", &[("Cookie", cookie)], ""));
+    for words in
+        [vec!["user", "role", "bert", "viewer"], vec!["user", "passwd", "bert"], vec!["user", "disable", "bert"]]
+    {
+        // `passwd` made a new password: the known one again.
+        let file = server.dir.join("password");
+        server.run(&["user", "passwd", "bert", "--password-file", file.to_str().expect("a path")]);
+        let (cookie, _) = login(&server, "bert");
+        assert_eq!(me(&cookie), 200, "{words:?}");
+        server.run(&words);
+        assert_eq!(me(&cookie), 401, "{words:?}");
+    }
+    assert_eq!(status_of(&try_login(&server, "bert", PASSWORD, &[])), 401, "disabled");
+    let (cookie, csrf) = login(&server, "anna");
+    let post = |call: &str, body: Value| {
+        let headers = [("Cookie", cookie.as_str()), ("X-CSRF-Token", csrf.as_str())];
+        ask(&server, "POST", &format!("/api/v1/{call}"), &headers, &body.to_string())
+    };
+    let (status, _, body) = post("users/role", json!({ "name": "anna", "role": "viewer" }));
+    assert_eq!(status, 400);
+    assert!(body.contains("last admin"), "{body}");
+    assert_eq!(status_of(&post("users/disable", json!({ "name": "anna" }))), 400);
+    assert_eq!(status_of(&post("users/disable", json!({ "name": "nobody" }))), 404);
+    assert_eq!(status_of(&post("me/password", json!({ "old": "wrong", "new": "another horse" }))), 400);
+    assert_eq!(status_of(&post("me/password", json!({ "old": PASSWORD, "new": "short" }))), 400);
+    assert_eq!(status_of(&post("me/password", json!({ "old": PASSWORD, "new": "another horse" }))), 200);
+    assert_eq!(me(&cookie), 401);
+    assert_eq!(status_of(&try_login(&server, "anna", "another horse", &[])), 303);
+    let changed = server.json(&["audit"]).into_iter().find(|line| line["action"] == "user role").expect("a line");
+    assert_eq!((&changed["before"], &changed["after"]), (&json!("operator"), &json!("viewer")));
+}
+
+#[test]
+fn users_and_tokens_need_no_server() {
+    let mut server = Server::start(&[]);
+    server.kill();
+    add_user(&server, "anna", "admin");
+    let (code, _, error) = server.try_run(&["user", "add", "anna", "--role", "admin"]);
+    assert_eq!(code, 1);
+    assert!(error.contains("there is a user \"anna\" already"), "{error}");
+    for (words, part) in [
+        (["user", "add", "a b", "--role", "admin"], "want 1 to 64"),
+        (["user", "add", "bert", "--role", "king"], "want viewer, operator or admin"),
+        (["token", "new", "x", "--role", "king"], "want viewer, operator or admin"),
+        (["user", "add", "bert", "--role", "admin"], ""),
+    ] {
+        let (code, out, error) = server.try_run(&words);
+        assert_eq!(code, i32::from(!part.is_empty()), "{words:?} {out}");
+        assert!(error.contains(part), "{words:?}: {error}");
+    }
+    let file = server.dir.join("short");
+    fs::write(&file, "short\n").expect("a file");
+    let path = file.to_str().expect("a path");
+    let (code, _, error) = server.try_run(&["user", "add", "carl", "--role", "viewer", "--password-file", path]);
+    assert_eq!(code, 1);
+    assert!(error.contains("want 10 characters") && !error.contains("short"), "{error}");
+    let made = token(&server, "ci", "viewer");
+    assert_eq!(server.json(&["user", "list"]).len(), 2);
+    let database = fs::read(server.dir.join("bootserver.db")).expect("the database");
+    let kept = |text: &str| database.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(kept("$argon2id$v=19$"), "the hash is there");
+    assert!(!kept(PASSWORD) && !kept(made.trim_start_matches("Bearer ")), "the secrets are not");
+    server.resume();
+    assert_eq!(status_of(&ask(&server, "GET", "/api/v1/me", &[("Authorization", &made)], "")), 200);
+    login(&server, "anna");
+}
+
+#[test]
+fn a_restored_backup_has_no_sessions() {
+    let mut server = Server::start(&[]);
+    add_user(&server, "anna", "admin");
+    let (cookie, _) = login(&server, "anna");
+    let file = server.dir.join("backup.db");
+    server.run(&["backup", file.to_str().expect("a path")]);
+    server.kill();
+    server.run(&["restore", file.to_str().expect("a path")]);
+    server.resume();
+    assert_eq!(status_of(&ask(&server, "GET", "/api/v1/me", &[("Cookie", &cookie)], "")), 401);
+    login(&server, "anna");
+}
