@@ -126,8 +126,10 @@ fn groups(group: &Group, dir: &Path, client: &Client, as_json: bool) -> Done {
         }
         Group::List => {
             let found = client.get("groups", &[])?;
-            let columns = ["name", "hosts", "lost_after", "retire_after", "replace", "allow_unidentified"];
-            let headings = ["GROUP", "HOSTS", "LOST AFTER", "RETIRE AFTER", "REPLACE", "UNIDENTIFIED"];
+            let columns =
+                ["name", "hosts", "zone", "window", "lost_after", "retire_after", "replace", "allow_unidentified"];
+            let headings =
+                ["GROUP", "HOSTS", "ZONE", "WINDOW", "LOST AFTER", "RETIRE AFTER", "REPLACE", "UNIDENTIFIED"];
             show(&found, as_json, &headings, |group| columns.iter().map(|name| cell(&group[*name])).collect());
         }
     }
@@ -163,6 +165,14 @@ fn hosts(host: &Host, client: &Client, as_json: bool) -> Done {
         Host::Accept { hosts } => set(hosts, "accepted")?,
         Host::Reject { hosts } => set(hosts, "rejected")?,
         Host::Retire { hosts } => set(hosts, "retired")?,
+        Host::Pin { hosts, reason } => {
+            client.post("hosts/pin", &json!({ "hosts": hosts, "reason": reason }))?;
+            println!("{}: pinned; host unpin ends it", hosts.join(", "));
+        }
+        Host::Unpin { hosts } => {
+            client.post("hosts/pin", &json!({ "hosts": hosts }))?;
+            println!("{}: not pinned", hosts.join(", "));
+        }
         Host::Replace { old, new } => {
             client.post("hosts/replace", &json!({ "old": old, "new": new }))?;
             println!("{new} takes the place of {old}, which is retired");
@@ -268,7 +278,7 @@ fn jobs(job: &Job, client: &Client, as_json: bool) -> Done {
     }
     let (agent, version, select) = (&given.agent, &given.version, &given.select);
     let request = json!({ "action": action, "agent": agent.as_deref().unwrap_or_default(), "version": version,
-        "select": select, "body": read_body(given)? });
+        "select": select, "any_time": given.now, "body": read_body(given)? });
     let done = client.post("jobs", &request)?;
     if as_json {
         println!("{done}");

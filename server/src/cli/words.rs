@@ -164,7 +164,7 @@ pub enum Token {
 pub enum Group {
     /// Make one.
     New { name: String },
-    /// Change lost_after, retire_after, replace (auto or ask), allow_unidentified.
+    /// Change zone, window, lost, retire, replace (auto or ask), allow_unidentified.
     Set {
         name: String,
         #[arg(required = true, value_name = "KEY=VALUE")]
@@ -192,6 +192,19 @@ pub enum Host {
     },
     /// They are gone for good.
     Retire {
+        #[arg(required = true)]
+        hosts: Vec<String>,
+    },
+    /// Keep their versions as they are: no install, upgrade or uninstall.
+    Pin {
+        #[arg(required = true)]
+        hosts: Vec<String>,
+        /// Why, for the others.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Let their versions change again.
+    Unpin {
         #[arg(required = true)]
         hosts: Vec<String>,
     },
@@ -298,6 +311,9 @@ pub struct Given {
     /// Seconds between the host's reports.
     #[arg(long)]
     pub step: Option<i64>,
+    /// Do not wait for the maintenance windows of groups.
+    #[arg(long)]
+    pub now: bool,
     /// Spread the beginning over so many seconds.
     #[arg(long)]
     pub window: Option<i64>,

@@ -4,7 +4,7 @@
 //! waiting --offer--> offered --seen in `open`--> received
 //! offered | received --result 0--> done --version seen--> verified, --not within 3 x step--> mismatch
 //!   --4--> retried (a new attempt follows), the third time failed    --5,6,7,8--> failed    --1,2,10--> refused
-//!   --3--> drift    --9--> expired    --silent past the deadline, missing from `open` in 3 reports--> lost
+//!   --3--> drift    --9--> expired (offered again in the next maintenance window, where one closed)    --silent past the deadline, missing from `open` in 3 reports--> lost
 //!   --24 h without a result from a host that reports--> stuck    --cancel--> withdrawn
 //! ```
 //! A late result puts `lost` and `stuck` right; it is only recorded where the execution was withdrawn. The first result
@@ -94,13 +94,25 @@ pub struct Execution {
     pub slack: i64,
     /// The host's interval between reports.
     pub step: i64,
+    /// Whether it waits for the maintenance window of the host's group.
+    pub windowed: bool,
+    /// When the window closes, or has closed, in which it was last offered.
+    pub closes: Option<i64>,
 }
 
 /// What happens to an execution.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Its job is in the reply that goes out.
-    Offer,
+    Offer {
+        /// When the maintenance window closes.
+        until: Option<i64>,
+    },
+    /// It would be offered, and the maintenance window is shut.
+    Shut {
+        /// When it opens, for people.
+        text: String,
+    },
     /// The host reported. `open`: whether the id was among its open jobs, `None` where it says none;
     /// `version`: that of the agent it reports.
     Report {
@@ -133,6 +145,8 @@ pub enum Effect {
         /// Seconds since the epoch.
         not_before: i64,
     },
+    /// The window closed before the host began it: make it anew, under a new id, for the next one. It is no attempt.
+    Again,
     /// Keep an event.
     Note(String),
 }
@@ -162,13 +176,16 @@ impl Execution {
             version,
             slack,
             step,
+            windowed: true,
+            closes: None,
         }
     }
 
     /// Changes the execution as `event` asks for.
     pub fn step(&mut self, event: Event, now: i64) -> Option<Effect> {
         match event {
-            Event::Offer => self.offer(now),
+            Event::Offer { until } => self.offer(until, now),
+            Event::Shut { text } => self.wait_for_window(text),
             Event::Report { open, version } => self.report(open, version.as_deref(), now),
             Event::Result { errcode, message } => return self.result(errcode, message, now),
             Event::Cancel => self.cancel(now),
@@ -177,12 +194,21 @@ impl Execution {
         None
     }
 
-    fn offer(&mut self, now: i64) {
+    fn offer(&mut self, until: Option<i64>, now: i64) {
+        if matches!(self.state, State::Waiting | State::Offered) {
+            self.closes = until;
+        }
         if self.state == State::Waiting {
             self.state = State::Offered;
             self.offered = Some(now);
             self.deadline = Some(now + (3 * self.step).max(self.slack + QUARTER));
             self.reason = "offered; the host has not answered yet".to_string();
+        }
+    }
+
+    fn wait_for_window(&mut self, text: String) {
+        if self.state == State::Waiting {
+            self.reason = text;
         }
     }
 
@@ -260,6 +286,12 @@ impl Execution {
             4 => self.end(State::Failed, "cannot download, in three attempts", now),
             1 | 2 | 10 => self.end(State::Refused, "the host refused it", now),
             3 => self.end(State::Drift, "there is no such agent on the host any more", now),
+            9 if self.closes.is_some_and(|closes| now >= closes) => {
+                let reason =
+                    "its maintenance window closed before the host began it; it is offered again in the next one";
+                self.end(State::Expired, reason, now);
+                return Some(Effect::Again);
+            }
             9 => self.end(State::Expired, "expired or cancelled on the host", now),
             _ => self.end(State::Failed, "it did not work on the host", now),
         }

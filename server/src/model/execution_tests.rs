@@ -2,7 +2,7 @@ use super::*;
 
 fn offered(version: Option<&str>) -> Execution {
     let mut execution = Execution::new(version.map(str::to_string), 0, 600);
-    execution.step(Event::Offer, 1000);
+    execution.step(Event::Offer { until: None }, 1000);
     execution
 }
 
@@ -93,6 +93,32 @@ fn stuck_after_a_day() {
 }
 
 #[test]
+fn what_a_window_cut_off_is_made_anew_and_what_somebody_cancelled_is_not() {
+    for (until, now, effect) in [
+        (None, 5000, None),
+        (Some(4000), 3999, None),
+        (Some(4000), 4000, Some(Effect::Again)),
+        (Some(4000), 9000, Some(Effect::Again)),
+    ] {
+        let mut execution = Execution::new(None, 0, 600);
+        execution.step(Event::Offer { until }, 1000);
+        assert_eq!(execution.step(result(9), now), effect, "{until:?} at {now}");
+        assert_eq!(execution.state, State::Expired);
+    }
+}
+
+#[test]
+fn a_shut_window_is_told_while_it_waits() {
+    let shut = || Event::Shut { text: "opens at ten".into() };
+    let mut waiting = Execution::new(None, 0, 600);
+    waiting.step(shut(), 1000);
+    assert_eq!((waiting.state, waiting.reason.as_str()), (State::Waiting, "opens at ten"));
+    let mut given = offered(None);
+    given.step(shut(), 1000);
+    assert_ne!(given.reason, "opens at ten");
+}
+
+#[test]
 fn a_withdrawn_one_only_records_its_result() {
     let mut execution = offered(None);
     execution.step(Event::Cancel, 1001);
@@ -124,7 +150,7 @@ fn simulated_lives_keep_the_rules() {
             let before = execution.clone();
             now += i64::try_from(random(4000)).expect("a small number");
             let event = match random(6) {
-                0 => Event::Offer,
+                0 => Event::Offer { until: [None, Some(now + 600)][random(2) as usize] },
                 1 => Event::Report { open: [None, Some(true), Some(false)][random(3) as usize], version: None },
                 2 => Event::Report { open: None, version: Some(random(3).to_string()) },
                 3 if random(3) == 0 => result(i64::try_from(random(11)).expect("a small number")),

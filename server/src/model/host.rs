@@ -133,6 +133,8 @@ pub struct View {
     pub agents: Vec<AgentView>,
     /// Why it is as it is, and what to do.
     pub reason: String,
+    /// Why its versions are to stay as they are, where it is pinned; may be empty.
+    pub pinned: Option<String>,
 }
 
 /// `1.1.0` and `x86_64` of `bootagent-1.1.0-x86_64`.

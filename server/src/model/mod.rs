@@ -1,10 +1,13 @@
 //! What the server decides, as values and functions: time comes in as `now`, and nothing here touches the host.
 
 pub mod address;
+pub mod exchange;
 pub mod execution;
 pub mod filter;
 pub mod host;
+pub mod identity;
 pub mod people;
 pub mod release;
 pub mod replay;
 pub mod version;
+pub mod window;

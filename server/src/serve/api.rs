@@ -135,7 +135,9 @@ async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Caller) -
             shared.write(move |tx| accounts::change(tx, &call, &body, &who)).await
         }
         "hosts/state" => set_state(shared, &body, who).await,
-        "hosts/replace" | "hosts/label" | "hosts/group" => change_host(shared, name.to_string(), body, who).await,
+        "hosts/replace" | "hosts/label" | "hosts/group" | "hosts/pin" => {
+            change_host(shared, name.to_string(), body, who).await
+        }
         "groups" | "groups/set" => {
             let (name, new) = (text(&body, "name")?, name == "groups");
             shared
@@ -174,7 +176,8 @@ async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Caller) -
         "jobs" => {
             let (action, select) = (text(&body, "action")?, maybe(&body, "select").unwrap_or_default());
             let (agent, version) = (maybe(&body, "agent").unwrap_or_default(), maybe(&body, "version"));
-            let wanted = Wanted { action, agent, select, version, body: object(&body, "body"), who };
+            let any_time = body["any_time"].as_bool().unwrap_or(false);
+            let wanted = Wanted { action, agent, select, version, body: object(&body, "body"), any_time, who };
             let gaps = shared.gaps.clone();
             shared.write(move |tx| give::give(tx, &wanted, &gaps)).await
         }
@@ -216,11 +219,7 @@ async fn set_state(shared: &Arc<Shared>, body: &Json, who: String) -> Result<Jso
         "retired" => State::Retired,
         other => return refused(format!("state \"{other}\": want accepted, rejected or retired")),
     };
-    let words: Vec<String> =
-        body["hosts"].as_array().into_iter().flatten().filter_map(|word| word.as_str().map(str::to_string)).collect();
-    if words.is_empty() {
-        return refused("want the hosts: names or sn");
-    }
+    let words = words(body)?;
     let count = words.len();
     let set = move |tx: &mut dyn crate::store::Tx| {
         words.iter().try_for_each(|word| manage::set_state(tx, word, state, "", &who, clock::now()))
@@ -229,9 +228,20 @@ async fn set_state(shared: &Arc<Shared>, body: &Json, who: String) -> Result<Jso
     Ok(json!({ "hosts": count }))
 }
 
+/// The hosts that are meant: names or sn.
+fn words(body: &Json) -> Result<Vec<String>, Error> {
+    let words: Vec<String> =
+        body["hosts"].as_array().into_iter().flatten().filter_map(|word| word.as_str().map(str::to_string)).collect();
+    match words.is_empty() {
+        true => refused("want the hosts: names or sn"),
+        false => Ok(words),
+    }
+}
+
 async fn change_host(shared: &Arc<Shared>, name: String, body: Json, who: String) -> Result<Json, Error> {
     let change = move |tx: &mut dyn crate::store::Tx| match name.as_str() {
         "hosts/replace" => manage::replace(tx, &text(&body, "old")?, &text(&body, "new")?, &who, clock::now()),
+        "hosts/pin" => manage::pin(tx, &words(&body)?, maybe(&body, "reason").as_deref(), &who),
         "hosts/label" => manage::label(tx, &text(&body, "host")?, &object(&body, "labels"), &who),
         _ => manage::move_to(tx, &text(&body, "host")?, &text(&body, "group")?, &who),
     };

@@ -26,6 +26,8 @@ pub struct Wanted {
     pub version: Option<String>,
     /// What goes to hosts beside the package.
     pub body: Map<String, Json>,
+    /// Whether it is offered outside of the maintenance windows of groups too.
+    pub any_time: bool,
     /// Who gives it.
     pub who: String,
 }
@@ -65,7 +67,7 @@ pub fn give(tx: &mut dyn Tx, wanted: &Wanted, gaps: &Gaps) -> Result<Json, Error
     let slack = seconds("window") + seconds("startsecs");
     let count = chosen.len();
     for host in chosen {
-        let execution = Execution::new(version.clone(), slack, host.step);
+        let execution = Execution { windowed: !wanted.any_time, ..Execution::new(version.clone(), slack, host.step) };
         let (agent, action) = (wanted.agent.clone(), wanted.action.clone());
         let execution_id = format!("{id}-{}", clock::random_id());
         let (sn, name) = (host.sn, host.name);
@@ -139,6 +141,8 @@ fn select(
         }
         let why = if view.state != "accepted" {
             format!("{}, not accepted", view.state)
+        } else if view.pinned.is_some() && job::changes_versions(&wanted.action) {
+            "pinned".to_string()
         } else if artifacts.is_some_and(|list| release::choose(list, &view.arch, &view.os).is_none()) {
             format!("without a package for {} {}", view.os, view.arch)
         } else {

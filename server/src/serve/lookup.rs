@@ -15,6 +15,7 @@ pub fn host_json(view: &View, body: Option<&Json>) -> Json {
         "sn": view.sn, "name": view.name, "group": view.group, "state": view.state,
         "freshness": view.freshness.as_str(), "os": view.os, "arch": view.arch, "version": view.version,
         "labels": view.labels, "seen": view.seen, "agents": agents, "reason": view.reason,
+        "pinned": view.pinned,
     })
 }
 
@@ -199,7 +200,7 @@ pub fn groups(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
         list.push(json!({
             "name": group.name, "hosts": hosts, "lost_after": group.lost_after, "retire_after": group.retire_after,
             "replace": if group.replace_auto { "auto" } else { "ask" },
-            "allow_unidentified": group.allow_unidentified,
+            "allow_unidentified": group.allow_unidentified, "zone": group.zone, "window": group.window,
         }));
     }
     Ok(list)

@@ -1,8 +1,9 @@
 //! What people do to hosts, keys and groups. Each is one transaction and leaves a line in the audit trail.
 
-use super::clock;
+use super::{clock, zone};
 use crate::model::execution::Event;
 use crate::model::host::State;
+use crate::model::window::Window;
 use crate::store::groups::{self, Key};
 use crate::store::{events, executions, hosts, refused, Error, Tx};
 use crate::wire::sign;
@@ -38,7 +39,7 @@ fn withdraw(tx: &mut dyn Tx, sn: &str, now: i64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts a host in the place of another: group and labels move, the old one is retired; states of hosts do not move.
+/// Puts a host in the place of another: group, labels and pin move, the old one is retired; states of hosts do not move.
 ///
 /// # Errors
 /// What the engine says, or that there is no such host.
@@ -53,6 +54,9 @@ pub fn replace(tx: &mut dyn Tx, old: &str, new: &str, who: &str, now: i64) -> Re
     let mut labels = hosts::labels(tx, &old.sn)?;
     labels.extend(hosts::labels(tx, &new.sn)?);
     hosts::set_labels(tx, &new.sn, &labels)?;
+    if let Some(why) = hosts::pinned(tx, &old.sn)? {
+        hosts::pin(tx, &new.sn, Some(&why))?;
+    }
     tx.run("UPDATE hosts SET flagged = 0 WHERE sn = ?1", crate::args![&new.sn])?;
     set_state(tx, &old.sn, State::Retired, &format!("replaced by {}", new.sn), who, now)?;
     events::note(tx, now, "host", (&new.sn, &new.name), &format!("takes the place of {}", old.sn), 0)?;
@@ -81,6 +85,25 @@ pub fn label(tx: &mut dyn Tx, word: &str, changes: &serde_json::Map<String, Json
     hosts::set_labels(tx, &host.sn, &labels)?;
     let (before, after) = (json!(before).to_string(), json!(labels).to_string());
     events::audit(tx, clock::now(), who, "label", &format!("host {} {}", host.name, host.sn), (&before, &after))
+}
+
+/// Pins hosts: their versions stay as they are, until they are unpinned.
+///
+/// # Errors
+/// What the engine says, that there is no such host, or that the reason will not do.
+pub fn pin(tx: &mut dyn Tx, words: &[String], why: Option<&str>, who: &str) -> Result<(), Error> {
+    if why.is_some_and(|why| why.len() > 200 || why.chars().any(char::is_control)) {
+        return refused("reason: want up to 200 bytes in one line");
+    }
+    for word in words {
+        let host = hosts::find(tx, word)?;
+        let before = hosts::pinned(tx, &host.sn)?;
+        hosts::pin(tx, &host.sn, why)?;
+        let (action, object) = (if why.is_some() { "pin" } else { "unpin" }, format!("host {} {}", host.name, host.sn));
+        let (before, after) = (before.unwrap_or_default(), why.unwrap_or_default());
+        events::audit(tx, clock::now(), who, action, &object, (&before, after))?;
+    }
+    Ok(())
 }
 
 /// Moves a host to another group.
@@ -163,9 +186,18 @@ pub fn set_group(tx: &mut dyn Tx, name: &str, changes: &serde_json::Map<String, 
             "retire" | "retire_after" if value.is_empty() || value == "never" => group.retire_after = None,
             "retire" | "retire_after" => group.retire_after = Some(number().ok_or_else(|| wrong("seconds"))?),
             "replace" => group.replace_auto = flag()?,
+            "zone" => {
+                zone::get(value).map_err(Error::Refused)?;
+                group.zone = value.to_string();
+            }
+            "window" if value.is_empty() || value == "always" => group.window = None,
+            "window" => {
+                Window::parse(value).map_err(Error::Refused)?;
+                group.window = Some(value.to_string());
+            }
             "allow_unidentified" => group.allow_unidentified = flag()?,
             _ => {
-                let known = "lost_after, retire_after, replace, allow_unidentified";
+                let known = "zone, window, lost, retire, replace, allow_unidentified";
                 return refused(format!("unknown setting \"{key}\": want one of {known}"));
             }
         }

@@ -17,6 +17,7 @@ pub mod results;
 pub mod run;
 pub mod sweep;
 pub mod upload;
+pub mod zone;
 
 use crate::store::{Engine, Error, Tx, Work};
 use std::path::PathBuf;

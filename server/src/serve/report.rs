@@ -1,11 +1,12 @@
 //! What a report does to what is stored, in one transaction: identity, replay, states, jobs for the reply.
 
-use crate::model::execution::{Event as Happening, State as ExecutionState};
+use super::zone;
+use crate::model::exchange::{self, Live, Said, Seen};
 use crate::model::host::State;
+use crate::model::identity::{self, Key, Known, Speech};
 use crate::model::release;
-use crate::model::replay::Verdict;
+use crate::model::replay::{self, Mark, Verdict};
 use crate::store::events::{self, Event};
-use crate::store::groups::Key;
 use crate::store::hosts::Host;
 use crate::store::{executions, groups, hosts, jobs, releases, Error, Tx};
 use crate::wire::agent::{Agent, Report};
@@ -25,6 +26,13 @@ pub struct Sender {
     pub peer: String,
     /// Where packages are served, as this host sees it.
     pub base: String,
+}
+
+impl Sender {
+    /// The group that its key leads to.
+    fn group(&self) -> &str {
+        self.key.as_ref().map_or("default", |key| key.group.as_str())
+    }
 }
 
 /// What goes back.
@@ -48,10 +56,6 @@ pub enum Answer {
 const HOUR: i64 = 3600;
 /// Hosts that wait for a decision at most.
 const PENDING_MAX: i64 = 10_000;
-/// Nonces kept of a host whose reports have no `seq`.
-const NONCES: usize = 64;
-/// Jobs in one reply at most; the agent holds 256 open.
-const JOBS_MAX: usize = 64;
 
 /// Takes a report. `may_enroll`: whether one more new host may be taken this second.
 ///
@@ -64,7 +68,7 @@ pub fn take(
     now: i64,
     may_enroll: &dyn Fn() -> bool,
 ) -> Result<Answer, Error> {
-    let group = sender.key.as_ref().map_or("default", |key| key.group.as_str());
+    let group = sender.group();
     let Some(sn) = identity(tx, report, group)? else {
         let name = &report.hostname;
         let text = format!("{name} has no sn, and group {group} does not take such hosts");
@@ -75,18 +79,18 @@ pub fn take(
         return Ok(Answer::Forbidden("the body's sn is not the header's".to_string()));
     }
     let known = hosts::get(tx, &sn)?;
-    if let Some(why) = held(tx, known.as_ref(), sender.key.as_ref(), &sn, &report.hostname)? {
+    if let Some(why) = unheld(tx, known.as_ref(), sender.key.as_ref(), &sn, &report.hostname)? {
         events::note(tx, now, "security", (&sn, &report.hostname), &why, HOUR)?;
         return Ok(Answer::Forbidden(why));
     }
     let (mut host, before) = match known {
         Some(host) => (host.clone(), Some(host)),
-        None => match enroll(tx, report, sender, &sn, group, now, may_enroll)? {
+        None => match enroll(tx, report, sender, &sn, now, may_enroll)? {
             Some(host) => (host, None),
             None => return Ok(Answer::Taken { jobs: Vec::new(), cancel: Vec::new(), state: "turned away" }),
         },
     };
-    if !judge_newness(tx, &mut host, report, sender, now)? {
+    if !take_verdict(tx, &mut host, report, sender, now)? {
         return Ok(Answer::Forbidden("a report that was seen before".to_string()));
     }
     update(tx, &mut host, before.as_ref(), report, sender, now)?;
@@ -100,37 +104,36 @@ fn identity(tx: &mut dyn Tx, report: &Report, group: &str) -> Result<Option<Stri
     if let Some(sn) = &report.sn {
         return Ok(Some(sn.clone()));
     }
-    let allowed = groups::list(tx)?.iter().any(|known| known.name == group && known.allow_unidentified);
+    let allowed = groups::find(tx, group)?.is_some_and(|group| group.allow_unidentified);
     Ok(allowed.then(|| format!("name:{}", report.hostname)))
 }
 
-/// Why this key may not speak for this host; `None` when it may. Binds a key made for one host.
-pub fn held(
+/// Why the key may not speak for this host; `None` when it may. Binds a key that was made for one host.
+///
+/// # Errors
+/// What the engine says.
+pub fn unheld(
     tx: &mut dyn Tx,
     host: Option<&Host>,
     key: Option<&Key>,
     sn: &str,
     name: &str,
 ) -> Result<Option<String>, Error> {
-    let Some(key) = key else {
-        return Ok(host.and_then(|host| host.key.as_ref()).map(|_| format!("{name}: unsigned, and it has a key")));
+    let held = match host.and_then(|host| host.key.as_ref()) {
+        Some(id) => groups::key(tx, id)?,
+        None => None,
     };
-    if let Some(wanted) = &key.host {
-        match &key.bound_sn {
-            Some(bound) if bound == sn => (),
-            Some(_) => return Ok(Some(format!("key {} is bound to another machine", key.id))),
-            None if host.is_some_and(|host| host.group != key.group) => {
-                return Ok(Some(format!("key {} is of another group", key.id)));
+    let known = host.map(|host| Known { group: &host.group, key: held.as_ref() });
+    match identity::judge_key(known, key, sn, name) {
+        Speech::May => Ok(None),
+        Speech::MayNot(why) => Ok(Some(why)),
+        Speech::Binds => {
+            if let Some(key) = key {
+                groups::bind_key(tx, &key.id, sn)?;
             }
-            None if wanted != name => return Ok(Some(format!("key {} is for host \"{wanted}\"", key.id))),
-            None => groups::bind_key(tx, &key.id, sn)?,
+            Ok(None)
         }
     }
-    let Some(held) = host.and_then(|host| host.key.as_ref()).filter(|held| **held != key.id) else { return Ok(None) };
-    // Another key: two of a group may be active while they change, but one that was made for this host is held to.
-    let Some(former) = groups::key(tx, held)? else { return Ok(None) };
-    let same = former.group == key.group && (former.host.is_none() || key.host.is_some());
-    Ok((!same).then(|| format!("{name} was taken with key {}, and this is key {}", former.id, key.id)))
 }
 
 /// Takes a new host, unless too many come.
@@ -139,29 +142,33 @@ fn enroll(
     report: &Report,
     sender: &Sender,
     sn: &str,
-    group: &str,
     now: i64,
     may_enroll: &dyn Fn() -> bool,
 ) -> Result<Option<Host>, Error> {
-    let accepted = sender.key.as_ref().is_some_and(|key| key.auto_accept);
-    if !accepted {
-        let waiting = tx.number("SELECT count(*) FROM hosts WHERE state = 'pending'", &[])?;
-        if waiting >= PENDING_MAX || !may_enroll() {
-            return Ok(None);
+    // The count of those of this second comes first: it costs nothing when a flood comes.
+    let mut waiting = Ok(0);
+    let room = || {
+        may_enroll() && {
+            waiting = tx.number("SELECT count(*) FROM hosts WHERE state = 'pending'", &[]);
+            waiting.as_ref().is_ok_and(|waiting| *waiting < PENDING_MAX)
         }
-    }
+    };
+    let state = identity::enrol(sender.key.as_ref().is_some_and(|key| key.auto_accept), room);
+    waiting?;
+    let Some(state) = state else { return Ok(None) };
+    let group = sender.group();
     groups::make(tx, group, now)?;
     let host = Host {
         sn: sn.to_string(),
         name: report.hostname.clone(),
         group: group.to_string(),
-        state: if accepted { State::Accepted } else { State::Pending },
+        state,
         key: sender.key.as_ref().map(|key| key.id.clone()),
         created: now,
         reason: String::new(),
         seen: None,
         boots: Default::default(),
-        nonces: String::new(),
+        nonces: Default::default(),
         peer: String::new(),
         agents: String::new(),
         step: report.step,
@@ -170,39 +177,41 @@ fn enroll(
     if hosts::named(tx, &host.name)?.len() > 1 {
         tx.run("UPDATE hosts SET flagged = 1 WHERE sn = ?1", crate::args![sn])?;
     }
-    let text = if accepted { "new host, accepted by its key" } else { "new host: bootserver host accept" };
+    let text = match state {
+        State::Accepted => "new host, accepted by its key",
+        _ => "new host: bootserver host accept",
+    };
     events::note(tx, now, "host", (sn, &host.name), text, 0)?;
     Ok(Some(host))
 }
 
-/// Whether the report is no recorded one. Two machines with one identity become a conflict.
-fn judge_newness(tx: &mut dyn Tx, host: &mut Host, report: &Report, sender: &Sender, now: i64) -> Result<bool, Error> {
-    let verdict = report.boot_id.as_ref().map_or(Verdict::New, |boot| host.boots.judge(boot, report.seq));
-    match verdict {
-        Verdict::Replay => return Ok(false),
-        Verdict::Clone if matches!(host.state, State::Accepted | State::Pending | State::Conflict) => {
-            host.state = State::Conflict;
-            host.reason = format!(
-                "two machines report as this host, from {} and {}: remove identity.json from the state_dir of one of them and restart its daemon, then \
-                 bootserver host accept {}",
-                host.peer, sender.peer, host.sn
-            );
-            events::note(tx, now, "conflict", (&host.sn, &host.name), &host.reason, HOUR)?;
-        }
-        Verdict::Clone | Verdict::Rebooted | Verdict::New => (),
+/// Notes what the report tells of the host's identity; false when it counts for nothing.
+fn take_verdict(tx: &mut dyn Tx, host: &mut Host, report: &Report, sender: &Sender, now: i64) -> Result<bool, Error> {
+    let mark = Mark { boot: report.boot_id.as_deref(), seq: report.seq, nonce: &sender.nonce };
+    let verdict = replay::judge(&mut host.boots, &mut host.nonces, &mark);
+    let Some(state) = replay::next_state(host.state, verdict) else { return Ok(false) };
+    if verdict == Verdict::Suspect {
+        let text = "a nonce came twice: a recorded report, or an agent whose counter was set back";
+        events::note(tx, now, "security", (&host.sn, &host.name), text, HOUR)?;
     }
-    if report.seq.is_none() && !sender.nonce.is_empty() {
-        let mut nonces: Vec<&str> = host.nonces.split(' ').filter(|nonce| !nonce.is_empty()).collect();
-        if nonces.contains(&sender.nonce.as_str()) {
-            let text = "a nonce came twice: a recorded report, or an agent whose counter was set back";
-            events::note(tx, now, "security", (&host.sn, &host.name), text, HOUR)?;
-        } else {
-            nonces.push(&sender.nonce);
-            let first = nonces.len().saturating_sub(NONCES);
-            host.nonces = nonces[first..].join(" ");
-        }
+    if verdict == Verdict::Clone && state == State::Conflict {
+        host.reason = conflict_reason(host, &sender.peer);
+        events::note(tx, now, "conflict", (&host.sn, &host.name), &host.reason, HOUR)?;
     }
+    host.state = state;
     Ok(true)
+}
+
+/// What somebody has to know and to do when two machines are one host. The addresses are in one order, so that the text
+/// stays the same while the two take turns.
+fn conflict_reason(host: &Host, peer: &str) -> String {
+    let mut peers = [host.peer.as_str(), peer];
+    peers.sort_unstable();
+    format!(
+        "two machines report as this host, from {} and {}: remove identity.json from the state_dir of one of them and \
+         restart its daemon, then bootserver host accept {}",
+        peers[0], peers[1], host.sn
+    )
 }
 
 /// Writes the hot row, and what changed.
@@ -273,52 +282,42 @@ fn exchange_jobs(
     sender: &Sender,
     now: i64,
 ) -> Result<(Vec<Json>, Vec<String>), Error> {
+    let mut stored = executions::live_of(tx, &host.sn)?;
+    if stored.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let before: Vec<_> = stored.iter().map(|one| one.execution.clone()).collect();
+    let version = |agent: &str| match agent {
+        "bootagent" => Some(crate::model::host::split_version(&report.version).0),
+        agent => report.agents.iter().find(|known| known.name == agent).map(|known| known.version.clone()),
+    };
+    let seen = Seen { open: report.open.as_deref(), version: &version, step: host.step };
+    let gate = zone::gate(&groups::find(tx, &host.group)?, now);
+    let mut live: Vec<Live> =
+        stored.iter_mut().map(|one| Live { id: &one.id, agent: &one.agent, execution: &mut one.execution }).collect();
+    let said = exchange::exchange(&mut live, &seen, host.state == State::Accepted, &gate, now);
     let (mut offers, mut cancel) = (Vec::new(), Vec::new());
-    for mut stored in executions::live_of(tx, &host.sn)? {
-        let open = report.open.as_ref().map(|ids| ids.contains(&stored.id));
-        let before = stored.execution.clone();
-        if before.state == ExecutionState::Withdrawn {
-            match open {
-                Some(true) => cancel.push(stored.id.clone()),
-                // It had a report to show up in since it was offered; the result, if any, is recorded all the same.
-                Some(false) if before.ended.is_some_and(|ended| now > ended + 3 * host.step) => {
-                    executions::settle(tx, &stored.id)?;
-                }
-                _ => (),
-            }
-            continue;
+    for ((one, before), said) in stored.iter().zip(&before).zip(said) {
+        if one.execution != *before {
+            executions::save(tx, &one.id, &one.execution)?;
         }
-        let version = report.agents.iter().find(|a| a.name == stored.agent).map(|a| a.version.clone());
-        let version = if stored.agent == "bootagent" {
-            Some(crate::model::host::split_version(&report.version).0)
-        } else {
-            version
-        };
-        stored.execution.step(Happening::Report { open, version }, now);
-        let execution = &mut stored.execution;
-        let due = execution.state.is_open() && now >= execution.not_before;
-        if due && host.state == State::Accepted && offers.len() < JOBS_MAX {
-            // One that the host says it has need not be said again.
-            if open != Some(true) {
-                if let Some(offer) = build(tx, &stored, report, sender)? {
-                    offers.push(offer);
-                }
-            }
-            stored.execution.step(Happening::Offer, now);
-        }
-        if stored.execution != before {
-            executions::save(tx, &stored.id, &stored.execution)?;
+        match said {
+            Said::Nothing => (),
+            Said::Offer { until } => offers.extend(build(tx, one, report, sender, until.map(|until| until - now))?),
+            Said::Cancel => cancel.push(one.id.clone()),
+            Said::Settle => executions::settle(tx, &one.id)?,
         }
     }
     Ok((offers, cancel))
 }
 
-/// The job for the wire; `None` when the job is gone.
+/// The job for the wire; `None` when the job is gone. `left`: seconds until the maintenance window closes.
 fn build(
     tx: &mut dyn Tx,
     stored: &executions::Stored,
     report: &Report,
     sender: &Sender,
+    left: Option<i64>,
 ) -> Result<Option<Json>, Error> {
     let Some(known) = jobs::get(tx, &stored.job)? else { return Ok(None) };
     let mut artifact = None;
@@ -327,5 +326,9 @@ fn build(
         let all: Vec<_> = releases::artifacts(tx, &known.agent, version)?.into_iter().map(|(a, _)| a).collect();
         artifact = release::choose(&all, &arch, &report.os).cloned();
     }
-    Ok(Some(job::offer(&stored.id, &known.action, &known.agent, &known.body, artifact.as_ref(), &sender.base)))
+    let body = match left {
+        Some(left) => job::within(&known.body, left),
+        None => known.body,
+    };
+    Ok(Some(job::offer(&stored.id, &known.action, &known.agent, &body, artifact.as_ref(), &sender.base)))
 }

@@ -1,7 +1,7 @@
 //! What results do to what is stored. A well-formed result is never refused: it is kept, or noted.
 
-use super::report::{held, Sender};
-use crate::model::execution::{Effect, Event, Execution, State};
+use super::report::{unheld, Sender};
+use crate::model::execution::{Effect, Event, Execution};
 use crate::store::executions::{self, Stored};
 use crate::store::{events, hosts, jobs, Error, Tx};
 use crate::wire::agent::Outcome;
@@ -35,7 +35,7 @@ fn stranger(tx: &mut dyn Tx, stored: &Stored, sender: &Sender) -> Result<Option<
         return Ok(Some(format!("it came from {}, and the job is of {}", sender.sn, stored.sn)));
     }
     let host = hosts::get(tx, &stored.sn)?;
-    held(tx, host.as_ref(), sender.key.as_ref(), &stored.sn, &stored.host)
+    unheld(tx, host.as_ref(), sender.key.as_ref(), &stored.sn, &stored.host)
 }
 
 fn take_one(tx: &mut dyn Tx, mut stored: Stored, outcome: &Outcome, now: i64) -> Result<(), Error> {
@@ -56,23 +56,34 @@ fn take_one(tx: &mut dyn Tx, mut stored: Stored, outcome: &Outcome, now: i64) ->
             let text = format!("{}: {text}", stored.id);
             events::note(tx, now, "job", (&stored.sn, &stored.host), &text, 0)
         }
-        Some(Effect::Retry { not_before }) => retry(tx, &stored, not_before, now),
+        Some(Effect::Retry { not_before }) => {
+            let attempt = stored.execution.attempt + 1;
+            let reason = format!("attempt {attempt} of 3; waits after a download that did not work");
+            make_anew(tx, &stored, attempt, not_before, reason, now)
+        }
+        Some(Effect::Again) => {
+            let reason =
+                "waits for the next maintenance window, as the last one closed before it was begun".to_string();
+            make_anew(tx, &stored, stored.execution.attempt, now, reason, now)
+        }
     }
 }
 
-/// Makes the next attempt, under an id of its own: a host runs an id once.
-fn retry(tx: &mut dyn Tx, stored: &Stored, not_before: i64, now: i64) -> Result<(), Error> {
+/// Makes it once more, under an id of its own: a host runs an id once.
+fn make_anew(
+    tx: &mut dyn Tx,
+    stored: &Stored,
+    attempt: i64,
+    not_before: i64,
+    reason: String,
+    now: i64,
+) -> Result<(), Error> {
     if jobs::get(tx, &stored.job)?.is_none_or(|job| job.state == "cancelled") {
         return Ok(());
     }
     let old = &stored.execution;
-    let execution = Execution {
-        attempt: old.attempt + 1,
-        not_before,
-        state: State::Waiting,
-        reason: format!("attempt {} of 3; waits after a download that did not work", old.attempt + 1),
-        ..Execution::new(old.version.clone(), old.slack, old.step)
-    };
+    let new = Execution::new(old.version.clone(), old.slack, old.step);
+    let execution = Execution { attempt, not_before, reason, windowed: old.windowed, ..new };
     let id = format!("{}-{}", stored.job, super::clock::random_id());
     executions::add(tx, &Stored { id, created: now, execution, ..stored.clone() })
 }

@@ -27,7 +27,7 @@ pub struct Stored {
 
 const COLUMNS: &str =
     "id, job, sn, host, agent, action, created, state, attempt, not_before, offered, received, ended, \
-    deadline, errcode, message, reason, missing, version, slack, step";
+    deadline, errcode, message, reason, missing, version, slack, step, windowed, closes";
 
 fn stored_of(row: &Row) -> Stored {
     let execution = Execution {
@@ -45,6 +45,8 @@ fn stored_of(row: &Row) -> Stored {
         version: row.maybe_text(18),
         slack: row.int(19),
         step: row.int(20),
+        windowed: row.int(21) != 0,
+        closes: row.maybe_int(22),
     };
     let (id, job, sn, host) = (row.text(0), row.text(1), row.text(2), row.text(3));
     Stored { id, job, sn, host, agent: row.text(4), action: row.text(5), created: row.int(6), execution }
@@ -66,10 +68,10 @@ fn live(state: State) -> i64 {
 pub fn add(tx: &mut dyn Tx, stored: &Stored) -> Result<(), Error> {
     let sql = format!(
         "INSERT INTO executions ({COLUMNS}, live) VALUES \
-         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)"
+         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)"
     );
     let (s, e) = (stored, &stored.execution);
-    let args: [Value; 22] = [
+    let args: [Value; 24] = [
         (&s.id).into(),
         (&s.job).into(),
         (&s.sn).into(),
@@ -91,6 +93,8 @@ pub fn add(tx: &mut dyn Tx, stored: &Stored) -> Result<(), Error> {
         e.version.as_deref().into(),
         e.slack.into(),
         e.step.into(),
+        e.windowed.into(),
+        e.closes.into(),
         live(e.state).into(),
     ];
     tx.run(&sql, &args)?;
@@ -104,11 +108,13 @@ pub fn add(tx: &mut dyn Tx, stored: &Stored) -> Result<(), Error> {
 pub fn save(tx: &mut dyn Tx, id: &str, e: &Execution) -> Result<(), Error> {
     let sql =
         "UPDATE executions SET state = ?2, offered = ?3, received = ?4, ended = ?5, deadline = ?6, errcode = ?7, \
-        message = ?8, reason = ?9, missing = ?10, live = ?11 WHERE id = ?1";
+        message = ?8, reason = ?9, missing = ?10, live = ?11, closes = ?12 WHERE id = ?1";
     let state = e.state.as_str();
     let (message, reason, live) = (&e.message, &e.reason, live(e.state));
+    let times = (e.offered, e.received, e.ended, e.deadline, e.closes);
+    let (offered, received, ended, deadline, closes) = times;
     let args =
-        args![id, state, e.offered, e.received, e.ended, e.deadline, e.errcode, message, reason, e.missing, live];
+        args![id, state, offered, received, ended, deadline, e.errcode, message, reason, e.missing, live, closes];
     tx.run(sql, args)?;
     Ok(())
 }

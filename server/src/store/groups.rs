@@ -2,27 +2,7 @@
 
 use super::{missing, refused, Error, Row, Tx};
 use crate::args;
-
-/// A key shared with hosts of a group.
-#[derive(Clone, Debug)]
-pub struct Key {
-    /// What `X-BootAgent-Key` says.
-    pub id: String,
-    /// The bytes of the key file's line.
-    pub secret: String,
-    /// The group it leads to.
-    pub group: String,
-    /// For one host of this name only.
-    pub host: Option<String>,
-    /// The host that it is bound to.
-    pub bound_sn: Option<String>,
-    /// Whether its hosts are accepted at once.
-    pub auto_accept: bool,
-    /// When it was made.
-    pub created: i64,
-    /// When it was revoked.
-    pub revoked: Option<i64>,
-}
+pub use crate::model::identity::Key;
 
 const KEY: &str = "SELECT id, secret, grp, host, bound_sn, auto_accept, created, revoked FROM keys";
 
@@ -52,6 +32,25 @@ pub struct Group {
     pub replace_auto: bool,
     /// Whether hosts without an `sn` are taken.
     pub allow_unidentified: bool,
+    /// The name of the time zone of its windows.
+    pub zone: String,
+    /// When jobs may be offered; without one, always.
+    pub window: Option<String>,
+}
+
+const GROUP: &str =
+    "SELECT name, lost_after, retire_after, replace_auto, allow_unidentified, zone, windows FROM groups";
+
+fn group_of(row: &Row) -> Group {
+    Group {
+        name: row.text(0),
+        lost_after: row.int(1),
+        retire_after: row.maybe_int(2),
+        replace_auto: row.int(3) != 0,
+        allow_unidentified: row.int(4) != 0,
+        zone: row.text(5),
+        window: row.maybe_text(6),
+    }
 }
 
 /// Makes a group unless it is there; tells whether it was made.
@@ -71,15 +70,15 @@ pub fn make(tx: &mut dyn Tx, name: &str, now: i64) -> Result<bool, Error> {
 /// # Errors
 /// What the engine says.
 pub fn list(tx: &mut dyn Tx) -> Result<Vec<Group>, Error> {
-    let sql = "SELECT name, lost_after, retire_after, replace_auto, allow_unidentified FROM groups ORDER BY name";
-    let group = |row: &Row| Group {
-        name: row.text(0),
-        lost_after: row.int(1),
-        retire_after: row.maybe_int(2),
-        replace_auto: row.int(3) != 0,
-        allow_unidentified: row.int(4) != 0,
-    };
-    Ok(tx.rows(sql, &[])?.iter().map(group).collect())
+    Ok(tx.rows(&format!("{GROUP} ORDER BY name"), &[])?.iter().map(group_of).collect())
+}
+
+/// One group, where it is there.
+///
+/// # Errors
+/// What the engine says.
+pub fn find(tx: &mut dyn Tx, name: &str) -> Result<Option<Group>, Error> {
+    Ok(tx.row(&format!("{GROUP} WHERE name = ?1"), args![name])?.as_ref().map(group_of))
 }
 
 /// One group.
@@ -87,7 +86,7 @@ pub fn list(tx: &mut dyn Tx) -> Result<Vec<Group>, Error> {
 /// # Errors
 /// What the engine says, or that there is none.
 pub fn get(tx: &mut dyn Tx, name: &str) -> Result<Group, Error> {
-    match list(tx)?.into_iter().find(|group| group.name == name) {
+    match find(tx, name)? {
         Some(group) => Ok(group),
         None => missing(format!("there is no group \"{name}\": bootserver group new {name}")),
     }
@@ -98,10 +97,11 @@ pub fn get(tx: &mut dyn Tx, name: &str) -> Result<Group, Error> {
 /// # Errors
 /// What the engine says.
 pub fn set(tx: &mut dyn Tx, group: &Group) -> Result<(), Error> {
-    let sql = "UPDATE groups SET lost_after = ?2, retire_after = ?3, replace_auto = ?4, allow_unidentified = ?5 \
-        WHERE name = ?1";
-    let Group { name, lost_after, retire_after, replace_auto, allow_unidentified } = group;
-    tx.run(sql, args![name, *lost_after, *retire_after, *replace_auto, *allow_unidentified])?;
+    let sql = "UPDATE groups SET lost_after = ?2, retire_after = ?3, replace_auto = ?4, allow_unidentified = ?5, \
+        zone = ?6, windows = ?7 WHERE name = ?1";
+    let Group { name, lost_after, retire_after, replace_auto, allow_unidentified, zone, window } = group;
+    let (lost_after, retire_after, window) = (*lost_after, *retire_after, window.as_deref());
+    tx.run(sql, args![name, lost_after, retire_after, *replace_auto, *allow_unidentified, zone, window])?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use super::{missing, refused, Error, Row, Tx, Value};
 use crate::args;
 use crate::model::host::{self, AgentView, Gaps, State, View};
-use crate::model::replay::Boots;
+use crate::model::replay::{Boots, Nonces};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, HashMap};
 
@@ -29,7 +29,7 @@ pub struct Host {
     /// Boots with their `seq`.
     pub boots: Boots,
     /// The last nonces, where there is no `seq`.
-    pub nonces: String,
+    pub nonces: Nonces,
     /// Where the last report came from.
     pub peer: String,
     /// `name version status` of each agent, a line each.
@@ -58,7 +58,7 @@ fn host_of(row: &Row) -> Host {
         reason: row.text(6),
         seen: row.maybe_int(7),
         boots: Boots(boots),
-        nonces: row.text(9),
+        nonces: Nonces(row.text(9).split(' ').filter(|nonce| !nonce.is_empty()).map(str::to_string).collect()),
         peer: row.text(10),
         agents: row.text(11),
         step: row.maybe_int(12).unwrap_or(600),
@@ -139,8 +139,8 @@ pub fn save_report(tx: &mut dyn Tx, host: &Host, skew: i64, body: &str) -> Resul
     let sql = "INSERT INTO reports (sn, seen, step, skew, boots, nonces, peer, agents, body) \
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (sn) DO UPDATE SET seen = ?2, step = ?3, skew = ?4, \
         boots = ?5, nonces = ?6, peer = ?7, agents = ?8, body = ?9";
-    let (boots, seen) = (Json::from(boots).to_string(), host.seen);
-    tx.run(sql, args![&host.sn, seen, host.step, skew, boots, &host.nonces, &host.peer, &host.agents, body])?;
+    let (boots, nonces, seen) = (Json::from(boots).to_string(), host.nonces.0.join(" "), host.seen);
+    tx.run(sql, args![&host.sn, seen, host.step, skew, boots, nonces, &host.peer, &host.agents, body])?;
     Ok(())
 }
 
@@ -150,6 +150,23 @@ pub fn save_report(tx: &mut dyn Tx, host: &Host, skew: i64, body: &str) -> Resul
 /// What the engine says.
 pub fn reset_replay(tx: &mut dyn Tx, sn: &str) -> Result<(), Error> {
     tx.run("UPDATE reports SET boots = '[]', nonces = '' WHERE sn = ?1", args![sn])?;
+    Ok(())
+}
+
+/// Why a host is pinned, where it is.
+///
+/// # Errors
+/// What the engine says.
+pub fn pinned(tx: &mut dyn Tx, sn: &str) -> Result<Option<String>, Error> {
+    Ok(tx.row("SELECT pinned FROM hosts WHERE sn = ?1", args![sn])?.and_then(|row| row.maybe_text(0)))
+}
+
+/// Pins a host, or unpins it.
+///
+/// # Errors
+/// What the engine says.
+pub fn pin(tx: &mut dyn Tx, sn: &str, why: Option<&str>) -> Result<(), Error> {
+    tx.run("UPDATE hosts SET pinned = ?2 WHERE sn = ?1", args![sn, why])?;
     Ok(())
 }
 
@@ -196,7 +213,7 @@ pub fn views(
     let groups: HashMap<String, i64> =
         super::groups::list(tx)?.into_iter().map(|group| (group.name, group.lost_after)).collect();
     let sql = format!(
-        "SELECT h.sn, h.name, h.grp, h.state, h.labels, h.reason, r.seen, r.step, r.skew, r.peer, r.body \
+        "SELECT h.sn, h.name, h.grp, h.state, h.labels, h.reason, r.seen, r.step, r.skew, r.peer, r.body, h.pinned \
          FROM hosts h LEFT JOIN reports r ON r.sn = h.sn {} ORDER BY h.name, h.sn",
         if sn.is_some() { "WHERE h.sn = ?1" } else { "" }
     );
@@ -221,15 +238,22 @@ fn view_of(row: &Row, groups: &HashMap<String, i64>, now: i64, gaps: &Gaps) -> (
         step: row.maybe_int(7).unwrap_or(600),
         peer: row.text(9),
         reason: row.text(5),
+        pinned: row.maybe_text(11),
         ..View::default()
     };
+    let mut add_reason = |text: String| {
+        view.reason = if view.reason.is_empty() { text } else { format!("{}; {text}", view.reason) };
+    };
+    if let Some(why) = &view.pinned {
+        add_reason(if why.is_empty() { "pinned".to_string() } else { format!("pinned: {why}") });
+    }
+    let skew = row.int(8);
+    if skew.unsigned_abs() > 120 {
+        let direction = if skew < 0 { "behind" } else { "ahead" };
+        add_reason(format!("its clock is {} s {direction}", skew.unsigned_abs()));
+    }
     let lost_after = groups.get(&view.group).copied().unwrap_or(86_400);
     view.freshness = host::freshness(view.seen, view.step, lost_after, now, gaps);
-    let skew = row.int(8);
-    if skew.abs() > 120 {
-        let wrong = format!("its clock is {} s {}", skew.abs(), if skew < 0 { "behind" } else { "ahead" });
-        view.reason = if view.reason.is_empty() { wrong } else { format!("{}; {wrong}", view.reason) };
-    }
     if let Some(body) = &body {
         (view.version, view.arch) = host::split_version(&text(body, "version"));
         view.os = text(body, "os");

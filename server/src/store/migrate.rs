@@ -3,7 +3,7 @@
 use super::{sqlite, Error};
 use rusqlite::Connection;
 
-const STEPS: [&str; 2] = [include_str!("sql/001.sql"), include_str!("sql/002.sql")];
+const STEPS: [&str; 3] = [include_str!("sql/001.sql"), include_str!("sql/002.sql"), include_str!("sql/003.sql")];
 
 /// The version of the schema that this server needs.
 pub const WANTED: i64 = STEPS.len() as i64;

@@ -11,6 +11,11 @@ pub fn installs(action: &str) -> bool {
     matches!(action, "install" | "upgrade")
 }
 
+/// Whether the action changes which versions are on a host; pinned hosts are left out then.
+pub fn changes_versions(action: &str) -> bool {
+    installs(action) || action == "uninstall"
+}
+
 /// Checks what somebody asks for before it is kept: the same rules as the agent's, so that no host has to refuse it.
 ///
 /// # Errors
@@ -45,6 +50,20 @@ pub fn check(action: &str, agent: &str, body: &Map<String, Value>) -> Result<(),
     Ok(())
 }
 
+/// What goes to a host whose maintenance window closes in `left` seconds: it is not begun later, and the beginning is spread
+/// over no more than that.
+pub fn within(body: &Map<String, Value>, left: i64) -> Map<String, Value> {
+    let mut body = body.clone();
+    let asked = |key: &str| body.get(key).and_then(Value::as_i64).filter(|seconds| *seconds > 0);
+    let expires = asked("expires").map_or(left, |seconds| seconds.min(left));
+    let window = asked("window").map(|seconds| seconds.min(left));
+    body.insert("expires".to_string(), json!(expires));
+    if let Some(window) = window {
+        body.insert("window".to_string(), json!(window));
+    }
+    body
+}
+
 /// The job for a host. `base`: where packages are served, such as `http://10.0.0.1:8080`.
 pub fn offer(
     id: &str,
@@ -74,6 +93,19 @@ pub fn offer(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_in_a_window_ends_with_it() {
+        let body = |text: &str| serde_json::from_str::<Map<String, Value>>(text).expect("an object");
+        for (given, wanted) in [
+            ("{}", r#"{"expires":900}"#),
+            (r#"{"expires":60,"window":30}"#, r#"{"expires":60,"window":30}"#),
+            (r#"{"expires":2000}"#, r#"{"expires":900}"#),
+            (r#"{"expires":0,"window":3600}"#, r#"{"expires":900,"window":900}"#),
+        ] {
+            assert_eq!(within(&body(given), 900), body(wanted), "{given}");
+        }
+    }
 
     #[test]
     fn what_no_host_would_take_is_refused_here() {

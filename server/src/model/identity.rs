@@ -1,0 +1,150 @@
+//! Who may speak for which host, and what a new host becomes.
+
+use super::host::State;
+
+/// A key shared with hosts of a group.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// What `X-BootAgent-Key` says.
+    pub id: String,
+    /// The bytes of the key file's line.
+    pub secret: String,
+    /// The group it leads to.
+    pub group: String,
+    /// For one host of this name only.
+    pub host: Option<String>,
+    /// The host that it is bound to.
+    pub bound_sn: Option<String>,
+    /// Whether its hosts are accepted at once.
+    pub auto_accept: bool,
+    /// When it was made.
+    pub created: i64,
+    /// When it was revoked.
+    pub revoked: Option<i64>,
+}
+
+/// A host that is known, as far as keys are concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Its group.
+    pub group: &'a str,
+    /// The key it is held to; `None`: it never signed.
+    pub key: Option<&'a Key>,
+}
+
+/// Whether a key may speak for a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Speech {
+    /// It may.
+    May,
+    /// It may, and is bound to this host from now on.
+    Binds,
+    /// It may not, and why.
+    MayNot(String),
+}
+
+/// Judges whether what `key` signed may speak for the host of `sn`, which calls itself `name`. `known`: that host, where
+/// it is no new one.
+pub fn judge_key(known: Option<Known>, key: Option<&Key>, sn: &str, name: &str) -> Speech {
+    let held = known.and_then(|known| known.key);
+    let Some(key) = key else {
+        return match held {
+            None => Speech::May,
+            Some(_) => Speech::MayNot(format!("{name}: unsigned, and it has a key")),
+        };
+    };
+    if let Some(why) = former_is_stronger(held, key, name) {
+        return Speech::MayNot(why);
+    }
+    let Some(wanted) = &key.host else { return Speech::May };
+    match &key.bound_sn {
+        Some(bound) if bound == sn => Speech::May,
+        Some(_) => Speech::MayNot(format!("key {} is bound to another machine", key.id)),
+        None if known.is_some_and(|known| known.group != key.group) => {
+            Speech::MayNot(format!("key {} is of another group", key.id))
+        }
+        None if wanted != name => Speech::MayNot(format!("key {} is for host \"{wanted}\"", key.id)),
+        None => Speech::Binds,
+    }
+}
+
+/// Why a host that is held to a key is not spoken for by another one. Two of a group may be active while they change, but a
+/// host with a key of its own is not given back to those who have the group's.
+fn former_is_stronger(held: Option<&Key>, key: &Key, name: &str) -> Option<String> {
+    let former = held.filter(|former| former.id != key.id)?;
+    let same = former.group == key.group && (former.host.is_none() || key.host.is_some());
+    (!same).then(|| format!("{name} was taken with key {}, and this is key {}", former.id, key.id))
+}
+
+/// What becomes of a host that nobody knows yet; `None`: it is turned away. `auto_accept`: its key accepts hosts at once;
+/// `room`: whether one more may wait for a decision.
+pub fn enrol(auto_accept: bool, room: impl FnOnce() -> bool) -> Option<State> {
+    match auto_accept {
+        true => Some(State::Accepted),
+        false => room().then_some(State::Pending),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str, group: &str, host: Option<&str>, bound: Option<&str>) -> Key {
+        let text = |word: &str| word.to_string();
+        Key {
+            id: text(id),
+            secret: String::new(),
+            group: text(group),
+            host: host.map(text),
+            bound_sn: bound.map(text),
+            auto_accept: false,
+            created: 0,
+            revoked: None,
+        }
+    }
+
+    #[test]
+    fn who_may_speak_for_a_host() {
+        let (one, two) = (key("one", "web", None, None), key("two", "web", None, None));
+        let other = key("other", "db", None, None);
+        let own = key("own", "web", Some("web-01"), None);
+        let bound = key("bound", "web", Some("web-01"), Some("sn-1"));
+        let away = key("away", "web", Some("web-01"), Some("sn-2"));
+        let foreign = key("foreign", "db", Some("web-01"), None);
+        let named = key("named", "web", Some("web-02"), None);
+        let known = |key| Some(Known { group: "web", key });
+        // (the host as it is known, the key that signed, what follows: m may, b binds, - may not)
+        for (case, host, signer, wanted) in [
+            ("a new host, unsigned", None, None, "m"),
+            ("a new host, signed", None, Some(&one), "m"),
+            ("one that never signed, unsigned", known(None), None, "m"),
+            ("one that never signed, signed", known(None), Some(&one), "m"),
+            ("one with a key, unsigned", known(Some(&one)), None, "-"),
+            ("the same key", known(Some(&one)), Some(&one), "m"),
+            ("the next key of its group", known(Some(&one)), Some(&two), "m"),
+            ("a key of another group", known(Some(&one)), Some(&other), "-"),
+            ("a key for it alone, the first time", None, Some(&own), "b"),
+            ("the same on a host with the group's key", known(Some(&one)), Some(&own), "b"),
+            ("a key that is bound to it", known(Some(&bound)), Some(&bound), "m"),
+            ("a key that is bound to another", None, Some(&away), "-"),
+            ("a key for it alone, of another group", known(None), Some(&foreign), "-"),
+            ("a key for another name", None, Some(&named), "-"),
+            ("the group's key on a host with its own", known(Some(&bound)), Some(&one), "-"),
+            ("its next own key", known(Some(&bound)), Some(&own), "b"),
+        ] {
+            let found = match judge_key(host, signer, "sn-1", "web-01") {
+                Speech::May => "m",
+                Speech::Binds => "b",
+                Speech::MayNot(_) => "-",
+            };
+            assert_eq!(found, wanted, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_new_host_waits_unless_its_key_accepts_it() {
+        assert_eq!(enrol(true, || false), Some(State::Accepted));
+        assert_eq!(enrol(false, || true), Some(State::Pending));
+        assert_eq!(enrol(false, || false), None);
+    }
+}
