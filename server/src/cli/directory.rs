@@ -1,8 +1,10 @@
 //! Verbs that work on the data directory: init, serve, restore, doctor, and what to do next.
 
 use super::client::{Client, Failure};
+use super::words::Serve;
 use crate::serve::run;
 use crate::store::{migrate, people, sqlite};
+use crate::wire::url::Url;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -17,13 +19,22 @@ pub fn init(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-pub fn serve(options: run::Options) -> Result<(), Failure> {
-    for (option, url) in [("--public-url", &options.public_url), ("--pages-url", &options.pages_url)] {
-        let url = url.as_deref().filter(|url| !url.starts_with("http://") && !url.starts_with("https://"));
+pub fn serve(dir: &Path, words: &Serve) -> Result<(), Failure> {
+    for (option, url) in [("--public-url", &words.public_url), ("--pages-url", &words.pages_url)] {
         if let Some(url) = url {
-            return Err(Failure::Usage(format!("{option} {url}: want http://... or https://...")));
+            Url::parse(url).map_err(|why| Failure::Usage(format!("{option} {why}")))?;
         }
     }
+    let options = run::Options {
+        dir: dir.to_path_buf(),
+        listen: words.listen.clone(),
+        pages: words.pages,
+        pages_url: words.pages_url.clone(),
+        tls: words.tls_cert.clone().zip(words.tls_key.clone()),
+        proxies: words.behind_proxy.clone(),
+        public_url: words.public_url.clone(),
+        allow_unsigned: words.allow_unsigned,
+    };
     Ok(run::serve(options)?)
 }
 

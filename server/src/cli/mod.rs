@@ -8,7 +8,6 @@ mod print;
 mod verbs;
 mod words;
 
-use crate::serve::run::Options;
 use clap::Parser;
 use client::{Client, Failure};
 use std::process::ExitCode;
@@ -39,7 +38,10 @@ pub fn run() -> ExitCode {
 
 fn execute(words: &Words) -> Result<(), Failure> {
     let dir = &words.dir;
-    let client = Client::new(dir);
+    let client = match &words.server {
+        Some(url) => Client::at(url, words.token_file.as_deref())?,
+        None => Client::new(dir),
+    };
     let Some(command) = &words.command else {
         println!("{}", directory::next_step(dir, &client));
         return Ok(());
@@ -49,12 +51,13 @@ fn execute(words: &Words) -> Result<(), Failure> {
             println!("bootserver {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        Command::Init => directory::init(dir),
-        Command::Serve { listen, pages, pages_url, public_url, allow_unsigned } => {
-            let (listen, public_url, pages_url) = (listen.clone(), public_url.clone(), pages_url.clone());
-            let (dir, pages, allow_unsigned) = (dir.clone(), *pages, *allow_unsigned);
-            directory::serve(Options { dir, listen, pages, pages_url, public_url, allow_unsigned })
+        Command::Init | Command::Serve(_) | Command::Restore { .. } | Command::Doctor | Command::Backup { .. }
+            if !client.is_local() =>
+        {
+            Err(Failure::Usage("this verb works on the data directory, where the server is: not with --server".into()))
         }
+        Command::Init => directory::init(dir),
+        Command::Serve(serve) => directory::serve(dir, serve),
         Command::Restore { file } => directory::restore(dir, file),
         Command::Doctor => directory::doctor(dir, &client),
         Command::User(user) => people::user(user, dir, &client, words.json),

@@ -1,5 +1,6 @@
 //! The words of the command line.
 
+use crate::model::address::Cidr;
 use clap::{Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,6 +12,12 @@ pub struct Words {
     /// The data directory.
     #[arg(short, long, default_value = "/var/lib/bootserver", global = true, value_name = "DIR")]
     pub dir: PathBuf,
+    /// Ask a server somewhere else, such as https://boot.example.com.
+    #[arg(long, global = true, value_name = "URL")]
+    pub server: Option<String>,
+    /// The token to show it, in the first line of a file.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Print JSON.
     #[arg(long, global = true)]
     pub json: bool,
@@ -23,23 +30,7 @@ pub enum Command {
     /// Make the data directory, and say what comes next.
     Init,
     /// Run the server.
-    Serve {
-        /// Where hosts come; may be given several times.
-        #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
-        listen: Vec<SocketAddr>,
-        /// Where people and programs come: pages, API and metrics; loopback only.
-        #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8081")]
-        pages: SocketAddr,
-        /// The URL of the pages as people type it, such as https://boot.example.com.
-        #[arg(long, value_name = "URL")]
-        pages_url: Option<String>,
-        /// Where hosts find packages; without it, the address at which they came.
-        #[arg(long, value_name = "URL")]
-        public_url: Option<String>,
-        /// Take hosts that sign nothing. Whoever reaches the port can then speak for them.
-        #[arg(long)]
-        allow_unsigned: bool,
-    },
+    Serve(Serve),
     /// Look at everything that can be wrong.
     Doctor,
     /// Write a copy of the database.
@@ -108,6 +99,34 @@ pub enum Key {
     List,
     /// No longer take what it signs.
     Revoke { id: String },
+}
+
+#[derive(clap::Args)]
+pub struct Serve {
+    /// Where hosts come; may be given several times.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
+    pub listen: Vec<SocketAddr>,
+    /// Where people and programs come: pages, API and metrics. Beyond loopback only with TLS or a proxy.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8081")]
+    pub pages: SocketAddr,
+    /// The URL of the pages as people type it, such as https://boot.example.com.
+    #[arg(long, value_name = "URL")]
+    pub pages_url: Option<String>,
+    /// The certificate of the pages, in PEM; it is read again when it is renewed.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Addresses of the proxy in front of the pages, which says who the client is; may be given several times.
+    #[arg(long, value_name = "CIDR")]
+    pub behind_proxy: Vec<Cidr>,
+    /// Where hosts find packages; without it, the address at which they came.
+    #[arg(long, value_name = "URL")]
+    pub public_url: Option<String>,
+    /// Take hosts that sign nothing. Whoever reaches the port can then speak for them.
+    #[arg(long)]
+    pub allow_unsigned: bool,
 }
 
 #[derive(Subcommand)]

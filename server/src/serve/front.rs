@@ -96,17 +96,20 @@ fn refuse(status: u16, path: &str, why: &str) -> Reply {
 
 async fn route(shared: &Arc<Shared>, peer: IpAddr, request: Request<Incoming>) -> Reply {
     let (path, front) = (request.uri().path().to_string(), &shared.front);
-    if !front.proxies.is_empty() && !peer.is_loopback() && !front.proxies.iter().any(|proxy| proxy.contains(peer)) {
+    if is_outside(front, peer) {
         return refuse(403, &path, "come through the proxy: this address is not in --behind-proxy");
     }
     let from = from(front, peer, request.headers());
+    let get = request.method() == Method::GET || request.method() == Method::HEAD;
+    if get && matches!(path.as_str(), "/healthz" | "/readyz") {
+        return api::health(shared, &path).await;
+    }
     // A name that somebody else's DNS points at us must not let their page read ours.
     if !address::is_own_host(header(request.headers(), "host"), front.url.as_deref()) {
         let why = "this name is not ours: use the server's address, localhost, or the name given with --pages-url";
         return refuse(421, &path, why);
     }
-    let get = request.method() == Method::GET || request.method() == Method::HEAD;
-    if get && (matches!(path.as_str(), "/healthz" | "/readyz") || path == "/metrics" && front.open_metrics) {
+    if get && path == "/metrics" && front.open_metrics {
         return api::health(shared, &path).await;
     }
     if !get && request.method() != Method::POST {
@@ -132,6 +135,14 @@ async fn route(shared: &Arc<Shared>, peer: IpAddr, request: Request<Incoming>) -
         };
     }
     page(shared, &from, caller, request).await
+}
+
+/// Whether a peer goes around the proxy: what it says would cross the network in the clear.
+fn is_outside(front: &Front, peer: IpAddr) -> bool {
+    !front.tls
+        && !front.proxies.is_empty()
+        && !peer.is_loopback()
+        && !front.proxies.iter().any(|proxy| proxy.contains(peer))
 }
 
 fn from(front: &Front, peer: IpAddr, headers: &HeaderMap) -> From {
@@ -211,6 +222,16 @@ async fn page(shared: &Arc<Shared>, from: &From, caller: Option<Caller>, request
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_goes_around_the_proxy() {
+        let mut front = Front { proxies: vec!["10.0.0.1".parse().expect("an address")], ..Front::default() };
+        let outside = |front: &Front, peer: &str| is_outside(front, peer.parse().expect(peer));
+        assert!(outside(&front, "10.0.0.2") && outside(&front, "2001:db8::1"));
+        assert!(!outside(&front, "10.0.0.1") && !outside(&front, "127.0.0.1") && !outside(&front, "::ffff:10.0.0.1"));
+        front.tls = true;
+        assert!(!outside(&front, "10.0.0.2"));
+    }
 
     #[test]
     fn origins() {

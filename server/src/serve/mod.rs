@@ -16,6 +16,7 @@ pub mod report;
 pub mod results;
 pub mod run;
 pub mod sweep;
+pub mod tls;
 pub mod upload;
 pub mod zone;
 

@@ -2,7 +2,9 @@
 
 use super::agent::{self, Ends, BUDGET_KIB};
 use super::front::{self, Front};
+use super::tls::Tls;
 use super::{api, clock, door, sweep, Shared};
+use crate::model::address::Cidr;
 use crate::model::people::Caller;
 use crate::store::migrate::migrate;
 use crate::store::sqlite::{self, Sqlite};
@@ -25,6 +27,10 @@ pub struct Options {
     pub pages: SocketAddr,
     /// The URL of the pages as people type it.
     pub pages_url: Option<String>,
+    /// The certificate and the key of the pages.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Proxies in front of the pages.
+    pub proxies: Vec<Cidr>,
     /// Where packages are, as hosts should see it.
     pub public_url: Option<String>,
     /// Whether hosts without a key are taken.
@@ -86,12 +92,14 @@ pub fn write_backup(engine: &dyn Engine, file: &Path) -> Result<(), Error> {
 /// # Errors
 /// What keeps it from starting.
 pub fn serve(options: Options) -> Result<(), String> {
-    if !options.pages.ip().is_loopback() {
+    if !options.pages.ip().is_loopback() && options.tls.is_none() && options.proxies.is_empty() {
         return Err(format!(
-            "--pages {}: want a loopback address, as passwords must not cross a network in the clear",
+            "--pages {}: beyond loopback, passwords would cross the network in the clear: want --tls-cert and \
+             --tls-key, or --behind-proxy CIDR",
             options.pages
         ));
     }
+    let tls = options.tls.as_ref().map(|(cert, key)| Tls::open(cert, key)).transpose()?;
     let dir = &options.dir;
     if !database(dir).exists() {
         return Err(format!("{} has no database: bootserver -d {} init", dir.display(), dir.display()));
@@ -109,7 +117,12 @@ pub fn serve(options: Options) -> Result<(), String> {
     let mut shared = Shared::new(dir.clone(), Box::new(engine), gaps);
     shared.public_url = options.public_url.as_ref().map(|url| url.trim_end_matches('/').to_string());
     shared.allow_unsigned = options.allow_unsigned;
-    shared.front = Front { url: options.pages_url.clone(), open_metrics: true, ..Front::default() };
+    shared.front = Front {
+        url: options.pages_url.clone(),
+        proxies: options.proxies.clone(),
+        tls: tls.is_some(),
+        open_metrics: options.pages.ip().is_loopback() && options.proxies.is_empty(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
         .max_blocking_threads(16)
@@ -117,7 +130,7 @@ pub fn serve(options: Options) -> Result<(), String> {
         .build()
         .map_err(|error| format!("cannot start threads: {error}"))?;
     let shared = Arc::new(shared);
-    let ended = runtime.block_on(open_doors(shared.clone(), &options));
+    let ended = runtime.block_on(open_doors(shared.clone(), &options, tls));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     let _ = fs::remove_file(socket(dir));
     // Dropped last: what waits for the writer is still committed.
@@ -148,7 +161,7 @@ fn note_gap(tx: &mut dyn crate::store::Tx, now: i64) -> Result<Vec<(i64, i64)>, 
     Ok(gaps)
 }
 
-async fn open_doors(shared: Arc<Shared>, options: &Options) -> Result<(), String> {
+async fn open_doors(shared: Arc<Shared>, options: &Options, tls: Option<Tls>) -> Result<(), String> {
     let bound = door::bound();
     let budget = Arc::new(Semaphore::new(BUDGET_KIB));
     for address in &options.listen {
@@ -159,8 +172,8 @@ async fn open_doors(shared: Arc<Shared>, options: &Options) -> Result<(), String
     }
     let pages = bind(options.pages).await?;
     let local = pages.local_addr().map_err(|error| error.to_string())?;
-    clock::say(&format!("pages: listening on http://{local}/"));
-    tokio::spawn(serve_pages(pages, shared.clone()));
+    clock::say(&format!("pages: listening on {}://{local}/", if tls.is_some() { "https" } else { "http" }));
+    tokio::spawn(serve_pages(pages, shared.clone(), tls.map(Arc::new)));
     let path = socket(&options.dir);
     let _ = fs::remove_file(&path);
     let listener =
@@ -217,7 +230,7 @@ async fn serve_hosts(listener: TcpListener, shared: Arc<Shared>, bound: Arc<Sema
     }
 }
 
-async fn serve_pages(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve_pages(listener: TcpListener, shared: Arc<Shared>, tls: Option<Arc<Tls>>) {
     let bound = Arc::new(Semaphore::new(64));
     loop {
         let Ok(place) = bound.clone().acquire_owned().await else { return };
@@ -225,10 +238,15 @@ async fn serve_pages(listener: TcpListener, shared: Arc<Shared>) {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
-        let shared = shared.clone();
+        let (shared, tls) = (shared.clone(), tls.clone());
         tokio::spawn(async move {
             let _place = place;
-            door::serve(stream, |request| front::handle(shared.clone(), peer, request)).await;
+            let handle = |request| front::handle(shared.clone(), peer, request);
+            let Some(tls) = tls else { return door::serve(stream, handle).await };
+            // What goes wrong here is the peer's: no TLS, or none that is still safe.
+            if let Ok(Ok(stream)) = tokio::time::timeout(door::PATIENCE, tls.acceptor().accept(stream)).await {
+                door::serve(stream, handle).await;
+            }
         });
     }
 }
