@@ -189,7 +189,7 @@ fn each_role_does_what_it_may() {
     for list in ["hosts", "jobs", "executions", "releases", "keys", "groups", "events", "audit", "me"] {
         assert_eq!(tokens.each_ref().map(|token| get(token, list)), [200, 200, 200], "{list}");
     }
-    for list in ["users", "tokens"] {
+    for list in ["users", "tokens", "webhooks"] {
         assert_eq!(tokens.each_ref().map(|token| get(token, list)), [403, 403, 200], "{list}");
     }
     // 400: it was let in, and the empty request will not do.
@@ -197,7 +197,7 @@ fn each_role_does_what_it_may() {
     {
         assert_eq!(tokens.each_ref().map(|token| post(token, call)), [403, 400, 400], "{call}");
     }
-    for call in ["groups", "groups/set", "keys", "keys/revoke", "users", "tokens"] {
+    for call in ["groups", "groups/set", "keys", "keys/revoke", "users", "tokens", "webhooks"] {
         assert_eq!(tokens.each_ref().map(|token| post(token, call)), [403, 403, 400], "{call}");
     }
     let (status, _, body) = ask(&server, "POST", "/api/v1/jobs", &[("Authorization", &tokens[0])], "{}");

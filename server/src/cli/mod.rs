@@ -6,6 +6,7 @@ mod import;
 mod people;
 mod print;
 mod verbs;
+mod webhooks;
 mod words;
 
 use clap::Parser;
@@ -62,6 +63,7 @@ fn execute(words: &Words) -> Result<(), Failure> {
         Command::Doctor => directory::doctor(dir, &client),
         Command::User(user) => people::user(user, dir, &client, words.json),
         Command::Token(token) => people::token(token, dir, &client, words.json),
+        Command::Webhook(webhook) => webhooks::run(webhook, &client, words.json),
         command => verbs::execute(command, dir, &client, words.json),
     }
 }

@@ -62,6 +62,9 @@ pub enum Command {
     /// Tokens that programs show instead of a password.
     #[command(subcommand)]
     Token(Token),
+    /// Who is told of events, by HTTP.
+    #[command(subcommand)]
+    Webhook(Webhook),
     /// What happened.
     Events {
         /// Go on as more happens.
@@ -177,6 +180,24 @@ pub enum Token {
     List,
     /// No longer take it.
     Revoke { name: String },
+}
+
+#[derive(Subcommand)]
+pub enum Webhook {
+    /// Add one; prints once what its messages are signed with.
+    Add {
+        name: String,
+        url: String,
+        /// Of what it is told: host-lost, host-conflict, host-back, security, job. Without any, the first two.
+        #[arg(long = "event", value_name = "EVENT")]
+        events: Vec<String>,
+    },
+    /// List them, and what became of the last message.
+    List,
+    /// Tell it no more.
+    Remove { name: String },
+    /// Send a message to see whether it arrives.
+    Test { name: String },
 }
 
 #[derive(Subcommand)]

@@ -10,4 +10,5 @@ pub mod people;
 pub mod release;
 pub mod replay;
 pub mod version;
+pub mod webhook;
 pub mod window;

@@ -3,7 +3,7 @@
 use super::door::{self, reply, Reply, Unread};
 use super::give::{self, Wanted};
 use super::manage::{self, NewKey};
-use super::{accounts, clock, lookup, people as logins, upload, Shared};
+use super::{accounts, clock, lookup, people as logins, upload, webhooks, Shared};
 use crate::model::host::State;
 use crate::model::people::{self, By, Caller};
 use crate::model::release::{self, Artifact};
@@ -100,8 +100,10 @@ async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) ->
                 ("audit", None) => lookup::audit(tx, limit)?,
                 ("users", None) => accounts::users(tx)?,
                 ("tokens", None) => accounts::tokens(tx)?,
+                ("webhooks", None) => webhooks::list(tx)?,
                 _ => {
-                    let known = "hosts, jobs, executions, releases, keys, groups, events, audit, users, tokens, me";
+                    let known =
+                        "hosts, jobs, executions, releases, keys, groups, events, audit, users, tokens, webhooks, me";
                     return missing(format!("there is no list \"{name}\": want one of {known}"));
                 }
             };
@@ -185,6 +187,9 @@ async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Caller) -
             let id = text(&body, "id")?;
             shared.write(move |tx| give::cancel(tx, &id, &who)).await
         }
+        "webhooks" => shared.write(move |tx| webhooks::add(tx, &body, &who)).await,
+        "webhooks/remove" => shared.write(move |tx| webhooks::remove(tx, &body, &who)).await,
+        "webhooks/test" => webhooks::test(shared, &body, who).await,
         // It writes a file where the caller says: only for who has the server's own rights already.
         "backup" if caller.by != By::Socket => refused("backup works over the socket only: bootserver backup FILE"),
         "backup" => backup(shared, PathBuf::from(text(&body, "file")?), who).await,

@@ -14,7 +14,7 @@ use crate::wire::{password, url};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How the pages' door is set up.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +27,15 @@ pub struct Front {
     pub tls: bool,
     /// Whether the metrics need no login: on loopback, with no proxy.
     pub open_metrics: bool,
+}
+
+impl Front {
+    /// The URL of the pages, without a slash at its end: as people type it, else the address of the door.
+    pub fn base(&self, doors: &OnceLock<Vec<SocketAddr>>) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        let door = doors.get().and_then(|doors| doors.last()).map(|door| format!("{scheme}://{door}"));
+        self.url.as_deref().map(|url| url.trim_end_matches('/').to_string()).or(door).unwrap_or_default()
+    }
 }
 
 /// Where a request comes from.

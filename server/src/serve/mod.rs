@@ -12,18 +12,21 @@ pub mod manage;
 pub mod packages;
 pub mod pages;
 pub mod people;
+pub mod post;
 pub mod report;
 pub mod results;
 pub mod run;
 pub mod sweep;
 pub mod tls;
 pub mod upload;
+pub mod webhooks;
 pub mod zone;
 
 use crate::store::{Engine, Error, Tx, Work};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::oneshot;
 
 /// New hosts that may ask to be taken in one second.
@@ -43,6 +46,8 @@ pub struct Shared {
     pub gaps: Vec<(i64, i64)>,
     /// How the pages' door is set up.
     pub front: front::Front,
+    /// Where it listens, once it does: hosts first, the pages last.
+    pub doors: OnceLock<Vec<SocketAddr>>,
     /// What logins share.
     pub logins: people::Logins,
     /// When it started.
@@ -77,6 +82,7 @@ impl Shared {
             allow_unsigned: false,
             gaps,
             front: front::Front::default(),
+            doors: OnceLock::new(),
             logins: people::Logins::default(),
             started: clock::now(),
             counts: Counts::default(),

@@ -3,7 +3,7 @@
 use super::agent::{self, Ends, BUDGET_KIB};
 use super::front::{self, Front};
 use super::tls::Tls;
-use super::{api, clock, door, sweep, Shared};
+use super::{api, clock, door, sweep, webhooks, Shared};
 use crate::model::address::Cidr;
 use crate::model::people::Caller;
 use crate::store::migrate::migrate;
@@ -164,14 +164,18 @@ fn note_gap(tx: &mut dyn crate::store::Tx, now: i64) -> Result<Vec<(i64, i64)>, 
 async fn open_doors(shared: Arc<Shared>, options: &Options, tls: Option<Tls>) -> Result<(), String> {
     let bound = door::bound();
     let budget = Arc::new(Semaphore::new(BUDGET_KIB));
+    let mut doors = Vec::new();
     for address in &options.listen {
         let listener = bind(*address).await?;
         let local = listener.local_addr().map_err(|error| error.to_string())?;
         clock::say(&format!("hosts: listening on {local}"));
+        doors.push(local);
         tokio::spawn(serve_hosts(listener, shared.clone(), bound.clone(), budget.clone()));
     }
     let pages = bind(options.pages).await?;
     let local = pages.local_addr().map_err(|error| error.to_string())?;
+    doors.push(local);
+    let _ = shared.doors.set(doors);
     clock::say(&format!("pages: listening on {}://{local}/", if tls.is_some() { "https" } else { "http" }));
     tokio::spawn(serve_pages(pages, shared.clone(), tls.map(Arc::new)));
     let path = socket(&options.dir);
@@ -182,11 +186,13 @@ async fn open_doors(shared: Arc<Shared>, options: &Options, tls: Option<Tls>) ->
         .map_err(|error| format!("cannot close {} to others: {error}", path.display()))?;
     tokio::spawn(serve_socket(listener, shared.clone()));
     let sweeping = tokio::spawn(sweep::run(shared.clone()));
+    let telling = tokio::spawn(webhooks::run(shared.clone()));
     clock::say("ready");
     tell_what_is_next(&shared, options).await;
     wait_for_the_end().await?;
     clock::say("stopping");
     sweeping.abort();
+    telling.abort();
     Ok(())
 }
 

@@ -3,7 +3,12 @@
 use super::{sqlite, Error};
 use rusqlite::Connection;
 
-const STEPS: [&str; 3] = [include_str!("sql/001.sql"), include_str!("sql/002.sql"), include_str!("sql/003.sql")];
+const STEPS: [&str; 4] = [
+    include_str!("sql/001.sql"),
+    include_str!("sql/002.sql"),
+    include_str!("sql/003.sql"),
+    include_str!("sql/004.sql"),
+];
 
 /// The version of the schema that this server needs.
 pub const WANTED: i64 = STEPS.len() as i64;

@@ -10,6 +10,7 @@ pub mod migrate;
 pub mod people;
 pub mod releases;
 pub mod sqlite;
+pub mod webhooks;
 
 use std::fmt;
 

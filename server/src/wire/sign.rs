@@ -29,10 +29,15 @@ pub fn is_signed(secret: &str, path: &str, sn: &str, nonce: &str, body: &[u8], s
     mac.chain_update(head).chain_update(body).verify_slice(&signature).is_ok()
 }
 
+/// The signature of a text of ours.
+pub fn text(secret: &str, text: &str) -> String {
+    let Ok(mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return String::new() };
+    hex(&mac.chain_update(text).finalize().into_bytes())
+}
+
 /// The signature of a reply.
 pub fn reply(secret: &str, status: u16, nonce: &str, body: &str) -> String {
-    let Ok(mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return String::new() };
-    hex(&mac.chain_update(format!("{status}\n{nonce}\n{body}")).finalize().into_bytes())
+    text(secret, &format!("{status}\n{nonce}\n{body}"))
 }
 
 /// Whether a nonce has its form: 32 hex digits.
