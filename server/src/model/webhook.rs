@@ -137,8 +137,8 @@ pub fn forbidden(address: IpAddr) -> Option<&'static str> {
         return Some("no address of one machine");
     }
     let link_local = ["169.254.0.0/16", "fe80::/10", "fd00:ec2::254"];
-    let inside = |range: &&str| range.parse::<Cidr>().is_ok_and(|range| range.contains(address));
-    link_local.iter().any(|range| inside(range)).then_some("a link-local address")
+    let mut ranges = link_local.iter().filter_map(|range| range.parse::<Cidr>().ok());
+    ranges.any(|range| range.contains(address)).then_some("a link-local address")
 }
 
 #[cfg(test)]
