@@ -178,10 +178,50 @@ fn a_backup_is_put_back() {
     server.run(&["host", "retire", "web-01"]);
     assert_eq!(server.try_run(&["restore", file]).0, 1, "a running server keeps its database");
     server.kill();
+    let backup = std::fs::read(file).expect("the backup");
     server.run(&["restore", file]);
+    assert_eq!(std::fs::read(file).expect("the backup"), backup, "a backup is only read");
     server.resume();
     assert_eq!(server.host("sn-1")["state"], "accepted");
     assert_eq!(host.report(&server).status, 200);
+    // What was there before can be had again, and is no less a backup.
+    server.kill();
+    let kept = |server: &Server| -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(&server.dir).expect("the directory").flatten().map(|entry| entry.path());
+        entries.filter(|path| path.to_string_lossy().contains("before-restore-")).collect()
+    };
+    let old = kept(&server).remove(0);
+    wait_for("the next second", || (now() > seconds_of(&old)).then_some(()));
+    server.run(&["restore", old.to_str().expect("a path")]);
+    assert_eq!(kept(&server).len(), 2, "each is kept");
+    server.resume();
+    assert_eq!(server.host("sn-1")["state"], "retired");
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_secs()
+}
+
+fn seconds_of(path: &std::path::Path) -> u64 {
+    let name = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+    name.rsplit('-').next().and_then(|text| text.parse().ok()).expect("a time")
+}
+
+#[test]
+fn what_is_no_backup_is_left_alone_and_so_is_the_database() {
+    let mut server = Server::start(&[]);
+    accepted(&server);
+    server.kill();
+    let file = server.dir.join("junk.db");
+    for junk in [&b"no database"[..], &[0; 8192], b""] {
+        std::fs::write(&file, junk).expect("a file");
+        let (code, _, error) = server.try_run(&["restore", file.to_str().expect("a path")]);
+        assert!(code == 1 && error.contains("junk.db"), "{error}");
+    }
+    assert_eq!(server.try_run(&["restore", "/nonexistent"]).0, 1);
+    assert!(!server.dir.join("restore.tmp").exists());
+    server.resume();
+    assert_eq!(server.host("sn-1")["state"], "accepted");
 }
 
 #[test]

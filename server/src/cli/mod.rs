@@ -2,6 +2,7 @@
 
 mod client;
 mod directory;
+mod doctor;
 mod import;
 mod people;
 mod print;
@@ -60,7 +61,7 @@ fn execute(words: &Words) -> Result<(), Failure> {
         Command::Init => directory::init(dir),
         Command::Serve(serve) => directory::serve(dir, serve),
         Command::Restore { file } => directory::restore(dir, file),
-        Command::Doctor => directory::doctor(dir, &client),
+        Command::Doctor => doctor::doctor(dir, &client),
         Command::User(user) => people::user(user, dir, &client, words.json),
         Command::Token(token) => people::token(token, dir, &client, words.json),
         Command::Webhook(webhook) => webhooks::run(webhook, &client, words.json),

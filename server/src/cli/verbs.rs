@@ -106,14 +106,8 @@ pub fn in_directory<T>(
     dir: &Path,
     work: impl FnOnce(&mut dyn crate::store::Tx) -> Result<T, crate::store::Error>,
 ) -> Result<T, Failure> {
-    if !run::database(dir).exists() {
-        let dir = dir.display();
-        return Err(Failure::Failed(format!("{dir} has no database: bootserver -d {dir} init")));
-    }
-    let said = |error: crate::store::Error| Failure::Failed(error.to_string());
-    let connection = sqlite::open(&run::database(dir)).map_err(said)?;
-    crate::store::migrate::migrate(&connection, |text| eprintln!("{text}")).map_err(said)?;
-    sqlite::transact(&connection, work).map_err(said)
+    let connection = run::open(dir, |text| eprintln!("{text}"))?;
+    sqlite::transact(&connection, work).map_err(|error| Failure::Failed(error.to_string()))
 }
 
 fn groups(group: &Group, dir: &Path, client: &Client, as_json: bool) -> Done {

@@ -67,7 +67,7 @@ impl Freshness {
     }
 }
 
-/// Times in which the server was down, oldest first: while it could not hear, nothing ages.
+/// Times that do not count, oldest first: while the server was down or its clock was set forward, nothing ages.
 pub type Gaps = [(i64, i64)];
 
 /// Seconds from `since` to `now` in which the server could hear.

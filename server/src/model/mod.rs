@@ -4,6 +4,7 @@ pub mod address;
 pub mod exchange;
 pub mod execution;
 pub mod filter;
+pub mod gaps;
 pub mod host;
 pub mod identity;
 pub mod people;

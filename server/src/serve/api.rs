@@ -84,11 +84,12 @@ async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) ->
         return Ok(json!({ "who": caller.who, "role": caller.role.as_str() }));
     }
     let name = name.to_string();
-    let gaps = shared.gaps.clone();
+    let gaps = shared.gaps();
     shared
         .read(move |tx| {
             let list = match (name.as_str(), word) {
                 ("hosts", Some(word)) => return lookup::host(tx, &word, &gaps),
+                ("counts", None) => return lookup::counts(tx),
                 ("hosts", None) => lookup::hosts(tx, &filter, &gaps)?,
                 ("executions", None) => lookup::executions(tx, &filter, limit)?,
                 ("jobs", Some(word)) => lookup::job(tx, &word)?,
@@ -103,7 +104,7 @@ async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) ->
                 ("webhooks", None) => webhooks::list(tx)?,
                 _ => {
                     let known =
-                        "hosts, jobs, executions, releases, keys, groups, events, audit, users, tokens, webhooks, me";
+                        "counts, hosts, jobs, executions, releases, keys, groups, events, audit, users, tokens, webhooks, me";
                     return missing(format!("there is no list \"{name}\": want one of {known}"));
                 }
             };
@@ -180,7 +181,7 @@ async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Caller) -
             let (agent, version) = (maybe(&body, "agent").unwrap_or_default(), maybe(&body, "version"));
             let any_time = body["any_time"].as_bool().unwrap_or(false);
             let wanted = Wanted { action, agent, select, version, body: object(&body, "body"), any_time, who };
-            let gaps = shared.gaps.clone();
+            let gaps = shared.gaps();
             shared.write(move |tx| give::give(tx, &wanted, &gaps)).await
         }
         "jobs/cancel" => {

@@ -19,6 +19,24 @@ pub fn host_json(view: &View, body: Option<&Json>) -> Json {
     })
 }
 
+/// How much there is of what: hosts in all and by state, keys that are valid, releases, jobs.
+///
+/// # Errors
+/// What the engine says.
+pub fn counts(tx: &mut dyn Tx) -> Result<Json, Error> {
+    let states = hosts::counts(tx)?;
+    let mut found = json!({
+        "hosts": states.values().sum::<i64>(),
+        "keys": tx.number("SELECT count(*) FROM keys WHERE revoked IS NULL", &[])?,
+        "releases": tx.number("SELECT count(*) FROM releases WHERE withdrawn IS NULL", &[])?,
+        "jobs": tx.number("SELECT count(*) FROM jobs", &[])?,
+    });
+    for state in ["pending", "accepted", "rejected", "retired", "conflict"] {
+        found[state] = json!(states.get(state).copied().unwrap_or(0));
+    }
+    Ok(found)
+}
+
 /// The hosts of a filter.
 ///
 /// # Errors

@@ -17,6 +17,7 @@ pub mod report;
 pub mod results;
 pub mod run;
 pub mod sweep;
+pub mod time;
 pub mod tls;
 pub mod upload;
 pub mod webhooks;
@@ -42,8 +43,8 @@ pub struct Shared {
     pub public_url: Option<String>,
     /// Whether hosts without a key are taken.
     pub allow_unsigned: bool,
-    /// Times in which the server was down.
-    pub gaps: Vec<(i64, i64)>,
+    /// Times that do not count.
+    gaps: Mutex<Arc<Vec<(i64, i64)>>>,
     /// How the pages' door is set up.
     pub front: front::Front,
     /// Where it listens, once it does: hosts first, the pages last.
@@ -80,7 +81,7 @@ impl Shared {
             engine,
             public_url: None,
             allow_unsigned: false,
-            gaps,
+            gaps: Mutex::new(Arc::new(gaps)),
             front: front::Front::default(),
             doors: OnceLock::new(),
             logins: people::Logins::default(),
@@ -89,6 +90,16 @@ impl Shared {
             enrolled: Mutex::new((0, 0)),
             complained: AtomicI64::new(0),
         }
+    }
+
+    /// Times that do not count: while the server was down, or its clock was set forward.
+    pub fn gaps(&self) -> Arc<Vec<(i64, i64)>> {
+        self.gaps.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts others in their place.
+    pub fn set_gaps(&self, gaps: Vec<(i64, i64)>) {
+        *self.gaps.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(gaps);
     }
 
     /// Whether one more unknown host may be taken in this second.
@@ -147,7 +158,9 @@ impl Shared {
     /// Tells the operator of an engine error, once in ten seconds.
     pub fn complain(&self, error: &Error) {
         let now = clock::now();
-        if self.complained.swap(now, Ordering::Relaxed) + 10 <= now {
+        let last = self.complained.swap(now, Ordering::Relaxed);
+        // One in the future was told before the clock was set back.
+        if last > now || last + 10 <= now {
             clock::say(&format!("cannot store: {error}; hosts are told to come back later"));
         }
     }

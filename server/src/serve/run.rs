@@ -3,12 +3,12 @@
 use super::agent::{self, Ends, BUDGET_KIB};
 use super::front::{self, Front};
 use super::tls::Tls;
-use super::{api, clock, door, sweep, webhooks, Shared};
+use super::{api, clock, door, sweep, time, webhooks, Shared};
 use crate::model::address::Cidr;
 use crate::model::people::Caller;
 use crate::store::migrate::migrate;
 use crate::store::sqlite::{self, Sqlite};
-use crate::store::{executions, groups, Engine, Error};
+use crate::store::{groups, Engine, Error};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -76,6 +76,42 @@ pub fn init(dir: &Path) -> Result<(), String> {
     migrate(&connection, |text| println!("{text}")).map_err(|error| error.to_string())
 }
 
+fn no_database(dir: &Path) -> String {
+    format!("{} has no database: bootserver -d {} init", dir.display(), dir.display())
+}
+
+/// Opens the database of a data directory, with the schema that this server needs.
+///
+/// # Errors
+/// What is wrong with it, with its path.
+pub fn open(dir: &Path, say: impl Fn(&str)) -> Result<rusqlite::Connection, String> {
+    let path = database(dir);
+    if !path.exists() {
+        return Err(no_database(dir));
+    }
+    let said = |error: Error| format!("{}: {error}", path.display());
+    let connection = sqlite::open(&path).map_err(|error| error.to_string())?;
+    migrate(&connection, say).map_err(said)?;
+    // A disk that can only be read shows before anybody relies on it.
+    sqlite::transact(&connection, |tx| groups::keep(tx, "ready", "1")).map_err(said)?;
+    Ok(connection)
+}
+
+/// Gives a file that root made in a data directory to the directory's owner, who runs the server.
+///
+/// # Errors
+/// What keeps it from that.
+pub fn give_to_owner(dir: &Path, file: &Path) -> Result<(), String> {
+    let said =
+        |error: std::io::Error| format!("cannot give {} to the owner of {}: {error}", file.display(), dir.display());
+    let owner = fs::metadata(dir).map_err(said)?;
+    let made = fs::metadata(file).map_err(said)?;
+    if (made.uid(), made.gid()) == (owner.uid(), owner.gid()) {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(file, Some(owner.uid()), Some(owner.gid())).map_err(said)
+}
+
 /// Writes a copy of the database that only its owner can read.
 ///
 /// # Errors
@@ -102,16 +138,15 @@ pub fn serve(options: Options) -> Result<(), String> {
     let tls = options.tls.as_ref().map(|(cert, key)| Tls::open(cert, key)).transpose()?;
     let dir = &options.dir;
     if !database(dir).exists() {
-        return Err(format!("{} has no database: bootserver -d {} init", dir.display(), dir.display()));
+        return Err(no_database(dir));
     }
     let mode = fs::metadata(dir).map_err(|error| format!("{}: {error}", dir.display()))?.mode();
     if mode & 0o077 != 0 {
         return Err(format!("{} holds keys, and others can read it: chmod 700 {}", dir.display(), dir.display()));
     }
     let _lock = lock(dir)?;
-    let connection = sqlite::open(&database(dir)).map_err(|error| error.to_string())?;
-    migrate(&connection, clock::say).map_err(|error| error.to_string())?;
-    let gaps = sqlite::transact(&connection, |tx| note_gap(tx, clock::now())).map_err(|error| error.to_string())?;
+    let connection = open(dir, clock::say)?;
+    let gaps = sqlite::transact(&connection, |tx| time::begin(tx, clock::now())).map_err(|error| error.to_string())?;
     drop(connection);
     let engine = Sqlite::start(&database(dir)).map_err(|error| error.to_string())?;
     let mut shared = Shared::new(dir.clone(), Box::new(engine), gaps);
@@ -136,29 +171,6 @@ pub fn serve(options: Options) -> Result<(), String> {
     // Dropped last: what waits for the writer is still committed.
     drop(shared);
     ended
-}
-
-/// Remembers the time in which no server ran: nothing ages in it.
-fn note_gap(tx: &mut dyn crate::store::Tx, now: i64) -> Result<Vec<(i64, i64)>, Error> {
-    let text = groups::setting(tx, "gaps")?.unwrap_or_default();
-    let pairs: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
-    let pair = |pair: &serde_json::Value| Some((pair.get(0)?.as_i64()?, pair.get(1)?.as_i64()?));
-    let mut gaps: Vec<(i64, i64)> = pairs.iter().filter_map(pair).collect();
-    if let Some(alive) = groups::setting(tx, "alive")?.and_then(|text| text.parse::<i64>().ok()) {
-        if now - alive > sweep::GAP {
-            gaps.push((alive, now));
-            executions::postpone(tx, now - alive)?;
-            clock::say(&format!("was down for {} s: nothing has aged in it", now - alive));
-        }
-        if alive > now + sweep::GAP {
-            clock::say(&format!("the clock is {} s before that of the last run", alive - now));
-        }
-    }
-    let first = gaps.len().saturating_sub(64);
-    gaps.drain(..first);
-    groups::keep(tx, "gaps", &serde_json::json!(gaps).to_string())?;
-    groups::keep(tx, "alive", &now.to_string())?;
-    Ok(gaps)
 }
 
 async fn open_doors(shared: Arc<Shared>, options: &Options, tls: Option<Tls>) -> Result<(), String> {

@@ -1,71 +1,86 @@
 //! What happens by itself, every few seconds: deadlines, namesakes, hosts that are gone for good, what is too old.
 
-use super::{clock, manage, Shared};
+use super::{clock, manage, time, Shared};
 use crate::model::execution::Event;
+use crate::model::gaps;
 use crate::model::host::{self, Freshness, Gaps, State};
 use crate::store::{events, executions, groups, hosts, people, Error, Tx};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often.
 const PAUSE: Duration = Duration::from_secs(2);
-/// How long the server may be away before it counts as down.
-pub const GAP: i64 = 10;
+/// Batches of overdue executions that are looked at in one round, so that reports need not wait long for them.
+const BATCHES: usize = 4;
+/// Rounds after which the rare parts come.
+const RARE: u64 = 15;
 
 /// Runs until the server ends.
 pub async fn run(shared: Arc<Shared>) {
-    let mut last = clock::now();
+    let (mut last, mut looked) = (clock::now(), Instant::now());
     let mut rounds: u64 = 0;
+    let mut place = Place::default();
     loop {
         tokio::time::sleep(PAUSE).await;
         let now = clock::now();
-        if now < last - 1 || now > last + 60 {
-            clock::say(&format!("the clock was set by {} s; deadlines move with it", now - last - 2));
-        }
-        last = now;
+        let elapsed = i64::try_from(looked.elapsed().as_secs()).unwrap_or(0);
         rounds += 1;
-        let (gaps, full) = (shared.gaps.clone(), rounds.is_multiple_of(15));
-        let swept = shared.write(move |tx| sweep(tx, now, &gaps, full)).await;
+        let swept = match time::look(&shared, last, now, elapsed).await {
+            Ok(()) => {
+                (last, looked) = (now, Instant::now());
+                sweep(&shared, &mut place, rounds.is_multiple_of(RARE), now).await
+            }
+            // Nothing can be stored: a clock that was set meanwhile is seen in the next round.
+            Err(error) => Err(error),
+        };
         if let Err(error) = swept {
             shared.complain(&error);
         }
     }
 }
 
-/// One round. The rare parts only when `full`.
-///
-/// # Errors
-/// What the engine says.
-pub fn sweep(tx: &mut dyn Tx, now: i64, gaps: &Gaps, full: bool) -> Result<(), Error> {
-    groups::keep(tx, "alive", &now.to_string())?;
-    overdue(tx, now, gaps)?;
-    namesakes(tx, now, gaps)?;
-    if full {
-        retire_silent(tx, now, gaps)?;
-        events::forget(tx, now)?;
-        people::forget_sessions(tx, now)?;
+/// How far the overdue executions were looked through: deadline and id.
+type Place = (i64, String);
+
+/// One round. Each part is a transaction of its own, so that reports come in between.
+async fn sweep(shared: &Arc<Shared>, place: &mut Place, rare: bool, now: i64) -> Result<(), Error> {
+    for _ in 0..BATCHES {
+        let (gaps, after) = (shared.gaps(), std::mem::take(place));
+        match shared.write(move |tx| overdue(tx, now, &gaps, &after)).await? {
+            Some(next) => *place = next,
+            None => break,
+        }
+    }
+    let gaps = shared.gaps();
+    shared.write(move |tx| namesakes(tx, now, &gaps)).await?;
+    if rare {
+        let gaps = shared.gaps();
+        let silent = shared.read(move |tx| silent(tx, now, &gaps)).await?;
+        shared.write(move |tx| retire(tx, &silent, now)).await?;
+        if gaps::may_forget(&shared.gaps(), now) {
+            shared.write(move |tx| events::forget(tx, now)).await?;
+        }
+        shared.write(move |tx| people::forget_sessions(tx, now)).await?;
     }
     Ok(())
 }
 
-fn overdue(tx: &mut dyn Tx, now: i64, gaps: &Gaps) -> Result<(), Error> {
-    let mut after = String::new();
-    loop {
-        let found = executions::overdue(tx, now, &after)?;
-        let Some(last) = found.last() else { return Ok(()) };
-        after.clone_from(&last.id);
-        for mut stored in found {
-            let host = hosts::get(tx, &stored.sn)?;
-            let fresh = host.map_or(Freshness::Never, |h| host::freshness(h.seen, h.step, i64::MAX, now, gaps));
-            let before = stored.execution.clone();
-            stored.execution.step(Event::Tick { silent: fresh != Freshness::OnTime }, now);
-            if stored.execution != before {
-                executions::save(tx, &stored.id, &stored.execution)?;
-                let text = format!("{} {}: {}", stored.action, stored.agent, stored.execution.reason);
-                events::note(tx, now, "job", (&stored.sn, &stored.host), &text, 0)?;
-            }
+/// Looks at a batch of executions whose deadline has passed; the place of the last one, `None` when there is none left.
+fn overdue(tx: &mut dyn Tx, now: i64, gaps: &Gaps, after: &Place) -> Result<Option<Place>, Error> {
+    let found = executions::overdue(tx, now, after)?;
+    let next = found.last().and_then(|last| Some((last.execution.deadline?, last.id.clone())));
+    for mut stored in found {
+        let host = hosts::get(tx, &stored.sn)?;
+        let fresh = host.map_or(Freshness::Never, |h| host::freshness(h.seen, h.step, i64::MAX, now, gaps));
+        let before = stored.execution.clone();
+        stored.execution.step(Event::Tick { silent: fresh != Freshness::OnTime }, now);
+        if stored.execution != before {
+            executions::save(tx, &stored.id, &stored.execution)?;
+            let text = format!("{} {}: {}", stored.action, stored.agent, stored.execution.reason);
+            events::note(tx, now, "job", (&stored.sn, &stored.host), &text, 0)?;
         }
     }
+    Ok(next)
 }
 
 /// Judges hosts that came with the name of another: both alive, or the same one on a new machine.
@@ -80,7 +95,7 @@ fn namesakes(tx: &mut dyn Tx, now: i64, gaps: &Gaps) -> Result<(), Error> {
             let silent = host::freshness(other.seen, other.step, i64::MAX, now, gaps) != Freshness::OnTime;
             let since_before = other.seen.is_none_or(|seen| seen <= host.created);
             if since_before && silent {
-                let auto = groups::list(tx)?.iter().any(|group| group.name == other.group && group.replace_auto);
+                let auto = groups::find(tx, &other.group)?.is_some_and(|group| group.replace_auto);
                 if auto && matches!(host.state, State::Accepted | State::Pending) {
                     manage::replace(tx, &other.sn, &host.sn, "rule", now)?;
                     host = hosts::get(tx, &host.sn)?.unwrap_or(host);
@@ -109,17 +124,29 @@ fn namesakes(tx: &mut dyn Tx, now: i64, gaps: &Gaps) -> Result<(), Error> {
     Ok(())
 }
 
-/// Retires hosts that are silent for longer than their group allows.
-fn retire_silent(tx: &mut dyn Tx, now: i64, gaps: &Gaps) -> Result<(), Error> {
+/// Hosts that are silent for longer than their group allows: sn, and after how many seconds.
+fn silent(tx: &mut dyn Tx, now: i64, gaps: &Gaps) -> Result<Vec<(String, i64)>, Error> {
+    let mut found = Vec::new();
     for group in groups::list(tx)? {
         let Some(after) = group.retire_after else { continue };
         let sql = "SELECT h.sn, r.seen FROM hosts h JOIN reports r ON r.sn = h.sn \
             WHERE h.grp = ?1 AND h.state IN ('accepted', 'pending') AND r.seen < ?2 LIMIT 200";
         for row in tx.rows(sql, crate::args![&group.name, now - after])? {
             if host::heard(row.int(1), now, gaps) > after {
-                let why = format!("silent for more than {after} s (retire_after of group {})", group.name);
-                manage::set_state(tx, &row.text(0), State::Retired, &why, "rule", now)?;
+                found.push((row.text(0), after));
             }
+        }
+    }
+    Ok(found)
+}
+
+/// Retires them, unless they have reported meanwhile.
+fn retire(tx: &mut dyn Tx, silent: &[(String, i64)], now: i64) -> Result<(), Error> {
+    for (sn, after) in silent {
+        let Some(host) = hosts::get(tx, sn)? else { continue };
+        if host.seen.is_some_and(|seen| seen < now - after) {
+            let why = format!("silent for more than {after} s (retire of group {})", host.group);
+            manage::set_state(tx, sn, State::Retired, &why, "rule", now)?;
         }
     }
     Ok(())

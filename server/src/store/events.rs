@@ -43,8 +43,8 @@ pub fn note(
     message: &str,
     pause: i64,
 ) -> Result<(), Error> {
-    let recent = "SELECT count(*) FROM events WHERE sn = ?1 AND kind = ?2 AND received > ?3";
-    if pause > 0 && tx.number(recent, args![sn, kind, now - pause])? > 0 {
+    let recent = "SELECT count(*) FROM events WHERE sn = ?1 AND kind = ?2 AND received > ?3 AND received <= ?4";
+    if pause > 0 && tx.number(recent, args![sn, kind, now - pause, now])? > 0 {
         return Ok(());
     }
     add(tx, &Event { time: now, received: now, kind, sn, host, message })

@@ -164,16 +164,19 @@ pub fn newest(tx: &mut dyn Tx, limit: i64) -> Result<Vec<Stored>, Error> {
     Ok(tx.rows(&sql, args![limit])?.iter().map(stored_of).collect())
 }
 
-/// Some whose deadline has passed.
+/// Some whose deadline has passed, in their order, after a deadline and an id.
 ///
 /// # Errors
 /// What the engine says.
-pub fn overdue(tx: &mut dyn Tx, now: i64, after: &str) -> Result<Vec<Stored>, Error> {
-    let sql = format!("SELECT {COLUMNS} FROM executions WHERE deadline <= ?1 AND id > ?2 ORDER BY id LIMIT 500");
-    Ok(tx.rows(&sql, args![now, after])?.iter().map(stored_of).collect())
+pub fn overdue(tx: &mut dyn Tx, now: i64, after: &(i64, String)) -> Result<Vec<Stored>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM executions WHERE deadline <= ?1 AND (deadline, id) > (?2, ?3) \
+         ORDER BY deadline, id LIMIT 500"
+    );
+    Ok(tx.rows(&sql, args![now, after.0, &after.1])?.iter().map(stored_of).collect())
 }
 
-/// Moves every deadline on by the time in which the server was down.
+/// Moves every deadline by the time in which the server was down, or its clock was set by.
 ///
 /// # Errors
 /// What the engine says.
@@ -184,5 +187,16 @@ pub fn postpone(tx: &mut dyn Tx, seconds: i64) -> Result<(), Error> {
         "UPDATE executions SET not_before = not_before + ?1 WHERE state = 'waiting' AND not_before > 0",
         args![seconds],
     )?;
+    Ok(())
+}
+
+/// The clock was set back to `now`: what is open was not offered after it.
+///
+/// # Errors
+/// What the engine says.
+pub fn turn_back(tx: &mut dyn Tx, now: i64) -> Result<(), Error> {
+    for column in ["offered", "received"] {
+        tx.run(&format!("UPDATE executions SET {column} = ?1 WHERE live > 0 AND {column} > ?1"), args![now])?;
+    }
     Ok(())
 }

@@ -170,6 +170,16 @@ pub fn pin(tx: &mut dyn Tx, sn: &str, why: Option<&str>) -> Result<(), Error> {
     Ok(())
 }
 
+/// The clock was set back to `now`: no host was heard of after it.
+///
+/// # Errors
+/// What the engine says.
+pub fn turn_back(tx: &mut dyn Tx, now: i64) -> Result<(), Error> {
+    tx.run("UPDATE reports SET seen = ?1 WHERE seen > ?1", args![now])?;
+    tx.run("UPDATE hosts SET created = ?1 WHERE flagged = 1 AND created > ?1", args![now])?;
+    Ok(())
+}
+
 /// How many hosts are in each state.
 ///
 /// # Errors

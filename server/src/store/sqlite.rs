@@ -63,6 +63,18 @@ pub fn transact<T>(connection: &Connection, work: impl FnOnce(&mut dyn Tx) -> Re
     done
 }
 
+/// Writes what is in the log into the database, so that its one file is all of it.
+///
+/// # Errors
+/// What SQLite says, or that somebody else reads it.
+pub fn fold(connection: &Connection) -> Result<(), Error> {
+    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)).map_err(said)?;
+    match busy {
+        0 => Ok(()),
+        _ => Err(Error::Engine("somebody else has it open".to_string())),
+    }
+}
+
 impl Sqlite {
     /// Opens the database and starts the writer.
     ///
@@ -130,11 +142,15 @@ impl Drop for Sqlite {
 fn write_groups(connection: &Connection, waiting: &Receiver<Box<dyn Work>>, counts: &Counts) {
     while let Ok(first) = waiting.recv() {
         let begun = Instant::now();
-        let begin = connection.execute_batch("BEGIN IMMEDIATE").map_err(said);
+        let mut begin = connection.execute_batch("BEGIN IMMEDIATE").map_err(said);
         let mut group = Vec::new();
         let mut next = Some(first);
         while let Some(mut work) = next.take() {
             let done = begin.clone().and_then(|()| run_alone(connection, work.as_mut()));
+            if begin.is_ok() && connection.is_autocommit() {
+                // A full disk makes SQLite undo the whole transaction by itself. Nothing of the group is kept then.
+                begin = done.clone().and(Err(Error::Engine("the transaction was undone".to_string())));
+            }
             group.push((work, done));
             if group.len() < GROUP {
                 next = waiting.recv_timeout(GROUP_AGE.saturating_sub(begun.elapsed())).ok();
@@ -209,3 +225,7 @@ impl ToSql for Value {
 fn said(error: rusqlite::Error) -> Error {
     Error::Engine(error.to_string())
 }
+
+#[cfg(test)]
+#[path = "sqlite_tests.rs"]
+mod tests;

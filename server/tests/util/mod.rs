@@ -10,6 +10,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long anything may take.
@@ -22,20 +23,34 @@ pub struct Server {
     pub pages: String,
     child: Option<Child>,
     options: Vec<String>,
+    /// What is in the server's environment beside ours.
+    pub env: Vec<(&'static str, String)>,
+    log: Arc<Mutex<String>>,
 }
 
 impl Server {
     /// A new directory with a server on it.
     pub fn start(options: &[&str]) -> Server {
+        let mut server = Server::stopped(options);
+        server.run(&["init"]);
+        server.resume();
+        server
+    }
+
+    /// A new directory in which nothing is yet.
+    pub fn stopped(options: &[&str]) -> Server {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("bootserver-{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         let options = options.iter().map(|word| word.to_string()).collect();
-        let mut server = Server { dir, address: String::new(), pages: String::new(), child: None, options };
-        server.run(&["init"]);
-        server.resume();
-        server
+        let (address, pages) = (String::new(), String::new());
+        Server { dir, address, pages, child: None, options, env: Vec::new(), log: Arc::default() }
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic").clone()
     }
 
     /// Starts it again.
@@ -44,6 +59,7 @@ impl Server {
         // The same port again, so that real daemons find it.
         let listen = if self.address.is_empty() { "127.0.0.1:0" } else { &self.address };
         command.arg("-d").arg(&self.dir).args(["serve", "--listen", listen, "--pages", "127.0.0.1:0"]);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.args(&self.options).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("bootserver starts");
         let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
@@ -62,7 +78,12 @@ impl Server {
             log += &line;
         }
         // What it says later must not fill the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
+        let log = self.log.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                log.lock().expect("no panic").push_str(&format!("{line}\n"));
+            }
+        });
         self.child = Some(child);
     }
 
@@ -189,6 +210,16 @@ impl Host {
         self.post(server, "/agent/status", &self.body().to_string())
     }
 
+    /// Sends a report and does not wait for the answer.
+    pub fn begin_report(&mut self, server: &Server) -> TcpStream {
+        self.seq = self.seq.map(|seq| seq + 1);
+        let (request, _) = self.request("/agent/status", &self.body().to_string());
+        let mut stream = TcpStream::connect(&server.address).expect("a connection");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        stream.write_all(request.as_bytes()).expect("a request");
+        stream
+    }
+
     pub fn jobs(&mut self, server: &Server) -> Vec<Value> {
         let answer = self.report(server);
         assert_eq!((answer.status, &answer.body["errcode"]), (200, &json!(0)), "{}", answer.body);
@@ -249,6 +280,10 @@ pub fn try_exchange(address: &str, request: &str) -> std::io::Result<(u16, Strin
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.write_all(request.as_bytes())?;
+    read_answer(&mut stream)
+}
+
+pub fn read_answer(stream: &mut TcpStream) -> std::io::Result<(u16, String, String)> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let text = String::from_utf8_lossy(&answer).into_owned();

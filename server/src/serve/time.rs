@@ -1,0 +1,75 @@
+//! The server's clock when it is not to be trusted: it was down meanwhile, or its clock was set. Deadlines move with the
+//! clock, and nothing ages by it.
+
+use super::{clock, Shared};
+use crate::model::gaps::{self, Turn};
+use crate::store::{executions, groups, hosts, Error, Tx};
+use serde_json::Value as Json;
+use std::sync::Arc;
+
+type Pairs = Vec<(i64, i64)>;
+
+/// What a start does: no time passed while no server ran.
+///
+/// # Errors
+/// What the engine says.
+pub fn begin(tx: &mut dyn Tx, now: i64) -> Result<Pairs, Error> {
+    let alive = groups::setting(tx, "alive")?.and_then(|text| text.parse::<i64>().ok()).unwrap_or(now);
+    let turn = gaps::turn(alive, now, 0);
+    match turn {
+        Turn::Steady | Turn::Deaf(_) => (),
+        Turn::Forward(seconds) => clock::say(&format!("was down for {seconds} s: nothing has aged in it")),
+        Turn::Back(seconds) => clock::say(&format!("the clock is {seconds} s before that of the last run: {MOVED}")),
+    }
+    note(tx, turn, alive, now)
+}
+
+const MOVED: &str = "deadlines move with it, and no host has aged";
+
+/// Looks at the clock: it showed `last`, and `elapsed` seconds have passed since. A clock that was set is told in the log.
+///
+/// # Errors
+/// What the engine says; then it has to be looked at again.
+pub async fn look(shared: &Arc<Shared>, last: i64, now: i64, elapsed: i64) -> Result<(), Error> {
+    let turn = gaps::turn(last, now, elapsed);
+    let gaps = shared.write(move |tx| note(tx, turn, last, now)).await?;
+    match turn {
+        Turn::Steady => return Ok(()),
+        Turn::Forward(seconds) => clock::say(&format!("the clock was set forward by {seconds} s: {MOVED}")),
+        Turn::Back(seconds) => clock::say(&format!("the clock was set back by {seconds} s: {MOVED}")),
+        Turn::Deaf(seconds) => clock::say(&format!("no report could be stored for {seconds} s: {MOVED}")),
+    }
+    shared.set_gaps(gaps);
+    Ok(())
+}
+
+/// Notes that the server is alive, and what the clock did since `last`.
+fn note(tx: &mut dyn Tx, turn: Turn, last: i64, now: i64) -> Result<Pairs, Error> {
+    groups::keep(tx, "alive", &now.to_string())?;
+    if turn == Turn::Steady {
+        return read(tx);
+    }
+    let mut pairs = read(tx)?;
+    match turn {
+        Turn::Forward(seconds) | Turn::Deaf(seconds) => {
+            gaps::add(&mut pairs, last, last + seconds);
+            executions::postpone(tx, seconds)?;
+        }
+        Turn::Back(seconds) => {
+            gaps::cut(&mut pairs, now);
+            executions::postpone(tx, -seconds)?;
+            executions::turn_back(tx, now)?;
+            hosts::turn_back(tx, now)?;
+        }
+        Turn::Steady => (),
+    }
+    groups::keep(tx, "gaps", &serde_json::json!(pairs).to_string())?;
+    Ok(pairs)
+}
+
+fn read(tx: &mut dyn Tx) -> Result<Pairs, Error> {
+    let text = groups::setting(tx, "gaps")?.unwrap_or_default();
+    let list: Vec<Json> = serde_json::from_str(&text).unwrap_or_default();
+    let pair = |pair: &Json| Some((pair.get(0)?.as_i64()?, pair.get(1)?.as_i64()?));
+    Ok(list.iter().filter_map(pair).collect())
+}
