@@ -73,7 +73,17 @@ fn without_a_login_nothing_is_seen_or_done() {
     for (path, wanted) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/login", 200)] {
         assert_eq!(status_of(&ask(&server, "GET", path, &[], "")), wanted, "{path}");
     }
-    assert_eq!(status_of(&ask(&server, "DELETE", "/api/v1/hosts", &[], "")), 405);
+    for (method, path, allow) in [
+        ("DELETE", "/api/v1/hosts", "get, head"),
+        ("PUT", "/api/v1/jobs", "get, head, post"),
+        ("TRACE", "/", "get, head, post"),
+        ("POST", "/metrics", "get, head"),
+        ("POST", "/healthz", "get, head"),
+    ] {
+        let (status, head, _) = ask(&server, method, path, &[], "");
+        assert_eq!(status, 405, "{method} {path}");
+        assert!(head.contains(&format!("allow: {allow}\r\n")), "{method} {path}: {head}");
+    }
     assert!(server.json(&["user", "list"]).is_empty());
 }
 
@@ -204,7 +214,7 @@ fn each_role_does_what_it_may() {
     assert_eq!(status, 403);
     assert!(body.contains("needs the role operator, and token:viewer has viewer"), "{body}");
     let backup = r#"{"file":"/tmp/stolen.db"}"#;
-    assert_eq!(status_of(&ask(&server, "POST", "/api/v1/backup", &[("Authorization", &tokens[2])], backup)), 400);
+    assert_eq!(status_of(&ask(&server, "POST", "/api/v1/backup", &[("Authorization", &tokens[2])], backup)), 403);
     assert_eq!(get(&tokens[2], "nothing"), 404);
     assert_eq!(post(&tokens[2], "nothing"), 404);
 }

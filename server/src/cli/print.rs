@@ -42,6 +42,16 @@ pub fn ago(value: &Json, now: i64) -> String {
     }
 }
 
+/// `in 3 days`.
+pub fn ahead(value: &Json, now: i64) -> String {
+    match value.as_i64().map(|then| then - now) {
+        None | Some(..=0) => "over".to_string(),
+        Some(left @ ..7200) => format!("in {} min", left / 60),
+        Some(left @ ..172_800) => format!("in {} h", left / 3600),
+        Some(left) => format!("in {} days", left / 86_400),
+    }
+}
+
 /// `a=1 b=2`.
 pub fn pairs(value: &Json) -> String {
     let pair = |(name, value): (&String, &Json)| format!("{name}={}", cell(value));

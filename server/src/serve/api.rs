@@ -9,6 +9,7 @@ use crate::model::people::{self, By, Caller};
 use crate::model::release::{self, Artifact};
 use crate::store::releases::Release;
 use crate::store::{events, groups, missing, refused, releases, Error};
+use crate::wire::calls;
 use crate::wire::url::{decode, param};
 use hyper::body::Incoming;
 use hyper::{Method, Request};
@@ -31,19 +32,28 @@ pub async fn handle(shared: Arc<Shared>, caller: Caller, request: Request<Incomi
     let path = request.uri().path().to_string();
     let query = request.uri().query().unwrap_or_default().to_string();
     let Some(name) = path.strip_prefix("/api/v1/") else { return answer_error(404, "want /api/v1/") };
-    let (get, post) = (request.method() == Method::GET || request.method() == Method::HEAD, Method::POST);
-    if !get && request.method() != post {
-        return answer_error(405, "want GET or POST");
+    let get = request.method() != Method::POST;
+    if !(if get { calls::is_list(name) } else { calls::is_call(name) }) {
+        door::drain(request.into_body()).await;
+        return not_here(name);
     }
     let needed = if get { people::role_to_see(name) } else { people::role_to_change(name) };
-    if let Err(why) = caller.may(needed) {
+    // A backup is a file where the caller says: only for who has the server's own rights already.
+    let backup = || match name == "backup" && caller.by != By::Socket {
+        true => Err("backup works over the socket only: bootserver backup FILE".to_string()),
+        false => Ok(()),
+    };
+    if let Err(why) = caller.may(needed).and_then(|()| backup()) {
         door::drain(request.into_body()).await;
         return answer_error(403, &why);
     }
     if get {
+        if let Err(why) = calls::check_query(name, &query) {
+            return answer_error(400, &why);
+        }
         return answer(look(&shared, &caller, name, &query).await);
     }
-    if name == "packages" {
+    if name == calls::UPLOAD {
         return match upload::store(&shared, request.into_body()).await {
             Ok((sha256, size)) => answer(Ok(json!({ "sha256": sha256, "size": size }))),
             Err(error) => answer(refused(error)),
@@ -54,11 +64,31 @@ pub async fn handle(shared: Arc<Shared>, caller: Caller, request: Request<Incomi
         Err(Unread::TooLong) => return answer_error(413, "the request is longer than 1 MiB"),
         Err(Unread::Cut) => return answer_error(408, "the request did not come whole in 10 s"),
     };
-    match serde_json::from_slice::<Json>(&body) {
-        Ok(body) if body.is_object() => answer(change(&shared, name, body, &caller).await),
-        Ok(_) => answer_error(400, "the body: want a JSON object"),
-        Err(error) => answer_error(400, &format!("the body is not JSON: {error}")),
+    let body = serde_json::from_slice::<Json>(&body).map_err(|error| format!("the body is not JSON: {error}"));
+    match body.and_then(|body| calls::check_body(name, &body).map(|()| body)) {
+        Ok(body) => answer(change(&shared, name, body, &caller).await),
+        Err(why) => answer_error(400, &why),
     }
+}
+
+/// The methods of a path below `/api/v1/`; nothing where there is no such path.
+pub fn methods(name: &str) -> Option<&'static str> {
+    match (calls::is_list(name), calls::is_call(name)) {
+        (true, true) => Some("GET, HEAD, POST"),
+        (true, false) => Some("GET, HEAD"),
+        (false, true) => Some("POST"),
+        (false, false) => None,
+    }
+}
+
+/// A refusal for what is not there, or not by this method.
+pub fn not_here(name: &str) -> Reply {
+    let Some(methods) = methods(name) else {
+        return answer_error(404, &format!("there is no \"{name}\": want {}", calls::known()));
+    };
+    let mut answer = answer_error(405, &format!("want {methods}"));
+    door::set(answer.headers_mut(), "allow", methods);
+    answer
 }
 
 fn answer(outcome: Result<Json, Error>) -> Reply {
@@ -77,7 +107,7 @@ pub fn answer_error(status: u16, why: &str) -> Reply {
 
 async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) -> Result<Json, Error> {
     let filter = param(query, "filter").unwrap_or_default();
-    let limit = param(query, "limit").and_then(|text| text.parse().ok()).unwrap_or(1000_i64).clamp(1, 1_000_000);
+    let limit = param(query, "limit").and_then(|text| text.parse().ok()).unwrap_or(1000_i64);
     let after = param(query, "after").and_then(|text| text.parse().ok());
     let (name, word) = name.split_once('/').map_or((name, None), |(name, word)| (name, Some(decode(word))));
     if name == "me" {
@@ -102,11 +132,7 @@ async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) ->
                 ("users", None) => accounts::users(tx)?,
                 ("tokens", None) => accounts::tokens(tx)?,
                 ("webhooks", None) => webhooks::list(tx)?,
-                _ => {
-                    let known =
-                        "counts, hosts, jobs, executions, releases, keys, groups, events, audit, users, tokens, webhooks, me";
-                    return missing(format!("there is no list \"{name}\": want one of {known}"));
-                }
+                (name, _) => return missing(format!("there is no list \"{name}\"")),
             };
             Ok(Json::from(list))
         })
@@ -191,8 +217,6 @@ async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Caller) -
         "webhooks" => shared.write(move |tx| webhooks::add(tx, &body, &who)).await,
         "webhooks/remove" => shared.write(move |tx| webhooks::remove(tx, &body, &who)).await,
         "webhooks/test" => webhooks::test(shared, &body, who).await,
-        // It writes a file where the caller says: only for who has the server's own rights already.
-        "backup" if caller.by != By::Socket => refused("backup works over the socket only: bootserver backup FILE"),
         "backup" => backup(shared, PathBuf::from(text(&body, "file")?), who).await,
         _ => missing(format!("there is no such call: \"{name}\"")),
     }

@@ -110,7 +110,12 @@ async fn route(shared: &Arc<Shared>, peer: IpAddr, request: Request<Incoming>) -
     }
     let from = from(front, peer, request.headers());
     let get = request.method() == Method::GET || request.method() == Method::HEAD;
-    if get && matches!(path.as_str(), "/healthz" | "/readyz") {
+    let for_monitors = matches!(path.as_str(), "/healthz" | "/readyz" | "/metrics");
+    if for_monitors && !get {
+        door::drain(request.into_body()).await;
+        return reply(405, "text/plain", "want GET\n", &[("allow", "GET, HEAD".to_string())]);
+    }
+    if for_monitors && path != "/metrics" {
         return api::health(shared, &path).await;
     }
     // A name that somebody else's DNS points at us must not let their page read ours.
@@ -118,11 +123,15 @@ async fn route(shared: &Arc<Shared>, peer: IpAddr, request: Request<Incoming>) -
         let why = "this name is not ours: use the server's address, localhost, or the name given with --pages-url";
         return refuse(421, &path, why);
     }
-    if get && path == "/metrics" && front.open_metrics {
+    if path == "/metrics" && front.open_metrics {
         return api::health(shared, &path).await;
     }
     if !get && request.method() != Method::POST {
-        return refuse(405, &path, "want GET or POST");
+        door::drain(request.into_body()).await;
+        return match path.strip_prefix("/api/v1/") {
+            Some(name) => api::not_here(name),
+            None => reply(405, "text/plain", "want GET or POST\n", &[("allow", "GET, HEAD, POST".to_string())]),
+        };
     }
     let caller = match people::caller(shared, request.headers(), from.https).await {
         Ok(caller) => caller,

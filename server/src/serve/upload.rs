@@ -31,6 +31,9 @@ pub async fn store(shared: &Shared, mut body: Incoming) -> Result<(String, i64),
             size += i64::try_from(data.len()).unwrap_or(0);
             file.write_all(&data).await.map_err(said)?;
         }
+        if size == 0 {
+            return Err("the package is empty: want its bytes as the body".to_string());
+        }
         file.flush().await.map_err(said)?;
         file.sync_all().await.map_err(said)?;
         Ok::<_, String>((crate::wire::sign::hex(&hash.finalize()), size))

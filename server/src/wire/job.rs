@@ -42,6 +42,18 @@ pub fn check(action: &str, agent: &str, body: &Map<String, Value>) -> Result<(),
             return Err("step: want 10 to 86400 seconds".to_string());
         }
     }
+    let wrong = |key: &str, good: &dyn Fn(&Value) -> bool| body.get(key).is_some_and(|value| !good(value));
+    let words = |value: &Value| value.as_object().is_some_and(|object| object.values().all(Value::is_string));
+    for (key, wrong, want) in [
+        ("envs", wrong("envs", &words), "an object of strings"),
+        ("limits", wrong("limits", &Value::is_object), "an object"),
+        ("svrlist", wrong("svrlist", &Value::is_string), "a string"),
+        ("purge", wrong("purge", &Value::is_boolean), "true or false"),
+    ] {
+        if wrong {
+            return Err(format!("{key}: want {want}"));
+        }
+    }
     for key in ["window", "expires", "startsecs"] {
         if body.get(key).is_some_and(|value| !value.as_i64().is_some_and(|n| (0..=31_536_000).contains(&n))) {
             return Err(format!("{key}: want seconds, 0 or more"));
@@ -115,6 +127,10 @@ mod tests {
         assert!(check("config", "", &body("{}")).is_err());
         assert!(check("config", "", &body(r#"{"step":5}"#)).is_err());
         assert!(check("config", "", &body(r#"{"step":600}"#)).is_ok());
+        assert!(check("config", "web", &body(r#"{"envs":{"A":1}}"#)).is_err());
+        assert!(check("config", "web", &body(r#"{"envs":{"A":"1"}}"#)).is_ok());
+        assert!(check("config", "web", &body(r#"{"limits":5}"#)).is_err());
+        assert!(check("uninstall", "web", &body(r#"{"purge":"yes"}"#)).is_err());
         assert!(check("stop", "bootagent", &body("{}")).is_err());
         assert!(check("stop", "web", &body(r#"{"window":-1}"#)).is_err());
         assert!(check("stop", "web", &body("{}")).is_ok());

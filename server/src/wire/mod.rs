@@ -1,6 +1,7 @@
 //! What goes over the wire, both ways: text in, values out, and back. Nothing here touches the host.
 
 pub mod agent;
+pub mod calls;
 pub mod job;
 pub mod password;
 pub mod sign;
