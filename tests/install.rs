@@ -307,27 +307,6 @@ fn an_install_survives_the_death_of_the_daemon() {
     assert_eq!(entries(&host.path("state/downloads")), [] as [PathBuf; 0]);
 }
 
-/// Removes a package of the host's own package manager when the test ends, however it does; made before the host, so
-/// that no installer is left.
-struct Purge(&'static [&'static str], String);
-
-impl Drop for Purge {
-    fn drop(&mut self) {
-        remove_package(&[self.0, &[&self.1]].concat());
-    }
-}
-
-/// The files of a package that brings agent `name`: its program and its definition.
-fn host_files(name: &str, version: &str, script: &str) -> [(String, String); 2] {
-    let exec = format!("[\"/usr/bin/{name}\"]");
-    let definition = definition(name, version, "", &[("exec", &exec)]);
-    [(format!("usr/bin/{name}"), script.to_string()), (format!("usr/lib/bootagent/{name}.json"), definition)]
-}
-
-fn borrowed(files: &[(String, String)]) -> Vec<(&str, &str)> {
-    files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect()
-}
-
 /// Whether dpkg knows the package as installed.
 fn dpkg_has(package: &str) -> bool {
     let ran = run(Command::new("dpkg-query").args(["-W", "-f", "${Status}", package])).expect("dpkg-query ends");

@@ -42,6 +42,8 @@ pub struct Job {
     pub window: Duration,
     /// It begins no later than this after its receipt; `None`: at any time.
     pub expires: Option<Duration>,
+    /// An uninstall removes configuration and data too.
+    pub purge: bool,
     /// The job as the server sent it, JSON text, which is kept in its record.
     pub text: Box<str>,
 }

@@ -17,7 +17,8 @@ pub struct Digest(pub [u8; 32]);
 impl Digest {
     /// Reads `SHA256:` and 64 hexadecimal digits, in either case.
     pub fn parse(text: &str) -> Option<Digest> {
-        let (kind, hex) = text.split_once(':')?;
+        let (kind, hex) = text.trim().split_once(':')?;
+        let hex = hex.trim_start();
         if !kind.eq_ignore_ascii_case("sha256") || hex.len() != 64 {
             return None;
         }
@@ -71,14 +72,16 @@ pub enum Format {
     Tar,
     /// `.tar.gz` and `.tgz`.
     TarGz,
-    /// `.tar.xz`.
+    /// `.tar.xz` and `.txz`.
     TarXz,
+    /// `.tar.zst`.
+    TarZst,
 }
 
 impl Format {
     /// The format of a file of this name; `None` for an unknown ending.
     pub fn of(file: &str) -> Option<Format> {
-        const ENDINGS: [(&str, Format); 8] = [
+        const ENDINGS: [(&str, Format); 10] = [
             (".rpm", Format::Rpm),
             (".deb", Format::Deb),
             (".apk", Format::Apk),
@@ -87,7 +90,10 @@ impl Format {
             (".tar.gz", Format::TarGz),
             (".tgz", Format::TarGz),
             (".tar.xz", Format::TarXz),
+            (".txz", Format::TarXz),
+            (".tar.zst", Format::TarZst),
         ];
+        let file = file.to_ascii_lowercase();
         ENDINGS
             .iter()
             .find(|(ending, _)| file.len() > ending.len() && file.ends_with(ending))
@@ -104,12 +110,13 @@ impl Format {
             Format::Tar => ".tar",
             Format::TarGz => ".tar.gz",
             Format::TarXz => ".tar.xz",
+            Format::TarZst => ".tar.zst",
         }
     }
 
     /// Whether BootAgent unpacks it itself, instead of having the host's package manager install it.
     pub const fn is_tar(self) -> bool {
-        matches!(self, Format::Tar | Format::TarGz | Format::TarXz)
+        matches!(self, Format::Tar | Format::TarGz | Format::TarXz | Format::TarZst)
     }
 }
 
@@ -150,7 +157,7 @@ pub fn identify(format: Format, path: &str) -> Option<Tool> {
         }
         Format::Apk => tool(&["tar", "-xzOf", path, ".PKGINFO"], QUERY_TIMEOUT),
         Format::Ipk => tool(&["sh", "-c", IPK, "sh", path], QUERY_TIMEOUT),
-        Format::Tar | Format::TarGz | Format::TarXz => return None,
+        Format::Tar | Format::TarGz | Format::TarXz | Format::TarZst => return None,
     })
 }
 
@@ -175,60 +182,113 @@ pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), Error> {
     Ok((package.into(), version.into()))
 }
 
-/// The tool that exits with status 0 if a package is installed; `None` for a tar.
+/// The tool that prints each version at which a package is installed, a line each; `None` for a tar.
 pub fn query(format: Format, package: &str) -> Option<Tool> {
-    const DEB: &str = "test \"$(dpkg-query -W -f '${db:Status-Status}' \"$1\" 2>/dev/null)\" = installed";
-    const IPK: &str = "opkg status \"$1\" | grep -q '^Status:.* installed$'";
-    Some(match format {
-        Format::Deb => tool(&["sh", "-c", DEB, "sh", package], QUERY_TIMEOUT),
-        Format::Rpm => tool(&["rpm", "-q", package], QUERY_TIMEOUT),
-        Format::Apk => tool(&["apk", "info", "-e", package], QUERY_TIMEOUT),
-        Format::Ipk => tool(&["sh", "-c", IPK, "sh", package], QUERY_TIMEOUT),
-        Format::Tar | Format::TarGz | Format::TarXz => return None,
-    })
+    // A package whose triggers are pending is whole; one that is not has a word behind its version.
+    const DEB: &str = "dpkg-query -W -f '${db:Status-Status} ${Version}\n' \"$1\" 2>/dev/null | \
+        sed -nE 's/^(installed|triggers-[a-z]*) //p; s/^(half-[a-z]*|unpacked) (.*)/\\2 \\1/p'";
+    const RPM: &str = "rpm -q --qf '%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n' \"$1\" | grep -v ' ' || :";
+    const APK: &str = "f=/lib/apk/db/installed; [ -e $f ] || f=/usr$f; \
+        awk -v p=\"P:$1\" '/^P:/ {m = $0 == p} m && /^V:/ {print substr($0, 3)}' $f";
+    const IPK: &str = "opkg status \"$1\" | awk '/^Version:/ {v = $2} /^Status:.* installed$/ {print v}'";
+    script(
+        match format {
+            Format::Deb => DEB,
+            Format::Rpm => RPM,
+            Format::Apk => APK,
+            Format::Ipk => IPK,
+            _ => return None,
+        },
+        &["query", package],
+        QUERY_TIMEOUT,
+    )
+}
+
+/// The tool that succeeds if the directory of a tar is there.
+pub fn look(dir: &str) -> Tool {
+    tool(&["test", "-d", dir], QUERY_TIMEOUT)
+}
+
+/// Whether an installer that failed says so of this package itself, though its database has it.
+pub fn is_own_failure(format: Format, package: &str, output: &str) -> bool {
+    // apk keeps a package whose script has failed, and names the package, its version and the script.
+    format == Format::Apk
+        && output.split_whitespace().any(|word| word.starts_with(package) && word.contains("-install"))
+}
+
+/// A script of the shell, which people see under the name that is the first of `args`.
+fn script(text: &str, args: &[&str], timeout: Duration) -> Option<Tool> {
+    let mut argv = vec!["sh", "-c", text];
+    argv.extend_from_slice(args);
+    Some(tool(&argv, timeout))
 }
 
 /// The tools that install a package file, in place of any other version of the package, newer or older. `interrupted`: an
-/// installer was killed before, so that its database may need a repair first. Only the last tool must succeed: a repair may
-/// fail because of packages that have nothing to do with this one.
-pub fn install(format: Format, path: &str, interrupted: bool) -> Vec<Tool> {
+/// installer was killed before, so that its database may need a repair first. What has become of the package is for `query`
+/// to say: a tool may fail because of packages that have nothing to do with this one.
+pub fn install(format: Format, path: &str, package: &str, interrupted: bool) -> Vec<Tool> {
+    // dpkg takes an installation for the end of a hold.
+    const DEB: &str = "w=$(dpkg-query -W -f '${db:Status-Want}' \"$2\" 2>/dev/null); \
+        dpkg --force-confdef --force-confold -i \"$1\"; r=$?; \
+        [ \"$w\" != hold ] || echo \"$2 hold\" | dpkg --set-selections; exit $r";
     // If no package in the rpm database provides /bin/sh, the database does not describe this host, and no dependency can
-    // be met: such a host uses rpm only to unpack packages.
-    const RPM: &str = "rpm -q --whatprovides /bin/sh >/dev/null 2>&1 || set -- --nodeps \"$@\"; \
-        exec rpm -U --nomanifest --oldpackage --replacepkgs \"$@\"";
+    // be met: such a host uses rpm only to unpack packages. A configuration file that rpm moved out of the way comes back,
+    // as with dpkg: the package's own lies beside it.
+    const RPM: &str = "f=$1; n=$2; set -- --nomanifest --oldpackage --replacepkgs \"$f\"; s=$(mktemp); \
+        rpm -q --whatprovides /bin/sh >/dev/null 2>&1 || set -- --nodeps \"$@\"; rpm -U \"$@\"; r=$?; \
+        for c in $(rpm -qc \"$n\" 2>/dev/null); do for e in rpmsave rpmorig; do \
+        [ ! -e \"$c.$e\" ] || [ -z \"$(find \"$c.$e\" -cnewer \"$s\")\" ] || { mv \"$c\" \"$c.rpmnew\"; mv \"$c.$e\" \"$c\"; }; \
+        done; done; rm -f \"$s\"; exit $r";
     let mut tools = Vec::new();
     match format {
         Format::Deb => {
             if interrupted {
                 tools.push(tool(&["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"], INSTALL_TIMEOUT));
             }
-            tools.push(tool(&["dpkg", "--force-confdef", "--force-confold", "-i", path], INSTALL_TIMEOUT));
+            tools.extend(script(DEB, &["dpkg -i", path, package], INSTALL_TIMEOUT));
         }
-        Format::Rpm => tools.push(tool(&["sh", "-c", RPM, "rpm", path], INSTALL_TIMEOUT)),
+        Format::Rpm => tools.extend(script(RPM, &["rpm -U", path, package], INSTALL_TIMEOUT)),
         Format::Apk => tools.push(tool(&["apk", "add", "--no-network", "--allow-untrusted", path], INSTALL_TIMEOUT)),
         Format::Ipk => {
             tools.push(tool(&["opkg", "install", "--force-downgrade", "--force-reinstall", path], INSTALL_TIMEOUT))
         }
-        Format::Tar | Format::TarGz | Format::TarXz => {}
+        Format::Tar | Format::TarGz | Format::TarXz | Format::TarZst => {}
     }
     tools
 }
 
-/// The tool that removes an installed package with its configuration; `None` for a tar, whose directory is removed instead.
-pub fn remove(format: Format, package: &str) -> Option<Tool> {
-    // It succeeds if the package is not installed, as an interrupted removal is done again.
-    const RPM: &str = "rpm -q \"$1\" >/dev/null 2>&1 || exit 0; exec rpm -e \"$1\"";
-    Some(match format {
-        // --force-remove-reinstreq, as a package whose scripts were killed may be in any state.
-        Format::Deb => tool(
-            &["dpkg", "--force-confdef", "--force-confold", "--force-remove-reinstreq", "-P", package],
+/// The tool that removes an installed package; `None` for a tar, whose directory is removed instead. Configuration that
+/// somebody has changed stays, unless it is to `purge`. It succeeds if the package is not installed, as an interrupted
+/// removal is done again.
+pub fn remove(format: Format, package: &str, purge: bool) -> Option<Tool> {
+    // Somebody's configuration file goes back to its place. --allmatches, as a failed script leaves two versions there.
+    const RPM: &str = "c=$(rpm -qc \"$1\" 2>/dev/null) || exit 0; rpm -e --allmatches \"$1\" || exit; for f in $c; do \
+        for e in rpmsave rpmorig; do [ ! -e \"$f.$e\" ] || [ -e \"$f\" ] || mv \"$f.$e\" \"$f\"; done; \
+        [ -z \"$2\" ] || rm -f \"$f\" \"$f.rpmnew\"; done";
+    const APK: &str = "apk info -e \"$1\" >/dev/null || exit 0; exec apk del $2 \"$1\"";
+    const IPK: &str = "c=$(cat /usr/lib/opkg/info/\"$1\".conffiles 2>/dev/null); opkg remove \"$1\" || exit; \
+        [ -z \"$2\" ] || for f in $c; do rm -f \"$f\"; done";
+    // --force-remove-reinstreq, as a package whose scripts were killed may be in any state.
+    let option = if purge { "-P" } else { "-r" };
+    let purge = if purge { "--purge" } else { "" };
+    match format {
+        Format::Deb => Some(tool(
+            &["dpkg", "--force-confdef", "--force-confold", "--force-remove-reinstreq", option, package],
             INSTALL_TIMEOUT,
-        ),
-        Format::Rpm => tool(&["sh", "-c", RPM, "rpm", package], INSTALL_TIMEOUT),
-        Format::Apk => tool(&["apk", "del", package], INSTALL_TIMEOUT),
-        Format::Ipk => tool(&["opkg", "remove", package], INSTALL_TIMEOUT),
-        Format::Tar | Format::TarGz | Format::TarXz => return None,
-    })
+        )),
+        Format::Rpm => script(RPM, &["rpm -e", package, purge], INSTALL_TIMEOUT),
+        Format::Apk => script(APK, &["apk del", package, purge], INSTALL_TIMEOUT),
+        Format::Ipk => script(IPK, &["opkg remove", package, purge], INSTALL_TIMEOUT),
+        Format::Tar | Format::TarGz | Format::TarXz | Format::TarZst => None,
+    }
+}
+
+impl Tool {
+    /// What people read of it: for a script its name and arguments, without the text.
+    pub fn shown(&self) -> String {
+        let argv = if *self.argv[0] == *"sh" && self.argv.len() > 3 { &self.argv[3..] } else { &self.argv[..] };
+        argv.join(" ")
+    }
 }
 
 /// Whether a tool with this output failed only because another one holds the package manager's lock.
@@ -256,6 +316,9 @@ mod tests {
             ("a.tar.gz", Some(Format::TarGz)),
             ("a.tgz", Some(Format::TarGz)),
             ("a.tar", Some(Format::Tar)),
+            ("a.txz", Some(Format::TarXz)),
+            ("A-1.Tar.ZST", Some(Format::TarZst)),
+            ("A.DEB", Some(Format::Deb)),
             (".deb", None),
             ("a.zip", None),
             ("deb", None),
@@ -313,12 +376,12 @@ mod tests {
 
     #[test]
     fn a_tar_needs_no_tool() {
-        for format in [Format::Tar, Format::TarGz, Format::TarXz] {
+        for format in [Format::Tar, Format::TarGz, Format::TarXz, Format::TarZst] {
             assert_eq!(identify(format, "x"), None);
-            assert!(install(format, "x", true).is_empty());
-            assert_eq!(remove(format, "x"), None);
+            assert!(install(format, "x", "x", true).is_empty());
+            assert_eq!(remove(format, "x", false), None);
         }
-        assert_eq!(install(Format::Deb, "x", true).len(), 2);
-        assert_eq!(install(Format::Deb, "x", false).len(), 1);
+        assert_eq!(install(Format::Deb, "x", "x", true).len(), 2);
+        assert_eq!(install(Format::Deb, "x", "x", false).len(), 1);
     }
 }

@@ -57,6 +57,8 @@ pub struct Installed {
     pub digest: Digest,
     /// The package file, which is kept below `packages/NAME/`; empty for a tar, whose directory is kept instead.
     pub file: Box<str>,
+    /// The version in the package manager's words; empty for a tar, and in a record that an older version wrote.
+    pub native: Box<str>,
 }
 
 impl Installed {
@@ -138,6 +140,9 @@ pub struct JobRecord {
     pub package: Option<Box<Installed>>,
     /// The new package was installed before the job, by somebody else: an undo does not remove it.
     pub foreign: bool,
+    /// The version of the package that was installed before the job, as the package manager said; empty: none was.
+    /// `None`: it was not asked.
+    pub found: Option<Box<str>>,
     /// The outcome. It is known before the end of a job that is being undone, or whose new binary has proved itself.
     pub outcome: Option<Outcome>,
 }

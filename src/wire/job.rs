@@ -119,6 +119,7 @@ fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> 
         signature: signature.filter(|text| !text.is_empty()).map(Into::into),
         window,
         expires,
+        purge: fields.flag("purge").unwrap_or(false),
         text: text.into(),
     })
 }
@@ -231,7 +232,7 @@ fn package_format(url: &str) -> Result<Format, Error> {
         // A password that contains a slash would end up in the file name.
         let shown =
             if file.contains('@') { String::new() } else { format!(", got {}", show(&Value::String(file.into()))) };
-        format_error!("want a file name in .rpm .deb .apk .ipk .tar .tar.gz .tgz or .tar.xz{shown}")
+        format_error!("want a file name in .rpm .deb .apk .ipk .tar .tar.gz .tgz .tar.xz .txz or .tar.zst{shown}")
     })
 }
 

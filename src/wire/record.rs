@@ -119,6 +119,9 @@ pub fn write_job(job: &JobRecord) -> String {
         put_package(&mut json, package);
     }
     json.key("foreign").boolean(job.foreign);
+    if let Some(found) = &job.found {
+        json.key("found").text(found);
+    }
     if let Some(outcome) = &job.outcome {
         json.key("outcome").open('{');
         json.key("code").number(outcome.code as u64);
@@ -259,6 +262,7 @@ fn put_package(json: &mut Writer, package: &Installed) {
     json.key("version").text(&package.version);
     json.key("digest").text(&package.digest.to_string());
     json.key("file").text(&package.file);
+    json.key("native").text(&package.native);
     json.close('}');
 }
 
@@ -307,6 +311,7 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
         before: nested(&mut fields, "before", take_agent).map(Box::new),
         package: nested(&mut fields, "package", take_package).map(Box::new),
         foreign: fields.flag("foreign").unwrap_or(false),
+        found: fields.text("found").map(Into::into),
         outcome,
     })
 }
@@ -417,7 +422,8 @@ fn take_package(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<I
             fields.fault(key, "not a plain name");
         }
     }
-    Some(Installed { format: format?, package, version: string(&mut fields, "version"), digest: digest?, file })
+    let (version, native) = (string(&mut fields, "version"), string(&mut fields, "native"));
+    Some(Installed { format: format?, package, version, digest: digest?, file, native })
 }
 
 /// Reads the member with `take`, if there is one.

@@ -10,8 +10,8 @@ use crate::model::package::Format;
 use crate::work::{FailureKind, HelperRequest, HelperResponse};
 
 /// The formats by their number in a frame.
-const FORMATS: [Format; 7] =
-    [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk, Format::Tar, Format::TarGz, Format::TarXz];
+const FORMATS: [Format; 8] =
+    [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk, Format::Tar, Format::TarGz, Format::TarXz, Format::TarZst];
 
 /// A request as one frame.
 pub fn encode_request(request: &HelperRequest) -> Vec<u8> {

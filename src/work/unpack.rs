@@ -59,6 +59,7 @@ pub fn unpack(
         Format::Tar => None,
         Format::TarGz => Some("gzip"),
         Format::TarXz => Some("xz"),
+        Format::TarZst => Some("zstd"),
         _ => {
             return Err(HelperError::new(
                 FailureKind::Final,

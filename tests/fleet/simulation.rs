@@ -234,6 +234,7 @@ impl Fleet {
             signature: None,
             window: Duration::from_secs(window),
             expires: None,
+            purge: false,
             text: "{}".into(),
         });
     }

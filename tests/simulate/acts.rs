@@ -409,18 +409,19 @@ impl Host<'_> {
             _ if fails && self.random.chance(50) => (Exit::Code(2), "database is locked"),
             _ if fails => (Exit::Code(1), "broken"),
             "dpkg-deb" => (Exit::Code(0), "Package: agent-package\nVersion: 3\n"),
-            "sh" => (Exit::Code(i32::from(!self.disk.installed.contains_key(last))), ""),
+            "sh" if argv[3] == "query" && self.disk.installed.contains_key(last) => (Exit::Code(0), "3\n"),
+            "sh" if argv[3] == "query" => (Exit::Code(0), ""),
             _ => (Exit::Code(0), "fine"),
         };
-        if exit == Exit::Code(0) && argv[0] == "dpkg" {
+        if exit == Exit::Code(0) {
             let name = self.job(&id).map(|job| job.name.clone()).unwrap_or_default();
-            if argv.contains(&"-i") {
-                let file: Box<str> = last.rsplit('/').next().unwrap_or_default().into();
+            if argv.contains(&"dpkg -i") {
+                let file: Box<str> = argv[4].rsplit('/').next().unwrap_or_default().into();
                 if !self.disk.packages.contains_key(&(name, file.clone())) {
-                    return Err(format!("job {id}: {last} is installed, and is not there"));
+                    return Err(format!("job {id}: {file} is installed, and is not there"));
                 }
                 self.disk.installed.insert("agent-package".into(), number_of(&file));
-            } else if argv.contains(&"-P") {
+            } else if argv.contains(&"-r") {
                 self.disk.installed.remove(last);
             }
         }

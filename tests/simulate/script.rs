@@ -152,6 +152,7 @@ fn job(random: &mut Random, id: Box<str>) -> Job {
         signature: random.chance(80).then(|| "signature".into()),
         window: seconds(if random.chance(20) { random.below(900) } else { 0 }),
         expires: random.chance(10).then(|| seconds(random.below(600))),
+        purge: false,
         action: order,
     };
     if matches!(job.action, JobAction::Install(_) | JobAction::Upgrade(_)) && random.chance(60) {

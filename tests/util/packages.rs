@@ -141,3 +141,25 @@ fn pack(command: &mut Command) {
     let ran = run(command).expect("packing ends");
     assert_eq!(ran.code, 0, "{command:?}: {}{}", ran.out, ran.err);
 }
+
+/// Removes a package of the host's own package manager when the test ends, however it does; made before the host, so
+/// that no installer is left.
+pub struct Purge(pub &'static [&'static str], pub String);
+
+impl Drop for Purge {
+    fn drop(&mut self) {
+        super::remove_package(&[self.0, &[&self.1]].concat());
+    }
+}
+
+/// The files of a package that brings agent `name`: its program and its definition.
+pub fn host_files(name: &str, version: &str, script: &str) -> [(String, String); 2] {
+    let exec = format!("[\"/usr/bin/{name}\"]");
+    let definition = definition(name, version, "", &[("exec", &exec)]);
+    [(format!("usr/bin/{name}"), script.to_string()), (format!("usr/lib/bootagent/{name}.json"), definition)]
+}
+
+/// The same without ownership, as `deb` wants it.
+pub fn borrowed(files: &[(String, String)]) -> Vec<(&str, &str)> {
+    files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect()
+}

@@ -56,6 +56,7 @@ fn job(id: &str, seq: u64) -> JobRecord {
         before: None,
         package: None,
         foreign: false,
+        found: None,
         outcome: Some(Outcome::new(Code::Success, "success")),
     }
 }

@@ -2,18 +2,20 @@
 //!
 //! What a job does is a plan (`model::plan`). `receive` takes jobs in, `queue` holds them, this file begins them in
 //! their turn, `run` takes them through their plans, and `step` says what each step begins and when it is done, with
-//! `download`, `package`, `tools` and `own`. What a job found before it changed anything stays in its record until its
-//! end, as an undo restores it.
+//! `download`, `package`, `remove`, `undo`, `tools` and `own`. What a job found before it changed anything stays in its
+//! record until its end, as an undo restores it.
 
 mod download;
 mod own;
 mod package;
 mod queue;
 mod receive;
+mod remove;
 mod run;
 mod step;
 mod open_job;
 mod tools;
+mod undo;
 
 use std::mem::discriminant;
 

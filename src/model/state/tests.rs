@@ -40,6 +40,8 @@ struct Bench {
     offered: Vec<Job>,
     /// The disk is full: records of jobs cannot be written.
     full: bool,
+    /// What the package manager has: whether the package is installed.
+    installed: bool,
     last_pid: i32,
 }
 
@@ -90,6 +92,7 @@ fn job(id: &str, name: &str, order: JobAction) -> Job {
         signature: None,
         window: Duration::ZERO,
         expires: None,
+        purge: false,
         text: id.into(),
     }
 }
@@ -119,6 +122,7 @@ impl Bench {
             definitions,
             offered: Vec::new(),
             full: false,
+            installed: false,
             last_pid: 100,
         };
         bench.restart_daemon();

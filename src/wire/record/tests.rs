@@ -9,6 +9,7 @@ fn package(version: &str, format: Format) -> Installed {
         version: version.into(),
         digest: Digest([0xab; 32]),
         file: "basic.deb".into(),
+        native: "1:1-1".into(),
     }
 }
 
@@ -43,6 +44,7 @@ fn full_job() -> JobRecord {
         before: Some(Box::new(full_agent())),
         package: Some(Box::new(package("3", Format::Rpm))),
         foreign: true,
+        found: Some("1.0-1".into()),
         outcome: Some(Outcome::new(Code::RolledBack, "from 3 to 2")),
     }
 }
@@ -118,6 +120,7 @@ fn jobs_come_back_in_every_phase_and_with_every_code() {
     }
     let bare = JobRecord {
         foreign: false,
+        found: None,
         phase: Phase::Received,
         step: None,
         direction: Direction::Forward,

@@ -42,6 +42,10 @@ pub struct OpenJob {
     pub tries: u32,
     /// When its last download attempt began, or was cut off for others.
     pub fetch_turn: Time,
+    /// What went wrong beside it, for the message of its success.
+    pub note: Option<Box<str>>,
+    /// It cannot be undone, and the package manager has this version.
+    pub stuck: Option<Box<str>>,
     /// The whole package was fetched again, as the digest of a doubtful download was wrong.
     pub refetched: bool,
     /// A server has cancelled it: it ends before it changes anything.
@@ -109,6 +113,8 @@ pub struct Tools {
     pub again: Option<Time>,
     /// How long to try for the lock.
     pub lock_until: Time,
+    /// How the last one failed that was not the last of all.
+    pub failure: Option<Box<str>>,
 }
 
 impl OpenJob {
@@ -128,6 +134,8 @@ impl OpenJob {
             fetch_turn: Time::default(),
             refetched: false,
             cancelled: false,
+            note: None,
+            stuck: None,
             sending: Sending::default(),
         }
     }

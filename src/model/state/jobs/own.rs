@@ -57,7 +57,8 @@ impl State {
         let job = &mut self.jobs.open[index];
         if let Some(source) = job.source() {
             let (format, digest, file) = (source.format, source.digest, State::kept_file(source));
-            job.record.package = Some(Box::new(Installed { format, package: NEXT.into(), version, digest, file }));
+            job.record.package =
+                Some(Box::new(Installed { format, package: NEXT.into(), version, digest, file, native: "".into() }));
         }
     }
 

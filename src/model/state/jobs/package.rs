@@ -1,4 +1,4 @@
-//! Steps of jobs that install or remove a package, and those that undo them.
+//! Steps of jobs that install or remove a package; `undo` has those that undo them.
 //!
 //! The package file is kept below `packages/NAME/`, and so is the one before it, for an undo. The host does what the
 //! steps ask for; this file says with which names, and judges the answers.
@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
 use crate::model::event::{log, Action, Definition, Now, Origin, Verified};
-use crate::model::job::{Code, Job, JobAction, Outcome, Source};
+use crate::model::job::{Code, Job, JobAction, Source};
 use crate::model::package;
 use crate::model::plan::{Plan, Step};
 use crate::model::record::{AgentRecord, Installed, Phase, Wanted};
@@ -18,7 +18,7 @@ use crate::model::state::{is_file, take_out, State};
 use crate::model::trust;
 
 /// Where a tar is unpacked before its version is known, below `packages/NAME/`.
-const UNPACK: &str = ".unpack";
+pub(super) const UNPACK: &str = ".unpack";
 
 impl State {
     /// The name under which a package file is kept below `packages/NAME/`.
@@ -28,7 +28,7 @@ impl State {
     }
 
     /// The path of a file below `packages/NAME/`.
-    fn kept_path(&self, name: &str, file: &str) -> String {
+    pub(super) fn kept_path(&self, name: &str, file: &str) -> String {
         format!("{}/{name}/{file}", self.options.packages)
     }
 
@@ -55,12 +55,6 @@ impl Run<'_> {
         });
         self.job.record.before = Some(Box::new(record));
         let (Some(same), Some(agent)) = (same, agent) else { return Ok(()) };
-        let changed = changes(job, agent)
-            || job.definition.is_some() && Some(&job.definition_text) != agent.record.definition.as_ref();
-        let starts = matches!(job.action, JobAction::Install(_)) || agent.wanted() == Wanted::Up;
-        if !changed && (agent.running_since().is_some() || !starts) {
-            return Err(StepResult::End(Code::Success, "success, this package is installed already".to_string()));
-        }
         if is_known(&same, agent) {
             if let Some(why) = self.env_objection(job, agent.definition.as_ref()) {
                 return Err(StepResult::End(Code::Refused, format!("refused: {why}")));
@@ -153,35 +147,94 @@ impl Run<'_> {
         match output.and_then(package::identity) {
             Ok((package, version)) => {
                 let (format, digest, file) = (source.format, source.digest, State::kept_file(source));
-                self.job.record.package = Some(Box::new(Installed { format, package, version, digest, file }));
+                let native = version.clone();
+                self.job.record.package = Some(Box::new(Installed { format, package, version, digest, file, native }));
                 StepResult::Done
             }
             Err(why) => StepResult::Failed(Code::Install, format!("cannot install: {why}")),
         }
     }
 
-    /// Asks whether the package is installed already, unless an earlier job installed it.
+    /// Asks what is installed of the package.
     pub fn query(&mut self) -> StepResult {
-        let record = &self.job.record;
-        let Some(new) = &record.package else { return self.misfit() };
-        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
-        let by_a_job = old.is_some_and(|old| old.format == new.format && old.package == new.package);
-        let query = package::query(new.format, &new.package);
-        self.run_tools(query.filter(|_| !by_a_job))
+        let Some(new) = &self.job.record.package else { return self.misfit() };
+        self.run_tools(package::query(new.format, &new.package))
     }
 
-    /// Notes whether the package was installed before, by somebody else.
-    pub fn queried(&mut self, installed: bool) -> StepResult {
-        self.job.record.foreign = installed;
+    /// Notes what was installed before, and whether somebody else did that.
+    pub fn queried(&mut self, output: Result<&str, Error>) -> StepResult {
+        let Ok(versions) = output.map(one_version) else { return StepResult::Done };
+        let record = &mut self.job.record;
+        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
+        let by_a_job = record.package.as_ref().is_some_and(|new| old.is_some_and(|old| is_same_package(old, new)));
+        record.foreign = !by_a_job && !versions.is_empty();
+        record.found = Some(versions);
         StepResult::Done
+    }
+
+    /// Asks whether what the agent has on record is still there.
+    pub fn look(&mut self) -> StepResult {
+        let Some(package) = &self.job.record.package else { return self.misfit() };
+        let tool = package::query(package.format, &package.package)
+            .unwrap_or_else(|| package::look(&self.state.kept_path(self.job.name(), &package.package)));
+        self.run_tools([tool])
+    }
+
+    /// Ends a job that has nothing to change, or has a package fetched again that somebody removed or replaced.
+    pub fn looked(&mut self, output: Result<&str, Error>) -> StepResult {
+        let (Some(job), Some(package)) = (self.job.content.clone(), &self.job.record.package) else {
+            return self.misfit();
+        };
+        let found = output.map(one_version);
+        let there = match &found {
+            Ok(found) => package.native.is_empty() && !found.is_empty() || *found == package.native,
+            Err(_) => false,
+        };
+        if !there {
+            let found = found.ok().filter(|found| !found.is_empty());
+            return self
+                .fetch_again(&found.map_or("it is gone".to_string(), |found| format!("{found} is in its place")));
+        }
+        let Some(agent) = self.agent() else { return StepResult::Done };
+        let changed = changes(&job, agent)
+            || job.definition.is_some() && Some(&job.definition_text) != agent.record.definition.as_ref();
+        let starts = matches!(job.action, JobAction::Install(_)) || agent.wanted() == Wanted::Up;
+        match !changed && (agent.running_since().is_some() || !starts) {
+            true => StepResult::End(Code::Success, "success, this package is installed already".to_string()),
+            false => StepResult::Done,
+        }
     }
 
     /// Has the package tool install the package file.
     pub fn install(&mut self) -> StepResult {
         let Some(source) = self.job.source() else { return self.misfit() };
+        let Some(package) = self.job.record.package.as_ref().map(|new| new.package.clone()) else {
+            return self.misfit();
+        };
         let path = self.state.kept_path(self.job.name(), &State::kept_file(source));
         let interrupted = std::mem::take(&mut self.state.jobs.interrupted) || self.job.resumed;
-        self.run_tools(package::install(source.format, &path, interrupted))
+        let mut tools = package::install(source.format, &path, &package, interrupted);
+        tools.extend(package::query(source.format, &package));
+        self.run_tools(tools)
+    }
+
+    /// Judges an installation by what the package manager says is there, as its own failure may be another package's.
+    pub fn installed(&mut self, output: Result<&str, Error>) -> StepResult {
+        let failure = self.tool_failure();
+        let Some(new) = &self.job.record.package else { return self.misfit() };
+        let why = match (output.map(one_version), failure) {
+            (Ok(found), None) if found == new.native => return StepResult::Done,
+            (Ok(found), Some(why))
+                if found == new.native && !package::is_own_failure(new.format, &new.package, &why) =>
+            {
+                self.job.note = Some(why);
+                return StepResult::Done;
+            }
+            (_, Some(why)) => why,
+            (Ok(found), None) => format!("the package manager has {}", shown(&found)).into(),
+            (Err(why), None) => why.to_string().into(),
+        };
+        StepResult::Failed(Code::Install, format!("cannot install: {why}"))
     }
 
     /// Has the tar unpacked, beside what is in use.
@@ -238,7 +291,7 @@ impl Run<'_> {
         let (Some(source), Some(chosen)) = (self.job.source(), &self.job.chosen) else { return self.misfit() };
         let dir = self.unpack_dir(source, &chosen.version);
         let (format, digest, version) = (source.format, source.digest, chosen.version.clone());
-        let package = Installed { format, package: dir.clone(), version, digest, file: "".into() };
+        let package = Installed { format, package: dir.clone(), version, digest, file: "".into(), native: "".into() };
         self.job.record.package = Some(Box::new(package));
         self.ask(Action::Rename { job: self.id(), name: self.name(), from: UNPACK.into(), to: dir })
     }
@@ -301,199 +354,20 @@ impl Run<'_> {
 
     /// Fails the step, or has a package fetched again that is on record and gone.
     pub fn not_linked(&mut self, why: &str) -> StepResult {
-        let plan = self.job.content.as_ref().and_then(|job| Plan::of(job, false));
-        let (Some(plan), true) = (plan, self.is_same()) else {
-            return StepResult::Failed(Code::Install, format!("cannot install: {why}"));
-        };
-        // An uninstall has removed the files, and its record was lost.
+        match self.is_same() {
+            true => self.fetch_again(why),
+            false => StepResult::Failed(Code::Install, format!("cannot install: {why}")),
+        }
+    }
+
+    /// Has the package fetched again that is on record: somebody removed it, or the record of an uninstall was lost.
+    fn fetch_again(&mut self, why: &str) -> StepResult {
+        let Some(plan) = self.job.content.as_ref().and_then(|job| Plan::of(job, false)) else { return self.misfit() };
         let id = &self.job.record.id;
-        let text = format_args!("job \"{id}\": the installed package is gone and is fetched again: {why}");
-        log(self.out, Level::Warn, text);
+        log(self.out, Level::Warn, format_args!("job \"{id}\": the package is fetched again: {why}"));
         self.job.record.package = None;
         self.job.plan = plan;
         StepResult::GoTo(Step::Download)
-    }
-
-    /// The agent runs from the new package: the former package, if of another format or name, is removed.
-    pub fn retire(&mut self) -> StepResult {
-        let record = &self.job.record;
-        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
-        let new = record.package.as_ref();
-        let old = old.filter(|old| !new.is_some_and(|new| is_same_package(old, new)));
-        let Some(remove) = old.and_then(|old| package::remove(old.format, &old.package)) else {
-            return StepResult::Done;
-        };
-        let mut tools = vec![remove];
-        if let Some(new) = new {
-            // Removing the former package has removed the files that are in both.
-            tools.extend(package::install(new.format, &self.state.kept_path(&record.name, &new.file), false));
-        }
-        self.run_tools(tools)
-    }
-
-    /// The former package cannot be removed, which is no reason for an undo.
-    pub fn not_retired(&mut self, why: &str) -> StepResult {
-        let id = &self.job.record.id;
-        log(self.out, Level::Warn, format_args!("job \"{id}\": cannot remove the former package: {why}"));
-        StepResult::Done
-    }
-
-    /// Keeps the package before the new one, and removes the one before that.
-    pub fn keep(&mut self) -> StepResult {
-        let old = self.job.record.before.take().and_then(|before| before.package);
-        let mut drop = Vec::new();
-        let Some(agent) = self.state.agents.get_mut(self.job.name()) else {
-            let id = &self.job.record.id;
-            log(self.out, Level::Warn, format_args!("job \"{id}\": its agent is gone, so no package of it is kept"));
-            return StepResult::Done;
-        };
-        let new = agent.record.package.as_ref().map(|new| new.digest);
-        if let Some(old) = old.filter(|old| Some(old.digest) != new) {
-            if let Some(older) = agent.record.previous.replace(old) {
-                let in_use = [&agent.record.package, &agent.record.previous];
-                drop = older.files();
-                drop.retain(|file| !in_use.iter().any(|installed| holds(installed, file)));
-            }
-        }
-        drop.extend(self.job.source().filter(|source| source.format.is_tar()).map(State::kept_file));
-        if !drop.is_empty() {
-            self.out.push(Action::RemovePackage(agent.record.name.clone(), drop));
-        }
-        self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
-        StepResult::Done
-    }
-
-    /// Has the package tool remove the agent's package.
-    pub fn remove(&mut self) -> StepResult {
-        let installed = self.agent().and_then(|agent| agent.record.package.as_ref());
-        let tool = installed.and_then(|installed| package::remove(installed.format, &installed.package));
-        self.run_tools(tool)
-    }
-
-    /// Removes the agent, with all that is kept of its packages.
-    pub fn forget(&mut self) -> StepResult {
-        self.out.push(Action::RemovePackage(self.name(), Vec::new()));
-        self.state.forget(self.job.name(), self.now, self.out);
-        StepResult::Done
-    }
-
-    // Undo.
-
-    /// Whether the agent has adopted the new package, as an earlier daemon may have done after it last wrote the job's
-    /// record.
-    pub fn has_adopted(&self) -> bool {
-        let before = self.job.record.before.as_ref().map(|before| before.package.as_ref());
-        let agent = self.agent().map(|agent| agent.record.package.as_ref());
-        agent.is_some() && before.is_some() && agent != before
-    }
-
-    /// What will be reported of a job that is undone; `None`: it is not known what to restore.
-    pub fn outcome_of_undoing(&mut self, code: Code, why: &str) -> Option<Outcome> {
-        if self.job.is_own() {
-            return Some(Outcome::new(code, why));
-        }
-        let record = &self.job.record;
-        let before = record.before.as_deref()?;
-        let new = record.package.as_ref();
-        let version = new.map_or("the new one", |new| &new.version);
-        let stays = record.foreign && new.is_some_and(|new| !new.format.is_tar());
-        let outcome = match &before.package {
-            // A refusal is reported as one, even with a rollback.
-            Some(old) if new.is_some() && code == Code::Refused => {
-                Outcome::new(code, &format!("{why}; rolled back from {version} to {}", old.version))
-            }
-            Some(old) if new.is_some() => {
-                Outcome::new(Code::RolledBack, &format!("rolled back from {version} to {}: {why}", old.version))
-            }
-            _ if stays => {
-                Outcome::new(code, &format!("{why}; no earlier package is kept to go back to, {version} stays"))
-            }
-            _ => Outcome::new(code, &format!("{why}; undone")),
-        };
-        self.state.incident(self.name(), &outcome.message, self.now);
-        Some(outcome)
-    }
-
-    /// Has the former package installed again.
-    pub fn reinstall(&mut self) -> StepResult {
-        let record = &self.job.record;
-        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
-        // An uninstall may have removed the package or a part of it.
-        let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
-        let new = record.package.as_ref().filter(|new| old.is_none_or(|old| old.digest != new.digest));
-        let mut tools = Vec::new();
-        if let Some(new) = new.filter(|new| !old.is_some_and(|old| is_same_package(old, new))) {
-            tools.extend(package::remove(new.format, &new.package).filter(|_| !record.foreign));
-        }
-        if let Some(old) = old.filter(|_| new.is_some() || removal) {
-            tools.extend(package::install(old.format, &self.state.kept_path(&record.name, &old.file), false));
-        }
-        self.run_tools(tools)
-    }
-
-    /// Has `current` point to the directory of the former tar, if the former package is a tar.
-    pub fn relink(&mut self) -> StepResult {
-        let record = &self.job.record;
-        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
-        match old.filter(|old| old.format.is_tar() && record.package.is_some()) {
-            Some(old) => {
-                let dir = old.package.clone();
-                self.ask(Action::Link(self.id(), self.name(), dir))
-            }
-            None => StepResult::Done,
-        }
-    }
-
-    /// Removes what the job brought and the agent did not have before; everything, if it had no package.
-    pub fn discard(&mut self) -> StepResult {
-        let Some(source) = self.job.source() else { return StepResult::Done };
-        let mut drop: Vec<Box<str>> = vec![UNPACK.into(), State::kept_file(source)];
-        drop.extend(self.job.record.package.iter().flat_map(|package| package.files()));
-        let before = self.job.record.before.as_deref();
-        let kept = before.map_or([&None, &None], |before| [&before.package, &before.previous]);
-        drop.retain(|file| !kept.iter().any(|installed| holds(installed, file)));
-        if kept.iter().all(|installed| installed.is_none()) {
-            drop.clear();
-        }
-        self.out.push(Action::RemovePackage(self.name(), drop));
-        StepResult::Done
-    }
-
-    /// Has the definition read that the agent had before, where the job may have replaced it.
-    pub fn restore(&mut self) -> StepResult {
-        let Some(before) = &self.job.record.before else { return self.misfit() };
-        if before.name.is_empty() || self.agent().is_some_and(is_file) || self.job.source().is_none() {
-            return self.restore_with(None);
-        }
-        let tar = before.package.as_ref().filter(|old| old.format.is_tar());
-        let (dir, text) = (tar.map_or("".into(), |old| old.package.clone()), before.definition.clone());
-        self.ask(Action::Inspect { job: self.id(), name: self.name(), dir, text })
-    }
-
-    /// Restores the agent's record and definition. There is nothing to restore where there was no agent, as an empty
-    /// record says, or where only a file defined it and this file is gone by now.
-    pub fn restore_with(&mut self, definition: Option<Box<Spec>>) -> StepResult {
-        let Some(mut before) = self.job.record.before.as_deref().cloned() else { return self.misfit() };
-        let file = self.agent().is_some_and(is_file);
-        if before.name.is_empty() || !file && before.package.is_none() && before.definition.is_none() {
-            self.state.forget(self.job.name(), self.now, self.out);
-            return StepResult::Done;
-        }
-        let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
-        if let Some(agent) = self.state.agents.get_mut(self.job.name()) {
-            // Of the jobs that are undone only an uninstall orders an agent down: otherwise the operator did, which
-            // counts.
-            if agent.record.wanted == Some(Wanted::Down) && !removal {
-                before.wanted = Some(Wanted::Down);
-            }
-            let origin = if before.definition.is_none() { Origin::Package } else { Origin::Job };
-            agent.record = before;
-            if let Some(spec) = definition {
-                agent.define(Some(Definition { origin, spec }));
-            }
-            self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
-        }
-        StepResult::Done
     }
 
     /// Has the host do something, and waits for its answer.
@@ -525,13 +399,24 @@ fn version_of(job: &Job, source: &Source) -> Box<str> {
     }
 }
 
-/// Whether one package replaces the other in the package manager's database, or both are tars, which are kept beside
-/// each other.
-fn is_same_package(old: &Installed, new: &Installed) -> bool {
-    old.format.is_tar() && new.format.is_tar() || old.format == new.format && old.package == new.package
+/// The version that a query printed; several ones, where the package manager has more than one, with spaces between.
+pub(super) fn one_version(output: &str) -> Box<str> {
+    let mut versions: Vec<&str> = output.split_whitespace().collect();
+    versions.dedup();
+    versions.join(" ").into()
 }
 
-/// Whether a file or directory below `packages/NAME/` belongs to this package.
-fn holds(installed: &Option<Box<Installed>>, file: &str) -> bool {
-    installed.as_ref().is_some_and(|installed| installed.files().iter().any(|kept| **kept == *file))
+/// A version in a message.
+pub(super) fn shown(version: &str) -> &str {
+    if version.is_empty() {
+        "nothing"
+    } else {
+        version
+    }
+}
+
+/// Whether one package replaces the other in the package manager's database, or both are tars, which are kept beside
+/// each other.
+pub(super) fn is_same_package(old: &Installed, new: &Installed) -> bool {
+    old.format.is_tar() && new.format.is_tar() || old.format == new.format && old.package == new.package
 }

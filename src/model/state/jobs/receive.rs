@@ -80,6 +80,7 @@ impl State {
             before: None,
             package: None,
             foreign: false,
+            found: None,
             outcome: None,
         };
         let job = match job {

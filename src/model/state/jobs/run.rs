@@ -170,7 +170,11 @@ impl Run<'_> {
         match self.job.record.outcome.take().filter(|_| self.job.goes_back()) {
             Some(outcome) => self.finish(outcome.code, &outcome.message),
             None => {
-                let message = if self.job.is_own() { self.success() } else { "success".to_string() };
+                let message = match self.job.note.take() {
+                    _ if self.job.is_own() => self.success(),
+                    None => "success".to_string(),
+                    Some(note) => format!("success; the package manager had trouble beside it: {note}"),
+                };
                 self.finish(Code::Success, &message);
             }
         }

@@ -98,6 +98,7 @@ impl Run<'_> {
             Step::Verify => self.verify(),
             Step::Unpack | Step::Install if self.is_unverified() => self.verify(),
             Step::Identify => self.identify(),
+            Step::Look => self.look(),
             Step::Query => self.query(),
             Step::Unpack => self.unpack(),
             Step::Inspect => self.inspect(),
@@ -143,22 +144,23 @@ impl Run<'_> {
             (Step::Place, Answer::Placed(Err(why))) => cannot_install(format_args!("cannot keep the package: {why}")),
             (Step::Verify | Step::Unpack | Step::Install, Answer::Verified(verified)) => self.verified(verified),
             (Step::Identify, Answer::Tools(output)) => self.identified(output),
-            (Step::Query, Answer::Tools(output)) => self.queried(output.is_ok()),
+            (Step::Look, Answer::Tools(output)) => self.looked(output),
+            (Step::Query, Answer::Tools(output)) => self.queried(output),
+            (Step::Install, Answer::Tools(output)) => self.installed(output),
             (Step::Inspect, Answer::Inspected(own)) => self.choose(own),
             (Step::Link, Answer::Placed(Err(why))) => self.not_linked(&why),
             (Step::Retire, Answer::Tools(Err(why))) => self.not_retired(&why),
-            (Step::Remove, Answer::Tools(Err(why))) => cannot_install(format_args!("cannot remove the package: {why}")),
-            (Step::Reinstall, Answer::Tools(Err(why))) | (Step::Relink, Answer::Placed(Err(why))) => {
-                cannot_install(format_args!("cannot go back: {why}"))
-            }
+            (Step::Remove, Answer::Tools(output)) => self.removed(output),
+            (Step::Reinstall, Answer::Tools(output)) => self.reinstalled(output),
+            (Step::Relink, Answer::Placed(Err(why))) => self.cannot_go_back(None, &why),
             (Step::Restore, Answer::Inspected(own)) => self.restore_with(own.ok().flatten()),
             (Step::Replace, Answer::Placed(result)) => self.replaced(result),
-            (Step::Unpack, Answer::Unpacked(Err(why)))
-            | (Step::Name, Answer::Placed(Err(why)))
-            | (Step::Install, Answer::Tools(Err(why))) => cannot_install(format_args!("cannot install: {why}")),
+            (Step::Unpack, Answer::Unpacked(Err(why))) | (Step::Name, Answer::Placed(Err(why))) => {
+                cannot_install(format_args!("cannot install: {why}"))
+            }
             (Step::Place | Step::Name | Step::Link | Step::Relink, Answer::Placed(Ok(())))
             | (Step::Unpack, Answer::Unpacked(Ok(())))
-            | (Step::Install | Step::Retire | Step::Remove | Step::Reinstall, Answer::Tools(Ok(_))) => StepResult::Done,
+            | (Step::Retire, Answer::Tools(Ok(_))) => StepResult::Done,
             (_, answer) => self.ignore(answer.name()),
         }
     }

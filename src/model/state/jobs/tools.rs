@@ -41,6 +41,7 @@ impl Run<'_> {
             late: false,
             again: None,
             lock_until: self.now.time + LOCK_WAIT,
+            failure: None,
         };
         if tools.queue.is_empty() {
             return StepResult::Done;
@@ -61,31 +62,37 @@ impl Run<'_> {
     fn tool_done(&mut self, exit: Exit, output: &str) -> StepResult {
         let id = self.id();
         let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("the end of a package tool") };
-        let argv = tools.queue.front().map(|tool| tool.argv.join(" "));
-        let program = sanitize(&argv.unwrap_or_default(), 100);
+        let program = sanitize(&tools.queue.front().map(Tool::shown).unwrap_or_default(), 100);
         let failed = exit != Exit::Code(0);
         if failed && is_locked(output) && self.now.time < tools.lock_until {
             tools.again = Some(self.now.time + self.state.options.times.lock);
             log(self.out, Level::Info, format_args!("job \"{id}\": {program} waits for a lock"));
             return StepResult::Wait;
         }
-        if tools.queue.len() > 1 {
-            if failed {
-                log(self.out, Level::Warn, format_args!("job \"{id}\": {program}: {exit}, continued without it"));
-            }
-            tools.queue.pop_front();
-            return self.run_tool();
-        }
-        if !failed {
+        if !failed && tools.queue.len() == 1 {
             return self.answer(Answer::Tools(Ok(output)));
         }
-        let late = tools.late;
-        if late || matches!(exit, Exit::Signal(_)) {
-            self.state.jobs.interrupted = true;
-        }
-        let how = if late { "took too long and was killed".to_string() } else { exit.to_string() };
+        let killed = tools.late || matches!(exit, Exit::Signal(_));
+        let how = if tools.late { "took too long and was killed".to_string() } else { exit.to_string() };
         let text = sanitize(&format!("{program}: {how}: {output}"), MESSAGE_MAX);
-        self.answer(Answer::Tools(Err(text.into())))
+        self.state.jobs.interrupted |= failed && killed;
+        if tools.queue.len() == 1 {
+            return self.answer(Answer::Tools(Err(text.into())));
+        }
+        if failed {
+            log(self.out, Level::Warn, format_args!("job \"{id}\": {program}: {exit}, continued without it"));
+            tools.failure = Some(text.into());
+        }
+        tools.queue.pop_front();
+        self.run_tool()
+    }
+
+    /// How a tool failed before the last one.
+    pub fn tool_failure(&mut self) -> Option<Box<str>> {
+        match &mut self.job.activity {
+            Activity::Tools(tools) => tools.failure.take(),
+            _ => None,
+        }
     }
 
     /// Kills a tool that takes too long, again when it was killed already; or tries for the lock again.

@@ -306,13 +306,15 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
     bench.step(Event::Verified("deb".into(), Verified::Sound(Digest([1; 32]))));
     bench.step(Event::Placed("deb".into(), Ok(())));
     let tool = |bench: &mut Bench, output: &str| {
-        // The query for the package is answered with no.
+        // The package is there once it was installed.
+        let phase = bench.jobs["deb"].phase;
         let asks = bench.take(|action| match action {
-            Action::Tool(_, tool) => Some(&*tool.argv[0] == "sh"),
+            Action::Tool(_, tool) => Some(tool.argv.iter().any(|word| **word == *"query")),
             _ => None,
         });
-        let exit = Exit::Code(i32::from(asks.last() == Some(&true)));
-        bench.step(Event::ToolDone { owner: ToolOwner::Job("deb".into()), exit, output: output.into() });
+        let there = output.is_empty() && phase == Phase::Installing;
+        let output = if asks.last() == Some(&true) && there { "1" } else { output };
+        bench.step(Event::ToolDone { owner: ToolOwner::Job("deb".into()), exit: Exit::Code(0), output: output.into() });
     };
     tool(&mut bench, "Package: web-package\nVersion: 1\n");
     while bench.jobs["deb"].phase < Phase::Starting {
@@ -328,6 +330,7 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
     let good = vec![Definition { origin: Origin::Package, spec: Box::new(own) }];
     bench.step(Event::Definitions { good, problems: Vec::new(), whole: true });
     tool(&mut bench, "");
+    tool(&mut bench, "\n");
     bench.step(Event::Inspected("deb".into(), Ok(None)));
     assert_eq!(bench.code("deb"), Some(Code::Start), "{:?}", bench.jobs["deb"]);
     bench.agent_ends("web", Exit::Signal(Sig::TERM));
@@ -654,15 +657,18 @@ fn describe(bench: &Bench, id: &str, action: &Action) -> Option<(String, Option<
         }
         Action::Tool(owner, tool) => {
             let last = tool.argv.last().and_then(|word| word.rsplit('/').next()).unwrap_or_default();
-            let option = tool.argv.iter().find(|word| ["-i", "-P", "-f"].contains(&&***word));
+            let option = tool.argv.iter().find(|word| ["dpkg -i", "-r", "-f", "query"].contains(&&***word));
             let ended = |code, output: &str| {
-                let output = format!("{output}: -{code}").into();
+                let output = output.into();
                 Event::ToolDone { owner: owner.clone(), exit: Exit::Code(code), output }
             };
-            // A query is answered with no.
-            let good = i32::from(option.is_none());
-            let word = format!("{} {last}", option.map_or("query", |option| option));
-            return question(&word, ended(good, "Package: pkg\nVersion: 7\n"), ended(2, "broken"));
+            let option = option.map_or("look", |option| option);
+            let output = match option {
+                "query" if bench.installed => "7\n",
+                "query" => "",
+                _ => "Package: pkg\nVersion: 7\n",
+            };
+            return question(&format!("{option} {last}"), ended(0, output), ended(2, "broken"));
         }
         Action::SaveJob(record) => return Some((format!("{}:", record.phase.name()), None)),
         Action::Signal(..) => "Signal",
@@ -686,6 +692,9 @@ fn way(bench: &mut Bench, id: &str, fails: Option<usize>) -> Vec<String> {
             match describe(bench, id, &action) {
                 Some((word, Some((good, bad)))) => {
                     let failed = fails == Some(questions);
+                    // What the package manager has.
+                    bench.installed =
+                        !failed && word.starts_with("dpkg -i") || bench.installed && !word.starts_with("-r");
                     words.push(if failed { format!("{word}!") } else { word });
                     answer = Some(if failed { bad } else { good });
                     questions += 1;
@@ -735,12 +744,12 @@ fn each_kind_of_package_is_installed_and_undone() {
             (Code::RolledBack, format!("Link 2! installing: Link 1 {back_to_tar}")),
         ],
     );
-    let install = "-i 0202020202020202.deb";
-    let back = format!("installing: Signal -P pkg Link 1 {back_to_tar}");
+    let install = "dpkg -i pkg";
+    let back = format!("installing: Signal -r pkg query pkg Link 1 {back_to_tar}");
     let package = (
         deb(2),
         &*format!(
-            "downloading: Fetch verified: Verify Place -f Version query pkg installing: {install} Inspect SaveAgent starting: \
+            "downloading: Fetch verified: Verify Place -f Version query pkg installing: {install} query pkg Inspect SaveAgent starting: \
              Signal Start settling:"
         ),
         vec![
@@ -748,9 +757,10 @@ fn each_kind_of_package_is_installed_and_undone() {
             (Code::Refused, "Verify!".to_string()),
             (Code::Install, "Place!".to_string()),
             (Code::Install, "-f Version!".to_string()),
-            // The query finds no package, and the job continues.
+            // Without an answer to the first query the job continues.
             (Code::Success, String::new()),
-            (Code::RolledBack, format!("{install}! {back}")),
+            (Code::RolledBack, format!("{install}! query pkg {back}")),
+            (Code::RolledBack, format!("query pkg! {back}")),
             (Code::RolledBack, format!("Inspect! {back}")),
         ],
     );

@@ -1,0 +1,113 @@
+//! Steps that remove packages: one that the new one replaces, one that is no longer kept, and that of an agent that goes.
+
+use super::package::is_same_package;
+use super::run::{Run, StepResult};
+use crate::error::Error;
+use crate::kernel::Level;
+use crate::model::event::{log, Action};
+use crate::model::job::Code;
+use crate::model::package;
+use crate::model::record::Installed;
+use crate::model::state::State;
+
+impl Run<'_> {
+    /// The agent runs from the new package: the former package, if of another format or name, is removed.
+    pub fn retire(&mut self) -> StepResult {
+        let record = &self.job.record;
+        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
+        let new = record.package.as_ref();
+        let old = old.filter(|old| !new.is_some_and(|new| is_same_package(old, new)) && !self.is_shared(old));
+        let Some(remove) = old.and_then(|old| package::remove(old.format, &old.package, false)) else {
+            return StepResult::Done;
+        };
+        let mut tools = vec![remove];
+        if let Some(new) = new {
+            // Removing the former package has removed the files that are in both.
+            let path = self.state.kept_path(&record.name, &new.file);
+            tools.extend(package::install(new.format, &path, &new.package, false));
+        }
+        self.run_tools(tools)
+    }
+
+    /// The former package cannot be removed, which is no reason for an undo.
+    pub fn not_retired(&mut self, why: &str) -> StepResult {
+        let id = &self.job.record.id;
+        log(self.out, Level::Warn, format_args!("job \"{id}\": cannot remove the former package: {why}"));
+        StepResult::Done
+    }
+
+    /// Keeps the package before the new one, and removes the one before that.
+    pub fn keep(&mut self) -> StepResult {
+        let old = self.job.record.before.take().and_then(|before| before.package);
+        let mut drop = Vec::new();
+        let Some(agent) = self.state.agents.get_mut(self.job.name()) else {
+            let id = &self.job.record.id;
+            log(self.out, Level::Warn, format_args!("job \"{id}\": its agent is gone, so no package of it is kept"));
+            return StepResult::Done;
+        };
+        let new = agent.record.package.as_ref().map(|new| new.digest);
+        if let Some(old) = old.filter(|old| Some(old.digest) != new) {
+            if let Some(older) = agent.record.previous.replace(old) {
+                let in_use = [&agent.record.package, &agent.record.previous];
+                drop = older.files();
+                drop.retain(|file| !in_use.iter().any(|installed| holds(installed, file)));
+            }
+        }
+        drop.extend(self.job.source().filter(|source| source.format.is_tar()).map(State::kept_file));
+        if !drop.is_empty() {
+            self.out.push(Action::RemovePackage(agent.record.name.clone(), drop));
+        }
+        self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
+        StepResult::Done
+    }
+
+    /// Has the package tool remove the agent's package.
+    pub fn remove(&mut self) -> StepResult {
+        let purge = self.job.content.as_ref().is_some_and(|job| job.purge);
+        let installed = self.agent().and_then(|agent| agent.record.package.as_ref());
+        let tool = installed
+            .filter(|installed| !self.is_shared(installed))
+            .and_then(|installed| package::remove(installed.format, &installed.package, purge));
+        let query = installed.filter(|_| tool.is_some()).and_then(|gone| package::query(gone.format, &gone.package));
+        self.run_tools(tool.into_iter().chain(query))
+    }
+
+    /// Judges a removal by what the package manager says is left.
+    pub fn removed(&mut self, output: Result<&str, Error>) -> StepResult {
+        let failure = self.tool_failure();
+        match (output, failure) {
+            (Ok(left), failure) if left.trim().is_empty() => {
+                self.job.note = failure;
+                StepResult::Done
+            }
+            (Ok(_), Some(why)) => cannot_remove(&why),
+            (Ok(left), None) => cannot_remove(&format!("the package manager still has {}", left.trim())),
+            (Err(why), _) => cannot_remove(&why),
+        }
+    }
+
+    /// Whether another agent comes from the same package, so that it must not be removed.
+    pub(super) fn is_shared(&self, package: &Installed) -> bool {
+        !package.format.is_tar()
+            && self.state.agents.values().any(|agent| {
+                let of_other = agent.record.package.as_ref().filter(|_| *agent.record.name != *self.job.record.name);
+                of_other.is_some_and(|other| is_same_package(other, package))
+            })
+    }
+
+    /// Removes the agent, with all that is kept of its packages.
+    pub fn forget(&mut self) -> StepResult {
+        self.out.push(Action::RemovePackage(self.name(), Vec::new()));
+        self.state.forget(self.job.name(), self.now, self.out);
+        StepResult::Done
+    }
+}
+
+fn cannot_remove(why: &str) -> StepResult {
+    StepResult::Failed(Code::Install, format!("cannot remove the package: {why}"))
+}
+
+/// Whether a file or directory below `packages/NAME/` belongs to this package.
+pub(super) fn holds(installed: &Option<Box<Installed>>, file: &str) -> bool {
+    installed.as_ref().is_some_and(|installed| installed.files().iter().any(|kept| **kept == *file))
+}

@@ -1,0 +1,177 @@
+//! Debs that other people touch too: their configuration, their holds, what they installed by hand, and packages that
+//! cannot go back.
+
+mod util;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use bootagent::model::package;
+
+use util::*;
+
+fn lacks_dpkg() -> bool {
+    lacks_root() || lacks("dpkg-deb") || lacks("dpkg")
+}
+
+/// A server and a started host without agents.
+fn pair() -> (Server, Host) {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    // Others install packages on this host, too.
+    host.env("BOOTAGENT_LOCK_SECS", "0.2");
+    host.start();
+    (server, host)
+}
+
+/// A job that installs `package`, served over http.
+fn install(server: &Server, id: &str, name: &str, package: &Package) -> Job {
+    let url = server.serve(&package.file, &package.bytes);
+    Job::new(id, "install", name).package(&url, package).set("startsecs", "0.5")
+}
+
+/// What dpkg says of a package, such as `install ok installed 1.0`.
+fn dpkg_says(package: &str) -> String {
+    let format = "${Status} ${Version}";
+    run(Command::new("dpkg-query").args(["-W", "-f", format, package])).expect("dpkg-query ends").out
+}
+
+/// What somebody does by hand with dpkg, as soon as nobody holds its lock.
+fn by_hand(words: &[&str]) {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let ran = run(Command::new(words[0]).args(&words[1..])).expect("dpkg ends");
+        if ran.code == 0 {
+            return;
+        }
+        assert!(package::is_locked(&ran.err) && Instant::now() < until, "{words:?}: {}", ran.err);
+        let_pass(Duration::from_millis(100));
+    }
+}
+
+fn dpkg_installs(host: &Host, package: &Package) {
+    let path = host.path("build").join(&package.file);
+    fs::write(&path, &package.bytes).expect("the host's directory can be written");
+    by_hand(&["dpkg", "-i", &path.to_string_lossy()]);
+}
+
+#[test]
+fn configuration_outlives_all_but_a_purge() {
+    if lacks_dpkg() {
+        return;
+    }
+    let name = unique_name("batest-conf");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    let (server, host) = pair();
+    let conf = format!("/etc/{name}.conf");
+    let make = |version: &str, script: &str| {
+        let mut files = host_files(&name, version, script).to_vec();
+        files.push((conf[1..].to_string(), "the default\n".to_string()));
+        deb(&host, &package_name, version, &borrowed(&files), &[("conffiles", &format!("{conf}\n"))])
+    };
+    let good = make("1.0", &staying("deb"));
+    fs::write(&conf, "somebody's own\n").expect("/etc can be written");
+    let is_kept = || fs::read_to_string(&conf).is_ok_and(|text| text == "somebody's own\n");
+    // An install that is undone.
+    host.does(&server, &install(&server, "c1", &name, &make("0.9", "#!/bin/sh\nexit 9\n")), 7);
+    assert!(is_kept(), "gone with an install that was undone");
+    host.does(&server, &install(&server, "c2", &name, &good), 0);
+    // dpkg has it no more, and the same job again puts that right.
+    by_hand(&["dpkg", "-r", &package_name]);
+    host.does(&server, &install(&server, "c3", &name, &good), 0);
+    assert!(dpkg_says(&package_name).starts_with("install ok installed") && is_kept());
+    host.does(&server, &Job::new("c4", "uninstall", &name), 0);
+    assert!(!dpkg_says(&package_name).starts_with("install ok installed") && is_kept(), "gone with an uninstall");
+    host.does(&server, &install(&server, "c5", &name, &good), 0);
+    host.does(&server, &Job::new("c6", "uninstall", &name).set("purge", "true"), 0);
+    assert!(!PathBuf::from(&conf).exists(), "left by a purge");
+}
+
+#[test]
+fn what_cannot_be_undone_is_said_first() {
+    if lacks_dpkg() {
+        return;
+    }
+    let name = unique_name("batest-stuck");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package_name.clone());
+    let (server, host) = pair();
+    let flag = host.path("stuck");
+    let prerm = format!("#!/bin/sh\n[ ! -e {} ]\n", flag.display());
+    let make = |version: &str, postinst: &str| {
+        let files = host_files(&name, version, &staying("deb"));
+        deb(&host, &package_name, version, &borrowed(&files), &[("postinst", postinst), ("prerm", &prerm)])
+    };
+    host.does(&server, &install(&server, "u1", &name, &make("1.0", "#!/bin/sh\n")), 0);
+    // An installer that fails after it has made it impossible to remove its package.
+    let two = make("2.0", &format!("#!/bin/sh\ntouch {}; exit 1\n", flag.display()));
+    let message = host.does(&server, &install(&server, "u2", &name, &two), 6);
+    assert!(message.starts_with("cannot go back, 2.0 "), "{message}");
+    assert_eq!(host.wait_running(&name).version, "2.0");
+    fs::remove_file(&flag).expect("the script has made it");
+    // The next job mends it.
+    host.does(&server, &install(&server, "u3", &name, &make("2.1", "#!/bin/sh\n")), 0);
+    let three = make("3.0", "#!/bin/sh\n");
+    host.does(&server, &install(&server, "u7", &name, &three), 0);
+    // Another agent from the same package: it stays until both are gone.
+    let other = format!("{name}-b");
+    let definition = definition(&other, "3.0", "", &[("exec", &format!("[\"/usr/bin/{name}\"]"))]);
+    host.does(&server, &install(&server, "u4", &other, &three).set("definition", &definition), 0);
+    host.does(&server, &Job::new("u5", "uninstall", &name), 0);
+    assert!(PathBuf::from(format!("/usr/bin/{name}")).exists(), "taken away from another agent");
+    host.does(&server, &Job::new("u6", "uninstall", &other), 0);
+    assert!(!PathBuf::from(format!("/usr/bin/{name}")).exists());
+}
+
+#[test]
+fn a_hold_stays_one() {
+    if lacks_dpkg() {
+        return;
+    }
+    let name = unique_name("batest-hold");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    let (server, host) = pair();
+    let make = |version: &str, script: &str| {
+        deb(&host, &package_name, version, &borrowed(&host_files(&name, version, script)), &[])
+    };
+    host.does(&server, &install(&server, "h1", &name, &make("1.0", &staying("one"))), 0);
+    by_hand(&["sh", "-c", "echo \"$0 hold\" | dpkg --set-selections", &package_name]);
+    assert_eq!(dpkg_says(&package_name), "hold ok installed 1.0");
+    host.does(&server, &install(&server, "h2", &name, &make("2.0", &staying("two"))), 0);
+    assert_eq!(dpkg_says(&package_name), "hold ok installed 2.0");
+    host.does(&server, &install(&server, "h3", &name, &make("3.0", "#!/bin/sh\nexit 9\n")), 8);
+    assert_eq!(dpkg_says(&package_name), "hold ok installed 2.0");
+}
+
+#[test]
+fn what_was_installed_by_hand_is_gone_back_to_or_named() {
+    if lacks_dpkg() {
+        return;
+    }
+    let name = unique_name("batest-hand");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    let (server, host) = pair();
+    let make = |version: &str, script: &str| {
+        deb(&host, &package_name, version, &borrowed(&host_files(&name, version, script)), &[])
+    };
+    let (one, two) = (make("1.0", &staying("one")), make("2.0", &staying("two")));
+    host.does(&server, &install(&server, "b1", &name, &one), 0);
+    host.does(&server, &install(&server, "b2", &name, &two), 0);
+    // 1.0 is kept, so that the way back leads there.
+    dpkg_installs(&host, &one);
+    let message = host.does(&server, &install(&server, "b3", &name, &make("3.0", "#!/bin/sh\nexit 9\n")), 8);
+    assert!(message.starts_with("rolled back from 3.0 to 1.0: "), "{message}");
+    assert_eq!(dpkg_says(&package_name), "install ok installed 1.0");
+    // 1.5 is not.
+    dpkg_installs(&host, &make("1.5", &staying("hand")));
+    let message = host.does(&server, &install(&server, "b4", &name, &make("4.0", "#!/bin/sh\nexit 9\n")), 8);
+    assert!(message.contains("as what was there before, 1.5, is not kept"), "{message}");
+    let back = message["rolled back from 4.0 to ".len()..][..3].to_string();
+    assert_eq!(dpkg_says(&package_name), format!("install ok installed {back}"));
+    assert_eq!(host.wait_running(&name).version, back);
+}
