@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each part names only those before it.
-const ORDER: [&str; 5] = ["model", "wire", "store", "serve", "cli"];
+const ORDER: [&str; 6] = ["model", "wire", "store", "pages", "serve", "cli"];
+const PURE: [&str; 3] = ["model", "wire", "pages"];
 /// What the pure parts must not name: there, time comes in as `now`.
 const IMPURE: [&str; 9] =
     ["std::fs", "std::net", "std::process", "std::env", "std::os", "Instant", "SystemTime", "tokio", "rusqlite"];
@@ -54,7 +55,7 @@ fn imports_point_one_way() {
 #[test]
 fn the_pure_parts_touch_nothing() {
     let mut wrong = Vec::new();
-    for (file, _, text) in parts().into_iter().filter(|(_, place, _)| *place < 2) {
+    for (file, _, text) in parts().into_iter().filter(|(_, place, _)| PURE.contains(&ORDER[*place])) {
         for name in IMPURE.iter().filter(|name| text.contains(*name)) {
             wrong.push(format!("{}: names {name}", file.display()));
         }

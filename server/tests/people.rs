@@ -182,7 +182,7 @@ fn every_reply_keeps_scripts_and_frames_out() {
         assert!(!head.contains("unsafe-inline") && !head.contains("access-control-allow-origin"), "{head}");
     }
     let (_, _, page) = ask(&server, "GET", "/login?next=%22%3E%3Cscript%3E", &[], "");
-    assert!(page.contains("&quot;&gt;&lt;script&gt;"), "{page}");
+    assert!(page.contains("&#34;&#62;&#60;script&#62;"), "{page}");
 }
 
 /// (role, call) that is refused, and what is missing.

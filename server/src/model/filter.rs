@@ -38,6 +38,30 @@ struct Term {
     value: String,
 }
 
+/// A term that a database can answer by comparing a column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plain<'a> {
+    /// The column of a host.
+    pub column: &'static str,
+    /// Whether it must not be so.
+    pub negated: bool,
+    /// What it is compared with.
+    pub value: &'a str,
+    /// How.
+    pub by: Match,
+}
+
+/// How a column is compared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Match {
+    /// The whole of it.
+    Whole,
+    /// Its beginning.
+    Prefix,
+    /// Its first word.
+    Word,
+}
+
 /// A parsed filter; without terms it takes every host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filter {
@@ -83,6 +107,18 @@ impl Filter {
     /// Whether a host is meant.
     pub fn matches(&self, host: &View) -> bool {
         self.terms.iter().all(|term| term.holds(host))
+    }
+
+    /// The terms that a database can answer, and whether these are all of them.
+    pub fn plain(&self) -> (Vec<Plain<'_>>, bool) {
+        let plain: Vec<Plain> = self.terms.iter().filter_map(Term::plain).collect();
+        let all = plain.len() == self.terms.len();
+        (plain, all)
+    }
+
+    /// Whether it looks at labels, which are in the whole report.
+    pub fn has_labels(&self) -> bool {
+        self.terms.iter().any(|term| matches!(term.key, Key::Label(_)))
     }
 
     /// Whether it means hosts by their name and not by their `sn`: then a name of two hosts is a question.
@@ -140,6 +176,32 @@ fn read_key(word: &str) -> Result<Key, String> {
 }
 
 impl Term {
+    /// The term as a comparison of a column, where it is one.
+    fn plain(&self) -> Option<Plain<'_>> {
+        let column = match self.key {
+            Key::Host => "name",
+            Key::Sn => "sn",
+            Key::Group => "grp",
+            Key::State => "state",
+            Key::Fresh => "fresh",
+            Key::Os => "os",
+            Key::Arch => "arch",
+            _ => return None,
+        };
+        let negated = match self.op {
+            Op::Is => false,
+            Op::IsNot => true,
+            _ => return None,
+        };
+        let by = if self.key == Key::Os && !self.value.contains(' ') { Match::Word } else { Match::Whole };
+        let (value, by) = match self.value.strip_suffix('*') {
+            Some(prefix) if by == Match::Whole => (prefix, Match::Prefix),
+            _ => (self.value.as_str(), by),
+        };
+        let wild = value.contains(['*', '?']);
+        (!wild).then_some(Plain { column, negated, value, by })
+    }
+
     fn holds(&self, host: &View) -> bool {
         let agent = |name: &str| host.agents.iter().find(|agent| agent.name == name);
         let is_version = matches!(self.key, Key::Version | Key::AgentVersion(_));
@@ -241,6 +303,26 @@ mod tests {
     fn what_cannot_be_read_is_named() {
         for (text, part) in [("nonsense=1", "unknown key"), ("host", "want KEY OP VALUE"), ("host=\"a", "not closed")] {
             assert!(Filter::parse(text).expect_err(text).contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_database_can_answer_is_told() {
+        let filter = Filter::parse("host=web-* group!=a os=debian state=accepted").expect("a filter");
+        let (plain, all) = filter.plain();
+        let ways: Vec<(&str, bool, &str, Match)> = plain.iter().map(|p| (p.column, p.negated, p.value, p.by)).collect();
+        assert_eq!(
+            ways,
+            [
+                ("name", false, "web-", Match::Prefix),
+                ("grp", true, "a", Match::Whole),
+                ("os", false, "debian", Match::Word),
+                ("state", false, "accepted", Match::Whole)
+            ]
+        );
+        assert!(all);
+        for text in ["version=1.0", "host=*-01", "agent.web=yes", "label.a=b", "arch<x"] {
+            assert!(!Filter::parse(text).expect(text).plain().1, "{text}");
         }
     }
 

@@ -65,6 +65,16 @@ impl Freshness {
             Freshness::Never => "never",
         }
     }
+
+    /// The freshness of a word.
+    pub fn parse(word: &str) -> Freshness {
+        match word {
+            "on-time" => Freshness::OnTime,
+            "late" => Freshness::Late,
+            "lost" => Freshness::Lost,
+            _ => Freshness::Never,
+        }
+    }
 }
 
 /// Times that do not count, oldest first: while the server was down or its clock was set forward, nothing ages.
@@ -74,6 +84,17 @@ pub type Gaps = [(i64, i64)];
 pub fn heard(since: i64, now: i64, gaps: &Gaps) -> i64 {
     let deaf: i64 = gaps.iter().map(|(from, to)| (*to.min(&now) - *from.max(&since)).max(0)).sum();
     (now - since - deaf).max(0)
+}
+
+/// A span in one unit: `45 s`, `3 min`, `2 h`, `5 days`.
+pub fn span(seconds: i64) -> String {
+    let one = |count: i64, unit: &str| format!("{count} {unit}");
+    match seconds.max(0) {
+        s @ 0..=90 => one(s, "s"),
+        s @ 91..=5_399 => one((s + 30) / 60, "min"),
+        s @ 5_400..=172_799 => one((s + 1_800) / 3_600, "h"),
+        s => one((s + 43_200) / 86_400, "days"),
+    }
 }
 
 /// Judges the silence of a host. `lost_after` is its group's setting.

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod exchange;
 pub mod execution;
+pub mod facts;
 pub mod filter;
 pub mod gaps;
 pub mod host;

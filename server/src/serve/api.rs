@@ -154,7 +154,11 @@ fn object(body: &Json, key: &str) -> Map<String, Json> {
     body[key].as_object().cloned().unwrap_or_default()
 }
 
-async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Caller) -> Result<Json, Error> {
+/// Does what a call asks for. Whoever calls this has checked the caller's role.
+///
+/// # Errors
+/// What the engine says, or what of the request will not do.
+pub async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Caller) -> Result<Json, Error> {
     let who = caller.who.clone();
     match name {
         "me/password" => own_password(shared, body, caller).await,
@@ -203,10 +207,7 @@ async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Caller) -
             shared.write(withdraw).await.map(|()| json!({}))
         }
         "jobs" => {
-            let (action, select) = (text(&body, "action")?, maybe(&body, "select").unwrap_or_default());
-            let (agent, version) = (maybe(&body, "agent").unwrap_or_default(), maybe(&body, "version"));
-            let any_time = body["any_time"].as_bool().unwrap_or(false);
-            let wanted = Wanted { action, agent, select, version, body: object(&body, "body"), any_time, who };
+            let wanted = wanted_job(&body, who)?;
             let gaps = shared.gaps();
             shared.write(move |tx| give::give(tx, &wanted, &gaps)).await
         }
@@ -220,6 +221,17 @@ async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Caller) -
         "backup" => backup(shared, PathBuf::from(text(&body, "file")?), who).await,
         _ => missing(format!("there is no such call: \"{name}\"")),
     }
+}
+
+/// The job that a request asks for.
+///
+/// # Errors
+/// What of the request will not do.
+pub fn wanted_job(body: &Json, who: String) -> Result<Wanted, Error> {
+    let (action, select) = (text(body, "action")?, maybe(body, "select").unwrap_or_default());
+    let (agent, version) = (maybe(body, "agent").unwrap_or_default(), maybe(body, "version"));
+    let any_time = body["any_time"].as_bool().unwrap_or(false);
+    Ok(Wanted { action, agent, select, version, body: object(body, "body"), any_time, who })
 }
 
 /// Hashes the password of a request, away from the threads that answer.

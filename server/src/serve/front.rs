@@ -204,6 +204,10 @@ async fn page(shared: &Arc<Shared>, from: &From, caller: Option<Caller>, request
     let open = ask.path == "/login" || ask.path.starts_with("/static/");
     if ask.caller.is_none() && !open {
         door::drain(body).await;
+        if ask.headers.contains_key("hx-request") {
+            // A part of a page that renews itself: the page as a whole goes to the login.
+            return reply(401, "text/plain", "log in\n", &[("hx-refresh", "true".to_string())]);
+        }
         let whole = if ask.query.is_empty() { ask.path.clone() } else { format!("{}?{}", ask.path, ask.query) };
         let next = if ask.method == Method::POST { String::new() } else { format!("?next={}", url::encode(&whole)) };
         return reply(303, "text/plain", "", &[("location", format!("/login{next}"))]);

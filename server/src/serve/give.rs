@@ -35,12 +35,23 @@ pub struct Wanted {
 /// The host's own keys of a job; what else comes is refused.
 const BODY: [&str; 8] = ["envs", "limits", "svrlist", "step", "window", "expires", "startsecs", "purge"];
 
-/// Gives a job; the answer says to how many hosts, and why others were left out.
+/// What a job would do.
+pub struct Selection {
+    /// The hosts that get it.
+    pub hosts: Vec<View>,
+    /// How many do not, by why.
+    pub left_out: BTreeMap<String, u64>,
+    /// The version that is given.
+    pub version: Option<String>,
+    /// What goes to hosts beside the package.
+    body: Map<String, Json>,
+}
+
+/// Says what a job would do, and does nothing.
 ///
 /// # Errors
-/// What the engine says; what of the request will not do; that no host is meant.
-pub fn give(tx: &mut dyn Tx, wanted: &Wanted, gaps: &Gaps) -> Result<Json, Error> {
-    let now = clock::now();
+/// What the engine says; what of the request will not do.
+pub fn preview(tx: &mut dyn Tx, wanted: &Wanted, gaps: &Gaps) -> Result<Selection, Error> {
     let filter = Filter::parse(&wanted.select).map_err(Error::Refused)?;
     job::check(&wanted.action, &wanted.agent, &wanted.body).map_err(Error::Refused)?;
     if let Some(key) = wanted.body.keys().find(|key| !BODY.contains(&key.as_str())) {
@@ -55,7 +66,18 @@ pub fn give(tx: &mut dyn Tx, wanted: &Wanted, gaps: &Gaps) -> Result<Json, Error
     let mut body = wanted.body.clone();
     let release = pick_release(tx, wanted, &mut body)?;
     let version = release.as_ref().map(|(version, _)| version.clone());
-    let (chosen, left_out) = select(tx, &filter, wanted, release.as_ref().map(|(_, list)| list.as_slice()), now, gaps)?;
+    let artifacts = release.as_ref().map(|(_, list)| list.as_slice());
+    let (hosts, left_out) = select(tx, &filter, wanted, artifacts, clock::now(), gaps)?;
+    Ok(Selection { hosts, left_out, version, body })
+}
+
+/// Gives a job; the answer says to how many hosts, and why others were left out.
+///
+/// # Errors
+/// What the engine says; what of the request will not do; that no host is meant.
+pub fn give(tx: &mut dyn Tx, wanted: &Wanted, gaps: &Gaps) -> Result<Json, Error> {
+    let now = clock::now();
+    let Selection { hosts: chosen, left_out, version, body } = preview(tx, wanted, gaps)?;
     if chosen.is_empty() {
         let why: Vec<String> = left_out.iter().map(|(why, count)| format!("{count} {why}")).collect();
         let why = if why.is_empty() { "no host matches".to_string() } else { why.join(", ") };

@@ -203,6 +203,8 @@ pub fn set_group(tx: &mut dyn Tx, name: &str, changes: &serde_json::Map<String, 
         }
     }
     groups::set(tx, &group)?;
+    // Judged again by the new limit.
+    tx.run("UPDATE hosts SET fresh = 'late' WHERE grp = ?1 AND fresh = 'lost'", crate::args![name])?;
     let after = format!("{group:?}");
     events::audit(tx, clock::now(), who, "group set", &format!("group {name}"), (&before, &after))
 }

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod agent;
+pub mod aging;
 pub mod api;
 pub mod clock;
 pub mod door;
@@ -23,11 +24,14 @@ pub mod upload;
 pub mod webhooks;
 pub mod zone;
 
+use crate::store::roster::{self, AgentKey};
 use crate::store::{Engine, Error, Tx, Work};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// New hosts that may ask to be taken in one second.
@@ -53,12 +57,17 @@ pub struct Shared {
     pub logins: people::Logins,
     /// When it started.
     pub started: i64,
+    /// The agents of all hosts, as they were counted a moment ago.
+    agents: Mutex<Option<Counted>>,
     /// What is counted for the metrics.
     pub counts: Counts,
     enrolled: Mutex<(i64, i64)>,
     /// The last time at which an engine error was told, so that a full disk fills no log.
     complained: AtomicI64,
 }
+
+/// What was counted, when, and how long that took.
+type Counted = (Instant, Duration, Arc<BTreeMap<AgentKey, i64>>);
 
 /// Counters for `/metrics`, by answer.
 #[derive(Default)]
@@ -86,6 +95,7 @@ impl Shared {
             doors: OnceLock::new(),
             logins: people::Logins::default(),
             started: clock::now(),
+            agents: Mutex::default(),
             counts: Counts::default(),
             enrolled: Mutex::new((0, 0)),
             complained: AtomicI64::new(0),
@@ -136,7 +146,7 @@ impl Shared {
         work: impl FnOnce(&mut dyn Tx) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let shared = self.clone();
-        let task = tokio::task::spawn_blocking(move || shared.read_now(work));
+        let task = tokio::task::spawn_blocking(move || shared.read_with(work, |engine, work| engine.read_long(work)));
         task.await.unwrap_or_else(|_| Err(Error::Engine("a fault of the server, see its log".to_string())))
     }
 
@@ -145,14 +155,48 @@ impl Shared {
     /// # Errors
     /// What the engine or the work says.
     pub fn read_now<T>(&self, work: impl FnOnce(&mut dyn Tx) -> Result<T, Error>) -> Result<T, Error> {
+        self.read_with(work, |engine, work| engine.read(work))
+    }
+
+    fn read_with<T>(
+        &self,
+        work: impl FnOnce(&mut dyn Tx) -> Result<T, Error>,
+        read: impl FnOnce(&dyn Engine, &mut dyn FnMut(&mut dyn Tx) -> Result<(), Error>) -> Result<(), Error>,
+    ) -> Result<T, Error> {
         let (mut work, mut out) = (Some(work), None);
-        self.engine.read(&mut |tx| {
+        read(self.engine.as_ref(), &mut |tx| {
             if let Some(work) = work.take() {
                 out = Some(work(tx)?);
             }
             Ok(())
         })?;
         out.ok_or_else(|| Error::Engine("nothing was read".to_string()))
+    }
+
+    /// The agents of all hosts. Counting looks at every host, so that a count is used again for a while.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn agents_of_fleet(&self, tx: &mut dyn Tx) -> Result<Arc<BTreeMap<AgentKey, i64>>, Error> {
+        let mut counted = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, took, agents)) = counted.as_ref() {
+            if at.elapsed() < *took * 20 {
+                return Ok(agents.clone());
+            }
+        }
+        let begun = Instant::now();
+        let agents = Arc::new(roster::agents(tx)?);
+        *counted = Some((Instant::now(), begun.elapsed(), agents.clone()));
+        Ok(agents)
+    }
+
+    /// What a host's `svrlist` has to name.
+    pub fn hosts_come_to(&self) -> String {
+        match (&self.public_url, self.doors.get().and_then(|doors| doors.first())) {
+            (Some(url), _) => url.clone(),
+            (None, Some(at)) if !at.ip().is_unspecified() => at.to_string(),
+            (None, at) => format!("SERVER:{}", at.map_or(8080, SocketAddr::port)),
+        }
     }
 
     /// Tells the operator of an engine error, once in ten seconds.

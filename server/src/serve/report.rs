@@ -2,6 +2,7 @@
 
 use super::zone;
 use crate::model::exchange::{self, Live, Said, Seen};
+use crate::model::facts::Facts;
 use crate::model::host::State;
 use crate::model::identity::{self, Key, Known, Speech};
 use crate::model::release;
@@ -172,6 +173,7 @@ fn enroll(
         peer: String::new(),
         agents: String::new(),
         step: report.step,
+        facts: facts(report, now),
     };
     hosts::add(tx, &host)?;
     if hosts::named(tx, &host.name)?.len() > 1 {
@@ -183,6 +185,12 @@ fn enroll(
     };
     events::note(tx, now, "host", (sn, &host.name), text, 0)?;
     Ok(Some(host))
+}
+
+/// What lists show of a report.
+fn facts(report: &Report, now: i64) -> Facts {
+    let statuses = report.agents.iter().map(|agent| agent.status.as_str());
+    Facts::of(&report.version, &report.os, statuses, report.timestamp.saturating_sub(now))
 }
 
 /// Notes what the report tells of the host's identity; false when it counts for nothing.
@@ -236,8 +244,13 @@ fn update(
         let text = format!("came back, and is retired: bootserver host accept {}", host.sn);
         events::note(tx, now, "came back", (&host.sn, &host.name), &text, HOUR)?;
     }
+    host.facts = facts(report, now);
     let same = |old: &Host| {
-        old.name == host.name && old.key == host.key && old.state == host.state && old.reason == host.reason
+        old.name == host.name
+            && old.key == host.key
+            && old.state == host.state
+            && old.reason == host.reason
+            && old.facts == host.facts
     };
     if before.is_some_and(|old| !same(old)) {
         hosts::save(tx, host)?;

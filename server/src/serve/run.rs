@@ -3,7 +3,7 @@
 use super::agent::{self, Ends, BUDGET_KIB};
 use super::front::{self, Front};
 use super::tls::Tls;
-use super::{api, clock, door, sweep, time, webhooks, Shared};
+use super::{aging, api, clock, door, sweep, time, webhooks, Shared};
 use crate::model::address::Cidr;
 use crate::model::people::Caller;
 use crate::store::migrate::migrate;
@@ -199,12 +199,14 @@ async fn open_doors(shared: Arc<Shared>, options: &Options, tls: Option<Tls>) ->
     tokio::spawn(serve_socket(listener, shared.clone()));
     let sweeping = tokio::spawn(sweep::run(shared.clone()));
     let telling = tokio::spawn(webhooks::run(shared.clone()));
+    let aging = tokio::spawn(aging::run(shared.clone()));
     clock::say("ready");
     tell_what_is_next(&shared, options).await;
     wait_for_the_end().await?;
     clock::say("stopping");
     sweeping.abort();
     telling.abort();
+    aging.abort();
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Events and the audit trail.
 
-use super::{Error, Tx};
+use super::{Error, Row, Tx};
 use crate::args;
 
 /// Something that happened to a host.
@@ -88,4 +88,63 @@ pub fn forget(tx: &mut dyn Tx, now: i64) -> Result<u64, Error> {
         gone += tx.run(sql, args![now - days * DAY])?;
     }
     Ok(gone)
+}
+
+/// Which events or lines of the audit trail a list shows; empty texts mean any.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// A part of the sentence.
+    pub text: String,
+    /// The name or `sn` of a host, or who did it.
+    pub by: String,
+    /// The kind of an event.
+    pub kind: String,
+}
+
+/// The text of a search as a pattern of LIKE, with `!` before what would be a wildcard.
+pub fn pattern(text: &str) -> String {
+    let mut out = String::from("%");
+    for c in text.chars() {
+        if matches!(c, '%' | '_' | '!') {
+            out.push('!');
+        }
+        out.push(c);
+    }
+    out.push('%');
+    out
+}
+
+/// A page of events as `time, kind, sn, host, message`, the newest first, and how many there are, counted to `limit`.
+///
+/// # Errors
+/// What the engine says.
+pub fn page(tx: &mut dyn Tx, wanted: &Wanted, first: i64, count: i64, limit: i64) -> Result<(Vec<Row>, i64), Error> {
+    let sql = "FROM events WHERE (?1 = '%%' OR message LIKE ?1 ESCAPE '!') AND (?2 = '' OR sn = ?2 OR host = ?2) \
+        AND (?3 = '' OR kind = ?3)";
+    let (text, by, kind) = (pattern(&wanted.text), &wanted.by, &wanted.kind);
+    let total = format!("SELECT count(*) FROM (SELECT 1 {sql} LIMIT ?4) AS some");
+    let total = tx.number(&total, args![&text, by, kind, limit])?;
+    let sql = format!("SELECT time, kind, sn, host, message {sql} ORDER BY id DESC LIMIT ?4 OFFSET ?5");
+    Ok((tx.rows(&sql, args![text, by, kind, count, first])?, total))
+}
+
+/// A page of the audit trail as `time, who, action, object, before, after`, the newest first, and how many there are,
+/// counted to `limit`.
+///
+/// # Errors
+/// What the engine says.
+pub fn audit_page(
+    tx: &mut dyn Tx,
+    wanted: &Wanted,
+    first: i64,
+    count: i64,
+    limit: i64,
+) -> Result<(Vec<Row>, i64), Error> {
+    let sql = "FROM audit WHERE (?1 = '%%' OR action LIKE ?1 ESCAPE '!' OR object LIKE ?1 ESCAPE '!') \
+        AND (?2 = '' OR who = ?2)";
+    let (text, by) = (pattern(&wanted.text), &wanted.by);
+    let total = format!("SELECT count(*) FROM (SELECT 1 {sql} LIMIT ?3) AS some");
+    let total = tx.number(&total, args![&text, by, limit])?;
+    let sql = format!("SELECT time, who, action, object, before, after {sql} ORDER BY id DESC LIMIT ?3 OFFSET ?4");
+    Ok((tx.rows(&sql, args![text, by, count, first])?, total))
 }

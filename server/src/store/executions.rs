@@ -200,3 +200,65 @@ pub fn turn_back(tx: &mut dyn Tx, now: i64) -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// The states in which a job did not work on a host.
+pub const BAD: &str = "('failed', 'refused', 'mismatch', 'lost', 'stuck')";
+
+/// A page of a job's executions by host, those that did not work first; `state`: of this state only.
+///
+/// # Errors
+/// What the engine says.
+pub fn page(tx: &mut dyn Tx, job: &str, state: &str, first: i64, count: i64) -> Result<Vec<Stored>, Error> {
+    // With a state the index gives the order; without one, a job of a whole fleet is sorted.
+    let order = match state {
+        "" => format!("CASE WHEN state IN {BAD} THEN 0 ELSE 1 END, host, attempt"),
+        _ => "host, attempt".to_string(),
+    };
+    let sql = format!(
+        "SELECT {COLUMNS} FROM executions WHERE job = ?1 AND (?2 = '' OR state = ?2) ORDER BY {order} \
+         LIMIT ?3 OFFSET ?4"
+    );
+    Ok(tx.rows(&sql, args![job, state, count, first])?.iter().map(stored_of).collect())
+}
+
+/// What went wrong in a job, `(errcode, message or reason, count)`, the most frequent first.
+///
+/// # Errors
+/// What the engine says.
+pub fn failures(tx: &mut dyn Tx, job: &str) -> Result<Vec<(Option<i64>, String, i64)>, Error> {
+    let sql = format!(
+        "SELECT errcode, CASE WHEN message <> '' AND errcode <> 0 THEN message ELSE reason END AS told, count(*) \
+         FROM executions WHERE job = ?1 AND state IN {BAD} GROUP BY errcode, told ORDER BY 3 DESC, 1 LIMIT 20"
+    );
+    let failure = |row: &Row| (row.maybe_int(0), row.text(1), row.int(2));
+    Ok(tx.rows(&sql, args![job])?.iter().map(failure).collect())
+}
+
+/// What did not work since a time, the newest first, and on how many hosts.
+///
+/// # Errors
+/// What the engine says.
+pub fn failed_since(tx: &mut dyn Tx, since: i64, count: i64) -> Result<(Vec<Stored>, i64), Error> {
+    let test = format!("FROM executions WHERE ended >= ?1 AND state IN {BAD}");
+    let hosts = tx.number(&format!("SELECT count(DISTINCT sn) {test}"), args![since])?;
+    let sql = format!("SELECT {COLUMNS} {test} ORDER BY ended DESC, host LIMIT ?2");
+    Ok((tx.rows(&sql, args![since, count])?.iter().map(stored_of).collect(), hosts))
+}
+
+/// The newest of a host.
+///
+/// # Errors
+/// What the engine says.
+pub fn newest_of(tx: &mut dyn Tx, sn: &str, count: i64) -> Result<Vec<Stored>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM executions WHERE sn = ?1 ORDER BY created DESC, attempt DESC LIMIT ?2");
+    Ok(tx.rows(&sql, args![sn, count])?.iter().map(stored_of).collect())
+}
+
+/// How many hosts have it and have not ended it.
+///
+/// # Errors
+/// What the engine says.
+pub fn in_hand(tx: &mut dyn Tx, job: &str) -> Result<i64, Error> {
+    let sql = "SELECT count(*) FROM executions WHERE job = ?1 AND state IN ('offered', 'received')";
+    tx.number(sql, args![job])
+}

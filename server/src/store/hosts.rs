@@ -2,7 +2,8 @@
 
 use super::{missing, refused, Error, Row, Tx, Value};
 use crate::args;
-use crate::model::host::{self, AgentView, Gaps, State, View};
+use crate::model::facts::{self, Facts};
+use crate::model::host::{self, AgentView, Freshness, Gaps, State, View};
 use crate::model::replay::{Boots, Nonces};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, HashMap};
@@ -36,11 +37,13 @@ pub struct Host {
     pub agents: String,
     /// Its interval, as last reported.
     pub step: i64,
+    /// What lists are sorted and counted by.
+    pub facts: Facts,
 }
 
 const HOST: &str =
     "SELECT h.sn, h.name, h.grp, h.state, h.key, h.created, h.reason, r.seen, r.boots, r.nonces, r.peer, \
-    r.agents, r.step FROM hosts h LEFT JOIN reports r ON r.sn = h.sn";
+    r.agents, r.step, h.os, h.arch, h.version, h.down, h.clock_wrong, h.fresh FROM hosts h LEFT JOIN reports r ON r.sn = h.sn";
 
 fn host_of(row: &Row) -> Host {
     let boots: Vec<(String, i64)> = serde_json::from_str::<Vec<Json>>(&row.text(8))
@@ -62,6 +65,14 @@ fn host_of(row: &Row) -> Host {
         peer: row.text(10),
         agents: row.text(11),
         step: row.maybe_int(12).unwrap_or(600),
+        facts: Facts {
+            os: row.text(13),
+            arch: row.text(14),
+            version: row.text(15),
+            down: row.int(16),
+            clock_wrong: row.int(17) != 0,
+            fresh: Freshness::parse(&row.text(18)),
+        },
     }
 }
 
@@ -113,10 +124,11 @@ pub fn find(tx: &mut dyn Tx, word: &str) -> Result<Host, Error> {
 /// # Errors
 /// What the engine says.
 pub fn add(tx: &mut dyn Tx, host: &Host) -> Result<(), Error> {
-    let sql = "INSERT INTO hosts (sn, name, grp, state, key, created, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-    let state = host.state.as_str();
-    tx.run(sql, args![&host.sn, &host.name, &host.group, state, host.key.as_deref(), host.created, &host.reason])?;
-    Ok(())
+    tx.run(
+        "INSERT INTO hosts (sn, name, grp, state, created) VALUES (?1, '', '', '', ?2)",
+        args![&host.sn, host.created],
+    )?;
+    save(tx, host)
 }
 
 /// Keeps what changed in the record of a host.
@@ -124,9 +136,14 @@ pub fn add(tx: &mut dyn Tx, host: &Host) -> Result<(), Error> {
 /// # Errors
 /// What the engine says.
 pub fn save(tx: &mut dyn Tx, host: &Host) -> Result<(), Error> {
-    let sql = "UPDATE hosts SET name = ?2, grp = ?3, state = ?4, key = ?5, reason = ?6 WHERE sn = ?1";
-    let state = host.state.as_str();
-    tx.run(sql, args![&host.sn, &host.name, &host.group, state, host.key.as_deref(), &host.reason])?;
+    let sql = "UPDATE hosts SET name = ?2, grp = ?3, state = ?4, key = ?5, reason = ?6, os = ?7, arch = ?8, \
+        version = ?9, down = ?10, clock_wrong = ?11, fresh = ?12, trouble = ?13 WHERE sn = ?1";
+    let Host { sn, name, group, key, reason, facts, .. } = host;
+    let Facts { os, arch, version, down, clock_wrong, fresh } = facts;
+    let (state, key, fresh) = (host.state.as_str(), key.as_deref(), fresh.as_str());
+    let trouble = facts::trouble(host.state, facts, reason);
+    let args = args![sn, name, group, state, key, reason, os, arch, version, *down, *clock_wrong, fresh, trouble];
+    tx.run(sql, args)?;
     Ok(())
 }
 
@@ -258,9 +275,9 @@ fn view_of(row: &Row, groups: &HashMap<String, i64>, now: i64, gaps: &Gaps) -> (
         add_reason(if why.is_empty() { "pinned".to_string() } else { format!("pinned: {why}") });
     }
     let skew = row.int(8);
-    if skew.unsigned_abs() > 120 {
+    if skew.saturating_abs() > facts::SKEW_MAX {
         let direction = if skew < 0 { "behind" } else { "ahead" };
-        add_reason(format!("its clock is {} s {direction}", skew.unsigned_abs()));
+        add_reason(format!("its clock is {} {direction}", host::span(skew.saturating_abs())));
     }
     let lost_after = groups.get(&view.group).copied().unwrap_or(86_400);
     view.freshness = host::freshness(view.seen, view.step, lost_after, now, gaps);

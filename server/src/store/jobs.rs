@@ -107,3 +107,51 @@ pub fn set_state(tx: &mut dyn Tx, id: &str, state: &str) -> Result<(), Error> {
     tx.run("UPDATE jobs SET state = ?2 WHERE id = ?1", args![id, state])?;
     Ok(())
 }
+
+/// Which jobs a list shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cut {
+    /// All.
+    #[default]
+    All,
+    /// With hosts where it has not ended.
+    Running,
+    /// With hosts where it did not work.
+    Failed,
+    /// Cancelled.
+    Cancelled,
+}
+
+impl Cut {
+    fn sql(self) -> &'static str {
+        match self {
+            Cut::All => "1 = 1",
+            Cut::Running => {
+                "EXISTS (SELECT 1 FROM executions e WHERE e.job = jobs.id \
+                 AND e.state IN ('waiting', 'offered', 'received', 'done'))"
+            }
+            Cut::Failed => {
+                "EXISTS (SELECT 1 FROM executions e WHERE e.job = jobs.id \
+                 AND e.state IN ('failed', 'refused', 'mismatch', 'lost', 'stuck'))"
+            }
+            Cut::Cancelled => "state = 'cancelled'",
+        }
+    }
+}
+
+/// A page of jobs, the newest first, and how many there are. `text`: a part of the id, agent, action, selector or of who
+/// gave it.
+///
+/// # Errors
+/// What the engine says.
+pub fn page(tx: &mut dyn Tx, text: &str, cut: Cut, first: i64, count: i64) -> Result<(Vec<Job>, i64), Error> {
+    let test = format!(
+        "WHERE (?1 = '%%' OR id LIKE ?1 ESCAPE '!' OR agent LIKE ?1 ESCAPE '!' OR action LIKE ?1 ESCAPE '!' \
+         OR selector LIKE ?1 ESCAPE '!' OR giver LIKE ?1 ESCAPE '!') AND {}",
+        cut.sql()
+    );
+    let text = super::events::pattern(text);
+    let total = tx.number(&format!("SELECT count(*) FROM jobs {test}"), args![&text])?;
+    let sql = format!("{JOB} {test} ORDER BY number DESC LIMIT ?2 OFFSET ?3");
+    Ok((tx.rows(&sql, args![text, count, first])?.iter().map(job_of).collect(), total))
+}

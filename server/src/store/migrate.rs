@@ -3,11 +3,12 @@
 use super::{sqlite, Error};
 use rusqlite::Connection;
 
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("sql/001.sql"),
     include_str!("sql/002.sql"),
     include_str!("sql/003.sql"),
     include_str!("sql/004.sql"),
+    include_str!("sql/005.sql"),
 ];
 
 /// The version of the schema that this server needs.

@@ -9,6 +9,7 @@ pub mod jobs;
 pub mod migrate;
 pub mod people;
 pub mod releases;
+pub mod roster;
 pub mod sqlite;
 pub mod webhooks;
 
@@ -203,6 +204,11 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// What the engine or the work says.
     fn read(&self, work: &mut dyn FnMut(&mut dyn Tx) -> Result<(), Error>) -> Result<(), Error>;
+    /// As `read`, for work that looks at many rows: hosts do not wait for it.
+    ///
+    /// # Errors
+    /// What the engine or the work says.
+    fn read_long(&self, work: &mut dyn FnMut(&mut dyn Tx) -> Result<(), Error>) -> Result<(), Error>;
     /// Writes a copy of everything to a file, while others go on.
     ///
     /// # Errors

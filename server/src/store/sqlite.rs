@@ -15,6 +15,7 @@ const QUEUE: usize = 4000;
 /// A group is committed when it has so many, or is so old.
 const GROUP: usize = 200;
 const GROUP_AGE: Duration = Duration::from_millis(5);
+/// Connections for what hosts wait for, and as many for lists, which may take longer.
 const READERS: usize = 2;
 
 type Counts = Arc<[AtomicU64; 3]>;
@@ -83,7 +84,7 @@ impl Sqlite {
     pub fn start(path: &Path) -> Result<Sqlite, Error> {
         let connection = open(path)?;
         let mut readers = Vec::new();
-        for _ in 0..READERS {
+        for _ in 0..2 * READERS {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let reader = Connection::open_with_flags(path, flags).map_err(said)?;
             reader.busy_timeout(Duration::from_secs(10)).map_err(said)?;
@@ -100,6 +101,16 @@ impl Sqlite {
         let (path, next_reader) = (path.to_path_buf(), AtomicU64::new(0));
         Ok(Sqlite { path, queue: Some(queue), readers, next_reader, counts, writer: Some(writer) })
     }
+
+    fn read_on(
+        &self,
+        readers: &[Mutex<Connection>],
+        work: &mut dyn FnMut(&mut dyn Tx) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let place = self.next_reader.fetch_add(1, Ordering::Relaxed) as usize % readers.len();
+        let connection = readers[place].lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut Transaction(&connection))
+    }
 }
 
 impl Engine for Sqlite {
@@ -112,9 +123,11 @@ impl Engine for Sqlite {
     }
 
     fn read(&self, work: &mut dyn FnMut(&mut dyn Tx) -> Result<(), Error>) -> Result<(), Error> {
-        let place = self.next_reader.fetch_add(1, Ordering::Relaxed) as usize % self.readers.len();
-        let connection = self.readers[place].lock().unwrap_or_else(PoisonError::into_inner);
-        work(&mut Transaction(&connection))
+        self.read_on(&self.readers[..READERS], work)
+    }
+
+    fn read_long(&self, work: &mut dyn FnMut(&mut dyn Tx) -> Result<(), Error>) -> Result<(), Error> {
+        self.read_on(&self.readers[READERS..], work)
     }
 
     fn backup(&self, file: &Path) -> Result<(), Error> {

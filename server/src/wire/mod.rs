@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod calls;
 pub mod job;
+pub mod multipart;
 pub mod password;
 pub mod sign;
 pub mod url;

@@ -1,0 +1,206 @@
+//! The pages of plain lists, of people, and of the server itself.
+
+use super::{frame, text_of, Look};
+use crate::model::people::Role;
+use crate::pages::lists::{
+    Audit, AuditRow, EventRow, Events, Fact, GroupRow, Groups, KeyRow, Keys, NewKey, ServerPage,
+};
+use crate::pages::params::Params;
+use crate::pages::people::{Me, TokenRow, UserRow, Users};
+use crate::pages::{time, words, Pager, Tone, COUNT_MAX, LINES};
+use crate::store::{events, groups, migrate, missing, people, refused, Error, Row, Tx};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The page of a path.
+pub fn page(tx: &mut dyn Tx, look: &Look, path: &str) -> Result<String, Error> {
+    match path {
+        "events" => event_list(tx, look),
+        "audit" => audit_list(tx, look),
+        "keys" => key_list(tx, look, &Params::default(), None, None),
+        "groups" => group_list(tx, look, &Params::default(), None),
+        "users" => user_list(tx, look, &Params::default(), None, None),
+        "me" => own(tx, look, None),
+        "server" => server(tx, look),
+        _ => missing(format!("there is no page \"/{path}\": the menu has all there are")),
+    }
+}
+
+/// What the address of a list of events asks for.
+pub fn wanted_events(params: &Params) -> events::Wanted {
+    let text = |name: &str| params.get(name).trim().to_string();
+    events::Wanted { text: text("q"), by: text("host"), kind: text("kind") }
+}
+
+/// What the address of the audit trail asks for.
+pub fn wanted_audit(params: &Params) -> events::Wanted {
+    let text = |name: &str| params.get(name).trim().to_string();
+    events::Wanted { text: text("q"), by: text("who"), kind: String::new() }
+}
+
+/// A row of an event.
+pub fn event_row(row: &Row) -> EventRow {
+    EventRow::new(row.int(0), &row.text(1), row.text(2), row.text(3), row.text(4))
+}
+
+fn event_list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
+    let f = frame(tx, look, "/events", "Events")?;
+    let wanted = wanted_events(&look.params);
+    let (found, total) = events::page(tx, &wanted, look.params.first(), LINES, COUNT_MAX + 1)?;
+    let rows: Vec<EventRow> = found.iter().map(event_row).collect();
+    let pager = Pager::new(&f, rows.len(), total.min(COUNT_MAX), total > COUNT_MAX);
+    let kinds =
+        ["agent", "came back", "conflict", "host", "job", "lost", "same name", "security", "server", "unknown job"];
+    Ok(text_of(&Events { f, rows, pager, kinds: kinds.map(String::from).to_vec() }))
+}
+
+/// A row of the audit trail.
+pub fn audit_row(row: &Row) -> AuditRow {
+    let (time, who, action, object) = (row.int(0), row.text(1), row.text(2), row.text(3));
+    AuditRow { time, who, action, object, before: row.text(4), after: row.text(5) }
+}
+
+fn audit_list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
+    let f = frame(tx, look, "/audit", "Audit")?;
+    let wanted = wanted_audit(&look.params);
+    let (found, total) = events::audit_page(tx, &wanted, look.params.first(), LINES, COUNT_MAX + 1)?;
+    let rows: Vec<AuditRow> = found.iter().map(audit_row).collect();
+    let pager = Pager::new(&f, rows.len(), total.min(COUNT_MAX), total > COUNT_MAX);
+    Ok(text_of(&Audit { f, rows, pager }))
+}
+
+/// Every key, the newest first.
+pub fn keys(tx: &mut dyn Tx) -> Result<Vec<KeyRow>, Error> {
+    let mut rows = Vec::new();
+    for key in groups::keys(tx)? {
+        let hosts = tx.number("SELECT count(*) FROM hosts WHERE key = ?1", crate::args![&key.id])?;
+        let accept = if key.auto_accept { ", accepted at once" } else { "" };
+        let scope = match (&key.host, &key.bound_sn) {
+            (None, _) => format!("every host of the group{accept}"),
+            (Some(host), None) => format!("{host} only, not used yet{accept}"),
+            (Some(host), Some(sn)) => format!("{host} only, bound to {sn}{accept}"),
+        };
+        rows.push(KeyRow { id: key.id, group: key.group, scope, hosts, created: key.created, revoked: key.revoked });
+    }
+    Ok(rows)
+}
+
+/// The page of keys, with one that was just made.
+pub fn key_list(
+    tx: &mut dyn Tx,
+    look: &Look,
+    fields: &Params,
+    wrong: Option<String>,
+    made: Option<NewKey>,
+) -> Result<String, Error> {
+    let f = frame(tx, look, "/keys", "Keys")?;
+    let all = keys(tx)?;
+    let total = i64::try_from(all.len()).unwrap_or(0);
+    let first = usize::try_from(look.params.first()).unwrap_or(0);
+    let rows: Vec<KeyRow> = all.into_iter().skip(first).take(usize::try_from(LINES).unwrap_or(50)).collect();
+    let pager = Pager::new(&f, rows.len(), total, false);
+    let groups = groups::list(tx)?.into_iter().map(|group| group.name).collect();
+    let address = look.shared.hosts_come_to();
+    Ok(text_of(&Keys { f, rows, pager, groups, made, address, fields: fields.clone(), wrong }))
+}
+
+/// Every group, by name.
+pub fn groups(tx: &mut dyn Tx) -> Result<Vec<GroupRow>, Error> {
+    let mut rows = Vec::new();
+    for group in groups::list(tx)? {
+        let hosts = tx.number("SELECT count(*) FROM hosts WHERE grp = ?1", crate::args![&group.name])?;
+        rows.push(GroupRow { group, hosts });
+    }
+    Ok(rows)
+}
+
+/// The page of groups.
+pub fn group_list(tx: &mut dyn Tx, look: &Look, fields: &Params, wrong: Option<String>) -> Result<String, Error> {
+    let f = frame(tx, look, "/groups", "Groups")?;
+    let rows = groups(tx)?;
+    Ok(text_of(&Groups { f, rows, fields: fields.clone(), wrong }))
+}
+
+/// Every user, by name. Admins see them.
+pub fn users(tx: &mut dyn Tx, look: &Look) -> Result<Vec<UserRow>, Error> {
+    if let Err(why) = look.caller.may(Role::Admin) {
+        return refused(why);
+    }
+    let row = |user: people::User| UserRow {
+        name: user.name,
+        role: user.role.as_str().to_string(),
+        created: user.created,
+        seen: user.seen,
+        disabled: user.disabled,
+    };
+    Ok(people::users(tx)?.into_iter().map(row).collect())
+}
+
+/// The page of users and tokens, with a token that was just made.
+pub fn user_list(
+    tx: &mut dyn Tx,
+    look: &Look,
+    fields: &Params,
+    wrong: Option<String>,
+    made: Option<(String, String)>,
+) -> Result<String, Error> {
+    let users = users(tx, look)?;
+    let f = frame(tx, look, "/users", "Users")?;
+    let row = |token: people::Token| TokenRow {
+        badge: TokenRow::state(token.expires, token.revoked, look.now),
+        name: token.name,
+        role: token.role.as_str().to_string(),
+        created: token.created,
+        giver: token.by,
+        expires: token.expires,
+        seen: token.seen,
+    };
+    let tokens = people::tokens(tx)?.into_iter().map(row).collect();
+    Ok(text_of(&Users { f, users, tokens, fields: fields.clone(), wrong, made }))
+}
+
+/// The page of one's own password.
+pub fn own(tx: &mut dyn Tx, look: &Look, wrong: Option<String>) -> Result<String, Error> {
+    let f = frame(tx, look, "/me", "Your password")?;
+    Ok(text_of(&Me { f, wrong }))
+}
+
+fn server(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
+    let f = frame(tx, look, "/server", "Server")?;
+    let shared = &look.shared;
+    let fact = |name, value: String, note: &str| Fact { name, value, tone: Tone::Ok, note: note.to_string() };
+    let [work, commits, micros] = shared.engine.counts().map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+    let database = crate::serve::run::database(&shared.dir);
+    let size = std::fs::metadata(database).map_or(0, |meta| i64::try_from(meta.len()).unwrap_or(0));
+    let each = micros.checked_div(commits).unwrap_or(0);
+    let facts = vec![
+        fact("Version", env!("CARGO_PKG_VERSION").to_string(), ""),
+        fact("Runs for", time::span(look.now - shared.started), &format!("since {}", time::exact(shared.started))),
+        fact("Data directory", shared.dir.display().to_string(), "the database, packages, the socket"),
+        fact("Database", words::size(size), &format!("schema {}", migrate::WANTED)),
+        fact("Hosts report to", shared.hosts_come_to(), "what a host's svrlist names"),
+        fact("Writes", words::count(work), &format!("in {} commits of {each} µs on average", words::count(commits))),
+        fact("Clock", time::exact(look.now), "everything is ordered by it"),
+    ];
+    let counts = &shared.counts;
+    let answer = |name, counter: &AtomicU64, bad: Tone, note: &str| {
+        let count = i64::try_from(counter.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        Fact {
+            name,
+            value: words::count(count),
+            tone: if count == 0 { Tone::Mute } else { bad },
+            note: note.to_string(),
+        }
+    };
+    let answers = vec![
+        answer("Taken", &counts.taken, Tone::Ok, "reports that are stored"),
+        answer("Results", &counts.results, Tone::Ok, "results of jobs that are stored"),
+        answer("Turned away", &counts.turned_away, Tone::Warn, "new hosts beyond 20 a second or 10,000 that wait"),
+        answer("Unwanted", &counts.unwanted, Tone::Warn, "hosts without an sn, where their group takes none"),
+        answer("Forbidden", &counts.forbidden, Tone::Warn, "unsigned, wrongly signed, or seen before: see the events"),
+        answer("Not understood", &counts.bad, Tone::Warn, "requests that are no reports"),
+        answer("Come back later", &counts.shed, Tone::Warn, "more came than could be stored at that moment"),
+        answer("Not stored", &counts.failed, Tone::Bad, "the database could not write: see the log of the server"),
+    ];
+    let gaps = shared.gaps().iter().rev().take(10).copied().collect();
+    Ok(text_of(&ServerPage { f, facts, answers, gaps }))
+}
