@@ -5,9 +5,9 @@
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -17,14 +17,30 @@ use crate::host::config_files;
 use crate::host::disk::reason;
 use crate::model::command::{Answer, Command};
 use crate::model::package::Digest;
+use crate::model::spec::Name;
 use crate::sys::file::read_up_to;
 use crate::text::visible;
-use crate::wire::config::ConfigError;
+use crate::wire::config::{Config, ConfigError};
 use crate::wire::{control, json};
 
+use table::Screen;
+
 pub mod check;
+pub mod completion;
+pub mod help;
 pub mod init;
+pub mod logs;
+mod status;
 mod table;
+
+/// A definition to start from.
+pub const EXAMPLE: &str = include_str!("cli/example.json");
+
+/// How often `status --watch` renews what it shows.
+const WATCH: Duration = Duration::from_secs(2);
+
+/// How many agents are started or stopped at the same time; the daemon has 64 places for clients.
+const AT_ONCE: usize = 16;
 
 /// How long to wait for an answer for which the daemon has to do nothing first: a slow disk may keep it busy for seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -46,54 +62,196 @@ pub enum OutputFormat {
 /// There is no timeout for what the daemon has to do first: it has one for each of its actions, and this process can be
 /// interrupted.
 pub fn send_command(path: &Path, command: &Command, format: OutputFormat) -> u8 {
-    let Some(config_files::Loaded { config, mut problems, .. }) = configuration(path) else { return 1 };
-    let socket = Path::new(&*config.run_dir).join(control::SOCKET);
-    let mut stream = match UnixStream::connect(&socket) {
-        Ok(stream) => stream,
-        Err(error) => {
-            list(&problems);
-            return unreachable(&socket, &error);
-        }
+    let body = match ask(path, command) {
+        Ok(answer) if answer.body.is_empty() => return show_message(&answer),
+        Ok(answer) => answer.body,
+        Err(code) => return code,
     };
-    let answer = match exchange(&mut stream, command) {
-        Ok(answer) => answer,
-        Err(cause) => {
-            complain(&format_args!("cannot talk to the daemon at \"{}\": {cause}", socket.display()));
+    if format == OutputFormat::Json {
+        return print(&format!("{body}\n"));
+    }
+    parsed(&body).map_or_else(|code| code, |body| print(&table::jobs(&body, Screen::of_output())))
+}
+
+/// Shows the status of one agent or of all; with `watch` again and again, until it is interrupted. Returns the exit code: for
+/// one agent 0 only when it runs.
+pub fn show_status(path: &Path, name: Option<Name>, format: OutputFormat, watch: bool) -> u8 {
+    let command = Command::Status(name);
+    if !watch {
+        return show_status_once(path, &command, format);
+    }
+    loop {
+        let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+        if print(clear) != 0 {
             return 1;
         }
+        show_status_once(path, &command, format);
+        std::thread::sleep(WATCH);
+    }
+}
+
+fn show_status_once(path: &Path, command: &Command, format: OutputFormat) -> u8 {
+    let text = match ask(path, command) {
+        Ok(answer) => answer.body,
+        Err(code) => return code,
     };
-    if answer.code != 0 {
-        complain(if answer.message.is_empty() { &"the daemon could not do it" } else { &answer.message });
-        return answer.code;
-    }
-    if answer.body.is_empty() {
-        let message = if answer.message.is_empty() { "done" } else { &answer.message };
-        return print(&format!("{message}\n"));
-    }
+    let body = match parsed(&text) {
+        Ok(body) => body,
+        Err(code) => return code,
+    };
+    let is_one = matches!(command, Command::Status(Some(_)));
+    let not_running = u8::from(is_one && !status::is_running(&body));
     if format == OutputFormat::Json {
-        return print(&format!("{}\n", answer.body));
+        return print(&format!("{text}\n")).max(not_running);
     }
-    match json::parse(&answer.body, json::MAX_DEPTH) {
-        Ok(body) if *command == Command::Jobs => print(&table::jobs(&body)),
-        Ok(body) => {
-            let code = print(&table::status(&body, Path::new(&*config.agents_dir)));
-            problems.append(&mut config_files::read_agents(&config.agents_dir).problems);
-            if !problems.is_empty() {
-                list(&problems);
-                complain(
-                    &"the last good version of such a file stays in use, if there was one, until the file is fixed",
-                );
-            } else if !table::has_troubles(&body) && !config_files::is_as_read(&config) {
-                complain(&format_args!(
-                    "\"{}\" has changed since the daemon read it: after \"bootagent check\", send it SIGHUP",
-                    config.agents_dir
-                ));
+    let Some(config_files::Loaded { config, .. }) = configuration(path) else { return 1 };
+    let screen = Screen::of_output();
+    let code = match is_one {
+        true => print(&status::status_of_one(&body, screen)),
+        false => print(&status::status(&body, Path::new(&*config.agents_dir), screen)),
+    };
+    complain_of_files(path, &config, status::has_troubles(&body));
+    code.max(not_running)
+}
+
+/// Says what is wrong with the files, and which of them the daemon has not read yet.
+fn complain_of_files(path: &Path, config: &Config, has_troubles: bool) {
+    let mut problems = config_files::config_of_daemon(path).map_or_else(|problems| problems, |loaded| loaded.problems);
+    let again = config_files::command_to_read_again(path).filter(|_| problems.is_empty());
+    problems.append(&mut config_files::read_agents(&config.agents_dir).problems);
+    if !problems.is_empty() {
+        list(&problems);
+        complain(&"the last good version of such a file stays in use, if there was one, until the file is fixed");
+    } else if !has_troubles && !config_files::is_as_read(config) {
+        let dir = &config.agents_dir;
+        complain(&format_args!("\"{dir}\" has changed since the daemon read it: run \"bootagent reload\""));
+    }
+    if let Some(command) = again {
+        let path = path.display();
+        complain(&format_args!("\"{path}\" has changed since the daemon read it: run \"bootagent {command}\""));
+    }
+}
+
+/// Gives the daemon a command for each of the agents, or for all that it has, and waits until all are done. Returns the
+/// greatest exit code.
+pub fn send_to_agents(path: &Path, names: Option<Vec<Name>>, command: fn(Name) -> Command) -> u8 {
+    let names = match names.map_or_else(|| all_names(path), Ok) {
+        Ok(names) => names,
+        Err(code) => return code,
+    };
+    if names.is_empty() {
+        return print("there are no agents\n");
+    }
+    let is_one = names.len() == 1;
+    let mut worst = 0;
+    for group in names.chunks(AT_ONCE) {
+        let mut connections = Vec::new();
+        for name in group {
+            match connect(path, &command(name.clone())) {
+                Ok(connection) => connections.push((name, connection)),
+                Err(code) => return code,
             }
-            code
         }
-        Err(syntax) => {
-            complain(&format_args!("cannot read the daemon's answer: {syntax}"));
+        for (name, connection) in connections {
+            let code = match connection.answer() {
+                Ok(answer) if is_one => show_message(&answer),
+                Ok(answer) => print(&format!("{name}: {}\n", message(&answer))),
+                Err(code) => code,
+            };
+            worst = worst.max(code);
+        }
+    }
+    worst
+}
+
+fn all_names(path: &Path) -> Result<Vec<Name>, u8> {
+    let body = parsed(&ask(path, &Command::Status(None))?.body)?;
+    Ok(status::names(&body).iter().map(|name| name.as_str().into()).collect())
+}
+
+fn message(answer: &Answer) -> &str {
+    if answer.message.is_empty() {
+        return "done";
+    }
+    &answer.message
+}
+
+fn show_message(answer: &Answer) -> u8 {
+    print(&format!("{}\n", message(answer)))
+}
+
+fn parsed(body: &str) -> Result<json::Value, u8> {
+    json::parse(body, json::MAX_DEPTH).map_err(|syntax| {
+        complain(&format_args!("cannot read the daemon's answer: {syntax}"));
+        1
+    })
+}
+
+/// The daemon's answer to a command that it carried out; the exit code, after printing why, when it did not.
+fn ask(path: &Path, command: &Command) -> Result<Answer, u8> {
+    connect(path, command)?.answer()
+}
+
+/// A connection to the daemon, which has been sent a command.
+struct Connection {
+    socket: PathBuf,
+    stream: UnixStream,
+    /// Why the command could not be sent. A daemon that refuses the client answers without reading, so it counts only if there
+    /// is no answer.
+    sent: io::Result<()>,
+}
+
+/// Connects to the daemon that uses the configuration at `path`, and sends it the command; the exit code, after printing why,
+/// when there is no connection.
+fn connect(path: &Path, command: &Command) -> Result<Connection, u8> {
+    let Some(config_files::Loaded { config, problems, .. }) = configuration(path) else { return Err(1) };
+    let socket = Path::new(&*config.run_dir).join(control::SOCKET);
+    match UnixStream::connect(&socket) {
+        Ok(stream) => Ok(Connection::send(socket, stream, command)),
+        Err(error) => {
+            list(&problems);
+            Err(unreachable(&socket, &error))
+        }
+    }
+}
+
+impl Connection {
+    fn send(socket: PathBuf, mut stream: UnixStream, command: &Command) -> Connection {
+        if matches!(command, Command::Status(_) | Command::Jobs) {
+            let _ = stream.set_read_timeout(Some(ANSWER_TIMEOUT));
+        }
+        let sent = stream.write_all(control::write_command(command).as_bytes());
+        Connection { socket, stream, sent }
+    }
+
+    /// Waits for the answer; the exit code, after printing why, when there is none or the command was not carried out.
+    fn answer(self) -> Result<Answer, u8> {
+        let socket = self.socket.clone();
+        let answer = self.read().map_err(|cause| {
+            complain(&format_args!("cannot talk to the daemon at \"{}\": {cause}", socket.display()));
             1
+        })?;
+        if answer.code != 0 {
+            complain(if answer.message.is_empty() { &"the daemon could not do it" } else { &answer.message });
+            return Err(answer.code);
+        }
+        Ok(answer)
+    }
+
+    fn read(mut self) -> Result<Answer, Error> {
+        let mut line = Vec::new();
+        let read = read_up_to(control::MAX_ANSWER as u64, &mut line, &mut |to| self.stream.read(to));
+        if line.ends_with(b"\n") {
+            return control::read_answer(&line);
+        }
+        match self.sent.and(read) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(format_error!(
+                "no answer for {} s: its process is stopped, or waits for a disk",
+                ANSWER_TIMEOUT.as_secs()
+            )),
+            Err(error) => Err(reason(&error)),
+            Ok(0) => Err("it ended before it answered".into()),
+            Ok(_) => Err("its answer is cut off".into()),
         }
     }
 }
@@ -125,28 +283,6 @@ fn unreachable(socket: &Path, error: &io::Error) -> u8 {
             complain(&format_args!("cannot connect to \"{socket}\": {}", reason(error)));
             1
         }
-    }
-}
-
-fn exchange(stream: &mut UnixStream, command: &Command) -> Result<Answer, Error> {
-    if matches!(command, Command::Status(_) | Command::Jobs) {
-        let _ = stream.set_read_timeout(Some(ANSWER_TIMEOUT));
-    }
-    // A daemon that refuses the client answers without reading, so a failed write counts only if there is no answer.
-    let written = stream.write_all(control::write_command(command).as_bytes());
-    let mut line = Vec::new();
-    let read = read_up_to(control::MAX_ANSWER as u64, &mut line, &mut |to| stream.read(to));
-    if line.ends_with(b"\n") {
-        return control::read_answer(&line);
-    }
-    match written.and(read) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(format_error!(
-            "no answer for {} s: its process is stopped, or waits for a disk",
-            ANSWER_TIMEOUT.as_secs()
-        )),
-        Err(error) => Err(reason(&error)),
-        Ok(0) => Err("it ended before it answered".into()),
-        Ok(_) => Err("its answer is cut off".into()),
     }
 }
 
@@ -222,10 +358,10 @@ mod tests {
             ("", Err("ended before")),
             ("junk\n", Err("one JSON object")),
         ] {
-            let (mut client, mut daemon) = UnixStream::pair().unwrap();
+            let (client, mut daemon) = UnixStream::pair().unwrap();
             daemon.write_all(line.as_bytes()).unwrap();
             daemon.shutdown(std::net::Shutdown::Write).unwrap();
-            let got = exchange(&mut client, &Command::Report);
+            let got = Connection::send(PathBuf::new(), client, &Command::Report).read();
             match (got, want) {
                 (Ok(answer), Ok(want)) => assert_eq!(&*answer.message, want),
                 (Err(got), Err(want)) => assert!(got.contains(want), "{line}: {got}"),
@@ -243,29 +379,29 @@ mod tests {
         lines.take_while(|line| line.starts_with("    ")).collect::<Vec<_>>().join("\n")
     }
 
-    /// Every key of the object is explained in the README's tables and in the manual page.
-    fn check_keys(readme: &str, object: &str) {
+    /// Every key of the object is explained in the tables of docs/configuration.md and in the manual page.
+    fn check_keys(page: &str, object: &str) {
         let manual = include_str!("../man/bootagent.json.5");
         for key in json::object(&json::parse(object, 8).unwrap()).unwrap().keys() {
             let explained = |line: &str| line.starts_with("| ") && line.contains(&format!("`{key}`"));
-            assert!(readme.lines().any(explained), "README.md: {key}");
+            assert!(page.lines().any(explained), "docs/configuration.md: {key}");
             let explained = |line: &str| line.starts_with(".It Cm ") && line.split(' ').any(|word| word == key);
             assert!(manual.lines().any(explained), "bootagent.json.5: {key}");
         }
     }
 
     #[test]
-    fn the_examples_of_the_readme_are_right() {
-        let readme = include_str!("../README.md");
-        let text = example(readme, "{ \"svrlist\": \"\",");
-        check_keys(readme, &text);
-        let (config, problems) = crate::wire::config::read_config("README.md", text.as_bytes());
+    fn the_examples_of_the_documentation_are_right() {
+        let page = include_str!("../docs/configuration.md");
+        let text = example(page, "{ \"svrlist\": \"\",");
+        check_keys(page, &text);
+        let (config, problems) = crate::wire::config::read_config("configuration.md", text.as_bytes());
         assert_eq!(problems, []);
         assert_eq!(config, crate::wire::config::Config::default());
 
-        let text = example(readme, "{ \"name\": \"BasicAgent\", \"version\"");
-        check_keys(readme, &text);
-        let spec = crate::wire::config::read_definition("README.md", text.as_bytes(), false, true).unwrap();
+        let text = example(page, "{ \"name\": \"BasicAgent\", \"version\"");
+        check_keys(page, &text);
+        let spec = crate::wire::config::read_definition("configuration.md", text.as_bytes(), false, true).unwrap();
         let plain = crate::model::spec::Spec::new("BasicAgent", "1.2.3", spec.exec.clone());
         assert_eq!(
             (spec.autorestart, spec.startsecs, spec.stopsecs),

@@ -315,13 +315,7 @@ impl Daemon {
                     self.log(Level::Info, &"SIGQUIT: ending, agents keep running");
                     self.queue.push_back(Event::Shutdown(Shutdown::Leave));
                 }
-                Sig::HUP => {
-                    self.reload_keys();
-                    self.reload_identities();
-                    self.reload();
-                    self.reload_labels();
-                    self.reopen(true);
-                }
+                Sig::HUP => self.reload_all(),
                 Sig::USR2 => self.queue.push_back(Event::Reexec),
                 _ => {}
             }

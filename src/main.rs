@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::process::exit;
 
+use bootagent::cli::help::{help, overview, topic, unknown, COMMANDS, SHOWN_MAX};
 use bootagent::cli::{self, OutputFormat};
 use bootagent::daemon;
 use bootagent::host::config_files::CONFIG;
@@ -18,133 +19,16 @@ use bootagent::work::watch::WORD as WATCH;
 use bootagent::{error::Error, format_error};
 use getopts::{HasArg, Occur};
 
-/// One command of the command line.
-struct CommandHelp {
-    word: &'static str,
-    /// What follows the word in the usage.
-    synopsis: &'static str,
-    /// How many arguments it takes.
-    arguments: (usize, usize),
-    /// Short names of the options it knows besides `-c` and `-h`; `j` is `--json`.
-    options: &'static str,
-    /// One line, for the overview.
-    brief: &'static str,
-    /// The rest, for `help COMMAND`.
-    more: &'static str,
-}
-
-const COMMANDS: [CommandHelp; 13] = [
-    CommandHelp {
-        word: "run",
-        synopsis: "[-d] [-S LIST]",
-        arguments: (0, 0),
-        options: "dS",
-        brief: "run the daemon",
-        more: "  -d, --background    in the background; the parent exits 0 once it is ready, and a\n                      keeper stays that starts the daemon again if it dies\n  \
-               -S, --servers LIST  default servers instead of the configured ones: host:port,...\n\n\
-               SIGTERM, SIGINT: stop the agents and exit. SIGQUIT: exit, agents keep running.\n\
-               SIGHUP: read the definitions again. SIGUSR2: reexec.\n",
-    },
-    CommandHelp {
-        word: "check",
-        synopsis: "",
-        arguments: (0, 0),
-        options: "",
-        brief: "read all configuration, print every error",
-        more: "Exits 0 when there is none, else 1.\n",
-    },
-    CommandHelp {
-        word: "status",
-        synopsis: "[NAME] [--json]",
-        arguments: (0, 1),
-        options: "j",
-        brief: "show what runs",
-        more: "  --json  the report as a server would get it now\n",
-    },
-    CommandHelp {
-        word: "start",
-        synopsis: "NAME",
-        arguments: (1, 1),
-        options: "",
-        brief: "start an agent, and keep it running",
-        more: "Returns 0 once it has been alive for its startsecs, else 1 and why.\n",
-    },
-    CommandHelp {
-        word: "stop",
-        synopsis: "NAME",
-        arguments: (1, 1),
-        options: "",
-        brief: "stop an agent, and keep it stopped",
-        more: "Returns 0 once none of its processes is left, else 1 and why.\n",
-    },
-    CommandHelp {
-        word: "restart",
-        synopsis: "NAME",
-        arguments: (1, 1),
-        options: "",
-        brief: "stop an agent if it runs, and start it",
-        more: "Returns 0 once it has been alive for its startsecs, else 1 and why.\n",
-    },
-    CommandHelp {
-        word: "reexec",
-        synopsis: "",
-        arguments: (0, 0),
-        options: "",
-        brief: "replace the daemon by the binary now on disk",
-        more: "Agents keep running. Refused (1) when the new binary does not run or its check finds errors.\n",
-    },
-    CommandHelp {
-        word: "report",
-        synopsis: "",
-        arguments: (0, 0),
-        options: "",
-        brief: "report to the server now",
-        more: "Returns 0 when a server took it, else 1 and why.\n",
-    },
-    CommandHelp {
-        word: "jobs",
-        synopsis: "[--json]",
-        arguments: (0, 0),
-        options: "j",
-        brief: "show the jobs and how they ended",
-        more: "  --json  an array of {id, action, name, state, errcode, message, progress}\n",
-    },
-    CommandHelp {
-        word: "init",
-        synopsis: "sysv|openrc|procd|systemd|inittab",
-        arguments: (1, 1),
-        options: "",
-        brief: "print a ready start script for that init",
-        more: "The script starts this binary, with this -c when there is one.\n",
-    },
-    CommandHelp {
-        word: "sha256",
-        synopsis: "FILE",
-        arguments: (1, 1),
-        options: "",
-        brief: "print the checksum in the form a job wants it",
-        more: "",
-    },
-    CommandHelp { word: "version", synopsis: "", arguments: (0, 0), options: "", brief: "print the version", more: "" },
-    CommandHelp {
-        word: "help",
-        synopsis: "[COMMAND]",
-        arguments: (0, 1),
-        options: "",
-        brief: "show this, or more about one command",
-        more: "",
-    },
-];
-
-/// How much of an unknown word is shown, bytes.
-const SHOWN_MAX: usize = 100;
-
 /// The options: short and long name, and whether a value follows.
-const OPTIONS: [(&str, &str, HasArg); 6] = [
+const OPTIONS: [(&str, &str, HasArg); 10] = [
     ("c", "config", HasArg::Yes),
     ("d", "background", HasArg::No),
     ("S", "servers", HasArg::Yes),
     ("j", "json", HasArg::No),
+    ("w", "watch", HasArg::No),
+    ("a", "all", HasArg::No),
+    ("n", "lines", HasArg::Yes),
+    ("f", "follow", HasArg::No),
     ("h", "help", HasArg::No),
     ("V", "version", HasArg::No),
 ];
@@ -160,7 +44,20 @@ enum CliAction {
     },
     Check,
     Send(Command, OutputFormat),
+    Status {
+        name: Option<Name>,
+        format: OutputFormat,
+        watch: bool,
+    },
+    /// The command `word` for these agents; `None`: for all.
+    Agents(&'static str, Option<Vec<Name>>),
+    Logs {
+        name: Option<Name>,
+        lines: usize,
+        follow: bool,
+    },
     Init(String),
+    Completion(String),
     Sha256(PathBuf),
     Work,
     Watch(Vec<String>),
@@ -186,6 +83,17 @@ fn main() {
         }
         CliAction::Check => cli::check::check(&config).into(),
         CliAction::Send(command, format) => cli::send_command(&config, &command, format).into(),
+        CliAction::Status { name, format, watch } => cli::show_status(&config, name, format, watch).into(),
+        CliAction::Agents(word, names) => {
+            let command = match word {
+                "start" => Command::Start,
+                "stop" => Command::Stop,
+                _ => Command::Restart,
+            };
+            cli::send_to_agents(&config, names, command).into()
+        }
+        CliAction::Logs { name, lines, follow } => cli::logs::logs(&config, name.as_deref(), lines, follow).into(),
+        CliAction::Completion(shell) => cli::completion::completion(&shell, &COMMANDS.map(|topic| topic.word)).into(),
         CliAction::Init(system) => cli::init::init(&system, &config).into(),
         CliAction::Sha256(file) => cli::sha256(&file).into(),
         CliAction::Work => bootagent::work::run(),
@@ -235,9 +143,9 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, CliAction), Error> {
     if options.opt_present("h") {
         return Ok((None, CliAction::Print(help(topic))));
     }
-    for (short, long) in [('d', "-d"), ('S', "-S"), ('j', "--json"), ('V', "--version")] {
-        if options.opt_present(&short.to_string()) && !topic.options.contains(short) {
-            return Err(format_error!("\"{word}\" knows no option {long}; see \"bootagent help {word}\""));
+    for (short, long, _) in OPTIONS {
+        if !"ch".contains(short) && options.opt_present(short) && !topic.options.contains(short) {
+            return Err(format_error!("\"{word}\" knows no option -{short}/--{long}; see \"bootagent help {word}\""));
         }
     }
     let (least, most) = topic.arguments;
@@ -248,7 +156,12 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, CliAction), Error> {
     if rest.len() > most {
         return Err(format_error!("\"{word}\" has one argument too many: \"{}\"", rest[most]));
     }
-    let action = action(word, rest.first().copied(), &options)?;
+    let action = match topic.word {
+        word @ ("start" | "stop" | "restart") => {
+            CliAction::Agents(word, agents(word, &rest, options.opt_present("a"))?)
+        }
+        word => action(word, rest.first().copied(), &options)?,
+    };
     Ok((options.opt_str("c").map(absolute).transpose()?, action))
 }
 
@@ -263,10 +176,22 @@ fn action(word: &str, argument: Option<&str>, options: &getopts::Matches) -> Res
             Ok(CliAction::Run { background: options.opt_present("d"), servers })
         }
         ("check", _) => Ok(CliAction::Check),
-        ("status", agent) => send(Command::Status(agent.map(name).transpose()?)),
-        ("start", Some(agent)) => send(Command::Start(name(agent)?)),
-        ("stop", Some(agent)) => send(Command::Stop(name(agent)?)),
-        ("restart", Some(agent)) => send(Command::Restart(name(agent)?)),
+        ("status", agent) => {
+            let name = agent.map(name).transpose()?;
+            Ok(CliAction::Status { name, format, watch: options.opt_present("w") })
+        }
+        ("logs", agent) => {
+            let name = agent.map(name).transpose()?;
+            let lines = options.opt_str("n").unwrap_or_else(|| "10".to_string());
+            let lines = lines.parse().map_err(|_| format_error!("-n: want a number of lines, got \"{lines}\""))?;
+            Ok(CliAction::Logs { name, lines, follow: options.opt_present("f") })
+        }
+        ("reload", _) => send(Command::Reload),
+        ("example", _) => Ok(CliAction::Print(cli::EXAMPLE.to_string())),
+        ("completion", Some(shell)) if cli::completion::SHELLS.contains(&shell) => {
+            Ok(CliAction::Completion(shell.to_string()))
+        }
+        ("completion", Some(shell)) => Err(unknown("completion for", shell, &cli::completion::SHELLS).into()),
         ("reexec", _) => send(Command::Reexec),
         ("report", _) => send(Command::Report),
         ("jobs", _) => send(Command::Jobs),
@@ -282,6 +207,16 @@ fn action(word: &str, argument: Option<&str>, options: &getopts::Matches) -> Res
     }
 }
 
+/// The agents that the arguments name; `None`: all.
+fn agents(word: &str, arguments: &[&str], all: bool) -> Result<Option<Vec<Name>>, Error> {
+    match (arguments, all) {
+        ([], true) => Ok(None),
+        ([], false) => Err(format_error!("\"{word}\" wants an agent: bootagent {word} NAME...|--all")),
+        (_, true) => Err(format_error!("\"{word}\" takes either names or --all")),
+        (names, false) => names.iter().map(|text| name(text)).collect::<Result<_, _>>().map(Some),
+    }
+}
+
 fn wrong_option(error: &getopts::Fail) -> Error {
     use getopts::Fail;
     let dashed = |name: &str| if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") };
@@ -293,10 +228,6 @@ fn wrong_option(error: &getopts::Fail) -> Error {
         Fail::OptionMissing(name) => format!("{} is missing", dashed(name)),
     };
     format_error!("{text}; see \"bootagent help\"")
-}
-
-fn topic(word: &str) -> Option<&'static CommandHelp> {
-    COMMANDS.iter().find(|topic| topic.word == word)
 }
 
 fn name(text: &str) -> Result<Name, Error> {
@@ -318,67 +249,6 @@ fn version() -> String {
     format!("bootagent-{}-{} ({})\n", env!("CARGO_PKG_VERSION"), env!("BOOTAGENT_ARCH"), env!("BOOTAGENT_REVISION"))
 }
 
-fn overview() -> String {
-    let mut text = "Usage: bootagent [-c FILE] COMMAND ...\n\n".to_string();
-    for topic in &COMMANDS {
-        let usage = format!("{} {}", topic.word, topic.synopsis);
-        let line = if usage.len() > 26 {
-            format!("  {usage}\n{:28}  {}\n", "", topic.brief)
-        } else {
-            format!("  {usage:26}  {}\n", topic.brief)
-        };
-        text.push_str(&line);
-    }
-    text.push_str("\n  -c, --config FILE  the configuration; ");
-    text.push_str(CONFIG);
-    text.push_str(
-        " by default\n  -h, --help         this, or more about the command it stands with\n  \
-         -V, --version      the version\n\n\
-         Exit codes: 0 done, 1 it did not work, 2 usage, 3 the daemon is not running.\n",
-    );
-    text
-}
-
-fn help(topic: &CommandHelp) -> String {
-    let mut text = format!("Usage: bootagent [-c FILE] {} {}", topic.word, topic.synopsis);
-    text.truncate(text.trim_end().len());
-    let mut brief = topic.brief.chars();
-    let first = brief.next().map_or(' ', |c| c.to_ascii_uppercase());
-    text.push_str(&format!("\n\n{first}{}.\n", brief.as_str()));
-    if !topic.more.is_empty() {
-        text.push_str(topic.more);
-    }
-    text
-}
-
-/// The error for a `word` that is none of `known`, with the nearest of them or all.
-fn unknown(what: &str, word: &str, known: &[&str]) -> String {
-    let mut text = format!("there is no {what} \"{}\"", sanitize(word, SHOWN_MAX));
-    let nearest = known.iter().min_by_key(|known| distance(word, known));
-    match nearest {
-        Some(nearest) if distance(word, nearest) <= 2.min(word.len() / 2) => {
-            text.push_str(&format!("; did you mean \"{nearest}\"?"));
-        }
-        _ => text.push_str(&format!("; there are {}", known.join(", "))),
-    }
-    text
-}
-
-/// The edit distance: how many bytes must be changed, inserted or removed to turn `a` into `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,14 +259,24 @@ mod tests {
 
     #[test]
     fn commands_and_their_options_in_any_order() {
-        let json = |name: Option<&str>| CliAction::Send(Command::Status(name.map(Into::into)), OutputFormat::Json);
+        let status =
+            |name: Option<&str>, format, watch| CliAction::Status { name: name.map(Into::into), format, watch };
+        let json = |name: Option<&str>| status(name, OutputFormat::Json, false);
+        let logs = |name: Option<&str>, lines, follow| CliAction::Logs { name: name.map(Into::into), lines, follow };
         for (line, want) in [
             ("check", CliAction::Check),
             ("status --json web", json(Some("web"))),
             ("status web --json", json(Some("web"))),
             ("--json status", json(None)),
-            ("status", CliAction::Send(Command::Status(None), OutputFormat::Text)),
-            ("restart web", CliAction::Send(Command::Restart("web".into()), OutputFormat::Text)),
+            ("status", status(None, OutputFormat::Text, false)),
+            ("status --watch web", status(Some("web"), OutputFormat::Text, true)),
+            ("restart web", CliAction::Agents("restart", Some(vec!["web".into()]))),
+            ("start web db", CliAction::Agents("start", Some(vec!["web".into(), "db".into()]))),
+            ("stop --all", CliAction::Agents("stop", None)),
+            ("logs", logs(None, 10, false)),
+            ("logs web -f -n 3", logs(Some("web"), 3, true)),
+            ("reload", CliAction::Send(Command::Reload, OutputFormat::Text)),
+            ("completion zsh", CliAction::Completion("zsh".into())),
             ("jobs", CliAction::Send(Command::Jobs, OutputFormat::Text)),
             ("run", CliAction::Run { background: false, servers: None }),
             ("run -d", CliAction::Run { background: true, servers: None }),
@@ -423,12 +303,16 @@ mod tests {
             ("help strat", "did you mean \"start\"?"),
             ("init sysvv", "there is no init system \"sysvv\"; did you mean \"sysv\"?"),
             ("init", "\"init\" wants an argument: bootagent init sysv|openrc"),
-            ("start", "\"start\" wants an argument: bootagent start NAME"),
-            ("start a b", "\"start\" has one argument too many: \"b\""),
+            ("stat", "did you mean \"status\"?"),
+            ("start", "\"start\" wants an agent: bootagent start NAME...|--all"),
+            ("start a --all", "either names or --all"),
+            ("status a b", "\"status\" has one argument too many: \"b\""),
+            ("logs -n x", "-n: want a number of lines, got \"x\""),
+            ("completion powershell", "there are bash, zsh, fish"),
             ("check x", "too many"),
             ("start ../x", "cannot be the name"),
-            ("check -d", "\"check\" knows no option -d"),
-            ("report --json", "\"report\" knows no option --json"),
+            ("check -d", "\"check\" knows no option -d/--background"),
+            ("report --json", "\"report\" knows no option -j/--json"),
             ("status --jsn", "there is no option --jsn"),
             ("status -x", "there is no option -x"),
             ("check -c", "-c wants a value"),

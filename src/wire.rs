@@ -7,6 +7,7 @@
 pub mod control;
 pub mod json;
 pub mod emit;
+pub mod about;
 pub mod env_file;
 pub mod definition;
 pub mod config;

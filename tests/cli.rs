@@ -10,8 +10,24 @@ use std::time::Instant;
 
 use util::*;
 
-const COMMANDS: [&str; 12] =
-    ["run", "check", "status", "start", "stop", "restart", "reexec", "report", "jobs", "init", "sha256", "version"];
+const COMMANDS: [&str; 16] = [
+    "run",
+    "check",
+    "status",
+    "start",
+    "stop",
+    "restart",
+    "reload",
+    "logs",
+    "reexec",
+    "report",
+    "jobs",
+    "init",
+    "completion",
+    "example",
+    "sha256",
+    "version",
+];
 
 #[test]
 fn help_names_every_command() {
@@ -41,7 +57,7 @@ fn the_version_is_that_of_the_package() {
 #[test]
 fn wrong_usage_is_exit_code_2() {
     // (arguments, what the message names)
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 15] = [
         (&[], "bootagent"),
         (&["statsu"], "statsu"),
         (&["statsu"], "status"),
@@ -51,7 +67,8 @@ fn wrong_usage_is_exit_code_2() {
         (&["start"], "NAME"),
         (&["stop"], "NAME"),
         (&["restart"], "NAME"),
-        (&["start", "one", "two"], "two"),
+        (&["status", "one", "two"], "two"),
+        (&["start", "one", "--all"], "--all"),
         (&["sha256"], "FILE"),
         (&["init"], "sysv"),
         (&["init", "upstart"], "upstart"),
@@ -83,7 +100,11 @@ fn sha256_prints_what_a_job_wants() {
 fn without_a_daemon_it_is_exit_code_3() {
     let host = Host::new();
     host.configure();
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 13] = [
+        &["reload"],
+        &["start", "--all"],
+        &["stop", "web", "db"],
+        &["status", "web", "--json"],
         &["status"],
         &["status", "web"],
         &["status", "--json"],
@@ -141,9 +162,18 @@ fn status_is_a_table_for_people() {
     let row = table.lines().find(|line| line.starts_with("web ")).unwrap_or_else(|| panic!("no row:\n{table}"));
     let words: Vec<&str> = row.split_whitespace().collect();
     assert!(words.contains(&"running") && words.contains(&"1.0") && words.contains(&pid.to_string().as_str()), "{row}");
-    assert!(table.lines().any(|line| line.starts_with("a-longer-name ") && line.contains("stoped")), "{table}");
+    assert!(table.lines().any(|line| line.starts_with("a-longer-name ") && line.contains("stopped")), "{table}");
+
+    assert!(table.starts_with("2 agents: 1 running, 1 stopped\n"), "{table}");
+    assert!(table.find("web ") < table.find("a-longer-name "), "what is stopped on purpose is no trouble: {table}");
 
     let one = host.ok(&["status", "web"]);
+    let log = host.path("log/web.log").display().to_string();
+    assert!(one.contains(&log) && one.contains("a file in agents_dir"), "{one}");
+    for args in [&["status", "a-longer-name"][..], &["status", "--json", "a-longer-name"]] {
+        let ran = host.cli(args);
+        assert!(ran.code == 1 && ran.out.contains("stop") && ran.err.is_empty(), "{args:?}: {ran:?}");
+    }
     assert!(one.contains("running") && !one.contains("a-longer-name"), "{one}");
     let json = host.ok(&["status", "web", "--json"]);
     let json: miniserde::json::Value = miniserde::json::from_str(&json).unwrap();
@@ -216,6 +246,138 @@ fn start_stop_and_restart_return_when_it_is_done() {
     for command in ["start", "stop", "restart"] {
         let ran = host.cli(&[command, "nobody-knows"]);
         assert!(ran.code == 1 && ran.err.contains("nobody-knows"), "{command}: {ran:?}");
+    }
+}
+
+#[test]
+fn several_agents_are_told_at_once() {
+    let mut host = Host::new();
+    for name in ["a", "b", "c"] {
+        host.agent(name, "exec sleep 1000", &[("startsecs", "1"), ("autostart", "false")]);
+    }
+    host.start();
+    let began = Instant::now();
+    let ran = host.cli(&["start", "a", "b"]);
+    assert!(ran.code == 0 && ran.out.contains("a: ") && ran.out.contains("b: "), "{ran:?}");
+    assert!(began.elapsed().as_secs_f64() < 1.9, "one after the other");
+    assert!(host.seen("a").unwrap().runs() && host.seen("b").unwrap().runs() && !host.seen("c").unwrap().runs());
+    let ran = host.cli(&["restart", "b", "nobody-knows"]);
+    assert!(ran.code == 1 && ran.out.contains("b: ") && ran.err.contains("nobody-knows"), "{ran:?}");
+    host.ok(&["start", "--all"]);
+    assert!(host.seen("c").unwrap().runs());
+    host.ok(&["stop", "--all"]);
+    assert_eq!(host.agents_processes(), []);
+}
+
+#[test]
+fn reload_says_what_has_changed() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.agent("old", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    host.wait_running("old");
+    assert_eq!(host.ok(&["reload"]), "nothing has changed\n");
+    host.agent("new", "exec sleep 1000", &[]);
+    host.agent("old", "exec sleep 1001", &[]);
+    let said = host.ok(&["reload"]);
+    assert_eq!(said, "agent \"new\": new\nagent \"old\": the definition changed\n");
+    host.wait_running("new");
+    fs::remove_file(host.path("agents.d/new.json")).unwrap();
+    host.write("agents.d/bad.json", "{ \"name\": \"bad\" ");
+    let ran = host.cli(&["reload"]);
+    assert!(ran.code == 1 && ran.err.contains("agents.d/bad.json:1:"), "{ran:?}");
+    assert!(ran.err.contains("agent \"new\": no definition any more"), "{ran:?}");
+    assert_eq!(host.wait_running("web").pid, pid);
+    fs::remove_file(host.path("agents.d/bad.json")).unwrap();
+    let with =
+        |key: &str| host.write("bootagent.json", &host.read("bootagent.json").replacen('{', &format!("{{ {key},"), 1));
+    with("\"labels\": { \"site\": \"ams\" }");
+    assert!(host.cli(&["status"]).err.contains("bootagent reload"));
+    assert_eq!(host.ok(&["reload"]), "the labels have changed\n");
+    assert!(host.cli(&["status"]).err.is_empty());
+    with("\"retries\": 7");
+    let said = host.ok(&["reload"]);
+    assert!(said.contains("bootagent.json has changed") && said.contains("reexec"), "{said}");
+    assert!(host.cli(&["status"]).err.contains("bootagent reexec"));
+    fs::rename(host.path("agents.d"), host.path("agents.away")).unwrap();
+    let ran = host.cli(&["reload"]);
+    assert!(ran.code == 1 && ran.err.contains("no such directory"), "{ran:?}");
+    assert_eq!(host.wait_running("web").pid, pid);
+}
+
+#[test]
+fn logs_are_shown_and_followed() {
+    let mut host = Host::new();
+    let script = "for i in 1 2 3; do echo line $i; done; printf '\\033[2J\\n'; while sleep 0.05; do [ -e go ] && { echo more; rm go; }; done";
+    host.agent("web", script, &[("directory", &format!("\"{}\"", host.dir.display())), ("log_size", "\"1K\"")]);
+    host.start();
+    host.wait_running("web");
+    host.wait("the output", || host.lines("log/web.log") == 4);
+    assert_eq!(host.ok(&["logs", "web", "-n", "3"]), "line 2\nline 3\n [2J\n");
+    assert!(host.ok(&["logs"]).contains("agent \"web\": started"));
+    let ran = host.cli(&["logs", "nobody"]);
+    assert!(ran.code == 1 && ran.err.contains("nobody.log"), "{ran:?}");
+
+    let config = host.path("bootagent.json");
+    let followed = fs::File::create(host.path("followed")).unwrap();
+    let mut child = Command::new(binary());
+    let mut child =
+        child.arg("-c").arg(config).args(["logs", "-f", "-n", "1", "web"]).stdout(followed).spawn().unwrap();
+    host.wait("the last line", || host.lines("followed") == 1);
+    host.write("go", "");
+    host.wait("what is added", || host.read("followed").ends_with("more\n"));
+    // The agent's next start makes a log that was moved away anew, and follow goes on there.
+    fs::rename(host.path("log/web.log"), host.path("moved")).unwrap();
+    host.kill9();
+    host.start();
+    host.ok(&["restart", "web"]);
+    host.wait("the new file", || host.read("followed").contains("more\nline 1\n"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn the_example_is_a_good_definition() {
+    let host = Host::new();
+    host.configure();
+    host.write("agents.d/example.json", &host.ok(&["example"]));
+    let ran = host.cli(&["check"]);
+    assert!(ran.code == 0 && ran.err.is_empty() && ran.out.contains("1 agent"), "{ran:?}");
+}
+
+#[test]
+fn bash_completes_commands_and_options() {
+    let host = Host::new();
+    let script = bootagent(&["completion", "bash"]);
+    assert_eq!(script.code, 0);
+    host.write("completion.sh", &script.out);
+    let complete = |words: &str| {
+        let count = words.split(' ').count() - 1;
+        let ask = format!(
+            "source '{}'; COMP_WORDS=({words}); [ {count} -lt ${{#COMP_WORDS[@]}} ] || COMP_WORDS+=(''); COMP_CWORD={count}; _bootagent; echo \"${{COMPREPLY[*]}}\"",
+            host.path("completion.sh").display()
+        );
+        let output = Command::new("bash").arg("-c").arg(ask).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_string()
+    };
+    for (words, want) in [
+        ("bootagent stat", "status"),
+        ("bootagent re", "restart reload reexec report"),
+        ("bootagent init sy", "sysv systemd"),
+        ("bootagent -c x completion z", "zsh"),
+        ("bootagent status --j", "--json"),
+    ] {
+        assert_eq!(complete(words), want, "{words}");
+    }
+    for (shell, command) in [("zsh", "zsh"), ("fish", "fish")] {
+        let script = bootagent(&["completion", shell]).out;
+        host.write(shell, &script);
+        // Shells that are not here are looked at by those who have them.
+        if let Ok(output) = Command::new(command).arg("-n").arg(host.path(shell)).output() {
+            assert!(output.status.success(), "{shell}: {output:?}");
+        }
     }
 }
 

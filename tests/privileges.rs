@@ -412,7 +412,7 @@ fn an_agent_gets_nothing_of_ours() {
     let told = [
         host.ok(&["status"]),
         host.ok(&["status", "--json"]),
-        host.ok(&["status", "dying"]),
+        host.cli(&["status", "dying"]).out,
         host.ok(&["jobs"]),
         host.read("log/bootagent.log"),
         host.read("daemon.out"),

@@ -17,7 +17,7 @@ use crate::model::report::{Entry, Report};
 use crate::model::schedule::Server;
 use crate::model::spec::Name;
 use crate::sys::monotonic;
-use crate::wire::{control, proto};
+use crate::wire::{about, control, proto};
 use crate::work::{FailureKind, HelperRequest};
 
 /// The longest reply of a server, bytes.
@@ -28,7 +28,8 @@ impl Daemon {
     pub(super) fn act(&mut self, action: Action) {
         match action {
             Action::Log(level, text) => self.log(level, &text),
-            Action::Reload => self.reload(),
+            Action::Reload => drop(self.reload()),
+            Action::ReloadAll => self.reload_all(),
             Action::Answer(client, answer) => self.answer(client, &answer),
             Action::AnswerSettled(client, name, mut answer) => {
                 if let Some(why) = self.record_problem(&name) {
@@ -38,7 +39,7 @@ impl Daemon {
             }
             Action::AnswerReport(client, report) => {
                 let seq = self.signing.next_number();
-                let body = self.status_body(*report, seq).into();
+                let body = self.detailed_status(*report, seq).into();
                 self.answer(client, &Answer { code: 0, message: "".into(), body });
             }
             Action::AnswerJobs(client, entries) => {
@@ -165,6 +166,18 @@ impl Daemon {
             let result = self.records.store().write_job(&record);
             self.note_record_result(result);
         }
+    }
+
+    /// A report for people on this host; of one agent also what its definition says.
+    fn detailed_status(&self, report: Report, seq: Option<u64>) -> String {
+        let name = match &report.agents[..] {
+            [agent] => Some(agent.name.clone()),
+            _ => None,
+        };
+        let body = self.status_body(report, seq);
+        let agent = name.and_then(|name| self.state.agents().find(|agent| **agent.name() == *name));
+        let Some((agent, spec)) = agent.and_then(|agent| Some((agent, agent.spec()?))) else { return body };
+        about::add(&body, &spec, agent.origin(), &self.outputs.path(agent.name()).to_string_lossy())
     }
 
     /// A report, with what only the host knows: its system, its labels, and what fails at the moment.

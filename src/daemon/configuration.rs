@@ -154,11 +154,13 @@ impl Daemon {
         }
     }
 
-    /// Reads the configuration file again for its labels. All else in it counts with the next start.
-    pub(super) fn reload_labels(&mut self) {
+    /// Reads the configuration file again for its labels; all else in it counts with the next start. Adds what is wrong with the
+    /// file to `problems`, and what has changed to `notes`.
+    pub(super) fn reload_labels(&mut self, problems: &mut Vec<Box<str>>, notes: &mut Vec<Box<str>>) {
         let loaded = config_files::read_config(&self.config_path);
         for problem in &loaded.problems {
             self.log(Level::Error, &problem);
+            problems.push(problem.to_string().into());
         }
         if !loaded.problems.is_empty() || self.reopening.closed {
             return;
@@ -168,8 +170,11 @@ impl Daemon {
             let text =
                 format!("{} has changed in more than its labels: run \"bootagent reexec\"", self.config_path.display());
             self.log(Level::Warn, &text);
+            notes.push(text.into());
         } else if before != self.config.labels {
-            self.log(Level::Info, &"the labels have changed");
+            let text = "the labels have changed";
+            self.log(Level::Info, &text);
+            notes.push(text.into());
             if let Err(error) = self.keep_configuration() {
                 self.log(Level::Warn, &format_args!("cannot keep a copy of the configuration: {error}"));
             }

@@ -51,20 +51,22 @@ fn read_keys(key_file: Option<&str>) -> Result<Option<Keys>, Error> {
 }
 
 impl Daemon {
-    /// Reads the key file again.
-    pub(super) fn reload_keys(&mut self) {
+    /// Reads the key file again; returns what is wrong with it.
+    pub(super) fn reload_keys(&mut self) -> Option<Box<str>> {
         self.signing.keys = read_keys(self.config.key_file.as_deref());
-        self.report_keys();
+        self.report_keys()
     }
 
     /// Logs and reports when the keys allow no exchanges.
-    pub(super) fn report_keys(&mut self) {
+    pub(super) fn report_keys(&mut self) -> Option<Box<str>> {
         let problem = self.signing.keys.as_ref().err();
-        let problem = problem.map(|why| format!("{why}: there will be no exchanges with servers"));
+        let problem: Option<Box<str>> =
+            problem.map(|why| format!("{why}: there will be no exchanges with servers").into());
         if let Some(problem) = &problem {
             self.log(Level::Error, problem);
         }
-        self.conditions.set_unlogged(Condition::SigningKeys, problem.map(Into::into));
+        self.conditions.set_unlogged(Condition::SigningKeys, problem.clone());
+        problem
     }
 
     /// The number of an exchange, which no other one of this state_dir has; and the same as the `seq` of a report. Where

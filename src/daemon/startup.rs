@@ -205,15 +205,29 @@ impl Daemon {
         }
     }
 
-    /// Reads all definitions again. A directory that cannot be read changes nothing.
-    pub(super) fn reload(&mut self) {
+    /// Reads again what a running daemon can read again: definitions, labels, keys, and which users helpers may run as.
+    pub(super) fn reload_all(&mut self) {
+        let (mut problems, mut notes) = (Vec::new(), Vec::new());
+        problems.extend(self.reload_keys());
+        self.reload_identities();
+        problems.extend(self.reload().err());
+        self.reload_labels(&mut problems, &mut notes);
+        self.reopen(true);
+        self.queue.push_back(Event::Reloaded { problems, notes });
+    }
+
+    /// Reads all definitions again.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, which is logged; nothing is changed then.
+    pub(super) fn reload(&mut self) -> Result<(), Box<str>> {
         let dir = self.config.agents_dir.clone();
         let sources = match config_files::read_directory(Path::new(&*dir)) {
             Ok(Some(sources)) => sources,
             Ok(None) => {
-                return self.log(Level::Error, &format_args!("{dir}: there is no such directory, nothing is changed"))
+                return Err(self.refuse_reload(format!("{dir}: there is no such directory, nothing is changed")))
             }
-            Err(why) => return self.log(Level::Error, &format_args!("{dir}: {why}; nothing is changed")),
+            Err(why) => return Err(self.refuse_reload(format!("{dir}: {why}; nothing is changed"))),
         };
         let records: Vec<AgentRecord> = self.state.agents().map(|agent| agent.record.clone()).collect();
         let mut backups = Backups::default();
@@ -226,6 +240,12 @@ impl Daemon {
         self.log(Level::Info, &format_args!("definitions read again from \"{dir}\""));
         let (good, problems, whole) = (definitions.good, definitions.problems, definitions.complete);
         self.queue.push_back(Event::Definitions { good, problems, whole });
+        Ok(())
+    }
+
+    fn refuse_reload(&mut self, why: String) -> Box<str> {
+        self.log(Level::Error, &why);
+        why.into()
     }
 }
 

@@ -209,6 +209,19 @@ pub fn is_as_read(config: &Config) -> bool {
     sources.len() == store.good_definitions().len() && sources.iter().all(same)
 }
 
+/// The command by which the daemon reads what has changed in the configuration at `path`, in which nothing is wrong, since it
+/// last read that; `None` when nothing has changed. The daemon keeps a copy of the file.
+pub fn command_to_read_again(path: &Path) -> Option<&'static str> {
+    let loaded = read_config(path);
+    let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
+    let Ok(Some((mut before, problems))) = read_copy(path, &store) else { return None };
+    if !problems.is_empty() || !loaded.problems.is_empty() || before == *loaded.config {
+        return None;
+    }
+    before.labels = loaded.config.labels.clone();
+    Some(if before == *loaded.config { "reload" } else { "reexec" })
+}
+
 /// The files `*.json` of a directory, each with its text or with what is wrong with the file; `None` when there is no
 /// directory.
 ///

@@ -18,6 +18,8 @@ pub enum Command {
     Restart(Name),
     /// Report to the servers now; answered when a server has taken the report, or none has.
     Report,
+    /// Read the definitions and the key file again; answered with what has changed and with every error.
+    Reload,
     /// Show the ledger of jobs.
     Jobs,
     /// Execute the installed binary in the daemon's process; answered by the new binary.

@@ -157,6 +157,14 @@ pub enum Event {
         /// What is wrong with the invalid files, one sentence each.
         problems: Vec<Box<str>>,
     },
+    /// `Action::ReloadAll` is done; `Definitions` came before, unless the directory could not be read. One
+    /// sentence each.
+    Reloaded {
+        /// What is wrong besides the definitions.
+        problems: Vec<Box<str>>,
+        /// What only another command reads again.
+        notes: Vec<Box<str>>,
+    },
     /// A command came over the control socket.
     Command(Client, Command),
     /// A client closed its connection before its answer.
@@ -280,6 +288,8 @@ pub enum Action {
     Log(Level, String),
     /// Read all definitions again; `Event::Definitions` answers.
     Reload,
+    /// Read all definitions again, and all else that a running daemon can read again; `Event::Reloaded` answers.
+    ReloadAll,
     /// Answer a client, and close its connection.
     Answer(Client, Answer),
     /// Answer a client whose command for this agent is done; if the agent's record could not be written, the answer says so

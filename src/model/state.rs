@@ -90,6 +90,24 @@ struct Measuring {
     report: Option<Server>,
 }
 
+/// The answer to clients that asked for a reload.
+#[derive(Clone, Debug, Default)]
+struct Reloading {
+    clients: Vec<Client>,
+    /// What has changed and what is wrong, one line each.
+    lines: Vec<String>,
+    /// Something is wrong.
+    failed: bool,
+}
+
+impl Reloading {
+    fn tell(&mut self, line: &str) {
+        if !self.clients.is_empty() {
+            self.lines.push(line.to_string());
+        }
+    }
+}
+
 /// All agents and jobs of a host.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -112,6 +130,7 @@ pub struct State {
     /// The daemon is being stopped, and ends at that time at the latest.
     shutdown: Option<Time>,
     reexec: Reexec,
+    reloading: Reloading,
     /// Records that are there and could not be read.
     unread: Unreadable,
 }
@@ -136,6 +155,7 @@ impl State {
                 self.unread.definitions = !whole;
                 self.redefine(good, &problems, now, out);
             }
+            Event::Reloaded { problems, notes } => self.reloaded(&problems, &notes, out),
             Event::Command(client, command) => self.command(client, command, now, out),
             Event::Gone(client) => self.client_gone(client),
             Event::Shutdown(how) => self.shut_down(how, now, out),

@@ -35,6 +35,7 @@ pub fn write_command(command: &Command) -> String {
         Command::Report => ("report", None),
         Command::Jobs => ("jobs", None),
         Command::Reexec => ("reexec", None),
+        Command::Reload => ("reload", None),
     };
     match name {
         // A name holds only characters that need no escape.
@@ -66,7 +67,8 @@ pub fn read_command(line: &[u8]) -> Result<Command, Error> {
         ("report", None) => Ok(Command::Report),
         ("jobs", None) => Ok(Command::Jobs),
         ("reexec", None) => Ok(Command::Reexec),
-        ("report" | "jobs" | "reexec", Some(_)) => Err(format_error!("{word}: takes no name")),
+        ("reload", None) => Ok(Command::Reload),
+        ("report" | "jobs" | "reexec" | "reload", Some(_)) => Err(format_error!("{word}: takes no name")),
         _ => Err("command: not one that this daemon knows".into()),
     }
 }
@@ -134,6 +136,7 @@ mod tests {
             Command::Report,
             Command::Jobs,
             Command::Reexec,
+            Command::Reload,
         ] {
             let line = write_command(&command);
             assert!(line.ends_with("}\n") && line.len() <= MAX_COMMAND, "{line}");

@@ -13,6 +13,10 @@ impl Host<'_> {
         match action {
             Action::Log(..) | Action::SaveIdentity(_) => {}
             Action::Reload => self.reload(),
+            Action::ReloadAll => {
+                self.reload();
+                self.queue.push_back(Event::Reloaded { problems: Vec::new(), notes: Vec::new() });
+            }
             Action::Answer(client, _)
             | Action::AnswerSettled(client, ..)
             | Action::AnswerReport(client, _)

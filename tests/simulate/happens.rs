@@ -70,11 +70,11 @@ impl Host<'_> {
             Outside::Shutdown | Outside::Leave => {}
             Outside::Change(spec) => {
                 self.disk.files.insert(spec.name.clone(), (**spec).clone());
-                self.reload();
+                self.command(Command::Reload);
             }
             Outside::Remove(name) => {
                 self.disk.files.remove(*name);
-                self.reload();
+                self.command(Command::Reload);
             }
             Outside::Kill(name, exit) => {
                 let main = self.processes.iter().find(|(_, live)| *live.name == **name && live.role == Role::Main);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::init::best;
 use super::jobs::OpenJob;
-use super::{take_out, Goal, Progress, State, Waiter, ENDING};
+use super::{take_out, Goal, Progress, Reloading, State, Waiter, ENDING};
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, AgentState};
 use crate::model::command::{Answer, Command};
@@ -23,7 +23,12 @@ impl State {
     /// Carries out a command of a client on the host.
     pub(super) fn command(&mut self, client: Client, command: Command, now: Now, out: &mut Vec<Action>) {
         match command {
-            Command::Start(_) | Command::Stop(_) | Command::Restart(_) | Command::Report | Command::Reexec
+            Command::Start(_)
+            | Command::Stop(_)
+            | Command::Restart(_)
+            | Command::Report
+            | Command::Reexec
+            | Command::Reload
                 if self.shutdown.is_some() =>
             {
                 answer(out, client, 1, format_args!("{ENDING}"));
@@ -68,6 +73,10 @@ impl State {
                 let entries = self.entries(now);
                 out.push(Action::AnswerJobs(client, entries));
             }
+            Command::Reload => {
+                self.reloading.clients.push(client);
+                out.push(Action::ReloadAll);
+            }
             Command::Reexec => self.request_reexec(Some(client), now, out),
         }
     }
@@ -84,6 +93,7 @@ impl State {
         self.exchanges.client_gone(client);
         self.measuring.clients.retain(|(waiting, _)| *waiting != client);
         self.reexec.client_gone(client);
+        self.reloading.clients.retain(|waiting| *waiting != client);
     }
 
     /// Records whether an agent should run, before anything is done about it.
@@ -211,6 +221,8 @@ impl State {
         for problem in problems {
             log(out, Level::Error, format_args!("{problem}"));
             self.incident("bootagent".into(), problem, now);
+            self.reloading.tell(problem);
+            self.reloading.failed = true;
         }
         let mut names: Vec<Name> = self.agents.keys().cloned().collect();
         for definition in best(good) {
@@ -223,13 +235,26 @@ impl State {
         }
     }
 
+    /// Answers the clients that asked for a reload.
+    pub(super) fn reloaded(&mut self, problems: &[Box<str>], notes: &[Box<str>], out: &mut Vec<Action>) {
+        let Reloading { clients, mut lines, failed } = std::mem::take(&mut self.reloading);
+        lines.extend(problems.iter().chain(notes).map(|line| line.to_string()));
+        if lines.is_empty() {
+            lines.push("nothing has changed".to_string());
+        }
+        let code = u8::from(failed || !problems.is_empty());
+        for client in clients {
+            answer(out, client, code, format_args!("{}", lines.join("\n")));
+        }
+    }
+
     /// Gives an agent a definition. One that is unchanged has no effect.
     fn define(&mut self, definition: Definition, now: Now, out: &mut Vec<Action>) {
         let name = definition.spec.name.clone();
         take_out(&mut self.leaving, &name);
         let Some(agent) = self.agents.get_mut(&name) else {
             self.agent(&name, false).define(Some(definition));
-            log(out, Level::Info, format_args!("agent \"{name}\": new"));
+            self.tell_change(&name, "new", out);
             self.step_agent(&name, now, out, &mut |agent, context| {
                 if agent.wanted() == Wanted::Up {
                     agent.request_start(context);
@@ -241,8 +266,15 @@ impl State {
         if before.map(|before| before.spec).as_ref() == agent.definition.as_ref().map(|after| &after.spec) {
             return;
         }
-        log(out, Level::Info, format_args!("agent \"{name}\": the definition changed"));
+        self.tell_change(&name, "the definition changed", out);
         self.refresh(&name, now, out);
+    }
+
+    /// Logs how a definition has changed, and tells it whoever asked for the reload.
+    fn tell_change(&mut self, name: &str, change: &str, out: &mut Vec<Action>) {
+        let line = format!("agent \"{name}\": {change}");
+        self.reloading.tell(&line);
+        out.push(Action::Log(Level::Info, line));
     }
 
     /// Restarts an agent that an earlier daemon started by another definition. While a job changes the agent's package,
@@ -283,7 +315,7 @@ impl State {
     /// Stops an agent that has no definition any more, to be forgotten then.
     pub(super) fn leave(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
         if !self.leaving.iter().any(|leaving| **leaving == *name) {
-            log(out, Level::Info, format_args!("agent \"{name}\": no definition any more, stopped and then forgotten"));
+            self.tell_change(name, "no definition any more, stopped and then forgotten", out);
             self.leaving.push(name.into());
             self.step_agent(name, now, out, &mut |agent, context| agent.request_stop(context));
         }

@@ -7,7 +7,7 @@ use super::exchange::Exchanges;
 use super::incidents::Incidents;
 use super::jobs::JobQueue;
 use super::reexec::Reexec;
-use super::{Measuring, Options, Recovered, State};
+use super::{Measuring, Options, Recovered, Reloading, State};
 use crate::kernel::{Level, Process, Time};
 use crate::model::agent::Agent;
 use crate::model::event::{log, Action, Definition, Now};
@@ -42,6 +42,7 @@ impl State {
             clock: None,
             shutdown: None,
             reexec: Reexec::new(recovered.undone),
+            reloading: Reloading::default(),
             unread: recovered.unread,
         };
         state.watch_clock(now, out);

@@ -151,6 +151,7 @@ impl State {
             waiting.push((waiter.client, command));
         }
         waiting.extend(self.exchanges.reporting().iter().map(|client| (*client, Command::Report)));
+        waiting.extend(self.reloading.clients.iter().map(|client| (*client, Command::Reload)));
         let measuring = self.measuring.clients.iter();
         waiting.extend(measuring.map(|(client, name)| (*client, Command::Status(name.clone()))));
         waiting

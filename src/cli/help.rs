@@ -1,0 +1,236 @@
+//! What the command line knows: every command with its help, and the nearest one to a word that is none.
+
+use crate::host::config_files::CONFIG;
+use crate::text::sanitize;
+
+/// One command of the command line.
+pub struct CommandHelp {
+    /// The word on the command line.
+    pub word: &'static str,
+    /// What follows the word in the usage.
+    pub synopsis: &'static str,
+    /// How many arguments it takes.
+    pub arguments: (usize, usize),
+    /// Short names of the options it knows besides `-c` and `-h`; `j` is `--json`.
+    pub options: &'static str,
+    /// One line, for the overview.
+    pub brief: &'static str,
+    /// The rest, for `help COMMAND`.
+    pub more: &'static str,
+}
+
+/// Every command.
+pub const COMMANDS: [CommandHelp; 17] = [
+    CommandHelp {
+        word: "run",
+        synopsis: "[-d] [-S LIST]",
+        arguments: (0, 0),
+        options: "dS",
+        brief: "run the daemon",
+        more: "  -d, --background    in the background; the parent exits 0 once it is ready, and a\n                      keeper stays that starts the daemon again if it dies\n  \
+               -S, --servers LIST  default servers instead of the configured ones: host:port,...\n\n\
+               SIGTERM, SIGINT: stop the agents and exit. SIGQUIT: exit, agents keep running.\n\
+               SIGHUP: read the definitions again. SIGUSR2: reexec.\n",
+    },
+    CommandHelp {
+        word: "check",
+        synopsis: "",
+        arguments: (0, 0),
+        options: "",
+        brief: "read all configuration, print every error",
+        more: "Exits 0 when there is none, else 1.\n",
+    },
+    CommandHelp {
+        word: "status",
+        synopsis: "[NAME] [--json] [--watch]",
+        arguments: (0, 1),
+        options: "jw",
+        brief: "show what runs; with NAME all about one agent",
+        more: "  --json   the report as a server would get it now\n  \
+               --watch  show it again every 2 seconds\n\n\
+               With NAME it exits 0 when that agent runs, 1 when not or unknown, 3 without a daemon.\n",
+    },
+    CommandHelp {
+        word: "start",
+        synopsis: "NAME...|--all",
+        arguments: (0, MANY),
+        options: "a",
+        brief: "start agents, and keep them running",
+        more: "  -a, --all  every agent\n\nReturns 0 once each has been alive for its startsecs, else 1 and why.\n",
+    },
+    CommandHelp {
+        word: "stop",
+        synopsis: "NAME...|--all",
+        arguments: (0, MANY),
+        options: "a",
+        brief: "stop agents, and keep them stopped",
+        more: "  -a, --all  every agent\n\nReturns 0 once none of their processes is left, else 1 and why.\n",
+    },
+    CommandHelp {
+        word: "restart",
+        synopsis: "NAME...|--all",
+        arguments: (0, MANY),
+        options: "a",
+        brief: "stop agents if they run, and start them",
+        more: "  -a, --all  every agent\n\nReturns 0 once each has been alive for its startsecs, else 1 and why.\n",
+    },
+    CommandHelp {
+        word: "reload",
+        synopsis: "",
+        arguments: (0, 0),
+        options: "",
+        brief: "read the definitions and the key file again",
+        more: "Prints what has changed and every error, of which any makes it exit 1. Agents whose\n\
+               definition did not change are not touched. It does what SIGHUP does.\n",
+    },
+    CommandHelp {
+        word: "logs",
+        synopsis: "[NAME] [-n N] [-f]",
+        arguments: (0, 1),
+        options: "nf",
+        brief: "show the last lines of an agent's output",
+        more: "Without NAME those of the daemon's own log. No daemon is needed.\n\n  \
+               -n, --lines N  how many; 10 by default\n  \
+               -f, --follow   go on with what is added, until it is interrupted\n",
+    },
+    CommandHelp {
+        word: "reexec",
+        synopsis: "",
+        arguments: (0, 0),
+        options: "",
+        brief: "replace the daemon by the binary now on disk",
+        more: "Agents keep running. Refused (1) when the new binary does not run or its check finds errors.\n",
+    },
+    CommandHelp {
+        word: "report",
+        synopsis: "",
+        arguments: (0, 0),
+        options: "",
+        brief: "report to the server now",
+        more: "Returns 0 when a server took it, else 1 and why.\n",
+    },
+    CommandHelp {
+        word: "jobs",
+        synopsis: "[--json]",
+        arguments: (0, 0),
+        options: "j",
+        brief: "show the jobs and how they ended",
+        more: "  --json  an array of {id, action, name, state, errcode, message, progress}\n",
+    },
+    CommandHelp {
+        word: "init",
+        synopsis: "sysv|openrc|procd|systemd|inittab",
+        arguments: (1, 1),
+        options: "",
+        brief: "print a ready start script for that init",
+        more: "The script starts this binary, with this -c when there is one.\n",
+    },
+    CommandHelp {
+        word: "completion",
+        synopsis: "bash|zsh|fish",
+        arguments: (1, 1),
+        options: "",
+        brief: "print the completion for that shell",
+        more: "",
+    },
+    CommandHelp {
+        word: "example",
+        synopsis: "",
+        arguments: (0, 0),
+        options: "",
+        brief: "print a definition to start from",
+        more: "",
+    },
+    CommandHelp {
+        word: "sha256",
+        synopsis: "FILE",
+        arguments: (1, 1),
+        options: "",
+        brief: "print the checksum in the form a job wants it",
+        more: "",
+    },
+    CommandHelp { word: "version", synopsis: "", arguments: (0, 0), options: "", brief: "print the version", more: "" },
+    CommandHelp {
+        word: "help",
+        synopsis: "[COMMAND]",
+        arguments: (0, 1),
+        options: "",
+        brief: "show this, or more about one command",
+        more: "",
+    },
+];
+
+/// No limit to the number of arguments.
+const MANY: usize = usize::MAX;
+
+/// How much of an unknown word is shown, bytes.
+pub const SHOWN_MAX: usize = 100;
+
+/// The usage of all commands.
+pub fn overview() -> String {
+    let mut text = "Usage: bootagent [-c FILE] COMMAND ...\n\n".to_string();
+    for topic in &COMMANDS {
+        let usage = format!("{} {}", topic.word, topic.synopsis);
+        let line = if usage.len() > 26 {
+            format!("  {usage}\n{:28}  {}\n", "", topic.brief)
+        } else {
+            format!("  {usage:26}  {}\n", topic.brief)
+        };
+        text.push_str(&line);
+    }
+    text.push_str("\n  -c, --config FILE  the configuration; ");
+    text.push_str(CONFIG);
+    text.push_str(
+        " by default\n  -h, --help         this, or more about the command it stands with\n  \
+         -V, --version      the version\n\n\
+         Exit codes: 0 done, 1 it did not work, 2 usage, 3 the daemon is not running.\n",
+    );
+    text
+}
+
+/// The usage of one command.
+pub fn help(topic: &CommandHelp) -> String {
+    let mut text = format!("Usage: bootagent [-c FILE] {} {}", topic.word, topic.synopsis);
+    text.truncate(text.trim_end().len());
+    let mut brief = topic.brief.chars();
+    let first = brief.next().map_or(' ', |c| c.to_ascii_uppercase());
+    text.push_str(&format!("\n\n{first}{}.\n", brief.as_str()));
+    if !topic.more.is_empty() {
+        text.push_str(topic.more);
+    }
+    text
+}
+
+/// The error for a `word` that is none of `known`, with the nearest of them or all.
+pub fn unknown(what: &str, word: &str, known: &[&str]) -> String {
+    let mut text = format!("there is no {what} \"{}\"", sanitize(word, SHOWN_MAX));
+    let mut beginning = known.iter().filter(|known| word.len() > 1 && known.starts_with(word));
+    let nearest = known.iter().min_by_key(|known| distance(word, known));
+    match beginning.next().or(nearest.filter(|nearest| distance(word, nearest) <= 2.min(word.len() / 2))) {
+        Some(nearest) => {
+            text.push_str(&format!("; did you mean \"{nearest}\"?"));
+        }
+        _ => text.push_str(&format!("; there are {}", known.join(", "))),
+    }
+    text
+}
+
+/// The edit distance: how many bytes must be changed, inserted or removed to turn `a` into `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The command with this word.
+pub fn topic(word: &str) -> Option<&'static CommandHelp> {
+    COMMANDS.iter().find(|topic| topic.word == word)
+}
