@@ -44,6 +44,10 @@ fn unsigned_and_wrongly_signed_requests_are_refused() {
     unnamed.names_key = false;
     assert_eq!(unnamed.report(&server).status, 403);
     assert!(server.json(&["host", "list"]).is_empty());
+    let (_, _, metrics) =
+        util::try_exchange(&server.pages, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("metrics");
+    assert!(metrics.contains("bootserver_reports_total{answer=\"forbidden\"} 3"), "{metrics}");
+    assert!(server.log().contains("refused 127.0.0.1"), "{}", server.log());
     // One of 1.0.0 does not say which key it is.
     let mut old = Host::new("a", "sn-1", Some(&key));
     (old.names_key, old.seq) = (false, None);
@@ -57,6 +61,8 @@ fn without_keys_a_basic_agent_is_taken_where_it_may() {
     let mut basic = Host::new("old-01", "x", None);
     basic.more = json!({ "sn": null, "boot_id": null, "seq": null, "os": null, "open": null });
     assert_eq!(basic.report(&server).body["errcode"], 1);
+    let mut forged = Host::new("old-01", "name:old-01", None);
+    assert_eq!(forged.report(&server).body["errcode"], 1, "nobody takes the place of a host without an sn");
     server.run(&["group", "new", "default"]);
     server.run(&["group", "set", "default", "allow_unidentified=true"]);
     assert_eq!(basic.report(&server).body["errcode"], 0);
@@ -109,6 +115,28 @@ fn a_clone_is_a_conflict_and_accept_ends_it() {
     server.run(&["host", "accept", "web-01"]);
     assert_eq!(one.jobs(&server).len(), 1);
     assert_eq!(server.host("sn-1")["state"], "accepted");
+}
+
+#[test]
+fn a_snapshot_that_was_restored_is_no_clone_and_shows_what_it_has() {
+    let server = Server::start(&[]);
+    let key = server.key(&["--group", "web", "--auto-accept"]);
+    let mut host = Host::new("web-01", "sn-1", Some(&key));
+    let web = |version: &str| json!([{ "name": "web", "version": version, "status": "running", "uptime": 1 }]);
+    host.report(&server);
+    let snapshot = host.clone();
+    host.more = json!({ "agents": web("2.0") });
+    for _ in 0..5 {
+        host.report(&server);
+    }
+    // What was on the disk comes back: a smaller seq, older versions, and a boot of its own.
+    let mut restored = Host { boot: "after the restore".into(), more: json!({ "agents": web("1.0") }), ..snapshot };
+    restored.nonce += 1000;
+    assert_eq!(restored.report(&server).status, 200);
+    let seen = server.host("sn-1");
+    assert_eq!((&seen["state"], &seen["agents"][0]["version"]), (&json!("accepted"), &json!("1.0")));
+    server.run(&["job", "restart", "web", "--select", "agent.web.version=1.0"]);
+    assert_eq!(restored.jobs(&server).len(), 1);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tables for people. Columns are as wide as what is in them.
 
+use crate::wire::text::visible;
 use serde_json::Value as Json;
 
 /// Prints rows under their headings.
@@ -20,12 +21,12 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// A value as a person reads it; nothing is `-`.
+/// A value as a person reads it; nothing is `-`. What comes from hosts must not move the terminal's cursor.
 pub fn cell(value: &Json) -> String {
     match value {
         Json::Null => "-".to_string(),
         Json::String(text) if text.is_empty() => "-".to_string(),
-        Json::String(text) => text.clone(),
+        Json::String(text) => visible(text).replace('\n', " "),
         other => other.to_string(),
     }
 }

@@ -189,7 +189,7 @@ fn show_host(host: &Json) {
     println!("{:<10} {}", "labels", pairs(&host["labels"]));
     println!("{:<10} {}", "seen", ago(&host["seen"], now));
     for agent in host["agents"].as_array().into_iter().flatten() {
-        println!("agent      {} {}", agents(&json!([agent])), agent["detail"].as_str().unwrap_or_default());
+        println!("agent      {} {}", agents(&json!([agent])), cell(&agent["detail"]));
     }
     for job in host["executions"].as_array().into_iter().flatten() {
         let text = ["id", "action", "agent", "state", "reason"].map(|key| cell(&job[key]));

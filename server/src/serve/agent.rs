@@ -6,7 +6,7 @@ use super::{clock, packages, results, Shared};
 use crate::store::groups::{self, Key};
 use crate::store::{Error, Tx};
 use crate::wire::{agent, sign};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request};
 use serde_json::json;
 use std::net::SocketAddr;
@@ -16,6 +16,8 @@ use tokio::sync::Semaphore;
 
 /// Bytes of bodies that are in memory at one time, in KiB.
 pub const BUDGET_KIB: usize = 128 << 10;
+/// The longest body of a request that does not say which key signed it: up to 17 keys are tried on it.
+const UNNAMED_MAX: usize = 256 << 10;
 
 /// The addresses of a connection.
 #[derive(Clone, Copy)]
@@ -76,25 +78,29 @@ async fn post(
 ) -> Reply {
     let (head, body) = request.into_parts();
     let nonce = header(&head.headers, "x-bootagent-nonce").to_string();
-    let named = named_key(shared, &head.headers);
-    let secret = named.as_ref().ok().and_then(|key| key.as_ref().map(|key| key.secret.clone()));
-    let mut seal = Seal { secret, nonce };
-    let size = body.size_hint().exact().map_or(door::BODY_MAX, |size| usize::try_from(size).unwrap_or(door::BODY_MAX));
-    let permits = u32::try_from(size.min(door::BODY_MAX) / 1024 + 1).unwrap_or(1);
-    let Ok(_room) = budget.try_acquire_many(permits) else {
-        door::drain(body).await;
-        shared.counts.shed.fetch_add(1, Ordering::Relaxed);
-        return seal.shed("too many requests at one time");
+    let mut seal = Seal { secret: None, nonce };
+    // Who cannot be right needs no room for a body, and no time for its digest.
+    let named = match named_key(shared, &head.headers).and_then(|key| check_head(shared, key, &head.headers)) {
+        Ok(key) => key,
+        Err(refusal) => {
+            door::drain(body).await;
+            return refuse(shared, &seal, ends, &refusal);
+        }
     };
-    let body = match door::read_body(body).await {
-        Ok(body) => body,
-        Err(Unread::TooLong) => return seal.reply(413, &refusal("a body of more than 1 MiB"), &[]),
+    seal.secret = named.as_ref().map(|key| key.secret.clone());
+    let longest = if named.is_some() || shared.allow_unsigned { door::BODY_MAX } else { UNNAMED_MAX };
+    let (body, _room) = match door::read_within(body, longest, budget).await {
+        Ok(read) => read,
+        Err(Unread::NoRoom) => {
+            shared.counts.shed.fetch_add(1, Ordering::Relaxed);
+            return seal.shed("too many requests at one time");
+        }
+        Err(Unread::TooLong) => return seal.reply(413, &refusal(&format!("a body of more than {longest} bytes")), &[]),
         Err(Unread::Cut) => return seal.reply(408, &refusal("the body did not come whole in 10 s"), &[]),
     };
-    let sender = match named.and_then(|key| identify(shared, key, &head.headers, path, &body, ends)) {
+    let sender = match identify(shared, named, &head.headers, path, &body, ends) {
         Ok(sender) => sender,
-        Err(Refusal::Engine(error)) => return failed(shared, &seal, &error),
-        Err(Refusal::Forbidden(why)) => return forbid(shared, &seal, ends, &why),
+        Err(refusal) => return refuse(shared, &seal, ends, &refusal),
     };
     seal.secret = sender.key.as_ref().map(|key| key.secret.clone());
     if path == "/agent/status" {
@@ -128,6 +134,25 @@ fn named_key(shared: &Shared, headers: &HeaderMap) -> Result<Option<Key>, Refusa
     }
 }
 
+/// Checks what can be checked before the body is there.
+fn check_head(shared: &Shared, named: Option<Key>, headers: &HeaderMap) -> Result<Option<Key>, Refusal> {
+    let wrong = |why: &str| Err(Refusal::Forbidden(why.to_string()));
+    if named.is_none() && header(headers, "x-bootagent-signature").is_empty() {
+        return match shared.allow_unsigned {
+            true => Ok(None),
+            false => wrong("unsigned, and keys are required"),
+        };
+    }
+    if !sign::is_nonce(header(headers, "x-bootagent-nonce")) {
+        return wrong("the nonce is not 32 hex digits");
+    }
+    let sn = header(headers, "x-bootagent-sn");
+    if !sn.is_empty() && !agent::is_sn(sn) {
+        return wrong("the sn is not 1 to 128 visible characters");
+    }
+    Ok(named)
+}
+
 /// Finds the key that signed a request; with `allow_unsigned`, none is right too where nothing is signed.
 fn identify(
     shared: &Shared,
@@ -148,13 +173,7 @@ fn identify(
         base,
     };
     if signature.is_empty() && named.is_none() {
-        return match shared.allow_unsigned {
-            true => Ok(Sender { sn: String::new(), ..sender(None) }),
-            false => Err(Refusal::Forbidden("unsigned, and keys are required".to_string())),
-        };
-    }
-    if !sign::is_nonce(nonce) {
-        return Err(Refusal::Forbidden("the nonce is not 32 hex digits".to_string()));
+        return Ok(Sender { sn: String::new(), ..sender(None) });
     }
     let candidates = match named {
         Some(key) => vec![key],
@@ -217,6 +236,13 @@ async fn result(shared: &Arc<Shared>, seal: &Seal, sender: Sender, body: &[u8]) 
             seal.reply(200, &json!({ "errcode": 0 }), &[])
         }
         Err(error) => failed(shared, seal, &error),
+    }
+}
+
+fn refuse(shared: &Shared, seal: &Seal, ends: Ends, refusal: &Refusal) -> Reply {
+    match refusal {
+        Refusal::Engine(error) => failed(shared, seal, error),
+        Refusal::Forbidden(why) => forbid(shared, seal, ends, why),
     }
 }
 

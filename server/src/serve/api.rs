@@ -62,7 +62,7 @@ pub async fn handle(shared: Arc<Shared>, caller: Caller, request: Request<Incomi
     let body = match door::read_body(request.into_body()).await {
         Ok(body) => body,
         Err(Unread::TooLong) => return answer_error(413, "the request is longer than 1 MiB"),
-        Err(Unread::Cut) => return answer_error(408, "the request did not come whole in 10 s"),
+        Err(Unread::Cut | Unread::NoRoom) => return answer_error(408, "the request did not come whole in 10 s"),
     };
     let body = serde_json::from_slice::<Json>(&body).map_err(|error| format!("the body is not JSON: {error}"));
     match body.and_then(|body| calls::check_body(name, &body).map(|()| body)) {

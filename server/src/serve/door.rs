@@ -1,5 +1,6 @@
 //! Connections: how many, how long, how large, and how they end.
 
+use super::patient::Patient;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
@@ -7,10 +8,9 @@ use hyper::{HeaderMap, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// What is sent back.
 pub type Reply = Response<BoxBody<Bytes, io::Error>>;
@@ -47,6 +47,8 @@ pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
 
 /// Why a body could not be read.
 pub enum Unread {
+    /// Too much is in memory already.
+    NoRoom,
     /// Longer than it may be.
     TooLong,
     /// Not complete in time, or cut off.
@@ -58,24 +60,49 @@ pub enum Unread {
 /// # Errors
 /// Why not.
 pub async fn read_body(body: Incoming) -> Result<Vec<u8>, Unread> {
-    if body.size_hint().lower() > BODY_MAX as u64 {
+    // More than one body can need: whoever comes here is known, and comes alone.
+    let budget = Semaphore::new(BODY_MAX / 1024 + usize::try_from(CHUNK_KIB).unwrap_or(0) + 1);
+    read_within(body, BODY_MAX, &budget).await.map(|(body, _)| body)
+}
+
+/// KiB of room that are taken at one time.
+const CHUNK_KIB: u32 = 32;
+
+/// Reads a body of up to `longest` bytes, and takes the room for it from a budget in KiB as it comes: what a peer says of its
+/// length is no reason to keep room for it.
+///
+/// # Errors
+/// Why not.
+pub async fn read_within(
+    mut body: Incoming,
+    longest: usize,
+    budget: &Semaphore,
+) -> Result<(Vec<u8>, SemaphorePermit<'_>), Unread> {
+    if body.size_hint().lower() > longest as u64 {
         drain(body).await;
         return Err(Unread::TooLong);
     }
     let read = async {
-        let mut body = body;
+        let mut room = budget.try_acquire_many(CHUNK_KIB).map_err(|_| Unread::NoRoom)?;
         let mut whole = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| Unread::Cut)?.into_data() else { continue };
-            if whole.len() + data.len() > BODY_MAX {
-                drain(body).await;
+            let size = whole.len() + data.len();
+            if size > longest {
                 return Err(Unread::TooLong);
+            }
+            while size > room.num_permits() * 1024 {
+                room.merge(budget.try_acquire_many(CHUNK_KIB).map_err(|_| Unread::NoRoom)?);
             }
             whole.extend_from_slice(&data);
         }
-        Ok(whole)
+        Ok((whole, room))
     };
-    tokio::time::timeout(PATIENCE, read).await.unwrap_or(Err(Unread::Cut))
+    let done = tokio::time::timeout(PATIENCE, read).await.unwrap_or(Err(Unread::Cut));
+    if matches!(done, Err(Unread::NoRoom | Unread::TooLong)) {
+        drain(body).await;
+    }
+    done
 }
 
 /// Reads and drops what is left of a body, 1 MiB or 2 s at most.
@@ -109,15 +136,6 @@ where
         .header_read_timeout(PATIENCE)
         .max_buf_size(64 << 10)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Patient::new(stream)), service)
         .await;
-}
-
-/// A bound on connections, from what the process may have open.
-pub fn bound() -> Arc<Semaphore> {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let files: usize = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(1024);
-    // The rest is for the database, packages that are sent, and the other door.
-    Arc::new(Semaphore::new((files / 2).clamp(64, 8192)))
 }

@@ -13,6 +13,7 @@ use crate::store::{executions, groups, hosts, jobs, releases, Error, Tx};
 use crate::wire::agent::{Agent, Report};
 use crate::wire::job;
 use serde_json::Value as Json;
+use std::collections::HashMap;
 
 /// Who sent a request.
 #[derive(Clone, Debug)]
@@ -55,6 +56,8 @@ pub enum Answer {
 }
 
 const HOUR: i64 = 3600;
+/// Agents of one report whose change is an event.
+const CHANGES_MAX: usize = 100;
 /// Hosts that wait for a decision at most.
 const PENDING_MAX: i64 = 10_000;
 
@@ -81,7 +84,9 @@ pub fn take(
     }
     let known = hosts::get(tx, &sn)?;
     if let Some(why) = unheld(tx, known.as_ref(), sender.key.as_ref(), &sn, &report.hostname)? {
-        events::note(tx, now, "security", (&sn, &report.hostname), &why, HOUR)?;
+        // An sn that nobody knows is anything: those have one pause together.
+        let named = if known.is_some() { sn.as_str() } else { "" };
+        events::note(tx, now, "security", (named, &report.hostname), &why, HOUR)?;
         return Ok(Answer::Forbidden(why));
     }
     let (mut host, before) = match known {
@@ -255,7 +260,7 @@ fn update(
     if before.is_some_and(|old| !same(old)) {
         hosts::save(tx, host)?;
     }
-    let agents: String = report.agents.iter().map(|a| format!("{} {} {}\n", a.name, a.status, a.version)).collect();
+    let agents: String = report.agents.iter().map(|agent| format!("{} {}\n", agent.name, agent.status)).collect();
     if agents != host.agents && before.is_some() {
         tell_changes(tx, host, &report.agents, now)?;
     }
@@ -273,15 +278,18 @@ fn update(
     hosts::save_report(tx, host, report.timestamp.saturating_sub(now), &report.body)
 }
 
-/// Keeps an event for each agent that is in another state than before.
+/// Keeps an event for each agent that is in another state than before, up to a number.
 fn tell_changes(tx: &mut dyn Tx, host: &Host, agents: &[Agent], now: i64) -> Result<(), Error> {
+    let pair = |line: &'_ str| line.rsplit_once(' ').map(|(name, status)| (name.to_string(), status.to_string()));
+    let before: HashMap<String, String> = host.agents.lines().filter_map(pair).collect();
+    let mut told = 0;
     for agent in agents {
-        let known = host.agents.lines().find_map(|line| line.strip_prefix(&agent.name)?.strip_prefix(' '));
-        let before = known.and_then(|rest| rest.split(' ').next()).unwrap_or("unknown");
-        if before != agent.status {
+        let known = before.get(&agent.name).map_or("unknown", String::as_str);
+        if known != agent.status && told < CHANGES_MAX {
             let why = if agent.detail.is_empty() { String::new() } else { format!(": {}", agent.detail) };
-            let text = format!("{}: {before} -> {}{why}", agent.name, agent.status).replace("stoped", "stopped");
+            let text = format!("{}: {known} -> {}{why}", agent.name, agent.status).replace("stoped", "stopped");
             events::note(tx, now, "agent", (&host.sn, &host.name), &text, 0)?;
+            told += 1;
         }
     }
     Ok(())

@@ -16,7 +16,9 @@ pub fn take(tx: &mut dyn Tx, outcomes: &[Outcome], sender: &Sender, now: i64) ->
     for outcome in outcomes {
         let Some(stored) = executions::get(tx, &outcome.id)? else {
             let text = format!("a result for a job that is not known: {} {}", outcome.id, outcome.errcode);
-            events::note(tx, now, "unknown job", (&sender.sn, ""), &text, HOUR)?;
+            // An sn that nobody knows is anything: those have one pause together.
+            let host = hosts::get(tx, &sender.sn)?.map(|host| (host.sn, host.name)).unwrap_or_default();
+            events::note(tx, now, "unknown job", (&host.0, &host.1), &text, HOUR)?;
             continue;
         };
         if let Some(why) = stranger(tx, &stored, sender)? {

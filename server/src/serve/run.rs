@@ -2,6 +2,7 @@
 
 use super::agent::{self, Ends, BUDGET_KIB};
 use super::front::{self, Front};
+use super::places::Places;
 use super::tls::Tls;
 use super::{aging, api, clock, door, sweep, time, webhooks, Shared};
 use crate::model::address::Cidr;
@@ -174,7 +175,7 @@ pub fn serve(options: Options) -> Result<(), String> {
 }
 
 async fn open_doors(shared: Arc<Shared>, options: &Options, tls: Option<Tls>) -> Result<(), String> {
-    let bound = door::bound();
+    let places = Places::new();
     let budget = Arc::new(Semaphore::new(BUDGET_KIB));
     let mut doors = Vec::new();
     for address in &options.listen {
@@ -182,7 +183,7 @@ async fn open_doors(shared: Arc<Shared>, options: &Options, tls: Option<Tls>) ->
         let local = listener.local_addr().map_err(|error| error.to_string())?;
         clock::say(&format!("hosts: listening on {local}"));
         doors.push(local);
-        tokio::spawn(serve_hosts(listener, shared.clone(), bound.clone(), budget.clone()));
+        tokio::spawn(serve_hosts(listener, shared.clone(), places.clone(), budget.clone()));
     }
     let pages = bind(options.pages).await?;
     let local = pages.local_addr().map_err(|error| error.to_string())?;
@@ -232,15 +233,16 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     socket.listen(4096).map_err(said)
 }
 
-async fn serve_hosts(listener: TcpListener, shared: Arc<Shared>, bound: Arc<Semaphore>, budget: Arc<Semaphore>) {
+async fn serve_hosts(listener: TcpListener, shared: Arc<Shared>, places: Arc<Places>, budget: Arc<Semaphore>) {
     loop {
-        let Ok(place) = bound.clone().acquire_owned().await else { return };
+        let Some(free) = places.free().await else { return };
         let Ok((stream, peer)) = listener.accept().await else {
             // Out of descriptors, most likely: connections that end give some back.
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
         let Ok(local) = stream.local_addr() else { continue };
+        let Some(place) = places.enter(peer.ip(), free) else { continue };
         let (shared, budget) = (shared.clone(), budget.clone());
         tokio::spawn(async move {
             let _place = place;

@@ -20,11 +20,20 @@ pub struct Event<'a> {
     pub message: &'a str,
 }
 
-/// Keeps an event.
+/// Events of one kind of one host that are kept in an hour, so that no host can fill the disk.
+const HOURLY: i64 = 1000;
+
+/// Keeps an event, unless its host had too many of its kind in the last hour.
 ///
 /// # Errors
 /// What the engine says.
 pub fn add(tx: &mut dyn Tx, event: &Event) -> Result<(), Error> {
+    let recent = count_since(tx, event.sn, event.kind, event.received - 3600, event.received)?;
+    if recent >= HOURLY {
+        return Ok(());
+    }
+    let last = format!("{HOURLY} events of this kind in an hour: more are not kept");
+    let event = &Event { message: if recent + 1 == HOURLY { &last } else { event.message }, ..event.clone() };
     let sql = "INSERT INTO events (time, received, kind, sn, host, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let Event { time, received, kind, sn, host, message } = *event;
     tx.run(sql, args![time, received, kind, sn, host, message])?;
@@ -43,11 +52,16 @@ pub fn note(
     message: &str,
     pause: i64,
 ) -> Result<(), Error> {
-    let recent = "SELECT count(*) FROM events WHERE sn = ?1 AND kind = ?2 AND received > ?3 AND received <= ?4";
-    if pause > 0 && tx.number(recent, args![sn, kind, now - pause, now])? > 0 {
+    if pause > 0 && count_since(tx, sn, kind, now - pause, now)? > 0 {
         return Ok(());
     }
     add(tx, &Event { time: now, received: now, kind, sn, host, message })
+}
+
+/// How many events of a kind a host had after `since`. Those after `now` were kept before the clock was set back.
+fn count_since(tx: &mut dyn Tx, sn: &str, kind: &str, since: i64, now: i64) -> Result<i64, Error> {
+    let sql = "SELECT count(*) FROM events WHERE sn = ?1 AND kind = ?2 AND received > ?3 AND received <= ?4";
+    tx.number(sql, args![sn, kind, since, now])
 }
 
 /// Keeps who did what.

@@ -33,7 +33,7 @@ pub struct Host {
     pub nonces: Nonces,
     /// Where the last report came from.
     pub peer: String,
-    /// `name version status` of each agent, a line each.
+    /// `name status` of each agent, a line each.
     pub agents: String,
     /// Its interval, as last reported.
     pub step: i64,

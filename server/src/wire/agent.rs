@@ -1,5 +1,6 @@
 //! Status reports and results as agents send them. What a server must know is checked; unknown keys are kept apart.
 
+use super::kept::{self, plain};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -47,6 +48,17 @@ pub struct Report {
 
 /// The events of one report that are kept.
 const EVENTS_MAX: usize = 100;
+/// The longest sentence, in bytes.
+const MESSAGE_MAX: usize = 1024;
+/// Results in one array at most; an agent sends up to 64.
+const RESULTS_MAX: usize = 256;
+/// Open jobs that a report may name; an agent holds up to 256.
+const OPEN_MAX: usize = 1024;
+
+/// Whether this may be the `sn` of a host. `name:` is how hosts without one are kept.
+pub fn is_sn(text: &str) -> bool {
+    is_token(text, 128) && !text.starts_with("name:")
+}
 
 /// Reads a status report.
 ///
@@ -56,55 +68,56 @@ pub fn read_status(body: &[u8]) -> Result<Report, String> {
     let value: Value = serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
     let Value::Object(mut object) = value else { return Err("want a JSON object".to_string()) };
     let hostname = text(&object, "hostname").ok_or("hostname: want a string")?.to_string();
-    let plain = hostname.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if !plain || hostname.is_empty() || hostname.len() > 253 {
+    let is_plain = hostname.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if !is_plain || hostname.is_empty() || hostname.len() > 253 {
         return Err("hostname: want 1 to 253 of A-Z a-z 0-9 . _ -".to_string());
     }
-    let version = text(&object, "version").ok_or("version: want a string")?.to_string();
+    let version = plain(text(&object, "version").ok_or("version: want a string")?, 128);
     number(&object, "uptime").ok_or("uptime: want a number")?;
     let timestamp = number(&object, "timestamp").ok_or("timestamp: want a number")?;
     let step = number(&object, "step").ok_or("step: want a number")?.clamp(1, 86_400);
     let agents = object.get("agents").and_then(Value::as_array).ok_or("agents: want an array")?;
-    let agents = agents.iter().map(read_agent).collect::<Result<Vec<Agent>, String>>()?;
-    let sn = text(&object, "sn").filter(|sn| is_token(sn, 128)).map(str::to_string);
+    let mut agents = agents.iter().map(read_agent).collect::<Result<Vec<Agent>, String>>()?;
+    agents.truncate(kept::AGENTS_MAX);
+    let sn = text(&object, "sn").filter(|sn| is_sn(sn)).map(str::to_string);
     if object.contains_key("sn") && sn.is_none() {
-        return Err("sn: want 1 to 128 visible characters".to_string());
+        return Err("sn: want 1 to 128 visible characters that do not begin with \"name:\"".to_string());
     }
     let events = object.remove("events").as_ref().map(read_events).unwrap_or_default();
     Ok(Report {
         hostname,
-        version: version.chars().take(128).collect(),
+        version,
         timestamp,
         step,
         agents,
         sn,
         boot_id: text(&object, "boot_id").filter(|id| is_token(id, 128)).map(str::to_string),
         seq: number(&object, "seq"),
-        os: text(&object, "os").unwrap_or_default().chars().take(128).collect(),
+        os: plain(text(&object, "os").unwrap_or_default(), 128),
         open: object.get("open").and_then(Value::as_array).map(|ids| strings(ids)),
         events,
-        body: Value::Object(object).to_string(),
+        body: kept::report(object),
     })
 }
 
 fn read_agent(value: &Value) -> Result<Agent, String> {
     let object = value.as_object().ok_or("agents: want objects")?;
-    let name = text(object, "name").ok_or("agents: one has no name")?.to_string();
+    let name = text(object, "name").ok_or("agents: one has no name")?;
     let version = text(object, "version").ok_or_else(|| format!("agent \"{name}\": version: want a string"))?;
     let status = text(object, "status").unwrap_or_default();
     if !["stoped", "running", "fatal", "killed"].contains(&status) {
         return Err(format!("agent \"{name}\": status: want stoped, running, fatal or killed"));
     }
-    let detail = text(object, "detail").unwrap_or_default().to_string();
-    Ok(Agent { version: version.to_string(), status: status.to_string(), detail, name })
+    let detail = plain(text(object, "detail").unwrap_or_default(), MESSAGE_MAX);
+    Ok(Agent { name: plain(name, 128), version: plain(version, 128), status: status.to_string(), detail })
 }
 
 fn read_events(value: &Value) -> Vec<(i64, String, String)> {
     let one = |event: &Value| {
         let object = event.as_object()?;
         let at = number(object, "timestamp")?;
-        let name = text(object, "name").unwrap_or_default().to_string();
-        Some((at, name, clean(text(object, "message")?)))
+        let name = plain(text(object, "name").unwrap_or_default(), 128);
+        Some((at, name, plain(text(object, "message")?, MESSAGE_MAX)))
     };
     value.as_array().into_iter().flatten().take(EVENTS_MAX).filter_map(one).collect()
 }
@@ -133,17 +146,12 @@ pub fn read_results(body: &[u8]) -> Result<Vec<Outcome>, String> {
         let errcode = number(object, "errcode").filter(|code| *code >= 0);
         let errcode = errcode.ok_or_else(|| format!("result \"{id}\": errcode: want a number of 0 or more"))?;
         let message = text(object, "message").ok_or_else(|| format!("result \"{id}\": message: want a string"))?;
-        Ok(Outcome { errcode, message: clean(message), id })
+        Ok(Outcome { errcode, message: plain(message, MESSAGE_MAX), id })
     };
+    if list.len() > RESULTS_MAX {
+        return Err(format!("want up to {RESULTS_MAX} results in one array"));
+    }
     list.iter().map(one).collect()
-}
-
-/// `message` as it may be shown: no control characters, 1 KiB at most.
-fn clean(message: &str) -> String {
-    let mut text: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let end = (0..=text.len().min(1024)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text.truncate(end);
-    text
 }
 
 fn is_token(text: &str, longest: usize) -> bool {
@@ -161,7 +169,7 @@ fn number(object: &Map<String, Value>, key: &str) -> Option<i64> {
 }
 
 fn strings(list: &[Value]) -> Vec<String> {
-    list.iter().filter_map(Value::as_str).map(str::to_string).collect()
+    list.iter().take(OPEN_MAX).filter_map(Value::as_str).map(str::to_string).collect()
 }
 
 /// Labels of an object of strings.

@@ -3,7 +3,12 @@
 pub mod agent;
 pub mod calls;
 pub mod job;
+pub mod kept;
 pub mod multipart;
 pub mod password;
 pub mod sign;
+/// The agent's own rules for text of another origin.
+#[path = "../../../src/text.rs"]
+#[allow(dead_code, reason = "the agent uses the rest")]
+pub mod text;
 pub mod url;

@@ -1,0 +1,115 @@
+//! Connections of hosts: how many there may be, and how many of them from one address.
+
+use super::clock;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The places of a server.
+pub struct Places {
+    free: Arc<Semaphore>,
+    /// What one address may have, so that it cannot keep all others out. It is more than the queue of the database holds: a
+    /// whole fleet may come by one address, through a proxy.
+    share: usize,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+    told: AtomicI64,
+}
+
+/// A connection's place; dropped, it is free again.
+pub struct Place {
+    places: Arc<Places>,
+    address: IpAddr,
+    _free: OwnedSemaphorePermit,
+}
+
+impl Places {
+    /// As many as the files allow that the process may have open.
+    pub fn new() -> Arc<Places> {
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let files: usize = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(1024);
+        // The rest is for the database, packages that are sent, and the other door.
+        Places::of((files / 2).clamp(64, 8192))
+    }
+
+    fn of(count: usize) -> Arc<Places> {
+        let free = Arc::new(Semaphore::new(count));
+        Arc::new(Places { free, share: count / 4 * 3, taken: Mutex::default(), told: AtomicI64::new(0) })
+    }
+
+    /// Waits until one more connection may be accepted.
+    pub async fn free(&self) -> Option<OwnedSemaphorePermit> {
+        self.free.clone().acquire_owned().await.ok()
+    }
+
+    /// A place for a connection that was accepted; `None` when its address has its share already.
+    pub fn enter(self: &Arc<Self>, peer: IpAddr, free: OwnedSemaphorePermit) -> Option<Place> {
+        let address = network(peer);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(address).or_insert(0);
+        if *count >= self.share {
+            let now = clock::now();
+            if self.told.swap(now, Ordering::Relaxed) != now {
+                clock::say(&format!("{peer} has {count} connections: more of it are closed until some end"));
+            }
+            return None;
+        }
+        *count += 1;
+        Some(Place { places: self.clone(), address, _free: free })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What counts as one address: of IPv6 a /64, as whoever has one address there has all of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(six) => match six.to_ipv4_mapped() {
+            Some(four) => IpAddr::V4(four),
+            None => IpAddr::V6((u128::from(six) >> 64 << 64).into()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_address_cannot_have_all() {
+        let places = Places::of(8);
+        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut held = Vec::new();
+        for _ in 0..6 {
+            held.extend(places.enter(one, places.free().await.expect("a place")));
+        }
+        assert_eq!(held.len(), 6);
+        assert!(places.enter(one, places.free().await.expect("a place")).is_none());
+        assert!(places.enter(other, places.free().await.expect("a place")).is_some());
+        held.pop();
+        assert!(places.enter(one, places.free().await.expect("a place")).is_some());
+        held.clear();
+        assert!(places.taken.lock().expect("no panic").is_empty());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let parse = |text: &str| network(text.parse().expect("an address"));
+        assert_eq!(parse("2001:db8::1"), parse("2001:db8::ffff:2"));
+        assert_ne!(parse("2001:db8::1"), parse("2001:db8:0:1::1"));
+        assert_eq!(parse("::ffff:10.0.0.1"), parse("10.0.0.1"));
+    }
+}
