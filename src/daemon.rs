@@ -4,7 +4,7 @@
 //! `background` goes to the background before there is a loop. `startup` makes the daemon from the `configuration` and from
 //! what is on the host (`recovered`). `act` carries out actions, with `children` (processes), `checks` (health checks),
 //! `tools` (of packages), `helpers` (blocking work, run as the users of `identity`, signed by `signing`), `inspections` (of
-//! other processes), `packages` and `records`. `control` serves the commands, `recovery` restores what was removed,
+//! other processes), `outputs`, `packages` and `records`. `control` serves the commands, `recovery` restores what was removed,
 //! `conditions` holds what fails at the moment, and `reexec` replaces the running binary. Nothing here sleeps, blocks,
 //! resolves a name or moves bulk data.
 
@@ -19,6 +19,7 @@ mod fault_injection;
 mod helpers;
 mod identity;
 mod inspections;
+mod outputs;
 mod packages;
 mod records;
 mod recovered;
@@ -142,6 +143,8 @@ struct Daemon {
 
 /// Runs the daemon until it is told to end; returns its exit code: 0 after an ordered end, 1 when it cannot start.
 pub fn run(options: Options) -> u8 {
+    // A write beyond a limit of file sizes is to fail, and not to end the daemon or its keeper.
+    process::ignore_file_size_signal();
     let reexec_data = reexec::take_reexec_data();
     let to_background = options.background && reexec_data.is_none();
     let ready = match to_background.then(|| background::enter(&options)) {
@@ -365,19 +368,7 @@ impl Daemon {
         self.limits.remove_empty_groups();
         self.recover();
         self.reopen(false);
-        let sizes: Vec<(Name, u64)> = self
-            .state
-            .agents()
-            .filter_map(|agent| {
-                let definition = agent.definition.as_ref()?;
-                Some((agent.name().clone(), definition.spec.log_size))
-            })
-            .collect();
-        let mut problem = None;
-        for (name, size) in sizes {
-            problem = problem.or(self.outputs.rotate(&name, size).err());
-        }
-        self.set_condition(Condition::OutputRotation, problem.as_deref());
+        self.look_at_outputs();
     }
 
     /// Notes a child of the daemon that belongs to no agent's tree.

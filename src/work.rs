@@ -10,6 +10,7 @@ mod frame;
 mod ftp;
 mod http;
 pub mod inspect;
+pub mod rotate;
 mod sink;
 mod tar;
 mod unpack;
@@ -18,6 +19,7 @@ pub mod watch;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::exit;
 
 use crate::error::Error;
@@ -97,6 +99,15 @@ pub enum HelperRequest {
         /// The state directory of the daemon whose agents their environments may name; `None`: the memory of each is asked for.
         state_dir: Option<String>,
     },
+    /// Rotation of the output of an agent, which is fd 3.
+    Rotate {
+        /// The file that gets its last bytes; empty: they are not kept.
+        older: String,
+        /// How many bytes are kept.
+        size: u64,
+        /// The file that freezes the agent's control group; empty where there is none.
+        freezer: String,
+    },
 }
 
 /// What came of a request.
@@ -140,6 +151,8 @@ pub enum HelperResponse {
     },
     /// Each complete answer to an `Inspect`, in the order of its processes. After a process that cannot be read there is none.
     Inspected(Vec<String>),
+    /// The output is rotated.
+    Rotated,
     /// The request could not be done.
     Failed {
         /// What the failure means for another attempt.
@@ -251,13 +264,14 @@ pub fn run() -> ! {
 }
 
 /// Gives up the system calls that this request does not need, until the process ends. There is no filter for unpacking, which
-/// starts a process, for reading about processes, which involves no stranger's bytes but environments, where the kernel has none, and in the tls build, whose library makes calls of its own.
+/// starts a process, for reading about processes and for rotating, which judge no stranger's bytes, where the kernel has none, and
+/// in the tls build, whose library makes calls of its own.
 fn confine(request: &HelperRequest) {
     let purpose = match request {
         _ if cfg!(feature = "tls") => return,
         HelperRequest::Exchange { .. } | HelperRequest::Fetch { .. } => Purpose::Network,
         HelperRequest::Verify { .. } => Purpose::Reading,
-        HelperRequest::Unpack { .. } | HelperRequest::Inspect { .. } => return,
+        HelperRequest::Unpack { .. } | HelperRequest::Inspect { .. } | HelperRequest::Rotate { .. } => return,
     };
     let _ = seccomp::restrict(purpose);
 }
@@ -310,6 +324,12 @@ fn perform(request: &mut HelperRequest) -> HelperResponse {
             .and_then(|file| unpack::unpack(file, *format, dir, *max_bytes, *max_entries))
             .unwrap_or_else(|failure| failed(&failure, "", 0)),
         HelperRequest::Inspect { .. } => HelperResponse::Inspected(Vec::new()),
+        HelperRequest::Rotate { older, size, freezer } => package_fd()
+            .and_then(|log| {
+                rotate::rotate(&log, Path::new(older), *size, Path::new(freezer))
+                    .map_err(|error| HelperError::new(FailureKind::Temporary, cause(&error)))
+            })
+            .map_or_else(|failure| failed(&failure, "", 0), |()| HelperResponse::Rotated),
     }
 }
 

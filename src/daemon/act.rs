@@ -185,7 +185,10 @@ impl Daemon {
         report.os = os_release();
         report.labels = self.config.labels.clone();
         report.seq = seq;
-        report.troubles.extend(self.conditions.problems().cloned());
+        let has = |name: &Name| report.agents.iter().any(|agent| agent.name == *name);
+        let troubles: Vec<_> = self.conditions.problems(&has).cloned().collect();
+        report.troubles.extend(troubles);
+        report.troubles.extend(self.log.problem().map(Box::from));
         report.troubles.extend(self.helper_warnings());
         proto::status_body(&report)
     }
@@ -247,6 +250,10 @@ impl Daemon {
                 Finished::Fetch(job, result) => Event::Fetched(job, fetched(result)),
                 Finished::Verify(job, result) => Event::Verified(job, verified(result)),
                 Finished::Unpack(job, dir, result) => Event::Unpacked(job, self.strip_top(&dir, result)),
+                Finished::Rotate(name, result) => {
+                    self.rotated(&name, result);
+                    continue;
+                }
                 Finished::Inspect(inspection, answers) => {
                     self.inspected(inspection, &answers, reaped.is_none());
                     continue;

@@ -6,7 +6,7 @@
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{fchown, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::model::event::{Event, ToolOwner};
 use crate::model::package::Tool;
 use crate::model::spec::{Name, Spec};
 use crate::sorted_map::SortedMap;
-use crate::sys::account::own_uid;
+use crate::sys::account::{own_gid, own_uid};
 use crate::sys::child::{spawn_child, Setup};
 use crate::sys::process;
 use crate::sys::setup_error::{SetupError, SetupErrorPipe};
@@ -172,8 +172,11 @@ impl Daemon {
             self.log.write(Level::Info, &note);
         }
         let output = self.outputs.open(name);
-        self.set_condition(Condition::OutputFiles, output.as_ref().err().map(|problem| &**problem));
+        let problem = output.as_ref().err().map(|problem| &**problem);
+        self.set_condition(Condition::OutputFile(name.clone()), problem);
+        self.set_condition(Condition::OutputPlace(name.clone()), None);
         let mut setup = self.child(&spec, &spec.exec, output.ok())?;
+        give_output(&setup);
         setup.cgroups = prepared.cgroups;
         setup.cgroup = prepared.cgroup;
         remove_pidfile(&spec);
@@ -350,12 +353,11 @@ impl Daemon {
     }
 
     /// The last lines of an agent's output, without the values of its environment.
-    fn tail(&mut self, name: &str) -> Box<str> {
+    fn tail(&mut self, name: &Name) -> Box<str> {
         let Some(spec) = self.state.spec(name) else { return "".into() };
         let text = self.outputs.tail(name, TAIL + longest_value(&spec) as u64);
         if !text.is_empty() {
-            // A failure is reported with the next check, which rotates too.
-            let _ = self.outputs.rotate(name, spec.log_size);
+            self.rotate_output(name, spec.log_size);
         }
         sanitize(&without_values(&text, &spec.envs), TAIL as usize).into()
     }
@@ -368,6 +370,15 @@ impl Daemon {
         }
         let _ = process::signal_group(pid, Sig::KILL);
         let _ = process::signal(pid, Sig::KILL);
+    }
+}
+
+/// Gives its output file to the user an agent runs as, so that it can open /dev/stderr and read what it has written. A file
+/// system that has no owners is as good.
+fn give_output(setup: &Setup) {
+    if let Some(file) = &setup.stdout {
+        let (user, group) = (setup.uid.unwrap_or(own_uid()), setup.gid.unwrap_or(own_gid()));
+        let _ = fchown(file, Some(user.0), Some(group.0));
     }
 }
 

@@ -7,10 +7,11 @@
 use super::Daemon;
 use crate::host::logs::Log;
 use crate::kernel::Level;
+use crate::model::spec::Name;
 use crate::sorted_map::SortedMap;
 
 /// Something that the daemon does again and again, and that may fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Condition {
     Configuration,
     ConfigurationCopy,
@@ -20,8 +21,10 @@ pub(super) enum Condition {
     PidFile,
     Records,
     Backups,
-    OutputFiles,
-    OutputRotation,
+    /// Of one agent, as the two below.
+    OutputFile(Name),
+    OutputRotation(Name),
+    OutputPlace(Name),
     Commands,
     Events,
     Signals,
@@ -32,8 +35,8 @@ pub(super) enum Condition {
 
 impl Condition {
     /// The activity, as in "writing records works again".
-    fn activity(self) -> &'static str {
-        match self {
+    fn activity(&self) -> String {
+        let text = match self {
             Condition::Configuration => "using the configuration",
             Condition::ConfigurationCopy => "copying the configuration",
             Condition::SigningKeys => "signing exchanges",
@@ -42,14 +45,24 @@ impl Condition {
             Condition::PidFile => "writing the pid file",
             Condition::Records => "writing records",
             Condition::Backups => "copying good definitions",
-            Condition::OutputFiles => "opening output files",
-            Condition::OutputRotation => "rotating output files",
+            Condition::OutputFile(name) => return format!("opening the output of agent \"{name}\""),
+            Condition::OutputRotation(name) => return format!("rotating the output of agent \"{name}\""),
+            Condition::OutputPlace(name) => return format!("finding the output of agent \"{name}\" at its path"),
             Condition::Commands => "accepting commands",
             Condition::Events => "waiting for events",
             Condition::Signals => "reading signals",
             Condition::Children => "waiting for children",
             Condition::Inspections => "inspecting processes",
             Condition::BlockedProcess => "reading every process",
+        };
+        text.to_string()
+    }
+
+    /// The agent whose condition it is.
+    fn agent(&self) -> Option<&Name> {
+        match self {
+            Condition::OutputFile(name) | Condition::OutputRotation(name) | Condition::OutputPlace(name) => Some(name),
+            _ => None,
         }
     }
 }
@@ -77,6 +90,11 @@ impl Conditions {
         }
     }
 
+    /// Forgets what failed for agents that are not `there` any more.
+    pub fn forget_agents(&mut self, there: &dyn Fn(&Name) -> bool) {
+        self.problems.retain(|condition, _| condition.agent().is_none_or(there));
+    }
+
     /// Sets a condition that somebody else logs.
     pub fn set_unlogged(&mut self, condition: Condition, problem: Option<Box<str>>) {
         match problem {
@@ -90,9 +108,10 @@ impl Conditions {
         self.problems.get(&condition).map(|problem| &**problem)
     }
 
-    /// All messages, for a report.
-    pub fn problems(&self) -> impl Iterator<Item = &Box<str>> {
-        self.problems.values()
+    /// All messages for a report about the agents that it `has`.
+    pub fn problems<'a>(&'a self, has: &'a dyn Fn(&Name) -> bool) -> impl Iterator<Item = &'a Box<str>> {
+        let concerned = self.problems.iter().filter(move |(condition, _)| condition.agent().is_none_or(has));
+        concerned.map(|(_, problem)| problem)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::host::disk::reason;
 use crate::host::helper::{Binary, Helper};
 use crate::kernel::{Exit, Pid, Process, Time, Uid};
 use crate::model::job::JobId;
+use crate::model::spec::Name;
 use crate::sorted_map::SortedSet;
 use crate::sys::monotonic;
 use crate::sys::poll::PollFd;
@@ -33,6 +34,8 @@ pub(super) enum HelperTask {
     Unpack(JobId, PathBuf),
     /// Reading what other processes can block.
     Inspect(Inspection),
+    /// The rotation of an agent's output.
+    Rotate(Name),
 }
 
 /// What an inspection is about.
@@ -92,6 +95,8 @@ pub(super) enum Finished {
     Unpack(JobId, PathBuf, Result<String, Failure>),
     /// With the answers there are.
     Inspect(Inspection, Vec<String>),
+    /// With what failed.
+    Rotate(Name, Result<(), Failure>),
 }
 
 impl Finished {
@@ -113,6 +118,7 @@ impl Finished {
             (HelperTask::Inspect(inspection), HelperResponse::Inspected(answers)) => {
                 Finished::Inspect(inspection, answers)
             }
+            (HelperTask::Rotate(name), HelperResponse::Rotated) => Finished::Rotate(name, Ok(())),
             (task, HelperResponse::Failed { kind, reason, progressed, retry_after }) => {
                 Finished::failed(task, Failure { kind, reason: reason.into(), progressed, retry_after })
             }
@@ -130,6 +136,7 @@ impl Finished {
             HelperTask::Verify(job) => Finished::Verify(job, Err(failure)),
             HelperTask::Unpack(job, dir) => Finished::Unpack(job, dir, Err(failure)),
             HelperTask::Inspect(inspection) => Finished::Inspect(inspection, Vec::new()),
+            HelperTask::Rotate(name) => Finished::Rotate(name, Err(failure)),
         }
     }
 }
@@ -218,11 +225,23 @@ impl Helpers {
         }
     }
 
-    /// Stops all helpers.
+    /// Stops all helpers but those that rotate, which end soon by themselves and may have frozen an agent.
     pub fn stop_all(&mut self) {
-        for (_, helper) in &mut self.running {
-            helper.stop();
+        for (task, helper) in &mut self.running {
+            if !matches!(task, HelperTask::Rotate(_)) {
+                helper.stop();
+            }
         }
+    }
+
+    /// Whether the output of an agent is being rotated.
+    pub fn is_rotating(&self, name: &str) -> bool {
+        self.running.iter().any(|(task, _)| matches!(task, HelperTask::Rotate(known) if **known == *name))
+    }
+
+    /// How many outputs are being rotated.
+    pub fn rotations(&self) -> usize {
+        self.running.iter().filter(|(task, _)| matches!(task, HelperTask::Rotate(_))).count()
     }
 
     /// Ends helpers that are late or do nothing.

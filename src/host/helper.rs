@@ -131,6 +131,7 @@ enum Task {
     Verify,
     Unpack,
     Inspect,
+    Rotate,
 }
 
 /// Why the daemon killed a helper.
@@ -144,7 +145,7 @@ enum Stopped {
 
 impl Helper {
     /// Starts a helper with a request. `file` is the package: a `Fetch` writes to it (opened for reading and writing, at most
-    /// `max_bytes` long), a `Verify` or `Unpack` reads it. `who` is the user of the helper; `None`: that of the daemon.
+    /// `max_bytes` long), a `Verify` or `Unpack` reads it; a `Rotate` gets the log, open for both. `who` is the user of the helper; `None`: that of the daemon.
     ///
     /// # Errors
     /// When no child can be made.
@@ -167,6 +168,7 @@ impl Helper {
             HelperRequest::Inspect { pids, .. } => {
                 (Task::Inspect, 0, pids.len() as u64 * ANSWER_MAX, Some(now + INSPECT_MAX))
             }
+            HelperRequest::Rotate { .. } => (Task::Rotate, u64::MAX, RESULT_MAX, Some(now + UNPACK_MAX)),
         };
         let target = match &file {
             Some(file) if task == Task::Fetch => Some((watched(file)?, file.metadata()?.len())),
@@ -181,6 +183,10 @@ impl Helper {
         setup.stdin = Some(request_read);
         setup.stdout = Some(response_write);
         setup.extra = file.into_iter().map(OwnedFd::from).collect();
+        if task == Task::Rotate {
+            // It ends by itself, and must not end while it has frozen an agent.
+            setup.death_signal = None;
+        }
         let pid = spawn_child(&setup, failures)?;
         // This closes the daemon's copies of the child's pipe ends. With them the response would never end.
         drop(setup);
@@ -344,6 +350,7 @@ impl Helper {
                 Task::Verify => "verifying the signature took too long".to_string(),
                 Task::Unpack => "unpacking was stopped".to_string(),
                 Task::Inspect => "a process cannot be read".to_string(),
+                Task::Rotate => "copying it took too long".to_string(),
             },
             Exit::Code(EXIT_NO_CONNECTION) => format!("no connection within {CONNECT_SECS} s"),
             Exit::Code(EXIT_NO_REPLY) => format!("no complete reply within {EXCHANGE_SECS} s"),

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::host::cgroup::{self, CgroupError, Group, Hierarchy, Leaf, Version};
@@ -408,6 +408,12 @@ impl Limits {
     pub fn freeze(&self, name: &str, frozen: bool) -> bool {
         let leaf = self.agents.get(name).and_then(|held| held.tracking.as_ref());
         leaf.is_some_and(|leaf| leaf.freeze(frozen).is_ok())
+    }
+
+    /// The file by which an agent's group is frozen, where its hierarchy can do that.
+    pub fn freezer(&self, name: &str) -> Option<PathBuf> {
+        let leaf = self.agents.get(name)?.tracking.as_ref()?;
+        Some(leaf.freezer()).filter(|file| file.exists())
     }
 
     /// What an agent's groups have counted. For what is `None` here, see `Trees::usage`.

@@ -1,25 +1,29 @@
 //! The daemon's own log, and the files that agents write their output to; the size of all of them is limited.
 //!
-//! A log that is full is rotated: it is copied to `.1` and truncated, as its writers hold it open. Nothing here may stop an
-//! agent or the daemon, or wait for a reader: a line that cannot be written to the log goes to the kernel's log or stderr,
-//! or is lost. Which lines are logged, and when output is rotated, is not decided here.
+//! A log that is full is rotated: the daemon's own gets the name `.1`; an output is copied to its `.1` and truncated, as its
+//! writers hold it open, which a helper does (`work::rotate`). Nothing here may stop an agent or the daemon, or wait for a
+//! reader: a line that cannot be written to the log goes to the kernel's log or stderr, or is lost. Which lines are logged,
+//! and when output is rotated, is not decided here.
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::host::disk::{make_dir, reason};
-use crate::kernel::Level;
+use crate::kernel::{Level, Uid};
 use crate::sorted_map::SortedMap;
 use crate::sys::file::read_up_to;
 use crate::sys::poll::{poll, PollFd};
 use crate::sys::wall;
 use crate::text::sanitize;
+use crate::work::rotate::MODE;
 
 /// The size at which the daemon's own log is rotated, bytes.
 const LOG_MAX: u64 = 1 << 20;
@@ -35,6 +39,7 @@ pub struct Log {
     foreground: bool,
     /// The open file, with its id.
     file: Option<(File, FileId)>,
+    problem: Option<Box<str>>,
 }
 
 /// What identifies a file whatever its name is: device and inode.
@@ -48,7 +53,7 @@ impl Log {
     /// The log `bootagent.log` in `dir`, for lines up to `level`; in the `foreground` they go to stderr too. The file is
     /// opened for the first line.
     pub fn new(dir: &Path, level: Level, foreground: bool) -> Log {
-        Log { dir: dir.into(), level, foreground, file: None }
+        Log { dir: dir.into(), level, foreground, file: None, problem: None }
     }
 
     /// Whether a line of this level would be written.
@@ -66,7 +71,12 @@ impl Log {
         if self.foreground {
             write_stderr(&line);
         }
-        if self.append(&line).is_err() {
+        let appended = self.append(&line);
+        self.problem = appended.as_ref().err().map(|error| {
+            let path = self.dir.join("bootagent.log");
+            format!("cannot write \"{}\": {}, its lines go to the kernel's log", path.display(), reason(error)).into()
+        });
+        if appended.is_err() {
             self.file = None;
             // In the foreground it is on stderr already.
             if !self.foreground && write_kernel_log(level, &text).is_err() {
@@ -79,6 +89,11 @@ impl Log {
     fn append(&mut self, line: &str) -> io::Result<()> {
         let path = self.dir.join("bootagent.log");
         let mut metadata = fs::symlink_metadata(&path).ok();
+        if metadata.as_ref().is_some_and(|now| now.is_file() && now.len() + line.len() as u64 > LOG_MAX) {
+            // Nobody else writes to it. It must not grow, even where what it contains cannot be kept.
+            fs::rename(&path, path.with_extension("log.1")).or_else(|_| fs::remove_file(&path))?;
+            metadata = None;
+        }
         // The file may have been removed or renamed since the last line.
         let opened = self.file.as_ref().map(|(_, id)| *id);
         if opened.is_none() || opened != metadata.as_ref().map(id_of) {
@@ -87,18 +102,16 @@ impl Log {
             metadata = Some(of_file);
         }
         let (Some((file, _)), Some(metadata)) = (&mut self.file, metadata) else { return Ok(()) };
-        let mut size = metadata.len();
-        if size + line.len() as u64 > LOG_MAX {
-            // The log must not grow, even where the copy cannot be kept.
-            let _ = rotate_file(&path, LOG_MAX, 0o600, None);
-            size = 0;
+        let written = file.write_all(line.as_bytes());
+        if written.is_err() {
+            let _ = file.set_len(metadata.len());
         }
-        let written = file.write(line.as_bytes())?;
-        if written < line.len() {
-            file.set_len(size)?;
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
+        written
+    }
+
+    /// Why the last line is not in the file.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
     }
 }
 
@@ -112,6 +125,15 @@ pub struct Outputs {
     opened: SortedMap<Box<str>, FileId>,
     /// The bytes that the file system did not free when the output was rotated because of its disk space.
     unfreed: SortedMap<Box<str>, u64>,
+}
+
+/// What became of an output that is written to and is not at its path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It has no name any more.
+    Removed,
+    /// It has this path now.
+    Moved(PathBuf),
 }
 
 /// How many bytes more than twice its limit an output may take of the disk, as file systems allocate ahead of a writer.
@@ -140,7 +162,7 @@ impl Outputs {
     /// When it cannot be opened: a sentence for the log. The agent is started all the same, with its output to /dev/null.
     pub fn open(&mut self, name: &str) -> Result<OwnedFd, Error> {
         let path = self.path(name);
-        match open_append(&self.dir, &path, 0o640) {
+        match open_append(&self.dir, &path, MODE) {
             Ok((file, metadata)) => {
                 self.opened.insert(name.into(), id_of(&metadata));
                 match metadata.len() {
@@ -157,28 +179,85 @@ impl Outputs {
         }
     }
 
-    /// Rotates the agent's output when it is larger than `size` bytes, or takes far more of the disk than that: keeps its
-    /// last `size` bytes in `NAME.log.1`, and truncates it.
+    /// The agent's output, open to be rotated, when it is larger than `size` bytes, or takes far more of the disk than that.
     ///
     /// # Errors
-    /// When it could not be kept or truncated: a sentence for the log. It is truncated even where it cannot be kept.
-    pub fn rotate(&mut self, name: &str, size: u64) -> Result<(), Error> {
+    /// When it cannot be opened, or has a second name: a sentence for the log.
+    pub fn full(&self, name: &str, size: u64) -> Result<Option<File>, Error> {
         let path = self.path(name);
-        let Ok(metadata) = fs::symlink_metadata(&path) else { return Ok(()) };
-        let before = self.unfreed.get(name).copied().unwrap_or(0);
-        let too_much = disk_space(&metadata) > size.saturating_mul(2).saturating_add(AHEAD).saturating_add(before);
-        if !metadata.is_file() || metadata.len() <= size && !too_much {
-            return Ok(());
+        let Ok(metadata) = fs::symlink_metadata(&path) else { return Ok(None) };
+        if !metadata.is_file() || metadata.len() <= size && !self.takes_too_much(name, size, &metadata) {
+            return Ok(None);
         }
+        let options = &mut OpenOptions::new();
+        let log = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
+        match log.and_then(|log| unshared(log, self.opened.get(name))) {
+            Ok((log, _)) => Ok(Some(log)),
+            Err(error) => Err(self.not_rotated(name, &reason(&error))),
+        }
+    }
+
+    fn takes_too_much(&self, name: &str, size: u64, metadata: &Metadata) -> bool {
+        let before = self.unfreed.get(name).copied().unwrap_or(0);
+        disk_space(metadata) > size.saturating_mul(2).saturating_add(AHEAD).saturating_add(before)
+    }
+
+    /// Notes that the agent's output was rotated, as it was larger than `size` bytes.
+    ///
+    /// # Errors
+    /// When it takes far more of the disk than that all the same: a sentence for the log.
+    pub fn rotated(&mut self, name: &str, size: u64) -> Result<(), Error> {
         self.begins.remove(name);
-        let failed = |why: &dyn Display| format_error!("agent \"{name}\": cannot rotate \"{}\": {why}", path.display());
-        let left = rotate_file(&path, size, 0o640, self.opened.get(name)).map_err(|error| failed(&reason(&error)))?;
+        let Ok(metadata) = fs::symlink_metadata(self.path(name)) else { return Ok(()) };
+        let left = disk_space(&metadata);
         self.unfreed.remove(name);
-        if too_much && left > AHEAD {
+        if metadata.len() <= size && self.takes_too_much(name, size, &metadata) {
             self.unfreed.insert(name.into(), left);
-            return Err(failed(&format_args!("the file system keeps {left} bytes allocated behind its end")));
+            return Err(
+                self.not_rotated(name, &format_args!("the file system keeps {left} bytes allocated behind its end"))
+            );
         }
         Ok(())
+    }
+
+    /// A sentence for the log about an output that could not be rotated.
+    pub fn not_rotated(&self, name: &str, why: &dyn Display) -> Error {
+        format_error!("agent \"{name}\": cannot rotate \"{}\": {why}", self.path(name).display())
+    }
+
+    /// What became of the output that an agent's main process has open as `link` (a descriptor in /proc): `None` while it is
+    /// the file at its path, and where the process has opened something else there itself.
+    pub fn fate(&self, name: &str, link: &Path) -> Option<Fate> {
+        let (path, target) = (self.path(name), fs::read_link(link).ok()?);
+        if target == path {
+            return None;
+        }
+        let there = fs::symlink_metadata(&path).ok().map(|metadata| id_of(&metadata));
+        let opened = self.opened.get(name);
+        // A file that has no name any more is shown with its last one.
+        let text = target.as_os_str().as_bytes();
+        let lasting = Path::new(OsStr::from_bytes(text.strip_suffix(b" (deleted)").unwrap_or(text)));
+        let beside = lasting.parent() == Some(&self.dir);
+        let similar = || lasting.file_name().is_some_and(|last| last.as_bytes().starts_with(name.as_bytes()));
+        // Which file an earlier daemon has opened is not known.
+        if opened.is_some() && there.as_ref() == opened || !beside && (opened.is_none() || !similar()) {
+            return None;
+        }
+        match lasting == target {
+            false => Some(Fate::Removed),
+            true => Some(Fate::Moved(target)),
+        }
+    }
+
+    /// The output that was removed while the process with the descriptor `link` writes to it, when it is larger than `size`
+    /// bytes. `user`: that of the agent, which may have opened something else there.
+    pub fn nameless(&self, name: &str, link: &Path, size: u64, user: Option<Uid>) -> Option<File> {
+        let options = &mut OpenOptions::new();
+        let log = options.read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(link).ok()?;
+        let metadata = log.metadata().ok()?;
+        let is_known =
+            self.opened.get(name) == Some(&id_of(&metadata)) || user.is_some_and(|user| user.0 == metadata.uid());
+        (metadata.is_file() && metadata.nlink() == 0 && is_known && metadata.len() > size).then_some(log)
     }
 
     /// The last whole lines of the agent's output since its start, at most `max` bytes; empty when there are none. Where an
@@ -246,48 +325,6 @@ fn unshared(file: File, known: Option<&FileId>) -> io::Result<(File, Metadata)> 
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file has another name (a hard link)"));
     }
     Ok((file, metadata))
-}
-
-/// Keeps the last `size` bytes of a log in its `.1`, and truncates it. Returns how many bytes of the disk it takes then. Its
-/// writers append to it, so their next output is at its beginning. `known` is as for `unshared`.
-fn rotate_file(path: &Path, size: u64, mode: u32, known: Option<&FileId>) -> io::Result<u64> {
-    let options = &mut OpenOptions::new();
-    let log = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    let (mut log, metadata) = unshared(log, known)?;
-    let kept = if metadata.len() > 0 { keep_copy(&mut log, path, size, mode) } else { Ok(()) };
-    log.set_len(0)?;
-    if disk_space(&log.metadata()?) > 0 && metadata.len() == 0 {
-        // Some file systems free nothing when the file has this length already.
-        log.set_len(1)?;
-        log.set_len(0)?;
-    }
-    kept?;
-    Ok(disk_space(&log.metadata()?))
-}
-
-fn keep_copy(log: &mut File, path: &Path, size: u64, mode: u32) -> io::Result<()> {
-    let older = path.with_extension("log.1");
-    let temporary = path.with_extension("log.1.tmp");
-    let _ = fs::remove_file(&temporary);
-    log.seek(SeekFrom::Start(log.metadata()?.len().saturating_sub(size)))?;
-    let copied = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).and_then(|mut copy| {
-        copy.set_permissions(Permissions::from_mode(mode))?;
-        let mut chunk = Vec::new();
-        let mut left = size;
-        while left > 0 && read_up_to(left.min(64 << 10), &mut chunk, &mut |to| log.read(to))? > 0 {
-            // A part of zeros is most likely a hole that the writer left by a seek, and is not copied.
-            if chunk.iter().any(|byte| *byte != 0) {
-                copy.write_all(&chunk)?;
-            }
-            left -= chunk.len() as u64;
-            chunk.clear();
-        }
-        fs::rename(&temporary, &older)
-    });
-    if copied.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    copied
 }
 
 fn read_tail(path: &Path, begin: u64, max: u64) -> io::Result<String> {

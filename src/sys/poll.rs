@@ -162,6 +162,15 @@ pub(super) fn set_default_action(raw: i32) -> io::Result<()> {
     cerr_long(unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, action.as_ptr(), old, mask_size) }).map(drop)
 }
 
+/// Has this process ignore signal number `raw`.
+pub(super) fn ignore(raw: i32) {
+    // SIG_IGN in the handler, which is the first field on every target; see `set_default_action`.
+    let action = [libc::SIG_IGN as u64, 0, 0, 0];
+    let (old, mask_size) = (std::ptr::null_mut::<u64>(), 8usize);
+    // SAFETY: the action is at least as large as the kernel's and names no function; a null old one is not written.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, action.as_ptr(), old, mask_size) };
+}
+
 /// The signals that this process ignores, as a bit set; signal 1 is the lowest bit.
 pub(super) fn ignored_signals() -> u64 {
     let mut ignored = 0;

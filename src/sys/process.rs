@@ -7,13 +7,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::null;
 
-use super::{cerr, cerr_long, pointers};
+use super::{cerr, cerr_long, pointers, poll};
 use crate::kernel::{Exit, Pid, Resource, Sig, Uid};
 
 /// The id of this process: a plain number and no `Pid`, as it may be 1.
 pub fn own_id() -> i32 {
     // SAFETY: getpid touches no memory and cannot fail.
     unsafe { libc::getpid() }
+}
+
+/// Has a write beyond the limit of file sizes fail with EFBIG instead of ending this process. Children are to reset this.
+pub fn ignore_file_size_signal() {
+    poll::ignore(libc::SIGXFSZ);
 }
 
 /// The id of this process's parent; 0 for one outside our pid namespace.

@@ -61,6 +61,13 @@ pub fn encode_request(request: &HelperRequest) -> Vec<u8> {
             out.bytes(state_dir.as_deref().unwrap_or_default().as_bytes());
             out.end()
         }
+        HelperRequest::Rotate { older, size, freezer } => {
+            let mut out = Writer::new(5);
+            out.bytes(older.as_bytes());
+            out.number(*size);
+            out.bytes(freezer.as_bytes());
+            out.end()
+        }
     }
 }
 
@@ -98,6 +105,7 @@ pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
             let state_dir = Some(frame.text()?).filter(|dir| !dir.is_empty());
             HelperRequest::Inspect { pids, state_dir }
         }
+        5 => HelperRequest::Rotate { older: frame.text()?, size: frame.number()?, freezer: frame.text()? },
         _ => return None,
     };
     frame.done().then_some(request)
@@ -137,6 +145,7 @@ pub fn encode_response(response: &HelperResponse) -> Vec<u8> {
         }
         // Its answers are lines and no frame, as each of them counts.
         HelperResponse::Inspected(_) => Vec::new(),
+        HelperResponse::Rotated => Writer::new(6).end(),
         HelperResponse::Failed { kind, reason, progressed, retry_after } => {
             let mut out = Writer::new(3);
             out.number(*kind as u64);
@@ -168,6 +177,7 @@ pub fn decode_response(bytes: &[u8]) -> Option<HelperResponse> {
         },
         2 => HelperResponse::Unpacked { entries: frame.number()?, bytes: frame.number()?, top: frame.text()? },
         4 => HelperResponse::Verified { digest: frame.bytes()?.try_into().ok()? },
+        6 => HelperResponse::Rotated,
         3 => {
             const KINDS: [FailureKind; 5] = [
                 FailureKind::Temporary,

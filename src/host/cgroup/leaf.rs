@@ -114,10 +114,19 @@ impl Leaf {
     /// # Errors
     /// Where the hierarchy cannot do that; v2 can from Linux 5.2 on, of v1 only the freezer.
     pub fn freeze(&self, frozen: bool) -> Result<(), Box<CgroupError>> {
-        match self.version {
-            Version::V2 => self.write("cgroup.freeze", if frozen { "1" } else { "0" }),
-            Version::V1 => self.write("freezer.state", if frozen { "FROZEN" } else { "THAWED" }),
-        }
+        let text = match self.version {
+            Version::V2 => ["0", "1"],
+            Version::V1 => ["THAWED", "FROZEN"],
+        };
+        write_file(&self.freezer(), text[usize::from(frozen)])
+    }
+
+    /// The file by which that is done.
+    pub fn freezer(&self) -> PathBuf {
+        self.file(match self.version {
+            Version::V2 => "cgroup.freeze",
+            Version::V1 => "freezer.state",
+        })
     }
 
     /// Limits the memory of all processes in it to `limit` bytes, swap included, or lifts the limit; reads it back.

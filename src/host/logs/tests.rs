@@ -3,6 +3,7 @@ use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::work::rotate;
 
 /// A directory for one test, removed at its end.
 struct Place(PathBuf);
@@ -29,6 +30,15 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Rotates as the daemon and its helper do.
+fn rotate(outputs: &mut Outputs, name: &str, size: u64) -> Result<(), Error> {
+    let Some(log) = outputs.full(name, size)? else { return Ok(()) };
+    let older = outputs.path(name).with_extension("log.1");
+    let result = rotate::rotate(&log, &older, size, Path::new(""));
+    let rotated = outputs.rotated(name, size);
+    result.map_err(|error| outputs.not_rotated(name, &reason(&error))).and(rotated)
 }
 
 #[test]
@@ -127,7 +137,7 @@ fn output_that_cannot_be_opened_is_reported() {
         let message = outputs.open(name).map(drop).unwrap_err();
         assert!(message.starts_with(&format!("agent \"{name}\": cannot open")), "{message}");
         assert!(message.contains(want) && message.ends_with("its output is dropped"), "{message}");
-        assert_eq!(outputs.rotate(name, 0), Ok(()));
+        assert_eq!(rotate(&mut outputs, name, 0), Ok(()));
         assert_eq!(outputs.tail(name, 100), "");
     }
     fs::write(place.0.join("file"), "").unwrap();
@@ -138,13 +148,13 @@ fn output_that_cannot_be_opened_is_reported() {
 fn output_is_rotated_while_its_writer_has_it_open() {
     let place = Place::new();
     let mut outputs = Outputs::new(&place.0);
-    assert_eq!(outputs.rotate("web", 10), Ok(()));
+    assert_eq!(rotate(&mut outputs, "web", 10), Ok(()));
     let mut writer = File::from(outputs.open("web").unwrap());
     writer.write_all(b"0123456789").unwrap();
-    assert_eq!(outputs.rotate("web", 10), Ok(()));
+    assert_eq!(rotate(&mut outputs, "web", 10), Ok(()));
     assert_eq!(place.read("web.log").len(), 10);
     writer.write_all(b"abcdef").unwrap();
-    assert_eq!(outputs.rotate("web", 10), Ok(()));
+    assert_eq!(rotate(&mut outputs, "web", 10), Ok(()));
     assert_eq!((place.read("web.log.1"), place.read("web.log")), ("6789abcdef".into(), "".into()));
     assert_eq!(place.mode("web.log.1"), 0o640);
     writer.write_all(b"next").unwrap();
@@ -155,7 +165,7 @@ fn output_is_rotated_while_its_writer_has_it_open() {
     fs::remove_file(place.0.join("web.log.1")).unwrap();
     fs::create_dir_all(place.0.join("web.log.1/full")).unwrap();
     writer.write_all(b"0123456789").unwrap();
-    let message = outputs.rotate("web", 10).unwrap_err();
+    let message = rotate(&mut outputs, "web", 10).unwrap_err();
     assert!(message.starts_with("agent \"web\": cannot rotate"), "{message}");
     assert_eq!(place.read("web.log"), "");
     assert!(!place.0.join("web.log.1.tmp").exists());
@@ -170,9 +180,9 @@ fn a_hole_in_an_output_is_not_copied() {
     // Larger than any disk.
     writer.set_len(1 << 43).unwrap();
     writer.write_all(b"after").unwrap();
-    assert_eq!(outputs.rotate("web", 1 << 20), Ok(()));
+    assert_eq!(rotate(&mut outputs, "web", 1 << 20), Ok(()));
     let copy = place.read("web.log.1");
-    assert!(copy.trim_matches('\0') == "after" && copy.len() <= 64 << 10, "{} bytes", copy.len());
+    assert!(copy.trim_matches('\0') == "after" && copy.len() <= 65 << 10, "{} bytes", copy.len());
     assert_eq!(place.read("web.log"), "");
 }
 
@@ -186,9 +196,9 @@ fn an_output_is_rotated_although_it_got_a_second_name_later() {
         fs::hard_link(outputs.path("web"), place.0.join(name)).unwrap();
     }
     let mut other = Outputs::new(&place.0);
-    assert!(other.rotate("web", 10).unwrap_err().contains("hard link"), "another daemon does not know the file");
+    assert!(rotate(&mut other, "web", 10).unwrap_err().contains("hard link"), "another daemon does not know the file");
     assert_eq!(place.read("web.log").len(), 13);
-    assert_eq!(outputs.rotate("web", 10), Ok(()));
+    assert_eq!(rotate(&mut outputs, "web", 10), Ok(()));
     assert_eq!(
         (place.read("web.log.1"), place.read("web.log"), place.read("one")),
         ("3456789abc".into(), "".into(), "".into())
@@ -223,10 +233,72 @@ fn tails_begin_with_the_last_start() {
     assert_eq!(outputs.tail("web", 100), "");
     file.write_all(b"one\ntwo\n").unwrap();
     assert_eq!((outputs.tail("web", 100), outputs.tail("web", 6)), ("one\ntwo\n".into(), "two\n".into()));
-    outputs.rotate("web", 10).unwrap();
+    rotate(&mut outputs, "web", 10).unwrap();
     file.write_all(b"three\n").unwrap();
     assert_eq!(outputs.tail("web", 100), "three\n");
     drop(outputs.open("web").unwrap());
     fs::write(outputs.path("web"), "x\n").unwrap();
     assert_eq!(outputs.tail("web", 100), "x\n", "it was truncated from outside");
+}
+
+#[test]
+fn what_is_kept_and_what_goes_on_are_whole_lines() {
+    let place = Place::new();
+    let mut outputs = Outputs::new(&place.0);
+    let mut writer = File::from(outputs.open("web").unwrap());
+    for (text, size, kept) in [
+        ("first\nsecond\nthird\n", 12, "third\n"),
+        ("first\nsecond\nthird\n", 13, "second\nthird\n"),
+        ("a line longer than that\n", 8, "an that\n"),
+        ("no end of a line", 8, " a line"),
+    ] {
+        writer.write_all(text.as_bytes()).unwrap();
+        assert_eq!(rotate(&mut outputs, "web", size), Ok(()));
+        assert!(place.read("web.log.1").ends_with(kept), "{text}: {:?}", place.read("web.log.1"));
+        assert!(place.read("web.log.1").len() as u64 <= size && place.read("web.log").is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn a_removed_or_moved_output_is_known_by_its_writer() {
+    let place = Place::new();
+    let mut outputs = Outputs::new(&place.0);
+    let mut writer = File::from(outputs.open("web").unwrap());
+    let link = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer)));
+    let adopted = Outputs::new(&place.0);
+    let own = Some(crate::sys::account::own_uid());
+    writer.write_all(b"0123456789").unwrap();
+    let fate = |outputs: &Outputs| outputs.fate("web", &link);
+    assert_eq!((fate(&outputs), fate(&adopted)), (None, None));
+    let moved = place.0.join("web.log.2");
+    fs::rename(outputs.path("web"), &moved).unwrap();
+    for outputs in [&outputs, &adopted] {
+        assert_eq!(fate(outputs), Some(Fate::Moved(moved.clone())));
+        assert!(outputs.nameless("web", &link, 5, own).is_none(), "it has a name");
+    }
+    fs::remove_file(&moved).unwrap();
+    for outputs in [&outputs, &adopted] {
+        assert_eq!(fate(outputs), Some(Fate::Removed));
+        assert!(outputs.nameless("web", &link, 10, own).is_none() && outputs.nameless("web", &link, 5, own).is_some());
+    }
+    assert!(adopted.nameless("web", &link, 5, Some(Uid(4711))).is_none(), "it may be another file");
+
+    // What an agent has opened itself is its own affair.
+    let other = File::create(place.0.join("other")).unwrap();
+    let link = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&other)));
+    drop(outputs.open("web").unwrap());
+    assert_eq!((outputs.fate("web", &link), outputs.fate("web", Path::new("/proc/self/fd/0"))), (None, None));
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_a_problem_until_it_can() {
+    let place = Place::new();
+    fs::create_dir(place.0.join("bootagent.log")).unwrap();
+    // In the foreground, so that the line goes to stderr and not to the kernel's log of this host.
+    let mut log = Log::new(&place.0, Level::Info, true);
+    log.write(Level::Info, &"one");
+    assert!(log.problem().is_some_and(|problem| problem.contains("bootagent.log\": not a regular file")));
+    fs::remove_dir(place.0.join("bootagent.log")).unwrap();
+    log.write(Level::Info, &"two");
+    assert_eq!(log.problem(), None);
 }

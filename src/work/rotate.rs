@@ -1,0 +1,195 @@
+//! Rotates the output of an agent: its last bytes are copied into `NAME.log.1` and it is truncated, as its writers hold it
+//! open.
+//!
+//! Its writers go on while most of it is copied. For the last piece and the truncation the agent's control group is frozen
+//! where there is one: then nothing is lost between the two, and both files begin with a whole line. Where no writer can be
+//! frozen, what is written between the last read and the truncation is lost. When to rotate is not decided here.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{fchown, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::kernel::Time;
+use crate::sys::file::{read_text, try_lock};
+use crate::sys::monotonic;
+use crate::sys::poll::poll;
+
+/// The mode of an output, and of the file that gets its last bytes.
+pub const MODE: u32 = 0o640;
+/// The longest that the writers are held up at once.
+const FROZEN_MAX: Duration = Duration::from_millis(50);
+/// How often they are, when there is more than fits into that time. What still does not fit is left for the next look.
+const ATTEMPTS: u32 = 10;
+/// How much is copied at once, and how long the last line may be to be kept whole, bytes.
+const CHUNK: usize = 64 << 10;
+
+/// Appends the last `size` bytes of `log`, open for reading and writing, to the file `older` after emptying that, and
+/// truncates the log. With an empty `older` nothing is kept. `freezer`: see `Frozen`.
+///
+/// # Errors
+/// When the bytes could not be kept, or the log not truncated. It is truncated even where the bytes cannot be kept.
+pub fn rotate(log: &File, older: &Path, size: u64, freezer: &Path) -> io::Result<()> {
+    if log.metadata()?.len() == 0 || older.as_os_str().is_empty() {
+        return truncate(log);
+    }
+    let temporary = older.with_extension("1.tmp");
+    match keep(log, older, &temporary, size, freezer) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let _ = fs::remove_file(&temporary);
+            truncate(log)?;
+            Err(error)
+        }
+    }
+}
+
+/// Some file systems free nothing when the file has this length already.
+fn truncate(log: &File) -> io::Result<()> {
+    if log.metadata()?.len() == 0 {
+        log.set_len(1)?;
+    }
+    log.set_len(0)
+}
+
+/// Copies the log into `temporary`, gives that the name `older`, and truncates the log. That is left for another time while
+/// another helper does it, and when the writers are too fast.
+fn keep(log: &File, older: &Path, temporary: &Path, size: u64, freezer: &Path) -> io::Result<()> {
+    let owner = log.metadata()?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let copy = match options.create(true).truncate(false).open(temporary) {
+        Ok(file) if is_plain(&file) => file,
+        // A link may have been planted to have another file overwritten.
+        _ => {
+            let _ = fs::remove_file(temporary);
+            options.create_new(true).open(temporary)?
+        }
+    };
+    if !try_lock(&copy)? {
+        return Ok(());
+    }
+    copy.set_len(0)?;
+    // Only root can give it to the agent's user.
+    let _ = fchown(&copy, Some(owner.uid()), Some(owner.gid()));
+    copy.set_permissions(Permissions::from_mode(MODE))?;
+    // One byte before the first that is kept, as that may be the end of a line.
+    let at = owner.len().saturating_sub(size.saturating_add(1));
+    let mut copying = Copying { log, copy, at, is_first: owner.len() > size, buffer: vec![0; CHUNK] };
+    for _ in 0..ATTEMPTS {
+        let end = log.metadata()?.len();
+        while copying.at < end && copying.copy_chunk()? {}
+        let until = monotonic() + FROZEN_MAX;
+        let frozen = Frozen::begin(freezer, until);
+        let mut more = true;
+        while more && monotonic() < until {
+            more = copying.copy_chunk()?;
+        }
+        if !more || frozen.is_none() {
+            return copying.finish(older, temporary, frozen.is_some());
+        }
+    }
+    fs::remove_file(temporary)
+}
+
+/// Whether it is a regular file with one name.
+fn is_plain(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 1)
+}
+
+/// A log that is being copied.
+struct Copying<'a> {
+    log: &'a File,
+    copy: File,
+    /// Where the next chunk begins in the log.
+    at: u64,
+    /// The next chunk is the first, and begins in the middle of the log.
+    is_first: bool,
+    buffer: Vec<u8>,
+}
+
+impl Copying<'_> {
+    /// Copies the next chunk; false at the end of the log.
+    fn copy_chunk(&mut self) -> io::Result<bool> {
+        let count = self.log.read_at(&mut self.buffer, self.at)?;
+        self.at += count as u64;
+        let mut chunk = &self.buffer[..count];
+        if std::mem::take(&mut self.is_first) && count > 0 {
+            // An incomplete line is left out, unless it is the only one.
+            let end = chunk.iter().position(|byte| *byte == b'\n').filter(|end| end + 1 < count);
+            chunk = &chunk[end.map_or(1, |end| end + 1)..];
+        }
+        // A part of zeros is most likely a hole that the writer left by a seek, and is not copied.
+        if chunk.iter().any(|byte| *byte != 0) {
+            self.copy.write_all(chunk)?;
+        }
+        Ok(count > 0)
+    }
+
+    /// Gives the copy its name, and truncates the log. A last line that is not complete stays in the log if nobody writes.
+    fn finish(&mut self, older: &Path, temporary: &Path, nobody_writes: bool) -> io::Result<()> {
+        let length = self.copy.metadata()?.len();
+        let mut last = Vec::new();
+        if nobody_writes {
+            let from = length.saturating_sub(CHUNK as u64);
+            last.resize((length - from) as usize, 0);
+            self.copy.read_exact_at(&mut last, from)?;
+        }
+        let line_end = last.iter().rposition(|byte| *byte == b'\n');
+        let open_line = line_end.map_or(&[][..], |end| &last[end + 1..]);
+        self.copy.set_len(length - open_line.len() as u64)?;
+        fs::rename(temporary, older)?;
+        self.log.set_len(0)?;
+        self.log.write_all_at(open_line, 0)
+    }
+}
+
+/// A control group while it is frozen: it is thawed when this is dropped.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    /// Freezes the group of the file `freezer`: `cgroup.freeze` of v2, or `freezer.state` of v1. `None` where that is not
+    /// possible in time.
+    fn begin(freezer: &Path, until: Time) -> Option<Frozen> {
+        if freezer.as_os_str().is_empty() {
+            return None;
+        }
+        let frozen = Frozen(freezer.into());
+        fs::write(freezer, if frozen.is_v2() { "1" } else { "FROZEN" }).ok()?;
+        while !frozen.is_complete() {
+            if monotonic() >= until {
+                return None;
+            }
+            // The kernel has no event for this in v1.
+            let _ = poll(&mut [], Some(Duration::from_millis(1)));
+        }
+        Some(frozen)
+    }
+
+    fn is_v2(&self) -> bool {
+        self.0.ends_with("cgroup.freeze")
+    }
+
+    /// Whether every process of the group is frozen by now.
+    fn is_complete(&self) -> bool {
+        let text = |path: &Path| read_text(path).unwrap_or_default();
+        match self.is_v2() {
+            true => text(&self.0.with_file_name("cgroup.events")).lines().any(|line| line == "frozen 1"),
+            false => text(&self.0).trim() == "FROZEN",
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        thaw(&self.0);
+    }
+}
+
+/// Thaws the group of the file `freezer`, unless that is empty.
+pub fn thaw(freezer: &Path) {
+    if !freezer.as_os_str().is_empty() {
+        let _ = fs::write(freezer, if freezer.ends_with("cgroup.freeze") { "0" } else { "THAWED" });
+    }
+}
