@@ -36,7 +36,11 @@ fn try_login(server: &Server, name: &str, password: &str, headers: &[(&str, &str
 
 /// Logs in: the cookie and the CSRF token.
 fn login(server: &Server, name: &str) -> (String, String) {
-    let (status, head, body) = try_login(server, name, PASSWORD, &[]);
+    login_as(server, name, PASSWORD)
+}
+
+fn login_as(server: &Server, name: &str, password: &str) -> (String, String) {
+    let (status, head, body) = try_login(server, name, password, &[]);
     assert_eq!(status, 303, "{head}{body}");
     let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).expect("a cookie");
     let cookie = cookie.split(';').next().expect("its value").to_string();
@@ -131,6 +135,11 @@ fn a_wrong_password_is_refused_and_soon_not_looked_at() {
     assert!(head.contains("retry-after: "), "{head}");
     let refused = server.json(&["audit"]).iter().filter(|line| line["action"] == "login refused").count();
     assert_eq!(refused, 5);
+    assert!(server.events().contains("security: too many logins have failed, the last from 127.0.0.1"));
+    let (_, _, metrics) = ask(&server, "GET", "/metrics", &[], "");
+    for part in ["{answer=\"refused\"} 6\n", "{answer=\"limited\"} 1\n", "{answer=\"taken\"} 0\n"] {
+        assert!(metrics.contains(&format!("bootserver_logins_total{part}")), "{metrics}");
+    }
 }
 
 #[test]
@@ -273,8 +282,16 @@ fn a_changed_user_must_log_in_again() {
     assert_eq!(status_of(&post("me/password", json!({ "old": "wrong", "new": "another horse" }))), 400);
     assert_eq!(status_of(&post("me/password", json!({ "old": PASSWORD, "new": "short" }))), 400);
     assert_eq!(status_of(&post("me/password", json!({ "old": PASSWORD, "new": "another horse" }))), 200);
+    let (cookie, csrf) = login_as(&server, "anna", "another horse");
+    let headers = [("Cookie", cookie.as_str()), ("X-CSRF-Token", csrf.as_str())];
+    let guess = json!({ "old": "wrong", "new": "a third horse" }).to_string();
+    let guess = || ask(&server, "POST", "/api/v1/me/password", &headers, &guess).2;
+    let guesses: Vec<String> = (0..6).map(|_| guess()).collect();
+    assert!(guesses[0].contains("not your password") && guesses[5].contains("too many"), "{guesses:?}");
+    let (cookie, _) = login_as(&server, "anna", "another horse");
+    server.run(&["user", "passwd", "anna"]);
     assert_eq!(me(&cookie), 401);
-    assert_eq!(status_of(&try_login(&server, "anna", "another horse", &[])), 303);
+    assert_eq!(status_of(&try_login(&server, "anna", "another horse", &[])), 401);
     let changed = server.json(&["audit"]).into_iter().find(|line| line["action"] == "user role").expect("a line");
     assert_eq!((&changed["before"], &changed["after"]), (&json!("operator"), &json!("viewer")));
 }
@@ -312,6 +329,20 @@ fn users_and_tokens_need_no_server() {
     server.resume();
     assert_eq!(status_of(&ask(&server, "GET", "/api/v1/me", &[("Authorization", &made)], "")), 200);
     login(&server, "anna");
+}
+
+#[test]
+fn doctor_tells_of_tokens_that_end_soon() {
+    let server = Server::start(&[]);
+    server.key(&["--group", "web"]);
+    add_user(&server, "anna", "admin");
+    let (code, out, _) = server.try_run(&["doctor"]);
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("1 admins can log in") && out.contains("0 tokens end within 7 days"), "{out}");
+    server.run(&["token", "new", "ci", "--role", "viewer", "--days", "3"]);
+    let (code, out, _) = server.try_run(&["doctor"]);
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("FAULT 1 tokens end within 7 days: bootserver token list"), "{out}");
 }
 
 #[test]

@@ -61,5 +61,12 @@ fn check_database(database: &Path, tell: &mut dyn FnMut(bool, String)) {
     let files = fs::read_dir(&packages).map(|list| list.flatten().count()).unwrap_or(0);
     tell(files > 0 || artifacts == 0, format!("{artifacts} packages of releases, {files} files in packages/"));
     let keys = text("SELECT CAST(count(*) AS TEXT) FROM keys WHERE revoked IS NULL");
+    let admins = text("SELECT CAST(count(*) AS TEXT) FROM users WHERE role = 'admin' AND disabled IS NULL");
+    tell(true, format!("{admins} admins can log in to the pages"));
+    let ending = "SELECT CAST(count(*) AS TEXT) FROM tokens WHERE revoked IS NULL AND expires - unixepoch() BETWEEN 0 AND 604800";
+    let ending = text(ending);
+    tell(ending == "0", format!("{ending} tokens end within 7 days: bootserver token list"));
+    let failing = text("SELECT CAST(count(*) AS TEXT) FROM webhooks WHERE failures > 2");
+    tell(failing == "0", format!("{failing} webhooks do not take their messages: bootserver webhook list"));
     tell(keys != "0", format!("{keys} keys are valid (without one, hosts are taken with serve --allow-unsigned only)"));
 }

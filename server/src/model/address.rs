@@ -52,6 +52,14 @@ pub fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Whom an address stands for where attempts are counted: itself, or with IPv6 its network, as anybody has all of one.
+pub fn network(address: IpAddr) -> String {
+    match plain(address) {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("{}/64", Ipv6Addr::from(u128::from(address) >> 64 << 64)),
+    }
+}
+
 /// The client of a request that came through proxies: the last address of `X-Forwarded-For` that is none of ours.
 pub fn client(peer: IpAddr, forwarded: &str, proxies: &[Cidr]) -> IpAddr {
     let ours = |address: IpAddr| proxies.iter().any(|proxy| proxy.contains(address));
@@ -111,6 +119,15 @@ mod tests {
         }
         for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/x", "host/8"] {
             assert!(bad.parse::<Cidr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        for (address, wanted) in
+            [("10.0.0.1", "10.0.0.1"), ("::ffff:10.0.0.1", "10.0.0.1"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64")]
+        {
+            assert_eq!(network(ip(address)), wanted);
         }
     }
 

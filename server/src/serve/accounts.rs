@@ -95,7 +95,10 @@ fn change_user(tx: &mut dyn Tx, call: &str, name: &str, body: &Json, who: &str) 
         return refused(format!("{name} is the last admin: make another one first"));
     }
     people::save_user(tx, &user)?;
-    let (before, after) = (told(&before), told(&user));
+    let (before, mut after) = (told(&before), told(&user));
+    if call == "users/passwd" {
+        after += ", a new password";
+    }
     events::audit(tx, clock::now(), who, action, &format!("user {name}"), (&before, &after))?;
     let made = format!("user:{name}");
     let now = clock::now();
@@ -133,7 +136,7 @@ pub fn own_password(tx: &mut dyn Tx, name: &str, hash: &str, who: &str) -> Resul
     let mut user = people::known(tx, name)?;
     user.password = hash.to_string();
     people::save_user(tx, &user)?;
-    events::audit(tx, clock::now(), who, "user passwd", &format!("user {name}"), ("", ""))?;
+    events::audit(tx, clock::now(), who, "user passwd", &format!("user {name}"), ("", "a new password"))?;
     Ok(json!({}))
 }
 

@@ -191,7 +191,7 @@ pub async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Calle
             let id = text(&body, "id")?;
             let revoke = move |tx: &mut dyn crate::store::Tx| {
                 let hosts = groups::revoke(tx, &id, clock::now())?;
-                events::audit(tx, clock::now(), &who, "key revoke", &format!("key {id}"), ("", ""))?;
+                events::audit(tx, clock::now(), &who, "key revoke", &format!("key {id}"), ("valid", "revoked"))?;
                 Ok(json!({ "hosts": hosts }))
             };
             shared.write(revoke).await
@@ -202,7 +202,7 @@ pub async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Calle
             let withdraw = move |tx: &mut dyn crate::store::Tx| {
                 releases::withdraw(tx, &agent, &version, clock::now())?;
                 let object = format!("release {agent} {version}");
-                events::audit(tx, clock::now(), &who, "release withdraw", &object, ("", ""))
+                events::audit(tx, clock::now(), &who, "release withdraw", &object, ("ready", "withdrawn"))
             };
             shared.write(withdraw).await.map(|()| json!({}))
         }
@@ -246,9 +246,13 @@ async fn own_password(shared: &Arc<Shared>, body: Json, caller: &Caller) -> Resu
         return refused("this changes the password of who is logged in; for another: users/passwd");
     };
     let (old, new, who) = (text(&body, "old")?, text(&body, "new")?, caller.who.clone());
+    if let Err(wait) = shared.logins.attempt(&user, "a session", clock::now()) {
+        return refused(format!("old: too many were wrong: try again in {} minutes", wait / 60 + 1));
+    }
     if !logins::check(shared, &user, &old).await? {
         return refused("old: this is not your password");
     }
+    shared.logins.succeeded(&user, "a session");
     let body = hash(json!({ "name": user, "password": new })).await?;
     let hash = text(&body, "password")?;
     shared.write(move |tx| accounts::own_password(tx, &user, &hash, &who)).await
@@ -365,6 +369,13 @@ async fn metrics(shared: &Arc<Shared>) -> Reply {
     ] {
         let count = counter.load(Ordering::Relaxed);
         page.push_str(&format!("bootserver_reports_total{{answer=\"{answer}\"}} {count}\n"));
+    }
+    page.push_str("# TYPE bootserver_logins_total counter\n");
+    for (answer, counter) in
+        [("taken", &counts.logins), ("refused", &counts.logins_refused), ("limited", &counts.logins_limited)]
+    {
+        let count = counter.load(Ordering::Relaxed);
+        page.push_str(&format!("bootserver_logins_total{{answer=\"{answer}\"}} {count}\n"));
     }
     let [work, commits, micros] = shared.engine.counts();
     let seconds = std::time::Duration::from_micros(micros).as_secs_f64();

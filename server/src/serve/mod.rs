@@ -82,6 +82,9 @@ pub struct Counts {
     pub shed: AtomicU64,
     pub failed: AtomicU64,
     pub results: AtomicU64,
+    pub logins: AtomicU64,
+    pub logins_refused: AtomicU64,
+    pub logins_limited: AtomicU64,
 }
 
 impl Shared {

@@ -12,10 +12,12 @@
 use super::door::{header, reply, Reply};
 use super::front::{Ask, From};
 use super::{clock, pages, Shared};
+use crate::model::address;
 use crate::model::people::{By, Caller, Limiter, SESSION};
 use crate::store::{events, people, Error};
 use crate::wire::password;
 use hyper::HeaderMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -45,6 +47,19 @@ impl Default for Logins {
 impl Logins {
     fn limiter(&self) -> std::sync::MutexGuard<'_, Limiter> {
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an attempt to show a password, before it is looked at.
+    ///
+    /// # Errors
+    /// How many seconds to wait, as too many have failed.
+    pub fn attempt(&self, name: &str, place: &str, now: i64) -> Result<(), i64> {
+        self.limiter().attempt(name, place, now)
+    }
+
+    /// Takes back an attempt whose password was right.
+    pub fn succeeded(&self, name: &str, place: &str) {
+        self.limiter().succeeded(name, place);
     }
 }
 
@@ -103,10 +118,10 @@ pub async fn caller(shared: &Arc<Shared>, headers: &HeaderMap, https: bool) -> R
 /// Takes the form of the login page: `name`, `password`, and `next`, the path to go to.
 pub async fn login(shared: &Arc<Shared>, from: &From, ask: &Ask) -> Reply {
     let (name, given, next) = (ask.field("name").to_string(), ask.field("password"), own_path(ask.field("next")));
-    let peer = from.client.to_string();
-    let attempt = shared.logins.limiter().attempt(&name, &peer, clock::now());
-    if let Err(wait) = attempt {
-        clock::say(&format!("refused a login from {peer}: too many have failed"));
+    let (peer, network) = (from.client.to_string(), address::network(from.client));
+    if let Err(wait) = shared.logins.attempt(&name, &network, clock::now()) {
+        shared.counts.logins_limited.fetch_add(1, Ordering::Relaxed);
+        alarm(shared, &peer).await;
         let text = format!("Too many logins have failed. Try again in {} minutes.", wait / 60 + 1);
         let mut answer = pages::login(429, next, &text);
         super::door::set(answer.headers_mut(), "retry-after", &wait.to_string());
@@ -115,11 +130,13 @@ pub async fn login(shared: &Arc<Shared>, from: &From, ask: &Ask) -> Reply {
     match check(shared, &name, given).await {
         Err(error) => pages::login(503, next, &format!("Cannot log in now: {error}.")),
         Ok(false) => {
+            shared.counts.logins_refused.fetch_add(1, Ordering::Relaxed);
             refuse(shared, &name, &peer).await;
             pages::login(401, next, "This name and password do not fit, or the user is disabled.")
         }
         Ok(true) => {
-            shared.logins.limiter().succeeded(&name, &peer);
+            shared.counts.logins.fetch_add(1, Ordering::Relaxed);
+            shared.logins.succeeded(&name, &network);
             match begin(shared, name, peer).await {
                 Ok(secret) => {
                     let cookie = set_cookie(from.https, &secret, SESSION);
@@ -128,6 +145,21 @@ pub async fn login(shared: &Arc<Shared>, from: &From, ask: &Ask) -> Reply {
                 Err(error) => pages::login(503, next, &format!("Cannot log in now: {error}.")),
             }
         }
+    }
+}
+
+/// Tells of logins that are no longer looked at: an event, so that a webhook can tell it too; once in ten minutes.
+async fn alarm(shared: &Arc<Shared>, peer: &str) {
+    static TOLD: AtomicI64 = AtomicI64::new(0);
+    let now = clock::now();
+    let told = TOLD.load(Ordering::Relaxed);
+    if now - told < 600 || TOLD.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        return;
+    }
+    let text = format!("too many logins have failed, the last from {peer}: see bootserver audit");
+    clock::say(&text);
+    if let Err(error) = shared.write(move |tx| events::note(tx, now, "security", ("", ""), &text, 0)).await {
+        shared.complain(&error);
     }
 }
 

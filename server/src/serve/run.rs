@@ -253,7 +253,7 @@ async fn serve_hosts(listener: TcpListener, shared: Arc<Shared>, places: Arc<Pla
 }
 
 async fn serve_pages(listener: TcpListener, shared: Arc<Shared>, tls: Option<Arc<Tls>>) {
-    let bound = Arc::new(Semaphore::new(64));
+    let bound = Arc::new(Semaphore::new(512));
     loop {
         let Ok(place) = bound.clone().acquire_owned().await else { return };
         let Ok((stream, peer)) = listener.accept().await else {
