@@ -191,6 +191,15 @@ fn where_no_message_goes() {
         assert_eq!(code, 1, "{name}");
         assert!(error.contains("is a door of this server"), "{name}: {error}");
     }
+    // Names that only the resolver can read: 169.254.169.254 in other words.
+    for (name, url) in
+        [("number", "http://2852039166/"), ("hex", "http://0xa9fea9fe/"), ("short", "http://169.254.43518/")]
+    {
+        server.run(&["webhook", "add", name, url]);
+        let (code, _, error) = server.try_run(&["webhook", "test", name]);
+        assert_eq!(code, 1, "{name}");
+        assert!(error.contains("is a link-local address, where no message may go"), "{name}: {error}");
+    }
     assert_eq!(server.try_run(&["webhook", "add", "pages", "http://example.com/"]).0, 1, "the name is taken");
     server.run(&["webhook", "remove", "pages"]);
     assert_eq!(server.try_run(&["webhook", "remove", "pages"]).0, 1);
