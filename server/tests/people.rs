@@ -229,6 +229,64 @@ fn each_role_does_what_it_may() {
 }
 
 #[test]
+fn a_viewer_does_nothing_by_the_pages_either() {
+    let server = Server::start(&[]);
+    let key = server.key(&["--group", "web", "--auto-accept"]);
+    util::Host::new("web-01", "sn-1", Some(&key)).report(&server);
+    add_user(&server, "vera", "viewer");
+    add_user(&server, "olga", "operator");
+    let before = server.json(&["audit"]).len();
+    let forms = [
+        ("/hosts/sn-1/reject", ""),
+        ("/hosts/sn-1/retire", ""),
+        ("/hosts/sn-1/labels", "labels=a%3Db"),
+        ("/hosts/sn-1/pin", "reason=x"),
+        ("/pending", "do=accept&host=sn-1"),
+        ("/jobs/new", "do=give&action=restart&agent=web&select=host%3Dweb-01"),
+        ("/jobs/j1/cancel", ""),
+        ("/releases/withdraw", "agent=web&version=1"),
+    ];
+    let admin_forms = [
+        ("/keys", "group=web"),
+        ("/keys/revoke", "id=1"),
+        ("/groups", "name=db"),
+        ("/groups/set", "name=web&lost_after=60"),
+        ("/users", "name=eve&role=admin&password=correct+horse"),
+        ("/users/role", "name=vera&role=admin"),
+        ("/users/passwd", "name=olga&password=another+horse"),
+        ("/users/disable", "name=olga"),
+        ("/users/tokens", "token=eve&role=admin&days=3"),
+    ];
+    for (name, refused) in [("vera", [&forms[..], &admin_forms[..]].concat()), ("olga", admin_forms.to_vec())] {
+        let (cookie, csrf) = login(&server, name);
+        for (path, form) in refused {
+            let body = format!("csrf={csrf}&{form}");
+            let (status, _, page) = ask(&server, "POST", path, &[FORM, ("Cookie", &cookie)], &body);
+            assert_eq!(status, 403, "{name} {path}: {}", page.len());
+        }
+        for path in ["/users", "/users.csv", "/webhooks", "/api/v1/users"] {
+            let (status, _, page) = ask(&server, "GET", path, &[("Cookie", &cookie)], "");
+            assert!(matches!(status, 403 | 404), "{name} {path}: {status}");
+            let other = if name == "vera" { "olga" } else { "vera" };
+            assert!(!page.contains(other), "{name} sees {other}: {page}");
+        }
+        assert_eq!(status_of(&ask(&server, "GET", "/hosts", &[("Cookie", &cookie)], "")), 200);
+    }
+    let (cookie, csrf) = login(&server, "vera");
+    let kind = ("Content-Type", "multipart/form-data; boundary=x");
+    let part = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.tar.gz\"\r\n\r\nbytes\r\n--x--\r\n";
+    let headers = [kind, ("Cookie", cookie.as_str())];
+    for (query, why) in [("", "no CSRF token"), ("?csrf=wrong", "a wrong one"), (&format!("?csrf={csrf}"), "a viewer")]
+    {
+        assert_eq!(status_of(&ask(&server, "POST", &format!("/releases/new{query}"), &headers, part)), 403, "{why}");
+    }
+    let stored = fs::read_dir(server.dir.join("packages")).expect("the directory").count();
+    assert_eq!(stored, 0, "nothing was stored");
+    let done: Vec<Value> = server.json(&["audit"]).split_off(before);
+    assert!(done.iter().all(|line| line["action"] == "login"), "{done:?}");
+}
+
+#[test]
 fn a_token_has_an_end_and_can_be_revoked() {
     let server = Server::start(&[]);
     let made = token(&server, "ci", "operator");

@@ -95,6 +95,7 @@ fn answer(outcome: Result<Json, Error>) -> Reply {
     match outcome {
         Ok(body) => reply(200, "application/json", body.to_string(), &[]),
         Err(Error::Refused(why)) => answer_error(400, &why),
+        Err(Error::Forbidden(why)) => answer_error(403, &why),
         Err(Error::Missing(why)) => answer_error(404, &why),
         Err(error) => answer_error(503, &error.to_string()),
     }

@@ -26,6 +26,8 @@ pub enum Error {
     Refused(String),
     /// What was asked for is not there, said to whoever asked.
     Missing(String),
+    /// What whoever asked may not do, said to them.
+    Forbidden(String),
 }
 
 impl fmt::Display for Error {
@@ -33,7 +35,7 @@ impl fmt::Display for Error {
         match self {
             Error::Busy => f.write_str("the queue of the database is full"),
             Error::Engine(text) => write!(f, "the database: {text}"),
-            Error::Refused(text) | Error::Missing(text) => f.write_str(text),
+            Error::Refused(text) | Error::Missing(text) | Error::Forbidden(text) => f.write_str(text),
         }
     }
 }

@@ -56,7 +56,7 @@ pub async fn take(look: Look, mut ask: Ask) -> Reply {
 
 /// Calls the API as whoever sent the form.
 pub async fn call(look: &Look, name: &str, body: Json) -> Result<Json, Error> {
-    look.caller.may(people::role_to_change(name)).map_err(Error::Refused)?;
+    look.caller.may(people::role_to_change(name)).map_err(Error::Forbidden)?;
     api::change(&look.shared, name, body, &look.caller).await
 }
 

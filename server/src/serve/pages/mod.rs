@@ -80,6 +80,7 @@ fn see(address: &str) -> Reply {
 async fn problem(look: &Look, error: &Error) -> Reply {
     let (status, what) = match error {
         Error::Refused(_) => (400, "This cannot be done"),
+        Error::Forbidden(_) => (403, "You may not do this"),
         Error::Missing(_) => (404, "There is no such thing"),
         Error::Busy => (503, "The server is busy"),
         Error::Engine(_) => (503, "The database does not answer"),

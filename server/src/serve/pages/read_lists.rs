@@ -8,7 +8,7 @@ use crate::pages::lists::{
 use crate::pages::params::Params;
 use crate::pages::people::{Me, TokenRow, UserRow, Users};
 use crate::pages::{time, words, Pager, Tone, COUNT_MAX, LINES};
-use crate::store::{events, groups, migrate, missing, people, refused, Error, Row, Tx};
+use crate::store::{events, groups, migrate, missing, people, Error, Row, Tx};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The page of a path.
@@ -122,9 +122,7 @@ pub fn group_list(tx: &mut dyn Tx, look: &Look, fields: &Params, wrong: Option<S
 
 /// Every user, by name. Admins see them.
 pub fn users(tx: &mut dyn Tx, look: &Look) -> Result<Vec<UserRow>, Error> {
-    if let Err(why) = look.caller.may(Role::Admin) {
-        return refused(why);
-    }
+    look.caller.may(Role::Admin).map_err(Error::Forbidden)?;
     let row = |user: people::User| UserRow {
         name: user.name,
         role: user.role.as_str().to_string(),

@@ -80,7 +80,7 @@ pub async fn add(look: Look, ask: &mut Ask) -> Reply {
     };
     if let Err(why) = look.caller.may(crate::model::people::role_to_change("packages")) {
         door::drain(body).await;
-        return problem(&look, &Error::Refused(why)).await;
+        return problem(&look, &Error::Forbidden(why)).await;
     }
     let fields = match receive(&look, header(&ask.headers, "content-type"), body).await {
         Ok(fields) => fields,
