@@ -13,7 +13,7 @@ ARCHES = $(foreach target,$(or $(TARGET),$(TARGETS)),$(firstword $(subst -, ,$(t
 # What the full tests use, from Debian 12: package tools, FTP and HTTP servers, daemons that fork, and lint tools.
 DEPS = build-essential ca-certificates curl git python3 python3-jsonschema python3-yaml procps strace xz-utils busybox-static \
 	dpkg-dev rpm minisign openssl nginx-light vsftpd libsodium23 python3-pyftpdlib snmpd zabbix-agent collectd-core \
-	shellcheck mandoc systemd faketime
+	shellcheck mandoc systemd faketime chromium
 # These are only unpacked below target/deps, as installing them would remove vsftpd.
 DEPS_UNPACKED = pure-ftpd pure-ftpd-common
 # The supervisors that make bench compares with, and its tools.
@@ -24,10 +24,10 @@ DEPS_CROSS = rustc-web cargo-web rust-web-src python3 python3-venv binutils file
 .DEFAULT_GOAL := build
 SERVER = cd server && CARGO_TARGET_DIR=target $(CARGO)
 
-.PHONY: server server-check server-test server-bench help build release test check deny audit fuzz test-tls scripts fleet soak bench deps deps-cross deps-bench cross size test-cross test-vm demo install uninstall clean
+.PHONY: server server-check server-test server-bench server-browser server-pictures demo-fleet help build release test check deny audit fuzz test-tls scripts fleet soak bench deps deps-cross deps-bench cross size test-cross test-vm demo install uninstall clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 build: ## build for this machine, unoptimised
 	$(CARGO) build --locked
@@ -91,6 +91,7 @@ scripts:
 deps: ## install the packages that the full tests use (Debian, root); starts no service
 	.ci/apt $(DEPS)
 	.ci/unpack target/deps $(DEPS_UNPACKED)
+	$(MAKE) server/tests/browser/node_modules
 	@command -v $(CARGO) >/dev/null || { echo "make deps: cargo is missing: see https://rustup.rs" >&2; exit 1; }
 
 deps-cross: ## install the packages that cross, test-cross and test-vm use (Debian, root)
@@ -134,6 +135,22 @@ server-check: ## bootserver: formatting, lints, import order, licences
 
 server-bench: ## bootserver: measure it with 100,000 played hosts; an idle machine, some minutes
 	server/bench/run
+
+# Only what the lock file names, and none of its scripts.
+server/tests/browser/node_modules: server/tests/browser/package-lock.json
+	@command -v npm >/dev/null || { echo "make server-browser: node and npm are missing: see https://nodejs.org" >&2; exit 1; }
+	cd server/tests/browser && npm ci --ignore-scripts --no-audit --no-fund && touch node_modules
+
+server-browser: server/tests/browser/node_modules ## bootserver: a day with its pages in a real browser; needs node and chromium
+	$(SERVER) build --locked
+	node server/tests/browser/day.mjs
+
+server-pictures: server/tests/browser/node_modules ## take the pictures of the docs from the demo
+	mkdir -p docs/pictures
+	DEMO_THEN='node server/tests/browser/pictures.mjs docs/pictures' sh server/demo.sh
+
+demo-fleet: ## see a fleet in a browser: bootserver and five daemons, one of them broken; no root needed
+	sh server/demo.sh
 
 server-test: build ## test bootserver, with real daemons on loopback
 	$(SERVER) test --locked

@@ -111,7 +111,7 @@ pub struct HostPage {
     pub labels: Vec<Label>,
     /// Seconds by which its clock is ahead.
     pub skew: i64,
-    /// How long the machine runs, in seconds.
+    /// How long its daemon runs, in seconds.
     pub uptime: Option<i64>,
     /// Others of its name.
     pub twins: Vec<Twin>,

@@ -104,7 +104,7 @@ pub struct Entry {
     pub gap: bool,
 }
 
-const MENU: [(&str, &str, bool); 11] = [
+const MENU: [(&str, &str, bool); 12] = [
     ("/", "Fleet", false),
     ("/hosts", "Hosts", false),
     ("/pending", "Pending", false),
@@ -115,6 +115,7 @@ const MENU: [(&str, &str, bool); 11] = [
     ("/keys", "Keys", true),
     ("/groups", "Groups", false),
     ("/users", "Users", false),
+    ("/webhooks", "Webhooks", false),
     ("/server", "Server", false),
 ];
 

@@ -78,6 +78,82 @@ pub struct Users {
     pub made: Option<(String, String)>,
 }
 
+/// A webhook.
+pub struct WebhookRow {
+    /// Its name.
+    pub name: String,
+    /// Where messages go, without what may be secret in it.
+    pub place: String,
+    /// What it is told.
+    pub kinds: String,
+    /// Whether it works.
+    pub badge: Badge,
+    /// What became of the last message.
+    pub outcome: String,
+    /// When that was.
+    pub tried: Option<i64>,
+    /// When it was added.
+    pub created: i64,
+    /// By whom.
+    pub by: String,
+}
+
+impl WebhookRow {
+    /// The state of a webhook after so many failures in a row.
+    pub fn state(failures: i64, tried: bool) -> Badge {
+        match (failures, tried) {
+            (0, false) => Badge::new(Tone::Mute, "nothing told yet"),
+            (0, true) => Badge::new(Tone::Ok, "works"),
+            (count, _) => Badge::new(
+                Tone::Bad,
+                format!("failed {}", if count == 1 { "once".into() } else { format!("{count} times") }),
+            ),
+        }
+    }
+}
+
+/// Something that a webhook can be told.
+pub struct Kind {
+    /// Its name.
+    pub name: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// Whether it is ticked.
+    pub ticked: bool,
+}
+
+impl Kind {
+    /// What a kind of event means.
+    pub fn meaning(name: &str) -> &'static str {
+        match name {
+            "host-lost" => "a host is silent for longer than its group allows",
+            "host-conflict" => "two machines report as one host",
+            "host-back" => "a retired host reports again",
+            "security" => "something was refused: a replay, a wrong key, another host's result",
+            "job" => "a job did not work on a host",
+            _ => "",
+        }
+    }
+}
+
+/// Webhooks.
+#[derive(Template)]
+#[template(path = "webhooks.html")]
+pub struct Webhooks {
+    /// What is around it.
+    pub f: Frame,
+    /// The lines.
+    pub rows: Vec<WebhookRow>,
+    /// What can be told.
+    pub kinds: Vec<Kind>,
+    /// The fields as they were sent.
+    pub fields: super::params::Params,
+    /// Why nothing was changed.
+    pub wrong: Option<String>,
+    /// A webhook that was just made: its name and its secret, which is shown this once.
+    pub made: Option<(String, String)>,
+}
+
 /// One's own password.
 #[derive(Template)]
 #[template(path = "me.html")]

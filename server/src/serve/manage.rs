@@ -171,7 +171,7 @@ pub fn new_group(tx: &mut dyn Tx, name: &str, who: &str) -> Result<(), Error> {
 /// What the engine says, or which setting will not do.
 pub fn set_group(tx: &mut dyn Tx, name: &str, changes: &serde_json::Map<String, Json>, who: &str) -> Result<(), Error> {
     let mut group = groups::get(tx, name)?;
-    let before = format!("{group:?}");
+    let before = group.told();
     for (key, value) in changes {
         let value = value.as_str().unwrap_or_default();
         let number = || value.parse::<i64>().ok().filter(|seconds| *seconds > 0);
@@ -205,6 +205,6 @@ pub fn set_group(tx: &mut dyn Tx, name: &str, changes: &serde_json::Map<String, 
     groups::set(tx, &group)?;
     // Judged again by the new limit.
     tx.run("UPDATE hosts SET fresh = 'late' WHERE grp = ?1 AND fresh = 'lost'", crate::args![name])?;
-    let after = format!("{group:?}");
+    let after = group.told();
     events::audit(tx, clock::now(), who, "group set", &format!("group {name}"), (&before, &after))
 }

@@ -38,6 +38,19 @@ pub struct Group {
     pub window: Option<String>,
 }
 
+impl Group {
+    /// The settings, as `group set` takes them.
+    pub fn told(&self) -> String {
+        let retire = self.retire_after.map_or("never".to_string(), |after| after.to_string());
+        let (replace, window) =
+            (if self.replace_auto { "auto" } else { "ask" }, self.window.as_deref().unwrap_or("always"));
+        format!(
+            "lost_after={} retire_after={retire} replace={replace} allow_unidentified={} zone={} window={window:?}",
+            self.lost_after, self.allow_unidentified, self.zone
+        )
+    }
+}
+
 const GROUP: &str =
     "SELECT name, lost_after, retire_after, replace_auto, allow_unidentified, zone, windows FROM groups";
 

@@ -5,8 +5,16 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { chromium } from 'playwright-core';
+import { until } from './server.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+
+const options = {
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  headless: true,
+  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+    '--disable-component-update', '--disable-sync', '--force-color-profile=srgb'],
+};
 
 export class Browser {
   static async start(server) {
@@ -14,28 +22,37 @@ export class Browser {
     browser.server = server;
     browser.profile = mkdtempSync(join(tmpdir(), 'bootserver-chromium-'));
     browser.faults = [];
-    browser.context = await chromium.launchPersistentContext(browser.profile, {
-      executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-      headless: true,
-      acceptDownloads: true,
-      reducedMotion: 'reduce',
-      args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-        '--disable-component-update', '--disable-sync', '--force-color-profile=srgb'],
-    });
+    browser.context = await chromium.launchPersistentContext(browser.profile, options);
     browser.context.setDefaultTimeout(15000);
     browser.page = browser.context.pages()[0] ?? await browser.context.newPage();
     browser.watch(browser.page);
     return browser;
   }
 
+  /** A context of somebody else. */
+  async another(more) {
+    const other = await chromium.launch(options);
+    return other.newContext(more);
+  }
+
+  /** Does what the server answers with this status; that the console tells of it is no fault. */
+  async expecting(status, act) {
+    this.expected = new RegExp(`status of ${status} `);
+    const loaded = this.page.waitForEvent('load');
+    await Promise.all([loaded, act()]);
+    await until('the console tells of it', () => !this.expected);
+  }
+
   watch(page) {
     page.on('console', (message) => {
-      if (['error', 'warning'].includes(message.type())) this.faults.push(`console at ${page.url()}: ${message.text()}`);
+      if (this.expected?.test(message.text())) this.expected = undefined;
+      else if (['error', 'warning'].includes(message.type())) this.faults.push(`console at ${page.url()}: ${message.text()}`);
     });
     page.on('pageerror', (error) => this.faults.push(`script at ${page.url()}: ${error.message}`));
   }
 
   async size(width, scheme) {
+    this.width = width;
     await this.page.setViewportSize({ width, height: width < 600 ? 844 : 900 });
     await this.page.emulateMedia({ colorScheme: scheme, reducedMotion: 'reduce' });
   }
@@ -45,11 +62,13 @@ export class Browser {
     if (reply.status() !== 200) throw new Error(`${path}: HTTP ${reply.status()}`);
   }
 
-  /** Looks at the page as it is now: accessibility, and that nothing is wider than the window. */
-  async check(what) {
+  /** Looks at the page as it is now: accessibility, or contrast only, and that nothing is wider than the window. */
+  async check(what, rules) {
     // The content security policy forbids scripts of others: the checker comes in past it, by the debugger.
     await this.page.evaluate(`(() => { ${axe} })()`);
-    const found = await this.page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
+    const found = await this.page.evaluate((options) => window.axe.run(document, options), {
+      resultTypes: ['violations'], ...(rules ? { runOnly: rules } : {}),
+    });
     for (const fault of found.violations) {
       const places = fault.nodes.slice(0, 3).map((node) => `${node.target.join(' ')}: ${node.failureSummary}`).join('\n    ');
       this.faults.push(`axe at ${what}: ${fault.id}: ${fault.help}\n    ${places}`);

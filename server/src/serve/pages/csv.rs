@@ -61,6 +61,7 @@ pub fn list(tx: &mut dyn Tx, look: &Look, path: &str) -> Result<String, Error> {
         "/keys" => key_list(tx)?,
         "/groups" => group_list(tx)?,
         "/users" => user_list(tx, look)?,
+        "/webhooks" => webhook_list(tx, look)?,
         path => match path.strip_prefix("/jobs/") {
             Some(id) => job(tx, look, &url::decode(id))?,
             None => return missing(format!("there is no list \"{path}.csv\"")),
@@ -209,6 +210,15 @@ fn user_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     let mut table = Table::new(&["user", "role", "added", "last login", "disabled"]);
     for user in read_lists::users(tx, look)? {
         table.line(&[user.name, user.role, at(Some(user.created)), at(user.seen), at(user.disabled)]);
+    }
+    Ok(table)
+}
+
+fn webhook_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
+    let mut table = Table::new(&["webhook", "at", "told", "state", "last message", "outcome", "added", "by"]);
+    for hook in read_lists::webhooks(tx, look)? {
+        let (tried, created) = (at(hook.tried), at(Some(hook.created)));
+        table.line(&[hook.name, hook.place, hook.kinds, hook.badge.word, tried, hook.outcome, created, hook.by]);
     }
     Ok(table)
 }

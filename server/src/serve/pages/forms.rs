@@ -1,7 +1,7 @@
 //! What somebody sends from a page. It becomes a call of the API, with its rules and its line in the audit trail; then the
 //! browser is led to a page that shows what was done. What will not do is shown with the fields as they were.
 
-use super::{problem, read, read_jobs, read_lists, refusal, release, see, Look, HTML};
+use super::{form_people, problem, read, read_jobs, read_lists, refusal, release, see, Look, HTML};
 use crate::model::people;
 use crate::pages::jobs::Preview;
 use crate::pages::lists::NewKey;
@@ -11,7 +11,7 @@ use crate::serve::front::Ask;
 use crate::serve::{api, give};
 use crate::store::roster::{self, Scope};
 use crate::store::{hosts, Error, Tx};
-use crate::wire::url;
+use crate::wire::{calls, url};
 use serde_json::{json, Map, Value as Json};
 
 /// Hosts that one transaction accepts.
@@ -48,8 +48,9 @@ pub async fn take(look: Look, mut ask: Ask) -> Reply {
             plain(look, "keys/revoke", json!({ "id": form.get("id") }), |_| "/keys?done=revoked".to_string()).await
         }
         ["groups"] | ["groups", "set"] => group(look, &path, &form).await,
-        ["me"] => own_password(look, &form).await,
-        ["users", ..] => user(look, &path, &form).await,
+        ["me"] => form_people::own_password(look, &form).await,
+        ["users", ..] => form_people::user(look, &path, &form).await,
+        ["webhooks", ..] => form_people::webhook(look, &path, &form).await,
         _ => refusal(&look, 404, "There is no such thing", "this form leads nowhere: load its page again").await,
     }
 }
@@ -57,6 +58,7 @@ pub async fn take(look: Look, mut ask: Ask) -> Reply {
 /// Calls the API as whoever sent the form.
 pub async fn call(look: &Look, name: &str, body: Json) -> Result<Json, Error> {
     look.caller.may(people::role_to_change(name)).map_err(Error::Forbidden)?;
+    calls::check_body(name, &body).map_err(Error::Refused)?;
     api::change(&look.shared, name, body, &look.caller).await
 }
 
@@ -278,58 +280,6 @@ async fn group(look: Look, path: &str, form: &Params) -> Reply {
         Err(Error::Refused(why)) => {
             again(look, move |tx, look| read_lists::group_list(tx, look, &fields, Some(why))).await
         }
-        Err(error) => problem(&look, &error).await,
-    }
-}
-
-/// Users and tokens.
-async fn user(look: Look, path: &str, form: &Params) -> Reply {
-    let name = form.get("name").trim();
-    let (call_name, body) = match path {
-        "users/tokens" => {
-            let days = form.get("days").trim().parse::<i64>().ok();
-            ("tokens", json!({ "name": form.get("token").trim(), "role": form.get("role"), "days": days }))
-        }
-        "users/tokens/revoke" => ("tokens/revoke", json!({ "name": name })),
-        "users/role" => (path, json!({ "name": name, "role": form.get("role") })),
-        "users/disable" | "users/enable" => (path, json!({ "name": name })),
-        "users" | "users/passwd" => {
-            (path, json!({ "name": name, "role": form.get("role"), "password": form.get("password") }))
-        }
-        _ => return refusal(&look, 404, "There is no such thing", "this form leads nowhere").await,
-    };
-    let fields = form.with("password", "");
-    match call(&look, call_name, body).await {
-        Ok(done) if call_name == "tokens" => {
-            let text = |name: &str| done[name].as_str().unwrap_or_default().to_string();
-            let (made, asked) = ((text("name"), text("token")), look.clone());
-            let page = move |tx: &mut dyn Tx| read_lists::user_list(tx, &asked, &Params::default(), None, Some(made));
-            match look.shared.read(page).await {
-                Ok(text) => reply(200, HTML, text, &[]),
-                Err(error) => problem(&look, &error).await,
-            }
-        }
-        Ok(_) => see(match path {
-            "users" => "/users?done=made",
-            "users/tokens/revoke" => "/users?done=revoked",
-            _ => "/users?done=kept",
-        }),
-        Err(Error::Refused(why) | Error::Missing(why)) if look.caller.may(people::Role::Admin).is_ok() => {
-            again(look, move |tx, look| read_lists::user_list(tx, look, &fields, Some(why), None)).await
-        }
-        Err(error) => problem(&look, &error).await,
-    }
-}
-
-async fn own_password(look: Look, form: &Params) -> Reply {
-    let done = if form.get("new") == form.get("again") {
-        call(&look, "me/password", json!({ "old": form.get("old"), "new": form.get("new") })).await
-    } else {
-        Err(Error::Refused("the new password is not the same in both fields".to_string()))
-    };
-    match done {
-        Ok(_) => see("/login"),
-        Err(Error::Refused(why)) => again(look, move |tx, look| read_lists::own(tx, look, Some(why))).await,
         Err(error) => problem(&look, &error).await,
     }
 }

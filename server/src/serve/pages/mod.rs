@@ -5,6 +5,7 @@
 
 mod csv;
 mod files;
+mod form_people;
 mod forms;
 mod read;
 mod read_jobs;
@@ -145,6 +146,8 @@ fn notice(params: &Params) -> Option<Notice> {
         "withdrawn" => "The release is withdrawn.".to_string(),
         "revoked" => "It is revoked.".to_string(),
         "kept" => "It is kept.".to_string(),
+        "removed" => "It is removed.".to_string(),
+        "sent" => "The test is sent, and was taken.".to_string(),
         "made" => "It is made.".to_string(),
         _ => return None,
     };

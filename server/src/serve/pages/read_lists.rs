@@ -2,13 +2,15 @@
 
 use super::{frame, text_of, Look};
 use crate::model::people::Role;
+use crate::model::webhook;
 use crate::pages::lists::{
     Audit, AuditRow, EventRow, Events, Fact, GroupRow, Groups, KeyRow, Keys, NewKey, ServerPage,
 };
 use crate::pages::params::Params;
-use crate::pages::people::{Me, TokenRow, UserRow, Users};
+use crate::pages::people::{Kind, Me, TokenRow, UserRow, Users, WebhookRow, Webhooks};
 use crate::pages::{time, words, Pager, Tone, COUNT_MAX, LINES};
-use crate::store::{events, groups, migrate, missing, people, Error, Row, Tx};
+use crate::store::{events, groups, migrate, missing, people, webhooks, Error, Row, Tx};
+use crate::wire::url::Url;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The page of a path.
@@ -19,6 +21,7 @@ pub fn page(tx: &mut dyn Tx, look: &Look, path: &str) -> Result<String, Error> {
         "keys" => key_list(tx, look, &Params::default(), None, None),
         "groups" => group_list(tx, look, &Params::default(), None),
         "users" => user_list(tx, look, &Params::default(), None, None),
+        "webhooks" => webhook_list(tx, look, &Params::default(), None, None),
         "me" => own(tx, look, None),
         "server" => server(tx, look),
         _ => missing(format!("there is no page \"/{path}\": the menu has all there are")),
@@ -154,6 +157,46 @@ pub fn user_list(
     };
     let tokens = people::tokens(tx)?.into_iter().map(row).collect();
     Ok(text_of(&Users { f, users, tokens, fields: fields.clone(), wrong, made }))
+}
+
+/// Every webhook, by name. Admins see them.
+pub fn webhooks(tx: &mut dyn Tx, look: &Look) -> Result<Vec<WebhookRow>, Error> {
+    look.caller.may(Role::Admin).map_err(Error::Forbidden)?;
+    let row = |hook: webhooks::Webhook| WebhookRow {
+        // The path of the URL may be a secret.
+        place: Url::parse(&hook.url).map(|url| url.authority()).unwrap_or_default(),
+        kinds: hook.kinds.join(", "),
+        badge: WebhookRow::state(hook.failures, hook.tried.is_some()),
+        name: hook.name,
+        outcome: hook.outcome,
+        tried: hook.tried,
+        created: hook.created,
+        by: hook.by,
+    };
+    Ok(webhooks::list(tx)?.into_iter().map(row).collect())
+}
+
+/// The page of webhooks, with one that was just made.
+pub fn webhook_list(
+    tx: &mut dyn Tx,
+    look: &Look,
+    fields: &Params,
+    wrong: Option<String>,
+    made: Option<(String, String)>,
+) -> Result<String, Error> {
+    let rows = webhooks(tx, look)?;
+    let f = frame(tx, look, "/webhooks", "Webhooks")?;
+    let ticked = match fields.pairs() {
+        [] => webhook::USUAL.map(str::to_string).to_vec(),
+        _ => fields.all("events"),
+    };
+    let kind = |(name, _): &(&'static str, &str)| Kind {
+        name,
+        meaning: Kind::meaning(name),
+        ticked: ticked.iter().any(|known| known == name),
+    };
+    let kinds = webhook::KINDS.iter().map(kind).collect();
+    Ok(text_of(&Webhooks { f, rows, kinds, fields: fields.clone(), wrong, made }))
 }
 
 /// The page of one's own password.
