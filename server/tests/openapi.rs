@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use util::{try_exchange, Host, Server};
 
-/// 503 needs a database that fails (tests/faults.rs), 408 a body that does not come (tests/people.rs).
+/// A database that fails, and a body that does not come: tests/people.rs.
 const NOT_MET_HERE: [&str; 2] = ["503", "408"];
 
 struct Doc(Value);

@@ -4,7 +4,7 @@ mod util;
 
 use serde_json::{json, Value};
 use std::fs;
-use util::{try_exchange, Server};
+use util::{try_exchange, wait_for, Server};
 
 const PASSWORD: &str = "correct horse";
 
@@ -286,6 +286,33 @@ fn a_viewer_does_nothing_by_the_pages_either() {
     assert!(done.iter().all(|line| line["action"] == "login"), "{done:?}");
 }
 
+/// Both take the 10 s that the server waits.
+#[test]
+fn what_does_not_come_and_what_cannot_be_stored_is_said() {
+    let server = Server::start(&[]);
+    let admin = token(&server, "admin", "admin");
+    let other = rusqlite::Connection::open(server.dir.join("bootserver.db")).expect("the database");
+    other.execute_batch("BEGIN IMMEDIATE").expect("a lock");
+    let (busy, cut) = std::thread::scope(|scope| {
+        let post = |length: usize| {
+            let request = format!(
+                "POST /api/v1/groups HTTP/1.1\r\nHost: localhost\r\nAuthorization: {admin}\r\nContent-Length: {length}\r\n\r\n\
+                 {{\"name\":\"db\"}}"
+            );
+            let pages = &server.pages;
+            scope.spawn(move || try_exchange(pages, &request).expect("an answer"))
+        };
+        let (busy, cut) = (post(13), post(14));
+        (busy.join().expect("an answer"), cut.join().expect("an answer"))
+    });
+    let look = ask(&server, "GET", "/api/v1/hosts", &[("Authorization", &admin)], "");
+    assert_eq!(look.0, 200, "who looks is let in: {look:?}");
+    assert_eq!((busy.0, cut.0), (503, 408), "{busy:?} {cut:?}");
+    assert!(cut.2.contains("did not come whole"), "{cut:?}");
+    other.execute_batch("ROLLBACK").expect("no lock");
+    assert!(server.json(&["group", "list"]).is_empty(), "neither was kept");
+}
+
 #[test]
 fn a_token_has_an_end_and_can_be_revoked() {
     let server = Server::start(&[]);
@@ -303,7 +330,7 @@ fn a_token_has_an_end_and_can_be_revoked() {
     let listed = server.json(&["token", "list"]);
     assert!(!listed[0].to_string().contains(made.trim_start_matches("Bearer ")), "{listed:?}");
     assert_eq!((&listed[0]["state"], &listed[0]["role"]), (&json!("valid"), &json!("operator")));
-    assert!(listed[0]["seen"].is_i64(), "its use is kept: {listed:?}");
+    wait_for("its use is kept", || server.json(&["token", "list"])[0]["seen"].as_i64());
     server.run(&["token", "revoke", "ci"]);
     assert_eq!(get(&made), 401);
     assert_ne!(made, token(&server, "ci", "operator"), "its name is free again");

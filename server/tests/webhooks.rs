@@ -129,6 +129,31 @@ fn what_happens_is_told_and_signed() {
 }
 
 #[test]
+fn a_host_that_is_lost_or_in_conflict_is_told_of() {
+    let server = Server::start(&[]);
+    let receiver = Receiver::start("200 OK");
+    add(&server, "chat", &receiver.url(), &[]);
+    let key = server.key(&["--group", "web", "--auto-accept"]);
+    server.run(&["group", "set", "web", "lost_after=4"]);
+    Host::new("web-01", "sn-1", Some(&key)).report(&server);
+    // A clone: one machine-id, boots of two machines.
+    let mut clone = Host::new("web-02", "sn-2", Some(&key));
+    let mut other = clone.clone();
+    other.boot = "boot-other".to_string();
+    for _ in 0..2 {
+        clone.report(&server);
+        other.report(&server);
+    }
+    let told = |event: &str, object: &str| {
+        receiver.bodies().into_iter().find(|body| body["event"] == event && body["object"] == object)
+    };
+    let conflict = wait_for("the conflict", || told("host-conflict", "web-02"));
+    assert!(conflict["url"].as_str().is_some_and(|url| url.ends_with("/hosts/sn-2")), "{conflict}");
+    let lost = wait_for("the lost host", || told("host-lost", "web-01"));
+    assert!(lost["reason"].as_str().is_some_and(|reason| reason.starts_with("no report for")), "{lost}");
+}
+
+#[test]
 fn a_message_that_did_not_arrive_comes_again() {
     let mut server = Server::start(&[]);
     let receiver = Receiver::start("500 Broken");

@@ -99,7 +99,13 @@ pub async fn caller(shared: &Arc<Shared>, headers: &HeaderMap, https: bool) -> R
             return Err(Error::Refused("the token is not known, revoked or at its end".to_string()));
         };
         if token.seen.is_none_or(|seen| now - seen >= SEEN_EACH) {
-            shared.write(move |tx| people::token_seen(tx, &token.id, now)).await?;
+            // Nobody waits for it: who looks around on a full disk must be let in.
+            let (shared, id) = (shared.clone(), token.id.clone());
+            tokio::spawn(async move {
+                if let Err(error) = shared.write(move |tx| people::token_seen(tx, &id, now)).await {
+                    shared.complain(&error);
+                }
+            });
         }
         return Ok(Some(Caller { who: format!("token:{}", token.name), role: token.role, by: By::Token }));
     }
