@@ -25,10 +25,13 @@ pub fn doctor(dir: &Path, client: &Client) -> Result<(), Failure> {
     }
     check_database(&database, &mut tell);
     let running = client.is_running();
-    tell(running, if running { "the server answers".into() } else { "the server does not run".to_string() });
+    let name = dir.display();
+    let stopped = format!("the server does not run: bootserver -d {name} serve");
+    tell(running, if running { "the server answers".to_string() } else { stopped });
     let temporary = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|ending| ending == "tmp");
     let left = fs::read_dir(dir.join("packages")).map(|list| list.flatten().filter(temporary).count()).unwrap_or(0);
-    tell(left == 0, format!("{left} uploads were broken off and left in packages/*.tmp"));
+    let next = if left == 0 { "" } else { ": remove them while no upload is under way" };
+    tell(left == 0, format!("{left} uploads were broken off and left in packages/*.tmp{next}"));
     if running {
         let counts = client.get("counts", &[])?;
         let count = |state: &str| counts[state].as_i64().unwrap_or(0);
@@ -68,5 +71,7 @@ fn check_database(database: &Path, tell: &mut dyn FnMut(bool, String)) {
     tell(ending == "0", format!("{ending} tokens end within 7 days: bootserver token list"));
     let failing = text("SELECT CAST(count(*) AS TEXT) FROM webhooks WHERE failures > 2");
     tell(failing == "0", format!("{failing} webhooks do not take their messages: bootserver webhook list"));
-    tell(keys != "0", format!("{keys} keys are valid (without one, hosts are taken with serve --allow-unsigned only)"));
+    let next =
+        if keys == "0" { ": bootserver key new --group default --out FILE, or serve --allow-unsigned" } else { "" };
+    tell(keys != "0", format!("{keys} keys are valid{next}"));
 }

@@ -6,6 +6,7 @@ mod doctor;
 mod import;
 mod people;
 mod print;
+mod releases;
 mod verbs;
 mod webhooks;
 mod words;

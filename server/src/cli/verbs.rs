@@ -2,7 +2,7 @@
 
 use super::client::{Client, Failure};
 use super::print::{agents, ago, cell, pairs, table};
-use super::words::{Command, Given, Group, Host, Job, Key, Release};
+use super::words::{Command, Given, Group, Host, Job, Key};
 use crate::serve::manage::{self, NewKey};
 use crate::serve::{clock, run};
 use crate::store::sqlite;
@@ -19,7 +19,7 @@ pub fn execute(command: &Command, dir: &Path, client: &Client, as_json: bool) ->
         Command::Key(key) => keys(key, dir, client, as_json),
         Command::Group(group) => groups(group, dir, client, as_json),
         Command::Host(host) => hosts(host, client, as_json),
-        Command::Release(release) => releases(release, client, as_json),
+        Command::Release(release) => super::releases::execute(release, client, as_json),
         Command::Job(job) => jobs(job, client, as_json),
         Command::Events { follow, lines } => events(client, *follow, *lines, as_json),
         Command::Audit { lines } => {
@@ -112,11 +112,17 @@ pub fn in_directory<T>(
 
 fn groups(group: &Group, dir: &Path, client: &Client, as_json: bool) -> Done {
     match group {
-        Group::New { name } if client.is_running() => drop(client.post("groups", &json!({ "name": name }))?),
-        Group::New { name } => in_directory(dir, |tx| manage::new_group(tx, name, "local"))?,
+        Group::New { name } => {
+            match client.is_running() {
+                true => drop(client.post("groups", &json!({ "name": name }))?),
+                false => in_directory(dir, |tx| manage::new_group(tx, name, "local"))?,
+            }
+            println!("group {name} is made; its hosts come with a key: bootserver key new --group {name} --out FILE");
+        }
         Group::Set { name, settings } => {
             let settings = read_pairs(settings)?;
             client.post("groups/set", &json!({ "name": name, "settings": settings }))?;
+            println!("group {name} is changed: bootserver group list");
         }
         Group::List => {
             let found = client.get("groups", &[])?;
@@ -173,9 +179,11 @@ fn hosts(host: &Host, client: &Client, as_json: bool) -> Done {
         }
         Host::Label { host, labels } => {
             client.post("hosts/label", &json!({ "host": host, "labels": read_pairs(labels)? }))?;
+            println!("{host}: {}", labels.join(" "));
         }
         Host::Group { host, group } => {
             client.post("hosts/group", &json!({ "host": host, "group": group }))?;
+            println!("{host} is in group {group}");
         }
     }
     Ok(())
@@ -198,52 +206,6 @@ fn show_host(host: &Json) {
     for event in host["events"].as_array().into_iter().flatten() {
         println!("event      {} {}: {}", ago(&event["time"], now), cell(&event["kind"]), cell(&event["message"]));
     }
-}
-
-fn releases(release: &Release, client: &Client, as_json: bool) -> Done {
-    match release {
-        Release::Add { agent, version, file, url, checksum, arch, os, sig, definition, startsecs } => {
-            let read = |path: &Path| {
-                std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
-            };
-            let sig = sig.as_deref().map(read).transpose()?;
-            let definition = match definition.as_deref() {
-                None => None,
-                Some(path) => Some(
-                    serde_json::from_str::<Json>(&read(path)?)
-                        .map_err(|error| format!("{}: {error}", path.display()))?,
-                ),
-            };
-            let mut body = json!({ "agent": agent, "version": version, "arch": arch, "os": os, "sig": sig,
-                "definition": definition, "startsecs": startsecs });
-            if let Some(file) = file {
-                let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                crate::model::release::check_file_name(agent, name).map_err(Failure::Failed)?;
-                let stored = client.upload(file)?;
-                (body["sha256"], body["size"], body["name"]) =
-                    (stored["sha256"].clone(), stored["size"].clone(), json!(name));
-            } else if let (Some(url), Some(checksum)) = (url, checksum) {
-                let digest = checksum.trim().trim_start_matches("SHA256:").trim_start_matches("sha256:");
-                let name = url.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
-                (body["sha256"], body["url"], body["name"]) = (json!(digest), json!(url), json!(name));
-            }
-            client.post("releases", &body)?;
-            println!("release {agent} {version}: SHA256:{}", cell(&body["sha256"]));
-        }
-        Release::List => {
-            let found = client.get("releases", &[])?;
-            show(&found, as_json, &["AGENT", "VERSION", "STATE", "PACKAGES"], |release| {
-                let state = if release["withdrawn"].is_null() { "ready" } else { "withdrawn" };
-                let one = |a: &Json| [&a["name"], &a["arch"], &a["os"]].map(cell).join(" ").replace(" -", "");
-                let packages: Vec<String> = release["artifacts"].as_array().into_iter().flatten().map(one).collect();
-                vec![cell(&release["agent"]), cell(&release["version"]), state.to_string(), packages.join(", ")]
-            });
-        }
-        Release::Withdraw { agent, version } => {
-            client.post("releases/withdraw", &json!({ "agent": agent, "version": version }))?;
-        }
-    }
-    Ok(())
 }
 
 fn jobs(job: &Job, client: &Client, as_json: bool) -> Done {

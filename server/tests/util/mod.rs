@@ -238,6 +238,13 @@ impl Host {
         try_exchange(address, &request).is_ok_and(|(status, _, body)| status == 200 && body == "{\"errcode\":0}")
     }
 
+    /// The same for a report.
+    pub fn try_report(&mut self, address: &str) -> bool {
+        self.seq = self.seq.map(|seq| seq + 1);
+        let (request, _) = self.request("/agent/status", &self.body().to_string());
+        try_exchange(address, &request).is_ok_and(|(status, _, body)| status == 200 && body.contains("\"errcode\":0"))
+    }
+
     pub fn post(&mut self, server: &Server, path: &str, body: &str) -> Answer {
         let (request, nonce) = self.request(path, body);
         let (status, head, text) = exchange(server, &request);
