@@ -249,11 +249,18 @@ fn only_the_proxy_says_who_the_client_is() {
     assert_eq!(status, 303);
     assert!(head.contains("set-cookie: bootserver="), "{head}");
     let login = |server: &Server| {
-        let found = server.json(&["audit"]).into_iter().find(|line| line["action"] == "login").expect("a line");
+        let found = server.json(&["audit"]).into_iter().rfind(|line| line["action"] == "login").expect("a line");
         found["after"].as_str().unwrap_or_default().to_string()
     };
     assert_eq!(login(&believed), "from 203.0.113.9");
     assert_eq!(login(&not), "from 127.0.0.1");
+    // What the client says comes first; the proxy's word is the last, in the same line or in one of its own.
+    for lines in
+        ["X-Forwarded-For: 10.1.1.1, 203.0.113.7\r\n", "X-Forwarded-For: 10.1.1.1\r\nX-Forwarded-For: 203.0.113.7\r\n"]
+    {
+        assert_eq!(ask(&believed, lines).0, 303);
+        assert_eq!(login(&believed), "from 203.0.113.7", "{lines}");
+    }
     // Behind a proxy, loopback is no proof of being on this machine.
     for server in [&believed, &not] {
         let metrics =

@@ -164,9 +164,16 @@ fn is_outside(front: &Front, peer: IpAddr) -> bool {
 }
 
 fn from(front: &Front, peer: IpAddr, headers: &HeaderMap) -> From {
+    // Some proxies add a line of their own after those of the client: the last word is the proxy's.
+    let all = |name: &str| -> String {
+        let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+        lines.collect::<Vec<&str>>().join(",")
+    };
     let proxied = front.proxies.iter().any(|proxy| proxy.contains(peer));
-    let https = front.tls || proxied && header(headers, "x-forwarded-proto").eq_ignore_ascii_case("https");
-    From { client: address::client(peer, header(headers, "x-forwarded-for"), &front.proxies), https }
+    let scheme = all("x-forwarded-proto");
+    let last = scheme.rsplit(',').next().unwrap_or_default().trim();
+    let https = front.tls || proxied && last.eq_ignore_ascii_case("https");
+    From { client: address::client(peer, &all("x-forwarded-for"), &front.proxies), https }
 }
 
 fn unknown(why: &str) -> Reply {
