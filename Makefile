@@ -3,6 +3,10 @@
 CARGO ?= cargo
 PREFIX ?= /usr/local
 BIN ?= target/release/bootagent
+SHARE = $(DESTDIR)$(PREFIX)/share
+BASH_COMPLETION = bash-completion/completions/bootagent
+ZSH_COMPLETION = zsh/site-functions/_bootagent
+FISH_COMPLETION = fish/vendor_completions.d/bootagent.fish
 FUZZ_SECONDS ?= 60
 DAEMONS ?= 500
 MINUTES ?= 10
@@ -13,7 +17,7 @@ ARCHES = $(foreach target,$(or $(TARGET),$(TARGETS)),$(firstword $(subst -, ,$(t
 # What the full tests use, from Debian 12: package tools, FTP and HTTP servers, daemons that fork, and lint tools.
 DEPS = build-essential ca-certificates curl git python3 python3-jsonschema python3-yaml procps strace xz-utils busybox-static \
 	dpkg-dev rpm minisign openssl nginx-light vsftpd libsodium23 python3-pyftpdlib snmpd zabbix-agent collectd-core \
-	shellcheck mandoc systemd faketime chromium
+	shellcheck mandoc systemd faketime chromium zsh fish bsdutils
 # These are only unpacked below target/deps, as installing them would remove vsftpd.
 DEPS_UNPACKED = pure-ftpd pure-ftpd-common
 # The supervisors that make bench compares with, and its tools.
@@ -156,17 +160,20 @@ server-test: build ## test bootserver, with real daemons on loopback
 	$(SERVER) test --locked
 
 install: $(BIN) ## install under DESTDIR and PREFIX; BIN=target/cross/ARCH/bootagent for a static binary
-	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8
-	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/sbin/bootagent
-	install -m 644 man/bootagent.8 $(DESTDIR)$(PREFIX)/share/man/man8/
-	install -m 644 man/bootagent.json.5 $(DESTDIR)$(PREFIX)/share/man/man5/
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/sbin/bootagent
+	install -D -m 644 man/bootagent.8 $(SHARE)/man/man8/bootagent.8
+	install -D -m 644 man/bootagent.json.5 $(SHARE)/man/man5/bootagent.json.5
+	install -D -m 644 src/cli/completion/bash.sh $(SHARE)/$(BASH_COMPLETION)
+	install -D -m 644 src/cli/completion/zsh.zsh $(SHARE)/$(ZSH_COMPLETION)
+	install -D -m 644 src/cli/completion/fish.fish $(SHARE)/$(FISH_COMPLETION)
 
 target/release/bootagent:
 	$(CARGO) build --locked --release
 
 uninstall: ## remove the files of make install; configuration and state stay
 	rm -f $(DESTDIR)$(PREFIX)/sbin/bootagent
-	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/bootagent.8 $(DESTDIR)$(PREFIX)/share/man/man5/bootagent.json.5
+	rm -f $(SHARE)/man/man8/bootagent.8 $(SHARE)/man/man5/bootagent.json.5
+	rm -f $(SHARE)/$(BASH_COMPLETION) $(SHARE)/$(ZSH_COMPLETION) $(SHARE)/$(FISH_COMPLETION)
 
 clean: ## remove everything built
 	$(CARGO) clean

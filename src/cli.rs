@@ -81,9 +81,9 @@ pub fn show_status(path: &Path, name: Option<Name>, format: OutputFormat, watch:
         return show_status_once(path, &command, format);
     }
     loop {
-        let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-        if print(clear) != 0 {
-            return 1;
+        let between = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "\n" };
+        if let Err(code) = write_out(between) {
+            return code;
         }
         show_status_once(path, &command, format);
         std::thread::sleep(WATCH);
@@ -135,7 +135,7 @@ fn complain_of_files(path: &Path, config: &Config, has_troubles: bool) {
 /// Gives the daemon a command for each of the agents, or for all that it has, and waits until all are done. Returns the
 /// greatest exit code.
 pub fn send_to_agents(path: &Path, names: Option<Vec<Name>>, command: fn(Name) -> Command) -> u8 {
-    let names = match names.map_or_else(|| all_names(path), Ok) {
+    let names = match names.map_or_else(|| agent_names(path), Ok) {
         Ok(names) => names,
         Err(code) => return code,
     };
@@ -164,9 +164,10 @@ pub fn send_to_agents(path: &Path, names: Option<Vec<Name>>, command: fn(Name) -
     worst
 }
 
-fn all_names(path: &Path) -> Result<Vec<Name>, u8> {
+/// The names of all agents of the daemon.
+fn agent_names(path: &Path) -> Result<Vec<Name>, u8> {
     let body = parsed(&ask(path, &Command::Status(None))?.body)?;
-    Ok(status::names(&body).iter().map(|name| name.as_str().into()).collect())
+    Ok(status::names(&body))
 }
 
 fn message(answer: &Answer) -> &str {
@@ -313,15 +314,22 @@ fn digest(path: &Path) -> io::Result<Digest> {
 
 /// Writes `text` to standard output and returns the exit code. A reader that stops early (`| head`) is no error.
 pub fn print(text: &str) -> u8 {
+    write_out(text).err().unwrap_or(0)
+}
+
+/// Writes `text` to standard output.
+///
+/// # Errors
+/// The exit code of a command that ends with this: 0 when the reader has stopped (`| head`), else 1, after printing why.
+fn write_out(text: &str) -> Result<(), u8> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => 0,
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => 0,
-        Err(error) => {
-            complain(&format_args!("cannot write to standard output: {}", reason(&error)));
-            1
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| {
+        if error.kind() == ErrorKind::BrokenPipe {
+            return 0;
         }
-    }
+        complain(&format_args!("cannot write to standard output: {}", reason(&error)));
+        1
+    })
 }
 
 /// Writes the problems to standard error, each on a line that begins with its file, as compilers do.

@@ -7,7 +7,10 @@
 use std::path::PathBuf;
 use std::process::exit;
 
-use bootagent::cli::help::{help, overview, topic, unknown, COMMANDS, SHOWN_MAX};
+use bootagent::cli::completion;
+use bootagent::cli::help::{
+    help, overview, topic, unknown, unknown_command, CliOption, CommandHelp, OPTIONS, SHOWN_MAX,
+};
 use bootagent::cli::{self, OutputFormat};
 use bootagent::daemon;
 use bootagent::host::config_files::CONFIG;
@@ -18,20 +21,6 @@ use bootagent::text::sanitize;
 use bootagent::work::watch::WORD as WATCH;
 use bootagent::{error::Error, format_error};
 use getopts::{HasArg, Occur};
-
-/// The options: short and long name, and whether a value follows.
-const OPTIONS: [(&str, &str, HasArg); 10] = [
-    ("c", "config", HasArg::Yes),
-    ("d", "background", HasArg::No),
-    ("S", "servers", HasArg::Yes),
-    ("j", "json", HasArg::No),
-    ("w", "watch", HasArg::No),
-    ("a", "all", HasArg::No),
-    ("n", "lines", HasArg::Yes),
-    ("f", "follow", HasArg::No),
-    ("h", "help", HasArg::No),
-    ("V", "version", HasArg::No),
-];
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
@@ -57,7 +46,8 @@ enum CliAction {
         follow: bool,
     },
     Init(String),
-    Completion(String),
+    /// What can follow these words of the command line.
+    Complete(Vec<String>),
     Sha256(PathBuf),
     Work,
     Watch(Vec<String>),
@@ -93,7 +83,7 @@ fn main() {
             cli::send_to_agents(&config, names, command).into()
         }
         CliAction::Logs { name, lines, follow } => cli::logs::logs(&config, name.as_deref(), lines, follow).into(),
-        CliAction::Completion(shell) => cli::completion::completion(&shell, &COMMANDS.map(|topic| topic.word)).into(),
+        CliAction::Complete(words) => completion::complete(&words, CONFIG).into(),
         CliAction::Init(system) => cli::init::init(&system, &config).into(),
         CliAction::Sha256(file) => cli::sha256(&file).into(),
         CliAction::Work => bootagent::work::run(),
@@ -123,12 +113,15 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, CliAction), Error> {
     if args.len() == 1 && args[0] == "work" {
         return Ok((None, CliAction::Work));
     }
-    if let Some((WATCH, words)) = args.split_first().map(|(word, rest)| (word.as_str(), rest)) {
-        return Ok((None, CliAction::Watch(words.to_vec())));
+    match args.split_first().map(|(word, rest)| (word.as_str(), rest)) {
+        Some((WATCH, words)) => return Ok((None, CliAction::Watch(words.to_vec()))),
+        Some((completion::WORD, words)) => return Ok((None, CliAction::Complete(words.to_vec()))),
+        _ => {}
     }
     let mut options = getopts::Options::new();
-    for (short, long, value) in OPTIONS {
-        options.opt(short, long, "", "", value, Occur::Optional);
+    for option in &OPTIONS {
+        let value = if option.value.is_empty() { HasArg::No } else { HasArg::Yes };
+        options.opt(&option.short.to_string(), option.long, "", "", value, Occur::Optional);
     }
     let options = options.parse(args).map_err(|error| wrong_option(&error))?;
     let mut words = options.free.iter().map(String::as_str);
@@ -139,12 +132,12 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, CliAction), Error> {
             _ => Err(format_error!("want a command\n\n{}", overview().trim_end())),
         };
     };
-    let topic = topic(word).ok_or_else(|| unknown("command", word, &COMMANDS.map(|topic| topic.word)))?;
+    let topic = topic(word).ok_or_else(|| unknown_command(word))?;
     if options.opt_present("h") {
         return Ok((None, CliAction::Print(help(topic))));
     }
-    for (short, long, _) in OPTIONS {
-        if !"ch".contains(short) && options.opt_present(short) && !topic.options.contains(short) {
+    for CliOption { short, long, .. } in &OPTIONS {
+        if !"ch".contains(*short) && options.opt_present(long) && !topic.options.contains(*short) {
             return Err(format_error!("\"{word}\" knows no option -{short}/--{long}; see \"bootagent help {word}\""));
         }
     }
@@ -160,16 +153,24 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, CliAction), Error> {
         word @ ("start" | "stop" | "restart") => {
             CliAction::Agents(word, agents(word, &rest, options.opt_present("a"))?)
         }
-        word => action(word, rest.first().copied(), &options)?,
+        _ => action(topic, rest.first().copied(), &options)?,
     };
     Ok((options.opt_str("c").map(absolute).transpose()?, action))
 }
 
 /// What to do for a command, its argument and its options, of all of which it has the right number.
-fn action(word: &str, argument: Option<&str>, options: &getopts::Matches) -> Result<CliAction, Error> {
+fn action(command: &CommandHelp, argument: Option<&str>, options: &getopts::Matches) -> Result<CliAction, Error> {
     let format = if options.opt_present("j") { OutputFormat::Json } else { OutputFormat::Text };
     let send = |command| Ok(CliAction::Send(command, format));
-    match (word, argument) {
+    match (command.word, argument) {
+        (word @ ("init" | "completion"), Some(kind)) => {
+            let kinds: Vec<&str> = command.synopsis.split('|').collect();
+            match kinds.contains(&kind) {
+                true if word == "init" => Ok(CliAction::Init(kind.to_string())),
+                true => Ok(CliAction::Print(completion::script(kind).to_string())),
+                false => Err(unknown(&format!("{word} for"), kind, &kinds).into()),
+            }
+        }
         ("run", _) => {
             let servers = options.opt_str("S").map(|list| parse_servers(&list)).transpose();
             let servers = servers.map_err(|cause| format_error!("-S: {cause}"))?;
@@ -188,21 +189,15 @@ fn action(word: &str, argument: Option<&str>, options: &getopts::Matches) -> Res
         }
         ("reload", _) => send(Command::Reload),
         ("example", _) => Ok(CliAction::Print(cli::EXAMPLE.to_string())),
-        ("completion", Some(shell)) if cli::completion::SHELLS.contains(&shell) => {
-            Ok(CliAction::Completion(shell.to_string()))
-        }
-        ("completion", Some(shell)) => Err(unknown("completion for", shell, &cli::completion::SHELLS).into()),
         ("reexec", _) => send(Command::Reexec),
         ("report", _) => send(Command::Report),
         ("jobs", _) => send(Command::Jobs),
-        ("init", Some(system)) if cli::init::SYSTEMS.contains(&system) => Ok(CliAction::Init(system.to_string())),
-        ("init", Some(system)) => Err(unknown("init system", system, &cli::init::SYSTEMS).into()),
         ("sha256", Some(file)) => Ok(CliAction::Sha256(PathBuf::from(file))),
         ("version", _) => Ok(CliAction::Print(version())),
-        ("help", Some(word)) => match topic(word) {
-            Some(topic) => Ok(CliAction::Print(help(topic))),
-            None => Err(unknown("command", word, &COMMANDS.map(|topic| topic.word)).into()),
-        },
+        ("help", Some(word)) => {
+            let asked = topic(word).ok_or_else(|| unknown_command(word))?;
+            Ok(CliAction::Print(help(asked)))
+        }
         _ => Ok(CliAction::Print(overview())),
     }
 }
@@ -251,6 +246,8 @@ fn version() -> String {
 
 #[cfg(test)]
 mod tests {
+    use bootagent::cli::help::COMMANDS;
+
     use super::*;
 
     fn parsed(line: &str) -> Result<(Option<PathBuf>, CliAction), Error> {
@@ -276,7 +273,7 @@ mod tests {
             ("logs", logs(None, 10, false)),
             ("logs web -f -n 3", logs(Some("web"), 3, true)),
             ("reload", CliAction::Send(Command::Reload, OutputFormat::Text)),
-            ("completion zsh", CliAction::Completion("zsh".into())),
+            ("complete status -", CliAction::Complete(vec!["status".into(), "-".into()])),
             ("jobs", CliAction::Send(Command::Jobs, OutputFormat::Text)),
             ("run", CliAction::Run { background: false, servers: None }),
             ("run -d", CliAction::Run { background: true, servers: None }),
@@ -301,7 +298,7 @@ mod tests {
             ("stauts", "there is no command \"stauts\"; did you mean \"status\"?"),
             ("dance", "there is no command \"dance\"; there are run, check,"),
             ("help strat", "did you mean \"start\"?"),
-            ("init sysvv", "there is no init system \"sysvv\"; did you mean \"sysv\"?"),
+            ("init sysvv", "there is no init for \"sysvv\"; did you mean \"sysv\"?"),
             ("init", "\"init\" wants an argument: bootagent init sysv|openrc"),
             ("stat", "did you mean \"status\"?"),
             ("start", "\"start\" wants an agent: bootagent start NAME...|--all"),
@@ -336,6 +333,7 @@ mod tests {
                 let (_, action) = parsed(&line).unwrap();
                 let CliAction::Print(text) = action else { panic!("{line}: {action:?}") };
                 assert!(text.starts_with(&format!("Usage: bootagent [-c FILE] {}", topic.word)), "{line}: {text}");
+                assert!(text.lines().all(|line| line.len() <= 80), "{text}");
             }
         }
         for line in ["help", "--help", "-h"] {
@@ -356,16 +354,14 @@ mod tests {
     fn every_command_and_option_is_documented() {
         let readme = include_str!("../README.md");
         let manual = include_str!("../man/bootagent.8");
+        assert!(OPTIONS[0].meaning.contains(CONFIG));
         for topic in &COMMANDS {
             assert!(readme.contains(topic.word), "README.md: {}", topic.word);
             assert!(manual.contains(&format!("\n.It Cm {}", topic.word)), "bootagent.8: {}", topic.word);
         }
-        for option in
-            ["-c", "--config", "-d", "--background", "-S", "--servers", "--json", "-h", "--help", "-V", "--version"]
-        {
-            assert!(readme.contains(option), "README.md: {option}");
-            let marked = option.strip_prefix("--").map_or(format!("Fl {}", &option[1..]), |long| format!("-{long}"));
-            assert!(manual.contains(&marked), "bootagent.8: {option}");
+        for option in &OPTIONS {
+            assert!(readme.contains(&format!("--{}", option.long)), "README.md: {}", option.long);
+            assert!(manual.contains(&format!("-{}", option.long)), "bootagent.8: {}", option.long);
         }
     }
 }

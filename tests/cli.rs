@@ -309,7 +309,7 @@ fn reload_says_what_has_changed() {
 #[test]
 fn logs_are_shown_and_followed() {
     let mut host = Host::new();
-    let script = "for i in 1 2 3; do echo line $i; done; printf '\\033[2J\\n'; while sleep 0.05; do [ -e go ] && { echo more; rm go; }; done";
+    let script = "for i in 1 2 3; do echo line $i; done; printf '\\033[2J\\n'; while sleep 0.05; do [ -e go ] && cat go && rm go; done";
     host.agent("web", script, &[("directory", &format!("\"{}\"", host.dir.display())), ("log_size", "\"1K\"")]);
     host.start();
     host.wait_running("web");
@@ -325,14 +325,28 @@ fn logs_are_shown_and_followed() {
     let mut child =
         child.arg("-c").arg(config).args(["logs", "-f", "-n", "1", "web"]).stdout(followed).spawn().unwrap();
     host.wait("the last line", || host.lines("followed") == 1);
-    host.write("go", "");
-    host.wait("what is added", || host.read("followed").ends_with("more\n"));
+    let mut written = String::new();
+    let mut say = |host: &Host, numbers: std::ops::RangeInclusive<u32>| {
+        let text: String = numbers.map(|number| format!("number {number}\n")).collect();
+        host.write("go.new", &text);
+        fs::rename(host.path("go.new"), host.path("go")).unwrap();
+        written += &text;
+        host.wait("what is added", || host.read("followed").ends_with(&written));
+    };
+    let is_rotated = |host: &Host| host.path("log/web.log").metadata().is_ok_and(|log| log.len() < 1024);
+    // More than fits, and with nothing of it lost: over a rotation, without a daemon, and over the rotation after that.
+    say(&host, 1..=300);
+    host.wait("a rotation", || is_rotated(&host));
+    say(&host, 301..=600);
+    host.kill9();
+    say(&host, 601..=900);
+    host.start();
+    host.wait("another rotation", || is_rotated(&host));
+    say(&host, 901..=910);
     // The agent's next start makes a log that was moved away anew, and follow goes on there.
     fs::rename(host.path("log/web.log"), host.path("moved")).unwrap();
-    host.kill9();
-    host.start();
     host.ok(&["restart", "web"]);
-    host.wait("the new file", || host.read("followed").contains("more\nline 1\n"));
+    host.wait("the new file", || host.read("followed").contains("number 910\nline 1\n"));
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -344,41 +358,6 @@ fn the_example_is_a_good_definition() {
     host.write("agents.d/example.json", &host.ok(&["example"]));
     let ran = host.cli(&["check"]);
     assert!(ran.code == 0 && ran.err.is_empty() && ran.out.contains("1 agent"), "{ran:?}");
-}
-
-#[test]
-fn bash_completes_commands_and_options() {
-    let host = Host::new();
-    let script = bootagent(&["completion", "bash"]);
-    assert_eq!(script.code, 0);
-    host.write("completion.sh", &script.out);
-    let complete = |words: &str| {
-        let count = words.split(' ').count() - 1;
-        let ask = format!(
-            "source '{}'; COMP_WORDS=({words}); [ {count} -lt ${{#COMP_WORDS[@]}} ] || COMP_WORDS+=(''); COMP_CWORD={count}; _bootagent; echo \"${{COMPREPLY[*]}}\"",
-            host.path("completion.sh").display()
-        );
-        let output = Command::new("bash").arg("-c").arg(ask).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_string()
-    };
-    for (words, want) in [
-        ("bootagent stat", "status"),
-        ("bootagent re", "restart reload reexec report"),
-        ("bootagent init sy", "sysv systemd"),
-        ("bootagent -c x completion z", "zsh"),
-        ("bootagent status --j", "--json"),
-    ] {
-        assert_eq!(complete(words), want, "{words}");
-    }
-    for (shell, command) in [("zsh", "zsh"), ("fish", "fish")] {
-        let script = bootagent(&["completion", shell]).out;
-        host.write(shell, &script);
-        // Shells that are not here are looked at by those who have them.
-        if let Ok(output) = Command::new(command).arg("-n").arg(host.path(shell)).output() {
-            assert!(output.status.success(), "{shell}: {output:?}");
-        }
-    }
 }
 
 #[test]

@@ -1,6 +1,5 @@
-//! What the command line knows: every command with its help, and the nearest one to a word that is none.
+//! What the command line knows: every command and option with its help, and the nearest one to a word that is none.
 
-use crate::host::config_files::CONFIG;
 use crate::text::sanitize;
 
 /// One command of the command line.
@@ -11,13 +10,45 @@ pub struct CommandHelp {
     pub synopsis: &'static str,
     /// How many arguments it takes.
     pub arguments: (usize, usize),
-    /// Short names of the options it knows besides `-c` and `-h`; `j` is `--json`.
+    /// Short names of the options it knows besides `-c` and `-h`.
     pub options: &'static str,
     /// One line, for the overview.
     pub brief: &'static str,
     /// The rest, for `help COMMAND`.
     pub more: &'static str,
 }
+
+/// An option of the command line.
+pub struct CliOption {
+    /// Its name after one dash.
+    pub short: char,
+    /// Its name after two dashes.
+    pub long: &'static str,
+    /// What its value is called in the usage; empty when none follows.
+    pub value: &'static str,
+    /// What it means, for `help`.
+    pub meaning: &'static str,
+}
+
+/// Every option.
+pub const OPTIONS: [CliOption; 10] = [
+    option('c', "config", "FILE", "instead of /etc/bootagent/bootagent.json"),
+    option('d', "background", "", "in the background; the parent exits 0 once it is ready"),
+    option('S', "servers", "LIST", "default servers instead of those configured: host:port,..."),
+    option('j', "json", "", "for programs, as docs/protocol.md describes it"),
+    option('w', "watch", "", "show it again every 2 seconds"),
+    option('a', "all", "", "every agent"),
+    option('n', "lines", "N", "how many; 10 by default"),
+    option('f', "follow", "", "also show what is added, until interrupted"),
+    option('h', "help", "", "this, or more about the command it stands with"),
+    option('V', "version", "", "the version"),
+];
+
+const fn option(short: char, long: &'static str, value: &'static str, meaning: &'static str) -> CliOption {
+    CliOption { short, long, value, meaning }
+}
+
+const STARTED: &str = "Exits 0 once each has been alive for its startsecs, else 1 and says why.\n";
 
 /// Every command.
 pub const COMMANDS: [CommandHelp; 17] = [
@@ -27,10 +58,9 @@ pub const COMMANDS: [CommandHelp; 17] = [
         arguments: (0, 0),
         options: "dS",
         brief: "run the daemon",
-        more: "  -d, --background    in the background; the parent exits 0 once it is ready, and a\n                      keeper stays that starts the daemon again if it dies\n  \
-               -S, --servers LIST  default servers instead of the configured ones: host:port,...\n\n\
+        more: "With -d a keeper stays, which starts the daemon again if it dies.\n\
                SIGTERM, SIGINT: stop the agents and exit. SIGQUIT: exit, agents keep running.\n\
-               SIGHUP: read the definitions again. SIGUSR2: reexec.\n",
+               SIGHUP: reload. SIGUSR2: reexec.\n",
     },
     CommandHelp {
         word: "check",
@@ -42,13 +72,12 @@ pub const COMMANDS: [CommandHelp; 17] = [
     },
     CommandHelp {
         word: "status",
-        synopsis: "[NAME] [--json] [--watch]",
+        synopsis: "[NAME] [--json|--watch]",
         arguments: (0, 1),
         options: "jw",
         brief: "show what runs; with NAME all about one agent",
-        more: "  --json   the report as a server would get it now\n  \
-               --watch  show it again every 2 seconds\n\n\
-               With NAME it exits 0 when that agent runs, 1 when not or unknown, 3 without a daemon.\n",
+        more: "With NAME it exits 0 when that agent runs, 1 when not or unknown, 3 without a\n\
+               daemon.\n",
     },
     CommandHelp {
         word: "start",
@@ -56,7 +85,7 @@ pub const COMMANDS: [CommandHelp; 17] = [
         arguments: (0, MANY),
         options: "a",
         brief: "start agents, and keep them running",
-        more: "  -a, --all  every agent\n\nReturns 0 once each has been alive for its startsecs, else 1 and why.\n",
+        more: STARTED,
     },
     CommandHelp {
         word: "stop",
@@ -64,7 +93,7 @@ pub const COMMANDS: [CommandHelp; 17] = [
         arguments: (0, MANY),
         options: "a",
         brief: "stop agents, and keep them stopped",
-        more: "  -a, --all  every agent\n\nReturns 0 once none of their processes is left, else 1 and why.\n",
+        more: "Exits 0 once none of their processes is left, else 1 and says why.\n",
     },
     CommandHelp {
         word: "restart",
@@ -72,16 +101,16 @@ pub const COMMANDS: [CommandHelp; 17] = [
         arguments: (0, MANY),
         options: "a",
         brief: "stop agents if they run, and start them",
-        more: "  -a, --all  every agent\n\nReturns 0 once each has been alive for its startsecs, else 1 and why.\n",
+        more: STARTED,
     },
     CommandHelp {
         word: "reload",
         synopsis: "",
         arguments: (0, 0),
         options: "",
-        brief: "read the definitions and the key file again",
-        more: "Prints what has changed and every error, of which any makes it exit 1. Agents whose\n\
-               definition did not change are not touched. It does what SIGHUP does.\n",
+        brief: "read definitions, labels and the key file again",
+        more: "Prints what has changed and every error; exits 1 when there is one. An agent\n\
+               whose definition did not change is not touched.\n",
     },
     CommandHelp {
         word: "logs",
@@ -89,9 +118,7 @@ pub const COMMANDS: [CommandHelp; 17] = [
         arguments: (0, 1),
         options: "nf",
         brief: "show the last lines of an agent's output",
-        more: "Without NAME those of the daemon's own log. No daemon is needed.\n\n  \
-               -n, --lines N  how many; 10 by default\n  \
-               -f, --follow   go on with what is added, until it is interrupted\n",
+        more: "Without NAME those of the daemon's own log. Works without a daemon too.\n",
     },
     CommandHelp {
         word: "reexec",
@@ -99,15 +126,16 @@ pub const COMMANDS: [CommandHelp; 17] = [
         arguments: (0, 0),
         options: "",
         brief: "replace the daemon by the binary now on disk",
-        more: "Agents keep running. Refused (1) when the new binary does not run or its check finds errors.\n",
+        more: "Agents keep running. Refused (1) when the new binary does not run or its check\n\
+               finds errors.\n",
     },
     CommandHelp {
         word: "report",
         synopsis: "",
         arguments: (0, 0),
         options: "",
-        brief: "report to the server now",
-        more: "Returns 0 when a server took it, else 1 and why.\n",
+        brief: "report to the server now, and fetch new jobs",
+        more: "Exits 0 when a server took it, else 1 and says why.\n",
     },
     CommandHelp {
         word: "jobs",
@@ -115,7 +143,7 @@ pub const COMMANDS: [CommandHelp; 17] = [
         arguments: (0, 0),
         options: "j",
         brief: "show the jobs and how they ended",
-        more: "  --json  an array of {id, action, name, state, errcode, message, progress}\n",
+        more: "",
     },
     CommandHelp {
         word: "init",
@@ -169,34 +197,30 @@ pub const SHOWN_MAX: usize = 100;
 /// The usage of all commands.
 pub fn overview() -> String {
     let mut text = "Usage: bootagent [-c FILE] COMMAND ...\n\n".to_string();
-    for topic in &COMMANDS {
-        let usage = format!("{} {}", topic.word, topic.synopsis);
-        let line = if usage.len() > 26 {
-            format!("  {usage}\n{:28}  {}\n", "", topic.brief)
-        } else {
-            format!("  {usage:26}  {}\n", topic.brief)
-        };
-        text.push_str(&line);
+    for command in &COMMANDS {
+        let usage = format!("{} {}", command.word, command.synopsis);
+        // A usage that is too long for its column has a line of its own.
+        let column = if usage.len() > 26 { format!("{usage}\n{:28}", "") } else { usage };
+        text.push_str(&format!("  {column:26}  {}\n", command.brief));
     }
-    text.push_str("\n  -c, --config FILE  the configuration; ");
-    text.push_str(CONFIG);
-    text.push_str(
-        " by default\n  -h, --help         this, or more about the command it stands with\n  \
-         -V, --version      the version\n\n\
-         Exit codes: 0 done, 1 it did not work, 2 usage, 3 the daemon is not running.\n",
-    );
-    text
+    text.push_str(&help_of_options("chV"));
+    text + "\nExit codes: 0 done, 1 it did not work, 2 usage, 3 the daemon is not running.\n"
 }
 
 /// The usage of one command.
-pub fn help(topic: &CommandHelp) -> String {
-    let mut text = format!("Usage: bootagent [-c FILE] {} {}", topic.word, topic.synopsis);
-    text.truncate(text.trim_end().len());
-    let mut brief = topic.brief.chars();
-    let first = brief.next().map_or(' ', |c| c.to_ascii_uppercase());
-    text.push_str(&format!("\n\n{first}{}.\n", brief.as_str()));
-    if !topic.more.is_empty() {
-        text.push_str(topic.more);
+pub fn help(command: &CommandHelp) -> String {
+    let usage = format!("Usage: bootagent [-c FILE] {} {}", command.word, command.synopsis);
+    let (first, rest) = command.brief.split_at(1);
+    let first = first.to_uppercase();
+    format!("{}\n\n{first}{rest}.\n{}{}", usage.trim_end(), command.more, help_of_options(command.options))
+}
+
+/// A line for each of the options, after an empty one.
+fn help_of_options(shorts: &str) -> String {
+    let mut text = String::new();
+    for CliOption { short, long, value, meaning } in OPTIONS.iter().filter(|option| shorts.contains(option.short)) {
+        let name = format!("{long} {value}");
+        text.push_str(&format!("{}  -{short}, --{name:12}  {meaning}\n", if text.is_empty() { "\n" } else { "" }));
     }
     text
 }
@@ -232,5 +256,10 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// The command with this word.
 pub fn topic(word: &str) -> Option<&'static CommandHelp> {
-    COMMANDS.iter().find(|topic| topic.word == word)
+    COMMANDS.iter().find(|command| command.word == word)
+}
+
+/// The error for a `word` that is no command.
+pub fn unknown_command(word: &str) -> String {
+    unknown("command", word, &COMMANDS.map(|command| command.word))
 }

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use super::table::{align, duration, member, number_of, plain, shown, size, tenths, text_of, Column, Screen};
+use crate::model::spec::Name;
 use crate::wire::json::{self, Value};
 
 const COLUMNS: [Column; 9] = [
@@ -94,8 +95,8 @@ pub fn has_troubles(body: &Value) -> bool {
 }
 
 /// The names of the agents in the report.
-pub fn names(body: &Value) -> Vec<String> {
-    agents(body).iter().map(|agent| text_of(agent, "name")).collect()
+pub fn names(body: &Value) -> Vec<Name> {
+    agents(body).iter().map(|agent| text_of(agent, "name").as_str().into()).collect()
 }
 
 fn agents(body: &Value) -> &[Value] {
