@@ -111,6 +111,8 @@ enum Ready {
 struct Daemon {
     config: Box<Config>,
     config_path: PathBuf,
+    /// What tells our agents from those of another daemon.
+    mark: Box<str>,
     log: Log,
     conditions: Conditions,
     records: records::Records,
@@ -399,6 +401,7 @@ impl Daemon {
     fn end(&mut self) -> u8 {
         let code = self.quit.unwrap_or(0);
         self.helpers.stop_all();
+        self.stop_checks();
         self.dismiss_watcher();
         self.control.close();
         self.wait_for_exec();

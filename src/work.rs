@@ -96,8 +96,8 @@ pub enum HelperRequest {
     Inspect {
         /// The processes, in the order of the answers.
         pids: Vec<Pid>,
-        /// The state directory of the daemon whose agents their environments may name; `None`: the memory of each is asked for.
-        state_dir: Option<String>,
+        /// The mark of the daemon whose agents their environments may name; `None`: the memory of each is asked for.
+        mark: Option<String>,
     },
     /// Rotation of the output of an agent, which is fd 3.
     Rotate {
@@ -251,8 +251,8 @@ pub fn run() -> ! {
         // Only unpacking starts another process. The limit counts all processes of the user, so it is set after the exec.
         let _ = process::set_limit(Resource::Nproc, 0, 0);
     }
-    if let HelperRequest::Inspect { pids, state_dir } = &request {
-        exit(inspect::inspect(pids, state_dir.as_deref(), &mut io::stdout().lock()).map_or(1, |()| 0));
+    if let HelperRequest::Inspect { pids, mark } = &request {
+        exit(inspect::inspect(pids, mark.as_deref(), &mut io::stdout().lock()).map_or(1, |()| 0));
     }
     confine(&request);
     let response = perform(&mut request);

@@ -191,7 +191,7 @@ fn pretender(host: &Host, users: (u32, u32, u32)) -> Child {
     );
     let _ = fs::remove_file(host.path("ready"));
     let mut command = Command::new("python3");
-    command.args(["-c", &script]).env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_DIR", host.path("state"));
+    command.args(["-c", &script]).env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_ID", &*host.mark());
     let child = command.stdin(Stdio::null()).spawn().expect("it starts");
     host.wait("it to be who it says", || !host.read("ready").is_empty());
     child
@@ -429,4 +429,72 @@ fn a_starter_is_followed_to_the_main_process() {
     host.wait("the starter to end", || !alive(starter));
     host.start();
     host.wait_seen("web", "to run", |agent| agent.runs() && copies(&mark) == [agent.pid]);
+}
+
+/// As in a chroot or a container that has the processes and control groups of the host.
+#[test]
+fn a_daemon_with_another_directory_under_the_same_path_leaves_them_alone() {
+    if lacks_root() || lacks("unshare") {
+        return;
+    }
+    for groups in [true, false] {
+        let (mut one, mut two) = (Host::new(), Host::new());
+        for host in [&mut one, &mut two] {
+            if !groups {
+                host.set("cgroup", "\"../none\"");
+            }
+        }
+        for name in ["web", "only"] {
+            one.agent(name, "sleep 1000 & exec sleep 1001", &[]);
+        }
+        one.start();
+        let pids = ["web", "only"].map(|name| one.wait_running(name).pid);
+        two.agent("web", "exec sleep 2000", &[]);
+        let state = one.path("state").display().to_string();
+        two.behind(&format!("mount --bind {} {state} || exit 1;", two.path("state").display()));
+        two.set("state_dir", &format!("\"{state}\""));
+        two.start();
+        let own = two.wait_running("web").pid;
+        assert!(!pids.contains(&own) && two.seen("only").is_none(), "{}", two.logs());
+        two.ok(&["restart", "web"]);
+        two.end("TERM");
+        assert!(pids.into_iter().all(alive), "{}", two.logs());
+        one.kill9();
+        one.start();
+        assert_eq!(["web", "only"].map(|name| one.wait_running(name).pid), pids);
+        one.end("TERM");
+        assert_eq!(one.processes(), []);
+        let _ = std::fs::remove_dir_all(one.path("state"));
+    }
+}
+
+#[test]
+fn a_health_check_is_ended_by_the_next_daemon() {
+    let mut host = Host::new();
+    let pids = host.path("checks").display().to_string();
+    let check = format!(
+        "{{ \"exec\": [\"/bin/sh\", \"-c\", \"echo $$ >>{pids}; sleep 1003; :\"], \"interval\": 0.1, \"timeout\": 100, \
+         \"retries\": 3 }}"
+    );
+    host.agent("web", "exec sleep 1000", &[("check", &check)]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    for (round, how) in ["KILL", "KILL", "QUIT", "USR2"].into_iter().enumerate() {
+        host.wait("a check", || host.lines("checks") == round + 1);
+        let check: i32 = host.read("checks").lines().last().and_then(|line| line.parse().ok()).expect("a process id");
+        let sleep = descendants(check);
+        match how {
+            "KILL" => host.kill9(),
+            "QUIT" => drop(host.end("QUIT")),
+            _ => host.signal("USR2"),
+        }
+        if how != "USR2" {
+            host.start();
+        }
+        host.wait("the check to be ended", || !alive(check) && !sleep.iter().any(|pid| alive(*pid)));
+        assert_eq!(host.wait_running("web").pid, pid);
+    }
+    host.ok(&["stop", "web"]);
+    assert_eq!(host.agents_processes(), []);
+    assert!(!host.path("run/check-web.pid").exists());
 }

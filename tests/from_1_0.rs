@@ -237,3 +237,34 @@ fn an_upgrade_from_1_0_0_survives_a_crash_wherever_its_job_stands() {
         assert!(!host.path("state/packages/bootagent").exists(), "{}", say("its package is left"));
     }
 }
+
+/// 1.0.0 names the control group by the path of `state_dir` alone, and marks its agents so.
+#[test]
+fn agents_of_1_0_0_are_taken_over_with_their_control_groups() {
+    let Some(old) = old_binary() else { return };
+    let mut host = Host::new();
+    host.program = old;
+    let hidden = host.path("hidden").display().to_string();
+    let script = format!("env -i setsid sh -c 'env -i sleep 1002 & echo $! >{hidden}'; exec sleep 1000");
+    host.agent("web", &script, &[("limits", "{ \"memory\": \"64M\" }")]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    host.wait("its orphan", || host.read("hidden").ends_with('\n'));
+    let orphan: i32 = host.read("hidden").trim().parse().expect("a process id");
+    let groups = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let held = |host: &Host| text(&host.status().expect("it answers"), "agents.0.limits_by").to_string();
+    let (before, by) = (groups(pid), held(&host));
+    host.kill9();
+    host.program = binary();
+    host.start();
+    assert_eq!(host.wait_running("web").pid, pid);
+    assert_eq!(held(&host), by, "{}", host.logs());
+    let grouped = before.contains("/bootagent-");
+    host.ok(&["restart", "web"]);
+    let again = host.wait_running("web").pid;
+    assert!(again != pid && (!grouped || !alive(orphan)), "{}", host.logs());
+    assert!(!grouped || groups(again) != before, "it is in the group of 1.0.0: {before}");
+    host.end("TERM");
+    assert!(alive(orphan) != grouped);
+    let _ = Command::new("kill").args(["-9", &orphan.to_string()]).status();
+}

@@ -399,7 +399,7 @@ fn who_only_says_to_be_of_an_agent_is_not() {
     let pid_file = host.path("stranger");
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "setsid sleep 1001 >/dev/null 2>&1 & echo $! >$0"]).arg(&pid_file);
-    shell.env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_DIR", host.path("state"));
+    shell.env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_ID", &*host.mark());
     assert_eq!(run(&mut shell).expect("it ends").code, 0);
     let stranger: i32 = host.read("stranger").trim().parse().expect("a process id");
     host.wait("it to be sleep", || proc_status(stranger, "Name") == "sleep");

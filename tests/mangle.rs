@@ -169,7 +169,7 @@ fn the_control_socket() {
 fn what_the_kernel_and_package_tools_say() {
     let texts = [
         "4711 (a) b (c)) S 1 4711 4711 0 -1 4194560 1 2 3 4 50 60 7 8 20 0 1 0 123456 4096 100 18446744073709551615 1 1\n",
-        "HOME=/\0BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/state\0PATH=/bin\0",
+        "HOME=/\0BOOTAGENT_NAME=web\0BOOTAGENT_STATE_ID=/state\0PATH=/bin\0",
         "00400000-7ffc000 ---p 00000000 00:00 0 [rollup]\nRss: 884 kB\nPss: 385 kB\nShared_Clean: 696 kB\nSwapPss: 1 kB\n",
         "Name:\tcat\nUid:\t0\t0\t0\t0\nVmRSS:\t  1084 kB\nRssAnon:\t 88 kB\nRssShmem:\t 0 kB\nVmSwap:\t 4 kB\n",
         "4711\n",

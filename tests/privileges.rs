@@ -401,8 +401,18 @@ fn an_agent_gets_nothing_of_ours() {
     }
     let environment = read("environ");
     let names: Vec<&str> = environment.split_terminator('\0').filter_map(|pair| pair.split('=').next()).collect();
-    let mut known =
-        ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "BOOTAGENT_NAME", "BOOTAGENT_STATE_DIR", "TOKEN"].to_vec();
+    let mut known = [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "BOOTAGENT_NAME",
+        "BOOTAGENT_STATE_DIR",
+        "BOOTAGENT_STATE_ID",
+        "TOKEN",
+    ]
+    .to_vec();
     // What a shell adds.
     known.extend(["PWD", "OLDPWD", "SHLVL", "_"]);
     assert!(names.iter().all(|name| known.contains(name)), "{names:?}");

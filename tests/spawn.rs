@@ -516,13 +516,14 @@ fn a_lock_keeps_others_out(world: &mut World) -> Result<(), String> {
 }
 
 fn a_definition_runs(world: &mut World) -> Result<(), String> {
-    let script = "echo $BOOTAGENT_NAME $BOOTAGENT_STATE_DIR $A $0; umask; pwd; ulimit -n; echo oops >&2";
+    let script =
+        "echo $BOOTAGENT_NAME $BOOTAGENT_STATE_DIR $BOOTAGENT_STATE_ID $A $0; umask; pwd; ulimit -n; echo oops >&2";
     let mut spec = Spec::new("web", "1", vec!["sh".into(), "-c".into(), script.into()]);
     spec.envs = vec![("A".into(), "x".into())];
     spec.umask = 0o077;
     spec.directory = "/etc".into();
     spec.limits.resources = vec![(Resource::Nofile, 50)];
-    let host = Where { state_dir: "/state", package: Some(Path::new("/bin")) };
+    let host = Where { state_dir: "/state", mark: "1:2", package: Some(Path::new("/bin")) };
     let log = scratch("log");
     let output = File::create(&log).map_err(text)?;
     let setup = setup(&spec, &spec.exec, &host, Some(output.into()), Vec::new()).map_err(text)?;
@@ -530,7 +531,7 @@ fn a_definition_runs(world: &mut World) -> Result<(), String> {
     same(world.reap(pid, Instant::now() + DEADLINE)?, (Exit::Code(0), None))?;
     let said = std::fs::read_to_string(&log).map_err(text)?;
     std::fs::remove_file(log).map_err(text)?;
-    same(said, "web /state x /bin/sh\n0077\n/etc\n50\noops\n".to_string())
+    same(said, "web /state 1:2 x /bin/sh\n0077\n/etc\n50\noops\n".to_string())
 }
 
 fn no_children_are_no_end(_: &mut World) -> Result<(), String> {

@@ -105,7 +105,7 @@ impl World {
         let envp = vec![
             text("PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
             text(&format!("BOOTAGENT_NAME={name}")),
-            text(&format!("BOOTAGENT_STATE_DIR={}", self.state_dir)),
+            text(&format!("BOOTAGENT_STATE_ID={}", self.state_dir)),
         ];
         Setup::new(Program::Path(text("/bin/sh")), argv, envp)
     }

@@ -2,18 +2,22 @@
 //!
 //! The output of a check goes through a pipe that is read as it fills, so that the check never blocks and no disk fills up;
 //! only the end of the output is kept. Processes that a check leaves running do not matter: its result is its own end. What
-//! a result means for the agent is for the state to decide.
+//! a result means for the agent is for the state to decide. The process id of a check that runs is in a file below `run_dir`, by
+//! which the next daemon ends it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
+use std::path::Path;
 
-use super::children::{longest_value, without_values, TAIL};
+use super::children::{kill_all_below, longest_value, without_values, TAIL};
 use super::{Daemon, Owner};
-use crate::kernel::Exit;
+use crate::host::disk::{list, publish};
+use crate::host::proc;
+use crate::kernel::{Exit, Process};
 use crate::model::event::Event;
 use crate::model::spec::Name;
-use crate::sys::file::read_up_to;
+use crate::sys::file::{read_text, read_up_to};
 use crate::sys::poll::PollFd;
 use crate::sys::{pipe, set_nonblocking};
 use crate::text::sanitize;
@@ -50,7 +54,38 @@ impl Check {
     }
 }
 
+/// The file with the process id of an agent's check, below `run_dir`.
+fn pid_file(name: &str) -> String {
+    format!("check-{name}.pid")
+}
+
 impl Daemon {
+    /// Ends the checks that an earlier daemon has left running: nobody would notice that one hangs.
+    pub(super) fn end_old_checks(&mut self) {
+        let run_dir = Path::new(&*self.config.run_dir);
+        for file in list(run_dir, ".pid").unwrap_or_default() {
+            if !file.starts_with("check-") {
+                continue;
+            }
+            let path = run_dir.join(file + ".pid");
+            if let Some(process) = read_text(&path).ok().and_then(|text| proc::parse_process(&text)) {
+                if proc::stat(process.pid).is_some_and(|stat| stat.process == process) {
+                    kill_all_below(process.pid);
+                }
+            }
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Ends all checks, as their results would be lost.
+    pub(super) fn stop_checks(&mut self) {
+        let owners = self.children.owners().map(|(_, owner)| owner);
+        let checks: Vec<Owner> = owners.filter(|owner| matches!(owner, Owner::Check(_))).cloned().collect();
+        for check in checks {
+            self.kill_owned(&check);
+        }
+    }
+
     /// Runs an agent's health check.
     pub(super) fn start_check(&mut self, name: Name) {
         let spec = self.state.spec(&name);
@@ -70,6 +105,9 @@ impl Daemon {
             Ok(pid) => {
                 let max = TAIL as usize + longest_value(&spec);
                 self.checks.push(Check { name: name.clone(), pipe: read_end, output: Vec::new(), max });
+                let Process { pid: id, ticks } = Daemon::process(pid);
+                // The file matters only if this daemon dies, and is written again for the next check.
+                let _ = publish(Path::new(&*self.config.run_dir), &pid_file(&name), &format!("{id} {ticks}\n"));
                 self.track_child(pid, Owner::Check(name));
             }
             Err(reason) => self.queue.push_back(Event::Checked(name, Exit::Unknown, reason.into())),
@@ -80,6 +118,7 @@ impl Daemon {
     pub(super) fn finish_check(&mut self, name: &str) -> String {
         let Some(index) = self.checks.iter().position(|check| *check.name == *name) else { return String::new() };
         let mut check = self.checks.remove(index);
+        let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(pid_file(name)));
         check.read();
         // The agent may have been removed in the meantime.
         let Some(spec) = self.state.spec(name) else { return String::new() };

@@ -210,7 +210,7 @@ impl Daemon {
         let relative = exec.first().is_some_and(|program| !program.starts_with('/'));
         let current = relative.then(|| self.records.store().packages_dir(&spec.name).join("current"));
         let package = current.filter(|current| current.exists());
-        let place = Where { state_dir: &self.config.state_dir, package: package.as_deref() };
+        let place = Where { state_dir: &self.config.state_dir, mark: &self.mark, package: package.as_deref() };
         let mut setup = setup(spec, exec, &place, output, Vec::new()).map_err(|error| error.to_string())?;
         self.children.restore_limits(&mut setup);
         Ok(setup)
@@ -364,13 +364,19 @@ impl Daemon {
 
     /// Kills a check or tool with all its descendants.
     pub(super) fn kill_owned(&mut self, owner: &Owner) {
-        let Some(pid) = self.children.find(owner) else { return };
-        for stat in Snapshot::below(&[pid]).stats() {
-            let _ = process::signal(stat.process.pid, Sig::KILL);
+        if let Some(pid) = self.children.find(owner) {
+            kill_all_below(pid);
         }
-        let _ = process::signal_group(pid, Sig::KILL);
-        let _ = process::signal(pid, Sig::KILL);
     }
+}
+
+/// Kills a process that leads a group, with all its descendants and its group.
+pub(super) fn kill_all_below(pid: Pid) {
+    for stat in Snapshot::below(&[pid]).stats() {
+        let _ = process::signal(stat.process.pid, Sig::KILL);
+    }
+    let _ = process::signal_group(pid, Sig::KILL);
+    let _ = process::signal(pid, Sig::KILL);
 }
 
 /// Gives its output file to the user an agent runs as, so that it can open /dev/stderr and read what it has written. A file

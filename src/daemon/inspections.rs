@@ -91,12 +91,12 @@ impl Daemon {
 
     /// Starts a helper; false where that is not possible.
     fn start_inspection(&mut self, inspection: Inspection) -> bool {
-        let (processes, state_dir) = match &inspection {
-            Inspection::Environments(processes) => (processes, Some(self.config.state_dir.to_string())),
+        let (processes, mark) = match &inspection {
+            Inspection::Environments(processes) => (processes, Some(self.mark.to_string())),
             Inspection::Memory(processes) => (processes, None),
         };
         let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
-        let request = HelperRequest::Inspect { pids, state_dir };
+        let request = HelperRequest::Inspect { pids, mark };
         let started = self.start_helper(HelperTask::Inspect(inspection), &request, None, Runner::Daemon);
         self.set_condition(Condition::Inspections, started.as_ref().err().map(|why| &**why));
         started.is_ok()
@@ -170,7 +170,7 @@ impl Daemon {
 pub(super) fn environments_at_start(
     binary: &Binary,
     failures: &SetupErrorPipe,
-    state_dir: &str,
+    mark: &str,
     processes: &[(Pid, Uid)],
 ) -> Vec<ProcessTag> {
     let mut tags = vec![ProcessTag::Unknown; processes.len()];
@@ -178,7 +178,7 @@ pub(super) fn environments_at_start(
     let until = monotonic() + START_MAX;
     while !open.is_empty() && monotonic() < until {
         let pids = open.iter().map(|index| processes[*index].0).collect();
-        let request = HelperRequest::Inspect { pids, state_dir: Some(state_dir.to_string()) };
+        let request = HelperRequest::Inspect { pids, mark: Some(mark.to_string()) };
         let Ok(mut helper) = Helper::start(binary, &request, None, None, failures, monotonic()) else { break };
         while let Some(deadline) = helper.deadline().filter(|_| !helper.has_answered()) {
             let mut fds: Vec<_> = helper.fds().into_iter().flatten().collect();

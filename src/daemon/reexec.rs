@@ -106,11 +106,7 @@ impl Daemon {
             self.flush_records()?;
         }
         self.helpers.stop_all();
-        let owners = self.children.owners().map(|(_, owner)| owner);
-        let checks: Vec<Owner> = owners.filter(|owner| matches!(owner, Owner::Check(_))).cloned().collect();
-        for check in checks {
-            self.kill_owned(&check);
-        }
+        self.stop_checks();
         match until {
             Some(until) => self.start_watcher(until + GRACE)?,
             None => self.dismiss_watcher(),

@@ -25,6 +25,7 @@ use super::run_files::{lock, lock_state, RunFiles};
 use super::signing::Signing;
 use super::{fault_injection, now, Daemon, Options};
 use crate::error::Error;
+use crate::host::cgroup::mark_of;
 use crate::host::config_files;
 use crate::host::disk::{list, make_dir, make_durable_dir, reason};
 use crate::host::helper::Binary;
@@ -104,8 +105,9 @@ impl Daemon {
         let signing = Signing::new(config.key_file.as_deref(), &store);
         let mut limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
         limits.leave_agents();
-        let (binary, errors, state_dir) = (helpers.binary(), &sources.setup_errors, &config.state_dir);
-        let mut ask = |processes: &[(Pid, Uid)]| environments_at_start(binary, errors, state_dir, processes);
+        let mark = mark_of(&config.state_dir);
+        let (binary, errors) = (helpers.binary(), &sources.setup_errors);
+        let mut ask = |processes: &[(Pid, Uid)]| environments_at_start(binary, errors, &mark, processes);
         let survey = survey(&config, store, &limits, reexec_data.as_mut(), &mut ask, &mut log, actions);
         let in_job = survey.recovered.reexec.as_ref().is_some_and(|carried| carried.job.is_some());
         let reopening = Reopening::new(configured.closed.is_some());
@@ -118,6 +120,7 @@ impl Daemon {
             records: survey.records,
             trees: survey.trees,
             outputs: Outputs::new(Path::new(&*config.log_dir)),
+            mark,
             log,
             conditions,
             limits,
@@ -140,6 +143,7 @@ impl Daemon {
             config_path: options.config_path.clone(),
             config,
         };
+        daemon.end_old_checks();
         daemon.take_over(survey.leftovers, reexec_data);
         daemon.remove_leftovers(survey.sound);
         daemon.report_keys();

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::host::disk::publish;
 use crate::host::proc;
 use crate::host::spawn::PATH;
-use crate::kernel::{Exit, Level, Pid, Process};
+use crate::kernel::{Exit, Level, Pid};
 use crate::model::event::{Event, ToolOwner};
 use crate::model::package::Tool;
 use crate::sys::child::{Program, Setup};
@@ -35,7 +35,7 @@ impl Daemon {
                 return self.queue.push_back(Event::NotReexeced(why.into()));
             }
         }
-        if let Some(earlier) = read_text(&self.tool_pid(&owner)).ok().and_then(|text| parse_process(&text)) {
+        if let Some(earlier) = read_text(&self.tool_pid(&owner)).ok().and_then(|text| proc::parse_process(&text)) {
             let is_child = self.children.owner(earlier.pid) == Some(&Owner::Tool(owner.clone()));
             if is_child || proc::alive(earlier) && self.children.owner(earlier.pid).is_none() {
                 self.log(
@@ -165,11 +165,6 @@ fn host_tool(argv: &mut dyn Iterator<Item = &str>) -> Result<Setup, Error> {
     let mut setup = Setup::new(Program::Path(c_text(program.as_os_str().as_bytes())), args, Vec::new());
     setup.oom_score_adj = Some(0);
     Ok(setup)
-}
-
-fn parse_process(text: &str) -> Option<Process> {
-    let (pid, ticks) = text.trim().split_once(' ')?;
-    Some(Process { pid: proc::parse_pid(pid)?, ticks: ticks.parse().ok()? })
 }
 
 /// The beginning and the last lines of a file.

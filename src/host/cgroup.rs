@@ -11,6 +11,7 @@ mod leaf;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -19,6 +20,12 @@ use crate::kernel::Errno;
 use crate::sys::file::read_text;
 pub use group::Group;
 pub use leaf::Leaf;
+
+/// The state directory whose daemon has the group of the shortest name.
+const DEFAULT_STATE_DIR: &str = "/var/lib/bootagent";
+
+/// How the names of the groups of all daemons begin.
+const PREFIX: &str = "bootagent";
 
 /// An operation on a control group that failed: what could not be done, to which file, and why.
 #[derive(Debug)]
@@ -168,21 +175,34 @@ fn unescape(text: &str) -> String {
     out
 }
 
-/// The name of our group: `bootagent`, or `bootagent-` and the beginning of a hash of another `state_dir`, so that two
-/// daemons on one host never use the same group.
+/// What tells the agents of the daemon with this state directory from those of any other: its device and inode. The same path
+/// may be another directory for a daemon in a chroot or container. Empty where there is no such directory.
+pub fn mark_of(state_dir: &str) -> Box<str> {
+    fs::metadata(state_dir).map_or("".into(), |found| format!("{}:{}", found.dev(), found.ino()).into())
+}
+
+/// The name of our group, so that two daemons on one host never use the same one: `bootagent`, or `bootagent-` and the
+/// beginning of a hash of `state_dir` and its mark, unless that is the default one of the host itself.
 pub fn group_name(state_dir: &str) -> String {
     let state_dir = state_dir.trim_end_matches('/');
-    if state_dir == "/var/lib/bootagent" {
-        return "bootagent".into();
+    let mark = mark_of(state_dir);
+    if state_dir == DEFAULT_STATE_DIR && is_on_host() && mark_of(&["/proc/1/root", state_dir].concat()) == mark {
+        return PREFIX.into();
     }
-    let digest = Sha256::digest(state_dir.as_bytes());
-    let mut name = String::from("bootagent-");
+    let digest = Sha256::digest([state_dir, "\0", &mark].concat());
+    let mut name = format!("{PREFIX}-");
     for byte in digest.iter().take(6) {
         for nibble in [byte >> 4, byte & 15] {
             name.push(char::from_digit(nibble.into(), 16).unwrap_or('0'));
         }
     }
     name
+}
+
+/// Whether this process is in the first process namespace, whose number is fixed in the kernel. In another one, process 1 is
+/// that of a container.
+fn is_on_host() -> bool {
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace == Path::new("pid:[4026531836]"))
 }
 
 /// Makes a directory; false when it exists already.

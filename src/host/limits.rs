@@ -129,13 +129,17 @@ impl Limits {
     /// Moves this process out of the groups of agents, where one that was started from below an agent is.
     pub fn leave_agents(&mut self) {
         for index in 0..self.hierarchies.len() {
-            let name = self.parent.as_deref().unwrap_or(&self.name).trim_matches('/');
             let own = &self.hierarchies[index].hierarchy.own;
-            if own.ancestors().any(|dir| dir.ends_with(name)) {
+            if own.ancestors().any(|dir| dir.ends_with(self.own_name())) {
                 // Opening our group is what leaves it.
                 let _ = self.group(index);
             }
         }
+    }
+
+    /// The path of our group below the top of a hierarchy, or below our own group.
+    fn own_name(&self) -> &str {
+        self.parent.as_deref().unwrap_or(&self.name).trim_matches('/')
     }
 
     /// The same with these hierarchies.
@@ -209,8 +213,10 @@ impl Limits {
         let unlimited = limits.memory.is_none() && limits.cpu.is_none();
         // An agent that is started again has its group already, unless it was removed from outside.
         let last = self.agents.get(name).filter(|last| last.unlimited && unlimited);
-        let kept =
-            last.and_then(|last| last.tracking.as_ref()).and_then(|leaf| Some((leaf.directory()?, leaf.clone())));
+        let kept = last
+            .and_then(|last| last.tracking.as_ref())
+            .filter(|leaf| self.own_group().is_some_and(|group| group.dir() == leaf.group()))
+            .and_then(|leaf| Some((leaf.directory()?, leaf.clone())));
         if let Some((directory, leaf)) = kept {
             let held = AgentGroups { tracking: Some(leaf), unlimited: true, ..AgentGroups::default() };
             return self.finish(name, limits, held, Prepared { cgroup: Some(directory), ..Prepared::default() });
@@ -253,10 +259,11 @@ impl Limits {
             }
             // The group of an agent that runs already is not made.
             let Ok(group) = self.group(index) else { continue };
-            let leaf = group.find(name);
-            if !leaf.members().is_ok_and(|pids| processes.iter().any(|process| pids.contains(&process.pid))) {
-                continue;
-            }
+            let is_theirs = |leaf: &Leaf| {
+                leaf.members().is_ok_and(|pids| processes.iter().any(|process| pids.contains(&process.pid)))
+            };
+            let own = Some(group.find(name)).filter(is_theirs);
+            let Some(leaf) = own.or_else(|| group.find_elsewhere(name, &is_theirs)) else { continue };
             if memory && held.memory.is_none() && limits.memory.is_some_and(|bytes| leaf.has_memory(bytes)) {
                 held.memory = Some(Box::new(leaf.clone()));
             }
@@ -390,6 +397,8 @@ impl Limits {
             for leaf in [&mut held.memory, &mut held.cpu] {
                 leaf.take_if(|leaf| Some(&**leaf) == gone.as_ref());
             }
+            // Its directory may have been the last one in the group of an earlier daemon.
+            self.leftover.extend(gone);
         }
     }
 
@@ -486,10 +495,16 @@ impl Limits {
     }
 
     fn remove_leftover(&mut self) {
+        let own = self.own_name().to_string();
         let agents = &self.agents;
         self.leftover.retain(|leaf| {
             let used = agents.get(leaf.name()).is_some_and(|held| held.leaves().contains(&leaf));
-            !used && leaf.remove().is_err()
+            let stays = !used && leaf.remove().is_err();
+            if !used && !stays && !leaf.group().ends_with(&own) {
+                // The group of an earlier daemon is of no use once it is empty.
+                let _ = fs::remove_dir(leaf.group());
+            }
+            stays
         });
     }
 

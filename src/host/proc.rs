@@ -226,6 +226,12 @@ fn is_gone(cause: &io::Error) -> bool {
     !matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO))
 }
 
+/// The process of a text with its id and its start time in ticks.
+pub fn parse_process(text: &str) -> Option<Process> {
+    let (pid, ticks) = text.trim().split_once(' ')?;
+    Some(Process { pid: parse_pid(pid)?, ticks: ticks.parse().ok()? })
+}
+
 /// Whether `process` still has its id and is not a zombie. While that cannot be read it counts as alive: starting a second
 /// instance beside it would be worse than starting it late.
 pub fn alive(process: Process) -> bool {

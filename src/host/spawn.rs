@@ -25,8 +25,10 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 /// What a start depends on besides the definition.
 #[derive(Clone, Copy, Debug)]
 pub struct Where<'a> {
-    /// The value of `BOOTAGENT_STATE_DIR`, which tells this daemon's agents from those of another daemon.
+    /// The value of `BOOTAGENT_STATE_DIR`, for people and programs.
     pub state_dir: &'a str,
+    /// The value of `BOOTAGENT_STATE_ID`, which tells this daemon's agents from those of another daemon.
+    pub mark: &'a str,
     /// The unpacked package that a relative program is in; `None` when the agent did not come as a tar.
     pub package: Option<&'a Path>,
 }
@@ -174,11 +176,12 @@ fn lookup(what: &str, account: Option<&Account>, error: &io::Error) -> String {
     }
 }
 
-/// A clean environment with the agent's own variables. By the two variables of the daemon orphans are identified, so nothing
+/// A clean environment with the agent's own variables. By the first and the last variable of the daemon orphans are identified, so nothing
 /// replaces them; they come first, so that they are in the first page of the environment.
 fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString>, Box<StartError>> {
     let shell = if user.shell.is_empty() { "/bin/sh" } else { &user.shell };
-    let ours = [("BOOTAGENT_NAME", &*spec.name), ("BOOTAGENT_STATE_DIR", host.state_dir)];
+    let ours =
+        [("BOOTAGENT_NAME", &*spec.name), ("BOOTAGENT_STATE_DIR", host.state_dir), ("BOOTAGENT_STATE_ID", host.mark)];
     let mut list: Vec<(&str, &str)> = ours.to_vec();
     list.extend([
         ("PATH", PATH),
@@ -251,7 +254,7 @@ mod tests {
     use super::*;
     use crate::kernel::Resource;
 
-    const HOST: Where<'static> = Where { state_dir: "/state", package: None };
+    const HOST: Where<'static> = Where { state_dir: "/state", mark: "1:2", package: None };
 
     fn spec() -> Spec {
         Spec::new("web", "1", vec!["/bin/sh".into(), "-c".into(), "true".into()])
@@ -274,8 +277,21 @@ mod tests {
         let setup = made(&spec, &HOST).unwrap();
         let envp = texts(&setup.envp);
         let names: Vec<_> = envp.iter().map(|text| text.split('=').next().unwrap()).collect();
-        assert_eq!(names, ["BOOTAGENT_NAME", "BOOTAGENT_STATE_DIR", "PATH", "HOME", "USER", "LOGNAME", "SHELL", "A"]);
-        for want in ["PATH=/opt", "A=2", "BOOTAGENT_NAME=web", "BOOTAGENT_STATE_DIR=/state"] {
+        assert_eq!(
+            names,
+            [
+                "BOOTAGENT_NAME",
+                "BOOTAGENT_STATE_DIR",
+                "BOOTAGENT_STATE_ID",
+                "PATH",
+                "HOME",
+                "USER",
+                "LOGNAME",
+                "SHELL",
+                "A"
+            ]
+        );
+        for want in ["PATH=/opt", "A=2", "BOOTAGENT_NAME=web", "BOOTAGENT_STATE_DIR=/state", "BOOTAGENT_STATE_ID=1:2"] {
             assert!(envp.contains(&want), "{want} in {envp:?}");
         }
     }

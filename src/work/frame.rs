@@ -51,14 +51,14 @@ pub fn encode_request(request: &HelperRequest) -> Vec<u8> {
             out.number(*max_entries);
             out.end()
         }
-        HelperRequest::Inspect { pids, state_dir } => {
+        HelperRequest::Inspect { pids, mark } => {
             let mut out = Writer::new(4);
             out.number(pids.len() as u64);
             for pid in pids {
                 out.number(pid.raw() as u64);
             }
-            // No directory has an empty path.
-            out.bytes(state_dir.as_deref().unwrap_or_default().as_bytes());
+            // No mark is empty.
+            out.bytes(mark.as_deref().unwrap_or_default().as_bytes());
             out.end()
         }
         HelperRequest::Rotate { older, size, freezer } => {
@@ -102,8 +102,8 @@ pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
             for _ in 0..frame.number()? {
                 pids.push(Pid::new(i32::try_from(frame.number()?).ok()?)?);
             }
-            let state_dir = Some(frame.text()?).filter(|dir| !dir.is_empty());
-            HelperRequest::Inspect { pids, state_dir }
+            let mark = Some(frame.text()?).filter(|mark| !mark.is_empty());
+            HelperRequest::Inspect { pids, mark }
         }
         5 => HelperRequest::Rotate { older: frame.text()?, size: frame.number()?, freezer: frame.text()? },
         _ => return None,
@@ -314,8 +314,8 @@ mod tests {
                 version: "1".into(),
             },
             HelperRequest::Unpack { format: Format::TarXz, dir: "/x".into(), max_bytes: 1, max_entries: 2 },
-            HelperRequest::Inspect { pids: vec![], state_dir: None },
-            HelperRequest::Inspect { pids: vec![Pid::new(7).unwrap()], state_dir: Some("/s".into()) },
+            HelperRequest::Inspect { pids: vec![], mark: None },
+            HelperRequest::Inspect { pids: vec![Pid::new(7).unwrap()], mark: Some("/s".into()) },
         ]
     }
 

@@ -27,7 +27,7 @@ const UNKNOWN: &str = "?";
 /// Which agent a process belongs to according to its environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessTag {
-    /// The agent with this name, of the daemon with our state directory.
+    /// The agent with this name, of the daemon with our mark.
     Agent(Name),
     /// No agent of this daemon.
     Stranger,
@@ -37,15 +37,15 @@ pub enum ProcessTag {
     Unknown,
 }
 
-/// Answers about each of these processes in order, one line each, as soon as it is known. With a state directory: the agent
+/// Answers about each of these processes in order, one line each, as soon as it is known. With a mark: the agent
 /// that its environment names; without: its memory. Lines are read by `ProcessTag::read` and `read_memory`.
 ///
 /// # Errors
 /// When nobody reads the answers any more.
-pub(super) fn inspect(pids: &[Pid], state_dir: Option<&str>, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn inspect(pids: &[Pid], mark: Option<&str>, out: &mut dyn Write) -> io::Result<()> {
     for pid in pids {
-        let line = match state_dir {
-            Some(state_dir) => settled_tag(*pid, state_dir).line(),
+        let line = match mark {
+            Some(mark) => settled_tag(*pid, mark).line(),
             None => shared_memory(*pid).map_or(UNKNOWN.into(), |bytes| bytes.to_string()),
         };
         // In one write, so that the answer is known before the next process is read.
@@ -56,9 +56,9 @@ pub(super) fn inspect(pids: &[Pid], state_dir: Option<&str>, out: &mut dyn Write
 }
 
 /// What the environment of a process says, once it is not in the middle of execve(2) any more.
-fn settled_tag(pid: Pid, state_dir: &str) -> ProcessTag {
+fn settled_tag(pid: Pid, mark: &str) -> ProcessTag {
     for _ in 0..EXEC_LOOKS {
-        match process_tag(pid, state_dir).0 {
+        match process_tag(pid, mark).0 {
             ProcessTag::Executing => std::thread::sleep(EXEC_PAUSE),
             tag => return tag,
         }
@@ -118,9 +118,9 @@ pub fn kilobytes(text: &[u8], key: &[u8]) -> Option<u64> {
 }
 
 /// Reads from the environment of a process which agent it names, and returns that with the number of bytes read.
-fn process_tag(pid: Pid, state_dir: &str) -> (ProcessTag, usize) {
+fn process_tag(pid: Pid, mark: &str) -> (ProcessTag, usize) {
     let Ok(mut file) = File::open(format!("/proc/{pid}/environ")) else { return (ProcessTag::Unknown, 0) };
-    let mut environ = Environ::new(state_dir);
+    let mut environ = Environ::new(mark);
     let mut chunk = Vec::new();
     let mut length = 0;
     // One page at a time: in what the daemon starts the two variables are in the first page.
@@ -147,24 +147,24 @@ fn process_tag(pid: Pid, state_dir: &str) -> (ProcessTag, usize) {
 
 /// Which agent an environment names. `environ` is a sequence of NUL-terminated `NAME=value`; of two variables with the same
 /// name the first one counts, as with getenv(3).
-pub fn parse_environ(environ: &[u8], state_dir: &str) -> ProcessTag {
-    let mut reader = Environ::new(state_dir);
+pub fn parse_environ(environ: &[u8], mark: &str) -> ProcessTag {
+    let mut reader = Environ::new(mark);
     reader.read(environ);
     reader.end()
 }
 
 /// An environment that is read in pieces.
 struct Environ<'a> {
-    state_dir: &'a str,
+    mark: &'a str,
     /// The beginning of a variable that continues in the next piece.
     open: Vec<u8>,
     name: Option<Box<[u8]>>,
-    directory: Option<Box<[u8]>>,
+    id: Option<Box<[u8]>>,
 }
 
 impl Environ<'_> {
-    fn new(state_dir: &str) -> Environ<'_> {
-        Environ { state_dir, open: Vec::new(), name: None, directory: None }
+    fn new(mark: &str) -> Environ<'_> {
+        Environ { mark, open: Vec::new(), name: None, id: None }
     }
 
     fn read(&mut self, mut piece: &[u8]) {
@@ -177,9 +177,7 @@ impl Environ<'_> {
     }
 
     fn close(&mut self) {
-        for (variable, value) in
-            [(&b"BOOTAGENT_NAME="[..], &mut self.name), (b"BOOTAGENT_STATE_DIR=", &mut self.directory)]
-        {
+        for (variable, value) in [(&b"BOOTAGENT_NAME="[..], &mut self.name), (b"BOOTAGENT_STATE_ID=", &mut self.id)] {
             if let (None, Some(text)) = (&value, self.open.strip_prefix(variable)) {
                 *value = Some(text.into());
             }
@@ -189,10 +187,10 @@ impl Environ<'_> {
 
     /// What the environment says, once the rest of it cannot change that.
     fn tag(&self) -> Option<ProcessTag> {
-        let (name, directory) = (self.name.as_ref()?, self.directory.as_ref()?);
+        let (name, id) = (self.name.as_ref()?, self.id.as_ref()?);
         let name = std::str::from_utf8(name).ok().filter(|name| is_name(name));
         Some(match name {
-            Some(name) if **directory == *self.state_dir.as_bytes() => ProcessTag::Agent(name.into()),
+            Some(name) if **id == *self.mark.as_bytes() && !self.mark.is_empty() => ProcessTag::Agent(name.into()),
             _ => ProcessTag::Stranger,
         })
     }
@@ -213,25 +211,25 @@ mod tests {
     fn environments() {
         let agent = |name: &str| ProcessTag::Agent(name.into());
         for (text, want) in [
-            ("BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s\0", agent("web")),
-            ("A=b\0BOOTAGENT_STATE_DIR=/s\0=\0BOOTAGENT_NAME=web", agent("web")),
-            ("BOOTAGENT_NAME=a\0BOOTAGENT_NAME=b\0BOOTAGENT_STATE_DIR=/s\0", agent("a")),
-            ("BOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s/t\0", ProcessTag::Stranger),
+            ("BOOTAGENT_NAME=web\0BOOTAGENT_STATE_ID=/s\0", agent("web")),
+            ("A=b\0BOOTAGENT_STATE_ID=/s\0=\0BOOTAGENT_NAME=web", agent("web")),
+            ("BOOTAGENT_NAME=a\0BOOTAGENT_NAME=b\0BOOTAGENT_STATE_ID=/s\0", agent("a")),
+            ("BOOTAGENT_NAME=web\0BOOTAGENT_STATE_ID=/s/t\0", ProcessTag::Stranger),
             ("BOOTAGENT_NAME=web\0", ProcessTag::Stranger),
-            ("BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
-            ("XBOOTAGENT_NAME=web\0BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
-            ("BOOTAGENT_NAME=../x\0BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
-            ("BOOTAGENT_NAME=\0BOOTAGENT_STATE_DIR=/s\0", ProcessTag::Stranger),
+            ("BOOTAGENT_STATE_ID=/s\0", ProcessTag::Stranger),
+            ("XBOOTAGENT_NAME=web\0BOOTAGENT_STATE_ID=/s\0", ProcessTag::Stranger),
+            ("BOOTAGENT_NAME=../x\0BOOTAGENT_STATE_ID=/s\0", ProcessTag::Stranger),
+            ("BOOTAGENT_NAME=\0BOOTAGENT_STATE_ID=/s\0", ProcessTag::Stranger),
             ("\0\0\0", ProcessTag::Stranger),
         ] {
             assert_eq!(parse_environ(text.as_bytes(), "/s"), want, "{text:?}");
         }
-        assert_eq!(parse_environ(b"BOOTAGENT_NAME=\xff\0BOOTAGENT_STATE_DIR=/s\0", "/s"), ProcessTag::Stranger);
+        assert_eq!(parse_environ(b"BOOTAGENT_NAME=\xff\0BOOTAGENT_STATE_ID=/s\0", "/s"), ProcessTag::Stranger);
     }
 
     #[test]
     fn an_environment_says_the_same_however_it_is_cut() {
-        let text = b"PATH=/bin\0BOOTAGENT_NAME=web\0LONG=xxxxxxxxxxxxxxxx\0BOOTAGENT_STATE_DIR=/s\0HOME=/\0";
+        let text = b"PATH=/bin\0BOOTAGENT_NAME=web\0LONG=xxxxxxxxxxxxxxxx\0BOOTAGENT_STATE_ID=/s\0HOME=/\0";
         for size in 1..=text.len() {
             let mut environ = Environ::new("/s");
             let mut known = None;
@@ -256,7 +254,7 @@ mod tests {
             for index in 0..5 {
                 command.env(name(index), &long);
             }
-            let mut child = command.env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_DIR", "/s").spawn().unwrap();
+            let mut child = command.env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_ID", "/s").spawn().unwrap();
             let pid = Pid::new(child.id() as i32).unwrap();
             let (mut tag, mut length) = process_tag(pid, "/s");
             while tag == ProcessTag::Executing {

@@ -29,7 +29,7 @@ use std::sync::mpsc::{channel, Receiver};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use bootagent::host::cgroup::{group_name, hierarchies};
+use bootagent::host::cgroup::{group_name, hierarchies, mark_of};
 use miniserde::json::{self, Number, Value};
 
 pub use cutter::*;
@@ -89,6 +89,8 @@ impl Host {
         let name = format!("bootagent-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(dir.join("agents.d")).expect("a directory for the test");
+        // The name of the control group depends on this very directory.
+        fs::create_dir_all(dir.join("state")).expect("a directory for the test");
         note_made(&group_name(&dir.join("state").display().to_string()));
         // Agents of other users must get through here, and only the owner may write, whatever the umask is.
         for path in [dir.clone(), dir.join("agents.d")] {
@@ -171,6 +173,11 @@ impl Host {
     /// From the next start on the daemon finds the host as it is after `commands`, which see mounts of their own.
     pub fn behind(&mut self, commands: &str) {
         self.through(&format!("unshare -m /bin/sh -c '{commands} exec \"$0\" \"$@\"'"));
+    }
+
+    /// What tells the daemon's agents from those of another daemon.
+    pub fn mark(&self) -> Box<str> {
+        mark_of(&self.path("state").display().to_string())
     }
 
     /// From the next start on the daemon is started by `command`, which becomes the program behind it.

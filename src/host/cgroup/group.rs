@@ -4,10 +4,13 @@
 //! into this group itself.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::{directories, make_dir, open_for_writing, read_file, write_file, CgroupError, Hierarchy, Leaf, Version};
+use super::{
+    directories, make_dir, open_for_writing, read_file, write_file, CgroupError, Hierarchy, Leaf, Version, PREFIX,
+};
 use crate::model::spec::Name;
 
 /// The group in one hierarchy that the groups of all agents are in.
@@ -161,6 +164,17 @@ impl Group {
     /// The group of one agent, whether it exists or not.
     pub fn find(&self, name: &Name) -> Leaf {
         Leaf { version: self.version, group: self.dir.clone(), name: name.clone(), new: false }
+    }
+
+    /// The group of an agent of which these processes run, in the group of an earlier daemon that named its own otherwise:
+    /// version 1.0.0, or one whose `state_dir` was replaced since.
+    pub fn find_elsewhere(&self, name: &Name, is_theirs: &dyn Fn(&Leaf) -> bool) -> Option<Leaf> {
+        let is_daemons =
+            |dir: &PathBuf| dir.file_name().is_some_and(|name| name.as_bytes().starts_with(PREFIX.as_bytes()));
+        directories(&self.base).into_iter().filter(is_daemons).find_map(|dir| {
+            let leaf = Leaf { version: self.version, group: dir.into(), name: name.clone(), new: false };
+            is_theirs(&leaf).then_some(leaf)
+        })
     }
 
     /// The names of all groups in it.

@@ -55,6 +55,11 @@ impl Leaf {
         self.group.join(&*self.name)
     }
 
+    /// The directory that it is in, with the groups of all agents of a daemon.
+    pub fn group(&self) -> &Path {
+        &self.group
+    }
+
     /// The path of one of its files.
     fn file(&self, name: &str) -> PathBuf {
         self.dir().join(name)

@@ -63,8 +63,9 @@ fn odd_lines_are_ignored() {
 
 #[test]
 fn two_daemons_never_share_a_group() {
-    assert_eq!(group_name("/var/lib/bootagent"), "bootagent");
-    assert_eq!(group_name("/var/lib/bootagent/"), "bootagent");
+    assert_eq!(group_name("/var/lib/bootagent"), group_name("/var/lib/bootagent/"));
+    assert_eq!(group_name("/var/lib/bootagent") == "bootagent", is_on_host());
+    assert!(mark_of("/tmp") != mark_of("/proc") && mark_of("/no/such").is_empty());
     let other = group_name("/tmp/x");
     assert!(other.starts_with("bootagent-") && other.len() == 22 && other != group_name("/tmp/y"), "{other}");
 }
