@@ -104,6 +104,7 @@ fn a_clock_set_forward_ages_no_host_and_no_job() {
         std::thread::sleep(std::time::Duration::from_millis(500));
     }
     assert_eq!(server.host("sn-1")["state"], "accepted");
+    assert!(!server.events().contains("no report for"), "no host was lost, not for a second: {}", server.events());
     assert_eq!(server.json(&["job", "list"])[0]["state"], "offered");
     assert!(server.events().contains("new host"), "events are not too old by a clock that was just set");
     assert_eq!(host.report(&server).status, 200);

@@ -1,6 +1,7 @@
 //! Marks hosts as late and lost as time passes, so that lists and counts need not look at every host.
 
 use super::{clock, Shared};
+use crate::model::gaps::Turn;
 use crate::model::host::{self, Freshness, Gaps, State};
 use crate::store::{events, groups, hosts, roster, Error, Tx};
 use std::collections::HashMap;
@@ -29,6 +30,9 @@ pub async fn run(shared: Arc<Shared>) {
 type Change = (String, Freshness);
 
 async fn look(shared: &Arc<Shared>) -> Result<(), Error> {
+    if shared.turn(clock::now()).1 != Turn::Steady {
+        return Ok(());
+    }
     let gaps = shared.gaps();
     let changes = shared.read(move |tx| changed(tx, clock::now(), &gaps)).await?;
     for batch in changes.chunks(BATCH) {

@@ -26,6 +26,7 @@ pub mod upload;
 pub mod webhooks;
 pub mod zone;
 
+use crate::model::gaps::{self, Turn};
 use crate::store::roster::{self, AgentKey};
 use crate::store::{Engine, Error, Tx, Work};
 use std::collections::BTreeMap;
@@ -51,6 +52,8 @@ pub struct Shared {
     pub allow_unsigned: bool,
     /// Times that do not count.
     gaps: Mutex<Arc<Vec<(i64, i64)>>>,
+    /// What the clock showed when it was last looked at, and when that was.
+    looked: Mutex<(i64, Instant)>,
     /// How the pages' door is set up.
     pub front: front::Front,
     /// Where it listens, once it does: hosts first, the pages last.
@@ -96,6 +99,7 @@ impl Shared {
             public_url: None,
             allow_unsigned: false,
             gaps: Mutex::new(Arc::new(gaps)),
+            looked: Mutex::new((clock::now(), Instant::now())),
             front: front::Front::default(),
             doors: OnceLock::new(),
             logins: people::Logins::default(),
@@ -110,6 +114,18 @@ impl Shared {
     /// Times that do not count: while the server was down, or its clock was set forward.
     pub fn gaps(&self) -> Arc<Vec<(i64, i64)>> {
         self.gaps.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the clock showed when it was last looked at, and what it did since. While it is not steady, nobody may be judged
+    /// by it: the next look moves what hangs on it.
+    pub fn turn(&self, now: i64) -> (i64, Turn) {
+        let (last, at) = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        (last, gaps::turn(last, now, i64::try_from(at.elapsed().as_secs()).unwrap_or(i64::MAX)))
+    }
+
+    /// The clock was looked at, and what it did is noted.
+    pub fn looked(&self, now: i64) {
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = (now, Instant::now());
     }
 
     /// Puts others in their place.

@@ -6,7 +6,7 @@ use crate::model::gaps;
 use crate::model::host::{self, Freshness, Gaps, State};
 use crate::store::{events, executions, groups, hosts, people, Error, Tx};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -17,19 +17,14 @@ const RARE: u64 = 15;
 
 /// Runs until the server ends.
 pub async fn run(shared: Arc<Shared>) {
-    let (mut last, mut looked) = (clock::now(), Instant::now());
     let mut rounds: u64 = 0;
     let mut place = Place::default();
     loop {
         tokio::time::sleep(PAUSE).await;
         let now = clock::now();
-        let elapsed = i64::try_from(looked.elapsed().as_secs()).unwrap_or(0);
         rounds += 1;
-        let swept = match time::look(&shared, last, now, elapsed).await {
-            Ok(()) => {
-                (last, looked) = (now, Instant::now());
-                sweep(&shared, &mut place, rounds.is_multiple_of(RARE), now).await
-            }
+        let swept = match time::look(&shared, now).await {
+            Ok(()) => sweep(&shared, &mut place, rounds.is_multiple_of(RARE), now).await,
             // Nothing can be stored: a clock that was set meanwhile is seen in the next round.
             Err(error) => Err(error),
         };

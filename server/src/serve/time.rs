@@ -26,20 +26,23 @@ pub fn begin(tx: &mut dyn Tx, now: i64) -> Result<Pairs, Error> {
 
 const MOVED: &str = "deadlines move with it, and no host has aged";
 
-/// Looks at the clock: it showed `last`, and `elapsed` seconds have passed since. A clock that was set is told in the log.
+/// Looks at the clock. One that was set is told in the log.
 ///
 /// # Errors
 /// What the engine says; then it has to be looked at again.
-pub async fn look(shared: &Arc<Shared>, last: i64, now: i64, elapsed: i64) -> Result<(), Error> {
-    let turn = gaps::turn(last, now, elapsed);
+pub async fn look(shared: &Arc<Shared>, now: i64) -> Result<(), Error> {
+    let (last, turn) = shared.turn(now);
     let gaps = shared.write(move |tx| note(tx, turn, last, now)).await?;
     match turn {
-        Turn::Steady => return Ok(()),
+        Turn::Steady => (),
         Turn::Forward(seconds) => clock::say(&format!("the clock was set forward by {seconds} s: {MOVED}")),
         Turn::Back(seconds) => clock::say(&format!("the clock was set back by {seconds} s: {MOVED}")),
         Turn::Deaf(seconds) => clock::say(&format!("no report could be stored for {seconds} s: {MOVED}")),
     }
-    shared.set_gaps(gaps);
+    if turn != Turn::Steady {
+        shared.set_gaps(gaps);
+    }
+    shared.looked(now);
     Ok(())
 }
 
