@@ -39,6 +39,20 @@ pub fn is_down(status: &str) -> bool {
     matches!(status, "fatal" | "killed")
 }
 
+/// An agent as the hot row has it: a line of name, status and version.
+pub fn agent_line(name: &str, status: &str, version: &str) -> String {
+    let clean = |text: &str| text.replace(char::is_control, " ");
+    format!("{}\t{status}\t{}\n", clean(name), clean(version))
+}
+
+/// Name, status and version of such a line. Rows of an earlier server have a blank in the place of tabs, and no version.
+pub fn read_agent_line(line: &str) -> Option<(&str, &str, &str)> {
+    let Some((name, rest)) = line.split_once('\t') else {
+        return line.rsplit_once(' ').map(|(name, status)| (name, status, ""));
+    };
+    rest.split_once('\t').map(|(status, version)| (name, status, version))
+}
+
 /// How urgently a host needs somebody: lists show the highest first; 0 is fine, below are those that nobody waits for.
 pub fn trouble(state: State, facts: &Facts, reason: &str) -> i64 {
     match (state, facts.fresh) {
@@ -56,6 +70,15 @@ pub fn trouble(state: State, facts: &Facts, reason: &str) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_agent_comes_back_as_it_was() {
+        let line = agent_line("a b\tc\n", "running", "1 2");
+        assert_eq!(line.lines().count(), 1);
+        assert_eq!(read_agent_line(line.trim_end_matches('\n')), Some(("a b c ", "running", "1 2")));
+        assert_eq!(read_agent_line("web one fatal"), Some(("web one", "fatal", "")));
+        assert_eq!(read_agent_line("x"), None);
+    }
 
     #[test]
     fn the_worst_comes_first() {

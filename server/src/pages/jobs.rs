@@ -18,6 +18,14 @@ pub struct JobRow {
     pub total: i64,
 }
 
+/// The states that a page of a job shows, those that did not work first.
+pub fn states(wanted: &str) -> Vec<&str> {
+    match wanted {
+        "" => ORDER.iter().rev().copied().collect(),
+        state => vec![state],
+    }
+}
+
 /// States in the order of a bar: what is good, what is on its way, what is not good.
 const ORDER: [&str; 14] = [
     "verified",

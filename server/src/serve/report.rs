@@ -2,7 +2,7 @@
 
 use super::zone;
 use crate::model::exchange::{self, Live, Said, Seen};
-use crate::model::facts::Facts;
+use crate::model::facts::{agent_line, read_agent_line, Facts};
 use crate::model::host::State;
 use crate::model::identity::{self, Key, Known, Speech};
 use crate::model::release;
@@ -260,7 +260,8 @@ fn update(
     if before.is_some_and(|old| !same(old)) {
         hosts::save(tx, host)?;
     }
-    let agents: String = report.agents.iter().map(|agent| format!("{} {}\n", agent.name, agent.status)).collect();
+    let line = |agent: &Agent| agent_line(&agent.name, &agent.status, &agent.version);
+    let agents: String = report.agents.iter().map(line).collect();
     if agents != host.agents && before.is_some() {
         tell_changes(tx, host, &report.agents, now)?;
     }
@@ -280,7 +281,7 @@ fn update(
 
 /// Keeps an event for each agent that is in another state than before, up to a number.
 fn tell_changes(tx: &mut dyn Tx, host: &Host, agents: &[Agent], now: i64) -> Result<(), Error> {
-    let pair = |line: &'_ str| line.rsplit_once(' ').map(|(name, status)| (name.to_string(), status.to_string()));
+    let pair = |line: &str| read_agent_line(line).map(|(name, status, _)| (name.to_string(), status.to_string()));
     let before: HashMap<String, String> = host.agents.lines().filter_map(pair).collect();
     let mut told = 0;
     for agent in agents {

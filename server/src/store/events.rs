@@ -1,6 +1,6 @@
 //! Events and the audit trail.
 
-use super::{Error, Row, Tx};
+use super::{Error, Row, Tx, Value};
 use crate::args;
 
 /// Something that happened to a host.
@@ -109,8 +109,12 @@ pub fn forget(tx: &mut dyn Tx, now: i64) -> Result<u64, Error> {
 pub struct Wanted {
     /// A part of the sentence.
     pub text: String,
-    /// The name or `sn` of a host, or who did it.
+    /// Who did it.
     pub by: String,
+    /// The `sn` of hosts.
+    pub sns: Vec<String>,
+    /// The name of a host that has no `sn` here.
+    pub host: String,
     /// The kind of an event.
     pub kind: String,
 }
@@ -133,13 +137,37 @@ pub fn pattern(text: &str) -> String {
 /// # Errors
 /// What the engine says.
 pub fn page(tx: &mut dyn Tx, wanted: &Wanted, first: i64, count: i64, limit: i64) -> Result<(Vec<Row>, i64), Error> {
-    let sql = "FROM events WHERE (?1 = '%%' OR message LIKE ?1 ESCAPE '!') AND (?2 = '' OR sn = ?2 OR host = ?2) \
-        AND (?3 = '' OR kind = ?3)";
-    let (text, by, kind) = (pattern(&wanted.text), &wanted.by, &wanted.kind);
-    let total = format!("SELECT count(*) FROM (SELECT 1 {sql} LIMIT ?4) AS some");
-    let total = tx.number(&total, args![&text, by, kind, limit])?;
-    let sql = format!("SELECT time, kind, sn, host, message {sql} ORDER BY id DESC LIMIT ?4 OFFSET ?5");
-    Ok((tx.rows(&sql, args![text, by, kind, count, first])?, total))
+    let (mut tests, mut args) = (vec!["1 = 1".to_string()], Vec::<Value>::new());
+    let mut test = |sql: &str, value: &str| {
+        args.push(value.into());
+        tests.push(sql.replace('?', &format!("?{}", args.len())));
+    };
+    // Only what is asked for, so that an index can help.
+    if !wanted.text.is_empty() {
+        test("message LIKE ? ESCAPE '!'", &pattern(&wanted.text));
+    }
+    if !wanted.kind.is_empty() {
+        test("kind = ?", &wanted.kind);
+    }
+    if !wanted.host.is_empty() {
+        test("host = ?", &wanted.host);
+    }
+    if !wanted.sns.is_empty() {
+        let places: Vec<String> = (1..=wanted.sns.len()).map(|place| format!("?{}", args.len() + place)).collect();
+        tests.push(format!("sn IN ({})", places.join(", ")));
+        args.extend(wanted.sns.iter().map(Value::from));
+    }
+    let test = tests.join(" AND ");
+    let (one, two) = (args.len() + 1, args.len() + 2);
+    let total = format!("SELECT count(*) FROM (SELECT 1 FROM events WHERE {test} LIMIT ?{one}) AS some");
+    args.push(limit.into());
+    let total = tx.number(&total, &args)?;
+    args.pop();
+    args.extend([count.into(), first.into()]);
+    let sql = format!(
+        "SELECT time, kind, sn, host, message FROM events WHERE {test} ORDER BY id DESC LIMIT ?{one} OFFSET ?{two}"
+    );
+    Ok((tx.rows(&sql, &args)?, total))
 }
 
 /// A page of the audit trail as `time, who, action, object, before, after`, the newest first, and how many there are,

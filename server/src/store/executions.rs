@@ -3,6 +3,7 @@
 use super::{Error, Row, Tx, Value};
 use crate::args;
 use crate::model::execution::{Execution, State};
+use std::collections::BTreeMap;
 
 /// An execution with what it belongs to.
 #[derive(Clone, Debug)]
@@ -204,21 +205,31 @@ pub fn turn_back(tx: &mut dyn Tx, now: i64) -> Result<(), Error> {
 /// The states in which a job did not work on a host.
 pub const BAD: &str = "('failed', 'refused', 'mismatch', 'lost', 'stuck')";
 
-/// A page of a job's executions by host, those that did not work first; `state`: of this state only.
+/// A page of a job's executions in these states, in the order of the states and then by host. `counts`: how many there are
+/// of each, so that the page is found without looking at those before it.
 ///
 /// # Errors
 /// What the engine says.
-pub fn page(tx: &mut dyn Tx, job: &str, state: &str, first: i64, count: i64) -> Result<Vec<Stored>, Error> {
-    // With a state the index gives the order; without one, a job of a whole fleet is sorted.
-    let order = match state {
-        "" => format!("CASE WHEN state IN {BAD} THEN 0 ELSE 1 END, host, attempt"),
-        _ => "host, attempt".to_string(),
-    };
+pub fn page(
+    tx: &mut dyn Tx,
+    job: &str,
+    states: &[&str],
+    counts: &BTreeMap<String, i64>,
+    (mut first, count): (i64, i64),
+) -> Result<Vec<Stored>, Error> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM executions WHERE job = ?1 AND (?2 = '' OR state = ?2) ORDER BY {order} \
-         LIMIT ?3 OFFSET ?4"
+        "SELECT {COLUMNS} FROM executions WHERE job = ?1 AND state = ?2 ORDER BY host, attempt LIMIT ?3 OFFSET ?4"
     );
-    Ok(tx.rows(&sql, args![job, state, count, first])?.iter().map(stored_of).collect())
+    let mut found: Vec<Stored> = Vec::new();
+    for state in states {
+        let left = count - i64::try_from(found.len()).unwrap_or(count);
+        let here = counts.get(*state).copied().unwrap_or(0);
+        if first < here && left > 0 {
+            found.extend(tx.rows(&sql, args![job, *state, left, first])?.iter().map(stored_of));
+        }
+        first = (first - here).max(0);
+    }
+    Ok(found)
 }
 
 /// What went wrong in a job, `(errcode, message or reason, count)`, the most frequent first.

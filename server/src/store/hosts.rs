@@ -33,7 +33,7 @@ pub struct Host {
     pub nonces: Nonces,
     /// Where the last report came from.
     pub peer: String,
-    /// `name status` of each agent, a line each.
+    /// Its agents, a line each: `model::facts::agent_line`.
     pub agents: String,
     /// Its interval, as last reported.
     pub step: i64,

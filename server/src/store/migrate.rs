@@ -3,12 +3,13 @@
 use super::{sqlite, Error};
 use rusqlite::Connection;
 
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     include_str!("sql/001.sql"),
     include_str!("sql/002.sql"),
     include_str!("sql/003.sql"),
     include_str!("sql/004.sql"),
     include_str!("sql/005.sql"),
+    include_str!("sql/006.sql"),
 ];
 
 /// The version of the schema that this server needs.

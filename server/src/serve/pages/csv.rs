@@ -1,7 +1,7 @@
 //! Every list as CSV: the whole of it, with the filter of its page.
 
 use super::{read, read_jobs, read_lists, Look};
-use crate::pages::jobs::JobRow;
+use crate::pages::jobs::{states, JobRow};
 use crate::pages::lists::GroupRow;
 use crate::pages::{time, words};
 use crate::store::roster::{self, Scope, Wanted};
@@ -130,7 +130,8 @@ fn job_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
 fn job(tx: &mut dyn Tx, look: &Look, id: &str) -> Result<Table, Error> {
     let names = ["id", "sn", "host", "attempt", "state", "code", "message", "reason", "offered", "received", "ended"];
     let mut table = Table::new(&names);
-    for stored in executions::page(tx, id, look.params.get("state"), 0, LINES_MAX)? {
+    let (states, counts) = (states(look.params.get("state")), jobs::counts(tx, id)?);
+    for stored in executions::page(tx, id, &states, &counts, (0, LINES_MAX))? {
         let e = stored.execution;
         let code = e.errcode.map(|code| code.to_string()).unwrap_or_default();
         let (attempt, state) = (e.attempt.to_string(), e.state.as_str().to_string());
@@ -169,7 +170,8 @@ fn release_list(tx: &mut dyn Tx) -> Result<Table, Error> {
 
 fn event_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     let mut table = Table::new(&["time", "kind", "sn", "host", "message"]);
-    let (found, _) = events::page(tx, &read_lists::wanted_events(&look.params), 0, LINES_MAX, 1)?;
+    let wanted = read_lists::wanted_events(tx, &look.params)?;
+    let (found, _) = events::page(tx, &wanted, 0, LINES_MAX, 1)?;
     for row in found {
         table.line(&[at(row.maybe_int(0)), row.text(1), row.text(2), row.text(3), row.text(4)]);
     }

@@ -188,7 +188,7 @@ fn host(tx: &mut dyn Tx, look: &Look, sn: &str) -> Result<String, Error> {
     let labels = row.view.labels.iter().map(label).collect();
     let f = frame(tx, look, "/hosts", &row.view.name)?;
     let skew = tx.number("SELECT skew FROM reports WHERE sn = ?1", crate::args![&known.sn])?;
-    let wanted = events::Wanted { by: known.sn.clone(), ..events::Wanted::default() };
+    let wanted = events::Wanted { sns: vec![known.sn.clone()], ..events::Wanted::default() };
     let (happened, _) = events::page(tx, &wanted, 0, 15, 15)?;
     let event =
         |row: &crate::store::Row| EventRow::new(row.int(0), &row.text(1), row.text(2), row.text(3), row.text(4));

@@ -43,10 +43,11 @@ pub fn job(tx: &mut dyn Tx, look: &Look, id: &str) -> Result<String, Error> {
     let Some(job) = jobs::get(tx, id)? else {
         return missing(format!("there is no job \"{id}\": see the list of jobs"));
     };
-    let row = JobRow::new(job, &jobs::counts(tx, id)?);
+    let counts = jobs::counts(tx, id)?;
+    let row = JobRow::new(job, &counts);
     let f = frame(tx, look, "/jobs", &format!("{} {}", row.job.id, row.told()))?;
     let state = look.params.get("state");
-    let found = executions::page(tx, id, state, look.params.first(), LINES)?;
+    let found = executions::page(tx, id, &pages::states(state), &counts, (look.params.first(), LINES))?;
     let total = if state.is_empty() {
         row.total
     } else {

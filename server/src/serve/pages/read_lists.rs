@@ -9,7 +9,7 @@ use crate::pages::lists::{
 use crate::pages::params::Params;
 use crate::pages::people::{Kind, Me, TokenRow, UserRow, Users, WebhookRow, Webhooks};
 use crate::pages::{time, words, Pager, Tone, COUNT_MAX, LINES};
-use crate::store::{events, groups, migrate, missing, people, webhooks, Error, Row, Tx};
+use crate::store::{events, groups, hosts, migrate, missing, people, webhooks, Error, Row, Tx};
 use crate::wire::url::Url;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,16 +28,27 @@ pub fn page(tx: &mut dyn Tx, look: &Look, path: &str) -> Result<String, Error> {
     }
 }
 
-/// What the address of a list of events asks for.
-pub fn wanted_events(params: &Params) -> events::Wanted {
+/// What the address of a list of events asks for. A host is meant by its `sn` or its name.
+pub fn wanted_events(tx: &mut dyn Tx, params: &Params) -> Result<events::Wanted, Error> {
     let text = |name: &str| params.get(name).trim().to_string();
-    events::Wanted { text: text("q"), by: text("host"), kind: text("kind") }
+    let mut wanted = events::Wanted { text: text("q"), kind: text("kind"), ..events::Wanted::default() };
+    let host = text("host");
+    if !host.is_empty() {
+        wanted.sns = hosts::named(tx, &host)?.into_iter().map(|host| host.sn).collect();
+        if hosts::get(tx, &host)?.is_some() {
+            wanted.sns.push(host.clone());
+        }
+        if wanted.sns.is_empty() {
+            wanted.host = host;
+        }
+    }
+    Ok(wanted)
 }
 
 /// What the address of the audit trail asks for.
 pub fn wanted_audit(params: &Params) -> events::Wanted {
     let text = |name: &str| params.get(name).trim().to_string();
-    events::Wanted { text: text("q"), by: text("who"), kind: String::new() }
+    events::Wanted { text: text("q"), by: text("who"), ..events::Wanted::default() }
 }
 
 /// A row of an event.
@@ -47,7 +58,7 @@ pub fn event_row(row: &Row) -> EventRow {
 
 fn event_list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     let f = frame(tx, look, "/events", "Events")?;
-    let wanted = wanted_events(&look.params);
+    let wanted = wanted_events(tx, &look.params)?;
     let (found, total) = events::page(tx, &wanted, look.params.first(), LINES, COUNT_MAX + 1)?;
     let rows: Vec<EventRow> = found.iter().map(event_row).collect();
     let pager = Pager::new(&f, rows.len(), total.min(COUNT_MAX), total > COUNT_MAX);
