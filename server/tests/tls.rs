@@ -8,13 +8,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use util::{try_exchange, wait_for, Server};
+use util::{try_exchange, wait_for, Server, DEADLINE};
 
 /// A directory that goes away.
 struct Dir(PathBuf);
@@ -205,6 +206,25 @@ fn a_renewed_certificate_is_taken() {
     assert!(exchange(&server, &old, get).is_err());
 }
 
+/// Starts a server that should not start: exit code and stderr. One that does start is ended.
+fn try_serve(server: &Server, words: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bootserver"));
+    command.arg("-d").arg(&server.dir).arg("serve").args(words).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("bootserver starts");
+    let begun = Instant::now();
+    let ended = loop {
+        match child.try_wait().expect("its state") {
+            None if begun.elapsed() < DEADLINE => std::thread::sleep(Duration::from_millis(20)),
+            ended => break ended,
+        }
+    };
+    // It has no effect on one that has ended.
+    let _ = child.kill();
+    let output = child.wait_with_output().expect("its log");
+    let code = ended.and_then(|status| status.code()).unwrap_or(-1);
+    (code, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[test]
 fn a_door_that_is_not_safe_does_not_open() {
     let dir = Dir::new("refused");
@@ -227,7 +247,7 @@ fn a_door_that_is_not_safe_does_not_open() {
         (vec!["--behind-proxy", "10.0.0.0/33"], 2, "want an address and a length"),
         (vec!["--pages-url", "boot.example.com"], 2, "want http"),
     ] {
-        let (found, _, error) = server.try_run(&[&["serve"], words.as_slice()].concat());
+        let (found, error) = try_serve(&server, &words);
         assert_eq!(found, code, "{words:?}: {error}");
         assert!(error.contains(part), "{words:?}: {error}");
     }
