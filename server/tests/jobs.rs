@@ -234,3 +234,29 @@ fn exit_codes_tell_what_went_wrong() {
     assert_eq!(server.try_run(&["host", "list"]).0, 3);
     assert_eq!(server.try_run(&["key", "new", "--group", "web"]).0, 0, "works on the directory");
 }
+
+/// Whoever types nothing more is told what comes next, at each step of the way.
+#[test]
+fn bootserver_alone_says_what_comes_next() {
+    let mut server = Server::stopped(&[]);
+    let says = |server: &Server, part: &str| {
+        let text = server.run(&[]);
+        assert!(text.contains(part), "{part}: {text}");
+    };
+    says(&server, " init");
+    server.run(&["init"]);
+    says(&server, " serve --listen");
+    server.resume();
+    says(&server, " key new --group");
+    let key = server.key(&["--group", "web"]);
+    says(&server, "no host has reported");
+    let mut host = Host::new("web-01", "sn-1", Some(&key));
+    host.report(&server);
+    says(&server, "1 host waits for a decision");
+    server.run(&["host", "accept", "web-01"]);
+    says(&server, " release add AGENT VERSION --file");
+    server.release("web", "1.0");
+    says(&server, " job install AGENT --select");
+    server.run(&["job", "install", "web", "--select", "group=web"]);
+    says(&server, "events --follow");
+}

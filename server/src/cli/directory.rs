@@ -127,10 +127,16 @@ pub fn next_step(dir: &Path, client: &Client) -> String {
             bootagent report"
             .to_string(),
         (_, _, 1..) => {
-            format!("{pending} hosts wait for a decision. Next: bootserver -d {name} host list state=pending")
+            format!(
+                "{} for a decision. Next: bootserver -d {name} host list state=pending, and host accept HOST",
+                if pending == 1 { "1 host waits".to_string() } else { format!("{pending} hosts wait") }
+            )
         }
         _ if count("releases") == 0 => {
             format!("{hosts} hosts, no release. Next: bootserver -d {name} release add AGENT VERSION --file PACKAGE")
+        }
+        _ if count("jobs") == 0 => {
+            format!("{hosts} hosts, no job yet. Next: bootserver -d {name} job install AGENT --select group=GROUP")
         }
         _ => format!("{hosts} hosts. See bootserver -d {name} host list, job list, events --follow"),
     };

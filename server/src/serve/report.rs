@@ -185,10 +185,10 @@ fn enroll(
         tx.run("UPDATE hosts SET flagged = 1 WHERE sn = ?1", crate::args![sn])?;
     }
     let text = match state {
-        State::Accepted => "new host, accepted by its key",
-        _ => "new host: bootserver host accept",
+        State::Accepted => "new host, accepted by its key".to_string(),
+        _ => format!("new host: bootserver host accept {}", host.name),
     };
-    events::note(tx, now, "host", (sn, &host.name), text, 0)?;
+    events::note(tx, now, "host", (sn, &host.name), &text, 0)?;
     Ok(Some(host))
 }
 
