@@ -354,3 +354,7 @@ fn build(
     };
     Ok(Some(job::offer(&stored.id, &known.action, &known.agent, &body, artifact.as_ref(), &sender.base)))
 }
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;
