@@ -260,3 +260,33 @@ fn bootserver_alone_says_what_comes_next() {
     server.run(&["job", "install", "web", "--select", "group=web"]);
     says(&server, "events --follow");
 }
+
+#[test]
+fn a_backup_is_made_while_hosts_report() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    // Larger than what is copied in a moment.
+    host.more = json!({ "troubles": vec!["t".repeat(200); 200] });
+    let key = host.key.clone();
+    for n in 0..150 {
+        let mut other = Host::new(&format!("h-{n}"), &format!("sn-h-{n}"), key.as_deref());
+        other.more = host.more.clone();
+        other.report(&server);
+    }
+    let file = server.dir.join("backup.db");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(host.report(&server).status, 200);
+            }
+        });
+        let begun = std::time::Instant::now();
+        server.run(&["backup", file.to_str().expect("a path")]);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(begun.elapsed() < util::DEADLINE, "{:?}", begun.elapsed());
+    });
+    let copy = rusqlite::Connection::open(&file).expect("the backup");
+    let hosts: i64 = copy.query_row("SELECT count(*) FROM hosts", [], |row| row.get(0)).expect("a count");
+    assert_eq!(hosts, 151);
+}

@@ -51,7 +51,7 @@ pub async fn handle(shared: Arc<Shared>, caller: Caller, request: Request<Incomi
         if let Err(why) = calls::check_query(name, &query) {
             return answer_error(400, &why);
         }
-        return answer(look(&shared, &caller, name, &query).await);
+        return answer_text(look(&shared, &caller, name, &query).await);
     }
     if name == calls::UPLOAD {
         return match upload::store(&shared, request.into_body()).await {
@@ -92,8 +92,13 @@ pub fn not_here(name: &str) -> Reply {
 }
 
 fn answer(outcome: Result<Json, Error>) -> Reply {
+    answer_text(outcome.map(|body| body.to_string()))
+}
+
+/// The same, where the body is text already.
+fn answer_text(outcome: Result<String, Error>) -> Reply {
     match outcome {
-        Ok(body) => reply(200, "application/json", body.to_string(), &[]),
+        Ok(body) => reply(200, "application/json", body, &[]),
         Err(Error::Refused(why)) => answer_error(400, &why),
         Err(Error::Forbidden(why)) => answer_error(403, &why),
         Err(Error::Missing(why)) => answer_error(404, &why),
@@ -106,22 +111,23 @@ pub fn answer_error(status: u16, why: &str) -> Reply {
     reply(status, "application/json", json!({ "error": why }).to_string(), &[])
 }
 
-async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) -> Result<Json, Error> {
+/// A list, or one object of it, as JSON.
+async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) -> Result<String, Error> {
     let filter = param(query, "filter").unwrap_or_default();
     let limit = param(query, "limit").and_then(|text| text.parse().ok()).unwrap_or(1000_i64);
     let after = param(query, "after").and_then(|text| text.parse().ok());
     let (name, word) = name.split_once('/').map_or((name, None), |(name, word)| (name, Some(decode(word))));
     if name == "me" {
-        return Ok(json!({ "who": caller.who, "role": caller.role.as_str() }));
+        return Ok(json!({ "who": caller.who, "role": caller.role.as_str() }).to_string());
     }
     let name = name.to_string();
     let gaps = shared.gaps();
     shared
         .read(move |tx| {
             let list = match (name.as_str(), word) {
-                ("hosts", Some(word)) => return lookup::host(tx, &word, &gaps),
-                ("counts", None) => return lookup::counts(tx),
-                ("hosts", None) => lookup::hosts(tx, &filter, &gaps)?,
+                ("hosts", Some(word)) => return lookup::host(tx, &word, &gaps).map(|host| host.to_string()),
+                ("counts", None) => return lookup::counts(tx).map(|counts| counts.to_string()),
+                ("hosts", None) => return lookup::hosts(tx, &filter, &gaps),
                 ("executions", None) => lookup::executions(tx, &filter, limit)?,
                 ("jobs", Some(word)) => lookup::job(tx, &word)?,
                 ("jobs", None) => lookup::jobs(tx, limit)?,
@@ -135,7 +141,7 @@ async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) ->
                 ("webhooks", None) => webhooks::list(tx)?,
                 (name, _) => return missing(format!("there is no list \"{name}\"")),
             };
-            Ok(Json::from(list))
+            Ok(Json::from(list).to_string())
         })
         .await
 }

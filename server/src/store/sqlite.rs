@@ -134,7 +134,8 @@ impl Engine for Sqlite {
         let source = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(said)?;
         let mut target = Connection::open(file).map_err(said)?;
         let backup = rusqlite::backup::Backup::new(&source, &mut target).map_err(said)?;
-        backup.run_to_completion(1000, Duration::from_millis(5), None).map_err(said)
+        // In one step, from one view of the database: with pauses it would begin anew whenever a report is stored.
+        backup.run_to_completion(std::ffi::c_int::MAX, Duration::ZERO, None).map_err(said)
     }
 
     fn counts(&self) -> [u64; 3] {
