@@ -89,7 +89,7 @@ soak: ## run one daemon and 200 failing agents for HOURS=1; updates its part of 
 scripts:
 	@command -v shellcheck >/dev/null || { echo "make check: shellcheck is missing (make deps)" >&2; exit 1; }
 	@command -v mandoc >/dev/null || { echo "make check: mandoc is missing (make deps)" >&2; exit 1; }
-	shellcheck $$(grep -rlE '^#!/bin/(ba)?sh' . --exclude-dir=target --exclude-dir=.git --exclude='*.rs' --exclude='*.md')
+	shellcheck $$(grep -rlE '^#!/bin/(ba)?sh' . --exclude-dir=target --exclude-dir=.git --exclude-dir=node_modules --exclude='*.rs' --exclude='*.md')
 	mandoc -T lint man/bootagent.8 man/bootagent.json.5 man/bootserver.8
 
 deps: ## install the packages that the full tests use (Debian, root); starts no service
