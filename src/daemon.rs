@@ -408,6 +408,10 @@ impl Daemon {
         let run_dir = Path::new(&*self.config.run_dir);
         run_files::remove_pid_file(run_dir);
         image::remove(run_dir);
+        for agent in self.state.unstopped() {
+            let text = format!("agent \"{}\": still runs as the daemon ends: {}", agent.name(), agent.last_end());
+            self.log.write(Level::Error, &text);
+        }
         self.log(Level::Info, &"ended");
         if self.state.agents().all(|agent| agent.is_down()) {
             self.forget_stopped();

@@ -6,8 +6,9 @@
 use super::helpers::{Downloaded, Exchanged, Failure, Finished, HelperTask};
 use super::identity::Runner;
 use super::Daemon;
+use crate::host::proc::users;
 use crate::host::store::os_release;
-use crate::kernel::{Level, Process, Sig};
+use crate::kernel::{Errno, Level, Process, Sig, Uid};
 use crate::model::command::Answer;
 use crate::model::event::{Action, Client, Event, Fetched, Message, Reply, Verified};
 use crate::model::job::{JobAction as JobOrder, JobId};
@@ -16,6 +17,7 @@ use crate::model::record::{JobRecord, Phase};
 use crate::model::report::{Entry, Report};
 use crate::model::schedule::Server;
 use crate::model::spec::Name;
+use crate::sys::account::{own_uid, user_by_id};
 use crate::sys::monotonic;
 use crate::wire::{about, control, proto};
 use crate::work::{FailureKind, HelperRequest};
@@ -51,9 +53,18 @@ impl Daemon {
 
             Action::Start(name) => self.start_agent(name),
             Action::FindMain(name) => self.find_main(name),
-            Action::Signal(name, Sig::KILL) => drop(self.trees.kill(&name, &self.limits)),
-            Action::Signal(name, sig) => drop(self.trees.signal(&name, sig, &self.limits)),
-            Action::SignalMain(name, sig) => self.trees.signal_main(&name, sig, &self.limits),
+            Action::Signal(name, Sig::KILL) => {
+                self.trees.kill(&name, &self.limits);
+                self.note_refused(name);
+            }
+            Action::Signal(name, sig) => {
+                self.trees.signal(&name, sig, &self.limits);
+                self.note_refused(name);
+            }
+            Action::SignalMain(name, sig) => {
+                self.trees.signal_main(&name, sig, &self.limits);
+                self.note_refused(name);
+            }
             Action::CountProcesses { name, last } => self.count_processes(name, last),
             Action::Release(name) => {
                 self.limits.release(&name);
@@ -115,6 +126,20 @@ impl Daemon {
 
     fn answer(&mut self, client: Client, answer: &Answer) {
         self.control.answer(client, &control::write_answer(answer), monotonic());
+    }
+
+    /// Reports that a process of an agent did not get the last signal, if so.
+    fn note_refused(&mut self, name: Name) {
+        let Some(process) = self.trees.refused(&name) else { return };
+        let user = |uid: Uid| match user_by_id(uid) {
+            Ok(Some(user)) => format!("user {}", user.name),
+            _ => format!("user {}", uid.0),
+        };
+        let theirs = users(process.pid).map_or("another user".to_string(), |[_, effective, _]| user(effective));
+        let cause = Errno(libc::EPERM);
+        let reason =
+            format!("process {} runs as {theirs}, the daemon as {}: {cause}", process.pid, user(own_uid())).into();
+        self.queue.push_back(Event::Refused { name, reason });
     }
 
     /// Counts the processes of an agent. `last`: there should be none left, and its control groups can go.

@@ -13,6 +13,7 @@ mod leftover;
 mod meter;
 mod view;
 
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -96,6 +97,8 @@ struct Tree {
     answers_by: Option<Time>,
     /// Until when nobody tries to find out how its processes share their memory, as one of them cannot be read.
     unreadable_until: Time,
+    /// The process that refused the last signal.
+    refused: Option<Process>,
 }
 
 /// The processes of an agent that is not taken over.
@@ -457,19 +460,30 @@ impl Trees {
         (held, marked)
     }
 
-    /// Sends a signal to exactly this process; false when it was gone.
-    fn send(&self, name: &str, process: Process, sig: Sig, limits: &Limits) -> bool {
-        let Process { pid, ticks } = process;
-        if self.is_daemon(pid) {
+    /// Sends a signal to exactly this process; false when it was gone or refused it, which is noted.
+    fn send(&mut self, name: &str, process: Process, sig: Sig, limits: &Limits) -> bool {
+        if self.is_daemon(process.pid) {
             return false;
         }
+        let sent = self.try_to_send(name, process, sig, limits);
+        if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+            if let Some(tree) = self.trees.get_mut(name) {
+                tree.refused = Some(process);
+            }
+        }
+        sent.is_ok()
+    }
+
+    fn try_to_send(&self, name: &str, process: Process, sig: Sig, limits: &Limits) -> io::Result<()> {
+        let Process { pid, ticks } = process;
         let tree = self.trees.get(name);
         let child = tree.is_some_and(|tree| !tree.adopted && tree.main_process.is_some_and(|leader| leader.pid == pid));
         if child {
             // Its id cannot pass to another process before we reap it. Without /proc the rest of the tree is not known, and
             // its process group gets the signal.
             let group = ticks == 0 && calls::signal_group(pid, sig).is_ok();
-            return calls::signal(pid, sig).is_ok() | group;
+            let sent = calls::signal(pid, sig);
+            return if group { Ok(()) } else { sent };
         }
         let pidfd = calls::pidfd_open(pid).ok();
         let same = if ticks == 0 {
@@ -477,11 +491,16 @@ impl Trees {
         } else {
             proc::stat(pid).is_some_and(|now| now.process == process)
         };
-        let sent = || match pidfd {
-            Some(fd) => calls::pidfd_signal(fd.as_fd(), sig).is_ok(),
-            None => calls::signal(pid, sig).is_ok(),
-        };
-        same && sent()
+        match pidfd {
+            _ if !same => Err(ErrorKind::NotFound.into()),
+            Some(fd) => calls::pidfd_signal(fd.as_fd(), sig),
+            None => calls::signal(pid, sig),
+        }
+    }
+
+    /// The process of an agent that refused the last signal, as we may not signal it; asking forgets it.
+    pub fn refused(&mut self, name: &str) -> Option<Process> {
+        self.trees.get_mut(name)?.refused.take()
     }
 }
 
@@ -500,6 +519,7 @@ impl Tree {
             signalled: None,
             answers_by: None,
             unreadable_until: Time::default(),
+            refused: None,
         }
     }
 
@@ -513,6 +533,7 @@ impl Tree {
         self.signalled = None;
         self.answers_by = None;
         self.unreadable_until = Time::default();
+        self.refused = None;
     }
 
     /// All processes of the tree at the last look.

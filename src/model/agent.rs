@@ -242,6 +242,14 @@ impl Agent {
         matches!(self.state, AgentState::Down | AgentState::Fatal)
     }
 
+    /// Its stop, if one of its processes cannot be signalled and it can go on only when that has ended by itself.
+    pub fn is_stuck(&self) -> Option<&Stopping> {
+        match &self.state {
+            AgentState::Stopping(stopping) if stopping.killed && stopping.refused => Some(stopping),
+            _ => None,
+        }
+    }
+
     /// Whether it is down, or will be without a start in between.
     pub fn is_going_down(&self) -> bool {
         match &self.state {

@@ -239,6 +239,13 @@ pub enum Event {
     },
     /// The answer to `Action::CountProcesses`: how many processes of an agent are left.
     ProcessCount(Name, u32),
+    /// A process of the agent got no signal, and why.
+    Refused {
+        /// The agent.
+        name: Name,
+        /// A clause for people.
+        reason: Box<str>,
+    },
     /// A process that is no agent's main process was reaped, or it became known which agent a process belongs to. An agent may
     /// have more processes now, or none.
     ProcessesChanged,

@@ -191,6 +191,9 @@ impl State {
             Event::ProcessCount(name, count) => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.process_count(count, context))
             }
+            Event::Refused { name, reason } => {
+                self.step_agent(&name, now, out, &mut |agent, context| agent.refused(&reason, context))
+            }
             Event::ProcessesChanged => {
                 self.step_agents(None, now, out, &mut |agent, context| agent.processes_changed(context))
             }
@@ -319,9 +322,16 @@ impl State {
         self.poll_soon(now);
         if self.shutdown.is_none() {
             self.follow_exchanges(now, out);
-        } else if self.agents.values().all(|agent| agent.is_down()) || self.shutdown.is_some_and(|at| at <= now.time) {
+        } else if self.agents.values().all(|agent| agent.is_down() || agent.is_stuck().is_some())
+            || self.shutdown.is_some_and(|at| at <= now.time)
+        {
             out.push(Action::Quit(0));
         }
+    }
+
+    /// At the end of a shutdown: the agents that it could not stop.
+    pub fn unstopped(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.values().filter(|agent| self.shutdown.is_some() && !agent.is_down())
     }
 
     /// Does what is due at this moment.

@@ -97,6 +97,8 @@ pub struct Stopping {
     pub kill_at: Option<Time>,
     /// SIGKILL was sent.
     pub killed: bool,
+    /// The last signal was refused.
+    pub refused: bool,
     /// Its process is still being started, so that nothing can be signalled yet.
     pub starting: bool,
     /// When to count the remaining processes next; `None` while nothing but the end of the main process is awaited.

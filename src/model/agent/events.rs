@@ -201,6 +201,16 @@ impl Agent {
         stopping.pause = (stopping.pause * 2).min(COUNT_INTERVAL.1);
     }
 
+    /// One of its processes cannot be signalled.
+    pub fn refused(&mut self, reason: &str, context: &mut StepContext) {
+        let AgentState::Stopping(stopping) = &mut self.state else { return };
+        stopping.refused = true;
+        let text = format!("cannot be stopped: {reason}");
+        if *self.detail != *text {
+            self.set_last_end(format_args!("{text}"), "", Level::Error, context);
+        }
+    }
+
     /// A process that is no agent's main process was reaped or is known now: what is left of this agent may have changed.
     pub fn processes_changed(&mut self, context: &mut StepContext) {
         match &self.state {
@@ -246,9 +256,12 @@ impl Agent {
                     stopping.pause = COUNT_INTERVAL.0;
                     stopping.count_at = Some(context.now + COUNT_INTERVAL.0);
                     context.out.push(Action::Signal(name.clone(), Sig::KILL));
-                    context.log(Level::Warn, &name, format_args!("did not end in time, sent SIGKILL"));
+                    if !stopping.refused {
+                        context.log(Level::Warn, &name, format_args!("did not end in time, sent SIGKILL"));
+                    }
                 } else if stopping.count_at.is_some_and(|at| at <= context.now) {
                     if stopping.killed {
+                        stopping.refused = false;
                         context.out.push(Action::Signal(name.clone(), Sig::KILL));
                     }
                     // The answer sets the time of the next count. This one is for the case that no answer comes.

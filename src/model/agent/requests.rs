@@ -154,6 +154,7 @@ impl Agent {
             uptime: ran,
             kill_at: None,
             killed: false,
+            refused: false,
             starting,
             count_at: None,
             pause: COUNT_INTERVAL.0,

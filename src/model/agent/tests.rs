@@ -289,6 +289,26 @@ fn a_stop_goes_from_its_signal_over_sigkill_to_the_last_count() {
 }
 
 #[test]
+fn a_stop_is_stuck_while_its_last_sigkill_is_refused() {
+    let mut agent = agent_in("Running");
+    acts(&mut agent, NOW, |agent, context| agent.refused("no matter", context));
+    assert_eq!(agent.is_stuck(), None, "nobody stops it");
+    acts(&mut agent, NOW, |agent, context| agent.request_stop(context));
+    acts(&mut agent, NOW, |agent, context| agent.refused("its user", context));
+    assert_eq!((agent.is_stuck(), agent.last_end()), (None, "cannot be stopped: its user"), "SIGKILL may come through");
+    let at = |secs| NOW + Duration::from_secs(secs);
+    assert_eq!(acts(&mut agent, at(10), |agent, context| agent.due(context)), "SIGKILL");
+    assert!(agent.is_stuck().is_some());
+    acts(&mut agent, at(11), |agent, context| agent.due(context));
+    assert_eq!(agent.is_stuck(), None, "this one may come through");
+    acts(&mut agent, at(11), |agent, context| agent.refused("its user", context));
+    assert!(agent.is_stuck().is_some());
+    acts(&mut agent, at(12), |agent, context| agent.exited(Exit::Code(0), None, "", context));
+    acts(&mut agent, at(12), |agent, context| agent.process_count(0, context));
+    assert_eq!(state_name(&agent), "Down");
+}
+
+#[test]
 fn leftover_processes_are_ended_and_nothing_else_changes() {
     for (before, wanted) in [
         ("Down", Wanted::Down),

@@ -157,6 +157,7 @@ impl State {
         };
         match goal {
             Goal::Down if agent.is_down() => Progress::Reached,
+            Goal::Down if agent.is_stuck().is_some() => Progress::Missed(agent.last_end().to_string()),
             Goal::Down if agent.wanted() == Wanted::Up => {
                 Progress::Missed("it was started again meanwhile".to_string())
             }
@@ -178,7 +179,9 @@ impl State {
                 AgentState::Starting | AgentState::Forking { .. } if agent.generation == generation => {
                     Progress::Wait(None)
                 }
-                AgentState::Stopping(_) if agent.generation < generation && agent.wanted() == Wanted::Up => {
+                AgentState::Stopping(_)
+                    if agent.generation < generation && agent.wanted() == Wanted::Up && agent.is_stuck().is_none() =>
+                {
                     Progress::Wait(None)
                 }
                 AgentState::Down | AgentState::Stopping(_) if agent.wanted() == Wanted::Down => {

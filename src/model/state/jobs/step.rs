@@ -239,6 +239,9 @@ impl Run<'_> {
     /// Looks whether the agent is down. The operator may have started it meanwhile.
     pub fn follow_stop(&mut self) -> StepResult {
         let Some(agent) = self.agent().filter(|agent| !agent.is_down()) else { return StepResult::Done };
+        if agent.is_stuck().is_some() {
+            return StepResult::Failed(Code::Start, format!("the agent {}", agent.last_end()));
+        }
         if agent.is_going_down() {
             return StepResult::Wait;
         }
