@@ -21,6 +21,7 @@ pub mod image;
 pub mod poll;
 pub mod process;
 pub mod seccomp;
+mod standard;
 pub mod terminal;
 
 /// Turns the -1 of a C call into the error it left in errno, and passes any other result on.

@@ -54,12 +54,12 @@ pub(super) struct Children {
     waiting_tools: Vec<(ToolOwner, Tool)>,
     /// Says why a child could not execute its program.
     setup_errors: SetupErrorPipe,
-    /// The soft and the hard limit of open files that children get, where the daemon's own is different.
+    /// The soft and the hard limit of open files that the daemon was started with, where its own is different.
     nofile: Option<(u64, u64)>,
 }
 
 impl Children {
-    /// None yet; `nofile` is the limit of open files that they get, if it is not the daemon's.
+    /// None yet; `nofile` is the limit of open files that the daemon was started with, if it has changed it.
     pub fn new(setup_errors: SetupErrorPipe, nofile: Option<(u64, u64)>) -> Children {
         let (watched, waiting_tools) = (Vec::new(), Vec::new());
         Children { owners: SortedMap::new(), watched, waiting_tools, setup_errors, nofile }
@@ -112,18 +112,9 @@ impl Children {
         self.setup_errors.take(pid)
     }
 
-    /// The limit of open files that children get, where the daemon's own is different.
+    /// The limit of open files that the daemon was started with, where its own is different: 1.0.0 gives it to its children.
     pub fn nofile(&self) -> Option<(u64, u64)> {
         self.nofile
-    }
-
-    /// Gives a child the limit of open files that the daemon itself was started with, unless its definition sets one.
-    pub fn restore_limits(&self, setup: &mut Setup) {
-        if let Some((soft, hard)) = self.nofile {
-            if !setup.rlimits.iter().any(|(resource, ..)| *resource == Resource::Nofile) {
-                setup.rlimits.push((Resource::Nofile, soft, hard));
-            }
-        }
     }
 
     /// Makes a child.
@@ -211,9 +202,7 @@ impl Daemon {
         let current = relative.then(|| self.records.store().packages_dir(&spec.name).join("current"));
         let package = current.filter(|current| current.exists());
         let place = Where { state_dir: &self.config.state_dir, mark: &self.mark, package: package.as_deref() };
-        let mut setup = setup(spec, exec, &place, output, Vec::new()).map_err(|error| error.to_string())?;
-        self.children.restore_limits(&mut setup);
-        Ok(setup)
+        setup(spec, exec, &place, output, Vec::new()).map_err(|error| error.to_string().into())
     }
 
     /// Finds the main process that a forking agent's starter, or the main process before it, has left.

@@ -18,7 +18,7 @@ use super::{Daemon, Owner};
 use crate::error::Error;
 use crate::host::config_files;
 use crate::host::disk::{reason, sync_dir};
-use crate::kernel::{Level, Pid, Time};
+use crate::kernel::{Level, Pid, Resource, Time};
 use crate::model::event::{Client, Event, ToolOwner};
 use crate::sys::child::Setup;
 use crate::sys::file::{open_nofollow, read, read_up_to};
@@ -241,7 +241,9 @@ impl Daemon {
         // The daemon it may start finds relative paths from the same directory.
         setup.directory =
             std::env::current_dir().map_or(c"/".to_owned(), |dir| process::c_text(dir.as_os_str().as_bytes()));
-        self.children.restore_limits(&mut setup);
+        if let Some((soft, hard)) = self.children.nofile() {
+            setup.rlimits.push((Resource::Nofile, soft, hard));
+        }
         let (executed, inherited_end) = pipe()?;
         let pid = self.children.spawn(&setup)?;
         drop(inherited_end);

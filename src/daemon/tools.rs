@@ -90,7 +90,6 @@ impl Daemon {
             .map_err(|error| format_error!("cannot open \"{}\": {error}", path.display()))?;
         setup.stderr = output.try_clone().ok().map(OwnedFd::from);
         setup.stdout = Some(output.into());
-        self.children.restore_limits(&mut setup);
         self.children.spawn(&setup).map_err(|error| format_error!("{error}"))
     }
 
@@ -163,7 +162,7 @@ fn host_tool(argv: &mut dyn Iterator<Item = &str>) -> Result<Setup, Error> {
     let name = args.first().map_or("".into(), |name| name.to_string_lossy());
     let program = find_program(&name).ok_or_else(|| format_error!("there is no program \"{name}\" on this host"))?;
     let mut setup = Setup::new(Program::Path(c_text(program.as_os_str().as_bytes())), args, Vec::new());
-    setup.oom_score_adj = Some(0);
+    (setup.standard, setup.nice, setup.oom_score_adj) = (true, Some(0), Some(0));
     Ok(setup)
 }
 

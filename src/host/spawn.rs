@@ -80,6 +80,7 @@ pub fn setup(
         setup.stdout = Some(file);
     }
     setup.cgroups = groups;
+    setup.standard = true;
     for &(resource, value) in &spec.limits.resources {
         setup.rlimits.push((resource, value, value));
     }

@@ -15,7 +15,7 @@ use super::process::{
     exit_now, fork, fork_into, limit, own_id, parent_id, prctl, set_limit, set_umask, start_session, Fork, UNUSED,
 };
 use super::setup_error::{encode, SetupError, SetupErrorPipe};
-use super::{cerr, cerr_long, pipe, pointers, poll};
+use super::{cerr, cerr_long, pipe, pointers, poll, standard};
 use crate::kernel::{Errno, Gid, Pid, Resource, Sig, Stage, Uid};
 
 /// What to execute.
@@ -48,6 +48,8 @@ pub struct Setup {
     pub stderr: Option<OwnedFd>,
     /// Descriptors 3, 4 and so on; everything above is closed.
     pub extra: Vec<OwnedFd>,
+    /// Whether it gets the kernel's defaults (`standard`) instead of what this process has, before what follows.
+    pub standard: bool,
     /// Resource, soft limit, hard limit; `u64::MAX` is unlimited.
     pub rlimits: Vec<(Resource, u64, u64)>,
     /// Its scheduling priority, -20 to 19; `None` is ours. It also stays ours where it is 0 and we may not set it.
@@ -88,6 +90,7 @@ impl Setup {
             stdout: None,
             stderr: None,
             extra: Vec::new(),
+            standard: false,
             rlimits: Vec::new(),
             nice: None,
             oom_score_adj: None,
@@ -242,6 +245,9 @@ impl Child<'_> {
         // This opens a file, for which the limits set below may leave no descriptor.
         if let Some(score) = &self.oom_score_adj {
             allowed(write_oom_score(score.as_bytes()), setup.oom_score_adj).map_err(at(Stage::Priority))?;
+        }
+        if setup.standard {
+            standard::reset();
         }
         if let Some(nice) = setup.nice {
             // SAFETY: the call takes numbers only.
