@@ -26,6 +26,7 @@ mod recovered;
 mod recovery;
 mod reexec;
 mod run_files;
+mod runtime_directories;
 mod signing;
 mod startup;
 mod tools;
@@ -368,6 +369,7 @@ impl Daemon {
         self.look_at_watched();
         self.look_at_blocking();
         self.limits.remove_empty_groups();
+        self.remove_old_runtime_directories();
         self.recover();
         self.reopen(false);
         self.look_at_outputs();

@@ -3,6 +3,7 @@
 //! An action of the state, a check or a command goes in, what came of it goes out. No decision of `model` is made here.
 
 pub mod path_check;
+pub mod runtime_directory;
 pub mod config_files;
 pub mod spawn;
 pub mod proc;

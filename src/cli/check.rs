@@ -12,7 +12,7 @@ use crate::cli::{complain, list, print};
 use crate::host::config_files::{self, Basis, Configuration};
 use crate::host::disk::reason;
 use crate::host::spawn::{env_file, user_of};
-use crate::host::{identity, image};
+use crate::host::{identity, image, runtime_directory};
 use crate::kernel::Uid;
 use crate::model::spec::{parse_capability, Account, Spec};
 use crate::sys::account;
@@ -46,7 +46,7 @@ pub fn check(path: &Path) -> u8 {
     check_daemon(&config, &path.to_string_lossy(), &mut problems);
     for agent in &agents.agents {
         let file = format!("{}/{}", config.agents_dir.trim_end_matches('/'), agent.file);
-        for message in check_agent(&agent.spec) {
+        for message in check_agent(&agent.spec, &config) {
             problems.push(ConfigError::new(&file, &message));
         }
     }
@@ -125,7 +125,7 @@ fn check_helpers(config: &Config, agents: &[Defined]) -> Vec<String> {
 }
 
 /// The reasons why an agent cannot be started on this host.
-fn check_agent(spec: &Spec) -> Vec<String> {
+fn check_agent(spec: &Spec, config: &Config) -> Vec<String> {
     let mut messages = Vec::new();
     if let Some(Account::Name(user)) = &spec.user {
         messages.extend(missing_user(user).map(|message| format!("user: {message}")));
@@ -141,6 +141,11 @@ fn check_agent(spec: &Spec) -> Vec<String> {
     }
     if let Some(user) = user_of(spec) {
         messages.extend(env_file(spec, user).err().map(|error| error.message));
+    }
+    for own in [&config.run_dir, &config.state_dir, &config.log_dir] {
+        let shared = runtime_directory::clash(&spec.runtime_directory, own);
+        let message = |name| format!("runtime_directory: \"{name}\" is, holds, or is in the daemon's own \"{own}\"");
+        messages.extend(shared.map(message));
     }
     messages.extend(unusable_program(&spec.exec[0]).map(|message| format!("exec[0]: {message}")));
     if let Some(check) = &spec.check {
@@ -227,10 +232,10 @@ mod tests {
     #[test]
     fn missing_users_groups_and_programs_are_named() {
         let mut spec = Spec::new("web", "1", vec!["/bin/sh".into()]);
-        assert_eq!(check_agent(&spec), Vec::<String>::new());
+        assert_eq!(check_agent(&spec, &Config::default()), Vec::<String>::new());
         spec.user = Some(Account::Name("root".into()));
         spec.group = Some(Account::Id(12345));
-        assert_eq!(check_agent(&spec), Vec::<String>::new());
+        assert_eq!(check_agent(&spec, &Config::default()), Vec::<String>::new());
         spec.user = Some(Account::Name("no-such-user".into()));
         spec.group = Some(Account::Name("no-such-group".into()));
         spec.exec[0] = "/no/such/program".into();
@@ -239,7 +244,7 @@ mod tests {
             "group: there is no group \"no-such-group\" on this host",
             "exec[0]: cannot find the program \"/no/such/program\": No such file or directory",
         ];
-        assert_eq!(check_agent(&spec), want);
+        assert_eq!(check_agent(&spec, &Config::default()), want);
         for (path, want) in [("/etc", "is not a program"), ("/etc/passwd", "is not executable")] {
             assert!(unusable_program(path).is_some_and(|message| message.contains(want)), "{path}");
         }

@@ -68,6 +68,7 @@ impl Daemon {
             Action::CountProcesses { name, last } => self.count_processes(name, last),
             Action::Release(name) => {
                 self.limits.release(&name);
+                self.remove_runtime_directories(&name);
                 self.trees.forget(&name);
             }
             Action::Measure => self.measure(),

@@ -168,6 +168,8 @@ impl Daemon {
         self.set_condition(Condition::OutputPlace(name.clone()), None);
         let mut setup = self.child(&spec, &spec.exec, output.ok())?;
         give_output(&setup);
+        let (user, group) = (setup.uid.unwrap_or(own_uid()), setup.gid.unwrap_or(own_gid()));
+        self.make_runtime_directories(&spec, user, group)?;
         setup.cgroups = prepared.cgroups;
         setup.cgroup = prepared.cgroup;
         remove_pidfile(&spec);

@@ -46,6 +46,8 @@ pub struct Spec {
     pub directory: Box<str>,
     /// Its file mode creation mask, 0..=0o777.
     pub umask: u32,
+    /// Directories below /run that are made before each start and removed when it is down.
+    pub runtime_directory: Vec<Box<str>>,
     /// Environment variables besides those that every agent gets.
     pub envs: Envs,
     /// A file with more of them, read at each start, which `envs` win over; with `-` in front it may be missing.
@@ -99,6 +101,7 @@ impl Spec {
             group: None,
             directory: "/".into(),
             umask: 0o022,
+            runtime_directory: Vec::new(),
             envs: Vec::new(),
             env_file: None,
             limits: Limits::default(),
@@ -212,6 +215,21 @@ pub fn is_job_id(text: &str) -> bool {
     (1..=127).contains(&text.len())
         && !text.starts_with('.')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
+
+/// Whether `text` can be a `runtime_directory`: 1..=200 of `[A-Za-z0-9._@:+/-]`, without `.` and `..` as a name in it.
+pub fn is_runtime_directory(text: &str) -> bool {
+    let is_part = |part: &str| !matches!(part, "" | "." | "..");
+    text.len() <= 200
+        && text.split('/').all(is_part)
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._@:+/-".contains(&b))
+}
+
+/// The first directory of `own` that is one of `others`, is in one of them, or holds one of them.
+pub fn shared_directory<'a>(own: &'a [Box<str>], others: &[Box<str>]) -> Option<&'a str> {
+    let holds =
+        |one: &str, other: &str| other.strip_prefix(one).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    own.iter().map(|own| &**own).find(|own| others.iter().any(|other| holds(own, other) || holds(other, own)))
 }
 
 /// Whether `text` is the name of a file in a directory, and no path that leads out of it.
@@ -346,6 +364,33 @@ mod tests {
         }
         assert!(is_job_id(&"x".repeat(127)) && !is_job_id(&"x".repeat(128)));
         assert!(is_version("1:2.3~rc1+b2") && !is_version("../1") && !is_version(""));
+    }
+
+    #[test]
+    fn runtime_directories_stay_below_their_place() {
+        for (text, want) in [
+            ("web", true),
+            ("web/cache.d", true),
+            ("", false),
+            ("/run/web", false),
+            ("web/", false),
+            ("..", false),
+            ("web/../..", false),
+            ("./web", false),
+            ("a b", false),
+        ] {
+            assert_eq!(is_runtime_directory(text), want, "{text}");
+        }
+        let list = |names: &[&str]| -> Vec<Box<str>> { names.iter().map(|name| (*name).into()).collect() };
+        for (own, others, want) in [
+            (&["web"][..], &["web"][..], Some("web")),
+            (&["a", "web/x"], &["web"], Some("web/x")),
+            (&["web"], &["b", "web/x"], Some("web")),
+            (&["web"], &["web2", "we"], None),
+            (&[], &["web"], None),
+        ] {
+            assert_eq!(shared_directory(&list(own), &list(others)), want, "{own:?} {others:?}");
+        }
     }
 
     #[test]

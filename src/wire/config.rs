@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::basis::satisfies;
 use crate::model::schedule::{parse_servers, Server};
-use crate::model::spec::{is_name, Labels, Spec};
+use crate::model::spec::{is_name, shared_directory, Labels, Spec};
 use crate::text::{sanitize, visible, MESSAGE_MAX};
 use crate::wire::control::SOCKET;
 use crate::wire::definition::{absolute, definition, size_above_0};
@@ -379,12 +379,9 @@ pub fn read_agents(directory: &str, mut sources: Vec<Source>) -> Agents {
             Ok(text) => read_definition(&label, text, false, true),
             Err(message) => Err(vec![ConfigError::new(&label, message)]),
         };
-        let spec = spec.and_then(|spec| match read.find(&spec.name) {
+        let spec = spec.and_then(|spec| match read.clash(&spec) {
             None => Ok(spec),
-            Some(first) => {
-                let message = format!("name: \"{}\" is already defined in {}", spec.name, first.file);
-                Err(vec![ConfigError::new(&label, &message)])
-            }
+            Some(message) => Err(vec![ConfigError::new(&label, &message)]),
         });
         match spec {
             Ok(spec) => read.agents.push(Defined { file: source.file.clone(), spec: Box::new(spec), outdated: false }),
@@ -408,6 +405,17 @@ impl Agents {
     /// The agent of this name.
     pub fn find(&self, name: &str) -> Option<&Defined> {
         self.agents.iter().find(|agent| &*agent.spec.name == name)
+    }
+
+    /// What a definition has in common with one of these and must not.
+    fn clash(&self, spec: &Spec) -> Option<String> {
+        if let Some(first) = self.find(&spec.name) {
+            return Some(format!("name: \"{}\" is already defined in {}", spec.name, first.file));
+        }
+        self.agents.iter().find_map(|agent| {
+            let shared = shared_directory(&spec.runtime_directory, &agent.spec.runtime_directory)?;
+            Some(format!("runtime_directory: \"{shared}\" is, holds, or is in one of {}", agent.file))
+        })
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::kernel::{Resource, Sig};
 use crate::model::spec::{
-    is_name, is_version, parse_capability, parse_percent, parse_size, Account, Autorestart, Check, Envs, KillMode,
-    Kind, Limits, Spec,
+    is_name, is_runtime_directory, is_version, parse_capability, parse_percent, parse_size, shared_directory, Account,
+    Autorestart, Check, Envs, KillMode, Kind, Limits, Spec,
 };
 use crate::wire::json::{self, fault, show, Fields, Value};
 
@@ -32,6 +32,7 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
     let env_file = |v| json::text(v).filter(|path| path.strip_prefix('-').unwrap_or(path).starts_with('/'));
     spec.env_file =
         fields.read("env_file", "an absolute path, \"-\" in front if it may be missing", env_file).map(Into::into);
+    spec.runtime_directory = runtime_directory(&mut fields);
     if let Some(value) = fields.get("limits") {
         let (path, faults) = fields.inside("limits");
         set(&mut spec.limits, limits(value, &path, strict, faults));
@@ -126,6 +127,24 @@ fn restarts(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
             }
         }
     }
+}
+
+/// The names of its `runtime_directory`.
+fn runtime_directory(fields: &mut Fields<'_, '_>) -> Vec<Box<str>> {
+    let values =
+        fields.read("runtime_directory", "an array of names such as [\"web\"]", json::array).unwrap_or_default();
+    let mut names: Vec<Box<str>> = Vec::new();
+    for (index, value) in values.iter().enumerate() {
+        let key = format!("runtime_directory[{index}]");
+        match json::text(value).filter(|text| is_runtime_directory(text)).map(Box::from) {
+            None => fields.wrong(&key, "a path below /run such as \"web\", without \"..\"", value),
+            Some(name) if shared_directory(std::slice::from_ref(&name), &names).is_some() => {
+                fields.fault(&key, "holds another one of them, or is in it");
+            }
+            Some(name) => names.push(name),
+        }
+    }
+    names
 }
 
 /// What it may not do: `no_new_privs` and `capabilities`.

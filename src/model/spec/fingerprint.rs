@@ -96,6 +96,7 @@ impl Spec {
         hash.number(34, self.oom_score_adj as u64, 0);
         self.env_file.iter().for_each(|file| hash.text(35, file));
         hash.number(36, self.kill as u64, 0);
+        self.runtime_directory.iter().for_each(|name| hash.text(37, name));
         hash.0
     }
 }
@@ -116,7 +117,7 @@ mod tests {
             Some(Box::new(Check { exec: vec!["/bin/ping".into()], interval, timeout, retries }))
         };
         let spec = Spec { check: check(1), ..Spec::new("web", "1", vec!["/bin/web".into(), "-f".into()]) };
-        let changes: [Change; 34] = [
+        let changes: [Change; 35] = [
             |spec| spec.version = "2".into(),
             |spec| spec.exec = vec!["/bin/web-f".into()],
             |spec| spec.kind = Kind::Forking,
@@ -151,6 +152,7 @@ mod tests {
             |spec| spec.kill = KillMode::Mixed,
             |spec| spec.env_file = Some("/etc/default/web".into()),
             |spec| spec.oom_score_adj = -1,
+            |spec| spec.runtime_directory = vec!["web".into()],
         ];
         let mut fingerprints = vec![spec.fingerprint()];
         for change in changes {

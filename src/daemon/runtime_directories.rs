@@ -1,0 +1,94 @@
+//! The `runtime_directory` of agents: made before each start, removed when the agent is down.
+//!
+//! What was made for an agent is in a file below `run_dir`, so that whatever daemon comes next removes that and nothing
+//! else, also when the definition has changed or gone meanwhile.
+
+use std::fs;
+use std::path::Path;
+
+use super::Daemon;
+use crate::error::Error;
+use crate::host::disk::{list, publish};
+use crate::host::runtime_directory::{clash, make, missing, remove};
+use crate::kernel::{Gid, Level, Uid};
+use crate::model::agent::AgentState;
+use crate::model::event::Origin;
+use crate::model::spec::{shared_directory, Spec};
+use crate::sys::file::read_text;
+
+/// How the name of the file ends that has what was made for an agent, one name below /run in each line.
+const ENDING: &str = ".dirs";
+
+impl Daemon {
+    /// Makes the directories of an agent that is about to be started; what its last run had is removed first.
+    ///
+    /// # Errors
+    /// When one of them cannot be made, or is the daemon's or another agent's.
+    pub(super) fn make_runtime_directories(&mut self, spec: &Spec, user: Uid, group: Gid) -> Result<(), Error> {
+        self.remove_runtime_directories(&spec.name);
+        if spec.runtime_directory.is_empty() {
+            return Ok(());
+        }
+        let config = &self.config;
+        for own in [&config.run_dir, &config.state_dir, &config.log_dir] {
+            if let Some(name) = clash(&spec.runtime_directory, own) {
+                return Err(format_error!(
+                    "runtime_directory: \"{name}\" is, holds, or is in the daemon's own \"{own}\""
+                ));
+            }
+        }
+        self.check_shared(spec)?;
+        let made: Vec<&str> = spec.runtime_directory.iter().flat_map(|name| missing(name)).collect();
+        if !made.is_empty() {
+            let file = [&spec.name, ENDING].concat();
+            publish(Path::new(&*config.run_dir), &file, &made.join("\n")).map_err(|error| format_error!("{error}"))?;
+        }
+        spec.runtime_directory.iter().try_for_each(|name| make(name, user, group))
+    }
+
+    /// Refuses a directory of another agent. Of two agents with the same one, that keeps it whose definition counts more, or
+    /// whose name comes first.
+    fn check_shared(&self, spec: &Spec) -> Result<(), Error> {
+        let own = self.state.agents().find(|agent| *agent.name() == spec.name);
+        let own = (own.and_then(|agent| agent.origin()).unwrap_or(Origin::Package), &spec.name);
+        for other in self.state.agents() {
+            let Some(definition) = other.definition.as_ref().filter(|_| *other.name() != spec.name) else { continue };
+            let shared = shared_directory(&spec.runtime_directory, &definition.spec.runtime_directory);
+            if let Some(name) = shared.filter(|_| (definition.origin, other.name()) < own) {
+                let other = other.name();
+                return Err(format_error!(
+                    "runtime_directory: \"{name}\" is, holds, or is in one of agent \"{other}\""
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the directories that were made for an agent of which no process is left.
+    pub(super) fn remove_runtime_directories(&mut self, name: &str) {
+        let file = Path::new(&*self.config.run_dir).join([name, ENDING].concat());
+        let Ok(text) = read_text(&file) else { return };
+        let made: Vec<&str> = text.lines().collect();
+        for path in made.iter().rev() {
+            // What was made on the way to another one goes only if nobody else has put anything there.
+            let on_the_way =
+                made.iter().any(|other| other.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')));
+            if let Err(error) = remove(path, !on_the_way) {
+                self.log(Level::Warn, &format_args!("agent \"{name}\": {error}"));
+            }
+        }
+        let _ = fs::remove_file(file);
+    }
+
+    /// Removes what was made for agents that are down or gone, and that an earlier daemon had no time to remove.
+    pub(super) fn remove_old_runtime_directories(&mut self) {
+        for name in list(Path::new(&*self.config.run_dir), ENDING).unwrap_or_default() {
+            let agent = self.state.agents().find(|agent| **agent.name() == *name);
+            let down =
+                |state: &AgentState| matches!(state, AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal);
+            if agent.is_none_or(|agent| down(&agent.state)) {
+                self.remove_runtime_directories(&name);
+            }
+        }
+    }
+}
