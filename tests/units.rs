@@ -136,3 +136,30 @@ fn a_runtime_directory_is_one_agents_alone() {
     let want = format!("runtime_directory: \"{}\" is, holds, or is in the daemon's own {run_dir}", run.0);
     assert!(ran.code == 1 && ran.err.contains(&want), "{ran:?}");
 }
+
+#[test]
+fn the_number_of_tasks_is_limited() {
+    let mut host = Host::new();
+    let (out, done) = (host.path("out"), host.path("done"));
+    let script = format!(
+        "(for i in 1 2 3 4 5 6; do sleep 1000 & echo $i >>{}; done) 2>/dev/null; : >{}; exec sleep 1000",
+        out.display(),
+        done.display()
+    );
+    host.agent("few", &script, &[("limits", "{ \"tasks\": 5 }")]);
+    host.start();
+    stays(&mut host, "few");
+    host.wait("it to have tried", || done.exists());
+    let status = host.status().expect("a status");
+    let by = text(&items(&status, "agents")[0], "limits_by").to_string();
+    if by == "tasks=not held" {
+        assert_eq!(host.lines("out"), 6);
+        cannot_apply("no pids controller can be used here");
+        return;
+    }
+    assert!(["cgroup1", "cgroup2"].contains(&&*by), "{by}");
+    // The two shells and three more.
+    assert_eq!(host.read("out"), "1\n2\n3\n");
+    let shown = host.ok(&["status", "few"]);
+    assert!(shown.contains("tasks=5"), "{shown}");
+}

@@ -56,6 +56,7 @@ struct AgentGroups {
     tracking: Option<Leaf>,
     memory: Option<Box<Leaf>>,
     cpu: Option<Box<Leaf>>,
+    tasks: Option<Box<Leaf>>,
     memory_limit: Option<u64>,
     /// No limit is set in its groups, so its next start need not lift any.
     unlimited: bool,
@@ -81,7 +82,8 @@ pub struct Prepared {
     pub cgroups: Vec<OwnedFd>,
     /// The open directory of its v2 group, in which the child can be created.
     pub cgroup: Option<OwnedFd>,
-    /// The value of `limits_by`: `cgroup2`, `cgroup1`, `polled` or `CPU=cgroup1 memory=polled`; `None` without limits.
+    /// The value of `limits_by`: `cgroup2`, `cgroup1`, `polled` or, where they differ, `CPU=cgroup1 memory=polled`; a limit of
+    /// tasks that nothing enforces is `not held`. `None` without these limits.
     pub by: Option<Box<str>>,
     /// The limits that the daemon must enforce itself.
     pub polled: Polled,
@@ -210,7 +212,7 @@ impl Limits {
     /// Sets the limits of an agent that is about to be started, and reads them back. `oom_killed` counts from here on.
     pub fn prepare(&mut self, name: &Name, limits: &spec::Limits) -> Prepared {
         self.remove_leftover();
-        let unlimited = limits.memory.is_none() && limits.cpu.is_none();
+        let unlimited = limits.memory.is_none() && limits.cpu.is_none() && limits.tasks.is_none();
         // An agent that is started again has its group already, unless it was removed from outside.
         let last = self.agents.get(name).filter(|last| last.unlimited && unlimited);
         let kept = last
@@ -229,6 +231,9 @@ impl Limits {
         }
         if let Some(share) = limits.cpu {
             held.cpu = self.set_limit(name, "cpu", &|leaf| leaf.set_cpu(Some(share))).map(Box::new);
+        }
+        if let Some(tasks) = limits.tasks {
+            held.tasks = self.set_limit(name, "pids", &|leaf| leaf.set_tasks(Some(tasks))).map(Box::new);
         }
         held.unlimited = self.remove_old_limits(name, &held, limits) && unlimited;
         let mut prepared = Prepared::default();
@@ -254,7 +259,8 @@ impl Limits {
             let may = |controller| version == Version::V2 || self.hierarchies[index].hierarchy.has(controller);
             let memory = limits.memory.is_some() && may("memory");
             let cpu = limits.cpu.is_some() && may("cpu");
-            if self.tracking != Some(index) && !memory && !cpu {
+            let tasks = limits.tasks.is_some() && may("pids");
+            if self.tracking != Some(index) && !memory && !cpu && !tasks {
                 continue;
             }
             // The group of an agent that runs already is not made.
@@ -269,6 +275,9 @@ impl Limits {
             }
             if cpu && held.cpu.is_none() && limits.cpu.is_some_and(|share| leaf.has_cpu(share)) {
                 held.cpu = Some(Box::new(leaf.clone()));
+            }
+            if tasks && held.tasks.is_none() && limits.tasks.is_some_and(|tasks| leaf.has_tasks(tasks)) {
+                held.tasks = Some(Box::new(leaf.clone()));
             }
             if self.tracking == Some(index) {
                 held.tracking = Some(leaf);
@@ -296,13 +305,10 @@ impl Limits {
         };
         prepared.polled.memory = limits.memory.is_some() && held.memory.is_none();
         prepared.polled.cpu = limits.cpu.is_some() && held.cpu.is_none();
-        let by = |leaf: &Option<Box<Leaf>>| leaf.as_ref().map_or("polled", |leaf| leaf.version().name());
-        prepared.by = match (limits.cpu.map(|_| by(&held.cpu)), limits.memory.map(|_| by(&held.memory))) {
-            (None, None) => None,
-            (Some(one), None) | (None, Some(one)) => Some(one.into()),
-            (Some(cpu), Some(memory)) if cpu == memory => Some(cpu.into()),
-            (Some(cpu), Some(memory)) => Some(format!("CPU={cpu} memory={memory}").into()),
-        };
+        prepared.by = held.by(limits);
+        if limits.tasks.is_some() && held.tasks.is_none() {
+            self.note("limits of tasks are not held".into());
+        }
         if prepared.polled.memory {
             self.note("memory limits are polled".into());
         }
@@ -370,6 +376,9 @@ impl Limits {
             if limits.cpu.is_none() {
                 notes.extend(leaf.set_cpu(None).err());
             }
+            if limits.tasks.is_none() {
+                notes.extend(leaf.set_tasks(None).err());
+            }
         }
         notes.retain(|error| !error.missing());
         for error in &notes {
@@ -394,7 +403,7 @@ impl Limits {
         // Where it cannot be removed, the processes in it show at the next look.
         if held.tracking.as_ref().is_some_and(|leaf| fs::remove_dir(leaf.dir()).is_ok()) {
             let gone = held.tracking.take();
-            for leaf in [&mut held.memory, &mut held.cpu] {
+            for leaf in [&mut held.memory, &mut held.cpu, &mut held.tasks] {
                 leaf.take_if(|leaf| Some(&**leaf) == gone.as_ref());
             }
             // Its directory may have been the last one in the group of an earlier daemon.
@@ -536,10 +545,27 @@ impl Limits {
 }
 
 impl AgentGroups {
+    /// What enforces these limits, see `Prepared::by`.
+    fn by(&self, limits: &spec::Limits) -> Option<Box<str>> {
+        let by = |leaf: &Option<Box<Leaf>>, without| leaf.as_ref().map_or(without, |leaf| leaf.version().name());
+        let all = [
+            limits.cpu.map(|_| ("CPU", by(&self.cpu, "polled"))),
+            limits.memory.map(|_| ("memory", by(&self.memory, "polled"))),
+            limits.tasks.map(|_| ("tasks", by(&self.tasks, "not held"))),
+        ];
+        let all: Vec<_> = all.into_iter().flatten().collect();
+        let first = all.first()?.1;
+        if first != "not held" && all.iter().all(|(_, by)| *by == first) {
+            return Some(first.into());
+        }
+        let each: Vec<_> = all.iter().map(|(limit, by)| format!("{limit}={by}")).collect();
+        Some(each.join(" ").into())
+    }
+
     /// The groups of the agent, each once.
     fn leaves(&self) -> Vec<&Leaf> {
         let mut leaves: Vec<&Leaf> = Vec::new();
-        let limits = [&self.memory, &self.cpu].into_iter().flatten().map(|leaf| &**leaf);
+        let limits = [&self.memory, &self.cpu, &self.tasks].into_iter().flatten().map(|leaf| &**leaf);
         for leaf in self.tracking.iter().chain(limits) {
             if !leaves.contains(&leaf) {
                 leaves.push(leaf);

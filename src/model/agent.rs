@@ -220,6 +220,7 @@ impl Agent {
         if let Some(limits) = &self.record.limits {
             spec.limits.cpu = limits.cpu.or(spec.limits.cpu);
             spec.limits.memory = limits.memory.or(spec.limits.memory);
+            spec.limits.tasks = limits.tasks.or(spec.limits.tasks);
             for (resource, value) in &limits.resources {
                 spec.limits.resources.retain(|(known, _)| known != resource);
                 spec.limits.resources.push((*resource, *value));

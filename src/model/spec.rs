@@ -181,6 +181,8 @@ pub struct Limits {
     pub cpu: Option<u32>,
     /// The memory of all its processes, bytes.
     pub memory: Option<u64>,
+    /// How many processes and threads it may have.
+    pub tasks: Option<u64>,
     /// The setrlimit(2) values of each process, both the soft and the hard limit, one per resource.
     pub resources: Vec<(Resource, u64)>,
 }
@@ -188,7 +190,7 @@ pub struct Limits {
 impl Limits {
     /// Whether nothing is limited.
     pub fn is_empty(&self) -> bool {
-        self.cpu.is_none() && self.memory.is_none() && self.resources.is_empty()
+        self.cpu.is_none() && self.memory.is_none() && self.tasks.is_none() && self.resources.is_empty()
     }
 }
 
@@ -261,8 +263,9 @@ impl fmt::Display for Limits {
             separator = " ";
         }
         let memory = self.memory.map(|bytes| ("memory", bytes, true));
+        let tasks = self.tasks.map(|tasks| ("tasks", tasks, false));
         let resources = self.resources.iter().map(|(resource, value)| (resource.key(), *value, resource.in_bytes()));
-        for (key, mut value, in_bytes) in memory.into_iter().chain(resources) {
+        for (key, mut value, in_bytes) in memory.into_iter().chain(tasks).chain(resources) {
             write!(f, "{separator}{key}=")?;
             separator = " ";
             if value == u64::MAX {
@@ -335,8 +338,8 @@ mod tests {
     #[test]
     fn limits_are_shown_as_a_definition_has_them() {
         let resources = vec![(Resource::Nofile, 2048), (Resource::Core, 0), (Resource::As, u64::MAX)];
-        let all = Limits { cpu: Some(1050), memory: Some(20 << 20), resources };
-        assert_eq!(all.to_string(), "CPU=10.5% memory=20M nofile=2048 core=0 as=unlimited");
+        let all = Limits { cpu: Some(1050), memory: Some(20 << 20), tasks: Some(2048), resources };
+        assert_eq!(all.to_string(), "CPU=10.5% memory=20M tasks=2048 nofile=2048 core=0 as=unlimited");
         for (bytes, want) in [(1000, "1000"), (1536, "1536"), (2048, "2K"), (5 << 30, "5G"), (1 << 50, "1048576G")] {
             let limits = Limits { memory: Some(bytes), ..Limits::default() };
             assert_eq!(limits.to_string(), format!("memory={want}"));

@@ -162,6 +162,9 @@ fn privileges(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
     }
 }
 
+/// As many processes and threads as any Linux can have.
+const TASKS_MAX: u64 = 1 << 22;
+
 /// Reads the limits that stand at `path`; unknown keys are faults with `strict` and ignored without.
 ///
 /// Returns `None` when it has added to `faults`.
@@ -171,6 +174,7 @@ pub fn limits(value: &Value, path: &str, strict: bool, faults: &mut Vec<String>)
     let mut limits = Limits {
         cpu: fields.read("CPU", "a share such as \"10%\"", |v| parse_percent(json::text(v)?)),
         memory: fields.read("memory", "a size such as \"20M\"", size_above_0),
+        tasks: fields.integer("tasks", 1, TASKS_MAX),
         resources: Vec::new(),
     };
     for resource in Resource::ALL {

@@ -244,6 +244,9 @@ fn put_limits(json: &mut Writer, limits: &Limits) {
     if let Some(memory) = limits.memory {
         json.key("memory").number(memory);
     }
+    if let Some(tasks) = limits.tasks {
+        json.key("tasks").number(tasks);
+    }
     json.key("resources").open('[');
     for (resource, limit) in &limits.resources {
         json.open('[');
@@ -391,6 +394,7 @@ fn take_limits(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Li
     Some(Limits {
         cpu: fields.integer("cpu", 0, u64::from(u32::MAX)).map(|share| share as u32),
         memory: count(&mut fields, "memory"),
+        tasks: count(&mut fields, "tasks"),
         resources: fields.read("resources", "pairs of a name and a number", take_resources).unwrap_or_default(),
     })
 }

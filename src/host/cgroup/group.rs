@@ -86,7 +86,7 @@ impl Group {
         &self.dir
     }
 
-    /// Makes sure that the groups below have `controller`, which is `memory` or `cpu`.
+    /// Makes sure that the groups below have `controller`, which is `memory`, `cpu` or `pids`.
     ///
     /// # Errors
     /// When the hierarchy has no such controller, or the kernel does not enable it.

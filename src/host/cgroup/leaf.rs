@@ -211,6 +211,22 @@ impl Leaf {
         }
     }
 
+    /// Limits how many processes and threads there are in it, or lifts the limit; reads it back.
+    ///
+    /// # Errors
+    /// As `set_memory`.
+    pub fn set_tasks(&self, limit: Option<u64>) -> Result<(), Box<CgroupError>> {
+        match limit {
+            Some(limit) => self.set("pids.max", &limit.to_string()),
+            None => self.write("pids.max", "max"),
+        }
+    }
+
+    /// Whether there can be `want` processes and threads in it, and no more.
+    pub fn has_tasks(&self, want: u64) -> bool {
+        self.number("pids.max") == Some(want)
+    }
+
     /// How many processes in it were killed so far because it was out of memory, and true. Where the kernel does not count
     /// the kills (v1 before Linux 4.13), how often the limit was hit, and false.
     pub fn oom_kills(&self) -> Option<(u64, bool)> {

@@ -46,7 +46,7 @@ impl Drop for Fake {
 }
 
 fn want(cpu: Option<u32>, memory: Option<u64>) -> spec::Limits {
-    spec::Limits { cpu, memory, resources: Vec::new() }
+    spec::Limits { cpu, memory, ..spec::Limits::default() }
 }
 
 const BOTH: (Option<u32>, Option<u64>) = (Some(1000), Some(20 << 20));
@@ -68,6 +68,23 @@ fn without_any_group_limits_are_polled_and_noted_once() {
     assert_eq!(limits.oom_killed("web", true), None);
     limits.release("web");
     limits.close();
+}
+
+#[test]
+fn the_number_of_tasks_is_limited_or_said_to_be_not_held() {
+    let fake = Fake::new("tasks", "cpu pids\n");
+    fake.put("bootagent/web/pids.max", "");
+    let mut limits = fake.limits();
+    let tasks = |tasks| spec::Limits { tasks, ..spec::Limits::default() };
+    let prepared = limits.prepare(&"web".into(), &tasks(Some(64)));
+    assert_eq!((prepared.by.as_deref(), &*fake.get("bootagent/web/pids.max")), (Some("cgroup2"), "64"));
+    assert_eq!(limits.prepare(&"web".into(), &tasks(None)).by, None);
+    assert_eq!(fake.get("bootagent/web/pids.max"), "max");
+    let mut without = Limits::over(Vec::new(), "/s", None);
+    assert_eq!(without.prepare(&"web".into(), &tasks(Some(64))).by.as_deref(), Some("tasks=not held"));
+    let all = spec::Limits { cpu: BOTH.0, memory: BOTH.1, ..tasks(Some(64)) };
+    let by = without.prepare(&"web".into(), &all).by;
+    assert_eq!(by.as_deref(), Some("CPU=polled memory=polled tasks=not held"));
 }
 
 #[test]

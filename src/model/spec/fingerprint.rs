@@ -67,6 +67,7 @@ impl Spec {
         }
         self.limits.cpu.iter().for_each(|share| hash.number(13, (*share).into(), 0));
         self.limits.memory.iter().for_each(|bytes| hash.number(14, *bytes, u64::MAX));
+        self.limits.tasks.iter().for_each(|tasks| hash.number(38, *tasks, 0));
         for (resource, value) in &self.limits.resources {
             hash.text(15, resource.key());
             hash.number(16, *value, u64::MAX);
@@ -117,7 +118,7 @@ mod tests {
             Some(Box::new(Check { exec: vec!["/bin/ping".into()], interval, timeout, retries }))
         };
         let spec = Spec { check: check(1), ..Spec::new("web", "1", vec!["/bin/web".into(), "-f".into()]) };
-        let changes: [Change; 35] = [
+        let changes: [Change; 36] = [
             |spec| spec.version = "2".into(),
             |spec| spec.exec = vec!["/bin/web-f".into()],
             |spec| spec.kind = Kind::Forking,
@@ -132,6 +133,7 @@ mod tests {
             |spec| spec.envs = vec![("A".into(), "".into()), ("b".into(), "".into())],
             |spec| spec.limits.cpu = Some(1000),
             |spec| spec.limits.memory = Some(1000),
+            |spec| spec.limits.tasks = Some(1000),
             |spec| spec.limits.resources = vec![(Resource::Nofile, 1)],
             |spec| spec.limits.resources = vec![(Resource::Core, 1)],
             |spec| spec.autostart = false,

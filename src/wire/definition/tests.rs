@@ -18,11 +18,11 @@ fn every_key_has_a_place_in_the_spec() {
         "name": "BasicAgent", "version": "1.2.3~rc1", "exec": ["/usr/sbin/basicagent", "-f", ""],
         "type": "forking", "pidfile": "/run/basic.pid", "user": "1000", "group": "adm", "directory": "/srv",
         "umask": "0027", "envs": { "PATH": "/bin", "_x9": "" },
-        "limits": { "CPU": "10%", "memory": "20M", "nofile": 1024, "nproc": "unlimited", "core": 0, "as": "1G" },
+        "limits": { "CPU": "10%", "memory": "20M", "tasks": 64, "nofile": 1024, "nproc": "unlimited", "core": 0, "as": "1G" },
         "autostart": false, "autorestart": "unexpected", "exitcodes": [0, 255], "startsecs": 0.5,
         "stopsignal": "SIGINT", "stopsecs": 0, "kill": "mixed", "restartsecs": 0, "windowsecs": 5, "retries": 0,
         "check": { "exec": ["/bin/true", "x"], "interval": 1.5, "timeout": 2, "retries": 1 }, "log_size": 4096,
-        "env_file": "-/etc/default/basic", "nice": -20, "oom_score_adj": 1000,
+        "runtime_directory": ["basic", "b/x"], "env_file": "-/etc/default/basic", "nice": -20, "oom_score_adj": 1000,
         "no_new_privs": true, "capabilities": ["CAP_CHOWN", "net_bind_service"]
     }"#;
     let mut want = Spec::new("BasicAgent", "1.2.3~rc1", vec!["/usr/sbin/basicagent".into(), "-f".into(), "".into()]);
@@ -32,10 +32,12 @@ fn every_key_has_a_place_in_the_spec() {
     want.group = Some(Account::Name("adm".into()));
     want.directory = "/srv".into();
     want.umask = 0o027;
+    want.runtime_directory = vec!["basic".into(), "b/x".into()];
     want.envs = vec![("PATH".into(), "/bin".into()), ("_x9".into(), "".into())];
     want.limits = Limits {
         cpu: Some(1000),
         memory: Some(20 << 20),
+        tasks: Some(64),
         resources: vec![
             (Resource::Nofile, 1024),
             (Resource::Nproc, u64::MAX),

@@ -22,6 +22,7 @@ fn full_agent() -> AgentRecord {
         limits: Some(Limits {
             cpu: Some(1005),
             memory: Some(u64::MAX),
+            tasks: Some(64),
             resources: vec![(Resource::Nproc, 64), (Resource::Core, u64::MAX), (Resource::As, 0)],
         }),
         package: Some(Box::new(package("2", Format::Deb))),
