@@ -122,8 +122,8 @@ test-vm: ## boot real kernels under qemu-system and test the cross-built binarie
 bench: ## measure beside other supervisors and update docs/benchmarks.md (root, an idle machine; after make cross)
 	bench/run $(BENCH)
 
-demo: ## see it work: server, daemon, install, kill, upgrade; no root needed
-	sh examples/demo.sh
+demo: ## see it work: server, daemon, install, kill, upgrade; no root needed; KEEP=1 leaves it up until Enter
+	@KEEP=$(KEEP) sh examples/demo.sh
 
 server: ## build bootserver, the control server, as server/target/release/bootserver
 	$(SERVER) build --locked --release

@@ -3,18 +3,23 @@
 #
 # Needs no root and leaves nothing behind: everything happens in a temporary directory and with processes of its own.
 # Ends with 0 only if every step was seen to work. BOOTAGENT and BOOTSERVER name other binaries than those of this tree.
+# With KEEP=1 the server and three hosts stay up until Enter is pressed.
 set -eu
 cd "$(dirname "$0")/.."
 
 if [ -z "${BOOTAGENT-}" ] || [ -z "${BOOTSERVER-}" ]; then
+    echo 'Building bootagent and a small control server; the first time takes a minute.'
     cargo build --quiet --bin bootagent --example bootserver
 fi
-target=${CARGO_TARGET_DIR:-target}/debug
+target=${CARGO_TARGET_DIR:-$PWD/target}/debug
 BOOTAGENT=${BOOTAGENT:-$target/bootagent}
 BOOTSERVER=${BOOTSERVER:-$target/examples/bootserver}
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/bootagent-demo.XXXXXX")
-server='' daemon='' pid='' seen_all=''
+server='' daemon='' pid='' more_daemons='' seen_all=''
+# For tables that fit any terminal.
+COLUMNS=80
+export COLUMNS
 
 # Ends process $1 if it is still there: politely, and by force after 15 s.
 end() {
@@ -29,7 +34,9 @@ end() {
 
 clean_up() {
     trap - EXIT HUP INT TERM
-    end "$daemon"
+    for process in $daemon $more_daemons; do
+        end "$process"
+    done
     # Only if the daemon did not stop it: then it still runs what was unpacked here.
     if [ -n "$pid" ] && grep -qs "$dir" "/proc/$pid/cmdline"; then end "$pid"; fi
     end "$server"
@@ -52,6 +59,11 @@ trap 'exit 1' HUP INT TERM
 
 step() {
     printf '\n== %s\n' "$*"
+}
+
+# Shows lines in 80 columns.
+fit() {
+    sed 's/\(SHA256:.\{12\}\)[0-9a-f]*/\1.../' | cut -c 1-80
 }
 
 bootagent() {
@@ -123,14 +135,15 @@ give() {
     # Renamed when whole, so that the server never reads half a job.
     cat >"$dir/jobs/demo-host/$1.new" <<END
 { "id": "$1", "action": "$2", "name": "sample", "version": "$3",
-  "url": "http://$address/packages/sample-$3.tar.gz", "checksum": "$checksum" }
+  "url": "http://$address/packages/sample-$3.tar.gz",
+  "checksum": "$checksum" }
 END
-    cat "$dir/jobs/demo-host/$1.new"
+    fit <"$dir/jobs/demo-host/$1.new"
     mv "$dir/jobs/demo-host/$1.new" "$dir/jobs/demo-host/$1.json"
 }
 
 step 'Packing a sample agent, versions 1.0 and 2.0'
-mkdir -p "$dir/packages" "$dir/jobs/demo-host" "$dir/agents.d"
+mkdir -p "$dir/packages" "$dir/jobs/demo-host"
 pack 1.0
 pack 2.0
 ls "$dir/packages"
@@ -143,12 +156,18 @@ wait_until 'the server listens' grep -q "^listening on" "$dir/server.out"
 address=$(sed -n 's/^listening on //p' "$dir/server.out")
 echo "at http://$address/"
 
-step 'Starting bootagent, with short times'
-cat >"$dir/bootagent.json" <<END
-{ "svrlist": "$address", "hostname": "demo-host", "step": 1, "splay": 0,
-  "agents_dir": "$dir/agents.d", "state_dir": "$dir/state", "run_dir": "$dir/run", "log_dir": "$dir/log",
+# Writes the configuration of host $1 with its directories below $2.
+configure() {
+    mkdir -p "$2/agents.d"
+    cat >"$2/bootagent.json" <<END
+{ "svrlist": "$address", "hostname": "$1", "step": 1, "splay": 0,
+  "agents_dir": "$2/agents.d", "state_dir": "$2/state", "run_dir": "$2/run", "log_dir": "$2/log",
   "restartsecs": 1, "windowsecs": 5, "checksecs": 1 }
 END
+}
+
+step 'Starting bootagent, with short times'
+configure demo-host "$dir"
 bootagent check
 # Not through the function: $! would be the shell around it.
 "$BOOTAGENT" -c "$dir/bootagent.json" run >"$dir/daemon.out" 2>&1 &
@@ -167,7 +186,8 @@ kill -KILL "$pid"
 echo "killed process $pid"
 wait_until 'its end was noticed' ended "$pid"
 bootagent status
-echo 'DETAIL has the last lines of the agent; *** is its greeting, a value of its envs, as these are told nobody.'
+echo 'Here it is with the last lines of the agent:'
+bootagent status sample | grep detail | fit
 wait_until 'it came back as another process' runs_anew "$pid"
 pid=$(told pid)
 bootagent status
@@ -184,7 +204,35 @@ cat "$dir/log/sample.log"
 grep -q 'hello from 2.0' "$dir/log/sample.log"
 
 step 'The results the server got'
-cat "$dir/results.jsonl"
+fit <"$dir/results.jsonl"
+
+if [ -n "${KEEP-}" ]; then
+    step 'Two more hosts'
+    for host in demo-host-2 demo-host-3; do
+        mkdir -p "$dir/jobs/$host"
+        sed "s/demo-2/$host/; s/upgrade/install/" "$dir/jobs/demo-host/demo-2.json" >"$dir/jobs/$host/install.json"
+        configure "$host" "$dir/$host"
+        "$BOOTAGENT" -c "$dir/$host/bootagent.json" run >"$dir/$host/daemon.out" 2>&1 &
+        more_daemons="$more_daemons $!"
+    done
+    wait_until 'both have installed the agent' succeeded demo-host-2
+    wait_until 'both have installed the agent' succeeded demo-host-3
+    cat <<END
+
+The hosts and their results are shown at http://$address/
+In another terminal:
+
+    alias bootagent='$BOOTAGENT -c $dir/bootagent.json'
+    bootagent status --watch
+    bootagent logs -f sample
+    bootagent stop sample
+    bootagent jobs
+
+Enter ends all this.
+END
+    read -r _ || :
+    pid=$(told pid)
+fi
 
 step 'Stopping'
 kill -TERM "$daemon"
@@ -192,4 +240,11 @@ wait_until 'the daemon and its agent are gone' gone "$daemon" "$pid"
 daemon='' pid=''
 
 seen_all=yes
-printf '\nEverything was seen to work.\n'
+cat <<'END'
+
+Everything was seen to work. What to try next:
+
+    make demo KEEP=1               the same with three hosts, and time to look
+    target/debug/bootagent help    all commands
+    less README.md                 an agent of your own, without a server
+END

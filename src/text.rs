@@ -8,6 +8,58 @@ pub fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
+/// The one of `known` that somebody who wrote `word` most likely meant: one that differs in case, one that begins with it, or
+/// one that is spelled nearly so.
+pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let beginning = known.iter().find(|known| word.len() > 1 && known.starts_with(word));
+    let near = known.iter().min_by_key(|known| distance(word, known))?;
+    match (distance(word, near), beginning) {
+        (0, _) => Some(near),
+        (_, Some(beginning)) => Some(beginning),
+        (changes, None) => (changes <= 2.min(word.len() / 2)).then_some(*near),
+    }
+}
+
+/// The question for somebody who wrote something else.
+pub fn did_you_mean(nearest: &str) -> String {
+    format!("did you mean \"{nearest}\"?")
+}
+
+/// The edit distance: how many bytes must be changed, inserted or removed to turn `a` into `b`; case
+/// does not count.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.to_ascii_lowercase().bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.to_ascii_lowercase().bytes().enumerate() {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// A number with one decimal, also where that is 0, so that columns stay aligned.
+pub fn tenths(number: f64) -> String {
+    let tenths = (number * 10.0).round() as u64;
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+/// A size in bytes with a unit, in powers of 1024.
+pub fn size(bytes: f64) -> String {
+    let mut value = bytes;
+    for unit in ["B", "K", "M", "G"] {
+        if value < 1023.5 {
+            let whole = value >= 9.95 || unit == "B";
+            return if whole { (value.round() as u64).to_string() } else { tenths(value) } + unit;
+        }
+        value /= 1024.0;
+    }
+    tenths(value) + "T"
+}
+
 /// The longest message of a result or a report, in bytes.
 pub const MESSAGE_MAX: usize = 1024;
 
@@ -115,6 +167,40 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(os_release(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_word_is_found() {
+        let known = ["cputime", "CPU", "memory", "nofile", "nproc", "status", "start"];
+        for (word, want) in [
+            ("mem", Some("memory")),
+            ("cpu", Some("CPU")),
+            ("CPu", Some("CPU")),
+            ("stat", Some("status")),
+            ("strat", Some("start")),
+            ("memroy", Some("memory")),
+            ("m", None),
+            ("x", None),
+            ("dance", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, &known), want, "{word}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (bytes, want) in [
+            (0.0, "0B"),
+            (1023.0, "1023B"),
+            (1024.0, "1.0K"),
+            (10485760.0, "10M"),
+            (1.5 * 1073741824.0, "1.5G"),
+            (1023.9 * 1048576.0, "1.0G"),
+            (3e12, "2.7T"),
+        ] {
+            assert_eq!(size(bytes), want);
         }
     }
 

@@ -14,8 +14,8 @@ use crate::host::disk::reason;
 use crate::host::spawn::{env_file, user_of};
 use crate::host::{identity, image, runtime_directory};
 use crate::kernel::Uid;
-use crate::model::spec::{parse_capability, Account, Spec};
-use crate::sys::account;
+use crate::model::spec::{is_host_name, parse_capability, Account, Spec};
+use crate::sys::{account, hostname};
 use crate::text::count;
 use crate::wire::config::{Config, ConfigError, Defined};
 use crate::wire::sign::Keys;
@@ -69,6 +69,12 @@ pub fn check(path: &Path) -> u8 {
     }
     for text in config_files::shared_directories(&config) {
         complain(&format_args!("warning: {text}"));
+    }
+    let own_name = hostname();
+    if config.hostname.is_none() && !is_host_name(&own_name) {
+        complain(&format_args!(
+            "warning: servers take no host name but 1 to 253 of A-Z a-z 0-9 . _ -, and this host's is \"{own_name}\": set hostname"
+        ));
     }
     if !Path::new(&*config.agents_dir).exists() {
         complain(&format_args!("warning: agents_dir: there is no directory \"{}\"", config.agents_dir));

@@ -1,6 +1,6 @@
 //! What the command line knows: every command and option with its help, and the nearest one to a word that is none.
 
-use crate::text::sanitize;
+use crate::text::{did_you_mean, nearest, sanitize};
 
 /// One command of the command line.
 pub struct CommandHelp {
@@ -227,31 +227,9 @@ fn help_of_options(shorts: &str) -> String {
 
 /// The error for a `word` that is none of `known`, with the nearest of them or all.
 pub fn unknown(what: &str, word: &str, known: &[&str]) -> String {
-    let mut text = format!("there is no {what} \"{}\"", sanitize(word, SHOWN_MAX));
-    let mut beginning = known.iter().filter(|known| word.len() > 1 && known.starts_with(word));
-    let nearest = known.iter().min_by_key(|known| distance(word, known));
-    match beginning.next().or(nearest.filter(|nearest| distance(word, nearest) <= 2.min(word.len() / 2))) {
-        Some(nearest) => {
-            text.push_str(&format!("; did you mean \"{nearest}\"?"));
-        }
-        _ => text.push_str(&format!("; there are {}", known.join(", "))),
-    }
-    text
-}
-
-/// The edit distance: how many bytes must be changed, inserted or removed to turn `a` into `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
+    let shown = sanitize(word, SHOWN_MAX);
+    let others = nearest(word, known).map_or(format!("there are {}", known.join(", ")), did_you_mean);
+    format!("there is no {what} \"{shown}\"; {others}")
 }
 
 /// The command with this word.

@@ -4,8 +4,9 @@
 
 use std::path::Path;
 
-use super::table::{align, duration, member, number_of, plain, shown, size, tenths, text_of, Column, Screen};
+use super::table::{align, duration, member, number_of, plain, shown, text_of, Column, Screen};
 use crate::model::spec::Name;
+use crate::text::{size, tenths};
 use crate::wire::json::{self, Value};
 
 const COLUMNS: [Column; 9] = [

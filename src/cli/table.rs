@@ -68,11 +68,12 @@ impl Screen {
     }
 }
 
-const JOBS: [Column; 6] = [
+const JOBS: [Column; 7] = [
     Column::text("ID", "id"),
     Column::text("ACTION", "action"),
     Column::text("NAME", "name"),
     Column::text("STATE", "state"),
+    Column::number("AGE", "age"),
     Column::number("CODE", "errcode"),
     Column::text("MESSAGE", "message"),
 ];
@@ -85,9 +86,10 @@ pub fn jobs(body: &Value, screen: Screen) -> String {
     }
     let mut text = String::new();
     let rows: Vec<&Value> = jobs.iter().collect();
-    let shortened = align(&mut text, &JOBS, &["action", "name"], &rows, screen, &|job, key| {
+    let shortened = align(&mut text, &JOBS, &["action", "age", "name"], &rows, screen, &|job, key| {
         let text = match key {
             "errcode" => shown(job, key, |code| (code as i64).to_string()),
+            "age" => shown(job, key, duration),
             "state" => state_in_words(&text_of(job, key)),
             "message" => match text_of(job, key) {
                 message if message.is_empty() => text_of(job, "progress"),
@@ -229,38 +231,19 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// A number with one decimal, also where that is 0, so that columns stay aligned.
-pub fn tenths(number: f64) -> String {
-    let tenths = (number * 10.0).round() as u64;
-    format!("{}.{}", tenths / 10, tenths % 10)
-}
-
-/// A size in bytes with a unit, in powers of 1024.
-pub fn size(bytes: f64) -> String {
-    let mut value = bytes;
-    for unit in ["B", "K", "M", "G"] {
-        if value < 1023.5 {
-            let whole = value >= 9.95 || unit == "B";
-            return if whole { (value.round() as u64).to_string() } else { tenths(value) } + unit;
-        }
-        value /= 1024.0;
-    }
-    tenths(value) + "T"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn jobs_are_aligned() {
-        let body = r#"[{"id":"a-1","action":"install","name":"web","state":"taken","errcode":0,"message":"success"},
+        let body = r#"[{"id":"a-1","action":"install","name":"web","state":"taken","errcode":0,"message":"success","age":90},
             {"id":"b","action":"config","name":"","state":"downloading","progress":"1.5 MB of 3.0 MB"}]"#;
         let body = json::parse(body, 8).unwrap();
         let want = "\
-ID   ACTION   NAME  STATE        CODE  MESSAGE
-a-1  install  web   done, sent      0  success
-b    config         downloading     -  1.5 MB of 3.0 MB
+ID   ACTION   NAME  STATE          AGE  CODE  MESSAGE
+a-1  install  web   done, sent   1m30s     0  success
+b    config         downloading      -     -  1.5 MB of 3.0 MB
 ";
         assert_eq!(jobs(&body, Screen::default()), want);
         let narrow = Screen { width: Some(40), has_colours: false };
@@ -285,22 +268,11 @@ b    downloading     -  1.5 MB of 3.0 MB
     }
 
     #[test]
-    fn durations_and_sizes() {
+    fn durations() {
         for (seconds, want) in
             [(0.0, "0s"), (59.9, "59s"), (60.0, "1m0s"), (3600.0, "1h0m"), (90061.0, "1d1h"), (-1.0, "0s")]
         {
             assert_eq!(duration(seconds), want);
-        }
-        for (bytes, want) in [
-            (0.0, "0B"),
-            (1023.0, "1023B"),
-            (1024.0, "1.0K"),
-            (10485760.0, "10M"),
-            (1.5 * 1073741824.0, "1.5G"),
-            (1023.9 * 1048576.0, "1.0G"),
-            (3e12, "2.7T"),
-        ] {
-            assert_eq!(size(bytes), want);
         }
     }
 }

@@ -174,11 +174,14 @@ impl Daemon {
                 }
             }
         }
+        let (now, boot_id) = (monotonic(), self.state.boot_id());
         let mut ledger = Vec::new();
         for record in self.records.store().jobs() {
             if record.phase == Phase::Taken {
+                // The clock of another boot was another one.
+                let age = (*record.boot_id == *boot_id).then(|| now.since(record.received));
                 let JobRecord { id, action, name, phase, outcome, .. } = record;
-                ledger.push(Entry { id, action, name, phase, outcome, progress: "".into() });
+                ledger.push(Entry { id, action, name, phase, outcome, progress: "".into(), age });
             }
         }
         ledger.append(&mut entries);

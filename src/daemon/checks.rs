@@ -103,7 +103,7 @@ impl Daemon {
         });
         match spawned {
             Ok(pid) => {
-                let max = TAIL as usize + longest_value(&spec);
+                let max = TAIL as usize + longest_value(&self.secrets(&spec));
                 self.checks.push(Check { name: name.clone(), pipe: read_end, output: Vec::new(), max });
                 let Process { pid: id, ticks } = Daemon::process(pid);
                 // The file matters only if this daemon dies, and is written again for the next check.
@@ -122,6 +122,6 @@ impl Daemon {
         check.read();
         // The agent may have been removed in the meantime.
         let Some(spec) = self.state.spec(name) else { return String::new() };
-        sanitize(&without_values(&String::from_utf8_lossy(&check.output), &spec.envs), TAIL as usize)
+        sanitize(&without_values(&String::from_utf8_lossy(&check.output), &self.secrets(&spec)), TAIL as usize)
     }
 }

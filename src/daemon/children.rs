@@ -15,11 +15,11 @@ use super::{Daemon, Owner};
 use crate::error::Error;
 use crate::host::disk::reason;
 use crate::host::proc::{self, Snapshot, Stat};
-use crate::host::spawn::{setup, user_of, Where};
+use crate::host::spawn::{env_file, setup, user_of, Where};
 use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig, Stage};
 use crate::model::event::{Event, ToolOwner};
 use crate::model::package::Tool;
-use crate::model::spec::{Name, Spec};
+use crate::model::spec::{Envs, Name, Spec};
 use crate::sorted_map::SortedMap;
 use crate::sys::account::{own_gid, own_uid};
 use crate::sys::child::{spawn_child, Setup};
@@ -29,6 +29,9 @@ use crate::text::sanitize;
 
 /// How much of the output of an agent or of a check goes into the message about its end, bytes.
 pub(super) const TAIL: u64 = 400;
+
+/// Shorter values of the environment are shown: they are no secrets, and a text without them would be unreadable.
+const SECRET_MIN: usize = 6;
 
 /// How many descriptors must be free for a start: for its output twice, /dev/null, control groups, accounts, and some more.
 const SPARE: u64 = 16;
@@ -346,11 +349,25 @@ impl Daemon {
     /// The last lines of an agent's output, without the values of its environment.
     fn tail(&mut self, name: &Name) -> Box<str> {
         let Some(spec) = self.state.spec(name) else { return "".into() };
-        let text = self.outputs.tail(name, TAIL + longest_value(&spec) as u64);
+        let secrets = self.secrets(&spec);
+        let text = self.outputs.tail(name, TAIL + longest_value(&secrets) as u64);
         if !text.is_empty() {
             self.rotate_output(name, spec.log_size);
         }
-        sanitize(&without_values(&text, &spec.envs), TAIL as usize).into()
+        sanitize(&without_values(&text, &secrets), TAIL as usize).into()
+    }
+
+    /// What is shown of an agent's environment by its name alone: values of a certain length, and whatever a job gave. The longest
+    /// come first, as they may contain others.
+    pub(super) fn secrets(&self, spec: &Spec) -> Envs {
+        let record = self.state.agents().find(|agent| **agent.name() == *spec.name).map(|agent| &agent.record);
+        let of_job = record.and_then(|record| record.envs.clone()).unwrap_or_default();
+        let of_file = user_of(spec).and_then(|user| env_file(spec, user).ok()).unwrap_or_default();
+        let mut secrets: Envs = of_file.into_iter().chain(spec.envs.iter().cloned()).collect();
+        secrets
+            .retain(|variable| variable.1.len() >= SECRET_MIN || !variable.1.is_empty() && of_job.contains(variable));
+        secrets.sort_by_key(|(_, value)| usize::MAX - value.len());
+        secrets
     }
 
     /// Kills a check or tool with all its descendants.
@@ -389,17 +406,15 @@ fn open_descriptors() -> io::Result<u64> {
 }
 
 /// The length of the longest value in an agent's environment, bytes: a value may begin that far before the last `TAIL` bytes.
-pub(super) fn longest_value(spec: &Spec) -> usize {
-    spec.envs.iter().map(|(_, value)| value.len()).max().unwrap_or(0)
+pub(super) fn longest_value(envs: &Envs) -> usize {
+    envs.iter().map(|(_, value)| value.len()).max().unwrap_or(0)
 }
 
-/// The last `TAIL` bytes of `text` with the values of `envs` replaced by `***`. Where they begin in the middle of a value, they
+/// The last `TAIL` bytes of `text` with the values of `envs` replaced by `$NAME`. Where they begin in the middle of a value, they
 /// begin after it.
-pub(super) fn without_values(text: &str, envs: &[(Box<str>, Box<str>)]) -> String {
-    // Shorter values are no secrets, and replacing them would make the text unreadable.
-    let values = || envs.iter().map(|(_, value)| &**value).filter(|value| value.len() >= 4);
+pub(super) fn without_values(text: &str, envs: &Envs) -> String {
     let mut start = text.len().saturating_sub(TAIL as usize);
-    for value in values() {
+    for (_, value) in envs {
         let mut starts = (start + 1).saturating_sub(value.len())..start;
         let last = starts.rfind(|&at| text.as_bytes()[at..].starts_with(value.as_bytes()));
         start = last.map_or(start, |at| at + value.len());
@@ -407,7 +422,7 @@ pub(super) fn without_values(text: &str, envs: &[(Box<str>, Box<str>)]) -> Strin
     while !text.is_char_boundary(start) {
         start += 1;
     }
-    values().fold(text[start..].to_string(), |text, value| text.replace(value, "***"))
+    envs.iter().fold(text[start..].to_string(), |text, (name, value)| text.replace(&**value, &format!("${name}")))
 }
 
 /// The only process that descends from no other one of these. While there are several, each could be the main process; a
@@ -467,16 +482,16 @@ mod tests {
     #[test]
     fn no_part_of_a_value_is_shown() {
         let (secret, lines) = ("a secret of some length", "two\nlines of a secret");
-        let envs: Vec<(Box<str>, Box<str>)> =
-            [("A", secret), ("B", lines), ("C", "abc")].map(|(name, value)| (name.into(), value.into())).into();
+        let envs: Envs =
+            [("SECRET", secret), ("SECRET", lines)].map(|(name, value)| (name.into(), value.into())).into();
         // Wherever what is shown begins.
         for padding in TAIL as usize - 60..TAIL as usize + 60 {
             for value in [secret, lines] {
                 let text = format!("before {value}{} abc {value} \u{e9}nd", "x".repeat(padding));
                 let shown = without_values(&text, &envs);
-                assert!(shown.ends_with("x abc *** \u{e9}nd"), "{padding}: {shown}");
+                assert!(shown.ends_with("x abc $SECRET \u{e9}nd"), "{padding}: {shown}");
                 let first = shown.split("xxx").next().unwrap_or_default();
-                assert!(["", "x"].contains(&first) || first.ends_with("***"), "{padding}: {shown}");
+                assert!(["", "x"].contains(&first) || first.ends_with("$SECRET"), "{padding}: {shown}");
             }
         }
     }

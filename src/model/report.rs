@@ -119,7 +119,9 @@ pub struct Entry {
     pub phase: Phase,
     /// How it ended, if it has.
     pub outcome: Option<Outcome>,
-    /// What it is doing at the moment, for people: `1.5 MB of 3.0 MB`, `waits for "a1"`; empty when there is nothing to
+    /// The time since it was received, where that was in this boot.
+    pub age: Option<Duration>,
+    /// What it is doing at the moment, for people: `15 of 30 bytes`, `waits for "a1"`; empty when there is nothing to
     /// show.
     pub progress: Box<str>,
 }

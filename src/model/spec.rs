@@ -212,6 +212,11 @@ pub fn is_name(text: &str) -> bool {
     (1..=50).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
+/// Whether `text` is a host name that servers take.
+pub fn is_host_name(text: &str) -> bool {
+    (1..=253).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
 /// Whether `text` is a valid id of a job: `[A-Za-z0-9_-][A-Za-z0-9._-]{0,126}`, so that it is safe as a file name.
 pub fn is_job_id(text: &str) -> bool {
     (1..=127).contains(&text.len())

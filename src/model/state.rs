@@ -241,6 +241,11 @@ impl State {
         self.agents.get(name)?.spec()
     }
 
+    /// The boot that the host is in.
+    pub fn boot_id(&self) -> &str {
+        &self.options.boot_id
+    }
+
     /// Every agent.
     pub fn agents(&self) -> impl Iterator<Item = &Agent> {
         self.agents.values()

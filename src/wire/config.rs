@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::basis::satisfies;
 use crate::model::schedule::{parse_servers, Server};
-use crate::model::spec::{is_name, shared_directory, Labels, Spec};
+use crate::model::spec::{is_host_name, is_name, shared_directory, Labels, Spec};
 use crate::text::{sanitize, visible, MESSAGE_MAX};
 use crate::wire::control::SOCKET;
 use crate::wire::definition::{absolute, definition, size_above_0};
@@ -220,7 +220,7 @@ fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
     let level = |value| Level::parse(json::text(value)?);
     let levels = "\"error\", \"warn\", \"info\" or \"debug\"";
     config.log_level = fields.read("log_level", levels, level).unwrap_or(config.log_level);
-    config.hostname = fields.read("hostname", "a host name", word).map(Into::into);
+    config.hostname = fields.read("hostname", "1 to 253 of A-Z a-z 0-9 . _ -", host_name).map(Into::into);
     config.helper_user = fields.read("helper_user", "a user name", word).map(Into::into);
     config.cgroup = fields.read("cgroup", "the path of a control group", group).map(Into::into);
     config.key_file = fields.read("key_file", "an absolute path", absolute).map(Into::into);
@@ -273,6 +273,10 @@ fn labels(value: &Value, path: &str, faults: &mut Vec<String>) -> Labels {
 }
 
 /// A name without white space and control characters, which would break a line or a column.
+fn host_name(value: &Value) -> Option<&str> {
+    json::text(value).filter(|text| is_host_name(text))
+}
+
 fn word(value: &Value) -> Option<&str> {
     json::text(value)
         .filter(|text| (1..=255).contains(&text.len()) && !text.contains(|c: char| c.is_whitespace() || c.is_control()))

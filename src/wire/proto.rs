@@ -143,6 +143,9 @@ pub fn ledger_body(entries: &[Entry]) -> String {
         }
         put(&mut json, "message", entry.outcome.as_ref().map_or("", |outcome| &outcome.message));
         put(&mut json, "progress", &entry.progress);
+        if let Some(age) = entry.age {
+            json.key("age").number(age.as_secs());
+        }
         json.close('}');
     }
     json.close(']');

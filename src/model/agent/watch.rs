@@ -8,6 +8,7 @@ use crate::kernel::{Decimal, Exit, Level, Time};
 use crate::model::event::Usage;
 use crate::model::restart::End;
 use crate::model::spec::Limits;
+use crate::text::size;
 
 impl Agent {
     /// Its processor time and memory were measured. `check`: this is a check of polled limits, and not a measurement for a
@@ -45,7 +46,8 @@ impl Agent {
         let limit = self.limit(|record, spec| record.memory.or(spec.memory));
         let (true, Some(limit), Some(memory)) = (self.poll.1, limit, self.memory) else { return };
         if memory > limit {
-            self.kill_for_limit(format_args!("memory {memory} bytes over the limit of {limit} bytes"), context);
+            let (memory, limit) = (size(memory as f64), size(limit as f64));
+            self.kill_for_limit(format_args!("memory {memory} over the limit of {limit}"), context);
         }
     }
 

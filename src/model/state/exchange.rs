@@ -98,6 +98,10 @@ impl Exchanges {
     fn answer_reporting(&mut self, good: bool, server: &str, reply: &Reply, out: &mut Vec<Action>) {
         for client in self.take_reporting() {
             match reply {
+                Reply::Jobs { errcode: Some(errcode), .. } if good && *errcode != 0 => {
+                    let text = format_args!("reported to {server}, which answers errcode {errcode}: its log says why");
+                    answer(out, client, 0, text);
+                }
                 _ if good => answer(out, client, 0, format_args!("reported to {server}")),
                 Reply::Failed { reason, .. } => {
                     answer(out, client, 1, format_args!("no server took the report; the last one, {server}: {reason}"));

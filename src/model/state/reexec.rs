@@ -241,8 +241,13 @@ impl State {
             pending.stage = Stage::Check { until: now.time + TRY, late: false };
             let argv = vec![pending.program.clone(), "-c".into(), config, "check".into()];
             let version = version.and_then(|version| version.split_whitespace().next()).unwrap_or_default();
-            let version = format!("bootagent-{}", sanitize(version, 60)).into();
+            let version: Box<str> = format!("bootagent-{}", sanitize(version, 60)).into();
             if let Some(job) = pending.job.clone() {
+                let wanted = self.wanted_version(&job);
+                if let Some(wanted) = wanted.filter(|wanted| !is_version_of(&version, wanted)) {
+                    let why = format!("the job says version {wanted}, but the binary says {version}");
+                    return self.not_reexeced(&why, now, out);
+                }
                 self.note_version(&job, version, out);
             }
             return out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
@@ -301,6 +306,32 @@ impl State {
                 out.push(Action::KillTool(ToolOwner::Reexec));
             }
             Stage::Version { .. } | Stage::Check { .. } | Stage::Good | Stage::Waiting(_) | Stage::Leaving => {}
+        }
+    }
+}
+
+/// Whether `said`, such as `bootagent-1.2.0-x86_64`, is what a binary of version `wanted` says.
+fn is_version_of(said: &str, wanted: &str) -> bool {
+    let rest = said.strip_prefix("bootagent-").and_then(|said| said.strip_prefix(wanted));
+    said == wanted || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_version_of;
+
+    #[test]
+    fn a_binary_is_of_the_version_that_it_says() {
+        for (said, wanted, want) in [
+            ("bootagent-1.2.0-x86_64", "1.2.0", true),
+            ("bootagent-1.2.0-x86_64", "bootagent-1.2.0-x86_64", true),
+            ("bootagent-1.2.0", "1.2.0", true),
+            ("bootagent-1.2.0-rc1-arm", "1.2.0-rc1", true),
+            ("bootagent-1.2.01-x86_64", "1.2.0", false),
+            ("bootagent-1.1.0-x86_64", "1.2.0", false),
+            ("bootagent-", "1.2.0", false),
+        ] {
+            assert_eq!(is_version_of(said, wanted), want, "{said} {wanted}");
         }
     }
 }

@@ -47,8 +47,8 @@ fn every_key_of_the_configuration_is_checked() {
         (r#""svrlist":"a:1,b:0""#, r#"svrlist: server "b:0": want a port of 1..65535"#),
         (r#""step":0"#, "step: want seconds, above 0 and at most ten years, got 0"),
         (r#""splay":-1"#, "splay: want seconds, 0 or more and at most ten years, got -1"),
-        (r#""hostname":"a b""#, r#"hostname: want a host name, got "a b""#),
-        (r#""hostname":"""#, r#"hostname: want a host name, got """#),
+        (r#""hostname":"a b""#, r#"hostname: want 1 to 253 of A-Z a-z 0-9 . _ -, got "a b""#),
+        (r#""hostname":"""#, r#"hostname: want 1 to 253 of A-Z a-z 0-9 . _ -, got """#),
         (r#""agents_dir":"agents.d""#, r#"agents_dir: want an absolute path, got "agents.d""#),
         (r#""state_dir":"""#, r#"state_dir: want an absolute path, got """#),
         (r#""run_dir":1"#, "run_dir: want an absolute path, got 1"),
@@ -73,7 +73,7 @@ fn every_key_of_the_configuration_is_checked() {
         (r#""labels":{"a b":"c"}"#, "labels.a b: want a name of 1 to 50 of A-Z a-z 0-9 _ -"),
         (r#""labels":{"a":1}"#, "labels.a: want a text of at most 128 bytes on one line, got 1"),
         (r#""labels":{"a":"b\nc"}"#, r#"labels.a: want a text of at most 128 bytes on one line, got "b\nc""#),
-        (r#""Step":1"#, "Step: unknown key"),
+        (r#""Step":1"#, "Step: unknown key; did you mean \"step\"?"),
     ] {
         let (config, problems) = read_config("/etc/b.json", format!("{{{text}}}").as_bytes());
         assert_eq!(texts(&problems), [format!("/etc/b.json: {want}")], "{text}");

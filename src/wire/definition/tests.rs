@@ -123,7 +123,7 @@ fn every_key_is_checked() {
         (r#""limits":{"memory":"20X"}"#, r#"limits.memory: want a size such as "20M", got "20X""#),
         (r#""limits":{"memory":0}"#, r#"limits.memory: want a size such as "20M", got 0"#),
         (r#""limits":{"memory":-1}"#, r#"limits.memory: want a size such as "20M", got -1"#),
-        (r#""limits":{"cpu":"10%"}"#, "limits.cpu: unknown key"),
+        (r#""limits":{"cpu":"10%"}"#, "limits.cpu: unknown key; did you mean \"CPU\"?"),
         (r#""limits":{"nofile":"20M"}"#, r#"limits.nofile: want an integer or "unlimited", got "20M""#),
         (r#""limits":{"nproc":1.5}"#, r#"limits.nproc: want an integer or "unlimited", got 1.5"#),
         (r#""limits":{"cputime":-1}"#, r#"limits.cputime: want an integer or "unlimited", got -1"#),
@@ -171,7 +171,7 @@ fn every_key_is_checked() {
         (r#""oom_score_adj":-1001"#, "oom_score_adj: want an integer of -1000..1000, got -1001"),
         (r#""capabilities":"all""#, r#"capabilities: want an array of names such as "CAP_CHOWN", got "all""#),
         (r#""no_new_privs":1"#, "no_new_privs: want true or false, got 1"),
-        (r#""restart":"always""#, "restart: unknown key"),
+        (r#""restart":"always""#, "restart: unknown key; did you mean \"restartsecs\"?"),
     ] {
         assert_eq!(read(&format!(",{extra}"), false), Err(vec![want.to_string()]), "{extra}");
     }

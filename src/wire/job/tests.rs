@@ -108,7 +108,7 @@ fn every_known_field_is_checked() {
         ("restart", ",\"envs\":{\"A=hush\":\"\"}", "envs: want names"),
         ("restart", ",\"limits\":\"none\"", "limits: want an object"),
         ("restart", ",\"limits\":{\"memory\":\"0\"}", "limits.memory: want a size"),
-        ("restart", ",\"limits\":{\"memroy\":\"1M\"}", "limits.memroy: unknown key"),
+        ("restart", ",\"limits\":{\"memroy\":\"1M\"}", "limits.memroy: unknown key; did you mean \"memory\"?"),
         ("restart", ",\"definition\":7", "definition: want an object, got 7"),
         ("restart", ",\"definition\":{}", "definition.name: missing"),
         ("restart", relative, "definition.exec[0]: want an absolute path"),

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::text::{did_you_mean, nearest};
+
 use super::{flag, integer, seconds, show, text, Object, Value};
 
 /// Reads the members of one object, and collects what is wrong with them as `path.key: message` in `faults`.
@@ -106,7 +108,9 @@ impl<'v, 'f> Fields<'v, 'f> {
         for key in self.object.keys() {
             if !self.known.contains(&key.as_str()) {
                 let shown = show(&Value::String(key.clone()));
-                self.faults.push(fault(self.path, &shown[1..shown.len() - 1], "unknown key"));
+                let near = nearest(key, &self.known).map(|near| format!("; {}", did_you_mean(near)));
+                let message = format!("unknown key{}", near.unwrap_or_default());
+                self.faults.push(fault(self.path, &shown[1..shown.len() - 1], &message));
             }
         }
     }

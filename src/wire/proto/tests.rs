@@ -129,6 +129,7 @@ fn results_and_ledger_are_written_to_the_letter() {
             phase: Phase::Downloading,
             outcome: None,
             progress: "1.5 MB of 3.0 MB".into(),
+            age: None,
         },
         Entry {
             id: "b".into(),
@@ -137,6 +138,7 @@ fn results_and_ledger_are_written_to_the_letter() {
             phase: Phase::Taken,
             outcome: Some(Outcome::new(Code::UnknownAction, "action")),
             progress: "".into(),
+            age: None,
         },
     ];
     assert_eq!(ledger_body(&entries), compact(LEDGER));

@@ -51,6 +51,13 @@ impl State {
         format!("{} {}", self.options.version, source.digest)
     }
 
+    /// The version that a job says the binary has that it brings.
+    pub(in super::super) fn wanted_version(&self, job: &JobId) -> Option<Box<str>> {
+        let job = &self.jobs.open[self.jobs.index(job)?];
+        job.source()?;
+        job.content.as_ref()?.version.clone()
+    }
+
     /// Notes the version that the new binary reports.
     pub(in super::super) fn note_version(&mut self, job: &JobId, version: Box<str>, out: &mut Vec<Action>) {
         let Some(index) = self.expect_job(job, "the new binary said its version", out) else { return };

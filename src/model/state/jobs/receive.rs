@@ -173,6 +173,7 @@ impl State {
             phase: job.record.phase,
             outcome: job.record.outcome.clone().filter(|_| job.has_ended()),
             progress: self.progress_of(index, now).into(),
+            age: Some(now.time.since(job.record.received)),
         };
         self.jobs.open.iter().enumerate().map(entry).collect()
     }
