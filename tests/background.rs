@@ -121,3 +121,23 @@ fn a_daemon_started_from_below_an_agent_is_not_of_its_tree() {
         host.wait("daemon, keeper and agents to end", || host.processes().is_empty());
     }
 }
+
+/// In the second between a dead daemon and the one that its keeper starts next, only the keeper can be told to stop.
+#[test]
+fn the_sysv_script_stops_what_a_keeper_is_about_to_start() {
+    let host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.configure();
+    host.write("script", &host.ok(&["init", "sysv"]));
+    let script = |word: &str| run(Command::new("sh").arg(host.path("script")).arg(word)).expect("the script ends");
+    for _ in 0..3 {
+        let ran = script("start");
+        assert_eq!(ran.code, 0, "{ran:?}");
+        host.wait_running("web");
+        let daemon: i32 = host.read("run/bootagent.pid").trim().parse().unwrap();
+        kill(daemon, "KILL");
+        let ran = script("stop");
+        assert!(ran.code == 0 && host.processes().is_empty(), "{ran:?} {:?}", host.processes());
+        assert_eq!(script("status").code, 3);
+    }
+}

@@ -238,6 +238,19 @@ fn definitions_have_their_order() {
 }
 
 #[test]
+fn the_output_of_an_undone_install_goes_with_it() {
+    let (server, host) = pair();
+    let bad = tarball(&host, "web", "1.0", "#!/bin/sh\necho why it ends; exit 3\n", &[]);
+    let message = host.does(&server, &install(&server, "one", "web", &bad), 7);
+    assert!(message.contains("why it ends"), "{message}");
+    host.wait("the output to be removed", || !host.path("log/web.log").exists());
+    // What an agent of this name wrote before stays.
+    host.write("log/web.log", "earlier\n");
+    host.does(&server, &install(&server, "two", "web", &bad), 7);
+    assert!(host.read("log/web.log").starts_with("earlier\n"), "{}", host.read("log/web.log"));
+}
+
+#[test]
 fn an_upgrade_that_does_not_say_how_to_run_its_agent_leaves_it_alone() {
     let (server, host) = pair();
     let one = tarball(&host, "web", "1.0", &staying("up"), &[]);

@@ -95,6 +95,8 @@ impl Daemon {
             | Action::Inspect { .. } => self.act_on_package(action),
             Action::RemovePackage(name, files) => self.drop_package(&name, &files),
 
+            Action::RemoveOutput(name) => self.outputs.remove(&name),
+
             Action::SaveJob(record) => self.save_job(record),
             Action::TouchJob(id, seq) => self.touch_job(&id, seq),
             Action::RemoveJob(_)

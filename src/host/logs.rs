@@ -260,6 +260,15 @@ impl Outputs {
         (metadata.is_file() && metadata.nlink() == 0 && is_known && metadata.len() > size).then_some(log)
     }
 
+    /// Removes the agent's output, unless there was output of an earlier agent of this name before its last start.
+    pub fn remove(&mut self, name: &str) {
+        if self.begins.remove(name).is_none() {
+            let path = self.path(name);
+            let _ = fs::remove_file(path.with_extension("log.1"));
+            let _ = fs::remove_file(path);
+        }
+    }
+
     /// The last whole lines of the agent's output since its start, at most `max` bytes; empty when there are none. Where an
     /// earlier daemon started the agent, the whole file counts. The text must go through `text::sanitize` before it
     /// is shown, as the agent wrote it.

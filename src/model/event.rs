@@ -408,6 +408,8 @@ pub enum Action {
     SaveAgent(Box<AgentRecord>),
     /// Remove an agent's records.
     RemoveAgent(Name),
+    /// Remove the output of an agent whose install was undone.
+    RemoveOutput(Name),
     /// Write the settings that a server gave.
     SaveSettings(Settings),
     /// Write the host's identity.

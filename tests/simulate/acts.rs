@@ -11,7 +11,7 @@ impl Host<'_> {
             }
         }
         match action {
-            Action::Log(..) | Action::SaveIdentity(_) => {}
+            Action::Log(..) | Action::SaveIdentity(_) | Action::RemoveOutput(_) => {}
             Action::Reload => self.reload(),
             Action::ReloadAll => {
                 self.reload();

@@ -190,6 +190,9 @@ impl Run<'_> {
         let file = self.agent().is_some_and(is_file);
         if before.name.is_empty() || !file && before.package.is_none() && before.definition.is_none() {
             self.state.forget(self.job.name(), self.now, self.out);
+            if before.name.is_empty() {
+                self.out.push(Action::RemoveOutput(self.job.name().clone()));
+            }
             return StepResult::Done;
         }
         let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
