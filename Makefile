@@ -79,7 +79,7 @@ test-tls: ## run the tests of the tls build, against nginx
 	$(CARGO) test --locked --features tls --test tls
 
 fleet: ## simulate 100,000 hosts and run DAEMONS=500 real daemons for MINUTES=10; updates docs/fleet.md
-	$(CARGO) build --locked --release --bin bootagent --example bootserver
+	$(CARGO) build --locked --release --bin bootagent --example server
 	FLEET_HOSTS=100000 FLEET_DAEMONS=$(DAEMONS) FLEET_MINUTES=$(MINUTES) FLEET_PAGE=docs/fleet.md \
 		$(CARGO) test --locked --release --test fleet -- --nocapture --test-threads 1
 

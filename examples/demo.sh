@@ -2,18 +2,18 @@
 # What BootAgent does, in half a minute: a control server and an agent on the loopback, an install, a kill, an upgrade.
 #
 # Needs no root and leaves nothing behind: everything happens in a temporary directory and with processes of its own.
-# Ends with 0 only if every step was seen to work. BOOTAGENT and BOOTSERVER name other binaries than those of this tree.
+# Ends with 0 only if every step was seen to work. BOOTAGENT and SERVER name other binaries than those of this tree.
 # With KEEP=1 the server and three hosts stay up until Enter is pressed.
 set -eu
 cd "$(dirname "$0")/.."
 
-if [ -z "${BOOTAGENT-}" ] || [ -z "${BOOTSERVER-}" ]; then
+if [ -z "${BOOTAGENT-}" ] || [ -z "${SERVER-}" ]; then
     echo 'Building bootagent and a small control server; the first time takes a minute.'
-    cargo build --quiet --bin bootagent --example bootserver
+    cargo build --quiet --bin bootagent --example server
 fi
 target=${CARGO_TARGET_DIR:-$PWD/target}/debug
 BOOTAGENT=${BOOTAGENT:-$target/bootagent}
-BOOTSERVER=${BOOTSERVER:-$target/examples/bootserver}
+SERVER=${SERVER:-$target/examples/server}
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/bootagent-demo.XXXXXX")
 server='' daemon='' pid='' more_daemons='' seen_all=''
@@ -149,7 +149,7 @@ pack 2.0
 ls "$dir/packages"
 
 step 'Starting a control server'
-"$BOOTSERVER" --listen 127.0.0.1:0 --packages "$dir/packages" --jobs "$dir/jobs" --results "$dir/results.jsonl" \
+"$SERVER" --listen 127.0.0.1:0 --packages "$dir/packages" --jobs "$dir/jobs" --results "$dir/results.jsonl" \
     >"$dir/server.out" 2>&1 &
 server=$!
 wait_until 'the server listens' grep -q "^listening on" "$dir/server.out"

@@ -131,8 +131,8 @@ struct Reference {
 
 impl Reference {
     fn start(host: &Host) -> Option<Reference> {
-        let Some(program) = example("bootserver") else {
-            skipped("the example bootserver (cargo build --examples)");
+        let Some(program) = example("server") else {
+            skipped("the example server (cargo build --examples)");
             return None;
         };
         fs::create_dir_all(host.path("jobs/all")).expect("the host's directory can be written");
@@ -218,7 +218,7 @@ fn what_is_altered_on_the_way_does_not_count() {
         let (_, reply) = between.seen().pop().expect("it came by");
         assert!(reply.starts_with(b"HTTP/1.1 403 "), "{what}: {}", String::from_utf8_lossy(&reply));
     }
-    assert!(host.job("j1").is_none() && host.wait_running("web").runs(), "{}", host.logs());
+    assert!(host.job(&as_sent("j1")).is_none() && host.wait_running("web").runs(), "{}", host.logs());
     // Said once, as long as it lasts.
     assert_eq!(host.read("log/bootagent.log").matches("the reply's signature is wrong").count(), 1, "{}", host.logs());
     // The server accepted nothing of that as a message of the host either.
@@ -252,7 +252,7 @@ fn what_was_said_before_does_not_count_again() {
     host.wait_running("web");
     let mut told = 0;
     for (_, reply) in &said {
-        told += usize::from(reply.windows(4).any(|part| part == b"\"j1\""));
+        told += usize::from(String::from_utf8_lossy(reply).contains(&as_sent("j1")));
         let reply = reply.clone();
         between.answers(move |_| reply.clone());
         assert!(!reports(&host), "a reply was taken for another");
@@ -281,7 +281,7 @@ fn replies_in_another_order_do_not_count() {
         assert!(!reports(&one) && !reports(&other), "a reply to another request was taken");
     }
     for host in [&one, &other] {
-        assert!(host.job("j1").is_none() && host.wait_running("web").runs());
+        assert!(host.job(&as_sent("j1")).is_none() && host.wait_running("web").runs());
     }
     drop(reference);
 }

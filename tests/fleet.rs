@@ -242,7 +242,7 @@ fn real_daemons_that_are_killed_at_random_account_for_every_job() {
     let daemons = number("FLEET_DAEMONS").unwrap_or(6) as usize;
     let time = Duration::from_secs(number("FLEET_MINUTES").map_or(12, |minutes| minutes * 60));
     let Some(outcome) = daemons::live(daemons, time) else {
-        util::skipped("the example bootserver (cargo build --examples)");
+        util::skipped("the example server (cargo build --examples)");
         return;
     };
     let mut table = format!("{daemons} daemons with two agents each, {} minutes:\n\n", time.as_secs() as f64 / 60.0);

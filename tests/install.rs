@@ -403,13 +403,13 @@ fn an_rpm_is_installed_upgraded_and_removed() {
 /// What `make demo` shows must stay true.
 #[test]
 fn the_demo_works() {
-    let Some(server) = example("bootserver") else {
-        skipped("the example bootserver (cargo build --examples)");
+    let Some(server) = example("server") else {
+        skipped("the example server (cargo build --examples)");
         return;
     };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo.sh");
     let mut demo = Command::new("sh");
-    let ran = run(demo.arg(script).env("BOOTAGENT", binary()).env("BOOTSERVER", server)).expect("the demo ends");
+    let ran = run(demo.arg(script).env("BOOTAGENT", binary()).env("SERVER", server)).expect("the demo ends");
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
 }
 

@@ -186,7 +186,7 @@ fn each_fault_of_a_broken_server_is_found() {
 
 #[test]
 fn the_reference_server_has_none_and_bears_load() {
-    let Some((program, server)) = program().zip(example("bootserver")) else { return };
+    let Some((program, server)) = program().zip(example("server")) else { return };
     for keyed in [false, true] {
         let host = Host::new();
         host.write("key", &format!("{KEY}\n"));

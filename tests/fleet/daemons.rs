@@ -1,4 +1,4 @@
-//! Real daemons, each a host of its own, with one reference server over them (examples/bootserver.rs). Daemons, whatever
+//! Real daemons, each a host of its own, with one reference server over them (examples/server.rs). Daemons, whatever
 //! runs below them and the server itself are killed at random while jobs come; at the end each job must have been answered,
 //! with one and the same result however often it was sent, and each agent must run once.
 
@@ -49,7 +49,7 @@ struct Reference {
 
 impl Reference {
     fn start(dir: &Path, address: &str) -> Option<Reference> {
-        let program = example("bootserver")?;
+        let program = example("server")?;
         let (child, address) = Reference::launch(&program, dir, address);
         Some(Reference { program, dir: dir.to_path_buf(), address, child })
     }
@@ -140,13 +140,15 @@ impl Member {
 const WRONG: &str = "SHA256:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Every result on the server's file: the codes and messages that came for a job. Ids are unique here, and begin with the
-/// host: the server itself does not know whose a result is when it has been started since that host's last report.
+/// host: the server itself does not know whose a result is when it has been started since that host's last report, and
+/// then does not take off what it added to the id for host and attempt.
 fn results(path: &Path) -> BTreeMap<String, Vec<(i64, String)>> {
     let mut all: BTreeMap<String, Vec<(i64, String)>> = BTreeMap::new();
     for line in fs::read_to_string(path).unwrap_or_default().lines() {
         // Its last line may be half written.
         let Ok(result) = json::from_str::<Value>(line) else { continue };
-        let (host, id) = (text(&result, "host"), text(&result, "id").to_string());
+        let host = text(&result, "host");
+        let id = text(&result, "sent_id").rsplitn(3, '.').last().unwrap_or_default().to_string();
         assert!(id.starts_with(host), "a result of {host}: {line}");
         all.entry(id).or_default().push((number(&result, "errcode") as i64, text(&result, "message").to_string()));
     }

@@ -1,6 +1,7 @@
 //! Programs and processes as tests see them: what runs, waits and signals, and what keeps a test from running here.
 
 use super::*;
+use sha2::{Digest, Sha256};
 
 /// The binary under test.
 pub fn binary() -> PathBuf {
@@ -17,6 +18,12 @@ pub fn old_binary() -> Option<PathBuf> {
         skipped(&format!("{} (set BOOTAGENT_OLD)", path.display()));
     }
     runs.then(|| path.canonicalize().expect("a path that exists"))
+}
+
+/// The id that the example server gives the test host for the first attempt at a job.
+pub fn as_sent(id: &str) -> String {
+    let host = Sha256::digest("test-host");
+    format!("{id}.{:02x}{:02x}{:02x}{:02x}.1", host[0], host[1], host[2], host[3])
 }
 
 /// An example of this package, where it was built beside the tests.

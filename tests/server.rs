@@ -1,4 +1,4 @@
-//! The reference server (examples/bootserver.rs) as a server author reads it: what it hands out, keeps, serves and refuses.
+//! The reference server (examples/server.rs) as a server author reads it: what it hands out, keeps, serves and refuses.
 
 mod util;
 
@@ -13,19 +13,30 @@ use util::*;
 const STATUS: &str = r#"{"hostname":"web-01","version":"bootagent-1.0.0-x86_64","uptime":1,"timestamp":2,"step":600,
     "agents":[{"name":"web","version":"1.0","status":"running","uptime":1.5}]}"#;
 
+/// What stands for the host in the ids that it gets: the first 8 digits of the SHA-256 of "web-01".
+const HOST: &str = "0b9d9f06";
+
 /// A running reference server.
 struct Reference(Child, String);
 
 impl Reference {
     /// Starts one over the directories of `host`; `None` where the example was not built.
     fn start(host: &Host) -> Option<Reference> {
-        let program = example("bootserver").or_else(|| {
-            skipped("the example bootserver (cargo build --examples)");
+        Reference::start_with(host, &[])
+    }
+
+    fn start_with(host: &Host, options: &[&str]) -> Option<Reference> {
+        let program = example("server").or_else(|| {
+            skipped("the example server (cargo build --examples)");
             None
         })?;
         let mut command = Command::new(program);
         command.args(["--listen", "127.0.0.1:0"]).current_dir(&host.dir);
-        command.args(["--packages", "packages", "--jobs", "jobs"]).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .args(["--packages", "packages", "--jobs", "jobs"])
+            .args(options)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = command.spawn().expect("the example can be executed");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
@@ -54,7 +65,11 @@ impl Reference {
     fn given(&self) -> Vec<String> {
         let reply = self.post("/agent/status", STATUS);
         assert_eq!(number(&reply, "errcode"), 0.0);
-        items(&reply, "jobs").iter().map(|job| text(job, "id").to_string()).collect()
+        items(&reply, "jobs")
+            .iter()
+            .map(|job| text(job, "id").to_string())
+            .map(|id| id.replace(HOST, "web-01"))
+            .collect()
     }
 }
 
@@ -82,25 +97,66 @@ fn pair() -> Option<(Host, Reference)> {
 #[test]
 fn jobs_are_given_until_their_result_came() {
     let Some((host, mut server)) = pair() else { return };
-    assert_eq!(server.given(), ["w1", "w2", "a1"]);
-    assert_eq!(server.given(), ["w1", "w2", "a1"]);
-    let results = r#"[{"id":"w1","errcode":0,"message":"success"},{"id":"a1","errcode":3,"message":"<b>"}]"#;
-    assert_eq!(number(&server.post("/agent/job/result", results), "errcode"), 0.0);
-    assert_eq!(server.given(), ["w2"]);
+    assert_eq!(server.given(), ["w1.web-01.1", "w2.web-01.1", "a1.web-01.1"]);
+    assert_eq!(server.given(), ["w1.web-01.1", "w2.web-01.1", "a1.web-01.1"]);
+    let results =
+        r#"[{"id":"w1.HOST.1","errcode":0,"message":"success"},{"id":"a1.HOST.1","errcode":3,"message":"<b>"}]"#;
+    assert_eq!(number(&server.post("/agent/job/result", &results.replace("HOST", HOST)), "errcode"), 0.0);
+    assert_eq!(server.given(), ["w2.web-01.1"]);
     host.write("jobs/web-01/2.json", r#"{"id":"w3"}"#);
-    assert_eq!(server.given(), ["w2", "w3"], "a file dropped later");
+    assert_eq!(server.given(), ["w2.web-01.1", "w3.web-01.1"], "a file dropped later");
     let page = server.ask("GET / HTTP/1.1", "");
     assert!(page.contains("web-01") && page.contains("running") && !page.contains("<b>"), "{page}");
-    let hosts = server.ask("GET /hosts HTTP/1.1", "");
-    let hosts: Value = json::from_str(hosts.split_once("\r\n\r\n").unwrap().1).unwrap();
-    assert_eq!(text(&hosts, "0.status.agents.0.status"), "running");
+    // What is wrong with the job files is told there, with its place.
+    for wrong in ["jobs/all/2.json:1:3: ", "jobs/web-01/1.json: a job has no \"id\"", "jobs/web-02: no host"] {
+        assert!(page.contains(wrong), "{wrong}: {page}");
+    }
 
     // What was taken is on disk, with the host that it is of, and is known after a restart.
     let kept: Value = json::from_str(host.read("results.jsonl").lines().next().unwrap()).unwrap();
     assert_eq!((text(&kept, "id"), text(&kept, "host"), number(&kept, "errcode")), ("w1", "web-01", 0.0));
     drop(server);
     server = Reference::start(&host).unwrap();
-    assert_eq!(server.given(), ["w2", "w3"]);
+    assert_eq!(server.given(), ["w2.web-01.1", "w3.web-01.1"]);
+}
+
+#[test]
+fn another_attempt_has_another_id_and_a_changed_job_is_told() {
+    let Some((host, server)) = pair() else { return };
+    host.write("jobs/web-01/1.json", r#"{"id":"w1","action":"start","name":"web"}"#);
+    assert_eq!(server.given(), ["w1.web-01.1", "a1.web-01.1"]);
+    let told = |server: &Reference| server.ask("GET / HTTP/1.1", "").contains("has changed since");
+    assert!(!told(&server));
+    host.write("jobs/web-01/1.json", r#"{"id":"w1","action":"stop","name":"web"}"#);
+    let reply = server.post("/agent/status", STATUS);
+    assert_eq!(text(&reply, "jobs.0.action"), "start", "an id was given two meanings");
+    assert!(told(&server));
+    host.write("jobs/web-01/1.json", r#"{"id":"w1","attempt":2,"action":"stop","name":"web"}"#);
+    assert_eq!(server.given(), ["w1.web-01.2", "a1.web-01.1"]);
+    assert!(!told(&server));
+}
+
+#[test]
+fn a_server_with_too_much_to_do_says_so_signed() {
+    let host = Host::new();
+    host.write("packages/a.tar", "");
+    host.write("jobs/all/none.json", "[]");
+    let key = "the key of this test";
+    host.write("key", key);
+    let Some(server) = Reference::start_with(&host, &["--key-file", "key"]) else { return };
+    let silent: Vec<TcpStream> = (0..512).map(|_| TcpStream::connect(&server.1).expect("it listens")).collect();
+    let nonce = "0123456789abcdef0123456789abcdef";
+    let answer = patiently(|| {
+        let answer = server.ask(&format!("POST /agent/status HTTP/1.1\r\nX-BootAgent-Nonce: {nonce}"), STATUS);
+        answer.starts_with("HTTP/1.1 503 ").then_some(answer)
+    });
+    drop(silent);
+    let answer = answer.expect("a 503 beside 512 connections");
+    assert!(answer.contains("\r\nRetry-After: 60\r\n") && answer.contains("\"retry_after\":60"), "{answer}");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let signature = head.lines().find_map(|line| line.strip_prefix("X-BootAgent-Signature: "));
+    let keys = bootagent::wire::sign::Keys::read(key.as_bytes()).expect("a key");
+    assert_eq!(keys.verify(503, nonce, body.as_bytes(), signature), Ok(()));
 }
 
 #[test]
