@@ -48,7 +48,9 @@ pub fn parse_servers(list: &str) -> Result<Vec<Server>, Error> {
 fn parse_server(entry: &str) -> Result<Server, Error> {
     let text = match entry.split_once("://") {
         None => format!("http://{entry}"),
-        Some(("http" | "https", _)) => entry.to_string(),
+        Some((scheme, rest)) if matches!(&*scheme.to_ascii_lowercase(), "http" | "https") => {
+            format!("{}://{rest}", scheme.to_ascii_lowercase())
+        }
         Some((other, _)) => return Err(format_error!("server \"{entry}\": want http://, got \"{other}://\"")),
     };
     let parsed = Url::parse(&text);

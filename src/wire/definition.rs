@@ -10,7 +10,7 @@ use crate::model::spec::{
     is_name, is_runtime_directory, is_version, parse_capability, parse_percent, parse_size, shared_directory, Account,
     Autorestart, Check, Envs, KillMode, Kind, Limits, Spec,
 };
-use crate::wire::json::{self, fault, show, Fields, Value};
+use crate::wire::json::{self, fault, show, Fields, Object, Value};
 
 /// The name that no agent can have, because jobs mean the daemon with it.
 pub const RESERVED: &str = "bootagent";
@@ -170,6 +170,8 @@ const TASKS_MAX: u64 = 1 << 22;
 /// Returns `None` when it has added to `faults`.
 pub fn limits(value: &Value, path: &str, strict: bool, faults: &mut Vec<String>) -> Option<Limits> {
     let before = faults.len();
+    let none = Value::Object(Object::new());
+    let value = if json::is_empty(value) { &none } else { value };
     let mut fields = Fields::of(value, path, faults)?;
     let mut limits = Limits {
         cpu: fields.read("CPU", "a share such as \"10%\"", |v| parse_percent(json::text(v)?)),
@@ -196,6 +198,9 @@ pub fn limits(value: &Value, path: &str, strict: bool, faults: &mut Vec<String>)
 ///
 /// Returns `None` when it has added to `faults`.
 pub fn envs(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Envs> {
+    if json::is_empty(value) {
+        return Some(Envs::new());
+    }
     let before = faults.len();
     let Some(object) = json::object(value) else {
         faults.push(fault(path, "", "want an object of strings"));

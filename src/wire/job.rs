@@ -19,14 +19,14 @@ use crate::wire::json::{self, show, Fields, SyntaxError, Value};
 /// memory. Linux does not take a longer environment variable either.
 const JOB_MAX: usize = 128 << 10;
 
-/// Reads a job of a reply; `duplicate` is a key that it holds twice.
+/// Reads a job of a reply; `fault` is what is wrong with a key or value in it.
 ///
 /// # Errors
 /// Why it cannot be run as it was written.
-pub fn read(value: &Value, duplicate: Option<&SyntaxError>) -> Result<Job, RejectedJob> {
+pub fn read(value: &Value, fault: Option<&SyntaxError>) -> Result<Job, RejectedJob> {
     let mut rejected =
         RejectedJob { id: None, code: Code::BadJob, message: "".into(), action: "".into(), name: "".into() };
-    let mut faults: Vec<String> = duplicate.into_iter().map(SyntaxError::to_string).collect();
+    let mut faults: Vec<String> = fault.into_iter().map(SyntaxError::to_string).collect();
     let job = take(value, &mut rejected, &mut faults);
     match job {
         Some(job) if faults.is_empty() => Ok(job),
@@ -168,7 +168,7 @@ fn action(word: &str, fields: &mut Fields<'_, '_>, named: bool) -> Result<Option
 /// The package of an `install` or `upgrade`.
 fn source(fields: &mut Fields<'_, '_>) -> Option<Source> {
     fields.required("url");
-    let url = fields.text("url");
+    let url = fields.text("url").map(str::trim);
     let format = url.and_then(|url| match package_format(url) {
         Ok(format) => Some(format),
         Err(message) => {
@@ -189,7 +189,7 @@ fn config(fields: &mut Fields<'_, '_>, named: bool) -> Option<JobAction> {
     for key in ["envs", "limits", "definition"] {
         match fields.get(key) {
             // A server that writes every key writes empty objects.
-            Some(value) if !named && json::object(value).is_none_or(|object| !object.is_empty()) => {
+            Some(value) if !named && !json::is_empty(value) => {
                 fields.fault("name", &format!("missing, {key} are those of an agent"));
                 changes = true;
             }
@@ -218,10 +218,6 @@ fn servers(list: &str, fields: &mut Fields<'_, '_>) -> Vec<Server> {
 
 /// Checks `url` and returns the format of the package that it names.
 fn package_format(url: &str) -> Result<Format, Error> {
-    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-    if !matches!(scheme, Some("http" | "https" | "ftp" | "file")) {
-        return Err("want ftp://, http:// or file://".into());
-    }
     let parsed = Url::parse(url)?;
     let path = decoded(parsed.path_without_query())?;
     if path.iter().any(u8::is_ascii_control) {

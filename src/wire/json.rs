@@ -1,6 +1,7 @@
 //! JSON as strict as RFC 8259: a text becomes a value or an error with its place, and a value becomes what it means.
 //!
-//! `parse` adds three rules: no key twice in one object, no half of a surrogate pair, no nesting over a given depth.
+//! `parse` adds three rules: no key twice in one object, no half of a surrogate pair, no nesting over a given depth. It
+//! takes away one: a byte order mark at the beginning is skipped, as some editors and servers write it.
 //! Objects are read with `Fields`, which collects every fault together with its path.
 
 use std::fmt;
@@ -42,6 +43,7 @@ impl fmt::Display for SyntaxError {
 /// # Errors
 /// The first place that is wrong.
 pub fn parse(text: &str, max_depth: usize) -> Result<Value, SyntaxError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     scan(text, max_depth).map_err(|error| error.place(text))
 }
 
@@ -53,35 +55,36 @@ pub fn parse_bytes(bytes: &[u8], max_depth: usize) -> Result<Value, SyntaxError>
     scan_bytes(bytes, |text| scan(text, max_depth))
 }
 
-/// A server's reply: its value, and the duplicate keys that make single elements of it unusable.
+/// A server's reply: its value, and the faults that make single elements of it unusable.
 #[derive(Clone, Debug)]
 pub struct ParsedReply {
     /// The whole reply. An object with a duplicate key holds the first value of that key.
     pub value: Value,
     /// At most one for each element of an array, in the order of the text.
-    duplicates: Vec<DuplicateKey>,
+    faults: Vec<ElementFault>,
 }
 
-/// A duplicate key inside one element of an array that is a member of the outermost object.
+/// What is wrong inside one element of an array that is a member of the outermost object: a key that it holds twice, or a
+/// value that follows the grammar and means nothing.
 #[derive(Clone, Debug)]
-pub struct DuplicateKey {
+pub struct ElementFault {
     /// The key of the array in the outermost object.
     member: String,
     /// The element's place in that array, counted from 0.
     pub index: usize,
-    /// Where the key stands for the second time.
+    /// What it is, and where.
     pub error: SyntaxError,
 }
 
 impl ParsedReply {
-    /// The duplicate keys in elements of the array `member`, by rising index.
-    pub fn duplicates_in<'a>(&'a self, member: &'a str) -> impl Iterator<Item = &'a DuplicateKey> {
-        self.duplicates.iter().filter(move |duplicate| duplicate.member == member)
+    /// The faults in elements of the array `member`, by rising index.
+    pub fn faults_in<'a>(&'a self, member: &'a str) -> impl Iterator<Item = &'a ElementFault> {
+        self.faults.iter().filter(move |fault| fault.member == member)
     }
 }
 
-/// Reads the bytes of a server's reply. A duplicate key inside one of its jobs makes that job alone unusable; see
-/// `ParsedReply::duplicates_in`.
+/// Reads the bytes of a server's reply. A fault inside one of its jobs makes that job alone unusable; see
+/// `ParsedReply::faults_in`.
 ///
 /// # Errors
 /// As `parse_bytes`.
@@ -91,6 +94,7 @@ pub fn parse_reply(bytes: &[u8], max_depth: usize) -> Result<ParsedReply, Syntax
 
 /// Scans bytes with `scan`. A syntax error before the first byte that is not UTF-8 is the one that is reported.
 fn scan_bytes<T>(bytes: &[u8], scan: impl Fn(&str) -> Result<T, Box<ScanError>>) -> Result<T, SyntaxError> {
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let valid = match std::str::from_utf8(bytes) {
         Ok(text) => return scan(text).map_err(|error| error.place(text)),
         Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
@@ -199,6 +203,15 @@ pub fn array(value: &Value) -> Option<&[Value]> {
     match value {
         Value::Array(array) => Some(array),
         _ => None,
+    }
+}
+
+/// Whether it is an empty array or object. Some languages write one for the other.
+pub fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(array) => array.is_empty(),
+        Value::Object(object) => object.is_empty(),
+        _ => false,
     }
 }
 

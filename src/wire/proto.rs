@@ -163,12 +163,13 @@ pub fn reply(body: &[u8]) -> Result<Reply, Error> {
     let values = match member(&reply.value, "jobs") {
         None => &[],
         Some(Value::Array(array)) => &array[..],
+        Some(other) if json::is_empty(other) => &[],
         Some(other) => return Err(format_error!("jobs: want an array, got {}", sanitize(&json::show(other), 200))),
     };
-    let mut duplicates = reply.duplicates_in("jobs").peekable();
+    let mut faults = reply.faults_in("jobs").peekable();
     for (index, value) in values.iter().enumerate() {
-        let duplicate = duplicates.next_if(|duplicate| duplicate.index == index);
-        let job = job::read(value, duplicate.map(|duplicate| &duplicate.error));
+        let fault = faults.next_if(|fault| fault.index == index);
+        let job = job::read(value, fault.map(|fault| &fault.error));
         if matches!(&job, Err(rejected) if rejected.id.is_none()) {
             nameless += 1;
             if nameless > NAMELESS_MAX {
@@ -215,7 +216,7 @@ pub fn job(text: &str) -> Result<Job, RejectedJob> {
 
 fn object(body: &[u8]) -> Result<ParsedReply, Error> {
     match json::parse_reply(body, json::MAX_DEPTH) {
-        Ok(reply) if json::object(&reply.value).is_some() => Ok(reply),
+        Ok(reply) if json::object(&reply.value).is_some() || json::is_empty(&reply.value) => Ok(reply),
         Ok(other) => Err(format_error!("want a JSON object, got {}", sanitize(&json::show(&other.value), 200))),
         Err(syntax) => Err(format_error!("not JSON: {}", sanitize(&syntax.to_string(), 200))),
     }

@@ -5,7 +5,7 @@
 //! the `Sink`.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -20,6 +20,8 @@ const REPLY_MAX: usize = 16 << 10;
 const SHOWN_MAX: usize = 300;
 /// How long connecting to one address may take: the host may have others, and there is another way to a data connection.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
+/// How long the reply to EPSV may take, s: there is another way.
+const EPSV_MAX: u32 = 15;
 
 /// Fetches the file `url` names, behind what `sink` holds.
 ///
@@ -27,12 +29,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(15);
 /// When the file is not complete; what has come so far is in the sink.
 pub fn fetch(url: &Url, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
     let (folders, file) = route(&url.path).map_err(|reason| HelperError::new(FailureKind::Final, reason))?;
-    let mut control = Control::connect(url)?;
-    control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
-    control.demand("TYPE I", 2)?;
-    for folder in &folders {
-        control.demand(&format!("CWD {folder}"), 2)?;
-    }
+    let mut control = Control::ready(url, &folders)?;
     let size = control.size(&file)?;
     if let Some(size) = size {
         if sink.size() == size && size > 0 {
@@ -43,15 +40,14 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<Completeness, Box<HelperError
         }
         sink.expect(size)?;
     }
-    let mut data = control.open_data()?;
-    if sink.size() > 0 {
-        match control.ask(&format!("REST {}", sink.size()))? {
-            350 => {}
-            400..=499 => control.expect("REST", 3)?,
-            _ => sink.restart()?,
-        }
+    let mut data = control.open_data(&mut || Control::ready(url, &folders))?;
+    let mut begun = control.begin(&file, sink);
+    // The server cannot open the data connection on its side: by PASV it may.
+    if control.last.code == 425 && !control.passive && control.peer.is_ipv4() {
+        data = control.open_passive()?;
+        begun = control.begin(&file, sink);
     }
-    match control.demand(&format!("RETR {file}"), 1) {
+    match begun {
         // The server may refuse the offset, where its file has become shorter: the next attempt starts from 0.
         Err(mut failure) if failure.kind == FailureKind::Final && sink.size() > 0 => {
             sink.restart()?;
@@ -110,6 +106,8 @@ struct Control {
     inbox: Vec<u8>,
     /// The last reply.
     last: Reply,
+    /// The data connection was opened by PASV.
+    passive: bool,
 }
 
 /// One reply of the server.
@@ -130,7 +128,8 @@ impl Control {
         for address in addresses {
             match connect(address) {
                 Ok(stream) => {
-                    let mut control = Control { stream, peer: address, inbox: Vec::new(), last: Reply::default() };
+                    let mut control =
+                        Control { stream, peer: address, inbox: Vec::new(), last: Reply::default(), passive: false };
                     // 120 means ready in some minutes, and is followed by 220; the alarm limits how long that may take.
                     while control.reply()? / 100 == 1 {}
                     control.expect("the connection", 2)?;
@@ -140,6 +139,17 @@ impl Control {
             }
         }
         Err(failure)
+    }
+
+    /// A control connection that has logged in and entered the folders.
+    fn ready(url: &Url, folders: &[String]) -> Result<Control, Box<HelperError>> {
+        let mut control = Control::connect(url)?;
+        control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
+        control.demand("TYPE I", 2)?;
+        for folder in folders {
+            control.demand(&format!("CWD {folder}"), 2)?;
+        }
+        Ok(control)
     }
 
     fn log_in(&mut self, user: &str, password: &str) -> Result<(), Box<HelperError>> {
@@ -156,22 +166,58 @@ impl Control {
         Ok(if code == 213 { self.last.text.trim().parse().ok() } else { None })
     }
 
-    /// A data connection by EPSV, or by PASV where the server or a firewall does not support that.
-    fn open_data(&mut self) -> Result<TcpStream, Box<HelperError>> {
-        if self.ask("EPSV")? == 229 {
-            let port = extended_port(&self.last.text).ok_or_else(|| self.without_port("EPSV"))?;
-            match connect(SocketAddr::new(self.peer.ip(), port)) {
-                Ok(stream) => return Ok(stream),
-                Err(error) if self.peer.is_ipv6() => {
-                    return Err(HelperError::temporary("cannot open a data connection", &error));
+    /// A data connection by EPSV, or by PASV where the server or a firewall does not support that, whatever it does
+    /// instead. `again` makes another control connection, where this one does not survive EPSV.
+    fn open_data(
+        &mut self,
+        again: &mut dyn FnMut() -> Result<Control, Box<HelperError>>,
+    ) -> Result<TcpStream, Box<HelperError>> {
+        // Some firewalls let nothing through that they do not know, and nothing after it.
+        let wait = Duration::from_secs(EPSV_MAX.min(stall_secs() / 4).max(1).into());
+        let _ = self.stream.set_read_timeout(Some(wait));
+        let asked = self.ask("EPSV");
+        let _ = self.stream.set_read_timeout(None);
+        match asked {
+            Ok(229) => {
+                let opened = match extended_port(&self.last.text) {
+                    Some(port) => connect(SocketAddr::new(self.peer.ip(), port))
+                        .map_err(|error| HelperError::temporary("cannot open a data connection", &error)),
+                    None => Err(self.without_port("EPSV")),
+                };
+                if opened.is_ok() || self.peer.is_ipv6() {
+                    return opened;
                 }
-                Err(_) => {}
             }
+            Err(failure) if self.peer.is_ipv6() => return Err(failure),
+            Ok(421) | Err(_) => {
+                // A server may allow no second connection beside the first.
+                let _ = self.stream.shutdown(Shutdown::Both);
+                *self = again()?;
+            }
+            Ok(_) => {}
         }
+        self.open_passive()
+    }
+
+    /// A data connection by PASV.
+    fn open_passive(&mut self) -> Result<TcpStream, Box<HelperError>> {
+        self.passive = true;
         self.demand("PASV", 2)?;
         let port = passive_port(&self.last.text).ok_or_else(|| self.without_port("PASV"))?;
         connect(SocketAddr::new(self.peer.ip(), port))
             .map_err(|error| HelperError::temporary("cannot open a data connection", &error))
+    }
+
+    /// Asks for the file, from behind what the sink holds.
+    fn begin(&mut self, file: &str, sink: &mut Sink) -> Result<(), Box<HelperError>> {
+        if sink.size() > 0 {
+            match self.ask(&format!("REST {}", sink.size()))? {
+                350 => {}
+                400..=499 => self.expect("REST", 3)?,
+                _ => sink.restart()?,
+            }
+        }
+        self.demand(&format!("RETR {file}"), 1)
     }
 
     fn without_port(&self, command: &str) -> Box<HelperError> {

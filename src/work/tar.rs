@@ -120,6 +120,8 @@ pub struct Extra {
     pub link: Option<Vec<u8>>,
     /// Bytes that follow.
     pub size: Option<u64>,
+    /// The member is sparse: holes are left out of the bytes that follow.
+    pub sparse: bool,
 }
 
 /// `size` rounded up to whole blocks.
@@ -136,7 +138,7 @@ pub fn up_to_nul(mut bytes: Vec<u8>) -> Vec<u8> {
 /// Reads names and sizes from a pax header; times, owners and the like are not kept.
 ///
 /// # Errors
-/// When it is no pax header, and for a sparse member.
+/// When it is no pax header.
 pub fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), Box<HelperError>> {
     let wrong = || HelperError::new(FailureKind::Final, "no tar archive: a pax header that is none");
     for (key, value) in records(bytes).ok_or_else(wrong)? {
@@ -147,9 +149,7 @@ pub fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), Box<HelperError>> {
                 let size = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
                 extra.size = Some(size.ok_or_else(wrong)?);
             }
-            _ if key.starts_with(b"GNU.sparse.") => {
-                return Err(HelperError::new(FailureKind::Hostile, "a sparse member"))
-            }
+            _ if key.starts_with(b"GNU.sparse.") => extra.sparse = true,
             _ => {}
         }
     }

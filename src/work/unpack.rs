@@ -29,6 +29,9 @@ const EXTRA_MAX: u64 = 64 << 10;
 /// Bytes copied at once.
 const CHUNK: usize = 64 << 10;
 
+/// How an AppleDouble file begins: what a Mac stores of a file beside its content, as `._NAME` beside `NAME`.
+const APPLE_DOUBLE: &[u8] = &[0, 5, 0x16, 7];
+
 /// How much of a tool's messages is shown, bytes.
 const MESSAGES_MAX: u64 = 400;
 
@@ -151,10 +154,11 @@ impl Unpacking {
                     }
                 }
                 _ => {
-                    let Extra { name, link, size } = std::mem::take(&mut extra);
+                    let Extra { name, link, size, sparse } = std::mem::take(&mut extra);
                     header.name = name.unwrap_or(header.name);
                     header.link = link.unwrap_or(header.link);
                     header.size = size.unwrap_or(header.size);
+                    header.kind = if sparse { b'S' } else { header.kind };
                     self.member(&header, source)?;
                 }
             }
@@ -213,10 +217,11 @@ impl Unpacking {
         self.count()?;
         let shown = String::from_utf8_lossy(&header.name).into_owned();
         let hostile = |what: &str| HelperError::new(FailureKind::Hostile, format_error!("member \"{shown}\" {what}"));
-        let name = relative(&header.name).map_err(hostile)?;
-        if header.mode & 0o7000 != 0 {
-            return Err(hostile("has a set-user-id, set-group-id or sticky bit"));
+        // The label of a volume, which GNU tar writes in front.
+        if header.kind == b'V' {
+            return Ok(());
         }
+        let name = relative(&header.name).map_err(hostile)?;
         let storage = |error: io::Error| HelperError::storage(&format!("cannot unpack \"{shown}\""), &error);
         // In the oldest archives only the slash shows that a member is a directory.
         let kind = if header.kind == b'0' && header.name.ends_with(b"/") { b'5' } else { header.kind };
@@ -229,45 +234,31 @@ impl Unpacking {
                 let mode = Permissions::from_mode(header.mode & 0o755 | 0o700);
                 fs::set_permissions(self.root.join(&name), mode).map_err(storage)
             }
-            b'0' | b'7' => {
-                self.place(&name).map_err(hostile)?.map_err(storage)?;
-                self.bytes = self.bytes.saturating_add(header.size);
-                if self.bytes > self.max_bytes {
-                    let reason = format_error!("the archive has more than {} bytes, with \"{shown}\"", self.max_bytes);
-                    return Err(HelperError::new(FailureKind::TooBig, reason));
-                }
-                let path = self.root.join(&name);
-                let mut file =
-                    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(storage)?;
-                self.copy(source, header.size, &mut file, storage)?;
-                file.set_permissions(Permissions::from_mode(header.mode & 0o755 | 0o600)).map_err(storage)?;
-                if let Some(time) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(header.mtime)) {
-                    // The file is good without its time, which some file systems cannot store.
-                    let _ = file.set_modified(time);
-                }
-                file.sync_all().map_err(storage)
+            b'0' | b'7' if header.mode & 0o7000 != 0 => {
+                Err(hostile("is a file with a set-user-id, set-group-id or sticky bit"))
             }
+            b'0' | b'7' => self.file(header, &name, &shown, source),
             b'1' => {
                 let target = relative(&header.link).map_err(|what| hostile(&format!("is a link to what {what}")))?;
                 let mut above = target.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
                 let inside = above.all(|above| self.kind_at(above).is_ok_and(|kind| kind == Some(Made::Directory)));
-                if !inside || !self.kind_at(&target).is_ok_and(|kind| kind == Some(Made::File)) {
-                    return Err(hostile("is a hard link to no file of the archive before it"));
+                match self.kind_at(&target) {
+                    Ok(Some(Made::File | Made::Link)) if inside && target == name => Ok(()),
+                    Ok(Some(Made::File)) if inside => {
+                        self.place(&name).map_err(hostile)?.map_err(storage)?;
+                        fs::hard_link(self.root.join(&target), self.root.join(&name)).map_err(storage)
+                    }
+                    // Another name for a symbolic link: from its place the link may lead elsewhere.
+                    Ok(Some(Made::Link)) if inside => {
+                        let link = fs::read_link(self.root.join(&target)).map_err(storage)?;
+                        self.link(&name, link.as_os_str(), &shown)
+                    }
+                    _ => Err(hostile("is a hard link to no file of the archive before it")),
                 }
-                if target == name {
-                    return Ok(());
-                }
-                self.place(&name).map_err(hostile)?.map_err(storage)?;
-                fs::hard_link(self.root.join(&target), self.root.join(&name)).map_err(storage)
             }
-            b'2' => {
-                let floor = lowest(&name, &header.link).map_err(hostile)?;
-                if floor == 0 && self.climbing.is_none() && name.components().count() > 1 {
-                    self.climbing = Some(shown.clone());
-                }
-                self.place(&name).map_err(hostile)?.map_err(storage)?;
-                symlink(OsStr::from_bytes(&header.link), self.root.join(&name)).map_err(storage)
-            }
+            b'2' => self.link(&name, OsStr::from_bytes(&header.link), &shown),
+            b'S' => Err(hostile("is sparse, which is not unpacked: make the archive without --sparse")),
+            b'M' => Err(hostile("goes on from another volume: make an archive of one volume")),
             b'3' | b'4' | b'6' => Err(hostile("is a device or a named pipe")),
             other if other.is_ascii_graphic() => {
                 Err(hostile(&format!("is of the unknown kind '{}'", char::from(other))))
@@ -276,15 +267,60 @@ impl Unpacking {
         }
     }
 
-    /// Copies a member's data to its file.
+    /// Makes one file.
+    fn file(&mut self, header: &Header, name: &Path, shown: &str, source: &mut Source) -> Result<(), Box<HelperError>> {
+        let hostile = |what: &str| HelperError::new(FailureKind::Hostile, format_error!("member \"{shown}\" {what}"));
+        let storage = |error: io::Error| HelperError::storage(&format!("cannot unpack \"{shown}\""), &error);
+        self.bytes = self.bytes.saturating_add(header.size);
+        if self.bytes > self.max_bytes {
+            let reason = format_error!("the archive has more than {} bytes, with \"{shown}\"", self.max_bytes);
+            return Err(HelperError::new(FailureKind::TooBig, reason));
+        }
+        let begin = self.begin(source, header.size)?;
+        if is_apple_double(name, &begin) {
+            return self.copy(source, &begin, header.size, &mut io::sink(), storage);
+        }
+        self.place(name).map_err(hostile)?.map_err(storage)?;
+        let path = self.root.join(name);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(storage)?;
+        self.copy(source, &begin, header.size, &mut file, storage)?;
+        file.set_permissions(Permissions::from_mode(header.mode & 0o755 | 0o600)).map_err(storage)?;
+        if let Some(time) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(header.mtime)) {
+            // The file is good without its time, which some file systems cannot store.
+            let _ = file.set_modified(time);
+        }
+        file.sync_all().map_err(storage)
+    }
+
+    /// Makes the symbolic link `name` to `target`.
+    fn link(&mut self, name: &Path, target: &OsStr, shown: &str) -> Result<(), Box<HelperError>> {
+        let hostile = |what: &str| HelperError::new(FailureKind::Hostile, format_error!("member \"{shown}\" {what}"));
+        let storage = |error: io::Error| HelperError::storage(&format!("cannot unpack \"{shown}\""), &error);
+        let floor = lowest(name, target.as_bytes()).map_err(hostile)?;
+        if floor == 0 && self.climbing.is_none() && name.components().count() > 1 {
+            self.climbing = Some(shown.to_string());
+        }
+        self.place(name).map_err(hostile)?.map_err(storage)?;
+        symlink(target, self.root.join(name)).map_err(storage)
+    }
+
+    /// The first bytes of a member's data.
+    fn begin(&mut self, source: &mut Source, size: u64) -> Result<Vec<u8>, Box<HelperError>> {
+        let mut begin = vec![0; size.min(APPLE_DOUBLE.len() as u64) as usize];
+        source.demand(&mut begin).map(|()| begin)
+    }
+
+    /// Copies a member's data, of which `begin` was read already, to its file.
     fn copy(
         &mut self,
         source: &mut Source,
+        begin: &[u8],
         size: u64,
-        file: &mut File,
+        file: &mut dyn Write,
         storage: impl Fn(io::Error) -> Box<HelperError>,
     ) -> Result<(), Box<HelperError>> {
-        let mut left = size;
+        file.write_all(begin).map_err(&storage)?;
+        let mut left = size - begin.len() as u64;
         while left > 0 {
             let take = left.min(CHUNK as u64) as usize;
             let buffer = &mut self.buffer[..take];
@@ -351,7 +387,7 @@ impl Unpacking {
         let storage = |error: io::Error| HelperError::storage("cannot write the package to disk", &error);
         let mut first = fs::read_dir(&self.root).map_err(storage)?;
         let top = match (first.next(), first.next()) {
-            (Some(Ok(only)), None) if only.file_type().is_ok_and(|kind| kind.is_dir()) => {
+            (Some(Ok(only)), None) if only.file_type().is_ok_and(|kind| kind.is_dir()) && is_top(&only.path()) => {
                 only.file_name().to_string_lossy().into_owned()
             }
             _ => String::new(),
@@ -365,4 +401,17 @@ impl Unpacking {
         }
         Ok(HelperResponse::Unpacked { entries: self.entries, bytes: self.bytes, top })
     }
+}
+
+/// Whether a member of this name and beginning is what a Mac stores beside a file. No Linux program wants it.
+fn is_apple_double(name: &Path, begin: &[u8]) -> bool {
+    begin == APPLE_DOUBLE && name.file_name().is_some_and(|name| name.as_bytes().starts_with(b"._"))
+}
+
+/// Whether the single directory at the top of an archive is left out of the paths in it: not where it is a part of the
+/// package itself, as one called `bin` is that does not hold the package's definition.
+fn is_top(directory: &Path) -> bool {
+    const PARTS: [&str; 9] = ["bin", "sbin", "lib", "lib64", "libexec", "etc", "share", "usr", "var"];
+    let is_part = directory.file_name().is_some_and(|name| PARTS.iter().any(|part| name == *part));
+    !is_part || directory.join("bootagent.json").exists()
 }

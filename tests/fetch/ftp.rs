@@ -50,13 +50,19 @@ fn serve(
     let mut lines = BufReader::new(control.try_clone()?).lines();
     let mut passive: Option<TcpListener> = None;
     let mut from = 0;
+    let mut extended = false;
     let mut line = "GREETING".to_string();
     loop {
         let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
         let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
+        extended |= verb == "EPSV";
+        extended &= verb != "PASV";
         let answer = match odd.get(verb) {
+            // Nothing is answered.
+            Some(Some("")) => String::new(),
             Some(Some(answer)) => answer.to_string(),
             Some(None) => return Ok(()),
+            None if verb == "RETR" && extended && odd.contains_key("BARRED") => "425 no way to you".to_string(),
             None => match verb {
                 "GREETING" => "220-Welcome\r\n220-to this\r\n220 server".to_string(),
                 "USER" => "331 and?".to_string(),
@@ -92,7 +98,9 @@ fn serve(
                 _ => "200 fine".to_string(),
             },
         };
-        control.write_all(format!("{answer}\r\n").as_bytes())?;
+        if !answer.is_empty() {
+            control.write_all(format!("{answer}\r\n").as_bytes())?;
+        }
         match lines.next() {
             Some(next) => line = next?,
             None => return Ok(()),
@@ -140,6 +148,13 @@ fn servers_that_lack_something_still_serve() {
     for odd in [
         &[("EPSV", Some("500 what?"))][..],
         &[("EPSV", Some("229 (|||1|)"))],
+        &[("EPSV", Some("229 no port"))],
+        &[("EPSV", Some("200 fine"))],
+        &[("EPSV", Some("425 cannot"))],
+        &[("EPSV", Some("421 cannot"))],
+        &[("EPSV", Some("what?"))],
+        &[("EPSV", None)],
+        &[("BARRED", None)],
         &[("SIZE", Some("500 what?"))],
         &[("SIZE", Some("550 not in ASCII mode"))],
         &[("REST", Some("502 no"))],
@@ -154,6 +169,22 @@ fn servers_that_lack_something_still_serve() {
         let refused = server.commands().iter().any(|command| command.starts_with("PASS")) && odd[0].0 == "USER";
         assert!(!refused, "a password nobody asked for");
     }
+}
+
+/// Some firewalls let nothing through that they do not know, and nothing behind it.
+#[test]
+fn a_server_that_says_nothing_to_epsv_is_asked_otherwise() {
+    if needs_short_times() {
+        return;
+    }
+    let scratch = Scratch::new("ftp-mute");
+    let bytes = content(5000);
+    let server = Ftp::new(&bytes, &[("EPSV", Some(""))]);
+    let url = format!("{}/pub/x", server.url);
+    let order = HelperRequest::Fetch { url, max_bytes: 1 << 20, rate: None };
+    let output = performed(&order, &scratch.file("a", b""), "", &[("BOOTAGENT_STALL_SECS", "4")]);
+    assert_eq!(crate::outcome(&output), fetched(&bytes));
+    assert!(server.commands().join(",").ends_with("CWD pub,PASV,RETR x"), "{:?}", server.commands());
 }
 
 #[test]

@@ -108,7 +108,9 @@ fn what_reaches_outside_or_is_not_ours_to_hold_is_refused() {
         (&[("h", b'1', 0o644, "../secret", b"")], "\"..\""),
         (&[("h", b'1', 0o644, "/etc/passwd", b"")], "absolute"),
         (&[("h", b'1', 0o644, "none", b"")], "no file of the archive"),
-        (&[("l", b'2', 0o777, "x", b""), ("h", b'1', 0o644, "l", b"")], "no file of the archive"),
+        // Another name for a link, from where it leads out.
+        (&[("d/l", b'2', 0o777, "../x", b""), ("h", b'1', 0o644, "d/l", b"")], "\"h\" is a symbolic link out of"),
+        (&[("e/l", b'2', 0o777, "x", b""), ("d", b'2', 0o777, "e", b""), ("h", b'1', 0o644, "d/l", b"")], "no file of"),
         // The directory is reached through a link, which leads to a file of the archive.
         (
             &[("e/f", b'0', 0o644, "", b"x"), ("d", b'2', 0o777, "e", b""), ("h", b'1', 0o644, "d/f", b"")],
@@ -120,10 +122,12 @@ fn what_reaches_outside_or_is_not_ours_to_hold_is_refused() {
         (&[("p", b'6', 0o644, "", b"")], "named pipe"),
         (&[("s", b'0', 0o4755, "", b"")], "set-user-id"),
         (&[("s", b'0', 0o2755, "", b"")], "set-user-id"),
-        (&[("s", b'5', 0o1777, "", b"")], "sticky"),
-        (&[("s", b'S', 0o644, "", b"")], "unknown kind 'S'"),
+        (&[("s", b'0', 0o1644, "", b"")], "sticky"),
+        (&[("s", b'S', 0o644, "", b"")], "\"s\" is sparse"),
+        (&[("m", b'M', 0o644, "", b"")], "\"m\" goes on from another volume"),
+        (&[("w", b'W', 0o644, "", b"")], "unknown kind 'W'"),
         (&[("n\nn", b'0', 0o644, "", b"")], "control character"),
-        (&[("x", b'x', 0o644, "", b"21 GNU.sparse.size=1\n"), file("a")], "sparse"),
+        (&[("x", b'x', 0o644, "", b"21 GNU.sparse.size=1\n"), file("a")], "\"a\" is sparse"),
         (&[("x", b'x', 0o644, "", b"18 path=../secret\n"), file("a")], "\"..\""),
         (&[("x", b'g', 0o644, "", b"10 path=a\n"), file("a")], "global"),
         (&[("L", b'L', 0o644, "", b"../secret\0"), file("a")], "\"..\""),
@@ -213,4 +217,56 @@ fn archives_that_are_broken_are_said_to_be() {
         0,
         "\"gzip\" exited",
     );
+}
+
+/// What Macs, shared build hosts and GNU tar put in besides, and what they make of links.
+#[test]
+fn archives_are_unpacked_as_people_make_them() {
+    let scratch = Scratch::new("people");
+    let out = scratch.0.join("out");
+    let double = [&[0, 5, 0x16, 7][..], &[0; 600]].concat();
+    let members: &[Member] = &[
+        ("label", b'V', 0, "", b""),
+        ("._agent", b'0', 0o644, "", &double),
+        ("agent/", b'5', 0o2775, "", b""),
+        ("agent/tmp", b'5', 0o1777, "", b""),
+        ("agent/._run", b'0', 0o644, "", &double),
+        ("agent/run", b'0', 0o755, "", b"run"),
+        ("agent/._own", b'0', 0o644, "", b"own"),
+        ("agent/._", b'0', 0o644, "", b""),
+        ("agent/link", b'2', 0o777, "run", b""),
+        ("agent/same", b'1', 0o777, "agent/link", b""),
+    ];
+    match unpack(&scratch.file("package", &archive(members)), Format::Tar, &out) {
+        HelperResponse::Unpacked { top, .. } => assert_eq!(top, "agent"),
+        other => panic!("{other:?}"),
+    }
+    let mut names: Vec<_> =
+        fs::read_dir(out.join("agent")).expect("there").map(|entry| entry.expect("an entry").file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["._", "._own", "link", "run", "same", "tmp"]);
+    assert_eq!(fs::read(out.join("agent/same")).expect("there"), b"run");
+    for (name, mode) in [("agent", 0o755), ("agent/tmp", 0o755)] {
+        assert_eq!(fs::metadata(out.join(name)).expect("there").mode() & 0o7777, mode, "{name}");
+    }
+}
+
+#[test]
+fn a_directory_of_the_package_is_no_top() {
+    let scratch = Scratch::new("top");
+    let out = scratch.0.join("out");
+    for (name, more, want) in [
+        ("bin/run", "bin/x", ""),
+        ("etc/agent.conf", "etc/x", ""),
+        ("lib/agent.so", "lib/x", ""),
+        ("bin/run", "bin/bootagent.json", "bin"),
+        ("bins/run", "bins/x", "bins"),
+        ("agent/bin/run", "agent/x", "agent"),
+    ] {
+        let members: &[Member] = &[(name, b'0', 0o755, "", b"x"), (more, b'0', 0o644, "", b"{}")];
+        match unpack(&scratch.file("package", &archive(members)), Format::Tar, &out) {
+            HelperResponse::Unpacked { top, .. } => assert_eq!(top, want, "{name} {more}"),
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -16,6 +16,7 @@ fn server_lists_are_read() {
         ("a:1 b:2", Err("commas")),
         ("[::1]:80", Err("IPv6")),
         ("::1:80", Err("IPv6")),
+        ("HTTP://a:1", Ok(vec!["http://a:1"])),
         ("ftp://a:1", Err("http://")),
         ("http://u:p@a:1", Err("user")),
         ("http://u@a:1", Err("user")),

@@ -117,7 +117,7 @@ fn every_key_is_checked() {
         (r#""envs":{"9A":""}"#, r#"envs: want names of A-Z a-z 0-9 _, no digit first, got "9A""#),
         (r#""envs":{"":""}"#, r#"envs: want names of A-Z a-z 0-9 _, no digit first, got """#),
         (r#""envs":{"BOOTAGENT_NAME":"x"}"#, "envs.BOOTAGENT_NAME: is set by the daemon"),
-        (r#""limits":[]"#, "limits: want an object, got []"),
+        (r#""limits":[1]"#, "limits: want an object, got an array"),
         (r#""limits":{"CPU":10}"#, r#"limits.CPU: want a share such as "10%", got 10"#),
         (r#""limits":{"CPU":"0%"}"#, r#"limits.CPU: want a share such as "10%", got "0%""#),
         (r#""limits":{"memory":"20X"}"#, r#"limits.memory: want a size such as "20M", got "20X""#),

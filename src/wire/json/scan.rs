@@ -3,7 +3,7 @@
 //! It calls itself for each level of nesting, which is bounded. Every error is at the first byte of a character, so that
 //! line and column can be counted from it.
 
-use super::{show, Array, DuplicateKey, Number, Object, ParsedReply, SyntaxError, Value};
+use super::{show, Array, ElementFault, Number, Object, ParsedReply, SyntaxError, Value};
 
 /// The nesting of the elements of an array in the outermost object, as jobs are in a reply.
 const ELEMENT_DEPTH: usize = 3;
@@ -56,15 +56,16 @@ pub fn scan(text: &str, max_depth: usize) -> Result<Value, Box<ScanError>> {
     Scanner::new(text, max_depth).whole()
 }
 
-/// As `scan`, but a duplicate key within an element of an array of the outermost object is collected, not an error.
+/// As `scan`, but what is wrong with a key or value within an element of an array of the outermost object is collected,
+/// not an error, and of other values nothing is wrong.
 ///
 /// # Errors
 /// As `scan`.
 pub fn scan_reply(text: &str, max_depth: usize) -> Result<ParsedReply, Box<ScanError>> {
     let mut scanner = Scanner::new(text, max_depth);
-    scanner.duplicates = Some(Vec::new());
+    scanner.faults = Some(Vec::new());
     let value = scanner.whole()?;
-    Ok(ParsedReply { value, duplicates: scanner.duplicates.unwrap_or_default() })
+    Ok(ParsedReply { value, faults: scanner.faults.unwrap_or_default() })
 }
 
 struct Scanner<'t> {
@@ -76,9 +77,9 @@ struct Scanner<'t> {
     member: String,
     /// The element that is being read of that value, where it is an array.
     index: usize,
-    /// Duplicate keys within elements; `None` where they are errors.
-    duplicates: Option<Vec<DuplicateKey>>,
-    /// The place of the last duplicate key.
+    /// What is wrong within elements; `None` where that is an error.
+    faults: Option<Vec<ElementFault>>,
+    /// The place of the last one.
     cursor: Cursor,
 }
 
@@ -91,15 +92,12 @@ impl<'t> Scanner<'t> {
             max_depth,
             member: String::new(),
             index: 0,
-            duplicates: None,
+            faults: None,
             cursor: Cursor::new(),
         }
     }
 
     fn whole(&mut self) -> Result<Value, Box<ScanError>> {
-        if self.text.starts_with('\u{feff}') {
-            return Err(self.fail("a byte order mark is not JSON"));
-        }
         let value = self.value()?;
         match self.peek() {
             None => Ok(value),
@@ -148,7 +146,7 @@ impl<'t> Scanner<'t> {
                 return Ok(value);
             }
             Some(b'"') => return Ok(Value::String(self.string()?)),
-            Some(b'-' | b'0'..=b'9') => return Ok(Value::Number(self.number()?)),
+            Some(b'-' | b'0'..=b'9') => return self.number(),
             _ => {}
         }
         for (word, value) in [("null", Value::Null), ("true", Value::Bool(true)), ("false", Value::Bool(false))] {
@@ -177,7 +175,11 @@ impl<'t> Scanner<'t> {
             let key = self.string()?;
             let duplicate = object.contains_key(&key);
             if duplicate {
-                self.duplicate_key(start, &key)?;
+                let error = self.fail_at(start, &["duplicate key ", &show(&Value::String(key.clone()))].concat());
+                if self.faults.is_none() || self.depth < ELEMENT_DEPTH {
+                    return Err(error);
+                }
+                self.note(*error);
             }
             if self.depth == 1 {
                 self.member.clone_from(&key);
@@ -198,18 +200,25 @@ impl<'t> Scanner<'t> {
         }
     }
 
-    /// Notes a duplicate key that begins at `start` where that is allowed.
-    fn duplicate_key(&mut self, start: usize, key: &str) -> Result<(), Box<ScanError>> {
-        let error = self.fail_at(start, &["duplicate key ", &show(&Value::String(key.to_string()))].concat());
-        let Some(duplicates) = self.duplicates.as_mut().filter(|_| self.depth >= ELEMENT_DEPTH) else {
+    /// Takes what is wrong with a value for a fault of its element, where that is allowed.
+    fn wrong(&mut self, start: usize, message: &str) -> Result<(), Box<ScanError>> {
+        let error = self.fail_at(start, message);
+        if self.faults.is_none() {
             return Err(error);
-        };
-        // The first one of an element is enough to refuse it.
-        if duplicates.last().is_none_or(|last| last.member != self.member || last.index != self.index) {
-            let (member, index) = (self.member.clone(), self.index);
-            duplicates.push(DuplicateKey { member, index, error: self.cursor.place(*error, self.text) });
+        }
+        if self.depth >= ELEMENT_DEPTH {
+            self.note(*error);
         }
         Ok(())
+    }
+
+    /// Notes what is wrong with the element that is being read. The first fault is enough to refuse it.
+    fn note(&mut self, error: ScanError) {
+        let Some(faults) = &mut self.faults else { return };
+        if faults.last().is_none_or(|last| last.member != self.member || last.index != self.index) {
+            let (member, index) = (self.member.clone(), self.index);
+            faults.push(ElementFault { member, index, error: self.cursor.place(error, self.text) });
+        }
     }
 
     fn array(&mut self) -> Result<Value, Box<ScanError>> {
@@ -284,7 +293,13 @@ impl<'t> Scanner<'t> {
                 } else {
                     unit
                 };
-                char::from_u32(code).ok_or_else(|| self.fail_at(start, "half of a surrogate pair"))?
+                match char::from_u32(code) {
+                    Some(character) => character,
+                    None => {
+                        self.wrong(start, "half of a surrogate pair")?;
+                        char::REPLACEMENT_CHARACTER
+                    }
+                }
             }
             _ => return Err(self.fail_at(start, r#"expected one of \" \\ \/ \b \f \n \r \t \uXXXX"#)),
         })
@@ -302,7 +317,7 @@ impl<'t> Scanner<'t> {
         Ok(unit)
     }
 
-    fn number(&mut self) -> Result<Number, Box<ScanError>> {
+    fn number(&mut self) -> Result<Value, Box<ScanError>> {
         let start = self.at;
         self.at += usize::from(self.byte() == Some(b'-'));
         let leading_zero = self.byte() == Some(b'0');
@@ -321,8 +336,10 @@ impl<'t> Scanner<'t> {
             self.digits()?;
         }
         // The numbers of the standard library are exact to the last digit, and 15 KB larger.
-        let number = miniserde::json::from_str(&self.text[start..self.at]);
-        number.map_err(|_| self.fail_at(start, "number out of range"))
+        match miniserde::json::from_str::<Number>(&self.text[start..self.at]) {
+            Ok(number) => Ok(Value::Number(number)),
+            Err(_) => self.wrong(start, "number out of range").map(|()| Value::Null),
+        }
     }
 
     /// Skips at least one digit and returns how many there were.

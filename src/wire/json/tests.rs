@@ -64,7 +64,8 @@ fn the_first_error_has_a_place() {
         ("True", "1:1: expected a value"),
         ("nul", "1:1: expected a value"),
         ("NaN", "1:1: expected a value"),
-        ("\u{feff}{}", "1:1: a byte order mark is not JSON"),
+        ("\u{feff}{", "1:2: expected a key in quotes or \"}\", got the end"),
+        ("{}\u{feff}", "1:3: expected the end"),
         ("\u{a0}1", "1:1: expected a value"),
         ("[[[[1]]]]", "1:4: nested over 3 deep"),
         ("[[{\"a\":{}}]]", "1:8: nested over 3 deep"),
@@ -114,6 +115,7 @@ fn bytes_that_are_not_utf_8_have_a_place() {
         assert_eq!(got.err().as_deref(), Some(want));
     }
     assert!(parse_bytes("{\"ä\":1}".as_bytes(), 1).is_ok());
+    assert!(parse_bytes("\u{feff}{\"ä\":1}".as_bytes(), 1).is_ok() && parse("\u{feff}{}", 1).is_ok());
 }
 
 #[test]

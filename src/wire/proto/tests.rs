@@ -339,3 +339,33 @@ fn a_duplicate_key_elsewhere_costs_no_job() {
         }
     }
 }
+
+#[test]
+fn a_value_that_means_nothing_costs_its_own_job_only() {
+    let stop = |id: &str, more: &str| format!("{{\"id\":\"{id}\",\"action\":\"stop\",\"name\":\"web\"{more}}}");
+    for (bad, want) in [
+        (stop("bad", ",\"x\":\"\\udce9\""), "half of a surrogate pair"),
+        (stop("bad", ",\"envs\":{\"\\ud800\":\"\"}"), "half of a surrogate pair"),
+        (stop("bad", ",\"x\":[{\"y\":-1e400}]"), "number out of range"),
+        (stop("bad", ",\"window\":\"1\""), "window: want seconds"),
+        (stop("bad", ",\"limits\":\"none\""), "limits: want an object"),
+    ] {
+        let others = "\"cancel\":[\"\\ud800\",\"c\"],\"more\":\"\\ud800\",\"even\":{\"more\":1e999}";
+        let text =
+            format!("\u{feff}{{{others},\"jobs\":[{},{bad},{}],\"errcode\":0}}", stop("one", ""), stop("two", ""));
+        let reply = reply(text.as_bytes()).expect("a reply");
+        let ids: Vec<_> = reply.jobs.iter().map(|job| job.as_ref().map(|job| &*job.id)).collect();
+        assert!(matches!(ids[..], [Ok("one"), Err(_), Ok("two")]), "{ids:?}");
+        let Err(rejected) = &reply.jobs[1] else { unreachable!() };
+        assert_eq!((rejected.id.as_deref(), rejected.code), (Some("bad"), Code::BadJob));
+        assert!(rejected.message.contains(want), "{}", rejected.message);
+        assert_eq!((reply.errcode, reply.cancel), (Some(0), vec!["c".into()]));
+    }
+}
+
+#[test]
+fn an_empty_list_may_stand_for_an_empty_map() {
+    assert_eq!(reply(b"[]").map(|reply| (reply.errcode, reply.jobs.len())), Ok((None, 0)));
+    assert_eq!(reply(b"{\"errcode\":0,\"jobs\":{}}").map(|reply| reply.jobs.len()), Ok(0));
+    assert!(reply(b"[0]").is_err() && reply(b"{\"jobs\":{\"a\":1}}").is_err());
+}
