@@ -16,6 +16,7 @@ pub mod account;
 pub mod alarm;
 pub mod child;
 pub mod setup_error;
+pub mod socket;
 pub mod file;
 pub mod image;
 pub mod poll;

@@ -4,6 +4,7 @@
 //! or to read is fd 3. The process owns nothing else and may be killed at any moment: the next attempt continues behind the
 //! bytes that are in fd 3. A helper reports what happened; `model` decides whether to try again.
 
+mod connect;
 mod exchange;
 mod fetch;
 mod frame;
@@ -30,6 +31,8 @@ use crate::sys::file::read_up_to;
 use crate::sys::seccomp::{self, Purpose};
 use crate::sys::{process, stdin};
 
+pub use http::Route;
+
 pub use frame::{decode_request, decode_response, encode_request, encode_response, encode_total, take_total};
 
 /// Exit status of a helper that could not connect in time.
@@ -38,6 +41,8 @@ pub const EXIT_NO_CONNECTION: i32 = 40;
 pub const EXIT_NO_REPLY: i32 = 41;
 /// How long the connection of an exchange may take, name resolution included, s.
 pub const CONNECT_SECS: u32 = 10;
+/// After this time without an answer from one address of a name the next one is tried, s.
+pub const NEXT_ADDRESS_SECS: u32 = 2;
 /// How long an exchange may take, s.
 pub const EXCHANGE_SECS: u32 = 30;
 /// A download that gets no byte for this long ends by SIGALRM, s.
@@ -69,6 +74,8 @@ pub enum HelperRequest {
         max_bytes: u64,
         /// The highest rate, bytes per second.
         rate: Option<u64>,
+        /// How to reach the server.
+        route: Route,
     },
     /// Verification of the package that is fd 3, from its beginning.
     Verify {
@@ -306,11 +313,11 @@ fn perform(request: &mut HelperRequest) -> HelperResponse {
             let body = std::mem::take(body);
             exchange::exchange(url, headers, body, *max_body).unwrap_or_else(|failure| failed(&failure, url, 0))
         }
-        HelperRequest::Fetch { url, max_bytes, rate } => match package_fd() {
+        HelperRequest::Fetch { url, max_bytes, rate, route } => match package_fd() {
             Ok(file) => {
                 let before = file.metadata().map_or(0, |data| data.len());
                 let after = file.try_clone();
-                fetch::fetch(url, *max_bytes, *rate, file).unwrap_or_else(|failure| {
+                fetch::fetch(url, *max_bytes, *rate, route, file).unwrap_or_else(|failure| {
                     let now = after.and_then(|file| file.metadata()).map_or(0, |data| data.len());
                     failed(&failure, url, now.saturating_sub(before))
                 })

@@ -20,7 +20,7 @@ use crate::model::spec::Name;
 use crate::sys::account::{own_uid, user_by_id};
 use crate::sys::monotonic;
 use crate::wire::{about, control, proto};
-use crate::work::{FailureKind, HelperRequest};
+use crate::work::{FailureKind, HelperRequest, Route};
 
 /// The longest reply of a server, bytes.
 const REPLY_MAX: u64 = 1 << 20;
@@ -253,9 +253,17 @@ impl Daemon {
             url: source.url.to_string(),
             max_bytes: self.config.max_download,
             rate: self.config.download_rate,
+            route: Route {
+                proxy: self.config.proxy.as_deref().map(String::from),
+                turn: self.state.fetch_tries(&id).into(),
+            },
         };
         // A local file may be readable by root only, and reading it involves no network.
-        let runner = if source.url.starts_with("file:") { Runner::Daemon } else { Runner::Network };
+        let runner = if source.url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("file:")) {
+            Runner::Daemon
+        } else {
+            Runner::Network
+        };
         let started = match self.open_download(&id) {
             Ok(file) => self.start_helper(HelperTask::Fetch(id.clone()), &request, Some(file), runner),
             Err(reason) => Err(reason),

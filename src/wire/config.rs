@@ -14,6 +14,7 @@ use crate::kernel::Level;
 use crate::model::basis::satisfies;
 use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::{is_host_name, is_name, shared_directory, Labels, Spec};
+use crate::model::url::Url;
 use crate::text::{sanitize, visible, MESSAGE_MAX};
 use crate::wire::control::SOCKET;
 use crate::wire::definition::{absolute, definition, size_above_0};
@@ -85,6 +86,8 @@ pub struct Config {
     pub max_download: u64,
     /// Download speed limit, bytes per second.
     pub download_rate: Option<u64>,
+    /// The proxy that packages come by over http, `host:port`.
+    pub proxy: Option<Box<str>>,
     /// The user that reads from the network; `None`: each helper gets a user id of its own.
     pub helper_user: Option<Box<str>>,
     /// Control group to work in, instead of the one that the host offers.
@@ -115,6 +118,7 @@ impl Default for Config {
             retries: 3,
             max_download: 512 << 20,
             download_rate: None,
+            proxy: None,
             helper_user: None,
             cgroup: None,
             key_file: None,
@@ -216,6 +220,7 @@ fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
     let size = "a size above 0 such as \"512M\"";
     config.max_download = fields.read("max_download", size, size_above_0).unwrap_or(config.max_download);
     config.download_rate = fields.read("download_rate", size, size_above_0);
+    config.proxy = fields.read("proxy", "the host:port of an HTTP proxy", proxy).map(Into::into);
 
     let level = |value| Level::parse(json::text(value)?);
     let levels = "\"error\", \"warn\", \"info\" or \"debug\"";
@@ -280,6 +285,14 @@ fn host_name(value: &Value) -> Option<&str> {
 fn word(value: &Value) -> Option<&str> {
     json::text(value)
         .filter(|text| (1..=255).contains(&text.len()) && !text.contains(|c: char| c.is_whitespace() || c.is_control()))
+}
+
+/// The address of a proxy.
+fn proxy(value: &Value) -> Option<&str> {
+    json::text(value).filter(|text| {
+        let url = Url::parse(&format!("http://{text}"));
+        url.is_ok_and(|url| url.port.is_some()) && !text.contains(['/', '?', '#', '@'])
+    })
 }
 
 fn group(value: &Value) -> Option<&str> {

@@ -41,6 +41,13 @@ pub fn exchange(
     if size > max_body {
         return Err(HelperError::new(FailureKind::TooBig, format_error!("the reply has more than {max_body} bytes")));
     }
+    // Some servers name an encoding and use none.
+    let is_json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
+    if let Some(encoding) = reply.encoding().filter(|_| !is_json && reply.status() / 100 == 2) {
+        let reason =
+            format_error!("the reply is compressed (Content-Encoding: {encoding}), though nobody asked for it");
+        return Err(HelperError::new(FailureKind::Temporary, reason));
+    }
     if let Some(length) = length.filter(|length| *length > size) {
         let reason = format_error!("the reply ended after {size} of {length} bytes");
         return Err(HelperError::new(FailureKind::Temporary, reason));

@@ -10,41 +10,50 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use crate::model::url::{decoded, Scheme, Url};
 use crate::sys::alarm;
-use crate::work::http::{self, BodyEnd, Reply};
+use crate::work::http::{self, BodyEnd, Reply, Route};
 use crate::work::sink::{Completeness, Sink};
 use crate::work::{ftp, stall_secs, FailureKind, HelperError, HelperResponse};
 
 /// Redirects followed.
 const REDIRECTS_MAX: u32 = 5;
 
-/// Fetches `url` into `file`, behind what it holds already; `rate` is in bytes per second. A file of more than `max_bytes`
-/// is a failure.
+/// Fetches `url` into `file`, behind what it holds already, on this route; `rate` is in bytes per second. A file of more than
+/// `max_bytes` is a failure.
 ///
 /// # Errors
 /// When the file is not complete and on disk; what has come so far is in it.
-pub fn fetch(url: &str, max_bytes: u64, rate: Option<u64>, file: File) -> Result<HelperResponse, Box<HelperError>> {
+pub fn fetch(
+    url: &str,
+    max_bytes: u64,
+    rate: Option<u64>,
+    route: &Route,
+    file: File,
+) -> Result<HelperResponse, Box<HelperError>> {
     alarm::alarm(stall_secs());
     let url =
         Url::parse(url).map_err(|why| HelperError::new(FailureKind::Final, format_error!("package url: {why}")))?;
     let mut sink = Sink::new(file, max_bytes, rate)?;
     let end = match url.scheme {
-        Scheme::Http | Scheme::Https => fetch_http(url, &mut sink)?,
-        Scheme::Ftp => ftp::fetch(&url, &mut sink)?,
+        Scheme::Http | Scheme::Https => fetch_http(url, route, &mut sink)?,
+        Scheme::Ftp => ftp::fetch(&url, route.turn, &mut sink)?,
         Scheme::File => copy(&url, &mut sink)?,
     };
     sink.finish(end)
 }
 
 /// Fetches over HTTP, and follows redirects.
-fn fetch_http(mut url: Url, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
+fn fetch_http(mut url: Url, route: &Route, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
     let mut redirects = 0;
     loop {
         alarm::alarm(stall_secs());
         let from = sink.size();
-        let mut reply = http::get(&url, from)?;
+        let mut reply = http::get(&url, from, route)?;
+        // Some servers send what was asked for and call it 200, others call the whole file 206.
+        let is_slice =
+            reply.header("content-range").and_then(content_range).is_some_and(|(start, _)| start == Some(from));
         match reply.status() {
-            200 | 203 => return take_whole(&mut reply, sink),
-            206 if from > 0 => {
+            200 | 203 if from == 0 || !is_slice => return take_whole(&url, &mut reply, sink),
+            200 | 203 | 206 if from > 0 || is_slice => {
                 if let Some(end) = take_rest(&mut reply, sink)? {
                     return Ok(end);
                 }
@@ -69,13 +78,18 @@ fn fetch_http(mut url: Url, sink: &mut Sink) -> Result<Completeness, Box<HelperE
 }
 
 /// Takes a reply that brings all of the file.
-fn take_whole(reply: &mut Reply, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
+fn take_whole(url: &Url, reply: &mut Reply, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
     let total = reply.content_length();
     if let Some(total) = total {
         sink.expect(total)?;
     }
     // What was fetched before is given up only when there is something in its place.
-    let begin = reply.first_byte(total)?;
+    let begin = reply.first_bytes(total)?;
+    if let Some(encoding) = reply.encoding().filter(|encoding| is_compressed(encoding, url, begin.get_ref())) {
+        let reason =
+            format_error!("the server compressed the file (Content-Encoding: {encoding}), though nobody asked for it");
+        return Err(HelperError::new(FailureKind::Final, reason));
+    }
     if sink.size() > 0 {
         sink.restart()?;
     }
@@ -98,7 +112,7 @@ fn take_rest(reply: &mut Reply, sink: &mut Sink) -> Result<Option<Completeness>,
             Ok(Some(completeness(reply, total)))
         }
         _ => {
-            reply.first_byte(None)?;
+            reply.first_bytes(None)?;
             sink.restart()?;
             Ok(None)
         }
@@ -120,11 +134,38 @@ fn redirected(url: &Url, reply: &Reply) -> Result<Url, Box<HelperError>> {
     let wrong = |reason| HelperError::new(FailureKind::Final, reason);
     let location = reply.header("location").ok_or_else(|| wrong(format_error!("redirected ({status}) to nowhere")))?;
     let next = url
-        .join(location)
+        .join(&encoded(location))
         .map_err(|why| wrong(format_error!("redirected ({status}) to a url that cannot be used: {why}")))?;
     match next.scheme.is_http() {
         true => Ok(next),
         false => Err(wrong(format_error!("redirected ({status}) to a url that is not http"))),
+    }
+}
+
+/// A URL in which white space and bytes outside of ASCII are percent-encoded, as servers should send it.
+fn encoded(location: &str) -> String {
+    let mut out = String::new();
+    for character in location.chars() {
+        match character.is_whitespace() || !character.is_ascii() {
+            true => character.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| out.push_str(&format!("%{byte:02X}"))),
+            false => out.push(character),
+        }
+    }
+    out
+}
+
+/// Whether a body that begins so was compressed for its transfer. Many servers call a file compressed because its name says
+/// so, and send it as it is.
+fn is_compressed(encoding: &str, url: &Url, begin: &[u8]) -> bool {
+    let named = |endings: &[&str]| {
+        let path = url.path_without_query().to_ascii_lowercase();
+        endings.iter().any(|ending| path.ends_with(ending))
+    };
+    match &*encoding.to_ascii_lowercase() {
+        "gzip" | "x-gzip" => begin == [0x1f, 0x8b] && !named(&[".gz", ".tgz", ".apk", ".ipk"]),
+        "zstd" => begin == [0x28, 0xb5] && !named(&[".zst"]),
+        "br" | "deflate" | "compress" => true,
+        _ => false,
     }
 }
 

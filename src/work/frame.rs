@@ -7,7 +7,7 @@
 
 use crate::kernel::Pid;
 use crate::model::package::Format;
-use crate::work::{FailureKind, HelperRequest, HelperResponse};
+use crate::work::{FailureKind, HelperRequest, HelperResponse, Route};
 
 /// The formats by their number in a frame.
 const FORMATS: [Format; 8] =
@@ -28,11 +28,14 @@ pub fn encode_request(request: &HelperRequest) -> Vec<u8> {
             out.number(*max_body);
             out.end()
         }
-        HelperRequest::Fetch { url, max_bytes, rate } => {
+        HelperRequest::Fetch { url, max_bytes, rate, route } => {
             let mut out = Writer::new(1);
             out.bytes(url.as_bytes());
             out.number(*max_bytes);
             out.maybe(*rate);
+            // No proxy has an empty name.
+            out.bytes(route.proxy.as_deref().unwrap_or_default().as_bytes());
+            out.number(route.turn);
             out.end()
         }
         HelperRequest::Verify { keys, signature, name, version } => {
@@ -83,7 +86,11 @@ pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
             }
             HelperRequest::Exchange { url, headers, body: frame.bytes()?.to_vec(), max_body: frame.number()? }
         }
-        1 => HelperRequest::Fetch { url: frame.text()?, max_bytes: frame.number()?, rate: frame.maybe()? },
+        1 => {
+            let (url, max_bytes, rate) = (frame.text()?, frame.number()?, frame.maybe()?);
+            let proxy = Some(frame.text()?).filter(|proxy| !proxy.is_empty());
+            HelperRequest::Fetch { url, max_bytes, rate, route: Route { proxy, turn: frame.number()? } }
+        }
         2 => HelperRequest::Unpack {
             format: *FORMATS.get(usize::try_from(frame.number()?).ok()?)?,
             dir: frame.text()?,
@@ -305,8 +312,18 @@ mod tests {
                 body: b"{}".to_vec(),
                 max_body: 1 << 20,
             },
-            HelperRequest::Fetch { url: "ftp://a/b.rpm".into(), max_bytes: u64::MAX, rate: None },
-            HelperRequest::Fetch { url: String::new(), max_bytes: 0, rate: Some(0) },
+            HelperRequest::Fetch {
+                url: "ftp://a/b.rpm".into(),
+                max_bytes: u64::MAX,
+                rate: None,
+                route: Route::default(),
+            },
+            HelperRequest::Fetch {
+                url: String::new(),
+                max_bytes: 0,
+                rate: Some(0),
+                route: Route { proxy: Some("p:3128".into()), turn: 7 },
+            },
             HelperRequest::Verify {
                 keys: vec!["RWa".into(), "RWb".into()],
                 signature: "s\n".into(),

@@ -5,31 +5,31 @@
 //! the `Sink`.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::model::url::{decoded_text, Url};
 use crate::sys::alarm;
 use crate::work::sink::{Completeness, Sink};
-use crate::work::{stall_secs, FailureKind, HelperError};
+use crate::work::{connect, stall_secs, FailureKind, HelperError};
 
 /// The longest reply that is read, bytes.
 const REPLY_MAX: usize = 16 << 10;
 /// How much of a reply's text is shown, bytes.
 const SHOWN_MAX: usize = 300;
-/// How long connecting to one address may take: the host may have others, and there is another way to a data connection.
+/// How long connecting for data may take: there is another way.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
 /// How long the reply to EPSV may take, s: there is another way.
 const EPSV_MAX: u32 = 15;
 
-/// Fetches the file `url` names, behind what `sink` holds.
+/// Fetches the file `url` names, behind what `sink` holds, from an address that `turn` chooses.
 ///
 /// # Errors
 /// When the file is not complete; what has come so far is in the sink.
-pub fn fetch(url: &Url, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
+pub fn fetch(url: &Url, turn: u64, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
     let (folders, file) = route(&url.path).map_err(|reason| HelperError::new(FailureKind::Final, reason))?;
-    let mut control = Control::ready(url, &folders)?;
+    let mut control = Control::ready(url, turn, &folders)?;
     let size = control.size(&file)?;
     if let Some(size) = size {
         if sink.size() == size && size > 0 {
@@ -40,7 +40,7 @@ pub fn fetch(url: &Url, sink: &mut Sink) -> Result<Completeness, Box<HelperError
         }
         sink.expect(size)?;
     }
-    let mut data = control.open_data(&mut || Control::ready(url, &folders))?;
+    let mut data = control.open_data(&mut || Control::ready(url, turn, &folders))?;
     let mut begun = control.begin(&file, sink);
     // The server cannot open the data connection on its side: by PASV it may.
     if control.last.code == 425 && !control.passive && control.peer.is_ipv4() {
@@ -119,31 +119,20 @@ struct Reply {
 
 impl Control {
     /// Connects, and reads the greeting.
-    fn connect(url: &Url) -> Result<Control, Box<HelperError>> {
-        let place = url.address();
-        let addresses = (url.host.as_str(), url.effective_port())
-            .to_socket_addrs()
-            .map_err(|error| HelperError::temporary(&format!("cannot resolve \"{}\"", url.host), &error))?;
-        let mut failure = HelperError::new(FailureKind::Temporary, format_error!("\"{}\" has no address", url.host));
-        for address in addresses {
-            match connect(address) {
-                Ok(stream) => {
-                    let mut control =
-                        Control { stream, peer: address, inbox: Vec::new(), last: Reply::default(), passive: false };
-                    // 120 means ready in some minutes, and is followed by 220; the alarm limits how long that may take.
-                    while control.reply()? / 100 == 1 {}
-                    control.expect("the connection", 2)?;
-                    return Ok(control);
-                }
-                Err(error) => failure = HelperError::temporary(&format!("cannot connect to {place}"), &error),
-            }
-        }
-        Err(failure)
+    fn connect(url: &Url, turn: u64) -> Result<Control, Box<HelperError>> {
+        let stream = connect::connect(&url.host, url.effective_port(), turn)?;
+        let peer =
+            stream.peer_addr().map_err(|error| HelperError::temporary("the control connection broke off", &error))?;
+        let mut control = Control { stream, peer, inbox: Vec::new(), last: Reply::default(), passive: false };
+        // 120 means ready in some minutes, and is followed by 220; the alarm limits how long that may take.
+        while control.reply()? / 100 == 1 {}
+        control.expect("the connection", 2)?;
+        Ok(control)
     }
 
     /// A control connection that has logged in and entered the folders.
-    fn ready(url: &Url, folders: &[String]) -> Result<Control, Box<HelperError>> {
-        let mut control = Control::connect(url)?;
+    fn ready(url: &Url, turn: u64, folders: &[String]) -> Result<Control, Box<HelperError>> {
+        let mut control = Control::connect(url, turn)?;
         control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
         control.demand("TYPE I", 2)?;
         for folder in folders {
@@ -180,7 +169,7 @@ impl Control {
         match asked {
             Ok(229) => {
                 let opened = match extended_port(&self.last.text) {
-                    Some(port) => connect(SocketAddr::new(self.peer.ip(), port))
+                    Some(port) => connect_data(SocketAddr::new(self.peer.ip(), port))
                         .map_err(|error| HelperError::temporary("cannot open a data connection", &error)),
                     None => Err(self.without_port("EPSV")),
                 };
@@ -204,7 +193,7 @@ impl Control {
         self.passive = true;
         self.demand("PASV", 2)?;
         let port = passive_port(&self.last.text).ok_or_else(|| self.without_port("PASV"))?;
-        connect(SocketAddr::new(self.peer.ip(), port))
+        connect_data(SocketAddr::new(self.peer.ip(), port))
             .map_err(|error| HelperError::temporary("cannot open a data connection", &error))
     }
 
@@ -280,8 +269,8 @@ impl Control {
     }
 }
 
-/// Connects, and fails early enough for another address to be tried.
-fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+/// Connects for data, and fails early enough for the other way to be tried.
+fn connect_data(address: SocketAddr) -> std::io::Result<TcpStream> {
     alarm::alarm(stall_secs());
     TcpStream::connect_timeout(&address, CONNECT_MAX)
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use bootagent::work::{decode_response, take_total, FailureKind, HelperRequest, HelperResponse};
+use bootagent::work::{decode_response, take_total, FailureKind, HelperRequest, HelperResponse, Route};
 
 use crate::server::{reply, send, Server};
 use crate::{
@@ -210,7 +210,12 @@ fn a_rate_is_kept() {
                 std::thread::sleep(pause);
             }
         });
-        let order = HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: Some(200_000) };
+        let order = HelperRequest::Fetch {
+            url: server.url.clone(),
+            max_bytes: 1 << 20,
+            rate: Some(200_000),
+            route: Default::default(),
+        };
         keeps(Duration::from_secs(3), || assert_eq!(perform(&order, &scratch.file("a", b"")), fetched(&bytes)));
     }
 }
@@ -266,12 +271,87 @@ fn lies_about_lengths_harm_nobody() {
             other => panic!("{other:?}"),
         }
     }
-    // The request asked neither for a part nor for another encoding: one is refused, the other does not match the digest.
-    let part = Server::fixed(reply("206 Partial Content", "Content-Range: bytes 0-999/1000\r\n", &bytes));
-    failed(fetch(&part.url, &scratch.file("g", b"")), FailureKind::Final, 0, "206");
-    let packed = Server::fixed(reply("200 OK", "Content-Encoding: gzip\r\n", b"\x1f\x8b..."));
-    assert_eq!(fetch(&packed.url, &scratch.file("h", b"")), fetched(b"\x1f\x8b..."));
-    assert_eq!(packed.requests()[0].header("accept-encoding"), Some("identity"));
+    // The request did not ask for a part. One that is not the beginning is refused.
+    for (range, kind) in [("500-999/1000", FailureKind::Final), ("x", FailureKind::Final)] {
+        let text = format!("Content-Range: bytes {range}\r\n");
+        let part = Server::fixed(reply("206 Partial Content", &text, &bytes[500..]));
+        failed(fetch(&part.url, &scratch.file("g", b"")), kind, 0, "206");
+    }
+    let part = Server::fixed(reply("206 Partial Content", "Content-Range: bytes 0-499/1000\r\n", &bytes[..500]));
+    failed(fetch(&part.url, &scratch.file("g", b"")), FailureKind::Temporary, 500, "500 of 1000");
+}
+
+/// Caches call the whole file a part of it, and a part the whole.
+#[test]
+fn a_status_may_be_the_wrong_one_of_two() {
+    let scratch = Scratch::new("statuses");
+    let bytes = content(1000);
+    let whole = Server::fixed(reply("206 Partial Content", "Content-Range: bytes 0-999/1000\r\n", &bytes));
+    assert_eq!(fetch(&whole.url, &scratch.file("a", b"")), fetched(&bytes));
+    let part = Server::fixed(reply("200 OK", "Content-Range: bytes 500-999/1000\r\n", &bytes[500..]));
+    assert_eq!(fetch(&part.url, &scratch.file("b", &bytes[..500])), fetched(&bytes));
+}
+
+/// Servers put any bytes into headers that nobody needs, and into those that somebody does.
+#[test]
+fn heads_are_taken_as_servers_write_them() {
+    let scratch = Scratch::new("odd-heads");
+    let bytes = content(10);
+    let latin =
+        [&b"HTTP/1.1 200 D\xe9j\xe0 vu\r\nX: M\xfcller\r\n no header\r\nContent-Length : 10\n\n"[..], &bytes].concat();
+    assert_eq!(fetch(&Server::fixed(latin).url, &scratch.file("a", b"")), fetched(&bytes));
+    let missing = Server::fixed(&b"HTTP/1.1 404 Introuvable \xe0 jamais\r\nContent-Length: 0\r\n\r\n"[..]);
+    failed(fetch(&missing.url, &scratch.file("a", b"")), FailureKind::Final, 0, "answered 404 Introuvable");
+    let bare = Server::fixed("HTTP/1.1 404\r\n\r\n");
+    failed(fetch(&bare.url, &scratch.file("a", b"")), FailureKind::Final, 0, "answered 404");
+    let long = Server::fixed(reply("200 OK", &format!("X: {}\r\n", "x".repeat(60 << 10)), &bytes));
+    assert_eq!(fetch(&long.url, &scratch.file("b", b"")), fetched(&bytes));
+    let longer = Server::fixed(reply("200 OK", &format!("X: {}\r\n", "x".repeat(64 << 10)), &bytes));
+    failed(fetch(&longer.url, &scratch.file("c", b"")), FailureKind::Temporary, 0, "over 64 KiB");
+    for (location, want) in [
+        (&b"/a b/M\xc3\xbcller.tar"[..], "/a%20b/M%C3%BCller.tar"),
+        (b"/M\xfcller.tar", "/M%FCller.tar"),
+        (b"x.tar?q=a b", "/x.tar?q=a%20b"),
+    ] {
+        let to = [b"HTTP/1.1 302 Found\r\nLocation: ", location, b"\r\nContent-Length: 0\r\n\r\n"].concat();
+        let found = reply("200 OK", "", &bytes);
+        let server = Server::http(move |number, _, stream| send(stream, if number == 0 { &to } else { &found }));
+        assert_eq!(fetch(&server.url, &scratch.file("d", b"")), fetched(&bytes), "{want}");
+        assert_eq!(server.requests()[1].lines[0], format!("GET {want} HTTP/1.1"));
+    }
+}
+
+/// A file that is compressed for its transfer, though the request wants it as it is, is not mistaken for the package.
+#[test]
+fn an_encoding_nobody_asked_for_is_named() {
+    let scratch = Scratch::new("encoding");
+    let packed = b"\x1f\x8b...";
+    let server = Server::fixed(reply("200 OK", "Content-Encoding: gzip\r\n", packed));
+    let deb = format!("{}/a.deb", server.url);
+    failed(fetch(&deb, &scratch.file("a", b"")), FailureKind::Final, 0, "compressed the file (Content-Encoding: gzip)");
+    assert_eq!(server.requests()[0].header("accept-encoding"), Some("identity"));
+    // Many servers say it of files that are compressed by themselves, and send them as they are.
+    assert_eq!(fetch(&format!("{}/a.tar.gz", server.url), &scratch.file("b", b"")), fetched(packed));
+    let plain = Server::fixed(reply("200 OK", "Content-Encoding: gzip\r\n", b"plain"));
+    assert_eq!(fetch(&format!("{}/a.deb", plain.url), &scratch.file("c", b"")), fetched(b"plain"));
+}
+
+/// A proxy gets the whole URL, and the server's name in it need not be known here.
+#[test]
+fn a_proxy_is_asked_for_the_whole_url() {
+    let scratch = Scratch::new("proxy");
+    let bytes = content(1000);
+    let server = Server::fixed(reply("200 OK", "", &bytes));
+    let order = HelperRequest::Fetch {
+        url: "http://nowhere.invalid:81/a%20b?c".into(),
+        max_bytes: 1 << 20,
+        rate: None,
+        route: Route { proxy: server.url.strip_prefix("http://").map(String::from), turn: 0 },
+    };
+    assert_eq!(perform(&order, &scratch.file("a", b"")), fetched(&bytes));
+    let request = &server.requests()[0];
+    assert_eq!(request.lines[0], "GET http://nowhere.invalid:81/a%20b?c HTTP/1.1");
+    assert_eq!(request.header("host"), Some("nowhere.invalid:81"));
 }
 
 #[test]
@@ -289,19 +369,25 @@ fn interim_replies_are_passed_over() {
         assert_eq!(fetch(&server.url, &scratch.file("a", &bytes[..part])), fetched(&bytes));
     }
     for (behind, kind, part) in [
-        ("", FailureKind::Temporary, "interim"),
-        ("HTTP/1.1 200 OK\r\nContent-Le", FailureKind::Temporary, "interim"),
+        ("", FailureKind::Temporary, "closed the connection"),
+        ("HTTP/1.1 200 OK\r\nContent-Le", FailureKind::Temporary, "closed the connection"),
         ("HTTP/1.1 404 Gone\r\n\r\n", FailureKind::Final, "404 Gone"),
-        ("SSH-2.0\r\n\r\n", FailureKind::Temporary, "answered 0"),
+        ("SSH-2.0\r\n\r\n", FailureKind::Temporary, "not HTTP"),
         ("HTTP/1.1 101 Other\r\n\r\n", FailureKind::Final, "101 Other"),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", FailureKind::Temporary, "chunks"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n\r\n", FailureKind::Temporary, "chunk has no"),
     ] {
         let server = Server::fixed(format!("{early}{behind}"));
         failed(fetch(&server.url, &scratch.file("b", b"")), kind, 0, part);
     }
+    let chunks = Server::fixed(
+        "HTTP/1.1 100 Continue\r\nTransfer-Encoding: chunked\r\nContent-Length: 7\r\n\r\n\
+         HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    );
+    assert_eq!(fetch(&chunks.url, &scratch.file("c", b"")), fetched(b"hello"));
     let endless =
         Server::http(move |_, _, stream| while std::io::Write::write_all(stream, early.as_bytes()).is_ok() {});
-    let order = HelperRequest::Fetch { url: endless.url.clone(), max_bytes: 1 << 20, rate: None };
+    let order =
+        HelperRequest::Fetch { url: endless.url.clone(), max_bytes: 1 << 20, rate: None, route: Default::default() };
     let output = performed(&order, &scratch.file("c", b""), "", &[("BOOTAGENT_STALL_SECS", "1")]);
     assert!(stalled(&output), "{output:?}");
 }
@@ -318,7 +404,8 @@ fn what_never_ends_is_ended() {
             let pieces = piece.repeat(10_000);
             while std::io::Write::write_all(stream, pieces.as_bytes()).is_ok() {}
         });
-        let order = HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
+        let order =
+            HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None, route: Default::default() };
         let output = performed(&order, &file, "ulimit -v 262144;", &[]);
         // minreq counts too few of them: then its memory, which is limited, or a check of its ends it.
         assert!(!output.status.success() || matches!(outcome(&output), HelperResponse::Failed { .. }), "{piece:?}");
@@ -351,7 +438,8 @@ fn a_stall_ends_an_attempt_and_slowness_does_not() {
             send(stream, byte);
         }
     });
-    let order = |url: &str| HelperRequest::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None };
+    let order =
+        |url: &str| HelperRequest::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None, route: Default::default() };
     let two = [("BOOTAGENT_STALL_SECS", "2")];
     let output = performed(&order(&slow.url), &scratch.file("a", b""), "", &two);
     assert_eq!(outcome(&output), fetched(&bytes));
@@ -383,7 +471,8 @@ fn how_much_will_come_is_told_before_it_comes() {
     let scratch = Scratch::new("total");
     let bytes = content(1000);
     let server = Server::fixed(reply("200 OK", "", &bytes));
-    let order = HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
+    let order =
+        HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None, route: Default::default() };
     let mut told = performed(&order, &scratch.file("a", b""), "", &[]).stdout;
     assert_eq!((take_total(&mut told), take_total(&mut told)), (Some(1000), None));
     assert_eq!(decode_response(&told), Some(fetched(&bytes)));
@@ -433,6 +522,7 @@ fn a_full_disk_is_said() {
         url: Server::fixed("HTTP/1.1 200 OK\r\nContent-Length: 1152921504606846976\r\n\r\n").url,
         max_bytes: u64::MAX,
         rate: None,
+        route: Default::default(),
     };
     let told = perform(&huge, &scratch.file("a", b""));
     if has_32_bits() {
@@ -454,7 +544,8 @@ fn a_disk_that_fills_up_while_bytes_come_is_said() {
     for (head, gained) in [("Content-Length: 300000\r\n", 0), ("", 100_000)] {
         let head = format!("HTTP/1.1 200 OK\r\n{head}\r\n");
         let server = Server::fixed([head.as_bytes(), &content(300_000)].concat());
-        let order = HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None };
+        let order =
+            HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None, route: Default::default() };
         let script = format!(
             "exec unshare -m sh -c 'mount -t tmpfs -o size=200k,mode=755 none {disk} && exec \"$0\" work 3<>{disk}/a' \"$0\";",
             disk = disk.display()

@@ -74,7 +74,7 @@ fn performed(order: &HelperRequest, file: &Path, before: &str, env: &[(&str, &st
 
 /// Fetches `url` into `file`, up to a megabyte.
 fn fetch(url: &str, file: &Path) -> HelperResponse {
-    perform(&HelperRequest::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None }, file)
+    perform(&HelperRequest::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None, route: Default::default() }, file)
 }
 
 /// What fetching `bytes` comes to.

@@ -10,7 +10,7 @@ fn every_key_has_a_place_in_the_configuration() {
         "svrlist": "a:1,,http://b:2/x/", "step": 0.5, "splay": 0, "hostname": "web-01",
         "agents_dir": "/a", "state_dir": "/s", "run_dir": "/r", "log_dir": "/l", "log_level": "debug",
         "checksecs": 0.1, "restartsecs": 0, "windowsecs": 0, "retries": 0,
-        "max_download": "1G", "download_rate": 1000, "helper_user": "net", "cgroup": "/agents", "key_file": "/k",
+        "max_download": "1G", "download_rate": 1000, "proxy": "p:3128", "helper_user": "net", "cgroup": "/agents", "key_file": "/k",
         "trusted_keys": ["RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"],
         "labels": { "site": "Ulm 7/3 \u00e4", "role": "" }
     }"#;
@@ -30,6 +30,7 @@ fn every_key_has_a_place_in_the_configuration() {
         retries: 0,
         max_download: 1 << 30,
         download_rate: Some(1000),
+        proxy: Some("p:3128".into()),
         helper_user: Some("net".into()),
         cgroup: Some("/agents".into()),
         key_file: Some("/k".into()),
@@ -59,6 +60,9 @@ fn every_key_of_the_configuration_is_checked() {
         (r#""windowsecs":1e9"#, "windowsecs: want seconds, 0 or more and at most ten years, got 1000000000.0"),
         (r#""retries":1.5"#, "retries: want an integer of 0..4294967295, got 1.5"),
         (r#""max_download":"big""#, r#"max_download: want a size above 0 such as "512M", got "big""#),
+        (r#""proxy":"p""#, r#"proxy: want the host:port of an HTTP proxy, got "p""#),
+        (r#""proxy":"http://p:1""#, r#"proxy: want the host:port of an HTTP proxy, got "http://p:1""#),
+        (r#""proxy":"u@p:1""#, r#"proxy: want the host:port of an HTTP proxy, got "u@p:1""#),
         (r#""download_rate":0"#, r#"download_rate: want a size above 0 such as "512M", got 0"#),
         (r#""helper_user":1000"#, "helper_user: want a user name, got 1000"),
         (r#""cgroup":"/""#, r#"cgroup: want the path of a control group, got "/""#),

@@ -23,6 +23,11 @@ const FETCH_TRIES: u32 = 8;
 const FETCH_PAUSE: Duration = Duration::from_secs(60);
 
 impl State {
+    /// How many attempts in a row at the download of this job have failed without progress.
+    pub fn fetch_tries(&self, id: &str) -> u32 {
+        self.jobs.index(id).map_or(0, |index| self.jobs.open[index].tries)
+    }
+
     /// Begins the download at `index` if it is the next one.
     pub(super) fn follow_slot(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         if self.is_leaving() || !self.is_next_to_fetch(index) {

@@ -1,0 +1,120 @@
+//! The HTTP client of minreq, which sends all POSTs, and everything over TLS; and everything that has to be worked around
+//! in it.
+//!
+//! Nothing outside of this file names minreq, but for the type of a body. It is used because it is small; what follows from
+//! that is handled here:
+//!
+//! - A timeout of minreq's starts a thread. It gets none: SIGALRM is the timeout of this process, and where connecting and
+//!   replying have times of their own, `sys::alarm` has a handler that finds out which of the two is over, and that gives up
+//!   an address which does not answer, so that minreq tries the next one.
+//! - It takes an interim reply (1xx) for the final one, so the head behind it is read here.
+//! - It answers a connection closed without a word with a 503 of its own, known by its phrase only.
+//! - It takes the end of the connection for the end of a head and for the end of the chunks, and of two lengths the first.
+//! - Its errors are written for programmers.
+
+use std::io::{ErrorKind, Read};
+use std::net::ToSocketAddrs;
+
+use super::{Body, Reply};
+use crate::model::url::Url;
+use crate::sys::alarm;
+use crate::sys::file::read_up_to;
+use crate::work::{cause, FailureKind, HelperError, NEXT_ADDRESS_SECS};
+
+/// The longest head behind an interim reply, bytes.
+const HEAD_MAX: usize = 8 << 10;
+
+/// The phrase of the 503 that minreq makes up when it reads no status line.
+const NO_STATUS_LINE: &str = "Server did not provide a status line";
+
+/// Sends `body` as JSON, and reads the head of the reply.
+///
+/// # Errors
+/// When there is no connection, or no reply that can be used.
+pub fn post(url: &Url, headers: &[(String, String)], body: Vec<u8>) -> Result<Reply, Box<HelperError>> {
+    let mut request = minreq::post(url.for_http())
+        .with_header("Connection", "close")
+        .with_header("Accept-Encoding", "identity")
+        .with_header("Content-Type", "application/json")
+        .with_body(body);
+    for (name, value) in headers {
+        request = request.with_header(name, value);
+    }
+    // minreq looks the name up again, and goes through its addresses.
+    let addresses = (url.host.as_str(), url.effective_port()).to_socket_addrs();
+    let addresses = addresses.map_err(|error| HelperError::new(FailureKind::Temporary, cause(&error)))?;
+    alarm::set_addresses(addresses.count() as u32, NEXT_ADDRESS_SECS);
+    send(request)
+}
+
+/// Asks for `url` with these headers, and reads the head of the reply.
+///
+/// # Errors
+/// When there is no connection, or no reply that can be used.
+pub fn get(url: &Url, headers: &[(&str, String)]) -> Result<Reply, Box<HelperError>> {
+    let mut request = minreq::get(url.for_http());
+    for (name, value) in headers {
+        request = request.with_header(*name, value);
+    }
+    send(request)
+}
+
+/// Redirects are replies like any other: minreq would follow them to anywhere.
+fn send(request: minreq::Request) -> Result<Reply, Box<HelperError>> {
+    let mut response = request.with_follow_redirects(false).send_lazy().map_err(|error| explained(&error))?;
+    while matches!(response.status_code, 100 | 102..=199) {
+        read_next_head(&mut response)?;
+    }
+    if response.status_code == 503 && response.reason_phrase == NO_STATUS_LINE {
+        let reason = "the server closed the connection or answered something that is not HTTP";
+        return Err(HelperError::new(FailureKind::Temporary, reason));
+    }
+    let mut headers = std::mem::take(&mut response.headers);
+    for (name, value) in &mut headers {
+        (*name, *value) = (name.trim().to_string(), value.trim().to_string());
+    }
+    let phrase = response.reason_phrase.trim().to_string();
+    Reply { status: response.status_code, phrase, headers, body: Body::Library(response) }.checked()
+}
+
+/// Reads another head, from what minreq takes for the body of an interim reply.
+fn read_next_head(response: &mut minreq::ResponseLazy) -> Result<(), Box<HelperError>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let read = read_up_to(1, &mut head, &mut |to| response.read(to));
+        let count = read.map_err(|error| HelperError::new(FailureKind::Temporary, cause(&error)))?;
+        if count == 0 || head.len() > HEAD_MAX {
+            let reason = "there is nothing behind an interim reply that could be a reply";
+            return Err(HelperError::new(FailureKind::Temporary, reason));
+        }
+    }
+    let text = String::from_utf8_lossy(&head);
+    let mut lines = text.split('\n').map(str::trim_end);
+    let mut words = lines.next().unwrap_or_default().splitn(3, ' ').skip(1);
+    response.status_code = words.next().and_then(|status| status.parse().ok()).unwrap_or(0);
+    response.reason_phrase = words.next().unwrap_or_default().into();
+    response.headers.clear();
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().to_string());
+        if name == "transfer-encoding" && value.eq_ignore_ascii_case("chunked") {
+            let reason = "chunks behind an interim reply cannot be read";
+            return Err(HelperError::new(FailureKind::Temporary, reason));
+        }
+        response.headers.push((name, value));
+    }
+    Ok(())
+}
+
+/// minreq's error in words for an operator.
+fn explained(error: &minreq::Error) -> Box<HelperError> {
+    use minreq::Error;
+    let reason = match error {
+        Error::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => "the server closed the connection".into(),
+        Error::IoError(error) => cause(error),
+        Error::HeadersOverflow | Error::StatusLineOverflow => "the head of the reply is over 8 KiB".into(),
+        Error::InvalidUtf8InResponse => "the head of the reply has bytes that are not UTF-8".into(),
+        Error::MalformedContentLength => "the reply's Content-Length is no number, or too large".into(),
+        other => other.to_string(),
+    };
+    HelperError::new(FailureKind::Temporary, reason)
+}

@@ -1,0 +1,176 @@
+//! A GET of our own over plain TCP, which takes replies as servers send them: any bytes in headers and reason phrases, long
+//! heads, interim replies, and bodies with a length, in chunks, or up to the end of the connection.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
+
+use super::Reply;
+use crate::model::url::Url;
+use crate::work::{cause, connect, FailureKind, HelperError};
+
+/// The longest head, bytes.
+const HEAD_MAX: u64 = 64 << 10;
+/// The longest line with the length of a chunk, bytes.
+const CHUNK_LINE_MAX: u64 = 1 << 10;
+
+/// Asks for `url` with these headers, of the host in it or of the proxy `via`, and reads the head of the reply.
+///
+/// # Errors
+/// When there is no connection, or no reply that can be used.
+pub fn get(url: &Url, via: Option<&Url>, headers: &[(&str, String)], turn: u64) -> Result<Reply, Box<HelperError>> {
+    let peer = via.unwrap_or(url);
+    let stream = connect::connect(&peer.host, peer.effective_port(), turn)?;
+    let whole = url.for_http();
+    let (_, rest) = whole.split_once("://").unwrap_or_default();
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let target = if via.is_some() { &whole } else { path };
+    let mut head = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&[name, ": ", value, "\r\n"].concat());
+    }
+    head.push_str("\r\n");
+    let broken = |error| HelperError::new(FailureKind::Temporary, cause(&error));
+    (&stream).write_all(head.as_bytes()).map_err(broken)?;
+    let mut body = Body { stream: BufReader::new(stream), framing: Framing::ToTheEnd };
+    loop {
+        let mut reply = read_head(&mut body.stream)?;
+        // 101 is final: it was not asked for.
+        if matches!(reply.status, 100 | 102..=199) {
+            continue;
+        }
+        body.framing = match reply.content_length() {
+            _ if reply.is_chunked() => Framing::Chunk(0),
+            Some(length) => Framing::Length(length),
+            None if reply.header(super::LENGTH).is_some() => {
+                let reason = "the reply's Content-Length is no number, or too large";
+                return Err(HelperError::new(FailureKind::Temporary, reason));
+            }
+            None => Framing::ToTheEnd,
+        };
+        reply.body = super::Body::Own(body);
+        return reply.checked();
+    }
+}
+
+/// Reads a head; the reply has no body yet.
+fn read_head(stream: &mut BufReader<TcpStream>) -> Result<Reply, Box<HelperError>> {
+    let mut left = HEAD_MAX;
+    let line = read_line(stream, &mut left)?;
+    let line = String::from_utf8_lossy(&line);
+    let mut words = line.splitn(3, ' ');
+    let version = words.next().unwrap_or_default();
+    let status = words.next().filter(|word| version.starts_with("HTTP/") && word.len() == 3);
+    let Some(status) = status.and_then(|word| word.parse().ok()) else {
+        return Err(HelperError::new(FailureKind::Temporary, "the server answered something that is not HTTP"));
+    };
+    let mut reply = Reply {
+        status,
+        phrase: words.next().unwrap_or_default().trim().to_string(),
+        headers: Vec::new(),
+        body: super::Body::None,
+    };
+    loop {
+        let line = read_line(stream, &mut left)?;
+        if line.is_empty() {
+            return Ok(reply);
+        }
+        if let Some(colon) = line.iter().position(|byte| *byte == b':') {
+            let name = String::from_utf8_lossy(&line[..colon]).trim().to_ascii_lowercase();
+            reply.headers.push((name, text(line[colon + 1..].trim_ascii())));
+        }
+    }
+}
+
+/// A header's value as text. Bytes that are not UTF-8 are percent-encoded, so that a URL in it stays what it was.
+fn text(value: &[u8]) -> String {
+    if let Ok(text) = std::str::from_utf8(value) {
+        return text.to_string();
+    }
+    let mut text = String::new();
+    for byte in value {
+        match byte.is_ascii() {
+            true => text.push(char::from(*byte)),
+            false => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
+/// Reads a line of a head, of which `left` bytes are left, without its end.
+fn read_line(stream: &mut BufReader<TcpStream>, left: &mut u64) -> Result<Vec<u8>, Box<HelperError>> {
+    let mut line = Vec::new();
+    stream
+        .take(*left)
+        .read_until(b'\n', &mut line)
+        .map_err(|error| HelperError::new(FailureKind::Temporary, cause(&error)))?;
+    *left -= line.len() as u64;
+    if line.pop() != Some(b'\n') {
+        let reason = match *left {
+            0 => "the head of the reply is over 64 KiB",
+            _ => "the server closed the connection before the end of the head",
+        };
+        return Err(HelperError::new(FailureKind::Temporary, reason));
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    Ok(line)
+}
+
+/// The body of a reply, as it comes.
+pub struct Body {
+    stream: BufReader<TcpStream>,
+    framing: Framing,
+}
+
+/// Where the body, or what is read of it next, ends.
+enum Framing {
+    /// After so many bytes.
+    Length(u64),
+    /// After so many bytes the next chunk begins.
+    Chunk(u64),
+    /// The last chunk has come.
+    LastChunk,
+    /// With the connection.
+    ToTheEnd,
+}
+
+impl Body {
+    /// Whether the last chunk has come.
+    pub fn has_last_chunk(&self) -> bool {
+        matches!(self.framing, Framing::LastChunk)
+    }
+
+    /// Reads the length of the next chunk; 0 at the last one, and where the connection ends instead.
+    fn next_chunk(&mut self) -> io::Result<u64> {
+        let mut line = Vec::new();
+        // The end of the chunk before is an empty line.
+        while line.is_empty() {
+            let count = (&mut self.stream).take(CHUNK_LINE_MAX).read_until(b'\n', &mut line)?;
+            if count == 0 || line.pop() != Some(b'\n') && (count as u64) < CHUNK_LINE_MAX {
+                return Ok(0);
+            }
+            line.truncate(line.trim_ascii_end().len());
+        }
+        let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let length = std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let length = length.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "a chunk has no length"))?;
+        self.framing = if length > 0 { Framing::Chunk(length) } else { Framing::LastChunk };
+        Ok(length)
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if matches!(self.framing, Framing::Chunk(0)) && self.next_chunk()? == 0 {
+            return Ok(0);
+        }
+        let (Framing::Length(left) | Framing::Chunk(left)) = &mut self.framing else {
+            return if self.has_last_chunk() { Ok(0) } else { self.stream.read(buffer) };
+        };
+        let most = (buffer.len() as u64).min(*left) as usize;
+        let count = self.stream.read(&mut buffer[..most])?;
+        *left -= count as u64;
+        Ok(count)
+    }
+}
