@@ -175,3 +175,38 @@ fn what_was_installed_by_hand_is_gone_back_to_or_named() {
     assert_eq!(dpkg_says(&package_name), format!("install ok installed {back}"));
     assert_eq!(host.wait_running(&name).version, back);
 }
+
+#[test]
+fn a_package_starts_no_copy_of_its_agent() {
+    if lacks_dpkg() {
+        return;
+    }
+    let name = unique_name("batest-self");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    let (server, host) = pair();
+    let make = |version: &str, postinst: &str| {
+        let files = host_files(&name, version, "#!/bin/sh\nwhile :; do sleep 1; done\n");
+        deb(&host, &package_name, version, &borrowed(&files), &[("postinst", postinst)])
+    };
+    // What starts services does nothing, whether this host has it or not.
+    let politely =
+        "#!/bin/sh\nset -e\nfor s in 'invoke-rc.d x' 'service x' 'rc-service x' 'deb-systemd-invoke x' 'systemctl x'\n\
+        do $s start; done\n[ \"$SYSTEMD_OFFLINE\" = 1 ]\n";
+    let message = host.does(&server, &install(&server, "p1", &name, &make("1.0", politely)), 0);
+    assert_eq!(message, "success");
+    // An init script that is called by its path starts a copy, which is ended.
+    let rudely = format!("#!/bin/sh\nsetsid /usr/bin/{name} </dev/null >/dev/null 2>&1 &\nsleep 0.5\n");
+    let message = host.does(&server, &install(&server, "p2", &name, &make("2.0", &rudely)), 0);
+    assert!(message.starts_with("success; the package had started the agent by itself"), "{message}");
+    let ours = host.wait_running(&name);
+    let program = format!("/usr/bin/{name}");
+    let mut copies = Vec::new();
+    for entry in entries(&PathBuf::from("/proc")) {
+        let cmdline = fs::read(entry.join("cmdline")).unwrap_or_default();
+        if cmdline.split(|byte| *byte == 0).any(|word| word == program.as_bytes()) {
+            copies.push(entry);
+        }
+    }
+    assert_eq!(copies, [PathBuf::from(format!("/proc/{}", ours.pid))]);
+}

@@ -4,11 +4,11 @@
 //! the next daemon waits for it before it runs another one for the same owner.
 
 use std::ffi::CString;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Daemon, Owner};
@@ -71,14 +71,28 @@ impl Daemon {
         }
     }
 
-    fn spawn_tool(&self, owner: &ToolOwner, tool: &Tool) -> Result<Pid, Error> {
+    fn spawn_tool(&mut self, owner: &ToolOwner, tool: &Tool) -> Result<Pid, Error> {
         let mut setup = host_tool(&mut tool.argv.iter().map(|arg| &**arg))?;
-        for variable in
-            [c"LC_ALL=C", c"HOME=/root", c"DEBIAN_FRONTEND=noninteractive", c"DEBCONF_NONINTERACTIVE_SEEN=true"]
-        {
+        for variable in [
+            c"LC_ALL=C",
+            c"HOME=/root",
+            c"DEBIAN_FRONTEND=noninteractive",
+            c"DEBCONF_NONINTERACTIVE_SEEN=true",
+            c"SYSTEMD_OFFLINE=1",
+        ] {
             setup.envp.push(variable.to_owned());
         }
-        setup.envp.push(c_text(["PATH=", PATH].concat().as_bytes()));
+        let stand_ins = match make_stand_ins(Path::new(&*self.config.state_dir)) {
+            Ok(dir) => format!("{dir}:"),
+            Err(error) => {
+                self.log(
+                    Level::Warn,
+                    &format_args!("cannot keep packages from starting services, as nothing can be written: {error}"),
+                );
+                String::new()
+            }
+        };
+        setup.envp.push(c_text(["PATH=", &stand_ins, PATH].concat().as_bytes()));
         let path = self.tool_output(owner);
         let output = OpenOptions::new()
             .append(true)
@@ -147,7 +161,6 @@ fn tool_of(owner: &ToolOwner) -> String {
 
 /// The program with this name in the PATH of tools.
 fn find_program(name: &str) -> Option<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
     PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| {
         fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
     })
@@ -164,6 +177,28 @@ fn host_tool(argv: &mut dyn Iterator<Item = &str>) -> Result<Setup, Error> {
     let mut setup = Setup::new(Program::Path(c_text(program.as_os_str().as_bytes())), args, Vec::new());
     (setup.standard, setup.nice, setup.oom_score_adj) = (true, Some(0), Some(0));
     Ok(setup)
+}
+
+/// Makes the programs that stand in for those which start and stop services, where they are missing, and returns their
+/// directory. They do nothing: the agents of packages are started here, and only here.
+fn make_stand_ins(state_dir: &Path) -> io::Result<String> {
+    const PROGRAM: &[u8] = b"#!/bin/sh\n# Services of packages are started by bootagent.\nexit 0\n";
+    let dir = state_dir.join("stand-ins");
+    let make_executable = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o755));
+    if let Err(error) = fs::create_dir(&dir).and_then(|()| make_executable(&dir)) {
+        if error.kind() != io::ErrorKind::AlreadyExists {
+            return Err(error);
+        }
+    }
+    for name in ["invoke-rc.d", "deb-systemd-invoke", "systemctl", "service", "rc-service"] {
+        let path = dir.join(name);
+        let mode = fs::symlink_metadata(&path).map_or(0, |data| data.permissions().mode());
+        if mode & 0o777 != 0o755 || fs::read(&path).ok().as_deref() != Some(PROGRAM) {
+            let new = dir.join(".new");
+            fs::write(&new, PROGRAM).and_then(|()| make_executable(&new)).and_then(|()| fs::rename(&new, &path))?;
+        }
+    }
+    Ok(dir.to_string_lossy().into_owned())
 }
 
 /// The beginning and the last lines of a file.

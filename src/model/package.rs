@@ -9,6 +9,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
+use crate::kernel::Time;
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,6 +136,9 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(900);
 /// The longest time that a package manager may take for a query.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The ticks of a second in the times that the kernel shows.
+const TICKS: u64 = 100;
+
 /// How long a job waits for the package manager's lock.
 pub const LOCK_WAIT: Duration = Duration::from_secs(600);
 
@@ -209,6 +213,25 @@ pub fn look(dir: &str) -> Tool {
     tool(&["test", "-d", dir], QUERY_TIMEOUT)
 }
 
+/// The tool that ends processes which were started `since`, run this program (or, where that is an interpreter, this script),
+/// and are children of the daemon or of init, but for those `known`. It prints their ids. Programs that stand in for those
+/// which start services are in its PATH, as in that of installers.
+pub fn clear(program: &str, interpreted: &str, since: Time, known: &str) -> Option<Tool> {
+    // stat(5): behind the name in parentheses come the state, the parent and, as the twentieth, the start in ticks.
+    const TEXT: &str = "a=$1; w=$2; t=$3; k=\" $$ $4 \"; p=$(readlink -f \"$a\"); l=; for d in /proc/[0-9]*; do i=${d#/proc/}; \
+        s=$(cat $d/stat 2>/dev/null) || continue; set -- ${s##*\\) }; \
+        case $2 in 1|$PPID) ;; *) continue;; esac; [ ${20} -ge $t ] || continue; \
+        case $k in *\" $i \"*) continue;; esac; \
+        has() { { tr '\\0' '\\n' <$d/$1 | grep -q \"$2\" -e \"$3\"; } 2>/dev/null; }; \
+        if [ -n \"$w\" ]; then has cmdline -xF \"$w\" || continue; \
+        else [ \"$(readlink $d/exe)\" = \"$p\" ] || has cmdline -xF \"$a\" || continue; fi; \
+        has environ -q ^BOOTAGENT_NAME= || l=\"$l $i\"; done; \
+        [ -n \"$l\" ] || exit 0; kill $l 2>/dev/null; for i in $l; do n=0; \
+        while [ $n -lt 10 ] && kill -0 $i 2>/dev/null; do sleep 1; n=$((n+1)); done; kill -9 $i 2>/dev/null; done; echo $l";
+    let ticks = (since.0 / (1_000_000_000 / TICKS)).to_string();
+    script(TEXT, &["clear", program, interpreted, &ticks, known], QUERY_TIMEOUT)
+}
+
 /// Whether an installer that failed says so of this package itself, though its database has it.
 pub fn is_own_failure(format: Format, package: &str, output: &str) -> bool {
     // apk keeps a package whose script has failed, and names the package, its version and the script.
@@ -235,7 +258,8 @@ pub fn install(format: Format, path: &str, package: &str, interrupted: bool) -> 
     // be met: such a host uses rpm only to unpack packages. A configuration file that rpm moved out of the way comes back,
     // as with dpkg: the package's own lies beside it.
     const RPM: &str = "f=$1; n=$2; set -- --nomanifest --oldpackage --replacepkgs \"$f\"; s=$(mktemp); \
-        rpm -q --whatprovides /bin/sh >/dev/null 2>&1 || set -- --nodeps \"$@\"; rpm -U \"$@\"; r=$?; \
+        rpm -q --whatprovides /bin/sh >/dev/null 2>&1 || set -- --nodeps \"$@\"; \
+        rpm -U --define \"_install_script_path $PATH\" \"$@\"; r=$?; \
         for c in $(rpm -qc \"$n\" 2>/dev/null); do for e in rpmsave rpmorig; do \
         [ ! -e \"$c.$e\" ] || [ -z \"$(find \"$c.$e\" -cnewer \"$s\")\" ] || { mv \"$c\" \"$c.rpmnew\"; mv \"$c.$e\" \"$c\"; }; \
         done; done; rm -f \"$s\"; exit $r";
@@ -262,7 +286,7 @@ pub fn install(format: Format, path: &str, package: &str, interrupted: bool) -> 
 /// removal is done again.
 pub fn remove(format: Format, package: &str, purge: bool) -> Option<Tool> {
     // Somebody's configuration file goes back to its place. --allmatches, as a failed script leaves two versions there.
-    const RPM: &str = "c=$(rpm -qc \"$1\" 2>/dev/null) || exit 0; rpm -e --allmatches \"$1\" || exit; for f in $c; do \
+    const RPM: &str = "c=$(rpm -qc \"$1\" 2>/dev/null) || exit 0; rpm -e --define \"_install_script_path $PATH\" --allmatches \"$1\" || exit; for f in $c; do \
         for e in rpmsave rpmorig; do [ ! -e \"$f.$e\" ] || [ -e \"$f\" ] || mv \"$f.$e\" \"$f\"; done; \
         [ -z \"$2\" ] || rm -f \"$f\" \"$f.rpmnew\"; done";
     const APK: &str = "apk info -e \"$1\" >/dev/null || exit 0; exec apk del $2 \"$1\"";

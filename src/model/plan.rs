@@ -31,26 +31,29 @@ use Step::*;
 static TAR: Plan = Plan {
     prepare: &[Download, Verify, Place, Unpack, Inspect, Name],
     change: &[Adopt, Stop, Link, Resume, Settle, Retire, Keep],
-    back: &[Stop, Reinstall, Relink, Discard, Restore, Resume, Settle],
+    back: &[Stop, Reinstall, Relink, Discard, Restore, Clear, Resume, Settle],
 };
 
 /// Installs a package by the host's package manager, or upgrades to one.
 static PACKAGE: Plan = Plan {
     prepare: &[Download, Verify, Place, Identify, Query],
-    change: &[Install, Inspect, Adopt, Stop, Resume, Settle, Retire, Keep],
-    back: &[Stop, Reinstall, Relink, Discard, Restore, Resume, Settle],
+    change: &[Install, Inspect, Adopt, Stop, Clear, Resume, Settle, Retire, Keep],
+    back: &[Stop, Reinstall, Relink, Discard, Restore, Clear, Resume, Settle],
 };
 
 /// Installs a package that the agent has already: only the settings of the job are new.
 static SAME: Plan = Plan {
     prepare: &[Look],
     change: &[Adopt, Stop, Link, Resume, Settle, Keep],
-    back: &[Stop, Reinstall, Relink, Discard, Restore, Resume, Settle],
+    back: &[Stop, Reinstall, Relink, Discard, Restore, Clear, Resume, Settle],
 };
 
 /// Removes an agent and its package.
-static UNINSTALL: Plan =
-    Plan { prepare: &[], change: &[WantDown, Stop, Remove, Forget], back: &[Stop, Reinstall, Restore, Resume, Settle] };
+static UNINSTALL: Plan = Plan {
+    prepare: &[],
+    change: &[WantDown, Stop, Remove, Forget],
+    back: &[Stop, Reinstall, Restore, Clear, Resume, Settle],
+};
 
 /// Starts an agent.
 static START: Plan = Plan { prepare: &[], change: &[Start, Settle], back: &[] };
@@ -114,6 +117,8 @@ pub enum Step {
     Overlay,
     /// The agent is stopped, and none of its processes is left.
     Stop,
+    /// Copies of the agent that its package has started by itself are ended.
+    Clear,
     /// `current` points to the new directory.
     Link,
     /// The agent's record says that it should run, and it is started.
@@ -262,7 +267,7 @@ impl Plan {
 }
 
 /// The name of every step in records.
-const NAMES: [(Step, &str); 36] = [
+const NAMES: [(Step, &str); 37] = [
     (Download, "download"),
     (Place, "place"),
     (Verify, "verify"),
@@ -278,6 +283,7 @@ const NAMES: [(Step, &str); 36] = [
     (WantDown, "want down"),
     (Overlay, "overlay"),
     (Stop, "stop"),
+    (Clear, "clear"),
     (Link, "link"),
     (Start, "start"),
     (Resume, "resume"),
@@ -324,7 +330,7 @@ impl Step {
                 Direction::Forward => Phase::Starting,
                 Direction::Back => Phase::Installing,
             },
-            WantUp | WantDown | Overlay | Link | Start | Resume | TryInstalled | Reexec => Phase::Starting,
+            WantUp | WantDown | Overlay | Clear | Link | Start | Resume | TryInstalled | Reexec => Phase::Starting,
             Settle | Retire | Keep | Prove | Replace | Remember | GoBack => Phase::Settling,
         }
     }

@@ -47,11 +47,11 @@ const PACKAGES: [Format; 4] = [Format::Rpm, Format::Deb, Format::Apk, Format::Ip
 
 /// Every kind of job with its plan forward and back.
 fn plans() -> Vec<(Job, bool, &'static str, &'static str)> {
-    let undo = "installing: Stop Reinstall Relink Discard Restore starting: Resume settling: Settle";
+    let undo = "installing: Stop Reinstall Relink Discard Restore starting: Clear Resume settling: Settle";
     let tar = "downloading: Download verified: Verify Place installing: Unpack Inspect Name | Adopt \
         starting: Stop Link Resume settling: Settle Retire Keep";
     let package = "downloading: Download verified: Verify Place Identify Query | installing: Install Inspect Adopt \
-        starting: Stop Resume settling: Settle Retire Keep";
+        starting: Stop Clear Resume settling: Settle Retire Keep";
     let same = "verified: Look | installing: Adopt starting: Stop Link Resume settling: Settle Keep";
     let own = "downloading: Download verified: Verify Place installing: Unpack TryNew starting: Reexec \
         | settling: Prove settling: Replace Remember";
@@ -69,7 +69,7 @@ fn plans() -> Vec<(Job, bool, &'static str, &'static str)> {
             "web",
             JobAction::Uninstall,
             "| starting: WantDown Stop installing: Remove Forget",
-            "installing: Stop Reinstall Restore starting: Resume settling: Settle",
+            "installing: Stop Reinstall Restore starting: Clear Resume settling: Settle",
         ),
         ("web", JobAction::Start, "| starting: Start settling: Settle", ""),
         ("web", JobAction::Stop, "| starting: WantDown Stop", ""),

@@ -2,9 +2,10 @@
 //!
 //! What a job does is a plan (`model::plan`). `receive` takes jobs in, `queue` holds them, this file begins them in
 //! their turn, `run` takes them through their plans, and `step` says what each step begins and when it is done, with
-//! `download`, `package`, `remove`, `undo`, `tools` and `own`. What a job found before it changed anything stays in its
+//! `download`, `package`, `remove`, `undo`, `clear`, `tools` and `own`. What a job found before it changed anything stays in its
 //! record until its end, as an undo restores it.
 
+mod clear;
 mod download;
 mod own;
 mod package;

@@ -227,7 +227,7 @@ impl Run<'_> {
             (Ok(found), Some(why))
                 if found == new.native && !package::is_own_failure(new.format, &new.package, &why) =>
             {
-                self.job.note = Some(why);
+                self.job.note = Some(beside(&why));
                 return StepResult::Done;
             }
             (_, Some(why)) => why,
@@ -404,6 +404,11 @@ pub(super) fn one_version(output: &str) -> Box<str> {
     let mut versions: Vec<&str> = output.split_whitespace().collect();
     versions.dedup();
     versions.join(" ").into()
+}
+
+/// What a success says of a package manager that failed in something else.
+pub(super) fn beside(why: &str) -> Box<str> {
+    format!("the package manager had trouble beside it: {why}").into()
 }
 
 /// A version in a message.

@@ -1,6 +1,6 @@
 //! Steps that remove packages: one that the new one replaces, one that is no longer kept, and that of an agent that goes.
 
-use super::package::is_same_package;
+use super::package::{beside, is_same_package};
 use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
@@ -77,7 +77,7 @@ impl Run<'_> {
         let failure = self.tool_failure();
         match (output, failure) {
             (Ok(left), failure) if left.trim().is_empty() => {
-                self.job.note = failure;
+                self.job.note = failure.map(|why| beside(&why));
                 StepResult::Done
             }
             (Ok(_), Some(why)) => cannot_remove(&why),

@@ -173,7 +173,7 @@ impl Run<'_> {
                 let message = match self.job.note.take() {
                     _ if self.job.is_own() => self.success(),
                     None => "success".to_string(),
-                    Some(note) => format!("success; the package manager had trouble beside it: {note}"),
+                    Some(note) => format!("success; {note}"),
                 };
                 self.finish(Code::Success, &message);
             }

@@ -15,7 +15,7 @@ use crate::model::state::{is_file, State};
 use crate::text::{sanitize, MESSAGE_MAX};
 
 /// What the package manager does on the way back.
-struct WayBack {
+pub(super) struct WayBack {
     /// The new package is removed.
     remove: Option<package::Tool>,
     /// This package file is installed.
@@ -76,7 +76,7 @@ impl Run<'_> {
     }
 
     /// What the package manager has to do to undo the job; `None`: nothing.
-    fn way_back(&self) -> Option<WayBack> {
+    pub fn way_back(&self) -> Option<WayBack> {
         let record = &self.job.record;
         let before = record.before.as_deref()?;
         let old = before.package.as_deref();

@@ -322,6 +322,7 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
         bench.step(Event::Inspected("deb".into(), Ok(None)));
     }
     bench.agent_ends("web", Exit::Signal(Sig::TERM));
+    tool(&mut bench, "\n");
     bench.agent_ends("web", Exit::Code(1));
     assert_eq!(bench.jobs["deb"].phase, Phase::Installing, "{:?}", bench.jobs["deb"]);
     // The package that is being removed has a definition, too, which is the only one at this moment.
@@ -332,6 +333,7 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
     tool(&mut bench, "");
     tool(&mut bench, "\n");
     bench.step(Event::Inspected("deb".into(), Ok(None)));
+    tool(&mut bench, "\n");
     assert_eq!(bench.code("deb"), Some(Code::Start), "{:?}", bench.jobs["deb"]);
     bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert!(bench.state.agents().next().is_none(), "{:?}", bench.state.agents().collect::<Vec<_>>());
@@ -657,7 +659,7 @@ fn describe(bench: &Bench, id: &str, action: &Action) -> Option<(String, Option<
         }
         Action::Tool(owner, tool) => {
             let last = tool.argv.last().and_then(|word| word.rsplit('/').next()).unwrap_or_default();
-            let option = tool.argv.iter().find(|word| ["dpkg -i", "-r", "-f", "query"].contains(&&***word));
+            let option = tool.argv.iter().find(|word| ["dpkg -i", "-r", "-f", "query", "clear"].contains(&&***word));
             let ended = |code, output: &str| {
                 let output = output.into();
                 Event::ToolDone { owner: owner.clone(), exit: Exit::Code(code), output }
@@ -665,10 +667,11 @@ fn describe(bench: &Bench, id: &str, action: &Action) -> Option<(String, Option<
             let option = option.map_or("look", |option| option);
             let output = match option {
                 "query" if bench.installed => "7\n",
-                "query" => "",
+                "query" | "clear" => "",
                 _ => "Package: pkg\nVersion: 7\n",
             };
-            return question(&format!("{option} {last}"), ended(0, output), ended(2, "broken"));
+            let last = if option == "clear" { "" } else { last };
+            return question(format!("{option} {last}").trim_end(), ended(0, output), ended(2, "broken"));
         }
         Action::SaveJob(record) => return Some((format!("{}:", record.phase.name()), None)),
         Action::Signal(..) => "Signal",
@@ -745,12 +748,12 @@ fn each_kind_of_package_is_installed_and_undone() {
         ],
     );
     let install = "dpkg -i pkg";
-    let back = format!("installing: Signal -r pkg query pkg Link 1 {back_to_tar}");
+    let back = format!("installing: Signal -r pkg query pkg Link 1 {}", back_to_tar.replace("Start", "clear Start"));
     let package = (
         deb(2),
         &*format!(
             "downloading: Fetch verified: Verify Place -f Version query pkg installing: {install} query pkg Inspect SaveAgent starting: \
-             Signal Start settling:"
+             Signal clear Start settling:"
         ),
         vec![
             (Code::Download, "Fetch!".to_string()),

@@ -1,0 +1,56 @@
+//! The step that ends copies of an agent which its package has started by itself.
+//!
+//! Installers find programs in their PATH that stand in for those which start services. A package whose scripts go around
+//! them, as by calling an init script, leaves a process that is a child of the daemon, or of init, and belongs to no agent.
+
+use super::run::{Run, StepResult};
+use crate::error::Error;
+use crate::kernel::Level;
+use crate::model::event::log;
+use crate::model::package;
+
+/// Programs that run others: what they run is told by their first argument that is no option.
+const INTERPRETERS: [&str; 10] = ["sh", "bash", "dash", "ash", "python", "perl", "ruby", "node", "java", "php"];
+
+impl Run<'_> {
+    /// Has processes ended that run the agent's program, are no agent's, and were started since the job was received. No
+    /// process of the agent itself is left by now.
+    pub fn clear(&mut self) -> StepResult {
+        if self.job.goes_back() && self.way_back().is_none() {
+            return StepResult::Done;
+        }
+        let Some(spec) = self.agent().and_then(|agent| agent.spec()) else { return StepResult::Done };
+        let Some(program) = spec.exec.first() else { return StepResult::Done };
+        let base = program.rsplit('/').next().unwrap_or_default();
+        let base = base.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+        let mut script = "";
+        if INTERPRETERS.contains(&base) {
+            match spec.exec[1..].iter().find(|word| !word.starts_with('-')) {
+                Some(word) => script = word,
+                None => return StepResult::Done,
+            }
+        }
+        let agents = self.state.agents.values();
+        let known: Vec<String> = agents.filter_map(|agent| Some(agent.process()?.pid.raw().to_string())).collect();
+        self.run_tools(package::clear(program, script, self.job.record.received, &known.join(" ")))
+    }
+
+    /// Says what was ended.
+    pub fn cleared(&mut self, output: Result<&str, Error>) -> StepResult {
+        let id = &self.job.record.id;
+        match output.map(str::trim) {
+            Ok("") => {}
+            Ok(pids) => {
+                let text = format!("the package had started the agent by itself, which was ended (process {pids})");
+                log(self.out, Level::Warn, format_args!("job \"{id}\": {text}"));
+                self.job.note = Some(text.into());
+            }
+            Err(why) => log(
+                self.out,
+                Level::Warn,
+                format_args!("job \"{id}\": cannot look for what the package has started by itself: {why}"),
+            ),
+        }
+        StepResult::Done
+    }
+}
