@@ -26,6 +26,7 @@ mod recovered;
 mod recovery;
 mod reexec;
 mod run_files;
+mod reloads;
 mod runtime_directories;
 mod signing;
 mod startup;
@@ -86,8 +87,12 @@ pub struct Options {
 enum Owner {
     /// An agent's main process, or its starter.
     Agent(Name),
+    /// An agent's `prestart`.
+    Prestart(Name),
     /// An agent's health check.
     Check(Name),
+    /// The program that has an agent read its configuration again.
+    Reload(Name),
     /// A tool of the host's package management, or a binary that is tried out.
     Tool(ToolOwner),
     /// A helper in `helpers`.
@@ -391,7 +396,7 @@ impl Daemon {
         let own = binary("self");
         let until = monotonic() + EXEC_GRACE;
         for (pid, owner) in self.children.owners() {
-            let is_agent = matches!(owner, Owner::Agent(_));
+            let is_agent = matches!(owner, Owner::Agent(_) | Owner::Prestart(_));
             while is_agent && own.is_some() && binary(&pid.to_string()) == own && monotonic() < until {
                 // There is no event to wait for when a child executes its program.
                 let _ = poll(&mut [], Some(Duration::from_millis(1)));

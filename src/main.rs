@@ -78,6 +78,7 @@ fn main() {
             let command = match word {
                 "start" => Command::Start,
                 "stop" => Command::Stop,
+                "reload" => Command::ReloadAgent,
                 _ => Command::Restart,
             };
             cli::send_to_agents(&config, names, command).into()
@@ -153,6 +154,7 @@ fn parse(args: &[String]) -> Result<(Option<PathBuf>, CliAction), Error> {
         word @ ("start" | "stop" | "restart") => {
             CliAction::Agents(word, agents(word, &rest, options.opt_present("a"))?)
         }
+        "reload" if !rest.is_empty() => CliAction::Agents("reload", agents("reload", &rest, false)?),
         _ => action(topic, rest.first().copied(), &options)?,
     };
     Ok((options.opt_str("c").map(absolute).transpose()?, action))
@@ -273,6 +275,7 @@ mod tests {
             ("logs", logs(None, 10, false)),
             ("logs web -f -n 3", logs(Some("web"), 3, true)),
             ("reload", CliAction::Send(Command::Reload, OutputFormat::Text)),
+            ("reload web db", CliAction::Agents("reload", Some(vec!["web".into(), "db".into()]))),
             ("complete status -", CliAction::Complete(vec!["status".into(), "-".into()])),
             ("jobs", CliAction::Send(Command::Jobs, OutputFormat::Text)),
             ("run", CliAction::Run { background: false, servers: None }),

@@ -154,6 +154,12 @@ fn check_agent(spec: &Spec, config: &Config) -> Vec<String> {
         messages.extend(shared.map(message));
     }
     messages.extend(unusable_program(&spec.exec[0]).map(|message| format!("exec[0]: {message}")));
+    if let Some(program) = &spec.prestart {
+        messages.extend(unusable_program(&program.exec[0]).map(|message| format!("prestart.exec[0]: {message}")));
+    }
+    if let Some(program) = spec.reload.as_ref().and_then(|reload| reload.program()) {
+        messages.extend(unusable_program(&program.exec[0]).map(|message| format!("reload.exec[0]: {message}")));
+    }
     if let Some(check) = &spec.check {
         messages.extend(unusable_program(&check.exec[0]).map(|message| format!("check.exec[0]: {message}")));
     }

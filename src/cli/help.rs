@@ -105,12 +105,13 @@ pub const COMMANDS: [CommandHelp; 17] = [
     },
     CommandHelp {
         word: "reload",
-        synopsis: "",
-        arguments: (0, 0),
+        synopsis: "[NAME...]",
+        arguments: (0, MANY),
         options: "",
         brief: "read definitions, labels and the key file again",
         more: "Prints what has changed and every error; exits 1 when there is one. An agent\n\
-               whose definition did not change is not touched.\n",
+               whose definition did not change is not touched. With names these agents read\n\
+               their own configuration again, as their \"reload\" says.\n",
     },
     CommandHelp {
         word: "logs",

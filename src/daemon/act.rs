@@ -7,8 +7,9 @@ use super::helpers::{Downloaded, Exchanged, Failure, Finished, HelperTask};
 use super::identity::Runner;
 use super::Daemon;
 use crate::host::proc::users;
+use crate::host::spawn::possible_files;
 use crate::host::store::os_release;
-use crate::kernel::{Errno, Level, Process, Sig, Uid};
+use crate::kernel::{Errno, Level, Process, Resource, Sig, Uid};
 use crate::model::command::Answer;
 use crate::model::event::{Action, Client, Event, Fetched, Message, Reply, Verified};
 use crate::model::job::{JobAction as JobOrder, JobId};
@@ -51,7 +52,8 @@ impl Daemon {
             Action::Reexec(program, until) => self.reexec(&program, until),
             Action::Quit(code) => self.quit = Some(code),
 
-            Action::Start(name) => self.start_agent(name),
+            Action::Prepare(name) => self.start_agent(name, true),
+            Action::Start(name) => self.start_agent(name, false),
             Action::FindMain(name) => self.find_main(name),
             Action::Signal(name, Sig::KILL) => {
                 self.trees.kill(&name, &self.limits);
@@ -74,6 +76,9 @@ impl Daemon {
             Action::Measure => self.measure(),
             Action::Check(name) => self.start_check(name),
             Action::KillCheck(name) => self.kill_owned(&super::Owner::Check(name)),
+
+            Action::ReloadAgent(name) => self.reload_agent(name),
+            Action::KillReload(name) => self.kill_owned(&super::Owner::Reload(name)),
 
             Action::Exchange(server, message) => self.exchange(&server, message),
             Action::Fetch(id) => self.fetch(id),
@@ -208,7 +213,9 @@ impl Daemon {
         let body = self.status_body(report, seq);
         let agent = name.and_then(|name| self.state.agents().find(|agent| **agent.name() == *name));
         let Some((agent, spec)) = agent.and_then(|agent| Some((agent, agent.spec()?))) else { return body };
-        about::add(&body, &spec, agent.origin(), &self.outputs.path(agent.name()).to_string_lossy())
+        let wanted = spec.limits.resources.iter().find(|(resource, _)| *resource == Resource::Nofile);
+        let files = wanted.and_then(|(_, wanted)| Some(possible_files(*wanted)).filter(|files| files < wanted));
+        about::add(&body, &spec, agent.origin(), files, &self.outputs.path(agent.name()).to_string_lossy())
     }
 
     /// A report, with what only the host knows: its system, its labels, and what fails at the moment.

@@ -136,11 +136,11 @@ impl Children {
 }
 
 impl Daemon {
-    /// Starts an agent.
-    pub(super) fn start_agent(&mut self, name: Name) {
+    /// Starts an agent, or only its `prestart`.
+    pub(super) fn start_agent(&mut self, name: Name, prestart: bool) {
         let event = match self.exhausted_resource() {
             Some(reason) => Event::ResourceExhausted { name, reason: reason.into() },
-            None => match self.spawn_agent(&name) {
+            None => match self.spawn_agent(&name, prestart) {
                 Ok(event) => event,
                 Err(reason) => Event::NotStarted { name, reason: reason.into() },
             },
@@ -159,8 +159,9 @@ impl Daemon {
         (open + SPARE > limit).then(|| format!("no descriptors to spare: {open} of {limit} are open"))
     }
 
-    fn spawn_agent(&mut self, name: &Name) -> Result<Event, Error> {
+    fn spawn_agent(&mut self, name: &Name, prestart: bool) -> Result<Event, Error> {
         let spec = self.state.spec(name).ok_or("it has no definition")?;
+        let before = spec.prestart.as_ref().filter(|_| prestart);
         let prepared = self.limits.prepare(name, &spec.limits);
         for note in &prepared.notes {
             self.log.write(Level::Info, &note);
@@ -169,13 +170,20 @@ impl Daemon {
         let problem = output.as_ref().err().map(|problem| &**problem);
         self.set_condition(Condition::OutputFile(name.clone()), problem);
         self.set_condition(Condition::OutputPlace(name.clone()), None);
-        let mut setup = self.child(&spec, &spec.exec, output.ok())?;
+        let exec = before.map_or(&spec.exec, |program| &program.exec);
+        let mut setup = self.child(&spec, exec, output.ok()).map_err(|why| match prestart {
+            true => format_error!("prestart: {why}"),
+            false => why,
+        })?;
         give_output(&setup);
-        let (user, group) = (setup.uid.unwrap_or(own_uid()), setup.gid.unwrap_or(own_gid()));
-        self.make_runtime_directories(&spec, user, group)?;
+        // A prestart finds them too, and may put something in them.
+        if prestart || spec.prestart.is_none() {
+            let (user, group) = (setup.uid.unwrap_or(own_uid()), setup.gid.unwrap_or(own_gid()));
+            self.make_runtime_directories(&spec, user, group)?;
+            remove_pidfile(&spec);
+        }
         setup.cgroups = prepared.cgroups;
         setup.cgroup = prepared.cgroup;
-        remove_pidfile(&spec);
         let pid = match self.children.spawn(&setup) {
             Ok(pid) => pid,
             // No child was made, which is not the fault of the definition.
@@ -187,6 +195,10 @@ impl Daemon {
         let process = Daemon::process(pid);
         self.trees.runs_as(name, Some(setup.uid.unwrap_or(own_uid())));
         self.trees.started(name, process);
+        if prestart {
+            self.children.owners.insert(pid, Owner::Prestart(name.clone()));
+            return Ok(Event::Preparing(name.clone(), process));
+        }
         self.children.owners.insert(pid, Owner::Agent(name.clone()));
         Ok(Event::Started {
             name: name.clone(),
@@ -284,7 +296,7 @@ impl Daemon {
                     }
                     Some(owner) => {
                         let failure = self.children.take_setup_error(pid);
-                        if !matches!(owner, Owner::Agent(_)) {
+                        if !matches!(owner, Owner::Agent(_) | Owner::Prestart(_)) {
                             self.trees.remove_ours(pid);
                         }
                         self.child_ended(owner, exit, failure);
@@ -305,14 +317,14 @@ impl Daemon {
         self.trees.forget_snapshot();
     }
 
-    /// Why an agent or its health check could not execute its program, with the directory or program it is about.
-    fn explain(&self, name: &str, check: bool, failure: SetupError) -> String {
+    /// Why an agent, or a program that `pick` finds in its definition, could not be executed, with the directory or program it
+    /// is about.
+    fn explain(&self, name: &str, pick: fn(&Spec) -> Option<&[Box<str>]>, failure: SetupError) -> String {
         let text = failure.to_string();
         let Some(spec) = self.state.spec(name) else { return text };
-        let exec = spec.check.as_ref().filter(|_| check).map_or(&spec.exec, |check| &check.exec);
         let path = match failure.stage {
             Stage::Directory => &spec.directory,
-            Stage::Exec => &exec[0],
+            Stage::Exec => &pick(&spec).unwrap_or(&spec.exec)[0],
             _ => return text,
         };
         match text.split_once(':') {
@@ -327,7 +339,7 @@ impl Daemon {
             Owner::Agent(name) => {
                 self.trees.ended(&name);
                 if let Some(failure) = failure {
-                    let reason = self.explain(&name, false, failure);
+                    let reason = self.explain(&name, |_| None, failure);
                     self.queue.push_back(Event::NotStarted { name, reason: reason.into() });
                     return;
                 }
@@ -336,10 +348,36 @@ impl Daemon {
                 let tail = self.tail(&name);
                 self.queue.push_back(Event::Exited { name, exit, oom, tail });
             }
+            Owner::Prestart(name) => {
+                self.trees.ended(&name);
+                if let Some(failure) = failure {
+                    let why = self.explain(&name, |spec| Some(&spec.prestart.as_ref()?.exec), failure);
+                    let reason = format!("prestart: {why}").into();
+                    self.queue.push_back(Event::NotStarted { name, reason });
+                    return;
+                }
+                let tail = if exit == Exit::Code(0) { "".into() } else { self.tail(&name) };
+                self.queue.push_back(Event::Exited { name, exit, oom: None, tail });
+            }
             Owner::Check(name) => {
                 let output = self.finish_check(&name);
-                let tail = failure.map_or(output, |failure| self.explain(&name, true, failure)).into();
+                let explain = |failure| self.explain(&name, |spec| Some(&spec.check.as_ref()?.exec), failure);
+                let tail = failure.map_or(output, explain).into();
                 self.queue.push_back(Event::Checked(name, exit, tail));
+            }
+            Owner::Reload(name) => {
+                let event = match failure {
+                    Some(failure) => {
+                        let why =
+                            self.explain(&name, |spec| Some(&spec.reload.as_ref()?.program()?.exec), failure).into();
+                        Event::AgentReloaded(name, Exit::Unknown, why)
+                    }
+                    None => {
+                        let tail = if exit == Exit::Code(0) { "".into() } else { self.tail(&name) };
+                        Event::AgentReloaded(name, exit, tail)
+                    }
+                };
+                self.queue.push_back(event);
             }
             Owner::Tool(owner) => self.tool_ended(owner, exit, failure),
             Owner::Helper | Owner::Detached => {}

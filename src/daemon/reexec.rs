@@ -159,7 +159,7 @@ impl Daemon {
         let (mut tools, mut detached) = (Vec::new(), Vec::new());
         for (pid, owner) in self.children.owners() {
             match owner {
-                Owner::Agent(_) => {}
+                Owner::Agent(_) | Owner::Prestart(_) | Owner::Reload(_) => {}
                 Owner::Tool(ToolOwner::Job(job)) => tools.push((*pid, job.clone())),
                 Owner::Tool(ToolOwner::Reexec) | Owner::Check(_) | Owner::Helper | Owner::Detached => {
                     detached.push(*pid)

@@ -236,17 +236,11 @@ impl Limits {
             held.tasks = self.set_limit(name, "pids", &|leaf| leaf.set_tasks(Some(tasks))).map(Box::new);
         }
         held.unlimited = self.remove_old_limits(name, &held, limits) && unlimited;
-        let mut prepared = Prepared::default();
-        for leaf in held.leaves() {
-            if let Some(directory) = leaf.directory() {
-                prepared.cgroup = Some(directory);
-                continue;
-            }
-            match leaf.entrance() {
-                Ok(fd) => prepared.cgroups.push(fd),
-                Err(error) => self.note(format!("agent \"{name}\": {error}")),
-            }
+        let (cgroup, cgroups, errors) = held.entrances();
+        for error in errors {
+            self.note(format!("agent \"{name}\": {error}"));
         }
+        let prepared = Prepared { cgroup, cgroups, ..Prepared::default() };
         self.finish(name, limits, held, prepared)
     }
 
@@ -326,6 +320,12 @@ impl Limits {
         self.agents.insert(name.clone(), Box::new(held));
         prepared.notes = std::mem::take(&mut self.notes);
         prepared
+    }
+
+    /// The ways into the groups of an agent that runs, as in `Prepared`.
+    pub fn entrances(&self, name: &str) -> (Option<OwnedFd>, Vec<OwnedFd>) {
+        let (cgroup, cgroups, _) = self.agents.get(name).map(|held| held.entrances()).unwrap_or_default();
+        (cgroup, cgroups)
     }
 
     /// Sets a limit by v2 or else by v1, and returns the leaf that has it.
@@ -560,6 +560,19 @@ impl AgentGroups {
         }
         let each: Vec<_> = all.iter().map(|(limit, by)| format!("{limit}={by}")).collect();
         Some(each.join(" ").into())
+    }
+
+    /// The ways into its groups, as in `Prepared`, and what is wrong with others.
+    fn entrances(&self) -> (Option<OwnedFd>, Vec<OwnedFd>, Vec<String>) {
+        let (mut cgroup, mut cgroups, mut errors) = (None, Vec::new(), Vec::new());
+        for leaf in self.leaves() {
+            match (leaf.directory(), leaf.entrance()) {
+                (Some(directory), _) => cgroup = Some(directory),
+                (None, Ok(fd)) => cgroups.push(fd),
+                (None, Err(error)) => errors.push(error.to_string()),
+            }
+        }
+        (cgroup, cgroups, errors)
     }
 
     /// The groups of the agent, each once.

@@ -13,10 +13,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::host::config_files::read_env_file;
-use crate::kernel::{Errno, Gid, Stage, Uid};
+use crate::kernel::{Errno, Gid, Resource, Stage, Uid};
 use crate::model::spec::{Account, Envs, Spec};
 use crate::sys::account::{group_by_name, groups_of, own_gid, own_uid, user_by_id, user_by_name, User};
 use crate::sys::child::{Program, Setup};
+use crate::sys::file::read_text;
+use crate::sys::process::{limit, set_limit};
 use crate::wire::env_file::parse;
 
 /// The value of `PATH` in the environment of agents and installers.
@@ -82,6 +84,7 @@ pub fn setup(
     setup.cgroups = groups;
     setup.standard = true;
     for &(resource, value) in &spec.limits.resources {
+        let value = if resource == Resource::Nofile { possible_files(value) } else { value };
         setup.rlimits.push((resource, value, value));
     }
     // The daemon may have other values of its own, which children inherit.
@@ -99,6 +102,20 @@ pub fn setup(
     setup.directory = c_text(spec.directory.as_bytes(), Stage::Directory)?;
     setup.umask = spec.umask;
     Ok(setup)
+}
+
+/// How many open files can be allowed to a child that should have `wanted`: the most that the kernel and our own rights give.
+pub fn possible_files(wanted: u64) -> u64 {
+    let most = read_text(Path::new("/proc/sys/fs/nr_open")).ok().and_then(|text| text.trim().parse().ok());
+    let wanted = wanted.min(most.unwrap_or(u64::MAX));
+    let Ok((soft, hard)) = limit(Resource::Nofile) else { return wanted };
+    // Whether we may go above our own limit is tried: in a container, CAP_SYS_RESOURCE alone does not say so.
+    if wanted <= hard || set_limit(Resource::Nofile, soft, wanted).is_err() {
+        return wanted.min(hard);
+    }
+    // Lowering it again is always allowed.
+    let _ = set_limit(Resource::Nofile, soft, hard);
+    wanted
 }
 
 /// The user that the processes of this agent run as; `None` when its account does not exist or cannot be looked up now.
@@ -253,7 +270,6 @@ fn c_text(bytes: &[u8], stage: Stage) -> Result<CString, Box<StartError>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Resource;
 
     const HOST: Where<'static> = Where { state_dir: "/state", mark: "1:2", package: None };
 
@@ -309,6 +325,16 @@ mod tests {
             (setup.rlimits, setup.umask, setup.oom_score_adj),
             (vec![(Resource::Nofile, 64, 64)], 0o077, Some(0))
         );
+    }
+
+    #[test]
+    fn open_files_are_as_many_as_can_be() {
+        let before = limit(Resource::Nofile).unwrap();
+        assert_eq!(possible_files(64), 64);
+        let most = possible_files(u64::MAX);
+        let kernel: u64 = std::fs::read_to_string("/proc/sys/fs/nr_open").unwrap().trim().parse().unwrap();
+        assert!(most == kernel || most == before.1, "{most} {kernel} {before:?}");
+        assert_eq!(limit(Resource::Nofile).unwrap(), before);
     }
 
     #[test]

@@ -5,9 +5,12 @@
 //! | Down, Fatal | start | Down | - | - | - | - | - | - |
 //! | Waiting | start | Down | - | - | - | - | - | start at `until` |
 //! | Starting | - | Stopping | Running, Forking | policy | - | - | - | - |
+//! | Preparing | - | Stopping | - | policy | Starting, or Stopping | - | - | Stopping at the timeout |
 //! | Forking | - | Stopping | - | policy | find the main process, or Stopping | - | - | find again, or Stopping at the timeout |
 //! | Running | - | Stopping | - | policy | Stopping (its other processes) | - | - | health check |
 //! | Stopping | start afterwards | stay down afterwards | signal the process | count | count | conclude | signal, count again | SIGKILL, count again |
+//!
+//! An agent with a `prestart` goes from Starting to Preparing (`preparing`), and with its end back to Starting.
 //!
 //! "policy" is what `restart::judge` says; "conclude" does what `AfterStop` says, once the main process is gone too. When
 //! the host cannot start a process for lack of resources, Starting becomes Waiting. A dash is an event that cannot happen
@@ -31,7 +34,7 @@ use crate::kernel::{Level, Process, Sig, Time};
 use crate::model::event::{log, Action, Definition, Origin};
 use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::Policy;
-use crate::model::spec::{KillMode, Name, Spec, STOPSECS};
+use crate::model::spec::{KillMode, Name, Program, Spec, STOPSECS};
 use crate::model::trust::{may_set, unnamed};
 pub use agent_state::{AfterStop, AgentState, Health, LastEnd, Stopping};
 
@@ -172,6 +175,11 @@ impl Agent {
         startsecs.max(MAIN_PROCESS_TIMEOUT)
     }
 
+    /// What is run before its start.
+    fn prestart(&self) -> Option<&Program> {
+        self.definition.as_ref()?.spec.prestart.as_deref()
+    }
+
     /// The pid file of a forking agent.
     fn pidfile(&self) -> Option<&str> {
         self.definition.as_ref()?.spec.pidfile.as_deref()
@@ -258,6 +266,7 @@ impl Agent {
             AgentState::Down | AgentState::Fatal => true,
             AgentState::Waiting { .. }
             | AgentState::Starting
+            | AgentState::Preparing { .. }
             | AgentState::Forking { .. }
             | AgentState::Running { .. } => false,
         }
@@ -296,10 +305,10 @@ impl Agent {
         self.fingerprint = fingerprint.or_else(|| self.spec().map(|spec| spec.fingerprint()));
     }
 
-    /// Its main process or its starter, if that is alive.
+    /// Its main process, its starter or its `prestart`, if that is alive.
     pub fn process(&self) -> Option<Process> {
         match &self.state {
-            AgentState::Running { process, .. } => Some(*process),
+            AgentState::Running { process, .. } | AgentState::Preparing { process, .. } => Some(*process),
             AgentState::Forking { starter, .. } => *starter,
             AgentState::Stopping(stopping) => stopping.main_process.map(|(process, _)| process),
             AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Starting => None,

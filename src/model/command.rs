@@ -20,6 +20,8 @@ pub enum Command {
     Report,
     /// Read the definitions and the key file again; answered with what has changed and with every error.
     Reload,
+    /// Have the agent read its own configuration again; answered when that is done.
+    ReloadAgent(Name),
     /// Show the ledger of jobs.
     Jobs,
     /// Execute the installed binary in the daemon's process; answered by the new binary.

@@ -176,6 +176,8 @@ pub enum Event {
     /// `Action::Reexec` failed, and the old binary still runs: why.
     NotReexeced(Box<str>),
 
+    /// An agent's `prestart` was started.
+    Preparing(Name, Process),
     /// An agent's process was started.
     Started {
         /// The agent.
@@ -217,7 +219,7 @@ pub enum Event {
     /// An agent reached its memory limit, and the kernel could reclaim nothing: the kernel's words. The main process may
     /// still be alive.
     OutOfMemory(Name, Box<str>),
-    /// The main process of an agent (or the starter of a forking one) ended.
+    /// The main process of an agent (or the starter of a forking one, or its `prestart`) ended.
     Exited {
         /// The agent.
         name: Name,
@@ -251,6 +253,8 @@ pub enum Event {
     ProcessesChanged,
     /// The answer to `Action::Measure`.
     Measured(Vec<Usage>),
+    /// The program that has an agent read its configuration again ended: how, and the last lines of the agent's output.
+    AgentReloaded(Name, Exit, Box<str>),
     /// An agent's health check ended: how, and the last lines of its output.
     Checked(Name, Exit, Box<str>),
 
@@ -313,6 +317,8 @@ pub enum Action {
     /// End the daemon with this exit code.
     Quit(u8),
 
+    /// Start an agent's `prestart`; its start follows.
+    Prepare(Name),
     /// Start an agent's process from its definition (`State::spec`).
     Start(Name),
     /// Find the main process of a forking agent whose starter has ended.
@@ -336,6 +342,11 @@ pub enum Action {
     Check(Name),
     /// Kill an agent's health check.
     KillCheck(Name),
+
+    /// Run the program that has an agent read its configuration again.
+    ReloadAgent(Name),
+    /// Kill that program.
+    KillReload(Name),
 
     /// Send a message to a server.
     Exchange(Server, Message),

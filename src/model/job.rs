@@ -63,6 +63,8 @@ pub enum JobAction {
     Stop,
     /// Stop the agent if it runs, and start it.
     Restart,
+    /// Have the agent read its own configuration again.
+    Reload,
     /// Change settings: of the daemon (`svrlist`, `step`), or of one agent (`envs`, `limits` with a name).
     Config {
         /// The new server list, which must answer first; an empty one removes the list that an earlier job gave.
@@ -82,6 +84,7 @@ impl JobAction {
             JobAction::Start => "start",
             JobAction::Stop => "stop",
             JobAction::Restart => "restart",
+            JobAction::Reload => "reload",
             JobAction::Config { .. } => "config",
         }
     }

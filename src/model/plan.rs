@@ -64,6 +64,9 @@ static STOP: Plan = Plan { prepare: &[], change: &[WantDown, Stop], back: &[] };
 /// Stops an agent and starts it.
 static RESTART: Plan = Plan { prepare: &[], change: &[WantUp, Stop, Start, Settle], back: &[] };
 
+/// Has an agent read its own configuration again.
+static RELOAD: Plan = Plan { prepare: &[], change: &[Reload], back: &[] };
+
 /// Gives an agent another environment or other limits.
 static CONFIG: Plan =
     Plan { prepare: &[], change: &[Overlay, Stop, Start, Settle], back: &[Stop, Restore, Resume, Settle] };
@@ -125,6 +128,8 @@ pub enum Step {
     Start,
     /// The agent is started if it should run; if not, no `Settle` follows.
     Resume,
+    /// The agent reads its own configuration again.
+    Reload,
     /// The agent stays alive for `startsecs`.
     Settle,
     /// A package of another format or name that the new one replaces is removed.
@@ -211,6 +216,7 @@ impl Plan {
             JobAction::Start => &START,
             JobAction::Stop => &STOP,
             JobAction::Restart => &RESTART,
+            JobAction::Reload => &RELOAD,
             JobAction::Config { .. } if job.name.is_empty() => &SETTINGS,
             JobAction::Config { .. } => &CONFIG,
         })
@@ -267,7 +273,7 @@ impl Plan {
 }
 
 /// The name of every step in records.
-const NAMES: [(Step, &str); 37] = [
+const NAMES: [(Step, &str); 38] = [
     (Download, "download"),
     (Place, "place"),
     (Verify, "verify"),
@@ -287,6 +293,7 @@ const NAMES: [(Step, &str); 37] = [
     (Link, "link"),
     (Start, "start"),
     (Resume, "resume"),
+    (Reload, "reload"),
     (Settle, "settle"),
     (Retire, "retire"),
     (Keep, "keep"),
@@ -330,7 +337,7 @@ impl Step {
                 Direction::Forward => Phase::Starting,
                 Direction::Back => Phase::Installing,
             },
-            WantUp | WantDown | Overlay | Clear | Link | Start | Resume | TryInstalled | Reexec => Phase::Starting,
+            WantUp | WantDown | Overlay | Clear | Link | Start | Resume | Reload | TryInstalled | Reexec => Phase::Starting,
             Settle | Retire | Keep | Prove | Replace | Remember | GoBack => Phase::Settling,
         }
     }

@@ -68,6 +68,10 @@ pub struct Spec {
     pub stopsecs: Duration,
     /// Which of its processes get the first signal of a stop.
     pub kill: KillMode,
+    /// What is run before each start, and must end with status 0.
+    pub prestart: Option<Box<Program>>,
+    /// How it reads its own configuration again; `None`: it cannot.
+    pub reload: Option<Reload>,
     /// Its `Policy::restartsecs`; `None`: the daemon's.
     pub restartsecs: Option<Duration>,
     /// Its `Policy::windowsecs`; `None`: the daemon's.
@@ -112,6 +116,8 @@ impl Spec {
             stopsignal: Sig::TERM,
             stopsecs: STOPSECS,
             kill: KillMode::Tree,
+            prestart: None,
+            reload: None,
             restartsecs: None,
             windowsecs: None,
             retries: None,
@@ -172,6 +178,34 @@ pub enum KillMode {
     Tree,
     /// The main process alone, which ends the others itself.
     Mixed,
+}
+
+/// How an agent reads its own configuration again.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reload {
+    /// Its main process gets this signal.
+    Signal(Sig),
+    /// This program has it done.
+    Exec(Box<Program>),
+}
+
+impl Reload {
+    /// The program that has it done.
+    pub fn program(&self) -> Option<&Program> {
+        match self {
+            Reload::Signal(_) => None,
+            Reload::Exec(program) => Some(program),
+        }
+    }
+}
+
+/// A program that is run for an agent, as its user and in its tree.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// The program and its arguments.
+    pub exec: Vec<Box<str>>,
+    /// A run that takes longer is killed, and has failed.
+    pub timeout: Duration,
 }
 
 /// The limits of an agent; a value that is `None` or missing is not limited.

@@ -10,6 +10,7 @@ mod init;
 mod options;
 mod jobs;
 mod reexec;
+mod reload;
 mod exchange;
 mod incidents;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use incidents::Incidents;
 use jobs::{Answer, JobQueue};
 pub use options::{Options, Recovered, Times};
 use reexec::Reexec;
+use reload::AgentReload;
 pub use unreadable::Unreadable;
 
 /// Jobs that may be open at a time: not begun, running, or ended with a result that no server has taken yet.
@@ -131,6 +133,8 @@ pub struct State {
     shutdown: Option<Time>,
     reexec: Reexec,
     reloading: Reloading,
+    /// Agents that are reading their own configuration again.
+    reloads: Vec<AgentReload>,
     /// Records that are there and could not be read.
     unread: Unreadable,
 }
@@ -164,6 +168,9 @@ impl State {
             Event::Started { name, process, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);
                 self.step_agent(&name, now, out, &mut |agent, context| agent.started(process, &by, context));
+            }
+            Event::Preparing(name, process) => {
+                self.step_agent(&name, now, out, &mut |agent, context| agent.preparing(process, context));
             }
             Event::Attached { name, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);
@@ -201,6 +208,7 @@ impl State {
             Event::Checked(name, exit, tail) => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.checked(exit, &tail, context));
             }
+            Event::AgentReloaded(name, exit, tail) => self.agent_reloaded(&name, exit, &tail, now, out),
             Event::Replied(reply) => self.replied(reply, now, out),
             Event::Saved(id, result) => self.saved(&id, result, now, out),
             Event::Fetched(id, fetched) => self.answered(&id, Answer::Fetched(fetched), now, out),
@@ -221,6 +229,9 @@ impl State {
         }
         for waiter in &self.waiters {
             first = Time::earliest(&[first, self.wait_until(&waiter.name, waiter.goal)]);
+        }
+        for reload in &self.reloads {
+            first = Time::earliest(&[first, Some(reload.until)]);
         }
         let reexec = self.reexec.deadline(self.is_quiet());
         if self.shutdown.is_some() {
@@ -346,6 +357,7 @@ impl State {
                 agent.due(context);
             }
         });
+        self.reloads_due(now, out);
         if self.poll_at.is_some_and(|at| at <= now.time) {
             self.poll_at = None;
             if self.agents.values().any(Agent::polled) {

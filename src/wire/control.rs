@@ -36,6 +36,7 @@ pub fn write_command(command: &Command) -> String {
         Command::Jobs => ("jobs", None),
         Command::Reexec => ("reexec", None),
         Command::Reload => ("reload", None),
+        Command::ReloadAgent(name) => ("reload", Some(&**name)),
     };
     match name {
         // A name holds only characters that need no escape.
@@ -68,7 +69,8 @@ pub fn read_command(line: &[u8]) -> Result<Command, Error> {
         ("jobs", None) => Ok(Command::Jobs),
         ("reexec", None) => Ok(Command::Reexec),
         ("reload", None) => Ok(Command::Reload),
-        ("report" | "jobs" | "reexec" | "reload", Some(_)) => Err(format_error!("{word}: takes no name")),
+        ("reload", Some(name)) => Ok(Command::ReloadAgent(name)),
+        ("report" | "jobs" | "reexec", Some(_)) => Err(format_error!("{word}: takes no name")),
         _ => Err("command: not one that this daemon knows".into()),
     }
 }
@@ -137,6 +139,7 @@ mod tests {
             Command::Jobs,
             Command::Reexec,
             Command::Reload,
+            Command::ReloadAgent("web".into()),
         ] {
             let line = write_command(&command);
             assert!(line.ends_with("}\n") && line.len() <= MAX_COMMAND, "{line}");

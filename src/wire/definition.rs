@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::kernel::{Resource, Sig};
 use crate::model::spec::{
     is_name, is_runtime_directory, is_version, parse_capability, parse_percent, parse_size, shared_directory, Account,
-    Autorestart, Check, Envs, KillMode, Kind, Limits, Spec,
+    Autorestart, Check, Envs, KillMode, Kind, Limits, Program, Reload, Spec,
 };
 use crate::wire::json::{self, fault, show, Fields, Object, Value};
 
@@ -47,6 +47,11 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
         _ => None,
     });
     set(&mut spec.kill, kill);
+    if let Some(value) = fields.get("prestart") {
+        let (path, faults) = fields.inside("prestart");
+        spec.prestart = program(value, &path, in_tar, strict, faults).map(Box::new);
+    }
+    spec.reload = reload(&mut fields, in_tar, strict);
     spec.restartsecs = fields.seconds("restartsecs");
     spec.windowsecs = fields.seconds("windowsecs");
     spec.retries = fields.integer("retries", 0, u32::MAX.into()).map(|retries| retries as u32);
@@ -284,6 +289,27 @@ fn check(value: &Value, path: &str, in_tar: bool, strict: bool, faults: &mut Vec
         fields.refuse_unknown();
     }
     Some(Check { exec, interval, timeout, retries })
+}
+
+/// How it reads its configuration again: a signal, or a program.
+fn reload(fields: &mut Fields<'_, '_>, in_tar: bool, strict: bool) -> Option<Reload> {
+    match fields.get("reload") {
+        Some(value) if json::object(value).is_some() => {
+            let (path, faults) = fields.inside("reload");
+            program(value, &path, in_tar, strict, faults).map(|program| Reload::Exec(Box::new(program)))
+        }
+        _ => fields.read("reload", "a signal such as \"HUP\", or { \"exec\": [...] }", signal).map(Reload::Signal),
+    }
+}
+
+fn program(value: &Value, path: &str, in_tar: bool, strict: bool, faults: &mut Vec<String>) -> Option<Program> {
+    let mut fields = Fields::of(value, path, faults)?;
+    let exec = exec(&mut fields, in_tar);
+    let timeout = fields.seconds_above_0("timeout").unwrap_or(Duration::from_secs(60));
+    if strict {
+        fields.refuse_unknown();
+    }
+    Some(Program { exec, timeout })
 }
 
 fn account(value: &Value) -> Option<Account> {

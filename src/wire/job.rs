@@ -151,6 +151,7 @@ fn action(word: &str, fields: &mut Fields<'_, '_>, named: bool) -> Result<Option
         "start" => Some(JobAction::Start),
         "stop" => Some(JobAction::Stop),
         "restart" => Some(JobAction::Restart),
+        "reload" => Some(JobAction::Reload),
         "config" => config(fields, named),
         "" => {
             if fields.get("action").is_none_or(|value| json::text(value).is_some()) {
@@ -159,7 +160,7 @@ fn action(word: &str, fields: &mut Fields<'_, '_>, named: bool) -> Result<Option
             None
         }
         _ => {
-            let want = "install, upgrade, uninstall, start, stop, restart or config";
+            let want = "install, upgrade, uninstall, start, stop, restart, reload or config";
             return Err(format!("want {want}, got {}", show(&Value::String(word.to_string()))));
         }
     })

@@ -28,6 +28,7 @@ impl Host<'_> {
             Action::Reexec(..) | Action::Replace(..) => return Err("bootagent was not to be changed".into()),
             Action::Quit(_) => self.quit()?,
 
+            Action::Prepare(name) => return Err(format!("agent {name} has no prestart")),
             Action::Start(name) => self.start(name)?,
             Action::FindMain(name) => self.find_main(name),
             Action::Signal(name, sig) | Action::SignalMain(name, sig) => self.signal(&name, sig),
@@ -43,6 +44,9 @@ impl Host<'_> {
             Action::Measure => self.measure(),
             Action::Check(name) => self.check(name),
             Action::KillCheck(name) => self.answer(10, Event::Checked(name, Exit::Signal(Sig::KILL), "".into())),
+
+            Action::ReloadAgent(name) => self.answer(10, Event::AgentReloaded(name, Exit::Code(0), "".into())),
+            Action::KillReload(_) => {}
 
             Action::Exchange(server, message) => {
                 if std::mem::replace(&mut self.exchanging, true) {

@@ -17,8 +17,15 @@ pub enum AgentState {
     },
     /// It was given up after too many early ends.
     Fatal,
-    /// Its process is being started.
+    /// Its process, or its `prestart`, is being started.
     Starting,
+    /// Its `prestart` runs.
+    Preparing {
+        /// The process.
+        process: Process,
+        /// When it was started.
+        since: Time,
+    },
     /// The starter of a forking agent runs, or has ended and the main process is searched for.
     Forking {
         /// The starter; `None` after its end.
@@ -50,6 +57,7 @@ impl AgentState {
             AgentState::Waiting { .. } => "waiting",
             AgentState::Fatal => "fatal",
             AgentState::Starting => "starting",
+            AgentState::Preparing { .. } => "preparing",
             AgentState::Forking { .. } => "forking",
             AgentState::Running { .. } => "running",
             AgentState::Stopping(_) => "stopping",

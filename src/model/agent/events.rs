@@ -6,7 +6,7 @@ use super::{
     stopsignal, AfterStop, Agent, AgentState, Health, LastEnd, StepContext, COUNT_INTERVAL, HANDOVER_TIMEOUT,
     KILL_INTERVAL, RESOURCE_RETRY_DELAY, SEARCH_PAUSES, STARTER_TIMEOUT,
 };
-use crate::kernel::{Exit, Level, Process, Sig, Time};
+use crate::kernel::{Decimal, Exit, Level, Process, Sig, Time};
 use crate::model::event::Action;
 use crate::model::restart::End;
 use crate::model::spec::Kind;
@@ -33,18 +33,11 @@ impl Agent {
                 let verb = if forking { "starting" } else { "started" };
                 context.log(Level::Info, &self.record.name, format_args!("{verb}, process {}", process.pid));
             }
-            AgentState::Stopping(stopping) => {
-                stopping.main_process = Some((process, context.now));
-                stopping.starting = false;
-                stopping.count_at = None;
-                let name = self.record.name.clone();
-                let killed = stopping.killed;
-                let signal = if killed { Action::Signal(name, Sig::KILL) } else { stopsignal(name, &self.definition) };
-                context.out.push(signal);
-            }
+            AgentState::Stopping(_) => self.stop_started(process, context),
             AgentState::Down
             | AgentState::Waiting { .. }
             | AgentState::Fatal
+            | AgentState::Preparing { .. }
             | AgentState::Forking { .. }
             | AgentState::Running { .. } => {
                 self.log_impossible("started", context);
@@ -52,10 +45,50 @@ impl Agent {
         }
     }
 
+    /// Its `prestart` was started.
+    pub fn preparing(&mut self, process: Process, context: &mut StepContext) {
+        match &self.state {
+            AgentState::Starting => {
+                self.state = AgentState::Preparing { process, since: context.now };
+                self.save(context);
+                context.log(Level::Info, &self.record.name, format_args!("prestart, process {}", process.pid));
+            }
+            AgentState::Stopping(_) => self.stop_started(process, context),
+            _ => self.log_impossible("preparing", context),
+        }
+    }
+
+    /// A process was started for an agent that is to stop by now.
+    fn stop_started(&mut self, process: Process, context: &mut StepContext) {
+        let AgentState::Stopping(stopping) = &mut self.state else { return };
+        stopping.main_process = Some((process, context.now));
+        stopping.starting = false;
+        stopping.count_at = None;
+        let name = self.record.name.clone();
+        let killed = stopping.killed;
+        let signal = if killed { Action::Signal(name, Sig::KILL) } else { stopsignal(name, &self.definition) };
+        context.out.push(signal);
+    }
+
+    /// Its `prestart` has ended: the start follows, or has failed.
+    fn prepared(&mut self, exit: Exit, tail: &str, context: &mut StepContext) {
+        if exit == Exit::Code(0) {
+            self.state = AgentState::Starting;
+            self.save(context);
+            return context.out.push(Action::Start(self.record.name.clone()));
+        }
+        self.killed = false;
+        self.set_last_end(format_args!("cannot start: its prestart {exit}"), tail, Level::Error, context);
+        self.enter_stopping(AfterStop::Policy(End::NotStarted), None, Duration::ZERO, context);
+    }
+
     /// Its process could not be made, or could not execute the agent's program.
     pub fn not_started(&mut self, reason: &str, context: &mut StepContext) {
         match &mut self.state {
-            AgentState::Starting | AgentState::Forking { .. } | AgentState::Running { .. } => {
+            AgentState::Starting
+            | AgentState::Preparing { .. }
+            | AgentState::Forking { .. }
+            | AgentState::Running { .. } => {
                 self.killed = false;
                 self.set_last_end(format_args!("cannot start: {reason}"), "", Level::Error, context);
                 self.conclude(AfterStop::Policy(End::NotStarted), Duration::ZERO, context);
@@ -84,10 +117,11 @@ impl Agent {
         self.save(context);
     }
 
-    /// Its main process, or its starter, ended.
+    /// Its main process, its starter or its `prestart` ended.
     pub fn exited(&mut self, exit: Exit, oom: Option<&str>, tail: &str, context: &mut StepContext) {
         let search = self.search_time();
         match &mut self.state {
+            AgentState::Preparing { .. } => self.prepared(exit, tail, context),
             AgentState::Running { since, health, .. } => {
                 let since = *since;
                 if matches!(health, Health::Busy { .. }) {
@@ -225,7 +259,15 @@ impl Agent {
     /// Does what is due at this time.
     pub fn due(&mut self, context: &mut StepContext) {
         let name = self.record.name.clone();
+        let prestart = self.prestart_timeout();
         match &mut self.state {
+            AgentState::Preparing { since, .. } if *since + prestart <= context.now => {
+                self.killed = false;
+                let timeout = Decimal::seconds(prestart);
+                let text = format_args!("cannot start: its prestart is not done within {timeout} s");
+                self.set_last_end(text, "", Level::Error, context);
+                self.begin_stop(AfterStop::Policy(End::NotStarted), context);
+            }
             AgentState::Waiting { until } if *until <= context.now => self.begin_start(context),
             AgentState::Forking { ask: Some((next, _)), .. } if *next <= context.now => {
                 context.out.push(Action::FindMain(name))
@@ -273,14 +315,21 @@ impl Agent {
             | AgentState::Waiting { .. }
             | AgentState::Fatal
             | AgentState::Starting
+            | AgentState::Preparing { .. }
             | AgentState::Forking { .. } => {}
         }
+    }
+
+    /// How long its `prestart` may take.
+    fn prestart_timeout(&self) -> Duration {
+        self.prestart().map_or(Duration::MAX, |program| program.timeout)
     }
 
     /// When something is due next.
     pub fn deadline(&self) -> Option<Time> {
         match &self.state {
             AgentState::Waiting { until } => Some(*until),
+            AgentState::Preparing { since, .. } => Some(*since + self.prestart_timeout()),
             AgentState::Forking { starter: Some(_), since, .. } => Some(*since + STARTER_TIMEOUT),
             AgentState::Forking { ask, .. } => ask.map(|(next, _)| next),
             AgentState::Running { health, .. } => match health {

@@ -14,17 +14,22 @@ impl Agent {
         let since = match &self.state {
             AgentState::Running { since, .. } | AgentState::Forking { since, .. } => *since,
             AgentState::Stopping(stopping) => stopping.main_process.map_or(now, |(_, since)| since),
-            AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Starting => now,
+            AgentState::Down
+            | AgentState::Waiting { .. }
+            | AgentState::Fatal
+            | AgentState::Starting
+            | AgentState::Preparing { .. } => now,
         };
         let forking = matches!(self.state, AgentState::Forking { .. });
-        let running = process.is_some() || forking;
+        let preparing = matches!(self.state, AgentState::Preparing { .. });
+        let running = process.is_some() && !preparing || forking;
         AgentReport {
             name: self.record.name.clone(),
             version: self.version().into(),
             status: self.status(),
             uptime: now.since(since),
-            // A starter is not the main process, and whoever signals it would end the start.
-            pid: process.filter(|_| !forking).map_or(0, |process| process.pid.raw()),
+            // A starter or prestart is not the main process, and whoever signals it would end the start.
+            pid: process.filter(|_| !forking && !preparing).map_or(0, |process| process.pid.raw()),
             failures: self.failures,
             detail: self.detail(now, policy).into(),
             cpu: self.cpu.filter(|_| running),
@@ -46,7 +51,11 @@ impl Agent {
             AgentState::Forking { .. } | AgentState::Running { .. } => Status::Running,
             AgentState::Stopping(stopping) if stopping.main_process.is_some() && !self.killed => Status::Running,
             AgentState::Fatal => Status::Fatal,
-            AgentState::Down | AgentState::Waiting { .. } | AgentState::Starting | AgentState::Stopping(_) => ended,
+            AgentState::Down
+            | AgentState::Waiting { .. }
+            | AgentState::Starting
+            | AgentState::Preparing { .. }
+            | AgentState::Stopping(_) => ended,
         }
     }
 
@@ -68,6 +77,7 @@ impl Agent {
             AgentState::Running { .. } if self.check_failures > 0 => {
                 format!("health check did not pass {} in a row", count(self.check_failures.into(), "time"))
             }
+            AgentState::Preparing { .. } => "its prestart runs".to_string(),
             AgentState::Forking { starter, .. } => match (starter, self.pidfile()) {
                 (Some(_), _) => "its starter runs".to_string(),
                 (None, Some(file)) => format!("waits for pid file \"{file}\" to name its main process"),
@@ -92,7 +102,9 @@ impl Agent {
     /// What the next daemon of this boot must know about it.
     pub fn run_record(&self, boot_id: &str) -> RunRecord {
         let (started, after) = match &self.state {
-            AgentState::Running { since, .. } | AgentState::Forking { since, .. } => (*since, None),
+            AgentState::Running { since, .. }
+            | AgentState::Forking { since, .. }
+            | AgentState::Preparing { since, .. } => (*since, None),
             AgentState::Stopping(stopping) => {
                 (stopping.main_process.map_or(Time::default(), |(_, since)| since), Some(stopping.after))
             }
@@ -105,7 +117,9 @@ impl Agent {
             boot_id: boot_id.into(),
             process: self.process(),
             forking: matches!(self.state, AgentState::Forking { .. }),
-            stopping: !matches!(after, None | Some(AfterStop::Wait(_) | AfterStop::Finished | AfterStop::Fatal)),
+            // The next daemon ends a prestart that is under way, and starts the agent anew.
+            stopping: matches!(self.state, AgentState::Preparing { .. })
+                || !matches!(after, None | Some(AfterStop::Wait(_) | AfterStop::Finished | AfterStop::Fatal)),
             started,
             fingerprint: self.fingerprint,
             // A requested stop resets the failures.

@@ -25,7 +25,7 @@ impl Agent {
         match &mut self.state {
             AgentState::Down | AgentState::Fatal | AgentState::Waiting { .. } => self.begin_start(context),
             AgentState::Forking { .. } | AgentState::Running { .. } => self.save(context),
-            AgentState::Starting => {}
+            AgentState::Starting | AgentState::Preparing { .. } => {}
             AgentState::Stopping(stopping) => {
                 stopping.after = AfterStop::Up;
                 self.save(context);
@@ -48,9 +48,10 @@ impl Agent {
                 stopping.after = AfterStop::Down;
                 self.save(context);
             }
-            AgentState::Starting | AgentState::Forking { .. } | AgentState::Running { .. } => {
-                self.begin_stop(AfterStop::Down, context)
-            }
+            AgentState::Starting
+            | AgentState::Preparing { .. }
+            | AgentState::Forking { .. }
+            | AgentState::Running { .. } => self.begin_stop(AfterStop::Down, context),
         }
     }
 
@@ -58,9 +59,10 @@ impl Agent {
     pub fn request_restart(&mut self, context: &mut StepContext) {
         self.failures = 0;
         match &mut self.state {
-            AgentState::Starting | AgentState::Forking { .. } | AgentState::Running { .. } => {
-                self.begin_stop(AfterStop::Up, context)
-            }
+            AgentState::Starting
+            | AgentState::Preparing { .. }
+            | AgentState::Forking { .. }
+            | AgentState::Running { .. } => self.begin_stop(AfterStop::Up, context),
             AgentState::Down | AgentState::Fatal | AgentState::Waiting { .. } | AgentState::Stopping(_) => {
                 self.request_start(context)
             }
@@ -103,7 +105,8 @@ impl Agent {
         self.save(context);
         (self.sample, self.check_sample, self.cpu, self.memory) = (None, None, None, None);
         (self.over_cpu, self.check_failures, self.check_passed) = (0, 0, false);
-        context.out.push(Action::Start(self.record.name.clone()));
+        let name = self.record.name.clone();
+        context.out.push(if self.prestart().is_some() { Action::Prepare(name) } else { Action::Start(name) });
     }
 
     /// Stops a running agent: with its stop signal, or with SIGKILL if it is over a limit.
@@ -115,6 +118,7 @@ impl Agent {
                 }
                 Some((*process, *since))
             }
+            AgentState::Preparing { process, since } => Some((*process, *since)),
             AgentState::Forking { starter, since, .. } => starter.map(|process| (process, *since)),
             AgentState::Starting => None,
             AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Stopping(_) => return,

@@ -75,6 +75,7 @@ impl Agent {
             // Its processes are known already, or are being searched for.
             (
                 AgentState::Starting
+                | AgentState::Preparing { .. }
                 | AgentState::Forking { .. }
                 | AgentState::Running { .. }
                 | AgentState::Stopping(_),

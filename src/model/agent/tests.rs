@@ -40,6 +40,7 @@ fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut StepCon
         },
     );
     let word = |action: &Action| match action {
+        Action::Prepare(_) => "prepare".to_string(),
         Action::Start(_) => "start".to_string(),
         Action::FindMain(_) => "find".to_string(),
         Action::Signal(_, sig) => sig.to_string(),
@@ -471,4 +472,44 @@ fn with_kill_mixed_only_the_first_signal_goes_to_the_main_process_alone() {
     assert_eq!(first, format!("main:{}", Sig::TERM));
     let last = acts(&mut agent, NOW + stopsecs, |agent, context| agent.due(context));
     assert!(last.starts_with(&Sig::KILL.to_string()), "{last}");
+}
+
+#[test]
+fn a_prestart_comes_before_each_start() {
+    let with_prestart = || {
+        let mut agent = agent(Kind::Simple);
+        if let Some(definition) = &mut agent.definition {
+            let program = Program { exec: vec!["/bin/test".into()], timeout: Duration::from_secs(60) };
+            definition.spec.prestart = Some(Box::new(program));
+        }
+        let word = acts(&mut agent, NOW, |agent, context| agent.request_start(context));
+        assert_eq!((&*state_name(&agent), &*word), ("Starting", "prepare"));
+        agent
+    };
+    let prepared = || {
+        let mut agent = with_prestart();
+        acts(&mut agent, NOW, |agent, context| agent.preparing(process(6), context));
+        assert_eq!((&*state_name(&agent), agent.report(NOW, POLICY).pid), ("Preparing", 0));
+        assert!(agent.run_record("boot").stopping, "the next daemon begins anew");
+        agent
+    };
+    let mut agent = prepared();
+    assert_eq!((apply(&mut agent, "ended 0"), state_name(&agent)), ("start".into(), "Starting".into()));
+    assert_eq!((apply(&mut agent, "started"), state_name(&agent)), ("".into(), "Running".into()));
+    for (event, actions, state) in [
+        ("ended 1", "count", "Stopping tree"),
+        ("not started", "", "Waiting"),
+        ("time", "SIGTERM", "Stopping"),
+        ("down", "SIGTERM", "Stopping down"),
+        ("restart", "SIGTERM", "Stopping up"),
+        ("up", "", "Preparing"),
+    ] {
+        let mut agent = prepared();
+        assert_eq!((&*apply(&mut agent, event), &*state_name(&agent)), (actions, state), "{event}");
+    }
+    // A stop between the order and the process.
+    let mut agent = with_prestart();
+    apply(&mut agent, "down");
+    let word = acts(&mut agent, NOW, |agent, context| agent.preparing(process(6), context));
+    assert_eq!((&*state_name(&agent), &*word), ("Stopping down", "SIGTERM"));
 }

@@ -73,6 +73,7 @@ fn plans() -> Vec<(Job, bool, &'static str, &'static str)> {
         ),
         ("web", JobAction::Start, "| starting: Start settling: Settle", ""),
         ("web", JobAction::Stop, "| starting: WantDown Stop", ""),
+        ("web", JobAction::Reload, "| starting: Reload", ""),
         ("web", JobAction::Restart, "| starting: WantUp Stop Start settling: Settle", ""),
         (
             "web",

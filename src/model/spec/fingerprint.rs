@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Account, Spec};
+use super::{Account, Program, Reload, Spec};
 use crate::kernel::nanos;
 
 /// FNV-1a over keys, lengths and values. It need not resist attacks: nobody gains by two definitions with one fingerprint.
@@ -37,6 +37,12 @@ impl Fingerprint {
             self.bytes(&[key]);
             self.bytes(&nanos(time).to_le_bytes());
         }
+    }
+
+    /// With two keys.
+    fn program(&mut self, key: u8, program: &Program) {
+        program.exec.iter().for_each(|word| self.text(key, word));
+        self.time(key + 1, Some(program.timeout), None);
     }
 
     fn account(&mut self, key: u8, account: &Option<Account>) {
@@ -98,6 +104,12 @@ impl Spec {
         self.env_file.iter().for_each(|file| hash.text(35, file));
         hash.number(36, self.kill as u64, 0);
         self.runtime_directory.iter().for_each(|name| hash.text(37, name));
+        match &self.reload {
+            Some(Reload::Signal(sig)) => hash.number(39, sig.raw() as u64, 0),
+            Some(Reload::Exec(program)) => hash.program(40, program),
+            None => {}
+        }
+        self.prestart.iter().for_each(|program| hash.program(42, program));
         hash.0
     }
 }
@@ -118,7 +130,7 @@ mod tests {
             Some(Box::new(Check { exec: vec!["/bin/ping".into()], interval, timeout, retries }))
         };
         let spec = Spec { check: check(1), ..Spec::new("web", "1", vec!["/bin/web".into(), "-f".into()]) };
-        let changes: [Change; 36] = [
+        let changes: [Change; 39] = [
             |spec| spec.version = "2".into(),
             |spec| spec.exec = vec!["/bin/web-f".into()],
             |spec| spec.kind = Kind::Forking,
@@ -154,6 +166,15 @@ mod tests {
             |spec| spec.kill = KillMode::Mixed,
             |spec| spec.env_file = Some("/etc/default/web".into()),
             |spec| spec.oom_score_adj = -1,
+            |spec| spec.reload = Some(Reload::Signal(Sig::HUP)),
+            |spec| {
+                let program = Program { exec: vec!["/bin/kill".into()], timeout: Duration::from_secs(1) };
+                spec.prestart = Some(Box::new(program));
+            },
+            |spec| {
+                let program = Program { exec: vec!["/bin/kill".into()], timeout: Duration::from_secs(1) };
+                spec.reload = Some(Reload::Exec(Box::new(program)));
+            },
             |spec| spec.runtime_directory = vec!["web".into()],
         ];
         let mut fingerprints = vec![spec.fingerprint()];

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::init::best;
 use super::jobs::OpenJob;
+use super::reload::{answer_reload, Asker};
 use super::{take_out, Goal, Progress, Reloading, State, Waiter, ENDING};
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, AgentState};
@@ -29,6 +30,7 @@ impl State {
             | Command::Report
             | Command::Reexec
             | Command::Reload
+            | Command::ReloadAgent(_)
                 if self.shutdown.is_some() =>
             {
                 answer(out, client, 1, format_args!("{ENDING}"));
@@ -40,7 +42,9 @@ impl State {
                 self.measuring.clients.push((client, name));
                 self.measure(out);
             }
-            Command::Start(name) | Command::Restart(name) | Command::Stop(name) if !self.agents.contains_key(&name) => {
+            Command::Start(name) | Command::Restart(name) | Command::Stop(name) | Command::ReloadAgent(name)
+                if !self.agents.contains_key(&name) =>
+            {
                 self.answer_unknown(client, &name, out);
             }
             Command::Start(name) | Command::Restart(name) if self.leaving.contains(&name) => {
@@ -77,6 +81,11 @@ impl State {
                 self.reloading.clients.push(client);
                 out.push(Action::ReloadAll);
             }
+            Command::ReloadAgent(name) => {
+                if let Some(result) = self.begin_reload(&name, Asker::Client(client), now, out) {
+                    answer_reload(client, &name, &result, out);
+                }
+            }
             Command::Reexec => self.request_reexec(Some(client), now, out),
         }
     }
@@ -94,6 +103,7 @@ impl State {
         self.measuring.clients.retain(|(waiting, _)| *waiting != client);
         self.reexec.client_gone(client);
         self.reloading.clients.retain(|waiting| *waiting != client);
+        self.forget_reloading(client);
     }
 
     /// Records whether an agent should run, before anything is done about it.
@@ -123,7 +133,10 @@ impl State {
     /// The number of the start of an agent that runs, or else is to come.
     fn next_start(&self, name: &str) -> u32 {
         self.agents.get(name).map_or(0, |agent| match agent.state {
-            AgentState::Starting | AgentState::Forking { .. } | AgentState::Running { .. } => agent.generation,
+            AgentState::Starting
+            | AgentState::Preparing { .. }
+            | AgentState::Forking { .. }
+            | AgentState::Running { .. } => agent.generation,
             AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Stopping(_) => {
                 agent.generation + 1
             }
@@ -176,7 +189,9 @@ impl State {
                 AgentState::Forking { .. } if agent.generation == generation && agent.runs_headless() => {
                     Progress::Reached
                 }
-                AgentState::Starting | AgentState::Forking { .. } if agent.generation == generation => {
+                AgentState::Starting | AgentState::Preparing { .. } | AgentState::Forking { .. }
+                    if agent.generation == generation =>
+                {
                     Progress::Wait(None)
                 }
                 AgentState::Stopping(_)
@@ -302,6 +317,7 @@ impl State {
             (AgentState::Down, _) => {}
             (
                 AgentState::Starting
+                | AgentState::Preparing { .. }
                 | AgentState::Forking { .. }
                 | AgentState::Running { .. }
                 | AgentState::Stopping(_),

@@ -43,6 +43,7 @@ impl State {
             shutdown: None,
             reexec: Reexec::new(recovered.undone),
             reloading: Reloading::default(),
+            reloads: Vec::new(),
             unread: recovered.unread,
         };
         state.watch_clock(now, out);

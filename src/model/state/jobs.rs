@@ -241,7 +241,7 @@ impl Run<'_> {
             JobAction::Uninstall | JobAction::Config { .. } => {
                 self.job.record.before = Some(Box::new(agent.record.clone()));
             }
-            JobAction::Start | JobAction::Stop | JobAction::Restart => {}
+            JobAction::Start | JobAction::Stop | JobAction::Restart | JobAction::Reload => {}
         }
         Ok(())
     }

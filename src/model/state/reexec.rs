@@ -152,6 +152,7 @@ impl State {
         }
         waiting.extend(self.exchanges.reporting().iter().map(|client| (*client, Command::Report)));
         waiting.extend(self.reloading.clients.iter().map(|client| (*client, Command::Reload)));
+        waiting.extend(self.reloading_agents().map(|(client, name)| (client, Command::ReloadAgent(name.clone()))));
         let measuring = self.measuring.clients.iter();
         waiting.extend(measuring.map(|(client, name)| (*client, Command::Status(name.clone()))));
         waiting
@@ -284,10 +285,19 @@ impl State {
     /// Whether the records say all there is to know.
     pub(super) fn is_quiet(&self) -> bool {
         let moving = |state: &AgentState| {
-            matches!(state, AgentState::Starting | AgentState::Forking { .. } | AgentState::Stopping(_))
+            matches!(
+                state,
+                AgentState::Starting
+                    | AgentState::Preparing { .. }
+                    | AgentState::Forking { .. }
+                    | AgentState::Stopping(_)
+            )
         };
         let exchanging = self.exchanges.schedule.asking().is_some() || self.measuring.report.is_some();
-        !exchanging && !self.is_unpacking() && !self.agents.values().any(|agent| moving(&agent.state))
+        !exchanging
+            && self.reloads.is_empty()
+            && !self.is_unpacking()
+            && !self.agents.values().any(|agent| moving(&agent.state))
     }
 
     /// Executes the new binary once nothing is under way, and kills a trial that takes too long. A tick comes after

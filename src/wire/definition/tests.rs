@@ -20,7 +20,8 @@ fn every_key_has_a_place_in_the_spec() {
         "umask": "0027", "envs": { "PATH": "/bin", "_x9": "" },
         "limits": { "CPU": "10%", "memory": "20M", "tasks": 64, "nofile": 1024, "nproc": "unlimited", "core": 0, "as": "1G" },
         "autostart": false, "autorestart": "unexpected", "exitcodes": [0, 255], "startsecs": 0.5,
-        "stopsignal": "SIGINT", "stopsecs": 0, "kill": "mixed", "restartsecs": 0, "windowsecs": 5, "retries": 0,
+        "stopsignal": "SIGINT", "stopsecs": 0, "kill": "mixed", "prestart": { "exec": ["/bin/y", "-t"] },
+        "reload": { "exec": ["/bin/x"], "timeout": 5 }, "restartsecs": 0, "windowsecs": 5, "retries": 0,
         "check": { "exec": ["/bin/true", "x"], "interval": 1.5, "timeout": 2, "retries": 1 }, "log_size": 4096,
         "runtime_directory": ["basic", "b/x"], "env_file": "-/etc/default/basic", "nice": -20, "oom_score_adj": 1000,
         "no_new_privs": true, "capabilities": ["CAP_CHOWN", "net_bind_service"]
@@ -52,6 +53,10 @@ fn every_key_has_a_place_in_the_spec() {
     want.stopsignal = Sig::INT;
     want.stopsecs = Duration::ZERO;
     want.kill = KillMode::Mixed;
+    let program = Program { exec: vec!["/bin/x".into()], timeout: Duration::from_secs(5) };
+    let exec = vec!["/bin/y".into(), "-t".into()];
+    want.prestart = Some(Box::new(Program { exec, timeout: Duration::from_secs(60) }));
+    want.reload = Some(Reload::Exec(Box::new(program)));
     want.restartsecs = Some(Duration::ZERO);
     want.windowsecs = Some(Duration::from_secs(5));
     want.retries = Some(0);

@@ -202,7 +202,7 @@ fn a_bad_job_costs_its_neighbours_nothing() {
         (None, 1, "want an object, got \"stop\""),
         (None, 1, "id: missing"),
         (None, 1, "id: want 1 to 127 of A-Z a-z 0-9 . _ -, no dot first, got \"../../etc/passwd\""),
-        (Some("bad-1"), 2, "action: want install, upgrade, uninstall, start, stop, restart or config, got \"dance\""),
+        (Some("bad-1"), 2, "action: want install, upgrade, uninstall, start, stop, restart, reload or config, got \"dance\""),
         (Some("bad-2"), 1, "action: missing"),
         (Some("bad-3"), 1, "name: missing"),
         (Some("bad-4"), 1, "name: want 1 to 50 of A-Z a-z 0-9 _ -, got \"a/b\""),

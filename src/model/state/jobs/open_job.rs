@@ -217,6 +217,7 @@ impl OpenJob {
             | JobAction::Start
             | JobAction::Stop
             | JobAction::Restart
+            | JobAction::Reload
             | JobAction::Config { .. } => None,
         }
     }

@@ -17,6 +17,7 @@ use crate::model::plan::Step;
 use crate::model::record::Wanted;
 use crate::model::spec::Spec;
 use crate::model::state::exchange::NO_ERRCODE;
+use crate::model::state::reload::Asker;
 use crate::model::state::{Progress, State};
 
 /// An answer of the host to what a step began.
@@ -32,6 +33,8 @@ pub enum Answer<'a> {
     Placed(Result<(), Error>),
     /// To `Action::Inspect`.
     Inspected(Result<Option<Box<Spec>>, Error>),
+    /// To `Action::ReloadAgent`.
+    Reloaded(Result<(), Box<str>>),
     /// What the last of the package tools says that a step runs.
     Tools(Result<&'a str, Error>),
 }
@@ -45,6 +48,7 @@ impl Answer<'_> {
             Answer::Unpacked(_) => "the end of an unpacking",
             Answer::Placed(_) => "the end of a move",
             Answer::Inspected(_) => "the end of an inspection",
+            Answer::Reloaded(_) => "the end of a reload",
             Answer::Tools(_) => "the end of a package tool",
         }
     }
@@ -113,6 +117,7 @@ impl Run<'_> {
             Step::Link => self.link(),
             Step::Start => self.start(),
             Step::Resume => self.start_if_wanted(),
+            Step::Reload => self.reload(),
             Step::Settle => self.settle(),
             Step::Retire => self.retire(),
             Step::Keep => self.keep(),
@@ -150,6 +155,7 @@ impl Run<'_> {
             (Step::Install, Answer::Tools(output)) => self.installed(output),
             (Step::Inspect, Answer::Inspected(own)) => self.choose(own),
             (Step::Clear, Answer::Tools(output)) => self.cleared(output),
+            (Step::Reload, Answer::Reloaded(result)) => reloaded(result),
             (Step::Link, Answer::Placed(Err(why))) => self.not_linked(&why),
             (Step::Retire, Answer::Tools(Err(why))) => self.not_retired(&why),
             (Step::Remove, Answer::Tools(output)) => self.removed(output),
@@ -271,6 +277,12 @@ impl Run<'_> {
         StepResult::DoneUpTo(Step::Settle)
     }
 
+    /// Has the agent read its configuration again.
+    fn reload(&mut self) -> StepResult {
+        let (name, asker) = (self.name(), Asker::Job(self.id()));
+        self.state.begin_reload(&name, asker, self.now, self.out).map_or(StepResult::Wait, reloaded)
+    }
+
     /// Sets the start that is to be watched, unless it is known.
     fn watch_start(&mut self) {
         let name = self.job.name();
@@ -328,6 +340,13 @@ impl Run<'_> {
         }
         self.out.push(Action::SaveSettings(settings.clone()));
         StepResult::Done
+    }
+}
+
+fn reloaded(result: Result<(), Box<str>>) -> StepResult {
+    match result {
+        Ok(()) => StepResult::Done,
+        Err(why) => StepResult::Failed(Code::Start, format!("the agent does not reload: {why}")),
     }
 }
 

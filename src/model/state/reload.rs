@@ -1,0 +1,150 @@
+//! Has agents read their own configuration again, as the `reload` of their definitions says, for clients and jobs.
+//!
+//! A signal is sent, and that is all. A program runs until its end or its timeout, and whoever asked waits for it; who asks
+//! meanwhile waits for another run, as this one may have read the files before they changed.
+
+use super::jobs::Answer;
+use super::State;
+use crate::kernel::{Exit, Level, Time};
+use crate::model::agent::{AgentState, KILL_INTERVAL};
+use crate::model::event::{answer, log, Action, Client, Now};
+use crate::model::job::JobId;
+use crate::model::spec::{Name, Reload};
+
+/// Who wants an agent to reload.
+#[derive(Clone, Debug)]
+pub(super) enum Asker {
+    Client(Client),
+    Job(JobId),
+}
+
+/// The program of an agent's `reload` that runs.
+#[derive(Clone, Debug)]
+pub(super) struct AgentReload {
+    name: Name,
+    /// When it is killed, or killed again.
+    pub until: Time,
+    /// It has taken too long, and was killed.
+    late: bool,
+    askers: Vec<Asker>,
+    /// Those who asked after it was started.
+    next: Vec<Asker>,
+}
+
+impl State {
+    /// Has an agent read its configuration again; how that ended, or `None`: that comes later.
+    pub(super) fn begin_reload(
+        &mut self,
+        name: &Name,
+        asker: Asker,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> Option<Result<(), Box<str>>> {
+        let Some(agent) = self.agents.get(name) else { return Some(Err("there is no such agent".into())) };
+        let reload = agent.definition.as_ref().and_then(|definition| definition.spec.reload.as_ref());
+        match reload {
+            None => Some(Err("its definition has no \"reload\"".into())),
+            Some(_) if !matches!(agent.state, AgentState::Running { .. }) && !agent.runs_headless() => {
+                Some(Err("it does not run".into()))
+            }
+            Some(Reload::Signal(_)) if agent.runs_headless() => Some(Err("its main process is not known".into())),
+            Some(Reload::Signal(sig)) => {
+                log(out, Level::Info, format_args!("agent \"{name}\": reload, sent {sig}"));
+                out.push(Action::SignalMain(name.clone(), *sig));
+                Some(Ok(()))
+            }
+            Some(Reload::Exec(program)) => {
+                let until = now.time + program.timeout;
+                match self.reloads.iter_mut().find(|reload| reload.name == *name) {
+                    Some(reload) => reload.next.push(asker),
+                    None => {
+                        let askers = vec![asker];
+                        self.reloads.push(AgentReload {
+                            name: name.clone(),
+                            until,
+                            late: false,
+                            askers,
+                            next: Vec::new(),
+                        });
+                        out.push(Action::ReloadAgent(name.clone()));
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// The program of a reload has ended; `tail`: the last lines of the agent's output.
+    pub(super) fn agent_reloaded(&mut self, name: &str, exit: Exit, tail: &str, now: Now, out: &mut Vec<Action>) {
+        let Some(index) = self.reloads.iter().position(|reload| *reload.name == *name) else { return };
+        let AgentReload { name, late, askers, next, .. } = self.reloads.remove(index);
+        let between = if tail.is_empty() { "" } else { ": " };
+        let result = match exit {
+            Exit::Code(0) => Ok(()),
+            _ if late => Err(format!("not done in time{between}{tail}").into()),
+            Exit::Unknown => Err(tail.into()),
+            exit => Err(format!("its program {exit}{between}{tail}").into()),
+        };
+        match &result {
+            Ok(()) => log(out, Level::Info, format_args!("agent \"{name}\": reloaded")),
+            Err(why) => log(out, Level::Warn, format_args!("agent \"{name}\": does not reload: {why}")),
+        }
+        for asker in askers {
+            self.tell_reloaded(asker, &name, &result, now, out);
+        }
+        for asker in next {
+            if let Some(result) = self.begin_reload(&name, asker.clone(), now, out) {
+                self.tell_reloaded(asker, &name, &result, now, out);
+            }
+        }
+    }
+
+    fn tell_reloaded(
+        &mut self,
+        asker: Asker,
+        name: &str,
+        result: &Result<(), Box<str>>,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        match asker {
+            Asker::Client(client) => answer_reload(client, name, result, out),
+            Asker::Job(id) => self.answered(&id, Answer::Reloaded(result.clone()), now, out),
+        }
+    }
+
+    /// Kills programs that take too long.
+    pub(super) fn reloads_due(&mut self, now: Now, out: &mut Vec<Action>) {
+        for reload in self.reloads.iter_mut().filter(|reload| reload.until <= now.time) {
+            (reload.until, reload.late) = (now.time + KILL_INTERVAL, true);
+            out.push(Action::KillReload(reload.name.clone()));
+        }
+    }
+
+    /// The clients that wait for a reload of an agent.
+    pub(super) fn reloading_agents(&self) -> impl Iterator<Item = (Client, &Name)> {
+        self.reloads.iter().flat_map(|reload| {
+            reload.askers.iter().chain(&reload.next).filter_map(|asker| match asker {
+                Asker::Client(client) => Some((*client, &reload.name)),
+                Asker::Job(_) => None,
+            })
+        })
+    }
+
+    /// This client waits no more.
+    pub(super) fn forget_reloading(&mut self, client: Client) {
+        let stays = |asker: &Asker| !matches!(asker, Asker::Client(waiting) if *waiting == client);
+        for reload in &mut self.reloads {
+            reload.askers.retain(stays);
+            reload.next.retain(stays);
+        }
+    }
+}
+
+/// Answers a client that wanted an agent to reload.
+pub(super) fn answer_reload(client: Client, name: &str, result: &Result<(), Box<str>>, out: &mut Vec<Action>) {
+    match result {
+        Ok(()) => answer(out, client, 0, format_args!("agent \"{name}\" has reloaded")),
+        Err(why) => answer(out, client, 1, format_args!("agent \"{name}\" does not reload: {why}")),
+    }
+}
