@@ -398,12 +398,14 @@ pub enum Stage {
     Nice,
     /// Reading its environment variables.
     Environment,
+    /// capset(2), and raising ambient capabilities.
+    Ambient,
 }
 
 impl Stage {
     /// The stage with this number, as a child writes it to its parent.
     pub const fn from_raw(raw: u8) -> Option<Stage> {
-        const ALL: [Stage; 15] = [
+        const ALL: [Stage; 16] = [
             Stage::Fork,
             Stage::Session,
             Stage::Cgroup,
@@ -419,6 +421,7 @@ impl Stage {
             Stage::Exec,
             Stage::Nice,
             Stage::Environment,
+            Stage::Ambient,
         ];
         if (raw as usize) < ALL.len() {
             Some(ALL[raw as usize])
@@ -446,6 +449,7 @@ impl fmt::Display for Stage {
             Stage::Exec => "executing the program",
             Stage::Nice => "setting the priority",
             Stage::Environment => "reading the environment",
+            Stage::Ambient => "giving it capabilities",
         })
     }
 }
@@ -501,7 +505,7 @@ mod tests {
             assert_eq!(stage as u8, raw);
             raw += 1;
         }
-        assert_eq!(Stage::from_raw(raw - 1), Some(Stage::Environment));
+        assert_eq!(Stage::from_raw(raw - 1), Some(Stage::Ambient));
     }
 
     #[test]

@@ -373,3 +373,48 @@ fn a_prestart_is_stopped_and_begun_anew() {
     assert_eq!(host.lines("out"), 3);
     let _ = client.wait();
 }
+
+#[test]
+fn another_user_has_the_ambient_capabilities() {
+    if lacks_root() {
+        return;
+    }
+    let mut host = Host::new();
+    let user = [("user", "4711"), ("group", "4711")];
+    let with = |more: &[(&'static str, &'static str)]| [&user[..], more].concat();
+    let out = host.path("out");
+    // What it executes has it too.
+    let script = format!("grep CapEff: /proc/self/status >{}; exec sleep 1000", out.display());
+    let ambient = ("ambient_capabilities", "[\"CAP_NET_BIND_SERVICE\", \"CAP_CHOWN\"]");
+    host.write("out", "");
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).expect("our own file");
+    host.agent("web", &script, &with(&[ambient, ("no_new_privs", "true")]));
+    host.agent(
+        "bound",
+        "exec sleep 1000",
+        &with(&[ambient, ("capabilities", "[\"CAP_NET_BIND_SERVICE\", \"CAP_CHOWN\"]")]),
+    );
+    host.agent("plain", "exec sleep 1000", &user);
+    host.start();
+    for (name, want) in [("web", 1 << 10 | 1), ("bound", 1 << 10 | 1), ("plain", 0u64)] {
+        let pid = host.wait_running(name).pid;
+        for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
+            assert_eq!(u64::from_str_radix(&proc_status(pid, set), 16).expect("a set"), want, "{name} {set}");
+        }
+    }
+    host.wait("its output", || host.read("out").contains("0000000000000401"));
+    stays(&mut host, "web");
+    host.agent("plain", "exec sleep 1000", &with(&[ambient, ("capabilities", "[\"CAP_CHOWN\"]")]));
+    let ran = host.cli(&["check"]);
+    assert!(ran.err.contains("plain.json: ambient_capabilities: want only such as are in capabilities too"), "{ran:?}");
+    if lacks("setpriv") {
+        return;
+    }
+    // A capability that the daemon does not have cannot be given.
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &with(&[ambient, ("retries", "0")]));
+    host.through("setpriv --bounding-set=-net_bind_service");
+    host.start();
+    let seen = host.wait_seen("web", "to be given up", |seen| seen.status == "fatal");
+    assert!(seen.detail.contains("cannot start: giving it capabilities: "), "{seen:?}");
+}

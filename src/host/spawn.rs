@@ -97,7 +97,11 @@ pub fn setup(
     if spec.capabilities.is_some() && own_uid() != Uid(0) {
         return Err(wrong(Stage::Privileges, "only root can limit the capabilities of agents".to_string()));
     }
+    if spec.ambient_capabilities != 0 && own_uid() != Uid(0) {
+        return Err(wrong(Stage::Privileges, "only root can give capabilities to agents".to_string()));
+    }
     setup.bounding = spec.capabilities;
+    setup.ambient = spec.ambient_capabilities;
     setup.no_new_privs = spec.no_new_privs;
     setup.directory = c_text(spec.directory.as_bytes(), Stage::Directory)?;
     setup.umask = spec.umask;

@@ -90,6 +90,8 @@ pub struct Spec {
     pub no_new_privs: bool,
     /// The only capabilities that it can have, as a bit set; `None`: all that a process of its user can have.
     pub capabilities: Option<u64>,
+    /// The capabilities that it has although its user is not root, as a bit set.
+    pub ambient_capabilities: u64,
 }
 
 impl Spec {
@@ -127,6 +129,7 @@ impl Spec {
             oom_score_adj: 0,
             no_new_privs: false,
             capabilities: None,
+            ambient_capabilities: 0,
         }
     }
 }

@@ -63,6 +63,8 @@ pub struct Setup {
     pub gid: Option<Gid>,
     /// The capabilities, as a bit set, that it or a set-user-id program below it can ever have; `None` is ours.
     pub bounding: Option<u64>,
+    /// The capabilities, as a bit set, that it keeps when its user is another one than root.
+    pub ambient: u64,
     /// User, real, effective and saved; `None` is ours.
     pub uid: Option<Uid>,
     /// Whether set-user-id programs and file capabilities have no effect for it and all processes below it.
@@ -97,6 +99,7 @@ impl Setup {
             groups: None,
             gid: None,
             bounding: None,
+            ambient: 0,
             uid: None,
             no_new_privs: false,
             death_signal: None,
@@ -329,8 +332,16 @@ impl Child<'_> {
             if uid.0 == u32::MAX {
                 return Err(refused(Stage::Uid));
             }
+            // Root has them in any case, and ambient ones would stay where a program changes its user.
+            let ambient = if uid.0 == 0 { 0 } else { self.setup.ambient };
+            if ambient != 0 {
+                prctl(libc::PR_SET_KEEPCAPS, 1).map_err(at(Stage::Ambient))?;
+            }
             // SAFETY: setresuid takes numbers; it changes all three ids or none.
             cerr(unsafe { libc::setresuid(uid.0, uid.0, uid.0) }).map_err(at(Stage::Uid))?;
+            if ambient != 0 {
+                keep_capabilities(ambient).map_err(at(Stage::Ambient))?;
+            }
         }
         Ok(())
     }
@@ -412,6 +423,25 @@ fn drop_capabilities(keep: u64) -> io::Result<()> {
             // The kernel has no capability of this number, nor of any above.
             _ => break,
         }
+    }
+    Ok(())
+}
+
+/// Leaves this process, and what it executes as a user without privileges, these capabilities and no others. Needs Linux 4.3.
+fn keep_capabilities(set: u64) -> io::Result<()> {
+    /// _LINUX_CAPABILITY_VERSION_3: two words for each set.
+    const VERSION: u32 = 0x2008_0522;
+    let header: [u32; 2] = [VERSION, 0];
+    let (low, high) = (set as u32, (set >> 32) as u32);
+    // Effective, permitted and inheritable: the lower words, then the higher ones.
+    let data: [u32; 6] = [low, low, low, high, high, high];
+    // SAFETY: capset reads the two structs, which consist of these words.
+    cerr_long(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) })?;
+    for capability in (0..64).filter(|capability| set >> capability & 1 != 0) {
+        let raise = libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong;
+        let capability = capability as libc::c_ulong;
+        // SAFETY: the operation takes numbers only.
+        cerr(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, capability, UNUSED, UNUSED) })?;
     }
     Ok(())
 }

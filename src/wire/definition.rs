@@ -152,19 +152,27 @@ fn runtime_directory(fields: &mut Fields<'_, '_>) -> Vec<Box<str>> {
     names
 }
 
-/// What it may not do: `no_new_privs` and `capabilities`.
+/// What it may and may not do: `no_new_privs`, `capabilities` and `ambient_capabilities`.
 fn privileges(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
     set(&mut spec.no_new_privs, fields.flag("no_new_privs"));
-    if let Some(names) = fields.read("capabilities", "an array of names such as \"CAP_CHOWN\"", json::array) {
-        let mut all = 0;
-        for (index, name) in names.iter().enumerate() {
-            match json::text(name).and_then(parse_capability) {
-                Some(one) => all |= one,
-                None => fields.wrong(&format!("capabilities[{index}]"), "a name such as \"CAP_CHOWN\"", name),
-            }
-        }
-        spec.capabilities = Some(all);
+    spec.capabilities = capabilities(fields, "capabilities");
+    set(&mut spec.ambient_capabilities, capabilities(fields, "ambient_capabilities"));
+    if spec.ambient_capabilities & !spec.capabilities.unwrap_or(u64::MAX) != 0 {
+        fields.fault("ambient_capabilities", "want only such as are in capabilities too");
     }
+}
+
+/// The set of the capabilities that an array names.
+fn capabilities(fields: &mut Fields<'_, '_>, key: &'static str) -> Option<u64> {
+    let names = fields.read(key, "an array of names such as \"CAP_CHOWN\"", json::array)?;
+    let mut all = 0;
+    for (index, name) in names.iter().enumerate() {
+        match json::text(name).and_then(parse_capability) {
+            Some(one) => all |= one,
+            None => fields.wrong(&format!("{key}[{index}]"), "a name such as \"CAP_CHOWN\"", name),
+        }
+    }
+    Some(all)
 }
 
 /// As many processes and threads as any Linux can have.

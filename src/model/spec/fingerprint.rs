@@ -109,6 +109,7 @@ impl Spec {
             Some(Reload::Exec(program)) => hash.program(40, program),
             None => {}
         }
+        hash.number(44, self.ambient_capabilities, 0);
         self.prestart.iter().for_each(|program| hash.program(42, program));
         hash.0
     }
@@ -130,7 +131,7 @@ mod tests {
             Some(Box::new(Check { exec: vec!["/bin/ping".into()], interval, timeout, retries }))
         };
         let spec = Spec { check: check(1), ..Spec::new("web", "1", vec!["/bin/web".into(), "-f".into()]) };
-        let changes: [Change; 39] = [
+        let changes: [Change; 40] = [
             |spec| spec.version = "2".into(),
             |spec| spec.exec = vec!["/bin/web-f".into()],
             |spec| spec.kind = Kind::Forking,
@@ -162,6 +163,7 @@ mod tests {
             |spec| spec.log_size = 0,
             |spec| spec.no_new_privs = true,
             |spec| spec.capabilities = Some(0),
+            |spec| spec.ambient_capabilities = 1,
             |spec| spec.nice = -1,
             |spec| spec.kill = KillMode::Mixed,
             |spec| spec.env_file = Some("/etc/default/web".into()),

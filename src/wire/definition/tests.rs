@@ -24,7 +24,8 @@ fn every_key_has_a_place_in_the_spec() {
         "reload": { "exec": ["/bin/x"], "timeout": 5 }, "restartsecs": 0, "windowsecs": 5, "retries": 0,
         "check": { "exec": ["/bin/true", "x"], "interval": 1.5, "timeout": 2, "retries": 1 }, "log_size": 4096,
         "runtime_directory": ["basic", "b/x"], "env_file": "-/etc/default/basic", "nice": -20, "oom_score_adj": 1000,
-        "no_new_privs": true, "capabilities": ["CAP_CHOWN", "net_bind_service"]
+        "no_new_privs": true, "capabilities": ["CAP_CHOWN", "net_bind_service"],
+        "ambient_capabilities": ["CAP_CHOWN"]
     }"#;
     let mut want = Spec::new("BasicAgent", "1.2.3~rc1", vec!["/usr/sbin/basicagent".into(), "-f".into(), "".into()]);
     want.kind = Kind::Forking;
@@ -52,6 +53,7 @@ fn every_key_has_a_place_in_the_spec() {
     want.startsecs = Duration::from_millis(500);
     want.stopsignal = Sig::INT;
     want.stopsecs = Duration::ZERO;
+    want.ambient_capabilities = 1;
     want.kill = KillMode::Mixed;
     let program = Program { exec: vec!["/bin/x".into()], timeout: Duration::from_secs(5) };
     let exec = vec!["/bin/y".into(), "-t".into()];
