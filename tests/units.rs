@@ -418,3 +418,38 @@ fn another_user_has_the_ambient_capabilities() {
     let seen = host.wait_seen("web", "to be given up", |seen| seen.status == "fatal");
     assert!(seen.detail.contains("cannot start: giving it capabilities: "), "{seen:?}");
 }
+
+#[test]
+fn the_control_groups_of_an_agent_that_is_gone_are_removed() {
+    let mut host = Host::new();
+    host.set("checksecs", "0.2");
+    let agent = |host: &Host, limits: &str| host.agent("web", "exec sleep 1000", &[("limits", limits)]);
+    let groups = |host: &Host| {
+        let all = host.control_groups().into_iter();
+        all.filter(|group| group.file_name().is_some_and(|name| name == "web")).collect::<Vec<_>>()
+    };
+    for end in ["killed", "stopped", "left"] {
+        agent(&host, "{ \"CPU\": \"50%\", \"memory\": \"50M\", \"tasks\": 50 }");
+        host.start();
+        let pid = host.wait_running("web").pid;
+        if groups(&host).is_empty() {
+            cannot_apply("no control group can be made here");
+            return;
+        }
+        match end {
+            "killed" => host.kill9(),
+            "stopped" => drop(host.end("TERM")),
+            _ => drop(host.end("QUIT")),
+        }
+        // It ends, and is defined no more, while no daemon runs.
+        let _ = std::process::Command::new("kill")
+            .args(["-9", &pid.to_string()])
+            .stderr(std::process::Stdio::null())
+            .status();
+        fs::remove_file(host.path("agents.d/web.json")).expect("it was there");
+        host.start();
+        host.wait("its groups to be removed", || groups(&host).is_empty());
+        host.end("TERM");
+        assert_eq!(host.control_groups(), Vec::<PathBuf>::new(), "after {end}");
+    }
+}

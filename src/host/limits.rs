@@ -37,7 +37,6 @@ pub struct Limits {
     agents: SortedMap<Name, Box<AgentGroups>>,
     /// Groups that still had processes when their agent was released.
     leftover: Vec<Leaf>,
-    swept: bool,
     logged: Vec<Box<str>>,
     notes: Vec<String>,
 }
@@ -154,7 +153,6 @@ impl Limits {
             parent: parent.map(Box::from),
             agents: SortedMap::new(),
             leftover: Vec::new(),
-            swept: false,
             logged: Vec::new(),
             notes: Vec::new(),
         };
@@ -485,19 +483,25 @@ impl Limits {
         self.remove_leftover();
     }
 
-    /// Removes groups that were not empty before, and the first time also those that an earlier daemon had no time to
-    /// remove. To be called with each check, once every agent that runs has been attached, and not during a start, when the
-    /// child is not in its group yet.
+    /// Removes the groups that no agent is in, in every hierarchy: those that were not empty when their agent was released, and
+    /// those that an earlier daemon left. To be called with each check, once every agent that runs has been attached, and not
+    /// during a start, when the child is not in its group yet.
     pub fn remove_empty_groups(&mut self) {
-        if !std::mem::replace(&mut self.swept, true) {
-            if let Some(Ok(group)) = self.tracking.and_then(|index| self.hierarchies[index].group.as_ref()) {
-                for name in group.leaves().iter().filter(|name| !self.agents.contains_key(&**name)) {
-                    // Empty groups below one that is in use belong to the agent.
-                    let leaf = group.find(name);
-                    if !leaf.populated() {
-                        self.leftover.push(leaf);
-                    }
-                }
+        let mut old = Vec::new();
+        for index in 0..self.hierarchies.len() {
+            let MountedHierarchy { hierarchy, group } = &self.hierarchies[index];
+            let is_there = |base: &Path| base.join(self.own_name()).is_dir();
+            // A group that no agent has needed yet is not made for this.
+            if group.is_some() || is_there(&hierarchy.mount) || is_there(&hierarchy.own) {
+                let Ok(group) = self.group(index) else { continue };
+                old.extend(group.leaves().iter().map(|name| group.find(name)));
+            }
+        }
+        for leaf in old {
+            let used = self.agents.get(leaf.name()).is_some_and(|held| held.leaves().contains(&&leaf));
+            // Empty groups below one that is in use belong to the agent.
+            if !used && spec::is_name(leaf.name()) && !self.leftover.contains(&leaf) && !leaf.populated() {
+                self.leftover.push(leaf);
             }
         }
         self.remove_leftover();

@@ -438,7 +438,7 @@ impl Host {
     }
 
     /// The control groups that daemons of this host have made and left.
-    fn control_groups(&self) -> Vec<PathBuf> {
+    pub fn control_groups(&self) -> Vec<PathBuf> {
         let state_dir = self.config.get("state_dir").and_then(|text| json::from_str::<String>(text).ok());
         let name = group_name(&state_dir.unwrap_or_default());
         let read = |file| fs::read_to_string(file).unwrap_or_default();

@@ -208,6 +208,34 @@ fn groups_that_are_not_empty_are_removed_later() {
 }
 
 #[test]
+fn groups_of_agents_that_are_gone_are_removed_in_every_hierarchy() {
+    let place = std::env::temp_dir().join(format!("bootagent-limits-gone-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&place);
+    let hierarchies = ["freezer", "memory", "pids"].map(|controller| Hierarchy {
+        version: Version::V1,
+        mount: place.join(controller),
+        own: place.join(controller),
+        controllers: vec![controller.into()],
+    });
+    for path in ["freezer/bootagent/gone", "memory/bootagent/gone", "memory/bootagent/lives", "pids"] {
+        fs::create_dir_all(place.join(path)).unwrap();
+    }
+    for path in ["freezer/bootagent", "memory/bootagent", "memory/bootagent/lives"] {
+        fs::write(place.join(path).join("cgroup.procs"), if path.ends_with("lives") { "4711\n" } else { "" }).unwrap();
+    }
+    let mut limits = Limits::over(hierarchies.to_vec(), "/var/lib/bootagent", None);
+    limits.remove_empty_groups();
+    assert!(!place.join("freezer/bootagent/gone").exists() && !place.join("memory/bootagent/gone").exists());
+    assert!(place.join("memory/bootagent/lives").exists(), "a process is in it");
+    assert!(!place.join("pids/bootagent").exists(), "no agent needs it");
+    // Also those that become empty later.
+    fs::remove_file(place.join("memory/bootagent/lives/cgroup.procs")).unwrap();
+    limits.remove_empty_groups();
+    assert!(!place.join("memory/bootagent/lives").exists());
+    fs::remove_dir_all(&place).unwrap();
+}
+
+#[test]
 fn the_same_obstacle_is_noted_once() {
     let hierarchies = ["memory", "cpu", "freezer"].map(|controller| Hierarchy {
         version: Version::V1,
