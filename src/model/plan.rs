@@ -337,7 +337,9 @@ impl Step {
                 Direction::Forward => Phase::Starting,
                 Direction::Back => Phase::Installing,
             },
-            WantUp | WantDown | Overlay | Clear | Link | Start | Resume | Reload | TryInstalled | Reexec => Phase::Starting,
+            WantUp | WantDown | Overlay | Clear | Link | Start | Resume | Reload | TryInstalled | Reexec => {
+                Phase::Starting
+            }
             Settle | Retire | Keep | Prove | Replace | Remember | GoBack => Phase::Settling,
         }
     }
