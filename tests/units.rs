@@ -453,3 +453,76 @@ fn the_control_groups_of_an_agent_that_is_gone_are_removed() {
         assert_eq!(host.control_groups(), Vec::<PathBuf>::new(), "after {end}");
     }
 }
+
+/// The definitions in docs/migrating.md.
+fn worked_definitions() -> Vec<String> {
+    let blocks = include_str!("../docs/migrating.md").split("\n\n");
+    blocks.filter(|block| block.starts_with("    {")).map(String::from).collect()
+}
+
+#[test]
+fn the_worked_definitions_are_good() {
+    let definitions = worked_definitions();
+    assert!(definitions.len() >= 12, "only {}", definitions.len());
+    for text in definitions {
+        let read = bootagent::wire::config::read_definition("migrating.md", text.as_bytes(), false, true);
+        assert!(read.is_ok(), "{text}: {read:?}");
+    }
+}
+
+#[test]
+fn worked_definitions_run_real_daemons() {
+    if lacks_root() || lacks("nginx") || lacks("zabbix_agentd") || lacks("collectd") {
+        return;
+    }
+    let mut host = Host::new();
+    let dir = host.dir.display().to_string();
+    host.write(
+        "nginx.conf",
+        &format!(
+            "pid {dir}/nginx.pid; error_log stderr; events {{}} http {{ access_log off; server {{ listen unix:{dir}/web; }} }}"
+        ),
+    );
+    host.write("collectd.conf", &format!("BaseDir \"{dir}\"\nPIDFile \"{dir}/collectd.pid\"\n"));
+    let port = 20000 + std::process::id() % 20000;
+    host.write(
+        "zabbix.conf",
+        &format!("LogType=console\nServer=127.0.0.1\nListenIP=127.0.0.1\nListenPort={port}\nPidFile=/tmp/bootagent-zabbix-{port}.pid\n"),
+    );
+    // Each as it is documented, with a configuration of the test, and without a place in /run that may be in use.
+    let changes = [
+        ("nginx", "\"daemon off;\"]", format!("\"daemon off;\", \"-c\", \"{dir}/nginx.conf\"]")),
+        ("collectd", "/usr/sbin/collectd\",", format!("/usr/sbin/collectd\", \"-C\", \"{dir}/collectd.conf\",")),
+        ("zabbix-agent", "--foreground\"]", format!("--foreground\", \"-c\", \"{dir}/zabbix.conf\"]")),
+    ];
+    for (name, before, after) in &changes {
+        let definition = worked_definitions().into_iter().find(|text| text.contains(&format!("\"{name}\"")));
+        let definition = definition.expect("it is documented").replace("\"runtime_directory\": [\"zabbix\"],", "");
+        assert!(definition.contains(before), "{definition}");
+        host.write(
+            &format!("agents.d/{name}.json"),
+            &definition.replace(before, after).replace("{ \"name\"", "{ \"startsecs\": 1, \"name\""),
+        );
+    }
+    host.start();
+    for (name, ..) in &changes {
+        stays(&mut host, name);
+    }
+    let pid = host.wait_running("nginx").pid;
+    let workers = || {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        children.split_whitespace().map(String::from).collect::<Vec<_>>()
+    };
+    host.wait("its workers", || !workers().is_empty());
+    let before = workers();
+    assert_eq!(host.cli(&["reload", "nginx"]).code, 0);
+    host.wait("new workers", || !workers().is_empty() && workers().iter().all(|worker| !before.contains(worker)));
+    assert_eq!(host.wait_running("nginx").pid, pid);
+    host.write("nginx.conf", "no such directive;");
+    assert_eq!(host.cli(&["restart", "nginx"]).code, 1);
+    let seen = host.seen("nginx").expect("a status");
+    assert!(seen.detail.contains("its prestart exited with status 1"), "{seen:?}");
+    assert_eq!(host.cli(&["stop", "--all"]).code, 0);
+    assert!(host.agents_processes().is_empty(), "{:?}", host.agents_processes());
+    let _ = fs::remove_file(format!("/tmp/bootagent-zabbix-{port}.pid"));
+}
