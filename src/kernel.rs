@@ -231,12 +231,20 @@ impl Sig {
         }
     }
 
-    /// The signal named `TERM`, `SIGTERM` or `15`.
+    /// The signal named `TERM`, `term`, `SIGTERM`, `15`, or as `RTMIN+3` and `RTMAX-1` as the GNU C library counts them.
     pub fn parse(text: &str) -> Option<Sig> {
         if let Ok(number) = text.parse::<i32>() {
             return Sig::new(number);
         }
-        let name = text.strip_prefix("SIG").unwrap_or(text);
+        let text = text.to_ascii_uppercase();
+        let name = text.strip_prefix("SIG").unwrap_or(&text);
+        let from = |end: &str| if end.is_empty() { Some(0) } else { end[1..].parse().ok().filter(|by| *by <= 30u8) };
+        if let Some(end) = name.strip_prefix("RTMIN").filter(|end| end.is_empty() || end.starts_with('+')) {
+            return from(end).map(|by| Sig(34 + i32::from(by)));
+        }
+        if let Some(end) = name.strip_prefix("RTMAX").filter(|end| end.is_empty() || end.starts_with('-')) {
+            return from(end).map(|by| Sig(64 - i32::from(by)));
+        }
         SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, raw)| Sig(*raw))
     }
 
@@ -482,7 +490,15 @@ mod tests {
             ("0", None),
             ("-9", None),
             ("65", None),
-            ("term", None),
+            ("term", Some(Sig::TERM)),
+            ("SigUsr1", Some(Sig::USR1)),
+            ("RTMIN", Sig::new(34)),
+            ("rtmin+3", Sig::new(37)),
+            ("SIGRTMAX-1", Sig::new(63)),
+            ("RTMIN+31", None),
+            ("RTMIN-1", None),
+            ("RTMIN+x", None),
+            ("RTMAX+1", None),
             ("", None),
         ] {
             assert_eq!(Sig::parse(text), want, "{text}");

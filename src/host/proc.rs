@@ -329,9 +329,18 @@ fn parse_uptime(text: &str) -> Option<Duration> {
 /// The anonymous and shared memory of one process in bytes, as the kernel counts it without a lock; `None` where it cannot
 /// be read. A page that several processes share counts for each of them.
 pub fn memory(pid: Pid) -> Option<u64> {
-    let mut buffer = [0; 4096];
-    let length = read_some(&format!("/proc/{pid}/status"), &mut buffer).ok()?;
-    parse_status(&buffer[..length])
+    let read = |path: &str| {
+        let mut buffer = [0; 4096];
+        let length = read_some(path, &mut buffer).ok()?;
+        parse_status(&buffer[..length])
+    };
+    let whole = read(&format!("/proc/{pid}/status"));
+    if whole.is_some() {
+        return whole;
+    }
+    // A main thread that has ended has no memory any more, but the other threads have that of the process.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    threads.flatten().find_map(|thread| read(&format!("{}/status", thread.path().display())))
 }
 
 /// The sum of RssAnon, RssShmem and VmSwap in a `status` file, or else (before Linux 4.5) of VmRSS and VmSwap, in bytes.

@@ -30,11 +30,11 @@ mod watch;
 use std::fmt::Arguments;
 use std::time::Duration;
 
-use crate::kernel::{Level, Process, Sig, Time};
+use crate::kernel::{Exit, Level, Process, Sig, Time};
 use crate::model::event::{log, Action, Definition, Origin};
 use crate::model::record::{AgentRecord, Wanted};
-use crate::model::restart::Policy;
-use crate::model::spec::{KillMode, Name, Program, Spec, STOPSECS};
+use crate::model::restart::{End, Policy};
+use crate::model::spec::{Autorestart, KillMode, Name, Program, Spec, STOPSECS};
 use crate::model::trust::{may_set, unnamed};
 pub use agent_state::{AfterStop, AgentState, Health, LastEnd, Stopping};
 
@@ -112,6 +112,8 @@ pub struct Agent {
     leftovers: bool,
     /// It ended normally, and is not restarted without a request.
     finished: bool,
+    /// It did so with status 0, as seen by this daemon.
+    succeeded: bool,
     /// How it ended last, a sentence for people.
     detail: Box<str>,
     /// What enforces its limits; `None` without limits.
@@ -150,6 +152,7 @@ impl Agent {
             killed: false,
             leftovers,
             finished: false,
+            succeeded: false,
             detail: "".into(),
             limits_by: None,
             poll: (false, false),
@@ -255,6 +258,22 @@ impl Agent {
     pub fn is_stuck(&self) -> Option<&Stopping> {
         match &self.state {
             AgentState::Stopping(stopping) if stopping.killed && stopping.refused => Some(stopping),
+            _ => None,
+        }
+    }
+
+    /// Of an agent that is never restarted, and whose start with this number has ended with status 0: whether nothing of it is
+    /// left. `None` for any other.
+    pub fn has_run(&self, generation: u32) -> Option<bool> {
+        let is_one_shot = |definition: &Definition| definition.spec.autorestart == Autorestart::Never;
+        if self.generation != generation || !self.definition.as_ref().is_some_and(is_one_shot) {
+            return None;
+        }
+        match &self.state {
+            AgentState::Down if self.succeeded => Some(true),
+            AgentState::Stopping(stopping) if stopping.after == AfterStop::Policy(End::Exited(Exit::Code(0))) => {
+                Some(false)
+            }
             _ => None,
         }
     }

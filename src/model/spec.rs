@@ -95,6 +95,11 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Whether what runs by this definition runs by the other one too: they differ at most in what the daemon does beside it.
+    pub fn is_run_as(&self, other: &Spec) -> bool {
+        Spec { log_size: other.log_size, check: other.check.clone(), ..self.clone() } == *other
+    }
+
     /// A definition with the required values, and the default of every other value.
     pub fn new(name: &str, version: &str, exec: Vec<Box<str>>) -> Spec {
         Spec {

@@ -4,7 +4,7 @@
 //! whoever reads these files waits. So a helper does it, and the daemon ends one that waits for too long. Nothing else in the
 //! program reads them; `tests/layers.rs` checks that. What an answer means is not decided here.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ pub fn kilobytes(text: &[u8], key: &[u8]) -> Option<u64> {
 
 /// Reads from the environment of a process which agent it names, and returns that with the number of bytes read.
 fn process_tag(pid: Pid, mark: &str) -> (ProcessTag, usize) {
-    let Ok(mut file) = File::open(format!("/proc/{pid}/environ")) else { return (ProcessTag::Unknown, 0) };
+    let Ok(mut file) = open_environ(pid) else { return (ProcessTag::Unknown, 0) };
     let mut environ = Environ::new(mark);
     let mut chunk = Vec::new();
     let mut length = 0;
@@ -143,6 +143,14 @@ fn process_tag(pid: Pid, mark: &str) -> (ProcessTag, usize) {
         _ if file.read(&mut [0]).is_ok_and(|length| length > 0) => (ProcessTag::Executing, 0),
         _ => (ProcessTag::Stranger, 0),
     }
+}
+
+/// The environment of a process. A main thread that has ended has none any more, but the other threads have it.
+fn open_environ(pid: Pid) -> io::Result<File> {
+    File::open(format!("/proc/{pid}/environ")).or_else(|error| {
+        let mut threads = fs::read_dir(format!("/proc/{pid}/task"))?.flatten();
+        threads.find_map(|thread| File::open(thread.path().join("environ")).ok()).ok_or(error)
+    })
 }
 
 /// Which agent an environment names. `environ` is a sequence of NUL-terminated `NAME=value`; of two variables with the same

@@ -269,12 +269,20 @@ impl Leaf {
         })
     }
 
-    /// The memory in use, bytes; `None` without the controller.
+    /// The anonymous and shared memory in use, swapped out or not, bytes; `None` without the controller. The page cache, which
+    /// the kernel gives up when the limit is reached, does not count, as it does not where processes are added up.
     pub fn memory(&self) -> Option<u64> {
-        self.number(match self.version {
-            Version::V2 => "memory.current",
-            Version::V1 => "memory.usage_in_bytes",
-        })
+        let stat = read_file(&self.file("memory.stat")).ok()?;
+        let value = |key: &str| {
+            let found = stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+            found.and_then(|value| value.trim().parse::<u64>().ok())
+        };
+        let (used, shared, swapped) = match self.version {
+            Version::V2 => (value("anon")?, value("shmem"), self.number("memory.swap.current")),
+            // Before Linux 4.15 shared memory counts as page cache only.
+            Version::V1 => (value("total_rss")?, value("total_shmem"), value("total_swap")),
+        };
+        Some(used + shared.unwrap_or(0) + swapped.unwrap_or(0))
     }
 
     /// The processor time used since it was made, microseconds; `None` without the controller.

@@ -201,7 +201,8 @@ fn a_leaf_reports_what_the_kernel_counts() {
     fake.put("b/cgroup.procs", "").put("b/web/cgroup.procs", "0\n1\n12\n13\n").put("b/web/sub/cgroup.procs", "14\n");
     fake.put("b/web/cgroup.events", "populated 0\nfrozen 0\n");
     fake.put("b/web/memory.events", "low 0\noom 3\noom_kill 2\noom_group_kill 1\n")
-        .put("b/web/memory.current", "4096\n");
+        .put("b/web/memory.stat", "anon 3000\nfile 99999\nshmem 1000\n")
+        .put("b/web/memory.swap.current", "96\n");
     fake.put("b/web/cpu.stat", "usage_usec 1500\nuser_usec 1000\n");
     let leaf = Group::open(&fake.hierarchy(""), "b", None).unwrap().find(&"web".into());
     let pids: Vec<i32> = leaf.members().unwrap().iter().map(|pid| pid.raw()).collect();

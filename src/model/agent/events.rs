@@ -227,12 +227,20 @@ impl Agent {
             self.conclude(after, ran, context);
             return;
         }
-        if count > 0 && stopping.kill_at.is_none() {
+        let is_first = count > 0 && stopping.kill_at.is_none();
+        if is_first {
             stopping.kill_at = Some(context.now + stopsecs);
             context.out.push(signal);
         }
         stopping.count_at = Some(context.now + stopping.pause);
         stopping.pause = (stopping.pause * 2).min(COUNT_INTERVAL.1);
+        let ended_well = stopping.after == AfterStop::Policy(End::Exited(Exit::Code(0)));
+        let simple = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Simple);
+        if is_first && ended_well && simple {
+            let hint = "it left processes: an agent that puts itself in the background needs \"type\": \"forking\"";
+            self.detail = format!("{}; {hint}", self.detail).into();
+            context.log_and_report(Level::Warn, &self.record.name, format_args!("{hint}"));
+        }
     }
 
     /// One of its processes cannot be signalled.

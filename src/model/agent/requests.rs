@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     seconds_rounded_up, stopsignal, AfterStop, Agent, AgentState, Health, StepContext, Stopping, COUNT_INTERVAL,
 };
-use crate::kernel::{Level, Process, Sig, Time};
+use crate::kernel::{Exit, Level, Process, Sig, Time};
 use crate::model::event::Action;
 use crate::model::record::Wanted;
 use crate::model::restart::{judge, End, Verdict};
@@ -93,7 +93,7 @@ impl Agent {
             return self.enter_stopping(AfterStop::Up, None, Duration::ZERO, context);
         }
         self.generation += 1;
-        self.finished = false;
+        (self.finished, self.succeeded) = (false, false);
         let unnamed = self.unnamed_envs();
         if !unnamed.is_empty() {
             let why = "set by a job and not named in its definition's envs, does not count with trusted_keys";
@@ -214,7 +214,10 @@ impl Agent {
         let Some(definition) = &self.definition else { return self.save(context) };
         let policy = context.policy.of(&definition.spec);
         match judge(policy, &definition.spec, self.failures, end, ran, context.now) {
-            Verdict::Stay => (self.failures, self.finished) = (0, true),
+            Verdict::Stay => {
+                (self.failures, self.finished) = (0, true);
+                self.succeeded = end == End::Exited(Exit::Code(0));
+            }
             Verdict::Restart { at, failures } => {
                 self.failures = failures;
                 if at <= context.now {

@@ -29,6 +29,18 @@ impl Agent {
         self.over_memory(context);
     }
 
+    /// Its definition has another health check, or another size of its output, and its processes need not know.
+    pub fn check_changed(&mut self, context: &mut StepContext) {
+        let first = self.first_check(context.now);
+        self.check_failures = 0;
+        if let AgentState::Running { health: health @ (Health::Off | Health::Next(_)), .. } = &mut self.state {
+            *health = first;
+        }
+        // The next daemon is to find it up to date.
+        self.note_fingerprint(None);
+        self.save(context);
+    }
+
     fn over_cpu(&mut self, cpu: f64, context: &mut StepContext) {
         let limit = self.limit(|record, spec| record.cpu.or(spec.cpu));
         let (true, Some(limit)) = (self.poll.0, limit) else { return };

@@ -220,8 +220,15 @@ impl State {
         let mut waiters = std::mem::take(&mut self.waiters);
         waiters.retain(|waiter| {
             let name = &waiter.name;
+            let has_run = |generation| self.agents.get(name).and_then(|agent| agent.has_run(generation));
             let (code, message) = match (self.progress(name, waiter.goal, now.time), waiter.goal) {
                 (Progress::Wait(_), _) => return true,
+                (Progress::Missed(_), Goal::Up { generation, .. }) if has_run(generation) == Some(false) => {
+                    return true
+                }
+                (Progress::Missed(how), Goal::Up { generation, .. }) if has_run(generation) == Some(true) => {
+                    (0, format!("agent \"{name}\" has run: {how}"))
+                }
                 (Progress::Reached, Goal::Up { .. }) => (0, format!("agent \"{name}\" is running")),
                 (Progress::Reached, Goal::Down) => (0, format!("agent \"{name}\" is stopped")),
                 (Progress::Missed(why), Goal::Up { .. }) => (1, format!("agent \"{name}\" does not run: {why}")),
@@ -281,8 +288,13 @@ impl State {
             return;
         };
         let before = agent.definition.replace(definition);
-        if before.map(|before| before.spec).as_ref() == agent.definition.as_ref().map(|after| &after.spec) {
+        let (before, after) = (before.map(|before| before.spec), agent.definition.as_ref().map(|after| &after.spec));
+        if before.as_ref() == after {
             return;
+        }
+        if before.as_ref().zip(after).is_some_and(|(before, after)| before.is_run_as(after)) {
+            self.tell_change(&name, "the definition changed in what needs no restart", out);
+            return self.step_agent(&name, now, out, &mut |agent, context| agent.check_changed(context));
         }
         self.tell_change(&name, "the definition changed", out);
         self.refresh(&name, now, out);

@@ -147,7 +147,7 @@ fn every_key_is_checked() {
         (r#""startsecs":-1"#, "startsecs: want seconds, 0 or more and at most ten years, got -1"),
         (r#""startsecs":"10""#, r#"startsecs: want seconds, 0 or more and at most ten years, got "10""#),
         (r#""stopsecs":1e10"#, "stopsecs: want seconds, 0 or more and at most ten years, got 10000000000.0"),
-        (r#""stopsignal":"term""#, r#"stopsignal: want a signal such as "TERM", got "term""#),
+        (r#""stopsignal":"terminate""#, r#"stopsignal: want a signal such as "TERM", got "terminate""#),
         (r#""stopsignal":0"#, r#"stopsignal: want a signal such as "TERM", got 0"#),
         (r#""restartsecs":-0.1"#, "restartsecs: want seconds, 0 or more and at most ten years, got -0.1"),
         (r#""windowsecs":false"#, "windowsecs: want seconds, 0 or more and at most ten years, got false"),
