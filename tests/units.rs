@@ -484,7 +484,8 @@ fn worked_definitions_run_real_daemons() {
         ),
     );
     host.write("collectd.conf", &format!("BaseDir \"{dir}\"\nPIDFile \"{dir}/collectd.pid\"\n"));
-    let port = 20000 + std::process::id() % 20000;
+    // The agent takes none above 32767.
+    let port = 20000 + std::process::id() % 12000;
     host.write(
         "zabbix.conf",
         &format!("LogType=console\nServer=127.0.0.1\nListenIP=127.0.0.1\nListenPort={port}\nPidFile=/tmp/bootagent-zabbix-{port}.pid\n"),
@@ -525,4 +526,61 @@ fn worked_definitions_run_real_daemons() {
     assert_eq!(host.cli(&["stop", "--all"]).code, 0);
     assert!(host.agents_processes().is_empty(), "{:?}", host.agents_processes());
     let _ = fs::remove_file(format!("/tmp/bootagent-zabbix-{port}.pid"));
+}
+
+#[test]
+fn the_worked_definition_of_postgresql_runs_it() {
+    let bin = "/usr/lib/postgresql/15/bin";
+    if lacks_root() || lacks("runuser") {
+        return;
+    }
+    if !Path::new(bin).join("initdb").exists() {
+        skipped("PostgreSQL 15");
+        return;
+    }
+    let mut host = Host::new();
+    let data = host.path("pg");
+    fs::create_dir(&data).expect("a directory");
+    let made = std::process::Command::new("sh")
+        .args([
+            "-c",
+            &format!("chown postgres {0} && runuser -u postgres -- {bin}/initdb -N -A trust -D {0}", data.display()),
+        ])
+        .output()
+        .expect("a shell");
+    assert!(made.status.success(), "{made:?}");
+    let definition =
+        worked_definitions().into_iter().find(|text| text.contains("\"postgresql\"")).expect("it is documented");
+    let data = data.display().to_string();
+    let mut changed = definition.clone();
+    for (before, after) in [
+        ("/var/lib/postgresql/15/main", data.clone()),
+        ("config_file=/etc/postgresql/15/main/postgresql.conf", format!("unix_socket_directories={data}")),
+        ("\"]", "\", \"-c\", \"listen_addresses=\"]".to_string()),
+        ("\"runtime_directory\": [\"postgresql\"],", String::new()),
+        ("\"-q\"", format!("\"-q\", \"-h\", \"{data}\"")),
+        ("\"startsecs\": 300", "\"startsecs\": 1".to_string()),
+    ] {
+        assert!(changed.contains(before), "{before} in {changed}");
+        changed = changed.replacen(before, &after, 1);
+    }
+    if u64::from_str_radix(&proc_status(std::process::id() as i32, "CapEff"), 16).is_ok_and(|set| set >> 24 & 1 == 0) {
+        changed = changed.replace("-900", "900");
+    }
+    host.write("agents.d/postgresql.json", &changed);
+    host.start();
+    let pid = host.wait_running("postgresql").pid;
+    let is_ready = || {
+        let ready = std::process::Command::new("/usr/bin/pg_isready").args(["-q", "-h", &data]).status();
+        ready.expect("it is there").success()
+    };
+    host.wait("it to be ready", is_ready);
+    stays(&mut host, "postgresql");
+    assert_eq!(host.cli(&["reload", "postgresql"]).code, 0);
+    assert_eq!(host.wait_running("postgresql").pid, pid);
+    host.wait("the reload", || host.read("log/postgresql.log").contains("SIGHUP"));
+    assert_eq!(host.cli(&["stop", "postgresql"]).code, 0);
+    // Its fast stop ends with a checkpoint; killed children would have made it recover.
+    let log = host.read("log/postgresql.log");
+    assert!(log.contains("database system is shut down") && !log.contains("terminated by signal"), "{log}");
 }
