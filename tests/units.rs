@@ -27,7 +27,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(self.path());
+        let _ = fs::remove_dir_all(self.path()).or_else(|_| fs::remove_file(self.path()));
     }
 }
 
