@@ -62,7 +62,7 @@ fn walk(kind: Kind, steps: &[Step], disaster: Disaster, stride: usize, (share, s
     let mut mount = None;
     if disaster == Disaster::Full {
         let state = walk.host.path("state");
-        fs::create_dir(&state).expect("the host's directory can be written");
+        fs::create_dir_all(&state).expect("the host's directory can be written");
         let ran = run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m,mode=755", "tmpfs"]).arg(&state));
         if ran.is_none_or(|ran| ran.code != 0) {
             skipped("mount");

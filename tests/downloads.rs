@@ -336,7 +336,7 @@ fn a_disk_that_fills_up_is_code_4_and_is_given_back() {
     }
     let (server, mut host) = pair();
     let state = host.path("state").display().to_string();
-    fs::create_dir(host.path("state")).expect("the host's directory can be written");
+    fs::create_dir_all(host.path("state")).expect("the host's directory can be written");
     host.behind(&format!("mount -t tmpfs -o size=2m,mode=755 none {state};"));
     host.start();
     let package = tarball(&host, "web", "1.0", &staying("up"), &[]);

@@ -300,7 +300,7 @@ impl Walk {
         let size = format!("size={},mode=755", 4 * self.base.len());
         // What is known of the agent stays.
         fs::rename(&state, self.host.path("before")).expect("the host's directory can be written");
-        fs::create_dir(&state).expect("the host's directory can be written");
+        fs::create_dir_all(&state).expect("the host's directory can be written");
         let ran = run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&state));
         if ran.is_none_or(|ran| ran.code != 0) {
             return !skipped("mount");
