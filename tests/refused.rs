@@ -188,5 +188,5 @@ fn a_log_directory_that_became_read_only_costs_the_logs_only() {
     drop(refusal);
     host.ok(&["restart", "web"]);
     host.wait("its output", || host.lines("log/web.log") == 2);
-    assert_eq!(said(&host, "opening output files works again"), 1, "{}", host.logs());
+    assert_eq!(said(&host, "opening the output of agent \"web\" works again"), 1, "{}", host.logs());
 }
