@@ -10,6 +10,9 @@ use std::process::Command;
 
 use util::*;
 
+/// What the binary under test says of itself.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// A minisign key pair in a host's directory; `None` where the tool is missing.
 struct Signatory {
     dir: PathBuf,
@@ -406,24 +409,24 @@ fn the_daemons_own_package_must_be_signed_too() {
     let url = server.serve("bootagent.tar.gz", &bytes);
     let quoted = |text: &str| miniserde::json::to_string(text);
     let job = |id: &str, signature: &str| {
-        let job = Job::new(id, "upgrade", "bootagent").set("version", "\"9.9\"").set("startsecs", "20");
+        let job = Job::new(id, "upgrade", "bootagent").set("version", &format!("\"{VERSION}\"")).set("startsecs", "20");
         let job = job.set("url", &quoted(&url)).set("checksum", &quoted(&checksum(&bytes)));
         job.set("signature", &quoted(signature))
     };
     let Some(stranger) = Signatory::new(&host, "stranger") else { return };
     for (id, signature) in [
         ("none", String::new()),
-        ("stranger", stranger.sign(&bytes, "name=bootagent version=9.9", &[])),
-        ("agent", signatory.sign(&bytes, "name=web version=9.9", &[])),
+        ("stranger", stranger.sign(&bytes, &format!("name=bootagent version={VERSION}"), &[])),
+        ("agent", signatory.sign(&bytes, &format!("name=web version={VERSION}"), &[])),
         ("version", signatory.sign(&bytes, "name=bootagent version=9.8", &[])),
-        ("file", signatory.sign(b"another", "name=bootagent version=9.9", &[])),
+        ("file", signatory.sign(b"another", &format!("name=bootagent version={VERSION}"), &[])),
     ] {
         let message = host.does(&server, &job(id, &signature), 10);
         assert!(message.starts_with("refused: ") && message.contains("sign"), "{id}: {message}");
         assert!(leftovers(&host, "bootagent").is_empty(), "{id}: {:?}", leftovers(&host, "bootagent"));
     }
     assert!(host.lives() && fs::read(host.path("bin/bootagent")).unwrap() == installed);
-    host.does(&server, &job("good", &signatory.sign(&bytes, "name=bootagent version=9.9", &[])), 0);
+    host.does(&server, &job("good", &signatory.sign(&bytes, &format!("name=bootagent version={VERSION}"), &[])), 0);
     assert!(fs::read(host.path("bin/bootagent")).unwrap() == new, "another binary is installed");
     assert_eq!(host.wait_running("web").pid, pid);
 }

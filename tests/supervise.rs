@@ -210,14 +210,12 @@ fn a_failed_start_names_the_step() {
     host.agent("missing", "", &[("exec", "[\"/nonexistent/program\"]"), ("retries", "0")]);
     host.agent("forbidden", "", &[("exec", &file), ("retries", "0")]);
     host.agent("homeless", "true", &[("directory", "\"/nonexistent/place\""), ("retries", "0")]);
-    host.agent("greedy", "true", &[("limits", "{ \"nofile\": 4000000000 }"), ("retries", "0")]);
     host.agent("good", "exec sleep 1000", &[]);
     host.start();
     for (name, step, cause) in [
         ("missing", "program", "No such file"),
         ("forbidden", "program", "ermission denied"),
         ("homeless", "directory", "No such file"),
-        ("greedy", "limit", "not permitted"),
     ] {
         let agent = host.wait_seen(name, "to be given up", |agent| agent.status == "fatal");
         assert!(agent.detail.contains(step) && agent.detail.contains(cause), "{name}: {agent:?}");

@@ -80,7 +80,7 @@ fn limits_are_polled_where_there_is_nothing_better() {
     host.agent("good", "exec sleep 1000", &[("limits", "{ \"memory\": \"20M\", \"CPU\": \"50%\" }")]);
     host.start();
     let agent = host.wait_seen("memory", "to be killed", |agent| agent.status == "killed");
-    assert!(agent.detail.contains("memory") && agent.detail.contains("20971520"), "{agent:?}");
+    assert!(agent.detail.contains("memory") && agent.detail.contains("20M"), "{agent:?}");
     let agent = host.wait_seen("cpu", "to be killed", |agent| agent.status == "killed");
     assert!(agent.detail.contains("CPU") && agent.detail.contains("3 checks in a row"), "{agent:?}");
     assert!(host.wait_running("good").failures == 0);

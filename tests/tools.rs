@@ -46,8 +46,8 @@ case "$1" in
 		sed -n 's/^Version: //p' $control >$db/$name/version; rm $control
 		tar -xzOf $last ./data.tar.gz | gzip -dc >$db/$name/data.tar
 		into $name;;
-	info) [ -e $db/$last/installed ] && echo $last;;
-	status) [ ! -e $db/$last/installed ] || printf 'Package: %s\nStatus: install user installed\n' $last;;
+	info) [ -e $db/$last/installed ] && echo $last-$(cat $db/$last/installed);;
+	status) [ ! -e $db/$last/installed ] || printf 'Package: %s\nVersion: %s\nStatus: install user installed\n' $last $(cat $db/$last/installed);;
 	del|remove) out $last;;
 	*) echo "unknown: $*" >&2; exit 2;;
 esac

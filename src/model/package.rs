@@ -192,8 +192,8 @@ pub fn query(format: Format, package: &str) -> Option<Tool> {
     const DEB: &str = "dpkg-query -W -f '${db:Status-Status} ${Version}\n' \"$1\" 2>/dev/null | \
         sed -nE 's/^(installed|triggers-[a-z]*) //p; s/^(half-[a-z]*|unpacked) (.*)/\\2 \\1/p'";
     const RPM: &str = "rpm -q --qf '%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n' \"$1\" | grep -v ' ' || :";
-    const APK: &str = "f=/lib/apk/db/installed; [ -e $f ] || f=/usr$f; \
-        awk -v p=\"P:$1\" '/^P:/ {m = $0 == p} m && /^V:/ {print substr($0, 3)}' $f";
+    // With -v it prints the name with the version behind it, and nothing for a package that is not installed.
+    const APK: &str = "apk info -e -v \"$1\" | sed -n \"s/^$1-//p\"";
     const IPK: &str = "opkg status \"$1\" | awk '/^Version:/ {v = $2} /^Status:.* installed$/ {print v}'";
     script(
         match format {

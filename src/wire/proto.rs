@@ -216,7 +216,7 @@ pub fn job(text: &str) -> Result<Job, RejectedJob> {
 
 fn object(body: &[u8]) -> Result<ParsedReply, Error> {
     match json::parse_reply(body, json::MAX_DEPTH) {
-        Ok(reply) if json::object(&reply.value).is_some() || json::is_empty(&reply.value) => Ok(reply),
+        Ok(reply) if json::object(&reply.value).is_some() => Ok(reply),
         Ok(other) => Err(format_error!("want a JSON object, got {}", sanitize(&json::show(&other.value), 200))),
         Err(syntax) => Err(format_error!("not JSON: {}", sanitize(&syntax.to_string(), 200))),
     }

@@ -1,6 +1,6 @@
 //! A network that breaks: a proxy that lets a random number of bytes pass on each connection, then cuts it, so many times.
 //!
-//! FTP's data connections go through it, too: what EPSV names is opened here. The numbers come from a fixed seed.
+//! FTP's data connections go through it, too: what EPSV and PASV name is opened here. The numbers come from a fixed seed.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -116,6 +116,9 @@ impl Shared {
             let mut bytes = buffer[..count].to_vec();
             if let Some(port) = extended_port(&bytes) {
                 bytes = format!("229 Through here (|||{}|)\r\n", self.data(port)?).into_bytes();
+            } else if let Some(port) = passive_port(&bytes) {
+                let port = self.data(port)?;
+                bytes = format!("227 Through here (127,0,0,1,{},{})\r\n", port >> 8, port & 255).into_bytes();
             }
             if let Some(left) = &mut allowance {
                 let now = (*left).min(bytes.len() as u64);
@@ -150,4 +153,14 @@ impl Shared {
 fn extended_port(bytes: &[u8]) -> Option<u16> {
     let text = std::str::from_utf8(bytes).ok().filter(|text| text.starts_with("229 "))?;
     text.split_once("(|||")?.1.split_once('|')?.0.parse().ok()
+}
+
+/// The port that a reply to PASV names: `227 ... (h1,h2,h3,h4,p1,p2)`.
+fn passive_port(reply: &[u8]) -> Option<u16> {
+    let text = std::str::from_utf8(reply).ok()?.strip_prefix("227 ")?;
+    let numbers = text.split_once('(')?.1.split_once(')')?.0;
+    let [.., high, low] = numbers.split(',').map(|number| number.parse().ok()).collect::<Option<Vec<u8>>>()?[..] else {
+        return None;
+    };
+    Some(u16::from_be_bytes([high, low]))
 }
