@@ -136,6 +136,9 @@ pub struct Process {
     pub ticks: u64,
 }
 
+/// The clock ticks of a second in the times of /proc (USER_HZ): 100 on every target.
+pub const TICKS: u64 = 100;
+
 /// A user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Uid(pub u32);

@@ -168,12 +168,6 @@ pub fn random(bytes: &mut [u8]) -> io::Result<()> {
     File::open("/dev/urandom")?.read_exact(bytes)
 }
 
-/// Clock ticks per second: the unit of times in /proc/PID/stat.
-pub fn ticks_per_second() -> u64 {
-    // SAFETY: sysconf touches no memory of ours.
-    u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100).max(1)
-}
-
 /// Bytes per memory page: the unit of /proc/PID/statm.
 pub fn page_size() -> u64 {
     // SAFETY: sysconf touches no memory of ours.
@@ -231,7 +225,9 @@ mod tests {
     fn the_host_has_a_name_and_units() {
         let file = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
         assert_eq!(hostname(), file.trim());
-        assert!(page_size().is_power_of_two() && ticks_per_second() > 0);
+        assert!(page_size().is_power_of_two());
+        // SAFETY: sysconf touches no memory of ours.
+        assert_eq!(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }, crate::kernel::TICKS as i64);
     }
 
     #[test]

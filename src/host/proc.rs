@@ -13,14 +13,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::kernel::{Errno, Pid, Process, Uid};
+use crate::kernel::{Errno, Pid, Process, Uid, TICKS};
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::file::{read_text, read_up_to};
 use crate::sys::process::own_id;
 use crate::work::inspect::kilobytes;
-
-/// Clock ticks a second in /proc (USER_HZ): 100 on every target.
-pub const TICKS: u64 = 100;
 
 /// PF_KTHREAD in the flags of `stat`, which marks a thread of the kernel.
 const KERNEL_THREAD: u64 = 0x0020_0000;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::host::limits::{Limits, Usage};
 use crate::host::proc::{self, Snapshot, Stat};
-use crate::kernel::{Pid, Process, Sig, Time, Uid};
+use crate::kernel::{Pid, Process, Sig, Time, Uid, TICKS};
 use crate::model::membership::{AgentId, Strength};
 use crate::model::spec::Name;
 use crate::sorted_map::{SortedMap, SortedSet};
@@ -385,7 +385,7 @@ impl Trees {
                 let orphan = stat.parent == own || stat.parent <= 1;
                 (stat.process, Reading { used: stat.used, orphan })
             });
-            usage.cpu = Some(tree.meter.read(readings.collect()) * (1_000_000 / proc::TICKS));
+            usage.cpu = Some(tree.meter.read(readings.collect()) * (1_000_000 / TICKS));
         }
         if usage.memory.is_none() {
             parts.extend(members.iter().filter_map(|(stat, _)| Some((stat.process, proc::memory(stat.process.pid)?))));

@@ -3,13 +3,15 @@
 //! A package file or a package's name comes in, a command (`Tool`) comes out; what a tool printed comes in, and what it
 //! means comes out. Nothing here runs a tool: `model::state::jobs::tools` does, through actions.
 
+mod copies;
+
 use std::fmt::{self, Write};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
-use crate::kernel::Time;
+pub use copies::{clear, traits, Traits};
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -136,9 +138,6 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(900);
 /// The longest time that a package manager may take for a query.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The ticks of a second in the times that the kernel shows.
-const TICKS: u64 = 100;
-
 /// How long a job waits for the package manager's lock.
 pub const LOCK_WAIT: Duration = Duration::from_secs(600);
 
@@ -213,30 +212,34 @@ pub fn look(dir: &str) -> Tool {
     tool(&["test", "-d", dir], QUERY_TIMEOUT)
 }
 
-/// The tool that ends processes which were started `since`, run this program (or, where that is an interpreter, this script),
-/// and are children of the daemon or of init, but for those `known`. It prints their ids. Programs that stand in for those
-/// which start services are in its PATH, as in that of installers.
-pub fn clear(program: &str, interpreted: &str, since: Time, known: &str) -> Option<Tool> {
-    // stat(5): behind the name in parentheses come the state, the parent and, as the twentieth, the start in ticks.
-    const TEXT: &str = "a=$1; w=$2; t=$3; k=\" $$ $4 \"; p=$(readlink -f \"$a\"); l=; for d in /proc/[0-9]*; do i=${d#/proc/}; \
-        s=$(cat $d/stat 2>/dev/null) || continue; set -- ${s##*\\) }; \
-        case $2 in 1|$PPID) ;; *) continue;; esac; [ ${20} -ge $t ] || continue; \
-        case $k in *\" $i \"*) continue;; esac; \
-        has() { { tr '\\0' '\\n' <$d/$1 | grep -q \"$2\" -e \"$3\"; } 2>/dev/null; }; \
-        if [ -n \"$w\" ]; then has cmdline -xF \"$w\" || continue; \
-        else [ \"$(readlink $d/exe)\" = \"$p\" ] || has cmdline -xF \"$a\" || continue; fi; \
-        has environ -q ^BOOTAGENT_NAME= || l=\"$l $i\"; done; \
-        [ -n \"$l\" ] || exit 0; kill $l 2>/dev/null; for i in $l; do n=0; \
-        while [ $n -lt 10 ] && kill -0 $i 2>/dev/null; do sleep 1; n=$((n+1)); done; kill -9 $i 2>/dev/null; done; echo $l";
-    let ticks = (since.0 / (1_000_000_000 / TICKS)).to_string();
-    script(TEXT, &["clear", program, interpreted, &ticks, known], QUERY_TIMEOUT)
+/// Whether an installer that failed says so of this version of the package itself, though its database has it. dpkg and opkg
+/// do not have a package as installed whose scripts have failed.
+pub fn is_own_failure(format: Format, package: &str, version: &str, output: &str) -> bool {
+    let named = |text| after_name(text, package, version);
+    let mut words = output.split_whitespace();
+    match format {
+        Format::Rpm => words.any(|word| {
+            let Some((script, rest)) = word.strip_prefix('%').and_then(|word| word.split_once('(')) else {
+                return false;
+            };
+            matches!(script, "pre" | "prein" | "post" | "postin" | "pretrans" | "posttrans")
+                && named(rest).is_some_and(|rest| rest.starts_with('.') && output.contains(" scriptlet failed"))
+        }),
+        // `ERROR: web-2.0-r0.post-install: script exited with error 1`, or without a script where a file is not unpacked.
+        Format::Apk => words.any(|word| {
+            let script = named(word).and_then(|rest| rest.strip_suffix(':'));
+            let scripts = ["", ".pre-install", ".post-install", ".pre-upgrade", ".post-upgrade", ".trigger"];
+            script.is_some_and(|script| scripts.contains(&script))
+        }),
+        _ => false,
+    }
 }
 
-/// Whether an installer that failed says so of this package itself, though its database has it.
-pub fn is_own_failure(format: Format, package: &str, output: &str) -> bool {
-    // apk keeps a package whose script has failed, and names the package, its version and the script.
-    format == Format::Apk
-        && output.split_whitespace().any(|word| word.starts_with(package) && word.contains("-install"))
+/// What follows a package's name and version in a message, where an epoch may be left out: `web-1:2.0-1`, `web-2.0-1`.
+fn after_name<'a>(text: &'a str, package: &str, version: &str) -> Option<&'a str> {
+    let rest = text.strip_prefix(package)?.strip_prefix('-')?;
+    let bare = version.split_once(':').map_or(version, |(_, bare)| bare);
+    rest.strip_prefix(version).or_else(|| rest.strip_prefix(bare))
 }
 
 /// A script of the shell, which people see under the name that is the first of `args`.
@@ -396,6 +399,35 @@ mod tests {
         assert!(is_locked("dpkg: error: dpkg frontend lock was locked by another process with pid 7"));
         assert!(is_locked("error: can't create transaction lock on /var/lib/rpm/.rpm.lock"));
         assert!(!is_locked("dpkg: error processing archive x.deb (--install)"));
+    }
+
+    #[test]
+    fn a_failure_of_the_package_is_told_from_one_of_another() {
+        let (apk, rpm) = (Format::Apk, Format::Rpm);
+        for (format, version, output, want) in [
+            (
+                apk,
+                "2.0-r0",
+                "(1/1) Installing web (2.0-r0) | ERROR: web-2.0-r0.post-install: script exited with error 1",
+                true,
+            ),
+            (apk, "2.0-r0", "ERROR: web-2.0-r0.pre-upgrade: script exited with error 1", true),
+            (apk, "2.0-r0", "ERROR: web-2.0-r0.trigger: script exited with error 1", true),
+            (apk, "2.0-r0", "ERROR: web-2.0-r0: trying to overwrite usr/bin/a owned by b-1-r0.", true),
+            (apk, "2.0-r0", "ERROR: web-extra-2.0-r0.post-install: script exited with error 1", false),
+            (apk, "2.0-r0", "ERROR: web-1.9-r0.post-install: script exited with error 1", false),
+            (apk, "2.0-r0", "ERROR: busybox-1.36.1-r2.trigger: script exited with error 127", false),
+            (rpm, "2.0-1", "error: %post(web-2.0-1.x86_64) scriptlet failed, exit status 1", true),
+            (rpm, "1:2.0-1", "warning: %post(web-1:2.0-1.x86_64) scriptlet failed, exit status 1", true),
+            (rpm, "1:2.0-1", "error: %posttrans(web-2.0-1.noarch) scriptlet failed, signal 9", true),
+            (rpm, "2.0-1", "error: %preun(web-2.0-1.x86_64) scriptlet failed, exit status 1", false),
+            (rpm, "2.0-1", "error: %post(web-2.0-10.x86_64) scriptlet failed, exit status 1", false),
+            (rpm, "2.0-1", "error: %triggerin(other-1-1.x86_64) scriptlet failed, exit status 1", false),
+            (rpm, "2.0-1", "error: %post(web-extra-2.0-1.x86_64) scriptlet failed, exit status 1", false),
+            (Format::Deb, "2.0", "dpkg: error processing package web (--install):", false),
+        ] {
+            assert_eq!(is_own_failure(format, "web", version, output), want, "{output}");
+        }
     }
 
     #[test]

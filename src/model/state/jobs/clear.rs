@@ -9,30 +9,18 @@ use crate::kernel::Level;
 use crate::model::event::log;
 use crate::model::package;
 
-/// Programs that run others: what they run is told by their first argument that is no option.
-const INTERPRETERS: [&str; 10] = ["sh", "bash", "dash", "ash", "python", "perl", "ruby", "node", "java", "php"];
-
 impl Run<'_> {
-    /// Has processes ended that run the agent's program, are no agent's, and were started since the job was received. No
+    /// Has processes ended that are copies of the agent, are no agent's, and were started since the job was received. No
     /// process of the agent itself is left by now.
     pub fn clear(&mut self) -> StepResult {
         if self.job.goes_back() && self.way_back().is_none() {
             return StepResult::Done;
         }
         let Some(spec) = self.agent().and_then(|agent| agent.spec()) else { return StepResult::Done };
-        let Some(program) = spec.exec.first() else { return StepResult::Done };
-        let base = program.rsplit('/').next().unwrap_or_default();
-        let base = base.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-        let mut script = "";
-        if INTERPRETERS.contains(&base) {
-            match spec.exec[1..].iter().find(|word| !word.starts_with('-')) {
-                Some(word) => script = word,
-                None => return StepResult::Done,
-            }
-        }
+        let Some(traits) = package::traits(&spec.exec) else { return StepResult::Done };
         let agents = self.state.agents.values();
         let known: Vec<String> = agents.filter_map(|agent| Some(agent.process()?.pid.raw().to_string())).collect();
-        self.run_tools(package::clear(program, script, self.job.record.received, &known.join(" ")))
+        self.run_tools(package::clear(&traits, self.job.record.received, &known.join(" ")))
     }
 
     /// Says what was ended.

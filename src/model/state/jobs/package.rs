@@ -225,7 +225,7 @@ impl Run<'_> {
         let why = match (output.map(one_version), failure) {
             (Ok(found), None) if found == new.native => return StepResult::Done,
             (Ok(found), Some(why))
-                if found == new.native && !package::is_own_failure(new.format, &new.package, &why) =>
+                if found == new.native && !package::is_own_failure(new.format, &new.package, &new.native, &why) =>
             {
                 self.job.note = Some(beside(&why));
                 return StepResult::Done;
