@@ -17,6 +17,11 @@ fn a_new_host_waits_and_gets_jobs_once_it_is_accepted() {
         (&seen["state"], &seen["group"], &seen["freshness"]),
         (&json!("pending"), &json!("web"), &json!("on-time"))
     );
+    let reason = seen["reason"].as_str().unwrap_or_default();
+    assert!(reason.ends_with(": bootserver host accept sn-1, or host reject sn-1"), "{reason}");
+    let token = server.token("viewer");
+    assert!(server.page(&token, "/pending").contains("until then: accept it, or reject it"));
+    assert!(server.page(&token, "/hosts/sn-1").contains("until then: accept it, or reject it"));
     let (code, _, error) = server.try_run(&["job", "start", "web", "--select", "host=web-01"]);
     assert_eq!(code, 1);
     assert!(error.contains("1 pending, not accepted"), "{error}");
@@ -168,6 +173,54 @@ fn by_rule_it_takes_it_by_itself() {
         (server.host("sn-old")["state"] == "retired").then_some(())
     });
     assert_eq!(server.host("sn-new")["state"], "accepted");
+}
+
+#[test]
+fn by_rule_nobody_gets_into_another_group() {
+    let server = Server::start(&[]);
+    let (web, db) = (server.key(&["--group", "web", "--auto-accept"]), server.key(&["--group", "db", "--auto-accept"]));
+    server.run(&["group", "set", "web", "replace=auto"]);
+    Host::new("web-01", "sn-old", Some(&web)).report(&server);
+    let mut stranger = Host::new("web-01", "sn-new", Some(&db));
+    wait_for("a proposal", || {
+        stranger.report(&server);
+        let reason = server.host("sn-new")["reason"].as_str().unwrap_or_default().to_string();
+        reason.contains("bootserver host replace sn-old sn-new").then_some(())
+    });
+    assert_eq!((&server.host("sn-old")["state"], &server.host("sn-new")["group"]), (&json!("accepted"), &json!("db")));
+}
+
+#[test]
+fn a_host_is_judged_by_the_limit_of_the_group_it_is_moved_to() {
+    let server = Server::start(&[]);
+    let (web, db) = (server.key(&["--group", "web", "--auto-accept"]), server.key(&["--group", "db"]));
+    server.run(&["group", "set", "web", "lost_after=4"]);
+    let mut host = Host::new("web-01", "sn-1", Some(&web));
+    host.report(&server);
+    let counted = |word: &str| server.json(&["host", "list", &format!("fresh={word}")]).len();
+    let token = server.token("viewer");
+    let shown = || server.page(&token, "/hosts.csv?show=lost");
+    wait_for("it is lost", || (counted("lost") == 1 && shown().contains("web-01")).then_some(()));
+    server.run(&["host", "group", "web-01", "db"]);
+    assert_eq!((counted("lost"), counted("late")), (0, 1), "by the day of its new group");
+    assert!(!shown().contains("web-01"), "{}", shown());
+    host.key = Some(db);
+    assert_eq!(host.report(&server).status, 200, "and it may take a key of that group");
+    host.key = Some(web);
+    assert_eq!(host.report(&server).status, 403);
+}
+
+#[test]
+fn a_host_is_meant_by_the_beginning_of_its_sn_as_it_is_written() {
+    let server = Server::start(&[]);
+    let key = server.key(&["--group", "web", "--auto-accept"]);
+    for (name, sn) in [("a", "rack_01-x"), ("b", "rack_02-y"), ("c", "rack902-z")] {
+        Host::new(name, sn, Some(&key)).report(&server);
+    }
+    let shown = |word: &str| server.try_run(&["host", "show", word]);
+    assert!(shown("rack_02").1.contains("rack_02-y"), "{:?}", shown("rack_02"));
+    assert!(shown("rack_0").2.contains("means 2 hosts"), "{:?}", shown("rack_0"));
+    assert!(shown("rack%%%").2.contains("there is no host"), "{:?}", shown("rack%%%"));
 }
 
 #[test]

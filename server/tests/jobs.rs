@@ -122,6 +122,37 @@ fn a_cancelled_job_is_withdrawn_and_the_host_is_told() {
 }
 
 #[test]
+fn a_job_that_has_ended_is_not_cancelled_any_more() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    let job = only_offer(&server, &mut host, &["job", "start", "web", "--select", "group=web"]);
+    host.result(&server, &id(&job), 0, "success");
+    let job_id = only(&server)["job"].as_str().expect("a job").to_string();
+    assert!(server.run(&["job", "cancel", &job_id]).contains("has ended"));
+    assert_eq!(only(&server)["state"], "verified");
+    let token = server.token("viewer");
+    let jobs: Value = serde_json::from_str(&server.page(&token, "/api/v1/jobs")).expect("JSON");
+    assert_eq!(jobs[0]["state"], "done");
+}
+
+#[test]
+fn a_release_never_changes() {
+    let server = Server::start(&[]);
+    let file = server.dir.join("web.tar.gz");
+    std::fs::write(&file, "web").expect("a package");
+    let add = |more: &[&str]| {
+        let words = ["release", "add", "web", "1", "--file", file.to_str().expect("a path")];
+        server.try_run(&[&words, more].concat())
+    };
+    assert_eq!(add(&["--startsecs", "5", "--arch", "x86_64"]).0, 0);
+    assert_eq!(add(&["--arch", "armv7"]).0, 0, "what is not said stays");
+    assert_eq!(add(&["--startsecs", "5", "--arch", "aarch64"]).0, 0);
+    let (code, _, error) = add(&["--startsecs", "9", "--arch", "riscv64"]);
+    assert!(code == 1 && error.contains("has startsecs 5, and a release never changes"), "{error}");
+    assert_eq!(server.json(&["release", "list"])[0]["artifacts"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
 fn a_job_that_the_host_does_not_know_is_lost_and_a_late_result_puts_it_right() {
     let server = Server::start(&[]);
     let mut host = accepted(&server);

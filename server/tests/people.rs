@@ -60,6 +60,22 @@ fn status_of(answer: &(u16, String, String)) -> u16 {
 }
 
 #[test]
+fn the_trail_names_the_user_who_works_on_the_directory() {
+    use std::os::unix::fs::MetadataExt;
+    let mut server = Server::stopped(&[]);
+    server.run(&["init"]);
+    server.run(&["key", "new", "--group", "web"]);
+    server.run(&["group", "new", "db"]);
+    add_user(&server, "anna", "admin");
+    server.resume();
+    server.run(&["group", "new", "app"]);
+    let me = format!("local:{}", std::fs::metadata("/proc/self").expect("this process").uid());
+    let trail = server.json(&["audit"]);
+    assert_eq!(trail.len(), 4, "{trail:?}");
+    assert!(trail.iter().all(|line| line["who"] == me.as_str()), "{trail:?}");
+}
+
+#[test]
 fn without_a_login_nothing_is_seen_or_done() {
     let server = Server::start(&[]);
     for path in ["/api/v1/hosts", "/api/v1/users", "/api/v1/audit", "/api/v1/nothing", "/api/v1/me"] {

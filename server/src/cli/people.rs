@@ -4,11 +4,11 @@ use super::client::{Client, Failure};
 use super::print::{ago, ahead, cell};
 use super::verbs::{in_directory, show};
 use super::words::{Token, User};
-use crate::serve::{accounts, clock};
+use crate::serve::{accounts, clock, run};
 use crate::store::{Error, Tx};
 use serde_json::{json, Value as Json};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 type Done = Result<(), Failure>;
@@ -19,8 +19,7 @@ fn change(dir: &Path, client: &Client, call: &str, body: Json) -> Result<Json, F
         return client.post(call, &body);
     }
     let body = accounts::hash_password(body).map_err(|error| Failure::Failed(error.to_string()))?;
-    let uid = std::fs::metadata("/proc/self").map_or(0, |meta| meta.uid());
-    in_directory(dir, |tx| accounts::change(tx, call, &body, &format!("local:{uid}")))
+    in_directory(dir, |tx| accounts::change(tx, call, &body, &run::local()))
 }
 
 fn list(

@@ -97,7 +97,7 @@ fn new_key(dir: &Path, client: &Client, wanted: &NewKey) -> Result<(String, Stri
         let made = client.post("keys", &json!({ "group": group, "host": host, "auto_accept": auto_accept }))?;
         return Ok((cell(&made["id"]), cell(&made["key"])));
     }
-    let key = in_directory(dir, |tx| manage::new_key(tx, wanted, "local"))?;
+    let key = in_directory(dir, |tx| manage::new_key(tx, wanted, &run::local()))?;
     Ok((key.id, key.secret))
 }
 
@@ -115,7 +115,7 @@ fn groups(group: &Group, dir: &Path, client: &Client, as_json: bool) -> Done {
         Group::New { name } => {
             match client.is_running() {
                 true => drop(client.post("groups", &json!({ "name": name }))?),
-                false => in_directory(dir, |tx| manage::new_group(tx, name, "local"))?,
+                false => in_directory(dir, |tx| manage::new_group(tx, name, &run::local()))?,
             }
             println!("group {name} is made; its hosts come with a key: bootserver key new --group {name} --out FILE");
         }
@@ -225,7 +225,10 @@ fn jobs(job: &Job, client: &Client, as_json: bool) -> Done {
         Job::Show { id } => return show_executions(&client.get(&format!("jobs/{}", encode(id)), &[])?, as_json),
         Job::Cancel { id } => {
             let done = client.post("jobs/cancel", &json!({ "id": id }))?;
-            println!("{} withdrawn; {} hosts had it and may act on it", done["withdrawn"], done["may_act"]);
+            match done["withdrawn"].as_i64() {
+                Some(0) => println!("{id} has ended: nothing was withdrawn"),
+                _ => println!("{} withdrawn; {} hosts had it and may act on it", done["withdrawn"], done["may_act"]),
+            }
             return Ok(());
         }
     };

@@ -57,6 +57,11 @@ impl State {
         WORDS.iter().find(|(_, known)| *known == word).map(|(state, _)| *state)
     }
 
+    /// Whether something can come of it yet that a cancel keeps from happening: that it is offered, or tried once more.
+    pub fn can_be_cancelled(self) -> bool {
+        self.is_open() || matches!(self, State::Lost | State::Stuck)
+    }
+
     /// Whether the host may still be given it.
     pub fn is_open(self) -> bool {
         matches!(self, State::Waiting | State::Offered | State::Received)

@@ -77,6 +77,9 @@ impl Freshness {
     }
 }
 
+/// Why a new host gets nothing yet; what to do follows it.
+pub const UNDECIDED: &str = "new: waits for a decision, and gets no jobs until then";
+
 /// Times that do not count, oldest first: while the server was down or its clock was set forward, nothing ages.
 pub type Gaps = [(i64, i64)];
 

@@ -53,7 +53,7 @@ pub fn judge_key(known: Option<Known>, key: Option<&Key>, sn: &str, name: &str) 
             Some(_) => Speech::MayNot(format!("{name}: unsigned, and it has a key")),
         };
     };
-    if let Some(why) = former_is_stronger(held, key, name) {
+    if let Some(why) = former_is_stronger(known, key, name) {
         return Speech::MayNot(why);
     }
     let Some(wanted) = &key.host else { return Speech::May };
@@ -68,12 +68,43 @@ pub fn judge_key(known: Option<Known>, key: Option<&Key>, sn: &str, name: &str) 
     }
 }
 
-/// Why a host that is held to a key is not spoken for by another one. Two of a group may be active while they change, but a
-/// host with a key of its own is not given back to those who have the group's.
-fn former_is_stronger(held: Option<&Key>, key: &Key, name: &str) -> Option<String> {
-    let former = held.filter(|former| former.id != key.id)?;
-    let same = former.group == key.group && (former.host.is_none() || key.host.is_some());
+/// Why a host that is held to a key is not spoken for by another one. Two of a group may be active while they change, and a
+/// host that somebody moved to another group may change to a key of that one. But a host with a key of its own is not given
+/// back to those who have the group's.
+fn former_is_stronger(known: Option<Known>, key: &Key, name: &str) -> Option<String> {
+    let known = known?;
+    let former = known.key.filter(|former| former.id != key.id)?;
+    let its_group = key.group == former.group || key.group == known.group;
+    let same = its_group && (former.host.is_none() || key.host.is_some());
     (!same).then(|| format!("{name} was taken with key {}, and this is key {}", former.id, key.id))
+}
+
+/// A host, and an older one of the same name that has not been heard of since before it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Successor<'a> {
+    /// The older one.
+    pub old: Known<'a>,
+    /// The one that came.
+    pub new: Known<'a>,
+    /// The state of the one that came.
+    pub state: State,
+    /// Whether the older one's group has hosts replaced by rule.
+    pub by_rule: bool,
+}
+
+impl Successor<'_> {
+    /// Whether the new host takes the old one's place by rule, and nobody is asked. Only within one group: a name is
+    /// what a host says of itself, and whoever has the key of one group must not get into another by it. For the same
+    /// reason its key must be one that may speak for the old host.
+    pub fn replaces(&self) -> bool {
+        let may_have_jobs = matches!(self.state, State::Accepted | State::Pending);
+        let may_speak = match (self.old.key, self.new.key) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(_), Some(key)) => former_is_stronger(Some(self.old), key, "").is_none(),
+        };
+        self.by_rule && may_have_jobs && may_speak && self.old.group == self.new.group
+    }
 }
 
 /// What becomes of a host that nobody knows yet; `None`: it is turned away. `auto_accept`: its key accepts hosts at once;
@@ -138,6 +169,46 @@ mod tests {
                 Speech::MayNot(_) => "-",
             };
             assert_eq!(found, wanted, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_was_moved_may_take_a_key_of_its_new_group() {
+        let (old, new, other) =
+            (key("old", "db", None, None), key("new", "web", None, None), key("x", "app", None, None));
+        let moved = Some(Known { group: "web", key: Some(&old) });
+        assert_eq!(judge_key(moved, Some(&new), "sn-1", "web-01"), Speech::May);
+        assert_eq!(judge_key(moved, Some(&old), "sn-1", "web-01"), Speech::May, "until it has the other one");
+        assert!(matches!(judge_key(moved, Some(&other), "sn-1", "web-01"), Speech::MayNot(_)));
+    }
+
+    #[test]
+    fn a_place_is_taken_by_rule_within_one_group_only() {
+        let (web, next, db) =
+            (key("web", "web", None, None), key("next", "web", None, None), key("db", "db", None, None));
+        let own = key("own", "web", Some("web-01"), Some("sn-1"));
+        let known = |group, key| Known { group, key };
+        let old = known("web", Some(&web));
+        for (case, old, new, state, by_rule, wanted) in [
+            ("the same key", old, known("web", Some(&web)), State::Accepted, true, true),
+            ("another key of the group", old, known("web", Some(&next)), State::Pending, true, true),
+            ("no rule", old, known("web", Some(&web)), State::Accepted, false, false),
+            ("a key of another group", old, known("db", Some(&db)), State::Accepted, true, false),
+            ("of this group, with a key of another", old, known("web", Some(&db)), State::Accepted, true, false),
+            ("unsigned", old, known("web", None), State::Accepted, true, false),
+            ("neither signs", known("web", None), known("web", None), State::Accepted, true, true),
+            (
+                "one with a key of its own",
+                known("web", Some(&own)),
+                known("web", Some(&web)),
+                State::Accepted,
+                true,
+                false,
+            ),
+            ("a rejected one", old, known("web", Some(&web)), State::Rejected, true, false),
+            ("two machines", old, known("web", Some(&web)), State::Conflict, true, false),
+        ] {
+            assert_eq!(Successor { old, new, state, by_rule }.replaces(), wanted, "{case}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{time, Badge, Tone};
 use crate::model::facts;
-use crate::model::host::{AgentView, Freshness, View};
+use crate::model::host::{AgentView, Freshness, View, UNDECIDED};
 use serde_json::Value as Json;
 
 /// A count with commas: `12,345`.
@@ -88,8 +88,9 @@ pub fn host_reasons(host: &View, body: Option<&Json>, lost_after: i64, now: i64)
     let mut reasons = Vec::new();
     if !host.reason.is_empty() {
         reasons.push(host.reason.clone());
-    } else if host.state == "pending" {
-        reasons.push("new: waits for a decision, and gets no jobs until then".to_string());
+    }
+    if host.state == "pending" {
+        reasons.push(format!("{UNDECIDED}: accept it, or reject it"));
     }
     let silent = time::span(now - host.seen.unwrap_or(now));
     let step = time::span(host.step);

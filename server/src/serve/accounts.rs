@@ -91,7 +91,7 @@ fn change_user(tx: &mut dyn Tx, call: &str, name: &str, body: &Json, who: &str) 
     };
     let is_admin = |user: &people::User| user.role == Role::Admin && user.disabled.is_none();
     let others = people::users(tx)?.iter().any(|other| other.name != name && is_admin(other));
-    if is_admin(&before) && !is_admin(&user) && !others && !who.starts_with("local") {
+    if is_admin(&before) && !is_admin(&user) && !others && !who.starts_with("local:") {
         return refused(format!("{name} is the last admin: make another one first"));
     }
     people::save_user(tx, &user)?;

@@ -198,8 +198,12 @@ pub fn cancel(tx: &mut dyn Tx, id: &str, who: &str) -> Result<Json, Error> {
             if jobs::get(tx, id)?.is_none() {
                 return missing(format!("there is no job \"{id}\": see bootserver job list"));
             }
-            jobs::set_state(tx, id, "cancelled")?;
-            executions::of_job(tx, id)?
+            let all = executions::of_job(tx, id)?;
+            // One that has ended stays what it is.
+            if all.iter().any(|one| one.execution.state.can_be_cancelled()) {
+                jobs::set_state(tx, id, "cancelled")?;
+            }
+            all
         }
     };
     let (mut withdrawn, mut there) = (0, 0);

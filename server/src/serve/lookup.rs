@@ -2,7 +2,7 @@
 
 use super::clock;
 use crate::model::filter::{glob, Filter};
-use crate::model::host::{Gaps, View};
+use crate::model::host::{Gaps, View, UNDECIDED};
 use crate::store::executions::{self, Stored};
 use crate::store::jobs::{self, Job};
 use crate::store::{groups, hosts, missing, refused, releases, Error, Tx};
@@ -11,10 +11,15 @@ use serde_json::{json, Value as Json};
 /// A host in a list.
 pub fn host_json(view: &View, body: Option<&Json>) -> Json {
     let agents = body.and_then(|body| body.get("agents")).cloned().unwrap_or_else(|| json!([]));
+    let mut reason = view.reason.clone();
+    if view.state == "pending" {
+        let first = format!("{UNDECIDED}: bootserver host accept {0}, or host reject {0}", view.sn);
+        reason = if reason.is_empty() { first } else { format!("{first}; {reason}") };
+    }
     json!({
         "sn": view.sn, "name": view.name, "group": view.group, "state": view.state,
         "freshness": view.freshness.as_str(), "os": view.os, "arch": view.arch, "version": view.version,
-        "labels": view.labels, "seen": view.seen, "agents": agents, "reason": view.reason,
+        "labels": view.labels, "seen": view.seen, "agents": agents, "reason": reason,
         "pinned": view.pinned,
     })
 }

@@ -2,9 +2,10 @@
 
 use super::{clock, zone};
 use crate::model::execution::Event;
-use crate::model::host::State;
+use crate::model::host::{Freshness, State};
 use crate::model::window::Window;
 use crate::store::groups::{self, Key};
+use crate::store::hosts::Host;
 use crate::store::{events, executions, hosts, refused, Error, Tx};
 use crate::wire::sign;
 use serde_json::{json, Value as Json};
@@ -48,7 +49,7 @@ pub fn replace(tx: &mut dyn Tx, old: &str, new: &str, who: &str, now: i64) -> Re
     if old.sn == new.sn {
         return refused("OLD and NEW are the same host");
     }
-    new.group.clone_from(&old.group);
+    regroup(&mut new, &old.group);
     new.reason = String::new();
     hosts::save(tx, &new)?;
     let mut labels = hosts::labels(tx, &old.sn)?;
@@ -106,6 +107,14 @@ pub fn pin(tx: &mut dyn Tx, words: &[String], why: Option<&str>, who: &str) -> R
     Ok(())
 }
 
+/// Puts a host into another group, whose limit may be another one: a lost host counts as late until it is judged again by it.
+fn regroup(host: &mut Host, group: &str) {
+    host.group = group.to_string();
+    if host.facts.fresh == Freshness::Lost {
+        host.facts.fresh = Freshness::Late;
+    }
+}
+
 /// Moves a host to another group.
 ///
 /// # Errors
@@ -113,7 +122,8 @@ pub fn pin(tx: &mut dyn Tx, words: &[String], why: Option<&str>, who: &str) -> R
 pub fn move_to(tx: &mut dyn Tx, word: &str, group: &str, who: &str) -> Result<(), Error> {
     groups::get(tx, group)?;
     let mut host = hosts::find(tx, word)?;
-    let before = std::mem::replace(&mut host.group, group.to_string());
+    let before = host.group.clone();
+    regroup(&mut host, group);
     hosts::save(tx, &host)?;
     let object = format!("host {} {}", host.name, host.sn);
     events::audit(tx, clock::now(), who, "group", &object, (&before, group))
@@ -204,7 +214,7 @@ pub fn set_group(tx: &mut dyn Tx, name: &str, changes: &serde_json::Map<String, 
     }
     groups::set(tx, &group)?;
     // Judged again by the new limit.
-    tx.run("UPDATE hosts SET fresh = 'late' WHERE grp = ?1 AND fresh = 'lost'", crate::args![name])?;
+    hosts::judge_again(tx, name)?;
     let after = group.told();
     events::audit(tx, clock::now(), who, "group set", &format!("group {name}"), (&before, &after))
 }

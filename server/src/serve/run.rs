@@ -98,6 +98,16 @@ pub fn open(dir: &Path, say: impl Fn(&str)) -> Result<rusqlite::Connection, Stri
     Ok(connection)
 }
 
+/// The user that this process runs as.
+pub fn own_uid() -> u32 {
+    fs::metadata("/proc/self").map_or(0, |meta| meta.uid())
+}
+
+/// Who works on a data directory without a server, as the audit trail names them.
+pub fn local() -> String {
+    Caller::local(own_uid()).who
+}
+
 /// Gives a file that root made in a data directory to the directory's owner, who runs the server.
 ///
 /// # Errors
@@ -274,7 +284,7 @@ async fn serve_pages(listener: TcpListener, shared: Arc<Shared>, tls: Option<Arc
 }
 
 async fn serve_socket(listener: UnixListener, shared: Arc<Shared>) {
-    let own = fs::metadata("/proc/self").map_or(0, |meta| meta.uid());
+    let own = own_uid();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;

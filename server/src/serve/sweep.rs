@@ -4,6 +4,8 @@ use super::{clock, manage, time, Shared};
 use crate::model::execution::Event;
 use crate::model::gaps;
 use crate::model::host::{self, Freshness, Gaps, State};
+use crate::model::identity::{Key, Known, Successor};
+use crate::store::hosts::Host;
 use crate::store::{events, executions, groups, hosts, people, Error, Tx};
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,8 +92,7 @@ fn namesakes(tx: &mut dyn Tx, now: i64, gaps: &Gaps) -> Result<(), Error> {
             let silent = host::freshness(other.seen, other.step, i64::MAX, now, gaps) != Freshness::OnTime;
             let since_before = other.seen.is_none_or(|seen| seen <= host.created);
             if since_before && silent {
-                let auto = groups::find(tx, &other.group)?.is_some_and(|group| group.replace_auto);
-                if auto && matches!(host.state, State::Accepted | State::Pending) {
+                if takes_its_place(tx, &host, &other)? {
                     manage::replace(tx, &other.sn, &host.sn, "rule", now)?;
                     host = hosts::get(tx, &host.sn)?.unwrap_or(host);
                     continue;
@@ -117,6 +118,20 @@ fn namesakes(tx: &mut dyn Tx, now: i64, gaps: &Gaps) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether a host takes the place of a silent one of its name by rule.
+fn takes_its_place(tx: &mut dyn Tx, host: &Host, old: &Host) -> Result<bool, Error> {
+    let by_rule = groups::find(tx, &old.group)?.is_some_and(|group| group.replace_auto);
+    let (old_key, new_key) = (key_of(tx, old)?, key_of(tx, host)?);
+    let old = Known { group: &old.group, key: old_key.as_ref() };
+    let new = Known { group: &host.group, key: new_key.as_ref() };
+    Ok(Successor { old, new, state: host.state, by_rule }.replaces())
+}
+
+/// The key that a host is held to.
+fn key_of(tx: &mut dyn Tx, host: &Host) -> Result<Option<Key>, Error> {
+    host.key.as_ref().map_or(Ok(None), |id| groups::key(tx, id))
 }
 
 /// Hosts that are silent for longer than their group allows: sn, and after how many seconds.

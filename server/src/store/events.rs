@@ -159,7 +159,7 @@ pub fn page(tx: &mut dyn Tx, wanted: &Wanted, first: i64, count: i64, limit: i64
     }
     let test = tests.join(" AND ");
     let (one, two) = (args.len() + 1, args.len() + 2);
-    let total = format!("SELECT count(*) FROM (SELECT 1 FROM events WHERE {test} LIMIT ?{one}) AS some");
+    let total = format!("SELECT count(*) FROM (SELECT 1 FROM events WHERE {test} LIMIT ?{one}) AS found");
     args.push(limit.into());
     let total = tx.number(&total, &args)?;
     args.pop();
@@ -185,7 +185,7 @@ pub fn audit_page(
     let sql = "FROM audit WHERE (?1 = '%%' OR action LIKE ?1 ESCAPE '!' OR object LIKE ?1 ESCAPE '!') \
         AND (?2 = '' OR who = ?2)";
     let (text, by) = (pattern(&wanted.text), &wanted.by);
-    let total = format!("SELECT count(*) FROM (SELECT 1 {sql} LIMIT ?3) AS some");
+    let total = format!("SELECT count(*) FROM (SELECT 1 {sql} LIMIT ?3) AS found");
     let total = tx.number(&total, args![&text, by, limit])?;
     let sql = format!("SELECT time, who, action, object, before, after {sql} ORDER BY id DESC LIMIT ?3 OFFSET ?4");
     Ok((tx.rows(&sql, args![text, by, count, first])?, total))

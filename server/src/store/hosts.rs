@@ -105,16 +105,17 @@ pub fn find(tx: &mut dyn Tx, word: &str) -> Result<Host, Error> {
         found.retain(|host| host.state != State::Retired);
     }
     if found.is_empty() && word.len() >= 6 {
-        let escaped = word.replace(['%', '_'], "");
-        found =
-            tx.rows(&format!("{HOST} WHERE h.sn LIKE ?1"), args![format!("{escaped}%")])?.iter().map(host_of).collect();
+        // Every text that begins with the word comes before the word with the last of all characters behind it.
+        let sql = format!("{HOST} WHERE h.sn >= ?1 AND h.sn < ?2 ORDER BY h.sn LIMIT 20");
+        let end = format!("{word}{}", char::MAX);
+        found = tx.rows(&sql, args![word, end])?.iter().map(host_of).collect();
     }
     match found.len() {
         0 => missing(format!("there is no host \"{word}\": want a name or an sn of bootserver host list")),
         1 => Ok(found.swap_remove(0)),
         _ => {
             let sns: Vec<&str> = found.iter().map(|host| host.sn.as_str()).collect();
-            refused(format!("\"{word}\" is the name of {} hosts: say which sn: {}", sns.len(), sns.join(", ")))
+            refused(format!("\"{word}\" means {} hosts: say which sn: {}", sns.len(), sns.join(", ")))
         }
     }
 }
@@ -194,6 +195,20 @@ pub fn pin(tx: &mut dyn Tx, sn: &str, why: Option<&str>) -> Result<(), Error> {
 pub fn turn_back(tx: &mut dyn Tx, now: i64) -> Result<(), Error> {
     tx.run("UPDATE reports SET seen = ?1 WHERE seen > ?1", args![now])?;
     tx.run("UPDATE hosts SET created = ?1 WHERE flagged = 1 AND created > ?1", args![now])?;
+    Ok(())
+}
+
+/// The limit of a group has changed: its lost hosts count as late until they are judged again by it.
+///
+/// # Errors
+/// What the engine says.
+pub fn judge_again(tx: &mut dyn Tx, group: &str) -> Result<(), Error> {
+    let sql = format!("{HOST} WHERE h.grp = ?1 AND h.fresh = 'lost'");
+    let lost: Vec<Host> = tx.rows(&sql, args![group])?.iter().map(host_of).collect();
+    for mut host in lost {
+        host.facts.fresh = Freshness::Late;
+        save(tx, &host)?;
+    }
     Ok(())
 }
 

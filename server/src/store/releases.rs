@@ -59,7 +59,8 @@ pub fn artifacts(tx: &mut dyn Tx, agent: &str, version: &str) -> Result<Vec<(Art
 /// Adds an artifact, and its release where it is missing. What is there is never changed.
 ///
 /// # Errors
-/// What the engine says; that it is withdrawn, has another definition, or has this artifact already.
+/// What the engine says; that it is withdrawn, has another definition or startsecs, or has another artifact for this arch and
+/// os already.
 pub fn add(tx: &mut dyn Tx, release: &Release, artifact: &Artifact, size: i64) -> Result<(), Error> {
     let (agent, version) = (&release.agent, &release.version);
     let named = format!("release {agent} {version}");
@@ -75,6 +76,10 @@ pub fn add(tx: &mut dyn Tx, release: &Release, artifact: &Artifact, size: i64) -
         }
         Some(known) if release.definition.is_some() && known.definition != release.definition => {
             return refused(format!("{named} has another definition, and a release never changes: make a new version"));
+        }
+        Some(known) if release.startsecs.is_some() && known.startsecs != release.startsecs => {
+            let secs = known.startsecs.map_or("none".to_string(), |secs| secs.to_string());
+            return refused(format!("{named} has startsecs {secs}, and a release never changes: make a new version"));
         }
         Some(_) => (),
     }

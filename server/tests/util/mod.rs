@@ -123,6 +123,19 @@ impl Server {
         self.json(&["host", "list", &filter]).into_iter().next().unwrap_or(Value::Null)
     }
 
+    /// A token of a program.
+    pub fn token(&self, role: &str) -> String {
+        self.run(&["token", "new", role, "--role", role]).trim().to_string()
+    }
+
+    /// What is answered at the pages' door to whoever shows a token.
+    pub fn page(&self, token: &str, path: &str) -> String {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\n\r\n", self.pages);
+        let (status, _, body) = try_exchange(&self.pages, &head).expect("an exchange");
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+
     pub fn events(&self) -> String {
         self.run(&["events", "-n", "1000"])
     }
