@@ -17,7 +17,8 @@ mod random;
 mod server;
 mod skip;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -55,6 +56,8 @@ pub struct Host {
     env: BTreeMap<&'static str, String>,
     daemon: Option<Child>,
     pub program: PathBuf,
+    /// The names of the control groups that daemons of this host may have made.
+    group_names: RefCell<BTreeSet<String>>,
 }
 
 /// How a command ended and what it said.
@@ -91,13 +94,13 @@ impl Host {
         fs::create_dir_all(dir.join("agents.d")).expect("a directory for the test");
         // The name of the control group depends on this very directory.
         fs::create_dir_all(dir.join("state")).expect("a directory for the test");
-        note_made(&group_name(&dir.join("state").display().to_string()));
         // Agents of other users must get through here, and only the owner may write, whatever the umask is.
         for path in [dir.clone(), dir.join("agents.d")] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the test's own directory");
         }
         let (config, env) = (BTreeMap::new(), BTreeMap::new());
-        let mut host = Host { dir, config, env, daemon: None, program: binary() };
+        let group_names = RefCell::default();
+        let mut host = Host { dir, config, env, daemon: None, program: binary(), group_names };
         for (key, path) in [("agents_dir", "agents.d"), ("state_dir", "state"), ("run_dir", "run"), ("log_dir", "log")]
         {
             let path = json::to_string(&host.path(path).display().to_string());
@@ -209,6 +212,7 @@ impl Host {
     pub fn launch(&mut self, options: &[&str]) {
         assert!(self.daemon.is_none(), "the daemon is already started");
         self.configure();
+        self.note_groups();
         let out = OpenOptions::new().create(true).append(true).open(self.path("daemon.out")).expect("daemon.out");
         let mut command = self.command(&self.program, &["run"]);
         command.args(options).stdout(out.try_clone().expect("a descriptor")).stderr(out);
@@ -242,6 +246,7 @@ impl Host {
 
     /// Ends the daemon with SIGKILL; its agents keep running.
     pub fn kill9(&mut self) {
+        self.note_groups();
         let mut daemon = self.daemon.take().expect("the daemon was started");
         daemon.kill().expect("our own child");
         daemon.wait().expect("our own child");
@@ -262,6 +267,7 @@ impl Host {
 
     /// Waits for the daemon's end.
     pub fn ended(&mut self) -> ExitStatus {
+        self.note_groups();
         let mut daemon = self.daemon.take().expect("the daemon was started");
         let deadline = Instant::now() + patience();
         loop {
@@ -437,13 +443,28 @@ impl Host {
         }
     }
 
+    /// Notes what a daemon that starts now calls its control group: the name depends on the file system and the inode of the
+    /// state directory, and a test may put another one in its place. 1.0.0 knows only the path.
+    fn note_groups(&self) {
+        let state_dir = self.config.get("state_dir").and_then(|text| json::from_str::<String>(text).ok());
+        let state_dir = state_dir.unwrap_or_default();
+        let digest = checksum(state_dir.as_bytes());
+        let of_path = &digest["SHA256:".len()..][..12];
+        for name in [group_name(&state_dir), format!("bootagent-{of_path}")] {
+            if self.group_names.borrow_mut().insert(name.clone()) {
+                note_made(&name);
+            }
+        }
+    }
+
     /// The control groups that daemons of this host have made and left.
     pub fn control_groups(&self) -> Vec<PathBuf> {
-        let state_dir = self.config.get("state_dir").and_then(|text| json::from_str::<String>(text).ok());
-        let name = group_name(&state_dir.unwrap_or_default());
+        self.note_groups();
+        let names = self.group_names.borrow();
         let read = |file| fs::read_to_string(file).unwrap_or_default();
         let hierarchies = hierarchies(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
-        let places = hierarchies.into_iter().flat_map(|one| [one.mount.join(&name), one.own.join(&name)]);
+        let above = hierarchies.into_iter().flat_map(|one| [one.mount, one.own]);
+        let places = above.flat_map(|above| names.iter().map(move |name| above.join(name)).collect::<Vec<_>>());
         let mut found = Vec::new();
         for place in places.filter(|place| place.is_dir()) {
             found.extend(entries(&place).into_iter().filter(|path| path.is_dir()));
