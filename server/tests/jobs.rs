@@ -3,7 +3,7 @@
 mod util;
 
 use serde_json::{json, Value};
-use util::{exchange, wait_for, Host, Server};
+use util::{exchange, try_exchange, wait_for, Host, Server};
 
 fn accepted(server: &Server) -> Host {
     let key = server.key(&["--group", "web", "--auto-accept"]);
@@ -181,6 +181,86 @@ fn envs_are_for_whom_the_server_knows_and_are_never_shown() {
         let text = server.run(&[&["--json"], words].concat());
         assert!(!text.contains("verysecret"), "{words:?}: {text}");
     }
+}
+
+/// Sends a form as whoever has a token.
+fn send(server: &Server, path: &str, kind: &str, form: &str) -> String {
+    let token = server.token("admin");
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\nContent-Type: {kind}\r\n\
+         Content-Length: {}\r\n\r\n{form}",
+        server.pages,
+        form.len()
+    );
+    try_exchange(&server.pages, &request).expect("an exchange").2
+}
+
+#[test]
+fn a_form_does_not_show_the_envs_that_were_typed() {
+    let server = Server::start(&[]);
+    accepted(&server);
+    let form = "action=config&agent=web&select=group%3Dweb&envs=TOKEN%3Dverysecret&do=preview";
+    let page = send(&server, "/jobs/new", "application/x-www-form-urlencoded", form);
+    assert!(page.contains("1 host") && page.contains(">TOKEN=") && !page.contains("verysecret"), "{page}");
+}
+
+#[test]
+fn a_release_form_does_not_show_a_definition_with_envs() {
+    let server = Server::start(&[]);
+    let field =
+        |name: &str, value: &str| format!("--x\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+    let definition = r#"{"exec":["/bin/a"],"envs":{"TOKEN":"verysecret"}}"#;
+    let form = field("agent", "web") + &field("version", "1") + &field("definition", definition) + "--x--\r\n";
+    let page = send(&server, "/releases/new", "multipart/form-data; boundary=x", &form);
+    assert!(page.contains("want a package") && page.contains("not shown again"), "{page}");
+    assert!(!page.contains("verysecret"), "{page}");
+}
+
+#[test]
+fn envs_of_a_definition_are_for_whom_the_server_knows_too() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    let (file, definition) = (server.dir.join("web.tar.gz"), server.dir.join("web.json"));
+    std::fs::write(&file, "web").expect("a package");
+    std::fs::write(&definition, r#"{"exec":["/bin/a"],"envs":{"TOKEN":"verysecret"}}"#).expect("a definition");
+    let [file, definition] = [&file, &definition].map(|path| path.to_str().expect("a path"));
+    server.run(&["release", "add", "web", "1", "--file", file, "--definition", definition]);
+    let install = |select: &str| server.try_run(&["job", "install", "web", "--select", select]);
+    let (code, _, error) = install("os=debian");
+    assert!(code == 1 && error.contains("its release's definition has some"), "{error}");
+    host.more = json!({ "labels": { "role": "front" } });
+    host.report(&server);
+    assert_eq!(install("label.role=front").0, 1, "a host's own claim");
+    assert_eq!(install("group=web").0, 0);
+    assert_eq!(host.jobs(&server)[0]["definition"]["envs"]["TOKEN"], "verysecret");
+    let token = server.token("admin");
+    for path in
+        ["/releases", "/releases.csv", "/jobs/j1", "/jobs.csv", "/api/v1/releases", "/api/v1/jobs", "/hosts/sn-1"]
+    {
+        assert!(!server.page(&token, path).contains("verysecret"), "{path}");
+    }
+}
+
+#[test]
+fn a_list_of_jobs_is_filtered_before_it_is_cut() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    let old = only_offer(&server, &mut host, &["job", "start", "web", "--select", "group=web"]);
+    host.result(&server, &id(&old), 7, "did not start");
+    for _ in 0..3 {
+        server.run(&["job", "stop", "db", "--select", "group=web"]);
+    }
+    let found = |filter: &[&str]| -> Vec<Value> {
+        let list = server.json(&[&["job", "list", "-n", "1"], filter].concat());
+        list.iter().map(|one| one["job"].clone()).collect()
+    };
+    for filter in ["state=failed", "state=fail*", "errcode=7", "action!=stop", "agent=web", "errcode!="] {
+        assert_eq!(found(&[filter]), [json!("j1")], "{filter}");
+    }
+    assert_eq!(found(&[]), [json!("j4")], "the newest first");
+    assert_eq!(found(&["errcode=", "host=web-*"]), [json!("j4")]);
+    assert_eq!(found(&["attempt=2"]), [json!(null); 0]);
+    assert!(server.try_run(&["job", "list", "-n", "100001"]).2.contains("want 100000 at most"));
 }
 
 #[test]

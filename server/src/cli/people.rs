@@ -1,7 +1,7 @@
 //! `user` and `token`: by the running server, or on the directory where none runs.
 
 use super::client::{Client, Failure};
-use super::print::{ago, ahead, cell};
+use super::print::{ago, cell};
 use super::verbs::{in_directory, show};
 use super::words::{Token, User};
 use crate::serve::{accounts, clock, run};
@@ -124,7 +124,7 @@ pub fn token(token: &Token, dir: &Path, client: &Client, as_json: bool) -> Done 
             show(&found, as_json, &headings, |token| {
                 let plain = ["name", "role", "state", "by"].map(|key| cell(&token[key]));
                 let now = clock::now();
-                let times = vec![ago(&token["created"], now), ago(&token["seen"], now), ahead(&token["expires"], now)];
+                let times = vec![ago(&token["created"], now), ago(&token["seen"], now), ago(&token["expires"], now)];
                 [plain.to_vec(), times].concat()
             });
         }

@@ -1,5 +1,6 @@
 //! Tables for people. Columns are as wide as what is in them.
 
+use crate::pages::time;
 use crate::wire::text::visible;
 use serde_json::Value as Json;
 
@@ -31,26 +32,14 @@ pub fn cell(value: &Json) -> String {
     }
 }
 
-/// `3 min ago`.
+/// `3 min ago`, as the pages tell it.
 pub fn ago(value: &Json, now: i64) -> String {
-    let Some(then) = value.as_i64() else { return "never".to_string() };
-    let age = (now - then).max(0);
-    match age {
-        0..120 => format!("{age} s ago"),
-        120..7200 => format!("{} min ago", age / 60),
-        7200..172_800 => format!("{} h ago", age / 3600),
-        _ => format!("{} days ago", age / 86_400),
-    }
+    value.as_i64().map_or_else(|| "never".to_string(), |at| time::ago(at, now))
 }
 
-/// `in 3 days`.
-pub fn ahead(value: &Json, now: i64) -> String {
-    match value.as_i64().map(|then| then - now) {
-        None | Some(..=0) => "over".to_string(),
-        Some(left @ ..7200) => format!("in {} min", left / 60),
-        Some(left @ ..172_800) => format!("in {} h", left / 3600),
-        Some(left) => format!("in {} days", left / 86_400),
-    }
+/// `3 min ago (2026-11-29 16:22:03 UTC)`.
+pub fn when(value: &Json, now: i64) -> String {
+    value.as_i64().map_or_else(|| "never".to_string(), |at| time::both(at, now))
 }
 
 /// `a=1 b=2`.

@@ -1,7 +1,7 @@
 //! Verbs that ask the running server.
 
 use super::client::{Client, Failure};
-use super::print::{agents, ago, cell, pairs, table};
+use super::print::{agents, ago, cell, pairs, table, when};
 use super::words::{Command, Given, Group, Host, Job, Key};
 use crate::serve::manage::{self, NewKey};
 use crate::serve::{clock, run};
@@ -25,7 +25,7 @@ pub fn execute(command: &Command, dir: &Path, client: &Client, as_json: bool) ->
         Command::Audit { lines } => {
             let found = client.get("audit", &[("limit", &lines.to_string())])?;
             show(&found, as_json, &["TIME", "WHO", "ACTION", "OBJECT", "BEFORE", "AFTER"], |line| {
-                let time = ago(&line["time"], clock::now());
+                let time = when(&line["time"], clock::now());
                 let rest = ["who", "action", "object", "before", "after"].map(|key| cell(&line[key]));
                 [vec![time], rest.to_vec()].concat()
             });
@@ -195,7 +195,7 @@ fn show_host(host: &Json) {
         println!("{key:<10} {}", cell(&host[key]));
     }
     println!("{:<10} {}", "labels", pairs(&host["labels"]));
-    println!("{:<10} {}", "seen", ago(&host["seen"], now));
+    println!("{:<10} {}", "seen", when(&host["seen"], now));
     for agent in host["agents"].as_array().into_iter().flatten() {
         println!("agent      {} {}", agents(&json!([agent])), cell(&agent["detail"]));
     }
@@ -204,7 +204,7 @@ fn show_host(host: &Json) {
         println!("job        {}", text.join(" "));
     }
     for event in host["events"].as_array().into_iter().flatten() {
-        println!("event      {} {}: {}", ago(&event["time"], now), cell(&event["kind"]), cell(&event["message"]));
+        println!("event      {} {}: {}", when(&event["time"], now), cell(&event["kind"]), cell(&event["message"]));
     }
 }
 
@@ -324,8 +324,8 @@ fn events(client: &Client, follow: bool, lines: i64, as_json: bool) -> Done {
             } else {
                 let host = cell(&event["host"]);
                 println!(
-                    "{:<12} {host} {}: {}",
-                    ago(&event["time"], clock::now()),
+                    "{} {host} {}: {}",
+                    when(&event["time"], clock::now()),
                     cell(&event["kind"]),
                     cell(&event["message"])
                 );

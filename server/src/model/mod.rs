@@ -11,6 +11,7 @@ pub mod identity;
 pub mod people;
 pub mod release;
 pub mod replay;
+pub mod retention;
 pub mod version;
 pub mod webhook;
 pub mod window;

@@ -1,43 +1,36 @@
 //! Times and spans as people read them.
 
 pub use crate::model::host::span;
+use jiff::Timestamp;
 
-/// Year, month and day of a day since the epoch, in the proleptic Gregorian calendar.
-fn date(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
-fn parts(at: i64) -> String {
-    let (year, month, day) = date(at.div_euclid(86_400));
-    let second = at.rem_euclid(86_400);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+fn told(at: i64, form: &str) -> String {
+    // What no calendar has is shown as its end.
+    let end = if at < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::from_second(at).unwrap_or(end).strftime(form).to_string()
 }
 
 /// `2026-11-29 16:22:03 UTC`.
 pub fn exact(at: i64) -> String {
-    format!("{} UTC", parts(at))
+    told(at, "%Y-%m-%d %H:%M:%S UTC")
 }
 
 /// `2026-11-29T16:22:03Z`.
 pub fn iso(at: i64) -> String {
-    format!("{}Z", parts(at).replace(' ', "T"))
+    told(at, "%Y-%m-%dT%H:%M:%SZ")
 }
 
 /// `3 min ago`, `in 5 min`, `now`.
 pub fn ago(at: i64, now: i64) -> String {
-    match now - at {
+    match now.saturating_sub(at) {
         -1..=1 => "now".to_string(),
         gone if gone > 0 => format!("{} ago", span(gone)),
-        ahead => format!("in {}", span(-ahead)),
+        ahead => format!("in {}", span(ahead.saturating_neg())),
     }
+}
+
+/// `3 min ago (2026-11-29 16:22:03 UTC)`.
+pub fn both(at: i64, now: i64) -> String {
+    format!("{} ({})", ago(at, now), exact(at))
 }
 
 #[cfg(test)]
@@ -48,8 +41,11 @@ mod tests {
     fn times_are_told() {
         assert_eq!(exact(1_704_067_199), "2023-12-31 23:59:59 UTC");
         assert_eq!(iso(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(iso(0), "1970-01-01T00:00:00Z");
+        assert_eq!((exact(i64::MAX).get(..4), exact(i64::MIN).get(..5)), (Some("9999"), Some("-9999")));
         assert_eq!(ago(100, 280), "3 min ago");
         assert_eq!(ago(280, 100), "in 3 min");
+        assert_eq!(both(1_704_067_199, 1_704_067_379), "3 min ago (2023-12-31 23:59:59 UTC)");
         assert_eq!(
             (ago(5, 5), span(90), span(7_200), span(259_200)),
             ("now".into(), "90 s".into(), "2 h".into(), "3 days".into())

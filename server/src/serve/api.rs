@@ -128,7 +128,7 @@ async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) ->
                 ("hosts", Some(word)) => return lookup::host(tx, &word, &gaps).map(|host| host.to_string()),
                 ("counts", None) => return lookup::counts(tx).map(|counts| counts.to_string()),
                 ("hosts", None) => return lookup::hosts(tx, &filter, &gaps),
-                ("executions", None) => lookup::executions(tx, &filter, limit)?,
+                ("executions", None) => return lookup::executions(tx, &filter, limit),
                 ("jobs", Some(word)) => lookup::job(tx, &word)?,
                 ("jobs", None) => lookup::jobs(tx, limit)?,
                 ("releases", None) => lookup::releases(tx)?,

@@ -57,17 +57,19 @@ pub fn preview(tx: &mut dyn Tx, wanted: &Wanted, gaps: &Gaps) -> Result<Selectio
     if let Some(key) = wanted.body.keys().find(|key| !BODY.contains(&key.as_str())) {
         return refused(format!("unknown key \"{key}\": want some of {}", BODY.join(", ")));
     }
-    if wanted.body.contains_key("envs") && !filter.is_by_server() {
-        return refused(
-            "a job with envs: select by group, sn or label.NAME (set on the server) only, as anything else \
-            is what a host says of itself",
-        );
-    }
     let mut body = wanted.body.clone();
     let release = pick_release(tx, wanted, &mut body)?;
+    if job::carries_envs(&body) && !filter.is_by_server() {
+        let whose = if wanted.body.contains_key("envs") { "" } else { ", as its release's definition has some" };
+        return refused(format!(
+            "a job with envs{whose}: select by group, sn or label.NAME (set on the server) only, as anything else \
+            is what a host says of itself"
+        ));
+    }
     let version = release.as_ref().map(|(version, _)| version.clone());
     let artifacts = release.as_ref().map(|(_, list)| list.as_slice());
-    let (hosts, left_out) = select(tx, &filter, wanted, artifacts, clock::now(), gaps)?;
+    let chosen = Choice { filter: &filter, action: &wanted.action, secret: job::carries_envs(&body), artifacts };
+    let (hosts, left_out) = select(tx, &chosen, clock::now(), gaps)?;
     Ok(Selection { hosts, left_out, version, body })
 }
 
@@ -142,17 +144,24 @@ fn pick_release(
     Ok(Some((found.version, artifacts)))
 }
 
+/// What hosts are chosen by.
+struct Choice<'a> {
+    filter: &'a Filter,
+    action: &'a str,
+    /// Whether it carries envs.
+    secret: bool,
+    artifacts: Option<&'a [release::Artifact]>,
+}
+
 /// The hosts that get it, and how many do not, by why.
 fn select(
     tx: &mut dyn Tx,
-    filter: &Filter,
-    wanted: &Wanted,
-    artifacts: Option<&[release::Artifact]>,
+    choice: &Choice,
     now: i64,
     gaps: &Gaps,
 ) -> Result<(Vec<View>, BTreeMap<String, u64>), Error> {
     let (mut chosen, mut left_out) = (Vec::<View>::new(), BTreeMap::new());
-    let secret = wanted.body.contains_key("envs");
+    let Choice { filter, action, secret, artifacts } = *choice;
     hosts::views(tx, None, now, gaps, &mut |mut view, _| {
         if secret {
             // A host's own labels must not lead secrets to it.
@@ -163,7 +172,7 @@ fn select(
         }
         let why = if view.state != "accepted" {
             format!("{}, not accepted", view.state)
-        } else if view.pinned.is_some() && job::changes_versions(&wanted.action) {
+        } else if view.pinned.is_some() && job::changes_versions(action) {
             "pinned".to_string()
         } else if artifacts.is_some_and(|list| release::choose(list, &view.arch, &view.os).is_none()) {
             format!("without a package for {} {}", view.os, view.arch)

@@ -1,9 +1,9 @@
 //! Lists and single objects as JSON, as the command line and the API show them.
 
 use super::clock;
-use crate::model::filter::{glob, Filter};
+use crate::model::filter::Filter;
 use crate::model::host::{Gaps, View, UNDECIDED};
-use crate::store::executions::{self, Stored};
+use crate::store::executions::{self, Stored, Term};
 use crate::store::jobs::{self, Job};
 use crate::store::{groups, hosts, missing, refused, releases, Error, Tx};
 use serde_json::{json, Value as Json};
@@ -42,24 +42,36 @@ pub fn counts(tx: &mut dyn Tx) -> Result<Json, Error> {
     Ok(found)
 }
 
-/// The hosts of a filter, as the text of an array: as values, those of a large fleet would take a gigabyte.
+/// An array that is written as text at once: as values, the hosts of a large fleet would take a gigabyte.
+#[derive(Default)]
+struct List(String);
+
+impl List {
+    fn push(&mut self, value: &Json) {
+        self.0.push(if self.0.is_empty() { '[' } else { ',' });
+        self.0.push_str(&value.to_string());
+    }
+
+    fn end(mut self) -> String {
+        self.0.push_str(if self.0.is_empty() { "[]" } else { "]" });
+        self.0
+    }
+}
+
+/// The hosts of a filter, as the text of an array.
 ///
 /// # Errors
 /// What the engine says, or what of the filter will not do.
 pub fn hosts(tx: &mut dyn Tx, filter: &str, gaps: &Gaps) -> Result<String, Error> {
     let filter = Filter::parse(filter).map_err(Error::Refused)?;
-    let mut list = String::from("[");
+    let mut list = List::default();
     hosts::views(tx, None, clock::now(), gaps, &mut |view, body| {
         if filter.matches(&view) {
-            if list.len() > 1 {
-                list.push(',');
-            }
-            list.push_str(&host_json(&view, body.as_ref()).to_string());
+            list.push(&host_json(&view, body.as_ref()));
         }
         Ok(())
     })?;
-    list.push(']');
-    Ok(list)
+    Ok(list.end())
 }
 
 /// One host with all that is known of it.
@@ -97,43 +109,33 @@ pub fn execution_json(stored: &Stored) -> Json {
     })
 }
 
-/// Executions, the newest first, whose `key=value` terms all hold.
+/// Executions whose `key=value` terms all hold, `limit` at most, as the text of an array.
 ///
 /// # Errors
 /// What the engine says, or what of the filter will not do.
-pub fn executions(tx: &mut dyn Tx, filter: &str, limit: i64) -> Result<Vec<Json>, Error> {
+pub fn executions(tx: &mut dyn Tx, filter: &str, limit: i64) -> Result<String, Error> {
     let terms = execution_terms(filter)?;
-    let job = terms.iter().find(|(key, op, _)| key == "job" && *op).map(|(_, _, value)| value.clone());
-    let found = match job {
-        Some(job) if !job.contains('*') => executions::of_job(tx, &job)?,
-        _ => executions::newest(tx, limit)?,
-    };
-    let holds = |object: &Json| {
-        terms.iter().all(|(key, same, value)| {
-            let text = match &object[key.as_str()] {
-                Json::String(text) => text.clone(),
-                Json::Null => String::new(),
-                other => other.to_string(),
-            };
-            glob(value, &text) == *same
-        })
-    };
-    Ok(found.iter().map(execution_json).filter(holds).collect())
+    let mut list = List::default();
+    executions::each(tx, &terms, limit, &mut |stored| {
+        list.push(&execution_json(&stored));
+        Ok(())
+    })?;
+    Ok(list.end())
 }
 
 /// `key = value` and `key != value`, values with globs.
-fn execution_terms(filter: &str) -> Result<Vec<(String, bool, String)>, Error> {
-    const KEYS: [&str; 9] = ["job", "id", "sn", "host", "agent", "action", "attempt", "state", "errcode"];
+fn execution_terms(filter: &str) -> Result<Vec<Term>, Error> {
     let mut terms = Vec::new();
     for word in filter.split_whitespace().filter(|word| *word != "and") {
-        let Some((key, value)) = word.split_once('=') else {
+        let Some((name, value)) = word.split_once('=') else {
             return refused(format!("filter: \"{word}\": want KEY=VALUE or KEY!=VALUE"));
         };
-        let (key, same) = key.strip_suffix('!').map_or((key, true), |key| (key, false));
-        if !KEYS.contains(&key) {
-            return refused(format!("filter: unknown key \"{key}\": want one of {}", KEYS.join(", ")));
-        }
-        terms.push((key.to_string(), same, value.trim_matches('"').to_string()));
+        let (name, same) = name.strip_suffix('!').map_or((name, true), |name| (name, false));
+        let Some((key, _)) = executions::KEYS.iter().find(|(_, known)| *known == name) else {
+            let known = executions::KEYS.map(|(_, word)| word).join(", ");
+            return refused(format!("filter: unknown key \"{name}\": want one of {known}"));
+        };
+        terms.push(Term { key: *key, same, value: value.trim_matches('"').to_string() });
     }
     Ok(terms)
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::{migrate, sqlite, Row, Value};
+use crate::store::{migrate, sqlite, EachRow, Value};
 use serde_json::json;
 
 /// Hands everything on, and remembers what changes something.
@@ -14,7 +14,7 @@ impl Tx for Counting<'_> {
         self.tx.run(sql, args)
     }
 
-    fn each(&mut self, sql: &str, args: &[Value], each: &mut dyn FnMut(Row) -> Result<(), Error>) -> Result<(), Error> {
+    fn each(&mut self, sql: &str, args: &[Value], each: &mut EachRow) -> Result<(), Error> {
         self.tx.each(sql, args, each)
     }
 }

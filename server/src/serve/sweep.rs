@@ -5,8 +5,9 @@ use crate::model::execution::Event;
 use crate::model::gaps;
 use crate::model::host::{self, Freshness, Gaps, State};
 use crate::model::identity::{Key, Known, Successor};
+use crate::model::retention::{self, Kept};
 use crate::store::hosts::Host;
-use crate::store::{events, executions, groups, hosts, people, Error, Tx};
+use crate::store::{self, events, executions, groups, hosts, people, Error, Tx};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,9 +56,23 @@ async fn sweep(shared: &Arc<Shared>, place: &mut Place, rare: bool, now: i64) ->
         let silent = shared.read(move |tx| silent(tx, now, &gaps)).await?;
         shared.write(move |tx| retire(tx, &silent, now)).await?;
         if gaps::may_forget(&shared.gaps(), now) {
-            shared.write(move |tx| events::forget(tx, now)).await?;
+            forget(shared, now).await?;
         }
         shared.write(move |tx| people::forget_sessions(tx, now)).await?;
+    }
+    Ok(())
+}
+
+/// Deletes what is older than it is kept, each batch in a transaction of its own.
+async fn forget(shared: &Arc<Shared>, now: i64) -> Result<(), Error> {
+    for kept in Kept::ALL {
+        for _ in 0..retention::BATCHES {
+            let since = kept.since(now);
+            let gone = shared.write(move |tx| store::retention::forget(tx, kept, since, retention::BATCH)).await?;
+            if gone < retention::BATCH {
+                break;
+            }
+        }
     }
     Ok(())
 }

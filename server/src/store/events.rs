@@ -81,29 +81,6 @@ pub fn audit(
     Ok(())
 }
 
-const DAY: i64 = 86_400;
-
-/// Deletes a small batch of what is older than it is kept: events 30 days, executions 180, audit 400. Tells how many.
-///
-/// # Errors
-/// What the engine says.
-pub fn forget(tx: &mut dyn Tx, now: i64) -> Result<u64, Error> {
-    let mut gone = 0;
-    for (sql, days) in [
-        ("DELETE FROM events WHERE id IN (SELECT id FROM events WHERE received < ?1 LIMIT 500)", 30),
-        ("DELETE FROM executions WHERE id IN (SELECT id FROM executions WHERE ended < ?1 LIMIT 500)", 180),
-        (
-            "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE created < ?1 \
-             AND NOT EXISTS (SELECT 1 FROM executions WHERE job = jobs.id) LIMIT 100)",
-            180,
-        ),
-        ("DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE time < ?1 LIMIT 500)", 400),
-    ] {
-        gone += tx.run(sql, args![now - days * DAY])?;
-    }
-    Ok(gone)
-}
-
 /// Which events or lines of the audit trail a list shows; empty texts mean any.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {

@@ -1,9 +1,11 @@
 //! Executions: one job on one host.
 
-use super::{Error, Row, Tx, Value};
+use super::{Error, Row, Tx, Value, NEXT};
 use crate::args;
 use crate::model::execution::{Execution, State};
+use crate::model::filter::glob;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 /// An execution with what it belongs to.
 #[derive(Clone, Debug)]
@@ -155,14 +157,111 @@ pub fn of_job(tx: &mut dyn Tx, job: &str) -> Result<Vec<Stored>, Error> {
     Ok(tx.rows(&sql, args![job])?.iter().map(stored_of).collect())
 }
 
-/// The newest ones.
+/// A column of executions that a list is filtered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// The job.
+    Job,
+    /// As the host knows it.
+    Id,
+    /// The host.
+    Sn,
+    /// Its name.
+    Host,
+    /// The agent.
+    Agent,
+    /// What is done.
+    Action,
+    /// Which try it is.
+    Attempt,
+    /// Where it is.
+    State,
+    /// The host's result; empty without one.
+    Errcode,
+}
+
+/// Every key with its word, which is its column too.
+pub const KEYS: [(Key, &str); 9] = [
+    (Key::Job, "job"),
+    (Key::Id, "id"),
+    (Key::Sn, "sn"),
+    (Key::Host, "host"),
+    (Key::Agent, "agent"),
+    (Key::Action, "action"),
+    (Key::Attempt, "attempt"),
+    (Key::State, "state"),
+    (Key::Errcode, "errcode"),
+];
+
+/// `key = value` or `key != value`.
+#[derive(Clone, Debug)]
+pub struct Term {
+    /// What is compared.
+    pub key: Key,
+    /// Whether it must be so, or must not.
+    pub same: bool,
+    /// The value, in which `*` and `?` stand for characters.
+    pub value: String,
+}
+
+impl Term {
+    /// The value as the database compares it, where it can.
+    fn plain(&self) -> Option<Value> {
+        match self.key {
+            _ if self.value.contains(['*', '?']) => None,
+            Key::Attempt | Key::Errcode if self.same => self.value.parse::<i64>().ok().map(Value::from),
+            Key::Attempt | Key::Errcode => None,
+            _ => Some(Value::from(&self.value)),
+        }
+    }
+
+    fn holds(&self, stored: &Stored) -> bool {
+        let e = &stored.execution;
+        let number = |number: i64| number.to_string();
+        let text = match self.key {
+            Key::Job => stored.job.clone(),
+            Key::Id => stored.id.clone(),
+            Key::Sn => stored.sn.clone(),
+            Key::Host => stored.host.clone(),
+            Key::Agent => stored.agent.clone(),
+            Key::Action => stored.action.clone(),
+            Key::Attempt => number(e.attempt),
+            Key::State => e.state.as_str().to_string(),
+            Key::Errcode => e.errcode.map(number).unwrap_or_default(),
+        };
+        glob(&self.value, &text) == self.same
+    }
+}
+
+/// Hands to `each` those of which every term holds, `limit` at most: of one job by host, else the newest first.
 ///
 /// # Errors
-/// What the engine says.
-pub fn newest(tx: &mut dyn Tx, limit: i64) -> Result<Vec<Stored>, Error> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM executions ORDER BY created DESC, length(job) DESC, job DESC, host LIMIT ?1");
-    Ok(tx.rows(&sql, args![limit])?.iter().map(stored_of).collect())
+/// What the engine or `each` says.
+pub fn each(
+    tx: &mut dyn Tx,
+    terms: &[Term],
+    limit: i64,
+    each: &mut dyn FnMut(Stored) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let (mut tests, mut args) = (vec!["1 = 1".to_string()], Vec::<Value>::new());
+    for term in terms {
+        let Some(value) = term.plain() else { continue };
+        args.push(value);
+        let column = KEYS.iter().find(|(key, _)| *key == term.key).map_or("id", |(_, column)| column);
+        tests.push(format!("{column} {} ?{}", if term.same { "=" } else { "<>" }, args.len()));
+    }
+    let of_one_job = terms.iter().any(|term| term.key == Key::Job && term.same && term.plain().is_some());
+    let order = if of_one_job { "host, attempt" } else { "created DESC, length(job) DESC, job DESC, host" };
+    let sql = format!("SELECT {COLUMNS} FROM executions WHERE {} ORDER BY {order}", tests.join(" AND "));
+    let mut left = limit;
+    tx.each(&sql, &args, &mut |row| {
+        let stored = stored_of(&row);
+        if terms.iter().all(|term| term.holds(&stored)) {
+            left -= 1;
+            each(stored)?;
+        }
+        Ok(if left > 0 { NEXT } else { ControlFlow::Break(()) })
+    })
 }
 
 /// Some whose deadline has passed, in their order, after a deadline and an id.

@@ -1,6 +1,6 @@
 //! Hosts: the record that people change, and the hot row that each report writes.
 
-use super::{missing, refused, Error, Row, Tx, Value};
+use super::{missing, refused, Error, Row, Tx, Value, NEXT};
 use crate::args;
 use crate::model::facts::{self, Facts};
 use crate::model::host::{self, AgentView, Freshness, Gaps, State, View};
@@ -262,7 +262,7 @@ pub fn views(
     let args: Vec<Value> = sn.iter().map(|sn| Value::from(*sn)).collect();
     tx.each(&sql, &args, &mut |row| {
         let (view, body) = view_of(&row, &groups, now, gaps);
-        each(view, body)
+        each(view, body).map(|()| NEXT)
     })
 }
 

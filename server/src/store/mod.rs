@@ -9,11 +9,13 @@ pub mod jobs;
 pub mod migrate;
 pub mod people;
 pub mod releases;
+pub mod retention;
 pub mod roster;
 pub mod sqlite;
 pub mod webhooks;
 
 use std::fmt;
+use std::ops::ControlFlow;
 
 /// Why something was not stored or found.
 #[derive(Clone, Debug)]
@@ -137,6 +139,12 @@ impl Row {
     }
 }
 
+/// What is done with each row of a query.
+pub type EachRow<'a> = dyn FnMut(Row) -> Result<ControlFlow<()>, Error> + 'a;
+
+/// To go on with the next row.
+pub const NEXT: ControlFlow<()> = ControlFlow::Continue(());
+
 /// A transaction. SQL names its values `?1`, `?2`.
 pub trait Tx {
     /// Runs a statement and tells how many rows it changed.
@@ -145,11 +153,11 @@ pub trait Tx {
     /// What the engine says.
     fn run(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error>;
 
-    /// Hands each row found to `each`.
+    /// Hands each row found to `each`, until it breaks off.
     ///
     /// # Errors
     /// What the engine or `each` says.
-    fn each(&mut self, sql: &str, args: &[Value], each: &mut dyn FnMut(Row) -> Result<(), Error>) -> Result<(), Error>;
+    fn each(&mut self, sql: &str, args: &[Value], each: &mut EachRow) -> Result<(), Error>;
 }
 
 impl dyn Tx + '_ {
@@ -161,7 +169,7 @@ impl dyn Tx + '_ {
         let mut rows = Vec::new();
         self.each(sql, args, &mut |row| {
             rows.push(row);
-            Ok(())
+            Ok(NEXT)
         })?;
         Ok(rows)
     }

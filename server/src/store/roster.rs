@@ -1,6 +1,6 @@
 //! Lists of hosts for people: sorted, paged and counted by the database wherever the filter lets it.
 
-use super::{Error, Row, Tx, Value};
+use super::{Error, Row, Tx, Value, NEXT};
 use crate::args;
 use crate::model::facts::read_agent_line;
 use crate::model::filter::{Filter, Match};
@@ -167,7 +167,7 @@ pub fn each(tx: &mut dyn Tx, wanted: &Wanted, each: &mut dyn FnMut(View) -> Resu
         if all || wanted.filter.matches(&view) {
             each(view)?;
         }
-        Ok(())
+        Ok(NEXT)
     })
 }
 
@@ -320,7 +320,7 @@ pub fn agents(tx: &mut dyn Tx) -> Result<BTreeMap<AgentKey, i64>, Error> {
                 let key = AgentKey { name: agent.name, version: agent.version, status: agent.status };
                 *counts.entry(key).or_insert(0) += row.int(1);
             }
-            Ok(())
+            Ok(NEXT)
         })?;
     }
     counts.retain(|_, count| *count > 0);

@@ -1,6 +1,6 @@
 //! SQLite: one thread writes and commits in groups; readers see what was committed.
 
-use super::{Engine, Error, Row, Tx, Value, Work};
+use super::{EachRow, Engine, Error, Row, Tx, Value, Work};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, ToSql};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -206,7 +206,7 @@ impl Tx for Transaction<'_> {
         Ok(changed as u64)
     }
 
-    fn each(&mut self, sql: &str, args: &[Value], each: &mut dyn FnMut(Row) -> Result<(), Error>) -> Result<(), Error> {
+    fn each(&mut self, sql: &str, args: &[Value], each: &mut EachRow) -> Result<(), Error> {
         let mut statement = self.0.prepare_cached(sql).map_err(said)?;
         let columns = statement.column_count();
         let mut rows = statement.query(rusqlite::params_from_iter(args)).map_err(said)?;
@@ -219,7 +219,9 @@ impl Tx for Transaction<'_> {
                     _ => Value::Null,
                 });
             }
-            each(Row(values))?;
+            if each(Row(values))?.is_break() {
+                break;
+            }
         }
         Ok(())
     }

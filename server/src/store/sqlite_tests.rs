@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::NEXT;
 use std::sync::mpsc::{channel, Receiver, Sender};
 
 /// A piece of work that tells what became of it.
@@ -96,7 +97,7 @@ fn a_piece_that_panics_is_an_error_and_the_writer_goes_on() {
 fn when_it_is_full_nothing_is_told_that_is_not_so() {
     let place = Place::new("full");
     let engine = place.start();
-    let limit = |tx: &mut dyn Tx| tx.each("PRAGMA max_page_count = 30", &[], &mut |_| Ok(()));
+    let limit = |tx: &mut dyn Tx| tx.each("PRAGMA max_page_count = 30", &[], &mut |_| Ok(NEXT));
     give(&engine, limit).expect("room").recv().expect("an end").expect("a limit");
     give(&engine, insert(-1, 100)).expect("room").recv().expect("an end").expect("it fits");
     let sizes = [100, 100, 60_000, 100, 300_000, 100, 50_000, 100, 100, 400_000, 100];

@@ -145,7 +145,7 @@ pub fn known() -> String {
 }
 
 /// The most that a list gives.
-const LIMIT_MAX: i64 = 1_000_000;
+const LIMIT_MAX: i64 = 100_000;
 
 /// Checks the parameters of a list.
 ///
@@ -237,7 +237,8 @@ mod tests {
             ("events", "after=0&limit=1", true),
             ("events", "after=-1", false),
             ("events", "limit=0", false),
-            ("events", "limit=1000001", false),
+            ("events", "limit=100000", true),
+            ("events", "limit=100001", false),
             ("events", "limit=x", false),
             ("events", "limit", false),
             ("keys", "a=b", false),

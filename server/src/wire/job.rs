@@ -62,6 +62,12 @@ pub fn check(action: &str, agent: &str, body: &Map<String, Value>) -> Result<(),
     Ok(())
 }
 
+/// Whether a job carries envs: its own, or those of its definition. They may be secrets.
+pub fn carries_envs(body: &Map<String, Value>) -> bool {
+    let definition = body.get("definition").and_then(|definition| definition.get("envs"));
+    body.contains_key("envs") || definition.is_some_and(|envs| envs.as_object().is_none_or(|envs| !envs.is_empty()))
+}
+
 /// What goes to a host whose maintenance window closes in `left` seconds: it is not begun later, and the beginning is spread
 /// over no more than that.
 pub fn within(body: &Map<String, Value>, left: i64) -> Map<String, Value> {
@@ -105,6 +111,21 @@ pub fn offer(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn envs_of_a_definition_are_envs() {
+        for (body, carries) in [
+            (r#"{"envs":{"A":"b"}}"#, true),
+            (r#"{"envs":{}}"#, true),
+            (r#"{"definition":{"envs":{"A":"b"}}}"#, true),
+            (r#"{"definition":{"envs":["A=b"]}}"#, true),
+            (r#"{"definition":{"envs":{}}}"#, false),
+            (r#"{"definition":{"exec":["/bin/a"]}}"#, false),
+            (r#"{"limits":{}}"#, false),
+        ] {
+            assert_eq!(carries_envs(&serde_json::from_str(body).expect("an object")), carries, "{body}");
+        }
+    }
 
     #[test]
     fn a_job_in_a_window_ends_with_it() {

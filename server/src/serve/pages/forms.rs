@@ -162,6 +162,9 @@ fn job_request(form: &Params) -> Result<Json, String> {
     }
     for key in ["envs", "limits"] {
         let mut pairs = pairs(form.get(key)).map_err(|why| format!("{key}: {why}"))?;
+        if let Some(name) = pairs.iter().find(|(_, value)| key == "envs" && *value == "").map(|(name, _)| name) {
+            return Err(format!("envs: {name} has no value; values are not shown again: type them once more"));
+        }
         if key == "limits" {
             for value in pairs.values_mut() {
                 // The agent wants counts as numbers and sizes as text.

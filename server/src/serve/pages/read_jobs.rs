@@ -82,10 +82,18 @@ pub fn new_job(
     preview: Option<Preview>,
 ) -> Result<String, Error> {
     let f = frame(tx, look, "/jobs", "Give a job")?;
+    // Whoever looks at the form again sees which envs were given, and no value.
+    let fields = &fields.with("envs", &names_only(fields.get("envs")));
     let known = releases::list(tx, None)?.into_iter().filter(|release| release.withdrawn.is_none());
     let releases: Vec<(String, String)> = known.map(|release| (release.agent, release.version)).collect();
     let agents = agent_names(tx, look, &releases)?;
     Ok(text_of(&NewJob { f, fields: fields.clone(), wrong, preview, agents, releases }))
+}
+
+/// `NAME=` of each line `NAME=VALUE`.
+fn names_only(lines: &str) -> String {
+    let names = lines.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| format!("{}=\n", name.trim()));
+    names.collect()
 }
 
 /// Names of agents that have a release, or run somewhere.

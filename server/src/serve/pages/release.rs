@@ -62,6 +62,11 @@ fn row(tx: &mut dyn Tx, release: Release) -> Result<ReleaseRow, Error> {
 /// The form that adds a package.
 pub fn new_release(tx: &mut dyn Tx, look: &Look, fields: &Params, wrong: Option<String>) -> Result<String, Error> {
     let f = frame(tx, look, "/releases", "Add a package")?;
+    // Envs may be secrets: a definition with some is not shown again.
+    let has_envs = fields.get("definition").contains("\"envs\"");
+    let fields = &if has_envs { fields.with("definition", "") } else { fields.clone() };
+    let again = "the definition has envs, so it is not shown again: give it once more";
+    let wrong = wrong.map(|why| if has_envs { format!("{why}; {again}") } else { why });
     let known: Vec<(String, String)> =
         releases::list(tx, None)?.into_iter().map(|release| (release.agent, release.version)).collect();
     let agents = read_jobs::agent_names(tx, look, &known)?;
