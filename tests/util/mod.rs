@@ -17,7 +17,6 @@ mod random;
 mod server;
 mod skip;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
@@ -27,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{channel, Receiver};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bootagent::host::cgroup::{group_name, hierarchies, mark_of};
@@ -57,7 +56,7 @@ pub struct Host {
     daemon: Option<Child>,
     pub program: PathBuf,
     /// The names of the control groups that daemons of this host may have made.
-    group_names: RefCell<BTreeSet<String>>,
+    group_names: Mutex<BTreeSet<String>>,
 }
 
 /// How a command ended and what it said.
@@ -99,7 +98,7 @@ impl Host {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the test's own directory");
         }
         let (config, env) = (BTreeMap::new(), BTreeMap::new());
-        let group_names = RefCell::default();
+        let group_names = Mutex::default();
         let mut host = Host { dir, config, env, daemon: None, program: binary(), group_names };
         for (key, path) in [("agents_dir", "agents.d"), ("state_dir", "state"), ("run_dir", "run"), ("log_dir", "log")]
         {
@@ -451,16 +450,20 @@ impl Host {
         let digest = checksum(state_dir.as_bytes());
         let of_path = &digest["SHA256:".len()..][..12];
         for name in [group_name(&state_dir), format!("bootagent-{of_path}")] {
-            if self.group_names.borrow_mut().insert(name.clone()) {
+            if self.names().insert(name.clone()) {
                 note_made(&name);
             }
         }
     }
 
+    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.group_names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The control groups that daemons of this host have made and left.
     pub fn control_groups(&self) -> Vec<PathBuf> {
         self.note_groups();
-        let names = self.group_names.borrow();
+        let names = self.names().clone();
         let read = |file| fs::read_to_string(file).unwrap_or_default();
         let hierarchies = hierarchies(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
         let above = hierarchies.into_iter().flat_map(|one| [one.mount, one.own]);
