@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use bootagent::model::package;
+use bootagent::model::package::{self, Format};
 
 use util::*;
 
@@ -281,4 +281,44 @@ fn only_copies_of_the_agent_are_ended() {
 fn end_of(mut child: Started) -> u32 {
     let _ = child.0.wait();
     child.0.id()
+}
+
+#[test]
+fn a_database_that_cannot_tell_is_not_an_empty_one() {
+    let host = Host::new();
+    for (number, (format, program, says, want)) in [
+        (Format::Deb, "dpkg-query", "echo 'installed 1:2.0-1'", Some("1:2.0-1")),
+        (Format::Deb, "dpkg-query", "echo 'unpacked 2.0'; echo 'dpkg-query: warning: x' >&2", Some("2.0 unpacked")),
+        (Format::Deb, "dpkg-query", "echo 'dpkg-query: no packages found matching pkg' >&2; exit 1", Some("")),
+        (Format::Deb, "dpkg-query", "echo 'dpkg-query: error: parsing file status' >&2; exit 2", None),
+        (Format::Rpm, "rpm", "echo 2.0-1; echo 'warning: x' >&2", Some("2.0-1")),
+        (Format::Rpm, "rpm", "echo 'package pkg is not installed'; exit 1", Some("")),
+        (
+            Format::Rpm,
+            "rpm",
+            "echo 'error: cannot open Packages database' >&2; echo 'package pkg is not installed'; exit 1",
+            None,
+        ),
+        (Format::Apk, "apk", "echo pkg-2.0-r0; echo 'WARNING: opening cache' >&2", Some("2.0-r0")),
+        (Format::Apk, "apk", "exit 1", Some("")),
+        (Format::Apk, "apk", "echo 'ERROR: Unable to read database: I/O error' >&2; exit 1", None),
+        (Format::Ipk, "opkg", "echo 'Version: 2.0'; echo 'Status: install user installed'", Some("2.0")),
+        (Format::Ipk, "opkg", "exit 0", Some("")),
+        (Format::Ipk, "opkg", "echo ' * opkg_conf_load: Could not lock /var/lock/opkg.lock' >&2; exit 255", None),
+        (Format::Ipk, "opkg", "exec /nonexistent", None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let dir = host.path(&format!("query-{number}"));
+        fs::create_dir_all(&dir).expect("the host's directory can be written");
+        write_program(&dir.join(program), &format!("#!/bin/sh\n{says}\n"));
+        let tool = package::query(format, "pkg").expect("it is a tool");
+        let words: Vec<&str> = tool.argv.iter().map(|word| &**word).collect();
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", dir.display());
+        let ran = run(Command::new(words[0]).args(&words[1..]).env("PATH", path)).expect("it ends");
+        let got = (ran.code == 0).then_some(ran.out.trim());
+        assert_eq!(got, want, "{says}: {} {}{}", ran.code, ran.out, ran.err);
+        assert!(want.is_some() || !ran.out.is_empty(), "{says}: no reason");
+    }
 }

@@ -185,26 +185,30 @@ pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), Error> {
     Ok((package.into(), version.into()))
 }
 
-/// The tool that prints each version at which a package is installed, a line each; `None` for a tar.
+/// The tool that prints each version at which a package is installed, a line each; `None` for a tar. It fails when the
+/// package manager cannot tell.
 pub fn query(format: Format, package: &str) -> Option<Tool> {
     // A package whose triggers are pending is whole; one that is not has a word behind its version.
-    const DEB: &str = "dpkg-query -W -f '${db:Status-Status} ${Version}\n' \"$1\" 2>/dev/null | \
-        sed -nE 's/^(installed|triggers-[a-z]*) //p; s/^(half-[a-z]*|unpacked) (.*)/\\2 \\1/p'";
-    const RPM: &str = "rpm -q --qf '%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n' \"$1\" | grep -v ' ' || :";
+    const DEB: [&str; 2] = [
+        "dpkg-query -W -f '${db:Status-Status} ${Version}\n' \"$1\"",
+        "sed -nE 's/^(installed|triggers-[a-z]*) //p; s/^(half-[a-z]*|unpacked) (.*)/\\2 \\1/p'",
+    ];
+    const RPM: [&str; 2] =
+        ["rpm -q --qf '%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n' \"$1\"", "{ grep -v ' ' || :; }"];
     // With -v it prints the name with the version behind it, and nothing for a package that is not installed.
-    const APK: &str = "apk info -e -v \"$1\" | sed -n \"s/^$1-//p\"";
-    const IPK: &str = "opkg status \"$1\" | awk '/^Version:/ {v = $2} /^Status:.* installed$/ {print v}'";
-    script(
-        match format {
-            Format::Deb => DEB,
-            Format::Rpm => RPM,
-            Format::Apk => APK,
-            Format::Ipk => IPK,
-            _ => return None,
-        },
-        &["query", package],
-        QUERY_TIMEOUT,
-    )
+    const APK: [&str; 2] = ["apk info -e -v \"$1\"", "sed -n \"s/^$1-//p\""];
+    const IPK: [&str; 2] = ["opkg status \"$1\"", "awk '/^Version:/ {v = $2} /^Status:.* installed$/ {print v}'"];
+    let [ask, pick] = match format {
+        Format::Deb => DEB,
+        Format::Rpm => RPM,
+        Format::Apk => APK,
+        Format::Ipk => IPK,
+        _ => return None,
+    };
+    // Where a package is not installed, all but opkg end with 1.
+    let failed = "case $r$o in 1*rror:*|1*ERROR:*) r=2;; esac; [ $r -le 1 ] || { printf '%s\\n' \"$o\"; exit $r; }";
+    let text = ["o=$(", ask, " 2>&1); r=$?; ", failed, "; printf '%s\\n' \"$o\" | ", pick].concat();
+    script(&text, &["query", package], QUERY_TIMEOUT)
 }
 
 /// The tool that succeeds if the directory of a tar is there.

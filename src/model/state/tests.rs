@@ -7,6 +7,7 @@ mod jobs;
 mod unread;
 mod own;
 mod results;
+mod undo;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;

@@ -31,7 +31,7 @@ impl Run<'_> {
             Ok(pids) => {
                 let text = format!("the package had started the agent by itself, which was ended (process {pids})");
                 log(self.out, Level::Warn, format_args!("job \"{id}\": {text}"));
-                self.job.note = Some(text.into());
+                self.job.add_note(&text);
             }
             Err(why) => log(
                 self.out,

@@ -222,6 +222,14 @@ impl OpenJob {
         }
     }
 
+    /// Adds to what the message of its success says.
+    pub fn add_note(&mut self, text: &str) {
+        self.note = Some(match self.note.take() {
+            Some(note) => [&*note, "; ", text].concat().into(),
+            None => text.into(),
+        });
+    }
+
     /// Goes to a step of its plan.
     pub fn stand_at(&mut self, step: Step) {
         self.record.step = Some(step);

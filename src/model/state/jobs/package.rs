@@ -163,7 +163,10 @@ impl Run<'_> {
 
     /// Notes what was installed before, and whether somebody else did that.
     pub fn queried(&mut self, output: Result<&str, Error>) -> StepResult {
-        let Ok(versions) = output.map(one_version) else { return StepResult::Done };
+        let versions = match output.map(one_version) {
+            Ok(versions) => versions,
+            Err(why) => return cannot_tell(&why),
+        };
         let record = &mut self.job.record;
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
         let by_a_job = record.package.as_ref().is_some_and(|new| old.is_some_and(|old| is_same_package(old, new)));
@@ -185,15 +188,16 @@ impl Run<'_> {
         let (Some(job), Some(package)) = (self.job.content.clone(), &self.job.record.package) else {
             return self.misfit();
         };
-        let found = output.map(one_version);
-        let there = match &found {
-            Ok(found) => package.native.is_empty() && !found.is_empty() || *found == package.native,
-            Err(_) => false,
+        let found = match output.map(one_version) {
+            // There is no directory.
+            Err(_) if package.format.is_tar() => return self.fetch_again("it is gone"),
+            Ok(_) if package.format.is_tar() => package.native.clone(),
+            Ok(found) if found.is_empty() => return self.fetch_again("it is gone"),
+            Ok(found) => found,
+            Err(why) => return cannot_tell(&why),
         };
-        if !there {
-            let found = found.ok().filter(|found| !found.is_empty());
-            return self
-                .fetch_again(&found.map_or("it is gone".to_string(), |found| format!("{found} is in its place")));
+        if !package.native.is_empty() && found != package.native {
+            return self.fetch_again(&format!("{found} is in its place"));
         }
         let Some(agent) = self.agent() else { return StepResult::Done };
         let changed = changes(&job, agent)
@@ -227,12 +231,12 @@ impl Run<'_> {
             (Ok(found), Some(why))
                 if found == new.native && !package::is_own_failure(new.format, &new.package, &new.native, &why) =>
             {
-                self.job.note = Some(beside(&why));
+                self.job.add_note(&beside(&why));
                 return StepResult::Done;
             }
             (_, Some(why)) => why,
             (Ok(found), None) => format!("the package manager has {}", shown(&found)).into(),
-            (Err(why), None) => why.to_string().into(),
+            (Err(why), None) => return cannot_tell(&why),
         };
         StepResult::Failed(Code::Install, format!("cannot install: {why}"))
     }
@@ -407,8 +411,13 @@ pub(super) fn one_version(output: &str) -> Box<str> {
 }
 
 /// What a success says of a package manager that failed in something else.
-pub(super) fn beside(why: &str) -> Box<str> {
-    format!("the package manager had trouble beside it: {why}").into()
+pub(super) fn beside(why: &str) -> String {
+    format!("the package manager had trouble beside it: {why}")
+}
+
+/// The package database does not answer: an installation that cannot be judged is not begun, or counts as failed.
+fn cannot_tell(why: &str) -> StepResult {
+    StepResult::Failed(Code::Install, format!("cannot install: it cannot be told what is installed: {why}"))
 }
 
 /// A version in a message.

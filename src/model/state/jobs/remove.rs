@@ -77,7 +77,9 @@ impl Run<'_> {
         let failure = self.tool_failure();
         match (output, failure) {
             (Ok(left), failure) if left.trim().is_empty() => {
-                self.job.note = failure.map(|why| beside(&why));
+                if let Some(why) = failure {
+                    self.job.add_note(&beside(&why));
+                }
                 StepResult::Done
             }
             (Ok(_), Some(why)) => cannot_remove(&why),

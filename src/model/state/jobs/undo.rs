@@ -45,7 +45,6 @@ impl Run<'_> {
         let before = record.before.as_deref()?;
         let new = record.package.as_ref();
         let version = new.map_or("the new one", |new| &new.version);
-        let stays = record.foreign && new.is_some_and(|new| !new.format.is_tar());
         let outcome = match &before.package {
             // A refusal is reported as one, even with a rollback.
             Some(old) if new.is_some() && code == Code::Refused => {
@@ -54,9 +53,6 @@ impl Run<'_> {
             Some(old) if new.is_some() => {
                 let (to, lost) = self.back_to(old);
                 Outcome::new(Code::RolledBack, &format!("rolled back from {version} to {to}{lost}: {why}"))
-            }
-            _ if stays => {
-                Outcome::new(code, &format!("{why}; no earlier package is kept to go back to, {version} stays"))
             }
             _ => Outcome::new(code, &format!("{why}; undone")),
         };
@@ -68,14 +64,16 @@ impl Run<'_> {
     /// the last job installed.
     fn back_to(&self, old: &Installed) -> (Box<str>, String) {
         let same = self.job.record.package.as_ref().is_some_and(|new| is_same_package(old, new));
-        match self.job.record.found.as_ref().filter(|found| same && !old.native.is_empty() && **found != old.native) {
+        let found = self.job.record.found.as_deref().filter(|found| same && !found.is_empty());
+        match found.filter(|found| !old.native.is_empty() && *found != &*old.native) {
             None => (old.version.clone(), String::new()),
-            Some(found) if self.way_back().is_some_and(|way| way.want == *found) => (found.clone(), String::new()),
-            Some(found) => (old.version.clone(), format!(", as what was there before, {}, is not kept", shown(found))),
+            Some(found) if self.way_back().is_some_and(|way| *way.want == *found) => (found.into(), String::new()),
+            Some(found) => (old.version.clone(), format!(", as what was there before, {found}, is not kept")),
         }
     }
 
-    /// What the package manager has to do to undo the job; `None`: nothing.
+    /// What the package manager has to do to undo the job, if only to say what there is; `None`: the job has asked nothing
+    /// of it.
     pub fn way_back(&self) -> Option<WayBack> {
         let record = &self.job.record;
         let before = record.before.as_deref()?;
@@ -86,9 +84,13 @@ impl Run<'_> {
         let replaces = new.filter(|new| !old.is_some_and(|old| is_same_package(old, new)) && !new.format.is_tar());
         let mut way = WayBack { remove: None, install: None, format: Format::Tar, package: "".into(), want: "".into() };
         if let Some(new) = replaces {
-            (way.format, way.package) = (new.format, new.package.clone());
-            if !record.foreign && !self.is_shared(new) {
+            let is_ours = !record.foreign && !self.is_shared(new);
+            if is_ours {
                 way.remove = package::remove(new.format, &new.package, false);
+            }
+            if is_ours || old.is_none() {
+                (way.format, way.package) = (new.format, new.package.clone());
+                way.want = record.found.clone().filter(|_| !is_ours).unwrap_or_default();
             }
         }
         if let Some(old) = old.filter(|old| (new.is_some() || removal) && !old.format.is_tar()) {
@@ -97,7 +99,12 @@ impl Run<'_> {
             (way.format, way.package, way.want) = (old.format, old.package.clone(), kept.native.clone());
             way.install = Some(self.state.kept_path(&record.name, &kept.file));
         }
-        (way.remove.is_some() || way.install.is_some()).then_some(way)
+        // What was installed once more, as it was gone or another one was in its place.
+        let again = record.package.as_deref().filter(|_| new.is_none() && record.found.is_some());
+        if let Some(again) = again.filter(|again| !again.format.is_tar()) {
+            (way.format, way.package, way.want) = (again.format, again.package.clone(), again.native.clone());
+        }
+        (!way.format.is_tar()).then_some(way)
     }
 
     /// Has the former package installed again.
@@ -123,7 +130,17 @@ impl Run<'_> {
         if found == way.want || unknown && !found.is_empty() && failure.is_none() {
             return StepResult::Done;
         }
-        self.cannot_go_back(Some(found), &failure.unwrap_or_default())
+        let has_tools = way.remove.is_some() || way.install.is_some();
+        let why = failure.as_deref().unwrap_or(match has_tools {
+            true => "the package manager reported no failure",
+            false => "the agent has no other package to go back to",
+        });
+        let result = self.cannot_go_back(Some(found), why);
+        // A package that is not ours does not become the agent's.
+        if !has_tools && self.job.record.before.as_ref().is_some_and(|before| before.package.is_none()) {
+            self.job.stuck = None;
+        }
+        result
     }
 
     /// What was there before does not come back: the result says so first, and the agent's record what is there.

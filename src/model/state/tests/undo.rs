@@ -1,0 +1,126 @@
+//! What a package manager says is installed decides how a job ends, and what is said of it.
+
+use super::jobs::describe;
+use super::*;
+
+/// A job that installs a deb whose package is `pkg` 7.
+fn deb(id: &str, number: u8) -> Job {
+    let mut job = package(id, "web", number, false);
+    job.version = Some("7".into());
+    job.action =
+        JobAction::Install(Source { url: "http://p/a.deb".into(), digest: Digest([number; 32]), format: Format::Deb });
+    job
+}
+
+/// Runs a job: queries are answered with these in turn, `!` for a failure; the installer fails or not. Returns its code and
+/// message.
+fn outcome(bench: &mut Bench, job: Job, queries: &[&str], fails: bool) -> (Code, String) {
+    let id = job.id.clone();
+    let mut queries = queries.iter();
+    bench.done.clear();
+    bench.offer(vec![job]);
+    for _ in 0..100 {
+        if let Some(code) = bench.code(&id) {
+            assert_eq!(queries.next(), None, "all are asked");
+            return (code, bench.jobs[&id].outcome.as_ref().unwrap().message.to_string());
+        }
+        let mut answer = None;
+        for action in std::mem::take(&mut bench.done) {
+            let Action::Tool(owner, tool) = &action else {
+                answer = describe(bench, &id, &action).and_then(|(_, answers)| Some(answers?.0)).or(answer);
+                continue;
+            };
+            let is = |word: &str| tool.argv.iter().any(|other| **other == *word);
+            let (code, output) = match () {
+                () if is("query") => match *queries.next().expect("no more queries") {
+                    "!" => (2, "the database is broken"),
+                    versions => (0, versions),
+                },
+                () if is("dpkg -i") => (i32::from(fails), "errors were encountered"),
+                () if is("clear") => (0, "12"),
+                () => (0, "Package: pkg\nVersion: 7\n"),
+            };
+            answer = Some(Event::ToolDone { owner: owner.clone(), exit: Exit::Code(code), output: output.into() });
+        }
+        match answer {
+            Some(event) => bench.step(event),
+            None if matches!(bench.agent_state("web"), AgentState::Stopping(_)) => {
+                bench.agent_ends("web", Exit::Signal(Sig::TERM));
+            }
+            None => bench.pass(secs(10)),
+        }
+    }
+    panic!("the job does not end: {:?}", bench.jobs[&id]);
+}
+
+#[test]
+fn nothing_is_installed_where_it_cannot_be_told_what_is() {
+    let cannot = "cannot install: it cannot be told what is installed: query pkg: ";
+    let mut bench = Bench::new(Vec::new());
+    let (code, message) = outcome(&mut bench, deb("1", 1), &["!"], false);
+    assert_eq!((code, message.starts_with(cannot)), (Code::Install, true), "{message}");
+    assert!(bench.state.agents.get("web").is_none());
+    // After the installer, it is undone.
+    let (code, message) = outcome(&mut bench, deb("2", 1), &["", "!", ""], false);
+    assert_eq!((code, message.starts_with(cannot)), (Code::Install, true), "{message}");
+    // A package that is there already.
+    assert_eq!(outcome(&mut bench, deb("3", 1), &["", "7"], false).0, Code::Success);
+    let (code, message) = outcome(&mut bench, deb("4", 1), &["!"], false);
+    assert_eq!((code, message.starts_with(cannot)), (Code::Install, true), "{message}");
+    assert!(bench.runs("web"));
+}
+
+#[test]
+fn what_is_said_of_an_undo_is_what_the_database_says() {
+    let no_other = "the agent has no other package to go back to; cannot install: ";
+    for (queries, code, beginning, end) in [
+        // Somebody else has installed 5, which is still there, or is not.
+        (&["5", "5", "5"][..], Code::Install, "cannot install: ".to_string(), "; undone"),
+        (
+            &["5", "7 unpacked", "7 unpacked"],
+            Code::Install,
+            format!("cannot go back, 7 unpacked is installed: {no_other}"),
+            "",
+        ),
+        // Nobody has.
+        (&["", "", ""], Code::Install, "cannot install: ".to_string(), "; undone"),
+        (
+            &["", "7 unpacked", "7 unpacked"],
+            Code::Install,
+            "cannot go back, 7 unpacked is installed: the package manager reported no failure; ".to_string(),
+            "",
+        ),
+        (&["5", "5", "!"], Code::Install, "cannot go back: query pkg: exited with status 2".to_string(), ""),
+    ] {
+        let (got, message) = outcome(&mut Bench::new(Vec::new()), deb("1", 1), queries, true);
+        assert_eq!(got, code, "{queries:?} {message}");
+        assert!(message.starts_with(&beginning) && message.ends_with(end), "{queries:?} {message}");
+    }
+    // The package of an earlier job is gone, and cannot be installed once more; or it comes back nevertheless.
+    for (queries, code, beginning, version) in [
+        (&["", "", "", ""][..], Code::Install, format!("cannot go back, nothing is installed: {no_other}"), None),
+        (
+            &["", "", "7 unpacked", "7"],
+            Code::RolledBack,
+            "rolled back from 7 to 7: cannot install: ".to_string(),
+            Some("7"),
+        ),
+    ] {
+        let mut bench = Bench::new(Vec::new());
+        assert_eq!(outcome(&mut bench, deb("1", 1), &["", "7"], false).0, Code::Success);
+        let (got, message) = outcome(&mut bench, deb("2", 1), queries, true);
+        assert_eq!((got, message.starts_with(&beginning)), (code, true), "{queries:?} {message}");
+        assert_eq!(bench.agents["web"].package.as_ref().map(|package| &*package.native), version, "{queries:?}");
+    }
+}
+
+#[test]
+fn all_that_went_wrong_beside_a_success_is_said() {
+    let (code, message) = outcome(&mut Bench::new(Vec::new()), deb("1", 1), &["", "7"], true);
+    assert_eq!(code, Code::Success, "{message}");
+    for part in
+        ["success; the package manager had trouble beside it: ", "; the package had started the agent by itself"]
+    {
+        assert!(message.contains(part), "{message}");
+    }
+}
