@@ -132,6 +132,20 @@ fn hosts_become_late_and_lost_and_come_back() {
 }
 
 #[test]
+fn look_ups_are_counted() {
+    let reader = Reader::start();
+    let done = || {
+        let (_, _, metrics) = get(&reader.server, "/metrics", "");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("bootserver_reads_total{answer=\"done\"} "));
+        assert!(metrics.contains("bootserver_reads_waiting "), "{metrics}");
+        line.and_then(|count| count.parse::<u64>().ok()).expect("a count")
+    };
+    let before = done();
+    reader.get("/hosts");
+    assert!(done() > before);
+}
+
+#[test]
 fn what_a_host_says_is_no_markup() {
     let reader = Reader::start();
     let server = &reader.server;

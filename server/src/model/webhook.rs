@@ -2,6 +2,7 @@
 
 use super::address::{plain, Cidr};
 use core::net::IpAddr;
+use std::collections::BTreeMap;
 
 /// (what a webhook asks for, the kind of the event that is meant)
 pub const KINDS: [(&str, &str); 5] = [
@@ -52,6 +53,36 @@ pub struct Message {
     pub path: String,
 }
 
+/// How far a webhook has been told, by the ids of events: nothing is left out, whatever fails in between.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// It need not be told of this event, nor of any before it.
+    pub told: i64,
+    /// How much further it was told of some kinds: a message of one kind may have newer events than one of another kind that
+    /// comes after it.
+    pub ahead: BTreeMap<String, i64>,
+}
+
+impl Place {
+    /// A message has arrived.
+    pub fn arrived(&mut self, message: &Message) {
+        let id = self.ahead.entry(message.event.to_string()).or_insert(message.id);
+        *id = message.id.max(*id);
+    }
+
+    /// All messages up to an event have arrived.
+    pub fn caught_up(&mut self, newest: i64) {
+        self.told = self.told.max(newest);
+        let told = self.told;
+        self.ahead.retain(|_, id| *id > told);
+    }
+
+    /// Whether an event need not be told.
+    fn has(&self, kind: &str, id: i64) -> bool {
+        id <= self.ahead.get(kind).copied().unwrap_or(0).max(self.told)
+    }
+}
+
 /// Checks the names of events that a webhook asks for.
 ///
 /// # Errors
@@ -68,12 +99,13 @@ pub fn check_kinds(kinds: &[String]) -> Result<(), String> {
     }
 }
 
-/// The messages for events, oldest first. Where one kind has more than `room` allows, they become one message.
-pub fn messages(events: &[Event], kinds: &[String], room: usize) -> Vec<Message> {
+/// The messages for events that were not told, oldest first. Where there are more than `room` allows, those of one kind become
+/// one message.
+pub fn messages(events: &[Event], place: &Place, kinds: &[String], room: usize) -> Vec<Message> {
     let mut wanted: Vec<(&'static str, Vec<&Event>)> = Vec::new();
     for event in events {
         let Some((name, _)) = KINDS.iter().find(|(_, kind)| *kind == event.kind) else { continue };
-        if !kinds.iter().any(|kind| kind == name) {
+        if !kinds.iter().any(|kind| kind == name) || place.has(name, event.id) {
             continue;
         }
         match wanted.iter_mut().find(|(known, _)| known == name) {
@@ -127,9 +159,6 @@ pub fn pause(failures: i64) -> i64 {
     doubled.unwrap_or(3600).clamp(10, 3600)
 }
 
-/// Events older than this are told no more.
-pub const AGE_MAX: i64 = 86_400;
-
 /// Why no message may go to an address: what listens there serves this machine alone, and trusts who can reach it.
 pub fn forbidden(address: IpAddr) -> Option<&'static str> {
     let address = plain(address);
@@ -157,7 +186,7 @@ mod tests {
     #[test]
     fn only_what_was_asked_for_is_told() {
         let events = [event(1, "lost", "a"), event(2, "conflict", "b"), event(3, "agent", "c"), event(4, "lost", "d")];
-        let found = messages(&events, &kinds(&["host-lost"]), 5);
+        let found = messages(&events, &Place::default(), &kinds(&["host-lost"]), 5);
         let short: Vec<(&str, &str)> = found.iter().map(|m| (m.event, m.object.as_str())).collect();
         assert_eq!(short, [("host-lost", "a"), ("host-lost", "d")]);
         assert_eq!((found[0].path.as_str(), found[0].time, found[0].id), ("/hosts/sn%2Fa", 101, 1));
@@ -167,16 +196,41 @@ mod tests {
     fn many_become_one_of_each_kind() {
         let mut events: Vec<Event> = (1..=20_000).map(|id| event(id, "lost", &format!("h{id}"))).collect();
         events.push(event(20_001, "conflict", "x"));
-        let found = messages(&events, &kinds(&["host-lost", "host-conflict"]), 5);
+        let found = messages(&events, &Place::default(), &kinds(&["host-lost", "host-conflict"]), 5);
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].object.as_str(), found[0].id), ("20000 hosts", 20_000));
         assert!(found[0].reason.starts_with("20000 events: h1, h10, "), "{}", found[0].reason);
         assert!(found[0].reason.len() < 200);
         assert_eq!((found[1].object.as_str(), found[1].event), ("x", "host-conflict"));
-        assert_eq!(messages(&events[..5], &kinds(&["host-lost"]), 5).len(), 5);
-        assert_eq!(messages(&events[..6], &kinds(&["host-lost"]), 5).len(), 1);
-        assert_eq!(messages(&events[..1], &kinds(&["host-lost"]), 0).len(), 1);
-        assert!(messages(&[], &kinds(&["host-lost"]), 5).is_empty());
+        assert_eq!(messages(&events[..5], &Place::default(), &kinds(&["host-lost"]), 5).len(), 5);
+        assert_eq!(messages(&events[..6], &Place::default(), &kinds(&["host-lost"]), 5).len(), 1);
+        assert_eq!(messages(&events[..1], &Place::default(), &kinds(&["host-lost"]), 0).len(), 1);
+        assert!(messages(&[], &Place::default(), &kinds(&["host-lost"]), 5).is_empty());
+    }
+
+    #[test]
+    fn what_did_not_arrive_is_told_and_what_did_is_not_told_again() {
+        let wanted = kinds(&["host-lost", "host-conflict"]);
+        let mut events: Vec<Event> = (1..=9).map(|id| event(id, "lost", "a")).collect();
+        events[3] = event(4, "conflict", "b");
+        events.push(event(10, "conflict", "c"));
+        let mut place = Place::default();
+        let ids = |events: &[Event], place: &Place| -> Vec<(&str, i64)> {
+            messages(events, place, &wanted, 2).iter().map(|message| (message.event, message.id)).collect()
+        };
+        assert_eq!(ids(&events, &place), [("host-lost", 9), ("host-conflict", 10)]);
+        // The first one arrives, and the second does not: it has an event from before the end of the first.
+        place.arrived(&messages(&events, &place, &wanted, 2)[0]);
+        events.push(event(11, "lost", "d"));
+        let left = messages(&events, &place, &wanted, 2);
+        assert_eq!(ids(&events, &place), [("host-conflict", 10), ("host-lost", 11)]);
+        assert!(left[0].reason.starts_with("2 events: b, c"), "{}", left[0].reason);
+        for message in &left {
+            place.arrived(message);
+        }
+        place.caught_up(11);
+        assert_eq!(place, Place { told: 11, ahead: BTreeMap::new() });
+        assert!(ids(&events, &place).is_empty());
     }
 
     #[test]

@@ -34,7 +34,7 @@ async fn look(shared: &Arc<Shared>) -> Result<(), Error> {
         return Ok(());
     }
     let gaps = shared.gaps();
-    let changes = shared.read(move |tx| changed(tx, clock::now(), &gaps)).await?;
+    let changes = shared.read_inside(move |tx| changed(tx, clock::now(), &gaps)).await?;
     for batch in changes.chunks(BATCH) {
         let (batch, gaps) = (batch.to_vec(), shared.gaps());
         shared.write(move |tx| batch.iter().try_for_each(|change| mark(tx, change, clock::now(), &gaps))).await?;

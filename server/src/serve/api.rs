@@ -377,6 +377,7 @@ async fn metrics(shared: &Arc<Shared>) -> Reply {
         let count = counter.load(Ordering::Relaxed);
         page.push_str(&format!("bootserver_reports_total{{answer=\"{answer}\"}} {count}\n"));
     }
+    page.push_str(&shared.reads.metrics());
     page.push_str("# TYPE bootserver_logins_total counter\n");
     for (answer, counter) in
         [("taken", &counts.logins), ("refused", &counts.logins_refused), ("limited", &counts.logins_limited)]

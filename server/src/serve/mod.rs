@@ -16,6 +16,7 @@ pub mod patient;
 pub mod people;
 pub mod places;
 pub mod post;
+pub mod reads;
 pub mod report;
 pub mod results;
 pub mod run;
@@ -66,6 +67,8 @@ pub struct Shared {
     agents: Mutex<Option<Counted>>,
     /// What is counted for the metrics.
     pub counts: Counts,
+    /// Look-ups that may take long.
+    pub reads: Arc<reads::Reads>,
     enrolled: Mutex<(i64, i64)>,
     /// The last time at which an engine error was told, so that a full disk fills no log.
     complained: AtomicI64,
@@ -106,6 +109,7 @@ impl Shared {
             started: clock::now(),
             agents: Mutex::default(),
             counts: Counts::default(),
+            reads: reads::Reads::new(),
             enrolled: Mutex::new((0, 0)),
             complained: AtomicI64::new(0),
         }
@@ -158,20 +162,44 @@ impl Shared {
         answer.await.unwrap_or_else(|_| gone())
     }
 
-    /// Looks something up, away from the threads that answer.
+    /// Looks something up for a request, away from the threads that answer, in its turn.
     ///
     /// # Errors
-    /// What the engine or the work says.
+    /// `Busy` when too many wait already; what the engine or the work says.
     pub async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&mut dyn Tx) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        let turn = self.reads.turn().await?;
+        self.read_in(turn, work).await
+    }
+
+    /// The same for what the server does by itself.
+    ///
+    /// # Errors
+    /// What the engine or the work says.
+    pub async fn read_inside<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut dyn Tx) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = self.reads.turn_inside().await?;
+        self.read_in(turn, work).await
+    }
+
+    async fn read_in<T: Send + 'static>(
+        self: &Arc<Self>,
+        turn: reads::Turn,
+        work: impl FnOnce(&mut dyn Tx) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let shared = self.clone();
-        let task = tokio::task::spawn_blocking(move || shared.read_with(work, |engine, work| engine.read_long(work)));
+        let task = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            shared.read_with(work, |engine, work| engine.read_long(work))
+        });
         task.await.unwrap_or_else(|_| Err(Error::Engine("a fault of the server, see its log".to_string())))
     }
 
-    /// Looks up what an index finds at once.
+    /// Looks up what an index finds at once. It waits for no list: hosts, sessions and tokens are found so.
     ///
     /// # Errors
     /// What the engine or the work says.

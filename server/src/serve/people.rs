@@ -95,7 +95,7 @@ pub async fn caller(shared: &Arc<Shared>, headers: &HeaderMap, https: bool) -> R
     if !authorization.is_empty() {
         let secret = authorization.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let id = password::digest(secret.map_or("", |(_, secret)| secret.trim()));
-        let Some(token) = shared.read(move |tx| people::token(tx, &id, now)).await? else {
+        let Some(token) = shared.read_now(|tx| people::token(tx, &id, now))? else {
             return Err(Error::Refused("the token is not known, revoked or at its end".to_string()));
         };
         if token.seen.is_none_or(|seen| now - seen >= SEEN_EACH) {
@@ -114,7 +114,7 @@ pub async fn caller(shared: &Arc<Shared>, headers: &HeaderMap, https: bool) -> R
         return Ok(None);
     }
     let (id, csrf) = (password::digest(secret), password::derive(secret, "csrf"));
-    let user = shared.read(move |tx| people::session(tx, &id, now)).await?;
+    let user = shared.read_now(|tx| people::session(tx, &id, now))?;
     Ok(user.map(|user| {
         let who = format!("user:{}", user.name);
         Caller { who, role: user.role, by: By::Session { user: user.name, csrf } }
@@ -187,8 +187,7 @@ fn own_path(next: &str) -> &str {
 pub async fn check(shared: &Arc<Shared>, name: &str, given: &str) -> Result<bool, Error> {
     let place = tokio::time::timeout(TURN, shared.logins.hashing.clone().acquire_owned()).await;
     let Ok(Ok(place)) = place else { return Err(Error::Busy) };
-    let name = name.to_string();
-    let user = shared.read(move |tx| people::user(tx, &name)).await?.filter(|user| user.disabled.is_none());
+    let user = shared.read_now(|tx| people::user(tx, name))?.filter(|user| user.disabled.is_none());
     let (known, kept) = match user {
         Some(user) => (true, user.password),
         None => (false, shared.logins.nobody.clone()),

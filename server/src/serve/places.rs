@@ -1,18 +1,27 @@
-//! Connections of hosts: how many there may be, and how many of them from one address.
+//! Connections of a door: how many there may be, how many of them from one address, and the loop that accepts them.
 
 use super::clock;
+use crate::model::address::Cidr;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The places of a server.
+/// How long nothing is accepted after that did not work.
+const OUT_OF_FILES: Duration = Duration::from_millis(100);
+
+/// The places of a door.
 pub struct Places {
     free: Arc<Semaphore>,
-    /// What one address may have, so that it cannot keep all others out. It is more than the queue of the database holds: a
-    /// whole fleet may come by one address, through a proxy.
+    /// What one address may have, so that it cannot keep all others out. For hosts it is more than the queue of the database
+    /// holds: a whole fleet may come by one address, through a proxy.
     share: usize,
+    /// Addresses that may have all: proxies by which everybody comes.
+    trusted: Vec<Cidr>,
     taken: Mutex<HashMap<IpAddr, usize>>,
     told: AtomicI64,
 }
@@ -25,18 +34,20 @@ pub struct Place {
 }
 
 impl Places {
-    /// As many as the files allow that the process may have open.
-    pub fn new() -> Arc<Places> {
-        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-        let files: usize = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(1024);
-        // The rest is for the database, packages that are sent, and the other door.
-        Places::of((files / 2).clamp(64, 8192))
+    /// Those of the door for hosts: half of the files that the process may have open. The rest is for the database, packages
+    /// that are sent, and the other door.
+    pub fn of_hosts() -> Arc<Places> {
+        Places::of((files() / 2).clamp(64, 8192), &[])
     }
 
-    fn of(count: usize) -> Arc<Places> {
-        let free = Arc::new(Semaphore::new(count));
-        Arc::new(Places { free, share: count / 4 * 3, taken: Mutex::default(), told: AtomicI64::new(0) })
+    /// Those of the pages' door.
+    pub fn of_pages(proxies: &[Cidr]) -> Arc<Places> {
+        Places::of((files() / 8).clamp(32, 512), proxies)
+    }
+
+    fn of(count: usize, trusted: &[Cidr]) -> Arc<Places> {
+        let (free, trusted) = (Arc::new(Semaphore::new(count)), trusted.to_vec());
+        Arc::new(Places { free, share: count / 4 * 3, trusted, taken: Mutex::default(), told: AtomicI64::new(0) })
     }
 
     /// Waits until one more connection may be accepted.
@@ -49,7 +60,8 @@ impl Places {
         let address = network(peer);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(address).or_insert(0);
-        if *count >= self.share {
+        let may_have_all = self.trusted.iter().any(|range| range.contains(peer));
+        if *count >= self.share && !may_have_all {
             let now = clock::now();
             if self.told.swap(now, Ordering::Relaxed) != now {
                 clock::say(&format!("{peer} has {count} connections: more of it are closed until some end"));
@@ -73,6 +85,34 @@ impl Drop for Place {
     }
 }
 
+/// Files that the process may have open.
+fn files() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(1024)
+}
+
+/// Accepts connections for ever, and serves each of them in a place.
+pub async fn accept<F>(listener: TcpListener, places: Arc<Places>, serve: impl Fn(TcpStream, SocketAddr) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let Some(free) = places.free().await else { return };
+        let Ok((stream, peer)) = listener.accept().await else {
+            // Out of descriptors, most likely: connections that end give some back.
+            tokio::time::sleep(OUT_OF_FILES).await;
+            continue;
+        };
+        let Some(place) = places.enter(peer.ip(), free) else { continue };
+        let served = serve(stream, peer);
+        tokio::spawn(async move {
+            let _place = place;
+            served.await;
+        });
+    }
+}
+
 /// What counts as one address: of IPv6 a /64, as whoever has one address there has all of them.
 fn network(address: IpAddr) -> IpAddr {
     match address {
@@ -90,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_address_cannot_have_all() {
-        let places = Places::of(8);
+        let places = Places::of(8, &["10.0.0.9".parse().expect("an address")]);
         let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let mut held = Vec::new();
         for _ in 0..6 {
@@ -101,6 +141,12 @@ mod tests {
         assert!(places.enter(other, places.free().await.expect("a place")).is_some());
         held.pop();
         assert!(places.enter(one, places.free().await.expect("a place")).is_some());
+        held.clear();
+        let proxy = IpAddr::from([10, 0, 0, 9]);
+        for _ in 0..8 {
+            held.extend(places.enter(proxy, places.free().await.expect("a place")));
+        }
+        assert_eq!(held.len(), 8, "a proxy may have all");
         held.clear();
         assert!(places.taken.lock().expect("no panic").is_empty());
     }

@@ -2,7 +2,7 @@
 
 use super::agent::{self, Ends, BUDGET_KIB};
 use super::front::{self, Front};
-use super::places::Places;
+use super::places::{self, Places};
 use super::tls::Tls;
 use super::{aging, api, clock, door, sweep, time, webhooks, Shared};
 use crate::model::address::Cidr;
@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
 
 /// What `serve` was asked for.
@@ -185,7 +185,7 @@ pub fn serve(options: Options) -> Result<(), String> {
 }
 
 async fn open_doors(shared: Arc<Shared>, options: &Options, tls: Option<Tls>) -> Result<(), String> {
-    let places = Places::new();
+    let places = Places::of_hosts();
     let budget = Arc::new(Semaphore::new(BUDGET_KIB));
     let mut doors = Vec::new();
     for address in &options.listen {
@@ -223,12 +223,13 @@ async fn open_doors(shared: Arc<Shared>, options: &Options, tls: Option<Tls>) ->
 
 /// Says what to do where nothing is set up yet.
 async fn tell_what_is_next(shared: &Arc<Shared>, options: &Options) {
-    let keys = shared.read(|tx| tx.number("SELECT count(*) FROM keys WHERE revoked IS NULL", &[])).await.unwrap_or(1);
+    let keys =
+        shared.read_inside(|tx| tx.number("SELECT count(*) FROM keys WHERE revoked IS NULL", &[])).await.unwrap_or(1);
     let dir = options.dir.display();
     if keys == 0 && !options.allow_unsigned {
         clock::say(&format!("no host can report yet: bootserver -d {dir} key new --group default --out FILE"));
     }
-    if shared.read(|tx| tx.number("SELECT count(*) FROM users", &[])).await.is_ok_and(|users| users == 0) {
+    if shared.read_inside(|tx| tx.number("SELECT count(*) FROM users", &[])).await.is_ok_and(|users| users == 0) {
         clock::say(&format!("nobody can log in yet: bootserver -d {dir} user add NAME --role admin"));
     }
 }
@@ -244,43 +245,31 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
 }
 
 async fn serve_hosts(listener: TcpListener, shared: Arc<Shared>, places: Arc<Places>, budget: Arc<Semaphore>) {
-    loop {
-        let Some(free) = places.free().await else { return };
-        let Ok((stream, peer)) = listener.accept().await else {
-            // Out of descriptors, most likely: connections that end give some back.
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            continue;
-        };
-        let Ok(local) = stream.local_addr() else { continue };
-        let Some(place) = places.enter(peer.ip(), free) else { continue };
+    let serve = |stream: TcpStream, peer| {
         let (shared, budget) = (shared.clone(), budget.clone());
-        tokio::spawn(async move {
-            let _place = place;
+        async move {
+            let Ok(local) = stream.local_addr() else { return };
             let ends = Ends { peer, local };
             door::serve(stream, |request| agent::handle(shared.clone(), budget.clone(), ends, request)).await;
-        });
-    }
+        }
+    };
+    places::accept(listener, places, serve).await;
 }
 
 async fn serve_pages(listener: TcpListener, shared: Arc<Shared>, tls: Option<Arc<Tls>>) {
-    let bound = Arc::new(Semaphore::new(512));
-    loop {
-        let Ok(place) = bound.clone().acquire_owned().await else { return };
-        let Ok((stream, peer)) = listener.accept().await else {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            continue;
-        };
+    let places = Places::of_pages(&shared.front.proxies);
+    let serve = |stream, peer| {
         let (shared, tls) = (shared.clone(), tls.clone());
-        tokio::spawn(async move {
-            let _place = place;
+        async move {
             let handle = |request| front::handle(shared.clone(), peer, request);
             let Some(tls) = tls else { return door::serve(stream, handle).await };
             // What goes wrong here is the peer's: no TLS, or none that is still safe.
             if let Ok(Ok(stream)) = tokio::time::timeout(door::PATIENCE, tls.acceptor().accept(stream)).await {
                 door::serve(stream, handle).await;
             }
-        });
-    }
+        }
+    };
+    places::accept(listener, places, serve).await;
 }
 
 async fn serve_socket(listener: UnixListener, shared: Arc<Shared>) {

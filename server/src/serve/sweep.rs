@@ -53,7 +53,7 @@ async fn sweep(shared: &Arc<Shared>, place: &mut Place, rare: bool, now: i64) ->
     shared.write(move |tx| namesakes(tx, now, &gaps)).await?;
     if rare {
         let gaps = shared.gaps();
-        let silent = shared.read(move |tx| silent(tx, now, &gaps)).await?;
+        let silent = shared.read_inside(move |tx| silent(tx, now, &gaps)).await?;
         shared.write(move |tx| retire(tx, &silent, now)).await?;
         if gaps::may_forget(&shared.gaps(), now) {
             forget(shared, now).await?;

@@ -4,7 +4,7 @@
 use super::post::{self, Post};
 use super::{clock, Shared};
 use crate::model::people::check_name;
-use crate::model::webhook::{self, Message};
+use crate::model::webhook::{self, Message, Place};
 use crate::store::webhooks::{self, Webhook};
 use crate::store::{events, refused, Error, Tx};
 use crate::wire::sign;
@@ -43,7 +43,7 @@ pub fn add(tx: &mut dyn Tx, body: &Json, who: &str) -> Result<Json, Error> {
         kinds: kinds.clone(),
         created: now,
         by: who.to_string(),
-        told: 0,
+        place: Place::default(),
         failures: 0,
         not_before: 0,
         outcome: String::new(),
@@ -129,7 +129,7 @@ pub async fn run(shared: Arc<Shared>) {
 
 async fn round(shared: &Arc<Shared>, sent: &mut Sent) -> Result<(), Error> {
     let now = clock::now();
-    let hooks = shared.read(webhooks::list).await?;
+    let hooks = shared.read_inside(webhooks::list).await?;
     sent.retain(|name, _| hooks.iter().any(|hook| hook.name == *name));
     let mut tasks = JoinSet::new();
     for hook in hooks.into_iter().filter(|hook| hook.not_before <= now) {
@@ -140,7 +140,7 @@ async fn round(shared: &Arc<Shared>, sent: &mut Sent) -> Result<(), Error> {
         // One place is enough: what has come is put together in one message of each kind.
         let room = webhook::A_MINUTE.saturating_sub(times.len());
         if room > 0 {
-            tasks.spawn(catch_up(shared.clone(), hook, room, now));
+            tasks.spawn(catch_up(shared.clone(), hook, room));
         }
     }
     while let Some(done) = tasks.join_next().await {
@@ -152,10 +152,10 @@ async fn round(shared: &Arc<Shared>, sent: &mut Sent) -> Result<(), Error> {
 }
 
 /// Tells a webhook what has happened since it was told last; how many messages that took.
-async fn catch_up(shared: Arc<Shared>, mut hook: Webhook, room: usize, now: i64) -> Result<(String, usize), Error> {
-    let (after, before) = (hook.told, hook.clone());
-    let (found, newest) = shared.read(move |tx| webhooks::events(tx, after, now - webhook::AGE_MAX)).await?;
-    let messages = webhook::messages(&found, &hook.kinds, room);
+async fn catch_up(shared: Arc<Shared>, mut hook: Webhook, room: usize) -> Result<(String, usize), Error> {
+    let (after, before) = (hook.place.told, hook.clone());
+    let (found, newest) = shared.read_inside(move |tx| webhooks::events(tx, after)).await?;
+    let messages = webhook::messages(&found, &hook.place, &hook.kinds, room);
     let mut count = 0;
     let mut failed = false;
     for message in &messages {
@@ -164,11 +164,11 @@ async fn catch_up(shared: Arc<Shared>, mut hook: Webhook, room: usize, now: i64)
         match tell(&shared, &hook, message).await {
             Ok(status) => {
                 (hook.failures, hook.not_before, hook.outcome) = (0, 0, format!("answered with status {status}"));
-                hook.told = hook.told.max(message.id);
+                hook.place.arrived(message);
             }
             Err(why) => {
                 if hook.failures == 0 {
-                    clock::say(&format!("webhook {}: {why}; it is tried again for a day", hook.name));
+                    clock::say(&format!("webhook {}: {why}; it is tried again until it arrives", hook.name));
                 }
                 hook.failures += 1;
                 (hook.not_before, hook.outcome) = (clock::now() + webhook::pause(hook.failures), why);
@@ -178,9 +178,9 @@ async fn catch_up(shared: Arc<Shared>, mut hook: Webhook, room: usize, now: i64)
         }
     }
     if !failed {
-        hook.told = newest;
+        hook.place.caught_up(newest);
     }
-    if (hook.told, hook.tried) != (before.told, before.tried) {
+    if (&hook.place, hook.tried) != (&before.place, before.tried) {
         let saved = hook.clone();
         shared.write(move |tx| webhooks::save(tx, &saved)).await?;
     }

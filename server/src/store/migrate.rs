@@ -3,13 +3,14 @@
 use super::{sqlite, Error};
 use rusqlite::Connection;
 
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     include_str!("sql/001.sql"),
     include_str!("sql/002.sql"),
     include_str!("sql/003.sql"),
     include_str!("sql/004.sql"),
     include_str!("sql/005.sql"),
     include_str!("sql/006.sql"),
+    include_str!("sql/007.sql"),
 ];
 
 /// The version of the schema that this server needs.

@@ -16,7 +16,7 @@ const QUEUE: usize = 4000;
 const GROUP: usize = 200;
 const GROUP_AGE: Duration = Duration::from_millis(5);
 /// Connections for what hosts wait for, and as many for lists, which may take longer.
-const READERS: usize = 2;
+pub const READERS: usize = 2;
 
 type Counts = Arc<[AtomicU64; 3]>;
 
@@ -107,8 +107,11 @@ impl Sqlite {
         readers: &[Mutex<Connection>],
         work: &mut dyn FnMut(&mut dyn Tx) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let place = self.next_reader.fetch_add(1, Ordering::Relaxed) as usize % readers.len();
-        let connection = readers[place].lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is free, else each in turn.
+        let connection = readers.iter().find_map(|reader| reader.try_lock().ok()).unwrap_or_else(|| {
+            let place = self.next_reader.fetch_add(1, Ordering::Relaxed) as usize % readers.len();
+            readers[place].lock().unwrap_or_else(PoisonError::into_inner)
+        });
         work(&mut Transaction(&connection))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{missing, refused, Error, Row, Tx};
 use crate::args;
-use crate::model::webhook::Event;
+use crate::model::webhook::{Event, Place};
 
 /// Somebody who is told of events.
 #[derive(Clone, Debug)]
@@ -19,8 +19,8 @@ pub struct Webhook {
     pub created: i64,
     /// Who added it.
     pub by: String,
-    /// The last event that it need not be told of any more.
-    pub told: i64,
+    /// How far it has been told.
+    pub place: Place,
     /// In a row.
     pub failures: i64,
     /// When to try again.
@@ -36,7 +36,7 @@ pub struct Webhook {
 /// # Errors
 /// What the engine says.
 pub fn list(tx: &mut dyn Tx) -> Result<Vec<Webhook>, Error> {
-    let sql = "SELECT name, url, secret, kinds, created, giver, told, failures, not_before, outcome, tried \
+    let sql = "SELECT name, url, secret, kinds, created, giver, told, failures, not_before, outcome, tried, ahead \
         FROM webhooks ORDER BY name";
     let webhook = |row: &Row| Webhook {
         name: row.text(0),
@@ -45,7 +45,7 @@ pub fn list(tx: &mut dyn Tx) -> Result<Vec<Webhook>, Error> {
         kinds: row.text(3).split_whitespace().map(str::to_string).collect(),
         created: row.int(4),
         by: row.text(5),
-        told: row.int(6),
+        place: Place { told: row.int(6), ahead: serde_json::from_str(&row.text(11)).unwrap_or_default() },
         failures: row.int(7),
         not_before: row.int(8),
         outcome: row.text(9),
@@ -96,9 +96,12 @@ pub fn remove(tx: &mut dyn Tx, name: &str) -> Result<(), Error> {
 /// # Errors
 /// What the engine says.
 pub fn save(tx: &mut dyn Tx, webhook: &Webhook) -> Result<(), Error> {
-    let sql = "UPDATE webhooks SET told = ?2, failures = ?3, not_before = ?4, outcome = ?5, tried = ?6 WHERE name = ?1";
-    let Webhook { name, told, failures, not_before, outcome, tried, .. } = webhook;
-    tx.run(sql, args![name, *told, *failures, *not_before, outcome, *tried])?;
+    // The secret too: another one of this name may have been added meanwhile.
+    let sql = "UPDATE webhooks SET told = ?3, ahead = ?4, failures = ?5, not_before = ?6, outcome = ?7, tried = ?8 \
+        WHERE name = ?1 AND secret = ?2";
+    let Webhook { name, secret, place, failures, not_before, outcome, tried, .. } = webhook;
+    let ahead = serde_json::json!(place.ahead).to_string();
+    tx.run(sql, args![name, secret, place.told, ahead, *failures, *not_before, outcome, *tried])?;
     Ok(())
 }
 
@@ -110,12 +113,12 @@ fn newest_event(tx: &mut dyn Tx) -> Result<i64, Error> {
 ///
 /// # Errors
 /// What the engine says.
-pub fn events(tx: &mut dyn Tx, after: i64, since: i64) -> Result<(Vec<Event>, i64), Error> {
+pub fn events(tx: &mut dyn Tx, after: i64) -> Result<(Vec<Event>, i64), Error> {
     let newest = newest_event(tx)?;
     if newest <= after {
         return Ok((Vec::new(), after));
     }
-    let sql = "SELECT id, time, kind, sn, host, message FROM events WHERE id > ?1 AND id <= ?2 AND received > ?3 \
+    let sql = "SELECT id, time, kind, sn, host, message FROM events WHERE id > ?1 AND id <= ?2 \
         ORDER BY id LIMIT 50000";
     let event = |row: &Row| Event {
         id: row.int(0),
@@ -125,7 +128,7 @@ pub fn events(tx: &mut dyn Tx, after: i64, since: i64) -> Result<(Vec<Event>, i6
         host: row.text(4),
         message: row.text(5),
     };
-    let found: Vec<Event> = tx.rows(sql, args![after, newest, since])?.iter().map(event).collect();
+    let found: Vec<Event> = tx.rows(sql, args![after, newest])?.iter().map(event).collect();
     // Where there is more than was read, the rest comes in the next round.
     let last = if found.len() == 50_000 { found.last().map_or(newest, |event| event.id) } else { newest };
     Ok((found, last))

@@ -1,0 +1,127 @@
+//! Look-ups that may take long: lists, pages, searches. Only so many run at one time, and only so many wait, so that they take
+//! neither threads nor the database from what hosts wait for.
+
+use crate::store::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// As many as there are connections for them: one more would only wait for those.
+const AT_ONCE: usize = crate::store::sqlite::READERS;
+/// Requests that may wait for their turn; more are told to come back later.
+const WAITING_MAX: u64 = 200;
+
+/// The turns of look-ups, and what is counted of them.
+pub struct Reads {
+    turns: Arc<Semaphore>,
+    waiting: AtomicU64,
+    done: AtomicU64,
+    refused: AtomicU64,
+    micros: AtomicU64,
+}
+
+/// The turn of one look-up; dropped, the next one's begins.
+pub struct Turn {
+    reads: Arc<Reads>,
+    begun: Instant,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Counts one that waits, as long as it does.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Reads {
+    /// With no look-up yet.
+    pub fn new() -> Arc<Reads> {
+        let zero = AtomicU64::default;
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        Arc::new(Reads { turns, waiting: zero(), done: zero(), refused: zero(), micros: zero() })
+    }
+
+    /// Waits for the turn of a request.
+    ///
+    /// # Errors
+    /// That too many wait already.
+    pub async fn turn(self: &Arc<Reads>) -> Result<Turn, Error> {
+        if self.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Error::Busy);
+        }
+        self.turn_inside().await
+    }
+
+    /// Waits for the turn of what the server does by itself, however many wait.
+    ///
+    /// # Errors
+    /// That the server ends.
+    pub async fn turn_inside(self: &Arc<Reads>) -> Result<Turn, Error> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Waiting(&self.waiting);
+        let permit = self.turns.clone().acquire_owned().await;
+        drop(waiting);
+        let permit = permit.map_err(|_| Error::Engine("the server ends".to_string()))?;
+        Ok(Turn { reads: self.clone(), begun: Instant::now(), _permit: permit })
+    }
+
+    /// The lines of the metrics.
+    pub fn metrics(&self) -> String {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (done, seconds) = (get(&self.done), std::time::Duration::from_micros(get(&self.micros)).as_secs_f64());
+        format!(
+            "# TYPE bootserver_reads_total counter\nbootserver_reads_total{{answer=\"done\"}} {done}\n\
+             bootserver_reads_total{{answer=\"shed\"}} {}\n\
+             # TYPE bootserver_reads_waiting gauge\nbootserver_reads_waiting {}\n\
+             # TYPE bootserver_read_seconds summary\nbootserver_read_seconds_sum {seconds}\n\
+             bootserver_read_seconds_count {done}\n",
+            get(&self.refused),
+            get(&self.waiting)
+        )
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let spent = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.reads.done.fetch_add(1, Ordering::Relaxed);
+        self.reads.micros.fetch_add(spent, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn so_many_run_so_many_wait_and_the_others_are_told_to_come_back() {
+        let reads = Reads::new();
+        let mut running = Vec::new();
+        for _ in 0..AT_ONCE {
+            running.push(reads.turn().await.expect("a turn"));
+        }
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..WAITING_MAX {
+            let reads = reads.clone();
+            waiting.spawn(async move { reads.turn().await.is_ok() });
+        }
+        while reads.waiting.load(Ordering::Relaxed) < WAITING_MAX {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(reads.turn().await, Err(Error::Busy)));
+        assert!(reads.metrics().contains("bootserver_reads_waiting 200\n"), "{}", reads.metrics());
+        // One that goes away gives up its place in the queue.
+        waiting.abort_all();
+        while waiting.join_next().await.is_some() {}
+        assert!(reads.metrics().contains("bootserver_reads_waiting 0\n"), "{}", reads.metrics());
+        running.clear();
+        drop(reads.turn().await.expect("a turn"));
+        let metrics = reads.metrics();
+        assert!(metrics.contains("{answer=\"done\"} 3\n") && metrics.contains("{answer=\"shed\"} 1\n"), "{metrics}");
+    }
+}
