@@ -2,8 +2,9 @@
 //! open.
 //!
 //! Its writers go on while most of it is copied. For the last piece and the truncation the agent's control group is frozen
-//! where there is one: then nothing is lost between the two, and both files begin with a whole line. Where no writer can be
-//! frozen, what is written between the last read and the truncation is lost. When to rotate is not decided here.
+//! where there is one: then nothing is lost between the two, and both files begin with a whole line. Where it is not frozen in
+//! time, the log is left as it is for the next look. Where there is nothing to freeze it by, what is written between the last
+//! read and the truncation is lost. When to rotate is not decided here.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -22,6 +23,9 @@ pub const MODE: u32 = 0o640;
 const FROZEN_MAX: Duration = Duration::from_millis(50);
 /// How often they are, when there is more than fits into that time. What still does not fit is left for the next look.
 const ATTEMPTS: u32 = 10;
+/// How many times its size a log may have grown to when its writers cannot be frozen in time, as while one of them waits for
+/// a dead file server. Above that it is rotated without, as it may have no end.
+const UNFROZEN_MAX: u64 = 10;
 /// How much is copied at once, and how long the last line may be to be kept whole, bytes.
 const CHUNK: usize = 64 << 10;
 
@@ -54,7 +58,7 @@ fn truncate(log: &File) -> io::Result<()> {
 }
 
 /// Copies the log into `temporary`, gives that the name `older`, and truncates the log. That is left for another time while
-/// another helper does it, and when the writers are too fast.
+/// another helper does it, when the writers are too fast, and when they cannot be frozen in time.
 fn keep(log: &File, older: &Path, temporary: &Path, size: u64, freezer: &Path) -> io::Result<()> {
     let owner = log.metadata()?;
     let mut options = OpenOptions::new();
@@ -81,7 +85,7 @@ fn keep(log: &File, older: &Path, temporary: &Path, size: u64, freezer: &Path) -
         let end = log.metadata()?.len();
         while copying.at < end && copying.copy_chunk()? {}
         let until = monotonic() + FROZEN_MAX;
-        let frozen = Frozen::begin(freezer, until);
+        let Ok(frozen) = Frozen::begin(freezer, until) else { continue };
         let mut more = true;
         while more && monotonic() < until {
             more = copying.copy_chunk()?;
@@ -90,7 +94,10 @@ fn keep(log: &File, older: &Path, temporary: &Path, size: u64, freezer: &Path) -
             return copying.finish(older, temporary, frozen.is_some());
         }
     }
-    fs::remove_file(temporary)
+    match owner.len() > size.saturating_mul(UNFROZEN_MAX) {
+        true => copying.finish(older, temporary, false),
+        false => fs::remove_file(temporary),
+    }
 }
 
 /// Whether it is a regular file with one name.
@@ -149,22 +156,27 @@ impl Copying<'_> {
 struct Frozen(PathBuf);
 
 impl Frozen {
-    /// Freezes the group of the file `freezer`: `cgroup.freeze` of v2, or `freezer.state` of v1. `None` where that is not
-    /// possible in time.
-    fn begin(freezer: &Path, until: Time) -> Option<Frozen> {
+    /// Freezes the group of the file `freezer`: `cgroup.freeze` of v2, or `freezer.state` of v1. `None` where there is no such
+    /// file, or it cannot be written.
+    ///
+    /// # Errors
+    /// When the group is not frozen in time.
+    fn begin(freezer: &Path, until: Time) -> io::Result<Option<Frozen>> {
         if freezer.as_os_str().is_empty() {
-            return None;
+            return Ok(None);
         }
         let frozen = Frozen(freezer.into());
-        fs::write(freezer, if frozen.is_v2() { "1" } else { "FROZEN" }).ok()?;
+        if fs::write(freezer, if frozen.is_v2() { "1" } else { "FROZEN" }).is_err() {
+            return Ok(None);
+        }
         while !frozen.is_complete() {
             if monotonic() >= until {
-                return None;
+                return Err(io::ErrorKind::TimedOut.into());
             }
             // The kernel has no event for this in v1.
             let _ = poll(&mut [], Some(Duration::from_millis(1)));
         }
-        Some(frozen)
+        Ok(Some(frozen))
     }
 
     fn is_v2(&self) -> bool {

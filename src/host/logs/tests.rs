@@ -260,6 +260,28 @@ fn what_is_kept_and_what_goes_on_are_whole_lines() {
 }
 
 #[test]
+fn writers_that_do_not_freeze_in_time_lose_nothing() {
+    let place = Place::new();
+    let outputs = Outputs::new(&place.0);
+    let freezer = place.0.join("cgroup.freeze");
+    let rotate = |frozen: &str, text: &str| {
+        fs::write(place.0.join("cgroup.events"), frozen).unwrap();
+        fs::write(outputs.path("web"), text).unwrap();
+        let log = outputs.full("web", 10).unwrap().expect("it is full");
+        rotate::rotate(&log, &place.0.join("web.log.1"), 10, &freezer).unwrap();
+        assert_eq!(place.read("cgroup.freeze"), "0", "it is thawed");
+        assert!(!place.0.join("web.log.1.tmp").exists());
+        (place.read("web.log.1"), place.read("web.log"))
+    };
+    let text = "first\nsecond\nthi";
+    assert_eq!(rotate("populated 1\nfrozen 0\n", text), ("".into(), text.into()));
+    assert_eq!(rotate("populated 1\nfrozen 1\n", text), ("second\n".into(), "thi".into()));
+    // One that grows and grows is rotated all the same.
+    let text = text.repeat(10);
+    assert_eq!(rotate("populated 1\nfrozen 0\n", &text), ("second\nthi".into(), "".into()));
+}
+
+#[test]
 fn a_removed_or_moved_output_is_known_by_its_writer() {
     let place = Place::new();
     let mut outputs = Outputs::new(&place.0);
