@@ -55,20 +55,19 @@ pub fn get(url: &Url, from: u64, route: &Route) -> Result<Reply, Box<HelperError
     if from > 0 {
         headers.push(("Range", format!("bytes={from}-")));
     }
-    headers.extend(authorization("Authorization", url));
+    headers.extend(authorization(url));
     if url.scheme == Scheme::Https {
         return library::get(url, &headers);
     }
     let proxy = route.proxy.as_ref().map(|proxy| Url::parse(&format!("http://{proxy}"))).transpose();
     let proxy = proxy.map_err(|why| HelperError::new(FailureKind::Final, format_error!("proxy: {why}")))?;
-    headers.extend(proxy.as_ref().and_then(|proxy| authorization("Proxy-Authorization", proxy)));
     own::get(url, proxy.as_ref(), &headers, route.turn)
 }
 
-/// The header with the user and password of a URL.
-fn authorization(name: &'static str, url: &Url) -> Option<(&'static str, String)> {
+/// The header with the user and password of a URL. A proxy has none: `wire::config` refuses one with a user.
+fn authorization(url: &Url) -> Option<(&'static str, String)> {
     let pair = format!("{}:{}", url.user.as_ref()?, url.password.as_deref().unwrap_or_default());
-    Some((name, format!("Basic {}", base64(pair.as_bytes()))))
+    Some(("Authorization", format!("Basic {}", base64(pair.as_bytes()))))
 }
 
 /// A reply whose head was read; `Read` gives the body.

@@ -146,9 +146,16 @@ impl Body {
         let mut line = Vec::new();
         // The end of the chunk before is an empty line.
         while line.is_empty() {
-            let count = (&mut self.stream).take(CHUNK_LINE_MAX).read_until(b'\n', &mut line)?;
-            if count == 0 || line.pop() != Some(b'\n') && (count as u64) < CHUNK_LINE_MAX {
-                return Ok(0);
+            (&mut self.stream).take(CHUNK_LINE_MAX).read_until(b'\n', &mut line)?;
+            match line.pop() {
+                Some(b'\n') => {}
+                Some(_) if line.len() as u64 + 1 == CHUNK_LINE_MAX => {
+                    return Err(io::Error::new(
+                        ErrorKind::InvalidData,
+                        "the length of a chunk is in a line of over 1 KiB",
+                    ));
+                }
+                _ => return Ok(0),
             }
             line.truncate(line.trim_ascii_end().len());
         }
@@ -172,5 +179,40 @@ impl Read for Body {
         let count = self.stream.read(&mut buffer[..most])?;
         *left -= count as u64;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// What is read of a body in chunks.
+    fn read(sent: &[u8]) -> Result<String, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut server = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        server.write_all(sent).unwrap();
+        drop(server);
+        let mut body = Body { stream: BufReader::new(stream), framing: Framing::Chunk(0) };
+        let mut text = String::new();
+        body.read_to_string(&mut text).map_err(|error| error.to_string())?;
+        Ok(format!("{text}{}", if body.has_last_chunk() { "" } else { " cut off" }))
+    }
+
+    #[test]
+    fn chunks_have_lengths() {
+        let long = |length: usize| [&b"3;"[..], &vec![b'x'; length - 4], b"\r\nabc\r\n0\r\n\r\n"].concat();
+        for (sent, want) in [
+            (&b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n"[..], Ok("abcde")),
+            (b"3\r\nabc\r\n", Ok("abc cut off")),
+            (b"3\r\nabc\r\n2", Ok("abc cut off")),
+            (b"3\r\nabc\r\nx\r\n", Err("a chunk has no length")),
+            (&long(1024), Ok("abc")),
+            (&long(1025), Err("the length of a chunk is in a line of over 1 KiB")),
+        ] {
+            let got = read(sent);
+            assert_eq!(got.as_deref().map_err(|error| &**error), want, "{}", sent.escape_ascii());
+        }
     }
 }
