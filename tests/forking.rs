@@ -231,7 +231,7 @@ fn a_main_process_that_hands_over_is_followed() {
         let file = host.path(&format!("{name}.pid")).display().to_string();
         let successor = format!("$SIG{{USR2}}='IGNORE'; {late} wr");
         let script = format!(
-            "{DAEMON} wr; $SIG{{USR2}}=sub{{ if (!fork) {{ {successor} }} else {{ sleep 1; exit 0 }} }}; sleep 1 while 1"
+            "{DAEMON} $SIG{{USR2}}=sub{{ if (!fork) {{ {successor} }} else {{ sleep 1; exit 0 }} }}; wr; sleep 1 while 1"
         );
         perl(&host, name, &script, &[("pidfile", &format!("\"{file}\""))]);
         host.start();

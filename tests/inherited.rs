@@ -13,6 +13,12 @@ fn says(program: &str, pid: i32) -> String {
     ran.out.replace(&pid.to_string(), "PID")
 }
 
+/// The nice value of a process.
+fn niceness(pid: i32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(16).map(str::to_string))
+}
+
 #[test]
 fn agents_have_the_defaults_whoever_started_the_daemon() {
     let needed = ["prlimit", "nice", "ionice", "chrt", "taskset"];
@@ -56,10 +62,6 @@ fn agents_have_the_defaults_whoever_started_the_daemon() {
         }
     }
     // As this test, which nobody has restricted, and process 1.
-    let niceness = |pid: i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(16).map(str::to_string))
-    };
     assert_eq!(niceness(pid).as_deref(), Some("0"));
     assert!(says("chrt", pid).contains("SCHED_OTHER"), "{}", says("chrt", pid));
     assert!(!says("ionice", pid).contains("idle"), "{}", says("ionice", pid));
@@ -75,4 +77,34 @@ fn agents_have_the_defaults_whoever_started_the_daemon() {
     };
     assert!(has("Max open files", "77") && has("Max file size", "1048576"), "{limits}");
     assert_eq!(niceness(own).as_deref(), Some("3"));
+}
+
+#[test]
+fn what_a_definition_says_is_not_lowered_before() {
+    if lacks_root() || ["prlimit", "setpriv"].into_iter().any(lacks) || is_emulated() {
+        return;
+    }
+    let raise = ["--nice=40", "--memlock=33554432"];
+    let can_raise = run(Command::new("prlimit").args(raise).arg("true")).is_some_and(|ran| ran.code == 0);
+    if !can_raise {
+        cannot_apply("hard limits cannot be raised here, without CAP_SYS_RESOURCE");
+        return;
+    }
+    // A daemon that may not raise a limit again which it has lowered.
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[("limits", "{ \"memlock\": \"32M\" }"), ("nice", "-5")]);
+    host.through(&format!("prlimit {} setpriv --bounding-set=-sys_nice,-sys_resource", raise.join(" ")));
+    host.start();
+    let pid = host.wait_running("web").pid;
+    host.wait("the program to be executed", || proc_status(pid, "Name") == "sleep");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it lives");
+    let of = |what: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(what)).unwrap_or_default();
+        line.split_whitespace().take(2).map(str::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of("Max locked memory"), of("Max nice priority")),
+        (vec!["33554432".to_string(); 2], vec!["0".to_string(); 2])
+    );
+    assert_eq!(niceness(pid).as_deref(), Some("-5"));
 }

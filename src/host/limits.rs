@@ -570,10 +570,10 @@ impl AgentGroups {
     fn entrances(&self) -> (Option<OwnedFd>, Vec<OwnedFd>, Vec<String>) {
         let (mut cgroup, mut cgroups, mut errors) = (None, Vec::new(), Vec::new());
         for leaf in self.leaves() {
-            match (leaf.directory(), leaf.entrance()) {
-                (Some(directory), _) => cgroup = Some(directory),
-                (None, Ok(fd)) => cgroups.push(fd),
-                (None, Err(error)) => errors.push(error.to_string()),
+            match leaf.directory().ok_or_else(|| leaf.entrance()) {
+                Ok(directory) => cgroup = Some(directory),
+                Err(Ok(fd)) => cgroups.push(fd),
+                Err(Err(error)) => errors.push(error.to_string()),
             }
         }
         (cgroup, cgroups, errors)

@@ -249,13 +249,14 @@ impl Child<'_> {
         if let Some(score) = &self.oom_score_adj {
             allowed(write_oom_score(score.as_bytes()), setup.oom_score_adj).map_err(at(Stage::Priority))?;
         }
-        if setup.standard {
-            standard::reset();
-        }
+        // A low value may be allowed by the limit of nice values alone, which is reset below.
         if let Some(nice) = setup.nice {
             // SAFETY: the call takes numbers only.
             let set = cerr(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }).map(drop);
             allowed(set, setup.nice).map_err(at(Stage::Nice))?;
+        }
+        if setup.standard {
+            standard::reset(&setup.rlimits);
         }
         for &(resource, soft, hard) in &setup.rlimits {
             set_limit(resource, soft, hard).map_err(|error| StepError(Stage::Limits, error, Some((resource, soft))))?;

@@ -192,7 +192,7 @@ pub fn set_limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     cerr(unsafe { libc::setrlimit(resource_number(resource) as _, &limit) }).map(drop)
 }
 
-fn resource_number(resource: Resource) -> c_int {
+pub(super) fn resource_number(resource: Resource) -> c_int {
     (match resource {
         Resource::Nofile => libc::RLIMIT_NOFILE,
         Resource::Nproc => libc::RLIMIT_NPROC,

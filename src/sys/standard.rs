@@ -6,7 +6,8 @@
 
 use std::ffi::c_int;
 
-use super::process::prctl;
+use super::process::{prctl, resource_number};
+use crate::kernel::Resource;
 
 /// Resource limits: number, soft, hard. They are those of the kernel, but for a hard limit of open files that larger
 /// programs need. `RLIMIT_SIGPENDING` is left out, as its default depends on the memory of the host.
@@ -34,13 +35,19 @@ const FREE: u64 = libc::RLIM_INFINITY;
 /// The kernel's timer slack, ns.
 const TIMER_SLACK: libc::c_ulong = 50_000;
 
-/// Sets all of it for this process.
-pub(super) fn reset() {
-    for (resource, soft, hard) in LIMITS {
-        reset_limit(resource, soft, hard);
-    }
+/// Sets all of it for this process, but for the limits in `own`, which it gets later: a hard limit that was lowered here
+/// could not be raised again without privileges. The scheduling comes first, as the limit of nice values may allow it.
+pub(super) fn reset(own: &[(Resource, u64, u64)]) {
     reset_scheduling();
     let _ = prctl(libc::PR_SET_TIMERSLACK, TIMER_SLACK);
+    for (number, soft, hard) in all_but(own) {
+        reset_limit(number, soft, hard);
+    }
+}
+
+fn all_but(own: &[(Resource, u64, u64)]) -> impl Iterator<Item = (c_int, u64, u64)> + '_ {
+    let is_own = move |number| own.iter().any(|(resource, ..)| resource_number(*resource) == number);
+    LIMITS.into_iter().filter(move |(number, ..)| !is_own(*number))
 }
 
 fn reset_limit(resource: c_int, soft: u64, hard: u64) {
@@ -76,5 +83,18 @@ fn reset_scheduling() {
     if unsafe { libc::sched_getaffinity(1, size, &mut processors) } == 0 {
         // SAFETY: the call reads at most `size` bytes of the set.
         unsafe { libc::sched_setaffinity(0, size, &processors) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_a_definition_are_not_lowered_before() {
+        let own = [(Resource::Memlock, 1 << 30, 1 << 30), (Resource::Nofile, 1 << 20, 1 << 20)];
+        let numbers: Vec<c_int> = all_but(&own).map(|(number, ..)| number).collect();
+        assert_eq!(numbers.len(), LIMITS.len() - 2);
+        assert!(!numbers.contains(&(libc::RLIMIT_MEMLOCK as c_int)) && numbers.contains(&(libc::RLIMIT_CORE as c_int)));
     }
 }
