@@ -8,6 +8,7 @@ pub mod filter;
 pub mod gaps;
 pub mod host;
 pub mod identity;
+pub mod job;
 pub mod people;
 pub mod release;
 pub mod replay;

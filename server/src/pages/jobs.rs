@@ -1,6 +1,7 @@
 //! Jobs, one job with what became of it on each host, and the form that gives one.
 
 use super::{words, Badge, Frame, Pager, Part, Tone};
+use crate::model::job::State;
 use crate::store::executions::Stored;
 use crate::store::jobs::Job;
 use askama::Template;
@@ -54,8 +55,10 @@ impl JobRow {
         let parts: Vec<Part> = ORDER.iter().filter_map(part).collect();
         let sum = |tone: Tone| parts.iter().filter(|part| part.tone == tone).map(|part| part.count).sum::<i64>();
         let (busy, bad) = (sum(Tone::Busy), sum(Tone::Bad));
-        let badge = if job.state == "cancelled" {
+        let badge = if job.state.is_cancelled() {
             Badge::new(Tone::Mute, "cancelled")
+        } else if job.state == State::Preparing {
+            Badge::new(Tone::Busy, "being prepared")
         } else if busy > 0 {
             let word = if bad > 0 { "running, with failures" } else { "running" };
             Badge::new(if bad > 0 { Tone::Bad } else { Tone::Busy }, word)

@@ -1,9 +1,9 @@
 //! The API: what lists and changes things, for the command line over a socket and for reading on loopback.
 
 use super::door::{self, reply, Reply, Unread};
-use super::give::{self, Wanted};
+use super::give::Wanted;
 use super::manage::{self, NewKey};
-use super::{accounts, clock, lookup, people as logins, upload, webhooks, Shared};
+use super::{accounts, clock, lookup, parts, people as logins, upload, webhooks, Shared};
 use crate::model::host::State;
 use crate::model::people::{self, By, Caller};
 use crate::model::release::{self, Artifact};
@@ -129,7 +129,7 @@ async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) ->
                 ("counts", None) => return lookup::counts(tx).map(|counts| counts.to_string()),
                 ("hosts", None) => return lookup::hosts(tx, &filter, &gaps),
                 ("executions", None) => return lookup::executions(tx, &filter, limit),
-                ("jobs", Some(word)) => lookup::job(tx, &word)?,
+                ("jobs", Some(word)) => return lookup::job(tx, &word),
                 ("jobs", None) => lookup::jobs(tx, limit)?,
                 ("releases", None) => lookup::releases(tx)?,
                 ("keys", None) => lookup::keys(tx)?,
@@ -215,13 +215,9 @@ pub async fn change(shared: &Arc<Shared>, name: &str, body: Json, caller: &Calle
         }
         "jobs" => {
             let wanted = wanted_job(&body, who)?;
-            let gaps = shared.gaps();
-            shared.write(move |tx| give::give(tx, &wanted, &gaps)).await
+            parts::give(shared, wanted).await
         }
-        "jobs/cancel" => {
-            let id = text(&body, "id")?;
-            shared.write(move |tx| give::cancel(tx, &id, &who)).await
-        }
+        "jobs/cancel" => parts::cancel(shared, text(&body, "id")?, who).await,
         "webhooks" => shared.write(move |tx| webhooks::add(tx, &body, &who)).await,
         "webhooks/remove" => shared.write(move |tx| webhooks::remove(tx, &body, &who)).await,
         "webhooks/test" => webhooks::test(shared, &body, who).await,

@@ -1,9 +1,10 @@
 //! Giving one-off jobs to the hosts of a filter, and cancelling them.
 
-use super::clock;
-use crate::model::execution::{Event, Execution};
+use super::{clock, parts};
+use crate::model::execution::{self, Event, Execution};
 use crate::model::filter::Filter;
-use crate::model::host::{Gaps, View};
+use crate::model::host::{self, Gaps};
+use crate::model::job::{State, PART};
 use crate::model::release;
 use crate::model::version;
 use crate::store::executions::{self, Stored};
@@ -37,14 +38,26 @@ const BODY: [&str; 8] = ["envs", "limits", "svrlist", "step", "window", "expires
 
 /// What a job would do.
 pub struct Selection {
-    /// The hosts that get it.
-    pub hosts: Vec<View>,
+    /// The hosts that get it, by name.
+    pub hosts: Vec<Chosen>,
     /// How many do not, by why.
     pub left_out: BTreeMap<String, u64>,
     /// The version that is given.
     pub version: Option<String>,
     /// What goes to hosts beside the package.
-    body: Map<String, Json>,
+    pub body: Map<String, Json>,
+}
+
+/// A host that gets a job.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// Its identity.
+    pub sn: String,
+    /// Its name.
+    pub name: String,
+    group: String,
+    /// Its interval between reports.
+    step: i64,
 }
 
 /// Says what a job would do, and does nothing.
@@ -73,38 +86,123 @@ pub fn preview(tx: &mut dyn Tx, wanted: &Wanted, gaps: &Gaps) -> Result<Selectio
     Ok(Selection { hosts, left_out, version, body })
 }
 
-/// Gives a job; the answer says to how many hosts, and why others were left out.
+/// What a job would do, where it would do anything.
 ///
 /// # Errors
-/// What the engine says; what of the request will not do; that no host is meant.
-pub fn give(tx: &mut dyn Tx, wanted: &Wanted, gaps: &Gaps) -> Result<Json, Error> {
-    let now = clock::now();
-    let Selection { hosts: chosen, left_out, version, body } = preview(tx, wanted, gaps)?;
-    if chosen.is_empty() {
-        let why: Vec<String> = left_out.iter().map(|(why, count)| format!("{count} {why}")).collect();
-        let why = if why.is_empty() { "no host matches".to_string() } else { why.join(", ") };
-        return refused(format!("the job was given to nobody: {why} (--select {:?})", wanted.select));
+/// As `preview`, and that no host is meant.
+pub fn select_some(tx: &mut dyn Tx, wanted: &Wanted, gaps: &Gaps) -> Result<Selection, Error> {
+    let selection = preview(tx, wanted, gaps)?;
+    match selection.hosts.is_empty() {
+        true => nobody(&selection.left_out, &wanted.select),
+        false => Ok(selection),
     }
-    let number = jobs::next_number(tx)?;
-    let id = format!("j{number}");
-    let seconds = |key: &str| body.get(key).and_then(Json::as_i64).unwrap_or(0);
-    let slack = seconds("window") + seconds("startsecs");
-    let count = chosen.len();
-    for host in chosen {
-        let execution = Execution { windowed: !wanted.any_time, ..Execution::new(version.clone(), slack, host.step) };
-        let (agent, action) = (wanted.agent.clone(), wanted.action.clone());
-        let execution_id = format!("{id}-{}", clock::random_id());
-        let (sn, name) = (host.sn, host.name);
-        let stored =
-            Stored { id: execution_id, job: id.clone(), sn, host: name, agent, action, created: now, execution };
-        executions::add(tx, &stored)?;
+}
+
+fn nobody<T>(left_out: &BTreeMap<String, u64>, select: &str) -> Result<T, Error> {
+    let why: Vec<String> = left_out.iter().map(|(why, count)| format!("{count} {why}")).collect();
+    let why = if why.is_empty() { "no host matches".to_string() } else { why.join(", ") };
+    refused(format!("the job was given to nobody: {why} (--select {select:?})"))
+}
+
+/// A job that is being given.
+pub struct Given {
+    /// Its id.
+    pub id: String,
+    wanted: Wanted,
+    version: Option<String>,
+    /// The window and startsecs of the job, in seconds.
+    slack: i64,
+    count: u64,
+    left_out: BTreeMap<String, u64>,
+    now: i64,
+}
+
+impl Given {
+    /// Makes the job, for no host yet.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn begin(
+        tx: &mut dyn Tx,
+        wanted: Wanted,
+        version: Option<String>,
+        body: Map<String, Json>,
+        state: State,
+        left_out: BTreeMap<String, u64>,
+    ) -> Result<Given, Error> {
+        let (now, number) = (clock::now(), jobs::next_number(tx)?);
+        let id = format!("j{number}");
+        let seconds = |key: &str| body.get(key).and_then(Json::as_i64).unwrap_or(0);
+        let slack = seconds("window") + seconds("startsecs");
+        let (agent, action, select) = (wanted.agent.clone(), wanted.action.clone(), wanted.select.clone());
+        let (by, version_of) = (wanted.who.clone(), version.clone());
+        let job =
+            Job { id: id.clone(), number, agent, action, select, version: version_of, body, state, created: now, by };
+        jobs::add(tx, &job)?;
+        Ok(Given { id, wanted, version, slack, count: 0, left_out, now })
     }
-    let (agent, action, select) = (wanted.agent.clone(), wanted.action.clone(), wanted.select.clone());
-    let (state, by) = ("open".to_string(), wanted.who.clone());
-    jobs::add(tx, &Job { id: id.clone(), number, agent, action, select, version, body, state, created: now, by })?;
-    let object = format!("job {id}: {} {} where {:?}", wanted.action, wanted.agent, wanted.select);
-    events::audit(tx, now, &wanted.who, "job", &object, ("", &format!("{count} hosts")))?;
-    Ok(json!({ "id": id, "hosts": count, "left_out": left_out }))
+
+    /// Adds hosts. One that was changed since it was chosen is left out.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn add(&mut self, tx: &mut dyn Tx, hosts: &[Chosen]) -> Result<(), Error> {
+        for host in hosts {
+            let same = hosts::standing(tx, &host.sn)?.is_some_and(|(state, group, pinned)| {
+                let pinned = pinned && job::changes_versions(&self.wanted.action);
+                state == host::State::Accepted && group == host.group && !pinned
+            });
+            if !same {
+                *self.left_out.entry("changed meanwhile".to_string()).or_insert(0) += 1;
+                continue;
+            }
+            let new = Execution::new(self.version.clone(), self.slack, host.step);
+            let execution = Execution { windowed: !self.wanted.any_time, ..new };
+            let (job, agent, action) = (self.id.clone(), self.wanted.agent.clone(), self.wanted.action.clone());
+            let id = format!("{job}-{}", clock::random_id());
+            let (sn, name) = (host.sn.clone(), host.name.clone());
+            executions::add(tx, &Stored { id, job, sn, host: name, agent, action, created: self.now, execution })?;
+            self.count += 1;
+        }
+        Ok(())
+    }
+
+    /// Adds hosts to a job that is being prepared.
+    ///
+    /// # Errors
+    /// What the engine says, or that it was cancelled meanwhile.
+    pub fn go_on(mut self, tx: &mut dyn Tx, hosts: &[Chosen]) -> Result<Given, Error> {
+        self.check(tx)?;
+        self.add(tx, hosts)?;
+        Ok(self)
+    }
+
+    fn check(&self, tx: &mut dyn Tx) -> Result<(), Error> {
+        match jobs::get(tx, &self.id)? {
+            Some(job) if !job.state.is_cancelled() => Ok(()),
+            _ => parts::gone(&self.id),
+        }
+    }
+
+    /// All hosts are there: from now on they get it.
+    ///
+    /// # Errors
+    /// What the engine says; that it was cancelled meanwhile, or is for nobody.
+    pub fn end(&mut self, tx: &mut dyn Tx) -> Result<(), Error> {
+        self.check(tx)?;
+        if self.count == 0 {
+            return nobody(&self.left_out, &self.wanted.select);
+        }
+        jobs::set_state(tx, &self.id, State::Open)?;
+        let Wanted { action, agent, select, who, .. } = &self.wanted;
+        let object = format!("job {}: {action} {agent} where {select:?}", self.id);
+        events::audit(tx, clock::now(), who, "job", &object, ("", &format!("{} hosts", self.count)))
+    }
+
+    /// What is answered.
+    pub fn answer(&self) -> Json {
+        json!({ "id": self.id, "hosts": self.count, "left_out": self.left_out })
+    }
 }
 
 type Artifacts = Vec<release::Artifact>;
@@ -159,8 +257,8 @@ fn select(
     choice: &Choice,
     now: i64,
     gaps: &Gaps,
-) -> Result<(Vec<View>, BTreeMap<String, u64>), Error> {
-    let (mut chosen, mut left_out) = (Vec::<View>::new(), BTreeMap::new());
+) -> Result<(Vec<Chosen>, BTreeMap<String, u64>), Error> {
+    let (mut chosen, mut left_out) = (Vec::<Chosen>::new(), BTreeMap::new());
     let Choice { filter, action, secret, artifacts } = *choice;
     hosts::views(tx, None, now, gaps, &mut |mut view, _| {
         if secret {
@@ -177,15 +275,14 @@ fn select(
         } else if artifacts.is_some_and(|list| release::choose(list, &view.arch, &view.os).is_none()) {
             format!("without a package for {} {}", view.os, view.arch)
         } else {
-            view.agents = Vec::new();
-            chosen.push(view);
+            chosen.push(Chosen { sn: view.sn, name: view.name, group: view.group, step: view.step });
             return Ok(());
         };
         *left_out.entry(why).or_insert(0) += 1;
         Ok(())
     })?;
     // Hosts come in order of name.
-    let twins = |pair: &&[View]| pair[0].name == pair[1].name;
+    let twins = |pair: &&[Chosen]| pair[0].name == pair[1].name;
     if filter.is_by_name() {
         if let Some(pair) = chosen.windows(2).find(twins) {
             let (name, one, other) = (&pair[0].name, &pair[0].sn, &pair[1].sn);
@@ -195,33 +292,64 @@ fn select(
     Ok((chosen, left_out))
 }
 
-/// Cancels a job, or one execution; the answer says how many had it already.
+/// What became of a cancel.
+pub struct Cancelled {
+    /// How many had not ended.
+    pub withdrawn: i64,
+    /// How many of these were given to their hosts.
+    pub may_act: i64,
+    /// Whether more has to be withdrawn.
+    pub more: bool,
+}
+
+/// Cancels a job, or one execution. Of a job's executions the first are withdrawn; the others are offered no more.
 ///
 /// # Errors
 /// What the engine says, or that there is no such job.
-pub fn cancel(tx: &mut dyn Tx, id: &str, who: &str) -> Result<Json, Error> {
+pub fn cancel(tx: &mut dyn Tx, id: &str, who: &str) -> Result<Cancelled, Error> {
     let now = clock::now();
-    let found = match executions::get(tx, id)? {
-        Some(one) => vec![one],
-        None => {
-            if jobs::get(tx, id)?.is_none() {
-                return missing(format!("there is no job \"{id}\": see bootserver job list"));
-            }
-            let all = executions::of_job(tx, id)?;
-            // One that has ended stays what it is.
-            if all.iter().any(|one| one.execution.state.can_be_cancelled()) {
-                jobs::set_state(tx, id, "cancelled")?;
-            }
-            all
+    let mut done = Cancelled { withdrawn: 0, may_act: 0, more: false };
+    if let Some(mut one) = executions::get(tx, id)? {
+        if one.execution.state.is_open() {
+            (done.withdrawn, done.may_act) = (1, i64::from(one.execution.offered.is_some()));
+            one.execution.step(Event::Cancel, now);
+            executions::save(tx, &one.id, &one.execution)?;
         }
-    };
-    let (mut withdrawn, mut there) = (0, 0);
-    for mut stored in found.into_iter().filter(|stored| stored.execution.state.is_open()) {
-        there += i64::from(stored.execution.offered.is_some());
-        withdrawn += 1;
+    } else {
+        let Some(job) = jobs::get(tx, id)? else {
+            return missing(format!("there is no job \"{id}\": see bootserver job list"));
+        };
+        let counts = jobs::counts(tx, id)?;
+        let sum = |test: fn(execution::State) -> bool| -> i64 {
+            let states = counts.iter().filter(|(word, _)| execution::State::parse(word).is_some_and(test));
+            states.map(|(_, count)| count).sum()
+        };
+        done.withdrawn = sum(execution::State::is_open);
+        done.may_act = sum(|state| state.is_open() && state != execution::State::Waiting);
+        // One that has ended stays what it is.
+        if sum(execution::State::can_be_cancelled) > 0 || job.state == State::Preparing {
+            jobs::set_state(tx, id, State::Cancelling)?;
+            done.more = withdraw(tx, id, now)?;
+        }
+    }
+    let after = format!("{} withdrawn", done.withdrawn);
+    events::audit(tx, now, who, "job cancel", &format!("job {id}"), ("", &after))?;
+    Ok(done)
+}
+
+/// Withdraws a part of a job that is being cancelled; tells whether there is more.
+///
+/// # Errors
+/// What the engine says.
+pub fn withdraw(tx: &mut dyn Tx, id: &str, now: i64) -> Result<bool, Error> {
+    let part = executions::open_of(tx, id, i64::try_from(PART).unwrap_or(i64::MAX))?;
+    let more = part.len() == PART;
+    for mut stored in part {
         stored.execution.step(Event::Cancel, now);
         executions::save(tx, &stored.id, &stored.execution)?;
     }
-    events::audit(tx, now, who, "job cancel", &format!("job {id}"), ("", &format!("{withdrawn} withdrawn")))?;
-    Ok(json!({ "id": id, "withdrawn": withdrawn, "may_act": there }))
+    if !more {
+        jobs::set_state(tx, id, State::Cancelled)?;
+    }
+    Ok(more)
 }

@@ -115,8 +115,12 @@ pub fn execution_json(stored: &Stored) -> Json {
 /// What the engine says, or what of the filter will not do.
 pub fn executions(tx: &mut dyn Tx, filter: &str, limit: i64) -> Result<String, Error> {
     let terms = execution_terms(filter)?;
+    list_executions(tx, &terms, limit)
+}
+
+fn list_executions(tx: &mut dyn Tx, terms: &[Term], limit: i64) -> Result<String, Error> {
     let mut list = List::default();
-    executions::each(tx, &terms, limit, &mut |stored| {
+    executions::each(tx, terms, limit, &mut |stored| {
         list.push(&execution_json(&stored));
         Ok(())
     })?;
@@ -147,7 +151,7 @@ fn execution_terms(filter: &str) -> Result<Vec<Term>, Error> {
 pub fn job_json(tx: &mut dyn Tx, job: &Job) -> Result<Json, Error> {
     let counts = jobs::counts(tx, &job.id)?;
     let open = ["waiting", "offered", "received", "done"].iter().any(|state| counts.contains_key(*state));
-    let state = if job.state == "open" && !open { "done" } else { job.state.as_str() };
+    let state = job.state.told(open);
     Ok(json!({
         "id": job.id, "agent": job.agent, "action": job.action, "select": job.select, "version": job.version,
         "state": state, "created": job.created, "by": job.by, "counts": counts,
@@ -166,18 +170,19 @@ pub fn jobs(tx: &mut dyn Tx, limit: i64) -> Result<Vec<Json>, Error> {
     Ok(list)
 }
 
-/// The executions of a job, or the one of an id.
+/// The executions of a job, or the one of an id, as the text of an array.
 ///
 /// # Errors
 /// What the engine says, or that there is no such job.
-pub fn job(tx: &mut dyn Tx, id: &str) -> Result<Vec<Json>, Error> {
+pub fn job(tx: &mut dyn Tx, id: &str) -> Result<String, Error> {
     if let Some(one) = executions::get(tx, id)? {
-        return Ok(vec![execution_json(&one)]);
+        return Ok(json!([execution_json(&one)]).to_string());
     }
-    match jobs::get(tx, id)? {
-        Some(_) => Ok(executions::of_job(tx, id)?.iter().map(execution_json).collect()),
-        None => missing(format!("there is no job \"{id}\": see bootserver job list")),
+    if jobs::get(tx, id)?.is_none() {
+        return missing(format!("there is no job \"{id}\": see bootserver job list"));
     }
+    let of_job = Term { key: executions::Key::Job, same: true, value: id.to_string() };
+    list_executions(tx, &[of_job], i64::MAX)
 }
 
 /// Releases with their artifacts.

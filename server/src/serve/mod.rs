@@ -12,6 +12,7 @@ pub mod lookup;
 pub mod manage;
 pub mod packages;
 pub mod pages;
+pub mod parts;
 pub mod patient;
 pub mod people;
 pub mod places;
@@ -67,6 +68,8 @@ pub struct Shared {
     agents: Mutex<Option<Counted>>,
     /// What is counted for the metrics.
     pub counts: Counts,
+    /// Jobs that are being prepared.
+    pub preparing: parts::Preparing,
     /// Look-ups that may take long.
     pub reads: Arc<reads::Reads>,
     enrolled: Mutex<(i64, i64)>,
@@ -109,6 +112,7 @@ impl Shared {
             started: clock::now(),
             agents: Mutex::default(),
             counts: Counts::default(),
+            preparing: parts::Preparing::default(),
             reads: reads::Reads::new(),
             enrolled: Mutex::new((0, 0)),
             complained: AtomicI64::new(0),

@@ -304,7 +304,7 @@ fn exchange_jobs(
     sender: &Sender,
     now: i64,
 ) -> Result<(Vec<Json>, Vec<String>), Error> {
-    let mut stored = executions::live_of(tx, &host.sn)?;
+    let mut stored = executions::to_exchange(tx, &host.sn)?;
     if stored.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }

@@ -80,7 +80,7 @@ fn make_anew(
     reason: String,
     now: i64,
 ) -> Result<(), Error> {
-    if jobs::get(tx, &stored.job)?.is_none_or(|job| job.state == "cancelled") {
+    if jobs::get(tx, &stored.job)?.is_none_or(|job| job.state.is_cancelled()) {
         return Ok(());
     }
     let old = &stored.execution;

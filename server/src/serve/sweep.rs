@@ -1,6 +1,6 @@
 //! What happens by itself, every few seconds: deadlines, namesakes, hosts that are gone for good, what is too old.
 
-use super::{clock, manage, time, Shared};
+use super::{clock, manage, parts, time, Shared};
 use crate::model::execution::Event;
 use crate::model::gaps;
 use crate::model::host::{self, Freshness, Gaps, State};
@@ -49,6 +49,7 @@ async fn sweep(shared: &Arc<Shared>, place: &mut Place, rare: bool, now: i64) ->
             None => break,
         }
     }
+    parts::finish(shared).await?;
     let gaps = shared.gaps();
     shared.write(move |tx| namesakes(tx, now, &gaps)).await?;
     if rare {

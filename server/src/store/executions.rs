@@ -148,13 +148,38 @@ pub fn get(tx: &mut dyn Tx, id: &str) -> Result<Option<Stored>, Error> {
     Ok(tx.row(&format!("SELECT {COLUMNS} FROM executions WHERE id = ?1"), args![id])?.as_ref().map(stored_of))
 }
 
-/// All of a job.
+/// Those of a host that a report moves on: the live ones, oldest first, without those that wait and whose job is not
+/// prepared to its end, or is being cancelled.
 ///
 /// # Errors
 /// What the engine says.
-pub fn of_job(tx: &mut dyn Tx, job: &str) -> Result<Vec<Stored>, Error> {
-    let sql = format!("SELECT {COLUMNS} FROM executions WHERE job = ?1 ORDER BY host, attempt");
-    Ok(tx.rows(&sql, args![job])?.iter().map(stored_of).collect())
+pub fn to_exchange(tx: &mut dyn Tx, sn: &str) -> Result<Vec<Stored>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM executions WHERE sn = ?1 AND live > 0 AND NOT (state = 'waiting' AND EXISTS \
+         (SELECT 1 FROM jobs WHERE jobs.id = executions.job AND jobs.state IN ('preparing', 'cancelling'))) \
+         ORDER BY created, length(job), job"
+    );
+    Ok(tx.rows(&sql, args![sn])?.iter().map(stored_of).collect())
+}
+
+/// Some of a job that can still be given to hosts.
+///
+/// # Errors
+/// What the engine says.
+pub fn open_of(tx: &mut dyn Tx, job: &str, count: i64) -> Result<Vec<Stored>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM executions WHERE job = ?1 AND state IN ('waiting', 'offered', 'received') LIMIT ?2"
+    );
+    Ok(tx.rows(&sql, args![job, count])?.iter().map(stored_of).collect())
+}
+
+/// Removes some of a job; tells how many.
+///
+/// # Errors
+/// What the engine says.
+pub fn remove(tx: &mut dyn Tx, job: &str, count: usize) -> Result<u64, Error> {
+    let sql = "DELETE FROM executions WHERE id IN (SELECT id FROM executions WHERE job = ?1 LIMIT ?2)";
+    tx.run(sql, args![job, i64::try_from(count).unwrap_or(i64::MAX)])
 }
 
 /// A column of executions that a list is filtered by.

@@ -171,6 +171,15 @@ pub fn reset_replay(tx: &mut dyn Tx, sn: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// The state and the group of a host, and whether it is pinned.
+///
+/// # Errors
+/// What the engine says.
+pub fn standing(tx: &mut dyn Tx, sn: &str) -> Result<Option<(State, String, bool)>, Error> {
+    let row = tx.row("SELECT state, grp, pinned FROM hosts WHERE sn = ?1", args![sn])?;
+    Ok(row.map(|row| (State::parse(&row.text(0)), row.text(1), row.maybe_text(2).is_some())))
+}
+
 /// Why a host is pinned, where it is.
 ///
 /// # Errors

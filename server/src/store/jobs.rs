@@ -2,6 +2,7 @@
 
 use super::{Error, Row, Tx};
 use crate::args;
+use crate::model::job::State;
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 
@@ -22,8 +23,8 @@ pub struct Job {
     pub version: Option<String>,
     /// What goes to hosts beside the package. It may hold secrets: never shown.
     pub body: Map<String, Json>,
-    /// `open`, `done` or `cancelled`.
-    pub state: String,
+    /// Where it is.
+    pub state: State,
     /// When it was given.
     pub created: i64,
     /// By whom.
@@ -41,7 +42,7 @@ fn job_of(row: &Row) -> Job {
         select: row.text(4),
         version: row.maybe_text(5),
         body: serde_json::from_str(&row.text(6)).unwrap_or_default(),
-        state: row.text(7),
+        state: State::parse(&row.text(7)),
         created: row.int(8),
         by: row.text(9),
     }
@@ -70,7 +71,7 @@ pub fn add(tx: &mut dyn Tx, job: &Job) -> Result<(), Error> {
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
     let Job { id, number, agent, action, select, version, body, state, created, by } = job;
     let body = Json::Object(body.clone()).to_string();
-    tx.run(sql, args![id, *number, agent, action, select, version.as_deref(), body, state, *created, by])?;
+    tx.run(sql, args![id, *number, agent, action, select, version.as_deref(), body, state.as_str(), *created, by])?;
     Ok(())
 }
 
@@ -103,8 +104,26 @@ pub fn counts(tx: &mut dyn Tx, id: &str) -> Result<BTreeMap<String, i64>, Error>
 ///
 /// # Errors
 /// What the engine says.
-pub fn set_state(tx: &mut dyn Tx, id: &str, state: &str) -> Result<(), Error> {
-    tx.run("UPDATE jobs SET state = ?2 WHERE id = ?1", args![id, state])?;
+pub fn set_state(tx: &mut dyn Tx, id: &str, state: State) -> Result<(), Error> {
+    tx.run("UPDATE jobs SET state = ?2 WHERE id = ?1", args![id, state.as_str()])?;
+    Ok(())
+}
+
+/// Jobs that are being prepared or cancelled.
+///
+/// # Errors
+/// What the engine says.
+pub fn unfinished(tx: &mut dyn Tx) -> Result<Vec<(String, State)>, Error> {
+    let sql = "SELECT id, state FROM jobs WHERE state IN ('preparing', 'cancelling')";
+    Ok(tx.rows(sql, &[])?.iter().map(|row| (row.text(0), State::parse(&row.text(1)))).collect())
+}
+
+/// Removes a job that has no executions.
+///
+/// # Errors
+/// What the engine says.
+pub fn remove(tx: &mut dyn Tx, id: &str) -> Result<(), Error> {
+    tx.run("DELETE FROM jobs WHERE id = ?1", args![id])?;
     Ok(())
 }
 
@@ -134,7 +153,7 @@ impl Cut {
                 "EXISTS (SELECT 1 FROM executions e WHERE e.job = jobs.id \
                  AND e.state IN ('failed', 'refused', 'mismatch', 'lost', 'stuck'))"
             }
-            Cut::Cancelled => "state = 'cancelled'",
+            Cut::Cancelled => "state IN ('cancelled', 'cancelling')",
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{sqlite, Error};
 use rusqlite::Connection;
 
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     include_str!("sql/001.sql"),
     include_str!("sql/002.sql"),
     include_str!("sql/003.sql"),
@@ -11,6 +11,7 @@ const STEPS: [&str; 7] = [
     include_str!("sql/005.sql"),
     include_str!("sql/006.sql"),
     include_str!("sql/007.sql"),
+    include_str!("sql/008.sql"),
 ];
 
 /// The version of the schema that this server needs.
