@@ -73,6 +73,7 @@ fn main() {
                             name: agent.name().clone(),
                             cpu: Some(Duration::from_secs(1)),
                             memory: Some(1 << 20),
+                            spared: 0,
                         };
                         queue.push_back(Event::Measured(state.agents().map(usage).collect()));
                     }

@@ -375,6 +375,7 @@ impl Daemon {
         self.look_at_blocking();
         self.limits.remove_empty_groups();
         self.remove_old_runtime_directories();
+        self.release_spared();
         self.recover();
         self.reopen(false);
         self.look_at_outputs();
@@ -422,6 +423,7 @@ impl Daemon {
         self.log(Level::Info, &"ended");
         if self.state.agents().all(|agent| agent.is_down()) {
             self.forget_stopped();
+            self.release_spared();
             self.limits.close();
         }
         if let Some(power) = self.power {

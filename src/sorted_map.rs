@@ -203,6 +203,11 @@ impl<T: Ord> SortedSet<T> {
         }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether it is there.
     pub fn contains(&self, item: &T) -> bool {
         self.find(item).is_ok()

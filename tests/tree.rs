@@ -12,6 +12,7 @@ use bootagent::host::limits::{Limits, Prepared};
 use bootagent::host::proc::{self, Snapshot};
 use bootagent::host::tree::{Leftover, Trees};
 use bootagent::kernel::{self, Gid, Process, Resource, Sig, Uid};
+use bootagent::model::event::Scope;
 use bootagent::model::membership::Strength;
 use bootagent::model::spec;
 use bootagent::sorted_map::SortedMap;
@@ -85,7 +86,7 @@ fn main() {
         let mut trees = Trees::new();
         for (name, left) in leftovers(&mut trees, &world.none) {
             trees.adopt(&name, left.processes[0]);
-            trees.kill(&name, &world.none);
+            trees.kill(&name, Scope::Tree, &world.none);
         }
         while let Ok(Some(_)) = process::wait_any() {}
     }
@@ -177,13 +178,13 @@ fn check(holds: bool, what: &str) -> Result<(), String> {
 /// Kills until nothing is left, as the daemon does, and reports the main process's end when it is seen.
 fn end(trees: &mut Trees, name: &str, limits: &Limits) -> Result<(), String> {
     wait_until("an empty tree", trees, |trees| {
-        trees.kill(name, limits);
+        trees.kill(name, Scope::Tree, limits);
         if trees.main_process(name).is_some_and(|leader| !proc::alive(leader)) {
             trees.ended(name);
         }
         while let Ok(Some(_)) = process::wait_any() {}
         trees.forget_snapshot();
-        trees.left(name, limits) == 0
+        trees.left(name, Scope::Tree, limits) == 0
     })?;
     trees.forget_snapshot();
     check(!leftovers(trees, limits).contains_key(name), "left() says 0, but something runs")
@@ -206,14 +207,14 @@ fn sessions_and_orphans_belong_to_the_tree(world: &World) -> Verdict {
         members.len() == 5 && deep.is_some_and(|stat| stat.session == stat.process.pid.raw())
     })?;
     process::signal(parent.ok_or("no parent")?, Sig::KILL).map_err(|error| error.to_string())?;
-    wait_until("its orphan", &mut trees, |trees| trees.left("web", &world.none) == 4)?;
+    wait_until("its orphan", &mut trees, |trees| trees.left("web", Scope::Tree, &world.none) == 4)?;
     process::signal(leader.pid, Sig::KILL).map_err(|error| error.to_string())?;
-    wait_until("three orphans", &mut trees, |trees| trees.left("web", &world.none) == 3)?;
+    wait_until("three orphans", &mut trees, |trees| trees.left("web", Scope::Tree, &world.none) == 3)?;
     trees.ended("web");
     trees.forget_snapshot();
-    check(trees.left("web", &world.none) == 3, "without a main process they are still counted")?;
-    check(trees.signal("web", Sig::TERM, &world.none) == 3, "each got the signal")?;
-    wait_until("an empty tree", &mut trees, |trees| trees.left("web", &world.none) == 0)?;
+    check(trees.left("web", Scope::Tree, &world.none) == 3, "without a main process they are still counted")?;
+    check(trees.signal("web", Scope::Tree, Sig::TERM, &world.none) == 3, "each got the signal")?;
+    wait_until("an empty tree", &mut trees, |trees| trees.left("web", Scope::Tree, &world.none) == 0)?;
     Ok(None)
 }
 
@@ -225,23 +226,26 @@ fn orphans_are_known_by_their_environment(world: &World) -> Verdict {
     wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
     trees.ended("web");
     trees.forget_snapshot();
-    check(trees.left("web", &world.none) == 0 && trees.waits_for_answers("web"), "a stop waits for the answer")?;
+    check(
+        trees.left("web", Scope::Tree, &world.none) == 0 && trees.waits_for_answers("web"),
+        "a stop waits for the answer",
+    )?;
     check(trees.waits_for_answers("other"), "another agent of the user may have made it")?;
     answer(&mut trees, "web", &world.none);
     check(!trees.waits_for_answers("web"), "the answer is there")?;
-    let left = trees.left("web", &world.none);
+    let left = trees.left("web", Scope::Tree, &world.none);
     check(left == 1, &format!("the orphan is known by its environment, not {left} of them"))?;
     trees.forget_snapshot();
-    check(trees.left("web", &world.none) == 0, "it is counted once, and waited for no longer")?;
+    check(trees.left("web", Scope::Tree, &world.none) == 0, "it is counted once, and waited for no longer")?;
     let (usage, parts) = trees.usage("web", &world.none);
     check(
         parts.is_empty() && usage.memory == Some(0) && usage.cpu == Some(0),
         "what it uses is not held against the agent",
     )?;
-    check(trees.left("other", &world.none) == 1, "and is not the other's")?;
+    check(trees.left("other", Scope::Tree, &world.none) == 1, "and is not the other's")?;
     end(&mut trees, "web", &world.none)?;
     trees.forget_snapshot();
-    check(trees.left("other", &world.none) == 1, "the other agent lives")?;
+    check(trees.left("other", Scope::Tree, &world.none) == 1, "the other agent lives")?;
     end(&mut trees, "other", &world.none)?;
     Ok(None)
 }
@@ -279,10 +283,10 @@ fn a_mark_counts_for_the_agents_own_user_only(world: &World) -> Verdict {
         let orphan = orphan.ok_or("no orphan")?;
         answer(&mut trees, "web", &world.none);
         check(trees.members("web", &world.none).len() == if killed { 2 } else { 1 }, &format!("{users:?}: members"))?;
-        check(trees.left("web", &world.none) == 1, &format!("{users:?}: it is waited for"))?;
+        check(trees.left("web", Scope::Tree, &world.none) == 1, &format!("{users:?}: it is waited for"))?;
         let memory = trees.usage("web", &world.none).0.memory.unwrap_or(u64::MAX);
         check(memory < 3 << 20, &format!("{users:?}: {memory} bytes are more than sleep needs"))?;
-        let sent = trees.signal("web", Sig::CONT, &world.none);
+        let sent = trees.signal("web", Scope::Tree, Sig::CONT, &world.none);
         check(sent == 1 + usize::from(killed), &format!("{users:?}: {sent} processes got the signal"))?;
         process::signal(orphan.pid, Sig::KILL).map_err(|error| error.to_string())?;
     }
@@ -294,10 +298,10 @@ fn what_ignores_term_is_killed(world: &World) -> Verdict {
     let mut trees = world.trees();
     let script = "trap '' TERM; setsid sh -c 'sleep 1000; sleep 1000' & sleep 1000; sleep 1000";
     world.begin(&mut trees, "web", script);
-    wait_until("its children", &mut trees, |trees| trees.left("web", &world.none) == 4)?;
-    check(trees.signal("web", Sig::TERM, &world.none) == 4, "each got the signal")?;
+    wait_until("its children", &mut trees, |trees| trees.left("web", Scope::Tree, &world.none) == 4)?;
+    check(trees.signal("web", Scope::Tree, Sig::TERM, &world.none) == 4, "each got the signal")?;
     trees.forget_snapshot();
-    check(trees.left("web", &world.none) == 4, "and ignored it")?;
+    check(trees.left("web", Scope::Tree, &world.none) == 4, "and ignored it")?;
     end(&mut trees, "web", &world.none)?;
     Ok(None)
 }
@@ -307,7 +311,7 @@ fn what_is_stopped_feels_the_signal(world: &World) -> Verdict {
     let leader = world.begin(&mut trees, "web", "exec sleep 1000");
     process::signal(leader.pid, Sig::STOP).map_err(|error| error.to_string())?;
     wait_until("a stopped process", &mut trees, |_| proc::stat(leader.pid).is_some_and(|stat| stat.stopped()))?;
-    trees.signal("web", Sig::TERM, &world.none);
+    trees.signal("web", Scope::Tree, Sig::TERM, &world.none);
     wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
     Ok(None)
 }
@@ -330,8 +334,8 @@ fn another_process_with_the_id_is_left_alone(world: &World) -> Verdict {
     stale.iter_mut().filter(|stat| stat.process == stranger).for_each(|stat| stat.process = before);
     trees.show(Snapshot::of(stale));
     check(trees.members("web", &world.none).len() == 1, "the tree has it")?;
-    check(trees.signal("web", Sig::KILL, &world.none) == 0, "but no signal is sent")?;
-    trees.kill("web", &world.none);
+    check(trees.signal("web", Scope::Tree, Sig::KILL, &world.none) == 0, "but no signal is sent")?;
+    trees.kill("web", Scope::Tree, &world.none);
     check(proc::alive(stranger), "the stranger lives")?;
     process::signal(stranger.pid, Sig::KILL).map_err(|error| error.to_string())?;
     Ok(None)
@@ -374,7 +378,7 @@ fn an_earlier_daemons_agents_are_found(world: &World) -> Verdict {
     check(all.main.is_none() && all.strength == Strength::Marked, "but an environment makes it none")?;
     check(trees.adopt(&"web".into(), leader), "it is taken over, as its record says")?;
     check(leftovers(&mut trees, &world.none).is_empty(), "and left over no more")?;
-    check(trees.left("web", &world.none) == 3, "with its children")?;
+    check(trees.left("web", Scope::Tree, &world.none) == 3, "with its children")?;
     end(&mut trees, "web", &world.none)?;
     check(proc::alive(stranger), "a process without our directory in its environment is not ours")?;
     process::signal(stranger.pid, Sig::KILL).map_err(|error| error.to_string())?;
@@ -393,7 +397,7 @@ fn usage_is_summed_over_the_tree(world: &World) -> Verdict {
         back |= cpu < last;
         last = cpu;
         most = most.max(usage.memory.unwrap_or(0));
-        cpu >= 50_000 && trees.left("web", &world.none) == 2
+        cpu >= 50_000 && trees.left("web", Scope::Tree, &world.none) == 2
     })?;
     check(!back, "processor time never goes back")?;
     check((100_000..1 << 30).contains(&most), &format!("two shells' memory, not {most} bytes"))?;
@@ -426,7 +430,7 @@ while True:
     let leader = world.spawn(&bomb);
     trees.runs_as(&"web".into(), Some(Uid(user)));
     trees.started(&"web".into(), leader);
-    wait_until("a swarm", &mut trees, |trees| trees.left("web", &world.none) >= 50)?;
+    wait_until("a swarm", &mut trees, |trees| trees.left("web", Scope::Tree, &world.none) >= 50)?;
     let began = Instant::now();
     end(&mut trees, "web", &world.none)?;
     check(began.elapsed() < Duration::from_secs(20), "it takes a moment, not minutes")?;
@@ -486,16 +490,16 @@ fn a_group_holds_what_hides(world: &World) -> Verdict {
     wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
     trees.ended("web");
     trees.forget_snapshot();
-    check(trees.left("web", &world.none) == 0, "by descent and environment it is not known")?;
+    check(trees.left("web", Scope::Tree, &world.none) == 0, "by descent and environment it is not known")?;
     trees.forget_snapshot();
-    check(trees.left("web", &limits) == 1, "in the group it is")?;
+    check(trees.left("web", Scope::Tree, &limits) == 1, "in the group it is")?;
     check(limits.populated("web") == Some(true), "which says so itself")?;
     // The next daemon finds it there.
     let mut next = world.trees();
     let mut later = Limits::detect(&world.state_dir, None);
     let hidden = leftovers(&mut next, &later).remove("web").ok_or("nothing is left over")?.processes[0];
     later.attach(&"web".into(), &spec::Limits::default(), &[hidden]);
-    check(next.adopt(&"web".into(), hidden) && next.left("web", &later) == 1, "and takes it over")?;
+    check(next.adopt(&"web".into(), hidden) && next.left("web", Scope::Tree, &later) == 1, "and takes it over")?;
     end(&mut trees, "web", &limits)?;
     gone(world, limits, &mut trees)?;
     Ok(None)
@@ -546,7 +550,7 @@ fn processor_time_is_limited(world: &World) -> Verdict {
     }
     let mut trees = world.trees();
     begin_in(world, &mut trees, "while :; do :; done & while :; do :; done", prepared);
-    wait_until("two loops", &mut trees, |trees| trees.left("web", &limits) == 2)?;
+    wait_until("two loops", &mut trees, |trees| trees.left("web", Scope::Tree, &limits) == 2)?;
     let used = |trees: &mut Trees| trees.usage("web", &limits).0.cpu.unwrap_or(0);
     let (began, before) = (Instant::now(), used(&mut trees));
     // Ten periods of the controller: less would measure where in one it began.

@@ -11,7 +11,7 @@ use crate::host::spawn::possible_files;
 use crate::host::store::os_release;
 use crate::kernel::{Errno, Level, Process, Resource, Sig, Uid};
 use crate::model::command::Answer;
-use crate::model::event::{Action, Client, Event, Fetched, Message, Reply, Verified};
+use crate::model::event::{Action, Client, Event, Fetched, Message, Reply, Scope, Verified};
 use crate::model::job::{JobAction as JobOrder, JobId};
 use crate::model::package::Digest;
 use crate::model::record::{JobRecord, Phase};
@@ -55,23 +55,23 @@ impl Daemon {
             Action::Prepare(name) => self.start_agent(name, true),
             Action::Start(name) => self.start_agent(name, false),
             Action::FindMain(name) => self.find_main(name),
-            Action::Signal(name, Sig::KILL) => {
-                self.trees.kill(&name, &self.limits);
+            Action::Signal(name, scope, Sig::KILL) => {
+                self.trees.kill(&name, scope, &self.limits);
                 self.note_refused(name);
             }
-            Action::Signal(name, sig) => {
-                self.trees.signal(&name, sig, &self.limits);
+            Action::Signal(name, scope, sig) => {
+                self.trees.signal(&name, scope, sig, &self.limits);
                 self.note_refused(name);
             }
-            Action::SignalMain(name, sig) => {
-                self.trees.signal_main(&name, sig, &self.limits);
-                self.note_refused(name);
-            }
-            Action::CountProcesses { name, last } => self.count_processes(name, last),
+            Action::CountProcesses { name, scope, last } => self.count_processes(name, scope, last),
             Action::Release(name) => {
-                self.limits.release(&name);
                 self.remove_runtime_directories(&name);
-                self.trees.forget(&name);
+                self.release(&name);
+            }
+            Action::Spare(name) => {
+                self.remove_runtime_directories(&name);
+                self.trees.leave_behind(&name, None, &self.limits);
+                self.release_if_empty(&name);
             }
             Action::Measure => self.measure(),
             Action::Check(name) => self.start_check(name),
@@ -150,20 +150,41 @@ impl Daemon {
         self.queue.push_back(Event::Refused { name, reason });
     }
 
-    /// Counts the processes of an agent. `last`: there should be none left, and its control groups can go.
-    fn count_processes(&mut self, name: Name, last: bool) {
+    /// Forgets the control groups and the tree of an agent of which no process is left.
+    fn release(&mut self, name: &str) {
+        self.limits.release(name);
+        self.trees.forget(name);
+    }
+
+    /// Does so if no process is left, also none that is spared.
+    fn release_if_empty(&mut self, name: &str) {
+        if self.trees.left(name, Scope::Tree, &self.limits) == 0 {
+            self.release(name);
+        }
+    }
+
+    /// Does so for all agents that are down and may have left such processes.
+    pub(super) fn release_spared(&mut self) {
+        let left = self.state.agents().filter(|agent| agent.is_down() && agent.spares());
+        for name in left.map(|agent| agent.name().clone()).collect::<Vec<_>>() {
+            self.release_if_empty(&name);
+        }
+    }
+
+    /// Counts these processes of an agent. `last`: there should be none left, and its control groups can go.
+    fn count_processes(&mut self, name: Name, scope: Scope, last: bool) {
         self.look_at_watched();
         // Removing the directory of a control group, which fails while it has a process, is cheaper than reading
         // cgroup.procs.
         if last {
             self.limits.vacate(&name);
         }
-        let count = self.trees.left(&name, &self.limits);
-        if count == 0 && self.trees.waits_for_answers(&name) {
+        let count = self.trees.left(&name, scope, &self.limits);
+        if count == 0 && scope == Scope::Tree && self.trees.waits_for_answers(&name) {
             // `ProcessesChanged` comes with the answers, and has the state count again.
             return;
         }
-        if count == 0 {
+        if count == 0 && scope == Scope::Tree {
             self.trees.kill_marked(&name, &self.limits);
         }
         self.queue.push_back(Event::ProcessCount(name, u32::try_from(count).unwrap_or(u32::MAX)));

@@ -19,7 +19,7 @@ use crate::host::spawn::{env_file, setup, user_of, Where};
 use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig, Stage};
 use crate::model::event::{Event, ToolOwner};
 use crate::model::package::Tool;
-use crate::model::spec::{Envs, Name, Spec};
+use crate::model::spec::{Envs, KillMode, Name, Spec};
 use crate::sorted_map::SortedMap;
 use crate::sys::account::{own_gid, own_uid};
 use crate::sys::child::{spawn_child, Setup};
@@ -181,6 +181,9 @@ impl Daemon {
             let (user, group) = (setup.uid.unwrap_or(own_uid()), setup.gid.unwrap_or(own_gid()));
             self.make_runtime_directories(&spec, user, group)?;
             remove_pidfile(&spec);
+            if spec.kill == KillMode::Main {
+                self.trees.leave_behind(name, None, &self.limits);
+            }
         }
         setup.cgroups = prepared.cgroups;
         setup.cgroup = prepared.cgroup;
@@ -490,7 +493,7 @@ fn leading_pid(text: &[u8]) -> Option<Pid> {
     proc::parse_pid(std::str::from_utf8(&text[..digits]).ok()?)
 }
 
-/// Removes the pid file of an agent of which no process is left: some daemons refuse to start while there is one. Another
+/// Removes the pid file of an agent whose main process is gone: some daemons refuse to start while there is one. Another
 /// user than root could lead the path elsewhere, so only a file of that user is removed.
 fn remove_pidfile(spec: &Spec) {
     let Some(path) = spec.pidfile.as_deref() else { return };

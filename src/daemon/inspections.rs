@@ -46,16 +46,17 @@ struct Measurement {
 impl Daemon {
     /// Measures what each running agent uses.
     pub(super) fn measure(&mut self) {
-        let names: Vec<_> =
-            self.state.agents().filter(|agent| !agent.is_down()).map(|agent| agent.name().clone()).collect();
+        let measured = self.state.agents().filter(|agent| !agent.is_down() || agent.spares());
+        let names: Vec<_> = measured.map(|agent| (agent.name().clone(), agent.spares())).collect();
         let mut measurement = Measurement { usages: Vec::with_capacity(names.len()), open: Vec::new() };
-        for name in names {
+        for (name, spares) in names {
             let (usage, parts) = self.trees.usage(&name, &self.limits);
             let cpu = usage.cpu.map(Duration::from_micros);
             if !parts.is_empty() {
                 measurement.open.push((measurement.usages.len(), parts));
             }
-            measurement.usages.push(Usage { name, cpu, memory: usage.memory });
+            let spared = if spares { self.trees.spared(&name, &self.limits) } else { 0 };
+            measurement.usages.push(Usage { name, cpu, memory: usage.memory, spared: spared as u32 });
         }
         self.inspections.measurement = Some(measurement);
         self.inspect_memory();

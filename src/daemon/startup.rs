@@ -36,7 +36,7 @@ use crate::host::store::{boot_id, can_be_read, Store};
 use crate::host::tree::{Ask, Leftover, Trees};
 use crate::kernel::{Level, Pid, Process, Resource, Sig, Uid};
 use crate::model::event::{Action, Event};
-use crate::model::record::AgentRecord;
+use crate::model::record::{AgentRecord, RunRecord};
 use crate::model::restart::Policy;
 use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::Name;
@@ -159,6 +159,10 @@ impl Daemon {
         for (name, process) in running.collect::<Vec<_>>() {
             self.follow_process(&name, process);
             self.attach(&name, &[process]);
+        }
+        let spare = self.state.agents().filter(|agent| agent.spares());
+        for (name, began) in spare.map(|agent| (agent.name().clone(), agent.run_began())).collect::<Vec<_>>() {
+            self.trees.leave_behind(&name, began, &self.limits);
         }
         if let Some(data) = reexec_data {
             self.inherit(data);
@@ -371,7 +375,17 @@ fn claim_leftovers(
     ask: Ask,
     recovered: &mut Recovered,
 ) -> SortedMap<Name, Leftover> {
-    let leftovers = trees.leftovers(limits, ask);
+    let mut leftovers = trees.leftovers(limits, ask);
+    // What an agent has left that was removed since is nobody's any more. Its record stays while there is any.
+    let is_defined = |name: &Name| {
+        let agents = recovered.agents.iter().map(|agent| &agent.name);
+        agents.chain(recovered.definitions.iter().map(|definition| &definition.spec.name)).any(|known| known == name)
+    };
+    let is_left = |run: &RunRecord| run.spares.is_some() && run.process.is_none() && !is_defined(&run.name);
+    let left = recovered.runs.iter().filter(|(run, _)| is_left(run) && leftovers.contains_key(&run.name));
+    let left: Vec<Name> = left.map(|(run, _)| run.name.clone()).collect();
+    recovered.runs.retain(|(run, _)| !left.contains(&run.name));
+    left.iter().for_each(|name| drop(leftovers.remove(name)));
     for (name, leftover) in &leftovers {
         trees.claim(name, leftover);
         if !leftover.strength.holds() {

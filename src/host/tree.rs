@@ -11,6 +11,7 @@
 
 mod leftover;
 mod meter;
+mod spared;
 mod view;
 
 use std::io::{self, ErrorKind};
@@ -20,6 +21,7 @@ use std::time::Duration;
 use crate::host::limits::{Limits, Usage};
 use crate::host::proc::{self, Snapshot, Stat};
 use crate::kernel::{Pid, Process, Sig, Time, Uid, TICKS};
+use crate::model::event::Scope;
 use crate::model::membership::{AgentId, Strength};
 use crate::model::spec::Name;
 use crate::sorted_map::{SortedMap, SortedSet};
@@ -86,6 +88,8 @@ struct Tree {
     /// All other processes at the last look, with how surely they belong to it, without those that are in it only by its
     /// control group.
     seen: Vec<(Process, Strength)>,
+    /// Those that earlier runs have left, and that are spared.
+    spared: SortedSet<Process>,
     meter: Meter,
     /// Calls of `kill` since its last start.
     kills: u32,
@@ -223,23 +227,27 @@ impl Trees {
         self.see(snapshot, Depth::Whole);
     }
 
-    /// Every process that may be an agent's main process, zombies included, ordered by pid: those that surely belong to it,
-    /// and children of the daemon that name it and are not older than its starter.
+    /// Every process that may be an agent's main process, zombies included, ordered by pid: those that surely belong to it
+    /// and are not left by earlier runs, and children of the daemon that name it and are not older than its starter.
     pub fn members(&mut self, name: &str, limits: &Limits) -> Vec<Stat> {
         let started_at = self.trees.get(name).map_or(0, |tree| tree.started_at);
         let mut members = Vec::new();
         for (stat, strength) in self.collect(name, limits, Depth::Whole) {
-            if strength.holds() || strength.may_lead() && stat.process.ticks >= started_at {
+            let is_of_run = strength.holds() || strength.may_lead() && stat.process.ticks >= started_at;
+            if is_of_run && !self.is_spared(name, stat.process) {
                 members.push(stat);
             }
         }
         members
     }
 
-    /// How many processes of an agent can still run; 1 while /proc cannot be read for lack of descriptors or memory. A stop
+    /// How many of these processes of an agent can still run; 1 while /proc cannot be read for lack of descriptors or memory. A stop
     /// does not wait for processes that are only marked: they are counted once after a start, so that they get the polite
     /// signal, and never again.
-    pub fn left(&mut self, name: &str, limits: &Limits) -> usize {
+    pub fn left(&mut self, name: &str, scope: Scope, limits: &Limits) -> usize {
+        if scope == Scope::Main {
+            return self.main_process(name).is_some().into();
+        }
         if self.is_surely_empty(name, limits) {
             return 0;
         }
@@ -248,11 +256,11 @@ impl Trees {
         }
         let (mut held, mut marked) = (0, 0);
         for (stat, strength) in self.collect(name, limits, Depth::Whole) {
-            if stat.alive() {
+            if stat.alive() && (scope == Scope::Tree || !self.is_spared(name, stat.process)) {
                 *(if strength.holds() { &mut held } else { &mut marked }) += 1;
             }
         }
-        match self.trees.get_mut(name) {
+        match self.trees.get_mut(name).filter(|_| scope == Scope::Tree) {
             Some(tree) if held == 0 && marked > 0 && !tree.warned => {
                 tree.warned = true;
                 self.signal_late(name, limits);
@@ -273,9 +281,12 @@ impl Trees {
         }
     }
 
-    /// Sends a signal to all processes of an agent, and SIGCONT to those that are stopped, so that the signal takes effect.
+    /// Sends a signal to these processes of an agent, and SIGCONT to those that are stopped, so that the signal takes effect.
     /// Returns how many processes got it.
-    pub fn signal(&mut self, name: &str, sig: Sig, limits: &Limits) -> usize {
+    pub fn signal(&mut self, name: &str, scope: Scope, sig: Sig, limits: &Limits) -> usize {
+        if scope == Scope::Main {
+            return self.signal_main(name, sig, limits);
+        }
         let mut sent = 0;
         // While no agent was taken over, all processes descend from the daemon. SIGKILL comes to those that are missed.
         let all_ours = !self.trees.values().any(|tree| tree.adopted);
@@ -283,7 +294,8 @@ impl Trees {
         let leader = self.main_process(name);
         let mut told = Vec::new();
         for (stat, strength) in self.collect(name, limits, depth) {
-            if stat.alive() && self.send(name, stat.process, sig, limits) {
+            let is_meant = scope == Scope::Tree || strength.holds() && !self.is_spared(name, stat.process);
+            if stat.alive() && is_meant && self.send(name, stat.process, sig, limits) {
                 sent += 1;
                 if !strength.holds() {
                     told.push(stat.process);
@@ -301,12 +313,11 @@ impl Trees {
     }
 
     /// Sends a signal to the main process of an agent alone, if it has one, and SIGCONT so that the signal takes effect.
-    pub fn signal_main(&mut self, name: &str, sig: Sig, limits: &Limits) {
-        if let Some(process) = self.main_process(name) {
-            for sig in [sig, Sig::CONT] {
-                self.send(name, process, sig, limits);
-            }
-        }
+    fn signal_main(&mut self, name: &str, sig: Sig, limits: &Limits) -> usize {
+        let Some(process) = self.main_process(name) else { return 0 };
+        let sent = self.send(name, process, sig, limits);
+        self.send(name, process, Sig::CONT, limits);
+        sent.into()
     }
 
     /// Kills the processes that are only marked as an agent's, after all others have ended. No stop waits for them.
@@ -321,10 +332,13 @@ impl Trees {
         }
     }
 
-    /// Kills all processes of an agent, and returns how many there were at the last look. A tree that is large, or is not
+    /// Kills these processes of an agent, and returns how many there were at the last look. A tree that is large, or is not
     /// gone at the second call, is first stopped and looked at again several times, so that it cannot create processes
     /// faster than they die. To be called until `left` returns 0, with a pause in between.
-    pub fn kill(&mut self, name: &str, limits: &Limits) -> usize {
+    pub fn kill(&mut self, name: &str, scope: Scope, limits: &Limits) -> usize {
+        if scope != Scope::Tree {
+            return self.signal(name, scope, Sig::KILL, limits);
+        }
         let Some(tree) = self.trees.get_mut(name) else { return 0 };
         tree.kills = tree.kills.saturating_add(1);
         let again = tree.kills > 1;
@@ -513,6 +527,7 @@ impl Tree {
             started_at: 0,
             grouped: false,
             seen: Vec::new(),
+            spared: SortedSet::new(),
             meter: Meter::default(),
             kills: 0,
             warned: false,

@@ -31,7 +31,7 @@ use std::fmt::Arguments;
 use std::time::Duration;
 
 use crate::kernel::{Exit, Level, Process, Sig, Time};
-use crate::model::event::{log, Action, Definition, Origin};
+use crate::model::event::{log, Action, Definition, Origin, Scope};
 use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::{End, Policy};
 use crate::model::spec::{Autorestart, KillMode, Name, Program, Spec, STOPSECS};
@@ -110,6 +110,13 @@ pub struct Agent {
     killed: bool,
     /// Processes that an earlier daemon started may still run: they are ended before the next start.
     leftovers: bool,
+    /// Its runs may have left processes that are spared, as `KillMode::Main` says: the start time of the first process of its
+    /// last run, in ticks since boot. What is older was left by earlier runs.
+    spares: Option<u64>,
+    /// How many such processes there were at the last measurement.
+    spared: u32,
+    /// The next stop ends all its processes, also those that are spared otherwise: it is being removed, or is out of memory.
+    ends_all: bool,
     /// It ended normally, and is not restarted without a request.
     finished: bool,
     /// It did so with status 0, as seen by this daemon.
@@ -151,6 +158,9 @@ impl Agent {
             failures: 0,
             killed: false,
             leftovers,
+            spares: None,
+            spared: 0,
+            ends_all: false,
             finished: false,
             succeeded: false,
             detail: "".into(),
@@ -170,6 +180,32 @@ impl Agent {
     /// The time between its stop signal and SIGKILL; the default if it has no definition any more.
     pub fn stopsecs(&self) -> Duration {
         self.definition.as_ref().map_or(STOPSECS, |definition| definition.spec.stopsecs)
+    }
+
+    /// Which of its processes a stop ends. Without a definition it ends as it was started.
+    fn kill_mode(&self) -> KillMode {
+        let without = if self.spares() { KillMode::Main } else { KillMode::Tree };
+        self.definition.as_ref().map_or(without, |definition| definition.spec.kill)
+    }
+
+    /// Whether its runs may have left processes that are spared.
+    pub fn spares(&self) -> bool {
+        self.spares.is_some()
+    }
+
+    /// The start time of the first process of its present run, in ticks since boot; `None` unless it runs and spares what
+    /// earlier runs have left.
+    pub fn run_began(&self) -> Option<u64> {
+        match &self.state {
+            AgentState::Running { .. } | AgentState::Forking { .. } | AgentState::Preparing { .. } => self.spares,
+            AgentState::Stopping(stopping) if stopping.main_process.is_some() => self.spares,
+            _ => None,
+        }
+    }
+
+    /// Notes the first process of a run.
+    fn note_begin(&mut self, first: Process) {
+        self.spares = self.spares.map(|_| first.ticks);
     }
 
     /// How long its main process is searched for.
@@ -368,12 +404,12 @@ fn seconds_rounded_up(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-/// What a stop of this agent begins with.
-fn stopsignal(name: Name, definition: &Option<Definition>) -> Action {
+/// What a stop of these processes of the agent begins with.
+fn stopsignal(name: Name, scope: Scope, definition: &Option<Definition>) -> Action {
     match definition.as_ref().map(|definition| (definition.spec.kill, definition.spec.stopsignal)) {
-        Some((KillMode::Mixed, sig)) => Action::SignalMain(name, sig),
-        Some((KillMode::Tree, sig)) => Action::Signal(name, sig),
-        None => Action::Signal(name, Sig::TERM),
+        Some((KillMode::Mixed, sig)) => Action::Signal(name, Scope::Main, sig),
+        Some((KillMode::Tree | KillMode::Main, sig)) => Action::Signal(name, scope, sig),
+        None => Action::Signal(name, scope, Sig::TERM),
     }
 }
 

@@ -50,6 +50,17 @@ pub struct Definition {
     pub spec: Box<Spec>,
 }
 
+/// Which processes of an agent a signal or a count is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All of them.
+    Tree,
+    /// All but those that earlier runs have left and that are spared.
+    Run,
+    /// The main process alone.
+    Main,
+}
+
 /// What the processes of an agent use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Usage {
@@ -59,6 +70,8 @@ pub struct Usage {
     pub cpu: Option<Duration>,
     /// Memory of its processes, bytes; `None` if it cannot be measured.
     pub memory: Option<u64>,
+    /// How many of its processes are left by earlier runs, and spared.
+    pub spared: u32,
 }
 
 /// How a download attempt ended.
@@ -323,19 +336,21 @@ pub enum Action {
     Start(Name),
     /// Find the main process of a forking agent whose starter has ended.
     FindMain(Name),
-    /// Send a signal to every process of an agent.
-    Signal(Name, Sig),
-    /// Send a signal to the main process of an agent alone.
-    SignalMain(Name, Sig),
+    /// Send a signal to these processes of an agent.
+    Signal(Name, Scope, Sig),
     /// Count the processes of an agent.
     CountProcesses {
         /// The agent.
         name: Name,
+        /// Which of them.
+        scope: Scope,
         /// The agent is going down: its control group may be removed with its last process.
         last: bool,
     },
     /// No process of an agent is left: remove its control groups.
     Release(Name),
+    /// An agent is down, and what its run has started is left alone: its control groups stay while a process is in them.
+    Spare(Name),
     /// Measure the processor time and the memory of every running agent.
     Measure,
     /// Run an agent's health check.

@@ -4,9 +4,12 @@
 //! process with proof (`Strength::holds`) gets signals, is waited for by every stop, counts toward the agent's memory and
 //! processor time, and may be its main process. Without proof there is only an environment, and any program can have any
 //! environment: such a process gets signals, does not count, and a stop waits for it once at most. An `Orphan` of them may be
-//! taken for the main process of a forking agent (`Strength::may_lead`). `host::tree` collects the facts.
+//! taken for the main process of a forking agent (`Strength::may_lead`). `host::tree` collects the facts. What earlier runs
+//! have left of an agent that spares such processes, `add_spared`, is its in all respects but one: it is never taken for its
+//! main process.
 
-use crate::kernel::Uid;
+use crate::kernel::{Process, Uid};
+use crate::sorted_map::SortedSet;
 
 /// The number of an agent, which the caller assigns.
 pub type AgentId = u32;
@@ -136,10 +139,39 @@ fn judge_mark(mark: &Mark) -> Option<Member> {
     Some(Member { agent: mark.agent, strength })
 }
 
+/// A process of an agent, with what tells which other ones have started it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kin {
+    /// The process.
+    pub process: Process,
+    /// The id of its parent.
+    pub parent: i32,
+    /// The id of its session.
+    pub session: i32,
+}
+
+/// Adds to `spared`, the processes that earlier runs of an agent have left, what descends from them or shares their sessions:
+/// each run begins a session of its own, so that nothing of the present one does. `tree`: all other processes of the agent
+/// than its main process.
+pub fn add_spared(spared: &mut SortedSet<Process>, tree: &[Kin]) {
+    loop {
+        let (known, others): (Vec<&Kin>, Vec<&Kin>) = tree.iter().partition(|kin| spared.contains(&kin.process));
+        let pids: SortedSet<i32> = known.iter().map(|kin| kin.process.pid.raw()).collect();
+        let sessions: SortedSet<i32> = known.iter().map(|kin| kin.session).filter(|session| *session > 0).collect();
+        let is_theirs = |kin: &&&Kin| pids.contains(&kin.parent) || sessions.contains(&kin.session);
+        let more: Vec<Process> = others.iter().filter(is_theirs).map(|kin| kin.process).collect();
+        if more.is_empty() {
+            return;
+        }
+        spared.extend(more);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Strength::{Descended, Grouped, Marked, Orphan};
     use super::*;
+    use crate::kernel::Pid;
 
     const NOTHING: Facts =
         Facts { excluded: false, main: None, group: None, seen: None, parent: None, session: None, mark: None };
@@ -236,6 +268,33 @@ mod tests {
             (Mark { same_groups: false, adopted: true, ..of_init }, None, "the same, of an agent taken over"),
         ] {
             assert_eq!(judge(&Facts { mark: Some(mark), ..NOTHING }), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn what_earlier_runs_have_left_begets_more_of_it() {
+        let kin = |pid: i32, parent, session| Kin {
+            process: Process { pid: Pid::new(pid).unwrap(), ticks: 1 },
+            parent,
+            session,
+        };
+        // Process 10 was left, 20 is the main process, which is not among these.
+        let tree = [
+            kin(10, 1, 10),
+            kin(11, 10, 10),
+            kin(12, 11, 12),
+            kin(13, 1, 12),
+            kin(14, 1, 14),
+            kin(21, 20, 20),
+            kin(22, 21, 22),
+        ];
+        for (left, want) in
+            [(vec![], vec![]), (vec![10], vec![10, 11, 12, 13]), (vec![12], vec![12, 13]), (vec![14], vec![14])]
+        {
+            let known = |pid: &i32| Process { pid: Pid::new(*pid).unwrap(), ticks: 1 };
+            let mut spared: SortedSet<Process> = left.iter().map(known).collect();
+            add_spared(&mut spared, &tree);
+            assert_eq!(spared.into_iter().map(|process| process.pid.raw()).collect::<Vec<_>>(), want, "{left:?}");
         }
     }
 

@@ -183,6 +183,8 @@ pub struct RunRecord {
     pub fatal: bool,
     /// Its last end was by force.
     pub killed: bool,
+    /// Its runs may have left processes that are spared: the start time of the first process of its last run, in ticks.
+    pub spares: Option<u64>,
     /// How it ended last, a sentence for people.
     pub detail: Box<str>,
 }

@@ -66,7 +66,7 @@ pub struct Spec {
     pub stopsignal: Sig,
     /// The time between the first signal of a stop and SIGKILL.
     pub stopsecs: Duration,
-    /// Which of its processes get the first signal of a stop.
+    /// Which of its processes a stop ends.
     pub kill: KillMode,
     /// What is run before each start, and must end with status 0.
     pub prestart: Option<Box<Program>>,
@@ -179,13 +179,15 @@ pub enum Autorestart {
     OnSignal,
 }
 
-/// Which processes get the first signal of a stop. What is left after `stopsecs` gets SIGKILL in any case.
+/// Which processes a stop ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KillMode {
     /// All of them.
     Tree,
-    /// The main process alone, which ends the others itself.
+    /// All of them, but the first signal goes to the main process alone, which ends the others itself.
     Mixed,
+    /// The main process alone: what it has started is not the agent's to end.
+    Main,
 }
 
 /// How an agent reads its own configuration again.

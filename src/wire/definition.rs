@@ -41,9 +41,10 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
     set(&mut spec.startsecs, fields.seconds("startsecs"));
     set(&mut spec.stopsignal, fields.read("stopsignal", "a signal such as \"TERM\"", signal));
     set(&mut spec.stopsecs, fields.seconds("stopsecs"));
-    let kill = fields.read("kill", "\"tree\" or \"mixed\"", |v| match json::text(v)? {
+    let kill = fields.read("kill", "\"tree\", \"mixed\" or \"main\"", |v| match json::text(v)? {
         "tree" => Some(KillMode::Tree),
         "mixed" => Some(KillMode::Mixed),
+        "main" => Some(KillMode::Main),
         _ => None,
     });
     set(&mut spec.kill, kill);

@@ -189,6 +189,9 @@ pub fn write_run(run: &RunRecord) -> String {
     json.key("finished").boolean(run.finished);
     json.key("fatal").boolean(run.fatal);
     json.key("killed").boolean(run.killed);
+    if let Some(ticks) = run.spares {
+        json.key("spares").number(ticks);
+    }
     json.key("detail").text(&run.detail);
     json.close('}');
     json.finish()
@@ -352,6 +355,7 @@ fn take_run(value: &Value, faults: &mut Vec<String>) -> Option<RunRecord> {
         finished: fields.flag("finished").unwrap_or(false) || restart_at == Some(NO_RESTART),
         fatal: fields.flag("fatal").unwrap_or(false),
         killed: fields.flag("killed").unwrap_or(false),
+        spares: count(&mut fields, "spares"),
         detail: string(&mut fields, "detail"),
     })
 }

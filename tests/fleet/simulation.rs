@@ -325,7 +325,7 @@ impl Fleet {
                 let process = Process { pid: Pid::new(1000).expect("a good number"), ticks: self.time };
                 vec![Event::Started { name, process, limits_by: None, poll_cpu: false, poll_memory: false }]
             }
-            Action::Signal(name, sig) => {
+            Action::Signal(name, _, sig) => {
                 vec![Event::Exited { name, exit: Exit::Signal(sig), oom: None, tail: "".into() }]
             }
             Action::CountProcesses { name, .. } => vec![Event::ProcessCount(name, 0)],

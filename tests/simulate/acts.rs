@@ -31,7 +31,7 @@ impl Host<'_> {
             Action::Prepare(name) => return Err(format!("agent {name} has no prestart")),
             Action::Start(name) => self.start(name)?,
             Action::FindMain(name) => self.find_main(name),
-            Action::Signal(name, sig) | Action::SignalMain(name, sig) => self.signal(&name, sig),
+            Action::Signal(name, _, sig) => self.signal(&name, sig),
             Action::CountProcesses { name, .. } => {
                 let left = self.processes.values().filter(|live| live.name == name).count();
                 self.queue.push_back(Event::ProcessCount(name, left as u32));
@@ -41,6 +41,8 @@ impl Host<'_> {
                     return Err(format!("agent {name} is thought to be gone, and is not"));
                 }
             }
+            // No agent here leaves anything.
+            Action::Spare(name) => return Err(format!("agent {name} spares processes")),
             Action::Measure => self.measure(),
             Action::Check(name) => self.check(name),
             Action::KillCheck(name) => self.answer(10, Event::Checked(name, Exit::Signal(Sig::KILL), "".into())),
@@ -287,7 +289,7 @@ impl Host<'_> {
             state.agents().filter(|agent| !agent.is_down()).map(|agent| agent.name().clone()).collect();
         let usages = names.into_iter().map(|name| {
             let memory = Some(if self.hogs.contains(&name) { 1 << 30 } else { 1 << 10 });
-            Usage { name, cpu: Some(Duration::from_nanos(self.time / 100)), memory }
+            Usage { name, cpu: Some(Duration::from_nanos(self.time / 100)), memory, spared: 0 }
         });
         let usages = usages.collect();
         self.queue.push_back(Event::Measured(usages));

@@ -75,6 +75,7 @@ fn run(name: &str) -> RunRecord {
         finished: false,
         fatal: true,
         killed: false,
+        spares: None,
         detail: "".into(),
     }
 }

@@ -113,8 +113,8 @@ fn zombies_do_not_count_and_loops_of_parents_end() {
     (half_dead.state, half_dead.threads) = (b'Z', 2);
     trees.show(Snapshot::of(vec![stat(10, us, 10), zombie, half_dead, stat(50, 51, 5), stat(51, 50, 5)]));
     assert_eq!(numbers(&mut trees, "web"), [10, 11, 12]);
-    assert_eq!(trees.left("web", &none()), 2);
-    assert_eq!(trees.left("none", &none()), 0);
+    assert_eq!(trees.left("web", Scope::Tree, &none()), 2);
+    assert_eq!(trees.left("none", Scope::Tree, &none()), 0);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn processor_time_never_decreases() {
 fn no_process_is_signalled_that_is_gone() {
     let mut trees = trees(&[("web", 10)]);
     trees.show(Snapshot::of(vec![stat(10, calls::own_id(), 10)]));
-    assert_eq!(trees.signal("web", Sig::TERM, &none()), 0);
+    assert_eq!(trees.signal("web", Scope::Tree, Sig::TERM, &none()), 0);
     assert!(!trees.adopt(&"db".into(), process(20)), "no such process");
     let own = proc::stat(Pid::new(calls::own_id()).unwrap()).unwrap().process;
     assert!(!trees.adopt(&"db".into(), own), "never the daemon itself");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::kernel::{Exit, Process, Time};
+use crate::model::event::Scope;
 use crate::model::restart::End;
 
 /// What an agent is doing.
@@ -95,8 +96,10 @@ pub struct LastEnd {
 /// A stop in progress.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stopping {
-    /// What follows when no process is left.
+    /// What follows when no process of the scope is left.
     pub after: AfterStop,
+    /// Which processes it ends.
+    pub scope: Scope,
     /// The main process, and when it was started; `None` after its end.
     pub main_process: Option<(Process, Time)>,
     /// How long the main process had been running when the stop began.

@@ -21,6 +21,9 @@ impl Agent {
     /// Its process was started; `by` as in `attached`.
     pub fn started(&mut self, process: Process, by: &(Option<Box<str>>, bool, bool), context: &mut StepContext) {
         self.attached(by);
+        if self.prestart().is_none() {
+            self.note_begin(process);
+        }
         match &mut self.state {
             AgentState::Starting => {
                 let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);
@@ -47,6 +50,7 @@ impl Agent {
 
     /// Its `prestart` was started.
     pub fn preparing(&mut self, process: Process, context: &mut StepContext) {
+        self.note_begin(process);
         match &self.state {
             AgentState::Starting => {
                 self.state = AgentState::Preparing { process, since: context.now };
@@ -65,8 +69,9 @@ impl Agent {
         stopping.starting = false;
         stopping.count_at = None;
         let name = self.record.name.clone();
-        let killed = stopping.killed;
-        let signal = if killed { Action::Signal(name, Sig::KILL) } else { stopsignal(name, &self.definition) };
+        let (killed, scope) = (stopping.killed, stopping.scope);
+        let signal =
+            if killed { Action::Signal(name, scope, Sig::KILL) } else { stopsignal(name, scope, &self.definition) };
         context.out.push(signal);
     }
 
@@ -112,7 +117,7 @@ impl Agent {
         if *self.detail != *text {
             self.set_last_end(format_args!("{text}"), "", Level::Error, context);
         }
-        context.out.push(Action::Release(self.record.name.clone()));
+        context.out.push(self.release(self.scope(AfterStop::Policy(End::NotStarted))));
         self.state = AgentState::Waiting { until: context.now + RESOURCE_RETRY_DELAY };
         self.save(context);
     }
@@ -158,6 +163,7 @@ impl Agent {
     /// restart policy.
     fn ended(&mut self, exit: Exit, oom: Option<&str>, tail: &str, ran: Duration, context: &mut StepContext) {
         self.killed = oom.is_some() || exit == Exit::Signal(Sig::KILL);
+        self.ends_all |= oom.is_some();
         let text = match oom {
             Some(oom) => format!("killed: {oom}"),
             None => exit.to_string(),
@@ -219,8 +225,7 @@ impl Agent {
 
     /// Its processes were counted: this many are left.
     pub fn process_count(&mut self, count: u32, context: &mut StepContext) {
-        let signal = stopsignal(self.record.name.clone(), &self.definition);
-        let stopsecs = self.stopsecs();
+        let (name, stopsecs) = (self.record.name.clone(), self.stopsecs());
         let AgentState::Stopping(stopping) = &mut self.state else { return };
         if count == 0 && stopping.main_process.is_none() && !stopping.starting {
             let (after, ran) = (stopping.after, stopping.uptime);
@@ -230,7 +235,7 @@ impl Agent {
         let is_first = count > 0 && stopping.kill_at.is_none();
         if is_first {
             stopping.kill_at = Some(context.now + stopsecs);
-            context.out.push(signal);
+            context.out.push(stopsignal(name, stopping.scope, &self.definition));
         }
         stopping.count_at = Some(context.now + stopping.pause);
         stopping.pause = (stopping.pause * 2).min(COUNT_INTERVAL.1);
@@ -305,14 +310,14 @@ impl Agent {
                     stopping.killed = true;
                     stopping.pause = COUNT_INTERVAL.0;
                     stopping.count_at = Some(context.now + COUNT_INTERVAL.0);
-                    context.out.push(Action::Signal(name.clone(), Sig::KILL));
+                    context.out.push(Action::Signal(name.clone(), stopping.scope, Sig::KILL));
                     if !stopping.refused {
                         context.log(Level::Warn, &name, format_args!("did not end in time, sent SIGKILL"));
                     }
                 } else if stopping.count_at.is_some_and(|at| at <= context.now) {
                     if stopping.killed {
                         stopping.refused = false;
-                        context.out.push(Action::Signal(name.clone(), Sig::KILL));
+                        context.out.push(Action::Signal(name.clone(), stopping.scope, Sig::KILL));
                     }
                     // The answer sets the time of the next count. This one is for the case that no answer comes.
                     stopping.count_at = Some(context.now + COUNT_INTERVAL.1);

@@ -90,6 +90,11 @@ impl Agent {
             AgentState::Running { .. } => format!("last end: {last_end}"),
             AgentState::Down | AgentState::Starting | AgentState::Stopping(_) => last_end.to_string(),
         };
+        let text = match self.spared {
+            0 => text,
+            1 => format!("{text}; 1 process left by earlier runs"),
+            spared => format!("{text}; {spared} processes left by earlier runs"),
+        };
         // The text begins like this when no end is known.
         text.strip_prefix("; ").map_or_else(|| text.clone(), str::to_string)
     }
@@ -131,6 +136,7 @@ impl Agent {
             finished: (self.state == AgentState::Down && self.finished) || after == Some(AfterStop::Finished),
             fatal: self.state == AgentState::Fatal || after == Some(AfterStop::Fatal),
             killed: self.killed,
+            spares: self.spares,
             detail: self.detail.clone(),
         }
     }

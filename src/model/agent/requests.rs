@@ -6,9 +6,10 @@ use super::{
     seconds_rounded_up, stopsignal, AfterStop, Agent, AgentState, Health, StepContext, Stopping, COUNT_INTERVAL,
 };
 use crate::kernel::{Exit, Level, Process, Sig, Time};
-use crate::model::event::Action;
+use crate::model::event::{Action, Scope};
 use crate::model::record::Wanted;
 use crate::model::restart::{judge, End, Verdict};
+use crate::model::spec::KillMode;
 use crate::text::count;
 
 impl Agent {
@@ -55,6 +56,25 @@ impl Agent {
         }
     }
 
+    /// Stops it with all its processes, also those that its runs have left and that are spared otherwise: it is being removed.
+    pub fn request_end(&mut self, context: &mut StepContext) {
+        if !self.spares() {
+            return self.request_stop(context);
+        }
+        self.ends_all = true;
+        self.request_stop(context);
+        let name = self.record.name.clone();
+        match &mut self.state {
+            AgentState::Down => self.enter_stopping(AfterStop::Down, None, Duration::ZERO, context),
+            AgentState::Stopping(stopping) if stopping.scope != Scope::Tree => {
+                stopping.scope = Scope::Tree;
+                stopping.count_at = Some(context.now + COUNT_INTERVAL.0);
+                context.out.push(stopsignal(name, Scope::Tree, &self.definition));
+            }
+            _ => {}
+        }
+    }
+
     /// Stops it if it runs, starts it, and forgets earlier failures.
     pub fn request_restart(&mut self, context: &mut StepContext) {
         self.failures = 0;
@@ -93,6 +113,10 @@ impl Agent {
             return self.enter_stopping(AfterStop::Up, None, Duration::ZERO, context);
         }
         self.generation += 1;
+        self.ends_all = false;
+        if self.kill_mode() == KillMode::Main {
+            self.spares.get_or_insert(0);
+        }
         (self.finished, self.succeeded) = (false, false);
         let unnamed = self.unnamed_envs();
         if !unnamed.is_empty() {
@@ -134,7 +158,9 @@ impl Agent {
         }
         let AgentState::Stopping(stopping) = &mut self.state else { return };
         stopping.killed = after == AfterStop::Policy(End::Limit);
-        let signal = if stopping.killed { Action::Signal(name, Sig::KILL) } else { stopsignal(name, definition) };
+        let scope = stopping.scope;
+        let signal =
+            if stopping.killed { Action::Signal(name, scope, Sig::KILL) } else { stopsignal(name, scope, definition) };
         stopping.kill_at = Some(context.now + stopsecs);
         if !was_starting {
             context.out.push(signal);
@@ -152,8 +178,10 @@ impl Agent {
         context: &mut StepContext,
     ) {
         let starting = self.state == AgentState::Starting;
+        let scope = self.scope(after);
         self.state = AgentState::Stopping(Box::new(Stopping {
             after,
+            scope,
             main_process,
             uptime: ran,
             kill_at: None,
@@ -176,19 +204,50 @@ impl Agent {
         }
     }
 
-    /// The action that counts its processes.
+    /// The action that counts the processes that a stop ends.
     pub(super) fn count_action(&self) -> Action {
-        Action::CountProcesses { name: self.record.name.clone(), last: self.is_going_down() }
+        let scope = match &self.state {
+            AgentState::Stopping(stopping) => stopping.scope,
+            _ => Scope::Tree,
+        };
+        Action::CountProcesses { name: self.record.name.clone(), scope, last: self.is_going_down() }
     }
 
-    /// No process of it is left: does what the stop was for, and releases its control group.
+    /// Which processes a stop that begins now ends. What is over a limit ends whole. With `KillMode::Main` a start that is not
+    /// done, or has failed, leaves nothing of its own.
+    pub(super) fn scope(&self, after: AfterStop) -> Scope {
+        if self.kill_mode() != KillMode::Main || self.ends_all || after == AfterStop::Policy(End::Limit) {
+            return Scope::Tree;
+        }
+        match self.state {
+            AgentState::Starting | AgentState::Preparing { .. } | AgentState::Forking { before: None, .. } => {
+                Scope::Run
+            }
+            _ => Scope::Main,
+        }
+    }
+
+    /// What is done with its control groups when these processes of it have ended.
+    pub(super) fn release(&self, scope: Scope) -> Action {
+        match scope {
+            Scope::Tree => Action::Release(self.record.name.clone()),
+            Scope::Run | Scope::Main => Action::Spare(self.record.name.clone()),
+        }
+    }
+
+    /// No process that it had to end is left: does what the stop was for, and releases its control group.
     pub(super) fn conclude(&mut self, after: AfterStop, ran: Duration, context: &mut StepContext) {
+        let scope = match &self.state {
+            AgentState::Stopping(stopping) => stopping.scope,
+            _ => self.scope(after),
+        };
+        self.spares = self.spares.filter(|_| scope != Scope::Tree);
         self.state = AgentState::Down;
         let first = context.out.len();
         self.after_stop(after, ran, context);
         // An agent that is started again at once keeps its control group.
         if self.state != AgentState::Starting {
-            context.out.insert(first, Action::Release(self.record.name.clone()));
+            context.out.insert(first, self.release(scope));
         }
     }
 

@@ -8,7 +8,7 @@ use super::{AfterStop, Agent, AgentState, LastEnd, StepContext, RESOURCE_RETRY_D
 use crate::kernel::{Exit, Level, Process, Time};
 use crate::model::record::{RunRecord, Wanted};
 use crate::model::restart::End;
-use crate::model::spec::Kind;
+use crate::model::spec::{KillMode, Kind};
 
 impl Agent {
     /// Continues from the run record that an earlier daemon of this boot wrote. `alive`: the recorded process is still
@@ -17,6 +17,7 @@ impl Agent {
         self.failures = run.failures;
         self.note_fingerprint(run.fingerprint);
         self.killed = run.killed;
+        self.spares = run.spares;
         self.detail = run.detail.clone();
         match run.process {
             process if run.stopping => {
@@ -81,9 +82,18 @@ impl Agent {
                 | AgentState::Stopping(_),
                 _,
             ) => {}
+            // A record, or a stop on record, says that its main process does not run: they are what its runs have left.
+            (AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal, _)
+                if self.kill_mode() == KillMode::Main
+                    && (self.spares() || main_process.is_none() || self.wanted() == Wanted::Down) =>
+            {
+                self.spares.get_or_insert(0);
+                self.leftovers = false;
+            }
             (AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal, Some((process, since))) => {
                 self.note_fingerprint(self.fingerprint);
                 self.generation += 1;
+                self.spares = (self.kill_mode() == KillMode::Main).then_some(process.ticks);
                 self.state = if forking {
                     AgentState::Forking {
                         starter: None,

@@ -14,6 +14,7 @@ impl Agent {
     /// Its processor time and memory were measured. `check`: this is a check of polled limits, and not a measurement for a
     /// status.
     pub fn measured(&mut self, usage: &Usage, check: bool, context: &mut StepContext) {
+        self.spared = usage.spared;
         if !matches!(self.state, AgentState::Running { .. }) {
             return;
         }

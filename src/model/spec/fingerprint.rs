@@ -131,7 +131,7 @@ mod tests {
             Some(Box::new(Check { exec: vec!["/bin/ping".into()], interval, timeout, retries }))
         };
         let spec = Spec { check: check(1), ..Spec::new("web", "1", vec!["/bin/web".into(), "-f".into()]) };
-        let changes: [Change; 40] = [
+        let changes: [Change; 41] = [
             |spec| spec.version = "2".into(),
             |spec| spec.exec = vec!["/bin/web-f".into()],
             |spec| spec.kind = Kind::Forking,
@@ -166,6 +166,7 @@ mod tests {
             |spec| spec.ambient_capabilities = 1,
             |spec| spec.nice = -1,
             |spec| spec.kill = KillMode::Mixed,
+            |spec| spec.kill = KillMode::Main,
             |spec| spec.env_file = Some("/etc/default/web".into()),
             |spec| spec.oom_score_adj = -1,
             |spec| spec.reload = Some(Reload::Signal(Sig::HUP)),

@@ -382,12 +382,17 @@ impl State {
 
     /// Forgets agents without a definition of which nothing is left.
     pub(super) fn follow_leaving(&mut self, out: &mut Vec<Action>) {
-        let agents = &mut self.agents;
+        let (agents, boot_id) = (&mut self.agents, &self.options.boot_id);
         self.leaving.retain(|name| {
             let down = agents.get(name).is_none_or(Agent::is_down);
             if down {
-                agents.remove(name);
+                let agent = agents.remove(name);
                 out.push(Action::RemoveAgent(name.clone()));
+                // The next daemon is to spare what it has left, too.
+                if let Some(agent) = agent.filter(Agent::spares) {
+                    out.push(Action::Release(name.clone()));
+                    out.push(Action::SaveRun(Box::new(agent.run_record(boot_id))));
+                }
             }
             !down
         });

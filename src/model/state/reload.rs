@@ -7,7 +7,7 @@ use super::jobs::Answer;
 use super::State;
 use crate::kernel::{Exit, Level, Time};
 use crate::model::agent::{AgentState, KILL_INTERVAL};
-use crate::model::event::{answer, log, Action, Client, Now};
+use crate::model::event::{answer, log, Action, Client, Now, Scope};
 use crate::model::job::JobId;
 use crate::model::spec::{Name, Reload};
 
@@ -50,7 +50,7 @@ impl State {
             Some(Reload::Signal(_)) if agent.runs_headless() => Some(Err("its main process is not known".into())),
             Some(Reload::Signal(sig)) => {
                 log(out, Level::Info, format_args!("agent \"{name}\": reload, sent {sig}"));
-                out.push(Action::SignalMain(name.clone(), *sig));
+                out.push(Action::Signal(name.clone(), Scope::Main, *sig));
                 Some(Ok(()))
             }
             Some(Reload::Exec(program)) => {

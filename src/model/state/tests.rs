@@ -17,7 +17,7 @@ use super::*;
 use crate::kernel::{Exit, Pid, Process, Sig};
 use crate::model::agent::AgentState;
 use crate::model::command::Command;
-use crate::model::event::{Definition, Fetched, Message, Reply, ToolOwner, Verified};
+use crate::model::event::{Definition, Fetched, Message, Reply, Scope, ToolOwner, Verified};
 use crate::model::job::{Code, Job, JobAction, RejectedJob, Source};
 use crate::model::package::{Digest, Format};
 use crate::model::record::Wanted;
@@ -355,7 +355,7 @@ fn what_runs_of_an_agent_without_a_definition_is_ended_before_it_is_forgotten() 
     let now = Now { time: Time::new(1000, 0), wall: 1_700_001_000 };
     let mut out = Vec::new();
     let mut state = State::new(options(), recovered, now, &mut out);
-    let look = Action::CountProcesses { name: "web".into(), last: true };
+    let look = Action::CountProcesses { name: "web".into(), scope: Scope::Tree, last: true };
     let drop = Action::RemoveAgent("web".into());
     assert!(out.contains(&look) && !out.contains(&drop), "{out:?}");
     out.clear();
@@ -363,7 +363,7 @@ fn what_runs_of_an_agent_without_a_definition_is_ended_before_it_is_forgotten() 
     let late = Now { time: now.time + secs(11), ..now };
     for (event, sig) in [(Event::ProcessesChanged, Sig::TERM), (Event::Tick, Sig::KILL)] {
         state.step(event, late, &mut out);
-        assert!(out.contains(&Action::Signal("web".into(), sig)) && !out.contains(&drop), "{out:?}");
+        assert!(out.contains(&Action::Signal("web".into(), Scope::Tree, sig)) && !out.contains(&drop), "{out:?}");
     }
     // A client that starts it meanwhile gets an error.
     out.clear();

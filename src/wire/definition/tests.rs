@@ -172,7 +172,7 @@ fn every_key_is_checked() {
             r#"capabilities[1]: want a name such as "CAP_CHOWN", got "CAP_MAGIC""#,
         ),
         (r#""env_file":"-x""#, r#"env_file: want an absolute path, "-" in front if it may be missing, got "-x""#),
-        (r#""kill":"main process""#, r#"kill: want "tree" or "mixed", got "main process""#),
+        (r#""kill":"main process""#, r#"kill: want "tree", "mixed" or "main", got "main process""#),
         (r#""nice":20"#, "nice: want an integer of -20..19, got 20"),
         (r#""nice":0.5"#, "nice: want an integer of -20..19, got 0.5"),
         (r#""oom_score_adj":-1001"#, "oom_score_adj: want an integer of -1000..1000, got -1001"),

@@ -64,6 +64,7 @@ fn full_run() -> RunRecord {
         finished: false,
         fatal: true,
         killed: true,
+        spares: Some(u64::MAX),
         detail: "exited with status 1".into(),
     }
 }

@@ -37,6 +37,11 @@ impl State {
         if let Some(agent) = self.agents.get_mut(name) {
             agent.record = AgentRecord { name: name.into(), wanted: Some(Wanted::Down), ..AgentRecord::default() };
             agent.define(None);
+            self.step_agent(name, now, out, &mut |agent, context| {
+                if agent.spares() {
+                    agent.request_end(context);
+                }
+            });
             self.leave(name, now, out);
             self.follow_leaving(out);
         }

@@ -213,9 +213,13 @@ impl Run<'_> {
         self.state.step_agent(self.job.name(), self.now, self.out, &mut |agent, context| agent.request_start(context));
     }
 
-    /// Has the agent stopped.
+    /// Has the agent stopped, with all that its runs have left if it is being removed.
     pub fn order_down(&mut self) {
-        self.state.step_agent(self.job.name(), self.now, self.out, &mut |agent, context| agent.request_stop(context));
+        let all = matches!(self.job.action(), Some(JobAction::Uninstall));
+        self.state.step_agent(self.job.name(), self.now, self.out, &mut |agent, context| match all {
+            true => agent.request_end(context),
+            false => agent.request_stop(context),
+        });
     }
 
     /// Changes the environment and limits of the agent.

@@ -34,7 +34,7 @@ fn an_agent_whose_record_cannot_be_read_is_left_as_it_is() {
     assert!(bench.runs("web"), "its definition cannot be read, and it keeps running");
     assert!(!bench.runs("down"), "the operator may have stopped it");
     let signals = |action: &Action| match action {
-        Action::Signal(name, _) => Some(name.clone()),
+        Action::Signal(name, ..) => Some(name.clone()),
         other => dropped(other).map(|()| "dropped".into()),
     };
     assert!(bench.take(signals).iter().all(|name| **name == *"other"), "the restart that was ordered");
