@@ -397,7 +397,8 @@ fn a_shutdown_that_broke_off_is_no_failure_of_any_agent() {
         let agent = host.wait_seen(name, "to run anew", |agent| agent.runs() && agent.pid != first);
         assert_eq!(agent.failures, 0, "{agent:?}");
     }
-    assert_eq!((copies(&gone).len(), copies(&deaf).len()), (1, 1));
+    // A shell runs before it is the program that is looked for.
+    host.wait("one copy of each", || (copies(&gone).len(), copies(&deaf).len()) == (1, 1));
     let log = host.read("log/bootagent.log");
     assert!(!log.contains("status unknown"), "{log}");
 }
