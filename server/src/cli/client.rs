@@ -34,10 +34,10 @@ impl From<String> for Failure {
 
 /// A server: of a data directory, or somewhere else.
 pub struct Client {
-    place: Place,
+    target: Target,
 }
 
-enum Place {
+enum Target {
     Directory(PathBuf),
     Url { url: Url, token: String },
 }
@@ -49,7 +49,7 @@ impl<T: Read + Write> Stream for T {}
 impl Client {
     /// The server of a data directory. Nothing is connected yet.
     pub fn new(dir: &Path) -> Client {
-        Client { place: Place::Directory(dir.to_path_buf()) }
+        Client { target: Target::Directory(dir.to_path_buf()) }
     }
 
     /// A server at a URL, which is shown the token of a file.
@@ -71,20 +71,20 @@ impl Client {
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(Failure::Failed(format!("{}: want a token in its first line", file.display())));
         }
-        Ok(Client { place: Place::Url { url, token } })
+        Ok(Client { target: Target::Url { url, token } })
     }
 
     /// Whether a server answers there. One at a URL is taken to.
     pub fn is_running(&self) -> bool {
-        match &self.place {
-            Place::Directory(dir) => UnixStream::connect(crate::serve::run::socket(dir)).is_ok(),
-            Place::Url { .. } => true,
+        match &self.target {
+            Target::Directory(dir) => UnixStream::connect(crate::serve::run::socket(dir)).is_ok(),
+            Target::Url { .. } => true,
         }
     }
 
     /// Whether it is the server of a data directory here.
     pub fn is_local(&self) -> bool {
-        matches!(self.place, Place::Directory(_))
+        matches!(self.target, Target::Directory(_))
     }
 
     /// Looks something up.
@@ -121,8 +121,8 @@ impl Client {
 
     /// Connects; also the head's lines that say where the request goes and who asks.
     fn connect(&self) -> Result<(Box<dyn Stream>, String), Failure> {
-        match &self.place {
-            Place::Directory(dir) => {
+        match &self.target {
+            Target::Directory(dir) => {
                 let socket = crate::serve::run::socket(dir);
                 let dir = dir.display();
                 let stream = UnixStream::connect(&socket).map_err(|error| match error.kind() {
@@ -132,7 +132,7 @@ impl Client {
                 stream.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
                 Ok((Box::new(stream), "host: localhost\r\n".to_string()))
             }
-            Place::Url { url, token } => {
+            Target::Url { url, token } => {
                 let at = url.authority();
                 let said = |error: io::Error| Failure::NotRunning(format!("no server answers at {at}: {error}"));
                 let stream = TcpStream::connect((url.host.as_str(), url.port)).map_err(said)?;

@@ -55,7 +55,7 @@ pub struct Message {
 
 /// How far a webhook has been told, by the ids of events: nothing is left out, whatever fails in between.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Progress {
     /// It need not be told of this event, nor of any before it.
     pub told: i64,
     /// How much further it was told of some kinds: a message of one kind may have newer events than one of another kind that
@@ -63,7 +63,7 @@ pub struct Place {
     pub ahead: BTreeMap<String, i64>,
 }
 
-impl Place {
+impl Progress {
     /// A message has arrived.
     pub fn arrived(&mut self, message: &Message) {
         let id = self.ahead.entry(message.event.to_string()).or_insert(message.id);
@@ -101,11 +101,11 @@ pub fn check_kinds(kinds: &[String]) -> Result<(), String> {
 
 /// The messages for events that were not told, oldest first. Where there are more than `room` allows, those of one kind become
 /// one message.
-pub fn messages(events: &[Event], place: &Place, kinds: &[String], room: usize) -> Vec<Message> {
+pub fn messages(events: &[Event], progress: &Progress, kinds: &[String], room: usize) -> Vec<Message> {
     let mut wanted: Vec<(&'static str, Vec<&Event>)> = Vec::new();
     for event in events {
         let Some((name, _)) = KINDS.iter().find(|(_, kind)| *kind == event.kind) else { continue };
-        if !kinds.iter().any(|kind| kind == name) || place.has(name, event.id) {
+        if !kinds.iter().any(|kind| kind == name) || progress.has(name, event.id) {
             continue;
         }
         match wanted.iter_mut().find(|(known, _)| known == name) {
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn only_what_was_asked_for_is_told() {
         let events = [event(1, "lost", "a"), event(2, "conflict", "b"), event(3, "agent", "c"), event(4, "lost", "d")];
-        let found = messages(&events, &Place::default(), &kinds(&["host-lost"]), 5);
+        let found = messages(&events, &Progress::default(), &kinds(&["host-lost"]), 5);
         let short: Vec<(&str, &str)> = found.iter().map(|m| (m.event, m.object.as_str())).collect();
         assert_eq!(short, [("host-lost", "a"), ("host-lost", "d")]);
         assert_eq!((found[0].path.as_str(), found[0].time, found[0].id), ("/hosts/sn%2Fa", 101, 1));
@@ -196,16 +196,16 @@ mod tests {
     fn many_become_one_of_each_kind() {
         let mut events: Vec<Event> = (1..=20_000).map(|id| event(id, "lost", &format!("h{id}"))).collect();
         events.push(event(20_001, "conflict", "x"));
-        let found = messages(&events, &Place::default(), &kinds(&["host-lost", "host-conflict"]), 5);
+        let found = messages(&events, &Progress::default(), &kinds(&["host-lost", "host-conflict"]), 5);
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].object.as_str(), found[0].id), ("20000 hosts", 20_000));
         assert!(found[0].reason.starts_with("20000 events: h1, h10, "), "{}", found[0].reason);
         assert!(found[0].reason.len() < 200);
         assert_eq!((found[1].object.as_str(), found[1].event), ("x", "host-conflict"));
-        assert_eq!(messages(&events[..5], &Place::default(), &kinds(&["host-lost"]), 5).len(), 5);
-        assert_eq!(messages(&events[..6], &Place::default(), &kinds(&["host-lost"]), 5).len(), 1);
-        assert_eq!(messages(&events[..1], &Place::default(), &kinds(&["host-lost"]), 0).len(), 1);
-        assert!(messages(&[], &Place::default(), &kinds(&["host-lost"]), 5).is_empty());
+        assert_eq!(messages(&events[..5], &Progress::default(), &kinds(&["host-lost"]), 5).len(), 5);
+        assert_eq!(messages(&events[..6], &Progress::default(), &kinds(&["host-lost"]), 5).len(), 1);
+        assert_eq!(messages(&events[..1], &Progress::default(), &kinds(&["host-lost"]), 0).len(), 1);
+        assert!(messages(&[], &Progress::default(), &kinds(&["host-lost"]), 5).is_empty());
     }
 
     #[test]
@@ -214,23 +214,23 @@ mod tests {
         let mut events: Vec<Event> = (1..=9).map(|id| event(id, "lost", "a")).collect();
         events[3] = event(4, "conflict", "b");
         events.push(event(10, "conflict", "c"));
-        let mut place = Place::default();
-        let ids = |events: &[Event], place: &Place| -> Vec<(&str, i64)> {
-            messages(events, place, &wanted, 2).iter().map(|message| (message.event, message.id)).collect()
+        let mut progress = Progress::default();
+        let ids = |events: &[Event], progress: &Progress| -> Vec<(&str, i64)> {
+            messages(events, progress, &wanted, 2).iter().map(|message| (message.event, message.id)).collect()
         };
-        assert_eq!(ids(&events, &place), [("host-lost", 9), ("host-conflict", 10)]);
+        assert_eq!(ids(&events, &progress), [("host-lost", 9), ("host-conflict", 10)]);
         // The first one arrives, and the second does not: it has an event from before the end of the first.
-        place.arrived(&messages(&events, &place, &wanted, 2)[0]);
+        progress.arrived(&messages(&events, &progress, &wanted, 2)[0]);
         events.push(event(11, "lost", "d"));
-        let left = messages(&events, &place, &wanted, 2);
-        assert_eq!(ids(&events, &place), [("host-conflict", 10), ("host-lost", 11)]);
+        let left = messages(&events, &progress, &wanted, 2);
+        assert_eq!(ids(&events, &progress), [("host-conflict", 10), ("host-lost", 11)]);
         assert!(left[0].reason.starts_with("2 events: b, c"), "{}", left[0].reason);
         for message in &left {
-            place.arrived(message);
+            progress.arrived(message);
         }
-        place.caught_up(11);
-        assert_eq!(place, Place { told: 11, ahead: BTreeMap::new() });
-        assert!(ids(&events, &place).is_empty());
+        progress.caught_up(11);
+        assert_eq!(progress, Progress { told: 11, ahead: BTreeMap::new() });
+        assert!(ids(&events, &progress).is_empty());
     }
 
     #[test]

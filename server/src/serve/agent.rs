@@ -203,14 +203,17 @@ async fn status(shared: &Arc<Shared>, seal: &Seal, sender: Sender, body: &[u8], 
         .await;
     let counts = &shared.counts;
     match taken {
-        Ok(Answer::Taken { jobs, cancel, state }) => {
-            let counter = if state == "turned away" { &counts.turned_away } else { &counts.taken };
-            counter.fetch_add(1, Ordering::Relaxed);
+        Ok(Answer::Taken { jobs, cancel }) => {
+            counts.taken.fetch_add(1, Ordering::Relaxed);
             let mut body = json!({ "errcode": 0, "jobs": jobs });
             if !cancel.is_empty() {
                 body["cancel"] = json!(cancel);
             }
             seal.reply(200, &body, &[])
+        }
+        Ok(Answer::TurnedAway) => {
+            counts.turned_away.fetch_add(1, Ordering::Relaxed);
+            seal.reply(200, &json!({ "errcode": 0, "jobs": [] }), &[])
         }
         Ok(Answer::Unwanted(why)) => {
             counts.unwanted.fetch_add(1, Ordering::Relaxed);

@@ -38,11 +38,11 @@ impl Front {
     }
 }
 
-/// Where a request comes from.
+/// Who sent a request.
 #[derive(Clone, Copy, Debug)]
-pub struct From {
+pub struct Client {
     /// The client, as the proxy in front says it.
-    pub client: IpAddr,
+    pub address: IpAddr,
     /// Whether the client speaks TLS.
     pub https: bool,
 }
@@ -108,7 +108,7 @@ async fn route(shared: &Arc<Shared>, peer: IpAddr, request: Request<Incoming>) -
     if is_outside(front, peer) {
         return refuse(403, &path, "come through the proxy: this address is not in --behind-proxy");
     }
-    let from = from(front, peer, request.headers());
+    let client = client(front, peer, request.headers());
     let get = request.method() == Method::GET || request.method() == Method::HEAD;
     let for_monitors = matches!(path.as_str(), "/healthz" | "/readyz" | "/metrics");
     if for_monitors && !get {
@@ -133,13 +133,13 @@ async fn route(shared: &Arc<Shared>, peer: IpAddr, request: Request<Incoming>) -
             None => reply(405, "text/plain", "want GET or POST\n", &[("allow", "GET, HEAD, POST".to_string())]),
         };
     }
-    let caller = match people::caller(shared, request.headers(), from.https).await {
+    let caller = match people::caller(shared, request.headers(), client.https).await {
         Ok(caller) => caller,
         Err(Error::Refused(why)) => return unknown(&why),
         Err(error) => return refuse(503, &path, &error.to_string()),
     };
     let by_token = caller.as_ref().is_some_and(|caller| caller.by == By::Token);
-    if !get && !by_token && !is_same_origin(front, &from, request.headers()) {
+    if !get && !by_token && !is_same_origin(front, &client, request.headers()) {
         return refuse(403, &path, "this came from a page of another site");
     }
     if path.starts_with("/api/v1/") || path == "/metrics" {
@@ -152,7 +152,7 @@ async fn route(shared: &Arc<Shared>, peer: IpAddr, request: Request<Incoming>) -
             Some(caller) => api::handle(shared.clone(), caller, request).await,
         };
     }
-    page(shared, &from, caller, request).await
+    page(shared, &client, caller, request).await
 }
 
 /// Whether a peer goes around the proxy: what it says would cross the network in the clear.
@@ -163,7 +163,7 @@ fn is_outside(front: &Front, peer: IpAddr) -> bool {
         && !front.proxies.iter().any(|proxy| proxy.contains(peer))
 }
 
-fn from(front: &Front, peer: IpAddr, headers: &HeaderMap) -> From {
+fn client(front: &Front, peer: IpAddr, headers: &HeaderMap) -> Client {
     // Some proxies add a line of their own after those of the client: the last word is the proxy's.
     let all = |name: &str| -> String {
         let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
@@ -173,7 +173,7 @@ fn from(front: &Front, peer: IpAddr, headers: &HeaderMap) -> From {
     let scheme = all("x-forwarded-proto");
     let last = scheme.rsplit(',').next().unwrap_or_default().trim();
     let https = front.tls || proxied && last.eq_ignore_ascii_case("https");
-    From { client: address::client(peer, &all("x-forwarded-for"), &front.proxies), https }
+    Client { address: address::client(peer, &all("x-forwarded-for"), &front.proxies), https }
 }
 
 fn unknown(why: &str) -> Reply {
@@ -184,13 +184,13 @@ fn unknown(why: &str) -> Reply {
 
 /// Whether a request that changes something comes from a page of ours, as far as the browser says. What is no browser
 /// says nothing.
-fn is_same_origin(front: &Front, from: &From, headers: &HeaderMap) -> bool {
+fn is_same_origin(front: &Front, client: &Client, headers: &HeaderMap) -> bool {
     let origin = header(headers, "origin");
     if origin.is_empty() {
         return !headers.contains_key("origin")
             && matches!(header(headers, "sec-fetch-site"), "" | "same-origin" | "none");
     }
-    let scheme = if from.https { "https" } else { "http" };
+    let scheme = if client.https { "https" } else { "http" };
     let own = front.url.as_deref().map(|url| url.trim_end_matches('/'));
     own.is_some_and(|own| own.eq_ignore_ascii_case(origin))
         || origin.eq_ignore_ascii_case(&format!("{scheme}://{}", header(headers, "host")))
@@ -204,7 +204,7 @@ fn has_csrf(caller: &Caller, given: &str) -> bool {
 }
 
 /// A page, its form, or one of the files that pages are made of.
-async fn page(shared: &Arc<Shared>, from: &From, caller: Option<Caller>, request: Request<Incoming>) -> Reply {
+async fn page(shared: &Arc<Shared>, client: &Client, caller: Option<Caller>, request: Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
     let (path, query) = (head.uri.path().to_string(), head.uri.query().unwrap_or_default().to_string());
     let mut ask = Ask { method: head.method, path, query, headers: head.headers, caller, form: Vec::new(), body: None };
@@ -231,7 +231,7 @@ async fn page(shared: &Arc<Shared>, from: &From, caller: Option<Caller>, request
         ask.body = Some(body);
     }
     if ask.path == "/login" {
-        return people::login(shared, from, &ask).await;
+        return people::login(shared, client, &ask).await;
     }
     let sent = header(&ask.headers, "x-csrf-token").to_string();
     let given = [sent, ask.field("csrf").to_string(), url::param(&ask.query, "csrf").unwrap_or_default()];
@@ -243,7 +243,7 @@ async fn page(shared: &Arc<Shared>, from: &From, caller: Option<Caller>, request
         );
     }
     if ask.path == "/logout" {
-        return people::logout(shared, from, &ask).await;
+        return people::logout(shared, client, &ask).await;
     }
     pages::handle(shared, ask).await
 }
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn origins() {
         let front = Front { url: Some("https://boot.example.com".to_string()), ..Front::default() };
-        let from = From { client: IpAddr::from([127, 0, 0, 1]), https: false };
+        let client = Client { address: IpAddr::from([127, 0, 0, 1]), https: false };
         for (origin, site, good) in [
             (None, None, true),
             (None, Some("same-origin"), true),
@@ -286,7 +286,7 @@ mod tests {
                     headers.insert(name, value.parse().expect("a header"));
                 }
             }
-            assert_eq!(is_same_origin(&front, &from, &headers), good, "{origin:?} {site:?}");
+            assert_eq!(is_same_origin(&front, &client, &headers), good, "{origin:?} {site:?}");
         }
     }
 }

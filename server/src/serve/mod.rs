@@ -166,7 +166,7 @@ impl Shared {
         answer.await.unwrap_or_else(|_| gone())
     }
 
-    /// Looks something up for a request, away from the threads that answer, in its turn.
+    /// Looks something up for a request, away from the threads that answer.
     ///
     /// # Errors
     /// `Busy` when too many wait already; what the engine or the work says.
@@ -174,8 +174,8 @@ impl Shared {
         self: &Arc<Self>,
         work: impl FnOnce(&mut dyn Tx) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let turn = self.reads.turn().await?;
-        self.read_in(turn, work).await
+        let slot = self.reads.slot().await?;
+        self.read_in(slot, work).await
     }
 
     /// The same for what the server does by itself.
@@ -186,18 +186,18 @@ impl Shared {
         self: &Arc<Self>,
         work: impl FnOnce(&mut dyn Tx) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let turn = self.reads.turn_inside().await?;
-        self.read_in(turn, work).await
+        let slot = self.reads.slot_inside().await?;
+        self.read_in(slot, work).await
     }
 
     async fn read_in<T: Send + 'static>(
         self: &Arc<Self>,
-        turn: reads::Turn,
+        slot: reads::Slot,
         work: impl FnOnce(&mut dyn Tx) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let shared = self.clone();
         let task = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _slot = slot;
             shared.read_with(work, |engine, work| engine.read_long(work))
         });
         task.await.unwrap_or_else(|_| Err(Error::Engine("a fault of the server, see its log".to_string())))

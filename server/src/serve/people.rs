@@ -10,7 +10,7 @@
 //!   header `X-CSRF-Token`.
 
 use super::door::{header, reply, Reply};
-use super::front::{Ask, From};
+use super::front::{Ask, Client};
 use super::{clock, pages, Shared};
 use crate::model::address;
 use crate::model::people::{By, Caller, Limiter, SESSION};
@@ -122,9 +122,9 @@ pub async fn caller(shared: &Arc<Shared>, headers: &HeaderMap, https: bool) -> R
 }
 
 /// Takes the form of the login page: `name`, `password`, and `next`, the path to go to.
-pub async fn login(shared: &Arc<Shared>, from: &From, ask: &Ask) -> Reply {
+pub async fn login(shared: &Arc<Shared>, client: &Client, ask: &Ask) -> Reply {
     let (name, given, next) = (ask.field("name").to_string(), ask.field("password"), own_path(ask.field("next")));
-    let (peer, network) = (from.client.to_string(), address::network(from.client));
+    let (peer, network) = (client.address.to_string(), address::network(client.address));
     if let Err(wait) = shared.logins.attempt(&name, &network, clock::now()) {
         shared.counts.logins_limited.fetch_add(1, Ordering::Relaxed);
         alarm(shared, &peer).await;
@@ -145,7 +145,7 @@ pub async fn login(shared: &Arc<Shared>, from: &From, ask: &Ask) -> Reply {
             shared.logins.succeeded(&name, &network);
             match begin(shared, name, peer).await {
                 Ok(secret) => {
-                    let cookie = set_cookie(from.https, &secret, SESSION);
+                    let cookie = set_cookie(client.https, &secret, SESSION);
                     reply(303, "text/plain", "", &[cookie, ("location", next.to_string())])
                 }
                 Err(error) => pages::login(503, next, &format!("Cannot log in now: {error}.")),
@@ -236,8 +236,8 @@ async fn begin(shared: &Arc<Shared>, name: String, peer: String) -> Result<Strin
 }
 
 /// Ends the session of a request.
-pub async fn logout(shared: &Arc<Shared>, from: &From, ask: &Ask) -> Reply {
-    let id = password::digest(cookie(&ask.headers, from.https));
+pub async fn logout(shared: &Arc<Shared>, client: &Client, ask: &Ask) -> Reply {
+    let id = password::digest(cookie(&ask.headers, client.https));
     let who = ask.caller.as_ref().map(|caller| caller.who.clone()).unwrap_or_default();
     let ended = shared
         .write(move |tx| {
@@ -247,7 +247,7 @@ pub async fn logout(shared: &Arc<Shared>, from: &From, ask: &Ask) -> Reply {
         .await;
     match ended {
         Ok(()) => {
-            let cookie = set_cookie(from.https, "", 0);
+            let cookie = set_cookie(client.https, "", 0);
             reply(303, "text/plain", "", &[cookie, ("location", "/login".to_string())])
         }
         Err(error) => reply(503, "text/plain", format!("cannot log out now: {error}\n"), &[]),

@@ -9,20 +9,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// As many as there are connections for them: one more would only wait for those.
 const AT_ONCE: usize = crate::store::sqlite::READERS;
-/// Requests that may wait for their turn; more are told to come back later.
+/// Requests that may wait for a slot; more are told to come back later.
 const WAITING_MAX: u64 = 200;
 
-/// The turns of look-ups, and what is counted of them.
+/// The slots of look-ups, and what is counted of them.
 pub struct Reads {
-    turns: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     waiting: AtomicU64,
     done: AtomicU64,
     refused: AtomicU64,
     micros: AtomicU64,
 }
 
-/// The turn of one look-up; dropped, the next one's begins.
-pub struct Turn {
+/// The slot of one look-up; dropped, the next one has it.
+pub struct Slot {
     reads: Arc<Reads>,
     begun: Instant,
     _permit: OwnedSemaphorePermit,
@@ -41,33 +41,33 @@ impl Reads {
     /// With no look-up yet.
     pub fn new() -> Arc<Reads> {
         let zero = AtomicU64::default;
-        let turns = Arc::new(Semaphore::new(AT_ONCE));
-        Arc::new(Reads { turns, waiting: zero(), done: zero(), refused: zero(), micros: zero() })
+        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        Arc::new(Reads { slots, waiting: zero(), done: zero(), refused: zero(), micros: zero() })
     }
 
-    /// Waits for the turn of a request.
+    /// Waits for a slot for a request.
     ///
     /// # Errors
     /// That too many wait already.
-    pub async fn turn(self: &Arc<Reads>) -> Result<Turn, Error> {
+    pub async fn slot(self: &Arc<Reads>) -> Result<Slot, Error> {
         if self.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Error::Busy);
         }
-        self.turn_inside().await
+        self.slot_inside().await
     }
 
-    /// Waits for the turn of what the server does by itself, however many wait.
+    /// Waits for a slot for what the server does by itself, however many wait.
     ///
     /// # Errors
     /// That the server ends.
-    pub async fn turn_inside(self: &Arc<Reads>) -> Result<Turn, Error> {
+    pub async fn slot_inside(self: &Arc<Reads>) -> Result<Slot, Error> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting(&self.waiting);
-        let permit = self.turns.clone().acquire_owned().await;
+        let permit = self.slots.clone().acquire_owned().await;
         drop(waiting);
         let permit = permit.map_err(|_| Error::Engine("the server ends".to_string()))?;
-        Ok(Turn { reads: self.clone(), begun: Instant::now(), _permit: permit })
+        Ok(Slot { reads: self.clone(), begun: Instant::now(), _permit: permit })
     }
 
     /// The lines of the metrics.
@@ -86,7 +86,7 @@ impl Reads {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Slot {
     fn drop(&mut self) {
         let spent = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.reads.done.fetch_add(1, Ordering::Relaxed);
@@ -103,24 +103,24 @@ mod tests {
         let reads = Reads::new();
         let mut running = Vec::new();
         for _ in 0..AT_ONCE {
-            running.push(reads.turn().await.expect("a turn"));
+            running.push(reads.slot().await.expect("a slot"));
         }
         let mut waiting = tokio::task::JoinSet::new();
         for _ in 0..WAITING_MAX {
             let reads = reads.clone();
-            waiting.spawn(async move { reads.turn().await.is_ok() });
+            waiting.spawn(async move { reads.slot().await.is_ok() });
         }
         while reads.waiting.load(Ordering::Relaxed) < WAITING_MAX {
             tokio::task::yield_now().await;
         }
-        assert!(matches!(reads.turn().await, Err(Error::Busy)));
+        assert!(matches!(reads.slot().await, Err(Error::Busy)));
         assert!(reads.metrics().contains("bootserver_reads_waiting 200\n"), "{}", reads.metrics());
         // One that goes away gives up its place in the queue.
         waiting.abort_all();
         while waiting.join_next().await.is_some() {}
         assert!(reads.metrics().contains("bootserver_reads_waiting 0\n"), "{}", reads.metrics());
         running.clear();
-        drop(reads.turn().await.expect("a turn"));
+        drop(reads.slot().await.expect("a slot"));
         let metrics = reads.metrics();
         assert!(metrics.contains("{answer=\"done\"} 3\n") && metrics.contains("{answer=\"shed\"} 1\n"), "{metrics}");
     }

@@ -46,9 +46,9 @@ pub enum Answer {
         jobs: Vec<Json>,
         /// Ids to cancel.
         cancel: Vec<String>,
-        /// The state of the host, for the metrics.
-        state: &'static str,
     },
+    /// A new host, and too many wait or come at one time: errcode 0 and no jobs.
+    TurnedAway,
     /// errcode 1 and why: the server does not want it.
     Unwanted(String),
     /// 403 and why.
@@ -93,16 +93,15 @@ pub fn take(
         Some(host) => (host.clone(), Some(host)),
         None => match enroll(tx, report, sender, &sn, now, may_enroll)? {
             Some(host) => (host, None),
-            None => return Ok(Answer::Taken { jobs: Vec::new(), cancel: Vec::new(), state: "turned away" }),
+            None => return Ok(Answer::TurnedAway),
         },
     };
     if !take_verdict(tx, &mut host, report, sender, now)? {
         return Ok(Answer::Forbidden("a report that was seen before".to_string()));
     }
     update(tx, &mut host, before.as_ref(), report, sender, now)?;
-    let state = host.state.as_str();
     let (jobs, cancel) = exchange_jobs(tx, &host, report, sender, now)?;
-    Ok(Answer::Taken { jobs, cancel, state })
+    Ok(Answer::Taken { jobs, cancel })
 }
 
 /// The `sn`, or one made of the name where the group takes hosts without.

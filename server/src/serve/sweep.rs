@@ -21,13 +21,13 @@ const RARE: u64 = 15;
 /// Runs until the server ends.
 pub async fn run(shared: Arc<Shared>) {
     let mut rounds: u64 = 0;
-    let mut place = Place::default();
+    let mut cursor = Cursor::default();
     loop {
         tokio::time::sleep(PAUSE).await;
         let now = clock::now();
         rounds += 1;
         let swept = match time::look(&shared, now).await {
-            Ok(()) => sweep(&shared, &mut place, rounds.is_multiple_of(RARE), now).await,
+            Ok(()) => sweep(&shared, &mut cursor, rounds.is_multiple_of(RARE), now).await,
             // Nothing can be stored: a clock that was set meanwhile is seen in the next round.
             Err(error) => Err(error),
         };
@@ -38,14 +38,14 @@ pub async fn run(shared: Arc<Shared>) {
 }
 
 /// How far the overdue executions were looked through: deadline and id.
-type Place = (i64, String);
+type Cursor = (i64, String);
 
 /// One round. Each part is a transaction of its own, so that reports come in between.
-async fn sweep(shared: &Arc<Shared>, place: &mut Place, rare: bool, now: i64) -> Result<(), Error> {
+async fn sweep(shared: &Arc<Shared>, cursor: &mut Cursor, rare: bool, now: i64) -> Result<(), Error> {
     for _ in 0..BATCHES {
-        let (gaps, after) = (shared.gaps(), std::mem::take(place));
+        let (gaps, after) = (shared.gaps(), std::mem::take(cursor));
         match shared.write(move |tx| overdue(tx, now, &gaps, &after)).await? {
-            Some(next) => *place = next,
+            Some(next) => *cursor = next,
             None => break,
         }
     }
@@ -78,8 +78,8 @@ async fn forget(shared: &Arc<Shared>, now: i64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Looks at a batch of executions whose deadline has passed; the place of the last one, `None` when there is none left.
-fn overdue(tx: &mut dyn Tx, now: i64, gaps: &Gaps, after: &Place) -> Result<Option<Place>, Error> {
+/// Looks at a batch of executions whose deadline has passed; the cursor of the last one, `None` when there is none left.
+fn overdue(tx: &mut dyn Tx, now: i64, gaps: &Gaps, after: &Cursor) -> Result<Option<Cursor>, Error> {
     let found = executions::overdue(tx, now, after)?;
     let next = found.last().and_then(|last| Some((last.execution.deadline?, last.id.clone())));
     for mut stored in found {

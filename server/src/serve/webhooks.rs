@@ -4,7 +4,7 @@
 use super::post::{self, Post};
 use super::{clock, Shared};
 use crate::model::people::check_name;
-use crate::model::webhook::{self, Message, Place};
+use crate::model::webhook::{self, Message, Progress};
 use crate::store::webhooks::{self, Webhook};
 use crate::store::{events, refused, Error, Tx};
 use crate::wire::sign;
@@ -43,7 +43,7 @@ pub fn add(tx: &mut dyn Tx, body: &Json, who: &str) -> Result<Json, Error> {
         kinds: kinds.clone(),
         created: now,
         by: who.to_string(),
-        place: Place::default(),
+        progress: Progress::default(),
         failures: 0,
         not_before: 0,
         outcome: String::new(),
@@ -153,9 +153,9 @@ async fn round(shared: &Arc<Shared>, sent: &mut Sent) -> Result<(), Error> {
 
 /// Tells a webhook what has happened since it was told last; how many messages that took.
 async fn catch_up(shared: Arc<Shared>, mut hook: Webhook, room: usize) -> Result<(String, usize), Error> {
-    let (after, before) = (hook.place.told, hook.clone());
+    let (after, before) = (hook.progress.told, hook.clone());
     let (found, newest) = shared.read_inside(move |tx| webhooks::events(tx, after)).await?;
-    let messages = webhook::messages(&found, &hook.place, &hook.kinds, room);
+    let messages = webhook::messages(&found, &hook.progress, &hook.kinds, room);
     let mut count = 0;
     let mut failed = false;
     for message in &messages {
@@ -164,7 +164,7 @@ async fn catch_up(shared: Arc<Shared>, mut hook: Webhook, room: usize) -> Result
         match tell(&shared, &hook, message).await {
             Ok(status) => {
                 (hook.failures, hook.not_before, hook.outcome) = (0, 0, format!("answered with status {status}"));
-                hook.place.arrived(message);
+                hook.progress.arrived(message);
             }
             Err(why) => {
                 if hook.failures == 0 {
@@ -178,9 +178,9 @@ async fn catch_up(shared: Arc<Shared>, mut hook: Webhook, room: usize) -> Result
         }
     }
     if !failed {
-        hook.place.caught_up(newest);
+        hook.progress.caught_up(newest);
     }
-    if (&hook.place, hook.tried) != (&before.place, before.tried) {
+    if (&hook.progress, hook.tried) != (&before.progress, before.tried) {
         let saved = hook.clone();
         shared.write(move |tx| webhooks::save(tx, &saved)).await?;
     }

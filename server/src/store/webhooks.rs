@@ -2,7 +2,7 @@
 
 use super::{missing, refused, Error, Row, Tx};
 use crate::args;
-use crate::model::webhook::{Event, Place};
+use crate::model::webhook::{Event, Progress};
 
 /// Somebody who is told of events.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct Webhook {
     /// Who added it.
     pub by: String,
     /// How far it has been told.
-    pub place: Place,
+    pub progress: Progress,
     /// In a row.
     pub failures: i64,
     /// When to try again.
@@ -45,7 +45,7 @@ pub fn list(tx: &mut dyn Tx) -> Result<Vec<Webhook>, Error> {
         kinds: row.text(3).split_whitespace().map(str::to_string).collect(),
         created: row.int(4),
         by: row.text(5),
-        place: Place { told: row.int(6), ahead: serde_json::from_str(&row.text(11)).unwrap_or_default() },
+        progress: Progress { told: row.int(6), ahead: serde_json::from_str(&row.text(11)).unwrap_or_default() },
         failures: row.int(7),
         not_before: row.int(8),
         outcome: row.text(9),
@@ -99,9 +99,9 @@ pub fn save(tx: &mut dyn Tx, webhook: &Webhook) -> Result<(), Error> {
     // The secret too: another one of this name may have been added meanwhile.
     let sql = "UPDATE webhooks SET told = ?3, ahead = ?4, failures = ?5, not_before = ?6, outcome = ?7, tried = ?8 \
         WHERE name = ?1 AND secret = ?2";
-    let Webhook { name, secret, place, failures, not_before, outcome, tried, .. } = webhook;
-    let ahead = serde_json::json!(place.ahead).to_string();
-    tx.run(sql, args![name, secret, place.told, ahead, *failures, *not_before, outcome, *tried])?;
+    let Webhook { name, secret, progress, failures, not_before, outcome, tried, .. } = webhook;
+    let ahead = serde_json::json!(progress.ahead).to_string();
+    tx.run(sql, args![name, secret, progress.told, ahead, *failures, *not_before, outcome, *tried])?;
     Ok(())
 }
 
