@@ -176,5 +176,6 @@ uninstall: ## remove the files of make install; configuration and state stay
 	rm -f $(SHARE)/man/man8/bootagent.8 $(SHARE)/man/man5/bootagent.json.5
 	rm -f $(SHARE)/$(BASH_COMPLETION) $(SHARE)/$(ZSH_COMPLETION) $(SHARE)/$(FISH_COMPLETION)
 
-clean: ## remove everything built
+clean: ## remove everything built, of bootserver too
 	$(CARGO) clean
+	$(SERVER) clean

@@ -6,9 +6,10 @@
 # With KEEP=1 the server and three hosts stay up until Enter is pressed.
 set -eu
 cd "$(dirname "$0")/.."
+. examples/wait_until.sh
 
 if [ -z "${BOOTAGENT-}" ] || [ -z "${SERVER-}" ]; then
-    echo 'Building bootagent and a small control server; the first time takes a minute.'
+    echo 'Building bootagent and the smallest server; the first time takes a minute.'
     cargo build --quiet --bin bootagent --example server
 fi
 target=${CARGO_TARGET_DIR:-$PWD/target}/debug
@@ -20,17 +21,6 @@ server='' daemon='' pid='' more_daemons='' seen_all=''
 # For tables that fit any terminal.
 COLUMNS=80
 export COLUMNS
-
-# Ends process $1 if it is still there: politely, and by force after 15 s.
-end() {
-    [ -n "$1" ] && kill -TERM "$1" 2>/dev/null || return 0
-    tries=0
-    while kill -0 "$1" 2>/dev/null && [ $tries -lt 75 ]; do
-        tries=$((tries + 1))
-        sleep 0.2
-    done
-    kill -KILL "$1" 2>/dev/null || :
-}
 
 clean_up() {
     trap - EXIT HUP INT TERM
@@ -57,10 +47,6 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 1' HUP INT TERM
 
-step() {
-    printf '\n== %s\n' "$*"
-}
-
 # Shows lines in 80 columns.
 fit() {
     sed 's/\(SHA256:.\{12\}\)[0-9a-f]*/\1.../' | cut -c 1-80
@@ -68,22 +54,6 @@ fit() {
 
 bootagent() {
     "$BOOTAGENT" -c "$dir/bootagent.json" "$@"
-}
-
-# Waits up to 20 s until the command behind $1, which says what for, succeeds.
-wait_until() {
-    what=$1
-    shift
-    tries=0
-    until "$@" >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        if [ $tries -ge 100 ]; then
-            echo "Waited 20 s in vain: $what."
-            exit 1
-        fi
-        sleep 0.2
-    done
-    echo "seen: $what"
 }
 
 # The agent's pid, version or state (key $1), as the daemon reports it; empty without an answer. The agents' part only.
@@ -148,7 +118,7 @@ pack 1.0
 pack 2.0
 ls "$dir/packages"
 
-step 'Starting a control server'
+step 'Starting the smallest server'
 "$SERVER" --listen 127.0.0.1:0 --packages "$dir/packages" --jobs "$dir/jobs" --results "$dir/results.jsonl" \
     >"$dir/server.out" 2>&1 &
 server=$!

@@ -7,6 +7,7 @@
 # waiting for Enter, with DEMO_URL, DEMO_USER and DEMO_PASSWORD set.
 set -eu
 cd "$(dirname "$0")/.."
+. examples/wait_until.sh
 
 if [ -z "${BOOTAGENT-}" ]; then
     cargo build --quiet --locked --bin bootagent
@@ -20,17 +21,6 @@ fi
 umask 077
 dir=$(mktemp -d "${TMPDIR:-/tmp}/bootserver-demo.XXXXXX")
 server='' daemons='' done=''
-
-# Ends process $1 if it is still there: politely, and by force after 15 s.
-end() {
-    [ -n "$1" ] && kill -TERM "$1" 2>/dev/null || return 0
-    tries=0
-    while kill -0 "$1" 2>/dev/null && [ $tries -lt 75 ]; do
-        tries=$((tries + 1))
-        sleep 0.2
-    done
-    kill -KILL "$1" 2>/dev/null || :
-}
 
 clean_up() {
     trap - EXIT HUP INT TERM
@@ -50,28 +40,8 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 1' HUP INT TERM
 
-step() {
-    printf '\n== %s\n' "$*"
-}
-
 bootserver() {
     "$BOOTSERVER" -d "$dir/data" "$@"
-}
-
-# Waits up to 30 s until the command behind $1, which says what for, succeeds.
-wait_until() {
-    what=$1
-    shift
-    tries=0
-    until "$@" >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        if [ $tries -ge 150 ]; then
-            echo "Waited 30 s in vain: $what."
-            exit 1
-        fi
-        sleep 0.2
-    done
-    echo "seen: $what"
 }
 
 # Whether verb $2... lists $1 things.

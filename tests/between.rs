@@ -1,4 +1,4 @@
-//! An attacker between host and server: a proxy in front of the reference server with a key, which alters, replays,
+//! An attacker between host and server: a proxy in front of the smallest server with a key, which alters, replays,
 //! withholds and reorders messages. Whatever it does, neither side accepts anything from it.
 
 mod util;
@@ -123,7 +123,7 @@ fn with_header(bytes: &[u8], name: &str) -> Vec<u8> {
     [&text[..end - 1], digit, &text[end..]].concat().into_bytes()
 }
 
-/// The reference server, with the key of its host and a job for it.
+/// The smallest server, with the key of its host and a job for it.
 struct Reference {
     child: Child,
     address: String,
@@ -132,7 +132,7 @@ struct Reference {
 impl Reference {
     fn start(host: &Host) -> Option<Reference> {
         let Some(program) = example("server") else {
-            skipped("the example server (cargo build --examples)");
+            skipped("the smallest server (cargo build --examples)");
             return None;
         };
         fs::create_dir_all(host.path("jobs/all")).expect("the host's directory can be written");
@@ -155,7 +155,7 @@ impl Drop for Reference {
     }
 }
 
-/// A host that talks to the reference server through the proxy only.
+/// A host that talks to the smallest server through the proxy only.
 fn host_behind(step: &str) -> Option<(Host, Reference, Between)> {
     let mut host = Host::new();
     let reference = Reference::start(&host)?;

@@ -1,6 +1,6 @@
 //! A whole fleet on one machine. First a simulation with the real `model::state` and its timing: what a hundred thousand
 //! hosts do to their servers when nothing happens, when all reboot at once, when servers are gone, and when all get a job.
-//! Then real daemons with a reference server, killed at random; every job must get its result.
+//! Then real daemons with the smallest server, killed at random; every job must get its result.
 //!
 //! `make fleet` runs it in full and updates docs/fleet.md; without `FLEET_HOSTS` and `FLEET_DAEMONS` there are fewer.
 //! `FLEET_PAGE=docs/fleet.md` writes the numbers into that page and the plots beside it.
@@ -242,7 +242,7 @@ fn real_daemons_that_are_killed_at_random_account_for_every_job() {
     let daemons = number("FLEET_DAEMONS").unwrap_or(6) as usize;
     let time = Duration::from_secs(number("FLEET_MINUTES").map_or(12, |minutes| minutes * 60));
     let Some(outcome) = daemons::live(daemons, time) else {
-        util::skipped("the example server (cargo build --examples)");
+        util::skipped("the smallest server (cargo build --examples)");
         return;
     };
     let mut table = format!("{daemons} daemons with two agents each, {} minutes:\n\n", time.as_secs() as f64 / 60.0);

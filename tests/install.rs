@@ -404,7 +404,7 @@ fn an_rpm_is_installed_upgraded_and_removed() {
 #[test]
 fn the_demo_works() {
     let Some(server) = example("server") else {
-        skipped("the example server (cargo build --examples)");
+        skipped("the smallest server (cargo build --examples)");
         return;
     };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo.sh");

@@ -1,4 +1,4 @@
-//! The kit for server writers (examples/hosts.rs): it finds nothing wrong with the reference server, and each fault of a server
+//! The kit for server writers (examples/hosts.rs): it finds nothing wrong with the smallest server, and each fault of a server
 //! that is broken on purpose.
 
 mod util;
@@ -16,7 +16,7 @@ use util::*;
 
 const KEY: &str = "the key of a test, long enough";
 
-/// Gives a job as the reference server takes one: a file that is renamed into its place.
+/// Gives a job as the smallest server takes one: a file that is renamed into its place.
 const GIVE: &str = "mkdir -p jobs/$1 && cat >jobs/$1/a.tmp && mv jobs/$1/a.tmp jobs/$1/a.json";
 
 /// A server with one fault; without a name it has none.

@@ -1,4 +1,4 @@
-//! docs/openapi.yaml against what is really sent: the daemon and the reference server talk through a proxy that records
+//! docs/openapi.yaml against what is really sent: the daemon and the smallest server talk through a proxy that records
 //! everything, and `openapi.py` checks every request and reply against the document.
 
 mod util;
@@ -95,10 +95,10 @@ impl Drop for Reference {
     }
 }
 
-/// Starts the reference server over the directories of `host`; itself and its address.
+/// Starts the smallest server over the directories of `host`; itself and its address.
 fn reference(host: &Host, options: &[&str]) -> Option<(Reference, String)> {
     let Some(program) = example("server") else {
-        skipped("the example server (cargo build --examples)");
+        skipped("the smallest server (cargo build --examples)");
         return None;
     };
     let mut command = Command::new(program);

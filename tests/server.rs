@@ -1,4 +1,4 @@
-//! The reference server (examples/server.rs) as a server author reads it: what it hands out, keeps, serves and refuses.
+//! The smallest server (examples/server.rs) as a server author reads it: what it hands out, keeps, serves and refuses.
 
 mod util;
 
@@ -16,7 +16,7 @@ const STATUS: &str = r#"{"hostname":"web-01","version":"bootagent-1.0.0-x86_64",
 /// What stands for the host in the ids that it gets: the first 8 digits of the SHA-256 of "web-01".
 const HOST: &str = "0b9d9f06";
 
-/// A running reference server.
+/// The smallest server, running.
 struct Reference(Child, String);
 
 impl Reference {
@@ -27,7 +27,7 @@ impl Reference {
 
     fn start_with(host: &Host, options: &[&str]) -> Option<Reference> {
         let program = example("server").or_else(|| {
-            skipped("the example server (cargo build --examples)");
+            skipped("the smallest server (cargo build --examples)");
             None
         })?;
         let mut command = Command::new(program);

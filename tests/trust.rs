@@ -232,7 +232,7 @@ fn without_a_usable_key_there_is_no_exchange_and_all_else() {
 #[test]
 fn the_reference_server_does_its_half() {
     let Some(program) = example("server") else {
-        skipped("the example server (cargo build --examples)");
+        skipped("the smallest server (cargo build --examples)");
         return;
     };
     if lacks("curl") {

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as far as the example server needs it: one request to a connection, files in parts. Nothing here is about
+//! HTTP/1.1 as far as the smallest server needs it: one request to a connection, files in parts. Nothing here is about
 //! BootAgent; in your language a library does it.
 
 use std::collections::HashMap;

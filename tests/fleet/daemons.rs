@@ -1,4 +1,4 @@
-//! Real daemons, each a host of its own, with one reference server over them (examples/server.rs). Daemons, whatever
+//! Real daemons, each a host of its own, and the smallest server (examples/server.rs). Daemons, whatever
 //! runs below them and the server itself are killed at random while jobs come; at the end each job must have been answered,
 //! with one and the same result however often it was sent, and each agent must run once.
 
@@ -188,7 +188,7 @@ pub fn agents_alive() -> BTreeMap<(String, String), Vec<i32>> {
     found
 }
 
-/// Lets them live; `None` where the reference server was not built.
+/// Lets them live; `None` where the smallest server was not built.
 pub fn live(daemons: usize, time: Duration) -> Option<Outcome> {
     let mut random = Random(daemons as u64);
     let site = Host::new();

@@ -20,7 +20,7 @@ pub fn old_binary() -> Option<PathBuf> {
     runs.then(|| path.canonicalize().expect("a path that exists"))
 }
 
-/// The id that the example server gives the test host for the first attempt at a job.
+/// The id that the smallest server gives the test host for the first attempt at a job.
 pub fn as_sent(id: &str) -> String {
     let host = Sha256::digest("test-host");
     format!("{id}.{:02x}{:02x}{:02x}{:02x}.1", host[0], host[1], host[2], host[3])
