@@ -261,8 +261,11 @@ fn a_job_has_an_agent_reload() {
     host.wait("the signal", || host.read("out") == "hup\n");
     let said = host.does(&server, &Job::new("2", "reload", "bad"), 7);
     assert!(said.contains("the agent does not reload: its program exited with status 3: no"), "{said}");
-    let said = host.does(&server, &Job::new("3", "reload", "none"), 7);
-    assert!(said.contains("its definition has no \"reload\""), "{said}");
+    let said = host.does(&server, &Job::new("3", "reload", "none"), 1);
+    assert!(said.contains("the agent does not reload: its definition has no \"reload\""), "{said}");
+    assert_eq!(host.cli(&["stop", "web"]).code, 0);
+    let said = host.does(&server, &Job::new("5", "reload", "web"), 1);
+    assert!(said.contains("it does not run"), "{said}");
     host.does(&server, &Job::new("4", "reload", "who"), 3);
 }
 

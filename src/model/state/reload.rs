@@ -32,6 +32,16 @@ pub(super) struct AgentReload {
 }
 
 impl State {
+    /// Why an agent cannot be asked to read its configuration again.
+    pub(super) fn reload_objection(&self, name: &str) -> Option<&'static str> {
+        let Some(agent) = self.agents.get(name) else { return Some("there is no such agent") };
+        if agent.definition.as_ref().is_none_or(|definition| definition.spec.reload.is_none()) {
+            return Some("its definition has no \"reload\"");
+        }
+        let runs = matches!(agent.state, AgentState::Running { .. }) || agent.runs_headless();
+        (!runs).then_some("it does not run")
+    }
+
     /// Has an agent read its configuration again; how that ended, or `None`: that comes later.
     pub(super) fn begin_reload(
         &mut self,
@@ -40,20 +50,18 @@ impl State {
         now: Now,
         out: &mut Vec<Action>,
     ) -> Option<Result<(), Box<str>>> {
-        let Some(agent) = self.agents.get(name) else { return Some(Err("there is no such agent".into())) };
-        let reload = agent.definition.as_ref().and_then(|definition| definition.spec.reload.as_ref());
-        match reload {
-            None => Some(Err("its definition has no \"reload\"".into())),
-            Some(_) if !matches!(agent.state, AgentState::Running { .. }) && !agent.runs_headless() => {
-                Some(Err("it does not run".into()))
-            }
-            Some(Reload::Signal(_)) if agent.runs_headless() => Some(Err("its main process is not known".into())),
-            Some(Reload::Signal(sig)) => {
+        if let Some(why) = self.reload_objection(name) {
+            return Some(Err(why.into()));
+        }
+        let agent = self.agents.get(name)?;
+        match agent.definition.as_ref()?.spec.reload.as_ref()? {
+            Reload::Signal(_) if agent.runs_headless() => Some(Err("its main process is not known".into())),
+            Reload::Signal(sig) => {
                 log(out, Level::Info, format_args!("agent \"{name}\": reload, sent {sig}"));
                 out.push(Action::Signal(name.clone(), Scope::Main, *sig));
                 Some(Ok(()))
             }
-            Some(Reload::Exec(program)) => {
+            Reload::Exec(program) => {
                 let until = now.time + program.timeout;
                 match self.reloads.iter_mut().find(|reload| reload.name == *name) {
                     Some(reload) => reload.next.push(asker),

@@ -284,6 +284,9 @@ impl Run<'_> {
     /// Has the agent read its configuration again.
     fn reload(&mut self) -> StepResult {
         let (name, asker) = (self.name(), Asker::Job(self.id()));
+        if let Some(why) = self.state.reload_objection(&name) {
+            return StepResult::Failed(Code::BadJob, format!("the agent does not reload: {why}"));
+        }
         self.state.begin_reload(&name, asker, self.now, self.out).map_or(StepResult::Wait, reloaded)
     }
 
