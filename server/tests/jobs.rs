@@ -63,9 +63,58 @@ fn a_package_is_served_whole_and_in_parts() {
     let (status, head, body) = exchange(&server, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nRange: bytes=4-\r\n\r\n"));
     assert_eq!((status, body.as_str()), (206, "1.0"));
     assert!(head.contains("content-range: bytes 4-6/7"), "{head}");
+    let etag = head.lines().find_map(|line| line.strip_prefix("etag: ")).expect("an etag").to_string();
+    let part_if = |range: &str| {
+        exchange(&server, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nRange: bytes=4-\r\nIf-Range: {range}\r\n\r\n"))
+    };
+    assert_eq!((part_if(&etag).0, part_if(&etag).2.as_str()), (206, "1.0"));
+    for other in ["\"another\"", "Sun, 29 Nov 2026 10:00:00 GMT"] {
+        assert_eq!((part_if(other).0, part_if(other).2.as_str()), (200, "web 1.0"), "it is another one: {other}");
+    }
     let other = path.replace("web-1.0.tar.gz", "other.tar.gz");
     for wrong in ["/packages/", "/packages/../bootserver.db", other.as_str(), "/api/v1/hosts", "/metrics"] {
         assert_eq!(exchange(&server, &format!("GET {wrong} HTTP/1.1\r\nHost: x\r\n\r\n")).0, 404, "{wrong}");
+    }
+}
+
+#[test]
+fn packages_are_where_the_public_url_says() {
+    let server = Server::start(&["--public-url", "https://packages.example.com/boot/"]);
+    let mut host = accepted(&server);
+    server.release("web", "1.0");
+    let job = only_offer(&server, &mut host, &["job", "install", "web", "--select", "group=web"]);
+    let url = job["url"].as_str().expect("a url");
+    assert!(url.starts_with("https://packages.example.com/boot/packages/"), "{url}");
+    assert!(url.ends_with("/web-1.0.tar.gz"), "{url}");
+    let mut stopped = Server::stopped(&[]);
+    stopped.run(&["init"]);
+    let (code, _, error) = stopped.try_run(&["serve", "--public-url", "packages.example.com"]);
+    assert!(code == 2 && error.contains("--public-url"), "{code} {error}");
+    stopped.kill();
+}
+
+#[test]
+fn nobody_else_can_read_what_is_kept() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = Server::start(&[]);
+    let out = |name: &str| server.dir.join(name).to_str().expect("a path").to_string();
+    server.run(&["key", "new", "--group", "web", "--out", &out("agent.key")]);
+    server.run(&["token", "new", "a", "--role", "viewer", "--out", &out("a.token")]);
+    server.run(&["backup", &out("backup.db")]);
+    server.release("web", "1.0");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).expect("a file").permissions().mode() & 0o777;
+    assert_eq!(mode(&server.dir), 0o700);
+    let files = |dir: &std::path::Path| -> Vec<std::path::PathBuf> {
+        std::fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path()).collect()
+    };
+    let mut all = files(&server.dir);
+    all.extend(files(&server.dir.join("packages")));
+    // What the test itself put there, and the directory.
+    all.retain(|path| !path.ends_with("web-1.0.tar.gz") && !path.is_dir());
+    let names: Vec<String> = all.iter().map(|path| path.display().to_string()).collect();
+    assert!(names.len() >= 8, "{names:?}");
+    for path in &all {
+        assert_eq!(mode(path), 0o600, "{}", path.display());
     }
 }
 

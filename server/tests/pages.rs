@@ -132,6 +132,25 @@ fn hosts_become_late_and_lost_and_come_back() {
 }
 
 #[test]
+fn agents_are_listed_by_version() {
+    let reader = Reader::start();
+    let key = reader.server.key(&["--group", "web", "--auto-accept"]);
+    for (n, version) in ["1.0", "1.1", "1.1"].iter().enumerate() {
+        let mut host = Host::new(&format!("web-{n}"), &format!("sn-{n}"), Some(&key));
+        host.more = json!({ "timestamp": 0, "agents": [{ "name": "web", "version": version, "status": "running" },
+            { "name": "db", "version": "9", "status": "stoped" }] });
+        host.report(&reader.server);
+    }
+    reader.server.release("web", "1.2");
+    let page = reader.get("/agents?q=we");
+    assert!(page.contains(">1.2</a>") && page.contains("2 running") && !page.contains(">db<"), "{page}");
+    let table = reader.get("/agents.csv");
+    let lines: Vec<&str> = table.lines().skip(1).collect();
+    assert_eq!(lines, ["db,9,3,3 stopped", "web,1.1,2,2 running", "web,1.0,1,1 running"]);
+    assert!(reader.get("/hosts").contains("clock wrong"));
+}
+
+#[test]
 fn look_ups_are_counted() {
     let reader = Reader::start();
     let done = || {

@@ -56,6 +56,10 @@ fn keys(key: &Key, dir: &Path, client: &Client, as_json: bool) -> Done {
             let wanted = NewKey { group: group.clone(), host: host.clone(), auto_accept: *auto_accept };
             let (id, secret) = new_key(dir, client, &wanted)?;
             let Some(out) = out else {
+                if as_json {
+                    println!("{}", json!({ "id": id, "key": secret }));
+                    return Ok(());
+                }
                 println!("{secret}");
                 eprintln!("key {id} of group {group}: put this line into the host's key_file (root only, 0600)");
                 return Ok(());

@@ -155,6 +155,8 @@ pub struct View {
     pub peer: String,
     /// Its agents.
     pub agents: Vec<AgentView>,
+    /// Whether its clock is more than two minutes off.
+    pub clock_wrong: bool,
     /// Why it is as it is, and what to do.
     pub reason: String,
     /// Why its versions are to stay as they are, where it is pinned; may be empty.

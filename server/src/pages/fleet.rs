@@ -1,11 +1,11 @@
 //! The first page: what needs somebody, what there is, what happened.
 
+use super::agents::AgentRow;
 use super::hosts::{FirstStep, HostRow};
 use super::jobs::{ExecutionRow, JobRow};
 use super::{words, Frame, Html, Part, Tone};
-use crate::store::roster::{AgentKey, Scope, Summary, SCOPES};
+use crate::store::roster::{Scope, Summary, SCOPES};
 use askama::Template;
-use std::collections::BTreeMap;
 
 /// Something that needs somebody.
 pub struct Alarm {
@@ -87,46 +87,6 @@ pub struct VersionRow {
     pub address: String,
 }
 
-/// An agent in one version.
-pub struct AgentRow {
-    /// Its name; empty where it is that of the line before.
-    pub name: String,
-    /// The version.
-    pub version: String,
-    /// Hosts by status.
-    pub parts: Vec<Part>,
-    /// Hosts in all.
-    pub total: i64,
-    /// Where they are listed.
-    pub address: String,
-}
-
-/// The agents of the fleet, by name and version; the most frequent version of each first.
-pub fn agents(counts: &BTreeMap<AgentKey, i64>) -> Vec<AgentRow> {
-    let mut versions: BTreeMap<(&str, &str), Vec<Part>> = BTreeMap::new();
-    for (key, count) in counts {
-        let tone = words::agent_badge(&key.status).tone;
-        let part = Part { tone, word: words::status(&key.status).to_string(), count: *count };
-        versions.entry((&key.name, &key.version)).or_default().push(part);
-    }
-    let mut rows: Vec<AgentRow> = Vec::new();
-    for ((name, version), mut parts) in versions {
-        let place = |part: &Part| ["running", "stopped", "killed", "fatal"].iter().position(|word| *word == part.word);
-        parts.sort_by_key(place);
-        let total = parts.iter().map(|part| part.count).sum();
-        let filter = format!("agent.{name}.version=\"{version}\"");
-        let address = format!("/hosts?q={}", crate::wire::url::encode(&filter));
-        rows.push(AgentRow { name: name.to_string(), version: version.to_string(), parts, total, address });
-    }
-    rows.sort_by(|a, b| (&a.name, -a.total).cmp(&(&b.name, -b.total)));
-    for place in (1..rows.len()).rev() {
-        if rows[place].name == rows[place - 1].name {
-            rows[place].name.clear();
-        }
-    }
-    rows
-}
-
 /// The first page.
 #[derive(Template)]
 #[template(path = "fleet.html")]
@@ -179,19 +139,5 @@ mod tests {
         let all = alarms(&Summary { conflict: 1, lost: 2, pending: 3, ..Summary::default() });
         let texts: Vec<&str> = all.iter().map(|alarm| alarm.text.as_str()).collect();
         assert_eq!(texts, ["1 host is in conflict", "2 hosts are lost", "3 hosts wait for a decision"]);
-    }
-
-    #[test]
-    fn agents_are_gathered_by_version() {
-        let key = |version: &str, status: &str| AgentKey {
-            name: "web".into(),
-            version: version.into(),
-            status: status.into(),
-        };
-        let counts = BTreeMap::from([(key("1", "running"), 2), (key("2", "running"), 7), (key("2", "fatal"), 1)]);
-        let rows = agents(&counts);
-        assert_eq!((rows[0].name.as_str(), rows[0].version.as_str(), rows[0].total), ("web", "2", 8));
-        assert_eq!((rows[0].parts[0].word.as_str(), rows[0].parts[1].word.as_str()), ("running", "fatal"));
-        assert_eq!((rows[1].name.as_str(), rows[1].total), ("", 2));
     }
 }

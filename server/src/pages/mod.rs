@@ -1,6 +1,7 @@
 //! Pages: pure functions from what was read to HTML. Templates are in `templates/`; whatever comes from a host or a person
 //! is escaped there by itself, and what is HTML already has the type [`Html`].
 
+pub mod agents;
 pub mod fleet;
 pub mod host;
 pub mod hosts;
@@ -104,10 +105,11 @@ pub struct Entry {
     pub gap: bool,
 }
 
-const MENU: [(&str, &str, bool); 12] = [
+const MENU: [(&str, &str, bool); 13] = [
     ("/", "Fleet", false),
     ("/hosts", "Hosts", false),
     ("/pending", "Pending", false),
+    ("/agents", "Agents", false),
     ("/jobs", "Jobs", true),
     ("/releases", "Releases", false),
     ("/events", "Events", true),

@@ -80,6 +80,9 @@ pub fn host_badges(host: &View) -> Vec<Badge> {
     if down > 0 && !gone {
         badges.push(Badge::new(Tone::Bad, format!("{} down", many(i64::try_from(down).unwrap_or(0), "agent"))));
     }
+    if host.clock_wrong && !gone {
+        badges.push(Badge::new(Tone::Warn, "clock wrong"));
+    }
     badges
 }
 
@@ -199,5 +202,7 @@ mod tests {
         assert_eq!(reasons[1], "web is fatal: gave up after 4 early ends");
         let words: Vec<String> = host_badges(&host).into_iter().map(|badge| badge.word).collect();
         assert_eq!(words, ["late", "1 agent down"]);
+        host.clock_wrong = true;
+        assert_eq!(host_badges(&host).last().map(|badge| badge.word.as_str()), Some("clock wrong"));
     }
 }

@@ -299,7 +299,8 @@ fn view_of(row: &Row, groups: &HashMap<String, i64>, now: i64, gaps: &Gaps) -> (
         add_reason(if why.is_empty() { "pinned".to_string() } else { format!("pinned: {why}") });
     }
     let skew = row.int(8);
-    if skew.saturating_abs() > facts::SKEW_MAX {
+    view.clock_wrong = skew.saturating_abs() > facts::SKEW_MAX;
+    if view.clock_wrong {
         let direction = if skew < 0 { "behind" } else { "ahead" };
         add_reason(format!("its clock is {} {direction}", host::span(skew.saturating_abs())));
     }

@@ -159,7 +159,7 @@ pub fn each(tx: &mut dyn Tx, wanted: &Wanted, each: &mut dyn FnMut(View) -> Resu
     let body = if wanted.filter.has_labels() { "r.body" } else { "NULL" };
     let sql = format!(
         "SELECT h.sn, h.name, h.grp, h.state, h.os, h.arch, h.version, h.fresh, h.labels, h.reason, r.seen, r.step, \
-         r.agents, h.pinned, {body} FROM hosts h LEFT JOIN reports r ON r.sn = h.sn WHERE {sql} ORDER BY {}",
+         r.agents, h.pinned, {body}, h.clock_wrong FROM hosts h LEFT JOIN reports r ON r.sn = h.sn WHERE {sql} ORDER BY {}",
         wanted.order.sql()
     );
     tx.each(&sql, &args, &mut |row| {
@@ -196,6 +196,7 @@ fn view_of(row: &Row) -> View {
         agents: read_agents(&row.text(12)),
         peer: String::new(),
         pinned: row.maybe_text(13),
+        clock_wrong: row.int(15) != 0,
     }
 }
 

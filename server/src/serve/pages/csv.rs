@@ -54,6 +54,7 @@ pub fn list(tx: &mut dyn Tx, look: &Look, path: &str) -> Result<String, Error> {
     let table = match path {
         "/hosts" => hosts(tx, look, read::scope(look))?,
         "/pending" => hosts(tx, look, Scope::Pending)?,
+        "/agents" => agent_list(tx, look)?,
         "/jobs" => job_list(tx, look)?,
         "/releases" => release_list(tx)?,
         "/events" => event_list(tx, look)?,
@@ -112,6 +113,15 @@ fn hosts(tx: &mut dyn Tx, look: &Look, scope: Scope) -> Result<Table, Error> {
         ]);
         Ok(())
     })?;
+    Ok(table)
+}
+
+fn agent_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
+    let mut table = Table::new(&["agent", "version", "hosts", "statuses"]);
+    for row in read::agents_of(tx, look)? {
+        let statuses: Vec<String> = row.parts.iter().map(|part| format!("{} {}", part.count, part.word)).collect();
+        table.line(&[row.name, row.version, row.total.to_string(), statuses.join("; ")]);
+    }
     Ok(table)
 }
 

@@ -2,6 +2,8 @@
 
 use super::{frame, read_jobs, read_lists, release, text_of, Look};
 use crate::model::filter::Filter;
+use crate::model::version;
+use crate::pages::agents::{self, AgentRow as FleetAgent, Agents};
 use crate::pages::fleet::{self, Fleet, VersionRow};
 use crate::pages::host::{AgentRow, HostPage, Label, Twin};
 use crate::pages::hosts::{self as host_pages, FirstStep, HostRow, Hosts, Pending};
@@ -10,9 +12,10 @@ use crate::pages::lists::EventRow;
 use crate::pages::{Pager, Tone, LINES};
 use crate::serve::lookup;
 use crate::store::roster::{self, Order, Scope, Wanted, SCOPES};
-use crate::store::{events, executions, groups, hosts, jobs, missing, Error, Tx};
+use crate::store::{events, executions, groups, hosts, jobs, missing, releases, Error, Tx};
 use crate::wire::url;
 use serde_json::Value as Json;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 /// The page of an address.
@@ -27,6 +30,7 @@ pub fn page(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
         ("hosts", "") => list(tx, look),
         ("hosts", sn) => host(tx, look, &url::decode(sn)),
         ("pending", "") => pending(tx, look),
+        ("agents", "") => agent_list(tx, look),
         ("jobs", "") => read_jobs::list(tx, look),
         ("jobs", "new") => read_jobs::new_job(tx, look, &look.params, None, None),
         ("jobs", id) => read_jobs::job(tx, look, &url::decode(id)),
@@ -110,6 +114,32 @@ fn pending(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     Ok(text_of(&Pending { f, rows, pager, wrong, any, first_step }))
 }
 
+/// The agents of the fleet whose name has the part that an address asks for.
+pub fn agents_of(tx: &mut dyn Tx, look: &Look) -> Result<Vec<FleetAgent>, Error> {
+    let part = look.params.get("q").trim();
+    let counted = look.shared.agents_of_fleet(tx)?;
+    let mut rows = agents::agents(&counted);
+    rows.retain(|row| row.name.contains(part));
+    Ok(rows)
+}
+
+fn agent_list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
+    let f = frame(tx, look, "/agents", "Agents")?;
+    let all = agents_of(tx, look)?;
+    let total = i64::try_from(all.len()).unwrap_or(i64::MAX);
+    let (first, lines) = (usize::try_from(look.params.first()).unwrap_or(0), usize::try_from(LINES).unwrap_or(50));
+    let rows = agents::named_once(all.into_iter().skip(first).take(lines).collect());
+    let mut newest: BTreeMap<String, String> = BTreeMap::new();
+    for release in releases::list(tx, None)?.into_iter().filter(|release| release.withdrawn.is_none()) {
+        let known = newest.get(&release.agent);
+        if known.is_none_or(|known| version::compare(known, &release.version).is_lt()) {
+            newest.insert(release.agent, release.version);
+        }
+    }
+    let pager = Pager::new(&f, rows.len(), total, false);
+    Ok(text_of(&Agents { f, rows, pager, releases: newest }))
+}
+
 /// Hosts in trouble, jobs and failures that the first page shows.
 const SHOWN: i64 = 8;
 const DAY: i64 = 86_400;
@@ -130,7 +160,7 @@ fn fleet(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     };
     let versions = roster::versions(tx)?.into_iter().map(version).collect();
     let counted = look.shared.agents_of_fleet(tx)?;
-    let agents = fleet::agents(&counted);
+    let agents = agents::named_once(agents::agents(&counted));
     let first_step = first_step(tx, look)?;
     let (alarms, tiles, health) = (fleet::alarms(&summary), fleet::tiles(&summary), health(look));
     Ok(text_of(&Fleet {
