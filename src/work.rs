@@ -76,6 +76,8 @@ pub enum HelperRequest {
         rate: Option<u64>,
         /// How to reach the server.
         route: Route,
+        /// The SHA-256 that the file should have: one that has it already is not asked for again.
+        digest: [u8; 32],
     },
     /// Verification of the package that is fd 3, from its beginning.
     Verify {
@@ -313,11 +315,11 @@ fn perform(request: &mut HelperRequest) -> HelperResponse {
             let body = std::mem::take(body);
             exchange::exchange(url, headers, body, *max_body).unwrap_or_else(|failure| failed(&failure, url, 0))
         }
-        HelperRequest::Fetch { url, max_bytes, rate, route } => match package_fd() {
+        HelperRequest::Fetch { url, max_bytes, rate, route, digest } => match package_fd() {
             Ok(file) => {
                 let before = file.metadata().map_or(0, |data| data.len());
                 let after = file.try_clone();
-                fetch::fetch(url, *max_bytes, *rate, route, file).unwrap_or_else(|failure| {
+                fetch::fetch(url, *max_bytes, *rate, route, digest, file).unwrap_or_else(|failure| {
                     let now = after.and_then(|file| file.metadata()).map_or(0, |data| data.len());
                     failed(&failure, url, now.saturating_sub(before))
                 })

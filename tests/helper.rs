@@ -105,6 +105,7 @@ fn copy() -> HelperRequest {
         max_bytes: 1 << 20,
         rate: None,
         route: Default::default(),
+        digest: [0; 32],
     }
 }
 
@@ -192,8 +193,10 @@ fn one_that_is_killed_has_failed(host: &mut Host) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}/", listener.local_addr().expect("bound"));
         let file = host.file(b"12345");
-        let helper = host
-            .start(&HelperRequest::Fetch { url, max_bytes: 100, rate: None, route: Default::default() }, Some(file));
+        let helper = host.start(
+            &HelperRequest::Fetch { url, max_bytes: 100, rate: None, route: Default::default(), digest: [0; 32] },
+            Some(file),
+        );
         let (mut stream, _) = listener.accept().expect("a connection");
         let mut sent = false;
         let outcome = host.finish(helper, |helper| {

@@ -285,6 +285,7 @@ impl Daemon {
                 proxy: self.config.proxy.as_deref().map(String::from),
                 turn: self.state.fetch_tries(&id).into(),
             },
+            digest: source.digest.0,
         };
         // A local file may be readable by root only, and reading it involves no network.
         let runner = if source.url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("file:")) {

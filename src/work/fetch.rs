@@ -18,7 +18,7 @@ use crate::work::{ftp, stall_secs, FailureKind, HelperError, HelperResponse};
 const REDIRECTS_MAX: u32 = 5;
 
 /// Fetches `url` into `file`, behind what it holds already, on this route; `rate` is in bytes per second. A file of more than
-/// `max_bytes` is a failure.
+/// `max_bytes` is a failure, and one that has this SHA-256 already is complete, so that nothing is asked for.
 ///
 /// # Errors
 /// When the file is not complete and on disk; what has come so far is in it.
@@ -27,12 +27,17 @@ pub fn fetch(
     max_bytes: u64,
     rate: Option<u64>,
     route: &Route,
+    digest: &[u8; 32],
     file: File,
 ) -> Result<HelperResponse, Box<HelperError>> {
     alarm::alarm(stall_secs());
     let url =
         Url::parse(url).map_err(|why| HelperError::new(FailureKind::Final, format_error!("package url: {why}")))?;
     let mut sink = Sink::new(file, max_bytes, rate)?;
+    // An attempt may have fetched all of it and failed behind that.
+    if sink.has(digest) {
+        return sink.finish(Completeness::Counted);
+    }
     let end = match url.scheme {
         Scheme::Http | Scheme::Https => fetch_http(url, route, &mut sink)?,
         Scheme::Ftp => ftp::fetch(&url, route.turn, &mut sink)?,

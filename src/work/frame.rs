@@ -28,7 +28,7 @@ pub fn encode_request(request: &HelperRequest) -> Vec<u8> {
             out.number(*max_body);
             out.end()
         }
-        HelperRequest::Fetch { url, max_bytes, rate, route } => {
+        HelperRequest::Fetch { url, max_bytes, rate, route, digest } => {
             let mut out = Writer::new(1);
             out.bytes(url.as_bytes());
             out.number(*max_bytes);
@@ -36,6 +36,7 @@ pub fn encode_request(request: &HelperRequest) -> Vec<u8> {
             // No proxy has an empty name.
             out.bytes(route.proxy.as_deref().unwrap_or_default().as_bytes());
             out.number(route.turn);
+            out.bytes(digest);
             out.end()
         }
         HelperRequest::Verify { keys, signature, name, version } => {
@@ -89,7 +90,8 @@ pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
         1 => {
             let (url, max_bytes, rate) = (frame.text()?, frame.number()?, frame.maybe()?);
             let proxy = Some(frame.text()?).filter(|proxy| !proxy.is_empty());
-            HelperRequest::Fetch { url, max_bytes, rate, route: Route { proxy, turn: frame.number()? } }
+            let route = Route { proxy, turn: frame.number()? };
+            HelperRequest::Fetch { url, max_bytes, rate, route, digest: frame.bytes()?.try_into().ok()? }
         }
         2 => HelperRequest::Unpack {
             format: *FORMATS.get(usize::try_from(frame.number()?).ok()?)?,
@@ -317,12 +319,14 @@ mod tests {
                 max_bytes: u64::MAX,
                 rate: None,
                 route: Route::default(),
+                digest: [0; 32],
             },
             HelperRequest::Fetch {
                 url: String::new(),
                 max_bytes: 0,
                 rate: Some(0),
                 route: Route { proxy: Some("p:3128".into()), turn: 7 },
+                digest: [9; 32],
             },
             HelperRequest::Verify {
                 keys: vec!["RWa".into(), "RWb".into()],

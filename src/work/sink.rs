@@ -70,6 +70,11 @@ impl Sink {
         self.size
     }
 
+    /// Whether what the file holds has this SHA-256.
+    pub fn has(&self, digest: &[u8; 32]) -> bool {
+        <[u8; 32]>::from(self.hash.clone().finalize()) == *digest
+    }
+
     /// Empties the file.
     ///
     /// # Errors

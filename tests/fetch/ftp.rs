@@ -181,7 +181,8 @@ fn a_server_that_says_nothing_to_epsv_is_asked_otherwise() {
     let bytes = content(5000);
     let server = Ftp::new(&bytes, &[("EPSV", Some(""))]);
     let url = format!("{}/pub/x", server.url);
-    let order = HelperRequest::Fetch { url, max_bytes: 1 << 20, rate: None, route: Default::default() };
+    let order =
+        HelperRequest::Fetch { url, max_bytes: 1 << 20, rate: None, route: Default::default(), digest: [0; 32] };
     let output = performed(&order, &scratch.file("a", b""), "", &[("BOOTAGENT_STALL_SECS", "4")]);
     assert_eq!(crate::outcome(&output), fetched(&bytes));
     assert!(server.commands().join(",").ends_with("CWD pub,PASV,RETR x"), "{:?}", server.commands());
@@ -220,6 +221,7 @@ fn a_rate_is_kept() {
         max_bytes: 1 << 20,
         rate: Some(200_000),
         route: Default::default(),
+        digest: [0; 32],
     };
     keeps(Duration::from_secs(3), || assert_eq!(perform(&order, &scratch.file("a", b"")), fetched(&bytes)));
 }
@@ -240,7 +242,8 @@ fn a_stall_ends_an_attempt_though_the_server_goes_on_talking() {
                 std::thread::sleep(Duration::from_millis(100));
             }
         });
-        let order = HelperRequest::Fetch { url, max_bytes: 1 << 20, rate: None, route: Default::default() };
+        let order =
+            HelperRequest::Fetch { url, max_bytes: 1 << 20, rate: None, route: Default::default(), digest: [0; 32] };
         let output = performed(&order, &scratch.file("a", b""), "", &[("BOOTAGENT_STALL_SECS", "2")]);
         assert!(stalled(&output), "{output:?}");
     }

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use bootagent::work::{decode_response, take_total, FailureKind, HelperRequest, HelperResponse, Route};
+use sha2::{Digest, Sha256};
 
 use crate::server::{reply, send, Server};
 use crate::{
@@ -72,6 +73,22 @@ fn what_is_complete_already_is_not_fetched_again() {
     let bytes = content(1000);
     let server = Server::fixed(reply("416 Range Not Satisfiable", "Content-Range: bytes */1000\r\n", b""));
     assert_eq!(fetch(&server.url, &scratch.file("a", &bytes)), fetched(&bytes));
+}
+
+#[test]
+fn what_has_the_wanted_digest_is_not_asked_for() {
+    let scratch = Scratch::new("http-wanted");
+    let bytes = content(5000);
+    // Nobody listens there.
+    let order = HelperRequest::Fetch {
+        url: "http://127.0.0.1:1/x.deb".into(),
+        max_bytes: 1 << 20,
+        rate: None,
+        route: Default::default(),
+        digest: Sha256::digest(&bytes).into(),
+    };
+    assert_eq!(perform(&order, &scratch.file("a", &bytes)), fetched(&bytes));
+    failed(perform(&order, &scratch.file("b", &bytes[..4999])), FailureKind::Temporary, 0, "refused");
 }
 
 #[test]
@@ -215,6 +232,7 @@ fn a_rate_is_kept() {
             max_bytes: 1 << 20,
             rate: Some(200_000),
             route: Default::default(),
+            digest: [0; 32],
         };
         keeps(Duration::from_secs(3), || assert_eq!(perform(&order, &scratch.file("a", b"")), fetched(&bytes)));
     }
@@ -347,6 +365,7 @@ fn a_proxy_is_asked_for_the_whole_url() {
         max_bytes: 1 << 20,
         rate: None,
         route: Route { proxy: server.url.strip_prefix("http://").map(String::from), turn: 0 },
+        digest: [0; 32],
     };
     assert_eq!(perform(&order, &scratch.file("a", b"")), fetched(&bytes));
     let request = &server.requests()[0];
@@ -386,8 +405,13 @@ fn interim_replies_are_passed_over() {
     assert_eq!(fetch(&chunks.url, &scratch.file("c", b"")), fetched(b"hello"));
     let endless =
         Server::http(move |_, _, stream| while std::io::Write::write_all(stream, early.as_bytes()).is_ok() {});
-    let order =
-        HelperRequest::Fetch { url: endless.url.clone(), max_bytes: 1 << 20, rate: None, route: Default::default() };
+    let order = HelperRequest::Fetch {
+        url: endless.url.clone(),
+        max_bytes: 1 << 20,
+        rate: None,
+        route: Default::default(),
+        digest: [0; 32],
+    };
     let output = performed(&order, &scratch.file("c", b""), "", &[("BOOTAGENT_STALL_SECS", "1")]);
     assert!(stalled(&output), "{output:?}");
 }
@@ -404,8 +428,13 @@ fn what_never_ends_is_ended() {
             let pieces = piece.repeat(10_000);
             while std::io::Write::write_all(stream, pieces.as_bytes()).is_ok() {}
         });
-        let order =
-            HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None, route: Default::default() };
+        let order = HelperRequest::Fetch {
+            url: server.url.clone(),
+            max_bytes: 1 << 20,
+            rate: None,
+            route: Default::default(),
+            digest: [0; 32],
+        };
         let output = performed(&order, &file, "ulimit -v 262144;", &[]);
         // minreq counts too few of them: then its memory, which is limited, or a check of its ends it.
         assert!(!output.status.success() || matches!(outcome(&output), HelperResponse::Failed { .. }), "{piece:?}");
@@ -438,8 +467,13 @@ fn a_stall_ends_an_attempt_and_slowness_does_not() {
             send(stream, byte);
         }
     });
-    let order =
-        |url: &str| HelperRequest::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None, route: Default::default() };
+    let order = |url: &str| HelperRequest::Fetch {
+        url: url.into(),
+        max_bytes: 1 << 20,
+        rate: None,
+        route: Default::default(),
+        digest: [0; 32],
+    };
     let two = [("BOOTAGENT_STALL_SECS", "2")];
     let output = performed(&order(&slow.url), &scratch.file("a", b""), "", &two);
     assert_eq!(outcome(&output), fetched(&bytes));
@@ -471,8 +505,13 @@ fn how_much_will_come_is_told_before_it_comes() {
     let scratch = Scratch::new("total");
     let bytes = content(1000);
     let server = Server::fixed(reply("200 OK", "", &bytes));
-    let order =
-        HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None, route: Default::default() };
+    let order = HelperRequest::Fetch {
+        url: server.url.clone(),
+        max_bytes: 1 << 20,
+        rate: None,
+        route: Default::default(),
+        digest: [0; 32],
+    };
     let mut told = performed(&order, &scratch.file("a", b""), "", &[]).stdout;
     assert_eq!((take_total(&mut told), take_total(&mut told)), (Some(1000), None));
     assert_eq!(decode_response(&told), Some(fetched(&bytes)));
@@ -523,6 +562,7 @@ fn a_full_disk_is_said() {
         max_bytes: u64::MAX,
         rate: None,
         route: Default::default(),
+        digest: [0; 32],
     };
     let told = perform(&huge, &scratch.file("a", b""));
     if has_32_bits() {
@@ -544,8 +584,13 @@ fn a_disk_that_fills_up_while_bytes_come_is_said() {
     for (head, gained) in [("Content-Length: 300000\r\n", 0), ("", 100_000)] {
         let head = format!("HTTP/1.1 200 OK\r\n{head}\r\n");
         let server = Server::fixed([head.as_bytes(), &content(300_000)].concat());
-        let order =
-            HelperRequest::Fetch { url: server.url.clone(), max_bytes: 1 << 20, rate: None, route: Default::default() };
+        let order = HelperRequest::Fetch {
+            url: server.url.clone(),
+            max_bytes: 1 << 20,
+            rate: None,
+            route: Default::default(),
+            digest: [0; 32],
+        };
         let script = format!(
             "exec unshare -m sh -c 'mount -t tmpfs -o size=200k,mode=755 none {disk} && exec \"$0\" work 3<>{disk}/a' \"$0\";",
             disk = disk.display()

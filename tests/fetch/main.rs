@@ -74,7 +74,16 @@ fn performed(order: &HelperRequest, file: &Path, before: &str, env: &[(&str, &st
 
 /// Fetches `url` into `file`, up to a megabyte.
 fn fetch(url: &str, file: &Path) -> HelperResponse {
-    perform(&HelperRequest::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None, route: Default::default() }, file)
+    perform(
+        &HelperRequest::Fetch {
+            url: url.into(),
+            max_bytes: 1 << 20,
+            rate: None,
+            route: Default::default(),
+            digest: [0; 32],
+        },
+        file,
+    )
 }
 
 /// What fetching `bytes` comes to.
