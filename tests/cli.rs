@@ -409,6 +409,30 @@ fn check_passes_what_is_good() {
 }
 
 #[test]
+fn check_warns_of_what_will_be_met_later() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[("limits", "{ \"fsize\": \"64K\" }"), ("log_size", "\"1M\"")]);
+    host.configure();
+    let ran = host.cli(&["check"]);
+    let want = "warning: web.json: limits.fsize: 65536 bytes are not above log_size (1048576 bytes)";
+    assert!(ran.code == 0 && ran.err.contains(want) && !ran.err.contains("noexec"), "{ran:?}");
+    if lacks_root() {
+        return;
+    }
+    let dir = host.dir.display().to_string();
+    host.set("state_dir", &format!("\"{dir}/not-there/yet\""));
+    host.configure();
+    // The program itself is elsewhere.
+    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,noexec \"$0\" && exec \"$@\"";
+    let config = host.path("bootagent.json").display().to_string();
+    let mut command = Command::new("unshare");
+    command.args(["-m", "/bin/sh", "-c", script, &dir]).arg(binary()).args(["-c", &config, "check"]);
+    let ran = run(&mut command).expect("unshare is there");
+    let want = format!("warning: state_dir: \"{dir}\" is mounted noexec: no program of a tar package");
+    assert!(ran.code == 0 && ran.err.contains(&want), "{ran:?}");
+}
+
+#[test]
 fn check_refuses_directories_that_cannot_be() {
     let mut host = Host::new();
     host.write("file", "");

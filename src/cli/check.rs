@@ -13,8 +13,9 @@ use crate::host::config_files::{self, Basis, Configuration};
 use crate::host::disk::reason;
 use crate::host::spawn::{env_file, user_of};
 use crate::host::{identity, image, runtime_directory};
-use crate::kernel::Uid;
+use crate::kernel::{Resource, Uid};
 use crate::model::spec::{is_host_name, parse_capability, Account, Spec};
+use crate::sys::image::is_noexec;
 use crate::sys::{account, hostname};
 use crate::text::count;
 use crate::wire::config::{Config, ConfigError, Defined};
@@ -79,13 +80,19 @@ pub fn check(path: &Path) -> u8 {
     if !Path::new(&*config.agents_dir).exists() {
         complain(&format_args!("warning: agents_dir: there is no directory \"{}\"", config.agents_dir));
     }
-    for agent in agents.agents.iter().filter(|agent| !Path::new(&*agent.spec.directory).is_dir()) {
-        let (file, directory) = (&agent.file, &agent.spec.directory);
-        complain(&format_args!("warning: {file}: directory: there is no directory \"{directory}\""));
+    if let Some(text) = noexec_warning(Path::new(&*config.state_dir)) {
+        complain(&format_args!("warning: state_dir: {text}"));
     }
     for agent in &agents.agents {
-        if let Some(text) = root_warning(&agent.spec, account::own_uid()) {
-            complain(&format_args!("warning: {}: capabilities: {text}", agent.file));
+        let (file, spec) = (&agent.file, &agent.spec);
+        if !Path::new(&*spec.directory).is_dir() {
+            complain(&format_args!("warning: {file}: directory: there is no directory \"{}\"", spec.directory));
+        }
+        if let Some(text) = root_warning(spec, account::own_uid()) {
+            complain(&format_args!("warning: {file}: capabilities: {text}"));
+        }
+        if let Some(text) = file_size_warning(spec) {
+            complain(&format_args!("warning: {file}: limits.fsize: {text}"));
         }
     }
     let agents = count(agents.agents.len() as u64, "agent");
@@ -166,6 +173,31 @@ fn check_agent(spec: &Spec, config: &Config) -> Vec<String> {
     messages
 }
 
+/// A warning where programs of packages could not be executed, as they are unpacked below `state_dir`. Where that is not
+/// there yet, the directory counts that it will be made in.
+fn noexec_warning(state_dir: &Path) -> Option<String> {
+    let there = state_dir.ancestors().find(|path| path.exists())?;
+    is_noexec(there).is_ok_and(|is| is).then(|| {
+        format!(
+            "\"{}\" is mounted noexec: no program of a tar package and no new version of the daemon can be executed there; \
+             mount it without noexec, or choose another state_dir",
+            there.display()
+        )
+    })
+}
+
+/// A warning where an agent cannot write to its own log any more before that is turned over.
+fn file_size_warning(spec: &Spec) -> Option<String> {
+    let (_, limit) = spec.limits.resources.iter().find(|(resource, _)| *resource == Resource::Fsize)?;
+    (*limit <= spec.log_size).then(|| {
+        format!(
+            "{} bytes are not above log_size ({} bytes): the agent's log reaches this limit before it is turned over, and \
+             then the agent gets SIGXFSZ for every line that it writes; set a log_size that is well below",
+            limit, spec.log_size
+        )
+    })
+}
+
 /// A warning where an agent runs as root with limited capabilities, which limits it less than it seems.
 fn root_warning(spec: &Spec, own: Uid) -> Option<String> {
     let capabilities = spec.capabilities?;
@@ -239,6 +271,17 @@ mod tests {
         spec.user = None;
         assert_eq!(root_warning(&spec, Uid(1000)), None, "a daemon without root has no root to give");
         assert!(AS_GOOD_AS_ROOT.iter().all(|name| parse_capability(name).is_some()));
+    }
+
+    #[test]
+    fn a_limit_of_file_size_that_the_log_meets_is_warned_of() {
+        for (limit, is_warned) in [(None, false), (Some(1 << 19), true), (Some(1 << 20), true), (Some(1 << 21), false)]
+        {
+            let mut spec = Spec::new("web", "1", vec!["/bin/sh".into()]);
+            spec.log_size = 1 << 20;
+            spec.limits.resources.extend(limit.map(|limit| (Resource::Fsize, limit)));
+            assert_eq!(file_size_warning(&spec).is_some(), is_warned, "{limit:?}");
+        }
     }
 
     #[test]
