@@ -1,6 +1,7 @@
 //! Plain lists: events, the audit trail, keys, groups; and the server's own page.
 
 use super::{Badge, Frame, Pager, Tone};
+use crate::store::events::{Line, Stored};
 use crate::store::groups::Group;
 use askama::Template;
 
@@ -20,12 +21,13 @@ pub struct EventRow {
 
 impl EventRow {
     /// A row of an event.
-    pub fn new(time: i64, kind: &str, sn: String, host: String, message: String) -> EventRow {
-        let tone = match kind {
+    pub fn new(event: Stored) -> EventRow {
+        let tone = match event.kind.as_str() {
             "security" | "conflict" | "lost" => Tone::Bad,
             "same name" | "came back" | "unknown job" => Tone::Warn,
             _ => Tone::Mute,
         };
+        let Stored { time, kind, sn, host, message, .. } = event;
         EventRow { time, kind: Badge::new(tone, kind), sn, host, message }
     }
 
@@ -49,22 +51,6 @@ pub struct Events {
     pub kinds: Vec<String>,
 }
 
-/// Who did what.
-pub struct AuditRow {
-    /// When.
-    pub time: i64,
-    /// Who.
-    pub who: String,
-    /// What was done.
-    pub action: String,
-    /// To what.
-    pub object: String,
-    /// What was there before.
-    pub before: String,
-    /// What is there now.
-    pub after: String,
-}
-
 /// The audit trail.
 #[derive(Template)]
 #[template(path = "audit.html")]
@@ -72,7 +58,7 @@ pub struct Audit {
     /// What is around it.
     pub f: Frame,
     /// The lines.
-    pub rows: Vec<AuditRow>,
+    pub rows: Vec<Line>,
     /// Where in the list this is.
     pub pager: Pager,
 }

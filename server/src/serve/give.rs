@@ -8,6 +8,7 @@ use crate::model::job::{State, PART};
 use crate::model::release;
 use crate::model::version;
 use crate::store::executions::{self, Stored};
+use crate::store::hosts::Which;
 use crate::store::jobs::{self, Job};
 use crate::store::{events, hosts, missing, refused, releases, Error, Tx};
 use crate::wire::job;
@@ -260,7 +261,7 @@ fn select(
 ) -> Result<(Vec<Chosen>, BTreeMap<String, u64>), Error> {
     let (mut chosen, mut left_out) = (Vec::<Chosen>::new(), BTreeMap::new());
     let Choice { filter, action, secret, artifacts } = *choice;
-    hosts::views(tx, None, now, gaps, &mut |mut view, _| {
+    hosts::views(tx, Which::Perhaps(filter), now, gaps, &mut |mut view, _| {
         if secret {
             // A host's own labels must not lead secrets to it.
             view.labels = view.own_labels.clone();

@@ -3,9 +3,11 @@
 use super::clock;
 use crate::model::filter::Filter;
 use crate::model::host::{Gaps, View, UNDECIDED};
+use crate::model::release::Artifact;
 use crate::store::executions::{self, Stored, Term};
+use crate::store::hosts::Which;
 use crate::store::jobs::{self, Job};
-use crate::store::{groups, hosts, missing, refused, releases, Error, Tx};
+use crate::store::{events, groups, hosts, missing, refused, releases, Error, Tx};
 use serde_json::{json, Value as Json};
 
 /// A host in a list.
@@ -65,10 +67,8 @@ impl List {
 pub fn hosts(tx: &mut dyn Tx, filter: &str, gaps: &Gaps) -> Result<String, Error> {
     let filter = Filter::parse(filter).map_err(Error::Refused)?;
     let mut list = List::default();
-    hosts::views(tx, None, clock::now(), gaps, &mut |view, body| {
-        if filter.matches(&view) {
-            list.push(&host_json(&view, body.as_ref()));
-        }
+    hosts::views(tx, Which::Meant(&filter), clock::now(), gaps, &mut |view, body| {
+        list.push(&host_json(&view, body.as_ref()));
         Ok(())
     })?;
     Ok(list.end())
@@ -81,7 +81,7 @@ pub fn hosts(tx: &mut dyn Tx, filter: &str, gaps: &Gaps) -> Result<String, Error
 pub fn host(tx: &mut dyn Tx, word: &str, gaps: &Gaps) -> Result<Json, Error> {
     let known = hosts::find(tx, word)?;
     let mut found = Json::Null;
-    hosts::views(tx, Some(&known.sn), clock::now(), gaps, &mut |view, body| {
+    hosts::views(tx, Which::One(&known.sn), clock::now(), gaps, &mut |view, body| {
         found = host_json(&view, body.as_ref());
         found["peer"] = json!(view.peer);
         found["step"] = json!(view.step);
@@ -90,9 +90,10 @@ pub fn host(tx: &mut dyn Tx, word: &str, gaps: &Gaps) -> Result<Json, Error> {
     })?;
     found["key"] = json!(known.key);
     found["created"] = json!(known.created);
-    let sql = "SELECT time, kind, message FROM events WHERE sn = ?1 ORDER BY id DESC LIMIT 20";
-    let event = |row: &crate::store::Row| json!({ "time": row.int(0), "kind": row.text(1), "message": row.text(2) });
-    found["events"] = tx.rows(sql, crate::args![&known.sn])?.iter().map(event).collect();
+    let wanted = events::Wanted { sns: vec![known.sn.clone()], ..events::Wanted::default() };
+    let (happened, _) = events::page(tx, &wanted, 0, 20, 20)?;
+    let event = |one: &events::Stored| json!({ "time": one.time, "kind": one.kind, "message": one.message });
+    found["events"] = happened.iter().map(event).collect();
     let live = executions::live_of(tx, &known.sn)?;
     found["executions"] = live.iter().map(execution_json).collect();
     Ok(found)
@@ -190,21 +191,19 @@ pub fn job(tx: &mut dyn Tx, id: &str) -> Result<String, Error> {
 /// # Errors
 /// What the engine says.
 pub fn releases(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
-    let mut list = Vec::new();
-    for release in releases::list(tx, None)? {
-        let artifacts = releases::artifacts(tx, &release.agent, &release.version)?;
-        let artifact = |(a, size): &(crate::model::release::Artifact, i64)| {
-            json!({ "arch": a.arch, "os": a.os, "sha256": a.sha256, "name": a.name, "url": a.url,
-                "signed": a.sig.is_some(), "size": size })
-        };
-        list.push(json!({
+    let artifact = |(a, size): &(Artifact, i64)| {
+        json!({ "arch": a.arch, "os": a.os, "sha256": a.sha256, "name": a.name, "url": a.url,
+            "signed": a.sig.is_some(), "size": size })
+    };
+    let one = |(release, artifacts): &releases::Whole| {
+        json!({
             "agent": release.agent, "version": release.version, "created": release.created,
             "withdrawn": release.withdrawn, "startsecs": release.startsecs,
             "definition": release.definition.is_some(),
             "artifacts": artifacts.iter().map(artifact).collect::<Vec<_>>(),
-        }));
-    }
-    Ok(list)
+        })
+    };
+    Ok(releases::list_whole(tx)?.iter().map(one).collect())
 }
 
 /// Keys without their secrets, each with how many hosts hang on it.
@@ -212,15 +211,13 @@ pub fn releases(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
 /// # Errors
 /// What the engine says.
 pub fn keys(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
-    let mut list = Vec::new();
-    for key in groups::keys(tx)? {
-        let hosts = tx.number("SELECT count(*) FROM hosts WHERE key = ?1", crate::args![&key.id])?;
-        list.push(json!({
+    let one = |(key, hosts): &(groups::Key, i64)| {
+        json!({
             "id": key.id, "group": key.group, "host": key.host, "bound_sn": key.bound_sn,
             "auto_accept": key.auto_accept, "created": key.created, "revoked": key.revoked, "hosts": hosts,
-        }));
-    }
-    Ok(list)
+        })
+    };
+    Ok(groups::keys(tx)?.iter().map(one).collect())
 }
 
 /// Groups with their settings and hosts.
@@ -228,16 +225,14 @@ pub fn keys(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
 /// # Errors
 /// What the engine says.
 pub fn groups(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
-    let mut list = Vec::new();
-    for group in groups::list(tx)? {
-        let hosts = tx.number("SELECT count(*) FROM hosts WHERE grp = ?1", crate::args![&group.name])?;
-        list.push(json!({
+    let one = |(group, hosts): &(groups::Group, i64)| {
+        json!({
             "name": group.name, "hosts": hosts, "lost_after": group.lost_after, "retire_after": group.retire_after,
             "replace": if group.replace_auto { "auto" } else { "ask" },
             "allow_unidentified": group.allow_unidentified, "zone": group.zone, "window": group.window,
-        }));
-    }
-    Ok(list)
+        })
+    };
+    Ok(groups::list_counted(tx)?.iter().map(one).collect())
 }
 
 /// Events after one, oldest first; without one the newest.
@@ -245,15 +240,19 @@ pub fn groups(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
 /// # Errors
 /// What the engine says.
 pub fn events(tx: &mut dyn Tx, after: Option<i64>, limit: i64) -> Result<Vec<Json>, Error> {
-    let newest = "SELECT * FROM (SELECT id, time, received, kind, sn, host, message FROM events ORDER BY id DESC \
-        LIMIT ?2) AS newest WHERE id > ?1 ORDER BY id";
-    let next = "SELECT id, time, received, kind, sn, host, message FROM events WHERE id > ?1 ORDER BY id LIMIT ?2";
-    let sql = if after.is_some() { next } else { newest };
-    let event = |row: &crate::store::Row| {
-        json!({ "id": row.int(0), "time": row.int(1), "received": row.int(2), "kind": row.text(3),
-            "sn": row.text(4), "host": row.text(5), "message": row.text(6) })
+    let found = match after {
+        Some(id) => events::after(tx, id, limit)?,
+        None => {
+            let (mut newest, _) = events::page(tx, &events::Wanted::default(), 0, limit, 1)?;
+            newest.reverse();
+            newest
+        }
     };
-    Ok(tx.rows(sql, crate::args![after.unwrap_or(0), limit])?.iter().map(event).collect())
+    let one = |event: &events::Stored| {
+        json!({ "id": event.id, "time": event.time, "received": event.received, "kind": event.kind,
+            "sn": event.sn, "host": event.host, "message": event.message })
+    };
+    Ok(found.iter().map(one).collect())
 }
 
 /// The newest lines of the audit trail, oldest first.
@@ -261,12 +260,10 @@ pub fn events(tx: &mut dyn Tx, after: Option<i64>, limit: i64) -> Result<Vec<Jso
 /// # Errors
 /// What the engine says.
 pub fn audit(tx: &mut dyn Tx, limit: i64) -> Result<Vec<Json>, Error> {
-    let sql = "SELECT time, who, action, object, before, after FROM audit ORDER BY id DESC LIMIT ?1";
-    let line = |row: &crate::store::Row| {
-        json!({ "time": row.int(0), "who": row.text(1), "action": row.text(2), "object": row.text(3),
-            "before": row.text(4), "after": row.text(5) })
+    let (newest, _) = events::audit_page(tx, &events::Wanted::default(), 0, limit, 1)?;
+    let one = |line: &events::Line| {
+        json!({ "time": line.time, "who": line.who, "action": line.action, "object": line.object,
+            "before": line.before, "after": line.after })
     };
-    let mut lines: Vec<Json> = tx.rows(sql, crate::args![limit])?.iter().map(line).collect();
-    lines.reverse();
-    Ok(lines)
+    Ok(newest.iter().rev().map(one).collect())
 }

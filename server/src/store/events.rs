@@ -109,11 +109,46 @@ pub fn pattern(text: &str) -> String {
     out
 }
 
-/// A page of events as `time, kind, sn, host, message`, the newest first, and how many there are, counted to `limit`.
+/// An event as it is kept.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Rises.
+    pub id: i64,
+    /// When it happened, by the server's clock.
+    pub time: i64,
+    /// When it was heard of.
+    pub received: i64,
+    /// Its kind.
+    pub kind: String,
+    /// The host, or nothing.
+    pub sn: String,
+    /// Its name.
+    pub host: String,
+    /// One sentence.
+    pub message: String,
+}
+
+const COLUMNS: &str = "SELECT id, time, received, kind, sn, host, message FROM events";
+
+fn stored_of(row: &Row) -> Stored {
+    let (id, time, received, kind) = (row.int(0), row.int(1), row.int(2), row.text(3));
+    Stored { id, time, received, kind, sn: row.text(4), host: row.text(5), message: row.text(6) }
+}
+
+/// Events after one, oldest first.
 ///
 /// # Errors
 /// What the engine says.
-pub fn page(tx: &mut dyn Tx, wanted: &Wanted, first: i64, count: i64, limit: i64) -> Result<(Vec<Row>, i64), Error> {
+pub fn after(tx: &mut dyn Tx, id: i64, count: i64) -> Result<Vec<Stored>, Error> {
+    let sql = format!("{COLUMNS} WHERE id > ?1 ORDER BY id LIMIT ?2");
+    Ok(tx.rows(&sql, args![id, count])?.iter().map(stored_of).collect())
+}
+
+/// A page of events, the newest first, and how many there are, counted to `limit`.
+///
+/// # Errors
+/// What the engine says.
+pub fn page(tx: &mut dyn Tx, wanted: &Wanted, first: i64, count: i64, limit: i64) -> Result<(Vec<Stored>, i64), Error> {
     let (mut tests, mut args) = (vec!["1 = 1".to_string()], Vec::<Value>::new());
     let mut test = |sql: &str, value: &str| {
         args.push(value.into());
@@ -141,14 +176,33 @@ pub fn page(tx: &mut dyn Tx, wanted: &Wanted, first: i64, count: i64, limit: i64
     let total = tx.number(&total, &args)?;
     args.pop();
     args.extend([count.into(), first.into()]);
-    let sql = format!(
-        "SELECT time, kind, sn, host, message FROM events WHERE {test} ORDER BY id DESC LIMIT ?{one} OFFSET ?{two}"
-    );
-    Ok((tx.rows(&sql, &args)?, total))
+    let sql = format!("{COLUMNS} WHERE {test} ORDER BY id DESC LIMIT ?{one} OFFSET ?{two}");
+    Ok((tx.rows(&sql, &args)?.iter().map(stored_of).collect(), total))
 }
 
-/// A page of the audit trail as `time, who, action, object, before, after`, the newest first, and how many there are,
-/// counted to `limit`.
+/// A line of the audit trail.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// When.
+    pub time: i64,
+    /// Who.
+    pub who: String,
+    /// What was done.
+    pub action: String,
+    /// To what.
+    pub object: String,
+    /// What was there before.
+    pub before: String,
+    /// What is there now.
+    pub after: String,
+}
+
+fn line_of(row: &Row) -> Line {
+    let (time, who, action, object) = (row.int(0), row.text(1), row.text(2), row.text(3));
+    Line { time, who, action, object, before: row.text(4), after: row.text(5) }
+}
+
+/// A page of the audit trail, the newest first, and how many lines there are, counted to `limit`.
 ///
 /// # Errors
 /// What the engine says.
@@ -158,12 +212,12 @@ pub fn audit_page(
     first: i64,
     count: i64,
     limit: i64,
-) -> Result<(Vec<Row>, i64), Error> {
+) -> Result<(Vec<Line>, i64), Error> {
     let sql = "FROM audit WHERE (?1 = '%%' OR action LIKE ?1 ESCAPE '!' OR object LIKE ?1 ESCAPE '!') \
         AND (?2 = '' OR who = ?2)";
     let (text, by) = (pattern(&wanted.text), &wanted.by);
     let total = format!("SELECT count(*) FROM (SELECT 1 {sql} LIMIT ?3) AS found");
     let total = tx.number(&total, args![&text, by, limit])?;
     let sql = format!("SELECT time, who, action, object, before, after {sql} ORDER BY id DESC LIMIT ?3 OFFSET ?4");
-    Ok((tx.rows(&sql, args![text, by, count, first])?, total))
+    Ok((tx.rows(&sql, args![text, by, count, first])?.iter().map(line_of).collect(), total))
 }

@@ -86,6 +86,19 @@ pub fn list(tx: &mut dyn Tx) -> Result<Vec<Group>, Error> {
     Ok(tx.rows(&format!("{GROUP} ORDER BY name"), &[])?.iter().map(group_of).collect())
 }
 
+/// All groups, by name, each with how many hosts it has.
+///
+/// # Errors
+/// What the engine says.
+pub fn list_counted(tx: &mut dyn Tx) -> Result<Vec<(Group, i64)>, Error> {
+    let mut groups = Vec::new();
+    for group in list(tx)? {
+        let hosts = tx.number("SELECT count(*) FROM hosts WHERE grp = ?1", args![&group.name])?;
+        groups.push((group, hosts));
+    }
+    Ok(groups)
+}
+
 /// One group, where it is there.
 ///
 /// # Errors
@@ -129,12 +142,22 @@ pub fn add_key(tx: &mut dyn Tx, key: &Key) -> Result<(), Error> {
     Ok(())
 }
 
-/// All keys, newest first.
+/// All keys, newest first, each with how many hosts hang on it. Retired ones do not.
 ///
 /// # Errors
 /// What the engine says.
-pub fn keys(tx: &mut dyn Tx) -> Result<Vec<Key>, Error> {
-    Ok(tx.rows(&format!("{KEY} ORDER BY created DESC, id"), &[])?.iter().map(key_of).collect())
+pub fn keys(tx: &mut dyn Tx) -> Result<Vec<(Key, i64)>, Error> {
+    let mut keys = Vec::new();
+    for row in tx.rows(&format!("{KEY} ORDER BY created DESC, id"), &[])? {
+        let key = key_of(&row);
+        let hosts = hosts_of_key(tx, &key.id)?;
+        keys.push((key, hosts));
+    }
+    Ok(keys)
+}
+
+fn hosts_of_key(tx: &mut dyn Tx, id: &str) -> Result<i64, Error> {
+    tx.number("SELECT count(*) FROM hosts WHERE key = ?1 AND state <> 'retired'", args![id])
 }
 
 /// One key.
@@ -174,7 +197,7 @@ pub fn revoke(tx: &mut dyn Tx, id: &str, now: i64) -> Result<i64, Error> {
     if tx.run("UPDATE keys SET revoked = ?2 WHERE id = ?1 AND revoked IS NULL", args![id, now])? == 0 {
         return missing(format!("there is no key \"{id}\" that is not revoked"));
     }
-    tx.number("SELECT count(*) FROM hosts WHERE key = ?1 AND state <> 'retired'", args![id])
+    hosts_of_key(tx, id)
 }
 
 /// A setting of the server.

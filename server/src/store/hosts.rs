@@ -3,6 +3,7 @@
 use super::{missing, refused, Error, Row, Tx, Value, NEXT};
 use crate::args;
 use crate::model::facts::{self, Facts};
+use crate::model::filter::Filter;
 use crate::model::host::{self, AgentView, Freshness, Gaps, State, View};
 use crate::model::replay::{Boots, Nonces};
 use serde_json::Value as Json;
@@ -250,28 +251,56 @@ pub fn set_labels(tx: &mut dyn Tx, sn: &str, labels: &BTreeMap<String, String>) 
     Ok(())
 }
 
-/// Hands a view of every host to `each`, in order of name; with `sn`, of that one alone.
+/// Of which hosts views are wanted.
+#[derive(Clone, Copy, Debug)]
+pub enum Which<'a> {
+    /// The one of an `sn`.
+    One(&'a str),
+    /// Those that a filter means.
+    Meant(&'a Filter),
+    /// Those that a filter may mean: of all others the database can tell that it does not. Whoever asks decides.
+    Perhaps(&'a Filter),
+}
+
+/// The condition in SQL. Only columns that are set whether a host has reported or not are looked at.
+fn condition(which: Which) -> (String, Vec<Value>) {
+    let filter = match which {
+        Which::One(sn) => return ("h.sn = ?1".to_string(), vec![sn.into()]),
+        Which::Meant(filter) | Which::Perhaps(filter) => filter,
+    };
+    let (mut sql, mut args) = ("1 = 1".to_string(), Vec::<Value>::new());
+    let plain = filter.plain().0.into_iter();
+    for term in plain.filter(|term| matches!(term.column, "sn" | "name" | "grp" | "state")) {
+        args.push(term.value.into());
+        sql.push_str(&format!(" AND {}", super::roster::test(&term, args.len())));
+    }
+    (sql, args)
+}
+
+/// Hands views of hosts to `each`, in order of name.
 ///
 /// # Errors
 /// What the engine or `each` says.
 pub fn views(
     tx: &mut dyn Tx,
-    sn: Option<&str>,
+    which: Which,
     now: i64,
     gaps: &Gaps,
     each: &mut dyn FnMut(View, Option<Json>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let groups: HashMap<String, i64> =
         super::groups::list(tx)?.into_iter().map(|group| (group.name, group.lost_after)).collect();
+    let (test, args) = condition(which);
     let sql = format!(
         "SELECT h.sn, h.name, h.grp, h.state, h.labels, h.reason, r.seen, r.step, r.skew, r.peer, r.body, h.pinned \
-         FROM hosts h LEFT JOIN reports r ON r.sn = h.sn {} ORDER BY h.name, h.sn",
-        if sn.is_some() { "WHERE h.sn = ?1" } else { "" }
+         FROM hosts h LEFT JOIN reports r ON r.sn = h.sn WHERE {test} ORDER BY h.name, h.sn"
     );
-    let args: Vec<Value> = sn.iter().map(|sn| Value::from(*sn)).collect();
     tx.each(&sql, &args, &mut |row| {
         let (view, body) = view_of(&row, &groups, now, gaps);
-        each(view, body).map(|()| NEXT)
+        match which {
+            Which::Meant(filter) if !filter.matches(&view) => Ok(NEXT),
+            _ => each(view, body).map(|()| NEXT),
+        }
     })
 }
 

@@ -21,6 +21,9 @@ pub struct Release {
     pub withdrawn: Option<i64>,
 }
 
+/// A release with its artifacts and the sizes of these.
+pub type Whole = (Release, Vec<(Artifact, i64)>);
+
 fn release_of(row: &Row) -> Release {
     Release {
         agent: row.text(0),
@@ -54,6 +57,19 @@ pub fn artifacts(tx: &mut dyn Tx, agent: &str, version: &str) -> Result<Vec<(Art
         (Artifact { arch, os, sha256, name, url: row.maybe_text(4), sig: row.maybe_text(5) }, row.int(6))
     };
     Ok(tx.rows(sql, args![agent, version])?.iter().map(artifact).collect())
+}
+
+/// All releases with their artifacts and the sizes of these.
+///
+/// # Errors
+/// What the engine says.
+pub fn list_whole(tx: &mut dyn Tx) -> Result<Vec<Whole>, Error> {
+    let mut whole = Vec::new();
+    for release in list(tx, None)? {
+        let artifacts = artifacts(tx, &release.agent, &release.version)?;
+        whole.push((release, artifacts));
+    }
+    Ok(whole)
 }
 
 /// Adds an artifact, and its release where it is missing. What is there is never changed.

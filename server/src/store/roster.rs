@@ -3,7 +3,7 @@
 use super::{Error, Row, Tx, Value, NEXT};
 use crate::args;
 use crate::model::facts::read_agent_line;
-use crate::model::filter::{Filter, Match};
+use crate::model::filter::{Filter, Match, Plain};
 use crate::model::host::{AgentView, Freshness, View};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -109,18 +109,22 @@ fn conditions(wanted: &Wanted) -> (String, Vec<Value>, bool) {
     let (mut sql, mut args) = (wanted.scope.sql().to_string(), Vec::<Value>::new());
     for term in plain {
         args.push(term.value.into());
-        let (column, place) = (term.column, args.len());
-        let not = if term.negated { "NOT " } else { "" };
-        let test = match term.by {
-            Match::Whole => format!("h.{column} = ?{place}"),
-            Match::Prefix => format!("substr(h.{column}, 1, length(?{place})) = ?{place}"),
-            Match::Word => {
-                format!("(h.{column} = ?{place} OR substr(h.{column}, 1, length(?{place}) + 1) = ?{place} || ' ')")
-            }
-        };
-        sql.push_str(&format!(" AND {not}({test})"));
+        sql.push_str(&format!(" AND {}", test(&term, args.len())));
     }
     (sql, args, all)
+}
+
+/// A term of a filter in SQL; its value is bound at `place`.
+pub fn test(term: &Plain, place: usize) -> String {
+    let (column, not) = (term.column, if term.negated { "NOT " } else { "" });
+    let test = match term.by {
+        Match::Whole => format!("h.{column} = ?{place}"),
+        Match::Prefix => format!("substr(h.{column}, 1, length(?{place})) = ?{place}"),
+        Match::Word => {
+            format!("(h.{column} = ?{place} OR substr(h.{column}, 1, length(?{place}) + 1) = ?{place} || ' ')")
+        }
+    };
+    format!("{not}({test})")
 }
 
 /// The hosts from `first` on, `count` at most, and how many there are.

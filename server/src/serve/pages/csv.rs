@@ -166,9 +166,9 @@ fn job(tx: &mut dyn Tx, look: &Look, id: &str) -> Result<Table, Error> {
 fn release_list(tx: &mut dyn Tx) -> Result<Table, Error> {
     let mut table =
         Table::new(&["agent", "version", "added", "withdrawn", "package", "arch", "os", "sha256", "size", "url"]);
-    for release in releases::list(tx, None)? {
+    for (release, artifacts) in releases::list_whole(tx)? {
         let (created, withdrawn) = (at(Some(release.created)), at(release.withdrawn));
-        for (a, size) in releases::artifacts(tx, &release.agent, &release.version)? {
+        for (a, size) in artifacts {
             let (url, size) = (a.url.unwrap_or_default(), size.to_string());
             let (agent, version) = (release.agent.clone(), release.version.clone());
             let (created, withdrawn) = (created.clone(), withdrawn.clone());
@@ -182,8 +182,8 @@ fn event_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     let mut table = Table::new(&["time", "kind", "sn", "host", "message"]);
     let wanted = read_lists::wanted_events(tx, &look.params)?;
     let (found, _) = events::page(tx, &wanted, 0, LINES_MAX, 1)?;
-    for row in found {
-        table.line(&[at(row.maybe_int(0)), row.text(1), row.text(2), row.text(3), row.text(4)]);
+    for event in found {
+        table.line(&[at(Some(event.time)), event.kind, event.sn, event.host, event.message]);
     }
     Ok(table)
 }
@@ -191,8 +191,8 @@ fn event_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
 fn audit_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     let mut table = Table::new(&["time", "who", "action", "object", "before", "after"]);
     let (found, _) = events::audit_page(tx, &read_lists::wanted_audit(&look.params), 0, LINES_MAX, 1)?;
-    for row in found {
-        table.line(&[at(row.maybe_int(0)), row.text(1), row.text(2), row.text(3), row.text(4), row.text(5)]);
+    for line in found {
+        table.line(&[at(Some(line.time)), line.who, line.action, line.object, line.before, line.after]);
     }
     Ok(table)
 }

@@ -66,7 +66,7 @@ fn rows(tx: &mut dyn Tx, look: &Look, sns: &[String]) -> Result<Vec<HostRow>, Er
     for sn in sns {
         let Some(known) = hosts::get(tx, sn)? else { continue };
         let lost_after = limits.iter().find(|group| group.name == known.group).map_or(86_400, |group| group.lost_after);
-        hosts::views(tx, Some(sn), look.now, &gaps, &mut |mut view, body| {
+        hosts::views(tx, hosts::Which::One(sn), look.now, &gaps, &mut |mut view, body| {
             // As lists are sorted and counted.
             view.freshness = known.facts.fresh;
             let key = known.key.clone();
@@ -220,8 +220,6 @@ fn host(tx: &mut dyn Tx, look: &Look, sn: &str) -> Result<String, Error> {
     let skew = tx.number("SELECT skew FROM reports WHERE sn = ?1", crate::args![&known.sn])?;
     let wanted = events::Wanted { sns: vec![known.sn.clone()], ..events::Wanted::default() };
     let (happened, _) = events::page(tx, &wanted, 0, 15, 15)?;
-    let event =
-        |row: &crate::store::Row| EventRow::new(row.int(0), &row.text(1), row.text(2), row.text(3), row.text(4));
     let jobs = executions::newest_of(tx, &known.sn, 15)?.into_iter().map(ExecutionRow::new).collect();
     let groups = groups::list(tx)?.into_iter().map(|group| group.name).collect();
     let uptime = report["uptime"].as_i64();
@@ -234,7 +232,7 @@ fn host(tx: &mut dyn Tx, look: &Look, sn: &str) -> Result<String, Error> {
         uptime,
         twins: twins(tx, &known)?,
         jobs,
-        events: happened.iter().map(event).collect(),
+        events: happened.into_iter().map(EventRow::new).collect(),
         groups,
         report: serde_json::to_string_pretty(&report).unwrap_or_default(),
         row,

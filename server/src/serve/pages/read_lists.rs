@@ -3,13 +3,11 @@
 use super::{frame, text_of, Look};
 use crate::model::people::Role;
 use crate::model::webhook;
-use crate::pages::lists::{
-    Audit, AuditRow, EventRow, Events, Fact, GroupRow, Groups, KeyRow, Keys, NewKey, ServerPage,
-};
+use crate::pages::lists::{Audit, EventRow, Events, Fact, GroupRow, Groups, KeyRow, Keys, NewKey, ServerPage};
 use crate::pages::params::Params;
 use crate::pages::people::{Kind, Me, TokenRow, UserRow, Users, WebhookRow, Webhooks};
 use crate::pages::{time, words, Pager, Tone, COUNT_MAX, LINES};
-use crate::store::{events, groups, hosts, migrate, missing, people, webhooks, Error, Row, Tx};
+use crate::store::{events, groups, hosts, migrate, missing, people, webhooks, Error, Tx};
 use crate::wire::url::Url;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -51,33 +49,21 @@ pub fn wanted_audit(params: &Params) -> events::Wanted {
     events::Wanted { text: text("q"), by: text("who"), ..events::Wanted::default() }
 }
 
-/// A row of an event.
-pub fn event_row(row: &Row) -> EventRow {
-    EventRow::new(row.int(0), &row.text(1), row.text(2), row.text(3), row.text(4))
-}
-
 fn event_list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     let f = frame(tx, look, "/events", "Events")?;
     let wanted = wanted_events(tx, &look.params)?;
     let (found, total) = events::page(tx, &wanted, look.params.first(), LINES, COUNT_MAX + 1)?;
-    let rows: Vec<EventRow> = found.iter().map(event_row).collect();
+    let rows: Vec<EventRow> = found.into_iter().map(EventRow::new).collect();
     let pager = Pager::new(&f, rows.len(), total.min(COUNT_MAX), total > COUNT_MAX);
     let kinds =
         ["agent", "came back", "conflict", "host", "job", "lost", "same name", "security", "server", "unknown job"];
     Ok(text_of(&Events { f, rows, pager, kinds: kinds.map(String::from).to_vec() }))
 }
 
-/// A row of the audit trail.
-pub fn audit_row(row: &Row) -> AuditRow {
-    let (time, who, action, object) = (row.int(0), row.text(1), row.text(2), row.text(3));
-    AuditRow { time, who, action, object, before: row.text(4), after: row.text(5) }
-}
-
 fn audit_list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     let f = frame(tx, look, "/audit", "Audit")?;
     let wanted = wanted_audit(&look.params);
-    let (found, total) = events::audit_page(tx, &wanted, look.params.first(), LINES, COUNT_MAX + 1)?;
-    let rows: Vec<AuditRow> = found.iter().map(audit_row).collect();
+    let (rows, total) = events::audit_page(tx, &wanted, look.params.first(), LINES, COUNT_MAX + 1)?;
     let pager = Pager::new(&f, rows.len(), total.min(COUNT_MAX), total > COUNT_MAX);
     Ok(text_of(&Audit { f, rows, pager }))
 }
@@ -85,8 +71,7 @@ fn audit_list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
 /// Every key, the newest first.
 pub fn keys(tx: &mut dyn Tx) -> Result<Vec<KeyRow>, Error> {
     let mut rows = Vec::new();
-    for key in groups::keys(tx)? {
-        let hosts = tx.number("SELECT count(*) FROM hosts WHERE key = ?1", crate::args![&key.id])?;
+    for (key, hosts) in groups::keys(tx)? {
         let accept = if key.auto_accept { ", accepted at once" } else { "" };
         let scope = match (&key.host, &key.bound_sn) {
             (None, _) => format!("every host of the group{accept}"),
@@ -119,12 +104,7 @@ pub fn key_list(
 
 /// Every group, by name.
 pub fn groups(tx: &mut dyn Tx) -> Result<Vec<GroupRow>, Error> {
-    let mut rows = Vec::new();
-    for group in groups::list(tx)? {
-        let hosts = tx.number("SELECT count(*) FROM hosts WHERE grp = ?1", crate::args![&group.name])?;
-        rows.push(GroupRow { group, hosts });
-    }
-    Ok(rows)
+    Ok(groups::list_counted(tx)?.into_iter().map(|(group, hosts)| GroupRow { group, hosts }).collect())
 }
 
 /// The page of groups.
