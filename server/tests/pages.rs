@@ -151,6 +151,38 @@ fn agents_are_listed_by_version() {
 }
 
 #[test]
+fn short_lists_are_filtered_too() {
+    let server = Server::start(&[]);
+    let token = server.token("admin");
+    for group in ["web", "db"] {
+        server.key(&["--group", group]);
+    }
+    server.run(&["user", "add", "anna", "--role", "viewer"]);
+    server.run(&["user", "add", "bert", "--role", "operator"]);
+    server.run(&["token", "new", "deploy", "--role", "operator"]);
+    server.run(&["webhook", "add", "chat", "http://chat.example.com/hidden"]);
+    server.run(&["webhook", "add", "pager", "http://pager.example.com/"]);
+    server.release("web", "1.0");
+    server.release("db", "2.0");
+    for (path, wanted) in [
+        ("/groups.csv?q=WEB", "web"),
+        ("/users.csv?q=ann", "anna"),
+        ("/users.csv?q=operator", "bert"),
+        ("/tokens.csv?q=depl", "deploy"),
+        ("/webhooks.csv?q=chat.example", "chat"),
+        ("/releases.csv?q=db", "db"),
+    ] {
+        let text = server.page(&token, path);
+        let first: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
+        assert_eq!(first, [wanted], "{path}");
+        assert!(!text.contains("hidden"), "{text}");
+    }
+    assert_eq!(server.page(&token, "/keys.csv?q=db").lines().count(), 2);
+    assert!(server.page(&token, "/keys?q=nothing").contains("Clear the filter"));
+    assert!(server.page(&token, "/groups?q=db").contains("href=\"/groups.csv?q=db\""));
+}
+
+#[test]
 fn look_ups_are_counted() {
     let reader = Reader::start();
     let done = || {

@@ -187,6 +187,26 @@ fn many_events_are_few_messages() {
 }
 
 #[test]
+fn no_more_than_five_in_a_minute_and_the_rest_later() {
+    let server = Server::start(&[]);
+    let receiver = Receiver::start("200 OK");
+    add(&server, "chat", &receiver.url(), &["job", "security"]);
+    for round in 0..4 {
+        fail_jobs(&server, 1);
+        wait_for("a message", || (receiver.got().len() > round).then_some(()));
+    }
+    // One place is left, and two kinds wait.
+    let key = server.key(&["--group", "other"]);
+    let mut stranger = Host::new("web-0", "sn-0", Some(&key));
+    fail_jobs(&server, 1);
+    assert_eq!(stranger.report(&server).status, 403);
+    wait_for("the fifth", || (receiver.got().len() == 5).then_some(()));
+    let listed = |server: &Server| server.json(&["webhook", "list"])[0].clone();
+    wait_for("its outcome", || (listed(&server)["failures"] == 0).then_some(()));
+    assert_eq!(receiver.got().len(), 5, "{:?}", receiver.bodies());
+}
+
+#[test]
 fn where_no_message_goes() {
     let server = Server::start(&[]);
     for (name, url, part) in [

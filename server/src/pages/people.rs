@@ -78,6 +78,13 @@ pub struct Users {
     pub made: Option<(String, String)>,
 }
 
+impl Users {
+    /// The address of the tokens as CSV.
+    pub fn tokens_csv(&self) -> String {
+        self.f.params.address("/tokens.csv")
+    }
+}
+
 /// A webhook.
 pub struct WebhookRow {
     /// Its name.

@@ -137,7 +137,7 @@ async fn round(shared: &Arc<Shared>, sent: &mut Sent) -> Result<(), Error> {
         while times.front().is_some_and(|time| !(0..60).contains(&(now - time))) {
             times.pop_front();
         }
-        // One place is enough: what has come is put together in one message of each kind.
+        // Where there is little room, what has come is put together in one message of each kind.
         let room = webhook::A_MINUTE.saturating_sub(times.len());
         if room > 0 {
             tasks.spawn(catch_up(shared.clone(), hook, room));
@@ -157,8 +157,9 @@ async fn catch_up(shared: Arc<Shared>, mut hook: Webhook, room: usize) -> Result
     let (found, newest) = shared.read_inside(move |tx| webhooks::events(tx, after)).await?;
     let messages = webhook::messages(&found, &hook.progress, &hook.kinds, room);
     let mut count = 0;
-    let mut failed = false;
-    for message in &messages {
+    // What is left over is told in the next minute.
+    let mut failed = messages.len() > room;
+    for message in messages.iter().take(room) {
         count += 1;
         hook.tried = Some(clock::now());
         match tell(&shared, &hook, message).await {

@@ -1,6 +1,6 @@
 //! Every list as CSV: the whole of it, with the filter of its page.
 
-use super::{read, read_jobs, read_lists, Look};
+use super::{read, read_jobs, read_lists, release, Look};
 use crate::pages::jobs::{states, JobRow};
 use crate::pages::lists::GroupRow;
 use crate::pages::{time, words};
@@ -56,12 +56,13 @@ pub fn list(tx: &mut dyn Tx, look: &Look, path: &str) -> Result<String, Error> {
         "/pending" => hosts(tx, look, Scope::Pending)?,
         "/agents" => agent_list(tx, look)?,
         "/jobs" => job_list(tx, look)?,
-        "/releases" => release_list(tx)?,
+        "/releases" => release_list(tx, look)?,
         "/events" => event_list(tx, look)?,
         "/audit" => audit_list(tx, look)?,
-        "/keys" => key_list(tx)?,
-        "/groups" => group_list(tx)?,
+        "/keys" => key_list(tx, look)?,
+        "/groups" => group_list(tx, look)?,
         "/users" => user_list(tx, look)?,
+        "/tokens" => token_list(tx, look)?,
         "/webhooks" => webhook_list(tx, look)?,
         path => match path.strip_prefix("/jobs/") {
             Some(id) => job(tx, look, &url::decode(id))?,
@@ -163,10 +164,13 @@ fn job(tx: &mut dyn Tx, look: &Look, id: &str) -> Result<Table, Error> {
     Ok(table)
 }
 
-fn release_list(tx: &mut dyn Tx) -> Result<Table, Error> {
+fn release_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     let mut table =
         Table::new(&["agent", "version", "added", "withdrawn", "package", "arch", "os", "sha256", "size", "url"]);
     for (release, artifacts) in releases::list_whole(tx)? {
+        if !release::is_meant(look, &release) {
+            continue;
+        }
         let (created, withdrawn) = (at(Some(release.created)), at(release.withdrawn));
         for (a, size) in artifacts {
             let (url, size) = (a.url.unwrap_or_default(), size.to_string());
@@ -197,18 +201,18 @@ fn audit_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     Ok(table)
 }
 
-fn key_list(tx: &mut dyn Tx) -> Result<Table, Error> {
+fn key_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     let mut table = Table::new(&["key", "group", "for", "hosts", "made", "revoked"]);
-    for key in read_lists::keys(tx)? {
+    for key in read_lists::keys(tx, look)? {
         table.line(&[key.id, key.group, key.scope, key.hosts.to_string(), at(Some(key.created)), at(key.revoked)]);
     }
     Ok(table)
 }
 
-fn group_list(tx: &mut dyn Tx) -> Result<Table, Error> {
+fn group_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     let names = ["group", "hosts", "lost after s", "retired after s", "replace", "hosts without sn", "window", "zone"];
     let mut table = Table::new(&names);
-    for GroupRow { group, hosts } in read_lists::groups(tx)? {
+    for GroupRow { group, hosts } in read_lists::groups(tx, look)? {
         let retire = group.retire_after.map(|after| after.to_string()).unwrap_or_default();
         let replace = if group.replace_auto { "auto" } else { "ask" }.to_string();
         let plain = if group.allow_unidentified { "taken" } else { "refused" }.to_string();
@@ -222,6 +226,15 @@ fn user_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     let mut table = Table::new(&["user", "role", "added", "last login", "disabled"]);
     for user in read_lists::users(tx, look)? {
         table.line(&[user.name, user.role, at(Some(user.created)), at(user.seen), at(user.disabled)]);
+    }
+    Ok(table)
+}
+
+fn token_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
+    let mut table = Table::new(&["token", "role", "state", "ends", "last used", "made", "by"]);
+    for token in read_lists::tokens(tx, look)? {
+        let times = (at(Some(token.expires)), at(token.seen), at(Some(token.created)));
+        table.line(&[token.name, token.role, token.badge.word, times.0, times.1, times.2, token.giver]);
     }
     Ok(table)
 }

@@ -68,8 +68,14 @@ fn audit_list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     Ok(text_of(&Audit { f, rows, pager }))
 }
 
-/// Every key, the newest first.
-pub fn keys(tx: &mut dyn Tx) -> Result<Vec<KeyRow>, Error> {
+/// Whether a line of a short list has what its address asks for.
+fn is_meant(look: &Look, line: &[&str]) -> bool {
+    let wanted = look.params.get("q").trim().to_lowercase();
+    line.iter().any(|cell| cell.to_lowercase().contains(&wanted))
+}
+
+/// The keys that an address asks for, the newest first.
+pub fn keys(tx: &mut dyn Tx, look: &Look) -> Result<Vec<KeyRow>, Error> {
     let mut rows = Vec::new();
     for (key, hosts) in groups::keys(tx)? {
         let accept = if key.auto_accept { ", accepted at once" } else { "" };
@@ -80,6 +86,7 @@ pub fn keys(tx: &mut dyn Tx) -> Result<Vec<KeyRow>, Error> {
         };
         rows.push(KeyRow { id: key.id, group: key.group, scope, hosts, created: key.created, revoked: key.revoked });
     }
+    rows.retain(|row: &KeyRow| is_meant(look, &[&row.id, &row.group, &row.scope]));
     Ok(rows)
 }
 
@@ -92,7 +99,7 @@ pub fn key_list(
     made: Option<NewKey>,
 ) -> Result<String, Error> {
     let f = frame(tx, look, "/keys", "Keys")?;
-    let all = keys(tx)?;
+    let all = keys(tx, look)?;
     let total = i64::try_from(all.len()).unwrap_or(0);
     let first = usize::try_from(look.params.first()).unwrap_or(0);
     let rows: Vec<KeyRow> = all.into_iter().skip(first).take(usize::try_from(LINES).unwrap_or(50)).collect();
@@ -102,19 +109,20 @@ pub fn key_list(
     Ok(text_of(&Keys { f, rows, pager, groups, made, address, fields: fields.clone(), wrong }))
 }
 
-/// Every group, by name.
-pub fn groups(tx: &mut dyn Tx) -> Result<Vec<GroupRow>, Error> {
-    Ok(groups::list_counted(tx)?.into_iter().map(|(group, hosts)| GroupRow { group, hosts }).collect())
+/// The groups that an address asks for, by name.
+pub fn groups(tx: &mut dyn Tx, look: &Look) -> Result<Vec<GroupRow>, Error> {
+    let rows = groups::list_counted(tx)?.into_iter().map(|(group, hosts)| GroupRow { group, hosts });
+    Ok(rows.filter(|row| is_meant(look, &[&row.group.name])).collect())
 }
 
 /// The page of groups.
 pub fn group_list(tx: &mut dyn Tx, look: &Look, fields: &Params, wrong: Option<String>) -> Result<String, Error> {
     let f = frame(tx, look, "/groups", "Groups")?;
-    let rows = groups(tx)?;
+    let rows = groups(tx, look)?;
     Ok(text_of(&Groups { f, rows, fields: fields.clone(), wrong }))
 }
 
-/// Every user, by name. Admins see them.
+/// The users that an address asks for, by name. Admins see them.
 pub fn users(tx: &mut dyn Tx, look: &Look) -> Result<Vec<UserRow>, Error> {
     look.caller.may(Role::Admin).map_err(Error::Forbidden)?;
     let row = |user: people::User| UserRow {
@@ -124,7 +132,24 @@ pub fn users(tx: &mut dyn Tx, look: &Look) -> Result<Vec<UserRow>, Error> {
         seen: user.seen,
         disabled: user.disabled,
     };
-    Ok(people::users(tx)?.into_iter().map(row).collect())
+    let rows = people::users(tx)?.into_iter().map(row);
+    Ok(rows.filter(|row| is_meant(look, &[&row.name, &row.role])).collect())
+}
+
+/// The tokens that an address asks for, by name. Admins see them.
+pub fn tokens(tx: &mut dyn Tx, look: &Look) -> Result<Vec<TokenRow>, Error> {
+    look.caller.may(Role::Admin).map_err(Error::Forbidden)?;
+    let row = |token: people::Token| TokenRow {
+        badge: TokenRow::state(token.expires, token.revoked, look.now),
+        name: token.name,
+        role: token.role.as_str().to_string(),
+        created: token.created,
+        giver: token.by,
+        expires: token.expires,
+        seen: token.seen,
+    };
+    let rows = people::tokens(tx)?.into_iter().map(row);
+    Ok(rows.filter(|row| is_meant(look, &[&row.name, &row.role, &row.giver])).collect())
 }
 
 /// The page of users and tokens, with a token that was just made.
@@ -135,22 +160,12 @@ pub fn user_list(
     wrong: Option<String>,
     made: Option<(String, String)>,
 ) -> Result<String, Error> {
-    let users = users(tx, look)?;
+    let (users, tokens) = (users(tx, look)?, tokens(tx, look)?);
     let f = frame(tx, look, "/users", "Users")?;
-    let row = |token: people::Token| TokenRow {
-        badge: TokenRow::state(token.expires, token.revoked, look.now),
-        name: token.name,
-        role: token.role.as_str().to_string(),
-        created: token.created,
-        giver: token.by,
-        expires: token.expires,
-        seen: token.seen,
-    };
-    let tokens = people::tokens(tx)?.into_iter().map(row).collect();
     Ok(text_of(&Users { f, users, tokens, fields: fields.clone(), wrong, made }))
 }
 
-/// Every webhook, by name. Admins see them.
+/// The webhooks that an address asks for, by name. Admins see them.
 pub fn webhooks(tx: &mut dyn Tx, look: &Look) -> Result<Vec<WebhookRow>, Error> {
     look.caller.may(Role::Admin).map_err(Error::Forbidden)?;
     let row = |hook: webhooks::Webhook| WebhookRow {
@@ -164,7 +179,8 @@ pub fn webhooks(tx: &mut dyn Tx, look: &Look) -> Result<Vec<WebhookRow>, Error> 
         created: hook.created,
         by: hook.by,
     };
-    Ok(webhooks::list(tx)?.into_iter().map(row).collect())
+    let rows = webhooks::list(tx)?.into_iter().map(row);
+    Ok(rows.filter(|row| is_meant(look, &[&row.name, &row.place, &row.kinds])).collect())
 }
 
 /// The page of webhooks, with one that was just made.

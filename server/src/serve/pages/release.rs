@@ -17,9 +17,8 @@ use serde_json::{json, Value as Json};
 /// The list of releases.
 pub fn list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     let f = frame(tx, look, "/releases", "Releases")?;
-    let wanted = look.params.get("q").trim();
     let mut found = releases::list(tx, None)?;
-    found.retain(|release| format!("{} {}", release.agent, release.version).contains(wanted));
+    found.retain(|release| is_meant(look, release));
     // By agent, the newest of each first.
     found.sort_by(|a, b| (&a.agent, b.created, &b.version).cmp(&(&b.agent, a.created, &a.version)));
     let total = i64::try_from(found.len()).unwrap_or(0);
@@ -30,6 +29,11 @@ pub fn list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     }
     let pager = Pager::new(&f, rows.len(), total, false);
     Ok(text_of(&Releases { f, rows, pager }))
+}
+
+/// Whether a release is one that an address asks for.
+pub fn is_meant(look: &Look, release: &Release) -> bool {
+    format!("{} {}", release.agent, release.version).contains(look.params.get("q").trim())
 }
 
 fn row(tx: &mut dyn Tx, release: Release) -> Result<ReleaseRow, Error> {
