@@ -93,7 +93,7 @@ pub const COMMANDS: [CommandHelp; 17] = [
         arguments: (0, MANY),
         options: "a",
         brief: "stop agents, and keep them stopped",
-        more: "Exits 0 once none of their processes is left, else 1 and says why.\n",
+        more: "Exits 0 once each has stopped, else 1 and says why.\n",
     },
     CommandHelp {
         word: "restart",
