@@ -499,3 +499,38 @@ fn a_health_check_is_ended_by_the_next_daemon() {
     assert_eq!(host.agents_processes(), []);
     assert!(!host.path("run/check-web.pid").exists());
 }
+
+#[test]
+fn the_status_of_an_agent_that_was_taken_over_is_known() {
+    if is_emulated() || is_older_than_linux(6, 15) {
+        return;
+    }
+    let mut host = Host::new();
+    host.set("restartsecs", "1000");
+    for name in ["clean", "fails", "killed"] {
+        let wait = format!("while [ ! -e {}/{name} ]; do sleep 0.02; done", host.dir.display());
+        let end = match name {
+            "clean" => "exit 0",
+            "fails" => "exit 7",
+            _ => "kill -KILL $$",
+        };
+        host.agent(name, &format!("{wait}; {end}"), &[("autorestart", "\"unexpected\"")]);
+    }
+    host.start();
+    for name in ["clean", "fails", "killed"] {
+        host.wait_running(name);
+    }
+    host.kill9();
+    host.start();
+    for (name, status, detail) in [
+        ("clean", "stoped", "exited with status 0"),
+        ("fails", "stoped", "exited with status 7"),
+        ("killed", "killed", "killed by SIGKILL"),
+    ] {
+        host.write(name, "");
+        let agent = host.wait_seen(name, "to have ended", |agent| agent.status == status);
+        assert!(agent.detail.contains(detail), "{name}: {agent:?}\n{}", host.logs());
+    }
+    let clean = host.seen("clean").expect("it is there");
+    assert!(clean.failures == 0 && !clean.detail.contains("restart"), "status 0 is no failure here: {clean:?}");
+}

@@ -281,8 +281,15 @@ impl Daemon {
         if index >= self.children.watched.len() {
             return;
         }
-        let watched = self.children.watched.swap_remove(index);
-        self.child_ended(watched.owner, Exit::Unknown, None);
+        let Watched { owner, process, pidfd } = self.children.watched.swap_remove(index);
+        // Its status goes to its parent: it can be read before the parent takes it, and newer kernels tell it afterwards. The
+        // status of a tool says less than the package database, which is asked then.
+        let exit = match owner {
+            Owner::Agent(_) => proc::exit_of_zombie(process)
+                .or_else(|| pidfd.and_then(|pidfd| process::pidfd_exit(pidfd.as_fd()).ok().flatten())),
+            _ => None,
+        };
+        self.child_ended(owner, exit.unwrap_or(Exit::Unknown), None);
     }
 
     /// Reaps every child that has ended.

@@ -13,10 +13,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::kernel::{Errno, Pid, Process, Uid, TICKS};
+use crate::kernel::{Errno, Exit, Pid, Process, Uid, TICKS};
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::file::{read_text, read_up_to};
-use crate::sys::process::own_id;
+use crate::sys::process::{exit_of, own_id};
 use crate::work::inspect::kilobytes;
 
 /// PF_KTHREAD in the flags of `stat`, which marks a thread of the kernel.
@@ -189,6 +189,17 @@ impl Snapshot {
         }
         stat(process.pid).as_ref().is_some_and(same)
     }
+}
+
+/// How this process ended, while its parent has not taken its status yet; `None` afterwards, and where the kernel does not
+/// let us read it. `exit_code` is the last field of the line, proc_pid_stat(5).
+pub fn exit_of_zombie(process: Process) -> Option<Exit> {
+    let line = fs::read(format!("/proc/{}/stat", process.pid)).ok()?;
+    parse_stat(&line).filter(|stat| stat.process == process && !stat.alive())?;
+    // Whoever may not trace the process reads a 0 there, and may not read this link either.
+    fs::read_link(format!("/proc/{}/ns/user", process.pid)).ok()?;
+    let status = line.trim_ascii_end().rsplit(|byte| *byte == b' ').next()?;
+    std::str::from_utf8(status).ok()?.parse().ok().map(exit_of)
 }
 
 /// The process with this id now; `None` when there is none or it cannot be read.

@@ -78,7 +78,8 @@ pub fn wait_for(pid: Pid) -> io::Result<Exit> {
     }
 }
 
-fn exit_of(status: c_int) -> Exit {
+/// The end that a wait status tells of, wait(2).
+pub fn exit_of(status: c_int) -> Exit {
     if libc::WIFEXITED(status) {
         return Exit::Code(libc::WEXITSTATUS(status));
     }
@@ -142,6 +143,29 @@ pub fn pidfd_signal(pidfd: BorrowedFd<'_>, sig: Sig) -> io::Result<()> {
     let info = null::<libc::siginfo_t>();
     // SAFETY: a null siginfo makes the kernel fill in what kill(2) would.
     cerr_long(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), sig.raw(), info, 0) }).map(drop)
+}
+
+/// How the process of `pidfd`, which is not our child, ended; `None` until its parent has taken its status.
+///
+/// # Errors
+/// ENOTTY or ESRCH before Linux 6.15, which does not tell.
+pub fn pidfd_exit(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
+    /// `struct pidfd_info` of linux/pidfd.h in its first version.
+    #[repr(C)]
+    #[derive(Default)]
+    struct PidfdInfo {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    /// `_IOWR(0xFF, 11, struct pidfd_info)`; its type is another one in each C library.
+    const PIDFD_GET_INFO: u32 = 3 << 30 | (size_of::<PidfdInfo>() as u32) << 16 | 0xff << 8 | 11;
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..Default::default() };
+    // SAFETY: the size in the request tells the kernel how much of `info` it may fill in.
+    cerr(unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &mut info) })?;
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then(|| exit_of(info.exit_code)))
 }
 
 /// Makes orphans among our descendants our children instead of init's.
@@ -371,6 +395,8 @@ pub fn exit_now(status: i32) -> ! {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -421,5 +447,18 @@ mod tests {
     #[test]
     fn exec_returns_what_went_wrong() {
         assert_eq!(exec(c"/no/such/program", &[], &[]).kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_pidfd_tells_the_status_once_it_is_taken() {
+        let mut command = std::process::Command::new("/bin/sh");
+        let mut child = command.args(["-c", "read x; exit 7"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pidfd = pidfd_open(Pid::new(child.id() as i32).unwrap()).unwrap();
+        let before = pidfd_exit(pidfd.as_fd());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        // Older kernels tell nothing.
+        assert_eq!(before.unwrap_or(None), None);
+        assert_eq!(pidfd_exit(pidfd.as_fd()).unwrap_or(Some(Exit::Code(7))), Some(Exit::Code(7)));
     }
 }

@@ -188,6 +188,14 @@ pub fn signals(pid: i32, field: &str) -> u64 {
     }
 }
 
+/// Whether the kernel is older than this one, so that the test under way has no meaning.
+pub fn is_older_than_linux(major: u32, minor: u32) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse::<u32>().unwrap_or(0));
+    let own = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    own < (major, minor) && cannot_apply(&format!("needs Linux {major}.{minor}"))
+}
+
 /// Whether the binary under test runs in an emulator: it is not of the processor that the tests were built for.
 pub fn is_emulated() -> bool {
     static MACHINES: OnceLock<[Option<[u8; 2]>; 2]> = OnceLock::new();

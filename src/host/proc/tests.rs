@@ -136,3 +136,20 @@ fn the_snapshot_knows_a_child_of_ours() {
     child.wait().unwrap();
     assert!(!alive(found.process));
 }
+
+#[test]
+fn the_status_of_a_zombie_can_be_read_until_it_is_taken() {
+    let mut command = std::process::Command::new("/bin/sh");
+    let mut child = command.args(["-c", "read x; exit 7"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let pid = Pid::new(child.id() as i32).unwrap();
+    let process = stat(pid).unwrap().process;
+    assert_eq!(exit_of_zombie(process), None);
+    drop(child.stdin.take());
+    while stat(pid).is_some_and(|stat| stat.alive()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(exit_of_zombie(Process { ticks: process.ticks + 1, ..process }), None);
+    assert_eq!(exit_of_zombie(process), Some(Exit::Code(7)));
+    child.wait().unwrap();
+    assert_eq!(exit_of_zombie(process), None);
+}
