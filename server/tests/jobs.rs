@@ -291,6 +291,30 @@ fn envs_of_a_definition_are_for_whom_the_server_knows_too() {
 }
 
 #[test]
+fn who_gets_envs_is_judged_again_when_a_host_changes() {
+    let server = Server::start(&[]);
+    let mut host = accepted(&server);
+    server.run(&["group", "new", "db"]);
+    server.run(&["host", "label", "web-01", "role=front"]);
+    for select in ["group=web", "label.role=front", "sn=sn-1"] {
+        server.run(&["job", "config", "web", "--env", "TOKEN=verysecret", "--select", select]);
+    }
+    server.run(&["job", "start", "web", "--select", "group=web"]);
+    let states = || -> Vec<String> {
+        let mut list = server.json(&["job", "list"]);
+        list.sort_by_key(|one| one["job"].to_string());
+        list.iter().map(|one| one["state"].as_str().unwrap_or_default().to_string()).collect()
+    };
+    server.run(&["host", "group", "web-01", "db"]);
+    assert_eq!(states(), ["withdrawn", "waiting", "waiting", "waiting"]);
+    server.run(&["host", "label", "web-01", "role="]);
+    assert_eq!(states(), ["withdrawn", "withdrawn", "waiting", "waiting"]);
+    let given: Vec<Value> = host.jobs(&server).into_iter().map(|job| job["action"].clone()).collect();
+    assert_eq!(given, ["config", "start"]);
+    assert!(server.events().contains("withdrawn, as it carries envs for group=web"));
+}
+
+#[test]
 fn a_list_of_jobs_is_filtered_before_it_is_cut() {
     let server = Server::start(&[]);
     let mut host = accepted(&server);

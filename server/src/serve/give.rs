@@ -57,6 +57,8 @@ pub struct Chosen {
     /// Its name.
     pub name: String,
     group: String,
+    /// Its labels that were set on the server, where the job carries envs.
+    labels: BTreeMap<String, String>,
     /// Its interval between reports.
     step: i64,
 }
@@ -113,6 +115,8 @@ pub struct Given {
     version: Option<String>,
     /// The window and startsecs of the job, in seconds.
     slack: i64,
+    /// Whether it carries envs.
+    secret: bool,
     count: u64,
     left_out: BTreeMap<String, u64>,
     now: i64,
@@ -134,13 +138,13 @@ impl Given {
         let (now, number) = (clock::now(), jobs::next_number(tx)?);
         let id = format!("j{number}");
         let seconds = |key: &str| body.get(key).and_then(Json::as_i64).unwrap_or(0);
-        let slack = seconds("window") + seconds("startsecs");
+        let (slack, secret) = (seconds("window") + seconds("startsecs"), job::carries_envs(&body));
         let (agent, action, select) = (wanted.agent.clone(), wanted.action.clone(), wanted.select.clone());
         let (by, version_of) = (wanted.who.clone(), version.clone());
         let job =
             Job { id: id.clone(), number, agent, action, select, version: version_of, body, state, created: now, by };
         jobs::add(tx, &job)?;
-        Ok(Given { id, wanted, version, slack, count: 0, left_out, now })
+        Ok(Given { id, wanted, version, slack, secret, count: 0, left_out, now })
     }
 
     /// Adds hosts. One that was changed since it was chosen is left out.
@@ -153,7 +157,7 @@ impl Given {
                 let pinned = pinned && job::changes_versions(&self.wanted.action);
                 state == host::State::Accepted && group == host.group && !pinned
             });
-            if !same {
+            if !same || self.secret && hosts::labels(tx, &host.sn)? != host.labels {
                 *self.left_out.entry("changed meanwhile".to_string()).or_insert(0) += 1;
                 continue;
             }
@@ -276,7 +280,8 @@ fn select(
         } else if artifacts.is_some_and(|list| release::choose(list, &view.arch, &view.os).is_none()) {
             format!("without a package for {} {}", view.os, view.arch)
         } else {
-            chosen.push(Chosen { sn: view.sn, name: view.name, group: view.group, step: view.step });
+            let labels = if secret { view.own_labels } else { BTreeMap::new() };
+            chosen.push(Chosen { sn: view.sn, name: view.name, group: view.group, labels, step: view.step });
             return Ok(());
         };
         *left_out.entry(why).or_insert(0) += 1;

@@ -1,13 +1,14 @@
 //! What people do to hosts, keys and groups. Each is one transaction and leaves a line in the audit trail.
 
 use super::{clock, zone};
-use crate::model::execution::Event;
+use crate::model::execution::{self, Event};
+use crate::model::filter::Filter;
 use crate::model::host::{Freshness, State};
 use crate::model::window::Window;
 use crate::store::groups::{self, Key};
-use crate::store::hosts::Host;
-use crate::store::{events, executions, hosts, refused, Error, Tx};
-use crate::wire::sign;
+use crate::store::hosts::{Host, Which};
+use crate::store::{events, executions, hosts, jobs, refused, Error, Tx};
+use crate::wire::{job, sign};
 use serde_json::{json, Value as Json};
 
 /// Moves a host to another state.
@@ -59,6 +60,7 @@ pub fn replace(tx: &mut dyn Tx, old: &str, new: &str, who: &str, now: i64) -> Re
         hosts::pin(tx, &new.sn, Some(&why))?;
     }
     tx.run("UPDATE hosts SET flagged = 0 WHERE sn = ?1", crate::args![&new.sn])?;
+    judge_envs(tx, &new.sn, now)?;
     set_state(tx, &old.sn, State::Retired, &format!("replaced by {}", new.sn), who, now)?;
     events::note(tx, now, "host", (&new.sn, &new.name), &format!("takes the place of {}", old.sn), 0)?;
     events::audit(tx, now, who, "replace", &format!("host {}", new.name), (&old.sn, &new.sn))
@@ -84,6 +86,7 @@ pub fn label(tx: &mut dyn Tx, word: &str, changes: &serde_json::Map<String, Json
         }
     }
     hosts::set_labels(tx, &host.sn, &labels)?;
+    judge_envs(tx, &host.sn, clock::now())?;
     let (before, after) = (json!(before).to_string(), json!(labels).to_string());
     events::audit(tx, clock::now(), who, "label", &format!("host {} {}", host.name, host.sn), (&before, &after))
 }
@@ -115,6 +118,33 @@ fn regroup(host: &mut Host, group: &str) {
     }
 }
 
+/// Judges again who gets envs, after the group or the labels of a host have changed: what it was not given yet, and would not
+/// be given now, is withdrawn.
+fn judge_envs(tx: &mut dyn Tx, sn: &str, now: i64) -> Result<(), Error> {
+    let mut found = None;
+    hosts::views(tx, Which::One(sn), now, &[], &mut |mut view, _| {
+        // A host's own labels must not lead secrets to it.
+        view.labels = view.own_labels.clone();
+        found = Some(view);
+        Ok(())
+    })?;
+    let Some(host) = found else { return Ok(()) };
+    for mut stored in executions::live_of(tx, sn)? {
+        if stored.execution.state != execution::State::Waiting {
+            continue;
+        }
+        let Some(job) = jobs::get(tx, &stored.job)? else { continue };
+        let meant = Filter::parse(&job.select).is_ok_and(|filter| filter.matches(&host));
+        if !meant && job::carries_envs(&job.body) {
+            stored.execution.step(Event::Cancel, now);
+            executions::save(tx, &stored.id, &stored.execution)?;
+            let text = format!("{} {}: withdrawn, as it carries envs for {}", job.action, job.agent, job.select);
+            events::note(tx, now, "job", (sn, &host.name), &text, 0)?;
+        }
+    }
+    Ok(())
+}
+
 /// Moves a host to another group.
 ///
 /// # Errors
@@ -125,6 +155,7 @@ pub fn move_to(tx: &mut dyn Tx, word: &str, group: &str, who: &str) -> Result<()
     let before = host.group.clone();
     regroup(&mut host, group);
     hosts::save(tx, &host)?;
+    judge_envs(tx, &host.sn, clock::now())?;
     let object = format!("host {} {}", host.name, host.sn);
     events::audit(tx, clock::now(), who, "group", &object, (&before, group))
 }
