@@ -340,6 +340,13 @@ fn a_definition_that_changed_while_no_daemon_lived_counts() {
     host.start();
     assert_eq!(pids(&host, ["same", "changed", "given"]), [same, changed, given], "{}", host.logs());
 
+    // Nor is one whose definition changed in what its processes do not depend on.
+    host.kill9();
+    let check = "{ \"exec\": [\"/bin/true\"] }";
+    host.agent("same", "exec sleep 3000", &[("check", check), ("log_size", "\"2M\"")]);
+    host.start();
+    assert_eq!(pids(&host, ["same", "changed", "given"]), [same, changed, given], "{}", host.logs());
+
     // An agent that an older daemon started without recording a fingerprint is not restarted for that.
     host.kill9();
     for name in ["same", "changed"] {

@@ -34,7 +34,7 @@ use crate::kernel::{Exit, Level, Process, Sig, Time};
 use crate::model::event::{log, Action, Definition, Origin, Scope};
 use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::{End, Policy};
-use crate::model::spec::{Autorestart, KillMode, Name, Program, Spec, STOPSECS};
+use crate::model::spec::{Autorestart, Fingerprints, KillMode, Name, Program, Spec, STOPSECS};
 use crate::model::trust::{may_set, unnamed};
 pub use agent_state::{AfterStop, AgentState, Health, LastEnd, Stopping};
 
@@ -102,8 +102,8 @@ pub struct Agent {
     pub state: AgentState,
     /// Counts its starts.
     pub generation: u32,
-    /// The fingerprint of the definition that it was last started with, if known.
-    fingerprint: Option<u64>,
+    /// The fingerprints of the definition that it was last started with, if known.
+    started_with: Option<Fingerprints>,
     /// Abnormal ends in a row.
     failures: u32,
     /// Its last end was by force.
@@ -154,7 +154,7 @@ impl Agent {
             definition,
             state: AgentState::Down,
             generation: 0,
-            fingerprint: None,
+            started_with: None,
             failures: 0,
             killed: false,
             leftovers,
@@ -352,12 +352,14 @@ impl Agent {
 
     /// Whether it was last started with another definition than the one it has.
     pub fn is_outdated(&self) -> bool {
-        self.fingerprint.zip(self.spec()).is_some_and(|(fingerprint, spec)| fingerprint != spec.fingerprint())
+        self.started_with.zip(self.spec()).is_some_and(|(started_with, spec)| !started_with.fit(&spec))
     }
 
-    /// Remembers the definition that it was started with; `None` stands for the one it has.
-    fn note_fingerprint(&mut self, fingerprint: Option<u64>) {
-        self.fingerprint = fingerprint.or_else(|| self.spec().map(|spec| spec.fingerprint()));
+    /// Remembers the definition that it was started with; `None` stands for the one it has, as does what fits that.
+    fn note_started_with(&mut self, fingerprints: Option<Fingerprints>) {
+        let own = self.spec();
+        let other = fingerprints.filter(|known| !own.as_ref().is_some_and(|own| known.fit(own)));
+        self.started_with = other.or_else(|| own.map(|own| own.fingerprints()));
     }
 
     /// Its main process, its starter or its `prestart`, if that is alive.

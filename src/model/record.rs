@@ -11,7 +11,7 @@ use crate::model::job::{JobId, Outcome};
 use crate::model::package::{Digest, Format};
 pub use crate::model::plan::Phase;
 use crate::model::plan::{Direction, Step};
-use crate::model::spec::{Envs, Limits, Name};
+use crate::model::spec::{Envs, Fingerprints, Limits, Name};
 
 /// The host's identity, which is made at the first start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -171,8 +171,8 @@ pub struct RunRecord {
     pub stopping: bool,
     /// When `process` was started.
     pub started: Time,
-    /// The `Spec::fingerprint` of the definition that it was last started with; `None` if no daemon recorded it.
-    pub fingerprint: Option<u64>,
+    /// The fingerprints of the definition that it was last started with; `None` if no daemon recorded them.
+    pub started_with: Option<Fingerprints>,
     /// Abnormal ends in a row.
     pub failures: u32,
     /// It is restarted at this time; `None`: no restart is due.

@@ -6,6 +6,8 @@
 
 mod fingerprint;
 
+pub use fingerprint::Fingerprints;
+
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;

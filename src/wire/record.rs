@@ -14,7 +14,7 @@ use crate::model::plan::{Direction, Step};
 use crate::model::record::{
     AgentRecord, Identity, Installed, JobRecord, Phase, RunRecord, Settings, StopRecord, Wanted,
 };
-use crate::model::spec::{is_file_name, is_job_id, is_name, Envs, Limits, Name};
+use crate::model::spec::{is_file_name, is_job_id, is_name, Envs, Fingerprints, Limits, Name};
 use crate::wire::emit::Writer;
 use crate::wire::json::{self, Fields, Value};
 
@@ -179,8 +179,11 @@ pub fn write_run(run: &RunRecord) -> String {
     json.key("forking").boolean(run.forking);
     json.key("stopping").boolean(run.stopping);
     json.key("started").number(run.started.0);
-    if let Some(mark) = run.fingerprint {
-        json.key("mark").number(mark);
+    if let Some(fingerprints) = run.started_with {
+        json.key("mark").number(fingerprints.whole);
+        if let Some(process) = fingerprints.process {
+            json.key("process_mark").number(process);
+        }
     }
     json.key("failures").number(u64::from(run.failures));
     if let Some(at) = run.restart_at.or(run.finished.then_some(NO_RESTART)) {
@@ -342,6 +345,7 @@ fn take_run(value: &Value, faults: &mut Vec<String>) -> Option<RunRecord> {
         }
     }
     let restart_at = count(&mut fields, "restart_at").map(Time);
+    let fingerprints = (count(&mut fields, "mark"), count(&mut fields, "process_mark"));
     Some(RunRecord {
         name: name(&mut fields),
         boot_id: string(&mut fields, "boot_id"),
@@ -349,7 +353,7 @@ fn take_run(value: &Value, faults: &mut Vec<String>) -> Option<RunRecord> {
         forking: fields.flag("forking").unwrap_or(false),
         stopping: fields.flag("stopping").unwrap_or(false),
         started: Time(count(&mut fields, "started").unwrap_or(0)),
-        fingerprint: count(&mut fields, "mark"),
+        started_with: fingerprints.0.map(|whole| Fingerprints { whole, process: fingerprints.1 }),
         failures: fields.integer("failures", 0, u64::from(u32::MAX)).unwrap_or(0) as u32,
         restart_at: restart_at.filter(|at| *at != NO_RESTART),
         finished: fields.flag("finished").unwrap_or(false) || restart_at == Some(NO_RESTART),

@@ -9,6 +9,7 @@ use crate::kernel::Time;
 use crate::model::job::{Code, Outcome};
 use crate::model::plan::Direction;
 use crate::model::record::{Phase, Wanted};
+use crate::model::spec::Fingerprints;
 
 /// A directory for one test, removed at its end.
 struct Place(PathBuf);
@@ -69,7 +70,7 @@ fn run(name: &str) -> RunRecord {
         stopping: false,
         process: None,
         started: Time(0),
-        fingerprint: Some(u64::MAX),
+        started_with: Some(Fingerprints { whole: u64::MAX, process: Some(1) }),
         failures: 3,
         restart_at: None,
         finished: false,

@@ -126,7 +126,7 @@ impl Agent {
             stopping: matches!(self.state, AgentState::Preparing { .. })
                 || !matches!(after, None | Some(AfterStop::Wait(_) | AfterStop::Finished | AfterStop::Fatal)),
             started,
-            fingerprint: self.fingerprint,
+            started_with: self.started_with,
             // A requested stop resets the failures.
             failures: if after == Some(AfterStop::Down) { 0 } else { self.failures },
             restart_at: match (&self.state, &after) {

@@ -123,7 +123,7 @@ impl Agent {
             let why = "set by a job and not named in its definition's envs, does not count with trusted_keys";
             context.log_and_report(Level::Warn, &self.record.name, format_args!("{unnamed}, {why}"));
         }
-        self.note_fingerprint(None);
+        self.note_started_with(None);
         self.state = AgentState::Starting;
         // A daemon that finds the new process then knows that the earlier run is over.
         self.save(context);

@@ -15,7 +15,7 @@ impl Agent {
     /// alive; `strays`: other processes of the agent are.
     pub fn resume(&mut self, run: &RunRecord, alive: bool, strays: bool, context: &mut StepContext) {
         self.failures = run.failures;
-        self.note_fingerprint(run.fingerprint);
+        self.note_started_with(run.started_with);
         self.killed = run.killed;
         self.spares = run.spares;
         self.detail = run.detail.clone();
@@ -62,7 +62,7 @@ impl Agent {
                 }
             }
         }
-        if run.fingerprint.is_none() {
+        if run.started_with.is_none() {
             self.save(context);
         }
     }
@@ -91,7 +91,7 @@ impl Agent {
                 self.leftovers = false;
             }
             (AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal, Some((process, since))) => {
-                self.note_fingerprint(self.fingerprint);
+                self.note_started_with(self.started_with);
                 self.generation += 1;
                 self.spares = (self.kill_mode() == KillMode::Main).then_some(process.ticks);
                 self.state = if forking {

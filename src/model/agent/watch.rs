@@ -37,9 +37,11 @@ impl Agent {
         if let AgentState::Running { health: health @ (Health::Off | Health::Next(_)), .. } = &mut self.state {
             *health = first;
         }
-        // The next daemon is to find it up to date.
-        self.note_fingerprint(None);
-        self.save(context);
+        // The next daemon is to find it up to date, unless it waits for a restart that another change asks for.
+        if !self.is_outdated() {
+            self.note_started_with(None);
+            self.save(context);
+        }
     }
 
     fn over_cpu(&mut self, cpu: f64, context: &mut StepContext) {

@@ -54,9 +54,39 @@ impl Fingerprint {
     }
 }
 
+/// The fingerprints of the definition that an agent was started with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprints {
+    /// Of all of it. 1.0.0 knows only this one.
+    pub whole: u64,
+    /// Of what its processes depend on; `None` if 1.0.0 started it.
+    pub process: Option<u64>,
+}
+
+impl Fingerprints {
+    /// Whether this is the definition that the processes were started with, as far as they depend on it.
+    pub fn fit(&self, spec: &Spec) -> bool {
+        match self.process {
+            Some(process) => process == spec.process_fingerprint(),
+            None => self.whole == spec.fingerprint(),
+        }
+    }
+}
+
 impl Spec {
+    /// Both fingerprints of this definition.
+    pub fn fingerprints(&self) -> Fingerprints {
+        Fingerprints { whole: self.fingerprint(), process: Some(self.process_fingerprint()) }
+    }
+
+    /// The fingerprint of what its processes depend on: all but the health check and the size of the output.
+    fn process_fingerprint(&self) -> u64 {
+        let default = Spec::new("", "", Vec::new());
+        Spec { check: None, log_size: default.log_size, ..self.clone() }.fingerprint()
+    }
+
     /// The fingerprint of this definition. Definitions that differ in anything but the name have different ones.
-    pub fn fingerprint(&self) -> u64 {
+    fn fingerprint(&self) -> u64 {
         let default = Spec::new("", "", Vec::new());
         let mut hash = Fingerprint(0xcbf2_9ce4_8422_2325);
         hash.text(1, &self.version);
@@ -194,9 +224,30 @@ mod tests {
     }
 
     #[test]
+    fn what_processes_do_not_depend_on_fits() {
+        let spec = Spec::new("web", "1", vec!["/bin/web".into()]);
+        let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(2));
+        let check = Check { exec: vec!["/bin/ping".into()], interval, timeout, retries: 1 };
+        let beside = Spec { log_size: 1, check: Some(Box::new(check)), ..spec.clone() };
+        let other = Spec { nice: 1, ..beside.clone() };
+        let by_1_0 = Fingerprints { process: None, ..spec.fingerprints() };
+        for (started_with, now, fits) in [
+            (spec.fingerprints(), &spec, true),
+            (spec.fingerprints(), &beside, true),
+            (beside.fingerprints(), &spec, true),
+            (beside.fingerprints(), &other, false),
+            (by_1_0, &spec, true),
+            (by_1_0, &beside, false),
+        ] {
+            assert_eq!(started_with.fit(now), fits, "{now:?}");
+        }
+    }
+
+    #[test]
     fn an_upgrade_of_the_daemon_changes_no_fingerprint() {
         // This number must never change: later versions read the run records of this one.
         let spec = Spec::new("web", "1", vec!["/bin/web".into()]);
-        assert_eq!(spec.fingerprint(), 7_418_684_584_639_811_526);
+        let number = 7_418_684_584_639_811_526;
+        assert_eq!(spec.fingerprints(), Fingerprints { whole: number, process: Some(number) });
     }
 }

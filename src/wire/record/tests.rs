@@ -58,7 +58,7 @@ fn full_run() -> RunRecord {
         forking: true,
         stopping: true,
         started: Time(1),
-        fingerprint: Some(u64::MAX),
+        started_with: Some(Fingerprints { whole: u64::MAX, process: Some(1) }),
         failures: u32::MAX,
         restart_at: Some(Time(2)),
         finished: false,
