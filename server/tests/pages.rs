@@ -183,6 +183,30 @@ fn short_lists_are_filtered_too() {
 }
 
 #[test]
+fn the_api_filters_as_the_pages_do() {
+    let server = Server::start(&[]);
+    let token = server.token("viewer");
+    let key = server.key(&["--group", "web", "--auto-accept"]);
+    for n in 1..3 {
+        Host::new(&format!("web-{n}"), &format!("sn-{n}"), Some(&key)).report(&server);
+    }
+    server.run(&["job", "start", "web", "--select", "sn=sn-1"]);
+    server.run(&["job", "stop", "db", "--select", "sn=sn-2"]);
+    server.run(&["job", "cancel", "j2"]);
+    let found = |path: &str, key: &str| -> Vec<String> {
+        let list: Vec<serde_json::Value> = serde_json::from_str(&server.page(&token, path)).expect("an array");
+        list.iter().map(|one| one[key].as_str().unwrap_or_default().to_string()).collect()
+    };
+    assert_eq!(found("/api/v1/jobs?state=running", "id"), ["j1"]);
+    assert_eq!(found("/api/v1/jobs?state=cancelled&q=stop", "id"), ["j2"]);
+    assert!(found("/api/v1/jobs?q=nothing", "id").is_empty());
+    assert_eq!(found("/api/v1/events?host=web-2", "sn"), ["sn-2"]);
+    assert_eq!(found("/api/v1/events?after=0&kind=host&q=new%20host", "sn"), ["sn-1", "sn-2"]);
+    assert_eq!(found("/api/v1/audit?q=job%20cancel", "object"), ["job j2"]);
+    assert!(found("/api/v1/audit?who=user:anna", "object").is_empty());
+}
+
+#[test]
 fn look_ups_are_counted() {
     let reader = Reader::start();
     let done = || {

@@ -7,10 +7,11 @@ use super::{accounts, clock, lookup, parts, people as logins, upload, webhooks, 
 use crate::model::host::State;
 use crate::model::people::{self, By, Caller};
 use crate::model::release::{self, Artifact};
+use crate::pages::params::Params;
 use crate::store::releases::Release;
 use crate::store::{events, groups, missing, refused, releases, Error};
 use crate::wire::calls;
-use crate::wire::url::{decode, param};
+use crate::wire::url::decode;
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 use serde_json::{json, Map, Value as Json};
@@ -113,9 +114,9 @@ pub fn answer_error(status: u16, why: &str) -> Reply {
 
 /// A list, or one object of it, as JSON.
 async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) -> Result<String, Error> {
-    let filter = param(query, "filter").unwrap_or_default();
-    let limit = param(query, "limit").and_then(|text| text.parse().ok()).unwrap_or(1000_i64);
-    let after = param(query, "after").and_then(|text| text.parse().ok());
+    let params = Params::parse(query);
+    let limit = params.get("limit").parse().unwrap_or(1000_i64);
+    let after = params.get("after").parse().ok();
     let (name, word) = name.split_once('/').map_or((name, None), |(name, word)| (name, Some(decode(word))));
     if name == "me" {
         return Ok(json!({ "who": caller.who, "role": caller.role.as_str() }).to_string());
@@ -127,15 +128,15 @@ async fn look(shared: &Arc<Shared>, caller: &Caller, name: &str, query: &str) ->
             let list = match (name.as_str(), word) {
                 ("hosts", Some(word)) => return lookup::host(tx, &word, &gaps).map(|host| host.to_string()),
                 ("counts", None) => return lookup::counts(tx).map(|counts| counts.to_string()),
-                ("hosts", None) => return lookup::hosts(tx, &filter, &gaps),
-                ("executions", None) => return lookup::executions(tx, &filter, limit),
+                ("hosts", None) => return lookup::hosts(tx, params.get("filter"), &gaps),
+                ("executions", None) => return lookup::executions(tx, params.get("filter"), limit),
                 ("jobs", Some(word)) => return lookup::job(tx, &word),
-                ("jobs", None) => lookup::jobs(tx, limit)?,
+                ("jobs", None) => lookup::jobs(tx, &params, limit)?,
                 ("releases", None) => lookup::releases(tx)?,
                 ("keys", None) => lookup::keys(tx)?,
                 ("groups", None) => lookup::groups(tx)?,
-                ("events", None) => lookup::events(tx, after, limit)?,
-                ("audit", None) => lookup::audit(tx, limit)?,
+                ("events", None) => lookup::events(tx, &params, after, limit)?,
+                ("audit", None) => lookup::audit(tx, &params, limit)?,
                 ("users", None) => accounts::users(tx)?,
                 ("tokens", None) => accounts::tokens(tx)?,
                 ("webhooks", None) => webhooks::list(tx)?,

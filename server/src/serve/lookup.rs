@@ -4,9 +4,10 @@ use super::clock;
 use crate::model::filter::Filter;
 use crate::model::host::{Gaps, View, UNDECIDED};
 use crate::model::release::Artifact;
+use crate::pages::params::Params;
 use crate::store::executions::{self, Stored, Term};
 use crate::store::hosts::Which;
-use crate::store::jobs::{self, Job};
+use crate::store::jobs::{self, Cut, Job};
 use crate::store::{events, groups, hosts, missing, refused, releases, Error, Tx};
 use serde_json::{json, Value as Json};
 
@@ -159,16 +160,23 @@ pub fn job_json(tx: &mut dyn Tx, job: &Job) -> Result<Json, Error> {
     }))
 }
 
-/// The newest jobs.
+/// The cut of jobs that an address asks for.
+pub fn cut(params: &Params) -> Cut {
+    match params.get("state") {
+        "running" => Cut::Running,
+        "failed" => Cut::Failed,
+        "cancelled" => Cut::Cancelled,
+        _ => Cut::All,
+    }
+}
+
+/// The newest jobs that an address asks for.
 ///
 /// # Errors
 /// What the engine says.
-pub fn jobs(tx: &mut dyn Tx, limit: i64) -> Result<Vec<Json>, Error> {
-    let mut list = Vec::new();
-    for job in jobs::list(tx, limit)? {
-        list.push(job_json(tx, &job)?);
-    }
-    Ok(list)
+pub fn jobs(tx: &mut dyn Tx, params: &Params, limit: i64) -> Result<Vec<Json>, Error> {
+    let (found, _) = jobs::page(tx, params.get("q"), cut(params), 0, limit)?;
+    found.iter().map(|job| job_json(tx, job)).collect()
 }
 
 /// The executions of a job, or the one of an id, as the text of an array.
@@ -235,15 +243,39 @@ pub fn groups(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
     Ok(groups::list_counted(tx)?.iter().map(one).collect())
 }
 
+/// What the address of a list of events asks for. A host is meant by its `sn` or its name.
+pub fn wanted_events(tx: &mut dyn Tx, params: &Params) -> Result<events::Wanted, Error> {
+    let text = |name: &str| params.get(name).trim().to_string();
+    let mut wanted = events::Wanted { text: text("q"), kind: text("kind"), ..events::Wanted::default() };
+    let host = text("host");
+    if !host.is_empty() {
+        wanted.sns = hosts::named(tx, &host)?.into_iter().map(|host| host.sn).collect();
+        if hosts::get(tx, &host)?.is_some() {
+            wanted.sns.push(host.clone());
+        }
+        if wanted.sns.is_empty() {
+            wanted.host = host;
+        }
+    }
+    Ok(wanted)
+}
+
+/// What the address of the audit trail asks for.
+pub fn wanted_audit(params: &Params) -> events::Wanted {
+    let text = |name: &str| params.get(name).trim().to_string();
+    events::Wanted { text: text("q"), by: text("who"), ..events::Wanted::default() }
+}
+
 /// Events after one, oldest first; without one the newest.
 ///
 /// # Errors
 /// What the engine says.
-pub fn events(tx: &mut dyn Tx, after: Option<i64>, limit: i64) -> Result<Vec<Json>, Error> {
+pub fn events(tx: &mut dyn Tx, params: &Params, after: Option<i64>, limit: i64) -> Result<Vec<Json>, Error> {
+    let wanted = wanted_events(tx, params)?;
     let found = match after {
-        Some(id) => events::after(tx, id, limit)?,
+        Some(id) => events::after(tx, &wanted, id, limit)?,
         None => {
-            let (mut newest, _) = events::page(tx, &events::Wanted::default(), 0, limit, 1)?;
+            let (mut newest, _) = events::page(tx, &wanted, 0, limit, 1)?;
             newest.reverse();
             newest
         }
@@ -259,8 +291,8 @@ pub fn events(tx: &mut dyn Tx, after: Option<i64>, limit: i64) -> Result<Vec<Jso
 ///
 /// # Errors
 /// What the engine says.
-pub fn audit(tx: &mut dyn Tx, limit: i64) -> Result<Vec<Json>, Error> {
-    let (newest, _) = events::audit_page(tx, &events::Wanted::default(), 0, limit, 1)?;
+pub fn audit(tx: &mut dyn Tx, params: &Params, limit: i64) -> Result<Vec<Json>, Error> {
+    let (newest, _) = events::audit_page(tx, &wanted_audit(params), 0, limit, 1)?;
     let one = |line: &events::Line| {
         json!({ "time": line.time, "who": line.who, "action": line.action, "object": line.object,
             "before": line.before, "after": line.after })

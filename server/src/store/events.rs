@@ -135,26 +135,13 @@ fn stored_of(row: &Row) -> Stored {
     Stored { id, time, received, kind, sn: row.text(4), host: row.text(5), message: row.text(6) }
 }
 
-/// Events after one, oldest first.
-///
-/// # Errors
-/// What the engine says.
-pub fn after(tx: &mut dyn Tx, id: i64, count: i64) -> Result<Vec<Stored>, Error> {
-    let sql = format!("{COLUMNS} WHERE id > ?1 ORDER BY id LIMIT ?2");
-    Ok(tx.rows(&sql, args![id, count])?.iter().map(stored_of).collect())
-}
-
-/// A page of events, the newest first, and how many there are, counted to `limit`.
-///
-/// # Errors
-/// What the engine says.
-pub fn page(tx: &mut dyn Tx, wanted: &Wanted, first: i64, count: i64, limit: i64) -> Result<(Vec<Stored>, i64), Error> {
+/// The conditions of a list of events: only what is asked for, so that an index can help.
+fn conditions(wanted: &Wanted) -> (String, Vec<Value>) {
     let (mut tests, mut args) = (vec!["1 = 1".to_string()], Vec::<Value>::new());
     let mut test = |sql: &str, value: &str| {
         args.push(value.into());
         tests.push(sql.replace('?', &format!("?{}", args.len())));
     };
-    // Only what is asked for, so that an index can help.
     if !wanted.text.is_empty() {
         test("message LIKE ? ESCAPE '!'", &pattern(&wanted.text));
     }
@@ -169,7 +156,27 @@ pub fn page(tx: &mut dyn Tx, wanted: &Wanted, first: i64, count: i64, limit: i64
         tests.push(format!("sn IN ({})", places.join(", ")));
         args.extend(wanted.sns.iter().map(Value::from));
     }
-    let test = tests.join(" AND ");
+    (tests.join(" AND "), args)
+}
+
+/// Events after one, oldest first.
+///
+/// # Errors
+/// What the engine says.
+pub fn after(tx: &mut dyn Tx, wanted: &Wanted, id: i64, count: i64) -> Result<Vec<Stored>, Error> {
+    let (test, mut args) = conditions(wanted);
+    let (one, two) = (args.len() + 1, args.len() + 2);
+    args.extend([id.into(), count.into()]);
+    let sql = format!("{COLUMNS} WHERE {test} AND id > ?{one} ORDER BY id LIMIT ?{two}");
+    Ok(tx.rows(&sql, &args)?.iter().map(stored_of).collect())
+}
+
+/// A page of events, the newest first, and how many there are, counted to `limit`.
+///
+/// # Errors
+/// What the engine says.
+pub fn page(tx: &mut dyn Tx, wanted: &Wanted, first: i64, count: i64, limit: i64) -> Result<(Vec<Stored>, i64), Error> {
+    let (test, mut args) = conditions(wanted);
     let (one, two) = (args.len() + 1, args.len() + 2);
     let total = format!("SELECT count(*) FROM (SELECT 1 FROM events WHERE {test} LIMIT ?{one}) AS found");
     args.push(limit.into());

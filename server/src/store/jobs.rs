@@ -83,14 +83,6 @@ pub fn get(tx: &mut dyn Tx, id: &str) -> Result<Option<Job>, Error> {
     Ok(tx.row(&format!("{JOB} WHERE id = ?1"), args![id])?.as_ref().map(job_of))
 }
 
-/// The newest jobs.
-///
-/// # Errors
-/// What the engine says.
-pub fn list(tx: &mut dyn Tx, limit: i64) -> Result<Vec<Job>, Error> {
-    Ok(tx.rows(&format!("{JOB} ORDER BY number DESC LIMIT ?1"), args![limit])?.iter().map(job_of).collect())
-}
-
 /// How many executions of a job are in each state.
 ///
 /// # Errors

@@ -56,12 +56,12 @@ const LISTS: [(&str, &[&str], bool); 13] = [
     ("counts", &[], false),
     ("hosts", &["filter"], true),
     ("executions", &["filter", "limit"], false),
-    ("jobs", &["limit"], true),
+    ("jobs", &["q", "state", "limit"], true),
     ("releases", &[], false),
     ("keys", &[], false),
     ("groups", &[], false),
-    ("events", &["after", "limit"], false),
-    ("audit", &["limit"], false),
+    ("events", &["q", "kind", "host", "after", "limit"], false),
+    ("audit", &["q", "who", "limit"], false),
     ("users", &[], false),
     ("tokens", &[], false),
     ("webhooks", &[], false),
@@ -144,6 +144,9 @@ pub fn known() -> String {
     format!("GET {}; POST {}, {UPLOAD}", lists.join(", "), calls.join(", "))
 }
 
+/// The states that jobs are asked for by.
+const STATES: [&str; 3] = ["running", "failed", "cancelled"];
+
 /// The most that a list gives.
 const LIMIT_MAX: i64 = 100_000;
 
@@ -163,7 +166,12 @@ pub fn check_query(name: &str, query: &str) -> Result<(), String> {
             return Err(format!("unknown parameter \"{key}\": want {want}"));
         }
         let lowest = i64::from(key == "limit");
-        if key != "filter" && !value.parse().is_ok_and(|number| (lowest..=i64::MAX).contains(&number)) {
+        if key == "state" && !STATES.contains(&value.as_str()) {
+            return Err(format!("state: want {}", STATES.join(", ")));
+        }
+        if matches!(key.as_str(), "limit" | "after")
+            && !value.parse().is_ok_and(|number| (lowest..=i64::MAX).contains(&number))
+        {
             return Err(format!("{key}: want a whole number of {lowest} or more, got \"{value}\""));
         }
         if key == "limit" && !value.parse().is_ok_and(|number: i64| number <= LIMIT_MAX) {
@@ -235,6 +243,10 @@ mod tests {
             ("hosts", "limit=1", false),
             ("hosts/web", "filter=a", false),
             ("events", "after=0&limit=1", true),
+            ("events", "q=a&kind=job&host=web-01", true),
+            ("audit", "q=1&who=user:anna", true),
+            ("jobs", "state=failed&q=web", true),
+            ("jobs", "state=asleep", false),
             ("events", "after=-1", false),
             ("events", "limit=0", false),
             ("events", "limit=100000", true),

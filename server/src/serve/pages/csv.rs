@@ -4,6 +4,7 @@ use super::{read, read_jobs, read_lists, release, Look};
 use crate::pages::jobs::{states, JobRow};
 use crate::pages::lists::GroupRow;
 use crate::pages::{time, words};
+use crate::serve::lookup;
 use crate::store::roster::{self, Scope, Wanted};
 use crate::store::{events, executions, jobs, missing, releases, Error, Tx};
 use crate::wire::url;
@@ -129,7 +130,7 @@ fn agent_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
 fn job_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     let names = ["id", "action", "agent", "version", "hosts", "state", "by", "given", "counts"];
     let mut table = Table::new(&names);
-    let (found, _) = jobs::page(tx, look.params.get("q"), read_jobs::cut(&look.params), 0, LINES_MAX)?;
+    let (found, _) = jobs::page(tx, look.params.get("q"), lookup::cut(&look.params), 0, LINES_MAX)?;
     for JobRow { job, badge, parts, .. } in read_jobs::rows(tx, found)? {
         let counts: Vec<String> = parts.iter().map(|part| format!("{} {}", part.count, part.word)).collect();
         let (given, version) = (at(Some(job.created)), job.version.unwrap_or_default());
@@ -184,7 +185,7 @@ fn release_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
 
 fn event_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     let mut table = Table::new(&["time", "kind", "sn", "host", "message"]);
-    let wanted = read_lists::wanted_events(tx, &look.params)?;
+    let wanted = lookup::wanted_events(tx, &look.params)?;
     let (found, _) = events::page(tx, &wanted, 0, LINES_MAX, 1)?;
     for event in found {
         table.line(&[at(Some(event.time)), event.kind, event.sn, event.host, event.message]);
@@ -194,7 +195,7 @@ fn event_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
 
 fn audit_list(tx: &mut dyn Tx, look: &Look) -> Result<Table, Error> {
     let mut table = Table::new(&["time", "who", "action", "object", "before", "after"]);
-    let (found, _) = events::audit_page(tx, &read_lists::wanted_audit(&look.params), 0, LINES_MAX, 1)?;
+    let (found, _) = events::audit_page(tx, &lookup::wanted_audit(&look.params), 0, LINES_MAX, 1)?;
     for line in found {
         table.line(&[at(Some(line.time)), line.who, line.action, line.object, line.before, line.after]);
     }

@@ -11,6 +11,7 @@ use crate::pages::jobs::ExecutionRow;
 use crate::pages::lists::EventRow;
 use crate::pages::{Pager, Tone, LINES};
 use crate::serve::lookup;
+use crate::store::jobs::Cut;
 use crate::store::roster::{self, Order, Scope, Wanted, SCOPES};
 use crate::store::{events, executions, groups, hosts, jobs, missing, releases, Error, Tx};
 use crate::wire::url;
@@ -152,7 +153,7 @@ fn fleet(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     let worst = rows(tx, look, &worst.sns)?;
     let (failures, failed) = executions::failed_since(tx, look.now - DAY, SHOWN)?;
     let failures = failures.into_iter().map(ExecutionRow::new).collect();
-    let newest = jobs::list(tx, SHOWN)?;
+    let (newest, _) = jobs::page(tx, "", Cut::All, 0, SHOWN)?;
     let jobs = read_jobs::rows(tx, newest)?;
     let version = |(version, hosts): (String, i64)| {
         let filter = format!("state=accepted version=\"{version}\"");

@@ -4,7 +4,8 @@ use super::{frame, text_of, Look};
 use crate::pages::jobs::{self as pages, ExecutionRow, Failure, JobPage, JobRow, Jobs, NewJob, Preview};
 use crate::pages::params::Params;
 use crate::pages::{words, Pager, LINES};
-use crate::store::jobs::{self, Cut, Job};
+use crate::serve::lookup;
+use crate::store::jobs::{self, Job};
 use crate::store::{executions, missing, releases, roster, Error, Tx};
 use crate::wire::url;
 
@@ -18,20 +19,10 @@ pub fn rows(tx: &mut dyn Tx, list: Vec<Job>) -> Result<Vec<JobRow>, Error> {
     Ok(rows)
 }
 
-/// The cut of jobs that an address asks for.
-pub fn cut(params: &Params) -> Cut {
-    match params.get("state") {
-        "running" => Cut::Running,
-        "failed" => Cut::Failed,
-        "cancelled" => Cut::Cancelled,
-        _ => Cut::All,
-    }
-}
-
 /// The list of jobs.
 pub fn list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     let f = frame(tx, look, "/jobs", "Jobs")?;
-    let (found, total) = jobs::page(tx, look.params.get("q"), cut(&look.params), look.params.first(), LINES)?;
+    let (found, total) = jobs::page(tx, look.params.get("q"), lookup::cut(&look.params), look.params.first(), LINES)?;
     let rows = rows(tx, found)?;
     let pager = Pager::new(&f, rows.len(), total, false);
     let has_release = tx.number("SELECT count(*) FROM releases WHERE withdrawn IS NULL", &[])? > 0;

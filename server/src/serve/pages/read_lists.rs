@@ -7,7 +7,8 @@ use crate::pages::lists::{Audit, EventRow, Events, Fact, GroupRow, Groups, KeyRo
 use crate::pages::params::Params;
 use crate::pages::people::{Kind, Me, TokenRow, UserRow, Users, WebhookRow, Webhooks};
 use crate::pages::{time, words, Pager, Tone, COUNT_MAX, LINES};
-use crate::store::{events, groups, hosts, migrate, missing, people, webhooks, Error, Tx};
+use crate::serve::lookup;
+use crate::store::{events, groups, migrate, missing, people, webhooks, Error, Tx};
 use crate::wire::url::Url;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,32 +27,9 @@ pub fn page(tx: &mut dyn Tx, look: &Look, path: &str) -> Result<String, Error> {
     }
 }
 
-/// What the address of a list of events asks for. A host is meant by its `sn` or its name.
-pub fn wanted_events(tx: &mut dyn Tx, params: &Params) -> Result<events::Wanted, Error> {
-    let text = |name: &str| params.get(name).trim().to_string();
-    let mut wanted = events::Wanted { text: text("q"), kind: text("kind"), ..events::Wanted::default() };
-    let host = text("host");
-    if !host.is_empty() {
-        wanted.sns = hosts::named(tx, &host)?.into_iter().map(|host| host.sn).collect();
-        if hosts::get(tx, &host)?.is_some() {
-            wanted.sns.push(host.clone());
-        }
-        if wanted.sns.is_empty() {
-            wanted.host = host;
-        }
-    }
-    Ok(wanted)
-}
-
-/// What the address of the audit trail asks for.
-pub fn wanted_audit(params: &Params) -> events::Wanted {
-    let text = |name: &str| params.get(name).trim().to_string();
-    events::Wanted { text: text("q"), by: text("who"), ..events::Wanted::default() }
-}
-
 fn event_list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     let f = frame(tx, look, "/events", "Events")?;
-    let wanted = wanted_events(tx, &look.params)?;
+    let wanted = lookup::wanted_events(tx, &look.params)?;
     let (found, total) = events::page(tx, &wanted, look.params.first(), LINES, COUNT_MAX + 1)?;
     let rows: Vec<EventRow> = found.into_iter().map(EventRow::new).collect();
     let pager = Pager::new(&f, rows.len(), total.min(COUNT_MAX), total > COUNT_MAX);
@@ -62,7 +40,7 @@ fn event_list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
 
 fn audit_list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     let f = frame(tx, look, "/audit", "Audit")?;
-    let wanted = wanted_audit(&look.params);
+    let wanted = lookup::wanted_audit(&look.params);
     let (rows, total) = events::audit_page(tx, &wanted, look.params.first(), LINES, COUNT_MAX + 1)?;
     let pager = Pager::new(&f, rows.len(), total.min(COUNT_MAX), total > COUNT_MAX);
     Ok(text_of(&Audit { f, rows, pager }))
