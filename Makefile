@@ -17,7 +17,7 @@ ARCHES = $(foreach target,$(or $(TARGET),$(TARGETS)),$(firstword $(subst -, ,$(t
 # What the full tests use, from Debian 12: package tools, FTP and HTTP servers, daemons that fork, and lint tools.
 DEPS = build-essential ca-certificates curl git python3 python3-jsonschema python3-yaml procps strace xz-utils busybox-static \
 	dpkg-dev rpm minisign openssl nginx-light vsftpd libsodium23 python3-pyftpdlib snmpd zabbix-agent collectd-core \
-	cron openssh-server \
+	cron openssh-server redis-server haproxy rsyslog \
 	shellcheck mandoc systemd faketime chromium zsh fish bsdutils
 # These are only unpacked below target/deps, as installing them would remove vsftpd.
 DEPS_UNPACKED = pure-ftpd pure-ftpd-common

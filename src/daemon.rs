@@ -4,7 +4,7 @@
 //! `background` goes to the background before there is a loop. `startup` makes the daemon from the `configuration` and from
 //! what is on the host (`recovered`). `act` carries out actions, with `children` (processes), `checks` (health checks),
 //! `tools` (of packages), `helpers` (blocking work, run as the users of `identity`, signed by `signing`), `inspections` (of
-//! other processes), `outputs`, `packages` and `records`. `control` serves the commands, `recovery` restores what was removed,
+//! other processes), `notifications` (what agents say), `outputs`, `packages` and `records`. `control` serves the commands, `recovery` restores what was removed,
 //! `conditions` holds what fails at the moment, and `reexec` replaces the running binary. Nothing here sleeps, blocks,
 //! resolves a name or moves bulk data.
 
@@ -19,6 +19,7 @@ mod fault_injection;
 mod helpers;
 mod identity;
 mod inspections;
+mod notifications;
 mod outputs;
 mod packages;
 mod records;
@@ -111,6 +112,7 @@ enum Ready {
     Check(usize),
     Watched(usize),
     Memory(usize),
+    Notification(usize),
 }
 
 /// Everything the daemon holds. Each part keeps its own fields to itself.
@@ -136,6 +138,7 @@ struct Daemon {
     checks: Vec<Check>,
     helpers: helpers::Helpers,
     inspections: inspections::Inspections,
+    notifications: notifications::Notifications,
     signing: signing::Signing,
     reopening: configuration::Reopening,
     trash: packages::Trash,
@@ -229,7 +232,13 @@ impl Daemon {
     /// Waits until something is ready or due.
     fn wait(&mut self) -> Vec<Ready> {
         let now = monotonic();
-        let deadlines = [Some(self.check_at), self.control.deadline(), self.state.deadline(), self.helpers.deadline()];
+        let deadlines = [
+            Some(self.check_at),
+            self.control.deadline(),
+            self.state.deadline(),
+            self.helpers.deadline(),
+            self.notifications.deadline(now),
+        ];
         let timeout = match self.records.has_pending_backups() {
             true => Some(Duration::ZERO),
             false => Time::earliest(&deadlines).map(|at| at.since(now)),
@@ -279,6 +288,9 @@ impl Daemon {
         for (index, fd) in self.limits.alarms().enumerate() {
             add(Ready::Memory(index), PollFd::reading(fd));
         }
+        for (index, fd) in self.notifications.poll_fds(now) {
+            add(Ready::Notification(index), PollFd::reading(fd));
+        }
         (sources, fds)
     }
 
@@ -297,6 +309,7 @@ impl Daemon {
                 }
             }
             Ready::Watched(index) => self.watched_ended(index),
+            Ready::Notification(index) => self.read_notifications(index),
             Ready::Memory(index) => {
                 if let Some((name, memory)) = self.limits.alarmed(index) {
                     self.queue.push_back(Event::OutOfMemory(name, memory.to_string().into()));

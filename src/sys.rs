@@ -19,6 +19,7 @@ pub mod setup_error;
 pub mod socket;
 pub mod file;
 pub mod image;
+pub mod notify;
 pub mod poll;
 pub mod process;
 pub mod seccomp;

@@ -10,6 +10,7 @@ pub mod emit;
 pub mod about;
 pub mod env_file;
 pub mod definition;
+pub mod notification;
 pub mod config;
 pub mod record;
 pub mod job;

@@ -239,18 +239,6 @@ fn a_runtime_directory_goes_with_the_main_process() {
     assert!(!place.exists());
 }
 
-/// A definition in docs/migrating.md, with these changes.
-fn worked_definition(name: &str, changes: &[(&str, String)]) -> String {
-    let mut blocks = include_str!("../docs/migrating.md").split("\n\n").filter(|block| block.starts_with("    {"));
-    let found = blocks.find(|block| block.contains(&format!("\"{name}\"")));
-    let mut text = found.expect("it is documented").replace("{ \"name\"", "{ \"startsecs\": 1, \"name\"");
-    for (before, after) in changes {
-        assert!(text.contains(before), "{before} in {text}");
-        text = text.replacen(before, after, 1);
-    }
-    text
-}
-
 #[test]
 fn sessions_of_sshd_go_on_over_a_restart() {
     if lacks_root() || lacks("/usr/sbin/sshd") || lacks("ssh") || lacks("unshare") {

@@ -14,7 +14,7 @@ use crate::host::disk::reason;
 use crate::host::spawn::{env_file, user_of};
 use crate::host::{identity, image, runtime_directory};
 use crate::kernel::{Resource, Uid};
-use crate::model::spec::{is_host_name, parse_capability, Account, Spec};
+use crate::model::spec::{is_host_name, notify_socket, parse_capability, Account, Kind, Spec};
 use crate::sys::image::is_noexec;
 use crate::sys::{account, hostname};
 use crate::text::count;
@@ -154,6 +154,9 @@ fn check_agent(spec: &Spec, config: &Config) -> Vec<String> {
     }
     if let Some(user) = user_of(spec) {
         messages.extend(env_file(spec, user).err().map(|error| error.message));
+    }
+    if spec.kind == Kind::Notify {
+        messages.extend(notify_socket(&config.run_dir, &spec.name).err().map(|error| error.to_string()));
     }
     for own in [&config.run_dir, &config.state_dir, &config.log_dir] {
         let shared = runtime_directory::clash(&spec.runtime_directory, own);

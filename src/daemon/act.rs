@@ -55,6 +55,7 @@ impl Daemon {
             Action::Prepare(name) => self.start_agent(name, true),
             Action::Start(name) => self.start_agent(name, false),
             Action::FindMain(name) => self.find_main(name),
+            Action::FollowMain(name, process) => self.follow_moved(&name, process),
             Action::Signal(name, scope, Sig::KILL) => {
                 self.trees.kill(&name, scope, &self.limits);
                 self.note_refused(name);
@@ -65,10 +66,12 @@ impl Daemon {
             }
             Action::CountProcesses { name, scope, last } => self.count_processes(name, scope, last),
             Action::Release(name) => {
+                self.close_notifications(&name);
                 self.remove_runtime_directories(&name);
                 self.release(&name);
             }
             Action::Spare(name) => {
+                self.close_notifications(&name);
                 self.remove_runtime_directories(&name);
                 self.trees.leave_behind(&name, None, &self.limits);
                 self.release_if_empty(&name);

@@ -91,7 +91,7 @@ impl Daemon {
         let spec = self.state.spec(&name);
         let Some((spec, check)) = spec.and_then(|spec| spec.check.clone().map(|check| (spec, check))) else { return };
         let mut read_end = None;
-        let spawned = self.child(&spec, &check.exec, None).and_then(|mut setup| {
+        let spawned = self.child(&spec, &check.exec, None, None).and_then(|mut setup| {
             // Without a descriptor to spare, the check runs without its output being read.
             let spare = self.exhausted_resource().is_none().then(pipe).and_then(Result::ok);
             if let Some((read, write)) = spare.filter(|(read, _)| set_nonblocking(read.as_fd()).is_ok()) {

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::conditions::Condition;
+use super::recovered::is_unreaped;
 use super::{Daemon, Owner};
 use crate::error::Error;
 use crate::host::disk::reason;
@@ -19,7 +20,7 @@ use crate::host::spawn::{env_file, setup, user_of, Where};
 use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig, Stage};
 use crate::model::event::{Event, ToolOwner};
 use crate::model::package::Tool;
-use crate::model::spec::{Envs, KillMode, Name, Spec};
+use crate::model::spec::{Envs, KillMode, Kind, Name, Spec};
 use crate::sorted_map::SortedMap;
 use crate::sys::account::{own_gid, own_uid};
 use crate::sys::child::{spawn_child, Setup};
@@ -128,6 +129,12 @@ impl Children {
         spawn_child(setup, &self.setup_errors)
     }
 
+    /// Forgets the processes of this owner.
+    fn forget(&mut self, owner: &Owner) {
+        self.owners.retain(|_, known| known != owner);
+        self.watched.retain(|watched| watched.owner != *owner);
+    }
+
     /// The process of this owner, child or not.
     fn find(&self, owner: &Owner) -> Option<Pid> {
         let child = self.owners.iter().find(|(_, known)| *known == owner).map(|(pid, _)| *pid);
@@ -171,7 +178,9 @@ impl Daemon {
         self.set_condition(Condition::OutputFile(name.clone()), problem);
         self.set_condition(Condition::OutputPlace(name.clone()), None);
         let exec = before.map_or(&spec.exec, |program| &program.exec);
-        let mut setup = self.child(&spec, exec, output.ok()).map_err(|why| match prestart {
+        let is_told = spec.kind == Kind::Notify && !prestart;
+        let notify = is_told.then(|| self.open_notifications(name)).transpose()?;
+        let mut setup = self.child(&spec, exec, output.ok(), notify.as_deref()).map_err(|why| match prestart {
             true => format_error!("prestart: {why}"),
             false => why,
         })?;
@@ -212,16 +221,22 @@ impl Daemon {
         })
     }
 
-    /// How to run `exec` as a definition says.
+    /// How to run `exec` as a definition says; `notify` is the socket that it is told to notify.
     ///
     /// # Errors
     /// When the definition cannot be followed on this host, such as when there is no such user.
-    pub(super) fn child(&self, spec: &Spec, exec: &[Box<str>], output: Option<OwnedFd>) -> Result<Setup, Error> {
+    pub(super) fn child(
+        &self,
+        spec: &Spec,
+        exec: &[Box<str>],
+        output: Option<OwnedFd>,
+        notify: Option<&str>,
+    ) -> Result<Setup, Error> {
         // Only a relative program is looked for in the package.
         let relative = exec.first().is_some_and(|program| !program.starts_with('/'));
         let current = relative.then(|| self.records.store().packages_dir(&spec.name).join("current"));
         let package = current.filter(|current| current.exists());
-        let place = Where { state_dir: &self.config.state_dir, mark: &self.mark, package: package.as_deref() };
+        let place = Where { state_dir: &self.config.state_dir, mark: &self.mark, package: package.as_deref(), notify };
         setup(spec, exec, &place, output, Vec::new()).map_err(|error| error.to_string().into())
     }
 
@@ -255,6 +270,13 @@ impl Daemon {
         }
     }
 
+    /// Does so for another process of the agent that has taken the place of its main process, which lives on perhaps.
+    pub(super) fn follow_moved(&mut self, name: &Name, process: Process) {
+        self.children.forget(&Owner::Agent(name.clone()));
+        self.trees.keep_main(name);
+        self.follow_process(name, process);
+    }
+
     pub(super) fn watch(&mut self, owner: Owner, process: Process) {
         let pidfd = process::pidfd_open(process.pid).ok();
         // The process may have ended before the pidfd was opened, and its id may be another's now.
@@ -282,6 +304,10 @@ impl Daemon {
             return;
         }
         let Watched { owner, process, pidfd } = self.children.watched.swap_remove(index);
+        if is_unreaped(process) {
+            // Its parent has ended before it, so that it is a child by now, and `reap` knows how it has ended.
+            return self.children.insert(process.pid, owner);
+        }
         // Its status goes to its parent: it can be read before the parent takes it, and newer kernels tell it afterwards. The
         // status of a tool says less than the package database, which is asked then.
         let exit = match owner {
@@ -289,11 +315,13 @@ impl Daemon {
                 .or_else(|| pidfd.and_then(|pidfd| process::pidfd_exit(pidfd.as_fd()).ok().flatten())),
             _ => None,
         };
-        self.child_ended(owner, exit.unwrap_or(Exit::Unknown), None);
+        self.child_ended(owner, process.pid, exit.unwrap_or(Exit::Unknown), None);
     }
 
     /// Reaps every child that has ended.
     pub(super) fn reap(&mut self) {
+        // Whose a message is can be told while its sender is there.
+        self.read_all_notifications();
         let mut orphans = 0;
         loop {
             match process::wait_any() {
@@ -309,7 +337,7 @@ impl Daemon {
                         if !matches!(owner, Owner::Agent(_) | Owner::Prestart(_)) {
                             self.trees.remove_ours(pid);
                         }
-                        self.child_ended(owner, exit, failure);
+                        self.child_ended(owner, pid, exit, failure);
                     }
                     None => orphans += 1,
                 },
@@ -344,9 +372,10 @@ impl Daemon {
     }
 
     /// Reports the end of a process to the state.
-    fn child_ended(&mut self, owner: Owner, exit: Exit, failure: Option<SetupError>) {
+    fn child_ended(&mut self, owner: Owner, pid: Pid, exit: Exit, failure: Option<SetupError>) {
         match owner {
             Owner::Agent(name) => {
+                self.read_all_notifications();
                 self.trees.ended(&name);
                 if let Some(failure) = failure {
                     let reason = self.explain(&name, |_| None, failure);
@@ -356,7 +385,7 @@ impl Daemon {
                 let killed = exit == Exit::Signal(Sig::KILL);
                 let oom = self.limits.oom_killed(&name, killed).map(|oom| oom.to_string().into());
                 let tail = self.tail(&name);
-                self.queue.push_back(Event::Exited { name, exit, oom, tail });
+                self.queue.push_back(Event::Exited { name, pid, exit, oom, tail });
             }
             Owner::Prestart(name) => {
                 self.trees.ended(&name);
@@ -367,7 +396,7 @@ impl Daemon {
                     return;
                 }
                 let tail = if exit == Exit::Code(0) { "".into() } else { self.tail(&name) };
-                self.queue.push_back(Event::Exited { name, exit, oom: None, tail });
+                self.queue.push_back(Event::Exited { name, pid, exit, oom: None, tail });
             }
             Owner::Check(name) => {
                 let output = self.finish_check(&name);
@@ -470,7 +499,12 @@ pub(super) fn without_values(text: &str, envs: &Envs) -> String {
     while !text.is_char_boundary(start) {
         start += 1;
     }
-    envs.iter().fold(text[start..].to_string(), |text, (name, value)| text.replace(&**value, &format!("${name}")))
+    replace_values(&text[start..], envs)
+}
+
+/// `text` with the values of `envs` replaced by `$NAME`.
+pub(super) fn replace_values(text: &str, envs: &Envs) -> String {
+    envs.iter().fold(text.to_string(), |text, (name, value)| text.replace(&**value, &format!("${name}")))
 }
 
 /// The only process that descends from no other one of these. While there are several, each could be the main process; a

@@ -31,6 +31,7 @@ impl Daemon {
         self.recover_state_dir();
         self.recover_guards();
         self.recover_run_dir();
+        self.restore_notifications();
     }
 
     fn write_pid_file(&mut self) {

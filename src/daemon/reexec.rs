@@ -130,11 +130,12 @@ impl Daemon {
 
     /// The descriptors that stay open over a reexec, `data` first.
     fn kept_descriptors<'a>(&'a mut self, data: &'a File) -> Vec<BorrowedFd<'a>> {
-        let Daemon { run_files, control, children, installed, .. } = self;
+        let Daemon { run_files, control, children, installed, notifications, .. } = self;
         let mut kept = vec![data.as_fd(), run_files.lock()];
         kept.extend(run_files.state_lock());
         kept.extend(control.descriptors());
         kept.extend(children.setup_error_ends());
+        kept.extend(notifications.descriptors());
         kept.extend(installed.watcher.as_ref().map(AsFd::as_fd));
         kept
     }
@@ -187,6 +188,7 @@ impl Daemon {
             connections,
             tools,
             detached,
+            notifications: self.notifications.numbers(),
             state: self.state.reexec_state(until),
         };
         let path = Path::new(&*self.config.run_dir).join(REEXEC_FILE);

@@ -20,7 +20,7 @@ impl Daemon {
         let spec = self.state.spec(name).ok_or("it has no definition")?;
         let program = spec.reload.as_ref().and_then(|reload| reload.program()).ok_or("it has no program for it")?;
         let output = self.outputs.open(name).ok();
-        let mut setup = self.child(&spec, &program.exec, output)?;
+        let mut setup = self.child(&spec, &program.exec, output, None)?;
         (setup.cgroup, setup.cgroups) = self.limits.entrances(name);
         let pid = self.children.spawn(&setup).map_err(|error| format_error!("{}: {}", Stage::Fork, reason(&error)))?;
         self.children.insert(pid, Owner::Reload(name.clone()));

@@ -17,6 +17,7 @@ use super::control::Control;
 use super::helpers::Helpers;
 use super::identity::HelperUsers;
 use super::inspections::{environments_at_start, Inspections};
+use super::notifications::Notifications;
 use super::packages::Trash;
 use super::records::{Backups, Records};
 use super::recovered::{is_unreaped, own_definitions, read_definitions, recover_state, set_users, undone};
@@ -130,6 +131,7 @@ impl Daemon {
             children: Children::new(sources.setup_errors, nofile),
             helpers,
             inspections: Inspections::default(),
+            notifications: Notifications::default(),
             checks: Vec::new(),
             signing,
             reopening,
@@ -164,6 +166,8 @@ impl Daemon {
         for (name, began) in spare.map(|agent| (agent.name().clone(), agent.run_began())).collect::<Vec<_>>() {
             self.trees.leave_behind(&name, began, &self.limits);
         }
+        let inherited = reexec_data.as_ref().map(|data| data.notifications.clone());
+        self.recover_notifications(inherited.unwrap_or_default());
         if let Some(data) = reexec_data {
             self.inherit(data);
         }

@@ -33,6 +33,8 @@ pub struct Where<'a> {
     pub mark: &'a str,
     /// The unpacked package that a relative program is in; `None` when the agent did not come as a tar.
     pub package: Option<&'a Path>,
+    /// The value of `NOTIFY_SOCKET`; `None`: it gets none.
+    pub notify: Option<&'a str>,
 }
 
 /// A child cannot be set up.
@@ -212,6 +214,7 @@ fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString
         ("LOGNAME", &user.name),
         ("SHELL", shell),
     ]);
+    list.extend(host.notify.map(|path| ("NOTIFY_SOCKET", path)));
     let more = env_file(spec, user.uid)?;
     for (name, value) in more.iter().chain(&spec.envs).map(|(name, value)| (&**name, &**value)) {
         match list.iter().position(|(known, _)| *known == name) {
@@ -275,7 +278,7 @@ fn c_text(bytes: &[u8], stage: Stage) -> Result<CString, Box<StartError>> {
 mod tests {
     use super::*;
 
-    const HOST: Where<'static> = Where { state_dir: "/state", mark: "1:2", package: None };
+    const HOST: Where<'static> = Where { state_dir: "/state", mark: "1:2", package: None, notify: None };
 
     fn spec() -> Spec {
         Spec::new("web", "1", vec!["/bin/sh".into(), "-c".into(), "true".into()])
@@ -287,6 +290,20 @@ mod tests {
 
     fn texts(list: &[CString]) -> Vec<&str> {
         list.iter().map(|text| text.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_socket_to_notify_is_there_unless_the_definition_says_otherwise() {
+        let socket = |spec: &Spec, notify| {
+            let setup = made(spec, &Where { notify, ..HOST }).unwrap();
+            let all: Vec<String> = texts(&setup.envp).iter().map(|text| text.to_string()).collect();
+            all.into_iter().filter(|text| text.starts_with("NOTIFY_SOCKET=")).collect::<Vec<_>>()
+        };
+        let mut spec = spec();
+        assert_eq!(socket(&spec, None), Vec::<String>::new());
+        assert_eq!(socket(&spec, Some("/run/web")), ["NOTIFY_SOCKET=/run/web"]);
+        spec.envs.push(("NOTIFY_SOCKET".into(), "".into()));
+        assert_eq!(socket(&spec, Some("/run/web")), ["NOTIFY_SOCKET="]);
     }
 
     #[test]

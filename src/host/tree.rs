@@ -181,6 +181,28 @@ impl Trees {
         }
     }
 
+    /// The main process of an agent is about to be another one: this one is only one of its processes from now on.
+    pub fn keep_main(&mut self, name: &str) {
+        if let Some(tree) = self.trees.get_mut(name) {
+            tree.seen.extend(tree.main_process.take().map(|process| (process, Strength::Descended)));
+        }
+    }
+
+    /// The process of the present run of an agent that has this id. One that has ended counts as the one that had it at the last
+    /// look.
+    pub fn find(&mut self, name: &str, pid: i32, limits: &Limits) -> Option<Process> {
+        let pid = Pid::new(pid)?;
+        let main_process = self.main_process(name).filter(|main| main.pid == pid);
+        if main_process.is_some() {
+            return main_process;
+        }
+        let known: Vec<Process> = self.trees.get(name)?.seen.iter().map(|(process, _)| *process).collect();
+        let members = self.collect(name, limits, Depth::Whole);
+        let held = members.iter().filter(|(_, strength)| strength.holds()).map(|(stat, _)| stat.process);
+        let mut found = held.chain(known.into_iter().filter(|_| proc::stat(pid).is_none()));
+        found.find(|process| process.pid == pid && !self.is_spared(name, *process))
+    }
+
     /// Forgets an agent of which no process is left, or whose processes are no longer the daemon's.
     pub fn forget(&mut self, name: &str) {
         // No process is in the tree any more, so the view of this turn stays true of all others.

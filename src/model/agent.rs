@@ -34,7 +34,7 @@ use crate::kernel::{Exit, Level, Process, Sig, Time};
 use crate::model::event::{log, Action, Definition, Origin, Scope};
 use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::{End, Policy};
-use crate::model::spec::{Autorestart, Fingerprints, KillMode, Name, Program, Spec, STOPSECS};
+use crate::model::spec::{Autorestart, Fingerprints, KillMode, Kind, Name, Program, Spec, STOPSECS};
 use crate::model::trust::{may_set, unnamed};
 pub use agent_state::{AfterStop, AgentState, Health, LastEnd, Stopping};
 
@@ -50,6 +50,9 @@ const MAIN_PROCESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the pid file is looked at for another main process, after one that has ended with status 0. A new gunicorn writes
 /// its own after it has seen the end of the old one.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long an agent that says when it is ready may take for that: this many times `startsecs`, and at least so long.
+const READY_TIMEOUT: (u32, Duration) = (10, Duration::from_secs(90));
 
 /// The pauses between two searches for a main process: while it is awaited, and while the agent runs without one that is known.
 const SEARCH_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -123,6 +126,10 @@ pub struct Agent {
     succeeded: bool,
     /// How it ended last, a sentence for people.
     detail: Box<str>,
+    /// What it has said that it is doing, a sentence for people; empty if nothing.
+    said: Box<str>,
+    /// It may have said that it is ready when no daemon listened.
+    unheard: bool,
     /// What enforces its limits; `None` without limits.
     limits_by: Option<Box<str>>,
     /// Whether its CPU and its memory limit are polled.
@@ -164,6 +171,8 @@ impl Agent {
             finished: false,
             succeeded: false,
             detail: "".into(),
+            said: "".into(),
+            unheard: false,
             limits_by: None,
             poll: (false, false),
             over_cpu: 0,
@@ -212,6 +221,25 @@ impl Agent {
     fn search_time(&self) -> Duration {
         let startsecs = self.definition.as_ref().map_or(Duration::ZERO, |definition| definition.spec.startsecs);
         startsecs.max(MAIN_PROCESS_TIMEOUT)
+    }
+
+    /// How long it may take to say that it is ready.
+    fn ready_time(&self) -> Duration {
+        let startsecs = self.definition.as_ref().map_or(Duration::ZERO, |definition| definition.spec.startsecs);
+        startsecs.saturating_mul(READY_TIMEOUT.0).max(READY_TIMEOUT.1)
+    }
+
+    /// Whether it runs and has not said yet that it is ready.
+    pub(super) fn is_unready(&self) -> bool {
+        matches!(self.state, AgentState::Running { ready_by: Some(_), .. })
+    }
+
+    /// The state of an agent whose main process was just started.
+    fn running(&self, process: Process, now: Time) -> AgentState {
+        let notify = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Notify);
+        let ready_by = notify.then(|| now + self.ready_time());
+        let health = if notify { Health::Off } else { self.first_check(now) };
+        AgentState::Running { process, since: now, health, ready_by }
     }
 
     /// What is run before its start.
@@ -340,7 +368,7 @@ impl Agent {
     /// When it was started; `None` unless its main process runs.
     pub fn running_since(&self) -> Option<Time> {
         match self.state {
-            AgentState::Running { since, .. } => Some(since),
+            AgentState::Running { since, ready_by: None, .. } => Some(since),
             _ => None,
         }
     }

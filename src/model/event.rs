@@ -8,7 +8,7 @@ use std::fmt::Arguments;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::kernel::{Exit, Level, Process, Sig, Time};
+use crate::kernel::{Exit, Level, Pid, Process, Sig, Time};
 use crate::model::command::{Answer, Command};
 use crate::model::job::{Job, JobId, Outcome, RejectedJob};
 use crate::model::package::{Digest, Format, Tool};
@@ -48,6 +48,17 @@ pub struct Definition {
     pub origin: Origin,
     /// The definition, with the agent's name.
     pub spec: Box<Spec>,
+}
+
+/// What an agent of `Kind::Notify` says about itself. It comes from its own processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notification {
+    /// It is ready.
+    pub ready: bool,
+    /// Its main process, one of its living processes.
+    pub main: Option<Process>,
+    /// What it is doing, a sentence for people.
+    pub status: Option<Box<str>>,
 }
 
 /// Which processes of an agent a signal or a count is about.
@@ -232,10 +243,14 @@ pub enum Event {
     /// An agent reached its memory limit, and the kernel could reclaim nothing: the kernel's words. The main process may
     /// still be alive.
     OutOfMemory(Name, Box<str>),
+    /// An agent has said something about itself.
+    Notified(Name, Notification),
     /// The main process of an agent (or the starter of a forking one, or its `prestart`) ended.
     Exited {
         /// The agent.
         name: Name,
+        /// The id that the process had.
+        pid: Pid,
         /// How it ended.
         exit: Exit,
         /// The kernel has killed a process of the agent at its memory limit: the kernel's words.
@@ -336,6 +351,8 @@ pub enum Action {
     Start(Name),
     /// Find the main process of a forking agent whose starter has ended.
     FindMain(Name),
+    /// The main process of an agent is another one of its processes now.
+    FollowMain(Name, Process),
     /// Send a signal to these processes of an agent.
     Signal(Name, Scope, Sig),
     /// Count the processes of an agent.

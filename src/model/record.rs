@@ -187,6 +187,10 @@ pub struct RunRecord {
     pub spares: Option<u64>,
     /// How it ended last, a sentence for people.
     pub detail: Box<str>,
+    /// It has not said yet that it is ready.
+    pub unready: bool,
+    /// What it has said that it is doing, a sentence for people.
+    pub said: Box<str>,
 }
 
 impl RunRecord {

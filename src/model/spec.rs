@@ -12,6 +12,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::kernel::{Decimal, Resource, Sig};
 
 /// The name of an agent: `[A-Za-z0-9_-]{1,50}`, so that it is safe in file names, cgroup names and environments. It is
@@ -148,6 +149,8 @@ pub enum Kind {
     Simple,
     /// A starter, which ends once the agent is in the background.
     Forking,
+    /// The agent itself, which says when it is ready.
+    Notify,
 }
 
 /// A user or group as the definition has it.
@@ -251,6 +254,24 @@ pub struct Check {
     pub timeout: Duration,
     /// This many failures in a row end the agent; at least 1.
     pub retries: u32,
+}
+
+/// The directory below `run_dir` of the sockets of `Kind::Notify`.
+pub const NOTIFY_DIR: &str = "notify";
+
+/// The path of the socket of an agent of `Kind::Notify`.
+///
+/// # Errors
+/// When it is longer than the path of a socket can be, unix(7).
+pub fn notify_socket(run_dir: &str, name: &str) -> Result<String, Error> {
+    const MOST: usize = 107;
+    let path = format!("{run_dir}/{NOTIFY_DIR}/{name}");
+    match path.len() {
+        ..=MOST => Ok(path),
+        length => Err(format_error!(
+            "NOTIFY_SOCKET: \"{path}\" has {length} bytes, and the path of a socket {MOST} at most: configure a shorter run_dir"
+        )),
+    }
 }
 
 /// Whether `text` is a valid `Name`.

@@ -187,9 +187,12 @@ impl State {
                     agent.kill_for_limit(format_args!("{text}"), context)
                 });
             }
-            Event::Exited { name, exit, oom, tail } => {
+            Event::Notified(name, said) => {
+                self.step_agent(&name, now, out, &mut |agent, context| agent.notified(&said, context));
+            }
+            Event::Exited { name, pid, exit, oom, tail } => {
                 self.step_agent(&name, now, out, &mut |agent, context| {
-                    agent.exited(exit, oom.as_deref(), &tail, context)
+                    agent.process_ended(pid, exit, oom.as_deref(), &tail, context)
                 });
             }
             Event::MainProcess { name, found, left } => {

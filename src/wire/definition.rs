@@ -90,15 +90,16 @@ fn identity(fields: &mut Fields<'_, '_>, in_tar: bool, spec: &mut Spec) {
 
 /// How its process is made: `type`, `pidfile`, `user`, `group`, `directory` and `umask`.
 fn process(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
-    let kind = fields.read("type", "\"simple\" or \"forking\"", |v| match json::text(v)? {
+    let kind = fields.read("type", "\"simple\", \"forking\" or \"notify\"", |v| match json::text(v)? {
         "simple" => Some(Kind::Simple),
         "forking" => Some(Kind::Forking),
+        "notify" => Some(Kind::Notify),
         _ => None,
     });
     set(&mut spec.kind, kind);
     spec.pidfile = fields.read("pidfile", "an absolute path", absolute).map(Into::into);
-    let simple = kind.map_or(fields.get("type").is_none(), |kind| kind == Kind::Simple);
-    if simple && fields.get("pidfile").is_some() {
+    let stays = kind.map_or(fields.get("type").is_none(), |kind| kind != Kind::Forking);
+    if stays && fields.get("pidfile").is_some() {
         fields.fault("pidfile", "only with type \"forking\"");
     }
     spec.user = fields.read("user", "a user name or number", account);

@@ -196,6 +196,12 @@ pub fn write_run(run: &RunRecord) -> String {
         json.key("spares").number(ticks);
     }
     json.key("detail").text(&run.detail);
+    if run.unready {
+        json.key("unready").boolean(true);
+    }
+    if !run.said.is_empty() {
+        json.key("said").text(&run.said);
+    }
     json.close('}');
     json.finish()
 }
@@ -361,6 +367,8 @@ fn take_run(value: &Value, faults: &mut Vec<String>) -> Option<RunRecord> {
         killed: fields.flag("killed").unwrap_or(false),
         spares: count(&mut fields, "spares"),
         detail: string(&mut fields, "detail"),
+        unready: fields.flag("unready").unwrap_or(false),
+        said: string(&mut fields, "said"),
     })
 }
 

@@ -44,6 +44,8 @@ pub struct ReexecData {
     pub tools: Vec<(Pid, Box<str>)>,
     /// Other children that are not agents.
     pub detached: Vec<Pid>,
+    /// The sockets that agents send notifications to, each with the agent.
+    pub notifications: Vec<(i32, Box<str>)>,
     /// The part of the state that is in no record.
     pub state: ReexecState,
 }
@@ -113,6 +115,14 @@ pub fn write(data: &ReexecData) -> String {
     json.key("errands").open('[');
     for pid in &data.detached {
         json.number(number(pid.raw()));
+    }
+    json.close(']');
+    json.key("notifications").open('[');
+    for (fd, name) in &data.notifications {
+        json.open('{');
+        json.key("fd").number(number(*fd));
+        json.key("name").text(name);
+        json.close('}');
     }
     json.close(']');
     put_state(&mut json, &data.state);
@@ -195,6 +205,10 @@ fn take(value: &Value, faults: &mut Vec<String>) -> Option<ReexecData> {
         tools: each(&mut fields, "tools", |value, faults| {
             let mut fields = Fields::of(value, "", faults)?;
             Some((whole(&mut fields, "pid").and_then(Pid::new)?, fields.text("job")?.into()))
+        }),
+        notifications: each(&mut fields, "notifications", |value, faults| {
+            let mut fields = Fields::of(value, "", faults)?;
+            Some((whole(&mut fields, "fd")?, fields.text("name")?.into()))
         }),
         detached: each(&mut fields, "errands", |value, _| Pid::new(i32::try_from(json::integer(value)?).ok()?)),
         state: take_state(&mut fields),
@@ -317,6 +331,7 @@ mod tests {
             listener: Some(4),
             failures: Some((5, 6)),
             watcher: Some(7),
+            notifications: vec![(12, "web".into())],
             nofile: Some((1024, u64::MAX)),
             last_client: u32::MAX,
             connections: vec![

@@ -326,7 +326,13 @@ impl Fleet {
                 vec![Event::Started { name, process, limits_by: None, poll_cpu: false, poll_memory: false }]
             }
             Action::Signal(name, _, sig) => {
-                vec![Event::Exited { name, exit: Exit::Signal(sig), oom: None, tail: "".into() }]
+                vec![Event::Exited {
+                    name,
+                    pid: Pid::new(1000).expect("a good number"),
+                    exit: Exit::Signal(sig),
+                    oom: None,
+                    tail: "".into(),
+                }]
             }
             Action::CountProcesses { name, .. } => vec![Event::ProcessCount(name, 0)],
             Action::Measure => vec![Event::Measured(Vec::new())],

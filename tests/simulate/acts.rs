@@ -41,7 +41,8 @@ impl Host<'_> {
                     return Err(format!("agent {name} is thought to be gone, and is not"));
                 }
             }
-            // No agent here leaves anything.
+            // No agent here says or leaves anything.
+            Action::FollowMain(name, _) => return Err(format!("agent {name} has no other main process")),
             Action::Spare(name) => return Err(format!("agent {name} spares processes")),
             Action::Measure => self.measure(),
             Action::Check(name) => self.check(name),

@@ -268,7 +268,13 @@ impl Host<'_> {
             self.sought.insert(live.name.clone(), now);
         }
         let oom = (exit == Exit::Signal(Sig::KILL) && self.random.chance(30)).then(|| "out of memory".into());
-        self.queue.push_back(Event::Exited { name: live.name, exit, oom, tail: "last words".into() });
+        self.queue.push_back(Event::Exited {
+            name: live.name,
+            pid: Pid::new(pid).expect("it lived"),
+            exit,
+            oom,
+            tail: "last words".into(),
+        });
     }
 
     pub(super) fn tool_ends(&mut self, job: JobId, number: u64, exit: Exit, output: String) {

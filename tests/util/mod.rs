@@ -532,6 +532,18 @@ pub fn definition(name: &str, version: &str, script: &str, keys: &[(&str, &str)]
     format!("{{ {} }}", keys.join(", "))
 }
 
+/// A definition in docs/migrating.md, with these changes and a short `startsecs`.
+pub fn worked_definition(name: &str, changes: &[(&str, String)]) -> String {
+    let mut blocks = include_str!("../../docs/migrating.md").split("\n\n").filter(|block| block.starts_with("    {"));
+    let found = blocks.find(|block| block.contains(&format!("\"{name}\"")));
+    let mut text = found.expect("it is documented").replacen("{ \"name\"", "{ \"startsecs\": 1, \"name\"", 1);
+    for (before, after) in changes {
+        assert!(text.contains(before), "{before} in {text}");
+        text = text.replace(before, after);
+    }
+    text
+}
+
 /// A job under construction.
 #[derive(Clone)]
 pub struct Job {

@@ -77,6 +77,8 @@ fn run(name: &str) -> RunRecord {
         fatal: true,
         killed: false,
         spares: None,
+        unready: false,
+        said: "".into(),
         detail: "".into(),
     }
 }

@@ -42,10 +42,12 @@ pub enum AgentState {
     Running {
         /// The main process.
         process: Process,
-        /// When it was started.
+        /// When it was started, or said that it is ready.
         since: Time,
         /// Its health check.
         health: Health,
+        /// Until when it must say that it is ready; `None`: it has, or need not say so.
+        ready_by: Option<Time>,
     },
     /// It, or the processes that it left behind, are being stopped.
     Stopping(Box<Stopping>),

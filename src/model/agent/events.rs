@@ -6,8 +6,8 @@ use super::{
     stopsignal, AfterStop, Agent, AgentState, Health, LastEnd, StepContext, COUNT_INTERVAL, HANDOVER_TIMEOUT,
     KILL_INTERVAL, RESOURCE_RETRY_DELAY, SEARCH_PAUSES, STARTER_TIMEOUT,
 };
-use crate::kernel::{Decimal, Exit, Level, Process, Sig, Time};
-use crate::model::event::Action;
+use crate::kernel::{Decimal, Exit, Level, Pid, Process, Sig, Time};
+use crate::model::event::{Action, Notification};
 use crate::model::restart::End;
 use crate::model::spec::Kind;
 
@@ -26,14 +26,14 @@ impl Agent {
         }
         match &mut self.state {
             AgentState::Starting => {
-                let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);
-                self.state = if forking {
+                let kind = self.definition.as_ref().map_or(Kind::Simple, |definition| definition.spec.kind);
+                self.state = if kind == Kind::Forking {
                     AgentState::Forking { starter: Some(process), since: context.now, ask: None, before: None }
                 } else {
-                    AgentState::Running { process, since: context.now, health: self.first_check(context.now) }
+                    self.running(process, context.now)
                 };
                 self.save(context);
-                let verb = if forking { "starting" } else { "started" };
+                let verb = if kind == Kind::Simple { "started" } else { "starting" };
                 context.log(Level::Info, &self.record.name, format_args!("{verb}, process {}", process.pid));
             }
             AgentState::Stopping(_) => self.stop_started(process, context),
@@ -122,6 +122,53 @@ impl Agent {
         self.save(context);
     }
 
+    /// It has said something about itself.
+    pub fn notified(&mut self, said: &Notification, context: &mut StepContext) {
+        let AgentState::Running { process, ready_by, .. } = &mut self.state else { return };
+        if let Some(status) = &said.status {
+            self.said = status.clone();
+        }
+        let moved = said.main.filter(|main| main != process);
+        if let Some(main) = moved {
+            *process = main;
+            context.out.push(Action::FollowMain(self.record.name.clone(), main));
+            context.log(Level::Info, &self.record.name, format_args!("its main process is {} now", main.pid));
+        }
+        if said.ready && ready_by.is_some() {
+            self.ready("it is ready", context);
+        } else if moved.is_some() || said.status.is_some() {
+            self.save(context);
+        }
+    }
+
+    /// It counts as started from now on; `why` says why.
+    fn ready(&mut self, why: &str, context: &mut StepContext) {
+        let first = self.first_check(context.now);
+        let AgentState::Running { process, since, health, ready_by } = &mut self.state else { return };
+        (*since, *health, *ready_by) = (context.now, first, None);
+        context.log(Level::Info, &self.record.name, format_args!("started, process {}: {why}", process.pid));
+        self.save(context);
+    }
+
+    /// It has not said in time that it is ready.
+    fn not_ready(&mut self, context: &mut StepContext) {
+        if self.unheard {
+            return self.ready("nobody may have heard that it is ready", context);
+        }
+        self.killed = false;
+        let timeout = self.ready_time().as_secs();
+        let text = format_args!("cannot start: it has not said READY=1 after {timeout} s");
+        self.set_last_end(text, "", Level::Error, context);
+        self.begin_stop(AfterStop::Policy(End::NotStarted), context);
+    }
+
+    /// The process with this id ended: its main process, its starter or its `prestart`, if it is that still.
+    pub fn process_ended(&mut self, pid: Pid, exit: Exit, oom: Option<&str>, tail: &str, context: &mut StepContext) {
+        if self.process().is_none_or(|process| process.pid == pid) {
+            self.exited(exit, oom, tail, context);
+        }
+    }
+
     /// Its main process, its starter or its `prestart` ended.
     pub fn exited(&mut self, exit: Exit, oom: Option<&str>, tail: &str, context: &mut StepContext) {
         let search = self.search_time();
@@ -168,7 +215,8 @@ impl Agent {
             Some(oom) => format!("killed: {oom}"),
             None => exit.to_string(),
         };
-        self.set_last_end(format_args!("{text} after {} s", ran.as_secs()), tail, Level::Warn, context);
+        let early = if self.is_unready() { ", before it said READY=1" } else { "" };
+        self.set_last_end(format_args!("{text} after {} s{early}", ran.as_secs()), tail, Level::Warn, context);
         self.enter_stopping(AfterStop::Policy(End::Exited(exit)), None, ran, context);
     }
 
@@ -191,7 +239,8 @@ impl Agent {
         if let Some(process) = main_process {
             let verb = if before.is_some() { "its main process has handed over to" } else { "started," };
             context.log(Level::Info, &self.record.name, format_args!("{verb} process {}", process.pid));
-            self.state = AgentState::Running { process, since, health: self.first_check(context.now) };
+            let health = self.first_check(context.now);
+            self.state = AgentState::Running { process, since, health, ready_by: None };
             return self.save(context);
         }
         if let Some(end) = before {
@@ -292,6 +341,7 @@ impl Agent {
                 self.set_last_end(text, "", Level::Error, context);
                 self.begin_stop(AfterStop::Policy(End::NotStarted), context);
             }
+            AgentState::Running { ready_by: Some(at), .. } if *at <= context.now => self.not_ready(context),
             AgentState::Running { health, .. } => match *health {
                 Health::Next(at) if at <= context.now => {
                     let check = self.definition.as_ref().and_then(|definition| definition.spec.check.as_ref());
@@ -345,6 +395,7 @@ impl Agent {
             AgentState::Preparing { since, .. } => Some(*since + self.prestart_timeout()),
             AgentState::Forking { starter: Some(_), since, .. } => Some(*since + STARTER_TIMEOUT),
             AgentState::Forking { ask, .. } => ask.map(|(next, _)| next),
+            AgentState::Running { ready_by: Some(at), .. } => Some(*at),
             AgentState::Running { health, .. } => match health {
                 Health::Off => None,
                 Health::Next(at) | Health::Busy { until: at, .. } => Some(*at),

@@ -86,6 +86,11 @@ impl Agent {
                 }
                 (None, None) => "looks for its main process".to_string(),
             },
+            AgentState::Running { ready_by: Some(_), .. } => match &*self.said {
+                "" => "waits for READY=1".to_string(),
+                said => format!("waits for READY=1: {said}"),
+            },
+            AgentState::Running { .. } if !self.said.is_empty() => self.said.to_string(),
             AgentState::Running { .. } | AgentState::Starting if self.failures == 0 => String::new(),
             AgentState::Running { .. } => format!("last end: {last_end}"),
             AgentState::Down | AgentState::Starting | AgentState::Stopping(_) => last_end.to_string(),
@@ -137,6 +142,8 @@ impl Agent {
             fatal: self.state == AgentState::Fatal || after == Some(AfterStop::Fatal),
             killed: self.killed,
             spares: self.spares,
+            unready: self.is_unready(),
+            said: self.said.clone(),
             detail: self.detail.clone(),
         }
     }

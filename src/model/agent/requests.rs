@@ -113,7 +113,7 @@ impl Agent {
             return self.enter_stopping(AfterStop::Up, None, Duration::ZERO, context);
         }
         self.generation += 1;
-        self.ends_all = false;
+        (self.ends_all, self.unheard, self.said) = (false, false, "".into());
         if self.kill_mode() == KillMode::Main {
             self.spares.get_or_insert(0);
         }
@@ -136,7 +136,7 @@ impl Agent {
     /// Stops a running agent: with its stop signal, or with SIGKILL if it is over a limit.
     pub(super) fn begin_stop(&mut self, after: AfterStop, context: &mut StepContext) {
         let main_process = match &self.state {
-            AgentState::Running { process, since, health } => {
+            AgentState::Running { process, since, health, .. } => {
                 if matches!(health, Health::Busy { .. }) {
                     context.out.push(Action::KillCheck(self.record.name.clone()));
                 }
@@ -220,9 +220,10 @@ impl Agent {
             return Scope::Tree;
         }
         match self.state {
-            AgentState::Starting | AgentState::Preparing { .. } | AgentState::Forking { before: None, .. } => {
-                Scope::Run
-            }
+            AgentState::Starting
+            | AgentState::Preparing { .. }
+            | AgentState::Forking { before: None, .. }
+            | AgentState::Running { ready_by: Some(_), .. } => Scope::Run,
             _ => Scope::Main,
         }
     }

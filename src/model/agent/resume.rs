@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{AfterStop, Agent, AgentState, LastEnd, StepContext, RESOURCE_RETRY_DELAY};
+use super::{AfterStop, Agent, AgentState, Health, LastEnd, StepContext, RESOURCE_RETRY_DELAY};
 use crate::kernel::{Exit, Level, Process, Time};
 use crate::model::record::{RunRecord, Wanted};
 use crate::model::restart::End;
@@ -18,6 +18,7 @@ impl Agent {
         self.note_started_with(run.started_with);
         self.killed = run.killed;
         self.spares = run.spares;
+        self.said = run.said.clone();
         self.detail = run.detail.clone();
         match run.process {
             process if run.stopping => {
@@ -35,7 +36,11 @@ impl Agent {
             }
             Some(process) if alive => {
                 self.generation += 1;
-                self.state = AgentState::Running { process, since: run.started, health: self.first_check(context.now) };
+                self.unheard = run.unready;
+                // The daemon never sets a longer wait: a record that has one is damaged.
+                let ready_by = run.unready.then(|| run.started.min(context.now) + self.ready_time());
+                let health = if run.unready { Health::Off } else { self.first_check(context.now) };
+                self.state = AgentState::Running { process, since: run.started, health, ready_by };
                 context.log_and_report(Level::Info, &run.name, format_args!("taken over with process {}", process.pid));
             }
             Some(_) if strays && self.pidfile().is_some() => {
@@ -65,6 +70,11 @@ impl Agent {
         if run.started_with.is_none() {
             self.save(context);
         }
+    }
+
+    /// No daemon has ended since its start, so that nothing that it has said is lost.
+    pub fn was_heard(&mut self) {
+        self.unheard = false;
     }
 
     /// Processes of it run although it has no run record that says so. `main_process`: its main process, and when that was
@@ -102,7 +112,7 @@ impl Agent {
                         before: None,
                     }
                 } else {
-                    AgentState::Running { process, since, health: self.first_check(context.now) }
+                    AgentState::Running { process, since, health: self.first_check(context.now), ready_by: None }
                 };
                 self.save(context);
                 let text = format_args!("taken over with process {}, which is in no record", process.pid);

@@ -161,10 +161,11 @@ mod tests {
             Some(Box::new(Check { exec: vec!["/bin/ping".into()], interval, timeout, retries }))
         };
         let spec = Spec { check: check(1), ..Spec::new("web", "1", vec!["/bin/web".into(), "-f".into()]) };
-        let changes: [Change; 41] = [
+        let changes: [Change; 42] = [
             |spec| spec.version = "2".into(),
             |spec| spec.exec = vec!["/bin/web-f".into()],
             |spec| spec.kind = Kind::Forking,
+            |spec| spec.kind = Kind::Notify,
             |spec| spec.pidfile = Some("/run/web.pid".into()),
             |spec| spec.user = Some(Account::Name("web".into())),
             |spec| spec.user = Some(Account::Id(0)),

@@ -176,6 +176,7 @@ impl State {
             }
             Goal::Down => Progress::Wait(None),
             Goal::Up { generation, lasting, healthy } => match &agent.state {
+                AgentState::Running { ready_by: Some(_), .. } if agent.generation == generation => Progress::Wait(None),
                 AgentState::Running { since, .. } if agent.generation == generation => {
                     if healthy && !agent.is_healthy() {
                         // No deadline: its check passes once, or fails too often and ends the agent.

@@ -109,6 +109,7 @@ impl State {
                 if after_reexec && alive {
                     // Its daemon never ended, so that there is nothing to report.
                     context.reported.clear();
+                    agent.was_heard();
                 }
             });
         }

@@ -38,7 +38,7 @@ impl State {
         if agent.definition.as_ref().is_none_or(|definition| definition.spec.reload.is_none()) {
             return Some("its definition has no \"reload\"");
         }
-        let runs = matches!(agent.state, AgentState::Running { .. }) || agent.runs_headless();
+        let runs = matches!(agent.state, AgentState::Running { ready_by: None, .. }) || agent.runs_headless();
         (!runs).then_some("it does not run")
     }
 

@@ -263,7 +263,8 @@ impl Bench {
     }
 
     fn agent_ends(&mut self, name: &str, exit: Exit) {
-        self.step(Event::Exited { name: name.into(), exit, oom: None, tail: "".into() });
+        let pid = self.state.agents.get(name).and_then(Agent::process).expect("it runs").pid;
+        self.step(Event::Exited { name: name.into(), pid, exit, oom: None, tail: "".into() });
         self.step(Event::ProcessCount(name.into(), 0));
     }
 
@@ -338,7 +339,8 @@ fn limits_of_a_forking_agent_are_polled_once_its_main_process_is_known() {
     let mut forking = spec("web");
     forking.kind = Kind::Forking;
     let mut bench = Bench::new(vec![forking]);
-    bench.step(Event::Exited { name: "web".into(), exit: Exit::Code(0), oom: None, tail: "".into() });
+    let pid = bench.state.agents.get("web").and_then(Agent::process).expect("its starter").pid;
+    bench.step(Event::Exited { name: "web".into(), pid, exit: Exit::Code(0), oom: None, tail: "".into() });
     bench.step(Event::MainProcess {
         name: "web".into(),
         found: Some(Process { pid: Pid::new(9).unwrap(), ticks: 1 }),

@@ -95,7 +95,7 @@ fn what_is_missing_or_null_is_at_its_default() {
 #[test]
 fn every_key_is_checked() {
     for (extra, want) in [
-        (r#""type":"daemon""#, r#"type: want "simple" or "forking", got "daemon""#),
+        (r#""type":"daemon""#, r#"type: want "simple", "forking" or "notify", got "daemon""#),
         (r#""type":"simple","pidfile":"/run/x""#, r#"pidfile: only with type "forking""#),
         (r#""pidfile":"/run/x""#, r#"pidfile: only with type "forking""#),
         (r#""type":"forking","pidfile":"x.pid""#, r#"pidfile: want an absolute path, got "x.pid""#),

@@ -66,6 +66,8 @@ fn full_run() -> RunRecord {
         killed: true,
         spares: Some(u64::MAX),
         detail: "exited with status 1".into(),
+        unready: true,
+        said: "loading".into(),
     }
 }
 

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::event::log;
 use crate::model::package;
+use crate::model::spec::KillMode;
 
 impl Run<'_> {
     /// Has processes ended that are copies of the agent, are no agent's, and were started since the job was received. No
@@ -16,7 +17,9 @@ impl Run<'_> {
         if self.job.goes_back() && self.way_back().is_none() {
             return StepResult::Done;
         }
-        let Some(spec) = self.agent().and_then(|agent| agent.spec()) else { return StepResult::Done };
+        // Of an agent that spares what it has started, a copy cannot be told from that.
+        let spec = self.agent().and_then(|agent| agent.spec()).filter(|spec| spec.kill != KillMode::Main);
+        let Some(spec) = spec else { return StepResult::Done };
         let Some(traits) = package::traits(&spec.exec) else { return StepResult::Done };
         let agents = self.state.agents.values();
         let known: Vec<String> = agents.filter_map(|agent| Some(agent.process()?.pid.raw().to_string())).collect();
