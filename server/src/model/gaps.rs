@@ -1,7 +1,17 @@
 //! Times that do not count: while the server was down, or its clock was set forward, nothing ages. And what a clock that is
 //! set back does to them.
 
-use super::host::Gaps;
+/// A time that does not count, in seconds since the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Its begin.
+    pub from: i64,
+    /// Its end.
+    pub to: i64,
+}
+
+/// Times that do not count, oldest first.
+pub type Gaps = [Gap];
 
 /// What the clock did between two looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,29 +46,33 @@ pub fn turn(last: i64, now: i64, elapsed: i64) -> Turn {
 }
 
 /// Adds a gap, and drops the oldest of too many.
-pub fn add(gaps: &mut Vec<(i64, i64)>, from: i64, to: i64) {
-    gaps.push((from, to));
+pub fn add(gaps: &mut Vec<Gap>, gap: Gap) {
+    gaps.push(gap);
     let first = gaps.len().saturating_sub(KEPT);
     gaps.drain(..first);
 }
 
 /// Cuts off what lies after `now`, where the clock was set back to.
-pub fn cut(gaps: &mut Vec<(i64, i64)>, now: i64) {
-    gaps.retain(|(from, _)| *from < now);
-    for (_, to) in gaps {
-        *to = (*to).min(now);
+pub fn cut(gaps: &mut Vec<Gap>, now: i64) {
+    gaps.retain(|gap| gap.from < now);
+    for gap in gaps {
+        gap.to = gap.to.min(now);
     }
 }
 
 /// Whether what is too old may be deleted. For a day after a gap of more than a day it may not: a clock that is wrong by years
 /// would make everything too old.
 pub fn may_forget(gaps: &Gaps, now: i64) -> bool {
-    !gaps.iter().any(|(from, to)| to - from > DAY && now - to < DAY)
+    !gaps.iter().any(|gap| gap.to - gap.from > DAY && now - gap.to < DAY)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn gap(from: i64, to: i64) -> Gap {
+        Gap { from, to }
+    }
 
     #[test]
     fn a_clock_that_is_set_is_noticed() {
@@ -80,19 +94,19 @@ mod tests {
     fn gaps_are_kept_up_to_a_number_and_never_in_the_future() {
         let mut gaps = Vec::new();
         for n in 0..100 {
-            add(&mut gaps, n * 100, n * 100 + 50);
+            add(&mut gaps, gap(n * 100, n * 100 + 50));
         }
-        assert_eq!((gaps.len(), gaps[0]), (KEPT, (3600, 3650)));
+        assert_eq!((gaps.len(), gaps[0]), (KEPT, gap(3600, 3650)));
         cut(&mut gaps, 3720);
-        assert_eq!(gaps, [(3600, 3650), (3700, 3720)]);
+        assert_eq!(gaps, [gap(3600, 3650), gap(3700, 3720)]);
     }
 
     #[test]
     fn nothing_is_deleted_by_a_clock_that_was_just_set() {
         let now = 100 * DAY;
         assert!(may_forget(&[], now));
-        assert!(may_forget(&[(now - 3600, now)], now), "an hour is nothing");
-        assert!(!may_forget(&[(now - 50 * DAY, now - 60)], now));
-        assert!(may_forget(&[(now - 50 * DAY, now - DAY)], now), "a day later it is");
+        assert!(may_forget(&[gap(now - 3600, now)], now), "an hour is nothing");
+        assert!(!may_forget(&[gap(now - 50 * DAY, now - 60)], now));
+        assert!(may_forget(&[gap(now - 50 * DAY, now - DAY)], now), "a day later it is");
     }
 }

@@ -1,5 +1,6 @@
 //! A host as the server sees it: identity and state, freshness, and what is told about it.
 
+pub use super::gaps::Gaps;
 use std::collections::BTreeMap;
 
 /// Whether a host may have jobs.
@@ -80,12 +81,9 @@ impl Freshness {
 /// Why a new host gets nothing yet; what to do follows it.
 pub const UNDECIDED: &str = "new: waits for a decision, and gets no jobs until then";
 
-/// Times that do not count, oldest first: while the server was down or its clock was set forward, nothing ages.
-pub type Gaps = [(i64, i64)];
-
 /// Seconds from `since` to `now` in which the server could hear.
 pub fn heard(since: i64, now: i64, gaps: &Gaps) -> i64 {
-    let deaf: i64 = gaps.iter().map(|(from, to)| (*to.min(&now) - *from.max(&since)).max(0)).sum();
+    let deaf: i64 = gaps.iter().map(|gap| (gap.to.min(now) - gap.from.max(since)).max(0)).sum();
     (now - since - deaf).max(0)
 }
 
@@ -174,6 +172,7 @@ pub fn split_version(version: &str) -> (String, String) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::gaps::Gap;
     use super::*;
 
     #[test]
@@ -188,9 +187,10 @@ mod tests {
 
     #[test]
     fn nothing_ages_while_the_server_is_down() {
-        assert_eq!(heard(0, 100, &[(10, 90)]), 20);
-        assert_eq!(heard(50, 100, &[(10, 90)]), 10);
-        assert_eq!(heard(95, 100, &[(10, 90)]), 5);
+        let down = [Gap { from: 10, to: 90 }];
+        assert_eq!(heard(0, 100, &down), 20);
+        assert_eq!(heard(50, 100, &down), 10);
+        assert_eq!(heard(95, 100, &down), 5);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Plain lists: events, the audit trail, keys, groups; and the server's own page.
 
 use super::{Badge, Frame, Pager, Tone};
+use crate::model::gaps::Gap;
 use crate::store::events::{Line, Stored};
 use crate::store::groups::Group;
 use askama::Template;
@@ -153,6 +154,6 @@ pub struct ServerPage {
     pub facts: Vec<Fact>,
     /// What it answered since the start.
     pub answers: Vec<Fact>,
-    /// Times in which it was down: from, to.
-    pub gaps: Vec<(i64, i64)>,
+    /// Times in which it was down.
+    pub gaps: Vec<Gap>,
 }

@@ -28,7 +28,7 @@ pub mod upload;
 pub mod webhooks;
 pub mod zone;
 
-use crate::model::gaps::{self, Turn};
+use crate::model::gaps::{self, Gap, Turn};
 use crate::store::roster::{self, AgentKey};
 use crate::store::{Engine, Error, Tx, Work};
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ pub struct Shared {
     /// Whether hosts without a key are taken.
     pub allow_unsigned: bool,
     /// Times that do not count.
-    gaps: Mutex<Arc<Vec<(i64, i64)>>>,
+    gaps: Mutex<Arc<Vec<Gap>>>,
     /// What the clock showed when it was last looked at, and when that was.
     looked: Mutex<(i64, Instant)>,
     /// How the pages' door is set up.
@@ -98,7 +98,7 @@ pub struct Counts {
 
 impl Shared {
     /// Everything that requests share.
-    pub fn new(dir: PathBuf, engine: Box<dyn Engine>, gaps: Vec<(i64, i64)>) -> Shared {
+    pub fn new(dir: PathBuf, engine: Box<dyn Engine>, gaps: Vec<Gap>) -> Shared {
         Shared {
             dir,
             engine,
@@ -120,7 +120,7 @@ impl Shared {
     }
 
     /// Times that do not count: while the server was down, or its clock was set forward.
-    pub fn gaps(&self) -> Arc<Vec<(i64, i64)>> {
+    pub fn gaps(&self) -> Arc<Vec<Gap>> {
         self.gaps.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -137,7 +137,7 @@ impl Shared {
     }
 
     /// Puts others in their place.
-    pub fn set_gaps(&self, gaps: Vec<(i64, i64)>) {
+    pub fn set_gaps(&self, gaps: Vec<Gap>) {
         *self.gaps.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(gaps);
     }
 

@@ -70,18 +70,21 @@ impl Reads {
         Ok(Slot { reads: self.clone(), begun: Instant::now(), _permit: permit })
     }
 
+    /// How many are done, wait, and were told to come back later.
+    pub fn counts(&self) -> [u64; 3] {
+        [&self.done, &self.waiting, &self.refused].map(|counter| counter.load(Ordering::Relaxed))
+    }
+
     /// The lines of the metrics.
     pub fn metrics(&self) -> String {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (done, seconds) = (get(&self.done), std::time::Duration::from_micros(get(&self.micros)).as_secs_f64());
+        let [done, waiting, refused] = self.counts();
+        let seconds = std::time::Duration::from_micros(self.micros.load(Ordering::Relaxed)).as_secs_f64();
         format!(
             "# TYPE bootserver_reads_total counter\nbootserver_reads_total{{answer=\"done\"}} {done}\n\
-             bootserver_reads_total{{answer=\"shed\"}} {}\n\
-             # TYPE bootserver_reads_waiting gauge\nbootserver_reads_waiting {}\n\
+             bootserver_reads_total{{answer=\"shed\"}} {refused}\n\
+             # TYPE bootserver_reads_waiting gauge\nbootserver_reads_waiting {waiting}\n\
              # TYPE bootserver_read_seconds summary\nbootserver_read_seconds_sum {seconds}\n\
-             bootserver_read_seconds_count {done}\n",
-            get(&self.refused),
-            get(&self.waiting)
+             bootserver_read_seconds_count {done}\n"
         )
     }
 }

@@ -2,18 +2,16 @@
 //! clock, and nothing ages by it.
 
 use super::{clock, Shared};
-use crate::model::gaps::{self, Turn};
+use crate::model::gaps::{self, Gap, Turn};
 use crate::store::{executions, groups, hosts, Error, Tx};
 use serde_json::Value as Json;
 use std::sync::Arc;
-
-type Pairs = Vec<(i64, i64)>;
 
 /// What a start does: no time passed while no server ran.
 ///
 /// # Errors
 /// What the engine says.
-pub fn begin(tx: &mut dyn Tx, now: i64) -> Result<Pairs, Error> {
+pub fn begin(tx: &mut dyn Tx, now: i64) -> Result<Vec<Gap>, Error> {
     let alive = groups::setting(tx, "alive")?.and_then(|text| text.parse::<i64>().ok()).unwrap_or(now);
     let turn = gaps::turn(alive, now, 0);
     match turn {
@@ -47,32 +45,33 @@ pub async fn look(shared: &Arc<Shared>, now: i64) -> Result<(), Error> {
 }
 
 /// Notes that the server is alive, and what the clock did since `last`.
-fn note(tx: &mut dyn Tx, turn: Turn, last: i64, now: i64) -> Result<Pairs, Error> {
+fn note(tx: &mut dyn Tx, turn: Turn, last: i64, now: i64) -> Result<Vec<Gap>, Error> {
     groups::keep(tx, "alive", &now.to_string())?;
     if turn == Turn::Steady {
         return read(tx);
     }
-    let mut pairs = read(tx)?;
+    let mut gaps = read(tx)?;
     match turn {
         Turn::Forward(seconds) | Turn::Deaf(seconds) => {
-            gaps::add(&mut pairs, last, last + seconds);
+            gaps::add(&mut gaps, Gap { from: last, to: last + seconds });
             executions::postpone(tx, seconds)?;
         }
         Turn::Back(seconds) => {
-            gaps::cut(&mut pairs, now);
+            gaps::cut(&mut gaps, now);
             executions::postpone(tx, -seconds)?;
             executions::turn_back(tx, now)?;
             hosts::turn_back(tx, now)?;
         }
         Turn::Steady => (),
     }
+    let pairs: Vec<[i64; 2]> = gaps.iter().map(|gap| [gap.from, gap.to]).collect();
     groups::keep(tx, "gaps", &serde_json::json!(pairs).to_string())?;
-    Ok(pairs)
+    Ok(gaps)
 }
 
-fn read(tx: &mut dyn Tx) -> Result<Pairs, Error> {
+fn read(tx: &mut dyn Tx) -> Result<Vec<Gap>, Error> {
     let text = groups::setting(tx, "gaps")?.unwrap_or_default();
     let list: Vec<Json> = serde_json::from_str(&text).unwrap_or_default();
-    let pair = |pair: &Json| Some((pair.get(0)?.as_i64()?, pair.get(1)?.as_i64()?));
-    Ok(list.iter().filter_map(pair).collect())
+    let gap = |pair: &Json| Some(Gap { from: pair.get(0)?.as_i64()?, to: pair.get(1)?.as_i64()? });
+    Ok(list.iter().filter_map(gap).collect())
 }

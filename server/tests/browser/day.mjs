@@ -237,7 +237,7 @@ async function aViewer(server, browser) {
 
 /** Every page, in the sizes and colours that are not looked at on the way. */
 async function everyPage(server, browser, host) {
-  const pages = ['/', '/hosts', '/hosts?q=host', `/hosts/${host.sn}`, '/pending', '/jobs', '/jobs/j1', '/jobs/new', '/releases',
+  const pages = ['/', '/hosts', '/hosts?q=host', `/hosts/${host.sn}`, '/pending', '/agents', '/jobs', '/jobs/j1', '/jobs/new', '/releases',
     '/releases/new', '/events', '/audit', '/keys', '/groups', '/users', '/webhooks', '/server', '/me'];
   const contrast = ['color-contrast'];
   for (const [width, rules] of [[1280, undefined], [390, ['color-contrast', 'target-size', 'scrollable-region-focusable']]]) {

@@ -198,6 +198,8 @@ fn server(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     let database = crate::serve::run::database(&shared.dir);
     let size = std::fs::metadata(database).map_or(0, |meta| i64::try_from(meta.len()).unwrap_or(0));
     let each = micros.checked_div(commits).unwrap_or(0);
+    let [done, waiting, refused] = shared.reads.counts();
+    let done = i64::try_from(done).unwrap_or(i64::MAX);
     let facts = vec![
         fact("Version", env!("CARGO_PKG_VERSION").to_string(), ""),
         fact("Runs for", time::span(look.now - shared.started), &format!("since {}", time::exact(shared.started))),
@@ -205,6 +207,7 @@ fn server(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
         fact("Database", words::size(size), &format!("schema {}", migrate::WANTED)),
         fact("Hosts report to", shared.hosts_come_to(), "what a host's svrlist names"),
         fact("Writes", words::count(work), &format!("in {} commits of {each} µs on average", words::count(commits))),
+        fact("Look-ups", words::count(done), &format!("{waiting} wait, {refused} were told to come back later")),
         fact("Clock", time::exact(look.now), "everything is ordered by it"),
     ];
     let counts = &shared.counts;
