@@ -149,7 +149,7 @@ fn a_child_that_reads_from_the_network_holds_nothing() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("\"http://{}/web-1.0.tar\"", silent.local_addr().unwrap());
     let job = Job::new("i1", "install", "other").set("url", &url);
-    server.give(&job.set("checksum", &format!("\"{}\"", checksum(b""))).text());
+    server.give(&job.set("checksum", &format!("\"{}\"", checksum(b"what never comes"))).text());
     let (mut taken, _) = silent.accept().unwrap();
     taken.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nx").unwrap();
     let file = host.download("i1").display().to_string();
