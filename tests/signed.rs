@@ -300,7 +300,7 @@ fn what_is_not_verified_lies_under_a_name_that_no_server_chose() {
     let slow = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("\"http://{}/evil.so.tar\"", slow.local_addr().unwrap());
     let job = Job::new("libevil.so", "install", "other").set("url", &url).set("version", "\"1.0\"");
-    let job = job.set("checksum", &format!("\"{}\"", checksum(b""))).set("signature", "\"none\"");
+    let job = job.set("checksum", &format!("\"{}\"", checksum(b"what never comes"))).set("signature", "\"none\"");
     server.give(&job.text());
     let (mut taken, _) = slow.accept().unwrap();
     let _ = taken.read(&mut [0; 4096]).unwrap();
