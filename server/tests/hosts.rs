@@ -22,6 +22,7 @@ fn a_new_host_waits_and_gets_jobs_once_it_is_accepted() {
     let token = server.token("viewer");
     assert!(server.page(&token, "/pending").contains("until then: accept it, or reject it"));
     assert!(server.page(&token, "/hosts/sn-1").contains("until then: accept it, or reject it"));
+    assert!(server.page(&token, "/pending.csv").contains("until then: accept it, or reject it"));
     let (code, _, error) = server.try_run(&["job", "start", "web", "--select", "host=web-01"]);
     assert_eq!(code, 1);
     assert!(error.contains("1 pending, not accepted"), "{error}");

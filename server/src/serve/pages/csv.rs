@@ -6,8 +6,9 @@ use crate::pages::lists::GroupRow;
 use crate::pages::{time, words};
 use crate::serve::lookup;
 use crate::store::roster::{self, Scope, Wanted};
-use crate::store::{events, executions, jobs, missing, releases, Error, Tx};
+use crate::store::{events, executions, groups, jobs, missing, releases, Error, Tx};
 use crate::wire::url;
+use std::collections::HashMap;
 
 /// Lines at most of a list that grows without end.
 const LINES_MAX: i64 = 1_000_000;
@@ -93,12 +94,16 @@ fn hosts(tx: &mut dyn Tx, look: &Look, scope: Scope) -> Result<Table, Error> {
         "reason",
     ];
     let mut table = Table::new(&names);
+    let limits: HashMap<String, i64> =
+        groups::list(tx)?.into_iter().map(|group| (group.name, group.lost_after)).collect();
     roster::each(tx, &Wanted { scope, ..wanted }, &mut |host| {
         let agents: Vec<String> =
             host.agents.iter().map(|a| format!("{} {} {}", a.name, a.version, words::status(&a.status))).collect();
         let labels: Vec<String> = host.own_labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let (fresh, seen) = (host.freshness.as_str().to_string(), at(host.seen));
         let (agents, labels) = (agents.join("; "), labels.join(" "));
+        let lost_after = limits.get(&host.group).copied().unwrap_or(86_400);
+        let reasons = words::host_reasons(&host, None, lost_after, look.now).join("; ");
         table.line(&[
             host.sn,
             host.name,
@@ -111,7 +116,7 @@ fn hosts(tx: &mut dyn Tx, look: &Look, scope: Scope) -> Result<Table, Error> {
             seen,
             agents,
             labels,
-            host.reason,
+            reasons,
         ]);
         Ok(())
     })?;
