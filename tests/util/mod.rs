@@ -10,12 +10,14 @@
 #![allow(dead_code, unused_imports)]
 
 mod cutter;
+mod leftovers;
 mod mirror;
 mod packages;
 mod programs;
 mod random;
 mod server;
 mod skip;
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -39,6 +41,7 @@ pub use programs::*;
 pub use random::*;
 pub use server::*;
 pub use skip::*;
+pub use values::*;
 
 /// How long a condition may take to come true. Generous: it costs time only in a test that fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -316,13 +319,13 @@ impl Host {
         seen(&self.status()?, name)
     }
 
-    /// One job's row in `jobs --json`.
     /// Where a job's download lies until it is verified.
     pub fn download(&self, id: &str) -> PathBuf {
         let sn = text(&self.status().expect("the daemon answers"), "sn").to_string();
         self.path("state/downloads").join(bootagent::model::package::download_name(&sn, id))
     }
 
+    /// One job's row in `jobs --json`.
     pub fn job(&self, id: &str) -> Option<Value> {
         let ledger: Value = json::from_str(&self.ok(&["jobs", "--json"])).expect("jobs --json prints JSON");
         items(&ledger, "").iter().find(|row| text(row, "id") == id).cloned()
@@ -409,112 +412,6 @@ impl Host {
     }
 }
 
-impl Host {
-    /// Ends the daemon and every process that this host caused, and removes its control groups.
-    pub fn finish(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
-        let mut groups = self.control_groups();
-        for _ in 0..200 {
-            let mut left = self.processes();
-            left.extend(groups.iter().flat_map(|group| members(group)));
-            if left.is_empty() {
-                break;
-            }
-            for pid in left {
-                groups.extend(control_groups(pid));
-                kill(pid, "KILL");
-            }
-            pause();
-        }
-        groups.sort();
-        groups.dedup();
-        // A group is busy for a moment more after the end of its last process.
-        for _ in 0..100 {
-            // Those below first.
-            let left = groups.iter().rev().filter(|group| fs::remove_dir(group).is_err() && group.exists()).count();
-            if left == 0 {
-                break;
-            }
-            pause();
-        }
-    }
-
-    /// Notes what a daemon that starts now calls its control group: the name depends on the file system and the inode of the
-    /// state directory, and a test may put another one in its place. 1.0.0 knows only the path.
-    fn note_groups(&self) {
-        let state_dir = self.config.get("state_dir").and_then(|text| json::from_str::<String>(text).ok());
-        let state_dir = state_dir.unwrap_or_default();
-        let digest = checksum(state_dir.as_bytes());
-        let of_path = &digest["SHA256:".len()..][..12];
-        for name in [group_name(&state_dir), format!("bootagent-{of_path}")] {
-            if self.names().insert(name.clone()) {
-                note_made(&name);
-            }
-        }
-    }
-
-    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.group_names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The control groups that daemons of this host have made and left.
-    pub fn control_groups(&self) -> Vec<PathBuf> {
-        self.note_groups();
-        let names = self.names().clone();
-        let read = |file| fs::read_to_string(file).unwrap_or_default();
-        let hierarchies = hierarchies(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
-        let above = hierarchies.into_iter().flat_map(|one| [one.mount, one.own]);
-        let places = above.flat_map(|above| names.iter().map(move |name| above.join(name)).collect::<Vec<_>>());
-        let mut found = Vec::new();
-        for place in places.filter(|place| place.is_dir()) {
-            found.extend(entries(&place).into_iter().filter(|path| path.is_dir()));
-            found.push(place);
-        }
-        found
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.finish();
-        if std::env::var_os("BOOTAGENT_TEST_KEEP").is_none() {
-            let _ = fs::remove_dir_all(&self.dir);
-        }
-    }
-}
-
-/// The living processes in a control group.
-fn members(group: &Path) -> Vec<i32> {
-    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1 && alive(*pid)).collect()
-}
-
-/// Whether a control group is the one of all agents of a host in a test.
-fn named_by_us(group: &Path) -> bool {
-    group.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bootagent-"))
-}
-
-/// The control groups of our making that a process is in.
-fn control_groups(pid: i32) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for line in fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default().lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-        if path.contains("/bootagent-") {
-            let root = Path::new("/sys/fs/cgroup");
-            for mount in ["", "unified", controllers.trim_start_matches("name=")] {
-                let group = root.join(mount).join(path.trim_start_matches('/'));
-                found.extend(group.parent().filter(|above| named_by_us(above)).map(PathBuf::from));
-                found.push(group);
-            }
-        }
-    }
-    found
-}
-
 /// An agent's definition that runs `script` in a shell, with short times; `keys` are added or replace these.
 pub fn definition(name: &str, version: &str, script: &str, keys: &[(&str, &str)]) -> String {
     let exec = format!("[\"/bin/sh\", \"-c\", {}]", json::to_string(script));
@@ -593,44 +490,4 @@ pub fn seen(status: &Value, name: &str) -> Option<Seen> {
         failures: number(agent, "failures") as i64,
         uptime: number(agent, "uptime"),
     })
-}
-
-/// The value at a path such as `agents.0.name`; null when there is none. An empty path is the value itself.
-pub fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
-    static NOTHING: Value = Value::Null;
-    let mut value = value;
-    for key in path.split('.').filter(|key| !key.is_empty()) {
-        value = match value {
-            Value::Object(object) => object.get(key).unwrap_or(&NOTHING),
-            Value::Array(array) => key.parse().ok().and_then(|n: usize| array.get(n)).unwrap_or(&NOTHING),
-            _ => &NOTHING,
-        };
-    }
-    value
-}
-
-/// The string at a path; empty when there is none.
-pub fn text<'a>(value: &'a Value, path: &str) -> &'a str {
-    match at(value, path) {
-        Value::String(text) => text,
-        _ => "",
-    }
-}
-
-/// The number at a path; not a number when there is none.
-pub fn number(value: &Value, path: &str) -> f64 {
-    match at(value, path) {
-        Value::Number(Number::U64(number)) => *number as f64,
-        Value::Number(Number::I64(number)) => *number as f64,
-        Value::Number(Number::F64(number)) => *number,
-        _ => f64::NAN,
-    }
-}
-
-/// The elements of the array at a path; none when there is no array.
-pub fn items<'a>(value: &'a Value, path: &str) -> &'a [Value] {
-    match at(value, path) {
-        Value::Array(array) => array,
-        _ => &[],
-    }
 }
