@@ -195,6 +195,8 @@ mod tests {
             ("no rule", old, known("web", Some(&web)), State::Accepted, false, false),
             ("a key of another group", old, known("db", Some(&db)), State::Accepted, true, false),
             ("of this group, with a key of another", old, known("web", Some(&db)), State::Accepted, true, false),
+            ("moved away, with a key of this group", old, known("db", Some(&web)), State::Accepted, true, false),
+            ("of another group, neither signs", known("web", None), known("db", None), State::Accepted, true, false),
             ("unsigned", old, known("web", None), State::Accepted, true, false),
             ("neither signs", known("web", None), known("web", None), State::Accepted, true, true),
             (

@@ -225,6 +225,7 @@ mod tests {
         let left = messages(&events, &progress, &wanted, 2);
         assert_eq!(ids(&events, &progress), [("host-conflict", 10), ("host-lost", 11)]);
         assert!(left[0].reason.starts_with("2 events: b, c"), "{}", left[0].reason);
+        assert_eq!((left[1].object.as_str(), left[1].reason.as_str()), ("d", "message 11"), "those before it are told");
         for message in &left {
             progress.arrived(message);
         }
