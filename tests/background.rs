@@ -4,6 +4,7 @@
 mod util;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -50,6 +51,30 @@ fn the_daemon_is_ready_when_the_parent_ends() {
         kill(pid, "TERM");
     }
     host.wait("daemon and agent to end", || host.processes().is_empty());
+}
+
+#[test]
+fn a_first_start_makes_directories_for_all_to_read_and_one_control_group() {
+    let mut host = Host::new();
+    let state = host.path("not-there/state").display().to_string();
+    host.set("state_dir", &format!("\"{state}\""));
+    host.agent("web", "exec sleep 1000", &[]);
+    host.configure();
+    // That of a directory that is not there.
+    let other = bootagent::host::cgroup::group_name(&state);
+    assert!(host.control_groups().is_empty());
+    let script = "umask 077; exec \"$0\" -c \"$1\" run -d";
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", script]).arg(binary()).arg(host.path("bootagent.json"));
+    let ran = run(&mut shell).expect("it ends");
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    host.wait_running("web");
+    for dir in ["not-there/state", "run"] {
+        let mode = fs::metadata(host.path(dir)).expect("it was made").permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "{dir}");
+    }
+    let groups = host.control_groups();
+    assert!(!groups.iter().any(|group| group.ends_with(&other)), "{groups:?}");
 }
 
 /// A script that waits for a lock, or for the end of a pipe, must not wait for the daemon's end.

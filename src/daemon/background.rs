@@ -17,7 +17,7 @@ use super::run_files::{is_file_at, lock};
 use super::Options;
 use crate::error::Error;
 use crate::host::config_files;
-use crate::host::disk::make_dir;
+use crate::host::disk::{make_dir, make_durable_dir};
 use crate::host::limits::Limits;
 use crate::host::proc::parse_pid;
 use crate::kernel::{Exit, Pid, Sig, Time};
@@ -71,6 +71,8 @@ pub(super) fn enter(options: &Options) -> Result<Background, Error> {
     drop(read);
     process::start_session().map_err(with_context)?;
     let config = config_files::config_in_use(&options.config_path).0.config;
+    // The name of our control group is made of this directory, which is reported by the daemon when it cannot be made.
+    let _ = make_durable_dir(Path::new(&*config.state_dir));
     // Neither the keeper nor the daemon is to end with an agent from below which somebody started them.
     Limits::detect(&config.state_dir, config.cgroup.as_deref()).leave_agents();
     let file = Path::new(&*config.run_dir).join(KEEPER_FILE);
