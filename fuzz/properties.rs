@@ -10,7 +10,7 @@ use bootagent::model::spec::{is_file_name, is_job_id, is_name, Spec};
 use bootagent::text::{visible, MESSAGE_MAX};
 use bootagent::wire::config::{self, ConfigError, Source};
 use bootagent::wire::sign::Keys;
-use bootagent::wire::{control, proto, record, reexec_data};
+use bootagent::wire::{control, notification, proto, record, reexec_data};
 use bootagent::work::{self, inspect, HelperResponse};
 
 /// What a server sends: replies, jobs, and signatures of replies.
@@ -65,7 +65,7 @@ pub fn helpers(bytes: &[u8]) {
     }
 }
 
-/// What a package, an archive, a package tool and the kernel say.
+/// What a package, an archive, a package tool, an agent and the kernel say.
 pub fn children(bytes: &[u8]) {
     work::try_parsers(bytes);
     proc::parse_stat(bytes);
@@ -83,6 +83,8 @@ pub fn children(bytes: &[u8]) {
         assert!(!package.starts_with('-') && package.bytes().all(safe), "{package}");
         assert!(!version.is_empty());
     }
+    let (whole, cut) = (notification::parse(bytes, false), notification::parse(bytes, true));
+    assert!(whole.main.is_none_or(|pid| pid.raw() > 1) && (whole.ready || !cut.ready), "{whole:?} {cut:?}");
     access::is_mapped(&text, 65534);
     for place in [Place::File, Place::Listed, Place::Near, Place::Above] {
         let bare = Access { mode: 0o664, ..Access::default() };

@@ -174,6 +174,7 @@ fn what_the_kernel_and_package_tools_say() {
         "Name:\tcat\nUid:\t0\t0\t0\t0\nVmRSS:\t  1084 kB\nRssAnon:\t 88 kB\nRssShmem:\t 0 kB\nVmSwap:\t 4 kB\n",
         "4711\n",
         "         0          0 4294967295\n",
+        "READY=1\nMAINPID=4711\nSTATUS=serving\nWATCHDOG=1",
         "Package: web\nVersion: 1:1.0-1\n",
         "pkgname = web\npkgver = 1.0-r0\n",
         "Package: -web\nVersion: 1.0\nDescription: Package: x\n",

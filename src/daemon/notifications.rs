@@ -5,7 +5,7 @@
 //! few, and the sender waits. The path stays the same while the agent runs. Over a reexec the socket stays too; the daemon that
 //! follows one that has died makes it anew, and what was sent in between is lost.
 
-use std::fs::{read_dir, remove_file};
+use std::fs::remove_file;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::children::{replace_values, TAIL};
 use super::reexec::take_descriptor;
 use super::Daemon;
 use crate::error::Error;
-use crate::host::disk::{make_dir, reason};
+use crate::host::disk::{list, make_dir, reason};
 use crate::host::proc::alive;
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, AgentState};
@@ -116,9 +116,9 @@ impl Daemon {
             kind == Some(Kind::Notify) && matches!(agent.state, AgentState::Running { .. } | AgentState::Stopping(_))
         };
         let names: Vec<Name> = self.state.agents().filter(is_heard).map(|agent| agent.name().clone()).collect();
-        for file in read_dir(Path::new(&*self.config.run_dir).join(NOTIFY_DIR)).into_iter().flatten().flatten() {
-            if !names.iter().any(|name| file.file_name() == **name) {
-                let _ = remove_file(file.path());
+        for file in list(&self.notify_path(""), "").unwrap_or_default() {
+            if !names.iter().any(|name| **name == *file) {
+                let _ = remove_file(self.notify_path(&file));
             }
         }
         self.notifications.0.retain(|one| names.contains(&one.name));

@@ -153,7 +153,7 @@ impl Daemon {
     }
 
     /// Finds the control groups of the agents that run, watches their processes, and takes what else was left by a reexec.
-    fn take_over(&mut self, leftovers: SortedMap<Name, Leftover>, reexec_data: Option<ReexecData>) {
+    fn take_over(&mut self, leftovers: SortedMap<Name, Leftover>, mut reexec_data: Option<ReexecData>) {
         for (name, leftover) in leftovers {
             self.attach(&name, &leftover.processes);
         }
@@ -166,7 +166,7 @@ impl Daemon {
         for (name, began) in spare.map(|agent| (agent.name().clone(), agent.run_began())).collect::<Vec<_>>() {
             self.trees.leave_behind(&name, began, &self.limits);
         }
-        let inherited = reexec_data.as_ref().map(|data| data.notifications.clone());
+        let inherited = reexec_data.as_mut().map(|data| std::mem::take(&mut data.notifications));
         self.recover_notifications(inherited.unwrap_or_default());
         if let Some(data) = reexec_data {
             self.inherit(data);
