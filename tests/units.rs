@@ -562,7 +562,7 @@ fn the_worked_definition_of_postgresql_runs_it() {
         ("\"]", "\", \"-c\", \"listen_addresses=\"]".to_string()),
         ("\"runtime_directory\": [\"postgresql\"],", String::new()),
         ("\"-q\"", format!("\"-q\", \"-h\", \"{data}\"")),
-        ("\"startsecs\": 30", "\"startsecs\": 1".to_string()),
+        ("\"startsecs\": 60", "\"startsecs\": 1".to_string()),
     ] {
         assert!(changed.contains(before), "{before} in {changed}");
         changed = changed.replacen(before, &after, 1);

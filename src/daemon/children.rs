@@ -11,7 +11,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::conditions::Condition;
-use super::recovered::is_unreaped;
 use super::{Daemon, Owner};
 use crate::error::Error;
 use crate::host::disk::reason;
@@ -304,10 +303,6 @@ impl Daemon {
             return;
         }
         let Watched { owner, process, pidfd } = self.children.watched.swap_remove(index);
-        if is_unreaped(process) {
-            // Its parent has ended before it, so that it is a child by now, and `reap` knows how it has ended.
-            return self.children.insert(process.pid, owner);
-        }
         // Its status goes to its parent: it can be read before the parent takes it, and newer kernels tell it afterwards. The
         // status of a tool says less than the package database, which is asked then.
         let exit = match owner {
