@@ -136,6 +136,13 @@ pub struct Process {
     pub ticks: u64,
 }
 
+impl Process {
+    /// How long ago it was started, on a host that has been up for this long.
+    pub fn age(self, uptime: Duration) -> Duration {
+        uptime.saturating_sub(Duration::from_millis(self.ticks.saturating_mul(1000) / TICKS))
+    }
+}
+
 /// The clock ticks of a second in the times of /proc (USER_HZ): 100 on every target.
 pub const TICKS: u64 = 100;
 

@@ -22,5 +22,6 @@ pub mod progress;
 pub mod event;
 pub mod reexec_state;
 pub mod membership;
+pub mod main_process;
 pub mod agent;
 pub mod state;

@@ -8,7 +8,6 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{fchown, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
 
 use super::conditions::Condition;
 use super::{Daemon, Owner};
@@ -18,6 +17,7 @@ use crate::host::proc::{self, Snapshot, Stat};
 use crate::host::spawn::{env_file, setup, user_of, Where};
 use crate::kernel::{Exit, Level, Pid, Process, Resource, Sig, Stage};
 use crate::model::event::{Event, ToolOwner};
+use crate::model::main_process::{self, Evidence};
 use crate::model::package::Tool;
 use crate::model::spec::{Envs, KillMode, Kind, Name, Spec};
 use crate::sorted_map::SortedMap;
@@ -35,10 +35,6 @@ const SECRET_MIN: usize = 6;
 
 /// How many descriptors must be free for a start: for its output twice, /dev/null, control groups, accounts, and some more.
 const SPARE: u64 = 16;
-
-/// How old the main process of a forking agent without a pid file must be. Many programs fork twice, and the process in
-/// between lives for a moment only.
-const MAIN_PROCESS_AGE: Duration = Duration::from_millis(500);
 
 /// A process that is not a child of the daemon, and whose end must be noticed all the same.
 #[derive(Debug)]
@@ -244,15 +240,11 @@ impl Daemon {
         self.trees.forget_snapshot();
         let mut members = self.trees.members(&name, &self.limits);
         members.retain(Stat::alive);
-        let found = match self.state.spec(&name).and_then(|spec| spec.pidfile) {
-            Some(pidfile) => {
-                let pid = read_pid(Path::new(&*pidfile));
-                members.iter().find(|stat| Some(stat.process.pid) == pid).map(|stat| stat.process)
-            }
-            // Whose its orphans are may not be known yet.
-            None if self.trees.is_asking(&name) => None,
-            None => only_root(&members),
+        let evidence = match self.state.spec(&name).and_then(|spec| spec.pidfile) {
+            Some(pidfile) => Evidence::PidFile(read_pid(Path::new(&*pidfile))),
+            None => Evidence::Descent { incomplete: self.trees.is_asking(&name), uptime: proc::uptime() },
         };
+        let found = main_process::find_main(&members.iter().map(Stat::kin).collect::<Vec<_>>(), evidence);
         if let Some(process) = found {
             self.follow_process(&name, process);
         }
@@ -500,15 +492,6 @@ pub(super) fn without_values(text: &str, envs: &Envs) -> String {
 /// `text` with the values of `envs` replaced by `$NAME`.
 pub(super) fn replace_values(text: &str, envs: &Envs) -> String {
     envs.iter().fold(text.to_string(), |text, (name, value)| text.replace(&**value, &format!("${name}")))
-}
-
-/// The only process that descends from no other one of these. While there are several, each could be the main process; a
-/// young one may only be about to fork again.
-fn only_root(members: &[Stat]) -> Option<Process> {
-    let is_inside = |stat: &Stat| members.iter().any(|other| other.process.pid.raw() == stat.parent);
-    let mut roots = members.iter().filter(|stat| !is_inside(stat)).map(|stat| stat.process);
-    let only = roots.next().filter(|_| roots.next().is_none())?;
-    proc::age(only).is_none_or(|age| age >= MAIN_PROCESS_AGE).then_some(only)
 }
 
 /// The process id in a file: its leading number, whatever follows, as some daemons write more than that. The agent's user

@@ -396,7 +396,8 @@ fn claim_leftovers(
             recovered.marked.push(name.clone());
             continue;
         }
-        let started = |process| proc::age(process).map_or(now().time, |age| now().time.before(age));
+        let started =
+            |process: Process| proc::uptime().map_or(now().time, |uptime| now().time.before(process.age(uptime)));
         recovered.unrecorded.push((name.clone(), leftover.main.map(|main| (main, started(main)))));
     }
     leftovers

@@ -13,7 +13,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::kernel::{Errno, Exit, Pid, Process, Uid, TICKS};
+use crate::kernel::{Errno, Exit, Pid, Process, Uid};
+use crate::model::membership::Kin;
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::file::{read_text, read_up_to};
 use crate::sys::process::{exit_of, own_id};
@@ -45,6 +46,11 @@ impl Stat {
     /// A process that exists, with its parent and session; nothing else of it has been read.
     pub fn unread(process: Process, parent: i32, session: i32) -> Stat {
         Stat { process, parent, session, state: b'?', kernel: false, threads: 1, used: 0 }
+    }
+
+    /// What tells which processes have started which.
+    pub fn kin(&self) -> Kin {
+        Kin { process: self.process, parent: self.parent, session: self.session }
     }
 
     /// Whether it can still run. A zombie can while it has other threads.
@@ -318,12 +324,11 @@ pub fn groups(pid: i32) -> Vec<u8> {
     text
 }
 
-/// How long ago a process was started; `None` where /proc/uptime cannot be read.
-pub fn age(process: Process) -> Option<Duration> {
+/// How long the host has been up; `None` where /proc/uptime cannot be read.
+pub fn uptime() -> Option<Duration> {
     let mut buffer = [0; 64];
     let length = read_some("/proc/uptime", &mut buffer).ok()?;
-    let up = parse_uptime(std::str::from_utf8(&buffer[..length]).ok()?)?;
-    Some(up.saturating_sub(Duration::from_millis(process.ticks.saturating_mul(1000) / TICKS)))
+    parse_uptime(std::str::from_utf8(&buffer[..length]).ok()?)
 }
 
 /// The first number of /proc/uptime, seconds with two decimals. The standard library's parser of floats would add its

@@ -22,6 +22,7 @@ use crate::host::limits::{Limits, Usage};
 use crate::host::proc::{self, Snapshot, Stat};
 use crate::kernel::{Pid, Process, Sig, Time, Uid, TICKS};
 use crate::model::event::Scope;
+use crate::model::main_process::may_be_main;
 use crate::model::membership::{AgentId, Strength};
 use crate::model::spec::Name;
 use crate::sorted_map::{SortedMap, SortedSet};
@@ -255,8 +256,7 @@ impl Trees {
         let started_at = self.trees.get(name).map_or(0, |tree| tree.started_at);
         let mut members = Vec::new();
         for (stat, strength) in self.collect(name, limits, Depth::Whole) {
-            let is_of_run = strength.holds() || strength.may_lead() && stat.process.ticks >= started_at;
-            if is_of_run && !self.is_spared(name, stat.process) {
+            if may_be_main(strength, stat.process.ticks, started_at) && !self.is_spared(name, stat.process) {
                 members.push(stat);
             }
         }

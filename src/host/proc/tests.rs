@@ -22,7 +22,7 @@ fn the_time_since_boot_is_seconds_and_hundredths() {
         assert_eq!(parse_uptime(text), want.map(Duration::from_millis), "{text}");
     }
     let ourselves = read_stat(Pid::new(std::process::id() as i32).unwrap()).unwrap().unwrap().process;
-    assert!(age(ourselves).unwrap() < Duration::from_secs(86_400));
+    assert!(ourselves.age(uptime().unwrap()) < Duration::from_secs(86_400));
 }
 
 #[test]

@@ -7,7 +7,8 @@ use super::{Leftover, Trees};
 use crate::host::limits::Limits;
 use crate::host::proc::{self, Stat};
 use crate::kernel::{Pid, Process, Uid};
-use crate::model::membership::{self, judge, Facts, Strength};
+use crate::model::main_process::sort_leftover;
+use crate::model::membership::{self, judge, Facts, Kin, Strength};
 use crate::model::spec::Name;
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::account::own_uid;
@@ -88,14 +89,8 @@ impl Trees {
     }
 }
 
-fn leftover(mut stats: Vec<Stat>, strength: Strength) -> Leftover {
-    // Most likely the main process is one whose parent is not among them, which leads a session and is the oldest such.
-    let pids: SortedSet<Pid> = stats.iter().map(|stat| stat.process.pid).collect();
-    stats.sort_unstable_by_key(|stat| {
-        let inside = Pid::new(stat.parent).is_some_and(|parent| pids.contains(&parent));
-        (inside, stat.session != stat.process.pid.raw(), stat.process.ticks, stat.process.pid)
-    });
-    let leads = |stat: &&Stat| strength.holds() && stat.session == stat.process.pid.raw();
-    let main = stats.first().filter(leads).map(|stat| stat.process);
-    Leftover { main, processes: stats.iter().map(|stat| stat.process).collect(), strength }
+fn leftover(stats: Vec<Stat>, strength: Strength) -> Leftover {
+    let mut processes: Vec<Kin> = stats.iter().map(Stat::kin).collect();
+    let main = sort_leftover(&mut processes, strength);
+    Leftover { main, processes: processes.iter().map(|kin| kin.process).collect(), strength }
 }

@@ -8,7 +8,7 @@ use super::{Tree, Trees};
 use crate::host::limits::Limits;
 use crate::host::proc::Stat;
 use crate::kernel::Process;
-use crate::model::membership::{add_spared, Kin, Strength};
+use crate::model::membership::{add_spared, Strength};
 use crate::model::spec::Name;
 
 impl Trees {
@@ -43,9 +43,8 @@ impl Tree {
         if self.spared.is_empty() {
             return;
         }
-        let kin = |stat: &Stat| Kin { process: stat.process, parent: stat.parent, session: stat.session };
         let others = members.iter().filter(|(stat, _)| Some(stat.process) != self.main_process);
-        add_spared(&mut self.spared, &others.map(|(stat, _)| kin(stat)).collect::<Vec<_>>());
+        add_spared(&mut self.spared, &others.map(|(stat, _)| stat.kin()).collect::<Vec<_>>());
         if depth == Depth::Whole {
             let known = std::mem::take(&mut self.spared);
             let is_there = |process: &Process| members.iter().any(|(stat, _)| stat.process == *process);
