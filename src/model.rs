@@ -20,6 +20,7 @@ pub mod trust;
 pub mod ids;
 pub mod progress;
 pub mod event;
+pub mod runtime_directory;
 pub mod reexec_state;
 pub mod membership;
 pub mod main_process;

@@ -11,9 +11,10 @@ use crate::error::Error;
 use crate::host::disk::{list, publish};
 use crate::host::runtime_directory::{clash, make, missing, remove};
 use crate::kernel::{Gid, Level, Uid};
-use crate::model::agent::AgentState;
-use crate::model::event::Origin;
-use crate::model::spec::{shared_directory, Spec};
+use crate::model::agent::{Agent, AgentState};
+use crate::model::event::{Definition, Origin};
+use crate::model::runtime_directory::{taken, Claim};
+use crate::model::spec::Spec;
 use crate::sys::file::read_text;
 
 /// How the name of the file ends that has what was made for an agent, one name below /run in each line.
@@ -46,22 +47,17 @@ impl Daemon {
         spec.runtime_directory.iter().try_for_each(|name| make(name, user, group))
     }
 
-    /// Refuses a directory of another agent. Of two agents with the same one, that keeps it whose definition counts more, or
-    /// whose name comes first.
+    /// Refuses a directory of another agent.
     fn check_shared(&self, spec: &Spec) -> Result<(), Error> {
-        let own = self.state.agents().find(|agent| *agent.name() == spec.name);
-        let own = (own.and_then(|agent| agent.origin()).unwrap_or(Origin::Package), &spec.name);
-        for other in self.state.agents() {
-            let Some(definition) = other.definition.as_ref().filter(|_| *other.name() != spec.name) else { continue };
-            let shared = shared_directory(&spec.runtime_directory, &definition.spec.runtime_directory);
-            if let Some(name) = shared.filter(|_| (definition.origin, other.name()) < own) {
-                let other = other.name();
-                return Err(format_error!(
-                    "runtime_directory: \"{name}\" is, holds, or is in one of agent \"{other}\""
-                ));
+        let origin = self.state.agents().find(|agent| *agent.name() == spec.name).and_then(Agent::origin);
+        let origin = origin.unwrap_or(Origin::Package);
+        let own = Claim { origin, name: &spec.name, directories: &spec.runtime_directory };
+        match taken(own, self.state.agents().filter_map(claim)) {
+            Some((name, other)) => {
+                Err(format_error!("runtime_directory: \"{name}\" is, holds, or is in one of agent \"{other}\""))
             }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Removes the directories that were made for an agent of which no process is left.
@@ -91,4 +87,10 @@ impl Daemon {
             }
         }
     }
+}
+
+/// The directories that an agent's definition names, if it has one.
+fn claim(agent: &Agent) -> Option<Claim<'_>> {
+    let Definition { origin, spec } = agent.definition.as_ref()?;
+    Some(Claim { origin: *origin, name: agent.name(), directories: &spec.runtime_directory })
 }

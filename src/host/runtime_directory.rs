@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::host::disk::reason;
 use crate::host::path_check::resolve;
 use crate::kernel::{Gid, Uid};
+use crate::model::runtime_directory::overlap;
 use crate::sys::file::{make_directory, read_text};
 
 /// Where they are.
@@ -107,8 +108,5 @@ fn has_mount(path: &Path) -> bool {
 pub fn clash<'a>(names: &'a [Box<str>], own: &str) -> Option<&'a str> {
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.into());
     let (base, own) = (real(Path::new(BASE)), real(Path::new(own)));
-    names.iter().map(|name| &**name).find(|name| {
-        let path = base.join(name);
-        own.starts_with(&path) || path.starts_with(&own)
-    })
+    names.iter().map(|name| &**name).find(|name| overlap(&base.join(name), &own))
 }

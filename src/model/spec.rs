@@ -291,21 +291,6 @@ pub fn is_job_id(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
-/// Whether `text` can be a `runtime_directory`: 1..=200 of `[A-Za-z0-9._@:+/-]`, without `.` and `..` as a name in it.
-pub fn is_runtime_directory(text: &str) -> bool {
-    let is_part = |part: &str| !matches!(part, "" | "." | "..");
-    text.len() <= 200
-        && text.split('/').all(is_part)
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._@:+/-".contains(&b))
-}
-
-/// The first directory of `own` that is one of `others`, is in one of them, or holds one of them.
-pub fn shared_directory<'a>(own: &'a [Box<str>], others: &[Box<str>]) -> Option<&'a str> {
-    let holds =
-        |one: &str, other: &str| other.strip_prefix(one).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    own.iter().map(|own| &**own).find(|own| others.iter().any(|other| holds(own, other) || holds(other, own)))
-}
-
 /// Whether `text` is the name of a file in a directory, and no path that leads out of it.
 pub fn is_file_name(text: &str) -> bool {
     !matches!(text, "" | "." | "..") && !text.contains(['/', '\0'])
@@ -439,33 +424,6 @@ mod tests {
         }
         assert!(is_job_id(&"x".repeat(127)) && !is_job_id(&"x".repeat(128)));
         assert!(is_version("1:2.3~rc1+b2") && !is_version("../1") && !is_version(""));
-    }
-
-    #[test]
-    fn runtime_directories_stay_below_their_place() {
-        for (text, want) in [
-            ("web", true),
-            ("web/cache.d", true),
-            ("", false),
-            ("/run/web", false),
-            ("web/", false),
-            ("..", false),
-            ("web/../..", false),
-            ("./web", false),
-            ("a b", false),
-        ] {
-            assert_eq!(is_runtime_directory(text), want, "{text}");
-        }
-        let list = |names: &[&str]| -> Vec<Box<str>> { names.iter().map(|name| (*name).into()).collect() };
-        for (own, others, want) in [
-            (&["web"][..], &["web"][..], Some("web")),
-            (&["a", "web/x"], &["web"], Some("web/x")),
-            (&["web"], &["b", "web/x"], Some("web")),
-            (&["web"], &["web2", "we"], None),
-            (&[], &["web"], None),
-        ] {
-            assert_eq!(shared_directory(&list(own), &list(others)), want, "{own:?} {others:?}");
-        }
     }
 
     #[test]

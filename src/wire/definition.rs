@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use crate::kernel::{Resource, Sig};
+use crate::model::runtime_directory::{is_runtime_directory, shared_directory};
 use crate::model::spec::{
-    is_name, is_runtime_directory, is_version, parse_capability, parse_percent, parse_size, shared_directory, Account,
-    Autorestart, Check, Envs, KillMode, Kind, Limits, Program, Reload, Spec,
+    is_name, is_version, parse_capability, parse_percent, parse_size, Account, Autorestart, Check, Envs, KillMode,
+    Kind, Limits, Program, Reload, Spec,
 };
 use crate::wire::json::{self, fault, show, Fields, Object, Value};
 
