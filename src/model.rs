@@ -24,5 +24,6 @@ pub mod runtime_directory;
 pub mod reexec_state;
 pub mod membership;
 pub mod main_process;
+pub mod ending;
 pub mod agent;
 pub mod state;

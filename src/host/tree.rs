@@ -21,6 +21,7 @@ use std::time::Duration;
 use crate::host::limits::{Limits, Usage};
 use crate::host::proc::{self, Snapshot, Stat};
 use crate::kernel::{Pid, Process, Sig, Time, Uid, TICKS};
+use crate::model::ending::{is_fork_bomb, AnswerWait, Living};
 use crate::model::event::Scope;
 use crate::model::main_process::may_be_main;
 use crate::model::membership::{AgentId, Strength};
@@ -31,9 +32,6 @@ use crate::sys::process as calls;
 pub use leftover::Ask;
 use meter::{Meter, Reading};
 use view::{Depth, View};
-
-/// A tree with more processes than this is treated as one that creates them faster than they can be killed.
-const BOMB: usize = 16;
 
 /// What the processes of a tree may share before somebody finds out how much it is, bytes.
 const SHARED_MIN: u64 = 1 << 20;
@@ -98,8 +96,8 @@ struct Tree {
     warned: bool,
     /// The last signal but SIGKILL that was sent to the tree, and the processes that are only marked and got it.
     signalled: Option<(Sig, Vec<Process>)>,
-    /// Until when a stop waits for what the environments of orphans say.
-    answers_by: Option<Time>,
+    /// How long a stop waits for what the environments of orphans say.
+    answers: AnswerWait,
     /// Until when nobody tries to find out how its processes share their memory, as one of them cannot be read.
     unreadable_until: Time,
     /// The process that refused the last signal.
@@ -263,9 +261,8 @@ impl Trees {
         members
     }
 
-    /// How many of these processes of an agent can still run; 1 while /proc cannot be read for lack of descriptors or memory. A stop
-    /// does not wait for processes that are only marked: they are counted once after a start, so that they get the polite
-    /// signal, and never again.
+    /// How many of these processes of an agent can still run, as far as a stop waits for them (`Living::count`); 1 while /proc
+    /// cannot be read for lack of descriptors or memory.
     pub fn left(&mut self, name: &str, scope: Scope, limits: &Limits) -> usize {
         if scope == Scope::Main {
             return self.main_process(name).is_some().into();
@@ -276,20 +273,19 @@ impl Trees {
         if self.is_blind() {
             return 1;
         }
-        let (mut held, mut marked) = (0, 0);
+        let mut living = Living::default();
         for (stat, strength) in self.collect(name, limits, Depth::Whole) {
             if stat.alive() && (scope == Scope::Tree || !self.is_spared(name, stat.process)) {
-                *(if strength.holds() { &mut held } else { &mut marked }) += 1;
+                *(if strength.holds() { &mut living.held } else { &mut living.marked }) += 1;
             }
         }
-        match self.trees.get_mut(name).filter(|_| scope == Scope::Tree) {
-            Some(tree) if held == 0 && marked > 0 && !tree.warned => {
-                tree.warned = true;
-                self.signal_late(name, limits);
-                marked
-            }
-            _ => held,
+        let Some(tree) = self.trees.get_mut(name) else { return living.held };
+        let count = living.count(scope, tree.warned);
+        if count.signal_late {
+            tree.warned = true;
+            self.signal_late(name, limits);
         }
+        count.left
     }
 
     /// Sends the last signal to the processes that were only found to be marked after it was sent.
@@ -363,13 +359,13 @@ impl Trees {
         }
         let Some(tree) = self.trees.get_mut(name) else { return 0 };
         tree.kills = tree.kills.saturating_add(1);
-        let again = tree.kills > 1;
+        let kills = tree.kills;
         if limits.kill(name).unwrap_or(false) {
             self.forget_snapshot();
         }
         let began = sys::monotonic();
         let (mut members, marked) = self.alive(name, limits);
-        let bomb = !members.is_empty() && (again || members.len() > BOMB);
+        let bomb = is_fork_bomb(members.len(), kills);
         let frozen = bomb && limits.freeze(name, true);
         if bomb {
             // Killing changes which process descends from which, stopping does not: all are stopped before any is killed.
@@ -554,7 +550,7 @@ impl Tree {
             kills: 0,
             warned: false,
             signalled: None,
-            answers_by: None,
+            answers: AnswerWait::default(),
             unreadable_until: Time::default(),
             refused: None,
         }
@@ -568,7 +564,7 @@ impl Tree {
         self.kills = 0;
         self.warned = false;
         self.signalled = None;
-        self.answers_by = None;
+        self.answers = AnswerWait::default();
         self.unreadable_until = Time::default();
         self.refused = None;
     }

@@ -19,9 +19,6 @@ use crate::work::inspect::ProcessTag;
 
 /// How many orphans one look asks about; the rest waits for the next look.
 const ORPHANS: usize = 256;
-/// How long a stop waits for the environments of orphans, from its first count on. Reading them takes a few milliseconds,
-/// unless a process blocks that.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How long no environment of a user's processes is read after one could not be read.
 const BLOCKED_TIME: Duration = Duration::from_secs(60);
 
@@ -360,9 +357,7 @@ impl Trees {
     /// Whether a stop of this agent is to wait for such answers.
     pub fn waits_for_answers(&mut self, name: &str) -> bool {
         let asking = self.is_asking(name);
-        let Some(tree) = self.trees.get_mut(name).filter(|_| asking) else { return false };
-        let now = monotonic();
-        now < *tree.answers_by.get_or_insert(now + ANSWER_TIME)
+        self.trees.get_mut(name).filter(|_| asking).is_some_and(|tree| tree.answers.lasts(monotonic()))
     }
 
     /// The evidence for and against an orphan that names an agent.
