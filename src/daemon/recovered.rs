@@ -19,10 +19,10 @@ use crate::host::store::{boot_id, machine_id, uuid, Store, Stored};
 use crate::host::tree::Trees;
 use crate::kernel::{Level, Process, Uid};
 use crate::model::event::{Action, Definition, Origin};
-use crate::model::record::{self, AgentRecord, Phase, RunRecord, StopRecord};
+use crate::model::record::{self, AgentRecord, Phase};
 use crate::model::schedule::parse_servers;
-use crate::model::spec::{Account, Name};
-use crate::model::state::Recovered;
+use crate::model::spec::Account;
+use crate::model::state::{runs_of_boot, Recovered};
 use crate::sorted_map::SortedMap;
 use crate::sys::file::read_text;
 use crate::sys::{process, random};
@@ -85,7 +85,10 @@ pub(super) fn recover_state(
     }
     let boot = fault_injection::boot_id(boot_id());
     recovered.leftovers = first_of_boot(config, &boot, log);
-    recovered.runs = runs_of_boot(&boot, stored.runs, stored.stop, reexeced);
+    let is_alive = |process| proc::alive(process) || is_unreaped(process);
+    let runs = runs_of_boot(&boot, stored.runs, stored.stop, reexeced).into_iter();
+    recovered.runs =
+        runs.map(|run| (run.process.is_some_and(is_alive), run)).map(|(alive, run)| (run, alive)).collect();
     recovered
 }
 
@@ -115,21 +118,6 @@ fn definitions_at_start(store: &Store, dir: &str, backups: &mut Backups) -> Defi
     Definitions { problems, ..definitions }
 }
 
-/// The runs of this boot, each with whether its main process is alive; those that a shutdown ended are marked so.
-fn runs_of_boot(boot: &str, runs: Vec<RunRecord>, stop: Option<StopRecord>, reexeced: bool) -> Vec<(RunRecord, bool)> {
-    let stop = stop.filter(|stop| *stop.boot_id == *boot && !boot.is_empty());
-    let mut of_boot = Vec::new();
-    // Without a boot id, only after a reexec it is certain that the records are of this boot.
-    for mut run in runs.into_iter().filter(|run| *run.boot_id == *boot && (reexeced || !boot.is_empty())) {
-        let alive = run.process.is_some_and(|process| proc::alive(process) || is_unreaped(process));
-        if let Some(stop) = &stop {
-            run.end_with(stop.at);
-        }
-        of_boot.push((run, alive));
-    }
-    of_boot
-}
-
 /// Whether it is a child that this process made before a reexec: dead or alive, `wait` will report its end.
 pub(super) fn is_unreaped(process: Process) -> bool {
     let same = || proc::stat(process.pid).is_some_and(|stat| stat.process == process);
@@ -144,24 +132,16 @@ pub(super) fn undone(run_dir: &Path) -> Option<Box<str>> {
     Some(sanitize(&text, MESSAGE_MAX).into())
 }
 
-/// Sets the users that agents run as: of several definitions for one of them, the first source counts, as everywhere.
+/// Sets the users that agents run as. `definitions`: the one that counts of each agent.
 pub(super) fn set_users(definitions: &[Definition], trees: &mut Trees) {
-    let mut first: SortedMap<&Name, &Definition> = SortedMap::new();
-    for definition in definitions {
-        let known = first.or_insert_with(&definition.spec.name, || definition);
-        if definition.origin < known.origin {
-            *known = definition;
-        }
-    }
     // Many agents may share a user, each look-up of which reads a file.
     let mut looked_up: SortedMap<&str, Option<Uid>> = SortedMap::new();
-    for (name, definition) in first.iter() {
-        let spec = &definition.spec;
+    for Definition { spec, .. } in definitions {
         let user = match &spec.user {
             Some(Account::Name(account)) => *looked_up.or_insert_with(&**account, || user_of(spec)),
             _ => user_of(spec),
         };
-        trees.runs_as(name, user);
+        trees.runs_as(&spec.name, user);
     }
 }
 

@@ -37,7 +37,7 @@ use crate::host::store::{boot_id, can_be_read, Store};
 use crate::host::tree::{Ask, Leftover, Trees};
 use crate::kernel::{Level, Pid, Process, Resource, Sig, Uid};
 use crate::model::event::{Action, Event};
-use crate::model::record::{AgentRecord, RunRecord};
+use crate::model::record::AgentRecord;
 use crate::model::restart::Policy;
 use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::Name;
@@ -364,6 +364,7 @@ fn survey(
         let lost = "only the control groups and sessions of agents are known, and the next daemon will find no agent";
         log.write(Level::Warn, &format_args!("{why}: {lost}"));
     }
+    recovered.choose_definitions();
     set_users(&recovered.definitions, &mut trees);
     let leftovers = claim_leftovers(&mut trees, limits, ask, &mut recovered);
     recovered.reexec = reexec_data.map(|data| std::mem::take(&mut data.state));
@@ -372,7 +373,7 @@ fn survey(
     Survey { records: Records::new(store, unreadable, backups), recovered, trees, leftovers, sound }
 }
 
-/// Finds processes of agents of which there is no record: those that certainly are count as a run of that agent.
+/// Finds processes of agents of which there is no record.
 fn claim_leftovers(
     trees: &mut Trees,
     limits: &Limits,
@@ -380,25 +381,15 @@ fn claim_leftovers(
     recovered: &mut Recovered,
 ) -> SortedMap<Name, Leftover> {
     let mut leftovers = trees.leftovers(limits, ask);
-    // What an agent has left that was removed since is nobody's any more. Its record stays while there is any.
-    let is_defined = |name: &Name| {
-        let agents = recovered.agents.iter().map(|agent| &agent.name);
-        agents.chain(recovered.definitions.iter().map(|definition| &definition.spec.name)).any(|known| known == name)
-    };
-    let is_left = |run: &RunRecord| run.spares.is_some() && run.process.is_none() && !is_defined(&run.name);
-    let left = recovered.runs.iter().filter(|(run, _)| is_left(run) && leftovers.contains_key(&run.name));
-    let left: Vec<Name> = left.map(|(run, _)| run.name.clone()).collect();
-    recovered.runs.retain(|(run, _)| !left.contains(&run.name));
-    left.iter().for_each(|name| drop(leftovers.remove(name)));
+    // The record of an agent that was removed stays while anything is left of it.
+    let removed = recovered.forget_removed(&leftovers.keys().collect::<Vec<_>>());
+    removed.iter().for_each(|name| drop(leftovers.remove(name)));
     for (name, leftover) in &leftovers {
         trees.claim(name, leftover);
-        if !leftover.strength.holds() {
-            recovered.marked.push(name.clone());
-            continue;
-        }
         let started =
             |process: Process| proc::uptime().map_or(now().time, |uptime| now().time.before(process.age(uptime)));
-        recovered.unrecorded.push((name.clone(), leftover.main.map(|main| (main, started(main)))));
+        let main = leftover.main.map(|main| (main, started(main)));
+        recovered.add_leftover(name.clone(), leftover.strength, main);
     }
     leftovers
 }

@@ -8,6 +8,7 @@
 mod agents;
 mod init;
 mod options;
+mod recovered;
 mod jobs;
 mod reexec;
 mod reload;
@@ -30,7 +31,8 @@ use crate::sorted_map::SortedMap;
 use exchange::Exchanges;
 use incidents::Incidents;
 use jobs::{Answer, JobQueue};
-pub use options::{Options, Recovered, Times};
+pub use options::{Options, Times};
+pub use recovered::{runs_of_boot, Recovered};
 use reexec::Reexec;
 use reload::AgentReload;
 pub use unreadable::Unreadable;

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::init::best;
 use super::jobs::OpenJob;
+use super::recovered::best;
 use super::reload::{answer_reload, Asker};
 use super::{take_out, Goal, Progress, Reloading, State, Waiter, ENDING};
 use crate::kernel::{Level, Time};

@@ -6,11 +6,12 @@
 use super::exchange::Exchanges;
 use super::incidents::Incidents;
 use super::jobs::JobQueue;
+use super::recovered::best;
 use super::reexec::Reexec;
 use super::{Measuring, Options, Recovered, Reloading, State};
 use crate::kernel::{Level, Process, Time};
 use crate::model::agent::Agent;
-use crate::model::event::{log, Action, Definition, Now};
+use crate::model::event::{log, Action, Now};
 use crate::model::record::{RunRecord, Wanted};
 use crate::model::schedule::ExchangeSchedule;
 use crate::model::spec::Name;
@@ -135,16 +136,4 @@ impl State {
             }
         }
     }
-}
-
-/// Keeps the definition that counts of each agent: that of a file, else of a job, else of the package itself.
-pub(super) fn best(mut definitions: Vec<Definition>) -> Vec<Definition> {
-    definitions.sort_unstable_by(|a, b| (&a.spec.name, a.origin).cmp(&(&b.spec.name, b.origin)));
-    let mut best: Vec<Definition> = Vec::new();
-    for definition in definitions {
-        if best.last().is_none_or(|first| first.spec.name != definition.spec.name) {
-            best.push(definition);
-        }
-    }
-    best
 }
