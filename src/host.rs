@@ -9,6 +9,7 @@ pub mod spawn;
 pub mod proc;
 pub mod image;
 pub mod identity;
+pub mod machine;
 pub mod helper;
 pub mod cgroup;
 pub mod limits;

@@ -6,9 +6,9 @@
 use super::helpers::{Downloaded, Exchanged, Failure, Finished, HelperTask};
 use super::identity::Runner;
 use super::Daemon;
+use crate::host::machine::os_release;
 use crate::host::proc::users;
 use crate::host::spawn::possible_files;
-use crate::host::store::os_release;
 use crate::kernel::{Errno, Level, Process, Resource, Sig, Uid};
 use crate::model::command::Answer;
 use crate::model::event::{Action, Client, Event, Fetched, Message, Reply, Scope, Verified};

@@ -12,7 +12,8 @@ use super::{recovered, Daemon};
 use crate::error::Error;
 use crate::host::config_files;
 use crate::host::disk::{make_dir, reason};
-use crate::host::store::{boot_id, Store};
+use crate::host::machine::boot_id;
+use crate::host::store::Store;
 use crate::kernel::Level;
 use crate::model::event::{Action, Event};
 

@@ -1,0 +1,235 @@
+//! All records as a daemon reads them at its start: those that do not parse are set aside, those that cannot be read at the
+//! moment stay where they are.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{record_in, Store, CORRUPT, IDENTITY, RECORD, SETTINGS, STOP};
+use crate::error::Error;
+use crate::host::disk::{list, read_file, reason};
+use crate::model::job::JobId;
+use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings, StopRecord};
+use crate::model::spec::is_job_id;
+use crate::model::state::Unreadable;
+use crate::wire::record;
+
+/// All records that a daemon reads at its start.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// The host's identity; `None` when it has none yet, or it could not be read.
+    pub identity: Option<Identity>,
+    /// The settings that a server gave.
+    pub settings: Settings,
+    /// The records of agents, ordered by name.
+    pub agents: Vec<AgentRecord>,
+    /// The records of jobs, in the order they were received.
+    pub jobs: Vec<JobRecord>,
+    /// The agents' runs, of this boot or an earlier one.
+    pub runs: Vec<RunRecord>,
+    /// The last shutdown, of this boot or an earlier one.
+    pub stop: Option<StopRecord>,
+    /// Records that cannot be read, and those of jobs that were set aside earlier and have not been answered since.
+    pub corrupt: Vec<Corrupt>,
+    /// Files and directories that exist and cannot be read at the moment. They stay where they are.
+    pub unread: Vec<PathBuf>,
+}
+
+/// A record that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corrupt {
+    /// The job whose record it was. The job must be answered, and never run again.
+    pub job: Option<JobId>,
+    /// What is wrong with which file, and where it is now.
+    pub message: String,
+}
+
+impl Store {
+    /// Reads every record. One that does not parse is set aside; one that cannot be read at the moment is left as it is.
+    pub fn read_all(&self) -> Stored {
+        let moved = self.moved.iter().map(|text| Corrupt { job: None, message: text.clone() });
+        let mut stored = Stored { corrupt: moved.collect(), ..Stored::default() };
+        let (mut identity, mut settings) = (None, Settings::default());
+        let (mut agents, mut runs, mut stop) = (Vec::new(), Vec::new(), None);
+        let path = self.state(IDENTITY);
+        take_record(&path, None, &mut stored, &mut |text| {
+            identity = Some(record::read_identity(text)?);
+            Ok(())
+        });
+        let path = self.state(SETTINGS);
+        take_record(&path, None, &mut stored, &mut |text| {
+            settings = record::read_settings(text)?;
+            Ok(())
+        });
+        take_records(&self.state("agents"), false, &mut stored, &mut |name, text| {
+            let agent = record::read_agent(text)?;
+            is_about(&agent.name, name)?;
+            agents.push(agent);
+            Ok(())
+        });
+        take_records(&self.runs(), false, &mut stored, &mut |name, text| {
+            let run = record::read_run(text)?;
+            is_about(&run.name, name)?;
+            runs.push(run);
+            Ok(())
+        });
+        let path = self.run_dir.join([STOP, RECORD].concat());
+        take_record(&path, None, &mut stored, &mut |text| {
+            stop = Some(record::read_stop(text)?);
+            Ok(())
+        });
+        self.read_jobs(&mut stored);
+        Stored { identity, settings, agents, runs, stop, ..stored }
+    }
+
+    /// The agents and jobs whose records could not be read.
+    pub fn record_owners(&self, unread: &[PathBuf]) -> Unreadable {
+        let mut owners = Unreadable::default();
+        let jobs = self.state("jobs");
+        let agents = [self.state("agents"), self.runs()];
+        for path in unread {
+            let stem = || path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            owners.all |= *path == jobs || agents.contains(path);
+            let name = match path.parent() {
+                Some(dir) if *dir == jobs => {
+                    owners.jobs.push(stem().into());
+                    continue;
+                }
+                Some(dir) if agents.iter().any(|agents| *agents == *dir) => stem().into(),
+                _ if *path == self.state(SETTINGS) => "".into(),
+                _ => continue,
+            };
+            if !owners.agents.contains(&name) {
+                owners.agents.push(name);
+            }
+        }
+        owners
+    }
+
+    /// Whether the record of the host's identity is one of these.
+    pub fn is_unread_identity(&self, unread: &[PathBuf]) -> bool {
+        unread.contains(&self.state(IDENTITY))
+    }
+
+    /// The record of a job; `None` where there is none or it cannot be read. It is not set aside.
+    pub fn job(&self, id: &str) -> Option<JobRecord> {
+        let text = read_file(&record_in(&self.state("jobs"), id)).ok()?;
+        record::read_job(std::str::from_utf8(&text).ok()?).ok().filter(|job| *job.id == *id)
+    }
+
+    /// The records of all jobs in the order they were received, without those that cannot be read.
+    pub fn jobs(&self) -> Vec<JobRecord> {
+        let ids = list(&self.state("jobs"), RECORD).unwrap_or_default();
+        let mut jobs: Vec<JobRecord> = Vec::new();
+        for id in ids {
+            jobs.extend(self.job(&id));
+        }
+        sort(&mut jobs);
+        jobs
+    }
+
+    fn read_jobs(&self, stored: &mut Stored) {
+        let dir = self.state("jobs");
+        let mut jobs = Vec::new();
+        take_records(&dir, true, stored, &mut |id, text| {
+            let job = record::read_job(text)?;
+            is_about(&job.id, id)?;
+            jobs.push(job);
+            Ok(())
+        });
+        sort(&mut jobs);
+        stored.jobs = jobs;
+        // A daemon may have ended before it answered for a record that it had set aside. The id stays known until there is
+        // a new record of the job.
+        for id in list(&dir, ".json.corrupt").unwrap_or_default() {
+            let answered = stored.jobs.iter().any(|job| *job.id == *id);
+            let reported = stored.corrupt.iter().any(|known| known.job.as_deref() == Some(&*id));
+            let unread = stored.unread.contains(&record_in(&dir, &id));
+            if is_job_id(&id) && !answered && !reported && !unread {
+                let message = format!("the record of job \"{id}\" was set aside earlier, as it cannot be read");
+                stored.corrupt.push(Corrupt { job: Some(id.into()), message });
+            }
+        }
+    }
+}
+
+/// Whether an error of reading is temporary, and says nothing about the content of the file.
+pub(super) fn is_temporary(error: &io::Error) -> bool {
+    // A socket or a device was never a record.
+    let permanent = [libc::ELOOP, libc::ENOENT, libc::ENXIO, libc::ENODEV];
+    error.raw_os_error().is_some_and(|code| !permanent.contains(&code))
+}
+
+/// Whether all these files and directories can be read, or are gone.
+pub fn can_be_read(paths: &[PathBuf]) -> bool {
+    let readable = |path: &PathBuf| match path.is_dir() {
+        true => list(path, RECORD).map(drop),
+        false => read_file(path).map(drop),
+    };
+    paths.iter().all(|path| !readable(path).is_err_and(|error| is_temporary(&error)))
+}
+
+/// As `list`; a directory that cannot be read is reported like a record that cannot.
+fn list_or_report(dir: &Path, ending: &str, stored: &mut Stored) -> Vec<String> {
+    list(dir, ending).unwrap_or_else(|error| {
+        stored.leave(dir, &error);
+        Vec::new()
+    })
+}
+
+impl Stored {
+    /// Reports a file or directory that cannot be read and is left as it is.
+    fn leave(&mut self, path: &Path, error: &io::Error) {
+        let cause = reason(error);
+        let mut message = format!("cannot read \"{}\": {cause}", path.display());
+        if is_temporary(error) {
+            message += "; it is read again with each check";
+            self.unread.push(path.into());
+        }
+        self.corrupt.push(Corrupt { job: None, message });
+    }
+}
+
+/// Passes every record in a directory to `take`, first the name in its file's name and then its text. `jobs`: it is the
+/// directory of the records of jobs.
+fn take_records(dir: &Path, jobs: bool, stored: &mut Stored, take: &mut dyn FnMut(&str, &str) -> Result<(), Error>) {
+    for name in list_or_report(dir, RECORD, stored) {
+        let job = Some(&*name).filter(|id| jobs && is_job_id(id));
+        take_record(&record_in(dir, &name), job, stored, &mut |text| take(&name, text));
+    }
+}
+
+/// Puts jobs in the order they were received.
+fn sort(jobs: &mut [JobRecord]) {
+    jobs.sort_unstable_by_key(|job| job.seq);
+}
+
+/// Passes the text of the record at `path` to `take`, if there is one, and sets it aside when `take` fails. `job`: the job
+/// whose record it is.
+fn take_record(path: &Path, job: Option<&str>, stored: &mut Stored, take: &mut dyn FnMut(&str) -> Result<(), Error>) {
+    let cause = match read_file(path) {
+        Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".into()).and_then(take) {
+            Ok(()) => return,
+            Err(cause) => cause,
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) if is_temporary(&error) => return stored.leave(path, &error),
+        Err(error) => reason(&error),
+    };
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(CORRUPT);
+    let place = match fs::rename(path, &aside) {
+        Ok(()) => format!("set aside as \"{}\"", Path::new(&aside).display()),
+        Err(error) => format!("cannot be set aside: {}", reason(&error)),
+    };
+    let message = format!("cannot read \"{}\": {cause}; {place}", path.display());
+    stored.corrupt.push(Corrupt { job: job.map(Into::into), message });
+}
+
+/// Checks that a record is about the agent or job that its file's name says.
+fn is_about(name: &str, want: &str) -> Result<(), Error> {
+    match name == want {
+        true => Ok(()),
+        false => Err(format_error!("is about \"{name}\"")),
+    }
+}
