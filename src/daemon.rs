@@ -351,7 +351,8 @@ impl Daemon {
     fn stop_for(&mut self, sig: Sig, power: Option<Reboot>) {
         self.log(Level::Info, &format_args!("{sig}: stopping the agents"));
         self.power = power;
-        self.queue.push_back(Event::Shutdown(Shutdown::Stop));
+        let how = if self.power.is_some() { Shutdown::Halt } else { Shutdown::Stop };
+        self.queue.push_back(Event::Shutdown(how));
     }
 
     /// Hands all events to the state and carries out its actions, until no event is left.

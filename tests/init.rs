@@ -62,6 +62,26 @@ fn signals_stop_the_agents_and_then_the_machine() {
     }
 }
 
+#[test]
+fn what_agents_have_left_ends_before_the_machine_does() {
+    let Some(mut host) = host_of_init("") else { return };
+    let child = polite(&host, "child").replace('\'', "\"");
+    let script = format!("setsid sh -c '{child}' & trap 'exit 0' TERM; while :; do wait; done");
+    for name in ["up", "down"] {
+        host.agent(name, &script.replace("/child", &format!("/child-of-{name}")), &[("kill", "\"main\"")]);
+    }
+    host.start();
+    for name in ["up", "down"] {
+        host.wait("what it starts", || host.path(&format!("child-of-{name}")).exists());
+    }
+    host.ok(&["stop", "down"]);
+    host.wait_seen("down", "its child to be left", |seen| seen.detail.contains("1 process left"));
+    assert_eq!(down(&mut host, "TERM"), Some(libc::SIGHUP), "{}", host.logs());
+    for name in ["up", "down"] {
+        assert_eq!(host.read(&format!("child-of-{name}")), "bye\n", "{name}: {}", host.logs());
+    }
+}
+
 /// Without control groups only /proc shows which processes belong to an agent.
 #[test]
 fn trees_are_known_without_control_groups() {

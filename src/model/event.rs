@@ -138,6 +138,8 @@ pub enum Verified {
 pub enum Shutdown {
     /// Stop the agents, then exit.
     Stop,
+    /// The same, with all that their runs have left: the machine goes down.
+    Halt,
     /// Exit, and let the agents keep running.
     Leave,
 }

@@ -435,7 +435,7 @@ impl State {
     fn shut_down(&mut self, how: Shutdown, now: Now, out: &mut Vec<Action>) {
         match how {
             Shutdown::Leave => out.push(Action::Quit(0)),
-            Shutdown::Stop if self.shutdown.is_none() => {
+            Shutdown::Stop | Shutdown::Halt if self.shutdown.is_none() => {
                 let longest = self.agents.values().map(Agent::stopsecs).max();
                 self.shutdown = Some(now.time + longest.unwrap_or_default() + SHUTDOWN_MARGIN);
                 let waiters = std::mem::take(&mut self.waiters).into_iter().map(|waiter| waiter.client);
@@ -444,9 +444,12 @@ impl State {
                 }
                 let boot_id = self.options.boot_id.clone();
                 out.push(Action::SaveStop(StopRecord { boot_id, at: now.time }));
-                self.step_agents(None, now, out, &mut |agent, context| agent.request_stop(context));
+                self.step_agents(None, now, out, &mut |agent, context| match how {
+                    Shutdown::Halt => agent.request_end(context),
+                    Shutdown::Stop | Shutdown::Leave => agent.request_stop(context),
+                });
             }
-            Shutdown::Stop => {}
+            Shutdown::Stop | Shutdown::Halt => {}
         }
     }
 }

@@ -56,7 +56,8 @@ impl Agent {
         }
     }
 
-    /// Stops it with all its processes, also those that its runs have left and that are spared otherwise: it is being removed.
+    /// Stops it with all its processes, also those that its runs have left and that are spared otherwise: it is being removed, or
+    /// the machine goes down.
     pub fn request_end(&mut self, context: &mut StepContext) {
         if !self.spares() {
             return self.request_stop(context);
