@@ -415,7 +415,7 @@ impl<'a> Host<'a> {
             self.watches.insert(name.clone(), watch);
             let by =
                 self.started_by.get(name).filter(|_| matches!(agent.state, AgentState::Running { .. }) && !ordered);
-            if by.is_some_and(|by| spec.is_some() && Some(by) != agent.spec().as_ref()) {
+            if by.zip(agent.spec().as_ref()).is_some_and(|(by, spec)| !by.is_run_as(spec)) {
                 return Err(format!("agent {name} runs by {by:?}, which is no more its definition"));
             }
         }
