@@ -1,0 +1,99 @@
+//! What a daemon knows of agents and checks that it has taken over from one that was killed, and when it knows nothing.
+
+mod util;
+
+use std::fs;
+
+use util::*;
+
+#[test]
+fn a_record_of_another_boot_is_void() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.agent("done", "exit 1", &[("retries", "0")]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    host.wait_seen("done", "to be given up", |agent| agent.status == "fatal");
+    host.kill9();
+    kill(pid, "KILL");
+    for name in ["web", "done"] {
+        let file = format!("run/agents/{name}.json");
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        // A live process of somebody else, in a record of an earlier boot.
+        let text = host.read(&file).replace(boot.trim(), "00000000-0000-4000-8000-000000000000");
+        host.write(&file, &text);
+    }
+    host.start();
+    let agent = host.wait_running("web");
+    assert_eq!(agent.failures, 0, "{agent:?}");
+    assert!(!agent.detail.contains("unknown"), "{agent:?}");
+    host.wait("a new try of what was given up in another boot", || {
+        host.read("log/bootagent.log").matches("\"done\": given up").count() == 2
+    });
+}
+
+#[test]
+fn a_health_check_is_ended_by_the_next_daemon() {
+    let mut host = Host::new();
+    let pids = host.path("checks").display().to_string();
+    let check = format!(
+        "{{ \"exec\": [\"/bin/sh\", \"-c\", \"echo $$ >>{pids}; sleep 1003; :\"], \"interval\": 0.1, \"timeout\": 100, \
+         \"retries\": 3 }}"
+    );
+    host.agent("web", "exec sleep 1000", &[("check", &check)]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    for (round, how) in ["KILL", "KILL", "QUIT", "USR2"].into_iter().enumerate() {
+        host.wait("a check", || host.lines("checks") == round + 1);
+        let check: i32 = host.read("checks").lines().last().and_then(|line| line.parse().ok()).expect("a process id");
+        let sleep = descendants(check);
+        match how {
+            "KILL" => host.kill9(),
+            "QUIT" => drop(host.end("QUIT")),
+            _ => host.signal("USR2"),
+        }
+        if how != "USR2" {
+            host.start();
+        }
+        host.wait("the check to be ended", || !alive(check) && !sleep.iter().any(|pid| alive(*pid)));
+        assert_eq!(host.wait_running("web").pid, pid);
+    }
+    host.ok(&["stop", "web"]);
+    assert_eq!(host.agents_processes(), []);
+    assert!(!host.path("run/check-web.pid").exists());
+}
+
+#[test]
+fn the_status_of_an_agent_that_was_taken_over_is_known() {
+    if is_emulated() || is_older_than_linux(6, 15) {
+        return;
+    }
+    let mut host = Host::new();
+    host.set("restartsecs", "1000");
+    for name in ["clean", "fails", "killed"] {
+        let wait = format!("while [ ! -e {}/{name} ]; do sleep 0.02; done", host.dir.display());
+        let end = match name {
+            "clean" => "exit 0",
+            "fails" => "exit 7",
+            _ => "kill -KILL $$",
+        };
+        host.agent(name, &format!("{wait}; {end}"), &[("autorestart", "\"unexpected\"")]);
+    }
+    host.start();
+    for name in ["clean", "fails", "killed"] {
+        host.wait_running(name);
+    }
+    host.kill9();
+    host.start();
+    for (name, status, detail) in [
+        ("clean", "stoped", "exited with status 0"),
+        ("fails", "stoped", "exited with status 7"),
+        ("killed", "killed", "killed by SIGKILL"),
+    ] {
+        host.write(name, "");
+        let agent = host.wait_seen(name, "to have ended", |agent| agent.status == status);
+        assert!(agent.detail.contains(detail), "{name}: {agent:?}\n{}", host.logs());
+    }
+    let clean = host.seen("clean").expect("it is there");
+    assert!(clean.failures == 0 && !clean.detail.contains("restart"), "status 0 is no failure here: {clean:?}");
+}
