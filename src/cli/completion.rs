@@ -3,10 +3,12 @@
 //! The scripts are small: they give the words of the command line to the hidden command `complete` of this binary, which prints
 //! what can follow, so that it is always true. It exits with 1 when a file can follow, which shells know best.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::cli::help::{topic, CommandHelp, COMMANDS, OPTIONS};
-use crate::cli::{agent_names, print};
+use crate::cli::help::{topic, CliOption, CommandHelp, COMMANDS, OPTIONS};
+use crate::cli::{agent_names, configuration, print};
+use crate::host::disk::list;
+use crate::model::spec::is_name;
 
 /// The hidden command.
 pub const WORD: &str = "complete";
@@ -34,15 +36,21 @@ fn completions(words: &[String], default_config: &str) -> Option<Vec<String>> {
     let mut command = None;
     let mut wants_value = None;
     for word in before {
-        if let Some(option) = wants_value.take() {
-            if option == 'c' {
-                config = PathBuf::from(word);
+        if let Some(option) = wants_value {
+            // bash gives `--config=FILE` as three words.
+            if word == "=" {
+                continue;
             }
-        } else if let Some(name) = word.strip_prefix('-') {
-            let is_named =
-                |(short, long): (char, &str)| name.strip_prefix('-') == Some(long) || name == short.to_string();
-            let named = OPTIONS.iter().find(|option| is_named((option.short, option.long)));
-            wants_value = named.filter(|option| !option.value.is_empty()).map(|option| option.short);
+            wants_value = None;
+            if option == 'c' {
+                config = path(word);
+            }
+        } else if word.starts_with('-') {
+            match option_of(word) {
+                Some((option, Some(value))) if option.short == 'c' => config = path(value),
+                Some((option, None)) if !option.value.is_empty() => wants_value = Some(option.short),
+                _ => {}
+            }
         } else if command.is_none() {
             command = topic(word);
         }
@@ -51,6 +59,9 @@ fn completions(words: &[String], default_config: &str) -> Option<Vec<String>> {
     let mut known: Vec<String> = match (wants_value, command) {
         (Some('c'), _) => return None,
         (Some(_), _) => Vec::new(),
+        (None, _) if option_of(last).is_some_and(|(option, value)| option.short == 'c' && value.is_some()) => {
+            return None
+        }
         (None, command) if last.starts_with('-') => {
             let knows = |short| "ch".contains(short) || command.is_none_or(|command| command.options.contains(short));
             OPTIONS.iter().filter(|option| knows(option.short)).map(|option| format!("--{}", option.long)).collect()
@@ -58,15 +69,50 @@ fn completions(words: &[String], default_config: &str) -> Option<Vec<String>> {
         (None, command) if is_file(command) => return None,
         (None, None) => words_of_commands(),
         (None, Some(command)) if command.word == "help" => words_of_commands(),
-        (None, Some(command)) if command.synopsis.contains("NAME") => {
-            agent_names(&config).unwrap_or_default().iter().map(|name| name.to_string()).collect()
-        }
+        (None, Some(command)) if command.synopsis.contains("NAME") => names(&config, command.word == "logs"),
         (None, Some(command)) => {
             command.synopsis.split('|').filter(|_| command.arguments.1 > 0).map(Into::into).collect()
         }
     };
     known.retain(|word| word.starts_with(last));
     Some(known)
+}
+
+/// The path that a word stands for: the shell has not put the home directory in the place of a tilde yet.
+fn path(word: &str) -> PathBuf {
+    let home = word.strip_prefix("~/").zip(std::env::var_os("HOME"));
+    home.map_or_else(|| PathBuf::from(word), |(rest, home)| Path::new(&home).join(rest))
+}
+
+/// The option that a word names, and the value that is given in the same word.
+fn option_of(word: &str) -> Option<(&'static CliOption, Option<&str>)> {
+    if let Some(long) = word.strip_prefix("--") {
+        let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
+        return OPTIONS.iter().find(|option| option.long == name).map(|option| (option, value));
+    }
+    let mut letters = word.strip_prefix('-')?.chars();
+    let short = letters.next()?;
+    let option = OPTIONS.iter().find(|option| option.short == short)?;
+    Some((option, Some(letters.as_str()).filter(|value| !value.is_empty())))
+}
+
+/// The names of the agents: those of the daemon, or those that have a definition while there is none; with `logs` those too
+/// that have left output.
+fn names(config: &Path, logs: bool) -> Vec<String> {
+    let mut names: Vec<String> = agent_names(config).unwrap_or_default().iter().map(|name| name.to_string()).collect();
+    let Some(loaded) = configuration(config) else { return names };
+    let add_defined = names.is_empty();
+    let mut add = |dir: &str, ending| names.extend(list(Path::new(dir), ending).unwrap_or_default());
+    if add_defined {
+        add(&loaded.config.agents_dir, ".json");
+    }
+    if logs {
+        add(&loaded.config.log_dir, ".log");
+    }
+    names.retain(|name| is_name(name) && name != "bootagent");
+    names.sort();
+    names.dedup();
+    names
 }
 
 fn words_of_commands() -> Vec<String> {
@@ -92,6 +138,12 @@ mod tests {
             ("xyz", Some("")),
             ("sha256 ", None),
             ("check -c ", None),
+            ("check --config=x", None),
+            ("check --config = ", None),
+            ("--config = x help ver", Some("version")),
+            ("-cx help ver", Some("version")),
+            ("-cx", None),
+            ("logs -n3 --fol", Some("--follow")),
         ] {
             let words: Vec<String> = line.split(' ').map(Into::into).collect();
             let got = completions(&words, "/nonexistent").map(|known| known.join(" "));
