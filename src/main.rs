@@ -17,7 +17,7 @@ use bootagent::host::config_files::CONFIG;
 use bootagent::model::command::Command;
 use bootagent::model::schedule::parse_servers;
 use bootagent::model::spec::{is_name, Name};
-use bootagent::text::sanitize;
+use bootagent::text::{sanitize, suggestion};
 use bootagent::work::watch::WORD as WATCH;
 use bootagent::{error::Error, format_error};
 use getopts::{HasArg, Occur};
@@ -218,7 +218,12 @@ fn wrong_option(error: &getopts::Fail) -> Error {
     use getopts::Fail;
     let dashed = |name: &str| if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") };
     let text = match error {
-        Fail::UnrecognizedOption(name) => format!("there is no option {}", dashed(name)),
+        Fail::UnrecognizedOption(name) => {
+            let known = OPTIONS.map(|option| format!("--{}", option.long));
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            let meant = suggestion(&dashed(name), &known).map(|meant| format!("; {meant}"));
+            format!("there is no option {}{}", dashed(name), meant.unwrap_or_default())
+        }
         Fail::ArgumentMissing(name) => format!("{} wants a value", dashed(name)),
         Fail::OptionDuplicated(name) => format!("{} is given more than once", dashed(name)),
         Fail::UnexpectedArgument(name) => format!("{} takes no value", dashed(name)),
@@ -313,8 +318,10 @@ mod tests {
             ("start ../x", "cannot be the name"),
             ("check -d", "\"check\" knows no option -d/--background"),
             ("report --json", "\"report\" knows no option -j/--json"),
-            ("status --jsn", "there is no option --jsn"),
-            ("status -x", "there is no option -x"),
+            ("status --jsn", "there is no option --jsn; did you mean \"--json\"?"),
+            ("logs --foll", "there is no option --foll; did you mean \"--follow\"?"),
+            ("st", "there is no command \"st\"; did you mean \"status\" or \"start\" or \"stop\"?"),
+            ("status -x", "there is no option -x; see"),
             ("check -c", "-c wants a value"),
             ("check -c a --config b", "--config is given more than once"),
             ("status --json=x", "--json takes no value"),

@@ -8,37 +8,56 @@ pub fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
-/// The one of `known` that somebody who wrote `word` most likely meant: one that differs in case, one that begins with it, or
-/// one that is spelled nearly so.
-pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    let beginning = known.iter().find(|known| word.len() > 1 && known.starts_with(word));
-    let near = known.iter().min_by_key(|known| distance(word, known))?;
-    match (distance(word, near), beginning) {
-        (0, _) => Some(near),
-        (_, Some(beginning)) => Some(beginning),
-        (changes, None) => (changes <= 2.min(word.len() / 2)).then_some(*near),
-    }
-}
+/// How many words a suggestion names at most.
+const SUGGESTED_MAX: usize = 5;
 
-/// The question for somebody who wrote something else.
-pub fn did_you_mean(nearest: &str) -> String {
-    format!("did you mean \"{nearest}\"?")
-}
-
-/// The edit distance: how many bytes must be changed, inserted or removed to turn `a` into `b`; case
-/// does not count.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.to_ascii_lowercase().bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.to_ascii_lowercase().bytes().enumerate() {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+/// The question for somebody who wrote `word` and most likely meant one of `known`: one that differs in case, those that begin
+/// with it, those that are spelled nearly so, or one that it begins with; in this order.
+pub fn suggestion(word: &str, known: &[&str]) -> Option<String> {
+    // Of those that are as near, one with the same first letter is meant.
+    let far = |known: &str| (distance(word, known), known.as_bytes().first() != word.as_bytes().first());
+    let nearest = known.iter().map(|known| far(known)).min()?;
+    let all =
+        |is_meant: &dyn Fn(&str) -> bool| known.iter().copied().filter(|known| is_meant(known)).collect::<Vec<_>>();
+    let beginning = all(&|known| known.starts_with(word));
+    let meant = match (nearest.0, beginning.len()) {
+        (1.., 1..=SUGGESTED_MAX) if !word.is_empty() => beginning,
+        (changes, _) if changes <= CHANGES_MAX.min(word.len().div_ceil(2)) && changes < word.len() => {
+            all(&|known| far(known) == nearest)
         }
+        _ => {
+            let begun = all(&|known| known.len() > 2 && word.starts_with(known));
+            vec![begun.into_iter().max_by_key(|known| known.len())?]
+        }
+    };
+    Some(format!("did you mean \"{}\"?", meant.join("\" or \"")))
+}
+
+/// How many changes at most a word that was meant is away from what was written.
+const CHANGES_MAX: usize = 2;
+
+/// The edit distance: how many bytes must be changed, inserted, removed, or exchanged with the next one, to turn `a` into `b`;
+/// case does not count. Any great number where the lengths alone make it more than `CHANGES_MAX`.
+fn distance(a: &str, b: &str) -> usize {
+    if a.len().abs_diff(b.len()) > CHANGES_MAX {
+        return usize::MAX;
     }
-    row[b.len()]
+    let (a, b) = (a.to_ascii_lowercase().into_bytes(), b.to_ascii_lowercase().into_bytes());
+    // The entry `j` of row `i` is the distance of the first `i` bytes of `a` and the first `j` of `b`.
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
 }
 
 /// A number with one decimal, also where that is 0, so that columns stay aligned.
@@ -171,22 +190,33 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_word_is_found() {
-        let known = ["cputime", "CPU", "memory", "nofile", "nproc", "status", "start"];
+    fn what_was_meant_is_suggested() {
+        let known =
+            ["cputime", "CPU", "memory", "nofile", "nproc", "status", "start", "run", "restart", "reload", "restore"];
         for (word, want) in [
-            ("mem", Some("memory")),
-            ("cpu", Some("CPU")),
-            ("CPu", Some("CPU")),
-            ("stat", Some("status")),
-            ("strat", Some("start")),
-            ("memroy", Some("memory")),
-            ("m", None),
-            ("x", None),
-            ("dance", None),
-            ("", None),
+            ("mem", "memory"),
+            ("m", "memory"),
+            ("cpu", "CPU"),
+            ("CPu", "CPU"),
+            ("stat", "status"),
+            ("st", "status|start"),
+            ("re", "restart|reload|restore"),
+            ("strat", "start"),
+            ("memroy", "memory"),
+            ("rnu", "run"),
+            ("rn", "run"),
+            ("restarted", "restart"),
+            ("memory_limit", "memory"),
+            ("x", ""),
+            ("dance", ""),
+            ("", ""),
         ] {
-            assert_eq!(nearest(word, &known), want, "{word}");
+            let want = want.split('|').collect::<Vec<_>>().join("\" or \"");
+            let want = Some(format!("did you mean \"{want}\"?")).filter(|_| !want.is_empty());
+            assert_eq!(suggestion(word, &known), want, "{word}");
         }
+        let many = ["aa", "ab", "ac", "ad", "ae", "af"];
+        assert_eq!(suggestion("a", &many), None, "too many to be of help");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the command line knows: every command and option with its help, and the nearest one to a word that is none.
 
-use crate::text::{did_you_mean, nearest, sanitize};
+use crate::text::{sanitize, suggestion};
 
 /// One command of the command line.
 pub struct CommandHelp {
@@ -229,7 +229,7 @@ fn help_of_options(shorts: &str) -> String {
 /// The error for a `word` that is none of `known`, with the nearest of them or all.
 pub fn unknown(what: &str, word: &str, known: &[&str]) -> String {
     let shown = sanitize(word, SHOWN_MAX);
-    let others = nearest(word, known).map_or(format!("there are {}", known.join(", ")), did_you_mean);
+    let others = suggestion(word, known).unwrap_or_else(|| format!("there are {}", known.join(", ")));
     format!("there is no {what} \"{shown}\"; {others}")
 }
 
@@ -241,4 +241,50 @@ pub fn topic(word: &str) -> Option<&'static CommandHelp> {
 /// The error for a `word` that is no command.
 pub fn unknown_command(word: &str) -> String {
     unknown("command", word, &COMMANDS.map(|command| command.word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The word with one letter left out, doubled, mistaken or taken for its neighbour, at each place.
+    fn misspelled(word: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for at in 0..word.len() {
+            let (before, rest) = word.split_at(at);
+            let letter = &rest[..1];
+            found.push(format!("{before}{}", &rest[1..]));
+            found.push(format!("{before}{letter}{rest}"));
+            found.push(format!("{before}q{}", &rest[1..]));
+            found.push(swapped(word, at));
+        }
+        found
+    }
+
+    fn swapped(word: &str, at: usize) -> String {
+        let mut letters: Vec<char> = word.chars().collect();
+        if at + 1 < letters.len() {
+            letters.swap(at, at + 1);
+        }
+        letters.into_iter().collect()
+    }
+
+    #[test]
+    fn each_command_is_suggested_for_its_misspellings_and_beginnings() {
+        let mut count = 0;
+        for command in &COMMANDS {
+            let beginnings = (1..command.word.len()).map(|end| command.word[..end].to_string());
+            for word in misspelled(command.word).into_iter().chain(beginnings) {
+                // Another command, or the beginning of another one only, as "stat" is of "status".
+                let is_others = COMMANDS.iter().any(|other| other.word.starts_with(&word));
+                if topic(&word).is_some() || is_others && !command.word.starts_with(&word) {
+                    continue;
+                }
+                let said = unknown_command(&word);
+                assert!(said.contains(&format!("\"{}\"", command.word)), "{}: {said}", command.word);
+                count += 1;
+            }
+        }
+        assert!(count > 300, "{count} words");
+    }
 }

@@ -16,9 +16,13 @@ use crate::model::event::{answer, log, Action, Client, Definition, Now, Origin, 
 use crate::model::record::{Phase, Wanted};
 use crate::model::report::Report;
 use crate::model::spec::{Labels, Name};
+use crate::text::suggestion;
 
 /// The longest time between two looks at polled limits.
 const POLL: Duration = Duration::from_secs(10);
+
+/// How many agents are named to a client that names another one.
+const NAMED_MAX: usize = 20;
 
 impl State {
     /// Carries out a command of a client on the host.
@@ -91,9 +95,14 @@ impl State {
     }
 
     fn answer_unknown(&self, client: Client, name: &str, out: &mut Vec<Action>) {
-        let names = self.agents.keys().map(|known| &**known).collect::<Vec<_>>().join(", ");
-        let known = if names.is_empty() { "there are none" } else { "known: " };
-        answer(out, client, 1, format_args!("no agent \"{name}\"; {known}{names}"));
+        let names: Vec<&str> = self.agents.keys().map(|known| &**known).collect();
+        let hint = match (suggestion(name, &names), names.len()) {
+            (Some(meant), _) => meant,
+            (None, 0) => "there are none".to_string(),
+            (None, 1..=NAMED_MAX) => format!("known: {}", names.join(", ")),
+            _ => "\"bootagent status\" names those that there are".to_string(),
+        };
+        answer(out, client, 1, format_args!("no agent \"{name}\"; {hint}"));
     }
 
     /// A client has closed its connection, and waits for nothing any more.

@@ -78,6 +78,9 @@ fn every_key_of_the_configuration_is_checked() {
         (r#""labels":{"a":1}"#, "labels.a: want a text of at most 128 bytes on one line, got 1"),
         (r#""labels":{"a":"b\nc"}"#, r#"labels.a: want a text of at most 128 bytes on one line, got "b\nc""#),
         (r#""Step":1"#, "Step: unknown key; did you mean \"step\"?"),
+        (r#""svr":1"#, "svr: unknown key; did you mean \"svrlist\"?"),
+        (r#""log":1"#, "log: unknown key; did you mean \"log_dir\" or \"log_level\"?"),
+        (r#""max_donwload":1"#, "max_donwload: unknown key; did you mean \"max_download\"?"),
     ] {
         let (config, problems) = read_config("/etc/b.json", format!("{{{text}}}").as_bytes());
         assert_eq!(texts(&problems), [format!("/etc/b.json: {want}")], "{text}");

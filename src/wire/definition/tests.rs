@@ -131,6 +131,7 @@ fn every_key_is_checked() {
         (r#""limits":{"memory":0}"#, r#"limits.memory: want a size such as "20M", got 0"#),
         (r#""limits":{"memory":-1}"#, r#"limits.memory: want a size such as "20M", got -1"#),
         (r#""limits":{"cpu":"10%"}"#, "limits.cpu: unknown key; did you mean \"CPU\"?"),
+        (r#""limits":{"mem":"10M"}"#, "limits.mem: unknown key; did you mean \"memory\" or \"memlock\"?"),
         (r#""limits":{"nofile":"20M"}"#, r#"limits.nofile: want an integer or "unlimited", got "20M""#),
         (r#""limits":{"nproc":1.5}"#, r#"limits.nproc: want an integer or "unlimited", got 1.5"#),
         (r#""limits":{"cputime":-1}"#, r#"limits.cputime: want an integer or "unlimited", got -1"#),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::text::{did_you_mean, nearest};
+use crate::text::suggestion;
 
 use super::{flag, integer, seconds, show, text, Object, Value};
 
@@ -108,8 +108,8 @@ impl<'v, 'f> Fields<'v, 'f> {
         for key in self.object.keys() {
             if !self.known.contains(&key.as_str()) {
                 let shown = show(&Value::String(key.clone()));
-                let near = nearest(key, &self.known).map(|near| format!("; {}", did_you_mean(near)));
-                let message = format!("unknown key{}", near.unwrap_or_default());
+                let meant = suggestion(key, &self.known).map(|meant| format!("; {meant}"));
+                let message = format!("unknown key{}", meant.unwrap_or_default());
                 self.faults.push(fault(self.path, &shown[1..shown.len() - 1], &message));
             }
         }
