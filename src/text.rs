@@ -79,6 +79,26 @@ pub fn size(bytes: f64) -> String {
     tenths(value) + "T"
 }
 
+/// A size in bytes exactly, with the unit that people most likely gave it in: `8M`, `100000 bytes`.
+pub fn exact_size(bytes: u64) -> String {
+    match in_units(bytes) {
+        (bytes, "") => format!("{bytes} bytes"),
+        (value, unit) => format!("{value}{unit}"),
+    }
+}
+
+/// A size in bytes as a whole number of the greatest unit.
+pub fn in_units(bytes: u64) -> (u64, &'static str) {
+    let mut value = bytes;
+    let mut units = ["", "K", "M", "G"].into_iter().peekable();
+    let mut unit = units.next();
+    while value > 0 && value % 1024 == 0 && units.peek().is_some() {
+        value /= 1024;
+        unit = units.next();
+    }
+    (value, unit.unwrap_or_default())
+}
+
 /// The longest message of a result or a report, in bytes.
 pub const MESSAGE_MAX: usize = 1024;
 
@@ -231,6 +251,23 @@ mod tests {
             (3e12, "2.7T"),
         ] {
             assert_eq!(size(bytes), want);
+        }
+    }
+
+    #[test]
+    fn exact_sizes_have_the_unit_that_was_given() {
+        for (bytes, want) in [
+            (0, "0 bytes"),
+            (1000, "1000 bytes"),
+            (1536, "1536 bytes"),
+            (2048, "2K"),
+            (8 << 20, "8M"),
+            ((8 << 20) + 1, "8388609 bytes"),
+            (3 << 29, "1536M"),
+            (5 << 30, "5G"),
+            (1 << 50, "1048576G"),
+        ] {
+            assert_eq!(exact_size(bytes), want);
         }
     }
 

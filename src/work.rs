@@ -300,7 +300,7 @@ pub fn try_parsers(bytes: &[u8]) {
         let _ = tar::header(&block);
     }
     if let Ok(url) = url::Url::parse(&text) {
-        let _ = (url.for_http(), url.address(), url.join(&text));
+        let _ = (url.for_http(), url.shown(), url.join(&text));
     }
     url::without_password(&text, &text);
     decode_request(bytes);

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 use scripted::{reply, send};
 use util::*;
 
+/// What no message may have in it.
+const SECRET: &str = "hunter2-of-the-test";
+
 /// A server whose downloads a test scripts.
 type Source = scripted::Server;
 
@@ -195,20 +198,47 @@ fn a_server_without_lengths_may_be_cut_once() {
 #[test]
 fn what_is_too_big_is_not_taken() {
     let (server, mut host) = pair();
-    host.set("max_download", "100000");
+    host.set("max_download", "\"8M\"");
     host.start();
     let package = tarball(&host, "web", "1.0", &staying("up"), &[]);
-    let told = Source::fixed(reply("200 OK", "", &[7; 100_001]));
+    let told = Source::fixed(reply("200 OK", "", &vec![7; (8 << 20) + 1]));
     let message = host.does(&server, &install("told", &told.url, &package), 4);
-    assert!(message.contains("100001 bytes, more than 100000"), "{message}");
+    assert!(message.contains("the file has 8388609 bytes, more than 8M"), "{message}");
     let untold = Source::http(|_, _, stream| {
         send(stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         while stream.write_all(format!("1000\r\n{}\r\n", "x".repeat(4096)).as_bytes()).is_ok() {}
     });
     let message = host.does(&server, &install("untold", &untold.url, &package), 4);
-    assert!(message.contains("more than 100000 bytes"), "{message}");
+    assert!(message.contains("the file has more than 8M"), "{message}");
     assert_eq!((told.requests().len(), untold.requests().len()), (1, 1));
     assert!(entries(&host.path("state/downloads")).is_empty());
+}
+
+#[test]
+fn errors_say_where_and_keep_secrets() {
+    let (server, mut host) = pair();
+    host.start();
+    let package = tarball(&host, "web", "1.0", &staying("up"), &[]);
+    let missing = Source::fixed(reply("404 Not Found", "", b""));
+    let address = missing.url.trim_start_matches("http://").to_string();
+    let url = |address: &str| format!("http://user:{SECRET}@{address}/dir/{}?token={SECRET}", package.file);
+    let job = |id: &str, url: &str| Job::new(id, "install", "web").package(url, &package);
+    let message = host.does(&server, &job("missing", &url(&address)), 4);
+    let want = format!("cannot download http://{address}/dir/{}: the server answered 404 Not Found", package.file);
+    assert!(message.starts_with(&want), "{message}");
+    // One that is not there at all, behind a redirect with a secret of its own.
+    let nowhere = Server::nowhere();
+    let source = Source::fixed(reply("302 Found", &format!("Location: {}\r\n", url(&nowhere)), b""));
+    let address = source.url.trim_start_matches("http://").to_string();
+    server.give(&job("redirected", &url(&address)).text());
+    let want = format!(
+        "download of http://{address}/dir/{0} interrupted, tried again in 0.01 s: redirected to \
+         http://{nowhere}/dir/{0}: cannot connect to \"127.0.0.1\"",
+        package.file
+    );
+    host.wait("it to be told", || said(&host, &want) > 0);
+    let said_to_people = host.ok(&["jobs"]) + &host.ok(&["jobs", "--json"]) + &host.ok(&["status"]) + &host.logs();
+    assert!(!said_to_people.contains(SECRET), "{said_to_people}");
 }
 
 /// Whether agent `other` is brought back, and jobs for it are done, while something else goes on.

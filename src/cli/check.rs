@@ -17,7 +17,7 @@ use crate::kernel::{Resource, Uid};
 use crate::model::spec::{is_host_name, notify_socket, parse_capability, Account, Kind, Spec};
 use crate::sys::image::is_noexec;
 use crate::sys::{account, hostname};
-use crate::text::count;
+use crate::text::{count, exact_size};
 use crate::wire::config::{Config, ConfigError, Defined};
 use crate::wire::sign::Keys;
 
@@ -194,9 +194,10 @@ fn file_size_warning(spec: &Spec) -> Option<String> {
     let (_, limit) = spec.limits.resources.iter().find(|(resource, _)| *resource == Resource::Fsize)?;
     (*limit <= spec.log_size).then(|| {
         format!(
-            "{} bytes are not above log_size ({} bytes): the agent's log reaches this limit before it is turned over, and \
+            "{} is not above log_size ({}): the agent's log reaches this limit before it is turned over, and \
              then the agent gets SIGXFSZ for every line that it writes; set a log_size that is well below",
-            limit, spec.log_size
+            exact_size(*limit),
+            exact_size(spec.log_size)
         )
     })
 }

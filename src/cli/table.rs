@@ -238,19 +238,19 @@ mod tests {
     #[test]
     fn jobs_are_aligned() {
         let body = r#"[{"id":"a-1","action":"install","name":"web","state":"taken","errcode":0,"message":"success","age":90},
-            {"id":"b","action":"config","name":"","state":"downloading","progress":"1.5 MB of 3.0 MB"}]"#;
+            {"id":"b","action":"config","name":"","state":"downloading","progress":"1.5M of 3.0M"}]"#;
         let body = json::parse(body, 8).unwrap();
         let want = "\
 ID   ACTION   NAME  STATE          AGE  CODE  MESSAGE
 a-1  install  web   done, sent   1m30s     0  success
-b    config         downloading      -     -  1.5 MB of 3.0 MB
+b    config         downloading      -     -  1.5M of 3.0M
 ";
         assert_eq!(jobs(&body, Screen::default()), want);
         let narrow = Screen { width: Some(40), has_colours: false };
         let want = "\
 ID   STATE        CODE  MESSAGE
 a-1  done, sent      0  success
-b    downloading     -  1.5 MB of 3.0 MB
+b    downloading     -  1.5M of 3.0M
 
 \"bootagent jobs --json\" shows all of MESSAGE
 ";

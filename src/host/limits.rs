@@ -16,6 +16,7 @@ use crate::model::spec::{self, Name};
 use crate::sorted_map::SortedMap;
 use crate::sys::file::read_text;
 use crate::sys::poll::Counter;
+use crate::text::{exact_size, size};
 
 /// The v1 hierarchies that can identify the processes of an agent where there is no v2, best first: the freezer can also
 /// stop a fork bomb, and those whose groups cost processor time or memory come last. Not cpuset, whose new groups refuse
@@ -112,9 +113,9 @@ impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("out of memory: ")?;
         if let Some(peak) = self.peak {
-            write!(f, "{peak} bytes used, ")?;
+            write!(f, "{} used, ", size(peak as f64))?;
         }
-        write!(f, "limit {} bytes", self.limit)
+        write!(f, "limit {}", exact_size(self.limit))
     }
 }
 

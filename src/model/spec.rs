@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::kernel::{Decimal, Resource, Sig};
+use crate::text::in_units;
 
 /// The name of an agent: `[A-Za-z0-9_-]{1,50}`, so that it is safe in file names, cgroup names and environments. It is
 /// reference-counted, as every copy of a name would cost 32 bytes.
@@ -257,20 +258,15 @@ impl fmt::Display for Limits {
         let memory = self.memory.map(|bytes| ("memory", bytes, true));
         let tasks = self.tasks.map(|tasks| ("tasks", tasks, false));
         let resources = self.resources.iter().map(|(resource, value)| (resource.key(), *value, resource.in_bytes()));
-        for (key, mut value, in_bytes) in memory.into_iter().chain(tasks).chain(resources) {
+        for (key, value, in_bytes) in memory.into_iter().chain(tasks).chain(resources) {
             write!(f, "{separator}{key}=")?;
             separator = " ";
             if value == u64::MAX {
                 f.write_str("unlimited")?;
                 continue;
             }
-            let mut units = ["", "K", "M", "G"].iter();
-            let mut unit = units.next();
-            while in_bytes && value > 0 && value % 1024 == 0 && units.len() > 0 {
-                value /= 1024;
-                unit = units.next();
-            }
-            write!(f, "{value}{}", unit.unwrap_or(&""))?;
+            let (value, unit) = if in_bytes { in_units(value) } else { (value, "") };
+            write!(f, "{value}{unit}")?;
         }
         Ok(())
     }

@@ -169,14 +169,11 @@ impl Url {
         Ok(Url { path: checked.path, ..self.clone() })
     }
 
-    /// `host:port`, for messages.
-    pub fn address(&self) -> String {
-        let port = self.effective_port();
-        if self.host.contains(':') {
-            format!("[{}]:{port}", self.host)
-        } else {
-            format!("{}:{port}", self.host)
-        }
+    /// The URL for messages, without what is nobody's business: user, password and query.
+    pub fn shown(&self) -> String {
+        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("{}://{host}{port}{}", self.scheme.name(), self.path_without_query())
     }
 }
 
@@ -272,9 +269,28 @@ fn password_of(url: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    /// `host:port`.
+    fn address(url: &Url) -> String {
+        let (open, close) = if url.host.contains(':') { ("[", "]") } else { ("", "") };
+        format!("{open}{}{close}:{}", url.host, url.effective_port())
+    }
+
+    #[test]
+    fn messages_say_where_and_keep_secrets() {
+        for (text, want) in [
+            ("http://h/a/b.tar?token=secret#e", "http://h/a/b.tar"),
+            ("http://u:secret@h:8080/b.rpm", "http://h:8080/b.rpm"),
+            ("ftp://u:secret@h/%2Fa", "ftp://h/%2Fa"),
+            ("ftp://u:secret@[::1]:2121/a?b", "ftp://[::1]:2121/a?b"),
+            ("file:///a%20b", "file:///a%20b"),
+        ] {
+            assert_eq!(Url::parse(text).expect("good").shown(), want);
+        }
+    }
+
     #[test]
     fn urls_are_split() {
-        for (text, address, path, user, password) in [
+        for (text, want, path, user, password) in [
             ("http://h", "h:80", "/", None, None),
             ("HTTP://h:8080?q#f", "h:8080", "/?q", None, None),
             ("http://h/a/b?c=d#e", "h:80", "/a/b?c=d", None, None),
@@ -286,7 +302,7 @@ mod tests {
             ("file:///a%20b#c", ":0", "/a%20b#c", None, None),
         ] {
             let url = Url::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!((url.address().as_str(), url.path.as_str()), (address, path), "{text}");
+            assert_eq!((address(&url), url.path.as_str()), (want.to_string(), path), "{text}");
             assert_eq!((url.user.as_deref(), url.password.as_deref()), (user, password), "{text}");
         }
     }
@@ -331,7 +347,7 @@ mod tests {
     #[test]
     fn redirects_are_resolved() {
         let base = Url::parse("http://u:p@h:81/a/b?c").expect("good");
-        for (location, address, path, keeps_user) in [
+        for (location, want, path, keeps_user) in [
             ("http://g/x", "g:80", "/x", false),
             ("//g/x", "g:80", "/x", false),
             ("/x?y#z", "h:81", "/x?y", true),
@@ -341,8 +357,8 @@ mod tests {
             ("ftp://g/x", "g:21", "/x", false),
         ] {
             let url = base.join(location).unwrap_or_else(|error| panic!("{location}: {error}"));
-            let joined = (url.address(), url.path.as_str(), url.user.is_some());
-            assert_eq!(joined, (address.to_string(), path, keeps_user), "{location}");
+            let joined = (address(&url), url.path.as_str(), url.user.is_some());
+            assert_eq!(joined, (want.to_string(), path, keeps_user), "{location}");
         }
         assert!(base.join("x y").is_err());
     }

@@ -2,6 +2,7 @@
 
 use crate::model::url::{Scheme, Url};
 use crate::sys::file::read_up_to;
+use crate::text::exact_size;
 use crate::work::http::{self, Times};
 use crate::work::{
     FailureKind, HelperError, HelperResponse, CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
@@ -31,7 +32,7 @@ pub fn exchange(
     let mut reply = http::post(&url, headers, body)?;
     let length = reply.content_length();
     if let Some(length) = length.filter(|length| *length > max_body) {
-        let reason = format_error!("the reply has {length} bytes, more than {max_body}");
+        let reason = format_error!("the reply has {length} bytes, more than {}", exact_size(max_body));
         return Err(HelperError::new(FailureKind::TooBig, reason));
     }
     let mut body = Vec::new();
@@ -39,7 +40,10 @@ pub fn exchange(
     read.map_err(|error| HelperError::temporary(&format!("the reply broke off after {} bytes", body.len()), &error))?;
     let size = body.len() as u64;
     if size > max_body {
-        return Err(HelperError::new(FailureKind::TooBig, format_error!("the reply has more than {max_body} bytes")));
+        return Err(HelperError::new(
+            FailureKind::TooBig,
+            format_error!("the reply has more than {}", exact_size(max_body)),
+        ));
     }
     // Some servers name an encoding and use none.
     let is_json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));

@@ -46,39 +46,60 @@ pub fn fetch(
     sink.finish(end)
 }
 
+/// What follows a request.
+enum Next {
+    /// Nothing, the file is there.
+    Done(Completeness),
+    /// The same request, from where the file ends now.
+    Again,
+    /// A request to where the reply leads.
+    Redirected(Url),
+}
+
 /// Fetches over HTTP, and follows redirects.
 fn fetch_http(mut url: Url, route: &Route, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
     let mut redirects = 0;
     loop {
-        alarm::alarm(stall_secs());
-        let from = sink.size();
-        let mut reply = http::get(&url, from, route)?;
-        // Some servers send what was asked for and call it 200, others call the whole file 206.
-        let is_slice =
-            reply.header("content-range").and_then(content_range).is_some_and(|(start, _)| start == Some(from));
-        match reply.status() {
-            200 | 203 if from == 0 || !is_slice => return take_whole(&url, &mut reply, sink),
-            200 | 203 | 206 if from > 0 || is_slice => {
-                if let Some(end) = take_rest(&mut reply, sink)? {
-                    return Ok(end);
-                }
+        let next = ask(&url, route, sink).map_err(|mut failure| {
+            if redirects > 0 {
+                failure.reason = format_error!("redirected to {}: {}", url.shown(), failure.reason);
             }
-            416 if from > 0 => {
-                if reply.header("content-range").and_then(content_range) == Some((None, Some(from))) {
-                    return Ok(Completeness::Counted);
-                }
-                sink.restart()?;
-            }
-            301 | 302 | 303 | 307 | 308 if redirects == REDIRECTS_MAX => {
+            failure
+        })?;
+        match next {
+            Next::Done(end) => return Ok(end),
+            Next::Again => {}
+            Next::Redirected(_) if redirects == REDIRECTS_MAX => {
                 let reason = format_error!("redirected more than {REDIRECTS_MAX} times");
                 return Err(HelperError::new(FailureKind::Final, reason));
             }
-            301 | 302 | 303 | 307 | 308 => {
+            Next::Redirected(to) => {
                 redirects += 1;
-                url = redirected(&url, &reply)?;
+                url = to;
             }
-            _ => return Err(refused(&url, &reply)),
         }
+    }
+}
+
+/// Makes one request, and takes what the reply brings.
+fn ask(url: &Url, route: &Route, sink: &mut Sink) -> Result<Next, Box<HelperError>> {
+    alarm::alarm(stall_secs());
+    let from = sink.size();
+    let mut reply = http::get(url, from, route)?;
+    // Some servers send what was asked for and call it 200, others call the whole file 206.
+    let is_slice = reply.header("content-range").and_then(content_range).is_some_and(|(start, _)| start == Some(from));
+    match reply.status() {
+        200 | 203 if from == 0 || !is_slice => take_whole(url, &mut reply, sink).map(Next::Done),
+        200 | 203 | 206 if from > 0 || is_slice => Ok(take_rest(&mut reply, sink)?.map_or(Next::Again, Next::Done)),
+        416 if from > 0 => {
+            if reply.header("content-range").and_then(content_range) == Some((None, Some(from))) {
+                return Ok(Next::Done(Completeness::Counted));
+            }
+            sink.restart()?;
+            Ok(Next::Again)
+        }
+        301 | 302 | 303 | 307 | 308 => redirected(url, &reply).map(Next::Redirected),
+        _ => Err(refused(&reply)),
     }
 }
 
@@ -175,14 +196,14 @@ fn is_compressed(encoding: &str, url: &Url, begin: &[u8]) -> bool {
 }
 
 /// The failure that a status means which brings no file.
-fn refused(url: &Url, reply: &Reply) -> Box<HelperError> {
+fn refused(reply: &Reply) -> Box<HelperError> {
     let status = reply.status();
     let kind = match status {
         // One with less than three digits is of a line that was cut short.
         0..=99 | 408 | 429 | 500..=599 => FailureKind::Temporary,
         _ => FailureKind::Final,
     };
-    let reason = format_error!("{} answered {status} {}", url.address(), reply.phrase());
+    let reason = format_error!("the server answered {status} {}", reply.phrase());
     let mut failure = HelperError::new(kind, reason);
     if matches!(status, 429 | 503) {
         failure.retry_after = reply.retry_after();

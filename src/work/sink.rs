@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 
 use crate::sys::{alarm, file};
+use crate::text::{exact_size, size};
 use crate::work::{encode_total, stall_secs, FailureKind, HelperError, HelperResponse};
 
 /// Bytes read at once.
@@ -93,7 +94,7 @@ impl Sink {
     /// When that is more than allowed, or more than the disk has room for.
     pub fn expect(&self, total: u64) -> Result<(), Box<HelperError>> {
         if total > self.max {
-            let reason = format_error!("the file has {total} bytes, more than {}", self.max);
+            let reason = format_error!("the file has {}, more than {}", exact_size(total), exact_size(self.max));
             return Err(HelperError::new(FailureKind::TooBig, reason));
         }
         // For the daemon, which shows progress. Where it is gone, this process is about to end anyway.
@@ -102,7 +103,7 @@ impl Sink {
         let missing = total.saturating_sub(self.size);
         match file::free_space_behind(self.file.as_fd()) {
             Ok(free) if free < missing => {
-                let reason = format_error!("no space: {missing} bytes to come, {free} free");
+                let reason = format_error!("no space: {} to come, {} free", size(missing as f64), size(free as f64));
                 Err(HelperError::new(FailureKind::NoSpace, reason))
             }
             // Where the file system does not say how much is free, writing shows it.
@@ -126,7 +127,7 @@ impl Sink {
                 }
             };
             if self.size + count as u64 > self.max {
-                let reason = format_error!("the file has more than {} bytes", self.max);
+                let reason = format_error!("the file has more than {}", exact_size(self.max));
                 return Err(HelperError::new(FailureKind::TooBig, reason));
             }
             let bytes = &self.buffer[..count];

@@ -21,6 +21,7 @@ use crate::kernel::{Exit, Sig};
 use crate::model::package::Format;
 use crate::sys::file::read_up_to;
 use crate::sys::process;
+use crate::text::exact_size;
 use crate::work::tar::{header, padded, pax, up_to_nul, Extra, Header, BLOCK};
 use crate::work::{FailureKind, HelperError, HelperResponse};
 
@@ -273,7 +274,7 @@ impl Unpacking {
         let storage = |error: io::Error| HelperError::storage(&format!("cannot unpack \"{shown}\""), &error);
         self.bytes = self.bytes.saturating_add(header.size);
         if self.bytes > self.max_bytes {
-            let reason = format_error!("the archive has more than {} bytes, with \"{shown}\"", self.max_bytes);
+            let reason = format_error!("the archive has more than {}, with \"{shown}\"", exact_size(self.max_bytes));
             return Err(HelperError::new(FailureKind::TooBig, reason));
         }
         let begin = self.begin(source, header.size)?;

@@ -162,7 +162,7 @@ fn redirects_are_followed_so_far_and_not_everywhere() {
 fn a_file_that_is_too_big_is_not_taken() {
     let scratch = Scratch::new("big");
     let said = Server::fixed("HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n");
-    failed(fetch(&said.url, &scratch.file("a", b"")), FailureKind::TooBig, 0, "1048577 bytes, more than 1048576");
+    failed(fetch(&said.url, &scratch.file("a", b"")), FailureKind::TooBig, 0, "1048577 bytes, more than 1M");
     let unsaid = Server::http(|_, _, stream| {
         send(stream, b"HTTP/1.1 200 OK\r\n\r\n");
         send(stream, &content(2 << 20));
@@ -443,7 +443,7 @@ fn what_never_ends_is_ended() {
         send(stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         while std::io::Write::write_all(stream, format!("10000\r\n{}\r\n", "x".repeat(65536)).as_bytes()).is_ok() {}
     });
-    failed(fetch(&body.url, &file), FailureKind::TooBig, 1 << 20, "more than 1048576 bytes");
+    failed(fetch(&body.url, &file), FailureKind::TooBig, 1 << 20, "more than 1M");
 }
 
 /// Whether a child was ended by its alarm.

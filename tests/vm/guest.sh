@@ -110,7 +110,7 @@ install)
 
     bootagent start memhog
     wait_for "an agent over its memory is killed" '[ "$(told memhog status)" = killed ]'
-    check "value and limit are told" 'told memhog detail | grep -qE "[0-9]+ bytes used, limit 16777216 bytes"'
+    check "value and limit are told" 'told memhog detail | grep -qE "[0-9.]+[KM] used, limit 16M"'
     bootagent stop memhog
 
     bootagent start cpuhog

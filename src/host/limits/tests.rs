@@ -158,7 +158,7 @@ fn kills_are_counted_from_each_start() {
     fake.put("bootagent/web/memory.events", "oom 9\noom_kill 10\n");
     let killed = limits.oom_killed("web", false).unwrap();
     assert_eq!(killed, OutOfMemory { peak: Some(4096), limit: 20 << 20 });
-    assert_eq!(killed.to_string(), "out of memory: 4096 bytes used, limit 20971520 bytes");
+    assert_eq!(killed.to_string(), "out of memory: 4.0K used, limit 20M");
     assert_eq!(limits.oom_killed("web", true), None, "reported once");
     fake.put("bootagent/web/memory.events", "oom 9\noom_kill 12\n");
     limits.prepare(&"web".into(), &want(None, BOTH.1));

@@ -84,7 +84,9 @@ impl Run<'_> {
                 Code::Checksum,
                 format!("the package is not what was promised: want {want}, got {digest}"),
             ),
-            Fetched::Refused { reason } => StepResult::End(Code::Download, format!("cannot download: {reason}")),
+            Fetched::Refused { reason } => {
+                StepResult::End(Code::Download, format!("cannot download {}: {reason}", self.job.shown_url()))
+            }
             Fetched::Cut { reason, progress, retry_after } => self.cut(reason, progress, retry_after),
         }
     }
@@ -92,7 +94,11 @@ impl Run<'_> {
     fn cut(&mut self, reason: Box<str>, progress: bool, retry_after: Option<u64>) -> StepResult {
         self.job.tries = if progress { 0 } else { self.job.tries + 1 };
         if self.job.tries >= FETCH_TRIES {
-            return StepResult::End(Code::Download, format!("cannot download, tried {FETCH_TRIES} times: {reason}"));
+            let from = self.job.shown_url();
+            return StepResult::End(
+                Code::Download,
+                format!("cannot download {from}, tried {FETCH_TRIES} times: {reason}"),
+            );
         }
         let doubled = self.state.options.times.fetch * (1 << self.job.tries.saturating_sub(1));
         let mut pause = doubled.min(FETCH_PAUSE);
@@ -101,8 +107,8 @@ impl Run<'_> {
             let most = if self.state.options.keyed { FETCH_PAUSE } else { Duration::MAX };
             pause = pause.max(self.state.exchanges.schedule.package_pause(seconds).min(most));
         }
-        let (id, wait) = (self.id(), Decimal::seconds(pause));
-        let text = format_args!("job \"{id}\": download interrupted, tried again in {wait} s: {reason}");
+        let (id, from, wait) = (self.id(), self.job.shown_url(), Decimal::seconds(pause));
+        let text = format_args!("job \"{id}\": download of {from} interrupted, tried again in {wait} s: {reason}");
         log(self.out, Level::Warn, text);
         self.wait_for(Activity::FetchAgain(self.now.time + pause, reason))
     }

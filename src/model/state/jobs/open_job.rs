@@ -16,6 +16,7 @@ use crate::model::plan::{Direction, Plan, Step, NOTHING};
 use crate::model::record::{JobRecord, Phase};
 use crate::model::spec::Name;
 use crate::model::state::Goal;
+use crate::model::url::Url;
 
 /// One open job.
 #[derive(Clone, Debug)]
@@ -207,6 +208,12 @@ impl OpenJob {
     /// What it does; `None` once it has ended.
     pub fn action(&self) -> Option<&JobAction> {
         self.content.as_ref().map(|job| &job.action)
+    }
+
+    /// Where its package is fetched from, as people may see it.
+    pub fn shown_url(&self) -> String {
+        let url = self.source().and_then(|source| Url::parse(&source.url).ok());
+        url.map_or_else(|| "the package".into(), |url| url.shown())
     }
 
     /// The package it brings.

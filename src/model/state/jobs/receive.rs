@@ -197,7 +197,8 @@ impl State {
             }
             Activity::WaitingForSlot => "waits for another download".to_string(),
             Activity::FetchAgain(at, why) => {
-                format!("download interrupted, tried again in {} s: {why}", at.since(now.time).as_secs())
+                let (from, wait) = (job.shown_url(), at.since(now.time).as_secs());
+                format!("download of {from} interrupted, tried again in {wait} s: {why}")
             }
             Activity::Tools(tools) if tools.again.is_some() => "waits for the package manager's lock".to_string(),
             Activity::Step if job.is_at(Step::TryServers) => "the new server list is on trial".to_string(),
