@@ -339,7 +339,9 @@ fn worked_definitions_of_daemons_that_say_when_they_are_ready() {
     wait_detail(&host, "redis", "Ready to accept connections");
     host.write("haproxy.cfg", &haproxy.replace("/web", "/other"));
     assert_eq!(host.cli(&["reload", "haproxy"]).code, 0);
-    host.wait("the new configuration", || host.path("other").exists());
+    // While it reloads it may miss the stop signal.
+    let reloads = || host.read("log/haproxy.log").matches("Former worker").count();
+    host.wait("the new configuration", || host.path("other").exists() && reloads() == 2);
     assert_eq!(host.cli(&["stop", "--all"]).code, 0);
     assert!(host.agents_processes().is_empty(), "{:?}", host.agents_processes());
 }
