@@ -121,7 +121,7 @@ fn a_main_process_moves_within_the_tree() {
     agent(&host, "web", &program, &[("restartsecs", "1000")]);
     host.start();
     let seen = wait_detail(&host, "web", "moved");
-    assert_eq!(seen.pid.to_string(), host.read("pid"), "{seen:?}");
+    host.wait("the process that follows", || host.read("pid") == seen.pid.to_string());
     assert_eq!(host.cli(&["start", "web"]).code, 0);
     for end in ["kill -9", "reexec"] {
         match end {
