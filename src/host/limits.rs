@@ -4,9 +4,11 @@
 //! v2, else by v1, else by polling. `prepare` sets the limits and reads them back at each start, `attach` finds what an
 //! earlier daemon set. What is not possible comes back as notes for the log, each of them once. Nothing here polls.
 
-use std::fmt;
-use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+mod agent_groups;
+mod removal;
+mod usage;
+
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -15,8 +17,8 @@ use crate::kernel::{Pid, Process};
 use crate::model::spec::{self, Name};
 use crate::sorted_map::SortedMap;
 use crate::sys::file::read_text;
-use crate::sys::poll::Counter;
-use crate::text::{exact_size, size};
+use agent_groups::AgentGroups;
+pub use usage::{OutOfMemory, Usage};
 
 /// The v1 hierarchies that can identify the processes of an agent where there is no v2, best first: the freezer can also
 /// stop a fork bomb, and those whose groups cost processor time or memory come last. Not cpuset, whose new groups refuse
@@ -50,22 +52,6 @@ struct MountedHierarchy {
     group: Option<Result<Group, Error>>,
 }
 
-/// The groups of one agent.
-#[derive(Debug, Default)]
-struct AgentGroups {
-    tracking: Option<Leaf>,
-    memory: Option<Box<Leaf>>,
-    cpu: Option<Box<Leaf>>,
-    tasks: Option<Box<Leaf>>,
-    memory_limit: Option<u64>,
-    /// No limit is set in its groups, so its next start need not lift any.
-    unlimited: bool,
-    /// The kernel's count of kills when the agent was started or last asked about, and whether it counts kills.
-    baseline: Option<(u64, bool)>,
-    /// For a memory limit by v1: is raised when it is hit.
-    alarm: Option<Counter>,
-}
-
 /// Which limits the daemon enforces itself, by looking at the tree from time to time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polled {
@@ -89,34 +75,6 @@ pub struct Prepared {
     pub polled: Polled,
     /// Lines for the log; each text comes only once.
     pub notes: Vec<String>,
-}
-
-/// What an agent's groups have counted; `None` for what no group counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Processor time since the group was made, microseconds. It starts from zero when the group is made again.
-    pub cpu: Option<u64>,
-    /// Memory in use, bytes.
-    pub memory: Option<u64>,
-}
-
-/// The kernel killed a process of an agent because the agent had reached its memory limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutOfMemory {
-    /// The most memory it used, bytes; `None` where the kernel does not record it.
-    pub peak: Option<u64>,
-    /// Its limit, bytes.
-    pub limit: u64,
-}
-
-impl fmt::Display for OutOfMemory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("out of memory: ")?;
-        if let Some(peak) = self.peak {
-            write!(f, "{} used, ", size(peak as f64))?;
-        }
-        write!(f, "limit {}", exact_size(self.limit))
-    }
 }
 
 impl Limits {
@@ -396,20 +354,6 @@ impl Limits {
         Some(self.agents.get(name)?.tracking.as_ref()?.populated())
     }
 
-    /// Removes an agent's group unless a process is in it.
-    pub fn vacate(&mut self, name: &str) {
-        let Some(held) = self.agents.get_mut(name) else { return };
-        // Where it cannot be removed, the processes in it show at the next look.
-        if held.tracking.as_ref().is_some_and(|leaf| fs::remove_dir(leaf.dir()).is_ok()) {
-            let gone = held.tracking.take();
-            for leaf in [&mut held.memory, &mut held.cpu, &mut held.tasks] {
-                leaf.take_if(|leaf| Some(&**leaf) == gone.as_ref());
-            }
-            // Its directory may have been the last one in the group of an earlier daemon.
-            self.leftover.extend(gone);
-        }
-    }
-
     /// Has the kernel kill all processes in an agent's group in one step; false where the kernel or the hierarchy cannot.
     ///
     /// # Errors
@@ -433,95 +377,6 @@ impl Limits {
         Some(leaf.freezer()).filter(|file| file.exists())
     }
 
-    /// What an agent's groups have counted. For what is `None` here, see `Trees::usage`.
-    pub fn usage(&self, name: &str) -> Usage {
-        let Some(held) = self.agents.get(name) else { return Usage::default() };
-        let mut usage = Usage::default();
-        for leaf in held.leaves() {
-            usage.cpu = usage.cpu.or_else(|| leaf.cpu());
-            usage.memory = usage.memory.or_else(|| leaf.memory());
-        }
-        usage
-    }
-
-    /// Whether processes of the agent were killed because it was out of memory, since its start or since the last call that
-    /// returned this. `sigkilled`: its main process was ended by SIGKILL. Where the kernel counts only how often the limit
-    /// was hit, a hit together with `sigkilled` counts as such a kill.
-    pub fn oom_killed(&mut self, name: &str, sigkilled: bool) -> Option<OutOfMemory> {
-        let held = self.agents.get_mut(name)?;
-        let limit = held.memory_limit?;
-        let leaf = held.memory.as_ref()?;
-        let (count, kills) = leaf.oom_kills()?;
-        let (before, _) = held.baseline?;
-        if count <= before || !(kills || sigkilled) {
-            return None;
-        }
-        held.baseline = Some((count, kills));
-        Some(OutOfMemory { peak: leaf.memory_peak(), limit })
-    }
-
-    /// The descriptors that become readable at once when an agent is out of memory: one for each agent whose memory is
-    /// limited by v1, in an order that stays the same until the next call that changes anything.
-    pub fn alarms(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.agents.values().filter_map(|held| Some(held.alarm.as_ref()?.as_fd()))
-    }
-
-    /// The agent of the descriptor at `index` in `alarms`, if its memory limit was hit.
-    pub fn alarmed(&mut self, index: usize) -> Option<(Name, OutOfMemory)> {
-        let (name, held) = self.agents.iter().filter(|(_, held)| held.alarm.is_some()).nth(index)?;
-        let raised = held.alarm.as_ref().is_some_and(Counter::take);
-        let peak = held.memory.as_ref().and_then(|leaf| leaf.memory_peak());
-        raised.then_some((name.clone(), OutOfMemory { peak, limit: held.memory_limit? }))
-    }
-
-    /// Forgets an agent of which no process is left, and removes its groups; those that are not empty yet are removed later.
-    pub fn release(&mut self, name: &str) {
-        if let Some(held) = self.agents.remove(name) {
-            for leaf in held.leaves() {
-                self.leftover.push(leaf.clone());
-            }
-        }
-        self.remove_leftover();
-    }
-
-    /// Removes the groups that no agent is in, in every hierarchy: those that were not empty when their agent was released, and
-    /// those that an earlier daemon left. To be called with each check, once every agent that runs has been attached, and not
-    /// during a start, when the child is not in its group yet.
-    pub fn remove_empty_groups(&mut self) {
-        let mut old = Vec::new();
-        for index in 0..self.hierarchies.len() {
-            let MountedHierarchy { hierarchy, group } = &self.hierarchies[index];
-            let is_there = |base: &Path| base.join(self.own_name()).is_dir();
-            // A group that no agent has needed yet is not made for this.
-            if group.is_some() || is_there(&hierarchy.mount) || is_there(&hierarchy.own) {
-                let Ok(group) = self.group(index) else { continue };
-                old.extend(group.leaves().iter().map(|name| group.find(name)));
-            }
-        }
-        for leaf in old {
-            let used = self.agents.get(leaf.name()).is_some_and(|held| held.leaves().contains(&&leaf));
-            // Empty groups below one that is in use belong to the agent.
-            if !used && spec::is_name(leaf.name()) && !self.leftover.contains(&leaf) && !leaf.populated() {
-                self.leftover.push(leaf);
-            }
-        }
-        self.remove_leftover();
-    }
-
-    fn remove_leftover(&mut self) {
-        let own = self.own_name().to_string();
-        let agents = &self.agents;
-        self.leftover.retain(|leaf| {
-            let used = agents.get(leaf.name()).is_some_and(|held| held.leaves().contains(&leaf));
-            let stays = !used && leaf.remove().is_err();
-            if !used && !stays && !leaf.group().ends_with(&own) {
-                // The group of an earlier daemon is of no use once it is empty.
-                let _ = fs::remove_dir(leaf.group());
-            }
-            stays
-        });
-    }
-
     /// The agents of an earlier daemon that still have processes in their groups and have not been attached.
     pub fn leftovers(&self) -> Vec<(Name, Vec<Pid>)> {
         let mut leftovers = Vec::new();
@@ -536,60 +391,6 @@ impl Limits {
             }
         }
         leftovers
-    }
-
-    /// Removes all empty groups; for the end of a daemon that has stopped its agents.
-    pub fn close(&mut self) {
-        self.remove_empty_groups();
-        for mounted in &self.hierarchies {
-            if let Some(Ok(group)) = &mounted.group {
-                group.close();
-            }
-        }
-    }
-}
-
-impl AgentGroups {
-    /// What enforces these limits, see `Prepared::by`.
-    fn by(&self, limits: &spec::Limits) -> Option<Box<str>> {
-        let by = |leaf: &Option<Box<Leaf>>, without| leaf.as_ref().map_or(without, |leaf| leaf.version().name());
-        let all = [
-            limits.cpu.map(|_| ("CPU", by(&self.cpu, "polled"))),
-            limits.memory.map(|_| ("memory", by(&self.memory, "polled"))),
-            limits.tasks.map(|_| ("tasks", by(&self.tasks, "not held"))),
-        ];
-        let all: Vec<_> = all.into_iter().flatten().collect();
-        let first = all.first()?.1;
-        if first != "not held" && all.iter().all(|(_, by)| *by == first) {
-            return Some(first.into());
-        }
-        let each: Vec<_> = all.iter().map(|(limit, by)| format!("{limit}={by}")).collect();
-        Some(each.join(" ").into())
-    }
-
-    /// The ways into its groups, as in `Prepared`, and what is wrong with others.
-    fn entrances(&self) -> (Option<OwnedFd>, Vec<OwnedFd>, Vec<String>) {
-        let (mut cgroup, mut cgroups, mut errors) = (None, Vec::new(), Vec::new());
-        for leaf in self.leaves() {
-            match leaf.directory().ok_or_else(|| leaf.entrance()) {
-                Ok(directory) => cgroup = Some(directory),
-                Err(Ok(fd)) => cgroups.push(fd),
-                Err(Err(error)) => errors.push(error.to_string()),
-            }
-        }
-        (cgroup, cgroups, errors)
-    }
-
-    /// The groups of the agent, each once.
-    fn leaves(&self) -> Vec<&Leaf> {
-        let mut leaves: Vec<&Leaf> = Vec::new();
-        let limits = [&self.memory, &self.cpu, &self.tasks].into_iter().flatten().map(|leaf| &**leaf);
-        for leaf in self.tracking.iter().chain(limits) {
-            if !leaves.contains(&leaf) {
-                leaves.push(leaf);
-            }
-        }
-        leaves
     }
 }
 

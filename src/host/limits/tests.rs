@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
-use super::*;
+use std::fs;
 use std::path::{Path, PathBuf};
+
+use super::*;
 
 /// A directory that looks like a cgroup v2 mount with one agent's group, made for one test and removed at its end.
 struct Fake(PathBuf);

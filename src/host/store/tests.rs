@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::kernel::Time;
-use crate::model::job::JobId;
-use crate::model::job::{Code, Outcome};
+use crate::model::job::{Code, JobId, Outcome};
 use crate::model::plan::Direction;
 use crate::model::record::{Phase, Wanted};
 use crate::model::spec::Fingerprints;

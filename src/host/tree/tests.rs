@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use super::meter::Reading;
 use super::*;
 
 /// Above the ids of real processes, so that none of those is looked at.
