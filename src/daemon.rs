@@ -9,6 +9,7 @@
 //! resolves a name or moves bulk data.
 
 mod act;
+mod agent_start;
 mod background;
 mod checks;
 mod children;
@@ -19,7 +20,9 @@ mod fault_injection;
 mod helpers;
 mod identity;
 mod inspections;
+mod main_process;
 mod notifications;
+mod output_tail;
 mod outputs;
 mod packages;
 mod records;

@@ -24,6 +24,8 @@ pub mod runtime_directory;
 pub mod reexec_state;
 pub mod membership;
 pub mod main_process;
+pub mod descriptors;
 pub mod ending;
+pub mod secrets;
 pub mod agent;
 pub mod state;

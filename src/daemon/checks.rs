@@ -10,12 +10,13 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::children::{kill_all_below, longest_value, without_values, TAIL};
+use super::children::kill_all_below;
 use super::{Daemon, Owner};
 use crate::host::disk::{list, publish};
 use crate::host::proc;
 use crate::kernel::{Exit, Process};
 use crate::model::event::Event;
+use crate::model::secrets::{longest_value, without_values, TAIL};
 use crate::model::spec::Name;
 use crate::sys::file::{read_text, read_up_to};
 use crate::sys::poll::PollFd;

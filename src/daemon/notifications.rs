@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::children::{replace_values, TAIL};
 use super::reexec::take_descriptor;
 use super::Daemon;
 use crate::error::Error;
@@ -19,6 +18,7 @@ use crate::host::proc::alive;
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, AgentState};
 use crate::model::event::{Event, Notification};
+use crate::model::secrets::{replace_values, TAIL};
 use crate::model::spec::{notify_socket, Kind, Name, NOTIFY_DIR};
 use crate::sys::monotonic;
 use crate::sys::notify::{bind, receive};

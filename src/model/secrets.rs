@@ -1,0 +1,74 @@
+//! What of an agent's environment nobody may see in a message, and messages without it.
+
+use super::spec::Envs;
+
+/// How much of the output of an agent or of a check goes into the message about its end, bytes.
+pub const TAIL: u64 = 400;
+
+/// Shorter values of the environment are shown: they are no secrets, and a text without them would be unreadable.
+const SECRET_MIN: usize = 6;
+
+/// What is shown of an environment by its name alone: values of a certain length, and whatever a job gave. The longest come
+/// first, as they may contain others.
+pub fn secrets(mut all: Envs, of_job: &Envs) -> Envs {
+    all.retain(|variable| variable.1.len() >= SECRET_MIN || !variable.1.is_empty() && of_job.contains(variable));
+    all.sort_by_key(|(_, value)| usize::MAX - value.len());
+    all
+}
+
+/// The length of the longest value in an agent's environment, bytes: a value may begin that far before the last `TAIL` bytes.
+pub fn longest_value(envs: &Envs) -> usize {
+    envs.iter().map(|(_, value)| value.len()).max().unwrap_or(0)
+}
+
+/// The last `TAIL` bytes of `text` with the values of `envs` replaced by `$NAME`. Where they begin in the middle of a value, they
+/// begin after it.
+pub fn without_values(text: &str, envs: &Envs) -> String {
+    let mut start = text.len().saturating_sub(TAIL as usize);
+    for (_, value) in envs {
+        let mut starts = (start + 1).saturating_sub(value.len())..start;
+        let last = starts.rfind(|&at| text.as_bytes()[at..].starts_with(value.as_bytes()));
+        start = last.map_or(start, |at| at + value.len());
+    }
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    replace_values(&text[start..], envs)
+}
+
+/// `text` with the values of `envs` replaced by `$NAME`.
+pub fn replace_values(text: &str, envs: &Envs) -> String {
+    envs.iter().fold(text.to_string(), |text, (name, value)| text.replace(&**value, &format!("${name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_values_are_shown_unless_a_job_gave_them() {
+        let envs = |pairs: &[(&str, &str)]| -> Envs {
+            pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+        };
+        let all = envs(&[("A", "short"), ("B", "at least"), ("C", "longest of all"), ("D", "job"), ("E", "")]);
+        let of_job = envs(&[("D", "job"), ("E", "")]);
+        assert_eq!(secrets(all, &of_job), envs(&[("C", "longest of all"), ("B", "at least"), ("D", "job")]));
+    }
+
+    #[test]
+    fn no_part_of_a_value_is_shown() {
+        let (secret, lines) = ("a secret of some length", "two\nlines of a secret");
+        let envs: Envs =
+            [("SECRET", secret), ("SECRET", lines)].map(|(name, value)| (name.into(), value.into())).into();
+        // Wherever what is shown begins.
+        for padding in TAIL as usize - 60..TAIL as usize + 60 {
+            for value in [secret, lines] {
+                let text = format!("before {value}{} abc {value} \u{e9}nd", "x".repeat(padding));
+                let shown = without_values(&text, &envs);
+                assert!(shown.ends_with("x abc $SECRET \u{e9}nd"), "{padding}: {shown}");
+                let first = shown.split("xxx").next().unwrap_or_default();
+                assert!(["", "x"].contains(&first) || first.ends_with("$SECRET"), "{padding}: {shown}");
+            }
+        }
+    }
+}
