@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bootagent::host::cgroup;
-use bootagent::host::limits::{Limits, Prepared};
+use bootagent::host::limits::{Enforcement, Limits};
 use bootagent::host::proc::{self, Snapshot};
 use bootagent::host::tree::{Leftover, Trees};
 use bootagent::kernel::{self, Gid, Process, Resource, Sig, Uid};
@@ -437,23 +437,23 @@ while True:
     Ok(None)
 }
 
-/// Limits by this host's own control groups, when they can be written; `prepare` said by which.
-fn real(world: &World, wanted: &spec::Limits) -> Option<(Limits, Prepared)> {
+/// Limits by this host's own control groups, when they can be written; `apply` said by which.
+fn real(world: &World, wanted: &spec::Limits) -> Option<(Limits, Enforcement)> {
     if own_uid().0 != 0 {
         return None;
     }
     let mut limits = Limits::detect(&world.state_dir, None);
-    let prepared = limits.prepare(&"web".into(), wanted);
-    (prepared.cgroup.is_some() || !prepared.cgroups.is_empty()).then_some((limits, prepared))
+    let enforcement = limits.apply(&"web".into(), wanted);
+    (enforcement.cgroup.is_some() || !enforcement.cgroups.is_empty()).then_some((limits, enforcement))
 }
 
 const NO_GROUP: &str = "needs root and a control group hierarchy that can be written";
 
 /// Starts `script` as the agent `web` inside its groups.
-fn begin_in(world: &World, trees: &mut Trees, script: &str, prepared: Prepared) -> Process {
+fn begin_in(world: &World, trees: &mut Trees, script: &str, enforcement: Enforcement) -> Process {
     let mut setup = world.setup("web", script);
-    setup.cgroups = prepared.cgroups;
-    setup.cgroup = prepared.cgroup;
+    setup.cgroups = enforcement.cgroups;
+    setup.cgroup = enforcement.cgroup;
     let leader = world.spawn(&setup);
     trees.started(&"web".into(), leader);
     leader
@@ -482,11 +482,11 @@ fn places(world: &World) -> Vec<String> {
 }
 
 fn a_group_holds_what_hides(world: &World) -> Verdict {
-    let Some((limits, prepared)) = real(world, &spec::Limits::default()) else { return Ok(Some(NO_GROUP)) };
-    check(prepared.by.is_none(), "nothing is limited")?;
+    let Some((limits, enforcement)) = real(world, &spec::Limits::default()) else { return Ok(Some(NO_GROUP)) };
+    check(enforcement.by.is_none(), "nothing is limited")?;
     let mut trees = world.trees();
     // An orphan in a session of its own with an empty environment, before anybody has looked.
-    let leader = begin_in(world, &mut trees, "env -i setsid sh -c 'env -i sleep 1000 & exit 0'; exit 0", prepared);
+    let leader = begin_in(world, &mut trees, "env -i setsid sh -c 'env -i sleep 1000 & exit 0'; exit 0", enforcement);
     wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
     trees.ended("web");
     trees.forget_snapshot();
@@ -507,16 +507,16 @@ fn a_group_holds_what_hides(world: &World) -> Verdict {
 
 fn memory_is_limited_and_the_kill_is_known(world: &World) -> Verdict {
     let wanted = spec::Limits { memory: Some(20 << 20), ..spec::Limits::default() };
-    let Some((mut limits, prepared)) = real(world, &wanted) else { return Ok(Some(NO_GROUP)) };
-    let by = prepared.by.clone().unwrap_or_default();
-    if prepared.polled.memory {
+    let Some((mut limits, enforcement)) = real(world, &wanted) else { return Ok(Some(NO_GROUP)) };
+    let by = enforcement.by.clone().unwrap_or_default();
+    if enforcement.polled.memory {
         limits.release("web");
         limits.close();
         return Ok(Some("needs a memory controller"));
     }
     check(by.starts_with("cgroup"), &by)?;
     let mut trees = world.trees();
-    let leader = begin_in(world, &mut trees, "exec tail /dev/zero", prepared);
+    let leader = begin_in(world, &mut trees, "exec tail /dev/zero", enforcement);
     let mut killed = None;
     wait_until("the kernel's kill", &mut trees, |_| {
         killed = killed.or_else(|| limits.oom_killed("web", !proc::alive(leader)));
@@ -526,7 +526,7 @@ fn memory_is_limited_and_the_kill_is_known(world: &World) -> Verdict {
     check(killed.limit == 20 << 20 && killed.peak.is_none_or(|peak| peak > 10 << 20), &killed.to_string())?;
     trees.ended("web");
     // The next start is measured from where this one ended.
-    let again = limits.prepare(&"web".into(), &wanted);
+    let again = limits.apply(&"web".into(), &wanted);
     check(limits.oom_killed("web", true).is_none() && again.by.as_deref() == Some(&*by), "a start begins anew")?;
     let leader = begin_in(world, &mut trees, "exec sleep 1000", again);
     check(limits.usage("web").memory.is_some_and(|bytes| bytes <= 20 << 20), "its use is counted")?;
@@ -542,14 +542,14 @@ fn memory_is_limited_and_the_kill_is_known(world: &World) -> Verdict {
 
 fn processor_time_is_limited(world: &World) -> Verdict {
     let wanted = spec::Limits { cpu: Some(1000), ..spec::Limits::default() };
-    let Some((mut limits, prepared)) = real(world, &wanted) else { return Ok(Some(NO_GROUP)) };
-    if prepared.polled.cpu {
+    let Some((mut limits, enforcement)) = real(world, &wanted) else { return Ok(Some(NO_GROUP)) };
+    if enforcement.polled.cpu {
         limits.release("web");
         limits.close();
         return Ok(Some("needs a cpu controller"));
     }
     let mut trees = world.trees();
-    begin_in(world, &mut trees, "while :; do :; done & while :; do :; done", prepared);
+    begin_in(world, &mut trees, "while :; do :; done & while :; do :; done", enforcement);
     wait_until("two loops", &mut trees, |trees| trees.left("web", Scope::Tree, &limits) == 2)?;
     let used = |trees: &mut Trees| trees.usage("web", &limits).0.cpu.unwrap_or(0);
     let (began, before) = (Instant::now(), used(&mut trees));

@@ -53,7 +53,7 @@ impl Daemon {
             Action::Reexec(program, until) => self.reexec(&program, until),
             Action::Quit(code) => self.quit = Some(code),
 
-            Action::Prepare(name) => self.start_agent(name, true),
+            Action::StartPrestart(name) => self.start_agent(name, true),
             Action::Start(name) => self.start_agent(name, false),
             Action::FindMain(name) => self.find_main(name),
             Action::FollowMain(name, process) => self.follow_moved(&name, process),

@@ -47,8 +47,8 @@ impl Daemon {
     fn spawn_agent(&mut self, name: &Name, prestart: bool) -> Result<Event, Error> {
         let spec = self.state.spec(name).ok_or("it has no definition")?;
         let before = spec.prestart.as_ref().filter(|_| prestart);
-        let prepared = self.limits.prepare(name, &spec.limits);
-        for note in &prepared.notes {
+        let limits = self.limits.apply(name, &spec.limits);
+        for note in &limits.notes {
             self.log.write(Level::Info, &note);
         }
         let output = self.outputs.open(name);
@@ -72,8 +72,8 @@ impl Daemon {
                 self.trees.leave_behind(name, None, &self.limits);
             }
         }
-        setup.cgroups = prepared.cgroups;
-        setup.cgroup = prepared.cgroup;
+        setup.cgroups = limits.cgroups;
+        setup.cgroup = limits.cgroup;
         let pid = match self.children.spawn(&setup) {
             Ok(pid) => pid,
             // No child was made, which is not the fault of the definition.
@@ -87,15 +87,15 @@ impl Daemon {
         self.trees.started(name, process);
         if prestart {
             self.children.insert(pid, Owner::Prestart(name.clone()));
-            return Ok(Event::Preparing(name.clone(), process));
+            return Ok(Event::PrestartStarted(name.clone(), process));
         }
         self.children.insert(pid, Owner::Agent(name.clone()));
         Ok(Event::Started {
             name: name.clone(),
             process,
-            limits_by: prepared.by,
-            poll_cpu: prepared.polled.cpu,
-            poll_memory: prepared.polled.memory,
+            limits_by: limits.by,
+            poll_cpu: limits.polled.cpu,
+            poll_memory: limits.polled.memory,
         })
     }
 

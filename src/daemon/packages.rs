@@ -179,10 +179,9 @@ impl Daemon {
             self.move_to_trash(&dir);
         }
         let open = || open_nofollow(&file, OpenOptions::new().read(true), 0);
-        let prepared =
-            fs::DirBuilder::new().mode(0o755).create(&dir).map_err(|error| with_context("make", &dir, &error));
+        let made = fs::DirBuilder::new().mode(0o755).create(&dir).map_err(|error| with_context("make", &dir, &error));
         let started =
-            prepared.and_then(|()| open().map_err(|error| with_context("open", &file, &error))).and_then(|package| {
+            made.and_then(|()| open().map_err(|error| with_context("open", &file, &error))).and_then(|package| {
                 let request = HelperRequest::Unpack {
                     format,
                     dir: dir.to_string_lossy().into_owned(),

@@ -99,7 +99,7 @@ impl Daemon {
         protect(&mut notes);
         let nofile = reexec_data.as_ref().and_then(|data| data.nofile).or_else(raise_open_files);
         let program = reexec_data.as_ref().map_or_else(installed, |data| data.program.clone());
-        let helpers = prepare_helpers(&config, &mut notes);
+        let helpers = open_helpers(&config, &mut notes);
         notes.extend(config_files::shared_directories(&config).into_iter().map(|text| (Level::Warn, text)));
         // An attempt that fails is repeated with the first check, and logged there.
         let _ = run_files.write_pid_file(run_dir);
@@ -324,7 +324,7 @@ fn open_sources(
     Ok(Sources { signals, setup_errors, control })
 }
 
-fn prepare_helpers(config: &Config, notes: &mut Vec<(Level, String)>) -> Helpers {
+fn open_helpers(config: &Config, notes: &mut Vec<(Level, String)>) -> Helpers {
     let mut binary = Binary::own(&std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
     let users = HelperUsers::new(config, &mut binary);
     notes.append(&mut users.notes());

@@ -1,7 +1,7 @@
 //! The control groups that limit an agent and identify its processes: for each limit the best that the host offers.
 //!
 //! Every agent gets a group in one writable hierarchy, with or without controllers. Memory and CPU are limited by cgroup
-//! v2, else by v1, else by polling. `prepare` sets the limits and reads them back at each start, `attach` finds what an
+//! v2, else by v1, else by polling. `apply` sets the limits and reads them back at each start, `attach` finds what an
 //! earlier daemon set. What is not possible comes back as notes for the log, each of them once. Nothing here polls.
 
 mod agent_groups;
@@ -61,9 +61,9 @@ pub struct Polled {
     pub memory: bool,
 }
 
-/// What `prepare` and `attach` have found.
+/// What enforces the limits of an agent, and the ways into its groups, as `apply` and `attach` return it.
 #[derive(Debug, Default)]
-pub struct Prepared {
+pub struct Enforcement {
     /// Files the child writes `0` to, one for each hierarchy of v1, before its program runs.
     pub cgroups: Vec<OwnedFd>,
     /// The open directory of its v2 group, in which the child can be created.
@@ -167,7 +167,7 @@ impl Limits {
     }
 
     /// Sets the limits of an agent that is about to be started, and reads them back. `oom_killed` counts from here on.
-    pub fn prepare(&mut self, name: &Name, limits: &spec::Limits) -> Prepared {
+    pub fn apply(&mut self, name: &Name, limits: &spec::Limits) -> Enforcement {
         self.remove_leftover();
         let unlimited = limits.memory.is_none() && limits.cpu.is_none() && limits.tasks.is_none();
         // An agent that is started again has its group already, unless it was removed from outside.
@@ -178,7 +178,7 @@ impl Limits {
             .and_then(|leaf| Some((leaf.directory()?, leaf.clone())));
         if let Some((directory, leaf)) = kept {
             let held = AgentGroups { tracking: Some(leaf), unlimited: true, ..AgentGroups::default() };
-            return self.finish(name, limits, held, Prepared { cgroup: Some(directory), ..Prepared::default() });
+            return self.finish(name, limits, held, Enforcement { cgroup: Some(directory), ..Enforcement::default() });
         }
         let mut held = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
         held.tracking = self.tracking.and_then(|index| self.leaf(index, name));
@@ -197,13 +197,13 @@ impl Limits {
         for error in errors {
             self.note(format!("agent \"{name}\": {error}"));
         }
-        let prepared = Prepared { cgroup, cgroups, ..Prepared::default() };
-        self.finish(name, limits, held, prepared)
+        let enforcement = Enforcement { cgroup, cgroups, ..Enforcement::default() };
+        self.finish(name, limits, held, enforcement)
     }
 
     /// Takes over an agent that an earlier daemon started: the limits that are set in its groups stay as they are. A limit
     /// under which none of these processes of the agent is, its main process first of all, is polled from now on.
-    pub fn attach(&mut self, name: &Name, limits: &spec::Limits, processes: &[Process]) -> Prepared {
+    pub fn attach(&mut self, name: &Name, limits: &spec::Limits, processes: &[Process]) -> Enforcement {
         let mut held = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
         for index in 0..self.hierarchies.len() {
             let version = self.hierarchies[index].hierarchy.version;
@@ -235,7 +235,7 @@ impl Limits {
             }
         }
         held.baseline = held.memory.as_ref().and_then(|leaf| leaf.oom_kills());
-        self.finish(name, limits, held, Prepared::default())
+        self.finish(name, limits, held, Enforcement::default())
     }
 
     fn finish(
@@ -243,8 +243,8 @@ impl Limits {
         name: &Name,
         limits: &spec::Limits,
         mut held: AgentGroups,
-        mut prepared: Prepared,
-    ) -> Prepared {
+        mut enforcement: Enforcement,
+    ) -> Enforcement {
         held.alarm = match held.memory.as_ref().map(|leaf| leaf.memory_alarm()) {
             Some(Ok(alarm)) => alarm,
             // Without the alarm the end of the main process shows it.
@@ -254,16 +254,16 @@ impl Limits {
             }
             None => None,
         };
-        prepared.polled.memory = limits.memory.is_some() && held.memory.is_none();
-        prepared.polled.cpu = limits.cpu.is_some() && held.cpu.is_none();
-        prepared.by = held.by(limits);
+        enforcement.polled.memory = limits.memory.is_some() && held.memory.is_none();
+        enforcement.polled.cpu = limits.cpu.is_some() && held.cpu.is_none();
+        enforcement.by = held.by(limits);
         if limits.tasks.is_some() && held.tasks.is_none() {
             self.note("limits of tasks are not held".into());
         }
-        if prepared.polled.memory {
+        if enforcement.polled.memory {
             self.note("memory limits are polled".into());
         }
-        if prepared.polled.cpu {
+        if enforcement.polled.cpu {
             self.note("CPU limits are polled".into());
         }
         // Groups of its last run that this run does not use, where they were not released in between.
@@ -275,11 +275,11 @@ impl Limits {
             }
         }
         self.agents.insert(name.clone(), Box::new(held));
-        prepared.notes = std::mem::take(&mut self.notes);
-        prepared
+        enforcement.notes = std::mem::take(&mut self.notes);
+        enforcement
     }
 
-    /// The ways into the groups of an agent that runs, as in `Prepared`.
+    /// The ways into the groups of an agent that runs, as in `Enforcement`.
     pub fn entrances(&self, name: &str) -> (Option<OwnedFd>, Vec<OwnedFd>) {
         let (cgroup, cgroups, _) = self.agents.get(name).map(|held| held.entrances()).unwrap_or_default();
         (cgroup, cgroups)

@@ -5,12 +5,12 @@
 //! | Down, Fatal | start | Down | - | - | - | - | - | - |
 //! | Waiting | start | Down | - | - | - | - | - | start at `until` |
 //! | Starting | - | Stopping | Running, Forking | policy | - | - | - | - |
-//! | Preparing | - | Stopping | - | policy | Starting, or Stopping | - | - | Stopping at the timeout |
+//! | Prestart | - | Stopping | - | policy | Starting, or Stopping | - | - | Stopping at the timeout |
 //! | Forking | - | Stopping | - | policy | find the main process, or Stopping | - | - | find again, or Stopping at the timeout |
 //! | Running | - | Stopping | - | policy | Stopping (its other processes) | - | - | health check |
 //! | Stopping | start afterwards | stay down afterwards | signal the process | count | count | conclude | signal, count again | SIGKILL, count again |
 //!
-//! An agent with a `prestart` goes from Starting to Preparing (`preparing`), and with its end back to Starting.
+//! An agent with a `prestart` goes from Starting to Prestart (`prestart_started`), and with its end back to Starting.
 //!
 //! "policy" is what `restart::judge` says; "conclude" does what `AfterStop` says, once the main process is gone too. When
 //! the host cannot start a process for lack of resources, Starting becomes Waiting. A dash is an event that cannot happen
@@ -206,7 +206,7 @@ impl Agent {
     /// earlier runs have left.
     pub fn run_began(&self) -> Option<u64> {
         match &self.state {
-            AgentState::Running { .. } | AgentState::Forking { .. } | AgentState::Preparing { .. } => self.spares,
+            AgentState::Running { .. } | AgentState::Forking { .. } | AgentState::Prestart { .. } => self.spares,
             AgentState::Stopping(stopping) if stopping.main_process.is_some() => self.spares,
             _ => None,
         }
@@ -349,7 +349,7 @@ impl Agent {
             AgentState::Down | AgentState::Fatal => true,
             AgentState::Waiting { .. }
             | AgentState::Starting
-            | AgentState::Preparing { .. }
+            | AgentState::Prestart { .. }
             | AgentState::Forking { .. }
             | AgentState::Running { .. } => false,
         }
@@ -393,7 +393,7 @@ impl Agent {
     /// Its main process, its starter or its `prestart`, if that is alive.
     pub fn process(&self) -> Option<Process> {
         match &self.state {
-            AgentState::Running { process, .. } | AgentState::Preparing { process, .. } => Some(*process),
+            AgentState::Running { process, .. } | AgentState::Prestart { process, .. } => Some(*process),
             AgentState::Forking { starter, .. } => *starter,
             AgentState::Stopping(stopping) => stopping.main_process.map(|(process, _)| process),
             AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Starting => None,

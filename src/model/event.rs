@@ -203,7 +203,7 @@ pub enum Event {
     NotReexeced(Box<str>),
 
     /// An agent's `prestart` was started.
-    Preparing(Name, Process),
+    PrestartStarted(Name, Process),
     /// An agent's process was started.
     Started {
         /// The agent.
@@ -348,7 +348,7 @@ pub enum Action {
     Quit(u8),
 
     /// Start an agent's `prestart`; its start follows.
-    Prepare(Name),
+    StartPrestart(Name),
     /// Start an agent's process from its definition (`State::spec`).
     Start(Name),
     /// Find the main process of a forking agent whose starter has ended.

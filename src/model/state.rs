@@ -171,8 +171,8 @@ impl State {
                 let by = (limits_by, poll_cpu, poll_memory);
                 self.step_agent(&name, now, out, &mut |agent, context| agent.started(process, &by, context));
             }
-            Event::Preparing(name, process) => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.preparing(process, context));
+            Event::PrestartStarted(name, process) => {
+                self.step_agent(&name, now, out, &mut |agent, context| agent.prestart_started(process, context));
             }
             Event::Attached { name, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);

@@ -369,7 +369,7 @@ impl Unpacking {
         Ok(Ok(()))
     }
 
-    /// Prepares the place of a member: makes the directories above it, and removes an earlier member of this name.
+    /// Makes room for a member: makes the directories above it, and removes an earlier member of this name.
     fn place(&mut self, name: &Path) -> Result<io::Result<()>, &'static str> {
         let above = name.parent().unwrap_or(Path::new(""));
         if let Err(error) = self.directory(above)? {

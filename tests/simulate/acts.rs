@@ -28,7 +28,7 @@ impl Host<'_> {
             Action::Reexec(..) | Action::Replace(..) => return Err("bootagent was not to be changed".into()),
             Action::Quit(_) => self.quit()?,
 
-            Action::Prepare(name) => return Err(format!("agent {name} has no prestart")),
+            Action::StartPrestart(name) => return Err(format!("agent {name} has no prestart")),
             Action::Start(name) => self.start(name)?,
             Action::FindMain(name) => self.find_main(name),
             Action::Signal(name, _, sig) => self.signal(&name, sig),

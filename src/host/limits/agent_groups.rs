@@ -23,7 +23,7 @@ pub(super) struct AgentGroups {
 }
 
 impl AgentGroups {
-    /// What enforces these limits, see `Prepared::by`.
+    /// What enforces these limits, see `Enforcement::by`.
     pub(super) fn by(&self, limits: &spec::Limits) -> Option<Box<str>> {
         let by = |leaf: &Option<Box<Leaf>>, without| leaf.as_ref().map_or(without, |leaf| leaf.version().name());
         let all = [
@@ -40,7 +40,7 @@ impl AgentGroups {
         Some(each.join(" ").into())
     }
 
-    /// The ways into its groups, as in `Prepared`, and what is wrong with others.
+    /// The ways into its groups, as in `Enforcement`, and what is wrong with others.
     pub(super) fn entrances(&self) -> (Option<OwnedFd>, Vec<OwnedFd>, Vec<String>) {
         let (mut cgroup, mut cgroups, mut errors) = (None, Vec::new(), Vec::new());
         for leaf in self.leaves() {

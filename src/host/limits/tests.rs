@@ -56,15 +56,15 @@ const BOTH: (Option<u32>, Option<u64>) = (Some(1000), Some(20 << 20));
 #[test]
 fn without_any_group_limits_are_polled_and_noted_once() {
     let mut limits = Limits::over(Vec::new(), "/s", None);
-    let prepared = limits.prepare(&"web".into(), &want(BOTH.0, BOTH.1));
-    assert_eq!(prepared.by.as_deref(), Some("polled"));
-    assert_eq!(prepared.polled, Polled { cpu: true, memory: true });
-    assert!(prepared.cgroups.is_empty());
-    assert_eq!(prepared.notes.len(), 3, "{:?}", prepared.notes);
-    let again = limits.prepare(&"db".into(), &want(None, BOTH.1));
+    let enforcement = limits.apply(&"web".into(), &want(BOTH.0, BOTH.1));
+    assert_eq!(enforcement.by.as_deref(), Some("polled"));
+    assert_eq!(enforcement.polled, Polled { cpu: true, memory: true });
+    assert!(enforcement.cgroups.is_empty());
+    assert_eq!(enforcement.notes.len(), 3, "{:?}", enforcement.notes);
+    let again = limits.apply(&"db".into(), &want(None, BOTH.1));
     assert_eq!((again.by.as_deref(), again.notes.len()), (Some("polled"), 0));
     assert_eq!(again.polled, Polled { cpu: false, memory: true });
-    assert_eq!(limits.prepare(&"x".into(), &want(None, None)).by, None);
+    assert_eq!(limits.apply(&"x".into(), &want(None, None)).by, None);
     assert_eq!((limits.members("web"), limits.populated("web"), limits.usage("web")), (None, None, Usage::default()));
     assert!(!limits.kill("web").unwrap() && !limits.freeze("web", true) && limits.leftovers().is_empty());
     assert_eq!(limits.oom_killed("web", true), None);
@@ -78,14 +78,14 @@ fn the_number_of_tasks_is_limited_or_said_to_be_not_held() {
     fake.put("bootagent/web/pids.max", "");
     let mut limits = fake.limits();
     let tasks = |tasks| spec::Limits { tasks, ..spec::Limits::default() };
-    let prepared = limits.prepare(&"web".into(), &tasks(Some(64)));
-    assert_eq!((prepared.by.as_deref(), &*fake.get("bootagent/web/pids.max")), (Some("cgroup2"), "64"));
-    assert_eq!(limits.prepare(&"web".into(), &tasks(None)).by, None);
+    let enforcement = limits.apply(&"web".into(), &tasks(Some(64)));
+    assert_eq!((enforcement.by.as_deref(), &*fake.get("bootagent/web/pids.max")), (Some("cgroup2"), "64"));
+    assert_eq!(limits.apply(&"web".into(), &tasks(None)).by, None);
     assert_eq!(fake.get("bootagent/web/pids.max"), "max");
     let mut without = Limits::over(Vec::new(), "/s", None);
-    assert_eq!(without.prepare(&"web".into(), &tasks(Some(64))).by.as_deref(), Some("tasks=not held"));
+    assert_eq!(without.apply(&"web".into(), &tasks(Some(64))).by.as_deref(), Some("tasks=not held"));
     let all = spec::Limits { cpu: BOTH.0, memory: BOTH.1, ..tasks(Some(64)) };
-    let by = without.prepare(&"web".into(), &all).by;
+    let by = without.apply(&"web".into(), &all).by;
     assert_eq!(by.as_deref(), Some("CPU=polled memory=polled tasks=not held"));
 }
 
@@ -93,10 +93,10 @@ fn the_number_of_tasks_is_limited_or_said_to_be_not_held() {
 fn cgroup2_takes_both() {
     let fake = Fake::new("both", "cpu memory\n");
     let mut limits = fake.limits();
-    let prepared = limits.prepare(&"web".into(), &want(BOTH.0, BOTH.1));
-    assert_eq!(prepared.by.as_deref(), Some("cgroup2"), "{:?}", prepared.notes);
-    assert_eq!(prepared.polled, Polled::default());
-    assert!(prepared.cgroup.is_some() && prepared.cgroups.is_empty(), "one group for all");
+    let enforcement = limits.apply(&"web".into(), &want(BOTH.0, BOTH.1));
+    assert_eq!(enforcement.by.as_deref(), Some("cgroup2"), "{:?}", enforcement.notes);
+    assert_eq!(enforcement.polled, Polled::default());
+    assert!(enforcement.cgroup.is_some() && enforcement.cgroups.is_empty(), "one group for all");
     assert_eq!(
         (fake.get("bootagent/web/memory.max"), fake.get("bootagent/web/cpu.max")),
         ("20971520".into(), "10000 100000".into())
@@ -104,7 +104,7 @@ fn cgroup2_takes_both() {
     // A definition without limits lifts those of the last start.
     fake.put("bootagent/web/memory.max", "");
     fake.put("bootagent/web/cpu.max", "");
-    assert_eq!(limits.prepare(&"web".into(), &want(None, None)).by, None);
+    assert_eq!(limits.apply(&"web".into(), &want(None, None)).by, None);
     assert_eq!((fake.get("bootagent/web/memory.max"), fake.get("bootagent/web/cpu.max")), ("max".into(), "max".into()));
 }
 
@@ -112,40 +112,37 @@ fn cgroup2_takes_both() {
 fn an_agent_that_is_started_again_keeps_its_group() {
     let fake = Fake::new("again", "cpu memory\n");
     let mut limits = fake.limits();
-    assert!(limits.prepare(&"web".into(), &want(None, None)).cgroup.is_some());
+    assert!(limits.apply(&"web".into(), &want(None, None)).cgroup.is_some());
     fake.put("bootagent/web/memory.max", "");
-    assert!(limits.prepare(&"web".into(), &want(None, None)).cgroup.is_some());
+    assert!(limits.apply(&"web".into(), &want(None, None)).cgroup.is_some());
     assert_eq!(fake.get("bootagent/web/memory.max"), "", "nothing was set, so nothing is lifted");
-    assert!(limits.prepare(&"web".into(), &want(None, BOTH.1)).by.is_some());
+    assert!(limits.apply(&"web".into(), &want(None, BOTH.1)).by.is_some());
     assert_eq!(fake.get("bootagent/web/memory.max"), "20971520");
-    limits.prepare(&"web".into(), &want(None, None));
+    limits.apply(&"web".into(), &want(None, None));
     assert!(fake.get("bootagent/web/memory.max").starts_with("max"), "what was set is lifted");
     fs::remove_dir_all(fake.0.join("bootagent/web")).unwrap();
-    assert!(
-        limits.prepare(&"web".into(), &want(None, None)).cgroup.is_some(),
-        "a group that was removed is made again"
-    );
+    assert!(limits.apply(&"web".into(), &want(None, None)).cgroup.is_some(), "a group that was removed is made again");
 }
 
 #[test]
 fn a_missing_controller_costs_only_its_own_limit() {
     let fake = Fake::new("mix", "cpu\n");
     let mut limits = fake.limits();
-    let prepared = limits.prepare(&"web".into(), &want(BOTH.0, BOTH.1));
-    assert_eq!(prepared.by.as_deref(), Some("CPU=cgroup2 memory=polled"));
-    assert_eq!(prepared.polled, Polled { cpu: false, memory: true });
-    let notes = prepared.notes.join("\n");
+    let enforcement = limits.apply(&"web".into(), &want(BOTH.0, BOTH.1));
+    assert_eq!(enforcement.by.as_deref(), Some("CPU=cgroup2 memory=polled"));
+    assert_eq!(enforcement.polled, Polled { cpu: false, memory: true });
+    let notes = enforcement.notes.join("\n");
     assert!(
         notes.contains("no memory limits by cgroup2: cannot use ") && notes.contains("memory limits are polled"),
         "{notes}"
     );
     fs::remove_file(fake.0.join("bootagent/web/cpu.max")).unwrap();
-    let prepared = limits.prepare(&"web".into(), &want(BOTH.0, None));
-    assert_eq!(prepared.by.as_deref(), Some("polled"));
+    let enforcement = limits.apply(&"web".into(), &want(BOTH.0, None));
+    assert_eq!(enforcement.by.as_deref(), Some("polled"));
     assert!(
-        prepared.notes[0].starts_with("agent \"web\": cannot set the cpu limit: cannot open "),
+        enforcement.notes[0].starts_with("agent \"web\": cannot set the cpu limit: cannot open "),
         "{:?}",
-        prepared.notes
+        enforcement.notes
     );
 }
 
@@ -155,7 +152,7 @@ fn kills_are_counted_from_each_start() {
     fake.put("bootagent/web/memory.events", "oom 9\noom_kill 9\n");
     fake.put("bootagent/web/memory.peak", "4096\n");
     let mut limits = fake.limits();
-    limits.prepare(&"web".into(), &want(None, BOTH.1));
+    limits.apply(&"web".into(), &want(None, BOTH.1));
     assert_eq!(limits.oom_killed("web", true), None, "those were before this start");
     fake.put("bootagent/web/memory.events", "oom 9\noom_kill 10\n");
     let killed = limits.oom_killed("web", false).unwrap();
@@ -163,7 +160,7 @@ fn kills_are_counted_from_each_start() {
     assert_eq!(killed.to_string(), "out of memory: 4.0K used, limit 20M");
     assert_eq!(limits.oom_killed("web", true), None, "reported once");
     fake.put("bootagent/web/memory.events", "oom 9\noom_kill 12\n");
-    limits.prepare(&"web".into(), &want(None, BOTH.1));
+    limits.apply(&"web".into(), &want(None, BOTH.1));
     assert_eq!(limits.oom_killed("web", true), None, "a start begins a new count");
 }
 
@@ -195,12 +192,12 @@ fn groups_that_are_not_empty_are_removed_later() {
     let mut limits = fake.limits();
     limits.remove_empty_groups();
     assert!(!fake.0.join("bootagent/old").exists(), "an empty group of an earlier daemon");
-    limits.prepare(&"web".into(), &want(None, None));
-    limits.prepare(&"db".into(), &want(None, None));
+    limits.apply(&"web".into(), &want(None, None));
+    limits.apply(&"db".into(), &want(None, None));
     limits.release("web");
     limits.release("db");
     assert!(fake.0.join("bootagent/web").exists() && !Path::new(&fake.0.join("bootagent/db")).exists());
-    limits.prepare(&"web".into(), &want(None, None));
+    limits.apply(&"web".into(), &want(None, None));
     fs::remove_dir_all(fake.0.join("bootagent/web")).unwrap();
     fs::create_dir(fake.0.join("bootagent/web")).unwrap();
     limits.remove_empty_groups();
@@ -246,17 +243,17 @@ fn the_same_obstacle_is_noted_once() {
         controllers: vec![controller.into()],
     });
     let mut limits = Limits::over(hierarchies.to_vec(), "/var/lib/bootagent", None);
-    let prepared = limits.prepare(&"web".into(), &want(None, BOTH.1));
+    let enforcement = limits.apply(&"web".into(), &want(None, BOTH.1));
     let missing = "cannot make \"/nonexistent/memory/bootagent\": No such file or directory";
     assert_eq!(
-        prepared.notes,
+        enforcement.notes,
         [
             format!("agents are told apart by descent: {missing}"),
             format!("no memory limits by cgroup1: {missing}"),
             "memory limits are polled".into(),
         ]
     );
-    assert_eq!(prepared.by.as_deref(), Some("polled"));
+    assert_eq!(enforcement.by.as_deref(), Some("polled"));
 }
 
 #[test]
@@ -272,7 +269,7 @@ fn a_group_that_the_next_run_does_not_use_is_removed_later() {
     let memory = Hierarchy { version: Version::V1, own: v1.clone(), mount: v1, controllers: vec!["memory".into()] };
     let mut limits = Limits::over(vec![unified, memory], "/var/lib/bootagent", None);
     for (wanted, leftover) in [(BOTH.1, 0), (BOTH.1, 0), (None, 1)] {
-        limits.prepare(&"web".into(), &want(None, wanted));
+        limits.apply(&"web".into(), &want(None, wanted));
         assert_eq!(limits.leftover.len(), leftover, "{wanted:?}");
     }
 }

@@ -21,7 +21,7 @@ pub enum AgentState {
     /// Its process, or its `prestart`, is being started.
     Starting,
     /// Its `prestart` runs.
-    Preparing {
+    Prestart {
         /// The process.
         process: Process,
         /// When it was started.
@@ -60,7 +60,7 @@ impl AgentState {
             AgentState::Waiting { .. } => "waiting",
             AgentState::Fatal => "fatal",
             AgentState::Starting => "starting",
-            AgentState::Preparing { .. } => "preparing",
+            AgentState::Prestart { .. } => "prestart",
             AgentState::Forking { .. } => "forking",
             AgentState::Running { .. } => "running",
             AgentState::Stopping(_) => "stopping",

@@ -40,7 +40,7 @@ impl Agent {
             AgentState::Down
             | AgentState::Waiting { .. }
             | AgentState::Fatal
-            | AgentState::Preparing { .. }
+            | AgentState::Prestart { .. }
             | AgentState::Forking { .. }
             | AgentState::Running { .. } => {
                 self.log_impossible("started", context);
@@ -49,16 +49,16 @@ impl Agent {
     }
 
     /// Its `prestart` was started.
-    pub fn preparing(&mut self, process: Process, context: &mut StepContext) {
+    pub fn prestart_started(&mut self, process: Process, context: &mut StepContext) {
         self.note_begin(process);
         match &self.state {
             AgentState::Starting => {
-                self.state = AgentState::Preparing { process, since: context.now };
+                self.state = AgentState::Prestart { process, since: context.now };
                 self.save(context);
                 context.log(Level::Info, &self.record.name, format_args!("prestart, process {}", process.pid));
             }
             AgentState::Stopping(_) => self.stop_started(process, context),
-            _ => self.log_impossible("preparing", context),
+            _ => self.log_impossible("a started prestart", context),
         }
     }
 
@@ -76,7 +76,7 @@ impl Agent {
     }
 
     /// Its `prestart` has ended: the start follows, or has failed.
-    fn prepared(&mut self, exit: Exit, tail: &str, context: &mut StepContext) {
+    fn prestart_ended(&mut self, exit: Exit, tail: &str, context: &mut StepContext) {
         if exit == Exit::Code(0) {
             self.state = AgentState::Starting;
             self.save(context);
@@ -91,7 +91,7 @@ impl Agent {
     pub fn not_started(&mut self, reason: &str, context: &mut StepContext) {
         match &mut self.state {
             AgentState::Starting
-            | AgentState::Preparing { .. }
+            | AgentState::Prestart { .. }
             | AgentState::Forking { .. }
             | AgentState::Running { .. } => {
                 self.killed = false;
@@ -173,7 +173,7 @@ impl Agent {
     pub fn exited(&mut self, exit: Exit, oom: Option<&str>, tail: &str, context: &mut StepContext) {
         let search = self.search_time();
         match &mut self.state {
-            AgentState::Preparing { .. } => self.prepared(exit, tail, context),
+            AgentState::Prestart { .. } => self.prestart_ended(exit, tail, context),
             AgentState::Running { since, health, .. } => {
                 let since = *since;
                 if matches!(health, Health::Busy { .. }) {
@@ -323,7 +323,7 @@ impl Agent {
         let name = self.record.name.clone();
         let prestart = self.prestart_timeout();
         match &mut self.state {
-            AgentState::Preparing { since, .. } if *since + prestart <= context.now => {
+            AgentState::Prestart { since, .. } if *since + prestart <= context.now => {
                 self.killed = false;
                 let timeout = Decimal::seconds(prestart);
                 let text = format_args!("cannot start: its prestart is not done within {timeout} s");
@@ -378,7 +378,7 @@ impl Agent {
             | AgentState::Waiting { .. }
             | AgentState::Fatal
             | AgentState::Starting
-            | AgentState::Preparing { .. }
+            | AgentState::Prestart { .. }
             | AgentState::Forking { .. } => {}
         }
     }
@@ -392,7 +392,7 @@ impl Agent {
     pub fn deadline(&self) -> Option<Time> {
         match &self.state {
             AgentState::Waiting { until } => Some(*until),
-            AgentState::Preparing { since, .. } => Some(*since + self.prestart_timeout()),
+            AgentState::Prestart { since, .. } => Some(*since + self.prestart_timeout()),
             AgentState::Forking { starter: Some(_), since, .. } => Some(*since + STARTER_TIMEOUT),
             AgentState::Forking { ask, .. } => ask.map(|(next, _)| next),
             AgentState::Running { ready_by: Some(at), .. } => Some(*at),

@@ -18,18 +18,18 @@ impl Agent {
             | AgentState::Waiting { .. }
             | AgentState::Fatal
             | AgentState::Starting
-            | AgentState::Preparing { .. } => now,
+            | AgentState::Prestart { .. } => now,
         };
         let forking = matches!(self.state, AgentState::Forking { .. });
-        let preparing = matches!(self.state, AgentState::Preparing { .. });
-        let running = process.is_some() && !preparing || forking;
+        let in_prestart = matches!(self.state, AgentState::Prestart { .. });
+        let running = process.is_some() && !in_prestart || forking;
         AgentReport {
             name: self.record.name.clone(),
             version: self.version().into(),
             status: self.status(),
             uptime: now.since(since),
             // A starter or prestart is not the main process, and whoever signals it would end the start.
-            pid: process.filter(|_| !forking && !preparing).map_or(0, |process| process.pid.raw()),
+            pid: process.filter(|_| !forking && !in_prestart).map_or(0, |process| process.pid.raw()),
             failures: self.failures,
             detail: self.detail(now, policy).into(),
             cpu: self.cpu.filter(|_| running),
@@ -54,7 +54,7 @@ impl Agent {
             AgentState::Down
             | AgentState::Waiting { .. }
             | AgentState::Starting
-            | AgentState::Preparing { .. }
+            | AgentState::Prestart { .. }
             | AgentState::Stopping(_) => ended,
         }
     }
@@ -77,7 +77,7 @@ impl Agent {
             AgentState::Running { .. } if self.check_failures > 0 => {
                 format!("health check did not pass {} in a row", count(self.check_failures.into(), "time"))
             }
-            AgentState::Preparing { .. } => "its prestart runs".to_string(),
+            AgentState::Prestart { .. } => "its prestart runs".to_string(),
             AgentState::Forking { starter, .. } => match (starter, self.pidfile()) {
                 (Some(_), _) => "its starter runs".to_string(),
                 (None, Some(file)) => format!("waits for pid file \"{file}\" to name its main process"),
@@ -114,7 +114,7 @@ impl Agent {
         let (started, after) = match &self.state {
             AgentState::Running { since, .. }
             | AgentState::Forking { since, .. }
-            | AgentState::Preparing { since, .. } => (*since, None),
+            | AgentState::Prestart { since, .. } => (*since, None),
             AgentState::Stopping(stopping) => {
                 (stopping.main_process.map_or(Time::default(), |(_, since)| since), Some(stopping.after))
             }
@@ -128,7 +128,7 @@ impl Agent {
             process: self.process(),
             forking: matches!(self.state, AgentState::Forking { .. }),
             // The next daemon ends a prestart that is under way, and starts the agent anew.
-            stopping: matches!(self.state, AgentState::Preparing { .. })
+            stopping: matches!(self.state, AgentState::Prestart { .. })
                 || !matches!(after, None | Some(AfterStop::Wait(_) | AfterStop::Finished | AfterStop::Fatal)),
             started,
             started_with: self.started_with,

@@ -26,7 +26,7 @@ impl Agent {
         match &mut self.state {
             AgentState::Down | AgentState::Fatal | AgentState::Waiting { .. } => self.begin_start(context),
             AgentState::Forking { .. } | AgentState::Running { .. } => self.save(context),
-            AgentState::Starting | AgentState::Preparing { .. } => {}
+            AgentState::Starting | AgentState::Prestart { .. } => {}
             AgentState::Stopping(stopping) => {
                 stopping.after = AfterStop::Up;
                 self.save(context);
@@ -50,7 +50,7 @@ impl Agent {
                 self.save(context);
             }
             AgentState::Starting
-            | AgentState::Preparing { .. }
+            | AgentState::Prestart { .. }
             | AgentState::Forking { .. }
             | AgentState::Running { .. } => self.begin_stop(AfterStop::Down, context),
         }
@@ -81,7 +81,7 @@ impl Agent {
         self.failures = 0;
         match &mut self.state {
             AgentState::Starting
-            | AgentState::Preparing { .. }
+            | AgentState::Prestart { .. }
             | AgentState::Forking { .. }
             | AgentState::Running { .. } => self.begin_stop(AfterStop::Up, context),
             AgentState::Down | AgentState::Fatal | AgentState::Waiting { .. } | AgentState::Stopping(_) => {
@@ -131,7 +131,7 @@ impl Agent {
         (self.sample, self.check_sample, self.cpu, self.memory) = (None, None, None, None);
         (self.over_cpu, self.check_failures, self.check_passed) = (0, 0, false);
         let name = self.record.name.clone();
-        context.out.push(if self.prestart().is_some() { Action::Prepare(name) } else { Action::Start(name) });
+        context.out.push(if self.prestart().is_some() { Action::StartPrestart(name) } else { Action::Start(name) });
     }
 
     /// Stops a running agent: with its stop signal, or with SIGKILL if it is over a limit.
@@ -143,7 +143,7 @@ impl Agent {
                 }
                 Some((*process, *since))
             }
-            AgentState::Preparing { process, since } => Some((*process, *since)),
+            AgentState::Prestart { process, since } => Some((*process, *since)),
             AgentState::Forking { starter, since, .. } => starter.map(|process| (process, *since)),
             AgentState::Starting => None,
             AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Stopping(_) => return,
@@ -222,7 +222,7 @@ impl Agent {
         }
         match self.state {
             AgentState::Starting
-            | AgentState::Preparing { .. }
+            | AgentState::Prestart { .. }
             | AgentState::Forking { before: None, .. }
             | AgentState::Running { ready_by: Some(_), .. } => Scope::Run,
             _ => Scope::Main,

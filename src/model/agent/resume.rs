@@ -86,7 +86,7 @@ impl Agent {
             // Its processes are known already, or are being searched for.
             (
                 AgentState::Starting
-                | AgentState::Preparing { .. }
+                | AgentState::Prestart { .. }
                 | AgentState::Forking { .. }
                 | AgentState::Running { .. }
                 | AgentState::Stopping(_),

@@ -40,7 +40,7 @@ fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut StepCon
         },
     );
     let word = |action: &Action| match action {
-        Action::Prepare(_) => "prepare".to_string(),
+        Action::StartPrestart(_) => "prestart".to_string(),
         Action::Start(_) => "start".to_string(),
         Action::FindMain(_) => "find".to_string(),
         Action::Signal(_, Scope::Tree, sig) => sig.to_string(),
@@ -485,17 +485,17 @@ fn a_prestart_comes_before_each_start() {
             definition.spec.prestart = Some(Box::new(program));
         }
         let word = acts(&mut agent, NOW, |agent, context| agent.request_start(context));
-        assert_eq!((&*state_name(&agent), &*word), ("Starting", "prepare"));
+        assert_eq!((&*state_name(&agent), &*word), ("Starting", "prestart"));
         agent
     };
-    let prepared = || {
+    let in_prestart = || {
         let mut agent = with_prestart();
-        acts(&mut agent, NOW, |agent, context| agent.preparing(process(6), context));
-        assert_eq!((&*state_name(&agent), agent.report(NOW, POLICY).pid), ("Preparing", 0));
+        acts(&mut agent, NOW, |agent, context| agent.prestart_started(process(6), context));
+        assert_eq!((&*state_name(&agent), agent.report(NOW, POLICY).pid), ("Prestart", 0));
         assert!(agent.run_record("boot").stopping, "the next daemon begins anew");
         agent
     };
-    let mut agent = prepared();
+    let mut agent = in_prestart();
     assert_eq!((apply(&mut agent, "ended 0"), state_name(&agent)), ("start".into(), "Starting".into()));
     assert_eq!((apply(&mut agent, "started"), state_name(&agent)), ("".into(), "Running".into()));
     for (event, actions, state) in [
@@ -504,15 +504,15 @@ fn a_prestart_comes_before_each_start() {
         ("time", "SIGTERM", "Stopping"),
         ("down", "SIGTERM", "Stopping down"),
         ("restart", "SIGTERM", "Stopping up"),
-        ("up", "", "Preparing"),
+        ("up", "", "Prestart"),
     ] {
-        let mut agent = prepared();
+        let mut agent = in_prestart();
         assert_eq!((&*apply(&mut agent, event), &*state_name(&agent)), (actions, state), "{event}");
     }
     // A stop between the order and the process.
     let mut agent = with_prestart();
     apply(&mut agent, "down");
-    let word = acts(&mut agent, NOW, |agent, context| agent.preparing(process(6), context));
+    let word = acts(&mut agent, NOW, |agent, context| agent.prestart_started(process(6), context));
     assert_eq!((&*state_name(&agent), &*word), ("Stopping down", "SIGTERM"));
 }
 

@@ -143,7 +143,7 @@ impl State {
     fn next_start(&self, name: &str) -> u32 {
         self.agents.get(name).map_or(0, |agent| match agent.state {
             AgentState::Starting
-            | AgentState::Preparing { .. }
+            | AgentState::Prestart { .. }
             | AgentState::Forking { .. }
             | AgentState::Running { .. } => agent.generation,
             AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Stopping(_) => {
@@ -199,7 +199,7 @@ impl State {
                 AgentState::Forking { .. } if agent.generation == generation && agent.runs_headless() => {
                     Progress::Reached
                 }
-                AgentState::Starting | AgentState::Preparing { .. } | AgentState::Forking { .. }
+                AgentState::Starting | AgentState::Prestart { .. } | AgentState::Forking { .. }
                     if agent.generation == generation =>
                 {
                     Progress::Wait(None)
@@ -339,7 +339,7 @@ impl State {
             (AgentState::Down, _) => {}
             (
                 AgentState::Starting
-                | AgentState::Preparing { .. }
+                | AgentState::Prestart { .. }
                 | AgentState::Forking { .. }
                 | AgentState::Running { .. }
                 | AgentState::Stopping(_),

@@ -288,7 +288,7 @@ impl State {
             matches!(
                 state,
                 AgentState::Starting
-                    | AgentState::Preparing { .. }
+                    | AgentState::Prestart { .. }
                     | AgentState::Forking { .. }
                     | AgentState::Stopping(_)
             )

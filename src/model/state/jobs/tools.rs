@@ -1,5 +1,5 @@
 //! Package tools that a step runs, one after the other. Each has a deadline, and is tried again while another program
-//! holds the lock of the package database. Only the last one decides: those before it prepare.
+//! holds the lock of the package database. Only the last one decides.
 
 use super::open_job::{Activity, Tools};
 use super::run::{Run, StepResult};
