@@ -31,6 +31,7 @@ mod recovery;
 mod reexec;
 mod run_files;
 mod reloads;
+mod reread;
 mod runtime_directories;
 mod signing;
 mod startup;
@@ -342,7 +343,7 @@ impl Daemon {
                     self.log(Level::Info, &"SIGQUIT: ending, agents keep running");
                     self.queue.push_back(Event::Shutdown(Shutdown::Leave));
                 }
-                Sig::HUP => self.reload_all(),
+                Sig::HUP => self.reread_all(),
                 Sig::USR2 => self.queue.push_back(Event::Reexec),
                 _ => {}
             }

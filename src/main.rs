@@ -78,7 +78,7 @@ fn main() {
             let command = match word {
                 "start" => Command::Start,
                 "stop" => Command::Stop,
-                "reload" => Command::ReloadAgent,
+                "reload" => Command::Reload,
                 _ => Command::Restart,
             };
             cli::send_to_agents(&config, names, command).into()
@@ -189,7 +189,7 @@ fn action(command: &CommandHelp, argument: Option<&str>, options: &getopts::Matc
             let lines = lines.parse().map_err(|_| format_error!("-n: want a number of lines, got \"{lines}\""))?;
             Ok(CliAction::Logs { name, lines, follow: options.opt_present("f") })
         }
-        ("reload", _) => send(Command::Reload),
+        ("reload", _) => send(Command::Reread),
         ("example", _) => Ok(CliAction::Print(cli::EXAMPLE.to_string())),
         ("reexec", _) => send(Command::Reexec),
         ("report", _) => send(Command::Report),
@@ -279,7 +279,7 @@ mod tests {
             ("stop --all", CliAction::Agents("stop", None)),
             ("logs", logs(None, 10, false)),
             ("logs web -f -n 3", logs(Some("web"), 3, true)),
-            ("reload", CliAction::Send(Command::Reload, OutputFormat::Text)),
+            ("reload", CliAction::Send(Command::Reread, OutputFormat::Text)),
             ("reload web db", CliAction::Agents("reload", Some(vec!["web".into(), "db".into()]))),
             ("complete status -", CliAction::Complete(vec!["status".into(), "-".into()])),
             ("jobs", CliAction::Send(Command::Jobs, OutputFormat::Text)),

@@ -32,8 +32,8 @@ impl Daemon {
     pub(super) fn act(&mut self, action: Action) {
         match action {
             Action::Log(level, text) => self.log(level, &text),
-            Action::Reload => drop(self.reload()),
-            Action::ReloadAll => self.reload_all(),
+            Action::RereadDefinitions => drop(self.reread_definitions()),
+            Action::Reread => self.reread_all(),
             Action::Answer(client, answer) => self.answer(client, &answer),
             Action::AnswerSettled(client, name, mut answer) => {
                 if let Some(why) = self.record_problem(&name) {
@@ -81,7 +81,7 @@ impl Daemon {
             Action::Check(name) => self.start_check(name),
             Action::KillCheck(name) => self.kill_owned(&super::Owner::Check(name)),
 
-            Action::ReloadAgent(name) => self.reload_agent(name),
+            Action::Reload(name) => self.start_reload(name),
             Action::KillReload(name) => self.kill_owned(&super::Owner::Reload(name)),
 
             Action::Exchange(server, message) => self.exchange(&server, message),

@@ -248,11 +248,11 @@ impl Daemon {
                     Some(failure) => {
                         let why =
                             self.explain(&name, |spec| Some(&spec.reload.as_ref()?.program()?.exec), failure).into();
-                        Event::AgentReloaded(name, Exit::Unknown, why)
+                        Event::ReloadEnded(name, Exit::Unknown, why)
                     }
                     None => {
                         let tail = if exit == Exit::Code(0) { "".into() } else { self.tail(&name) };
-                        Event::AgentReloaded(name, exit, tail)
+                        Event::ReloadEnded(name, exit, tail)
                     }
                 };
                 self.queue.push_back(event);

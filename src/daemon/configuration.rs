@@ -156,7 +156,7 @@ impl Daemon {
 
     /// Reads the configuration file again for its labels; all else in it counts with the next start. Adds what is wrong with the
     /// file to `problems`, and what has changed to `notes`.
-    pub(super) fn reload_labels(&mut self, problems: &mut Vec<Box<str>>, notes: &mut Vec<Box<str>>) {
+    pub(super) fn reread_labels(&mut self, problems: &mut Vec<Box<str>>, notes: &mut Vec<Box<str>>) {
         let loaded = config_files::read_config(&self.config_path);
         for problem in &loaded.problems {
             self.log(Level::Error, &problem);

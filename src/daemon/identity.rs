@@ -100,7 +100,7 @@ fn find_users(config: &Config) -> (Users, Option<Pool>) {
 
 impl Daemon {
     /// Finds out again which users helpers may run as.
-    pub(super) fn reload_identities(&mut self) {
+    pub(super) fn reread_identities(&mut self) {
         let users = self.helpers.users_mut();
         let before = users.warnings();
         (users.users, users.pool) = find_users(&self.config);

@@ -1,7 +1,7 @@
 //! What an earlier daemon, servers and people have left on the host: records, definitions, processes.
 //!
 //! The store's records and the files of `agents.d` come in; what the state needs at the start goes out. The definitions are
-//! read here again on a reload, too. Processes are only looked up here: `startup` claims them.
+//! read here again when the daemon rereads them, too. Processes are only looked up here: `startup` claims them.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -99,7 +99,7 @@ impl Daemon {
         let _ = self.keep_configuration();
         let dir = self.config.agents_dir.clone();
         if let Ok(Some(sources)) = config_files::read_directory(Path::new(&*dir)) {
-            // Only the copies are of interest: the state has these definitions already, or will get them with a reload.
+            // Only the copies are of interest: the state has these definitions already, or will get them when they are reread.
             let mut backups = Backups::default();
             recovered::read_definitions(self.records.store(), &dir, sources, &mut backups);
             self.records.set_pending_backups(backups);

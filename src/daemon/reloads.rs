@@ -10,9 +10,9 @@ use crate::model::spec::Name;
 
 impl Daemon {
     /// Runs the program of an agent's `reload`.
-    pub(super) fn reload_agent(&mut self, name: Name) {
+    pub(super) fn start_reload(&mut self, name: Name) {
         if let Err(reason) = self.spawn_reload(&name) {
-            self.queue.push_back(Event::AgentReloaded(name, Exit::Unknown, reason.into()));
+            self.queue.push_back(Event::ReloadEnded(name, Exit::Unknown, reason.into()));
         }
     }
 

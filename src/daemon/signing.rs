@@ -52,7 +52,7 @@ fn read_keys(key_file: Option<&str>) -> Result<Option<Keys>, Error> {
 
 impl Daemon {
     /// Reads the key file again; returns what is wrong with it.
-    pub(super) fn reload_keys(&mut self) -> Option<Box<str>> {
+    pub(super) fn reread_keys(&mut self) -> Option<Box<str>> {
         self.signing.keys = read_keys(self.config.key_file.as_deref());
         self.report_keys()
     }

@@ -20,7 +20,7 @@ use super::inspections::{environments_at_start, Inspections};
 use super::notifications::Notifications;
 use super::packages::Trash;
 use super::records::{Backups, Records};
-use super::recovered::{is_unreaped, own_definitions, read_definitions, recover_state, set_users, undone};
+use super::recovered::{is_unreaped, recover_state, set_users, undone};
 use super::reexec::{installed, take_descriptor, Installed};
 use super::run_files::{lock, lock_state, RunFiles};
 use super::signing::Signing;
@@ -38,7 +38,6 @@ use crate::host::store::{can_be_read, Store};
 use crate::host::tree::{Ask, Leftover, Trees};
 use crate::kernel::{Level, Pid, Process, Resource, Sig, Uid};
 use crate::model::event::{Action, Event};
-use crate::model::record::AgentRecord;
 use crate::model::restart::Policy;
 use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::Name;
@@ -216,49 +215,6 @@ impl Daemon {
         if sound {
             self.tidy_packages();
         }
-    }
-
-    /// Reads again what a running daemon can read again: definitions, labels, keys, and which users helpers may run as.
-    pub(super) fn reload_all(&mut self) {
-        let (mut problems, mut notes) = (Vec::new(), Vec::new());
-        problems.extend(self.reload_keys());
-        self.reload_identities();
-        problems.extend(self.reload().err());
-        self.reload_labels(&mut problems, &mut notes);
-        self.reopen(true);
-        self.queue.push_back(Event::Reloaded { problems, notes });
-    }
-
-    /// Reads all definitions again.
-    ///
-    /// # Errors
-    /// When the directory cannot be read, which is logged; nothing is changed then.
-    pub(super) fn reload(&mut self) -> Result<(), Box<str>> {
-        let dir = self.config.agents_dir.clone();
-        let sources = match config_files::read_directory(Path::new(&*dir)) {
-            Ok(Some(sources)) => sources,
-            Ok(None) => {
-                return Err(self.refuse_reload(format!("{dir}: there is no such directory, nothing is changed")))
-            }
-            Err(why) => return Err(self.refuse_reload(format!("{dir}: {why}; nothing is changed"))),
-        };
-        let records: Vec<AgentRecord> = self.state.agents().map(|agent| agent.record.clone()).collect();
-        let mut backups = Backups::default();
-        let mut definitions = read_definitions(self.records.store(), &dir, sources, &mut backups);
-        for record in &records {
-            let mut own = own_definitions(self.records.store(), record, &mut definitions.problems);
-            definitions.good.append(&mut own);
-        }
-        self.records.set_pending_backups(backups);
-        self.log(Level::Info, &format_args!("definitions read again from \"{dir}\""));
-        let (good, problems, whole) = (definitions.good, definitions.problems, definitions.complete);
-        self.queue.push_back(Event::Definitions { good, problems, whole });
-        Ok(())
-    }
-
-    fn refuse_reload(&mut self, why: String) -> Box<str> {
-        self.log(Level::Error, &why);
-        why.into()
     }
 }
 

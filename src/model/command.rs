@@ -19,9 +19,9 @@ pub enum Command {
     /// Report to the servers now; answered when a server has taken the report, or none has.
     Report,
     /// Read the definitions and the key file again; answered with what has changed and with every error.
-    Reload,
+    Reread,
     /// Have the agent read its own configuration again; answered when that is done.
-    ReloadAgent(Name),
+    Reload(Name),
     /// Show the ledger of jobs.
     Jobs,
     /// Execute the installed binary in the daemon's process; answered by the new binary.

@@ -183,9 +183,9 @@ pub enum Event {
         /// What is wrong with the invalid files, one sentence each.
         problems: Vec<Box<str>>,
     },
-    /// `Action::ReloadAll` is done; `Definitions` came before, unless the directory could not be read. One
+    /// `Action::Reread` is done; `Definitions` came before, unless the directory could not be read. One
     /// sentence each.
-    Reloaded {
+    Reread {
         /// What is wrong besides the definitions.
         problems: Vec<Box<str>>,
         /// What only another command reads again.
@@ -284,7 +284,7 @@ pub enum Event {
     /// The answer to `Action::Measure`.
     Measured(Vec<Usage>),
     /// The program that has an agent read its configuration again ended: how, and the last lines of the agent's output.
-    AgentReloaded(Name, Exit, Box<str>),
+    ReloadEnded(Name, Exit, Box<str>),
     /// An agent's health check ended: how, and the last lines of its output.
     Checked(Name, Exit, Box<str>),
 
@@ -328,9 +328,9 @@ pub enum Action {
     /// Write a line to the log.
     Log(Level, String),
     /// Read all definitions again; `Event::Definitions` answers.
-    Reload,
-    /// Read all definitions again, and all else that a running daemon can read again; `Event::Reloaded` answers.
-    ReloadAll,
+    RereadDefinitions,
+    /// Read all definitions again, and all else that a running daemon can read again; `Event::Reread` answers.
+    Reread,
     /// Answer a client, and close its connection.
     Answer(Client, Answer),
     /// Answer a client whose command for this agent is done; if the agent's record could not be written, the answer says so
@@ -378,7 +378,7 @@ pub enum Action {
     KillCheck(Name),
 
     /// Run the program that has an agent read its configuration again.
-    ReloadAgent(Name),
+    Reload(Name),
     /// Kill that program.
     KillReload(Name),
 

@@ -94,9 +94,9 @@ struct Measuring {
     report: Option<Server>,
 }
 
-/// The answer to clients that asked for a reload.
+/// The answer to clients that asked for all to be read again.
 #[derive(Clone, Debug, Default)]
-struct Reloading {
+struct Rereading {
     clients: Vec<Client>,
     /// What has changed and what is wrong, one line each.
     lines: Vec<String>,
@@ -104,7 +104,7 @@ struct Reloading {
     failed: bool,
 }
 
-impl Reloading {
+impl Rereading {
     fn tell(&mut self, line: &str) {
         if !self.clients.is_empty() {
             self.lines.push(line.to_string());
@@ -134,7 +134,7 @@ pub struct State {
     /// The daemon is being stopped, and ends at that time at the latest.
     shutdown: Option<Time>,
     reexec: Reexec,
-    reloading: Reloading,
+    rereading: Rereading,
     /// Agents that are reading their own configuration again.
     reloads: Vec<AgentReload>,
     /// Records that are there and could not be read.
@@ -161,7 +161,7 @@ impl State {
                 self.unread.definitions = !whole;
                 self.redefine(good, &problems, now, out);
             }
-            Event::Reloaded { problems, notes } => self.reloaded(&problems, &notes, out),
+            Event::Reread { problems, notes } => self.reread(&problems, &notes, out),
             Event::Command(client, command) => self.command(client, command, now, out),
             Event::Gone(client) => self.client_gone(client),
             Event::Shutdown(how) => self.shut_down(how, now, out),
@@ -213,7 +213,7 @@ impl State {
             Event::Checked(name, exit, tail) => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.checked(exit, &tail, context));
             }
-            Event::AgentReloaded(name, exit, tail) => self.agent_reloaded(&name, exit, &tail, now, out),
+            Event::ReloadEnded(name, exit, tail) => self.reload_ended(&name, exit, &tail, now, out),
             Event::Replied(reply) => self.replied(reply, now, out),
             Event::Saved(id, result) => self.saved(&id, result, now, out),
             Event::Fetched(id, fetched) => self.answered(&id, Answer::Fetched(fetched), now, out),

@@ -35,8 +35,8 @@ pub fn write_command(command: &Command) -> String {
         Command::Report => ("report", None),
         Command::Jobs => ("jobs", None),
         Command::Reexec => ("reexec", None),
-        Command::Reload => ("reload", None),
-        Command::ReloadAgent(name) => ("reload", Some(&**name)),
+        Command::Reread => ("reload", None),
+        Command::Reload(name) => ("reload", Some(&**name)),
     };
     match name {
         // A name holds only characters that need no escape.
@@ -68,8 +68,8 @@ pub fn read_command(line: &[u8]) -> Result<Command, Error> {
         ("report", None) => Ok(Command::Report),
         ("jobs", None) => Ok(Command::Jobs),
         ("reexec", None) => Ok(Command::Reexec),
-        ("reload", None) => Ok(Command::Reload),
-        ("reload", Some(name)) => Ok(Command::ReloadAgent(name)),
+        ("reload", None) => Ok(Command::Reread),
+        ("reload", Some(name)) => Ok(Command::Reload(name)),
         ("report" | "jobs" | "reexec", Some(_)) => Err(format_error!("{word}: takes no name")),
         _ => Err("command: not one that this daemon knows".into()),
     }
@@ -138,8 +138,8 @@ mod tests {
             Command::Report,
             Command::Jobs,
             Command::Reexec,
-            Command::Reload,
-            Command::ReloadAgent("web".into()),
+            Command::Reread,
+            Command::Reload("web".into()),
         ] {
             let line = write_command(&command);
             assert!(line.ends_with("}\n") && line.len() <= MAX_COMMAND, "{line}");

@@ -12,10 +12,10 @@ impl Host<'_> {
         }
         match action {
             Action::Log(..) | Action::SaveIdentity(_) | Action::RemoveOutput(_) => {}
-            Action::Reload => self.reload(),
-            Action::ReloadAll => {
-                self.reload();
-                self.queue.push_back(Event::Reloaded { problems: Vec::new(), notes: Vec::new() });
+            Action::RereadDefinitions => self.reread(),
+            Action::Reread => {
+                self.reread();
+                self.queue.push_back(Event::Reread { problems: Vec::new(), notes: Vec::new() });
             }
             Action::Answer(client, _)
             | Action::AnswerSettled(client, ..)
@@ -48,7 +48,7 @@ impl Host<'_> {
             Action::Check(name) => self.check(name),
             Action::KillCheck(name) => self.answer(10, Event::Checked(name, Exit::Signal(Sig::KILL), "".into())),
 
-            Action::ReloadAgent(name) => self.answer(10, Event::AgentReloaded(name, Exit::Code(0), "".into())),
+            Action::Reload(name) => self.answer(10, Event::ReloadEnded(name, Exit::Code(0), "".into())),
             Action::KillReload(_) => {}
 
             Action::Exchange(server, message) => {

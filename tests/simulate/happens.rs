@@ -70,11 +70,11 @@ impl Host<'_> {
             Outside::Shutdown | Outside::Leave => {}
             Outside::Change(spec) => {
                 self.disk.files.insert(spec.name.clone(), (**spec).clone());
-                self.command(Command::Reload);
+                self.command(Command::Reread);
             }
             Outside::Remove(name) => {
                 self.disk.files.remove(*name);
-                self.command(Command::Reload);
+                self.command(Command::Reread);
             }
             Outside::Kill(name, exit) => {
                 let main = self.processes.iter().find(|(_, live)| *live.name == **name && live.role == Role::Main);
@@ -90,7 +90,7 @@ impl Host<'_> {
         Ok(())
     }
 
-    pub(super) fn reload(&mut self) {
+    pub(super) fn reread(&mut self) {
         if self.daemon.is_some() {
             let good = self.definitions();
             self.queue.push_back(Event::Definitions { whole: true, good, problems: Vec::new() });

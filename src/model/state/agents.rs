@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::jobs::OpenJob;
 use super::recovered::best;
 use super::reload::{answer_reload, Asker};
-use super::{take_out, Goal, Progress, Reloading, State, Waiter, ENDING};
+use super::{take_out, Goal, Progress, Rereading, State, Waiter, ENDING};
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, AgentState};
 use crate::model::command::{Answer, Command};
@@ -33,8 +33,8 @@ impl State {
             | Command::Restart(_)
             | Command::Report
             | Command::Reexec
-            | Command::Reload
-            | Command::ReloadAgent(_)
+            | Command::Reread
+            | Command::Reload(_)
                 if self.shutdown.is_some() =>
             {
                 answer(out, client, 1, format_args!("{ENDING}"));
@@ -46,7 +46,7 @@ impl State {
                 self.measuring.clients.push((client, name));
                 self.measure(out);
             }
-            Command::Start(name) | Command::Restart(name) | Command::Stop(name) | Command::ReloadAgent(name)
+            Command::Start(name) | Command::Restart(name) | Command::Stop(name) | Command::Reload(name)
                 if !self.agents.contains_key(&name) =>
             {
                 self.answer_unknown(client, &name, out);
@@ -81,11 +81,11 @@ impl State {
                 let entries = self.entries(now);
                 out.push(Action::AnswerJobs(client, entries));
             }
-            Command::Reload => {
-                self.reloading.clients.push(client);
-                out.push(Action::ReloadAll);
+            Command::Reread => {
+                self.rereading.clients.push(client);
+                out.push(Action::Reread);
             }
-            Command::ReloadAgent(name) => {
+            Command::Reload(name) => {
                 if let Some(result) = self.begin_reload(&name, Asker::Client(client), now, out) {
                     answer_reload(client, &name, &result, out);
                 }
@@ -111,7 +111,7 @@ impl State {
         self.exchanges.client_gone(client);
         self.measuring.clients.retain(|(waiting, _)| *waiting != client);
         self.reexec.client_gone(client);
-        self.reloading.clients.retain(|waiting| *waiting != client);
+        self.rereading.clients.retain(|waiting| *waiting != client);
         self.forget_reloading(client);
     }
 
@@ -256,8 +256,8 @@ impl State {
         for problem in problems {
             log(out, Level::Error, format_args!("{problem}"));
             self.incident("bootagent".into(), problem, now);
-            self.reloading.tell(problem);
-            self.reloading.failed = true;
+            self.rereading.tell(problem);
+            self.rereading.failed = true;
         }
         let mut names: Vec<Name> = self.agents.keys().cloned().collect();
         for definition in best(good) {
@@ -270,9 +270,9 @@ impl State {
         }
     }
 
-    /// Answers the clients that asked for a reload.
-    pub(super) fn reloaded(&mut self, problems: &[Box<str>], notes: &[Box<str>], out: &mut Vec<Action>) {
-        let Reloading { clients, mut lines, failed } = std::mem::take(&mut self.reloading);
+    /// Answers the clients that asked for all to be read again.
+    pub(super) fn reread(&mut self, problems: &[Box<str>], notes: &[Box<str>], out: &mut Vec<Action>) {
+        let Rereading { clients, mut lines, failed } = std::mem::take(&mut self.rereading);
         lines.extend(problems.iter().chain(notes).map(|line| line.to_string()));
         if lines.is_empty() {
             lines.push("nothing has changed".to_string());
@@ -310,10 +310,10 @@ impl State {
         self.refresh(&name, now, out);
     }
 
-    /// Logs how a definition has changed, and tells it whoever asked for the reload.
+    /// Logs how a definition has changed, and tells it whoever asked for that.
     fn tell_change(&mut self, name: &str, change: &str, out: &mut Vec<Action>) {
         let line = format!("agent \"{name}\": {change}");
-        self.reloading.tell(&line);
+        self.rereading.tell(&line);
         out.push(Action::Log(Level::Info, line));
     }
 
@@ -377,7 +377,7 @@ impl State {
         };
         let recorded = agent.record.definition.is_some() || agent.record.package.is_some();
         let expected = self.jobs.open.iter().any(|job| *job.record.name == *name && !job.has_ended());
-        self.jobs.reload_on_release |= expected;
+        self.jobs.reread_on_release |= expected;
         match (recorded || expected, agent.origin()) {
             (true, Some(Origin::File)) if !expected => {
                 self.step_agent(name, now, out, &mut |agent, context| agent.request_stop(context));

@@ -8,7 +8,7 @@ use super::incidents::Incidents;
 use super::jobs::JobQueue;
 use super::recovered::best;
 use super::reexec::Reexec;
-use super::{Measuring, Options, Recovered, Reloading, State};
+use super::{Measuring, Options, Recovered, Rereading, State};
 use crate::kernel::{Level, Process, Time};
 use crate::model::agent::Agent;
 use crate::model::event::{log, Action, Now};
@@ -43,7 +43,7 @@ impl State {
             clock: None,
             shutdown: None,
             reexec: Reexec::new(recovered.undone),
-            reloading: Reloading::default(),
+            rereading: Rereading::default(),
             reloads: Vec::new(),
             unread: recovered.unread,
         };

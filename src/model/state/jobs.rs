@@ -68,8 +68,8 @@ impl State {
                 index += 1;
             }
         }
-        if !self.jobs.released.is_empty() && std::mem::take(&mut self.jobs.reload_on_release) {
-            out.push(Action::Reload);
+        if !self.jobs.released.is_empty() && std::mem::take(&mut self.jobs.reread_on_release) {
+            out.push(Action::RereadDefinitions);
         }
         for name in std::mem::take(&mut self.jobs.released) {
             self.restart_outdated(&name, now, out);

@@ -151,8 +151,8 @@ impl State {
             waiting.push((waiter.client, command));
         }
         waiting.extend(self.exchanges.reporting().iter().map(|client| (*client, Command::Report)));
-        waiting.extend(self.reloading.clients.iter().map(|client| (*client, Command::Reload)));
-        waiting.extend(self.reloading_agents().map(|(client, name)| (client, Command::ReloadAgent(name.clone()))));
+        waiting.extend(self.rereading.clients.iter().map(|client| (*client, Command::Reread)));
+        waiting.extend(self.reloading_agents().map(|(client, name)| (client, Command::Reload(name.clone()))));
         let measuring = self.measuring.clients.iter();
         waiting.extend(measuring.map(|(client, name)| (*client, Command::Status(name.clone()))));
         waiting

@@ -74,7 +74,7 @@ impl State {
                             askers,
                             next: Vec::new(),
                         });
-                        out.push(Action::ReloadAgent(name.clone()));
+                        out.push(Action::Reload(name.clone()));
                     }
                 }
                 None
@@ -83,7 +83,7 @@ impl State {
     }
 
     /// The program of a reload has ended; `tail`: the last lines of the agent's output.
-    pub(super) fn agent_reloaded(&mut self, name: &str, exit: Exit, tail: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn reload_ended(&mut self, name: &str, exit: Exit, tail: &str, now: Now, out: &mut Vec<Action>) {
         let Some(index) = self.reloads.iter().position(|reload| *reload.name == *name) else { return };
         let AgentReload { name, late, askers, next, .. } = self.reloads.remove(index);
         let between = if tail.is_empty() { "" } else { ": " };

@@ -26,7 +26,7 @@ pub struct JobQueue {
     /// Agents whose job has just ended.
     pub released: Vec<Name>,
     /// An agent without a definition stays because of a job: definitions are read again when one has ended.
-    pub reload_on_release: bool,
+    pub reread_on_release: bool,
 }
 
 impl JobQueue {
@@ -39,7 +39,7 @@ impl JobQueue {
             unrecordable: false,
             interrupted,
             released: Vec::new(),
-            reload_on_release: false,
+            reread_on_release: false,
         }
     }
 

@@ -33,7 +33,7 @@ pub enum Answer<'a> {
     Placed(Result<(), Error>),
     /// To `Action::Inspect`.
     Inspected(Result<Option<Box<Spec>>, Error>),
-    /// To `Action::ReloadAgent`.
+    /// To `Action::Reload`.
     Reloaded(Result<(), Box<str>>),
     /// What the last of the package tools says that a step runs.
     Tools(Result<&'a str, Error>),

@@ -346,10 +346,10 @@ fn an_agent_whose_file_goes_during_a_job_goes_after_it() {
     let gone = || Event::Definitions { good: Vec::new(), problems: Vec::new(), whole: true };
     bench.step(gone());
     bench.agent_ends("web", Exit::Signal(Sig::TERM));
-    assert!(bench.runs("web") && !bench.done.contains(&Action::Reload), "{:?}", bench.done);
+    assert!(bench.runs("web") && !bench.done.contains(&Action::RereadDefinitions), "{:?}", bench.done);
     bench.pass(secs(10));
     assert_eq!(bench.code("again"), Some(Code::Success));
-    assert!(bench.done.contains(&Action::Reload), "{:?}", bench.done);
+    assert!(bench.done.contains(&Action::RereadDefinitions), "{:?}", bench.done);
     bench.step(gone());
     bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert!(bench.state.agents().next().is_none());
