@@ -375,7 +375,8 @@ fn a_killed_daemon_is_followed_by_one_that_takes_over() {
         assert_eq!(agent.pid, pid);
         assert!(agent.uptime >= 1.0, "its uptime was lost: {agent:?}");
         assert_eq!(host.wait_running("flaky").failures, 1, "its failures were lost");
-        assert_eq!(host.agents_processes().len(), 2, "a second copy");
+        // Its script may still run a program of its own.
+        host.wait("no second copy to run", || host.agents_processes().len() == 2);
     }
     // An adopted agent's end is noticed, and its stop works.
     kill(pid, "KILL");

@@ -21,6 +21,7 @@ use crate::host::disk::{make_dir, make_durable_dir};
 use crate::host::limits::Limits;
 use crate::host::proc::parse_pid;
 use crate::kernel::{Exit, Pid, Sig, Time};
+use crate::model::keeper::{Deaths, EndedDaemon, Next, PAUSE, PAUSE_MAX};
 use crate::sys::child::close_inherited;
 use crate::sys::file::read_text;
 use crate::sys::poll::{poll, PollFd, Signals};
@@ -32,15 +33,6 @@ const KEEPER_FILE: &str = "keeper.pid";
 
 /// The environment variable that tells a daemon how the one before it died.
 const DIED: &str = "BOOTAGENT_DIED";
-
-/// The first and the longest pause before a dead daemon is started again; it doubles with each daemon that dies early.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// A daemon that dies within this time has died early.
-const EARLY: Duration = Duration::from_secs(60);
-
-/// After this many daemons in a row that could not start, the keeper gives up: perhaps another daemon runs.
-const START_FAILURES: u32 = 10;
 
 /// In which process `enter` returns.
 pub(super) enum Background {
@@ -124,33 +116,22 @@ impl Keeper {
         // is ready. Without /dev/null it stays open.
         let _ = sys::detach_standard_files();
         let mut started = monotonic();
-        let (mut pause, mut start_failures) = (PAUSE.0, 0);
+        let mut deaths = Deaths::new();
         loop {
             let daemon = self.daemon;
             let exit = self.end_of_daemon();
-            match exit {
-                Exit::Code(0) => return 0,
-                // The first daemon has printed why it cannot start.
-                Exit::Code(_)
-                    if daemon == Some(first) || self.ordered.is_some() || start_failures >= START_FAILURES =>
-                {
-                    return 1
-                }
-                Exit::Code(_) => start_failures += 1,
-                Exit::Signal(_) | Exit::Unknown => start_failures = 0,
+            let (lived, ordered) = (monotonic().since(started), self.ordered.is_some());
+            match deaths.add(EndedDaemon { exit, lived, is_first: daemon == Some(first), ordered }) {
+                Next::End(code) => return code,
+                Next::Start(pause) => self.wait(pause),
             }
-            if monotonic().since(started) >= EARLY {
-                pause = PAUSE.0;
-            }
-            self.wait(pause);
-            pause = (pause * 2).min(PAUSE.1);
             started = monotonic();
             while self.daemon.is_none() {
                 match process::fork() {
                     Ok(Fork::Parent(pid)) => self.daemon = Some(pid),
                     Ok(Fork::Child) => execute(program, options, exit),
                     // No process can be made now: try later.
-                    Err(_) => self.wait(PAUSE.1),
+                    Err(_) => self.wait(PAUSE_MAX),
                 }
             }
             // The signal stays blocked until the daemon has found its agents.
@@ -170,7 +151,7 @@ impl Keeper {
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => {
-                    let next = if self.has_file() { self.check } else { PAUSE.0 };
+                    let next = if self.has_file() { self.check } else { PAUSE };
                     self.take_signals(Some(next));
                 }
                 Err(_) => return Exit::Unknown,
