@@ -222,9 +222,11 @@ impl Run<'_> {
             let origin = if before.definition.is_none() { Origin::Package } else { Origin::Job };
             agent.record = before;
             if let Some(found) = self.job.stuck.take() {
-                // The undo has failed, and what the package manager has counts.
-                let new = self.job.record.package.take().filter(|new| found.split(' ').next() == Some(&*new.native));
-                let old = agent.record.package.take().filter(|_| !found.is_empty());
+                // The undo has failed, and what the package manager has counts; a tar it does not know.
+                let is_there = |package: &Installed| !found.is_empty() && !package.format.is_tar();
+                let new = self.job.record.package.take();
+                let new = new.filter(|new| is_there(new) && found.split(' ').next() == Some(&*new.native));
+                let old = agent.record.package.take().filter(|old| is_there(old));
                 agent.record.package =
                     new.or(old.map(|old| Box::new(Installed { version: found.clone(), native: found, ..*old })));
             }

@@ -2,6 +2,7 @@
 
 use super::jobs::describe;
 use super::*;
+use crate::model::plan::Direction;
 
 /// A job that installs a deb whose package is `pkg` 7.
 fn deb(id: &str, number: u8) -> Job {
@@ -15,6 +16,11 @@ fn deb(id: &str, number: u8) -> Job {
 /// Runs a job: queries are answered with these in turn, `!` for a failure; the installer fails or not. Returns its code and
 /// message.
 fn outcome(bench: &mut Bench, job: Job, queries: &[&str], fails: bool) -> (Code, String) {
+    outcome_with(bench, job, queries, fails, false)
+}
+
+/// The same; what is new ends as soon as it has been started, or not.
+fn outcome_with(bench: &mut Bench, job: Job, queries: &[&str], fails: bool, ends: bool) -> (Code, String) {
     let id = job.id.clone();
     let mut queries = queries.iter();
     bench.done.clear();
@@ -46,6 +52,9 @@ fn outcome(bench: &mut Bench, job: Job, queries: &[&str], fails: bool) -> (Code,
             Some(event) => bench.step(event),
             None if matches!(bench.agent_state("web"), AgentState::Stopping(_)) => {
                 bench.agent_ends("web", Exit::Signal(Sig::TERM));
+            }
+            None if ends && bench.runs("web") && bench.jobs[&id].direction == Direction::Forward => {
+                bench.agent_ends("web", Exit::Code(1));
             }
             None => bench.pass(secs(10)),
         }
@@ -112,6 +121,22 @@ fn what_is_said_of_an_undo_is_what_the_database_says() {
         assert_eq!((got, message.starts_with(&beginning)), (code, true), "{queries:?} {message}");
         assert_eq!(bench.agents["web"].package.as_ref().map(|package| &*package.native), version, "{queries:?}");
     }
+}
+
+#[test]
+fn a_tar_in_place_of_a_package_that_does_not_come_back_is_not_installed() {
+    let mut bench = Bench::new(Vec::new());
+    assert_eq!(outcome(&mut bench, deb("1", 1), &["", "7"], false).0, Code::Success);
+    // The agent of the tar ends at once, and the deb cannot be installed again.
+    let mut job = package("2", "web", 2, false);
+    job.version = Some("8".into());
+    let (code, message) = outcome_with(&mut bench, job, &[""], true, true);
+    assert_eq!(
+        (code, message.starts_with("cannot go back, nothing is installed: ")),
+        (Code::Install, true),
+        "{message}"
+    );
+    assert_eq!(bench.agents["web"].package, None);
 }
 
 #[test]
