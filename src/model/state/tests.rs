@@ -2,12 +2,19 @@
 //!
 //! A `Bench` is the host around a state: it answers at once what needs no decision of the test, and keeps all actions.
 
+mod agents;
 mod cancel;
+mod downloads;
+mod formats;
 mod jobs;
-mod unread;
+mod meanwhile;
 mod own;
+mod queue;
 mod results;
+mod resumed;
+mod shutdown;
 mod undo;
+mod unread;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -309,6 +316,7 @@ impl Bench {
         bench
     }
 }
+
 fn starts(action: &Action) -> Option<Name> {
     match action {
         Action::Start(name) => Some(name.clone()),
@@ -330,207 +338,4 @@ fn results(action: &Action) -> Option<Vec<(JobId, Code)>> {
         }
         _ => None,
     }
-}
-
-// Agents.
-
-#[test]
-fn limits_of_a_forking_agent_are_polled_once_its_main_process_is_known() {
-    let mut forking = spec("web");
-    forking.kind = Kind::Forking;
-    let mut bench = Bench::new(vec![forking]);
-    let pid = bench.state.agents.get("web").and_then(Agent::process).expect("its starter").pid;
-    bench.step(Event::Exited { name: "web".into(), pid, exit: Exit::Code(0), oom: None, tail: "".into() });
-    bench.step(Event::MainProcess {
-        name: "web".into(),
-        found: Some(Process { pid: Pid::new(9).unwrap(), ticks: 1 }),
-        left: 1,
-    });
-    assert!(bench.runs("web"));
-    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
-    assert!(bench.state.poll_at.is_some_and(|at| at <= bench.now.time + secs(10)));
-}
-
-#[test]
-fn what_runs_of_an_agent_without_a_definition_is_ended_before_it_is_forgotten() {
-    let recovered = Recovered { unrecorded: vec![("web".into(), None)], leftovers: true, ..Recovered::default() };
-    let now = Now { time: Time::new(1000, 0), wall: 1_700_001_000 };
-    let mut out = Vec::new();
-    let mut state = State::new(options(), recovered, now, &mut out);
-    let look = Action::CountProcesses { name: "web".into(), scope: Scope::Tree, last: true };
-    let drop = Action::RemoveAgent("web".into());
-    assert!(out.contains(&look) && !out.contains(&drop), "{out:?}");
-    out.clear();
-    state.step(Event::ProcessCount("web".into(), 1), now, &mut out);
-    let late = Now { time: now.time + secs(11), ..now };
-    for (event, sig) in [(Event::ProcessesChanged, Sig::TERM), (Event::Tick, Sig::KILL)] {
-        state.step(event, late, &mut out);
-        assert!(out.contains(&Action::Signal("web".into(), Scope::Tree, sig)) && !out.contains(&drop), "{out:?}");
-    }
-    // A client that starts it meanwhile gets an error.
-    out.clear();
-    state.step(Event::Command(Client(1), Command::Start("web".into())), late, &mut out);
-    assert_eq!(out.iter().filter_map(answers).collect::<Vec<_>>(), [(1, 1)]);
-    state.step(Event::ProcessCount("web".into(), 0), late, &mut out);
-    assert!(out.contains(&drop) && state.agents().next().is_none(), "{out:?}");
-}
-
-#[test]
-fn a_restart_comes_in_its_time_and_the_fourth_early_end_is_the_last() {
-    let mut bench = Bench::new(vec![spec("web")]);
-    for failures in 1..=3 {
-        bench.agent_ends("web", Exit::Code(1));
-        bench.take(starts);
-        bench.pass(secs(179));
-        assert!(bench.take(starts).is_empty(), "before its time, after end {failures}");
-        bench.pass(secs(1));
-        assert_eq!(bench.take(starts).len(), 1, "after end {failures}");
-    }
-    bench.agent_ends("web", Exit::Code(1));
-    assert_eq!(bench.agent_state("web"), AgentState::Fatal);
-    bench.take(starts);
-    bench.pass(secs(100_000));
-    assert!(bench.take(starts).is_empty());
-    bench.step(Event::Command(Client(1), Command::Start("web".into())));
-    assert_eq!(bench.take(starts).len(), 1, "a start ends it");
-}
-
-#[test]
-fn incidents_beyond_the_last_are_dropped_and_counted() {
-    let mut bench = Bench::new(Vec::new());
-    let problems = (0..INCIDENTS + 5).map(|number| format!("problem {number}").into()).collect();
-    bench.step(Event::Definitions { whole: true, good: Vec::new(), problems });
-    bench.take(starts);
-    let report = |action: &Action| match action {
-        Action::Exchange(_, Message::Status(report)) => Some(report.events.clone()),
-        _ => None,
-    };
-    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
-    bench.pass(secs(700));
-    let events = bench.take(report).pop().unwrap();
-    assert_eq!(events.len(), INCIDENTS + 1);
-    assert_eq!(&*events[0].message, "5 earlier events dropped");
-    assert_eq!(&*events[1].message, "problem 5");
-    bench.step(Event::Replied(Reply::Jobs { errcode: Some(0), jobs: Vec::new(), cancel: Vec::new() }));
-    bench.pass(secs(700));
-    assert_eq!(bench.take(report).pop(), Some(Vec::new()), "reported once");
-}
-
-// Clients on the host.
-
-#[test]
-fn a_command_is_answered_when_it_is_done() {
-    let mut bench = Bench::new(vec![spec("web")]);
-    bench.step(Event::Command(Client(1), Command::Stop("web".into())));
-    assert!(bench.take(answers).is_empty(), "it still runs");
-    bench.agent_ends("web", Exit::Signal(Sig::TERM));
-    assert_eq!(bench.take(answers), [(1, 0)]);
-    bench.step(Event::Command(Client(2), Command::Start("web".into())));
-    bench.pass(secs(9));
-    assert!(bench.take(answers).is_empty(), "startsecs is 10");
-    bench.pass(secs(1));
-    assert_eq!(bench.take(answers), [(2, 0)]);
-    bench.step(Event::Command(Client(3), Command::Restart("web".into())));
-    bench.agent_ends("web", Exit::Signal(Sig::TERM));
-    assert!(bench.runs("web"));
-    bench.agent_ends("web", Exit::Code(1));
-    assert_eq!(bench.take(answers), [(3, 1)]);
-    bench.step(Event::Command(Client(4), Command::Start("who".into())));
-    assert_eq!(bench.take(answers), [(4, 1)]);
-    bench.step(Event::Command(Client(5), Command::Start("web".into())));
-    bench.step(Event::Gone(Client(5)));
-    bench.pass(secs(20));
-    assert!(bench.take(answers).is_empty(), "its client is gone");
-}
-
-#[test]
-fn a_report_is_answered_when_every_server_asked_for_a_pause() {
-    let mut bench = Bench::new(Vec::new());
-    bench.step(Event::Replied(Reply::Failed { reason: "busy".into(), retry_after: Some(500) }));
-    bench.pass(secs(20));
-    bench.take(answers);
-    bench.step(Event::Command(Client(1), Command::Report));
-    assert_eq!(bench.take(answers), [(1, 1)]);
-}
-
-// Shutdown.
-
-#[test]
-fn a_shutdown_leaves_a_settling_upgrade_to_the_next_daemon() {
-    let mut bench = Bench::installed("web");
-    bench.offer(vec![package("next", "web", 2, true)]);
-    bench.deliver("next", 2);
-    bench.agent_ends("web", Exit::Signal(Sig::TERM));
-    bench.step(Event::Placed("next".into(), Ok(())));
-    assert_eq!(bench.jobs["next"].phase, Phase::Settling);
-    bench.step(Event::Shutdown(Shutdown::Stop));
-    bench.agent_ends("web", Exit::Signal(Sig::TERM));
-    assert!(bench.done.contains(&Action::Quit(0)));
-    let record = &bench.jobs["next"];
-    assert_eq!((record.phase, &record.outcome), (Phase::Settling, &None), "no failure of the package's");
-    bench.restart_daemon();
-    bench.pass(secs(10));
-    assert_eq!(bench.code("next"), Some(Code::Success));
-}
-
-#[test]
-fn nothing_new_begins_in_a_shutdown() {
-    let mut bench = Bench::installed("web");
-    bench.offer(vec![package("next", "web", 2, true)]);
-    bench.deliver("next", 2);
-    bench.take(starts);
-    bench.step(Event::Shutdown(Shutdown::Stop));
-    bench.step(Event::Command(Client(1), Command::Start("web".into())));
-    bench.step(Event::Definitions { whole: true, good: vec![file(spec("new"))], problems: Vec::new() });
-    bench.agent_ends("web", Exit::Signal(Sig::TERM));
-    bench.step(Event::Placed("next".into(), Ok(())));
-    let done = std::mem::take(&mut bench.done);
-    assert!(done.iter().filter_map(starts).next().is_none(), "{done:?}");
-    assert_eq!(done.iter().filter_map(answers).collect::<Vec<_>>(), [(1, 1)]);
-    assert!(done.contains(&Action::Quit(0)));
-}
-
-#[test]
-fn a_shutdown_is_recorded_once_for_all_agents_and_the_next_daemon_starts_them_again() {
-    let saved = |action: &Action| match action {
-        Action::SaveRun(run) => Some(RunRecord::clone(run)),
-        _ => None,
-    };
-    let stopped = |action: &Action| match action {
-        Action::SaveStop(stop) => Some(stop.at),
-        _ => None,
-    };
-    let mut bench = Bench::new(vec![spec("web")]);
-    bench.agent_ends("web", Exit::Code(1));
-    bench.pass(secs(180));
-    let mut run = bench.done.iter().filter_map(saved).next_back().unwrap();
-    assert!(run.process.is_some() && run.failures == 1 && !run.stopping, "{run:?}");
-    bench.done.clear();
-    bench.step(Event::Shutdown(Shutdown::Stop));
-    bench.agent_ends("web", Exit::Signal(Sig::TERM));
-    assert_eq!(bench.done.iter().filter_map(saved).count(), 0);
-    let stops: Vec<Time> = bench.done.iter().filter_map(stopped).collect();
-    assert!(stops.len() == 1 && stops[0] >= run.started, "{stops:?}");
-    run.end_with(stops[0].before(secs(300)));
-    assert!(!run.stopping, "it was started after that");
-    run.end_with(stops[0]);
-    assert!(run.stopping && run.failures == 0, "{run:?}");
-    let runs = vec![(run, false)];
-    let recovered = Recovered { definitions: bench.definitions.clone(), runs, leftovers: true, ..Recovered::default() };
-    let mut out = Vec::new();
-    let mut state = State::new(options(), recovered, bench.now, &mut out);
-    // It counts processes before the first start, as there was another daemon.
-    for _ in 0..2 {
-        state.step(Event::ProcessCount("web".into(), 0), bench.now, &mut out);
-    }
-    assert!(out.iter().any(|action| starts(action).is_some()), "{out:?}");
-}
-
-#[test]
-fn a_shutdown_ends_with_agents_that_do_not() {
-    let mut bench = Bench::new(vec![spec("web")]);
-    bench.offer(vec![package("first", "other", 1, false)]);
-    bench.step(Event::Shutdown(Shutdown::Stop));
-    bench.pass(secs(20));
-    assert!(bench.done.contains(&Action::Quit(0)), "stopsecs and ten seconds");
 }

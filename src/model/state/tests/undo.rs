@@ -1,6 +1,6 @@
 //! What a package manager says is installed decides how a job ends, and what is said of it.
 
-use super::jobs::describe;
+use super::formats::describe;
 use super::*;
 use crate::model::plan::Direction;
 
