@@ -32,7 +32,6 @@ impl<K: Ord, V> SortedMap<K, V> {
         SortedMap(Vec::new())
     }
 
-    #[inline(never)]
     fn find<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
     where
         K: Borrow<Q>,
@@ -56,7 +55,6 @@ impl<K: Ord, V> SortedMap<K, V> {
         &mut self.0[index].1
     }
 
-    #[inline(never)]
     fn insert_at(&mut self, index: usize, key: K, value: V) -> usize {
         self.0.insert(index, (key, value));
         index

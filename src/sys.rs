@@ -27,7 +27,6 @@ mod standard;
 pub mod terminal;
 
 /// Turns the -1 of a C call into the error it left in errno, and passes any other result on.
-#[inline(never)]
 fn cerr(result: c_int) -> io::Result<c_int> {
     if result == -1 {
         Err(io::Error::last_os_error())

@@ -201,7 +201,6 @@ struct HelperError {
 }
 
 impl HelperError {
-    #[inline(never)]
     fn new(kind: FailureKind, reason: impl Into<Error>) -> Box<HelperError> {
         Box::new(HelperError { kind, reason: reason.into(), retry_after: None })
     }

@@ -391,17 +391,14 @@ fn refused(why: impl Into<Error>) -> SourceError {
     SourceError::Refused(why.into())
 }
 
-#[inline(never)]
 fn unread(error: io::Error) -> SourceError {
     SourceError::Unreadable(format_error!("cannot read: {}", reason(&error)))
 }
 
-#[inline(never)]
 fn unread_list(error: io::Error) -> SourceError {
     SourceError::Unreadable(format_error!("cannot read its access control list: {}", reason(&error)))
 }
 
-#[inline(never)]
 fn unread_directory(error: io::Error) -> SourceError {
     SourceError::Unreadable(format_error!("cannot read the directory: {}", reason(&error)))
 }

@@ -38,7 +38,6 @@ impl fmt::Display for DiskError {
 }
 
 impl From<Box<DiskError>> for Error {
-    #[inline(never)]
     fn from(error: Box<DiskError>) -> Error {
         format_error!("{error}")
     }

@@ -20,7 +20,6 @@ impl Time {
     }
 
     /// How long ago `earlier` was; zero when it lies ahead.
-    #[inline(never)]
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -38,7 +37,6 @@ impl std::ops::Add<Duration> for Time {
     type Output = Time;
 
     /// Saturates at the end of time, 584 years after boot.
-    #[inline(never)]
     fn add(self, later: Duration) -> Time {
         Time(self.0.saturating_add(nanos(later)))
     }

@@ -101,8 +101,6 @@ impl Writer {
         self.out.push_str(json);
     }
 
-    // Not inlined, as encoding a character is long and there are many calls.
-    #[inline(never)]
     fn put(&mut self, character: char) {
         self.out.push(character);
     }

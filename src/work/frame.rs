@@ -263,7 +263,6 @@ impl<'a> Reader<'a> {
         (length == frame.0.len()).then_some(frame)
     }
 
-    #[inline(never)]
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
