@@ -27,7 +27,7 @@ DEPS_CROSS = rustc-web cargo-web rust-web-src python3 python3-venv binutils file
 	qemu-user-static qemu-system-x86 qemu-system-arm e2fsprogs debian-archive-keyring
 
 .DEFAULT_GOAL := build
-SERVER = cd server && CARGO_TARGET_DIR=target $(CARGO)
+IN_SERVER = cd server && CARGO_TARGET_DIR=target $(CARGO)
 
 .PHONY: server server-check server-test server-bench server-browser server-pictures demo-fleet help build release test check deny audit fuzz test-tls scripts fleet soak bench deps deps-cross deps-bench cross size test-cross test-vm demo install uninstall clean
 
@@ -127,14 +127,14 @@ demo: ## see it work: server, daemon, install, kill, upgrade; no root needed; KE
 	@KEEP=$(KEEP) sh examples/demo.sh
 
 server: ## build bootserver, the control server, as server/target/release/bootserver
-	$(SERVER) build --locked --release
+	$(IN_SERVER) build --locked --release
 
 server-check: ## bootserver: formatting, lints, import order, licences
-	$(SERVER) fmt --check
-	$(SERVER) clippy --locked --all-targets -- -D warnings
-	$(SERVER) test --locked --test layers
-	@if command -v cargo-deny >/dev/null; then $(SERVER) deny check bans licenses sources; else \
-		other=$$($(SERVER) tree --locked -e normal --target all --prefix none -f '{p}: {l}' | sort -u | \
+	$(IN_SERVER) fmt --check
+	$(IN_SERVER) clippy --locked --all-targets -- -D warnings
+	$(IN_SERVER) test --locked --test layers
+	@if command -v cargo-deny >/dev/null; then $(IN_SERVER) deny check bans licenses sources; else \
+		other=$$($(IN_SERVER) tree --locked -e normal --target all --prefix none -f '{p}: {l}' | sort -u | \
 			grep -vE '(MIT|Apache-2.0|ISC|Zlib|Unicode-3.0|BSD-3-Clause)( |$$|\))' || true); \
 		[ -z "$$other" ] || { echo "make server-check: other licences: $$other" >&2; exit 1; }; fi
 
@@ -147,7 +147,7 @@ server/tests/browser/node_modules: server/tests/browser/package-lock.json
 	cd server/tests/browser && npm ci --ignore-scripts --no-audit --no-fund && touch node_modules
 
 server-browser: server/tests/browser/node_modules ## bootserver: a day with its pages in a real browser; needs node and chromium
-	$(SERVER) build --locked
+	$(IN_SERVER) build --locked
 	node server/tests/browser/day.mjs
 
 server-pictures: server/tests/browser/node_modules ## take the pictures of the docs from the demo
@@ -158,7 +158,7 @@ demo-fleet: ## see a fleet in a browser: bootserver and five daemons, one of the
 	sh server/demo.sh
 
 server-test: build ## test bootserver, with real daemons on loopback
-	$(SERVER) test --locked
+	$(IN_SERVER) test --locked
 
 install: $(BIN) ## install under DESTDIR and PREFIX; BIN=target/cross/ARCH/bootagent for a static binary
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/sbin/bootagent
@@ -178,4 +178,4 @@ uninstall: ## remove the files of make install; configuration and state stay
 
 clean: ## remove everything built, of bootserver too
 	$(CARGO) clean
-	$(SERVER) clean
+	$(IN_SERVER) clean

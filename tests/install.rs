@@ -400,19 +400,6 @@ fn an_rpm_is_installed_upgraded_and_removed() {
     assert!(!PathBuf::from(format!("/usr/bin/{name}")).exists());
 }
 
-/// What `make demo` shows must stay true.
-#[test]
-fn the_demo_works() {
-    let Some(server) = example("server") else {
-        skipped("the smallest server (cargo build --examples)");
-        return;
-    };
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo.sh");
-    let mut demo = Command::new("sh");
-    let ran = run(demo.arg(script).env("BOOTAGENT", binary()).env("SERVER", server)).expect("the demo ends");
-    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
-}
-
 #[test]
 fn a_download_survives_any_number_of_cuts() {
     if needs_faults() {

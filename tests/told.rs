@@ -23,6 +23,25 @@ fn an_agent_that_runs_once_has_run() {
 }
 
 #[test]
+fn report_says_what_the_server_answers() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.set("step", "1000");
+    host.start();
+    let address = server.address.clone();
+    assert_eq!(host.ok(&["report"]), format!("reported to http://{address}\n"));
+    server.mode(Mode::reply("200 OK", "", "{\"errcode\":7,\"message\":\"the disk is full\"}"));
+    let said = host.ok(&["report"]);
+    assert_eq!(said, format!("reported to http://{address}, which answers errcode 7: its log says why\n"));
+    assert!(host.read("log/bootagent.log").contains("answers errcode 7"), "{}", host.logs());
+    server.mode(Mode::reply("500 Internal Server Error", "", "full"));
+    let ran = host.cli(&["report"]);
+    assert!(ran.code == 1 && ran.err.contains(&address) && ran.err.contains("HTTP status 500"), "{ran:?}");
+    server.mode(Mode::Good);
+    assert_eq!(host.ok(&["report"]), format!("reported to http://{address}\n"));
+}
+
+#[test]
 fn a_simple_agent_that_goes_into_the_background_is_told_its_type() {
     let mut host = Host::new();
     host.agent("forks", "sleep 1000 & exit 0", &[]);
