@@ -16,6 +16,9 @@ const LAST_WANTED: usize = 40;
 /// The least width of a shortened last column, characters.
 const LAST_MIN: usize = 20;
 
+/// How far a text of the last column is indented that has a line of its own, characters.
+const INDENT: usize = 4;
+
 /// One column of a table.
 pub struct Column {
     head: &'static str,
@@ -130,7 +133,8 @@ struct Filled<'c> {
 }
 
 /// Adds the rows to `text` in columns two spaces apart. On a narrow screen the columns `less_important` are left out one after
-/// the other, and then the last column is shortened; returns whether something is not shown.
+/// the other, and then the last column is shortened. Where even that would leave it too little, each of its texts gets a line
+/// of its own below its row, and the other columns have all the room. Returns whether something is not shown.
 pub fn align(
     text: &mut String,
     columns: &[Column],
@@ -145,8 +149,15 @@ pub fn align(
         let width = widths.chain([column.head.len()]).max().unwrap_or(0);
         Filled { column, cells, width }
     });
-    let all = columns.len();
-    let columns = fitting(filled.collect(), less_important, screen.width);
+    let mut filled: Vec<Filled<'_>> = filled.collect();
+    let needs_lines = screen.width.is_some_and(|width| {
+        let last = filled.last().map_or(0, |last| last.width.min(LAST_WANTED));
+        let kept = filled.iter().rev().skip(1).filter(|filled| !less_important.contains(&filled.column.key));
+        kept.map(|filled| filled.width + 2).sum::<usize>() + last > width
+    });
+    let below = if needs_lines { filled.pop() } else { None }.map_or(Vec::new(), |filled| filled.cells);
+    let all = filled.len();
+    let columns = fitting(filled, less_important, screen.width);
     let count = columns.len();
     let mut is_shortened = count < all;
     let mut lines = vec![String::new(); rows.len() + 1];
@@ -164,9 +175,18 @@ pub fn align(
         }
         used += width + 2;
     }
-    for line in &lines {
+    for (index, line) in lines.iter().enumerate() {
         text.push_str(line.trim_end_matches(' '));
         text.push('\n');
+        // The first line has the headings.
+        if let Some((cell, _)) =
+            index.checked_sub(1).and_then(|row| below.get(row)).filter(|(cell, _)| !cell.is_empty())
+        {
+            let room = screen.width.map_or(usize::MAX, |width| width.saturating_sub(INDENT).max(LAST_MIN));
+            let fitting = shortened(cell, room);
+            is_shortened |= fitting.len() < cell.len();
+            text.push_str(&format!("{:INDENT$}{fitting}\n", ""));
+        }
     }
     is_shortened
 }
@@ -256,6 +276,25 @@ b    downloading     -  1.5M of 3.0M
 ";
         assert_eq!(jobs(&body, narrow), want);
         assert_eq!(jobs(&json::parse("[]", 8).unwrap(), narrow), "no jobs yet\n");
+    }
+
+    #[test]
+    fn long_names_leave_the_last_column_lines_of_its_own() {
+        let id = "a".repeat(20);
+        let body = format!(
+            "[{{\"id\":\"{id}\",\"action\":\"install\",\"name\":\"web\",\"state\":\"taken\",\"errcode\":7,\"message\":\"{}\"}},\
+             {{\"id\":\"b\",\"action\":\"start\",\"name\":\"web\",\"state\":\"starting\"}}]",
+            "m".repeat(90)
+        );
+        let want = format!(
+            "{:20}  ACTION   NAME  STATE       AGE  CODE\n{id}  install  web   done, sent    -     7\n    {}...\n{:20}  start    \
+             web   starting      -     -\n\n\"bootagent jobs --json\" shows all of MESSAGE\n",
+            "ID",
+            "m".repeat(53),
+            "b"
+        );
+        let screen = Screen { width: Some(60), has_colours: false };
+        assert_eq!(jobs(&json::parse(&body, 8).unwrap(), screen), want);
     }
 
     #[test]
