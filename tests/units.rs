@@ -362,7 +362,7 @@ fn a_prestart_is_stopped_and_begun_anew() {
     host.start();
     host.wait("the prestart", || host.lines("out") == 1);
     let seen = host.wait_seen("web", "its prestart", |seen| seen.detail == "its prestart runs");
-    assert_eq!((&*seen.status, seen.pid), ("stoped", 0), "{seen:?}");
+    assert_eq!((&*seen.status, seen.pid), ("running", 0), "{seen:?}");
     assert_eq!(host.cli(&["stop", "web"]).code, 0);
     assert!(host.agents_processes().is_empty(), "{:?}", host.agents_processes());
     let mut client = host.begin(&["start", "web"]);

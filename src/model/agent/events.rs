@@ -96,7 +96,13 @@ impl Agent {
             | AgentState::Running { .. } => {
                 self.killed = false;
                 self.set_last_end(format_args!("cannot start: {reason}"), "", Level::Error, context);
-                self.conclude(AfterStop::Policy(End::NotStarted), Duration::ZERO, context);
+                let after = AfterStop::Policy(End::NotStarted);
+                if self.state != AgentState::Starting || self.prestart().is_none() {
+                    return self.conclude(after, Duration::ZERO, context);
+                }
+                // Its prestart may have left processes.
+                self.enter_stopping(after, None, Duration::ZERO, context);
+                self.not_started(reason, context);
             }
             AgentState::Stopping(stopping) => {
                 (stopping.main_process, stopping.starting) = (None, false);
@@ -361,7 +367,8 @@ impl Agent {
                     stopping.pause = COUNT_INTERVAL.0;
                     stopping.count_at = Some(context.now + COUNT_INTERVAL.0);
                     context.out.push(Action::Signal(name.clone(), stopping.scope, Sig::KILL));
-                    if !stopping.refused {
+                    // Whether this signal is refused as the first one was, its own answer says.
+                    if !std::mem::take(&mut stopping.refused) {
                         context.log(Level::Warn, &name, format_args!("did not end in time, sent SIGKILL"));
                     }
                 } else if stopping.count_at.is_some_and(|at| at <= context.now) {

@@ -48,14 +48,10 @@ impl Agent {
     pub fn status(&self) -> Status {
         let ended = if self.killed { Status::Killed } else { Status::Stopped };
         match &self.state {
-            AgentState::Forking { .. } | AgentState::Running { .. } => Status::Running,
+            AgentState::Prestart { .. } | AgentState::Forking { .. } | AgentState::Running { .. } => Status::Running,
             AgentState::Stopping(stopping) if stopping.main_process.is_some() && !self.killed => Status::Running,
             AgentState::Fatal => Status::Fatal,
-            AgentState::Down
-            | AgentState::Waiting { .. }
-            | AgentState::Starting
-            | AgentState::Prestart { .. }
-            | AgentState::Stopping(_) => ended,
+            AgentState::Down | AgentState::Waiting { .. } | AgentState::Starting | AgentState::Stopping(_) => ended,
         }
     }
 

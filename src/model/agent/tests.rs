@@ -312,7 +312,8 @@ fn a_prestart_comes_before_each_start() {
     let in_prestart = || {
         let mut agent = with_prestart();
         acts(&mut agent, NOW, |agent, context| agent.prestart_started(process(6), context));
-        assert_eq!((&*state_name(&agent), agent.report(NOW, POLICY).pid), ("Prestart", 0));
+        let report = agent.report(NOW, POLICY);
+        assert_eq!((&*state_name(&agent), report.status, report.pid), ("Prestart", Status::Running, 0));
         assert!(agent.run_record("boot").stopping, "the next daemon begins anew");
         agent
     };
@@ -330,6 +331,10 @@ fn a_prestart_comes_before_each_start() {
         let mut agent = in_prestart();
         assert_eq!((&*apply(&mut agent, event), &*state_name(&agent)), (actions, state), "{event}");
     }
+    // The program behind it cannot be executed: what the prestart left is ended.
+    let mut agent = in_prestart();
+    apply(&mut agent, "ended 0");
+    assert_eq!((apply(&mut agent, "not started"), state_name(&agent)), ("count".into(), "Stopping tree".into()));
     // A stop between the order and the process.
     let mut agent = with_prestart();
     apply(&mut agent, "down");

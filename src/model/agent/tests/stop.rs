@@ -43,6 +43,8 @@ fn a_stop_is_stuck_while_its_last_sigkill_is_refused() {
     assert_eq!((agent.is_stuck(), agent.last_end()), (None, "cannot be stopped: its user"), "SIGKILL may come through");
     let at = |secs| NOW + Duration::from_secs(secs);
     assert_eq!(acts(&mut agent, at(10), |agent, context| agent.due(context)), "SIGKILL");
+    assert_eq!(agent.is_stuck(), None, "only its stop signal was refused so far");
+    acts(&mut agent, at(10), |agent, context| agent.refused("its user", context));
     assert!(agent.is_stuck().is_some());
     acts(&mut agent, at(11), |agent, context| agent.due(context));
     assert_eq!(agent.is_stuck(), None, "this one may come through");
