@@ -373,17 +373,28 @@ impl<'a> Host<'a> {
                     self.watch(name).ended(End::NotStarted, Duration::ZERO, now);
                 }
             }
-            Event::MainProcess { name, found: None, .. } => {
+            Event::MainProcess { name, found: None, left } => {
                 let now = self.now().time;
                 let sought = self.sought.get(name).copied();
-                let seeks = matches!(self.life(name), Some(AgentState::Forking { starter: None, .. }));
+                let (mut seeks, mut runs_since) = (false, None);
+                if let Some(AgentState::Forking { starter: None, since, ask, .. }) = self.life(name) {
+                    // The next look is later than the search: it runs as long as there is any process of it.
+                    runs_since = ask.filter(|(next, until)| next > until).map(|_| *since);
+                    seeks = runs_since.is_none();
+                }
+                if let (Some(since), 0) = (runs_since, left) {
+                    self.watch(name).ended(End::Exited(Exit::Unknown), now.since(since), now);
+                }
                 let startsecs = self
                     .daemon
                     .as_ref()
                     .and_then(|state| state.spec(name))
                     .map_or(Duration::ZERO, |spec| spec.startsecs);
                 let longest = startsecs.max(Duration::from_secs(10));
-                if seeks && sought.is_some_and(|since| now.since(since) >= longest) {
+                // What is left may be it: only the processes that live are known.
+                let spec = self.daemon.as_ref().and_then(|state| state.spec(name));
+                let may_be = *left > 0 && spec.is_none_or(|spec| spec.pidfile.is_none());
+                if seeks && !may_be && sought.is_some_and(|since| now.since(since) >= longest) {
                     self.watch(name).ended(End::NotStarted, Duration::ZERO, now);
                 }
             }
