@@ -21,10 +21,11 @@ fn mirror(program: Program, host: &Host, ip: &str) -> Option<Mirror> {
     mirror
 }
 
-/// What is told about the download of a job: how much is there, and of how much.
-fn progress(host: &Host, id: &str) -> Option<String> {
+/// What is told about the download of a job: bytes that are there, and all.
+fn progress(host: &Host, id: &str) -> Option<(u64, u64)> {
     let job = host.job(id)?;
-    Some(text(&job, "progress").to_string()).filter(|progress| progress.contains(" of "))
+    let (there, all) = text(&job, "progress").strip_suffix(" bytes")?.split_once(" of ")?;
+    Some((there.parse().ok()?, all.parse().ok()?))
 }
 
 /// The size of a job's download file.
@@ -56,10 +57,9 @@ fn outlives_its_server(program: Program) {
         Job::new(id, "install", name).package(&mirror.url(user, path), &package).set("startsecs", "0.2")
     };
     server.give(&job("slow", "web", "a%20dir/web+1.0%20%28x%29.tar").text());
-    let (mut there, mut told, mut table) = (0, String::new(), String::new());
+    let (mut there, mut told, mut table) = (0, 0, String::new());
     host.wait("a part of the package", || {
-        told = progress(&host, "slow").unwrap_or_default();
-        there = part(&host);
+        (there, told) = progress(&host, "slow").unwrap_or_default();
         if there > all / 10 {
             table = host.ok(&["jobs"]);
         }
@@ -67,9 +67,8 @@ fn outlives_its_server(program: Program) {
     });
     let missing = [job("m0", "none", "a%20dir/no%20such.tar"), job("m1", "none", "b/x.tar")];
     mirror.kill();
-    let total = format!(" of {}", bootagent::text::size(all as f64));
-    assert!(told.ends_with(&total) && there < all, "{told}, {there} bytes are there, and it has {all}");
-    assert!(table.contains(&total), "{table}");
+    assert!(told == all && there < all, "{there} of {told} bytes, and it has {all}");
+    assert!(table.contains(&format!(" of {}", bootagent::text::size(all as f64))), "{table}");
     host.wait("the cut to be noticed", || host.read("log/bootagent.log").contains(" interrupted, tried again"));
     let left = part(&host);
     assert!(left >= there && left < all, "{left} of {all} bytes are left");
@@ -228,7 +227,7 @@ fn a_rate_is_kept() {
         server.give(&job.text());
         host.wait("the download", || progress(&host, &name).is_some());
         let began = Instant::now();
-        let (there, all) = (part(&host), package.bytes.len() as u64);
+        let (there, all) = progress(&host, &name).expect("it is being fetched");
         host.wait("its end", || host.job(&name).is_some_and(|job| text(&job, "state") != "downloading"));
         let expected = Duration::from_secs_f64((all - there) as f64 / 300_000.0);
         let took = began.elapsed();

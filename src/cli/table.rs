@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
 use crate::sys::terminal;
-use crate::text::visible;
+use crate::text::{size, visible};
 use crate::wire::json::{self, Value};
 
 /// The width of a shortened last column, characters, before other columns are left out for it.
@@ -95,7 +95,7 @@ pub fn jobs(body: &Value, screen: Screen) -> String {
             "age" => shown(job, key, duration),
             "state" => state_in_words(&text_of(job, key)),
             "message" => match text_of(job, key) {
-                message if message.is_empty() => text_of(job, "progress"),
+                message if message.is_empty() => progress_in_words(text_of(job, "progress")),
                 message => message,
             },
             _ => text_of(job, key),
@@ -116,6 +116,13 @@ fn state_in_words(state: &str) -> String {
         other => other,
     }
     .to_string()
+}
+
+/// The progress of a download, `1572864 of 3145728 bytes`, for people: `1.5M of 3.0M`. Other texts stay what they are.
+fn progress_in_words(progress: String) -> String {
+    let Some(bytes) = progress.strip_suffix(" bytes") else { return progress };
+    let sizes: Option<Vec<String>> = bytes.split(" of ").map(|bytes| bytes.parse().ok().map(size)).collect();
+    sizes.map_or_else(|| progress.clone(), |sizes| sizes.join(" of "))
 }
 
 /// What a table shows in one place: a text, and its colour.
@@ -258,7 +265,7 @@ mod tests {
     #[test]
     fn jobs_are_aligned() {
         let body = r#"[{"id":"a-1","action":"install","name":"web","state":"taken","errcode":0,"message":"success","age":90},
-            {"id":"b","action":"config","name":"","state":"downloading","progress":"1.5M of 3.0M"}]"#;
+            {"id":"b","action":"config","name":"","state":"downloading","progress":"1572864 of 3145728 bytes"}]"#;
         let body = json::parse(body, 8).unwrap();
         let want = "\
 ID   ACTION   NAME  STATE          AGE  CODE  MESSAGE
@@ -276,6 +283,19 @@ b    downloading     -  1.5M of 3.0M
 ";
         assert_eq!(jobs(&body, narrow), want);
         assert_eq!(jobs(&json::parse("[]", 8).unwrap(), narrow), "no jobs yet\n");
+    }
+
+    #[test]
+    fn progress_is_told_in_units() {
+        for (progress, want) in [
+            ("1572864 of 3145728 bytes", "1.5M of 3.0M"),
+            ("100 bytes", "100B"),
+            ("waits for \"a1\"", "waits for \"a1\""),
+            ("many bytes", "many bytes"),
+            ("", ""),
+        ] {
+            assert_eq!(progress_in_words(progress.to_string()), want);
+        }
     }
 
     #[test]

@@ -20,7 +20,6 @@ use crate::model::schedule::Server;
 use crate::model::spec::Name;
 use crate::sys::account::{own_uid, user_by_id};
 use crate::sys::monotonic;
-use crate::text::size;
 use crate::wire::{about, control, proto};
 use crate::work::{FailureKind, HelperRequest, Route};
 
@@ -200,8 +199,8 @@ impl Daemon {
             if entry.phase == Phase::Downloading && entry.progress.is_empty() {
                 if let Some((bytes, total)) = self.helpers.download_progress(&entry.id) {
                     entry.progress = match total {
-                        Some(total) => format!("{} of {}", size(bytes as f64), size(total as f64)).into(),
-                        None => size(bytes as f64).into(),
+                        Some(total) => format!("{bytes} of {total} bytes").into(),
+                        None => format!("{bytes} bytes").into(),
                     };
                 }
             }

@@ -121,7 +121,7 @@ pub struct Entry {
     pub outcome: Option<Outcome>,
     /// The time since it was received, where that was in this boot.
     pub age: Option<Duration>,
-    /// What it is doing at the moment, for people: `1.5M of 3.0M`, `waits for "a1"`; empty when there is nothing to
+    /// What it is doing at the moment, for people: `15 of 30 bytes`, `waits for "a1"`; empty when there is nothing to
     /// show.
     pub progress: Box<str>,
 }
