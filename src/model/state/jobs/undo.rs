@@ -182,7 +182,14 @@ impl Run<'_> {
         let before = self.job.record.before.as_deref();
         let kept = before.map_or([&None, &None], |before| [&before.package, &before.previous]);
         drop.retain(|file| !kept.iter().any(|installed| holds(installed, file)));
-        if kept.iter().all(|installed| installed.is_none()) {
+        // What the package manager could not remove becomes the agent's package, and the next job may have to go back to it.
+        let stuck = self.job.record.package.as_deref().filter(|new| {
+            let found = self.job.stuck.as_deref();
+            found.is_some_and(|found| is_what_was_found(new, found))
+        });
+        if let Some(stuck) = stuck {
+            drop.retain(|file| !stuck.files().contains(file));
+        } else if kept.iter().all(|installed| installed.is_none()) {
             drop.clear();
         }
         self.out.push(Action::RemovePackage(self.name(), drop));
@@ -223,10 +230,8 @@ impl Run<'_> {
             agent.record = before;
             if let Some(found) = self.job.stuck.take() {
                 // The undo has failed, and what the package manager has counts; a tar it does not know.
-                let is_there = |package: &Installed| !found.is_empty() && !package.format.is_tar();
-                let new = self.job.record.package.take();
-                let new = new.filter(|new| is_there(new) && found.split(' ').next() == Some(&*new.native));
-                let old = agent.record.package.take().filter(|old| is_there(old));
+                let new = self.job.record.package.take().filter(|new| is_what_was_found(new, &found));
+                let old = agent.record.package.take().filter(|old| !found.is_empty() && !old.format.is_tar());
                 agent.record.package =
                     new.or(old.map(|old| Box::new(Installed { version: found.clone(), native: found, ..*old })));
             }
@@ -237,4 +242,9 @@ impl Run<'_> {
         }
         StepResult::Done
     }
+}
+
+/// Whether this is the package whose version, with a remark behind it perhaps, the package manager has found.
+fn is_what_was_found(package: &Installed, found: &str) -> bool {
+    !package.format.is_tar() && !found.is_empty() && found.split(' ').next() == Some(&*package.native)
 }

@@ -16,22 +16,33 @@ fn deb(id: &str, number: u8) -> Job {
 /// Runs a job: queries are answered with these in turn, `!` for a failure; the installer fails or not. Returns its code and
 /// message.
 fn outcome(bench: &mut Bench, job: Job, queries: &[&str], fails: bool) -> (Code, String) {
-    outcome_with(bench, job, queries, fails, false)
+    let (code, message, _) = outcome_with(bench, job, queries, fails, false);
+    (code, message)
 }
 
-/// The same; what is new ends as soon as it has been started, or not.
-fn outcome_with(bench: &mut Bench, job: Job, queries: &[&str], fails: bool, ends: bool) -> (Code, String) {
+/// The same; what is new ends as soon as it has been started, or not. Returns what was removed of the kept packages too.
+fn outcome_with(
+    bench: &mut Bench,
+    job: Job,
+    queries: &[&str],
+    fails: bool,
+    ends: bool,
+) -> (Code, String, Vec<Vec<Box<str>>>) {
     let id = job.id.clone();
+    let mut removed = Vec::new();
     let mut queries = queries.iter();
     bench.done.clear();
     bench.offer(vec![job]);
     for _ in 0..100 {
         if let Some(code) = bench.code(&id) {
             assert_eq!(queries.next(), None, "all are asked");
-            return (code, bench.jobs[&id].outcome.as_ref().unwrap().message.to_string());
+            return (code, bench.jobs[&id].outcome.as_ref().unwrap().message.to_string(), removed);
         }
         let mut answer = None;
         for action in std::mem::take(&mut bench.done) {
+            if let Action::RemovePackage(_, files) = &action {
+                removed.push(files.clone());
+            }
             let Action::Tool(owner, tool) = &action else {
                 answer = describe(bench, &id, &action).and_then(|(_, answers)| Some(answers?.0)).or(answer);
                 continue;
@@ -130,13 +141,24 @@ fn a_tar_in_place_of_a_package_that_does_not_come_back_is_not_installed() {
     // The agent of the tar ends at once, and the deb cannot be installed again.
     let mut job = package("2", "web", 2, false);
     job.version = Some("8".into());
-    let (code, message) = outcome_with(&mut bench, job, &[""], true, true);
+    let (code, message, _) = outcome_with(&mut bench, job, &[""], true, true);
     assert_eq!(
         (code, message.starts_with("cannot go back, nothing is installed: ")),
         (Code::Install, true),
         "{message}"
     );
     assert_eq!(bench.agents["web"].package, None);
+}
+
+#[test]
+fn the_file_of_a_package_that_cannot_be_removed_is_kept() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    // Its agent ends at once, and the package manager still has it after its removal.
+    let (code, message, removed) = outcome_with(&mut bench, deb("1", 1), &["", "7", "7"], false, true);
+    assert_eq!((code, message.starts_with("cannot go back, 7 is installed: ")), (Code::Start, true), "{message}");
+    let file = bench.agents["web"].package.as_ref().map(|package| package.file.clone()).unwrap_or_default();
+    assert!(!file.is_empty());
+    assert!(removed.iter().all(|files| !files.is_empty() && !files.contains(&file)), "{removed:?}");
 }
 
 #[test]
