@@ -45,11 +45,6 @@ fn rest(bytes: &[u8], from: Option<usize>) -> Vec<u8> {
     }
 }
 
-/// How often a line of the daemon's log has this in it.
-fn said(host: &Host, part: &str) -> usize {
-    host.read("log/bootagent.log").matches(part).count()
-}
-
 #[test]
 fn a_server_that_brings_nothing_is_given_up_after_eight_attempts() {
     if needs_faults() {

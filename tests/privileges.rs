@@ -357,7 +357,8 @@ fn the_closed_copy_is_of_the_image_that_runs() {
     report.kill().and_then(|()| report.wait()).expect("it was waiting");
     // One that was altered, or is none, is made anew by the next daemon.
     host.end("TERM");
-    fs::write(&copy, "no program").expect("root may write it");
+    // The helper of the exchange that was under way may still end.
+    patiently(|| fs::write(&copy, "no program").ok()).expect("root may write it");
     server.mode(Mode::Good);
     host.start();
     host.ok(&["report"]);
@@ -433,27 +434,6 @@ fn an_agent_gets_nothing_of_ours() {
 }
 
 #[test]
-fn secrets_of_jobs_are_not_told() {
-    let server = Server::new();
-    let mut host = Host::with(&server);
-    host.agent("web", "echo \"token $TOKEN\"; exit 1", &[("autostart", "false"), ("startsecs", "1")]);
-    host.start();
-    let secret = "a job's secret";
-    let envs = format!("{{ \"TOKEN\": \"{secret}\", \"ALSO\": 1 }}");
-    let bad = host.does(&server, &Job::new("j1", "config", "web").set("envs", &envs), 1);
-    let envs = format!("{{ \"TOKEN\": \"{secret}\" }}");
-    host.does(&server, &Job::new("j2", "config", "web").set("envs", &envs), 0);
-    let failed = host.does(&server, &Job::new("j3", "start", "web"), 7);
-    assert!(failed.contains("token"), "{failed}");
-    let mut told = vec![bad, failed, host.ok(&["jobs", "--json"]), host.ok(&["status", "--json"])];
-    told.extend([host.read("log/bootagent.log"), host.read("daemon.out")]);
-    told.extend(server.requests().into_iter().map(|request| request.body));
-    for text in told {
-        assert!(!text.contains(secret), "{text}");
-    }
-}
-
-#[test]
 fn privileges_can_be_taken_from_an_agent() {
     if lacks_root() {
         return;
@@ -474,63 +454,4 @@ fn privileges_can_be_taken_from_an_agent() {
     }
     assert_eq!(set("few", "NoNewPrivs"), "1");
     assert_eq!(proc_status(host.pid(), "CapBnd"), own, "the daemon lost its own");
-}
-
-#[test]
-fn values_of_envs_are_in_files_for_root_only() {
-    let server = Server::new();
-    let mut host = Host::with(&server);
-    let secret = "MARKED-f3a81c-VALUE";
-    let envs = ("envs", format!("{{ \"TOKEN\": \"{secret}\", \"LONG\": \"{}\" }}", "long ".repeat(300)));
-    let envs = (envs.0, envs.1.as_str());
-    // Ends that print it, checks that print it, and starts that come to nothing.
-    host.agent("printing", "echo \"with $TOKEN\"; env; exit 1", &[envs]);
-    let check = "{ \"exec\": [\"/bin/sh\", \"-c\", \"echo $TOKEN; echo $TOKEN >&2; exit 1\"], \"interval\": 0.2 }";
-    host.agent("checked", "exec sleep 1000", &[envs, ("check", check), ("limits", "{ \"nofile\": 100 }")]);
-    host.agent("missing", "", &[envs, ("exec", "[\"/no/such/program\", \"x\"]")]);
-    host.agent("nobodys", "exec sleep 1000", &[envs, ("user", "\"no-such-user\"")]);
-    host.start();
-    let job = |id: &str, action: &str, name: &str| {
-        let envs = format!("{{ \"TOKEN\": \"{secret}\", \"MORE\": \"{secret}{secret}\" }}");
-        // Long enough for a shell on a busy machine; the end is told at once.
-        Job::new(id, action, name).set("envs", &envs).set("startsecs", "10")
-    };
-    let package = tarball(&host, "packed", "1.0", "echo \"$TOKEN $MORE\"; exit 1", &[]);
-    let url = server.serve(&package.file, &package.bytes);
-    host.does(&server, &job("i1", "install", "packed").package(&url, &package), 7);
-    host.does(&server, &job("c1", "config", "printing"), 7);
-    host.does(&server, &job("c2", "config", "none"), 3);
-    host.does(&server, &job("c3", "config", "checked").set("limits", "{ \"memory\": \"x\" }"), 1);
-    host.wait("a check that fails", || host.seen("checked").is_some_and(|agent| agent.failures > 0));
-    for name in ["printing", "missing", "nobodys"] {
-        host.wait_seen(name, "to have failed", |agent| !agent.detail.is_empty());
-    }
-    let mut told = vec![host.ok(&["status"]), host.ok(&["status", "--json"]), host.ok(&["jobs"])];
-    told.extend([host.ok(&["jobs", "--json"]), host.cli(&["check"]).err]);
-    told.extend(server.requests().into_iter().map(|request| request.body));
-    for text in told {
-        assert!(!text.contains(secret), "{text}");
-    }
-    // On disk it is where the daemon needs it, which is root's; where we wrote it; and where agents print it.
-    let mut folders = vec![host.dir.clone()];
-    let mut holding = 0;
-    while let Some(path) = folders.pop() {
-        let found = fs::symlink_metadata(&path).expect("it was listed");
-        if found.is_dir() {
-            folders.extend(entries(&path));
-            continue;
-        }
-        let bytes = if found.is_file() { fs::read(&path).expect("root may read it") } else { Vec::new() };
-        if !bytes.windows(secret.len()).any(|part| part == secret.as_bytes()) {
-            continue;
-        }
-        let place = path.strip_prefix(&host.dir).expect("it is below").display().to_string();
-        let ours = ["state/agents/", "state/jobs/", "state/good/"].iter().any(|dir| place.starts_with(dir));
-        let written = place.starts_with("agents.d/");
-        let printed = place.starts_with("log/") && place != "log/bootagent.log";
-        assert!(ours || written || printed, "it is in {place}");
-        assert!(!ours || found.mode() & 0o7777 == 0o600, "{place} has mode {:o}", found.mode());
-        holding += usize::from(ours);
-    }
-    assert!(holding >= 3, "it was not looked for");
 }

@@ -55,11 +55,6 @@ fn cannot_refuse() -> bool {
     !works && skipped("ptrace")
 }
 
-/// How often a text is in the daemon's own log.
-fn said(host: &Host, text: &str) -> usize {
-    host.read("log/bootagent.log").matches(text).count()
-}
-
 fn reports(server: &Server) -> usize {
     server.requests_to("/agent/status").len()
 }

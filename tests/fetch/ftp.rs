@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bootagent::work::{FailureKind, HelperRequest, HelperResponse};
 
-use crate::http::stalled;
+use crate::odd::stalled;
 use crate::{content, failed, fetch, fetched, have, keeps, needs_short_times, perform, performed, Scratch};
 
 /// A server that has one file, and answers as usual except where told otherwise.

@@ -2,7 +2,9 @@
 
 mod exchange;
 mod ftp;
+mod files;
 mod http;
+mod odd;
 #[path = "../util/random.rs"]
 #[allow(dead_code)]
 mod random;

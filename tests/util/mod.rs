@@ -12,7 +12,9 @@
 mod cutter;
 mod leftovers;
 mod mirror;
+mod next;
 mod packages;
+mod place;
 mod programs;
 mod random;
 mod server;
@@ -36,7 +38,9 @@ use miniserde::json::{self, Number, Value};
 
 pub use cutter::*;
 pub use mirror::*;
+pub use next::*;
 pub use packages::*;
+pub use place::*;
 pub use programs::*;
 pub use random::*;
 pub use server::*;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use super::{definition, note_made, run, write_program, Host};
+use super::*;
 
 /// A package file.
 pub struct Package {
@@ -162,4 +162,25 @@ pub fn host_files(name: &str, version: &str, script: &str) -> [(String, String);
 /// The same without ownership, as `deb` wants it.
 pub fn borrowed(files: &[(String, String)]) -> Vec<(&str, &str)> {
     files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect()
+}
+
+/// A job that installs `package`, served over http.
+pub fn install(server: &Server, id: &str, name: &str, package: &Package) -> Job {
+    let url = server.serve(&package.file, &package.bytes);
+    Job::new(id, "install", name).package(&url, package).set("startsecs", "0.5")
+}
+
+/// The downloads requested of the server.
+pub fn downloads(server: &Server) -> Vec<Request> {
+    server.requests().into_iter().filter(|request| request.path.starts_with("/packages/")).collect()
+}
+
+/// What is left of an agent's packages and records, the ledger and the log apart.
+pub fn traces(host: &Host, name: &str) -> Vec<PathBuf> {
+    let mut found = entries(&host.path("state/downloads"));
+    for place in ["state/packages", "state/agents", "run/agents"] {
+        let of_agent = |path: &PathBuf| path.file_name().is_some_and(|file| file.to_string_lossy().contains(name));
+        found.extend(entries(&host.path(place)).into_iter().filter(of_agent));
+    }
+    found
 }

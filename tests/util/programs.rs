@@ -289,3 +289,18 @@ pub fn copy_program(from: &Path, to: &Path) {
     assert_eq!(ran.code, 0, "{ran:?}");
     fs::set_permissions(to, fs::Permissions::from_mode(0o755)).expect("the test's own file");
 }
+
+/// What has the daemon run as a user without any rights.
+pub fn unprivileged(host: &Host) -> String {
+    let dir = host.dir.display();
+    let own = format!("for i in state run log; do mkdir -p {dir}/$i; chown 12345:12345 {dir}/$i; done;");
+    format!("{own} exec setpriv --reuid=12345 --regid=12345 --clear-groups \"$0\" \"$@\";")
+}
+
+/// What unmounts the control groups of a daemon, for `Host::behind`.
+pub const NO_GROUPS: &str = "umount -R -l /sys/fs/cgroup || exit 1;";
+
+/// How often a text is in the daemon's own log.
+pub fn said(host: &Host, text: &str) -> usize {
+    host.read("log/bootagent.log").matches(text).count()
+}
