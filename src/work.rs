@@ -141,8 +141,6 @@ pub enum HelperResponse {
         size: u64,
         /// The source announced how many bytes there are, and so many came; without that the file may be incomplete.
         counted: bool,
-        /// The connection ended without announcement: if the digest is wrong, the file was cut short.
-        cut: bool,
     },
     /// The signature is good, or none is needed.
     Verified {

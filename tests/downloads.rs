@@ -177,17 +177,37 @@ fn a_server_without_lengths_may_be_cut_once() {
     });
     host.does(&server, &install("old", &source.url, &package), 0);
     assert_eq!(source.requests().len(), 2);
-    // Nor what a server does that closes behind the last chunk without having announced it.
-    let again = tarball(&host, "web", "2.0", &staying("up"), &[]);
-    let bytes = again.bytes.clone();
-    let source = Source::http(move |number, _, stream| {
-        send(stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-        let sent = if number == 0 { &bytes[..bytes.len() / 2] } else { &bytes };
-        send(stream, &[format!("{:x}\r\n", sent.len()).as_bytes(), sent, b"\r\n"].concat());
-        send(stream, if number == 0 { b"" } else { b"0\r\n\r\n" });
-    });
-    host.does(&server, &install("chunks", &source.url, &again), 0);
-    assert_eq!(source.requests().len(), 2);
+}
+
+#[test]
+fn chunks_may_be_cut_as_often_as_anything_else() {
+    let (server, mut host) = pair();
+    host.start();
+    let package = tarball(&host, "web", "1.0", &staying("up"), &[]);
+    let bytes = package.bytes.clone();
+    // What has come is more with each attempt, and the last chunk comes only in the tenth. Half of them continue, in chunks
+    // too; the other server begins again each time.
+    for (id, continues) in [("continued", true), ("again", false)] {
+        let bytes = bytes.clone();
+        let source = Source::http(move |number, request, stream| {
+            let from = match request.header("range").filter(|_| continues) {
+                Some(range) => range["bytes=".len()..range.len() - 1].parse().expect("a number"),
+                None => 0,
+            };
+            let (status, range) = match from {
+                0 => ("200 OK", String::new()),
+                _ => ("206 Partial", format!("Content-Range: bytes {from}-{}/*\r\n", bytes.len() - 1)),
+            };
+            let head = format!("HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n{range}\r\n");
+            send(stream, head.as_bytes());
+            let sent = &bytes[from..bytes.len() * (number.min(9) + 1) / 10];
+            send(stream, &[format!("{:x}\r\n", sent.len()).as_bytes(), sent, b"\r\n"].concat());
+            send(stream, if number < 9 { b"" } else { b"0\r\n\r\n" });
+        });
+        host.does(&server, &install(id, &source.url, &package), 0);
+        assert_eq!(source.requests().len(), 10, "{id}");
+        host.does(&server, &Job::new(&format!("{id}-gone"), "uninstall", "web"), 0);
+    }
 }
 
 #[test]

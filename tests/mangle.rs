@@ -113,7 +113,7 @@ fn what_a_helper_sends_back() {
     let signature = Some("ab".repeat(32));
     let outcomes = [
         work::HelperResponse::Exchanged { status: 200, retry_after: Some(1), signature, body: reply.to_vec() },
-        work::HelperResponse::Fetched { digest: [7; 32], size: 1 << 40, counted: true, cut: false },
+        work::HelperResponse::Fetched { digest: [7; 32], size: 1 << 40, counted: true },
         work::HelperResponse::Verified { digest: [9; 32] },
         work::HelperResponse::Unpacked { entries: 3, bytes: 4096, top: "web-1.0".into() },
         work::HelperResponse::Failed {

@@ -377,8 +377,8 @@ fn read_reply(exchanged: Exchanged, results: bool, signed: bool) -> Reply {
 
 fn fetched(result: Result<Downloaded, Failure>) -> Fetched {
     match result {
-        Ok(Downloaded { digest, counted, cut, resumed }) => {
-            Fetched::Whole { digest: Digest(digest), doubtful: resumed || !counted, cut }
+        Ok(Downloaded { digest, counted, resumed }) => {
+            Fetched::Whole { digest: Digest(digest), doubtful: resumed || !counted }
         }
         Err(Failure { kind: FailureKind::Temporary, reason, progressed, retry_after }) => {
             Fetched::Cut { reason, progress: progressed > 0, retry_after }

@@ -74,8 +74,6 @@ pub(super) struct Downloaded {
     pub digest: [u8; 32],
     /// Whether its source said how long it is.
     pub counted: bool,
-    /// Whether the connection ended where nobody had announced it.
-    pub cut: bool,
     /// Whether it began with bytes of an earlier attempt.
     pub resumed: bool,
 }
@@ -110,8 +108,8 @@ impl Finished {
                 let result = Ok(Exchanged { status, retry_after, signature, body });
                 Finished::Exchange { results, nonce, result }
             }
-            (HelperTask::Fetch(job), HelperResponse::Fetched { digest, counted, cut, .. }) => {
-                Finished::Fetch(job, Ok(Downloaded { digest, counted, cut, resumed }))
+            (HelperTask::Fetch(job), HelperResponse::Fetched { digest, counted, .. }) => {
+                Finished::Fetch(job, Ok(Downloaded { digest, counted, resumed }))
             }
             (HelperTask::Verify(job), HelperResponse::Verified { digest }) => Finished::Verify(job, Ok(digest)),
             (HelperTask::Unpack(job, dir), HelperResponse::Unpacked { top, .. }) => Finished::Unpack(job, dir, Ok(top)),

@@ -94,8 +94,6 @@ pub enum Fetched {
         digest: Digest,
         /// A part of it is from an earlier attempt, or its size is not known: another attempt may get other bytes.
         doubtful: bool,
-        /// It may have been cut short, so that another attempt may get more.
-        cut: bool,
     },
     /// It failed, and another attempt may succeed.
     Cut {

@@ -43,6 +43,10 @@ pub fn fetch(
         Scheme::Ftp => ftp::fetch(&url, route.turn, &mut sink)?,
         Scheme::File => copy(&url, &mut sink)?,
     };
+    if end == Completeness::Unended && !sink.has(digest) {
+        let reason = format_error!("the transfer ended after {} bytes, without its last chunk", sink.size());
+        return Err(HelperError::new(FailureKind::Temporary, reason));
+    }
     sink.finish(end)
 }
 
@@ -150,7 +154,7 @@ fn completeness(reply: &Reply, total: Option<u64>) -> Completeness {
     match (total, reply.end()) {
         (Some(_), _) | (None, BodyEnd::LastChunk) => Completeness::Counted,
         (None, BodyEnd::Closed) => Completeness::Uncounted,
-        (None, BodyEnd::Unannounced) => Completeness::Unannounced,
+        (None, BodyEnd::NoLastChunk) => Completeness::Unended,
     }
 }
 

@@ -132,12 +132,11 @@ pub fn encode_response(response: &HelperResponse) -> Vec<u8> {
             out.bytes(body);
             out.end()
         }
-        HelperResponse::Fetched { digest, size, counted, cut } => {
+        HelperResponse::Fetched { digest, size, counted } => {
             let mut out = Writer::new(1);
             out.bytes(digest);
             out.number(*size);
             out.number(u64::from(*counted));
-            out.number(u64::from(*cut));
             out.end()
         }
         HelperResponse::Verified { digest } => {
@@ -182,7 +181,6 @@ pub fn decode_response(bytes: &[u8]) -> Option<HelperResponse> {
             digest: frame.bytes()?.try_into().ok()?,
             size: frame.number()?,
             counted: frame.number()? == 1,
-            cut: frame.number()? == 1,
         },
         2 => HelperResponse::Unpacked { entries: frame.number()?, bytes: frame.number()?, top: frame.text()? },
         4 => HelperResponse::Verified { digest: frame.bytes()?.try_into().ok()? },
@@ -348,7 +346,7 @@ mod tests {
                 body: vec![0, 255],
             },
             HelperResponse::Exchanged { status: 200, retry_after: None, signature: None, body: Vec::new() },
-            HelperResponse::Fetched { digest: [7; 32], size: 9, counted: true, cut: true },
+            HelperResponse::Fetched { digest: [7; 32], size: 9, counted: true },
             HelperResponse::Verified { digest: [8; 32] },
             HelperResponse::Unpacked { entries: 1, bytes: 2, top: "a-1".into() },
             HelperResponse::Failed {

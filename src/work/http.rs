@@ -143,16 +143,14 @@ impl Reply {
 
     /// Where a body that has been read to its end did end.
     pub fn end(&self) -> BodyEnd {
-        // minreq does not say whether it has seen the last chunk.
-        let has_last_chunk = match &self.body {
-            Body::Own(body) => body.has_last_chunk(),
-            Body::Library(_) | Body::None => !alarm::is_closed(),
-        };
-        match self.is_chunked() {
-            true if has_last_chunk => BodyEnd::LastChunk,
-            // Some servers close behind the last chunk without a word; others were cut off.
-            true if !self.has("connection", "close") => BodyEnd::Unannounced,
-            _ => BodyEnd::Closed,
+        match &self.body {
+            _ if !self.is_chunked() => BodyEnd::Closed,
+            Body::Own(body) if body.has_last_chunk() => BodyEnd::LastChunk,
+            // minreq does not say whether it has seen the last chunk. Behind it some servers close as they have
+            // announced, some without a word.
+            Body::Library(_) if !alarm::is_closed() => BodyEnd::LastChunk,
+            Body::Library(_) if self.has("connection", "close") => BodyEnd::Closed,
+            _ => BodyEnd::NoLastChunk,
         }
     }
 
@@ -188,10 +186,10 @@ impl Read for Reply {
 pub enum BodyEnd {
     /// With its last chunk.
     LastChunk,
-    /// With the connection, as announced.
+    /// With the connection.
     Closed,
-    /// With the connection, before or right behind the last chunk.
-    Unannounced,
+    /// With the connection, though it comes in chunks.
+    NoLastChunk,
 }
 
 /// Standard base64 with padding (RFC 4648).

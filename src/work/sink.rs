@@ -156,8 +156,8 @@ impl Sink {
         // A slow disk is not a stalled server.
         alarm::alarm(0);
         self.file.sync_all().map_err(|error| HelperError::storage("cannot write the package to disk", &error))?;
-        let (counted, cut) = (end == Completeness::Counted, end == Completeness::Unannounced);
-        Ok(HelperResponse::Fetched { digest: self.hash.finalize().into(), size: self.size, counted, cut })
+        let counted = end == Completeness::Counted;
+        Ok(HelperResponse::Fetched { digest: self.hash.finalize().into(), size: self.size, counted })
     }
 }
 
@@ -168,8 +168,8 @@ pub enum Completeness {
     Counted,
     /// It said nothing, and announced that the end of the connection is the end of the file.
     Uncounted,
-    /// The connection ended where nothing had announced it: if the digest is wrong, the file was cut short.
-    Unannounced,
+    /// It may have been cut short, and was if the digest is wrong.
+    Unended,
 }
 
 /// Keeps a transfer at a rate; of the time lost to the source no more than `LAG` is made up for.

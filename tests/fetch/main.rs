@@ -76,46 +76,25 @@ fn performed(order: &HelperRequest, file: &Path, before: &str, env: &[(&str, &st
 
 /// Fetches `url` into `file`, up to a megabyte.
 fn fetch(url: &str, file: &Path) -> HelperResponse {
+    fetch_known(url, [0; 32], file)
+}
+
+/// The same for a file that has this digest.
+fn fetch_known(url: &str, digest: [u8; 32], file: &Path) -> HelperResponse {
     perform(
-        &HelperRequest::Fetch {
-            url: url.into(),
-            max_bytes: 1 << 20,
-            rate: None,
-            route: Default::default(),
-            digest: [0; 32],
-        },
+        &HelperRequest::Fetch { url: url.into(), max_bytes: 1 << 20, rate: None, route: Default::default(), digest },
         file,
     )
 }
 
 /// What fetching `bytes` comes to.
 fn fetched(bytes: &[u8]) -> HelperResponse {
-    HelperResponse::Fetched {
-        digest: Sha256::digest(bytes).into(),
-        size: bytes.len() as u64,
-        counted: true,
-        cut: false,
-    }
+    HelperResponse::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: true }
 }
 
 /// The same when nobody said how many there are.
 fn uncounted(bytes: &[u8]) -> HelperResponse {
-    HelperResponse::Fetched {
-        digest: Sha256::digest(bytes).into(),
-        size: bytes.len() as u64,
-        counted: false,
-        cut: false,
-    }
-}
-
-/// The same when the connection ended without a word.
-fn cut(bytes: &[u8]) -> HelperResponse {
-    HelperResponse::Fetched {
-        digest: Sha256::digest(bytes).into(),
-        size: bytes.len() as u64,
-        counted: false,
-        cut: true,
-    }
+    HelperResponse::Fetched { digest: Sha256::digest(bytes).into(), size: bytes.len() as u64, counted: false }
 }
 
 /// Checks that it failed so, and returns the reason.

@@ -347,7 +347,7 @@ impl Fleet {
             }
             Action::Fetch(id) => {
                 self.downloads.count(self.time);
-                let fetched = Fetched::Whole { digest: Digest([7; 32]), doubtful: false, cut: false };
+                let fetched = Fetched::Whole { digest: Digest([7; 32]), doubtful: false };
                 self.at(self.time + DOWNLOAD, host, Due::Event(Box::new(Event::Fetched(id, fetched))));
                 Vec::new()
             }

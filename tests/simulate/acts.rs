@@ -389,9 +389,9 @@ impl Host<'_> {
         let fetched = match self.random.below(if self.plan.wear == 0 { 1 } else { 8 }) {
             1 => Fetched::Cut { reason: "cut".into(), progress: self.random.chance(50), retry_after: None },
             2 => Fetched::Refused { reason: "not there".into() },
-            3 => Fetched::Whole { digest: wrong, doubtful: resumed, cut: false },
-            4 => Fetched::Whole { digest: wrong, doubtful: true, cut: true },
-            _ => Fetched::Whole { digest: source.digest, doubtful: resumed, cut: false },
+            3 => Fetched::Whole { digest: wrong, doubtful: resumed },
+            4 => Fetched::Whole { digest: wrong, doubtful: true },
+            _ => Fetched::Whole { digest: source.digest, doubtful: resumed },
         };
         let slow = if self.random.chance(5) { 60 } else { 1 };
         let after = self.random.below(60_000 * slow);

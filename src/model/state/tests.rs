@@ -293,10 +293,7 @@ impl Bench {
 
     /// Answers all that a job with a tar asks until the agent is stopped for it.
     fn deliver(&mut self, id: &str, number: u8) {
-        self.step(Event::Fetched(
-            id.into(),
-            Fetched::Whole { digest: Digest([number; 32]), doubtful: false, cut: false },
-        ));
+        self.step(Event::Fetched(id.into(), Fetched::Whole { digest: Digest([number; 32]), doubtful: false }));
         self.step(Event::Verified(id.into(), Verified::Sound(Digest([number; 32]))));
         self.step(Event::Placed(id.into(), Ok(())));
         self.step(Event::Unpacked(id.into(), Ok(())));

@@ -10,7 +10,6 @@ use super::run::{Run, StepResult};
 use crate::kernel::{Decimal, Level, Time};
 use crate::model::event::{log, Action, Fetched, Now};
 use crate::model::job::Code;
-use crate::model::package::Digest;
 use crate::model::state::State;
 
 /// How long a download may keep others waiting.
@@ -69,7 +68,7 @@ impl Run<'_> {
     /// A download attempt ended.
     pub fn fetched(&mut self, fetched: Fetched) -> StepResult {
         let Some(want) = self.job.source().map(|source| source.digest) else { return self.misfit() };
-        match with_doubt(fetched, want) {
+        match fetched {
             Fetched::Whole { digest, .. } if digest == want => StepResult::Done,
             Fetched::Whole { doubtful: true, .. } if !self.job.refetched => {
                 let id = self.id();
@@ -111,17 +110,5 @@ impl Run<'_> {
         let text = format_args!("job \"{id}\": download of {from} interrupted, tried again in {wait} s: {reason}");
         log(self.out, Level::Warn, text);
         self.wait_for(Activity::FetchAgain(self.now.time + pause, reason))
-    }
-}
-
-/// What was fetched, unless its digest is wrong and its connection ended early: then it was cut short, and the next
-/// attempt continues behind it.
-fn with_doubt(fetched: Fetched, want: Digest) -> Fetched {
-    match fetched {
-        Fetched::Whole { digest, cut: true, .. } if digest != want => {
-            let reason = "the connection ended, and the digest of what has come is wrong".into();
-            Fetched::Cut { reason, progress: false, retry_after: None }
-        }
-        other => other,
     }
 }

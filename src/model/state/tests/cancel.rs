@@ -33,7 +33,7 @@ fn cut() -> Event {
 }
 
 fn whole() -> Event {
-    Event::Fetched(id(), Fetched::Whole { digest: Digest([1; 32]), doubtful: false, cut: false })
+    Event::Fetched(id(), Fetched::Whole { digest: Digest([1; 32]), doubtful: false })
 }
 
 fn sound() -> Event {

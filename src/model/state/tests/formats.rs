@@ -13,7 +13,7 @@ pub(super) fn describe(bench: &Bench, id: &str, action: &Action) -> Option<(Stri
                 JobAction::Install(source) | JobAction::Upgrade(source) => source.digest,
                 _ => panic!("{id} has no package"),
             };
-            let whole = Fetched::Whole { digest, doubtful: false, cut: false };
+            let whole = Fetched::Whole { digest, doubtful: false };
             let refused = Fetched::Refused { reason: "gone".into() };
             return question("Fetch", Event::Fetched(id.into(), whole), Event::Fetched(id.into(), refused));
         }

@@ -45,7 +45,7 @@ fn an_agent_that_does_not_stay_up_fails_its_job() {
 
 #[test]
 fn an_install_that_fails_somewhere_says_where_and_leaves_nothing() {
-    let digest = |number| Fetched::Whole { digest: Digest([number; 32]), doubtful: false, cut: false };
+    let digest = |number| Fetched::Whole { digest: Digest([number; 32]), doubtful: false };
     let id = || JobId::from("one");
     let refused = Fetched::Refused { reason: "not there".into() };
     let unsigned = Event::Verified(id(), Verified::Hostile("not signed".into()));

@@ -23,7 +23,7 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
     let mut bench = Bench::new(vec![spec("web")]);
     let source = Source { url: "http://p/a.deb".into(), digest: Digest([1; 32]), format: Format::Deb };
     bench.offer(vec![job("deb", "web", JobAction::Install(source))]);
-    bench.step(Event::Fetched("deb".into(), Fetched::Whole { digest: Digest([1; 32]), doubtful: false, cut: false }));
+    bench.step(Event::Fetched("deb".into(), Fetched::Whole { digest: Digest([1; 32]), doubtful: false }));
     bench.step(Event::Verified("deb".into(), Verified::Sound(Digest([1; 32]))));
     bench.step(Event::Placed("deb".into(), Ok(())));
     let tool = |bench: &mut Bench, output: &str| {

@@ -27,7 +27,7 @@ fn downloaded() -> Bench {
 }
 
 fn unpack(bench: &mut Bench) {
-    bench.step(Event::Fetched("up".into(), Fetched::Whole { digest: Digest([2; 32]), doubtful: false, cut: false }));
+    bench.step(Event::Fetched("up".into(), Fetched::Whole { digest: Digest([2; 32]), doubtful: false }));
     bench.step(Event::Verified("up".into(), Verified::Sound(Digest([2; 32]))));
     bench.step(Event::Placed("up".into(), Ok(())));
     bench.step(Event::Unpacked("up".into(), Ok(())));

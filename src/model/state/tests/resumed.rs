@@ -15,7 +15,7 @@ fn a_resumed_install_is_verified_with_the_keys_trusted_now() {
         job.signature = Some("nobody's".into());
         bench.offer(vec![job]);
         let digest = Digest([2; 32]);
-        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest, doubtful: false, cut: false }));
+        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest, doubtful: false }));
         bench.step(Event::Verified("next".into(), Verified::Sound(digest)));
         bench.step(Event::Placed("next".into(), Ok(())));
         assert_eq!(bench.phase("next"), Some(Phase::Installing));
@@ -39,10 +39,7 @@ fn an_interrupted_job_ends_as_it_would_have() {
             for step in 0..count {
                 match bench.phase("next") {
                     Some(Phase::Downloading) => {
-                        bench.step(Event::Fetched(
-                            "next".into(),
-                            Fetched::Whole { digest, doubtful: false, cut: false },
-                        ));
+                        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest, doubtful: false }));
                     }
                     Some(Phase::Verified) => {
                         bench.step(Event::Verified("next".into(), Verified::Sound(digest)));
@@ -76,7 +73,7 @@ fn an_interrupted_job_ends_as_it_would_have() {
 #[test]
 fn a_job_from_before_signatures_were_needed_waits_and_is_then_refused() {
     let digest = Digest([2; 32]);
-    let fetched = || Event::Fetched("next".into(), Fetched::Whole { digest, doubtful: false, cut: false });
+    let fetched = || Event::Fetched("next".into(), Fetched::Whole { digest, doubtful: false });
     let verified = || Event::Verified("next".into(), Verified::Sound(digest));
     let placed = || Event::Placed("next".into(), Ok(()));
     // How many events come before the daemon dies.
@@ -119,10 +116,7 @@ fn an_upgrade_that_fails_only_when_it_is_resumed_is_undone() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 2, true)]);
     let installing = |bench: &mut Bench| {
-        bench.step(Event::Fetched(
-            "next".into(),
-            Fetched::Whole { digest: Digest([2; 32]), doubtful: false, cut: false },
-        ));
+        bench.step(Event::Fetched("next".into(), Fetched::Whole { digest: Digest([2; 32]), doubtful: false }));
         bench.step(Event::Verified("next".into(), Verified::Sound(Digest([2; 32]))));
         bench.step(Event::Placed("next".into(), Ok(())));
         bench.jobs["next"].clone()
