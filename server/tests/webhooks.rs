@@ -207,6 +207,24 @@ fn no_more_than_five_in_a_minute_and_the_rest_later() {
 }
 
 #[test]
+fn what_cannot_be_stored_is_said_and_does_not_flood_a_receiver() {
+    let server = Server::start(&[]);
+    let (receiver, other) = (Receiver::start("200 OK"), Receiver::start("200 OK"));
+    add(&server, "chat", &receiver.url(), &["job"]);
+    let database = rusqlite::Connection::open(server.dir.join("bootserver.db")).expect("the database");
+    let trigger = "CREATE TRIGGER broken BEFORE UPDATE ON webhooks BEGIN SELECT raise(FAIL, 'the disk is broken'); END";
+    database.execute_batch(trigger).expect("a trigger");
+    fail_jobs(&server, 1);
+    wait_for("the same message again and again", || (receiver.got().len() >= 5).then_some(()));
+    assert!(server.log().contains("the disk is broken"), "{}", server.log());
+    // Each message to the other receiver is a round in which the first one could have got one more.
+    add(&server, "other", &other.url(), &["job"]);
+    fail_jobs(&server, 1);
+    wait_for("some rounds", || (other.got().len() >= 3).then_some(()));
+    assert_eq!(receiver.got().len(), 5);
+}
+
+#[test]
 fn where_no_message_goes() {
     let server = Server::start(&[]);
     for (name, url, part) in [

@@ -16,13 +16,13 @@ pub const KINDS: [(&str, &str); 5] = [
 /// What a webhook is told when it does not say.
 pub const USUAL: [&str; 2] = ["host-lost", "host-conflict"];
 
-/// Messages of one webhook in a minute; what comes above it is put together.
+/// How many messages a webhook gets in a minute. Where there are more events, those of one kind share a message.
 pub const A_MINUTE: usize = 5;
 
 /// Something that happened, as the log of events has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Rises.
+    /// Newer events have higher ones.
     pub id: i64,
     /// Seconds since the epoch.
     pub time: i64,
@@ -56,10 +56,10 @@ pub struct Message {
 /// How far a webhook has been told, by the ids of events: nothing is left out, whatever fails in between.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// It need not be told of this event, nor of any before it.
+    /// It was told of this event and of all before it that it wants.
     pub told: i64,
-    /// How much further it was told of some kinds: a message of one kind may have newer events than one of another kind that
-    /// comes after it.
+    /// The last event of each kind that it was told of beyond `told`. A message that has all new events of one kind may
+    /// arrive before an older event of another kind.
     pub ahead: BTreeMap<String, i64>,
 }
 

@@ -1,5 +1,6 @@
-//! Webhooks: added and removed by people, and told of events as the log has them. Each has its place in the log, so that
-//! nothing is left out when the server or the receiver was down; a message may come twice then, with the same id.
+//! Webhooks: people add and remove them, and the server tells them of events in the log. The database keeps how far each
+//! has been told (`Progress`), so that nothing is left out when the server or the receiver was down. A message may come
+//! twice then, with the same id.
 
 use super::post::{self, Post};
 use super::{clock, Shared};
@@ -98,7 +99,10 @@ pub async fn test(shared: &Arc<Shared>, body: &Json, who: String) -> Result<Json
     }
 }
 
-/// Sends one message.
+/// Sends one message; the status of the answer.
+///
+/// # Errors
+/// Why it did not arrive.
 async fn tell(shared: &Shared, hook: &Webhook, message: &Message) -> Result<u16, String> {
     let url = Url::parse(&hook.url)?;
     let Message { id, event, time, object, reason, path } = message;
@@ -127,6 +131,7 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// Tells all webhooks whose turn it is, at the same time, and waits for the last of them.
 async fn round(shared: &Arc<Shared>, sent: &mut Sent) -> Result<(), Error> {
     let now = clock::now();
     let hooks = shared.read_inside(webhooks::list).await?;
@@ -137,32 +142,49 @@ async fn round(shared: &Arc<Shared>, sent: &mut Sent) -> Result<(), Error> {
         while times.front().is_some_and(|time| !(0..60).contains(&(now - time))) {
             times.pop_front();
         }
-        // Where there is little room, what has come is put together in one message of each kind.
         let room = webhook::A_MINUTE.saturating_sub(times.len());
         if room > 0 {
             tasks.spawn(catch_up(shared.clone(), hook, room));
         }
     }
     while let Some(done) = tasks.join_next().await {
-        if let Ok((name, count)) = done.map_err(|_| Error::Engine("a fault of a webhook, see the log".to_string()))? {
-            sent.entry(name).or_default().extend(std::iter::repeat_n(now, count));
+        let done = done.map_err(|_| Error::Engine("a fault of a webhook, see the log".to_string()))?;
+        sent.entry(done.name).or_default().extend(std::iter::repeat_n(now, done.count));
+        if let Err(error) = done.result {
+            shared.complain(&error);
         }
     }
     Ok(())
 }
 
-/// Tells a webhook what has happened since it was told last; how many messages that took.
-async fn catch_up(shared: Arc<Shared>, mut hook: Webhook, room: usize) -> Result<(String, usize), Error> {
+/// What a webhook was told in one round.
+struct Told {
+    /// The name of the webhook.
+    name: String,
+    /// Messages that were sent. They count for the limit of a minute also where the database does not keep what became of
+    /// them: the same ones are sent again then.
+    count: usize,
+    /// What the database says.
+    result: Result<(), Error>,
+}
+
+async fn catch_up(shared: Arc<Shared>, hook: Webhook, room: usize) -> Told {
+    let (name, mut count) = (hook.name.clone(), 0);
+    let result = tell_news(&shared, hook, room, &mut count).await;
+    Told { name, count, result }
+}
+
+/// Tells a webhook what has happened since it was told last, in at most `room` messages, and counts these.
+async fn tell_news(shared: &Arc<Shared>, mut hook: Webhook, room: usize, count: &mut usize) -> Result<(), Error> {
     let (after, before) = (hook.progress.told, hook.clone());
     let (found, newest) = shared.read_inside(move |tx| webhooks::events(tx, after)).await?;
     let messages = webhook::messages(&found, &hook.progress, &hook.kinds, room);
-    let mut count = 0;
-    // What is left over is told in the next minute.
-    let mut failed = messages.len() > room;
+    // What does not fit is told in the next minute.
+    let mut is_told_all = messages.len() <= room;
     for message in messages.iter().take(room) {
-        count += 1;
+        *count += 1;
         hook.tried = Some(clock::now());
-        match tell(&shared, &hook, message).await {
+        match tell(shared, &hook, message).await {
             Ok(status) => {
                 (hook.failures, hook.not_before, hook.outcome) = (0, 0, format!("answered with status {status}"));
                 hook.progress.arrived(message);
@@ -173,17 +195,17 @@ async fn catch_up(shared: Arc<Shared>, mut hook: Webhook, room: usize) -> Result
                 }
                 hook.failures += 1;
                 (hook.not_before, hook.outcome) = (clock::now() + webhook::pause(hook.failures), why);
-                failed = true;
+                is_told_all = false;
                 break;
             }
         }
     }
-    if !failed {
+    if is_told_all {
         hook.progress.caught_up(newest);
     }
     if (&hook.progress, hook.tried) != (&before.progress, before.tried) {
         let saved = hook.clone();
         shared.write(move |tx| webhooks::save(tx, &saved)).await?;
     }
-    Ok((hook.name, count))
+    Ok(())
 }
