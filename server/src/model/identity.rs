@@ -2,20 +2,20 @@
 
 use super::host::State;
 
-/// A key shared with hosts of a group.
+/// A key that hosts sign with: all of a group, or one host only.
 #[derive(Clone, Debug)]
 pub struct Key {
     /// What `X-BootAgent-Key` says.
     pub id: String,
-    /// The bytes of the key file's line.
+    /// The secret itself, as the line of the key file has it.
     pub secret: String,
     /// The group it leads to.
     pub group: String,
-    /// For one host of this name only.
+    /// The name of the host that it is for; `None`: any host may have it.
     pub host: Option<String>,
-    /// The host that it is bound to.
+    /// The identity of the host that it is bound to: the first one of that name that signed with it.
     pub bound_sn: Option<String>,
-    /// Whether its hosts are accepted at once.
+    /// Whether new hosts that sign with it are accepted at once.
     pub auto_accept: bool,
     /// When it was made.
     pub created: i64,
@@ -28,7 +28,7 @@ pub struct Key {
 pub struct Known<'a> {
     /// Its group.
     pub group: &'a str,
-    /// The key it is held to; `None`: it never signed.
+    /// The key that it signed with last; `None`: it never signed.
     pub key: Option<&'a Key>,
 }
 
@@ -37,24 +37,23 @@ pub struct Known<'a> {
 pub enum Speech {
     /// It may.
     May,
-    /// It may, and is bound to this host from now on.
+    /// It may, and the key is bound to this host from now on.
     Binds,
     /// It may not, and why.
     MayNot(String),
 }
 
-/// Judges whether what `key` signed may speak for the host of `sn`, which calls itself `name`. `known`: that host, where
-/// it is no new one.
+/// Judges whether a report that was signed with `key` may speak for the host with the identity `sn`, which calls itself
+/// `name`. `key` is `None` for an unsigned report, `known` for a host that is new.
 pub fn judge_key(known: Option<Known>, key: Option<&Key>, sn: &str, name: &str) -> Speech {
-    let held = known.and_then(|known| known.key);
     let Some(key) = key else {
-        return match held {
+        return match known.and_then(|known| known.key) {
             None => Speech::May,
             Some(_) => Speech::MayNot(format!("{name}: unsigned, and it has a key")),
         };
     };
-    if let Some(why) = former_is_stronger(known, key, name) {
-        return Speech::MayNot(why);
+    if let Some(former) = known.and_then(|known| key_that_prevails(known, key)) {
+        return Speech::MayNot(format!("{name} was taken with key {}, and this is key {}", former.id, key.id));
     }
     let Some(wanted) = &key.host else { return Speech::May };
     match &key.bound_sn {
@@ -68,25 +67,24 @@ pub fn judge_key(known: Option<Known>, key: Option<&Key>, sn: &str, name: &str) 
     }
 }
 
-/// Why a host that is held to a key is not spoken for by another one. Two of a group may be active while they change, and a
-/// host that somebody moved to another group may change to a key of that one. But a host with a key of its own is not given
-/// back to those who have the group's.
-fn former_is_stronger(known: Option<Known>, key: &Key, name: &str) -> Option<String> {
-    let known = known?;
+/// The former key of a host, where `key` may not take its place. A key of the same group may, as a group has two active keys
+/// while its hosts change to the next one. So may a key of the group that somebody moved the host to. But where the former
+/// key is for this host alone, a key that many hosts have may not.
+fn key_that_prevails<'a>(known: Known<'a>, key: &Key) -> Option<&'a Key> {
     let former = known.key.filter(|former| former.id != key.id)?;
-    let its_group = key.group == former.group || key.group == known.group;
-    let same = its_group && (former.host.is_none() || key.host.is_some());
-    (!same).then(|| format!("{name} was taken with key {}, and this is key {}", former.id, key.id))
+    let is_of_its_group = key.group == former.group || key.group == known.group;
+    let may_follow = is_of_its_group && (former.host.is_none() || key.host.is_some());
+    (!may_follow).then_some(former)
 }
 
-/// A host, and an older one of the same name that has not been heard of since before it came.
+/// A new host, and an older one of the same name that has sent nothing since the new one came.
 #[derive(Clone, Copy, Debug)]
 pub struct Successor<'a> {
     /// The older one.
     pub old: Known<'a>,
-    /// The one that came.
+    /// The new one.
     pub new: Known<'a>,
-    /// The state of the one that came.
+    /// The state of the new one.
     pub state: State,
     /// Whether the older one's group has hosts replaced by rule.
     pub by_rule: bool,
@@ -101,7 +99,7 @@ impl Successor<'_> {
         let may_speak = match (self.old.key, self.new.key) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(_), Some(key)) => former_is_stronger(Some(self.old), key, "").is_none(),
+            (Some(_), Some(key)) => key_that_prevails(self.old, key).is_none(),
         };
         self.by_rule && may_have_jobs && may_speak && self.old.group == self.new.group
     }

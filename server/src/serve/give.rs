@@ -172,29 +172,29 @@ impl Given {
         Ok(())
     }
 
-    /// Adds hosts to a job that is being prepared.
+    /// Adds hosts to a job that is being prepared, in a transaction after the first.
     ///
     /// # Errors
     /// What the engine says, or that it was cancelled meanwhile.
     pub fn go_on(mut self, tx: &mut dyn Tx, hosts: &[Chosen]) -> Result<Given, Error> {
-        self.check(tx)?;
+        self.check_not_cancelled(tx)?;
         self.add(tx, hosts)?;
         Ok(self)
     }
 
-    fn check(&self, tx: &mut dyn Tx) -> Result<(), Error> {
+    fn check_not_cancelled(&self, tx: &mut dyn Tx) -> Result<(), Error> {
         match jobs::get(tx, &self.id)? {
             Some(job) if !job.state.is_cancelled() => Ok(()),
             _ => parts::gone(&self.id),
         }
     }
 
-    /// All hosts are there: from now on they get it.
+    /// Opens the job after the last host was added: from now on hosts get it.
     ///
     /// # Errors
     /// What the engine says; that it was cancelled meanwhile, or is for nobody.
     pub fn end(&mut self, tx: &mut dyn Tx) -> Result<(), Error> {
-        self.check(tx)?;
+        self.check_not_cancelled(tx)?;
         if self.count == 0 {
             return nobody(&self.left_out, &self.wanted.select);
         }
@@ -298,17 +298,18 @@ fn select(
     Ok((chosen, left_out))
 }
 
-/// What became of a cancel.
+/// What a cancel does, in executions.
 pub struct Cancelled {
-    /// How many had not ended.
+    /// How many had not ended: all of these are withdrawn, now or in later parts.
     pub withdrawn: i64,
-    /// How many of these were given to their hosts.
+    /// How many of them were given to their hosts already.
     pub may_act: i64,
-    /// Whether more has to be withdrawn.
+    /// Whether some have to be withdrawn in later parts.
     pub more: bool,
 }
 
-/// Cancels a job, or one execution. Of a job's executions the first are withdrawn; the others are offered no more.
+/// Cancels a job, or one execution. Of a job only the first part of its executions is withdrawn here. The others are not
+/// offered any more, and `withdraw` does the rest.
 ///
 /// # Errors
 /// What the engine says, or that there is no such job.
@@ -332,7 +333,7 @@ pub fn cancel(tx: &mut dyn Tx, id: &str, who: &str) -> Result<Cancelled, Error> 
         };
         done.withdrawn = sum(execution::State::is_open);
         done.may_act = sum(|state| state.is_open() && state != execution::State::Waiting);
-        // One that has ended stays what it is.
+        // A job of which all executions have ended stays as it is.
         if sum(execution::State::can_be_cancelled) > 0 || job.state == State::Preparing {
             jobs::set_state(tx, id, State::Cancelling)?;
             done.more = withdraw(tx, id, now)?;

@@ -13,7 +13,8 @@ use serde_json::{json, Value as Json};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The jobs that this server is preparing.
+/// The ids of the jobs that this server is preparing. Any other job that the database has as being prepared was left by a
+/// server that was killed, or could not be given.
 #[derive(Default)]
 pub struct Preparing(Mutex<HashSet<String>>);
 
@@ -23,7 +24,7 @@ impl Preparing {
     }
 }
 
-/// Says that a job is being prepared, until it is dropped.
+/// Keeps a job among those that are being prepared until it is dropped, so that `finish` does not remove it.
 struct Hold {
     shared: Arc<Shared>,
     id: String,
@@ -42,7 +43,7 @@ impl Drop for Hold {
     }
 }
 
-/// Runs to its end, though whoever asked may go away.
+/// Runs `work` to its end, also when whoever asked for it closes the connection.
 async fn to_the_end<T: Send + 'static>(
     work: impl std::future::Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
@@ -52,7 +53,7 @@ async fn to_the_end<T: Send + 'static>(
 /// Gives a job; the answer says to how many hosts, and why others were left out.
 ///
 /// # Errors
-/// What the engine says; what of the request will not do; that no host is meant; that it was cancelled meanwhile.
+/// What the engine says; what is wrong with the request; that no host is meant; that it was cancelled meanwhile.
 pub async fn give(shared: &Arc<Shared>, wanted: Wanted) -> Result<Json, Error> {
     let shared = shared.clone();
     to_the_end(async move { give_all(&shared, wanted).await }).await
@@ -62,17 +63,17 @@ async fn give_all(shared: &Arc<Shared>, wanted: Wanted) -> Result<Json, Error> {
     let (gaps, asked) = (shared.gaps(), wanted.clone());
     let Selection { hosts, left_out, version, body } =
         shared.read(move |tx| give::select_some(tx, &asked, &gaps)).await?;
-    let whole = hosts.len() <= PART;
+    let is_one_part = hosts.len() <= PART;
     let mut parts = split(hosts).into_iter();
     let first = parts.next().unwrap_or_default();
     let preparing = shared.clone();
     let (mut given, hold) = shared
         .write(move |tx| {
-            let state = if whole { State::Open } else { State::Preparing };
+            let state = if is_one_part { State::Open } else { State::Preparing };
             let mut given = Given::begin(tx, wanted, version, body, state, left_out)?;
             let hold = Hold::new(&preparing, &given.id);
             given.add(tx, &first)?;
-            if whole {
+            if is_one_part {
                 given.end(tx)?;
             }
             Ok((given, hold))
@@ -81,7 +82,7 @@ async fn give_all(shared: &Arc<Shared>, wanted: Wanted) -> Result<Json, Error> {
     for part in parts {
         given = shared.write(move |tx| given.go_on(tx, &part)).await?;
     }
-    if !whole {
+    if !is_one_part {
         given = shared
             .write(move |tx| {
                 given.end(tx)?;
@@ -97,7 +98,8 @@ fn split(hosts: Vec<Chosen>) -> Vec<Vec<Chosen>> {
     hosts.chunks(PART).map(<[Chosen]>::to_vec).collect()
 }
 
-/// Cancels a job, or one execution; the answer says how many had it already.
+/// Cancels a job, or one execution. The answer says how many executions are withdrawn, and how many of these may still act,
+/// as their hosts have them already.
 ///
 /// # Errors
 /// What the engine says, or that there is no such job.
@@ -115,7 +117,7 @@ pub async fn cancel(shared: &Arc<Shared>, id: String, who: String) -> Result<Jso
     .await
 }
 
-/// Finishes what was left unfinished.
+/// Removes jobs that nobody is preparing any more, and withdraws the rest of those that were cancelled.
 ///
 /// # Errors
 /// What the engine says.
@@ -129,7 +131,7 @@ pub async fn finish(shared: &Arc<Shared>) -> Result<(), Error> {
             let job = id.clone();
             more = shared
                 .write(move |tx| match state {
-                    State::Preparing => remove(tx, &job, clock::now()),
+                    State::Preparing => remove_part(tx, &job, clock::now()),
                     _ => give::withdraw(tx, &job, clock::now()),
                 })
                 .await?;
@@ -138,8 +140,9 @@ pub async fn finish(shared: &Arc<Shared>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes a part of a job that was not prepared to its end; tells whether there is more.
-fn remove(tx: &mut dyn Tx, id: &str, now: i64) -> Result<bool, Error> {
+/// Removes a part of a job that was not prepared to its end, and the job itself when no part is left; tells whether there is
+/// more to remove.
+fn remove_part(tx: &mut dyn Tx, id: &str, now: i64) -> Result<bool, Error> {
     let Some(job) = jobs::get(tx, id)?.filter(|job| job.state == State::Preparing) else { return Ok(false) };
     if executions::remove(tx, id, PART)? > 0 {
         return Ok(true);
@@ -151,7 +154,7 @@ fn remove(tx: &mut dyn Tx, id: &str, now: i64) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// Says that a job was cancelled before it was there.
+/// The error that a job was cancelled before all its hosts were added.
 ///
 /// # Errors
 /// Always.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long nothing is accepted after that did not work.
+/// How long to wait before the next try when a connection could not be accepted.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
 /// The places of a door.
@@ -20,10 +20,11 @@ pub struct Places {
     /// What one address may have, so that it cannot keep all others out. For hosts it is more than the queue of the database
     /// holds: a whole fleet may come by one address, through a proxy.
     share: usize,
-    /// Addresses that may have all: proxies by which everybody comes.
+    /// Addresses that may have all places: proxies, through which everybody comes.
     trusted: Vec<Cidr>,
     taken: Mutex<HashMap<IpAddr, usize>>,
-    told: AtomicI64,
+    /// The second in which the log last said that an address has too many.
+    logged: AtomicI64,
 }
 
 /// A connection's place; dropped, it is free again.
@@ -34,20 +35,20 @@ pub struct Place {
 }
 
 impl Places {
-    /// Those of the door for hosts: half of the files that the process may have open. The rest is for the database, packages
-    /// that are sent, and the other door.
+    /// The places of the door for hosts: half as many as the process may have files open. The rest is for the database,
+    /// packages that are sent, and the other door.
     pub fn of_hosts() -> Arc<Places> {
         Places::of((files() / 2).clamp(64, 8192), &[])
     }
 
-    /// Those of the pages' door.
+    /// The places of the door for the pages.
     pub fn of_pages(proxies: &[Cidr]) -> Arc<Places> {
         Places::of((files() / 8).clamp(32, 512), proxies)
     }
 
     fn of(count: usize, trusted: &[Cidr]) -> Arc<Places> {
         let (free, trusted) = (Arc::new(Semaphore::new(count)), trusted.to_vec());
-        Arc::new(Places { free, share: count / 4 * 3, trusted, taken: Mutex::default(), told: AtomicI64::new(0) })
+        Arc::new(Places { free, share: count / 4 * 3, trusted, taken: Mutex::default(), logged: AtomicI64::new(0) })
     }
 
     /// Waits until one more connection may be accepted.
@@ -63,7 +64,7 @@ impl Places {
         let may_have_all = self.trusted.iter().any(|range| range.contains(peer));
         if *count >= self.share && !may_have_all {
             let now = clock::now();
-            if self.told.swap(now, Ordering::Relaxed) != now {
+            if self.logged.swap(now, Ordering::Relaxed) != now {
                 clock::say(&format!("{peer} has {count} connections: more of it are closed until some end"));
             }
             return None;
@@ -85,7 +86,7 @@ impl Drop for Place {
     }
 }
 
-/// Files that the process may have open.
+/// How many files the process may have open.
 fn files() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
@@ -113,7 +114,7 @@ where
     }
 }
 
-/// What counts as one address: of IPv6 a /64, as whoever has one address there has all of them.
+/// What counts as one address: of IPv6 a whole /64, as one machine may use all addresses of it.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
