@@ -353,6 +353,32 @@ fn an_rpm_is_installed_upgraded_and_removed() {
 }
 
 #[test]
+fn a_script_of_an_rpm_that_fails_behind_its_installation_is_told() {
+    if lacks_root() || lacks("rpmbuild") || lacks("rpm") {
+        return;
+    }
+    let name = unique_name("batest-post");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["rpm", "-e"], package_name.clone());
+    let (server, host) = pair();
+    let make = |version: &str, scripts: &str| {
+        rpm_with(&host, &package_name, version, &borrowed(&host_files(&name, version, &staying("rpm"))), scripts)
+    };
+    // To rpm the package is installed, and it ends with 0.
+    let scripts = "%post\necho no key >&2; exit 3\n%postun\n[ $1 != 0 ]\n";
+    let message = host.does(&server, &install(&server, "p1", &name, &make("1.0", scripts)), 0);
+    for part in ["success; the package manager had trouble beside it: ", "no key", "%post(", "exit status 3"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    assert_eq!(host.wait_running(&name).version, "1.0");
+    let message = host.does(&server, &Job::new("p2", "uninstall", &name), 0);
+    assert!(message.contains("%postun("), "{message}");
+    // What failed before it is an installation that has failed.
+    let message = host.does(&server, &install(&server, "p3", &name, &make("2.0", "%pre\nexit 3\n")), 6);
+    assert!(message.starts_with("cannot install: ") && message.contains("%prein("), "{message}");
+}
+
+#[test]
 fn formats_may_cross_and_be_undone() {
     if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
         return;

@@ -2,6 +2,7 @@
 //! holds the lock of the package database. Only the last one decides.
 
 use super::open_job::{Activity, Tools};
+use super::package::beside;
 use super::run::{Run, StepResult};
 use super::step::Answer;
 use crate::kernel::{Exit, Level};
@@ -79,11 +80,16 @@ impl Run<'_> {
         if tools.queue.len() == 1 {
             return self.answer(Answer::Tools(Err(text.into())));
         }
+        // rpm succeeds though a script has failed behind the installation or removal of its package, and only warns.
+        let warned = (!failed && output.contains(" scriptlet failed")).then(|| beside(&text));
         if failed {
             log(self.out, Level::Warn, format_args!("job \"{id}\": {program}: {exit}, continued without it"));
             tools.failure = Some(text.into());
         }
         tools.queue.pop_front();
+        if let Some(note) = warned {
+            self.job.add_note(&note);
+        }
         self.run_tool()
     }
 
