@@ -290,12 +290,7 @@ impl Daemon {
             },
             digest: source.digest.0,
         };
-        // A local file may be readable by root only, and reading it involves no network.
-        let runner = if source.url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("file:")) {
-            Runner::Daemon
-        } else {
-            Runner::Network
-        };
+        let runner = if source.is_local() { Runner::Daemon } else { Runner::Network };
         let started = match self.open_download(&id) {
             Ok(file) => self.start_helper(HelperTask::Fetch(id.clone()), &request, Some(file), runner),
             Err(reason) => Err(reason),

@@ -165,7 +165,7 @@ pub(super) fn first_of_boot(config: &Config, boot: &str, log: &mut Log) -> bool 
 fn identity(known: Option<record::Identity>, log: &mut Log, actions: &mut Vec<Action>) -> record::Identity {
     let machine = machine_id();
     if let Some(known) = known {
-        if known.machine_id == machine || machine.is_empty() {
+        if known.is_of(&machine) {
             return known;
         }
         log.write(Level::Warn, &"the machine-id is another one: this is a cloned disk, and the host gets a new sn");

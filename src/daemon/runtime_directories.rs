@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::host::disk::{list, publish};
 use crate::host::runtime_directory::{clash, make, missing, remove};
 use crate::kernel::{Gid, Level, Uid};
-use crate::model::agent::{Agent, AgentState};
+use crate::model::agent::Agent;
 use crate::model::event::{Definition, Origin};
 use crate::model::runtime_directory::{taken, Claim};
 use crate::model::spec::Spec;
@@ -80,9 +80,7 @@ impl Daemon {
     pub(super) fn remove_old_runtime_directories(&mut self) {
         for name in list(Path::new(&*self.config.run_dir), ENDING).unwrap_or_default() {
             let agent = self.state.agents().find(|agent| **agent.name() == *name);
-            let down =
-                |state: &AgentState| matches!(state, AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal);
-            if agent.is_none_or(|agent| down(&agent.state)) {
+            if agent.is_none_or(Agent::is_over) {
                 self.remove_runtime_directories(&name);
             }
         }

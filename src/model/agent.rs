@@ -318,6 +318,11 @@ impl Agent {
         matches!(self.state, AgentState::Down | AgentState::Fatal)
     }
 
+    /// Whether no process of its last run is left, so that what that run had made can go.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal)
+    }
+
     /// Its stop, if one of its processes cannot be signalled and it can go on only when that has ended by itself.
     pub fn is_stuck(&self) -> Option<&Stopping> {
         match &self.state {

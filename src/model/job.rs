@@ -101,6 +101,13 @@ pub struct Source {
     pub format: Format,
 }
 
+impl Source {
+    /// Whether it is a file of this host. Only root may be able to read it, and that involves no network.
+    pub fn is_local(&self) -> bool {
+        self.url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("file:"))
+    }
+}
+
 /// A result code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -185,6 +192,25 @@ impl fmt::Display for RejectedJob {
         match &self.id {
             Some(id) => write!(f, "job \"{id}\" refused: {}", self.message),
             None => write!(f, "a job without a usable id refused: {}", self.message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_is_local() {
+        for (url, want) in [
+            ("file:///tmp/web-1.tar.gz", true),
+            ("FILE:///tmp/web-1.tar.gz", true),
+            ("http://file/web-1.tar.gz", false),
+            ("ftp://a/file:", false),
+            ("file", false),
+        ] {
+            let source = Source { url: url.into(), digest: Digest([0; 32]), format: Format::Deb };
+            assert_eq!(source.is_local(), want, "{url}");
         }
     }
 }

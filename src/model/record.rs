@@ -23,6 +23,13 @@ pub struct Identity {
     pub machine_id: Box<str>,
 }
 
+impl Identity {
+    /// Whether it is that of the host with this machine-id; a host that has none may be any.
+    pub fn is_of(&self, machine_id: &str) -> bool {
+        machine_id.is_empty() || *self.machine_id == *machine_id
+    }
+}
+
 /// The settings that a server gave with a `config` job, and the package that it upgraded the daemon with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -199,6 +206,21 @@ impl RunRecord {
     pub fn end_with(&mut self, stop: Time) {
         if self.process.is_some() && self.started <= stop {
             (self.stopping, self.failures) = (true, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cloned_disk_is_known_by_its_machine_id() {
+        for (known, machine_id, want) in
+            [("a", "a", true), ("a", "b", false), ("", "b", false), ("a", "", true), ("", "", true)]
+        {
+            let identity = Identity { sn: "1".into(), machine_id: known.into() };
+            assert_eq!(identity.is_of(machine_id), want, "{known} {machine_id}");
         }
     }
 }

@@ -92,6 +92,23 @@ fn agent_in(name: &str) -> Agent {
     agent
 }
 
+#[test]
+fn what_a_run_has_made_goes_when_it_is_over() {
+    for (name, is_over, is_down) in [
+        ("Down", true, true),
+        ("Waiting", true, false),
+        ("Fatal", true, true),
+        ("Starting", false, false),
+        ("Running", false, false),
+        ("Forking", false, false),
+        ("Stopping", false, false),
+        ("Stopping up", false, false),
+    ] {
+        let agent = agent_in(name);
+        assert_eq!((agent.is_over(), agent.is_down()), (is_over, is_down), "{name}");
+    }
+}
+
 fn state_name(agent: &Agent) -> String {
     match &agent.state {
         AgentState::Stopping(stopping) => {
