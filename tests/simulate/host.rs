@@ -24,10 +24,10 @@ use crate::random::Random;
 use crate::script::{job_definition, package_definition, Mode, Outside, Plan, EVENTFUL};
 
 /// After so long in peace everything must have come to its end.
-const PEACE: u64 = 150 * 60 * 1000;
+const PEACE: u64 = 210 * 60 * 1000;
 
-/// A job may take so long, when everything is slow.
-const LONGEST: u64 = 2 * 3600 * 1000 * MS;
+/// A job may take so long, when everything is slow: a download alone takes up to an hour, and others come before it.
+const LONGEST: u64 = 3 * 3600 * 1000 * MS;
 
 /// Ticks in a row, at one moment, that may do nothing.
 const IDLE_TICKS: u32 = 5;
