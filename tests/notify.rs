@@ -5,6 +5,7 @@ mod util;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use util::*;
 
@@ -266,6 +267,54 @@ fn what_is_left_of_an_agent_says_nothing() {
     host.write("go", "");
     host.wait("it to have spoken", || host.path("done").exists());
     assert!(stays(|| host.seen("web").is_some_and(|seen| seen.pid == pid && seen.detail == want)));
+}
+
+/// Sends many messages with connections whose close waits for a minute, and which nobody else has open then.
+const LINGERING: &str = "import array, os, socket, struct, sys, time\n\
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+    server = socket.socket()\n\
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)\n\
+    server.bind(('127.0.0.1', 0))\n\
+    server.listen(200)\n\
+    for i in range(100):\n\
+    \x20   # The end of a process waits for no close.\n\
+    \x20   if os.fork(): continue\n\
+    \x20   client = socket.create_connection(server.getsockname())\n\
+    \x20   client.setblocking(False)\n\
+    \x20   client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 60))\n\
+    \x20   try:\n\
+    \x20       while True: client.send(bytes(65536))\n\
+    \x20   except BlockingIOError: pass\n\
+    \x20   passed = array.array('i', [client.fileno()])\n\
+    \x20   link.sendmsg([b'STATUS=x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)], 0, sys.argv[1])\n\
+    \x20   os._exit(0)\n\
+    for i in range(100): os.wait()\n\
+    open(sys.argv[2], 'w')\n\
+    time.sleep(1000)\n";
+
+#[test]
+fn descriptors_that_are_sent_along_hold_up_nothing() {
+    if lacks("python3") {
+        return;
+    }
+    let mut host = Host::new();
+    agent(&host, "web", "say('READY=1\\nSTATUS=serving')\ntime.sleep(1000)", &[]);
+    host.start();
+    wait_detail(&host, "web", "serving");
+    let done = host.path("done");
+    let mut sender = std::process::Command::new("python3")
+        .args(["-c", LINGERING])
+        .args([&socket(&host, "web"), &done])
+        .spawn()
+        .expect("python3 can be executed");
+    host.wait("all messages", || done.exists());
+    let begin = Instant::now();
+    assert!(host.status().is_some());
+    // What was not read yet is lost.
+    assert_eq!(host.cli(&["stop", "web"]).code, 0);
+    let took = begin.elapsed();
+    sender.kill().and_then(|()| sender.wait()).expect("it is ours");
+    assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::model::event::{Event, Notification};
 use crate::model::secrets::{replace_values, TAIL};
 use crate::model::spec::{notify_socket, Kind, Name, NOTIFY_DIR};
 use crate::sys::monotonic;
-use crate::sys::notify::{bind, receive};
+use crate::sys::notify::{bind, receive, NoWaiting};
 use crate::text::sanitize;
 use crate::wire::notification::parse;
 
@@ -70,8 +70,20 @@ impl Notifications {
     }
 
     fn insert(&mut self, name: &Name, socket: OwnedFd) {
-        self.0.retain(|one| one.name != *name);
+        self.close(|one| one.name == *name);
         self.0.push(Listening { name: name.clone(), socket, paused: None });
+    }
+
+    /// Closes these sockets, with what was not read yet.
+    fn close(&mut self, which: impl Fn(&Listening) -> bool) {
+        let _no_waiting = NoWaiting::begin();
+        self.0.retain(|one| !which(one));
+    }
+}
+
+impl Drop for Notifications {
+    fn drop(&mut self) {
+        self.close(|_| true);
     }
 }
 
@@ -93,7 +105,7 @@ impl Daemon {
     /// Removes the socket of an agent that is down.
     pub(super) fn close_notifications(&mut self, name: &str) {
         let before = self.notifications.0.len();
-        self.notifications.0.retain(|one| *one.name != *name);
+        self.notifications.close(|one| *one.name == *name);
         if self.notifications.0.len() < before {
             let _ = remove_file(self.notify_path(name));
         }
@@ -121,7 +133,7 @@ impl Daemon {
                 let _ = remove_file(self.notify_path(&file));
             }
         }
-        self.notifications.0.retain(|one| names.contains(&one.name));
+        self.notifications.close(|one| !names.contains(&one.name));
         for name in names {
             if !self.notifications.0.iter().any(|one| one.name == name) {
                 self.reopen_notifications(&name);
@@ -157,11 +169,13 @@ impl Daemon {
         let Some(one) = self.notifications.0.get_mut(index) else { return };
         let mut said = Vec::new();
         let mut buffer = [0; MESSAGE];
+        let no_waiting = NoWaiting::begin();
         while said.len() < MOST {
             // An error is one of the message, and the next one may be good.
             let Ok(Some(datagram)) = receive(one.socket.as_fd(), &mut buffer) else { break };
             said.push((datagram.sender, parse(datagram.bytes, datagram.truncated)));
         }
+        drop(no_waiting);
         if said.is_empty() {
             return;
         }

@@ -27,6 +27,50 @@ struct Control([u8; CONTROL]);
 // SAFETY: the macro calculates with numbers only.
 const CONTROL: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
 
+/// How often a close that waits is interrupted, in microseconds.
+const INTERRUPTS: libc::c_long = 1000;
+
+/// While this exists no close waits. What others have attached to a message that is taken, or lost with its socket, is closed
+/// by the kernel on behalf of this process, and the close of a connection waits for as long as they have asked for, SO_LINGER
+/// in socket(7). A signal ends that wait, so a timer sends one again and again.
+pub struct NoWaiting(());
+
+impl NoWaiting {
+    /// Begins this time, which is to be short: it is no time for calls that a signal must not interrupt.
+    pub fn begin() -> NoWaiting {
+        let handler: extern "C" fn(libc::c_int) = ignore;
+        // SAFETY: sigaction and sigset_t are plain data for which all zeroes is a good value (no flags). All pointers are to
+        // values that live through the calls, or null; the handler does nothing.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = handler as libc::sighandler_t;
+            libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
+            let mut alarm: libc::sigset_t = std::mem::zeroed();
+            libc::sigaddset(&mut alarm, libc::SIGALRM);
+            libc::sigprocmask(libc::SIG_UNBLOCK, &alarm, std::ptr::null_mut());
+        }
+        set_timer(INTERRUPTS);
+        NoWaiting(())
+    }
+}
+
+impl Drop for NoWaiting {
+    fn drop(&mut self) {
+        set_timer(0);
+    }
+}
+
+/// Sends SIGALRM to this process again and again from now on, or, with 0, no more.
+fn set_timer(microseconds: libc::c_long) {
+    // The kernel's itimerval: the seconds and microseconds of the interval, then of the first time.
+    let timer: [libc::c_long; 4] = [0, microseconds, 0, microseconds];
+    let old = std::ptr::null_mut::<libc::c_long>();
+    // SAFETY: the pointer is to a value that lives through the call; a null one is not written.
+    unsafe { libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, timer.as_ptr(), old) };
+}
+
+extern "C" fn ignore(_: libc::c_int) {}
+
 /// Makes a socket at `path` that everybody can send to, in place of what is there; it does not block. Nobody can send
 /// anything before it takes the credentials of senders, as it is made at `draft` first, in the same directory.
 ///
