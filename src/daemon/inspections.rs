@@ -55,7 +55,7 @@ impl Daemon {
             if !parts.is_empty() {
                 measurement.open.push((measurement.usages.len(), parts));
             }
-            let spared = if spares { self.trees.spared(&name, &self.limits) } else { 0 };
+            let spared = if spares { self.trees.count_spared(&name, &self.limits) } else { 0 };
             measurement.usages.push(Usage { name, cpu, memory: usage.memory, spared: spared as u32 });
         }
         self.inspections.measurement = Some(measurement);

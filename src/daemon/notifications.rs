@@ -1,9 +1,10 @@
-//! What agents of type `notify` say about themselves, sd_notify(3): a socket for each, whose path they get as NOTIFY_SOCKET.
+//! What agents of type `notify` say about themselves, as in sd_notify(3). Each of them has a socket, and gets its path as
+//! NOTIFY_SOCKET.
 //!
-//! Everybody may send to these sockets, and only the agent's own processes are heard: the kernel says which process has sent a
-//! message, and `host::tree` whose that is. A flood of messages is read slowly, so that it holds up nothing: the kernel keeps
-//! few, and the sender waits. The path stays the same while the agent runs. Over a reexec the socket stays too; the daemon that
-//! follows one that has died makes it anew, and what was sent in between is lost.
+//! Every process may send to these sockets, and only the agent's own are heard: the kernel says which process has sent a
+//! message, and `host::tree` which agent that process belongs to. A flood of messages is read slowly, so that it holds up
+//! nothing else: the kernel keeps few messages, and the sender waits. The path stays the same while the agent runs. A reexec
+//! keeps the socket too. A daemon that follows one that has died makes a new socket, and what was sent in between is lost.
 
 use std::fs::remove_file;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -29,18 +30,20 @@ use crate::wire::notification::parse;
 const DRAFT: &str = ".new";
 
 /// The longest message that is read as a whole, bytes.
-const MESSAGE: usize = 4096;
+const LONGEST: usize = 4096;
 
-/// How many messages of one agent are read in one go, and how long no more are read if there were as many.
-const MOST: usize = 16;
+/// How many messages of one agent are read in one go.
+const BATCH: usize = 16;
+
+/// How long no more messages of an agent are read after a full batch.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The sockets.
+/// The sockets of all agents that have one.
 #[derive(Default)]
-pub(super) struct Notifications(Vec<Listening>);
+pub(super) struct Notifications(Vec<AgentSocket>);
 
 /// The socket of one agent.
-struct Listening {
+struct AgentSocket {
     name: Name,
     socket: OwnedFd,
     /// It is not read before this time.
@@ -48,13 +51,13 @@ struct Listening {
 }
 
 impl Notifications {
-    /// What to poll, by index.
+    /// The sockets to poll, each with the index that `read_notifications` takes. Those that are paused are left out.
     pub fn poll_fds(&self, now: Time) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
         let open = self.0.iter().enumerate().filter(move |(_, one)| one.paused.is_none_or(|until| until <= now));
         open.map(|(index, one)| (index, one.socket.as_fd()))
     }
 
-    /// When the next socket is read again that is not read now.
+    /// When the pause of a socket ends next.
     pub fn deadline(&self, now: Time) -> Option<Time> {
         self.0.iter().filter_map(|one| one.paused.filter(|until| *until > now)).min()
     }
@@ -69,13 +72,14 @@ impl Notifications {
         self.0.iter().map(|one| (one.socket.as_raw_fd(), Box::from(&*one.name))).collect()
     }
 
+    /// Adds the socket of an agent, in place of an earlier one.
     fn insert(&mut self, name: &Name, socket: OwnedFd) {
         self.close(|one| one.name == *name);
-        self.0.push(Listening { name: name.clone(), socket, paused: None });
+        self.0.push(AgentSocket { name: name.clone(), socket, paused: None });
     }
 
     /// Closes these sockets, with what was not read yet.
-    fn close(&mut self, which: impl Fn(&Listening) -> bool) {
+    fn close(&mut self, which: impl Fn(&AgentSocket) -> bool) {
         let _no_waiting = NoWaiting::begin();
         self.0.retain(|one| !which(one));
     }
@@ -88,13 +92,13 @@ impl Drop for Notifications {
 }
 
 impl Daemon {
-    /// Makes the socket of an agent, in place of that of its last run; returns its path.
+    /// Makes the socket of an agent, in place of the one of its last run, and returns its path.
     ///
     /// # Errors
     /// When it cannot be made.
     pub(super) fn open_notifications(&mut self, name: &Name) -> Result<String, Error> {
         let path = notify_socket(&self.config.run_dir, name)?;
-        let dir = Path::new(&*self.config.run_dir).join(NOTIFY_DIR);
+        let dir = self.notify_dir();
         make_dir(&dir)?;
         let socket = bind(&dir.join(DRAFT), Path::new(&path))
             .map_err(|error| format_error!("NOTIFY_SOCKET: cannot make \"{path}\": {}", reason(&error)))?;
@@ -111,12 +115,18 @@ impl Daemon {
         }
     }
 
-    fn notify_path(&self, name: &str) -> PathBuf {
-        Path::new(&*self.config.run_dir).join(NOTIFY_DIR).join(name)
+    /// The directory of all sockets.
+    fn notify_dir(&self) -> PathBuf {
+        Path::new(&*self.config.run_dir).join(NOTIFY_DIR)
     }
 
-    /// At the start: takes the sockets that were handed over by a reexec, makes those of other agents that run anew, and removes
-    /// those of agents that do not.
+    /// The path of an agent's socket, `model::spec::notify_socket` without a check.
+    fn notify_path(&self, name: &str) -> PathBuf {
+        self.notify_dir().join(name)
+    }
+
+    /// At the start of the daemon: takes the sockets that a reexec has handed over, makes new ones for other agents that run,
+    /// and removes those of agents that do not run.
     pub(super) fn recover_notifications(&mut self, inherited: Vec<(i32, Box<str>)>) {
         for (number, name) in inherited {
             if let Some(socket) = take_descriptor(Some(number)) {
@@ -128,7 +138,7 @@ impl Daemon {
             kind == Some(Kind::Notify) && matches!(agent.state, AgentState::Running { .. } | AgentState::Stopping(_))
         };
         let names: Vec<Name> = self.state.agents().filter(is_heard).map(|agent| agent.name().clone()).collect();
-        for file in list(&self.notify_path(""), "").unwrap_or_default() {
+        for file in list(&self.notify_dir(), "").unwrap_or_default() {
             if !names.iter().any(|name| **name == *file) {
                 let _ = remove_file(self.notify_path(&file));
             }
@@ -141,7 +151,7 @@ impl Daemon {
         }
     }
 
-    /// Makes the sockets again that somebody has removed.
+    /// Makes new sockets in place of those that somebody has removed.
     pub(super) fn restore_notifications(&mut self) {
         let names: Vec<Name> = self.notifications.0.iter().map(|one| one.name.clone()).collect();
         for name in names {
@@ -151,6 +161,7 @@ impl Daemon {
         }
     }
 
+    /// Makes a new socket for an agent that runs. A failure is logged only, as the agent runs without it.
     fn reopen_notifications(&mut self, name: &Name) {
         if let Err(why) = self.open_notifications(name) {
             self.log(Level::Warn, &format_args!("agent \"{name}\": {why}"));
@@ -164,27 +175,28 @@ impl Daemon {
         }
     }
 
-    /// Reads what an agent has said.
+    /// Reads what an agent has said, and queues one event for all of it.
     pub(super) fn read_notifications(&mut self, index: usize) {
         let Some(one) = self.notifications.0.get_mut(index) else { return };
-        let mut said = Vec::new();
-        let mut buffer = [0; MESSAGE];
+        let mut messages = Vec::new();
+        let mut buffer = [0; LONGEST];
         let no_waiting = NoWaiting::begin();
-        while said.len() < MOST {
-            // An error is one of the message, and the next one may be good.
+        while messages.len() < BATCH {
+            // After an error the next turn of the loop reads what else there is.
             let Ok(Some(datagram)) = receive(one.socket.as_fd(), &mut buffer) else { break };
-            said.push((datagram.sender, parse(datagram.bytes, datagram.truncated)));
+            messages.push((datagram.sender, parse(datagram.bytes, datagram.truncated)));
         }
         drop(no_waiting);
-        if said.is_empty() {
+        if messages.is_empty() {
             return;
         }
-        one.paused = (said.len() == MOST).then(|| monotonic() + PAUSE);
+        one.paused = (messages.len() == BATCH).then(|| monotonic() + PAUSE);
         let name = one.name.clone();
-        // A sender may have been made since the last look.
+        // A sender may have been started since /proc was read.
         self.trees.forget_snapshot();
+        // Of several messages the last word on each subject counts; what no message speaks of stays as it is.
         let mut heard: Option<Notification> = None;
-        for (sender, said) in said {
+        for (sender, said) in messages {
             if self.trees.find(&name, sender, &self.limits).is_none() {
                 self.log(
                     Level::Debug,
@@ -201,7 +213,7 @@ impl Daemon {
         self.queue.extend(heard.map(|heard| Event::Notified(name, heard)));
     }
 
-    /// A text of an agent as people may see it: without the values of its environment, and what no message contains.
+    /// A text of an agent as people may see it: without the values of its environment, on one line, and short.
     fn clean(&self, name: &str, text: &str) -> Box<str> {
         let Some(spec) = self.state.spec(name) else { return "".into() };
         sanitize(&replace_values(text, &self.secrets(&spec)), TAIL as usize).into()

@@ -4,9 +4,11 @@
 //! process with proof (`Strength::holds`) gets signals, is waited for by every stop, counts toward the agent's memory and
 //! processor time, and may be its main process. Without proof there is only an environment, and any program can have any
 //! environment: such a process gets signals, does not count, and a stop waits for it once at most. An `Orphan` of them may be
-//! taken for the main process of a forking agent (`Strength::may_lead`). `host::tree` collects the facts. What earlier runs
-//! have left of an agent that spares such processes, `add_spared`, is its in all respects but one: it is never taken for its
-//! main process.
+//! taken for the main process of a forking agent (`Strength::may_lead`). `host::tree` collects the facts.
+//!
+//! An agent may spare the processes that its earlier runs have left (`extend_spared`). They belong to it and count like all
+//! others, but only what ends or counts its whole tree (`Scope::Tree`) sends them signals and waits for them, and none of them
+//! is ever taken for its main process.
 
 use crate::kernel::{Process, Uid};
 use crate::sorted_map::SortedSet;
@@ -139,7 +141,7 @@ fn judge_mark(mark: &Mark) -> Option<Member> {
     Some(Member { agent: mark.agent, strength })
 }
 
-/// A process of an agent, with what tells which other ones have started it.
+/// A process of an agent, with what shows which others it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kin {
     /// The process.
@@ -150,10 +152,10 @@ pub struct Kin {
     pub session: i32,
 }
 
-/// Adds to `spared`, the processes that earlier runs of an agent have left, what descends from them or shares their sessions:
-/// each run begins a session of its own, so that nothing of the present one does. `tree`: all other processes of the agent
-/// than its main process.
-pub fn add_spared(spared: &mut SortedSet<Process>, tree: &[Kin]) {
+/// Adds to `spared`, the processes that earlier runs of an agent have left, those that descend from them or share a session
+/// with them. No process of the present run is among these, as each run begins a session of its own. `tree`: the processes of
+/// the agent without its main process.
+pub fn extend_spared(spared: &mut SortedSet<Process>, tree: &[Kin]) {
     loop {
         let (known, others): (Vec<&Kin>, Vec<&Kin>) = tree.iter().partition(|kin| spared.contains(&kin.process));
         let pids: SortedSet<i32> = known.iter().map(|kin| kin.process.pid.raw()).collect();
@@ -293,7 +295,7 @@ mod tests {
         {
             let known = |pid: &i32| Process { pid: Pid::new(*pid).unwrap(), ticks: 1 };
             let mut spared: SortedSet<Process> = left.iter().map(known).collect();
-            add_spared(&mut spared, &tree);
+            extend_spared(&mut spared, &tree);
             assert_eq!(spared.into_iter().map(|process| process.pid.raw()).collect::<Vec<_>>(), want, "{left:?}");
         }
     }

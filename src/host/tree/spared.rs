@@ -1,21 +1,21 @@
-//! What earlier runs of an agent have left and nobody ends, as with `"kill": "main"`: remembered, and told from its present
-//! run.
+//! Processes that earlier runs of an agent have left, and that an ordinary stop spares, as `"kill": "main"` asks for.
 //!
-//! Such processes stay in the tree and count for the limits. `model::membership` says what else belongs to them.
+//! They stay in the tree of the agent and count for its limits, and are told from the processes of its present run. Which
+//! other processes belong to them is decided by `model::membership`.
 
 use super::view::Depth;
 use super::{Tree, Trees};
 use crate::host::limits::Limits;
 use crate::host::proc::Stat;
 use crate::kernel::Process;
-use crate::model::membership::{add_spared, Strength};
+use crate::model::membership::{extend_spared, Strength};
 use crate::model::spec::Name;
 
 impl Trees {
-    /// Notes that the processes of an agent are left by earlier runs: all of them, or those that are older than its present
-    /// run, whose first process was started at this time in ticks.
+    /// Notes that processes of an agent are left by earlier runs. `began`: when the first process of its present run was
+    /// started, in ticks; only those that are older are left by earlier ones. `None`: it has no present run, and all are.
     pub fn leave_behind(&mut self, name: &Name, began: Option<u64>, limits: &Limits) {
-        // An agent that is new may have the control group of an earlier one.
+        // An agent without a tree may have the control group of an earlier one of its name, with processes in it.
         self.tree(name);
         let left: Vec<Process> =
             self.collect(name, limits, Depth::Whole).iter().map(|(stat, _)| stat.process).collect();
@@ -31,24 +31,25 @@ impl Trees {
     }
 
     /// How many processes of an agent are left by earlier runs.
-    pub fn spared(&mut self, name: &str, limits: &Limits) -> usize {
+    pub fn count_spared(&mut self, name: &str, limits: &Limits) -> usize {
         let members = self.collect(name, limits, Depth::Whole);
         members.iter().filter(|(stat, _)| stat.alive() && self.is_spared(name, stat.process)).count()
     }
 }
 
 impl Tree {
-    /// Adds what processes that earlier runs have left have started since the last look, and forgets those that have ended.
-    pub(super) fn add_spared(&mut self, members: &[(Stat, Strength)], depth: Depth) {
+    /// Adds the processes that spared ones have started since the last look, and forgets those that have ended. Only a look
+    /// at the whole tree shows which have ended.
+    pub(super) fn update_spared(&mut self, members: &[(Stat, Strength)], depth: Depth) {
         if self.spared.is_empty() {
             return;
         }
         let others = members.iter().filter(|(stat, _)| Some(stat.process) != self.main_process);
-        add_spared(&mut self.spared, &others.map(|(stat, _)| stat.kin()).collect::<Vec<_>>());
+        extend_spared(&mut self.spared, &others.map(|(stat, _)| stat.kin()).collect::<Vec<_>>());
         if depth == Depth::Whole {
             let known = std::mem::take(&mut self.spared);
-            let is_there = |process: &Process| members.iter().any(|(stat, _)| stat.process == *process);
-            self.spared = known.into_iter().filter(is_there).collect();
+            let is_member = |process: &Process| members.iter().any(|(stat, _)| stat.process == *process);
+            self.spared = known.into_iter().filter(is_member).collect();
         }
     }
 }

@@ -138,7 +138,7 @@ impl Trees {
         members.sort_unstable_by_key(|(stat, _)| stat.process.pid);
         if let Some(tree) = self.trees.get_mut(name) {
             tree.remember(&members);
-            tree.add_spared(&members, depth);
+            tree.update_spared(&members, depth);
         }
         members
     }
