@@ -1,10 +1,10 @@
-//! Rotates the output of an agent: its last bytes are copied into `NAME.log.1` and it is truncated, as its writers hold it
-//! open.
+//! Rotates the output of an agent: copies its last bytes into `NAME.log.1` and truncates it. It is not renamed, as its writers
+//! hold it open.
 //!
-//! Its writers go on while most of it is copied. For the last piece and the truncation the agent's control group is frozen
-//! where there is one: then nothing is lost between the two, and both files begin with a whole line. Where it is not frozen in
-//! time, the log is left as it is for the next look. Where there is nothing to freeze it by, what is written between the last
-//! read and the truncation is lost. When to rotate is not decided here.
+//! Its writers go on while most of it is copied. For the last piece and the truncation the agent's control group is frozen,
+//! where there is one: then nothing is lost between the two, and both files begin with a whole line. Where the group does not
+//! freeze in time, the log stays as it is, and the daemon tries again at its next look. Where there is no group that can be
+//! frozen, what is written between the last read and the truncation is lost. When to rotate is not decided here.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -21,16 +21,17 @@ use crate::sys::poll::poll;
 pub const MODE: u32 = 0o640;
 /// The longest that the writers are held up at once.
 const FROZEN_MAX: Duration = Duration::from_millis(50);
-/// How often they are, when there is more than fits into that time. What still does not fit is left for the next look.
+/// How often the writers are frozen to copy the last piece, where they write more than can be copied in that time. After that
+/// the log stays as it is until the next look.
 const ATTEMPTS: u32 = 10;
-/// How many times its size a log may have grown to when its writers cannot be frozen in time, as while one of them waits for
-/// a dead file server. Above that it is rotated without, as it may have no end.
+/// How many times the size that is kept a log may grow to while its writers do not freeze in time, for example as one of them
+/// waits for a dead file server. A longer one is rotated while they write, as it would grow without end.
 const UNFROZEN_MAX: u64 = 10;
 /// How much is copied at once, and how long the last line may be to be kept whole, bytes.
 const CHUNK: usize = 64 << 10;
 
-/// Appends the last `size` bytes of `log`, open for reading and writing, to the file `older` after emptying that, and
-/// truncates the log. With an empty `older` nothing is kept. `freezer`: see `Frozen`.
+/// Replaces the file `older` by the last `size` bytes of `log`, which is open for reading and writing, and truncates the log.
+/// With an empty `older` nothing is kept. `freezer`: see `Frozen::begin`.
 ///
 /// # Errors
 /// When the bytes could not be kept, or the log not truncated. It is truncated even where the bytes cannot be kept.
@@ -49,7 +50,8 @@ pub fn rotate(log: &File, older: &Path, size: u64, freezer: &Path) -> io::Result
     }
 }
 
-/// Some file systems free nothing when the file has this length already.
+/// Empties the log. One that is empty already gets a byte first: it may have blocks beyond its end, and some file systems free
+/// nothing where the length stays the same.
 fn truncate(log: &File) -> io::Result<()> {
     if log.metadata()?.len() == 0 {
         log.set_len(1)?;
@@ -57,30 +59,21 @@ fn truncate(log: &File) -> io::Result<()> {
     log.set_len(0)
 }
 
-/// Copies the log into `temporary`, gives that the name `older`, and truncates the log. That is left for another time while
-/// another helper does it, when the writers are too fast, and when they cannot be frozen in time.
+/// Copies the log into `temporary`, gives that the name `older`, and truncates the log. Leaves the log as it is where another
+/// helper is doing this, the writers are too fast, or they do not freeze in time.
 fn keep(log: &File, older: &Path, temporary: &Path, size: u64, freezer: &Path) -> io::Result<()> {
-    let owner = log.metadata()?;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let copy = match options.create(true).truncate(false).open(temporary) {
-        Ok(file) if is_plain(&file) => file,
-        // A link may have been planted to have another file overwritten.
-        _ => {
-            let _ = fs::remove_file(temporary);
-            options.create_new(true).open(temporary)?
-        }
-    };
+    let before = log.metadata()?;
+    let copy = open_plain(temporary)?;
     if !try_lock(&copy)? {
         return Ok(());
     }
     copy.set_len(0)?;
     // Only root can give it to the agent's user.
-    let _ = fchown(&copy, Some(owner.uid()), Some(owner.gid()));
+    let _ = fchown(&copy, Some(before.uid()), Some(before.gid()));
     copy.set_permissions(Permissions::from_mode(MODE))?;
     // One byte before the first that is kept, as that may be the end of a line.
-    let at = owner.len().saturating_sub(size.saturating_add(1));
-    let mut copying = Copying { log, copy, at, is_first: owner.len() > size, buffer: vec![0; CHUNK] };
+    let at = before.len().saturating_sub(size.saturating_add(1));
+    let mut copying = Copying { log, copy, at, skips_line: before.len() > size, buffer: vec![0; CHUNK] };
     for _ in 0..ATTEMPTS {
         let end = log.metadata()?.len();
         while copying.at < end && copying.copy_chunk()? {}
@@ -94,9 +87,23 @@ fn keep(log: &File, older: &Path, temporary: &Path, size: u64, freezer: &Path) -
             return copying.finish(older, temporary, frozen.is_some());
         }
     }
-    match owner.len() > size.saturating_mul(UNFROZEN_MAX) {
+    match before.len() > size.saturating_mul(UNFROZEN_MAX) {
         true => copying.finish(older, temporary, false),
         false => fs::remove_file(temporary),
+    }
+}
+
+/// Opens a file for reading and writing, which is made if need be. Its former bytes stay, as another helper may be writing it.
+fn open_plain(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    match options.create(true).truncate(false).open(path) {
+        Ok(file) if is_plain(&file) => Ok(file),
+        // A link may have been planted to have another file overwritten.
+        _ => {
+            let _ = fs::remove_file(path);
+            options.create_new(true).open(path)
+        }
     }
 }
 
@@ -111,8 +118,8 @@ struct Copying<'a> {
     copy: File,
     /// Where the next chunk begins in the log.
     at: u64,
-    /// The next chunk is the first, and begins in the middle of the log.
-    is_first: bool,
+    /// The next chunk begins in the middle of the log, perhaps within a line, whose rest is left out.
+    skips_line: bool,
     buffer: Vec<u8>,
 }
 
@@ -122,19 +129,21 @@ impl Copying<'_> {
         let count = self.log.read_at(&mut self.buffer, self.at)?;
         self.at += count as u64;
         let mut chunk = &self.buffer[..count];
-        if std::mem::take(&mut self.is_first) && count > 0 {
-            // An incomplete line is left out, unless it is the only one.
+        if std::mem::take(&mut self.skips_line) && count > 0 {
+            // The line is kept where the chunk has no other one; the first byte was read only to see whether it ends a line.
             let end = chunk.iter().position(|byte| *byte == b'\n').filter(|end| end + 1 < count);
             chunk = &chunk[end.map_or(1, |end| end + 1)..];
         }
-        // A part of zeros is most likely a hole that the writer left by a seek, and is not copied.
+        // A chunk of zeros is not copied. It is most likely a hole: a writer that does not append goes on at its old position
+        // after the log was truncated.
         if chunk.iter().any(|byte| *byte != 0) {
             self.copy.write_all(chunk)?;
         }
         Ok(count > 0)
     }
 
-    /// Gives the copy its name, and truncates the log. A last line that is not complete stays in the log if nobody writes.
+    /// Gives the copy its name, and truncates the log. If nobody writes to it, a last line without its end stays in the log, and
+    /// not in the copy.
     fn finish(&mut self, older: &Path, temporary: &Path, nobody_writes: bool) -> io::Result<()> {
         let length = self.copy.metadata()?.len();
         let mut last = Vec::new();
