@@ -1,22 +1,23 @@
-//! Copies of an agent that its package has started by itself: what tells them, and the tool that ends them.
+//! Copies of an agent that its package has started, as many packages start their service when they are installed: how they are
+//! recognized, and the tool that ends them.
 
 use super::{script, Tool, QUERY_TIMEOUT};
 use crate::kernel::{Time, TICKS};
 
-/// What tells a copy of an agent from other processes.
+/// What a copy of an agent is recognized by.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Traits<'a> {
-    /// Its program.
+    /// The path of its program.
     pub program: &'a str,
-    /// The name that this is called by: all commands of busybox and toybox are one program.
+    /// The command of the program that it runs: all commands of busybox, or of toybox, are one program.
     pub command: &'a str,
-    /// What an interpreter runs; empty for any other program.
+    /// The script that its program, an interpreter, runs; empty for any other program.
     pub script: &'a str,
 }
 
-/// What tells copies of the agent that is started so; `None` where nothing does.
+/// What copies of the agent with this `exec` are recognized by; `None` where nothing is sure enough.
 pub fn traits(exec: &[Box<str>]) -> Option<Traits<'_>> {
-    /// Programs that run others: what they run is told by their first argument that is no option.
+    /// Programs that run scripts: the script is their first argument that is no option.
     const INTERPRETERS: [&str; 10] = ["sh", "bash", "dash", "ash", "python", "perl", "ruby", "node", "java", "php"];
     let (program, mut arguments) = exec.split_first().filter(|(program, _)| program.starts_with('/'))?;
     let mut command = program.rsplit('/').next().unwrap_or_default();
@@ -31,12 +32,14 @@ pub fn traits(exec: &[Box<str>]) -> Option<Traits<'_>> {
     Some(Traits { program, command, script })
 }
 
-/// The tool that ends processes which were started `since`, have these `traits`, and are children of the daemon or of init,
-/// but for those `known`. It prints their ids. Programs that stand in for those which start services are in its PATH, as in
-/// that of installers.
+/// The tool that ends copies of an agent and prints their ids: processes with these `traits` that were started at `since` or
+/// later, are children of the daemon or of init, and have no BOOTAGENT_NAME in their environment. `known`: ids of processes
+/// that are spared, with spaces between. Like all tools it finds stand-ins for the programs that start services first in PATH.
 pub fn clear(traits: &Traits, since: Time, known: &str) -> Option<Tool> {
-    // An argument is a line, with another character for its own line ends. stat(5): behind the name in parentheses come the
-    // state, the parent and, as the twentieth, the start in ticks.
+    // The variables, as short as the binary should be: a: the program as it is called, p: its file, n: the command, w: the
+    // script, t: the earliest start in ticks, k: ids of processes to spare, d: a directory in /proc, i: its process, l: copies.
+    // `words` prints the words of a file in it as lines, with character 1 for the line ends within a word, as w has them.
+    // stat(5): behind the name in parentheses come the state, the parent and, as the twentieth, the start in ticks.
     const TEXT: &str = "a=$1; n=$2; t=$4; k=\" $$ $5 \"; l=; p=$(readlink -f \"$a\"); \
         w=$(printf %s \"$3\" | tr '\\n' '\\1'); words() { tr '\\0\\n' '\\n\\1' <$d/$1; }; \
         command_is() { words cmdline | sed -nE '1{s|.*/||;/^(busybox|toybox)/!{p;q;};};2{p;q;}' | grep -qxF -e \"$1\"; }; \
@@ -69,7 +72,7 @@ mod tests {
             (&["/bin/busybox"], None),
             (&["/bin/toybox", "sh", "-s"], None),
             (&["/usr/bin/perl"], None),
-            // A file of a tar, of which a package manager starts no copy.
+            // A path within a tar, which no package manager starts anything of.
             (&["bin/web"], None),
         ] {
             let exec: Vec<Box<str>> = exec.iter().map(|word| Box::from(*word)).collect();

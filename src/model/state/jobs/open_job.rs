@@ -45,7 +45,7 @@ pub struct OpenJob {
     pub fetch_turn: Time,
     /// What went wrong beside it, for the message of its success.
     pub note: Option<Box<str>>,
-    /// It cannot be undone, and the package manager has this version.
+    /// It could not be undone, and the package manager has this version instead; empty: nothing is installed.
     pub stuck: Option<Box<str>>,
     /// The whole package was fetched again, as the digest of a doubtful download was wrong.
     pub refetched: bool,

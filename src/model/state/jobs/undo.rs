@@ -1,6 +1,7 @@
 //! Steps that undo a job: the package, the definition and the record that were there before come back.
 //!
-//! What is said of an undo is what the package manager has afterwards. Where it cannot go back, the result says so first.
+//! Afterwards the package manager is asked what is installed, and what it says decides whether the undo worked. Where it did
+//! not, the result of the job begins with that.
 
 use super::package::{is_same_package, one_version, shown, UNPACK};
 use super::remove::holds;
@@ -14,16 +15,17 @@ use crate::model::spec::Spec;
 use crate::model::state::{is_file, State};
 use crate::text::{sanitize, MESSAGE_MAX};
 
-/// What the package manager does on the way back.
+/// What the package manager does to undo a job.
 pub(super) struct WayBack {
-    /// The new package is removed.
+    /// What removes the new package, if it is removed.
     remove: Option<package::Tool>,
-    /// This package file is installed.
+    /// The path of the package file to install, if there is one.
     install: Option<String>,
-    /// The package to look at in the end.
+    /// The format of the package to ask for in the end.
     format: Format,
+    /// The name of that package.
     package: Box<str>,
-    /// Its version then; empty: it is gone, or the version is not known.
+    /// The version that it should have then; empty: it should be gone, or its version is not known.
     want: Box<str>,
 }
 
@@ -60,8 +62,8 @@ impl Run<'_> {
         Some(outcome)
     }
 
-    /// The version to go back to, and a remark where what was there before cannot be had: somebody else had replaced what
-    /// the last job installed.
+    /// The version to go back to. Where somebody else had replaced what the last job installed, this is what they had
+    /// installed if it is kept; if not, a remark says that it is lost.
     fn back_to(&self, old: &Installed) -> (Box<str>, String) {
         let same = self.job.record.package.as_ref().is_some_and(|new| is_same_package(old, new));
         let found = self.job.record.found.as_deref().filter(|found| same && !found.is_empty());
@@ -72,8 +74,8 @@ impl Run<'_> {
         }
     }
 
-    /// What the package manager has to do to undo the job, if only to say what there is; `None`: the job has asked nothing
-    /// of it.
+    /// What the package manager has to do to undo the job, if only to say what is installed; `None`: the job has asked
+    /// nothing of it.
     pub fn way_back(&self) -> Option<WayBack> {
         let record = &self.job.record;
         let before = record.before.as_deref()?;
@@ -81,9 +83,11 @@ impl Run<'_> {
         // An uninstall may have removed the package or a part of it.
         let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
         let new = record.package.as_deref().filter(|new| old.is_none_or(|old| old.digest != new.digest));
-        let replaces = new.filter(|new| !old.is_some_and(|old| is_same_package(old, new)) && !new.format.is_tar());
+        // What would stay installed beside the old package.
+        let added = new.filter(|new| !old.is_some_and(|old| is_same_package(old, new)) && !new.format.is_tar());
+        // The format stays tar where no package has to be asked for.
         let mut way = WayBack { remove: None, install: None, format: Format::Tar, package: "".into(), want: "".into() };
-        if let Some(new) = replaces {
+        if let Some(new) = added {
             let is_ours = !record.foreign && !self.is_shared(new);
             if is_ours {
                 way.remove = package::remove(new.format, &new.package, false);
@@ -93,13 +97,14 @@ impl Run<'_> {
                 way.want = record.found.clone().filter(|_| !is_ours).unwrap_or_default();
             }
         }
+        // The old package comes back, in the version that the job found if the file of that is kept.
         if let Some(old) = old.filter(|old| (new.is_some() || removal) && !old.format.is_tar()) {
             let previous = before.previous.as_deref().filter(|kept| is_same_package(kept, old));
             let kept = previous.filter(|kept| Some(&kept.native) == record.found.as_ref()).unwrap_or(old);
             (way.format, way.package, way.want) = (old.format, old.package.clone(), kept.native.clone());
             way.install = Some(self.state.kept_path(&record.name, &kept.file));
         }
-        // What was installed once more, as it was gone or another one was in its place.
+        // The job installed the same package once more, as it was gone or another one was in its place: it stays.
         let again = record.package.as_deref().filter(|_| new.is_none() && record.found.is_some());
         if let Some(again) = again.filter(|again| !again.format.is_tar()) {
             (way.format, way.package, way.want) = (again.format, again.package.clone(), again.native.clone());
@@ -118,7 +123,7 @@ impl Run<'_> {
         self.run_tools(tools)
     }
 
-    /// Judges the way back by what the package manager says is there now.
+    /// Judges the undo by the version that the package manager says is installed now.
     pub fn reinstalled(&mut self, output: Result<&str, Error>) -> StepResult {
         let (failure, Some(way)) = (self.tool_failure(), self.way_back()) else { return self.misfit() };
         let found = match output.map(one_version) {
@@ -136,14 +141,15 @@ impl Run<'_> {
             false => "the agent has no other package to go back to",
         });
         let result = self.cannot_go_back(Some(found), why);
-        // A package that is not ours does not become the agent's.
+        // A package that stays installed, as it is not ours, does not become the agent's.
         if !has_tools && self.job.record.before.as_ref().is_some_and(|before| before.package.is_none()) {
             self.job.stuck = None;
         }
         result
     }
 
-    /// What was there before does not come back: the result says so first, and the agent's record what is there.
+    /// The former package does not come back: the result begins with that, and `restore_with` records what is installed
+    /// instead. `found`: that, if it is known.
     pub fn cannot_go_back(&mut self, found: Option<Box<str>>, why: &str) -> StepResult {
         let text = match &found {
             Some(found) => format!("cannot go back, {} is installed: ", shown(found)),
@@ -174,7 +180,7 @@ impl Run<'_> {
         }
     }
 
-    /// Removes what the job brought and the agent did not have before; everything, if it had no package.
+    /// Removes the files that the job brought and the agent did not have before; all files of its packages, if it had none.
     pub fn discard(&mut self) -> StepResult {
         let Some(source) = self.job.source() else { return StepResult::Done };
         let mut drop: Vec<Box<str>> = vec![UNPACK.into(), State::kept_file(source)];
@@ -190,13 +196,14 @@ impl Run<'_> {
         if let Some(stuck) = stuck {
             drop.retain(|file| !stuck.files().contains(file));
         } else if kept.iter().all(|installed| installed.is_none()) {
+            // An empty list stands for everything.
             drop.clear();
         }
         self.out.push(Action::RemovePackage(self.name(), drop));
         StepResult::Done
     }
 
-    /// Has the definition read that the agent had before, where the job may have replaced it.
+    /// Has the agent's former definition read, where the job may have replaced it.
     pub fn restore(&mut self) -> StepResult {
         let Some(before) = &self.job.record.before else { return self.misfit() };
         if before.name.is_empty() || self.agent().is_some_and(is_file) || self.job.source().is_none() {
@@ -207,12 +214,12 @@ impl Run<'_> {
         self.ask(Action::Inspect { job: self.id(), name: self.name(), dir, text })
     }
 
-    /// Restores the agent's record and definition. There is nothing to restore where there was no agent, as an empty
-    /// record says, or where only a file defined it and this file is gone by now.
+    /// Restores the agent's record and definition. The agent is forgotten where there was none before, which a record
+    /// without a name says, or where only a file defined it and this file is gone by now.
     pub fn restore_with(&mut self, definition: Option<Box<Spec>>) -> StepResult {
         let Some(mut before) = self.job.record.before.as_deref().cloned() else { return self.misfit() };
-        let file = self.agent().is_some_and(is_file);
-        if before.name.is_empty() || !file && before.package.is_none() && before.definition.is_none() {
+        let has_file = self.agent().is_some_and(is_file);
+        if before.name.is_empty() || !has_file && before.package.is_none() && before.definition.is_none() {
             self.state.forget(self.job.name(), self.now, self.out);
             if before.name.is_empty() {
                 self.out.push(Action::RemoveOutput(self.job.name().clone()));
@@ -221,15 +228,16 @@ impl Run<'_> {
         }
         let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
         if let Some(agent) = self.state.agents.get_mut(self.job.name()) {
-            // Of the jobs that are undone only an uninstall orders an agent down: otherwise the operator did, which
-            // counts.
+            // Of the jobs that can be undone only an uninstall orders an agent down. With any other job the operator did,
+            // and the agent stays down.
             if agent.record.wanted == Some(Wanted::Down) && !removal {
                 before.wanted = Some(Wanted::Down);
             }
             let origin = if before.definition.is_none() { Origin::Package } else { Origin::Job };
             agent.record = before;
             if let Some(found) = self.job.stuck.take() {
-                // The undo has failed, and what the package manager has counts; a tar it does not know.
+                // The undo has failed: the record names the package that is installed. The package manager says nothing of
+                // a tar.
                 let new = self.job.record.package.take().filter(|new| is_what_was_found(new, &found));
                 let old = agent.record.package.take().filter(|old| !found.is_empty() && !old.format.is_tar());
                 agent.record.package =
