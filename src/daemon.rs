@@ -116,7 +116,7 @@ enum Ready {
     Check(usize),
     Watched(usize),
     Memory(usize),
-    Notification(usize),
+    Notification,
 }
 
 /// Everything the daemon holds. Each part keeps its own fields to itself.
@@ -292,8 +292,8 @@ impl Daemon {
         for (index, fd) in self.limits.alarms().enumerate() {
             add(Ready::Memory(index), PollFd::reading(fd));
         }
-        for (index, fd) in self.notifications.poll_fds(now) {
-            add(Ready::Notification(index), PollFd::reading(fd));
+        for fd in self.notifications.poll_fds(now) {
+            add(Ready::Notification, PollFd::reading(fd));
         }
         (sources, fds)
     }
@@ -313,7 +313,7 @@ impl Daemon {
                 }
             }
             Ready::Watched(index) => self.watched_ended(index),
-            Ready::Notification(index) => self.read_notifications(index),
+            Ready::Notification => self.read_notifications(false),
             Ready::Memory(index) => {
                 if let Some((name, memory)) = self.limits.alarmed(index) {
                     self.queue.push_back(Event::OutOfMemory(name, memory.to_string().into()));

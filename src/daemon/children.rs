@@ -160,7 +160,7 @@ impl Daemon {
     /// Reaps every child that has ended.
     pub(super) fn reap(&mut self) {
         // Whose a message is can be told while its sender is there.
-        self.read_all_notifications();
+        self.read_notifications(true);
         let mut orphans = 0;
         loop {
             match process::wait_any() {
@@ -214,7 +214,7 @@ impl Daemon {
     fn child_ended(&mut self, owner: Owner, pid: Pid, exit: Exit, failure: Option<SetupError>) {
         match owner {
             Owner::Agent(name) => {
-                self.read_all_notifications();
+                self.read_notifications(true);
                 self.trees.ended(&name);
                 if let Some(failure) = failure {
                     let reason = self.explain(&name, |_| None, failure);

@@ -24,7 +24,7 @@ use crate::model::spec::{notify_socket, Kind, Name, NOTIFY_DIR};
 use crate::sys::monotonic;
 use crate::sys::notify::{bind, receive, NoWaiting};
 use crate::text::sanitize;
-use crate::wire::notification::parse;
+use crate::wire::notification::{parse, Notification as Said};
 
 /// The name of a socket that is being made; no agent has one with a dot.
 const DRAFT: &str = ".new";
@@ -35,7 +35,7 @@ const LONGEST: usize = 4096;
 /// How many messages of one agent are read in one go.
 const BATCH: usize = 16;
 
-/// How long no more messages of an agent are read after a full batch.
+/// How long no more messages are read after some were, unless a process has ended.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The sockets of all agents that have one.
@@ -51,10 +51,9 @@ struct AgentSocket {
 }
 
 impl Notifications {
-    /// The sockets to poll, each with the index that `read_notifications` takes. Those that are paused are left out.
-    pub fn poll_fds(&self, now: Time) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
-        let open = self.0.iter().enumerate().filter(move |(_, one)| one.paused.is_none_or(|until| until <= now));
-        open.map(|(index, one)| (index, one.socket.as_fd()))
+    /// The sockets to poll. Those that are paused are left out.
+    pub fn poll_fds(&self, now: Time) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().filter(move |one| !one.is_paused(now)).map(|one| one.socket.as_fd())
     }
 
     /// When the pause of a socket ends next.
@@ -88,6 +87,25 @@ impl Notifications {
 impl Drop for Notifications {
     fn drop(&mut self) {
         self.close(|_| true);
+    }
+}
+
+impl AgentSocket {
+    fn is_paused(&self, now: Time) -> bool {
+        self.paused.is_some_and(|until| until > now)
+    }
+
+    /// Takes the next messages, each with its sender.
+    fn read(&self) -> Vec<(i32, Said)> {
+        let mut messages = Vec::new();
+        let mut buffer = [0; LONGEST];
+        let _no_waiting = NoWaiting::begin();
+        while messages.len() < BATCH {
+            // After an error the next turn of the loop reads what else there is.
+            let Ok(Some(datagram)) = receive(self.socket.as_fd(), &mut buffer) else { break };
+            messages.push((datagram.sender, parse(datagram.bytes, datagram.truncated)));
+        }
+        messages
     }
 }
 
@@ -168,36 +186,37 @@ impl Daemon {
         }
     }
 
-    /// Reads what all agents have said by now.
-    pub(super) fn read_all_notifications(&mut self) {
-        for index in 0..self.notifications.0.len() {
-            self.read_notifications(index);
+    /// Reads what all agents have said by now; `all`: on sockets that are paused too.
+    pub(super) fn read_notifications(&mut self, all: bool) {
+        let now = monotonic();
+        let sockets = self.notifications.0.iter().filter(|one| all || !one.is_paused(now));
+        let mut read: Vec<_> = sockets.map(|one| (one.name.clone(), one.read())).collect();
+        read.retain(|(_, messages)| !messages.is_empty());
+        if read.is_empty() {
+            return;
+        }
+        // A sender may have been started since /proc was read. It is read once for all sockets, and not again for a while,
+        // as everybody may send to each of them.
+        self.trees.forget_snapshot();
+        for one in &mut self.notifications.0 {
+            one.paused = Some(now + PAUSE);
+        }
+        for (name, messages) in read {
+            self.hear(name, messages);
         }
     }
 
-    /// Reads what an agent has said, and queues one event for all of it.
-    pub(super) fn read_notifications(&mut self, index: usize) {
-        let Some(one) = self.notifications.0.get_mut(index) else { return };
-        let mut messages = Vec::new();
-        let mut buffer = [0; LONGEST];
-        let no_waiting = NoWaiting::begin();
-        while messages.len() < BATCH {
-            // After an error the next turn of the loop reads what else there is.
-            let Ok(Some(datagram)) = receive(one.socket.as_fd(), &mut buffer) else { break };
-            messages.push((datagram.sender, parse(datagram.bytes, datagram.truncated)));
-        }
-        drop(no_waiting);
-        if messages.is_empty() {
-            return;
-        }
-        one.paused = (messages.len() == BATCH).then(|| monotonic() + PAUSE);
-        let name = one.name.clone();
-        // A sender may have been started since /proc was read.
-        self.trees.forget_snapshot();
+    /// Queues one event for all messages that have come on the socket of an agent, each with its sender.
+    fn hear(&mut self, name: Name, messages: Vec<(i32, Said)>) {
         // Of several messages the last word on each subject counts; what no message speaks of stays as it is.
         let mut heard: Option<Notification> = None;
+        // The sender of the last message, and whether it is the agent's: a flood is mostly of one process.
+        let mut last: Option<(i32, bool)> = None;
         for (sender, said) in messages {
-            if self.trees.find(&name, sender, &self.limits).is_none() {
+            if last.is_none_or(|(pid, _)| pid != sender) {
+                last = Some((sender, self.trees.find(&name, sender, &self.limits).is_some()));
+            }
+            if last != Some((sender, true)) {
                 self.log(
                     Level::Debug,
                     &format_args!("agent \"{name}\": a message of process {sender}, which is not its own"),
