@@ -121,7 +121,8 @@ fn state_in_words(state: &str) -> String {
 /// The progress of a download, `1572864 of 3145728 bytes`, for people: `1.5M of 3.0M`. Other texts stay what they are.
 fn progress_in_words(progress: String) -> String {
     let Some(bytes) = progress.strip_suffix(" bytes") else { return progress };
-    let sizes: Option<Vec<String>> = bytes.split(" of ").map(|bytes| bytes.parse().ok().map(size)).collect();
+    let in_units = |bytes: &str| bytes.parse::<u64>().ok().map(|bytes| size(bytes as f64));
+    let sizes: Option<Vec<String>> = bytes.split(" of ").map(in_units).collect();
     sizes.map_or_else(|| progress.clone(), |sizes| sizes.join(" of "))
 }
 
@@ -292,6 +293,7 @@ b    downloading     -  1.5M of 3.0M
             ("100 bytes", "100B"),
             ("waits for \"a1\"", "waits for \"a1\""),
             ("many bytes", "many bytes"),
+            ("1e3 bytes", "1e3 bytes"),
             ("", ""),
         ] {
             assert_eq!(progress_in_words(progress.to_string()), want);
