@@ -32,7 +32,7 @@ clean_up() {
     end "$server"
     if [ -z "$seen_all" ]; then
         for file in "$dir"/log/bootagent.log "$dir"/log/sample.log "$dir"/daemon.out "$dir"/server.out \
-            "$dir"/results.jsonl; do
+            "$dir"/results.jsonl "$dir"/demo-host-*/daemon.out; do
             if [ -s "$file" ]; then
                 echo "---- $file"
                 tail -n 40 "$file"
