@@ -32,7 +32,7 @@ clean_up() {
     end "$server"
     if [ -z "$seen_all" ]; then
         for file in "$dir"/log/bootagent.log "$dir"/log/sample.log "$dir"/daemon.out "$dir"/server.out \
-            "$dir"/results.jsonl "$dir"/demo-host-*/daemon.out; do
+            "$dir"/results.jsonl "$dir"/[23]/daemon.out; do
             if [ -s "$file" ]; then
                 echo "---- $file"
                 tail -n 40 "$file"
@@ -181,8 +181,10 @@ if [ -n "${KEEP-}" ]; then
     for host in demo-host-2 demo-host-3; do
         mkdir -p "$dir/jobs/$host"
         sed "s/demo-2/$host/; s/upgrade/install/" "$dir/jobs/demo-host/demo-2.json" >"$dir/jobs/$host/install.json"
-        configure "$host" "$dir/$host"
-        "$BOOTAGENT" -c "$dir/$host/bootagent.json" run >"$dir/$host/daemon.out" 2>&1 &
+        # A short name: the path of a socket has 107 bytes at most.
+        place=$dir/${host##*-}
+        configure "$host" "$place"
+        "$BOOTAGENT" -c "$place/bootagent.json" run >"$place/daemon.out" 2>&1 &
         more_daemons="$more_daemons $!"
     done
     wait_until 'both have installed the agent' succeeded demo-host-2
