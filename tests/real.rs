@@ -20,17 +20,6 @@ fn oom_score_adj(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap_or_default().trim().to_string()
 }
 
-/// Whether the agent goes on undisturbed, with the same process, over a kill -9 of the daemon and over a reexec.
-fn stays(host: &mut Host, name: &str) {
-    let pid = host.wait_running(name).pid;
-    host.kill9();
-    host.start();
-    assert_eq!(host.wait_running(name).pid, pid, "after a kill -9");
-    let ran = host.cli(&["reexec"]);
-    assert_eq!(ran.code, 0, "{ran:?}");
-    assert_eq!(host.wait_running(name).pid, pid, "after a reexec");
-}
-
 #[test]
 fn nice_and_the_out_of_memory_score_are_set() {
     if lacks_root() {
@@ -48,7 +37,7 @@ fn nice_and_the_out_of_memory_score_are_set() {
     for (name, want) in [("plain", ("0", "0")), ("last", ("-5", score)), ("first", ("19", "1000"))] {
         let pid = host.wait_running(name).pid;
         assert_eq!((&*nice(pid), &*oom_score_adj(pid)), want, "{name}");
-        stays(&mut host, name);
+        outlives_daemons(&mut host, name);
     }
     assert_eq!(nice(host.pid()), "0", "the daemon's own");
 }
@@ -122,7 +111,7 @@ fn an_env_file_is_read_at_each_start() {
     host.start();
     host.wait_running("missing");
     host.wait("its output", || host.read("out") == "one two/ours/web\n");
-    stays(&mut host, "web");
+    outlives_daemons(&mut host, "web");
     host.write("default", "A=new\n");
     assert_eq!(host.cli(&["restart", "web"]).code, 0);
     host.wait("its output", || host.read("out") == "one two/ours/web\nnew/ours/web\n");
@@ -203,7 +192,7 @@ fn with_kill_mixed_only_the_main_process_gets_the_stop_signal() {
         &[("kill", "\"mixed\""), ("stopsecs", "0.5")],
     );
     host.start();
-    stays(&mut host, "mixed");
+    outlives_daemons(&mut host, "mixed");
     host.wait_running("stays");
     for name in ["mixed", "stays"] {
         assert_eq!(host.cli(&["stop", name]).code, 0);

@@ -33,21 +33,8 @@ impl Daemon {
             Action::Log(level, text) => self.log(level, &text),
             Action::RereadDefinitions => drop(self.reread_definitions()),
             Action::Reread => self.reread_all(),
-            Action::Answer(client, answer) => self.answer(client, &answer),
-            Action::AnswerSettled(client, name, mut answer) => {
-                if let Some(why) = self.record_problem(&name) {
-                    answer.message = format!("{}; this cannot be recorded: {why}", answer.message).into();
-                }
-                self.answer(client, &answer);
-            }
-            Action::AnswerReport(client, report) => {
-                let seq = self.signing.next_number();
-                let body = self.detailed_status(*report, seq).into();
-                self.answer(client, &Answer { code: 0, message: "".into(), body });
-            }
-            Action::AnswerJobs(client, entries) => {
-                let body = proto::ledger_body(&self.ledger(entries)).into();
-                self.answer(client, &Answer { code: 0, message: "".into(), body });
+            Action::Answer(..) | Action::AnswerSettled(..) | Action::AnswerReport(..) | Action::AnswerJobs(..) => {
+                self.act_for_client(action);
             }
             Action::Reexec(program, until) => self.reexec(&program, until),
             Action::Quit(code) => self.quit = Some(code),
@@ -86,12 +73,7 @@ impl Daemon {
             Action::Exchange(server, message) => self.exchange(&server, message),
             Action::Fetch(id) => self.fetch(id),
             Action::StopFetch(id) => self.helpers.stop_download(&id),
-            Action::RemoveDownload(id) => {
-                self.helpers.stop_download(&id);
-                if let Err(error) = self.records.store().remove_download(&self.download_name(&id)) {
-                    self.log(Level::Warn, &error);
-                }
-            }
+            Action::RemoveDownload(id) => self.remove_download(&id),
             Action::Tool(owner, tool) => self.start_tool(owner, tool),
             Action::KillTool(owner) => self.kill_owned(&super::Owner::Tool(owner)),
             Action::Verify(id, name, file) => self.verify_package(id, &name, &file),
@@ -114,6 +96,36 @@ impl Daemon {
             | Action::SaveIdentity(_)
             | Action::SaveRun(_)
             | Action::SaveStop(_) => self.save(action),
+        }
+    }
+
+    /// Answers a client, with what only the daemon knows beside what the state says.
+    fn act_for_client(&mut self, action: Action) {
+        match action {
+            Action::Answer(client, answer) => self.answer(client, &answer),
+            Action::AnswerSettled(client, name, mut answer) => {
+                if let Some(why) = self.record_problem(&name) {
+                    answer.message = format!("{}; this cannot be recorded: {why}", answer.message).into();
+                }
+                self.answer(client, &answer);
+            }
+            Action::AnswerReport(client, report) => {
+                let seq = self.signing.next_number();
+                let body = self.detailed_status(*report, seq).into();
+                self.answer(client, &Answer { code: 0, message: "".into(), body });
+            }
+            Action::AnswerJobs(client, entries) => {
+                let body = proto::ledger_body(&self.ledger(entries)).into();
+                self.answer(client, &Answer { code: 0, message: "".into(), body });
+            }
+            _ => {}
+        }
+    }
+
+    fn remove_download(&mut self, id: &JobId) {
+        self.helpers.stop_download(id);
+        if let Err(error) = self.records.store().remove_download(&self.download_name(id)) {
+            self.log(Level::Warn, &error);
         }
     }
 

@@ -167,6 +167,38 @@ impl State {
             Event::Shutdown(how) => self.shut_down(how, now, out),
             Event::Reexec => self.request_reexec(None, now, out),
             Event::NotReexeced(why) => self.not_reexeced(&why, now, out),
+            Event::ProcessesChanged => {
+                self.step_agents(None, now, out, &mut |agent, context| agent.processes_changed(context))
+            }
+            Event::Measured(usages) => self.measured(usages, now, out),
+            Event::ReloadEnded(name, exit, tail) => self.reload_ended(&name, exit, &tail, now, out),
+            Event::Replied(reply) => self.replied(reply, now, out),
+            Event::Saved(id, result) => self.saved(&id, result, now, out),
+            Event::Fetched(id, fetched) => self.answered(&id, Answer::Fetched(fetched), now, out),
+            Event::ToolDone { owner, exit, output } => self.tool_done(&owner, exit, &output, now, out),
+            Event::Verified(id, result) => self.answered(&id, Answer::Verified(result), now, out),
+            Event::Unpacked(id, result) => self.answered(&id, Answer::Unpacked(result), now, out),
+            Event::Placed(id, result) => self.answered(&id, Answer::Placed(result), now, out),
+            Event::Inspected(id, result) => self.answered(&id, Answer::Inspected(result), now, out),
+            Event::Started { .. }
+            | Event::PrestartStarted(..)
+            | Event::Attached { .. }
+            | Event::NotStarted { .. }
+            | Event::ResourceExhausted { .. }
+            | Event::OutOfMemory(..)
+            | Event::Notified(..)
+            | Event::Exited { .. }
+            | Event::MainProcess { .. }
+            | Event::ProcessCount(..)
+            | Event::Refused { .. }
+            | Event::Checked(..) => self.step_by_agent(event, now, out),
+        }
+        self.follow(now, out);
+    }
+
+    /// Takes an event that one agent alone has to deal with.
+    fn step_by_agent(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
+        match event {
             Event::Started { name, process, limits_by, poll_cpu, poll_memory } => {
                 let by = (limits_by, poll_cpu, poll_memory);
                 self.step_agent(&name, now, out, &mut |agent, context| agent.started(process, &by, context));
@@ -206,24 +238,11 @@ impl State {
             Event::Refused { name, reason } => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.refused(&reason, context))
             }
-            Event::ProcessesChanged => {
-                self.step_agents(None, now, out, &mut |agent, context| agent.processes_changed(context))
-            }
-            Event::Measured(usages) => self.measured(usages, now, out),
             Event::Checked(name, exit, tail) => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.checked(exit, &tail, context));
             }
-            Event::ReloadEnded(name, exit, tail) => self.reload_ended(&name, exit, &tail, now, out),
-            Event::Replied(reply) => self.replied(reply, now, out),
-            Event::Saved(id, result) => self.saved(&id, result, now, out),
-            Event::Fetched(id, fetched) => self.answered(&id, Answer::Fetched(fetched), now, out),
-            Event::ToolDone { owner, exit, output } => self.tool_done(&owner, exit, &output, now, out),
-            Event::Verified(id, result) => self.answered(&id, Answer::Verified(result), now, out),
-            Event::Unpacked(id, result) => self.answered(&id, Answer::Unpacked(result), now, out),
-            Event::Placed(id, result) => self.answered(&id, Answer::Placed(result), now, out),
-            Event::Inspected(id, result) => self.answered(&id, Answer::Inspected(result), now, out),
+            _ => {}
         }
-        self.follow(now, out);
     }
 
     /// When to send `Event::Tick`, unless another event comes before; `None`: nothing is due, ever.
