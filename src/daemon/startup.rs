@@ -107,15 +107,13 @@ impl Daemon {
         let mut limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
         limits.leave_agents();
         let mark = mark_of(&config.state_dir);
-        let (binary, errors) = (helpers.binary(), &sources.setup_errors);
-        let mut ask = |processes: &[(Pid, Uid)]| environments_at_start(binary, errors, &mark, processes);
+        let mut ask =
+            |processes: &[(Pid, Uid)]| environments_at_start(helpers.binary(), &sources.setup_errors, &mark, processes);
         let survey = survey(&config, store, &limits, reexec_data.as_mut(), &mut ask, &mut log, actions);
         let in_job = survey.recovered.reexec.as_ref().is_some_and(|carried| carried.job.is_some());
         let reopening = Reopening::new(configured.closed.is_some());
         let state_options = state_options(options, &config, configured.closed, &program, &mut log);
         log.write(Level::Info, &format_args!("{} starts as process {}", state_options.version, process::own_id()));
-        let mut conditions = Conditions::default();
-        conditions.set_unlogged(Condition::Configuration, configured.problem);
         let mut daemon = Daemon {
             state: State::new(state_options, survey.recovered, now(), actions),
             records: survey.records,
@@ -123,7 +121,7 @@ impl Daemon {
             outputs: Outputs::new(Path::new(&*config.log_dir)),
             mark,
             log,
-            conditions,
+            conditions: Conditions::default(),
             limits,
             queue: VecDeque::new(),
             signals: sources.signals,
@@ -145,15 +143,17 @@ impl Daemon {
             config_path: options.config_path.clone(),
             config,
         };
-        daemon.end_old_checks();
+        daemon.conditions.set_unlogged(Condition::Configuration, configured.problem);
         daemon.take_over(survey.leftovers, reexec_data);
         daemon.remove_leftovers(survey.sound);
         daemon.report_keys();
         Ok(daemon)
     }
 
-    /// Finds the control groups of the agents that run, watches their processes, and takes what else was left by a reexec.
+    /// Ends the health checks of an earlier daemon, finds the control groups of the agents that run, watches their processes,
+    /// and takes what else was left by a reexec.
     fn take_over(&mut self, leftovers: SortedMap<Name, Leftover>, mut reexec_data: Option<ReexecData>) {
+        self.end_old_checks();
         for (name, leftover) in leftovers {
             self.attach(&name, &leftover.processes);
         }
