@@ -158,11 +158,7 @@ fn check_agent(spec: &Spec, config: &Config) -> Vec<String> {
     if spec.kind == Kind::Notify {
         messages.extend(notify_socket(&config.run_dir, &spec.name).err().map(|error| error.to_string()));
     }
-    for own in [&config.run_dir, &config.state_dir, &config.log_dir] {
-        let shared = runtime_directory::clash(&spec.runtime_directory, own);
-        let message = |name| format!("runtime_directory: \"{name}\" is, holds, or is in the daemon's own \"{own}\"");
-        messages.extend(shared.map(message));
-    }
+    messages.extend(runtime_directory::clash(&spec.runtime_directory, config));
     messages.extend(unusable_program(&spec.exec[0]).map(|message| format!("exec[0]: {message}")));
     if let Some(program) = &spec.prestart {
         messages.extend(unusable_program(&program.exec[0]).map(|message| format!("prestart.exec[0]: {message}")));

@@ -30,19 +30,15 @@ impl Daemon {
         if spec.runtime_directory.is_empty() {
             return Ok(());
         }
-        let config = &self.config;
-        for own in [&config.run_dir, &config.state_dir, &config.log_dir] {
-            if let Some(name) = clash(&spec.runtime_directory, own) {
-                return Err(format_error!(
-                    "runtime_directory: \"{name}\" is, holds, or is in the daemon's own \"{own}\""
-                ));
-            }
+        if let Some(why) = clash(&spec.runtime_directory, &self.config) {
+            return Err(why.into());
         }
         self.check_shared(spec)?;
         let made: Vec<&str> = spec.runtime_directory.iter().flat_map(|name| missing(name)).collect();
         if !made.is_empty() {
             let file = [&spec.name, ENDING].concat();
-            publish(Path::new(&*config.run_dir), &file, &made.join("\n")).map_err(|error| format_error!("{error}"))?;
+            publish(Path::new(&*self.config.run_dir), &file, &made.join("\n"))
+                .map_err(|error| format_error!("{error}"))?;
         }
         spec.runtime_directory.iter().try_for_each(|name| make(name, user, group))
     }

@@ -15,6 +15,7 @@ use crate::host::path_check::resolve;
 use crate::kernel::{Gid, Uid};
 use crate::model::runtime_directory::overlap;
 use crate::sys::file::{make_directory, read_text};
+use crate::wire::config::Config;
 
 /// Where they are.
 const BASE: &str = "/run";
@@ -104,9 +105,13 @@ fn has_mount(path: &Path) -> bool {
     mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|mount| Path::new(mount).starts_with(path))
 }
 
-/// Whether one of these names is, holds, or is in the directory `own` of the daemon: its name.
-pub fn clash<'a>(names: &'a [Box<str>], own: &str) -> Option<&'a str> {
+/// What is wrong with these names where one of them is, holds, or is in a directory of the daemon's.
+pub fn clash(names: &[Box<str>], config: &Config) -> Option<String> {
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.into());
-    let (base, own) = (real(Path::new(BASE)), real(Path::new(own)));
-    names.iter().map(|name| &**name).find(|name| overlap(&base.join(name), &own))
+    let base = real(Path::new(BASE));
+    [&config.run_dir, &config.state_dir, &config.log_dir].into_iter().find_map(|own| {
+        let place = real(Path::new(&**own));
+        let name = names.iter().find(|name| overlap(&base.join(&***name), &place))?;
+        Some(format!("runtime_directory: \"{name}\" is, holds, or is in the daemon's own \"{own}\""))
+    })
 }

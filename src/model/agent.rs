@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|---|---|---|---|
 //! | Down, Fatal | start | Down | - | - | - | - | - | - |
 //! | Waiting | start | Down | - | - | - | - | - | start at `until` |
-//! | Starting | - | Stopping | Running, Forking | policy | - | - | - | - |
+//! | Starting | - | Stopping | Running, Forking | policy, or Stopping (what its `prestart` has left) | - | - | - | - |
 //! | Prestart | - | Stopping | - | policy | Starting, or Stopping | - | - | Stopping at the timeout |
 //! | Forking | - | Stopping | - | policy | find the main process, or Stopping | - | - | find again, or Stopping at the timeout |
 //! | Running | - | Stopping | - | policy | Stopping (its other processes) | - | - | health check |

@@ -3,7 +3,7 @@
 //! A helper has one thread, and most of the calls that it waits in, name resolution first of all, take no timeout. So the
 //! timer of the process is the deadline, and its signal ends the process: by its default action, or with an exit status
 //! that says whether there was a connection. The socket belongs to the HTTP library, which does not give it away, so it is
-//! looked for among the open descriptors. Only `work` uses this file.
+//! looked for among the open descriptors. Only `work` uses this; `handle` serves `sys::notify` too.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -43,15 +43,22 @@ pub fn end_after(connect: u32, total: u32, statuses: [i32; 2]) -> io::Result<()>
     for (place, status) in STATUS.iter().zip(statuses) {
         place.store(status, Ordering::Relaxed);
     }
-    let handler: extern "C" fn(libc::c_int) = on_alarm;
+    handle(on_alarm, libc::SA_RESTART)?;
+    alarm(connect);
+    Ok(())
+}
+
+/// Has SIGALRM handled by `handler`, which makes async-signal-safe calls only; `flags` are those of sigaction(2).
+///
+/// # Errors
+/// When the kernel refuses it.
+pub(super) fn handle(handler: extern "C" fn(libc::c_int), flags: libc::c_int) -> io::Result<()> {
     // SAFETY: sigaction is plain data for which all zeroes is a good value (empty mask, no flags).
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as libc::sighandler_t;
-    action.sa_flags = libc::SA_RESTART;
-    // SAFETY: `action` is initialised and outlives the call; the handler makes async-signal-safe calls only.
-    cerr(unsafe { libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()) })?;
-    alarm(connect);
-    Ok(())
+    action.sa_flags = flags;
+    // SAFETY: `action` is initialised and outlives the call; the handler keeps to what its documentation says.
+    cerr(unsafe { libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()) }).map(drop)
 }
 
 /// Gives up an address that has not answered after `seconds`, where another one of the `addresses` follows.

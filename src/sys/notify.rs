@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use super::cerr;
+use super::{alarm, cerr};
 
 /// A message, and where it comes from.
 pub struct Datagram<'a> {
@@ -38,13 +38,11 @@ pub struct NoWaiting(());
 impl NoWaiting {
     /// Begins this time, which is to be short: it is no time for calls that a signal must not interrupt.
     pub fn begin() -> NoWaiting {
-        let handler: extern "C" fn(libc::c_int) = ignore;
-        // SAFETY: sigaction and sigset_t are plain data for which all zeroes is a good value (no flags). All pointers are to
-        // values that live through the calls, or null; the handler does nothing.
+        // Without SA_RESTART, as nothing is to go on waiting. It is refused only for a signal that there is not.
+        let _ = alarm::handle(ignore, 0);
+        // SAFETY: sigset_t is plain data for which all zeroes is a good value. The pointers are to a value that lives through
+        // the calls, or null.
         unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = handler as libc::sighandler_t;
-            libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
             let mut alarm: libc::sigset_t = std::mem::zeroed();
             libc::sigaddset(&mut alarm, libc::SIGALRM);
             libc::sigprocmask(libc::SIG_UNBLOCK, &alarm, std::ptr::null_mut());
