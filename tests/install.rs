@@ -265,8 +265,7 @@ fn an_install_survives_the_death_of_the_daemon() {
         assert_eq!(code, 0, "killed after {delay} ms: {message}\n{}", host.logs());
         let agent = host.wait_running("web");
         assert_eq!(agent.version, version);
-        // A helper of the daemon's may be at work.
-        host.wait("nothing else to run", || host.agents_processes() == [agent.pid]);
+        assert_eq!(host.agents_processes(), [agent.pid], "killed after {delay} ms\n{}", host.logs());
         assert_eq!(server.times_taken(&id), 1);
     }
     assert!(entries(&host.path("state/packages/web")).len() <= 3, "more than one previous package is kept");

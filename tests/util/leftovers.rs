@@ -8,9 +8,41 @@ use std::sync::{MutexGuard, PoisonError};
 use bootagent::host::cgroup::{group_name, hierarchies};
 use miniserde::json;
 
-use super::{alive, checksum, entries, kill, note_made, pause, Host};
+use super::{alive, checksum, entries, kill, note_made, pause, proc_status, Host};
 
 impl Host {
+    /// Every process that this host caused, the daemon included: those with its directory in environment or arguments.
+    pub fn processes(&self) -> Vec<i32> {
+        let mut mark = self.dir.display().to_string().into_bytes();
+        mark.push(b'/');
+        let mut found = Vec::new();
+        for path in entries(Path::new("/proc")) {
+            let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
+            let marked = |file: &str| {
+                let bytes = fs::read(path.join(file)).unwrap_or_default();
+                bytes.windows(mark.len()).any(|part| part == mark)
+            };
+            if pid != std::process::id() as i32 && alive(pid) && (marked("environ") || marked("cmdline")) {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
+    /// The same without the daemon and its helpers: agents, and whatever they left.
+    pub fn agents_processes(&self) -> Vec<i32> {
+        let daemon = self.daemon.as_ref().map_or(0, |daemon| daemon.id() as i32);
+        let command = |pid: i32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let own = command(daemon);
+        let is_helper = |pid: i32| {
+            let line = command(pid);
+            let is_one = line.split(|byte| *byte == 0).any(|word| word == b"work");
+            // One that has just been made is still called as the daemon.
+            is_one || line == own && proc_status(pid, "PPid") == daemon.to_string()
+        };
+        self.processes().into_iter().filter(|pid| *pid != daemon && !is_helper(*pid)).collect()
+    }
+
     /// Ends the daemon and every process that this host caused, and removes its control groups.
     pub fn finish(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {

@@ -390,30 +390,6 @@ impl Host {
         }
         all
     }
-
-    /// Every process that this host caused, the daemon included: those with its directory in environment or arguments.
-    pub fn processes(&self) -> Vec<i32> {
-        let mut mark = self.dir.display().to_string().into_bytes();
-        mark.push(b'/');
-        let mut found = Vec::new();
-        for path in entries(Path::new("/proc")) {
-            let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
-            let marked = |file: &str| {
-                let bytes = fs::read(path.join(file)).unwrap_or_default();
-                bytes.windows(mark.len()).any(|part| part == mark)
-            };
-            if pid != std::process::id() as i32 && alive(pid) && (marked("environ") || marked("cmdline")) {
-                found.push(pid);
-            }
-        }
-        found
-    }
-
-    /// The same without the daemon: agents, and whatever they left.
-    pub fn agents_processes(&self) -> Vec<i32> {
-        let daemon = self.daemon.as_ref().map_or(0, |daemon| daemon.id() as i32);
-        self.processes().into_iter().filter(|pid| *pid != daemon).collect()
-    }
 }
 
 /// An agent's definition that runs `script` in a shell, with short times; `keys` are added or replace these.
