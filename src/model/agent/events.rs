@@ -123,8 +123,14 @@ impl Agent {
         if *self.detail != *text {
             self.set_last_end(format_args!("{text}"), "", Level::Error, context);
         }
-        context.out.push(self.release(self.scope(AfterStop::Policy(End::NotStarted))));
-        self.state = AgentState::Waiting { until: context.now + RESOURCE_RETRY_DELAY };
+        let until = context.now + RESOURCE_RETRY_DELAY;
+        if self.prestart().is_some() {
+            // Its prestart may have left processes.
+            self.enter_stopping(AfterStop::Wait(until), None, Duration::ZERO, context);
+            return self.not_started(reason, context);
+        }
+        context.out.push(self.release(self.scope(AfterStop::Wait(until))));
+        self.state = AgentState::Waiting { until };
         self.save(context);
     }
 

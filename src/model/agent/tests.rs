@@ -352,6 +352,11 @@ fn a_prestart_comes_before_each_start() {
     let mut agent = in_prestart();
     apply(&mut agent, "ended 0");
     assert_eq!((apply(&mut agent, "not started"), state_name(&agent)), ("count".into(), "Stopping tree".into()));
+    let mut agent = in_prestart();
+    apply(&mut agent, "ended 0");
+    let word = acts(&mut agent, NOW, |agent, context| agent.resource_exhausted("no memory", context));
+    assert_eq!((&*word, &*state_name(&agent)), ("count", "Stopping tree"));
+    assert_eq!((apply(&mut agent, "none left"), state_name(&agent)), ("".into(), "Waiting".into()));
     // A stop between the order and the process.
     let mut agent = with_prestart();
     apply(&mut agent, "down");
