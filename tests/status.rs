@@ -156,3 +156,77 @@ fn watch_shows_what_changes_until_it_is_interrupted() {
     let ended = patiently(|| child.try_wait().expect("our own child"));
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
 }
+
+#[test]
+fn status_is_a_table_for_people() {
+    let mut host = Host::new();
+    host.start();
+    let empty = host.ok(&["status"]);
+    assert!(empty.contains("agents.d"), "says nothing of where agents come from:\n{empty}");
+    host.agent("web", "exec sleep 1000", &[]);
+    host.agent("a-longer-name", "exec sleep 1000", &[("autostart", "false"), ("version", "\"2.5\"")]);
+    host.signal("HUP");
+    let pid = host.wait_running("web").pid;
+    let table = host.ok(&["status"]);
+    let row = table.lines().find(|line| line.starts_with("web ")).unwrap_or_else(|| panic!("no row:\n{table}"));
+    let words: Vec<&str> = row.split_whitespace().collect();
+    assert!(words.contains(&"running") && words.contains(&"1.0") && words.contains(&pid.to_string().as_str()), "{row}");
+    assert!(table.lines().any(|line| line.starts_with("a-longer-name ") && line.contains("stopped")), "{table}");
+
+    assert!(table.starts_with("2 agents: 1 running, 1 stopped\n"), "{table}");
+    assert!(table.find("web ") < table.find("a-longer-name "), "what is stopped on purpose is no trouble: {table}");
+
+    let one = host.ok(&["status", "web"]);
+    let log = host.path("log/web.log").display().to_string();
+    assert!(one.contains(&log) && one.contains("a file in agents_dir"), "{one}");
+    for args in [&["status", "a-longer-name"][..], &["status", "--json", "a-longer-name"]] {
+        let ran = host.cli(args);
+        assert!(ran.code == 1 && ran.out.contains("stop") && ran.err.is_empty(), "{args:?}: {ran:?}");
+    }
+    assert!(one.contains("running") && !one.contains("a-longer-name"), "{one}");
+    let json = host.ok(&["status", "web", "--json"]);
+    let json: miniserde::json::Value = miniserde::json::from_str(&json).unwrap();
+    assert_eq!(items(&json, "agents").len(), 1);
+    let ran = host.cli(&["status", "wbe"]);
+    assert!(ran.code == 1 && ran.err.contains("wbe") && ran.err.contains("web"), "{ran:?}");
+}
+
+#[test]
+fn status_names_the_files_that_are_bad() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    assert_eq!(host.cli(&["status"]).err, "");
+    host.write("agents.d/web.json", "{ \"name\": \"web\"");
+    host.write("agents.d/new.json", "{}");
+    host.signal("HUP");
+    let ran = host.cli(&["status"]);
+    assert!(ran.code == 0 && ran.out.contains(&pid.to_string()), "{ran:?}");
+    for want in ["agents.d/web.json:1:16: expected", "agents.d/new.json: name: missing", "the last good version"] {
+        assert!(ran.err.contains(want), "{want}: {ran:?}");
+    }
+    host.write("bootagent.json", &host.read("bootagent.json").replacen('{', "{ \"x\": 1,", 1));
+    let ran = host.cli(&["status"]);
+    assert!(ran.code == 0 && ran.err.contains("bootagent.json: x: unknown key"), "{ran:?}");
+}
+
+#[test]
+fn status_says_that_definitions_were_not_read() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let says = || host.cli(&["status"]).err;
+    // The daemon records what it has read when it has nothing else to do.
+    host.wait("it to be read", || says().is_empty());
+    let changes: [&dyn Fn(); 3] =
+        [&|| host.agent("new", "exec sleep 1000", &[]), &|| host.agent("web", "exec sleep 1001", &[]), &|| {
+            std::fs::remove_file(host.path("agents.d/new.json")).expect("it is there")
+        }];
+    for change in changes {
+        change();
+        assert!(says().contains("agents.d\" has changed since the daemon read it"), "{}", says());
+        host.signal("HUP");
+        host.wait("it to be read again", || says().is_empty());
+    }
+}
