@@ -31,9 +31,9 @@ pub enum Mode {
 pub enum Outside {
     Offer(Box<Job>),
     /// A job that cannot be one, with this id.
+    OfferBad(Box<str>),
     /// The server cancels a job, with every reply until it has a result.
     Cancel(Box<str>),
-    OfferBad(Box<str>),
     Start(&'static str),
     Stop(&'static str),
     Restart(&'static str),
