@@ -427,7 +427,7 @@ impl Daemon {
     fn end(&mut self) -> u8 {
         let code = self.quit.unwrap_or(0);
         self.helpers.stop_all();
-        self.stop_checks();
+        self.stop_programs();
         self.dismiss_watcher();
         self.control.close();
         self.wait_for_exec();

@@ -39,11 +39,15 @@ fn is_told(host: &Host, name: &str, count: usize) {
     host.wait_seen(name, &text, |seen| seen.detail.contains(&format!("{text} by earlier runs")));
 }
 
-/// Two hosts: one with control groups where they can be made, and one without.
-fn hosts() -> [Host; 2] {
-    let mut without = Host::new();
-    without.set("cgroup", "\"/../none\"");
-    [Host::new(), without]
+/// A host with control groups where they can be made, and one without for root, who can hide them.
+fn hosts() -> Vec<Host> {
+    let mut hosts = vec![Host::new()];
+    if own_user() == 0 {
+        let mut without = Host::new();
+        without.behind(NO_GROUPS);
+        hosts.push(without);
+    }
+    hosts
 }
 
 #[test]
@@ -237,6 +241,36 @@ fn a_runtime_directory_goes_with_the_main_process() {
     assert!(place.is_dir());
     assert_eq!(host.cli(&["stop", "web"]).code, 0);
     assert!(!place.exists());
+}
+
+#[test]
+fn what_a_prestart_has_started_is_ended_by_the_next_daemon() {
+    for mut host in hosts() {
+        let dir = host.dir.display().to_string();
+        let script = format!("echo $$ >>{dir}/prestarts; [ -e {dir}/good ] || sleep 1003; :");
+        let prestart = format!("{{ \"exec\": [\"/bin/sh\", \"-c\", \"{script}\"], \"timeout\": 1000 }}");
+        host.agent("web", &leaves(&host), &[("kill", "\"main\"")]);
+        host.start();
+        let two = wait_left(&host, 2);
+        host.agent("web", &leaves(&host), &[("kill", "\"main\""), ("prestart", &prestart)]);
+        host.ok(&["reload"]);
+        for round in 1..=2 {
+            host.wait("its prestart", || host.lines("prestarts") == round);
+            let prestart = host.read("prestarts").lines().last().and_then(|line| line.parse().ok());
+            let prestart: i32 = prestart.expect("a process id");
+            host.wait("what the prestart starts", || !descendants(prestart).is_empty());
+            let sleep = descendants(prestart);
+            host.kill9();
+            if round == 2 {
+                host.write("good", "");
+            }
+            host.start();
+            let done = || !alive(prestart) && !sleep.iter().any(|pid| alive(*pid));
+            host.wait("the prestart to be ended with what it has started", done);
+        }
+        host.wait_running("web");
+        assert!(wait_left(&host, 4).is_superset(&two), "what an earlier run has left stays");
+    }
 }
 
 #[test]

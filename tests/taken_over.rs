@@ -1,4 +1,4 @@
-//! What a daemon knows of agents and checks that it has taken over from one that was killed, and when it knows nothing.
+//! What a daemon knows of agents, checks and other programs that it has taken over from one that was killed, and when it knows nothing.
 
 mod util;
 
@@ -61,6 +61,73 @@ fn a_health_check_is_ended_by_the_next_daemon() {
     host.ok(&["stop", "web"]);
     assert_eq!(host.agents_processes(), []);
     assert!(!host.path("run/check-web.pid").exists());
+}
+
+/// The last process id in a file of process ids.
+fn last_pid(host: &Host, file: &str) -> i32 {
+    host.read(file).lines().last().and_then(|line| line.parse().ok()).expect("a process id")
+}
+
+#[test]
+fn the_program_of_a_reload_is_ended_by_the_next_daemon() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    let dir = host.dir.display().to_string();
+    let script = format!("echo $$ >>{dir}/reloads; [ -e {dir}/good ] || sleep 1003; :");
+    let reload = format!("{{ \"exec\": [\"/bin/sh\", \"-c\", \"{script}\"], \"timeout\": 1000 }}");
+    // A stop of this one leaves what is not its main process.
+    host.agent("web", "exec sleep 1000", &[("reload", &reload), ("kill", "\"main\"")]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    for (round, how) in ["client", "QUIT", "job"].into_iter().enumerate() {
+        let mut client = match how {
+            "job" => {
+                server.give(&Job::new("1", "reload", "web").text());
+                None
+            }
+            _ => Some(host.begin(&["reload", "web"])),
+        };
+        host.wait("a reload", || host.lines("reloads") == round + 1 && host.path("run/reload-web.pid").exists());
+        let reload = last_pid(&host, "reloads");
+        let sleep = descendants(reload);
+        match how {
+            "QUIT" => drop(host.end("QUIT")),
+            _ => host.kill9(),
+        }
+        if let Some(client) = &mut client {
+            assert!(!client.wait().expect("our own child").success(), "nobody knows how it ended");
+        }
+        if how == "job" {
+            host.write("good", "");
+        }
+        host.start();
+        host.wait("the reload to be ended", || !alive(reload) && !sleep.iter().any(|pid| alive(*pid)));
+        assert_eq!(host.wait_running("web").pid, pid);
+    }
+    // The job has it run again, and is answered by that.
+    let (code, message) = host.result(&server, "1");
+    assert!(code == 0 && host.lines("reloads") == 4, "{code} {message}\n{}", host.logs());
+    assert!(!host.path("run/reload-web.pid").exists());
+}
+
+#[test]
+fn the_trial_of_a_binary_is_ended_by_the_next_daemon() {
+    let mut host = Host::new();
+    host.install();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    let trials = host.path("trials");
+    write_program(&host.program, &format!("#!/bin/sh\necho $$ >>{}\nsleep 1003\n:\n", trials.display()));
+    let mut client = host.begin(&["reexec"]);
+    host.wait("a trial", || host.lines("trials") == 1 && host.path("run/tool-.reexec.pid").exists());
+    let trial = last_pid(&host, "trials");
+    host.kill9();
+    assert!(!client.wait().expect("our own child").success());
+    copy_program(&binary(), &host.program);
+    host.start();
+    host.wait("the trial to be ended", || !alive(trial));
+    assert_eq!(host.wait_running("web").pid, pid);
 }
 
 #[test]

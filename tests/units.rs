@@ -3,7 +3,7 @@
 mod util;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use util::*;
@@ -33,10 +33,6 @@ fn the_number_of_tasks_is_limited() {
     assert_eq!(host.read("out"), "1\n2\n3\n");
     let shown = host.ok(&["status", "few"]);
     assert!(shown.contains("tasks=5"), "{shown}");
-}
-
-fn own_user() -> u32 {
-    fs::metadata("/proc/self").map_or(0, |own| own.uid())
 }
 
 /// A script that notes each HUP in a file.

@@ -3,7 +3,7 @@
 //! The output of a check goes through a pipe that is read as it fills, so that the check never blocks and no disk fills up;
 //! only the end of the output is kept. Processes that a check leaves running do not matter: its result is its own end. What
 //! a result means for the agent is for the state to decide. The process id of a check that runs is in a file below `run_dir`, by
-//! which the next daemon ends it.
+//! which the next daemon ends it; those of other programs that somebody waits for are noted here too.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -14,7 +14,7 @@ use super::children::kill_all_below;
 use super::{Daemon, Owner};
 use crate::host::disk::{list, publish};
 use crate::host::proc;
-use crate::kernel::{Exit, Process};
+use crate::kernel::{Exit, Pid, Process};
 use crate::model::event::Event;
 use crate::model::secrets::{longest_value, without_values, TAIL};
 use crate::model::spec::Name;
@@ -55,17 +55,30 @@ impl Check {
     }
 }
 
-/// The file with the process id of an agent's check, below `run_dir`.
-fn pid_file(name: &str) -> String {
-    format!("check-{name}.pid")
+/// The file with the process id of a program that runs for an agent, below `run_dir`.
+fn pid_file(kind: &str, name: &str) -> String {
+    format!("{kind}-{name}.pid")
 }
 
 impl Daemon {
-    /// Ends the checks that an earlier daemon has left running: nobody would notice that one hangs.
-    pub(super) fn end_old_checks(&mut self) {
+    /// Notes the process id of a program that runs for an agent, for the next daemon: a "check" or a "reload". It matters only
+    /// if this daemon dies, and is written again for the next such program, so that a failure is not told.
+    pub(super) fn note_program(&self, kind: &str, name: &str, pid: Pid) {
+        let Process { pid, ticks } = Daemon::process(pid);
+        let _ = publish(Path::new(&*self.config.run_dir), &pid_file(kind, name), &format!("{pid} {ticks}\n"));
+    }
+
+    /// This program has ended.
+    pub(super) fn forget_program(&self, kind: &str, name: &str) {
+        let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(pid_file(kind, name)));
+    }
+
+    /// Ends the checks, the programs of reloads and the trial of a binary that an earlier daemon has left running: nobody would
+    /// notice that one hangs. A job that wanted one runs it again.
+    pub(super) fn end_old_programs(&mut self) {
         let run_dir = Path::new(&*self.config.run_dir);
         for file in list(run_dir, ".pid").unwrap_or_default() {
-            if !file.starts_with("check-") {
+            if !file.starts_with("check-") && !file.starts_with("reload-") && file != "tool-.reexec" {
                 continue;
             }
             let path = run_dir.join(file + ".pid");
@@ -78,12 +91,12 @@ impl Daemon {
         }
     }
 
-    /// Ends all checks, as their results would be lost.
-    pub(super) fn stop_checks(&mut self) {
-        let owners = self.children.owners().map(|(_, owner)| owner);
-        let checks: Vec<Owner> = owners.filter(|owner| matches!(owner, Owner::Check(_))).cloned().collect();
-        for check in checks {
-            self.kill_owned(&check);
+    /// Ends all checks and programs of reloads, as their results would be lost.
+    pub(super) fn stop_programs(&mut self) {
+        for (pid, owner) in self.children.owners() {
+            if matches!(owner, Owner::Check(_) | Owner::Reload(_)) {
+                kill_all_below(*pid);
+            }
         }
     }
 
@@ -106,9 +119,7 @@ impl Daemon {
             Ok(pid) => {
                 let max = TAIL as usize + longest_value(&self.secrets(&spec));
                 self.checks.push(Check { name: name.clone(), pipe: read_end, output: Vec::new(), max });
-                let Process { pid: id, ticks } = Daemon::process(pid);
-                // The file matters only if this daemon dies, and is written again for the next check.
-                let _ = publish(Path::new(&*self.config.run_dir), &pid_file(&name), &format!("{id} {ticks}\n"));
+                self.note_program("check", &name, pid);
                 self.track_child(pid, Owner::Check(name));
             }
             Err(reason) => self.queue.push_back(Event::Checked(name, Exit::Unknown, reason.into())),
@@ -119,7 +130,7 @@ impl Daemon {
     pub(super) fn finish_check(&mut self, name: &str) -> String {
         let Some(index) = self.checks.iter().position(|check| *check.name == *name) else { return String::new() };
         let mut check = self.checks.remove(index);
-        let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(pid_file(name)));
+        self.forget_program("check", name);
         check.read();
         // The agent may have been removed in the meantime.
         let Some(spec) = self.state.spec(name) else { return String::new() };

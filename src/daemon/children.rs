@@ -244,6 +244,7 @@ impl Daemon {
                 self.queue.push_back(Event::Checked(name, exit, tail));
             }
             Owner::Reload(name) => {
+                self.forget_program("reload", &name);
                 let event = match failure {
                     Some(failure) => {
                         let why =

@@ -106,7 +106,7 @@ impl Daemon {
             self.flush_records()?;
         }
         self.helpers.stop_all();
-        self.stop_checks();
+        self.stop_programs();
         match until {
             Some(until) => self.start_watcher(until + GRACE)?,
             None => self.dismiss_watcher(),

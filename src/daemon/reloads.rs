@@ -1,5 +1,5 @@
 //! The programs that have agents read their own configuration again: run as the agent's user, in its tree and its control
-//! groups, with their output in the agent's.
+//! groups, with their output in the agent's. One that an earlier daemon has left running is ended (`checks`).
 
 use super::{Daemon, Owner};
 use crate::error::Error;
@@ -23,6 +23,7 @@ impl Daemon {
         let mut setup = self.child(&spec, &program.exec, output, None)?;
         (setup.cgroup, setup.cgroups) = self.limits.entrances(name);
         let pid = self.children.spawn(&setup).map_err(|error| format_error!("{}: {}", Stage::Fork, reason(&error)))?;
+        self.note_program("reload", name, pid);
         self.children.insert(pid, Owner::Reload(name.clone()));
         Ok(())
     }

@@ -150,10 +150,10 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Ends the health checks of an earlier daemon, finds the control groups of the agents that run, watches their processes,
-    /// and takes what else was left by a reexec.
+    /// Ends the health checks and reloads of an earlier daemon, finds the control groups of the agents that run, watches their
+    /// processes, and takes what else was left by a reexec.
     fn take_over(&mut self, leftovers: SortedMap<Name, Leftover>, mut reexec_data: Option<ReexecData>) {
-        self.end_old_checks();
+        self.end_old_programs();
         for (name, leftover) in leftovers {
             self.attach(&name, &leftover.processes);
         }

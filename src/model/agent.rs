@@ -207,7 +207,9 @@ impl Agent {
     pub fn run_began(&self) -> Option<u64> {
         match &self.state {
             AgentState::Running { .. } | AgentState::Forking { .. } | AgentState::Prestart { .. } => self.spares,
-            AgentState::Stopping(stopping) if stopping.main_process.is_some() => self.spares,
+            AgentState::Stopping(stopping) if stopping.main_process.is_some() || stopping.scope == Scope::Run => {
+                self.spares
+            }
             _ => None,
         }
     }

@@ -194,7 +194,7 @@ pub struct RunRecord {
     pub spares: Option<u64>,
     /// How it ended last, a sentence for people.
     pub detail: Box<str>,
-    /// It has not said yet that it is ready.
+    /// Its start is not done, or is being stopped: it has not said yet that it is ready, or its `prestart` runs.
     pub unready: bool,
     /// What it has said that it is doing, a sentence for people.
     pub said: Box<str>,

@@ -178,6 +178,11 @@ pub fn descendants(pid: i32) -> Vec<i32> {
     found
 }
 
+/// The user that the tests run as.
+pub fn own_user() -> u32 {
+    fs::metadata("/proc/self").map_or(0, |own| std::os::unix::fs::MetadataExt::uid(&own))
+}
+
 /// A set of signals in /proc/PID/status, bit 0 for signal 1; without the one of real time that qemu keeps to itself.
 pub fn signals(pid: i32, field: &str) -> u64 {
     let set = u64::from_str_radix(&proc_status(pid, field), 16).expect("a set of signals");

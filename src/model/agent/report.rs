@@ -2,6 +2,7 @@
 
 use super::{seconds_rounded_up, AfterStop, Agent, AgentState};
 use crate::kernel::Time;
+use crate::model::event::Scope;
 use crate::model::record::RunRecord;
 use crate::model::report::{AgentReport, Status};
 use crate::model::restart::Policy;
@@ -138,7 +139,11 @@ impl Agent {
             fatal: self.state == AgentState::Fatal || after == Some(AfterStop::Fatal),
             killed: self.killed,
             spares: self.spares,
-            unready: self.is_unready(),
+            unready: self.is_unready()
+                || match &self.state {
+                    AgentState::Stopping(stopping) => stopping.scope == Scope::Run,
+                    state => matches!(state, AgentState::Prestart { .. }),
+                },
             said: self.said.clone(),
             detail: self.detail.clone(),
         }

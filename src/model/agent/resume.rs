@@ -25,6 +25,10 @@ impl Agent {
                 let after = if self.wanted() == Wanted::Up { AfterStop::Up } else { AfterStop::Down };
                 let main_process = process.filter(|_| alive).map(|process| (process, run.started));
                 let ran = main_process.map_or(Duration::ZERO, |_| context.now.since(run.started));
+                if run.unready {
+                    // A start that was not done leaves nothing of its own.
+                    self.state = AgentState::Forking { starter: None, since: run.started, ask: None, before: None };
+                }
                 self.enter_stopping(after, main_process, ran, context);
                 self.count_processes(context);
             }
