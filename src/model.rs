@@ -26,6 +26,7 @@ pub mod membership;
 pub mod main_process;
 pub mod descriptors;
 pub mod ending;
+pub mod enforcement;
 pub mod keeper;
 pub mod secrets;
 pub mod agent;

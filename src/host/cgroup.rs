@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::kernel::Errno;
+use crate::model::enforcement::Version;
 use crate::sys::file::read_text;
 pub use group::Group;
 pub use leaf::Leaf;
@@ -65,25 +66,6 @@ impl fmt::Display for CgroupError {
                 None => cause.fmt(f),
             },
             Cause::Text(text) => f.write_str(text),
-        }
-    }
-}
-
-/// Which interface a hierarchy has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// A separate hierarchy for each controller or set of controllers.
-    V1,
-    /// The unified hierarchy.
-    V2,
-}
-
-impl Version {
-    /// The name of the interface in `limits_by`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Version::V1 => "cgroup1",
-            Version::V2 => "cgroup2",
         }
     }
 }

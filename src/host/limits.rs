@@ -12,13 +12,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::host::cgroup::{self, CgroupError, Group, Hierarchy, Leaf, Version};
+use crate::host::cgroup::{self, CgroupError, Group, Hierarchy, Leaf};
 use crate::kernel::{Pid, Process};
+use crate::model::enforcement::{Polled, Version};
 use crate::model::spec::{self, Name};
 use crate::sorted_map::SortedMap;
 use crate::sys::file::read_text;
 use agent_groups::AgentGroups;
-pub use usage::{OutOfMemory, Usage};
+pub use usage::Usage;
 
 /// The v1 hierarchies that can identify the processes of an agent where there is no v2, best first: the freezer can also
 /// stop a fork bomb, and those whose groups cost processor time or memory come last. Not cpuset, whose new groups refuse
@@ -52,15 +53,6 @@ struct MountedHierarchy {
     group: Option<Result<Group, Error>>,
 }
 
-/// Which limits the daemon enforces itself, by looking at the tree from time to time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Polled {
-    /// The limit of processor time.
-    pub cpu: bool,
-    /// The limit of memory.
-    pub memory: bool,
-}
-
 /// What enforces the limits of an agent, and the ways into its groups, as `apply` and `attach` return it.
 #[derive(Debug, Default)]
 pub struct Enforcement {
@@ -68,8 +60,7 @@ pub struct Enforcement {
     pub cgroups: Vec<OwnedFd>,
     /// The open directory of its v2 group, in which the child can be created.
     pub cgroup: Option<OwnedFd>,
-    /// The value of `limits_by`: `cgroup2`, `cgroup1`, `polled` or, where they differ, `CPU=cgroup1 memory=polled`; a limit of
-    /// tasks that nothing enforces is `not held`. `None` without these limits.
+    /// The value of `limits_by`, as `Held::describe` has it.
     pub by: Option<Box<str>>,
     /// The limits that the daemon must enforce itself.
     pub polled: Polled,
@@ -177,34 +168,39 @@ impl Limits {
             .filter(|leaf| self.own_group().is_some_and(|group| group.dir() == leaf.group()))
             .and_then(|leaf| Some((leaf.directory()?, leaf.clone())));
         if let Some((directory, leaf)) = kept {
-            let held = AgentGroups { tracking: Some(leaf), unlimited: true, ..AgentGroups::default() };
-            return self.finish(name, limits, held, Enforcement { cgroup: Some(directory), ..Enforcement::default() });
+            let groups = AgentGroups { tracking: Some(leaf), unlimited: true, ..AgentGroups::default() };
+            return self.finish(
+                name,
+                limits,
+                groups,
+                Enforcement { cgroup: Some(directory), ..Enforcement::default() },
+            );
         }
-        let mut held = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
-        held.tracking = self.tracking.and_then(|index| self.leaf(index, name));
+        let mut groups = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
+        groups.tracking = self.tracking.and_then(|index| self.leaf(index, name));
         if let Some(bytes) = limits.memory {
-            held.memory = self.set_limit(name, "memory", &|leaf| leaf.set_memory(Some(bytes))).map(Box::new);
-            held.baseline = held.memory.as_ref().and_then(|leaf| leaf.oom_kills());
+            groups.memory = self.set_limit(name, "memory", &|leaf| leaf.set_memory(Some(bytes))).map(Box::new);
+            groups.baseline = groups.memory.as_ref().and_then(|leaf| leaf.oom_count());
         }
         if let Some(share) = limits.cpu {
-            held.cpu = self.set_limit(name, "cpu", &|leaf| leaf.set_cpu(Some(share))).map(Box::new);
+            groups.cpu = self.set_limit(name, "cpu", &|leaf| leaf.set_cpu(Some(share))).map(Box::new);
         }
         if let Some(tasks) = limits.tasks {
-            held.tasks = self.set_limit(name, "pids", &|leaf| leaf.set_tasks(Some(tasks))).map(Box::new);
+            groups.tasks = self.set_limit(name, "pids", &|leaf| leaf.set_tasks(Some(tasks))).map(Box::new);
         }
-        held.unlimited = self.remove_old_limits(name, &held, limits) && unlimited;
-        let (cgroup, cgroups, errors) = held.entrances();
+        groups.unlimited = self.remove_old_limits(name, &groups, limits) && unlimited;
+        let (cgroup, cgroups, errors) = groups.entrances();
         for error in errors {
             self.note(format!("agent \"{name}\": {error}"));
         }
         let enforcement = Enforcement { cgroup, cgroups, ..Enforcement::default() };
-        self.finish(name, limits, held, enforcement)
+        self.finish(name, limits, groups, enforcement)
     }
 
     /// Takes over an agent that an earlier daemon started: the limits that are set in its groups stay as they are. A limit
     /// under which none of these processes of the agent is, its main process first of all, is polled from now on.
     pub fn attach(&mut self, name: &Name, limits: &spec::Limits, processes: &[Process]) -> Enforcement {
-        let mut held = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
+        let mut groups = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
         for index in 0..self.hierarchies.len() {
             let version = self.hierarchies[index].hierarchy.version;
             let may = |controller| version == Version::V2 || self.hierarchies[index].hierarchy.has(controller);
@@ -221,31 +217,31 @@ impl Limits {
             };
             let own = Some(group.find(name)).filter(is_theirs);
             let Some(leaf) = own.or_else(|| group.find_elsewhere(name, &is_theirs)) else { continue };
-            if memory && held.memory.is_none() && limits.memory.is_some_and(|bytes| leaf.has_memory(bytes)) {
-                held.memory = Some(Box::new(leaf.clone()));
+            if memory && groups.memory.is_none() && limits.memory.is_some_and(|bytes| leaf.has_memory(bytes)) {
+                groups.memory = Some(Box::new(leaf.clone()));
             }
-            if cpu && held.cpu.is_none() && limits.cpu.is_some_and(|share| leaf.has_cpu(share)) {
-                held.cpu = Some(Box::new(leaf.clone()));
+            if cpu && groups.cpu.is_none() && limits.cpu.is_some_and(|share| leaf.has_cpu(share)) {
+                groups.cpu = Some(Box::new(leaf.clone()));
             }
-            if tasks && held.tasks.is_none() && limits.tasks.is_some_and(|tasks| leaf.has_tasks(tasks)) {
-                held.tasks = Some(Box::new(leaf.clone()));
+            if tasks && groups.tasks.is_none() && limits.tasks.is_some_and(|tasks| leaf.has_tasks(tasks)) {
+                groups.tasks = Some(Box::new(leaf.clone()));
             }
             if self.tracking == Some(index) {
-                held.tracking = Some(leaf);
+                groups.tracking = Some(leaf);
             }
         }
-        held.baseline = held.memory.as_ref().and_then(|leaf| leaf.oom_kills());
-        self.finish(name, limits, held, Enforcement::default())
+        groups.baseline = groups.memory.as_ref().and_then(|leaf| leaf.oom_count());
+        self.finish(name, limits, groups, Enforcement::default())
     }
 
     fn finish(
         &mut self,
         name: &Name,
         limits: &spec::Limits,
-        mut held: AgentGroups,
+        mut groups: AgentGroups,
         mut enforcement: Enforcement,
     ) -> Enforcement {
-        held.alarm = match held.memory.as_ref().map(|leaf| leaf.memory_alarm()) {
+        groups.alarm = match groups.memory.as_ref().map(|leaf| leaf.memory_alarm()) {
             Some(Ok(alarm)) => alarm,
             // Without the alarm the end of the main process shows it.
             Some(Err(error)) => {
@@ -254,34 +250,25 @@ impl Limits {
             }
             None => None,
         };
-        enforcement.polled.memory = limits.memory.is_some() && held.memory.is_none();
-        enforcement.polled.cpu = limits.cpu.is_some() && held.cpu.is_none();
-        enforcement.by = held.by(limits);
-        if limits.tasks.is_some() && held.tasks.is_none() {
-            self.note("limits of tasks are not held".into());
-        }
-        if enforcement.polled.memory {
-            self.note("memory limits are polled".into());
-        }
-        if enforcement.polled.cpu {
-            self.note("CPU limits are polled".into());
-        }
+        enforcement.polled = groups.held().polled(limits);
+        enforcement.by = groups.held().describe(limits);
+        groups.held().notes(limits).for_each(|note| self.note(note.into()));
         // Groups of its last run that this run does not use, where they were not released in between.
         if let Some(old) = self.agents.remove(name) {
             for leaf in old.leaves() {
-                if !held.leaves().contains(&leaf) {
+                if !groups.leaves().contains(&leaf) {
                     self.leftover.push(leaf.clone());
                 }
             }
         }
-        self.agents.insert(name.clone(), Box::new(held));
+        self.agents.insert(name.clone(), Box::new(groups));
         enforcement.notes = std::mem::take(&mut self.notes);
         enforcement
     }
 
     /// The ways into the groups of an agent that runs, as in `Enforcement`.
     pub fn entrances(&self, name: &str) -> (Option<OwnedFd>, Vec<OwnedFd>) {
-        let (cgroup, cgroups, _) = self.agents.get(name).map(|held| held.entrances()).unwrap_or_default();
+        let (cgroup, cgroups, _) = self.agents.get(name).map(|groups| groups.entrances()).unwrap_or_default();
         (cgroup, cgroups)
     }
 
@@ -292,7 +279,7 @@ impl Limits {
         controller: &str,
         set: &dyn Fn(&Leaf) -> Result<(), Box<CgroupError>>,
     ) -> Option<Leaf> {
-        for version in [Version::V2, Version::V1] {
+        for version in Version::PREFERRED {
             let fits = |mounted: &MountedHierarchy| {
                 mounted.hierarchy.version == version && (version == Version::V2 || mounted.hierarchy.has(controller))
             };
@@ -324,9 +311,9 @@ impl Limits {
 
     /// Lifts the limits of an earlier definition that this one does not have, as the group may be that of the last start.
     /// False when a limit could not be lifted.
-    fn remove_old_limits(&mut self, name: &str, held: &AgentGroups, limits: &spec::Limits) -> bool {
+    fn remove_old_limits(&mut self, name: &str, groups: &AgentGroups, limits: &spec::Limits) -> bool {
         let mut notes = Vec::new();
-        for leaf in held.leaves().into_iter().filter(|leaf| !leaf.is_new()) {
+        for leaf in groups.leaves().into_iter().filter(|leaf| !leaf.is_new()) {
             if limits.memory.is_none() {
                 notes.extend(leaf.set_memory(None).err());
             }
@@ -359,7 +346,7 @@ impl Limits {
     /// # Errors
     /// As `Leaf::kill`.
     pub fn kill(&self, name: &str) -> Result<bool, Box<CgroupError>> {
-        match self.agents.get(name).and_then(|held| held.tracking.as_ref()) {
+        match self.agents.get(name).and_then(|groups| groups.tracking.as_ref()) {
             Some(leaf) => leaf.kill(),
             None => Ok(false),
         }
@@ -367,7 +354,7 @@ impl Limits {
 
     /// Freezes or thaws an agent's whole group; false where its hierarchy cannot do that.
     pub fn freeze(&self, name: &str, frozen: bool) -> bool {
-        let leaf = self.agents.get(name).and_then(|held| held.tracking.as_ref());
+        let leaf = self.agents.get(name).and_then(|groups| groups.tracking.as_ref());
         leaf.is_some_and(|leaf| leaf.freeze(frozen).is_ok())
     }
 

@@ -10,7 +10,6 @@
 //! /proc is read at most once for all agents in a turn of the loop (`forget_snapshot` ends that), and only when needed.
 
 mod leftover;
-mod meter;
 mod signals;
 mod spared;
 mod usage;
@@ -22,12 +21,12 @@ use crate::kernel::{Pid, Process, Sig, Time, Uid};
 use crate::model::ending::{AnswerWait, Living};
 use crate::model::event::Scope;
 use crate::model::main_process::may_be_main;
+use crate::model::measurement::Meter;
 use crate::model::membership::{AgentId, Strength};
 use crate::model::spec::Name;
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::process as calls;
 pub use leftover::Ask;
-use meter::Meter;
 use view::{Depth, View};
 
 /// The trees of all agents.

@@ -14,6 +14,7 @@ use super::{
     directories, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, CgroupError, Version,
 };
 use crate::kernel::Pid;
+use crate::model::enforcement::OomCount;
 use crate::model::spec::Name;
 use crate::sys::poll::Counter;
 
@@ -227,19 +228,19 @@ impl Leaf {
         self.number("pids.max") == Some(want)
     }
 
-    /// How many processes in it were killed so far because it was out of memory, and true. Where the kernel does not count
-    /// the kills (v1 before Linux 4.13), how often the limit was hit, and false.
-    pub fn oom_kills(&self) -> Option<(u64, bool)> {
+    /// How many processes in it were killed so far because it was out of memory. Where the kernel does not count the kills (v1
+    /// before Linux 4.13), how often the limit was hit.
+    pub fn oom_count(&self) -> Option<OomCount> {
         let file = match self.version {
             Version::V2 => "memory.events",
             Version::V1 => "memory.oom_control",
         };
         if let Some(count) = self.keyed(file, "oom_kill") {
-            return Some((count, true));
+            return Some(OomCount::Kills(count));
         }
         match self.version {
             Version::V2 => None,
-            Version::V1 => Some((self.number("memory.failcnt")?, false)),
+            Version::V1 => Some(OomCount::Hits(self.number("memory.failcnt")?)),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::leaf::bandwidth;
 use super::*;
+use crate::model::enforcement::OomCount;
 
 fn find<'a>(all: &'a [Hierarchy], controller: &str) -> &'a Hierarchy {
     all.iter().find(|one| one.has(controller)).unwrap()
@@ -208,7 +209,7 @@ fn a_leaf_reports_what_the_kernel_counts() {
     let pids: Vec<i32> = leaf.members().unwrap().iter().map(|pid| pid.raw()).collect();
     assert_eq!(pids, [12, 13, 14]);
     assert!(!leaf.populated(), "the file of events decides");
-    assert_eq!(leaf.oom_kills(), Some((2, true)));
+    assert_eq!(leaf.oom_count(), Some(OomCount::Kills(2)));
     assert_eq!((leaf.memory(), leaf.cpu(), leaf.memory_peak()), (Some(4096), Some(1500), None));
     assert!(!leaf.kill().unwrap(), "no cgroup.kill before 5.14");
     fake.put("b/web/cgroup.kill", "").put("b/web/sub/cgroup.procs", &format!("{own}\n"));
@@ -232,9 +233,9 @@ fn v1_counts_limit_hits_where_it_does_not_count_kills() {
     fake.put("b/web/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n");
     let hierarchy = Hierarchy { version: Version::V1, ..fake.hierarchy("") };
     let leaf = Group::open(&hierarchy, "b", None).unwrap().find(&"web".into());
-    assert_eq!(leaf.oom_kills(), Some((7, false)));
+    assert_eq!(leaf.oom_count(), Some(OomCount::Hits(7)));
     fake.put("b/web/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n");
-    assert_eq!(leaf.oom_kills(), Some((4, true)));
+    assert_eq!(leaf.oom_count(), Some(OomCount::Kills(4)));
     let error = Group::open(&hierarchy, "b", None).unwrap().enable("memory").unwrap_err().to_string();
     assert!(error.ends_with("the hierarchy is without the controller"), "{error}");
 }

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use crate::host::cgroup::Leaf;
-use crate::model::spec;
+use crate::model::enforcement::{Held, OomCount};
 use crate::sys::poll::Counter;
 
 /// The groups of one agent.
@@ -16,28 +16,17 @@ pub(super) struct AgentGroups {
     pub(super) memory_limit: Option<u64>,
     /// No limit is set in its groups, so its next start need not lift any.
     pub(super) unlimited: bool,
-    /// The kernel's count of kills when the agent was started or last asked about, and whether it counts kills.
-    pub(super) baseline: Option<(u64, bool)>,
+    /// What the kernel had counted when the agent was started or last asked about.
+    pub(super) baseline: Option<OomCount>,
     /// For a memory limit by v1: is raised when it is hit.
     pub(super) alarm: Option<Counter>,
 }
 
 impl AgentGroups {
-    /// What enforces these limits, see `Enforcement::by`.
-    pub(super) fn by(&self, limits: &spec::Limits) -> Option<Box<str>> {
-        let by = |leaf: &Option<Box<Leaf>>, without| leaf.as_ref().map_or(without, |leaf| leaf.version().name());
-        let all = [
-            limits.cpu.map(|_| ("CPU", by(&self.cpu, "polled"))),
-            limits.memory.map(|_| ("memory", by(&self.memory, "polled"))),
-            limits.tasks.map(|_| ("tasks", by(&self.tasks, "not held"))),
-        ];
-        let all: Vec<_> = all.into_iter().flatten().collect();
-        let first = all.first()?.1;
-        if first != "not held" && all.iter().all(|(_, by)| *by == first) {
-            return Some(first.into());
-        }
-        let each: Vec<_> = all.iter().map(|(limit, by)| format!("{limit}={by}")).collect();
-        Some(each.join(" ").into())
+    /// What holds the limits of the agent.
+    pub(super) fn held(&self) -> Held {
+        let by = |leaf: &Option<Box<Leaf>>| leaf.as_ref().map(|leaf| leaf.version());
+        Held { cpu: by(&self.cpu), memory: by(&self.memory), tasks: by(&self.tasks) }
     }
 
     /// The ways into its groups, as in `Enforcement`, and what is wrong with others.

@@ -9,11 +9,11 @@ use crate::model::spec;
 impl Limits {
     /// Removes an agent's group unless a process is in it.
     pub fn vacate(&mut self, name: &str) {
-        let Some(held) = self.agents.get_mut(name) else { return };
+        let Some(groups) = self.agents.get_mut(name) else { return };
         // Where it cannot be removed, the processes in it show at the next look.
-        if held.tracking.as_ref().is_some_and(|leaf| fs::remove_dir(leaf.dir()).is_ok()) {
-            let gone = held.tracking.take();
-            for leaf in [&mut held.memory, &mut held.cpu, &mut held.tasks] {
+        if groups.tracking.as_ref().is_some_and(|leaf| fs::remove_dir(leaf.dir()).is_ok()) {
+            let gone = groups.tracking.take();
+            for leaf in [&mut groups.memory, &mut groups.cpu, &mut groups.tasks] {
                 leaf.take_if(|leaf| Some(&**leaf) == gone.as_ref());
             }
             // Its directory may have been the last one in the group of an earlier daemon.
@@ -23,8 +23,8 @@ impl Limits {
 
     /// Forgets an agent of which no process is left, and removes its groups; those that are not empty yet are removed later.
     pub fn release(&mut self, name: &str) {
-        if let Some(held) = self.agents.remove(name) {
-            for leaf in held.leaves() {
+        if let Some(groups) = self.agents.remove(name) {
+            for leaf in groups.leaves() {
                 self.leftover.push(leaf.clone());
             }
         }
@@ -46,7 +46,7 @@ impl Limits {
             }
         }
         for leaf in old {
-            let used = self.agents.get(leaf.name()).is_some_and(|held| held.leaves().contains(&&leaf));
+            let used = self.agents.get(leaf.name()).is_some_and(|groups| groups.leaves().contains(&&leaf));
             // Empty groups below one that is in use belong to the agent.
             if !used && spec::is_name(leaf.name()) && !self.leftover.contains(&leaf) && !leaf.populated() {
                 self.leftover.push(leaf);
@@ -59,7 +59,7 @@ impl Limits {
         let own = self.own_name().to_string();
         let agents = &self.agents;
         self.leftover.retain(|leaf| {
-            let used = agents.get(leaf.name()).is_some_and(|held| held.leaves().contains(&leaf));
+            let used = agents.get(leaf.name()).is_some_and(|groups| groups.leaves().contains(&leaf));
             let stays = !used && leaf.remove().is_err();
             if !used && !stays && !leaf.group().ends_with(&own) {
                 // The group of an earlier daemon is of no use once it is empty.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::model::enforcement::OutOfMemory;
 
 /// A directory that looks like a cgroup v2 mount with one agent's group, made for one test and removed at its end.
 struct Fake(PathBuf);
