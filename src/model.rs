@@ -27,6 +27,7 @@ pub mod main_process;
 pub mod descriptors;
 pub mod ending;
 pub mod enforcement;
+pub mod measurement;
 pub mod keeper;
 pub mod secrets;
 pub mod agent;

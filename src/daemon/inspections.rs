@@ -15,6 +15,7 @@ use crate::host::helper::{Binary, Helper, INSPECT_MAX};
 use crate::host::proc;
 use crate::kernel::{Pid, Process, Uid};
 use crate::model::event::{Event, Usage};
+use crate::model::measurement::{shared_memory, Parts};
 use crate::sys::monotonic;
 use crate::sys::poll::poll;
 use crate::sys::setup_error::SetupErrorPipe;
@@ -40,7 +41,7 @@ pub(super) struct Inspections {
 struct Measurement {
     usages: Vec<Usage>,
     /// Trees by their index in `usages`, each with its processes and their parts of its memory, bytes.
-    open: Vec<(usize, Vec<(Process, u64)>)>,
+    open: Vec<(usize, Parts)>,
 }
 
 impl Daemon {
@@ -147,11 +148,7 @@ impl Daemon {
                 }
                 break;
             }
-            let mut memory = 0;
-            for ((_, part), line) in parts.iter().zip(lines) {
-                memory += read_memory(line).unwrap_or(*part).min(*part);
-            }
-            usage.memory = Some(memory);
+            usage.memory = Some(shared_memory(&parts, lines.into_iter().map(|line| read_memory(line))));
         }
         measurement.open = open.collect();
         self.inspect_memory();

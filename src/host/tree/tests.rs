@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used)]
 
-use super::meter::Reading;
 use super::*;
 
 /// Above the ids of real processes, so that none of those is looked at.
@@ -116,25 +115,6 @@ fn zombies_do_not_count_and_loops_of_parents_end() {
     assert_eq!(numbers(&mut trees, "web"), [10, 11, 12]);
     assert_eq!(trees.left("web", Scope::Tree, &none()), 2);
     assert_eq!(trees.left("none", Scope::Tree, &none()), 0);
-}
-
-#[test]
-fn processor_time_never_decreases() {
-    let mut meter = Meter::default();
-    let mut read = |list: &[(i32, u64, bool)]| {
-        meter.read(
-            list.iter()
-                .map(|(number, used, orphan)| (process(*number), Reading { used: *used, orphan: *orphan }))
-                .collect(),
-        )
-    };
-    assert_eq!(read(&[(1, 100, true)]), 100);
-    assert_eq!(read(&[(1, 110, true), (2, 50, false)]), 160);
-    assert_eq!(read(&[(1, 165, true)]), 165, "the parent has waited for 2, and its time includes that of 2");
-    assert_eq!(read(&[(1, 170, true), (3, 40, true)]), 210);
-    assert_eq!(read(&[(1, 171, true)]), 211, "the time of an orphan that has ended still counts");
-    assert_eq!(read(&[]), 211);
-    assert_eq!(read(&[(9, 1, true)]), 212);
 }
 
 #[test]

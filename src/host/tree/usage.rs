@@ -1,20 +1,12 @@
 //! What the processes of an agent use.
 
-use std::time::Duration;
-
-use super::meter::Reading;
 use super::view::Depth;
 use super::Trees;
 use crate::host::limits::{Limits, Usage};
 use crate::host::proc;
-use crate::kernel::{Process, TICKS};
+use crate::kernel::TICKS;
+use crate::model::measurement::{may_share_much, sum, Parts, Reading, UNREADABLE_TIME};
 use crate::sys;
-
-/// What the processes of a tree may share before somebody finds out how much it is, bytes.
-const SHARED_MIN: u64 = 1 << 20;
-
-/// How long nobody tries to read the processes of a tree after one could not be read.
-const UNREADABLE_TIME: Duration = Duration::from_secs(600);
 
 impl Trees {
     /// What an agent's tree uses, as its control groups count it; what they do not count is the sum over its processes.
@@ -24,9 +16,9 @@ impl Trees {
     /// Where the memory is a sum, a page that several processes share counts for each of them. The second value then has
     /// these processes, each with its part of the sum, so that what they share can be found out; it is empty where that
     /// would make no difference, or a process of the tree cannot be read.
-    pub fn usage(&mut self, name: &str, limits: &Limits) -> (Usage, Vec<(Process, u64)>) {
+    pub fn usage(&mut self, name: &str, limits: &Limits) -> (Usage, Parts) {
         let mut usage = limits.usage(name);
-        let mut parts = Vec::new();
+        let mut parts = Parts::new();
         if usage.cpu.is_some() && usage.memory.is_some() {
             return (usage, parts);
         }
@@ -46,12 +38,10 @@ impl Trees {
         }
         if usage.memory.is_none() {
             parts.extend(members.iter().filter_map(|(stat, _)| Some((stat.process, proc::memory(stat.process.pid)?))));
-            let sum: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
-            let largest = parts.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
-            if sum - largest < SHARED_MIN || tree.unreadable_until > sys::monotonic() {
+            usage.memory = Some(sum(&parts));
+            if !may_share_much(&parts) || tree.unreadable_until > sys::monotonic() {
                 parts = Vec::new();
             }
-            usage.memory = Some(sum);
         }
         (usage, parts)
     }
