@@ -28,6 +28,7 @@ pub mod descriptors;
 pub mod ending;
 pub mod enforcement;
 pub mod measurement;
+pub mod preparation;
 pub mod keeper;
 pub mod secrets;
 pub mod agent;

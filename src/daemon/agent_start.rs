@@ -15,7 +15,8 @@ use crate::host::spawn::{setup, user_of, Where};
 use crate::kernel::{Level, Resource, Stage};
 use crate::model::descriptors::shortage;
 use crate::model::event::Event;
-use crate::model::spec::{KillMode, Kind, Name, Spec};
+use crate::model::preparation::Preparation;
+use crate::model::spec::{Name, Spec};
 use crate::sys::account::{own_gid, own_uid};
 use crate::sys::child::Setup;
 use crate::sys::process;
@@ -56,21 +57,20 @@ impl Daemon {
         self.set_condition(Condition::OutputFile(name.clone()), problem);
         self.set_condition(Condition::OutputPlace(name.clone()), None);
         let exec = before.map_or(&spec.exec, |program| &program.exec);
-        let is_told = spec.kind == Kind::Notify && !prestart;
-        let notify = is_told.then(|| self.open_notifications(name)).transpose()?;
+        let preparation = Preparation::new(&spec, prestart);
+        let notify = preparation.notifications.then(|| self.open_notifications(name)).transpose()?;
         let mut setup = self.child(&spec, exec, output.ok(), notify.as_deref()).map_err(|why| match prestart {
             true => format_error!("prestart: {why}"),
             false => why,
         })?;
         give_output(&setup);
-        // A prestart finds them too, and may put something in them.
-        if prestart || spec.prestart.is_none() {
+        if preparation.place {
             let (user, group) = (setup.uid.unwrap_or(own_uid()), setup.gid.unwrap_or(own_gid()));
             self.make_runtime_directories(&spec, user, group)?;
             remove_pidfile(&spec);
-            if spec.kill == KillMode::Main {
-                self.trees.leave_behind(name, None, &self.limits);
-            }
+        }
+        if preparation.spares {
+            self.trees.leave_behind(name, None, &self.limits);
         }
         setup.cgroups = limits.cgroups;
         setup.cgroup = limits.cgroup;
