@@ -1,4 +1,5 @@
-//! `SortedMap` and `SortedSet`: sorted vectors with the few methods of the standard library's trees that are needed here.
+//! `SortedMap` and `SortedSet`: sorted vectors with the few methods of the standard library's trees that are needed here;
+//! `Index`: where in a list the items with the same number are.
 //!
 //! A tree takes about 5 KiB of code for each pair of key and value types, and memory for eleven entries from the first one on.
 //! The maps here hold a few dozen agents, jobs or processes, mostly added in order.
@@ -248,6 +249,25 @@ impl<T> IntoIterator for SortedSet<T> {
     }
 }
 
+/// The places in a list by a number that several of its items may share.
+#[derive(Debug)]
+pub struct Index(Vec<(i32, u32)>);
+
+impl Index {
+    /// Over the numbers of the items, in the order of the list.
+    pub fn new(numbers: impl Iterator<Item = i32>) -> Index {
+        let mut pairs: Vec<(i32, u32)> = numbers.zip(0..).collect();
+        pairs.sort_unstable();
+        Index(pairs)
+    }
+
+    /// The places of the items that have this number.
+    pub fn of(&self, number: i32) -> impl Iterator<Item = usize> + '_ {
+        let first = self.0.partition_point(|(known, _)| *known < number);
+        self.0[first..].iter().take_while(move |(known, _)| *known == number).map(|(_, place)| *place as usize)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,5 +310,13 @@ mod tests {
         assert_eq!(set.insert(6), tree.insert(6));
         assert_eq!(set.insert(6), tree.insert(6));
         assert!(set.into_iter().eq(tree));
+    }
+
+    #[test]
+    fn an_index_has_the_places_of_each_number() {
+        let index = Index::new([7, 3, 7, -1, 3, 7].into_iter());
+        for (number, places) in [(7, &[0, 2, 5][..]), (3, &[1, 4]), (-1, &[3]), (5, &[]), (8, &[])] {
+            assert_eq!(index.of(number).collect::<Vec<_>>(), places, "{number}");
+        }
     }
 }

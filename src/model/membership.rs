@@ -11,7 +11,7 @@
 //! is ever taken for its main process.
 
 use crate::kernel::{Process, Uid};
-use crate::sorted_map::SortedSet;
+use crate::sorted_map::{Index, SortedSet};
 
 /// The number of an agent, which the caller assigns.
 pub type AgentId = u32;
@@ -156,17 +156,22 @@ pub struct Kin {
 /// with them. No process of the present run is among these, as each run begins a session of its own. `tree`: the processes of
 /// the agent without its main process.
 pub fn extend_spared(spared: &mut SortedSet<Process>, tree: &[Kin]) {
-    loop {
-        let (known, others): (Vec<&Kin>, Vec<&Kin>) = tree.iter().partition(|kin| spared.contains(&kin.process));
-        let pids: SortedSet<i32> = known.iter().map(|kin| kin.process.pid.raw()).collect();
-        let sessions: SortedSet<i32> = known.iter().map(|kin| kin.session).filter(|session| *session > 0).collect();
-        let is_theirs = |kin: &&&Kin| pids.contains(&kin.parent) || sessions.contains(&kin.session);
-        let more: Vec<Process> = others.iter().filter(is_theirs).map(|kin| kin.process).collect();
-        if more.is_empty() {
-            return;
+    let children = Index::new(tree.iter().map(|kin| kin.parent));
+    let sessions = Index::new(tree.iter().map(|kin| kin.session));
+    let mut is_spared: Vec<bool> = tree.iter().map(|kin| spared.contains(&kin.process)).collect();
+    let mut open: Vec<usize> = (0..tree.len()).filter(|index| is_spared[*index]).collect();
+    let mut seen = SortedSet::new();
+    while let Some(index) = open.pop() {
+        let Kin { process, session, .. } = tree[index];
+        // A session that cannot be seen from here is 0, which shows nothing.
+        let fresh = (session > 0 && seen.insert(session)).then(|| sessions.of(session));
+        for other in children.of(process.pid.raw()).chain(fresh.into_iter().flatten()) {
+            if !std::mem::replace(&mut is_spared[other], true) {
+                open.push(other);
+            }
         }
-        spared.extend(more);
     }
+    spared.extend(tree.iter().zip(is_spared).filter(|(_, is)| *is).map(|(kin, _)| kin.process));
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::host::proc::Stat;
 use crate::kernel::Process;
 use crate::model::membership::{extend_spared, Strength};
 use crate::model::spec::Name;
+use crate::sorted_map::SortedSet;
 
 impl Trees {
     /// Notes that processes of an agent are left by earlier runs. `began`: when the first process of its present run was
@@ -48,8 +49,8 @@ impl Tree {
         extend_spared(&mut self.spared, &others.map(|(stat, _)| stat.kin()).collect::<Vec<_>>());
         if depth == Depth::Whole {
             let known = std::mem::take(&mut self.spared);
-            let is_member = |process: &Process| members.iter().any(|(stat, _)| stat.process == *process);
-            self.spared = known.into_iter().filter(is_member).collect();
+            let members: SortedSet<Process> = members.iter().map(|(stat, _)| stat.process).collect();
+            self.spared = known.into_iter().filter(|process| members.contains(process)).collect();
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::host::limits::Limits;
 use crate::host::proc::{self, Snapshot, Stat};
 use crate::kernel::{Pid, Process, Uid};
 use crate::model::membership::{judge, AgentId, Facts, Mark, Member, Strength};
-use crate::sorted_map::{SortedMap, SortedSet};
+use crate::sorted_map::{Index, SortedMap, SortedSet};
 use crate::sys::account::own_uid;
 use crate::sys::monotonic;
 use crate::work::inspect::ProcessTag;
@@ -89,22 +89,6 @@ enum Answer {
     Stranger,
     /// It is not known yet.
     Unknown,
-}
-
-/// The processes of a snapshot by a number that several of them share.
-struct Index(Vec<(i32, u32)>);
-
-impl Index {
-    fn new(stats: &[Stat], key: fn(&Stat) -> i32) -> Index {
-        let mut pairs: Vec<(i32, u32)> = stats.iter().zip(0..).map(|(stat, index)| (key(stat), index)).collect();
-        pairs.sort_unstable();
-        Index(pairs)
-    }
-
-    fn of(&self, key: i32) -> impl Iterator<Item = usize> + '_ {
-        let first = self.0.partition_point(|(known, _)| *known < key);
-        self.0[first..].iter().take_while(move |(known, _)| *known == key).map(|(_, index)| *index as usize)
-    }
 }
 
 impl Trees {
@@ -190,7 +174,7 @@ impl Trees {
     fn resolve(&mut self, snapshot: &Snapshot) -> FactTable {
         let stats = snapshot.stats();
         let mut facts = FactTable::new(stats.len());
-        let children = Index::new(stats, |stat| stat.parent);
+        let children = Index::new(stats.iter().map(|stat| stat.parent));
         self.exclude(stats, &children, &mut facts);
         let at = |process: Process| snapshot.index(process.pid).filter(|index| stats[*index].process == process);
         for tree in self.trees.values() {
@@ -407,7 +391,7 @@ impl View {
             }
         }
         if !fresh.is_empty() {
-            let children = Index::new(self.snapshot.stats(), |stat| stat.parent);
+            let children = Index::new(self.snapshot.stats().iter().map(|stat| stat.parent));
             spread_surely(&self.snapshot, &children, &mut self.facts, fresh, own);
         }
         late
@@ -417,7 +401,7 @@ impl View {
 /// Notes which processes descend from those at `open` or share their sessions, and so on from those.
 fn spread_surely(snapshot: &Snapshot, children: &Index, facts: &mut FactTable, mut open: Vec<usize>, own: i32) {
     let stats = snapshot.stats();
-    let sessions = Index::new(stats, |stat| stat.session);
+    let sessions = Index::new(stats.iter().map(|stat| stat.session));
     let mut lent = SortedSet::new();
     // A child of ours is in our session until it has begun its own: others in that session are whoever started us, and what
     // else they started.
