@@ -33,6 +33,7 @@ mod run_files;
 mod reloads;
 mod reread;
 mod runtime_directories;
+mod secrets;
 mod signing;
 mod startup;
 mod tools;
@@ -136,6 +137,7 @@ struct Daemon {
     control: Control,
     /// The output files of agents.
     outputs: Outputs,
+    given: secrets::Given,
     limits: Limits,
     trees: Trees,
     children: children::Children,

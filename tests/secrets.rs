@@ -77,7 +77,8 @@ fn values_of_envs_are_in_files_for_root_only() {
             continue;
         }
         let place = path.strip_prefix(&host.dir).expect("it is below").display().to_string();
-        let ours = ["state/agents/", "state/jobs/", "state/good/"].iter().any(|dir| place.starts_with(dir));
+        let ours =
+            ["state/agents/", "state/jobs/", "state/good/", "run/values-"].iter().any(|dir| place.starts_with(dir));
         let written = place.starts_with("agents.d/");
         let printed = place.starts_with("log/") && place != "log/bootagent.log";
         assert!(ours || written || printed, "it is in {place}");
@@ -85,4 +86,59 @@ fn values_of_envs_are_in_files_for_root_only() {
         holding += usize::from(ours);
     }
     assert!(holding >= 3, "it was not looked for");
+}
+
+#[test]
+fn values_that_have_changed_since_the_start_are_not_told() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    let dir = host.dir.display().to_string();
+    // It knows the value of its start, and reads that of now.
+    let print = format!("echo with $TOKEN $ALSO; cat {dir}/env");
+    let script = format!("while [ ! -e {dir}/go ]; do sleep 0.02; done; {print}; exit 3");
+    let program = |script: &str| format!("{{ \"exec\": [\"/bin/sh\", \"-c\", \"{script}\"] }}");
+    let (reload, file) = (program(&format!("{print}; exit 4")), format!("\"{dir}/env\""));
+    host.agent("web", &script, &[("env_file", &file), ("reload", &reload), ("autorestart", "\"never\"")]);
+    // All the values have "Hidden" in them, but the short ones of jobs.
+    let change = |host: &Host, value: &str| host.write("env", &format!("TOKEN={value}\n"));
+    change(&host, "firstHidden");
+    host.start();
+    for (round, how) in ["", "KILL", "run_dir", "USR2"].into_iter().enumerate() {
+        host.wait_running("web");
+        let noted = fs::symlink_metadata(host.path("run/values-web.env")).expect("it is noted");
+        assert_eq!(noted.mode() & 0o7777, 0o600);
+        change(&host, &format!("Hidden-{round}"));
+        match how {
+            "run_dir" => {
+                fs::remove_dir_all(host.path("run")).expect("our own directory");
+                host.wait("it to be made again", || host.path("run/values-web.env").exists());
+                host.kill9();
+                host.start();
+            }
+            "KILL" => {
+                host.kill9();
+                host.start();
+            }
+            "USR2" => drop(host.ok(&["reexec"])),
+            _ => {}
+        }
+        let failed = host.does(&server, &Job::new(&format!("reload-{round}"), "reload", "web"), 7);
+        assert!(failed.contains("with $TOKEN") && failed.contains("TOKEN=$TOKEN"), "{failed}");
+        change(&host, &format!("anotherHidden-{round}"));
+        host.write("go", "");
+        let seen = host.wait_seen("web", "to have ended", |seen| !seen.runs());
+        assert!(seen.detail.contains("with $TOKEN") && seen.detail.contains("TOKEN=$TOKEN"), "{seen:?}");
+        host.wait("the values to be forgotten", || !host.path("run/values-web.env").exists());
+        fs::remove_file(host.path("go")).expect("our own file");
+        // The values that jobs give change as well.
+        let envs = |value: &str| format!("{{ \"ALSO\": \"{value}\" }}");
+        let job = |id: &str, value: &str| Job::new(&format!("{id}-{round}"), "config", "web").set("envs", &envs(value));
+        host.does(&server, &job("give", &format!("Hid{round}")), 0);
+        host.does(&server, &Job::new(&format!("start-{round}"), "start", "web"), 0);
+    }
+    let mut told = vec![host.ok(&["status", "--json"]), host.ok(&["jobs", "--json"]), host.read("log/bootagent.log")];
+    told.extend(server.requests().into_iter().map(|request| request.body));
+    for text in told {
+        assert!(!text.contains("Hid"), "{text}");
+    }
 }

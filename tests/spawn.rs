@@ -418,7 +418,7 @@ fn a_definition_runs(world: &mut World) -> Result<(), String> {
     spec.umask = 0o077;
     spec.directory = "/etc".into();
     spec.limits.resources = vec![(Resource::Nofile, 50)];
-    let host = Where { state_dir: "/state", mark: "1:2", package: Some(Path::new("/bin")), notify: None };
+    let host = Where { state_dir: "/state", mark: "1:2", package: Some(Path::new("/bin")), notify: None, of_file: &[] };
     let log = scratch("log");
     let output = File::create(&log).map_err(text)?;
     let setup = setup(&spec, &spec.exec, &host, Some(output.into()), Vec::new()).map_err(text)?;

@@ -55,6 +55,7 @@ impl Daemon {
             Action::Release(name) => {
                 self.close_notifications(&name);
                 self.remove_runtime_directories(&name);
+                self.forget_values(&name);
                 self.release(&name);
             }
             Action::Spare(name) => {

@@ -11,12 +11,12 @@ use super::conditions::Condition;
 use super::{Daemon, Owner};
 use crate::error::Error;
 use crate::host::disk::reason;
-use crate::host::spawn::{setup, user_of, Where};
+use crate::host::spawn::{env_file, setup, user_of, Where};
 use crate::kernel::{Level, Resource, Stage};
 use crate::model::descriptors::shortage;
 use crate::model::event::Event;
 use crate::model::preparation::Preparation;
-use crate::model::spec::{Name, Spec};
+use crate::model::spec::{Envs, Name, Spec};
 use crate::sys::account::{own_gid, own_uid};
 use crate::sys::child::Setup;
 use crate::sys::process;
@@ -104,7 +104,7 @@ impl Daemon {
     /// # Errors
     /// When the definition cannot be followed on this host, such as when there is no such user.
     pub(super) fn child(
-        &self,
+        &mut self,
         spec: &Spec,
         exec: &[Box<str>],
         output: Option<OwnedFd>,
@@ -114,8 +114,16 @@ impl Daemon {
         let relative = exec.first().is_some_and(|program| !program.starts_with('/'));
         let current = relative.then(|| self.records.store().packages_dir(&spec.name).join("current"));
         let package = current.filter(|current| current.exists());
-        let place = Where { state_dir: &self.config.state_dir, mark: &self.mark, package: package.as_deref(), notify };
-        setup(spec, exec, &place, output, Vec::new()).map_err(|error| error.to_string().into())
+        let of_file = match user_of(spec) {
+            Some(user) => env_file(spec, user).map_err(|error| error.to_string())?,
+            // That there is no such user is said below.
+            None => Envs::new(),
+        };
+        let (state_dir, mark) = (&*self.config.state_dir, &*self.mark);
+        let place = Where { state_dir, mark, package: package.as_deref(), notify, of_file: &of_file };
+        let made = setup(spec, exec, &place, output, Vec::new()).map_err(|error| error.to_string().into());
+        self.note_values(spec, of_file);
+        made
     }
 }
 

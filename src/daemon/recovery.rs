@@ -59,6 +59,7 @@ impl Daemon {
         for record in records {
             self.save(Action::SaveRun(Box::new(record)));
         }
+        self.rewrite_values();
     }
 
     /// Makes `run_dir`, its lock unless it is `locked`, and the socket.

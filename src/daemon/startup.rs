@@ -23,6 +23,7 @@ use super::records::{Backups, Records};
 use super::recovered::{is_unreaped, recover_state, set_users, undone};
 use super::reexec::{installed, take_descriptor, Installed};
 use super::run_files::{lock, lock_state, RunFiles};
+use super::secrets::Given;
 use super::signing::Signing;
 use super::{fault_injection, now, Daemon, Options};
 use crate::error::Error;
@@ -119,6 +120,7 @@ impl Daemon {
             records: survey.records,
             trees: survey.trees,
             outputs: Outputs::new(Path::new(&*config.log_dir)),
+            given: Given::default(),
             mark,
             log,
             conditions: Conditions::default(),
@@ -154,6 +156,7 @@ impl Daemon {
     /// processes, and takes what else was left by a reexec.
     fn take_over(&mut self, leftovers: SortedMap<Name, Leftover>, mut reexec_data: Option<ReexecData>) {
         self.end_old_programs();
+        self.recover_values();
         for (name, leftover) in leftovers {
             self.attach(&name, &leftover.processes);
         }

@@ -35,6 +35,8 @@ pub struct Where<'a> {
     pub package: Option<&'a Path>,
     /// The value of `NOTIFY_SOCKET`; `None`: it gets none.
     pub notify: Option<&'a str>,
+    /// The variables of the definition's `env_file`.
+    pub of_file: &'a [(Box<str>, Box<str>)],
 }
 
 /// A child cannot be set up.
@@ -215,8 +217,7 @@ fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString
         ("SHELL", shell),
     ]);
     list.extend(host.notify.map(|path| ("NOTIFY_SOCKET", path)));
-    let more = env_file(spec, user.uid)?;
-    for (name, value) in more.iter().chain(&spec.envs).map(|(name, value)| (&**name, &**value)) {
+    for (name, value) in host.of_file.iter().chain(&spec.envs).map(|(name, value)| (&**name, &**value)) {
         match list.iter().position(|(known, _)| *known == name) {
             Some(index) if index < ours.len() => {}
             Some(index) => list[index].1 = value,
@@ -278,7 +279,7 @@ fn c_text(bytes: &[u8], stage: Stage) -> Result<CString, Box<StartError>> {
 mod tests {
     use super::*;
 
-    const HOST: Where<'static> = Where { state_dir: "/state", mark: "1:2", package: None, notify: None };
+    const HOST: Where<'static> = Where { state_dir: "/state", mark: "1:2", package: None, notify: None, of_file: &[] };
 
     fn spec() -> Spec {
         Spec::new("web", "1", vec!["/bin/sh".into(), "-c".into(), "true".into()])
