@@ -20,6 +20,7 @@ mod fault_injection;
 mod helpers;
 mod identity;
 mod inspections;
+mod inventory;
 mod main_process;
 mod notifications;
 mod output_tail;
@@ -148,6 +149,7 @@ struct Daemon {
     signing: signing::Signing,
     reopening: configuration::Reopening,
     trash: packages::Trash,
+    inventory: inventory::Inventory,
     installed: reexec::Installed,
     /// When the next check is due.
     check_at: Time,
@@ -399,6 +401,7 @@ impl Daemon {
         self.recover();
         self.reopen(false);
         self.look_at_outputs();
+        self.look_at_packages();
     }
 
     /// Notes a child of the daemon that belongs to no agent's tree.

@@ -165,6 +165,7 @@ fn cell(agent: &Value, key: &str) -> (String, Option<&'static str>) {
             let state = text_of(agent, key);
             STATES.iter().find(|(known, _)| *known == state).map_or(state, |(_, spelled)| spelled.to_string())
         }
+        "version" if text_of(agent, key).is_empty() => "-".to_string(),
         _ => text_of(agent, key),
     };
     (text, if key == "status" { colour(agent) } else { None })

@@ -111,6 +111,7 @@ impl Daemon {
                 self.answer(client, &answer);
             }
             Action::AnswerReport(client, report) => {
+                self.look_at_packages();
                 let seq = self.signing.next_number();
                 let body = self.detailed_status(*report, seq).into();
                 self.answer(client, &Answer { code: 0, message: "".into(), body });

@@ -113,7 +113,7 @@ impl Children {
     }
 
     /// The process of this owner, child or not.
-    fn find(&self, owner: &Owner) -> Option<Pid> {
+    pub(super) fn find(&self, owner: &Owner) -> Option<Pid> {
         let child = self.owners.iter().find(|(_, known)| *known == owner).map(|(pid, _)| *pid);
         child.or_else(|| self.watched.iter().find(|watched| watched.owner == *owner).map(|watched| watched.process.pid))
     }

@@ -162,9 +162,10 @@ impl Daemon {
             match owner {
                 Owner::Agent(_) | Owner::Prestart(_) | Owner::Reload(_) => {}
                 Owner::Tool(ToolOwner::Job(job)) => tools.push((*pid, job.clone())),
-                Owner::Tool(ToolOwner::Reexec) | Owner::Check(_) | Owner::Helper | Owner::Detached => {
-                    detached.push(*pid)
-                }
+                Owner::Tool(ToolOwner::Reexec | ToolOwner::Inventory)
+                | Owner::Check(_)
+                | Owner::Helper
+                | Owner::Detached => detached.push(*pid),
             }
         }
         let (last_client, mut connections) = self.control.connections();

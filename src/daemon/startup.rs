@@ -136,6 +136,7 @@ impl Daemon {
             signing,
             reopening,
             trash: Trash::default(),
+            inventory: super::inventory::Inventory::default(),
             check_at: monotonic() + config.checksecs,
             run_files,
             installed: Installed::new(program),
@@ -149,6 +150,7 @@ impl Daemon {
         daemon.take_over(survey.leftovers, reexec_data);
         daemon.remove_leftovers(survey.sound);
         daemon.report_keys();
+        daemon.look_at_packages();
         Ok(daemon)
     }
 

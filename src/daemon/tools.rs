@@ -119,6 +119,10 @@ impl Daemon {
             None => read_ends(&self.tool_output(&owner)).unwrap_or_default(),
         };
         let _ = fs::remove_file(self.tool_output(&owner));
+        if owner == ToolOwner::Inventory && self.state.is_changing_packages() {
+            // The answers do not count.
+            self.inventory.forget();
+        }
         self.queue.push_back(Event::ToolDone { owner, exit, output: output.into() });
     }
 
@@ -148,6 +152,7 @@ fn file_of(owner: &ToolOwner) -> &str {
     match owner {
         ToolOwner::Job(id) => id,
         ToolOwner::Reexec => ".reexec",
+        ToolOwner::Inventory => ".inventory",
     }
 }
 
@@ -156,6 +161,7 @@ fn tool_of(owner: &ToolOwner) -> String {
     match owner {
         ToolOwner::Job(id) => format!("job \"{id}\""),
         ToolOwner::Reexec => "reexec".to_string(),
+        ToolOwner::Inventory => "inventory".to_string(),
     }
 }
 

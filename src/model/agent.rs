@@ -150,6 +150,9 @@ pub struct Agent {
     memory: Option<u64>,
     /// Packages must be signed, so that jobs may set only the environment variables that its definition names.
     signed: bool,
+    /// What the host has instead of the package that a job installed, as somebody has removed or replaced that by hand;
+    /// empty: nothing. `None`: it has the package, or was not asked since a job ended.
+    pub replaced_by: Option<Box<str>>,
 }
 
 impl Agent {
@@ -183,6 +186,7 @@ impl Agent {
             cpu: None,
             memory: None,
             signed,
+            replaced_by: None,
         }
     }
 
@@ -275,10 +279,20 @@ impl Agent {
         self.record.wanted.unwrap_or(if autostart { Wanted::Up } else { Wanted::Down })
     }
 
-    /// The version of the package that a job installed, else that of its definition; empty without either.
+    /// What people read where the host has not the package that a job installed.
+    pub fn package_trouble(&self) -> Option<String> {
+        let (package, found) = (self.record.package.as_ref()?, self.replaced_by.as_ref()?);
+        let found = if found.is_empty() { "nothing" } else { found };
+        let (name, version, package) = (self.name(), &package.version, &package.package);
+        let how = "was changed by hand, and a job that installs it puts that right";
+        Some(format!("agent \"{name}\": its package {package} {how}: want {version}, got {found}"))
+    }
+
+    /// The version of the package that a job installed, or what is in its place; without a package that of its definition;
+    /// empty without either.
     pub fn version(&self) -> &str {
         match (&self.record.package, &self.definition) {
-            (Some(package), _) => &package.version,
+            (Some(package), _) => self.replaced_by.as_ref().unwrap_or(&package.version),
             (None, Some(definition)) => &definition.spec.version,
             (None, None) => "",
         }

@@ -118,6 +118,8 @@ pub enum ToolOwner {
     Job(JobId),
     /// A reexec: the new binary is tried before the daemon executes it.
     Reexec,
+    /// All agents: what the host has of their packages.
+    Inventory,
 }
 
 /// The result of verifying a package.

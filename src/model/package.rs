@@ -4,6 +4,7 @@
 //! means comes out. Nothing here runs a tool: `model::state::jobs::tools` does, through actions.
 
 mod copies;
+pub mod inventory;
 
 use std::fmt::{self, Write};
 use std::time::Duration;

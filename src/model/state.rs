@@ -14,6 +14,7 @@ mod reexec;
 mod reload;
 mod exchange;
 mod incidents;
+mod inventory;
 #[cfg(test)]
 mod tests;
 mod unreadable;

@@ -71,7 +71,8 @@ impl Host<'_> {
                 self.end_fetch(&id);
             }
             Action::Tool(ToolOwner::Job(id), tool) => self.tool(id, tool)?,
-            Action::Tool(ToolOwner::Reexec, _) | Action::KillTool(ToolOwner::Reexec) => {
+            Action::Tool(ToolOwner::Reexec | ToolOwner::Inventory, _)
+            | Action::KillTool(ToolOwner::Reexec | ToolOwner::Inventory) => {
                 return Err("bootagent was not to be changed".into());
             }
             Action::KillTool(ToolOwner::Job(id)) => {

@@ -36,7 +36,10 @@ impl Host {
         let own = command(daemon);
         let is_helper = |pid: i32| {
             let line = command(pid);
-            let is_one = line.split(|byte| *byte == 0).any(|word| word == b"work");
+            let has = |line: &[u8], word: &[u8]| line.split(|byte| *byte == 0).any(|known| known == word);
+            // The shell that asks for packages, and what that has started.
+            let parent = proc_status(pid, "PPid").parse().map_or(Vec::new(), command);
+            let is_one = has(&line, b"work") || has(&line, b"look") || has(&parent, b"look");
             // One that has just been made is still called as the daemon.
             is_one || line == own && proc_status(pid, "PPid") == daemon.to_string()
         };

@@ -442,10 +442,11 @@ impl State {
 
     /// A report as it would be sent now, of all agents or of one. The daemon adds what only the host knows.
     pub(super) fn report(&self, name: Option<&str>, now: Now) -> Report {
-        let mut agents = Vec::new();
+        let (mut agents, mut troubles) = (Vec::new(), Vec::new());
         for agent in self.agents.values() {
             if name.is_none_or(|name| *name == **agent.name()) {
                 agents.push(agent.report(now.time, self.options.policy));
+                troubles.extend(agent.package_trouble().map(Box::from));
             }
         }
         let open = self.jobs.open.iter().filter(|job| job.recorded && !job.has_ended());
@@ -463,7 +464,7 @@ impl State {
             labels: Labels::new(),
             open: open.map(|job| job.record.id.clone()).collect(),
             silence: self.exchanges.schedule.silence(now.time),
-            troubles: Vec::new(),
+            troubles,
             seq: None,
         }
     }

@@ -28,7 +28,7 @@ impl State {
     }
 
     /// The path of a file below `packages/NAME/`.
-    pub(super) fn kept_path(&self, name: &str, file: &str) -> String {
+    pub(in super::super) fn kept_path(&self, name: &str, file: &str) -> String {
         format!("{}/{name}/{file}", self.options.packages)
     }
 
@@ -409,7 +409,7 @@ fn version_of(job: &Job, source: &Source) -> Box<str> {
 }
 
 /// The version that a query printed; several ones, where the package manager has more than one, with spaces between.
-pub(super) fn one_version(output: &str) -> Box<str> {
+pub(in super::super) fn one_version(output: &str) -> Box<str> {
     let mut versions: Vec<&str> = output.split_whitespace().collect();
     versions.dedup();
     versions.join(" ").into()

@@ -24,6 +24,7 @@ impl State {
     ) {
         match owner {
             ToolOwner::Reexec => self.reexec_tried(exit, output, now, out),
+            ToolOwner::Inventory => self.inventory_taken(output, now, out),
             ToolOwner::Job(id) => {
                 if let Some(index) = self.expect_job(id, "a package tool ended", out) {
                     self.run(index, now, out, |run| run.tool_done(exit, output));

@@ -1,0 +1,126 @@
+//! Packages that somebody removes or replaces by hand: status says what the host has, and an install puts it right.
+
+mod util;
+
+use std::fs;
+use std::process::Command;
+
+use bootagent::model::package;
+
+use util::*;
+
+/// Somebody's command, as soon as nobody holds the lock of the package database.
+fn by_hand(words: &[&str]) {
+    let done = patiently(|| {
+        let ran = run(Command::new(words[0]).args(&words[1..])).expect("it ends");
+        assert!(ran.code == 0 || package::is_locked(&ran.err), "{words:?}: {}{}", ran.out, ran.err);
+        (ran.code == 0).then_some(())
+    });
+    assert!(done.is_some(), "{words:?}: the database stays locked");
+}
+
+/// An installed agent, and how people change its package.
+struct Change<'a> {
+    name: &'a str,
+    /// The package that a job has installed, of version 2.0.
+    package: &'a Package,
+    /// Commands, and the version that they leave; empty: nothing.
+    commands: &'a [(&'a [&'a str], &'a str)],
+}
+
+/// Has each change shown in status and in reports, and put right by the job given once more.
+fn is_told_and_put_right(server: &Server, host: &Host, change: &Change) {
+    let Change { name, package, .. } = change;
+    let trouble = |status: &miniserde::json::Value| {
+        let troubles = items(status, "troubles").iter().map(|trouble| text(trouble, "").to_string());
+        troubles.into_iter().find(|text| text.contains(name))
+    };
+    host.does(server, &install(server, &format!("{name}-0"), name, package), 0);
+    for (number, (words, found)) in change.commands.iter().enumerate() {
+        assert_eq!(host.wait_running(name).version, "2.0");
+        by_hand(words);
+        host.wait_seen(name, &format!("to show what {words:?} has left"), |agent| agent.version == *found);
+        let shown = if found.is_empty() { "nothing" } else { found };
+        let told = trouble(&host.status().expect("the daemon answers")).unwrap_or_default();
+        assert!(told.contains(&format!("want 2.0, got {shown}")), "{words:?}: {told}");
+        let of_one = host.cli(&["status", name]).out;
+        assert!(of_one.contains(&told), "{of_one}");
+        host.ok(&["report"]);
+        assert_eq!(server.statuses().last().and_then(&trouble), Some(told));
+        host.does(server, &install(server, &format!("{name}-{}", number + 1), name, package), 0);
+        host.wait("the trouble to be over", || host.status().is_some_and(|status| trouble(&status).is_none()));
+    }
+    host.does(server, &Job::new(&format!("{name}-u"), "uninstall", name), 0);
+}
+
+#[test]
+fn a_deb_that_somebody_has_changed() {
+    if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
+        return;
+    }
+    let name = unique_name("batest-behind");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package_name.clone());
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.env("BOOTAGENT_LOCK_SECS", "0.2");
+    host.start();
+    let [one, two, three] = ["1:0.9-1", "2.0", "3.0-1"].map(|version| {
+        let package = deb(&host, &package_name, version, &borrowed(&host_files(&name, version, &staying("deb"))), &[]);
+        let path = host.path(&format!("{}.deb", version.replace(':', "_")));
+        fs::write(&path, &package.bytes).expect("the host's directory can be written");
+        (package, path.display().to_string())
+    });
+    let commands = [
+        (&["dpkg", "-r", &package_name][..], ""),
+        (&["dpkg", "-i", &three.1][..], "3.0-1"),
+        (&["dpkg", "-i", &one.1][..], "1:0.9-1"),
+        (&["dpkg", "-P", &package_name][..], ""),
+    ];
+    is_told_and_put_right(&server, &host, &Change { name: &name, package: &two.0, commands: &commands });
+}
+
+#[test]
+fn an_rpm_that_somebody_has_changed() {
+    if lacks_root() || lacks("rpmbuild") || lacks("rpm") {
+        return;
+    }
+    let name = unique_name("batest-behind-rpm");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["rpm", "-e", "--allmatches"], package_name.clone());
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.env("BOOTAGENT_LOCK_SECS", "0.2");
+    host.start();
+    let [one, two, three] = ["1.0", "2.0", "3.0"].map(|version| {
+        let package = rpm(&host, &package_name, version, &borrowed(&host_files(&name, version, &staying("rpm"))));
+        let path = host.path(&format!("{version}.rpm"));
+        fs::write(&path, &package.bytes).expect("the host's directory can be written");
+        (package, path.display().to_string())
+    });
+    let commands = [
+        (&["rpm", "-e", &package_name][..], ""),
+        (&["rpm", "-U", "--nodeps", &three.1][..], "3.0-1"),
+        (&["rpm", "-U", "--nodeps", "--oldpackage", &one.1][..], "1.0-1"),
+        (&["rpm", "-i", "--nodeps", "--force", &one.1][..], "2.0-1 1.0-1"),
+    ];
+    let change = Change { name: &name, package: &two.0, commands: &commands };
+    is_told_and_put_right(&server, &host, &change);
+}
+
+#[test]
+fn a_tar_that_somebody_has_removed() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.start();
+    let package = tarball(&host, "web", "2.0", &staying("tar"), &[]);
+    let [version, all] = ["web/2.0", "web"].map(|dir| host.path("state/packages").join(dir).display().to_string());
+    let commands = [(&["rm", "-r", &version][..], ""), (&["rm", "-r", &all][..], "")];
+    is_told_and_put_right(&server, &host, &Change { name: "web", package: &package, commands: &commands });
+    // While no daemon was there.
+    host.does(&server, &install(&server, "web-3", "web", &package), 0);
+    host.end("TERM");
+    by_hand(commands[0].0);
+    host.start();
+    host.wait_seen("web", "to show that its package is gone", |agent| agent.version.is_empty());
+}
