@@ -138,6 +138,8 @@ struct Daemon {
     control: Control,
     /// The output files of agents.
     outputs: Outputs,
+    /// The agents whose outputs wait for a rotation, the one that has waited longest first.
+    full_outputs: Vec<Name>,
     given: secrets::Given,
     limits: Limits,
     trees: Trees,

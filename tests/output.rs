@@ -142,6 +142,20 @@ fn no_line_is_lost_or_cut_where_writers_can_be_frozen() {
 }
 
 #[test]
+fn no_output_waits_for_ever_behind_others_that_are_always_full() {
+    let mut host = Host::new();
+    host.set("checksecs", "0.1");
+    let names: Vec<String> = (0..10).map(|number| format!("web{number}")).collect();
+    let script = format!("while :; do echo {}; sleep 0.005; done", "0123456789".repeat(200));
+    for name in &names {
+        host.agent(name, &script, &[("log_size", "\"1K\"")]);
+    }
+    host.start();
+    let is_turned = |name: &String| host.path(&format!("log/{name}.log.1")).exists();
+    host.wait("all of them to be turned", || names.iter().all(is_turned));
+}
+
+#[test]
 fn a_limit_of_file_sizes_is_an_error_and_not_the_end() {
     if lacks("prlimit") {
         return;

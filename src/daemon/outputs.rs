@@ -1,5 +1,5 @@
-//! The output files of agents, at each check: those that are full are rotated by helpers (`work::rotate`), and those that are
-//! no longer at their path are reported.
+//! The output files of agents, at each check: those that are full are rotated by helpers (`work::rotate`), the one that has
+//! waited longest first, and those that are no longer at their path are reported.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,15 @@ impl Daemon {
         let state = &self.state;
         self.conditions.forget_agents(&|name| state.spec(name).is_some());
         let names: Vec<Name> = self.state.agents().map(|agent| agent.name().clone()).collect();
+        self.rotate_waiting();
         for name in names {
+            self.look_at_output(&name);
+        }
+    }
+
+    /// Looks again at the outputs that were full when no more could be rotated. Those that have to wait on keep their order.
+    fn rotate_waiting(&mut self) {
+        for name in std::mem::take(&mut self.full_outputs) {
             self.look_at_output(&name);
         }
     }
@@ -80,7 +88,13 @@ impl Daemon {
     }
 
     fn start_rotation(&mut self, name: &Name, log: File, older: &Path, size: u64) {
-        if self.helpers.is_rotating(name) || self.helpers.rotations() >= ROTATIONS {
+        if self.helpers.is_rotating(name) {
+            return;
+        }
+        if self.helpers.rotations() >= ROTATIONS {
+            if !self.full_outputs.contains(name) {
+                self.full_outputs.push(name.clone());
+            }
             return;
         }
         let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -108,9 +122,6 @@ impl Daemon {
             }
         };
         self.set_condition(Condition::OutputRotation(name.clone()), problem.as_deref());
-        if self.helpers.rotations() + 1 == ROTATIONS {
-            // Others may have waited.
-            self.look_at_outputs();
-        }
+        self.rotate_waiting();
     }
 }

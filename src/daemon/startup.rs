@@ -120,6 +120,7 @@ impl Daemon {
             records: survey.records,
             trees: survey.trees,
             outputs: Outputs::new(Path::new(&*config.log_dir)),
+            full_outputs: Vec::new(),
             given: Given::default(),
             mark,
             log,
