@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::model::event::{Action, Definition, Origin};
 use crate::model::job::{Code, JobAction, Outcome};
 use crate::model::package::{self, Format};
-use crate::model::record::{Installed, Wanted};
+use crate::model::record::{AgentRecord, Installed, Wanted};
 use crate::model::spec::Spec;
 use crate::model::state::{is_file, State};
 use crate::text::{sanitize, MESSAGE_MAX};
@@ -27,6 +27,14 @@ pub(super) struct WayBack {
     package: Box<str>,
     /// The version that it should have then; empty: it should be gone, or its version is not known.
     want: Box<str>,
+}
+
+impl WayBack {
+    /// Changes nothing, and asks for this package; `None` for a tar, of which the package manager knows nothing.
+    fn asking(package: &Installed, want: Box<str>) -> Option<WayBack> {
+        let (format, package) = (package.format, package.package.clone());
+        (!format.is_tar()).then_some(WayBack { remove: None, install: None, format, package, want })
+    }
 }
 
 impl Run<'_> {
@@ -80,36 +88,41 @@ impl Run<'_> {
         let record = &self.job.record;
         let before = record.before.as_deref()?;
         let old = before.package.as_deref();
-        // An uninstall may have removed the package or a part of it.
-        let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
-        let new = record.package.as_deref().filter(|new| old.is_none_or(|old| old.digest != new.digest));
-        // What would stay installed beside the old package.
-        let added = new.filter(|new| !old.is_some_and(|old| is_same_package(old, new)) && !new.format.is_tar());
-        // The format stays tar where no package has to be asked for.
-        let mut way = WayBack { remove: None, install: None, format: Format::Tar, package: "".into(), want: "".into() };
-        if let Some(new) = added {
-            let is_ours = !record.foreign && !self.is_shared(new);
-            if is_ours {
-                way.remove = package::remove(new.format, &new.package, false);
-            }
-            if is_ours || old.is_none() {
-                (way.format, way.package) = (new.format, new.package.clone());
-                way.want = record.found.clone().filter(|_| !is_ours).unwrap_or_default();
-            }
+        let Some(new) = record.package.as_deref() else {
+            // Of the jobs without a package only an uninstall changes one: it may have removed the old one, or a part of it.
+            return self.old_package(before).filter(|_| self.is_uninstall());
+        };
+        if old.is_some_and(|old| old.digest == new.digest) {
+            // It was installed once more if it was gone, or if another version was in its place. It stays.
+            return WayBack::asking(new, new.native.clone()).filter(|_| record.found.is_some());
         }
-        // The old package comes back, in the version that the job found if the file of that is kept.
-        if let Some(old) = old.filter(|old| (new.is_some() || removal) && !old.format.is_tar()) {
-            let previous = before.previous.as_deref().filter(|kept| is_same_package(kept, old));
-            let kept = previous.filter(|kept| Some(&kept.native) == record.found.as_ref()).unwrap_or(old);
-            (way.format, way.package, way.want) = (old.format, old.package.clone(), kept.native.clone());
-            way.install = Some(self.state.kept_path(&record.name, &kept.file));
+        let way = self.old_package(before);
+        if old.is_some_and(|old| is_same_package(old, new)) {
+            // The old version replaces the new one.
+            return way;
         }
-        // The job installed the same package once more, as it was gone or another one was in its place: it stays.
-        let again = record.package.as_deref().filter(|_| new.is_none() && record.found.is_some());
-        if let Some(again) = again.filter(|again| !again.format.is_tar()) {
-            (way.format, way.package, way.want) = (again.format, again.package.clone(), again.native.clone());
+        if record.foreign || self.is_shared(new) {
+            // It stays, as it is not only this agent's.
+            let found = record.found.clone().unwrap_or_default();
+            return way.or_else(|| WayBack::asking(new, found).filter(|_| old.is_none()));
         }
-        (!way.format.is_tar()).then_some(way)
+        let remove = package::remove(new.format, &new.package, false);
+        Some(WayBack { remove, ..way.or_else(|| WayBack::asking(new, "".into()))? })
+    }
+
+    fn is_uninstall(&self) -> bool {
+        matches!(self.job.action(), Some(JobAction::Uninstall))
+    }
+
+    /// Brings the old package back, in the version that the job has found if the file of that one is kept; `None` where the
+    /// package manager has not installed the old package.
+    fn old_package(&self, before: &AgentRecord) -> Option<WayBack> {
+        let record = &self.job.record;
+        let old = before.package.as_deref()?;
+        let previous = before.previous.as_deref().filter(|kept| is_same_package(kept, old));
+        let kept = previous.filter(|kept| Some(&kept.native) == record.found.as_ref()).unwrap_or(old);
+        let install = Some(self.state.kept_path(&record.name, &kept.file));
+        Some(WayBack { install, ..WayBack::asking(old, kept.native.clone())? })
     }
 
     /// Has the former package installed again.
@@ -217,39 +230,42 @@ impl Run<'_> {
     /// Restores the agent's record and definition. The agent is forgotten where there was none before, which a record
     /// without a name says, or where only a file defined it and this file is gone by now.
     pub fn restore_with(&mut self, definition: Option<Box<Spec>>) -> StepResult {
-        let Some(mut before) = self.job.record.before.as_deref().cloned() else { return self.misfit() };
-        let has_file = self.agent().is_some_and(is_file);
-        if before.name.is_empty() || !has_file && before.package.is_none() && before.definition.is_none() {
+        let Some(mut record) = self.job.record.before.as_deref().cloned() else { return self.misfit() };
+        let is_new = record.name.is_empty();
+        let is_defined = record.package.is_some() || record.definition.is_some() || self.agent().is_some_and(is_file);
+        if is_new || !is_defined {
             self.state.forget(self.job.name(), self.now, self.out);
-            if before.name.is_empty() {
+            if is_new {
                 self.out.push(Action::RemoveOutput(self.job.name().clone()));
             }
             return StepResult::Done;
         }
-        let removal = matches!(self.job.action(), Some(JobAction::Uninstall));
+        let Some(agent) = self.agent() else { return StepResult::Done };
+        // Of the jobs that can be undone only an uninstall orders an agent down. With any other job the operator did, and the
+        // agent stays down.
+        if agent.record.wanted == Some(Wanted::Down) && !self.is_uninstall() {
+            record.wanted = Some(Wanted::Down);
+        }
+        let origin = if record.definition.is_none() { Origin::Package } else { Origin::Job };
+        if let Some(found) = self.job.stuck.take() {
+            record.package = package_left(self.job.record.package.take(), record.package, found);
+        }
+        self.out.push(Action::SaveAgent(Box::new(record.clone())));
         if let Some(agent) = self.state.agents.get_mut(self.job.name()) {
-            // Of the jobs that can be undone only an uninstall orders an agent down. With any other job the operator did,
-            // and the agent stays down.
-            if agent.record.wanted == Some(Wanted::Down) && !removal {
-                before.wanted = Some(Wanted::Down);
-            }
-            let origin = if before.definition.is_none() { Origin::Package } else { Origin::Job };
-            agent.record = before;
-            if let Some(found) = self.job.stuck.take() {
-                // The undo has failed: the record names the package that is installed. The package manager says nothing of
-                // a tar.
-                let new = self.job.record.package.take().filter(|new| is_what_was_found(new, &found));
-                let old = agent.record.package.take().filter(|old| !found.is_empty() && !old.format.is_tar());
-                agent.record.package =
-                    new.or(old.map(|old| Box::new(Installed { version: found.clone(), native: found, ..*old })));
-            }
+            agent.record = record;
             if let Some(spec) = definition {
                 agent.define(Some(Definition { origin, spec }));
             }
-            self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
         }
         StepResult::Done
     }
+}
+
+/// The package that an agent has after an undo that has failed: the package manager has `found`. It says nothing of a tar.
+fn package_left(new: Option<Box<Installed>>, old: Option<Box<Installed>>, found: Box<str>) -> Option<Box<Installed>> {
+    let new = new.filter(|new| is_what_was_found(new, &found));
+    let old = old.filter(|old| !found.is_empty() && !old.format.is_tar());
+    new.or(old.map(|old| Box::new(Installed { version: found.clone(), native: found, ..*old })))
 }
 
 /// Whether this is the package whose version, with a remark behind it perhaps, the package manager has found.
