@@ -1,6 +1,9 @@
 //! Jobs, clients on the host and servers, each tested with a state of its own. `tests/simulate.rs` mixes them all.
 //!
-//! A `Bench` is the host around a state: it answers at once what needs no decision of the test, and keeps all actions.
+//! A `Bench` is the host around a state: it answers at once what needs no decision of the test, and keeps all actions. The
+//! host of `tests/simulate.rs` is another one on purpose. There everything has its time, goes wrong by chance, and is judged by
+//! rules that hold for every life. Here a test says what happens next, sees each action, and looks into the state, which no
+//! test outside of the crate can. Of what the two do, only the names of the actions are the same.
 
 mod agents;
 mod cancel;
