@@ -57,7 +57,7 @@ pub struct Connection {
     pub client: u32,
     /// Its socket.
     pub fd: i32,
-    /// What the client has sent of its line so far.
+    /// What the client has sent of its line so far. Without it, its command would be lost, or read from the middle on.
     pub line: Vec<u8>,
     /// The part of the answer that has not been sent yet.
     pub answer: Vec<u8>,
@@ -300,7 +300,8 @@ fn number(number: i32) -> u64 {
     u64::from(number.unsigned_abs())
 }
 
-/// Any bytes as text: each byte becomes the character with its number.
+/// Any bytes as text, as what has been read or is still to be written may begin or end within a character: each byte becomes
+/// the character with its number.
 fn bytes_to_text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
