@@ -213,7 +213,11 @@ impl HelperError {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::NoSpace,
             io::ErrorKind::FileTooLarge => FailureKind::TooBig,
-            _ => FailureKind::Final,
+            _ => match error.raw_os_error() {
+                // The disk, or the host's memory or descriptors, may do another time.
+                Some(libc::EIO | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => FailureKind::Temporary,
+                _ => FailureKind::Final,
+            },
         };
         HelperError::new(kind, format_error!("{what}: {}", cause(error)))
     }

@@ -7,6 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 use util::*;
 
+/// Calls that look at a file without opening it.
+const LOOKING: &str = "?stat,?lstat,?fstat,?newfstatat,?fstatat64,?stat64,?lstat64,?fstat64,?statx";
+
 /// Calls that make a process; those that a processor or kernel has not got are left out.
 const MAKING: &str = "clone,?clone3,?fork,?vfork";
 
@@ -22,8 +25,18 @@ struct Refusal {
 impl Refusal {
     /// Refuses `calls` with `error`: those to these files only, unless there are none.
     fn new(host: &Host, calls: &str, error: &str, files: &[String]) -> Refusal {
+        Refusal::begin(host, &[], calls, error, files)
+    }
+
+    /// Refuses every third call, also of the processes that it makes from now on.
+    fn in_turn(host: &Host, calls: &str, error: &str) -> Refusal {
+        Refusal::begin(host, &["-f"], calls, &format!("{error}:when=3+3"), &[])
+    }
+
+    fn begin(host: &Host, options: &[&str], calls: &str, error: &str, files: &[String]) -> Refusal {
         let pid = host.pid();
         let mut command = Command::new("strace");
+        command.args(options);
         command.args(["-qq", "-o", "/dev/null", "-p", &pid.to_string(), "-e", &format!("trace={calls}")]);
         command.args(["-e", &format!("inject={calls}:error={error}")]);
         for file in files {
@@ -184,4 +197,56 @@ fn a_log_directory_that_became_read_only_costs_the_logs_only() {
     host.ok(&["restart", "web"]);
     host.wait("its output", || host.lines("log/web.log") == 2);
     assert_eq!(said(&host, "opening the output of agent \"web\" works again"), 1, "{}", host.logs());
+}
+
+#[test]
+fn reads_that_fail_in_turn_cost_no_job_and_no_agent() {
+    if cannot_refuse() {
+        return;
+    }
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.env("BOOTAGENT_FETCH_SECS", "0.05").set("checksecs", "0.2");
+    for name in ["web", "other"] {
+        host.agent(name, "exec sleep 1000", &[("stopsecs", "1")]);
+    }
+    host.start();
+    let [web, other] = ["web", "other"].map(|name| host.wait_running(name).pid);
+    let package = tarball(&host, "given", "1.0", &staying("given"), &[]);
+    let url = server.serve(&package.file, &package.bytes);
+    let refusal = Refusal::in_turn(&host, "read", "EIO");
+    kill(web, "KILL");
+    server.give(&Job::new("1", "install", "given").package(&url, &package).text());
+    host.wait("a download that fails", || said(&host, "interrupted, tried again") > 0 || server.result("1").is_some());
+    drop(refusal);
+    let (code, message) = host.result(&server, "1");
+    assert_eq!(code, 0, "{message}\n{}", host.logs());
+    assert_eq!(server.requests_to(&format!("/packages/{}", package.file)).len(), 1, "it was there already");
+    let lies = ["status 0 without a result", "closed the connection"];
+    assert!(lies.iter().all(|lie| said(&host, lie) == 0), "{}", host.logs());
+    let again = host.wait_seen("web", "to run again", |agent| agent.runs() && agent.pid != web).pid;
+    let pids = [again, other, host.wait_running("given").pid];
+    assert_eq!(host.wait_running("other").pid, other);
+    host.kill9();
+    host.start();
+    assert_eq!(["web", "other", "given"].map(|name| host.wait_running(name).pid), pids, "{}", host.logs());
+    host.wait("one copy of each", || host.agents_processes().len() == 3);
+}
+
+#[test]
+fn a_directory_that_cannot_be_looked_at_is_not_taken_for_removed() {
+    if cannot_refuse() {
+        return;
+    }
+    let mut host = Host::new();
+    host.set("checksecs", "0.1");
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let pid = host.wait_running("web").pid;
+    let files = ["run/bootagent.lock", "run/bootagent.sock", "run/agents", "state/bootagent.lock"];
+    let files = files.map(|file| host.path(file).display().to_string());
+    let refusal = Refusal::new(&host, LOOKING, "EIO", &files);
+    assert!(stays(|| said(&host, "removed or emptied") == 0), "{}", host.logs());
+    drop(refusal);
+    assert_eq!(host.wait_running("web").pid, pid);
 }

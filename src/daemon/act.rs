@@ -357,9 +357,11 @@ impl Daemon {
         }
     }
 
-    /// The process with this id, with its start time, by which it differs from a later process with the same id.
+    /// The process with this id, with its start time, by which it differs from a later process with the same id. A single read
+    /// that fails is repeated, as the next daemon does not know an agent again without that time.
     pub(super) fn process(pid: crate::kernel::Pid) -> Process {
-        crate::host::proc::stat(pid).map_or(Process { pid, ticks: 0 }, |stat| stat.process)
+        let stat = (0..3).find_map(|_| crate::host::proc::stat(pid));
+        stat.map_or(Process { pid, ticks: 0 }, |stat| stat.process)
     }
 }
 

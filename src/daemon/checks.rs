@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::children::kill_all_below;
 use super::{Daemon, Owner};
-use crate::host::disk::{list, publish};
+use crate::host::disk::{list, publish, reason};
 use crate::host::proc;
 use crate::kernel::{Exit, Pid, Process};
 use crate::model::event::Event;
@@ -105,7 +105,9 @@ impl Daemon {
         let spec = self.state.spec(&name);
         let Some((spec, check)) = spec.and_then(|spec| spec.check.clone().map(|check| (spec, check))) else { return };
         let mut read_end = None;
-        let spawned = self.child(&spec, &check.exec, None, None).and_then(|mut setup| {
+        let made = self.child(&spec, &check.exec, None, None);
+        let made = made.map_err(|reason| Event::Checked(name.clone(), Exit::Unknown, reason.into()));
+        let spawned = made.and_then(|mut setup| {
             // Without a descriptor to spare, the check runs without its output being read.
             let spare = self.exhausted_resource().is_none().then(pipe).and_then(Result::ok);
             if let Some((read, write)) = spare.filter(|(read, _)| set_nonblocking(read.as_fd()).is_ok()) {
@@ -113,7 +115,8 @@ impl Daemon {
                 setup.stdout = Some(write);
                 read_end = Some(File::from(read));
             }
-            self.children.spawn(&setup).map_err(|error| format_error!("{error}"))
+            // No child was made, which says nothing about the agent.
+            self.children.spawn(&setup).map_err(|error| Event::NotChecked(name.clone(), reason(&error).into()))
         });
         match spawned {
             Ok(pid) => {
@@ -122,7 +125,7 @@ impl Daemon {
                 self.note_program("check", &name, pid);
                 self.track_child(pid, Owner::Check(name));
             }
-            Err(reason) => self.queue.push_back(Event::Checked(name, Exit::Unknown, reason.into())),
+            Err(event) => self.queue.push_back(event),
         }
     }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::reexec::take_descriptor;
+use super::run_files::is_gone;
 use crate::host::disk::clear;
 use crate::host::store::CORRUPT;
 use crate::kernel::Time;
@@ -74,7 +75,8 @@ impl Control {
 
     /// Whether somebody has removed or replaced the socket.
     pub fn is_lost(&self) -> bool {
-        fs::symlink_metadata(&self.path).map_or(true, |metadata| (metadata.dev(), metadata.ino()) != self.place)
+        let place = fs::symlink_metadata(&self.path).map(|metadata| (metadata.dev(), metadata.ino()));
+        place.map_or_else(|error| is_gone(&error), |place| place != self.place)
     }
 
     /// Makes the socket again; its clients stay connected.

@@ -3,11 +3,12 @@
 //! With each check it looks whether the directories are still the ones that the daemon locked. If not, it makes and locks
 //! them again, and writes from memory what was in them. Records that failed are tried again at the same time.
 
+use std::fs;
 use std::path::Path;
 
 use super::conditions::Condition;
 use super::records::Backups;
-use super::run_files::lock_state;
+use super::run_files::{is_gone, lock_state};
 use super::{recovered, Daemon};
 use crate::error::Error;
 use crate::host::config_files;
@@ -45,7 +46,9 @@ impl Daemon {
         let run_dir = self.config.run_dir.clone();
         let run_dir = Path::new(&*run_dir);
         let locked = self.run_files.is_run_dir_locked(run_dir);
-        if locked && !self.control.is_lost() && run_dir.join("agents").is_dir() {
+        let agents = fs::metadata(run_dir.join("agents"));
+        let there = agents.map_or_else(|error| !is_gone(&error), |agents| agents.is_dir());
+        if locked && !self.control.is_lost() && there {
             return self.set_condition(Condition::RunDir, None);
         }
         let removed = format!("run_dir \"{}\" was removed or emptied", run_dir.display());

@@ -4,6 +4,7 @@
 //! reexec. The pid file is for people and init scripts, and the daemon never reads it.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -133,9 +134,17 @@ fn already_running(path: &Path, file: &File) -> String {
     format!("another daemon is running, as \"{}\" is locked{holder}: stop it first", path.display())
 }
 
-/// Whether the open file `file` is still the one at `path`.
+/// Whether the open file `file` is still the one at `path`, as far as can be seen: a look that fails says nothing.
 pub(super) fn is_file_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    let (held, there) = (file.metadata().map(identity), fs::symlink_metadata(path).map(identity));
-    held.is_ok_and(|held| there.is_ok_and(|there| held == there))
+    match (file.metadata().map(identity), fs::symlink_metadata(path).map(identity)) {
+        (Ok(held), Ok(there)) => held == there,
+        (_, Err(error)) => !is_gone(&error),
+        (Err(_), _) => true,
+    }
+}
+
+/// Whether this is what the kernel says of something that is not there.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::host::disk::reason;
 pub use crate::host::identity::Identity;
 use crate::host::{image, proc};
 use crate::kernel::{Exit, Pid, Resource, Sig, Time, Uid};
@@ -112,6 +113,8 @@ pub struct Helper {
     request_pipe: Option<File>,
     response: Vec<u8>,
     response_max: u64,
+    /// Why its response cannot be read; empty while it can.
+    unread: Box<str>,
     /// The bytes it has sent, also those that are not kept. `response_max` limits these.
     received: u64,
     /// Gives the response; `None` once it has ended.
@@ -202,6 +205,7 @@ impl Helper {
             request_pipe: Some(File::from(request_write)),
             response: Vec::new(),
             response_max,
+            unread: "".into(),
             received: 0,
             response_pipe: Some(File::from(response_read)),
             exit: None,
@@ -359,6 +363,7 @@ impl Helper {
             _ => match failure {
                 Some(failure) => format!("cannot start a helper: {failure}"),
                 None if self.received > self.response_max => "the helper's result is too long".to_string(),
+                None if !self.unread.is_empty() => format!("the helper's result cannot be read: {}", self.unread),
                 None => format!("the helper {exit} without a result"),
             },
         };
@@ -404,7 +409,8 @@ impl Helper {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                _ => {}
+                Err(error) => self.unread = reason(&error).into(),
+                Ok(_) => {}
             }
             self.response_pipe = None;
         }

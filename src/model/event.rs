@@ -287,6 +287,8 @@ pub enum Event {
     ReloadEnded(Name, Exit, Box<str>),
     /// An agent's health check ended: how, and the last lines of its output.
     Checked(Name, Exit, Box<str>),
+    /// The host had too few processes or too little memory for an agent's health check, and why.
+    NotChecked(Name, Box<str>),
 
     /// The answer to `Action::Exchange`.
     Replied(Reply),

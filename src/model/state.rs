@@ -192,7 +192,8 @@ impl State {
             | Event::MainProcess { .. }
             | Event::ProcessCount(..)
             | Event::Refused { .. }
-            | Event::Checked(..) => self.step_by_agent(event, now, out),
+            | Event::Checked(..)
+            | Event::NotChecked(..) => self.step_by_agent(event, now, out),
         }
         self.follow(now, out);
     }
@@ -241,6 +242,9 @@ impl State {
             }
             Event::Checked(name, exit, tail) => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.checked(exit, &tail, context));
+            }
+            Event::NotChecked(name, why) => {
+                self.step_agent(&name, now, out, &mut |agent, context| agent.not_checked(&why, context));
             }
             _ => {}
         }

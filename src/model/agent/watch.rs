@@ -113,6 +113,16 @@ impl Agent {
         self.begin_stop(AfterStop::Policy(End::Unhealthy), context);
     }
 
+    /// The host had no room for its health check, which counts as no failure: the next one is due as ever.
+    pub fn not_checked(&mut self, why: &str, context: &mut StepContext) {
+        let check = self.definition.as_ref().and_then(|definition| definition.spec.check.as_ref());
+        let Some(interval) = check.map(|check| check.interval) else { return };
+        if let AgentState::Running { health: health @ Health::Busy { .. }, .. } = &mut self.state {
+            *health = Health::Next(context.now + interval);
+            context.log(Level::Warn, &self.record.name, format_args!("health check put off: making a process: {why}"));
+        }
+    }
+
     /// The state of the health check right after a start.
     pub(super) fn first_check(&self, now: Time) -> Health {
         let spec = self.definition.as_ref().map(|definition| &definition.spec);

@@ -51,6 +51,8 @@ struct Bench {
     offered: Vec<Job>,
     /// The disk is full: records of jobs cannot be written.
     full: bool,
+    /// The record of this job cannot be written.
+    unwritable: JobId,
     /// What the package manager has: whether the package is installed.
     installed: bool,
     last_pid: i32,
@@ -133,6 +135,7 @@ impl Bench {
             definitions,
             offered: Vec::new(),
             full: false,
+            unwritable: "".into(),
             installed: false,
             last_pid: 100,
         };
@@ -204,13 +207,14 @@ impl Bench {
                 let name = name.clone();
                 return Some(Event::Started { name, process, limits_by: None, poll_cpu: false, poll_memory: true });
             }
-            Action::SaveJob(record) if self.full => {
+            Action::SaveJob(record) if self.full || record.id == self.unwritable => {
                 return Some(Event::Saved(record.id.clone(), Err("no space".into())));
             }
             Action::SaveJob(record) => {
                 self.jobs.insert(record.id.clone(), (**record).clone());
                 return Some(Event::Saved(record.id.clone(), Ok(())));
             }
+            Action::RemoveJob(id) => drop(self.jobs.remove(id)),
             Action::Measure => return Some(Event::Measured(Vec::new())),
             Action::SaveAgent(record) => drop(self.agents.insert(record.name.clone(), (**record).clone())),
             Action::RemoveAgent(name) => drop(self.agents.remove(name)),

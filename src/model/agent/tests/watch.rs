@@ -42,6 +42,18 @@ fn failed_health_checks_count_after_startsecs_or_after_one_that_passed() {
 }
 
 #[test]
+fn a_health_check_that_the_host_has_no_room_for_is_no_failure() {
+    let mut agent = agent_in("Running");
+    for _ in 0..5 {
+        let now = agent.deadline().unwrap();
+        assert_eq!(acts(&mut agent, now, |agent, context| agent.due(context)), "check");
+        assert_eq!(acts(&mut agent, now, |agent, context| agent.not_checked("no memory", context)), "");
+        assert!(agent.deadline().unwrap() > now, "the next one is due later");
+    }
+    assert_eq!(state_name(&agent), "Running");
+}
+
+#[test]
 fn only_limit_checks_count_against_a_polled_cpu_limit() {
     let mut agent = agent(Kind::Simple);
     agent.definition.as_mut().unwrap().spec.limits.cpu = Some(1000);

@@ -125,7 +125,15 @@ impl State {
                 self.recorded(index, now, out);
             }
             Err(why) if !job.recorded => {
-                self.jobs.open.remove(index);
+                let JobRecord { name, seq, .. } = self.jobs.open.remove(index).record;
+                // Those behind it for the same agent must not be done before it.
+                self.jobs.open.retain(|job| {
+                    let stays = job.recorded || job.record.seq < seq || job.record.name != name;
+                    if !stays {
+                        out.push(Action::RemoveJob(job.record.id.clone()));
+                    }
+                    stays
+                });
                 // It is offered again with every report: only the first one is logged.
                 if !self.jobs.unrecordable {
                     self.jobs.unrecordable = true;

@@ -22,6 +22,32 @@ fn a_job_whose_record_cannot_be_written_is_left_for_the_server() {
 }
 
 #[test]
+fn jobs_stay_in_order_when_the_record_of_one_cannot_be_written() {
+    let mut bench = Bench::new(vec![spec("web"), spec("other")]);
+    let jobs = || {
+        vec![
+            job("1", "web", JobAction::Stop),
+            job("2", "other", JobAction::Stop),
+            job("3", "web", JobAction::Start),
+            job("4", "other", JobAction::Start),
+        ]
+    };
+    bench.unwritable = "1".into();
+    bench.offer(jobs());
+    assert!(["1", "3"].iter().all(|id| bench.state.job(id).is_none() && !bench.jobs.contains_key(*id)));
+    assert!(["2", "4"].iter().all(|id| bench.jobs.contains_key(*id)), "jobs for others are done");
+    assert!(bench.runs("web"));
+    bench.unwritable = "".into();
+    bench.offer(jobs());
+    for name in ["other", "web"] {
+        bench.agent_ends(name, Exit::Signal(Sig::TERM));
+    }
+    bench.pass(secs(20));
+    assert!(bench.runs("web") && bench.runs("other"));
+    assert!(["1", "2", "3", "4"].iter().all(|id| bench.code(id) == Some(Code::Success)));
+}
+
+#[test]
 fn a_damaged_job_is_answered_and_never_run_again() {
     let mut bench = Bench::new(vec![spec("web")]);
     let recovered =
