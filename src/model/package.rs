@@ -255,9 +255,10 @@ fn script(text: &str, args: &[&str], timeout: Duration) -> Option<Tool> {
 }
 
 /// The tools that install a package file, in place of any other version of the package, newer or older. `interrupted`: an
-/// installer was killed before, so that its database may need a repair first. What has become of the package is for `query`
+/// installer was killed before, so that its database may need a repair first; `back`: it was there before, and is to come
+/// back in any case. What has become of the package is for `query`
 /// to say: a tool may fail because of packages that have nothing to do with this one.
-pub fn install(format: Format, path: &str, package: &str, interrupted: bool) -> Vec<Tool> {
+pub fn install(format: Format, path: &str, package: &str, interrupted: bool, back: bool) -> Vec<Tool> {
     // dpkg takes an installation for the end of a hold.
     const DEB: &str = "w=$(dpkg-query -W -f '${db:Status-Want}' \"$2\" 2>/dev/null); \
         dpkg --force-confdef --force-confold -i \"$1\"; r=$?; \
@@ -265,9 +266,14 @@ pub fn install(format: Format, path: &str, package: &str, interrupted: bool) -> 
     // If no package in the rpm database provides /bin/sh, the database does not describe this host, and no dependency can
     // be met: such a host uses rpm only to unpack packages. A configuration file that rpm moved out of the way comes back,
     // as with dpkg: the package's own lies beside it.
-    const RPM: &str = "f=$1; n=$2; set -- --nomanifest --oldpackage --replacepkgs \"$f\"; s=$(mktemp); \
+    // Where a script of a package fails when that is replaced, the package stays in the database beside the new one. Then
+    // nothing but a removal without scripts helps.
+    const RPM: &str = "f=$1; n=$2; b=$3; set -- --nomanifest --oldpackage --replacepkgs \"$f\"; s=$(mktemp); \
         rpm -q --whatprovides /bin/sh >/dev/null 2>&1 || set -- --nodeps \"$@\"; \
-        rpm -U --define \"_install_script_path $PATH\" \"$@\"; r=$?; \
+        put() { rpm -U --define \"_install_script_path $PATH\" \"$@\"; r=$?; }; \
+        clear() { [ -n \"$(rpm -q --qf '%{ARCH}\n' \"$n\" 2>/dev/null | sort | uniq -d)\" ] \
+        && rpm -e --nodeps --noscripts --allmatches \"$n\"; }; \
+        clear; put \"$@\"; [ -z \"$b\" ] || ! clear || put \"$@\"; \
         for c in $(rpm -qc \"$n\" 2>/dev/null); do for e in rpmsave rpmorig; do \
         [ ! -e \"$c.$e\" ] || [ -z \"$(find \"$c.$e\" -cnewer \"$s\")\" ] || { mv \"$c\" \"$c.rpmnew\"; mv \"$c.$e\" \"$c\"; }; \
         done; done; rm -f \"$s\"; exit $r";
@@ -279,7 +285,9 @@ pub fn install(format: Format, path: &str, package: &str, interrupted: bool) -> 
             }
             tools.extend(script(DEB, &["dpkg -i", path, package], INSTALL_TIMEOUT));
         }
-        Format::Rpm => tools.extend(script(RPM, &["rpm -U", path, package], INSTALL_TIMEOUT)),
+        Format::Rpm => {
+            tools.extend(script(RPM, &["rpm -U", path, package, if back { "back" } else { "" }], INSTALL_TIMEOUT))
+        }
         Format::Apk => tools.push(tool(&["apk", "add", "--no-network", "--allow-untrusted", path], INSTALL_TIMEOUT)),
         Format::Ipk => {
             tools.push(tool(&["opkg", "install", "--force-downgrade", "--force-reinstall", path], INSTALL_TIMEOUT))
@@ -439,10 +447,10 @@ mod tests {
     fn a_tar_needs_no_tool() {
         for format in [Format::Tar, Format::TarGz, Format::TarXz, Format::TarZst] {
             assert_eq!(identify(format, "x"), None);
-            assert!(install(format, "x", "x", true).is_empty());
+            assert!(install(format, "x", "x", true, true).is_empty());
             assert_eq!(remove(format, "x", false), None);
         }
-        assert_eq!(install(Format::Deb, "x", "x", true).len(), 2);
-        assert_eq!(install(Format::Deb, "x", "x", false).len(), 1);
+        assert_eq!(install(Format::Deb, "x", "x", true, false).len(), 2);
+        assert_eq!(install(Format::Deb, "x", "x", false, false).len(), 1);
     }
 }

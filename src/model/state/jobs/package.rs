@@ -222,7 +222,7 @@ impl Run<'_> {
         };
         let path = self.state.kept_path(self.job.name(), &State::kept_file(source));
         let interrupted = std::mem::take(&mut self.state.jobs.interrupted) || self.job.resumed;
-        let mut tools = package::install(source.format, &path, &package, interrupted);
+        let mut tools = package::install(source.format, &path, &package, interrupted, false);
         tools.extend(package::query(source.format, &package));
         self.run_tools(tools)
     }

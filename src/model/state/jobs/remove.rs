@@ -24,7 +24,7 @@ impl Run<'_> {
         if let Some(new) = new {
             // Removing the former package has removed the files that are in both.
             let path = self.state.kept_path(&record.name, &new.file);
-            tools.extend(package::install(new.format, &path, &new.package, false));
+            tools.extend(package::install(new.format, &path, &new.package, false, false));
         }
         self.run_tools(tools)
     }

@@ -130,7 +130,7 @@ impl Run<'_> {
         let Some(way) = self.way_back() else { return StepResult::Done };
         let mut tools: Vec<package::Tool> = way.remove.into_iter().collect();
         if let Some(path) = &way.install {
-            tools.extend(package::install(way.format, path, &way.package, false));
+            tools.extend(package::install(way.format, path, &way.package, false, true));
         }
         tools.extend(package::query(way.format, &way.package));
         self.run_tools(tools)

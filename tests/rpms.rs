@@ -1,0 +1,90 @@
+//! rpms whose scripts fail when they are replaced, which leaves several versions in the database.
+
+mod util;
+
+use std::fs;
+use std::process::Command;
+
+use util::*;
+
+/// A host without agents, and what its packages are called.
+struct Setup {
+    name: String,
+    package: String,
+    server: Server,
+    host: Host,
+    _purge: Purge,
+}
+
+impl Setup {
+    fn new(prefix: &str) -> Option<Setup> {
+        if lacks_root() || lacks("rpmbuild") || lacks("rpm") {
+            return None;
+        }
+        let name = unique_name(prefix);
+        let package = format!("{name}-pkg");
+        let purge = Purge(&["rpm", "-e", "--noscripts", "--allmatches"], package.clone());
+        let server = Server::new();
+        let mut host = Host::with(&server);
+        host.env("BOOTAGENT_LOCK_SECS", "0.2");
+        host.start();
+        Some(Setup { name, package, server, host, _purge: purge })
+    }
+
+    fn make(&self, version: &str, scripts: &str) -> Package {
+        let mut files = host_files(&self.name, version, &staying(version)).to_vec();
+        files.push((format!("etc/{}.conf", self.name), format!("of {version}\n")));
+        rpm_with(&self.host, &self.package, version, &borrowed(&files), scripts)
+    }
+
+    fn install(&self, id: &str, package: &Package, code: i64) -> String {
+        self.host.does(&self.server, &install(&self.server, id, &self.name, package), code)
+    }
+
+    /// What the database has, a word for each entry.
+    fn installed(&self) -> String {
+        let format = "%{VERSION} ";
+        run(Command::new("rpm").args(["-q", "--qf", format, &self.package])).expect("rpm ends").out
+    }
+
+    fn by_hand(&self, options: &[&str], package: &Package) {
+        let path = self.host.path(&package.file);
+        fs::write(&path, &package.bytes).expect("the host's directory can be written");
+        let ran = run(Command::new("rpm").args(options).arg(&path)).expect("rpm ends");
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+}
+
+#[test]
+fn an_upgrade_that_the_old_package_hinders_leaves_one_version() {
+    let Some(rig) = Setup::new("batest-preun") else { return };
+    let hinders = "%preun\n[ $1 = 0 ]\n";
+    rig.install("p1", &rig.make("1.0", hinders), 0);
+    // The second one hinders the way back as well.
+    for (id, scripts) in [("p2", ""), ("p3", hinders)] {
+        let message = rig.install(id, &rig.make("2.0", scripts), 8);
+        assert!(message.starts_with("rolled back from 2.0-1 to 1.0: ") && message.contains("%preun("), "{message}");
+        assert_eq!(rig.installed(), "1.0 ", "{id}");
+        assert_eq!(rig.host.wait_running(&rig.name).version, "1.0");
+    }
+    rig.host.does(&rig.server, &Job::new("p4", "uninstall", &rig.name), 0);
+    assert!(rig.installed().contains("not installed"), "{}", rig.installed());
+}
+
+#[test]
+fn several_versions_in_the_database_become_one() {
+    let Some(rig) = Setup::new("batest-two") else { return };
+    let one = rig.make("1.0", "%preun\nexit 1\n");
+    rig.install("t1", &one, 0);
+    rig.by_hand(&["-i", "--nodeps", "--force"], &rig.make("0.9", "%preun\nexit 1\n"));
+    let conf = format!("/etc/{}.conf", rig.name);
+    assert_eq!(rig.installed(), "1.0 0.9 ");
+    rig.install("t2", &rig.make("2.0", ""), 0);
+    assert_eq!(rig.installed(), "2.0 ");
+    assert_eq!(fs::read_to_string(&conf).ok().as_deref(), Some("of 2.0\n"));
+    assert_eq!(rig.host.wait_running(&rig.name).version, "2.0");
+    rig.by_hand(&["-i", "--nodeps", "--force"], &one);
+    // The version that a job has installed is one of both.
+    rig.install("t3", &rig.make("2.0", "%pre\n:\n"), 0);
+    assert_eq!(rig.installed(), "2.0 ");
+}
