@@ -1,4 +1,4 @@
-//! rpms whose scripts fail when they are replaced, which leaves several versions in the database.
+//! rpms whose scripts fail: what is told, and what is left in the database.
 
 mod util;
 
@@ -87,4 +87,18 @@ fn several_versions_in_the_database_become_one() {
     // The version that a job has installed is one of both.
     rig.install("t3", &rig.make("2.0", "%pre\n:\n"), 0);
     assert_eq!(rig.installed(), "2.0 ");
+}
+
+#[test]
+fn what_went_wrong_beside_it_is_told_after_a_kill_too() {
+    let Some(mut rig) = Setup::new("batest-note") else { return };
+    let package = rig.make("1.0", "%post\necho no key >&2; exit 3\n");
+    let job = install(&rig.server, "n1", &rig.name, &package).set("startsecs", "3");
+    rig.server.give(&job.text());
+    let settles = |row: miniserde::json::Value| text(&row, "state") == "settling";
+    rig.host.wait("the agent to be watched", || rig.host.job("n1").is_some_and(settles));
+    rig.host.end("KILL");
+    rig.host.start();
+    let (code, message) = rig.host.result(&rig.server, "n1");
+    assert!(code == 0 && message.contains("%post(") && message.contains("no key"), "{code} {message}");
 }

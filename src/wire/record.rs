@@ -122,6 +122,9 @@ pub fn write_job(job: &JobRecord) -> String {
     if let Some(found) = &job.found {
         json.key("found").text(found);
     }
+    if !job.note.is_empty() {
+        json.key("note").text(&job.note);
+    }
     if let Some(outcome) = &job.outcome {
         json.key("outcome").open('{');
         json.key("code").number(outcome.code as u64);
@@ -327,6 +330,7 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
         package: nested(&mut fields, "package", take_package).map(Box::new),
         foreign: fields.flag("foreign").unwrap_or(false),
         found: fields.text("found").map(Into::into),
+        note: fields.text("note").unwrap_or_default().into(),
         outcome,
     })
 }

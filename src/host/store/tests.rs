@@ -58,6 +58,7 @@ fn job(id: &str, seq: u64) -> JobRecord {
         package: None,
         foreign: false,
         found: None,
+        note: "".into(),
         outcome: Some(Outcome::new(Code::Success, "success")),
     }
 }

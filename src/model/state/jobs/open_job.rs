@@ -43,8 +43,6 @@ pub struct OpenJob {
     pub tries: u32,
     /// When its last download attempt began, or was cut off for others.
     pub fetch_turn: Time,
-    /// What went wrong beside it, for the message of its success.
-    pub note: Option<Box<str>>,
     /// It could not be undone, and the package manager has this version instead; empty: nothing is installed.
     pub stuck: Option<Box<str>>,
     /// The whole package was fetched again, as the digest of a doubtful download was wrong.
@@ -135,7 +133,6 @@ impl OpenJob {
             fetch_turn: Time::default(),
             refetched: false,
             cancelled: false,
-            note: None,
             stuck: None,
             sending: Sending::default(),
         }
@@ -231,10 +228,9 @@ impl OpenJob {
 
     /// Adds to what the message of its success says.
     pub fn add_note(&mut self, text: &str) {
-        self.note = Some(match self.note.take() {
-            Some(note) => [&*note, "; ", text].concat().into(),
-            None => text.into(),
-        });
+        let note = &mut self.record.note;
+        let between = if note.is_empty() { "" } else { "; " };
+        *note = [&**note, between, text].concat().into();
     }
 
     /// Goes to a step of its plan.

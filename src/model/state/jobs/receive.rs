@@ -81,6 +81,7 @@ impl State {
             package: None,
             foreign: false,
             found: None,
+            note: "".into(),
             outcome: None,
         };
         let job = match job {

@@ -170,10 +170,10 @@ impl Run<'_> {
         match self.job.record.outcome.take().filter(|_| self.job.goes_back()) {
             Some(outcome) => self.finish(outcome.code, &outcome.message),
             None => {
-                let message = match self.job.note.take() {
+                let message = match &*self.job.record.note {
                     _ if self.job.is_own() => self.success(),
-                    None => "success".to_string(),
-                    Some(note) => format!("success; {note}"),
+                    "" => "success".to_string(),
+                    note => format!("success; {note}"),
                 };
                 self.finish(Code::Success, &message);
             }
@@ -193,7 +193,7 @@ impl Run<'_> {
         let record = &mut self.job.record;
         record.outcome = Some(outcome);
         (record.before, record.package) = (None, None);
-        record.text = "".into();
+        (record.text, record.note) = ("".into(), "".into());
         (record.phase, record.step, record.direction) = (Phase::Done, None, Direction::Forward);
         self.job.content = None;
         self.save();
