@@ -127,6 +127,44 @@ fn what_cannot_be_undone_is_said_first() {
 }
 
 #[test]
+fn the_undo_of_an_uninstall_brings_back_what_was_there() {
+    if lacks_dpkg() {
+        return;
+    }
+    let name = unique_name("batest-remove");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package_name.clone());
+    let (server, host) = pair();
+    let flag = host.path("stuck");
+    let make = |version: &str, script: &str| {
+        let files = host_files(&name, version, &staying("deb"));
+        let text = format!("#!/bin/sh\n[ $1 != remove -o ! -e {} ]\n", flag.display());
+        deb(&host, &package_name, version, &borrowed(&files), &[(script, &text)])
+    };
+    let uninstall = |id: &str, code: i64| host.does(&server, &Job::new(id, "uninstall", &name), code);
+    host.does(&server, &install(&server, "b1", &name, &make("1.0", "prerm")), 0);
+    // Somebody has another version there by now, and that cannot be removed: it stays as it is.
+    dpkg_installs(&host, &make("3.0", "prerm"));
+    fs::write(&flag, "").expect("the host's directory can be written");
+    let message = uninstall("b2", 6);
+    assert!(message.starts_with("cannot remove the package: ") && message.ends_with("; undone"), "{message}");
+    assert_eq!(dpkg_says(&package_name), "install ok installed 3.0");
+    host.wait_seen(&name, "to run the version that was there", |agent| agent.runs() && agent.version == "3.0");
+    // It is removed by half: the version of the last job is all there is to go back to, and that is said.
+    fs::remove_file(&flag).expect("it is there");
+    dpkg_installs(&host, &make("4.0", "postrm"));
+    fs::write(&flag, "").expect("the host's directory can be written");
+    let message = uninstall("b3", 6);
+    let lost = "cannot go back, 1.0 is installed: what was there before, 4.0, is not kept; cannot remove the package: ";
+    assert!(message.starts_with(lost), "{message}");
+    assert_eq!(dpkg_says(&package_name), "install ok installed 1.0");
+    fs::remove_file(&flag).expect("it is there");
+    // It is gone already.
+    by_hand(&["dpkg", "-r", &package_name]);
+    uninstall("b4", 0);
+}
+
+#[test]
 fn a_hold_stays_one() {
     if lacks_dpkg() {
         return;

@@ -297,6 +297,12 @@ pub fn install(format: Format, path: &str, package: &str, interrupted: bool, bac
     tools
 }
 
+/// The tool that says to dpkg that a package is to stay, as an attempt to remove it has said that it is not.
+pub fn keep(format: Format, package: &str) -> Option<Tool> {
+    let text = "echo \"$1 install\" | dpkg --set-selections";
+    script(text, &["keep", package], QUERY_TIMEOUT).filter(|_| format == Format::Deb)
+}
+
 /// The tool that removes an installed package; `None` for a tar, whose directory is removed instead. Configuration that
 /// somebody has changed stays, unless it is to `purge`. It succeeds if the package is not installed, as an interrupted
 /// removal is done again.

@@ -51,7 +51,7 @@ static SAME: Plan = Plan {
 /// Removes an agent and its package.
 static UNINSTALL: Plan = Plan {
     prepare: &[],
-    change: &[WantDown, Stop, Remove, Forget],
+    change: &[WantDown, Count, Stop, Remove, Forget],
     back: &[Stop, Reinstall, Restore, Clear, Resume, Settle],
 };
 
@@ -112,6 +112,9 @@ pub enum Step {
     Install,
     /// The agent's record gets the package, the definition and the settings of the job.
     Adopt,
+    /// The package manager is asked what is installed of the package that is about to be removed. It is like `Query`, of a
+    /// phase to which an uninstall comes in 1.0.0, too.
+    Count,
     /// The agent's record says that it should run.
     WantUp,
     /// The agent's record says that it should not run.
@@ -273,13 +276,14 @@ impl Plan {
 }
 
 /// The name of every step in records.
-const NAMES: [(Step, &str); 38] = [
+const NAMES: [(Step, &str); 39] = [
     (Download, "download"),
     (Place, "place"),
     (Verify, "verify"),
     (Identify, "identify"),
     (Look, "look"),
     (Query, "query"),
+    (Count, "count"),
     (Unpack, "unpack"),
     (Inspect, "inspect"),
     (Name, "name"),
@@ -337,7 +341,7 @@ impl Step {
                 Direction::Forward => Phase::Starting,
                 Direction::Back => Phase::Installing,
             },
-            WantUp | WantDown | Overlay | Clear | Link | Start | Resume | Reload | TryInstalled | Reexec => {
+            WantUp | WantDown | Count | Overlay | Clear | Link | Start | Resume | Reload | TryInstalled | Reexec => {
                 Phase::Starting
             }
             Settle | Retire | Keep | Prove | Replace | Remember | GoBack => Phase::Settling,

@@ -45,6 +45,8 @@ pub struct OpenJob {
     pub fetch_turn: Time,
     /// It could not be undone, and the package manager has this version instead; empty: nothing is installed.
     pub stuck: Option<Box<str>>,
+    /// It was looked whether its undo can spare the package that is there.
+    pub looked: bool,
     /// The whole package was fetched again, as the digest of a doubtful download was wrong.
     pub refetched: bool,
     /// A server has cancelled it: it ends before it changes anything.
@@ -134,6 +136,7 @@ impl OpenJob {
             refetched: false,
             cancelled: false,
             stuck: None,
+            looked: false,
             sending: Sending::default(),
         }
     }

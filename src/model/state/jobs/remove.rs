@@ -1,6 +1,6 @@
 //! Steps that remove packages: one that the new one replaces, one that is no longer kept, and that of an agent that goes.
 
-use super::package::{beside, is_same_package};
+use super::package::{beside, is_same_package, one_version};
 use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
@@ -58,6 +58,18 @@ impl Run<'_> {
             self.out.push(Action::RemovePackage(agent.record.name.clone(), drop));
         }
         self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
+        StepResult::Done
+    }
+
+    /// Asks what is installed of the agent's package: that is what an undo has to bring back.
+    pub fn count(&mut self) -> StepResult {
+        let installed = self.agent().and_then(|agent| agent.record.package.as_ref());
+        self.run_tools(installed.and_then(|installed| package::query(installed.format, &installed.package)))
+    }
+
+    /// Notes that; a database that cannot tell does not hold up the removal.
+    pub fn counted(&mut self, output: Result<&str, Error>) -> StepResult {
+        self.job.record.found = output.ok().map(one_version);
         StepResult::Done
     }
 

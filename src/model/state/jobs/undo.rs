@@ -27,13 +27,15 @@ pub(super) struct WayBack {
     package: Box<str>,
     /// The version that it should have then; empty: it should be gone, or its version is not known.
     want: Box<str>,
+    /// The package manager may have that version still: only if not, the file is installed, which is of another version.
+    is_spare: bool,
 }
 
 impl WayBack {
     /// Changes nothing, and asks for this package; `None` for a tar, of which the package manager knows nothing.
     fn asking(package: &Installed, want: Box<str>) -> Option<WayBack> {
         let (format, package) = (package.format, package.package.clone());
-        (!format.is_tar()).then_some(WayBack { remove: None, install: None, format, package, want })
+        (!format.is_tar()).then_some(WayBack { remove: None, install: None, format, package, want, is_spare: false })
     }
 }
 
@@ -122,7 +124,15 @@ impl Run<'_> {
         let previous = before.previous.as_deref().filter(|kept| is_same_package(kept, old));
         let kept = previous.filter(|kept| Some(&kept.native) == record.found.as_ref()).unwrap_or(old);
         let install = Some(self.state.kept_path(&record.name, &kept.file));
-        Some(WayBack { install, ..WayBack::asking(old, kept.native.clone())? })
+        let way = WayBack { install, ..WayBack::asking(old, kept.native.clone())? };
+        match record.found.as_ref().filter(|found| self.is_uninstall() && **found != kept.native) {
+            // Somebody else has replaced the package, or removed it.
+            Some(found) => {
+                let install = way.install.filter(|_| !found.is_empty());
+                Some(WayBack { install, want: found.clone(), is_spare: true, ..way })
+            }
+            None => Some(way),
+        }
     }
 
     /// Has the former package installed again.
@@ -130,7 +140,10 @@ impl Run<'_> {
         let Some(way) = self.way_back() else { return StepResult::Done };
         let mut tools: Vec<package::Tool> = way.remove.into_iter().collect();
         if let Some(path) = &way.install {
-            tools.extend(package::install(way.format, path, &way.package, false, true));
+            match way.is_spare && !self.job.looked {
+                true => tools.extend(package::keep(way.format, &way.package)),
+                false => tools.extend(package::install(way.format, path, &way.package, false, true)),
+            }
         }
         tools.extend(package::query(way.format, &way.package));
         self.run_tools(tools)
@@ -143,13 +156,18 @@ impl Run<'_> {
             Ok(found) => found,
             Err(why) => return self.cannot_go_back(None, failure.as_deref().unwrap_or(&why)),
         };
+        if way.is_spare && !std::mem::replace(&mut self.job.looked, true) && found != way.want {
+            return self.reinstall();
+        }
         // A record that an older version wrote does not say which version it was.
         let unknown = way.want.is_empty() && way.install.is_some();
         if found == way.want || unknown && !found.is_empty() && failure.is_none() {
             return StepResult::Done;
         }
         let has_tools = way.remove.is_some() || way.install.is_some();
+        let lost = format!("what was there before, {}, is not kept", shown(&way.want));
         let why = failure.as_deref().unwrap_or(match has_tools {
+            _ if way.is_spare => &lost,
             true => "the package manager reported no failure",
             false => "the agent has no other package to go back to",
         });
