@@ -3,21 +3,8 @@
 mod util;
 
 use std::fs;
-use std::process::Command;
-
-use bootagent::model::package;
 
 use util::*;
-
-/// Somebody's command, as soon as nobody holds the lock of the package database.
-fn by_hand(words: &[&str]) {
-    let done = patiently(|| {
-        let ran = run(Command::new(words[0]).args(&words[1..])).expect("it ends");
-        assert!(ran.code == 0 || package::is_locked(&ran.err), "{words:?}: {}{}", ran.out, ran.err);
-        (ran.code == 0).then_some(())
-    });
-    assert!(done.is_some(), "{words:?}: the database stays locked");
-}
 
 /// An installed agent, and how people change its package.
 struct Change<'a> {

@@ -6,7 +6,6 @@ mod util;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
 
 use bootagent::model::package::{self, Format};
 
@@ -36,19 +35,6 @@ fn install(server: &Server, id: &str, name: &str, package: &Package) -> Job {
 fn dpkg_says(package: &str) -> String {
     let format = "${Status} ${Version}";
     run(Command::new("dpkg-query").args(["-W", "-f", format, package])).expect("dpkg-query ends").out
-}
-
-/// What somebody does by hand with dpkg, as soon as nobody holds its lock.
-fn by_hand(words: &[&str]) {
-    let until = Instant::now() + Duration::from_secs(60);
-    loop {
-        let ran = run(Command::new(words[0]).args(&words[1..])).expect("dpkg ends");
-        if ran.code == 0 {
-            return;
-        }
-        assert!(package::is_locked(&ran.err) && Instant::now() < until, "{words:?}: {}", ran.err);
-        let_pass(Duration::from_millis(100));
-    }
 }
 
 fn dpkg_installs(host: &Host, package: &Package) {

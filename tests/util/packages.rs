@@ -142,6 +142,17 @@ fn pack(command: &mut Command) {
     assert_eq!(ran.code, 0, "{command:?}: {}{}", ran.out, ran.err);
 }
 
+/// What somebody does by hand with a package manager, as soon as nobody holds its lock.
+pub fn by_hand(words: &[&str]) {
+    let done = patiently(|| {
+        let ran = run(Command::new(words[0]).args(&words[1..])).expect("it ends");
+        let locked = bootagent::model::package::is_locked(&ran.err);
+        assert!(ran.code == 0 || locked, "{words:?}: {}{}", ran.out, ran.err);
+        (ran.code == 0).then_some(())
+    });
+    assert!(done.is_some(), "{words:?}: the database stays locked");
+}
+
 /// Removes a package of the host's own package manager when the test ends, however it does; made before the host, so
 /// that no installer is left.
 pub struct Purge(pub &'static [&'static str], pub String);
