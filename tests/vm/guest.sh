@@ -1,6 +1,6 @@
 # A host under test. PID 1 runs this first, which sets the host up and becomes init, busybox's or systemd; that starts the
-# daemon from the script that the binary prints, and then this file again, with the tests of `part`: install, resume, full,
-# bare or init. Part memory needs no init. `part`, `since` and `system` come from the kernel's command line.
+# daemon from the script that the binary prints, and then this file again, with the tests of `part`: install, resume, groups,
+# full, bare or init. Part memory needs no init. `part`, `since` and `system` come from the kernel's command line.
 # shellcheck shell=sh disable=SC2016,SC2034,SC2154
 
 read -r words </proc/cmdline
@@ -154,6 +154,53 @@ resume)
     check "stop and start work" 'bootagent stop sample && bootagent start sample && runs_anew sample "$pid"'
     ;;
 
+groups)
+    # Where the processes of agent $1 are.
+    group() { echo "/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$(told "$1" pid)/cgroup")"; }
+    bootagent start forker
+    dir=$(group forker)
+    check "the limit of tasks is the kernel's" '[ "$(cat "$dir/pids.max")" = 6 ]'
+    wait_for "an agent reaches it" '[ "$(cat "$dir/pids.current")" = 5 ] && grep -qE "max [1-9]" "$dir/pids.events"'
+    check "the agent runs on" 'runs forker'
+    bootagent stop forker
+    check "its group is removed with it" '[ ! -e "$dir" ]'
+
+    bootagent start reader
+    dir=$(group reader)
+    wait_for "an agent has written a file" '[ "$(stat -c %s /var/lib/pages)" = 13107200 ] && ! pidof dd'
+    check "its page cache is in its group" '[ "$(sed -n "s/^file //p" "$dir/memory.stat")" -gt 4000000 ]'
+    check "what is told of its memory leaves the page cache out" '[ "$(told reader memory)" -lt 2000000 ]'
+    check "the agent runs" 'runs reader'
+    bootagent stop reader
+    rm /var/lib/pages
+
+    bootagent start talker
+    log=/var/log/bootagent/talker.log
+    wait_for "a log is turned" '[ -s $log.1 ]'
+    sleep 5
+    bootagent stop talker
+    head -n 1 $log.1
+    tail -n 1 $log
+    check "it was turned more than once" '[ "$(head -n 1 $log.1 | cut -d " " -f 1)" != 1 ]'
+    check "no line is lost or cut" 'cat $log.1 $log | awk "!/^[0-9]+ of a line that is written to the log\$/ ||
+        NR > 1 && \$1 != last + 1 { wrong = 1; print } { last = \$1 } END { exit wrong }"'
+
+    bootagent start keeps
+    dir=$(group keeps) first=$(told keeps pid)
+    bootagent stop keeps
+    left=$(pgrep -f "sleep 123456")
+    check "a stop of the main process alone leaves what it started" '[ -n "$left" ] && ended "$first"'
+    check "in the group" 'grep -qx "$left" "$dir/cgroup.procs"'
+    bootagent start keeps
+    check "what was left is not the next main process" 'runs keeps && [ "$(told keeps pid)" != "$left" ] && ! ended "$left"'
+    old=$(daemon) pid=$(told keeps pid)
+    kill -9 "$old"
+    wait_for "a killed daemon is started again" '[ "$(daemon)" != "$old" ] && bootagent status >/dev/null'
+    check "the main process is known" 'runs keeps && [ "$(told keeps pid)" = "$pid" ]'
+    bootagent stop keeps
+    check "and stopped alone" 'ended "$pid" && [ "$(pgrep -f "sleep 123456" | wc -l)" = 2 ]'
+    ;;
+
 full)
     check "the root is read-only" '! touch /etc/x 2>/dev/null'
     check "it runs under a keeper" '[ "$(cut -d " " -f 4 "/proc/$(daemon)/stat")" != 1 ] && /etc/init.d/bootagent status'
@@ -208,6 +255,9 @@ bare)
 init)
     wait_for "the agent runs" 'runs web'
     check "its limits are kept by cgroup v2" '[ "$(told web limits_by)" = cgroup2 ]'
+    if [ "$system" = systemd ]; then
+        wait_for "an agent says that it is ready" 'runs says && [ "$(told says detail)" = "all is well" ]'
+    fi
     service() {
         case $system in
         openrc) rc-service bootagent "$1" ;;
