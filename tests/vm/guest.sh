@@ -41,7 +41,8 @@ daemon() { cat /run/bootagent/bootagent.pid; }
 runs() { [ "$(told "$1" status)" = running ]; }
 # Whether agent $1 runs, as another process than $2.
 runs_anew() { runs "$1" && [ "$(told "$1" pid)" != "$2" ]; }
-job_is() { bootagent jobs --json | tr '{' '\n' | grep "\"id\":\"$1\"" | grep -q "\"state\":\"$2\""; }
+# Whether the job with this id, to which the server has added the host and the attempt, is in that state.
+job_is() { bootagent jobs --json | tr '{' '\n' | grep "\"id\":\"$1[.\"]" | grep -q "\"state\":\"$2\""; }
 # Whether process $1 is no more, or waits for busybox init to take note.
 ended() { ! grep -q '^State:.[^ZX]' "/proc/$1/status" 2>/dev/null; }
 hundredths() { cut -d ' ' -f 1 /proc/uptime | tr -d .; }
