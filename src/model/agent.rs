@@ -63,6 +63,9 @@ pub const KILL_INTERVAL: Duration = Duration::from_secs(5);
 /// The wait before the next attempt of a start that failed because the host lacked resources.
 const RESOURCE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
+/// How far the start time of a process may be from the time of its order: the kernel counts it in hundredths of a second.
+const START_TIME_ERROR: Duration = Duration::from_millis(20);
+
 /// How many checks in a row over a polled CPU limit end in a kill.
 const CPU_CHECKS: u32 = 3;
 
@@ -111,6 +114,10 @@ pub struct Agent {
     failures: u32,
     /// Its last end was by force.
     killed: bool,
+    /// When its last start was ordered, if it is not known to have been made since.
+    start_ordered: Option<Time>,
+    /// Its `prestart` is to come, or runs.
+    prepares: bool,
     /// Processes that an earlier daemon started may still run: they are ended before the next start.
     leftovers: bool,
     /// Its runs may have left processes that are spared, as `KillMode::Main` says: the start time of the first process of its
@@ -167,6 +174,8 @@ impl Agent {
             started_with: None,
             failures: 0,
             killed: false,
+            start_ordered: None,
+            prepares: false,
             leftovers,
             spares: None,
             spared: 0,

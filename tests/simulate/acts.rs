@@ -28,22 +28,26 @@ impl Host<'_> {
             Action::Reexec(..) | Action::Replace(..) => return Err("bootagent was not to be changed".into()),
             Action::Quit(_) => self.quit()?,
 
-            Action::StartPrestart(name) => return Err(format!("agent {name} has no prestart")),
+            Action::StartPrestart(name) => self.start_prestart(name)?,
             Action::Start(name) => self.start(name)?,
             Action::FindMain(name) => self.find_main(name),
-            Action::Signal(name, _, sig) => self.signal(&name, sig),
-            Action::CountProcesses { name, .. } => {
-                let left = self.processes.values().filter(|live| live.name == name).count();
-                self.queue.push_back(Event::ProcessCount(name, left as u32));
+            Action::Signal(name, scope, sig) => self.signal(&name, scope, sig),
+            Action::CountProcesses { name, scope, .. } => {
+                let left = self.scope(&name, scope).len() as u32;
+                self.queue.push_back(Event::ProcessCount(name, left));
             }
             Action::Release(name) => {
                 if self.processes.values().any(|live| live.name == name) {
                     return Err(format!("agent {name} is thought to be gone, and is not"));
                 }
             }
-            // No agent here says or leaves anything.
-            Action::FollowMain(name, _) => return Err(format!("agent {name} has no other main process")),
-            Action::Spare(name) => return Err(format!("agent {name} spares processes")),
+            Action::FollowMain(name, main) => self.follow_main(&name, main)?,
+            Action::Spare(name) => {
+                if !self.may_spare.contains(&name) {
+                    return Err(format!("agent {name} spares processes, and was never to"));
+                }
+                self.spare(&name);
+            }
             Action::Measure => self.measure(),
             Action::Check(name) => self.check(name),
             Action::KillCheck(name) => self.answer(10, Event::Checked(name, Exit::Signal(Sig::KILL), "".into())),
@@ -140,9 +144,11 @@ impl Host<'_> {
                 self.disk.runs.remove(&name);
                 // One of its name that comes later is another one.
                 self.watches.insert(name.clone(), Watch::new());
-                if self.processes.values().any(|live| live.name == name) && self.life(&name).is_none() {
+                if self.processes.values().any(|live| live.name == name && !live.spared) && self.life(&name).is_none() {
                     return Err(format!("agent {name} is forgotten, and runs"));
                 }
+                // What it has left is nobody's.
+                self.processes.retain(|_, live| live.name != name);
             }
             Action::SaveSettings(settings) => self.disk.settings = settings,
             Action::SaveStop(stop) => self.disk.stop = Some(stop.at),
@@ -153,7 +159,7 @@ impl Host<'_> {
 
     pub(super) fn quit(&mut self) -> Broken {
         if self.stopping.is_some_and(|at| self.now().time < at) {
-            if let Some(live) = self.processes.values().next() {
+            if let Some(live) = self.processes.values().find(|live| !live.spared) {
                 return Err(format!("the daemon ends in time, and agent {} runs", live.name));
             }
         }

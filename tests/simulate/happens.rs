@@ -13,6 +13,7 @@ impl Host<'_> {
             }
             Due::Boot => self.start_daemon()?,
             Due::Dies(pid, exit) => self.dies(pid, exit),
+            Due::Says(pid) => self.says(pid),
             Due::Answer(daemon, event) => {
                 if daemon == self.daemons && self.daemon.is_some() {
                     self.hear(&event);
@@ -117,6 +118,7 @@ impl Host<'_> {
         self.hogs.clear();
         self.watches.clear();
         self.started_by.clear();
+        self.may_spare.clear();
         self.tools.clear();
         self.agenda.retain(|_, due| matches!(due, Due::Script(_)));
         (self.booted, self.boots) = (self.time, self.boots + 1);
@@ -136,6 +138,8 @@ impl Host<'_> {
         self.polled.clear();
         self.doomed.clear();
         self.sought.clear();
+        self.prepared.clear();
+        self.unheard.clear();
         self.clients.clear();
         self.tools.clear();
         let wait = 1 + self.random.below(5_000);
@@ -201,10 +205,20 @@ impl Host<'_> {
         for live in self.processes.values().filter(|live| !adopted.contains(&live.name)) {
             let main = strays.entry(live.name.clone()).or_default();
             if live.role != Role::Other && main.is_none() && self.random.chance(70) {
-                *main = Some((live.process, now.time));
+                let since = Time((live.process.ticks * 10 + 5_000) * MS - self.booted);
+                *main = Some((live.process, since));
             }
         }
         found.unrecorded = strays.clone().into_iter().collect();
+        found.choose_definitions();
+        for name in found.forget_removed(&strays.keys().collect::<Vec<_>>()) {
+            // What it has left is nobody's.
+            self.processes.retain(|_, live| live.name != name);
+            found.unrecorded.retain(|(known, _)| *known != name);
+            strays.remove(&name);
+            self.disk.runs.remove(&name);
+            self.watches.remove(&name);
+        }
         let names: BTreeSet<Name> = self.watches.keys().chain(self.disk.runs.keys()).cloned().collect();
         for name in names {
             let run = self.disk.runs.get(&name).cloned();
@@ -219,6 +233,25 @@ impl Host<'_> {
             .agents()
             .filter_map(|agent| Some((agent.name().clone(), agent.state.clone(), agent.process()?)))
             .collect();
+        let runs: BTreeMap<Name, _> = state
+            .agents()
+            .map(|agent| (agent.name().clone(), (agent.spares(), agent.run_began(), agent.process())))
+            .collect();
+        for live in self.processes.values_mut() {
+            // What an agent has left that was just forgotten stays as it is.
+            let Some((spares, began, main)) = runs.get(&live.name).copied() else { continue };
+            let is_older = began.is_none_or(|began| live.process.ticks < began);
+            let spared = spares && is_older && Some(live.process) != main;
+            let recognized =
+                strays.get(&live.name).is_some_and(|main| main.is_some_and(|(main, _)| main == live.process));
+            if spared && !live.spared && recognized {
+                return Err(format!("{live:?} is taken for one that an earlier run has left"));
+            }
+            live.spared = spared;
+        }
+        let unready =
+            state.agents().filter(|agent| matches!(agent.state, AgentState::Running { ready_by: Some(_), .. }));
+        self.unheard = unready.map(|agent| agent.name().clone()).collect();
         for (name, life, process) in following {
             let Some(live) = self.processes.get(&process.pid.raw()) else { continue };
             let role = live.role;
@@ -245,6 +278,7 @@ impl Host<'_> {
         self.disk.downloads.retain(|id| state.job(id).is_some());
         self.daemon = Some(state);
         self.note_orders();
+        self.note_kill_modes();
         self.perform(out)
     }
 
@@ -260,11 +294,13 @@ impl Host<'_> {
         }
         let exit = if followed.ours { exit } else { Exit::Unknown };
         let now = self.now().time;
-        let good_start = followed.role == Role::Starter && matches!(exit, Exit::Code(0) | Exit::Unknown);
+        let good_start =
+            matches!(followed.role, Role::Starter | Role::Prestart) && matches!(exit, Exit::Code(0) | Exit::Unknown);
         if !followed.signalled && !good_start {
-            self.watch(&live.name).ended(End::Exited(exit), now.since(followed.since), now);
+            let end = if followed.role == Role::Prestart { End::NotStarted } else { End::Exited(exit) };
+            self.watch(&live.name).ended(end, now.since(followed.since), now);
         }
-        if good_start {
+        if good_start && followed.role == Role::Starter {
             self.sought.insert(live.name.clone(), now);
         }
         let oom = (exit == Exit::Signal(Sig::KILL) && self.random.chance(30)).then(|| "out of memory".into());

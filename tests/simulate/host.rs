@@ -14,19 +14,20 @@ use bootagent::kernel::{Exit, Pid, Process, Sig, Time};
 use bootagent::model::agent::{AgentState, Health};
 use bootagent::model::command::Command;
 use bootagent::model::event::{
-    Action, Client, Definition, Event, Fetched, Message, Now, Origin, Reply, Shutdown, ToolOwner, Usage, Verified,
+    Action, Client, Definition, Event, Fetched, Message, Notification, Now, Origin, Reply, Scope, Shutdown, ToolOwner,
+    Usage, Verified,
 };
 use bootagent::model::job::{Code, Job, JobAction, JobId, RejectedJob, Source};
 use bootagent::model::package::{Digest, Format, Tool};
 use bootagent::model::record::{AgentRecord, JobRecord, Phase, RunRecord, Settings, Wanted};
 use bootagent::model::schedule::parse_servers;
-use bootagent::model::spec::{Kind, Name, Spec};
+use bootagent::model::spec::{KillMode, Kind, Name, Spec};
 use bootagent::model::state::{Options, Recovered, State, Times};
 
-use self::promises::late_starters;
+use self::promises::late_starts;
 use crate::policy::{End, Watch};
 use crate::random::Random;
-use crate::script::{job_definition, package_definition, Mode, Outside, Plan, EVENTFUL};
+use crate::script::{job_definition, package_definition, Mode, Outside, Plan, EVENTFUL, PRESTART};
 
 /// After so long in peace everything must have come to its end.
 const PEACE: u64 = 210 * 60 * 1000;
@@ -52,6 +53,7 @@ type Broken = Result<(), String>;
 enum Role {
     Main,
     Starter,
+    Prestart,
     Other,
 }
 
@@ -62,6 +64,8 @@ struct Live {
     role: Role,
     /// It ignores everything but SIGKILL.
     stubborn: bool,
+    /// An earlier run has left it, and it is not the agent's to end.
+    spared: bool,
 }
 
 /// What the daemon knows of a process it follows.
@@ -80,6 +84,8 @@ enum Due {
     Script(usize),
     Boot,
     Dies(i32, Exit),
+    /// A main process says that it is ready.
+    Says(i32),
     /// An answer to the daemon of this number, and to no later one.
     Answer(u32, Box<Event>),
     ToolEnds(JobId, u64, Exit, String),
@@ -132,6 +138,12 @@ pub struct Host<'a> {
     /// What each agent was last started by, in this boot.
     started_by: BTreeMap<Name, Spec>,
     sought: BTreeMap<Name, Time>,
+    /// Agents whose `prestart` was started, and which were not started themselves since.
+    prepared: BTreeSet<Name>,
+    /// Agents that had a definition in this boot with which a stop leaves processes.
+    may_spare: BTreeSet<Name>,
+    /// Agents that were taken over and may have said that they are ready when no daemon listened.
+    unheard: BTreeSet<Name>,
     clients: BTreeSet<u32>,
     last_client: u32,
     stopping: Option<Time>,
@@ -182,6 +194,9 @@ impl<'a> Host<'a> {
             polled: BTreeMap::new(),
             started_by: BTreeMap::new(),
             sought: BTreeMap::new(),
+            prepared: BTreeSet::new(),
+            may_spare: BTreeSet::new(),
+            unheard: BTreeSet::new(),
             clients: BTreeSet::new(),
             last_client: 0,
             stopping: None,
@@ -303,16 +318,17 @@ impl<'a> Host<'a> {
             }
             let mut out = Vec::new();
             let routine = is_routine(&event);
-            let late = matches!(event, Event::Tick).then(|| late_starters(state, now.time)).unwrap_or_default();
+            let late = matches!(event, Event::Tick).then(|| late_starts(state, now.time)).unwrap_or_default();
             state.step(event, now, &mut out);
             for name in late {
-                self.watch(&name).ended(End::NotStarted, Duration::ZERO, now.time);
+                self.is_late(&name, now.time);
             }
             self.steps += 1;
             if routine && out.is_empty() {
                 continue;
             }
             self.note_orders();
+            self.note_kill_modes();
             self.perform(out)?;
             self.after()?;
         }

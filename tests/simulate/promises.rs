@@ -20,6 +20,7 @@ impl Host<'_> {
                     }
                 }
             }
+            Event::Notified(name, said) if said.ready => self.is_ready(name),
             Event::Definitions { .. } | Event::Shutdown(_) => {
                 let names: Vec<Name> = self.watches.keys().cloned().collect();
                 names.iter().for_each(|name| self.watch(name).excuse());
@@ -91,10 +92,29 @@ impl Host<'_> {
         }
     }
 
+    /// The start of an agent has taken too long, as `late_starts` says.
+    pub(super) fn is_late(&mut self, name: &Name, now: Time) {
+        // Nobody may have heard that it is ready.
+        if self.unheard.remove(name) {
+            return self.counts_from_now(name);
+        }
+        self.watch(name).ended(End::NotStarted, Duration::ZERO, now);
+    }
+
     /// Jobs at work on an agent are orders, as long as they are.
     pub(super) fn note_orders(&mut self) {
         for name in self.working.values() {
             self.watches.entry(name.clone()).or_insert_with(Watch::new).excuse();
+        }
+    }
+
+    /// Which agents may leave processes when they are stopped.
+    pub(super) fn note_kill_modes(&mut self) {
+        let spares = |spec: &Spec| spec.kill == KillMode::Main;
+        for agent in self.daemon.iter().flat_map(State::agents) {
+            if agent.definition.as_ref().is_some_and(|definition| spares(&definition.spec)) {
+                self.may_spare.insert(agent.name().clone());
+            }
         }
     }
 
@@ -158,7 +178,7 @@ impl Host<'_> {
                 Wanted::Down if !agent.is_down() => return Err(format!("agent {name} should not run, and does")),
                 _ => {}
             }
-            let lives = self.processes.values().filter(|live| live.name == *name).count();
+            let lives = self.processes.values().filter(|live| live.name == *name && !live.spared).count();
             if agent.is_down() != (lives == 0) && !matches!(agent.state, AgentState::Waiting { .. }) {
                 return Err(format!("agent {name} is {:?}, and {lives} processes of it live", agent.state));
             }
@@ -181,8 +201,13 @@ impl Host<'_> {
     }
 }
 
-/// Agents whose starter has run for too long.
-pub(super) fn late_starters(state: &State, now: Time) -> Vec<Name> {
-    let late = |life: &AgentState| matches!(life, AgentState::Forking { starter: Some(_), since, .. } if now.since(*since) >= STARTER);
-    state.agents().filter(|agent| late(&agent.state)).map(|agent| agent.name().clone()).collect()
+/// Agents whose starter or `prestart` has run for too long, or that have not said for too long that they are ready.
+pub(super) fn late_starts(state: &State, now: Time) -> Vec<Name> {
+    let is_late = |life: &AgentState| match life {
+        AgentState::Forking { starter: Some(_), since, .. } => now.since(*since) >= STARTER,
+        AgentState::Prestart { since, .. } => now.since(*since) >= PRESTART,
+        AgentState::Running { ready_by: Some(at), .. } => now >= *at,
+        _ => false,
+    };
+    state.agents().filter(|agent| is_late(&agent.state)).map(|agent| agent.name().clone()).collect()
 }

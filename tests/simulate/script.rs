@@ -7,7 +7,7 @@ use bootagent::model::job::{Job, JobAction, Source};
 use bootagent::model::package::{Digest, Format};
 use bootagent::model::restart::Policy;
 use bootagent::model::schedule::parse_servers;
-use bootagent::model::spec::{Autorestart, Check, Kind, Limits, Spec};
+use bootagent::model::spec::{Autorestart, Check, KillMode, Kind, Limits, Program, Spec};
 
 use crate::random::Random;
 
@@ -82,6 +82,9 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 /// How long things happen from outside; after that a life is left in peace to come to rest.
 pub const EVENTFUL: u64 = 3600 * 1000;
 
+/// How long a `prestart` may take.
+pub const PRESTART: Duration = Duration::from_secs(15);
+
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -94,8 +97,10 @@ fn spec(random: &mut Random, name: &str) -> Spec {
     spec.autostart = random.chance(80);
     spec.autorestart =
         random.pick(&[Autorestart::Always, Autorestart::Always, Autorestart::Unexpected, Autorestart::Never]);
-    if random.chance(25) {
-        spec.kind = Kind::Forking;
+    spec.kind = random.pick(&[Kind::Simple, Kind::Simple, Kind::Simple, Kind::Forking, Kind::Notify]);
+    spec.kill = random.pick(&[KillMode::Tree, KillMode::Tree, KillMode::Tree, KillMode::Mixed, KillMode::Main]);
+    if random.chance(20) {
+        spec.prestart = Some(Box::new(Program { exec: vec!["/bin/prepare".into()], timeout: PRESTART }));
     }
     if random.chance(20) {
         spec.restartsecs = Some(seconds(random.pick(&[0, 5, 300])));

@@ -79,6 +79,7 @@ impl Agent {
     fn prestart_ended(&mut self, exit: Exit, tail: &str, context: &mut StepContext) {
         if exit == Exit::Code(0) {
             self.state = AgentState::Starting;
+            self.prepares = false;
             self.save(context);
             return context.out.push(Action::Start(self.record.name.clone()));
         }
@@ -97,10 +98,11 @@ impl Agent {
                 self.killed = false;
                 self.set_last_end(format_args!("cannot start: {reason}"), "", Level::Error, context);
                 let after = AfterStop::Policy(End::NotStarted);
-                if self.state != AgentState::Starting || self.prestart().is_none() {
+                if self.prestart().is_none() {
                     return self.conclude(after, Duration::ZERO, context);
                 }
-                // Its prestart may have left processes.
+                // Its prestart may have left processes, and a start that has failed leaves nothing of its own.
+                self.state = AgentState::Starting;
                 self.enter_stopping(after, None, Duration::ZERO, context);
                 self.not_started(reason, context);
             }
@@ -129,7 +131,7 @@ impl Agent {
             self.enter_stopping(AfterStop::Wait(until), None, Duration::ZERO, context);
             return self.not_started(reason, context);
         }
-        context.out.push(self.release(self.scope(AfterStop::Wait(until))));
+        context.out.push(self.release(self.unstarted_scope()));
         self.state = AgentState::Waiting { until };
         self.save(context);
     }

@@ -115,17 +115,18 @@ impl Agent {
             AgentState::Stopping(stopping) => {
                 (stopping.main_process.map_or(Time::default(), |(_, since)| since), Some(stopping.after))
             }
-            AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Starting => {
-                (Time::default(), None)
-            }
+            // The next daemon knows by this time that a process of it, if there is a new one, belongs to this start.
+            AgentState::Starting => (self.start_ordered.unwrap_or_default(), None),
+            AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal => (Time::default(), None),
         };
+        // The next daemon ends a prestart that is to come or under way, and starts the agent anew.
+        let prepares = self.prepares && matches!(self.state, AgentState::Starting | AgentState::Prestart { .. });
         RunRecord {
             name: self.record.name.clone(),
             boot_id: boot_id.into(),
             process: self.process(),
             forking: matches!(self.state, AgentState::Forking { .. }),
-            // The next daemon ends a prestart that is under way, and starts the agent anew.
-            stopping: matches!(self.state, AgentState::Prestart { .. })
+            stopping: prepares
                 || !matches!(after, None | Some(AfterStop::Wait(_) | AfterStop::Finished | AfterStop::Fatal)),
             started,
             started_with: self.started_with,
@@ -142,7 +143,7 @@ impl Agent {
             unready: self.is_unready()
                 || match &self.state {
                     AgentState::Stopping(stopping) => stopping.scope == Scope::Run,
-                    state => matches!(state, AgentState::Prestart { .. }),
+                    _ => prepares,
                 },
             said: self.said.clone(),
             detail: self.detail.clone(),

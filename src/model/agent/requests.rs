@@ -126,12 +126,14 @@ impl Agent {
         }
         self.note_started_with(None);
         self.state = AgentState::Starting;
+        self.start_ordered = Some(context.now);
+        self.prepares = self.prestart().is_some();
         // A daemon that finds the new process then knows that the earlier run is over.
         self.save(context);
         (self.sample, self.check_sample, self.cpu, self.memory) = (None, None, None, None);
         (self.over_cpu, self.check_failures, self.check_passed) = (0, 0, false);
         let name = self.record.name.clone();
-        context.out.push(if self.prestart().is_some() { Action::StartPrestart(name) } else { Action::Start(name) });
+        context.out.push(if self.prepares { Action::StartPrestart(name) } else { Action::Start(name) });
     }
 
     /// Stops a running agent: with its stop signal, or with SIGKILL if it is over a limit.
@@ -229,6 +231,14 @@ impl Agent {
         }
     }
 
+    /// What has been ended after a start that made no process: what earlier runs have left was not looked at.
+    pub(super) fn unstarted_scope(&self) -> Scope {
+        match self.spares() {
+            true => Scope::Run,
+            false => Scope::Tree,
+        }
+    }
+
     /// What is done with its control groups when these processes of it have ended.
     pub(super) fn release(&self, scope: Scope) -> Action {
         match scope {
@@ -241,7 +251,7 @@ impl Agent {
     pub(super) fn conclude(&mut self, after: AfterStop, ran: Duration, context: &mut StepContext) {
         let scope = match &self.state {
             AgentState::Stopping(stopping) => stopping.scope,
-            _ => self.scope(after),
+            _ => self.unstarted_scope(),
         };
         self.spares = self.spares.filter(|_| scope != Scope::Tree);
         self.state = AgentState::Down;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{AfterStop, Agent, AgentState, Health, LastEnd, StepContext, RESOURCE_RETRY_DELAY};
+use super::{AfterStop, Agent, AgentState, Health, LastEnd, StepContext, RESOURCE_RETRY_DELAY, START_TIME_ERROR};
 use crate::kernel::{Exit, Level, Process, Time};
 use crate::model::record::{RunRecord, Wanted};
 use crate::model::restart::End;
@@ -61,6 +61,7 @@ impl Agent {
             }
             None if run.fatal => self.state = AgentState::Fatal,
             None => {
+                self.start_ordered = Some(run.started).filter(|started| *started != Time::default());
                 self.finished = run.finished;
                 if let Some(until) = run.restart_at {
                     // The daemon never sets a longer wait: a record that has one is damaged.
@@ -76,6 +77,11 @@ impl Agent {
         }
     }
 
+    /// Whether the daemon before had ordered a start that it has not noted as made, and a process from this time is of it.
+    fn was_ordered_before(&self, since: Time) -> bool {
+        self.start_ordered.is_some_and(|ordered| ordered <= since + START_TIME_ERROR)
+    }
+
     /// No daemon has ended since its start, so that nothing that it has said is lost.
     pub fn was_heard(&mut self) {
         self.unheard = false;
@@ -85,6 +91,7 @@ impl Agent {
     /// started, if it can be identified; then the agent is taken over. Otherwise its processes are ended before it is
     /// started.
     pub fn found_running(&mut self, main_process: Option<(Process, Time)>, context: &mut StepContext) {
+        let begins_run = main_process.is_some_and(|(_, since)| self.was_ordered_before(since));
         let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);
         match (&self.state, main_process) {
             // Its processes are known already, or are being searched for.
@@ -99,6 +106,7 @@ impl Agent {
             // A record, or a stop on record, says that its main process does not run: they are what its runs have left.
             (AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal, _)
                 if self.kill_mode() == KillMode::Main
+                    && !begins_run
                     && (self.spares() || main_process.is_none() || self.wanted() == Wanted::Down) =>
             {
                 self.spares.get_or_insert(0);

@@ -339,7 +339,7 @@ fn a_prestart_comes_before_each_start() {
     assert_eq!((apply(&mut agent, "started"), state_name(&agent)), ("".into(), "Running".into()));
     for (event, actions, state) in [
         ("ended 1", "count", "Stopping tree"),
-        ("not started", "", "Waiting"),
+        ("not started", "count", "Stopping tree"),
         ("time", "SIGTERM", "Stopping"),
         ("down", "SIGTERM", "Stopping down"),
         ("restart", "SIGTERM", "Stopping up"),
@@ -351,6 +351,11 @@ fn a_prestart_comes_before_each_start() {
     // The program behind it cannot be executed: what the prestart left is ended.
     let mut agent = in_prestart();
     apply(&mut agent, "ended 0");
+    assert_eq!((apply(&mut agent, "not started"), state_name(&agent)), ("count".into(), "Stopping tree".into()));
+    // The same is known only after the process was made.
+    let mut agent = in_prestart();
+    apply(&mut agent, "ended 0");
+    apply(&mut agent, "started");
     assert_eq!((apply(&mut agent, "not started"), state_name(&agent)), ("count".into(), "Stopping tree".into()));
     let mut agent = in_prestart();
     apply(&mut agent, "ended 0");

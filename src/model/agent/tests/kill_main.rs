@@ -49,6 +49,25 @@ fn with_kill_main_a_start_that_fails_leaves_nothing_of_its_own() {
 }
 
 #[test]
+fn what_earlier_runs_have_left_outlives_a_start_that_made_no_process() {
+    for kill in [KillMode::Main, KillMode::Tree] {
+        let mut agent = sparing(Kind::Simple);
+        for event in ["down", "ended 0", "none left", "up"] {
+            apply(&mut agent, event);
+        }
+        agent.definition.as_mut().unwrap().spec.kill = kill;
+        assert_eq!((&*apply(&mut agent, "not started"), agent.spares()), ("spare", true), "{kill:?}");
+        let mut agent = sparing(Kind::Simple);
+        for event in ["down", "ended 0", "none left", "up"] {
+            apply(&mut agent, event);
+        }
+        agent.definition.as_mut().unwrap().spec.kill = kill;
+        let word = acts(&mut agent, NOW, |agent, context| agent.resource_exhausted("no memory", context));
+        assert_eq!((&*word, agent.spares()), ("spare", true), "{kill:?}");
+    }
+}
+
+#[test]
 fn with_kill_main_a_limit_and_a_removal_end_all() {
     let mut agent = sparing(Kind::Simple);
     assert_eq!(
@@ -101,6 +120,17 @@ fn with_kill_main_what_an_earlier_daemon_finds_is_left() {
         let mut agent = fresh(wanted);
         acts(&mut agent, NOW, |agent, context| agent.resume(&record, false, true, context));
         assert_eq!((&*found(&mut agent, Some(9)), agent.spares()), ("Down", true), "{wanted:?}");
+    }
+    // The earlier daemon died in the middle of a start: what has begun since then is of that run.
+    let mut starting = down.clone();
+    apply(&mut starting, "up");
+    let midst = starting.run_record("boot");
+    for (age, state) in [(0, "Running"), (10, "Running"), (1000, "Down")] {
+        let mut agent = fresh(Wanted::Up);
+        acts(&mut agent, NOW, |agent, context| agent.resume(&midst, false, true, context));
+        let main = Some((process(9), NOW.before(Duration::from_millis(age))));
+        acts(&mut agent, NOW, |agent, context| agent.found_running(main, context));
+        assert_eq!((&*state_name(&agent), agent.spares()), (state, true), "{age}");
     }
     // Without a definition it is spared as the record says, and without a record it depends on what is wanted.
     let mut agent = Agent::new(AgentRecord { name: "web".into(), ..AgentRecord::default() }, None, true, false);

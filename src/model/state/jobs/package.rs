@@ -44,6 +44,10 @@ impl State {
             });
             self.leave(name, now, out);
             self.follow_leaving(out);
+            // While it is being stopped, a daemon that comes next must not start it by what its record said before.
+            if let Some(agent) = self.agents.get(name) {
+                out.push(Action::SaveAgent(Box::new(agent.record.clone())));
+            }
         }
     }
 }

@@ -128,7 +128,13 @@ fn an_agent_that_is_started_while_it_is_removed_is_stopped() {
     assert!(bench.agents.is_empty() && bench.state.agents.get("web").is_none());
 
     let mut bench = Bench::installed("web");
-    bench.state.forget("web", bench.now, &mut Vec::new());
+    let mut out = Vec::new();
+    bench.state.forget("web", bench.now, &mut out);
+    let saved = out.iter().find_map(|action| match action {
+        Action::SaveAgent(record) => Some((record.package.is_some(), record.wanted)),
+        _ => None,
+    });
+    assert_eq!(saved, Some((false, Some(Wanted::Down))), "a daemon that comes next does not start it");
     assert!(
         matches!(bench.agent_state("web"), AgentState::Stopping(_)),
         "it runs, and is stopped before it is forgotten"
