@@ -410,3 +410,38 @@ fn an_agent_in_another_time_namespace_is_taken_over_and_not_killed() {
     host.ok(&["stop", "web"]);
     assert!(copies(&mark).is_empty() && host.agents_processes().is_empty());
 }
+
+#[test]
+fn a_daemon_in_another_time_namespace_takes_the_agents_over() {
+    if lacks_root() || lacks("unshare") || is_emulated() {
+        return;
+    }
+    let shifted = "unshare -T --boottime 100000";
+    if fs::symlink_metadata("/proc/self/timens_offsets").is_err() {
+        cannot_apply("needs a kernel with time namespaces");
+        return;
+    }
+    let mut host = Host::new();
+    let mark = mark(4901);
+    for (name, kill) in [("web", "\"tree\""), ("main", "\"main\"")] {
+        host.agent(name, &format!("exec sleep {mark}"), &[("kill", kill)]);
+    }
+    host.start();
+    let agents = ["web", "main"].map(|name| host.wait_running(name));
+    let own = host.program.clone();
+    for is_shifted in [true, true, false] {
+        host.kill9();
+        match is_shifted {
+            true => host.through(shifted),
+            false => host.program = own.clone(),
+        }
+        host.start();
+        for (agent, name) in agents.iter().zip(["web", "main"]) {
+            let now = host.wait_running(name);
+            assert!(now.pid == agent.pid && now.uptime < 10_000.0, "{now:?}\n{}", host.logs());
+        }
+        assert_eq!(copies(&mark).len(), 2, "{}", host.logs());
+    }
+    host.ok(&["stop", "--all"]);
+    assert!(copies(&mark).is_empty() && host.agents_processes().is_empty());
+}

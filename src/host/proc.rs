@@ -11,9 +11,10 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::kernel::{Errno, Exit, Pid, Process, Uid};
+use crate::kernel::{Errno, Exit, Pid, Process, Uid, TICKS};
 use crate::model::membership::Kin;
 use crate::sorted_map::{SortedMap, SortedSet};
 use crate::sys::file::{read_text, read_up_to};
@@ -201,7 +202,7 @@ impl Snapshot {
 /// let us read it. `exit_code` is the last field of the line, proc_pid_stat(5).
 pub fn exit_of_zombie(process: Process) -> Option<Exit> {
     let line = fs::read(format!("/proc/{}/stat", process.pid)).ok()?;
-    parse_stat(&line).filter(|stat| stat.process == process && !stat.alive())?;
+    in_host_time(parse_stat(&line)?).filter(|stat| stat.process == process && !stat.alive())?;
     // Whoever may not trace the process reads a 0 there, and may not read this link either.
     fs::read_link(format!("/proc/{}/ns/user", process.pid)).ok()?;
     let status = line.trim_ascii_end().rsplit(|byte| *byte == b' ').next()?;
@@ -217,10 +218,38 @@ pub fn stat(pid: Pid) -> Option<Stat> {
 fn read_stat(pid: Pid) -> io::Result<Option<Stat>> {
     let mut buffer = [0; 1024];
     match read_some(&format!("/proc/{pid}/stat"), &mut buffer) {
-        Ok(length) => Ok(parse_stat(&buffer[..length])),
+        Ok(length) => Ok(parse_stat(&buffer[..length]).and_then(in_host_time)),
         Err(cause) if is_gone(&cause) => Ok(None),
         Err(cause) => Err(cause),
     }
+}
+
+/// The same with the start time as every time namespace of this host has it.
+fn in_host_time(mut stat: Stat) -> Option<Stat> {
+    stat.process.ticks = stat.process.ticks.checked_add_signed(-own_offset())?;
+    Some(stat)
+}
+
+/// What our own time namespace adds to all times since boot, in ticks: time_namespaces(7). The daemon before this one may
+/// have been in another one.
+fn own_offset() -> i64 {
+    static OFFSET: OnceLock<i64> = OnceLock::new();
+    if let Some(known) = OFFSET.get() {
+        return *known;
+    }
+    match read_text(Path::new("/proc/self/timens_offsets")) {
+        Ok(text) => *OFFSET.get_or_init(|| parse_offset(&text).unwrap_or(0)),
+        Err(cause) if is_gone(&cause) => *OFFSET.get_or_init(|| 0),
+        Err(_) => 0,
+    }
+}
+
+/// The offset of the clock since boot, of which the file has seconds and nanoseconds.
+fn parse_offset(text: &str) -> Option<i64> {
+    let mut words = text.lines().find_map(|line| line.strip_prefix("boottime"))?.split_ascii_whitespace();
+    let (seconds, nanoseconds): (i64, i64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let ticks = TICKS as i64;
+    seconds.checked_mul(ticks)?.checked_add(nanoseconds / (1_000_000_000 / ticks))
 }
 
 /// The kernel's threads, which may be most of the processes of a host; empty where the kernel keeps no lists of children.
@@ -328,7 +357,13 @@ pub fn groups(pid: i32) -> Vec<u8> {
 pub fn uptime() -> Option<Duration> {
     let mut buffer = [0; 64];
     let length = read_some("/proc/uptime", &mut buffer).ok()?;
-    parse_uptime(std::str::from_utf8(&buffer[..length]).ok()?)
+    let uptime = parse_uptime(std::str::from_utf8(&buffer[..length]).ok()?)?;
+    let offset = Duration::from_millis(own_offset().unsigned_abs() * (1000 / TICKS));
+    if own_offset() < 0 {
+        uptime.checked_add(offset)
+    } else {
+        uptime.checked_sub(offset)
+    }
 }
 
 /// The first number of /proc/uptime, seconds with two decimals. The standard library's parser of floats would add its

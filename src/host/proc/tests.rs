@@ -26,6 +26,21 @@ fn the_time_since_boot_is_seconds_and_hundredths() {
 }
 
 #[test]
+fn the_offset_of_a_time_namespace() {
+    for (text, want) in [
+        ("monotonic           0         0\nboottime            0         0\n", Some(0)),
+        ("monotonic          -5         0\nboottime       100000         0\n", Some(10_000_000)),
+        ("boottime -7 990000000\n", Some(-601)),
+        ("monotonic 1 0\n", None),
+        ("boottime 9223372036854775807 0\n", None),
+        ("boottime\n", None),
+        ("", None),
+    ] {
+        assert_eq!(parse_offset(text), want, "{text}");
+    }
+}
+
+#[test]
 fn a_stat_line() {
     let stat = parse_stat(LINE.as_bytes()).unwrap();
     assert_eq!(stat.process, Process { pid: Pid::new(4711).unwrap(), ticks: 123_456 });
