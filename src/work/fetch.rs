@@ -39,7 +39,7 @@ pub fn fetch(
         return sink.finish(Completeness::Counted);
     }
     let end = match url.scheme {
-        Scheme::Http | Scheme::Https => fetch_http(url, route, &mut sink)?,
+        Scheme::Http | Scheme::Https => fetch_http(url, route, digest, &mut sink)?,
         Scheme::Ftp => ftp::fetch(&url, route.turn, &mut sink)?,
         Scheme::File => copy(&url, &mut sink)?,
     };
@@ -61,10 +61,15 @@ enum Next {
 }
 
 /// Fetches over HTTP, and follows redirects.
-fn fetch_http(mut url: Url, route: &Route, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
+fn fetch_http(
+    mut url: Url,
+    route: &Route,
+    digest: &[u8; 32],
+    sink: &mut Sink,
+) -> Result<Completeness, Box<HelperError>> {
     let mut redirects = 0;
     loop {
-        let next = ask(&url, route, sink).map_err(|mut failure| {
+        let next = ask(&url, route, digest, sink).map_err(|mut failure| {
             if redirects > 0 {
                 failure.reason = format_error!("redirected to {}: {}", url.shown(), failure.reason);
             }
@@ -86,14 +91,14 @@ fn fetch_http(mut url: Url, route: &Route, sink: &mut Sink) -> Result<Completene
 }
 
 /// Makes one request, and takes what the reply brings.
-fn ask(url: &Url, route: &Route, sink: &mut Sink) -> Result<Next, Box<HelperError>> {
+fn ask(url: &Url, route: &Route, digest: &[u8; 32], sink: &mut Sink) -> Result<Next, Box<HelperError>> {
     alarm::alarm(stall_secs());
     let from = sink.size();
     let mut reply = http::get(url, from, route)?;
     // Some servers send what was asked for and call it 200, others call the whole file 206.
     let is_slice = reply.header("content-range").and_then(content_range).is_some_and(|(start, _)| start == Some(from));
     match reply.status() {
-        200 | 203 if from == 0 || !is_slice => take_whole(url, &mut reply, sink).map(Next::Done),
+        200 | 203 if from == 0 || !is_slice => take_whole(&mut reply, digest, sink).map(Next::Done),
         200 | 203 | 206 if from > 0 || is_slice => Ok(take_rest(&mut reply, sink)?.map_or(Next::Again, Next::Done)),
         416 if from > 0 => {
             if reply.header("content-range").and_then(content_range) == Some((None, Some(from))) {
@@ -107,24 +112,29 @@ fn ask(url: &Url, route: &Route, sink: &mut Sink) -> Result<Next, Box<HelperErro
     }
 }
 
-/// Takes a reply that brings all of the file.
-fn take_whole(url: &Url, reply: &mut Reply, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
+/// Takes a reply that brings all of the file. Many servers call a file compressed because its name says so, and send it as it
+/// is: then it has the right digest.
+fn take_whole(reply: &mut Reply, digest: &[u8; 32], sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
     let total = reply.content_length();
     if let Some(total) = total {
         sink.expect(total)?;
     }
     // What was fetched before is given up only when there is something in its place.
     let begin = reply.first_bytes(total)?;
-    if let Some(encoding) = reply.encoding().filter(|encoding| is_compressed(encoding, url, begin.get_ref())) {
-        let reason =
-            format_error!("the server compressed the file (Content-Encoding: {encoding}), though nobody asked for it");
-        return Err(HelperError::new(FailureKind::Final, reason));
-    }
+    let encoding = reply.encoding().filter(|encoding| is_compressed(encoding, begin.get_ref())).map(String::from);
     if sink.size() > 0 {
         sink.restart()?;
     }
     sink.fill(&mut begin.chain(&mut *reply).take(total.unwrap_or(u64::MAX)), total)?;
-    Ok(completeness(reply, total))
+    let end = completeness(reply, total);
+    if let Some(encoding) = encoding.filter(|_| end != Completeness::Unended && !sink.has(digest)) {
+        let reason = format_error!(
+            "the checksum does not match, as the server compressed the file (Content-Encoding: {encoding}), though nobody \
+             asked for it, or has another one"
+        );
+        return Err(HelperError::new(FailureKind::Final, reason));
+    }
+    Ok(end)
 }
 
 /// Takes a reply that brings what is missing of the file. One that brings anything else empties the file and is `None`: a
@@ -184,16 +194,11 @@ fn encoded(location: &str) -> String {
     out
 }
 
-/// Whether a body that begins so was compressed for its transfer. Many servers call a file compressed because its name says
-/// so, and send it as it is.
-fn is_compressed(encoding: &str, url: &Url, begin: &[u8]) -> bool {
-    let named = |endings: &[&str]| {
-        let path = url.path_without_query().to_ascii_lowercase();
-        endings.iter().any(|ending| path.ends_with(ending))
-    };
+/// Whether a body that begins so can have been compressed for its transfer.
+fn is_compressed(encoding: &str, begin: &[u8]) -> bool {
     match &*encoding.to_ascii_lowercase() {
-        "gzip" | "x-gzip" => begin == [0x1f, 0x8b] && !named(&[".gz", ".tgz", ".apk", ".ipk"]),
-        "zstd" => begin == [0x28, 0xb5] && !named(&[".zst"]),
+        "gzip" | "x-gzip" => begin == [0x1f, 0x8b],
+        "zstd" => begin == [0x28, 0xb5],
         "br" | "deflate" | "compress" => true,
         _ => false,
     }

@@ -5,9 +5,10 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use bootagent::work::{FailureKind, HelperRequest, HelperResponse};
+use sha2::{Digest, Sha256};
 
 use crate::server::{reply, send, Server};
-use crate::{content, failed, fetch, fetched, needs_short_times, outcome, performed, uncounted, Scratch};
+use crate::{content, failed, fetch, fetch_known, fetched, needs_short_times, outcome, performed, uncounted, Scratch};
 
 #[test]
 fn connections_that_break_are_temporary() {
@@ -132,11 +133,19 @@ fn an_encoding_nobody_asked_for_is_named() {
     let scratch = Scratch::new("encoding");
     let packed = b"\x1f\x8b...";
     let server = Server::fixed(reply("200 OK", "Content-Encoding: gzip\r\n", packed));
-    let deb = format!("{}/a.deb", server.url);
-    failed(fetch(&deb, &scratch.file("a", b"")), FailureKind::Final, 0, "compressed the file (Content-Encoding: gzip)");
+    for (number, file) in ["a.deb", "a.tar.gz", "a.tgz", "a"].iter().enumerate() {
+        let url = format!("{}/{file}", server.url);
+        let why = "compressed the file (Content-Encoding: gzip)";
+        failed(fetch(&url, &scratch.file(&format!("a{number}"), b"")), FailureKind::Final, 5, why);
+        // Many servers say it of files that are compressed by themselves, and send them as they are.
+        let digest = Sha256::digest(packed).into();
+        assert_eq!(fetch_known(&url, digest, &scratch.file(&format!("b{number}"), b"")), fetched(packed), "{file}");
+    }
     assert_eq!(server.requests()[0].header("accept-encoding"), Some("identity"));
-    // Many servers say it of files that are compressed by themselves, and send them as they are.
-    assert_eq!(fetch(&format!("{}/a.tar.gz", server.url), &scratch.file("b", b"")), fetched(packed));
+    // One that was cut is fetched again.
+    let cut = "Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n";
+    let cut = Server::fixed(reply("200 OK", cut, b"5\r\n\x1f\x8b...\r\n"));
+    failed(fetch(&cut.url, &scratch.file("d", b"")), FailureKind::Temporary, 5, "without its last chunk");
     let plain = Server::fixed(reply("200 OK", "Content-Encoding: gzip\r\n", b"plain"));
     assert_eq!(fetch(&format!("{}/a.deb", plain.url), &scratch.file("c", b"")), fetched(b"plain"));
 }
