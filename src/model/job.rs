@@ -48,6 +48,28 @@ pub struct Job {
     pub text: Box<str>,
 }
 
+impl Job {
+    /// A job that orders this of an agent, and says nothing else. Its text is its id.
+    pub fn new(id: &str, name: &str, action: JobAction) -> Job {
+        Job {
+            id: id.into(),
+            action,
+            name: name.into(),
+            envs: None,
+            limits: None,
+            definition: None,
+            definition_text: "".into(),
+            version: None,
+            startsecs: None,
+            signature: None,
+            window: Duration::ZERO,
+            expires: None,
+            purge: false,
+            text: id.into(),
+        }
+    }
+}
+
 /// What a job orders.
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobAction {

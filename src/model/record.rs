@@ -156,6 +156,30 @@ pub struct JobRecord {
     pub outcome: Option<Outcome>,
 }
 
+impl JobRecord {
+    /// The record of a job that was just received, of which nothing is known yet but its place in the order.
+    pub fn new(seq: u64, boot_id: Box<str>, received: Time) -> JobRecord {
+        JobRecord {
+            id: "".into(),
+            seq,
+            action: "".into(),
+            name: "".into(),
+            text: "".into(),
+            boot_id,
+            received,
+            phase: Phase::Received,
+            step: None,
+            direction: Direction::Forward,
+            before: None,
+            package: None,
+            foreign: false,
+            found: None,
+            note: "".into(),
+            outcome: None,
+        }
+    }
+}
+
 /// A daemon began to stop all its agents and itself: one record for all agents, so that not every run record is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StopRecord {

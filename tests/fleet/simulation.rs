@@ -217,25 +217,13 @@ impl Fleet {
 
     /// Gives a job to install a new agent to every host that reports from now on; `window` in s.
     pub fn offer(&mut self, window: u64) {
+        let digest = Digest([7; 32]);
+        let source = Source { url: "http://packages/new-1.0.tar".into(), digest, format: Format::Tar };
         self.job = Some(Job {
-            id: "roll-1".into(),
-            action: JobAction::Install(Source {
-                url: "http://packages/new-1.0.tar".into(),
-                digest: Digest([7; 32]),
-                format: Format::Tar,
-            }),
-            name: "new".into(),
-            envs: None,
-            limits: None,
-            definition: None,
-            definition_text: "".into(),
             version: Some("1.0".into()),
-            startsecs: None,
-            signature: None,
             window: Duration::from_secs(window),
-            expires: None,
-            purge: false,
             text: "{}".into(),
+            ..Job::new("roll-1", "new", JobAction::Install(source))
         });
     }
 

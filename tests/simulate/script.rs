@@ -144,22 +144,14 @@ fn job(random: &mut Random, id: Box<str>) -> Job {
         _ => JobAction::Config { servers: None, step: None },
     };
     let of_daemon = matches!(&order, JobAction::Config { servers, step } if servers.is_some() || step.is_some());
-    let mut job = Job {
-        text: id.clone(),
-        id,
-        name: if of_daemon { "".into() } else { name.into() },
-        envs: random.chance(20).then(|| vec![("KEY".into(), random.pick(&["1", "2", "3"]).into())]),
-        limits: random.chance(20).then(|| Limits { memory: Some(1 << 20), ..Limits::default() }),
-        definition: None,
-        definition_text: "".into(),
-        version: random.chance(30).then(|| random.pick(&["1", "2", "current"]).into()),
-        startsecs: random.chance(30).then(|| seconds(random.below(30))),
-        signature: random.chance(80).then(|| "signature".into()),
-        window: seconds(if random.chance(20) { random.below(900) } else { 0 }),
-        expires: random.chance(10).then(|| seconds(random.below(600))),
-        purge: false,
-        action: order,
-    };
+    let mut job = Job::new(&id, if of_daemon { "" } else { name }, order);
+    job.envs = random.chance(20).then(|| vec![("KEY".into(), random.pick(&["1", "2", "3"]).into())]);
+    job.limits = random.chance(20).then(|| Limits { memory: Some(1 << 20), ..Limits::default() });
+    job.version = random.chance(30).then(|| random.pick(&["1", "2", "current"]).into());
+    job.startsecs = random.chance(30).then(|| seconds(random.below(30)));
+    job.signature = random.chance(80).then(|| "signature".into());
+    job.window = seconds(if random.chance(20) { random.below(900) } else { 0 });
+    job.expires = random.chance(10).then(|| seconds(random.below(600)));
     if matches!(job.action, JobAction::Install(_) | JobAction::Upgrade(_)) && random.chance(60) {
         job.definition_text = format!("{name} {}", random.below(100)).into();
         job.definition = job_definition(&job.definition_text);

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 use crate::kernel::Time;
 use crate::model::job::{Code, JobId, Outcome};
-use crate::model::plan::Direction;
 use crate::model::record::{Phase, Wanted};
 use crate::model::spec::Fingerprints;
 
@@ -45,21 +44,12 @@ fn agent(name: &str) -> AgentRecord {
 fn job(id: &str, seq: u64) -> JobRecord {
     JobRecord {
         id: id.into(),
-        seq,
         action: "stop".into(),
         name: "a".into(),
         text: "{}".into(),
-        boot_id: "b".into(),
-        received: Time(1),
         phase: Phase::Done,
-        step: None,
-        direction: Direction::Forward,
-        before: None,
-        package: None,
-        foreign: false,
-        found: None,
-        note: "".into(),
         outcome: Some(Outcome::new(Code::Success, "success")),
+        ..JobRecord::new(seq, "b".into(), Time(1))
     }
 }
 

@@ -31,8 +31,8 @@ fn agent(kind: Kind) -> Agent {
     Agent::new(AgentRecord { name: "web".into(), ..AgentRecord::default() }, Some(definition), false, false)
 }
 
-/// Lets the agent take steps; returns the actions as words, without log lines and records.
-fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut StepContext)) -> String {
+/// Lets the agent take steps; returns the actions.
+fn actions(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut StepContext)) -> Vec<Action> {
     let (mut out, mut reported) = (Vec::new(), Vec::new());
     step(
         agent,
@@ -45,6 +45,11 @@ fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut StepCon
             reported: &mut reported,
         },
     );
+    out
+}
+
+/// The same as words, without log lines and records.
+fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut StepContext)) -> String {
     let word = |action: &Action| match action {
         Action::StartPrestart(_) => "prestart".to_string(),
         Action::Start(_) => "start".to_string(),
@@ -59,7 +64,7 @@ fn acts(agent: &mut Agent, now: Time, step: impl FnOnce(&mut Agent, &mut StepCon
         Action::Release(_) | Action::Log(..) | Action::SaveRun(_) | Action::SaveStop(_) => String::new(),
         other => format!("{other:?}"),
     };
-    let words: Vec<String> = out.iter().map(word).filter(|word| !word.is_empty()).collect();
+    let words: Vec<String> = actions(agent, now, step).iter().map(word).filter(|word| !word.is_empty()).collect();
     words.join(" ")
 }
 
@@ -300,15 +305,7 @@ fn reset_failures_are_reset_on_record_too() {
     for name in ["Running", "Forking", "Stopping"] {
         let mut agent = agent_in(name);
         agent.failures = 2;
-        let (mut out, mut reported) = (Vec::new(), Vec::new());
-        agent.request_start(&mut StepContext {
-            now: NOW,
-            policy: POLICY,
-            boot_id: "boot",
-            shutdown: false,
-            out: &mut out,
-            reported: &mut reported,
-        });
+        let out = actions(&mut agent, NOW, |agent, context| agent.request_start(context));
         let is_reset = |action: &Action| matches!(action, Action::SaveRun(run) if run.failures == 0);
         assert!(out.iter().any(is_reset), "{name}: {out:?}");
     }

@@ -1,26 +1,9 @@
-use std::time::Duration;
-
 use super::*;
 use crate::model::job::Source;
 use crate::model::package::Digest;
 
 fn job(name: &str, action: JobAction) -> Job {
-    Job {
-        id: "1".into(),
-        action,
-        name: name.into(),
-        envs: None,
-        limits: None,
-        definition: None,
-        definition_text: "".into(),
-        version: None,
-        startsecs: None,
-        signature: None,
-        window: Duration::ZERO,
-        expires: None,
-        purge: false,
-        text: "".into(),
-    }
+    Job::new("1", name, action)
 }
 
 fn source(format: Format) -> Source {

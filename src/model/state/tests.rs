@@ -91,29 +91,10 @@ fn file(spec: Spec) -> Definition {
     Definition { origin: Origin::File, spec: Box::new(spec) }
 }
 
-fn job(id: &str, name: &str, order: JobAction) -> Job {
-    Job {
-        id: id.into(),
-        action: order,
-        name: name.into(),
-        envs: None,
-        limits: None,
-        definition: None,
-        definition_text: "".into(),
-        version: None,
-        startsecs: None,
-        signature: None,
-        window: Duration::ZERO,
-        expires: None,
-        purge: false,
-        text: id.into(),
-    }
-}
-
 /// A job that installs or upgrades to a tar whose digest and version are this number.
 fn package(id: &str, name: &str, number: u8, upgrade: bool) -> Job {
     let source = Source { url: "http://p/a.tar".into(), digest: Digest([number; 32]), format: Format::Tar };
-    let mut job = job(id, name, if upgrade { JobAction::Upgrade(source) } else { JobAction::Install(source) });
+    let mut job = Job::new(id, name, if upgrade { JobAction::Upgrade(source) } else { JobAction::Install(source) });
     job.definition = Some(Box::new(spec(name)));
     job.definition_text = name.into();
     job.version = Some(number.to_string().into());

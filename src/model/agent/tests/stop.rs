@@ -99,17 +99,10 @@ fn leftover_processes_are_ended_and_nothing_else_changes() {
 fn an_agent_that_is_started_again_at_once_keeps_its_group() {
     for (name, releases) in [("Stopping up", false), ("Stopping down", true), ("Stopping", true)] {
         let mut agent = agent_in(name);
-        let (mut out, mut reported) = (Vec::new(), Vec::new());
-        let context = &mut StepContext {
-            now: NOW,
-            policy: POLICY,
-            boot_id: "boot",
-            shutdown: false,
-            out: &mut out,
-            reported: &mut reported,
-        };
-        agent.exited(Exit::Code(0), None, "", context);
-        agent.process_count(0, context);
+        let out = actions(&mut agent, NOW, |agent, context| {
+            agent.exited(Exit::Code(0), None, "", context);
+            agent.process_count(0, context);
+        });
         let released = out.iter().any(|action| matches!(action, Action::Release(_)));
         let started = out.iter().any(|action| matches!(action, Action::Start(_)));
         assert_eq!((released, started), (releases, !releases), "{name}: {out:?}");

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::event::{log, Action, Now};
 use crate::model::job::{Code, Job, JobId, Outcome, RejectedJob};
-use crate::model::plan::{Direction, Step};
+use crate::model::plan::Step;
 use crate::model::record::{JobRecord, Phase};
 use crate::model::report::Entry;
 use crate::model::state::State;
@@ -66,24 +66,7 @@ impl State {
 
     /// Takes a new job, and has its record written.
     pub(in super::super) fn accept(&mut self, job: Result<Job, RejectedJob>, now: Now, out: &mut Vec<Action>) {
-        let mut record = JobRecord {
-            id: "".into(),
-            seq: self.jobs.new_seq(),
-            action: "".into(),
-            name: "".into(),
-            text: "".into(),
-            boot_id: self.options.boot_id.clone(),
-            received: now.time,
-            phase: Phase::Received,
-            step: None,
-            direction: Direction::Forward,
-            before: None,
-            package: None,
-            foreign: false,
-            found: None,
-            note: "".into(),
-            outcome: None,
-        };
+        let mut record = JobRecord::new(self.jobs.new_seq(), self.options.boot_id.clone(), now.time);
         let job = match job {
             Ok(job) => {
                 (record.id, record.action, record.name) = (job.id.clone(), job.action.name().into(), job.name.clone());

@@ -122,7 +122,7 @@ fn a_download_is_stopped_and_makes_room_for_the_next() {
 fn a_job_that_waits_is_cancelled_whatever_it_waits_for() {
     // In its window.
     let mut bench = Bench::new(vec![spec("web")]);
-    let mut later = job("one", "web", JobAction::Stop);
+    let mut later = Job::new("one", "web", JobAction::Stop);
     later.window = secs(100_000);
     bench.offer(vec![later]);
     bench.cancel(Vec::new());
@@ -131,7 +131,7 @@ fn a_job_that_waits_is_cancelled_whatever_it_waits_for() {
 
     // In the reply that brings it. Whoever orders it and cancels it at once wants it not to be done.
     let mut bench = Bench::new(vec![spec("web")]);
-    bench.cancel(vec![job("one", "web", JobAction::Stop)]);
+    bench.cancel(vec![Job::new("one", "web", JobAction::Stop)]);
     assert_eq!(bench.code("one"), Some(Code::Expired));
     assert!(matches!(bench.agent_state("web"), AgentState::Running { .. }));
 
@@ -140,12 +140,12 @@ fn a_job_that_waits_is_cancelled_whatever_it_waits_for() {
     let mut bench = Bench::new(Vec::new());
     bench.state.exchanges.schedule.request_report();
     bench.step(Event::ProcessesChanged);
-    bench.cancel(vec![job("one", "", JobAction::Config { servers, step: None })]);
+    bench.cancel(vec![Job::new("one", "", JobAction::Config { servers, step: None })]);
     assert_eq!((bench.code("one"), &*bench.settings.svrlist), (Some(Code::Expired), ""));
 
     // Behind another job of the agent.
     let mut bench = Bench::new(vec![spec("web")]);
-    let restart = |id| job(id, "web", JobAction::Restart);
+    let restart = |id| Job::new(id, "web", JobAction::Restart);
     bench.offer(vec![restart("first"), restart("one")]);
     bench.cancel(Vec::new());
     assert_eq!((bench.code("first"), bench.code("one")), (None, Some(Code::Expired)));
@@ -155,7 +155,7 @@ fn a_job_that_waits_is_cancelled_whatever_it_waits_for() {
 fn a_job_that_acts_on_an_agent_goes_on() {
     for action in [JobAction::Restart, JobAction::Stop] {
         let mut bench = Bench::new(vec![spec("web")]);
-        bench.offer(vec![job("one", "web", action)]);
+        bench.offer(vec![Job::new("one", "web", action)]);
         bench.cancel(Vec::new());
         bench.agent_ends("web", Exit::Signal(Sig::TERM));
         bench.pass(secs(10));

@@ -22,7 +22,7 @@ fn each_action_ends_with_its_code() {
     ] {
         let mut bench = Bench::new(vec![spec("web")]);
         let what = format!("{order:?} {name}");
-        bench.offer(vec![job("one", name, order)]);
+        bench.offer(vec![Job::new("one", name, order)]);
         if matches!(bench.agent_state("web"), AgentState::Stopping(_)) {
             bench.agent_ends("web", Exit::Signal(Sig::TERM));
         }
@@ -36,7 +36,7 @@ fn an_agent_that_does_not_stay_up_fails_its_job() {
     for order in [JobAction::Start, JobAction::Restart] {
         let mut bench = Bench::new(vec![spec("web")]);
         bench.agent_ends("web", Exit::Code(1));
-        bench.offer(vec![job("one", "web", order)]);
+        bench.offer(vec![Job::new("one", "web", order)]);
         bench.pass(secs(9));
         bench.agent_ends("web", Exit::Code(1));
         assert_eq!(bench.code("one"), Some(Code::Start));

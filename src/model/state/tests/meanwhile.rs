@@ -22,7 +22,7 @@ fn an_undo_does_not_start_what_the_operator_has_stopped() {
 fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
     let mut bench = Bench::new(vec![spec("web")]);
     let source = Source { url: "http://p/a.deb".into(), digest: Digest([1; 32]), format: Format::Deb };
-    bench.offer(vec![job("deb", "web", JobAction::Install(source))]);
+    bench.offer(vec![Job::new("deb", "web", JobAction::Install(source))]);
     bench.step(Event::Fetched("deb".into(), Fetched::Whole { digest: Digest([1; 32]), doubtful: false }));
     bench.step(Event::Verified("deb".into(), Verified::Sound(Digest([1; 32]))));
     bench.step(Event::Placed("deb".into(), Ok(())));
@@ -63,7 +63,7 @@ fn an_agent_whose_file_goes_while_a_job_is_undone_goes_too() {
 #[test]
 fn an_agent_whose_file_goes_during_a_job_goes_after_it() {
     let mut bench = Bench::new(vec![spec("web")]);
-    bench.offer(vec![job("again", "web", JobAction::Restart)]);
+    bench.offer(vec![Job::new("again", "web", JobAction::Restart)]);
     let gone = || Event::Definitions { good: Vec::new(), problems: Vec::new(), whole: true };
     bench.step(gone());
     bench.agent_ends("web", Exit::Signal(Sig::TERM));
@@ -79,7 +79,7 @@ fn an_agent_whose_file_goes_during_a_job_goes_after_it() {
 #[test]
 fn a_stop_ends_when_the_operator_starts_the_agent() {
     let mut bench = Bench::new(vec![spec("web")]);
-    bench.offer(vec![job("1", "web", JobAction::Stop)]);
+    bench.offer(vec![Job::new("1", "web", JobAction::Stop)]);
     bench.step(Event::Command(Client(1), Command::Start("web".into())));
     assert_eq!(bench.code("1"), Some(Code::Expired));
     bench.agent_ends("web", Exit::Signal(Sig::TERM));
@@ -122,7 +122,7 @@ fn an_agent_that_is_started_while_it_is_removed_is_stopped() {
     let mut bench = Bench::installed("web");
     bench.offer(vec![package("next", "web", 3, true)]);
     bench.step(Event::Fetched("next".into(), Fetched::Refused { reason: "not there".into() }));
-    bench.offer(vec![job("gone", "web", JobAction::Uninstall)]);
+    bench.offer(vec![Job::new("gone", "web", JobAction::Uninstall)]);
     bench.agent_ends("web", Exit::Signal(Sig::TERM));
     assert_eq!(bench.code("gone"), Some(Code::Success));
     assert!(bench.agents.is_empty() && bench.state.agents.get("web").is_none());

@@ -284,20 +284,20 @@ fn a_client_gets_a_reexec_or_the_reason_why_not() {
 #[test]
 fn a_restart_by_a_job_is_a_reexec() {
     let mut bench = Bench::new(Vec::new());
-    bench.offer(vec![job("up", "bootagent", JobAction::Restart)]);
+    bench.offer(vec![Job::new("up", "bootagent", JobAction::Restart)]);
     found_good(&mut bench);
     quiet(&mut bench);
     assert_eq!(bench.take(executed), exec(INSTALLED));
     reexec(&mut bench, "2");
     assert_eq!(outcome(&bench), (Some(Code::Success), "success, 2 runs".into()));
     let mut bench = Bench::new(Vec::new());
-    bench.offer(vec![job("up", "bootagent", JobAction::Restart)]);
+    bench.offer(vec![Job::new("up", "bootagent", JobAction::Restart)]);
     tried(&mut bench, Exit::Code(1), "agents.d/web.json:1:1: expected a value");
     let (code, message) = outcome(&bench);
     assert!(code == Some(Code::Start) && message.contains("agents.d/web.json:1:1"), "{code:?} {message}");
     for order in [JobAction::Start, JobAction::Stop, JobAction::Uninstall] {
         let mut bench = Bench::new(Vec::new());
-        bench.offer(vec![job("up", "bootagent", order)]);
+        bench.offer(vec![Job::new("up", "bootagent", order)]);
         assert_eq!(outcome(&bench).0, Some(Code::Refused));
     }
 }

@@ -8,10 +8,10 @@ use super::*;
 fn a_job_whose_record_cannot_be_written_is_left_for_the_server() {
     let mut bench = Bench::new(vec![spec("web")]);
     bench.full = true;
-    bench.offer(vec![job("1", "web", JobAction::Stop)]);
+    bench.offer(vec![Job::new("1", "web", JobAction::Stop)]);
     assert!(bench.state.job("1").is_none() && bench.runs("web"));
     bench.full = false;
-    bench.offer(vec![job("1", "web", JobAction::Stop)]);
+    bench.offer(vec![Job::new("1", "web", JobAction::Stop)]);
     assert!(matches!(bench.agent_state("web"), AgentState::Stopping(_)));
     bench.full = true;
     bench.agent_ends("web", Exit::Signal(Sig::TERM));
@@ -26,10 +26,10 @@ fn jobs_stay_in_order_when_the_record_of_one_cannot_be_written() {
     let mut bench = Bench::new(vec![spec("web"), spec("other")]);
     let jobs = || {
         vec![
-            job("1", "web", JobAction::Stop),
-            job("2", "other", JobAction::Stop),
-            job("3", "web", JobAction::Start),
-            job("4", "other", JobAction::Start),
+            Job::new("1", "web", JobAction::Stop),
+            Job::new("2", "other", JobAction::Stop),
+            Job::new("3", "web", JobAction::Start),
+            Job::new("4", "other", JobAction::Start),
         ]
     };
     bench.unwritable = "1".into();
@@ -56,7 +56,7 @@ fn a_damaged_job_is_answered_and_never_run_again() {
     bench.state = State::new(options(), recovered, bench.now, &mut out);
     bench.full = true;
     bench.answer(out);
-    bench.offer(vec![job("1", "web", JobAction::Stop)]);
+    bench.offer(vec![Job::new("1", "web", JobAction::Stop)]);
     assert!(bench.runs("web"), "it is no new job because the disk is full");
     bench.full = false;
     bench.pass(secs(10));
@@ -66,7 +66,7 @@ fn a_damaged_job_is_answered_and_never_run_again() {
 #[test]
 fn a_job_is_run_once_however_often_it_is_offered() {
     let mut bench = Bench::new(vec![spec("web")]);
-    let twice = || vec![job("1", "web", JobAction::Restart), job("1", "web", JobAction::Stop)];
+    let twice = || vec![Job::new("1", "web", JobAction::Restart), Job::new("1", "web", JobAction::Stop)];
     bench.offer(twice());
     bench.agent_ends("web", Exit::Signal(Sig::TERM));
     bench.pass(secs(10));
@@ -92,7 +92,7 @@ fn a_job_is_run_once_however_often_it_is_offered() {
 fn open_jobs_and_remembered_ids_are_bounded() {
     let mut bench = Bench::new(vec![spec("web")]);
     let waiting = |number: usize| {
-        let mut waiting = job(&number.to_string(), "web", JobAction::Start);
+        let mut waiting = Job::new(&number.to_string(), "web", JobAction::Start);
         waiting.window = secs(1_000_000);
         waiting
     };
@@ -122,7 +122,7 @@ fn open_jobs_and_remembered_ids_are_bounded() {
 fn refused_results_never_keep_a_status_from_being_sent() {
     let mut bench = Bench::new(Vec::new());
     bench.answer_status();
-    bench.offer((0..100).map(|n| job(&format!("r{n}"), "nobody", JobAction::Stop)).collect());
+    bench.offer((0..100).map(|n| Job::new(&format!("r{n}"), "nobody", JobAction::Stop)).collect());
     // Every exchange takes its time, and there is always a result that is due.
     let (mut statuses, mut refused) = (0, 0);
     for _ in 0..3000 {
@@ -145,7 +145,7 @@ fn refused_results_never_keep_a_status_from_being_sent() {
 #[test]
 fn a_result_that_is_refused_goes_alone_and_holds_up_no_other() {
     let mut bench = Bench::new(Vec::new());
-    bench.offer((0..70).map(|number| job(&number.to_string(), "who", JobAction::Stop)).collect());
+    bench.offer((0..70).map(|number| Job::new(&number.to_string(), "who", JobAction::Stop)).collect());
     let batch = bench.take(results).pop().unwrap();
     // The first result was sent as soon as it was there.
     let mut taken = batch.len();
@@ -171,7 +171,7 @@ fn a_result_that_is_refused_goes_alone_and_holds_up_no_other() {
 
 #[test]
 fn a_server_list_is_on_trial_first() {
-    let config = || job("1", "", JobAction::Config { servers: parse_servers("new:1,newer:2").ok(), step: None });
+    let config = || Job::new("1", "", JobAction::Config { servers: parse_servers("new:1,newer:2").ok(), step: None });
     let failed = || Event::Replied(Reply::Failed { reason: "not there".into(), retry_after: None });
     let good = |errcode| Event::Replied(Reply::Jobs { errcode, jobs: Vec::new(), cancel: Vec::new() });
     for (replies, code) in [

@@ -26,7 +26,7 @@ fn an_agent_whose_record_cannot_be_read_is_left_as_it_is() {
     let unread = Unreadable { agents: vec!["web".into(), "down".into()], ..Unreadable::default() };
     without(&mut bench, vec![file(spec("other")), file(spec("down"))], unread);
     bench.step(Event::Definitions { good: vec![file(spec("other"))], problems: Vec::new(), whole: true });
-    bench.offer(vec![job("2", "web", JobAction::Restart), job("3", "other", JobAction::Restart)]);
+    bench.offer(vec![Job::new("2", "web", JobAction::Restart), Job::new("3", "other", JobAction::Restart)]);
     bench.pass(secs(60));
     assert!(bench.state.job_record("1").is_none(), "a job of the agent on record waits");
     let known = ["2", "3"].map(|id| bench.jobs.contains_key(id));
@@ -47,7 +47,7 @@ fn what_is_in_a_directory_that_cannot_be_read_is_not_guessed() {
     let mut bench = Bench::new(vec![spec("web"), spec("dead")]);
     let unread = Unreadable { all: true, ..Unreadable::default() };
     without(&mut bench, Vec::new(), unread);
-    bench.offer(vec![job("1", "web", JobAction::Stop), job("2", "new", JobAction::Restart)]);
+    bench.offer(vec![Job::new("1", "web", JobAction::Stop), Job::new("2", "new", JobAction::Restart)]);
     bench.pass(secs(60));
     assert!(bench.runs("web") && bench.runs("dead"));
     assert_eq!(["1", "2"].map(|id| bench.jobs.contains_key(id)), [false; 2]);
