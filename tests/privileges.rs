@@ -250,7 +250,7 @@ fn whoever_judges_a_package_is_not_whoever_fetched_it() {
 }
 
 #[test]
-fn where_nothing_may_be_executed_the_closed_copy_is_elsewhere() {
+fn where_nothing_may_be_executed_the_unreadable_copy_is_elsewhere() {
     if lacks_root() || lacks("unshare") || emulator_lacks("mounts of its own") {
         return;
     }
@@ -325,7 +325,7 @@ fn no_process_of_its_user_can_trace_a_helper() {
 }
 
 #[test]
-fn the_closed_copy_is_of_the_image_that_runs() {
+fn the_unreadable_copy_is_of_the_image_that_runs() {
     if lacks_root() || emulator_lacks("image of its own") {
         return;
     }

@@ -127,15 +127,15 @@ fn progress_in_words(progress: String) -> String {
 }
 
 /// What a table shows in one place: a text, and its colour.
-pub type Shown = (String, Option<&'static str>);
+pub type Cell = (String, Option<&'static str>);
 
 /// Makes what is shown of a row for a key.
-pub type Cell<'c> = &'c dyn Fn(&Value, &str) -> Shown;
+pub type CellMaker<'c> = &'c dyn Fn(&Value, &str) -> Cell;
 
 /// A column with what it shows.
 struct Filled<'c> {
     column: &'c Column,
-    cells: Vec<Shown>,
+    cells: Vec<Cell>,
     /// That of the widest text, characters.
     width: usize,
 }
@@ -149,10 +149,10 @@ pub fn align(
     less_important: &[&str],
     rows: &[&Value],
     screen: Screen,
-    cell: Cell<'_>,
+    cell: CellMaker<'_>,
 ) -> bool {
     let filled = columns.iter().map(|column| {
-        let cells: Vec<Shown> = rows.iter().map(|row| cell(row, column.key)).collect();
+        let cells: Vec<Cell> = rows.iter().map(|row| cell(row, column.key)).collect();
         let widths = cells.iter().map(|(cell, _)| cell.chars().count());
         let width = widths.chain([column.head.len()]).max().unwrap_or(0);
         Filled { column, cells, width }
@@ -163,7 +163,8 @@ pub fn align(
         let kept = filled.iter().rev().skip(1).filter(|filled| !less_important.contains(&filled.column.key));
         kept.map(|filled| filled.width + 2).sum::<usize>() + last > width
     });
-    let below = if needs_lines { filled.pop() } else { None }.map_or(Vec::new(), |filled| filled.cells);
+    let last = if needs_lines { filled.pop() } else { None };
+    let below = last.map_or(Vec::new(), |last| last.cells);
     let all = filled.len();
     let columns = fitting(filled, less_important, screen.width);
     let count = columns.len();
@@ -174,10 +175,10 @@ pub fn align(
         let room = screen.width.filter(|_| index + 1 == count).map(|width| width.saturating_sub(used).max(LAST_MIN));
         let cells = [(column.head.to_string(), None)].into_iter().chain(cells);
         for (line, (cell, colour)) in lines.iter_mut().zip(cells) {
-            let fitting = shortened(&cell, room.unwrap_or(usize::MAX));
-            is_shortened |= fitting.len() < cell.len();
-            let blanks = " ".repeat(width.saturating_sub(fitting.chars().count()));
-            let cell = screen.coloured(&fitting, colour);
+            let cut = shortened(&cell, room.unwrap_or(usize::MAX));
+            is_shortened |= cut.len() < cell.len();
+            let blanks = " ".repeat(width.saturating_sub(cut.chars().count()));
+            let cell = screen.coloured(&cut, colour);
             line.push_str(&if column.is_number { blanks + &cell } else { cell + &blanks });
             line.push_str("  ");
         }
@@ -191,9 +192,9 @@ pub fn align(
             index.checked_sub(1).and_then(|row| below.get(row)).filter(|(cell, _)| !cell.is_empty())
         {
             let room = screen.width.map_or(usize::MAX, |width| width.saturating_sub(INDENT).max(LAST_MIN));
-            let fitting = shortened(cell, room);
-            is_shortened |= fitting.len() < cell.len();
-            text.push_str(&format!("{:INDENT$}{fitting}\n", ""));
+            let cut = shortened(cell, room);
+            is_shortened |= cut.len() < cell.len();
+            text.push_str(&format!("{:INDENT$}{cut}\n", ""));
         }
     }
     is_shortened

@@ -70,11 +70,11 @@ pub(super) fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> 
             }
             return Configured { config, closed: None, problem: None };
         }
-        Basis::Copy => "last good one is",
-        Basis::Defaults(_) => "defaults are",
+        Basis::Copy => "the last good one is used",
+        Basis::Defaults(_) => "the defaults are used",
     };
     let path = &options.config_path;
-    let bad = format!("the configuration is bad: the {used} used, with state_dir \"{}\"", config.state_dir);
+    let bad = format!("the configuration is bad: {used}, with state_dir \"{}\"", config.state_dir);
     notes.push((Level::Error, bad.clone()));
     let Basis::Defaults(why) = &basis else {
         let problem = format!("{bad}: \"bootagent check\" says what is wrong with {}", path.display());

@@ -42,7 +42,7 @@ impl HelperUsers {
         let (users, pool) = find_users(config);
         // Without root, helpers run as the daemon's own user, who can always read a copy that it owns.
         let copied = match account::own_uid() {
-            Uid(0) => binary.close(&[Path::new(&*config.state_dir), Path::new(&*config.run_dir)]),
+            Uid(0) => binary.use_copy_for_others(&[Path::new(&*config.state_dir), Path::new(&*config.run_dir)]),
             _ => Ok(()),
         };
         HelperUsers { users, pool, readable_binary: copied.err() }

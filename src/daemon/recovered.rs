@@ -76,7 +76,7 @@ pub(super) fn recover_state(
         recovered.damage.push((DAEMON.into(), corrupt.message.into()));
         recovered.damaged_jobs.extend(corrupt.job);
     }
-    recovered.given = parse_servers(&stored.settings.svrlist).unwrap_or_default();
+    recovered.servers = parse_servers(&stored.settings.svrlist).unwrap_or_default();
     recovered.settings = stored.settings;
     recovered.agents = stored.agents;
     for record in stored.jobs {

@@ -2,7 +2,7 @@
 //!
 //! Each step returns what it made, and they run in the order of their dependencies: configuration, directories and locks,
 //! store, sources of events, records and processes, state. Only what makes a daemon impossible is an error; everything else
-//! is logged, and the daemon starts without it. Reading the definitions again is here too.
+//! is logged, and the daemon starts without it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -111,7 +111,7 @@ impl Daemon {
         let mut ask =
             |processes: &[(Pid, Uid)]| environments_at_start(helpers.binary(), &sources.setup_errors, &mark, processes);
         let survey = survey(&config, store, &limits, reexec_data.as_mut(), &mut ask, &mut log, actions);
-        let in_job = survey.recovered.reexec.as_ref().is_some_and(|carried| carried.job.is_some());
+        let in_job = survey.recovered.reexec.as_ref().is_some_and(|state| state.job.is_some());
         let reopening = Reopening::new(configured.closed.is_some());
         let state_options = state_options(options, &config, configured.closed, &program, &mut log);
         log.write(Level::Info, &format_args!("{} starts as process {}", state_options.version, process::own_id()));

@@ -63,9 +63,11 @@ pub struct Configuration {
 /// Reads the configuration file. Where the default one is missing, everything has its default.
 pub fn read_config(path: &Path) -> Loaded {
     let label = path.to_string_lossy();
-    let named = path != Path::new(CONFIG);
-    match read_file(path).and_then(|text| if named { text.ok_or_else(|| refused(MISSING)).map(Some) } else { Ok(text) })
-    {
+    let text = match read_file(path) {
+        Ok(None) if path != Path::new(CONFIG) => Err(refused(MISSING)),
+        read => read,
+    };
+    match text {
         Ok(None) => Loaded { config: Box::default(), text: None, problems: Vec::new() },
         Ok(Some(text)) => {
             let (config, problems) = config::read_config(&label, &text);
@@ -169,14 +171,14 @@ pub fn closed(path: &Path, why: &str) -> String {
 /// They are used only where the file is the default one and a daemon or a good copy is there.
 pub fn config_of_daemon(path: &Path) -> Result<Loaded, Vec<ConfigError>> {
     let read = read_config(path);
-    let whole = read.text.is_some() && read.problems.iter().all(|problem| problem.place.is_none());
-    let usual = Config::default();
-    let named = read.config.state_dir != usual.state_dir || read.config.run_dir != usual.run_dir;
-    let sure = read.problems.is_empty() || whole || named;
-    let (loaded, source) = config_in_use(path);
-    let is_copy = source == Basis::Copy;
-    let is_there = || Path::new(&*usual.run_dir).join(SOCKET).exists();
-    if sure || path == Path::new(CONFIG) && (is_copy || is_there()) {
+    // A text with wrong values, but without a syntax error, names the directories, or means the default ones.
+    let is_parsed = read.text.is_some() && read.problems.iter().all(|problem| problem.place.is_none());
+    let default = Config::default();
+    let names_one = read.config.state_dir != default.state_dir || read.config.run_dir != default.run_dir;
+    let is_certain = read.problems.is_empty() || is_parsed || names_one;
+    let (loaded, basis) = config_in_use(path);
+    let is_there = || basis == Basis::Copy || Path::new(&*default.run_dir).join(SOCKET).exists();
+    if is_certain || path == Path::new(CONFIG) && is_there() {
         Ok(loaded)
     } else {
         Err(read.problems)

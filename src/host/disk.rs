@@ -266,7 +266,7 @@ pub fn sync_dir(dir: &Path) -> Result<(), Box<DiskError>> {
 
 /// Renames what is in the place of one of our directories and is neither a directory nor a link: this ending is added to its
 /// name. Returns the new path; `None` where there was nothing to rename, or it failed.
-pub fn make_way(dir: &Path, ending: &str) -> Option<PathBuf> {
+pub fn set_aside(dir: &Path, ending: &str) -> Option<PathBuf> {
     fs::symlink_metadata(dir).ok().filter(|metadata| !metadata.is_dir() && !metadata.is_symlink())?;
     let mut aside = dir.as_os_str().to_owned();
     aside.push(ending);

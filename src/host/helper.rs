@@ -50,18 +50,18 @@ pub struct Binary {
     file: Option<File>,
     path: PathBuf,
     /// A copy of it that helpers with another user execute and cannot read.
-    closed: Option<File>,
+    unreadable_copy: Option<File>,
 }
 
 impl Binary {
     /// The binary of this process. Where it cannot be opened (without /proc, or not readable for us), `path` is executed.
     pub fn own(path: &Path) -> Binary {
-        Binary { file: File::open("/proc/self/exe").ok(), path: path.into(), closed: None }
+        Binary { file: File::open("/proc/self/exe").ok(), path: path.into(), unreadable_copy: None }
     }
 
     /// The binary at this path, which is looked up at each start.
     pub fn at(path: &Path) -> Binary {
-        Binary { file: None, path: path.into(), closed: None }
+        Binary { file: None, path: path.into(), unreadable_copy: None }
     }
 
     /// Has helpers with another user execute a copy that they cannot read. It is made in the first of these directories
@@ -69,15 +69,15 @@ impl Binary {
     ///
     /// # Errors
     /// When no copy is possible. The helpers execute the binary itself then.
-    pub fn close(&mut self, places: &[&Path]) -> Result<(), Error> {
+    pub fn use_copy_for_others(&mut self, places: &[&Path]) -> Result<(), Error> {
         let own = self.file.as_ref().ok_or("\"/proc/self/exe\" cannot be opened")?;
-        self.closed = Some(image::closed_copy(own, places)?);
+        self.unreadable_copy = Some(image::unreadable_copy(own, places)?);
         Ok(())
     }
 
     /// What a helper with another user executes.
     fn program_for_others(&self) -> io::Result<Program> {
-        match &self.closed {
+        match &self.unreadable_copy {
             Some(file) => Ok(Program::Fd(file.try_clone()?.into())),
             None => self.program(),
         }

@@ -31,7 +31,7 @@ const PART: usize = 4 << 10;
 ///
 /// # Errors
 /// When it is possible in none of them; the message has the reason for each.
-pub fn closed_copy(own: &File, places: &[&Path]) -> Result<File, Error> {
+pub fn unreadable_copy(own: &File, places: &[&Path]) -> Result<File, Error> {
     let mut why = String::new();
     for place in places {
         match copy_in(own, place) {
@@ -42,10 +42,10 @@ pub fn closed_copy(own: &File, places: &[&Path]) -> Result<File, Error> {
     in_memory(own).map_err(|error| format_error!("{why}memory: {}", reason(&error)))
 }
 
-/// Checks without making a copy whether `closed_copy` is possible, for `check`.
+/// Checks without making a copy whether `unreadable_copy` is possible, for `check`.
 ///
 /// # Errors
-/// As `closed_copy`, as far as that is known without making the copy.
+/// As `unreadable_copy`, as far as that is known without making the copy.
 pub fn can_be_copied(places: &[&Path]) -> Result<(), Error> {
     let mut why = String::new();
     for place in places {
@@ -81,7 +81,7 @@ fn copy_in(own: &File, place: &Path) -> Result<File, Error> {
     let path = dir.join(NAME);
     let open = || open_nofollow(&path, OpenOptions::new().read(true), 0);
     if let Ok(copy) = open() {
-        if is_closed(&copy).unwrap_or(false) && is_same(own, &copy).unwrap_or(false) {
+        if is_unreadable(&copy).unwrap_or(false) && is_same(own, &copy).unwrap_or(false) {
             return Ok(copy);
         }
     }
@@ -90,13 +90,13 @@ fn copy_in(own: &File, place: &Path) -> Result<File, Error> {
     let mut options = OpenOptions::new();
     let made = options.write(true).create_new(true).mode(0o600).open(&temporary).and_then(|file| {
         copy(own, &file)?;
-        let made = file.metadata()?.ino();
+        let inode = file.metadata()?.ino();
         file.set_permissions(Permissions::from_mode(MODE))?;
         // The kernel does not execute a file that is open for writing.
         drop(file);
         fs::rename(&temporary, &path)?;
         let copy = open()?;
-        match is_closed(&copy)? && copy.metadata()?.ino() == made {
+        match is_unreadable(&copy)? && copy.metadata()?.ino() == inode {
             true => Ok(copy),
             // The file system has no modes, or does not enforce them.
             false => Err(io::Error::other("files there can be read by everybody")),
@@ -117,7 +117,7 @@ fn in_memory(own: &File) -> io::Result<File> {
 }
 
 /// Whether a file belongs to root, and others can do nothing but execute it.
-fn is_closed(file: &File) -> io::Result<bool> {
+fn is_unreadable(file: &File) -> io::Result<bool> {
     let metadata = file.metadata()?;
     Ok(metadata.is_file() && metadata.uid() == 0 && metadata.mode() & 0o7777 == MODE && metadata.nlink() == 1)
 }
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_closed_and_kept_as_long_as_it_is_the_same() {
+    fn a_copy_is_unreadable_and_kept_as_long_as_it_is_the_same() {
         if crate::sys::account::own_uid().0 != 0 {
             crate::skip::skipped("root");
             return;
@@ -186,30 +186,30 @@ mod tests {
         let place = dir.join(DIRECTORY).join(NAME);
         let number = || fs::metadata(&place).unwrap().ino();
         let first = write(&[7; 3 * PART + 5]);
-        let copy = closed_copy(&first, &[Path::new("/no/such/place"), &dir]).unwrap();
-        assert!(is_closed(&copy).unwrap() && is_same(&first, &copy).unwrap());
+        let copy = unreadable_copy(&first, &[Path::new("/no/such/place"), &dir]).unwrap();
+        assert!(is_unreadable(&copy).unwrap() && is_same(&first, &copy).unwrap());
         let made = number();
-        closed_copy(&first, &[&dir]).unwrap();
+        unreadable_copy(&first, &[&dir]).unwrap();
         assert_eq!(number(), made, "it was made again");
         for spoil in [0o755, 0o4111] {
             fs::set_permissions(&place, Permissions::from_mode(spoil)).unwrap();
-            assert!(is_closed(&closed_copy(&first, &[&dir]).unwrap()).unwrap(), "{spoil:o}");
+            assert!(is_unreadable(&unreadable_copy(&first, &[&dir]).unwrap()).unwrap(), "{spoil:o}");
             assert_eq!(fs::metadata(&place).unwrap().mode() & 0o7777, MODE, "{spoil:o}");
         }
         for content in [vec![8; 3 * PART + 5], vec![8; 10]] {
             let next = write(&content);
-            assert!(is_same(&next, &closed_copy(&next, &[&dir]).unwrap()).unwrap());
+            assert!(is_same(&next, &unreadable_copy(&next, &[&dir]).unwrap()).unwrap());
         }
         remove(&dir);
         assert!(!place.parent().unwrap().exists());
-        closed_copy(&first, &[&dir]).unwrap();
+        unreadable_copy(&first, &[&dir]).unwrap();
         fs::remove_file(&place).unwrap();
         // A link in its place is not followed, and replaced.
         std::os::unix::fs::symlink(&own, &place).unwrap();
         let file = write(b"x");
-        assert!(is_same(&file, &closed_copy(&file, &[&dir]).unwrap()).unwrap());
+        assert!(is_same(&file, &unreadable_copy(&file, &[&dir]).unwrap()).unwrap());
         assert!(fs::symlink_metadata(&place).unwrap().is_file() && fs::metadata(&own).unwrap().mode() & 0o444 != 0);
-        assert!(is_same(&file, &closed_copy(&file, &[Path::new("/no/such/place")]).unwrap()).unwrap(), "in memory");
+        assert!(is_same(&file, &unreadable_copy(&file, &[Path::new("/no/such/place")]).unwrap()).unwrap(), "in memory");
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::disk::{
-    list, make_dir, make_durable_dir, make_own_dirs, make_way, read_file, remove, remove_durable, with_context, write,
+    list, make_dir, make_durable_dir, make_own_dirs, read_file, remove, remove_durable, set_aside, with_context, write,
     DiskError, TEMPORARY,
 };
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings, StopRecord};
@@ -73,7 +73,7 @@ impl Store {
         let runs = [run_dir.join("agents")];
         let mut store = Store::new(state_dir, run_dir);
         for dir in dirs.iter().chain(&runs).chain([&state_dir.join(DOWNLOADS)]) {
-            if let Some(aside) = make_way(dir, CORRUPT) {
+            if let Some(aside) = set_aside(dir, CORRUPT) {
                 let text = format!("\"{}\" was no directory; set aside as \"{}\"", dir.display(), aside.display());
                 store.moved.push(text);
             }

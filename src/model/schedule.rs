@@ -100,14 +100,14 @@ pub struct ExchangeSchedule {
     jitter_phase: f64,
     step: Duration,
     /// The servers that a job gave.
-    given: Vec<Server>,
-    /// The servers of the configuration, which are asked after the given ones.
+    of_job: Vec<Server>,
+    /// The servers of the configuration, which are asked after those of a job.
     default: Vec<Server>,
     /// The servers that asked for no request before a time.
     held: Vec<(Server, Time)>,
     /// The servers that were logged as not answering.
     silent: Vec<Box<str>>,
-    /// The server that answered last, as an index into `given` followed by `default`.
+    /// The server that answered last, as an index into `of_job` followed by `default`.
     current: usize,
     status: Channel,
     results: Channel,
@@ -135,7 +135,7 @@ impl ExchangeSchedule {
     /// A schedule whose first report is due after a random part of `splay`.
     pub fn new(
         default: Vec<Server>,
-        given: Vec<Server>,
+        of_job: Vec<Server>,
         step: Duration,
         splay: Duration,
         seed: u64,
@@ -148,7 +148,7 @@ impl ExchangeSchedule {
             random,
             jitter_phase,
             step,
-            given,
+            of_job,
             default,
             held: Vec::new(),
             silent: Vec::new(),
@@ -193,7 +193,7 @@ impl ExchangeSchedule {
         self.status = Channel { at: times.status.0.min(latest), failures: times.status.1 };
         self.results = Channel { at: times.results.0.min(latest), failures: times.results.1 };
         (self.extra, self.extra_again) = (times.extra, times.extra_again);
-        let known = self.given.iter().chain(&self.default).position(|server| server.base == times.server);
+        let known = self.of_job.iter().chain(&self.default).position(|server| server.base == times.server);
         self.current = known.unwrap_or(0);
         self.heard = times.heard;
         self.held = times.held.into_iter().map(|(base, until)| (Server { base }, until)).collect();
@@ -206,7 +206,7 @@ impl ExchangeSchedule {
 
     /// Whether there is any server, apart from a list on trial.
     pub fn has_servers(&self) -> bool {
-        !(self.given.is_empty() && self.default.is_empty())
+        !(self.of_job.is_empty() && self.default.is_empty())
     }
 
     /// How long no server has taken a report; `None` if the last one was taken.
@@ -216,7 +216,7 @@ impl ExchangeSchedule {
 
     /// The server that answered last; before any answer, the one that is asked first.
     pub fn server(&self) -> Option<&Server> {
-        self.given.iter().chain(&self.default).nth(self.current)
+        self.of_job.iter().chain(&self.default).nth(self.current)
     }
 
     /// Changes the reporting interval; the next report comes no later than one new interval from now.
@@ -226,13 +226,13 @@ impl ExchangeSchedule {
     }
 
     /// Replaces the servers that are asked before those of the configuration; the first of them is asked next.
-    pub fn set_given(&mut self, given: Vec<Server>) {
-        self.given = given;
+    pub fn set_servers(&mut self, of_job: Vec<Server>) {
+        self.of_job = of_job;
         self.current = 0;
     }
 
     /// Puts a server list on trial: the next round asks each of its servers once, until one answers.
-    pub fn try_given(&mut self, servers: Vec<Server>) {
+    pub fn try_servers(&mut self, servers: Vec<Server>) {
         self.trial = Some(servers);
     }
 
@@ -340,11 +340,9 @@ impl ExchangeSchedule {
     /// The servers that may be asked now, each once: first the one that answered last, then those after it.
     fn available_servers(&mut self, now: Time) -> Vec<Server> {
         self.held.retain(|(_, until)| *until > now);
-        let (given, count) = (self.given.len(), self.given.len() + self.default.len());
+        let all: Vec<&Server> = self.of_job.iter().chain(&self.default).collect();
         let mut servers: Vec<Server> = Vec::new();
-        for offset in 0..count {
-            let index = (self.current + offset) % count;
-            let server = if index < given { &self.given[index] } else { &self.default[index - given] };
+        for server in all.iter().copied().cycle().skip(self.current).take(all.len()) {
             if !servers.contains(server) && !self.held.iter().any(|(held, _)| held == server) {
                 servers.push(server.clone());
             }
@@ -392,7 +390,7 @@ impl ExchangeSchedule {
         let Some((kind, mut servers)) = self.round.take() else { return (None, Round::Failed) };
         let server = servers.remove(0);
         if good {
-            self.good(kind, &server, now);
+            self.note_success(kind, &server, now);
             return (Some(kind), Round::Good);
         }
         if let Some(seconds) = retry_after {
@@ -418,8 +416,8 @@ impl ExchangeSchedule {
         (Some(kind), Round::Failed)
     }
 
-    fn good(&mut self, kind: ExchangeKind, server: &Server, now: Time) {
-        if let Some(index) = self.given.iter().chain(&self.default).position(|known| known == server) {
+    fn note_success(&mut self, kind: ExchangeKind, server: &Server, now: Time) {
+        if let Some(index) = self.of_job.iter().chain(&self.default).position(|known| known == server) {
             self.current = index;
         }
         self.results.failures = 0;

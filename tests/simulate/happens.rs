@@ -173,7 +173,7 @@ impl Host<'_> {
         };
         let mut found = Recovered {
             settings: self.disk.settings.clone(),
-            given: parse_servers(&self.disk.settings.svrlist)?,
+            servers: parse_servers(&self.disk.settings.svrlist)?,
             definitions: self.definitions(),
             agents: self.disk.agents.values().cloned().collect(),
             leftovers: self.watches.values().next().is_some(),

@@ -250,7 +250,7 @@ fn extra_statuses_are_ten_seconds_apart() {
 fn each_server_of_a_list_on_trial_is_asked_once() {
     let mut schedule = schedule("a:1", 600);
     let now = Time::default();
-    schedule.try_given(parse_servers("x:1,y:1").unwrap());
+    schedule.try_servers(parse_servers("x:1,y:1").unwrap());
     assert_eq!(ask(&mut schedule, now, true), Some((ExchangeKind::Trial, "x:1".into())));
     assert_eq!(schedule.answered(false, None, now), (Some(ExchangeKind::Trial), Round::Next));
     assert_eq!(ask(&mut schedule, now, true), Some((ExchangeKind::Trial, "y:1".into())));

@@ -21,11 +21,11 @@ impl State {
     /// The state of a host at the daemon's start, and what to do first.
     pub fn new(options: Options, mut recovered: Recovered, now: Now, out: &mut Vec<Action>) -> State {
         let step = recovered.settings.step.unwrap_or(options.step);
-        let (default, given) = match options.closed {
+        let (default, of_job) = match options.closed {
             Some(_) => (Vec::new(), Vec::new()),
-            None => (options.servers.clone(), recovered.given),
+            None => (options.servers.clone(), recovered.servers),
         };
-        let mut schedule = ExchangeSchedule::new(default, given, step, options.splay, options.seed, now.time);
+        let mut schedule = ExchangeSchedule::new(default, of_job, step, options.splay, options.seed, now.time);
         schedule.set_keyed(options.keyed);
         let mut state = State {
             options,

@@ -22,8 +22,8 @@ pub struct Recovered {
     pub identity: Identity,
     /// What a server set.
     pub settings: Settings,
-    /// The servers in `settings`.
-    pub given: Vec<Server>,
+    /// The servers that a job gave, which `settings` has as a text.
+    pub servers: Vec<Server>,
     /// Every good definition from every source.
     pub definitions: Vec<Definition>,
     /// The records of agents.

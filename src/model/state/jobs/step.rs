@@ -329,7 +329,7 @@ impl Run<'_> {
     fn try_servers(&mut self) -> StepResult {
         match self.job.action() {
             Some(JobAction::Config { servers: Some(servers), .. }) if !servers.is_empty() => {
-                self.state.exchanges.schedule.try_given(servers.clone());
+                self.state.exchanges.schedule.try_servers(servers.clone());
                 StepResult::Wait
             }
             _ => StepResult::Done,
@@ -341,7 +341,7 @@ impl Run<'_> {
         let (settings, schedule) = (&mut self.state.settings, &mut self.state.exchanges.schedule);
         if let Some(servers) = servers {
             settings.svrlist = servers.iter().map(|server| &*server.base).collect::<Vec<_>>().join(",").into();
-            schedule.set_given(servers.clone());
+            schedule.set_servers(servers.clone());
         }
         if let Some(step) = *step {
             settings.step = Some(step);
