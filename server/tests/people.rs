@@ -304,6 +304,42 @@ fn a_viewer_does_nothing_by_the_pages_either() {
 
 /// Both take the 10 s that the server waits.
 #[test]
+fn what_a_form_made_is_shown_once_and_what_was_refused_stays_in_it() {
+    let server = Server::start(&[]);
+    add_user(&server, "anna", "admin");
+    let (cookie, csrf) = login(&server, "anna");
+    let send = |path: &str, form: &str| {
+        ask(&server, "POST", path, &[FORM, ("Cookie", &cookie)], &format!("csrf={csrf}&{form}"))
+    };
+    for (path, form, said, list) in [
+        ("/keys", "group=web", "is made.", "/keys"),
+        ("/users/tokens", "token=ci&role=viewer&days=3", "Token ci is made.", "/users"),
+        (
+            "/webhooks",
+            "name=chat&url=https%3A%2F%2Fchat.example.org%2Fx&events=job",
+            "Webhook chat is added.",
+            "/webhooks",
+        ),
+    ] {
+        let (status, _, page) = send(path, form);
+        let secret = page.split("class=\"secret\" tabindex=\"0\">").nth(1).and_then(|rest| rest.split('<').next());
+        let secret = secret.unwrap_or_default();
+        assert!(status == 200 && page.contains(said) && secret.len() > 20, "{path}: {status} {page}");
+        let (_, _, page) = ask(&server, "GET", list, &[("Cookie", &cookie)], "");
+        assert!(!page.contains(secret) && page.contains("<tbody>"), "{path}: {page}");
+    }
+    for (path, form, kept) in [
+        ("/keys", "group=no+name", "value=\"no name\""),
+        ("/groups", "name=no+name", "value=\"no name\""),
+        ("/users/tokens", "token=ci&role=viewer&days=3", "value=\"ci\""),
+        ("/webhooks", "name=mail&url=ftp%3A%2F%2Fx&events=job", "value=\"ftp://x\""),
+    ] {
+        let (status, _, page) = send(path, form);
+        assert!(status == 400 && page.contains("role=\"alert\"") && page.contains(kept), "{path}: {status} {page}");
+    }
+}
+
+#[test]
 fn what_does_not_come_and_what_cannot_be_stored_is_said() {
     let server = Server::start(&[]);
     let admin = token(&server, "admin", "admin");

@@ -1,5 +1,6 @@
 //! Plain lists: events, the audit trail, keys, groups; and the server's own page.
 
+use super::sent::Sent;
 use super::{Badge, Frame, Pager, Tone};
 use crate::model::gaps::Gap;
 use crate::store::events::{Line, Stored};
@@ -80,14 +81,6 @@ pub struct KeyRow {
     pub revoked: Option<i64>,
 }
 
-/// A key that was just made: its secret is shown this once.
-pub struct NewKey {
-    /// What hosts name it by.
-    pub id: String,
-    /// The line of the key file.
-    pub secret: String,
-}
-
 /// Keys that hosts sign with.
 #[derive(Template)]
 #[template(path = "keys.html")]
@@ -100,14 +93,10 @@ pub struct Keys {
     pub pager: Pager,
     /// The names of groups.
     pub groups: Vec<String>,
-    /// The key that was just made.
-    pub made: Option<NewKey>,
     /// Where hosts report.
     pub address: String,
-    /// The fields as they were sent.
-    pub fields: super::params::Params,
-    /// Why no key was made.
-    pub wrong: Option<String>,
+    /// What came of the form.
+    pub sent: Sent,
 }
 
 /// A group.
@@ -126,10 +115,8 @@ pub struct Groups {
     pub f: Frame,
     /// The lines.
     pub rows: Vec<GroupRow>,
-    /// The fields as they were sent.
-    pub fields: super::params::Params,
-    /// Why nothing was changed.
-    pub wrong: Option<String>,
+    /// What came of a form.
+    pub sent: Sent,
 }
 
 /// A number of the server.

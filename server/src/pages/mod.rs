@@ -11,6 +11,7 @@ pub mod lists;
 pub mod params;
 pub mod people;
 pub mod releases;
+pub mod sent;
 pub mod time;
 pub mod words;
 

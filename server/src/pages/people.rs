@@ -1,5 +1,6 @@
 //! Logging in; users, tokens, one's own password; webhooks.
 
+use super::sent::Sent;
 use super::{Badge, Frame, Tone};
 use askama::Template;
 
@@ -70,12 +71,8 @@ pub struct Users {
     pub users: Vec<UserRow>,
     /// Tokens.
     pub tokens: Vec<TokenRow>,
-    /// The fields as they were sent.
-    pub fields: super::params::Params,
-    /// Why nothing was changed.
-    pub wrong: Option<String>,
-    /// A token that was just made: its name and its secret, which is shown this once.
-    pub made: Option<(String, String)>,
+    /// What came of a form.
+    pub sent: Sent,
 }
 
 impl Users {
@@ -153,12 +150,8 @@ pub struct Webhooks {
     pub rows: Vec<WebhookRow>,
     /// What can be told.
     pub kinds: Vec<Kind>,
-    /// The fields as they were sent.
-    pub fields: super::params::Params,
-    /// Why nothing was changed.
-    pub wrong: Option<String>,
-    /// A webhook that was just made: its name and its secret, which is shown this once.
-    pub made: Option<(String, String)>,
+    /// What came of a form.
+    pub sent: Sent,
 }
 
 /// One's own password.

@@ -1,11 +1,11 @@
 //! The forms of users, tokens, webhooks, and of one's own password.
 
-use super::forms::{again, call};
-use super::{problem, read_lists, refusal, see, Look, HTML};
+use super::forms::{again, call, made, refused, text_in};
+use super::{problem, read_lists, refusal, see, Look};
 use crate::model::people;
 use crate::pages::params::Params;
-use crate::serve::door::{reply, Reply};
-use crate::store::{Error, Tx};
+use crate::serve::door::Reply;
+use crate::store::Error;
 use serde_json::json;
 
 /// Users and tokens.
@@ -26,13 +26,7 @@ pub async fn user(look: Look, path: &str, form: &Params) -> Reply {
     let fields = form.with("password", "");
     match call(&look, call_name, body).await {
         Ok(done) if call_name == "tokens" => {
-            let text = |name: &str| done[name].as_str().unwrap_or_default().to_string();
-            let (made, asked) = ((text("name"), text("token")), look.clone());
-            let page = move |tx: &mut dyn Tx| read_lists::user_list(tx, &asked, &Params::default(), None, Some(made));
-            match look.shared.read(page).await {
-                Ok(text) => reply(200, HTML, text, &[]),
-                Err(error) => problem(&look, &error).await,
-            }
+            made(look, read_lists::user_list, text_in(&done, "name"), text_in(&done, "token")).await
         }
         Ok(_) => see(match path {
             "users" => "/users?done=made",
@@ -40,7 +34,7 @@ pub async fn user(look: Look, path: &str, form: &Params) -> Reply {
             _ => "/users?done=kept",
         }),
         Err(Error::Refused(why) | Error::Missing(why)) if look.caller.may(people::Role::Admin).is_ok() => {
-            again(look, move |tx, look| read_lists::user_list(tx, look, &fields, Some(why), None)).await
+            refused(look, read_lists::user_list, fields, why).await
         }
         Err(error) => problem(&look, &error).await,
     }
@@ -69,19 +63,10 @@ pub async fn webhook(look: Look, path: &str, form: &Params) -> Reply {
     };
     let fields = if path == "webhooks" { form.clone() } else { Params::default() };
     match call(&look, path, body).await {
-        Ok(done) if path == "webhooks" => {
-            let made = (name.to_string(), done["secret"].as_str().unwrap_or_default().to_string());
-            let asked = look.clone();
-            let page =
-                move |tx: &mut dyn Tx| read_lists::webhook_list(tx, &asked, &Params::default(), None, Some(made));
-            match look.shared.read(page).await {
-                Ok(text) => reply(200, HTML, text, &[]),
-                Err(error) => problem(&look, &error).await,
-            }
-        }
+        Ok(done) if path == "webhooks" => made(look, read_lists::webhook_list, name, text_in(&done, "secret")).await,
         Ok(_) => see(if path == "webhooks/test" { "/webhooks?done=sent" } else { "/webhooks?done=removed" }),
         Err(Error::Refused(why) | Error::Missing(why)) if look.caller.may(people::Role::Admin).is_ok() => {
-            again(look, move |tx, look| read_lists::webhook_list(tx, look, &fields, Some(why), None)).await
+            refused(look, read_lists::webhook_list, fields, why).await
         }
         Err(error) => problem(&look, &error).await,
     }

@@ -4,8 +4,8 @@
 use super::{form_people, problem, read, read_jobs, read_lists, refusal, release, see, Look, HTML};
 use crate::model::people;
 use crate::pages::jobs::Preview;
-use crate::pages::lists::NewKey;
 use crate::pages::params::Params;
+use crate::pages::sent::{Made, Sent};
 use crate::serve::door::{self, reply, Reply};
 use crate::serve::front::Ask;
 use crate::serve::{api, give};
@@ -78,6 +78,25 @@ pub async fn again(
     let asked = look.clone();
     match look.shared.read(move |tx| page(tx, &asked)).await {
         Ok(text) => reply(400, HTML, text, &[]),
+        Err(error) => problem(&look, &error).await,
+    }
+}
+
+/// What makes a page that shows what came of its form.
+pub type Page = fn(&mut dyn Tx, &Look, Sent) -> Result<String, Error>;
+
+/// The page of a form that changed nothing, with what was sent and why.
+pub async fn refused(look: Look, page: Page, fields: Params, why: String) -> Reply {
+    again(look, move |tx, look| page(tx, look, Sent { fields, wrong: Some(why), made: None })).await
+}
+
+/// The page of a form that made something with a secret. It is shown in the reply itself: it is in no address, and in no
+/// database that could show it again.
+pub async fn made(look: Look, page: Page, name: &str, secret: &str) -> Reply {
+    let made = Some(Made { name: name.to_string(), secret: secret.to_string() });
+    let asked = look.clone();
+    match look.shared.read(move |tx| page(tx, &asked, Sent { made, ..Sent::default() })).await {
+        Ok(text) => reply(200, HTML, text, &[]),
         Err(error) => problem(&look, &error).await,
     }
 }
@@ -235,6 +254,11 @@ async fn job(look: Look, form: &Params) -> Reply {
     }
 }
 
+/// A text in what the API has answered.
+pub fn text_in<'a>(done: &'a Json, name: &str) -> &'a str {
+    done[name].as_str().unwrap_or_default()
+}
+
 fn preview(found: give::Selection) -> Preview {
     let names = found.hosts.iter().take(10).map(|host| host.name.clone()).collect();
     let left_out = found.left_out.into_iter().map(|(why, count)| (why, i64::try_from(count).unwrap_or(i64::MAX)));
@@ -248,20 +272,8 @@ async fn new_key(look: Look, form: &Params) -> Reply {
         json!({ "group": form.get("group").trim(), "host": host, "auto_accept": form.get("auto_accept") == "on" });
     let fields = form.clone();
     match call(&look, "keys", body).await {
-        Ok(done) => {
-            let text = |name: &str| done[name].as_str().unwrap_or_default().to_string();
-            let made = NewKey { id: text("id"), secret: text("key") };
-            let asked = look.clone();
-            let page = move |tx: &mut dyn Tx| read_lists::key_list(tx, &asked, &Params::default(), None, Some(made));
-            match look.shared.read(page).await {
-                // Shown in the reply itself: it is in no address and no database that could show it again.
-                Ok(text) => reply(200, HTML, text, &[]),
-                Err(error) => problem(&look, &error).await,
-            }
-        }
-        Err(Error::Refused(why)) => {
-            again(look, move |tx, look| read_lists::key_list(tx, look, &fields, Some(why), None)).await
-        }
+        Ok(done) => made(look, read_lists::key_list, text_in(&done, "id"), text_in(&done, "key")).await,
+        Err(Error::Refused(why)) => refused(look, read_lists::key_list, fields, why).await,
         Err(error) => problem(&look, &error).await,
     }
 }
@@ -280,9 +292,7 @@ async fn group(look: Look, path: &str, form: &Params) -> Reply {
     let fields = form.clone();
     match call(&look, path, body).await {
         Ok(_) => see(if path == "groups" { "/groups?done=made" } else { "/groups?done=kept" }),
-        Err(Error::Refused(why)) => {
-            again(look, move |tx, look| read_lists::group_list(tx, look, &fields, Some(why))).await
-        }
+        Err(Error::Refused(why)) => refused(look, read_lists::group_list, fields, why).await,
         Err(error) => problem(&look, &error).await,
     }
 }

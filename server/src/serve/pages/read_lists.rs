@@ -3,9 +3,9 @@
 use super::{frame, text_of, Look};
 use crate::model::people::Role;
 use crate::model::webhook;
-use crate::pages::lists::{Audit, EventRow, Events, Fact, GroupRow, Groups, KeyRow, Keys, NewKey, ServerPage};
-use crate::pages::params::Params;
+use crate::pages::lists::{Audit, EventRow, Events, Fact, GroupRow, Groups, KeyRow, Keys, ServerPage};
 use crate::pages::people::{Kind, Me, TokenRow, UserRow, Users, WebhookRow, Webhooks};
+use crate::pages::sent::Sent;
 use crate::pages::{time, words, Pager, Tone, COUNT_MAX, LINES};
 use crate::serve::lookup;
 use crate::store::{events, groups, migrate, missing, people, webhooks, Error, Tx};
@@ -17,10 +17,10 @@ pub fn page(tx: &mut dyn Tx, look: &Look, path: &str) -> Result<String, Error> {
     match path {
         "events" => event_list(tx, look),
         "audit" => audit_list(tx, look),
-        "keys" => key_list(tx, look, &Params::default(), None, None),
-        "groups" => group_list(tx, look, &Params::default(), None),
-        "users" => user_list(tx, look, &Params::default(), None, None),
-        "webhooks" => webhook_list(tx, look, &Params::default(), None, None),
+        "keys" => key_list(tx, look, Sent::default()),
+        "groups" => group_list(tx, look, Sent::default()),
+        "users" => user_list(tx, look, Sent::default()),
+        "webhooks" => webhook_list(tx, look, Sent::default()),
         "me" => own(tx, look, None),
         "server" => server(tx, look),
         _ => missing(format!("there is no page \"/{path}\": the menu has all there are")),
@@ -68,14 +68,8 @@ pub fn keys(tx: &mut dyn Tx, look: &Look) -> Result<Vec<KeyRow>, Error> {
     Ok(rows)
 }
 
-/// The page of keys, with one that was just made.
-pub fn key_list(
-    tx: &mut dyn Tx,
-    look: &Look,
-    fields: &Params,
-    wrong: Option<String>,
-    made: Option<NewKey>,
-) -> Result<String, Error> {
+/// The page of keys.
+pub fn key_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, Error> {
     let f = frame(tx, look, "/keys", "Keys")?;
     let all = keys(tx, look)?;
     let total = i64::try_from(all.len()).unwrap_or(0);
@@ -84,7 +78,7 @@ pub fn key_list(
     let pager = Pager::new(&f, rows.len(), total, false);
     let groups = groups::list(tx)?.into_iter().map(|group| group.name).collect();
     let address = look.shared.hosts_come_to();
-    Ok(text_of(&Keys { f, rows, pager, groups, made, address, fields: fields.clone(), wrong }))
+    Ok(text_of(&Keys { f, rows, pager, groups, address, sent }))
 }
 
 /// The groups that an address asks for, by name.
@@ -94,10 +88,10 @@ pub fn groups(tx: &mut dyn Tx, look: &Look) -> Result<Vec<GroupRow>, Error> {
 }
 
 /// The page of groups.
-pub fn group_list(tx: &mut dyn Tx, look: &Look, fields: &Params, wrong: Option<String>) -> Result<String, Error> {
+pub fn group_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, Error> {
     let f = frame(tx, look, "/groups", "Groups")?;
     let rows = groups(tx, look)?;
-    Ok(text_of(&Groups { f, rows, fields: fields.clone(), wrong }))
+    Ok(text_of(&Groups { f, rows, sent }))
 }
 
 /// The users that an address asks for, by name. Admins see them.
@@ -130,17 +124,11 @@ pub fn tokens(tx: &mut dyn Tx, look: &Look) -> Result<Vec<TokenRow>, Error> {
     Ok(rows.filter(|row| is_meant(look, &[&row.name, &row.role, &row.giver])).collect())
 }
 
-/// The page of users and tokens, with a token that was just made.
-pub fn user_list(
-    tx: &mut dyn Tx,
-    look: &Look,
-    fields: &Params,
-    wrong: Option<String>,
-    made: Option<(String, String)>,
-) -> Result<String, Error> {
+/// The page of users and tokens.
+pub fn user_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, Error> {
     let (users, tokens) = (users(tx, look)?, tokens(tx, look)?);
     let f = frame(tx, look, "/users", "Users")?;
-    Ok(text_of(&Users { f, users, tokens, fields: fields.clone(), wrong, made }))
+    Ok(text_of(&Users { f, users, tokens, sent }))
 }
 
 /// The webhooks that an address asks for, by name. Admins see them.
@@ -161,19 +149,13 @@ pub fn webhooks(tx: &mut dyn Tx, look: &Look) -> Result<Vec<WebhookRow>, Error> 
     Ok(rows.filter(|row| is_meant(look, &[&row.name, &row.place, &row.kinds])).collect())
 }
 
-/// The page of webhooks, with one that was just made.
-pub fn webhook_list(
-    tx: &mut dyn Tx,
-    look: &Look,
-    fields: &Params,
-    wrong: Option<String>,
-    made: Option<(String, String)>,
-) -> Result<String, Error> {
+/// The page of webhooks.
+pub fn webhook_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, Error> {
     let rows = webhooks(tx, look)?;
     let f = frame(tx, look, "/webhooks", "Webhooks")?;
-    let ticked = match fields.pairs() {
+    let ticked = match sent.fields.pairs() {
         [] => webhook::USUAL.map(str::to_string).to_vec(),
-        _ => fields.all("events"),
+        _ => sent.fields.all("events"),
     };
     let kind = |(name, _): &(&'static str, &str)| Kind {
         name,
@@ -181,7 +163,7 @@ pub fn webhook_list(
         ticked: ticked.iter().any(|known| known == name),
     };
     let kinds = webhook::KINDS.iter().map(kind).collect();
-    Ok(text_of(&Webhooks { f, rows, kinds, fields: fields.clone(), wrong, made }))
+    Ok(text_of(&Webhooks { f, rows, kinds, sent }))
 }
 
 /// The page of one's own password.
