@@ -59,6 +59,7 @@ fn a_stop_and_a_restart_leave_what_the_agent_has_started() {
         let two = wait_left(&host, 2);
         assert_eq!(host.cli(&["stop", "web"]).code, 0);
         assert_eq!((host.read("out"), left(&host), alive(first)), ("main\n".into(), two.clone(), false));
+        is_told(&host, "web", 2);
         let seen = host.seen("web").expect("a status");
         assert_eq!(
             (&*seen.status, &*seen.detail, seen.pid),
@@ -145,6 +146,10 @@ fn a_forking_agent_is_not_found_among_what_is_left() {
         for name in ["with", "without"] {
             let first = host.wait_seen(name, "its main process", |seen| seen.runs() && seen.pid > 0).pid;
             for round in 1..3 {
+                // Without a control group the daemon knows the other process only if it has seen it below the main process.
+                host.wait("the other process", || {
+                    host.seen(name).is_some_and(|seen| descendants(seen.pid).len() == 1) && host.status().is_some()
+                });
                 assert_eq!(host.cli(&["restart", name]).code, 0, "{name}");
                 let seen = host.wait_seen(name, "its main process", |seen| seen.runs() && seen.pid > 0);
                 let command = fs::read_to_string(format!("/proc/{}/cmdline", seen.pid)).unwrap_or_default();
