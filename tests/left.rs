@@ -29,8 +29,10 @@ fn left(host: &Host) -> BTreeSet<i32> {
     host.agents_processes().into_iter().filter(is_child).collect()
 }
 
+/// Waits for them, and has the daemon look at them: without a control group it knows only what it has seen below the main
+/// process.
 fn wait_left(host: &Host, count: usize) -> BTreeSet<i32> {
-    host.wait("what it starts", || left(host).len() == count);
+    host.wait("what it starts", || left(host).len() == count && host.status().is_some());
     left(host)
 }
 
