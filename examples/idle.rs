@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bootagent::kernel::{Pid, Process, Time};
+use bootagent::model::enforcement::Enforcement;
 use bootagent::model::event::{Action, Definition, Event, Message, Now, Origin, Reply, Usage};
 use bootagent::model::restart::Policy;
 use bootagent::model::schedule::parse_servers;
@@ -60,13 +61,7 @@ fn main() {
                         last_pid += 1;
                         let pid = Pid::new(last_pid).expect("above 1");
                         let process = Process { pid, ticks: 1 };
-                        queue.push_back(Event::Started {
-                            name,
-                            process,
-                            limits_by: None,
-                            poll_cpu: false,
-                            poll_memory: false,
-                        });
+                        queue.push_back(Event::Started { name, process, enforcement: Enforcement::default() });
                     }
                     Action::Measure => {
                         let usage = |agent: &bootagent::model::agent::Agent| Usage {

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bootagent::host::cgroup;
-use bootagent::host::limits::{Enforcement, Limits};
+use bootagent::host::limits::{Applied, Limits};
 use bootagent::host::proc::{self, Snapshot};
 use bootagent::host::tree::{Leftover, Trees};
 use bootagent::kernel::{self, Gid, Process, Resource, Sig, Uid};

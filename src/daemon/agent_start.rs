@@ -90,13 +90,7 @@ impl Daemon {
             return Ok(Event::PrestartStarted(name.clone(), process));
         }
         self.children.insert(pid, Owner::Agent(name.clone()));
-        Ok(Event::Started {
-            name: name.clone(),
-            process,
-            limits_by: limits.by,
-            poll_cpu: limits.polled.cpu,
-            poll_memory: limits.polled.memory,
-        })
+        Ok(Event::Started { name: name.clone(), process, enforcement: limits.enforcement })
     }
 
     /// How to run `exec` as a definition says; `notify` is the socket that it is told to notify.

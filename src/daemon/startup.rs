@@ -186,12 +186,7 @@ impl Daemon {
         for note in &attached.notes {
             self.log(Level::Info, &note);
         }
-        self.queue.push_back(Event::Attached {
-            name: name.clone(),
-            limits_by: attached.by,
-            poll_cpu: attached.polled.cpu,
-            poll_memory: attached.polled.memory,
-        });
+        self.queue.push_back(Event::Attached(name.clone(), attached.enforcement));
     }
 
     /// Empties the trash and gives downloads of 1.0.0 their new names. If every record could be read, also removes the

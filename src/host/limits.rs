@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::host::cgroup::{self, CgroupError, Group, Hierarchy, Leaf};
 use crate::kernel::{Pid, Process};
-use crate::model::enforcement::{Polled, Version};
+use crate::model::enforcement::{Enforcement, Version};
 use crate::model::spec::{self, Name};
 use crate::sorted_map::SortedMap;
 use crate::sys::file::read_text;
@@ -53,17 +53,15 @@ struct MountedHierarchy {
     group: Option<Result<Group, Error>>,
 }
 
-/// What enforces the limits of an agent, and the ways into its groups, as `apply` and `attach` return it.
+/// What was done about the limits of an agent, and the ways into its groups, as `apply` and `attach` return it.
 #[derive(Debug, Default)]
-pub struct Enforcement {
+pub struct Applied {
     /// Files the child writes `0` to, one for each hierarchy of v1, before its program runs.
     pub cgroups: Vec<OwnedFd>,
     /// The open directory of its v2 group, in which the child can be created.
     pub cgroup: Option<OwnedFd>,
-    /// The value of `limits_by`, as `Held::describe` has it.
-    pub by: Option<Box<str>>,
-    /// The limits that the daemon must enforce itself.
-    pub polled: Polled,
+    /// What enforces the limits.
+    pub enforcement: Enforcement,
     /// Lines for the log; each text comes only once.
     pub notes: Vec<String>,
 }
@@ -158,7 +156,7 @@ impl Limits {
     }
 
     /// Sets the limits of an agent that is about to be started, and reads them back. `oom_killed` counts from here on.
-    pub fn apply(&mut self, name: &Name, limits: &spec::Limits) -> Enforcement {
+    pub fn apply(&mut self, name: &Name, limits: &spec::Limits) -> Applied {
         self.remove_leftover();
         let unlimited = limits.memory.is_none() && limits.cpu.is_none() && limits.tasks.is_none();
         // An agent that is started again has its group already, unless it was removed from outside.
@@ -169,12 +167,7 @@ impl Limits {
             .and_then(|leaf| Some((leaf.directory()?, leaf.clone())));
         if let Some((directory, leaf)) = kept {
             let groups = AgentGroups { tracking: Some(leaf), unlimited: true, ..AgentGroups::default() };
-            return self.finish(
-                name,
-                limits,
-                groups,
-                Enforcement { cgroup: Some(directory), ..Enforcement::default() },
-            );
+            return self.finish(name, limits, groups, Applied { cgroup: Some(directory), ..Applied::default() });
         }
         let mut groups = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
         groups.tracking = self.tracking.and_then(|index| self.leaf(index, name));
@@ -193,13 +186,12 @@ impl Limits {
         for error in errors {
             self.note(format!("agent \"{name}\": {error}"));
         }
-        let enforcement = Enforcement { cgroup, cgroups, ..Enforcement::default() };
-        self.finish(name, limits, groups, enforcement)
+        self.finish(name, limits, groups, Applied { cgroup, cgroups, ..Applied::default() })
     }
 
     /// Takes over an agent that an earlier daemon started: the limits that are set in its groups stay as they are. A limit
     /// under which none of these processes of the agent is, its main process first of all, is polled from now on.
-    pub fn attach(&mut self, name: &Name, limits: &spec::Limits, processes: &[Process]) -> Enforcement {
+    pub fn attach(&mut self, name: &Name, limits: &spec::Limits, processes: &[Process]) -> Applied {
         let mut groups = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
         for index in 0..self.hierarchies.len() {
             let version = self.hierarchies[index].hierarchy.version;
@@ -231,16 +223,10 @@ impl Limits {
             }
         }
         groups.baseline = groups.memory.as_ref().and_then(|leaf| leaf.oom_count());
-        self.finish(name, limits, groups, Enforcement::default())
+        self.finish(name, limits, groups, Applied::default())
     }
 
-    fn finish(
-        &mut self,
-        name: &Name,
-        limits: &spec::Limits,
-        mut groups: AgentGroups,
-        mut enforcement: Enforcement,
-    ) -> Enforcement {
+    fn finish(&mut self, name: &Name, limits: &spec::Limits, mut groups: AgentGroups, mut applied: Applied) -> Applied {
         groups.alarm = match groups.memory.as_ref().map(|leaf| leaf.memory_alarm()) {
             Some(Ok(alarm)) => alarm,
             // Without the alarm the end of the main process shows it.
@@ -250,8 +236,7 @@ impl Limits {
             }
             None => None,
         };
-        enforcement.polled = groups.held().polled(limits);
-        enforcement.by = groups.held().describe(limits);
+        applied.enforcement = groups.held().enforcement(limits);
         groups.held().notes(limits).for_each(|note| self.note(note.into()));
         // Groups of its last run that this run does not use, where they were not released in between.
         if let Some(old) = self.agents.remove(name) {
@@ -262,11 +247,11 @@ impl Limits {
             }
         }
         self.agents.insert(name.clone(), Box::new(groups));
-        enforcement.notes = std::mem::take(&mut self.notes);
-        enforcement
+        applied.notes = std::mem::take(&mut self.notes);
+        applied
     }
 
-    /// The ways into the groups of an agent that runs, as in `Enforcement`.
+    /// The ways into the groups of an agent that runs, as in `Applied`.
     pub fn entrances(&self, name: &str) -> (Option<OwnedFd>, Vec<OwnedFd>) {
         let (cgroup, cgroups, _) = self.agents.get(name).map(|groups| groups.entrances()).unwrap_or_default();
         (cgroup, cgroups)

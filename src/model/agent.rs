@@ -31,6 +31,7 @@ use std::fmt::Arguments;
 use std::time::Duration;
 
 use crate::kernel::{Exit, Level, Process, Sig, Time};
+use crate::model::enforcement::{Enforcement, Polled};
 use crate::model::event::{log, Action, Definition, Origin, Scope};
 use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::{End, Policy};
@@ -137,10 +138,8 @@ pub struct Agent {
     said: Box<str>,
     /// It may have said that it is ready when no daemon listened.
     unheard: bool,
-    /// What enforces its limits; `None` without limits.
-    limits_by: Option<Box<str>>,
-    /// Whether its CPU and its memory limit are polled.
-    poll: (bool, bool),
+    /// What enforces its limits.
+    enforcement: Enforcement,
     /// Checks in a row over the polled CPU limit.
     over_cpu: u32,
     /// Failed health checks in a row.
@@ -185,8 +184,7 @@ impl Agent {
             detail: "".into(),
             said: "".into(),
             unheard: false,
-            limits_by: None,
-            poll: (false, false),
+            enforcement: Enforcement::default(),
             over_cpu: 0,
             check_failures: 0,
             check_passed: false,
@@ -405,7 +403,7 @@ impl Agent {
 
     /// Whether it runs and has a limit that must be polled.
     pub fn polled(&self) -> bool {
-        (self.poll.0 || self.poll.1) && matches!(self.state, AgentState::Running { .. })
+        self.enforcement.polled != Polled::default() && matches!(self.state, AgentState::Running { .. })
     }
 
     /// Whether it was last started with another definition than the one it has.

@@ -50,10 +50,24 @@ pub struct Polled {
     pub memory: bool,
 }
 
+/// What enforces the limits of an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Enforcement {
+    /// The value of `limits_by`, as `Held::describe` has it; `None` without limits.
+    pub by: Option<Box<str>>,
+    /// The limits that the daemon must enforce itself.
+    pub polled: Polled,
+}
+
 impl Held {
+    /// What enforces the limits of an agent.
+    pub fn enforcement(self, limits: &Limits) -> Enforcement {
+        Enforcement { by: self.describe(limits), polled: self.polled(limits) }
+    }
+
     /// The limits that the daemon must enforce itself, as no control group does. It does not try that for tasks: a look from
     /// time to time would come too late.
-    pub fn polled(self, limits: &Limits) -> Polled {
+    fn polled(self, limits: &Limits) -> Polled {
         Polled {
             cpu: limits.cpu.is_some() && self.cpu.is_none(),
             memory: limits.memory.is_some() && self.memory.is_none(),
@@ -62,7 +76,7 @@ impl Held {
 
     /// The value of `limits_by`: `cgroup2`, `cgroup1`, `polled` or, where they differ, `CPU=cgroup1 memory=polled`; a limit of
     /// tasks that nothing enforces is `not held`. `None` without these limits.
-    pub fn describe(self, limits: &Limits) -> Option<Box<str>> {
+    fn describe(self, limits: &Limits) -> Option<Box<str>> {
         let by = |held: Option<Version>, without| held.map_or(without, Version::name);
         let all = [
             limits.cpu.map(|_| ("CPU", by(self.cpu, "polled"))),

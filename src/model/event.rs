@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::kernel::{Exit, Level, Pid, Process, Sig, Time};
 use crate::model::command::{Answer, Command};
+use crate::model::enforcement::Enforcement;
 use crate::model::job::{Job, JobId, Outcome, RejectedJob};
 use crate::model::package::{Digest, Format, Tool};
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings, StopRecord};
@@ -210,24 +211,11 @@ pub enum Event {
         name: Name,
         /// The process.
         process: Process,
-        /// What enforces its limits; `None` without limits.
-        limits_by: Option<Box<str>>,
-        /// Whether its CPU limit must be polled.
-        poll_cpu: bool,
-        /// Whether its memory limit must be polled.
-        poll_memory: bool,
+        /// What enforces its limits.
+        enforcement: Enforcement,
     },
     /// What enforces the limits of an agent that was taken over.
-    Attached {
-        /// The agent.
-        name: Name,
-        /// As in `Started`.
-        limits_by: Option<Box<str>>,
-        /// As in `Started`.
-        poll_cpu: bool,
-        /// As in `Started`.
-        poll_memory: bool,
-    },
+    Attached(Name, Enforcement),
     /// An agent's process could not be made, or could not execute the agent's program.
     NotStarted {
         /// The agent.

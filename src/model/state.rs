@@ -183,7 +183,7 @@ impl State {
             Event::Inspected(id, result) => self.answered(&id, Answer::Inspected(result), now, out),
             Event::Started { .. }
             | Event::PrestartStarted(..)
-            | Event::Attached { .. }
+            | Event::Attached(..)
             | Event::NotStarted { .. }
             | Event::ResourceExhausted { .. }
             | Event::OutOfMemory(..)
@@ -201,16 +201,14 @@ impl State {
     /// Takes an event that one agent alone has to deal with.
     fn step_by_agent(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
         match event {
-            Event::Started { name, process, limits_by, poll_cpu, poll_memory } => {
-                let by = (limits_by, poll_cpu, poll_memory);
-                self.step_agent(&name, now, out, &mut |agent, context| agent.started(process, &by, context));
+            Event::Started { name, process, enforcement } => {
+                self.step_agent(&name, now, out, &mut |agent, context| agent.started(process, &enforcement, context));
             }
             Event::PrestartStarted(name, process) => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.prestart_started(process, context));
             }
-            Event::Attached { name, limits_by, poll_cpu, poll_memory } => {
-                let by = (limits_by, poll_cpu, poll_memory);
-                self.step_agent(&name, now, out, &mut |agent, _| agent.attached(&by));
+            Event::Attached(name, enforcement) => {
+                self.step_agent(&name, now, out, &mut |agent, _| agent.attached(&enforcement));
             }
             Event::NotStarted { name, reason } => {
                 self.step_agent(&name, now, out, &mut |agent, context| agent.not_started(&reason, context));

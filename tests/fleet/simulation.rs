@@ -8,6 +8,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use bootagent::kernel::{Exit, Pid, Process, Time};
+use bootagent::model::enforcement::Enforcement;
 use bootagent::model::event::{Action, Definition, Event, Fetched, Message, Now, Origin, Reply, Verified};
 use bootagent::model::job::{Job, JobAction, Source};
 use bootagent::model::package::{Digest, Format};
@@ -311,7 +312,7 @@ impl Fleet {
         match action {
             Action::Start(name) => {
                 let process = Process { pid: Pid::new(1000).expect("a good number"), ticks: self.time };
-                vec![Event::Started { name, process, limits_by: None, poll_cpu: false, poll_memory: false }]
+                vec![Event::Started { name, process, enforcement: Enforcement::default() }]
             }
             Action::Signal(name, _, sig) => {
                 vec![Event::Exited {

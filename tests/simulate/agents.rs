@@ -100,13 +100,7 @@ impl Host<'_> {
         let pid = process.pid.raw();
         let poll_memory = !spec.limits.is_empty() && self.random.chance(10);
         self.polled.insert(name.clone(), poll_memory);
-        self.queue.push_back(Event::Started {
-            name: name.clone(),
-            process,
-            limits_by: None,
-            poll_cpu: false,
-            poll_memory,
-        });
+        self.queue.push_back(Event::Started { name: name.clone(), process, enforcement: polls_memory(poll_memory) });
         if self.wears() {
             self.processes.remove(&pid);
             self.queue.push_back(Event::NotStarted { name, reason: "executing the program: not there".into() });

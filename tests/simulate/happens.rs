@@ -262,7 +262,7 @@ impl Host<'_> {
             self.followed.insert(process.pid.raw(), Followed { ours: false, since, role, signalled: false });
             let poll = state.spec(&name).is_some_and(|spec| !spec.limits.is_empty()) && self.random.chance(10);
             self.polled.insert(name.clone(), poll);
-            self.queue.push_back(Event::Attached { name, limits_by: None, poll_cpu: false, poll_memory: poll });
+            self.queue.push_back(Event::Attached(name, polls_memory(poll)));
         }
         for agent in state.agents() {
             if matches!(agent.state, AgentState::Forking { starter: None, .. }) {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bootagent::kernel::{Exit, Pid, Process, Sig, Time};
 use bootagent::model::agent::{AgentState, Health};
 use bootagent::model::command::Command;
+use bootagent::model::enforcement::{Enforcement, Polled};
 use bootagent::model::event::{
     Action, Client, Definition, Event, Fetched, Message, Notification, Now, Origin, Reply, Scope, Shutdown, ToolOwner,
     Usage, Verified,
@@ -367,4 +368,9 @@ fn is_routine(event: &Event) -> bool {
 /// The package that a kept file is of: its name begins with the digest.
 fn number_of(file: &str) -> u8 {
     u8::from_str_radix(file.get(..2).unwrap_or_default(), 16).unwrap_or_default()
+}
+
+/// What enforces limits of which the daemon polls that of memory, or none.
+fn polls_memory(memory: bool) -> Enforcement {
+    Enforcement { by: None, polled: Polled { cpu: false, memory } }
 }

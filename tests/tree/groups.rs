@@ -3,22 +3,22 @@
 use super::*;
 
 /// Limits by this host's own control groups, when they can be written; `apply` said by which.
-fn real(world: &World, wanted: &spec::Limits) -> Option<(Limits, Enforcement)> {
+fn real(world: &World, wanted: &spec::Limits) -> Option<(Limits, Applied)> {
     if own_uid().0 != 0 {
         return None;
     }
     let mut limits = Limits::detect(&world.state_dir, None);
-    let enforcement = limits.apply(&"web".into(), wanted);
-    (enforcement.cgroup.is_some() || !enforcement.cgroups.is_empty()).then_some((limits, enforcement))
+    let applied = limits.apply(&"web".into(), wanted);
+    (applied.cgroup.is_some() || !applied.cgroups.is_empty()).then_some((limits, applied))
 }
 
 const NO_GROUP: &str = "needs root and a control group hierarchy that can be written";
 
 /// Starts `script` as the agent `web` inside its groups.
-fn begin_in(world: &World, trees: &mut Trees, script: &str, enforcement: Enforcement) -> Process {
+fn begin_in(world: &World, trees: &mut Trees, script: &str, applied: Applied) -> Process {
     let mut setup = world.setup("web", script);
-    setup.cgroups = enforcement.cgroups;
-    setup.cgroup = enforcement.cgroup;
+    setup.cgroups = applied.cgroups;
+    setup.cgroup = applied.cgroup;
     let leader = world.spawn(&setup);
     trees.started(&"web".into(), leader);
     leader
@@ -47,11 +47,11 @@ fn places(world: &World) -> Vec<String> {
 }
 
 pub fn a_group_holds_what_hides(world: &World) -> Verdict {
-    let Some((limits, enforcement)) = real(world, &spec::Limits::default()) else { return Ok(Some(NO_GROUP)) };
-    check(enforcement.by.is_none(), "nothing is limited")?;
+    let Some((limits, applied)) = real(world, &spec::Limits::default()) else { return Ok(Some(NO_GROUP)) };
+    check(applied.enforcement.by.is_none(), "nothing is limited")?;
     let mut trees = world.trees();
     // An orphan in a session of its own with an empty environment, before anybody has looked.
-    let leader = begin_in(world, &mut trees, "env -i setsid sh -c 'env -i sleep 1000 & exit 0'; exit 0", enforcement);
+    let leader = begin_in(world, &mut trees, "env -i setsid sh -c 'env -i sleep 1000 & exit 0'; exit 0", applied);
     wait_until("its end", &mut trees, |_| !proc::alive(leader))?;
     trees.ended("web");
     trees.forget_snapshot();
@@ -72,16 +72,16 @@ pub fn a_group_holds_what_hides(world: &World) -> Verdict {
 
 pub fn memory_is_limited_and_the_kill_is_known(world: &World) -> Verdict {
     let wanted = spec::Limits { memory: Some(20 << 20), ..spec::Limits::default() };
-    let Some((mut limits, enforcement)) = real(world, &wanted) else { return Ok(Some(NO_GROUP)) };
-    let by = enforcement.by.clone().unwrap_or_default();
-    if enforcement.polled.memory {
+    let Some((mut limits, applied)) = real(world, &wanted) else { return Ok(Some(NO_GROUP)) };
+    let by = applied.enforcement.by.clone().unwrap_or_default();
+    if applied.enforcement.polled.memory {
         limits.release("web");
         limits.close();
         return Ok(Some("needs a memory controller"));
     }
     check(by.starts_with("cgroup"), &by)?;
     let mut trees = world.trees();
-    let leader = begin_in(world, &mut trees, "exec tail /dev/zero", enforcement);
+    let leader = begin_in(world, &mut trees, "exec tail /dev/zero", applied);
     let mut killed = None;
     wait_until("the kernel's kill", &mut trees, |_| {
         killed = killed.or_else(|| limits.oom_killed("web", !proc::alive(leader)));
@@ -92,13 +92,16 @@ pub fn memory_is_limited_and_the_kill_is_known(world: &World) -> Verdict {
     trees.ended("web");
     // The next start is measured from where this one ended.
     let again = limits.apply(&"web".into(), &wanted);
-    check(limits.oom_killed("web", true).is_none() && again.by.as_deref() == Some(&*by), "a start begins anew")?;
+    check(
+        limits.oom_killed("web", true).is_none() && again.enforcement.by.as_deref() == Some(&*by),
+        "a start begins anew",
+    )?;
     let leader = begin_in(world, &mut trees, "exec sleep 1000", again);
     check(limits.usage("web").memory.is_some_and(|bytes| bytes <= 20 << 20), "its use is counted")?;
     let mut later = Limits::detect(&world.state_dir, None);
     // The child enters its groups after `spawn_child` has returned.
     wait_until("the limit set, as the next daemon finds it", &mut trees, |_| {
-        later.attach(&"web".into(), &wanted, &[leader]).by.as_deref() == Some(&*by)
+        later.attach(&"web".into(), &wanted, &[leader]).enforcement.by.as_deref() == Some(&*by)
     })?;
     end(&mut trees, "web", &limits)?;
     gone(world, limits, &mut trees)?;
@@ -107,14 +110,14 @@ pub fn memory_is_limited_and_the_kill_is_known(world: &World) -> Verdict {
 
 pub fn processor_time_is_limited(world: &World) -> Verdict {
     let wanted = spec::Limits { cpu: Some(1000), ..spec::Limits::default() };
-    let Some((mut limits, enforcement)) = real(world, &wanted) else { return Ok(Some(NO_GROUP)) };
-    if enforcement.polled.cpu {
+    let Some((mut limits, applied)) = real(world, &wanted) else { return Ok(Some(NO_GROUP)) };
+    if applied.enforcement.polled.cpu {
         limits.release("web");
         limits.close();
         return Ok(Some("needs a cpu controller"));
     }
     let mut trees = world.trees();
-    begin_in(world, &mut trees, "while :; do :; done & while :; do :; done", enforcement);
+    begin_in(world, &mut trees, "while :; do :; done & while :; do :; done", applied);
     wait_until("two loops", &mut trees, |trees| trees.left("web", Scope::Tree, &limits) == 2)?;
     let used = |trees: &mut Trees| trees.usage("web", &limits).0.cpu.unwrap_or(0);
     let (began, before) = (Instant::now(), used(&mut trees));

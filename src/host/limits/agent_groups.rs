@@ -29,7 +29,7 @@ impl AgentGroups {
         Held { cpu: by(&self.cpu), memory: by(&self.memory), tasks: by(&self.tasks) }
     }
 
-    /// The ways into its groups, as in `Enforcement`, and what is wrong with others.
+    /// The ways into its groups, as in `Applied`, and what is wrong with others.
     pub(super) fn entrances(&self) -> (Option<OwnedFd>, Vec<OwnedFd>, Vec<String>) {
         let (mut cgroup, mut cgroups, mut errors) = (None, Vec::new(), Vec::new());
         for leaf in self.leaves() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::model::enforcement::OutOfMemory;
+use crate::model::enforcement::{OutOfMemory, Polled};
 
 /// A directory that looks like a cgroup v2 mount with one agent's group, made for one test and removed at its end.
 struct Fake(PathBuf);
@@ -57,15 +57,15 @@ const BOTH: (Option<u32>, Option<u64>) = (Some(1000), Some(20 << 20));
 #[test]
 fn without_any_group_limits_are_polled_and_noted_once() {
     let mut limits = Limits::over(Vec::new(), "/s", None);
-    let enforcement = limits.apply(&"web".into(), &want(BOTH.0, BOTH.1));
-    assert_eq!(enforcement.by.as_deref(), Some("polled"));
-    assert_eq!(enforcement.polled, Polled { cpu: true, memory: true });
-    assert!(enforcement.cgroups.is_empty());
-    assert_eq!(enforcement.notes.len(), 3, "{:?}", enforcement.notes);
+    let applied = limits.apply(&"web".into(), &want(BOTH.0, BOTH.1));
+    assert_eq!(applied.enforcement.by.as_deref(), Some("polled"));
+    assert_eq!(applied.enforcement.polled, Polled { cpu: true, memory: true });
+    assert!(applied.cgroups.is_empty());
+    assert_eq!(applied.notes.len(), 3, "{:?}", applied.notes);
     let again = limits.apply(&"db".into(), &want(None, BOTH.1));
-    assert_eq!((again.by.as_deref(), again.notes.len()), (Some("polled"), 0));
-    assert_eq!(again.polled, Polled { cpu: false, memory: true });
-    assert_eq!(limits.apply(&"x".into(), &want(None, None)).by, None);
+    assert_eq!((again.enforcement.by.as_deref(), again.notes.len()), (Some("polled"), 0));
+    assert_eq!(again.enforcement.polled, Polled { cpu: false, memory: true });
+    assert_eq!(limits.apply(&"x".into(), &want(None, None)).enforcement.by, None);
     assert_eq!((limits.members("web"), limits.populated("web"), limits.usage("web")), (None, None, Usage::default()));
     assert!(!limits.kill("web").unwrap() && !limits.freeze("web", true) && limits.leftovers().is_empty());
     assert_eq!(limits.oom_killed("web", true), None);
@@ -79,14 +79,14 @@ fn the_number_of_tasks_is_limited_or_said_to_be_not_held() {
     fake.put("bootagent/web/pids.max", "");
     let mut limits = fake.limits();
     let tasks = |tasks| spec::Limits { tasks, ..spec::Limits::default() };
-    let enforcement = limits.apply(&"web".into(), &tasks(Some(64)));
-    assert_eq!((enforcement.by.as_deref(), &*fake.get("bootagent/web/pids.max")), (Some("cgroup2"), "64"));
-    assert_eq!(limits.apply(&"web".into(), &tasks(None)).by, None);
+    let applied = limits.apply(&"web".into(), &tasks(Some(64)));
+    assert_eq!((applied.enforcement.by.as_deref(), &*fake.get("bootagent/web/pids.max")), (Some("cgroup2"), "64"));
+    assert_eq!(limits.apply(&"web".into(), &tasks(None)).enforcement.by, None);
     assert_eq!(fake.get("bootagent/web/pids.max"), "max");
     let mut without = Limits::over(Vec::new(), "/s", None);
-    assert_eq!(without.apply(&"web".into(), &tasks(Some(64))).by.as_deref(), Some("tasks=not held"));
+    assert_eq!(without.apply(&"web".into(), &tasks(Some(64))).enforcement.by.as_deref(), Some("tasks=not held"));
     let all = spec::Limits { cpu: BOTH.0, memory: BOTH.1, ..tasks(Some(64)) };
-    let by = without.apply(&"web".into(), &all).by;
+    let by = without.apply(&"web".into(), &all).enforcement.by;
     assert_eq!(by.as_deref(), Some("CPU=polled memory=polled tasks=not held"));
 }
 
@@ -94,10 +94,10 @@ fn the_number_of_tasks_is_limited_or_said_to_be_not_held() {
 fn cgroup2_takes_both() {
     let fake = Fake::new("both", "cpu memory\n");
     let mut limits = fake.limits();
-    let enforcement = limits.apply(&"web".into(), &want(BOTH.0, BOTH.1));
-    assert_eq!(enforcement.by.as_deref(), Some("cgroup2"), "{:?}", enforcement.notes);
-    assert_eq!(enforcement.polled, Polled::default());
-    assert!(enforcement.cgroup.is_some() && enforcement.cgroups.is_empty(), "one group for all");
+    let applied = limits.apply(&"web".into(), &want(BOTH.0, BOTH.1));
+    assert_eq!(applied.enforcement.by.as_deref(), Some("cgroup2"), "{:?}", applied.notes);
+    assert_eq!(applied.enforcement.polled, Polled::default());
+    assert!(applied.cgroup.is_some() && applied.cgroups.is_empty(), "one group for all");
     assert_eq!(
         (fake.get("bootagent/web/memory.max"), fake.get("bootagent/web/cpu.max")),
         ("20971520".into(), "10000 100000".into())
@@ -105,7 +105,7 @@ fn cgroup2_takes_both() {
     // A definition without limits lifts those of the last start.
     fake.put("bootagent/web/memory.max", "");
     fake.put("bootagent/web/cpu.max", "");
-    assert_eq!(limits.apply(&"web".into(), &want(None, None)).by, None);
+    assert_eq!(limits.apply(&"web".into(), &want(None, None)).enforcement.by, None);
     assert_eq!((fake.get("bootagent/web/memory.max"), fake.get("bootagent/web/cpu.max")), ("max".into(), "max".into()));
 }
 
@@ -117,7 +117,7 @@ fn an_agent_that_is_started_again_keeps_its_group() {
     fake.put("bootagent/web/memory.max", "");
     assert!(limits.apply(&"web".into(), &want(None, None)).cgroup.is_some());
     assert_eq!(fake.get("bootagent/web/memory.max"), "", "nothing was set, so nothing is lifted");
-    assert!(limits.apply(&"web".into(), &want(None, BOTH.1)).by.is_some());
+    assert!(limits.apply(&"web".into(), &want(None, BOTH.1)).enforcement.by.is_some());
     assert_eq!(fake.get("bootagent/web/memory.max"), "20971520");
     limits.apply(&"web".into(), &want(None, None));
     assert!(fake.get("bootagent/web/memory.max").starts_with("max"), "what was set is lifted");
@@ -129,21 +129,21 @@ fn an_agent_that_is_started_again_keeps_its_group() {
 fn a_missing_controller_costs_only_its_own_limit() {
     let fake = Fake::new("mix", "cpu\n");
     let mut limits = fake.limits();
-    let enforcement = limits.apply(&"web".into(), &want(BOTH.0, BOTH.1));
-    assert_eq!(enforcement.by.as_deref(), Some("CPU=cgroup2 memory=polled"));
-    assert_eq!(enforcement.polled, Polled { cpu: false, memory: true });
-    let notes = enforcement.notes.join("\n");
+    let applied = limits.apply(&"web".into(), &want(BOTH.0, BOTH.1));
+    assert_eq!(applied.enforcement.by.as_deref(), Some("CPU=cgroup2 memory=polled"));
+    assert_eq!(applied.enforcement.polled, Polled { cpu: false, memory: true });
+    let notes = applied.notes.join("\n");
     assert!(
         notes.contains("no memory limits by cgroup2: cannot use ") && notes.contains("memory limits are polled"),
         "{notes}"
     );
     fs::remove_file(fake.0.join("bootagent/web/cpu.max")).unwrap();
-    let enforcement = limits.apply(&"web".into(), &want(BOTH.0, None));
-    assert_eq!(enforcement.by.as_deref(), Some("polled"));
+    let applied = limits.apply(&"web".into(), &want(BOTH.0, None));
+    assert_eq!(applied.enforcement.by.as_deref(), Some("polled"));
     assert!(
-        enforcement.notes[0].starts_with("agent \"web\": cannot set the cpu limit: cannot open "),
+        applied.notes[0].starts_with("agent \"web\": cannot set the cpu limit: cannot open "),
         "{:?}",
-        enforcement.notes
+        applied.notes
     );
 }
 
@@ -176,14 +176,14 @@ fn the_limits_of_an_earlier_daemon_count_where_they_are_set() {
     let mut limits = fake.limits();
     assert_eq!(limits.leftovers(), [("web".into(), vec![leader, Pid::new(4712).unwrap()])]);
     let taken = limits.attach(&"web".into(), &want(BOTH.0, BOTH.1), &[Process { pid: leader, ticks: 1 }]);
-    assert_eq!(taken.by.as_deref(), Some("CPU=polled memory=cgroup2"));
+    assert_eq!(taken.enforcement.by.as_deref(), Some("CPU=polled memory=cgroup2"));
     assert!(taken.cgroups.is_empty() && limits.leftovers().is_empty());
     assert_eq!(limits.members("web").unwrap().len(), 2);
     assert_eq!(fake.get("bootagent/web/cpu.max"), "max 100000\n", "nothing is changed");
     // The group does not limit a main process that is not in it.
     let mut limits = fake.limits();
     let taken = limits.attach(&"web".into(), &want(None, BOTH.1), &[Process { pid: Pid::new(99).unwrap(), ticks: 1 }]);
-    assert_eq!((taken.by.as_deref(), limits.members("web")), (Some("polled"), None));
+    assert_eq!((taken.enforcement.by.as_deref(), limits.members("web")), (Some("polled"), None));
 }
 
 #[test]
@@ -244,17 +244,17 @@ fn the_same_obstacle_is_noted_once() {
         controllers: vec![controller.into()],
     });
     let mut limits = Limits::over(hierarchies.to_vec(), "/var/lib/bootagent", None);
-    let enforcement = limits.apply(&"web".into(), &want(None, BOTH.1));
+    let applied = limits.apply(&"web".into(), &want(None, BOTH.1));
     let missing = "cannot make \"/nonexistent/memory/bootagent\": No such file or directory";
     assert_eq!(
-        enforcement.notes,
+        applied.notes,
         [
             format!("agents are told apart by descent: {missing}"),
             format!("no memory limits by cgroup1: {missing}"),
             "memory limits are polled".into(),
         ]
     );
-    assert_eq!(enforcement.by.as_deref(), Some("polled"));
+    assert_eq!(applied.enforcement.by.as_deref(), Some("polled"));
 }
 
 #[test]

@@ -7,20 +7,20 @@ use super::{
     KILL_INTERVAL, RESOURCE_RETRY_DELAY, SEARCH_PAUSES, STARTER_TIMEOUT,
 };
 use crate::kernel::{Decimal, Exit, Level, Pid, Process, Sig, Time};
+use crate::model::enforcement::Enforcement;
 use crate::model::event::{Action, Notification};
 use crate::model::restart::End;
 use crate::model::spec::Kind;
 
 impl Agent {
-    /// Its limits were applied. `by`: what enforces them, and whether its CPU and its memory limit must be polled.
-    pub fn attached(&mut self, by: &(Option<Box<str>>, bool, bool)) {
-        self.limits_by = by.0.clone();
-        self.poll = (by.1, by.2);
+    /// Its limits were applied, and are enforced in this way.
+    pub fn attached(&mut self, enforcement: &Enforcement) {
+        self.enforcement = enforcement.clone();
     }
 
-    /// Its process was started; `by` as in `attached`.
-    pub fn started(&mut self, process: Process, by: &(Option<Box<str>>, bool, bool), context: &mut StepContext) {
-        self.attached(by);
+    /// Its process was started.
+    pub fn started(&mut self, process: Process, enforcement: &Enforcement, context: &mut StepContext) {
+        self.attached(enforcement);
         if self.prestart().is_none() {
             self.note_begin(process);
         }

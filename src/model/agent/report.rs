@@ -35,7 +35,7 @@ impl Agent {
             detail: self.detail(now, policy).into(),
             cpu: self.cpu.filter(|_| running),
             memory: self.memory.filter(|_| running),
-            limits_by: self.limits_by.clone().filter(|_| running),
+            limits_by: self.enforcement.by.clone().filter(|_| running),
             job_limits: self
                 .record
                 .limits

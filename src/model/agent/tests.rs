@@ -79,7 +79,7 @@ fn agent_in(name: &str) -> Agent {
         if name == "Starting" {
             return;
         }
-        agent.started(process(7), &(None, false, false), context);
+        agent.started(process(7), &Enforcement::default(), context);
         match name {
             "Running" | "Forking" => {}
             "Forking, starter ended" => agent.exited(Exit::Code(0), None, "", context),
@@ -139,7 +139,7 @@ fn apply(agent: &mut Agent, event: &str) -> String {
         "down" => acts(agent, NOW, |agent, context| agent.request_stop(context)),
         "restart" => acts(agent, NOW, |agent, context| agent.request_restart(context)),
         "reset failures" => acts(agent, NOW, |agent, context| agent.reset_failures(context)),
-        "started" => acts(agent, NOW, |agent, context| agent.started(process(9), &(None, false, false), context)),
+        "started" => acts(agent, NOW, |agent, context| agent.started(process(9), &Enforcement::default(), context)),
         "not started" => acts(agent, NOW, |agent, context| agent.not_started("why", context)),
         "ended 0" => acts(agent, NOW, |agent, context| agent.exited(Exit::Code(0), None, "", context)),
         "ended 1" => acts(agent, NOW, |agent, context| agent.exited(Exit::Code(1), None, "", context)),

@@ -46,7 +46,7 @@ impl Agent {
 
     fn over_cpu(&mut self, cpu: f64, context: &mut StepContext) {
         let limit = self.limit(|record, spec| record.cpu.or(spec.cpu));
-        let (true, Some(limit)) = (self.poll.0, limit) else { return };
+        let (true, Some(limit)) = (self.enforcement.polled.cpu, limit) else { return };
         self.over_cpu = if cpu > f64::from(limit) / 100.0 { self.over_cpu + 1 } else { 0 };
         if self.over_cpu >= CPU_CHECKS {
             let (cpu, limit) = (Decimal::rounded(cpu, 10), Decimal::new(limit.into(), 100));
@@ -59,7 +59,7 @@ impl Agent {
 
     fn over_memory(&mut self, context: &mut StepContext) {
         let limit = self.limit(|record, spec| record.memory.or(spec.memory));
-        let (true, Some(limit), Some(memory)) = (self.poll.1, limit, self.memory) else { return };
+        let (true, Some(limit), Some(memory)) = (self.enforcement.polled.memory, limit, self.memory) else { return };
         if memory > limit {
             let (memory, limit) = (size(memory as f64), size(limit as f64));
             self.kill_for_limit(format_args!("memory {memory} over the limit of {limit}"), context);

@@ -27,6 +27,7 @@ use super::*;
 use crate::kernel::{Exit, Pid, Process, Sig};
 use crate::model::agent::AgentState;
 use crate::model::command::Command;
+use crate::model::enforcement::{Enforcement, Polled};
 use crate::model::event::{Definition, Fetched, Message, Reply, Scope, ToolOwner, Verified};
 use crate::model::job::{Code, Job, JobAction, RejectedJob, Source};
 use crate::model::package::{Digest, Format};
@@ -186,7 +187,8 @@ impl Bench {
                 self.last_pid += 1;
                 let process = Process { pid: Pid::new(self.last_pid).unwrap(), ticks: 1 };
                 let name = name.clone();
-                return Some(Event::Started { name, process, limits_by: None, poll_cpu: false, poll_memory: true });
+                let enforcement = Enforcement { by: None, polled: Polled { cpu: false, memory: true } };
+                return Some(Event::Started { name, process, enforcement });
             }
             Action::SaveJob(record) if self.full || record.id == self.unwritable => {
                 return Some(Event::Saved(record.id.clone(), Err("no space".into())));

@@ -8,7 +8,7 @@ fn sparing(kind: Kind) -> Agent {
     agent.definition.as_mut().unwrap().spec.kill = KillMode::Main;
     acts(&mut agent, NOW, |agent, context| {
         agent.request_start(context);
-        agent.started(process(7), &(None, false, false), context);
+        agent.started(process(7), &Enforcement::default(), context);
     });
     agent
 }

@@ -13,7 +13,7 @@ fn an_agent_that_says_when_it_is_ready_counts_as_started_then() {
         let mut agent = agent(Kind::Notify);
         acts(&mut agent, NOW, |agent, context| {
             agent.request_start(context);
-            agent.started(process(7), &(None, false, false), context);
+            agent.started(process(7), &Enforcement::default(), context);
         });
         agent
     };
@@ -82,7 +82,7 @@ fn the_next_daemon_knows_whether_an_agent_is_ready() {
     let mut agent = agent(Kind::Notify);
     acts(&mut agent, NOW, |agent, context| {
         agent.request_start(context);
-        agent.started(process(7), &(None, false, false), context);
+        agent.started(process(7), &Enforcement::default(), context);
     });
     says(&mut agent, NOW, false, None, Some("loading"));
     let unready = agent.run_record("boot");

@@ -57,9 +57,10 @@ fn a_health_check_that_the_host_has_no_room_for_is_no_failure() {
 fn only_limit_checks_count_against_a_polled_cpu_limit() {
     let mut agent = agent(Kind::Simple);
     agent.definition.as_mut().unwrap().spec.limits.cpu = Some(1000);
+    let polled = Enforcement { by: Some("polled".into()), polled: Polled { cpu: true, memory: false } };
     acts(&mut agent, NOW, |agent, context| {
         agent.request_start(context);
-        agent.started(process(7), &(Some("polled".into()), true, false), context);
+        agent.started(process(7), &polled, context);
     });
     // The agent uses half a core all the time; its limit is a tenth.
     let mut measure = |after: u64, check: bool| {
