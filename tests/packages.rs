@@ -151,6 +151,47 @@ fn the_undo_of_an_uninstall_brings_back_what_was_there() {
 }
 
 #[test]
+fn maintainer_scripts_do_as_they_like() {
+    if lacks_dpkg() {
+        return;
+    }
+    let name = unique_name("batest-odd");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package_name.clone());
+    let (server, host) = pair();
+    let program = format!("/usr/bin/{name}");
+    let removes = format!("rm {program}");
+    let mut installed = "";
+    for (number, (version, script, text, code)) in [
+        ("2:1.0~rc1-1", "postinst", "read x; [ -z \"$x\" ]", 0),
+        // An older one, by its epoch.
+        ("1:9.0", "postinst", "sleep 1000 >/dev/null & kill $!", 0),
+        ("10", "preinst", "printf 'a\\000b\\377\\033[31m\\r\\n'; exit 1", 8),
+        ("11", "postinst", "kill -9 $PPID; exec sleep 1", 8),
+        ("12", "postinst", &removes, 8),
+        ("13", "prerm", "[ $1 != upgrade ]", 0),
+        // The script of the new package takes over where the old one fails.
+        ("14", "prerm", "exit 0", 0),
+        ("15", "prerm", "[ $1 = remove ]", 0),
+        // That fails in both, and the way back is left to the old one.
+        ("16", "prerm", "[ $1 = remove ]", 8),
+        ("17", "prerm", "exit 0", 0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let files = host_files(&name, version, &staying("deb"));
+        let script = [(script, &*format!("#!/bin/sh\n{text}\n"))];
+        let package = deb(&host, &package_name, version, &borrowed(&files), &script);
+        let message = host.does(&server, &install(&server, &format!("o{number}"), &name, &package), code);
+        installed = if code == 0 { version } else { installed };
+        assert_eq!(dpkg_says(&package_name), format!("install ok installed {installed}"), "{version}: {message}");
+        assert_eq!(host.wait_running(&name).version, installed, "{version}");
+    }
+    host.does(&server, &Job::new("o", "uninstall", &name), 0);
+}
+
+#[test]
 fn a_hold_stays_one() {
     if lacks_dpkg() {
         return;

@@ -270,3 +270,49 @@ fn a_directory_of_the_package_is_no_top() {
         }
     }
 }
+
+/// Formats, options and tools differ in names, times, owners and in what comes twice; a package is the same with all of them.
+#[test]
+fn every_kind_of_tar_is_unpacked() {
+    let scratch = Scratch::new("kinds");
+    // The second is longer than a header has room for, the third is decomposed: a letter, and its accent behind it.
+    let long = format!("{}/{}/{}", "x".repeat(90), "y".repeat(120), "z".repeat(100));
+    let names = ["run", &long, "U\u{308}n\u{303}", "b", "c"];
+    let make = format!(
+        "mkdir -p 'top/{0}' && rmdir 'top/{0}' && for f in run '{0}' '{1}'; do echo \"$f\" >\"top/$f\"; done; \
+         ln top/run top/b; ln top/b top/c; chmod 0555 top; touch -d @-100000.25 top/run; touch -d @17179869184 top/b",
+        names[1], names[2]
+    );
+    let sh = |text: &str| {
+        let ran = Command::new("sh").args(["-ec", text]).current_dir(&scratch.0).output().expect("sh starts");
+        assert!(ran.status.success(), "{text}: {}", String::from_utf8_lossy(&ran.stderr));
+    };
+    sh(&make);
+    let mut commands = vec![
+        "tar --format=gnu -cf o.tar top",
+        "tar --format=oldgnu -b1 -cf o.tar top",
+        "tar --format=posix --pax-option=comment=x,globexthdr.name=/tmp/g -cf o.tar top",
+        "tar --format=posix --owner=4000000000 --group=3999999999 --xattrs -cf o.tar top",
+        "tar --format=gnu --owner=4000000000 --group=3999999999 -cf o.tar top",
+        "tar -C top -cf o.tar .",
+        "tar -cf o.tar --transform 's,^top,.//top/,' top",
+        // Without members for the directories.
+        "find top -type f | tar --no-recursion -cf o.tar -T -",
+        "tar -cf o.tar top; tar -rf o.tar top/run top/c",
+        "tar -cf o.tar --exclude=run top; tar -cf p.tar top/run; tar -Af o.tar p.tar",
+    ];
+    if have("busybox", Command::new("busybox").output().is_ok()) {
+        commands.push("busybox tar cf o.tar top");
+    }
+    for command in commands {
+        sh(command);
+        let out = scratch.0.join("out");
+        let outcome = unpack(&scratch.0.join("o.tar"), Format::Tar, &out);
+        let HelperResponse::Unpacked { top, .. } = outcome else { panic!("{command}: {outcome:?}") };
+        for (name, want) in names.iter().zip([names[0], names[1], names[2], "run", "run"]) {
+            let text = fs::read_to_string(out.join(&top).join(name)).unwrap_or_default();
+            assert_eq!(text.trim_end(), want, "{command}: {name}");
+        }
+    }
+    sh("chmod -R u+w top");
+}
