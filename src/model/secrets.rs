@@ -9,14 +9,15 @@ pub const TAIL: u64 = 400;
 const SECRET_MIN: usize = 6;
 
 /// What is shown of an environment by its name alone: values of a certain length, whatever a job gave, and those of `before`,
-/// which were shown so earlier. The longest come first, as they may contain others.
-pub fn secrets(mut all: Envs, of_job: Option<&Envs>, before: &Envs) -> Envs {
+/// which were shown so earlier, NAME=VALUE with a NUL behind each. The longest come first, as they may contain others.
+pub fn secrets(mut all: Envs, of_job: Option<&Envs>, before: &str) -> Envs {
     all.retain(|variable| {
         let value = &variable.1;
         value.len() >= SECRET_MIN || !value.is_empty() && of_job.is_some_and(|envs| envs.contains(variable))
     });
-    all.retain(|variable| !before.contains(variable));
-    all.extend(before.iter().cloned());
+    for (name, value) in before.split('\0').filter_map(|line| line.split_once('=')) {
+        all.push((name.into(), value.into()));
+    }
     all.sort_by_key(|(_, value)| usize::MAX - value.len());
     all
 }
@@ -57,16 +58,11 @@ mod tests {
         };
         let all = envs(&[("A", "short"), ("B", "at least"), ("C", "longest of all"), ("D", "job"), ("E", "")]);
         let of_job = envs(&[("D", "job"), ("E", "")]);
-        let shown = |before: &Envs| secrets(all.clone(), Some(&of_job), before);
-        assert_eq!(shown(&Envs::new()), envs(&[("C", "longest of all"), ("B", "at least"), ("D", "job")]));
-        // What a job gave before counts too, and nothing twice.
-        let all = [("C", "longest of all"), ("D", "old job"), ("B", "at least"), ("D", "job")];
-        let before = envs(&[("D", "old job"), ("B", "at least")]);
-        let mut found = shown(&before);
-        found.sort();
-        let mut want = envs(&all);
-        want.sort();
-        assert_eq!(found, want);
+        let shown = |before: &str| secrets(all.clone(), Some(&of_job), before);
+        assert_eq!(shown(""), envs(&[("C", "longest of all"), ("B", "at least"), ("D", "job")]));
+        // What a job gave before counts too.
+        let all = [("C", "longest of all"), ("B", "at least"), ("D", "older"), ("D", "job"), ("E", "=")];
+        assert_eq!(shown("D=older\0E==\0"), envs(&all));
     }
 
     #[test]
