@@ -152,7 +152,13 @@ impl Host<'_> {
             }
             Action::SaveSettings(settings) => self.disk.settings = settings,
             Action::SaveStop(stop) => self.disk.stop = Some(stop.at),
-            Action::SaveRun(run) => drop(self.disk.runs.insert(run.name.clone(), *run)),
+            Action::SaveRun(run) => {
+                // Only now would another daemon know that its main process has moved.
+                if let Some(main) = run.process.filter(|_| !run.forking && !run.stopping) {
+                    self.is_main(&run.name, main);
+                }
+                self.disk.runs.insert(run.name.clone(), *run);
+            }
         }
         Ok(())
     }

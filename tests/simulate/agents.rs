@@ -23,6 +23,8 @@ impl Host<'_> {
         if let Some(live) = self.processes.values().find(is_copy) {
             return Err(format!("a second copy of agent {name} is started beside {:?}", live.process));
         }
+        self.unheard.remove(name);
+        self.started_by.insert(name.clone(), spec.clone());
         let now = self.now().time;
         if !prepared {
             self.watch(name).started(now).map_err(|why| format!("agent {name}: {why}"))?;
@@ -88,7 +90,6 @@ impl Host<'_> {
 
     pub(super) fn start(&mut self, name: Name) -> Broken {
         let spec = self.may_start(&name)?;
-        self.started_by.insert(name.clone(), spec.clone());
         if self.lacks_resources(&name) {
             return Ok(());
         }
@@ -96,7 +97,6 @@ impl Host<'_> {
         let process = self.followed_process(&name, role);
         self.sought.remove(&name);
         self.checks.remove(&name);
-        self.unheard.remove(&name);
         let pid = process.pid.raw();
         let poll_memory = !spec.limits.is_empty() && self.random.chance(10);
         self.polled.insert(name.clone(), poll_memory);
@@ -186,7 +186,7 @@ impl Host<'_> {
     }
 
     /// One process of an agent is its main process, and no other is.
-    fn is_main(&mut self, name: &str, main: Process) {
+    pub(super) fn is_main(&mut self, name: &str, main: Process) {
         for live in self.processes.values_mut().filter(|live| *live.name == *name) {
             live.role = match live.role {
                 _ if live.process == main => Role::Main,
@@ -204,7 +204,6 @@ impl Host<'_> {
         };
         let since = self.followed.remove(&old).map_or(self.now().time, |followed| followed.since);
         self.followed.insert(main.pid.raw(), Followed { ours: true, since, role: Role::Main, signalled: false });
-        self.is_main(name, main);
         Ok(())
     }
 

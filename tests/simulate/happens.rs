@@ -235,17 +235,24 @@ impl Host<'_> {
             .collect();
         let runs: BTreeMap<Name, _> = state
             .agents()
-            .map(|agent| (agent.name().clone(), (agent.spares(), agent.run_began(), agent.process())))
+            .map(|agent| {
+                let ends_all = matches!(&agent.state, AgentState::Stopping(stopping) if stopping.scope == Scope::Tree);
+                (agent.name().clone(), (agent.spares(), ends_all, agent.run_began(), agent.process()))
+            })
             .collect();
         for live in self.processes.values_mut() {
             // What an agent has left that was just forgotten stays as it is.
-            let Some((spares, began, main)) = runs.get(&live.name).copied() else { continue };
+            let Some((spares, ends_all, began, main)) = runs.get(&live.name).copied() else { continue };
             let is_older = began.is_none_or(|began| live.process.ticks < began);
             let spared = spares && is_older && Some(live.process) != main;
+            let is_lost = spares && !live.spared && Some(live.process) != main;
             let recognized =
                 strays.get(&live.name).is_some_and(|main| main.is_some_and(|(main, _)| main == live.process));
-            if spared && !live.spared && recognized {
+            if spared && is_lost && recognized && !ends_all {
                 return Err(format!("{live:?} is taken for one that an earlier run has left"));
+            } else if is_lost && !recognized {
+                // Nobody knows that it is more than that.
+                live.role = Role::Other;
             }
             live.spared = spared;
         }

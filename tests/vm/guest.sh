@@ -186,10 +186,16 @@ groups)
     check "no line is lost or cut" 'cat $log.1 $log | awk "!/^[0-9]+ of a line that is written to the log\$/ ||
         NR > 1 && \$1 != last + 1 { wrong = 1; print } { last = \$1 } END { exit wrong }"'
 
+    # The processes that the agent "keeps" starts beside its main process.
+    children() {
+        for process in /proc/[0-9]*; do
+            [ "$(tr '\0' ' ' <"$process/cmdline" 2>/dev/null)" != "sleep 123456 " ] || echo "${process#/proc/}"
+        done
+    }
     bootagent start keeps
     dir=$(group keeps) first=$(told keeps pid)
     bootagent stop keeps
-    left=$(pgrep -f "sleep 123456")
+    left=$(children)
     check "a stop of the main process alone leaves what it started" '[ -n "$left" ] && ended "$first"'
     check "in the group" 'grep -qx "$left" "$dir/cgroup.procs"'
     bootagent start keeps
@@ -199,7 +205,7 @@ groups)
     wait_for "a killed daemon is started again" '[ "$(daemon)" != "$old" ] && bootagent status >/dev/null'
     check "the main process is known" 'runs keeps && [ "$(told keeps pid)" = "$pid" ]'
     bootagent stop keeps
-    check "and stopped alone" 'ended "$pid" && [ "$(pgrep -f "sleep 123456" | wc -l)" = 2 ]'
+    check "and stopped alone" 'ended "$pid" && [ "$(children | wc -l)" = 2 ]'
     ;;
 
 full)

@@ -25,7 +25,7 @@ impl Agent {
                 let after = if self.wanted() == Wanted::Up { AfterStop::Up } else { AfterStop::Down };
                 let main_process = process.filter(|_| alive).map(|process| (process, run.started));
                 let ran = main_process.map_or(Duration::ZERO, |_| context.now.since(run.started));
-                if run.unready {
+                if run.unready || run.forking {
                     // A start that was not done leaves nothing of its own.
                     self.state = AgentState::Forking { starter: None, since: run.started, ask: None, before: None };
                 }
