@@ -1,5 +1,5 @@
-//! What of the environments of agents nobody may see in a message: the values of now, and those that what still runs of an
-//! agent was started with, as an `env_file`, a definition and the variables of a job may change meanwhile.
+//! Values of agents' environments that no message may show: the present ones, and those that a process that still runs was
+//! started with. An `env_file`, a definition and a job may have changed them since.
 //!
 //! The latter are kept in memory and, for the next daemon, in a file below `run_dir` that only root can read, as the run records.
 //! It is there as long as anything of the agent is.
@@ -10,13 +10,13 @@ use std::path::Path;
 use super::Daemon;
 use crate::host::disk::{list, write};
 use crate::host::spawn::{env_file, user_of};
-use crate::model::secrets::secrets;
+use crate::model::secrets::{remember, secrets};
 use crate::model::spec::{Envs, Name, Spec};
 use crate::sorted_map::SortedMap;
 use crate::sys::file::read_text;
 
-/// How much is kept of one agent, bytes; of more, the last.
-const VALUES: usize = 256 << 10;
+/// How much is kept of one agent, bytes. The oldest values go first.
+const MAX_BYTES: usize = 256 << 10;
 
 /// What the programs of agents were started with: NAME=VALUE, each with a NUL behind it.
 #[derive(Default)]
@@ -39,20 +39,9 @@ impl Daemon {
     pub(super) fn note_values(&mut self, spec: &Spec, of_file: Envs) {
         let new = self.secrets_with(spec, of_file, "");
         let given = self.given.0.or_insert_with(spec.name.clone(), String::new);
-        let before = given.len();
-        for (name, value) in new {
-            let line = [&*name, "=", &*value, "\0"].concat();
-            if !given.contains(&line) {
-                given.push_str(&line);
-            }
+        if remember(given, &new, MAX_BYTES) {
+            self.write_values(&spec.name);
         }
-        if given.len() == before {
-            return;
-        }
-        while let Some(end) = given.find('\0').filter(|_| given.len() > VALUES) {
-            given.drain(..=end);
-        }
-        self.write_values(&spec.name);
     }
 
     /// Where the file cannot be written, this daemon knows the values all the same.
@@ -67,7 +56,7 @@ impl Daemon {
         self.state.agents().for_each(|agent| self.write_values(agent.name()));
     }
 
-    /// Nothing of an agent is left.
+    /// Forgets the values of an agent of which nothing is left.
     pub(super) fn forget_values(&mut self, name: &Name) {
         if self.given.0.remove(name).is_some() {
             let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(file_name(name)));
@@ -83,7 +72,9 @@ impl Daemon {
             let found = self.state.agents().find(|agent| **agent.name() == *name);
             match (found.filter(|agent| agent.spares() || !agent.is_over()), read_text(&path)) {
                 (Some(agent), Ok(text)) => self.given.0.insert(agent.name().clone(), text),
-                _ => drop(fs::remove_file(path)),
+                // The next daemon may be able to read it.
+                (Some(_), Err(_)) => {}
+                (None, _) => drop(fs::remove_file(path)),
             }
         }
     }

@@ -51,7 +51,7 @@ static SAME: Plan = Plan {
 /// Removes an agent and its package.
 static UNINSTALL: Plan = Plan {
     prepare: &[],
-    change: &[WantDown, Count, Stop, Remove, Forget],
+    change: &[WantDown, AskInstalled, Stop, Remove, Forget],
     back: &[Stop, Reinstall, Restore, Clear, Resume, Settle],
 };
 
@@ -112,9 +112,9 @@ pub enum Step {
     Install,
     /// The agent's record gets the package, the definition and the settings of the job.
     Adopt,
-    /// The package manager is asked what is installed of the package that is about to be removed. It is like `Query`, of a
-    /// phase to which an uninstall comes in 1.0.0, too.
-    Count,
+    /// The package manager is asked what is installed of the package that is about to be removed. It is like `Query`, but in
+    /// the phase `Starting`: 1.0.0 cannot resume an uninstall in `Verified`.
+    AskInstalled,
     /// The agent's record says that it should run.
     WantUp,
     /// The agent's record says that it should not run.
@@ -283,7 +283,7 @@ const NAMES: [(Step, &str); 39] = [
     (Identify, "identify"),
     (Look, "look"),
     (Query, "query"),
-    (Count, "count"),
+    (AskInstalled, "ask installed"),
     (Unpack, "unpack"),
     (Inspect, "inspect"),
     (Name, "name"),
@@ -341,9 +341,8 @@ impl Step {
                 Direction::Forward => Phase::Starting,
                 Direction::Back => Phase::Installing,
             },
-            WantUp | WantDown | Count | Overlay | Clear | Link | Start | Resume | Reload | TryInstalled | Reexec => {
-                Phase::Starting
-            }
+            WantUp | WantDown | AskInstalled | Overlay | Clear | Link | Start | Resume | Reload | TryInstalled
+            | Reexec => Phase::Starting,
             Settle | Retire | Keep | Prove | Replace | Remember | GoBack => Phase::Settling,
         }
     }

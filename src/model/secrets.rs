@@ -22,6 +22,23 @@ pub fn secrets(mut all: Envs, of_job: Option<&Envs>, before: &str) -> Envs {
     all
 }
 
+/// Adds to `before`, as `secrets` takes it, what is not in it yet, and drops its oldest lines while it has more than `max`
+/// bytes. Returns whether there was anything to add.
+pub fn remember(before: &mut String, new: &Envs, max: usize) -> bool {
+    let mut known: Vec<&str> = before.split_terminator('\0').collect();
+    known.sort_unstable();
+    let lines = new.iter().map(|(name, value)| [&**name, "=", &**value].concat());
+    let fresh: Vec<String> = lines.filter(|line| known.binary_search(&&**line).is_err()).collect();
+    for line in &fresh {
+        before.push_str(line);
+        before.push('\0');
+    }
+    while let Some(end) = before.find('\0').filter(|_| before.len() > max) {
+        before.drain(..=end);
+    }
+    !fresh.is_empty()
+}
+
 /// The length of the longest value in an agent's environment, bytes: a value may begin that far before the last `TAIL` bytes.
 pub fn longest_value(envs: &Envs) -> usize {
     envs.iter().map(|(_, value)| value.len()).max().unwrap_or(0)
@@ -50,6 +67,22 @@ pub fn replace_values(text: &str, envs: &Envs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_given_is_remembered_once() {
+        let mut before = String::new();
+        for (name, value, max, added, want) in [
+            ("OPTS", "-Dpassword=hunter22", 100, true, "OPTS=-Dpassword=hunter22\0"),
+            ("OPTS", "-Dpassword=hunter22", 100, false, "OPTS=-Dpassword=hunter22\0"),
+            // The end of another line is no line.
+            ("password", "hunter22", 100, true, "OPTS=-Dpassword=hunter22\0password=hunter22\0"),
+            ("key", "123456", 40, true, "password=hunter22\0key=123456\0"),
+            ("large", "more than there is room for", 10, true, ""),
+        ] {
+            let new = vec![(name.into(), value.into())];
+            assert_eq!((remember(&mut before, &new, max), &*before), (added, want), "{name}");
+        }
+    }
 
     #[test]
     fn short_values_are_shown_unless_a_job_gave_them() {

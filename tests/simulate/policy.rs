@@ -64,7 +64,7 @@ impl Watch {
             *self = Watch { excused: self.excused, ..Watch::new() };
             return Ok(());
         };
-        let dead = run.process.is_some() && !alive;
+        let dead = (run.process.is_some() || run.forking) && !alive;
         if run.failures != self.failures && !self.excused && !pending && !dead {
             return Err(format!("{} failures on record, {} happened", run.failures, self.failures));
         }

@@ -26,7 +26,7 @@ impl Agent {
                 let main_process = process.filter(|_| alive).map(|process| (process, run.started));
                 let ran = main_process.map_or(Duration::ZERO, |_| context.now.since(run.started));
                 if run.unready || run.forking {
-                    // A start that was not done leaves nothing of its own.
+                    // A start that was not complete leaves nothing of its own.
                     self.state = AgentState::Forking { starter: None, since: run.started, ask: None, before: None };
                 }
                 self.enter_stopping(after, main_process, ran, context);
@@ -52,15 +52,15 @@ impl Agent {
                 let end = LastEnd { exit: Exit::Unknown, oom: None, tail: "".into() };
                 self.search_successor(run.started, end, context);
             }
-            Some(_) => {
+            process if process.is_some() || run.forking => {
                 let ran = context.now.since(run.started);
                 self.killed = false;
                 let text = format_args!("ended while no daemon was watching, status unknown");
                 self.set_last_end(text, "", Level::Warn, context);
                 self.enter_stopping(AfterStop::Policy(End::Exited(Exit::Unknown)), None, ran, context);
             }
-            None if run.fatal => self.state = AgentState::Fatal,
-            None => {
+            _ if run.fatal => self.state = AgentState::Fatal,
+            _ => {
                 self.start_ordered = Some(run.started).filter(|started| *started != Time::default());
                 self.finished = run.finished;
                 if let Some(until) = run.restart_at {
@@ -77,12 +77,12 @@ impl Agent {
         }
     }
 
-    /// Whether the daemon before had ordered a start that it has not noted as made, and a process from this time is of it.
-    fn was_ordered_before(&self, since: Time) -> bool {
+    /// Whether an earlier daemon has ordered a start and not noted that it was made, and a process that began then can be of it.
+    fn fits_ordered_start(&self, since: Time) -> bool {
         self.start_ordered.is_some_and(|ordered| ordered <= since + START_TIME_ERROR)
     }
 
-    /// No daemon has ended since its start, so that nothing that it has said is lost.
+    /// Notes that no daemon has ended since its start: nothing that it has said was lost.
     pub fn was_heard(&mut self) {
         self.unheard = false;
     }
@@ -91,7 +91,7 @@ impl Agent {
     /// started, if it can be identified; then the agent is taken over. Otherwise its processes are ended before it is
     /// started.
     pub fn found_running(&mut self, main_process: Option<(Process, Time)>, context: &mut StepContext) {
-        let begins_run = main_process.is_some_and(|(_, since)| self.was_ordered_before(since));
+        let begins_run = main_process.is_some_and(|(_, since)| self.fits_ordered_start(since));
         let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);
         match (&self.state, main_process) {
             // Its processes are known already, or are being searched for.

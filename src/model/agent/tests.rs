@@ -365,3 +365,18 @@ fn a_prestart_comes_before_each_start() {
     let word = acts(&mut agent, NOW, |agent, context| agent.prestart_started(process(6), context));
     assert_eq!((&*state_name(&agent), &*word), ("Stopping down", "SIGTERM"));
 }
+
+#[test]
+fn a_forking_agent_of_which_nothing_is_left_has_ended_while_no_daemon_watched() {
+    let mut before = agent(Kind::Forking);
+    for event in ["up", "started", "ended 0"] {
+        apply(&mut before, event);
+    }
+    let record = before.run_record("boot");
+    assert!(record.forking && record.process.is_none());
+    for (strays, actions, state) in [(false, "count", "Stopping tree"), (true, "", "Forking, starter ended")] {
+        let mut agent = agent(Kind::Forking);
+        let word = acts(&mut agent, NOW, |agent, context| agent.resume(&record, false, strays, context));
+        assert_eq!((&*word, &*state_name(&agent)), (actions, state), "{strays}");
+    }
+}

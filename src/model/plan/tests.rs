@@ -51,7 +51,7 @@ fn plans() -> Vec<(Job, bool, &'static str, &'static str)> {
         (
             "web",
             JobAction::Uninstall,
-            "| starting: WantDown Count Stop installing: Remove Forget",
+            "| starting: WantDown AskInstalled Stop installing: Remove Forget",
             "installing: Stop Reinstall Restore starting: Clear Resume settling: Settle",
         ),
         ("web", JobAction::Start, "| starting: Start settling: Settle", ""),

@@ -45,8 +45,8 @@ pub struct OpenJob {
     pub fetch_turn: Time,
     /// It could not be undone, and the package manager has this version instead; empty: nothing is installed.
     pub stuck: Option<Box<str>>,
-    /// It was looked whether its undo can spare the package that is there.
-    pub looked: bool,
+    /// Its undo has asked whether the package that the job found is still there.
+    pub asked_before_undo: bool,
     /// The whole package was fetched again, as the digest of a doubtful download was wrong.
     pub refetched: bool,
     /// A server has cancelled it: it ends before it changes anything.
@@ -136,7 +136,7 @@ impl OpenJob {
             refetched: false,
             cancelled: false,
             stuck: None,
-            looked: false,
+            asked_before_undo: false,
             sending: Sending::default(),
         }
     }

@@ -62,13 +62,13 @@ impl Run<'_> {
     }
 
     /// Asks what is installed of the agent's package: that is what an undo has to bring back.
-    pub fn count(&mut self) -> StepResult {
+    pub fn ask_installed(&mut self) -> StepResult {
         let installed = self.agent().and_then(|agent| agent.record.package.as_ref());
         self.run_tools(installed.and_then(|installed| package::query(installed.format, &installed.package)))
     }
 
     /// Notes that; a database that cannot tell does not hold up the removal.
-    pub fn counted(&mut self, output: Result<&str, Error>) -> StepResult {
+    pub fn note_installed(&mut self, output: Result<&str, Error>) -> StepResult {
         self.job.record.found = output.ok().map(one_version);
         StepResult::Done
     }

@@ -27,15 +27,16 @@ pub(super) struct WayBack {
     package: Box<str>,
     /// The version that it should have then; empty: it should be gone, or its version is not known.
     want: Box<str>,
-    /// The package manager may have that version still: only if not, the file is installed, which is of another version.
-    is_spare: bool,
+    /// Somebody else's version may still be there. The package manager is asked first; only if it is gone is our file, of
+    /// another version, installed.
+    ask_first: bool,
 }
 
 impl WayBack {
     /// Changes nothing, and asks for this package; `None` for a tar, of which the package manager knows nothing.
     fn asking(package: &Installed, want: Box<str>) -> Option<WayBack> {
         let (format, package) = (package.format, package.package.clone());
-        (!format.is_tar()).then_some(WayBack { remove: None, install: None, format, package, want, is_spare: false })
+        (!format.is_tar()).then_some(WayBack { remove: None, install: None, format, package, want, ask_first: false })
     }
 }
 
@@ -129,7 +130,7 @@ impl Run<'_> {
             // Somebody else has replaced the package, or removed it.
             Some(found) => {
                 let install = way.install.filter(|_| !found.is_empty());
-                Some(WayBack { install, want: found.clone(), is_spare: true, ..way })
+                Some(WayBack { install, want: found.clone(), ask_first: true, ..way })
             }
             None => Some(way),
         }
@@ -140,7 +141,8 @@ impl Run<'_> {
         let Some(way) = self.way_back() else { return StepResult::Done };
         let mut tools: Vec<package::Tool> = way.remove.into_iter().collect();
         if let Some(path) = &way.install {
-            match way.is_spare && !self.job.looked {
+            // `reinstalled` comes here again if that version is gone.
+            match way.ask_first && !self.job.asked_before_undo {
                 true => tools.extend(package::keep(way.format, &way.package)),
                 false => tools.extend(package::install(way.format, path, &way.package, false, true)),
             }
@@ -156,7 +158,7 @@ impl Run<'_> {
             Ok(found) => found,
             Err(why) => return self.cannot_go_back(None, failure.as_deref().unwrap_or(&why)),
         };
-        if way.is_spare && !std::mem::replace(&mut self.job.looked, true) && found != way.want {
+        if way.ask_first && !std::mem::replace(&mut self.job.asked_before_undo, true) && found != way.want {
             return self.reinstall();
         }
         // A record that an older version wrote does not say which version it was.
@@ -167,7 +169,7 @@ impl Run<'_> {
         let has_tools = way.remove.is_some() || way.install.is_some();
         let lost = format!("what was there before, {}, is not kept", shown(&way.want));
         let why = failure.as_deref().unwrap_or(match has_tools {
-            _ if way.is_spare => &lost,
+            _ if way.ask_first => &lost,
             true => "the package manager reported no failure",
             false => "the agent has no other package to go back to",
         });
