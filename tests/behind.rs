@@ -3,6 +3,7 @@
 mod util;
 
 use std::fs;
+use std::process::Command;
 
 use util::*;
 
@@ -11,6 +12,8 @@ struct Change<'a> {
     name: &'a str,
     /// The package that a job has installed, of version 2.0.
     package: &'a Package,
+    /// That version in the words of the package manager.
+    native: &'a str,
     /// Commands, and the version that they leave; empty: nothing.
     commands: &'a [(&'a [&'a str], &'a str)],
 }
@@ -29,11 +32,17 @@ fn is_told_and_put_right(server: &Server, host: &Host, change: &Change) {
         host.wait_seen(name, &format!("to show what {words:?} has left"), |agent| agent.version == *found);
         let shown = if found.is_empty() { "nothing" } else { found };
         let told = trouble(&host.status().expect("the daemon answers")).unwrap_or_default();
-        assert!(told.contains(&format!("want 2.0, got {shown}")), "{words:?}: {told}");
+        assert!(told.contains(&format!("want {}, got {shown}", change.native)), "{words:?}: {told}");
         let of_one = host.cli(&["status", name]).out;
         assert!(of_one.contains(&told), "{of_one}");
         host.ok(&["report"]);
-        assert_eq!(server.statuses().last().and_then(&trouble), Some(told));
+        assert_eq!(server.statuses().last().and_then(&trouble).as_ref(), Some(&told));
+        if !found.is_empty() {
+            // This changes nothing of it.
+            host.does(server, &Job::new(&format!("{name}-r{number}"), "restart", name), 0);
+            assert_eq!(host.wait_running(name).version, *found);
+            assert_eq!(trouble(&host.status().expect("the daemon answers")), Some(told));
+        }
         host.does(server, &install(server, &format!("{name}-{}", number + 1), name, package), 0);
         host.wait("the trouble to be over", || host.status().is_some_and(|status| trouble(&status).is_none()));
     }
@@ -64,7 +73,8 @@ fn a_deb_that_somebody_has_changed() {
         (&["dpkg", "-i", &one.1][..], "1:0.9-1"),
         (&["dpkg", "-P", &package_name][..], ""),
     ];
-    is_told_and_put_right(&server, &host, &Change { name: &name, package: &two.0, commands: &commands });
+    let change = Change { name: &name, package: &two.0, native: "2.0", commands: &commands };
+    is_told_and_put_right(&server, &host, &change);
 }
 
 #[test]
@@ -91,7 +101,7 @@ fn an_rpm_that_somebody_has_changed() {
         (&["rpm", "-U", "--nodeps", "--oldpackage", &one.1][..], "1.0-1"),
         (&["rpm", "-i", "--nodeps", "--force", &one.1][..], "2.0-1 1.0-1"),
     ];
-    let change = Change { name: &name, package: &two.0, commands: &commands };
+    let change = Change { name: &name, package: &two.0, native: "2.0-1", commands: &commands };
     is_told_and_put_right(&server, &host, &change);
 }
 
@@ -103,11 +113,60 @@ fn a_tar_that_somebody_has_removed() {
     let package = tarball(&host, "web", "2.0", &staying("tar"), &[]);
     let [version, all] = ["web/2.0", "web"].map(|dir| host.path("state/packages").join(dir).display().to_string());
     let commands = [(&["rm", "-r", &version][..], ""), (&["rm", "-r", &all][..], "")];
-    is_told_and_put_right(&server, &host, &Change { name: "web", package: &package, commands: &commands });
+    let change = Change { name: "web", package: &package, native: "2.0", commands: &commands };
+    is_told_and_put_right(&server, &host, &change);
     // While no daemon was there.
     host.does(&server, &install(&server, "web-3", "web", &package), 0);
     host.end("TERM");
     by_hand(commands[0].0);
     host.start();
     host.wait_seen("web", "to show that its package is gone", |agent| agent.version.is_empty());
+}
+
+#[test]
+fn an_inventory_of_many_agents_is_whole() {
+    if lacks_root() || lacks("dpkg-query") {
+        return;
+    }
+    const AGENTS: usize = 250;
+    let mut host = Host::new();
+    let ran = run(Command::new("dpkg-query").args(["-W", "-f", "${Version}", "dpkg"])).expect("it ends");
+    for number in 0..AGENTS {
+        let name = format!("agent-whose-answer-is-long-{number}");
+        host.agent(&name, "exec sleep 1000", &[("autostart", "false")]);
+        let digest = format!("SHA256:{}", "0".repeat(64));
+        let package = format!(
+            "{{\"format\":\".deb\",\"package\":\"dpkg\",\"version\":\"0\",\"digest\":\"{digest}\",\"file\":\"\",\"native\":\"0\"}}"
+        );
+        fs::create_dir_all(host.path("state/agents")).expect("it can be made");
+        let record = format!("{{\"name\":\"{name}\",\"package\":{package}}}");
+        fs::write(host.path(&format!("state/agents/{name}.json")), record).expect("it can be written");
+    }
+    host.start();
+    host.wait("an answer of each agent", || {
+        let troubles = host.status().map(|status| items(&status, "troubles").len());
+        troubles == Some(AGENTS)
+    });
+    let status = host.status().expect("the daemon answers");
+    assert!(items(&status, "agents").iter().all(|agent| text(agent, "version") == ran.out.trim()));
+}
+
+#[test]
+fn an_inventory_that_hangs_is_ended_by_the_next_daemon() {
+    let mut host = Host::new();
+    host.start();
+    for end in ["kill", "reexec"] {
+        let mut hangs = Command::new("sleep").arg("1000").spawn().expect("it can be started");
+        let stat = fs::read_to_string(format!("/proc/{}/stat", hangs.id())).expect("it runs");
+        let ticks = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(19)).expect("a start time");
+        host.write("run/tool-.inventory.pid", &format!("{} {ticks}\n", hangs.id()));
+        if end == "kill" {
+            host.kill9();
+            host.start();
+        } else {
+            host.ok(&["reexec"]);
+        }
+        host.wait("the inventory to be ended", || hangs.try_wait().is_ok_and(|status| status.is_some()));
+        assert!(!host.path("run/tool-.inventory.pid").exists());
+    }
 }

@@ -15,7 +15,7 @@ use super::{Daemon, Owner};
 use crate::host::disk::{list, publish, reason};
 use crate::host::proc;
 use crate::kernel::{Exit, Pid, Process};
-use crate::model::event::Event;
+use crate::model::event::{Event, ToolOwner};
 use crate::model::secrets::{longest_value, without_values, TAIL};
 use crate::model::spec::Name;
 use crate::sys::file::{read_text, read_up_to};
@@ -73,12 +73,13 @@ impl Daemon {
         let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(pid_file(kind, name)));
     }
 
-    /// Ends the checks, the programs of reloads and the trial of a binary that an earlier daemon has left running: nobody would
-    /// notice that one hangs. A job that wanted one runs it again.
+    /// Ends the checks, the programs of reloads, the trial of a binary and the inventory that an earlier daemon, or this one
+    /// before a reexec, has left running: nobody would notice that one hangs. Who wanted one runs it again.
     pub(super) fn end_old_programs(&mut self) {
         let run_dir = Path::new(&*self.config.run_dir);
         for file in list(run_dir, ".pid").unwrap_or_default() {
-            if !file.starts_with("check-") && !file.starts_with("reload-") && file != "tool-.reexec" {
+            let is_one = file.starts_with("check-") || file.starts_with("reload-");
+            if !is_one && file != "tool-.reexec" && file != "tool-.inventory" {
                 continue;
             }
             let path = run_dir.join(file + ".pid");
@@ -91,10 +92,10 @@ impl Daemon {
         }
     }
 
-    /// Ends all checks and programs of reloads, as their results would be lost.
+    /// Ends all checks, programs of reloads and inventories, as their results would be lost.
     pub(super) fn stop_programs(&mut self) {
         for (pid, owner) in self.children.owners() {
-            if matches!(owner, Owner::Check(_) | Owner::Reload(_)) {
+            if matches!(owner, Owner::Check(_) | Owner::Reload(_) | Owner::Tool(ToolOwner::Inventory)) {
                 kill_all_below(*pid);
             }
         }

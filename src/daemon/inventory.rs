@@ -1,5 +1,6 @@
-//! When to ask what the host has of the agents' packages: at the start, and when a look at files shows that a package
-//! manager, or somebody in the directory of a tar, has changed something since.
+//! When to ask what the host has of the agents' packages: at the start, when a look at files shows that a package manager, or
+//! somebody in the directory of a tar, has changed something since, and again where there was no answer. The looks are at
+//! each check and with each status for people.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,35 +18,34 @@ pub(super) struct Inventory {
     changes: u64,
     /// When it is given up.
     until: Time,
-}
-
-impl Inventory {
-    /// Has another one taken at the next look.
-    pub(super) fn forget(&mut self) {
-        self.changes = 0;
-    }
+    /// When what has no answer is asked for again, however often people look.
+    again: Time,
 }
 
 impl Daemon {
-    /// Looks for changes, at each check and with each status for people, and has packages asked for when there are any.
+    /// Looks for changes, and has packages asked for when there are any, or when there was no answer.
     pub(super) fn look_at_packages(&mut self) {
-        let owner = ToolOwner::Inventory;
+        let (now, owner) = (monotonic(), ToolOwner::Inventory);
         let child = Owner::Tool(owner.clone());
         if self.children.find(&child).is_some() {
-            if self.inventory.until <= monotonic() {
+            if self.inventory.until <= now {
                 self.kill_owned(&child);
             }
             return;
         }
         let mut lines = String::new();
         let changes = self.package_changes(&mut lines);
-        if changes == self.inventory.changes || self.state.is_changing_packages() {
+        let anew = changes != self.inventory.changes;
+        let is_due = anew || self.inventory.again <= now && !self.state.is_inventoried();
+        if !is_due || self.state.is_changing_packages() {
             return;
         }
         self.inventory.changes = changes;
+        // The next check comes a little less than `checksecs` after this one.
+        self.inventory.again = now + self.config.checksecs / 2;
         self.queue.push_back(Event::ToolDone { owner: owner.clone(), exit: Exit::Code(0), output: lines.into() });
-        if let Some(tool) = self.state.inventory_tool() {
-            self.inventory.until = monotonic() + tool.timeout;
+        if let Some(tool) = self.state.inventory_tool(anew) {
+            self.inventory.until = now + tool.timeout;
             self.start_tool(owner, tool);
         }
     }

@@ -1,7 +1,8 @@
-//! Tools of the host that the daemon runs for a job or a reexec: package managers, and the binary that is checked.
+//! Tools of the host that the daemon runs for a job, a reexec or an inventory: package managers, and the binary that is
+//! checked.
 //!
-//! A tool may outlive the daemon, as an installer must not be interrupted. Its process id is in a file below `run_dir`, so that
-//! the next daemon waits for it before it runs another one for the same owner.
+//! The process id of a tool is in a file below `run_dir`. The tool of a job may outlive the daemon, as an installer must not be
+//! interrupted: the next daemon waits for it before it runs another one for the same job. It ends the others.
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions, Permissions};
@@ -116,13 +117,11 @@ impl Daemon {
         }
         let output = match failure {
             Some(failure) => failure.to_string(),
+            // Each line is an answer.
+            None if owner == ToolOwner::Inventory => read_text(&self.tool_output(&owner)).unwrap_or_default(),
             None => read_ends(&self.tool_output(&owner)).unwrap_or_default(),
         };
         let _ = fs::remove_file(self.tool_output(&owner));
-        if owner == ToolOwner::Inventory && self.state.is_changing_packages() {
-            // The answers do not count.
-            self.inventory.forget();
-        }
         self.queue.push_back(Event::ToolDone { owner, exit, output: output.into() });
     }
 

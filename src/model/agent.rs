@@ -157,8 +157,10 @@ pub struct Agent {
     /// Packages must be signed, so that jobs may set only the environment variables that its definition names.
     signed: bool,
     /// What the host has instead of the package that a job installed, as somebody has removed or replaced that by hand;
-    /// empty: nothing. `None`: it has the package, or was not asked since a job ended.
+    /// empty: nothing. `None`: it has the package, or has not answered yet.
     pub replaced_by: Option<Box<str>>,
+    /// The host has answered what it has of that package since somebody, or a job, may have changed it.
+    pub inventoried: bool,
 }
 
 impl Agent {
@@ -194,6 +196,7 @@ impl Agent {
             memory: None,
             signed,
             replaced_by: None,
+            inventoried: false,
         }
     }
 
@@ -286,13 +289,9 @@ impl Agent {
         self.record.wanted.unwrap_or(if autostart { Wanted::Up } else { Wanted::Down })
     }
 
-    /// What people read where the host has not the package that a job installed.
-    pub fn package_trouble(&self) -> Option<String> {
-        let (package, found) = (self.record.package.as_ref()?, self.replaced_by.as_ref()?);
-        let found = if found.is_empty() { "nothing" } else { found };
-        let (name, version, package) = (self.name(), &package.version, &package.package);
-        let how = "was changed by hand, and a job that installs it puts that right";
-        Some(format!("agent \"{name}\": its package {package} {how}: want {version}, got {found}"))
+    /// A job may have changed its package: what the host has answered of it does not count any more.
+    pub fn forget_inventory(&mut self) {
+        (self.replaced_by, self.inventoried) = (None, false);
     }
 
     /// The version of the package that a job installed, or what is in its place; without a package that of its definition;

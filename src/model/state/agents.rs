@@ -446,7 +446,7 @@ impl State {
         for agent in self.agents.values() {
             if name.is_none_or(|name| *name == **agent.name()) {
                 agents.push(agent.report(now.time, self.options.policy));
-                troubles.extend(agent.package_trouble().map(Box::from));
+                troubles.extend(self.package_trouble(agent).map(Box::from));
             }
         }
         let open = self.jobs.open.iter().filter(|job| job.recorded && !job.has_ended());

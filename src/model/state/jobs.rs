@@ -29,7 +29,7 @@ use crate::model::record::{JobRecord, Phase};
 use crate::model::trust;
 use open_job::Activity;
 pub(super) use open_job::OpenJob;
-pub(super) use package::one_version;
+pub(super) use package::{is_same_package, one_version};
 pub(super) use queue::JobQueue;
 use run::{Run, StepResult};
 pub(super) use step::Answer;
@@ -73,8 +73,6 @@ impl State {
             out.push(Action::RereadDefinitions);
         }
         for name in std::mem::take(&mut self.jobs.released) {
-            // The job may have put something else there.
-            self.agents.get_mut(&name).into_iter().for_each(|agent| agent.replaced_by = None);
             self.restart_outdated(&name, now, out);
         }
     }

@@ -9,6 +9,7 @@ mod agents;
 mod cancel;
 mod downloads;
 mod formats;
+mod inventory;
 mod jobs;
 mod meanwhile;
 mod own;

@@ -146,6 +146,13 @@ impl OpenJob {
         &self.record.name
     }
 
+    /// Whether it has begun to change the package of its agent and has not ended; until then an undo may change it back.
+    pub fn is_changing_package(&self) -> bool {
+        use JobAction::{Config, Reload, Restart, Start, Stop};
+        let keeps = matches!(self.action(), Some(Start | Stop | Restart | Reload | Config { .. }));
+        !keeps && self.record.phase > Phase::Verified && self.record.phase < Phase::Done
+    }
+
     /// When the result wants to be sent; `None`: the job has not ended.
     pub fn send_at(&self) -> Option<Time> {
         matches!(self.activity, Activity::Ended).then_some(self.sending.at)

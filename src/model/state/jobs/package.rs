@@ -338,6 +338,7 @@ impl Run<'_> {
             agent.define(Some(definition));
         }
         agent.record.package = self.job.record.package.clone();
+        agent.forget_inventory();
         agent.record.envs = job.envs.clone().or(agent.record.envs.take());
         agent.record.limits = job.limits.clone().or(agent.record.limits.take());
         if matches!(job.action, JobAction::Install(_)) {
@@ -440,6 +441,6 @@ pub(super) fn shown(version: &str) -> &str {
 
 /// Whether one package replaces the other in the package manager's database, or both are tars, which are kept beside
 /// each other.
-pub(super) fn is_same_package(old: &Installed, new: &Installed) -> bool {
+pub(in super::super) fn is_same_package(old: &Installed, new: &Installed) -> bool {
     old.format.is_tar() && new.format.is_tar() || old.format == new.format && old.package == new.package
 }

@@ -189,7 +189,11 @@ impl Run<'_> {
         if self.job.source().is_some() {
             self.out.push(Action::RemoveDownload(id));
         }
-        self.state.jobs.released.push(self.name());
+        let name = self.name();
+        if let Some(agent) = self.state.agents.get_mut(&name).filter(|_| self.job.is_changing_package()) {
+            agent.forget_inventory();
+        }
+        self.state.jobs.released.push(name);
         let record = &mut self.job.record;
         record.outcome = Some(outcome);
         (record.before, record.package) = (None, None);
