@@ -176,6 +176,7 @@ impl Daemon {
     /// Does so if no process is left, also none that is spared.
     fn release_if_empty(&mut self, name: &str) {
         if self.trees.left(name, Scope::Tree, &self.limits) == 0 {
+            self.forget_values(name);
             self.release(name);
         }
     }

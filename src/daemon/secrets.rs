@@ -57,7 +57,7 @@ impl Daemon {
     }
 
     /// Forgets the values of an agent of which nothing is left.
-    pub(super) fn forget_values(&mut self, name: &Name) {
+    pub(super) fn forget_values(&mut self, name: &str) {
         if self.given.0.remove(name).is_some() {
             let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(file_name(name)));
         }

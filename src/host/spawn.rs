@@ -208,24 +208,28 @@ fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString
     let shell = if user.shell.is_empty() { "/bin/sh" } else { &user.shell };
     let ours =
         [("BOOTAGENT_NAME", &*spec.name), ("BOOTAGENT_STATE_DIR", host.state_dir), ("BOOTAGENT_STATE_ID", host.mark)];
-    let mut list: Vec<(&str, &str)> = ours.to_vec();
-    list.extend([
+    let mut all: Vec<(&str, &str)> = ours.to_vec();
+    all.extend([
         ("PATH", PATH),
         ("HOME", &*user.home),
         ("USER", &user.name),
         ("LOGNAME", &user.name),
         ("SHELL", shell),
     ]);
-    list.extend(host.notify.map(|path| ("NOTIFY_SOCKET", path)));
-    for (name, value) in host.of_file.iter().chain(&spec.envs).map(|(name, value)| (&**name, &**value)) {
-        match list.iter().position(|(known, _)| *known == name) {
-            Some(index) if index < ours.len() => {}
-            Some(index) => list[index].1 = value,
-            None => list.push((name, value)),
-        }
+    all.extend(host.notify.map(|path| ("NOTIFY_SOCKET", path)));
+    all.extend(host.of_file.iter().chain(&spec.envs).map(|(name, value)| (&**name, &**value)));
+    // A variable stays where it is named first, with its last value. There may be many: an env_file may have a mebibyte.
+    let mut by_name: Vec<usize> = (0..all.len()).collect();
+    by_name.sort_by_key(|index| all[*index].0);
+    let mut chosen = Vec::new();
+    for same in by_name.chunk_by(|a, b| all[*a].0 == all[*b].0) {
+        let (first, last) = (same[0], same[same.len() - 1]);
+        let value = if first < ours.len() { all[first].1 } else { all[last].1 };
+        chosen.push((first, all[first].0, value));
     }
-    let mut envp = Vec::with_capacity(list.len());
-    for (name, value) in list {
+    chosen.sort_unstable();
+    let mut envp = Vec::with_capacity(chosen.len());
+    for (_, name, value) in chosen {
         envp.push(c_text([name, "=", value].concat().as_bytes(), Stage::Exec)?);
     }
     Ok(envp)

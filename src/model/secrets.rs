@@ -33,8 +33,10 @@ pub fn remember(before: &mut String, new: &Envs, max: usize) -> bool {
         before.push_str(line);
         before.push('\0');
     }
-    while let Some(end) = before.find('\0').filter(|_| before.len() > max) {
-        before.drain(..=end);
+    if let Some(excess) = before.len().checked_sub(max + 1) {
+        let end =
+            before.as_bytes()[excess..].iter().position(|byte| *byte == 0).map_or(before.len(), |at| excess + at + 1);
+        before.drain(..end);
     }
     !fresh.is_empty()
 }
@@ -78,6 +80,8 @@ mod tests {
             ("password", "hunter22", 100, true, "OPTS=-Dpassword=hunter22\0password=hunter22\0"),
             ("key", "123456", 40, true, "password=hunter22\0key=123456\0"),
             ("large", "more than there is room for", 10, true, ""),
+            ("exactly", "fits", 13, true, "exactly=fits\0"),
+            ("too", "large", 9, true, ""),
         ] {
             let new = vec![(name.into(), value.into())];
             assert_eq!((remember(&mut before, &new, max), &*before), (added, want), "{name}");
