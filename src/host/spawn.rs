@@ -220,7 +220,7 @@ fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString
     all.extend(host.of_file.iter().chain(&spec.envs).map(|(name, value)| (&**name, &**value)));
     // A variable stays where it is named first, with its last value. There may be many: an env_file may have a mebibyte.
     let mut by_name: Vec<usize> = (0..all.len()).collect();
-    by_name.sort_by_key(|index| all[*index].0);
+    by_name.sort_unstable_by_key(|index| (all[*index].0, *index));
     let mut chosen = Vec::new();
     for same in by_name.chunk_by(|a, b| all[*a].0 == all[*b].0) {
         let (first, last) = (same[0], same[same.len() - 1]);
