@@ -14,9 +14,9 @@ use crate::sys::monotonic;
 /// The last inventory.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
-    /// The sum of when the databases were changed, and of which directories of tars are there.
+    /// A hash of when the databases were changed, and of which directories of tars are there.
     changes: u64,
-    /// When it is given up.
+    /// When the tool that runs is killed.
     until: Time,
     /// When what has no answer is asked for again, however often people look.
     again: Time,

@@ -28,6 +28,10 @@ use crate::sys::setup_error::SetupError;
 /// How much of a tool's output is read from its beginning, and how much from its end, bytes.
 const OUTPUT: u64 = 4096;
 
+/// How much of the output of an inventory is read, bytes: enough for ten thousand agents, and a bound for a package manager
+/// that prints without end.
+const INVENTORY: u64 = 1 << 20;
+
 impl Daemon {
     /// Runs a tool, after the one that an earlier daemon left running for the same owner.
     pub(super) fn start_tool(&mut self, owner: ToolOwner, tool: Tool) {
@@ -117,8 +121,8 @@ impl Daemon {
         }
         let output = match failure {
             Some(failure) => failure.to_string(),
-            // Each line is an answer.
-            None if owner == ToolOwner::Inventory => read_text(&self.tool_output(&owner)).unwrap_or_default(),
+            // Each line is an answer, and one that is cut is none.
+            None if owner == ToolOwner::Inventory => read_beginning(&self.tool_output(&owner)).unwrap_or_default(),
             None => read_ends(&self.tool_output(&owner)).unwrap_or_default(),
         };
         let _ = fs::remove_file(self.tool_output(&owner));
@@ -204,6 +208,14 @@ fn make_stand_ins(state_dir: &Path) -> io::Result<String> {
         }
     }
     Ok(dir.to_string_lossy().into_owned())
+}
+
+/// The first `INVENTORY` bytes of a file.
+fn read_beginning(path: &Path) -> io::Result<String> {
+    let mut file = open_nofollow(path, OpenOptions::new().read(true), 0)?;
+    let mut bytes = Vec::new();
+    read_up_to(INVENTORY, &mut bytes, &mut |to| file.read(to))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The beginning and the last lines of a file.

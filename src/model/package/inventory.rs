@@ -15,8 +15,10 @@ pub const DATABASES: &str = "/var/lib/dpkg/status /var/lib/rpm/rpmdb.sqlite /var
 /// The tool that says of agents which versions of their packages are installed: a line for each, of which `answer` makes
 /// sense; `None` where all are tars.
 pub fn inventory<'a>(agents: impl Iterator<Item = (&'a str, &'a Installed)>) -> Option<Tool> {
-    const TEXT: &str =
-        "set -f; while [ $# -gt 0 ]; do ! o=$(sh -c \"$2\" look \"$3\" 2>&1) || echo $1 $o .; shift 3; done";
+    // The arguments are an agent, the script that asks for its package, and the package, for each agent. A query that fails
+    // prints no line. The dot at the end shows that a line is whole.
+    const TEXT: &str = "set -f; while [ $# -gt 0 ]; do \
+        ! o=$(sh -c \"$2\" look \"$3\" 2>&1) || { printf '%s ' $1 $o; echo .; }; shift 3; done";
     let mut tool = script(TEXT, &["look"], QUERY_TIMEOUT)?;
     for (name, package) in agents {
         if let Some(query) = query(package.format, &package.package) {
