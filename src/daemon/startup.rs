@@ -1,8 +1,8 @@
 //! The start of the daemon: from the command line and what is on the host to a `Daemon` that can enter its loop.
 //!
-//! Each step returns what it made, and they run in the order of their dependencies: configuration, directories and locks,
-//! store, sources of events, records and processes, state. Only what makes a daemon impossible is an error; everything else
-//! is logged, and the daemon starts without it.
+//! Each step returns what it made, and they run in the order of their dependencies: the process itself, configuration,
+//! directories and locks, store, sources of events, records and processes, state. Only what makes a daemon impossible is an
+//! error; everything else is logged, and the daemon starts without it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -12,7 +12,7 @@ use std::slice::from_ref;
 use super::background::{last_death, own_keeper};
 use super::children::Children;
 use super::conditions::{Condition, Conditions};
-use super::configuration::{configure, Reopening};
+use super::configuration::{configure, Configured, Reopening};
 use super::control::Control;
 use super::helpers::Helpers;
 use super::identity::HelperUsers;
@@ -83,27 +83,21 @@ impl Daemon {
         reexec_data: Option<Result<ReexecData, Error>>,
         actions: &mut Vec<Action>,
     ) -> Result<Daemon, Error> {
-        // The modes of files are those that the code asks for, whatever umask the starter had.
-        process::set_umask(0o022);
         let mut notes: Vec<(Level, String)> = Vec::new();
         let mut reexec_data = usable(reexec_data, &mut notes);
-        let configured = configure(options, &mut notes);
-        let config = configured.config;
-        let run_dir = Path::new(&*config.run_dir);
+        let nofile = prepare_process(reexec_data.as_ref(), &mut notes);
+        let Configured { config, closed, problem } = configure(options, &mut notes);
         // Descriptors are of use only for the same directories.
         let same_place = reexec_data.as_ref().filter(|data| data.run_dir == *config.run_dir);
         let mut run_files = lock_directories(&config, same_place)?;
         let store = open_store(&config, &mut notes);
-        let mut log = Log::new(Path::new(&*config.log_dir), config.log_level, !options.background);
-        let sources = open_sources(run_dir, same_place, reexec_data.as_ref())?;
-        protect(&mut notes);
-        let nofile = reexec_data.as_ref().and_then(|data| data.nofile).or_else(raise_open_files);
+        let sources = open_sources(&config, same_place, reexec_data.as_ref())?;
         let program = reexec_data.as_ref().map_or_else(installed, |data| data.program.clone());
         let helpers = open_helpers(&config, &mut notes);
         notes.extend(config_files::shared_directories(&config).into_iter().map(|text| (Level::Warn, text)));
         // An attempt that fails is repeated with the first check, and logged there.
-        let _ = run_files.write_pid_file(run_dir);
-        notes.iter().for_each(|(level, note)| log.write(*level, note));
+        let _ = run_files.write_pid_file(Path::new(&*config.run_dir));
+        let mut log = open_log(options, &config, &notes);
         let signing = Signing::new(config.key_file.as_deref(), &store);
         let mut limits = Limits::detect(&config.state_dir, config.cgroup.as_deref());
         limits.leave_agents();
@@ -112,8 +106,8 @@ impl Daemon {
             |processes: &[(Pid, Uid)]| environments_at_start(helpers.binary(), &sources.setup_errors, &mark, processes);
         let survey = survey(&config, store, &limits, reexec_data.as_mut(), &mut ask, &mut log, actions);
         let in_job = survey.recovered.reexec.as_ref().is_some_and(|state| state.job.is_some());
-        let reopening = Reopening::new(configured.closed.is_some());
-        let state_options = state_options(options, &config, configured.closed, &program, &mut log);
+        let reopening = Reopening::new(closed.is_some());
+        let state_options = state_options(options, &config, closed, &program, &mut log);
         log.write(Level::Info, &format_args!("{} starts as process {}", state_options.version, process::own_id()));
         let mut daemon = Daemon {
             state: State::new(state_options, survey.recovered, now(), actions),
@@ -147,7 +141,7 @@ impl Daemon {
             config_path: options.config_path.clone(),
             config,
         };
-        daemon.conditions.set_unlogged(Condition::Configuration, configured.problem);
+        daemon.conditions.set_unlogged(Condition::Configuration, problem);
         daemon.take_over(survey.leftovers, reexec_data);
         daemon.remove_leftovers(survey.sound);
         daemon.report_keys();
@@ -258,7 +252,7 @@ fn open_store(config: &Config, notes: &mut Vec<(Level, String)>) -> Store {
 /// Opens what the loop waits for, or takes it over from before a reexec. `same_place` is `reexec_data` again, but only if
 /// `run_dir` has not changed since.
 fn open_sources(
-    run_dir: &Path,
+    config: &Config,
     same_place: Option<&ReexecData>,
     reexec_data: Option<&ReexecData>,
 ) -> Result<Sources, Error> {
@@ -270,7 +264,7 @@ fn open_sources(
     let setup_errors = ends
         .map_or_else(SetupErrorPipe::new, |(read, write)| SetupErrorPipe::from_fds(read, write))
         .map_err(|error| format_error!("cannot make a pipe: {error}"))?;
-    let socket = run_dir.join(SOCKET);
+    let socket = Path::new(&*config.run_dir).join(SOCKET);
     let control = match (listener, reexec_data) {
         (Some(listener), Some(data)) => {
             Control::inherit(listener, &socket, data.last_client, &data.connections, monotonic())
@@ -279,6 +273,13 @@ fn open_sources(
             .map_err(|error| format_error!("cannot listen on \"{}\": {error}", socket.display()))?,
     };
     Ok(Sources { signals, setup_errors, control })
+}
+
+/// The log, with what there was to say before.
+fn open_log(options: &Options, config: &Config, notes: &[(Level, String)]) -> Log {
+    let mut log = Log::new(Path::new(&*config.log_dir), config.log_level, !options.background);
+    notes.iter().for_each(|(level, note)| log.write(*level, note));
+    log
 }
 
 fn open_helpers(config: &Config, notes: &mut Vec<(Level, String)>) -> Helpers {
@@ -352,9 +353,12 @@ fn claim_leftovers(
     leftovers
 }
 
-/// Asks the kernel to make orphans of agents the daemon's children, and not to kill the daemon when memory runs out. Both are
-/// done where the host allows it.
-fn protect(notes: &mut Vec<(Level, String)>) {
+/// Has orphans of agents become the daemon's children, keeps the kernel from killing the daemon when memory runs out, and
+/// raises its limit of open files, each where the host allows it. Returns the limit that the daemon was started with, for its
+/// children; `None` if it was not raised.
+fn prepare_process(reexec_data: Option<&ReexecData>, notes: &mut Vec<(Level, String)>) -> Option<(u64, u64)> {
+    // The modes of files are those that the code asks for, whatever umask the starter had.
+    process::set_umask(0o022);
     if let Err(error) = process::set_child_subreaper() {
         notes.push((Level::Warn, format!("orphans of agents become children of init: {error}")));
     }
@@ -366,9 +370,10 @@ fn protect(notes: &mut Vec<(Level, String)>) {
             notes.push((Level::Info, text));
         }
     }
+    reexec_data.and_then(|data| data.nofile).or_else(raise_open_files)
 }
 
-/// Raises the daemon's limit of open files. Returns the former one, for its children; `None` if nothing was raised.
+/// Raises the daemon's limit of open files, and returns the former one; `None` if nothing was raised.
 fn raise_open_files() -> Option<(u64, u64)> {
     let (soft, hard) = process::limit(Resource::Nofile).ok()?;
     let raised = hard.min(OPEN_FILES);
