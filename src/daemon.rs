@@ -151,7 +151,6 @@ struct Daemon {
     signing: signing::Signing,
     reopening: configuration::Reopening,
     trash: packages::Trash,
-    inventory: inventory::Inventory,
     installed: reexec::Installed,
     /// When the next check is due.
     check_at: Time,

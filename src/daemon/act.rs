@@ -85,6 +85,7 @@ impl Daemon {
             | Action::Link(..)
             | Action::Inspect { .. } => self.act_on_package(action),
             Action::RemovePackage(name, files) => self.drop_package(&name, &files),
+            Action::LookAtPackages => self.look_at_packages(),
 
             Action::RemoveOutput(name) => self.outputs.remove(&name),
 
@@ -111,7 +112,6 @@ impl Daemon {
                 self.answer(client, &answer);
             }
             Action::AnswerReport(client, report) => {
-                self.look_at_packages();
                 let seq = self.signing.next_number();
                 let body = self.detailed_status(*report, seq).into();
                 self.answer(client, &Answer { code: 0, message: "".into(), body });

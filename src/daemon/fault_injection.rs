@@ -21,7 +21,7 @@ mod real {
     use std::time::Duration;
 
     use crate::kernel::{Pid, Sig};
-    use crate::model::event::{Action, Event, Message, Reply};
+    use crate::model::event::{Action, Event, Message, Reply, ToolOwner};
     use crate::model::plan::Direction;
     use crate::model::record::Phase;
     use crate::model::state::Times;
@@ -67,6 +67,7 @@ mod real {
                     self.pass(&format!("SaveJob-{}{undo}", record.phase.name()));
                 }
                 Action::Exchange(_, Message::Results(_)) => self.pass("Exchange-results"),
+                Action::Tool(ToolOwner::Inventory, _) => {}
                 Action::Tool(_, tool) => self.pass(&format!("Tool-{}", tool.argv.len())),
                 _ => self.pass(&word(action)),
             }

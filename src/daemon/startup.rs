@@ -131,7 +131,6 @@ impl Daemon {
             signing,
             reopening,
             trash: Trash::default(),
-            inventory: super::inventory::Inventory::default(),
             check_at: monotonic() + config.checksecs,
             run_files,
             installed: Installed::new(program),

@@ -301,6 +301,13 @@ pub enum Event {
     Placed(JobId, Result<(), Error>),
     /// The answer to `Action::Inspect`: the package's own definition, if it has one.
     Inspected(JobId, Result<Option<Box<Spec>>, Error>),
+    /// The answer to `Action::LookAtPackages`, which also comes at the start and with each check.
+    PackagesSeen {
+        /// A hash of when the databases of package managers were changed, and of `tars`.
+        changes: u64,
+        /// The agents that came in a tar, and whether the directory of that is there.
+        tars: Vec<(Name, bool)>,
+    },
 }
 
 /// The content of a request to a server.
@@ -432,6 +439,8 @@ pub enum Action {
     Link(JobId, Name, Box<str>),
     /// Remove these files and directories below `packages/NAME/`; the whole directory if the list is empty.
     RemovePackage(Name, Vec<Box<str>>),
+    /// Look whether somebody has changed the agents' packages; `Event::PackagesSeen` answers.
+    LookAtPackages,
 
     /// Write a job's record; `Event::Saved` answers.
     SaveJob(Box<JobRecord>),

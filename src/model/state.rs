@@ -31,6 +31,7 @@ use crate::model::spec::{Name, Spec};
 use crate::sorted_map::SortedMap;
 use exchange::Exchanges;
 use incidents::Incidents;
+use inventory::Inventory;
 use jobs::{Answer, JobQueue};
 pub use options::{Options, Times};
 pub use recovered::{runs_of_boot, Recovered};
@@ -126,6 +127,7 @@ pub struct State {
     jobs: JobQueue,
     exchanges: Exchanges,
     incidents: Incidents,
+    inventory: Inventory,
     waiters: Vec<Waiter>,
     measuring: Measuring,
     /// When polled limits are looked at next.
@@ -157,6 +159,7 @@ impl State {
             | Event::Unpacked(..)
             | Event::Placed(..)
             | Event::Inspected(..)
+            | Event::PackagesSeen { .. }
                 if self.shutdown.is_some() => {}
             Event::Definitions { good, problems, whole } => {
                 self.unread.definitions = !whole;
@@ -181,6 +184,7 @@ impl State {
             Event::Unpacked(id, result) => self.answered(&id, Answer::Unpacked(result), now, out),
             Event::Placed(id, result) => self.answered(&id, Answer::Placed(result), now, out),
             Event::Inspected(id, result) => self.answered(&id, Answer::Inspected(result), now, out),
+            Event::PackagesSeen { changes, tars } => self.packages_seen(changes, &tars, now, out),
             Event::Started { .. }
             | Event::PrestartStarted(..)
             | Event::Attached(..)

@@ -50,7 +50,7 @@ pub const fn step(action: &'static str, version: &'static str, code: i64, then: 
 pub const BROKEN: &str = "3.0";
 
 /// Points that come by chance, or change nothing.
-const IDLE: [&str; 15] = [
+const IDLE: [&str; 17] = [
     "Log",
     "Measure",
     "Measured",
@@ -66,6 +66,8 @@ const IDLE: [&str; 15] = [
     "Check",
     "Gone",
     "Attached",
+    "LookAtPackages",
+    "PackagesSeen",
 ];
 
 /// A host on its walk.

@@ -11,7 +11,7 @@ impl Host<'_> {
             }
         }
         match action {
-            Action::Log(..) | Action::SaveIdentity(_) | Action::RemoveOutput(_) => {}
+            Action::Log(..) | Action::SaveIdentity(_) | Action::RemoveOutput(_) | Action::LookAtPackages => {}
             Action::RereadDefinitions => self.reread(),
             Action::Reread => {
                 self.reread();

@@ -1,5 +1,4 @@
-//! What the host has of the packages that jobs installed: somebody may have removed or replaced one by hand. The daemon
-//! asks when the database of a package manager has changed, or a directory of a tar is gone.
+//! What the host has of the packages that jobs installed: somebody may have removed or replaced one by hand.
 
 use super::{query, script, Tool, QUERY_TIMEOUT};
 use crate::model::record::Installed;

@@ -431,6 +431,9 @@ impl State {
                 agent.measured(&usage, measuring.check, context)
             });
         }
+        if !measuring.clients.is_empty() {
+            out.push(Action::LookAtPackages);
+        }
         for (client, name) in measuring.clients {
             let report = self.report(name.as_deref(), now);
             out.push(Action::AnswerReport(client, Box::new(report)));

@@ -5,6 +5,7 @@
 
 use super::exchange::Exchanges;
 use super::incidents::Incidents;
+use super::inventory::Inventory;
 use super::jobs::JobQueue;
 use super::recovered::best;
 use super::reexec::Reexec;
@@ -37,6 +38,7 @@ impl State {
             jobs: JobQueue::new(recovered.leftovers && recovered.reexec.is_none()),
             exchanges: Exchanges::new(schedule),
             incidents: Incidents::default(),
+            inventory: Inventory::default(),
             waiters: Vec::new(),
             measuring: Measuring::default(),
             poll_at: None,

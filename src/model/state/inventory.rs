@@ -1,50 +1,93 @@
 //! What the host has of the agents' packages. People install and remove packages beside the daemon: the package database is
 //! right then, and not the record of the last job.
+//!
+//! The daemon looks at files from time to time. A look that shows a change since the last inventory leads to another one.
 
 use super::jobs::{is_same_package, one_version, OpenJob};
 use super::State;
-use crate::kernel::Level;
+use crate::kernel::{Level, Time};
 use crate::model::agent::Agent;
-use crate::model::event::{log, Action, Now};
+use crate::model::event::{log, Action, Now, ToolOwner};
 use crate::model::package::inventory::{answer, inventory};
-use crate::model::package::Tool;
 use crate::model::record::Installed;
+use crate::model::spec::Name;
+
+/// The last inventory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inventory {
+    /// What the look has shown that led to it; `None`: there was none yet.
+    changes: Option<u64>,
+    /// When the tool that runs for it is killed; `None`: none runs.
+    running_until: Option<Time>,
+    /// When what has no answer is asked for again, however often people look.
+    again: Time,
+}
 
 impl State {
-    /// The tool that asks the package managers for the packages of which there is no answer, or of all agents if somebody may
-    /// have changed them (`anew`); `None` if there are none.
-    pub fn inventory_tool(&mut self, anew: bool) -> Option<Tool> {
-        self.agents.values_mut().for_each(|agent| agent.inventoried &= !anew);
+    /// Takes a look at the host: the package managers are asked where somebody may have changed a package since, and again
+    /// for those of which there was no answer.
+    pub(super) fn packages_seen(&mut self, changes: u64, tars: &[(Name, bool)], now: Now, out: &mut Vec<Action>) {
+        if let Some(until) = self.inventory.running_until {
+            if until <= now.time {
+                out.push(Action::KillTool(ToolOwner::Inventory));
+            }
+            return;
+        }
+        let changed = self.inventory.changes != Some(changes);
+        let is_due = changed || self.inventory.again <= now.time && !self.is_inventoried();
+        if !is_due || self.is_changing_packages() {
+            return;
+        }
+        self.inventory.changes = Some(changes);
+        // The next check comes a little less than `checksecs` after this one.
+        self.inventory.again = now.time + self.options.checksecs / 2;
+        if changed {
+            self.agents.values_mut().for_each(|agent| agent.inventoried = false);
+        }
         let missing = self.agents.values().filter(|agent| !agent.inventoried);
-        inventory(missing.filter_map(|agent| Some((&**agent.name(), agent.record.package.as_deref()?))))
+        let tool = inventory(missing.filter_map(|agent| Some((&**agent.name(), agent.record.package.as_deref()?))));
+        if let Some(tool) = tool {
+            self.inventory.running_until = Some(now.time + tool.timeout);
+            out.push(Action::Tool(ToolOwner::Inventory, tool));
+        }
+        for (name, is_there) in tars {
+            self.package_found(name, if *is_there { "it" } else { "" }, now, out);
+        }
     }
 
     /// Whether there is an answer of every package.
-    pub fn is_inventoried(&self) -> bool {
+    pub(super) fn is_inventoried(&self) -> bool {
         self.agents.values().all(|agent| agent.inventoried || agent.record.package.is_none())
     }
 
     /// Whether a job is changing a package, so that what the host has of it will soon be another.
-    pub fn is_changing_packages(&self) -> bool {
+    pub(super) fn is_changing_packages(&self) -> bool {
         self.jobs.open.iter().any(OpenJob::is_changing_package)
     }
 
-    /// Takes the answers of that tool, and says of each package that somebody has changed.
+    /// Takes the answers of the package managers.
     pub(super) fn inventory_taken(&mut self, output: &str, now: Now, out: &mut Vec<Action>) {
+        self.inventory.running_until = None;
         if self.is_changing_packages() {
             return;
         }
         for (name, found) in output.lines().filter_map(answer) {
-            let Some(agent) = self.agents.get_mut(name) else { continue };
-            let before = agent.replaced_by.take();
-            agent.replaced_by = agent.record.package.as_ref().and_then(|package| replacement(package, found));
-            agent.inventoried = true;
-            if agent.replaced_by != before {
-                if let Some(text) = self.agents.get(name).and_then(|agent| self.package_trouble(agent)) {
-                    log(out, Level::Warn, format_args!("{text}"));
-                    self.incident(name.into(), &text, now);
-                }
-            }
+            self.package_found(name, found, now, out);
+        }
+    }
+
+    /// Takes what the host has of the package of an agent, and reports it if somebody has changed that.
+    fn package_found(&mut self, name: &str, found: &str, now: Now, out: &mut Vec<Action>) {
+        let Some(agent) = self.agents.get_mut(name) else { return };
+        let before = agent.replaced_by.take();
+        agent.replaced_by = agent.record.package.as_ref().and_then(|package| replacement(package, found));
+        agent.inventoried = true;
+        if agent.replaced_by == before {
+            return;
+        }
+        if let Some(text) = self.agents.get(name).and_then(|agent| self.package_trouble(agent)) {
+            log(out, Level::Warn, format_args!("{text}"));
+            self.incident(name.into(), &text, now);
         }
     }
 

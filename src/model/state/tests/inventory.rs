@@ -30,30 +30,66 @@ fn told(bench: &Bench) -> (Vec<String>, Vec<String>) {
     (versions, report.troubles.iter().map(ToString::to_string).collect())
 }
 
-/// The names of the agents whose packages are asked for.
-fn asked(bench: &mut Bench, anew: bool) -> Vec<String> {
-    let tool = bench.state.inventory_tool(anew);
-    tool.map_or(Vec::new(), |tool| tool.argv[4..].chunks(3).map(|agent| agent[0].to_string()).collect())
+/// A look that shows this. Returns the agents whose packages are asked for, and "kill" where the tool is killed.
+fn look(bench: &mut Bench, changes: u64, tars: &[(&str, bool)]) -> String {
+    let tars = tars.iter().map(|(name, is_there)| (Name::from(*name), *is_there)).collect();
+    bench.done.clear();
+    bench.step(Event::PackagesSeen { changes, tars });
+    let asked = bench.take(|action| match action {
+        Action::Tool(ToolOwner::Inventory, tool) => {
+            Some(tool.argv[4..].chunks(3).map(|agent| &*agent[0]).collect::<Vec<_>>().join(" "))
+        }
+        Action::KillTool(ToolOwner::Inventory) => Some("kill".to_string()),
+        _ => None,
+    });
+    asked.join("; ")
 }
 
 #[test]
-fn what_has_no_answer_is_asked_for_again() {
+fn packages_are_asked_for_after_a_change_and_again_where_there_was_no_answer() {
     let mut bench = bench(&[agent("a", "one", "1-1"), agent("b", "two", "1-1")]);
-    assert_eq!(asked(&mut bench, true), ["a", "b"]);
-    // The tool could not be run, was killed, or the package manager has failed.
-    for output in ["", "there is no program \"sh\" on this host", "a 1-1"] {
-        answer(&mut bench, output);
-        assert!(!bench.state.is_inventoried(), "{output}");
-        assert_eq!(asked(&mut bench, false), ["a", "b"], "{output}");
+    // What the tool has answered since the look before, the seconds since then, what this look shows, and who is asked for.
+    for (output, after, changes, want) in [
+        (None, 0, 1, "a b"),
+        // It runs, also longer than it may, and is killed.
+        (None, 1, 1, ""),
+        (None, 1, 2, ""),
+        (None, 60, 2, "kill"),
+        (None, 1, 2, "kill"),
+        // The change in the meantime.
+        (Some(""), 0, 2, "a b"),
+        // The tool could not be run, was killed, or the package manager has failed: again at the next check.
+        (Some("there is no program \"sh\" on this host"), 29, 2, ""),
+        (None, 1, 2, "a b"),
+        (Some("a 1-1"), 30, 2, "a b"),
+        (Some("b 1-1 .\n"), 30, 2, "a"),
+        (Some("a 1-1 .\n"), 30, 2, ""),
+        (None, 3600, 2, ""),
+        (None, 1, 3, "a b"),
+        (Some("a 1-1 .\nb 1-1 .\n"), 1, 4, "a b"),
+    ] {
+        output.into_iter().for_each(|output| answer(&mut bench, output));
+        bench.pass(secs(after));
+        assert_eq!(look(&mut bench, changes, &[]), want, "{output:?} {after} {changes}");
     }
-    answer(&mut bench, "b 1-1 .\n");
-    assert!(!bench.state.is_inventoried());
-    assert_eq!(asked(&mut bench, false), ["a"]);
-    answer(&mut bench, "a 1-1 .\n");
-    assert!(bench.state.is_inventoried());
-    assert!(asked(&mut bench, false).is_empty());
-    assert_eq!(asked(&mut bench, true), ["a", "b"]);
-    assert!(!bench.state.is_inventoried());
+}
+
+#[test]
+fn a_look_is_the_answer_of_tars() {
+    let mut tar = agent("a", "web-1", "");
+    tar.package.as_mut().unwrap().format = Format::Tar;
+    let mut bench = bench(&[tar, agent("b", "two", "1-1")]);
+    for (changes, is_there, asked, version) in [(1, true, "b", "label"), (2, false, "b", ""), (3, true, "b", "label")] {
+        assert_eq!(look(&mut bench, changes, &[("a", is_there)]), asked, "{changes}");
+        answer(&mut bench, "b 1-1 .\n");
+        assert_eq!(told(&bench).0, [version, "label"], "{changes}");
+        assert_eq!(told(&bench).1.len(), usize::from(!is_there), "{changes}");
+        assert!(bench.state.is_inventoried(), "{changes}");
+    }
+    // Another daemon than one that stops asks.
+    bench.step(Event::Shutdown(Shutdown::Stop));
+    assert_eq!(look(&mut bench, 4, &[("a", false)]), "");
+    assert_eq!(told(&bench).1.len(), 0);
 }
 
 #[test]
@@ -79,6 +115,7 @@ fn only_a_job_that_changes_a_package_makes_an_answer_old() {
     bench.deliver("3", 3);
     assert!(bench.state.is_changing_packages());
     // What the host has now will soon be another.
+    assert_eq!(look(&mut bench, 7, &[("a", false)]), "");
     answer(&mut bench, "a .\n");
     assert_eq!(told(&bench), (vec!["3".to_string()], Vec::new()));
     bench.agent_ends("a", Exit::Signal(Sig::TERM));
