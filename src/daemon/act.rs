@@ -43,14 +43,7 @@ impl Daemon {
             Action::Start(name) => self.start_agent(name, false),
             Action::FindMain(name) => self.find_main(name),
             Action::FollowMain(name, process) => self.follow_moved(&name, process),
-            Action::Signal(name, scope, Sig::KILL) => {
-                self.trees.kill(&name, scope, &self.limits);
-                self.note_refused(name);
-            }
-            Action::Signal(name, scope, sig) => {
-                self.trees.signal(&name, scope, sig, &self.limits);
-                self.note_refused(name);
-            }
+            Action::Signal(name, scope, sig) => self.signal(name, scope, sig),
             Action::CountProcesses { name, scope, last } => self.count_processes(name, scope, last),
             Action::Release(name) => {
                 self.close_notifications(&name);
@@ -153,8 +146,12 @@ impl Daemon {
         self.control.answer(client, &control::write_answer(answer), monotonic());
     }
 
-    /// Reports that a process of an agent did not get the last signal, if so.
-    fn note_refused(&mut self, name: Name) {
+    /// Sends a signal to these processes of an agent, and reports if one of them did not get it.
+    fn signal(&mut self, name: Name, scope: Scope, sig: Sig) {
+        match sig {
+            Sig::KILL => self.trees.kill(&name, scope, &self.limits),
+            _ => self.trees.signal(&name, scope, sig, &self.limits),
+        };
         let Some(process) = self.trees.refused(&name) else { return };
         let user = |uid: Uid| match user_by_id(uid) {
             Ok(Some(user)) => format!("user {}", user.name),

@@ -144,6 +144,9 @@ impl AsFd for Signals {
 }
 
 /// Unblocks all signals of the calling process.
+///
+/// # Errors
+/// When the kernel refuses, which it does not.
 pub(super) fn unblock_all() -> io::Result<()> {
     let mask = mask_of(&[]);
     // SAFETY: both masks are valid for the call; a null one is not written.
@@ -154,6 +157,9 @@ pub(super) fn unblock_all() -> io::Result<()> {
 ///
 /// Not by sigaction(3): it refuses the two or three signals that the C library keeps for its threads, and a parent may hand
 /// those down ignored too.
+///
+/// # Errors
+/// When the kernel knows no such signal.
 pub(super) fn set_default_action(raw: i32) -> io::Result<()> {
     // The kernel's own struct has handler, flags, restorer and 64 bits of mask; all zeros is SIG_DFL, whatever their order.
     let action = [0u64; 4];

@@ -186,6 +186,9 @@ pub fn set_undumpable() -> io::Result<()> {
 }
 
 /// One of the prctl(2) operations that take a single number.
+///
+/// # Errors
+/// When the kernel does not know the operation, or refuses it.
 pub(super) fn prctl(operation: c_int, value: libc::c_ulong) -> io::Result<()> {
     // SAFETY: the operations used here take numbers only.
     cerr(unsafe { libc::prctl(operation, value, UNUSED, UNUSED, UNUSED) }).map(drop)

@@ -9,6 +9,10 @@ use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+/// Makes a data directory, and says what to do next.
+///
+/// # Errors
+/// When it cannot be made.
 pub fn init(dir: &Path) -> Result<(), Failure> {
     run::init(dir)?;
     let dir = dir.display();
@@ -19,6 +23,10 @@ pub fn init(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Serves until it is told to end.
+///
+/// # Errors
+/// When an option cannot be read, or the server cannot start.
 pub fn serve(dir: &Path, words: &Serve) -> Result<(), Failure> {
     for (option, url) in [("--public-url", &words.public_url), ("--pages-url", &words.pages_url)] {
         if let Some(url) = url {
@@ -39,6 +47,9 @@ pub fn serve(dir: &Path, words: &Serve) -> Result<(), Failure> {
 }
 
 /// Puts a backup in place of the database. The old one is kept beside it.
+///
+/// # Errors
+/// When a server runs on the directory, or the backup cannot be read or put in place.
 pub fn restore(dir: &Path, file: &Path) -> Result<(), Failure> {
     if !dir.exists() {
         run::init(dir)?;

@@ -8,6 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Looks at everything that can be wrong; 1 when something is.
+///
+/// # Errors
+/// When something is wrong; what it is was printed.
 pub fn doctor(dir: &Path, client: &Client) -> Result<(), Failure> {
     let mut faults = 0;
     let mut tell = |good: bool, text: String| {

@@ -6,6 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Gives what is in a directory. A file that will not do is told and costs only itself; then the exit code is 1.
+///
+/// # Errors
+/// When a directory cannot be read, or something will not do; what that is was printed.
 pub fn run(directory: &Path, client: &Client) -> Result<(), Failure> {
     let list = |path: &Path| -> Result<Vec<PathBuf>, Failure> {
         let entries = fs::read_dir(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;

@@ -7,6 +7,10 @@ use super::words::Release;
 use serde_json::{json, Value as Json};
 use std::path::Path;
 
+/// Does what a command says about releases.
+///
+/// # Errors
+/// When a file cannot be read, or what the server says against it.
 pub fn execute(release: &Release, client: &Client, as_json: bool) -> Result<(), Failure> {
     match release {
         Release::Add { agent, version, file, url, checksum, arch, os, sig, definition, startsecs } => {

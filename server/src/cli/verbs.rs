@@ -106,6 +106,9 @@ fn new_key(dir: &Path, client: &Client, wanted: &NewKey) -> Result<(String, Stri
 }
 
 /// Works on a data directory on which no server runs.
+///
+/// # Errors
+/// When its database cannot be opened, or the work fails.
 pub fn in_directory<T>(
     dir: &Path,
     work: impl FnOnce(&mut dyn crate::store::Tx) -> Result<T, crate::store::Error>,

@@ -244,6 +244,9 @@ pub fn groups(tx: &mut dyn Tx) -> Result<Vec<Json>, Error> {
 }
 
 /// What the address of a list of events asks for. A host is meant by its `sn` or its name.
+///
+/// # Errors
+/// What the engine says.
 pub fn wanted_events(tx: &mut dyn Tx, params: &Params) -> Result<events::Wanted, Error> {
     let text = |name: &str| params.get(name).trim().to_string();
     let mut wanted = events::Wanted { text: text("q"), kind: text("kind"), ..events::Wanted::default() };

@@ -45,11 +45,17 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// A refusal with its sentence.
+///
+/// # Errors
+/// Always.
 pub fn refused<T>(text: impl Into<String>) -> Result<T, Error> {
     Err(Error::Refused(text.into()))
 }
 
 /// Says that something is not there.
+///
+/// # Errors
+/// Always.
 pub fn missing<T>(text: impl Into<String>) -> Result<T, Error> {
     Err(Error::Missing(text.into()))
 }

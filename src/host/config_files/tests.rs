@@ -133,7 +133,10 @@ fn without_the_required_signatures_there_are_only_defaults() {
         let asks = !loaded.config.guards().is_empty();
         assert!(!(asks && matches!(source, Basis::Defaults(_))));
     }
-    // The copy of another file says nothing about this one.
+}
+
+#[test]
+fn the_copy_of_another_file_says_nothing_about_this_one() {
     for (copied, want) in [("/elsewhere/x.json", false), ("/etc/x.json", true)] {
         let scratch = Scratch::new("other");
         let store = Store::open(&scratch.0.join("state"), &scratch.0.join("run")).unwrap();
@@ -146,7 +149,10 @@ fn without_the_required_signatures_there_are_only_defaults() {
         store.write_copied(b"/etc/x.json", GOOD).unwrap();
         assert_eq!(store.good(GOOD).is_some(), want, "{copied}");
     }
-    // A record that cannot be read may require anything.
+}
+
+#[test]
+fn a_record_of_required_signatures_that_cannot_be_read_may_require_anything() {
     let scratch = Scratch::new("unread");
     let store = Store::open(&scratch.0.join("state"), &scratch.0.join("run")).unwrap();
     fs::create_dir(scratch.0.join("state/guards")).unwrap();

@@ -116,6 +116,9 @@ fn pending(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
 }
 
 /// The agents of the fleet whose name has the part that an address asks for.
+///
+/// # Errors
+/// What the engine says.
 pub fn agents_of(tx: &mut dyn Tx, look: &Look) -> Result<Vec<FleetAgent>, Error> {
     let part = look.params.get("q").trim();
     let counted = look.shared.agents_of_fleet(tx)?;

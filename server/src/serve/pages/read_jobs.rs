@@ -10,6 +10,9 @@ use crate::store::{executions, missing, releases, roster, Error, Tx};
 use crate::wire::url;
 
 /// Rows of jobs, with their counts.
+///
+/// # Errors
+/// What the engine says.
 pub fn rows(tx: &mut dyn Tx, list: Vec<Job>) -> Result<Vec<JobRow>, Error> {
     let mut rows = Vec::new();
     for job in list {
@@ -20,6 +23,9 @@ pub fn rows(tx: &mut dyn Tx, list: Vec<Job>) -> Result<Vec<JobRow>, Error> {
 }
 
 /// The list of jobs.
+///
+/// # Errors
+/// What the engine says.
 pub fn list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     let f = frame(tx, look, "/jobs", "Jobs")?;
     let (found, total) = jobs::page(tx, look.params.get("q"), lookup::cut(&look.params), look.params.first(), LINES)?;
@@ -30,6 +36,9 @@ pub fn list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
 }
 
 /// One job.
+///
+/// # Errors
+/// What the engine says, or that there is no such job.
 pub fn job(tx: &mut dyn Tx, look: &Look, id: &str) -> Result<String, Error> {
     let Some(job) = jobs::get(tx, id)? else {
         return missing(format!("there is no job \"{id}\": see the list of jobs"));
@@ -65,6 +74,9 @@ fn again(job: &Job) -> String {
 }
 
 /// The form that gives a job.
+///
+/// # Errors
+/// What the engine says.
 pub fn new_job(
     tx: &mut dyn Tx,
     look: &Look,
@@ -88,6 +100,9 @@ fn names_only(lines: &str) -> String {
 }
 
 /// Names of agents that have a release, or run somewhere.
+///
+/// # Errors
+/// What the engine says.
 pub fn agent_names(tx: &mut dyn Tx, look: &Look, releases: &[(String, String)]) -> Result<Vec<String>, Error> {
     let mut agents: Vec<String> = releases.iter().map(|(agent, _)| agent.clone()).collect();
     agents.extend(look.shared.agents_of_fleet(tx)?.keys().map(|key: &roster::AgentKey| key.name.clone()));

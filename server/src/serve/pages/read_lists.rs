@@ -13,6 +13,9 @@ use crate::wire::url::Url;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The page of a path.
+///
+/// # Errors
+/// What the engine says, that there is no such page, or that the caller may not see it.
 pub fn page(tx: &mut dyn Tx, look: &Look, path: &str) -> Result<String, Error> {
     match path {
         "events" => event_list(tx, look),
@@ -53,6 +56,9 @@ fn is_meant(look: &Look, line: &[&str]) -> bool {
 }
 
 /// The keys that an address asks for, the newest first.
+///
+/// # Errors
+/// What the engine says.
 pub fn keys(tx: &mut dyn Tx, look: &Look) -> Result<Vec<KeyRow>, Error> {
     let mut rows = Vec::new();
     for (key, hosts) in groups::keys(tx)? {
@@ -69,6 +75,9 @@ pub fn keys(tx: &mut dyn Tx, look: &Look) -> Result<Vec<KeyRow>, Error> {
 }
 
 /// The page of keys.
+///
+/// # Errors
+/// What the engine says.
 pub fn key_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, Error> {
     let f = frame(tx, look, "/keys", "Keys")?;
     let all = keys(tx, look)?;
@@ -82,12 +91,18 @@ pub fn key_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, Erro
 }
 
 /// The groups that an address asks for, by name.
+///
+/// # Errors
+/// What the engine says.
 pub fn groups(tx: &mut dyn Tx, look: &Look) -> Result<Vec<GroupRow>, Error> {
     let rows = groups::list_counted(tx)?.into_iter().map(|(group, hosts)| GroupRow { group, hosts });
     Ok(rows.filter(|row| is_meant(look, &[&row.group.name])).collect())
 }
 
 /// The page of groups.
+///
+/// # Errors
+/// What the engine says.
 pub fn group_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, Error> {
     let f = frame(tx, look, "/groups", "Groups")?;
     let rows = groups(tx, look)?;
@@ -95,6 +110,9 @@ pub fn group_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, Er
 }
 
 /// The users that an address asks for, by name. Admins see them.
+///
+/// # Errors
+/// What the engine says, or that the caller is no admin.
 pub fn users(tx: &mut dyn Tx, look: &Look) -> Result<Vec<UserRow>, Error> {
     look.caller.may(Role::Admin).map_err(Error::Forbidden)?;
     let row = |user: people::User| UserRow {
@@ -109,6 +127,9 @@ pub fn users(tx: &mut dyn Tx, look: &Look) -> Result<Vec<UserRow>, Error> {
 }
 
 /// The tokens that an address asks for, by name. Admins see them.
+///
+/// # Errors
+/// What the engine says, or that the caller is no admin.
 pub fn tokens(tx: &mut dyn Tx, look: &Look) -> Result<Vec<TokenRow>, Error> {
     look.caller.may(Role::Admin).map_err(Error::Forbidden)?;
     let row = |token: people::Token| TokenRow {
@@ -125,6 +146,9 @@ pub fn tokens(tx: &mut dyn Tx, look: &Look) -> Result<Vec<TokenRow>, Error> {
 }
 
 /// The page of users and tokens.
+///
+/// # Errors
+/// What the engine says, or that the caller is no admin.
 pub fn user_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, Error> {
     let (users, tokens) = (users(tx, look)?, tokens(tx, look)?);
     let f = frame(tx, look, "/users", "Users")?;
@@ -132,6 +156,9 @@ pub fn user_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, Err
 }
 
 /// The webhooks that an address asks for, by name. Admins see them.
+///
+/// # Errors
+/// What the engine says, or that the caller is no admin.
 pub fn webhooks(tx: &mut dyn Tx, look: &Look) -> Result<Vec<WebhookRow>, Error> {
     look.caller.may(Role::Admin).map_err(Error::Forbidden)?;
     let row = |hook: webhooks::Webhook| WebhookRow {
@@ -150,6 +177,9 @@ pub fn webhooks(tx: &mut dyn Tx, look: &Look) -> Result<Vec<WebhookRow>, Error> 
 }
 
 /// The page of webhooks.
+///
+/// # Errors
+/// What the engine says, or that the caller is no admin.
 pub fn webhook_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, Error> {
     let rows = webhooks(tx, look)?;
     let f = frame(tx, look, "/webhooks", "Webhooks")?;
@@ -167,6 +197,9 @@ pub fn webhook_list(tx: &mut dyn Tx, look: &Look, sent: Sent) -> Result<String, 
 }
 
 /// The page of one's own password.
+///
+/// # Errors
+/// What the engine says.
 pub fn own(tx: &mut dyn Tx, look: &Look, wrong: Option<String>) -> Result<String, Error> {
     let f = frame(tx, look, "/me", "Your password")?;
     Ok(text_of(&Me { f, wrong }))

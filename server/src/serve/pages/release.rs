@@ -15,6 +15,9 @@ use hyper::body::Incoming;
 use serde_json::{json, Value as Json};
 
 /// The list of releases.
+///
+/// # Errors
+/// What the engine says.
 pub fn list(tx: &mut dyn Tx, look: &Look) -> Result<String, Error> {
     let f = frame(tx, look, "/releases", "Releases")?;
     let mut found = releases::list(tx, None)?;
@@ -64,6 +67,9 @@ fn row(tx: &mut dyn Tx, release: Release) -> Result<ReleaseRow, Error> {
 }
 
 /// The form that adds a package.
+///
+/// # Errors
+/// What the engine says.
 pub fn new_release(tx: &mut dyn Tx, look: &Look, fields: &Params, wrong: Option<String>) -> Result<String, Error> {
     let f = frame(tx, look, "/releases", "Add a package")?;
     // Envs may be secrets: a definition with some is not shown again.

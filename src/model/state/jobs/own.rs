@@ -113,7 +113,10 @@ impl State {
 }
 
 impl Run<'_> {
-    /// Checks a job for the daemon itself; `Err`: it ends at once, as it cannot be done or is done already.
+    /// Checks a job for the daemon itself.
+    ///
+    /// # Errors
+    /// How it ends at once, where it cannot be done or is done already.
     pub fn begin_own(&mut self, job: &Job) -> Result<(), StepResult> {
         match &job.action {
             JobAction::Restart => Ok(()),

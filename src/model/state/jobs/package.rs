@@ -53,8 +53,10 @@ impl State {
 }
 
 impl Run<'_> {
-    /// Notes what the agent is before an install or upgrade; `Err`: the job ends at once, as the agent has all that it
-    /// says.
+    /// Notes what the agent is before an install or upgrade, and whether it has the package of the job already.
+    ///
+    /// # Errors
+    /// How the job ends at once, where it has the package and may not set the environment variables of the job.
     pub fn begin_install(&mut self, job: &Job) -> Result<(), StepResult> {
         let agent = self.state.agents.get(&job.name);
         let record = agent.map(|agent| agent.record.clone()).unwrap_or_default();
