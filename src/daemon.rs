@@ -3,9 +3,10 @@
 //!
 //! `background` goes to the background before there is a loop. `startup` makes the daemon from the `configuration` and from
 //! what is on the host (`recovered`). `act` carries out actions, with `children` (processes), `checks` (health checks),
-//! `tools` (of packages), `helpers` (blocking work, run as the users of `identity`, signed by `signing`), `inspections` (of
-//! other processes), `notifications` (what agents say), `outputs`, `packages` and `records`. `control` serves the commands, `recovery` restores what was removed,
-//! `conditions` holds what fails at the moment, and `reexec` replaces the running binary. Nothing here sleeps, blocks,
+//! `tools` (of packages), `programs` (what must not outlive the daemon), `helpers` (blocking work, run as the users of
+//! `identity`, signed by `signing`), `inspections` (of other processes), `notifications` (what agents say), `outputs`,
+//! `packages` and `records`. `control` serves the commands, `recovery` restores what was removed, `conditions` holds what
+//! fails at the moment, and `reexec` replaces the running binary. Nothing here sleeps, blocks,
 //! resolves a name or moves bulk data.
 
 mod act;
@@ -26,6 +27,7 @@ mod notifications;
 mod output_tail;
 mod outputs;
 mod packages;
+mod programs;
 mod records;
 mod recovered;
 mod recovery;

@@ -2,23 +2,19 @@
 //!
 //! The output of a check goes through a pipe that is read as it fills, so that the check never blocks and no disk fills up;
 //! only the end of the output is kept. Processes that a check leaves running do not matter: its result is its own end. What
-//! a result means for the agent is for the state to decide. The process id of a check that runs is in a file below `run_dir`, by
-//! which the next daemon ends it; those of other programs that somebody waits for are noted here too.
+//! a result means for the agent is for the state to decide. One that an earlier daemon has left running is ended (`programs`).
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
-use std::path::Path;
 
-use super::children::kill_all_below;
 use super::{Daemon, Owner};
-use crate::host::disk::{list, publish, reason};
-use crate::host::proc;
-use crate::kernel::{Exit, Pid, Process};
-use crate::model::event::{Event, ToolOwner};
+use crate::host::disk::reason;
+use crate::kernel::Exit;
+use crate::model::event::Event;
 use crate::model::secrets::{longest_value, without_values, TAIL};
 use crate::model::spec::Name;
-use crate::sys::file::{read_text, read_up_to};
+use crate::sys::file::read_up_to;
 use crate::sys::poll::PollFd;
 use crate::sys::{pipe, set_nonblocking};
 use crate::text::sanitize;
@@ -55,52 +51,7 @@ impl Check {
     }
 }
 
-/// The file with the process id of a program that runs for an agent, below `run_dir`.
-fn pid_file(kind: &str, name: &str) -> String {
-    format!("{kind}-{name}.pid")
-}
-
 impl Daemon {
-    /// Notes the process id of a program that runs for an agent, for the next daemon: a "check" or a "reload". It matters only
-    /// if this daemon dies, and is written again for the next such program, so that a failure is not told.
-    pub(super) fn note_program(&self, kind: &str, name: &str, pid: Pid) {
-        let Process { pid, ticks } = Daemon::process(pid);
-        let _ = publish(Path::new(&*self.config.run_dir), &pid_file(kind, name), &format!("{pid} {ticks}\n"));
-    }
-
-    /// This program has ended.
-    pub(super) fn forget_program(&self, kind: &str, name: &str) {
-        let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(pid_file(kind, name)));
-    }
-
-    /// Ends the checks, the programs of reloads, the trial of a binary and the inventory that an earlier daemon, or this one
-    /// before a reexec, has left running: nobody would notice that one hangs. Who wanted one runs it again.
-    pub(super) fn end_old_programs(&mut self) {
-        let run_dir = Path::new(&*self.config.run_dir);
-        for file in list(run_dir, ".pid").unwrap_or_default() {
-            let is_one = file.starts_with("check-") || file.starts_with("reload-");
-            if !is_one && file != "tool-.reexec" && file != "tool-.inventory" {
-                continue;
-            }
-            let path = run_dir.join(file + ".pid");
-            if let Some(process) = read_text(&path).ok().and_then(|text| proc::parse_process(&text)) {
-                if proc::stat(process.pid).is_some_and(|stat| stat.process == process) {
-                    kill_all_below(process.pid);
-                }
-            }
-            let _ = fs::remove_file(path);
-        }
-    }
-
-    /// Ends all checks, programs of reloads and inventories, as their results would be lost.
-    pub(super) fn stop_programs(&mut self) {
-        for (pid, owner) in self.children.owners() {
-            if matches!(owner, Owner::Check(_) | Owner::Reload(_) | Owner::Tool(ToolOwner::Inventory)) {
-                kill_all_below(*pid);
-            }
-        }
-    }
-
     /// Runs an agent's health check.
     pub(super) fn start_check(&mut self, name: Name) {
         let spec = self.state.spec(&name);

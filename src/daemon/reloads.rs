@@ -1,5 +1,5 @@
 //! The programs that have agents read their own configuration again: run as the agent's user, in its tree and its control
-//! groups, with their output in the agent's. One that an earlier daemon has left running is ended (`checks`).
+//! groups, with their output in the agent's. One that an earlier daemon has left running is ended (`programs`).
 
 use super::{Daemon, Owner};
 use crate::error::Error;
