@@ -65,6 +65,8 @@ pub enum HelperRequest {
         body: Vec<u8>,
         /// A longer reply is a failure, bytes.
         max_body: u64,
+        /// How to reach the server; packages only have a proxy.
+        route: Route,
     },
     /// One attempt at a download into fd 3, which may already hold its beginning.
     Fetch {
@@ -132,6 +134,8 @@ pub enum HelperResponse {
         signature: Option<String>,
         /// The whole body.
         body: Vec<u8>,
+        /// The address of the server, `ip:port`; empty where it has only one.
+        address: String,
     },
     /// The file is complete and on disk.
     Fetched {
@@ -188,6 +192,8 @@ pub enum FailureKind {
     /// An archive that reaches outside of its directory or has members that are not allowed, or a package without the
     /// signature it needs.
     Hostile = 4,
+    /// The HTTP library cannot read a reply, and the HTTP client of our own may.
+    Unreadable = 5,
 }
 
 /// Why a helper failed, before it becomes a response.
@@ -312,9 +318,9 @@ pub fn try_parsers(bytes: &[u8]) {
 /// Does the request; a failure becomes a response.
 fn perform(request: &mut HelperRequest) -> HelperResponse {
     match request {
-        HelperRequest::Exchange { url, headers, body, max_body } => {
+        HelperRequest::Exchange { url, headers, body, max_body, route } => {
             let body = std::mem::take(body);
-            exchange::exchange(url, headers, body, *max_body).unwrap_or_else(|failure| failed(&failure, url, 0))
+            exchange::exchange(url, headers, body, *max_body, route).unwrap_or_else(|failure| failed(&failure, url, 0))
         }
         HelperRequest::Fetch { url, max_bytes, rate, route, digest } => match package_fd() {
             Ok(file) => {

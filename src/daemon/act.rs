@@ -16,7 +16,7 @@ use crate::model::job::{JobAction as JobOrder, JobId};
 use crate::model::package::Digest;
 use crate::model::record::{JobRecord, Phase};
 use crate::model::report::{Entry, Report};
-use crate::model::schedule::Server;
+use crate::model::schedule::{Peer, Server};
 use crate::model::spec::Name;
 use crate::sys::account::{own_uid, user_by_id};
 use crate::sys::monotonic;
@@ -278,7 +278,9 @@ impl Daemon {
         let (url, body) = (format!("{}{path}", server.base), body.into_bytes());
         let started = self.sign(&url, number, &body).and_then(|signed| {
             let (headers, nonce) = signed.map_or((Vec::new(), None), |signed| (signed.headers, Some(signed.nonce)));
-            let request = HelperRequest::Exchange { url, headers, body, max_body: REPLY_MAX };
+            let Peer { address, turn, unreadable } = self.state.peer(server);
+            let route = Route { proxy: None, turn, address: address.into(), own_client: unreadable };
+            let request = HelperRequest::Exchange { url, headers, body, max_body: REPLY_MAX, route };
             self.start_helper(HelperTask::Exchange { results, nonce }, &request, None, Runner::Network)
         });
         if let Err(reason) = started {
@@ -299,6 +301,8 @@ impl Daemon {
             route: Route {
                 proxy: self.config.proxy.as_deref().map(String::from),
                 turn: self.state.fetch_tries(&id).into(),
+                address: String::new(),
+                own_client: true,
             },
             digest: source.digest.0,
         };
@@ -322,7 +326,11 @@ impl Daemon {
                 self.trees.remove_ours(pid);
             }
             let event = match finished {
-                Finished::Exchange { results, nonce, result } => {
+                Finished::Exchange { results, nonce, mut result } => {
+                    let address = result.as_mut().map(|exchanged| std::mem::take(&mut exchanged.address));
+                    if let Some(address) = address.ok().filter(|address| !address.is_empty()) {
+                        self.queue.push_back(Event::AnswersFrom(address.into()));
+                    }
                     Event::Replied(self.reply(result, results, nonce.as_deref()))
                 }
                 Finished::Fetch(job, result) => Event::Fetched(job, fetched(result)),
@@ -344,14 +352,15 @@ impl Daemon {
     /// What a server has replied to a request that was signed with `nonce`, if it was. Nothing in a reply whose signature is
     /// wrong is used.
     fn reply(&self, result: Result<Exchanged, Failure>, results: bool, nonce: Option<&str>) -> Reply {
-        let verified = result.map_err(|failure| failure.reason).and_then(|exchanged| {
-            let Exchanged { status, body, signature, .. } = &exchanged;
-            self.verify(nonce, *status, body, signature.as_deref())?;
-            Ok(exchanged)
-        });
-        match verified {
-            Ok(exchanged) => read_reply(exchanged, results, nonce.is_some()),
-            Err(reason) => Reply::Failed { reason, retry_after: None },
+        let exchanged = match result {
+            Ok(exchanged) => exchanged,
+            Err(Failure { kind: FailureKind::Unreadable, reason, .. }) => return Reply::Unreadable(reason),
+            Err(Failure { reason, .. }) => return Reply::Failed { reason, retry_after: None },
+        };
+        let Exchanged { status, body, signature, .. } = &exchanged;
+        match self.verify(nonce, *status, body, signature.as_deref()) {
+            Ok(()) => read_reply(exchanged, results, nonce.is_some()),
+            Err(reason) => Reply::Failed { reason: reason.into(), retry_after: None },
         }
     }
 
@@ -389,7 +398,7 @@ fn fetched(result: Result<Downloaded, Failure>) -> Fetched {
         Ok(Downloaded { digest, counted, resumed }) => {
             Fetched::Whole { digest: Digest(digest), doubtful: resumed || !counted }
         }
-        Err(Failure { kind: FailureKind::Temporary, reason, progressed, retry_after }) => {
+        Err(Failure { kind: FailureKind::Temporary | FailureKind::Unreadable, reason, progressed, retry_after }) => {
             Fetched::Cut { reason, progress: progressed > 0, retry_after }
         }
         Err(Failure { reason, .. }) => Fetched::Refused { reason },

@@ -65,6 +65,8 @@ pub(super) struct Exchanged {
     pub retry_after: Option<u64>,
     pub signature: Option<String>,
     pub body: Vec<u8>,
+    /// The address of the server; empty where it has only one.
+    pub address: String,
 }
 
 /// A complete download.
@@ -103,9 +105,9 @@ impl Finished {
         match (task, response) {
             (
                 HelperTask::Exchange { results, nonce },
-                HelperResponse::Exchanged { status, retry_after, signature, body },
+                HelperResponse::Exchanged { status, retry_after, signature, body, address },
             ) => {
-                let result = Ok(Exchanged { status, retry_after, signature, body });
+                let result = Ok(Exchanged { status, retry_after, signature, body, address });
                 Finished::Exchange { results, nonce, result }
             }
             (HelperTask::Fetch(job), HelperResponse::Fetched { digest, counted, .. }) => {

@@ -161,6 +161,8 @@ pub enum Reply {
     Taken,
     /// The server replied that it has not taken the results: why.
     NotTaken(Box<str>),
+    /// The server replied in a way that the HTTP library cannot read, and a client of our own may: what it cannot read.
+    Unreadable(Box<str>),
     /// There was no valid reply.
     Failed {
         /// Why there was none.
@@ -278,6 +280,8 @@ pub enum Event {
     /// The host had too few processes or too little memory for an agent's health check, and why.
     NotChecked(Name, Box<str>),
 
+    /// The address of the server from which the answer to `Action::Exchange` comes, which is the next event.
+    AnswersFrom(Box<str>),
     /// The answer to `Action::Exchange`.
     Replied(Reply),
     /// The answer to `Action::SaveJob`; the error says why the record is not on disk.

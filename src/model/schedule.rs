@@ -1,5 +1,5 @@
 //! When to exchange messages with a server, and with which one: the reporting interval with its jitter, the order of the
-//! servers, the wait after a failed round, and a new server list on trial.
+//! servers and of their addresses, the wait after a failed round, and a new server list on trial.
 //!
 //! A round asks one server after the other until one gives a valid answer. Results and statuses have rounds and waits of
 //! their own, so that a server that takes no results still gets statuses. `model::state::exchange` asks what is due, and
@@ -10,7 +10,7 @@ mod servers;
 use std::time::Duration;
 
 use crate::kernel::Time;
-pub use servers::{parse_servers, Server};
+pub use servers::{parse_servers, Peer, Server};
 
 /// The longest wait after the first failed round; it doubles with each further one until it reaches the step.
 const BACKOFF: Duration = Duration::from_secs(10);
@@ -23,6 +23,9 @@ const JITTER_STEP: f64 = 0.2;
 
 /// The longest wait that a server can ask for with Retry-After, unless the step is longer.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// How many servers are asked in their own way at most: lists on trial may bring any number.
+const PEERS_MAX: usize = 64;
 
 /// Pseudo-random numbers (SplitMix64) from one seed: jitter need not be unpredictable, only different on every host.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,6 +91,8 @@ pub struct Times {
     pub server: Box<str>,
     /// The servers that asked for no request before a time.
     pub held: Vec<(Box<str>, Time)>,
+    /// The servers that are asked in their own way.
+    pub peers: Vec<(Box<str>, Peer)>,
     /// When a server last took a report.
     pub heard: Time,
 }
@@ -105,6 +110,8 @@ pub struct ExchangeSchedule {
     default: Vec<Server>,
     /// The servers that asked for no request before a time.
     held: Vec<(Server, Time)>,
+    /// The servers that are asked in their own way.
+    peers: Vec<(Box<str>, Peer)>,
     /// The servers that were logged as not answering.
     silent: Vec<Box<str>>,
     /// The server that answered last, as an index into `of_job` followed by `default`.
@@ -151,6 +158,7 @@ impl ExchangeSchedule {
             of_job,
             default,
             held: Vec::new(),
+            peers: Vec::new(),
             silent: Vec::new(),
             current: 0,
             status: Channel { at: first, failures: 0 },
@@ -183,6 +191,7 @@ impl ExchangeSchedule {
             extra_again: self.extra_again,
             server: self.server().map_or("".into(), |server| server.base.clone()),
             held: self.held.iter().map(|(server, until)| (server.base.clone(), *until)).collect(),
+            peers: self.peers.clone(),
             heard: self.heard,
         }
     }
@@ -195,7 +204,7 @@ impl ExchangeSchedule {
         (self.extra, self.extra_again) = (times.extra, times.extra_again);
         let known = self.of_job.iter().chain(&self.default).position(|server| server.base == times.server);
         self.current = known.unwrap_or(0);
-        self.heard = times.heard;
+        (self.heard, self.peers) = (times.heard, times.peers);
         self.held = times.held.into_iter().map(|(base, until)| (Server { base }, until)).collect();
     }
 
@@ -275,6 +284,40 @@ impl ExchangeSchedule {
     /// The server whose answer is awaited.
     pub fn asking(&self) -> Option<&Server> {
         self.round.as_ref().filter(|_| self.busy)?.1.first()
+    }
+
+    /// How this server is asked.
+    pub fn peer(&self, server: &Server) -> Peer {
+        self.peers.iter().find(|(base, _)| *base == server.base).map(|(_, peer)| peer.clone()).unwrap_or_default()
+    }
+
+    /// The server that is being asked answers from this address, which comes first the next time.
+    pub fn answers_from(&mut self, address: Box<str>) {
+        self.change_peer(|peer| peer.address = address);
+    }
+
+    /// The server that is being asked gave an answer that the HTTP library cannot read. It is asked again at once, by the client
+    /// of our own. Returns false if no server is asked, or this one was asked so already.
+    pub fn ask_again(&mut self) -> bool {
+        if self.asking().is_none_or(|server| self.peer(server).unreadable) {
+            return false;
+        }
+        self.change_peer(|peer| peer.unreadable = true);
+        self.busy = false;
+        true
+    }
+
+    /// Changes how the server that is being asked is asked the next time.
+    fn change_peer(&mut self, change: impl FnOnce(&mut Peer)) {
+        let Some(base) = self.asking().map(|server| server.base.clone()) else { return };
+        let index = self.peers.iter().position(|(known, _)| *known == base).unwrap_or_else(|| {
+            if self.peers.len() == PEERS_MAX {
+                self.peers.remove(0);
+            }
+            self.peers.push((base, Peer::default()));
+            self.peers.len() - 1
+        });
+        change(&mut self.peers[index].1);
     }
 
     /// Whether the answer of a server on trial is awaited.
@@ -386,6 +429,9 @@ impl ExchangeSchedule {
     /// Takes the answer of the server that was asked. `good`: it was valid; `retry_after`: the server asked for no further
     /// request before this many seconds have passed. Returns the kind of the exchange, and what follows.
     pub fn answered(&mut self, good: bool, retry_after: Option<u64>, now: Time) -> (Option<ExchangeKind>, Round) {
+        if !good {
+            self.change_peer(|peer| (peer.address, peer.turn) = ("".into(), peer.turn.wrapping_add(1)));
+        }
         self.busy = false;
         let Some((kind, mut servers)) = self.round.take() else { return (None, Round::Failed) };
         let server = servers.remove(0);

@@ -10,7 +10,7 @@ use crate::model::command::Command;
 use crate::model::event::Client;
 use crate::model::reexec_state::ReexecState;
 use crate::model::report::Incident;
-use crate::model::schedule::Times;
+use crate::model::schedule::{Peer, Times};
 use crate::wire::control::{read_command, write_command};
 use crate::wire::emit::Writer;
 use crate::wire::json::{self, Fields, Value};
@@ -157,6 +157,16 @@ fn put_state(json: &mut Writer, state: &ReexecState) {
         json.close('}');
     }
     json.close(']');
+    json.key("peers").open('[');
+    for (server, peer) in &times.peers {
+        json.open('{');
+        json.key("server").text(server);
+        json.key("address").text(&peer.address);
+        json.key("turn").number(peer.turn);
+        json.key("unreadable").boolean(peer.unreadable);
+        json.close('}');
+    }
+    json.close(']');
     json.key("incidents").open('[');
     for incident in &state.incidents {
         json.open('{');
@@ -245,6 +255,13 @@ fn take_state(fields: &mut Fields) -> ReexecState {
             held: each(fields, "held", |value, faults| {
                 let mut fields = Fields::of(value, "", faults)?;
                 Some((fields.text("server")?.into(), Time(count(&mut fields, "until")?)))
+            }),
+            peers: each(fields, "peers", |value, faults| {
+                let mut fields = Fields::of(value, "", faults)?;
+                let server = fields.text("server")?.into();
+                let address = string(&mut fields, "address").into();
+                let unreadable = fields.flag("unreadable").unwrap_or(false);
+                Some((server, Peer { address, turn: count(&mut fields, "turn")?, unreadable }))
             }),
             heard,
         },
@@ -357,6 +374,7 @@ mod tests {
                     extra_again: Time(6),
                     server: "http://a:1".into(),
                     held: vec![("http://b:1".into(), Time(7))],
+                    peers: vec![("http://c:1".into(), Peer { address: "[::1]:1".into(), turn: 12, unreadable: true })],
                     heard: Time(11),
                 },
                 incidents: vec![Incident { timestamp: 8, name: "web".into(), message: "said \"x\"".into() }],

@@ -6,25 +6,38 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::sys::poll::{poll, PollFd};
-use crate::sys::{alarm, socket};
-use crate::work::{stall_secs, HelperError, CONNECT_SECS, NEXT_ADDRESS_SECS};
+use crate::sys::socket;
+use crate::work::{HelperError, Route, CONNECT_SECS, NEXT_ADDRESS_SECS};
 
-/// Connects to one of the addresses of `host`. The next address is begun when those before it have failed, or have not
-/// answered within `NEXT_ADDRESS_SECS`; the first that answers is taken. With each `turn` another address comes first, so
-/// that one which takes connections and serves nothing is not the first of all for ever.
+/// The addresses of `host`, in the order in which they are to be tried: first the address of the route; without one, another
+/// one with each turn of it, so that one which takes connections and serves nothing is not the first of all for ever.
 ///
 /// # Errors
-/// When the name has no address, and when none has answered in `CONNECT_SECS`.
-pub fn connect(host: &str, port: u16, turn: u64) -> Result<TcpStream, Box<HelperError>> {
-    alarm::alarm(stall_secs());
+/// When the name has no address.
+pub fn addresses(host: &str, port: u16, route: &Route) -> Result<Vec<SocketAddr>, Box<HelperError>> {
     let cannot_resolve = |error| HelperError::temporary(&format!("cannot resolve \"{host}\""), &error);
     let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(cannot_resolve)?.collect();
     if addresses.is_empty() {
         return Err(cannot_resolve(io::Error::new(io::ErrorKind::NotFound, "it has no address")));
     }
-    let first = turn % addresses.len() as u64;
-    addresses.rotate_left(first as usize);
-    first_of(&addresses)
+    put_first(&mut addresses, route);
+    Ok(addresses)
+}
+
+/// Puts these addresses in the order in which they are to be tried.
+fn put_first(addresses: &mut [SocketAddr], route: &Route) {
+    let known = addresses.iter().position(|address| address.to_string() == route.address);
+    let first = known.unwrap_or((route.turn % addresses.len() as u64) as usize);
+    addresses.rotate_left(first);
+}
+
+/// Connects to one of the `addresses` of `host`. The next address is begun when those before it have failed, or have not
+/// answered within `NEXT_ADDRESS_SECS`; the first that answers is taken.
+///
+/// # Errors
+/// When none has answered in `CONNECT_SECS`.
+pub fn connect(host: &str, port: u16, addresses: &[SocketAddr]) -> Result<TcpStream, Box<HelperError>> {
+    first_of(addresses)
         .map_err(|error| HelperError::temporary(&format!("cannot connect to \"{host}\" port {port}"), &error))
 }
 
@@ -65,6 +78,26 @@ fn first_of(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 mod tests {
     use super::*;
     use std::net::TcpListener;
+
+    #[test]
+    fn the_route_says_which_address_comes_first() {
+        let all: Vec<SocketAddr> =
+            ["[2001:db8::1]:80", "192.0.2.1:80", "192.0.2.2:80"].map(|text| text.parse().expect("an address")).to_vec();
+        for (address, turn, want) in [
+            ("", 0, [0, 1, 2]),
+            ("", 1, [1, 2, 0]),
+            ("", 5, [2, 0, 1]),
+            ("", u64::MAX, [0, 1, 2]),
+            ("192.0.2.2:80", 1, [2, 0, 1]),
+            ("[2001:db8::1]:80", 1, [0, 1, 2]),
+            ("192.0.2.9:80", 1, [1, 2, 0]),
+            ("no address", 1, [1, 2, 0]),
+        ] {
+            let mut got = all.clone();
+            put_first(&mut got, &Route { turn, address: address.into(), ..Route::default() });
+            assert_eq!(got, want.map(|index: usize| all[index]), "{address:?} {turn}");
+        }
+    }
 
     #[test]
     fn the_next_address_is_taken_where_one_refuses_or_says_nothing() {

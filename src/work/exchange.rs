@@ -3,7 +3,7 @@
 use crate::model::url::{Scheme, Url};
 use crate::sys::file::read_up_to;
 use crate::text::exact_size;
-use crate::work::http::{self, Times};
+use crate::work::http::{self, Route, Times};
 use crate::work::{
     FailureKind, HelperError, HelperResponse, CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
 };
@@ -22,6 +22,7 @@ pub fn exchange(
     headers: &[(String, String)],
     body: Vec<u8>,
     max_body: u64,
+    route: &Route,
 ) -> Result<HelperResponse, Box<HelperError>> {
     http::set_times(&TIMES)?;
     let url =
@@ -29,7 +30,7 @@ pub fn exchange(
     if !matches!(url.scheme, Scheme::Http | Scheme::Https) {
         return Err(HelperError::new(FailureKind::Final, "server url: want http://"));
     }
-    let mut reply = http::post(&url, headers, body)?;
+    let mut reply = http::post(&url, headers, body, route)?;
     let length = reply.content_length();
     if let Some(length) = length.filter(|length| *length > max_body) {
         let reason = format_error!("the reply has {length} bytes, more than {}", exact_size(max_body));
@@ -61,5 +62,6 @@ pub fn exchange(
         retry_after: reply.retry_after(),
         signature: reply.header("x-bootagent-signature").map(String::from),
         body,
+        address: reply.address().to_string(),
     })
 }

@@ -40,7 +40,7 @@ pub fn fetch(
     }
     let end = match url.scheme {
         Scheme::Http | Scheme::Https => fetch_http(url, route, digest, &mut sink)?,
-        Scheme::Ftp => ftp::fetch(&url, route.turn, &mut sink)?,
+        Scheme::Ftp => ftp::fetch(&url, route, &mut sink)?,
         Scheme::File => copy(&url, &mut sink)?,
     };
     if end == Completeness::Unended && !sink.has(digest) {

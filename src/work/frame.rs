@@ -16,7 +16,7 @@ const FORMATS: [Format; 8] =
 /// A request as one frame.
 pub fn encode_request(request: &HelperRequest) -> Vec<u8> {
     match request {
-        HelperRequest::Exchange { url, headers, body, max_body } => {
+        HelperRequest::Exchange { url, headers, body, max_body, route } => {
             let mut out = Writer::new(0);
             out.bytes(url.as_bytes());
             out.number(headers.len() as u64);
@@ -26,6 +26,7 @@ pub fn encode_request(request: &HelperRequest) -> Vec<u8> {
             }
             out.bytes(body);
             out.number(*max_body);
+            out.route(route);
             out.end()
         }
         HelperRequest::Fetch { url, max_bytes, rate, route, digest } => {
@@ -33,9 +34,7 @@ pub fn encode_request(request: &HelperRequest) -> Vec<u8> {
             out.bytes(url.as_bytes());
             out.number(*max_bytes);
             out.maybe(*rate);
-            // No proxy has an empty name.
-            out.bytes(route.proxy.as_deref().unwrap_or_default().as_bytes());
-            out.number(route.turn);
+            out.route(route);
             out.bytes(digest);
             out.end()
         }
@@ -85,12 +84,12 @@ pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
             for _ in 0..frame.number()? {
                 headers.push((frame.text()?, frame.text()?));
             }
-            HelperRequest::Exchange { url, headers, body: frame.bytes()?.to_vec(), max_body: frame.number()? }
+            let (body, max_body) = (frame.bytes()?.to_vec(), frame.number()?);
+            HelperRequest::Exchange { url, headers, body, max_body, route: frame.route()? }
         }
         1 => {
             let (url, max_bytes, rate) = (frame.text()?, frame.number()?, frame.maybe()?);
-            let proxy = Some(frame.text()?).filter(|proxy| !proxy.is_empty());
-            let route = Route { proxy, turn: frame.number()? };
+            let route = frame.route()?;
             HelperRequest::Fetch { url, max_bytes, rate, route, digest: frame.bytes()?.try_into().ok()? }
         }
         2 => HelperRequest::Unpack {
@@ -123,13 +122,14 @@ pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
 /// A response as one frame.
 pub fn encode_response(response: &HelperResponse) -> Vec<u8> {
     match response {
-        HelperResponse::Exchanged { status, retry_after, signature, body } => {
+        HelperResponse::Exchanged { status, retry_after, signature, body, address } => {
             let mut out = Writer::new(0);
             out.number(u64::from(*status));
             out.maybe(*retry_after);
             out.number(u64::from(signature.is_some()));
             out.bytes(signature.as_deref().unwrap_or_default().as_bytes());
             out.bytes(body);
+            out.bytes(address.as_bytes());
             out.end()
         }
         HelperResponse::Fetched { digest, size, counted } => {
@@ -174,8 +174,8 @@ pub fn decode_response(bytes: &[u8]) -> Option<HelperResponse> {
             let retry_after = frame.maybe()?;
             let signed = frame.number()? == 1;
             let signature = frame.text()?;
-            let body = frame.bytes()?.to_vec();
-            HelperResponse::Exchanged { status, retry_after, signature: signed.then_some(signature), body }
+            let (body, address) = (frame.bytes()?.to_vec(), frame.text()?);
+            HelperResponse::Exchanged { status, retry_after, signature: signed.then_some(signature), body, address }
         }
         1 => HelperResponse::Fetched {
             digest: frame.bytes()?.try_into().ok()?,
@@ -186,12 +186,13 @@ pub fn decode_response(bytes: &[u8]) -> Option<HelperResponse> {
         4 => HelperResponse::Verified { digest: frame.bytes()?.try_into().ok()? },
         6 => HelperResponse::Rotated,
         3 => {
-            const KINDS: [FailureKind; 5] = [
+            const KINDS: [FailureKind; 6] = [
                 FailureKind::Temporary,
                 FailureKind::Final,
                 FailureKind::NoSpace,
                 FailureKind::TooBig,
                 FailureKind::Hostile,
+                FailureKind::Unreadable,
             ];
             HelperResponse::Failed {
                 kind: *KINDS.get(usize::try_from(frame.number()?).ok()?)?,
@@ -236,6 +237,14 @@ impl Writer {
     /// `None` is 0, and each number is written as one more.
     fn maybe(&mut self, value: Option<u64>) {
         self.number(value.map_or(0, |value| value.saturating_add(1)));
+    }
+
+    fn route(&mut self, route: &Route) {
+        // No proxy has an empty name.
+        self.bytes(route.proxy.as_deref().unwrap_or_default().as_bytes());
+        self.number(route.turn);
+        self.bytes(route.address.as_bytes());
+        self.number(u64::from(route.own_client));
     }
 
     fn bytes(&mut self, value: &[u8]) {
@@ -285,6 +294,12 @@ impl<'a> Reader<'a> {
         self.number().map(|value| value.checked_sub(1))
     }
 
+    fn route(&mut self) -> Option<Route> {
+        let proxy = Some(self.text()?).filter(|proxy| !proxy.is_empty());
+        let (turn, address, own_client) = (self.number()?, self.text()?, self.number()? == 1);
+        Some(Route { proxy, turn, address, own_client })
+    }
+
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = self.length()?;
         self.take(length)
@@ -310,6 +325,7 @@ mod tests {
                 headers: vec![("X-A".into(), "1".into()), ("X-B".into(), String::new())],
                 body: b"{}".to_vec(),
                 max_body: 1 << 20,
+                route: Route { address: "192.0.2.1:80".into(), ..Route::default() },
             },
             HelperRequest::Fetch {
                 url: "ftp://a/b.rpm".into(),
@@ -322,7 +338,7 @@ mod tests {
                 url: String::new(),
                 max_bytes: 0,
                 rate: Some(0),
-                route: Route { proxy: Some("p:3128".into()), turn: 7 },
+                route: Route { proxy: Some("p:3128".into()), turn: 7, address: "a".into(), own_client: true },
                 digest: [9; 32],
             },
             HelperRequest::Verify {
@@ -344,8 +360,15 @@ mod tests {
                 retry_after: Some(7),
                 signature: Some("ab".into()),
                 body: vec![0, 255],
+                address: "[2001:db8::1]:80".into(),
             },
-            HelperResponse::Exchanged { status: 200, retry_after: None, signature: None, body: Vec::new() },
+            HelperResponse::Exchanged {
+                status: 200,
+                retry_after: None,
+                signature: None,
+                body: Vec::new(),
+                address: String::new(),
+            },
             HelperResponse::Fetched { digest: [7; 32], size: 9, counted: true },
             HelperResponse::Verified { digest: [8; 32] },
             HelperResponse::Unpacked { entries: 1, bytes: 2, top: "a-1".into() },

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::model::url::{decoded_text, Url};
 use crate::sys::alarm;
 use crate::work::sink::{Completeness, Sink};
-use crate::work::{connect, stall_secs, FailureKind, HelperError};
+use crate::work::{connect, stall_secs, FailureKind, HelperError, Route};
 
 /// The longest reply that is read, bytes.
 const REPLY_MAX: usize = 16 << 10;
@@ -23,13 +23,13 @@ const CONNECT_MAX: Duration = Duration::from_secs(15);
 /// How long the reply to EPSV may take, s: there is another way.
 const EPSV_MAX: u32 = 15;
 
-/// Fetches the file `url` names, behind what `sink` holds, from an address that `turn` chooses.
+/// Fetches the file `url` names, behind what `sink` holds, from an address that `route` chooses.
 ///
 /// # Errors
 /// When the file is not complete; what has come so far is in the sink.
-pub fn fetch(url: &Url, turn: u64, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
-    let (folders, file) = route(&url.path).map_err(|reason| HelperError::new(FailureKind::Final, reason))?;
-    let mut control = Control::ready(url, turn, &folders)?;
+pub fn fetch(url: &Url, route: &Route, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
+    let (folders, file) = folders_and_file(&url.path).map_err(|reason| HelperError::new(FailureKind::Final, reason))?;
+    let mut control = Control::ready(url, route, &folders)?;
     let size = control.size(&file)?;
     if let Some(size) = size {
         if sink.size() == size && size > 0 {
@@ -40,7 +40,7 @@ pub fn fetch(url: &Url, turn: u64, sink: &mut Sink) -> Result<Completeness, Box<
         }
         sink.expect(size)?;
     }
-    let mut data = control.open_data(&mut || Control::ready(url, turn, &folders))?;
+    let mut data = control.open_data(&mut || Control::ready(url, route, &folders))?;
     let mut begun = control.begin(&file, sink);
     // The server cannot open the data connection on its side: by PASV it may.
     if control.last.code == 425 && !control.passive && control.peer.is_ipv4() {
@@ -78,7 +78,7 @@ pub fn fetch(url: &Url, turn: u64, sink: &mut Sink) -> Result<Completeness, Box<
 
 /// The folders to enter and the file to ask for. An empty first segment, or one that begins with an encoded slash, starts from
 /// the root.
-fn route(path: &str) -> Result<(Vec<String>, String), Error> {
+fn folders_and_file(path: &str) -> Result<(Vec<String>, String), Error> {
     let path = path.strip_prefix('/').unwrap_or(path);
     let path = match path.rsplit_once(';') {
         Some((path, kind)) if kind.len() == 6 && kind.starts_with("type=") => path,
@@ -119,8 +119,10 @@ struct Reply {
 
 impl Control {
     /// Connects, and reads the greeting.
-    fn connect(url: &Url, turn: u64) -> Result<Control, Box<HelperError>> {
-        let stream = connect::connect(&url.host, url.effective_port(), turn)?;
+    fn connect(url: &Url, route: &Route) -> Result<Control, Box<HelperError>> {
+        alarm::alarm(stall_secs());
+        let (host, port) = (&url.host, url.effective_port());
+        let stream = connect::connect(host, port, &connect::addresses(host, port, route)?)?;
         let peer =
             stream.peer_addr().map_err(|error| HelperError::temporary("the control connection broke off", &error))?;
         let mut control = Control { stream, peer, inbox: Vec::new(), last: Reply::default(), passive: false };
@@ -131,8 +133,8 @@ impl Control {
     }
 
     /// A control connection that has logged in and entered the folders.
-    fn ready(url: &Url, turn: u64, folders: &[String]) -> Result<Control, Box<HelperError>> {
-        let mut control = Control::connect(url, turn)?;
+    fn ready(url: &Url, route: &Route, folders: &[String]) -> Result<Control, Box<HelperError>> {
+        let mut control = Control::connect(url, route)?;
         control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
         control.demand("TYPE I", 2)?;
         for folder in folders {
@@ -281,7 +283,7 @@ pub fn try_parsers(bytes: &[u8], text: &str) {
         assert!(used <= bytes.len());
         let _ = (extended_port(&reply.text), passive_port(&reply.text));
     }
-    let _ = (extended_port(text), passive_port(text), route(text));
+    let _ = (extended_port(text), passive_port(text), folders_and_file(text));
 }
 
 /// What the bytes received so far hold.
@@ -420,14 +422,14 @@ mod tests {
             ("//srv/a.rpm", &["/", "srv"], "a.rpm"),
             ("/%2Fa.rpm", &[], "/a.rpm"),
         ] {
-            let (got, name) = route(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            let (got, name) = folders_and_file(path).unwrap_or_else(|error| panic!("{path}: {error}"));
             assert_eq!(
                 (got.as_slice(), name.as_str()),
                 (folders.iter().map(ToString::to_string).collect::<Vec<_>>().as_slice(), file)
             );
         }
         for path in ["/", "/pub/", "//", "/a%0d%0aDELE%20b", "/a%00", "/a%", "/%0a/b"] {
-            assert!(route(path).is_err(), "{path}");
+            assert!(folders_and_file(path).is_err(), "{path}");
         }
     }
 

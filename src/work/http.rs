@@ -1,6 +1,9 @@
-//! The HTTP client: a GET of our own, and minreq's POST.
+//! The HTTP clients: minreq, which sends the POSTs and all that goes over TLS, and one of our own.
 //!
 //! A request goes in as a `Url` with headers, a `Reply` comes out: its status, its headers and, by `Read`, its body.
+//! Our own client sends the GETs of downloads, which meet all kinds of servers, and the POSTs that minreq cannot send well:
+//! to a name with several addresses, which minreq tries in its own order and time, and to a server of which it could not
+//! read an answer.
 
 mod library;
 mod own;
@@ -10,9 +13,7 @@ use std::io::{self, Read};
 use crate::model::url::{Scheme, Url};
 use crate::sys::alarm;
 use crate::sys::file::read_up_to;
-use crate::work::{FailureKind, HelperError};
-
-pub use library::post;
+use crate::work::{connect, FailureKind, HelperError};
 
 const LENGTH: &str = "content-length";
 
@@ -44,6 +45,27 @@ pub struct Route {
     pub proxy: Option<String>,
     /// Which of the addresses of a name comes first: another one with each number.
     pub turn: u64,
+    /// The address that comes first where the name has it, `ip:port`; empty: `turn` says which one.
+    pub address: String,
+    /// A POST is sent by the client of our own also where minreq could.
+    pub own_client: bool,
+}
+
+/// Sends `body` as JSON, and reads the head of the reply.
+///
+/// # Errors
+/// When there is no connection, or no reply that can be used.
+pub fn post(url: &Url, headers: &[(String, String)], body: Vec<u8>, route: &Route) -> Result<Reply, Box<HelperError>> {
+    let mut all = vec![("Accept-Encoding", "identity"), ("Content-Type", "application/json")];
+    all.extend(headers.iter().map(|(name, value)| (&**name, &**value)));
+    if url.scheme == Scheme::Https {
+        return library::post(url, &all, body);
+    }
+    let addresses = connect::addresses(&url.host, url.effective_port(), route)?;
+    if addresses.len() == 1 && !route.own_client {
+        return library::post(url, &all, body);
+    }
+    own::send("POST", url, None, &all, &body, &addresses)
 }
 
 /// Asks for what follows the first `from` bytes, and reads the head of the reply.
@@ -51,23 +73,26 @@ pub struct Route {
 /// # Errors
 /// When there is no connection, or no reply that can be used.
 pub fn get(url: &Url, from: u64, route: &Route) -> Result<Reply, Box<HelperError>> {
-    let mut headers = vec![("Accept-Encoding", "identity".to_string())];
+    let (range, authorization) = (format!("bytes={from}-"), authorization(url));
+    let mut headers = vec![("Accept-Encoding", "identity")];
     if from > 0 {
-        headers.push(("Range", format!("bytes={from}-")));
+        headers.push(("Range", &range));
     }
-    headers.extend(authorization(url));
+    headers.extend(authorization.as_ref().map(|value| ("Authorization", &**value)));
     if url.scheme == Scheme::Https {
         return library::get(url, &headers);
     }
     let proxy = route.proxy.as_ref().map(|proxy| Url::parse(&format!("http://{proxy}"))).transpose();
     let proxy = proxy.map_err(|why| HelperError::new(FailureKind::Final, format_error!("proxy: {why}")))?;
-    own::get(url, proxy.as_ref(), &headers, route.turn)
+    let peer = proxy.as_ref().unwrap_or(url);
+    let addresses = connect::addresses(&peer.host, peer.effective_port(), route)?;
+    own::send("GET", url, proxy.as_ref(), &headers, &[], &addresses)
 }
 
-/// The header with the user and password of a URL. A proxy has none: `wire::config` refuses one with a user.
-fn authorization(url: &Url) -> Option<(&'static str, String)> {
+/// The value of the header with the user and password of a URL. A proxy has none: `wire::config` refuses one with a user.
+fn authorization(url: &Url) -> Option<String> {
     let pair = format!("{}:{}", url.user.as_ref()?, url.password.as_deref().unwrap_or_default());
-    Some(("Authorization", format!("Basic {}", base64(pair.as_bytes()))))
+    Some(format!("Basic {}", base64(pair.as_bytes())))
 }
 
 /// A reply whose head was read; `Read` gives the body.
@@ -77,6 +102,8 @@ pub struct Reply {
     /// Names are in lower case, and neither names nor values have white space around them.
     headers: Vec<(String, String)>,
     body: Body,
+    /// The address of the server, `ip:port`; empty from minreq, which is used where there is only one.
+    address: String,
 }
 
 /// Where the body of a reply comes from.
@@ -97,6 +124,11 @@ impl Reply {
             return Err(HelperError::new(FailureKind::Temporary, "the reply has more than one Content-Length"));
         }
         Ok(self)
+    }
+
+    /// The address of the server, `ip:port`; empty where it has only one.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// The status; one with less than three digits is of a line that was cut short.

@@ -234,7 +234,7 @@ fn a_proxy_is_asked_for_the_whole_url() {
         url: "http://nowhere.invalid:81/a%20b?c".into(),
         max_bytes: 1 << 20,
         rate: None,
-        route: Route { proxy: server.url.strip_prefix("http://").map(String::from), turn: 0 },
+        route: Route { proxy: server.url.strip_prefix("http://").map(String::from), ..Route::default() },
         digest: [0; 32],
     };
     assert_eq!(perform(&order, &scratch.file("a", b"")), fetched(&bytes));

@@ -13,6 +13,17 @@ pub struct Server {
     pub base: Box<str>,
 }
 
+/// How a server is asked: which of the addresses of its name is tried first, and by which HTTP client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The address that answered last, `ip:port`; empty: none did, or it has failed since.
+    pub address: Box<str>,
+    /// How many exchanges have failed. Without an `address`, each failure puts another one of the addresses first.
+    pub turn: u64,
+    /// The HTTP library could not read an answer of it; the client of our own asks it from then on.
+    pub unreadable: bool,
+}
+
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.base)

@@ -265,3 +265,43 @@ fn without_servers_nothing_is_due() {
     schedule.changed(Time::default());
     assert_eq!(schedule.deadline(None), None);
 }
+
+#[test]
+fn the_address_that_answered_comes_first_and_one_that_failed_last() {
+    let mut schedule = schedule("a:1,b:1", 10);
+    let server = |base: &str| Server { base: base.into() };
+    let peer = |address: &str, turn, unreadable| Peer { address: address.into(), turn, unreadable };
+    let now = Time::default();
+    // None is asked yet.
+    schedule.answers_from("x".into());
+    assert!(!schedule.ask_again());
+    assert_eq!(schedule.times().peers, []);
+
+    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "a:1".into())));
+    schedule.answered(false, None, now);
+    assert_eq!(schedule.peer(&server("http://a:1")), peer("", 1, false));
+    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "b:1".into())));
+    schedule.answers_from("192.0.2.1:1".into());
+    schedule.answered(true, None, now);
+    assert_eq!(schedule.peer(&server("http://b:1")), peer("192.0.2.1:1", 0, false));
+
+    let now = now + Duration::from_secs(60);
+    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "b:1".into())));
+    assert!(schedule.ask_again(), "by the other client");
+    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "b:1".into())), "at once");
+    assert!(!schedule.ask_again(), "only once");
+    schedule.answers_from("192.0.2.2:1".into());
+    schedule.answered(false, None, now);
+    assert_eq!(schedule.peer(&server("http://b:1")), peer("", 1, true));
+
+    let mut next = self::schedule("b:1", 10);
+    next.resume(schedule.times(), now);
+    assert_eq!(next.peer(&server("http://b:1")), peer("", 1, true), "over a reexec");
+    for number in 0..PEERS_MAX {
+        next.try_servers(parse_servers(&format!("t{number}:1")).unwrap());
+        ask(&mut next, now, false);
+        next.answered(false, None, now);
+    }
+    assert_eq!(next.times().peers.len(), PEERS_MAX);
+    assert_eq!(next.peer(&server("http://b:1")), Peer::default());
+}

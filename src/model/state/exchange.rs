@@ -8,7 +8,7 @@ use crate::kernel::{Level, Time};
 use crate::model::event::{answer, log, Action, Client, Message, Now, Reply};
 use crate::model::job::{Job, JobId, Outcome, RejectedJob};
 use crate::model::record::Phase;
-use crate::model::schedule::{ExchangeKind, ExchangeSchedule, Round, Server};
+use crate::model::schedule::{ExchangeKind, ExchangeSchedule, Peer, Round, Server};
 use crate::text::count;
 
 /// Results in one exchange.
@@ -159,6 +159,11 @@ impl State {
         results
     }
 
+    /// How this server is asked.
+    pub fn peer(&self, server: &Server) -> Peer {
+        self.exchanges.schedule.peer(server)
+    }
+
     /// Sends a status, now that everything was measured.
     pub(super) fn send_status(&mut self, server: Server, now: Now, out: &mut Vec<Action>) {
         let mut report = self.report(None, now);
@@ -169,12 +174,18 @@ impl State {
     /// Takes the answer to the exchange that was under way.
     pub(super) fn replied(&mut self, reply: Reply, now: Now, out: &mut Vec<Action>) {
         let schedule = &mut self.exchanges.schedule;
+        let reply = match reply {
+            Reply::Unreadable(_) if schedule.ask_again() => return,
+            Reply::Unreadable(reason) => Reply::Failed { reason, retry_after: None },
+            reply => reply,
+        };
         let server = schedule.asking().map_or("".into(), |server| server.base.clone());
         let (good, retry_after) = match &reply {
             // A server on trial must speak the whole protocol, an integer errcode included.
             Reply::Jobs { errcode: None, .. } => (!schedule.on_trial(), None),
             Reply::Jobs { .. } | Reply::Taken | Reply::NotTaken(_) => (true, None),
             Reply::Failed { retry_after, .. } => (false, *retry_after),
+            Reply::Unreadable(_) => (false, None),
         };
         let (kind, round) = schedule.answered(good, retry_after, now.time);
         if good {
@@ -235,7 +246,7 @@ impl State {
                 self.exchanges.schedule.results_refused();
                 self.results_not_taken(&sent, now, out);
             }
-            Reply::Failed { .. } | Reply::Jobs { .. } => {}
+            Reply::Failed { .. } | Reply::Jobs { .. } | Reply::Unreadable(_) => {}
         }
     }
 

@@ -1,25 +1,23 @@
-//! The HTTP client of minreq, which sends all POSTs, and everything over TLS; and everything that has to be worked around
-//! in it.
+//! The HTTP client of minreq, and everything that has to be worked around in it.
 //!
 //! Nothing outside of this file names minreq, but for the type of a body. It is used because it is small; what follows from
 //! that is handled here:
 //!
 //! - A timeout of minreq's starts a thread. It gets none: SIGALRM is the timeout of this process, and where connecting and
-//!   replying have times of their own, `sys::alarm` has a handler that finds out which of the two is over, and that gives up
-//!   an address which does not answer, so that minreq tries the next one.
+//!   replying have times of their own, `sys::alarm` has a handler that finds out which of the two is over.
+//! - It reads a head of up to 8 KiB of UTF-8 only. Any other one is unreadable, and the server is asked again by the client
+//!   of our own.
 //! - It takes an interim reply (1xx) for the final one, so the head behind it is read here.
 //! - It answers a connection closed without a word with a 503 of its own, known by its phrase only.
 //! - It takes the end of the connection for the end of a head and for the end of the chunks, and of two lengths the first.
 //! - Its errors are written for programmers.
 
 use std::io::{ErrorKind, Read};
-use std::net::ToSocketAddrs;
 
 use super::{Body, Reply};
 use crate::model::url::Url;
-use crate::sys::alarm;
 use crate::sys::file::read_up_to;
-use crate::work::{cause, FailureKind, HelperError, NEXT_ADDRESS_SECS};
+use crate::work::{cause, FailureKind, HelperError};
 
 /// The longest head behind an interim reply, bytes.
 const HEAD_MAX: usize = 8 << 10;
@@ -27,40 +25,27 @@ const HEAD_MAX: usize = 8 << 10;
 /// The phrase of the 503 that minreq makes up when it reads no status line.
 const NO_STATUS_LINE: &str = "Server did not provide a status line";
 
-/// Sends `body` as JSON, and reads the head of the reply.
+/// Sends `body` with these headers, and reads the head of the reply.
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
-pub fn post(url: &Url, headers: &[(String, String)], body: Vec<u8>) -> Result<Reply, Box<HelperError>> {
-    let mut request = minreq::post(url.for_http())
-        .with_header("Connection", "close")
-        .with_header("Accept-Encoding", "identity")
-        .with_header("Content-Type", "application/json")
-        .with_body(body);
-    for (name, value) in headers {
-        request = request.with_header(name, value);
-    }
-    // minreq looks the name up again, and goes through its addresses.
-    let addresses = (url.host.as_str(), url.effective_port()).to_socket_addrs();
-    let addresses = addresses.map_err(|error| HelperError::new(FailureKind::Temporary, cause(&error)))?;
-    alarm::set_addresses(addresses.count() as u32, NEXT_ADDRESS_SECS);
-    send(request)
+pub fn post(url: &Url, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Reply, Box<HelperError>> {
+    send(minreq::post(url.for_http()).with_header("Connection", "close").with_body(body), headers)
 }
 
 /// Asks for `url` with these headers, and reads the head of the reply.
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
-pub fn get(url: &Url, headers: &[(&str, String)]) -> Result<Reply, Box<HelperError>> {
-    let mut request = minreq::get(url.for_http());
-    for (name, value) in headers {
-        request = request.with_header(*name, value);
-    }
-    send(request)
+pub fn get(url: &Url, headers: &[(&str, &str)]) -> Result<Reply, Box<HelperError>> {
+    send(minreq::get(url.for_http()), headers)
 }
 
 /// Redirects are replies like any other: minreq would follow them to anywhere.
-fn send(request: minreq::Request) -> Result<Reply, Box<HelperError>> {
+fn send(mut request: minreq::Request, headers: &[(&str, &str)]) -> Result<Reply, Box<HelperError>> {
+    for (name, value) in headers {
+        request = request.with_header(*name, *value);
+    }
     let mut response = request.with_follow_redirects(false).send_lazy().map_err(|error| explained(&error))?;
     while matches!(response.status_code, 100 | 102..=199) {
         read_next_head(&mut response)?;
@@ -74,7 +59,8 @@ fn send(request: minreq::Request) -> Result<Reply, Box<HelperError>> {
         (*name, *value) = (name.trim().to_string(), value.trim().to_string());
     }
     let phrase = response.reason_phrase.trim().to_string();
-    Reply { status: response.status_code, phrase, headers, body: Body::Library(response) }.checked()
+    Reply { status: response.status_code, phrase, headers, body: Body::Library(response), address: String::new() }
+        .checked()
 }
 
 /// Reads another head, from what minreq takes for the body of an interim reply.
@@ -85,7 +71,7 @@ fn read_next_head(response: &mut minreq::ResponseLazy) -> Result<(), Box<HelperE
         let count = read.map_err(|error| HelperError::new(FailureKind::Temporary, cause(&error)))?;
         if count == 0 || head.len() > HEAD_MAX {
             let reason = "there is nothing behind an interim reply that could be a reply";
-            return Err(HelperError::new(FailureKind::Temporary, reason));
+            return Err(HelperError::new(FailureKind::Unreadable, reason));
         }
     }
     let text = String::from_utf8_lossy(&head);
@@ -98,7 +84,7 @@ fn read_next_head(response: &mut minreq::ResponseLazy) -> Result<(), Box<HelperE
         let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().to_string());
         if name == "transfer-encoding" && value.eq_ignore_ascii_case("chunked") {
             let reason = "chunks behind an interim reply cannot be read";
-            return Err(HelperError::new(FailureKind::Temporary, reason));
+            return Err(HelperError::new(FailureKind::Unreadable, reason));
         }
         response.headers.push((name, value));
     }
@@ -116,5 +102,9 @@ fn explained(error: &minreq::Error) -> Box<HelperError> {
         Error::MalformedContentLength => "the reply's Content-Length is no number, or too large".into(),
         other => other.to_string(),
     };
-    HelperError::new(FailureKind::Temporary, reason)
+    let kind = match error {
+        Error::HeadersOverflow | Error::StatusLineOverflow | Error::InvalidUtf8InResponse => FailureKind::Unreadable,
+        _ => FailureKind::Temporary,
+    };
+    HelperError::new(kind, reason)
 }

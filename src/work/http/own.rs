@@ -1,8 +1,8 @@
-//! A GET of our own over plain TCP, which takes replies as servers send them: any bytes in headers and reason phrases, long
+//! The HTTP client of our own, over plain TCP. It takes replies as servers send them: any bytes in headers and reason phrases, long
 //! heads, interim replies, and bodies with a length, in chunks, or up to the end of the connection.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 use super::Reply;
 use crate::model::url::Url;
@@ -13,24 +13,36 @@ const HEAD_MAX: u64 = 64 << 10;
 /// The longest line with the length of a chunk, bytes.
 const CHUNK_LINE_MAX: u64 = 1 << 10;
 
-/// Asks for `url` with these headers, of the host in it or of the proxy `via`, and reads the head of the reply.
+/// Sends a request for `url` with these headers and this body to one of the `addresses` of the host in it, or of the proxy
+/// `via`, and reads the head of the reply.
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
-pub fn get(url: &Url, via: Option<&Url>, headers: &[(&str, String)], turn: u64) -> Result<Reply, Box<HelperError>> {
+pub fn send(
+    method: &str,
+    url: &Url,
+    via: Option<&Url>,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    addresses: &[SocketAddr],
+) -> Result<Reply, Box<HelperError>> {
     let peer = via.unwrap_or(url);
-    let stream = connect::connect(&peer.host, peer.effective_port(), turn)?;
+    let stream = connect::connect(&peer.host, peer.effective_port(), addresses)?;
+    let address = stream.peer_addr().map_or(String::new(), |address| address.to_string());
     let whole = url.for_http();
     let (_, rest) = whole.split_once("://").unwrap_or_default();
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let target = if via.is_some() { &whole } else { path };
-    let mut head = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
-    for (name, value) in headers {
-        head.push_str(&[name, ": ", value, "\r\n"].concat());
+    let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+    if !body.is_empty() {
+        request.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
-    head.push_str("\r\n");
+    for (name, value) in headers {
+        request.push_str(&[name, ": ", value, "\r\n"].concat());
+    }
+    request.push_str("\r\n");
     let broken = |error| HelperError::new(FailureKind::Temporary, cause(&error));
-    (&stream).write_all(head.as_bytes()).map_err(broken)?;
+    (&stream).write_all(&[request.as_bytes(), body].concat()).map_err(broken)?;
     let mut body = Body { stream: BufReader::new(stream), framing: Framing::ToTheEnd };
     loop {
         let mut reply = read_head(&mut body.stream)?;
@@ -47,7 +59,7 @@ pub fn get(url: &Url, via: Option<&Url>, headers: &[(&str, String)], turn: u64) 
             }
             None => Framing::ToTheEnd,
         };
-        reply.body = super::Body::Own(body);
+        (reply.body, reply.address) = (super::Body::Own(body), address);
         return reply.checked();
     }
 }
@@ -68,6 +80,7 @@ fn read_head(stream: &mut BufReader<TcpStream>) -> Result<Reply, Box<HelperError
         phrase: words.next().unwrap_or_default().trim().to_string(),
         headers: Vec::new(),
         body: super::Body::None,
+        address: String::new(),
     };
     loop {
         let line = read_line(stream, &mut left)?;

@@ -190,3 +190,25 @@ fn a_server_list_is_on_trial_first() {
         assert_eq!(&*bench.state.settings.svrlist, given);
     }
 }
+
+#[test]
+fn a_server_with_an_unreadable_answer_is_asked_again_once() {
+    let mut bench = Bench::new(vec![spec("web")]);
+    let unreadable = || Event::Replied(Reply::Unreadable("bytes".into()));
+    bench.offer(vec![Job::new("1", "web", JobAction::Stop)]);
+    bench.agent_ends("web", Exit::Signal(Sig::TERM));
+    bench.pass(secs(10));
+    bench.answer_status();
+    let one = vec![("1".into(), Code::Success)];
+    assert_eq!(bench.take(results), [one.clone()]);
+    bench.step(unreadable());
+    assert_eq!(bench.take(results), [one], "the same, to the same server, at once");
+    bench.step(unreadable());
+    assert!(bench.take(results).is_empty(), "a failed exchange");
+    while bench.take(results).is_empty() {
+        bench.pass(secs(60));
+        bench.answer_status();
+    }
+    bench.step(Event::Replied(Reply::Taken));
+    assert_eq!(bench.jobs["1"].phase, Phase::Taken);
+}
