@@ -73,6 +73,11 @@ fn leftovers(host: &Host, name: &str) -> Vec<PathBuf> {
     left
 }
 
+/// Waits until nothing is left; a result may be sent before the last file is removed.
+fn wait_for_no_leftovers(host: &Host, name: &str) {
+    host.wait(&format!("no leftovers of {name}"), || leftovers(host, name).is_empty());
+}
+
 /// A started host that trusts a fresh key.
 fn trusting() -> Option<(Server, Host, Signatory)> {
     let server = Server::new();
@@ -116,7 +121,7 @@ fn signed_packages_are_installed() {
     let legacy = signatory.sign(&big.bytes, &about("big", "1.0"), &["-l"]);
     let message = host.does(&server, &signed(&server, "i4", "big", &big, &legacy), 10);
     assert!(message.contains("8 MiB"), "{message}");
-    assert_eq!(leftovers(&host, "big"), Vec::<PathBuf>::new());
+    wait_for_no_leftovers(&host, "big");
 }
 
 #[test]
@@ -172,7 +177,7 @@ fn packages_that_are_not_signed_right_are_refused() {
         assert_eq!(code, 10, "{what}: {message}");
         assert!(message.starts_with("refused: ") && message.contains("sign"), "{what}: {message}");
     }
-    assert_eq!(leftovers(&host, "web"), Vec::<PathBuf>::new());
+    wait_for_no_leftovers(&host, "web");
     assert!(host.seen("web").is_none() && host.agents_processes().is_empty());
     // The same host, the same package: it was the signatures.
     host.does(&server, &signed(&server, "good", "web", &package, &good), 0);
@@ -200,7 +205,7 @@ fn a_server_alone_brings_no_code_onto_the_host() {
         assert!(message.contains(name) && !message.contains("/tmp/evil"), "{message}");
     }
     host.does(&server, &install("v1").set("version", "null"), 10);
-    assert_eq!(leftovers(&host, "web"), Vec::<PathBuf>::new());
+    wait_for_no_leftovers(&host, "web");
     assert!(!server.requests().iter().any(|request| request.path.starts_with("/packages/")), "it was fetched");
 
     // The same for what is installed.
@@ -229,7 +234,7 @@ fn a_job_sets_only_variables_that_the_definition_names() {
     // What a package names is known when it is here: nothing of it stays.
     let message = host.does(&server, &job("i1", &one).set("envs", evil), 10);
     assert!(message.contains("GIO_EXTRA_MODULES") && !message.contains("COLOUR"), "{message}");
-    assert_eq!(leftovers(&host, "web"), Vec::<PathBuf>::new());
+    wait_for_no_leftovers(&host, "web");
     host.does(&server, &job("i2", &one).set("envs", "{ \"COLOUR\": \"green\" }"), 0);
     assert_eq!(variable(&host, "web", "COLOUR").as_deref(), Some("green"));
     let pid = host.wait_running("web").pid;
@@ -330,7 +335,8 @@ fn a_refused_deb_is_not_installed() {
     let package = deb(&host, &name, "1.0", &[(&path, &definition)], &[("postinst", &postinst)]);
     let wrong = signatory.sign(b"something else", &format!("name={name} version=1.0"), &[]);
     host.does(&server, &signed(&server, "i1", &name, &package, &wrong), 10);
-    assert!(!mark.exists() && leftovers(&host, &name).is_empty(), "{:?}", leftovers(&host, &name));
+    wait_for_no_leftovers(&host, &name);
+    assert!(!mark.exists());
     let right = signatory.sign(&package.bytes, &format!("name={name} version=1.0"), &[]);
     host.does(&server, &signed(&server, "i2", &name, &package, &right), 0);
     assert!(mark.exists());
@@ -352,7 +358,7 @@ fn what_can_still_be_written_to_is_not_installed() {
     let message = host.does(&server, &job("i1"), 10);
     assert!(message.contains("open for writing elsewhere") && message.contains("helper_user"), "{message}");
     assert_eq!(writer.metadata().unwrap().len(), package.bytes.len() as u64, "it is what was fetched into");
-    assert_eq!(leftovers(&host, "web"), Vec::<PathBuf>::new());
+    wait_for_no_leftovers(&host, "web");
     // A reader does no harm, and the next job has a file of its own.
     let reader = options.open(host.download("i2")).map(|_| fs::File::open(host.download("i2")));
     host.does(&server, &job("i2"), 0);
@@ -383,7 +389,7 @@ fn what_was_altered_after_the_download_is_not_installed() {
     host.start();
     let (code, message) = host.result(&server, "i1");
     assert!(code == 5 && message.contains(&checksum(&other.bytes)), "{code}: {message}");
-    assert_eq!(leftovers(&host, "web"), Vec::<PathBuf>::new());
+    wait_for_no_leftovers(&host, "web");
 }
 
 #[test]
@@ -423,7 +429,7 @@ fn the_daemons_own_package_must_be_signed_too() {
     ] {
         let message = host.does(&server, &job(id, &signature), 10);
         assert!(message.starts_with("refused: ") && message.contains("sign"), "{id}: {message}");
-        assert!(leftovers(&host, "bootagent").is_empty(), "{id}: {:?}", leftovers(&host, "bootagent"));
+        wait_for_no_leftovers(&host, "bootagent");
     }
     assert!(host.lives() && fs::read(host.path("bin/bootagent")).unwrap() == installed);
     host.does(&server, &job("good", &signatory.sign(&bytes, &format!("name=bootagent version={VERSION}"), &[])), 0);
