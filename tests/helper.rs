@@ -21,7 +21,7 @@ use bootagent::sys::process::Fork;
 use bootagent::sys::seccomp::{restrict, Purpose};
 use bootagent::sys::setup_error::SetupErrorPipe;
 use bootagent::sys::{account, monotonic, process};
-use bootagent::work::{FailureKind, HelperRequest, HelperResponse};
+use bootagent::work::{FailureKind, HelperRequest, HelperResponse, Route};
 
 type Test = fn(&mut Host);
 
@@ -135,7 +135,13 @@ fn long_orders_and_replies_do_not_block(host: &mut Host) {
     listener.set_nonblocking(true).expect("a flag");
     let url = format!("http://{}/", listener.local_addr().expect("bound"));
     let body = vec![b'x'; 300_000];
-    let order = HelperRequest::Exchange { url, headers: Vec::new(), body: body.clone(), max_body: 1 << 20 };
+    let order = HelperRequest::Exchange {
+        url,
+        headers: Vec::new(),
+        body: body.clone(),
+        max_body: 1 << 20,
+        route: Route::default(),
+    };
     let helper = host.start(&order, None);
     assert!(helper.fds()[0].is_some(), "the order fits into a pipe");
     assert!(helper.deadline().is_some());
@@ -220,7 +226,8 @@ fn one_that_is_killed_has_failed(host: &mut Host) {
 fn one_that_hangs_is_stopped_at_its_deadline(host: &mut Host) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("bound"));
-    let order = HelperRequest::Exchange { url, headers: Vec::new(), body: Vec::new(), max_body: 100 };
+    let order =
+        HelperRequest::Exchange { url, headers: Vec::new(), body: Vec::new(), max_body: 100, route: Route::default() };
     let mut helper = host.start(&order, None);
     assert!(helper.deadline().is_some_and(|deadline| deadline.since(monotonic()) > Duration::from_secs(30)));
     helper.stop();
@@ -252,8 +259,13 @@ fn one_that_sends_without_end_is_not_heard_without_end(host: &mut Host) {
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a mode");
         let own = std::mem::replace(&mut host.binary, Binary::at(&script));
         let mut outcomes = Vec::new();
-        let exchange =
-            HelperRequest::Exchange { url: String::new(), headers: Vec::new(), body: Vec::new(), max_body: 9 };
+        let exchange = HelperRequest::Exchange {
+            url: String::new(),
+            headers: Vec::new(),
+            body: Vec::new(),
+            max_body: 9,
+            route: Route::default(),
+        };
         for request in [copy(), exchange] {
             let file = host.file(b"");
             let helper = host.start(&request, Some(file));
@@ -275,7 +287,8 @@ fn it_runs_as_somebody_else_with_nothing(host: &mut Host) {
         assert!(!skip::all_must_run(), "needs root");
         skip::note_skip("it_runs_as_somebody_else_with_nothing", "needs root for a part of it");
     }
-    let order = HelperRequest::Exchange { url, headers: Vec::new(), body: Vec::new(), max_body: 100 };
+    let order =
+        HelperRequest::Exchange { url, headers: Vec::new(), body: Vec::new(), max_body: 100, route: Route::default() };
     let started = Helper::start(&host.binary, &order, None, root.then_some(who), &host.failures, monotonic());
     let mut helper = started.expect("starts");
     let (mut stream, _) = listener.accept().expect("a connection");
