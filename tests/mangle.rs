@@ -112,7 +112,13 @@ fn what_a_helper_sends_back() {
     let reply = br#"{"errcode":0,"jobs":[{"id":"1","action":"stop","name":"web"}],"retry_after":60}"#;
     let signature = Some("ab".repeat(32));
     let outcomes = [
-        work::HelperResponse::Exchanged { status: 200, retry_after: Some(1), signature, body: reply.to_vec() },
+        work::HelperResponse::Exchanged {
+            status: 200,
+            retry_after: Some(1),
+            signature,
+            body: reply.to_vec(),
+            address: String::new(),
+        },
         work::HelperResponse::Fetched { digest: [7; 32], size: 1 << 40, counted: true },
         work::HelperResponse::Verified { digest: [9; 32] },
         work::HelperResponse::Unpacked { entries: 3, bytes: 4096, top: "web-1.0".into() },
