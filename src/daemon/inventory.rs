@@ -13,7 +13,7 @@ impl Daemon {
     pub(super) fn look_at_packages(&mut self) {
         let mut changes = 1_u64;
         let mut add = |change: i64| changes = changes.wrapping_mul(31).wrapping_add(change as u64);
-        for path in DATABASES.split(' ') {
+        for path in DATABASES {
             add(fs::metadata(path).map_or(0, |data| data.mtime().wrapping_mul(1 << 30) ^ data.mtime_nsec()));
         }
         let mut tars = Vec::new();

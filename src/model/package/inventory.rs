@@ -3,13 +3,24 @@
 use super::{query, script, Tool, QUERY_TIMEOUT};
 use crate::model::record::Installed;
 
-/// The files that change whenever a package manager installs or removes a package, with spaces between. Debian keeps the
-/// database of rpm in the home directory.
-pub const DATABASES: &str = "/var/lib/dpkg/status /var/lib/rpm/rpmdb.sqlite /var/lib/rpm/rpmdb.sqlite-wal \
-    /var/lib/rpm/Packages /var/lib/rpm/Packages.db /usr/lib/sysimage/rpm/rpmdb.sqlite \
-    /usr/lib/sysimage/rpm/rpmdb.sqlite-wal /usr/lib/sysimage/rpm/Packages.db \
-    /root/.rpmdb/rpmdb.sqlite /root/.rpmdb/rpmdb.sqlite-wal /lib/apk/db/installed /usr/lib/apk/db/installed \
-    /usr/lib/opkg/status /var/lib/opkg/status";
+/// The files that change whenever a package manager installs or removes a package. Debian keeps the database of rpm in the
+/// home directory.
+pub const DATABASES: [&str; 14] = [
+    "/var/lib/dpkg/status",
+    "/var/lib/rpm/rpmdb.sqlite",
+    "/var/lib/rpm/rpmdb.sqlite-wal",
+    "/var/lib/rpm/Packages",
+    "/var/lib/rpm/Packages.db",
+    "/usr/lib/sysimage/rpm/rpmdb.sqlite",
+    "/usr/lib/sysimage/rpm/rpmdb.sqlite-wal",
+    "/usr/lib/sysimage/rpm/Packages.db",
+    "/root/.rpmdb/rpmdb.sqlite",
+    "/root/.rpmdb/rpmdb.sqlite-wal",
+    "/lib/apk/db/installed",
+    "/usr/lib/apk/db/installed",
+    "/usr/lib/opkg/status",
+    "/var/lib/opkg/status",
+];
 
 /// The tool that says of agents which versions of their packages are installed: a line for each, of which `answer` makes
 /// sense; `None` where all are tars.
