@@ -14,18 +14,12 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::host::cgroup::{self, CgroupError, Group, Hierarchy, Leaf};
 use crate::kernel::{Pid, Process};
-use crate::model::enforcement::{Enforcement, Version};
+use crate::model::enforcement::{Enforcement, Version, TRACKING};
 use crate::model::spec::{self, Name};
 use crate::sorted_map::SortedMap;
 use crate::sys::file::read_text;
 use agent_groups::AgentGroups;
 pub use usage::Usage;
-
-/// The v1 hierarchies that can identify the processes of an agent where there is no v2, best first: the freezer can also
-/// stop a fork bomb, and those whose groups cost processor time or memory come last. Not cpuset, whose new groups refuse
-/// processes.
-const TRACKING_CONTROLLERS: [&str; 8] =
-    ["freezer", "pids", "name=systemd", "devices", "cpuacct", "cpu", "memory", "blkio"];
 
 /// How many different notes are remembered as logged. On a host with more of them some are logged again.
 const MAX_LOGGED: usize = 256;
@@ -127,12 +121,13 @@ impl Limits {
     }
 
     fn choose_tracking(&mut self) -> Option<usize> {
-        let unified = self.hierarchies.iter().position(|mounted| mounted.hierarchy.version == Version::V2);
-        let with = |name: &&str| self.hierarchies.iter().position(|mounted| mounted.hierarchy.has(name));
-        let others = TRACKING_CONTROLLERS.iter().map(with);
-        let mut order = Vec::from_iter(unified);
-        order.extend(others.flatten());
-        order.into_iter().find(|&index| self.group(index).is_ok())
+        TRACKING.into_iter().find_map(|(version, controller)| {
+            let is_it = |hierarchy: &Hierarchy| {
+                hierarchy.version == version && (version == Version::V2 || hierarchy.has(controller))
+            };
+            let index = self.hierarchies.iter().position(|mounted| is_it(&mounted.hierarchy))?;
+            self.group(index).is_ok().then_some(index)
+        })
     }
 
     /// Our group in a hierarchy, made where it does not exist; or why there can be none, which is tried only once.

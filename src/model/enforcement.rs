@@ -1,4 +1,5 @@
-//! What enforces the limits of an agent, what is said of it, and when a process of it was killed for want of memory.
+//! What enforces the limits of an agent and tells agents apart, what is said of it, and when a process of an agent was killed
+//! for want of memory.
 //!
 //! `host::limits` tries the control groups in the order given here, and reads what they count. `agent::watch` compares what
 //! is polled with the limits.
@@ -29,6 +30,21 @@ impl Version {
         }
     }
 }
+
+/// The hierarchies that can tell agents apart, the best first, each by its interface and, with v1, a controller: the freezer
+/// can also stop a fork bomb, and those whose groups cost processor time or memory come last. Not cpuset, whose new groups
+/// refuse processes.
+pub const TRACKING: [(Version, &str); 9] = [
+    (Version::V2, ""),
+    (Version::V1, "freezer"),
+    (Version::V1, "pids"),
+    (Version::V1, "name=systemd"),
+    (Version::V1, "devices"),
+    (Version::V1, "cpuacct"),
+    (Version::V1, "cpu"),
+    (Version::V1, "memory"),
+    (Version::V1, "blkio"),
+];
 
 /// The control groups that hold each limit of an agent, by their interface; `None` where there are none, or no such limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
