@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod oom_score;
 pub mod basis;
 pub mod spec;
 pub mod restart;

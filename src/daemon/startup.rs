@@ -39,6 +39,7 @@ use crate::host::store::{can_be_read, Store};
 use crate::host::tree::{Ask, Leftover, Trees};
 use crate::kernel::{Level, Pid, Process, Resource, Sig, Uid};
 use crate::model::event::{Action, Event};
+use crate::model::oom_score;
 use crate::model::restart::Policy;
 use crate::model::schedule::{parse_servers, Server};
 use crate::model::spec::Name;
@@ -362,7 +363,7 @@ fn prepare_process(reexec_data: Option<&ReexecData>, notes: &mut Vec<(Level, Str
         notes.push((Level::Warn, format!("orphans of agents become children of init: {error}")));
     }
     if account::own_uid().0 == 0 {
-        if let Err(error) = process::set_oom_score_adj(-900) {
+        if let Err(error) = process::set_oom_score_adj(oom_score::DAEMON) {
             let cause = reason(&error);
             let text =
                 format!("the kernel may kill the daemon when memory runs out: cannot set oom_score_adj: {cause}");

@@ -19,6 +19,7 @@ use crate::host::proc;
 use crate::host::spawn::PATH;
 use crate::kernel::{Exit, Level, Pid};
 use crate::model::event::{Event, ToolOwner};
+use crate::model::oom_score;
 use crate::model::package::Tool;
 use crate::sys::child::{Program, Setup};
 use crate::sys::file::{open_nofollow, read_text, read_up_to};
@@ -184,7 +185,7 @@ fn host_tool(argv: &mut dyn Iterator<Item = &str>) -> Result<Setup, Error> {
     let name = args.first().map_or("".into(), |name| name.to_string_lossy());
     let program = find_program(&name).ok_or_else(|| format_error!("there is no program \"{name}\" on this host"))?;
     let mut setup = Setup::new(Program::Path(c_text(program.as_os_str().as_bytes())), args, Vec::new());
-    (setup.standard, setup.nice, setup.oom_score_adj) = (true, Some(0), Some(0));
+    (setup.standard, setup.nice, setup.oom_score_adj) = (true, Some(0), Some(oom_score::USUAL));
     Ok(setup)
 }
 

@@ -18,6 +18,7 @@ use crate::host::disk::reason;
 pub use crate::host::identity::Identity;
 use crate::host::{image, proc};
 use crate::kernel::{Exit, Pid, Resource, Sig, Time, Uid};
+use crate::model::oom_score;
 use crate::model::progress::{Progress, Sign};
 use crate::sys::child::{spawn_child, Program, Setup};
 use crate::sys::poll::PollFd;
@@ -427,7 +428,7 @@ fn setup(binary: &Binary, who: Option<Identity>, file_max: u64) -> io::Result<Se
             .into_iter()
             .map(|(resource, most)| limit(resource, most))
             .collect();
-    setup.oom_score_adj = Some(0);
+    setup.oom_score_adj = Some(oom_score::USUAL);
     setup.no_new_privs = true;
     setup.death_signal = Some(Sig::KILL);
     if let Some(who) = who {

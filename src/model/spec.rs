@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::kernel::{Decimal, Resource, Sig};
+use crate::model::oom_score;
 use crate::text::in_units;
 
 /// The name of an agent: `[A-Za-z0-9_-]{1,50}`, so that it is safe in file names, cgroup names and environments. It is
@@ -138,7 +139,7 @@ impl Spec {
             check: None,
             log_size: 1 << 20,
             nice: 0,
-            oom_score_adj: 0,
+            oom_score_adj: oom_score::USUAL,
             no_new_privs: false,
             capabilities: None,
             ambient_capabilities: 0,
