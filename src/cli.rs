@@ -117,7 +117,7 @@ fn show_status_once(path: &Path, command: &Command, format: OutputFormat) -> u8 
 /// Says what is wrong with the files, and which of them the daemon has not read yet.
 fn complain_of_files(path: &Path, config: &Config, has_troubles: bool) {
     let mut problems = config_files::config_of_daemon(path).map_or_else(|problems| problems, |loaded| loaded.problems);
-    let again = config_files::command_to_read_again(path).filter(|_| problems.is_empty());
+    let change = config_files::change_since_read(path).filter(|_| problems.is_empty());
     problems.append(&mut config_files::read_agents(&config.agents_dir).problems);
     if !problems.is_empty() {
         list(&problems);
@@ -126,8 +126,8 @@ fn complain_of_files(path: &Path, config: &Config, has_troubles: bool) {
         let dir = &config.agents_dir;
         complain(&format_args!("\"{dir}\" has changed since the daemon read it: run \"bootagent reload\""));
     }
-    if let Some(command) = again {
-        let path = path.display();
+    if let Some(change) = change {
+        let (path, command) = (path.display(), change.command());
         complain(&format_args!("\"{path}\" has changed since the daemon read it: run \"bootagent {command}\""));
     }
 }

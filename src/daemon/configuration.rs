@@ -16,7 +16,7 @@ use crate::host::store::Store;
 use crate::kernel::{Level, Time};
 use crate::model::event::Event;
 use crate::sys::monotonic;
-use crate::wire::config::{self, Config};
+use crate::wire::config::{self, Change, Config};
 
 /// The longest time between two checks while the daemon is closed.
 const CLOSED_CHECK: Duration = Duration::from_secs(10);
@@ -165,18 +165,21 @@ impl Daemon {
         if !loaded.problems.is_empty() || self.reopening.closed {
             return;
         }
-        let before = std::mem::replace(&mut self.config.labels, loaded.config.labels.clone());
-        if loaded.config != self.config {
-            let text =
-                format!("{} has changed in more than its labels: run \"bootagent reexec\"", self.config_path.display());
-            self.log(Level::Warn, &text);
-            notes.push(text.into());
-        } else if before != self.config.labels {
-            let text = "the labels have changed";
-            self.log(Level::Info, &text);
-            notes.push(text.into());
-            if let Err(error) = self.keep_configuration() {
-                self.log(Level::Warn, &format_args!("cannot keep a copy of the configuration: {error}"));
+        match self.config.take_over(&loaded.config) {
+            None => {}
+            Some(Change::Other) => {
+                let path = self.config_path.display();
+                let text = format!("{path} has changed in more than its labels: run \"bootagent reexec\"");
+                self.log(Level::Warn, &text);
+                notes.push(text.into());
+            }
+            Some(Change::Labels) => {
+                let text = "the labels have changed";
+                self.log(Level::Info, &text);
+                notes.push(text.into());
+                if let Err(error) = self.keep_configuration() {
+                    self.log(Level::Warn, &format_args!("cannot keep a copy of the configuration: {error}"));
+                }
             }
         }
     }

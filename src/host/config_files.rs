@@ -18,7 +18,7 @@ use crate::model::access::{self, Place};
 use crate::model::basis::{self, Cause, Choice};
 use crate::sys::account;
 use crate::sys::file::{attribute_of, read_up_to};
-use crate::wire::config::{self, Agents, Config, ConfigError, Source, SourceError};
+use crate::wire::config::{self, Agents, Change, Config, ConfigError, Source, SourceError};
 use crate::wire::control::SOCKET;
 
 /// The path of the configuration without `-c`. Only there it may be missing.
@@ -211,17 +211,16 @@ pub fn is_as_read(config: &Config) -> bool {
     sources.len() == store.good_definitions().len() && sources.iter().all(same)
 }
 
-/// The command by which the daemon reads what has changed in the configuration at `path`, in which nothing is wrong, since it
-/// last read that; `None` when nothing has changed. The daemon keeps a copy of the file.
-pub fn command_to_read_again(path: &Path) -> Option<&'static str> {
+/// What has changed in the configuration at `path` since the daemon last read it; `None`: nothing, or something is wrong with
+/// it. The daemon keeps a copy of the file.
+pub fn change_since_read(path: &Path) -> Option<Change> {
     let loaded = read_config(path);
     let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
     let Ok(Some((mut before, problems))) = read_copy(path, &store) else { return None };
-    if !problems.is_empty() || !loaded.problems.is_empty() || before == *loaded.config {
+    if !problems.is_empty() || !loaded.problems.is_empty() {
         return None;
     }
-    before.labels = loaded.config.labels.clone();
-    Some(if before == *loaded.config { "reload" } else { "reexec" })
+    before.take_over(&loaded.config)
 }
 
 /// The files `*.json` of a directory, each with its text or with what is wrong with the file; `None` when there is no

@@ -101,6 +101,25 @@ pub struct Config {
     pub labels: Labels,
 }
 
+/// What has changed in the file since a daemon read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The labels alone: a reload takes them over.
+    Labels,
+    /// Something that only another daemon takes over.
+    Other,
+}
+
+impl Change {
+    /// The command by which the daemon takes it over.
+    pub const fn command(self) -> &'static str {
+        match self {
+            Change::Labels => "reload",
+            Change::Other => "reexec",
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -149,6 +168,16 @@ impl Config {
     /// Whether it asks for all the signatures that `guards` remembers, see `model::basis::satisfies`.
     pub fn asks_for(&self, guards: &str) -> bool {
         satisfies(&self.guards(), guards)
+    }
+
+    /// Takes over what a running daemon can take over of the file as it is now, which is its labels. Returns what has changed;
+    /// `None`: nothing.
+    pub fn take_over(&mut self, new: &Config) -> Option<Change> {
+        let labels = std::mem::replace(&mut self.labels, new.labels.clone());
+        if self != new {
+            return Some(Change::Other);
+        }
+        (self.labels != labels).then_some(Change::Labels)
     }
 
     /// The defaults with the directories of this one.

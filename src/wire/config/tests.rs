@@ -212,6 +212,27 @@ fn a_bad_file_counts_as_it_was_when_it_was_good() {
 }
 
 #[test]
+fn a_running_daemon_takes_over_labels_alone() {
+    let fra = r#""labels":{"site":"fra"}"#;
+    for (before, now, want) in [
+        ("", "", None),
+        (fra, fra, None),
+        // What the file says now without saying anything new.
+        ("", r#""step":600"#, None),
+        ("", fra, Some(Change::Labels)),
+        (fra, "", Some(Change::Labels)),
+        (fra, r#""labels":{"site":"ams"}"#, Some(Change::Labels)),
+        (fra, r#""labels":{"site":"fra"},"step":60"#, Some(Change::Other)),
+        (fra, r#""step":60"#, Some(Change::Other)),
+    ] {
+        let [mut used, new] = [before, now].map(|text| read_config("f", format!("{{{text}}}").as_bytes()).0);
+        assert_eq!(used.take_over(&new), want, "{before} {now}");
+        assert_eq!(used.labels, new.labels, "{before} {now}");
+        assert_eq!(used.step, Config::default().step, "{before} {now}");
+    }
+}
+
+#[test]
 fn the_examples_are_good() {
     let (config, problems) = read_config("bootagent.json", include_bytes!("../../../examples/bootagent.json"));
     assert_eq!(texts(&problems), Vec::<String>::new());
