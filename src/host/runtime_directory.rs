@@ -22,10 +22,12 @@ const BASE: &str = "/run";
 
 /// The directories on the way to `name`, itself last, that are not there: those that `make` will make.
 pub fn missing(name: &str) -> Vec<&str> {
+    let is_missing = |path: &&str| match fs::symlink_metadata(Path::new(BASE).join(path)) {
+        Ok(_) => false,
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    };
     let ends = name.match_indices('/').map(|(at, _)| at).chain([name.len()]);
-    let all = ends.map(|end| &name[..end]);
-    all.filter(|path| matches!(fs::symlink_metadata(Path::new(BASE).join(path)), Err(error) if error.kind() == ErrorKind::NotFound))
-        .collect()
+    ends.map(|end| &name[..end]).filter(is_missing).collect()
 }
 
 /// Makes `name`, 0755 and owned by this user and group; what is missing on the way belongs to root. One that is there

@@ -33,16 +33,16 @@ impl State {
             return;
         }
         let job = &mut self.jobs.open[index];
-        (job.activity, job.fetch_turn) = (Activity::Fetching, now.time);
+        (job.activity, job.last_fetch) = (Activity::Fetching, now.time);
         out.push(Action::Fetch(job.record.id.clone()));
     }
 
     /// Whether no download is at work, and no other has waited for longer.
     fn is_next_to_fetch(&self, index: usize) -> bool {
-        let turn = self.jobs.open[index].fetch_turn;
+        let last = self.jobs.open[index].last_fetch;
         self.jobs.open.iter().all(|job| match job.activity {
             Activity::Fetching => false,
-            Activity::WaitingForSlot => job.fetch_turn >= turn,
+            Activity::WaitingForSlot => job.last_fetch >= last,
             _ => true,
         })
     }
@@ -51,14 +51,14 @@ impl State {
     pub(super) fn fetch_turn(&self) -> Option<(usize, Time)> {
         self.jobs.open.iter().find(|job| matches!(job.activity, Activity::WaitingForSlot))?;
         let index = self.jobs.open.iter().position(|job| matches!(job.activity, Activity::Fetching))?;
-        Some((index, self.jobs.open[index].fetch_turn + FETCH_TURN))
+        Some((index, self.jobs.open[index].last_fetch + FETCH_TURN))
     }
 
     /// Cuts off the download that must make way.
     pub(super) fn fetch_turn_due(&mut self, now: Now, out: &mut Vec<Action>) {
         if let Some((index, _)) = self.fetch_turn().filter(|(_, until)| *until <= now.time) {
             let job = &mut self.jobs.open[index];
-            job.fetch_turn = now.time;
+            job.last_fetch = now.time;
             out.push(Action::StopFetch(job.record.id.clone()));
         }
     }

@@ -42,7 +42,7 @@ pub struct OpenJob {
     /// Download attempts in a row that made no progress.
     pub tries: u32,
     /// When its last download attempt began, or was cut off for others.
-    pub fetch_turn: Time,
+    pub last_fetch: Time,
     /// It could not be undone, and the package manager has this version instead; empty: nothing is installed.
     pub stuck: Option<Box<str>>,
     /// Its undo has asked whether the package that the job found is still there.
@@ -132,7 +132,7 @@ impl OpenJob {
             chosen: None,
             goal: None,
             tries: 0,
-            fetch_turn: Time::default(),
+            last_fetch: Time::default(),
             refetched: false,
             cancelled: false,
             stuck: None,

@@ -106,7 +106,7 @@ impl State {
                     self.jobs.unrecordable = false;
                     log(out, Level::Info, format_args!("jobs can be recorded again"));
                 }
-                self.recorded(index, now, out);
+                self.record_saved(index, now, out);
             }
             Err(why) if !job.recorded => {
                 let JobRecord { name, seq, .. } = self.jobs.open.remove(index).record;
@@ -138,8 +138,8 @@ impl State {
         }
     }
 
-    /// A job's record is on disk as it stands.
-    fn recorded(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+    /// A job's record is on disk as it stands: the job goes on.
+    fn record_saved(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
         match self.jobs.open[index].record.phase {
             Phase::Received => {
                 self.jobs.open[index].activity = Activity::Queued;
