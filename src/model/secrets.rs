@@ -46,24 +46,57 @@ pub fn longest_value(envs: &Envs) -> usize {
     envs.iter().map(|(_, value)| value.len()).max().unwrap_or(0)
 }
 
-/// The last `TAIL` bytes of `text` with the values of `envs` replaced by `$NAME`. Where they begin in the middle of a value, they
-/// begin after it.
+/// The last `TAIL` bytes of `text` with the values of `envs`, the longest first, replaced by `$NAME`. Where they begin in the
+/// middle of a value, they begin after it.
 pub fn without_values(text: &str, envs: &Envs) -> String {
     let mut start = text.len().saturating_sub(TAIL as usize);
+    let mut hidden = start;
     for (_, value) in envs {
         let mut starts = (start + 1).saturating_sub(value.len())..start;
         let last = starts.rfind(|&at| text.as_bytes()[at..].starts_with(value.as_bytes()));
-        start = last.map_or(start, |at| at + value.len());
+        hidden = last.map_or(hidden, |at| hidden.max(at + value.len()));
     }
     while !text.is_char_boundary(start) {
         start += 1;
     }
-    replace_values(&text[start..], envs)
+    hide_values(&text[start..], hidden.saturating_sub(start), envs)
 }
 
-/// `text` with the values of `envs` replaced by `$NAME`.
+/// `text` with the values of `envs`, the longest first, replaced by `$NAME`.
 pub fn replace_values(text: &str, envs: &Envs) -> String {
-    envs.iter().fold(text.to_string(), |text, (name, value)| text.replace(&**value, &format!("${name}")))
+    hide_values(text, 0, envs)
+}
+
+/// The same; the first `hidden` bytes are left out. Values may overlap: what is of any of them is not shown.
+fn hide_values(text: &str, mut hidden: usize, envs: &Envs) -> String {
+    // The longest value that begins at each byte.
+    let mut begins = vec![None; text.len()];
+    for variable in envs.iter().filter(|variable| !variable.1.is_empty()) {
+        let mut from = 0;
+        while let Some(found) = text[from..].find(&*variable.1) {
+            begins[from + found].get_or_insert(variable);
+            from += found + 1;
+            while !text.is_char_boundary(from) {
+                from += 1;
+            }
+        }
+    }
+    let (mut shown, mut last) = (String::new(), "");
+    for (at, c) in text.char_indices() {
+        match begins[at] {
+            Some((name, value)) if at + value.len() > hidden => {
+                // A value that overlaps itself is one.
+                if at >= hidden || **name != *last {
+                    shown.push('$');
+                    shown.push_str(name);
+                }
+                (hidden, last) = (at + value.len(), name);
+            }
+            _ if at >= hidden => shown.push(c),
+            _ => {}
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -116,6 +149,38 @@ mod tests {
                 let first = shown.split("xxx").next().unwrap_or_default();
                 assert!(["", "x"].contains(&first) || first.ends_with("$SECRET"), "{padding}: {shown}");
             }
+        }
+    }
+
+    #[test]
+    fn every_byte_of_any_value_is_hidden() {
+        let envs = |values: &[&str]| -> Envs {
+            let mut pairs = Vec::new();
+            for (name, value) in ["A", "B", "C"].iter().zip(values) {
+                pairs.push(((*name).into(), (*value).into()));
+            }
+            secrets(pairs, None, "")
+        };
+        for (values, text, want) in [
+            (&["abcdef", "defghi"][..], "xabcdefghix defghi abcdef", "x$A$Bx $B $A"),
+            (&["defghi", "abcdef"], "xabcdefghix", "x$B$Ax"),
+            (&["abcdef", "defghi", "cdefghijk"], "abcdefghijkl", "$A$Cl"),
+            (&["abcdef", "abcdefgh"], "abcdefgh abcdefg", "$B $Ag"),
+            (&["abcdefgh", "cdefgh", "cdefghi"], "abcdefghi", "$A$C"),
+            (&["abcabca"], "abcabcabcabc abcabcabcabcab", "$Abc $Ab"),
+            (&["aaaaaa"], "aaaaaaaaaax", "$Ax"),
+            (&["\u{e9}\u{e9}\u{e9}"], "\u{e9}\u{e9}\u{e9}\u{e9} \u{e9}", "$A \u{e9}"),
+            (&["abcdef", "abcdef"], "abcdefabcdef", "$A$A"),
+            (&["$A$A$A", "secret"], "secret $A$A$A", "$B $A"),
+        ] {
+            assert_eq!(replace_values(text, &envs(values)), want, "{values:?} in {text}");
+        }
+        // What is shown begins in the middle of one of them, which another one goes on.
+        let envs = envs(&["abcdef", "defghi", "hijklmnop"]);
+        for padding in TAIL as usize - 16..TAIL as usize + 1 {
+            let shown = without_values(&format!("- abcdefghijklmnop{}", "x".repeat(padding)), &envs);
+            let first = shown.trim_end_matches('x');
+            assert!(["", "$C", "$B$C", "$A$B$C", " $A$B$C", "- $A$B$C"].contains(&first), "{padding}: {shown}");
         }
     }
 }
