@@ -13,20 +13,21 @@ use crate::model::spec::{is_job_id, is_name, is_version};
 use crate::model::url::{decoded, Url};
 use crate::text::{sanitize, MESSAGE_MAX};
 use crate::wire::definition;
-use crate::wire::json::{self, show, Fields, SyntaxError, Value};
+use crate::wire::json::{self, show, Fields, Value};
 
 /// The longest job, in bytes of compact JSON. 256 jobs, each held as text and as values, must not exhaust the daemon's
 /// memory. Linux does not take a longer environment variable either.
 const JOB_MAX: usize = 128 << 10;
 
-/// Reads a job of a reply; `fault` is what is wrong with a key or value in it.
+/// Reads a job of a reply, with what is wrong in it, see `json::split_fault`.
 ///
 /// # Errors
 /// Why it cannot be run as it was written.
-pub fn read(value: &Value, fault: Option<&SyntaxError>) -> Result<Job, RejectedJob> {
+pub fn read(value: &Value) -> Result<Job, RejectedJob> {
     let mut rejected =
         RejectedJob { id: None, code: Code::BadJob, message: "".into(), action: "".into(), name: "".into() };
-    let mut faults: Vec<String> = fault.into_iter().map(SyntaxError::to_string).collect();
+    let (value, fault) = json::split_fault(value);
+    let mut faults: Vec<String> = fault.into_iter().map(str::to_string).collect();
     let job = take(value, &mut rejected, &mut faults);
     match job {
         Some(job) if faults.is_empty() => Ok(job),
@@ -43,7 +44,7 @@ pub fn read(value: &Value, fault: Option<&SyntaxError>) -> Result<Job, RejectedJ
 /// As `read`.
 pub fn read_text(text: &str) -> Result<Job, RejectedJob> {
     match json::parse(text, json::MAX_DEPTH) {
-        Ok(value) => read(&value, None),
+        Ok(value) => read(&value),
         Err(syntax) => Err(RejectedJob {
             id: None,
             code: Code::BadJob,

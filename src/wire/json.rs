@@ -21,6 +21,9 @@ pub const MAX_DEPTH: usize = 64;
 /// The longest time that is accepted, in seconds: ten years. Anything longer is taken for a mistake.
 pub const MAX_SECONDS: f64 = 315_360_000.0;
 
+/// The most digits of a key that is the number of an element.
+const KEY_MAX: usize = 20;
+
 /// The first place where a text is not JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyntaxError {
@@ -55,41 +58,24 @@ pub fn parse_bytes(bytes: &[u8], max_depth: usize) -> Result<Value, SyntaxError>
     scan_bytes(bytes, |text| scan(text, max_depth))
 }
 
-/// A server's reply: its value, and the faults that make single elements of it unusable.
-#[derive(Clone, Debug)]
-pub struct ParsedReply {
-    /// The whole reply. An object with a duplicate key holds the first value of that key.
-    pub value: Value,
-    /// At most one for each element of an array, in the order of the text.
-    faults: Vec<ElementFault>,
-}
-
-/// What is wrong inside one element of an array that is a member of the outermost object: a key that it holds twice, or a
-/// value that follows the grammar and means nothing.
-#[derive(Clone, Debug)]
-pub struct ElementFault {
-    /// The key of the array in the outermost object.
-    member: String,
-    /// The element's place in that array, counted from 0.
-    pub index: usize,
-    /// What it is, and where.
-    pub error: SyntaxError,
-}
-
-impl ParsedReply {
-    /// The faults in elements of the array `member`, by rising index.
-    pub fn faults_in<'a>(&'a self, member: &'a str) -> impl Iterator<Item = &'a ElementFault> {
-        self.faults.iter().filter(move |fault| fault.member == member)
-    }
-}
-
-/// Reads the bytes of a server's reply. A fault inside one of its jobs makes that job alone unusable; see
-/// `ParsedReply::faults_in`.
+/// Reads the bytes of a server's reply. A fault inside one of its jobs makes that job alone unusable; see `split_fault`.
 ///
 /// # Errors
 /// As `parse_bytes`.
-pub fn parse_reply(bytes: &[u8], max_depth: usize) -> Result<ParsedReply, SyntaxError> {
+pub fn parse_reply(bytes: &[u8], max_depth: usize) -> Result<Value, SyntaxError> {
     scan_bytes(bytes, |text| scan_reply(text, max_depth))
+}
+
+/// An element of a list in a reply without what is wrong inside it, and that with its place: it holds a key twice, or a value that
+/// follows the grammar and means nothing. Of a key that it holds twice it has the first value.
+pub fn split_fault(element: &Value) -> (&Value, Option<&str>) {
+    match element {
+        Value::Array(array) => match &array[..] {
+            [element, Value::String(fault)] => (element, Some(fault)),
+            _ => (element, None),
+        },
+        _ => (element, None),
+    }
 }
 
 /// Scans bytes with `scan`. A syntax error before the first byte that is not UTF-8 is the one that is reported.
@@ -204,6 +190,30 @@ pub fn array(value: &Value) -> Option<&[Value]> {
         Value::Array(array) => Some(array),
         _ => None,
     }
+}
+
+/// Gives each element of a list to `take`: of an array, or of an object whose keys are all decimal numbers, in their order. PHP
+/// writes an array with gaps so. False where it is no list.
+pub fn each_element(value: &Value, take: &mut dyn FnMut(&Value)) -> bool {
+    match value {
+        Value::Array(array) => array.iter().for_each(take),
+        Value::Object(object) => {
+            // The keys are in the order of their texts, which is that of numbers where they are of one length. None has the
+            // first length, so that nothing is taken before all are known to be numbers.
+            for length in 0..=KEY_MAX {
+                for (key, element) in object {
+                    if key.is_empty() || key.len() > KEY_MAX || !key.bytes().all(|byte| byte.is_ascii_digit()) {
+                        return false;
+                    }
+                    if key.len() == length {
+                        take(element);
+                    }
+                }
+            }
+        }
+        _ => return false,
+    }
+    true
 }
 
 /// Whether it is an empty array or object. Some languages write one for the other.

@@ -11,7 +11,7 @@ use crate::model::spec::is_job_id;
 use crate::text::{sanitize, MESSAGE_MAX};
 use crate::wire::emit::Writer;
 use crate::wire::job;
-use crate::wire::json::{self, Number, ParsedReply, Value};
+use crate::wire::json::{self, Number, Value};
 
 /// How many rejected jobs without an id are kept of one reply. They can only be logged, and a few lines are enough.
 const NAMELESS_MAX: usize = 8;
@@ -160,31 +160,24 @@ pub fn reply(body: &[u8]) -> Result<Reply, Error> {
     let reply = object(body)?;
     let mut jobs = Vec::new();
     let mut nameless = 0;
-    let values = match member(&reply.value, "jobs") {
-        None => &[],
-        Some(Value::Array(array)) => &array[..],
-        Some(other) if json::is_empty(other) => &[],
-        Some(other) => return Err(format_error!("jobs: want an array, got {}", sanitize(&json::show(other), 200))),
-    };
-    let mut faults = reply.faults_in("jobs").peekable();
-    for (index, value) in values.iter().enumerate() {
-        let fault = faults.next_if(|fault| fault.index == index);
-        let job = job::read(value, fault.map(|fault| &fault.error));
-        if matches!(&job, Err(rejected) if rejected.id.is_none()) {
-            nameless += 1;
-            if nameless > NAMELESS_MAX {
-                continue;
-            }
+    let mut take = |value: &Value| {
+        let job = job::read(value);
+        let is_nameless = matches!(&job, Err(rejected) if rejected.id.is_none());
+        nameless += usize::from(is_nameless);
+        if !is_nameless || nameless <= NAMELESS_MAX {
+            jobs.push(job);
         }
-        jobs.push(job);
+    };
+    if let Some(value) = member(&reply, "jobs").filter(|value| !json::each_element(value, &mut take)) {
+        return Err(format_error!("jobs: want an array, got {}", sanitize(&json::show(value), 200)));
     }
     let mut cancel = Vec::new();
-    if let Some(Value::Array(ids)) = member(&reply.value, "cancel") {
-        for id in ids {
+    if let Some(value) = member(&reply, "cancel") {
+        json::each_element(value, &mut |id| {
             cancel.extend(json::text(id).filter(|id| is_job_id(id)).map(JobId::from));
-        }
+        });
     }
-    Ok(Reply { errcode: errcode(&reply.value), jobs, cancel })
+    Ok(Reply { errcode: errcode(&reply), jobs, cancel })
 }
 
 /// Reads the reply to a batch of results.
@@ -192,7 +185,7 @@ pub fn reply(body: &[u8]) -> Result<Reply, Error> {
 /// # Errors
 /// Why the results do not count as taken: the reply is no JSON object, or its `errcode` is not 0.
 pub fn result_reply(body: &[u8]) -> Result<(), Error> {
-    match errcode(&object(body)?.value) {
+    match errcode(&object(body)?) {
         Some(0) => Ok(()),
         Some(other) => Err(format_error!("refused with errcode {other}")),
         None => Err("errcode: want 0, got no whole number".into()),
@@ -202,7 +195,7 @@ pub fn result_reply(body: &[u8]) -> Result<(), Error> {
 /// The seconds for which a server asks for a pause, out of the body of a 429 or 503; `None` where that is not a whole
 /// number.
 pub fn retry_after(body: &[u8]) -> Option<u64> {
-    json::integer(member(&object(body).ok()?.value, "retry_after")?)
+    json::integer(member(&object(body).ok()?, "retry_after")?)
 }
 
 /// Reads the text of a job that was recorded, `Job::text`.
@@ -214,10 +207,10 @@ pub fn job(text: &str) -> Result<Job, RejectedJob> {
     job::read_text(text)
 }
 
-fn object(body: &[u8]) -> Result<ParsedReply, Error> {
+fn object(body: &[u8]) -> Result<Value, Error> {
     match json::parse_reply(body, json::MAX_DEPTH) {
-        Ok(reply) if json::object(&reply.value).is_some() => Ok(reply),
-        Ok(other) => Err(format_error!("want a JSON object, got {}", sanitize(&json::show(&other.value), 200))),
+        Ok(reply) if json::object(&reply).is_some() => Ok(reply),
+        Ok(other) => Err(format_error!("want a JSON object, got {}", sanitize(&json::show(&other), 200))),
         Err(syntax) => Err(format_error!("not JSON: {}", sanitize(&syntax.to_string(), 200))),
     }
 }

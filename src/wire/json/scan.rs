@@ -3,9 +3,9 @@
 //! It calls itself for each level of nesting, which is bounded. Every error is at the first byte of a character, so that
 //! line and column can be counted from it.
 
-use super::{show, Array, ElementFault, Number, Object, ParsedReply, SyntaxError, Value};
+use super::{show, Array, Number, Object, SyntaxError, Value};
 
-/// The nesting of the elements of an array in the outermost object, as jobs are in a reply.
+/// The nesting of the elements of a list in the outermost object, as jobs are in a reply.
 const ELEMENT_DEPTH: usize = 3;
 
 /// The first thing that is wrong in a text.
@@ -56,16 +56,15 @@ pub fn scan(text: &str, max_depth: usize) -> Result<Value, Box<ScanError>> {
     Scanner::new(text, max_depth).whole()
 }
 
-/// As `scan`, but what is wrong with a key or value within an element of an array of the outermost object is collected,
-/// not an error, and of other values nothing is wrong.
+/// As `scan`, but an element of a list in the outermost object with a key or value that is wrong becomes an array of the element
+/// and what is wrong, see `json::split_fault`, and of other values nothing is wrong. No job is an array.
 ///
 /// # Errors
 /// As `scan`.
-pub fn scan_reply(text: &str, max_depth: usize) -> Result<ParsedReply, Box<ScanError>> {
+pub fn scan_reply(text: &str, max_depth: usize) -> Result<Value, Box<ScanError>> {
     let mut scanner = Scanner::new(text, max_depth);
-    scanner.faults = Some(Vec::new());
-    let value = scanner.whole()?;
-    Ok(ParsedReply { value, faults: scanner.faults.unwrap_or_default() })
+    scanner.is_reply = true;
+    scanner.whole()
 }
 
 struct Scanner<'t> {
@@ -73,28 +72,17 @@ struct Scanner<'t> {
     at: usize,
     depth: usize,
     max_depth: usize,
-    /// The key of the outermost object whose value is being read.
-    member: String,
-    /// The element that is being read of that value, where it is an array.
-    index: usize,
-    /// What is wrong within elements; `None` where that is an error.
-    faults: Option<Vec<ElementFault>>,
-    /// The place of the last one.
+    /// What is wrong within elements is no error.
+    is_reply: bool,
+    /// What is wrong within the element that is being read.
+    fault: Option<String>,
+    /// The place of the last such fault.
     cursor: Cursor,
 }
 
 impl<'t> Scanner<'t> {
     fn new(text: &'t str, max_depth: usize) -> Scanner<'t> {
-        Scanner {
-            text,
-            at: 0,
-            depth: 0,
-            max_depth,
-            member: String::new(),
-            index: 0,
-            faults: None,
-            cursor: Cursor::new(),
-        }
+        Scanner { text, at: 0, depth: 0, max_depth, is_reply: false, fault: None, cursor: Cursor::new() }
     }
 
     fn whole(&mut self) -> Result<Value, Box<ScanError>> {
@@ -176,18 +164,15 @@ impl<'t> Scanner<'t> {
             let duplicate = object.contains_key(&key);
             if duplicate {
                 let error = self.fail_at(start, &["duplicate key ", &show(&Value::String(key.clone()))].concat());
-                if self.faults.is_none() || self.depth < ELEMENT_DEPTH {
+                if !self.is_reply || self.depth < ELEMENT_DEPTH {
                     return Err(error);
                 }
                 self.note(*error);
             }
-            if self.depth == 1 {
-                self.member.clone_from(&key);
-            }
             if !self.accept(b':') {
                 return Err(self.fail("expected \":\""));
             }
-            let value = self.value()?;
+            let value = self.element()?;
             if !duplicate {
                 object.insert(key, value);
             }
@@ -203,7 +188,7 @@ impl<'t> Scanner<'t> {
     /// Takes what is wrong with a value for a fault of its element, where that is allowed.
     fn wrong(&mut self, start: usize, message: &str) -> Result<(), Box<ScanError>> {
         let error = self.fail_at(start, message);
-        if self.faults.is_none() {
+        if !self.is_reply {
             return Err(error);
         }
         if self.depth >= ELEMENT_DEPTH {
@@ -214,11 +199,23 @@ impl<'t> Scanner<'t> {
 
     /// Notes what is wrong with the element that is being read. The first fault is enough to refuse it.
     fn note(&mut self, error: ScanError) {
-        let Some(faults) = &mut self.faults else { return };
-        if faults.last().is_none_or(|last| last.member != self.member || last.index != self.index) {
-            let (member, index) = (self.member.clone(), self.index);
-            faults.push(ElementFault { member, index, error: self.cursor.place(error, self.text) });
+        if self.fault.is_none() {
+            self.fault = Some(self.cursor.place(error, self.text).to_string());
         }
+    }
+
+    /// A value in an array or object, with what is wrong within it where it is an element of a list in the outermost object.
+    fn element(&mut self) -> Result<Value, Box<ScanError>> {
+        let mut value = self.value()?;
+        if self.depth == ELEMENT_DEPTH - 1 {
+            if let Some(fault) = self.fault.take() {
+                let mut array = Array::new();
+                array.push(value);
+                array.push(Value::String(fault));
+                value = Value::Array(array);
+            }
+        }
+        Ok(value)
     }
 
     fn array(&mut self) -> Result<Value, Box<ScanError>> {
@@ -227,10 +224,7 @@ impl<'t> Scanner<'t> {
             return Ok(Value::Array(array));
         }
         loop {
-            if self.depth == ELEMENT_DEPTH - 1 {
-                self.index = array.len();
-            }
-            array.push(self.value()?);
+            array.push(self.element()?);
             if self.accept(b']') {
                 return Ok(Value::Array(array));
             }

@@ -271,6 +271,29 @@ fn what_cannot_be_an_id_is_not_cancelled() {
 }
 
 #[test]
+fn a_list_with_gaps_is_read_in_the_order_of_its_keys() {
+    let stop = |id: &str, more: &str| format!("{{\"id\":\"{id}\",\"action\":\"stop\",\"name\":\"web\"{more}}}");
+    let (bad, name) = (stop("bad", ",\"x\":\"\\ud800\""), stop("same", ",\"name\":\"db\""));
+    let jobs = format!("{{\"10\":{},\"9\":7,\"2\":{bad},\"11\":{name},\"0\":{}}}", stop("last", ""), stop("first", ""));
+    let cancel = "{\"12\":\"c\",\"1\":{},\"5\":\"b\",\"0\":\"a\"}";
+    let reply = reply(format!("{{\"errcode\":0,\"jobs\":{jobs},\"cancel\":{cancel}}}").as_bytes()).unwrap();
+    let ids: Vec<_> =
+        reply.jobs.iter().map(|job| job.as_ref().map(|job| &*job.id).map_err(|bad| bad.id.as_deref())).collect();
+    assert_eq!(ids, [Ok("first"), Err(Some("bad")), Err(None), Ok("last"), Err(Some("same"))]);
+    let rejected = |at: usize| &*reply.jobs[at].as_ref().unwrap_err().message;
+    assert!(rejected(1).contains("half of a surrogate pair") && rejected(4).contains("duplicate key \"name\""));
+    assert_eq!(reply.cancel.iter().map(|id| &**id).collect::<Vec<_>>(), ["a", "b", "c"]);
+    for keys in
+        ["\"0\":1,\"a\":1", "\"-1\":1", "\"+1\":1", "\"\":1", "\"1.0\":1", "\"1e1\":1", "\"123456789012345678901\":1"]
+    {
+        let jobs = format!("{{\"jobs\":{{{keys}}}}}");
+        assert_eq!(super::reply(jobs.as_bytes()), Err("jobs: want an array, got an object".into()), "{keys}");
+        let cancel = super::reply(format!("{{\"cancel\":{{{keys}}}}}").as_bytes()).unwrap().cancel;
+        assert!(cancel.is_empty(), "{keys}");
+    }
+}
+
+#[test]
 fn jobs_without_an_id_do_not_flood() {
     let body = format!("{{\"jobs\":[{}{{\"id\":\"a\",\"action\":\"stop\",\"name\":\"b\"}}]}}", "{},".repeat(10_000));
     let jobs = reply(body.as_bytes()).unwrap().jobs;
