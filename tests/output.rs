@@ -142,6 +142,32 @@ fn no_line_is_lost_or_cut_where_writers_can_be_frozen() {
 }
 
 #[test]
+fn an_agent_that_was_left_frozen_is_thawed_by_the_next_daemon() {
+    let mut host = Host::new();
+    host.agent("web", "exec sleep 1000", &[]);
+    host.start();
+    let web = host.wait_running("web").pid;
+    let files = host.control_groups().into_iter().filter(|group| group.ends_with("web"));
+    let mut files = files.flat_map(|group| ["cgroup.freeze", "freezer.state"].map(|file| group.join(file)));
+    let Some(freezer) = files.find(|file| file.exists()) else {
+        cannot_apply("there is no control group to freeze");
+        return;
+    };
+    let state = || fs::read_to_string(&freezer).expect("it can be read").trim().to_string();
+    let thawed = state();
+    fs::write(&freezer, if freezer.ends_with("cgroup.freeze") { "1" } else { "FROZEN" }).expect("root may freeze it");
+    host.wait("it to be frozen", || ["1", "FROZEN"].contains(&&*state()));
+    // A helper that rotates its output goes on over a reexec, and thaws it.
+    host.ok(&["reexec"]);
+    assert!(["1", "FROZEN"].contains(&&*state()), "{}", state());
+    host.kill9();
+    host.start();
+    host.wait("it to be thawed", || state() == thawed);
+    assert_eq!(host.wait_running("web").pid, web);
+    host.ok(&["stop", "web"]);
+}
+
+#[test]
 fn no_output_waits_for_ever_behind_others_that_are_always_full() {
     let mut host = Host::new();
     host.set("checksecs", "0.1");

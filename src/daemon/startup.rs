@@ -149,9 +149,13 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Ends the health checks and reloads of an earlier daemon, finds the control groups of the agents that run, watches their
-    /// processes, and takes what else was left by a reexec.
+    /// Ends the health checks and reloads of an earlier daemon, finds and thaws the control groups of the agents that run,
+    /// watches their processes, and takes what else was left by a reexec.
     fn take_over(&mut self, leftovers: SortedMap<Name, Leftover>, mut reexec_data: Option<ReexecData>) {
+        // A helper that rotates goes on over a reexec, and thaws what it has frozen itself.
+        if reexec_data.is_none() {
+            self.limits.thaw();
+        }
         self.end_old_programs();
         self.recover_values();
         for (name, leftover) in leftovers {

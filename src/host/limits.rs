@@ -338,6 +338,15 @@ impl Limits {
         leaf.is_some_and(|leaf| leaf.freeze(frozen).is_ok())
     }
 
+    /// Thaws the groups of agents that an earlier daemon and its helper have left frozen.
+    pub fn thaw(&self) {
+        let Some(group) = self.own_group() else { return };
+        for name in group.leaves() {
+            // Where the hierarchy cannot do that, nothing is frozen.
+            let _ = group.find(&name).freeze(false);
+        }
+    }
+
     /// The file by which an agent's group is frozen, where its hierarchy can do that.
     pub fn freezer(&self, name: &str) -> Option<PathBuf> {
         let leaf = self.agents.get(name)?.tracking.as_ref()?;

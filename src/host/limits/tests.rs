@@ -236,6 +236,21 @@ fn groups_of_agents_that_are_gone_are_removed_in_every_hierarchy() {
 }
 
 #[test]
+fn agents_that_were_left_frozen_are_thawed() {
+    for (version, file, frozen, thawed) in
+        [(Version::V2, "cgroup.freeze", "1", "0"), (Version::V1, "freezer.state", "FROZEN", "THAWED")]
+    {
+        let fake = Fake::new("frozen", "");
+        fake.put(&format!("bootagent/web/{file}"), frozen);
+        let (mount, own, controllers) = (fake.0.clone(), fake.0.clone(), vec!["freezer".into()]);
+        let hierarchy = Hierarchy { version, mount, own, controllers };
+        let limits = Limits::over(vec![hierarchy], "/var/lib/bootagent", None);
+        limits.thaw();
+        assert_eq!(fake.get(&format!("bootagent/web/{file}")), thawed);
+    }
+}
+
+#[test]
 fn the_same_obstacle_is_noted_once() {
     let hierarchies = ["memory", "cpu", "freezer"].map(|controller| Hierarchy {
         version: Version::V1,
