@@ -159,9 +159,7 @@ fn an_inventory_that_hangs_is_ended_by_the_next_daemon() {
     host.start();
     for end in ["kill", "reexec"] {
         let mut hangs = Command::new("sleep").arg("1000").spawn().expect("it can be started");
-        let stat = fs::read_to_string(format!("/proc/{}/stat", hangs.id())).expect("it runs");
-        let ticks = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(19)).expect("a start time");
-        host.write("run/tool-.inventory.pid", &format!("{} {ticks}\n", hangs.id()));
+        host.write("run/tool-.inventory.pid", &noted(hangs.id(), &boot_id()));
         if end == "kill" {
             host.kill9();
             host.start();

@@ -15,7 +15,6 @@ use crate::model::agent::Agent;
 use crate::model::event::{Definition, Origin};
 use crate::model::runtime_directory::{taken, Claim};
 use crate::model::spec::Spec;
-use crate::sys::file::read_text;
 
 /// How the name of the file ends that has what was made for an agent, one name below /run in each line.
 const ENDING: &str = ".dirs";
@@ -59,7 +58,7 @@ impl Daemon {
     /// Removes the directories that were made for an agent of which no process is left.
     pub(super) fn remove_runtime_directories(&mut self, name: &str) {
         let file = Path::new(&*self.config.run_dir).join([name, ENDING].concat());
-        let Ok(text) = read_text(&file) else { return };
+        let Some(text) = self.read_run_file(&file) else { return };
         let made: Vec<&str> = text.lines().collect();
         for path in made.iter().rev() {
             // What was made on the way to another one goes only if nobody else has put anything there.

@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 
 use super::{Daemon, Owner};
 use crate::error::Error;
-use crate::host::disk::publish;
 use crate::host::proc;
 use crate::host::spawn::PATH;
 use crate::kernel::{Exit, Level, Pid};
@@ -22,7 +21,7 @@ use crate::model::event::{Event, ToolOwner};
 use crate::model::oom_score;
 use crate::model::package::Tool;
 use crate::sys::child::{Program, Setup};
-use crate::sys::file::{open_nofollow, read_text, read_up_to};
+use crate::sys::file::{open_nofollow, read_up_to};
 use crate::sys::process::c_text;
 use crate::sys::setup_error::SetupError;
 
@@ -41,7 +40,8 @@ impl Daemon {
                 return self.queue.push_back(Event::NotReexeced(why.into()));
             }
         }
-        if let Some(earlier) = read_text(&self.tool_pid(&owner)).ok().and_then(|text| proc::parse_process(&text)) {
+        let path = Path::new(&*self.config.run_dir).join(tool_pid(&owner));
+        if let Some(earlier) = self.noted_process(&path) {
             let is_child = self.children.owner(earlier.pid) == Some(&Owner::Tool(owner.clone()));
             if is_child || proc::alive(earlier) && self.children.owner(earlier.pid).is_none() {
                 self.log(
@@ -60,10 +60,7 @@ impl Daemon {
             Ok(pid) => {
                 self.trees.add_ours(pid);
                 self.fault_injector.pass("tool-spawned");
-                let process = Daemon::process(pid);
-                let text = format!("{} {}\n", process.pid, process.ticks);
-                let run_dir = Path::new(&*self.config.run_dir);
-                if let Err(error) = publish(run_dir, &format!("tool-{}.pid", file_of(&owner)), &text) {
+                if let Err(error) = self.note_process(&tool_pid(&owner), pid) {
                     self.log(
                         Level::Warn,
                         &format_args!("{}: cannot write down its process id: {error}", tool_of(&owner)),
@@ -115,7 +112,7 @@ impl Daemon {
 
     /// Takes the result of a tool that has ended, and starts the one that waited for it.
     pub(super) fn tool_ended(&mut self, owner: ToolOwner, exit: Exit, failure: Option<SetupError>) {
-        let _ = fs::remove_file(self.tool_pid(&owner));
+        let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(tool_pid(&owner)));
         // An earlier daemon had left it; now the tool that waited for it can run.
         if let Some(tool) = self.children.take_waiting_tool(&owner) {
             return self.start_tool(owner, tool);
@@ -142,13 +139,14 @@ impl Daemon {
         }
     }
 
-    fn tool_pid(&self, owner: &ToolOwner) -> PathBuf {
-        Path::new(&*self.config.run_dir).join(format!("tool-{}.pid", file_of(owner)))
-    }
-
     fn tool_output(&self, owner: &ToolOwner) -> PathBuf {
         Path::new(&*self.config.run_dir).join(format!("tool-{}.out", file_of(owner)))
     }
+}
+
+/// The file with a tool's process id, below `run_dir`.
+fn tool_pid(owner: &ToolOwner) -> String {
+    format!("tool-{}.pid", file_of(owner))
 }
 
 /// The part of a tool's file names that stands for its owner; no job's id begins with a dot.

@@ -7,11 +7,12 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::kernel::Errno;
+use crate::sys::account::own_uid;
 use crate::sys::file::read_up_to;
 
 /// The largest file that is read, bytes. A reply, and so the record of a job, is at most 1 MiB.
@@ -154,14 +155,30 @@ pub fn list(dir: &Path, ending: &str) -> io::Result<Vec<String>> {
 /// # Errors
 /// When it is something else, or over 16 MiB, or cannot be read.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    read_plain(path, false)
+}
+
+/// The same for a file that only this daemon, or another one of the same user, could have written.
+///
+/// # Errors
+/// As `read_file`, and when it belongs to another user, or others can write it.
+pub fn read_own(path: &Path) -> io::Result<Vec<u8>> {
+    read_plain(path, true)
+}
+
+fn read_plain(path: &Path, own: bool) -> io::Result<Vec<u8>> {
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > FILE_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file, or too large"));
+    let mut why = "not a regular file, or too large";
+    if metadata.is_file() && metadata.len() <= FILE_MAX {
+        why = "it belongs to another user, or others can write it";
+        if !own || metadata.uid() == own_uid().0 && metadata.mode() & 0o022 == 0 {
+            let mut content = Vec::with_capacity(metadata.len() as usize);
+            read_up_to(FILE_MAX, &mut content, &mut |to| file.read(to))?;
+            return Ok(content);
+        }
     }
-    let mut content = Vec::with_capacity(metadata.len() as usize);
-    read_up_to(FILE_MAX, &mut content, &mut |to| file.read(to))?;
-    Ok(content)
+    Err(io::Error::new(io::ErrorKind::InvalidData, why))
 }
 
 /// Replaces a file by one with this content in one step, with mode 0600; `durable`: it is on disk when this returns.

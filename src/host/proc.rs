@@ -269,10 +269,11 @@ fn is_gone(cause: &io::Error) -> bool {
     !matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO))
 }
 
-/// The process of a text with its id and its start time in ticks.
-pub fn parse_process(text: &str) -> Option<Process> {
-    let (pid, ticks) = text.trim().split_once(' ')?;
-    Some(Process { pid: parse_pid(pid)?, ticks: ticks.parse().ok()? })
+/// The process of a text with its id and its start time in ticks, and the id of the boot behind them; empty where there is none.
+pub fn parse_process(text: &str) -> Option<(Process, &str)> {
+    let mut words = text.split_ascii_whitespace();
+    let process = Process { pid: parse_pid(words.next()?)?, ticks: words.next()?.parse().ok()? };
+    Some((process, words.next().unwrap_or("")))
 }
 
 /// Whether `process` still has its id and is not a zombie. While that cannot be read it counts as alive: starting a second

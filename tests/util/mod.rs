@@ -34,6 +34,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bootagent::host::cgroup::{group_name, hierarchies, mark_of};
+pub use bootagent::host::machine::boot_id;
 use miniserde::json::{self, Number, Value};
 
 pub use cutter::*;

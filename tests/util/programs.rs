@@ -1,6 +1,8 @@
 //! Programs and processes as tests see them: what runs, waits and signals, and what keeps a test from running here.
 
 use super::*;
+use bootagent::host::proc::stat;
+use bootagent::kernel::Pid;
 use sha2::{Digest, Sha256};
 
 /// The binary under test.
@@ -163,6 +165,12 @@ pub fn proc_status(pid: i32, field: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What the daemon writes into a file to find this process again.
+pub fn noted(pid: u32, boot: &str) -> String {
+    let process = Pid::new(pid as i32).and_then(stat).expect("it runs").process;
+    format!("{} {} {boot}\n", process.pid, process.ticks)
 }
 
 /// The processes below one.

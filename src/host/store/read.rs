@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{record_in, Store, CORRUPT, IDENTITY, RECORD, SETTINGS, STOP};
 use crate::error::Error;
-use crate::host::disk::{list, read_file, reason};
+use crate::host::disk::{list, read_file, read_own, reason};
 use crate::model::job::JobId;
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings, StopRecord};
 use crate::model::spec::is_job_id;
@@ -35,6 +35,9 @@ pub struct Stored {
     pub unread: Vec<PathBuf>,
 }
 
+/// How a record is read: `read_own` where it says which processes are an agent's, as the daemon signals these.
+type Read = fn(&Path) -> io::Result<Vec<u8>>;
+
 /// A record that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corrupt {
@@ -52,29 +55,29 @@ impl Store {
         let (mut identity, mut settings) = (None, Settings::default());
         let (mut agents, mut runs, mut stop) = (Vec::new(), Vec::new(), None);
         let path = self.state(IDENTITY);
-        take_record(&path, None, &mut stored, &mut |text| {
+        take_record(&path, None, read_file, &mut stored, &mut |text| {
             identity = Some(record::read_identity(text)?);
             Ok(())
         });
         let path = self.state(SETTINGS);
-        take_record(&path, None, &mut stored, &mut |text| {
+        take_record(&path, None, read_file, &mut stored, &mut |text| {
             settings = record::read_settings(text)?;
             Ok(())
         });
-        take_records(&self.state("agents"), false, &mut stored, &mut |name, text| {
+        take_records(&self.state("agents"), false, read_file, &mut stored, &mut |name, text| {
             let agent = record::read_agent(text)?;
             is_about(&agent.name, name)?;
             agents.push(agent);
             Ok(())
         });
-        take_records(&self.runs(), false, &mut stored, &mut |name, text| {
+        take_records(&self.runs(), false, read_own, &mut stored, &mut |name, text| {
             let run = record::read_run(text)?;
             is_about(&run.name, name)?;
             runs.push(run);
             Ok(())
         });
         let path = self.run_dir.join([STOP, RECORD].concat());
-        take_record(&path, None, &mut stored, &mut |text| {
+        take_record(&path, None, read_own, &mut stored, &mut |text| {
             stop = Some(record::read_stop(text)?);
             Ok(())
         });
@@ -131,7 +134,7 @@ impl Store {
     fn read_jobs(&self, stored: &mut Stored) {
         let dir = self.state("jobs");
         let mut jobs = Vec::new();
-        take_records(&dir, true, stored, &mut |id, text| {
+        take_records(&dir, true, read_file, stored, &mut |id, text| {
             let job = record::read_job(text)?;
             is_about(&job.id, id)?;
             jobs.push(job);
@@ -192,10 +195,16 @@ impl Stored {
 
 /// Passes every record in a directory to `take`, first the name in its file's name and then its text. `jobs`: it is the
 /// directory of the records of jobs.
-fn take_records(dir: &Path, jobs: bool, stored: &mut Stored, take: &mut dyn FnMut(&str, &str) -> Result<(), Error>) {
+fn take_records(
+    dir: &Path,
+    jobs: bool,
+    read: Read,
+    stored: &mut Stored,
+    take: &mut dyn FnMut(&str, &str) -> Result<(), Error>,
+) {
     for name in list_or_report(dir, RECORD, stored) {
         let job = Some(&*name).filter(|id| jobs && is_job_id(id));
-        take_record(&record_in(dir, &name), job, stored, &mut |text| take(&name, text));
+        take_record(&record_in(dir, &name), job, read, stored, &mut |text| take(&name, text));
     }
 }
 
@@ -206,8 +215,14 @@ fn sort(jobs: &mut [JobRecord]) {
 
 /// Passes the text of the record at `path` to `take`, if there is one, and sets it aside when `take` fails. `job`: the job
 /// whose record it is.
-fn take_record(path: &Path, job: Option<&str>, stored: &mut Stored, take: &mut dyn FnMut(&str) -> Result<(), Error>) {
-    let cause = match read_file(path) {
+fn take_record(
+    path: &Path,
+    job: Option<&str>,
+    read: Read,
+    stored: &mut Stored,
+    take: &mut dyn FnMut(&str) -> Result<(), Error>,
+) {
+    let cause = match read(path) {
         Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".into()).and_then(take) {
             Ok(()) => return,
             Err(cause) => cause,
