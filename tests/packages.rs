@@ -213,6 +213,51 @@ fn a_hold_stays_one() {
 }
 
 #[test]
+fn a_hold_outlives_what_is_undone() {
+    if lacks_dpkg() {
+        return;
+    }
+    let name = unique_name("batest-held");
+    let package_name = format!("{name}-pkg");
+    let renamed = format!("{name}-new");
+    let purge = |package: &str| Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package.to_string());
+    let _purge = (purge(&package_name), purge(&renamed));
+    let (server, host) = pair();
+    let make = |package: &str, version: &str, (script, text): (&str, &str), fields: &str| {
+        let files =
+            host_files(&name, version, if fields.is_empty() { "#!/bin/sh\nexec sleep 1000\n" } else { "#!/bin/sh\n" });
+        let text = format!("#!/bin/sh\n{text}\n");
+        deb_with(&host, package, version, &borrowed(&files), &[(script, &text)], fields)
+    };
+    let is_held = |version: &str, what: &str| {
+        assert_eq!(dpkg_says(&package_name), format!("hold ok installed {version}"), "{what}");
+    };
+    let flag = host.path("flag");
+    let hinders = format!("[ $1 != remove -o ! -e {} ]", flag.display());
+    host.does(&server, &install(&server, "h1", &name, &make(&package_name, "1.0", ("prerm", &hinders), "")), 0);
+    by_hand(&["sh", "-c", "echo \"$0 hold\" | dpkg --set-selections", &package_name]);
+    fs::write(&flag, "").expect("the host's directory can be written");
+    let message = host.does(&server, &Job::new("h2", "uninstall", &name), 6);
+    assert!(message.contains("fails, give a package in which it is mended: dpkg "), "{message}");
+    is_held("1.0", "an uninstall");
+    // Neither dpkg nor a shell that runs it can say anything of the hold.
+    let kills =
+        "p=$(ps -o ppid= -p $PPID | tr -d ' '); [ \"$(cat /proc/$p/comm)\" != sh ] || kill -9 $p; kill -9 $PPID";
+    host.does(&server, &install(&server, "h3", &name, &make(&package_name, "2.0", ("postinst", kills), "")), 8);
+    is_held("1.0", "an upgrade whose installer was killed");
+    // dpkg has a package no more of which another one has all files.
+    let fields = format!("Replaces: {package_name}\n");
+    host.does(&server, &install(&server, "h4", &name, &make(&renamed, "2.0", ("postinst", ":"), &fields)), 8);
+    is_held("1.0", "a package of another name");
+    dpkg_installs(&host, &make(&package_name, "3.0", ("prerm", &hinders), ""));
+    by_hand(&["sh", "-c", "echo \"$0 hold\" | dpkg --set-selections", &package_name]);
+    host.does(&server, &Job::new("h5", "uninstall", &name), 6);
+    is_held("3.0", "an uninstall of what was installed by hand");
+    fs::remove_file(&flag).expect("it is there");
+    host.does(&server, &Job::new("h6", "uninstall", &name), 0);
+}
+
+#[test]
 fn what_was_installed_by_hand_is_gone_back_to_or_named() {
     if lacks_dpkg() {
         return;

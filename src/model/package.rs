@@ -186,13 +186,14 @@ pub fn identity(output: &str) -> Result<(Box<str>, Box<str>), Error> {
     Ok((package.into(), version.into()))
 }
 
-/// The tool that prints each version at which a package is installed, a line each; `None` for a tar. It fails when the
-/// package manager cannot tell.
+/// The tool that prints each version at which a package is installed, a line each, and `hold:NAME` for a deb that is on hold,
+/// this one or another whose name is a further argument; `None` for a tar. It fails when the package manager cannot tell.
 pub fn query(format: Format, package: &str) -> Option<Tool> {
     // A package whose triggers are pending is whole; one that is not has a word behind its version.
     const DEB: [&str; 2] = [
         "dpkg-query -W -f '${db:Status-Status} ${Version}\n' \"$1\"",
-        "sed -nE 's/^(installed|triggers-[a-z]*) //p; s/^(half-[a-z]*|unpacked) (.*)/\\2 \\1/p'",
+        "sed -nE 's/^(installed|triggers-[a-z]*) //p; s/^(half-[a-z]*|unpacked) (.*)/\\2 \\1/p'; \
+        dpkg-query -W -f 'hold:${Package} ${db:Status-Want}\n' \"$@\" 2>/dev/null | sed -n 's/ hold$//p'",
     ];
     const RPM: [&str; 2] =
         ["rpm -q --qf '%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n' \"$1\"", "{ grep -v ' ' || :; }"];
@@ -256,13 +257,10 @@ fn script(text: &str, args: &[&str], timeout: Duration) -> Option<Tool> {
 
 /// The tools that install a package file, in place of any other version of the package, newer or older. `interrupted`: an
 /// installer was killed before, so that its database may need a repair first; `back`: it was there before, and is to come
-/// back in any case. What has become of the package is for `query`
+/// back in any case; `held`: what `query` said before of packages on hold. What has become of the package is for `query`
 /// to say: a tool may fail because of packages that have nothing to do with this one.
-pub fn install(format: Format, path: &str, package: &str, interrupted: bool, back: bool) -> Vec<Tool> {
-    // dpkg takes an installation for the end of a hold.
-    const DEB: &str = "w=$(dpkg-query -W -f '${db:Status-Want}' \"$2\" 2>/dev/null); \
-        dpkg --force-confdef --force-confold -i \"$1\"; r=$?; \
-        [ \"$w\" != hold ] || echo \"$2 hold\" | dpkg --set-selections; exit $r";
+pub fn install(format: Format, path: &str, package: &str, interrupted: bool, back: bool, held: &str) -> Vec<Tool> {
+    const DEB: &str = "exec dpkg --force-confdef --force-confold -i \"$1\"";
     // If no package in the rpm database provides /bin/sh, the database does not describe this host, and no dependency can
     // be met: such a host uses rpm only to unpack packages. A configuration file that rpm moved out of the way comes back,
     // as with dpkg: the package's own lies beside it.
@@ -284,6 +282,9 @@ pub fn install(format: Format, path: &str, package: &str, interrupted: bool, bac
                 tools.push(tool(&["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"], INSTALL_TIMEOUT));
             }
             tools.extend(script(DEB, &["dpkg -i", path, package], INSTALL_TIMEOUT));
+            if held.contains("hold:") {
+                tools.extend(keep(format, package, held));
+            }
         }
         Format::Rpm => {
             tools.extend(script(RPM, &["rpm -U", path, package, if back { "back" } else { "" }], INSTALL_TIMEOUT))
@@ -297,10 +298,13 @@ pub fn install(format: Format, path: &str, package: &str, interrupted: bool, bac
     tools
 }
 
-/// The tool that says to dpkg that a package is to stay, as an attempt to remove it has said that it is not.
-pub fn keep(format: Format, package: &str) -> Option<Tool> {
-    let text = "echo \"$1 install\" | dpkg --set-selections";
-    script(text, &["keep", package], QUERY_TIMEOUT).filter(|_| format == Format::Deb)
+/// The tool that says to dpkg that a package is to stay, as an attempt to remove it has said that it is not, and that those which
+/// `query` has called `held` are on hold, where they are there: dpkg takes an installation for the end of that.
+pub fn keep(format: Format, package: &str, held: &str) -> Option<Tool> {
+    const TEXT: &str = "{ echo \"$1 install\"; for p in $2; do n=${p#hold:}; \
+        case $p,$(dpkg-query -W -f '${db:Status-Status}' \"$n\" 2>/dev/null) in hold:*,[hitu]*) echo \"$n hold\";; esac; done; } \
+        | dpkg --set-selections";
+    script(TEXT, &["keep", package, held], QUERY_TIMEOUT).filter(|_| format == Format::Deb)
 }
 
 /// The tool that removes an installed package; `None` for a tar, whose directory is removed instead. Configuration that
@@ -453,10 +457,11 @@ mod tests {
     fn a_tar_needs_no_tool() {
         for format in [Format::Tar, Format::TarGz, Format::TarXz, Format::TarZst] {
             assert_eq!(identify(format, "x"), None);
-            assert!(install(format, "x", "x", true, true).is_empty());
+            assert!(install(format, "x", "x", true, true, "").is_empty());
             assert_eq!(remove(format, "x", false), None);
         }
-        assert_eq!(install(Format::Deb, "x", "x", true, false).len(), 2);
-        assert_eq!(install(Format::Deb, "x", "x", false, false).len(), 1);
+        assert_eq!(install(Format::Deb, "x", "x", true, false, "1").len(), 2);
+        assert_eq!(install(Format::Deb, "x", "x", false, false, "1").len(), 1);
+        assert_eq!(install(Format::Deb, "x", "x", false, false, "1 hold:x").len(), 2);
     }
 }

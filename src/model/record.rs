@@ -150,6 +150,8 @@ pub struct JobRecord {
     /// The version of the package that was installed before the job, as the package manager said; empty: none was.
     /// `None`: it was not asked.
     pub found: Option<Box<str>>,
+    /// The packages that were on hold before the job, of the new and the former one, as the package manager said.
+    pub held: Box<str>,
     /// What went wrong beside it, for the message of its success; empty: nothing.
     pub note: Box<str>,
     /// The outcome. It is known before the end of a job that is being undone, or whose new binary has proved itself.
@@ -174,6 +176,7 @@ impl JobRecord {
             package: None,
             foreign: false,
             found: None,
+            held: "".into(),
             note: "".into(),
             outcome: None,
         }

@@ -122,8 +122,10 @@ pub fn write_job(job: &JobRecord) -> String {
     if let Some(found) = &job.found {
         json.key("found").text(found);
     }
-    if !job.note.is_empty() {
-        json.key("note").text(&job.note);
+    for (key, text) in [("held", &job.held), ("note", &job.note)] {
+        if !text.is_empty() {
+            json.key(key).text(text);
+        }
     }
     if let Some(outcome) = &job.outcome {
         json.key("outcome").open('{');
@@ -330,7 +332,8 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
         package: nested(&mut fields, "package", take_package).map(Box::new),
         foreign: fields.flag("foreign").unwrap_or(false),
         found: fields.text("found").map(Into::into),
-        note: fields.text("note").unwrap_or_default().into(),
+        held: string(&mut fields, "held"),
+        note: string(&mut fields, "note"),
         outcome,
     })
 }

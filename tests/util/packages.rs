@@ -79,12 +79,24 @@ pub fn tar_of(host: &Host, name: &str, version: &str, files: &[(&str, &str)]) ->
 
 /// A .deb named `package` with these files; `scripts` are maintainer scripts (`postinst` and so on).
 pub fn deb(host: &Host, package: &str, version: &str, files: &[(&str, &str)], scripts: &[(&str, &str)]) -> Package {
+    deb_with(host, package, version, files, scripts, "")
+}
+
+/// The same with these fields of its control file, a line each.
+pub fn deb_with(
+    host: &Host,
+    package: &str,
+    version: &str,
+    files: &[(&str, &str)],
+    scripts: &[(&str, &str)],
+    fields: &str,
+) -> Package {
     let work = host.path("build").join(unique_name("deb"));
     write_tree(&work.join("root"), files);
     write_tree(&work.join("root/DEBIAN"), scripts);
     let control = format!(
         "Package: {package}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <test@localhost>\n\
-         Description: a package of a test, removed by it\n"
+         Description: a package of a test, removed by it\n{fields}"
     );
     fs::write(work.join("root/DEBIAN/control"), control).expect("the host's directory can be written");
     let path = work.join(format!("{package}_{version}_all.deb"));

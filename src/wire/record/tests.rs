@@ -46,6 +46,7 @@ fn full_job() -> JobRecord {
         package: Some(Box::new(package("3", Format::Rpm))),
         foreign: true,
         found: Some("1.0-1".into()),
+        held: "hold:web hold:web-old".into(),
         note: "the package manager had trouble".into(),
         outcome: Some(Outcome::new(Code::RolledBack, "from 3 to 2")),
     }
@@ -126,6 +127,7 @@ fn jobs_come_back_in_every_phase_and_with_every_code() {
     let bare = JobRecord {
         foreign: false,
         found: None,
+        held: "".into(),
         note: "".into(),
         phase: Phase::Received,
         step: None,

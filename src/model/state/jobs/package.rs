@@ -168,21 +168,28 @@ impl Run<'_> {
 
     /// Asks what is installed of the package.
     pub fn query(&mut self) -> StepResult {
-        let Some(new) = &self.job.record.package else { return self.misfit() };
-        self.run_tools(package::query(new.format, &new.package))
+        let record = &self.job.record;
+        let Some(new) = &record.package else { return self.misfit() };
+        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
+        let former = old.filter(|old| old.format == new.format).unwrap_or(new);
+        let mut query = package::query(new.format, &new.package);
+        if let Some(query) = query.as_mut().filter(|_| former.package != new.package) {
+            query.argv.push(former.package.clone());
+        }
+        self.run_tools(query)
     }
 
     /// Notes what was installed before, and whether somebody else did that.
     pub fn queried(&mut self, output: Result<&str, Error>) -> StepResult {
-        let versions = match output.map(one_version) {
-            Ok(versions) => versions,
+        let output = match output {
+            Ok(output) => output,
             Err(why) => return cannot_tell(&why),
         };
-        let record = &mut self.job.record;
+        let (versions, record) = (one_version(output), &mut self.job.record);
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
         let by_a_job = record.package.as_ref().is_some_and(|new| old.is_some_and(|old| is_same_package(old, new)));
         record.foreign = !by_a_job && !versions.is_empty();
-        record.found = Some(versions);
+        (record.found, record.held) = (Some(versions), output.into());
         StepResult::Done
     }
 
@@ -222,14 +229,12 @@ impl Run<'_> {
 
     /// Has the package tool install the package file.
     pub fn install(&mut self) -> StepResult {
-        let Some(source) = self.job.source() else { return self.misfit() };
-        let Some(package) = self.job.record.package.as_ref().map(|new| new.package.clone()) else {
-            return self.misfit();
-        };
-        let path = self.state.kept_path(self.job.name(), &State::kept_file(source));
         let interrupted = std::mem::take(&mut self.state.jobs.interrupted) || self.job.resumed;
-        let mut tools = package::install(source.format, &path, &package, interrupted, false);
-        tools.extend(package::query(source.format, &package));
+        let record = &self.job.record;
+        let Some(new) = record.package.as_deref() else { return self.misfit() };
+        let path = self.state.kept_path(&record.name, &new.file);
+        let mut tools = package::install(new.format, &path, &new.package, interrupted, false, &record.held);
+        tools.extend(package::query(new.format, &new.package));
         self.run_tools(tools)
     }
 
@@ -417,7 +422,7 @@ fn version_of(job: &Job, source: &Source) -> Box<str> {
 
 /// The version that a query printed; several ones, where the package manager has more than one, with spaces between.
 pub(in super::super) fn one_version(output: &str) -> Box<str> {
-    let mut versions: Vec<&str> = output.split_whitespace().collect();
+    let mut versions: Vec<&str> = output.split_whitespace().filter(|word| !word.starts_with("hold:")).collect();
     versions.dedup();
     versions.join(" ").into()
 }

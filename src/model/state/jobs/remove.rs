@@ -24,7 +24,7 @@ impl Run<'_> {
         if let Some(new) = new {
             // Removing the former package has removed the files that are in both.
             let path = self.state.kept_path(&record.name, &new.file);
-            tools.extend(package::install(new.format, &path, &new.package, false, false));
+            tools.extend(package::install(new.format, &path, &new.package, false, false, &record.held));
         }
         self.run_tools(tools)
     }
@@ -69,7 +69,9 @@ impl Run<'_> {
 
     /// Notes that; a database that cannot tell does not hold up the removal.
     pub fn note_installed(&mut self, output: Result<&str, Error>) -> StepResult {
-        self.job.record.found = output.ok().map(one_version);
+        if let Ok(output) = output {
+            (self.job.record.found, self.job.record.held) = (Some(one_version(output)), output.into());
+        }
         StepResult::Done
     }
 

@@ -140,12 +140,14 @@ impl Run<'_> {
     pub fn reinstall(&mut self) -> StepResult {
         let Some(way) = self.way_back() else { return StepResult::Done };
         let mut tools: Vec<package::Tool> = way.remove.into_iter().collect();
-        if let Some(path) = &way.install {
+        let held = &self.job.record.held;
+        match &way.install {
             // `reinstalled` comes here again if that version is gone.
-            match way.ask_first && !self.job.asked_before_undo {
-                true => tools.extend(package::keep(way.format, &way.package)),
-                false => tools.extend(package::install(way.format, path, &way.package, false, true)),
+            Some(path) if !way.ask_first || self.job.asked_before_undo => {
+                tools.extend(package::install(way.format, path, &way.package, false, true, held));
             }
+            Some(_) => tools.extend(package::keep(way.format, &way.package, held)),
+            None => {}
         }
         tools.extend(package::query(way.format, &way.package));
         self.run_tools(tools)
