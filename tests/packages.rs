@@ -258,6 +258,36 @@ fn a_hold_outlives_what_is_undone() {
 }
 
 #[test]
+fn a_former_package_that_stays_is_told() {
+    if lacks_dpkg() {
+        return;
+    }
+    let name = unique_name("batest-former");
+    let [old, new] = ["old", "new"].map(|end| format!("{name}-{end}"));
+    let purge = |package: &str| Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package.to_string());
+    let _purge = (purge(&old), purge(&new));
+    let (server, host) = pair();
+    let flag = host.path("flag");
+    let prerm = format!("#!/bin/sh\n[ $1 != remove -o ! -e {} ]\n", flag.display());
+    let make = |package: &str, version: &str, fields: &str| {
+        let mut files = host_files(&name, version, &staying("deb")).to_vec();
+        files.push((format!("usr/share/{package}"), String::new()));
+        deb_with(&host, package, version, &borrowed(&files), &[("prerm", &prerm)], fields)
+    };
+    host.does(&server, &install(&server, "f1", &name, &make(&old, "1.0", "")), 0);
+    fs::write(&flag, "").expect("the host's directory can be written");
+    let message =
+        host.does(&server, &install(&server, "f2", &name, &make(&new, "2.0", &format!("Replaces: {old}\n"))), 0);
+    let told = format!("; the former package {old} was not removed, remove it by hand");
+    assert!(message.ends_with(&told) && message.contains("pre-removal script"), "{message}");
+    assert_eq!(dpkg_says(&new), "install ok installed 2.0");
+    assert!(dpkg_says(&old).ends_with(" ok installed 1.0"), "{}", dpkg_says(&old));
+    assert_eq!(host.wait_running(&name).version, "2.0");
+    fs::remove_file(&flag).expect("it is there");
+    host.does(&server, &Job::new("f3", "uninstall", &name), 0);
+}
+
+#[test]
 fn what_was_installed_by_hand_is_gone_back_to_or_named() {
     if lacks_dpkg() {
         return;

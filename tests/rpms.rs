@@ -71,6 +71,51 @@ fn an_upgrade_that_the_old_package_hinders_leaves_one_version() {
 }
 
 #[test]
+fn what_a_removal_says_outlives_the_daemon() {
+    let Some(mut rig) = Setup::new("batest-gone") else { return };
+    let faults = cfg!(debug_assertions) && std::env::var_os("BOOTAGENT_TEST_BIN").is_none();
+    let [flag, began] = ["flag", "began"].map(|file| rig.host.path(file));
+    let waits = format!("touch {}; while [ -e {} ]; do sleep 0.1; done", began.display(), flag.display());
+    // rpm runs on and ends while no daemon is there, or while the next one waits for it, or it has ended and the daemon asks
+    // what is left.
+    for (id, point, late) in [("g1", "", false), ("g2", "", true), ("g3", "Tool-5:2", false)] {
+        if !point.is_empty() && !faults {
+            continue;
+        }
+        let wait = if point.is_empty() { &waits } else { ":" };
+        let script = format!("%postun\n{wait}; echo no key >&2; exit 3\n");
+        rig.install(&format!("{id}-0"), &rig.make("1.0", &script), 0);
+        fs::write(&flag, "").expect("the host's directory can be written");
+        let _ = fs::remove_file(&began);
+        rig.host.kill9();
+        rig.host.env("BOOTAGENT_FAULT", point);
+        rig.host.start();
+        rig.host.env("BOOTAGENT_FAULT", "");
+        rig.server.give(&Job::new(id, "uninstall", &rig.name).text());
+        let daemon = rig.host.pid();
+        rig.host.wait("rpm or the daemon to wait", || match point {
+            "" => began.exists(),
+            _ => proc_status(daemon, "State").starts_with('T'),
+        });
+        rig.host.kill9();
+        if late {
+            rig.host.start();
+            rig.host.wait("the next daemon to wait", || rig.host.logs().contains("waiting for process"));
+        }
+        fs::remove_file(&flag).expect("it is there");
+        if !late {
+            let ended = || rig.host.read(&format!("run/tool-{id}.out")).contains("no key");
+            rig.host.wait("rpm to end", || !point.is_empty() || ended());
+            rig.host.start();
+        }
+        let (code, message) = rig.host.result(&rig.server, id);
+        let times = message.matches("no key").count();
+        assert!(code == 0 && message.contains("%postun(") && times == 1, "{id}: {code} {message}");
+        assert!(rig.installed().contains("not installed"), "{id}: {}", rig.installed());
+    }
+}
+
+#[test]
 fn several_versions_in_the_database_become_one() {
     let Some(rig) = Setup::new("batest-two") else { return };
     let one = rig.make("1.0", "%preun\nexit 1\n");

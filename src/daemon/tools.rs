@@ -96,14 +96,14 @@ impl Daemon {
             }
         };
         setup.envp.push(c_text(["PATH=", &stand_ins, PATH].concat().as_bytes()));
-        let path = self.tool_output(owner);
+        let (path, keeps) = (self.tool_output(owner), matches!(owner, ToolOwner::Job(_)) && !tool.asks());
         let output = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
+            // Only an earlier daemon can have left something of an installer, which may not say it again.
+            .custom_flags(libc::O_NOFOLLOW | if keeps { 0 } else { libc::O_TRUNC })
             .open(&path)
-            .and_then(|file| file.set_len(0).map(|()| file))
             .map_err(|error| format_error!("cannot open \"{}\": {error}", path.display()))?;
         setup.stderr = output.try_clone().ok().map(OwnedFd::from);
         setup.stdout = Some(output.into());

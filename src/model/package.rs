@@ -334,6 +334,11 @@ pub fn remove(format: Format, package: &str, purge: bool) -> Option<Tool> {
 }
 
 impl Tool {
+    /// Whether it only asks, so that nothing is lost with what it has printed.
+    pub fn asks(&self) -> bool {
+        self.timeout == QUERY_TIMEOUT
+    }
+
     /// What people read of it: for a script its name and arguments, without the text.
     pub fn shown(&self) -> String {
         let argv = if *self.argv[0] == *"sh" && self.argv.len() > 3 { &self.argv[3..] } else { &self.argv[..] };

@@ -236,9 +236,12 @@ impl OpenJob {
         }
     }
 
-    /// Adds to what the message of its success says.
+    /// Adds to what the message of its success says, unless it says this already, as a step that is done twice does.
     pub fn add_note(&mut self, text: &str) {
         let note = &mut self.record.note;
+        if note.contains(text) {
+            return;
+        }
         let between = if note.is_empty() { "" } else { "; " };
         *note = [&**note, between, text].concat().into();
     }

@@ -242,12 +242,9 @@ impl Run<'_> {
     pub fn installed(&mut self, output: Result<&str, Error>) -> StepResult {
         let failure = self.tool_failure();
         let Some(new) = &self.job.record.package else { return self.misfit() };
+        let is_own = |why: &str| package::is_own_failure(new.format, &new.package, &new.native, why);
         let why = match (output.map(one_version), failure) {
-            (Ok(found), None) if found == new.native => return StepResult::Done,
-            (Ok(found), Some(why))
-                if found == new.native && !package::is_own_failure(new.format, &new.package, &new.native, &why) =>
-            {
-                self.job.add_note(&beside(&why));
+            (Ok(found), failure) if found == new.native && !failure.as_deref().is_some_and(is_own) => {
                 return StepResult::Done;
             }
             (_, Some(why)) => why,
@@ -425,11 +422,6 @@ pub(in super::super) fn one_version(output: &str) -> Box<str> {
     let mut versions: Vec<&str> = output.split_whitespace().filter(|word| !word.starts_with("hold:")).collect();
     versions.dedup();
     versions.join(" ").into()
-}
-
-/// What a success says of a package manager that failed in something else.
-pub(super) fn beside(why: &str) -> String {
-    format!("the package manager had trouble beside it: {why}")
 }
 
 /// The package database does not answer: an installation that cannot be judged is not begun, or counts as failed.

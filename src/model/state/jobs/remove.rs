@@ -1,6 +1,6 @@
 //! Steps that remove packages: one that the new one replaces, one that is no longer kept, and that of an agent that goes.
 
-use super::package::{beside, is_same_package, one_version};
+use super::package::{is_same_package, one_version};
 use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
@@ -17,7 +17,8 @@ impl Run<'_> {
         let old = record.before.as_ref().and_then(|before| before.package.as_ref());
         let new = record.package.as_ref();
         let old = old.filter(|old| !new.is_some_and(|new| is_same_package(old, new)) && !self.is_shared(old));
-        let Some(remove) = old.and_then(|old| package::remove(old.format, &old.package, false)) else {
+        let Some((old, remove)) = old.and_then(|old| Some((old, package::remove(old.format, &old.package, false)?)))
+        else {
             return StepResult::Done;
         };
         let mut tools = vec![remove];
@@ -26,13 +27,17 @@ impl Run<'_> {
             let path = self.state.kept_path(&record.name, &new.file);
             tools.extend(package::install(new.format, &path, &new.package, false, false, &record.held));
         }
+        tools.extend(package::query(old.format, &old.package));
         self.run_tools(tools)
     }
 
-    /// The former package cannot be removed, which is no reason for an undo.
-    pub fn not_retired(&mut self, why: &str) -> StepResult {
-        let id = &self.job.record.id;
-        log(self.out, Level::Warn, format_args!("job \"{id}\": cannot remove the former package: {why}"));
+    /// Says if the former package is still there, which is no reason for an undo.
+    pub fn retired(&mut self, output: Result<&str, Error>) -> StepResult {
+        if !output.is_ok_and(|left| one_version(left).is_empty()) {
+            let before = self.job.record.before.as_ref();
+            let former = before.and_then(|before| before.package.as_ref()).map_or("", |old| &old.package);
+            self.job.add_note(&["the former package ", former, " was not removed, remove it by hand"].concat());
+        }
         StepResult::Done
     }
 
@@ -89,15 +94,10 @@ impl Run<'_> {
     /// Judges a removal by what the package manager says is left.
     pub fn removed(&mut self, output: Result<&str, Error>) -> StepResult {
         let failure = self.tool_failure();
-        match (output, failure) {
-            (Ok(left), failure) if left.trim().is_empty() => {
-                if let Some(why) = failure {
-                    self.job.add_note(&beside(&why));
-                }
-                StepResult::Done
-            }
+        match (output.map(one_version), failure) {
+            (Ok(left), _) if left.is_empty() => StepResult::Done,
             (Ok(_), Some(why)) => cannot_remove(&why),
-            (Ok(left), None) => cannot_remove(&format!("the package manager still has {}", left.trim())),
+            (Ok(left), None) => cannot_remove(&format!("the package manager still has {left}")),
             (Err(why), _) => cannot_remove(&why),
         }
     }

@@ -117,6 +117,11 @@ impl Run<'_> {
     /// Has the record written; the step that the job stands at begins when that is done.
     fn save(&mut self) {
         self.job.activity = Activity::Saving;
+        self.write_record();
+    }
+
+    /// Has the record written, with the step that the job stands at.
+    pub fn write_record(&mut self) {
         self.out.push(Action::SaveJob(Box::new(self.job.record.clone())));
     }
 

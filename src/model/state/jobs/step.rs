@@ -159,7 +159,7 @@ impl Run<'_> {
             (Step::Clear, Answer::Tools(output)) => self.cleared(output),
             (Step::Reload, Answer::Reloaded(result)) => reloaded(result),
             (Step::Link, Answer::Placed(Err(why))) => self.not_linked(&why),
-            (Step::Retire, Answer::Tools(Err(why))) => self.not_retired(&why),
+            (Step::Retire, Answer::Tools(output)) => self.retired(output),
             (Step::Remove, Answer::Tools(output)) => self.removed(output),
             (Step::Reinstall, Answer::Tools(output)) => self.reinstalled(output),
             (Step::Relink, Answer::Placed(Err(why))) => self.cannot_go_back(None, &why),
@@ -169,8 +169,7 @@ impl Run<'_> {
                 cannot_install(format_args!("cannot install: {why}"))
             }
             (Step::Place | Step::Name | Step::Link | Step::Relink, Answer::Placed(Ok(())))
-            | (Step::Unpack, Answer::Unpacked(Ok(())))
-            | (Step::Retire, Answer::Tools(Ok(_))) => StepResult::Done,
+            | (Step::Unpack, Answer::Unpacked(Ok(()))) => StepResult::Done,
             (_, answer) => self.ignore(answer.name()),
         }
     }

@@ -2,7 +2,6 @@
 //! holds the lock of the package database. Only the last one decides.
 
 use super::open_job::{Activity, Tools};
-use super::package::beside;
 use super::run::{Run, StepResult};
 use super::step::Answer;
 use crate::kernel::{Exit, Level};
@@ -66,30 +65,36 @@ impl Run<'_> {
         let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("the end of a package tool") };
         let program = sanitize(&tools.queue.front().map(Tool::shown).unwrap_or_default(), 100);
         let failed = exit != Exit::Code(0);
-        if failed && is_locked(output) && self.now.time < tools.lock_until {
-            tools.again = Some(self.now.time + self.state.options.times.lock);
-            log(self.out, Level::Info, format_args!("job \"{id}\": {program} waits for a lock"));
-            return StepResult::Wait;
-        }
+        let locked = failed && is_locked(output) && self.now.time < tools.lock_until;
         if !failed && tools.queue.len() == 1 {
             return self.answer(Answer::Tools(Ok(output)));
         }
         let killed = tools.late || matches!(exit, Exit::Signal(_));
         let how = if tools.late { "took too long and was killed".to_string() } else { exit.to_string() };
         let text = sanitize(&format!("{program}: {how}: {output}"), MESSAGE_MAX);
-        self.state.jobs.interrupted |= failed && killed;
-        if tools.queue.len() == 1 {
-            return self.answer(Answer::Tools(Err(text.into())));
+        if locked {
+            tools.again = Some(self.now.time + self.state.options.times.lock);
+            log(self.out, Level::Info, format_args!("job \"{id}\": {program} waits for a lock"));
+        } else {
+            self.state.jobs.interrupted |= failed && killed;
+            if tools.queue.len() == 1 {
+                return self.answer(Answer::Tools(Err(text.into())));
+            }
+            tools.queue.pop_front();
+            if failed {
+                log(self.out, Level::Warn, format_args!("job \"{id}\": {program}: {exit}, continued without it"));
+                tools.failure = Some(text.as_str().into());
+            }
         }
-        // rpm succeeds though a script has failed behind the installation or removal of its package, and only warns.
-        let warned = (!failed && output.contains(" scriptlet failed")).then(|| beside(&text));
-        if failed {
-            log(self.out, Level::Warn, format_args!("job \"{id}\": {program}: {exit}, continued without it"));
-            tools.failure = Some(text.into());
+        // rpm succeeds though a script has failed behind the installation or removal of its package, and only warns. One that
+        // had done so much before it met a lock does not say it again.
+        if failed && !locked || output.contains(" scriptlet failed") {
+            // It is recorded at once, as the tool may not say it again.
+            self.job.add_note(&["the package manager had trouble beside it: ", &text].concat());
+            self.write_record();
         }
-        tools.queue.pop_front();
-        if let Some(note) = warned {
-            self.job.add_note(&note);
+        if locked {
+            return StepResult::Wait;
         }
         self.run_tool()
     }

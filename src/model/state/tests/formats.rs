@@ -137,7 +137,7 @@ fn each_kind_of_package_is_installed_and_undone() {
             (Code::Install, "Place!".to_string()),
             (Code::Install, "-f Version!".to_string()),
             (Code::Install, "query pkg!".to_string()),
-            (Code::RolledBack, format!("{install}! query pkg {back}")),
+            (Code::RolledBack, format!("{install}! installing: query pkg {back}")),
             (Code::RolledBack, format!("query pkg! {back}")),
             (Code::RolledBack, format!("Inspect! {back}")),
         ],

@@ -162,6 +162,40 @@ fn the_file_of_a_package_that_cannot_be_removed_is_kept() {
 }
 
 #[test]
+fn what_an_installer_said_before_it_met_a_lock_is_told() {
+    let mut bench = Bench::new(Vec::new());
+    bench.offer(vec![deb("1", 1)]);
+    let said = "error: %preun(pkg-6.noarch) scriptlet failed\nerror: can't create transaction lock on x";
+    let mut queries = 0;
+    let mut locked = false;
+    while bench.code("1").is_none() {
+        let mut answer = None;
+        for action in std::mem::take(&mut bench.done) {
+            answer = describe(&bench, "1", &action).and_then(|(_, answers)| Some(answers?.0)).or(answer);
+            let Action::Tool(owner, tool) = &action else { continue };
+            let is = |word: &str| tool.argv.iter().any(|other| **other == *word);
+            let fails = is("dpkg -i") && !locked;
+            locked |= fails;
+            queries += usize::from(is("query"));
+            let output = match () {
+                () if fails => said,
+                () if is("query") => ["", "7"][queries - 1],
+                () if is("clear") => "",
+                () => "Package: pkg\nVersion: 7\n",
+            };
+            let exit = Exit::Code(i32::from(fails));
+            answer = Some(Event::ToolDone { owner: owner.clone(), exit, output: output.into() });
+        }
+        match answer {
+            Some(event) => bench.step(event),
+            None => bench.pass(secs(10)),
+        }
+    }
+    let message = &bench.jobs["1"].outcome.as_ref().unwrap().message;
+    assert!(message.contains("%preun(pkg-6.noarch) scriptlet failed"), "{message}");
+}
+
+#[test]
 fn all_that_went_wrong_beside_a_success_is_said() {
     let (code, message) = outcome(&mut Bench::new(Vec::new()), deb("1", 1), &["", "7"], true);
     assert_eq!(code, Code::Success, "{message}");
