@@ -59,14 +59,38 @@ fn an_upgrade_that_the_old_package_hinders_leaves_one_version() {
     let Some(rig) = Setup::new("batest-preun") else { return };
     let hinders = "%preun\n[ $1 = 0 ]\n";
     rig.install("p1", &rig.make("1.0", hinders), 0);
-    // The second one hinders the way back as well.
-    for (id, scripts) in [("p2", ""), ("p3", hinders)] {
-        let message = rig.install(id, &rig.make("2.0", scripts), 8);
-        assert!(message.starts_with("rolled back from 2.0-1 to 1.0: ") && message.contains("%preun("), "{message}");
-        assert_eq!(rig.installed(), "1.0 ", "{id}");
-        assert_eq!(rig.host.wait_running(&rig.name).version, "1.0");
+    // The new one hinders the way back as well.
+    let message = rig.install("p2", &rig.make("2.0", hinders), 8);
+    let advice = "a script that is run before a removal fails, give a package in which it is mended: ";
+    assert!(message.starts_with("rolled back from 2.0-1 to 1.0: ") && message.contains("%preun("), "{message}");
+    assert!(message.contains(advice), "{message}");
+    assert_eq!(rig.installed(), "1.0 ");
+    assert_eq!(rig.host.wait_running(&rig.name).version, "1.0");
+    // With another script, or none, it is mended.
+    for (id, version, scripts) in [("p3", "3.0", ""), ("p4", "4.0", "%preun\nexit 1\n"), ("p5", "3.0", hinders)] {
+        let message = rig.install(id, &rig.make(version, scripts), 0);
+        assert_eq!(message.contains("%preun("), id != "p4", "{message}");
+        assert_eq!(rig.installed(), format!("{version} "), "{id}");
+        assert_eq!(rig.host.wait_running(&rig.name).version, version);
     }
-    rig.host.does(&rig.server, &Job::new("p4", "uninstall", &rig.name), 0);
+    rig.host.does(&rig.server, &Job::new("p6", "uninstall", &rig.name), 0);
+    assert!(rig.installed().contains("not installed"), "{}", rig.installed());
+}
+
+#[test]
+fn a_package_that_cannot_be_removed_is_after_it_was_mended() {
+    let Some(rig) = Setup::new("batest-unmoved") else { return };
+    let uninstall = |id: &str, code: i64| rig.host.does(&rig.server, &Job::new(id, "uninstall", &rig.name), code);
+    rig.install("m1", &rig.make("1.0", "%preun\nexit 1\n"), 0);
+    let message = uninstall("m2", 6);
+    let told = "cannot remove the package: a script that is run before a removal fails, give a package in which it is mended: ";
+    assert!(message.starts_with(told) && message.ends_with("; undone"), "{message}");
+    assert_eq!(rig.installed(), "1.0 ");
+    assert_eq!(rig.host.wait_running(&rig.name).version, "1.0");
+    let message = rig.install("m3", &rig.make("1.1", ""), 0);
+    assert!(message.contains("%preun("), "{message}");
+    assert_eq!(rig.installed(), "1.1 ");
+    uninstall("m4", 0);
     assert!(rig.installed().contains("not installed"), "{}", rig.installed());
 }
 

@@ -264,14 +264,17 @@ pub fn install(format: Format, path: &str, package: &str, interrupted: bool, bac
     // If no package in the rpm database provides /bin/sh, the database does not describe this host, and no dependency can
     // be met: such a host uses rpm only to unpack packages. A configuration file that rpm moved out of the way comes back,
     // as with dpkg: the package's own lies beside it.
-    // Where a script of a package fails when that is replaced, the package stays in the database beside the new one. Then
-    // nothing but a removal without scripts helps.
+    // Where a script of a package fails when that is replaced, the package stays in the database beside the new one. On the
+    // way back, and where the job finds both, nothing but a removal without scripts helps. A new package with another %preun, or
+    // none, counts as one in which it is mended: as dpkg then turns to the script of the new package, that of the old is skipped.
     const RPM: &str = "f=$1; n=$2; b=$3; set -- --nomanifest --oldpackage --replacepkgs \"$f\"; s=$(mktemp); \
         rpm -q --whatprovides /bin/sh >/dev/null 2>&1 || set -- --nodeps \"$@\"; \
         put() { rpm -U --define \"_install_script_path $PATH\" \"$@\"; r=$?; }; \
-        clear() { [ -n \"$(rpm -q --qf '%{ARCH}\n' \"$n\" 2>/dev/null | sort | uniq -d)\" ] \
-        && rpm -e --nodeps --noscripts --allmatches \"$n\"; }; \
-        clear; put \"$@\"; [ -z \"$b\" ] || ! clear || put \"$@\"; \
+        preun() { rpm -q --nomanifest --qf '%{PREUN}' \"$@\" 2>/dev/null; }; \
+        twice() { [ -n \"$(rpm -q --qf '%{ARCH}\n' \"$n\" 2>/dev/null | sort | uniq -d)\" ]; }; \
+        clear() { twice && rpm -e --nodeps --noscripts --allmatches \"$n\"; }; \
+        clear; o=$(preun \"$n\"); put \"$@\"; if [ -n \"$b\" ]; then ! clear || put \"$@\"; \
+        elif twice && [ \"$o\" != \"$(preun -p \"$f\")\" ]; then put --nopreun \"$@\"; fi; \
         for c in $(rpm -qc \"$n\" 2>/dev/null); do for e in rpmsave rpmorig; do \
         [ ! -e \"$c.$e\" ] || [ -z \"$(find \"$c.$e\" -cnewer \"$s\")\" ] || { mv \"$c\" \"$c.rpmnew\"; mv \"$c.$e\" \"$c\"; }; \
         done; done; rm -f \"$s\"; exit $r";
@@ -343,6 +346,14 @@ impl Tool {
     pub fn shown(&self) -> String {
         let argv = if *self.argv[0] == *"sh" && self.argv.len() > 3 { &self.argv[3..] } else { &self.argv[..] };
         argv.join(" ")
+    }
+}
+
+/// What is said in front of the output of a package manager that a script of the installed package hinders.
+pub fn advice(output: &str) -> &'static str {
+    match output.contains("%preun(") || output.contains(" pre-removal script ") {
+        true => "a script that is run before a removal fails, give a package in which it is mended: ",
+        false => "",
     }
 }
 

@@ -251,7 +251,7 @@ impl Run<'_> {
             (Ok(found), None) => format!("the package manager has {}", shown(&found)).into(),
             (Err(why), None) => return cannot_tell(&why),
         };
-        StepResult::Failed(Code::Install, format!("cannot install: {why}"))
+        StepResult::Failed(Code::Install, format!("cannot install: {}{why}", package::advice(&why)))
     }
 
     /// Has the tar unpacked, beside what is in use.

@@ -120,7 +120,7 @@ impl Run<'_> {
 }
 
 fn cannot_remove(why: &str) -> StepResult {
-    StepResult::Failed(Code::Install, format!("cannot remove the package: {why}"))
+    StepResult::Failed(Code::Install, format!("cannot remove the package: {}{why}", package::advice(why)))
 }
 
 /// Whether a file or directory below `packages/NAME/` belongs to this package.
