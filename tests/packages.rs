@@ -96,7 +96,7 @@ fn what_cannot_be_undone_is_said_first() {
     let two = make("2.0", &format!("#!/bin/sh\ntouch {}; exit 1\n", flag.display()));
     let message = host.does(&server, &install(&server, "u2", &name, &two), 6);
     assert!(message.starts_with("cannot go back, 2.0 "), "{message}");
-    assert_eq!(host.wait_running(&name).version, "2.0");
+    assert_eq!(host.wait_running(&name).version, "2.0 half-configured");
     fs::remove_file(&flag).expect("the script has made it");
     // The next job mends it.
     host.does(&server, &install(&server, "u3", &name, &make("2.1", "#!/bin/sh\n")), 0);
@@ -288,6 +288,33 @@ fn a_former_package_that_stays_is_told() {
 }
 
 #[test]
+fn what_does_not_come_back_whole_is_mended_by_the_same_job() {
+    if lacks_dpkg() {
+        return;
+    }
+    let name = unique_name("batest-half");
+    let package_name = format!("{name}-pkg");
+    let _purge = Purge(&["dpkg", "--purge"], package_name.clone());
+    let (server, host) = pair();
+    let flag = host.path("flag");
+    let make = |version: &str| {
+        let files = host_files(&name, version, &staying("deb"));
+        let text = format!("#!/bin/sh\n[ ! -e {} ]\n", flag.display());
+        deb(&host, &package_name, version, &borrowed(&files), &[("postinst", &text)])
+    };
+    let one = make("1.0");
+    host.does(&server, &install(&server, "m1", &name, &one), 0);
+    fs::write(&flag, "").expect("the host's directory can be written");
+    let message = host.does(&server, &install(&server, "m2", &name, &make("2.0")), 6);
+    assert!(message.starts_with("cannot go back, 1.0 half-configured is installed: "), "{message}");
+    assert_eq!(host.wait_running(&name).version, "1.0 half-configured");
+    fs::remove_file(&flag).expect("it is there");
+    host.does(&server, &install(&server, "m3", &name, &one), 0);
+    assert_eq!(dpkg_says(&package_name), "install ok installed 1.0");
+    assert_eq!(host.wait_running(&name).version, "1.0");
+}
+
+#[test]
 fn what_was_installed_by_hand_is_gone_back_to_or_named() {
     if lacks_dpkg() {
         return;
@@ -306,6 +333,7 @@ fn what_was_installed_by_hand_is_gone_back_to_or_named() {
     dpkg_installs(&host, &one);
     let message = host.does(&server, &install(&server, "b3", &name, &make("3.0", "#!/bin/sh\nexit 9\n")), 8);
     assert!(message.starts_with("rolled back from 3.0 to 1.0: "), "{message}");
+    assert_eq!(host.wait_running(&name).version, "1.0");
     assert_eq!(dpkg_says(&package_name), "install ok installed 1.0");
     // 1.5 is not.
     dpkg_installs(&host, &make("1.5", &staying("hand")));

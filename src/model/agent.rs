@@ -289,7 +289,7 @@ impl Agent {
         self.record.wanted.unwrap_or(if autostart { Wanted::Up } else { Wanted::Down })
     }
 
-    /// A job may have changed its package: what the host has answered of it does not count any more.
+    /// A job has changed its package: what the host has answered of it does not count any more.
     pub fn forget_inventory(&mut self) {
         (self.replaced_by, self.inventoried) = (None, false);
     }

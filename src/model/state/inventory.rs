@@ -108,7 +108,7 @@ impl State {
 }
 
 /// What the host has instead of a package; empty: nothing.
-fn replacement(package: &Installed, found: &str) -> Option<Box<str>> {
+pub(super) fn replacement(package: &Installed, found: &str) -> Option<Box<str>> {
     let found = one_version(found);
     // Neither the record of a tar nor one that an older version wrote says which version it was.
     let is_there = if package.native.is_empty() { !found.is_empty() } else { found == package.native };

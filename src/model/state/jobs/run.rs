@@ -196,7 +196,7 @@ impl Run<'_> {
         }
         let name = self.name();
         if let Some(agent) = self.state.agents.get_mut(&name).filter(|_| self.job.is_changing_package()) {
-            agent.forget_inventory();
+            agent.inventoried = false;
         }
         self.state.jobs.released.push(name);
         let record = &mut self.job.record;

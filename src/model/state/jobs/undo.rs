@@ -12,6 +12,7 @@ use crate::model::job::{Code, JobAction, Outcome};
 use crate::model::package::{self, Format};
 use crate::model::record::{AgentRecord, Installed, Wanted};
 use crate::model::spec::Spec;
+use crate::model::state::inventory::replacement;
 use crate::model::state::{is_file, State};
 use crate::text::{sanitize, MESSAGE_MAX};
 
@@ -165,13 +166,17 @@ impl Run<'_> {
         }
         // A record that an older version wrote does not say which version it was.
         let unknown = way.want.is_empty() && way.install.is_some();
+        // `restore_with` looks whether that is what the agent has on record.
+        if let Some(agent) = self.state.agents.get_mut(self.job.name()) {
+            agent.replaced_by = Some(found.clone());
+        }
         if found == way.want || unknown && !found.is_empty() && failure.is_none() {
             return StepResult::Done;
         }
         let has_tools = way.remove.is_some() || way.install.is_some();
-        let lost = format!("what was there before, {}, is not kept", shown(&way.want));
+        let lost = format!("what was there before, {}, is not kept", way.want);
         let why = failure.as_deref().unwrap_or(match has_tools {
-            _ if way.ask_first => &lost,
+            true if way.ask_first => &lost,
             true => "the package manager reported no failure",
             false => "the agent has no other package to go back to",
         });
@@ -270,10 +275,13 @@ impl Run<'_> {
         }
         let origin = if record.definition.is_none() { Origin::Package } else { Origin::Job };
         if let Some(found) = self.job.stuck.take() {
-            record.package = package_left(self.job.record.package.take(), record.package, found);
+            record.package = package_left(self.job.record.package.take(), record.package, &found);
         }
         self.out.push(Action::SaveAgent(Box::new(record.clone())));
         if let Some(agent) = self.state.agents.get_mut(self.job.name()) {
+            let package = record.package.as_deref().filter(|package| !package.format.is_tar());
+            let found = agent.replaced_by.take().zip(package);
+            agent.replaced_by = found.and_then(|(found, package)| replacement(package, &found));
             agent.record = record;
             if let Some(spec) = definition {
                 agent.define(Some(Definition { origin, spec }));
@@ -283,11 +291,12 @@ impl Run<'_> {
     }
 }
 
-/// The package that an agent has after an undo that has failed: the package manager has `found`. It says nothing of a tar.
-fn package_left(new: Option<Box<Installed>>, old: Option<Box<Installed>>, found: Box<str>) -> Option<Box<Installed>> {
-    let new = new.filter(|new| is_what_was_found(new, &found));
-    let old = old.filter(|old| !found.is_empty() && !old.format.is_tar());
-    new.or(old.map(|old| Box::new(Installed { version: found.clone(), native: found, ..*old })))
+/// The package that an agent has on record after an undo that has failed: the package manager has `found`. It says nothing of
+/// a tar. Where that is neither the new package nor the old one, the record of the old one stays, so that a job can bring it
+/// back.
+fn package_left(new: Option<Box<Installed>>, old: Option<Box<Installed>>, found: &str) -> Option<Box<Installed>> {
+    let new = new.filter(|new| is_what_was_found(new, found));
+    new.or(old.filter(|old| !found.is_empty() && !old.format.is_tar()))
 }
 
 /// Whether this is the package whose version, with a remark behind it perhaps, the package manager has found.

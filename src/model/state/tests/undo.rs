@@ -135,6 +135,17 @@ fn what_is_said_of_an_undo_is_what_the_database_says() {
 }
 
 #[test]
+fn an_uninstall_that_finds_nothing_and_leaves_something_says_so() {
+    let mut bench = Bench::new(Vec::new());
+    assert_eq!(outcome(&mut bench, deb("1", 1), &["", "7"], false).0, Code::Success);
+    // Somebody else has removed the package, and installed another version while the job ran.
+    let (code, message) = outcome(&mut bench, Job::new("2", "web", JobAction::Uninstall), &["", "5", "5", "5"], false);
+    let told = "cannot go back, 5 is installed: the agent has no other package to go back to; cannot remove \
+        the package: the package manager still has 5";
+    assert_eq!((code, &*message), (Code::Install, told));
+}
+
+#[test]
 fn a_tar_in_place_of_a_package_that_does_not_come_back_is_not_installed() {
     let mut bench = Bench::new(Vec::new());
     assert_eq!(outcome(&mut bench, deb("1", 1), &["", "7"], false).0, Code::Success);
