@@ -78,6 +78,40 @@ fn a_deb_that_somebody_has_changed() {
 }
 
 #[test]
+fn what_the_job_of_another_agent_has_left_is_not_said_to_be_done_by_hand() {
+    if lacks_root() || lacks("dpkg-deb") || lacks("dpkg") {
+        return;
+    }
+    let name = unique_name("batest-shared");
+    let [package_name, other] = ["pkg", "b"].map(|end| format!("{name}-{end}"));
+    let _purge = Purge(&["dpkg", "--force-remove-reinstreq", "--purge"], package_name.clone());
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.env("BOOTAGENT_LOCK_SECS", "0.2");
+    host.start();
+    let [one, two] = ["1.0", "2.0"].map(|version| {
+        deb(&host, &package_name, version, &borrowed(&host_files(&name, version, &staying("deb"))), &[])
+    });
+    let troubles = || {
+        let status = host.status().expect("the daemon answers");
+        let texts = items(&status, "troubles").iter().map(|trouble| text(trouble, "").to_string());
+        texts.collect::<Vec<String>>()
+    };
+    host.does(&server, &install(&server, "s1", &name, &one), 0);
+    let definition = definition(&other, "2.0", "", &[("exec", &format!("[\"/usr/bin/{name}\"]"))]);
+    host.does(&server, &install(&server, "s2", &other, &two).set("definition", &definition), 0);
+    host.wait_seen(&name, "to show what is there", |agent| agent.version == "2.0");
+    assert_eq!(troubles(), [] as [String; 0]);
+    host.does(&server, &Job::new("s3", "uninstall", &other), 0);
+    let told = format!("its package {package_name} has changed since a job installed it, ");
+    host.wait("the version to be told", || troubles().iter().any(|text| text.contains(&told)));
+    assert!(troubles().iter().all(|text| text.ends_with(": want 1.0, got 2.0")), "{:?}", troubles());
+    host.does(&server, &install(&server, "s4", &name, &one), 0);
+    host.wait("the trouble to be over", || troubles().is_empty());
+    host.does(&server, &Job::new("s5", "uninstall", &name), 0);
+}
+
+#[test]
 fn an_rpm_that_somebody_has_changed() {
     if lacks_root() || lacks("rpmbuild") || lacks("rpm") {
         return;

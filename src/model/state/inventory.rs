@@ -102,7 +102,7 @@ impl State {
         }
         let found = if found.is_empty() { "nothing" } else { found };
         let want = if package.native.is_empty() { &package.version } else { &package.native };
-        let how = "was changed by hand, and a job that installs it puts that right";
+        let how = "has changed since a job installed it, and one that does so again puts that right";
         Some(format!("agent \"{}\": its package {} {how}: want {want}, got {found}", agent.name(), package.package))
     }
 }

@@ -95,8 +95,9 @@ fn a_look_is_the_answer_of_tars() {
 #[test]
 fn only_a_job_that_changes_a_package_makes_an_answer_old() {
     let mut bench = bench(&[agent("a", "one", "1-1")]);
-    let trouble = "agent \"a\": its package one was changed by hand, and a job that installs it puts that right: \
-        want 1-1, got 2-1";
+    let trouble =
+        "agent \"a\": its package one has changed since a job installed it, and one that does so again puts that \
+        right: want 1-1, got 2-1";
     let want = (vec!["2-1".to_string()], vec![trouble.to_string()]);
     answer(&mut bench, "a 2-1 .\n");
     assert_eq!(told(&bench), want);
