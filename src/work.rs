@@ -134,7 +134,7 @@ pub enum HelperResponse {
         signature: Option<String>,
         /// The whole body.
         body: Vec<u8>,
-        /// The address of the server, `ip:port`; empty where it has only one.
+        /// The address of the server, `ip:port`; empty from the HTTP library, which does not say it.
         address: String,
     },
     /// The file is complete and on disk.

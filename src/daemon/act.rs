@@ -278,8 +278,9 @@ impl Daemon {
         let (url, body) = (format!("{}{path}", server.base), body.into_bytes());
         let started = self.sign(&url, number, &body).and_then(|signed| {
             let (headers, nonce) = signed.map_or((Vec::new(), None), |signed| (signed.headers, Some(signed.nonce)));
-            let Peer { address, turn, unreadable } = self.state.peer(server);
-            let route = Route { proxy: None, turn, address: address.into(), own_client: unreadable };
+            let Peer { first, last, failures, unreadable } = self.state.peer(server);
+            let (first, last) = (first.into_string(), last.into_string());
+            let route = Route { proxy: None, turn: failures, first, last, own_client: unreadable };
             let request = HelperRequest::Exchange { url, headers, body, max_body: REPLY_MAX, route };
             self.start_helper(HelperTask::Exchange { results, nonce }, &request, None, Runner::Network)
         });
@@ -301,8 +302,8 @@ impl Daemon {
             route: Route {
                 proxy: self.config.proxy.as_deref().map(String::from),
                 turn: self.state.fetch_tries(&id).into(),
-                address: String::new(),
                 own_client: true,
+                ..Route::default()
             },
             digest: source.digest.0,
         };

@@ -65,7 +65,7 @@ pub(super) struct Exchanged {
     pub retry_after: Option<u64>,
     pub signature: Option<String>,
     pub body: Vec<u8>,
-    /// The address of the server; empty where it has only one.
+    /// The address of the server; empty where it is not known.
     pub address: String,
 }
 

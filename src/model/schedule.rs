@@ -24,7 +24,7 @@ const JITTER_STEP: f64 = 0.2;
 /// The longest wait that a server can ask for with Retry-After, unless the step is longer.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// How many servers are asked in their own way at most: lists on trial may bring any number.
+/// Of how many servers something is remembered: lists on trial may bring any number.
 const PEERS_MAX: usize = 64;
 
 /// Pseudo-random numbers (SplitMix64) from one seed: jitter need not be unpredictable, only different on every host.
@@ -91,7 +91,7 @@ pub struct Times {
     pub server: Box<str>,
     /// The servers that asked for no request before a time.
     pub held: Vec<(Box<str>, Time)>,
-    /// The servers that are asked in their own way.
+    /// In which order the addresses of servers are tried, and by which HTTP client.
     pub peers: Vec<(Box<str>, Peer)>,
     /// When a server last took a report.
     pub heard: Time,
@@ -110,7 +110,7 @@ pub struct ExchangeSchedule {
     default: Vec<Server>,
     /// The servers that asked for no request before a time.
     held: Vec<(Server, Time)>,
-    /// The servers that are asked in their own way.
+    /// In which order the addresses of servers are tried, and by which HTTP client.
     peers: Vec<(Box<str>, Peer)>,
     /// The servers that were logged as not answering.
     silent: Vec<Box<str>>,
@@ -293,7 +293,7 @@ impl ExchangeSchedule {
 
     /// The server that is being asked answers from this address, which comes first the next time.
     pub fn answers_from(&mut self, address: Box<str>) {
-        self.change_peer(|peer| peer.address = address);
+        self.change_peer(|peer| peer.first = address);
     }
 
     /// The server that is being asked gave an answer that the HTTP library cannot read. It is asked again at once, by the client
@@ -307,12 +307,15 @@ impl ExchangeSchedule {
         true
     }
 
-    /// Changes how the server that is being asked is asked the next time.
+    /// Changes how the server that is being asked is asked the next time. When there are too many, the oldest one of a list
+    /// that was on trial is forgotten.
     fn change_peer(&mut self, change: impl FnOnce(&mut Peer)) {
         let Some(base) = self.asking().map(|server| server.base.clone()) else { return };
         let index = self.peers.iter().position(|(known, _)| *known == base).unwrap_or_else(|| {
-            if self.peers.len() == PEERS_MAX {
-                self.peers.remove(0);
+            if self.peers.len() >= PEERS_MAX {
+                let mut listed = self.of_job.iter().chain(&self.default);
+                let other = self.peers.iter().position(|(known, _)| !listed.any(|server| server.base == *known));
+                self.peers.remove(other.unwrap_or(0));
             }
             self.peers.push((base, Peer::default()));
             self.peers.len() - 1
@@ -329,7 +332,12 @@ impl ExchangeSchedule {
     pub fn is_news(&mut self, server: &str, good: bool) -> bool {
         let known = self.silent.iter().position(|silent| **silent == *server);
         match (known, good) {
-            (None, false) => self.silent.push(server.into()),
+            (None, false) => {
+                if self.silent.len() >= PEERS_MAX {
+                    self.silent.remove(0);
+                }
+                self.silent.push(server.into());
+            }
             (Some(index), true) => drop(self.silent.swap_remove(index)),
             (None, true) | (Some(_), false) => return false,
         }
@@ -429,8 +437,15 @@ impl ExchangeSchedule {
     /// Takes the answer of the server that was asked. `good`: it was valid; `retry_after`: the server asked for no further
     /// request before this many seconds have passed. Returns the kind of the exchange, and what follows.
     pub fn answered(&mut self, good: bool, retry_after: Option<u64>, now: Time) -> (Option<ExchangeKind>, Round) {
-        if !good {
-            self.change_peer(|peer| (peer.address, peer.turn) = ("".into(), peer.turn.wrapping_add(1)));
+        // A server that asks for a pause has answered; another of its addresses would be no better.
+        if !good && retry_after.is_none() {
+            // This needs to know which server is asked, so it comes before `busy` ends.
+            self.change_peer(|peer| {
+                if !peer.first.is_empty() {
+                    peer.last = std::mem::take(&mut peer.first);
+                }
+                peer.failures = peer.failures.wrapping_add(1);
+            });
         }
         self.busy = false;
         let Some((kind, mut servers)) = self.round.take() else { return (None, Round::Failed) };

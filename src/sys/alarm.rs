@@ -17,6 +17,12 @@ static REMAINING: AtomicU32 = AtomicU32::new(0);
 static STATUS: [AtomicI32; 2] = [AtomicI32::new(0), AtomicI32::new(0)];
 /// Whether the time for the connection is over.
 static CONNECTED: AtomicBool = AtomicBool::new(false);
+/// How many addresses follow the one that is being tried.
+static FOLLOWING: AtomicU32 = AtomicU32::new(0);
+/// How long one of several addresses may take, s.
+static ADDRESS: AtomicU32 = AtomicU32::new(0);
+/// How much of the time for the connection is left behind the present alarm, s.
+static LEFT: AtomicU32 = AtomicU32::new(0);
 
 /// The descriptors among which the socket of this process is: it opens few files, and each gets the lowest free number.
 const SOCKETS: std::ops::Range<RawFd> = 3..32;
@@ -55,17 +61,50 @@ pub(super) fn handle(handler: extern "C" fn(libc::c_int), flags: libc::c_int) ->
     cerr(unsafe { libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()) }).map(drop)
 }
 
+/// Gives up an address that has not answered after `seconds`, where another one of the `addresses` follows.
+pub fn set_addresses(addresses: u32, seconds: u32) {
+    FOLLOWING.store(addresses.saturating_sub(1), Ordering::Relaxed);
+    ADDRESS.store(seconds, Ordering::Relaxed);
+    // SAFETY: alarm touches no memory of ours and cannot fail.
+    wait_for_address(unsafe { libc::alarm(0) });
+}
+
+/// Sets the alarm for the address that is being tried; `left` is the time for the connection.
+fn wait_for_address(left: u32) {
+    let wait = match FOLLOWING.load(Ordering::Relaxed) {
+        0 => left,
+        _ => ADDRESS.load(Ordering::Relaxed).min(left),
+    };
+    LEFT.store(left - wait, Ordering::Relaxed);
+    alarm(wait.max(1));
+}
+
 /// Uses atomics, system calls and _exit only: it may have interrupted anything.
 extern "C" fn on_alarm(_: libc::c_int) {
     let late = CONNECTED.load(Ordering::Relaxed);
+    let left = LEFT.swap(0, Ordering::Relaxed);
     if !late && { SOCKETS }.any(is_connected) {
         CONNECTED.store(true, Ordering::Relaxed);
-        alarm(REMAINING.load(Ordering::Relaxed));
+        alarm(REMAINING.load(Ordering::Relaxed) + left);
+        return;
+    }
+    if !late && left > 0 {
+        FOLLOWING.fetch_sub(1, Ordering::Relaxed);
+        { SOCKETS }.for_each(give_up);
+        wait_for_address(left);
         return;
     }
     let status = STATUS[usize::from(late)].load(Ordering::Relaxed);
     // SAFETY: _exit is async-signal-safe and does not return.
     unsafe { libc::_exit(status) }
+}
+
+/// Ends a connect(2) on `fd`, which is restarted after this signal: with this time limit it fails at once.
+fn give_up(fd: RawFd) {
+    let limit = libc::timeval { tv_sec: 0, tv_usec: 1000 };
+    let length = size_of_val(&limit) as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `limit`, which lives through the call; a foreign fd is reported by errno.
+    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDTIMEO, (&raw const limit).cast(), length) };
 }
 
 /// Whether `fd` is a TCP socket with a peer. A resolver's UDP socket can have one too, hence the type.

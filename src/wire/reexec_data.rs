@@ -161,8 +161,9 @@ fn put_state(json: &mut Writer, state: &ReexecState) {
     for (server, peer) in &times.peers {
         json.open('{');
         json.key("server").text(server);
-        json.key("address").text(&peer.address);
-        json.key("turn").number(peer.turn);
+        json.key("first").text(&peer.first);
+        json.key("last").text(&peer.last);
+        json.key("failures").number(peer.failures);
         json.key("unreadable").boolean(peer.unreadable);
         json.close('}');
     }
@@ -259,9 +260,10 @@ fn take_state(fields: &mut Fields) -> ReexecState {
             peers: each(fields, "peers", |value, faults| {
                 let mut fields = Fields::of(value, "", faults)?;
                 let server = fields.text("server")?.into();
-                let address = string(&mut fields, "address").into();
+                let (first, last) = (string(&mut fields, "first").into(), string(&mut fields, "last").into());
+                let failures = count(&mut fields, "failures").unwrap_or(0);
                 let unreadable = fields.flag("unreadable").unwrap_or(false);
-                Some((server, Peer { address, turn: count(&mut fields, "turn")?, unreadable }))
+                Some((server, Peer { first, last, failures, unreadable }))
             }),
             heard,
         },
@@ -374,7 +376,10 @@ mod tests {
                     extra_again: Time(6),
                     server: "http://a:1".into(),
                     held: vec![("http://b:1".into(), Time(7))],
-                    peers: vec![("http://c:1".into(), Peer { address: "[::1]:1".into(), turn: 12, unreadable: true })],
+                    peers: vec![(
+                        "http://c:1".into(),
+                        Peer { first: "[::1]:1".into(), last: "a".into(), failures: 12, unreadable: true },
+                    )],
                     heard: Time(11),
                 },
                 incidents: vec![Incident { timestamp: 8, name: "web".into(), message: "said \"x\"".into() }],

@@ -9,8 +9,7 @@ use crate::sys::poll::{poll, PollFd};
 use crate::sys::socket;
 use crate::work::{HelperError, Route, CONNECT_SECS, NEXT_ADDRESS_SECS};
 
-/// The addresses of `host`, in the order in which they are to be tried: first the address of the route; without one, another
-/// one with each turn of it, so that one which takes connections and serves nothing is not the first of all for ever.
+/// The addresses of `host`, in the order in which they are to be tried.
 ///
 /// # Errors
 /// When the name has no address.
@@ -20,15 +19,21 @@ pub fn addresses(host: &str, port: u16, route: &Route) -> Result<Vec<SocketAddr>
     if addresses.is_empty() {
         return Err(cannot_resolve(io::Error::new(io::ErrorKind::NotFound, "it has no address")));
     }
-    put_first(&mut addresses, route);
+    put_in_order(&mut addresses, route);
     Ok(addresses)
 }
 
-/// Puts these addresses in the order in which they are to be tried.
-fn put_first(addresses: &mut [SocketAddr], route: &Route) {
-    let known = addresses.iter().position(|address| address.to_string() == route.address);
-    let first = known.unwrap_or((route.turn % addresses.len() as u64) as usize);
-    addresses.rotate_left(first);
+/// Moves addresses that the route names to the front and to the end, and each other one forward by one with each turn, so that
+/// one which takes connections and serves nothing is not tried first for ever.
+fn put_in_order(addresses: &mut [SocketAddr], route: &Route) {
+    addresses.rotate_left((route.turn % addresses.len() as u64) as usize);
+    let place = |addresses: &[SocketAddr], text: &str| addresses.iter().position(|address| address.to_string() == text);
+    if let Some(index) = place(addresses, &route.last) {
+        addresses[index..].rotate_left(1);
+    }
+    if let Some(index) = place(addresses, &route.first) {
+        addresses[..=index].rotate_right(1);
+    }
 }
 
 /// Connects to one of the `addresses` of `host`. The next address is begun when those before it have failed, or have not
@@ -52,11 +57,13 @@ fn first_of(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         let now = Instant::now();
         if addresses.len() > 0 && (begin_next <= now || begun.is_empty()) {
             match addresses.next().map(|address| socket::begin_connect(*address)) {
-                Some(Ok(stream)) => begun.push(stream),
+                Some(Ok(stream)) => {
+                    begun.push(stream);
+                    begin_next = now + Duration::from_secs(NEXT_ADDRESS_SECS.into());
+                }
                 Some(Err(error)) => failure = error,
                 None => {}
             }
-            begin_next = now + Duration::from_secs(NEXT_ADDRESS_SECS.into());
             continue;
         }
         if begun.is_empty() || end <= now {
@@ -83,19 +90,23 @@ mod tests {
     fn the_route_says_which_address_comes_first() {
         let all: Vec<SocketAddr> =
             ["[2001:db8::1]:80", "192.0.2.1:80", "192.0.2.2:80"].map(|text| text.parse().expect("an address")).to_vec();
-        for (address, turn, want) in [
-            ("", 0, [0, 1, 2]),
-            ("", 1, [1, 2, 0]),
-            ("", 5, [2, 0, 1]),
-            ("", u64::MAX, [0, 1, 2]),
-            ("192.0.2.2:80", 1, [2, 0, 1]),
-            ("[2001:db8::1]:80", 1, [0, 1, 2]),
-            ("192.0.2.9:80", 1, [1, 2, 0]),
-            ("no address", 1, [1, 2, 0]),
+        for (first, last, turn, want) in [
+            ("", "", 0, [0, 1, 2]),
+            ("", "", 1, [1, 2, 0]),
+            ("", "", 5, [2, 0, 1]),
+            ("", "", u64::MAX, [0, 1, 2]),
+            ("192.0.2.2:80", "", 0, [2, 0, 1]),
+            ("[2001:db8::1]:80", "", 1, [0, 1, 2]),
+            ("", "[2001:db8::1]:80", 0, [1, 2, 0]),
+            ("", "192.0.2.1:80", 1, [2, 0, 1]),
+            ("192.0.2.2:80", "[2001:db8::1]:80", 0, [2, 1, 0]),
+            ("192.0.2.1:80", "192.0.2.1:80", 0, [1, 0, 2]),
+            ("192.0.2.9:80", "192.0.2.8:80", 1, [1, 2, 0]),
+            ("no address", "", 1, [1, 2, 0]),
         ] {
             let mut got = all.clone();
-            put_first(&mut got, &Route { turn, address: address.into(), ..Route::default() });
-            assert_eq!(got, want.map(|index: usize| all[index]), "{address:?} {turn}");
+            put_in_order(&mut got, &Route { turn, first: first.into(), last: last.into(), ..Route::default() });
+            assert_eq!(got, want.map(|index: usize| all[index]), "{first:?} {last:?} {turn}");
         }
     }
 
@@ -108,7 +119,14 @@ mod tests {
         let full = TcpListener::bind("127.0.0.1:0").expect("a port");
         let silent = full.local_addr().expect("bound");
         let held: Vec<_> = (0..300).map(|_| socket::begin_connect(silent)).collect();
-        for (addresses, most) in [(vec![refusing, good], 1.5), (vec![silent, good], 4.0), (vec![good, silent], 1.5)] {
+        // A multicast address cannot be connected to: the kernel says so at once.
+        let unreachable = "224.0.0.1:1".parse().expect("an address");
+        for (addresses, most) in [
+            (vec![refusing, good], 1.5),
+            (vec![silent, good], 4.0),
+            (vec![silent, unreachable, unreachable, good], 4.0),
+            (vec![good, silent], 1.5),
+        ] {
             let began = Instant::now();
             let peer = first_of(&addresses).and_then(|stream| stream.peer_addr());
             assert_eq!(peer.ok(), Some(good), "{addresses:?}");

@@ -243,7 +243,8 @@ impl Writer {
         // No proxy has an empty name.
         self.bytes(route.proxy.as_deref().unwrap_or_default().as_bytes());
         self.number(route.turn);
-        self.bytes(route.address.as_bytes());
+        self.bytes(route.first.as_bytes());
+        self.bytes(route.last.as_bytes());
         self.number(u64::from(route.own_client));
     }
 
@@ -296,8 +297,8 @@ impl<'a> Reader<'a> {
 
     fn route(&mut self) -> Option<Route> {
         let proxy = Some(self.text()?).filter(|proxy| !proxy.is_empty());
-        let (turn, address, own_client) = (self.number()?, self.text()?, self.number()? == 1);
-        Some(Route { proxy, turn, address, own_client })
+        let (turn, first, last) = (self.number()?, self.text()?, self.text()?);
+        Some(Route { proxy, turn, first, last, own_client: self.number()? == 1 })
     }
 
     fn bytes(&mut self) -> Option<&'a [u8]> {
@@ -325,7 +326,7 @@ mod tests {
                 headers: vec![("X-A".into(), "1".into()), ("X-B".into(), String::new())],
                 body: b"{}".to_vec(),
                 max_body: 1 << 20,
-                route: Route { address: "192.0.2.1:80".into(), ..Route::default() },
+                route: Route { first: "192.0.2.1:80".into(), ..Route::default() },
             },
             HelperRequest::Fetch {
                 url: "ftp://a/b.rpm".into(),
@@ -338,7 +339,13 @@ mod tests {
                 url: String::new(),
                 max_bytes: 0,
                 rate: Some(0),
-                route: Route { proxy: Some("p:3128".into()), turn: 7, address: "a".into(), own_client: true },
+                route: Route {
+                    proxy: Some("p:3128".into()),
+                    turn: 7,
+                    last: "a".into(),
+                    own_client: true,
+                    ..Route::default()
+                },
                 digest: [9; 32],
             },
             HelperRequest::Verify {

@@ -1,7 +1,7 @@
 //! The HTTP clients: minreq, which sends the POSTs and all that goes over TLS, and one of our own.
 //!
 //! A request goes in as a `Url` with headers, a `Reply` comes out: its status, its headers and, by `Read`, its body.
-//! Our own client sends the GETs of downloads, which meet all kinds of servers, and the POSTs that minreq cannot send well:
+//! Our own client sends the GETs of downloads, which meet all kinds of servers, and the POSTs that minreq cannot do well:
 //! to a name with several addresses, which minreq tries in its own order and time, and to a server of which it could not
 //! read an answer.
 
@@ -38,15 +38,17 @@ pub fn set_times(times: &Times) -> Result<(), Box<HelperError>> {
         .map_err(|error| HelperError::temporary("cannot set the alarm", &error))
 }
 
-/// How a file is asked for.
+/// How a server is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// The proxy for `http`, `host:port`; it gets the whole URL.
     pub proxy: Option<String>,
-    /// Which of the addresses of a name comes first: another one with each number.
+    /// By how many places the addresses of a name are moved on.
     pub turn: u64,
-    /// The address that comes first where the name has it, `ip:port`; empty: `turn` says which one.
-    pub address: String,
+    /// The address that then comes first, where the name has it, `ip:port`; empty: none.
+    pub first: String,
+    /// The address that comes last, where the name has it; empty: none.
+    pub last: String,
     /// A POST is sent by the client of our own also where minreq could.
     pub own_client: bool,
 }
@@ -58,8 +60,8 @@ pub struct Route {
 pub fn post(url: &Url, headers: &[(String, String)], body: Vec<u8>, route: &Route) -> Result<Reply, Box<HelperError>> {
     let mut all = vec![("Accept-Encoding", "identity"), ("Content-Type", "application/json")];
     all.extend(headers.iter().map(|(name, value)| (&**name, &**value)));
-    if url.scheme == Scheme::Https {
-        return library::post(url, &all, body);
+    if is_tls(url) {
+        return library::post_tls(url, &all, body);
     }
     let addresses = connect::addresses(&url.host, url.effective_port(), route)?;
     if addresses.len() == 1 && !route.own_client {
@@ -79,14 +81,19 @@ pub fn get(url: &Url, from: u64, route: &Route) -> Result<Reply, Box<HelperError
         headers.push(("Range", &range));
     }
     headers.extend(authorization.as_ref().map(|value| ("Authorization", &**value)));
-    if url.scheme == Scheme::Https {
-        return library::get(url, &headers);
+    if is_tls(url) {
+        return library::get_tls(url, &headers);
     }
     let proxy = route.proxy.as_ref().map(|proxy| Url::parse(&format!("http://{proxy}"))).transpose();
     let proxy = proxy.map_err(|why| HelperError::new(FailureKind::Final, format_error!("proxy: {why}")))?;
     let peer = proxy.as_ref().unwrap_or(url);
     let addresses = connect::addresses(&peer.host, peer.effective_port(), route)?;
     own::send("GET", url, proxy.as_ref(), &headers, &[], &addresses)
+}
+
+/// Whether the library has to speak TLS. Without the feature `Url::parse` has refused such a URL.
+fn is_tls(url: &Url) -> bool {
+    cfg!(feature = "tls") && url.scheme == Scheme::Https
 }
 
 /// The value of the header with the user and password of a URL. A proxy has none: `wire::config` refuses one with a user.
@@ -102,7 +109,7 @@ pub struct Reply {
     /// Names are in lower case, and neither names nor values have white space around them.
     headers: Vec<(String, String)>,
     body: Body,
-    /// The address of the server, `ip:port`; empty from minreq, which is used where there is only one.
+    /// The address of the server, or of the proxy, `ip:port`; empty from minreq, which does not say it.
     address: String,
 }
 
@@ -110,7 +117,7 @@ pub struct Reply {
 enum Body {
     /// minreq.
     Library(minreq::ResponseLazy),
-    /// The GET of our own.
+    /// The client of our own.
     Own(own::Body),
     /// Its head is being read.
     None,
@@ -126,7 +133,7 @@ impl Reply {
         Ok(self)
     }
 
-    /// The address of the server, `ip:port`; empty where it has only one.
+    /// The address of the server, or of the proxy, `ip:port`; empty from minreq, which does not say it.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -148,7 +155,7 @@ impl Reply {
 
     /// `Retry-After` in seconds; a date in it is not read.
     pub fn retry_after(&self) -> Option<u64> {
-        self.header("retry-after").and_then(|value| value.parse().ok())
+        self.header("retry-after").and_then(number)
     }
 
     /// How the body is compressed, though the request wants it as it is.
@@ -161,7 +168,7 @@ impl Reply {
         if self.is_chunked() {
             return None;
         }
-        self.header(LENGTH).and_then(|value| value.parse().ok())
+        self.header(LENGTH).and_then(number)
     }
 
     /// Whether the body comes in chunks.
@@ -222,6 +229,11 @@ pub enum BodyEnd {
     Closed,
     /// With the connection, though it comes in chunks.
     NoLastChunk,
+}
+
+/// A number of digits alone: the standard library would also take a plus sign.
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|_| !text.starts_with('+'))
 }
 
 /// Standard base64 with padding (RFC 4648).

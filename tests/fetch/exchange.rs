@@ -100,6 +100,41 @@ fn a_reply_may_come_in_chunks_or_without_a_length() {
 }
 
 #[test]
+fn a_reply_is_complete_though_the_connection_stays() {
+    for (reply, status) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 200),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 200),
+        ("HTTP/1.1 204 No Content\r\n\r\n", 204),
+        ("HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", 304),
+    ] {
+        for own_client in [false, true] {
+            // minreq reads a body where there can be none.
+            if status != 200 && !own_client {
+                continue;
+            }
+            let server = Server::http(move |_, _, stream| {
+                send(stream, reply.as_bytes());
+                while matches!(std::io::Read::read(stream, &mut [0; 64]), Ok(1..)) {}
+            });
+            match exchange_by(own_client, &server.url) {
+                HelperResponse::Exchanged { status: got, .. } => assert_eq!(got, status, "{reply}"),
+                other => panic!("{reply}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn numbers_have_no_sign() {
+    for (reply, part) in [
+        ("HTTP/1.1 +20 OK\r\nContent-Length: 2\r\n\r\n{}", "not HTTP"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\n{}", "Content-Length"),
+    ] {
+        failed(exchange_by(true, &Server::fixed(reply).url), FailureKind::Temporary, 0, part);
+    }
+}
+
+#[test]
 fn a_reply_that_is_no_reply_fails() {
     for (reply, kind, part) in [
         (

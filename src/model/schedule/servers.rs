@@ -13,13 +13,15 @@ pub struct Server {
     pub base: Box<str>,
 }
 
-/// How a server is asked: which of the addresses of its name is tried first, and by which HTTP client.
+/// How a server is asked: in which order the addresses of its name are tried, and by which HTTP client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// The address that answered last, `ip:port`; empty: none did, or it has failed since.
-    pub address: Box<str>,
-    /// How many exchanges have failed. Without an `address`, each failure puts another one of the addresses first.
-    pub turn: u64,
+    /// The address that answered last and comes first, `ip:port`; empty: none did, or it has failed since.
+    pub first: Box<str>,
+    /// The address that failed last and comes last; empty: none did, or it is not known which.
+    pub last: Box<str>,
+    /// How many exchanges have failed: each failure moves the other addresses on by one.
+    pub failures: u64,
     /// The HTTP library could not read an answer of it; the client of our own asks it from then on.
     pub unreadable: bool,
 }

@@ -270,7 +270,12 @@ fn without_servers_nothing_is_due() {
 fn the_address_that_answered_comes_first_and_one_that_failed_last() {
     let mut schedule = schedule("a:1,b:1", 10);
     let server = |base: &str| Server { base: base.into() };
-    let peer = |address: &str, turn, unreadable| Peer { address: address.into(), turn, unreadable };
+    let peer = |first: &str, last: &str, failures, unreadable| Peer {
+        first: first.into(),
+        last: last.into(),
+        failures,
+        unreadable,
+    };
     let now = Time::default();
     // None is asked yet.
     schedule.answers_from("x".into());
@@ -279,11 +284,11 @@ fn the_address_that_answered_comes_first_and_one_that_failed_last() {
 
     assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "a:1".into())));
     schedule.answered(false, None, now);
-    assert_eq!(schedule.peer(&server("http://a:1")), peer("", 1, false));
+    assert_eq!(schedule.peer(&server("http://a:1")), peer("", "", 1, false));
     assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "b:1".into())));
     schedule.answers_from("192.0.2.1:1".into());
     schedule.answered(true, None, now);
-    assert_eq!(schedule.peer(&server("http://b:1")), peer("192.0.2.1:1", 0, false));
+    assert_eq!(schedule.peer(&server("http://b:1")), peer("192.0.2.1:1", "", 0, false));
 
     let now = now + Duration::from_secs(60);
     assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "b:1".into())));
@@ -291,17 +296,27 @@ fn the_address_that_answered_comes_first_and_one_that_failed_last() {
     assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "b:1".into())), "at once");
     assert!(!schedule.ask_again(), "only once");
     schedule.answers_from("192.0.2.2:1".into());
+    schedule.answered(false, Some(5), now);
+    assert_eq!(schedule.peer(&server("http://b:1")), peer("192.0.2.2:1", "", 0, true), "it asks for a pause");
+    let now = now + Duration::from_secs(60);
+    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "a:1".into())));
     schedule.answered(false, None, now);
-    assert_eq!(schedule.peer(&server("http://b:1")), peer("", 1, true));
+    assert_eq!(ask(&mut schedule, now, false), None);
+    let now = now + Duration::from_secs(60);
+    while ask(&mut schedule, now, false) != Some((ExchangeKind::Status, "b:1".into())) {
+        schedule.answered(false, None, now);
+    }
+    schedule.answered(false, None, now);
+    assert_eq!(schedule.peer(&server("http://b:1")), peer("", "192.0.2.2:1", 1, true));
 
     let mut next = self::schedule("b:1", 10);
     next.resume(schedule.times(), now);
-    assert_eq!(next.peer(&server("http://b:1")), peer("", 1, true), "over a reexec");
-    for number in 0..PEERS_MAX {
+    assert_eq!(next.peer(&server("http://b:1")), peer("", "192.0.2.2:1", 1, true), "over a reexec");
+    for number in 0..2 * PEERS_MAX {
         next.try_servers(parse_servers(&format!("t{number}:1")).unwrap());
         ask(&mut next, now, false);
         next.answered(false, None, now);
     }
     assert_eq!(next.times().peers.len(), PEERS_MAX);
-    assert_eq!(next.peer(&server("http://b:1")), Peer::default());
+    assert_eq!(next.peer(&server("http://b:1")), peer("", "192.0.2.2:1", 1, true), "its list is not on trial");
 }

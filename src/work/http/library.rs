@@ -4,20 +4,23 @@
 //! that is handled here:
 //!
 //! - A timeout of minreq's starts a thread. It gets none: SIGALRM is the timeout of this process, and where connecting and
-//!   replying have times of their own, `sys::alarm` has a handler that finds out which of the two is over.
+//!   replying have times of their own, `sys::alarm` has a handler that finds out which of the two is over, and that gives up
+//!   an address which does not answer over TLS, so that minreq tries the next one.
 //! - It reads a head of up to 8 KiB of UTF-8 only. Any other one is unreadable, and the server is asked again by the client
-//!   of our own.
+//!   of our own; over TLS the exchange has failed.
 //! - It takes an interim reply (1xx) for the final one, so the head behind it is read here.
 //! - It answers a connection closed without a word with a 503 of its own, known by its phrase only.
 //! - It takes the end of the connection for the end of a head and for the end of the chunks, and of two lengths the first.
 //! - Its errors are written for programmers.
 
 use std::io::{ErrorKind, Read};
+use std::net::ToSocketAddrs;
 
 use super::{Body, Reply};
 use crate::model::url::Url;
+use crate::sys::alarm;
 use crate::sys::file::read_up_to;
-use crate::work::{cause, FailureKind, HelperError};
+use crate::work::{cause, FailureKind, HelperError, NEXT_ADDRESS_SECS};
 
 /// The longest head behind an interim reply, bytes.
 const HEAD_MAX: usize = 8 << 10;
@@ -33,11 +36,28 @@ pub fn post(url: &Url, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Reply,
     send(minreq::post(url.for_http()).with_header("Connection", "close").with_body(body), headers)
 }
 
-/// Asks for `url` with these headers, and reads the head of the reply.
+/// Sends `body` with these headers over TLS, and reads the head of the reply. An address that does not answer is given up for
+/// the next one in time.
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
-pub fn get(url: &Url, headers: &[(&str, &str)]) -> Result<Reply, Box<HelperError>> {
+pub fn post_tls(url: &Url, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Reply, Box<HelperError>> {
+    // minreq looks the name up again, and goes through its addresses.
+    let addresses = (url.host.as_str(), url.effective_port()).to_socket_addrs();
+    let addresses = addresses.map_err(|error| HelperError::new(FailureKind::Temporary, cause(&error)))?;
+    alarm::set_addresses(addresses.count() as u32, NEXT_ADDRESS_SECS);
+    post(url, headers, body).map_err(|mut failure| {
+        // There is no other client that speaks TLS.
+        failure.kind = FailureKind::Temporary;
+        failure
+    })
+}
+
+/// Asks for `url` over TLS with these headers, and reads the head of the reply.
+///
+/// # Errors
+/// When there is no connection, or no reply that can be used.
+pub fn get_tls(url: &Url, headers: &[(&str, &str)]) -> Result<Reply, Box<HelperError>> {
     send(minreq::get(url.for_http()), headers)
 }
 

@@ -41,16 +41,22 @@ pub fn send(
         request.push_str(&[name, ": ", value, "\r\n"].concat());
     }
     request.push_str("\r\n");
-    let broken = |error| HelperError::new(FailureKind::Temporary, cause(&error));
-    (&stream).write_all(&[request.as_bytes(), body].concat()).map_err(broken)?;
+    let sent = (&stream).write_all(&[request.as_bytes(), body].concat());
     let mut body = Body { stream: BufReader::new(stream), framing: Framing::ToTheEnd };
     loop {
-        let mut reply = read_head(&mut body.stream)?;
+        // A server may have refused the request before all of it was sent: its reply says why.
+        let reply = read_head(&mut body.stream);
+        let mut reply = match (&sent, reply) {
+            (Err(error), Err(_)) => return Err(HelperError::new(FailureKind::Temporary, cause(error))),
+            (_, reply) => reply?,
+        };
         // 101 is final: it was not asked for.
         if matches!(reply.status, 100 | 102..=199) {
             continue;
         }
         body.framing = match reply.content_length() {
+            // These have no body, whatever the head says (RFC 9112, 6.3).
+            _ if matches!(reply.status, 204 | 304) => Framing::Length(0),
             _ if reply.is_chunked() => Framing::Chunk(0),
             Some(length) => Framing::Length(length),
             None if reply.header(super::LENGTH).is_some() => {
@@ -72,7 +78,7 @@ fn read_head(stream: &mut BufReader<TcpStream>) -> Result<Reply, Box<HelperError
     let mut words = line.splitn(3, ' ');
     let version = words.next().unwrap_or_default();
     let status = words.next().filter(|word| version.starts_with("HTTP/") && word.len() == 3);
-    let Some(status) = status.and_then(|word| word.parse().ok()) else {
+    let Some(status) = status.and_then(super::number).and_then(|status| status.try_into().ok()) else {
         return Err(HelperError::new(FailureKind::Temporary, "the server answered something that is not HTTP"));
     };
     let mut reply = Reply {
@@ -174,6 +180,7 @@ impl Body {
         }
         let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         let length = std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let length = length.filter(|_| !digits.starts_with(b"+"));
         let length = length.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "a chunk has no length"))?;
         self.framing = if length > 0 { Framing::Chunk(length) } else { Framing::LastChunk };
         Ok(length)
@@ -188,6 +195,10 @@ impl Read for Body {
         let (Framing::Length(left) | Framing::Chunk(left)) = &mut self.framing else {
             return if self.has_last_chunk() { Ok(0) } else { self.stream.read(buffer) };
         };
+        // To read nothing would wait for more, from a server that keeps the connection.
+        if *left == 0 {
+            return Ok(0);
+        }
         let most = (buffer.len() as u64).min(*left) as usize;
         let count = self.stream.read(&mut buffer[..most])?;
         *left -= count as u64;
@@ -221,6 +232,7 @@ mod tests {
             (b"3\r\nabc\r\n", Ok("abc cut off")),
             (b"3\r\nabc\r\n2", Ok("abc cut off")),
             (b"3\r\nabc\r\nx\r\n", Err("a chunk has no length")),
+            (b"+3\r\nabc\r\n0\r\n\r\n", Err("a chunk has no length")),
             (&long(1024), Ok("abc")),
             (&long(1025), Err("the length of a chunk is in a line of over 1 KiB")),
         ] {
