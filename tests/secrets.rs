@@ -5,6 +5,7 @@ mod util;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use miniserde::json;
 use util::*;
 
 #[test]
@@ -86,6 +87,28 @@ fn values_of_envs_are_in_files_for_root_only() {
         holding += usize::from(ours);
     }
     assert!(holding >= 3, "it was not looked for");
+}
+
+#[test]
+fn noted_values_that_cannot_be_read_are_told() {
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    host.agent("web", "exec sleep 1000", &[("envs", "{ \"TOKEN\": \"a secret\" }")]);
+    host.start();
+    host.wait_running("web");
+    let path = host.path("run/values-web.env");
+    host.kill9();
+    fs::remove_file(&path).expect("it is noted");
+    fs::create_dir_all(path.join("full")).expect("it can be made");
+    host.start();
+    let line = format!("cannot read \"{}\": not a regular file, or too large; set aside", path.display());
+    host.wait("it to be told", || said(&host, &line) == 1);
+    let line = json::to_string(&line);
+    host.wait("the server to be told", || {
+        server.requests().iter().any(|sent| sent.body.contains(line.trim_matches('"')))
+    });
+    host.ok(&["restart", "web"]);
+    host.wait("them to be noted again", || path.is_file());
 }
 
 #[test]

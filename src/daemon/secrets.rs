@@ -8,15 +8,18 @@ use std::fs;
 use std::path::Path;
 
 use super::Daemon;
-use crate::host::disk::{list, write};
+use crate::host::disk::write;
 use crate::host::spawn::{env_file, user_of};
+use crate::host::store::VALUES;
 use crate::model::secrets::{remember, secrets};
 use crate::model::spec::{Envs, Name, Spec};
 use crate::sorted_map::SortedMap;
-use crate::sys::file::read_text;
 
 /// How much is kept of one agent, bytes. The oldest values go first.
 const MAX_BYTES: usize = 256 << 10;
+
+/// How the names of the files below `run_dir` begin.
+const PREFIX: &str = "values-";
 
 /// What the programs of agents were started with: NAME=VALUE, each with a NUL behind it.
 #[derive(Default)]
@@ -63,23 +66,19 @@ impl Daemon {
         }
     }
 
-    /// Takes the values over that an earlier daemon has noted.
-    pub(super) fn recover_values(&mut self) {
-        let run_dir = Path::new(&*self.config.run_dir);
-        for file in list(run_dir, ".env").unwrap_or_default() {
-            let Some(name) = file.strip_prefix("values-") else { continue };
-            let path = run_dir.join(file_name(name));
+    /// Takes the values over that an earlier daemon has noted, by the names of their files.
+    pub(super) fn recover_values(&mut self, noted: Vec<(String, String)>) {
+        for (file, values) in noted {
+            let Some(name) = file.strip_prefix(PREFIX) else { continue };
             let found = self.state.agents().find(|agent| **agent.name() == *name);
-            match (found.filter(|agent| agent.spares() || !agent.is_over()), read_text(&path)) {
-                (Some(agent), Ok(text)) => self.given.0.insert(agent.name().clone(), text),
-                // The next daemon may be able to read it.
-                (Some(_), Err(_)) => {}
-                (None, _) => drop(fs::remove_file(path)),
+            match found.filter(|agent| agent.spares() || !agent.is_over()) {
+                Some(agent) => self.given.0.insert(agent.name().clone(), values),
+                None => drop(fs::remove_file(Path::new(&*self.config.run_dir).join(file_name(name)))),
             }
         }
     }
 }
 
 fn file_name(name: &str) -> String {
-    format!("values-{name}.env")
+    [PREFIX, name, VALUES].concat()
 }

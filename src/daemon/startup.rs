@@ -70,6 +70,8 @@ struct Survey {
     trees: Trees,
     /// Processes of agents of which there is no record.
     leftovers: SortedMap<Name, Leftover>,
+    /// What the programs of agents were started with, as noted.
+    values: Vec<(String, String)>,
     /// Whether nothing but records of jobs is corrupt.
     sound: bool,
 }
@@ -142,7 +144,7 @@ impl Daemon {
             config,
         };
         daemon.conditions.set_unlogged(Condition::Configuration, problem);
-        daemon.take_over(survey.leftovers, reexec_data);
+        daemon.take_over(survey.leftovers, survey.values, reexec_data);
         daemon.remove_leftovers(survey.sound);
         daemon.report_keys();
         daemon.look_at_packages();
@@ -151,13 +153,18 @@ impl Daemon {
 
     /// Ends the health checks and reloads of an earlier daemon, finds and thaws the control groups of the agents that run,
     /// watches their processes, and takes what else was left by a reexec.
-    fn take_over(&mut self, leftovers: SortedMap<Name, Leftover>, mut reexec_data: Option<ReexecData>) {
+    fn take_over(
+        &mut self,
+        leftovers: SortedMap<Name, Leftover>,
+        values: Vec<(String, String)>,
+        mut reexec_data: Option<ReexecData>,
+    ) {
         // A helper that rotates goes on over a reexec, and thaws what it has frozen itself.
         if reexec_data.is_none() {
             self.limits.thaw();
         }
         self.end_old_programs();
-        self.recover_values();
+        self.recover_values(values);
         for (name, leftover) in leftovers {
             self.attach(&name, &leftover.processes);
         }
@@ -305,7 +312,8 @@ fn survey(
 ) -> Survey {
     let mut trees = Trees::new();
     trees.set_keeper(own_keeper(Path::new(&*config.run_dir)));
-    let stored = store.read_all();
+    let mut stored = store.read_all();
+    let values = std::mem::take(&mut stored.values);
     let sound = stored.corrupt.iter().all(|corrupt| corrupt.job.is_some());
     let mut unreadable = stored.unread.clone();
     let agents_dir = PathBuf::from(&*config.agents_dir);
@@ -333,7 +341,7 @@ fn survey(
     recovered.reexec = reexec_data.map(|data| std::mem::take(&mut data.state));
     recovered.damage.extend(last_death().map(|text| ("bootagent".into(), text.into())));
     recovered.undone = undone(Path::new(&*config.run_dir));
-    Survey { records: Records::new(store, unreadable, backups), recovered, trees, leftovers, sound }
+    Survey { records: Records::new(store, unreadable, backups), recovered, trees, leftovers, values, sound }
 }
 
 /// Finds processes of agents of which there is no record.

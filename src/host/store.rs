@@ -29,6 +29,9 @@ const DOWNLOADS: &str = "downloads";
 const GUARDS: &str = "guards";
 const RECORD: &str = ".json";
 
+/// The ending of the names of files in `run_dir` with the values that an agent's programs were started with.
+pub const VALUES: &str = ".env";
+
 /// The largest counter of nonces that is accepted. No host reaches it, and a larger one could overflow.
 const NONCES_MAX: u64 = 1 << 62;
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{record_in, Store, CORRUPT, IDENTITY, RECORD, SETTINGS, STOP};
+use super::{record_in, Store, CORRUPT, IDENTITY, RECORD, SETTINGS, STOP, VALUES};
 use crate::error::Error;
 use crate::host::disk::{list, read_file, read_own, reason};
 use crate::model::job::JobId;
@@ -29,6 +29,8 @@ pub struct Stored {
     pub runs: Vec<RunRecord>,
     /// The last shutdown, of this boot or an earlier one.
     pub stop: Option<StopRecord>,
+    /// The values that the programs of agents were started with, by the names of their files.
+    pub values: Vec<(String, String)>,
     /// Records that cannot be read, and those of jobs that were set aside earlier and have not been answered since.
     pub corrupt: Vec<Corrupt>,
     /// Files and directories that exist and cannot be read at the moment. They stay where they are.
@@ -81,8 +83,16 @@ impl Store {
             stop = Some(record::read_stop(text)?);
             Ok(())
         });
+        let mut values = Vec::new();
+        for name in list(&self.run_dir, VALUES).unwrap_or_default() {
+            let path = self.run_dir.join([&name, VALUES].concat());
+            take_record(&path, None, read_own, &mut stored, &mut |text| {
+                values.push((name.clone(), text.to_string()));
+                Ok(())
+            });
+        }
         self.read_jobs(&mut stored);
-        Stored { identity, settings, agents, runs, stop, ..stored }
+        Stored { identity, settings, agents, runs, stop, values, ..stored }
     }
 
     /// The agents and jobs whose records could not be read.
