@@ -2,10 +2,10 @@
 
 mod util;
 
-use std::fs;
+use std::fs::{self, File, FileTimes};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use util::*;
 
@@ -183,6 +183,46 @@ fn an_agent_is_heard_by_the_next_daemon() {
     host.write("run/notify/gone", "");
     host.start();
     host.wait("it to be removed", || !socket(&host, "gone").exists());
+}
+
+#[test]
+fn an_env_file_is_not_read_for_each_message() {
+    if lacks("python3") {
+        return;
+    }
+    let mut host = Host::new();
+    let (next, file) = (host.path("next").display().to_string(), host.path("env"));
+    let program = format!(
+        "say('READY=1')\nfor number in range(1000):\n    wait('{next}%d' % number)\n    \
+         say('STATUS=%d %s' % (number, open('{next}%d' % number).read()))"
+    );
+    host.write("env", "TOKEN=the first secret\n");
+    agent(&host, "web", &program, &[("env_file", &format!("\"{}\"", file.display()))]);
+    host.start();
+    host.wait_running("web");
+    let says = |number: u32, text: &str| {
+        host.write("next", text);
+        fs::rename(host.path("next"), host.path(&format!("next{number}"))).expect("our own file");
+        wait_detail(&host, "web", &format!("{number} with $TOKEN"));
+        fs::metadata(&file).and_then(|there| there.accessed()).expect("our own file")
+    };
+    says(0, "with the first secret");
+    // As long as it was written later, the kernel notes when it is read.
+    let later = SystemTime::now() + Duration::from_secs(10_000);
+    let times = FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH).set_modified(later);
+    File::options().write(true).open(&file).and_then(|file| file.set_times(times)).expect("our own file");
+    let read = says(1, "with the first secret");
+    if read == SystemTime::UNIX_EPOCH {
+        cannot_apply("the file system does not note when a file is read");
+        return;
+    }
+    for number in 2..6 {
+        assert_eq!(says(number, "with the first secret"), read, "it was read for message {number}");
+    }
+    // An agent may read it anew itself.
+    host.write("env", "TOKEN=the second secret\n");
+    says(6, "with the second secret");
+    says(7, "with the first secret");
 }
 
 fn is_root() -> bool {

@@ -1,10 +1,8 @@
 //! Looks at the files that show whether somebody has changed the agents' packages: at the start, with each check, and when
 //! the state asks. What follows from a look is for the state to decide.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-
 use super::Daemon;
+use crate::host::disk::last_change;
 use crate::model::event::Event;
 use crate::model::package::inventory::DATABASES;
 
@@ -14,7 +12,7 @@ impl Daemon {
         let mut changes = 1_u64;
         let mut add = |change: i64| changes = changes.wrapping_mul(31).wrapping_add(change as u64);
         for path in DATABASES {
-            add(fs::metadata(path).map_or(0, |data| data.mtime().wrapping_mul(1 << 30) ^ data.mtime_nsec()));
+            add(last_change(path));
         }
         let mut tars = Vec::new();
         for agent in self.state.agents() {

@@ -14,13 +14,13 @@ use std::time::Duration;
 use super::reexec::take_descriptor;
 use super::Daemon;
 use crate::error::Error;
-use crate::host::disk::{list, make_dir, reason};
+use crate::host::disk::{last_change, list, make_dir, reason};
 use crate::host::proc::alive;
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, AgentState};
 use crate::model::event::{Event, Notification};
 use crate::model::secrets::{replace_values, TAIL};
-use crate::model::spec::{notify_socket, Kind, Name, NOTIFY_DIR};
+use crate::model::spec::{notify_socket, Envs, Kind, Name, NOTIFY_DIR};
 use crate::sys::monotonic;
 use crate::sys::notify::{bind, receive, NoWaiting};
 use crate::text::sanitize;
@@ -48,6 +48,8 @@ struct AgentSocket {
     socket: OwnedFd,
     /// It is not read before this time.
     paused: Option<Time>,
+    /// What its messages are shown without, and the `last_change` of the `env_file` that this was read from.
+    hidden: (i64, Envs),
 }
 
 impl Notifications {
@@ -74,7 +76,7 @@ impl Notifications {
     /// Adds the socket of an agent, in place of an earlier one.
     fn insert(&mut self, name: &Name, socket: OwnedFd) {
         self.close(|one| one.name == *name);
-        self.0.push(AgentSocket { name: name.clone(), socket, paused: None });
+        self.0.push(AgentSocket { name: name.clone(), socket, paused: None, hidden: (i64::MIN, Envs::new()) });
     }
 
     /// Closes these sockets, with what was not read yet.
@@ -227,14 +229,24 @@ impl Daemon {
             heard.ready |= said.ready;
             let main = said.main.and_then(|pid| self.trees.find(&name, pid.raw(), &self.limits));
             heard.main = main.filter(|process| alive(*process)).or(heard.main);
-            heard.status = said.status.map(|text| self.clean(&name, &text)).or(heard.status.take());
+            heard.status = said.status.map(Box::from).or(heard.status.take());
         }
-        self.queue.extend(heard.map(|heard| Event::Notified(name, heard)));
+        if let Some(mut heard) = heard {
+            heard.status = heard.status.map(|text| self.clean(&name, &text));
+            self.queue.push_back(Event::Notified(name, heard));
+        }
     }
 
-    /// A text of an agent as people may see it: without the values of its environment, on one line, and short.
-    fn clean(&self, name: &str, text: &str) -> Box<str> {
-        let Some(spec) = self.state.spec(name) else { return "".into() };
-        sanitize(&replace_values(text, &self.secrets(&spec)), TAIL as usize).into()
+    /// A text of an agent as people may see it: without the values of its environment, on one line, and short. The `env_file`,
+    /// which may be large, is read anew only when it has changed.
+    fn clean(&mut self, name: &str, text: &str) -> Box<str> {
+        let at = self.notifications.0.iter().position(|one| *one.name == *name);
+        let (Some(spec), Some(at)) = (self.state.spec(name), at) else { return "".into() };
+        let path = spec.env_file.as_deref().unwrap_or("");
+        let change = last_change(path.strip_prefix('-').unwrap_or(path));
+        if self.notifications.0[at].hidden.0 != change {
+            self.notifications.0[at].hidden = (change, self.secrets(&spec));
+        }
+        sanitize(&replace_values(text, &self.notifications.0[at].hidden.1), TAIL as usize).into()
     }
 }

@@ -150,6 +150,11 @@ pub fn list(dir: &Path, ending: &str) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// A number that is another one when a file or directory has changed; 0 where there is none.
+pub fn last_change(path: &str) -> i64 {
+    fs::metadata(path).map_or(0, |data| data.mtime().wrapping_mul(1 << 30) ^ data.mtime_nsec())
+}
+
 /// Reads a whole regular file, without following a link or waiting on a pipe.
 ///
 /// # Errors
