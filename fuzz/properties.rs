@@ -45,8 +45,8 @@ pub fn server(bytes: &[u8]) {
 pub fn helpers(bytes: &[u8]) {
     let mut rest = bytes.to_vec();
     let mut totals = Vec::new();
-    while let Some(total) = work::take_total(&mut rest) {
-        totals.extend(work::encode_total(total));
+    while let Some(total) = work::take_announced(&mut rest) {
+        totals.extend(work::encode_announced(total));
     }
     assert_eq!([&totals[..], &rest[..]].concat(), bytes);
     if let Some(outcome) = work::decode_response(&rest) {

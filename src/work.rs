@@ -33,7 +33,7 @@ use crate::sys::{process, stdin};
 
 pub use http::Route;
 
-pub use frame::{decode_request, decode_response, encode_request, encode_response, encode_total, take_total};
+pub use frame::{decode_request, decode_response, encode_announced, encode_request, encode_response, take_announced};
 
 /// Exit status of a helper that could not connect in time.
 pub const EXIT_NO_CONNECTION: i32 = 40;
@@ -134,8 +134,6 @@ pub enum HelperResponse {
         signature: Option<String>,
         /// The whole body.
         body: Vec<u8>,
-        /// The address of the server, `ip:port`; empty from the HTTP library, which does not say it.
-        address: String,
     },
     /// The file is complete and on disk.
     Fetched {
@@ -312,7 +310,7 @@ pub fn try_parsers(bytes: &[u8]) {
     url::without_password(&text, &text);
     decode_request(bytes);
     decode_response(bytes);
-    take_total(&mut bytes.to_vec());
+    take_announced(&mut bytes.to_vec());
 }
 
 /// Does the request; a failure becomes a response.
@@ -354,6 +352,12 @@ fn package_fd() -> Result<File, Box<HelperError>> {
     crate::sys::inherited(3)
         .map(File::from)
         .map_err(|error| HelperError::storage("cannot use the package file at descriptor 3", &error))
+}
+
+/// Announces a number to the daemon, which may not be there any more. What it means depends on the request.
+fn announce(number: u64) {
+    let mut out = io::stdout();
+    let _ = out.write_all(&encode_announced(number)).and_then(|()| out.flush());
 }
 
 /// The failure as a response, with a reason that can be shown.

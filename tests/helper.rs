@@ -251,7 +251,7 @@ fn one_that_never_was_says_where_it_broke_off(host: &mut Host) {
 
 fn one_that_sends_without_end_is_not_heard_without_end(host: &mut Host) {
     // What is taken at once, and what is no frame at all: more than a loop could hear in the time of a test.
-    for piece in [bootagent::work::encode_total(7), vec![0; 16]] {
+    for piece in [bootagent::work::encode_announced(7), vec![0; 16]] {
         let (pieces, script) = (host.dir.join("pieces"), host.dir.join("script"));
         fs::write(&pieces, piece.repeat(80_000)).expect("a file");
         let text = format!("#!/bin/sh\nfor turn in 1 2 3 4 5 6 7 8; do cat '{}' || exit 3; done\n", pieces.display());

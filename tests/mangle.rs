@@ -112,13 +112,7 @@ fn what_a_helper_sends_back() {
     let reply = br#"{"errcode":0,"jobs":[{"id":"1","action":"stop","name":"web"}],"retry_after":60}"#;
     let signature = Some("ab".repeat(32));
     let outcomes = [
-        work::HelperResponse::Exchanged {
-            status: 200,
-            retry_after: Some(1),
-            signature,
-            body: reply.to_vec(),
-            address: String::new(),
-        },
+        work::HelperResponse::Exchanged { status: 200, retry_after: Some(1), signature, body: reply.to_vec() },
         work::HelperResponse::Fetched { digest: [7; 32], size: 1 << 40, counted: true },
         work::HelperResponse::Verified { digest: [9; 32] },
         work::HelperResponse::Unpacked { entries: 3, bytes: 4096, top: "web-1.0".into() },
@@ -130,7 +124,7 @@ fn what_a_helper_sends_back() {
         },
     ];
     let mut fixtures: Vec<Vec<u8>> = outcomes.iter().map(work::encode_response).collect();
-    let all = [work::encode_total(10), work::encode_total(u64::MAX), fixtures[1].clone()].concat();
+    let all = [work::encode_announced(10), work::encode_announced(u64::MAX), fixtures[1].clone()].concat();
     fixtures.push(all);
     mangle(&fixtures, properties::helpers);
     try_corpus("helpers", properties::helpers);

@@ -278,9 +278,8 @@ impl Daemon {
         let (url, body) = (format!("{}{path}", server.base), body.into_bytes());
         let started = self.sign(&url, number, &body).and_then(|signed| {
             let (headers, nonce) = signed.map_or((Vec::new(), None), |signed| (signed.headers, Some(signed.nonce)));
-            let Peer { first, last, failures, unreadable } = self.state.peer(server);
-            let (first, last) = (first.into_string(), last.into_string());
-            let route = Route { proxy: None, turn: failures, first, last, own_client: unreadable };
+            let Peer { first, failed, unreadable } = self.state.peer(server);
+            let route = Route { first, failed, own_client: unreadable, ..Route::default() };
             let request = HelperRequest::Exchange { url, headers, body, max_body: REPLY_MAX, route };
             self.start_helper(HelperTask::Exchange { results, nonce }, &request, None, Runner::Network)
         });
@@ -302,7 +301,6 @@ impl Daemon {
             route: Route {
                 proxy: self.config.proxy.as_deref().map(String::from),
                 turn: self.state.fetch_tries(&id).into(),
-                own_client: true,
                 ..Route::default()
             },
             digest: source.digest.0,
@@ -327,11 +325,8 @@ impl Daemon {
                 self.trees.remove_ours(pid);
             }
             let event = match finished {
-                Finished::Exchange { results, nonce, mut result } => {
-                    let address = result.as_mut().map(|exchanged| std::mem::take(&mut exchanged.address));
-                    if let Some(address) = address.ok().filter(|address| !address.is_empty()) {
-                        self.queue.push_back(Event::AnswersFrom(address.into()));
-                    }
+                Finished::Exchange { results, nonce, address, result } => {
+                    self.queue.extend(address.map(Event::Reached));
                     Event::Replied(self.reply(result, results, nonce.as_deref()))
                 }
                 Finished::Fetch(job, result) => Event::Fetched(job, fetched(result)),

@@ -65,8 +65,6 @@ pub(super) struct Exchanged {
     pub retry_after: Option<u64>,
     pub signature: Option<String>,
     pub body: Vec<u8>,
-    /// The address of the server; empty where it is not known.
-    pub address: String,
 }
 
 /// A complete download.
@@ -86,6 +84,8 @@ pub(super) enum Finished {
     Exchange {
         results: bool,
         nonce: Option<Box<str>>,
+        /// The address that was reached, as a number, where the helper has said it.
+        address: Option<u64>,
         result: Result<Exchanged, Failure>,
     },
     Fetch(JobId, Result<Downloaded, Failure>),
@@ -105,10 +105,10 @@ impl Finished {
         match (task, response) {
             (
                 HelperTask::Exchange { results, nonce },
-                HelperResponse::Exchanged { status, retry_after, signature, body, address },
+                HelperResponse::Exchanged { status, retry_after, signature, body },
             ) => {
-                let result = Ok(Exchanged { status, retry_after, signature, body, address });
-                Finished::Exchange { results, nonce, result }
+                let result = Ok(Exchanged { status, retry_after, signature, body });
+                Finished::Exchange { results, nonce, address: None, result }
             }
             (HelperTask::Fetch(job), HelperResponse::Fetched { digest, counted, .. }) => {
                 Finished::Fetch(job, Ok(Downloaded { digest, counted, resumed }))
@@ -131,7 +131,9 @@ impl Finished {
 
     fn failed(task: HelperTask, failure: Failure) -> Finished {
         match task {
-            HelperTask::Exchange { results, nonce } => Finished::Exchange { results, nonce, result: Err(failure) },
+            HelperTask::Exchange { results, nonce } => {
+                Finished::Exchange { results, nonce, address: None, result: Err(failure) }
+            }
             HelperTask::Fetch(job) => Finished::Fetch(job, Err(failure)),
             HelperTask::Verify(job) => Finished::Verify(job, Err(failure)),
             HelperTask::Unpack(job, dir) => Finished::Unpack(job, dir, Err(failure)),
@@ -213,7 +215,7 @@ impl Helpers {
     pub fn download_progress(&self, job: &JobId) -> Option<(u64, Option<u64>)> {
         let is_download = |task: &HelperTask| matches!(task, HelperTask::Fetch(fetched) if fetched == job);
         let (_, helper) = self.running.iter().find(|(task, _)| is_download(task))?;
-        Some((helper.progress()?, helper.total()))
+        Some((helper.progress()?, helper.announced()))
     }
 
     /// Stops the helper of a job's download, if one runs.
@@ -260,7 +262,12 @@ impl Helpers {
         if reaped.is_none() {
             self.stuck.push(helper.pid());
         }
-        Some((reaped, Finished::new(task, helper.outcome(), resumed)))
+        let announced = helper.announced();
+        let mut finished = Finished::new(task, helper.outcome(), resumed);
+        if let Finished::Exchange { address, .. } = &mut finished {
+            *address = announced;
+        }
+        Some((reaped, finished))
     }
 
     /// Starts a helper; returns its process id.
@@ -321,7 +328,7 @@ mod tests {
             HelperTask::Verify("1".into()),
         ] {
             let failure = match Finished::new(task, response(), false) {
-                Finished::Exchange { results: true, nonce: None, result: Err(failure) } => failure,
+                Finished::Exchange { results: true, nonce: None, address: None, result: Err(failure) } => failure,
                 Finished::Fetch(job, Err(failure)) | Finished::Verify(job, Err(failure)) if *job == *"1" => failure,
                 other => panic!("{other:?}"),
             };

@@ -25,14 +25,17 @@ use crate::sys::poll::PollFd;
 use crate::sys::setup_error::{SetupError, SetupErrorPipe};
 use crate::sys::{monotonic, pipe, process, set_nonblocking};
 use crate::work::{
-    decode_response, encode_request, stall_secs, take_total, FailureKind, HelperRequest, HelperResponse, CONNECT_SECS,
-    EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
+    decode_response, encode_request, stall_secs, take_announced, FailureKind, HelperRequest, HelperResponse,
+    CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
 };
 
 /// The most bytes of a response in addition to the body of a reply.
 const RESULT_MAX: u64 = 64 << 10;
 /// Address space of a helper, and of the decompressor it runs, bytes.
 const MEMORY_MAX: u64 = 256 << 20;
+/// The most memory of a helper that exchanges, bytes: a server may send a head that does not end, and the HTTP library has no
+/// sure limit for it.
+const EXCHANGE_MEMORY_MAX: u64 = 64 << 20;
 /// The number of descriptors a helper may have.
 const FILES_MAX: u64 = 64;
 /// How long after its own alarm the daemon kills a helper.
@@ -123,8 +126,8 @@ pub struct Helper {
     exit: Option<(Exit, Option<SetupError>)>,
     /// The file that a download is written to, and its size at the start.
     target: Option<(File, u64)>,
-    /// The size of the whole download, bytes, once its source has said it.
-    total: Option<u64>,
+    /// What it has announced: the size of the whole download, bytes, or the address that its exchange has reached.
+    announced: Option<u64>,
 }
 
 /// What a helper was started for.
@@ -183,7 +186,8 @@ impl Helper {
         set_nonblocking(request_write.as_fd())?;
         set_nonblocking(response_read.as_fd())?;
 
-        let mut setup = setup(binary, who, file_max)?;
+        let memory = if task == Task::Exchange { EXCHANGE_MEMORY_MAX } else { MEMORY_MAX };
+        let mut setup = setup(binary, who, file_max, memory)?;
         setup.stdin = Some(request_read);
         setup.stdout = Some(response_write);
         setup.extra = file.into_iter().map(OwnedFd::from).collect();
@@ -211,7 +215,7 @@ impl Helper {
             response_pipe: Some(File::from(response_read)),
             exit: None,
             target,
-            total: None,
+            announced: None,
         };
         // Most requests fit into the pipe, and then the loop need not wait for room in it.
         helper.send();
@@ -314,9 +318,10 @@ impl Helper {
         file.metadata().ok().map(|data| data.len())
     }
 
-    /// The size of the whole download, bytes, where it is known.
-    pub fn total(&self) -> Option<u64> {
-        self.total
+    /// The number that it has announced, if it has: of a download how many bytes it will have in all, of an exchange the
+    /// address that it has reached.
+    pub fn announced(&self) -> Option<u64> {
+        self.announced
     }
 
     /// Its response, once it has `finished`.
@@ -403,8 +408,8 @@ impl Helper {
                         self.deadline = Some(monotonic() + INSPECT_MAX);
                     }
                     self.response.extend_from_slice(&buffer[..count]);
-                    while let Some(total) = take_total(&mut self.response) {
-                        self.total = Some(total);
+                    while let Some(number) = take_announced(&mut self.response) {
+                        self.announced = Some(number);
                     }
                     continue;
                 }
@@ -419,12 +424,12 @@ impl Helper {
 }
 
 /// What a helper executes, as which user, and within which limits.
-fn setup(binary: &Binary, who: Option<Identity>, file_max: u64) -> io::Result<Setup> {
+fn setup(binary: &Binary, who: Option<Identity>, file_max: u64, memory: u64) -> io::Result<Setup> {
     let argv = vec![c"bootagent".to_owned(), c"work".to_owned()];
     let program = if who.is_some() { binary.program_for_others() } else { binary.program() }?;
     let mut setup = Setup::new(program, argv, environment());
     setup.rlimits =
-        [(Resource::Nofile, FILES_MAX), (Resource::Core, 0), (Resource::Fsize, file_max), (Resource::As, MEMORY_MAX)]
+        [(Resource::Nofile, FILES_MAX), (Resource::Core, 0), (Resource::Fsize, file_max), (Resource::As, memory)]
             .into_iter()
             .map(|(resource, most)| limit(resource, most))
             .collect();

@@ -280,8 +280,8 @@ pub enum Event {
     /// The host had too few processes or too little memory for an agent's health check, and why.
     NotChecked(Name, Box<str>),
 
-    /// The address of the server from which the answer to `Action::Exchange` comes, which is the next event.
-    AnswersFrom(Box<str>),
+    /// The exchange that is under way has reached this address of the server, a number; its answer is the next event.
+    Reached(u64),
     /// The answer to `Action::Exchange`.
     Replied(Reply),
     /// The answer to `Action::SaveJob`; the error says why the record is not on disk.

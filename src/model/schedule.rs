@@ -27,6 +27,9 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Of how many servers something is remembered: lists on trial may bring any number.
 const PEERS_MAX: usize = 64;
 
+/// How many failed addresses of one server are remembered.
+const FAILED_MAX: usize = 16;
+
 /// Pseudo-random numbers (SplitMix64) from one seed: jitter need not be unpredictable, only different on every host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Random(pub u64);
@@ -112,6 +115,8 @@ pub struct ExchangeSchedule {
     held: Vec<(Server, Time)>,
     /// In which order the addresses of servers are tried, and by which HTTP client.
     peers: Vec<(Box<str>, Peer)>,
+    /// The address that the exchange under way has reached, where that is known.
+    reached: Option<u64>,
     /// The servers that were logged as not answering.
     silent: Vec<Box<str>>,
     /// The server that answered last, as an index into `of_job` followed by `default`.
@@ -130,6 +135,8 @@ pub struct ExchangeSchedule {
     refused: bool,
     /// The server list on trial, until its round begins.
     trial: Option<Vec<Server>>,
+    /// The server of the last list on trial that answered.
+    answered_on_trial: Option<Server>,
     /// The kind of the round, and the servers that are still to be asked: first the one that is being asked.
     round: Option<(ExchangeKind, Vec<Server>)>,
     /// An answer is awaited.
@@ -159,6 +166,7 @@ impl ExchangeSchedule {
             default,
             held: Vec::new(),
             peers: Vec::new(),
+            reached: None,
             silent: Vec::new(),
             current: 0,
             status: Channel { at: first, failures: 0 },
@@ -170,6 +178,7 @@ impl ExchangeSchedule {
             urgent: false,
             refused: false,
             trial: None,
+            answered_on_trial: None,
             round: None,
             busy: false,
             keyed: false,
@@ -234,10 +243,11 @@ impl ExchangeSchedule {
         self.status.at = self.status.at.min(now + self.jitter());
     }
 
-    /// Replaces the servers that are asked before those of the configuration; the first of them is asked next.
+    /// Replaces the servers that are asked before those of the configuration. The one that has just answered is asked next;
+    /// where it is not among them, the first.
     pub fn set_servers(&mut self, of_job: Vec<Server>) {
+        self.current = of_job.iter().position(|server| Some(server) == self.answered_on_trial.as_ref()).unwrap_or(0);
         self.of_job = of_job;
-        self.current = 0;
     }
 
     /// Puts a server list on trial: the next round asks each of its servers once, until one answers.
@@ -291,9 +301,9 @@ impl ExchangeSchedule {
         self.peers.iter().find(|(base, _)| *base == server.base).map(|(_, peer)| peer.clone()).unwrap_or_default()
     }
 
-    /// The server that is being asked answers from this address, which comes first the next time.
-    pub fn answers_from(&mut self, address: Box<str>) {
-        self.change_peer(|peer| peer.first = address);
+    /// The exchange that is under way has reached this address of the server.
+    pub fn reached(&mut self, address: u64) {
+        self.reached = Some(address);
     }
 
     /// The server that is being asked gave an answer that the HTTP library cannot read. It is asked again at once, by the client
@@ -303,8 +313,30 @@ impl ExchangeSchedule {
             return false;
         }
         self.change_peer(|peer| peer.unreadable = true);
+        self.reached = None;
         self.busy = false;
         true
+    }
+
+    /// The address that was reached comes first the next time, or last. A server that asks for a pause has answered; another of
+    /// its addresses would be no better. This needs to know which server is asked, so it comes before `busy` ends.
+    fn judge_address(&mut self, good: bool, asks_for_pause: bool) {
+        let Some(address) = self.reached.take() else { return };
+        if !good && asks_for_pause {
+            return;
+        }
+        self.change_peer(|peer| {
+            peer.failed.retain(|known| *known != address);
+            if good {
+                peer.first = Some(address);
+                return;
+            }
+            peer.first = peer.first.filter(|first| *first != address);
+            if peer.failed.len() >= FAILED_MAX {
+                peer.failed.remove(0);
+            }
+            peer.failed.push(address);
+        });
     }
 
     /// Changes how the server that is being asked is asked the next time. When there are too many, the oldest one of a list
@@ -437,16 +469,7 @@ impl ExchangeSchedule {
     /// Takes the answer of the server that was asked. `good`: it was valid; `retry_after`: the server asked for no further
     /// request before this many seconds have passed. Returns the kind of the exchange, and what follows.
     pub fn answered(&mut self, good: bool, retry_after: Option<u64>, now: Time) -> (Option<ExchangeKind>, Round) {
-        // A server that asks for a pause has answered; another of its addresses would be no better.
-        if !good && retry_after.is_none() {
-            // This needs to know which server is asked, so it comes before `busy` ends.
-            self.change_peer(|peer| {
-                if !peer.first.is_empty() {
-                    peer.last = std::mem::take(&mut peer.first);
-                }
-                peer.failures = peer.failures.wrapping_add(1);
-            });
-        }
+        self.judge_address(good, retry_after.is_some());
         self.busy = false;
         let Some((kind, mut servers)) = self.round.take() else { return (None, Round::Failed) };
         let server = servers.remove(0);
@@ -480,6 +503,9 @@ impl ExchangeSchedule {
     fn note_success(&mut self, kind: ExchangeKind, server: &Server, now: Time) {
         if let Some(index) = self.of_job.iter().chain(&self.default).position(|known| known == server) {
             self.current = index;
+        }
+        if kind == ExchangeKind::Trial {
+            self.answered_on_trial = Some(server.clone());
         }
         self.results.failures = 0;
         if kind != ExchangeKind::Results {

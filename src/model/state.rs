@@ -176,7 +176,7 @@ impl State {
             }
             Event::Measured(usages) => self.measured(usages, now, out),
             Event::ReloadEnded(name, exit, tail) => self.reload_ended(&name, exit, &tail, now, out),
-            Event::AnswersFrom(address) => self.exchanges.schedule.answers_from(address),
+            Event::Reached(address) => self.exchanges.schedule.reached(address),
             Event::Replied(reply) => self.replied(reply, now, out),
             Event::Saved(id, result) => self.saved(&id, result, now, out),
             Event::Fetched(id, fetched) => self.answered(&id, Answer::Fetched(fetched), now, out),

@@ -161,9 +161,12 @@ fn put_state(json: &mut Writer, state: &ReexecState) {
     for (server, peer) in &times.peers {
         json.open('{');
         json.key("server").text(server);
-        json.key("first").text(&peer.first);
-        json.key("last").text(&peer.last);
-        json.key("failures").number(peer.failures);
+        if let Some(first) = peer.first {
+            json.key("first").number(first);
+        }
+        json.key("failed").open('[');
+        peer.failed.iter().for_each(|address| json.number(*address));
+        json.close(']');
         json.key("unreadable").boolean(peer.unreadable);
         json.close('}');
     }
@@ -260,10 +263,9 @@ fn take_state(fields: &mut Fields) -> ReexecState {
             peers: each(fields, "peers", |value, faults| {
                 let mut fields = Fields::of(value, "", faults)?;
                 let server = fields.text("server")?.into();
-                let (first, last) = (string(&mut fields, "first").into(), string(&mut fields, "last").into());
-                let failures = count(&mut fields, "failures").unwrap_or(0);
-                let unreadable = fields.flag("unreadable").unwrap_or(false);
-                Some((server, Peer { first, last, failures, unreadable }))
+                let first = count(&mut fields, "first");
+                let failed = each(&mut fields, "failed", |value, _| json::integer(value));
+                Some((server, Peer { first, failed, unreadable: fields.flag("unreadable").unwrap_or(false) }))
             }),
             heard,
         },
@@ -378,7 +380,7 @@ mod tests {
                     held: vec![("http://b:1".into(), Time(7))],
                     peers: vec![(
                         "http://c:1".into(),
-                        Peer { first: "[::1]:1".into(), last: "a".into(), failures: 12, unreadable: true },
+                        Peer { first: Some(12), failed: vec![u64::MAX, 13], unreadable: true },
                     )],
                     heard: Time(11),
                 },

@@ -1,7 +1,7 @@
 //! A connection to a name, which may have several addresses: one that does not answer costs seconds, not the transfer.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -23,17 +23,28 @@ pub fn addresses(host: &str, port: u16, route: &Route) -> Result<Vec<SocketAddr>
     Ok(addresses)
 }
 
-/// Moves addresses that the route names to the front and to the end, and each other one forward by one with each turn, so that
-/// one which takes connections and serves nothing is not tried first for ever.
+/// Moves the addresses on by as many places as the route says, so that one which takes connections and serves nothing is not
+/// tried first for ever; then those that have failed to the end, and the one that answered last to the front.
 fn put_in_order(addresses: &mut [SocketAddr], route: &Route) {
     addresses.rotate_left((route.turn % addresses.len() as u64) as usize);
-    let place = |addresses: &[SocketAddr], text: &str| addresses.iter().position(|address| address.to_string() == text);
-    if let Some(index) = place(addresses, &route.last) {
-        addresses[index..].rotate_left(1);
+    let place = |addresses: &[SocketAddr], wanted| addresses.iter().position(|address| number(address) == wanted);
+    for failed in &route.failed {
+        if let Some(index) = place(addresses, *failed) {
+            addresses[index..].rotate_left(1);
+        }
     }
-    if let Some(index) = place(addresses, &route.first) {
+    if let Some(index) = route.first.and_then(|first| place(addresses, first)) {
         addresses[..=index].rotate_right(1);
     }
+}
+
+/// An address as a number that is another one for each of the addresses of a name, and never 0.
+pub fn number(address: &SocketAddr) -> u64 {
+    let number = match address.ip() {
+        IpAddr::V4(ip) => u64::from(ip.to_bits()),
+        IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64 ^ ip.to_bits() as u64,
+    };
+    number.max(1)
 }
 
 /// Connects to one of the `addresses` of `host`. The next address is begun when those before it have failed, or have not
@@ -90,23 +101,24 @@ mod tests {
     fn the_route_says_which_address_comes_first() {
         let all: Vec<SocketAddr> =
             ["[2001:db8::1]:80", "192.0.2.1:80", "192.0.2.2:80"].map(|text| text.parse().expect("an address")).to_vec();
-        for (first, last, turn, want) in [
-            ("", "", 0, [0, 1, 2]),
-            ("", "", 1, [1, 2, 0]),
-            ("", "", 5, [2, 0, 1]),
-            ("", "", u64::MAX, [0, 1, 2]),
-            ("192.0.2.2:80", "", 0, [2, 0, 1]),
-            ("[2001:db8::1]:80", "", 1, [0, 1, 2]),
-            ("", "[2001:db8::1]:80", 0, [1, 2, 0]),
-            ("", "192.0.2.1:80", 1, [2, 0, 1]),
-            ("192.0.2.2:80", "[2001:db8::1]:80", 0, [2, 1, 0]),
-            ("192.0.2.1:80", "192.0.2.1:80", 0, [1, 0, 2]),
-            ("192.0.2.9:80", "192.0.2.8:80", 1, [1, 2, 0]),
-            ("no address", "", 1, [1, 2, 0]),
+        let [v6, first, second] = [0, 1, 2].map(|index: usize| number(&all[index]));
+        for (good, failed, turn, want) in [
+            (None, vec![], 0, [0, 1, 2]),
+            (None, vec![], 1, [1, 2, 0]),
+            (None, vec![], 5, [2, 0, 1]),
+            (None, vec![], u64::MAX, [0, 1, 2]),
+            (Some(second), vec![], 0, [2, 0, 1]),
+            (Some(v6), vec![], 1, [0, 1, 2]),
+            (None, vec![v6], 0, [1, 2, 0]),
+            (None, vec![second, first], 0, [0, 2, 1]),
+            (None, vec![second, v6, first], 0, [2, 0, 1]),
+            (Some(second), vec![v6], 0, [2, 1, 0]),
+            (Some(7), vec![8], 1, [1, 2, 0]),
         ] {
+            let route = Route { turn, first: good, failed, ..Route::default() };
             let mut got = all.clone();
-            put_in_order(&mut got, &Route { turn, first: first.into(), last: last.into(), ..Route::default() });
-            assert_eq!(got, want.map(|index: usize| all[index]), "{first:?} {last:?} {turn}");
+            put_in_order(&mut got, &route);
+            assert_eq!(got, want.map(|index: usize| all[index]), "{route:?}");
         }
     }
 

@@ -38,7 +38,14 @@ pub fn exchange(
     }
     let mut body = Vec::new();
     let read = read_up_to(max_body.saturating_add(1), &mut body, &mut |to| std::io::Read::read(&mut reply, to));
-    read.map_err(|error| HelperError::temporary(&format!("the reply broke off after {} bytes", body.len()), &error))?;
+    read.map_err(|error| {
+        let mut failure = HelperError::temporary(&format!("the reply broke off after {} bytes", body.len()), &error);
+        if error.kind() == std::io::ErrorKind::Other {
+            // That is what the HTTP library calls a chunk or trailer that it cannot read.
+            failure.kind = FailureKind::Unreadable;
+        }
+        failure
+    })?;
     let size = body.len() as u64;
     if size > max_body {
         return Err(HelperError::new(
@@ -62,6 +69,5 @@ pub fn exchange(
         retry_after: reply.retry_after(),
         signature: reply.header("x-bootagent-signature").map(String::from),
         body,
-        address: reply.address().to_string(),
     })
 }

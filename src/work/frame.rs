@@ -122,14 +122,13 @@ pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
 /// A response as one frame.
 pub fn encode_response(response: &HelperResponse) -> Vec<u8> {
     match response {
-        HelperResponse::Exchanged { status, retry_after, signature, body, address } => {
+        HelperResponse::Exchanged { status, retry_after, signature, body } => {
             let mut out = Writer::new(0);
             out.number(u64::from(*status));
             out.maybe(*retry_after);
             out.number(u64::from(signature.is_some()));
             out.bytes(signature.as_deref().unwrap_or_default().as_bytes());
             out.bytes(body);
-            out.bytes(address.as_bytes());
             out.end()
         }
         HelperResponse::Fetched { digest, size, counted } => {
@@ -174,8 +173,8 @@ pub fn decode_response(bytes: &[u8]) -> Option<HelperResponse> {
             let retry_after = frame.maybe()?;
             let signed = frame.number()? == 1;
             let signature = frame.text()?;
-            let (body, address) = (frame.bytes()?.to_vec(), frame.text()?);
-            HelperResponse::Exchanged { status, retry_after, signature: signed.then_some(signature), body, address }
+            let body = frame.bytes()?.to_vec();
+            HelperResponse::Exchanged { status, retry_after, signature: signed.then_some(signature), body }
         }
         1 => HelperResponse::Fetched {
             digest: frame.bytes()?.try_into().ok()?,
@@ -206,20 +205,21 @@ pub fn decode_response(bytes: &[u8]) -> Option<HelperResponse> {
     frame.done().then_some(response)
 }
 
-/// How many bytes a download will have, as a frame that may come before the response.
-pub fn encode_total(total: u64) -> Vec<u8> {
+/// A number that a helper announces before its response: how many bytes a download will have, or the address that an exchange
+/// has reached.
+pub fn encode_announced(number: u64) -> Vec<u8> {
     let mut out = Writer::new(5);
-    out.number(total);
+    out.number(number);
     out.end()
 }
 
-/// Removes a frame of `encode_total` from the front of the bytes received so far.
-pub fn take_total(bytes: &mut Vec<u8>) -> Option<u64> {
-    let length = encode_total(0).len();
+/// Removes a frame of `encode_announced` from the front of the bytes received so far.
+pub fn take_announced(bytes: &mut Vec<u8>) -> Option<u64> {
+    let length = encode_announced(0).len();
     let mut frame = Reader::new(bytes.get(..length)?)?;
-    let total = if frame.byte()? == 5 { frame.number()? } else { return None };
+    let number = if frame.byte()? == 5 { frame.number()? } else { return None };
     bytes.drain(..length);
-    Some(total)
+    Some(number)
 }
 
 /// A frame being made.
@@ -243,8 +243,10 @@ impl Writer {
         // No proxy has an empty name.
         self.bytes(route.proxy.as_deref().unwrap_or_default().as_bytes());
         self.number(route.turn);
-        self.bytes(route.first.as_bytes());
-        self.bytes(route.last.as_bytes());
+        // No address is 0.
+        self.number(route.first.unwrap_or(0));
+        self.number(route.failed.len() as u64);
+        route.failed.iter().for_each(|address| self.number(*address));
         self.number(u64::from(route.own_client));
     }
 
@@ -297,8 +299,12 @@ impl<'a> Reader<'a> {
 
     fn route(&mut self) -> Option<Route> {
         let proxy = Some(self.text()?).filter(|proxy| !proxy.is_empty());
-        let (turn, first, last) = (self.number()?, self.text()?, self.text()?);
-        Some(Route { proxy, turn, first, last, own_client: self.number()? == 1 })
+        let (turn, first) = (self.number()?, Some(self.number()?).filter(|first| *first != 0));
+        let mut failed = Vec::new();
+        for _ in 0..self.number()? {
+            failed.push(self.number()?);
+        }
+        Some(Route { proxy, turn, first, failed, own_client: self.number()? == 1 })
     }
 
     fn bytes(&mut self) -> Option<&'a [u8]> {
@@ -326,7 +332,7 @@ mod tests {
                 headers: vec![("X-A".into(), "1".into()), ("X-B".into(), String::new())],
                 body: b"{}".to_vec(),
                 max_body: 1 << 20,
-                route: Route { first: "192.0.2.1:80".into(), ..Route::default() },
+                route: Route { first: Some(7), ..Route::default() },
             },
             HelperRequest::Fetch {
                 url: "ftp://a/b.rpm".into(),
@@ -342,7 +348,7 @@ mod tests {
                 route: Route {
                     proxy: Some("p:3128".into()),
                     turn: 7,
-                    last: "a".into(),
+                    failed: vec![8, 9],
                     own_client: true,
                     ..Route::default()
                 },
@@ -367,15 +373,8 @@ mod tests {
                 retry_after: Some(7),
                 signature: Some("ab".into()),
                 body: vec![0, 255],
-                address: "[2001:db8::1]:80".into(),
             },
-            HelperResponse::Exchanged {
-                status: 200,
-                retry_after: None,
-                signature: None,
-                body: Vec::new(),
-                address: String::new(),
-            },
+            HelperResponse::Exchanged { status: 200, retry_after: None, signature: None, body: Vec::new() },
             HelperResponse::Fetched { digest: [7; 32], size: 9, counted: true },
             HelperResponse::Verified { digest: [8; 32] },
             HelperResponse::Unpacked { entries: 1, bytes: 2, top: "a-1".into() },
@@ -413,17 +412,20 @@ mod tests {
 
     #[test]
     fn totals_come_off_the_front_and_nothing_else_does() {
-        let mut bytes =
-            [encode_total(7), encode_total(u64::MAX), encode_response(&HelperResponse::Verified { digest: [1; 32] })]
-                .concat();
-        assert_eq!((take_total(&mut bytes), take_total(&mut bytes)), (Some(7), Some(u64::MAX)));
-        assert_eq!(take_total(&mut bytes), None);
+        let mut bytes = [
+            encode_announced(7),
+            encode_announced(u64::MAX),
+            encode_response(&HelperResponse::Verified { digest: [1; 32] }),
+        ]
+        .concat();
+        assert_eq!((take_announced(&mut bytes), take_announced(&mut bytes)), (Some(7), Some(u64::MAX)));
+        assert_eq!(take_announced(&mut bytes), None);
         assert_eq!(decode_response(&bytes), Some(HelperResponse::Verified { digest: [1; 32] }));
         for response in responses() {
-            assert_eq!(take_total(&mut encode_response(&response)), None);
+            assert_eq!(take_announced(&mut encode_response(&response)), None);
         }
-        for end in 0..encode_total(7).len() {
-            assert_eq!(take_total(&mut encode_total(7)[..end].to_vec()), None);
+        for end in 0..encode_announced(7).len() {
+            assert_eq!(take_announced(&mut encode_announced(7)[..end].to_vec()), None);
         }
     }
 

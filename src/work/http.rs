@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use crate::model::url::{Scheme, Url};
 use crate::sys::alarm;
 use crate::sys::file::read_up_to;
-use crate::work::{connect, FailureKind, HelperError};
+use crate::work::{announce, connect, FailureKind, HelperError, CONNECT_SECS};
 
 const LENGTH: &str = "content-length";
 
@@ -45,10 +45,10 @@ pub struct Route {
     pub proxy: Option<String>,
     /// By how many places the addresses of a name are moved on.
     pub turn: u64,
-    /// The address that then comes first, where the name has it, `ip:port`; empty: none.
-    pub first: String,
-    /// The address that comes last, where the name has it; empty: none.
-    pub last: String,
+    /// The address that then comes first, where the name still has it, as `connect::number` has it.
+    pub first: Option<u64>,
+    /// The addresses that come last, in this order.
+    pub failed: Vec<u64>,
     /// A POST is sent by the client of our own also where minreq could.
     pub own_client: bool,
 }
@@ -65,9 +65,15 @@ pub fn post(url: &Url, headers: &[(String, String)], body: Vec<u8>, route: &Rout
     }
     let addresses = connect::addresses(&url.host, url.effective_port(), route)?;
     if addresses.len() == 1 && !route.own_client {
+        // minreq asks for the addresses once more, and has the whole time for the connection again.
+        alarm::alarm(CONNECT_SECS);
         return library::post(url, &all, body);
     }
-    own::send("POST", url, None, &all, &body, &addresses)
+    let stream = connect::connect(&url.host, url.effective_port(), &addresses)?;
+    if let Ok(address) = stream.peer_addr() {
+        announce(connect::number(&address));
+    }
+    own::send("POST", url, &all, &body, own::Connection { stream, is_proxy: false })
 }
 
 /// Asks for what follows the first `from` bytes, and reads the head of the reply.
@@ -88,7 +94,8 @@ pub fn get(url: &Url, from: u64, route: &Route) -> Result<Reply, Box<HelperError
     let proxy = proxy.map_err(|why| HelperError::new(FailureKind::Final, format_error!("proxy: {why}")))?;
     let peer = proxy.as_ref().unwrap_or(url);
     let addresses = connect::addresses(&peer.host, peer.effective_port(), route)?;
-    own::send("GET", url, proxy.as_ref(), &headers, &[], &addresses)
+    let stream = connect::connect(&peer.host, peer.effective_port(), &addresses)?;
+    own::send("GET", url, &headers, &[], own::Connection { stream, is_proxy: proxy.is_some() })
 }
 
 /// Whether the library has to speak TLS. Without the feature `Url::parse` has refused such a URL.
@@ -109,8 +116,6 @@ pub struct Reply {
     /// Names are in lower case, and neither names nor values have white space around them.
     headers: Vec<(String, String)>,
     body: Body,
-    /// The address of the server, or of the proxy, `ip:port`; empty from minreq, which does not say it.
-    address: String,
 }
 
 /// Where the body of a reply comes from.
@@ -131,11 +136,6 @@ impl Reply {
             return Err(HelperError::new(FailureKind::Temporary, "the reply has more than one Content-Length"));
         }
         Ok(self)
-    }
-
-    /// The address of the server, or of the proxy, `ip:port`; empty from minreq, which does not say it.
-    pub fn address(&self) -> &str {
-        &self.address
     }
 
     /// The status; one with less than three digits is of a line that was cut short.
@@ -165,10 +165,11 @@ impl Reply {
 
     /// How long the body will be, bytes, where the reply says so in a way that counts (RFC 9112, 6.3).
     pub fn content_length(&self) -> Option<u64> {
-        if self.is_chunked() {
-            return None;
+        match self.status {
+            204 | 304 => Some(0),
+            _ if self.is_chunked() => None,
+            _ => self.header(LENGTH).and_then(number),
         }
-        self.header(LENGTH).and_then(number)
     }
 
     /// Whether the body comes in chunks.

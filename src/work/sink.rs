@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::sys::{alarm, file};
 use crate::text::{exact_size, size};
-use crate::work::{encode_total, stall_secs, FailureKind, HelperError, HelperResponse};
+use crate::work::{announce, stall_secs, FailureKind, HelperError, HelperResponse};
 
 /// Bytes read at once.
 const CHUNK: usize = 128 << 10;
@@ -98,8 +98,7 @@ impl Sink {
             return Err(HelperError::new(FailureKind::TooBig, reason));
         }
         // For the daemon, which shows progress. Where it is gone, this process is about to end anyway.
-        let mut out = io::stdout().lock();
-        let _ = out.write_all(&encode_total(total)).and_then(|()| out.flush());
+        announce(total);
         let missing = total.saturating_sub(self.size);
         match file::free_space_behind(self.file.as_fd()) {
             Ok(free) if free < missing => {

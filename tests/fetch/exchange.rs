@@ -39,7 +39,6 @@ fn a_reply_comes_back_whatever_its_status() {
                 retry_after,
                 signature: signature.clone(),
                 body: b"{}".to_vec(),
-                address: if own_client { address.clone() } else { String::new() },
             };
             assert_eq!(exchange_by(own_client, &server.url), want);
             let requests = server.requests();
@@ -68,7 +67,18 @@ fn an_unreadable_reply_is_one_for_the_other_client() {
         (endless.as_bytes(), "over 8 KiB", false),
         (
             b"HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-            "chunks behind an interim reply",
+            "behind an interim one",
+            true,
+        ),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "behind an interim one", true),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=caf\xe9\r\n{}\r\n0\r\n\r\n",
+            "broke off after 0 bytes",
+            true,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-By: caf\xe9\r\n\r\n",
+            "broke off after 2 bytes",
             true,
         ),
     ] {
@@ -88,7 +98,6 @@ fn a_reply_may_come_in_chunks_or_without_a_length() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
         "HTTP/1.0 200 OK\r\n\r\n{}",
         "HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
-        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     ] {
         for own_client in [false, true] {
             match exchange_by(own_client, &Server::fixed(reply).url) {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use bootagent::work::{decode_response, take_total, FailureKind, HelperRequest, HelperResponse, Route};
+use bootagent::work::{decode_response, take_announced, FailureKind, HelperRequest, HelperResponse, Route};
 use sha2::{Digest, Sha256};
 
 use crate::server::{reply, send, Server};
@@ -256,7 +256,7 @@ fn how_much_will_come_is_told_before_it_comes() {
         digest: [0; 32],
     };
     let mut told = performed(&order, &scratch.file("a", b""), "", &[]).stdout;
-    assert_eq!((take_total(&mut told), take_total(&mut told)), (Some(1000), None));
+    assert_eq!((take_announced(&mut told), take_announced(&mut told)), (Some(1000), None));
     assert_eq!(decode_response(&told), Some(fetched(&bytes)));
 }
 

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use bootagent::work::{decode_response, encode_request, take_total, FailureKind, HelperRequest, HelperResponse};
+use bootagent::work::{decode_response, encode_request, take_announced, FailureKind, HelperRequest, HelperResponse};
 use sha2::{Digest, Sha256};
 
 /// The binary under test.
@@ -53,7 +53,7 @@ fn perform(order: &HelperRequest, file: &Path) -> HelperResponse {
 /// The outcome among what was written.
 fn outcome(output: &Output) -> HelperResponse {
     let mut bytes = output.stdout.clone();
-    while take_total(&mut bytes).is_some() {}
+    while take_announced(&mut bytes).is_some() {}
     decode_response(&bytes).expect("one whole outcome")
 }
 

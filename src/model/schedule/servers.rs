@@ -16,12 +16,10 @@ pub struct Server {
 /// How a server is asked: in which order the addresses of its name are tried, and by which HTTP client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// The address that answered last and comes first, `ip:port`; empty: none did, or it has failed since.
-    pub first: Box<str>,
-    /// The address that failed last and comes last; empty: none did, or it is not known which.
-    pub last: Box<str>,
-    /// How many exchanges have failed: each failure moves the other addresses on by one.
-    pub failures: u64,
+    /// The address that answered last, which comes first, as a number; `None`: none did, or it has failed since.
+    pub first: Option<u64>,
+    /// The addresses that have failed since they last answered, which come last: the longest ago first, as it may work again.
+    pub failed: Vec<u64>,
     /// The HTTP library could not read an answer of it; the client of our own asks it from then on.
     pub unreadable: bool,
 }

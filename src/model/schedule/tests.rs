@@ -268,55 +268,86 @@ fn without_servers_nothing_is_due() {
 
 #[test]
 fn the_address_that_answered_comes_first_and_one_that_failed_last() {
-    let mut schedule = schedule("a:1,b:1", 10);
-    let server = |base: &str| Server { base: base.into() };
-    let peer = |first: &str, last: &str, failures, unreadable| Peer {
-        first: first.into(),
-        last: last.into(),
-        failures,
-        unreadable,
-    };
-    let now = Time::default();
-    // None is asked yet.
-    schedule.answers_from("x".into());
-    assert!(!schedule.ask_again());
-    assert_eq!(schedule.times().peers, []);
-
-    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "a:1".into())));
-    schedule.answered(false, None, now);
-    assert_eq!(schedule.peer(&server("http://a:1")), peer("", "", 1, false));
-    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "b:1".into())));
-    schedule.answers_from("192.0.2.1:1".into());
-    schedule.answered(true, None, now);
-    assert_eq!(schedule.peer(&server("http://b:1")), peer("192.0.2.1:1", "", 0, false));
-
-    let now = now + Duration::from_secs(60);
-    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "b:1".into())));
-    assert!(schedule.ask_again(), "by the other client");
-    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "b:1".into())), "at once");
-    assert!(!schedule.ask_again(), "only once");
-    schedule.answers_from("192.0.2.2:1".into());
-    schedule.answered(false, Some(5), now);
-    assert_eq!(schedule.peer(&server("http://b:1")), peer("192.0.2.2:1", "", 0, true), "it asks for a pause");
-    let now = now + Duration::from_secs(60);
-    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "a:1".into())));
-    schedule.answered(false, None, now);
-    assert_eq!(ask(&mut schedule, now, false), None);
-    let now = now + Duration::from_secs(60);
-    while ask(&mut schedule, now, false) != Some((ExchangeKind::Status, "b:1".into())) {
+    let mut schedule = schedule("a:1", 10);
+    let server = Server { base: "http://a:1".into() };
+    let peer = |first, failed: &[u64]| Peer { first, failed: failed.to_vec(), unreadable: false };
+    // What an exchange has reached, whether it was good, whether the server asked for a pause; and what is known then.
+    for (reached, good, pause, first, failed) in [
+        (None, false, None, None, &[][..]),
+        (Some(1), false, None, None, &[1]),
+        (Some(2), false, None, None, &[1, 2]),
+        (Some(3), true, None, Some(3), &[1, 2]),
+        (None, false, None, Some(3), &[1, 2]),
+        (Some(3), false, Some(5), Some(3), &[1, 2]),
+        (Some(1), false, None, Some(3), &[2, 1]),
+        (Some(3), false, None, None, &[2, 1, 3]),
+        (Some(1), true, None, Some(1), &[2, 3]),
+        (None, true, None, Some(1), &[2, 3]),
+    ] {
+        let mut now = schedule.deadline(None).unwrap();
+        while ask(&mut schedule, now, false).is_none() {
+            now = now + Duration::from_secs(1);
+        }
+        reached.into_iter().for_each(|address| schedule.reached(address));
+        schedule.answered(good, pause, now);
+        assert_eq!(schedule.peer(&server), peer(first, failed), "{reached:?} {good}");
+    }
+    let many = (10..10 + 2 * FAILED_MAX as u64).chain([1]);
+    for address in many {
+        let mut now = schedule.deadline(None).unwrap();
+        while ask(&mut schedule, now, false).is_none() {
+            now = now + Duration::from_secs(1);
+        }
+        schedule.reached(address);
         schedule.answered(false, None, now);
     }
+    let Peer { first, failed, .. } = schedule.peer(&server);
+    assert_eq!((first, failed.len(), failed.last()), (None, FAILED_MAX, Some(&1)));
+}
+
+#[test]
+fn a_server_with_an_unreadable_answer_is_asked_again_at_once() {
+    let mut schedule = schedule("a:1,b:1", 10);
+    let b = Server { base: "http://b:1".into() };
+    let now = Time::default();
+    assert!(!schedule.ask_again(), "none is asked yet");
+    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "a:1".into())));
     schedule.answered(false, None, now);
-    assert_eq!(schedule.peer(&server("http://b:1")), peer("", "192.0.2.2:1", 1, true));
+    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "b:1".into())));
+    assert!(schedule.ask_again());
+    assert_eq!(ask(&mut schedule, now, false), Some((ExchangeKind::Status, "b:1".into())), "by the other client");
+    assert!(!schedule.ask_again(), "only once");
+    schedule.reached(7);
+    schedule.answered(true, None, now);
+    let known = Peer { first: Some(7), failed: vec![], unreadable: true };
+    assert_eq!(schedule.peer(&b), known);
 
     let mut next = self::schedule("b:1", 10);
     next.resume(schedule.times(), now);
-    assert_eq!(next.peer(&server("http://b:1")), peer("", "192.0.2.2:1", 1, true), "over a reexec");
+    assert_eq!(next.peer(&b), known, "over a reexec");
     for number in 0..2 * PEERS_MAX {
         next.try_servers(parse_servers(&format!("t{number}:1")).unwrap());
         ask(&mut next, now, false);
+        next.reached(8);
         next.answered(false, None, now);
     }
     assert_eq!(next.times().peers.len(), PEERS_MAX);
-    assert_eq!(next.peer(&server("http://b:1")), peer("", "192.0.2.2:1", 1, true), "its list is not on trial");
+    assert_eq!(next.peer(&b), known, "its list is not on trial");
+}
+
+#[test]
+fn the_server_that_answered_on_trial_is_asked_next() {
+    for (answers, next) in [([false, true], "c:1"), ([true, true], "b:1")] {
+        let mut schedule = schedule("a:1", 600);
+        let now = Time::default();
+        let list = parse_servers("b:1,c:1").unwrap();
+        schedule.try_servers(list.clone());
+        for good in answers {
+            if schedule.deadline(None) == Some(now) && schedule.next(now, false).is_some() {
+                schedule.answered(good, None, now);
+            }
+        }
+        schedule.set_servers(list);
+        assert_eq!(schedule.server().map(|server| &*server.base), Some(&*format!("http://{next}")));
+    }
 }

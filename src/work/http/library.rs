@@ -8,22 +8,18 @@
 //!   an address which does not answer over TLS, so that minreq tries the next one.
 //! - It reads a head of up to 8 KiB of UTF-8 only. Any other one is unreadable, and the server is asked again by the client
 //!   of our own; over TLS the exchange has failed.
-//! - It takes an interim reply (1xx) for the final one, so the head behind it is read here.
+//! - It takes an interim reply (1xx) for the final one; that makes the reply unreadable too.
 //! - It answers a connection closed without a word with a 503 of its own, known by its phrase only.
 //! - It takes the end of the connection for the end of a head and for the end of the chunks, and of two lengths the first.
 //! - Its errors are written for programmers.
 
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::ToSocketAddrs;
 
 use super::{Body, Reply};
 use crate::model::url::Url;
 use crate::sys::alarm;
-use crate::sys::file::read_up_to;
 use crate::work::{cause, FailureKind, HelperError, NEXT_ADDRESS_SECS};
-
-/// The longest head behind an interim reply, bytes.
-const HEAD_MAX: usize = 8 << 10;
 
 /// The phrase of the 503 that minreq makes up when it reads no status line.
 const NO_STATUS_LINE: &str = "Server did not provide a status line";
@@ -67,8 +63,9 @@ fn send(mut request: minreq::Request, headers: &[(&str, &str)]) -> Result<Reply,
         request = request.with_header(*name, *value);
     }
     let mut response = request.with_follow_redirects(false).send_lazy().map_err(|error| explained(&error))?;
-    while matches!(response.status_code, 100 | 102..=199) {
-        read_next_head(&mut response)?;
+    if matches!(response.status_code, 100 | 102..=199) {
+        let reason = "the reply comes behind an interim one (1xx), which cannot be read";
+        return Err(HelperError::new(FailureKind::Unreadable, reason));
     }
     if response.status_code == 503 && response.reason_phrase == NO_STATUS_LINE {
         let reason = "the server closed the connection or answered something that is not HTTP";
@@ -79,36 +76,7 @@ fn send(mut request: minreq::Request, headers: &[(&str, &str)]) -> Result<Reply,
         (*name, *value) = (name.trim().to_string(), value.trim().to_string());
     }
     let phrase = response.reason_phrase.trim().to_string();
-    Reply { status: response.status_code, phrase, headers, body: Body::Library(response), address: String::new() }
-        .checked()
-}
-
-/// Reads another head, from what minreq takes for the body of an interim reply.
-fn read_next_head(response: &mut minreq::ResponseLazy) -> Result<(), Box<HelperError>> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let read = read_up_to(1, &mut head, &mut |to| response.read(to));
-        let count = read.map_err(|error| HelperError::new(FailureKind::Temporary, cause(&error)))?;
-        if count == 0 || head.len() > HEAD_MAX {
-            let reason = "there is nothing behind an interim reply that could be a reply";
-            return Err(HelperError::new(FailureKind::Unreadable, reason));
-        }
-    }
-    let text = String::from_utf8_lossy(&head);
-    let mut lines = text.split('\n').map(str::trim_end);
-    let mut words = lines.next().unwrap_or_default().splitn(3, ' ').skip(1);
-    response.status_code = words.next().and_then(|status| status.parse().ok()).unwrap_or(0);
-    response.reason_phrase = words.next().unwrap_or_default().into();
-    response.headers.clear();
-    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-        let (name, value) = (name.trim().to_ascii_lowercase(), value.trim().to_string());
-        if name == "transfer-encoding" && value.eq_ignore_ascii_case("chunked") {
-            let reason = "chunks behind an interim reply cannot be read";
-            return Err(HelperError::new(FailureKind::Unreadable, reason));
-        }
-        response.headers.push((name, value));
-    }
-    Ok(())
+    Reply { status: response.status_code, phrase, headers, body: Body::Library(response) }.checked()
 }
 
 /// minreq's error in words for an operator.

@@ -2,37 +2,40 @@
 //! heads, interim replies, and bodies with a length, in chunks, or up to the end of the connection.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 
 use super::Reply;
 use crate::model::url::Url;
-use crate::work::{cause, connect, FailureKind, HelperError};
+use crate::work::{cause, FailureKind, HelperError};
+
+/// A connection over which a request can be sent.
+pub struct Connection {
+    pub stream: TcpStream,
+    /// It leads to a proxy, which is sent the whole URL.
+    pub is_proxy: bool,
+}
 
 /// The longest head, bytes.
 const HEAD_MAX: u64 = 64 << 10;
 /// The longest line with the length of a chunk, bytes.
 const CHUNK_LINE_MAX: u64 = 1 << 10;
 
-/// Sends a request for `url` with these headers and this body to one of the `addresses` of the host in it, or of the proxy
-/// `via`, and reads the head of the reply.
+/// Sends a request for `url` with these headers and this body to the host in it, or to a proxy, and reads the head of the reply.
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
 pub fn send(
     method: &str,
     url: &Url,
-    via: Option<&Url>,
     headers: &[(&str, &str)],
     body: &[u8],
-    addresses: &[SocketAddr],
+    to: Connection,
 ) -> Result<Reply, Box<HelperError>> {
-    let peer = via.unwrap_or(url);
-    let stream = connect::connect(&peer.host, peer.effective_port(), addresses)?;
-    let address = stream.peer_addr().map_or(String::new(), |address| address.to_string());
+    let Connection { stream, is_proxy } = to;
     let whole = url.for_http();
     let (_, rest) = whole.split_once("://").unwrap_or_default();
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let target = if via.is_some() { &whole } else { path };
+    let target = if is_proxy { &whole } else { path };
     let mut request = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
     if !body.is_empty() {
         request.push_str(&format!("Content-Length: {}\r\n", body.len()));
@@ -55,17 +58,15 @@ pub fn send(
             continue;
         }
         body.framing = match reply.content_length() {
-            // These have no body, whatever the head says (RFC 9112, 6.3).
-            _ if matches!(reply.status, 204 | 304) => Framing::Length(0),
-            _ if reply.is_chunked() => Framing::Chunk(0),
             Some(length) => Framing::Length(length),
+            None if reply.is_chunked() => Framing::Chunk(0),
             None if reply.header(super::LENGTH).is_some() => {
                 let reason = "the reply's Content-Length is no number, or too large";
                 return Err(HelperError::new(FailureKind::Temporary, reason));
             }
             None => Framing::ToTheEnd,
         };
-        (reply.body, reply.address) = (super::Body::Own(body), address);
+        reply.body = super::Body::Own(body);
         return reply.checked();
     }
 }
@@ -76,8 +77,9 @@ fn read_head(stream: &mut BufReader<TcpStream>) -> Result<Reply, Box<HelperError
     let line = read_line(stream, &mut left)?;
     let line = String::from_utf8_lossy(&line);
     let mut words = line.splitn(3, ' ');
-    let version = words.next().unwrap_or_default();
-    let status = words.next().filter(|word| version.starts_with("HTTP/") && word.len() == 3);
+    let is_http =
+        words.next().and_then(|version| version.get(..5)).is_some_and(|name| name.eq_ignore_ascii_case("HTTP/"));
+    let status = words.next().filter(|word| is_http && word.len() == 3);
     let Some(status) = status.and_then(super::number).and_then(|status| status.try_into().ok()) else {
         return Err(HelperError::new(FailureKind::Temporary, "the server answered something that is not HTTP"));
     };
@@ -86,7 +88,6 @@ fn read_head(stream: &mut BufReader<TcpStream>) -> Result<Reply, Box<HelperError
         phrase: words.next().unwrap_or_default().trim().to_string(),
         headers: Vec::new(),
         body: super::Body::None,
-        address: String::new(),
     };
     loop {
         let line = read_line(stream, &mut left)?;
