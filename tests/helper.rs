@@ -325,7 +325,7 @@ fn it_runs_as_somebody_else_with_nothing(host: &mut Host) {
         fds.sort();
         assert_eq!(fds, ["0", "1", "2", "3"], "order, result, /dev/null and its socket");
         let limits = read("limits");
-        for (name, value) in [("Max file size", "0"), ("Max address space", "268435456"), ("Max open files", "64")] {
+        for (name, value) in [("Max file size", "0"), ("Max address space", "134217728"), ("Max open files", "64")] {
             let found = limits.lines().find(|line| line.starts_with(name)).expect("there");
             let words: Vec<&str> = found[name.len()..].split_whitespace().collect();
             assert_eq!(&words[..2], [value, value], "{name}");

@@ -35,7 +35,7 @@ const RESULT_MAX: u64 = 64 << 10;
 const MEMORY_MAX: u64 = 256 << 20;
 /// The most memory of a helper that exchanges, bytes: a server may send a head that does not end, and the HTTP library has no
 /// sure limit for it.
-const EXCHANGE_MEMORY_MAX: u64 = 64 << 20;
+const EXCHANGE_MEMORY_MAX: u64 = 128 << 20;
 /// The number of descriptors a helper may have.
 const FILES_MAX: u64 = 64;
 /// How long after its own alarm the daemon kills a helper.
