@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::children::kill_all_below;
 use super::{Daemon, Owner};
-use crate::host::disk::{list, publish, read_own, reason, DiskError};
+use crate::host::disk::{list, publish, read_own, reason};
 use crate::host::proc;
 use crate::kernel::{Level, Pid, Process};
 use crate::model::event::ToolOwner;
@@ -27,7 +27,9 @@ impl Daemon {
     /// Notes the process id of a program that runs for an agent, for the next daemon: a "check" or a "reload". It matters only
     /// if this daemon dies, and is written again for the next such program, so that a failure is not told.
     pub(super) fn note_program(&self, kind: &str, name: &str, pid: Pid) {
-        let _ = self.note_process(&pid_file(kind, name), pid);
+        let Process { pid, ticks } = Daemon::process(pid);
+        let text = format!("{pid} {ticks} {}\n", self.state.boot_id());
+        let _ = publish(Path::new(&*self.config.run_dir), &pid_file(kind, name), &text);
     }
 
     /// This program has ended.
@@ -35,19 +37,9 @@ impl Daemon {
         let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(pid_file(kind, name)));
     }
 
-    /// Writes a file below `run_dir` by which a daemon of this boot finds a process again.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub(super) fn note_process(&self, file: &str, pid: Pid) -> Result<(), Box<DiskError>> {
-        let Process { pid, ticks } = Daemon::process(pid);
-        let text = format!("{pid} {ticks} {}\n", self.state.boot_id());
-        publish(Path::new(&*self.config.run_dir), file, &text)
-    }
-
     /// The process that such a file names, if it is of this boot. A child is that in any case: before a reexec, an older version
     /// may have noted it without the boot.
-    pub(super) fn noted_process(&mut self, path: &Path) -> Option<Process> {
+    fn noted_process(&mut self, path: &Path) -> Option<Process> {
         let text = self.read_run_file(path)?;
         let (process, boot) = proc::parse_process(&text)?;
         let is_ours = !boot.is_empty() && *boot == *self.state.boot_id() || self.children.owner(process.pid).is_some();

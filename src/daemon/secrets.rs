@@ -10,16 +10,13 @@ use std::path::Path;
 use super::Daemon;
 use crate::host::disk::write;
 use crate::host::spawn::{env_file, user_of};
-use crate::host::store::VALUES;
+use crate::host::store::{VALUES, VALUES_PREFIX};
 use crate::model::secrets::{remember, secrets};
 use crate::model::spec::{Envs, Name, Spec};
 use crate::sorted_map::SortedMap;
 
 /// How much is kept of one agent, bytes. The oldest values go first.
 const MAX_BYTES: usize = 256 << 10;
-
-/// How the names of the files below `run_dir` begin.
-const PREFIX: &str = "values-";
 
 /// What the programs of agents were started with: NAME=VALUE, each with a NUL behind it.
 #[derive(Default)]
@@ -69,7 +66,7 @@ impl Daemon {
     /// Takes the values over that an earlier daemon has noted, by the names of their files.
     pub(super) fn recover_values(&mut self, noted: Vec<(String, String)>) {
         for (file, values) in noted {
-            let Some(name) = file.strip_prefix(PREFIX) else { continue };
+            let Some(name) = file.strip_prefix(VALUES_PREFIX) else { continue };
             let found = self.state.agents().find(|agent| **agent.name() == *name);
             match found.filter(|agent| agent.spares() || !agent.is_over()) {
                 Some(agent) => self.given.0.insert(agent.name().clone(), values),
@@ -80,5 +77,5 @@ impl Daemon {
 }
 
 fn file_name(name: &str) -> String {
-    [PREFIX, name, VALUES].concat()
+    [VALUES_PREFIX, name, VALUES].concat()
 }

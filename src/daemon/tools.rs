@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 
 use super::{Daemon, Owner};
 use crate::error::Error;
+use crate::host::disk::publish;
 use crate::host::proc;
 use crate::host::spawn::PATH;
-use crate::kernel::{Exit, Level, Pid};
+use crate::kernel::{Exit, Level, Pid, Process};
 use crate::model::event::{Event, ToolOwner};
 use crate::model::oom_score;
 use crate::model::package::Tool;
@@ -41,7 +42,8 @@ impl Daemon {
             }
         }
         let path = Path::new(&*self.config.run_dir).join(tool_pid(&owner));
-        if let Some(earlier) = self.noted_process(&path) {
+        let noted = self.read_run_file(&path).and_then(|text| proc::parse_process(&text).map(|(process, _)| process));
+        if let Some(earlier) = noted {
             let is_child = self.children.owner(earlier.pid) == Some(&Owner::Tool(owner.clone()));
             if is_child || proc::alive(earlier) && self.children.owner(earlier.pid).is_none() {
                 self.log(
@@ -60,7 +62,10 @@ impl Daemon {
             Ok(pid) => {
                 self.trees.add_ours(pid);
                 self.fault_injector.pass("tool-spawned");
-                if let Err(error) = self.note_process(&tool_pid(&owner), pid) {
+                let Process { pid, ticks } = Daemon::process(pid);
+                // Version 1.0.0 writes and reads the same, as an installer may outlive the change of the daemon's version.
+                let text = format!("{pid} {ticks}\n");
+                if let Err(error) = publish(Path::new(&*self.config.run_dir), &tool_pid(&owner), &text) {
                     self.log(
                         Level::Warn,
                         &format_args!("{}: cannot write down its process id: {error}", tool_of(&owner)),

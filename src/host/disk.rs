@@ -150,9 +150,9 @@ pub fn list(dir: &Path, ending: &str) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// A number that is another one when a file or directory has changed; 0 where there is none.
+/// A number that is another one when a file or directory, or who may use it, has changed; 0 where there is none.
 pub fn last_change(path: &str) -> i64 {
-    fs::metadata(path).map_or(0, |data| data.mtime().wrapping_mul(1 << 30) ^ data.mtime_nsec())
+    fs::metadata(path).map_or(0, |data| data.ctime().wrapping_mul(1 << 30) ^ data.ctime_nsec())
 }
 
 /// Reads a whole regular file, without following a link or waiting on a pipe.

@@ -10,6 +10,7 @@ mod usage;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::host::cgroup::{self, CgroupError, Group, Hierarchy, Leaf};
@@ -23,6 +24,9 @@ pub use usage::Usage;
 
 /// How many different notes are remembered as logged. On a host with more of them some are logged again.
 const MAX_LOGGED: usize = 256;
+
+/// In less time than this a helper that has frozen a group thaws it.
+const HELPER_THAWS: Duration = Duration::from_millis(100);
 
 /// The limits of all agents.
 #[derive(Debug)]
@@ -338,12 +342,19 @@ impl Limits {
         leaf.is_some_and(|leaf| leaf.freeze(frozen).is_ok())
     }
 
-    /// Thaws the groups of agents that an earlier daemon and its helper have left frozen.
+    /// Thaws the groups of agents that an earlier daemon and its helper have left frozen. A helper that lives on thaws what it
+    /// has frozen in less time than this waits, and loses no line.
     pub fn thaw(&self) {
         let Some(group) = self.own_group() else { return };
-        for name in group.leaves() {
-            // Where the hierarchy cannot do that, nothing is frozen.
-            let _ = group.find(&name).freeze(false);
+        let leaves = group.leaves().into_iter().map(|name| group.find(&name));
+        let frozen: Vec<_> = leaves.filter(Leaf::is_frozen).collect();
+        if frozen.is_empty() {
+            return;
+        }
+        std::thread::sleep(HELPER_THAWS);
+        for leaf in frozen {
+            // It fails where the group has gone meanwhile.
+            let _ = leaf.freeze(false);
         }
     }
 

@@ -32,6 +32,9 @@ const RECORD: &str = ".json";
 /// The ending of the names of files in `run_dir` with the values that an agent's programs were started with.
 pub const VALUES: &str = ".env";
 
+/// The beginning of their names.
+pub const VALUES_PREFIX: &str = "values-";
+
 /// The largest counter of nonces that is accepted. No host reaches it, and a larger one could overflow.
 const NONCES_MAX: u64 = 1 << 62;
 

@@ -9,6 +9,9 @@ use crate::sys::poll::{poll, PollFd};
 use crate::sys::socket;
 use crate::work::{HelperError, Route, CONNECT_SECS, NEXT_ADDRESS_SECS};
 
+/// The time in which all addresses of a name are begun.
+const FOR_ALL: Duration = Duration::from_secs(8);
+
 /// The addresses of `host`, in the order in which they are to be tried.
 ///
 /// # Errors
@@ -38,17 +41,19 @@ fn put_in_order(addresses: &mut [SocketAddr], route: &Route) {
     }
 }
 
-/// An address as a number that is another one for each of the addresses of a name, and never 0.
+/// An address as a number that is never 0, and another one for each of the addresses of a name unless they were chosen with
+/// care (the multiplier is that of SplitMix64).
 pub fn number(address: &SocketAddr) -> u64 {
     let number = match address.ip() {
         IpAddr::V4(ip) => u64::from(ip.to_bits()),
-        IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64 ^ ip.to_bits() as u64,
+        IpAddr::V6(ip) => ((ip.to_bits() >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ip.to_bits() as u64,
     };
     number.max(1)
 }
 
 /// Connects to one of the `addresses` of `host`. The next address is begun when those before it have failed, or have not
-/// answered within `NEXT_ADDRESS_SECS`; the first that answers is taken.
+/// answered within `NEXT_ADDRESS_SECS`, or sooner where there are so many that the last would have no time; the first that
+/// answers is taken.
 ///
 /// # Errors
 /// When none has answered in `CONNECT_SECS`.
@@ -61,6 +66,7 @@ pub fn connect(host: &str, port: u16, addresses: &[SocketAddr]) -> Result<TcpStr
 fn first_of(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let end = Instant::now() + Duration::from_secs(CONNECT_SECS.into());
     let mut begin_next = Instant::now();
+    let every = Duration::from_secs(NEXT_ADDRESS_SECS.into()).min(FOR_ALL / addresses.len().max(1) as u32);
     let mut addresses = addresses.iter();
     let mut begun: Vec<TcpStream> = Vec::new();
     let mut failure = io::Error::from(io::ErrorKind::TimedOut);
@@ -70,7 +76,7 @@ fn first_of(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
             match addresses.next().map(|address| socket::begin_connect(*address)) {
                 Some(Ok(stream)) => {
                     begun.push(stream);
-                    begin_next = now + Duration::from_secs(NEXT_ADDRESS_SECS.into());
+                    begin_next = now + every;
                 }
                 Some(Err(error)) => failure = error,
                 None => {}
@@ -137,6 +143,7 @@ mod tests {
             (vec![refusing, good], 1.5),
             (vec![silent, good], 4.0),
             (vec![silent, unreachable, unreachable, good], 4.0),
+            (vec![silent, silent, silent, silent, silent, silent, silent, good], 9.5),
             (vec![good, silent], 1.5),
         ] {
             let began = Instant::now();

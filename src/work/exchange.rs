@@ -40,7 +40,7 @@ pub fn exchange(
     let read = read_up_to(max_body.saturating_add(1), &mut body, &mut |to| std::io::Read::read(&mut reply, to));
     read.map_err(|error| {
         let mut failure = HelperError::temporary(&format!("the reply broke off after {} bytes", body.len()), &error);
-        if error.kind() == std::io::ErrorKind::Other {
+        if error.kind() == std::io::ErrorKind::Other && url.scheme == Scheme::Http {
             // That is what the HTTP library calls a chunk or trailer that it cannot read.
             failure.kind = FailureKind::Unreadable;
         }

@@ -9,11 +9,12 @@ mod library;
 mod own;
 
 use std::io::{self, Read};
+use std::time::{Duration, Instant};
 
 use crate::model::url::{Scheme, Url};
 use crate::sys::alarm;
 use crate::sys::file::read_up_to;
-use crate::work::{announce, connect, FailureKind, HelperError, CONNECT_SECS};
+use crate::work::{announce, connect, FailureKind, HelperError, NEXT_ADDRESS_SECS};
 
 const LENGTH: &str = "content-length";
 
@@ -63,10 +64,11 @@ pub fn post(url: &Url, headers: &[(String, String)], body: Vec<u8>, route: &Rout
     if is_tls(url) {
         return library::post_tls(url, &all, body);
     }
+    let began = Instant::now();
     let addresses = connect::addresses(&url.host, url.effective_port(), route)?;
-    if addresses.len() == 1 && !route.own_client {
-        // minreq asks for the addresses once more, and has the whole time for the connection again.
-        alarm::alarm(CONNECT_SECS);
+    // minreq looks the name up once more; there may be no time for that.
+    let is_quick = began.elapsed() < Duration::from_secs(NEXT_ADDRESS_SECS.into());
+    if addresses.len() == 1 && is_quick && !route.own_client {
         return library::post(url, &all, body);
     }
     let stream = connect::connect(&url.host, url.effective_port(), &addresses)?;

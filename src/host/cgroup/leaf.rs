@@ -16,6 +16,7 @@ use super::{
 use crate::kernel::Pid;
 use crate::model::enforcement::OomCount;
 use crate::model::spec::Name;
+use crate::sys::file::read_text;
 use crate::sys::poll::Counter;
 
 /// The group of one agent in one hierarchy.
@@ -125,6 +126,11 @@ impl Leaf {
             Version::V1 => ["THAWED", "FROZEN"],
         };
         write_file(&self.freezer(), text[usize::from(frozen)])
+    }
+
+    /// Whether its processes are stopped so, or about to be.
+    pub fn is_frozen(&self) -> bool {
+        read_text(&self.freezer()).is_ok_and(|text| !matches!(text.trim(), "0" | "THAWED"))
     }
 
     /// The file by which that is done.

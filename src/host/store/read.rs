@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{record_in, Store, CORRUPT, IDENTITY, RECORD, SETTINGS, STOP, VALUES};
+use super::{record_in, Store, CORRUPT, IDENTITY, RECORD, SETTINGS, STOP, VALUES, VALUES_PREFIX};
 use crate::error::Error;
 use crate::host::disk::{list, read_file, read_own, reason};
 use crate::model::job::JobId;
@@ -85,6 +85,10 @@ impl Store {
         });
         let mut values = Vec::new();
         for name in list(&self.run_dir, VALUES).unwrap_or_default() {
+            // An agent may have its `env_file` here.
+            if !name.starts_with(VALUES_PREFIX) {
+                continue;
+            }
             let path = self.run_dir.join([&name, VALUES].concat());
             take_record(&path, None, read_own, &mut stored, &mut |text| {
                 values.push((name.clone(), text.to_string()));

@@ -278,10 +278,13 @@ impl Run<'_> {
             record.package = package_left(self.job.record.package.take(), record.package, &found);
         }
         self.out.push(Action::SaveAgent(Box::new(record.clone())));
+        let is_changing_package = self.job.is_changing_package();
         if let Some(agent) = self.state.agents.get_mut(self.job.name()) {
             let package = record.package.as_deref().filter(|package| !package.format.is_tar());
-            let found = agent.replaced_by.take().zip(package);
-            agent.replaced_by = found.and_then(|(found, package)| replacement(package, &found));
+            if is_changing_package {
+                let found = agent.replaced_by.take().zip(package);
+                agent.replaced_by = found.and_then(|(found, package)| replacement(package, &found));
+            }
             agent.record = record;
             if let Some(spec) = definition {
                 agent.define(Some(Definition { origin, spec }));
