@@ -181,7 +181,11 @@ fn action(command: &CommandHelp, argument: Option<&str>, options: &getopts::Matc
         ("check", _) => Ok(CliAction::Check),
         ("status", agent) => {
             let name = agent.map(name).transpose()?;
-            Ok(CliAction::Status { name, format, watch: options.opt_present("w") })
+            let watch = options.opt_present("w");
+            if watch && format == OutputFormat::Json {
+                return Err("\"status\" takes --json or --watch, not both: --watch is for people".into());
+            }
+            Ok(CliAction::Status { name, format, watch })
         }
         ("logs", agent) => {
             let name = agent.map(name).transpose()?;
@@ -311,6 +315,7 @@ mod tests {
             ("stat", "did you mean \"status\"?"),
             ("start", "\"start\" wants an agent: bootagent start NAME...|--all"),
             ("start a --all", "either names or --all"),
+            ("status --json --watch", "--json or --watch, not both"),
             ("status a b", "\"status\" has one argument too many: \"b\""),
             ("logs -n x", "-n: want a number of lines, got \"x\""),
             ("completion powershell", "there are bash, zsh, fish"),

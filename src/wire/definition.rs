@@ -82,7 +82,7 @@ fn identity(fields: &mut Fields<'_, '_>, in_tar: bool, spec: &mut Spec) {
         }
     }
     fields.required("version");
-    let version = fields.read("version", "1 to 100 of A-Z a-z 0-9 . _ + ~ : -, no dot first", |v| {
+    let version = fields.read("version", "a string of 1 to 100 of A-Z a-z 0-9 . _ + ~ : -, no dot first", |v| {
         json::text(v).filter(|text| is_version(text))
     });
     set(&mut spec.version, version.map(Into::into));

@@ -193,10 +193,10 @@ fn what_is_required_is_checked() {
         (with("null", version, exec), "name: missing"),
         (with(r#""a b""#, version, exec), r#"name: want 1 to 50 of A-Z a-z 0-9 _ -, got "a b""#),
         (with(r#""bootagent""#, version, exec), r#"name: "bootagent" is the daemon's own"#),
-        (with(name, "1", exec), "version: want 1 to 100 of A-Z a-z 0-9 . _ + ~ : -, no dot first, got 1"),
+        (with(name, "1", exec), "version: want a string of 1 to 100 of A-Z a-z 0-9 . _ + ~ : -, no dot first, got 1"),
         (
             with(name, r#""../1""#, exec),
-            r#"version: want 1 to 100 of A-Z a-z 0-9 . _ + ~ : -, no dot first, got "../1""#,
+            r#"version: want a string of 1 to 100 of A-Z a-z 0-9 . _ + ~ : -, no dot first, got "../1""#,
         ),
         (
             with(name, version, r#""/a -f""#),
