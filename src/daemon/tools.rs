@@ -63,8 +63,11 @@ impl Daemon {
                 self.trees.add_ours(pid);
                 self.fault_injector.pass("tool-spawned");
                 let Process { pid, ticks } = Daemon::process(pid);
-                // Version 1.0.0 writes and reads the same, as an installer may outlive the change of the daemon's version.
-                let text = format!("{pid} {ticks}\n");
+                let text = match owner {
+                    // Version 1.0.0 writes and reads the same, as an installer may outlive the change of the daemon's version.
+                    ToolOwner::Job(_) => format!("{pid} {ticks}\n"),
+                    _ => format!("{pid} {ticks} {}\n", self.state.boot_id()),
+                };
                 if let Err(error) = publish(Path::new(&*self.config.run_dir), &tool_pid(&owner), &text) {
                     self.log(
                         Level::Warn,
