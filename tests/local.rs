@@ -6,7 +6,7 @@ mod util;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::{chown, symlink, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -289,72 +289,6 @@ fn a_pipe_in_place_of_a_pid_file_holds_up_nobody() {
 /// How much of the disk a file holds.
 fn held(path: &std::path::Path) -> u64 {
     fs::metadata(path).map_or(0, |found| found.blocks() * 512)
-}
-
-#[test]
-fn a_process_is_ended_only_where_the_daemon_itself_named_it() {
-    if lacks_root() {
-        return;
-    }
-    let mut host = Host::new();
-    host.start();
-    let boot = boot_id();
-    let other = boot.replace(|c: char| c.is_ascii_hexdigit(), "0");
-    let own = 0o644;
-    for (what, boot, user, mode, is_ended) in [
-        ("its own", &*boot, 0, own, true),
-        ("of another boot", &*other, 0, own, false),
-        ("of no boot", "", 0, own, false),
-        ("of another user", &*boot, 65534, own, false),
-        ("open to its group", &*boot, 0, 0o664, false),
-        ("open to all", &*boot, 0, 0o646, false),
-    ] {
-        for name in ["check-web", "reload-web", "tool-.inventory", "tool-.reexec"] {
-            let mut named = Command::new("sleep")
-                .arg("1000")
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("it starts");
-            let path = host.path(&format!("run/{name}.pid"));
-            let line = format!("cannot read \"{}\": it belongs to another user, or others", path.display());
-            let before = said(&host, &line);
-            fs::write(&path, noted(named.id(), boot)).expect("it can be written");
-            chown(&path, Some(user), None).expect("we are root");
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("we are root");
-            host.kill9();
-            host.start();
-            if is_ended {
-                host.wait("it to be ended", || named.try_wait().is_ok_and(|status| status.is_some()));
-            } else {
-                assert!(named.try_wait().is_ok_and(|status| status.is_none()), "{name} {what}: it was ended");
-                named.kill().and_then(|()| named.wait()).expect("our own child");
-            }
-            assert!(!path.exists(), "{name} {what}");
-            let is_told = user != 0 || mode != own;
-            assert_eq!(said(&host, &line) - before, usize::from(is_told), "{name} {what}: {}", host.logs());
-        }
-    }
-}
-
-#[test]
-fn a_record_of_a_run_that_somebody_else_wrote_is_set_aside() {
-    if lacks_root() {
-        return;
-    }
-    let mut host = Host::new();
-    host.agent("web", "exec sleep 1000", &[]);
-    host.start();
-    host.wait_running("web");
-    let path = host.path("run/agents/web.json");
-    host.kill9();
-    chown(&path, Some(65534), None).expect("we are root");
-    host.start();
-    let aside = host.path("run/agents/web.json.corrupt");
-    let line = format!("cannot read \"{}\": it belongs to another user, or others", path.display());
-    host.wait("it to be told", || host.read("log/bootagent.log").contains(&line));
-    assert!(aside.exists());
-    host.wait_running("web");
 }
 
 #[test]

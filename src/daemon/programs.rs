@@ -27,9 +27,13 @@ impl Daemon {
     /// Notes the process id of a program that runs for an agent, for the next daemon: a "check" or a "reload". It matters only
     /// if this daemon dies, and is written again for the next such program, so that a failure is not told.
     pub(super) fn note_program(&self, kind: &str, name: &str, pid: Pid) {
+        let _ = publish(Path::new(&*self.config.run_dir), &pid_file(kind, name), &self.note_of(pid));
+    }
+
+    /// What such a file holds: the process id, its start time and the boot.
+    pub(super) fn note_of(&self, pid: Pid) -> String {
         let Process { pid, ticks } = Daemon::process(pid);
-        let text = format!("{pid} {ticks} {}\n", self.state.boot_id());
-        let _ = publish(Path::new(&*self.config.run_dir), &pid_file(kind, name), &text);
+        format!("{pid} {ticks} {}\n", self.state.boot_id())
     }
 
     /// This program has ended.

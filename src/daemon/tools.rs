@@ -62,11 +62,13 @@ impl Daemon {
             Ok(pid) => {
                 self.trees.add_ours(pid);
                 self.fault_injector.pass("tool-spawned");
-                let Process { pid, ticks } = Daemon::process(pid);
                 let text = match owner {
-                    // Version 1.0.0 writes and reads the same, as an installer may outlive the change of the daemon's version.
-                    ToolOwner::Job(_) => format!("{pid} {ticks}\n"),
-                    _ => format!("{pid} {ticks} {}\n", self.state.boot_id()),
+                    // Version 1.0.0 writes and reads this, and an installer may outlive a change of the daemon's version.
+                    ToolOwner::Job(_) => {
+                        let Process { pid, ticks } = Daemon::process(pid);
+                        format!("{pid} {ticks}\n")
+                    }
+                    ToolOwner::Reexec | ToolOwner::Inventory => self.note_of(pid),
                 };
                 if let Err(error) = publish(Path::new(&*self.config.run_dir), &tool_pid(&owner), &text) {
                     self.log(

@@ -25,7 +25,7 @@ pub use usage::Usage;
 /// How many different notes are remembered as logged. On a host with more of them some are logged again.
 const MAX_LOGGED: usize = 256;
 
-/// In less time than this a helper that has frozen a group thaws it.
+/// In less time than this a helper that has frozen a group thaws it (`work::rotate::FROZEN_MAX`).
 const HELPER_THAWS: Duration = Duration::from_millis(100);
 
 /// The limits of all agents.
@@ -343,7 +343,7 @@ impl Limits {
     }
 
     /// Thaws the groups of agents that an earlier daemon and its helper have left frozen. A helper that lives on thaws what it
-    /// has frozen in less time than this waits, and loses no line.
+    /// has frozen in less time than this waits, and loses no line. Only for the start: it may take that long.
     pub fn thaw(&self) {
         let Some(group) = self.own_group() else { return };
         let leaves = group.leaves().into_iter().map(|name| group.find(&name));

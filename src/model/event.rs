@@ -161,7 +161,7 @@ pub enum Reply {
     Taken,
     /// The server replied that it has not taken the results: why.
     NotTaken(Box<str>),
-    /// The server replied in a way that the HTTP library cannot read, and a client of our own may: what it cannot read.
+    /// The server replied, and the HTTP library cannot read that; our own HTTP client may be able to. Says what is not read.
     Unreadable(Box<str>),
     /// There was no valid reply.
     Failed {

@@ -5,12 +5,14 @@
 //! their own, so that a server that takes no results still gets statuses. `model::state::exchange` asks what is due, and
 //! passes on each answer; the time comes in as `now`.
 
+mod peers;
 mod servers;
 
 use std::time::Duration;
 
 use crate::kernel::Time;
-pub use servers::{parse_servers, Peer, Server};
+pub use peers::Peer;
+pub use servers::{parse_servers, Server};
 
 /// The longest wait after the first failed round; it doubles with each further one until it reaches the step.
 const BACKOFF: Duration = Duration::from_secs(10);
@@ -25,10 +27,7 @@ const JITTER_STEP: f64 = 0.2;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// Of how many servers something is remembered: lists on trial may bring any number.
-const PEERS_MAX: usize = 64;
-
-/// How many failed addresses of one server are remembered.
-const FAILED_MAX: usize = 16;
+const REMEMBERED_MAX: usize = 64;
 
 /// Pseudo-random numbers (SplitMix64) from one seed: jitter need not be unpredictable, only different on every host.
 #[derive(Clone, Debug, PartialEq)]
@@ -296,65 +295,6 @@ impl ExchangeSchedule {
         self.round.as_ref().filter(|_| self.busy)?.1.first()
     }
 
-    /// How this server is asked.
-    pub fn peer(&self, server: &Server) -> Peer {
-        self.peers.iter().find(|(base, _)| *base == server.base).map(|(_, peer)| peer.clone()).unwrap_or_default()
-    }
-
-    /// The exchange that is under way has reached this address of the server.
-    pub fn reached(&mut self, address: u64) {
-        self.reached = Some(address);
-    }
-
-    /// The server that is being asked gave an answer that the HTTP library cannot read. It is asked again at once, by the client
-    /// of our own. Returns false if no server is asked, or this one was asked so already.
-    pub fn ask_again(&mut self) -> bool {
-        if self.asking().is_none_or(|server| self.peer(server).unreadable) {
-            return false;
-        }
-        self.change_peer(|peer| peer.unreadable = true);
-        self.reached = None;
-        self.busy = false;
-        true
-    }
-
-    /// The address that was reached comes first the next time, or last. A server that asks for a pause has answered; another of
-    /// its addresses would be no better. This needs to know which server is asked, so it comes before `busy` ends.
-    fn judge_address(&mut self, good: bool, asks_for_pause: bool) {
-        let Some(address) = self.reached.take() else { return };
-        if !good && asks_for_pause {
-            return;
-        }
-        self.change_peer(|peer| {
-            peer.failed.retain(|known| *known != address);
-            if good {
-                peer.first = Some(address);
-                return;
-            }
-            peer.first = peer.first.filter(|first| *first != address);
-            if peer.failed.len() >= FAILED_MAX {
-                peer.failed.remove(0);
-            }
-            peer.failed.push(address);
-        });
-    }
-
-    /// Changes how the server that is being asked is asked the next time. When there are too many, the oldest one of a list
-    /// that was on trial is forgotten.
-    fn change_peer(&mut self, change: impl FnOnce(&mut Peer)) {
-        let Some(base) = self.asking().map(|server| server.base.clone()) else { return };
-        let index = self.peers.iter().position(|(known, _)| *known == base).unwrap_or_else(|| {
-            if self.peers.len() >= PEERS_MAX {
-                let mut listed = self.of_job.iter().chain(&self.default);
-                let other = self.peers.iter().position(|(known, _)| !listed.any(|server| server.base == *known));
-                self.peers.remove(other.unwrap_or(0));
-            }
-            self.peers.push((base, Peer::default()));
-            self.peers.len() - 1
-        });
-        change(&mut self.peers[index].1);
-    }
-
     /// Whether the answer of a server on trial is awaited.
     pub fn on_trial(&self) -> bool {
         self.busy && matches!(self.round, Some((ExchangeKind::Trial, _)))
@@ -365,7 +305,7 @@ impl ExchangeSchedule {
         let known = self.silent.iter().position(|silent| **silent == *server);
         match (known, good) {
             (None, false) => {
-                if self.silent.len() >= PEERS_MAX {
+                if self.silent.len() >= REMEMBERED_MAX {
                     self.silent.remove(0);
                 }
                 self.silent.push(server.into());

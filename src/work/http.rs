@@ -94,9 +94,9 @@ pub fn get(url: &Url, from: u64, route: &Route) -> Result<Reply, Box<HelperError
     }
     let proxy = route.proxy.as_ref().map(|proxy| Url::parse(&format!("http://{proxy}"))).transpose();
     let proxy = proxy.map_err(|why| HelperError::new(FailureKind::Final, format_error!("proxy: {why}")))?;
-    let peer = proxy.as_ref().unwrap_or(url);
-    let addresses = connect::addresses(&peer.host, peer.effective_port(), route)?;
-    let stream = connect::connect(&peer.host, peer.effective_port(), &addresses)?;
+    let next_hop = proxy.as_ref().unwrap_or(url);
+    let addresses = connect::addresses(&next_hop.host, next_hop.effective_port(), route)?;
+    let stream = connect::connect(&next_hop.host, next_hop.effective_port(), &addresses)?;
     own::send("GET", url, &headers, &[], own::Connection { stream, is_proxy: proxy.is_some() })
 }
 

@@ -13,17 +13,6 @@ pub struct Server {
     pub base: Box<str>,
 }
 
-/// How a server is asked: in which order the addresses of its name are tried, and by which HTTP client.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Peer {
-    /// The address that answered last, which comes first, as a number; `None`: none did, or it has failed since.
-    pub first: Option<u64>,
-    /// The addresses that have failed since they last answered, which come last: the longest ago first, as it may work again.
-    pub failed: Vec<u64>,
-    /// The HTTP library could not read an answer of it; the client of our own asks it from then on.
-    pub unreadable: bool,
-}
-
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.base)

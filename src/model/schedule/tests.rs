@@ -292,7 +292,7 @@ fn the_address_that_answered_comes_first_and_one_that_failed_last() {
         schedule.answered(good, pause, now);
         assert_eq!(schedule.peer(&server), peer(first, failed), "{reached:?} {good}");
     }
-    let many = (10..10 + 2 * FAILED_MAX as u64).chain([1]);
+    let many = (10..10 + 2 * peers::FAILED_MAX as u64).chain([1]);
     for address in many {
         let mut now = schedule.deadline(None).unwrap();
         while ask(&mut schedule, now, false).is_none() {
@@ -302,7 +302,7 @@ fn the_address_that_answered_comes_first_and_one_that_failed_last() {
         schedule.answered(false, None, now);
     }
     let Peer { first, failed, .. } = schedule.peer(&server);
-    assert_eq!((first, failed.len(), failed.last()), (None, FAILED_MAX, Some(&1)));
+    assert_eq!((first, failed.len(), failed.last()), (None, peers::FAILED_MAX, Some(&1)));
 }
 
 #[test]
@@ -325,13 +325,13 @@ fn a_server_with_an_unreadable_answer_is_asked_again_at_once() {
     let mut next = self::schedule("b:1", 10);
     next.resume(schedule.times(), now);
     assert_eq!(next.peer(&b), known, "over a reexec");
-    for number in 0..2 * PEERS_MAX {
+    for number in 0..2 * REMEMBERED_MAX {
         next.try_servers(parse_servers(&format!("t{number}:1")).unwrap());
         ask(&mut next, now, false);
         next.reached(8);
         next.answered(false, None, now);
     }
-    assert_eq!(next.times().peers.len(), PEERS_MAX);
+    assert_eq!(next.times().peers.len(), REMEMBERED_MAX);
     assert_eq!(next.peer(&b), known, "its list is not on trial");
 }
 

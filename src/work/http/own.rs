@@ -1,5 +1,5 @@
-//! The HTTP client of our own, over plain TCP. It takes replies as servers send them: any bytes in headers and reason phrases, long
-//! heads, interim replies, and bodies with a length, in chunks, or up to the end of the connection.
+//! The HTTP client of our own, over plain TCP. It takes replies as servers send them: any bytes in headers and reason
+//! phrases, long heads, interim replies, and bodies with a length, in chunks, or up to the end of the connection.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -10,6 +10,7 @@ use crate::work::{cause, FailureKind, HelperError};
 
 /// A connection over which a request can be sent.
 pub struct Connection {
+    /// The connection itself, which blocks.
     pub stream: TcpStream,
     /// It leads to a proxy, which is sent the whole URL.
     pub is_proxy: bool,

@@ -33,11 +33,14 @@ impl Run<'_> {
 
     /// Says if the former package is still there, which is no reason for an undo.
     pub fn retired(&mut self, output: Result<&str, Error>) -> StepResult {
-        if !output.is_ok_and(|left| one_version(left).is_empty()) {
-            let before = self.job.record.before.as_ref();
-            let former = before.and_then(|before| before.package.as_ref()).map_or("", |old| &old.package);
-            self.job.add_note(&["the former package ", former, " was not removed, remove it by hand"].concat());
-        }
+        let how = match output.map(one_version) {
+            Ok(left) if left.is_empty() => return StepResult::Done,
+            Ok(_) => " was not removed, remove it by hand",
+            Err(_) => " may be there still, remove it by hand if it is",
+        };
+        let before = self.job.record.before.as_ref();
+        let former = before.and_then(|before| before.package.as_ref()).map_or("", |old| &old.package);
+        self.job.add_note(&["the former package ", former, how].concat());
         StepResult::Done
     }
 
