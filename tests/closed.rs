@@ -27,6 +27,19 @@ fn is_signed(request: &Request) -> bool {
     request.header("X-BootAgent-Signature").is_some()
 }
 
+/// Waits for a request and leaves it without an answer, so that none can come in late when the daemon is ended now.
+fn hold_a_request(host: &Host, server: &Server) {
+    let before = server.hanging();
+    server.mode(Mode::Hang);
+    host.wait("a request to be held", || server.hanging() > before);
+}
+
+/// Forgets the requests of a daemon that was ended, and answers those of the next one.
+fn forget(server: &Server) {
+    server.mode(Mode::Good);
+    server.forget();
+}
+
 /// Nothing is sent, every command says why, and the agent runs.
 fn is_closed(host: &Host, server: &Server, what: &str) {
     let pid = host.wait_running("web").pid;
@@ -95,10 +108,11 @@ fn what_a_server_gave_before_does_not_open_it() {
     let url = server.serve(&package.file, &package.bytes);
     server.give(&Job::new("waits", "install", "other").package(&url, &package).set("window", "86400").text());
     host.wait("the job to be taken", || host.job("waits").is_some());
+    hold_a_request(&host, &server);
     host.end("QUIT");
     // Signatures are asked for from now on, by a file that a crash cuts.
     fs::remove_dir_all(host.path("state/good")).unwrap();
-    server.forget();
+    forget(&server);
     host.set("trusted_keys", &format!("[\"RW{}\"", "A".repeat(54)));
     host.start();
     is_closed(&host, &server, "the list of a job");
@@ -112,7 +126,7 @@ fn the_last_good_copy_is_used_only_where_it_asks_for_as_much() {
     let mut host = guarded(&server);
     let start_bad = |host: &mut Host| {
         host.end("QUIT");
-        server.forget();
+        forget(&server);
         host.set("stepp", "1");
         host.start();
     };
@@ -127,6 +141,7 @@ fn the_last_good_copy_is_used_only_where_it_asks_for_as_much() {
     let check = host.cli(&["check"]);
     assert!(check.code == 1 && check.err.contains("runs on the last good copy"), "{check:?}");
 
+    hold_a_request(&host, &server);
     let copy = host.read("state/good/bootagent.json");
     let fewer: String =
         copy.lines().filter(|line| !line.contains("key_file")).map(|line| format!("{line}\n")).collect();
@@ -164,8 +179,9 @@ fn what_cannot_be_remembered_opens_nothing_and_is_remembered_later() {
     host.wait("a report", || !server.requests().is_empty());
     assert!(host.logs().contains("cannot keep a copy of the configuration"), "{}", host.logs());
     let checksecs = host.config["checksecs"].clone();
+    hold_a_request(&host, &server);
     host.kill9();
-    server.forget();
+    forget(&server);
     host.set("stepp", "1");
     host.start();
     is_closed(&host, &server, "an older copy that asks for nothing");
