@@ -33,6 +33,11 @@ impl<K: Ord, V> SortedMap<K, V> {
         SortedMap(Vec::new())
     }
 
+    /// An empty one with room for so many, so that what it outgrows while it is filled is not left behind in memory.
+    pub fn with_capacity(count: usize) -> SortedMap<K, V> {
+        SortedMap(Vec::with_capacity(count))
+    }
+
     fn find<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
     where
         K: Borrow<Q>,

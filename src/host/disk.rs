@@ -114,21 +114,21 @@ fn sync_changed(changed: &[PathBuf]) {
     }
 }
 
-/// Makes directories of the daemon's own, with this mode; a symbolic link is not accepted in place of one. They are on disk
-/// when this returns.
+/// Makes directories of the daemon's own, each with its mode; a symbolic link is not accepted in place of one. They are on
+/// disk when this returns.
 ///
 /// # Errors
 /// When one cannot be made, is something else, or cannot be given the mode.
-pub fn make_own_dirs(paths: &[PathBuf], mode: u32) -> Result<(), Box<DiskError>> {
+pub fn make_own_dirs(dirs: &[(PathBuf, u32)]) -> Result<(), Box<DiskError>> {
     let mut changed = Vec::new();
-    for path in paths {
+    for (path, mode) in dirs {
         make(path, &mut changed)?;
         let metadata = with_context(fs::symlink_metadata(path), "look at", path)?;
         if !metadata.is_dir() {
             return with_context(Err(io::ErrorKind::NotADirectory.into()), "use", path);
         }
-        if metadata.permissions().mode() & 0o7777 != mode {
-            with_context(fs::set_permissions(path, Permissions::from_mode(mode)), "set the mode of", path)?;
+        if metadata.permissions().mode() & 0o7777 != *mode {
+            with_context(fs::set_permissions(path, Permissions::from_mode(*mode)), "set the mode of", path)?;
         }
     }
     sync_changed(&changed);

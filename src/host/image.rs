@@ -24,8 +24,8 @@ const NAME: &str = "helper";
 /// The mode of the copy: everybody may execute it, and nothing else.
 const MODE: u32 = 0o111;
 
-/// Bytes that are copied or compared at a time: a page, as the pages of the stack that were used once stay in memory.
-const PART: usize = 4 << 10;
+/// Bytes that are copied or compared at a time: few calls for the daemon's own binary, in memory that returns to the kernel.
+const PART: usize = 64 << 10;
 
 /// A copy of `own` in the first of these directories where that is possible, else in memory.
 ///
@@ -123,7 +123,7 @@ fn is_unreadable(file: &File) -> io::Result<bool> {
 }
 
 fn copy(mut from: &File, mut to: &File) -> io::Result<()> {
-    let mut part = [0; PART];
+    let mut part = vec![0; PART];
     from.seek(SeekFrom::Start(0))?;
     loop {
         match fill(from, &mut part)? {
@@ -139,7 +139,7 @@ fn is_same(mut one: &File, mut other: &File) -> io::Result<bool> {
     }
     one.seek(SeekFrom::Start(0))?;
     other.seek(SeekFrom::Start(0))?;
-    let (mut left, mut right) = ([0; PART], [0; PART]);
+    let (mut left, mut right) = (vec![0; PART], vec![0; PART]);
     loop {
         let (left_count, right_count) = (fill(one, &mut left)?, fill(other, &mut right)?);
         if left[..left_count] != right[..right_count] {

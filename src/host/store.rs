@@ -26,6 +26,10 @@ const SETTINGS: &str = "settings.json";
 const STOP: &str = "stop";
 const NONCES: &str = "nonces";
 const DOWNLOADS: &str = "downloads";
+
+/// What is downloaded is not verified yet, so nobody else may see it.
+const DOWNLOADS_MODE: u32 = 0o700;
+
 const GUARDS: &str = "guards";
 const RECORD: &str = ".json";
 
@@ -73,21 +77,20 @@ impl Store {
     pub fn open(state_dir: &Path, run_dir: &Path) -> Result<Store, Box<DiskError>> {
         make_durable_dir(state_dir)?;
         make_dir(run_dir)?;
-        let records = ["agents", "jobs", "good", "good/agents.d"].map(|dir| state_dir.join(dir));
-        let mut dirs = vec![state_dir.join("packages")];
-        dirs.extend(records.iter().cloned());
-        let runs = [run_dir.join("agents")];
         let mut store = Store::new(state_dir, run_dir);
-        for dir in dirs.iter().chain(&runs).chain([&state_dir.join(DOWNLOADS)]) {
+        let records = ["agents", "jobs", "good", "good/agents.d"].map(|dir| state_dir.join(dir));
+        let records = records.into_iter().chain([run_dir.join("agents")]).collect::<Vec<_>>();
+        let mut dirs: Vec<_> = records.iter().map(|dir| (dir.clone(), 0o755)).collect();
+        dirs.push((state_dir.join("packages"), 0o755));
+        dirs.push((state_dir.join(DOWNLOADS), DOWNLOADS_MODE));
+        for (dir, _) in &dirs {
             if let Some(aside) = set_aside(dir, CORRUPT) {
                 let text = format!("\"{}\" was no directory; set aside as \"{}\"", dir.display(), aside.display());
                 store.moved.push(text);
             }
         }
-        make_own_dirs(&dirs, 0o755)?;
-        make_own_dirs(&runs, 0o755)?;
-        store.make_downloads()?;
-        for dir in records.iter().chain(&runs).map(PathBuf::as_path).chain([state_dir]) {
+        make_own_dirs(&dirs)?;
+        for dir in records.iter().map(PathBuf::as_path).chain([state_dir]) {
             remove_temporary(dir);
         }
         Ok(store)
@@ -244,7 +247,7 @@ impl Store {
     /// # Errors
     /// When it cannot be made, or cannot be given the mode.
     pub fn make_downloads(&self) -> Result<(), Box<DiskError>> {
-        make_own_dirs(&[self.state(DOWNLOADS)], 0o700)
+        make_own_dirs(&[(self.state(DOWNLOADS), DOWNLOADS_MODE)])
     }
 
     /// The names of all downloads on disk.

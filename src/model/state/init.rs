@@ -28,12 +28,13 @@ impl State {
         };
         let mut schedule = ExchangeSchedule::new(default, of_job, step, options.splay, options.seed, now.time);
         schedule.set_keyed(options.keyed);
+        let definitions = best(recovered.definitions);
         let mut state = State {
             options,
             identity: recovered.identity,
             settings: recovered.settings,
             began: now.time,
-            agents: SortedMap::new(),
+            agents: SortedMap::with_capacity(recovered.agents.len().max(definitions.len())),
             leaving: Vec::new(),
             jobs: JobQueue::new(recovered.leftovers && recovered.reexec.is_none()),
             exchanges: Exchanges::new(schedule),
@@ -61,7 +62,7 @@ impl State {
         for record in recovered.agents {
             state.agents.insert(record.name.clone(), Agent::new(record, None, recovered.leftovers, signed));
         }
-        for definition in best(recovered.definitions) {
+        for definition in definitions {
             let name = definition.spec.name.clone();
             state.agent(&name, recovered.leftovers).define(Some(definition));
         }
