@@ -3,7 +3,7 @@
 //! What comes of an action goes back to the state as an event. Results of helpers become events here too. Nothing is decided
 //! here: what follows from a result is for the state.
 
-use super::helpers::{Downloaded, Exchanged, Failure, Finished, HelperTask};
+use super::helpers::{Failure, Finished, HelperTask};
 use super::identity::Runner;
 use super::Daemon;
 use crate::host::machine::os_release;
@@ -21,7 +21,7 @@ use crate::model::spec::Name;
 use crate::sys::account::{own_uid, user_by_id};
 use crate::sys::monotonic;
 use crate::wire::{about, control, proto};
-use crate::work::{FailureKind, HelperRequest, Route};
+use crate::work::{FailureKind, HelperRequest, HelperResponse, Route};
 
 /// The longest reply of a server, bytes.
 const REPLY_MAX: u64 = 1 << 20;
@@ -306,10 +306,9 @@ impl Daemon {
             digest: source.digest.0,
         };
         let runner = if source.is_local() { Runner::Daemon } else { Runner::Network };
-        let started = match self.open_download(&id) {
-            Ok(file) => self.start_helper(HelperTask::Fetch(id.clone()), &request, Some(file), runner),
-            Err(reason) => Err(reason),
-        };
+        let started = self.open_download(&id).and_then(|(file, resumed)| {
+            self.start_helper(HelperTask::Fetch(id.clone(), resumed), &request, Some(file), runner)
+        });
         if let Err(reason) = started {
             self.queue.push_back(Event::Fetched(
                 id,
@@ -320,24 +319,24 @@ impl Daemon {
 
     /// Turns the results of helpers that have ended into events.
     pub(super) fn finish_helpers(&mut self) {
-        while let Some((reaped, finished)) = self.helpers.take_finished() {
+        while let Some(Finished { task, response, address, reaped }) = self.helpers.take_finished() {
             if let Some(pid) = reaped {
                 self.trees.remove_ours(pid);
             }
-            let event = match finished {
-                Finished::Exchange { results, nonce, address, result } => {
+            let event = match task {
+                HelperTask::Exchange { results, nonce } => {
                     self.queue.extend(address.map(Event::Reached));
-                    Event::Replied(self.reply(result, results, nonce.as_deref()))
+                    Event::Replied(self.reply(response, results, nonce.as_deref()))
                 }
-                Finished::Fetch(job, result) => Event::Fetched(job, fetched(result)),
-                Finished::Verify(job, result) => Event::Verified(job, verified(result)),
-                Finished::Unpack(job, dir, result) => Event::Unpacked(job, self.strip_top(&dir, result)),
-                Finished::Rotate(name, result) => {
-                    self.rotated(&name, result);
+                HelperTask::Fetch(job, resumed) => Event::Fetched(job, fetched(response, resumed)),
+                HelperTask::Verify(job) => Event::Verified(job, verified(response)),
+                HelperTask::Unpack(job, dir) => Event::Unpacked(job, self.strip_top(&dir, response)),
+                HelperTask::Rotate(name) => {
+                    self.rotated(&name, response);
                     continue;
                 }
-                Finished::Inspect(inspection, answers) => {
-                    self.inspected(inspection, &answers, reaped.is_none());
+                HelperTask::Inspect(inspection) => {
+                    self.inspected(inspection, response, reaped.is_none());
                     continue;
                 }
             };
@@ -346,16 +345,17 @@ impl Daemon {
     }
 
     /// What a server has replied to a request that was signed with `nonce`, if it was. Nothing in a reply whose signature is
-    /// wrong is used.
-    fn reply(&self, result: Result<Exchanged, Failure>, results: bool, nonce: Option<&str>) -> Reply {
-        let exchanged = match result {
-            Ok(exchanged) => exchanged,
-            Err(Failure { kind: FailureKind::Unreadable, reason, .. }) => return Reply::Unreadable(reason),
-            Err(Failure { reason, .. }) => return Reply::Failed { reason, retry_after: None },
+    /// wrong is used, and as a signature covers the status and the body only, no header of a signed one.
+    fn reply(&self, response: HelperResponse, results: bool, nonce: Option<&str>) -> Reply {
+        let HelperResponse::Exchanged { status, retry_after, body, signature } = response else {
+            return match Failure::of(response) {
+                Failure { kind: FailureKind::Unreadable, reason, .. } => Reply::Unreadable(reason),
+                Failure { reason, .. } => Reply::Failed { reason, retry_after: None },
+            };
         };
-        let Exchanged { status, body, signature, .. } = &exchanged;
-        match self.verify(nonce, *status, body, signature.as_deref()) {
-            Ok(()) => read_reply(exchanged, results, nonce.is_some()),
+        match self.verify(nonce, status, &body, signature.as_deref()) {
+            Ok(()) if nonce.is_some() => read_reply(status, &body, results, proto::retry_after(&body)),
+            Ok(()) => read_reply(status, &body, results, retry_after),
             Err(reason) => Reply::Failed { reason: reason.into(), retry_after: None },
         }
     }
@@ -368,43 +368,44 @@ impl Daemon {
     }
 }
 
-/// What a reply says. A signature covers the status and the body only, so of a `signed` reply no header is used.
-fn read_reply(exchanged: Exchanged, results: bool, signed: bool) -> Reply {
-    let Exchanged { status, retry_after, body, .. } = exchanged;
+/// What a reply says. With 429 and 503, `asked` is after how many seconds the server wants the next request.
+fn read_reply(status: u16, body: &[u8], results: bool, asked: Option<u64>) -> Reply {
     let failed = |reason: String, retry_after| Reply::Failed { reason: reason.into(), retry_after };
     if !(200..300).contains(&status) {
-        let asked = if signed { proto::retry_after(&body) } else { retry_after };
         return failed(format!("answers with HTTP status {status}"), asked.filter(|_| matches!(status, 429 | 503)));
     }
     if results {
-        return match proto::result_reply(&body) {
+        return match proto::result_reply(body) {
             Ok(()) => Reply::Taken,
-            Err(why) if proto::reply(&body).is_ok() => Reply::NotTaken(why.into()),
+            Err(why) if proto::reply(body).is_ok() => Reply::NotTaken(why.into()),
             Err(why) => failed(why.into(), None),
         };
     }
-    match proto::reply(&body) {
+    match proto::reply(body) {
         Ok(proto::Reply { errcode, jobs, cancel }) => Reply::Jobs { errcode, jobs, cancel },
         Err(why) => failed(why.into(), None),
     }
 }
 
-fn fetched(result: Result<Downloaded, Failure>) -> Fetched {
-    match result {
-        Ok(Downloaded { digest, counted, resumed }) => {
-            Fetched::Whole { digest: Digest(digest), doubtful: resumed || !counted }
-        }
-        Err(Failure { kind: FailureKind::Temporary | FailureKind::Unreadable, reason, progressed, retry_after }) => {
+fn fetched(response: HelperResponse, resumed: bool) -> Fetched {
+    if let HelperResponse::Fetched { digest, counted, .. } = response {
+        return Fetched::Whole { digest: Digest(digest), doubtful: resumed || !counted };
+    }
+    let Failure { kind, reason, progressed, retry_after } = Failure::of(response);
+    match kind {
+        FailureKind::Temporary | FailureKind::Unreadable => {
             Fetched::Cut { reason, progress: progressed > 0, retry_after }
         }
-        Err(Failure { reason, .. }) => Fetched::Refused { reason },
+        _ => Fetched::Refused { reason },
     }
 }
 
-fn verified(result: Result<[u8; 32], Failure>) -> Verified {
-    match result {
-        Ok(digest) => Verified::Sound(Digest(digest)),
-        Err(Failure { kind: FailureKind::Hostile, reason, .. }) => Verified::Hostile(reason),
-        Err(Failure { reason, .. }) => Verified::Unknown(reason),
+fn verified(response: HelperResponse) -> Verified {
+    if let HelperResponse::Verified { digest } = response {
+        return Verified::Sound(Digest(digest));
+    }
+    match Failure::of(response) {
+        Failure { kind: FailureKind::Hostile, reason, .. } => Verified::Hostile(reason),
+        Failure { reason, .. } => Verified::Unknown(reason),
     }
 }

@@ -105,7 +105,11 @@ impl Daemon {
     }
 
     /// Takes the answers of an inspection. `blocked`: there is none about the next process, as it cannot be read.
-    pub(super) fn inspected(&mut self, inspection: Inspection, answers: &[String], blocked: bool) {
+    pub(super) fn inspected(&mut self, inspection: Inspection, response: HelperResponse, blocked: bool) {
+        let answers = match response {
+            HelperResponse::Inspected(answers) => answers,
+            _ => Vec::new(),
+        };
         let (Inspection::Environments(processes) | Inspection::Memory(processes)) = &inspection;
         let blocking = processes.get(answers.len()).copied().filter(|_| blocked);
         if let Some(process) = blocking {
@@ -120,7 +124,7 @@ impl Daemon {
         match inspection {
             Inspection::Environments(processes) => {
                 self.inspections.environments = false;
-                for (process, line) in processes.iter().zip(answers) {
+                for (process, line) in processes.iter().zip(&answers) {
                     self.trees.answer(*process, ProcessTag::read(line));
                 }
                 match blocking {
@@ -130,7 +134,7 @@ impl Daemon {
                 }
                 self.queue.push_back(Event::ProcessesChanged);
             }
-            Inspection::Memory(_) => self.inspected_memory(answers, blocking.is_some()),
+            Inspection::Memory(_) => self.inspected_memory(&answers, blocking.is_some()),
         }
     }
 

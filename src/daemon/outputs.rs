@@ -12,7 +12,7 @@ use crate::host::logs::Fate;
 use crate::host::spawn::user_of;
 use crate::kernel::Process;
 use crate::model::spec::{Name, Spec};
-use crate::work::{rotate, HelperRequest};
+use crate::work::{rotate, HelperRequest, HelperResponse};
 
 /// How many outputs are rotated at the same time; the others follow.
 const ROTATIONS: usize = 4;
@@ -108,17 +108,17 @@ impl Daemon {
     }
 
     /// Takes what came of a rotation.
-    pub(super) fn rotated(&mut self, name: &Name, result: Result<(), Failure>) {
+    pub(super) fn rotated(&mut self, name: &Name, response: HelperResponse) {
         let size = self.state.spec(name).map_or(u64::MAX, |spec| spec.log_size);
         let rotated = self.outputs.rotated(name, size);
-        let problem = match result {
-            Ok(()) => rotated.err(),
-            Err(failure) => {
+        let problem = match response {
+            HelperResponse::Rotated => rotated.err(),
+            failed => {
                 // A helper that was killed may have left the agent frozen.
                 if let Some(freezer) = self.limits.freezer(name) {
                     rotate::thaw(&freezer);
                 }
-                Some(self.outputs.not_rotated(name, &failure.reason))
+                Some(self.outputs.not_rotated(name, &Failure::of(failed).reason))
             }
         };
         self.set_condition(Condition::OutputRotation(name.clone()), problem.as_deref());

@@ -24,7 +24,7 @@ use crate::model::spec::Spec;
 use crate::sys::file::{has_writer, open_nofollow};
 use crate::sys::monotonic;
 use crate::wire::config;
-use crate::work::HelperRequest;
+use crate::work::{HelperRequest, HelperResponse};
 
 /// How many times larger than the largest download the content of a package may be.
 const UNPACK_FACTOR: u64 = 10;
@@ -70,19 +70,17 @@ impl Daemon {
         }
     }
 
-    /// Opens the file a job's package is fetched into, with what an earlier attempt fetched.
+    /// Opens the file a job's package is fetched into, with what an earlier attempt fetched; whether there is any of that.
     ///
     /// # Errors
     /// When it cannot be made or opened.
-    pub(super) fn open_download(&mut self, id: &JobId) -> Result<File, Error> {
+    pub(super) fn open_download(&self, id: &JobId) -> Result<(File, bool), Error> {
         let path = self.download(id);
         self.records.store().make_downloads()?;
         let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
             .map_err(|error| with_context("open", &path, &error))?;
-        if file.metadata().is_ok_and(|metadata| metadata.len() > 0) {
-            self.helpers.note_resumed(id.clone());
-        }
-        Ok(file)
+        let resumed = file.metadata().is_ok_and(|metadata| metadata.len() > 0);
+        Ok((file, resumed))
     }
 
     /// Moves a job's download, which has been verified, to its place as a package file.
@@ -199,8 +197,10 @@ impl Daemon {
     ///
     /// # Errors
     /// When it was not unpacked, or the directory cannot be moved.
-    pub(super) fn strip_top(&mut self, dir: &Path, result: Result<String, Failure>) -> Result<(), Error> {
-        let top = result.map_err(|failure| Error::from(&*failure.reason))?;
+    pub(super) fn strip_top(&mut self, dir: &Path, response: HelperResponse) -> Result<(), Error> {
+        let HelperResponse::Unpacked { top, .. } = response else {
+            return Err(Failure::of(response).reason.into_string().into());
+        };
         if top.is_empty() {
             return Ok(());
         }
