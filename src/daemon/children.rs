@@ -12,7 +12,6 @@ use crate::host::proc::{self, Snapshot};
 use crate::kernel::{Exit, Level, Pid, Process, Sig, Stage};
 use crate::model::event::{Event, ToolOwner};
 use crate::model::package::Tool;
-use crate::model::spec::Spec;
 use crate::sorted_map::SortedMap;
 use crate::sys::child::{spawn_child, Setup};
 use crate::sys::process;
@@ -165,18 +164,9 @@ impl Daemon {
         loop {
             match process::wait_any() {
                 Ok(Some((pid, exit))) => match self.children.owners.remove(&pid) {
-                    Some(Owner::Helper) => {
-                        let failure = self.children.take_setup_error(pid);
-                        if self.helpers.exited(pid, exit, failure) {
-                            self.trees.remove_ours(pid);
-                        }
-                    }
                     Some(owner) => {
                         let failure = self.children.take_setup_error(pid);
-                        if !matches!(owner, Owner::Agent(_) | Owner::Prestart(_)) {
-                            self.trees.remove_ours(pid);
-                        }
-                        self.child_ended(owner, pid, exit, failure);
+                        self.child_reaped(owner, pid, exit, failure);
                     }
                     None => orphans += 1,
                 },
@@ -194,73 +184,85 @@ impl Daemon {
         self.trees.forget_snapshot();
     }
 
-    /// Why an agent, or a program that `pick` finds in its definition, could not be executed, with the directory or program it
-    /// is about.
-    fn explain(&self, name: &str, pick: fn(&Spec) -> Option<&[Box<str>]>, failure: SetupError) -> String {
+    fn child_reaped(&mut self, owner: Owner, pid: Pid, exit: Exit, failure: Option<SetupError>) {
+        let is_done = match owner {
+            // The process of a helper is forgotten when its result is taken.
+            Owner::Helper => self.helpers.exited(pid, exit, failure),
+            Owner::Agent(_) | Owner::Prestart(_) => false,
+            _ => true,
+        };
+        if is_done {
+            self.trees.remove_ours(pid);
+        }
+        self.child_ended(owner, pid, exit, failure);
+    }
+
+    /// Why a process could not execute its program, with the directory or program that this is about.
+    fn explain(&self, owner: &Owner, failure: SetupError) -> String {
         let text = failure.to_string();
+        let (Owner::Agent(name) | Owner::Prestart(name) | Owner::Check(name) | Owner::Reload(name)) = owner else {
+            return text;
+        };
         let Some(spec) = self.state.spec(name) else { return text };
+        let own_program = match owner {
+            Owner::Prestart(_) => spec.prestart.as_ref().map(|prestart| &prestart.exec),
+            Owner::Check(_) => spec.check.as_ref().map(|check| &check.exec),
+            Owner::Reload(_) => spec.reload.as_ref().and_then(|reload| Some(&reload.program()?.exec)),
+            _ => None,
+        };
         let path = match failure.stage {
             Stage::Directory => &spec.directory,
-            Stage::Exec => &pick(&spec).unwrap_or(&spec.exec)[0],
+            Stage::Exec => &own_program.unwrap_or(&spec.exec)[0],
             _ => return text,
         };
-        match text.split_once(':') {
-            Some((stage, cause)) => format!("{stage} \"{path}\":{cause}"),
-            None => text,
-        }
+        text.replacen(':', &format!(" \"{path}\":"), 1)
     }
 
     /// Reports the end of a process to the state.
     fn child_ended(&mut self, owner: Owner, pid: Pid, exit: Exit, failure: Option<SetupError>) {
-        match owner {
+        let failure: Option<Box<str>> = failure.map(|failure| self.explain(&owner, failure).into());
+        let event = match owner {
             Owner::Agent(name) => {
                 self.read_notifications(true);
                 self.trees.ended(&name);
-                if let Some(failure) = failure {
-                    let reason = self.explain(&name, |_| None, failure);
-                    self.queue.push_back(Event::NotStarted { name, reason: reason.into() });
-                    return;
+                match failure {
+                    Some(reason) => Event::NotStarted { name, reason },
+                    None => {
+                        let killed = exit == Exit::Signal(Sig::KILL);
+                        let oom = self.limits.oom_killed(&name, killed).map(|oom| oom.to_string().into());
+                        let tail = self.tail(&name);
+                        Event::Exited { name, pid, exit, oom, tail }
+                    }
                 }
-                let killed = exit == Exit::Signal(Sig::KILL);
-                let oom = self.limits.oom_killed(&name, killed).map(|oom| oom.to_string().into());
-                let tail = self.tail(&name);
-                self.queue.push_back(Event::Exited { name, pid, exit, oom, tail });
             }
             Owner::Prestart(name) => {
                 self.trees.ended(&name);
-                if let Some(failure) = failure {
-                    let why = self.explain(&name, |spec| Some(&spec.prestart.as_ref()?.exec), failure);
-                    let reason = format!("prestart: {why}").into();
-                    self.queue.push_back(Event::NotStarted { name, reason });
-                    return;
+                match failure {
+                    Some(why) => Event::NotStarted { name, reason: format!("prestart: {why}").into() },
+                    None => {
+                        let tail = self.tail_of_failure(&name, exit);
+                        Event::Exited { name, pid, exit, oom: None, tail }
+                    }
                 }
-                let tail = if exit == Exit::Code(0) { "".into() } else { self.tail(&name) };
-                self.queue.push_back(Event::Exited { name, pid, exit, oom: None, tail });
             }
             Owner::Check(name) => {
                 let output = self.finish_check(&name);
-                let explain = |failure| self.explain(&name, |spec| Some(&spec.check.as_ref()?.exec), failure);
-                let tail = failure.map_or(output, explain).into();
-                self.queue.push_back(Event::Checked(name, exit, tail));
+                Event::Checked(name, exit, failure.unwrap_or_else(|| output.into()))
             }
             Owner::Reload(name) => {
                 self.forget_program("reload", &name);
-                let event = match failure {
-                    Some(failure) => {
-                        let why =
-                            self.explain(&name, |spec| Some(&spec.reload.as_ref()?.program()?.exec), failure).into();
-                        Event::ReloadEnded(name, Exit::Unknown, why)
-                    }
+                match failure {
+                    Some(why) => Event::ReloadEnded(name, Exit::Unknown, why),
                     None => {
-                        let tail = if exit == Exit::Code(0) { "".into() } else { self.tail(&name) };
+                        let tail = self.tail_of_failure(&name, exit);
                         Event::ReloadEnded(name, exit, tail)
                     }
-                };
-                self.queue.push_back(event);
+                }
             }
-            Owner::Tool(owner) => self.tool_ended(owner, exit, failure),
-            Owner::Helper | Owner::Detached => {}
-        }
+            Owner::Tool(owner) => return self.tool_ended(owner, exit, failure),
+            Owner::Helper | Owner::Detached => return,
+        };
+        self.queue.push_back(event);
     }
 
     /// Kills a check or tool with all its descendants.

@@ -24,7 +24,6 @@ use crate::model::package::Tool;
 use crate::sys::child::{Program, Setup};
 use crate::sys::file::{open_nofollow, read_up_to};
 use crate::sys::process::c_text;
-use crate::sys::setup_error::SetupError;
 
 /// How much of a tool's output is read from its beginning, and how much from its end, bytes.
 const OUTPUT: u64 = 4096;
@@ -121,14 +120,14 @@ impl Daemon {
     }
 
     /// Takes the result of a tool that has ended, and starts the one that waited for it.
-    pub(super) fn tool_ended(&mut self, owner: ToolOwner, exit: Exit, failure: Option<SetupError>) {
+    pub(super) fn tool_ended(&mut self, owner: ToolOwner, exit: Exit, failure: Option<Box<str>>) {
         let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(tool_pid(&owner)));
         // An earlier daemon had left it; now the tool that waited for it can run.
         if let Some(tool) = self.children.take_waiting_tool(&owner) {
             return self.start_tool(owner, tool);
         }
         let output = match failure {
-            Some(failure) => failure.to_string(),
+            Some(failure) => failure.into_string(),
             // Each line is an answer, and one that is cut is none.
             None if owner == ToolOwner::Inventory => read_beginning(&self.tool_output(&owner)).unwrap_or_default(),
             None => read_ends(&self.tool_output(&owner)).unwrap_or_default(),
