@@ -123,7 +123,7 @@ enum Ready {
     Notification,
 }
 
-/// Everything the daemon holds. Each part keeps its own fields to itself.
+/// Everything the daemon holds. Each part keeps to itself what is of no use to others.
 struct Daemon {
     config: Box<Config>,
     config_path: PathBuf,
@@ -152,7 +152,8 @@ struct Daemon {
     notifications: notifications::Notifications,
     signing: signing::Signing,
     reopening: configuration::Reopening,
-    trash: packages::Trash,
+    /// How many directories of packages were renamed, to be removed in the background.
+    trashed: u32,
     installed: reexec::Installed,
     /// When the next check is due.
     check_at: Time,
@@ -410,7 +411,11 @@ impl Daemon {
     /// Notes a child of the daemon that belongs to no agent's tree.
     fn track_child(&mut self, pid: Pid, owner: Owner) {
         self.trees.add_ours(pid);
-        self.children.insert(pid, owner);
+        self.children.owners.insert(pid, owner);
+    }
+
+    fn run_dir(&self) -> &Path {
+        Path::new(&*self.config.run_dir)
     }
 
     fn log(&mut self, level: Level, text: &dyn Display) {
@@ -422,7 +427,7 @@ impl Daemon {
         let binary = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
         let own = binary("self");
         let until = monotonic() + EXEC_GRACE;
-        for (pid, owner) in self.children.owners() {
+        for (pid, owner) in &self.children.owners {
             let is_agent = matches!(owner, Owner::Agent(_) | Owner::Prestart(_));
             while is_agent && own.is_some() && binary(&pid.to_string()) == own && monotonic() < until {
                 // There is no event to wait for when a child executes its program.
@@ -439,9 +444,8 @@ impl Daemon {
         self.dismiss_watcher();
         self.control.close();
         self.wait_for_exec();
-        let run_dir = Path::new(&*self.config.run_dir);
-        run_files::remove_pid_file(run_dir);
-        image::remove(run_dir);
+        run_files::remove_pid_file(self.run_dir());
+        image::remove(self.run_dir());
         for agent in self.state.unstopped() {
             let text = format!("agent \"{}\": still runs as the daemon ends: {}", agent.name(), agent.last_end());
             self.log.write(Level::Error, &text);

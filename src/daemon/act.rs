@@ -48,7 +48,6 @@ impl Daemon {
             Action::Release(name) => {
                 self.close_notifications(&name);
                 self.remove_runtime_directories(&name);
-                self.forget_values(&name);
                 self.release(&name);
             }
             Action::Spare(name) => {
@@ -164,8 +163,9 @@ impl Daemon {
         self.queue.push_back(Event::Refused { name, reason });
     }
 
-    /// Forgets the control groups and the tree of an agent of which no process is left.
+    /// Forgets the values, the control groups and the tree of an agent of which no process is left.
     fn release(&mut self, name: &str) {
+        self.forget_values(name);
         self.limits.release(name);
         self.trees.forget(name);
     }
@@ -173,7 +173,6 @@ impl Daemon {
     /// Does so if no process is left, also none that is spared.
     fn release_if_empty(&mut self, name: &str) {
         if self.trees.left(name, Scope::Tree, &self.limits) == 0 {
-            self.forget_values(name);
             self.release(name);
         }
     }
@@ -195,11 +194,11 @@ impl Daemon {
             self.limits.vacate(&name);
         }
         let count = self.trees.left(&name, scope, &self.limits);
-        if count == 0 && scope == Scope::Tree && self.trees.waits_for_answers(&name) {
-            // `ProcessesChanged` comes with the answers, and has the state count again.
-            return;
-        }
         if count == 0 && scope == Scope::Tree {
+            if self.trees.waits_for_answers(&name) {
+                // `ProcessesChanged` comes with the answers, and has the state count again.
+                return;
+            }
             self.trees.kill_marked(&name, &self.limits);
         }
         self.queue.push_back(Event::ProcessCount(name, u32::try_from(count).unwrap_or(u32::MAX)));
@@ -242,12 +241,11 @@ impl Daemon {
 
     /// A report for people on this host; of one agent also what its definition says.
     fn detailed_status(&self, report: Report, seq: Option<u64>) -> String {
-        let name = match &report.agents[..] {
-            [agent] => Some(agent.name.clone()),
+        let agent = match &report.agents[..] {
+            [agent] => self.state.find_agent(&agent.name),
             _ => None,
         };
         let body = self.status_body(report, seq);
-        let agent = name.and_then(|name| self.state.agents().find(|agent| **agent.name() == *name));
         let Some((agent, spec)) = agent.and_then(|agent| Some((agent, agent.spec()?))) else { return body };
         let wanted = spec.limits.resources.iter().find(|(resource, _)| *resource == Resource::Nofile);
         let files = wanted.and_then(|(_, wanted)| Some(possible_files(*wanted)).filter(|files| files < wanted));

@@ -86,10 +86,10 @@ impl Daemon {
         self.trees.runs_as(name, Some(setup.uid.unwrap_or(own_uid())));
         self.trees.started(name, process);
         if prestart {
-            self.children.insert(pid, Owner::Prestart(name.clone()));
+            self.children.owners.insert(pid, Owner::Prestart(name.clone()));
             return Ok(Event::PrestartStarted(name.clone(), process));
         }
-        self.children.insert(pid, Owner::Agent(name.clone()));
+        self.children.owners.insert(pid, Owner::Agent(name.clone()));
         Ok(Event::Started { name: name.clone(), process, enforcement: limits.enforcement })
     }
 

@@ -28,14 +28,16 @@ struct Watched {
 
 /// The children of the daemon, and the processes that it watches.
 pub(super) struct Children {
-    owners: SortedMap<Pid, Owner>,
+    /// All children, with what they were made for.
+    pub owners: SortedMap<Pid, Owner>,
     watched: Vec<Watched>,
     /// Tools that wait for the end of one that an earlier daemon left running.
     waiting_tools: Vec<(ToolOwner, Tool)>,
     /// Says why a child could not execute its program.
-    setup_errors: SetupErrorPipe,
-    /// The soft and the hard limit of open files that the daemon was started with, where its own is different.
-    nofile: Option<(u64, u64)>,
+    pub setup_errors: SetupErrorPipe,
+    /// The soft and the hard limit of open files that the daemon was started with, where its own is different: 1.0.0 gives it
+    /// to its children.
+    pub nofile: Option<(u64, u64)>,
 }
 
 impl Children {
@@ -43,21 +45,6 @@ impl Children {
     pub fn new(setup_errors: SetupErrorPipe, nofile: Option<(u64, u64)>) -> Children {
         let (watched, waiting_tools) = (Vec::new(), Vec::new());
         Children { owners: SortedMap::new(), watched, waiting_tools, setup_errors, nofile }
-    }
-
-    /// Notes what a child was made for.
-    pub fn insert(&mut self, pid: Pid, owner: Owner) {
-        self.owners.insert(pid, owner);
-    }
-
-    /// All children, with what they were made for.
-    pub fn owners(&self) -> impl Iterator<Item = (&Pid, &Owner)> {
-        self.owners.iter()
-    }
-
-    /// What a child was made for.
-    pub fn owner(&self, pid: Pid) -> Option<&Owner> {
-        self.owners.get(&pid)
     }
 
     /// Has a tool wait for the end of one that an earlier daemon left running for the same owner.
@@ -75,26 +62,6 @@ impl Children {
     pub fn watched_fds(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
         let watched = self.watched.iter().enumerate();
         watched.filter_map(|(index, watched)| Some((index, watched.pidfd.as_ref()?.as_fd())))
-    }
-
-    /// Where children say why they could not execute their program.
-    pub fn setup_errors(&self) -> &SetupErrorPipe {
-        &self.setup_errors
-    }
-
-    /// The ends of that pipe, the reading one first, to be kept open over a reexec.
-    pub fn setup_error_ends(&mut self) -> [BorrowedFd<'_>; 2] {
-        self.setup_errors.ends()
-    }
-
-    /// Why this child could not execute its program, if it could not.
-    pub fn take_setup_error(&mut self, pid: Pid) -> Option<SetupError> {
-        self.setup_errors.take(pid)
-    }
-
-    /// The limit of open files that the daemon was started with, where its own is different: 1.0.0 gives it to its children.
-    pub fn nofile(&self) -> Option<(u64, u64)> {
-        self.nofile
     }
 
     /// Makes a child.
@@ -165,7 +132,7 @@ impl Daemon {
             match process::wait_any() {
                 Ok(Some((pid, exit))) => match self.children.owners.remove(&pid) {
                     Some(owner) => {
-                        let failure = self.children.take_setup_error(pid);
+                        let failure = self.children.setup_errors.take(pid);
                         self.child_reaped(owner, pid, exit, failure);
                     }
                     None => orphans += 1,

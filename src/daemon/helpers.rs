@@ -85,8 +85,10 @@ pub(super) struct Finished {
 /// The running helpers, and what every new one needs.
 pub(super) struct Helpers {
     running: Vec<(HelperTask, Helper)>,
-    binary: Binary,
-    users: HelperUsers,
+    /// The binary of this process.
+    pub binary: Binary,
+    /// The users helpers run as.
+    pub users: HelperUsers,
     /// Helpers that were killed, whose results are taken, and that have not ended: they may wait in the kernel for ever.
     stuck: Vec<Pid>,
 }
@@ -98,21 +100,6 @@ impl Helpers {
     /// None yet; they will execute `binary` as one of `users`.
     pub fn new(binary: Binary, users: HelperUsers) -> Helpers {
         Helpers { running: Vec::new(), binary, users, stuck: Vec::new() }
-    }
-
-    /// The binary of this process.
-    pub fn binary(&self) -> &Binary {
-        &self.binary
-    }
-
-    /// The users helpers run as.
-    pub fn users(&self) -> &HelperUsers {
-        &self.users
-    }
-
-    /// The same, to be changed.
-    pub fn users_mut(&mut self) -> &mut HelperUsers {
-        &mut self.users
     }
 
     /// When `end_late` is to be called, if nothing else happens.
@@ -236,7 +223,7 @@ impl Daemon {
         file: Option<File>,
         runner: Runner,
     ) -> Result<(), Error> {
-        let pid = self.helpers.start(task, request, file, runner, self.children.setup_errors())?;
+        let pid = self.helpers.start(task, request, file, runner, &self.children.setup_errors)?;
         self.track_child(pid, Owner::Helper);
         Ok(())
     }

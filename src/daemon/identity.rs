@@ -101,7 +101,7 @@ fn find_users(config: &Config) -> (Users, Option<Pool>) {
 impl Daemon {
     /// Finds out again which users helpers may run as.
     pub(super) fn reread_identities(&mut self) {
-        let users = self.helpers.users_mut();
+        let users = &mut self.helpers.users;
         let before = users.warnings();
         (users.users, users.pool) = find_users(&self.config);
         if users.warnings() == before {
@@ -114,7 +114,7 @@ impl Daemon {
 
     /// The warnings about the users of helpers, for a report.
     pub(super) fn helper_warnings(&self) -> Vec<Box<str>> {
-        let users = self.helpers.users();
+        let users = &self.helpers.users;
         let mut warnings = users.warnings();
         let mut specs = self.state.agents().filter_map(|agent| Some(&*agent.definition.as_ref()?.spec));
         warnings.extend(agents_as_helper(&users.users, self.config.helper_user.as_deref(), &mut specs));

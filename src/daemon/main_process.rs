@@ -37,7 +37,7 @@ impl Daemon {
     pub(super) fn follow_process(&mut self, name: &Name, process: Process) {
         self.trees.adopt(name, process);
         if process::is_child(process.pid) {
-            self.children.insert(process.pid, Owner::Agent(name.clone()));
+            self.children.owners.insert(process.pid, Owner::Agent(name.clone()));
         } else {
             self.watch(Owner::Agent(name.clone()), process);
         }

@@ -137,7 +137,7 @@ impl Daemon {
 
     /// The directory of all sockets.
     fn notify_dir(&self) -> PathBuf {
-        Path::new(&*self.config.run_dir).join(NOTIFY_DIR)
+        self.run_dir().join(NOTIFY_DIR)
     }
 
     /// The path of an agent's socket, `model::spec::notify_socket` without a check.

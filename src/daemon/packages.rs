@@ -35,21 +35,6 @@ const UNPACK_ENTRIES: u64 = 200_000;
 /// The prefix of the names of directories that are to be removed.
 const TRASH: &str = ".trash-";
 
-/// Gives names to directories that are to be removed.
-#[derive(Debug, Default)]
-pub(super) struct Trash {
-    /// How many names were given.
-    count: u32,
-}
-
-impl Trash {
-    /// A name that no agent can have, and that no earlier daemon has used.
-    fn next_name(&mut self) -> String {
-        self.count += 1;
-        format!("{TRASH}{}-{}", monotonic().0, self.count)
-    }
-}
-
 impl Daemon {
     /// The name of the file with a job's download.
     pub(super) fn download_name(&self, id: &str) -> String {
@@ -261,7 +246,9 @@ impl Daemon {
         if fs::remove_file(path).is_ok() || fs::symlink_metadata(path).is_err() {
             return;
         }
-        let away = self.records.store().packages_dir(&self.trash.next_name());
+        // No agent can have this name, and no earlier daemon has used it.
+        self.trashed += 1;
+        let away = self.records.store().packages_dir(&format!("{TRASH}{}-{}", monotonic().0, self.trashed));
         match fs::rename(path, &away) {
             Ok(()) => {
                 self.fault_injector.pass("thrown-away");

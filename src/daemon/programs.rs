@@ -27,7 +27,7 @@ impl Daemon {
     /// Notes the process id of a program that runs for an agent, for the next daemon: a "check" or a "reload". It matters only
     /// if this daemon dies, and is written again for the next such program, so that a failure is not told.
     pub(super) fn note_program(&self, kind: &str, name: &str, pid: Pid) {
-        let _ = publish(Path::new(&*self.config.run_dir), &pid_file(kind, name), &self.note_of(pid));
+        let _ = publish(self.run_dir(), &pid_file(kind, name), &self.note_of(pid));
     }
 
     /// What such a file holds: the process id, its start time and the boot.
@@ -38,7 +38,7 @@ impl Daemon {
 
     /// This program has ended.
     pub(super) fn forget_program(&self, kind: &str, name: &str) {
-        let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(pid_file(kind, name)));
+        let _ = fs::remove_file(self.run_dir().join(pid_file(kind, name)));
     }
 
     /// The process that such a file names, if it is of this boot. A child is that in any case: before a reexec, an older version
@@ -46,7 +46,8 @@ impl Daemon {
     fn noted_process(&mut self, path: &Path) -> Option<Process> {
         let text = self.read_run_file(path)?;
         let (process, boot) = proc::parse_process(&text)?;
-        let is_ours = !boot.is_empty() && *boot == *self.state.boot_id() || self.children.owner(process.pid).is_some();
+        let is_ours =
+            !boot.is_empty() && *boot == *self.state.boot_id() || self.children.owners.contains_key(&process.pid);
         is_ours.then_some(process)
     }
 
@@ -84,7 +85,7 @@ impl Daemon {
 
     /// Ends the programs that run.
     pub(super) fn stop_programs(&mut self) {
-        for (pid, owner) in self.children.owners() {
+        for (pid, owner) in &self.children.owners {
             match owner {
                 Owner::Check(_) | Owner::Reload(_) | Owner::Tool(ToolOwner::Reexec | ToolOwner::Inventory) => {
                     kill_all_below(*pid);

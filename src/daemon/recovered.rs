@@ -86,10 +86,9 @@ pub(super) fn recover_state(
     }
     let boot = fault_injection::boot_id(boot_id());
     recovered.leftovers = first_of_boot(config, &boot, log);
-    let is_alive = |process| proc::alive(process) || is_unreaped(process);
+    // Which of their processes are there is found out by the caller.
     let runs = runs_of_boot(&boot, stored.runs, stored.stop, reexeced).into_iter();
-    recovered.runs =
-        runs.map(|run| (run.process.is_some_and(is_alive), run)).map(|(alive, run)| (run, alive)).collect();
+    recovered.runs = runs.map(|run| (run, false)).collect();
     recovered
 }
 

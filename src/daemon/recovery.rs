@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::conditions::Condition;
 use super::records::Backups;
-use super::run_files::{is_gone, lock_state};
+use super::run_files::{is_gone, lock, lock_state};
 use super::{recovered, Daemon};
 use crate::error::Error;
 use crate::host::config_files;
@@ -17,6 +17,7 @@ use crate::host::machine::boot_id;
 use crate::host::store::Store;
 use crate::kernel::Level;
 use crate::model::event::{Action, Event};
+use crate::work::watch;
 
 impl Daemon {
     /// Tries again what failed, and restores what was removed.
@@ -27,7 +28,7 @@ impl Daemon {
             self.log(Level::Info, &"records that could not be read can be: all are read again");
             self.queue.push_back(Event::Reexec);
         }
-        if !self.run_files.has_pid_file() {
+        if !self.run_files.pid_file_written {
             self.write_pid_file();
         }
         self.recover_state_dir();
@@ -69,7 +70,7 @@ impl Daemon {
     fn make_run_dir(&mut self, run_dir: &Path, locked: bool) -> Result<(), Error> {
         make_dir(run_dir)?;
         if !locked {
-            self.run_files.lock_run_dir(run_dir)?;
+            self.run_files.lock = lock(&run_dir.join(watch::LOCK))?;
         }
         self.control
             .listen_again()
@@ -85,11 +86,11 @@ impl Daemon {
         }
         // A directory that cannot be made is reported with the records that cannot be written to it.
         let _ = Store::open(state_dir, Path::new(&*self.config.run_dir));
-        let lock = lock_state(state_dir);
-        self.set_condition(Condition::StateLock, lock.as_ref().err().map(|why| &**why));
-        let Ok(Some(lock)) = lock else { return };
+        let locked = lock_state(state_dir);
+        self.set_condition(Condition::StateLock, locked.as_ref().err().map(|why| &**why));
+        let Ok(Some(lock)) = locked else { return };
         // With an identity in it, it is another directory that was put or mounted in its place, and is left as it is.
-        if !self.run_files.replace_state_lock(lock) || self.records.store().has_identity() {
+        if self.run_files.state_lock.replace(lock).is_none() || self.records.store().has_identity() {
             return;
         }
         self.log(

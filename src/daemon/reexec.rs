@@ -131,10 +131,10 @@ impl Daemon {
     /// The descriptors that stay open over a reexec, `data` first.
     fn kept_descriptors<'a>(&'a mut self, data: &'a File) -> Vec<BorrowedFd<'a>> {
         let Daemon { run_files, control, children, installed, notifications, .. } = self;
-        let mut kept = vec![data.as_fd(), run_files.lock()];
-        kept.extend(run_files.state_lock());
+        let mut kept = vec![data.as_fd(), run_files.lock.as_fd()];
+        kept.extend(run_files.state_lock.as_ref().map(AsFd::as_fd));
         kept.extend(control.descriptors());
-        kept.extend(children.setup_error_ends());
+        kept.extend(children.setup_errors.ends());
         kept.extend(notifications.descriptors());
         kept.extend(installed.watcher.as_ref().map(AsFd::as_fd));
         kept
@@ -158,7 +158,7 @@ impl Daemon {
 
     fn write_reexec_data(&mut self, until: Option<Time>) -> io::Result<File> {
         let (mut tools, mut detached) = (Vec::new(), Vec::new());
-        for (pid, owner) in self.children.owners() {
+        for (pid, owner) in &self.children.owners {
             match owner {
                 Owner::Agent(_) | Owner::Prestart(_) | Owner::Reload(_) => {}
                 Owner::Tool(ToolOwner::Job(job)) => tools.push((*pid, job.clone())),
@@ -174,17 +174,17 @@ impl Daemon {
                 waiting.command = Some(command);
             }
         }
-        let [read, write] = self.children.setup_error_ends().map(|end| end.as_raw_fd());
+        let [read, write] = self.children.setup_errors.ends().map(|end| end.as_raw_fd());
         let data = ReexecData {
             pid: process::own_id(),
             program: self.installed.program.clone(),
             run_dir: self.config.run_dir.to_string(),
-            lock: Some(self.run_files.lock().as_raw_fd()),
-            state_lock: self.run_files.state_lock().map(|lock| lock.as_raw_fd()),
+            lock: Some(self.run_files.lock.as_raw_fd()),
+            state_lock: self.run_files.state_lock.as_ref().map(AsRawFd::as_raw_fd),
             listener: self.control.descriptors().next().map(|fd| fd.as_raw_fd()),
             failures: Some((read, write)),
             watcher: self.installed.watcher.as_ref().map(AsRawFd::as_raw_fd),
-            nofile: self.children.nofile(),
+            nofile: self.children.nofile,
             last_client,
             connections,
             tools,
@@ -192,7 +192,7 @@ impl Daemon {
             notifications: self.notifications.numbers(),
             state: self.state.reexec_state(until),
         };
-        let path = Path::new(&*self.config.run_dir).join(REEXEC_FILE);
+        let path = self.run_dir().join(REEXEC_FILE);
         let _ = fs::remove_file(&path);
         let mut file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create_new(true), 0o600)?;
         let written = file.write_all(reexec_data::write(&data).as_bytes());
@@ -220,7 +220,7 @@ impl Daemon {
     fn start_watcher(&mut self, until: Time) -> Result<(), Error> {
         let started = self.spawn_watcher(until);
         let (pid, write) = started.map_err(|error| format_error!("cannot start a watcher: {}", reason(&error)))?;
-        if let Some(failure) = self.children.take_setup_error(pid) {
+        if let Some(failure) = self.children.setup_errors.take(pid) {
             return Err(format_error!("cannot start a watcher: {failure}"));
         }
         self.track_child(pid, Owner::Detached);
@@ -237,14 +237,14 @@ impl Daemon {
             argv.push(text(word));
         }
         argv.append(&mut process::arguments());
-        let mut setup = Setup::new(self.helpers.binary().program()?, argv, process::environment());
+        let mut setup = Setup::new(self.helpers.binary.program()?, argv, process::environment());
         setup.stdin = Some(read);
         setup.stdout = io::stdout().as_fd().try_clone_to_owned().ok();
         setup.stderr = io::stderr().as_fd().try_clone_to_owned().ok();
         // The daemon it may start finds relative paths from the same directory.
         setup.directory =
             std::env::current_dir().map_or(c"/".to_owned(), |dir| process::c_text(dir.as_os_str().as_bytes()));
-        if let Some((soft, hard)) = self.children.nofile() {
+        if let Some((soft, hard)) = self.children.nofile {
             setup.rlimits.push((Resource::Nofile, soft, hard));
         }
         let (executed, inherited_end) = pipe()?;

@@ -24,7 +24,7 @@ impl Daemon {
         (setup.cgroup, setup.cgroups) = self.limits.entrances(name);
         let pid = self.children.spawn(&setup).map_err(|error| format_error!("{}: {}", Stage::Fork, reason(&error)))?;
         self.note_program("reload", name, pid);
-        self.children.insert(pid, Owner::Reload(name.clone()));
+        self.children.owners.insert(pid, Owner::Reload(name.clone()));
         Ok(())
     }
 }

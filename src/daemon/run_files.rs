@@ -5,7 +5,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -23,18 +22,14 @@ const PID_FILE: &str = "bootagent.pid";
 #[derive(Debug)]
 pub(super) struct RunFiles {
     /// Held in `run_dir`.
-    lock: File,
+    pub lock: File,
     /// Held in `state_dir`, as `run_dir` may be emptied or configured differently; `None` where it cannot be locked.
-    state_lock: Option<File>,
-    pid_file_written: bool,
+    pub state_lock: Option<File>,
+    /// Whether the last attempt to write the pid file succeeded.
+    pub pid_file_written: bool,
 }
 
 impl RunFiles {
-    /// With locks that are held already, and no pid file yet.
-    pub fn new(lock: File, state_lock: Option<File>) -> RunFiles {
-        RunFiles { lock, state_lock, pid_file_written: false }
-    }
-
     /// Writes the pid file.
     ///
     /// # Errors
@@ -45,11 +40,6 @@ impl RunFiles {
         written
     }
 
-    /// Whether the last attempt to write the pid file succeeded.
-    pub fn has_pid_file(&self) -> bool {
-        self.pid_file_written
-    }
-
     /// Whether the lock in `run_dir` is still the one that is held.
     pub fn is_run_dir_locked(&self, run_dir: &Path) -> bool {
         is_file_at(&self.lock, &run_dir.join(watch::LOCK))
@@ -58,30 +48,6 @@ impl RunFiles {
     /// Whether the lock in `state_dir` is still the one that is held.
     pub fn is_state_dir_locked(&self, state_dir: &Path) -> bool {
         self.state_lock.as_ref().is_some_and(|lock| is_file_at(lock, &state_dir.join(watch::LOCK)))
-    }
-
-    /// Locks `run_dir` again, after it was removed or emptied.
-    ///
-    /// # Errors
-    /// As `lock`.
-    pub fn lock_run_dir(&mut self, run_dir: &Path) -> Result<(), Error> {
-        self.lock = lock(&run_dir.join(watch::LOCK))?;
-        Ok(())
-    }
-
-    /// Replaces the lock in `state_dir`; whether there was one before.
-    pub fn replace_state_lock(&mut self, lock: File) -> bool {
-        self.state_lock.replace(lock).is_some()
-    }
-
-    /// The lock in `run_dir`.
-    pub fn lock(&self) -> BorrowedFd<'_> {
-        self.lock.as_fd()
-    }
-
-    /// The lock in `state_dir`, where it is held.
-    pub fn state_lock(&self) -> Option<BorrowedFd<'_>> {
-        self.state_lock.as_ref().map(AsFd::as_fd)
     }
 }
 

@@ -4,7 +4,6 @@
 //! else, also when the definition has changed or gone meanwhile.
 
 use std::fs;
-use std::path::Path;
 
 use super::Daemon;
 use crate::error::Error;
@@ -36,15 +35,14 @@ impl Daemon {
         let made: Vec<&str> = spec.runtime_directory.iter().flat_map(|name| missing(name)).collect();
         if !made.is_empty() {
             let file = [&spec.name, ENDING].concat();
-            publish(Path::new(&*self.config.run_dir), &file, &made.join("\n"))
-                .map_err(|error| format_error!("{error}"))?;
+            publish(self.run_dir(), &file, &made.join("\n")).map_err(|error| format_error!("{error}"))?;
         }
         spec.runtime_directory.iter().try_for_each(|name| make(name, user, group))
     }
 
     /// Refuses a directory of another agent.
     fn check_shared(&self, spec: &Spec) -> Result<(), Error> {
-        let origin = self.state.agents().find(|agent| *agent.name() == spec.name).and_then(Agent::origin);
+        let origin = self.state.find_agent(&spec.name).and_then(Agent::origin);
         let origin = origin.unwrap_or(Origin::Package);
         let own = Claim { origin, name: &spec.name, directories: &spec.runtime_directory };
         match taken(own, self.state.agents().filter_map(claim)) {
@@ -57,7 +55,7 @@ impl Daemon {
 
     /// Removes the directories that were made for an agent of which no process is left.
     pub(super) fn remove_runtime_directories(&mut self, name: &str) {
-        let file = Path::new(&*self.config.run_dir).join([name, ENDING].concat());
+        let file = self.run_dir().join([name, ENDING].concat());
         let Some(text) = self.read_run_file(&file) else { return };
         let made: Vec<&str> = text.lines().collect();
         for path in made.iter().rev() {
@@ -73,9 +71,8 @@ impl Daemon {
 
     /// Removes what was made for agents that are down or gone, and that an earlier daemon had no time to remove.
     pub(super) fn remove_old_runtime_directories(&mut self) {
-        for name in list(Path::new(&*self.config.run_dir), ENDING).unwrap_or_default() {
-            let agent = self.state.agents().find(|agent| **agent.name() == *name);
-            if agent.is_none_or(Agent::is_over) {
+        for name in list(self.run_dir(), ENDING).unwrap_or_default() {
+            if self.state.find_agent(&name).is_none_or(Agent::is_over) {
                 self.remove_runtime_directories(&name);
             }
         }

@@ -5,7 +5,6 @@
 //! It is there as long as anything of the agent is.
 
 use std::fs;
-use std::path::Path;
 
 use super::Daemon;
 use crate::host::disk::write;
@@ -30,9 +29,9 @@ impl Daemon {
     }
 
     fn secrets_with(&self, spec: &Spec, mut all: Envs, given: &str) -> Envs {
-        let record = self.state.agents().find(|agent| **agent.name() == *spec.name).map(|agent| &agent.record);
+        let jobs = self.state.find_agent(&spec.name).and_then(|agent| agent.record.envs.as_ref());
         all.extend_from_slice(&spec.envs);
-        secrets(all, record.and_then(|record| record.envs.as_ref()), given)
+        secrets(all, jobs, given)
     }
 
     /// Notes what a program of an agent is started with; `of_file`: the variables of its `env_file`.
@@ -47,7 +46,7 @@ impl Daemon {
     /// Where the file cannot be written, this daemon knows the values all the same.
     fn write_values(&self, name: &Name) {
         if let Some(given) = self.given.0.get(name) {
-            let _ = write(Path::new(&*self.config.run_dir), &file_name(name), given.as_bytes(), false);
+            let _ = write(self.run_dir(), &file_name(name), given.as_bytes(), false);
         }
     }
 
@@ -59,7 +58,7 @@ impl Daemon {
     /// Forgets the values of an agent of which nothing is left.
     pub(super) fn forget_values(&mut self, name: &str) {
         if self.given.0.remove(name).is_some() {
-            let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(file_name(name)));
+            let _ = fs::remove_file(self.run_dir().join(file_name(name)));
         }
     }
 
@@ -67,10 +66,9 @@ impl Daemon {
     pub(super) fn recover_values(&mut self, noted: Vec<(String, String)>) {
         for (file, values) in noted {
             let Some(name) = file.strip_prefix(VALUES_PREFIX) else { continue };
-            let found = self.state.agents().find(|agent| **agent.name() == *name);
-            match found.filter(|agent| agent.spares() || !agent.is_over()) {
+            match self.state.find_agent(name).filter(|agent| agent.spares() || !agent.is_over()) {
                 Some(agent) => self.given.0.insert(agent.name().clone(), values),
-                None => drop(fs::remove_file(Path::new(&*self.config.run_dir).join(file_name(name)))),
+                None => drop(fs::remove_file(self.run_dir().join(file_name(name)))),
             }
         }
     }

@@ -18,11 +18,10 @@ use super::helpers::Helpers;
 use super::identity::HelperUsers;
 use super::inspections::{environments_at_start, Inspections};
 use super::notifications::Notifications;
-use super::packages::Trash;
 use super::records::{Backups, Records};
 use super::recovered::{is_unreaped, recover_state, set_users, undone};
 use super::reexec::{installed, take_descriptor, Installed};
-use super::run_files::{lock, lock_state, RunFiles};
+use super::run_files::{self, lock_state, RunFiles};
 use super::secrets::Given;
 use super::signing::Signing;
 use super::{fault_injection, now, Daemon, Options};
@@ -106,7 +105,7 @@ impl Daemon {
         limits.leave_agents();
         let mark = mark_of(&config.state_dir);
         let mut ask =
-            |processes: &[(Pid, Uid)]| environments_at_start(helpers.binary(), &sources.setup_errors, &mark, processes);
+            |processes: &[(Pid, Uid)]| environments_at_start(&helpers.binary, &sources.setup_errors, &mark, processes);
         let survey = survey(&config, store, &limits, reexec_data.as_mut(), &mut ask, &mut log, actions);
         let in_job = survey.recovered.reexec.as_ref().is_some_and(|state| state.job.is_some());
         let reopening = Reopening::new(closed.is_some());
@@ -133,7 +132,7 @@ impl Daemon {
             checks: Vec::new(),
             signing,
             reopening,
-            trash: Trash::default(),
+            trashed: 0,
             check_at: monotonic() + config.checksecs,
             run_files,
             installed: Installed::new(program),
@@ -210,11 +209,10 @@ impl Daemon {
                 let _ = self.records.store().remove_download(&name);
             }
         }
-        let run_dir = Path::new(&*self.config.run_dir);
         for ending in [".pid", ".out"] {
-            for file in list(run_dir, ending).unwrap_or_default() {
+            for file in list(self.run_dir(), ending).unwrap_or_default() {
                 if file.strip_prefix("tool-").is_some_and(|id| self.state.job(id).is_none()) {
-                    let _ = fs::remove_file(run_dir.join(file + ending));
+                    let _ = fs::remove_file(self.run_dir().join(file + ending));
                 }
             }
         }
@@ -239,9 +237,9 @@ fn usable(data: Option<Result<ReexecData, Error>>, notes: &mut Vec<(Level, Strin
 fn lock_directories(config: &Config, left: Option<&ReexecData>) -> Result<RunFiles, Error> {
     let (run_dir, state_dir) = (Path::new(&*config.run_dir), Path::new(&*config.state_dir));
     make_dir(run_dir).map_err(|error| format_error!("{error}; configure a run_dir that can be written"))?;
-    let run_lock = match left.and_then(|left| take_descriptor(left.lock)) {
+    let lock = match left.and_then(|left| take_descriptor(left.lock)) {
         Some(fd) => fd.into(),
-        None => lock(&run_dir.join(watch::LOCK))?,
+        None => run_files::lock(&run_dir.join(watch::LOCK))?,
     };
     // A directory that cannot be made is reported when the store is opened.
     let _ = make_durable_dir(state_dir);
@@ -249,7 +247,7 @@ fn lock_directories(config: &Config, left: Option<&ReexecData>) -> Result<RunFil
         Some(fd) => Some(fd.into()),
         None => lock_state(state_dir)?,
     };
-    Ok(RunFiles::new(run_lock, state_lock))
+    Ok(RunFiles { lock, state_lock, pid_file_written: false })
 }
 
 fn open_store(config: &Config, notes: &mut Vec<(Level, String)>) -> Store {
@@ -324,8 +322,7 @@ fn survey(
     let reexeced = reexec_data.is_some();
     let mut recovered = recover_state(config, &store, stored, &mut backups, reexeced, log, actions);
     for (run, alive) in &mut recovered.runs {
-        let process = run.process.filter(|_| *alive);
-        *alive = process.is_some_and(|process| trees.adopt(&run.name, process) || is_unreaped(process));
+        *alive = run.process.is_some_and(|process| trees.adopt(&run.name, process) || is_unreaped(process));
     }
     if trees.is_blind() {
         unreadable.push("/proc".into());

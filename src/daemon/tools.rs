@@ -40,11 +40,11 @@ impl Daemon {
                 return self.queue.push_back(Event::NotReexeced(why.into()));
             }
         }
-        let path = Path::new(&*self.config.run_dir).join(tool_pid(&owner));
+        let path = self.run_dir().join(tool_pid(&owner));
         let noted = self.read_run_file(&path).and_then(|text| proc::parse_process(&text).map(|(process, _)| process));
         if let Some(earlier) = noted {
-            let is_child = self.children.owner(earlier.pid) == Some(&Owner::Tool(owner.clone()));
-            if is_child || proc::alive(earlier) && self.children.owner(earlier.pid).is_none() {
+            let is_child = self.children.owners.get(&earlier.pid) == Some(&Owner::Tool(owner.clone()));
+            if is_child || proc::alive(earlier) && !self.children.owners.contains_key(&earlier.pid) {
                 self.log(
                     Level::Info,
                     &format_args!("{}: waiting for process {} of an earlier daemon", tool_of(&owner), earlier.pid),
@@ -69,13 +69,13 @@ impl Daemon {
                     }
                     ToolOwner::Reexec | ToolOwner::Inventory => self.note_of(pid),
                 };
-                if let Err(error) = publish(Path::new(&*self.config.run_dir), &tool_pid(&owner), &text) {
+                if let Err(error) = publish(self.run_dir(), &tool_pid(&owner), &text) {
                     self.log(
                         Level::Warn,
                         &format_args!("{}: cannot write down its process id: {error}", tool_of(&owner)),
                     );
                 }
-                self.children.insert(pid, Owner::Tool(owner));
+                self.children.owners.insert(pid, Owner::Tool(owner));
             }
             Err(reason) => {
                 self.queue.push_back(Event::ToolDone { owner, exit: Exit::Unknown, output: reason.into() });
@@ -121,7 +121,7 @@ impl Daemon {
 
     /// Takes the result of a tool that has ended, and starts the one that waited for it.
     pub(super) fn tool_ended(&mut self, owner: ToolOwner, exit: Exit, failure: Option<Box<str>>) {
-        let _ = fs::remove_file(Path::new(&*self.config.run_dir).join(tool_pid(&owner)));
+        let _ = fs::remove_file(self.run_dir().join(tool_pid(&owner)));
         // An earlier daemon had left it; now the tool that waited for it can run.
         if let Some(tool) = self.children.take_waiting_tool(&owner) {
             return self.start_tool(owner, tool);
@@ -149,7 +149,7 @@ impl Daemon {
     }
 
     fn tool_output(&self, owner: &ToolOwner) -> PathBuf {
-        Path::new(&*self.config.run_dir).join(format!("tool-{}.out", file_of(owner)))
+        self.run_dir().join(format!("tool-{}.out", file_of(owner)))
     }
 }
 

@@ -294,6 +294,11 @@ impl State {
         self.agents.values()
     }
 
+    /// The agent with this name.
+    pub fn find_agent(&self, name: &str) -> Option<&Agent> {
+        self.agents.get(name)
+    }
+
     /// What is on record of each agent's run, for when the records are lost.
     pub fn run_records(&self) -> impl Iterator<Item = RunRecord> + '_ {
         self.agents.values().map(|agent| agent.run_record(&self.options.boot_id))
