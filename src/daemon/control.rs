@@ -97,15 +97,14 @@ impl Control {
         now: Time,
     ) -> Control {
         let connections = connections.iter().filter_map(|connection| {
-            Some(Connection {
-                client: Client(connection.client),
-                stream: take_descriptor(Some(connection.fd))?.into(),
-                line: connection.line.clone(),
-                answer: connection.answer.clone(),
-                waiting: connection.waiting,
-                ended: false,
-                late: (!connection.waiting).then(|| now + PATIENCE),
-            })
+            let stream = take_descriptor(Some(connection.fd))?.into();
+            let mut inherited = Connection::new(Client(connection.client), stream, now);
+            inherited.line = connection.line.clone();
+            inherited.answer = connection.answer.clone();
+            if connection.waiting {
+                inherited.wait();
+            }
+            Some(inherited)
         });
         let connections = connections.collect();
         // A socket that was removed is made again with the first check.
@@ -172,16 +171,7 @@ impl Control {
                 return Some(format!("cannot accept the connection of a command: {error}"));
             }
             self.last = self.last.wrapping_add(1);
-            let late = Some(now + PATIENCE);
-            let mut connection = Connection {
-                client: Client(self.last),
-                stream,
-                line: Vec::new(),
-                answer: Vec::new(),
-                waiting: false,
-                ended: false,
-                late,
-            };
+            let mut connection = Connection::new(Client(self.last), stream, now);
             let own = account::own_uid().0;
             match file::peer(connection.stream.as_fd()) {
                 Ok(peer) if peer.uid.0 == 0 || peer.uid.0 == own => {}
@@ -268,6 +258,17 @@ fn bind(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
 }
 
 impl Connection {
+    fn new(client: Client, stream: UnixStream, now: Time) -> Connection {
+        let (line, answer, late) = (Vec::new(), Vec::new(), Some(now + PATIENCE));
+        Connection { client, stream, line, answer, waiting: false, ended: false, late }
+    }
+
+    /// Its command is being carried out, which may take as long as it takes.
+    fn wait(&mut self) {
+        self.waiting = true;
+        self.late = None;
+    }
+
     /// Reads what the client has sent; false when it is gone.
     fn read(&mut self, queue: &mut VecDeque<Event>) -> bool {
         let mut bytes = [0; 1024];
@@ -291,8 +292,7 @@ impl Connection {
                 self.line.truncate(end);
                 match read_command(&self.line) {
                     Ok(command) => {
-                        self.waiting = true;
-                        self.late = None;
+                        self.wait();
                         queue.push_back(Event::Command(self.client, command));
                     }
                     Err(problem) => {

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use super::helpers::{Failure, HelperTask};
 use super::identity::Runner;
-use super::recovered::PACKAGED_DEFINITIONS;
+use super::recovered::packaged_definition;
 use super::Daemon;
 use crate::error::Error;
 use crate::host::config_files;
-use crate::host::disk::{self, list, make_durable_dir, reason};
+use crate::host::disk::{list, make_durable_dir, sync_dir, with_context};
 use crate::kernel::Level;
 use crate::model::event::{Event, Verified};
 use crate::model::job::JobId;
@@ -62,8 +62,8 @@ impl Daemon {
     pub(super) fn open_download(&self, id: &JobId) -> Result<(File, bool), Error> {
         let path = self.download(id);
         self.records.store().make_downloads()?;
-        let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600)
-            .map_err(|error| with_context("open", &path, &error))?;
+        let file = open_nofollow(&path, OpenOptions::new().read(true).write(true).create(true), 0o600);
+        let file = with_context(file, "open", &path)?;
         let resumed = file.metadata().is_ok_and(|metadata| metadata.len() > 0);
         Ok((file, resumed))
     }
@@ -79,10 +79,10 @@ impl Daemon {
         match fs::rename(&from, &to) {
             Ok(()) => {
                 self.fault_injector.pass("place-renamed");
-                sync_dir(&dir)
+                Ok(sync_dir(&dir)?)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => Ok(()),
-            Err(error) => Err(with_context("move", &from, &error)),
+            failed => Ok(with_context(failed, "move", &from)?),
         }
     }
 
@@ -98,8 +98,8 @@ impl Daemon {
             self.move_to_trash(&to);
         }
         self.fault_injector.pass("rename-cleared");
-        fs::rename(&from, &to).map_err(|error| with_context("move", &from, &error))?;
-        sync_dir(&dir)
+        with_context(fs::rename(&from, &to), "move", &from)?;
+        Ok(sync_dir(&dir)?)
     }
 
     /// Lets the link `current` point to a version.
@@ -113,10 +113,10 @@ impl Daemon {
         }
         let (current, next) = (dir.join("current"), dir.join(".current"));
         let _ = fs::remove_file(&next);
-        symlink(version, &next).map_err(|error| with_context("link", &next, &error))?;
+        with_context(symlink(version, &next), "link", &next)?;
         self.fault_injector.pass("link-made");
-        fs::rename(&next, &current).map_err(|error| with_context("link", &current, &error))?;
-        sync_dir(&dir)
+        with_context(fs::rename(&next, &current), "link", &current)?;
+        Ok(sync_dir(&dir)?)
     }
 
     /// Starts the verification of a download: of its digest, and of its signature where there must be one. An earlier daemon
@@ -126,16 +126,15 @@ impl Daemon {
         if fs::symlink_metadata(&path).is_err() {
             path = self.records.store().packages_dir(name).join(file);
         }
+        let Some(job) = self.state.job(&id) else { return };
         let text = |text: Option<&str>| text.unwrap_or_default().to_string();
-        let request = self.state.job(&id).map(|job| HelperRequest::Verify {
+        let request = HelperRequest::Verify {
             keys: self.config.trusted_keys.iter().map(|key| key.to_string()).collect(),
             signature: text(job.signature.as_deref()),
             name: job.name.to_string(),
             version: text(job.version.as_deref()),
-        });
-        let Some(request) = request else { return };
-        let opened = open_nofollow(&path, OpenOptions::new().read(true), 0);
-        let started = match opened.map_err(|error| with_context("open", &path, &error)) {
+        };
+        let started = match open_package(&path) {
             // On a file system without leases it is not known whether there is a writer.
             Ok(package) if has_writer(&package).unwrap_or(false) => {
                 // Only root and the helper that fetched it could have opened it.
@@ -157,25 +156,24 @@ impl Daemon {
     /// Starts the unpacking of a package file into a new directory.
     pub(super) fn unpack(&mut self, job: JobId, name: &str, file: &str, dir: &str, format: Format) {
         let base = self.records.store().packages_dir(name);
-        let (file, dir) = (base.join(file), base.join(dir));
+        if let Err(reason) = self.start_unpacking(&job, &base.join(file), base.join(dir), format) {
+            self.queue.push_back(Event::Unpacked(job, Err(reason)));
+        }
+    }
+
+    fn start_unpacking(&mut self, job: &JobId, file: &Path, dir: PathBuf, format: Format) -> Result<(), Error> {
         if dir.exists() {
             self.move_to_trash(&dir);
         }
-        let open = || open_nofollow(&file, OpenOptions::new().read(true), 0);
-        let made = fs::DirBuilder::new().mode(0o755).create(&dir).map_err(|error| with_context("make", &dir, &error));
-        let started =
-            made.and_then(|()| open().map_err(|error| with_context("open", &file, &error))).and_then(|package| {
-                let request = HelperRequest::Unpack {
-                    format,
-                    dir: dir.to_string_lossy().into_owned(),
-                    max_bytes: self.config.max_download.saturating_mul(UNPACK_FACTOR),
-                    max_entries: UNPACK_ENTRIES,
-                };
-                self.start_helper(HelperTask::Unpack(job.clone(), dir.clone()), &request, Some(package), Runner::Daemon)
-            });
-        if let Err(reason) = started {
-            self.queue.push_back(Event::Unpacked(job, Err(reason)));
-        }
+        with_context(fs::DirBuilder::new().mode(0o755).create(&dir), "make", &dir)?;
+        let package = open_package(file)?;
+        let request = HelperRequest::Unpack {
+            format,
+            dir: dir.to_string_lossy().into_owned(),
+            max_bytes: self.config.max_download.saturating_mul(UNPACK_FACTOR),
+            max_entries: UNPACK_ENTRIES,
+        };
+        self.start_helper(HelperTask::Unpack(job.clone(), dir), &request, Some(package), Runner::Daemon)
     }
 
     /// After an archive was unpacked into `dir`: strips its single top directory, where there is one.
@@ -197,7 +195,7 @@ impl Daemon {
         let mut strip = fs::rename(dir.join(&top), &aside).and_then(|()| fs::remove_dir(dir));
         self.fault_injector.pass("top-aside");
         strip = strip.and_then(|()| fs::rename(&aside, dir));
-        strip.map_err(|error| with_context("move", dir, &error))
+        Ok(with_context(strip, "move", dir)?)
     }
 
     /// Reads a definition: `text`, else the one in the package; `None` when it has none.
@@ -205,15 +203,11 @@ impl Daemon {
     /// # Errors
     /// What is wrong with it, or why it cannot be read.
     pub(super) fn inspect(&self, name: &str, dir: &str, text: Option<&str>) -> Result<Option<Box<Spec>>, Error> {
-        let in_tar = !dir.is_empty();
         let strict = text.is_none();
         let (label, text) = match text {
             Some(text) => (format!("definition of \"{name}\""), text.as_bytes().to_vec()),
             None => {
-                let path = match in_tar {
-                    true => self.records.store().packages_dir(name).join(dir).join("bootagent.json"),
-                    false => Path::new(PACKAGED_DEFINITIONS).join(format!("{name}.json")),
-                };
+                let path = packaged_definition(self.records.store(), name, dir);
                 match config_files::read_file(&path) {
                     Ok(None) => return Ok(None),
                     Ok(Some(text)) => (path.to_string_lossy().into_owned(), text),
@@ -221,7 +215,7 @@ impl Daemon {
                 }
             }
         };
-        match config::read_definition(&label, &text, in_tar, strict) {
+        match config::read_definition(&label, &text, !dir.is_empty(), strict) {
             Ok(spec) => Ok(Some(Box::new(spec))),
             Err(problems) => {
                 let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -254,7 +248,11 @@ impl Daemon {
                 self.fault_injector.pass("thrown-away");
                 self.run_detached(&["rm", "-rf", "--", &away.to_string_lossy()]);
             }
-            Err(error) => self.log(Level::Warn, &with_context("remove", path, &error)),
+            failed => {
+                if let Err(error) = with_context(failed, "remove", path) {
+                    self.log(Level::Warn, &error);
+                }
+            }
         }
     }
 
@@ -304,10 +302,6 @@ impl Daemon {
     }
 }
 
-fn with_context(verb: &str, path: &Path, error: &io::Error) -> Error {
-    format_error!("cannot {verb} \"{}\": {}", path.display(), reason(error))
-}
-
-fn sync_dir(dir: &Path) -> Result<(), Error> {
-    Ok(disk::sync_dir(dir)?)
+fn open_package(path: &Path) -> Result<File, Error> {
+    Ok(with_context(open_nofollow(path, OpenOptions::new().read(true), 0), "open", path)?)
 }

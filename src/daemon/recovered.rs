@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::fault_injection;
@@ -36,7 +36,7 @@ use crate::work::watch;
 const BOOT_FILE: &str = "boot";
 
 /// Where rpm and deb packages put the definitions of their agents.
-pub(super) const PACKAGED_DEFINITIONS: &str = "/usr/lib/bootagent";
+const PACKAGED_DEFINITIONS: &str = "/usr/lib/bootagent";
 
 /// The agent under whose name problems of the daemon itself are reported.
 const DAEMON: &str = "bootagent";
@@ -221,6 +221,14 @@ pub(super) fn read_definitions(
     definitions
 }
 
+/// Where the definition of a package is; `dir`: the directory below `packages/NAME/` of one that came in a tar, else empty.
+pub(super) fn packaged_definition(store: &Store, name: &str, dir: &str) -> PathBuf {
+    match dir {
+        "" => Path::new(PACKAGED_DEFINITIONS).join(format!("{name}.json")),
+        _ => store.packages_dir(name).join(dir).join("bootagent.json"),
+    }
+}
+
 /// The definitions of one agent that a job or a package brought.
 pub(super) fn own_definitions(store: &Store, record: &AgentRecord, problems: &mut Vec<Box<str>>) -> Vec<Definition> {
     let package = record.package.as_ref();
@@ -237,10 +245,7 @@ pub(super) fn own_definitions(store: &Store, record: &AgentRecord, problems: &mu
         take(&format!("the definition of \"{}\" that a job brought", record.name), text.as_bytes(), Origin::Job);
     }
     if let Some(package) = package {
-        let path = match in_tar {
-            true => store.packages_dir(&record.name).join(&*package.package).join("bootagent.json"),
-            false => Path::new(PACKAGED_DEFINITIONS).join(format!("{}.json", record.name)),
-        };
+        let path = packaged_definition(store, &record.name, if in_tar { &package.package } else { "" });
         match config_files::read_file(&path) {
             Ok(Some(text)) => take(&path.to_string_lossy(), &text, Origin::Package),
             Ok(None) => {}

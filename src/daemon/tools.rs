@@ -126,13 +126,14 @@ impl Daemon {
         if let Some(tool) = self.children.take_waiting_tool(&owner) {
             return self.start_tool(owner, tool);
         }
+        let path = self.tool_output(&owner);
         let output = match failure {
             Some(failure) => failure.into_string(),
             // Each line is an answer, and one that is cut is none.
-            None if owner == ToolOwner::Inventory => read_beginning(&self.tool_output(&owner)).unwrap_or_default(),
-            None => read_ends(&self.tool_output(&owner)).unwrap_or_default(),
+            None if owner == ToolOwner::Inventory => read_output(&path, INVENTORY, false).unwrap_or_default(),
+            None => read_output(&path, OUTPUT, true).unwrap_or_default(),
         };
-        let _ = fs::remove_file(self.tool_output(&owner));
+        let _ = fs::remove_file(path);
         self.queue.push_back(Event::ToolDone { owner, exit, output: output.into() });
     }
 
@@ -218,24 +219,16 @@ fn make_stand_ins(state_dir: &Path) -> io::Result<String> {
     Ok(dir.to_string_lossy().into_owned())
 }
 
-/// The first `INVENTORY` bytes of a file.
-fn read_beginning(path: &Path) -> io::Result<String> {
-    let mut file = open_nofollow(path, OpenOptions::new().read(true), 0)?;
-    let mut bytes = Vec::new();
-    read_up_to(INVENTORY, &mut bytes, &mut |to| file.read(to))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// The beginning and the last lines of a file.
-fn read_ends(path: &Path) -> io::Result<String> {
+/// The beginning of a file, `most` bytes, and with `end` also as many of its last bytes.
+fn read_output(path: &Path, most: u64, end: bool) -> io::Result<String> {
     let mut file = open_nofollow(path, OpenOptions::new().read(true), 0)?;
     let length = file.metadata()?.len();
     let mut bytes = Vec::new();
-    read_up_to(OUTPUT, &mut bytes, &mut |to| file.read(to))?;
-    if length > OUTPUT {
+    read_up_to(most, &mut bytes, &mut |to| file.read(to))?;
+    if end && length > most {
         bytes.extend_from_slice(b"\n...\n");
-        file.seek(SeekFrom::Start(length.saturating_sub(OUTPUT).max(OUTPUT)))?;
-        read_up_to(OUTPUT, &mut bytes, &mut |to| file.read(to))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(most).max(most)))?;
+        read_up_to(most, &mut bytes, &mut |to| file.read(to))?;
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
