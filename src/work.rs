@@ -23,7 +23,6 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::exit;
 
-use crate::error::Error;
 use crate::kernel::{Errno, Pid, Resource};
 use crate::model::package::Format;
 use crate::model::url;
@@ -163,57 +162,63 @@ pub enum HelperResponse {
     /// The output is rotated.
     Rotated,
     /// The request could not be done.
-    Failed {
-        /// What the failure means for another attempt.
-        kind: FailureKind,
-        /// One sentence for an operator, at most 1 KiB, without passwords.
-        reason: String,
-        /// Bytes by which the file grew in this attempt.
-        progressed: u64,
-        /// `Retry-After` of a 429 or 503, s; a date in it is not read.
-        retry_after: Option<u64>,
-    },
+    Failed(Failure),
+}
+
+/// Why a request could not be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What it means for another attempt.
+    pub kind: FailureKind,
+    /// One sentence for an operator, in a response at most 1 KiB and without passwords.
+    pub reason: String,
+    /// Bytes by which the file grew in this attempt.
+    pub progressed: u64,
+    /// `Retry-After` of a 429 or 503, s; a date in it is not read.
+    pub retry_after: Option<u64>,
 }
 
 /// What a failure means for another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum FailureKind {
     /// Another attempt may succeed.
-    Temporary = 0,
+    Temporary,
     /// Another attempt would fail in the same way.
-    Final = 1,
+    Final,
     /// The file system is full.
-    NoSpace = 2,
+    NoSpace,
     /// Larger than allowed.
-    TooBig = 3,
+    TooBig,
     /// An archive that reaches outside of its directory or has members that are not allowed, or a package without the
     /// signature it needs.
-    Hostile = 4,
+    Hostile,
     /// The HTTP library cannot read a reply, and the HTTP client of our own may.
-    Unreadable = 5,
+    Unreadable,
 }
 
-/// Why a helper failed, before it becomes a response.
-#[derive(Debug)]
-struct HelperError {
-    kind: FailureKind,
-    reason: Error,
-    retry_after: Option<u64>,
-}
+/// What a part of a helper's work comes to.
+type Result<T, E = Box<Failure>> = std::result::Result<T, E>;
 
-impl HelperError {
-    fn new(kind: FailureKind, reason: impl Into<Error>) -> Box<HelperError> {
-        Box::new(HelperError { kind, reason: reason.into(), retry_after: None })
+impl Failure {
+    /// What a helper has sent in place of the result of its task.
+    pub fn of(response: HelperResponse) -> Failure {
+        match response {
+            HelperResponse::Failed(failure) => failure,
+            _ => *Failure::new(FailureKind::Final, "the helper's result is not that of its task"),
+        }
+    }
+
+    fn new(kind: FailureKind, reason: impl Into<String>) -> Box<Failure> {
+        Box::new(Failure { kind, reason: reason.into(), progressed: 0, retry_after: None })
     }
 
     /// `what: cause`, for a failure of the network or of a peer: another attempt may succeed.
-    fn temporary(what: &str, error: &io::Error) -> Box<HelperError> {
-        HelperError::new(FailureKind::Temporary, format_error!("{what}: {}", cause(error)))
+    fn temporary(what: &str, error: &io::Error) -> Box<Failure> {
+        Failure::new(FailureKind::Temporary, format!("{what}: {}", cause(error)))
     }
 
     /// `what: cause`, for a failure of the local file system.
-    fn storage(what: &str, error: &io::Error) -> Box<HelperError> {
+    fn storage(what: &str, error: &io::Error) -> Box<Failure> {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::NoSpace,
             io::ErrorKind::FileTooLarge => FailureKind::TooBig,
@@ -223,7 +228,7 @@ impl HelperError {
                 _ => FailureKind::Final,
             },
         };
-        HelperError::new(kind, format_error!("{what}: {}", cause(error)))
+        Failure::new(kind, format!("{what}: {}", cause(error)))
     }
 }
 
@@ -265,16 +270,17 @@ pub fn run() -> ! {
         // Only unpacking starts another process. The limit counts all processes of the user, so it is set after the exec.
         let _ = process::set_limit(Resource::Nproc, 0, 0);
     }
-    if let HelperRequest::Inspect { pids, mark } = &request {
-        exit(inspect::inspect(pids, mark.as_deref(), &mut io::stdout().lock()).map_or(1, |()| 0));
-    }
     confine(&request);
-    let response = perform(&mut request);
-    let mut out = io::stdout().lock();
-    exit(match out.write_all(&encode_response(&response)).and_then(|()| out.flush()) {
-        Ok(()) => 0,
-        Err(_) => 1,
-    })
+    let mut out = io::stdout();
+    let written = match &mut request {
+        // Its answers are lines and no frame, as each of them counts.
+        HelperRequest::Inspect { pids, mark } => inspect::inspect(pids, mark.as_deref(), &mut out),
+        request => {
+            let response = encode_response(&respond(request));
+            out.write_all(&response).and_then(|()| out.flush())
+        }
+    };
+    exit(i32::from(written.is_err()))
 }
 
 /// Gives up the system calls that this request does not need, until the process ends. There is no filter for unpacking, which
@@ -313,45 +319,54 @@ pub fn try_parsers(bytes: &[u8]) {
     take_announced(&mut bytes.to_vec());
 }
 
-/// Does the request; a failure becomes a response.
-fn perform(request: &mut HelperRequest) -> HelperResponse {
+/// Does the request; a failure becomes a response that can be shown.
+fn respond(request: &mut HelperRequest) -> HelperResponse {
+    perform(request).unwrap_or_else(|mut failure| {
+        let url = match request {
+            HelperRequest::Exchange { url, .. } | HelperRequest::Fetch { url, .. } => url,
+            _ => "",
+        };
+        failure.reason = crate::text::sanitize(&url::without_password(&failure.reason, url), REASON_MAX);
+        HelperResponse::Failed(*failure)
+    })
+}
+
+fn perform(request: &mut HelperRequest) -> Result<HelperResponse> {
     match request {
         HelperRequest::Exchange { url, headers, body, max_body, route } => {
-            let body = std::mem::take(body);
-            exchange::exchange(url, headers, body, *max_body, route).unwrap_or_else(|failure| failed(&failure, url, 0))
+            exchange::exchange(url, headers, std::mem::take(body), *max_body, route)
         }
-        HelperRequest::Fetch { url, max_bytes, rate, route, digest } => match package_fd() {
-            Ok(file) => {
-                let before = file.metadata().map_or(0, |data| data.len());
-                let after = file.try_clone();
-                fetch::fetch(url, *max_bytes, *rate, route, digest, file).unwrap_or_else(|failure| {
-                    let now = after.and_then(|file| file.metadata()).map_or(0, |data| data.len());
-                    failed(&failure, url, now.saturating_sub(before))
-                })
-            }
-            Err(failure) => failed(&failure, url, 0),
-        },
-        HelperRequest::Verify { keys, signature, name, version } => package_fd()
-            .and_then(|file| verify::verify(file, keys, signature, name, version))
-            .map_or_else(|failure| failed(&failure, "", 0), |digest| HelperResponse::Verified { digest }),
-        HelperRequest::Unpack { format, dir, max_bytes, max_entries } => package_fd()
-            .and_then(|file| unpack::unpack(file, *format, dir, *max_bytes, *max_entries))
-            .unwrap_or_else(|failure| failed(&failure, "", 0)),
-        HelperRequest::Inspect { .. } => HelperResponse::Inspected(Vec::new()),
-        HelperRequest::Rotate { older, size, freezer } => package_fd()
-            .and_then(|log| {
-                rotate::rotate(&log, Path::new(older), *size, Path::new(freezer))
-                    .map_err(|error| HelperError::new(FailureKind::Temporary, cause(&error)))
+        HelperRequest::Fetch { url, max_bytes, rate, route, digest } => {
+            let file = package()?;
+            let length = || file.metadata().map_or(0, |data| data.len());
+            let before = length();
+            fetch::fetch(url, *max_bytes, *rate, route, digest, &file).map_err(|mut failure| {
+                failure.progressed = length().saturating_sub(before);
+                failure
             })
-            .map_or_else(|failure| failed(&failure, "", 0), |()| HelperResponse::Rotated),
+        }
+        HelperRequest::Verify { keys, signature, name, version } => {
+            let digest = verify::verify(&package()?, keys, signature, name, version)?;
+            Ok(HelperResponse::Verified { digest })
+        }
+        HelperRequest::Unpack { format, dir, max_bytes, max_entries } => {
+            unpack::unpack(package()?, *format, dir, *max_bytes, *max_entries)
+        }
+        HelperRequest::Rotate { older, size, freezer } => {
+            rotate::rotate(&package()?, Path::new(older), *size, Path::new(freezer))
+                .map_err(|error| Failure::new(FailureKind::Temporary, cause(&error)))?;
+            Ok(HelperResponse::Rotated)
+        }
+        // `run` has answered it.
+        HelperRequest::Inspect { .. } => Ok(HelperResponse::Inspected(Vec::new())),
     }
 }
 
 /// The package file, which the daemon passed as descriptor 3.
-fn package_fd() -> Result<File, Box<HelperError>> {
+fn package() -> Result<File> {
     crate::sys::inherited(3)
         .map(File::from)
-        .map_err(|error| HelperError::storage("cannot use the package file at descriptor 3", &error))
+        .map_err(|error| Failure::storage("cannot use the package file at descriptor 3", &error))
 }
 
 /// Announces a number to the daemon, which may not be there any more. What it means depends on the request.
@@ -360,8 +375,13 @@ fn announce(number: u64) {
     let _ = out.write_all(&encode_announced(number)).and_then(|()| out.flush());
 }
 
-/// The failure as a response, with a reason that can be shown.
-fn failed(failure: &HelperError, url: &str, progressed: u64) -> HelperResponse {
-    let reason = crate::text::sanitize(&url::without_password(&failure.reason, url), REASON_MAX);
-    HelperResponse::Failed { kind: failure.kind, reason, progressed, retry_after: failure.retry_after }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_of_another_task_is_a_failure_that_is_final() {
+        let failure = Failure::of(HelperResponse::Unpacked { entries: 1, bytes: 1, top: String::new() });
+        assert_eq!((failure.kind, failure.progressed, failure.retry_after), (FailureKind::Final, 0, None));
+    }
 }

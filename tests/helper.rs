@@ -21,7 +21,7 @@ use bootagent::sys::process::Fork;
 use bootagent::sys::seccomp::{restrict, Purpose};
 use bootagent::sys::setup_error::SetupErrorPipe;
 use bootagent::sys::{account, monotonic, process};
-use bootagent::work::{FailureKind, HelperRequest, HelperResponse, Route};
+use bootagent::work::{Failure, FailureKind, HelperRequest, HelperResponse, Route};
 
 type Test = fn(&mut Host);
 
@@ -112,7 +112,7 @@ fn copy() -> HelperRequest {
 #[track_caller]
 fn failed(outcome: HelperResponse, want: FailureKind, part: &str) {
     match outcome {
-        HelperResponse::Failed { kind, reason, .. } if kind == want && reason.contains(part) => {}
+        HelperResponse::Failed(Failure { kind, reason, .. }) if kind == want && reason.contains(part) => {}
         other => panic!("want a failure with \"{part}\", got {other:?}"),
     }
 }
@@ -216,7 +216,7 @@ fn one_that_is_killed_has_failed(host: &mut Host) {
             }
         });
         match &outcome {
-            HelperResponse::Failed { progressed, .. } => assert_eq!(*progressed, 7),
+            HelperResponse::Failed(Failure { progressed, .. }) => assert_eq!(*progressed, 7),
             other => panic!("{other:?}"),
         }
         failed(outcome, kind, part);

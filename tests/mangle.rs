@@ -116,12 +116,12 @@ fn what_a_helper_sends_back() {
         work::HelperResponse::Fetched { digest: [7; 32], size: 1 << 40, counted: true },
         work::HelperResponse::Verified { digest: [9; 32] },
         work::HelperResponse::Unpacked { entries: 3, bytes: 4096, top: "web-1.0".into() },
-        work::HelperResponse::Failed {
+        work::HelperResponse::Failed(work::Failure {
             kind: work::FailureKind::Final,
             reason: "404".into(),
             progressed: 5,
             retry_after: None,
-        },
+        }),
     ];
     let mut fixtures: Vec<Vec<u8>> = outcomes.iter().map(work::encode_response).collect();
     let all = [work::encode_announced(10), work::encode_announced(u64::MAX), fixtures[1].clone()].concat();

@@ -3,7 +3,7 @@
 //! What comes of an action goes back to the state as an event. Results of helpers become events here too. Nothing is decided
 //! here: what follows from a result is for the state.
 
-use super::helpers::{Failure, Finished, HelperTask};
+use super::helpers::{Finished, HelperTask};
 use super::identity::Runner;
 use super::Daemon;
 use crate::host::machine::os_release;
@@ -21,7 +21,7 @@ use crate::model::spec::Name;
 use crate::sys::account::{own_uid, user_by_id};
 use crate::sys::monotonic;
 use crate::wire::{about, control, proto};
-use crate::work::{FailureKind, HelperRequest, HelperResponse, Route};
+use crate::work::{Failure, FailureKind, HelperRequest, HelperResponse, Route};
 
 /// The longest reply of a server, bytes.
 const REPLY_MAX: u64 = 1 << 20;
@@ -347,8 +347,8 @@ impl Daemon {
     fn reply(&self, response: HelperResponse, results: bool, nonce: Option<&str>) -> Reply {
         let HelperResponse::Exchanged { status, retry_after, body, signature } = response else {
             return match Failure::of(response) {
-                Failure { kind: FailureKind::Unreadable, reason, .. } => Reply::Unreadable(reason),
-                Failure { reason, .. } => Reply::Failed { reason, retry_after: None },
+                Failure { kind: FailureKind::Unreadable, reason, .. } => Reply::Unreadable(reason.into()),
+                Failure { reason, .. } => Reply::Failed { reason: reason.into(), retry_after: None },
             };
         };
         match self.verify(nonce, status, &body, signature.as_deref()) {
@@ -392,9 +392,9 @@ fn fetched(response: HelperResponse, resumed: bool) -> Fetched {
     let Failure { kind, reason, progressed, retry_after } = Failure::of(response);
     match kind {
         FailureKind::Temporary | FailureKind::Unreadable => {
-            Fetched::Cut { reason, progress: progressed > 0, retry_after }
+            Fetched::Cut { reason: reason.into(), progress: progressed > 0, retry_after }
         }
-        _ => Fetched::Refused { reason },
+        _ => Fetched::Refused { reason: reason.into() },
     }
 }
 
@@ -403,7 +403,7 @@ fn verified(response: HelperResponse) -> Verified {
         return Verified::Sound(Digest(digest));
     }
     match Failure::of(response) {
-        Failure { kind: FailureKind::Hostile, reason, .. } => Verified::Hostile(reason),
-        Failure { reason, .. } => Verified::Unknown(reason),
+        Failure { kind: FailureKind::Hostile, reason, .. } => Verified::Hostile(reason.into()),
+        Failure { reason, .. } => Verified::Unknown(reason.into()),
     }
 }

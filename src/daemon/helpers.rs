@@ -18,7 +18,7 @@ use crate::model::spec::Name;
 use crate::sys::monotonic;
 use crate::sys::poll::PollFd;
 use crate::sys::setup_error::{SetupError, SetupErrorPipe};
-use crate::work::{FailureKind, HelperRequest, HelperResponse};
+use crate::work::{HelperRequest, HelperResponse};
 
 /// What a helper was started for.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,32 +44,6 @@ pub(super) enum Inspection {
     Environments(Vec<Process>),
     /// The memory of the trees of the measurement that is under way.
     Memory(Vec<Process>),
-}
-
-/// Why a task was not done.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub kind: FailureKind,
-    pub reason: Box<str>,
-    /// Bytes by which a download grew.
-    pub progressed: u64,
-    /// When the server wants to be asked again, s.
-    pub retry_after: Option<u64>,
-}
-
-impl Failure {
-    /// What the helper has sent in place of the result of its task.
-    pub fn of(response: HelperResponse) -> Failure {
-        match response {
-            HelperResponse::Failed { kind, reason, progressed, retry_after } => {
-                Failure { kind, reason: reason.into(), progressed, retry_after }
-            }
-            _ => {
-                let reason = "the helper's result is not that of its task".into();
-                Failure { kind: FailureKind::Final, reason, progressed: 0, retry_after: None }
-            }
-        }
-    }
 }
 
 /// A helper of which nothing more is to come.
@@ -226,28 +200,5 @@ impl Daemon {
         let pid = self.helpers.start(task, request, file, runner, &self.children.setup_errors)?;
         self.track_child(pid, Owner::Helper);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_result_of_another_task_is_a_failure_that_is_final() {
-        let failure = Failure::of(HelperResponse::Unpacked { entries: 1, bytes: 1, top: String::new() });
-        assert_eq!((failure.kind, failure.progressed, failure.retry_after), (FailureKind::Final, 0, None));
-    }
-
-    #[test]
-    fn a_failure_keeps_its_cause() {
-        let failure = Failure::of(HelperResponse::Failed {
-            kind: FailureKind::Temporary,
-            reason: "no connection".to_string(),
-            progressed: 5,
-            retry_after: Some(7),
-        });
-        assert_eq!((failure.kind, &*failure.reason), (FailureKind::Temporary, "no connection"));
-        assert_eq!((failure.progressed, failure.retry_after), (5, Some(7)));
     }
 }

@@ -5,14 +5,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::conditions::Condition;
-use super::helpers::{Failure, HelperTask};
+use super::helpers::HelperTask;
 use super::identity::Runner;
 use super::Daemon;
 use crate::host::logs::Fate;
 use crate::host::spawn::user_of;
 use crate::kernel::Process;
 use crate::model::spec::{Name, Spec};
-use crate::work::{rotate, HelperRequest, HelperResponse};
+use crate::work::{rotate, Failure, HelperRequest, HelperResponse};
 
 /// How many outputs are rotated at the same time; the others follow.
 const ROTATIONS: usize = 4;

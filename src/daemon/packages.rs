@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{symlink, DirBuilderExt};
 use std::path::{Path, PathBuf};
 
-use super::helpers::{Failure, HelperTask};
+use super::helpers::HelperTask;
 use super::identity::Runner;
 use super::recovered::packaged_definition;
 use super::Daemon;
@@ -24,7 +24,7 @@ use crate::model::spec::Spec;
 use crate::sys::file::{has_writer, open_nofollow};
 use crate::sys::monotonic;
 use crate::wire::config;
-use crate::work::{HelperRequest, HelperResponse};
+use crate::work::{Failure, HelperRequest, HelperResponse};
 
 /// How many times larger than the largest download the content of a package may be.
 const UNPACK_FACTOR: u64 = 10;
@@ -182,7 +182,7 @@ impl Daemon {
     /// When it was not unpacked, or the directory cannot be moved.
     pub(super) fn strip_top(&mut self, dir: &Path, response: HelperResponse) -> Result<(), Error> {
         let HelperResponse::Unpacked { top, .. } = response else {
-            return Err(Failure::of(response).reason.into_string().into());
+            return Err(Failure::of(response).reason.into());
         };
         if top.is_empty() {
             return Ok(());

@@ -25,7 +25,7 @@ use crate::sys::poll::PollFd;
 use crate::sys::setup_error::{SetupError, SetupErrorPipe};
 use crate::sys::{monotonic, pipe, process, set_nonblocking};
 use crate::work::{
-    decode_response, encode_request, stall_secs, take_announced, FailureKind, HelperRequest, HelperResponse,
+    decode_response, encode_request, stall_secs, take_announced, Failure, FailureKind, HelperRequest, HelperResponse,
     CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
 };
 
@@ -103,10 +103,13 @@ impl Binary {
 #[derive(Debug)]
 pub struct Helper {
     pid: Pid,
-    task: Task,
+    /// It is for an `Inspect`: each line of its response is an answer that counts.
+    inspects: bool,
     who: Option<Identity>,
     /// When the daemon kills it, whatever it does.
     deadline: Option<Time>,
+    /// What is said when it was stopped; `None`: that there was no reply in time.
+    when_stopped: Option<&'static str>,
     /// Whether it makes progress; `None` for an exchange and an inspection, which have only their deadline.
     progress: Option<Progress>,
     /// Why the daemon killed it; `None` if it did not.
@@ -128,17 +131,6 @@ pub struct Helper {
     target: Option<(File, u64)>,
     /// What it has announced: the size of the whole download, bytes, or the address that its exchange has reached.
     announced: Option<u64>,
-}
-
-/// What a helper was started for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Task {
-    Exchange,
-    Fetch,
-    Verify,
-    Unpack,
-    Inspect,
-    Rotate,
 }
 
 /// Why the daemon killed a helper.
@@ -164,21 +156,29 @@ impl Helper {
         failures: &SetupErrorPipe,
         now: Time,
     ) -> io::Result<Helper> {
-        let (task, file_max, response_max, deadline) = match request {
+        let (file_max, response_max, most, when_stopped) = match request {
             HelperRequest::Exchange { max_body, .. } => {
-                let most = Duration::from_secs(u64::from(EXCHANGE_SECS)) + GRACE;
-                (Task::Exchange, 0, max_body.saturating_add(RESULT_MAX), Some(now + most))
+                let most = Duration::from_secs(EXCHANGE_SECS.into()) + GRACE;
+                (0, max_body.saturating_add(RESULT_MAX), Some(most), None)
             }
-            HelperRequest::Fetch { max_bytes, .. } => (Task::Fetch, *max_bytes, RESULT_MAX, None),
-            HelperRequest::Verify { .. } => (Task::Verify, 0, RESULT_MAX, Some(now + UNPACK_MAX)),
-            HelperRequest::Unpack { max_bytes, .. } => (Task::Unpack, *max_bytes, RESULT_MAX, Some(now + UNPACK_MAX)),
+            HelperRequest::Fetch { max_bytes, .. } => {
+                (*max_bytes, RESULT_MAX, None, Some("interrupted, as others wait"))
+            }
+            HelperRequest::Verify { .. } => {
+                (0, RESULT_MAX, Some(UNPACK_MAX), Some("verifying the signature took too long"))
+            }
+            HelperRequest::Unpack { max_bytes, .. } => {
+                (*max_bytes, RESULT_MAX, Some(UNPACK_MAX), Some("unpacking was stopped"))
+            }
             HelperRequest::Inspect { pids, .. } => {
-                (Task::Inspect, 0, pids.len() as u64 * ANSWER_MAX, Some(now + INSPECT_MAX))
+                (0, pids.len() as u64 * ANSWER_MAX, Some(INSPECT_MAX), Some("a process cannot be read"))
             }
-            HelperRequest::Rotate { .. } => (Task::Rotate, u64::MAX, RESULT_MAX, Some(now + UNPACK_MAX)),
+            HelperRequest::Rotate { .. } => (u64::MAX, RESULT_MAX, Some(UNPACK_MAX), Some("copying it took too long")),
         };
-        let target = match &file {
-            Some(file) if task == Task::Fetch => Some((watched(file)?, file.metadata()?.len())),
+        let exchanges = matches!(request, HelperRequest::Exchange { .. });
+        let inspects = matches!(request, HelperRequest::Inspect { .. });
+        let target = match (&file, request) {
+            (Some(file), HelperRequest::Fetch { .. }) => Some((watched(file)?, file.metadata()?.len())),
             _ => None,
         };
         let (request_read, request_write) = pipe()?;
@@ -186,12 +186,12 @@ impl Helper {
         set_nonblocking(request_write.as_fd())?;
         set_nonblocking(response_read.as_fd())?;
 
-        let memory = if task == Task::Exchange { EXCHANGE_MEMORY_MAX } else { MEMORY_MAX };
+        let memory = if exchanges { EXCHANGE_MEMORY_MAX } else { MEMORY_MAX };
         let mut setup = setup(binary, who, file_max, memory)?;
         setup.stdin = Some(request_read);
         setup.stdout = Some(response_write);
         setup.extra = file.into_iter().map(OwnedFd::from).collect();
-        if task == Task::Rotate {
+        if matches!(request, HelperRequest::Rotate { .. }) {
             // It ends by itself, and must not end while it has frozen an agent.
             setup.death_signal = None;
         }
@@ -200,10 +200,11 @@ impl Helper {
         drop(setup);
         let mut helper = Helper {
             pid,
-            task,
+            inspects,
             who,
-            deadline,
-            progress: (!matches!(task, Task::Exchange | Task::Inspect)).then(|| Progress::new(stall_limit(), now)),
+            deadline: most.map(|most| now + most),
+            when_stopped,
+            progress: (!exchanges && !inspects).then(|| Progress::new(stall_limit(), now)),
             stopped: None,
             request: encode_request(request),
             sent: 0,
@@ -286,7 +287,7 @@ impl Helper {
     /// Whether there is nothing more to expect of it: it has been reaped, or it is an inspection that was killed. The latter
     /// may wait for ever in the kernel, and its answers so far count.
     pub fn finished(&self) -> bool {
-        self.reaped() || self.task == Task::Inspect && self.stopped.is_some()
+        self.reaped() || self.inspects && self.stopped.is_some()
     }
 
     /// Whether it has been reaped.
@@ -326,7 +327,7 @@ impl Helper {
 
     /// Its response, once it has `finished`.
     pub fn outcome(mut self) -> HelperResponse {
-        if self.task == Task::Inspect {
+        if self.inspects {
             self.receive();
             let text = String::from_utf8_lossy(&self.response);
             return HelperResponse::Inspected(
@@ -345,7 +346,7 @@ impl Helper {
             _ => 0,
         };
         let (kind, reason) = self.cause(exit, failure);
-        HelperResponse::Failed { kind, reason, progressed, retry_after: None }
+        HelperResponse::Failed(Failure { kind, reason, progressed, retry_after: None })
     }
 
     /// Why there is no complete response.
@@ -354,16 +355,9 @@ impl Helper {
             _ if self.stopped == Some(Stopped::Stalled) => {
                 format!("the helper did nothing for {} s, and was ended", stall_limit().as_secs())
             }
-            _ if self.stopped.is_some() => match self.task {
-                Task::Exchange => format!("no complete reply within {EXCHANGE_SECS} s"),
-                Task::Fetch => "interrupted, as others wait".to_string(),
-                Task::Verify => "verifying the signature took too long".to_string(),
-                Task::Unpack => "unpacking was stopped".to_string(),
-                Task::Inspect => "a process cannot be read".to_string(),
-                Task::Rotate => "copying it took too long".to_string(),
-            },
+            _ if self.stopped.is_some() => self.when_stopped.map_or_else(no_reply, String::from),
             Exit::Code(EXIT_NO_CONNECTION) => format!("no connection within {CONNECT_SECS} s"),
-            Exit::Code(EXIT_NO_REPLY) => format!("no complete reply within {EXCHANGE_SECS} s"),
+            Exit::Code(EXIT_NO_REPLY) => no_reply(),
             Exit::Signal(Sig::ALRM) => format!("stalled: no byte for {} s", stall_secs()),
             Exit::Signal(Sig::XFSZ) => return (FailureKind::TooBig, "a file is larger than allowed".to_string()),
             _ => match failure {
@@ -404,7 +398,7 @@ impl Helper {
             match pipe.read(&mut buffer) {
                 Ok(count @ 1..) if self.received <= self.response_max => {
                     self.received += count as u64;
-                    if self.task == Task::Inspect {
+                    if self.inspects {
                         self.deadline = Some(monotonic() + INSPECT_MAX);
                     }
                     self.response.extend_from_slice(&buffer[..count]);
@@ -421,6 +415,10 @@ impl Helper {
             self.response_pipe = None;
         }
     }
+}
+
+fn no_reply() -> String {
+    format!("no complete reply within {EXCHANGE_SECS} s")
 }
 
 /// What a helper executes, as which user, and within which limits.

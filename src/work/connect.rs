@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys::poll::{poll, PollFd};
 use crate::sys::socket;
-use crate::work::{HelperError, Route, CONNECT_SECS, NEXT_ADDRESS_SECS};
+use crate::work::{Failure, Result, Route, CONNECT_SECS, NEXT_ADDRESS_SECS};
 
 /// The time in which all addresses of a name are begun.
 const FOR_ALL: Duration = Duration::from_secs(8);
@@ -16,8 +16,8 @@ const FOR_ALL: Duration = Duration::from_secs(8);
 ///
 /// # Errors
 /// When the name has no address.
-pub fn addresses(host: &str, port: u16, route: &Route) -> Result<Vec<SocketAddr>, Box<HelperError>> {
-    let cannot_resolve = |error| HelperError::temporary(&format!("cannot resolve \"{host}\""), &error);
+pub fn addresses(host: &str, port: u16, route: &Route) -> Result<Vec<SocketAddr>> {
+    let cannot_resolve = |error| Failure::temporary(&format!("cannot resolve \"{host}\""), &error);
     let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(cannot_resolve)?.collect();
     if addresses.is_empty() {
         return Err(cannot_resolve(io::Error::new(io::ErrorKind::NotFound, "it has no address")));
@@ -57,9 +57,9 @@ pub fn number(address: &SocketAddr) -> u64 {
 ///
 /// # Errors
 /// When none has answered in `CONNECT_SECS`.
-pub fn connect(host: &str, port: u16, addresses: &[SocketAddr]) -> Result<TcpStream, Box<HelperError>> {
+pub fn connect(host: &str, port: u16, addresses: &[SocketAddr]) -> Result<TcpStream> {
     first_of(addresses)
-        .map_err(|error| HelperError::temporary(&format!("cannot connect to \"{host}\" port {port}"), &error))
+        .map_err(|error| Failure::temporary(&format!("cannot connect to \"{host}\" port {port}"), &error))
 }
 
 /// The first connection to one of these addresses.

@@ -5,7 +5,7 @@ use crate::sys::file::read_up_to;
 use crate::text::exact_size;
 use crate::work::http::{self, Route, Times};
 use crate::work::{
-    FailureKind, HelperError, HelperResponse, CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
+    Failure, FailureKind, HelperResponse, Result, CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
 };
 
 /// How long an exchange may take.
@@ -23,23 +23,22 @@ pub fn exchange(
     body: Vec<u8>,
     max_body: u64,
     route: &Route,
-) -> Result<HelperResponse, Box<HelperError>> {
+) -> Result<HelperResponse> {
     http::set_times(&TIMES)?;
-    let url =
-        Url::parse(url).map_err(|why| HelperError::new(FailureKind::Final, format_error!("server url: {why}")))?;
+    let url = Url::parse(url).map_err(|why| Failure::new(FailureKind::Final, format!("server url: {why}")))?;
     if !matches!(url.scheme, Scheme::Http | Scheme::Https) {
-        return Err(HelperError::new(FailureKind::Final, "server url: want http://"));
+        return Err(Failure::new(FailureKind::Final, "server url: want http://"));
     }
     let mut reply = http::post(&url, headers, body, route)?;
     let length = reply.content_length();
     if let Some(length) = length.filter(|length| *length > max_body) {
-        let reason = format_error!("the reply has {length} bytes, more than {}", exact_size(max_body));
-        return Err(HelperError::new(FailureKind::TooBig, reason));
+        let reason = format!("the reply has {length} bytes, more than {}", exact_size(max_body));
+        return Err(Failure::new(FailureKind::TooBig, reason));
     }
     let mut body = Vec::new();
     let read = read_up_to(max_body.saturating_add(1), &mut body, &mut |to| std::io::Read::read(&mut reply, to));
     read.map_err(|error| {
-        let mut failure = HelperError::temporary(&format!("the reply broke off after {} bytes", body.len()), &error);
+        let mut failure = Failure::temporary(&format!("the reply broke off after {} bytes", body.len()), &error);
         if error.kind() == std::io::ErrorKind::Other && url.scheme == Scheme::Http {
             // That is what the HTTP library calls a chunk or trailer that it cannot read.
             failure.kind = FailureKind::Unreadable;
@@ -48,21 +47,17 @@ pub fn exchange(
     })?;
     let size = body.len() as u64;
     if size > max_body {
-        return Err(HelperError::new(
-            FailureKind::TooBig,
-            format_error!("the reply has more than {}", exact_size(max_body)),
-        ));
+        return Err(Failure::new(FailureKind::TooBig, format!("the reply has more than {}", exact_size(max_body))));
     }
     // Some servers name an encoding and use none.
     let is_json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
     if let Some(encoding) = reply.encoding().filter(|_| !is_json && reply.status() / 100 == 2) {
-        let reason =
-            format_error!("the reply is compressed (Content-Encoding: {encoding}), though nobody asked for it");
-        return Err(HelperError::new(FailureKind::Temporary, reason));
+        let reason = format!("the reply is compressed (Content-Encoding: {encoding}), though nobody asked for it");
+        return Err(Failure::new(FailureKind::Temporary, reason));
     }
     if let Some(length) = length.filter(|length| *length > size) {
-        let reason = format_error!("the reply ended after {size} of {length} bytes");
-        return Err(HelperError::new(FailureKind::Temporary, reason));
+        let reason = format!("the reply ended after {size} of {length} bytes");
+        return Err(Failure::new(FailureKind::Temporary, reason));
     }
     Ok(HelperResponse::Exchanged {
         status: reply.status(),

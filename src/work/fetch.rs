@@ -12,7 +12,7 @@ use crate::model::url::{decoded, Scheme, Url};
 use crate::sys::alarm;
 use crate::work::http::{self, BodyEnd, Reply, Route};
 use crate::work::sink::{Completeness, Sink};
-use crate::work::{ftp, stall_secs, FailureKind, HelperError, HelperResponse};
+use crate::work::{ftp, stall_secs, Failure, FailureKind, HelperResponse, Result};
 
 /// Redirects followed.
 const REDIRECTS_MAX: u32 = 5;
@@ -28,11 +28,10 @@ pub fn fetch(
     rate: Option<u64>,
     route: &Route,
     digest: &[u8; 32],
-    file: File,
-) -> Result<HelperResponse, Box<HelperError>> {
+    file: &File,
+) -> Result<HelperResponse> {
     alarm::alarm(stall_secs());
-    let url =
-        Url::parse(url).map_err(|why| HelperError::new(FailureKind::Final, format_error!("package url: {why}")))?;
+    let url = Url::parse(url).map_err(|why| Failure::new(FailureKind::Final, format!("package url: {why}")))?;
     let mut sink = Sink::new(file, max_bytes, rate)?;
     // An attempt may have fetched all of it and failed behind that.
     if sink.has(digest) {
@@ -44,8 +43,8 @@ pub fn fetch(
         Scheme::File => copy(&url, &mut sink)?,
     };
     if end == Completeness::Unended && !sink.has(digest) {
-        let reason = format_error!("the transfer ended after {} bytes, without its last chunk", sink.size());
-        return Err(HelperError::new(FailureKind::Temporary, reason));
+        let reason = format!("the transfer ended after {} bytes, without its last chunk", sink.size());
+        return Err(Failure::new(FailureKind::Temporary, reason));
     }
     sink.finish(end)
 }
@@ -61,17 +60,12 @@ enum Next {
 }
 
 /// Fetches over HTTP, and follows redirects.
-fn fetch_http(
-    mut url: Url,
-    route: &Route,
-    digest: &[u8; 32],
-    sink: &mut Sink,
-) -> Result<Completeness, Box<HelperError>> {
+fn fetch_http(mut url: Url, route: &Route, digest: &[u8; 32], sink: &mut Sink) -> Result<Completeness> {
     let mut redirects = 0;
     loop {
         let next = ask(&url, route, digest, sink).map_err(|mut failure| {
             if redirects > 0 {
-                failure.reason = format_error!("redirected to {}: {}", url.shown(), failure.reason);
+                failure.reason = format!("redirected to {}: {}", url.shown(), failure.reason);
             }
             failure
         })?;
@@ -79,8 +73,8 @@ fn fetch_http(
             Next::Done(end) => return Ok(end),
             Next::Again => {}
             Next::Redirected(_) if redirects == REDIRECTS_MAX => {
-                let reason = format_error!("redirected more than {REDIRECTS_MAX} times");
-                return Err(HelperError::new(FailureKind::Final, reason));
+                let reason = format!("redirected more than {REDIRECTS_MAX} times");
+                return Err(Failure::new(FailureKind::Final, reason));
             }
             Next::Redirected(to) => {
                 redirects += 1;
@@ -91,7 +85,7 @@ fn fetch_http(
 }
 
 /// Makes one request, and takes what the reply brings.
-fn ask(url: &Url, route: &Route, digest: &[u8; 32], sink: &mut Sink) -> Result<Next, Box<HelperError>> {
+fn ask(url: &Url, route: &Route, digest: &[u8; 32], sink: &mut Sink) -> Result<Next> {
     alarm::alarm(stall_secs());
     let from = sink.size();
     let mut reply = http::get(url, from, route)?;
@@ -114,7 +108,7 @@ fn ask(url: &Url, route: &Route, digest: &[u8; 32], sink: &mut Sink) -> Result<N
 
 /// Takes a reply that brings all of the file. Many servers call a file compressed because its name says so, and send it as it
 /// is: then it has the right digest.
-fn take_whole(reply: &mut Reply, digest: &[u8; 32], sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
+fn take_whole(reply: &mut Reply, digest: &[u8; 32], sink: &mut Sink) -> Result<Completeness> {
     let total = reply.content_length();
     if let Some(total) = total {
         sink.expect(total)?;
@@ -128,18 +122,18 @@ fn take_whole(reply: &mut Reply, digest: &[u8; 32], sink: &mut Sink) -> Result<C
     sink.fill(&mut begin.chain(&mut *reply).take(total.unwrap_or(u64::MAX)), total)?;
     let end = completeness(reply, total);
     if let Some(encoding) = encoding.filter(|_| end != Completeness::Unended && !sink.has(digest)) {
-        let reason = format_error!(
+        let reason = format!(
             "the checksum does not match, as the server compressed the file (Content-Encoding: {encoding}), though nobody \
              asked for it, or has another one"
         );
-        return Err(HelperError::new(FailureKind::Final, reason));
+        return Err(Failure::new(FailureKind::Final, reason));
     }
     Ok(end)
 }
 
 /// Takes a reply that brings what is missing of the file. One that brings anything else empties the file and is `None`: a
 /// request from the start has no range that could be wrong.
-fn take_rest(reply: &mut Reply, sink: &mut Sink) -> Result<Option<Completeness>, Box<HelperError>> {
+fn take_rest(reply: &mut Reply, sink: &mut Sink) -> Result<Option<Completeness>> {
     let from = sink.size();
     match reply.header("content-range").and_then(content_range) {
         Some((Some(start), total)) if start == from => {
@@ -169,16 +163,16 @@ fn completeness(reply: &Reply, total: Option<u64>) -> Completeness {
 }
 
 /// Where a redirect leads: to HTTP only.
-fn redirected(url: &Url, reply: &Reply) -> Result<Url, Box<HelperError>> {
+fn redirected(url: &Url, reply: &Reply) -> Result<Url> {
     let status = reply.status();
-    let wrong = |reason| HelperError::new(FailureKind::Final, reason);
-    let location = reply.header("location").ok_or_else(|| wrong(format_error!("redirected ({status}) to nowhere")))?;
+    let wrong = |reason| Failure::new(FailureKind::Final, reason);
+    let location = reply.header("location").ok_or_else(|| wrong(format!("redirected ({status}) to nowhere")))?;
     let next = url
         .join(&encoded(location))
-        .map_err(|why| wrong(format_error!("redirected ({status}) to a url that cannot be used: {why}")))?;
+        .map_err(|why| wrong(format!("redirected ({status}) to a url that cannot be used: {why}")))?;
     match next.scheme.is_http() {
         true => Ok(next),
-        false => Err(wrong(format_error!("redirected ({status}) to a url that is not http"))),
+        false => Err(wrong(format!("redirected ({status}) to a url that is not http"))),
     }
 }
 
@@ -205,15 +199,15 @@ fn is_compressed(encoding: &str, begin: &[u8]) -> bool {
 }
 
 /// The failure that a status means which brings no file.
-fn refused(reply: &Reply) -> Box<HelperError> {
+fn refused(reply: &Reply) -> Box<Failure> {
     let status = reply.status();
     let kind = match status {
         // One with less than three digits is of a line that was cut short.
         0..=99 | 408 | 429 | 500..=599 => FailureKind::Temporary,
         _ => FailureKind::Final,
     };
-    let reason = format_error!("the server answered {status} {}", reply.phrase());
-    let mut failure = HelperError::new(kind, reason);
+    let reason = format!("the server answered {status} {}", reply.phrase());
+    let mut failure = Failure::new(kind, reason);
     if matches!(status, 429 | 503) {
         failure.retry_after = reply.retry_after();
     }
@@ -236,15 +230,15 @@ fn content_range(value: &str) -> Option<(Option<u64>, Option<u64>)> {
 }
 
 /// Copies a local file; always from its start, as that costs nothing.
-fn copy(url: &Url, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
+fn copy(url: &Url, sink: &mut Sink) -> Result<Completeness> {
     let path = decoded(&url.path)
         .ok()
         .filter(|path| !path.contains(&0))
         .map(std::ffi::OsString::from_vec)
-        .ok_or_else(|| HelperError::new(FailureKind::Final, "the path in the url cannot be decoded"))?;
+        .ok_or_else(|| Failure::new(FailureKind::Final, "the path in the url cannot be decoded"))?;
     let shown = path.to_string_lossy().into_owned();
-    let cannot = |verb: &str, error| HelperError::storage(&format!("cannot {verb} \"{shown}\""), &error);
-    let irregular = || HelperError::new(FailureKind::Final, format_error!("\"{shown}\" is no regular file"));
+    let cannot = |verb: &str, error| Failure::storage(&format!("cannot {verb} \"{shown}\""), &error);
+    let irregular = || Failure::new(FailureKind::Final, format!("\"{shown}\" is no regular file"));
     // The type is checked before, as opening a device can have effects, and the open does not block, as that of a FIFO
     // waits for a writer.
     if !std::fs::metadata(&path).map_err(|error| cannot("open", error))?.is_file() {

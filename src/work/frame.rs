@@ -1,5 +1,5 @@
-//! Requests and responses as bytes: a tag, then the fields in order; numbers as 8 bytes, texts as a 4-byte length and
-//! their bytes, all little endian.
+//! Requests and responses as bytes: a tag, then the fields in order; numbers as 8 bytes, texts and lists with their length
+//! in front, all little endian.
 //!
 //! The first four bytes are the length of all that follows, so that a frame cut short by a kill is never taken for a whole
 //! one. Decoding is total: whatever the bytes are, the result is a value or `None`. The daemon has one side of the pipes
@@ -7,318 +7,313 @@
 
 use crate::kernel::Pid;
 use crate::model::package::Format;
-use crate::work::{FailureKind, HelperRequest, HelperResponse, Route};
+use crate::work::{Failure, FailureKind, HelperRequest, HelperResponse, Route};
 
-/// The formats by their number in a frame.
-const FORMATS: [Format; 8] =
-    [Format::Rpm, Format::Deb, Format::Apk, Format::Ipk, Format::Tar, Format::TarGz, Format::TarXz, Format::TarZst];
+/// What a frame holds.
+trait Content: Sized {
+    /// Appends it to a frame.
+    fn put(&self, to: &mut Vec<u8>);
+    /// Takes it from a frame; `None` where its tag is unknown.
+    fn take(from: &mut Reader) -> Option<Self>;
+}
+
+/// A field of a content.
+trait Field {
+    fn put(&self, to: &mut Vec<u8>);
+    /// Takes it from a frame, which is broken where it is not there; then the value has no meaning.
+    fn take(from: &mut Reader) -> Self;
+}
+
+/// Makes an enum a content: the tag of its variant, then the fields of that.
+macro_rules! content {
+    ($type:ident: $($tag:literal $variant:ident $(($value:ident))? $({ $($field:ident),* })?)*) => {
+        impl Content for $type {
+            fn put(&self, to: &mut Vec<u8>) {
+                match self {
+                    $($type::$variant $(($value))? $({ $($field),* })? => {
+                        to.push($tag);
+                        $($value.put(to);)?
+                        $($($field.put(to);)*)?
+                    })*
+                }
+            }
+
+            fn take(from: &mut Reader) -> Option<$type> {
+                match from.bytes(1) {
+                    $([$tag] => {
+                        $(let $value = Field::take(from);)?
+                        $($(let $field = Field::take(from);)*)?
+                        Some($type::$variant $(($value))? $({ $($field),* })?)
+                    })*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+/// Makes a struct a field: its own fields.
+macro_rules! field {
+    ($type:ident: $($field:ident),*) => {
+        impl Field for $type {
+            fn put(&self, to: &mut Vec<u8>) {
+                $(self.$field.put(to);)*
+            }
+
+            fn take(from: &mut Reader) -> $type {
+                $(let $field = Field::take(from);)*
+                $type { $($field),* }
+            }
+        }
+    };
+}
+
+content! { HelperRequest:
+    0 Exchange { url, headers, body, max_body, route }
+    1 Fetch { url, max_bytes, rate, route, digest }
+    2 Unpack { format, dir, max_bytes, max_entries }
+    3 Verify { keys, signature, name, version }
+    4 Inspect { pids, mark }
+    5 Rotate { older, size, freezer }
+}
+
+content! { HelperResponse:
+    0 Exchanged { status, retry_after, signature, body }
+    1 Fetched { digest, size, counted }
+    2 Unpacked { entries, bytes, top }
+    3 Failed(failure)
+    4 Verified { digest }
+    6 Rotated
+    7 Inspected(answers)
+}
+
+/// What comes before a response. No response has its tag.
+enum Early {
+    Announced(u64),
+}
+
+content! { Early: 5 Announced(number) }
+
+field! { Route: proxy, turn, first, failed, own_client }
+
+field! { Failure: kind, reason, progressed, retry_after }
+
+impl Field for FailureKind {
+    fn put(&self, to: &mut Vec<u8>) {
+        (*self as u64).put(to);
+    }
+
+    fn take(from: &mut Reader) -> FailureKind {
+        use FailureKind::*;
+        from.one_of(&[Temporary, Final, NoSpace, TooBig, Hostile, Unreadable])
+    }
+}
+
+impl Field for Format {
+    fn put(&self, to: &mut Vec<u8>) {
+        (*self as u64).put(to);
+    }
+
+    fn take(from: &mut Reader) -> Format {
+        use Format::*;
+        from.one_of(&[Rpm, Deb, Apk, Ipk, Tar, TarGz, TarXz, TarZst])
+    }
+}
+
+impl Field for u64 {
+    fn put(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(&self.to_le_bytes());
+    }
+
+    fn take(from: &mut Reader) -> u64 {
+        from.bytes(8).try_into().map_or(0, u64::from_le_bytes)
+    }
+}
+
+impl Field for u16 {
+    fn put(&self, to: &mut Vec<u8>) {
+        u64::from(*self).put(to);
+    }
+
+    fn take(from: &mut Reader) -> u16 {
+        u64::take(from) as u16
+    }
+}
+
+impl Field for bool {
+    fn put(&self, to: &mut Vec<u8>) {
+        u64::from(*self).put(to);
+    }
+
+    fn take(from: &mut Reader) -> bool {
+        u64::take(from) == 1
+    }
+}
+
+impl Field for [u8; 32] {
+    fn put(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(self);
+    }
+
+    fn take(from: &mut Reader) -> [u8; 32] {
+        from.bytes(32).try_into().unwrap_or([0; 32])
+    }
+}
+
+impl Field for Vec<u8> {
+    fn put(&self, to: &mut Vec<u8>) {
+        put_text(self, to);
+    }
+
+    fn take(from: &mut Reader) -> Vec<u8> {
+        from.text().to_vec()
+    }
+}
+
+impl Field for String {
+    fn put(&self, to: &mut Vec<u8>) {
+        put_text(self.as_bytes(), to);
+    }
+
+    fn take(from: &mut Reader) -> String {
+        let text = std::str::from_utf8(from.text());
+        from.is_broken |= text.is_err();
+        text.unwrap_or_default().to_string()
+    }
+}
+
+impl Field for Vec<Pid> {
+    fn put(&self, to: &mut Vec<u8>) {
+        self.iter().map(|pid| pid.raw() as u64).collect::<Vec<u64>>().put(to);
+    }
+
+    fn take(from: &mut Reader) -> Vec<Pid> {
+        let numbers = Vec::<u64>::take(from);
+        let pids: Vec<Pid> = numbers.iter().filter_map(|number| Pid::new(i32::try_from(*number).ok()?)).collect();
+        from.is_broken |= pids.len() < numbers.len();
+        pids
+    }
+}
+
+impl<T: Field> Field for Vec<T> {
+    fn put(&self, to: &mut Vec<u8>) {
+        (self.len() as u64).put(to);
+        self.iter().for_each(|field| field.put(to));
+    }
+
+    fn take(from: &mut Reader) -> Vec<T> {
+        let mut list = Vec::new();
+        let length = u64::take(from);
+        while !from.is_broken && (list.len() as u64) < length {
+            list.push(T::take(from));
+        }
+        list
+    }
+}
+
+impl<T: Field> Field for Option<T> {
+    fn put(&self, to: &mut Vec<u8>) {
+        self.is_some().put(to);
+        self.iter().for_each(|field| field.put(to));
+    }
+
+    fn take(from: &mut Reader) -> Option<T> {
+        bool::take(from).then(|| T::take(from))
+    }
+}
+
+impl<T: Field, U: Field> Field for (T, U) {
+    fn put(&self, to: &mut Vec<u8>) {
+        self.0.put(to);
+        self.1.put(to);
+    }
+
+    fn take(from: &mut Reader) -> (T, U) {
+        (T::take(from), U::take(from))
+    }
+}
+
+fn put_text(text: &[u8], to: &mut Vec<u8>) {
+    (text.len() as u64).put(to);
+    to.extend_from_slice(text);
+}
+
+/// The rest of a frame that is being read.
+struct Reader<'a> {
+    rest: &'a [u8],
+    /// Something that was asked for was not there.
+    is_broken: bool,
+}
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: u64) -> &'a [u8] {
+        let split = usize::try_from(count).ok().and_then(|count| self.rest.split_at_checked(count));
+        self.is_broken |= split.is_none();
+        let (head, rest) = split.unwrap_or_default();
+        self.rest = rest;
+        head
+    }
+
+    fn text(&mut self) -> &'a [u8] {
+        let length = u64::take(self);
+        self.bytes(length)
+    }
+
+    /// The value with the next number.
+    fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
+        let number = u64::take(self) as usize;
+        self.is_broken |= number >= values.len();
+        values[number.min(values.len() - 1)]
+    }
+}
+
+fn encode<T: Content>(content: &T) -> Vec<u8> {
+    let mut frame = vec![0; 4];
+    content.put(&mut frame);
+    let length = (frame.len() - 4) as u32;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    frame
+}
+
+/// The content of the frame that is exactly these bytes.
+fn decode<T: Content>(frame: &[u8]) -> Option<T> {
+    let (length, rest) = frame.split_first_chunk()?;
+    let mut reader = Reader { rest, is_broken: u32::from_le_bytes(*length) as usize != rest.len() };
+    T::take(&mut reader).filter(|_| !reader.is_broken && reader.rest.is_empty())
+}
 
 /// A request as one frame.
 pub fn encode_request(request: &HelperRequest) -> Vec<u8> {
-    match request {
-        HelperRequest::Exchange { url, headers, body, max_body, route } => {
-            let mut out = Writer::new(0);
-            out.bytes(url.as_bytes());
-            out.number(headers.len() as u64);
-            for (name, value) in headers {
-                out.bytes(name.as_bytes());
-                out.bytes(value.as_bytes());
-            }
-            out.bytes(body);
-            out.number(*max_body);
-            out.route(route);
-            out.end()
-        }
-        HelperRequest::Fetch { url, max_bytes, rate, route, digest } => {
-            let mut out = Writer::new(1);
-            out.bytes(url.as_bytes());
-            out.number(*max_bytes);
-            out.maybe(*rate);
-            out.route(route);
-            out.bytes(digest);
-            out.end()
-        }
-        HelperRequest::Verify { keys, signature, name, version } => {
-            let mut out = Writer::new(3);
-            out.number(keys.len() as u64);
-            for text in keys.iter().chain([signature, name, version]) {
-                out.bytes(text.as_bytes());
-            }
-            out.end()
-        }
-        HelperRequest::Unpack { format, dir, max_bytes, max_entries } => {
-            let mut out = Writer::new(2);
-            out.number(FORMATS.iter().position(|known| known == format).unwrap_or(FORMATS.len()) as u64);
-            out.bytes(dir.as_bytes());
-            out.number(*max_bytes);
-            out.number(*max_entries);
-            out.end()
-        }
-        HelperRequest::Inspect { pids, mark } => {
-            let mut out = Writer::new(4);
-            out.number(pids.len() as u64);
-            for pid in pids {
-                out.number(pid.raw() as u64);
-            }
-            // No mark is empty.
-            out.bytes(mark.as_deref().unwrap_or_default().as_bytes());
-            out.end()
-        }
-        HelperRequest::Rotate { older, size, freezer } => {
-            let mut out = Writer::new(5);
-            out.bytes(older.as_bytes());
-            out.number(*size);
-            out.bytes(freezer.as_bytes());
-            out.end()
-        }
-    }
+    encode(request)
 }
 
 /// The request that is exactly these bytes.
 pub fn decode_request(bytes: &[u8]) -> Option<HelperRequest> {
-    let mut frame = Reader::new(bytes)?;
-    let request = match frame.byte()? {
-        0 => {
-            let url = frame.text()?;
-            let mut headers = Vec::new();
-            for _ in 0..frame.number()? {
-                headers.push((frame.text()?, frame.text()?));
-            }
-            let (body, max_body) = (frame.bytes()?.to_vec(), frame.number()?);
-            HelperRequest::Exchange { url, headers, body, max_body, route: frame.route()? }
-        }
-        1 => {
-            let (url, max_bytes, rate) = (frame.text()?, frame.number()?, frame.maybe()?);
-            let route = frame.route()?;
-            HelperRequest::Fetch { url, max_bytes, rate, route, digest: frame.bytes()?.try_into().ok()? }
-        }
-        2 => HelperRequest::Unpack {
-            format: *FORMATS.get(usize::try_from(frame.number()?).ok()?)?,
-            dir: frame.text()?,
-            max_bytes: frame.number()?,
-            max_entries: frame.number()?,
-        },
-        3 => {
-            let mut keys = Vec::new();
-            for _ in 0..frame.number()? {
-                keys.push(frame.text()?);
-            }
-            HelperRequest::Verify { keys, signature: frame.text()?, name: frame.text()?, version: frame.text()? }
-        }
-        4 => {
-            let mut pids = Vec::new();
-            for _ in 0..frame.number()? {
-                pids.push(Pid::new(i32::try_from(frame.number()?).ok()?)?);
-            }
-            let mark = Some(frame.text()?).filter(|mark| !mark.is_empty());
-            HelperRequest::Inspect { pids, mark }
-        }
-        5 => HelperRequest::Rotate { older: frame.text()?, size: frame.number()?, freezer: frame.text()? },
-        _ => return None,
-    };
-    frame.done().then_some(request)
+    decode(bytes)
 }
 
 /// A response as one frame.
 pub fn encode_response(response: &HelperResponse) -> Vec<u8> {
-    match response {
-        HelperResponse::Exchanged { status, retry_after, signature, body } => {
-            let mut out = Writer::new(0);
-            out.number(u64::from(*status));
-            out.maybe(*retry_after);
-            out.number(u64::from(signature.is_some()));
-            out.bytes(signature.as_deref().unwrap_or_default().as_bytes());
-            out.bytes(body);
-            out.end()
-        }
-        HelperResponse::Fetched { digest, size, counted } => {
-            let mut out = Writer::new(1);
-            out.bytes(digest);
-            out.number(*size);
-            out.number(u64::from(*counted));
-            out.end()
-        }
-        HelperResponse::Verified { digest } => {
-            let mut out = Writer::new(4);
-            out.bytes(digest);
-            out.end()
-        }
-        HelperResponse::Unpacked { entries, bytes, top } => {
-            let mut out = Writer::new(2);
-            out.number(*entries);
-            out.number(*bytes);
-            out.bytes(top.as_bytes());
-            out.end()
-        }
-        // Its answers are lines and no frame, as each of them counts.
-        HelperResponse::Inspected(_) => Vec::new(),
-        HelperResponse::Rotated => Writer::new(6).end(),
-        HelperResponse::Failed { kind, reason, progressed, retry_after } => {
-            let mut out = Writer::new(3);
-            out.number(*kind as u64);
-            out.bytes(reason.as_bytes());
-            out.number(*progressed);
-            out.maybe(*retry_after);
-            out.end()
-        }
-    }
+    encode(response)
 }
 
 /// The response that is exactly these bytes.
 pub fn decode_response(bytes: &[u8]) -> Option<HelperResponse> {
-    let mut frame = Reader::new(bytes)?;
-    let response = match frame.byte()? {
-        0 => {
-            let status = u16::try_from(frame.number()?).ok()?;
-            let retry_after = frame.maybe()?;
-            let signed = frame.number()? == 1;
-            let signature = frame.text()?;
-            let body = frame.bytes()?.to_vec();
-            HelperResponse::Exchanged { status, retry_after, signature: signed.then_some(signature), body }
-        }
-        1 => HelperResponse::Fetched {
-            digest: frame.bytes()?.try_into().ok()?,
-            size: frame.number()?,
-            counted: frame.number()? == 1,
-        },
-        2 => HelperResponse::Unpacked { entries: frame.number()?, bytes: frame.number()?, top: frame.text()? },
-        4 => HelperResponse::Verified { digest: frame.bytes()?.try_into().ok()? },
-        6 => HelperResponse::Rotated,
-        3 => {
-            const KINDS: [FailureKind; 6] = [
-                FailureKind::Temporary,
-                FailureKind::Final,
-                FailureKind::NoSpace,
-                FailureKind::TooBig,
-                FailureKind::Hostile,
-                FailureKind::Unreadable,
-            ];
-            HelperResponse::Failed {
-                kind: *KINDS.get(usize::try_from(frame.number()?).ok()?)?,
-                reason: frame.text()?,
-                progressed: frame.number()?,
-                retry_after: frame.maybe()?,
-            }
-        }
-        _ => return None,
-    };
-    frame.done().then_some(response)
+    decode(bytes)
 }
 
 /// A number that a helper announces before its response: how many bytes a download will have, or the address that an exchange
 /// has reached.
 pub fn encode_announced(number: u64) -> Vec<u8> {
-    let mut out = Writer::new(5);
-    out.number(number);
-    out.end()
+    encode(&Early::Announced(number))
 }
 
 /// Removes a frame of `encode_announced` from the front of the bytes received so far.
 pub fn take_announced(bytes: &mut Vec<u8>) -> Option<u64> {
     let length = encode_announced(0).len();
-    let mut frame = Reader::new(bytes.get(..length)?)?;
-    let number = if frame.byte()? == 5 { frame.number()? } else { return None };
+    let Early::Announced(number) = decode(bytes.get(..length)?)?;
     bytes.drain(..length);
     Some(number)
-}
-
-/// A frame being made.
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn new(tag: u8) -> Writer {
-        Writer(vec![0, 0, 0, 0, tag])
-    }
-
-    fn number(&mut self, value: u64) {
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    /// `None` is 0, and each number is written as one more.
-    fn maybe(&mut self, value: Option<u64>) {
-        self.number(value.map_or(0, |value| value.saturating_add(1)));
-    }
-
-    fn route(&mut self, route: &Route) {
-        // No proxy has an empty name.
-        self.bytes(route.proxy.as_deref().unwrap_or_default().as_bytes());
-        self.number(route.turn);
-        // No address is 0.
-        self.number(route.first.unwrap_or(0));
-        self.number(route.failed.len() as u64);
-        route.failed.iter().for_each(|address| self.number(*address));
-        self.number(u64::from(route.own_client));
-    }
-
-    fn bytes(&mut self, value: &[u8]) {
-        self.0.extend_from_slice(&(value.len() as u32).to_le_bytes());
-        self.0.extend_from_slice(value);
-    }
-
-    fn end(mut self) -> Vec<u8> {
-        let length = (self.0.len() - 4) as u32;
-        self.0[..4].copy_from_slice(&length.to_le_bytes());
-        self.0
-    }
-}
-
-/// The rest of a frame that is being read.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    /// Checks the length at the front against the bytes behind it.
-    fn new(bytes: &'a [u8]) -> Option<Reader<'a>> {
-        let mut frame = Reader(bytes);
-        let length = frame.length()?;
-        (length == frame.0.len()).then_some(frame)
-    }
-
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(head)
-    }
-
-    fn length(&mut self) -> Option<usize> {
-        let bytes = self.take(4)?.try_into().ok()?;
-        usize::try_from(u32::from_le_bytes(bytes)).ok()
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.take(1).map(|bytes| bytes[0])
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        let bytes = self.take(8)?.try_into().ok()?;
-        Some(u64::from_le_bytes(bytes))
-    }
-
-    fn maybe(&mut self) -> Option<Option<u64>> {
-        self.number().map(|value| value.checked_sub(1))
-    }
-
-    fn route(&mut self) -> Option<Route> {
-        let proxy = Some(self.text()?).filter(|proxy| !proxy.is_empty());
-        let (turn, first) = (self.number()?, Some(self.number()?).filter(|first| *first != 0));
-        let mut failed = Vec::new();
-        for _ in 0..self.number()? {
-            failed.push(self.number()?);
-        }
-        Some(Route { proxy, turn, first, failed, own_client: self.number()? == 1 })
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = self.length()?;
-        self.take(length)
-    }
-
-    fn text(&mut self) -> Option<String> {
-        String::from_utf8(self.bytes()?.to_vec()).ok()
-    }
-
-    fn done(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -361,6 +356,7 @@ mod tests {
                 version: "1".into(),
             },
             HelperRequest::Unpack { format: Format::TarXz, dir: "/x".into(), max_bytes: 1, max_entries: 2 },
+            HelperRequest::Rotate { older: "/x.log.1".into(), size: 1, freezer: String::new() },
             HelperRequest::Inspect { pids: vec![], mark: None },
             HelperRequest::Inspect { pids: vec![Pid::new(7).unwrap()], mark: Some("/s".into()) },
         ]
@@ -378,12 +374,14 @@ mod tests {
             HelperResponse::Fetched { digest: [7; 32], size: 9, counted: true },
             HelperResponse::Verified { digest: [8; 32] },
             HelperResponse::Unpacked { entries: 1, bytes: 2, top: "a-1".into() },
-            HelperResponse::Failed {
+            HelperResponse::Failed(Failure {
                 kind: FailureKind::Hostile,
                 reason: "x".into(),
                 progressed: 3,
                 retry_after: Some(4),
-            },
+            }),
+            HelperResponse::Inspected(vec!["-".into(), String::new()]),
+            HelperResponse::Rotated,
         ]
     }
 
@@ -394,6 +392,26 @@ mod tests {
         }
         for response in responses() {
             assert_eq!(decode_response(&encode_response(&response)), Some(response));
+        }
+    }
+
+    #[test]
+    fn each_kind_and_each_format_has_a_number_of_its_own() {
+        use Format::*;
+        for kind in [
+            FailureKind::Temporary,
+            FailureKind::Final,
+            FailureKind::NoSpace,
+            FailureKind::TooBig,
+            FailureKind::Hostile,
+            FailureKind::Unreadable,
+        ] {
+            let response = HelperResponse::Failed(*Failure::new(kind, "x"));
+            assert_eq!(decode_response(&encode_response(&response)), Some(response));
+        }
+        for format in [Rpm, Deb, Apk, Ipk, Tar, TarGz, TarXz, TarZst] {
+            let request = HelperRequest::Unpack { format, dir: "/x".into(), max_bytes: 1, max_entries: 2 };
+            assert_eq!(decode_request(&encode_request(&request)), Some(request));
         }
     }
 

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::model::url::{decoded_text, Url};
 use crate::sys::alarm;
 use crate::work::sink::{Completeness, Sink};
-use crate::work::{connect, stall_secs, FailureKind, HelperError, Route};
+use crate::work::{connect, stall_secs, Failure, FailureKind, Result, Route};
 
 /// The longest reply that is read, bytes.
 const REPLY_MAX: usize = 16 << 10;
@@ -27,8 +27,8 @@ const EPSV_MAX: u32 = 15;
 ///
 /// # Errors
 /// When the file is not complete; what has come so far is in the sink.
-pub fn fetch(url: &Url, route: &Route, sink: &mut Sink) -> Result<Completeness, Box<HelperError>> {
-    let (folders, file) = folders_and_file(&url.path).map_err(|reason| HelperError::new(FailureKind::Final, reason))?;
+pub fn fetch(url: &Url, route: &Route, sink: &mut Sink) -> Result<Completeness> {
+    let (folders, file) = folders_and_file(&url.path).map_err(|reason| Failure::new(FailureKind::Final, reason))?;
     let mut control = Control::ready(url, route, &folders)?;
     let size = control.size(&file)?;
     if let Some(size) = size {
@@ -67,9 +67,9 @@ pub fn fetch(url: &Url, route: &Route, sink: &mut Sink) -> Result<Completeness, 
     control.reply()?;
     control.expect("RETR", 2)?;
     match size {
-        Some(size) if size > sink.size() => Err(HelperError::new(
+        Some(size) if size > sink.size() => Err(Failure::new(
             FailureKind::Temporary,
-            format_error!("the transfer ended after {} of {size} bytes", sink.size()),
+            format!("the transfer ended after {} of {size} bytes", sink.size()),
         )),
         // A good reply means that this was the whole file.
         _ => Ok(Completeness::Counted),
@@ -119,12 +119,12 @@ struct Reply {
 
 impl Control {
     /// Connects, and reads the greeting.
-    fn connect(url: &Url, route: &Route) -> Result<Control, Box<HelperError>> {
+    fn connect(url: &Url, route: &Route) -> Result<Control> {
         alarm::alarm(stall_secs());
         let (host, port) = (&url.host, url.effective_port());
         let stream = connect::connect(host, port, &connect::addresses(host, port, route)?)?;
         let peer =
-            stream.peer_addr().map_err(|error| HelperError::temporary("the control connection broke off", &error))?;
+            stream.peer_addr().map_err(|error| Failure::temporary("the control connection broke off", &error))?;
         let mut control = Control { stream, peer, inbox: Vec::new(), last: Reply::default(), passive: false };
         // 120 means ready in some minutes, and is followed by 220; the alarm limits how long that may take.
         while control.reply()? / 100 == 1 {}
@@ -133,7 +133,7 @@ impl Control {
     }
 
     /// A control connection that has logged in and entered the folders.
-    fn ready(url: &Url, route: &Route, folders: &[String]) -> Result<Control, Box<HelperError>> {
+    fn ready(url: &Url, route: &Route, folders: &[String]) -> Result<Control> {
         let mut control = Control::connect(url, route)?;
         control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
         control.demand("TYPE I", 2)?;
@@ -143,7 +143,7 @@ impl Control {
         Ok(control)
     }
 
-    fn log_in(&mut self, user: &str, password: &str) -> Result<(), Box<HelperError>> {
+    fn log_in(&mut self, user: &str, password: &str) -> Result<()> {
         if self.ask(&format!("USER {user}"))? != 331 {
             return self.expect("USER", 2);
         }
@@ -152,17 +152,14 @@ impl Control {
     }
 
     /// The size of the file, bytes, where the server knows SIZE.
-    fn size(&mut self, file: &str) -> Result<Option<u64>, Box<HelperError>> {
+    fn size(&mut self, file: &str) -> Result<Option<u64>> {
         let code = self.ask(&format!("SIZE {file}"))?;
         Ok(if code == 213 { self.last.text.trim().parse().ok() } else { None })
     }
 
     /// A data connection by EPSV, or by PASV where the server or a firewall does not support that, whatever it does
     /// instead. `again` makes another control connection, where this one does not survive EPSV.
-    fn open_data(
-        &mut self,
-        again: &mut dyn FnMut() -> Result<Control, Box<HelperError>>,
-    ) -> Result<TcpStream, Box<HelperError>> {
+    fn open_data(&mut self, again: &mut dyn FnMut() -> Result<Control>) -> Result<TcpStream> {
         // Some firewalls let nothing through that they do not know, and nothing after it.
         let wait = Duration::from_secs(EPSV_MAX.min(stall_secs() / 4).max(1).into());
         let _ = self.stream.set_read_timeout(Some(wait));
@@ -172,7 +169,7 @@ impl Control {
             Ok(229) => {
                 let opened = match extended_port(&self.last.text) {
                     Some(port) => connect_data(SocketAddr::new(self.peer.ip(), port))
-                        .map_err(|error| HelperError::temporary("cannot open a data connection", &error)),
+                        .map_err(|error| Failure::temporary("cannot open a data connection", &error)),
                     None => Err(self.without_port("EPSV")),
                 };
                 if opened.is_ok() || self.peer.is_ipv6() {
@@ -191,16 +188,16 @@ impl Control {
     }
 
     /// A data connection by PASV.
-    fn open_passive(&mut self) -> Result<TcpStream, Box<HelperError>> {
+    fn open_passive(&mut self) -> Result<TcpStream> {
         self.passive = true;
         self.demand("PASV", 2)?;
         let port = passive_port(&self.last.text).ok_or_else(|| self.without_port("PASV"))?;
         connect_data(SocketAddr::new(self.peer.ip(), port))
-            .map_err(|error| HelperError::temporary("cannot open a data connection", &error))
+            .map_err(|error| Failure::temporary("cannot open a data connection", &error))
     }
 
     /// Asks for the file, from behind what the sink holds.
-    fn begin(&mut self, file: &str, sink: &mut Sink) -> Result<(), Box<HelperError>> {
+    fn begin(&mut self, file: &str, sink: &mut Sink) -> Result<()> {
         if sink.size() > 0 {
             match self.ask(&format!("REST {}", sink.size()))? {
                 350 => {}
@@ -211,38 +208,38 @@ impl Control {
         self.demand(&format!("RETR {file}"), 1)
     }
 
-    fn without_port(&self, command: &str) -> Box<HelperError> {
-        HelperError::new(FailureKind::Temporary, format_error!("no port in the reply to {command}: {}", self.last.text))
+    fn without_port(&self, command: &str) -> Box<Failure> {
+        Failure::new(FailureKind::Temporary, format!("no port in the reply to {command}: {}", self.last.text))
     }
 
     /// Sends a command; the reply must be of this class.
-    fn demand(&mut self, command: &str, class: u16) -> Result<(), Box<HelperError>> {
+    fn demand(&mut self, command: &str, class: u16) -> Result<()> {
         self.ask(command)?;
         self.expect(command, class)
     }
 
     /// Checks that the first digit of the last reply's code is `class`; the failure quotes the server.
-    fn expect(&self, command: &str, class: u16) -> Result<(), Box<HelperError>> {
+    fn expect(&self, command: &str, class: u16) -> Result<()> {
         let Reply { code, text } = &self.last;
         if code / 100 == class {
             return Ok(());
         }
         let kind = if code / 100 == 5 { FailureKind::Final } else { FailureKind::Temporary };
-        Err(HelperError::new(kind, format_error!("the server answered {command} with {code} {text}")))
+        Err(Failure::new(kind, format!("the server answered {command} with {code} {text}")))
     }
 
     /// Sends a command and reads the reply, of which it returns the code.
-    fn ask(&mut self, command: &str) -> Result<u16, Box<HelperError>> {
+    fn ask(&mut self, command: &str) -> Result<u16> {
         alarm::alarm(stall_secs());
         let line = format!("{command}\r\n");
         self.stream
             .write_all(line.as_bytes())
-            .map_err(|error| HelperError::temporary("the control connection broke off", &error))?;
+            .map_err(|error| Failure::temporary("the control connection broke off", &error))?;
         self.reply()
     }
 
     /// Reads one reply, and returns its code.
-    fn reply(&mut self) -> Result<u16, Box<HelperError>> {
+    fn reply(&mut self) -> Result<u16> {
         loop {
             match parse(&self.inbox) {
                 Parsed::Reply(reply, used) => {
@@ -250,22 +247,18 @@ impl Control {
                     self.last = reply;
                     return Ok(self.last.code);
                 }
-                Parsed::Nonsense => {
-                    return Err(HelperError::new(FailureKind::Temporary, "the server's reply is not FTP"))
-                }
+                Parsed::Nonsense => return Err(Failure::new(FailureKind::Temporary, "the server's reply is not FTP")),
                 Parsed::Incomplete if self.inbox.len() > REPLY_MAX => {
-                    return Err(HelperError::new(FailureKind::Temporary, "the server's reply is over 16 KiB"));
+                    return Err(Failure::new(FailureKind::Temporary, "the server's reply is over 16 KiB"));
                 }
                 Parsed::Incomplete => {}
             }
             let mut buffer = [0; 2048];
             match self.stream.read(&mut buffer) {
-                Ok(0) => {
-                    return Err(HelperError::new(FailureKind::Temporary, "the server closed the control connection"))
-                }
+                Ok(0) => return Err(Failure::new(FailureKind::Temporary, "the server closed the control connection")),
                 Ok(count) => self.inbox.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(HelperError::temporary("the control connection broke off", &error)),
+                Err(error) => return Err(Failure::temporary("the control connection broke off", &error)),
             }
         }
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::model::url::{Scheme, Url};
 use crate::sys::alarm;
 use crate::sys::file::read_up_to;
-use crate::work::{announce, connect, FailureKind, HelperError, NEXT_ADDRESS_SECS};
+use crate::work::{announce, connect, Failure, FailureKind, Result, NEXT_ADDRESS_SECS};
 
 const LENGTH: &str = "content-length";
 
@@ -34,9 +34,9 @@ pub struct Times {
 ///
 /// # Errors
 /// When the kernel refuses the handler of the signal.
-pub fn set_times(times: &Times) -> Result<(), Box<HelperError>> {
+pub fn set_times(times: &Times) -> Result<()> {
     alarm::end_after(times.connect, times.total, [times.no_connection, times.no_reply])
-        .map_err(|error| HelperError::temporary("cannot set the alarm", &error))
+        .map_err(|error| Failure::temporary("cannot set the alarm", &error))
 }
 
 /// How a server is reached.
@@ -58,7 +58,7 @@ pub struct Route {
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
-pub fn post(url: &Url, headers: &[(String, String)], body: Vec<u8>, route: &Route) -> Result<Reply, Box<HelperError>> {
+pub fn post(url: &Url, headers: &[(String, String)], body: Vec<u8>, route: &Route) -> Result<Reply> {
     let mut all = vec![("Accept-Encoding", "identity"), ("Content-Type", "application/json")];
     all.extend(headers.iter().map(|(name, value)| (&**name, &**value)));
     if is_tls(url) {
@@ -82,7 +82,7 @@ pub fn post(url: &Url, headers: &[(String, String)], body: Vec<u8>, route: &Rout
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
-pub fn get(url: &Url, from: u64, route: &Route) -> Result<Reply, Box<HelperError>> {
+pub fn get(url: &Url, from: u64, route: &Route) -> Result<Reply> {
     let (range, authorization) = (format!("bytes={from}-"), authorization(url));
     let mut headers = vec![("Accept-Encoding", "identity")];
     if from > 0 {
@@ -93,7 +93,7 @@ pub fn get(url: &Url, from: u64, route: &Route) -> Result<Reply, Box<HelperError
         return library::get_tls(url, &headers);
     }
     let proxy = route.proxy.as_ref().map(|proxy| Url::parse(&format!("http://{proxy}"))).transpose();
-    let proxy = proxy.map_err(|why| HelperError::new(FailureKind::Final, format_error!("proxy: {why}")))?;
+    let proxy = proxy.map_err(|why| Failure::new(FailureKind::Final, format!("proxy: {why}")))?;
     let next_hop = proxy.as_ref().unwrap_or(url);
     let addresses = connect::addresses(&next_hop.host, next_hop.effective_port(), route)?;
     let stream = connect::connect(&next_hop.host, next_hop.effective_port(), &addresses)?;
@@ -132,10 +132,10 @@ enum Body {
 
 impl Reply {
     /// The reply, unless nobody knows where its body ends, as with two lengths (RFC 9110, 8.6).
-    fn checked(self) -> Result<Reply, Box<HelperError>> {
+    fn checked(self) -> Result<Reply> {
         let length = self.header(LENGTH);
         if self.headers.iter().any(|(name, value)| name == LENGTH && Some(&**value) != length) {
-            return Err(HelperError::new(FailureKind::Temporary, "the reply has more than one Content-Length"));
+            return Err(Failure::new(FailureKind::Temporary, "the reply has more than one Content-Length"));
         }
         Ok(self)
     }
@@ -201,13 +201,13 @@ impl Reply {
     ///
     /// # Errors
     /// When the connection fails, or ends before the first byte of a body that is not known to be empty.
-    pub fn first_bytes(&mut self, length: Option<u64>) -> Result<io::Cursor<Vec<u8>>, Box<HelperError>> {
+    pub fn first_bytes(&mut self, length: Option<u64>) -> Result<io::Cursor<Vec<u8>>> {
         let mut begin = Vec::new();
         let read = read_up_to(2, &mut begin, &mut |to| self.read(to));
-        read.map_err(|error| HelperError::temporary("the transfer broke off before its first byte", &error))?;
+        read.map_err(|error| Failure::temporary("the transfer broke off before its first byte", &error))?;
         if begin.is_empty() && length != Some(0) {
             let reason = "the server closed the connection before the first byte";
-            return Err(HelperError::new(FailureKind::Temporary, reason));
+            return Err(Failure::new(FailureKind::Temporary, reason));
         }
         Ok(io::Cursor::new(begin))
     }

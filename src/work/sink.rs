@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::sys::{alarm, file};
 use crate::text::{exact_size, size};
-use crate::work::{announce, stall_secs, FailureKind, HelperError, HelperResponse};
+use crate::work::{announce, stall_secs, Failure, FailureKind, HelperResponse, Result};
 
 /// Bytes read at once.
 const CHUNK: usize = 128 << 10;
@@ -21,8 +21,8 @@ const CHUNK: usize = 128 << 10;
 const LAG: Duration = Duration::from_millis(125);
 
 /// The file being filled.
-pub struct Sink {
-    file: File,
+pub struct Sink<'a> {
+    file: &'a File,
     hash: Sha256,
     /// Bytes in the file, all of them hashed.
     size: u64,
@@ -31,14 +31,14 @@ pub struct Sink {
     buffer: Vec<u8>,
 }
 
-impl Sink {
+impl Sink<'_> {
     /// Hashes what the file holds already, so that the download continues behind it; a file larger than `max` bytes is
     /// emptied. `rate` is in bytes per second.
     ///
     /// # Errors
     /// When the file cannot be read, or not emptied.
-    pub fn new(mut file: File, max: u64, rate: Option<u64>) -> Result<Sink, Box<HelperError>> {
-        let cannot = |error: io::Error| HelperError::storage("cannot read the part fetched before", &error);
+    pub fn new(mut file: &File, max: u64, rate: Option<u64>) -> Result<Sink<'_>> {
+        let cannot = |error: io::Error| Failure::storage("cannot read the part fetched before", &error);
         let mut hash = Sha256::new();
         let mut buffer = vec![0; CHUNK];
         let mut size = 0;
@@ -80,9 +80,9 @@ impl Sink {
     ///
     /// # Errors
     /// When that fails.
-    pub fn restart(&mut self) -> Result<(), Box<HelperError>> {
+    pub fn restart(&mut self) -> Result<()> {
         let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
-        emptied.map_err(|error| HelperError::storage("cannot empty the file", &error))?;
+        emptied.map_err(|error| Failure::storage("cannot empty the file", &error))?;
         self.hash = Sha256::new();
         self.size = 0;
         Ok(())
@@ -92,18 +92,18 @@ impl Sink {
     ///
     /// # Errors
     /// When that is more than allowed, or more than the disk has room for.
-    pub fn expect(&self, total: u64) -> Result<(), Box<HelperError>> {
+    pub fn expect(&self, total: u64) -> Result<()> {
         if total > self.max {
-            let reason = format_error!("the file has {}, more than {}", exact_size(total), exact_size(self.max));
-            return Err(HelperError::new(FailureKind::TooBig, reason));
+            let reason = format!("the file has {}, more than {}", exact_size(total), exact_size(self.max));
+            return Err(Failure::new(FailureKind::TooBig, reason));
         }
         // For the daemon, which shows progress. Where it is gone, this process is about to end anyway.
         announce(total);
         let missing = total.saturating_sub(self.size);
         match file::free_space_behind(self.file.as_fd()) {
             Ok(free) if free < missing => {
-                let reason = format_error!("no space: {} to come, {} free", size(missing as f64), size(free as f64));
-                Err(HelperError::new(FailureKind::NoSpace, reason))
+                let reason = format!("no space: {} to come, {} free", size(missing as f64), size(free as f64));
+                Err(Failure::new(FailureKind::NoSpace, reason))
             }
             // Where the file system does not say how much is free, writing shows it.
             _ => Ok(()),
@@ -114,7 +114,7 @@ impl Sink {
     ///
     /// # Errors
     /// When the source or the file fails, more bytes come than allowed, or fewer than `total`.
-    pub fn fill(&mut self, source: &mut dyn Read, total: Option<u64>) -> Result<(), Box<HelperError>> {
+    pub fn fill(&mut self, source: &mut dyn Read, total: Option<u64>) -> Result<()> {
         loop {
             let count = match source.read(&mut self.buffer) {
                 Ok(0) => break,
@@ -122,15 +122,15 @@ impl Sink {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => {
                     let what = format!("the transfer broke off after {} bytes", self.size);
-                    return Err(HelperError::temporary(&what, &error));
+                    return Err(Failure::temporary(&what, &error));
                 }
             };
             if self.size + count as u64 > self.max {
-                let reason = format_error!("the file has more than {}", exact_size(self.max));
-                return Err(HelperError::new(FailureKind::TooBig, reason));
+                let reason = format!("the file has more than {}", exact_size(self.max));
+                return Err(Failure::new(FailureKind::TooBig, reason));
             }
             let bytes = &self.buffer[..count];
-            self.file.write_all(bytes).map_err(|error| HelperError::storage("cannot write the package", &error))?;
+            self.file.write_all(bytes).map_err(|error| Failure::storage("cannot write the package", &error))?;
             self.hash.update(bytes);
             self.size += count as u64;
             if let Some(pace) = &mut self.pace {
@@ -140,8 +140,8 @@ impl Sink {
         }
         match total.filter(|total| *total > self.size) {
             Some(total) => {
-                let reason = format_error!("the transfer ended after {} of {total} bytes", self.size);
-                Err(HelperError::new(FailureKind::Temporary, reason))
+                let reason = format!("the transfer ended after {} of {total} bytes", self.size);
+                Err(Failure::new(FailureKind::Temporary, reason))
             }
             None => Ok(()),
         }
@@ -151,10 +151,10 @@ impl Sink {
     ///
     /// # Errors
     /// When the disk fails or is full.
-    pub fn finish(self, end: Completeness) -> Result<HelperResponse, Box<HelperError>> {
+    pub fn finish(self, end: Completeness) -> Result<HelperResponse> {
         // A slow disk is not a stalled server.
         alarm::alarm(0);
-        self.file.sync_all().map_err(|error| HelperError::storage("cannot write the package to disk", &error))?;
+        self.file.sync_all().map_err(|error| Failure::storage("cannot write the package to disk", &error))?;
         let counted = end == Completeness::Counted;
         Ok(HelperResponse::Fetched { digest: self.hash.finalize().into(), size: self.size, counted })
     }

@@ -2,7 +2,7 @@
 //!
 //! Blocks come in and a `Header` goes out; no file is touched here. `unpack` decides what a member may be and where it may go.
 
-use crate::work::{FailureKind, HelperError};
+use crate::work::{Failure, FailureKind, Result};
 
 /// The unit of a tar archive, bytes.
 pub const BLOCK: usize = 512;
@@ -139,8 +139,8 @@ pub fn up_to_nul(mut bytes: Vec<u8>) -> Vec<u8> {
 ///
 /// # Errors
 /// When it is no pax header.
-pub fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), Box<HelperError>> {
-    let wrong = || HelperError::new(FailureKind::Final, "no tar archive: a pax header that is none");
+pub fn pax(bytes: &[u8], extra: &mut Extra) -> Result<()> {
+    let wrong = || Failure::new(FailureKind::Final, "no tar archive: a pax header that is none");
     for (key, value) in records(bytes).ok_or_else(wrong)? {
         match key {
             b"path" => extra.name = Some(value.to_vec()),

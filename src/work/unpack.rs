@@ -23,7 +23,7 @@ use crate::sys::file::read_up_to;
 use crate::sys::process;
 use crate::text::exact_size;
 use crate::work::tar::{header, padded, pax, up_to_nul, Extra, Header, BLOCK};
-use crate::work::{FailureKind, HelperError, HelperResponse};
+use crate::work::{Failure, FailureKind, HelperResponse, Result};
 
 /// The longest pax header or long name, bytes.
 const EXTRA_MAX: u64 = 64 << 10;
@@ -47,8 +47,8 @@ pub fn unpack(
     dir: &str,
     max_bytes: u64,
     max_entries: u64,
-) -> Result<HelperResponse, Box<HelperError>> {
-    package.rewind().map_err(|error| HelperError::storage("cannot read the package", &error))?;
+) -> Result<HelperResponse> {
+    package.rewind().map_err(|error| Failure::storage("cannot read the package", &error))?;
     let mut unpacking = Unpacking {
         root: PathBuf::from(dir),
         directories: Vec::new(),
@@ -65,10 +65,7 @@ pub fn unpack(
         Format::TarXz => Some("xz"),
         Format::TarZst => Some("zstd"),
         _ => {
-            return Err(HelperError::new(
-                FailureKind::Final,
-                format_error!("a \"{}\" package is not unpacked", format.ending()),
-            ))
+            return Err(Failure::new(FailureKind::Final, format!("a \"{}\" package is not unpacked", format.ending())))
         }
     };
     match tool {
@@ -81,10 +78,7 @@ pub fn unpack(
             drop(source);
             let exit = process::wait_for(pid).unwrap_or(Exit::Unknown);
             if let Some(failure) = failures.take(pid) {
-                return Err(HelperError::new(
-                    FailureKind::Final,
-                    format_error!("cannot execute \"{tool}\": {failure}"),
-                ));
+                return Err(Failure::new(FailureKind::Final, format!("cannot execute \"{tool}\": {failure}")));
             }
             // Where the tool failed, the archive just ends too early: the tool's own error is the better one.
             let tool_failed = exit != Exit::Code(0) && exit != Exit::Signal(Sig::PIPE);
@@ -92,8 +86,8 @@ pub fn unpack(
                 let mut text = Vec::new();
                 let _ = read_up_to(MESSAGES_MAX, &mut text, &mut |to| messages.read(to));
                 let text = String::from_utf8_lossy(&text);
-                let reason = format_error!("cannot decompress the package: \"{tool}\" {exit}: {}", text.trim());
-                return Err(HelperError::new(FailureKind::Final, reason));
+                let reason = format!("cannot decompress the package: \"{tool}\" {exit}: {}", text.trim());
+                return Err(Failure::new(FailureKind::Final, reason));
             }
             read?;
         }
@@ -125,13 +119,13 @@ struct Unpacking {
 
 impl Unpacking {
     /// Unpacks every member, and reads to the end of the stream, so that a decompressor sees the end and checks its sums.
-    fn read(&mut self, source: &mut Source) -> Result<(), Box<HelperError>> {
+    fn read(&mut self, source: &mut Source) -> Result<()> {
         let mut block = [0; BLOCK];
         let mut extra = Extra::default();
         while source.fill(&mut block)? {
             let read = header(&block);
             let Some(mut header) =
-                read.map_err(|what| HelperError::new(FailureKind::Final, format_error!("no tar archive: {what}")))?
+                read.map_err(|what| Failure::new(FailureKind::Final, format!("no tar archive: {what}")))?
             else {
                 return self.drain(source);
             };
@@ -148,10 +142,7 @@ impl Unpacking {
                     let mut global = Extra::default();
                     pax(&bytes, &mut global)?;
                     if global.name.is_some() || global.link.is_some() || global.size.is_some() {
-                        return Err(HelperError::new(
-                            FailureKind::Hostile,
-                            "a global header names or sizes all members",
-                        ));
+                        return Err(Failure::new(FailureKind::Hostile, "a global header names or sizes all members"));
                     }
                 }
                 _ => {
@@ -165,35 +156,32 @@ impl Unpacking {
             }
         }
         if self.entries == 0 {
-            return Err(HelperError::new(FailureKind::Final, "the archive is empty"));
+            return Err(Failure::new(FailureKind::Final, "the archive is empty"));
         }
         Ok(())
     }
 
     /// Reads the padding behind the end mark.
-    fn drain(&mut self, source: &mut Source) -> Result<(), Box<HelperError>> {
+    fn drain(&mut self, source: &mut Source) -> Result<()> {
         let end = source.read;
         loop {
             match source.file.read(&mut self.buffer) {
                 Ok(0) => return Ok(()),
                 Ok(count) => source.read += count as u64,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(HelperError::temporary("cannot read the archive", &error)),
+                Err(error) => return Err(Failure::temporary("cannot read the archive", &error)),
             }
             if source.read - end > self.max_bytes {
-                return Err(HelperError::new(
-                    FailureKind::TooBig,
-                    "the archive has too many bytes behind its end mark",
-                ));
+                return Err(Failure::new(FailureKind::TooBig, "the archive has too many bytes behind its end mark"));
             }
         }
     }
 
     /// Reads the data of an extra header, which belongs to the next member.
-    fn attached(&mut self, source: &mut Source, size: u64) -> Result<Vec<u8>, Box<HelperError>> {
+    fn attached(&mut self, source: &mut Source, size: u64) -> Result<Vec<u8>> {
         self.count()?;
         if size > EXTRA_MAX {
-            return Err(HelperError::new(FailureKind::Hostile, format_error!("a header of {size} bytes")));
+            return Err(Failure::new(FailureKind::Hostile, format!("a header of {size} bytes")));
         }
         let mut bytes = vec![0; padded(size) as usize];
         source.demand(&mut bytes)?;
@@ -202,28 +190,28 @@ impl Unpacking {
     }
 
     /// Counts one more header of any kind, so that no archive keeps this process busy for ever.
-    fn count(&mut self) -> Result<(), Box<HelperError>> {
+    fn count(&mut self) -> Result<()> {
         self.entries += 1;
         if self.entries > self.max_entries {
-            return Err(HelperError::new(
+            return Err(Failure::new(
                 FailureKind::TooBig,
-                format_error!("the archive has more than {} members", self.max_entries),
+                format!("the archive has more than {} members", self.max_entries),
             ));
         }
         Ok(())
     }
 
     /// Makes one member.
-    fn member(&mut self, header: &Header, source: &mut Source) -> Result<(), Box<HelperError>> {
+    fn member(&mut self, header: &Header, source: &mut Source) -> Result<()> {
         self.count()?;
         let shown = String::from_utf8_lossy(&header.name).into_owned();
-        let hostile = |what: &str| HelperError::new(FailureKind::Hostile, format_error!("member \"{shown}\" {what}"));
+        let hostile = |what: &str| Failure::new(FailureKind::Hostile, format!("member \"{shown}\" {what}"));
         // The label of a volume, which GNU tar writes in front.
         if header.kind == b'V' {
             return Ok(());
         }
         let name = relative(&header.name).map_err(hostile)?;
-        let storage = |error: io::Error| HelperError::storage(&format!("cannot unpack \"{shown}\""), &error);
+        let storage = |error: io::Error| Failure::storage(&format!("cannot unpack \"{shown}\""), &error);
         // In the oldest archives only the slash shows that a member is a directory.
         let kind = if header.kind == b'0' && header.name.ends_with(b"/") { b'5' } else { header.kind };
         if name.as_os_str().is_empty() {
@@ -269,13 +257,13 @@ impl Unpacking {
     }
 
     /// Makes one file.
-    fn file(&mut self, header: &Header, name: &Path, shown: &str, source: &mut Source) -> Result<(), Box<HelperError>> {
-        let hostile = |what: &str| HelperError::new(FailureKind::Hostile, format_error!("member \"{shown}\" {what}"));
-        let storage = |error: io::Error| HelperError::storage(&format!("cannot unpack \"{shown}\""), &error);
+    fn file(&mut self, header: &Header, name: &Path, shown: &str, source: &mut Source) -> Result<()> {
+        let hostile = |what: &str| Failure::new(FailureKind::Hostile, format!("member \"{shown}\" {what}"));
+        let storage = |error: io::Error| Failure::storage(&format!("cannot unpack \"{shown}\""), &error);
         self.bytes = self.bytes.saturating_add(header.size);
         if self.bytes > self.max_bytes {
-            let reason = format_error!("the archive has more than {}, with \"{shown}\"", exact_size(self.max_bytes));
-            return Err(HelperError::new(FailureKind::TooBig, reason));
+            let reason = format!("the archive has more than {}, with \"{shown}\"", exact_size(self.max_bytes));
+            return Err(Failure::new(FailureKind::TooBig, reason));
         }
         let begin = self.begin(source, header.size)?;
         if is_apple_double(name, &begin) {
@@ -294,9 +282,9 @@ impl Unpacking {
     }
 
     /// Makes the symbolic link `name` to `target`.
-    fn link(&mut self, name: &Path, target: &OsStr, shown: &str) -> Result<(), Box<HelperError>> {
-        let hostile = |what: &str| HelperError::new(FailureKind::Hostile, format_error!("member \"{shown}\" {what}"));
-        let storage = |error: io::Error| HelperError::storage(&format!("cannot unpack \"{shown}\""), &error);
+    fn link(&mut self, name: &Path, target: &OsStr, shown: &str) -> Result<()> {
+        let hostile = |what: &str| Failure::new(FailureKind::Hostile, format!("member \"{shown}\" {what}"));
+        let storage = |error: io::Error| Failure::storage(&format!("cannot unpack \"{shown}\""), &error);
         let floor = lowest(name, target.as_bytes()).map_err(hostile)?;
         if floor == 0 && self.climbing.is_none() && name.components().count() > 1 {
             self.climbing = Some(shown.to_string());
@@ -306,7 +294,7 @@ impl Unpacking {
     }
 
     /// The first bytes of a member's data.
-    fn begin(&mut self, source: &mut Source, size: u64) -> Result<Vec<u8>, Box<HelperError>> {
+    fn begin(&mut self, source: &mut Source, size: u64) -> Result<Vec<u8>> {
         let mut begin = vec![0; size.min(APPLE_DOUBLE.len() as u64) as usize];
         source.demand(&mut begin).map(|()| begin)
     }
@@ -318,8 +306,8 @@ impl Unpacking {
         begin: &[u8],
         size: u64,
         file: &mut dyn Write,
-        storage: impl Fn(io::Error) -> Box<HelperError>,
-    ) -> Result<(), Box<HelperError>> {
+        storage: impl Fn(io::Error) -> Box<Failure>,
+    ) -> Result<()> {
         file.write_all(begin).map_err(&storage)?;
         let mut left = size - begin.len() as u64;
         while left > 0 {
@@ -384,8 +372,8 @@ impl Unpacking {
     }
 
     /// Syncs the directories to disk, and finds the top directory.
-    fn finish(self) -> Result<HelperResponse, Box<HelperError>> {
-        let storage = |error: io::Error| HelperError::storage("cannot write the package to disk", &error);
+    fn finish(self) -> Result<HelperResponse> {
+        let storage = |error: io::Error| Failure::storage("cannot write the package to disk", &error);
         let mut first = fs::read_dir(&self.root).map_err(storage)?;
         let top = match (first.next(), first.next()) {
             (Some(Ok(only)), None) if only.file_type().is_ok_and(|kind| kind.is_dir()) && is_top(&only.path()) => {
@@ -394,8 +382,8 @@ impl Unpacking {
             _ => String::new(),
         };
         if let Some(link) = self.climbing.filter(|_| !top.is_empty()) {
-            let reason = format_error!("member \"{link}\" is a link out of the top directory \"{top}\"");
-            return Err(HelperError::new(FailureKind::Hostile, reason));
+            let reason = format!("member \"{link}\" is a link out of the top directory \"{top}\"");
+            return Err(Failure::new(FailureKind::Hostile, reason));
         }
         for name in self.directories.iter().map(PathBuf::as_path).chain([Path::new("")]) {
             File::open(self.root.join(name)).and_then(|directory| directory.sync_all()).map_err(storage)?;

@@ -11,10 +11,9 @@ use std::io::{Read, Seek};
 use minisign_verify::{PublicKey, Signature};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::Error;
 use crate::model::trust::is_about;
 use crate::text::sanitize;
-use crate::work::{FailureKind, HelperError};
+use crate::work::{Failure, FailureKind, Result};
 
 /// The largest file with a legacy signature, bytes.
 const LEGACY_MAX: u64 = 8 << 20;
@@ -23,55 +22,45 @@ const LEGACY_MAX: u64 = 8 << 20;
 ///
 /// # Errors
 /// When the file cannot be read, or the signature is not by one of the keys, over the file and for this name and version.
-pub fn verify(
-    file: File,
-    keys: &[String],
-    signature: &str,
-    name: &str,
-    version: &str,
-) -> Result<[u8; 32], Box<HelperError>> {
+pub fn verify(file: &File, keys: &[String], signature: &str, name: &str, version: &str) -> Result<[u8; 32]> {
     let mut hash = Sha256::new();
-    for_each_part(&file, &mut |bytes| hash.update(bytes))?;
+    for_each_part(file, &mut |bytes| hash.update(bytes))?;
     let digest = hash.finalize().into();
     if keys.is_empty() {
         return Ok(digest);
     }
-    let refused = |reason: Error| HelperError::new(FailureKind::Hostile, reason);
+    let refused = |reason: String| Failure::new(FailureKind::Hostile, reason);
     let signature = Signature::decode(signature)
-        .map_err(|error| refused(format_error!("signature: not the text of a .minisig file: {}", explained(&error))))?;
-    let mut reason = "the signature is by none of the trusted keys".into();
+        .map_err(|error| refused(format!("signature: not the text of a .minisig file: {}", explained(&error))))?;
+    let mut reason = "the signature is by none of the trusted keys".to_string();
     for key in keys {
         let Ok(key) = PublicKey::from_base64(key) else { continue };
-        match verify_by(&file, &key, &signature)? {
+        match verify_by(file, &key, &signature)? {
             Ok(()) => {
                 let comment = signature.trusted_comment();
                 if is_about(comment, name, version) {
                     return Ok(digest);
                 }
                 let comment = sanitize(comment, 200);
-                return Err(refused(format_error!(
+                return Err(refused(format!(
                     "the signature is about something else: want name={name} version={version}, got \"{comment}\""
                 )));
             }
             Err(minisign_verify::Error::UnexpectedKeyId) => {}
-            Err(error) => reason = explained(&error).into(),
+            Err(error) => reason = explained(&error),
         }
     }
     Err(refused(reason))
 }
 
 /// Whether the signature is by this key and over the file. The outer error is for a file that cannot be used.
-fn verify_by(
-    file: &File,
-    key: &PublicKey,
-    signature: &Signature,
-) -> Result<Result<(), minisign_verify::Error>, Box<HelperError>> {
+fn verify_by(file: &File, key: &PublicKey, signature: &Signature) -> Result<Result<(), minisign_verify::Error>> {
     let mut stream = match key.verify_stream(signature) {
         Ok(stream) => stream,
         Err(minisign_verify::Error::UnsupportedLegacyMode) => {
             if file.metadata().is_ok_and(|data| data.len() > LEGACY_MAX) {
                 let reason = "a legacy signature is good for packages up to 8 MiB only: sign without -l";
-                return Err(HelperError::new(FailureKind::Hostile, reason));
+                return Err(Failure::new(FailureKind::Hostile, reason));
             }
             let mut bytes = Vec::new();
             for_each_part(file, &mut |part| bytes.extend_from_slice(part))?;
@@ -84,8 +73,8 @@ fn verify_by(
 }
 
 /// Calls `take` with each part of the file, in order.
-fn for_each_part(mut file: &File, take: &mut dyn FnMut(&[u8])) -> Result<(), Box<HelperError>> {
-    let read = |error: std::io::Error| HelperError::storage("cannot read the package", &error);
+fn for_each_part(mut file: &File, take: &mut dyn FnMut(&[u8])) -> Result<()> {
+    let read = |error: std::io::Error| Failure::storage("cannot read the package", &error);
     file.rewind().map_err(read)?;
     let mut buffer = vec![0; 64 << 10];
     loop {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use bootagent::work::{FailureKind, HelperRequest, HelperResponse};
+use bootagent::work::{Failure, FailureKind, HelperRequest, HelperResponse};
 
 use crate::server::Server;
 use crate::{content, failed, fetch, fetched, has_32_bits, have, outcome, perform, performed, Scratch};
@@ -67,7 +67,7 @@ fn a_disk_that_fills_up_while_bytes_come_is_said() {
             disk = disk.display()
         );
         match outcome(&performed(&order, &disk.join("a"), &script, &[])) {
-            HelperResponse::Failed { kind: FailureKind::NoSpace, progressed, .. } => {
+            HelperResponse::Failed(Failure { kind: FailureKind::NoSpace, progressed, .. }) => {
                 assert!(progressed >= gained, "{progressed}")
             }
             other => panic!("{other:?}"),

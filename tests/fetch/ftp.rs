@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bootagent::work::{FailureKind, HelperRequest, HelperResponse};
+use bootagent::work::{Failure, FailureKind, HelperRequest, HelperResponse};
 
 use crate::odd::stalled;
 use crate::{content, failed, fetch, fetched, have, keeps, needs_short_times, perform, performed, Scratch};
@@ -374,7 +374,9 @@ fn a_real_server_is_understood() {
     let file = scratch.file("none", b"");
     failed(fetch(&format!("ftp://127.0.0.1:{port}/pub/none"), &file), FailureKind::Final, 0, "550");
     match fetch(&format!("ftp://me:wrong@127.0.0.1:{port}/pub/none"), &file) {
-        HelperResponse::Failed { kind: FailureKind::Final, reason, .. } => assert!(reason.contains("530"), "{reason}"),
+        HelperResponse::Failed(Failure { kind: FailureKind::Final, reason, .. }) => {
+            assert!(reason.contains("530"), "{reason}")
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use bootagent::work::{decode_response, take_announced, FailureKind, HelperRequest, HelperResponse, Route};
+use bootagent::work::{decode_response, take_announced, Failure, FailureKind, HelperRequest, HelperResponse, Route};
 use sha2::{Digest, Sha256};
 
 use crate::server::{reply, send, Server};
@@ -149,7 +149,7 @@ fn a_file_that_is_too_big_is_not_taken() {
     });
     let file = scratch.file("b", b"");
     match fetch(&unsaid.url, &file) {
-        HelperResponse::Failed { kind: FailureKind::TooBig, .. } => {}
+        HelperResponse::Failed(Failure { kind: FailureKind::TooBig, .. }) => {}
         other => panic!("{other:?}"),
     }
     assert!(fs::metadata(&file).expect("there").len() <= 1 << 20);
@@ -271,7 +271,7 @@ fn a_server_may_ask_to_be_left_alone() {
     ] {
         let server = Server::fixed(reply(status, header, b""));
         match fetch(&server.url, &scratch.file("a", b"")) {
-            HelperResponse::Failed { kind: FailureKind::Temporary, retry_after, .. } => {
+            HelperResponse::Failed(Failure { kind: FailureKind::Temporary, retry_after, .. }) => {
                 assert_eq!(retry_after, want, "{header}")
             }
             other => panic!("{other:?}"),

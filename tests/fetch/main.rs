@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use bootagent::work::{decode_response, encode_request, take_announced, FailureKind, HelperRequest, HelperResponse};
+use bootagent::work::{
+    decode_response, encode_request, take_announced, Failure, FailureKind, HelperRequest, HelperResponse,
+};
 use sha2::{Digest, Sha256};
 
 /// The binary under test.
@@ -101,7 +103,7 @@ fn uncounted(bytes: &[u8]) -> HelperResponse {
 #[track_caller]
 fn failed(outcome: HelperResponse, want: FailureKind, gained: u64, part: &str) -> String {
     match outcome {
-        HelperResponse::Failed { kind, reason, progressed, .. } => {
+        HelperResponse::Failed(Failure { kind, reason, progressed, .. }) => {
             assert_eq!((kind, progressed), (want, gained), "{reason}");
             assert!(reason.contains(part), "\"{part}\" not in \"{reason}\"");
             reason

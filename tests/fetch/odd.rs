@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use bootagent::work::{FailureKind, HelperRequest, HelperResponse};
+use bootagent::work::{Failure, FailureKind, HelperRequest, HelperResponse};
 use sha2::{Digest, Sha256};
 
 use crate::server::{reply, send, Server};
@@ -73,7 +73,7 @@ fn lies_about_lengths_harm_nobody() {
         let text = format!("Content-Range: bytes {range}\r\n");
         let server = Server::fixed(reply("206 Partial Content", &text, body));
         match fetch(&server.url, &scratch.file("f", &bytes[..500])) {
-            HelperResponse::Failed { reason, .. } => assert!(reason.contains(part), "{reason}"),
+            HelperResponse::Failed(Failure { reason, .. }) => assert!(reason.contains(part), "{reason}"),
             other => panic!("{other:?}"),
         }
     }
@@ -214,7 +214,7 @@ fn what_never_ends_is_ended() {
         };
         let output = performed(&order, &file, "ulimit -v 262144;", &[]);
         // minreq counts too few of them: then its memory, which is limited, or a check of its ends it.
-        assert!(!output.status.success() || matches!(outcome(&output), HelperResponse::Failed { .. }), "{piece:?}");
+        assert!(!output.status.success() || matches!(outcome(&output), HelperResponse::Failed(_)), "{piece:?}");
     }
     let body = Server::http(|_, _, stream| {
         send(stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use bootagent::model::package::Format;
-use bootagent::work::{FailureKind, HelperRequest, HelperResponse};
+use bootagent::work::{Failure, FailureKind, HelperRequest, HelperResponse};
 
 use crate::{content, failed, have, perform, Scratch};
 
@@ -183,7 +183,7 @@ fn a_name_too_long_for_the_host_is_said() {
         scratch.file("package", &archive(&[("L", b'L', 0o644, "", name.as_bytes()), ("a", b'0', 0o644, "", b"")]));
     match unpack(&package, Format::Tar, &scratch.0.join("out")) {
         // "File name" or "Filename", as the C library has it.
-        HelperResponse::Failed { reason, .. } => assert!(reason.contains("name too long"), "{reason}"),
+        HelperResponse::Failed(Failure { reason, .. }) => assert!(reason.contains("name too long"), "{reason}"),
         other => panic!("{other:?}"),
     }
 }

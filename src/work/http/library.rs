@@ -19,7 +19,7 @@ use std::net::ToSocketAddrs;
 use super::{Body, Reply};
 use crate::model::url::Url;
 use crate::sys::alarm;
-use crate::work::{cause, FailureKind, HelperError, NEXT_ADDRESS_SECS};
+use crate::work::{cause, Failure, FailureKind, Result, NEXT_ADDRESS_SECS};
 
 /// The phrase of the 503 that minreq makes up when it reads no status line.
 const NO_STATUS_LINE: &str = "Server did not provide a status line";
@@ -28,7 +28,7 @@ const NO_STATUS_LINE: &str = "Server did not provide a status line";
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
-pub fn post(url: &Url, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Reply, Box<HelperError>> {
+pub fn post(url: &Url, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Reply> {
     send(minreq::post(url.for_http()).with_header("Connection", "close").with_body(body), headers)
 }
 
@@ -37,10 +37,10 @@ pub fn post(url: &Url, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Reply,
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
-pub fn post_tls(url: &Url, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Reply, Box<HelperError>> {
+pub fn post_tls(url: &Url, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Reply> {
     // minreq looks the name up again, and goes through its addresses.
     let addresses = (url.host.as_str(), url.effective_port()).to_socket_addrs();
-    let addresses = addresses.map_err(|error| HelperError::new(FailureKind::Temporary, cause(&error)))?;
+    let addresses = addresses.map_err(|error| Failure::new(FailureKind::Temporary, cause(&error)))?;
     alarm::set_addresses(addresses.count() as u32, NEXT_ADDRESS_SECS);
     post(url, headers, body).map_err(|mut failure| {
         // There is no other client that speaks TLS.
@@ -53,23 +53,23 @@ pub fn post_tls(url: &Url, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Re
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
-pub fn get_tls(url: &Url, headers: &[(&str, &str)]) -> Result<Reply, Box<HelperError>> {
+pub fn get_tls(url: &Url, headers: &[(&str, &str)]) -> Result<Reply> {
     send(minreq::get(url.for_http()), headers)
 }
 
 /// Redirects are replies like any other: minreq would follow them to anywhere.
-fn send(mut request: minreq::Request, headers: &[(&str, &str)]) -> Result<Reply, Box<HelperError>> {
+fn send(mut request: minreq::Request, headers: &[(&str, &str)]) -> Result<Reply> {
     for (name, value) in headers {
         request = request.with_header(*name, *value);
     }
     let mut response = request.with_follow_redirects(false).send_lazy().map_err(|error| explained(&error))?;
     if matches!(response.status_code, 100 | 102..=199) {
         let reason = "the reply comes behind an interim one (1xx), which cannot be read";
-        return Err(HelperError::new(FailureKind::Unreadable, reason));
+        return Err(Failure::new(FailureKind::Unreadable, reason));
     }
     if response.status_code == 503 && response.reason_phrase == NO_STATUS_LINE {
         let reason = "the server closed the connection or answered something that is not HTTP";
-        return Err(HelperError::new(FailureKind::Temporary, reason));
+        return Err(Failure::new(FailureKind::Temporary, reason));
     }
     let mut headers = std::mem::take(&mut response.headers);
     for (name, value) in &mut headers {
@@ -80,7 +80,7 @@ fn send(mut request: minreq::Request, headers: &[(&str, &str)]) -> Result<Reply,
 }
 
 /// minreq's error in words for an operator.
-fn explained(error: &minreq::Error) -> Box<HelperError> {
+fn explained(error: &minreq::Error) -> Box<Failure> {
     use minreq::Error;
     let reason = match error {
         Error::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => "the server closed the connection".into(),
@@ -94,5 +94,5 @@ fn explained(error: &minreq::Error) -> Box<HelperError> {
         Error::HeadersOverflow | Error::StatusLineOverflow | Error::InvalidUtf8InResponse => FailureKind::Unreadable,
         _ => FailureKind::Temporary,
     };
-    HelperError::new(kind, reason)
+    Failure::new(kind, reason)
 }

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 
 use super::Reply;
 use crate::model::url::Url;
-use crate::work::{cause, FailureKind, HelperError};
+use crate::work::{cause, Failure, FailureKind, Result};
 
 /// A connection over which a request can be sent.
 pub struct Connection {
@@ -25,13 +25,7 @@ const CHUNK_LINE_MAX: u64 = 1 << 10;
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
-pub fn send(
-    method: &str,
-    url: &Url,
-    headers: &[(&str, &str)],
-    body: &[u8],
-    to: Connection,
-) -> Result<Reply, Box<HelperError>> {
+pub fn send(method: &str, url: &Url, headers: &[(&str, &str)], body: &[u8], to: Connection) -> Result<Reply> {
     let Connection { stream, is_proxy } = to;
     let whole = url.for_http();
     let (_, rest) = whole.split_once("://").unwrap_or_default();
@@ -51,7 +45,7 @@ pub fn send(
         // A server may have refused the request before all of it was sent: its reply says why.
         let reply = read_head(&mut body.stream);
         let mut reply = match (&sent, reply) {
-            (Err(error), Err(_)) => return Err(HelperError::new(FailureKind::Temporary, cause(error))),
+            (Err(error), Err(_)) => return Err(Failure::new(FailureKind::Temporary, cause(error))),
             (_, reply) => reply?,
         };
         // 101 is final: it was not asked for.
@@ -63,7 +57,7 @@ pub fn send(
             None if reply.is_chunked() => Framing::Chunk(0),
             None if reply.header(super::LENGTH).is_some() => {
                 let reason = "the reply's Content-Length is no number, or too large";
-                return Err(HelperError::new(FailureKind::Temporary, reason));
+                return Err(Failure::new(FailureKind::Temporary, reason));
             }
             None => Framing::ToTheEnd,
         };
@@ -73,7 +67,7 @@ pub fn send(
 }
 
 /// Reads a head; the reply has no body yet.
-fn read_head(stream: &mut BufReader<TcpStream>) -> Result<Reply, Box<HelperError>> {
+fn read_head(stream: &mut BufReader<TcpStream>) -> Result<Reply> {
     let mut left = HEAD_MAX;
     let line = read_line(stream, &mut left)?;
     let line = String::from_utf8_lossy(&line);
@@ -82,7 +76,7 @@ fn read_head(stream: &mut BufReader<TcpStream>) -> Result<Reply, Box<HelperError
         words.next().and_then(|version| version.get(..5)).is_some_and(|name| name.eq_ignore_ascii_case("HTTP/"));
     let status = words.next().filter(|word| is_http && word.len() == 3);
     let Some(status) = status.and_then(super::number).and_then(|status| status.try_into().ok()) else {
-        return Err(HelperError::new(FailureKind::Temporary, "the server answered something that is not HTTP"));
+        return Err(Failure::new(FailureKind::Temporary, "the server answered something that is not HTTP"));
     };
     let mut reply = Reply {
         status,
@@ -118,19 +112,19 @@ fn text(value: &[u8]) -> String {
 }
 
 /// Reads a line of a head, of which `left` bytes are left, without its end.
-fn read_line(stream: &mut BufReader<TcpStream>, left: &mut u64) -> Result<Vec<u8>, Box<HelperError>> {
+fn read_line(stream: &mut BufReader<TcpStream>, left: &mut u64) -> Result<Vec<u8>> {
     let mut line = Vec::new();
     stream
         .take(*left)
         .read_until(b'\n', &mut line)
-        .map_err(|error| HelperError::new(FailureKind::Temporary, cause(&error)))?;
+        .map_err(|error| Failure::new(FailureKind::Temporary, cause(&error)))?;
     *left -= line.len() as u64;
     if line.pop() != Some(b'\n') {
         let reason = match *left {
             0 => "the head of the reply is over 64 KiB",
             _ => "the server closed the connection before the end of the head",
         };
-        return Err(HelperError::new(FailureKind::Temporary, reason));
+        return Err(Failure::new(FailureKind::Temporary, reason));
     }
     if line.last() == Some(&b'\r') {
         line.pop();

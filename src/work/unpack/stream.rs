@@ -10,7 +10,7 @@ use crate::kernel::{Pid, Sig};
 use crate::sys::child::{spawn_child, Program, Setup};
 use crate::sys::setup_error::SetupErrorPipe;
 use crate::sys::{pipe, set_nonblocking};
-use crate::work::{FailureKind, HelperError};
+use crate::work::{Failure, FailureKind, Result};
 
 /// Where the host's tools are looked for.
 const TOOL_DIRS: [&str; 6] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin", "/usr/local/sbin"];
@@ -20,11 +20,11 @@ const TOOL_DIRS: [&str; 6] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin",
 ///
 /// # Errors
 /// When the host has neither, or the process cannot be made.
-pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], SetupErrorPipe), Box<HelperError>> {
+pub fn decompressor(tool: &str, package: OwnedFd) -> Result<(Pid, [File; 2], SetupErrorPipe)> {
     let program = find(tool).or_else(|| find("busybox")).ok_or_else(|| {
-        HelperError::new(FailureKind::Final, format_error!("cannot decompress the package: the host has no \"{tool}\""))
+        Failure::new(FailureKind::Final, format!("cannot decompress the package: the host has no \"{tool}\""))
     })?;
-    let cannot = |error: io::Error| HelperError::temporary(&format!("cannot start \"{tool}\""), &error);
+    let cannot = |error: io::Error| Failure::temporary(&format!("cannot start \"{tool}\""), &error);
     let text = |text: &str| CString::new(text).map_err(|error| cannot(error.into()));
     let argv = vec![text(tool)?, c"-dc".to_owned()];
     let mut setup = Setup::new(Program::Path(text(&program)?), argv, vec![c"PATH=/usr/bin:/bin".to_owned()]);
@@ -61,23 +61,20 @@ impl Source {
     ///
     /// # Errors
     /// When reading fails, or the stream ends in the middle of the buffer.
-    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Box<HelperError>> {
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<bool> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.file.read(&mut buffer[filled..]) {
                 Ok(0) if filled == 0 => return Ok(false),
                 Ok(0) => {
-                    return Err(HelperError::new(
-                        FailureKind::Final,
-                        format_error!("the archive ends after {} bytes", self.read),
-                    ))
+                    return Err(Failure::new(FailureKind::Final, format!("the archive ends after {} bytes", self.read)))
                 }
                 Ok(count) => {
                     filled += count;
                     self.read += count as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(HelperError::temporary("cannot read the archive", &error)),
+                Err(error) => return Err(Failure::temporary("cannot read the archive", &error)),
             }
         }
         Ok(true)
@@ -87,10 +84,10 @@ impl Source {
     ///
     /// # Errors
     /// When reading fails, or the stream ends before the buffer is full.
-    pub fn demand(&mut self, buffer: &mut [u8]) -> Result<(), Box<HelperError>> {
+    pub fn demand(&mut self, buffer: &mut [u8]) -> Result<()> {
         if self.fill(buffer)? || buffer.is_empty() {
             return Ok(());
         }
-        Err(HelperError::new(FailureKind::Final, format_error!("the archive ends after {} bytes", self.read)))
+        Err(Failure::new(FailureKind::Final, format!("the archive ends after {} bytes", self.read)))
     }
 }
