@@ -57,6 +57,7 @@ pub fn unpack(
         max_entries,
         entries: 0,
         bytes: 0,
+        member: String::new(),
         buffer: vec![0; CHUNK],
     };
     let tool = match format {
@@ -114,6 +115,8 @@ struct Unpacking {
     max_entries: u64,
     entries: u64,
     bytes: u64,
+    /// The name of the present member, for messages.
+    member: String,
     buffer: Vec<u8>,
 }
 
@@ -151,7 +154,8 @@ impl Unpacking {
                     header.link = link.unwrap_or(header.link);
                     header.size = size.unwrap_or(header.size);
                     header.kind = if sparse { b'S' } else { header.kind };
-                    self.member(&header, source)?;
+                    self.member = String::from_utf8_lossy(&header.name).into_owned();
+                    self.make(&header, source)?;
                 }
             }
         }
@@ -201,96 +205,105 @@ impl Unpacking {
         Ok(())
     }
 
+    /// The present member must not be unpacked; `what` follows its name.
+    fn hostile(&self, what: &str) -> Box<Failure> {
+        Failure::new(FailureKind::Hostile, format!("member \"{}\" {what}", self.member))
+    }
+
+    /// The disk refuses the present member.
+    fn storage(&self, error: &io::Error) -> Box<Failure> {
+        Failure::storage(&format!("cannot unpack \"{}\"", self.member), error)
+    }
+
     /// Makes one member.
-    fn member(&mut self, header: &Header, source: &mut Source) -> Result<()> {
+    fn make(&mut self, header: &Header, source: &mut Source) -> Result<()> {
         self.count()?;
-        let shown = String::from_utf8_lossy(&header.name).into_owned();
-        let hostile = |what: &str| Failure::new(FailureKind::Hostile, format!("member \"{shown}\" {what}"));
         // The label of a volume, which GNU tar writes in front.
         if header.kind == b'V' {
             return Ok(());
         }
-        let name = relative(&header.name).map_err(hostile)?;
-        let storage = |error: io::Error| Failure::storage(&format!("cannot unpack \"{shown}\""), &error);
+        let name = relative(&header.name).map_err(|what| self.hostile(what))?;
         // In the oldest archives only the slash shows that a member is a directory.
         let kind = if header.kind == b'0' && header.name.ends_with(b"/") { b'5' } else { header.kind };
         if name.as_os_str().is_empty() {
-            return if kind == b'5' { Ok(()) } else { Err(hostile("has no name")) };
+            return if kind == b'5' { Ok(()) } else { Err(self.hostile("has no name")) };
         }
         match kind {
             b'5' => {
-                self.directory(&name).map_err(hostile)?.map_err(storage)?;
+                self.directory(&name)?;
                 let mode = Permissions::from_mode(header.mode & 0o755 | 0o700);
-                fs::set_permissions(self.root.join(&name), mode).map_err(storage)
+                fs::set_permissions(self.root.join(&name), mode).map_err(|error| self.storage(&error))
             }
             b'0' | b'7' if header.mode & 0o7000 != 0 => {
-                Err(hostile("is a file with a set-user-id, set-group-id or sticky bit"))
+                Err(self.hostile("is a file with a set-user-id, set-group-id or sticky bit"))
             }
-            b'0' | b'7' => self.file(header, &name, &shown, source),
-            b'1' => {
-                let target = relative(&header.link).map_err(|what| hostile(&format!("is a link to what {what}")))?;
-                let mut above = target.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
-                let inside = above.all(|above| self.kind_at(above).is_ok_and(|kind| kind == Some(Made::Directory)));
-                match self.kind_at(&target) {
-                    Ok(Some(Made::File | Made::Link)) if inside && target == name => Ok(()),
-                    Ok(Some(Made::File)) if inside => {
-                        self.place(&name).map_err(hostile)?.map_err(storage)?;
-                        fs::hard_link(self.root.join(&target), self.root.join(&name)).map_err(storage)
-                    }
-                    // Another name for a symbolic link: from its place the link may lead elsewhere.
-                    Ok(Some(Made::Link)) if inside => {
-                        let link = fs::read_link(self.root.join(&target)).map_err(storage)?;
-                        self.link(&name, link.as_os_str(), &shown)
-                    }
-                    _ => Err(hostile("is a hard link to no file of the archive before it")),
-                }
-            }
-            b'2' => self.link(&name, OsStr::from_bytes(&header.link), &shown),
-            b'S' => Err(hostile("is sparse, which is not unpacked: make the archive without --sparse")),
-            b'M' => Err(hostile("goes on from another volume: make an archive of one volume")),
-            b'3' | b'4' | b'6' => Err(hostile("is a device or a named pipe")),
+            b'0' | b'7' => self.file(header, &name, source),
+            b'1' => self.hard_link(header, &name),
+            b'2' => self.link(&name, OsStr::from_bytes(&header.link)),
+            b'S' => Err(self.hostile("is sparse, which is not unpacked: make the archive without --sparse")),
+            b'M' => Err(self.hostile("goes on from another volume: make an archive of one volume")),
+            b'3' | b'4' | b'6' => Err(self.hostile("is a device or a named pipe")),
             other if other.is_ascii_graphic() => {
-                Err(hostile(&format!("is of the unknown kind '{}'", char::from(other))))
+                Err(self.hostile(&format!("is of the unknown kind '{}'", char::from(other))))
             }
-            other => Err(hostile(&format!("is of the unknown kind {other}"))),
+            other => Err(self.hostile(&format!("is of the unknown kind {other}"))),
         }
     }
 
     /// Makes one file.
-    fn file(&mut self, header: &Header, name: &Path, shown: &str, source: &mut Source) -> Result<()> {
-        let hostile = |what: &str| Failure::new(FailureKind::Hostile, format!("member \"{shown}\" {what}"));
-        let storage = |error: io::Error| Failure::storage(&format!("cannot unpack \"{shown}\""), &error);
+    fn file(&mut self, header: &Header, name: &Path, source: &mut Source) -> Result<()> {
         self.bytes = self.bytes.saturating_add(header.size);
         if self.bytes > self.max_bytes {
-            let reason = format!("the archive has more than {}, with \"{shown}\"", exact_size(self.max_bytes));
+            let most = exact_size(self.max_bytes);
+            let reason = format!("the archive has more than {most}, with \"{}\"", self.member);
             return Err(Failure::new(FailureKind::TooBig, reason));
         }
         let begin = self.begin(source, header.size)?;
         if is_apple_double(name, &begin) {
-            return self.copy(source, &begin, header.size, &mut io::sink(), storage);
+            return self.copy(source, &begin, header.size, &mut io::sink());
         }
-        self.place(name).map_err(hostile)?.map_err(storage)?;
+        self.place(name)?;
         let path = self.root.join(name);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(storage)?;
-        self.copy(source, &begin, header.size, &mut file, storage)?;
-        file.set_permissions(Permissions::from_mode(header.mode & 0o755 | 0o600)).map_err(storage)?;
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let mut file = opened.map_err(|error| self.storage(&error))?;
+        self.copy(source, &begin, header.size, &mut file)?;
+        file.set_permissions(Permissions::from_mode(header.mode & 0o755 | 0o600))
+            .map_err(|error| self.storage(&error))?;
         if let Some(time) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(header.mtime)) {
             // The file is good without its time, which some file systems cannot store.
             let _ = file.set_modified(time);
         }
-        file.sync_all().map_err(storage)
+        file.sync_all().map_err(|error| self.storage(&error))
+    }
+
+    /// Makes `name` another name for an earlier member.
+    fn hard_link(&mut self, header: &Header, name: &Path) -> Result<()> {
+        let target = relative(&header.link).map_err(|what| self.hostile(&format!("is a link to what {what}")))?;
+        let mut above = target.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+        let inside = above.all(|above| self.kind_at(above).is_ok_and(|kind| kind == Some(Made::Directory)));
+        match self.kind_at(&target) {
+            Ok(Some(Made::File | Made::Link)) if inside && target == name => Ok(()),
+            Ok(Some(Made::File)) if inside => {
+                self.place(name)?;
+                fs::hard_link(self.root.join(&target), self.root.join(name)).map_err(|error| self.storage(&error))
+            }
+            // Another name for a symbolic link: from its place the link may lead elsewhere.
+            Ok(Some(Made::Link)) if inside => {
+                let link = fs::read_link(self.root.join(&target)).map_err(|error| self.storage(&error))?;
+                self.link(name, link.as_os_str())
+            }
+            _ => Err(self.hostile("is a hard link to no file of the archive before it")),
+        }
     }
 
     /// Makes the symbolic link `name` to `target`.
-    fn link(&mut self, name: &Path, target: &OsStr, shown: &str) -> Result<()> {
-        let hostile = |what: &str| Failure::new(FailureKind::Hostile, format!("member \"{shown}\" {what}"));
-        let storage = |error: io::Error| Failure::storage(&format!("cannot unpack \"{shown}\""), &error);
-        let floor = lowest(name, target.as_bytes()).map_err(hostile)?;
+    fn link(&mut self, name: &Path, target: &OsStr) -> Result<()> {
+        let floor = lowest(name, target.as_bytes()).map_err(|what| self.hostile(what))?;
         if floor == 0 && self.climbing.is_none() && name.components().count() > 1 {
-            self.climbing = Some(shown.to_string());
+            self.climbing = Some(self.member.clone());
         }
-        self.place(name).map_err(hostile)?.map_err(storage)?;
-        symlink(target, self.root.join(name)).map_err(storage)
+        self.place(name)?;
+        symlink(target, self.root.join(name)).map_err(|error| self.storage(&error))
     }
 
     /// The first bytes of a member's data.
@@ -300,21 +313,14 @@ impl Unpacking {
     }
 
     /// Copies a member's data, of which `begin` was read already, to its file.
-    fn copy(
-        &mut self,
-        source: &mut Source,
-        begin: &[u8],
-        size: u64,
-        file: &mut dyn Write,
-        storage: impl Fn(io::Error) -> Box<Failure>,
-    ) -> Result<()> {
-        file.write_all(begin).map_err(&storage)?;
+    fn copy(&mut self, source: &mut Source, begin: &[u8], size: u64, file: &mut dyn Write) -> Result<()> {
+        file.write_all(begin).map_err(|error| self.storage(&error))?;
         let mut left = size - begin.len() as u64;
         while left > 0 {
             let take = left.min(CHUNK as u64) as usize;
             let buffer = &mut self.buffer[..take];
             source.demand(buffer)?;
-            file.write_all(buffer).map_err(&storage)?;
+            file.write_all(buffer).map_err(|error| self.storage(&error))?;
             left -= take as u64;
         }
         let mut padding = [0; BLOCK];
@@ -322,52 +328,46 @@ impl Unpacking {
     }
 
     /// What is at `name`, without following links; all above it are directories.
-    fn kind_at(&self, name: &Path) -> io::Result<Option<Made>> {
+    fn kind_at(&self, name: &Path) -> Result<Option<Made>> {
         match fs::symlink_metadata(self.root.join(name)) {
             Ok(data) if data.is_dir() => Ok(Some(Made::Directory)),
             Ok(data) if data.is_file() => Ok(Some(Made::File)),
             Ok(_) => Ok(Some(Made::Link)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(self.storage(&error)),
         }
     }
 
-    /// Makes the directory `name` and those above it, where they are missing. When something else is in their place, that is
-    /// the outer error.
-    fn directory(&mut self, name: &Path) -> Result<io::Result<()>, &'static str> {
+    /// Makes the directory `name` and those above it, where they are missing.
+    fn directory(&mut self, name: &Path) -> Result<()> {
         let mut so_far = PathBuf::new();
         for component in name.components() {
             so_far.push(component);
-            match self.kind_at(&so_far) {
-                Ok(Some(Made::Directory)) => {}
-                Ok(Some(Made::Link)) => return Err("goes through a symbolic link"),
-                Ok(Some(Made::File)) => return Err("goes through a file"),
-                Ok(None) if self.directories.len() as u64 >= self.max_entries => {
-                    return Err("needs more directories than the archive may have members");
+            match self.kind_at(&so_far)? {
+                Some(Made::Directory) => {}
+                Some(Made::Link) => return Err(self.hostile("goes through a symbolic link")),
+                Some(Made::File) => return Err(self.hostile("goes through a file")),
+                None if self.directories.len() as u64 >= self.max_entries => {
+                    return Err(self.hostile("needs more directories than the archive may have members"));
                 }
-                Ok(None) => {
-                    if let Err(error) = fs::create_dir(self.root.join(&so_far)) {
-                        return Ok(Err(error));
-                    }
+                None => {
+                    fs::create_dir(self.root.join(&so_far)).map_err(|error| self.storage(&error))?;
                     self.directories.push(so_far.clone());
                 }
-                Err(error) => return Ok(Err(error)),
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Makes room for a member: makes the directories above it, and removes an earlier member of this name.
-    fn place(&mut self, name: &Path) -> Result<io::Result<()>, &'static str> {
-        let above = name.parent().unwrap_or(Path::new(""));
-        if let Err(error) = self.directory(above)? {
-            return Ok(Err(error));
-        }
-        match self.kind_at(name) {
-            Ok(None) => Ok(Ok(())),
-            Ok(Some(Made::Directory)) => Err("replaces a directory"),
-            Ok(Some(Made::File | Made::Link)) => Ok(fs::remove_file(self.root.join(name))),
-            Err(error) => Ok(Err(error)),
+    fn place(&mut self, name: &Path) -> Result<()> {
+        self.directory(name.parent().unwrap_or(Path::new("")))?;
+        match self.kind_at(name)? {
+            None => Ok(()),
+            Some(Made::Directory) => Err(self.hostile("replaces a directory")),
+            Some(Made::File | Made::Link) => {
+                fs::remove_file(self.root.join(name)).map_err(|error| self.storage(&error))
+            }
         }
     }
 

@@ -66,9 +66,7 @@ impl Source {
         while filled < buffer.len() {
             match self.file.read(&mut buffer[filled..]) {
                 Ok(0) if filled == 0 => return Ok(false),
-                Ok(0) => {
-                    return Err(Failure::new(FailureKind::Final, format!("the archive ends after {} bytes", self.read)))
-                }
+                Ok(0) => return Err(self.ended()),
                 Ok(count) => {
                     filled += count;
                     self.read += count as u64;
@@ -85,9 +83,13 @@ impl Source {
     /// # Errors
     /// When reading fails, or the stream ends before the buffer is full.
     pub fn demand(&mut self, buffer: &mut [u8]) -> Result<()> {
-        if self.fill(buffer)? || buffer.is_empty() {
-            return Ok(());
+        match buffer.is_empty() || self.fill(buffer)? {
+            true => Ok(()),
+            false => Err(self.ended()),
         }
-        Err(Failure::new(FailureKind::Final, format!("the archive ends after {} bytes", self.read)))
+    }
+
+    fn ended(&self) -> Box<Failure> {
+        Failure::new(FailureKind::Final, format!("the archive ends after {} bytes", self.read))
     }
 }
