@@ -117,6 +117,10 @@ impl Rereading {
 /// All agents and jobs of a host.
 #[derive(Clone, Debug)]
 pub struct State {
+    /// The moment of the event that is being taken.
+    now: Now,
+    /// What is to be done, until `step` returns it.
+    out: Vec<Action>,
     options: Options,
     identity: Identity,
     settings: Settings,
@@ -147,9 +151,17 @@ pub struct State {
 impl State {
     /// Takes one event, and says what to do.
     pub fn step(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
-        self.watch_clock(now, out);
+        self.now = now;
+        std::mem::swap(&mut self.out, out);
+        self.take(event);
+        self.follow();
+        std::mem::swap(&mut self.out, out);
+    }
+
+    fn take(&mut self, event: Event) {
+        self.watch_clock();
         match event {
-            Event::Tick => self.due(now, out),
+            Event::Tick => self.due(),
             // In a shutdown nothing new begins: the next daemon reads the definitions, and resumes the jobs.
             Event::Definitions { .. }
             | Event::Saved(..)
@@ -163,29 +175,27 @@ impl State {
                 if self.shutdown.is_some() => {}
             Event::Definitions { good, problems, whole } => {
                 self.unread.definitions = !whole;
-                self.redefine(good, &problems, now, out);
+                self.redefine(good, &problems);
             }
-            Event::Reread { problems, notes } => self.reread(&problems, &notes, out),
-            Event::Command(client, command) => self.command(client, command, now, out),
+            Event::Reread { problems, notes } => self.reread(&problems, &notes),
+            Event::Command(client, command) => self.command(client, command),
             Event::Gone(client) => self.client_gone(client),
-            Event::Shutdown(how) => self.shut_down(how, now, out),
-            Event::Reexec => self.request_reexec(None, now, out),
-            Event::NotReexeced(why) => self.not_reexeced(&why, now, out),
-            Event::ProcessesChanged => {
-                self.step_agents(None, now, out, &mut |agent, context| agent.processes_changed(context))
-            }
-            Event::Measured(usages) => self.measured(usages, now, out),
-            Event::ReloadEnded(name, exit, tail) => self.reload_ended(&name, exit, &tail, now, out),
+            Event::Shutdown(how) => self.shut_down(how),
+            Event::Reexec => self.request_reexec(None),
+            Event::NotReexeced(why) => self.not_reexeced(&why),
+            Event::ProcessesChanged => self.step_agents(None, &mut |agent, context| agent.processes_changed(context)),
+            Event::Measured(usages) => self.measured(usages),
+            Event::ReloadEnded(name, exit, tail) => self.reload_ended(&name, exit, &tail),
             Event::Reached(address) => self.exchanges.schedule.reached(address),
-            Event::Replied(reply) => self.replied(reply, now, out),
-            Event::Saved(id, result) => self.saved(&id, result, now, out),
-            Event::Fetched(id, fetched) => self.answered(&id, Answer::Fetched(fetched), now, out),
-            Event::ToolDone { owner, exit, output } => self.tool_done(&owner, exit, &output, now, out),
-            Event::Verified(id, result) => self.answered(&id, Answer::Verified(result), now, out),
-            Event::Unpacked(id, result) => self.answered(&id, Answer::Unpacked(result), now, out),
-            Event::Placed(id, result) => self.answered(&id, Answer::Placed(result), now, out),
-            Event::Inspected(id, result) => self.answered(&id, Answer::Inspected(result), now, out),
-            Event::PackagesSeen { changes, tars } => self.packages_seen(changes, &tars, now, out),
+            Event::Replied(reply) => self.replied(reply),
+            Event::Saved(id, result) => self.saved(&id, result),
+            Event::Fetched(id, fetched) => self.answered(&id, Answer::Fetched(fetched)),
+            Event::ToolDone { owner, exit, output } => self.tool_done(&owner, exit, &output),
+            Event::Verified(id, result) => self.answered(&id, Answer::Verified(result)),
+            Event::Unpacked(id, result) => self.answered(&id, Answer::Unpacked(result)),
+            Event::Placed(id, result) => self.answered(&id, Answer::Placed(result)),
+            Event::Inspected(id, result) => self.answered(&id, Answer::Inspected(result)),
+            Event::PackagesSeen { changes, tars } => self.packages_seen(changes, &tars),
             Event::Started { .. }
             | Event::PrestartStarted(..)
             | Event::Attached(..)
@@ -198,56 +208,53 @@ impl State {
             | Event::ProcessCount(..)
             | Event::Refused { .. }
             | Event::Checked(..)
-            | Event::NotChecked(..) => self.step_by_agent(event, now, out),
+            | Event::NotChecked(..) => self.step_by_agent(event),
         }
-        self.follow(now, out);
     }
 
     /// Takes an event that one agent alone has to deal with.
-    fn step_by_agent(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
+    fn step_by_agent(&mut self, event: Event) {
         match event {
             Event::Started { name, process, enforcement } => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.started(process, &enforcement, context));
+                self.step_agent(&name, &mut |agent, context| agent.started(process, &enforcement, context));
             }
             Event::PrestartStarted(name, process) => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.prestart_started(process, context));
+                self.step_agent(&name, &mut |agent, context| agent.prestart_started(process, context));
             }
             Event::Attached(name, enforcement) => {
-                self.step_agent(&name, now, out, &mut |agent, _| agent.attached(&enforcement));
+                self.step_agent(&name, &mut |agent, _| agent.attached(&enforcement));
             }
             Event::NotStarted { name, reason } => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.not_started(&reason, context));
+                self.step_agent(&name, &mut |agent, context| agent.not_started(&reason, context));
             }
             Event::ResourceExhausted { name, reason } => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.resource_exhausted(&reason, context));
+                self.step_agent(&name, &mut |agent, context| agent.resource_exhausted(&reason, context));
             }
             Event::OutOfMemory(name, text) => {
-                self.step_agent(&name, now, out, &mut |agent, context| {
-                    agent.kill_for_limit(format_args!("{text}"), context)
-                });
+                self.step_agent(&name, &mut |agent, context| agent.kill_for_limit(format_args!("{text}"), context));
             }
             Event::Notified(name, said) => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.notified(&said, context));
+                self.step_agent(&name, &mut |agent, context| agent.notified(&said, context));
             }
             Event::Exited { name, pid, exit, oom, tail } => {
-                self.step_agent(&name, now, out, &mut |agent, context| {
+                self.step_agent(&name, &mut |agent, context| {
                     agent.process_ended(pid, exit, oom.as_deref(), &tail, context)
                 });
             }
             Event::MainProcess { name, found, left } => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.main_found(found, left, context))
+                self.step_agent(&name, &mut |agent, context| agent.main_found(found, left, context))
             }
             Event::ProcessCount(name, count) => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.process_count(count, context))
+                self.step_agent(&name, &mut |agent, context| agent.process_count(count, context))
             }
             Event::Refused { name, reason } => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.refused(&reason, context))
+                self.step_agent(&name, &mut |agent, context| agent.refused(&reason, context))
             }
             Event::Checked(name, exit, tail) => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.checked(exit, &tail, context));
+                self.step_agent(&name, &mut |agent, context| agent.checked(exit, &tail, context));
             }
             Event::NotChecked(name, why) => {
-                self.step_agent(&name, now, out, &mut |agent, context| agent.not_checked(&why, context));
+                self.step_agent(&name, &mut |agent, context| agent.not_checked(&why, context));
             }
             _ => {}
         }
@@ -364,21 +371,21 @@ impl State {
     }
 
     /// Does what follows from a change anywhere: answers to clients, the next steps of jobs, exchanges that are due.
-    fn follow(&mut self, now: Now, out: &mut Vec<Action>) {
+    fn follow(&mut self) {
         // In a shutdown jobs stay as they are, as an agent that ends with the daemon says nothing about a job.
         if self.shutdown.is_none() {
-            self.follow_jobs(now, out);
+            self.follow_jobs();
         }
-        self.follow_leaving(out);
-        self.follow_reexec(now, out);
-        self.follow_waiters(now, out);
-        self.poll_soon(now);
+        self.follow_leaving();
+        self.follow_reexec();
+        self.follow_waiters();
+        self.poll_soon();
         if self.shutdown.is_none() {
-            self.follow_exchanges(now, out);
+            self.follow_exchanges();
         } else if self.agents.values().all(|agent| agent.is_down() || agent.is_stuck().is_some())
-            || self.shutdown.is_some_and(|at| at <= now.time)
+            || self.shutdown.is_some_and(|at| at <= self.now.time)
         {
-            out.push(Action::Quit(0));
+            self.out.push(Action::Quit(0));
         }
     }
 
@@ -388,53 +395,41 @@ impl State {
     }
 
     /// Does what is due at this moment.
-    fn due(&mut self, now: Now, out: &mut Vec<Action>) {
-        self.step_agents(None, now, out, &mut |agent, context| {
+    fn due(&mut self) {
+        self.step_agents(None, &mut |agent, context| {
             if agent.deadline().is_some_and(|at| at <= context.now) {
                 agent.due(context);
             }
         });
-        self.reloads_due(now, out);
-        if self.poll_at.is_some_and(|at| at <= now.time) {
+        self.reloads_due();
+        if self.poll_at.is_some_and(|at| at <= self.now.time) {
             self.poll_at = None;
             if self.agents.values().any(Agent::polled) {
                 self.measuring.check = true;
-                self.measure(out);
+                self.measure();
             }
         }
         if self.shutdown.is_none() {
-            self.jobs_due(now, out);
+            self.jobs_due();
         }
-        self.reexec_due(now, out);
+        self.reexec_due();
     }
 
     /// Lets one agent take a step. When that changes its state, the servers are told soon.
-    fn step_agent(
-        &mut self,
-        name: &str,
-        now: Now,
-        out: &mut Vec<Action>,
-        step: &mut dyn FnMut(&mut Agent, &mut StepContext),
-    ) {
-        self.step_agents(Some(name), now, out, step);
+    fn step_agent(&mut self, name: &str, step: &mut dyn FnMut(&mut Agent, &mut StepContext)) {
+        self.step_agents(Some(name), step);
     }
 
     /// The same of one agent, or of all where there is no name. Not generic: the code would be there once for each of
     /// the many callers.
-    fn step_agents(
-        &mut self,
-        name: Option<&str>,
-        now: Now,
-        out: &mut Vec<Action>,
-        step: &mut dyn FnMut(&mut Agent, &mut StepContext),
-    ) {
+    fn step_agents(&mut self, name: Option<&str>, step: &mut dyn FnMut(&mut Agent, &mut StepContext)) {
         let mut reported = Vec::new();
         let (policy, boot_id, shutdown) = (self.options.policy, &self.options.boot_id, self.shutdown.is_some());
-        let mut changed = false;
+        let (out, mut changed) = (&mut self.out, false);
         let mut one = |agent: &mut Agent| {
             let before = agent.status();
             let reported = &mut reported;
-            step(agent, &mut StepContext { now: now.time, policy, boot_id, shutdown, out, reported });
+            step(agent, &mut StepContext { now: self.now.time, policy, boot_id, shutdown, out, reported });
             changed |= agent.status() != before;
         };
         match name {
@@ -442,41 +437,41 @@ impl State {
             None => self.agents.values_mut().for_each(&mut one),
         }
         if changed {
-            self.exchanges.schedule.changed(now.time);
+            self.exchanges.schedule.changed(self.now.time);
         }
         for (name, sentence) in reported {
-            self.incident(name, &sentence, now);
+            self.incident(name, &sentence);
         }
     }
 
     /// Reports that the wall clock was set. It changes nothing else: all times here are of the monotonic one.
-    fn watch_clock(&mut self, now: Now, out: &mut Vec<Action>) {
-        let offset = now.wall as i64 - (now.time.0 / 1_000_000_000) as i64;
+    fn watch_clock(&mut self) {
+        let offset = self.now.wall as i64 - (self.now.time.0 / 1_000_000_000) as i64;
         if let Some(before) = self.clock.replace(offset) {
             let jump = offset - before;
             if jump.unsigned_abs() > CLOCK_JUMP {
                 let way = if jump > 0 { "forward" } else { "back" };
                 let text = format!("the wall clock was set {way} by {} s", jump.unsigned_abs());
-                log(out, Level::Warn, format_args!("{text}"));
-                self.incident("bootagent".into(), &text, now);
+                log(&mut self.out, Level::Warn, format_args!("{text}"));
+                self.incident("bootagent".into(), &text);
             }
         }
     }
 
     /// Stops the daemon, alone or with all agents.
-    fn shut_down(&mut self, how: Shutdown, now: Now, out: &mut Vec<Action>) {
+    fn shut_down(&mut self, how: Shutdown) {
         match how {
-            Shutdown::Leave => out.push(Action::Quit(0)),
+            Shutdown::Leave => self.out.push(Action::Quit(0)),
             Shutdown::Stop | Shutdown::Halt if self.shutdown.is_none() => {
                 let longest = self.agents.values().map(Agent::stopsecs).max();
-                self.shutdown = Some(now.time + longest.unwrap_or_default() + SHUTDOWN_MARGIN);
+                self.shutdown = Some(self.now.time + longest.unwrap_or_default() + SHUTDOWN_MARGIN);
                 let waiters = std::mem::take(&mut self.waiters).into_iter().map(|waiter| waiter.client);
                 for client in waiters.chain(self.exchanges.take_reporting()) {
-                    answer(out, client, 1, format_args!("{ENDING}"));
+                    answer(&mut self.out, client, 1, format_args!("{ENDING}"));
                 }
                 let boot_id = self.options.boot_id.clone();
-                out.push(Action::SaveStop(StopRecord { boot_id, at: now.time }));
-                self.step_agents(None, now, out, &mut |agent, context| match how {
+                self.out.push(Action::SaveStop(StopRecord { boot_id, at: self.now.time }));
+                self.step_agents(None, &mut |agent, context| match how {
                     Shutdown::Halt => agent.request_end(context),
                     Shutdown::Stop | Shutdown::Leave => agent.request_stop(context),
                 });

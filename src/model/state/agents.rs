@@ -12,7 +12,7 @@ use super::{take_out, Goal, Progress, Rereading, State, Waiter, ENDING};
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, AgentState};
 use crate::model::command::{Answer, Command};
-use crate::model::event::{answer, log, Action, Client, Definition, Now, Origin, Usage};
+use crate::model::event::{answer, log, Action, Client, Definition, Origin, Usage};
 use crate::model::record::{Phase, Wanted};
 use crate::model::report::Report;
 use crate::model::spec::{Labels, Name};
@@ -26,7 +26,7 @@ const NAMED_MAX: usize = 20;
 
 impl State {
     /// Carries out a command of a client on the host.
-    pub(super) fn command(&mut self, client: Client, command: Command, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn command(&mut self, client: Client, command: Command) {
         match command {
             Command::Start(_)
             | Command::Stop(_)
@@ -37,64 +37,64 @@ impl State {
             | Command::Reload(_)
                 if self.shutdown.is_some() =>
             {
-                answer(out, client, 1, format_args!("{ENDING}"));
+                answer(&mut self.out, client, 1, format_args!("{ENDING}"));
             }
             Command::Status(name) => {
                 if let Some(name) = name.as_ref().filter(|name| !self.agents.contains_key(*name)) {
-                    return self.answer_unknown(client, name, out);
+                    return self.answer_unknown(client, name);
                 }
                 self.measuring.clients.push((client, name));
-                self.measure(out);
+                self.measure();
             }
             Command::Start(name) | Command::Restart(name) | Command::Stop(name) | Command::Reload(name)
                 if !self.agents.contains_key(&name) =>
             {
-                self.answer_unknown(client, &name, out);
+                self.answer_unknown(client, &name);
             }
             Command::Start(name) | Command::Restart(name) if self.leaving.contains(&name) => {
                 let text = "has no definition any more, and is being stopped";
-                answer(out, client, 1, format_args!("agent \"{name}\" {text}"));
+                answer(&mut self.out, client, 1, format_args!("agent \"{name}\" {text}"));
             }
             Command::Start(name) => {
-                self.want(&name, Wanted::Up, out);
-                self.step_agent(&name, now, out, &mut |agent, context| agent.request_start(context));
+                self.want(&name, Wanted::Up);
+                self.step_agent(&name, &mut |agent, context| agent.request_start(context));
                 self.wait_up(client, name);
             }
             Command::Restart(name) => {
-                self.want(&name, Wanted::Up, out);
-                self.step_agent(&name, now, out, &mut |agent, context| agent.request_restart(context));
+                self.want(&name, Wanted::Up);
+                self.step_agent(&name, &mut |agent, context| agent.request_restart(context));
                 self.wait_for_next_start(&name);
                 self.wait_up(client, name);
             }
             Command::Stop(name) => {
-                self.want(&name, Wanted::Down, out);
-                self.step_agent(&name, now, out, &mut |agent, context| agent.request_stop(context));
+                self.want(&name, Wanted::Down);
+                self.step_agent(&name, &mut |agent, context| agent.request_stop(context));
                 self.waiters.push(Waiter { client, name, goal: Goal::Down });
             }
             Command::Report if !self.exchanges.schedule.has_servers() => {
                 let text = "there is no server to report to: set svrlist in the configuration";
                 let text = self.options.closed.as_deref().unwrap_or(text);
-                answer(out, client, 1, format_args!("{text}"));
+                answer(&mut self.out, client, 1, format_args!("{text}"));
             }
             Command::Report => self.exchanges.report_for(client),
             Command::Jobs => {
-                let entries = self.entries(now);
-                out.push(Action::AnswerJobs(client, entries));
+                let entries = self.entries();
+                self.out.push(Action::AnswerJobs(client, entries));
             }
             Command::Reread => {
                 self.rereading.clients.push(client);
-                out.push(Action::Reread);
+                self.out.push(Action::Reread);
             }
             Command::Reload(name) => {
-                if let Some(result) = self.begin_reload(&name, Asker::Client(client), now, out) {
-                    answer_reload(client, &name, &result, out);
+                if let Some(result) = self.begin_reload(&name, Asker::Client(client)) {
+                    answer_reload(client, &name, &result, &mut self.out);
                 }
             }
-            Command::Reexec => self.request_reexec(Some(client), now, out),
+            Command::Reexec => self.request_reexec(Some(client)),
         }
     }
 
-    fn answer_unknown(&self, client: Client, name: &str, out: &mut Vec<Action>) {
+    fn answer_unknown(&mut self, client: Client, name: &str) {
         let names: Vec<&str> = self.agents.keys().map(|known| &**known).collect();
         let hint = match (suggestion(name, &names), names.len()) {
             (Some(meant), _) => meant,
@@ -102,7 +102,7 @@ impl State {
             (None, 1..=NAMED_MAX) => format!("known: {}", names.join(", ")),
             _ => "\"bootagent status\" names those that there are".to_string(),
         };
-        answer(out, client, 1, format_args!("no agent \"{name}\"; {hint}"));
+        answer(&mut self.out, client, 1, format_args!("no agent \"{name}\"; {hint}"));
     }
 
     /// A client has closed its connection, and waits for nothing any more.
@@ -116,13 +116,17 @@ impl State {
     }
 
     /// Records whether an agent should run, before anything is done about it.
-    pub(super) fn want(&mut self, name: &str, wanted: Wanted, out: &mut Vec<Action>) {
+    pub(super) fn want(&mut self, name: &str, wanted: Wanted) {
         let Some(agent) = self.agents.get_mut(name) else {
-            return log(out, Level::Warn, format_args!("agent \"{name}\": it is ordered, and there is none, ignored"));
+            return log(
+                &mut self.out,
+                Level::Warn,
+                format_args!("agent \"{name}\": it is ordered, and there is none, ignored"),
+            );
         };
         if agent.record.wanted != Some(wanted) {
             agent.record.wanted = Some(wanted);
-            out.push(Action::SaveAgent(Box::new(agent.record.clone())));
+            self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
         }
     }
 
@@ -226,12 +230,12 @@ impl State {
     }
 
     /// Answers clients whose agent has reached what they wait for, or never will.
-    pub(super) fn follow_waiters(&mut self, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn follow_waiters(&mut self) {
         let mut waiters = std::mem::take(&mut self.waiters);
         waiters.retain(|waiter| {
             let name = &waiter.name;
             let has_run = |generation| self.agents.get(name).and_then(|agent| agent.has_run(generation));
-            let (code, message) = match (self.progress(name, waiter.goal, now.time), waiter.goal) {
+            let (code, message) = match (self.progress(name, waiter.goal, self.now.time), waiter.goal) {
                 (Progress::Wait(_), _) => return true,
                 (Progress::Missed(_), Goal::Up { generation, .. }) if has_run(generation) == Some(false) => {
                     return true
@@ -245,17 +249,17 @@ impl State {
                 (Progress::Missed(why), Goal::Down) => (1, format!("agent \"{name}\" is not stopped: {why}")),
             };
             let answer = Answer { code, message: message.into(), body: "".into() };
-            out.push(Action::AnswerSettled(waiter.client, name.clone(), answer));
+            self.out.push(Action::AnswerSettled(waiter.client, name.clone(), answer));
             false
         });
         self.waiters = waiters;
     }
 
     /// Takes definitions that were read again: new agents start, changed ones restart, those without a definition stop.
-    pub(super) fn redefine(&mut self, good: Vec<Definition>, problems: &[Box<str>], now: Now, out: &mut Vec<Action>) {
+    pub(super) fn redefine(&mut self, good: Vec<Definition>, problems: &[Box<str>]) {
         for problem in problems {
-            log(out, Level::Error, format_args!("{problem}"));
-            self.incident("bootagent".into(), problem, now);
+            log(&mut self.out, Level::Error, format_args!("{problem}"));
+            self.incident("bootagent".into(), problem);
             self.rereading.tell(problem);
             self.rereading.failed = true;
         }
@@ -263,15 +267,15 @@ impl State {
         for definition in best(good) {
             let name = definition.spec.name.clone();
             take_out(&mut names, &name);
-            self.define(definition, now, out);
+            self.define(definition);
         }
         for name in names {
-            self.forget_undefined(&name, now, out);
+            self.forget_undefined(&name);
         }
     }
 
     /// Answers the clients that asked for all to be read again.
-    pub(super) fn reread(&mut self, problems: &[Box<str>], notes: &[Box<str>], out: &mut Vec<Action>) {
+    pub(super) fn reread(&mut self, problems: &[Box<str>], notes: &[Box<str>]) {
         let Rereading { clients, mut lines, failed } = std::mem::take(&mut self.rereading);
         lines.extend(problems.iter().chain(notes).map(|line| line.to_string()));
         if lines.is_empty() {
@@ -279,18 +283,18 @@ impl State {
         }
         let code = u8::from(failed || !problems.is_empty());
         for client in clients {
-            answer(out, client, code, format_args!("{}", lines.join("\n")));
+            answer(&mut self.out, client, code, format_args!("{}", lines.join("\n")));
         }
     }
 
     /// Gives an agent a definition. One that is unchanged has no effect.
-    fn define(&mut self, definition: Definition, now: Now, out: &mut Vec<Action>) {
+    fn define(&mut self, definition: Definition) {
         let name = definition.spec.name.clone();
         take_out(&mut self.leaving, &name);
         let Some(agent) = self.agents.get_mut(&name) else {
             self.agent(&name, false).define(Some(definition));
-            self.tell_change(&name, "new", out);
-            self.step_agent(&name, now, out, &mut |agent, context| {
+            self.tell_change(&name, "new");
+            self.step_agent(&name, &mut |agent, context| {
                 if agent.wanted() == Wanted::Up {
                     agent.request_start(context);
                 }
@@ -303,23 +307,23 @@ impl State {
             return;
         }
         if before.as_ref().zip(after).is_some_and(|(before, after)| before.is_run_as(after)) {
-            self.tell_change(&name, "the definition changed in what needs no restart", out);
-            return self.step_agent(&name, now, out, &mut |agent, context| agent.check_changed(context));
+            self.tell_change(&name, "the definition changed in what needs no restart");
+            return self.step_agent(&name, &mut |agent, context| agent.check_changed(context));
         }
-        self.tell_change(&name, "the definition changed", out);
-        self.refresh(&name, now, out);
+        self.tell_change(&name, "the definition changed");
+        self.refresh(&name);
     }
 
     /// Logs how a definition has changed, and tells it whoever asked for that.
-    fn tell_change(&mut self, name: &str, change: &str, out: &mut Vec<Action>) {
+    fn tell_change(&mut self, name: &str, change: &str) {
         let line = format!("agent \"{name}\": {change}");
         self.rereading.tell(&line);
-        out.push(Action::Log(Level::Info, line));
+        self.out.push(Action::Log(Level::Info, line));
     }
 
     /// Restarts an agent that an earlier daemon started by another definition. While a job changes the agent's package,
     /// this waits for the end of the job.
-    pub(super) fn restart_outdated(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn restart_outdated(&mut self, name: &str) {
         let replacing = |job: &OpenJob| {
             let record = &job.record;
             let begun = matches!(record.phase, Phase::Installing | Phase::Starting | Phase::Settling);
@@ -327,14 +331,14 @@ impl State {
         };
         if self.agents.get(name).is_some_and(Agent::is_outdated) && !self.jobs.open.iter().any(replacing) {
             let text = "the definition changed while no daemon was watching";
-            log(out, Level::Info, format_args!("agent \"{name}\": {text}"));
-            self.refresh(name, now, out);
+            log(&mut self.out, Level::Info, format_args!("agent \"{name}\": {text}"));
+            self.refresh(name);
         }
     }
 
     /// Has an agent run with its new definition, environment or limits.
-    pub(super) fn refresh(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
-        self.step_agent(name, now, out, &mut |agent, context| match (&agent.state, agent.wanted()) {
+    pub(super) fn refresh(&mut self, name: &str) {
+        self.step_agent(name, &mut |agent, context| match (&agent.state, agent.wanted()) {
             (AgentState::Down, Wanted::Up) if agent.is_fresh() => agent.request_start(context),
             (AgentState::Down, _) => {}
             (
@@ -354,23 +358,23 @@ impl State {
     }
 
     /// Stops an agent that has no definition any more, to be forgotten then.
-    pub(super) fn leave(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn leave(&mut self, name: &str) {
         if !self.leaving.iter().any(|leaving| **leaving == *name) {
-            self.tell_change(name, "no definition any more, stopped and then forgotten", out);
+            self.tell_change(name, "no definition any more, stopped and then forgotten");
             self.leaving.push(name.into());
-            self.step_agent(name, now, out, &mut |agent, context| agent.request_stop(context));
+            self.step_agent(name, &mut |agent, context| agent.request_stop(context));
         }
     }
 
     /// Lets an agent go for which no source has a definition. It stays while a record or a job says that it is to have
     /// one: then the definition cannot be read at present, or the job is about to bring it.
-    pub(super) fn forget_undefined(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn forget_undefined(&mut self, name: &str) {
         if self.unread.definitions || self.is_unread(name) {
             return;
         }
         let Some(agent) = self.agents.get_mut(name) else {
             return log(
-                out,
+                &mut self.out,
                 Level::Warn,
                 format_args!("agent \"{name}\": it has no definition, and there is none, ignored"),
             );
@@ -380,28 +384,28 @@ impl State {
         self.jobs.reread_on_release |= expected;
         match (recorded || expected, agent.origin()) {
             (true, Some(Origin::File)) if !expected => {
-                self.step_agent(name, now, out, &mut |agent, context| agent.request_stop(context));
+                self.step_agent(name, &mut |agent, context| agent.request_stop(context));
                 if let Some(agent) = self.agents.get_mut(name) {
                     agent.define(None);
                 }
             }
             (true, _) => {}
-            (false, _) => self.leave(name, now, out),
+            (false, _) => self.leave(name),
         }
     }
 
     /// Forgets agents without a definition of which nothing is left.
-    pub(super) fn follow_leaving(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn follow_leaving(&mut self) {
         let (agents, boot_id) = (&mut self.agents, &self.options.boot_id);
         self.leaving.retain(|name| {
             let down = agents.get(name).is_none_or(Agent::is_down);
             if down {
                 let agent = agents.remove(name);
-                out.push(Action::RemoveAgent(name.clone()));
+                self.out.push(Action::RemoveAgent(name.clone()));
                 // The next daemon is to spare what it has left, too.
                 if let Some(agent) = agent.filter(Agent::spares) {
-                    out.push(Action::Release(name.clone()));
-                    out.push(Action::SaveRun(Box::new(agent.run_record(boot_id))));
+                    self.out.push(Action::Release(name.clone()));
+                    self.out.push(Action::SaveRun(Box::new(agent.run_record(boot_id))));
                 }
             }
             !down
@@ -409,46 +413,46 @@ impl State {
     }
 
     /// Asks for a measurement, unless one is under way.
-    pub(super) fn measure(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn measure(&mut self) {
         if !self.measuring.asked {
             self.measuring.asked = true;
-            out.push(Action::Measure);
+            self.out.push(Action::Measure);
         }
     }
 
     /// Sets the time of the next look at polled limits, if there are any.
-    pub(super) fn poll_soon(&mut self, now: Now) {
+    pub(super) fn poll_soon(&mut self) {
         if self.poll_at.is_none() && self.agents.values().any(Agent::polled) {
-            self.poll_at = Some(now.time + self.options.checksecs.min(POLL));
+            self.poll_at = Some(self.now.time + self.options.checksecs.min(POLL));
         }
     }
 
     /// Gives a measurement to all who asked for it.
-    pub(super) fn measured(&mut self, usages: Vec<Usage>, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn measured(&mut self, usages: Vec<Usage>) {
         let measuring = std::mem::take(&mut self.measuring);
         for usage in usages {
-            self.step_agent(&usage.name.clone(), now, out, &mut |agent, context| {
+            self.step_agent(&usage.name.clone(), &mut |agent, context| {
                 agent.measured(&usage, measuring.check, context)
             });
         }
         if !measuring.clients.is_empty() {
-            out.push(Action::LookAtPackages);
+            self.out.push(Action::LookAtPackages);
         }
         for (client, name) in measuring.clients {
-            let report = self.report(name.as_deref(), now);
-            out.push(Action::AnswerReport(client, Box::new(report)));
+            let report = self.report(name.as_deref());
+            self.out.push(Action::AnswerReport(client, Box::new(report)));
         }
         if let Some(server) = measuring.report.filter(|_| self.shutdown.is_none()) {
-            self.send_status(server, now, out);
+            self.send_status(server);
         }
     }
 
     /// A report as it would be sent now, of all agents or of one. The daemon adds what only the host knows.
-    pub(super) fn report(&self, name: Option<&str>, now: Now) -> Report {
+    pub(super) fn report(&self, name: Option<&str>) -> Report {
         let (mut agents, mut troubles) = (Vec::new(), Vec::new());
         for agent in self.agents.values() {
             if name.is_none_or(|name| *name == **agent.name()) {
-                agents.push(agent.report(now.time, self.options.policy));
+                agents.push(agent.report(self.now.time, self.options.policy));
                 troubles.extend(self.package_trouble(agent).map(Box::from));
             }
         }
@@ -456,8 +460,8 @@ impl State {
         Report {
             hostname: self.options.hostname.clone(),
             version: self.options.version.clone(),
-            uptime: now.time.since(self.began),
-            timestamp: now.wall,
+            uptime: self.now.time.since(self.began),
+            timestamp: self.now.wall,
             step: self.exchanges.schedule.step(),
             agents,
             sn: self.identity.sn.clone(),
@@ -466,7 +470,7 @@ impl State {
             os: "".into(),
             labels: Labels::new(),
             open: open.map(|job| job.record.id.clone()).collect(),
-            silence: self.exchanges.schedule.silence(now.time),
+            silence: self.exchanges.schedule.silence(self.now.time),
             troubles,
             seq: None,
         }

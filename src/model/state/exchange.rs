@@ -5,7 +5,7 @@
 
 use super::{State, OPEN_JOBS};
 use crate::kernel::{Level, Time};
-use crate::model::event::{answer, log, Action, Client, Message, Now, Reply};
+use crate::model::event::{answer, log, Action, Client, Message, Reply};
 use crate::model::job::{Job, JobId, Outcome, RejectedJob};
 use crate::model::record::Phase;
 use crate::model::schedule::{ExchangeKind, ExchangeSchedule, Peer, Round, Server};
@@ -119,26 +119,26 @@ impl State {
     }
 
     /// Starts the exchange that is due, if any.
-    pub(super) fn follow_exchanges(&mut self, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn follow_exchanges(&mut self) {
         // A measurement under way is a status that is about to be sent. Before a reexec no exchange begins.
         if self.measuring.report.is_some() || self.is_leaving() {
             return;
         }
-        let results = self.results_due().is_some_and(|at| at <= now.time);
-        match self.exchanges.schedule.next(now.time, results) {
+        let results = self.results_due().is_some_and(|at| at <= self.now.time);
+        match self.exchanges.schedule.next(self.now.time, results) {
             Some((ExchangeKind::Results, server)) => {
-                let results = self.due_results(now);
+                let results = self.due_results();
                 self.exchanges.sent_results = results.iter().map(|(id, _)| id.clone()).collect();
-                out.push(Action::Exchange(server, Message::Results(results)));
+                self.out.push(Action::Exchange(server, Message::Results(results)));
             }
             Some((ExchangeKind::Status | ExchangeKind::Trial, server)) => {
                 self.measuring.report = Some(server);
-                self.measure(out);
+                self.measure();
             }
             None if !self.exchanges.schedule.is_report_due() => {
                 for client in self.exchanges.take_reporting() {
                     let why = "each has asked to be left alone for a while";
-                    answer(out, client, 1, format_args!("no server took the report: {why}"));
+                    answer(&mut self.out, client, 1, format_args!("no server took the report: {why}"));
                 }
             }
             None => {}
@@ -146,11 +146,11 @@ impl State {
     }
 
     /// The results that are due, as many as one exchange may hold. A result that was refused in a batch goes alone.
-    fn due_results(&self, now: Now) -> Vec<(JobId, Outcome)> {
+    fn due_results(&self) -> Vec<(JobId, Outcome)> {
         let mut results = Vec::new();
         for (alone, most) in [(false, BATCH), (true, 1)] {
             for job in &self.jobs.open {
-                let due = job.is_sent_alone() == alone && job.send_at().is_some_and(|at| at <= now.time);
+                let due = job.is_sent_alone() == alone && job.send_at().is_some_and(|at| at <= self.now.time);
                 if let (true, Some(outcome)) = (due && results.len() < most, &job.record.outcome) {
                     results.push((job.record.id.clone(), outcome.clone()));
                 }
@@ -165,14 +165,14 @@ impl State {
     }
 
     /// Sends a status, now that everything was measured.
-    pub(super) fn send_status(&mut self, server: Server, now: Now, out: &mut Vec<Action>) {
-        let mut report = self.report(None, now);
-        report.events = self.incidents.send(now);
-        out.push(Action::Exchange(server, Message::Status(Box::new(report))));
+    pub(super) fn send_status(&mut self, server: Server) {
+        let mut report = self.report(None);
+        report.events = self.incidents.send(self.now);
+        self.out.push(Action::Exchange(server, Message::Status(Box::new(report))));
     }
 
     /// Takes the answer to the exchange that was under way.
-    pub(super) fn replied(&mut self, reply: Reply, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn replied(&mut self, reply: Reply) {
         let schedule = &mut self.exchanges.schedule;
         let reply = match reply {
             Reply::Unreadable(_) if schedule.ask_again() => return,
@@ -187,42 +187,38 @@ impl State {
             Reply::Failed { retry_after, .. } => (false, *retry_after),
             Reply::Unreadable(_) => (false, None),
         };
-        let (kind, round) = schedule.answered(good, retry_after, now.time);
+        let (kind, round) = schedule.answered(good, retry_after, self.now.time);
         if good {
-            self.binary_proved(now, out);
+            self.binary_proved();
         }
         let Some(kind) = kind else {
-            return log(out, Level::Warn, format_args!("a server's answer came without an exchange, and is ignored"));
+            return log(
+                &mut self.out,
+                Level::Warn,
+                format_args!("a server's answer came without an exchange, and is ignored"),
+            );
         };
-        self.exchanges.log_answer(&server, good, &reply, out);
+        self.exchanges.log_answer(&server, good, &reply, &mut self.out);
         match kind {
-            ExchangeKind::Status | ExchangeKind::Trial => self.status_replied(kind, round, &server, reply, now, out),
-            ExchangeKind::Results => self.results_replied(&server, reply, now, out),
+            ExchangeKind::Status | ExchangeKind::Trial => self.status_replied(kind, round, &server, reply),
+            ExchangeKind::Results => self.results_replied(&server, reply),
         }
     }
 
     /// Takes the answer to a status.
-    fn status_replied(
-        &mut self,
-        kind: ExchangeKind,
-        round: Round,
-        server: &str,
-        reply: Reply,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
+    fn status_replied(&mut self, kind: ExchangeKind, round: Round, server: &str, reply: Reply) {
         let good = round == Round::Good;
         if good {
             self.incidents.taken();
         }
         if let (true, ExchangeKind::Trial, Reply::Jobs { cancel, .. }) = (good, kind, &reply) {
             // The reply that ends the trial of a server list may cancel the job that brought the list.
-            cancel.iter().for_each(|id| self.cancel(id, now, out));
+            cancel.iter().for_each(|id| self.cancel(id));
         }
         if round != Round::Next {
-            self.exchanges.answer_reporting(good, server, &reply, out);
+            self.exchanges.answer_reporting(good, server, &reply, &mut self.out);
             if kind == ExchangeKind::Trial {
-                self.server_list_tried(good, server, &reply, now, out);
+                self.server_list_tried(good, server, &reply);
             }
         }
         if let (true, Reply::Jobs { errcode, jobs, cancel }) = (good, reply) {
@@ -230,35 +226,28 @@ impl State {
             if let Some(errcode) = errcode.filter(|errcode| *errcode != 0) {
                 problems.push((Level::Warn, format!("server {server}: answers errcode {errcode}")));
             }
-            self.receive(jobs, server, &mut problems, now, out);
-            cancel.iter().for_each(|id| self.cancel(id, now, out));
-            self.exchanges.log_problems(problems, out);
+            self.receive(jobs, server, &mut problems);
+            cancel.iter().for_each(|id| self.cancel(id));
+            self.exchanges.log_problems(problems, &mut self.out);
         }
     }
 
     /// Takes the answer to results.
-    fn results_replied(&mut self, server: &str, reply: Reply, now: Now, out: &mut Vec<Action>) {
+    fn results_replied(&mut self, server: &str, reply: Reply) {
         let sent = std::mem::take(&mut self.exchanges.sent_results);
         match reply {
-            Reply::Taken => sent.iter().for_each(|id| self.result_taken(id, out)),
+            Reply::Taken => sent.iter().for_each(|id| self.result_taken(id)),
             Reply::NotTaken(why) => {
-                log(out, Level::Warn, format_args!("server {server}: results not taken: {why}"));
+                log(&mut self.out, Level::Warn, format_args!("server {server}: results not taken: {why}"));
                 self.exchanges.schedule.results_refused();
-                self.results_not_taken(&sent, now, out);
+                self.results_not_taken(&sent);
             }
             Reply::Failed { .. } | Reply::Jobs { .. } | Reply::Unreadable(_) => {}
         }
     }
 
     /// Takes the jobs of an answer. What is wrong with it is added to `problems`, as it comes again with every answer.
-    fn receive(
-        &mut self,
-        jobs: Vec<Result<Job, RejectedJob>>,
-        server: &str,
-        problems: &mut Vec<(Level, String)>,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
+    fn receive(&mut self, jobs: Vec<Result<Job, RejectedJob>>, server: &str, problems: &mut Vec<(Level, String)>) {
         let (mut too_many, mut unread) = (0, 0);
         for job in jobs {
             let id = match &job {
@@ -272,13 +261,13 @@ impl State {
                 continue;
             };
             if self.jobs.is_known(id) {
-                self.offered_again(id, now, out);
+                self.offered_again(id);
             } else if self.must_wait(&job) {
                 unread += 1;
             } else if self.jobs.open.len() >= OPEN_JOBS {
                 too_many += 1;
             } else {
-                self.accept(job, now, out);
+                self.accept(job);
             }
         }
         let not_taken = |jobs, why| format!("{} left for the servers to offer again: {why}", count(jobs, "job"));
@@ -292,33 +281,33 @@ impl State {
 
     /// A server offers a job that was received before. It is not run again; the server has not got its result, or has
     /// lost it.
-    fn offered_again(&mut self, id: &JobId, now: Now, out: &mut Vec<Action>) {
+    fn offered_again(&mut self, id: &JobId) {
         if let Some(index) = self.jobs.index(id) {
-            self.jobs.open[index].send_again(now.time);
+            self.jobs.open[index].send_again(self.now.time);
         } else if let Some(rank) = self.jobs.touch(id) {
-            out.push(Action::TouchJob(id.clone(), rank));
+            self.out.push(Action::TouchJob(id.clone(), rank));
         }
     }
 
     /// A server has taken the result of a job: only its id is remembered from now on.
-    fn result_taken(&mut self, id: &JobId, out: &mut Vec<Action>) {
-        let Some(index) = self.expect_job(id, "its result was taken", out) else { return };
+    fn result_taken(&mut self, id: &JobId) {
+        let Some(index) = self.expect_job(id, "its result was taken") else { return };
         let mut record = self.jobs.open.remove(index).record;
         record.phase = Phase::Taken;
         self.jobs.remember(&record);
-        out.push(Action::SaveJob(Box::new(record)));
+        self.out.push(Action::SaveJob(Box::new(record)));
         while let Some(oldest) = self.jobs.forget_oldest() {
-            out.push(Action::RemoveJob(oldest));
+            self.out.push(Action::RemoveJob(oldest));
         }
     }
 
     /// A server has answered, but did not take these results. Each goes alone now, as the fault may be another's; one
     /// that was alone already waits.
-    fn results_not_taken(&mut self, sent: &[JobId], now: Now, out: &mut Vec<Action>) {
+    fn results_not_taken(&mut self, sent: &[JobId]) {
         for id in sent {
-            let Some(index) = self.expect_job(id, "its result was refused", out) else { continue };
+            let Some(index) = self.expect_job(id, "its result was refused") else { continue };
             let wait = self.exchanges.schedule.backoff(self.jobs.open[index].refusals() + 1);
-            self.jobs.open[index].result_refused(sent.len() > 1, now.time + wait);
+            self.jobs.open[index].result_refused(sent.len() > 1, self.now.time + wait);
         }
     }
 }

@@ -74,9 +74,9 @@ impl Incidents {
 
 impl State {
     /// Keeps a sentence for the next report.
-    pub(super) fn incident(&mut self, name: Name, message: &str, now: Now) {
+    pub(super) fn incident(&mut self, name: Name, message: &str) {
         let message = sanitize(message, MESSAGE_MAX).into();
-        self.incidents.add(Incident { timestamp: now.wall, name, message });
+        self.incidents.add(Incident { timestamp: self.now.wall, name, message });
     }
 }
 

@@ -30,6 +30,8 @@ impl State {
         schedule.set_keyed(options.keyed);
         let definitions = best(recovered.definitions);
         let mut state = State {
+            now,
+            out: std::mem::take(out),
             options,
             identity: recovered.identity,
             settings: recovered.settings,
@@ -50,13 +52,13 @@ impl State {
             reloads: Vec::new(),
             unread: recovered.unread,
         };
-        state.watch_clock(now, out);
+        state.watch_clock();
         if !state.exchanges.schedule.has_servers() && state.options.closed.is_none() {
-            log(out, Level::Info, format_args!("no svrlist, so nothing is reported and no job taken"));
+            log(&mut state.out, Level::Info, format_args!("no svrlist, so nothing is reported and no job taken"));
         }
         for (name, sentence) in recovered.damage {
-            log(out, Level::Error, format_args!("{sentence}"));
-            state.incident(name, &sentence, now);
+            log(&mut state.out, Level::Error, format_args!("{sentence}"));
+            state.incident(name, &sentence);
         }
         let signed = state.options.signed;
         for record in recovered.agents {
@@ -66,21 +68,15 @@ impl State {
             let name = definition.spec.name.clone();
             state.agent(&name, recovered.leftovers).define(Some(definition));
         }
-        state.keep_unread(out);
+        state.keep_unread();
         state.hold_jobs(&mut recovered.jobs);
-        state.load_jobs(recovered.jobs, recovered.damaged_jobs, now, out);
-        state.resume_agents(
-            recovered.runs,
-            recovered.unrecorded,
-            recovered.marked,
-            recovered.reexec.is_some(),
-            now,
-            out,
-        );
+        state.load_jobs(recovered.jobs, recovered.damaged_jobs);
+        state.resume_agents(recovered.runs, recovered.unrecorded, recovered.marked, recovered.reexec.is_some());
         if let Some(before) = recovered.reexec {
-            state.continue_after_reexec(before, now, out);
+            state.continue_after_reexec(before);
         }
-        state.follow(now, out);
+        state.follow();
+        std::mem::swap(&mut state.out, out);
         state
     }
 
@@ -91,8 +87,6 @@ impl State {
         unrecorded: Vec<(Name, Option<(Process, Time)>)>,
         marked: Vec<Name>,
         after_reexec: bool,
-        now: Now,
-        out: &mut Vec<Action>,
     ) {
         // What runs without a definition is an agent nevertheless, until it has been stopped.
         let running = runs.iter().filter(|(_, alive)| *alive).map(|(run, _)| &run.name);
@@ -103,12 +97,12 @@ impl State {
             // The agent was removed while no daemon ran: its record says nothing about a later agent of the same name.
             if !self.agents.contains_key(&run.name) {
                 if !self.unread.all {
-                    out.push(Action::RemoveAgent(run.name));
+                    self.out.push(Action::RemoveAgent(run.name));
                 }
                 continue;
             }
             let more = unrecorded.iter().any(|(name, _)| *name == run.name);
-            self.step_agent(&run.name.clone(), now, out, &mut |agent, context| {
+            self.step_agent(&run.name.clone(), &mut |agent, context| {
                 agent.resume(&run, alive, more, context);
                 if after_reexec && alive {
                     // Its daemon never ended, so that there is nothing to report.
@@ -122,20 +116,20 @@ impl State {
             if main.is_none() && self.is_unread(&name) {
                 continue;
             }
-            self.step_agent(&name, now, out, &mut |agent, context| agent.found_running(main, context));
+            self.step_agent(&name, &mut |agent, context| agent.found_running(main, context));
         }
         let names: Vec<Name> = self.agents.keys().cloned().collect();
         for name in names {
             if self.is_unread(&name) {
                 continue;
             }
-            self.restart_outdated(&name, now, out);
-            self.step_agent(&name, now, out, &mut |agent, context| match agent.wanted() {
+            self.restart_outdated(&name);
+            self.step_agent(&name, &mut |agent, context| match agent.wanted() {
                 Wanted::Up => agent.start_if_new(context),
                 Wanted::Down => agent.request_stop(context),
             });
             if self.agents.get(&name).is_some_and(|agent| agent.definition.is_none()) {
-                self.forget_undefined(&name, now, out);
+                self.forget_undefined(&name);
             }
         }
     }

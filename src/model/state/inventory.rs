@@ -7,7 +7,7 @@ use super::jobs::{is_same_package, one_version, OpenJob};
 use super::State;
 use crate::kernel::{Level, Time};
 use crate::model::agent::Agent;
-use crate::model::event::{log, Action, Now, ToolOwner};
+use crate::model::event::{log, Action, ToolOwner};
 use crate::model::package::inventory::{answer, inventory};
 use crate::model::record::Installed;
 use crate::model::spec::Name;
@@ -26,32 +26,32 @@ pub(super) struct Inventory {
 impl State {
     /// Takes a look at the host: the package managers are asked where somebody may have changed a package since, and again
     /// for those of which there was no answer.
-    pub(super) fn packages_seen(&mut self, changes: u64, tars: &[(Name, bool)], now: Now, out: &mut Vec<Action>) {
+    pub(super) fn packages_seen(&mut self, changes: u64, tars: &[(Name, bool)]) {
         if let Some(until) = self.inventory.running_until {
-            if until <= now.time {
-                out.push(Action::KillTool(ToolOwner::Inventory));
+            if until <= self.now.time {
+                self.out.push(Action::KillTool(ToolOwner::Inventory));
             }
             return;
         }
         let changed = self.inventory.changes != Some(changes);
-        let is_due = changed || self.inventory.again <= now.time && !self.is_inventoried();
+        let is_due = changed || self.inventory.again <= self.now.time && !self.is_inventoried();
         if !is_due || self.is_changing_packages() {
             return;
         }
         self.inventory.changes = Some(changes);
         // The next check comes a little less than `checksecs` after this one.
-        self.inventory.again = now.time + self.options.checksecs / 2;
+        self.inventory.again = self.now.time + self.options.checksecs / 2;
         if changed {
             self.agents.values_mut().for_each(|agent| agent.inventoried = false);
         }
         let missing = self.agents.values().filter(|agent| !agent.inventoried);
         let tool = inventory(missing.filter_map(|agent| Some((&**agent.name(), agent.record.package.as_deref()?))));
         if let Some(tool) = tool {
-            self.inventory.running_until = Some(now.time + tool.timeout);
-            out.push(Action::Tool(ToolOwner::Inventory, tool));
+            self.inventory.running_until = Some(self.now.time + tool.timeout);
+            self.out.push(Action::Tool(ToolOwner::Inventory, tool));
         }
         for (name, is_there) in tars {
-            self.package_found(name, if *is_there { "it" } else { "" }, now, out);
+            self.package_found(name, if *is_there { "it" } else { "" });
         }
     }
 
@@ -66,18 +66,18 @@ impl State {
     }
 
     /// Takes the answers of the package managers.
-    pub(super) fn inventory_taken(&mut self, output: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn inventory_taken(&mut self, output: &str) {
         self.inventory.running_until = None;
         if self.is_changing_packages() {
             return;
         }
         for (name, found) in output.lines().filter_map(answer) {
-            self.package_found(name, found, now, out);
+            self.package_found(name, found);
         }
     }
 
     /// Takes what the host has of the package of an agent, and reports it if somebody has changed that.
-    fn package_found(&mut self, name: &str, found: &str, now: Now, out: &mut Vec<Action>) {
+    fn package_found(&mut self, name: &str, found: &str) {
         let Some(agent) = self.agents.get_mut(name) else { return };
         let before = agent.replaced_by.take();
         agent.replaced_by = agent.record.package.as_ref().and_then(|package| replacement(package, found));
@@ -86,8 +86,8 @@ impl State {
             return;
         }
         if let Some(text) = self.agents.get(name).and_then(|agent| self.package_trouble(agent)) {
-            log(out, Level::Warn, format_args!("{text}"));
-            self.incident(name.into(), &text, now);
+            log(&mut self.out, Level::Warn, format_args!("{text}"));
+            self.incident(name.into(), &text);
         }
     }
 

@@ -22,7 +22,7 @@ use std::mem::discriminant;
 
 use super::State;
 use crate::kernel::{Level, Time};
-use crate::model::event::{log, Action, Now};
+use crate::model::event::{log, Action};
 use crate::model::job::{Code, Job, JobAction, JobId};
 use crate::model::plan::{Direction, Plan, Step};
 use crate::model::record::{JobRecord, Phase};
@@ -40,10 +40,10 @@ const CANCELLED: &str = "cancelled by the server";
 impl State {
     /// Where the job with this id is among the open ones, for an `event` that only an open job can cause. An id of none is
     /// logged.
-    pub(super) fn expect_job(&self, id: &JobId, event: &str, out: &mut Vec<Action>) -> Option<usize> {
+    pub(super) fn expect_job(&mut self, id: &JobId, event: &str) -> Option<usize> {
         let index = self.jobs.index(id);
         if index.is_none() {
-            log(out, Level::Warn, format_args!("job \"{id}\": {event}, and it is not open, ignored"));
+            log(&mut self.out, Level::Warn, format_args!("job \"{id}\": {event}, and it is not open, ignored"));
         }
         index
     }
@@ -59,36 +59,36 @@ impl State {
     }
 
     /// Lets every job continue that can.
-    pub(super) fn follow_jobs(&mut self, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn follow_jobs(&mut self) {
         let mut index = 0;
         while index < self.jobs.open.len() {
             let before = (discriminant(&self.jobs.open[index].activity), self.jobs.open[index].record.step);
-            self.follow_job(index, now, out);
+            self.follow_job(index);
             // If something has changed, the same job may continue at once.
             if before == (discriminant(&self.jobs.open[index].activity), self.jobs.open[index].record.step) {
                 index += 1;
             }
         }
         if !self.jobs.released.is_empty() && std::mem::take(&mut self.jobs.reread_on_release) {
-            out.push(Action::RereadDefinitions);
+            self.out.push(Action::RereadDefinitions);
         }
         for name in std::mem::take(&mut self.jobs.released) {
-            self.restart_outdated(&name, now, out);
+            self.restart_outdated(&name);
         }
     }
 
     /// Lets the job at `index` continue if it can.
-    fn follow_job(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+    fn follow_job(&mut self, index: usize) {
         if self.is_held(index) {
             return;
         }
         let job = &self.jobs.open[index];
         match &job.activity {
-            Activity::Queued => self.follow_queued(index, now, out),
-            Activity::WaitingForSlot => self.follow_slot(index, now, out),
-            Activity::Reexec => self.follow_own_reexec(index, now, out),
-            Activity::Step if job.is_at(Step::Stop) => self.run(index, now, out, |run| run.follow_stop()),
-            Activity::Step if job.is_at(Step::Settle) => self.run(index, now, out, |run| run.follow_settling()),
+            Activity::Queued => self.follow_queued(index),
+            Activity::WaitingForSlot => self.follow_slot(index),
+            Activity::Reexec => self.follow_own_reexec(index),
+            Activity::Step if job.is_at(Step::Stop) => self.run(index, |run| run.follow_stop()),
+            Activity::Step if job.is_at(Step::Settle) => self.run(index, |run| run.follow_settling()),
             _ => {}
         }
     }
@@ -113,21 +113,21 @@ impl State {
     }
 
     /// Resumes or begins a job that waits for its turn, or ends it when it has expired.
-    fn follow_queued(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+    fn follow_queued(&mut self, index: usize) {
         let job = &self.jobs.open[index];
         if job.record.phase != Phase::Received {
-            self.run(index, now, out, |run| run.resume());
+            self.run(index, |run| run.resume());
         } else if job.cancelled {
-            self.finish(index, Code::Expired, CANCELLED, now, out);
-        } else if job.expires_at().is_some_and(|at| at <= now.time) {
-            self.finish(index, Code::Expired, "expired before it could begin", now, out);
-        } else if self.is_first(index) && job.begin_at(&self.identity.sn) <= now.time {
-            self.run(index, now, out, |run| run.begin_job());
+            self.finish(index, Code::Expired, CANCELLED);
+        } else if job.expires_at().is_some_and(|at| at <= self.now.time) {
+            self.finish(index, Code::Expired, "expired before it could begin");
+        } else if self.is_first(index) && job.begin_at(&self.identity.sn) <= self.now.time {
+            self.run(index, |run| run.begin_job());
         }
     }
 
     /// Ends jobs for the same agent that wait before the job at `index`, if this one makes them pointless.
-    fn cancel_queued(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+    fn cancel_queued(&mut self, index: usize) {
         let job = &self.jobs.open[index];
         if !matches!(job.action(), Some(JobAction::Stop | JobAction::Uninstall)) || job.is_own() {
             return;
@@ -135,23 +135,23 @@ impl State {
         let (text, name) = (format!("cancelled by job \"{}\"", job.record.id), job.name().clone());
         for other in 0..index {
             if self.jobs.open[other].is_waiting() && *self.jobs.open[other].name() == name {
-                self.finish(other, Code::Expired, &text, now, out);
+                self.finish(other, Code::Expired, &text);
             }
         }
     }
 
     /// A server wants a job to end. One that has begun to change something goes on. An answer to a step that is under way
     /// ends the job as well, but nothing waits for a download.
-    pub(super) fn cancel(&mut self, id: &JobId, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn cancel(&mut self, id: &JobId) {
         let Some(index) = self.jobs.index(id).filter(|index| self.jobs.open[*index].can_be_cancelled()) else { return };
         let job = &mut self.jobs.open[index];
         job.cancelled = true;
         match job.activity {
-            Activity::Fetching => out.push(Action::StopFetch(id.clone())),
+            Activity::Fetching => self.out.push(Action::StopFetch(id.clone())),
             Activity::WaitingForSlot | Activity::FetchAgain(..) => {}
             _ => return,
         }
-        self.finish(index, Code::Expired, CANCELLED, now, out);
+        self.finish(index, Code::Expired, CANCELLED);
     }
 
     /// When the first job continues by itself.
@@ -167,18 +167,18 @@ impl State {
     }
 
     /// Does what is due of jobs at this moment.
-    pub(super) fn jobs_due(&mut self, now: Now, out: &mut Vec<Action>) {
-        self.proof_due(now, out);
-        self.fetch_turn_due(now, out);
+    pub(super) fn jobs_due(&mut self) {
+        self.proof_due();
+        self.fetch_turn_due();
         for index in 0..self.jobs.open.len() {
             let job = &mut self.jobs.open[index];
             match &job.activity {
-                Activity::SaveAgain(at) if *at <= now.time => {
+                Activity::SaveAgain(at) if *at <= self.now.time => {
                     job.activity = Activity::Saving;
-                    out.push(Action::SaveJob(Box::new(job.record.clone())));
+                    self.out.push(Action::SaveJob(Box::new(job.record.clone())));
                 }
-                Activity::FetchAgain(at, _) if *at <= now.time => job.activity = Activity::WaitingForSlot,
-                Activity::Tools(_) => self.run(index, now, out, |run| run.tool_due()),
+                Activity::FetchAgain(at, _) if *at <= self.now.time => job.activity = Activity::WaitingForSlot,
+                Activity::Tools(_) => self.run(index, |run| run.tool_due()),
                 _ => {}
             }
         }

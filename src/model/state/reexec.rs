@@ -159,13 +159,13 @@ impl State {
     }
 
     /// Continues where the binary was that executed this one.
-    pub(super) fn continue_after_reexec(&mut self, state: ReexecState, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn continue_after_reexec(&mut self, state: ReexecState) {
         self.began = state.began;
-        self.exchanges.schedule.resume(state.times, now.time);
+        self.exchanges.schedule.resume(state.times, self.now.time);
         self.incidents.prepend(state.incidents, state.dropped_incidents);
         self.jobs.interrupted |= state.interrupted;
         for client in state.clients {
-            answer(out, client, 0, format_args!("{} runs", self.options.version));
+            answer(&mut self.out, client, 0, format_args!("{} runs", self.options.version));
         }
         (self.reexec.brought_by, self.reexec.trial) = (state.job, state.until);
         if self.reexec.trial.is_some() {
@@ -174,7 +174,7 @@ impl State {
     }
 
     /// The operator wants the installed binary executed; `client` waits for it, if there is one.
-    pub(super) fn request_reexec(&mut self, client: Option<Client>, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn request_reexec(&mut self, client: Option<Client>) {
         let refused = match &mut self.reexec.pending {
             Some(pending) if pending.program == self.options.program => return pending.clients.extend(client),
             _ if self.shutdown.is_some() => "the daemon is being stopped",
@@ -184,12 +184,12 @@ impl State {
             }
             None => {
                 let program = self.options.program.clone();
-                return self.try_binary(program, client, None, None, now, out);
+                return self.try_binary(program, client, None, None);
             }
         };
-        log(out, Level::Warn, format_args!("reexec refused: {refused}"));
+        log(&mut self.out, Level::Warn, format_args!("reexec refused: {refused}"));
         if let Some(client) = client {
-            answer(out, client, 1, format_args!("reexec refused: {refused}"));
+            answer(&mut self.out, client, 1, format_args!("reexec refused: {refused}"));
         }
     }
 
@@ -200,13 +200,11 @@ impl State {
         client: Option<Client>,
         job: Option<JobId>,
         trial: Option<Duration>,
-        now: Now,
-        out: &mut Vec<Action>,
     ) {
         let argv = vec![program.clone(), "version".into()];
-        let stage = Stage::Version { until: now.time + TRY, late: false };
+        let stage = Stage::Version { until: self.now.time + TRY, late: false };
         self.reexec.pending = Some(Pending { program, clients: client.into_iter().collect(), job, trial, stage });
-        out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
+        self.out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
     }
 
     /// Whether nothing new may begin, as a new binary is about to be executed.
@@ -216,7 +214,7 @@ impl State {
     }
 
     /// The new binary's `version` or `check` has ended.
-    pub(super) fn reexec_tried(&mut self, exit: Exit, output: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn reexec_tried(&mut self, exit: Exit, output: &str) {
         let config = self.options.config.clone();
         // A shutdown gives the reexec up before the end of what it kills comes here.
         let Some(pending) = &mut self.reexec.pending else { return };
@@ -224,7 +222,11 @@ impl State {
             Stage::Version { late, .. } => ("version", late),
             Stage::Check { late, .. } => ("check", late),
             Stage::Good | Stage::Waiting(_) | Stage::Leaving => {
-                return log(out, Level::Warn, format_args!("reexec: a program ended that it does not run, ignored"));
+                return log(
+                    &mut self.out,
+                    Level::Warn,
+                    format_args!("reexec: a program ended that it does not run, ignored"),
+                );
             }
         };
         let version = output.lines().find_map(|line| line.strip_prefix("bootagent-"));
@@ -236,10 +238,10 @@ impl State {
         };
         if !why.is_empty() {
             let text = format!("\"{} {word}\" {why}", pending.program);
-            return self.not_reexeced(&sanitize(&text, MESSAGE_MAX), now, out);
+            return self.not_reexeced(&sanitize(&text, MESSAGE_MAX));
         }
         if word == "version" {
-            pending.stage = Stage::Check { until: now.time + TRY, late: false };
+            pending.stage = Stage::Check { until: self.now.time + TRY, late: false };
             let argv = vec![pending.program.clone(), "-c".into(), config, "check".into()];
             let version = version.and_then(|version| version.split_whitespace().next()).unwrap_or_default();
             let version: Box<str> = format!("bootagent-{}", sanitize(version, 60)).into();
@@ -247,39 +249,43 @@ impl State {
                 let wanted = self.wanted_version(&job);
                 if let Some(wanted) = wanted.filter(|wanted| !is_version_of(&version, wanted)) {
                     let why = format!("the job says version {wanted}, but the binary says {version}");
-                    return self.not_reexeced(&why, now, out);
+                    return self.not_reexeced(&why);
                 }
-                self.note_version(&job, version, out);
+                self.note_version(&job, version);
             }
-            return out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
+            return self.out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
         }
         pending.stage = Stage::Good;
         match pending.job.clone() {
-            Some(job) => self.binary_is_good(&job, now, out),
-            None => self.reexec.recorded(now),
+            Some(job) => self.binary_is_good(&job),
+            None => self.reexec.recorded(self.now),
         }
     }
 
     /// The new binary is not executed, or cannot be.
-    pub(super) fn not_reexeced(&mut self, why: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn not_reexeced(&mut self, why: &str) {
         let Some(pending) = self.reexec.pending.take() else {
-            return log(out, Level::Warn, format_args!("reexec: it failed, and none is under way, ignored: {why}"));
+            return log(
+                &mut self.out,
+                Level::Warn,
+                format_args!("reexec: it failed, and none is under way, ignored: {why}"),
+            );
         };
-        log(out, Level::Error, format_args!("reexec refused, nothing is changed: {why}"));
+        log(&mut self.out, Level::Error, format_args!("reexec refused, nothing is changed: {why}"));
         for client in pending.clients {
-            answer(out, client, 1, format_args!("reexec refused: {why}"));
+            answer(&mut self.out, client, 1, format_args!("reexec refused: {why}"));
         }
         if let Some(job) = pending.job {
-            self.binary_not_executed(&job, why, now, out);
+            self.binary_not_executed(&job, why);
         }
     }
 
     /// Gives the reexec up when the daemon is being stopped.
-    pub(super) fn follow_reexec(&mut self, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn follow_reexec(&mut self) {
         let Some(pending) = self.reexec.pending.as_ref().filter(|_| self.shutdown.is_some()) else { return };
         let trying = matches!(pending.stage, Stage::Version { .. } | Stage::Check { .. });
-        out.extend(trying.then_some(Action::KillTool(ToolOwner::Reexec)));
-        self.not_reexeced("the daemon is being stopped", now, out);
+        self.out.extend(trying.then_some(Action::KillTool(ToolOwner::Reexec)));
+        self.not_reexeced("the daemon is being stopped");
     }
 
     /// Whether the records say all there is to know.
@@ -302,18 +308,18 @@ impl State {
 
     /// Executes the new binary once nothing is under way, and kills a trial that takes too long. A tick comes after
     /// every other event, so that the exec loses none.
-    pub(super) fn reexec_due(&mut self, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn reexec_due(&mut self) {
         let quiet = self.is_quiet();
         let Some(pending) = &mut self.reexec.pending else { return };
         match &mut pending.stage {
-            Stage::Waiting(until) if quiet || *until <= now.time => {
+            Stage::Waiting(until) if quiet || *until <= self.now.time => {
                 pending.stage = Stage::Leaving;
-                let until = pending.trial.map(|trial| now.time + trial);
-                out.push(Action::Reexec(pending.program.clone(), until));
+                let until = pending.trial.map(|trial| self.now.time + trial);
+                self.out.push(Action::Reexec(pending.program.clone(), until));
             }
-            Stage::Version { until, late } | Stage::Check { until, late } if *until <= now.time => {
-                (*until, *late) = (now.time + KILL_INTERVAL, true);
-                out.push(Action::KillTool(ToolOwner::Reexec));
+            Stage::Version { until, late } | Stage::Check { until, late } if *until <= self.now.time => {
+                (*until, *late) = (self.now.time + KILL_INTERVAL, true);
+                self.out.push(Action::KillTool(ToolOwner::Reexec));
             }
             Stage::Version { .. } | Stage::Check { .. } | Stage::Good | Stage::Waiting(_) | Stage::Leaving => {}
         }

@@ -7,7 +7,7 @@ use super::jobs::Answer;
 use super::State;
 use crate::kernel::{Exit, Level, Time};
 use crate::model::agent::{AgentState, KILL_INTERVAL};
-use crate::model::event::{answer, log, Action, Client, Now, Scope};
+use crate::model::event::{answer, log, Action, Client, Scope};
 use crate::model::job::JobId;
 use crate::model::spec::{Name, Reload};
 
@@ -43,13 +43,7 @@ impl State {
     }
 
     /// Has an agent read its configuration again; how that ended, or `None`: that comes later.
-    pub(super) fn begin_reload(
-        &mut self,
-        name: &Name,
-        asker: Asker,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) -> Option<Result<(), Box<str>>> {
+    pub(super) fn begin_reload(&mut self, name: &Name, asker: Asker) -> Option<Result<(), Box<str>>> {
         if let Some(why) = self.reload_objection(name) {
             return Some(Err(why.into()));
         }
@@ -57,12 +51,12 @@ impl State {
         match agent.definition.as_ref()?.spec.reload.as_ref()? {
             Reload::Signal(_) if agent.runs_headless() => Some(Err("its main process is not known".into())),
             Reload::Signal(sig) => {
-                log(out, Level::Info, format_args!("agent \"{name}\": reload, sent {sig}"));
-                out.push(Action::Signal(name.clone(), Scope::Main, *sig));
+                log(&mut self.out, Level::Info, format_args!("agent \"{name}\": reload, sent {sig}"));
+                self.out.push(Action::Signal(name.clone(), Scope::Main, *sig));
                 Some(Ok(()))
             }
             Reload::Exec(program) => {
-                let until = now.time + program.timeout;
+                let until = self.now.time + program.timeout;
                 match self.reloads.iter_mut().find(|reload| reload.name == *name) {
                     Some(reload) => reload.next.push(asker),
                     None => {
@@ -74,7 +68,7 @@ impl State {
                             askers,
                             next: Vec::new(),
                         });
-                        out.push(Action::Reload(name.clone()));
+                        self.out.push(Action::Reload(name.clone()));
                     }
                 }
                 None
@@ -83,7 +77,7 @@ impl State {
     }
 
     /// The program of a reload has ended; `tail`: the last lines of the agent's output.
-    pub(super) fn reload_ended(&mut self, name: &str, exit: Exit, tail: &str, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn reload_ended(&mut self, name: &str, exit: Exit, tail: &str) {
         let Some(index) = self.reloads.iter().position(|reload| *reload.name == *name) else { return };
         let AgentReload { name, late, askers, next, .. } = self.reloads.remove(index);
         let between = if tail.is_empty() { "" } else { ": " };
@@ -94,38 +88,31 @@ impl State {
             exit => Err(format!("its program {exit}{between}{tail}").into()),
         };
         match &result {
-            Ok(()) => log(out, Level::Info, format_args!("agent \"{name}\": reloaded")),
-            Err(why) => log(out, Level::Warn, format_args!("agent \"{name}\": does not reload: {why}")),
+            Ok(()) => log(&mut self.out, Level::Info, format_args!("agent \"{name}\": reloaded")),
+            Err(why) => log(&mut self.out, Level::Warn, format_args!("agent \"{name}\": does not reload: {why}")),
         }
         for asker in askers {
-            self.tell_reloaded(asker, &name, &result, now, out);
+            self.tell_reloaded(asker, &name, &result);
         }
         for asker in next {
-            if let Some(result) = self.begin_reload(&name, asker.clone(), now, out) {
-                self.tell_reloaded(asker, &name, &result, now, out);
+            if let Some(result) = self.begin_reload(&name, asker.clone()) {
+                self.tell_reloaded(asker, &name, &result);
             }
         }
     }
 
-    fn tell_reloaded(
-        &mut self,
-        asker: Asker,
-        name: &str,
-        result: &Result<(), Box<str>>,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
+    fn tell_reloaded(&mut self, asker: Asker, name: &str, result: &Result<(), Box<str>>) {
         match asker {
-            Asker::Client(client) => answer_reload(client, name, result, out),
-            Asker::Job(id) => self.answered(&id, Answer::Reloaded(result.clone()), now, out),
+            Asker::Client(client) => answer_reload(client, name, result, &mut self.out),
+            Asker::Job(id) => self.answered(&id, Answer::Reloaded(result.clone())),
         }
     }
 
     /// Kills programs that take too long.
-    pub(super) fn reloads_due(&mut self, now: Now, out: &mut Vec<Action>) {
-        for reload in self.reloads.iter_mut().filter(|reload| reload.until <= now.time) {
-            (reload.until, reload.late) = (now.time + KILL_INTERVAL, true);
-            out.push(Action::KillReload(reload.name.clone()));
+    pub(super) fn reloads_due(&mut self) {
+        for reload in self.reloads.iter_mut().filter(|reload| reload.until <= self.now.time) {
+            (reload.until, reload.late) = (self.now.time + KILL_INTERVAL, true);
+            self.out.push(Action::KillReload(reload.name.clone()));
         }
     }
 

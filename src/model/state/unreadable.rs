@@ -6,7 +6,7 @@
 
 use super::{JobId, Name, State};
 use crate::kernel::Level;
-use crate::model::event::{log, Action};
+use crate::model::event::log;
 use crate::model::job::{Job, RejectedJob};
 use crate::model::record::{JobRecord, Phase};
 
@@ -51,10 +51,10 @@ impl State {
     }
 
     /// Makes agents of those of which nothing but an unreadable record is known.
-    pub(super) fn keep_unread(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn keep_unread(&mut self) {
         for name in self.unread.agents.clone().into_iter().filter(|name| !name.is_empty()) {
             let text = "its record cannot be read: until it can be, it is started by an order only, and takes no jobs";
-            log(out, Level::Error, format_args!("agent \"{name}\": {text}"));
+            log(&mut self.out, Level::Error, format_args!("agent \"{name}\": {text}"));
             self.agent(&name, true);
         }
     }

@@ -33,11 +33,11 @@ impl Run<'_> {
             Ok("") => {}
             Ok(pids) => {
                 let text = format!("the package had started the agent by itself, which was ended (process {pids})");
-                log(self.out, Level::Warn, format_args!("job \"{id}\": {text}"));
+                log(&mut self.state.out, Level::Warn, format_args!("job \"{id}\": {text}"));
                 self.job.add_note(&text);
             }
             Err(why) => log(
-                self.out,
+                &mut self.state.out,
                 Level::Warn,
                 format_args!("job \"{id}\": cannot look for what the package has started by itself: {why}"),
             ),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::open_job::Activity;
 use super::run::{Run, StepResult};
 use crate::kernel::{Decimal, Level, Time};
-use crate::model::event::{log, Action, Fetched, Now};
+use crate::model::event::{log, Action, Fetched};
 use crate::model::job::Code;
 use crate::model::state::State;
 
@@ -28,13 +28,13 @@ impl State {
     }
 
     /// Begins the download at `index` if it is the next one.
-    pub(super) fn follow_slot(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn follow_slot(&mut self, index: usize) {
         if self.is_leaving() || !self.is_next_to_fetch(index) {
             return;
         }
         let job = &mut self.jobs.open[index];
-        (job.activity, job.last_fetch) = (Activity::Fetching, now.time);
-        out.push(Action::Fetch(job.record.id.clone()));
+        (job.activity, job.last_fetch) = (Activity::Fetching, self.now.time);
+        self.out.push(Action::Fetch(job.record.id.clone()));
     }
 
     /// Whether no download is at work, and no other has waited for longer.
@@ -55,11 +55,11 @@ impl State {
     }
 
     /// Cuts off the download that must make way.
-    pub(super) fn fetch_turn_due(&mut self, now: Now, out: &mut Vec<Action>) {
-        if let Some((index, _)) = self.fetch_turn().filter(|(_, until)| *until <= now.time) {
+    pub(super) fn fetch_turn_due(&mut self) {
+        if let Some((index, _)) = self.fetch_turn().filter(|(_, until)| *until <= self.now.time) {
             let job = &mut self.jobs.open[index];
-            job.last_fetch = now.time;
-            out.push(Action::StopFetch(job.record.id.clone()));
+            job.last_fetch = self.now.time;
+            self.out.push(Action::StopFetch(job.record.id.clone()));
         }
     }
 }
@@ -74,8 +74,8 @@ impl Run<'_> {
                 let id = self.id();
                 let text =
                     format_args!("job \"{id}\": the digest of the download is wrong, fetched again from the start");
-                log(self.out, Level::Warn, text);
-                self.out.push(Action::RemoveDownload(id));
+                log(&mut self.state.out, Level::Warn, text);
+                self.state.out.push(Action::RemoveDownload(id));
                 self.job.refetched = true;
                 self.wait_for(Activity::WaitingForSlot)
             }
@@ -108,7 +108,7 @@ impl Run<'_> {
         }
         let (id, from, wait) = (self.id(), self.job.shown_url(), Decimal::seconds(pause));
         let text = format_args!("job \"{id}\": download of {from} interrupted, tried again in {wait} s: {reason}");
-        log(self.out, Level::Warn, text);
-        self.wait_for(Activity::FetchAgain(self.now.time + pause, reason))
+        log(&mut self.state.out, Level::Warn, text);
+        self.wait_for(Activity::FetchAgain(self.state.now.time + pause, reason))
     }
 }

@@ -12,7 +12,7 @@ use super::open_job::{Activity, OpenJob};
 use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Time;
-use crate::model::event::{Action, Now};
+use crate::model::event::Action;
 use crate::model::job::{Code, Job, JobAction, JobId, Outcome, Source, SELF};
 use crate::model::plan::Step;
 use crate::model::record::Installed;
@@ -27,7 +27,7 @@ const STARTSECS: Duration = Duration::from_secs(60);
 
 impl State {
     /// Tries the binary that a job is to have executed, once no other reexec is under way.
-    pub(super) fn follow_own_reexec(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn follow_own_reexec(&mut self, index: usize) {
         if self.reexec.is_pending() {
             return;
         }
@@ -35,9 +35,9 @@ impl State {
         let id = Some(job.record.id.clone());
         if job.record.step == Some(Step::TryNew) {
             let trial = job.content.as_ref().and_then(|job| job.startsecs).unwrap_or(STARTSECS);
-            self.try_binary(self.own_binary(), None, id, Some(trial), now, out);
+            self.try_binary(self.own_binary(), None, id, Some(trial));
         } else {
-            self.try_binary(self.options.program.clone(), None, id, None, now, out);
+            self.try_binary(self.options.program.clone(), None, id, None);
         }
     }
 
@@ -59,8 +59,8 @@ impl State {
     }
 
     /// Notes the version that the new binary reports.
-    pub(in super::super) fn note_version(&mut self, job: &JobId, version: Box<str>, out: &mut Vec<Action>) {
-        let Some(index) = self.expect_job(job, "the new binary said its version", out) else { return };
+    pub(in super::super) fn note_version(&mut self, job: &JobId, version: Box<str>) {
+        let Some(index) = self.expect_job(job, "the new binary said its version") else { return };
         let job = &mut self.jobs.open[index];
         if let Some(source) = job.source() {
             let (format, digest, file) = (source.format, source.digest, State::kept_file(source));
@@ -70,9 +70,9 @@ impl State {
     }
 
     /// The binary that a job is to have executed was tried and is good.
-    pub(in super::super) fn binary_is_good(&mut self, job: &JobId, now: Now, out: &mut Vec<Action>) {
-        let Some(index) = self.expect_job(job, "its binary was tried", out) else { return };
-        self.run(index, now, out, |run| match run.job.record.step {
+    pub(in super::super) fn binary_is_good(&mut self, job: &JobId) {
+        let Some(index) = self.expect_job(job, "its binary was tried") else { return };
+        self.run(index, |run| match run.job.record.step {
             Some(Step::TryNew | Step::TryInstalled) => StepResult::Done,
             // It is the installed binary; nothing more has to be recorded before it is executed.
             _ => run.execute(),
@@ -80,21 +80,21 @@ impl State {
     }
 
     /// The binary that a job is to have executed is not executed.
-    pub(in super::super) fn binary_not_executed(&mut self, job: &JobId, why: &str, now: Now, out: &mut Vec<Action>) {
+    pub(in super::super) fn binary_not_executed(&mut self, job: &JobId, why: &str) {
         // After a shutdown the next daemon continues the job.
         if self.shutdown.is_some() {
             return;
         }
-        if let Some(index) = self.expect_job(job, "its binary is not executed", out) {
-            self.run(index, now, out, |run| run.not_executed(why));
+        if let Some(index) = self.expect_job(job, "its binary is not executed") {
+            self.run(index, |run| run.not_executed(why));
         }
     }
 
     /// A server has given a good answer: if this binary is on trial, it has proved itself.
-    pub(in super::super) fn binary_proved(&mut self, now: Now, out: &mut Vec<Action>) {
+    pub(in super::super) fn binary_proved(&mut self) {
         let proving = |job: &OpenJob| matches!(job.activity, Activity::Proving(_));
         if let Some(index) = self.jobs.open.iter().position(proving) {
-            self.run(index, now, out, |run| {
+            self.run(index, |run| {
                 // The result is recorded before the binary is replaced, so that a crash in between ends in this result,
                 // too.
                 run.job.record.outcome = Some(Outcome::new(Code::Success, &run.success()));
@@ -104,11 +104,11 @@ impl State {
     }
 
     /// Fails the job when this binary on trial had no good exchange in time.
-    pub(super) fn proof_due(&mut self, now: Now, out: &mut Vec<Action>) {
-        let late = |job: &OpenJob| matches!(job.activity, Activity::Proving(until) if until <= now.time);
+    pub(super) fn proof_due(&mut self) {
+        let late = |job: &OpenJob| matches!(job.activity, Activity::Proving(until) if until <= self.now.time);
         let Some(index) = self.jobs.open.iter().position(late) else { return };
         let text = format!("rolled back: {} had no good exchange with a server in its time", self.options.version);
-        self.run(index, now, out, |_| StepResult::Failed(Code::RolledBack, text));
+        self.run(index, |_| StepResult::Failed(Code::RolledBack, text));
     }
 }
 
@@ -183,7 +183,7 @@ impl Run<'_> {
 
     /// Nothing more has to be recorded before the binary is executed.
     fn execute(&mut self) -> StepResult {
-        self.state.reexec.recorded(self.now);
+        self.state.reexec.recorded(self.state.now);
         self.wait_for(Activity::Reexec)
     }
 
@@ -247,7 +247,7 @@ impl Run<'_> {
     pub fn remember(&mut self) -> StepResult {
         if let Some(source) = self.job.source() {
             self.state.settings.package = self.state.own_package(source).into();
-            self.out.push(Action::SaveSettings(self.state.settings.clone()));
+            self.state.out.push(Action::SaveSettings(self.state.settings.clone()));
         }
         self.discard()
     }
@@ -256,7 +256,7 @@ impl Run<'_> {
     pub fn go_back(&mut self) -> StepResult {
         if self.trial().is_some() {
             let program = self.state.options.program.clone();
-            self.state.reexec.go_back(program, self.id(), self.now);
+            self.state.reexec.go_back(program, self.id(), self.state.now);
             return self.wait_for(Activity::Reexec);
         }
         let text = format!("{} runs again", self.state.options.version);

@@ -8,7 +8,7 @@ use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
-use crate::model::event::{log, Action, Definition, Now, Origin, Verified};
+use crate::model::event::{log, Action, Definition, Origin, Verified};
 use crate::model::job::{Code, Job, JobAction, Source};
 use crate::model::package;
 use crate::model::plan::{Plan, Step};
@@ -33,20 +33,20 @@ impl State {
     }
 
     /// Forgets an agent. One that runs, as the operator has started it meanwhile, is stopped first.
-    pub(in super::super) fn forget(&mut self, name: &str, now: Now, out: &mut Vec<Action>) {
+    pub(in super::super) fn forget(&mut self, name: &str) {
         if let Some(agent) = self.agents.get_mut(name) {
             agent.record = AgentRecord { name: name.into(), wanted: Some(Wanted::Down), ..AgentRecord::default() };
             agent.define(None);
-            self.step_agent(name, now, out, &mut |agent, context| {
+            self.step_agent(name, &mut |agent, context| {
                 if agent.spares() {
                     agent.request_end(context);
                 }
             });
-            self.leave(name, now, out);
-            self.follow_leaving(out);
+            self.leave(name);
+            self.follow_leaving();
             // While it is being stopped, a daemon that comes next must not start it by what its record said before.
             if let Some(agent) = self.agents.get(name) {
-                out.push(Action::SaveAgent(Box::new(agent.record.clone())));
+                self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
             }
         }
     }
@@ -348,7 +348,8 @@ impl Run<'_> {
         if matches!(job.action, JobAction::Install(_)) {
             agent.record.wanted = Some(Wanted::Up);
         }
-        self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
+        let record = Box::new(agent.record.clone());
+        self.state.out.push(Action::SaveAgent(record));
         StepResult::Done
     }
 
@@ -382,7 +383,7 @@ impl Run<'_> {
     fn fetch_again(&mut self, why: &str) -> StepResult {
         let Some(plan) = self.job.content.as_ref().and_then(|job| Plan::of(job, false)) else { return self.misfit() };
         let id = &self.job.record.id;
-        log(self.out, Level::Warn, format_args!("job \"{id}\": the package is fetched again: {why}"));
+        log(&mut self.state.out, Level::Warn, format_args!("job \"{id}\": the package is fetched again: {why}"));
         self.job.record.package = None;
         self.job.plan = plan;
         StepResult::GoTo(Step::Download)
@@ -390,7 +391,7 @@ impl Run<'_> {
 
     /// Has the host do something, and waits for its answer.
     pub fn ask(&mut self, action: Action) -> StepResult {
-        self.out.push(action);
+        self.state.out.push(action);
         StepResult::Wait
     }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::open_job::{Activity, OpenJob};
 use crate::error::Error;
 use crate::kernel::Level;
-use crate::model::event::{log, Action, Now};
+use crate::model::event::{log, Action};
 use crate::model::job::{Code, Job, JobId, Outcome, RejectedJob};
 use crate::model::plan::Step;
 use crate::model::record::{JobRecord, Phase};
@@ -17,22 +17,16 @@ use crate::model::state::State;
 impl State {
     /// Takes over the jobs on record. Those with a damaged record are answered, as it is not known whether they were
     /// done.
-    pub(in super::super) fn load_jobs(
-        &mut self,
-        jobs: Vec<(JobRecord, Option<Rc<Job>>)>,
-        damaged: Vec<JobId>,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
+    pub(in super::super) fn load_jobs(&mut self, jobs: Vec<(JobRecord, Option<Rc<Job>>)>, damaged: Vec<JobId>) {
         for (mut record, job) in jobs {
             self.jobs.seen_seq(record.seq);
             if record.phase == Phase::Taken {
                 self.jobs.remember(&record);
                 continue;
             }
-            if record.boot_id != self.options.boot_id || record.received > now.time {
+            if record.boot_id != self.options.boot_id || record.received > self.now.time {
                 record.boot_id = self.options.boot_id.clone();
-                record.received = now.time;
+                record.received = self.now.time;
             }
             let ended = record.phase == Phase::Done;
             let readable = job.is_some();
@@ -41,13 +35,13 @@ impl State {
             self.jobs.open.push(job);
             if !ended && !readable {
                 let index = self.jobs.open.len() - 1;
-                self.finish(index, Code::BadJob, "its record holds no job that can be read", now, out);
+                self.finish(index, Code::BadJob, "its record holds no job that can be read");
             }
         }
         self.jobs.open.sort_unstable_by_key(|job| job.record.seq);
         for index in 0..self.jobs.open.len() {
             if self.jobs.open[index].record.phase == Phase::Received {
-                self.cancel_queued(index, now, out);
+                self.cancel_queued(index);
             }
         }
         for id in damaged {
@@ -58,15 +52,15 @@ impl State {
                 action: "".into(),
                 name: "".into(),
             };
-            self.accept(Err(rejected), now, out);
+            self.accept(Err(rejected));
             // A server does not offer this job again: it must not be dropped if its record cannot be written at once.
             self.jobs.open.iter_mut().last().into_iter().for_each(|job| job.recorded = true);
         }
     }
 
     /// Takes a new job, and has its record written.
-    pub(in super::super) fn accept(&mut self, job: Result<Job, RejectedJob>, now: Now, out: &mut Vec<Action>) {
-        let mut record = JobRecord::new(self.jobs.new_seq(), self.options.boot_id.clone(), now.time);
+    pub(in super::super) fn accept(&mut self, job: Result<Job, RejectedJob>) {
+        let mut record = JobRecord::new(self.jobs.new_seq(), self.options.boot_id.clone(), self.now.time);
         let job = match job {
             Ok(job) => {
                 (record.id, record.action, record.name) = (job.id.clone(), job.action.name().into(), job.name.clone());
@@ -74,7 +68,7 @@ impl State {
                 Some(Rc::new(job))
             }
             Err(rejected) => {
-                log(out, Level::Error, format_args!("{rejected}"));
+                log(&mut self.out, Level::Error, format_args!("{rejected}"));
                 (record.id, record.action, record.name) =
                     (rejected.id.unwrap_or_default(), rejected.action, rejected.name);
                 record.phase = Phase::Done;
@@ -82,12 +76,12 @@ impl State {
                 None
             }
         };
-        out.push(Action::SaveJob(Box::new(record.clone())));
+        self.out.push(Action::SaveJob(Box::new(record.clone())));
         self.jobs.open.push(OpenJob::new(record, job, Activity::Saving));
     }
 
     /// A job's record is on disk, or cannot be written.
-    pub(in super::super) fn saved(&mut self, id: &str, result: Result<(), Error>, now: Now, out: &mut Vec<Action>) {
+    pub(in super::super) fn saved(&mut self, id: &str, result: Result<(), Error>) {
         // A record may also be written when its job is over, or while it waits for something else.
         let Some(index) = self.jobs.index(id) else { return };
         let job = &mut self.jobs.open[index];
@@ -99,14 +93,14 @@ impl State {
                 if !job.recorded && job.record.phase == Phase::Received {
                     let JobRecord { action, name, .. } = &job.record;
                     let target = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
-                    log(out, Level::Info, format_args!("job \"{id}\": {action}{target}"));
+                    log(&mut self.out, Level::Info, format_args!("job \"{id}\": {action}{target}"));
                 }
                 job.recorded = true;
                 if self.jobs.unrecordable {
                     self.jobs.unrecordable = false;
-                    log(out, Level::Info, format_args!("jobs can be recorded again"));
+                    log(&mut self.out, Level::Info, format_args!("jobs can be recorded again"));
                 }
-                self.record_saved(index, now, out);
+                self.record_saved(index);
             }
             Err(why) if !job.recorded => {
                 let JobRecord { name, seq, .. } = self.jobs.open.remove(index).record;
@@ -114,7 +108,7 @@ impl State {
                 self.jobs.open.retain(|job| {
                     let stays = job.recorded || job.record.seq < seq || job.record.name != name;
                     if !stays {
-                        out.push(Action::RemoveJob(job.record.id.clone()));
+                        self.out.push(Action::RemoveJob(job.record.id.clone()));
                     }
                     stays
                 });
@@ -122,15 +116,15 @@ impl State {
                 if !self.jobs.unrecordable {
                     self.jobs.unrecordable = true;
                     let text = format!("jobs are left for the server to offer again, \"{id}\" the first: {why}");
-                    self.incident("bootagent".into(), &text, now);
-                    out.push(Action::Log(Level::Error, text));
+                    self.incident("bootagent".into(), &text);
+                    self.out.push(Action::Log(Level::Error, text));
                 }
             }
             Err(why) => {
-                job.activity = Activity::SaveAgain(now.time + self.options.times.save);
+                job.activity = Activity::SaveAgain(self.now.time + self.options.times.save);
                 let wait = self.options.times.save.as_secs();
                 log(
-                    out,
+                    &mut self.out,
                     Level::Error,
                     format_args!("job \"{id}\": cannot write its record, tried again in {wait} s: {why}"),
                 );
@@ -139,38 +133,38 @@ impl State {
     }
 
     /// A job's record is on disk as it stands: the job goes on.
-    fn record_saved(&mut self, index: usize, now: Now, out: &mut Vec<Action>) {
+    fn record_saved(&mut self, index: usize) {
         match self.jobs.open[index].record.phase {
             Phase::Received => {
                 self.jobs.open[index].activity = Activity::Queued;
-                self.cancel_queued(index, now, out);
+                self.cancel_queued(index);
             }
             Phase::Done => {
                 self.jobs.open[index].activity = Activity::Ended;
-                self.exchanges.schedule.new_results(now.time);
+                self.exchanges.schedule.new_results(self.now.time);
             }
             Phase::Taken => {}
             Phase::Downloading | Phase::Verified | Phase::Installing | Phase::Starting | Phase::Settling => {
-                self.run(index, now, out, |run| run.begin());
+                self.run(index, |run| run.begin());
             }
         }
     }
 
     /// The open jobs as `bootagent jobs` lists them.
-    pub(in super::super) fn entries(&self, now: Now) -> Vec<Entry> {
+    pub(in super::super) fn entries(&self) -> Vec<Entry> {
         let entry = |(index, job): (usize, &OpenJob)| Entry {
             id: job.record.id.clone(),
             action: job.record.action.clone(),
             name: job.record.name.clone(),
             phase: job.record.phase,
             outcome: job.record.outcome.clone().filter(|_| job.has_ended()),
-            progress: self.progress_of(index, now).into(),
-            age: Some(now.time.since(job.record.received)),
+            progress: self.progress_of(index).into(),
+            age: Some(self.now.time.since(job.record.received)),
         };
         self.jobs.open.iter().enumerate().map(entry).collect()
     }
 
-    fn progress_of(&self, index: usize, now: Now) -> String {
+    fn progress_of(&self, index: usize) -> String {
         let job = &self.jobs.open[index];
         if self.is_held(index) {
             return "waits for a good configuration".to_string();
@@ -183,20 +177,20 @@ impl State {
                     Some(other) => format!("waits for \"{}\"", other.record.id),
                     None => {
                         let begin = job.begin_at(&self.identity.sn);
-                        format!("begins in {} s", begin.since(now.time).as_secs())
+                        format!("begins in {} s", begin.since(self.now.time).as_secs())
                     }
                 }
             }
             Activity::WaitingForSlot => "waits for another download".to_string(),
             Activity::FetchAgain(at, why) => {
-                let (from, wait) = (job.shown_url(), at.since(now.time).as_secs());
+                let (from, wait) = (job.shown_url(), at.since(self.now.time).as_secs());
                 format!("download of {from} interrupted, tried again in {wait} s: {why}")
             }
             Activity::Tools(tools) if tools.again.is_some() => "waits for the package manager's lock".to_string(),
             Activity::Step if job.is_at(Step::TryServers) => "the new server list is on trial".to_string(),
             Activity::Reexec => "the daemon is being replaced".to_string(),
             Activity::Proving(at) => {
-                format!("an exchange with a server must come within {} s", at.since(now.time).as_secs())
+                format!("an exchange with a server must come within {} s", at.since(self.now.time).as_secs())
             }
             Activity::Ended if job.refusals() > 0 => "the server does not take the result".to_string(),
             _ if job.goes_back() => "being undone".to_string(),

@@ -50,7 +50,11 @@ impl Run<'_> {
         let mut drop = Vec::new();
         let Some(agent) = self.state.agents.get_mut(self.job.name()) else {
             let id = &self.job.record.id;
-            log(self.out, Level::Warn, format_args!("job \"{id}\": its agent is gone, so no package of it is kept"));
+            log(
+                &mut self.state.out,
+                Level::Warn,
+                format_args!("job \"{id}\": its agent is gone, so no package of it is kept"),
+            );
             return StepResult::Done;
         };
         let new = agent.record.package.as_ref().map(|new| new.digest);
@@ -63,9 +67,9 @@ impl Run<'_> {
         }
         drop.extend(self.job.source().filter(|source| source.format.is_tar()).map(State::kept_file));
         if !drop.is_empty() {
-            self.out.push(Action::RemovePackage(agent.record.name.clone(), drop));
+            self.state.out.push(Action::RemovePackage(agent.record.name.clone(), drop));
         }
-        self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
+        self.state.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
         StepResult::Done
     }
 
@@ -116,8 +120,8 @@ impl Run<'_> {
 
     /// Removes the agent, with all that is kept of its packages.
     pub fn forget(&mut self) -> StepResult {
-        self.out.push(Action::RemovePackage(self.name(), Vec::new()));
-        self.state.forget(self.job.name(), self.now, self.out);
+        self.state.out.push(Action::RemovePackage(self.name(), Vec::new()));
+        self.state.forget(self.job.name());
         StepResult::Done
     }
 }

@@ -6,19 +6,17 @@
 use super::open_job::{Activity, OpenJob};
 use super::CANCELLED;
 use crate::kernel::Level;
-use crate::model::event::{log, Action, Now};
+use crate::model::event::{log, Action};
 use crate::model::job::{Code, JobId, Outcome};
 use crate::model::plan::{Direction, Step};
 use crate::model::record::Phase;
 use crate::model::spec::Name;
 use crate::model::state::State;
 
-/// A job at work, and what it works with: the rest of the state, the time, and the actions to be done.
+/// A job at work, and what it works with, the rest of the state.
 pub(super) struct Run<'a> {
     pub state: &'a mut State,
     pub job: &'a mut OpenJob,
-    pub now: Now,
-    pub out: &'a mut Vec<Action>,
 }
 
 /// What came of beginning a step, or of what answers it.
@@ -40,35 +38,23 @@ pub(super) enum StepResult {
 
 impl State {
     /// Has the job at `index` do something. It is not in the list of open jobs meanwhile; no step of a job looks there.
-    pub(super) fn run(
-        &mut self,
-        index: usize,
-        now: Now,
-        out: &mut Vec<Action>,
-        work: impl FnOnce(&mut Run) -> StepResult,
-    ) {
+    pub(super) fn run(&mut self, index: usize, work: impl FnOnce(&mut Run) -> StepResult) {
         let mut work = Some(work);
-        self.run_work(index, now, out, &mut |run| work.take().map_or(StepResult::Wait, |work| work(run)));
+        self.run_work(index, &mut |run| work.take().map_or(StepResult::Wait, |work| work(run)));
     }
 
     /// Not generic: the code would be there once for each of the many callers.
-    fn run_work(
-        &mut self,
-        index: usize,
-        now: Now,
-        out: &mut Vec<Action>,
-        work: &mut dyn FnMut(&mut Run) -> StepResult,
-    ) {
+    fn run_work(&mut self, index: usize, work: &mut dyn FnMut(&mut Run) -> StepResult) {
         let mut job = self.jobs.open.remove(index);
-        let mut run = Run { state: self, job: &mut job, now, out };
+        let mut run = Run { state: self, job: &mut job };
         let result = work(&mut run);
         run.go(result);
         self.jobs.open.insert(index, job);
     }
 
     /// Ends the job at `index`; what it did stays.
-    pub(super) fn finish(&mut self, index: usize, code: Code, message: &str, now: Now, out: &mut Vec<Action>) {
-        self.run(index, now, out, |_| StepResult::End(code, message.to_string()));
+    pub(super) fn finish(&mut self, index: usize, code: Code, message: &str) {
+        self.run(index, |_| StepResult::End(code, message.to_string()));
     }
 }
 
@@ -122,7 +108,7 @@ impl Run<'_> {
 
     /// Has the record written, with the step that the job stands at.
     pub fn write_record(&mut self) {
-        self.out.push(Action::SaveJob(Box::new(self.job.record.clone())));
+        self.state.out.push(Action::SaveJob(Box::new(self.job.record.clone())));
     }
 
     /// Continues where an earlier daemon was.
@@ -190,9 +176,9 @@ impl Run<'_> {
         let outcome = Outcome::new(code, message);
         let id = self.id();
         let level = if code == Code::Success { Level::Info } else { Level::Error };
-        log(self.out, level, format_args!("job \"{id}\": result {}: {}", code as u8, outcome.message));
+        log(&mut self.state.out, level, format_args!("job \"{id}\": result {}: {}", code as u8, outcome.message));
         if self.job.source().is_some() {
-            self.out.push(Action::RemoveDownload(id));
+            self.state.out.push(Action::RemoveDownload(id));
         }
         let name = self.name();
         if let Some(agent) = self.state.agents.get_mut(&name).filter(|_| self.job.is_changing_package()) {

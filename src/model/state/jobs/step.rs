@@ -11,7 +11,7 @@ use super::CANCELLED;
 use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
-use crate::model::event::{log, Action, Fetched, Now, Reply, Verified};
+use crate::model::event::{log, Action, Fetched, Reply, Verified};
 use crate::model::job::{Code, JobAction};
 use crate::model::plan::Step;
 use crate::model::record::Wanted;
@@ -56,24 +56,21 @@ impl Answer<'_> {
 
 impl State {
     /// The host answers what a job asked.
-    pub(in super::super) fn answered(&mut self, id: &str, answer: Answer, now: Now, out: &mut Vec<Action>) {
+    pub(in super::super) fn answered(&mut self, id: &str, answer: Answer) {
         // A job that has ended asks for nothing any more; what it asked before that may be answered late.
         if let Some(index) = self.jobs.index(id).filter(|index| !self.jobs.open[*index].has_ended()) {
-            self.run(index, now, out, |run| run.answer(answer));
+            self.run(index, |run| run.answer(answer));
         }
     }
 
     /// The trial of a server list has ended; `server` is the one asked last.
-    pub(in super::super) fn server_list_tried(
-        &mut self,
-        good: bool,
-        server: &str,
-        reply: &Reply,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
+    pub(in super::super) fn server_list_tried(&mut self, good: bool, server: &str, reply: &Reply) {
         let Some(index) = self.jobs.open.iter().position(|job| job.is_at(Step::TryServers)) else {
-            return log(out, Level::Warn, format_args!("server {server}: it was on trial for no job, ignored"));
+            return log(
+                &mut self.out,
+                Level::Warn,
+                format_args!("server {server}: it was on trial for no job, ignored"),
+            );
         };
         let why = match reply {
             Reply::Failed { reason, .. } => reason,
@@ -81,7 +78,7 @@ impl State {
         };
         let text = "no server of the new list answers, the old list stays; the last one";
         let failed = StepResult::Failed(Code::Download, format!("{text}, {server}: {why}"));
-        self.run(index, now, out, |_| if good { StepResult::Done } else { failed });
+        self.run(index, |_| if good { StepResult::Done } else { failed });
     }
 }
 
@@ -178,7 +175,7 @@ impl Run<'_> {
     pub fn ignore(&mut self, what: &str) -> StepResult {
         let step = self.job.record.step.map_or("none", Step::name);
         let id = &self.job.record.id;
-        log(self.out, Level::Warn, format_args!("job \"{id}\": {what} at the step \"{step}\", ignored"));
+        log(&mut self.state.out, Level::Warn, format_args!("job \"{id}\": {what} at the step \"{step}\", ignored"));
         StepResult::Wait
     }
 
@@ -205,19 +202,19 @@ impl Run<'_> {
     }
 
     fn want(&mut self, wanted: Wanted) -> StepResult {
-        self.state.want(self.job.name(), wanted, self.out);
+        self.state.want(self.job.name(), wanted);
         StepResult::Done
     }
 
     /// Has the agent started.
     pub fn order_up(&mut self) {
-        self.state.step_agent(self.job.name(), self.now, self.out, &mut |agent, context| agent.request_start(context));
+        self.state.step_agent(self.job.name(), &mut |agent, context| agent.request_start(context));
     }
 
     /// Has the agent stopped, with all that its runs have left if it is being removed.
     pub fn order_down(&mut self) {
         let all = matches!(self.job.action(), Some(JobAction::Uninstall));
-        self.state.step_agent(self.job.name(), self.now, self.out, &mut |agent, context| match all {
+        self.state.step_agent(self.job.name(), &mut |agent, context| match all {
             true => agent.request_end(context),
             false => agent.request_stop(context),
         });
@@ -229,7 +226,7 @@ impl Run<'_> {
         if let Some(agent) = self.state.agents.get_mut(&job.name) {
             agent.record.envs = job.envs.clone().or(agent.record.envs.take());
             agent.record.limits = job.limits.clone().or(agent.record.limits.take());
-            self.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
+            self.state.out.push(Action::SaveAgent(Box::new(agent.record.clone())));
         }
         match self.is_wanted() {
             true => StepResult::Done,
@@ -267,7 +264,7 @@ impl Run<'_> {
 
     /// Starts the agent, and records that it should run.
     fn start(&mut self) -> StepResult {
-        self.state.want(self.job.name(), Wanted::Up, self.out);
+        self.state.want(self.job.name(), Wanted::Up);
         self.order_up();
         self.job.goal = None;
         self.watch_start();
@@ -288,7 +285,7 @@ impl Run<'_> {
         if let Some(why) = self.state.reload_objection(&name) {
             return StepResult::Failed(Code::BadJob, format!("the agent does not reload: {why}"));
         }
-        self.state.begin_reload(&name, asker, self.now, self.out).map_or(StepResult::Wait, reloaded)
+        self.state.begin_reload(&name, asker).map_or(StepResult::Wait, reloaded)
     }
 
     /// Sets the start that is to be watched, unless it is known.
@@ -315,7 +312,7 @@ impl Run<'_> {
     /// Looks whether the agent has stayed up for long enough.
     pub fn follow_settling(&mut self) -> StepResult {
         let Some(goal) = self.job.goal else { return self.misfit() };
-        match self.state.progress(self.job.name(), goal, self.now.time) {
+        match self.state.progress(self.job.name(), goal, self.state.now.time) {
             Progress::Wait(_) => StepResult::Wait,
             Progress::Reached => StepResult::Done,
             Progress::Missed(why) if self.job.goes_back() => {
@@ -344,9 +341,9 @@ impl Run<'_> {
         }
         if let Some(step) = *step {
             settings.step = Some(step);
-            schedule.set_step(step, self.now.time);
+            schedule.set_step(step, self.state.now.time);
         }
-        self.out.push(Action::SaveSettings(settings.clone()));
+        self.state.out.push(Action::SaveSettings(settings.clone()));
         StepResult::Done
     }
 }

@@ -6,27 +6,20 @@ use super::run::{Run, StepResult};
 use super::step::Answer;
 use crate::kernel::{Exit, Level};
 use crate::model::agent::KILL_INTERVAL;
-use crate::model::event::{log, Action, Now, ToolOwner};
+use crate::model::event::{log, Action, ToolOwner};
 use crate::model::package::{is_locked, Tool, LOCK_WAIT};
 use crate::model::state::State;
 use crate::text::{sanitize, MESSAGE_MAX};
 
 impl State {
     /// A package tool has ended, or a trial of a new binary of the daemon.
-    pub(in super::super) fn tool_done(
-        &mut self,
-        owner: &ToolOwner,
-        exit: Exit,
-        output: &str,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
+    pub(in super::super) fn tool_done(&mut self, owner: &ToolOwner, exit: Exit, output: &str) {
         match owner {
-            ToolOwner::Reexec => self.reexec_tried(exit, output, now, out),
-            ToolOwner::Inventory => self.inventory_taken(output, now, out),
+            ToolOwner::Reexec => self.reexec_tried(exit, output),
+            ToolOwner::Inventory => self.inventory_taken(output),
             ToolOwner::Job(id) => {
-                if let Some(index) = self.expect_job(id, "a package tool ended", out) {
-                    self.run(index, now, out, |run| run.tool_done(exit, output));
+                if let Some(index) = self.expect_job(id, "a package tool ended") {
+                    self.run(index, |run| run.tool_done(exit, output));
                 }
             }
         }
@@ -38,10 +31,10 @@ impl Run<'_> {
     pub fn run_tools(&mut self, tools: impl IntoIterator<Item = Tool>) -> StepResult {
         let tools = Tools {
             queue: tools.into_iter().collect(),
-            deadline: self.now.time,
+            deadline: self.state.now.time,
             late: false,
             again: None,
-            lock_until: self.now.time + LOCK_WAIT,
+            lock_until: self.state.now.time + LOCK_WAIT,
             failure: None,
         };
         if tools.queue.is_empty() {
@@ -56,7 +49,7 @@ impl Run<'_> {
         let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("a package tool") };
         let Some(tool) = tools.queue.front().cloned() else { return self.ignore("a package tool") };
         (tools.late, tools.again) = (false, None);
-        tools.deadline = self.now.time + tool.timeout.min(self.state.options.times.tool);
+        tools.deadline = self.state.now.time + tool.timeout.min(self.state.options.times.tool);
         self.ask(Action::Tool(ToolOwner::Job(self.id()), tool))
     }
 
@@ -65,7 +58,7 @@ impl Run<'_> {
         let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("the end of a package tool") };
         let program = sanitize(&tools.queue.front().map(Tool::shown).unwrap_or_default(), 100);
         let failed = exit != Exit::Code(0);
-        let locked = failed && is_locked(output) && self.now.time < tools.lock_until;
+        let locked = failed && is_locked(output) && self.state.now.time < tools.lock_until;
         if !failed && tools.queue.len() == 1 {
             return self.answer(Answer::Tools(Ok(output)));
         }
@@ -73,8 +66,8 @@ impl Run<'_> {
         let how = if tools.late { "took too long and was killed".to_string() } else { exit.to_string() };
         let text = sanitize(&format!("{program}: {how}: {output}"), MESSAGE_MAX);
         if locked {
-            tools.again = Some(self.now.time + self.state.options.times.lock);
-            log(self.out, Level::Info, format_args!("job \"{id}\": {program} waits for a lock"));
+            tools.again = Some(self.state.now.time + self.state.options.times.lock);
+            log(&mut self.state.out, Level::Info, format_args!("job \"{id}\": {program} waits for a lock"));
         } else {
             self.state.jobs.interrupted |= failed && killed;
             if tools.queue.len() == 1 {
@@ -82,7 +75,11 @@ impl Run<'_> {
             }
             tools.queue.pop_front();
             if failed {
-                log(self.out, Level::Warn, format_args!("job \"{id}\": {program}: {exit}, continued without it"));
+                log(
+                    &mut self.state.out,
+                    Level::Warn,
+                    format_args!("job \"{id}\": {program}: {exit}, continued without it"),
+                );
                 tools.failure = Some(text.as_str().into());
             }
         }
@@ -112,10 +109,10 @@ impl Run<'_> {
         let id = self.id();
         let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("the time of a package tool") };
         match tools.again {
-            Some(at) if at <= self.now.time => self.run_tool(),
-            None if tools.deadline <= self.now.time => {
+            Some(at) if at <= self.state.now.time => self.run_tool(),
+            None if tools.deadline <= self.state.now.time => {
                 tools.late = true;
-                tools.deadline = self.now.time + KILL_INTERVAL;
+                tools.deadline = self.state.now.time + KILL_INTERVAL;
                 self.ask(Action::KillTool(ToolOwner::Job(id)))
             }
             Some(_) | None => StepResult::Wait,

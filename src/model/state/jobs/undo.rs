@@ -70,7 +70,7 @@ impl Run<'_> {
             }
             _ => Outcome::new(code, &format!("{why}; undone")),
         };
-        self.state.incident(self.name(), &outcome.message, self.now);
+        self.state.incident(self.name(), &outcome.message);
         Some(outcome)
     }
 
@@ -239,7 +239,7 @@ impl Run<'_> {
             // An empty list stands for everything.
             drop.clear();
         }
-        self.out.push(Action::RemovePackage(self.name(), drop));
+        self.state.out.push(Action::RemovePackage(self.name(), drop));
         StepResult::Done
     }
 
@@ -261,9 +261,9 @@ impl Run<'_> {
         let is_new = record.name.is_empty();
         let is_defined = record.package.is_some() || record.definition.is_some() || self.agent().is_some_and(is_file);
         if is_new || !is_defined {
-            self.state.forget(self.job.name(), self.now, self.out);
+            self.state.forget(self.job.name());
             if is_new {
-                self.out.push(Action::RemoveOutput(self.job.name().clone()));
+                self.state.out.push(Action::RemoveOutput(self.job.name().clone()));
             }
             return StepResult::Done;
         }
@@ -277,7 +277,7 @@ impl Run<'_> {
         if let Some(found) = self.job.stuck.take() {
             record.package = package_left(self.job.record.package.take(), record.package, &found);
         }
-        self.out.push(Action::SaveAgent(Box::new(record.clone())));
+        self.state.out.push(Action::SaveAgent(Box::new(record.clone())));
         let is_changing_package = self.job.is_changing_package();
         if let Some(agent) = self.state.agents.get_mut(self.job.name()) {
             let package = record.package.as_deref().filter(|package| !package.format.is_tar());

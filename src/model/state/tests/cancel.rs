@@ -20,7 +20,7 @@ impl Bench {
 
     /// The ids that a report calls open.
     fn open(&self) -> Vec<JobId> {
-        self.state.report(None, self.now).open
+        self.state.report(None).open
     }
 }
 

@@ -38,7 +38,7 @@ fn pauses_between_downloads_grow_and_a_server_may_ask_for_more() {
         (true, Some(7), 7),
     ] {
         bench.step(Event::Fetched("one".into(), cut(progress, retry_after)));
-        let progress = &bench.state.entries(bench.now)[0].progress;
+        let progress = &bench.state.entries()[0].progress;
         assert_eq!(**progress, *format!("download of http://p/a.tar interrupted, tried again in {pause} s: cut"));
         let fetches = |bench: &mut Bench| bench.take(|action| matches!(action, Action::Fetch(_)).then_some(())).len();
         fetches(&mut bench);
@@ -58,7 +58,7 @@ fn no_unsigned_header_makes_a_host_with_a_key_wait_for_long() {
         bench.offer(vec![package("one", "web", 1, false)]);
         let cut = Fetched::Cut { reason: "busy".into(), progress: true, retry_after: Some(1_000_000) };
         bench.step(Event::Fetched("one".into(), cut));
-        let progress = &bench.state.entries(bench.now)[0].progress;
+        let progress = &bench.state.entries()[0].progress;
         assert_eq!(**progress, *format!("download of http://p/a.tar interrupted, tried again in {pause} s: busy"));
     }
 }

@@ -25,7 +25,7 @@ fn answer(bench: &mut Bench, output: &str) {
 
 /// The versions and troubles that a report has.
 fn told(bench: &Bench) -> (Vec<String>, Vec<String>) {
-    let report = bench.state.report(None, bench.now);
+    let report = bench.state.report(None);
     let versions = report.agents.iter().map(|agent| agent.version.to_string()).collect();
     (versions, report.troubles.iter().map(ToString::to_string).collect())
 }

@@ -128,9 +128,8 @@ fn an_agent_that_is_started_while_it_is_removed_is_stopped() {
     assert!(bench.agents.is_empty() && bench.state.agents.get("web").is_none());
 
     let mut bench = Bench::installed("web");
-    let mut out = Vec::new();
-    bench.state.forget("web", bench.now, &mut out);
-    let saved = out.iter().find_map(|action| match action {
+    bench.state.forget("web");
+    let saved = std::mem::take(&mut bench.state.out).iter().find_map(|action| match action {
         Action::SaveAgent(record) => Some((record.package.is_some(), record.wanted)),
         _ => None,
     });

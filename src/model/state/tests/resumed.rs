@@ -102,7 +102,7 @@ fn a_job_from_before_signatures_were_needed_waits_and_is_then_refused() {
         };
         assert!(!bench.done.iter().any(works) && bench.phase("next") == phase, "after {survived}: {:?}", bench.done);
         assert!(bench.state.deadline().is_none_or(|at| at > bench.now.time), "after {survived}");
-        let entries = bench.state.entries(bench.now);
+        let entries = bench.state.entries();
         let entry = entries.iter().find(|entry| &*entry.id == "next").unwrap();
         assert_eq!(&*entry.progress, "waits for a good configuration", "after {survived}");
         // The job brings a definition, and has no signature.
