@@ -35,7 +35,7 @@ use crate::model::enforcement::{Enforcement, Polled};
 use crate::model::event::{log, Action, Definition, Origin, Scope};
 use crate::model::record::{AgentRecord, Wanted};
 use crate::model::restart::{End, Policy};
-use crate::model::spec::{Autorestart, Fingerprints, KillMode, Kind, Name, Program, Spec, STOPSECS};
+use crate::model::spec::{Autorestart, Check, Fingerprints, KillMode, Kind, Name, Program, Spec, STOPSECS};
 use crate::model::trust::{may_set, unnamed};
 pub use agent_state::{AfterStop, AgentState, Health, LastEnd, Stopping};
 
@@ -99,7 +99,7 @@ impl StepContext<'_> {
 }
 
 /// One agent: its definition, whether it should run, and what it is doing.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Agent {
     /// What is remembered over reboots.
     pub record: AgentRecord,
@@ -167,48 +167,28 @@ impl Agent {
     /// An agent that is down. `leftovers`: processes that an earlier daemon of this boot started may still run; `signed`:
     /// packages must be signed.
     pub fn new(record: AgentRecord, definition: Option<Definition>, leftovers: bool, signed: bool) -> Agent {
-        Agent {
-            record,
-            definition,
-            state: AgentState::Down,
-            generation: 0,
-            started_with: None,
-            failures: 0,
-            killed: false,
-            start_ordered: None,
-            prepares: false,
-            leftovers,
-            spares: None,
-            spared: 0,
-            ends_all: false,
-            finished: false,
-            succeeded: false,
-            detail: "".into(),
-            said: "".into(),
-            unheard: false,
-            enforcement: Enforcement::default(),
-            over_cpu: 0,
-            check_failures: 0,
-            check_passed: false,
-            sample: None,
-            check_sample: None,
-            cpu: None,
-            memory: None,
-            signed,
-            replaced_by: None,
-            inventoried: false,
-        }
+        Agent { record, definition, leftovers, signed, ..Agent::default() }
+    }
+
+    /// What its definition says, without what jobs have set.
+    pub fn own_spec(&self) -> Option<&Spec> {
+        self.definition.as_ref().map(|definition| &*definition.spec)
     }
 
     /// The time between its stop signal and SIGKILL; the default if it has no definition any more.
     pub fn stopsecs(&self) -> Duration {
-        self.definition.as_ref().map_or(STOPSECS, |definition| definition.spec.stopsecs)
+        self.own_spec().map_or(STOPSECS, |spec| spec.stopsecs)
+    }
+
+    /// How long a start must last to count as done.
+    pub fn startsecs(&self) -> Duration {
+        self.own_spec().map_or(Duration::ZERO, |spec| spec.startsecs)
     }
 
     /// Which of its processes a stop ends. Without a definition it ends as it was started.
     fn kill_mode(&self) -> KillMode {
         let without = if self.spares() { KillMode::Main } else { KillMode::Tree };
-        self.definition.as_ref().map_or(without, |definition| definition.spec.kill)
+        self.own_spec().map_or(without, |spec| spec.kill)
     }
 
     /// Whether its runs may have left processes that are spared.
@@ -235,14 +215,12 @@ impl Agent {
 
     /// How long its main process is searched for.
     fn search_time(&self) -> Duration {
-        let startsecs = self.definition.as_ref().map_or(Duration::ZERO, |definition| definition.spec.startsecs);
-        startsecs.max(MAIN_PROCESS_TIMEOUT)
+        self.startsecs().max(MAIN_PROCESS_TIMEOUT)
     }
 
     /// How long it may take to say that it is ready.
     fn ready_time(&self) -> Duration {
-        let startsecs = self.definition.as_ref().map_or(Duration::ZERO, |definition| definition.spec.startsecs);
-        startsecs.saturating_mul(READY_TIMEOUT.0).max(READY_TIMEOUT.1)
+        self.startsecs().saturating_mul(READY_TIMEOUT.0).max(READY_TIMEOUT.1)
     }
 
     /// Whether it runs and has not said yet that it is ready.
@@ -252,7 +230,7 @@ impl Agent {
 
     /// The state of an agent whose main process was just started.
     fn running(&self, process: Process, now: Time) -> AgentState {
-        let notify = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Notify);
+        let notify = self.own_spec().is_some_and(|spec| spec.kind == Kind::Notify);
         let ready_by = notify.then(|| now + self.ready_time());
         let health = if notify { Health::Off } else { self.first_check(now) };
         AgentState::Running { process, since: now, health, ready_by }
@@ -260,12 +238,12 @@ impl Agent {
 
     /// What is run before its start.
     fn prestart(&self) -> Option<&Program> {
-        self.definition.as_ref()?.spec.prestart.as_deref()
+        self.own_spec()?.prestart.as_deref()
     }
 
     /// The pid file of a forking agent.
     fn pidfile(&self) -> Option<&str> {
-        self.definition.as_ref()?.spec.pidfile.as_deref()
+        self.own_spec()?.pidfile.as_deref()
     }
 
     /// Whether it counts as running without a main process that is known: its starter has ended, several of its processes
@@ -285,7 +263,7 @@ impl Agent {
 
     /// Whether it should run.
     pub fn wanted(&self) -> Wanted {
-        let autostart = self.definition.as_ref().is_some_and(|definition| definition.spec.autostart);
+        let autostart = self.own_spec().is_some_and(|spec| spec.autostart);
         self.record.wanted.unwrap_or(if autostart { Wanted::Up } else { Wanted::Down })
     }
 
@@ -297,16 +275,15 @@ impl Agent {
     /// The version of the package that a job installed, or what is in its place; without a package that of its definition;
     /// empty without either.
     pub fn version(&self) -> &str {
-        match (&self.record.package, &self.definition) {
-            (Some(package), _) => self.replaced_by.as_ref().unwrap_or(&package.version),
-            (None, Some(definition)) => &definition.spec.version,
-            (None, None) => "",
+        match &self.record.package {
+            Some(package) => self.replaced_by.as_ref().unwrap_or(&package.version),
+            None => self.own_spec().map_or("", |spec| &spec.version),
         }
     }
 
     /// Its definition, with the environment and the limits that jobs have set.
     pub fn spec(&self) -> Option<Spec> {
-        let mut spec = Spec::clone(&self.definition.as_ref()?.spec);
+        let mut spec = self.own_spec()?.clone();
         if let Some(envs) = &self.record.envs {
             let is_allowed = |key: &str| !self.signed || may_set(key, self.definition.as_ref());
             for (key, value) in envs.iter().filter(|(key, _)| is_allowed(key)) {
@@ -340,6 +317,11 @@ impl Agent {
         matches!(self.state, AgentState::Down | AgentState::Fatal)
     }
 
+    /// Whether it runs or is being started, and is not being stopped.
+    pub fn is_up(&self) -> bool {
+        !self.is_over() && !matches!(self.state, AgentState::Stopping(_))
+    }
+
     /// Whether no process of its last run is left, so that what that run had made can go.
     pub fn is_over(&self) -> bool {
         matches!(self.state, AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal)
@@ -356,8 +338,8 @@ impl Agent {
     /// Of an agent that is never restarted, and whose start with this number has ended with status 0: whether nothing of it is
     /// left. `None` for any other.
     pub fn has_run(&self, generation: u32) -> Option<bool> {
-        let is_one_shot = |definition: &Definition| definition.spec.autorestart == Autorestart::Never;
-        if self.generation != generation || !self.definition.as_ref().is_some_and(is_one_shot) {
+        let is_one_shot = |spec: &Spec| spec.autorestart == Autorestart::Never;
+        if self.generation != generation || !self.own_spec().is_some_and(is_one_shot) {
             return None;
         }
         match &self.state {
@@ -387,9 +369,14 @@ impl Agent {
         self.state == AgentState::Down && !self.finished
     }
 
+    /// Its health check.
+    fn check(&self) -> Option<&Check> {
+        self.own_spec()?.check.as_deref()
+    }
+
     /// Whether its health check has passed since its start; always, if it has no health check.
     pub fn is_healthy(&self) -> bool {
-        self.check_passed || self.definition.as_ref().is_none_or(|definition| definition.spec.check.is_none())
+        self.check_passed || self.check().is_none()
     }
 
     /// When it was started; `None` unless its main process runs.

@@ -14,8 +14,8 @@
 use crate::model::job::{Job, JobAction, SELF};
 use crate::model::package::Format;
 
-/// The steps of one kind of job.
-#[derive(Debug, PartialEq, Eq)]
+/// The steps of one kind of job; by default none, as of a job that has not begun or has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The steps before the host is changed.
     prepare: &'static [Step],
@@ -83,9 +83,6 @@ static SELF_UPGRADE: Plan = Plan {
 
 /// Executes the installed binary in the daemon's process.
 static SELF_RESTART: Plan = Plan { prepare: &[TryInstalled, Reexec], change: &[], back: &[] };
-
-/// The plan of a job that has not begun or has ended.
-pub static NOTHING: Plan = Plan { prepare: &[], change: &[], back: &[] };
 
 /// One step of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,9 +179,10 @@ pub enum Direction {
 }
 
 /// The phase of a job, as the ledger (`bootagent jobs`) shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Recorded, waiting for its turn.
+    #[default]
     Received,
     /// The package is being downloaded.
     Downloading,

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::kernel::{Process, Time};
-use crate::model::job::{JobId, Outcome};
+use crate::model::job::{JobId, Outcome, Source};
 use crate::model::package::{Digest, Format};
 pub use crate::model::plan::Phase;
 use crate::model::plan::{Direction, Step};
@@ -69,6 +69,12 @@ pub struct Installed {
 }
 
 impl Installed {
+    /// The package of this source, of which no file is kept and whose version is known to nobody but the agent.
+    pub fn new(source: &Source, package: Box<str>, version: Box<str>) -> Installed {
+        let (format, digest) = (source.format, source.digest);
+        Installed { format, package, version, digest, file: "".into(), native: "".into() }
+    }
+
     /// The files and directories of the package that are kept below `packages/NAME/`.
     pub fn files(&self) -> Vec<Box<str>> {
         let mut files = Vec::new();
@@ -118,7 +124,7 @@ impl AgentRecord {
 }
 
 /// What is remembered about a job from its receipt on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobRecord {
     /// Chosen by the server; the record's file name.
     pub id: JobId,
@@ -161,25 +167,12 @@ pub struct JobRecord {
 impl JobRecord {
     /// The record of a job that was just received, of which nothing is known yet but its place in the order.
     pub fn new(seq: u64, boot_id: Box<str>, received: Time) -> JobRecord {
-        JobRecord {
-            id: "".into(),
-            seq,
-            action: "".into(),
-            name: "".into(),
-            text: "".into(),
-            boot_id,
-            received,
-            phase: Phase::Received,
-            step: None,
-            direction: Direction::Forward,
-            before: None,
-            package: None,
-            foreign: false,
-            found: None,
-            held: "".into(),
-            note: "".into(),
-            outcome: None,
-        }
+        JobRecord { seq, boot_id, received, ..JobRecord::default() }
+    }
+
+    /// The package that the agent had before the job.
+    pub fn former(&self) -> Option<&Installed> {
+        self.before.as_ref()?.package.as_deref()
     }
 }
 

@@ -183,7 +183,6 @@ impl State {
             Event::Shutdown(how) => self.shut_down(how),
             Event::Reexec => self.request_reexec(None),
             Event::NotReexeced(why) => self.not_reexeced(&why),
-            Event::ProcessesChanged => self.step_agents(None, &mut |agent, context| agent.processes_changed(context)),
             Event::Measured(usages) => self.measured(usages),
             Event::ReloadEnded(name, exit, tail) => self.reload_ended(&name, exit, &tail),
             Event::Reached(address) => self.exchanges.schedule.reached(address),
@@ -196,67 +195,22 @@ impl State {
             Event::Placed(id, result) => self.answered(&id, Answer::Placed(result)),
             Event::Inspected(id, result) => self.answered(&id, Answer::Inspected(result)),
             Event::PackagesSeen { changes, tars } => self.packages_seen(changes, &tars),
-            Event::Started { .. }
-            | Event::PrestartStarted(..)
-            | Event::Attached(..)
-            | Event::NotStarted { .. }
-            | Event::ResourceExhausted { .. }
-            | Event::OutOfMemory(..)
-            | Event::Notified(..)
-            | Event::Exited { .. }
-            | Event::MainProcess { .. }
-            | Event::ProcessCount(..)
-            | Event::Refused { .. }
-            | Event::Checked(..)
-            | Event::NotChecked(..) => self.step_by_agent(event),
-        }
-    }
-
-    /// Takes an event that one agent alone has to deal with.
-    fn step_by_agent(&mut self, event: Event) {
-        match event {
-            Event::Started { name, process, enforcement } => {
-                self.step_agent(&name, &mut |agent, context| agent.started(process, &enforcement, context));
+            Event::ProcessesChanged => self.step_agents(None, &mut |agent, context| agent.take(&event, context)),
+            Event::Started { ref name, .. }
+            | Event::PrestartStarted(ref name, _)
+            | Event::Attached(ref name, _)
+            | Event::NotStarted { ref name, .. }
+            | Event::ResourceExhausted { ref name, .. }
+            | Event::OutOfMemory(ref name, _)
+            | Event::Notified(ref name, _)
+            | Event::Exited { ref name, .. }
+            | Event::MainProcess { ref name, .. }
+            | Event::ProcessCount(ref name, _)
+            | Event::Refused { ref name, .. }
+            | Event::Checked(ref name, ..)
+            | Event::NotChecked(ref name, _) => {
+                self.step_agent(name, &mut |agent, context| agent.take(&event, context));
             }
-            Event::PrestartStarted(name, process) => {
-                self.step_agent(&name, &mut |agent, context| agent.prestart_started(process, context));
-            }
-            Event::Attached(name, enforcement) => {
-                self.step_agent(&name, &mut |agent, _| agent.attached(&enforcement));
-            }
-            Event::NotStarted { name, reason } => {
-                self.step_agent(&name, &mut |agent, context| agent.not_started(&reason, context));
-            }
-            Event::ResourceExhausted { name, reason } => {
-                self.step_agent(&name, &mut |agent, context| agent.resource_exhausted(&reason, context));
-            }
-            Event::OutOfMemory(name, text) => {
-                self.step_agent(&name, &mut |agent, context| agent.kill_for_limit(format_args!("{text}"), context));
-            }
-            Event::Notified(name, said) => {
-                self.step_agent(&name, &mut |agent, context| agent.notified(&said, context));
-            }
-            Event::Exited { name, pid, exit, oom, tail } => {
-                self.step_agent(&name, &mut |agent, context| {
-                    agent.process_ended(pid, exit, oom.as_deref(), &tail, context)
-                });
-            }
-            Event::MainProcess { name, found, left } => {
-                self.step_agent(&name, &mut |agent, context| agent.main_found(found, left, context))
-            }
-            Event::ProcessCount(name, count) => {
-                self.step_agent(&name, &mut |agent, context| agent.process_count(count, context))
-            }
-            Event::Refused { name, reason } => {
-                self.step_agent(&name, &mut |agent, context| agent.refused(&reason, context))
-            }
-            Event::Checked(name, exit, tail) => {
-                self.step_agent(&name, &mut |agent, context| agent.checked(exit, &tail, context));
-            }
-            Event::NotChecked(name, why) => {
-                self.step_agent(&name, &mut |agent, context| agent.not_checked(&why, context));
-            }
-            _ => {}
         }
     }
 

@@ -7,9 +7,10 @@ use crate::model::event::Scope;
 use crate::model::restart::End;
 
 /// What an agent is doing.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum AgentState {
     /// No process of it runs, and no start is due.
+    #[default]
     Down,
     /// It ended, and is started again at `until`.
     Waiting {

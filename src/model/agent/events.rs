@@ -8,11 +8,34 @@ use super::{
 };
 use crate::kernel::{Decimal, Exit, Level, Pid, Process, Sig, Time};
 use crate::model::enforcement::Enforcement;
-use crate::model::event::{Action, Notification};
+use crate::model::event::{Action, Event, Notification};
 use crate::model::restart::End;
 use crate::model::spec::Kind;
 
 impl Agent {
+    /// Takes an event that is about it, or about every agent.
+    pub fn take(&mut self, event: &Event, context: &mut StepContext) {
+        match event {
+            Event::Started { process, enforcement, .. } => self.started(*process, enforcement, context),
+            Event::PrestartStarted(_, process) => self.prestart_started(*process, context),
+            Event::Attached(_, enforcement) => self.attached(enforcement),
+            Event::NotStarted { reason, .. } => self.not_started(reason, context),
+            Event::ResourceExhausted { reason, .. } => self.resource_exhausted(reason, context),
+            Event::OutOfMemory(_, text) => self.kill_for_limit(format_args!("{text}"), context),
+            Event::Notified(_, said) => self.notified(said, context),
+            Event::Exited { pid, exit, oom, tail, .. } => {
+                self.process_ended(*pid, *exit, oom.as_deref(), tail, context);
+            }
+            Event::MainProcess { found, left, .. } => self.main_found(*found, *left, context),
+            Event::ProcessCount(_, count) => self.process_count(*count, context),
+            Event::Refused { reason, .. } => self.refused(reason, context),
+            Event::ProcessesChanged => self.processes_changed(context),
+            Event::Checked(_, exit, tail) => self.checked(*exit, tail, context),
+            Event::NotChecked(_, why) => self.not_checked(why, context),
+            _ => {}
+        }
+    }
+
     /// Its limits were applied, and are enforced in this way.
     pub fn attached(&mut self, enforcement: &Enforcement) {
         self.enforcement = enforcement.clone();
@@ -26,7 +49,7 @@ impl Agent {
         }
         match &mut self.state {
             AgentState::Starting => {
-                let kind = self.definition.as_ref().map_or(Kind::Simple, |definition| definition.spec.kind);
+                let kind = self.own_spec().map_or(Kind::Simple, |spec| spec.kind);
                 self.state = if kind == Kind::Forking {
                     AgentState::Forking { starter: Some(process), since: context.now, ask: None, before: None }
                 } else {
@@ -303,7 +326,7 @@ impl Agent {
         stopping.count_at = Some(context.now + stopping.pause);
         stopping.pause = (stopping.pause * 2).min(COUNT_INTERVAL.1);
         let ended_well = stopping.after == AfterStop::Policy(End::Exited(Exit::Code(0)));
-        let simple = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Simple);
+        let simple = self.own_spec().is_some_and(|spec| spec.kind == Kind::Simple);
         if is_first && ended_well && simple {
             let hint = "it left processes: an agent that puts itself in the background needs \"type\": \"forking\"";
             self.detail = format!("{}; {hint}", self.detail).into();
@@ -336,6 +359,7 @@ impl Agent {
     pub fn due(&mut self, context: &mut StepContext) {
         let name = self.record.name.clone();
         let prestart = self.prestart_timeout();
+        let check = self.check().map(|check| check.timeout);
         match &mut self.state {
             AgentState::Prestart { since, .. } if *since + prestart <= context.now => {
                 self.killed = false;
@@ -358,9 +382,8 @@ impl Agent {
             AgentState::Running { ready_by: Some(at), .. } if *at <= context.now => self.not_ready(context),
             AgentState::Running { health, .. } => match *health {
                 Health::Next(at) if at <= context.now => {
-                    let check = self.definition.as_ref().and_then(|definition| definition.spec.check.as_ref());
-                    *health = check
-                        .map_or(Health::Off, |check| Health::Busy { until: context.now + check.timeout, late: false });
+                    *health =
+                        check.map_or(Health::Off, |timeout| Health::Busy { until: context.now + timeout, late: false });
                     context.out.push(Action::Check(name));
                 }
                 Health::Busy { until, .. } if until <= context.now => {

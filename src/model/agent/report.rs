@@ -61,7 +61,7 @@ impl Agent {
         let last_end = &self.detail;
         let text = match &self.state {
             AgentState::Waiting { until } => {
-                let retries = self.definition.as_ref().map_or(policy, |definition| policy.of(&definition.spec)).retries;
+                let retries = self.own_spec().map_or(policy, |spec| policy.of(spec)).retries;
                 let wait = seconds_rounded_up(until.since(now));
                 format!("{last_end}; restart {} of {retries} in {wait} s", self.failures.max(1))
             }

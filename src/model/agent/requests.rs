@@ -7,7 +7,6 @@ use super::{
 };
 use crate::kernel::{Exit, Level, Process, Sig, Time};
 use crate::model::event::{Action, Scope};
-use crate::model::record::Wanted;
 use crate::model::restart::{judge, End, Verdict};
 use crate::model::spec::KillMode;
 use crate::text::count;
@@ -78,28 +77,11 @@ impl Agent {
 
     /// Stops it if it runs, starts it, and forgets earlier failures.
     pub fn request_restart(&mut self, context: &mut StepContext) {
-        self.failures = 0;
-        match &mut self.state {
-            AgentState::Starting
-            | AgentState::Prestart { .. }
-            | AgentState::Forking { .. }
-            | AgentState::Running { .. } => self.begin_stop(AfterStop::Up, context),
-            AgentState::Down | AgentState::Fatal | AgentState::Waiting { .. } | AgentState::Stopping(_) => {
-                self.request_start(context)
-            }
+        if !self.is_up() {
+            return self.request_start(context);
         }
-    }
-
-    /// Forgets earlier failures, for example after a change of its definition. If it was given up or waits, it is started,
-    /// or stays down if it should not run.
-    pub fn reset_failures(&mut self, context: &mut StepContext) {
         self.failures = 0;
-        if matches!(self.state, AgentState::Fatal | AgentState::Waiting { .. }) {
-            match self.wanted() {
-                Wanted::Up => self.begin_start(context),
-                Wanted::Down => self.request_stop(context),
-            }
-        }
+        self.begin_stop(AfterStop::Up, context);
     }
 
     /// Starts it, after ending what an earlier daemon may have left of it.
@@ -282,9 +264,9 @@ impl Agent {
 
     /// Does what the restart policy says about an end that nobody requested.
     fn apply_policy(&mut self, end: End, ran: Duration, context: &mut StepContext) {
-        let Some(definition) = &self.definition else { return self.save(context) };
-        let policy = context.policy.of(&definition.spec);
-        match judge(policy, &definition.spec, self.failures, end, ran, context.now) {
+        let Some(spec) = self.own_spec() else { return self.save(context) };
+        let policy = context.policy.of(spec);
+        match judge(policy, spec, self.failures, end, ran, context.now) {
             Verdict::Stay => {
                 (self.failures, self.finished) = (0, true);
                 self.succeeded = end == End::Exited(Exit::Code(0));

@@ -65,8 +65,7 @@ impl Agent {
                 self.finished = run.finished;
                 if let Some(until) = run.restart_at {
                     // The daemon never sets a longer wait: a record that has one is damaged.
-                    let definition = self.definition.as_ref();
-                    let policy = definition.map_or(context.policy, |definition| context.policy.of(&definition.spec));
+                    let policy = self.own_spec().map_or(context.policy, |spec| context.policy.of(spec));
                     let latest = context.now + policy.restartsecs.max(RESOURCE_RETRY_DELAY);
                     self.state = AgentState::Waiting { until: until.min(latest) };
                 }
@@ -91,58 +90,43 @@ impl Agent {
     /// started, if it can be identified; then the agent is taken over. Otherwise its processes are ended before it is
     /// started.
     pub fn found_running(&mut self, main_process: Option<(Process, Time)>, context: &mut StepContext) {
-        let begins_run = main_process.is_some_and(|(_, since)| self.fits_ordered_start(since));
-        let forking = self.definition.as_ref().is_some_and(|definition| definition.spec.kind == Kind::Forking);
-        match (&self.state, main_process) {
-            // Its processes are known already, or are being searched for.
-            (
-                AgentState::Starting
-                | AgentState::Prestart { .. }
-                | AgentState::Forking { .. }
-                | AgentState::Running { .. }
-                | AgentState::Stopping(_),
-                _,
-            ) => {}
-            // A record, or a stop on record, says that its main process does not run: they are what its runs have left.
-            (AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal, _)
-                if self.kill_mode() == KillMode::Main
-                    && !begins_run
-                    && (self.spares() || main_process.is_none() || self.wanted() == Wanted::Down) =>
-            {
-                self.spares.get_or_insert(0);
-                self.leftovers = false;
-            }
-            (AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal, Some((process, since))) => {
-                self.note_started_with(self.started_with);
-                self.generation += 1;
-                self.spares = (self.kill_mode() == KillMode::Main).then_some(process.ticks);
-                self.state = if forking {
-                    AgentState::Forking {
-                        starter: None,
-                        since,
-                        ask: Some((context.now, context.now + self.search_time())),
-                        before: None,
-                    }
-                } else {
-                    AgentState::Running { process, since, health: self.first_check(context.now), ready_by: None }
-                };
-                self.save(context);
-                let text = format_args!("taken over with process {}, which is in no record", process.pid);
-                context.log_and_report(Level::Warn, &self.record.name, text);
-            }
-            (AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal, None) => {
-                let text = format_args!("an earlier daemon left processes of it: ending them");
-                context.log_and_report(Level::Warn, &self.record.name, text);
-                let after = match self.state {
-                    AgentState::Waiting { until } => AfterStop::Wait(until),
-                    AgentState::Fatal => AfterStop::Fatal,
-                    _ if self.wanted() == Wanted::Down => AfterStop::Down,
-                    _ if self.finished => AfterStop::Finished,
-                    _ => AfterStop::Up,
-                };
-                self.leftovers = false;
-                self.enter_stopping(after, None, Duration::ZERO, context);
-            }
+        // Its processes are known already, or are being searched for.
+        if !self.is_over() {
+            return;
         }
+        let main_alone = self.kill_mode() == KillMode::Main;
+        let begins_run = main_process.is_some_and(|(_, since)| self.fits_ordered_start(since));
+        // A record, or a stop on record, says that its main process does not run: they are what its runs have left.
+        let left = self.spares() || main_process.is_none() || self.wanted() == Wanted::Down;
+        if main_alone && !begins_run && left {
+            self.spares.get_or_insert(0);
+            self.leftovers = false;
+            return;
+        }
+        if let Some((process, since)) = main_process {
+            self.note_started_with(self.started_with);
+            self.generation += 1;
+            self.spares = main_alone.then_some(process.ticks);
+            self.state = if self.own_spec().is_some_and(|spec| spec.kind == Kind::Forking) {
+                let ask = Some((context.now, context.now + self.search_time()));
+                AgentState::Forking { starter: None, since, ask, before: None }
+            } else {
+                AgentState::Running { process, since, health: self.first_check(context.now), ready_by: None }
+            };
+            self.save(context);
+            let text = format_args!("taken over with process {}, which is in no record", process.pid);
+            return context.log_and_report(Level::Warn, &self.record.name, text);
+        }
+        let text = format_args!("an earlier daemon left processes of it: ending them");
+        context.log_and_report(Level::Warn, &self.record.name, text);
+        let after = match self.state {
+            AgentState::Waiting { until } => AfterStop::Wait(until),
+            AgentState::Fatal => AfterStop::Fatal,
+            _ if self.wanted() == Wanted::Down => AfterStop::Down,
+            _ if self.finished => AfterStop::Finished,
+            _ => AfterStop::Up,
+        };
+        self.leftovers = false;
+        self.enter_stopping(after, None, Duration::ZERO, context);
     }
 }

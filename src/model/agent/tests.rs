@@ -138,7 +138,6 @@ fn apply(agent: &mut Agent, event: &str) -> String {
         "up" => acts(agent, NOW, |agent, context| agent.request_start(context)),
         "down" => acts(agent, NOW, |agent, context| agent.request_stop(context)),
         "restart" => acts(agent, NOW, |agent, context| agent.request_restart(context)),
-        "reset failures" => acts(agent, NOW, |agent, context| agent.reset_failures(context)),
         "started" => acts(agent, NOW, |agent, context| agent.started(process(9), &Enforcement::default(), context)),
         "not started" => acts(agent, NOW, |agent, context| agent.not_started("why", context)),
         "ended 0" => acts(agent, NOW, |agent, context| agent.exited(Exit::Code(0), None, "", context)),
@@ -155,11 +154,10 @@ fn apply(agent: &mut Agent, event: &str) -> String {
     }
 }
 
-const EVENTS: [&str; 16] = [
+const EVENTS: [&str; 15] = [
     "up",
     "down",
     "restart",
-    "reset failures",
     "started",
     "not started",
     "ended 0",
@@ -188,14 +186,12 @@ const TABLE: [Row; 10] = [
         ("up", "Starting", "start"),
         ("down", "Down", ""),
         ("restart", "Starting", "start"),
-        ("reset failures", "Starting", "start"),
         ("time", "Starting", "start"),
     ]),
     ("Fatal", &[
         ("up", "Starting", "start"),
         ("down", "Down", ""),
         ("restart", "Starting", "start"),
-        ("reset failures", "Starting", "start"),
     ]),
     ("Starting", &[
         ("down", "Stopping down", ""),

@@ -68,7 +68,7 @@ impl Agent {
 
     /// A limit in force: `pick` chooses it from the limits that a job set and those of the definition.
     fn limit<T>(&self, pick: impl Fn(&Limits, &Limits) -> Option<T>) -> Option<T> {
-        let spec = &self.definition.as_ref()?.spec.limits;
+        let spec = &self.own_spec()?.limits;
         pick(self.record.limits.as_ref().unwrap_or(spec), spec)
     }
 
@@ -84,8 +84,7 @@ impl Agent {
     /// Its health check ended; `tail`: the last lines of the check's output. A failure counts once it has been up for
     /// `startsecs`, or has passed a check.
     pub fn checked(&mut self, exit: Exit, tail: &str, context: &mut StepContext) {
-        let Some(spec) = self.definition.as_ref().map(|definition| &definition.spec) else { return };
-        let (startsecs, Some(check)) = (spec.startsecs, spec.check.clone()) else { return };
+        let (startsecs, Some(check)) = (self.startsecs(), self.check().cloned()) else { return };
         let AgentState::Running { health, since, .. } = &mut self.state else { return };
         let starting = !self.check_passed && context.now.since(*since) < startsecs;
         let Health::Busy { late, .. } = *health else { return };
@@ -115,8 +114,7 @@ impl Agent {
 
     /// The host had no room for its health check, which counts as no failure: the next one is due as ever.
     pub fn not_checked(&mut self, why: &str, context: &mut StepContext) {
-        let check = self.definition.as_ref().and_then(|definition| definition.spec.check.as_ref());
-        let Some(interval) = check.map(|check| check.interval) else { return };
+        let Some(interval) = self.check().map(|check| check.interval) else { return };
         if let AgentState::Running { health: health @ Health::Busy { .. }, .. } = &mut self.state {
             *health = Health::Next(context.now + interval);
             context.log(Level::Warn, &self.record.name, format_args!("health check put off: making a process: {why}"));
@@ -125,11 +123,9 @@ impl Agent {
 
     /// The state of the health check right after a start.
     pub(super) fn first_check(&self, now: Time) -> Health {
-        let spec = self.definition.as_ref().map(|definition| &definition.spec);
-        let startsecs = spec.map_or(Duration::ZERO, |spec| spec.startsecs);
-        match spec.and_then(|spec| spec.check.as_ref()) {
+        match self.check() {
             // The first check is due after `startsecs` at the latest, when a start counts as done.
-            Some(check) => Health::Next(now + check.interval.min(startsecs)),
+            Some(check) => Health::Next(now + check.interval.min(self.startsecs())),
             None => Health::Off,
         }
     }

@@ -67,8 +67,8 @@ impl Fingerprints {
     /// Whether this is the definition that the processes were started with, as far as they depend on it.
     pub fn fit(&self, spec: &Spec) -> bool {
         match self.process {
-            Some(process) => process == spec.process_fingerprint(),
-            None => self.whole == spec.fingerprint(),
+            Some(process) => process == spec.fingerprint(false),
+            None => self.whole == spec.fingerprint(true),
         }
     }
 }
@@ -76,17 +76,12 @@ impl Fingerprints {
 impl Spec {
     /// Both fingerprints of this definition.
     pub fn fingerprints(&self) -> Fingerprints {
-        Fingerprints { whole: self.fingerprint(), process: Some(self.process_fingerprint()) }
+        Fingerprints { whole: self.fingerprint(true), process: Some(self.fingerprint(false)) }
     }
 
-    /// The fingerprint of what its processes depend on: all but the health check and the size of the output.
-    fn process_fingerprint(&self) -> u64 {
-        let default = Spec::new("", "", Vec::new());
-        Spec { check: None, log_size: default.log_size, ..self.clone() }.fingerprint()
-    }
-
-    /// The fingerprint of this definition. Definitions that differ in anything but the name have different ones.
-    fn fingerprint(&self) -> u64 {
+    /// The fingerprint of this definition. Definitions that differ in anything but the name have different ones. Without the
+    /// `whole` of it: of what its processes depend on, which is all but the health check and the size of the output.
+    fn fingerprint(&self, whole: bool) -> u64 {
         let default = Spec::new("", "", Vec::new());
         let mut hash = Fingerprint(0xcbf2_9ce4_8422_2325);
         hash.text(1, &self.version);
@@ -120,13 +115,15 @@ impl Spec {
         hash.time(23, self.restartsecs, None);
         hash.time(24, self.windowsecs, None);
         self.retries.iter().for_each(|retries| hash.number(25, u64::from(*retries) + 1, 0));
-        if let Some(check) = &self.check {
+        if let Some(check) = self.check.as_ref().filter(|_| whole) {
             check.exec.iter().for_each(|word| hash.text(26, word));
             hash.time(27, Some(check.interval), None);
             hash.time(28, Some(check.timeout), None);
             hash.number(29, check.retries.into(), 0);
         }
-        hash.number(30, self.log_size, default.log_size);
+        if whole {
+            hash.number(30, self.log_size, default.log_size);
+        }
         hash.number(31, self.no_new_privs.into(), 0);
         self.capabilities.iter().for_each(|set| hash.number(32, *set, u64::MAX));
         hash.number(33, self.nice as u64, 0);
@@ -211,17 +208,17 @@ mod tests {
             },
             |spec| spec.runtime_directory = vec!["web".into()],
         ];
-        let mut fingerprints = vec![spec.fingerprint()];
+        let mut fingerprints = vec![spec.fingerprint(true)];
         for change in changes {
             let mut changed = spec.clone();
             change(&mut changed);
-            fingerprints.push(changed.fingerprint());
+            fingerprints.push(changed.fingerprint(true));
         }
         let count = fingerprints.len();
         fingerprints.sort_unstable();
         fingerprints.dedup();
         assert_eq!(fingerprints.len(), count, "two definitions have one fingerprint");
-        assert_eq!(Spec { name: "other".into(), ..spec.clone() }.fingerprint(), spec.fingerprint());
+        assert_eq!(Spec { name: "other".into(), ..spec.clone() }.fingerprint(true), spec.fingerprint(true));
     }
 
     #[test]

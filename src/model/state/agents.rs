@@ -139,21 +139,12 @@ impl State {
 
     /// How long a start of the agent must last to count as one.
     pub(super) fn startsecs(&self, name: &str) -> Duration {
-        let definition = self.agents.get(name).and_then(|agent| agent.definition.as_ref());
-        definition.map_or(Duration::ZERO, |definition| definition.spec.startsecs)
+        self.agents.get(name).map_or(Duration::ZERO, Agent::startsecs)
     }
 
     /// The number of the start of an agent that runs, or else is to come.
     fn next_start(&self, name: &str) -> u32 {
-        self.agents.get(name).map_or(0, |agent| match agent.state {
-            AgentState::Starting
-            | AgentState::Prestart { .. }
-            | AgentState::Forking { .. }
-            | AgentState::Running { .. } => agent.generation,
-            AgentState::Down | AgentState::Waiting { .. } | AgentState::Fatal | AgentState::Stopping(_) => {
-                agent.generation + 1
-            }
-        })
+        self.agents.get(name).map_or(0, |agent| agent.generation + u32::from(!agent.is_up()))
     }
 
     /// The goal of an agent that was just ordered up.
@@ -338,21 +329,11 @@ impl State {
 
     /// Has an agent run with its new definition, environment or limits.
     pub(super) fn refresh(&mut self, name: &str) {
-        self.step_agent(name, &mut |agent, context| match (&agent.state, agent.wanted()) {
-            (AgentState::Down, Wanted::Up) if agent.is_fresh() => agent.request_start(context),
-            (AgentState::Down, _) => {}
-            (
-                AgentState::Starting
-                | AgentState::Prestart { .. }
-                | AgentState::Forking { .. }
-                | AgentState::Running { .. }
-                | AgentState::Stopping(_),
-                Wanted::Up,
-            ) => {
-                agent.request_restart(context);
-            }
-            (AgentState::Waiting { .. } | AgentState::Fatal, _) => agent.reset_failures(context),
-            (_, Wanted::Down) => agent.request_stop(context),
+        self.step_agent(name, &mut |agent, context| match agent.wanted() {
+            // It has ended normally, and only an order starts it.
+            Wanted::Up if agent.state == AgentState::Down && !agent.is_fresh() => {}
+            Wanted::Up => agent.request_restart(context),
+            Wanted::Down => agent.request_stop(context),
         });
         self.wait_for_next_start(name);
     }

@@ -50,11 +50,11 @@ impl State {
 
     /// The plan of a job that has begun; `None`: there is no such job.
     fn plan(&self, job: &Job, record: &JobRecord) -> Option<&'static Plan> {
-        let had = record.before.as_ref().and_then(|before| before.package.as_ref());
-        let same = record.package.as_ref().filter(|package| had == Some(package)).is_some_and(|package| {
-            let agent = self.agents.get(&job.name);
-            agent.map_or(package.format.is_tar(), |agent| package::is_known(package, agent))
-        });
+        let same =
+            record.package.as_deref().filter(|package| record.former() == Some(package)).is_some_and(|package| {
+                let agent = self.agents.get(&job.name);
+                agent.map_or(package.format.is_tar(), |agent| package::is_known(package, agent))
+            });
         Plan::of(job, same)
     }
 
@@ -199,7 +199,7 @@ impl Run<'_> {
         let plan = self.state.plan(&job, &self.job.record);
         match plan.and_then(|plan| Some((plan, plan.first(Direction::Forward)?))) {
             Some((plan, first)) => {
-                self.job.plan = plan;
+                self.job.plan = *plan;
                 StepResult::GoTo(first)
             }
             None => self.misfit(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Goal, State};
 use crate::kernel::{Exit, Level, Time};
-use crate::model::agent::{AgentState, KILL_INTERVAL};
+use crate::model::agent::{Agent, AgentState, KILL_INTERVAL};
 use crate::model::command::Command;
 use crate::model::event::{answer, log, Action, Client, Now, ToolOwner};
 use crate::model::job::JobId;
@@ -17,7 +17,11 @@ use crate::model::package::Tool;
 use crate::model::reexec_state::ReexecState;
 use crate::text::{sanitize, MESSAGE_MAX};
 
-/// How long `version` and how long `check` may take.
+/// The commands by which a new binary is tried, in this order.
+const VERSION: &str = "version";
+const CHECK: &str = "check";
+
+/// How long each of them may take.
 const TRY: Duration = Duration::from_secs(10);
 
 /// How long the exec waits for what is under way: an exchange takes 35 s at most.
@@ -54,10 +58,9 @@ struct Pending {
 /// How far a reexec has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The new binary's `version` runs, and is killed at that time; again when it is `late` already.
-    Version { until: Time, late: bool },
-    /// The same of its `check`.
-    Check { until: Time, late: bool },
+    /// This command of the new binary, `version` or `check`, runs, and is killed at that time; again when it is `late`
+    /// already.
+    Trying { command: &'static str, until: Time, late: bool },
     /// The binary is good; the job that ordered it has this recorded.
     Good,
     /// The binary is executed when nothing is under way, at that time at the latest.
@@ -76,7 +79,7 @@ impl Reexec {
     pub fn deadline(&self, quiet: bool) -> Option<Time> {
         match self.pending.as_ref()?.stage {
             Stage::Waiting(_) if quiet => Some(Time::default()),
-            Stage::Version { until, .. } | Stage::Check { until, .. } | Stage::Waiting(until) => Some(until),
+            Stage::Trying { until, .. } | Stage::Waiting(until) => Some(until),
             Stage::Good | Stage::Leaving => None,
         }
     }
@@ -201,8 +204,8 @@ impl State {
         job: Option<JobId>,
         trial: Option<Duration>,
     ) {
-        let argv = vec![program.clone(), "version".into()];
-        let stage = Stage::Version { until: self.now.time + TRY, late: false };
+        let argv = vec![program.clone(), VERSION.into()];
+        let stage = Stage::Trying { command: VERSION, until: self.now.time + TRY, late: false };
         self.reexec.pending = Some(Pending { program, clients: client.into_iter().collect(), job, trial, stage });
         self.out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
     }
@@ -215,34 +218,26 @@ impl State {
 
     /// The new binary's `version` or `check` has ended.
     pub(super) fn reexec_tried(&mut self, exit: Exit, output: &str) {
-        let config = self.options.config.clone();
         // A shutdown gives the reexec up before the end of what it kills comes here.
         let Some(pending) = &mut self.reexec.pending else { return };
-        let (word, late) = match pending.stage {
-            Stage::Version { late, .. } => ("version", late),
-            Stage::Check { late, .. } => ("check", late),
-            Stage::Good | Stage::Waiting(_) | Stage::Leaving => {
-                return log(
-                    &mut self.out,
-                    Level::Warn,
-                    format_args!("reexec: a program ended that it does not run, ignored"),
-                );
-            }
+        let Stage::Trying { command, late, .. } = pending.stage else {
+            let text = format_args!("reexec: a program ended that it does not run, ignored");
+            return log(&mut self.out, Level::Warn, text);
         };
         let version = output.lines().find_map(|line| line.strip_prefix("bootagent-"));
         let why = match exit {
             _ if late => format!("is not done within {} s", TRY.as_secs()),
-            Exit::Code(0) if word == "version" && version.is_none() => "does not say \"bootagent-\"".to_string(),
+            Exit::Code(0) if command == VERSION && version.is_none() => "does not say \"bootagent-\"".to_string(),
             Exit::Code(0) => String::new(),
             _ => format!("{exit}: {output}"),
         };
         if !why.is_empty() {
-            let text = format!("\"{} {word}\" {why}", pending.program);
+            let text = format!("\"{} {command}\" {why}", pending.program);
             return self.not_reexeced(&sanitize(&text, MESSAGE_MAX));
         }
-        if word == "version" {
-            pending.stage = Stage::Check { until: self.now.time + TRY, late: false };
-            let argv = vec![pending.program.clone(), "-c".into(), config, "check".into()];
+        if command == VERSION {
+            pending.stage = Stage::Trying { command: CHECK, until: self.now.time + TRY, late: false };
+            let argv = vec![pending.program.clone(), "-c".into(), self.options.config.clone(), CHECK.into()];
             let version = version.and_then(|version| version.split_whitespace().next()).unwrap_or_default();
             let version: Box<str> = format!("bootagent-{}", sanitize(version, 60)).into();
             if let Some(job) = pending.job.clone() {
@@ -283,27 +278,16 @@ impl State {
     /// Gives the reexec up when the daemon is being stopped.
     pub(super) fn follow_reexec(&mut self) {
         let Some(pending) = self.reexec.pending.as_ref().filter(|_| self.shutdown.is_some()) else { return };
-        let trying = matches!(pending.stage, Stage::Version { .. } | Stage::Check { .. });
+        let trying = matches!(pending.stage, Stage::Trying { .. });
         self.out.extend(trying.then_some(Action::KillTool(ToolOwner::Reexec)));
         self.not_reexeced("the daemon is being stopped");
     }
 
     /// Whether the records say all there is to know.
     pub(super) fn is_quiet(&self) -> bool {
-        let moving = |state: &AgentState| {
-            matches!(
-                state,
-                AgentState::Starting
-                    | AgentState::Prestart { .. }
-                    | AgentState::Forking { .. }
-                    | AgentState::Stopping(_)
-            )
-        };
+        let moving = |agent: &Agent| !agent.is_over() && !matches!(agent.state, AgentState::Running { .. });
         let exchanging = self.exchanges.schedule.asking().is_some() || self.measuring.report.is_some();
-        !exchanging
-            && self.reloads.is_empty()
-            && !self.is_unpacking()
-            && !self.agents.values().any(|agent| moving(&agent.state))
+        !exchanging && self.reloads.is_empty() && !self.is_unpacking() && !self.agents.values().any(moving)
     }
 
     /// Executes the new binary once nothing is under way, and kills a trial that takes too long. A tick comes after
@@ -317,11 +301,11 @@ impl State {
                 let until = pending.trial.map(|trial| self.now.time + trial);
                 self.out.push(Action::Reexec(pending.program.clone(), until));
             }
-            Stage::Version { until, late } | Stage::Check { until, late } if *until <= self.now.time => {
+            Stage::Trying { until, late, .. } if *until <= self.now.time => {
                 (*until, *late) = (self.now.time + KILL_INTERVAL, true);
                 self.out.push(Action::KillTool(ToolOwner::Reexec));
             }
-            Stage::Version { .. } | Stage::Check { .. } | Stage::Good | Stage::Waiting(_) | Stage::Leaving => {}
+            Stage::Trying { .. } | Stage::Good | Stage::Waiting(_) | Stage::Leaving => {}
         }
     }
 }

@@ -35,7 +35,7 @@ impl State {
     /// Why an agent cannot be asked to read its configuration again.
     pub(super) fn reload_objection(&self, name: &str) -> Option<&'static str> {
         let Some(agent) = self.agents.get(name) else { return Some("there is no such agent") };
-        if agent.definition.as_ref().is_none_or(|definition| definition.spec.reload.is_none()) {
+        if agent.own_spec().is_none_or(|spec| spec.reload.is_none()) {
             return Some("its definition has no \"reload\"");
         }
         let runs = matches!(agent.state, AgentState::Running { ready_by: None, .. }) || agent.runs_headless();
@@ -48,7 +48,7 @@ impl State {
             return Some(Err(why.into()));
         }
         let agent = self.agents.get(name)?;
-        match agent.definition.as_ref()?.spec.reload.as_ref()? {
+        match agent.own_spec()?.reload.as_ref()? {
             Reload::Signal(_) if agent.runs_headless() => Some(Err("its main process is not known".into())),
             Reload::Signal(sig) => {
                 log(&mut self.out, Level::Info, format_args!("agent \"{name}\": reload, sent {sig}"));

@@ -6,7 +6,6 @@
 use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
-use crate::model::event::log;
 use crate::model::package;
 use crate::model::spec::KillMode;
 
@@ -28,19 +27,17 @@ impl Run<'_> {
 
     /// Says what was ended.
     pub fn cleared(&mut self, output: Result<&str, Error>) -> StepResult {
-        let id = &self.job.record.id;
         match output.map(str::trim) {
             Ok("") => {}
             Ok(pids) => {
                 let text = format!("the package had started the agent by itself, which was ended (process {pids})");
-                log(&mut self.state.out, Level::Warn, format_args!("job \"{id}\": {text}"));
+                self.log(Level::Warn, format_args!("{text}"));
                 self.job.add_note(&text);
             }
-            Err(why) => log(
-                &mut self.state.out,
-                Level::Warn,
-                format_args!("job \"{id}\": cannot look for what the package has started by itself: {why}"),
-            ),
+            Err(why) => {
+                let text = format_args!("cannot look for what the package has started by itself: {why}");
+                self.log(Level::Warn, text);
+            }
         }
         StepResult::Done
     }

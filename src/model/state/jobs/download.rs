@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::open_job::Activity;
 use super::run::{Run, StepResult};
 use crate::kernel::{Decimal, Level, Time};
-use crate::model::event::{log, Action, Fetched};
+use crate::model::event::{Action, Fetched};
 use crate::model::job::Code;
 use crate::model::state::State;
 
@@ -71,11 +71,9 @@ impl Run<'_> {
         match fetched {
             Fetched::Whole { digest, .. } if digest == want => StepResult::Done,
             Fetched::Whole { doubtful: true, .. } if !self.job.refetched => {
-                let id = self.id();
-                let text =
-                    format_args!("job \"{id}\": the digest of the download is wrong, fetched again from the start");
-                log(&mut self.state.out, Level::Warn, text);
-                self.state.out.push(Action::RemoveDownload(id));
+                let text = format_args!("the digest of the download is wrong, fetched again from the start");
+                self.log(Level::Warn, text);
+                self.state.out.push(Action::RemoveDownload(self.id()));
                 self.job.refetched = true;
                 self.wait_for(Activity::WaitingForSlot)
             }
@@ -106,9 +104,8 @@ impl Run<'_> {
             let most = if self.state.options.keyed { FETCH_PAUSE } else { Duration::MAX };
             pause = pause.max(self.state.exchanges.schedule.package_pause(seconds).min(most));
         }
-        let (id, from, wait) = (self.id(), self.job.shown_url(), Decimal::seconds(pause));
-        let text = format_args!("job \"{id}\": download of {from} interrupted, tried again in {wait} s: {reason}");
-        log(&mut self.state.out, Level::Warn, text);
+        let (from, wait) = (self.job.shown_url(), Decimal::seconds(pause));
+        self.log(Level::Warn, format_args!("download of {from} interrupted, tried again in {wait} s: {reason}"));
         self.wait_for(Activity::FetchAgain(self.state.now.time + pause, reason))
     }
 }

@@ -12,21 +12,21 @@ use crate::kernel::Time;
 use crate::model::event::Definition;
 use crate::model::job::{Job, JobAction, Source, SELF};
 use crate::model::package::Tool;
-use crate::model::plan::{Direction, Plan, Step, NOTHING};
+use crate::model::plan::{Direction, Plan, Step};
 use crate::model::record::{JobRecord, Phase};
 use crate::model::spec::Name;
 use crate::model::state::Goal;
 use crate::model::url::Url;
 
 /// One open job.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct OpenJob {
     /// What is on disk of it, or about to be.
     pub record: JobRecord,
     /// What the server ordered; `None` once the job has ended, and for one that was rejected as it came.
     pub content: Option<Rc<Job>>,
     /// What it does; empty before it has begun.
-    pub plan: &'static Plan,
+    pub plan: Plan,
     /// What it waits for.
     pub activity: Activity,
     /// An earlier daemon had it: what its step does may have been done already.
@@ -66,9 +66,10 @@ struct Sending {
 }
 
 /// What an open job waits for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum Activity {
     /// Its turn.
+    #[default]
     Queued,
     /// Its record being on disk; the step it stands at begins then.
     Saving,
@@ -121,24 +122,7 @@ pub struct Tools {
 impl OpenJob {
     /// A job that waits for this.
     pub fn new(record: JobRecord, content: Option<Rc<Job>>, activity: Activity) -> OpenJob {
-        OpenJob {
-            record,
-            content,
-            plan: &NOTHING,
-            activity,
-            resumed: false,
-            recorded: false,
-            verified: false,
-            chosen: None,
-            goal: None,
-            tries: 0,
-            last_fetch: Time::default(),
-            refetched: false,
-            cancelled: false,
-            stuck: None,
-            asked_before_undo: false,
-            sending: Sending::default(),
-        }
+        OpenJob { record, content, activity, ..OpenJob::default() }
     }
 
     /// The agent's name.

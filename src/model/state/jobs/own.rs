@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use super::open_job::{Activity, OpenJob};
+use super::package::cannot_install;
 use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Time;
@@ -63,9 +64,9 @@ impl State {
         let Some(index) = self.expect_job(job, "the new binary said its version") else { return };
         let job = &mut self.jobs.open[index];
         if let Some(source) = job.source() {
-            let (format, digest, file) = (source.format, source.digest, State::kept_file(source));
-            job.record.package =
-                Some(Box::new(Installed { format, package: NEXT.into(), version, digest, file, native: "".into() }));
+            let file = State::kept_file(source);
+            let package = Installed { file, ..Installed::new(source, NEXT.into(), version) };
+            job.record.package = Some(Box::new(package));
         }
     }
 
@@ -192,7 +193,7 @@ impl Run<'_> {
         let reported = self.job.record.outcome.as_ref().map(|outcome| outcome.message.clone()).unwrap_or_default();
         match (self.job.record.step, self.job.action()) {
             (Some(Step::TryNew | Step::Reexec), Some(JobAction::Upgrade(_))) => {
-                StepResult::Failed(Code::Install, format!("cannot install: {why}; nothing is changed"))
+                cannot_install(&format!("{why}; nothing is changed"))
             }
             (Some(Step::TryInstalled | Step::Reexec), _) => {
                 StepResult::Failed(Code::Start, format!("cannot restart: {why}"))
@@ -239,7 +240,7 @@ impl Run<'_> {
             // An earlier daemon was interrupted here. The old binary may be the one that runs, so the installed one is
             // executed.
             Ok(()) => self.wait_for(Activity::Reexec),
-            Err(why) => StepResult::Failed(Code::Install, format!("cannot install: {why}; undone")),
+            Err(why) => cannot_install(&format!("{why}; undone")),
         }
     }
 

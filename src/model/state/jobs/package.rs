@@ -8,7 +8,7 @@ use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
-use crate::model::event::{log, Action, Definition, Origin, Verified};
+use crate::model::event::{Action, Definition, Origin, Verified};
 use crate::model::job::{Code, Job, JobAction, Source};
 use crate::model::package;
 use crate::model::plan::{Plan, Step};
@@ -78,7 +78,7 @@ impl Run<'_> {
     /// Whether the package is the one that the agent had before.
     fn is_same(&self) -> bool {
         let record = &self.job.record;
-        record.package.is_some() && record.before.as_ref().is_some_and(|before| before.package == record.package)
+        record.package.is_some() && record.former() == record.package.as_deref()
     }
 
     /// Why a job's environment is refused for an agent with this definition, where packages must be signed.
@@ -141,7 +141,7 @@ impl Run<'_> {
                 format!("the package is not what was fetched: want {want}, got {digest}"),
             ),
             Verified::Hostile(why) => StepResult::Failed(Code::Refused, format!("refused: {why}")),
-            Verified::Unknown(why) => StepResult::Failed(Code::Install, format!("cannot install: {why}")),
+            Verified::Unknown(why) => cannot_install(&why),
         }
     }
 
@@ -157,21 +157,20 @@ impl Run<'_> {
         let Some(source) = self.job.source() else { return self.misfit() };
         match output.and_then(package::identity) {
             Ok((package, version)) => {
-                let (format, digest, file) = (source.format, source.digest, State::kept_file(source));
-                let native = version.clone();
-                self.job.record.package = Some(Box::new(Installed { format, package, version, digest, file, native }));
+                let (file, native) = (State::kept_file(source), version.clone());
+                let package = Installed { file, native, ..Installed::new(source, package, version) };
+                self.job.record.package = Some(Box::new(package));
                 StepResult::Done
             }
-            Err(why) => StepResult::Failed(Code::Install, format!("cannot install: {why}")),
+            Err(why) => cannot_install(&why),
         }
     }
 
     /// Asks what is installed of the package.
     pub fn query(&mut self) -> StepResult {
         let record = &self.job.record;
-        let Some(new) = &record.package else { return self.misfit() };
-        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
-        let former = old.filter(|old| old.format == new.format).unwrap_or(new);
+        let Some(new) = record.package.as_deref() else { return self.misfit() };
+        let former = record.former().filter(|old| old.format == new.format).unwrap_or(new);
         let mut query = package::query(new.format, &new.package);
         if let Some(query) = query.as_mut().filter(|_| former.package != new.package) {
             query.argv.push(former.package.clone());
@@ -186,8 +185,8 @@ impl Run<'_> {
             Err(why) => return cannot_tell(&why),
         };
         let (versions, record) = (one_version(output), &mut self.job.record);
-        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
-        let by_a_job = record.package.as_ref().is_some_and(|new| old.is_some_and(|old| is_same_package(old, new)));
+        let replaced = record.former().zip(record.package.as_deref());
+        let by_a_job = replaced.is_some_and(|(old, new)| is_same_package(old, new));
         record.foreign = !by_a_job && !versions.is_empty();
         (record.found, record.held) = (Some(versions), output.into());
         StepResult::Done
@@ -251,7 +250,7 @@ impl Run<'_> {
             (Ok(found), None) => format!("the package manager has {}", shown(&found)).into(),
             (Err(why), None) => return cannot_tell(&why),
         };
-        StepResult::Failed(Code::Install, format!("cannot install: {}{why}", package::advice(&why)))
+        cannot_install(&[package::advice(&why), &why].concat())
     }
 
     /// Has the tar unpacked, beside what is in use.
@@ -307,8 +306,7 @@ impl Run<'_> {
     pub fn give_name(&mut self) -> StepResult {
         let (Some(source), Some(chosen)) = (self.job.source(), &self.job.chosen) else { return self.misfit() };
         let dir = self.unpack_dir(source, &chosen.version);
-        let (format, digest, version) = (source.format, source.digest, chosen.version.clone());
-        let package = Installed { format, package: dir.clone(), version, digest, file: "".into(), native: "".into() };
+        let package = Installed::new(source, dir.clone(), chosen.version.clone());
         self.job.record.package = Some(Box::new(package));
         self.ask(Action::Rename { job: self.id(), name: self.name(), from: UNPACK.into(), to: dir })
     }
@@ -375,17 +373,16 @@ impl Run<'_> {
     pub fn not_linked(&mut self, why: &str) -> StepResult {
         match self.is_same() {
             true => self.fetch_again(why),
-            false => StepResult::Failed(Code::Install, format!("cannot install: {why}")),
+            false => cannot_install(why),
         }
     }
 
     /// Has the package fetched again that is on record: somebody removed it, or the record of an uninstall was lost.
     fn fetch_again(&mut self, why: &str) -> StepResult {
         let Some(plan) = self.job.content.as_ref().and_then(|job| Plan::of(job, false)) else { return self.misfit() };
-        let id = &self.job.record.id;
-        log(&mut self.state.out, Level::Warn, format_args!("job \"{id}\": the package is fetched again: {why}"));
+        self.log(Level::Warn, format_args!("the package is fetched again: {why}"));
         self.job.record.package = None;
-        self.job.plan = plan;
+        self.job.plan = *plan;
         StepResult::GoTo(Step::Download)
     }
 
@@ -427,7 +424,12 @@ pub(in super::super) fn one_version(output: &str) -> Box<str> {
 
 /// The package database does not answer: an installation that cannot be judged is not begun, or counts as failed.
 fn cannot_tell(why: &str) -> StepResult {
-    StepResult::Failed(Code::Install, format!("cannot install: it cannot be told what is installed: {why}"))
+    cannot_install(&format!("it cannot be told what is installed: {why}"))
+}
+
+/// The package is not installed, and why.
+pub(super) fn cannot_install(why: &str) -> StepResult {
+    StepResult::Failed(Code::Install, format!("cannot install: {why}"))
 }
 
 /// A version in a message.

@@ -4,7 +4,7 @@ use super::package::{is_same_package, one_version};
 use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
-use crate::model::event::{log, Action};
+use crate::model::event::Action;
 use crate::model::job::Code;
 use crate::model::package;
 use crate::model::record::Installed;
@@ -14,9 +14,9 @@ impl Run<'_> {
     /// The agent runs from the new package: the former package, if of another format or name, is removed.
     pub fn retire(&mut self) -> StepResult {
         let record = &self.job.record;
-        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
-        let new = record.package.as_ref();
-        let old = old.filter(|old| !new.is_some_and(|new| is_same_package(old, new)) && !self.is_shared(old));
+        let new = record.package.as_deref();
+        let old =
+            record.former().filter(|old| !new.is_some_and(|new| is_same_package(old, new)) && !self.is_shared(old));
         let Some((old, remove)) = old.and_then(|old| Some((old, package::remove(old.format, &old.package, false)?)))
         else {
             return StepResult::Done;
@@ -38,8 +38,7 @@ impl Run<'_> {
             Ok(_) => " was not removed, remove it by hand",
             Err(_) => " may be there still, remove it by hand if it is",
         };
-        let before = self.job.record.before.as_ref();
-        let former = before.and_then(|before| before.package.as_ref()).map_or("", |old| &old.package);
+        let former = self.job.record.former().map_or("", |old| &old.package);
         self.job.add_note(&["the former package ", former, how].concat());
         StepResult::Done
     }
@@ -49,12 +48,7 @@ impl Run<'_> {
         let old = self.job.record.before.take().and_then(|before| before.package);
         let mut drop = Vec::new();
         let Some(agent) = self.state.agents.get_mut(self.job.name()) else {
-            let id = &self.job.record.id;
-            log(
-                &mut self.state.out,
-                Level::Warn,
-                format_args!("job \"{id}\": its agent is gone, so no package of it is kept"),
-            );
+            self.log(Level::Warn, format_args!("its agent is gone, so no package of it is kept"));
             return StepResult::Done;
         };
         let new = agent.record.package.as_ref().map(|new| new.digest);

@@ -3,6 +3,8 @@
 //!
 //! What a step does is in `step`; nothing here knows any of them.
 
+use std::fmt::Arguments;
+
 use super::open_job::{Activity, OpenJob};
 use super::CANCELLED;
 use crate::kernel::Level;
@@ -69,6 +71,12 @@ impl Run<'_> {
         self.job.record.name.clone()
     }
 
+    /// Logs something about the job.
+    pub fn log(&mut self, level: Level, text: Arguments) {
+        let id = &self.job.record.id;
+        log(&mut self.state.out, level, format_args!("job \"{id}\": {text}"));
+    }
+
     /// Continues with what came of a step, until the job waits for something or has ended.
     fn go(&mut self, mut result: StepResult) {
         loop {
@@ -119,7 +127,7 @@ impl Run<'_> {
         let step = plan.and_then(|plan| plan.resume(record.direction, phase, record.step.or(self.proved())));
         match (plan, step) {
             (Some(plan), Some(step)) => {
-                (self.job.plan, self.job.record.step) = (plan, Some(step));
+                (self.job.plan, self.job.record.step) = (*plan, Some(step));
                 self.begin()
             }
             _ => StepResult::End(
@@ -174,11 +182,10 @@ impl Run<'_> {
     /// Ends the job with a result; what it did stays.
     fn finish(&mut self, code: Code, message: &str) {
         let outcome = Outcome::new(code, message);
-        let id = self.id();
         let level = if code == Code::Success { Level::Info } else { Level::Error };
-        log(&mut self.state.out, level, format_args!("job \"{id}\": result {}: {}", code as u8, outcome.message));
+        self.log(level, format_args!("result {}: {}", code as u8, outcome.message));
         if self.job.source().is_some() {
-            self.state.out.push(Action::RemoveDownload(id));
+            self.state.out.push(Action::RemoveDownload(self.id()));
         }
         let name = self.name();
         if let Some(agent) = self.state.agents.get_mut(&name).filter(|_| self.job.is_changing_package()) {

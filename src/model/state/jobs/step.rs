@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::open_job::Activity;
+use super::package::cannot_install;
 use super::run::{Run, StepResult};
 use super::CANCELLED;
 use crate::error::Error;
@@ -145,7 +146,9 @@ impl Run<'_> {
         }
         match (step, answer) {
             (Step::Download, Answer::Fetched(fetched)) => self.fetched(fetched),
-            (Step::Place, Answer::Placed(Err(why))) => cannot_install(format_args!("cannot keep the package: {why}")),
+            (Step::Place, Answer::Placed(Err(why))) => {
+                StepResult::Failed(Code::Install, format!("cannot keep the package: {why}"))
+            }
             (Step::Verify | Step::Unpack | Step::Install, Answer::Verified(verified)) => self.verified(verified),
             (Step::Identify, Answer::Tools(output)) => self.identified(output),
             (Step::Look, Answer::Tools(output)) => self.looked(output),
@@ -162,9 +165,7 @@ impl Run<'_> {
             (Step::Relink, Answer::Placed(Err(why))) => self.cannot_go_back(None, &why),
             (Step::Restore, Answer::Inspected(own)) => self.restore_with(own.ok().flatten()),
             (Step::Replace, Answer::Placed(result)) => self.replaced(result),
-            (Step::Unpack, Answer::Unpacked(Err(why))) | (Step::Name, Answer::Placed(Err(why))) => {
-                cannot_install(format_args!("cannot install: {why}"))
-            }
+            (Step::Unpack, Answer::Unpacked(Err(why))) | (Step::Name, Answer::Placed(Err(why))) => cannot_install(&why),
             (Step::Place | Step::Name | Step::Link | Step::Relink, Answer::Placed(Ok(())))
             | (Step::Unpack, Answer::Unpacked(Ok(()))) => StepResult::Done,
             (_, answer) => self.ignore(answer.name()),
@@ -174,8 +175,7 @@ impl Run<'_> {
     /// Logs something that cannot come at the step, and changes nothing.
     pub fn ignore(&mut self, what: &str) -> StepResult {
         let step = self.job.record.step.map_or("none", Step::name);
-        let id = &self.job.record.id;
-        log(&mut self.state.out, Level::Warn, format_args!("job \"{id}\": {what} at the step \"{step}\", ignored"));
+        self.log(Level::Warn, format_args!("{what} at the step \"{step}\", ignored"));
         StepResult::Wait
     }
 
@@ -353,8 +353,4 @@ fn reloaded(result: Result<(), Box<str>>) -> StepResult {
         Ok(()) => StepResult::Done,
         Err(why) => StepResult::Failed(Code::Start, format!("the agent does not reload: {why}")),
     }
-}
-
-fn cannot_install(why: std::fmt::Arguments) -> StepResult {
-    StepResult::Failed(Code::Install, why.to_string())
 }

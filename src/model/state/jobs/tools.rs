@@ -6,7 +6,7 @@ use super::run::{Run, StepResult};
 use super::step::Answer;
 use crate::kernel::{Exit, Level};
 use crate::model::agent::KILL_INTERVAL;
-use crate::model::event::{log, Action, ToolOwner};
+use crate::model::event::{Action, ToolOwner};
 use crate::model::package::{is_locked, Tool, LOCK_WAIT};
 use crate::model::state::State;
 use crate::text::{sanitize, MESSAGE_MAX};
@@ -54,7 +54,6 @@ impl Run<'_> {
     }
 
     fn tool_done(&mut self, exit: Exit, output: &str) -> StepResult {
-        let id = self.id();
         let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("the end of a package tool") };
         let program = sanitize(&tools.queue.front().map(Tool::shown).unwrap_or_default(), 100);
         let failed = exit != Exit::Code(0);
@@ -67,7 +66,7 @@ impl Run<'_> {
         let text = sanitize(&format!("{program}: {how}: {output}"), MESSAGE_MAX);
         if locked {
             tools.again = Some(self.state.now.time + self.state.options.times.lock);
-            log(&mut self.state.out, Level::Info, format_args!("job \"{id}\": {program} waits for a lock"));
+            self.log(Level::Info, format_args!("{program} waits for a lock"));
         } else {
             self.state.jobs.interrupted |= failed && killed;
             if tools.queue.len() == 1 {
@@ -75,12 +74,8 @@ impl Run<'_> {
             }
             tools.queue.pop_front();
             if failed {
-                log(
-                    &mut self.state.out,
-                    Level::Warn,
-                    format_args!("job \"{id}\": {program}: {exit}, continued without it"),
-                );
                 tools.failure = Some(text.as_str().into());
+                self.log(Level::Warn, format_args!("{program}: {exit}, continued without it"));
             }
         }
         // rpm succeeds though a script has failed behind the installation or removal of its package, and only warns. One that

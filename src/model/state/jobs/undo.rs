@@ -45,9 +45,8 @@ impl Run<'_> {
     /// Whether the agent has adopted the new package, as an earlier daemon may have done after it last wrote the job's
     /// record.
     pub fn has_adopted(&self) -> bool {
-        let before = self.job.record.before.as_ref().map(|before| before.package.as_ref());
-        let agent = self.agent().map(|agent| agent.record.package.as_ref());
-        agent.is_some() && before.is_some() && agent != before
+        let before = self.job.record.before.as_ref();
+        self.agent().zip(before).is_some_and(|(agent, before)| agent.record.package != before.package)
     }
 
     /// What will be reported of a job that is undone; `None`: it is not known what to restore.
@@ -210,8 +209,7 @@ impl Run<'_> {
     /// Has `current` point to the directory of the former tar, if the former package is a tar.
     pub fn relink(&mut self) -> StepResult {
         let record = &self.job.record;
-        let old = record.before.as_ref().and_then(|before| before.package.as_ref());
-        match old.filter(|old| old.format.is_tar() && record.package.is_some()) {
+        match record.former().filter(|old| old.format.is_tar() && record.package.is_some()) {
             Some(old) => {
                 let dir = old.package.clone();
                 self.ask(Action::Link(self.id(), self.name(), dir))
