@@ -414,11 +414,6 @@ impl Agent {
         }
     }
 
-    /// Replaces its definition; the caller restarts it if the new one differs.
-    pub fn define(&mut self, definition: Option<Definition>) {
-        self.definition = definition;
-    }
-
     /// Remembers how it ended, for its detail, and logs and reports it; `tail`: the last lines of its output.
     fn set_last_end(&mut self, text: Arguments, tail: &str, level: Level, context: &mut StepContext) {
         let between = if tail.is_empty() { "" } else { ": " };

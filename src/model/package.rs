@@ -82,40 +82,31 @@ pub enum Format {
     TarZst,
 }
 
+/// The endings of file names; a file is stored with the first one of its format.
+const ENDINGS: [(&str, Format); 10] = [
+    (".rpm", Format::Rpm),
+    (".deb", Format::Deb),
+    (".apk", Format::Apk),
+    (".ipk", Format::Ipk),
+    (".tar", Format::Tar),
+    (".tar.gz", Format::TarGz),
+    (".tgz", Format::TarGz),
+    (".tar.xz", Format::TarXz),
+    (".txz", Format::TarXz),
+    (".tar.zst", Format::TarZst),
+];
+
 impl Format {
     /// The format of a file of this name; `None` for an unknown ending.
     pub fn of(file: &str) -> Option<Format> {
-        const ENDINGS: [(&str, Format); 10] = [
-            (".rpm", Format::Rpm),
-            (".deb", Format::Deb),
-            (".apk", Format::Apk),
-            (".ipk", Format::Ipk),
-            (".tar", Format::Tar),
-            (".tar.gz", Format::TarGz),
-            (".tgz", Format::TarGz),
-            (".tar.xz", Format::TarXz),
-            (".txz", Format::TarXz),
-            (".tar.zst", Format::TarZst),
-        ];
         let file = file.to_ascii_lowercase();
-        ENDINGS
-            .iter()
-            .find(|(ending, _)| file.len() > ending.len() && file.ends_with(ending))
-            .map(|(_, format)| *format)
+        let fits = |ending: &str| file.len() > ending.len() && file.ends_with(ending);
+        ENDINGS.iter().find(|(ending, _)| fits(ending)).map(|(_, format)| *format)
     }
 
     /// The ending that a file of this format is stored with.
-    pub const fn ending(self) -> &'static str {
-        match self {
-            Format::Rpm => ".rpm",
-            Format::Deb => ".deb",
-            Format::Apk => ".apk",
-            Format::Ipk => ".ipk",
-            Format::Tar => ".tar",
-            Format::TarGz => ".tar.gz",
-            Format::TarXz => ".tar.xz",
-            Format::TarZst => ".tar.zst",
-        }
+    pub fn ending(self) -> &'static str {
+        ENDINGS.iter().find(|(_, format)| *format == self).map_or("", |(ending, _)| ending)
     }
 
     /// Whether BootAgent unpacks it itself, instead of having the host's package manager install it.

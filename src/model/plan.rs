@@ -347,30 +347,26 @@ impl Step {
 }
 
 impl Phase {
-    /// All of them, in order.
-    pub const ALL: [Phase; 8] = [
-        Phase::Received,
-        Phase::Downloading,
-        Phase::Verified,
-        Phase::Installing,
-        Phase::Starting,
-        Phase::Settling,
-        Phase::Done,
-        Phase::Taken,
+    /// All of them, in order, with their names.
+    pub const ALL: [(Phase, &str); 8] = [
+        (Phase::Received, "received"),
+        (Phase::Downloading, "downloading"),
+        (Phase::Verified, "verified"),
+        (Phase::Installing, "installing"),
+        (Phase::Starting, "starting"),
+        (Phase::Settling, "settling"),
+        (Phase::Done, "done"),
+        (Phase::Taken, "taken"),
     ];
 
     /// Its name in the ledger and in records.
     pub const fn name(self) -> &'static str {
-        match self {
-            Phase::Received => "received",
-            Phase::Downloading => "downloading",
-            Phase::Verified => "verified",
-            Phase::Installing => "installing",
-            Phase::Starting => "starting",
-            Phase::Settling => "settling",
-            Phase::Done => "done",
-            Phase::Taken => "taken",
-        }
+        Phase::ALL[self as usize].1
+    }
+
+    /// The phase of this name.
+    pub fn named(name: &str) -> Option<Phase> {
+        Phase::ALL.iter().find(|(_, known)| *known == name).map(|(phase, _)| *phase)
     }
 }
 

@@ -6,14 +6,12 @@
 use std::path::Path;
 
 use super::event::Origin;
-use super::spec::Name;
+use super::spec::{is_word, Name};
 
 /// Whether `text` can be a `runtime_directory`: 1..=200 of `[A-Za-z0-9._@:+/-]`, without `.` and `..` as a name in it.
 pub fn is_runtime_directory(text: &str) -> bool {
     let is_part = |part: &str| !matches!(part, "" | "." | "..");
-    text.len() <= 200
-        && text.split('/').all(is_part)
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._@:+/-".contains(&b))
+    is_word(text, 200, b"._@:+/-") && text.split('/').all(is_part)
 }
 
 /// Whether one of two directories is the other one, holds it, or is in it.

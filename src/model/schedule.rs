@@ -30,7 +30,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 const REMEMBERED_MAX: usize = 64;
 
 /// Pseudo-random numbers (SplitMix64) from one seed: jitter need not be unpredictable, only different on every host.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Random(pub u64);
 
 impl Random {
@@ -100,7 +100,7 @@ pub struct Times {
 }
 
 /// When to exchange messages with a server, and with which one.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ExchangeSchedule {
     random: Random,
     /// The place of the last interval between the shortest and the longest one, 0..1.
@@ -163,24 +163,12 @@ impl ExchangeSchedule {
             step,
             of_job,
             default,
-            held: Vec::new(),
-            peers: Vec::new(),
-            reached: None,
-            silent: Vec::new(),
-            current: 0,
             status: Channel { at: first, failures: 0 },
             results: Channel { at: now, failures: 0 },
             heard: now,
-            extra: None,
             // Agents change their state when the daemon starts them: that is no reason to report before the splay is over.
             extra_again: first,
-            urgent: false,
-            refused: false,
-            trial: None,
-            answered_on_trial: None,
-            round: None,
-            busy: false,
-            keyed: false,
+            ..ExchangeSchedule::default()
         }
     }
 

@@ -8,7 +8,7 @@ mod values;
 
 pub use fingerprint::Fingerprints;
 pub use values::{
-    is_file_name, is_host_name, is_job_id, is_name, is_version, parse_capability, parse_percent, parse_size,
+    is_file_name, is_host_name, is_job_id, is_name, is_version, is_word, parse_capability, parse_percent, parse_size,
 };
 
 use std::fmt;

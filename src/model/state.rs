@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crate::kernel::{Level, Time};
 use crate::model::agent::{Agent, StepContext};
-use crate::model::event::{answer, log, Action, Client, Event, Now, Origin, Shutdown};
+use crate::model::event::{answer, Action, Client, Event, Now, Origin, Shutdown};
 use crate::model::job::{Job, JobId};
 use crate::model::record::{AgentRecord, Identity, JobRecord, Phase, RunRecord, Settings, StopRecord};
 use crate::model::schedule::Server;
@@ -406,8 +406,7 @@ impl State {
             if jump.unsigned_abs() > CLOCK_JUMP {
                 let way = if jump > 0 { "forward" } else { "back" };
                 let text = format!("the wall clock was set {way} by {} s", jump.unsigned_abs());
-                log(&mut self.out, Level::Warn, format_args!("{text}"));
-                self.incident("bootagent".into(), &text);
+                self.log_and_report(Level::Warn, "bootagent".into(), &text);
             }
         }
     }
@@ -420,7 +419,7 @@ impl State {
                 let longest = self.agents.values().map(Agent::stopsecs).max();
                 self.shutdown = Some(self.now.time + longest.unwrap_or_default() + SHUTDOWN_MARGIN);
                 let waiters = std::mem::take(&mut self.waiters).into_iter().map(|waiter| waiter.client);
-                for client in waiters.chain(self.exchanges.take_reporting()) {
+                for client in waiters.chain(std::mem::take(&mut self.exchanges.reporting)) {
                     answer(&mut self.out, client, 1, format_args!("{ENDING}"));
                 }
                 let boot_id = self.options.boot_id.clone();

@@ -292,7 +292,7 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
     if !is_job_id(&id) {
         fields.fault("id", "not a job's id");
     }
-    let phase = fields.text("phase").and_then(|name| Phase::ALL.into_iter().find(|phase| phase.name() == name));
+    let phase = fields.text("phase").and_then(Phase::named);
     if phase.is_none() {
         fields.fault("phase", "not a phase of a job");
     }

@@ -3,21 +3,24 @@
 //! Texts come in from the parsers in `wire`, which know the file and the key; the functions here say whether a value is valid,
 //! and what it means.
 
+/// Whether `text` has 1 to `most` bytes, each a letter or digit of ASCII or one of `marks`.
+pub fn is_word(text: &str, most: usize, marks: &[u8]) -> bool {
+    (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || marks.contains(&b))
+}
+
 /// Whether `text` is a valid `Name`.
 pub fn is_name(text: &str) -> bool {
-    (1..=50).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    is_word(text, 50, b"_-")
 }
 
 /// Whether `text` is a host name that servers take.
 pub fn is_host_name(text: &str) -> bool {
-    (1..=253).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    is_word(text, 253, b"._-")
 }
 
 /// Whether `text` is a valid id of a job: `[A-Za-z0-9_-][A-Za-z0-9._-]{0,126}`, so that it is safe as a file name.
 pub fn is_job_id(text: &str) -> bool {
-    (1..=127).contains(&text.len())
-        && !text.starts_with('.')
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+    is_word(text, 127, b"._-") && !text.starts_with('.')
 }
 
 /// Whether `text` is the name of a file in a directory, and no path that leads out of it.
@@ -28,9 +31,7 @@ pub fn is_file_name(text: &str) -> bool {
 /// Whether `text` is a valid version: 1..=100 of `[A-Za-z0-9._+~:-]`, not beginning with a dot, so that it is safe as a
 /// directory name.
 pub fn is_version(text: &str) -> bool {
-    (1..=100).contains(&text.len())
-        && !text.starts_with('.')
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'+' | b'~' | b':' | b'-'))
+    is_word(text, 100, b"._+~:-") && !text.starts_with('.')
 }
 
 /// The names of the capabilities without `CAP_`, capabilities(7), in the order of their numbers.

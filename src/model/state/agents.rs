@@ -76,7 +76,10 @@ impl State {
                 let text = self.options.closed.as_deref().unwrap_or(text);
                 answer(&mut self.out, client, 1, format_args!("{text}"));
             }
-            Command::Report => self.exchanges.report_for(client),
+            Command::Report => {
+                self.exchanges.reporting.push(client);
+                self.exchanges.schedule.request_report();
+            }
             Command::Jobs => {
                 let entries = self.entries();
                 self.out.push(Action::AnswerJobs(client, entries));
@@ -108,7 +111,7 @@ impl State {
     /// A client has closed its connection, and waits for nothing any more.
     pub(super) fn client_gone(&mut self, client: Client) {
         self.waiters.retain(|waiter| waiter.client != client);
-        self.exchanges.client_gone(client);
+        self.exchanges.reporting.retain(|waiting| *waiting != client);
         self.measuring.clients.retain(|(waiting, _)| *waiting != client);
         self.reexec.client_gone(client);
         self.rereading.clients.retain(|waiting| *waiting != client);
@@ -249,8 +252,7 @@ impl State {
     /// Takes definitions that were read again: new agents start, changed ones restart, those without a definition stop.
     pub(super) fn redefine(&mut self, good: Vec<Definition>, problems: &[Box<str>]) {
         for problem in problems {
-            log(&mut self.out, Level::Error, format_args!("{problem}"));
-            self.incident("bootagent".into(), problem);
+            self.log_and_report(Level::Error, "bootagent".into(), problem);
             self.rereading.tell(problem);
             self.rereading.failed = true;
         }
@@ -283,7 +285,7 @@ impl State {
         let name = definition.spec.name.clone();
         take_out(&mut self.leaving, &name);
         let Some(agent) = self.agents.get_mut(&name) else {
-            self.agent(&name, false).define(Some(definition));
+            self.agent(&name, false).definition = Some(definition);
             self.tell_change(&name, "new");
             self.step_agent(&name, &mut |agent, context| {
                 if agent.wanted() == Wanted::Up {
@@ -367,7 +369,7 @@ impl State {
             (true, Some(Origin::File)) if !expected => {
                 self.step_agent(name, &mut |agent, context| agent.request_stop(context));
                 if let Some(agent) = self.agents.get_mut(name) {
-                    agent.define(None);
+                    agent.definition = None;
                 }
             }
             (true, _) => {}

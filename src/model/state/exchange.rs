@@ -18,7 +18,7 @@ const BATCH: usize = 64;
 pub(super) const NO_ERRCODE: &str = "its answer holds no integer errcode";
 
 /// Exchanges with the servers, and who waits for one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Exchanges {
     /// When to talk and to whom.
     pub schedule: ExchangeSchedule,
@@ -29,35 +29,13 @@ pub(super) struct Exchanges {
     /// What was wrong with the last good answer to a status. It is in the log already.
     logged_problems: Vec<(Level, String)>,
     /// Clients that wait until a server has taken a report.
-    reporting: Vec<Client>,
+    pub reporting: Vec<Client>,
 }
 
 impl Exchanges {
     /// None so far.
     pub fn new(schedule: ExchangeSchedule) -> Exchanges {
-        let (sent_results, logged_problems, reporting) = (Vec::new(), Vec::new(), Vec::new());
-        Exchanges { schedule, sent_results, last_server: "".into(), logged_problems, reporting }
-    }
-
-    /// A client wants a report sent now, and waits until a server has taken it.
-    pub fn report_for(&mut self, client: Client) {
-        self.reporting.push(client);
-        self.schedule.request_report();
-    }
-
-    /// Clients that wait until a server has taken a report.
-    pub fn reporting(&self) -> &[Client] {
-        &self.reporting
-    }
-
-    /// The same; they wait no more.
-    pub fn take_reporting(&mut self) -> Vec<Client> {
-        std::mem::take(&mut self.reporting)
-    }
-
-    /// This client waits no more.
-    pub fn client_gone(&mut self, client: Client) {
-        self.reporting.retain(|waiting| *waiting != client);
+        Exchanges { schedule, ..Exchanges::default() }
     }
 
     /// Whether the exchange that is under way sends results.
@@ -96,7 +74,7 @@ impl Exchanges {
     }
 
     fn answer_reporting(&mut self, good: bool, server: &str, reply: &Reply, out: &mut Vec<Action>) {
-        for client in self.take_reporting() {
+        for client in std::mem::take(&mut self.reporting) {
             match reply {
                 Reply::Jobs { errcode: Some(errcode), .. } if good && *errcode != 0 => {
                     let text = format_args!("reported to {server}, which answers errcode {errcode}: its log says why");
@@ -115,7 +93,7 @@ impl Exchanges {
 impl State {
     /// When the earliest result wants to be sent.
     pub(super) fn results_due(&self) -> Option<Time> {
-        self.jobs.open.iter().filter_map(|job| job.send_at()).min()
+        self.jobs.open.iter().filter_map(|job| job.result_at()).min()
     }
 
     /// Starts the exchange that is due, if any.
@@ -136,7 +114,7 @@ impl State {
                 self.measure();
             }
             None if !self.exchanges.schedule.is_report_due() => {
-                for client in self.exchanges.take_reporting() {
+                for client in std::mem::take(&mut self.exchanges.reporting) {
                     let why = "each has asked to be left alone for a while";
                     answer(&mut self.out, client, 1, format_args!("no server took the report: {why}"));
                 }
@@ -150,7 +128,7 @@ impl State {
         let mut results = Vec::new();
         for (alone, most) in [(false, BATCH), (true, 1)] {
             for job in &self.jobs.open {
-                let due = job.is_sent_alone() == alone && job.send_at().is_some_and(|at| at <= self.now.time);
+                let due = job.sent_alone == alone && job.result_at().is_some_and(|at| at <= self.now.time);
                 if let (true, Some(outcome)) = (due && results.len() < most, &job.record.outcome) {
                     results.push((job.record.id.clone(), outcome.clone()));
                 }
@@ -283,7 +261,8 @@ impl State {
     /// lost it.
     fn offered_again(&mut self, id: &JobId) {
         if let Some(index) = self.jobs.index(id) {
-            self.jobs.open[index].send_again(self.now.time);
+            let job = &mut self.jobs.open[index];
+            job.send_at = job.send_at.min(self.now.time);
         } else if let Some(rank) = self.jobs.touch(id) {
             self.out.push(Action::TouchJob(id.clone(), rank));
         }
@@ -306,8 +285,13 @@ impl State {
     fn results_not_taken(&mut self, sent: &[JobId]) {
         for id in sent {
             let Some(index) = self.expect_job(id, "its result was refused") else { continue };
-            let wait = self.exchanges.schedule.backoff(self.jobs.open[index].refusals() + 1);
-            self.jobs.open[index].result_refused(sent.len() > 1, self.now.time + wait);
+            let job = &mut self.jobs.open[index];
+            let wait = self.exchanges.schedule.backoff(job.refusals + 1);
+            job.sent_alone = true;
+            if sent.len() == 1 {
+                job.refusals += 1;
+                job.send_at = self.now.time + wait;
+            }
         }
     }
 }

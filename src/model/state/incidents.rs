@@ -4,7 +4,8 @@
 //! are dropped, and the next report says how many.
 
 use super::State;
-use crate::model::event::Now;
+use crate::kernel::Level;
+use crate::model::event::{log, Now};
 use crate::model::report::Incident;
 use crate::model::spec::Name;
 use crate::text::count;
@@ -73,6 +74,12 @@ impl Incidents {
 }
 
 impl State {
+    /// Logs a sentence, and keeps it for the next report.
+    pub(super) fn log_and_report(&mut self, level: Level, name: Name, text: &str) {
+        log(&mut self.out, level, format_args!("{text}"));
+        self.incident(name, text);
+    }
+
     /// Keeps a sentence for the next report.
     pub(super) fn incident(&mut self, name: Name, message: &str) {
         let message = sanitize(message, MESSAGE_MAX).into();

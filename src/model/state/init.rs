@@ -57,8 +57,7 @@ impl State {
             log(&mut state.out, Level::Info, format_args!("no svrlist, so nothing is reported and no job taken"));
         }
         for (name, sentence) in recovered.damage {
-            log(&mut state.out, Level::Error, format_args!("{sentence}"));
-            state.incident(name, &sentence);
+            state.log_and_report(Level::Error, name, &sentence);
         }
         let signed = state.options.signed;
         for record in recovered.agents {
@@ -66,7 +65,7 @@ impl State {
         }
         for definition in definitions {
             let name = definition.spec.name.clone();
-            state.agent(&name, recovered.leftovers).define(Some(definition));
+            state.agent(&name, recovered.leftovers).definition = Some(definition);
         }
         state.keep_unread();
         state.hold_jobs(&mut recovered.jobs);

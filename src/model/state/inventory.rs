@@ -7,7 +7,7 @@ use super::jobs::{is_same_package, one_version, OpenJob};
 use super::State;
 use crate::kernel::{Level, Time};
 use crate::model::agent::Agent;
-use crate::model::event::{log, Action, ToolOwner};
+use crate::model::event::{Action, ToolOwner};
 use crate::model::package::inventory::{answer, inventory};
 use crate::model::record::Installed;
 use crate::model::spec::Name;
@@ -86,8 +86,7 @@ impl State {
             return;
         }
         if let Some(text) = self.agents.get(name).and_then(|agent| self.package_trouble(agent)) {
-            log(&mut self.out, Level::Warn, format_args!("{text}"));
-            self.incident(name.into(), &text);
+            self.log_and_report(Level::Warn, name.into(), &text);
         }
     }
 

@@ -153,7 +153,7 @@ impl State {
             };
             waiting.push((waiter.client, command));
         }
-        waiting.extend(self.exchanges.reporting().iter().map(|client| (*client, Command::Report)));
+        waiting.extend(self.exchanges.reporting.iter().map(|client| (*client, Command::Report)));
         waiting.extend(self.rereading.clients.iter().map(|client| (*client, Command::Reread)));
         waiting.extend(self.reloading_agents().map(|(client, name)| (client, Command::Reload(name.clone()))));
         let measuring = self.measuring.clients.iter();

@@ -113,7 +113,7 @@ fn agents_come_back() {
 
 #[test]
 fn jobs_come_back_in_every_phase_and_with_every_code() {
-    for phase in Phase::ALL {
+    for (phase, _) in Phase::ALL {
         let direction = if phase < Phase::Done { Direction::Back } else { Direction::Forward };
         let job = JobRecord { phase, direction, ..full_job() };
         assert_eq!(read_job(&write_job(&job)), Ok(job));

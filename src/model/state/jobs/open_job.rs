@@ -51,18 +51,12 @@ pub struct OpenJob {
     pub refetched: bool,
     /// A server has cancelled it: it ends before it changes anything.
     pub cancelled: bool,
-    /// When the result is sent.
-    sending: Sending,
-}
-
-/// When to send a result.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sending {
-    at: Time,
-    /// How often servers refused it when it was sent alone.
-    refusals: u32,
-    /// It is sent alone, as a server refused a batch with it.
-    alone: bool,
+    /// When its result is sent.
+    pub send_at: Time,
+    /// How often servers refused the result when it was sent alone.
+    pub refusals: u32,
+    /// The result is sent alone, as a server refused a batch with it.
+    pub sent_alone: bool,
 }
 
 /// What an open job waits for.
@@ -138,32 +132,8 @@ impl OpenJob {
     }
 
     /// When the result wants to be sent; `None`: the job has not ended.
-    pub fn send_at(&self) -> Option<Time> {
-        matches!(self.activity, Activity::Ended).then_some(self.sending.at)
-    }
-
-    /// Sends the result now, if it was to be sent later.
-    pub fn send_again(&mut self, now: Time) {
-        self.sending.at = self.sending.at.min(now);
-    }
-
-    /// Whether its result goes in an exchange of its own.
-    pub fn is_sent_alone(&self) -> bool {
-        self.sending.alone
-    }
-
-    /// How often servers refused its result when it was sent alone.
-    pub fn refusals(&self) -> u32 {
-        self.sending.refusals
-    }
-
-    /// A server refused the result. In a batch the fault may be another's: then it is sent again at once, alone.
-    pub fn result_refused(&mut self, in_batch: bool, again: Time) {
-        self.sending.alone = true;
-        if !in_batch {
-            self.sending.refusals += 1;
-            self.sending.at = again;
-        }
+    pub fn result_at(&self) -> Option<Time> {
+        matches!(self.activity, Activity::Ended).then_some(self.send_at)
     }
 
     /// Whether it is being undone.

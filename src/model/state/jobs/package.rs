@@ -36,7 +36,7 @@ impl State {
     pub(in super::super) fn forget(&mut self, name: &str) {
         if let Some(agent) = self.agents.get_mut(name) {
             agent.record = AgentRecord { name: name.into(), wanted: Some(Wanted::Down), ..AgentRecord::default() };
-            agent.define(None);
+            agent.definition = None;
             self.step_agent(name, &mut |agent, context| {
                 if agent.spares() {
                     agent.request_end(context);
@@ -337,7 +337,7 @@ impl Run<'_> {
         if let Some(definition) = chosen.definition {
             let by_job = definition.origin == Origin::Job;
             agent.record.definition = by_job.then(|| job.definition_text.clone());
-            agent.define(Some(definition));
+            agent.definition = Some(definition);
         }
         agent.record.package = self.job.record.package.clone();
         agent.forget_inventory();

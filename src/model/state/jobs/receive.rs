@@ -116,8 +116,7 @@ impl State {
                 if !self.jobs.unrecordable {
                     self.jobs.unrecordable = true;
                     let text = format!("jobs are left for the server to offer again, \"{id}\" the first: {why}");
-                    self.incident("bootagent".into(), &text);
-                    self.out.push(Action::Log(Level::Error, text));
+                    self.log_and_report(Level::Error, "bootagent".into(), &text);
                 }
             }
             Err(why) => {
@@ -192,7 +191,7 @@ impl State {
             Activity::Proving(at) => {
                 format!("an exchange with a server must come within {} s", at.since(self.now.time).as_secs())
             }
-            Activity::Ended if job.refusals() > 0 => "the server does not take the result".to_string(),
+            Activity::Ended if job.refusals > 0 => "the server does not take the result".to_string(),
             _ if job.goes_back() => "being undone".to_string(),
             _ => String::new(),
         }

@@ -285,7 +285,7 @@ impl Run<'_> {
             }
             agent.record = record;
             if let Some(spec) = definition {
-                agent.define(Some(Definition { origin, spec }));
+                agent.definition = Some(Definition { origin, spec });
             }
         }
         StepResult::Done
