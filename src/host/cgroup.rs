@@ -8,7 +8,6 @@
 mod group;
 mod leaf;
 
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -16,59 +15,17 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::kernel::Errno;
+use crate::host::disk::{with_context, DiskError};
 use crate::model::enforcement::Version;
 use crate::sys::file::read_text;
 pub use group::Group;
-pub use leaf::Leaf;
+pub use leaf::{Controller, Leaf};
 
 /// The state directory whose daemon has the group of the shortest name.
 const DEFAULT_STATE_DIR: &str = "/var/lib/bootagent";
 
 /// How the names of the groups of all daemons begin.
 const PREFIX: &str = "bootagent";
-
-/// An operation on a control group that failed: what could not be done, to which file, and why.
-#[derive(Debug)]
-pub struct CgroupError {
-    verb: &'static str,
-    path: PathBuf,
-    cause: Cause,
-}
-
-#[derive(Debug)]
-enum Cause {
-    Io(io::Error),
-    Text(Box<str>),
-}
-
-impl CgroupError {
-    fn io(verb: &'static str, path: &Path, cause: io::Error) -> Box<CgroupError> {
-        Box::new(CgroupError { verb, path: path.into(), cause: Cause::Io(cause) })
-    }
-
-    fn text(verb: &'static str, path: &Path, text: &str) -> Box<CgroupError> {
-        Box::new(CgroupError { verb, path: path.into(), cause: Cause::Text(text.into()) })
-    }
-
-    /// Whether the file does not exist.
-    pub fn missing(&self) -> bool {
-        matches!(&self.cause, Cause::Io(cause) if cause.kind() == io::ErrorKind::NotFound)
-    }
-}
-
-impl fmt::Display for CgroupError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {} \"{}\": ", self.verb, self.path.display())?;
-        match &self.cause {
-            Cause::Io(cause) => match cause.raw_os_error() {
-                Some(code) => Errno(code).fmt(f),
-                None => cause.fmt(f),
-            },
-            Cause::Text(text) => f.write_str(text),
-        }
-    }
-}
 
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,9 +41,9 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Whether it is a v1 hierarchy with this controller.
-    pub fn has(&self, controller: &str) -> bool {
-        self.controllers.iter().any(|known| **known == *controller)
+    /// Whether it may have this controller; of v2 that shows only when the controller is enabled.
+    pub fn may_have(&self, controller: &str) -> bool {
+        self.version == Version::V2 || self.controllers.iter().any(|known| **known == *controller)
     }
 }
 
@@ -187,12 +144,16 @@ fn is_on_host() -> bool {
     fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace == Path::new("pid:[4026531836]"))
 }
 
+/// An operation on a control group that failed for a reason other than an error of the kernel.
+fn failed(verb: &'static str, path: &Path, why: &str) -> Box<DiskError> {
+    Box::new(DiskError { verb, path: path.into(), cause: io::Error::other(why) })
+}
+
 /// Makes a directory; false when it exists already.
-fn make_dir(dir: &Path) -> Result<bool, Box<CgroupError>> {
+fn make_dir(dir: &Path) -> Result<bool, Box<DiskError>> {
     match fs::create_dir(dir) {
-        Ok(()) => Ok(true),
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(cause) => Err(CgroupError::io("make", dir, cause)),
+        made => with_context(made, "make", dir).map(|()| true),
     }
 }
 
@@ -207,38 +168,36 @@ fn directories(dir: &Path) -> Vec<PathBuf> {
     groups
 }
 
-fn open_for_writing(path: &Path) -> Result<File, Box<CgroupError>> {
-    OpenOptions::new().write(true).open(path).map_err(|cause| CgroupError::io("open", path, cause))
+fn open_for_writing(path: &Path) -> Result<File, Box<DiskError>> {
+    with_context(OpenOptions::new().write(true).open(path), "open", path)
 }
 
 /// Writes a file by a single write(2), as the kernel requires.
-fn write_file(path: &Path, text: &str) -> Result<(), Box<CgroupError>> {
-    open_for_writing(path)?.write_all(text.as_bytes()).map_err(|cause| CgroupError::io("write", path, cause))
+fn write_file(path: &Path, text: &str) -> Result<(), Box<DiskError>> {
+    with_context(open_for_writing(path)?.write_all(text.as_bytes()), "write", path)
 }
 
-fn read_file(path: &Path) -> Result<String, Box<CgroupError>> {
-    match read_text(path) {
-        Ok(text) => Ok(text),
+fn read_file(path: &Path) -> Result<String, Box<DiskError>> {
+    let read = match read_text(path) {
         // The group was removed between open and read.
-        Err(cause) if cause.raw_os_error() == Some(libc::ENODEV) => {
-            Err(CgroupError::io("read", path, io::ErrorKind::NotFound.into()))
-        }
-        Err(cause) => Err(CgroupError::io("read", path, cause)),
-    }
+        Err(cause) if cause.raw_os_error() == Some(libc::ENODEV) => Err(io::ErrorKind::NotFound.into()),
+        read => read,
+    };
+    with_context(read, "read", path)
 }
 
 /// Writes a file, and fails when it does not read back the same.
-fn set_and_compare(path: &Path, text: &str) -> Result<(), Box<CgroupError>> {
+fn set_and_compare(path: &Path, text: &str) -> Result<(), Box<DiskError>> {
     write_file(path, text)?;
     let got = read_file(path)?;
     match got.trim() == text {
         true => Ok(()),
-        false => Err(CgroupError::text("write", path, &format!("wrote \"{text}\", read back \"{}\"", got.trim()))),
+        false => Err(failed("write", path, &format!("wrote \"{text}\", read back \"{}\"", got.trim()))),
     }
 }
 
 /// The same result; a file that does not exist is no failure.
-fn tolerate_missing(result: Result<(), Box<CgroupError>>) -> Result<(), Box<CgroupError>> {
+fn tolerate_missing(result: Result<(), Box<DiskError>>) -> Result<(), Box<DiskError>> {
     match result {
         Err(error) if !error.missing() => Err(error),
         _ => Ok(()),

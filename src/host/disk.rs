@@ -32,6 +32,13 @@ pub struct DiskError {
     pub cause: io::Error,
 }
 
+impl DiskError {
+    /// Whether the file does not exist.
+    pub fn missing(&self) -> bool {
+        self.cause.kind() == io::ErrorKind::NotFound
+    }
+}
+
 impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot {} \"{}\": {}", self.verb, self.path.display(), reason(&self.cause))

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::host::cgroup::{self, CgroupError, Group, Hierarchy, Leaf};
+use crate::host::cgroup::{self, Controller, Group, Hierarchy, Leaf};
 use crate::kernel::{Pid, Process};
 use crate::model::enforcement::{Enforcement, Version, TRACKING};
 use crate::model::spec::{self, Name};
@@ -126,20 +126,22 @@ impl Limits {
 
     fn choose_tracking(&mut self) -> Option<usize> {
         TRACKING.into_iter().find_map(|(version, controller)| {
-            let is_it = |hierarchy: &Hierarchy| {
-                hierarchy.version == version && (version == Version::V2 || hierarchy.has(controller))
-            };
-            let index = self.hierarchies.iter().position(|mounted| is_it(&mounted.hierarchy))?;
+            let index = self.find_hierarchy(version, controller)?;
             self.group(index).is_ok().then_some(index)
         })
+    }
+
+    /// The index of the hierarchy with this interface that may have this controller.
+    fn find_hierarchy(&self, version: Version, controller: &str) -> Option<usize> {
+        let is_it = |hierarchy: &Hierarchy| hierarchy.version == version && hierarchy.may_have(controller);
+        self.hierarchies.iter().position(|mounted| is_it(&mounted.hierarchy))
     }
 
     /// Our group in a hierarchy, made where it does not exist; or why there can be none, which is tried only once.
     fn group(&mut self, index: usize) -> Result<&mut Group, Error> {
         let MountedHierarchy { hierarchy, group } = &mut self.hierarchies[index];
-        let made = group.get_or_insert_with(|| {
-            Group::open(hierarchy, &self.name, self.parent.as_deref()).map_err(|error| format_error!("{error}"))
-        });
+        let made = group
+            .get_or_insert_with(|| Group::open(hierarchy, &self.name, self.parent.as_deref()).map_err(Error::from));
         made.as_mut().map_err(|why| why.clone())
     }
 
@@ -157,7 +159,7 @@ impl Limits {
     /// Sets the limits of an agent that is about to be started, and reads them back. `oom_killed` counts from here on.
     pub fn apply(&mut self, name: &Name, limits: &spec::Limits) -> Applied {
         self.remove_leftover();
-        let unlimited = limits.memory.is_none() && limits.cpu.is_none() && limits.tasks.is_none();
+        let unlimited = by_controller(limits).iter().all(|(_, limit)| limit.is_none());
         // An agent that is started again has its group already, unless it was removed from outside.
         let last = self.agents.get(name).filter(|last| last.unlimited && unlimited);
         let kept = last
@@ -170,16 +172,11 @@ impl Limits {
         }
         let mut groups = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
         groups.tracking = self.tracking.and_then(|index| self.leaf(index, name));
-        if let Some(bytes) = limits.memory {
-            groups.memory = self.set_limit(name, "memory", &|leaf| leaf.set_memory(Some(bytes))).map(Box::new);
-            groups.baseline = groups.memory.as_ref().and_then(|leaf| leaf.oom_count());
+        for (controller, limit) in by_controller(limits) {
+            let leaf = limit.and_then(|limit| self.set_limit(name, controller, limit));
+            groups.limited[controller as usize] = leaf.map(Box::new);
         }
-        if let Some(share) = limits.cpu {
-            groups.cpu = self.set_limit(name, "cpu", &|leaf| leaf.set_cpu(Some(share))).map(Box::new);
-        }
-        if let Some(tasks) = limits.tasks {
-            groups.tasks = self.set_limit(name, "pids", &|leaf| leaf.set_tasks(Some(tasks))).map(Box::new);
-        }
+        groups.baseline = groups.memory().and_then(Leaf::oom_count);
         groups.unlimited = self.remove_old_limits(name, &groups, limits) && unlimited;
         let (cgroup, cgroups, errors) = groups.entrances();
         for error in errors {
@@ -193,40 +190,35 @@ impl Limits {
     pub fn attach(&mut self, name: &Name, limits: &spec::Limits, processes: &[Process]) -> Applied {
         let mut groups = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
         for index in 0..self.hierarchies.len() {
-            let version = self.hierarchies[index].hierarchy.version;
-            let may = |controller| version == Version::V2 || self.hierarchies[index].hierarchy.has(controller);
-            let memory = limits.memory.is_some() && may("memory");
-            let cpu = limits.cpu.is_some() && may("cpu");
-            let tasks = limits.tasks.is_some() && may("pids");
-            if self.tracking != Some(index) && !memory && !cpu && !tasks {
+            let hierarchy = &self.hierarchies[index].hierarchy;
+            let mut possible = by_controller(limits).to_vec();
+            possible.retain(|(controller, limit)| limit.is_some() && hierarchy.may_have(controller.name()));
+            if self.tracking != Some(index) && possible.is_empty() {
                 continue;
             }
             // The group of an agent that runs already is not made.
             let Ok(group) = self.group(index) else { continue };
             let is_theirs = |leaf: &Leaf| {
-                leaf.members().is_ok_and(|pids| processes.iter().any(|process| pids.contains(&process.pid)))
+                leaf.members().is_some_and(|pids| processes.iter().any(|process| pids.contains(&process.pid)))
             };
             let own = Some(group.find(name)).filter(is_theirs);
             let Some(leaf) = own.or_else(|| group.find_elsewhere(name, &is_theirs)) else { continue };
-            if memory && groups.memory.is_none() && limits.memory.is_some_and(|bytes| leaf.has_memory(bytes)) {
-                groups.memory = Some(Box::new(leaf.clone()));
-            }
-            if cpu && groups.cpu.is_none() && limits.cpu.is_some_and(|share| leaf.has_cpu(share)) {
-                groups.cpu = Some(Box::new(leaf.clone()));
-            }
-            if tasks && groups.tasks.is_none() && limits.tasks.is_some_and(|tasks| leaf.has_tasks(tasks)) {
-                groups.tasks = Some(Box::new(leaf.clone()));
+            for (controller, limit) in possible {
+                let limited = &mut groups.limited[controller as usize];
+                if limited.is_none() && limit.is_some_and(|limit| leaf.has(controller, limit)) {
+                    *limited = Some(Box::new(leaf.clone()));
+                }
             }
             if self.tracking == Some(index) {
                 groups.tracking = Some(leaf);
             }
         }
-        groups.baseline = groups.memory.as_ref().and_then(|leaf| leaf.oom_count());
+        groups.baseline = groups.memory().and_then(Leaf::oom_count);
         self.finish(name, limits, groups, Applied::default())
     }
 
     fn finish(&mut self, name: &Name, limits: &spec::Limits, mut groups: AgentGroups, mut applied: Applied) -> Applied {
-        groups.alarm = match groups.memory.as_ref().map(|leaf| leaf.memory_alarm()) {
+        groups.alarm = match groups.memory().map(Leaf::memory_alarm) {
             Some(Ok(alarm)) => alarm,
             // Without the alarm the end of the main process shows it.
             Some(Err(error)) => {
@@ -257,27 +249,19 @@ impl Limits {
     }
 
     /// Sets a limit by v2 or else by v1, and returns the leaf that has it.
-    fn set_limit(
-        &mut self,
-        name: &Name,
-        controller: &str,
-        set: &dyn Fn(&Leaf) -> Result<(), Box<CgroupError>>,
-    ) -> Option<Leaf> {
+    fn set_limit(&mut self, name: &Name, controller: Controller, limit: u64) -> Option<Leaf> {
+        let of = controller.name();
         for version in Version::PREFERRED {
-            let fits = |mounted: &MountedHierarchy| {
-                mounted.hierarchy.version == version && (version == Version::V2 || mounted.hierarchy.has(controller))
-            };
-            let Some(index) = self.hierarchies.iter().position(fits) else { continue };
-            let enabled =
-                self.group(index).and_then(|group| group.enable(controller).map_err(|error| format_error!("{error}")));
+            let Some(index) = self.find_hierarchy(version, of) else { continue };
+            let enabled = self.group(index).and_then(|group| group.enable(of).map_err(Error::from));
             if let Err(error) = enabled {
-                self.note(format!("no {controller} limits by {}: {error}", version.name()));
+                self.note(format!("no {of} limits by {}: {error}", version.name()));
                 continue;
             }
             let Some(leaf) = self.leaf(index, name) else { continue };
-            match set(&leaf) {
+            match leaf.set(controller, Some(limit)) {
                 Ok(()) => return Some(leaf),
-                Err(error) => self.note(format!("agent \"{name}\": cannot set the {controller} limit: {error}")),
+                Err(error) => self.note(format!("agent \"{name}\": cannot set the {of} limit: {error}")),
             }
         }
         None
@@ -298,15 +282,8 @@ impl Limits {
     fn remove_old_limits(&mut self, name: &str, groups: &AgentGroups, limits: &spec::Limits) -> bool {
         let mut notes = Vec::new();
         for leaf in groups.leaves().into_iter().filter(|leaf| !leaf.is_new()) {
-            if limits.memory.is_none() {
-                notes.extend(leaf.set_memory(None).err());
-            }
-            if limits.cpu.is_none() {
-                notes.extend(leaf.set_cpu(None).err());
-            }
-            if limits.tasks.is_none() {
-                notes.extend(leaf.set_tasks(None).err());
-            }
+            let lifted = by_controller(limits).into_iter().filter(|(_, limit)| limit.is_none());
+            notes.extend(lifted.filter_map(|(controller, _)| leaf.set(controller, None).err()));
         }
         notes.retain(|error| !error.missing());
         for error in &notes {
@@ -315,31 +292,29 @@ impl Limits {
         notes.is_empty()
     }
 
+    /// The group that identifies the processes of an agent.
+    fn tracking(&self, name: &str) -> Option<&Leaf> {
+        self.agents.get(name)?.tracking.as_ref()
+    }
+
     /// The processes in an agent's group; `None` where it has none, or it cannot be read.
     pub fn members(&self, name: &str) -> Option<Vec<Pid>> {
-        self.agents.get(name)?.tracking.as_ref()?.members().ok()
+        self.tracking(name)?.members()
     }
 
     /// Whether an agent's group has processes, from one small file; `None` where the agent has no group.
     pub fn populated(&self, name: &str) -> Option<bool> {
-        Some(self.agents.get(name)?.tracking.as_ref()?.populated())
+        self.tracking(name).map(Leaf::populated)
     }
 
     /// Has the kernel kill all processes in an agent's group in one step; false where the kernel or the hierarchy cannot.
-    ///
-    /// # Errors
-    /// As `Leaf::kill`.
-    pub fn kill(&self, name: &str) -> Result<bool, Box<CgroupError>> {
-        match self.agents.get(name).and_then(|groups| groups.tracking.as_ref()) {
-            Some(leaf) => leaf.kill(),
-            None => Ok(false),
-        }
+    pub fn kill(&self, name: &str) -> bool {
+        self.tracking(name).is_some_and(Leaf::kill)
     }
 
     /// Freezes or thaws an agent's whole group; false where its hierarchy cannot do that.
     pub fn freeze(&self, name: &str, frozen: bool) -> bool {
-        let leaf = self.agents.get(name).and_then(|groups| groups.tracking.as_ref());
-        leaf.is_some_and(|leaf| leaf.freeze(frozen).is_ok())
+        self.tracking(name).is_some_and(|leaf| leaf.freeze(frozen))
     }
 
     /// Thaws the groups of agents that an earlier daemon and its helper have left frozen. A helper that lives on thaws what it
@@ -354,14 +329,13 @@ impl Limits {
         std::thread::sleep(HELPER_THAWS);
         for leaf in frozen {
             // It fails where the group has gone meanwhile.
-            let _ = leaf.freeze(false);
+            leaf.freeze(false);
         }
     }
 
     /// The file by which an agent's group is frozen, where its hierarchy can do that.
     pub fn freezer(&self, name: &str) -> Option<PathBuf> {
-        let leaf = self.agents.get(name)?.tracking.as_ref()?;
-        Some(leaf.freezer()).filter(|file| file.exists())
+        self.tracking(name).map(Leaf::freezer).filter(|file| file.exists())
     }
 
     /// The agents of an earlier daemon that still have processes in their groups and have not been attached.
@@ -372,13 +346,22 @@ impl Limits {
             if self.agents.contains_key(&*name) || !spec::is_name(&name) {
                 continue;
             }
-            match group.find(&name).members() {
-                Ok(pids) if !pids.is_empty() => leftovers.push((name, pids)),
-                _ => {}
+            let pids = group.find(&name).members().unwrap_or_default();
+            if !pids.is_empty() {
+                leftovers.push((name, pids));
             }
         }
         leftovers
     }
+}
+
+/// The limits of a definition that control groups can hold.
+fn by_controller(limits: &spec::Limits) -> [(Controller, Option<u64>); 3] {
+    [
+        (Controller::Memory, limits.memory),
+        (Controller::Cpu, limits.cpu.map(u64::from)),
+        (Controller::Tasks, limits.tasks),
+    ]
 }
 
 #[cfg(test)]

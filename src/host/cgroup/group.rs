@@ -8,9 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::{
-    directories, make_dir, open_for_writing, read_file, write_file, CgroupError, Hierarchy, Leaf, Version, PREFIX,
-};
+use super::{directories, failed, make_dir, open_for_writing, read_file, write_file, Hierarchy, Leaf, Version, PREFIX};
+use crate::host::disk::DiskError;
 use crate::model::spec::Name;
 
 /// The group in one hierarchy that the groups of all agents are in.
@@ -21,7 +20,6 @@ pub struct Group {
     base: PathBuf,
     dir: Rc<Path>,
     own: PathBuf,
-    controllers: Vec<Box<str>>,
 }
 
 impl Group {
@@ -31,7 +29,7 @@ impl Group {
     ///
     /// # Errors
     /// When the group can be used in neither place; the error is that of the first.
-    pub fn open(hierarchy: &Hierarchy, name: &str, parent: Option<&str>) -> Result<Group, Box<CgroupError>> {
+    pub fn open(hierarchy: &Hierarchy, name: &str, parent: Option<&str>) -> Result<Group, Box<DiskError>> {
         let mut bases = vec![hierarchy.mount.clone()];
         // A daemon that moved itself into its own group leaves the next daemon there, which must find the same place.
         let own = match hierarchy.own.file_name() {
@@ -46,21 +44,20 @@ impl Group {
                 dir: base.join(parent.unwrap_or(name).trim_matches('/')).into(),
                 base,
                 own: hierarchy.own.clone(),
-                controllers: hierarchy.controllers.clone(),
             };
             match group.make() {
                 Ok(()) => return group.leave(),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        Err(first_error.unwrap_or_else(|| CgroupError::text("use", &hierarchy.mount, "no place for a group")))
+        Err(first_error.unwrap_or_else(|| failed("use", &hierarchy.mount, "no place for a group")))
     }
 
-    fn make(&self) -> Result<(), Box<CgroupError>> {
+    fn make(&self) -> Result<(), Box<DiskError>> {
         let mut dir = self.base.clone();
         for part in self.dir.strip_prefix(&self.base).unwrap_or(Path::new("")) {
             if part == ".." {
-                return Err(CgroupError::text("make", &self.dir, "the path leaves the hierarchy"));
+                return Err(failed("make", &self.dir, "the path leaves the hierarchy"));
             }
             dir.push(part);
             make_dir(&dir)?;
@@ -69,7 +66,7 @@ impl Group {
     }
 
     /// Moves the daemon out of its group of agents. A daemon that an agent started begins there.
-    fn leave(mut self) -> Result<Group, Box<CgroupError>> {
+    fn leave(mut self) -> Result<Group, Box<DiskError>> {
         if self.own.starts_with(&self.dir) {
             self.vacate()?;
         }
@@ -86,16 +83,14 @@ impl Group {
         &self.dir
     }
 
-    /// Makes sure that the groups below have `controller`, which is `memory`, `cpu` or `pids`.
+    /// Makes sure that the groups below have `controller`, which is `memory`, `cpu` or `pids`. With v1 they have those of the
+    /// hierarchy.
     ///
     /// # Errors
-    /// When the hierarchy has no such controller, or the kernel does not enable it.
-    pub fn enable(&mut self, controller: &str) -> Result<(), Box<CgroupError>> {
+    /// When v2 has no such controller, or the kernel does not enable it.
+    pub fn enable(&mut self, controller: &str) -> Result<(), Box<DiskError>> {
         if self.version == Version::V1 {
-            return match self.controllers.iter().any(|known| **known == *controller) {
-                true => Ok(()),
-                false => Err(CgroupError::text("use", &self.dir, "the hierarchy is without the controller")),
-            };
+            return Ok(());
         }
         let below = self.dir.strip_prefix(&self.base).unwrap_or(Path::new("")).to_path_buf();
         let mut dir = self.base.clone();
@@ -107,7 +102,7 @@ impl Group {
         Ok(())
     }
 
-    fn enable_in(&mut self, dir: &Path, controller: &str) -> Result<(), Box<CgroupError>> {
+    fn enable_in(&mut self, dir: &Path, controller: &str) -> Result<(), Box<DiskError>> {
         let control = dir.join("cgroup.subtree_control");
         let listed =
             |path: &Path| read_file(path).map(|text| text.split_ascii_whitespace().any(|name| name == controller));
@@ -116,11 +111,7 @@ impl Group {
         }
         let available = dir.join("cgroup.controllers");
         if !listed(&available)? {
-            return Err(CgroupError::text(
-                "use",
-                &available,
-                &format!("\"{controller}\" is not among the controllers"),
-            ));
+            return Err(failed("use", &available, &format!("\"{controller}\" is not among the controllers")));
         }
         // Only the root group may have both processes and controllers enabled; elsewhere the kernel says EBUSY.
         if dir == self.own && !self.is_root(dir) {
@@ -129,7 +120,7 @@ impl Group {
         write_file(&control, &format!("+{controller}"))?;
         match listed(&control)? {
             true => Ok(()),
-            false => Err(CgroupError::text("write", &control, &format!("\"{controller}\" was not taken"))),
+            false => Err(failed("write", &control, &format!("\"{controller}\" was not taken"))),
         }
     }
 
@@ -140,7 +131,7 @@ impl Group {
 
     /// Moves the daemon to where it prevents nothing: to the root of a hierarchy, which may have processes, or else into a
     /// separate group below the one that was delegated to us.
-    fn vacate(&mut self) -> Result<(), Box<CgroupError>> {
+    fn vacate(&mut self) -> Result<(), Box<DiskError>> {
         let mut place = self.base.clone();
         if self.version == Version::V2 && !self.is_root(&place) {
             place.push("daemon");
@@ -155,7 +146,7 @@ impl Group {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn leaf(&self, name: &Name) -> Result<Leaf, Box<CgroupError>> {
+    pub fn leaf(&self, name: &Name) -> Result<Leaf, Box<DiskError>> {
         let mut leaf = self.find(name);
         leaf.new = make_dir(&leaf.dir())?;
         Ok(leaf)

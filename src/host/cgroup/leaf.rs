@@ -10,14 +10,36 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::{
-    directories, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, CgroupError, Version,
-};
+use super::{directories, failed, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, Version};
+use crate::host::disk::{with_context, DiskError};
 use crate::kernel::Pid;
 use crate::model::enforcement::OomCount;
 use crate::model::spec::Name;
 use crate::sys::file::read_text;
 use crate::sys::poll::Counter;
+use crate::sys::process::own_id;
+
+/// What limits an agent in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Controller {
+    /// Limits memory, bytes.
+    Memory,
+    /// Limits processor time, hundredths of a percent of one core.
+    Cpu,
+    /// Limits processes and threads.
+    Tasks,
+}
+
+impl Controller {
+    /// The kernel's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Controller::Memory => "memory",
+            Controller::Cpu => "cpu",
+            Controller::Tasks => "pids",
+        }
+    }
+}
 
 /// The group of one agent in one hierarchy.
 #[derive(Clone, Debug)]
@@ -71,7 +93,7 @@ impl Leaf {
     ///
     /// # Errors
     /// When the file cannot be opened.
-    pub fn entrance(&self) -> Result<OwnedFd, Box<CgroupError>> {
+    pub fn entrance(&self) -> Result<OwnedFd, Box<DiskError>> {
         open_for_writing(&self.file("cgroup.procs")).map(OwnedFd::from)
     }
 
@@ -81,11 +103,9 @@ impl Leaf {
         v2.then(|| fs::File::open(self.dir()).ok()).flatten().map(OwnedFd::from)
     }
 
-    /// Every process in it and in the groups that its processes made below it; empty when it is gone.
-    ///
-    /// # Errors
-    /// When its list of processes exists and cannot be read.
-    pub fn members(&self) -> Result<Vec<Pid>, Box<CgroupError>> {
+    /// Every process in it and in the groups that its processes made below it; empty when it is gone, and `None` when its
+    /// list of processes exists and cannot be read.
+    pub fn members(&self) -> Option<Vec<Pid>> {
         let mut pids = Vec::new();
         members(&self.dir(), &mut pids).map(|()| pids)
     }
@@ -97,35 +117,24 @@ impl Leaf {
                 return count != 0;
             }
         }
-        self.members().is_ok_and(|pids| !pids.is_empty())
+        self.members().is_some_and(|pids| !pids.is_empty())
     }
 
     /// Has the kernel kill all processes in it in one step, also those being forked; false where the kernel cannot do that
-    /// (v1, or before Linux 5.14).
-    ///
-    /// # Errors
-    /// When the daemon itself is in the group; nothing is killed then. When the group cannot be read or written.
-    pub fn kill(&self) -> Result<bool, Box<CgroupError>> {
+    /// (v1, or before Linux 5.14), and where the daemon itself is in the group: nothing is killed then.
+    pub fn kill(&self) -> bool {
         let file = self.file("cgroup.kill");
-        if self.version == Version::V1 || !file.exists() {
-            return Ok(false);
-        }
-        if self.members()?.iter().any(|pid| pid.raw() as u32 == std::process::id()) {
-            return Err(CgroupError::text("kill", &self.dir(), "we are in it ourselves"));
-        }
-        write_file(&file, "1").map(|()| true)
+        self.version == Version::V2
+            && file.exists()
+            && self.members().is_some_and(|pids| pids.iter().all(|pid| pid.raw() != own_id()))
+            && write_file(&file, "1").is_ok()
     }
 
-    /// Freezes or thaws all processes in it.
-    ///
-    /// # Errors
-    /// Where the hierarchy cannot do that; v2 can from Linux 5.2 on, of v1 only the freezer.
-    pub fn freeze(&self, frozen: bool) -> Result<(), Box<CgroupError>> {
-        let text = match self.version {
-            Version::V2 => ["0", "1"],
-            Version::V1 => ["THAWED", "FROZEN"],
-        };
-        write_file(&self.freezer(), text[usize::from(frozen)])
+    /// Freezes or thaws all processes in it; false where the hierarchy cannot do that. V2 can from Linux 5.2 on, of v1 only the
+    /// freezer.
+    pub fn freeze(&self, frozen: bool) -> bool {
+        let text = if frozen { self.v2_or_v1("1", "FROZEN") } else { self.v2_or_v1("0", "THAWED") };
+        write_file(&self.freezer(), text).is_ok()
     }
 
     /// Whether its processes are stopped so, or about to be.
@@ -135,22 +144,43 @@ impl Leaf {
 
     /// The file by which that is done.
     pub fn freezer(&self) -> PathBuf {
-        self.file(match self.version {
-            Version::V2 => "cgroup.freeze",
-            Version::V1 => "freezer.state",
-        })
+        self.file(self.v2_or_v1("cgroup.freeze", "freezer.state"))
     }
 
-    /// Limits the memory of all processes in it to `limit` bytes, swap included, or lifts the limit; reads it back.
+    /// Sets a limit of all its processes, or lifts it; reads it back.
     ///
     /// # Errors
     /// When the limit cannot be set, or reads back as something else.
-    pub fn set_memory(&self, limit: Option<u64>) -> Result<(), Box<CgroupError>> {
-        let (file, swap, none) = match self.version {
-            Version::V2 => ("memory.max", "memory.swap.max", "max"),
-            Version::V1 => ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "-1"),
-        };
-        let text = limit.map_or(none.into(), |bytes| bytes.to_string());
+    pub fn set(&self, controller: Controller, limit: Option<u64>) -> Result<(), Box<DiskError>> {
+        match (controller, limit) {
+            (Controller::Memory, _) => self.set_memory(limit),
+            (Controller::Cpu, _) => self.set_cpu(limit.map(bandwidth)),
+            (Controller::Tasks, Some(limit)) => self.write_and_compare("pids.max", &limit.to_string()),
+            (Controller::Tasks, None) => self.write("pids.max", "max"),
+        }
+    }
+
+    /// Whether this limit is set.
+    pub fn has(&self, controller: Controller, want: u64) -> bool {
+        match (controller, self.version) {
+            (Controller::Memory, _) => self.has_memory(want),
+            (Controller::Cpu, Version::V2) => {
+                let (quota, period) = bandwidth(want);
+                read_file(&self.file("cpu.max")).is_ok_and(|text| text.trim() == format!("{quota} {period}"))
+            }
+            (Controller::Cpu, Version::V1) => {
+                let (quota, period) = bandwidth(want);
+                self.number("cpu.cfs_quota_us") == Some(quota) && self.number("cpu.cfs_period_us") == Some(period)
+            }
+            (Controller::Tasks, _) => self.number("pids.max") == Some(want),
+        }
+    }
+
+    /// Limits memory with swap.
+    fn set_memory(&self, limit: Option<u64>) -> Result<(), Box<DiskError>> {
+        let file = self.memory_limit();
+        let swap = self.v2_or_v1("memory.swap.max", "memory.memsw.limit_in_bytes");
+        let text = limit.map_or(self.v2_or_v1("max", "-1").into(), |bytes| bytes.to_string());
         match self.version {
             Version::V2 => {
                 self.write(file, &text)?;
@@ -172,81 +202,41 @@ impl Leaf {
             Some(want) if !self.has_memory(want) => {
                 let file = self.file(file);
                 let got = read_file(&file)?;
-                Err(CgroupError::text("write", &file, &format!("wrote {want}, read back \"{}\"", got.trim())))
+                Err(failed("write", &file, &format!("wrote {want}, read back \"{}\"", got.trim())))
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether its memory is limited to `want` bytes. The kernel rounds to pages, which are 64 KiB at most.
-    pub fn has_memory(&self, want: u64) -> bool {
-        let file = match self.version {
-            Version::V2 => "memory.max",
-            Version::V1 => "memory.limit_in_bytes",
-        };
-        self.number(file).is_some_and(|bytes| bytes.abs_diff(want) < 65_536)
+    fn memory_limit(&self) -> &'static str {
+        self.v2_or_v1("memory.max", "memory.limit_in_bytes")
     }
 
-    /// Limits the processor time of all processes in it to `share` hundredths of a percent of one core, or lifts the limit;
-    /// reads it back. The kernel's minimum of 0.1 % is used for a lower share.
-    ///
-    /// # Errors
-    /// As `set_memory`.
-    pub fn set_cpu(&self, share: Option<u32>) -> Result<(), Box<CgroupError>> {
-        let bandwidth = share.map(bandwidth);
+    /// The kernel rounds to pages, which are 64 KiB at most.
+    fn has_memory(&self, want: u64) -> bool {
+        self.number(self.memory_limit()).is_some_and(|bytes| bytes.abs_diff(want) < 65_536)
+    }
+
+    /// Limits processor time to a quota in each period.
+    fn set_cpu(&self, bandwidth: Option<(u64, u64)>) -> Result<(), Box<DiskError>> {
         match (self.version, bandwidth) {
             (Version::V2, None) => self.write("cpu.max", "max"),
-            (Version::V2, Some((quota, period))) => self.set("cpu.max", &format!("{quota} {period}")),
+            (Version::V2, Some((quota, period))) => self.write_and_compare("cpu.max", &format!("{quota} {period}")),
             (Version::V1, None) => self.write("cpu.cfs_quota_us", "-1"),
             (Version::V1, Some((quota, period))) => {
-                self.set("cpu.cfs_period_us", &period.to_string())?;
-                self.set("cpu.cfs_quota_us", &quota.to_string())
+                self.write_and_compare("cpu.cfs_period_us", &period.to_string())?;
+                self.write_and_compare("cpu.cfs_quota_us", &quota.to_string())
             }
         }
-    }
-
-    /// Whether its processor time is limited to `share` hundredths of a percent of one core.
-    pub fn has_cpu(&self, share: u32) -> bool {
-        let (quota, period) = bandwidth(share);
-        match self.version {
-            Version::V2 => {
-                read_file(&self.file("cpu.max")).is_ok_and(|text| text.trim() == format!("{quota} {period}"))
-            }
-            Version::V1 => {
-                self.number("cpu.cfs_quota_us") == Some(quota) && self.number("cpu.cfs_period_us") == Some(period)
-            }
-        }
-    }
-
-    /// Limits how many processes and threads there are in it, or lifts the limit; reads it back.
-    ///
-    /// # Errors
-    /// As `set_memory`.
-    pub fn set_tasks(&self, limit: Option<u64>) -> Result<(), Box<CgroupError>> {
-        match limit {
-            Some(limit) => self.set("pids.max", &limit.to_string()),
-            None => self.write("pids.max", "max"),
-        }
-    }
-
-    /// Whether there can be `want` processes and threads in it, and no more.
-    pub fn has_tasks(&self, want: u64) -> bool {
-        self.number("pids.max") == Some(want)
     }
 
     /// How many processes in it were killed so far because it was out of memory. Where the kernel does not count the kills (v1
     /// before Linux 4.13), how often the limit was hit.
     pub fn oom_count(&self) -> Option<OomCount> {
-        let file = match self.version {
-            Version::V2 => "memory.events",
-            Version::V1 => "memory.oom_control",
-        };
-        if let Some(count) = self.keyed(file, "oom_kill") {
-            return Some(OomCount::Kills(count));
-        }
-        match self.version {
-            Version::V2 => None,
-            Version::V1 => Some(OomCount::Hits(self.number("memory.failcnt")?)),
+        match self.keyed(self.v2_or_v1("memory.events", "memory.oom_control"), "oom_kill") {
+            Some(count) => Some(OomCount::Kills(count)),
+            None if self.version == Version::V2 => None,
+            None => self.number("memory.failcnt").map(OomCount::Hits),
         }
     }
 
@@ -255,35 +245,29 @@ impl Leaf {
     ///
     /// # Errors
     /// When the kernel does not register the counter.
-    pub fn memory_alarm(&self) -> Result<Option<Counter>, Box<CgroupError>> {
+    pub fn memory_alarm(&self) -> Result<Option<Counter>, Box<DiskError>> {
         if self.version == Version::V2 {
             return Ok(None);
         }
         let path = self.file("cgroup.event_control");
-        let alarm = Counter::new().map_err(|cause| CgroupError::io("watch", &path, cause))?;
+        let alarm = with_context(Counter::new(), "watch", &path)?;
         let control = self.file("memory.oom_control");
         // The kernel keeps this file open itself; the registration ends when the counter is closed.
-        let control = File::open(&control).map_err(|cause| CgroupError::io("open", &control, cause))?;
+        let control = with_context(File::open(&control), "open", &control)?;
         write_file(&path, &format!("{} {}", alarm.as_fd().as_raw_fd(), control.as_raw_fd()))?;
         Ok(Some(alarm))
     }
 
     /// The most memory it ever used, bytes; `None` where the kernel does not record it.
     pub fn memory_peak(&self) -> Option<u64> {
-        self.number(match self.version {
-            Version::V2 => "memory.peak",
-            Version::V1 => "memory.max_usage_in_bytes",
-        })
+        self.number(self.v2_or_v1("memory.peak", "memory.max_usage_in_bytes"))
     }
 
     /// The anonymous and shared memory in use, swapped out or not, bytes; `None` without the controller. The page cache, which
     /// the kernel gives up when the limit is reached, does not count, as it does not where processes are added up.
     pub fn memory(&self) -> Option<u64> {
         let stat = read_file(&self.file("memory.stat")).ok()?;
-        let value = |key: &str| {
-            let found = stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-            found.and_then(|value| value.trim().parse::<u64>().ok())
-        };
+        let value = |key| value_of(&stat, key);
         let (used, shared, swapped) = match self.version {
             Version::V2 => (value("anon")?, value("shmem"), self.number("memory.swap.current")),
             // Before Linux 4.15 shared memory counts as page cache only.
@@ -300,20 +284,25 @@ impl Leaf {
         }
     }
 
-    /// Removes it with the groups below it.
-    ///
-    /// # Errors
-    /// While there are processes in it; the caller tries again later.
-    pub fn remove(&self) -> Result<(), Box<CgroupError>> {
+    /// Removes it with the groups below it; false while there are processes in it, and the caller tries again later.
+    pub fn remove(&self) -> bool {
         remove(&self.dir())
     }
 
-    fn write(&self, file: &str, text: &str) -> Result<(), Box<CgroupError>> {
+    /// The name or value that this interface has of the two.
+    fn v2_or_v1(&self, v2: &'static str, v1: &'static str) -> &'static str {
+        match self.version {
+            Version::V2 => v2,
+            Version::V1 => v1,
+        }
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<(), Box<DiskError>> {
         write_file(&self.file(file), text)
     }
 
     /// Writes a file, and reads it back.
-    fn set(&self, file: &str, text: &str) -> Result<(), Box<CgroupError>> {
+    fn write_and_compare(&self, file: &str, text: &str) -> Result<(), Box<DiskError>> {
         set_and_compare(&self.file(file), text)
     }
 
@@ -324,48 +313,42 @@ impl Leaf {
 
     /// The number after `key` in a file of lines `KEY NUMBER`.
     fn keyed(&self, file: &str, key: &str) -> Option<u64> {
-        let text = read_file(&self.file(file)).ok()?;
-        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-        value.and_then(|value| value.trim().parse().ok())
+        value_of(&read_file(&self.file(file)).ok()?, key)
     }
 }
 
+/// The number after `key` in a text of lines `KEY NUMBER`.
+fn value_of(text: &str, key: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    value.and_then(|value| value.trim().parse().ok())
+}
+
 /// Quota and period in microseconds for a share in hundredths of a percent of one core. The period is 100 ms, or 1 s for
-/// shares whose quota would be below the kernel's minimum of 1 ms.
-pub(super) fn bandwidth(share: u32) -> (u64, u64) {
-    let share = u64::from(share);
+/// shares whose quota would be below the kernel's minimum of 1 ms; that minimum, 0.1 %, is used for a lower share.
+pub(super) fn bandwidth(share: u64) -> (u64, u64) {
     if share >= 100 {
         return (share * 10, 100_000);
     }
     ((share * 100).max(1000), 1_000_000)
 }
 
-fn members(dir: &Path, pids: &mut Vec<Pid>) -> Result<(), Box<CgroupError>> {
+fn members(dir: &Path, pids: &mut Vec<Pid>) -> Option<()> {
     let text = match read_file(&dir.join("cgroup.procs")) {
         Ok(text) => text,
-        Err(error) if error.missing() => return Ok(()),
-        Err(error) => return Err(error),
+        Err(error) => return error.missing().then_some(()),
     };
     // A process from outside our pid namespace is listed as 0.
     pids.extend(text.lines().filter_map(|line| Pid::new(line.parse().ok()?)));
     for below in below(dir) {
         members(&below, pids)?;
     }
-    Ok(())
+    Some(())
 }
 
-fn remove(dir: &Path) -> Result<(), Box<CgroupError>> {
-    let mut removed = fs::remove_dir(dir);
-    if removed.as_ref().is_err_and(|cause| cause.kind() != io::ErrorKind::NotFound) {
-        for below in below(dir) {
-            remove(&below)?;
-            removed = fs::remove_dir(dir);
-        }
-    }
-    match removed {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(CgroupError::io("remove", dir, cause)),
-        _ => Ok(()),
-    }
+/// Removes a group with those below it; false where it is still there.
+fn remove(dir: &Path) -> bool {
+    let is_gone = || fs::remove_dir(dir).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |()| true);
+    is_gone() || below(dir).iter().all(|below| remove(below)) && is_gone()
 }
 
 /// The groups in a group. Where there are none the link count says so, and the directory need not be read.

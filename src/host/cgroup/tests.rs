@@ -5,7 +5,7 @@ use super::*;
 use crate::model::enforcement::OomCount;
 
 fn find<'a>(all: &'a [Hierarchy], controller: &str) -> &'a Hierarchy {
-    all.iter().find(|one| one.has(controller)).unwrap()
+    all.iter().find(|one| one.may_have(controller)).unwrap()
 }
 
 #[test]
@@ -179,19 +179,19 @@ fn limits_of_a_leaf_are_written_and_read_back() {
     let group = Group::open(&fake.hierarchy(""), "b", None).unwrap();
     let leaf = group.leaf(&"web".into()).unwrap();
     assert!(!leaf.is_new() && group.leaf(&"fresh".into()).unwrap().is_new(), "what is there may have limits already");
-    leaf.set_memory(Some(20 << 20)).unwrap();
-    leaf.set_cpu(Some(1000)).unwrap();
+    leaf.set(Controller::Memory, Some(20 << 20)).unwrap();
+    leaf.set(Controller::Cpu, Some(1000)).unwrap();
     assert_eq!(fake.get("b/web/memory.max"), "20971520");
     assert_eq!((fake.get("b/web/memory.swap.max"), fake.get("b/web/memory.oom.group")), ("0".into(), "1".into()));
     assert_eq!(fake.get("b/web/cpu.max"), "10000 100000");
     // A plain file is not truncated by the next write, so begin with empty ones.
     fake.put("b/web/memory.max", "").put("b/web/memory.swap.max", "").put("b/web/cpu.max", "");
-    leaf.set_memory(None).unwrap();
-    leaf.set_cpu(None).unwrap();
+    leaf.set(Controller::Memory, None).unwrap();
+    leaf.set(Controller::Cpu, None).unwrap();
     assert_eq!((fake.get("b/web/memory.max"), fake.get("b/web/memory.swap.max")), ("max".into(), "max".into()));
     assert_eq!(fake.get("b/web/cpu.max"), "max");
     fs::remove_file(fake.0.join("b/web/memory.max")).unwrap();
-    let error = leaf.set_memory(Some(1)).unwrap_err();
+    let error = leaf.set(Controller::Memory, Some(1)).unwrap_err();
     assert!(error.missing() && error.to_string().ends_with("b/web/memory.max\": No such file or directory"), "{error}");
 }
 
@@ -211,19 +211,19 @@ fn a_leaf_reports_what_the_kernel_counts() {
     assert!(!leaf.populated(), "the file of events decides");
     assert_eq!(leaf.oom_count(), Some(OomCount::Kills(2)));
     assert_eq!((leaf.memory(), leaf.cpu(), leaf.memory_peak()), (Some(4096), Some(1500), None));
-    assert!(!leaf.kill().unwrap(), "no cgroup.kill before 5.14");
+    assert!(!leaf.kill(), "no cgroup.kill before 5.14");
     fake.put("b/web/cgroup.kill", "").put("b/web/sub/cgroup.procs", &format!("{own}\n"));
-    assert!(leaf.kill().unwrap_err().to_string().ends_with("we are in it ourselves"));
+    assert!(!leaf.kill(), "the daemon itself is in it");
     assert_eq!(fake.get("b/web/cgroup.kill"), "");
     fake.put("b/web/sub/cgroup.procs", "");
-    assert!(leaf.kill().unwrap());
+    assert!(leaf.kill());
     assert_eq!(fake.get("b/web/cgroup.kill"), "1");
     let gone = Group::open(&fake.hierarchy(""), "b", None).unwrap().find(&"gone".into());
-    assert!(gone.members().unwrap().is_empty() && !gone.populated() && gone.remove().is_ok());
-    assert!(leaf.remove().is_err(), "a directory with files is not a control group: nothing is deleted");
+    assert!(gone.members().unwrap().is_empty() && !gone.populated() && gone.remove());
+    assert!(!leaf.remove(), "a directory with files is not a control group: nothing is deleted");
     fs::create_dir_all(fake.0.join("b/nested/one/two")).unwrap();
     let nested = Group::open(&fake.hierarchy(""), "b", None).unwrap().find(&"nested".into());
-    assert!(nested.remove().is_ok() && !nested.dir().exists(), "the groups that its processes made are removed too");
+    assert!(nested.remove() && !nested.dir().exists(), "the groups that its processes made are removed too");
 }
 
 #[test]
@@ -236,6 +236,4 @@ fn v1_counts_limit_hits_where_it_does_not_count_kills() {
     assert_eq!(leaf.oom_count(), Some(OomCount::Hits(7)));
     fake.put("b/web/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n");
     assert_eq!(leaf.oom_count(), Some(OomCount::Kills(4)));
-    let error = Group::open(&hierarchy, "b", None).unwrap().enable("memory").unwrap_err().to_string();
-    assert!(error.ends_with("the hierarchy is without the controller"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::host::cgroup::Leaf;
+use crate::host::cgroup::{Controller, Leaf};
 use crate::model::enforcement::{Held, OomCount};
 use crate::sys::poll::Counter;
 
@@ -10,9 +10,8 @@ use crate::sys::poll::Counter;
 #[derive(Debug, Default)]
 pub(super) struct AgentGroups {
     pub(super) tracking: Option<Leaf>,
-    pub(super) memory: Option<Box<Leaf>>,
-    pub(super) cpu: Option<Box<Leaf>>,
-    pub(super) tasks: Option<Box<Leaf>>,
+    /// Those that hold a limit, by its `Controller`.
+    pub(super) limited: [Option<Box<Leaf>>; 3],
     pub(super) memory_limit: Option<u64>,
     /// No limit is set in its groups, so its next start need not lift any.
     pub(super) unlimited: bool,
@@ -25,8 +24,13 @@ pub(super) struct AgentGroups {
 impl AgentGroups {
     /// What holds the limits of the agent.
     pub(super) fn held(&self) -> Held {
-        let by = |leaf: &Option<Box<Leaf>>| leaf.as_ref().map(|leaf| leaf.version());
-        Held { cpu: by(&self.cpu), memory: by(&self.memory), tasks: by(&self.tasks) }
+        let [memory, cpu, tasks] = self.limited.each_ref().map(|leaf| leaf.as_ref().map(|leaf| leaf.version()));
+        Held { cpu, memory, tasks }
+    }
+
+    /// The group that limits its memory.
+    pub(super) fn memory(&self) -> Option<&Leaf> {
+        self.limited[Controller::Memory as usize].as_deref()
     }
 
     /// The ways into its groups, as in `Applied`, and what is wrong with others.
@@ -45,8 +49,7 @@ impl AgentGroups {
     /// The groups of the agent, each once.
     pub(super) fn leaves(&self) -> Vec<&Leaf> {
         let mut leaves: Vec<&Leaf> = Vec::new();
-        let limits = [&self.memory, &self.cpu, &self.tasks].into_iter().flatten().map(|leaf| &**leaf);
-        for leaf in self.tracking.iter().chain(limits) {
+        for leaf in self.tracking.iter().chain(self.limited.iter().flatten().map(|leaf| &**leaf)) {
             if !leaves.contains(&leaf) {
                 leaves.push(leaf);
             }

@@ -13,7 +13,7 @@ impl Limits {
         // Where it cannot be removed, the processes in it show at the next look.
         if groups.tracking.as_ref().is_some_and(|leaf| fs::remove_dir(leaf.dir()).is_ok()) {
             let gone = groups.tracking.take();
-            for leaf in [&mut groups.memory, &mut groups.cpu, &mut groups.tasks] {
+            for leaf in &mut groups.limited {
                 leaf.take_if(|leaf| Some(&**leaf) == gone.as_ref());
             }
             // Its directory may have been the last one in the group of an earlier daemon.
@@ -60,7 +60,7 @@ impl Limits {
         let agents = &self.agents;
         self.leftover.retain(|leaf| {
             let used = agents.get(leaf.name()).is_some_and(|groups| groups.leaves().contains(&leaf));
-            let stays = !used && leaf.remove().is_err();
+            let stays = !used && !leaf.remove();
             if !used && !stays && !leaf.group().ends_with(&own) {
                 // The group of an earlier daemon is of no use once it is empty.
                 let _ = fs::remove_dir(leaf.group());

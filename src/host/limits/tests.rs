@@ -67,7 +67,7 @@ fn without_any_group_limits_are_polled_and_noted_once() {
     assert_eq!(again.enforcement.polled, Polled { cpu: false, memory: true });
     assert_eq!(limits.apply(&"x".into(), &want(None, None)).enforcement.by, None);
     assert_eq!((limits.members("web"), limits.populated("web"), limits.usage("web")), (None, None, Usage::default()));
-    assert!(!limits.kill("web").unwrap() && !limits.freeze("web", true) && limits.leftovers().is_empty());
+    assert!(!limits.kill("web") && !limits.freeze("web", true) && limits.leftovers().is_empty());
     assert_eq!(limits.oom_killed("web", true), None);
     limits.release("web");
     limits.close();

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::Limits;
+use crate::host::cgroup::Leaf;
 use crate::model::enforcement::OutOfMemory;
 use crate::model::spec::Name;
 use crate::sys::poll::Counter;
@@ -33,13 +34,12 @@ impl Limits {
     pub fn oom_killed(&mut self, name: &str, sigkilled: bool) -> Option<OutOfMemory> {
         let groups = self.agents.get_mut(name)?;
         let limit = groups.memory_limit?;
-        let leaf = groups.memory.as_ref()?;
-        let count = leaf.oom_count()?;
+        let count = groups.memory()?.oom_count()?;
         if !count.shows_kill(groups.baseline?, sigkilled) {
             return None;
         }
         groups.baseline = Some(count);
-        Some(OutOfMemory { peak: leaf.memory_peak(), limit })
+        Some(OutOfMemory { peak: groups.memory()?.memory_peak(), limit })
     }
 
     /// The descriptors that become readable at once when an agent is out of memory: one for each agent whose memory is
@@ -52,7 +52,7 @@ impl Limits {
     pub fn alarmed(&mut self, index: usize) -> Option<(Name, OutOfMemory)> {
         let (name, groups) = self.agents.iter().filter(|(_, groups)| groups.alarm.is_some()).nth(index)?;
         let raised = groups.alarm.as_ref().is_some_and(Counter::take);
-        let peak = groups.memory.as_ref().and_then(|leaf| leaf.memory_peak());
+        let peak = groups.memory().and_then(Leaf::memory_peak);
         raised.then_some((name.clone(), OutOfMemory { peak, limit: groups.memory_limit? }))
     }
 }

@@ -93,7 +93,7 @@ impl Trees {
         let Some(tree) = self.trees.get_mut(name) else { return 0 };
         tree.kills = tree.kills.saturating_add(1);
         let kills = tree.kills;
-        if limits.kill(name).unwrap_or(false) {
+        if limits.kill(name) {
             self.forget_snapshot();
         }
         let began = sys::monotonic();
