@@ -119,12 +119,18 @@ impl Log {
 #[derive(Debug)]
 pub struct Outputs {
     dir: PathBuf,
-    /// Where the output since the agent's last start begins, unless that is at the beginning of the file.
-    begins: SortedMap<Box<str>, u64>,
-    /// The file that was opened at the agent's last start. It had no second name then.
-    opened: SortedMap<Box<str>, FileId>,
+    known: SortedMap<Box<str>, Output>,
+}
+
+/// What is known of the output of one agent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Output {
+    /// Where the output since the agent's last start begins.
+    begin: u64,
+    /// The file that was opened at that start. It had no second name then.
+    opened: Option<FileId>,
     /// The bytes that the file system did not free when the output was rotated because of its disk space.
-    unfreed: SortedMap<Box<str>, u64>,
+    unfreed: u64,
 }
 
 /// What became of an output that is written to and is not at its path.
@@ -147,7 +153,17 @@ fn disk_space(metadata: &Metadata) -> u64 {
 impl Outputs {
     /// The files in `dir`.
     pub fn new(dir: &Path) -> Outputs {
-        Outputs { dir: dir.into(), begins: SortedMap::new(), opened: SortedMap::new(), unfreed: SortedMap::new() }
+        Outputs { dir: dir.into(), known: SortedMap::new() }
+    }
+
+    /// What is known of an agent's output.
+    fn known(&self, name: &str) -> Output {
+        self.known.get(name).copied().unwrap_or_default()
+    }
+
+    /// The same, to be changed.
+    fn edit(&mut self, name: &str) -> &mut Output {
+        self.known.or_insert_with(name.into(), Output::default)
     }
 
     /// The path of the agent's output.
@@ -164,11 +180,8 @@ impl Outputs {
         let path = self.path(name);
         match open_append(&self.dir, &path, MODE) {
             Ok((file, metadata)) => {
-                self.opened.insert(name.into(), id_of(&metadata));
-                match metadata.len() {
-                    0 => drop(self.begins.remove(name)),
-                    size => self.begins.insert(name.into(), size),
-                }
+                let output = self.edit(name);
+                (output.begin, output.opened) = (metadata.len(), Some(id_of(&metadata)));
                 Ok(file.into())
             }
             Err(error) => Err(format_error!(
@@ -191,14 +204,14 @@ impl Outputs {
         }
         let options = &mut OpenOptions::new();
         let log = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
-        match log.and_then(|log| unshared(log, self.opened.get(name))) {
+        match log.and_then(|log| unshared(log, self.known(name).opened)) {
             Ok((log, _)) => Ok(Some(log)),
             Err(error) => Err(self.not_rotated(name, &reason(&error))),
         }
     }
 
     fn takes_too_much(&self, name: &str, size: u64, metadata: &Metadata) -> bool {
-        let before = self.unfreed.get(name).copied().unwrap_or(0);
+        let before = self.known(name).unfreed;
         disk_space(metadata) > size.saturating_mul(2).saturating_add(AHEAD).saturating_add(before)
     }
 
@@ -207,12 +220,12 @@ impl Outputs {
     /// # Errors
     /// When it takes far more of the disk than that all the same: a sentence for the log.
     pub fn rotated(&mut self, name: &str, size: u64) -> Result<(), Error> {
-        self.begins.remove(name);
+        self.edit(name).begin = 0;
         let Ok(metadata) = fs::symlink_metadata(self.path(name)) else { return Ok(()) };
         let left = disk_space(&metadata);
-        self.unfreed.remove(name);
+        self.edit(name).unfreed = 0;
         if metadata.len() <= size && self.takes_too_much(name, size, &metadata) {
-            self.unfreed.insert(name.into(), left);
+            self.edit(name).unfreed = left;
             return Err(
                 self.not_rotated(name, &format_args!("the file system keeps {left} bytes allocated behind its end"))
             );
@@ -233,14 +246,14 @@ impl Outputs {
             return None;
         }
         let there = fs::symlink_metadata(&path).ok().map(|metadata| id_of(&metadata));
-        let opened = self.opened.get(name);
+        let opened = self.known(name).opened;
         // A file that has no name any more is shown with its last one.
         let text = target.as_os_str().as_bytes();
         let lasting = Path::new(OsStr::from_bytes(text.strip_suffix(b" (deleted)").unwrap_or(text)));
         let beside = lasting.parent() == Some(&self.dir);
         let similar = || lasting.file_name().is_some_and(|last| last.as_bytes().starts_with(name.as_bytes()));
         // Which file an earlier daemon has opened is not known.
-        if opened.is_some() && there.as_ref() == opened || !beside && (opened.is_none() || !similar()) {
+        if opened.is_some() && there == opened || !beside && (opened.is_none() || !similar()) {
             return None;
         }
         match lasting == target {
@@ -256,13 +269,13 @@ impl Outputs {
         let log = options.read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(link).ok()?;
         let metadata = log.metadata().ok()?;
         let is_known =
-            self.opened.get(name) == Some(&id_of(&metadata)) || user.is_some_and(|user| user.0 == metadata.uid());
+            self.known(name).opened == Some(id_of(&metadata)) || user.is_some_and(|user| user.0 == metadata.uid());
         (metadata.is_file() && metadata.nlink() == 0 && is_known && metadata.len() > size).then_some(log)
     }
 
     /// Removes the agent's output, unless there was output of an earlier agent of this name before its last start.
     pub fn remove(&mut self, name: &str) {
-        if self.begins.remove(name).is_none() {
+        if self.known.remove(name).is_none_or(|output| output.begin == 0) {
             let path = self.path(name);
             let _ = fs::remove_file(path.with_extension("log.1"));
             let _ = fs::remove_file(path);
@@ -273,7 +286,7 @@ impl Outputs {
     /// earlier daemon started the agent, the whole file counts. The text must go through `text::sanitize` before it
     /// is shown, as the agent wrote it.
     pub fn tail(&self, name: &str, max: u64) -> String {
-        let (path, begin) = (self.path(name), self.begins.get(name).copied().unwrap_or(0));
+        let (path, begin) = (self.path(name), self.known(name).begin);
         // The agent has written nothing.
         if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.len() == begin) {
             return String::new();
@@ -325,12 +338,12 @@ fn open_append(dir: &Path, path: &Path, mode: u32) -> io::Result<(File, Metadata
 
 /// The file, unless it has a second name: a hard link to another file may have been planted to have that file overwritten.
 /// The file `known` had no second name when it was opened, so it is no such link whatever names it has been given since.
-fn unshared(file: File, known: Option<&FileId>) -> io::Result<(File, Metadata)> {
+fn unshared(file: File, known: Option<FileId>) -> io::Result<(File, Metadata)> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    if metadata.nlink() > 1 && known != Some(&id_of(&metadata)) {
+    if metadata.nlink() > 1 && known != Some(id_of(&metadata)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file has another name (a hard link)"));
     }
     Ok((file, metadata))

@@ -30,7 +30,7 @@ pub use leftover::Ask;
 use view::{Depth, View};
 
 /// The trees of all agents.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Trees {
     own: i32,
     /// The keeper that started the daemon, where one did.
@@ -59,14 +59,12 @@ pub struct Trees {
 }
 
 /// What is known of one agent's tree.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tree {
     id: AgentId,
     main_process: Option<Process>,
     /// The main process is not our child, and its orphans become children of init.
     adopted: bool,
-    /// The start time of its last main process, in ticks since boot.
-    started_at: u64,
     /// It has a control group, as of the last look.
     grouped: bool,
     /// All other processes at the last look, with how surely they belong to it, without those that are in it only by its
@@ -74,8 +72,16 @@ struct Tree {
     seen: Vec<(Process, Strength)>,
     /// Those that earlier runs have left, and that are spared.
     spared: SortedSet<Process>,
+    run: Run,
+}
+
+/// What is known since a main process of an agent was started or taken over.
+#[derive(Debug, Default)]
+struct Run {
+    /// The start time of that process, in ticks since boot.
+    started_at: u64,
     meter: Meter,
-    /// Calls of `kill` since its last start.
+    /// Calls of `kill`.
     kills: u32,
     /// Processes that are only marked were counted once, so that they get the polite signal before SIGKILL.
     warned: bool,
@@ -102,24 +108,8 @@ pub struct Leftover {
 
 impl Trees {
     /// No agents yet.
-    #[allow(clippy::new_without_default)]
     pub fn new() -> Trees {
-        Trees {
-            own: calls::own_id(),
-            keeper: None,
-            trees: SortedMap::new(),
-            ours: SortedSet::new(),
-            strangers: SortedMap::new(),
-            named: SortedMap::new(),
-            questions: SortedMap::new(),
-            blocked: Vec::new(),
-            ask_next: None,
-            users: SortedMap::new(),
-            last_id: 0,
-            view: None,
-            no_orphans: None,
-            host_size: usize::MAX,
-        }
+        Trees { own: calls::own_id(), host_size: usize::MAX, ..Trees::default() }
     }
 
     /// Sets the keeper of the daemon. Like the daemon it belongs to no agent, whatever has started it.
@@ -236,7 +226,7 @@ impl Trees {
     /// Every process that may be an agent's main process, zombies included, ordered by pid: those that surely belong to it
     /// and are not left by earlier runs, and children of the daemon that name it and are not older than its starter.
     pub fn members(&mut self, name: &str, limits: &Limits) -> Vec<Stat> {
-        let started_at = self.trees.get(name).map_or(0, |tree| tree.started_at);
+        let started_at = self.trees.get(name).map_or(0, |tree| tree.run.started_at);
         let mut members = Vec::new();
         for (stat, strength) in self.collect(name, limits, Depth::Whole) {
             if may_be_main(strength, stat.process.ticks, started_at) && !self.is_spared(name, stat.process) {
@@ -265,9 +255,9 @@ impl Trees {
             }
         }
         let Some(tree) = self.trees.get_mut(name) else { return living.held };
-        let count = living.count(scope, tree.warned);
+        let count = living.count(scope, tree.run.warned);
         if count.signal_late {
-            tree.warned = true;
+            tree.run.warned = true;
             self.signal_late(name, limits);
         }
         count.left
@@ -284,7 +274,7 @@ impl Trees {
     fn tree(&mut self, name: &Name) -> &mut Tree {
         self.forget_snapshot();
         let id = self.last_id + 1;
-        let tree = self.trees.or_insert_with(name.clone(), || Box::new(Tree::new(id)));
+        let tree = self.trees.or_insert_with(name.clone(), || Box::new(Tree { id, ..Tree::default() }));
         self.last_id = self.last_id.max(tree.id);
         tree
     }
@@ -318,36 +308,10 @@ impl Trees {
 }
 
 impl Tree {
-    fn new(id: AgentId) -> Tree {
-        Tree {
-            id,
-            main_process: None,
-            adopted: false,
-            started_at: 0,
-            grouped: false,
-            seen: Vec::new(),
-            spared: SortedSet::new(),
-            meter: Meter::default(),
-            kills: 0,
-            warned: false,
-            signalled: None,
-            answers: AnswerWait::default(),
-            unreadable_until: Time::default(),
-            refused: None,
-        }
-    }
-
     fn lead(&mut self, leader: Process, adopted: bool) {
         self.main_process = Some(leader);
         self.adopted = adopted;
-        self.started_at = leader.ticks;
-        self.meter = Meter::default();
-        self.kills = 0;
-        self.warned = false;
-        self.signalled = None;
-        self.answers = AnswerWait::default();
-        self.unreadable_until = Time::default();
-        self.refused = None;
+        self.run = Run { started_at: leader.ticks, ..Run::default() };
     }
 
     /// All processes of the tree at the last look.

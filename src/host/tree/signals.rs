@@ -23,7 +23,7 @@ const ROUNDS_TIME: Duration = Duration::from_millis(100);
 impl Trees {
     /// Sends the last signal to the processes that were only found to be marked after it was sent.
     pub(super) fn signal_late(&mut self, name: &str, limits: &Limits) {
-        let signalled = self.trees.get_mut(name).and_then(|tree| tree.signalled.take());
+        let signalled = self.trees.get_mut(name).and_then(|tree| tree.run.signalled.take());
         let Some((sig, told)) = signalled else { return };
         for process in self.alive(name, limits).1 {
             if !told.contains(&process) && self.send(name, process, sig, limits) {
@@ -58,7 +58,7 @@ impl Trees {
             }
         }
         if let Some(tree) = self.trees.get_mut(name).filter(|_| sig != Sig::KILL) {
-            tree.signalled = Some((sig, told));
+            tree.run.signalled = Some((sig, told));
         }
         sent
     }
@@ -73,7 +73,7 @@ impl Trees {
 
     /// Kills the processes that are only marked as an agent's, after all others have ended. No stop waits for them.
     pub fn kill_marked(&mut self, name: &str, limits: &Limits) {
-        if self.trees.get(name).is_none_or(|tree| !tree.warned) {
+        if self.trees.get(name).is_none_or(|tree| !tree.run.warned) {
             return;
         }
         for (stat, strength) in self.collect(name, limits, Depth::Whole) {
@@ -91,8 +91,8 @@ impl Trees {
             return self.signal(name, scope, Sig::KILL, limits);
         }
         let Some(tree) = self.trees.get_mut(name) else { return 0 };
-        tree.kills = tree.kills.saturating_add(1);
-        let kills = tree.kills;
+        tree.run.kills = tree.run.kills.saturating_add(1);
+        let kills = tree.run.kills;
         if limits.kill(name) {
             self.forget_snapshot();
         }
@@ -144,7 +144,7 @@ impl Trees {
         let sent = self.try_to_send(name, process, sig, limits);
         if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
             if let Some(tree) = self.trees.get_mut(name) {
-                tree.refused = Some(process);
+                tree.run.refused = Some(process);
             }
         }
         sent.is_ok()
@@ -176,6 +176,6 @@ impl Trees {
 
     /// The process of an agent that refused the last signal, as we may not signal it; asking forgets it.
     pub fn refused(&mut self, name: &str) -> Option<Process> {
-        self.trees.get_mut(name)?.refused.take()
+        self.trees.get_mut(name)?.run.refused.take()
     }
 }

@@ -34,12 +34,12 @@ impl Trees {
                 let orphan = stat.parent == own || stat.parent <= 1;
                 (stat.process, Reading { used: stat.used, orphan })
             });
-            usage.cpu = Some(tree.meter.read(readings.collect()) * (1_000_000 / TICKS));
+            usage.cpu = Some(tree.run.meter.read(readings.collect()) * (1_000_000 / TICKS));
         }
         if usage.memory.is_none() {
             parts.extend(members.iter().filter_map(|(stat, _)| Some((stat.process, proc::memory(stat.process.pid)?))));
             usage.memory = Some(sum(&parts));
-            if !may_share_much(&parts) || tree.unreadable_until > sys::monotonic() {
+            if !may_share_much(&parts) || tree.run.unreadable_until > sys::monotonic() {
                 parts = Vec::new();
             }
         }
@@ -49,7 +49,7 @@ impl Trees {
     /// Notes that a process of an agent cannot be read, and that nobody is to try it again for a while.
     pub fn note_unreadable(&mut self, name: &str) {
         if let Some(tree) = self.trees.get_mut(name) {
-            tree.unreadable_until = sys::monotonic() + UNREADABLE_TIME;
+            tree.run.unreadable_until = sys::monotonic() + UNREADABLE_TIME;
         }
     }
 }

@@ -341,7 +341,7 @@ impl Trees {
     /// Whether a stop of this agent is to wait for such answers.
     pub fn waits_for_answers(&mut self, name: &str) -> bool {
         let asking = self.is_asking(name);
-        self.trees.get_mut(name).filter(|_| asking).is_some_and(|tree| tree.answers.lasts(monotonic()))
+        self.trees.get_mut(name).filter(|_| asking).is_some_and(|tree| tree.run.answers.lasts(monotonic()))
     }
 
     /// The evidence for and against an orphan that names an agent.
