@@ -293,13 +293,19 @@ pub fn sync_dir(dir: &Path) -> Result<(), Box<DiskError>> {
     }
 }
 
+/// The path with this ending added to its name.
+pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut longer = path.as_os_str().to_owned();
+    longer.push(ending);
+    longer.into()
+}
+
 /// Renames what is in the place of one of our directories and is neither a directory nor a link: this ending is added to its
 /// name. Returns the new path; `None` where there was nothing to rename, or it failed.
 pub fn set_aside(dir: &Path, ending: &str) -> Option<PathBuf> {
     fs::symlink_metadata(dir).ok().filter(|metadata| !metadata.is_dir() && !metadata.is_symlink())?;
-    let mut aside = dir.as_os_str().to_owned();
-    aside.push(ending);
-    fs::rename(dir, &aside).ok().map(|()| aside.into())
+    let aside = with_ending(dir, ending);
+    fs::rename(dir, &aside).ok().map(|()| aside)
 }
 
 /// Removes what is in the place of one of our files in `run_dir` and is no regular file. A directory that is not empty is
@@ -309,10 +315,8 @@ pub fn clear(path: &Path, ending: &str) {
         return;
     }
     if fs::remove_file(path).or_else(|_| fs::remove_dir(path)).is_err() {
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(ending);
         // Where this fails too, the next use of the file reports it.
-        let _ = fs::rename(path, aside);
+        let _ = fs::rename(path, with_ending(path, ending));
     }
 }
 

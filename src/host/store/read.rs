@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{record_in, Store, CORRUPT, IDENTITY, RECORD, SETTINGS, STOP, VALUES, VALUES_PREFIX};
 use crate::error::Error;
-use crate::host::disk::{list, read_file, read_own, reason};
+use crate::host::disk::{list, read_file, read_own, reason, with_ending};
 use crate::model::job::JobId;
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings, StopRecord};
 use crate::model::spec::is_job_id;
@@ -54,49 +54,23 @@ impl Store {
     pub fn read_all(&self) -> Stored {
         let moved = self.moved.iter().map(|text| Corrupt { job: None, message: text.clone() });
         let mut stored = Stored { corrupt: moved.collect(), ..Stored::default() };
-        let (mut identity, mut settings) = (None, Settings::default());
-        let (mut agents, mut runs, mut stop) = (Vec::new(), Vec::new(), None);
-        let path = self.state(IDENTITY);
-        take_record(&path, None, read_file, &mut stored, &mut |text| {
-            identity = Some(record::read_identity(text)?);
-            Ok(())
-        });
-        let path = self.state(SETTINGS);
-        take_record(&path, None, read_file, &mut stored, &mut |text| {
-            settings = record::read_settings(text)?;
-            Ok(())
-        });
-        take_records(&self.state("agents"), false, read_file, &mut stored, &mut |name, text| {
-            let agent = record::read_agent(text)?;
-            is_about(&agent.name, name)?;
-            agents.push(agent);
-            Ok(())
-        });
-        take_records(&self.runs(), false, read_own, &mut stored, &mut |name, text| {
-            let run = record::read_run(text)?;
-            is_about(&run.name, name)?;
-            runs.push(run);
-            Ok(())
-        });
-        let path = self.run_dir.join([STOP, RECORD].concat());
-        take_record(&path, None, read_own, &mut stored, &mut |text| {
-            stop = Some(record::read_stop(text)?);
-            Ok(())
-        });
-        let mut values = Vec::new();
+        stored.identity = stored.read_record(&self.state(IDENTITY), read_file, record::read_identity);
+        stored.settings =
+            stored.read_record(&self.state(SETTINGS), read_file, record::read_settings).unwrap_or_default();
+        stored.agents =
+            stored.read_records(&self.state("agents"), false, read_file, record::read_agent, |agent| &agent.name);
+        stored.runs = stored.read_records(&self.runs(), false, read_own, record::read_run, |run| &run.name);
+        stored.stop = stored.read_record(&record_in(&self.run_dir, STOP), read_own, record::read_stop);
         for name in list(&self.run_dir, VALUES).unwrap_or_default() {
             // An agent may have its `env_file` here.
-            if !name.starts_with(VALUES_PREFIX) {
-                continue;
+            if name.starts_with(VALUES_PREFIX) {
+                let path = self.run_dir.join([&name, VALUES].concat());
+                let text = stored.read_record(&path, read_own, |text| Ok(text.to_string()));
+                stored.values.extend(text.map(|text| (name, text)));
             }
-            let path = self.run_dir.join([&name, VALUES].concat());
-            take_record(&path, None, read_own, &mut stored, &mut |text| {
-                values.push((name.clone(), text.to_string()));
-                Ok(())
-            });
         }
         self.read_jobs(&mut stored);
-        Stored { identity, settings, agents, runs, stop, values, ..stored }
+        stored
     }
 
     /// The agents and jobs whose records could not be read.
@@ -147,15 +121,8 @@ impl Store {
 
     fn read_jobs(&self, stored: &mut Stored) {
         let dir = self.state("jobs");
-        let mut jobs = Vec::new();
-        take_records(&dir, true, read_file, stored, &mut |id, text| {
-            let job = record::read_job(text)?;
-            is_about(&job.id, id)?;
-            jobs.push(job);
-            Ok(())
-        });
-        sort(&mut jobs);
-        stored.jobs = jobs;
+        stored.jobs = stored.read_records(&dir, true, read_file, record::read_job, |job| &job.id);
+        sort(&mut stored.jobs);
         // A daemon may have ended before it answered for a record that it had set aside. The id stays known until there is
         // a new record of the job.
         for id in list(&dir, ".json.corrupt").unwrap_or_default() {
@@ -186,15 +153,70 @@ pub fn can_be_read(paths: &[PathBuf]) -> bool {
     paths.iter().all(|path| !readable(path).is_err_and(|error| is_temporary(&error)))
 }
 
-/// As `list`; a directory that cannot be read is reported like a record that cannot.
-fn list_or_report(dir: &Path, ending: &str, stored: &mut Stored) -> Vec<String> {
-    list(dir, ending).unwrap_or_else(|error| {
-        stored.leave(dir, &error);
-        Vec::new()
-    })
-}
-
 impl Stored {
+    /// The record at `path`; `None` where there is none. One that does not parse is set aside.
+    fn read_record<T>(&mut self, path: &Path, read: Read, parse: fn(&str) -> Result<T, Error>) -> Option<T> {
+        let mut record = None;
+        self.take(path, None, read, &mut |text| {
+            record = Some(parse(text)?);
+            Ok(())
+        });
+        record
+    }
+
+    /// The records in a directory, each `about` the agent or job that its file's name says. `jobs`: it is the directory of the
+    /// records of jobs.
+    fn read_records<T>(
+        &mut self,
+        dir: &Path,
+        jobs: bool,
+        read: Read,
+        parse: fn(&str) -> Result<T, Error>,
+        about: fn(&T) -> &str,
+    ) -> Vec<T> {
+        let mut records = Vec::new();
+        self.take_all(dir, jobs, read, &mut |name, text| {
+            let record = parse(text)?;
+            is_about(about(&record), name)?;
+            records.push(record);
+            Ok(())
+        });
+        records
+    }
+
+    /// Passes every record in a directory to `take`, first the name in its file's name and then its text.
+    fn take_all(&mut self, dir: &Path, jobs: bool, read: Read, take: &mut dyn FnMut(&str, &str) -> Result<(), Error>) {
+        let names = list(dir, RECORD).unwrap_or_else(|error| {
+            self.leave(dir, &error);
+            Vec::new()
+        });
+        for name in names {
+            let job = Some(&*name).filter(|id| jobs && is_job_id(id));
+            self.take(&record_in(dir, &name), job, read, &mut |text| take(&name, text));
+        }
+    }
+
+    /// Passes the text of the record at `path` to `take`, if there is one, and sets it aside when `take` fails. `job`: the job
+    /// whose record it is.
+    fn take(&mut self, path: &Path, job: Option<&str>, read: Read, take: &mut dyn FnMut(&str) -> Result<(), Error>) {
+        let cause = match read(path) {
+            Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".into()).and_then(take) {
+                Ok(()) => return,
+                Err(cause) => cause,
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) if is_temporary(&error) => return self.leave(path, &error),
+            Err(error) => reason(&error),
+        };
+        let aside = with_ending(path, CORRUPT);
+        let place = match fs::rename(path, &aside) {
+            Ok(()) => format!("set aside as \"{}\"", aside.display()),
+            Err(error) => format!("cannot be set aside: {}", reason(&error)),
+        };
+        let message = format!("cannot read \"{}\": {cause}; {place}", path.display());
+        self.corrupt.push(Corrupt { job: job.map(Into::into), message });
+    }
+
     /// Reports a file or directory that cannot be read and is left as it is.
     fn leave(&mut self, path: &Path, error: &io::Error) {
         let cause = reason(error);
@@ -207,58 +229,15 @@ impl Stored {
     }
 }
 
-/// Passes every record in a directory to `take`, first the name in its file's name and then its text. `jobs`: it is the
-/// directory of the records of jobs.
-fn take_records(
-    dir: &Path,
-    jobs: bool,
-    read: Read,
-    stored: &mut Stored,
-    take: &mut dyn FnMut(&str, &str) -> Result<(), Error>,
-) {
-    for name in list_or_report(dir, RECORD, stored) {
-        let job = Some(&*name).filter(|id| jobs && is_job_id(id));
-        take_record(&record_in(dir, &name), job, read, stored, &mut |text| take(&name, text));
-    }
-}
-
-/// Puts jobs in the order they were received.
-fn sort(jobs: &mut [JobRecord]) {
-    jobs.sort_unstable_by_key(|job| job.seq);
-}
-
-/// Passes the text of the record at `path` to `take`, if there is one, and sets it aside when `take` fails. `job`: the job
-/// whose record it is.
-fn take_record(
-    path: &Path,
-    job: Option<&str>,
-    read: Read,
-    stored: &mut Stored,
-    take: &mut dyn FnMut(&str) -> Result<(), Error>,
-) {
-    let cause = match read(path) {
-        Ok(content) => match std::str::from_utf8(&content).map_err(|_| "not UTF-8".into()).and_then(take) {
-            Ok(()) => return,
-            Err(cause) => cause,
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-        Err(error) if is_temporary(&error) => return stored.leave(path, &error),
-        Err(error) => reason(&error),
-    };
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(CORRUPT);
-    let place = match fs::rename(path, &aside) {
-        Ok(()) => format!("set aside as \"{}\"", Path::new(&aside).display()),
-        Err(error) => format!("cannot be set aside: {}", reason(&error)),
-    };
-    let message = format!("cannot read \"{}\": {cause}; {place}", path.display());
-    stored.corrupt.push(Corrupt { job: job.map(Into::into), message });
-}
-
 /// Checks that a record is about the agent or job that its file's name says.
 fn is_about(name: &str, want: &str) -> Result<(), Error> {
     match name == want {
         true => Ok(()),
         false => Err(format_error!("is about \"{name}\"")),
     }
+}
+
+/// Puts jobs in the order they were received.
+fn sort(jobs: &mut [JobRecord]) {
+    jobs.sort_unstable_by_key(|job| job.seq);
 }
