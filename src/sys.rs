@@ -168,12 +168,6 @@ pub fn random(bytes: &mut [u8]) -> io::Result<()> {
     File::open("/dev/urandom")?.read_exact(bytes)
 }
 
-/// Bytes per memory page: the unit of /proc/PID/statm.
-pub fn page_size() -> u64 {
-    // SAFETY: sysconf touches no memory of ours.
-    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1)
-}
-
 /// The pointers to `texts` and a null after the last, as execve(2) takes them. They are valid until `texts` is changed.
 fn pointers(texts: &[CString]) -> Vec<*const std::ffi::c_char> {
     let mut list = Vec::with_capacity(texts.len() + 1);
@@ -225,7 +219,6 @@ mod tests {
     fn the_host_has_a_name_and_units() {
         let file = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
         assert_eq!(hostname(), file.trim());
-        assert!(page_size().is_power_of_two());
         // SAFETY: sysconf touches no memory of ours.
         assert_eq!(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }, crate::kernel::TICKS as i64);
     }

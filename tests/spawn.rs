@@ -47,7 +47,6 @@ const TESTS: &[(&str, Test)] = &[
     ("running_out_of_descriptors_is_named", running_out_of_descriptors_is_named),
     ("an_open_program_runs", an_open_program_runs),
     ("privileges_are_not_gained", privileges_are_not_gained),
-    ("an_alarm_ends_it", an_alarm_ends_it),
     ("it_dies_with_its_parent", it_dies_with_its_parent),
     ("another_user_is_another_user", another_user_is_another_user),
     ("capabilities_are_dropped", capabilities_are_dropped),
@@ -266,12 +265,6 @@ fn privileges_are_not_gained(world: &mut World) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn an_alarm_ends_it(world: &mut World) -> Result<(), String> {
-    let mut setup = command(&["/bin/sleep", "60"]);
-    setup.alarm = Some(1);
-    same(world.run(setup)?.exit, Exit::Signal(Sig::ALRM))
 }
 
 fn it_dies_with_its_parent(world: &mut World) -> Result<(), String> {

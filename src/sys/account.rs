@@ -9,6 +9,9 @@ use std::path::Path;
 
 use crate::kernel::{Gid, Uid};
 
+const PASSWD: &str = "/etc/passwd";
+const GROUP: &str = "/etc/group";
+
 /// One line of /etc/passwd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -41,7 +44,7 @@ pub fn own_gid() -> Gid {
 /// # Errors
 /// When /etc/passwd exists and cannot be read.
 pub fn user_by_name(name: &str) -> io::Result<Option<User>> {
-    find_user(&|known, _| known == name)
+    find_user(&|account| account.name == name)
 }
 
 /// The (first) user with this id; `None` when there is none.
@@ -49,7 +52,7 @@ pub fn user_by_name(name: &str) -> io::Result<Option<User>> {
 /// # Errors
 /// When /etc/passwd exists and cannot be read.
 pub fn user_by_id(uid: Uid) -> io::Result<Option<User>> {
-    find_user(&|_, known| known == uid)
+    find_user(&|account| account.id == uid.0)
 }
 
 /// All names that the user with this id has.
@@ -57,14 +60,9 @@ pub fn user_by_id(uid: Uid) -> io::Result<Option<User>> {
 /// # Errors
 /// When /etc/passwd exists and cannot be read.
 pub fn names_of(uid: Uid) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    each_line("/etc/passwd", &mut |name, id, _| {
-        if id == uid.0 {
-            names.push(name.to_string());
-        }
-        false
-    })?;
-    Ok(names)
+    let text = text_of(PASSWD)?;
+    let names = accounts(&text).filter(|account| account.id == uid.0).map(|account| account.name.to_string());
+    Ok(names.collect())
 }
 
 /// The id of the group called `name`; `None` when there is none.
@@ -72,14 +70,9 @@ pub fn names_of(uid: Uid) -> io::Result<Vec<String>> {
 /// # Errors
 /// When /etc/group exists and cannot be read.
 pub fn group_by_name(name: &str) -> io::Result<Option<Gid>> {
-    let mut id = None;
-    each_group(&mut |group, gid, _| {
-        if group == name {
-            id = Some(gid);
-        }
-        group == name
-    })?;
-    Ok(id)
+    let text = text_of(GROUP)?;
+    let group = accounts(&text).find(|account| account.name == name);
+    Ok(group.map(|group| Gid(group.id)))
 }
 
 /// Every group that the user called `name` is in, `primary` among them.
@@ -88,12 +81,11 @@ pub fn group_by_name(name: &str) -> io::Result<Option<Gid>> {
 /// When /etc/group exists and cannot be read.
 pub fn groups_of(name: &str, primary: Gid) -> io::Result<Vec<Gid>> {
     let mut groups = vec![primary];
-    each_group(&mut |_, gid, members| {
-        if !groups.contains(&gid) && members.split(',').any(|member| member == name) {
-            groups.push(gid);
+    for Account { id, fields: [members, ..], .. } in accounts(&text_of(GROUP)?) {
+        if !groups.contains(&Gid(id)) && members.split(',').any(|member| member == name) {
+            groups.push(Gid(id));
         }
-        false
-    })?;
+    }
     Ok(groups)
 }
 
@@ -103,15 +95,11 @@ pub fn groups_of(name: &str, primary: Gid) -> io::Result<Vec<Gid>> {
 /// When /etc/passwd or /etc/group exists and cannot be read.
 pub fn all_ids() -> io::Result<Vec<u32>> {
     let mut ids = Vec::new();
-    each_line("/etc/passwd", &mut |_, id, [gid, ..]| {
+    for Account { id, fields: [gid, ..], .. } in accounts(&text_of(PASSWD)?) {
         ids.push(id);
         ids.extend(number(gid));
-        false
-    })?;
-    each_line("/etc/group", &mut |_, id, _| {
-        ids.push(id);
-        false
-    })?;
+    }
+    ids.extend(accounts(&text_of(GROUP)?).map(|account| account.id));
     Ok(ids)
 }
 
@@ -122,11 +110,7 @@ pub fn all_ids() -> io::Result<Vec<u32>> {
 pub fn granted_ids() -> io::Result<Vec<(u32, u32)>> {
     let mut granted = Vec::new();
     for path in ["/etc/subuid", "/etc/subgid"] {
-        match super::file::read_text(Path::new(path)) {
-            Ok(text) => granted.extend(text.lines().filter_map(grant)),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
-            Err(error) => return Err(error),
-        }
+        granted.extend(text_of(path)?.lines().filter_map(grant));
     }
     Ok(granted)
 }
@@ -153,31 +137,24 @@ fn mapped(line: &str) -> Option<(u32, u32)> {
     Some((number(first)?, number(count)?))
 }
 
-fn find_user(matches: &dyn Fn(&str, Uid) -> bool) -> io::Result<Option<User>> {
-    let mut user = None;
-    each_line("/etc/passwd", &mut |name, id, [gid, _, home, shell]| {
-        if let (true, Some(gid)) = (matches(name, Uid(id)), number(gid)) {
-            let [name, home, shell] = [name, home, shell].map(String::from);
-            user = Some(User { name, uid: Uid(id), gid: Gid(gid), home, shell });
+/// The first of these accounts that has a group too.
+fn find_user(is_it: &dyn Fn(&Account) -> bool) -> io::Result<Option<User>> {
+    for account in accounts(&text_of(PASSWD)?).filter(is_it) {
+        let [gid, _, home, shell] = account.fields;
+        if let Some(gid) = number(gid).map(Gid) {
+            let [name, home, shell] = [account.name, home, shell].map(String::from);
+            return Ok(Some(User { name, uid: Uid(account.id), gid, home, shell }));
         }
-        user.is_some()
-    })?;
-    Ok(user)
-}
-
-/// Calls `take` with each group's name, id and comma-separated members, until it returns true.
-fn each_group(take: &mut dyn FnMut(&str, Gid, &str) -> bool) -> io::Result<()> {
-    each_line("/etc/group", &mut |name, id, [members, ..]| take(name, Gid(id), members))
-}
-
-/// Calls `take` with each account in the file at `path`, until it returns true.
-fn each_line(path: &str, take: &mut dyn FnMut(&str, u32, [&str; 4]) -> bool) -> io::Result<()> {
-    match super::file::read(Path::new(path)) {
-        Ok(text) => accounts(&String::from_utf8_lossy(&text), take),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
-        Err(error) => return Err(error),
     }
-    Ok(())
+    Ok(None)
+}
+
+/// The content of one of these files; empty where there is none.
+fn text_of(path: &str) -> io::Result<String> {
+    match super::file::read_text(Path::new(path)) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(String::new()),
+        read => read,
+    }
 }
 
 /// A number of digits only: `parse` alone would take a sign.
@@ -185,20 +162,26 @@ fn number(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// Calls `take` with the name, the id and the four fields behind it of each line, until it returns true; fields that are
-/// missing are empty. A line without a name or a numeric id is no account, and one that begins with "+" or "-" says what a
-/// name service adds or leaves out.
-fn accounts(text: &str, take: &mut dyn FnMut(&str, u32, [&str; 4]) -> bool) {
-    for line in text.lines() {
-        let mut fields = line.split(':');
-        let (name, _password, id) = (fields.next(), fields.next(), fields.next());
-        let name = name.filter(|name| !name.is_empty() && !name.starts_with(['+', '-']));
-        if let (Some(name), Some(id)) = (name, id.and_then(number)) {
-            if take(name, id, std::array::from_fn(|_| fields.next().unwrap_or(""))) {
-                return;
-            }
-        }
-    }
+/// One line of passwd(5) or group(5).
+struct Account<'a> {
+    name: &'a str,
+    id: u32,
+    /// The four fields behind the id; those that are missing are empty.
+    fields: [&'a str; 4],
+}
+
+/// The accounts in a text, without lines that are none.
+fn accounts(text: &str) -> impl Iterator<Item = Account<'_>> {
+    text.lines().filter_map(account)
+}
+
+/// A line without a name or a numeric id is no account, and one that begins with "+" or "-" says what a name service adds or
+/// leaves out.
+fn account(line: &str) -> Option<Account<'_>> {
+    let mut fields = line.split(':');
+    let (name, _password, id) = (fields.next()?, fields.next()?, number(fields.next()?)?);
+    let is_name = !name.is_empty() && !name.starts_with(['+', '-']);
+    is_name.then(|| Account { name, id, fields: std::array::from_fn(|_| fields.next().unwrap_or("")) })
 }
 
 #[cfg(test)]
@@ -257,15 +240,15 @@ mod tests {
         let text = "root:x:0:0:root:/root:/bin/sh\n\n+\n+::::::\n:x:1:1::/:\nx\nx:x\nx:x:\nx:x:-1:2\nx:x:0x:2\nx:x:+0:2\n+x:x:5:2\n-x:x:5:2\nx:x:4294967296:2\n\
                     short:x:7\nwww:*:33:33:a,b::/bin/true:more\nlast:x:8:9:\nafter:x:1:1";
         let mut found = Vec::new();
-        accounts(text, &mut |name, id, rest| {
-            found.push((name.to_string(), id, rest.join("|")));
-            name == "last"
-        });
+        for account in accounts(text) {
+            found.push((account.name.to_string(), account.id, account.fields.join("|")));
+        }
         let want = [
             ("root", 0, "0|root|/root|/bin/sh"),
             ("short", 7, "|||"),
             ("www", 33, "33|a,b||/bin/true"),
             ("last", 8, "9|||"),
+            ("after", 1, "1|||"),
         ];
         assert_eq!(found, want.map(|(name, id, rest)| (name.to_string(), id, rest.to_string())));
     }

@@ -75,8 +75,6 @@ pub struct Setup {
     pub directory: CString,
     /// File mode creation mask.
     pub umask: u32,
-    /// Seconds until SIGALRM ends it, unless the program handles or resets that.
-    pub alarm: Option<u32>,
 }
 
 impl Setup {
@@ -105,7 +103,6 @@ impl Setup {
             death_signal: None,
             directory: c"/".to_owned(),
             umask: 0o022,
-            alarm: None,
         }
     }
 }
@@ -274,10 +271,6 @@ impl Child<'_> {
             poll::set_default_action(raw).map_err(at(Stage::Signals))?;
         }
         poll::unblock_all().map_err(at(Stage::Signals))?;
-        if let Some(seconds) = setup.alarm {
-            // SAFETY: alarm takes a number and cannot fail.
-            unsafe { libc::alarm(seconds) };
-        }
         self.close_the_rest();
         if setup.death_signal.is_none() {
             prctl(libc::PR_SET_PDEATHSIG, 0).map_err(at(Stage::Privileges))?;

@@ -155,42 +155,37 @@ pub(super) fn unblock_all() -> io::Result<()> {
 
 /// Gives signal number `raw` its default action.
 ///
-/// Not by sigaction(3): it refuses the two or three signals that the C library keeps for its threads, and a parent may hand
-/// those down ignored too.
-///
 /// # Errors
 /// When the kernel knows no such signal.
 pub(super) fn set_default_action(raw: i32) -> io::Result<()> {
-    // The kernel's own struct has handler, flags, restorer and 64 bits of mask; all zeros is SIG_DFL, whatever their order.
-    let action = [0u64; 4];
-    let (old, mask_size) = (std::ptr::null_mut::<u64>(), 8usize);
-    // SAFETY: the action is at least as large as the kernel's and names no function; a null old one is not written.
-    cerr_long(unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, action.as_ptr(), old, mask_size) }).map(drop)
+    action(raw, Some(libc::SIG_DFL)).map(drop)
 }
 
 /// Has this process ignore signal number `raw`.
 pub(super) fn ignore(raw: i32) {
-    // SIG_IGN in the handler, which is the first field on every target; see `set_default_action`.
-    let action = [libc::SIG_IGN as u64, 0, 0, 0];
-    let (old, mask_size) = (std::ptr::null_mut::<u64>(), 8usize);
-    // SAFETY: the action is at least as large as the kernel's and names no function; a null old one is not written.
-    unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, action.as_ptr(), old, mask_size) };
+    // It fails only for a signal that there is not.
+    let _ = action(raw, Some(libc::SIG_IGN));
 }
 
 /// The signals that this process ignores, as a bit set; signal 1 is the lowest bit.
 pub(super) fn ignored_signals() -> u64 {
-    let mut ignored = 0;
-    for raw in 1..=64 {
-        // The system call, as in `set_default_action`; the handler is the first field on every target.
-        let mut action = [0u64; 4];
-        let (new, mask_size) = (std::ptr::null::<u64>(), 8usize);
-        // SAFETY: the action is at least as large as the kernel's, which is written; a null new one changes nothing.
-        let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, new, action.as_mut_ptr(), mask_size) };
-        if result == 0 && action[0] as usize == libc::SIG_IGN {
-            ignored |= 1 << (raw - 1);
-        }
-    }
-    ignored
+    let is_ignored = |raw: &i32| matches!(action(*raw, None), Ok(libc::SIG_IGN));
+    (1..=64).filter(is_ignored).fold(0, |ignored, raw| ignored | 1 << (raw - 1))
+}
+
+/// Gives signal number `raw` the action `new`, which is no function; `None` leaves it as it is. Returns the action before.
+///
+/// Not by sigaction(3): it refuses the two or three signals that the C library keeps for its threads, and a parent may hand
+/// those down ignored too.
+fn action(raw: i32, new: Option<libc::sighandler_t>) -> io::Result<libc::sighandler_t> {
+    // The kernel's own struct has handler, flags, restorer and 64 bits of mask; the handler is the first on every target.
+    let new = new.map(|handler| [handler as u64, 0, 0, 0]);
+    let new = new.as_ref().map_or(std::ptr::null(), |action| action.as_ptr());
+    let mut old = [0u64; 4];
+    let mask_size = 8usize;
+    // SAFETY: both actions are at least as large as the kernel's; a null new one changes nothing.
+    cerr_long(unsafe { libc::syscall(libc::SYS_rt_sigaction, raw, new, old.as_mut_ptr(), mask_size) })?;
+    Ok(old[0] as libc::sighandler_t)
 }
 
 fn mask_of(set: &[Sig]) -> libc::sigset_t {

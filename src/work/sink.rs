@@ -100,7 +100,7 @@ impl Sink<'_> {
         // For the daemon, which shows progress. Where it is gone, this process is about to end anyway.
         announce(total);
         let missing = total.saturating_sub(self.size);
-        match file::free_space_behind(self.file.as_fd()) {
+        match file::free_space(self.file.as_fd()) {
             Ok(free) if free < missing => {
                 let reason = format!("no space: {} to come, {} free", size(missing as f64), size(free as f64));
                 Err(Failure::new(FailureKind::NoSpace, reason))
