@@ -414,7 +414,7 @@ fn a_definition_runs(world: &mut World) -> Result<(), String> {
     let host = Where { state_dir: "/state", mark: "1:2", package: Some(Path::new("/bin")), notify: None, of_file: &[] };
     let log = scratch("log");
     let output = File::create(&log).map_err(text)?;
-    let setup = setup(&spec, &spec.exec, &host, Some(output.into()), Vec::new()).map_err(text)?;
+    let setup = setup(&spec, &spec.exec, &host, Some(output.into())).map_err(text)?;
     let pid = spawn_child(&setup, &world.failures).map_err(text)?;
     same(world.reap(pid, Instant::now() + DEADLINE)?, (Exit::Code(0), None))?;
     let said = std::fs::read_to_string(&log).map_err(text)?;

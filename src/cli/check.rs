@@ -153,7 +153,7 @@ fn check_agent(spec: &Spec, config: &Config) -> Vec<String> {
         messages.extend(message);
     }
     if let Some(user) = user_of(spec) {
-        messages.extend(env_file(spec, user).err().map(|error| error.message));
+        messages.extend(env_file(spec, user).err().map(String::from));
     }
     if spec.kind == Kind::Notify {
         messages.extend(notify_socket(&config.run_dir, &spec.name).err().map(|error| error.to_string()));

@@ -109,13 +109,13 @@ impl Daemon {
         let current = relative.then(|| self.records.store().packages_dir(&spec.name).join("current"));
         let package = current.filter(|current| current.exists());
         let of_file = match user_of(spec) {
-            Some(user) => env_file(spec, user).map_err(|error| error.to_string())?,
+            Some(user) => env_file(spec, user).map_err(|error| format_error!("{}: {error}", Stage::Environment))?,
             // That there is no such user is said below.
             None => Envs::new(),
         };
         let (state_dir, mark) = (&*self.config.state_dir, &*self.mark);
         let place = Where { state_dir, mark, package: package.as_deref(), notify, of_file: &of_file };
-        let made = setup(spec, exec, &place, output, Vec::new()).map_err(|error| error.to_string().into());
+        let made = setup(spec, exec, &place, output);
         self.note_values(spec, of_file);
         made
     }

@@ -311,7 +311,7 @@ fn read_checked(path: &Path, secret: bool, also: Uid) -> Result<Option<Vec<u8>>,
         return Err(refused("not a regular file"));
     }
     if as_root() {
-        let acl = attribute_of(&file, ACL).map_err(unread_list)?;
+        let acl = attribute_of(&file, ACL).map_err(|error| unread_part(" its access control list", error))?;
         let mut access = access_of(&metadata, acl.as_deref(), None);
         // Where the agent's user can make links, a second name could be one of a file that is not for it to read.
         if also.0 != 0 && access.uid == 0 && metadata.nlink() > 1 {
@@ -393,15 +393,15 @@ fn refused(why: impl Into<Error>) -> SourceError {
 }
 
 fn unread(error: io::Error) -> SourceError {
-    SourceError::Unreadable(format_error!("cannot read: {}", reason(&error)))
-}
-
-fn unread_list(error: io::Error) -> SourceError {
-    SourceError::Unreadable(format_error!("cannot read its access control list: {}", reason(&error)))
+    unread_part("", error)
 }
 
 fn unread_directory(error: io::Error) -> SourceError {
-    SourceError::Unreadable(format_error!("cannot read the directory: {}", reason(&error)))
+    unread_part(" the directory", error)
+}
+
+fn unread_part(what: &str, error: io::Error) -> SourceError {
+    SourceError::Unreadable(format_error!("cannot read{what}: {}", reason(&error)))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::error::Error;
 use crate::host::config_files::read_env_file;
 use crate::kernel::{Errno, Gid, Resource, Stage, Uid};
 use crate::model::spec::{Account, Envs, Spec};
@@ -39,39 +40,17 @@ pub struct Where<'a> {
     pub of_file: &'a [(Box<str>, Box<str>)],
 }
 
-/// A child cannot be set up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StartError {
-    /// The step that would fail.
-    pub stage: Stage,
-    /// What is wrong, with values in quotes.
-    pub message: String,
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.stage, self.message)
-    }
-}
-
-impl std::error::Error for StartError {}
-
-fn wrong(stage: Stage, message: String) -> Box<StartError> {
-    Box::new(StartError { stage, message })
+/// Why a child cannot be set up: the step that would fail, and what is wrong, with values in quotes.
+fn wrong(stage: Stage, why: fmt::Arguments<'_>) -> Error {
+    format_error!("{stage}: {why}")
 }
 
 /// The setup of a child that runs `exec` (of the definition, or of its check) with the user, groups, environment, directory,
-/// umask and resource limits of the definition, in its own session and in these control `groups`, with output to `output`.
+/// umask and resource limits of the definition, in its own session, with output to `output`.
 ///
 /// # Errors
 /// When a user, a group or the program does not exist, or needs root.
-pub fn setup(
-    spec: &Spec,
-    exec: &[Box<str>],
-    host: &Where<'_>,
-    output: Option<OwnedFd>,
-    groups: Vec<OwnedFd>,
-) -> Result<Setup, Box<StartError>> {
+pub fn setup(spec: &Spec, exec: &[Box<str>], host: &Where<'_>, output: Option<OwnedFd>) -> Result<Setup, Error> {
     let user = run_as(spec)?;
     let change = ids(spec, &user)?;
     let program = c_text(find_program(exec, host)?.as_os_str().as_bytes(), Stage::Exec)?;
@@ -81,11 +60,10 @@ pub fn setup(
     }
     let mut setup = Setup::new(Program::Path(program), argv, environment(spec, &user, host)?);
     if let Some(file) = output {
-        let copy = file.try_clone().map_err(|error| wrong(Stage::Files, error.to_string()))?;
+        let copy = file.try_clone().map_err(|error| wrong(Stage::Files, format_args!("{error}")))?;
         setup.stderr = Some(copy);
         setup.stdout = Some(file);
     }
-    setup.cgroups = groups;
     setup.standard = true;
     for &(resource, value) in &spec.limits.resources {
         let value = if resource == Resource::Nofile { possible_files(value) } else { value };
@@ -99,10 +77,10 @@ pub fn setup(
         setup.groups = Some(groups);
     }
     if spec.capabilities.is_some() && own_uid() != Uid(0) {
-        return Err(wrong(Stage::Privileges, "only root can limit the capabilities of agents".to_string()));
+        return Err(wrong(Stage::Privileges, format_args!("only root can limit the capabilities of agents")));
     }
     if spec.ambient_capabilities != 0 && own_uid() != Uid(0) {
-        return Err(wrong(Stage::Privileges, "only root can give capabilities to agents".to_string()));
+        return Err(wrong(Stage::Privileges, format_args!("only root can give capabilities to agents")));
     }
     setup.bounding = spec.capabilities;
     setup.ambient = spec.ambient_capabilities;
@@ -136,22 +114,22 @@ pub fn user_of(spec: &Spec) -> Option<Uid> {
 }
 
 /// The account of the user that an agent runs as. The name of a number without an account is the number.
-fn run_as(spec: &Spec) -> Result<User, Box<StartError>> {
+fn run_as(spec: &Spec) -> Result<User, Error> {
     let (account, id) = match &spec.user {
         None => (user_by_id(own_uid()), own_uid()),
         Some(Account::Id(id)) if spec.group.is_none() => {
-            return Err(wrong(Stage::Gid, format!("user {id} is a number: want a \"group\" too")));
+            return Err(wrong(Stage::Gid, format_args!("user {id} is a number: want a \"group\" too")));
         }
         Some(Account::Id(id)) => (user_by_id(Uid(*id)), Uid(*id)),
         Some(Account::Name(name)) => match user_by_name(name) {
-            Ok(None) => return Err(wrong(Stage::Uid, format!("user \"{name}\" does not exist"))),
+            Ok(None) => return Err(wrong(Stage::Uid, format_args!("user \"{name}\" does not exist"))),
             account => (account, own_uid()),
         },
     };
     match account {
         Ok(Some(user)) => Ok(user),
         Err(error) if matches!(spec.user, Some(Account::Name(_))) => {
-            Err(wrong(Stage::Uid, lookup("user", spec.user.as_ref(), &error)))
+            Err(cannot_look_up(Stage::Uid, "user", spec.user.as_ref(), &error))
         }
         // A number needs no account.
         Ok(None) | Err(_) => {
@@ -165,23 +143,24 @@ fn run_as(spec: &Spec) -> Result<User, Box<StartError>> {
 type Ids = (Uid, Gid, Vec<Gid>);
 
 /// The ids to change to; `None` where they are the daemon's own.
-fn ids(spec: &Spec, user: &User) -> Result<Option<Ids>, Box<StartError>> {
+fn ids(spec: &Spec, user: &User) -> Result<Option<Ids>, Error> {
     let gid = match &spec.group {
         None if spec.user.is_none() => own_gid(),
         None => user.gid,
         Some(Account::Id(id)) => Gid(*id),
         Some(Account::Name(name)) => match group_by_name(name) {
             Ok(Some(gid)) => gid,
-            Ok(None) => return Err(wrong(Stage::Gid, format!("group \"{name}\" does not exist"))),
-            Err(error) => return Err(wrong(Stage::Gid, lookup("group", spec.group.as_ref(), &error))),
+            Ok(None) => return Err(wrong(Stage::Gid, format_args!("group \"{name}\" does not exist"))),
+            Err(error) => return Err(cannot_look_up(Stage::Gid, "group", spec.group.as_ref(), &error)),
         },
     };
     if own_uid() != Uid(0) {
         if user.uid != own_uid() {
-            return Err(wrong(Stage::Uid, format!("user \"{}\": only root can run agents as another user", user.name)));
+            let name = &user.name;
+            return Err(wrong(Stage::Uid, format_args!("user \"{name}\": only root can run agents as another user")));
         }
         if gid != own_gid() && spec.group.is_some() {
-            return Err(wrong(Stage::Gid, format!("group {}: only root can run agents in another group", gid.0)));
+            return Err(wrong(Stage::Gid, format_args!("group {}: only root can run agents in another group", gid.0)));
         }
         return Ok(None);
     }
@@ -190,21 +169,21 @@ fn ids(spec: &Spec, user: &User) -> Result<Option<Ids>, Box<StartError>> {
     }
     let groups = match groups_of(&user.name, gid) {
         Ok(groups) => groups,
-        Err(error) => return Err(wrong(Stage::Groups, lookup("groups of user", spec.user.as_ref(), &error))),
+        Err(error) => return Err(cannot_look_up(Stage::Groups, "groups of user", spec.user.as_ref(), &error)),
     };
     Ok(Some((user.uid, gid, groups)))
 }
 
-fn lookup(what: &str, account: Option<&Account>, error: &io::Error) -> String {
+fn cannot_look_up(stage: Stage, what: &str, account: Option<&Account>, error: &io::Error) -> Error {
     match account {
-        Some(account) => format!("cannot look up {what} \"{account}\": {error}"),
-        None => format!("cannot look up our own {what}: {error}"),
+        Some(account) => wrong(stage, format_args!("cannot look up {what} \"{account}\": {error}")),
+        None => wrong(stage, format_args!("cannot look up our own {what}: {error}")),
     }
 }
 
 /// A clean environment with the agent's own variables. By the first and the last variable of the daemon orphans are identified, so nothing
 /// replaces them; they come first, so that they are in the first page of the environment.
-fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString>, Box<StartError>> {
+fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString>, Error> {
     let shell = if user.shell.is_empty() { "/bin/sh" } else { &user.shell };
     let ours =
         [("BOOTAGENT_NAME", &*spec.name), ("BOOTAGENT_STATE_DIR", host.state_dir), ("BOOTAGENT_STATE_ID", host.mark)];
@@ -239,19 +218,19 @@ fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString
 ///
 /// # Errors
 /// When it is missing and must not be, cannot be read, or others could have written it.
-pub fn env_file(spec: &Spec, user: Uid) -> Result<Envs, Box<StartError>> {
+pub fn env_file(spec: &Spec, user: Uid) -> Result<Envs, Error> {
     let Some(path) = &spec.env_file else { return Ok(Envs::new()) };
     let (path, optional) = path.strip_prefix('-').map_or((&**path, false), |path| (path, true));
     match read_env_file(Path::new(path), user) {
         Ok(Some(text)) => Ok(parse(&String::from_utf8_lossy(&text))),
         Ok(None) if optional => Ok(Envs::new()),
-        Ok(None) => Err(wrong(Stage::Environment, format!("env_file \"{path}\": {}", Errno(libc::ENOENT)))),
-        Err(why) => Err(wrong(Stage::Environment, format!("env_file \"{path}\": {why}"))),
+        Ok(None) => Err(format_error!("env_file \"{path}\": {}", Errno(libc::ENOENT))),
+        Err(why) => Err(format_error!("env_file \"{path}\": {why}")),
     }
 }
 
 /// The file to execute. Whether its user may reach it shows at execve(2).
-fn find_program(exec: &[Box<str>], host: &Where<'_>) -> Result<PathBuf, Box<StartError>> {
+fn find_program(exec: &[Box<str>], host: &Where<'_>) -> Result<PathBuf, Error> {
     let name: &str = exec.first().map_or("", |name| name);
     let path = match (Path::new(name), host.package) {
         (path, _) if path.is_absolute() => path.to_path_buf(),
@@ -260,9 +239,12 @@ fn find_program(exec: &[Box<str>], host: &Where<'_>) -> Result<PathBuf, Box<Star
         {
             package.join(path)
         }
-        (_, Some(_)) => return Err(wrong(Stage::Exec, format!("program \"{name}\" is outside the package"))),
+        (_, Some(_)) => return Err(wrong(Stage::Exec, format_args!("program \"{name}\" is outside the package"))),
         (_, None) => {
-            return Err(wrong(Stage::Exec, format!("program \"{name}\": want an absolute path without a tar package")));
+            return Err(wrong(
+                Stage::Exec,
+                format_args!("program \"{name}\": want an absolute path without a tar package"),
+            ));
         }
     };
     let problem = match std::fs::metadata(&path) {
@@ -271,12 +253,12 @@ fn find_program(exec: &[Box<str>], host: &Where<'_>) -> Result<PathBuf, Box<Star
         Ok(_) => return Ok(path),
         Err(error) => Errno(error.raw_os_error().unwrap_or(libc::EIO)).to_string(),
     };
-    Err(wrong(Stage::Exec, format!("program \"{}\": {problem}", path.display())))
+    Err(wrong(Stage::Exec, format_args!("program \"{}\": {problem}", path.display())))
 }
 
-fn c_text(bytes: &[u8], stage: Stage) -> Result<CString, Box<StartError>> {
+fn c_text(bytes: &[u8], stage: Stage) -> Result<CString, Error> {
     // The text itself is not quoted, as it may be the value of a variable.
-    CString::new(bytes).map_err(|_| wrong(stage, "a text with a zero byte in it cannot be passed on".to_string()))
+    CString::new(bytes).map_err(|_| wrong(stage, format_args!("a text with a zero byte in it cannot be passed on")))
 }
 
 #[cfg(test)]
@@ -290,7 +272,7 @@ mod tests {
     }
 
     fn made(spec: &Spec, host: &Where<'_>) -> Result<Setup, String> {
-        setup(spec, &spec.exec, host, None, Vec::new()).map_err(|error| error.to_string())
+        setup(spec, &spec.exec, host, None).map_err(|error| error.to_string())
     }
 
     fn texts(list: &[CString]) -> Vec<&str> {
@@ -412,7 +394,7 @@ mod tests {
         ] {
             match (find_program(&[program.into()], host), want) {
                 (Ok(path), Ok(want)) => assert_eq!(path, Path::new(want).components().as_path(), "{program}"),
-                (Err(error), Err(want)) => assert!(error.message.contains(want), "{program}: {error}"),
+                (Err(error), Err(want)) => assert!(error.contains(want), "{program}: {error}"),
                 (got, want) => panic!("{program}: got {got:?}, want {want:?}"),
             }
         }
