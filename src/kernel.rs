@@ -157,10 +157,8 @@ pub enum Level {
 }
 
 impl Level {
-    /// The level of this name.
-    pub fn parse(text: &str) -> Option<Level> {
-        [Level::Error, Level::Warn, Level::Info, Level::Debug].into_iter().find(|level| level.name() == text)
-    }
+    /// All of them.
+    pub const ALL: [Level; 4] = [Level::Error, Level::Warn, Level::Info, Level::Debug];
 
     /// Its name in the log and in the configuration.
     pub const fn name(self) -> &'static str {

@@ -205,7 +205,7 @@ pub fn read_config(file: &str, text: &[u8]) -> (Config, Vec<ConfigError>) {
         }
     };
     let mut faults = Vec::new();
-    if let Some(fields) = Fields::of(&value, "", &mut faults) {
+    if let Some(fields) = Fields::of(&value, &mut faults) {
         fill(&mut config, fields);
     }
     (config, problems(file, &faults))
@@ -252,9 +252,8 @@ fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
     config.download_rate = fields.read("download_rate", size, size_above_0);
     config.proxy = fields.read("proxy", "the host:port of an HTTP proxy", proxy).map(Into::into);
 
-    let level = |value| Level::parse(json::text(value)?);
-    let levels = "\"error\", \"warn\", \"info\" or \"debug\"";
-    config.log_level = fields.read("log_level", levels, level).unwrap_or(config.log_level);
+    let levels = Level::ALL.map(|level| (level.name(), level));
+    config.log_level = fields.word("log_level", &levels).unwrap_or(config.log_level);
     config.hostname = fields.read("hostname", "1 to 253 of A-Z a-z 0-9 . _ -", host_name).map(Into::into);
     config.helper_user = fields.read("helper_user", "a user name", word).map(Into::into);
     config.cgroup = fields.read("cgroup", "the path of a control group", group).map(Into::into);
@@ -271,10 +270,7 @@ fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
             ),
         }
     }
-    if let Some(value) = fields.get("labels") {
-        let (path, faults) = fields.inside("labels");
-        config.labels = labels(value, &path, faults);
-    }
+    config.labels = fields.inside("labels").map_or(Labels::new(), labels);
     fields.refuse_unknown();
 }
 
@@ -282,13 +278,11 @@ fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
 const LABELS_MAX: usize = 32;
 const LABEL_MAX: usize = 128;
 
-/// Reads the labels that stand at `path`.
-fn labels(value: &Value, path: &str, faults: &mut Vec<String>) -> Labels {
+/// Reads the labels.
+fn labels(mut fields: Fields<'_, '_>) -> Labels {
     const WANT: &str = "a text of at most 128 bytes on one line";
     let mut labels = Labels::new();
-    let (Some(mut fields), Some(object)) = (Fields::of(value, path, faults), json::object(value)) else {
-        return labels;
-    };
+    let object = fields.members();
     if object.len() > LABELS_MAX {
         fields.fault("", "want at most 32 labels");
     }
@@ -342,7 +336,8 @@ fn is_key(text: &str) -> bool {
 pub fn read_definition(file: &str, text: &[u8], in_tar: bool, strict: bool) -> Result<Spec, Vec<ConfigError>> {
     let value = read_text(file, text).map_err(|problem| vec![problem])?;
     let mut faults = Vec::new();
-    definition(&value, "", in_tar, strict, &mut faults).ok_or_else(|| problems(file, &faults))
+    let spec = Fields::of(&value, &mut faults).and_then(|fields| definition(fields, in_tar, strict));
+    spec.ok_or_else(|| problems(file, &faults))
 }
 
 /// Why there is no text of a file of the configuration.

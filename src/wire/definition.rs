@@ -11,56 +11,38 @@ use crate::model::spec::{
     is_name, is_version, parse_capability, parse_percent, parse_size, Account, Autorestart, Check, Envs, KillMode,
     Kind, Limits, Program, Reload, Spec,
 };
-use crate::wire::json::{self, fault, show, Fields, Object, Value};
+use crate::wire::json::{self, show, Fields, Value};
 
 /// The name that no agent can have, because jobs mean the daemon with it.
 pub const RESERVED: &str = "bootagent";
 
-/// Reads the definition that stands at `path`. In a tar package (`in_tar`) programs may be relative to the package. Without
-/// `strict`, unknown keys are ignored, as a newer binary may have recorded them.
+/// Reads a definition. In a tar package (`in_tar`) programs may be relative to the package. Without `strict`, unknown keys are
+/// ignored, as a newer binary may have recorded them.
 ///
-/// Returns `None` when it has added to `faults`.
-pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults: &mut Vec<String>) -> Option<Spec> {
-    let before = faults.len();
-    let mut fields = Fields::of(value, path, faults)?;
+/// Returns `None` when it has added to the faults.
+pub fn definition(mut fields: Fields<'_, '_>, in_tar: bool, strict: bool) -> Option<Spec> {
+    let before = fields.fault_count();
     let mut spec = Spec::new("", "", Vec::new());
     identity(&mut fields, in_tar, &mut spec);
     process(&mut fields, &mut spec);
-    if let Some(value) = fields.get("envs") {
-        let (path, faults) = fields.inside("envs");
-        set(&mut spec.envs, envs(value, &path, faults));
-    }
+    set(&mut spec.envs, envs(&mut fields));
     let env_file = |v| json::text(v).filter(|path| path.strip_prefix('-').unwrap_or(path).starts_with('/'));
     spec.env_file =
         fields.read("env_file", "an absolute path, \"-\" in front if it may be missing", env_file).map(Into::into);
     spec.runtime_directory = runtime_directory(&mut fields);
-    if let Some(value) = fields.get("limits") {
-        let (path, faults) = fields.inside("limits");
-        set(&mut spec.limits, limits(value, &path, strict, faults));
-    }
+    set(&mut spec.limits, limits(&mut fields, strict));
     restarts(&mut fields, &mut spec);
     set(&mut spec.startsecs, fields.seconds("startsecs"));
     set(&mut spec.stopsignal, fields.read("stopsignal", "a signal such as \"TERM\"", signal));
     set(&mut spec.stopsecs, fields.seconds("stopsecs"));
-    let kill = fields.read("kill", "\"tree\", \"mixed\" or \"main\"", |v| match json::text(v)? {
-        "tree" => Some(KillMode::Tree),
-        "mixed" => Some(KillMode::Mixed),
-        "main" => Some(KillMode::Main),
-        _ => None,
-    });
-    set(&mut spec.kill, kill);
-    if let Some(value) = fields.get("prestart") {
-        let (path, faults) = fields.inside("prestart");
-        spec.prestart = program(value, &path, in_tar, strict, faults).map(Box::new);
-    }
+    let kills = [("tree", KillMode::Tree), ("mixed", KillMode::Mixed), ("main", KillMode::Main)];
+    set(&mut spec.kill, fields.word("kill", &kills));
+    spec.prestart = fields.inside("prestart").map(|fields| Box::new(program(fields, in_tar, strict)));
     spec.reload = reload(&mut fields, in_tar, strict);
     spec.restartsecs = fields.seconds("restartsecs");
     spec.windowsecs = fields.seconds("windowsecs");
     spec.retries = fields.integer("retries", 0, u32::MAX.into()).map(|retries| retries as u32);
-    if let Some(value) = fields.get("check") {
-        let (path, faults) = fields.inside("check");
-        spec.check = check(value, &path, in_tar, strict, faults).map(Box::new);
-    }
+    spec.check = fields.inside("check").map(|fields| Box::new(check(fields, in_tar, strict)));
     set(&mut spec.log_size, fields.read("log_size", "a size such as \"1M\"", size_above_0));
     set(&mut spec.nice, fields.read("nice", "an integer of -20..19", |v| json::signed(v, -20, 19)));
     let score = fields.read("oom_score_adj", "an integer of -1000..1000", |v| json::signed(v, -1000, 1000));
@@ -69,7 +51,7 @@ pub fn definition(value: &Value, path: &str, in_tar: bool, strict: bool, faults:
     if strict {
         fields.refuse_unknown();
     }
-    (faults.len() == before).then_some(spec)
+    (fields.fault_count() == before).then_some(spec)
 }
 
 /// What an agent is: `name`, `version` and `exec`, which every definition has.
@@ -91,12 +73,8 @@ fn identity(fields: &mut Fields<'_, '_>, in_tar: bool, spec: &mut Spec) {
 
 /// How its process is made: `type`, `pidfile`, `user`, `group`, `directory` and `umask`.
 fn process(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
-    let kind = fields.read("type", "\"simple\", \"forking\" or \"notify\"", |v| match json::text(v)? {
-        "simple" => Some(Kind::Simple),
-        "forking" => Some(Kind::Forking),
-        "notify" => Some(Kind::Notify),
-        _ => None,
-    });
+    let kinds = [("simple", Kind::Simple), ("forking", Kind::Forking), ("notify", Kind::Notify)];
+    let kind = fields.word("type", &kinds);
     set(&mut spec.kind, kind);
     spec.pidfile = fields.read("pidfile", "an absolute path", absolute).map(Into::into);
     let stays = kind.map_or(fields.get("type").is_none(), |kind| kind != Kind::Forking);
@@ -113,19 +91,17 @@ fn process(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
 }
 
 /// What `autorestart` can be.
-const AUTORESTARTS: &str = "\"always\", \"unexpected\", \"on-signal\" or \"never\"";
+const AUTORESTARTS: [(&str, Autorestart); 4] = [
+    ("always", Autorestart::Always),
+    ("unexpected", Autorestart::Unexpected),
+    ("on-signal", Autorestart::OnSignal),
+    ("never", Autorestart::Never),
+];
 
 /// When it is started, and which ends are normal: `autostart`, `autorestart` and `exitcodes`.
 fn restarts(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
     set(&mut spec.autostart, fields.flag("autostart"));
-    let autorestart = fields.read("autorestart", AUTORESTARTS, |v| match json::text(v)? {
-        "always" => Some(Autorestart::Always),
-        "unexpected" => Some(Autorestart::Unexpected),
-        "never" => Some(Autorestart::Never),
-        "on-signal" => Some(Autorestart::OnSignal),
-        _ => None,
-    });
-    set(&mut spec.autorestart, autorestart);
+    set(&mut spec.autorestart, fields.word("autorestart", &AUTORESTARTS));
     if let Some(codes) = fields.read("exitcodes", "an array of integers of 0..255", json::array) {
         spec.exitcodes.clear();
         for (index, code) in codes.iter().enumerate() {
@@ -181,14 +157,12 @@ fn capabilities(fields: &mut Fields<'_, '_>, key: &'static str) -> Option<u64> {
 /// As many processes and threads as any Linux can have.
 const TASKS_MAX: u64 = 1 << 22;
 
-/// Reads the limits that stand at `path`; unknown keys are faults with `strict` and ignored without.
-///
-/// Returns `None` when it has added to `faults`.
-pub fn limits(value: &Value, path: &str, strict: bool, faults: &mut Vec<String>) -> Option<Limits> {
-    let before = faults.len();
-    let none = Value::Object(Object::new());
-    let value = if json::is_empty(value) { &none } else { value };
-    let mut fields = Fields::of(value, path, faults)?;
+/// Reads the `limits`, if there are any; unknown keys are faults with `strict` and ignored without.
+pub fn limits(fields: &mut Fields<'_, '_>, strict: bool) -> Option<Limits> {
+    if json::is_empty(fields.get("limits")?) {
+        return Some(Limits::default());
+    }
+    let mut fields = fields.inside("limits")?;
     let mut limits = Limits {
         cpu: fields.read("CPU", "a share such as \"10%\"", |v| parse_percent(json::text(v)?)),
         memory: fields.read("memory", "a size such as \"20M\"", size_above_0),
@@ -207,19 +181,17 @@ pub fn limits(value: &Value, path: &str, strict: bool, faults: &mut Vec<String>)
     if strict {
         fields.refuse_unknown();
     }
-    (faults.len() == before).then_some(limits)
+    Some(limits)
 }
 
-/// Reads the environment variables that stand at `path`.
-///
-/// Returns `None` when it has added to `faults`.
-pub fn envs(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Envs> {
+/// Reads the environment variables `envs`, if there are any.
+pub fn envs(fields: &mut Fields<'_, '_>) -> Option<Envs> {
+    let value = fields.get("envs")?;
     if json::is_empty(value) {
         return Some(Envs::new());
     }
-    let before = faults.len();
     let Some(object) = json::object(value) else {
-        faults.push(fault(path, "", "want an object of strings"));
+        fields.fault("envs", "want an object of strings");
         return None;
     };
     let mut envs = Envs::new();
@@ -228,16 +200,16 @@ pub fn envs(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Envs>
         let shown = name.split_once('=').map_or(name.clone(), |(before, _)| [before, "=..."].concat());
         if !is_variable(name) {
             let shown = show(&Value::String(shown));
-            faults.push(fault(path, "", &format!("want names of A-Z a-z 0-9 _, no digit first, got {shown}")));
+            fields.fault("envs", &format!("want names of A-Z a-z 0-9 _, no digit first, got {shown}"));
         } else if name == "BOOTAGENT_NAME" {
-            faults.push(fault(path, name, "is set by the daemon"));
+            fields.fault(&format!("envs.{name}"), "is set by the daemon");
         } else if let Some(text) = json::text(value) {
             envs.push((name.as_str().into(), text.into()));
         } else {
-            faults.push(fault(path, name, "want a string without NUL"));
+            fields.fault(&format!("envs.{name}"), "want a string without NUL");
         }
     }
-    (faults.len() == before).then_some(envs)
+    Some(envs)
 }
 
 /// The text of an absolute path.
@@ -290,8 +262,7 @@ fn is_program(text: &str, in_tar: bool) -> bool {
     }
 }
 
-fn check(value: &Value, path: &str, in_tar: bool, strict: bool, faults: &mut Vec<String>) -> Option<Check> {
-    let mut fields = Fields::of(value, path, faults)?;
+fn check(mut fields: Fields<'_, '_>, in_tar: bool, strict: bool) -> Check {
     let exec = exec(&mut fields, in_tar);
     let interval = fields.seconds_above_0("interval").unwrap_or(Duration::from_secs(60));
     let timeout = fields.seconds_above_0("timeout").unwrap_or(Duration::from_secs(10));
@@ -299,28 +270,26 @@ fn check(value: &Value, path: &str, in_tar: bool, strict: bool, faults: &mut Vec
     if strict {
         fields.refuse_unknown();
     }
-    Some(Check { exec, interval, timeout, retries })
+    Check { exec, interval, timeout, retries }
 }
 
 /// How it reads its configuration again: a signal, or a program.
 fn reload(fields: &mut Fields<'_, '_>, in_tar: bool, strict: bool) -> Option<Reload> {
     match fields.get("reload") {
-        Some(value) if json::object(value).is_some() => {
-            let (path, faults) = fields.inside("reload");
-            program(value, &path, in_tar, strict, faults).map(|program| Reload::Exec(Box::new(program)))
+        Some(Value::Object(_)) => {
+            fields.inside("reload").map(|fields| Reload::Exec(Box::new(program(fields, in_tar, strict))))
         }
         _ => fields.read("reload", "a signal such as \"HUP\", or { \"exec\": [...] }", signal).map(Reload::Signal),
     }
 }
 
-fn program(value: &Value, path: &str, in_tar: bool, strict: bool, faults: &mut Vec<String>) -> Option<Program> {
-    let mut fields = Fields::of(value, path, faults)?;
+fn program(mut fields: Fields<'_, '_>, in_tar: bool, strict: bool) -> Program {
     let exec = exec(&mut fields, in_tar);
     let timeout = fields.seconds_above_0("timeout").unwrap_or(Duration::from_secs(60));
     if strict {
         fields.refuse_unknown();
     }
-    Some(Program { exec, timeout })
+    Program { exec, timeout }
 }
 
 fn account(value: &Value) -> Option<Account> {

@@ -80,6 +80,20 @@ impl Writer {
         let _ = write!(self.out, "{number}");
     }
 
+    /// The key with a string, where there is one.
+    pub fn optional_text(&mut self, key: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.key(key).text(text);
+        }
+    }
+
+    /// The key with a whole number, where there is one.
+    pub fn optional_number(&mut self, key: &str, number: Option<u64>) {
+        if let Some(number) = number {
+            self.key(key).number(number);
+        }
+    }
+
     /// `true` or `false`.
     pub fn boolean(&mut self, value: bool) {
         self.raw(if value { "true" } else { "false" });

@@ -57,7 +57,7 @@ pub fn read_text(text: &str) -> Result<Job, RejectedJob> {
 
 /// Reads the job and adds what is wrong with it to `faults`; what identifies it goes to `rejected` on the way.
 fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> Option<Job> {
-    let mut fields = Fields::of(value, "", faults)?;
+    let mut fields = Fields::of(value, faults)?;
     fields.required("id");
     rejected.id = fields
         .read("id", "1 to 127 of A-Z a-z 0-9 . _ -, no dot first", |v| json::text(v).filter(|t| is_job_id(t)))
@@ -87,23 +87,14 @@ fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> 
     let window = fields.seconds("window").unwrap_or_default();
     // A server that writes every key writes 0 for "never".
     let expires = fields.seconds("expires").filter(|time| !time.is_zero());
-    let envs = fields.get("envs").and_then(|value| {
-        let (path, faults) = fields.inside("envs");
-        definition::envs(value, &path, faults)
-    });
-    let limits = fields.get("limits").and_then(|value| {
-        let (path, faults) = fields.inside("limits");
-        definition::limits(value, &path, true, faults)
-    });
+    let envs = definition::envs(&mut fields);
+    let limits = definition::limits(&mut fields, true);
     let text = json::write(value);
     if text.len() > JOB_MAX {
         fields.fault("", &format!("want a job of at most 128 KiB, got {} bytes", text.len()));
     }
     let definition_value = fields.get("definition");
-    let spec = definition_value.and_then(|value| {
-        let (path, faults) = fields.inside("definition");
-        definition::definition(value, &path, in_tar, true, faults)
-    });
+    let spec = fields.inside("definition").and_then(|fields| definition::definition(fields, in_tar, true));
     if spec.as_ref().is_some_and(|spec| spec.name != rejected.name) {
         fields.fault("definition.name", &format!("want \"{}\", as the job says", rejected.name));
     }
@@ -120,7 +111,7 @@ fn take(value: &Value, rejected: &mut RejectedJob, faults: &mut Vec<String>) -> 
         signature: signature.filter(|text| !text.is_empty()).map(Into::into),
         window,
         expires,
-        purge: fields.flag("purge").unwrap_or(false),
+        purge: fields.is_true("purge"),
         text: text.into(),
     })
 }

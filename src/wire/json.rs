@@ -8,9 +8,9 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::Error;
-pub use fields::{fault, join, Fields};
+pub use fields::Fields;
 pub use miniserde::json::{Array, Number, Object, Value};
-use scan::{scan, scan_reply, ScanError};
+use scan::{scan, ScanError};
 
 mod fields;
 mod scan;
@@ -46,8 +46,7 @@ impl fmt::Display for SyntaxError {
 /// # Errors
 /// The first place that is wrong.
 pub fn parse(text: &str, max_depth: usize) -> Result<Value, SyntaxError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    scan(text, max_depth).map_err(|error| error.place(text))
+    parse_bytes(text.as_bytes(), max_depth)
 }
 
 /// As `parse`, for bytes that should be UTF-8.
@@ -55,15 +54,15 @@ pub fn parse(text: &str, max_depth: usize) -> Result<Value, SyntaxError> {
 /// # Errors
 /// The first place that is not JSON or not UTF-8.
 pub fn parse_bytes(bytes: &[u8], max_depth: usize) -> Result<Value, SyntaxError> {
-    scan_bytes(bytes, |text| scan(text, max_depth))
+    scan_bytes(bytes, max_depth, false)
 }
 
 /// Reads the bytes of a server's reply. A fault inside one of its jobs makes that job alone unusable; see `split_fault`.
 ///
 /// # Errors
 /// As `parse_bytes`.
-pub fn parse_reply(bytes: &[u8], max_depth: usize) -> Result<Value, SyntaxError> {
-    scan_bytes(bytes, |text| scan_reply(text, max_depth))
+pub fn parse_reply(bytes: &[u8]) -> Result<Value, SyntaxError> {
+    scan_bytes(bytes, MAX_DEPTH, true)
 }
 
 /// An element of a list in a reply without what is wrong inside it, and that with its place: it holds a key twice, or a value that
@@ -78,35 +77,37 @@ pub fn split_fault(element: &Value) -> (&Value, Option<&str>) {
     }
 }
 
-/// Scans bytes with `scan`. A syntax error before the first byte that is not UTF-8 is the one that is reported.
-fn scan_bytes<T>(bytes: &[u8], scan: impl Fn(&str) -> Result<T, Box<ScanError>>) -> Result<T, SyntaxError> {
+/// Scans bytes. A syntax error before the first byte that is not UTF-8 is the one that is reported.
+fn scan_bytes(bytes: &[u8], max_depth: usize, is_reply: bool) -> Result<Value, SyntaxError> {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let valid = match std::str::from_utf8(bytes) {
-        Ok(text) => return scan(text).map_err(|error| error.place(text)),
+        Ok(text) => return scan(text, max_depth, is_reply).map_err(|error| error.place(text)),
         Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
     };
-    let error = match scan(valid) {
+    let error = match scan(valid, max_depth, is_reply) {
         Err(error) if error.at < valid.len() => error,
         _ => Box::new(ScanError { at: valid.len(), message: "not UTF-8".into() }),
     };
     Err(error.place(valid))
 }
 
-/// Reads a whole text and gives its value to `take`, which adds what is wrong with it to the faults.
+/// Reads a whole text, an object, with `take`, which adds what is wrong with its members to the faults.
 ///
 /// # Errors
 /// The first place that is not JSON, or all faults in one text.
-pub fn read<T>(text: &str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Result<T, Error> {
+pub fn read<T>(text: &str, take: fn(Fields<'_, '_>) -> Option<T>) -> Result<T, Error> {
     let mut taken = None;
-    read_checked(text, &mut |value, faults| taken = take(value, faults))?;
+    read_checked(text, &mut |fields| taken = take(fields))?;
     taken.ok_or_else(|| "holds no usable value".into())
 }
 
 /// The part of `read` that does not depend on the type, so that it is compiled only once.
-fn read_checked(text: &str, take: &mut dyn FnMut(&Value, &mut Vec<String>)) -> Result<(), Error> {
+fn read_checked(text: &str, take: &mut dyn FnMut(Fields<'_, '_>)) -> Result<(), Error> {
     let value = parse(text, MAX_DEPTH).map_err(|syntax| syntax.to_string())?;
     let mut faults = Vec::new();
-    take(&value, &mut faults);
+    if let Some(fields) = Fields::of(&value, &mut faults) {
+        take(fields);
+    }
     match faults.is_empty() {
         true => Ok(()),
         false => Err(faults.join("; ").into()),

@@ -208,7 +208,7 @@ pub fn job(text: &str) -> Result<Job, RejectedJob> {
 }
 
 fn object(body: &[u8]) -> Result<Value, Error> {
-    match json::parse_reply(body, json::MAX_DEPTH) {
+    match json::parse_reply(body) {
         Ok(reply) if json::object(&reply).is_some() => Ok(reply),
         Ok(other) => Err(format_error!("want a JSON object, got {}", sanitize(&json::show(&other), 200))),
         Err(syntax) => Err(format_error!("not JSON: {}", sanitize(&syntax.to_string(), 200))),

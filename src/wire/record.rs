@@ -33,15 +33,14 @@ pub fn write_identity(identity: &Identity) -> String {
 /// # Errors
 /// What is wrong with the text.
 pub fn read_identity(text: &str) -> Result<Identity, Error> {
-    json::read(text, |value, faults| {
-        let mut fields = Fields::of(value, "", faults)?;
+    json::read(text, |mut fields| {
         fields.required("sn");
-        let sn = string(&mut fields, "sn");
+        let sn = fields.text_or_empty("sn");
         // It goes into a header of each request, and tells hosts apart.
         if !(1..=64).contains(&sn.len()) || !sn.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             fields.fault("sn", "not the name of a host");
         }
-        Some(Identity { sn, machine_id: string(&mut fields, "machine_id") })
+        Some(Identity { sn: sn.into(), machine_id: fields.text_or_empty("machine_id").into() })
     })
 }
 
@@ -63,11 +62,11 @@ pub fn write_settings(settings: &Settings) -> String {
 /// # Errors
 /// What is wrong with the text.
 pub fn read_settings(text: &str) -> Result<Settings, Error> {
-    json::read(text, |value, faults| {
-        let mut fields = Fields::of(value, "", faults)?;
+    json::read(text, |mut fields| {
         // As a job may set it: a host that talks without a pause, or never again, cannot be set right from afar.
         let step = fields.integer("step", 10, 86_400).map(Duration::from_secs);
-        Some(Settings { svrlist: string(&mut fields, "svrlist"), step, package: string(&mut fields, "package") })
+        let (svrlist, package) = (fields.text_or_empty("svrlist").into(), fields.text_or_empty("package").into());
+        Some(Settings { svrlist, step, package })
     })
 }
 
@@ -86,7 +85,7 @@ pub fn write_agent(agent: &AgentRecord) -> String {
 /// # Errors
 /// What is wrong with the text.
 pub fn read_agent(text: &str) -> Result<AgentRecord, Error> {
-    json::read(text, |value, faults| take_agent(value, "", faults))
+    json::read(text, |fields| take_agent(fields, false))
 }
 
 /// A job's record as text.
@@ -100,9 +99,7 @@ pub fn write_job(job: &JobRecord) -> String {
     json.key("boot_id").text(&job.boot_id);
     json.key("received").number(job.received.0);
     json.key("phase").text(job.phase.name());
-    if let Some(step) = job.step {
-        json.key("step").text(step.name());
-    }
+    json.optional_text("step", job.step.map(Step::name));
     if job.phase < Phase::Done {
         json.key("direction").text(match job.direction {
             Direction::Forward => "forward",
@@ -114,19 +111,11 @@ pub fn write_job(job: &JobRecord) -> String {
         json.key("before");
         put_agent(&mut json, before);
     }
-    if let Some(package) = &job.package {
-        json.key("package");
-        put_package(&mut json, package);
-    }
+    put_package(&mut json, "package", job.package.as_deref());
     json.key("foreign").boolean(job.foreign);
-    if let Some(found) = &job.found {
-        json.key("found").text(found);
-    }
-    for (key, text) in [("held", &job.held), ("note", &job.note)] {
-        if !text.is_empty() {
-            json.key(key).text(text);
-        }
-    }
+    json.optional_text("found", job.found.as_deref());
+    json.optional_text("held", not_empty(&job.held));
+    json.optional_text("note", not_empty(&job.note));
     if let Some(outcome) = &job.outcome {
         json.key("outcome").open('{');
         json.key("code").number(outcome.code as u64);
@@ -160,10 +149,9 @@ pub fn write_stop(stop: &StopRecord) -> String {
 /// # Errors
 /// What is wrong with the text.
 pub fn read_stop(text: &str) -> Result<StopRecord, Error> {
-    json::read(text, |value, faults| {
-        let mut fields = Fields::of(value, "", faults)?;
-        let at = Time(count(&mut fields, "at").unwrap_or(0));
-        Some(StopRecord { boot_id: string(&mut fields, "boot_id"), at })
+    json::read(text, |mut fields| {
+        let at = Time(fields.count("at").unwrap_or(0));
+        Some(StopRecord { boot_id: fields.text_or_empty("boot_id").into(), at })
     })
 }
 
@@ -186,27 +174,20 @@ pub fn write_run(run: &RunRecord) -> String {
     json.key("started").number(run.started.0);
     if let Some(fingerprints) = run.started_with {
         json.key("mark").number(fingerprints.whole);
-        if let Some(process) = fingerprints.process {
-            json.key("process_mark").number(process);
-        }
+        json.optional_number("process_mark", fingerprints.process);
     }
     json.key("failures").number(u64::from(run.failures));
-    if let Some(at) = run.restart_at.or(run.finished.then_some(NO_RESTART)) {
-        json.key("restart_at").number(at.0);
-    }
+    let restart_at = run.restart_at.or(run.finished.then_some(NO_RESTART));
+    json.optional_number("restart_at", restart_at.map(|at| at.0));
     json.key("finished").boolean(run.finished);
     json.key("fatal").boolean(run.fatal);
     json.key("killed").boolean(run.killed);
-    if let Some(ticks) = run.spares {
-        json.key("spares").number(ticks);
-    }
+    json.optional_number("spares", run.spares);
     json.key("detail").text(&run.detail);
     if run.unready {
         json.key("unready").boolean(true);
     }
-    if !run.said.is_empty() {
-        json.key("said").text(&run.said);
-    }
+    json.optional_text("said", not_empty(&run.said));
     json.close('}');
     json.finish()
 }
@@ -228,9 +209,7 @@ fn put_agent(json: &mut Writer, agent: &AgentRecord) {
             Wanted::Down => "down",
         });
     }
-    if let Some(definition) = &agent.definition {
-        json.key("definition").text(definition);
-    }
+    json.optional_text("definition", agent.definition.as_deref());
     if let Some(envs) = &agent.envs {
         json.key("envs").open('[');
         for (name, value) in envs {
@@ -244,26 +223,16 @@ fn put_agent(json: &mut Writer, agent: &AgentRecord) {
     if let Some(limits) = &agent.limits {
         put_limits(json, limits);
     }
-    for (key, package) in [("package", &agent.package), ("previous", &agent.previous)] {
-        if let Some(package) = package {
-            json.key(key);
-            put_package(json, package);
-        }
-    }
+    put_package(json, "package", agent.package.as_deref());
+    put_package(json, "previous", agent.previous.as_deref());
     json.close('}');
 }
 
 fn put_limits(json: &mut Writer, limits: &Limits) {
     json.key("limits").open('{');
-    if let Some(cpu) = limits.cpu {
-        json.key("cpu").number(u64::from(cpu));
-    }
-    if let Some(memory) = limits.memory {
-        json.key("memory").number(memory);
-    }
-    if let Some(tasks) = limits.tasks {
-        json.key("tasks").number(tasks);
-    }
+    json.optional_number("cpu", limits.cpu.map(u64::from));
+    json.optional_number("memory", limits.memory);
+    json.optional_number("tasks", limits.tasks);
     json.key("resources").open('[');
     for (resource, limit) in &limits.resources {
         json.open('[');
@@ -275,8 +244,9 @@ fn put_limits(json: &mut Writer, limits: &Limits) {
     json.close('}');
 }
 
-fn put_package(json: &mut Writer, package: &Installed) {
-    json.open('{');
+fn put_package(json: &mut Writer, key: &str, package: Option<&Installed>) {
+    let Some(package) = package else { return };
+    json.key(key).open('{');
     json.key("format").text(package.format.ending());
     json.key("package").text(&package.package);
     json.key("version").text(&package.version);
@@ -286,23 +256,27 @@ fn put_package(json: &mut Writer, package: &Installed) {
     json.close('}');
 }
 
-fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
-    let mut fields = Fields::of(value, "", faults)?;
-    let id = string(&mut fields, "id");
-    if !is_job_id(&id) {
+/// The text, where there is any.
+fn not_empty(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn take_job(mut fields: Fields<'_, '_>) -> Option<JobRecord> {
+    let id = fields.text_or_empty("id");
+    if !is_job_id(id) {
         fields.fault("id", "not a job's id");
     }
     let phase = fields.text("phase").and_then(Phase::named);
     if phase.is_none() {
         fields.fault("phase", "not a phase of a job");
     }
-    let outcome = nested(&mut fields, "outcome", take_outcome);
+    let outcome = fields.inside("outcome").and_then(take_outcome);
     if outcome.is_none() && matches!(phase, Some(Phase::Done | Phase::Taken)) {
         fields.fault("outcome", "missing in a job that is done");
     }
     // Directories are named after it. A job that was refused may have had any name.
-    let name: Name = string(&mut fields, "name").into();
-    if !name.is_empty() && !is_name(&name) && !matches!(phase, Some(Phase::Done | Phase::Taken)) {
+    let name = fields.text_or_empty("name");
+    if !name.is_empty() && !is_name(name) && !matches!(phase, Some(Phase::Done | Phase::Taken)) {
         fields.fault("name", "not an agent's name");
     }
     // 1.0.0 records no direction. Its jobs have an outcome before they are done only on the way back; the exception is the
@@ -318,88 +292,81 @@ fn take_job(value: &Value, faults: &mut Vec<String>) -> Option<JobRecord> {
     // A step that only another version knows counts as none.
     let step = fields.text("step").and_then(Step::named);
     Some(JobRecord {
-        id,
+        id: id.into(),
         seq: fields.integer("seq", 0, SEQ_MAX).unwrap_or(0),
-        action: string(&mut fields, "action"),
-        name,
-        text: string(&mut fields, "text"),
-        boot_id: string(&mut fields, "boot_id"),
-        received: Time(count(&mut fields, "received").unwrap_or(0)),
+        action: fields.text_or_empty("action").into(),
+        name: name.into(),
+        text: fields.text_or_empty("text").into(),
+        boot_id: fields.text_or_empty("boot_id").into(),
+        received: Time(fields.count("received").unwrap_or(0)),
         phase: phase?,
         step,
         direction,
-        before: nested(&mut fields, "before", take_agent).map(Box::new),
-        package: nested(&mut fields, "package", take_package).map(Box::new),
-        foreign: fields.flag("foreign").unwrap_or(false),
+        before: fields.inside("before").and_then(|before| take_agent(before, true)).map(Box::new),
+        package: fields.inside("package").and_then(take_package).map(Box::new),
+        foreign: fields.is_true("foreign"),
         found: fields.text("found").map(Into::into),
-        held: string(&mut fields, "held"),
-        note: string(&mut fields, "note"),
+        held: fields.text_or_empty("held").into(),
+        note: fields.text_or_empty("note").into(),
         outcome,
     })
 }
 
-fn take_outcome(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Outcome> {
-    let mut fields = Fields::of(value, path, faults)?;
-    let code = count(&mut fields, "code").and_then(|raw| Code::new(u8::try_from(raw).ok()?));
+fn take_outcome(mut fields: Fields<'_, '_>) -> Option<Outcome> {
+    let code = fields.count("code").and_then(|raw| Code::new(u8::try_from(raw).ok()?));
     if code.is_none() {
         fields.fault("code", "not a result code");
     }
-    Some(Outcome { code: code?, message: string(&mut fields, "message") })
+    Some(Outcome { code: code?, message: fields.text_or_empty("message").into() })
 }
 
-fn take_run(value: &Value, faults: &mut Vec<String>) -> Option<RunRecord> {
-    let mut fields = Fields::of(value, "", faults)?;
-    let ticks = count(&mut fields, "ticks").unwrap_or(0);
+fn take_run(mut fields: Fields<'_, '_>) -> Option<RunRecord> {
+    let ticks = fields.count("ticks").unwrap_or(0);
     let mut process = None;
-    if let Some(raw) = count(&mut fields, "pid") {
+    if let Some(raw) = fields.count("pid") {
         process = i32::try_from(raw).ok().and_then(Pid::new).map(|pid| Process { pid, ticks });
         if process.is_none() {
             fields.fault("pid", "not a process id");
         }
     }
-    let restart_at = count(&mut fields, "restart_at").map(Time);
-    let fingerprints = (count(&mut fields, "mark"), count(&mut fields, "process_mark"));
+    let restart_at = fields.count("restart_at").map(Time);
+    let fingerprints = (fields.count("mark"), fields.count("process_mark"));
     Some(RunRecord {
         name: name(&mut fields),
-        boot_id: string(&mut fields, "boot_id"),
+        boot_id: fields.text_or_empty("boot_id").into(),
         process,
-        forking: fields.flag("forking").unwrap_or(false),
-        stopping: fields.flag("stopping").unwrap_or(false),
-        started: Time(count(&mut fields, "started").unwrap_or(0)),
+        forking: fields.is_true("forking"),
+        stopping: fields.is_true("stopping"),
+        started: Time(fields.count("started").unwrap_or(0)),
         started_with: fingerprints.0.map(|whole| Fingerprints { whole, process: fingerprints.1 }),
         failures: fields.integer("failures", 0, u64::from(u32::MAX)).unwrap_or(0) as u32,
         restart_at: restart_at.filter(|at| *at != NO_RESTART),
-        finished: fields.flag("finished").unwrap_or(false) || restart_at == Some(NO_RESTART),
-        fatal: fields.flag("fatal").unwrap_or(false),
-        killed: fields.flag("killed").unwrap_or(false),
-        spares: count(&mut fields, "spares"),
-        detail: string(&mut fields, "detail"),
-        unready: fields.flag("unready").unwrap_or(false),
-        said: string(&mut fields, "said"),
+        finished: fields.is_true("finished") || restart_at == Some(NO_RESTART),
+        fatal: fields.is_true("fatal"),
+        killed: fields.is_true("killed"),
+        spares: fields.count("spares"),
+        detail: fields.text_or_empty("detail").into(),
+        unready: fields.is_true("unready"),
+        said: fields.text_or_empty("said").into(),
     })
 }
 
-fn take_agent(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<AgentRecord> {
-    let mut fields = Fields::of(value, path, faults)?;
-    let wanted = fields.read("wanted", "\"up\" or \"down\"", |value| match json::text(value)? {
-        "up" => Some(Wanted::Up),
-        "down" => Some(Wanted::Down),
-        _ => None,
-    });
+/// Before a job changed anything there may have been no such agent; that is a record without a name (`may_be_none`).
+fn take_agent(mut fields: Fields<'_, '_>, may_be_none: bool) -> Option<AgentRecord> {
+    let wanted = fields.word("wanted", &[("up", Wanted::Up), ("down", Wanted::Down)]);
     let envs = fields.get("envs").and_then(take_envs);
     if envs.is_none() && fields.get("envs").is_some() {
         fields.fault("envs", "want pairs of strings");
     }
-    // Before a job changed anything there may have been no such agent; that is a record without a name.
-    let no_agent = path == "before" && fields.text("name").is_none_or(str::is_empty);
+    let no_agent = may_be_none && fields.text("name").is_none_or(str::is_empty);
     Some(AgentRecord {
         name: if no_agent { "".into() } else { name(&mut fields) },
         wanted,
         definition: fields.text("definition").map(Into::into),
         envs,
-        limits: nested(&mut fields, "limits", take_limits),
-        package: nested(&mut fields, "package", take_package).map(Box::new),
-        previous: nested(&mut fields, "previous", take_package).map(Box::new),
+        limits: fields.inside("limits").map(take_limits),
+        package: fields.inside("package").and_then(take_package).map(Box::new),
+        previous: fields.inside("previous").and_then(take_package).map(Box::new),
     })
 }
 
@@ -412,14 +379,13 @@ fn take_envs(value: &Value) -> Option<Envs> {
     Some(envs)
 }
 
-fn take_limits(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Limits> {
-    let mut fields = Fields::of(value, path, faults)?;
-    Some(Limits {
+fn take_limits(mut fields: Fields<'_, '_>) -> Limits {
+    Limits {
         cpu: fields.integer("cpu", 0, u64::from(u32::MAX)).map(|share| share as u32),
-        memory: count(&mut fields, "memory"),
-        tasks: count(&mut fields, "tasks"),
+        memory: fields.count("memory"),
+        tasks: fields.count("tasks"),
         resources: fields.read("resources", "pairs of a name and a number", take_resources).unwrap_or_default(),
-    })
+    }
 }
 
 fn take_resources(value: &Value) -> Option<Vec<(Resource, u64)>> {
@@ -435,50 +401,29 @@ fn take_resources(value: &Value) -> Option<Vec<(Resource, u64)>> {
     Some(resources)
 }
 
-fn take_package(value: &Value, path: &str, faults: &mut Vec<String>) -> Option<Installed> {
-    let mut fields = Fields::of(value, path, faults)?;
+fn take_package(mut fields: Fields<'_, '_>) -> Option<Installed> {
     let format = fields.read("format", "a package format", |value| Format::of(&["a", json::text(value)?].concat()));
     let digest = fields.read("digest", "a digest", |value| Digest::parse(json::text(value)?));
     for key in ["format", "digest"] {
         fields.required(key);
     }
     // They become names of files and directories that are removed later, and arguments of a package manager.
-    let (package, file) = (string(&mut fields, "package"), string(&mut fields, "file"));
-    for (key, text) in [("package", &package), ("file", &file)] {
+    let (package, file) = (fields.text_or_empty("package"), fields.text_or_empty("file"));
+    for (key, text) in [("package", package), ("file", file)] {
         if !text.is_empty() && (!is_file_name(text) || text.starts_with('-')) {
             fields.fault(key, "not a plain name");
         }
     }
-    let (version, native) = (string(&mut fields, "version"), string(&mut fields, "native"));
-    Some(Installed { format: format?, package, version, digest: digest?, file, native })
+    let (version, native) = (fields.text_or_empty("version").into(), fields.text_or_empty("native").into());
+    Some(Installed { format: format?, package: package.into(), version, digest: digest?, file: file.into(), native })
 }
 
-/// Reads the member with `take`, if there is one.
-fn nested<T>(
-    fields: &mut Fields,
-    key: &'static str,
-    take: fn(&Value, &str, &mut Vec<String>) -> Option<T>,
-) -> Option<T> {
-    let value = fields.get(key)?;
-    let (path, faults) = fields.inside(key);
-    take(value, &path, faults)
-}
-
-/// The string; empty when there is none.
-fn string(fields: &mut Fields, key: &'static str) -> Box<str> {
-    fields.text(key).unwrap_or_default().into()
-}
-
-fn count(fields: &mut Fields, key: &'static str) -> Option<u64> {
-    fields.integer(key, 0, u64::MAX)
-}
-
-fn name(fields: &mut Fields) -> Name {
-    let name: Name = string(fields, "name").into();
-    if !is_name(&name) {
+fn name(fields: &mut Fields<'_, '_>) -> Name {
+    let name = fields.text_or_empty("name");
+    if !is_name(name) {
         fields.fault("name", "not an agent's name");
     }
-    name
+    name.into()
 }
 
 #[cfg(test)]

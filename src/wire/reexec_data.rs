@@ -77,9 +77,7 @@ pub fn write(data: &ReexecData) -> String {
     for (key, fd) in
         [("lock", data.lock), ("state_lock", data.state_lock), ("listener", data.listener), ("watcher", data.watcher)]
     {
-        if let Some(fd) = fd {
-            json.key(key).number(number(fd));
-        }
+        json.optional_number(key, fd.map(number));
     }
     if let Some((read, write)) = data.failures {
         json.key("failures_read").number(number(read));
@@ -143,11 +141,8 @@ fn put_state(json: &mut Writer, state: &ReexecState) {
     }
     json.key("status_failures").number(u64::from(times.status.1));
     json.key("results_failures").number(u64::from(times.results.1));
-    for (key, value) in [("extra", times.extra), ("until", state.until)] {
-        if let Some(time) = value {
-            json.key(key).number(time.0);
-        }
-    }
+    json.optional_number("extra", times.extra.map(|at| at.0));
+    json.optional_number("until", state.until.map(|at| at.0));
     json.key("server").text(&times.server);
     json.key("held").open('[');
     for (server, until) in &times.held {
@@ -161,9 +156,7 @@ fn put_state(json: &mut Writer, state: &ReexecState) {
     for (server, peer) in &times.peers {
         json.open('{');
         json.key("server").text(server);
-        if let Some(first) = peer.first {
-            json.key("first").number(first);
-        }
+        json.optional_number("first", peer.first);
         json.key("failed").open('[');
         peer.failed.iter().for_each(|address| json.number(*address));
         json.close(']');
@@ -187,9 +180,7 @@ fn put_state(json: &mut Writer, state: &ReexecState) {
         json.number(u64::from(client.0));
     }
     json.close(']');
-    if let Some(job) = &state.job {
-        json.key("job").text(job);
-    }
+    json.optional_text("job", state.job.as_deref());
 }
 
 /// Reads what `write` wrote.
@@ -200,50 +191,46 @@ pub fn read(text: &str) -> Result<ReexecData, Error> {
     json::read(text, take)
 }
 
-fn take(value: &Value, faults: &mut Vec<String>) -> Option<ReexecData> {
-    let mut fields = Fields::of(value, "", faults)?;
+fn take(mut fields: Fields<'_, '_>) -> Option<ReexecData> {
     let failures = (whole(&mut fields, "failures_read"), whole(&mut fields, "failures_write"));
-    let nofile = (count(&mut fields, "nofile_soft"), count(&mut fields, "nofile_hard"));
+    let nofile = (fields.count("nofile_soft"), fields.count("nofile_hard"));
     Some(ReexecData {
         pid: whole(&mut fields, "pid").unwrap_or(0),
-        program: string(&mut fields, "program"),
-        run_dir: string(&mut fields, "run_dir"),
+        program: fields.text_or_empty("program").into(),
+        run_dir: fields.text_or_empty("run_dir").into(),
         lock: whole(&mut fields, "lock"),
         state_lock: whole(&mut fields, "state_lock"),
         listener: whole(&mut fields, "listener"),
         failures: failures.0.zip(failures.1),
         watcher: whole(&mut fields, "watcher"),
         nofile: nofile.0.zip(nofile.1),
-        last_client: count(&mut fields, "last_client").unwrap_or(0) as u32,
+        last_client: fields.count("last_client").unwrap_or(0) as u32,
         connections: each(&mut fields, "connections", take_connection),
-        tools: each(&mut fields, "tools", |value, faults| {
-            let mut fields = Fields::of(value, "", faults)?;
+        tools: each(&mut fields, "tools", |mut fields| {
             Some((whole(&mut fields, "pid").and_then(Pid::new)?, fields.text("job")?.into()))
         }),
-        notifications: each(&mut fields, "notifications", |value, faults| {
-            let mut fields = Fields::of(value, "", faults)?;
+        notifications: each(&mut fields, "notifications", |mut fields| {
             Some((whole(&mut fields, "fd")?, fields.text("name")?.into()))
         }),
-        detached: each(&mut fields, "errands", |value, _| Pid::new(i32::try_from(json::integer(value)?).ok()?)),
+        detached: numbers(&mut fields, "errands").filter_map(|pid| Pid::new(i32::try_from(pid).ok()?)).collect(),
         state: take_state(&mut fields),
     })
 }
 
-fn take_connection(value: &Value, faults: &mut Vec<String>) -> Option<Connection> {
-    let mut fields = Fields::of(value, "", faults)?;
+fn take_connection(mut fields: Fields<'_, '_>) -> Option<Connection> {
     let command = fields.get("command").and_then(|command| read_command(json::write(command).as_bytes()).ok());
     Some(Connection {
-        client: count(&mut fields, "client")? as u32,
+        client: fields.count("client")? as u32,
         fd: whole(&mut fields, "fd")?,
         line: bytes(&mut fields, "line"),
         answer: bytes(&mut fields, "answer"),
-        waiting: fields.flag("waiting").unwrap_or(false),
+        waiting: fields.is_true("waiting"),
         command,
     })
 }
 
-fn take_state(fields: &mut Fields) -> ReexecState {
-    let mut time = |key| count(fields, key).map(Time);
+fn take_state(fields: &mut Fields<'_, '_>) -> ReexecState {
+    let mut time = |key| fields.count(key).map(Time);
     let (status, results) = (time("status_at").unwrap_or_default(), time("results_at").unwrap_or_default());
     let (began, extra_again) = (time("began").unwrap_or_default(), time("again").unwrap_or_default());
     let (extra, until) = (time("extra"), time("until"));
@@ -251,69 +238,50 @@ fn take_state(fields: &mut Fields) -> ReexecState {
     ReexecState {
         began,
         times: Times {
-            status: (status, count(fields, "status_failures").unwrap_or(0) as u32),
-            results: (results, count(fields, "results_failures").unwrap_or(0) as u32),
+            status: (status, fields.count("status_failures").unwrap_or(0) as u32),
+            results: (results, fields.count("results_failures").unwrap_or(0) as u32),
             extra,
             extra_again,
-            server: string(fields, "server").into(),
-            held: each(fields, "held", |value, faults| {
-                let mut fields = Fields::of(value, "", faults)?;
-                Some((fields.text("server")?.into(), Time(count(&mut fields, "until")?)))
+            server: fields.text_or_empty("server").into(),
+            held: each(fields, "held", |mut fields| {
+                Some((fields.text("server")?.into(), Time(fields.count("until")?)))
             }),
-            peers: each(fields, "peers", |value, faults| {
-                let mut fields = Fields::of(value, "", faults)?;
+            peers: each(fields, "peers", |mut fields| {
                 let server = fields.text("server")?.into();
-                let first = count(&mut fields, "first");
-                let failed = each(&mut fields, "failed", |value, _| json::integer(value));
-                Some((server, Peer { first, failed, unreadable: fields.flag("unreadable").unwrap_or(false) }))
+                let first = fields.count("first");
+                let failed = numbers(&mut fields, "failed").collect();
+                Some((server, Peer { first, failed, unreadable: fields.is_true("unreadable") }))
             }),
             heard,
         },
-        incidents: each(fields, "incidents", |value, faults| {
-            let mut fields = Fields::of(value, "", faults)?;
+        incidents: each(fields, "incidents", |mut fields| {
             Some(Incident {
-                timestamp: count(&mut fields, "timestamp").unwrap_or(0),
-                name: string(&mut fields, "name").into(),
-                message: string(&mut fields, "message").into(),
+                timestamp: fields.count("timestamp").unwrap_or(0),
+                name: fields.text_or_empty("name").into(),
+                message: fields.text_or_empty("message").into(),
             })
         }),
-        dropped_incidents: count(fields, "dropped_incidents").unwrap_or(0),
-        interrupted: fields.flag("interrupted").unwrap_or(false),
-        clients: each(fields, "clients", |value, _| Some(Client(u32::try_from(json::integer(value)?).ok()?))),
+        dropped_incidents: fields.count("dropped_incidents").unwrap_or(0),
+        interrupted: fields.is_true("interrupted"),
+        clients: numbers(fields, "clients").filter_map(|client| u32::try_from(client).ok().map(Client)).collect(),
         job: fields.text("job").map(Into::into),
         until,
     }
 }
 
-/// Reads each element of an array with `take`; elements without a value are left out.
-fn each<T>(fields: &mut Fields, key: &'static str, take: fn(&Value, &mut Vec<String>) -> Option<T>) -> Vec<T> {
+/// Reads each object of an array with `take`; those without a value are left out.
+fn each<T>(fields: &mut Fields<'_, '_>, key: &'static str, take: fn(Fields<'_, '_>) -> Option<T>) -> Vec<T> {
     let mut taken = Vec::new();
-    for_each(fields, key, &mut |value, faults| {
-        if let Some(one) = take(value, faults) {
-            taken.push(one);
-        }
-    });
+    fields.each(key, &mut |element| taken.extend(take(element)));
     taken
 }
 
-/// The part of `each` that does not depend on the type, so that it is compiled only once.
-fn for_each(fields: &mut Fields, key: &'static str, take: &mut dyn FnMut(&Value, &mut Vec<String>)) {
-    let Some(values) = fields.get(key).and_then(json::array) else { return };
-    let (_, faults) = fields.inside(key);
-    for value in values {
-        take(value, faults);
-    }
+/// The whole numbers of an array.
+fn numbers<'v>(fields: &mut Fields<'v, '_>, key: &'static str) -> impl Iterator<Item = u64> + 'v {
+    fields.get(key).and_then(json::array).unwrap_or_default().iter().filter_map(json::integer)
 }
 
-fn string(fields: &mut Fields, key: &'static str) -> String {
-    fields.text(key).unwrap_or_default().to_string()
-}
-
-fn count(fields: &mut Fields, key: &'static str) -> Option<u64> {
-    fields.integer(key, 0, u64::MAX)
-}
-
-fn whole(fields: &mut Fields, key: &'static str) -> Option<i32> {
+fn whole(fields: &mut Fields<'_, '_>, key: &'static str) -> Option<i32> {
     fields.integer(key, 0, i32::MAX as u64).map(|number| number as i32)
 }
 
@@ -327,7 +295,7 @@ fn bytes_to_text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
-fn bytes(fields: &mut Fields, key: &'static str) -> Vec<u8> {
+fn bytes(fields: &mut Fields<'_, '_>, key: &'static str) -> Vec<u8> {
     match fields.get(key) {
         Some(Value::String(text)) => text.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect(),
         _ => Vec::new(),

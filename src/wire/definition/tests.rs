@@ -9,7 +9,7 @@ fn read(extra: &str, in_tar: bool) -> Result<Spec, Vec<String>> {
 fn whole(text: &str, in_tar: bool) -> Result<Spec, Vec<String>> {
     let value = json::parse(text, json::MAX_DEPTH).expect("the test's own text is JSON");
     let mut faults = Vec::new();
-    definition(&value, "", in_tar, true, &mut faults).ok_or(faults)
+    Fields::of(&value, &mut faults).and_then(|fields| definition(fields, in_tar, true)).ok_or(faults)
 }
 
 #[test]
@@ -245,12 +245,13 @@ fn programs_in_a_tar_may_be_relative_but_stay_inside() {
 
 #[test]
 fn limits_of_a_job_may_have_unknown_keys() {
-    let value = json::parse(r#"{"CPU":"50%","io":"1M"}"#, 2).expect("the test's own text is JSON");
-    let mut faults = Vec::new();
-    let want = Limits { cpu: Some(5000), ..Limits::default() };
-    assert_eq!(limits(&value, "limits", false, &mut faults), Some(want));
-    assert_eq!(limits(&value, "limits", true, &mut faults), None);
-    assert_eq!(faults, ["limits.io: unknown key"]);
+    let value = json::parse(r#"{"limits":{"CPU":"50%","io":"1M"}}"#, 2).expect("the test's own text is JSON");
+    for (strict, want) in [(false, vec![]), (true, vec!["limits.io: unknown key"])] {
+        let mut faults = Vec::new();
+        let limits = limits(&mut Fields::of(&value, &mut faults).unwrap(), strict);
+        assert_eq!(limits, Some(Limits { cpu: Some(5000), ..Limits::default() }));
+        assert_eq!(faults, want);
+    }
 }
 
 #[test]
@@ -259,9 +260,9 @@ fn what_a_newer_binary_recorded_is_read() {
                 \"check\":{\"exec\":[\"/y\"],\"mood\":1}}";
     let value = json::parse(text, json::MAX_DEPTH).unwrap();
     let mut faults = Vec::new();
-    assert_eq!(definition(&value, "", false, true, &mut faults), None);
+    assert_eq!(definition(Fields::of(&value, &mut faults).unwrap(), false, true), None);
     assert_eq!(faults.len(), 3, "{faults:?}");
     faults.clear();
-    let spec = definition(&value, "", false, false, &mut faults).unwrap();
+    let spec = definition(Fields::of(&value, &mut faults).unwrap(), false, false).unwrap();
     assert_eq!((&*spec.name, spec.limits.resources.len(), faults.len()), ("a", 1, 0));
 }

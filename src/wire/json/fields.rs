@@ -7,26 +7,54 @@ use std::time::Duration;
 
 use crate::text::suggestion;
 
-use super::{flag, integer, seconds, show, text, Object, Value};
+use super::{array, flag, integer, seconds, show, text, Object, Value};
 
 /// Reads the members of one object, and collects what is wrong with them as `path.key: message` in `faults`.
 pub struct Fields<'v, 'f> {
     object: &'v Object,
-    path: &'f str,
+    /// Where it stands; empty for a whole text.
+    path: String,
     faults: &'f mut Vec<String>,
     known: Vec<&'static str>,
 }
 
 impl<'v, 'f> Fields<'v, 'f> {
-    /// The members of `value`, which stands at `path` (empty for a whole text); a fault when it is not an object.
-    pub fn of(value: &'v Value, path: &'f str, faults: &'f mut Vec<String>) -> Option<Fields<'v, 'f>> {
+    /// The members of `value`, which is a whole text; a fault when it is not an object.
+    pub fn of(value: &'v Value, faults: &'f mut Vec<String>) -> Option<Fields<'v, 'f>> {
+        Fields::at(String::new(), value, faults)
+    }
+
+    fn at(path: String, value: &'v Value, faults: &'f mut Vec<String>) -> Option<Fields<'v, 'f>> {
         match value {
             Value::Object(object) => Some(Fields { object, path, faults, known: Vec::new() }),
             other => {
-                faults.push(fault(path, "", &format!("want an object, got {}", show(other))));
+                faults.push(fault(&path, "", &format!("want an object, got {}", show(other))));
                 None
             }
         }
+    }
+
+    /// The members of the member, if there is one; a fault when it is not an object.
+    pub fn inside(&mut self, key: &'static str) -> Option<Fields<'v, '_>> {
+        let value = self.get(key)?;
+        Fields::at(join(&self.path, key), value, self.faults)
+    }
+
+    /// Gives each element of an array to `take`, which are objects; a fault, without its place, for one that is not.
+    pub fn each(&mut self, key: &'static str, take: &mut dyn FnMut(Fields<'v, '_>)) {
+        for value in self.get(key).and_then(array).unwrap_or_default() {
+            Fields::of(value, self.faults).map(&mut *take);
+        }
+    }
+
+    /// The members as they are.
+    pub fn members(&self) -> &'v Object {
+        self.object
+    }
+
+    /// How many faults there are so far, those of other objects included.
+    pub fn fault_count(&self) -> usize {
+        self.faults.len()
     }
 
     /// The member's value; `null` counts as missing.
@@ -59,9 +87,36 @@ impl<'v, 'f> Fields<'v, 'f> {
         self.read(key, "a string", text)
     }
 
+    /// A string without NUL; empty where there is none.
+    pub fn text_or_empty(&mut self, key: &'static str) -> &'v str {
+        self.text(key).unwrap_or_default()
+    }
+
+    /// One of these words, as what it stands for.
+    pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let value = self.get(key)?;
+        let meant = text(value).and_then(|text| words.iter().find(|(word, _)| *word == text));
+        if meant.is_none() {
+            let quoted = words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>();
+            let (last, others) = quoted.split_last()?;
+            self.wrong(key, &[&others.join(", "), " or ", last].concat(), value);
+        }
+        meant.map(|(_, meaning)| *meaning)
+    }
+
     /// `true` or `false`.
     pub fn flag(&mut self, key: &'static str) -> Option<bool> {
         self.read(key, "true or false", flag)
+    }
+
+    /// Whether it is `true`; what is missing is not.
+    pub fn is_true(&mut self, key: &'static str) -> bool {
+        self.flag(key).unwrap_or(false)
+    }
+
+    /// An integer of 0 or more.
+    pub fn count(&mut self, key: &'static str) -> Option<u64> {
+        self.integer(key, 0, u64::MAX)
     }
 
     /// An integer from `min` to `max`.
@@ -95,29 +150,24 @@ impl<'v, 'f> Fields<'v, 'f> {
 
     /// Adds a fault of the member.
     pub fn fault(&mut self, key: &str, message: &str) {
-        self.faults.push(fault(self.path, key, message));
-    }
-
-    /// The path of a member and the list of faults, for reading what is inside it.
-    pub fn inside(&mut self, key: &str) -> (String, &mut Vec<String>) {
-        (join(self.path, key), self.faults)
+        self.faults.push(fault(&self.path, key, message));
     }
 
     /// Adds a fault for every key that none of the calls above has named.
-    pub fn refuse_unknown(self) {
+    pub fn refuse_unknown(&mut self) {
         for key in self.object.keys() {
             if !self.known.contains(&key.as_str()) {
                 let shown = show(&Value::String(key.clone()));
                 let meant = suggestion(key, &self.known).map(|meant| format!("; {meant}"));
                 let message = format!("unknown key{}", meant.unwrap_or_default());
-                self.faults.push(fault(self.path, &shown[1..shown.len() - 1], &message));
+                self.faults.push(fault(&self.path, &shown[1..shown.len() - 1], &message));
             }
         }
     }
 }
 
 /// The path of `key` in what stands at `path`.
-pub fn join(path: &str, key: &str) -> String {
+fn join(path: &str, key: &str) -> String {
     match path.is_empty() || key.is_empty() {
         true => [path, key].concat(),
         false => [path, ".", key].concat(),
@@ -125,7 +175,7 @@ pub fn join(path: &str, key: &str) -> String {
 }
 
 /// The line for a fault of the member `key` of what stands at `path`.
-pub fn fault(path: &str, key: &str, message: &str) -> String {
+fn fault(path: &str, key: &str, message: &str) -> String {
     let place = join(path, key);
     match place.is_empty() {
         true => message.to_string(),

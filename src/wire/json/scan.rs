@@ -50,21 +50,18 @@ impl Cursor {
 
 /// Reads a whole text as one value, nested at most `max_depth` deep.
 ///
-/// # Errors
-/// The first place that is wrong.
-pub fn scan(text: &str, max_depth: usize) -> Result<Value, Box<ScanError>> {
-    Scanner::new(text, max_depth).whole()
-}
-
-/// As `scan`, but an element of a list in the outermost object with a key or value that is wrong becomes an array of the element
-/// and what is wrong, see `json::split_fault`, and of other values nothing is wrong. No job is an array.
+/// In a reply an element of a list in the outermost object with a key or value that is wrong becomes an array of the element and
+/// what is wrong, see `json::split_fault`, and of other values nothing is wrong. No job is an array.
 ///
 /// # Errors
-/// As `scan`.
-pub fn scan_reply(text: &str, max_depth: usize) -> Result<Value, Box<ScanError>> {
-    let mut scanner = Scanner::new(text, max_depth);
-    scanner.is_reply = true;
-    scanner.whole()
+/// The first place that is wrong.
+pub fn scan(text: &str, max_depth: usize, is_reply: bool) -> Result<Value, Box<ScanError>> {
+    let mut scanner = Scanner { text, at: 0, depth: 0, max_depth, is_reply, fault: None, cursor: Cursor::new() };
+    let value = scanner.value()?;
+    match scanner.peek() {
+        None => Ok(value),
+        Some(_) => Err(scanner.fail("expected the end")),
+    }
 }
 
 struct Scanner<'t> {
@@ -80,19 +77,7 @@ struct Scanner<'t> {
     cursor: Cursor,
 }
 
-impl<'t> Scanner<'t> {
-    fn new(text: &'t str, max_depth: usize) -> Scanner<'t> {
-        Scanner { text, at: 0, depth: 0, max_depth, is_reply: false, fault: None, cursor: Cursor::new() }
-    }
-
-    fn whole(&mut self) -> Result<Value, Box<ScanError>> {
-        let value = self.value()?;
-        match self.peek() {
-            None => Ok(value),
-            Some(_) => Err(self.fail("expected the end")),
-        }
-    }
-
+impl Scanner<'_> {
     fn fail(&self, message: &str) -> Box<ScanError> {
         self.fail_at(self.at, message)
     }

@@ -151,10 +151,17 @@ fn numbers_are_what_they_mean() {
 
 #[test]
 fn fields_collect_every_fault() {
-    let value =
-        parse(r#"{"a":"x","b":-1,"c":null,"d":[1],"e":{},"f":"\u0000","g":0,"h\n":1,"i":"ok","j":true}"#, 9).unwrap();
+    let value = parse(
+        r#"{"top":{"a":"x","b":-1,"c":null,"d":[1],"e":{},"f":"\u0000","g":0,"h\n":1,"i":"ok","j":true,"k":"thre",
+            "l":"two"}}"#,
+        9,
+    )
+    .unwrap();
     let mut faults = Vec::new();
-    let mut fields = Fields::of(&value, "top", &mut faults).unwrap();
+    let mut whole = Fields::of(&value, &mut faults).unwrap();
+    let mut fields = whole.inside("top").unwrap();
+    let words = [("one", 1), ("two", 2), ("three", 3)];
+    assert_eq!((fields.word("k", &words), fields.word("l", &words), fields.word("m", &words)), (None, Some(2), None));
     assert_eq!(fields.integer("a", 1, 5), None);
     assert_eq!(fields.seconds("b"), None);
     assert!(fields.required("c").is_none() && fields.required("z").is_none());
@@ -167,6 +174,7 @@ fn fields_collect_every_fault() {
     assert_eq!(
         faults,
         [
+            "top.k: want \"one\", \"two\" or \"three\", got \"thre\"",
             "top.a: want an integer of 1..5, got \"x\"",
             "top.b: want seconds, 0 or more and at most ten years, got -1",
             "top.c: missing",
@@ -180,9 +188,12 @@ fn fields_collect_every_fault() {
     );
 
     let mut faults = Vec::new();
-    assert!(Fields::of(&Value::Bool(true), "", &mut faults).is_none());
-    assert!(Fields::of(&Value::Null, "a.b", &mut faults).is_none());
-    assert_eq!(faults, ["want an object, got true", "a.b: want an object, got null"]);
+    assert!(Fields::of(&Value::Bool(true), &mut faults).is_none());
+    let value = parse(r#"{"a":{"b":7,"c":null}}"#, 9).unwrap();
+    let mut fields = Fields::of(&value, &mut faults).unwrap();
+    let mut inside = fields.inside("a").unwrap();
+    assert!(inside.inside("b").is_none() && inside.inside("c").is_none());
+    assert_eq!(faults, ["want an object, got true", "a.b: want an object, got 7"]);
     let long = show(&Value::String("ä".repeat(100)));
     assert_eq!(long, format!("\"{}...\"", "ä".repeat(59)));
 }
