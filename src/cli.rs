@@ -1,7 +1,6 @@
 //! The commands of the command line other than `run`: those that ask the running daemon, and those that need none.
 //!
-//! Each prints its result to standard output and errors to standard error, and returns the exit code: 0 done, 1 it did not
-//! work, 3 the daemon is not running. Nothing here changes the host; only the daemon does.
+//! Each prints its result to standard output and errors to standard error. Nothing here changes the host; only the daemon does.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -48,6 +47,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// The exit code of a command that found no daemon.
 const NOT_RUNNING: u8 = 3;
 
+/// How a command ended: done, or the exit code after printing why it did not work. The code is 1, 3 where the daemon is not
+/// running, and 0 where the reader of the output has stopped (`| head`).
+pub type Ended = Result<(), u8>;
+
 /// How an answer is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputFormat {
@@ -61,57 +64,53 @@ pub enum OutputFormat {
 ///
 /// There is no timeout for what the daemon has to do first: it has one for each of its actions, and this process can be
 /// interrupted.
-pub fn send_command(path: &Path, command: &Command, format: OutputFormat) -> u8 {
-    let body = match ask(path, command) {
-        Ok(answer) if answer.body.is_empty() => return show_message(&answer),
-        Ok(answer) => answer.body,
-        Err(code) => return code,
-    };
-    if format == OutputFormat::Json {
-        return print(&format!("{body}\n"));
+pub fn send_command(path: &Path, command: &Command, format: OutputFormat) -> Ended {
+    let answer = ask(path, command)?;
+    match &*answer.body {
+        "" => show_message(&answer),
+        body if format == OutputFormat::Json => print(&format!("{body}\n")),
+        body => print(&table::jobs(&parsed(body)?, Screen::of_output())),
     }
-    parsed(&body).map_or_else(|code| code, |body| print(&table::jobs(&body, Screen::of_output())))
 }
 
-/// Shows the status of one agent or of all; with `watch` again and again, until it is interrupted. Returns the exit code: for
-/// one agent 0 only when it runs.
-pub fn show_status(path: &Path, name: Option<Name>, format: OutputFormat, watch: bool) -> u8 {
+/// Shows the status of one agent or of all; with `watch` again and again, until it is interrupted. One agent that does not run is
+/// exit code 1.
+///
+/// # Errors
+/// The exit code, after printing why.
+pub fn show_status(path: &Path, name: Option<Name>, format: OutputFormat, watch: bool) -> Ended {
     let command = Command::Status(name);
     if !watch {
         return show_status_once(path, &command, format);
     }
     loop {
-        let between = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "\n" };
-        if let Err(code) = write_out(between) {
-            return code;
-        }
-        show_status_once(path, &command, format);
+        print(if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "\n" })?;
+        let _ = show_status_once(path, &command, format);
         std::thread::sleep(WATCH);
     }
 }
 
-fn show_status_once(path: &Path, command: &Command, format: OutputFormat) -> u8 {
-    let text = match ask(path, command) {
-        Ok(answer) => answer.body,
-        Err(code) => return code,
-    };
-    let body = match parsed(&text) {
-        Ok(body) => body,
-        Err(code) => return code,
-    };
+fn show_status_once(path: &Path, command: &Command, format: OutputFormat) -> Ended {
+    let text = ask(path, command)?.body;
+    let body = parsed(&text)?;
     let is_one = matches!(command, Command::Status(Some(_)));
-    let not_running = u8::from(is_one && !status::is_running(&body));
-    if format == OutputFormat::Json {
-        return print(&format!("{text}\n")).max(not_running);
-    }
-    let Some(config_files::Loaded { config, .. }) = configuration(path) else { return 1 };
-    let screen = Screen::of_output();
-    let code = match is_one {
-        true => print(&status::status_of_one(&body, screen)),
-        false => print(&status::status(&body, Path::new(&*config.agents_dir), screen)),
+    let printed = match format {
+        OutputFormat::Json => print(&format!("{text}\n")),
+        OutputFormat::Text => {
+            let config = configuration(path)?.config;
+            let screen = Screen::of_output();
+            let printed = print(&match is_one {
+                true => status::status_of_one(&body, screen),
+                false => status::status(&body, Path::new(&*config.agents_dir), screen),
+            });
+            complain_of_files(path, &config, status::has_troubles(&body));
+            printed
+        }
     };
-    complain_of_files(path, &config, status::has_troubles(&body));
-    code.max(not_running)
+    if is_one && !status::is_running(&body) {
+        return Err(1);
+    }
+    printed
 }
 
 /// Says what is wrong with the files, and which of them the daemon has not read yet.
@@ -132,33 +131,29 @@ fn complain_of_files(path: &Path, config: &Config, has_troubles: bool) {
     }
 }
 
-/// Gives the daemon a command for each of the agents, or for all that it has, and waits until all are done. Returns the
-/// greatest exit code.
-pub fn send_to_agents(path: &Path, names: Option<Vec<Name>>, command: fn(Name) -> Command) -> u8 {
-    let names = match names.map_or_else(|| agent_names(path), Ok) {
-        Ok(names) => names,
-        Err(code) => return code,
-    };
+/// Gives the daemon a command for each of the agents, or for all that it has, and waits until all are done.
+///
+/// # Errors
+/// The greatest exit code, after printing why.
+pub fn send_to_agents(path: &Path, names: Option<Vec<Name>>, command: fn(Name) -> Command) -> Ended {
+    let names = names.map_or_else(|| agent_names(path), Ok)?;
     if names.is_empty() {
         return print("there are no agents\n");
     }
     let is_one = names.len() == 1;
-    let mut worst = 0;
+    let mut worst = Ok(());
     for group in names.chunks(AT_ONCE) {
         let mut connections = Vec::new();
         for name in group {
-            match connect(path, &command(name.clone())) {
-                Ok(connection) => connections.push((name, connection)),
-                Err(code) => return code,
-            }
+            connections.push((name, connect(path, &command(name.clone()))?));
         }
         for (name, connection) in connections {
-            let code = match connection.answer() {
-                Ok(answer) if is_one => show_message(&answer),
-                Ok(answer) => print(&format!("{name}: {}\n", message(&answer))),
-                Err(code) => code,
-            };
-            worst = worst.max(code);
+            let ended = connection.answer().and_then(|answer| match is_one {
+                true => show_message(&answer),
+                false => print(&format!("{name}: {}\n", message(&answer))),
+            });
+            // An error is greater than none, and a greater code than a smaller one.
+            worst = worst.max(ended);
         }
     }
     worst
@@ -177,15 +172,13 @@ fn message(answer: &Answer) -> &str {
     &answer.message
 }
 
-fn show_message(answer: &Answer) -> u8 {
+fn show_message(answer: &Answer) -> Ended {
     print(&format!("{}\n", message(answer)))
 }
 
 fn parsed(body: &str) -> Result<json::Value, u8> {
-    json::parse(body, json::MAX_DEPTH).map_err(|syntax| {
-        complain(&format_args!("cannot read the daemon's answer: {syntax}"));
-        1
-    })
+    json::parse(body, json::MAX_DEPTH)
+        .map_err(|syntax| failed(&format_args!("cannot read the daemon's answer: {syntax}")))
 }
 
 /// The daemon's answer to a command that it carried out; the exit code, after printing why, when it did not.
@@ -205,7 +198,7 @@ struct Connection {
 /// Connects to the daemon that uses the configuration at `path`, and sends it the command; the exit code, after printing why,
 /// when there is no connection.
 fn connect(path: &Path, command: &Command) -> Result<Connection, u8> {
-    let Some(config_files::Loaded { config, problems, .. }) = configuration(path) else { return Err(1) };
+    let config_files::Loaded { config, problems, .. } = configuration(path)?;
     let socket = Path::new(&*config.run_dir).join(control::SOCKET);
     match UnixStream::connect(&socket) {
         Ok(stream) => Ok(Connection::send(socket, stream, command)),
@@ -228,10 +221,9 @@ impl Connection {
     /// Waits for the answer; the exit code, after printing why, when there is none or the command was not carried out.
     fn answer(self) -> Result<Answer, u8> {
         let socket = self.socket.clone();
-        let answer = self.read().map_err(|cause| {
-            complain(&format_args!("cannot talk to the daemon at \"{}\": {cause}", socket.display()));
-            1
-        })?;
+        let answer = self
+            .read()
+            .map_err(|cause| failed(&format_args!("cannot talk to the daemon at \"{}\": {cause}", socket.display())))?;
         if answer.code != 0 {
             complain(if answer.message.is_empty() { &"the daemon could not do it" } else { &answer.message });
             return Err(answer.code);
@@ -257,13 +249,12 @@ impl Connection {
     }
 }
 
-/// The configuration that a daemon with the file at `path` uses; `None`, after printing why, where that cannot be known.
-fn configuration(path: &Path) -> Option<config_files::Loaded> {
-    let print_problems = |problems: Vec<ConfigError>| {
+/// The configuration that a daemon with the file at `path` uses; the exit code, after printing why, where that cannot be known.
+fn configuration(path: &Path) -> Result<config_files::Loaded, u8> {
+    config_files::config_of_daemon(path).map_err(|problems| {
         list(&problems);
-        complain(&"cannot find the daemon without its configuration: fix that first");
-    };
-    config_files::config_of_daemon(path).map_err(print_problems).ok()
+        failed(&"cannot find the daemon without its configuration: fix that first")
+    })
 }
 
 /// Prints why there is no connection and what to do about it; returns the exit code.
@@ -277,25 +268,20 @@ fn unreachable(socket: &Path, error: &io::Error) -> u8 {
             NOT_RUNNING
         }
         ErrorKind::PermissionDenied => {
-            complain(&format_args!("cannot connect to \"{socket}\": permission denied, this needs root"));
-            1
+            failed(&format_args!("cannot connect to \"{socket}\": permission denied, this needs root"))
         }
-        _ => {
-            complain(&format_args!("cannot connect to \"{socket}\": {}", reason(error)));
-            1
-        }
+        _ => failed(&format_args!("cannot connect to \"{socket}\": {}", reason(error))),
     }
 }
 
-/// Prints the SHA-256 of a file in the form of a job's `checksum`; returns the exit code.
-pub fn sha256(path: &Path) -> u8 {
-    match digest(path) {
-        Ok(digest) => print(&format!("{digest}\n")),
-        Err(error) => {
-            complain(&format_args!("cannot read \"{}\": {}", path.display(), reason(&error)));
-            1
-        }
-    }
+/// Prints the SHA-256 of a file in the form of a job's `checksum`.
+///
+/// # Errors
+/// The exit code, after printing why.
+pub fn sha256(path: &Path) -> Ended {
+    let digest = digest(path)
+        .map_err(|error| failed(&format_args!("cannot read \"{}\": {}", path.display(), reason(&error))))?;
+    print(&format!("{digest}\n"))
 }
 
 fn digest(path: &Path) -> io::Result<Digest> {
@@ -312,23 +298,15 @@ fn digest(path: &Path) -> io::Result<Digest> {
     }
 }
 
-/// Writes `text` to standard output and returns the exit code. A reader that stops early (`| head`) is no error.
-pub fn print(text: &str) -> u8 {
-    write_out(text).err().unwrap_or(0)
-}
-
 /// Writes `text` to standard output.
 ///
 /// # Errors
 /// The exit code of a command that ends with this: 0 when the reader has stopped (`| head`), else 1, after printing why.
-fn write_out(text: &str) -> Result<(), u8> {
+pub fn print(text: &str) -> Ended {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| {
-        if error.kind() == ErrorKind::BrokenPipe {
-            return 0;
-        }
-        complain(&format_args!("cannot write to standard output: {}", reason(&error)));
-        1
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => 0,
+        _ => failed(&format_args!("cannot write to standard output: {}", reason(&error))),
     })
 }
 
@@ -342,6 +320,12 @@ fn list(problems: &[ConfigError]) {
 /// Writes one line to standard error; when that fails, there is nowhere to report it.
 pub fn complain(message: &dyn Display) {
     let _ = io::stderr().write_all(format!("bootagent: {}\n", visible(&message.to_string())).as_bytes());
+}
+
+/// As `complain`; returns the exit code of a command that did not work.
+fn failed(message: &dyn Display) -> u8 {
+    complain(message);
+    1
 }
 
 #[cfg(test)]

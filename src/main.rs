@@ -66,14 +66,14 @@ fn main() {
     }
     let (config, action) = parse(&args).unwrap_or_else(|message| usage(&message));
     let config = config.unwrap_or_else(|| PathBuf::from(CONFIG));
-    exit(match action {
-        CliAction::Print(text) => cli::print(&text).into(),
+    let ended = match action {
+        CliAction::Print(text) => cli::print(&text),
         CliAction::Run { background, servers } => {
-            daemon::run(daemon::Options { config_path: config, background, servers }).into()
+            exit(daemon::run(daemon::Options { config_path: config, background, servers }).into())
         }
-        CliAction::Check => cli::check::check(&config).into(),
-        CliAction::Send(command, format) => cli::send_command(&config, &command, format).into(),
-        CliAction::Status { name, format, watch } => cli::show_status(&config, name, format, watch).into(),
+        CliAction::Check => cli::check::check(&config),
+        CliAction::Send(command, format) => cli::send_command(&config, &command, format),
+        CliAction::Status { name, format, watch } => cli::show_status(&config, name, format, watch),
         CliAction::Agents(word, names) => {
             let command = match word {
                 "start" => Command::Start,
@@ -81,15 +81,16 @@ fn main() {
                 "reload" => Command::Reload,
                 _ => Command::Restart,
             };
-            cli::send_to_agents(&config, names, command).into()
+            cli::send_to_agents(&config, names, command)
         }
-        CliAction::Logs { name, lines, follow } => cli::logs::logs(&config, name.as_deref(), lines, follow).into(),
-        CliAction::Complete(words) => completion::complete(&words, CONFIG).into(),
-        CliAction::Init(system) => cli::init::init(&system, &config).into(),
-        CliAction::Sha256(file) => cli::sha256(&file).into(),
+        CliAction::Logs { name, lines, follow } => cli::logs::logs(&config, name.as_deref(), lines, follow),
+        CliAction::Complete(words) => completion::complete(&words, CONFIG),
+        CliAction::Init(system) => cli::init::init(&system, &config),
+        CliAction::Sha256(file) => cli::sha256(&file),
         CliAction::Work => bootagent::work::run(),
-        CliAction::Watch(words) => bootagent::work::watch::run(&words),
-    })
+        CliAction::Watch(words) => exit(bootagent::work::watch::run(&words)),
+    };
+    exit(ended.err().unwrap_or(0).into())
 }
 
 /// Whether these are no arguments for this program: the kernel passes what it does not know on its command line to init.
@@ -223,7 +224,7 @@ fn wrong_option(error: &getopts::Fail) -> Error {
     let dashed = |name: &str| if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") };
     let text = match error {
         Fail::UnrecognizedOption(name) => {
-            let known = OPTIONS.map(|option| format!("--{}", option.long));
+            let known: Vec<String> = OPTIONS.iter().map(|option| format!("--{}", option.long)).collect();
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
             let meant = suggestion(&dashed(name), &known).map(|meant| format!("; {meant}"));
             format!("there is no option {}{}", dashed(name), meant.unwrap_or_default())

@@ -4,11 +4,11 @@
 //! Nothing is changed and no daemon is needed.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::cli::{complain, list, print};
+use crate::cli::{complain, list, print, Ended};
 use crate::host::config_files::{self, Basis, Configuration};
 use crate::host::disk::reason;
 use crate::host::spawn::{env_file, user_of};
@@ -36,8 +36,11 @@ const AS_GOOD_AS_ROOT: [&str; 11] = [
     "bpf",
 ];
 
-/// Reads all configuration, prints every problem to standard error, and returns 1 when there is one, else 0.
-pub fn check(path: &Path) -> u8 {
+/// Reads all configuration, and prints every problem to standard error.
+///
+/// # Errors
+/// The exit code, when there is a problem.
+pub fn check(path: &Path) -> Ended {
     let Configuration { config, has_file, agents, mut problems } = config_files::read_configuration(path);
     let (used, source) = config_files::config_in_use(path);
     if !has_file {
@@ -62,41 +65,38 @@ pub fn check(path: &Path) -> u8 {
         }
     }
     if !problems.is_empty() {
-        return 1;
+        return Err(1);
+    }
+    for text in warnings(&config, &agents.agents) {
+        complain(&format_args!("warning: {text}"));
     }
     let state = if has_file { "ok" } else { "not there, so all defaults" };
-    for text in check_helpers(&config, &agents.agents) {
-        complain(&format_args!("warning: {text}"));
-    }
-    for text in config_files::shared_directories(&config) {
-        complain(&format_args!("warning: {text}"));
-    }
+    let agents = count(agents.agents.len() as u64, "agent");
+    print(&format!("{}: {state}; {agents}\n", path.display()))
+}
+
+/// What works, and most likely not as it is meant.
+fn warnings(config: &Config, agents: &[Defined]) -> Vec<String> {
+    let mut warnings = check_helpers(config, agents);
+    warnings.extend(config_files::shared_directories(config));
     let own_name = hostname();
     if config.hostname.is_none() && !is_host_name(&own_name) {
-        complain(&format_args!(
-            "warning: servers take no host name but 1 to 253 of A-Z a-z 0-9 . _ -, and this host's is \"{own_name}\": set hostname"
+        warnings.push(format!(
+            "servers take no host name but 1 to 253 of A-Z a-z 0-9 . _ -, and this host's is \"{own_name}\": set hostname"
         ));
     }
     if !Path::new(&*config.agents_dir).exists() {
-        complain(&format_args!("warning: agents_dir: there is no directory \"{}\"", config.agents_dir));
+        warnings.push(format!("agents_dir: there is no directory \"{}\"", config.agents_dir));
     }
-    if let Some(text) = noexec_warning(Path::new(&*config.state_dir)) {
-        complain(&format_args!("warning: state_dir: {text}"));
-    }
-    for agent in &agents.agents {
-        let (file, spec) = (&agent.file, &agent.spec);
+    warnings.extend(noexec_warning(Path::new(&*config.state_dir)));
+    for Defined { file, spec, .. } in agents {
         if !Path::new(&*spec.directory).is_dir() {
-            complain(&format_args!("warning: {file}: directory: there is no directory \"{}\"", spec.directory));
+            warnings.push(format!("{file}: directory: there is no directory \"{}\"", spec.directory));
         }
-        if let Some(text) = root_warning(spec, account::own_uid()) {
-            complain(&format_args!("warning: {file}: capabilities: {text}"));
-        }
-        if let Some(text) = file_size_warning(spec) {
-            complain(&format_args!("warning: {file}: limits.fsize: {text}"));
-        }
+        let of_agent = [root_warning(spec, user_of(spec)), file_size_warning(spec)];
+        warnings.extend(of_agent.into_iter().flatten().map(|text| format!("{file}: {text}")));
     }
-    let agents = count(agents.agents.len() as u64, "agent");
-    print(&format!("{}: {state}; {agents}\n", path.display()))
+    warnings
 }
 
 /// Adds the problems that the daemon itself would have on this host.
@@ -112,10 +112,8 @@ fn check_daemon(config: &Config, file: &str, problems: &mut Vec<ConfigError>) {
         };
         problems.push(ConfigError::new(file, &format!("{key}: \"{path}\": {why}")));
     }
-    if let Some(user) = &config.helper_user {
-        if let Some(message) = missing_user(user) {
-            problems.push(ConfigError::new(file, &format!("helper_user: {message}")));
-        }
+    if let Some(message) = config.helper_user.as_deref().and_then(missing_user) {
+        problems.push(ConfigError::new(file, &format!("helper_user: {message}")));
     }
     if let Some(key_file) = &config.key_file {
         let read = config_files::read_key(Path::new(&**key_file)).and_then(|text| Keys::read(&text));
@@ -143,31 +141,29 @@ fn check_agent(spec: &Spec, config: &Config) -> Vec<String> {
     if let Some(Account::Name(user)) = &spec.user {
         messages.extend(missing_user(user).map(|message| format!("user: {message}")));
     }
-    messages.extend(foreign_user(spec.user.as_ref()).map(|message| format!("user: {message}")));
-    if let Some(Account::Name(group)) = &spec.group {
-        let message = match account::group_by_name(group) {
-            Ok(Some(_)) => None,
-            Ok(None) => Some(format!("group: there is no group \"{group}\" on this host")),
-            Err(error) => Some(format!("group: cannot look up \"{group}\": {error}")),
-        };
-        messages.extend(message);
+    let user = user_of(spec);
+    if account::own_uid() != Uid(0) && user.is_some_and(|user| user != account::own_uid()) {
+        messages.push("user: only root can run agents as another user".to_string());
     }
-    if let Some(user) = user_of(spec) {
+    if let Some(Account::Name(group)) = &spec.group {
+        let found = account::group_by_name(group).map(|found| found.is_some());
+        messages.extend(missing("group", group, found).map(|message| format!("group: {message}")));
+    }
+    if let Some(user) = user {
         messages.extend(env_file(spec, user).err().map(String::from));
     }
     if spec.kind == Kind::Notify {
         messages.extend(notify_socket(&config.run_dir, &spec.name).err().map(|error| error.to_string()));
     }
     messages.extend(runtime_directory::clash(&spec.runtime_directory, config));
-    messages.extend(unusable_program(&spec.exec[0]).map(|message| format!("exec[0]: {message}")));
-    if let Some(program) = &spec.prestart {
-        messages.extend(unusable_program(&program.exec[0]).map(|message| format!("prestart.exec[0]: {message}")));
-    }
-    if let Some(program) = spec.reload.as_ref().and_then(|reload| reload.program()) {
-        messages.extend(unusable_program(&program.exec[0]).map(|message| format!("reload.exec[0]: {message}")));
-    }
-    if let Some(check) = &spec.check {
-        messages.extend(unusable_program(&check.exec[0]).map(|message| format!("check.exec[0]: {message}")));
+    for (key, exec) in [
+        ("", Some(&spec.exec)),
+        ("prestart.", spec.prestart.as_ref().map(|program| &program.exec)),
+        ("reload.", spec.reload.as_ref().and_then(|reload| reload.program()).map(|program| &program.exec)),
+        ("check.", spec.check.as_ref().map(|check| &check.exec)),
+    ] {
+        let message = exec.and_then(|exec| unusable_program(&exec[0]));
+        messages.extend(message.map(|message| format!("{key}exec[0]: {message}")));
     }
     messages
 }
@@ -178,7 +174,7 @@ fn noexec_warning(state_dir: &Path) -> Option<String> {
     let there = state_dir.ancestors().find(|path| path.exists())?;
     is_noexec(there).is_ok_and(|is| is).then(|| {
         format!(
-            "\"{}\" is mounted noexec: no program of a tar package and no new version of the daemon can be executed there; \
+            "state_dir: \"{}\" is mounted noexec: no program of a tar package and no new version of the daemon can be executed there; \
              mount it without noexec, or choose another state_dir",
             there.display()
         )
@@ -190,7 +186,7 @@ fn file_size_warning(spec: &Spec) -> Option<String> {
     let (_, limit) = spec.limits.resources.iter().find(|(resource, _)| *resource == Resource::Fsize)?;
     (*limit <= spec.log_size).then(|| {
         format!(
-            "{} is not above log_size ({}): the agent's log reaches this limit before it is turned over, and \
+            "limits.fsize: {} is not above log_size ({}): the agent's log reaches this limit before it is turned over, and \
              then the agent gets SIGXFSZ for every line that it writes; set a log_size that is well below",
             exact_size(*limit),
             exact_size(spec.log_size)
@@ -199,16 +195,8 @@ fn file_size_warning(spec: &Spec) -> Option<String> {
 }
 
 /// A warning where an agent runs as root with limited capabilities, which limits it less than it seems.
-fn root_warning(spec: &Spec, own: Uid) -> Option<String> {
-    let capabilities = spec.capabilities?;
-    let uid = match &spec.user {
-        None => own,
-        Some(Account::Id(id)) => Uid(*id),
-        Some(Account::Name(name)) => account::user_by_name(name).ok()??.uid,
-    };
-    if uid != Uid(0) {
-        return None;
-    }
+fn root_warning(spec: &Spec, user: Option<Uid>) -> Option<String> {
+    let capabilities = spec.capabilities.filter(|_| user == Some(Uid(0)))?;
     let strong: Vec<&str> = AS_GOOD_AS_ROOT
         .into_iter()
         .filter(|name| parse_capability(name).is_some_and(|bit| capabilities & bit != 0))
@@ -218,27 +206,22 @@ fn root_warning(spec: &Spec, own: Uid) -> Option<String> {
         false => format!(", and {} alone is as good as all of them", strong.join(", ")),
     };
     Some(format!(
-        "it runs as root, and whoever is root owns root's files without any capability: it can still write what root may write, \
+        "capabilities: it runs as root, and whoever is root owns root's files without any capability: it can still write what root may write, \
          as /etc/passwd, programs, and the records of this daemon, and so become all of root{also}; give it a user of its own, \
          with which the bound holds"
     ))
 }
 
 fn missing_user(name: &str) -> Option<String> {
-    match account::user_by_name(name) {
-        Ok(Some(_)) => None,
-        Ok(None) => Some(format!("there is no user \"{name}\" on this host")),
-        Err(error) => Some(format!("cannot look up \"{name}\": {error}")),
-    }
+    missing("user", name, account::user_by_name(name).map(|found| found.is_some()))
 }
 
-fn foreign_user(user: Option<&Account>) -> Option<String> {
-    let uid = match user? {
-        Account::Id(id) => Uid(*id),
-        Account::Name(name) => account::user_by_name(name).ok()??.uid,
-    };
-    let own = account::own_uid();
-    (own != Uid(0) && own != uid).then(|| "only root can run agents as another user".to_string())
+fn missing(what: &str, name: &str, found: io::Result<bool>) -> Option<String> {
+    match found {
+        Ok(true) => None,
+        Ok(false) => Some(format!("there is no {what} \"{name}\" on this host")),
+        Err(error) => Some(format!("cannot look up \"{name}\": {error}")),
+    }
 }
 
 fn unusable_program(path: &str) -> Option<String> {
@@ -257,19 +240,16 @@ mod tests {
     #[test]
     fn limited_capabilities_of_root_are_warned_of() {
         let mut spec = Spec::new("web", "1", vec!["/bin/sh".into()]);
-        assert_eq!(root_warning(&spec, Uid(0)), None);
+        let root = Some(Uid(0));
+        assert_eq!(root_warning(&spec, root), None);
         spec.capabilities = parse_capability("net_bind_service");
-        let warning = root_warning(&spec, Uid(0)).unwrap_or_default();
+        let warning = root_warning(&spec, root).unwrap_or_default();
         assert!(warning.contains("it runs as root") && !warning.contains("as good as"), "{warning}");
         spec.capabilities = Some(parse_capability("setuid").unwrap_or(0) | parse_capability("bpf").unwrap_or(0));
-        let warning = root_warning(&spec, Uid(0)).unwrap_or_default();
+        let warning = root_warning(&spec, root).unwrap_or_default();
         assert!(warning.contains("and setuid, bpf alone is as good"), "{warning}");
-        spec.user = Some(Account::Name("root".into()));
-        assert!(root_warning(&spec, Uid(1000)).is_some());
-        spec.user = Some(Account::Id(1000));
-        assert_eq!(root_warning(&spec, Uid(0)), None);
-        spec.user = None;
-        assert_eq!(root_warning(&spec, Uid(1000)), None, "a daemon without root has no root to give");
+        assert_eq!(root_warning(&spec, Some(Uid(1000))), None, "a daemon without root has no root to give");
+        assert_eq!(root_warning(&spec, None), None);
         assert!(AS_GOOD_AS_ROOT.iter().all(|name| parse_capability(name).is_some()));
     }
 

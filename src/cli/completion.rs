@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::help::{topic, CliOption, CommandHelp, COMMANDS, OPTIONS};
-use crate::cli::{agent_names, configuration, print};
+use crate::cli::{agent_names, configuration, print, Ended};
 use crate::host::disk::list;
 use crate::model::spec::is_name;
 
@@ -22,10 +22,12 @@ pub fn script(shell: &str) -> &'static str {
     }
 }
 
-/// Prints what the last of `words`, which are those after the program's name, can become, one on each line. Returns the exit
-/// code: 1 when it can become the path of a file.
-pub fn complete(words: &[String], default_config: &str) -> u8 {
-    let Some(known) = completions(words, default_config) else { return 1 };
+/// Prints what the last of `words`, which are those after the program's name, can become, one on each line.
+///
+/// # Errors
+/// The exit code: 1 when it can become the path of a file.
+pub fn complete(words: &[String], default_config: &str) -> Ended {
+    let known = completions(words, default_config).ok_or(1)?;
     print(&known.iter().map(|word| format!("{word}\n")).collect::<String>())
 }
 
@@ -100,7 +102,7 @@ fn option_of(word: &str) -> Option<(&'static CliOption, Option<&str>)> {
 /// that have left output.
 fn names(config: &Path, logs: bool) -> Vec<String> {
     let mut names: Vec<String> = agent_names(config).unwrap_or_default().iter().map(|name| name.to_string()).collect();
-    let Some(loaded) = configuration(config) else { return names };
+    let Ok(loaded) = configuration(config) else { return names };
     let add_defined = names.is_empty();
     let mut add = |dir: &str, ending| names.extend(list(Path::new(dir), ending).unwrap_or_default());
     if add_defined {

@@ -31,7 +31,7 @@ pub struct CliOption {
 }
 
 /// Every option.
-pub const OPTIONS: [CliOption; 10] = [
+pub static OPTIONS: [CliOption; 10] = [
     option('c', "config", "FILE", "instead of /etc/bootagent/bootagent.json"),
     option('d', "background", "", "in the background; the parent exits 0 once it is ready"),
     option('S', "servers", "LIST", "default servers instead of those configured: host:port,..."),
@@ -51,7 +51,7 @@ const fn option(short: char, long: &'static str, value: &'static str, meaning: &
 const STARTED: &str = "Exits 0 once each has been alive for its startsecs, else 1 and says why.\n";
 
 /// Every command.
-pub const COMMANDS: [CommandHelp; 17] = [
+pub static COMMANDS: [CommandHelp; 17] = [
     CommandHelp {
         word: "run",
         synopsis: "[-d] [-S LIST]",
@@ -240,7 +240,8 @@ pub fn topic(word: &str) -> Option<&'static CommandHelp> {
 
 /// The error for a `word` that is no command.
 pub fn unknown_command(word: &str) -> String {
-    unknown("command", word, &COMMANDS.map(|command| command.word))
+    let words: Vec<&str> = COMMANDS.iter().map(|command| command.word).collect();
+    unknown("command", word, &words)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::{complain, configuration, print};
+use crate::cli::{configuration, failed, print, Ended};
 use crate::error::Error;
 use crate::host::config_files;
 
@@ -13,18 +13,16 @@ use crate::host::config_files;
 pub const SYSTEMS: [&str; 5] = ["sysv", "openrc", "procd", "systemd", "inittab"];
 
 /// Prints the script for `system`, one of `SYSTEMS`, which starts this binary with the configuration at `config`; the
-/// option for that is left out where it is the default. Returns the exit code.
-pub fn init(system: &str, config: &Path) -> u8 {
+/// option for that is left out where it is the default.
+///
+/// # Errors
+/// The exit code, after printing why.
+pub fn init(system: &str, config: &Path) -> Ended {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/sbin/bootagent"));
-    let Some(loaded) = configuration(config) else { return 1 };
+    let loaded = configuration(config)?;
     let config = (config != Path::new(config_files::CONFIG)).then_some(config);
-    match script(system, &program, config, Path::new(&*loaded.config.run_dir)) {
-        Ok(text) => print(&text),
-        Err(cause) => {
-            complain(&cause);
-            1
-        }
-    }
+    let text = script(system, &program, config, Path::new(&*loaded.config.run_dir)).map_err(|cause| failed(&cause))?;
+    print(&text)
 }
 
 fn script(system: &str, program: &Path, config: Option<&Path>, run_dir: &Path) -> Result<String, Error> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::cli::{complain, configuration, list, write_out};
+use crate::cli::{complain, configuration, failed, list, print, Ended};
 use crate::host::disk::reason;
 use crate::text::visible;
 
@@ -28,19 +28,25 @@ const REMEMBERED: usize = 4 << 10;
 const LOOKS: u32 = 4;
 
 /// Prints the last `lines` lines of the output of agent `name`, of the daemon's log without a name; with `follow` also what is
-/// added, until it is interrupted. Returns the exit code.
-pub fn logs(config: &Path, name: Option<&str>, lines: usize, follow: bool) -> u8 {
-    let Some(loaded) = configuration(config) else { return 1 };
+/// added, until it is interrupted.
+///
+/// # Errors
+/// The exit code, after printing why.
+pub fn logs(config: &Path, name: Option<&str>, lines: usize, follow: bool) -> Ended {
+    let loaded = configuration(config)?;
     list(&loaded.problems);
     let file = format!("{}.log", name.unwrap_or("bootagent"));
     let mut tail = Tail::new(Path::new(&*loaded.config.log_dir).join(file));
-    let ended = tail.show_last(lines, follow).and_then(|()| if follow { tail.follow() } else { Ok(()) });
-    ended.err().unwrap_or(0)
+    tail.show_last(lines, follow)?;
+    if follow {
+        tail.follow()?;
+    }
+    Ok(())
 }
 
 /// Prints output of an agent without what could change the terminal.
-fn show(text: &[u8]) -> Result<(), u8> {
-    write_out(&visible(&String::from_utf8_lossy(text).replace('\t', "        ")))
+fn show(text: &[u8]) -> Ended {
+    print(&visible(&String::from_utf8_lossy(text).replace('\t', "        ")))
 }
 
 /// An output file that grows, is emptied, or is replaced by a new one.
@@ -65,15 +71,14 @@ impl Tail {
 
     /// Shows the last `lines` lines, those before the last rotation included. A last line that is not complete is left to
     /// `follow`.
-    fn show_last(&mut self, mut lines: usize, follow: bool) -> Result<(), u8> {
+    fn show_last(&mut self, mut lines: usize, follow: bool) -> Ended {
         let (file, older) = (self.open(&self.path)?, self.open(&self.older)?);
         if file.is_none() && older.is_none() && !follow {
-            complain(&format_args!(
+            return Err(failed(&format_args!(
                 "there is no output \"{}\": \"bootagent status\" names the agents, and an agent that has never been started \
                  has none",
                 self.path.display()
-            ));
-            return Err(1);
+            )));
         }
         let failed = |error| self.failed(&error);
         let start = file.as_ref().map_or(Ok(0), |file| start_of_last(file, &mut lines)).map_err(failed)?;
@@ -105,7 +110,7 @@ impl Tail {
     }
 
     /// Shows what is added, until it is interrupted or nobody reads it.
-    fn follow(&mut self) -> Result<(), u8> {
+    fn follow(&mut self) -> Ended {
         loop {
             let text = self.more().map_err(|error| self.failed(&error))?;
             if text.is_empty() {
@@ -126,8 +131,7 @@ impl Tail {
     }
 
     fn failed(&self, error: &io::Error) -> u8 {
-        complain(&format_args!("cannot read \"{}\": {}", self.path.display(), reason(error)));
-        1
+        failed(&format_args!("cannot read \"{}\": {}", self.path.display(), reason(error)))
     }
 
     /// The whole lines that have been added since the last call, at most one piece; empty when there are none.

@@ -18,7 +18,7 @@ use crate::model::spec::{is_host_name, is_name, Labels, Spec};
 use crate::model::url::Url;
 use crate::text::{sanitize, visible, MESSAGE_MAX};
 use crate::wire::control::SOCKET;
-use crate::wire::definition::{absolute, definition, size_above_0};
+use crate::wire::definition::{absolute, definition, set, size_above_0};
 use crate::wire::json::{self, Fields, Value};
 
 /// The longest `run_dir`, in bytes: a `sockaddr_un` has 108 bytes for the path of the control socket, of which a slash, the
@@ -229,9 +229,7 @@ fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
         None => {}
     }
     for (key, slot) in config.directories() {
-        if let Some(path) = fields.read(key, "an absolute path", absolute) {
-            *slot = path.into();
-        }
+        set(slot, fields.read(key, "an absolute path", absolute).map(Into::into));
     }
     if config.run_dir.len() > MAX_RUN_DIR {
         fields.fault("run_dir", &format!("longer than {MAX_RUN_DIR} bytes, so that no socket can be made in it"));
@@ -240,36 +238,30 @@ fn fill(config: &mut Config, mut fields: Fields<'_, '_>) {
         fields.fault("run_dir", "want another directory than state_dir");
     }
 
-    config.step = fields.seconds_above_0("step").unwrap_or(config.step);
-    config.checksecs = fields.seconds_above_0("checksecs").unwrap_or(config.checksecs);
-    config.splay = fields.seconds("splay").unwrap_or(config.splay);
-    config.restartsecs = fields.seconds("restartsecs").unwrap_or(config.restartsecs);
-    config.windowsecs = fields.seconds("windowsecs").unwrap_or(config.windowsecs);
-    config.retries = fields.integer("retries", 0, u32::MAX.into()).map_or(config.retries, |retries| retries as u32);
+    set(&mut config.step, fields.seconds_above_0("step"));
+    set(&mut config.checksecs, fields.seconds_above_0("checksecs"));
+    set(&mut config.splay, fields.seconds("splay"));
+    set(&mut config.restartsecs, fields.seconds("restartsecs"));
+    set(&mut config.windowsecs, fields.seconds("windowsecs"));
+    set(&mut config.retries, fields.integer("retries", 0, u32::MAX.into()).map(|retries| retries as u32));
 
     let size = "a size above 0 such as \"512M\"";
-    config.max_download = fields.read("max_download", size, size_above_0).unwrap_or(config.max_download);
+    set(&mut config.max_download, fields.read("max_download", size, size_above_0));
     config.download_rate = fields.read("download_rate", size, size_above_0);
     config.proxy = fields.read("proxy", "the host:port of an HTTP proxy", proxy).map(Into::into);
 
     let levels = Level::ALL.map(|level| (level.name(), level));
-    config.log_level = fields.word("log_level", &levels).unwrap_or(config.log_level);
+    set(&mut config.log_level, fields.word("log_level", &levels));
     config.hostname = fields.read("hostname", "1 to 253 of A-Z a-z 0-9 . _ -", host_name).map(Into::into);
     config.helper_user = fields.read("helper_user", "a user name", word).map(Into::into);
     config.cgroup = fields.read("cgroup", "the path of a control group", group).map(Into::into);
     config.key_file = fields.read("key_file", "an absolute path", absolute).map(Into::into);
 
-    let keys = fields.read("trusted_keys", "an array of minisign public keys", json::array).unwrap_or_default();
-    for (index, key) in keys.iter().enumerate() {
-        match json::text(key).filter(|key| is_key(key)) {
-            Some(key) => config.trusted_keys.push(key.into()),
-            None => fields.wrong(
-                &format!("trusted_keys[{index}]"),
-                "a minisign public key, \"RW\" and 54 more of base64",
-                key,
-            ),
-        }
-    }
+    let key = "a minisign public key, \"RW\" and 54 more of base64";
+    let keys = fields.list("trusted_keys", "an array of minisign public keys", key, |key| {
+        json::text(key).filter(|key| is_key(key)).map(Into::into)
+    });
+    config.trusted_keys = keys.unwrap_or_default();
     config.labels = fields.inside("labels").map_or(Labels::new(), labels);
     fields.refuse_unknown();
 }

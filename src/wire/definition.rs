@@ -102,15 +102,10 @@ const AUTORESTARTS: [(&str, Autorestart); 4] = [
 fn restarts(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
     set(&mut spec.autostart, fields.flag("autostart"));
     set(&mut spec.autorestart, fields.word("autorestart", &AUTORESTARTS));
-    if let Some(codes) = fields.read("exitcodes", "an array of integers of 0..255", json::array) {
-        spec.exitcodes.clear();
-        for (index, code) in codes.iter().enumerate() {
-            match json::integer(code).and_then(|code| u8::try_from(code).ok()) {
-                Some(code) => spec.exitcodes.push(code),
-                None => fields.wrong(&format!("exitcodes[{index}]"), "an integer of 0..255", code),
-            }
-        }
-    }
+    let codes = fields.list("exitcodes", "an array of integers of 0..255", "an integer of 0..255", |code| {
+        u8::try_from(json::integer(code)?).ok()
+    });
+    set(&mut spec.exitcodes, codes);
 }
 
 /// The names of its `runtime_directory`.
@@ -143,15 +138,10 @@ fn privileges(fields: &mut Fields<'_, '_>, spec: &mut Spec) {
 
 /// The set of the capabilities that an array names.
 fn capabilities(fields: &mut Fields<'_, '_>, key: &'static str) -> Option<u64> {
-    let names = fields.read(key, "an array of names such as \"CAP_CHOWN\"", json::array)?;
-    let mut all = 0;
-    for (index, name) in names.iter().enumerate() {
-        match json::text(name).and_then(parse_capability) {
-            Some(one) => all |= one,
-            None => fields.wrong(&format!("{key}[{index}]"), "a name such as \"CAP_CHOWN\"", name),
-        }
-    }
-    Some(all)
+    let names = fields.list(key, "an array of names such as \"CAP_CHOWN\"", "a name such as \"CAP_CHOWN\"", |name| {
+        parse_capability(json::text(name)?)
+    });
+    Some(names?.iter().fold(0, |all, one| all | one))
 }
 
 /// As many processes and threads as any Linux can have.
@@ -230,7 +220,8 @@ fn unlimited(value: &Value) -> Option<u64> {
     (json::text(value) == Some("unlimited")).then_some(u64::MAX)
 }
 
-fn set<T>(slot: &mut T, value: Option<T>) {
+/// Puts the value in the place of the default, if there is one.
+pub fn set<T>(slot: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *slot = value;
     }

@@ -67,9 +67,7 @@ pub fn status_body(report: &Report) -> String {
         json.text(id);
     }
     json.close(']');
-    if let Some(silence) = report.silence {
-        json.key("silence").number(silence.as_secs());
-    }
+    json.optional_number("silence", report.silence.map(|silence| silence.as_secs()));
     if !report.troubles.is_empty() {
         json.key("troubles").open('[');
         for trouble in &report.troubles {
@@ -77,9 +75,7 @@ pub fn status_body(report: &Report) -> String {
         }
         json.close(']');
     }
-    if let Some(seq) = report.seq {
-        json.key("seq").number(seq);
-    }
+    json.optional_number("seq", report.seq);
     json.close('}');
     json.finish()
 }
@@ -101,14 +97,9 @@ fn put_agent(json: &mut Writer, agent: &AgentReport) {
     if let Some(cpu) = agent.cpu {
         json.key("cpu").decimal(cpu);
     }
-    if let Some(memory) = agent.memory {
-        json.key("memory").number(memory);
-    }
-    for (key, text) in [("limits_by", &agent.limits_by), ("job_limits", &agent.job_limits)] {
-        if let Some(text) = text {
-            json.key(key).text(text);
-        }
-    }
+    json.optional_number("memory", agent.memory);
+    json.optional_text("limits_by", agent.limits_by.as_deref());
+    json.optional_text("job_limits", agent.job_limits.as_deref());
     json.close('}');
 }
 
@@ -143,9 +134,7 @@ pub fn ledger_body(entries: &[Entry]) -> String {
         }
         put(&mut json, "message", entry.outcome.as_ref().map_or("", |outcome| &outcome.message));
         put(&mut json, "progress", &entry.progress);
-        if let Some(age) = entry.age {
-            json.key("age").number(age.as_secs());
-        }
+        json.optional_number("age", entry.age.map(|age| age.as_secs()));
         json.close('}');
     }
     json.close(']');

@@ -35,12 +35,12 @@ pub fn write_identity(identity: &Identity) -> String {
 pub fn read_identity(text: &str) -> Result<Identity, Error> {
     json::read(text, |mut fields| {
         fields.required("sn");
-        let sn = fields.text_or_empty("sn");
+        let sn = fields.string("sn");
         // It goes into a header of each request, and tells hosts apart.
         if !(1..=64).contains(&sn.len()) || !sn.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             fields.fault("sn", "not the name of a host");
         }
-        Some(Identity { sn: sn.into(), machine_id: fields.text_or_empty("machine_id").into() })
+        Some(Identity { sn, machine_id: fields.string("machine_id") })
     })
 }
 
@@ -65,8 +65,7 @@ pub fn read_settings(text: &str) -> Result<Settings, Error> {
     json::read(text, |mut fields| {
         // As a job may set it: a host that talks without a pause, or never again, cannot be set right from afar.
         let step = fields.integer("step", 10, 86_400).map(Duration::from_secs);
-        let (svrlist, package) = (fields.text_or_empty("svrlist").into(), fields.text_or_empty("package").into());
-        Some(Settings { svrlist, step, package })
+        Some(Settings { svrlist: fields.string("svrlist"), step, package: fields.string("package") })
     })
 }
 
@@ -151,7 +150,7 @@ pub fn write_stop(stop: &StopRecord) -> String {
 pub fn read_stop(text: &str) -> Result<StopRecord, Error> {
     json::read(text, |mut fields| {
         let at = Time(fields.count("at").unwrap_or(0));
-        Some(StopRecord { boot_id: fields.text_or_empty("boot_id").into(), at })
+        Some(StopRecord { boot_id: fields.string("boot_id"), at })
     })
 }
 
@@ -262,8 +261,8 @@ fn not_empty(text: &str) -> Option<&str> {
 }
 
 fn take_job(mut fields: Fields<'_, '_>) -> Option<JobRecord> {
-    let id = fields.text_or_empty("id");
-    if !is_job_id(id) {
+    let id = fields.string("id");
+    if !is_job_id(&id) {
         fields.fault("id", "not a job's id");
     }
     let phase = fields.text("phase").and_then(Phase::named);
@@ -275,8 +274,8 @@ fn take_job(mut fields: Fields<'_, '_>) -> Option<JobRecord> {
         fields.fault("outcome", "missing in a job that is done");
     }
     // Directories are named after it. A job that was refused may have had any name.
-    let name = fields.text_or_empty("name");
-    if !name.is_empty() && !is_name(name) && !matches!(phase, Some(Phase::Done | Phase::Taken)) {
+    let name = fields.string("name");
+    if !name.is_empty() && !is_name(&name) && !matches!(phase, Some(Phase::Done | Phase::Taken)) {
         fields.fault("name", "not an agent's name");
     }
     // 1.0.0 records no direction. Its jobs have an outcome before they are done only on the way back; the exception is the
@@ -292,12 +291,12 @@ fn take_job(mut fields: Fields<'_, '_>) -> Option<JobRecord> {
     // A step that only another version knows counts as none.
     let step = fields.text("step").and_then(Step::named);
     Some(JobRecord {
-        id: id.into(),
+        id,
         seq: fields.integer("seq", 0, SEQ_MAX).unwrap_or(0),
-        action: fields.text_or_empty("action").into(),
+        action: fields.string("action"),
         name: name.into(),
-        text: fields.text_or_empty("text").into(),
-        boot_id: fields.text_or_empty("boot_id").into(),
+        text: fields.string("text"),
+        boot_id: fields.string("boot_id"),
         received: Time(fields.count("received").unwrap_or(0)),
         phase: phase?,
         step,
@@ -306,8 +305,8 @@ fn take_job(mut fields: Fields<'_, '_>) -> Option<JobRecord> {
         package: fields.inside("package").and_then(take_package).map(Box::new),
         foreign: fields.is_true("foreign"),
         found: fields.text("found").map(Into::into),
-        held: fields.text_or_empty("held").into(),
-        note: fields.text_or_empty("note").into(),
+        held: fields.string("held"),
+        note: fields.string("note"),
         outcome,
     })
 }
@@ -317,7 +316,7 @@ fn take_outcome(mut fields: Fields<'_, '_>) -> Option<Outcome> {
     if code.is_none() {
         fields.fault("code", "not a result code");
     }
-    Some(Outcome { code: code?, message: fields.text_or_empty("message").into() })
+    Some(Outcome { code: code?, message: fields.string("message") })
 }
 
 fn take_run(mut fields: Fields<'_, '_>) -> Option<RunRecord> {
@@ -333,7 +332,7 @@ fn take_run(mut fields: Fields<'_, '_>) -> Option<RunRecord> {
     let fingerprints = (fields.count("mark"), fields.count("process_mark"));
     Some(RunRecord {
         name: name(&mut fields),
-        boot_id: fields.text_or_empty("boot_id").into(),
+        boot_id: fields.string("boot_id"),
         process,
         forking: fields.is_true("forking"),
         stopping: fields.is_true("stopping"),
@@ -345,9 +344,9 @@ fn take_run(mut fields: Fields<'_, '_>) -> Option<RunRecord> {
         fatal: fields.is_true("fatal"),
         killed: fields.is_true("killed"),
         spares: fields.count("spares"),
-        detail: fields.text_or_empty("detail").into(),
+        detail: fields.string("detail"),
         unready: fields.is_true("unready"),
-        said: fields.text_or_empty("said").into(),
+        said: fields.string("said"),
     })
 }
 
@@ -408,19 +407,19 @@ fn take_package(mut fields: Fields<'_, '_>) -> Option<Installed> {
         fields.required(key);
     }
     // They become names of files and directories that are removed later, and arguments of a package manager.
-    let (package, file) = (fields.text_or_empty("package"), fields.text_or_empty("file"));
-    for (key, text) in [("package", package), ("file", file)] {
+    let (package, file) = (fields.string("package"), fields.string("file"));
+    for (key, text) in [("package", &package), ("file", &file)] {
         if !text.is_empty() && (!is_file_name(text) || text.starts_with('-')) {
             fields.fault(key, "not a plain name");
         }
     }
-    let (version, native) = (fields.text_or_empty("version").into(), fields.text_or_empty("native").into());
-    Some(Installed { format: format?, package: package.into(), version, digest: digest?, file: file.into(), native })
+    let (version, native) = (fields.string("version"), fields.string("native"));
+    Some(Installed { format: format?, package, version, digest: digest?, file, native })
 }
 
 fn name(fields: &mut Fields<'_, '_>) -> Name {
-    let name = fields.text_or_empty("name");
-    if !is_name(name) {
+    let name = fields.string("name");
+    if !is_name(&name) {
         fields.fault("name", "not an agent's name");
     }
     name.into()

@@ -196,8 +196,8 @@ fn take(mut fields: Fields<'_, '_>) -> Option<ReexecData> {
     let nofile = (fields.count("nofile_soft"), fields.count("nofile_hard"));
     Some(ReexecData {
         pid: whole(&mut fields, "pid").unwrap_or(0),
-        program: fields.text_or_empty("program").into(),
-        run_dir: fields.text_or_empty("run_dir").into(),
+        program: fields.string("program").into(),
+        run_dir: fields.string("run_dir").into(),
         lock: whole(&mut fields, "lock"),
         state_lock: whole(&mut fields, "state_lock"),
         listener: whole(&mut fields, "listener"),
@@ -242,7 +242,7 @@ fn take_state(fields: &mut Fields<'_, '_>) -> ReexecState {
             results: (results, fields.count("results_failures").unwrap_or(0) as u32),
             extra,
             extra_again,
-            server: fields.text_or_empty("server").into(),
+            server: fields.string("server"),
             held: each(fields, "held", |mut fields| {
                 Some((fields.text("server")?.into(), Time(fields.count("until")?)))
             }),
@@ -257,8 +257,8 @@ fn take_state(fields: &mut Fields<'_, '_>) -> ReexecState {
         incidents: each(fields, "incidents", |mut fields| {
             Some(Incident {
                 timestamp: fields.count("timestamp").unwrap_or(0),
-                name: fields.text_or_empty("name").into(),
-                message: fields.text_or_empty("message").into(),
+                name: fields.string("name").into(),
+                message: fields.string("message"),
             })
         }),
         dropped_incidents: fields.count("dropped_incidents").unwrap_or(0),

@@ -88,20 +88,58 @@ impl<'v, 'f> Fields<'v, 'f> {
     }
 
     /// A string without NUL; empty where there is none.
-    pub fn text_or_empty(&mut self, key: &'static str) -> &'v str {
-        self.text(key).unwrap_or_default()
+    pub fn string(&mut self, key: &'static str) -> Box<str> {
+        self.text(key).unwrap_or_default().into()
     }
 
     /// One of these words, as what it stands for.
     pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        Some(words[self.place_among(&known, key)?].1)
+    }
+
+    /// The place of the member's value among the words.
+    fn place_among(&mut self, words: &[&str], key: &'static str) -> Option<usize> {
         let value = self.get(key)?;
-        let meant = text(value).and_then(|text| words.iter().find(|(word, _)| *word == text));
-        if meant.is_none() {
-            let quoted = words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>();
-            let (last, others) = quoted.split_last()?;
-            self.wrong(key, &[&others.join(", "), " or ", last].concat(), value);
+        let place = words.iter().position(|word| text(value) == Some(word));
+        if place.is_none() {
+            let (last, others) = words.split_last()?;
+            self.wrong(key, &format!("\"{}\" or \"{last}\"", others.join("\", \"")), value);
         }
-        meant.map(|(_, meaning)| *meaning)
+        place
+    }
+
+    /// The elements of an array, as `convert` makes them. Where it returns `None`, a fault says that the element is not a `want`;
+    /// `all` says what the array should be.
+    pub fn list<T>(
+        &mut self,
+        key: &'static str,
+        all: &str,
+        want: &str,
+        convert: fn(&'v Value) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let mut list = Vec::new();
+        self.take_elements(key, all, want, &mut |element| {
+            list.push(convert(element)?);
+            Some(())
+        })?;
+        Some(list)
+    }
+
+    /// The part of `list` that does not depend on the type, so that it is compiled only once.
+    fn take_elements(
+        &mut self,
+        key: &'static str,
+        all: &str,
+        want: &str,
+        take: &mut dyn FnMut(&'v Value) -> Option<()>,
+    ) -> Option<()> {
+        for (index, element) in self.read(key, all, array)?.iter().enumerate() {
+            if take(element).is_none() {
+                self.wrong(&format!("{key}[{index}]"), want, element);
+            }
+        }
+        Some(())
     }
 
     /// `true` or `false`.
