@@ -10,7 +10,7 @@ use bootagent::model::spec::{is_file_name, is_job_id, is_name, Spec};
 use bootagent::text::{visible, MESSAGE_MAX};
 use bootagent::wire::config::{self, ConfigError, Source};
 use bootagent::wire::sign::Keys;
-use bootagent::wire::{control, notification, proto, record, reexec_data};
+use bootagent::wire::{control, job, notification, proto, record, reexec_data};
 use bootagent::work::{self, inspect, HelperResponse};
 
 /// What a server sends: replies, jobs, and signatures of replies.
@@ -23,14 +23,14 @@ pub fn server(bytes: &[u8]) {
         Ok(reply) => {
             for job in reply.jobs {
                 match job {
-                    Ok(job) => assert_eq!(proto::job(&job.text), Ok(job)),
+                    Ok(job) => assert_eq!(job::read_text(&job.text), Ok(job)),
                     Err(rejected) => check_rejected(&rejected),
                 }
             }
         }
     }
     let text = String::from_utf8_lossy(bytes);
-    match proto::job(&text) {
+    match job::read_text(&text) {
         Ok(job) => assert!(is_job_id(&job.id) && (job.name.is_empty() || is_name(&job.name)), "{job:?}"),
         Err(rejected) => check_rejected(&rejected),
     }

@@ -29,7 +29,7 @@ use crate::sys::file::read_text;
 use crate::sys::{process, random};
 use crate::text::{sanitize, MESSAGE_MAX};
 use crate::wire::config::{self, Config, Source, SourceError};
-use crate::wire::proto;
+use crate::wire::job;
 use crate::work::watch;
 
 /// Below `run_dir`: the id of the boot, written by the first daemon of that boot.
@@ -81,7 +81,7 @@ pub(super) fn recover_state(
     recovered.agents = stored.agents;
     for record in stored.jobs {
         let is_over = matches!(record.phase, Phase::Done | Phase::Taken);
-        let job = if is_over { None } else { proto::job(&record.text).ok().map(Rc::new) };
+        let job = if is_over { None } else { job::read_text(&record.text).ok().map(Rc::new) };
         recovered.jobs.push((record, job));
     }
     let boot = fault_injection::boot_id(boot_id());

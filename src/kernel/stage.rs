@@ -40,55 +40,36 @@ pub enum Stage {
     Ambient,
 }
 
+/// Every stage, in the order of their numbers, with what it does.
+const STAGES: [(Stage, &str); 16] = [
+    (Stage::Fork, "making a process"),
+    (Stage::Session, "starting a session"),
+    (Stage::Cgroup, "entering the control group"),
+    (Stage::Files, "arranging file descriptors"),
+    (Stage::Limits, "setting resource limits"),
+    (Stage::Priority, "setting the out-of-memory score"),
+    (Stage::Groups, "setting supplementary groups"),
+    (Stage::Gid, "setting the group"),
+    (Stage::Uid, "setting the user"),
+    (Stage::Privileges, "dropping privileges"),
+    (Stage::Directory, "entering the working directory"),
+    (Stage::Signals, "resetting signals"),
+    (Stage::Exec, "executing the program"),
+    (Stage::Nice, "setting the priority"),
+    (Stage::Environment, "reading the environment"),
+    (Stage::Ambient, "giving it capabilities"),
+];
+
 impl Stage {
     /// The stage with this number, as a child writes it to its parent.
-    pub const fn from_raw(raw: u8) -> Option<Stage> {
-        const ALL: [Stage; 16] = [
-            Stage::Fork,
-            Stage::Session,
-            Stage::Cgroup,
-            Stage::Files,
-            Stage::Limits,
-            Stage::Priority,
-            Stage::Groups,
-            Stage::Gid,
-            Stage::Uid,
-            Stage::Privileges,
-            Stage::Directory,
-            Stage::Signals,
-            Stage::Exec,
-            Stage::Nice,
-            Stage::Environment,
-            Stage::Ambient,
-        ];
-        if (raw as usize) < ALL.len() {
-            Some(ALL[raw as usize])
-        } else {
-            None
-        }
+    pub fn from_raw(raw: u8) -> Option<Stage> {
+        STAGES.get(usize::from(raw)).map(|(stage, _)| *stage)
     }
 }
 
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Stage::Fork => "making a process",
-            Stage::Session => "starting a session",
-            Stage::Cgroup => "entering the control group",
-            Stage::Files => "arranging file descriptors",
-            Stage::Limits => "setting resource limits",
-            Stage::Priority => "setting the out-of-memory score",
-            Stage::Groups => "setting supplementary groups",
-            Stage::Gid => "setting the group",
-            Stage::Uid => "setting the user",
-            Stage::Privileges => "dropping privileges",
-            Stage::Directory => "entering the working directory",
-            Stage::Signals => "resetting signals",
-            Stage::Exec => "executing the program",
-            Stage::Nice => "setting the priority",
-            Stage::Environment => "reading the environment",
-            Stage::Ambient => "giving it capabilities",
-        })
+        f.write_str(STAGES[*self as usize].1)
     }
 }
 

@@ -6,7 +6,7 @@
 mod copies;
 pub mod inventory;
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -22,24 +22,13 @@ impl Digest {
     /// Reads `SHA256:` and 64 hexadecimal digits, in either case.
     pub fn parse(text: &str) -> Option<Digest> {
         let (kind, hex) = text.trim().split_once(':')?;
-        let hex = hex.trim_start();
-        if !kind.eq_ignore_ascii_case("sha256") || hex.len() != 64 {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            let high = char::from(pair[0]).to_digit(16)?;
-            let low = char::from(pair[1]).to_digit(16)?;
-            *byte = (high << 4 | low) as u8;
-        }
-        Some(Digest(bytes))
+        from_hex(hex.trim_start()).filter(|_| kind.eq_ignore_ascii_case("sha256")).map(Digest)
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SHA256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "SHA256:{}", hex(&self.0))
     }
 }
 
@@ -53,12 +42,26 @@ impl fmt::Debug for Digest {
 /// attempt.
 pub fn download_name(sn: &str, id: &str) -> String {
     let hash = Sha256::new().chain_update("download\n").chain_update(sn).chain_update("\n").chain_update(id).finalize();
-    let mut name = String::new();
-    for byte in &hash[..16] {
-        // Writing to a String cannot fail.
-        let _ = write!(name, "{byte:02x}");
+    hex(&hash[..16])
+}
+
+/// The bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+/// The 32 bytes that 64 hexadecimal digits stand for, in either case.
+pub fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 {
+        return None;
     }
-    name
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let [high, low] = [pair[0], pair[1]].map(|digit| char::from(digit).to_digit(16));
+        *byte = (high? << 4 | low?) as u8;
+    }
+    Some(bytes)
 }
 
 /// A package format, which the ending of the file name decides.

@@ -3,7 +3,7 @@
 //! miniserde's derive can neither leave out absent fields nor limit decimals; this can. The caller must close what it has
 //! opened. Only what JSON requires is escaped, so UTF-8 stays as it is.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use crate::kernel::Decimal;
@@ -57,12 +57,7 @@ impl Writer {
                 b'\n' => self.out.push_str("\\n"),
                 b'\r' => self.out.push_str("\\r"),
                 b'\t' => self.out.push_str("\\t"),
-                0..b' ' => {
-                    const HEX: &[u8; 16] = b"0123456789abcdef";
-                    self.out.push_str("\\u00");
-                    self.put(char::from(HEX[usize::from(byte >> 4)]));
-                    self.put(char::from(HEX[usize::from(byte & 15)]));
-                }
+                0..b' ' => self.write(format_args!("\\u{byte:04x}")),
                 _ => {
                     self.put('\\');
                     self.put(char::from(byte));
@@ -76,8 +71,7 @@ impl Writer {
     /// A whole number.
     pub fn number(&mut self, number: u64) {
         self.comma();
-        // Writing to a String cannot fail.
-        let _ = write!(self.out, "{number}");
+        self.write(format_args!("{number}"));
     }
 
     /// The key with a string, where there is one.
@@ -113,6 +107,11 @@ impl Writer {
     pub fn raw(&mut self, json: &str) {
         self.comma();
         self.out.push_str(json);
+    }
+
+    fn write(&mut self, text: fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = self.out.write_fmt(text);
     }
 
     fn put(&mut self, character: char) {

@@ -24,8 +24,7 @@ const JOB_MAX: usize = 128 << 10;
 /// # Errors
 /// Why it cannot be run as it was written.
 pub fn read(value: &Value) -> Result<Job, RejectedJob> {
-    let mut rejected =
-        RejectedJob { id: None, code: Code::BadJob, message: "".into(), action: "".into(), name: "".into() };
+    let mut rejected = bad_job("");
     let (value, fault) = json::split_fault(value);
     let mut faults: Vec<String> = fault.into_iter().map(str::to_string).collect();
     let job = take(value, &mut rejected, &mut faults);
@@ -38,21 +37,22 @@ pub fn read(value: &Value) -> Result<Job, RejectedJob> {
     }
 }
 
-/// Reads the text of a job that was recorded.
+/// Reads the text of a job that was recorded, `Job::text`.
 ///
 /// # Errors
-/// As `read`.
+/// Why it cannot be run. That happens after the job was accepted when an older binary reads it, which may know less than
+/// the one that recorded it.
 pub fn read_text(text: &str) -> Result<Job, RejectedJob> {
     match json::parse(text, json::MAX_DEPTH) {
         Ok(value) => read(&value),
-        Err(syntax) => Err(RejectedJob {
-            id: None,
-            code: Code::BadJob,
-            message: sanitize(&syntax.to_string(), MESSAGE_MAX).into(),
-            action: "".into(),
-            name: "".into(),
-        }),
+        Err(syntax) => Err(bad_job(&syntax.to_string())),
     }
+}
+
+/// The rejection of a job of which nothing is known yet.
+fn bad_job(message: &str) -> RejectedJob {
+    let message = sanitize(message, MESSAGE_MAX).into();
+    RejectedJob { id: None, code: Code::BadJob, message, action: "".into(), name: "".into() }
 }
 
 /// Reads the job and adds what is wrong with it to `faults`; what identifies it goes to `rejected` on the way.

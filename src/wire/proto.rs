@@ -187,15 +187,6 @@ pub fn retry_after(body: &[u8]) -> Option<u64> {
     json::integer(member(&object(body).ok()?, "retry_after")?)
 }
 
-/// Reads the text of a job that was recorded, `Job::text`.
-///
-/// # Errors
-/// Why it cannot be run. That happens after the job was accepted when an older binary reads it, which may know less than
-/// the one that recorded it.
-pub fn job(text: &str) -> Result<Job, RejectedJob> {
-    job::read_text(text)
-}
-
 fn object(body: &[u8]) -> Result<Value, Error> {
     match json::parse_reply(body) {
         Ok(reply) if json::object(&reply).is_some() => Ok(reply),

@@ -8,6 +8,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::model::package::{from_hex, hex};
 
 /// The shortest key, in bytes.
 const KEY_MIN: usize = 16;
@@ -60,11 +61,7 @@ impl Keys {
 
     /// Signs a POST of `body` to `url`.
     pub fn sign(&self, url: &str, sn: &str, nonce: Box<str>, body: &[u8]) -> Signed {
-        let mut mac = self.keys[0].clone();
-        for part in ["POST\n", path(url), "\n", sn, "\n", &nonce, "\n"] {
-            mac.update(part.as_bytes());
-        }
-        mac.update(body);
+        let mac = code_of(&self.keys[0], &["POST", path(url), sn, &nonce], body);
         let signature = hex(&mac.finalize().into_bytes());
         let headers = [("Key", &*self.name), ("Sn", sn), ("Nonce", &nonce), ("Signature", &signature)];
         let headers = headers.map(|(name, value)| (format!("X-BootAgent-{name}"), value.to_string()));
@@ -81,11 +78,7 @@ impl Keys {
         let signature = from_hex(signature).ok_or("the reply's signature is not 64 hexadecimal digits")?;
         let mut good = false;
         for key in &self.keys {
-            let mut mac = key.clone();
-            for part in [&status.to_string(), "\n", nonce, "\n"] {
-                mac.update(part.as_bytes());
-            }
-            mac.update(body);
+            let mac = code_of(key, &[&status.to_string(), nonce], body);
             good |= mac.verify_slice(&signature).is_ok();
         }
         if good {
@@ -94,6 +87,17 @@ impl Keys {
             Err("the reply's signature is wrong: another key, another request's reply, or altered on the way")
         }
     }
+}
+
+/// The authentication code of the lines and the body behind them.
+fn code_of(key: &Hmac<Sha256>, lines: &[&str], body: &[u8]) -> Hmac<Sha256> {
+    let mut mac = key.clone();
+    for line in lines {
+        mac.update(line.as_bytes());
+        mac.update(b"\n");
+    }
+    mac.update(body);
+    mac
 }
 
 /// A nonce that was never used before, as long as either `counter` was not, or nobody can guess `random`.
@@ -106,23 +110,6 @@ pub fn nonce(sn: &str, counter: u64, random: &[u8; 32]) -> Box<str> {
 fn path(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.find('/').map_or("/", |slash| &rest[slash..])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        let [high, low] = [pair[0], pair[1]].map(|digit| char::from(digit).to_digit(16));
-        *byte = (high? << 4 | low?) as u8;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

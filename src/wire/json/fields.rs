@@ -59,7 +59,9 @@ impl<'v, 'f> Fields<'v, 'f> {
 
     /// The member's value; `null` counts as missing.
     pub fn get(&mut self, key: &'static str) -> Option<&'v Value> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         self.object.get(key).filter(|value| !matches!(value, Value::Null))
     }
 

@@ -152,7 +152,7 @@ fn numbers_are_what_they_mean() {
 #[test]
 fn fields_collect_every_fault() {
     let value = parse(
-        r#"{"top":{"a":"x","b":-1,"c":null,"d":[1],"e":{},"f":"\u0000","g":0,"h\n":1,"i":"ok","j":true,"k":"thre",
+        r#"{"top":{"a":"x","b":-1,"c":null,"d":[1],"e":{},"f":"\u0000","g":0,"h\n":1,"i":"ok","j":true,"k":"thre","ii":1,
             "l":"two"}}"#,
         9,
     )
@@ -170,6 +170,7 @@ fn fields_collect_every_fault() {
     assert_eq!(fields.text("f"), None);
     assert_eq!(fields.seconds_above_0("g"), None);
     assert_eq!((fields.text("i"), fields.flag("j"), fields.text("y")), (Some("ok"), Some(true), None));
+    assert_eq!(fields.text("i"), Some("ok"), "what is read twice is named once");
     fields.refuse_unknown();
     assert_eq!(
         faults,
@@ -184,6 +185,7 @@ fn fields_collect_every_fault() {
             "top.f: want a string without NUL, got \"\\u0000\"",
             "top.g: want seconds, above 0 and at most ten years, got 0",
             "top.h\\n: unknown key",
+            "top.ii: unknown key; did you mean \"i\"?",
         ]
     );
 

@@ -153,7 +153,7 @@ fn a_reply_brings_its_jobs_in_order() {
     assert_eq!(actions, ["install", "upgrade", "uninstall", "start", "stop", "restart", "config", "config", "config"]);
     // What is kept of a job reads as the same job.
     for told in &jobs {
-        assert_eq!(job(&told.text).as_ref(), Ok(told));
+        assert_eq!(job::read_text(&told.text).as_ref(), Ok(told));
     }
     let JobAction::Install(source) = &jobs[0].action else { panic!("{:?}", jobs[0]) };
     assert_eq!(&*source.url, "ftp://user:secret@server:2121/BasicAgent/BasicAgent-1.5.6.rpm");
