@@ -114,8 +114,8 @@ pub struct Helper {
     progress: Option<Progress>,
     /// Why the daemon killed it; `None` if it did not.
     stopped: Option<Stopped>,
+    /// What is still to be written of its request.
     request: Vec<u8>,
-    sent: usize,
     /// Takes the request; `None` once all of it is written.
     request_pipe: Option<File>,
     response: Vec<u8>,
@@ -207,7 +207,6 @@ impl Helper {
             progress: (!exchanges && !inspects).then(|| Progress::new(stall_limit(), now)),
             stopped: None,
             request: encode_request(request),
-            sent: 0,
             request_pipe: Some(File::from(request_write)),
             response: Vec::new(),
             response_max,
@@ -373,13 +372,12 @@ impl Helper {
     /// Writes as much of the request as the pipe takes.
     fn send(&mut self) {
         while let Some(pipe) = &mut self.request_pipe {
-            match pipe.write(&self.request[self.sent..]) {
-                Ok(count) => {
-                    self.sent += count;
-                    if self.sent < self.request.len() {
-                        continue;
-                    }
+            match pipe.write(&self.request) {
+                Ok(count) if count < self.request.len() => {
+                    self.request.drain(..count);
+                    continue;
                 }
+                Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 // The helper has closed its end; its response or its exit status says why.

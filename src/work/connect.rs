@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use crate::model::url::Url;
 use crate::sys::poll::{poll, PollFd};
 use crate::sys::socket;
 use crate::work::{Failure, Result, Route, CONNECT_SECS, NEXT_ADDRESS_SECS};
@@ -12,13 +13,15 @@ use crate::work::{Failure, Result, Route, CONNECT_SECS, NEXT_ADDRESS_SECS};
 /// The time in which all addresses of a name are begun.
 const FOR_ALL: Duration = Duration::from_secs(8);
 
-/// The addresses of `host`, in the order in which they are to be tried.
+/// The addresses of the host in `url`, in the order in which they are to be tried.
 ///
 /// # Errors
 /// When the name has no address.
-pub fn addresses(host: &str, port: u16, route: &Route) -> Result<Vec<SocketAddr>> {
+pub fn addresses(url: &Url, route: &Route) -> Result<Vec<SocketAddr>> {
+    let host = &*url.host;
     let cannot_resolve = |error| Failure::temporary(&format!("cannot resolve \"{host}\""), &error);
-    let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(cannot_resolve)?.collect();
+    let mut addresses: Vec<SocketAddr> =
+        (host, url.effective_port()).to_socket_addrs().map_err(cannot_resolve)?.collect();
     if addresses.is_empty() {
         return Err(cannot_resolve(io::Error::new(io::ErrorKind::NotFound, "it has no address")));
     }
@@ -51,13 +54,14 @@ pub fn number(address: &SocketAddr) -> u64 {
     number.max(1)
 }
 
-/// Connects to one of the `addresses` of `host`. The next address is begun when those before it have failed, or have not
+/// Connects to one of the `addresses` of the host in `url`. The next address is begun when those before it have failed, or have not
 /// answered within `NEXT_ADDRESS_SECS`, or sooner where there are so many that the last would have no time; the first that
 /// answers is taken.
 ///
 /// # Errors
 /// When none has answered in `CONNECT_SECS`.
-pub fn connect(host: &str, port: u16, addresses: &[SocketAddr]) -> Result<TcpStream> {
+pub fn connect(url: &Url, addresses: &[SocketAddr]) -> Result<TcpStream> {
+    let (host, port) = (&url.host, url.effective_port());
     first_of(addresses)
         .map_err(|error| Failure::temporary(&format!("cannot connect to \"{host}\" port {port}"), &error))
 }

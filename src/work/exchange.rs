@@ -1,16 +1,13 @@
 //! One exchange with a server: an HTTP POST and its whole reply, within a deadline and a size.
 
 use crate::model::url::{Scheme, Url};
+use crate::sys::alarm;
 use crate::sys::file::read_up_to;
 use crate::text::exact_size;
-use crate::work::http::{self, Route, Times};
+use crate::work::http::{self, Route};
 use crate::work::{
     Failure, FailureKind, HelperResponse, Result, CONNECT_SECS, EXCHANGE_SECS, EXIT_NO_CONNECTION, EXIT_NO_REPLY,
 };
-
-/// How long an exchange may take.
-const TIMES: Times =
-    Times { connect: CONNECT_SECS, total: EXCHANGE_SECS, no_connection: EXIT_NO_CONNECTION, no_reply: EXIT_NO_REPLY };
 
 /// Sends `body` and reads the reply, whatever its status; a redirect is a reply like any other. The process ends with one
 /// of the two exit statuses when the time is over.
@@ -24,9 +21,10 @@ pub fn exchange(
     max_body: u64,
     route: &Route,
 ) -> Result<HelperResponse> {
-    http::set_times(&TIMES)?;
+    alarm::end_after(CONNECT_SECS, EXCHANGE_SECS, [EXIT_NO_CONNECTION, EXIT_NO_REPLY])
+        .map_err(|error| Failure::temporary("cannot set the alarm", &error))?;
     let url = Url::parse(url).map_err(|why| Failure::new(FailureKind::Final, format!("server url: {why}")))?;
-    if !matches!(url.scheme, Scheme::Http | Scheme::Https) {
+    if !url.scheme.is_http() {
         return Err(Failure::new(FailureKind::Final, "server url: want http://"));
     }
     let mut reply = http::post(&url, headers, body, route)?;
@@ -51,7 +49,7 @@ pub fn exchange(
     }
     // Some servers name an encoding and use none.
     let is_json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
-    if let Some(encoding) = reply.encoding().filter(|_| !is_json && reply.status() / 100 == 2) {
+    if let Some(encoding) = reply.encoding().filter(|_| !is_json && reply.status / 100 == 2) {
         let reason = format!("the reply is compressed (Content-Encoding: {encoding}), though nobody asked for it");
         return Err(Failure::new(FailureKind::Temporary, reason));
     }
@@ -60,7 +58,7 @@ pub fn exchange(
         return Err(Failure::new(FailureKind::Temporary, reason));
     }
     Ok(HelperResponse::Exchanged {
-        status: reply.status(),
+        status: reply.status,
         retry_after: reply.retry_after(),
         signature: reply.header("x-bootagent-signature").map(String::from),
         body,

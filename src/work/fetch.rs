@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use crate::model::url::{decoded, Scheme, Url};
 use crate::sys::alarm;
-use crate::work::http::{self, BodyEnd, Reply, Route};
+use crate::work::http::{self, Reply, Route};
 use crate::work::sink::{Completeness, Sink};
 use crate::work::{ftp, stall_secs, Failure, FailureKind, HelperResponse, Result};
 
@@ -90,12 +90,15 @@ fn ask(url: &Url, route: &Route, digest: &[u8; 32], sink: &mut Sink) -> Result<N
     let from = sink.size();
     let mut reply = http::get(url, from, route)?;
     // Some servers send what was asked for and call it 200, others call the whole file 206.
-    let is_slice = reply.header("content-range").and_then(content_range).is_some_and(|(start, _)| start == Some(from));
-    match reply.status() {
+    let range = reply.header("content-range").and_then(content_range);
+    let is_slice = range.is_some_and(|(start, _)| start == Some(from));
+    match reply.status {
         200 | 203 if from == 0 || !is_slice => take_whole(&mut reply, digest, sink).map(Next::Done),
-        200 | 203 | 206 if from > 0 || is_slice => Ok(take_rest(&mut reply, sink)?.map_or(Next::Again, Next::Done)),
+        200 | 203 | 206 if from > 0 || is_slice => {
+            Ok(take_rest(&mut reply, range, sink)?.map_or(Next::Again, Next::Done))
+        }
         416 if from > 0 => {
-            if reply.header("content-range").and_then(content_range) == Some((None, Some(from))) {
+            if range == Some((None, Some(from))) {
                 return Ok(Next::Done(Completeness::Counted));
             }
             sink.restart()?;
@@ -120,7 +123,7 @@ fn take_whole(reply: &mut Reply, digest: &[u8; 32], sink: &mut Sink) -> Result<C
         sink.restart()?;
     }
     sink.fill(&mut begin.chain(&mut *reply).take(total.unwrap_or(u64::MAX)), total)?;
-    let end = completeness(reply, total);
+    let end = reply.completeness(total);
     if let Some(encoding) = encoding.filter(|_| end != Completeness::Unended && !sink.has(digest)) {
         let reason = format!(
             "the checksum does not match, as the server compressed the file (Content-Encoding: {encoding}), though nobody \
@@ -133,9 +136,9 @@ fn take_whole(reply: &mut Reply, digest: &[u8; 32], sink: &mut Sink) -> Result<C
 
 /// Takes a reply that brings what is missing of the file. One that brings anything else empties the file and is `None`: a
 /// request from the start has no range that could be wrong.
-fn take_rest(reply: &mut Reply, sink: &mut Sink) -> Result<Option<Completeness>> {
+fn take_rest(reply: &mut Reply, range: Option<Range>, sink: &mut Sink) -> Result<Option<Completeness>> {
     let from = sink.size();
-    match reply.header("content-range").and_then(content_range) {
+    match range {
         Some((Some(start), total)) if start == from => {
             let total = total.or_else(|| reply.content_length().map(|rest| from.saturating_add(rest)));
             if let Some(total) = total {
@@ -143,7 +146,7 @@ fn take_rest(reply: &mut Reply, sink: &mut Sink) -> Result<Option<Completeness>>
             }
             let rest = total.map_or(u64::MAX, |total| total - from);
             sink.fill(&mut Read::by_ref(reply).take(rest), total)?;
-            Ok(Some(completeness(reply, total)))
+            Ok(Some(reply.completeness(total)))
         }
         _ => {
             reply.first_bytes(None)?;
@@ -153,18 +156,9 @@ fn take_rest(reply: &mut Reply, sink: &mut Sink) -> Result<Option<Completeness>>
     }
 }
 
-/// What is known of a body that has been read; `total` is the size of the file, where the reply gave one.
-fn completeness(reply: &Reply, total: Option<u64>) -> Completeness {
-    match (total, reply.end()) {
-        (Some(_), _) | (None, BodyEnd::LastChunk) => Completeness::Counted,
-        (None, BodyEnd::Closed) => Completeness::Uncounted,
-        (None, BodyEnd::NoLastChunk) => Completeness::Unended,
-    }
-}
-
 /// Where a redirect leads: to HTTP only.
 fn redirected(url: &Url, reply: &Reply) -> Result<Url> {
-    let status = reply.status();
+    let status = reply.status;
     let wrong = |reason| Failure::new(FailureKind::Final, reason);
     let location = reply.header("location").ok_or_else(|| wrong(format!("redirected ({status}) to nowhere")))?;
     let next = url
@@ -200,13 +194,13 @@ fn is_compressed(encoding: &str, begin: &[u8]) -> bool {
 
 /// The failure that a status means which brings no file.
 fn refused(reply: &Reply) -> Box<Failure> {
-    let status = reply.status();
+    let status = reply.status;
     let kind = match status {
         // One with less than three digits is of a line that was cut short.
         0..=99 | 408 | 429 | 500..=599 => FailureKind::Temporary,
         _ => FailureKind::Final,
     };
-    let reason = format!("the server answered {status} {}", reply.phrase());
+    let reason = format!("the server answered {status} {}", reply.phrase);
     let mut failure = Failure::new(kind, reason);
     if matches!(status, 429 | 503) {
         failure.retry_after = reply.retry_after();
@@ -214,8 +208,11 @@ fn refused(reply: &Reply) -> Box<Failure> {
     failure
 }
 
-/// Start and total of a Content-Range (RFC 9110, 14.4): `bytes 5-9/10`, `bytes 5-9/*`, `bytes */10`.
-fn content_range(value: &str) -> Option<(Option<u64>, Option<u64>)> {
+/// Start and total of a Content-Range.
+type Range = (Option<u64>, Option<u64>);
+
+/// Reads a Content-Range (RFC 9110, 14.4): `bytes 5-9/10`, `bytes 5-9/*`, `bytes */10`.
+fn content_range(value: &str) -> Option<Range> {
     let (range, total) = value.strip_prefix("bytes ")?.trim().split_once('/')?;
     let total = match total {
         "*" => None,

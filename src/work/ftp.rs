@@ -40,7 +40,7 @@ pub fn fetch(url: &Url, route: &Route, sink: &mut Sink) -> Result<Completeness> 
         }
         sink.expect(size)?;
     }
-    let mut data = control.open_data(&mut || Control::ready(url, route, &folders))?;
+    let mut data = control.open_data()?;
     let mut begun = control.begin(&file, sink);
     // The server cannot open the data connection on its side: by PASV it may.
     if control.last.code == 425 && !control.passive && control.peer.is_ipv4() {
@@ -99,7 +99,10 @@ fn folders_and_file(path: &str) -> Result<(Vec<String>, String), Error> {
 }
 
 /// The control connection.
-struct Control {
+struct Control<'a> {
+    url: &'a Url,
+    route: &'a Route,
+    folders: &'a [String],
     stream: TcpStream,
     peer: SocketAddr,
     /// Bytes that were received and not yet parsed.
@@ -117,15 +120,15 @@ struct Reply {
     text: String,
 }
 
-impl Control {
+impl<'a> Control<'a> {
     /// Connects, and reads the greeting.
-    fn connect(url: &Url, route: &Route) -> Result<Control> {
+    fn connect(url: &'a Url, route: &'a Route, folders: &'a [String]) -> Result<Control<'a>> {
         alarm::alarm(stall_secs());
-        let (host, port) = (&url.host, url.effective_port());
-        let stream = connect::connect(host, port, &connect::addresses(host, port, route)?)?;
+        let stream = connect::connect(url, &connect::addresses(url, route)?)?;
         let peer =
             stream.peer_addr().map_err(|error| Failure::temporary("the control connection broke off", &error))?;
-        let mut control = Control { stream, peer, inbox: Vec::new(), last: Reply::default(), passive: false };
+        let (inbox, last) = (Vec::new(), Reply::default());
+        let mut control = Control { url, route, folders, stream, peer, inbox, last, passive: false };
         // 120 means ready in some minutes, and is followed by 220; the alarm limits how long that may take.
         while control.reply()? / 100 == 1 {}
         control.expect("the connection", 2)?;
@@ -133,8 +136,8 @@ impl Control {
     }
 
     /// A control connection that has logged in and entered the folders.
-    fn ready(url: &Url, route: &Route, folders: &[String]) -> Result<Control> {
-        let mut control = Control::connect(url, route)?;
+    fn ready(url: &'a Url, route: &'a Route, folders: &'a [String]) -> Result<Control<'a>> {
+        let mut control = Control::connect(url, route, folders)?;
         control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
         control.demand("TYPE I", 2)?;
         for folder in folders {
@@ -158,8 +161,8 @@ impl Control {
     }
 
     /// A data connection by EPSV, or by PASV where the server or a firewall does not support that, whatever it does
-    /// instead. `again` makes another control connection, where this one does not survive EPSV.
-    fn open_data(&mut self, again: &mut dyn FnMut() -> Result<Control>) -> Result<TcpStream> {
+    /// instead: this may be another control connection then.
+    fn open_data(&mut self) -> Result<TcpStream> {
         // Some firewalls let nothing through that they do not know, and nothing after it.
         let wait = Duration::from_secs(EPSV_MAX.min(stall_secs() / 4).max(1).into());
         let _ = self.stream.set_read_timeout(Some(wait));
@@ -167,11 +170,7 @@ impl Control {
         let _ = self.stream.set_read_timeout(None);
         match asked {
             Ok(229) => {
-                let opened = match extended_port(&self.last.text) {
-                    Some(port) => connect_data(SocketAddr::new(self.peer.ip(), port))
-                        .map_err(|error| Failure::temporary("cannot open a data connection", &error)),
-                    None => Err(self.without_port("EPSV")),
-                };
+                let opened = self.connect_data("EPSV", extended_port(&self.last.text));
                 if opened.is_ok() || self.peer.is_ipv6() {
                     return opened;
                 }
@@ -180,7 +179,7 @@ impl Control {
             Ok(421) | Err(_) => {
                 // A server may allow no second connection beside the first.
                 let _ = self.stream.shutdown(Shutdown::Both);
-                *self = again()?;
+                *self = Control::ready(self.url, self.route, self.folders)?;
             }
             Ok(_) => {}
         }
@@ -191,8 +190,17 @@ impl Control {
     fn open_passive(&mut self) -> Result<TcpStream> {
         self.passive = true;
         self.demand("PASV", 2)?;
-        let port = passive_port(&self.last.text).ok_or_else(|| self.without_port("PASV"))?;
-        connect_data(SocketAddr::new(self.peer.ip(), port))
+        self.connect_data("PASV", passive_port(&self.last.text))
+    }
+
+    /// Connects to the port in the reply to `command`, and fails early enough for the other way to be tried.
+    fn connect_data(&self, command: &str, port: Option<u16>) -> Result<TcpStream> {
+        let Some(port) = port else {
+            let reason = format!("no port in the reply to {command}: {}", self.last.text);
+            return Err(Failure::new(FailureKind::Temporary, reason));
+        };
+        alarm::alarm(stall_secs());
+        TcpStream::connect_timeout(&SocketAddr::new(self.peer.ip(), port), CONNECT_MAX)
             .map_err(|error| Failure::temporary("cannot open a data connection", &error))
     }
 
@@ -206,10 +214,6 @@ impl Control {
             }
         }
         self.demand(&format!("RETR {file}"), 1)
-    }
-
-    fn without_port(&self, command: &str) -> Box<Failure> {
-        Failure::new(FailureKind::Temporary, format!("no port in the reply to {command}: {}", self.last.text))
     }
 
     /// Sends a command; the reply must be of this class.
@@ -262,12 +266,6 @@ impl Control {
             }
         }
     }
-}
-
-/// Connects for data, and fails early enough for the other way to be tried.
-fn connect_data(address: SocketAddr) -> std::io::Result<TcpStream> {
-    alarm::alarm(stall_secs());
-    TcpStream::connect_timeout(&address, CONNECT_MAX)
 }
 
 /// Runs the parsers of replies and paths, see `work::try_parsers`.

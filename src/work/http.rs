@@ -14,30 +14,10 @@ use std::time::{Duration, Instant};
 use crate::model::url::{Scheme, Url};
 use crate::sys::alarm;
 use crate::sys::file::read_up_to;
+use crate::work::sink::Completeness;
 use crate::work::{announce, connect, Failure, FailureKind, Result, NEXT_ADDRESS_SECS};
 
 const LENGTH: &str = "content-length";
-
-/// How long an exchange may take, s, and the exit statuses of a process that was not done by then.
-pub struct Times {
-    /// For the connection, name resolution included.
-    pub connect: u32,
-    /// For everything.
-    pub total: u32,
-    /// When there was no connection in time.
-    pub no_connection: i32,
-    /// When there was no whole reply in time.
-    pub no_reply: i32,
-}
-
-/// Ends this process unless it ends by itself within these times.
-///
-/// # Errors
-/// When the kernel refuses the handler of the signal.
-pub fn set_times(times: &Times) -> Result<()> {
-    alarm::end_after(times.connect, times.total, [times.no_connection, times.no_reply])
-        .map_err(|error| Failure::temporary("cannot set the alarm", &error))
-}
 
 /// How a server is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,17 +45,17 @@ pub fn post(url: &Url, headers: &[(String, String)], body: Vec<u8>, route: &Rout
         return library::post_tls(url, &all, body);
     }
     let began = Instant::now();
-    let addresses = connect::addresses(&url.host, url.effective_port(), route)?;
+    let addresses = connect::addresses(url, route)?;
     // minreq looks the name up once more; there may be no time for that.
     let is_quick = began.elapsed() < Duration::from_secs(NEXT_ADDRESS_SECS.into());
     if addresses.len() == 1 && is_quick && !route.own_client {
         return library::post(url, &all, body);
     }
-    let stream = connect::connect(&url.host, url.effective_port(), &addresses)?;
+    let stream = connect::connect(url, &addresses)?;
     if let Ok(address) = stream.peer_addr() {
         announce(connect::number(&address));
     }
-    own::send("POST", url, &all, &body, own::Connection { stream, is_proxy: false })
+    own::send("POST", url, &all, &body, stream, false)
 }
 
 /// Asks for what follows the first `from` bytes, and reads the head of the reply.
@@ -95,9 +75,9 @@ pub fn get(url: &Url, from: u64, route: &Route) -> Result<Reply> {
     let proxy = route.proxy.as_ref().map(|proxy| Url::parse(&format!("http://{proxy}"))).transpose();
     let proxy = proxy.map_err(|why| Failure::new(FailureKind::Final, format!("proxy: {why}")))?;
     let next_hop = proxy.as_ref().unwrap_or(url);
-    let addresses = connect::addresses(&next_hop.host, next_hop.effective_port(), route)?;
-    let stream = connect::connect(&next_hop.host, next_hop.effective_port(), &addresses)?;
-    own::send("GET", url, &headers, &[], own::Connection { stream, is_proxy: proxy.is_some() })
+    let addresses = connect::addresses(next_hop, route)?;
+    let stream = connect::connect(next_hop, &addresses)?;
+    own::send("GET", url, &headers, &[], stream, proxy.is_some())
 }
 
 /// Whether the library has to speak TLS. Without the feature `Url::parse` has refused such a URL.
@@ -113,8 +93,10 @@ fn authorization(url: &Url) -> Option<String> {
 
 /// A reply whose head was read; `Read` gives the body.
 pub struct Reply {
-    status: u16,
-    phrase: String,
+    /// One with less than three digits is of a line that was cut short.
+    pub status: u16,
+    /// What the status line says behind the status.
+    pub phrase: String,
     /// Names are in lower case, and neither names nor values have white space around them.
     headers: Vec<(String, String)>,
     body: Body,
@@ -138,16 +120,6 @@ impl Reply {
             return Err(Failure::new(FailureKind::Temporary, "the reply has more than one Content-Length"));
         }
         Ok(self)
-    }
-
-    /// The status; one with less than three digits is of a line that was cut short.
-    pub fn status(&self) -> u16 {
-        self.status
-    }
-
-    /// What the status line says behind the status.
-    pub fn phrase(&self) -> &str {
-        &self.phrase
     }
 
     /// The value of the first header of this lower-case name.
@@ -183,16 +155,17 @@ impl Reply {
         self.header(name).is_some_and(|known| known.eq_ignore_ascii_case(value))
     }
 
-    /// Where a body that has been read to its end did end.
-    pub fn end(&self) -> BodyEnd {
+    /// What is known of a body that has been read to its end; `total` is the size of the file, where the reply gave one.
+    pub fn completeness(&self, total: Option<u64>) -> Completeness {
         match &self.body {
-            _ if !self.is_chunked() => BodyEnd::Closed,
-            Body::Own(body) if body.has_last_chunk() => BodyEnd::LastChunk,
+            _ if total.is_some() => Completeness::Counted,
+            _ if !self.is_chunked() => Completeness::Uncounted,
+            Body::Own(body) if body.has_last_chunk() => Completeness::Counted,
             // minreq does not say whether it has seen the last chunk. Behind it some servers close as they have
             // announced, some without a word.
-            Body::Library(_) if !alarm::is_closed() => BodyEnd::LastChunk,
-            Body::Library(_) if self.has("connection", "close") => BodyEnd::Closed,
-            _ => BodyEnd::NoLastChunk,
+            Body::Library(_) if !alarm::is_closed() => Completeness::Counted,
+            Body::Library(_) if self.has("connection", "close") => Completeness::Uncounted,
+            _ => Completeness::Unended,
         }
     }
 
@@ -221,17 +194,6 @@ impl Read for Reply {
             Body::None => Ok(0),
         }
     }
-}
-
-/// Where a body ended that has no length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyEnd {
-    /// With its last chunk.
-    LastChunk,
-    /// With the connection.
-    Closed,
-    /// With the connection, though it comes in chunks.
-    NoLastChunk,
 }
 
 /// A number of digits alone: the standard library would also take a plus sign.

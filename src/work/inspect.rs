@@ -31,8 +31,6 @@ pub enum ProcessTag {
     Agent(Name),
     /// No agent of this daemon.
     Stranger,
-    /// The process is in the middle of execve(2), and its environment does not exist yet.
-    Executing,
     /// The environment cannot be read: the process belongs to another user, or is gone.
     Unknown,
 }
@@ -59,8 +57,8 @@ pub(super) fn inspect(pids: &[Pid], mark: Option<&str>, out: &mut dyn Write) -> 
 fn settled_tag(pid: Pid, mark: &str) -> ProcessTag {
     for _ in 0..EXEC_LOOKS {
         match process_tag(pid, mark).0 {
-            ProcessTag::Executing => std::thread::sleep(EXEC_PAUSE),
-            tag => return tag,
+            Some(tag) => return tag,
+            None => std::thread::sleep(EXEC_PAUSE),
         }
     }
     ProcessTag::Unknown
@@ -72,7 +70,7 @@ impl ProcessTag {
         match self {
             ProcessTag::Agent(name) => format!("={name}"),
             ProcessTag::Stranger => "-".into(),
-            ProcessTag::Executing | ProcessTag::Unknown => UNKNOWN.into(),
+            ProcessTag::Unknown => UNKNOWN.into(),
         }
     }
 
@@ -117,9 +115,10 @@ pub fn kilobytes(text: &[u8], key: &[u8]) -> Option<u64> {
     (number < 1 << 50).then_some(number)
 }
 
-/// Reads from the environment of a process which agent it names, and returns that with the number of bytes read.
-fn process_tag(pid: Pid, mark: &str) -> (ProcessTag, usize) {
-    let Ok(mut file) = open_environ(pid) else { return (ProcessTag::Unknown, 0) };
+/// Reads from the environment of a process which agent it names, and returns that with the number of bytes read. `None`: the
+/// process is in the middle of execve(2), and its environment does not exist yet.
+fn process_tag(pid: Pid, mark: &str) -> (Option<ProcessTag>, usize) {
+    let Ok(mut file) = open_environ(pid) else { return (Some(ProcessTag::Unknown), 0) };
     let mut environ = Environ::new(mark);
     let mut chunk = Vec::new();
     let mut length = 0;
@@ -129,19 +128,19 @@ fn process_tag(pid: Pid, mark: &str) -> (ProcessTag, usize) {
         match read_up_to(4096, &mut chunk, &mut |to| file.read(to)) {
             Ok(0) => break,
             Ok(more) => length += more,
-            Err(_) => return (ProcessTag::Unknown, length),
+            Err(_) => return (Some(ProcessTag::Unknown), length),
         }
         environ.read(&chunk);
     }
     if length > 0 {
-        return (environ.end(), length);
+        return (Some(environ.end()), length);
     }
     // In the middle of execve(2) the arguments are missing too, or execve(2) has ended since the environment was read.
     let arguments = File::open(format!("/proc/{pid}/cmdline")).and_then(|mut file| file.read(&mut [0]));
     match arguments {
-        Ok(0) => (ProcessTag::Executing, 0),
-        _ if file.read(&mut [0]).is_ok_and(|length| length > 0) => (ProcessTag::Executing, 0),
-        _ => (ProcessTag::Stranger, 0),
+        Ok(0) => (None, 0),
+        _ if file.read(&mut [0]).is_ok_and(|length| length > 0) => (None, 0),
+        _ => (Some(ProcessTag::Stranger), 0),
     }
 }
 
@@ -265,12 +264,12 @@ mod tests {
             let mut child = command.env("BOOTAGENT_NAME", "web").env("BOOTAGENT_STATE_ID", "/s").spawn().unwrap();
             let pid = Pid::new(child.id() as i32).unwrap();
             let (mut tag, mut length) = process_tag(pid, "/s");
-            while tag == ProcessTag::Executing {
+            while tag.is_none() {
                 std::thread::yield_now();
                 (tag, length) = process_tag(pid, "/s");
             }
             let _ = (child.kill(), child.wait());
-            assert_eq!(tag, want);
+            assert_eq!(tag, Some(want));
             assert_eq!(length, if first { 4096 } else { MAX_ENVIRON });
         }
     }

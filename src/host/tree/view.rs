@@ -315,7 +315,7 @@ impl Trees {
         match tag {
             ProcessTag::Agent(name) => self.named.insert(process, name),
             ProcessTag::Stranger => self.strangers.insert(process.pid, process.ticks),
-            ProcessTag::Executing | ProcessTag::Unknown => {}
+            ProcessTag::Unknown => {}
         }
         self.forget_snapshot();
     }

@@ -8,25 +8,24 @@ use super::Reply;
 use crate::model::url::Url;
 use crate::work::{cause, Failure, FailureKind, Result};
 
-/// A connection over which a request can be sent.
-pub struct Connection {
-    /// The connection itself, which blocks.
-    pub stream: TcpStream,
-    /// It leads to a proxy, which is sent the whole URL.
-    pub is_proxy: bool,
-}
-
 /// The longest head, bytes.
 const HEAD_MAX: u64 = 64 << 10;
 /// The longest line with the length of a chunk, bytes.
 const CHUNK_LINE_MAX: u64 = 1 << 10;
 
-/// Sends a request for `url` with these headers and this body to the host in it, or to a proxy, and reads the head of the reply.
+/// Sends a request for `url` with these headers and this body over `stream`, which blocks, and reads the head of the reply. A
+/// proxy is sent the whole URL.
 ///
 /// # Errors
 /// When there is no connection, or no reply that can be used.
-pub fn send(method: &str, url: &Url, headers: &[(&str, &str)], body: &[u8], to: Connection) -> Result<Reply> {
-    let Connection { stream, is_proxy } = to;
+pub fn send(
+    method: &str,
+    url: &Url,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    stream: TcpStream,
+    is_proxy: bool,
+) -> Result<Reply> {
     let whole = url.for_http();
     let (_, rest) = whole.split_once("://").unwrap_or_default();
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
