@@ -60,15 +60,16 @@ impl Scheme {
 pub struct Url {
     /// How to fetch it.
     pub scheme: Scheme,
-    /// User name, percent-decoded.
-    pub user: Option<String>,
+    /// User name, percent-decoded: text in whatever encoding the server has.
+    pub user: Option<Vec<u8>>,
     /// Password, percent-decoded.
-    pub password: Option<String>,
+    pub password: Option<Vec<u8>>,
     /// Name or address; a literal IPv6 address, which only `ftp` may have, without its brackets. Empty for `file`.
     pub host: String,
     /// The port, where the URL names one.
     pub port: Option<u16>,
-    /// From the first slash on, still encoded; with the query and without the fragment of `http` and `https`.
+    /// From the first slash on, still encoded; with the query and without the fragment of `http` and `https`, without the
+    /// `;type=` of `ftp` (RFC 1738, 3.2.2).
     pub path: String,
 }
 
@@ -93,6 +94,10 @@ impl Url {
         };
         let rest = if scheme.is_http() { rest.split('#').next().unwrap_or_default() } else { rest };
         let (authority, path) = rest.split_at(rest.find(scheme.delimiters()).unwrap_or(rest.len()));
+        let path = match path.rsplit_once(";type=") {
+            Some((path, kind)) if scheme == Scheme::Ftp && kind.len() == 1 => path,
+            _ => path,
+        };
         let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
         if scheme == Scheme::File {
             if !authority.is_empty() {
@@ -105,8 +110,8 @@ impl Url {
             None => (None, authority),
         };
         let (user, password) = match userinfo.map(|text| text.split_once(':').ok_or(text)) {
-            Some(Ok((user, password))) => (Some(decoded_text(user)?), Some(decoded_text(password)?)),
-            Some(Err(user)) => (Some(decoded_text(user)?), None),
+            Some(Ok((user, password))) => (Some(decoded_part(user)?), Some(decoded_part(password)?)),
+            Some(Err(user)) => (Some(decoded_part(user)?), None),
             None => (None, None),
         };
         let (host, port) = split_address(address, scheme)?;
@@ -143,18 +148,18 @@ impl Url {
         out
     }
 
-    /// The URL that `location`, the target of a redirect in a reply from this one, leads to. A relative one keeps user
-    /// and password.
+    /// The URL that `location`, the target of a redirect in a reply from this one, leads to. User and password stay as long
+    /// as scheme, host and port do.
     ///
     /// # Errors
     /// When `location` is no URL, or one that `parse` refuses.
     pub fn join(&self, location: &str) -> Result<Url, Error> {
         let scheme = self.scheme.name();
         if location.split(['/', '?', '#']).next().is_some_and(|head| head.contains(':')) {
-            return Url::parse(location);
+            return Url::parse(location).map(|url| url.with_account_of(self));
         }
         if location.starts_with("//") {
-            return Url::parse(&format!("{scheme}:{location}"));
+            return Url::parse(&format!("{scheme}:{location}")).map(|url| url.with_account_of(self));
         }
         let here = self.path_without_query();
         let path = if location.starts_with('/') {
@@ -166,7 +171,17 @@ impl Url {
         };
         // Parsed for its checks only; the host is of no interest.
         let checked = Url::parse(&format!("{scheme}://host{path}"))?;
-        Ok(Url { path: checked.path, ..self.clone() })
+        Ok(Url { path: without_dots(&checked.path), ..self.clone() })
+    }
+
+    /// The URL with user and password of `other`, if it leads to the same server and has none itself.
+    fn with_account_of(mut self, other: &Url) -> Url {
+        self.path = without_dots(&self.path);
+        let is_same = self.scheme == other.scheme && self.effective_port() == other.effective_port();
+        if is_same && self.host.eq_ignore_ascii_case(&other.host) && self.user.is_none() {
+            (self.user, self.password) = (other.user.clone(), other.password.clone());
+        }
+        self
     }
 
     /// The URL for messages, without what is nobody's business: user, password and query.
@@ -175,6 +190,26 @@ impl Url {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("{}://{host}{port}{}", self.scheme.name(), self.path_without_query())
     }
+}
+
+/// A path without the segments `.` and `..`, which a client resolves before it asks (RFC 3986, 5.2.4). The query stays as
+/// it is.
+fn without_dots(path: &str) -> String {
+    let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "." => {}
+            ".." => drop(kept.pop()),
+            _ => kept.push(segment),
+        }
+        // What ends with dots names a folder.
+        if segments.peek().is_none() && matches!(segment, "." | "..") {
+            kept.push("");
+        }
+    }
+    format!("/{}{query}", kept.join("/"))
 }
 
 /// Splits `host` or `host:port`; for `ftp` the host may be an IPv6 address in brackets.
@@ -235,24 +270,23 @@ pub fn decoded(part: &str) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// Percent-decodes a part of a URL that must be text without control characters.
+/// Percent-decodes a part of a URL that must have no control characters.
 ///
 /// # Errors
-/// When it is not, or a percent escape is broken.
-pub fn decoded_text(part: &str) -> Result<String, Error> {
-    let bytes = decoded(part)?;
-    if bytes.iter().any(u8::is_ascii_control) {
-        return Err("want no control characters".into());
+/// When it has some, or a percent escape is broken.
+pub fn decoded_part(part: &str) -> Result<Vec<u8>, Error> {
+    match decoded(part)? {
+        bytes if bytes.iter().any(u8::is_ascii_control) => Err("want no control characters".into()),
+        bytes => Ok(bytes),
     }
-    String::from_utf8(bytes).map_err(|_| "want UTF-8 behind the percent escapes".into())
 }
 
 /// `text` with the password of `url`, encoded and decoded, replaced by `***`.
 pub fn without_password(text: &str, url: &str) -> String {
     let Some(password) = password_of(url).filter(|password| !password.is_empty()) else { return text.to_string() };
     let text = text.replace(password, "***");
-    match decoded_text(password) {
-        Ok(plain) if plain != password => text.replace(&plain, "***"),
+    match decoded_part(password).map(String::from_utf8) {
+        Ok(Ok(plain)) if plain != password => text.replace(&plain, "***"),
         _ => text,
     }
 }
@@ -299,11 +333,14 @@ mod tests {
             ("ftp://u:p?#@h/a?b#c", "h:21", "/a?b#c", Some("u"), Some("p?#")),
             ("ftp://u@[::1]:2121/a", "[::1]:2121", "/a", Some("u"), None),
             ("ftp://@h/a", "h:21", "/a", Some(""), None),
+            ("ftp://h/a;type=i", "h:21", "/a", None, None),
+            ("http://h/a;type=i", "h:80", "/a;type=i", None, None),
             ("file:///a%20b#c", ":0", "/a%20b#c", None, None),
         ] {
             let url = Url::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!((address(&url), url.path.as_str()), (want.to_string(), path), "{text}");
-            assert_eq!((url.user.as_deref(), url.password.as_deref()), (user, password), "{text}");
+            let account = (url.user.as_deref(), url.password.as_deref());
+            assert_eq!(account, (user.map(str::as_bytes), password.map(str::as_bytes)), "{text}");
         }
     }
 
@@ -335,7 +372,6 @@ mod tests {
             ("ftp://u:secret%0d%0a@h/", "control"),
             ("ftp://u%00:secret@h/", "control"),
             ("ftp://u:secret%@h/", "hexadecimal"),
-            ("ftp://u:secret%ff@h/", "UTF-8"),
             ("file://other/a", "file:///"),
         ] {
             let error = Url::parse(text).expect_err(text);
@@ -355,12 +391,22 @@ mod tests {
             ("?y", "h:81", "/a/b?y", true),
             ("", "h:81", "/a/b", true),
             ("ftp://g/x", "g:21", "/x", false),
+            ("http://H:81/x", "H:81", "/x", true),
+            ("//h:81/x", "h:81", "/x", true),
+            ("http://h/x", "h:80", "/x", false),
+            ("http://v@h:81/x", "h:81", "/x", true),
+            ("../pool/x", "h:81", "/pool/x", true),
+            ("./x?y=../z", "h:81", "/a/x?y=../z", true),
+            ("/a/../../x/..", "h:81", "/", true),
+            ("/a/./b//c/.", "h:81", "/a/b//c/", true),
+            ("http://g/a/../x", "g:80", "/x", false),
         ] {
             let url = base.join(location).unwrap_or_else(|error| panic!("{location}: {error}"));
             let joined = (address(&url), url.path.as_str(), url.user.is_some());
             assert_eq!(joined, (want.to_string(), path, keeps_user), "{location}");
         }
         assert!(base.join("x y").is_err());
+        assert_eq!(base.join("http://v@h:81/x").expect("good").user.as_deref(), Some(&b"v"[..]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::model::url::{decoded_text, Url};
+use crate::model::url::{decoded_part, Url};
 use crate::sys::alarm;
 use crate::work::sink::{Completeness, Sink};
 use crate::work::{connect, stall_secs, Failure, FailureKind, Result, Route};
@@ -76,20 +76,16 @@ pub fn fetch(url: &Url, route: &Route, sink: &mut Sink) -> Result<Completeness> 
     }
 }
 
-/// The folders to enter and the file to ask for. An empty first segment, or one that begins with an encoded slash, starts from
+/// The folders to enter and the file to ask for, in the encoding of the server. An empty first segment, or one that begins with an encoded slash, starts from
 /// the root.
-fn folders_and_file(path: &str) -> Result<(Vec<String>, String), Error> {
+fn folders_and_file(path: &str) -> Result<(Vec<Vec<u8>>, Vec<u8>), Error> {
     let path = path.strip_prefix('/').unwrap_or(path);
-    let path = match path.rsplit_once(';') {
-        Some((path, kind)) if kind.len() == 6 && kind.starts_with("type=") => path,
-        _ => path,
-    };
     let mut segments = Vec::new();
     for (place, segment) in path.split('/').enumerate() {
         match segment {
-            "" if place == 0 => segments.push("/".to_string()),
+            "" if place == 0 => segments.push(b"/".to_vec()),
             "" => {}
-            _ => segments.push(decoded_text(segment)?),
+            _ => segments.push(decoded_part(segment)?),
         }
     }
     match segments.pop() {
@@ -102,7 +98,7 @@ fn folders_and_file(path: &str) -> Result<(Vec<String>, String), Error> {
 struct Control<'a> {
     url: &'a Url,
     route: &'a Route,
-    folders: &'a [String],
+    folders: &'a [Vec<u8>],
     stream: TcpStream,
     peer: SocketAddr,
     /// Bytes that were received and not yet parsed.
@@ -122,7 +118,7 @@ struct Reply {
 
 impl<'a> Control<'a> {
     /// Connects, and reads the greeting.
-    fn connect(url: &'a Url, route: &'a Route, folders: &'a [String]) -> Result<Control<'a>> {
+    fn connect(url: &'a Url, route: &'a Route, folders: &'a [Vec<u8>]) -> Result<Control<'a>> {
         alarm::alarm(stall_secs());
         let stream = connect::connect(url, &connect::addresses(url, route)?)?;
         let peer =
@@ -136,27 +132,27 @@ impl<'a> Control<'a> {
     }
 
     /// A control connection that has logged in and entered the folders.
-    fn ready(url: &'a Url, route: &'a Route, folders: &'a [String]) -> Result<Control<'a>> {
+    fn ready(url: &'a Url, route: &'a Route, folders: &'a [Vec<u8>]) -> Result<Control<'a>> {
         let mut control = Control::connect(url, route, folders)?;
-        control.log_in(url.user.as_deref().unwrap_or("anonymous"), url.password.as_deref().unwrap_or("bootagent@"))?;
-        control.demand("TYPE I", 2)?;
+        control.log_in(url.user.as_deref().unwrap_or(b"anonymous"), url.password.as_deref().unwrap_or(b"bootagent@"))?;
+        control.demand("TYPE", b"I", 2)?;
         for folder in folders {
-            control.demand(&format!("CWD {folder}"), 2)?;
+            control.demand("CWD", folder, 2)?;
         }
         Ok(control)
     }
 
-    fn log_in(&mut self, user: &str, password: &str) -> Result<()> {
-        if self.ask(&format!("USER {user}"))? != 331 {
+    fn log_in(&mut self, user: &[u8], password: &[u8]) -> Result<()> {
+        if self.ask("USER", user)? != 331 {
             return self.expect("USER", 2);
         }
-        self.ask(&format!("PASS {password}"))?;
+        self.ask("PASS", password)?;
         self.expect("the password", 2)
     }
 
     /// The size of the file, bytes, where the server knows SIZE.
-    fn size(&mut self, file: &str) -> Result<Option<u64>> {
-        let code = self.ask(&format!("SIZE {file}"))?;
+    fn size(&mut self, file: &[u8]) -> Result<Option<u64>> {
+        let code = self.ask("SIZE", file)?;
         Ok(if code == 213 { self.last.text.trim().parse().ok() } else { None })
     }
 
@@ -166,7 +162,7 @@ impl<'a> Control<'a> {
         // Some firewalls let nothing through that they do not know, and nothing after it.
         let wait = Duration::from_secs(EPSV_MAX.min(stall_secs() / 4).max(1).into());
         let _ = self.stream.set_read_timeout(Some(wait));
-        let asked = self.ask("EPSV");
+        let asked = self.ask("EPSV", b"");
         let _ = self.stream.set_read_timeout(None);
         match asked {
             Ok(229) => {
@@ -189,7 +185,7 @@ impl<'a> Control<'a> {
     /// A data connection by PASV.
     fn open_passive(&mut self) -> Result<TcpStream> {
         self.passive = true;
-        self.demand("PASV", 2)?;
+        self.demand("PASV", b"", 2)?;
         self.connect_data("PASV", passive_port(&self.last.text))
     }
 
@@ -205,21 +201,21 @@ impl<'a> Control<'a> {
     }
 
     /// Asks for the file, from behind what the sink holds.
-    fn begin(&mut self, file: &str, sink: &mut Sink) -> Result<()> {
+    fn begin(&mut self, file: &[u8], sink: &mut Sink) -> Result<()> {
         if sink.size() > 0 {
-            match self.ask(&format!("REST {}", sink.size()))? {
+            match self.ask("REST", sink.size().to_string().as_bytes())? {
                 350 => {}
                 400..=499 => self.expect("REST", 3)?,
                 _ => sink.restart()?,
             }
         }
-        self.demand(&format!("RETR {file}"), 1)
+        self.demand("RETR", file, 1)
     }
 
     /// Sends a command; the reply must be of this class.
-    fn demand(&mut self, command: &str, class: u16) -> Result<()> {
-        self.ask(command)?;
-        self.expect(command, class)
+    fn demand(&mut self, command: &str, argument: &[u8], class: u16) -> Result<()> {
+        self.ask(command, argument)?;
+        self.expect(String::from_utf8_lossy(&command_line(command, argument)).trim_end(), class)
     }
 
     /// Checks that the first digit of the last reply's code is `class`; the failure quotes the server.
@@ -233,11 +229,10 @@ impl<'a> Control<'a> {
     }
 
     /// Sends a command and reads the reply, of which it returns the code.
-    fn ask(&mut self, command: &str) -> Result<u16> {
+    fn ask(&mut self, command: &str, argument: &[u8]) -> Result<u16> {
         alarm::alarm(stall_secs());
-        let line = format!("{command}\r\n");
         self.stream
-            .write_all(line.as_bytes())
+            .write_all(&command_line(command, argument))
             .map_err(|error| Failure::temporary("the control connection broke off", &error))?;
         self.reply()
     }
@@ -266,6 +261,12 @@ impl<'a> Control<'a> {
             }
         }
     }
+}
+
+/// A command as it is sent. Names have the bytes that their URL has: old servers know no UTF-8.
+fn command_line(command: &str, argument: &[u8]) -> Vec<u8> {
+    let space: &[u8] = if argument.is_empty() { b"" } else { b" " };
+    [command.as_bytes(), space, argument, b"\r\n"].concat()
 }
 
 /// Runs the parsers of replies and paths, see `work::try_parsers`.
@@ -408,17 +409,18 @@ mod tests {
         for (path, folders, file) in [
             ("/a.rpm", &[][..], "a.rpm"),
             ("/pub/x/a.rpm", &["pub", "x"], "a.rpm"),
-            ("/pub//a%20b.rpm;type=i", &["pub"], "a b.rpm"),
+            ("/pub//a%20b.rpm", &["pub"], "a b.rpm"),
             ("/%2Fsrv/a.rpm", &["/srv"], "a.rpm"),
             ("//srv/a.rpm", &["/", "srv"], "a.rpm"),
             ("/%2Fa.rpm", &[], "/a.rpm"),
         ] {
             let (got, name) = folders_and_file(path).unwrap_or_else(|error| panic!("{path}: {error}"));
             assert_eq!(
-                (got.as_slice(), name.as_str()),
-                (folders.iter().map(ToString::to_string).collect::<Vec<_>>().as_slice(), file)
+                (got, name.as_slice()),
+                (folders.iter().map(|folder| folder.as_bytes().to_vec()).collect(), file.as_bytes())
             );
         }
+        assert_eq!(folders_and_file("/M%FCller.tar").unwrap().1, b"M\xfcller.tar");
         for path in ["/", "/pub/", "//", "/a%0d%0aDELE%20b", "/a%00", "/a%", "/%0a/b"] {
             assert!(folders_and_file(path).is_err(), "{path}");
         }

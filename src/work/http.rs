@@ -87,8 +87,8 @@ fn is_tls(url: &Url) -> bool {
 
 /// The value of the header with the user and password of a URL. A proxy has none: `wire::config` refuses one with a user.
 fn authorization(url: &Url) -> Option<String> {
-    let pair = format!("{}:{}", url.user.as_ref()?, url.password.as_deref().unwrap_or_default());
-    Some(format!("Basic {}", base64(pair.as_bytes())))
+    let pair = [url.user.as_ref()?, &b":"[..], url.password.as_deref().unwrap_or_default()].concat();
+    Some(format!("Basic {}", base64(&pair)))
 }
 
 /// A reply whose head was read; `Read` gives the body.

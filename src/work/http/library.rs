@@ -8,7 +8,8 @@
 //!   an address which does not answer over TLS, so that minreq tries the next one.
 //! - It reads a head of up to 8 KiB of UTF-8 only. Any other one is unreadable, and the server is asked again by the client
 //!   of our own; over TLS the exchange has failed.
-//! - It takes an interim reply (1xx) for the final one; that makes the reply unreadable too.
+//! - It takes an interim reply (1xx) for the final one, and a line that continues a header for one of its own; that makes
+//!   the reply unreadable too.
 //! - It answers a connection closed without a word with a 503 of its own, known by its phrase only.
 //! - It takes the end of the connection for the end of a head and for the end of the chunks, and of two lengths the first.
 //! - Its errors are written for programmers.
@@ -65,6 +66,10 @@ fn send(mut request: minreq::Request, headers: &[(&str, &str)]) -> Result<Reply>
     let mut response = request.with_follow_redirects(false).send_lazy().map_err(|error| explained(&error))?;
     if matches!(response.status_code, 100 | 102..=199) {
         let reason = "the reply comes behind an interim one (1xx), which cannot be read";
+        return Err(Failure::new(FailureKind::Unreadable, reason));
+    }
+    if response.headers.iter().any(|(name, _)| name.starts_with([' ', '\t'])) {
+        let reason = "the reply has a header in several lines, which cannot be read";
         return Err(Failure::new(FailureKind::Unreadable, reason));
     }
     if response.status_code == 503 && response.reason_phrase == NO_STATUS_LINE {

@@ -88,7 +88,12 @@ fn read_head(stream: &mut BufReader<TcpStream>) -> Result<Reply> {
         if line.is_empty() {
             return Ok(reply);
         }
-        if let Some(colon) = line.iter().position(|byte| *byte == b':') {
+        // A line that begins with white space continues the one before it (RFC 9112, 5.2).
+        if let [b' ' | b'\t', more @ ..] = &line[..] {
+            if let Some((_, value)) = reply.headers.last_mut() {
+                *value = [value, " ", &text(more.trim_ascii())].concat().trim().to_string();
+            }
+        } else if let Some(colon) = line.iter().position(|byte| *byte == b':') {
             let name = String::from_utf8_lossy(&line[..colon]).trim().to_ascii_lowercase();
             reply.headers.push((name, text(line[colon + 1..].trim_ascii())));
         }
