@@ -155,7 +155,7 @@ pub enum HelperResponse {
         /// How many bytes there are in all files together.
         bytes: u64,
         /// The single top directory that holds everything; empty when there is none.
-        top: String,
+        top: Vec<u8>,
     },
     /// Each complete answer to an `Inspect`, in the order of its processes. After a process that cannot be read there is none.
     Inspected(Vec<String>),
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_result_of_another_task_is_a_failure_that_is_final() {
-        let failure = Failure::of(HelperResponse::Unpacked { entries: 1, bytes: 1, top: String::new() });
+        let failure = Failure::of(HelperResponse::Unpacked { entries: 1, bytes: 1, top: Vec::new() });
         assert_eq!((failure.kind, failure.progressed, failure.retry_after), (FailureKind::Final, 0, None));
     }
 }

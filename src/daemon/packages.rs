@@ -4,8 +4,10 @@
 //! step is either done or not, and can be done again. What is to be verified or unpacked goes to helpers. When which step is
 //! due is for the state to decide.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{symlink, DirBuilderExt};
 use std::path::{Path, PathBuf};
 
@@ -192,7 +194,7 @@ impl Daemon {
         if aside.exists() {
             self.move_to_trash(&aside);
         }
-        let mut strip = fs::rename(dir.join(&top), &aside).and_then(|()| fs::remove_dir(dir));
+        let mut strip = fs::rename(dir.join(OsStr::from_bytes(&top)), &aside).and_then(|()| fs::remove_dir(dir));
         self.fault_injector.pass("top-aside");
         strip = strip.and_then(|()| fs::rename(&aside, dir));
         Ok(with_context(strip, "move", dir)?)

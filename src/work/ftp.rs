@@ -134,7 +134,8 @@ impl<'a> Control<'a> {
     /// A control connection that has logged in and entered the folders.
     fn ready(url: &'a Url, route: &'a Route, folders: &'a [Vec<u8>]) -> Result<Control<'a>> {
         let mut control = Control::connect(url, route, folders)?;
-        control.log_in(url.user.as_deref().unwrap_or(b"anonymous"), url.password.as_deref().unwrap_or(b"bootagent@"))?;
+        control
+            .log_in(url.user.as_deref().unwrap_or(b"anonymous"), url.password.as_deref().unwrap_or(b"bootagent@"))?;
         control.demand("TYPE", b"I", 2)?;
         for folder in folders {
             control.demand("CWD", folder, 2)?;

@@ -10,7 +10,7 @@ mod stream;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{symlink, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -32,6 +32,8 @@ const CHUNK: usize = 64 << 10;
 
 /// How an AppleDouble file begins: what a Mac stores of a file beside its content, as `._NAME` beside `NAME`.
 const APPLE_DOUBLE: &[u8] = &[0, 5, 0x16, 7];
+/// How a `.DS_Store` begins: what a Mac stores of how it shows a folder.
+const DS_STORE: &[u8] = &[0, 0, 0, 1];
 
 /// How much of a tool's messages is shown, bytes.
 const MESSAGES_MAX: u64 = 400;
@@ -259,7 +261,7 @@ impl Unpacking {
             return Err(Failure::new(FailureKind::TooBig, reason));
         }
         let begin = self.begin(source, header.size)?;
-        if is_apple_double(name, &begin) {
+        if is_of_a_mac(name, &begin) {
             return self.copy(source, &begin, header.size, &mut io::sink());
         }
         self.place(name)?;
@@ -377,11 +379,12 @@ impl Unpacking {
         let mut first = fs::read_dir(&self.root).map_err(storage)?;
         let top = match (first.next(), first.next()) {
             (Some(Ok(only)), None) if only.file_type().is_ok_and(|kind| kind.is_dir()) && is_top(&only.path()) => {
-                only.file_name().to_string_lossy().into_owned()
+                only.file_name().into_vec()
             }
-            _ => String::new(),
+            _ => Vec::new(),
         };
         if let Some(link) = self.climbing.filter(|_| !top.is_empty()) {
+            let top = String::from_utf8_lossy(&top);
             let reason = format!("member \"{link}\" is a link out of the top directory \"{top}\"");
             return Err(Failure::new(FailureKind::Hostile, reason));
         }
@@ -392,9 +395,10 @@ impl Unpacking {
     }
 }
 
-/// Whether a member of this name and beginning is what a Mac stores beside a file. No Linux program wants it.
-fn is_apple_double(name: &Path, begin: &[u8]) -> bool {
-    begin == APPLE_DOUBLE && name.file_name().is_some_and(|name| name.as_bytes().starts_with(b"._"))
+/// Whether a member of this name and beginning is what a Mac stores beside files. No Linux program wants it.
+fn is_of_a_mac(name: &Path, begin: &[u8]) -> bool {
+    let name = name.file_name().unwrap_or_default().as_bytes();
+    begin == APPLE_DOUBLE && name.starts_with(b"._") || begin == DS_STORE && name == b".DS_Store"
 }
 
 /// Whether the single directory at the top of an archive is left out of the paths in it: not where it is a part of the

@@ -66,6 +66,11 @@ fn an_unreadable_reply_is_one_for_the_other_client() {
         (long.as_bytes(), "over 8 KiB", true),
         (endless.as_bytes(), "over 8 KiB", false),
         (
+            b"HTTP/1.1 200 OK\r\nX-By: a,\r\n Content-Length: 5\r\nContent-Length: 2\r\n\r\n{}",
+            "a header in several lines",
+            true,
+        ),
+        (
             b"HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
             "behind an interim one",
             true,

@@ -118,6 +118,7 @@ fn heads_are_taken_as_servers_write_them() {
         (&b"/a b/M\xc3\xbcller.tar"[..], "/a%20b/M%C3%BCller.tar"),
         (b"/M\xfcller.tar", "/M%FCller.tar"),
         (b"x.tar?q=a b", "/x.tar?q=a%20b"),
+        (b"\r\n\t../pool/x.tar", "/pool/x.tar"),
     ] {
         let to = [b"HTTP/1.1 302 Found\r\nLocation: ", location, b"\r\nContent-Length: 0\r\n\r\n"].concat();
         let found = reply("200 OK", "", &bytes);

@@ -1,6 +1,8 @@
 //! Unpacking: what tar makes, and what no tar should ever have made.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -71,7 +73,7 @@ fn what_tar_packs_is_unpacked() {
             assert!(tar.expect("tar starts").success());
             let out = scratch.0.join("out");
             match unpack(&package, format, &out) {
-                HelperResponse::Unpacked { bytes: 100_004, top, .. } => assert_eq!(top, "agent-1.0"),
+                HelperResponse::Unpacked { bytes: 100_004, top, .. } => assert_eq!(top, b"agent-1.0"),
                 other => panic!("{kind}: {other:?}"),
             }
             let got = out.join("agent-1.0");
@@ -165,10 +167,7 @@ fn a_later_member_replaces_an_earlier_one() {
     let members: &[Member] =
         &[("f", b'2', 0o777, "g", b""), ("g", b'0', 0o600, "", b"old"), ("./f", b'0', 0o711, "", b"new")];
     let package = scratch.file("package", &archive(members));
-    assert_eq!(
-        unpack(&package, Format::Tar, &out),
-        HelperResponse::Unpacked { entries: 3, bytes: 6, top: String::new() }
-    );
+    assert_eq!(unpack(&package, Format::Tar, &out), HelperResponse::Unpacked { entries: 3, bytes: 6, top: Vec::new() });
     assert_eq!(fs::read(out.join("f")).expect("there"), b"new");
     assert_eq!(fs::metadata(out.join("f")).expect("there").mode() & 0o7777, 0o711);
     assert_eq!(fs::read(out.join("g")).expect("there"), b"old");
@@ -225,8 +224,10 @@ fn archives_are_unpacked_as_people_make_them() {
     let scratch = Scratch::new("people");
     let out = scratch.0.join("out");
     let double = [&[0, 5, 0x16, 7][..], &[0; 600]].concat();
+    let folder = [&b"\0\0\0\x01Bud1"[..], &[0; 600]].concat();
     let members: &[Member] = &[
         ("label", b'V', 0, "", b""),
+        (".DS_Store", b'0', 0o644, "", &folder),
         ("._agent", b'0', 0o644, "", &double),
         ("agent/", b'5', 0o2775, "", b""),
         ("agent/tmp", b'5', 0o1777, "", b""),
@@ -238,7 +239,7 @@ fn archives_are_unpacked_as_people_make_them() {
         ("agent/same", b'1', 0o777, "agent/link", b""),
     ];
     match unpack(&scratch.file("package", &archive(members)), Format::Tar, &out) {
-        HelperResponse::Unpacked { top, .. } => assert_eq!(top, "agent"),
+        HelperResponse::Unpacked { top, .. } => assert_eq!(top, b"agent"),
         other => panic!("{other:?}"),
     }
     let mut names: Vec<_> =
@@ -248,6 +249,22 @@ fn archives_are_unpacked_as_people_make_them() {
     assert_eq!(fs::read(out.join("agent/same")).expect("there"), b"run");
     for (name, mode) in [("agent", 0o755), ("agent/tmp", 0o755)] {
         assert_eq!(fs::metadata(out.join(name)).expect("there").mode() & 0o7777, mode, "{name}");
+    }
+}
+
+/// Old file systems have names in Latin-1, and tar takes them as they are.
+#[test]
+fn a_top_directory_may_have_any_name() {
+    let scratch = Scratch::new("latin1");
+    let name = OsStr::from_bytes(b"M\xfcller-1");
+    fs::create_dir(scratch.0.join(name)).expect("there");
+    fs::write(scratch.0.join(name).join("run"), "run").expect("there");
+    let package = scratch.0.join("package");
+    let made = Command::new("tar").arg("-cf").arg(&package).arg("-C").arg(&scratch.0).arg(name).status();
+    assert!(made.expect("tar starts").success());
+    match unpack(&package, Format::Tar, &scratch.0.join("out")) {
+        HelperResponse::Unpacked { top, .. } => assert_eq!(top, name.as_bytes()),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -265,7 +282,7 @@ fn a_directory_of_the_package_is_no_top() {
     ] {
         let members: &[Member] = &[(name, b'0', 0o755, "", b"x"), (more, b'0', 0o644, "", b"{}")];
         match unpack(&scratch.file("package", &archive(members)), Format::Tar, &out) {
-            HelperResponse::Unpacked { top, .. } => assert_eq!(top, want, "{name} {more}"),
+            HelperResponse::Unpacked { top, .. } => assert_eq!(top, want.as_bytes(), "{name} {more}"),
             other => panic!("{other:?}"),
         }
     }
@@ -310,7 +327,7 @@ fn every_kind_of_tar_is_unpacked() {
         let outcome = unpack(&scratch.0.join("o.tar"), Format::Tar, &out);
         let HelperResponse::Unpacked { top, .. } = outcome else { panic!("{command}: {outcome:?}") };
         for (name, want) in names.iter().zip([names[0], names[1], names[2], "run", "run"]) {
-            let text = fs::read_to_string(out.join(&top).join(name)).unwrap_or_default();
+            let text = fs::read_to_string(out.join(OsStr::from_bytes(&top)).join(name)).unwrap_or_default();
             assert_eq!(text.trim_end(), want, "{command}: {name}");
         }
     }
