@@ -100,7 +100,7 @@ impl Url {
         };
         let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
         if scheme == Scheme::File {
-            if !authority.is_empty() {
+            if !matches!(authority, "" | "localhost") {
                 return Err("want file:/// and an absolute path, with no host".into());
             }
             return Ok(Url { scheme, user: None, password: None, host: String::new(), port: None, path });
@@ -336,6 +336,7 @@ mod tests {
             ("ftp://h/a;type=i", "h:21", "/a", None, None),
             ("http://h/a;type=i", "h:80", "/a;type=i", None, None),
             ("file:///a%20b#c", ":0", "/a%20b#c", None, None),
+            ("file://localhost/a", ":0", "/a", None, None),
         ] {
             let url = Url::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!((address(&url), url.path.as_str()), (want.to_string(), path), "{text}");

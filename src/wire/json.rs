@@ -4,13 +4,14 @@
 //! takes away one: a byte order mark at the beginning is skipped, as some editors and servers write it.
 //! Objects are read with `Fields`, which collects every fault together with its path.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use crate::error::Error;
 pub use fields::Fields;
 pub use miniserde::json::{Array, Number, Object, Value};
-use scan::{scan, ScanError};
+use scan::{scan, Kind, ScanError};
 
 mod fields;
 mod scan;
@@ -49,24 +50,37 @@ pub fn parse(text: &str, max_depth: usize) -> Result<Value, SyntaxError> {
     parse_bytes(text.as_bytes(), max_depth)
 }
 
-/// As `parse`, for bytes that should be UTF-8.
+/// As `parse`, for bytes that should be UTF-8. A syntax error before the first byte that is not is the one that is reported.
 ///
 /// # Errors
 /// The first place that is not JSON or not UTF-8.
 pub fn parse_bytes(bytes: &[u8], max_depth: usize) -> Result<Value, SyntaxError> {
-    scan_bytes(bytes, max_depth, false)
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    let valid = match std::str::from_utf8(bytes) {
+        Ok(text) => return scan(text, max_depth, Kind::Text).map_err(|error| error.place(text)),
+        Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
+    };
+    let error = match scan(valid, max_depth, Kind::Text) {
+        Err(error) if error.at < valid.len() => error,
+        _ => Box::new(ScanError { at: valid.len(), message: "not UTF-8".into() }),
+    };
+    Err(error.place(valid))
 }
 
 /// Reads the bytes of a server's reply. A fault inside one of its jobs makes that job alone unusable; see `split_fault`.
 ///
 /// # Errors
-/// As `parse_bytes`.
+/// The first place that is not JSON.
 pub fn parse_reply(bytes: &[u8]) -> Result<Value, SyntaxError> {
-    scan_bytes(bytes, MAX_DEPTH, true)
+    let text = String::from_utf8_lossy(bytes);
+    let kind = if matches!(text, Cow::Borrowed(_)) { Kind::Reply } else { Kind::DamagedReply };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    scan(text, MAX_DEPTH, kind).map_err(|error| error.place(text))
 }
 
-/// An element of a list in a reply without what is wrong inside it, and that with its place: it holds a key twice, or a value that
-/// follows the grammar and means nothing. Of a key that it holds twice it has the first value.
+/// An element of a list in a reply without what is wrong inside it, and that with its place: it holds a key twice, a value that
+/// follows the grammar and means nothing, or a string with a control character or with bytes that are not UTF-8. Of a key
+/// that it holds twice it has the first value.
 pub fn split_fault(element: &Value) -> (&Value, Option<&str>) {
     match element {
         Value::Array(array) => match &array[..] {
@@ -75,20 +89,6 @@ pub fn split_fault(element: &Value) -> (&Value, Option<&str>) {
         },
         _ => (element, None),
     }
-}
-
-/// Scans bytes. A syntax error before the first byte that is not UTF-8 is the one that is reported.
-fn scan_bytes(bytes: &[u8], max_depth: usize, is_reply: bool) -> Result<Value, SyntaxError> {
-    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
-    let valid = match std::str::from_utf8(bytes) {
-        Ok(text) => return scan(text, max_depth, is_reply).map_err(|error| error.place(text)),
-        Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
-    };
-    let error = match scan(valid, max_depth, is_reply) {
-        Err(error) if error.at < valid.len() => error,
-        _ => Box::new(ScanError { at: valid.len(), message: "not UTF-8".into() }),
-    };
-    Err(error.place(valid))
 }
 
 /// Reads a whole text, an object, with `take`, which adds what is wrong with its members to the faults.

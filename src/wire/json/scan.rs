@@ -48,6 +48,17 @@ impl Cursor {
     }
 }
 
+/// What a text is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One in which nothing may be wrong.
+    Text,
+    /// A server's reply.
+    Reply,
+    /// A reply in which U+FFFD stands for bytes that are not UTF-8.
+    DamagedReply,
+}
+
 /// Reads a whole text as one value, nested at most `max_depth` deep.
 ///
 /// In a reply an element of a list in the outermost object with a key or value that is wrong becomes an array of the element and
@@ -55,8 +66,8 @@ impl Cursor {
 ///
 /// # Errors
 /// The first place that is wrong.
-pub fn scan(text: &str, max_depth: usize, is_reply: bool) -> Result<Value, Box<ScanError>> {
-    let mut scanner = Scanner { text, at: 0, depth: 0, max_depth, is_reply, fault: None, cursor: Cursor::new() };
+pub fn scan(text: &str, max_depth: usize, kind: Kind) -> Result<Value, Box<ScanError>> {
+    let mut scanner = Scanner { text, at: 0, depth: 0, max_depth, kind, fault: None, cursor: Cursor::new() };
     let value = scanner.value()?;
     match scanner.peek() {
         None => Ok(value),
@@ -69,8 +80,7 @@ struct Scanner<'t> {
     at: usize,
     depth: usize,
     max_depth: usize,
-    /// What is wrong within elements is no error.
-    is_reply: bool,
+    kind: Kind,
     /// What is wrong within the element that is being read.
     fault: Option<String>,
     /// The place of the last such fault.
@@ -148,11 +158,12 @@ impl Scanner<'_> {
             let key = self.string()?;
             let duplicate = object.contains_key(&key);
             if duplicate {
-                let error = self.fail_at(start, &["duplicate key ", &show(&Value::String(key.clone()))].concat());
-                if !self.is_reply || self.depth < ELEMENT_DEPTH {
-                    return Err(error);
+                let message = ["duplicate key ", &show(&Value::String(key.clone()))].concat();
+                // In the outermost object it leaves open what a reply means.
+                if self.depth == 1 {
+                    return Err(self.fail_at(start, &message));
                 }
-                self.note(*error);
+                self.wrong(start, &message)?;
             }
             if !self.accept(b':') {
                 return Err(self.fail("expected \":\""));
@@ -173,7 +184,7 @@ impl Scanner<'_> {
     /// Takes what is wrong with a value for a fault of its element, where that is allowed.
     fn wrong(&mut self, start: usize, message: &str) -> Result<(), Box<ScanError>> {
         let error = self.fail_at(start, message);
-        if !self.is_reply {
+        if self.kind == Kind::Text {
             return Err(error);
         }
         if self.depth >= ELEMENT_DEPTH {
@@ -220,6 +231,7 @@ impl Scanner<'_> {
     }
 
     fn string(&mut self) -> Result<String, Box<ScanError>> {
+        let start = self.at;
         self.at += 1;
         let mut string = String::new();
         let mut plain = self.at;
@@ -228,7 +240,7 @@ impl Scanner<'_> {
             match byte {
                 Some(b'"' | b'\\') => string.push_str(&self.text[plain..self.at]),
                 Some(0..0x20) => {
-                    return Err(self.fail("expected a closing quote; control characters are written as \\u00XX"))
+                    self.wrong(self.at, "expected a closing quote; control characters are written as \\u00XX")?;
                 }
                 Some(_) => {}
                 None => return Err(self.fail("expected a closing quote")),
@@ -236,6 +248,9 @@ impl Scanner<'_> {
             match byte {
                 Some(b'"') => {
                     self.at += 1;
+                    if self.kind == Kind::DamagedReply && string.contains(char::REPLACEMENT_CHARACTER) {
+                        self.wrong(start, "not UTF-8")?;
+                    }
                     return Ok(string);
                 }
                 Some(b'\\') => {

@@ -242,7 +242,7 @@ fn what_is_no_reply_is_said() {
         assert_eq!(reply(body.as_bytes()), Err(want.into()), "{body}");
     }
     assert!(reply(deep(63).as_bytes()).is_ok());
-    assert!(reply(b"{\"a\":\"\xff\"}").is_err());
+    assert!(reply(b"{\"a\":\"\",\xff}").is_err());
     for (body, want) in [
         ("{}", None),
         ("{\"errcode\":null,\"jobs\":null}", None),
@@ -363,6 +363,34 @@ fn a_duplicate_key_elsewhere_costs_no_job() {
     }
 }
 
+/// Bytes that are not UTF-8 cost the job that has them, and nothing where nobody reads them.
+#[test]
+fn a_text_in_another_encoding_costs_its_own_job_only() {
+    let stop = |id: &str, more: &[u8]| {
+        [b"{\"id\":\"", id.as_bytes(), b"\",\"action\":\"stop\",\"name\":\"web\",\"x\":\"", more, b"\"}"].concat()
+    };
+    let body = |more: &[u8], bad: &[u8]| {
+        let jobs = [stop("one", b""), stop("bad", bad), stop("two", "\u{e9}".as_bytes())].join(&b',');
+        [b"{\"msg\":\"", more, b"\",\"meta\":{\"a\":1,\"a\":2},\"errcode\":0,\"jobs\":[", &jobs, b"]}"].concat()
+    };
+    for (body, is_good) in [
+        (body(b"caf\xe9", b""), true),
+        (body(b"a\tb", "\u{fffd}".as_bytes()), true),
+        (body(b"", b"caf\xe9"), false),
+        (body(b"\xe9", b"\xe9"), false),
+    ] {
+        let jobs = reply(&body).expect("a reply").jobs;
+        let ids: Vec<_> = jobs.iter().map(|job| job.as_ref().map(|job| &*job.id)).collect();
+        assert!(matches!(ids[..], [Ok("one"), _, Ok("two")]) && ids[1].is_ok() == is_good, "{ids:?}");
+        if let Err(rejected) = &jobs[1] {
+            assert_eq!((rejected.id.as_deref(), rejected.code), (Some("bad"), Code::BadJob));
+            assert!(rejected.message.contains("not UTF-8"), "{}", rejected.message);
+        }
+    }
+    assert_eq!(result_reply(b"{\"errcode\":0,\"msg\":\"\xe9\",\"meta\":{\"a\":1,\"a\":2}}"), Ok(()));
+    assert!(reply(b"{\"errcode\":0,\xe9}").is_err() && reply(b"\xe9").is_err());
+}
+
 #[test]
 fn a_value_that_means_nothing_costs_its_own_job_only() {
     let stop = |id: &str, more: &str| format!("{{\"id\":\"{id}\",\"action\":\"stop\",\"name\":\"web\"{more}}}");
@@ -372,6 +400,7 @@ fn a_value_that_means_nothing_costs_its_own_job_only() {
         (stop("bad", ",\"x\":[{\"y\":-1e400}]"), "number out of range"),
         (stop("bad", ",\"window\":\"1\""), "window: want seconds"),
         (stop("bad", ",\"limits\":\"none\""), "limits: want an object"),
+        (stop("bad", ",\"x\":\"a\tb\""), "control characters are written as"),
     ] {
         let others = "\"cancel\":[\"\\ud800\",\"c\"],\"more\":\"\\ud800\",\"even\":{\"more\":1e999}";
         let text =
