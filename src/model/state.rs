@@ -32,7 +32,7 @@ use crate::sorted_map::SortedMap;
 use exchange::Exchanges;
 use incidents::Incidents;
 use inventory::Inventory;
-use jobs::{Answer, JobQueue};
+use jobs::JobQueue;
 pub use options::{Options, Times};
 pub use recovered::{runs_of_boot, Recovered};
 use reexec::Reexec;
@@ -188,12 +188,15 @@ impl State {
             Event::Reached(address) => self.exchanges.schedule.reached(address),
             Event::Replied(reply) => self.replied(reply),
             Event::Saved(id, result) => self.saved(&id, result),
-            Event::Fetched(id, fetched) => self.answered(&id, Answer::Fetched(fetched)),
             Event::ToolDone { owner, exit, output } => self.tool_done(&owner, exit, &output),
-            Event::Verified(id, result) => self.answered(&id, Answer::Verified(result)),
-            Event::Unpacked(id, result) => self.answered(&id, Answer::Unpacked(result)),
-            Event::Placed(id, result) => self.answered(&id, Answer::Placed(result)),
-            Event::Inspected(id, result) => self.answered(&id, Answer::Inspected(result)),
+            Event::Fetched(ref id, _)
+            | Event::Verified(ref id, _)
+            | Event::Unpacked(ref id, _)
+            | Event::Placed(ref id, _)
+            | Event::Inspected(ref id, _) => {
+                let id = id.clone();
+                self.host_answered(&id, event);
+            }
             Event::PackagesSeen { changes, tars } => self.packages_seen(changes, &tars),
             Event::ProcessesChanged => self.step_agents(None, &mut |agent, context| agent.take(&event, context)),
             Event::Started { ref name, .. }

@@ -1,5 +1,6 @@
 //! What happens to an agent's processes, and what falls due: the right columns of the table in `agent.rs`.
 
+use std::fmt::Arguments;
 use std::time::Duration;
 
 use super::{
@@ -106,9 +107,14 @@ impl Agent {
             self.save(context);
             return context.out.push(Action::Start(self.record.name.clone()));
         }
-        self.killed = false;
-        self.set_last_end(format_args!("cannot start: its prestart {exit}"), tail, Level::Error, context);
+        self.note_failed_start(format_args!("its prestart {exit}"), tail, context);
         self.enter_stopping(AfterStop::Policy(End::NotStarted), None, Duration::ZERO, context);
+    }
+
+    /// Remembers why a start has failed, as its last end.
+    fn note_failed_start(&mut self, why: Arguments, tail: &str, context: &mut StepContext) {
+        self.killed = false;
+        self.set_last_end(format_args!("cannot start: {why}"), tail, Level::Error, context);
     }
 
     /// Its process could not be made, or could not execute the agent's program.
@@ -118,8 +124,7 @@ impl Agent {
             | AgentState::Prestart { .. }
             | AgentState::Forking { .. }
             | AgentState::Running { .. } => {
-                self.killed = false;
-                self.set_last_end(format_args!("cannot start: {reason}"), "", Level::Error, context);
+                self.note_failed_start(format_args!("{reason}"), "", context);
                 let after = AfterStop::Policy(End::NotStarted);
                 if self.prestart().is_none() {
                     return self.conclude(after, Duration::ZERO, context);
@@ -192,10 +197,8 @@ impl Agent {
         if self.unheard {
             return self.ready("nobody may have heard that it is ready", context);
         }
-        self.killed = false;
         let timeout = self.ready_time().as_secs();
-        let text = format_args!("cannot start: it has not said READY=1 after {timeout} s");
-        self.set_last_end(text, "", Level::Error, context);
+        self.note_failed_start(format_args!("it has not said READY=1 after {timeout} s"), "", context);
         self.begin_stop(AfterStop::Policy(End::NotStarted), context);
     }
 
@@ -297,14 +300,12 @@ impl Agent {
             // It runs as long as there is any process of it.
             *next = context.now + SEARCH_PAUSES.1;
         } else {
-            self.killed = false;
             let what = match self.pidfile() {
                 Some(file) => format!("pid file \"{file}\" names no process of it"),
                 None => "it has no main process".to_string(),
             };
             let timeout = self.search_time().as_secs();
-            let text = format_args!("cannot start: its starter ended, and {what} after {timeout} s");
-            self.set_last_end(text, "", Level::Error, context);
+            self.note_failed_start(format_args!("its starter ended, and {what} after {timeout} s"), "", context);
             self.enter_stopping(AfterStop::Policy(End::NotStarted), None, Duration::ZERO, context);
         }
     }
@@ -362,10 +363,8 @@ impl Agent {
         let check = self.check().map(|check| check.timeout);
         match &mut self.state {
             AgentState::Prestart { since, .. } if *since + prestart <= context.now => {
-                self.killed = false;
                 let timeout = Decimal::seconds(prestart);
-                let text = format_args!("cannot start: its prestart is not done within {timeout} s");
-                self.set_last_end(text, "", Level::Error, context);
+                self.note_failed_start(format_args!("its prestart is not done within {timeout} s"), "", context);
                 self.begin_stop(AfterStop::Policy(End::NotStarted), context);
             }
             AgentState::Waiting { until } if *until <= context.now => self.begin_start(context),
@@ -373,10 +372,8 @@ impl Agent {
                 context.out.push(Action::FindMain(name))
             }
             AgentState::Forking { starter: Some(_), since, .. } if *since + STARTER_TIMEOUT <= context.now => {
-                self.killed = false;
                 let timeout = STARTER_TIMEOUT.as_secs();
-                let text = format_args!("cannot start: its starter has not ended after {timeout} s");
-                self.set_last_end(text, "", Level::Error, context);
+                self.note_failed_start(format_args!("its starter has not ended after {timeout} s"), "", context);
                 self.begin_stop(AfterStop::Policy(End::NotStarted), context);
             }
             AgentState::Running { ready_by: Some(at), .. } if *at <= context.now => self.not_ready(context),

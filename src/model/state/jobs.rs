@@ -32,7 +32,6 @@ pub(super) use open_job::OpenJob;
 pub(super) use package::{is_same_package, one_version};
 pub(super) use queue::JobQueue;
 use run::{Run, StepResult};
-pub(super) use step::Answer;
 
 /// The message of a job that a server cancelled.
 const CANCELLED: &str = "cancelled by the server";

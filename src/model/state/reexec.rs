@@ -241,12 +241,9 @@ impl State {
             let version = version.and_then(|version| version.split_whitespace().next()).unwrap_or_default();
             let version: Box<str> = format!("bootagent-{}", sanitize(version, 60)).into();
             if let Some(job) = pending.job.clone() {
-                let wanted = self.wanted_version(&job);
-                if let Some(wanted) = wanted.filter(|wanted| !is_version_of(&version, wanted)) {
-                    let why = format!("the job says version {wanted}, but the binary says {version}");
+                if let Some(why) = self.note_version(&job, version) {
                     return self.not_reexeced(&why);
                 }
-                self.note_version(&job, version);
             }
             return self.out.push(Action::Tool(ToolOwner::Reexec, Tool { argv, timeout: TRY }));
         }
@@ -311,7 +308,7 @@ impl State {
 }
 
 /// Whether `said`, such as `bootagent-1.2.0-x86_64`, is what a binary of version `wanted` says.
-fn is_version_of(said: &str, wanted: &str) -> bool {
+pub(super) fn is_version_of(said: &str, wanted: &str) -> bool {
     let rest = said.strip_prefix("bootagent-").and_then(|said| said.strip_prefix(wanted));
     said == wanted || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }

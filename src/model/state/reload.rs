@@ -3,7 +3,6 @@
 //! A signal is sent, and that is all. A program runs until its end or its timeout, and whoever asked waits for it; who asks
 //! meanwhile waits for another run, as this one may have read the files before they changed.
 
-use super::jobs::Answer;
 use super::State;
 use crate::kernel::{Exit, Level, Time};
 use crate::model::agent::{AgentState, KILL_INTERVAL};
@@ -104,7 +103,7 @@ impl State {
     fn tell_reloaded(&mut self, asker: Asker, name: &str, result: &Result<(), Box<str>>) {
         match asker {
             Asker::Client(client) => answer_reload(client, name, result, &mut self.out),
-            Asker::Job(id) => self.answered(&id, Answer::Reloaded(result.clone())),
+            Asker::Job(id) => self.agent_reloaded(&id, result.clone()),
         }
     }
 

@@ -6,6 +6,7 @@
 use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
+use crate::model::agent::Agent;
 use crate::model::package;
 use crate::model::spec::KillMode;
 
@@ -17,7 +18,7 @@ impl Run<'_> {
             return StepResult::Done;
         }
         // Of an agent that spares what it has started, a copy cannot be told from that.
-        let spec = self.agent().and_then(|agent| agent.spec()).filter(|spec| spec.kill != KillMode::Main);
+        let spec = self.agent().and_then(Agent::own_spec).filter(|spec| spec.kill != KillMode::Main);
         let Some(spec) = spec else { return StepResult::Done };
         let Some(traits) = package::traits(&spec.exec) else { return StepResult::Done };
         let agents = self.state.agents.values();

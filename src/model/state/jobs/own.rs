@@ -17,6 +17,7 @@ use crate::model::event::Action;
 use crate::model::job::{Code, Job, JobAction, JobId, Outcome, Source, SELF};
 use crate::model::plan::Step;
 use crate::model::record::Installed;
+use crate::model::state::reexec::is_version_of;
 use crate::model::state::State;
 
 /// Where the new binary is unpacked, below `packages/bootagent/`, and its name there.
@@ -52,22 +53,19 @@ impl State {
         format!("{} {}", self.options.version, source.digest)
     }
 
-    /// The version that a job says the binary has that it brings.
-    pub(in super::super) fn wanted_version(&self, job: &JobId) -> Option<Box<str>> {
-        let job = &self.jobs.open[self.jobs.index(job)?];
-        job.source()?;
-        job.content.as_ref()?.version.clone()
-    }
-
-    /// Notes the version that the new binary reports.
-    pub(in super::super) fn note_version(&mut self, job: &JobId, version: Box<str>) {
-        let Some(index) = self.expect_job(job, "the new binary said its version") else { return };
+    /// Notes the version that the new binary of a job reports; why it is refused, if it is not the one that the job says.
+    pub(in super::super) fn note_version(&mut self, job: &JobId, version: Box<str>) -> Option<String> {
+        let index = self.expect_job(job, "the new binary said its version")?;
         let job = &mut self.jobs.open[index];
-        if let Some(source) = job.source() {
-            let file = State::kept_file(source);
-            let package = Installed { file, ..Installed::new(source, NEXT.into(), version) };
-            job.record.package = Some(Box::new(package));
+        let source = job.source()?;
+        let wanted = job.content.as_ref().and_then(|job| job.version.as_ref());
+        if let Some(wanted) = wanted.filter(|wanted| !is_version_of(&version, wanted)) {
+            return Some(format!("the job says version {wanted}, but the binary says {version}"));
         }
+        let file = State::kept_file(source);
+        let package = Installed { file, ..Installed::new(source, NEXT.into(), version) };
+        job.record.package = Some(Box::new(package));
+        None
     }
 
     /// The binary that a job is to have executed was tried and is good.

@@ -12,55 +12,29 @@ use super::CANCELLED;
 use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
-use crate::model::event::{log, Action, Fetched, Reply, Verified};
+use crate::model::event::{log, Action, Event, Reply};
 use crate::model::job::{Code, JobAction};
 use crate::model::plan::Step;
 use crate::model::record::Wanted;
-use crate::model::spec::Spec;
 use crate::model::state::exchange::NO_ERRCODE;
 use crate::model::state::reload::Asker;
 use crate::model::state::{Progress, State};
 
-/// An answer of the host to what a step began.
-#[derive(Debug)]
-pub enum Answer<'a> {
-    /// To `Action::Fetch`.
-    Fetched(Fetched),
-    /// To `Action::Verify`.
-    Verified(Verified),
-    /// To `Action::Unpack`.
-    Unpacked(Result<(), Error>),
-    /// To `Action::Place`, `Rename`, `Link` and `Replace`.
-    Placed(Result<(), Error>),
-    /// To `Action::Inspect`.
-    Inspected(Result<Option<Box<Spec>>, Error>),
-    /// To `Action::Reload`.
-    Reloaded(Result<(), Box<str>>),
-    /// What the last of the package tools says that a step runs.
-    Tools(Result<&'a str, Error>),
-}
-
-impl Answer<'_> {
-    /// What the log calls it, which must show nothing of its content.
-    fn name(&self) -> &'static str {
-        match self {
-            Answer::Fetched(_) => "the end of a download",
-            Answer::Verified(_) => "the end of a verification",
-            Answer::Unpacked(_) => "the end of an unpacking",
-            Answer::Placed(_) => "the end of a move",
-            Answer::Inspected(_) => "the end of an inspection",
-            Answer::Reloaded(_) => "the end of a reload",
-            Answer::Tools(_) => "the end of a package tool",
-        }
-    }
-}
-
 impl State {
     /// The host answers what a job asked.
-    pub(in super::super) fn answered(&mut self, id: &str, answer: Answer) {
+    pub(in super::super) fn host_answered(&mut self, id: &str, answer: Event) {
+        self.answered(id, |run| run.answer(answer));
+    }
+
+    /// The agent of a job has read its configuration again, or has not.
+    pub(in super::super) fn agent_reloaded(&mut self, id: &str, result: Result<(), Box<str>>) {
+        self.answered(id, |run| run.reloaded(result));
+    }
+
+    fn answered(&mut self, id: &str, take: impl FnOnce(&mut Run) -> StepResult) {
         // A job that has ended asks for nothing any more; what it asked before that may be answered late.
         if let Some(index) = self.jobs.index(id).filter(|index| !self.jobs.open[*index].has_ended()) {
-            self.run(index, |run| run.answer(answer));
+            self.run(index, take);
         }
     }
 
@@ -139,36 +113,50 @@ impl Run<'_> {
     }
 
     /// What the host's answer means for the step that the job stands at.
-    pub fn answer(&mut self, answer: Answer) -> StepResult {
-        let Some(step) = self.job.record.step else { return self.ignore(answer.name()) };
-        if !matches!(self.job.activity, Activity::Step | Activity::Fetching | Activity::Tools(_)) {
-            return self.ignore(answer.name());
-        }
+    pub fn answer(&mut self, answer: Event) -> StepResult {
+        let waits = matches!(self.job.activity, Activity::Step | Activity::Fetching | Activity::Tools(_));
+        let Some(step) = self.job.record.step.filter(|_| waits) else { return self.ignore(answer_name(&answer)) };
         match (step, answer) {
-            (Step::Download, Answer::Fetched(fetched)) => self.fetched(fetched),
-            (Step::Place, Answer::Placed(Err(why))) => {
+            (Step::Download, Event::Fetched(_, fetched)) => self.fetched(fetched),
+            (Step::Place, Event::Placed(_, Err(why))) => {
                 StepResult::Failed(Code::Install, format!("cannot keep the package: {why}"))
             }
-            (Step::Verify | Step::Unpack | Step::Install, Answer::Verified(verified)) => self.verified(verified),
-            (Step::Identify, Answer::Tools(output)) => self.identified(output),
-            (Step::Look, Answer::Tools(output)) => self.looked(output),
-            (Step::Query, Answer::Tools(output)) => self.queried(output),
-            (Step::AskInstalled, Answer::Tools(output)) => self.note_installed(output),
-            (Step::Install, Answer::Tools(output)) => self.installed(output),
-            (Step::Inspect, Answer::Inspected(own)) => self.choose(own),
-            (Step::Clear, Answer::Tools(output)) => self.cleared(output),
-            (Step::Reload, Answer::Reloaded(result)) => reloaded(result),
-            (Step::Link, Answer::Placed(Err(why))) => self.not_linked(&why),
-            (Step::Retire, Answer::Tools(output)) => self.retired(output),
-            (Step::Remove, Answer::Tools(output)) => self.removed(output),
-            (Step::Reinstall, Answer::Tools(output)) => self.reinstalled(output),
-            (Step::Relink, Answer::Placed(Err(why))) => self.cannot_go_back(None, &why),
-            (Step::Restore, Answer::Inspected(own)) => self.restore_with(own.ok().flatten()),
-            (Step::Replace, Answer::Placed(result)) => self.replaced(result),
-            (Step::Unpack, Answer::Unpacked(Err(why))) | (Step::Name, Answer::Placed(Err(why))) => cannot_install(&why),
-            (Step::Place | Step::Name | Step::Link | Step::Relink, Answer::Placed(Ok(())))
-            | (Step::Unpack, Answer::Unpacked(Ok(()))) => StepResult::Done,
-            (_, answer) => self.ignore(answer.name()),
+            (Step::Verify | Step::Unpack | Step::Install, Event::Verified(_, verified)) => self.verified(verified),
+            (Step::Inspect, Event::Inspected(_, own)) => self.choose(own),
+            (Step::Link, Event::Placed(_, Err(why))) => self.not_linked(&why),
+            (Step::Relink, Event::Placed(_, Err(why))) => self.cannot_go_back(None, &why),
+            (Step::Restore, Event::Inspected(_, own)) => self.restore_with(own.ok().flatten()),
+            (Step::Replace, Event::Placed(_, result)) => self.replaced(result),
+            (Step::Unpack, Event::Unpacked(_, Err(why))) | (Step::Name, Event::Placed(_, Err(why))) => {
+                cannot_install(&why)
+            }
+            (Step::Place | Step::Name | Step::Link | Step::Relink, Event::Placed(_, Ok(())))
+            | (Step::Unpack, Event::Unpacked(_, Ok(()))) => StepResult::Done,
+            (_, answer) => self.ignore(answer_name(&answer)),
+        }
+    }
+
+    /// What the last of the package tools that the step runs has said.
+    pub fn tools_answer(&mut self, output: Result<&str, Error>) -> StepResult {
+        match self.job.record.step {
+            Some(Step::Identify) => self.identified(output),
+            Some(Step::Look) => self.looked(output),
+            Some(Step::Query) => self.queried(output),
+            Some(Step::AskInstalled) => self.note_installed(output),
+            Some(Step::Install) => self.installed(output),
+            Some(Step::Clear) => self.cleared(output),
+            Some(Step::Retire) => self.retired(output),
+            Some(Step::Remove) => self.removed(output),
+            Some(Step::Reinstall) => self.reinstalled(output),
+            _ => self.ignore("the end of a package tool"),
+        }
+    }
+
+    fn reloaded(&mut self, result: Result<(), Box<str>>) -> StepResult {
+        match result {
+            _ if !self.job.is_at(Step::Reload) => self.ignore("the end of a reload"),
+            Ok(()) => StepResult::Done,
+            Err(why) => StepResult::Failed(Code::Start, format!("the agent does not reload: {why}")),
         }
     }
 
@@ -285,7 +273,10 @@ impl Run<'_> {
         if let Some(why) = self.state.reload_objection(&name) {
             return StepResult::Failed(Code::BadJob, format!("the agent does not reload: {why}"));
         }
-        self.state.begin_reload(&name, asker).map_or(StepResult::Wait, reloaded)
+        match self.state.begin_reload(&name, asker) {
+            Some(result) => self.reloaded(result),
+            None => StepResult::Wait,
+        }
     }
 
     /// Sets the start that is to be watched, unless it is known.
@@ -348,9 +339,14 @@ impl Run<'_> {
     }
 }
 
-fn reloaded(result: Result<(), Box<str>>) -> StepResult {
-    match result {
-        Ok(()) => StepResult::Done,
-        Err(why) => StepResult::Failed(Code::Start, format!("the agent does not reload: {why}")),
+/// What the log calls an answer of the host, which must show nothing of its content.
+fn answer_name(answer: &Event) -> &'static str {
+    match answer {
+        Event::Fetched(..) => "the end of a download",
+        Event::Verified(..) => "the end of a verification",
+        Event::Unpacked(..) => "the end of an unpacking",
+        Event::Placed(..) => "the end of a move",
+        Event::Inspected(..) => "the end of an inspection",
+        _ => "an event",
     }
 }

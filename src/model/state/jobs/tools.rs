@@ -3,7 +3,6 @@
 
 use super::open_job::{Activity, Tools};
 use super::run::{Run, StepResult};
-use super::step::Answer;
 use crate::kernel::{Exit, Level};
 use crate::model::agent::KILL_INTERVAL;
 use crate::model::event::{Action, ToolOwner};
@@ -59,7 +58,7 @@ impl Run<'_> {
         let failed = exit != Exit::Code(0);
         let locked = failed && is_locked(output) && self.state.now.time < tools.lock_until;
         if !failed && tools.queue.len() == 1 {
-            return self.answer(Answer::Tools(Ok(output)));
+            return self.tools_answer(Ok(output));
         }
         let killed = tools.late || matches!(exit, Exit::Signal(_));
         let how = if tools.late { "took too long and was killed".to_string() } else { exit.to_string() };
@@ -70,7 +69,7 @@ impl Run<'_> {
         } else {
             self.state.jobs.interrupted |= failed && killed;
             if tools.queue.len() == 1 {
-                return self.answer(Answer::Tools(Err(text.into())));
+                return self.tools_answer(Err(text.into()));
             }
             tools.queue.pop_front();
             if failed {
