@@ -86,8 +86,8 @@ impl State {
             Activity::Queued => self.follow_queued(index),
             Activity::WaitingForSlot => self.follow_slot(index),
             Activity::Reexec => self.follow_own_reexec(index),
-            Activity::Step if job.is_at(Step::Stop) => self.run(index, |run| run.follow_stop()),
-            Activity::Step if job.is_at(Step::Settle) => self.run(index, |run| run.follow_settling()),
+            Activity::Step if job.is_at(Step::Stop) => self.run(index, &mut |run| run.follow_stop()),
+            Activity::Step if job.is_at(Step::Settle) => self.run(index, &mut |run| run.follow_settling()),
             _ => {}
         }
     }
@@ -115,13 +115,13 @@ impl State {
     fn follow_queued(&mut self, index: usize) {
         let job = &self.jobs.open[index];
         if job.record.phase != Phase::Received {
-            self.run(index, |run| run.resume());
+            self.run(index, &mut |run| run.resume());
         } else if job.cancelled {
             self.finish(index, Code::Expired, CANCELLED);
         } else if job.expires_at().is_some_and(|at| at <= self.now.time) {
             self.finish(index, Code::Expired, "expired before it could begin");
         } else if self.is_first(index) && job.begin_at(&self.identity.sn) <= self.now.time {
-            self.run(index, |run| run.begin_job());
+            self.run(index, &mut |run| run.begin_job());
         }
     }
 
@@ -177,7 +177,7 @@ impl State {
                     self.out.push(Action::SaveJob(Box::new(job.record.clone())));
                 }
                 Activity::FetchAgain(at, _) if *at <= self.now.time => job.activity = Activity::WaitingForSlot,
-                Activity::Tools(_) => self.run(index, |run| run.tool_due()),
+                Activity::Tools(_) => self.run(index, &mut |run| run.tool_due()),
                 _ => {}
             }
         }

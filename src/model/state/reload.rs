@@ -103,7 +103,7 @@ impl State {
     fn tell_reloaded(&mut self, asker: Asker, name: &str, result: &Result<(), Box<str>>) {
         match asker {
             Asker::Client(client) => answer_reload(client, name, result, &mut self.out),
-            Asker::Job(id) => self.agent_reloaded(&id, result.clone()),
+            Asker::Job(id) => self.agent_reloaded(&id, result),
         }
     }
 

@@ -23,7 +23,8 @@ impl Run<'_> {
         let Some(traits) = package::traits(&spec.exec) else { return StepResult::Done };
         let agents = self.state.agents.values();
         let known: Vec<String> = agents.filter_map(|agent| Some(agent.process()?.pid.raw().to_string())).collect();
-        self.run_tools(package::clear(&traits, self.job.record.received, &known.join(" ")))
+        let tool = package::clear(&traits, self.job.record.received, &known.join(" "));
+        self.run_tools(tool.into_iter().collect())
     }
 
     /// Says what was ended.

@@ -2,7 +2,6 @@
 //!
 //! The record is what survives the daemon. All else is known again when the job is resumed, or lost without harm.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -100,7 +99,7 @@ pub struct Chosen {
 #[derive(Clone, Debug)]
 pub struct Tools {
     /// Those to run; the one at work is the first.
-    pub queue: VecDeque<Tool>,
+    pub queue: Vec<Tool>,
     /// When the one at work is killed; again when it is `late`.
     pub deadline: Time,
     /// The one at work took too long, and was killed.

@@ -71,7 +71,7 @@ impl State {
     /// The binary that a job is to have executed was tried and is good.
     pub(in super::super) fn binary_is_good(&mut self, job: &JobId) {
         let Some(index) = self.expect_job(job, "its binary was tried") else { return };
-        self.run(index, |run| match run.job.record.step {
+        self.run(index, &mut |run| match run.job.record.step {
             Some(Step::TryNew | Step::TryInstalled) => StepResult::Done,
             // It is the installed binary; nothing more has to be recorded before it is executed.
             _ => run.execute(),
@@ -85,7 +85,7 @@ impl State {
             return;
         }
         if let Some(index) = self.expect_job(job, "its binary is not executed") {
-            self.run(index, |run| run.not_executed(why));
+            self.run(index, &mut |run| run.not_executed(why));
         }
     }
 
@@ -93,7 +93,7 @@ impl State {
     pub(in super::super) fn binary_proved(&mut self) {
         let proving = |job: &OpenJob| matches!(job.activity, Activity::Proving(_));
         if let Some(index) = self.jobs.open.iter().position(proving) {
-            self.run(index, |run| {
+            self.run(index, &mut |run| {
                 // The result is recorded before the binary is replaced, so that a crash in between ends in this result,
                 // too.
                 run.job.record.outcome = Some(Outcome::new(Code::Success, &run.success()));
@@ -106,8 +106,10 @@ impl State {
     pub(super) fn proof_due(&mut self) {
         let late = |job: &OpenJob| matches!(job.activity, Activity::Proving(until) if until <= self.now.time);
         let Some(index) = self.jobs.open.iter().position(late) else { return };
-        let text = format!("rolled back: {} had no good exchange with a server in its time", self.options.version);
-        self.run(index, |_| StepResult::Failed(Code::RolledBack, text));
+        self.run(index, &mut |run| {
+            let text = "had no good exchange with a server in its time";
+            StepResult::Failed(Code::RolledBack, format!("rolled back: {} {text}", run.state.options.version))
+        });
     }
 }
 

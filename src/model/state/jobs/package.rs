@@ -149,7 +149,7 @@ impl Run<'_> {
     pub fn identify(&mut self) -> StepResult {
         let Some(source) = self.job.source() else { return self.misfit() };
         let path = self.state.kept_path(self.job.name(), &State::kept_file(source));
-        self.run_tools(package::identify(source.format, &path))
+        self.run_tools(package::identify(source.format, &path).into_iter().collect())
     }
 
     /// Notes the name and version of the package.
@@ -175,7 +175,7 @@ impl Run<'_> {
         if let Some(query) = query.as_mut().filter(|_| former.package != new.package) {
             query.argv.push(former.package.clone());
         }
-        self.run_tools(query)
+        self.run_tools(query.into_iter().collect())
     }
 
     /// Notes what was installed before, and whether somebody else did that.
@@ -197,7 +197,7 @@ impl Run<'_> {
         let Some(package) = &self.job.record.package else { return self.misfit() };
         let tool = package::query(package.format, &package.package)
             .unwrap_or_else(|| package::look(&self.state.kept_path(self.job.name(), &package.package)));
-        self.run_tools([tool])
+        self.run_tools(vec![tool])
     }
 
     /// Ends a job that has nothing to change, or has a package fetched again that somebody removed or replaced.

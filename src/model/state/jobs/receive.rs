@@ -144,7 +144,7 @@ impl State {
             }
             Phase::Taken => {}
             Phase::Downloading | Phase::Verified | Phase::Installing | Phase::Starting | Phase::Settling => {
-                self.run(index, |run| run.begin());
+                self.run(index, &mut |run| run.begin());
             }
         }
     }

@@ -70,7 +70,8 @@ impl Run<'_> {
     /// Asks what is installed of the agent's package: that is what an undo has to bring back.
     pub fn ask_installed(&mut self) -> StepResult {
         let installed = self.agent().and_then(|agent| agent.record.package.as_ref());
-        self.run_tools(installed.and_then(|installed| package::query(installed.format, &installed.package)))
+        let query = installed.and_then(|installed| package::query(installed.format, &installed.package));
+        self.run_tools(query.into_iter().collect())
     }
 
     /// Notes that; a database that cannot tell does not hold up the removal.
@@ -89,7 +90,7 @@ impl Run<'_> {
             .filter(|installed| !self.is_shared(installed))
             .and_then(|installed| package::remove(installed.format, &installed.package, purge));
         let query = installed.filter(|_| tool.is_some()).and_then(|gone| package::query(gone.format, &gone.package));
-        self.run_tools(tool.into_iter().chain(query))
+        self.run_tools(tool.into_iter().chain(query).collect())
     }
 
     /// Judges a removal by what the package manager says is left.

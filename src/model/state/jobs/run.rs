@@ -40,13 +40,8 @@ pub(super) enum StepResult {
 
 impl State {
     /// Has the job at `index` do something. It is not in the list of open jobs meanwhile; no step of a job looks there.
-    pub(super) fn run(&mut self, index: usize, work: impl FnOnce(&mut Run) -> StepResult) {
-        let mut work = Some(work);
-        self.run_work(index, &mut |run| work.take().map_or(StepResult::Wait, |work| work(run)));
-    }
-
     /// Not generic: the code would be there once for each of the many callers.
-    fn run_work(&mut self, index: usize, work: &mut dyn FnMut(&mut Run) -> StepResult) {
+    pub(super) fn run(&mut self, index: usize, work: &mut dyn FnMut(&mut Run) -> StepResult) {
         let mut job = self.jobs.open.remove(index);
         let mut run = Run { state: self, job: &mut job };
         let result = work(&mut run);
@@ -56,7 +51,7 @@ impl State {
 
     /// Ends the job at `index`; what it did stays.
     pub(super) fn finish(&mut self, index: usize, code: Code, message: &str) {
-        self.run(index, |_| StepResult::End(code, message.to_string()));
+        self.run(index, &mut |_| StepResult::End(code, message.to_string()));
     }
 }
 

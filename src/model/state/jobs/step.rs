@@ -23,15 +23,16 @@ use crate::model::state::{Progress, State};
 impl State {
     /// The host answers what a job asked.
     pub(in super::super) fn host_answered(&mut self, id: &str, answer: Event) {
-        self.answered(id, |run| run.answer(answer));
+        let mut answer = Some(answer);
+        self.answered(id, &mut |run| answer.take().map_or(StepResult::Wait, |answer| run.answer(answer)));
     }
 
     /// The agent of a job has read its configuration again, or has not.
-    pub(in super::super) fn agent_reloaded(&mut self, id: &str, result: Result<(), Box<str>>) {
-        self.answered(id, |run| run.reloaded(result));
+    pub(in super::super) fn agent_reloaded(&mut self, id: &str, result: &Result<(), Box<str>>) {
+        self.answered(id, &mut |run| run.reloaded(result));
     }
 
-    fn answered(&mut self, id: &str, take: impl FnOnce(&mut Run) -> StepResult) {
+    fn answered(&mut self, id: &str, take: &mut dyn FnMut(&mut Run) -> StepResult) {
         // A job that has ended asks for nothing any more; what it asked before that may be answered late.
         if let Some(index) = self.jobs.index(id).filter(|index| !self.jobs.open[*index].has_ended()) {
             self.run(index, take);
@@ -52,8 +53,10 @@ impl State {
             _ => NO_ERRCODE,
         };
         let text = "no server of the new list answers, the old list stays; the last one";
-        let failed = StepResult::Failed(Code::Download, format!("{text}, {server}: {why}"));
-        self.run(index, |_| if good { StepResult::Done } else { failed });
+        self.run(index, &mut |_| match good {
+            true => StepResult::Done,
+            false => StepResult::Failed(Code::Download, format!("{text}, {server}: {why}")),
+        });
     }
 }
 
@@ -152,7 +155,7 @@ impl Run<'_> {
         }
     }
 
-    fn reloaded(&mut self, result: Result<(), Box<str>>) -> StepResult {
+    fn reloaded(&mut self, result: &Result<(), Box<str>>) -> StepResult {
         match result {
             _ if !self.job.is_at(Step::Reload) => self.ignore("the end of a reload"),
             Ok(()) => StepResult::Done,
@@ -274,7 +277,7 @@ impl Run<'_> {
             return StepResult::Failed(Code::BadJob, format!("the agent does not reload: {why}"));
         }
         match self.state.begin_reload(&name, asker) {
-            Some(result) => self.reloaded(result),
+            Some(result) => self.reloaded(&result),
             None => StepResult::Wait,
         }
     }

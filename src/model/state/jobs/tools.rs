@@ -18,7 +18,7 @@ impl State {
             ToolOwner::Inventory => self.inventory_taken(output),
             ToolOwner::Job(id) => {
                 if let Some(index) = self.expect_job(id, "a package tool ended") {
-                    self.run(index, |run| run.tool_done(exit, output));
+                    self.run(index, &mut |run| run.tool_done(exit, output));
                 }
             }
         }
@@ -27,18 +27,18 @@ impl State {
 
 impl Run<'_> {
     /// Runs package tools one after the other; the step is done where there is none.
-    pub fn run_tools(&mut self, tools: impl IntoIterator<Item = Tool>) -> StepResult {
+    pub fn run_tools(&mut self, queue: Vec<Tool>) -> StepResult {
+        if queue.is_empty() {
+            return StepResult::Done;
+        }
         let tools = Tools {
-            queue: tools.into_iter().collect(),
+            queue,
             deadline: self.state.now.time,
             late: false,
             again: None,
             lock_until: self.state.now.time + LOCK_WAIT,
             failure: None,
         };
-        if tools.queue.is_empty() {
-            return StepResult::Done;
-        }
         self.job.activity = Activity::Tools(Box::new(tools));
         self.run_tool()
     }
@@ -46,7 +46,7 @@ impl Run<'_> {
     /// Runs the first of the tools in the queue.
     fn run_tool(&mut self) -> StepResult {
         let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("a package tool") };
-        let Some(tool) = tools.queue.front().cloned() else { return self.ignore("a package tool") };
+        let Some(tool) = tools.queue.first().cloned() else { return self.ignore("a package tool") };
         (tools.late, tools.again) = (false, None);
         tools.deadline = self.state.now.time + tool.timeout.min(self.state.options.times.tool);
         self.ask(Action::Tool(ToolOwner::Job(self.id()), tool))
@@ -54,7 +54,7 @@ impl Run<'_> {
 
     fn tool_done(&mut self, exit: Exit, output: &str) -> StepResult {
         let Activity::Tools(tools) = &mut self.job.activity else { return self.ignore("the end of a package tool") };
-        let program = sanitize(&tools.queue.front().map(Tool::shown).unwrap_or_default(), 100);
+        let program = sanitize(&tools.queue.first().map(Tool::shown).unwrap_or_default(), 100);
         let failed = exit != Exit::Code(0);
         let locked = failed && is_locked(output) && self.state.now.time < tools.lock_until;
         if !failed && tools.queue.len() == 1 {
@@ -71,7 +71,7 @@ impl Run<'_> {
             if tools.queue.len() == 1 {
                 return self.tools_answer(Err(text.into()));
             }
-            tools.queue.pop_front();
+            tools.queue.remove(0);
             if failed {
                 tools.failure = Some(text.as_str().into());
                 self.log(Level::Warn, format_args!("{program}: {exit}, continued without it"));
