@@ -19,6 +19,10 @@ pub enum Scheme {
     File,
 }
 
+/// The schemes in their order, each with the name that a URL begins with, and the port of a URL that names none.
+const SCHEMES: [(Scheme, &str, u16); 4] =
+    [(Scheme::Http, "http", 80), (Scheme::Https, "https", 443), (Scheme::Ftp, "ftp", 21), (Scheme::File, "file", 0)];
+
 impl Scheme {
     /// Whether it is `http` or `https`.
     pub fn is_http(self) -> bool {
@@ -26,23 +30,13 @@ impl Scheme {
     }
 
     /// The name, as a URL begins with it.
-    fn name(self) -> &'static str {
-        match self {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-            Scheme::Ftp => "ftp",
-            Scheme::File => "file",
-        }
+    pub fn name(self) -> &'static str {
+        SCHEMES[self as usize].1
     }
 
     /// The port of a URL that names none; 0 for `file`.
     fn default_port(self) -> u16 {
-        match self {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
-            Scheme::Ftp => 21,
-            Scheme::File => 0,
-        }
+        SCHEMES[self as usize].2
     }
 
     /// What ends the host: only `http` and `https` have queries and fragments.
@@ -84,14 +78,11 @@ impl Url {
             return Err(format_error!("spaces and control characters must be percent-encoded, got U+{code:04X}"));
         }
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
-        let scheme = match scheme.to_ascii_lowercase().as_str() {
-            "http" => Scheme::Http,
-            "https" if cfg!(feature = "tls") => Scheme::Https,
-            "https" => return Err("https needs the tls build, and this binary is built without https".into()),
-            "ftp" => Scheme::Ftp,
-            "file" => Scheme::File,
-            _ => return Err("want ftp://, http:// or file://".into()),
-        };
+        let known = SCHEMES.iter().find(|(_, name, _)| scheme.eq_ignore_ascii_case(name));
+        let (scheme, ..) = *known.ok_or("want ftp://, http:// or file://")?;
+        if scheme == Scheme::Https && !cfg!(feature = "tls") {
+            return Err("https needs the tls build, and this binary is built without https".into());
+        }
         let rest = if scheme.is_http() { rest.split('#').next().unwrap_or_default() } else { rest };
         let (authority, path) = rest.split_at(rest.find(scheme.delimiters()).unwrap_or(rest.len()));
         let path = match path.rsplit_once(";type=") {

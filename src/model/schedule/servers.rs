@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::error::Error;
-use crate::model::url::{Scheme, Url};
+use crate::model::url::Url;
 
 /// A control server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ fn parse_server(entry: &str) -> Result<Server, Error> {
     if !text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#')) {
         return Err(format_error!("server \"{entry}\": want a plain path"));
     }
-    let scheme = if url.scheme == Scheme::Https { "https" } else { "http" };
+    let scheme = url.scheme.name();
     let port = url.port.map_or(String::new(), |port| format!(":{port}"));
     Ok(Server { base: format!("{scheme}://{}{port}{}", url.host, url.path.trim_end_matches('/')).into() })
 }
