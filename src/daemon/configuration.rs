@@ -62,7 +62,7 @@ pub(super) fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> 
     }
     let used = match &basis {
         Basis::File => {
-            let store = Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir));
+            let store = Store::of(&config);
             if let Some(Err(error)) =
                 loaded.text.as_ref().map(|text| keep_config(&store, &options.config_path, &config, text))
             {
@@ -120,7 +120,7 @@ fn forget_moved(path: &Path, name: &[u8], config: &Config) -> Result<(), Box<Dis
     if config.state_dir == default.state_dir {
         return Ok(());
     }
-    let default = Store::new(Path::new(&*default.state_dir), Path::new(&*default.run_dir));
+    let default = Store::of(&default);
     match default.copied() {
         Ok(Some(copied)) if copied == name => default.remove_good(config_files::GOOD),
         // Version 1.0 did not write down which file it had copied.

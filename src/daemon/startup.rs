@@ -251,10 +251,9 @@ fn lock_directories(config: &Config, left: Option<&ReexecData>) -> Result<RunFil
 }
 
 fn open_store(config: &Config, notes: &mut Vec<(Level, String)>) -> Store {
-    let (state_dir, run_dir) = (Path::new(&*config.state_dir), Path::new(&*config.run_dir));
-    Store::open(state_dir, run_dir).unwrap_or_else(|error| {
+    Store::open(Path::new(&*config.state_dir), Path::new(&*config.run_dir)).unwrap_or_else(|error| {
         notes.push((Level::Error, format!("{error}; nothing can be recorded until that is fixed")));
-        Store::new(state_dir, run_dir)
+        Store::of(config)
     })
 }
 

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::host::disk::{with_context, DiskError};
 use crate::model::enforcement::Version;
+use crate::model::package::hex;
 use crate::sys::file::read_text;
 pub use group::Group;
 pub use leaf::{Controller, Leaf};
@@ -129,13 +130,7 @@ pub fn group_name(state_dir: &str) -> String {
         return PREFIX.into();
     }
     let digest = Sha256::digest([state_dir, "\0", &mark].concat());
-    let mut name = format!("{PREFIX}-");
-    for byte in digest.iter().take(6) {
-        for nibble in [byte >> 4, byte & 15] {
-            name.push(char::from_digit(nibble.into(), 16).unwrap_or('0'));
-        }
-    }
-    name
+    format!("{PREFIX}-{}", hex(&digest[..6]))
 }
 
 /// Whether this process is in the first process namespace, whose number is fixed in the kernel. In another one, process 1 is
@@ -184,16 +179,6 @@ fn read_file(path: &Path) -> Result<String, Box<DiskError>> {
         read => read,
     };
     with_context(read, "read", path)
-}
-
-/// Writes a file, and fails when it does not read back the same.
-fn set_and_compare(path: &Path, text: &str) -> Result<(), Box<DiskError>> {
-    write_file(path, text)?;
-    let got = read_file(path)?;
-    match got.trim() == text {
-        true => Ok(()),
-        false => Err(failed("write", path, &format!("wrote \"{text}\", read back \"{}\"", got.trim()))),
-    }
 }
 
 /// The same result; a file that does not exist is no failure.

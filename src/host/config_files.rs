@@ -96,7 +96,7 @@ pub enum Basis {
 /// it once required signatures.
 pub fn config_in_use(path: &Path) -> (Loaded, Basis) {
     let loaded = read_config(path);
-    let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
+    let store = Store::of(&loaded.config);
     in_use(path, loaded, &store)
 }
 
@@ -205,7 +205,7 @@ pub fn read_agents(directory: &str) -> Agents {
 
 /// Whether `agents_dir`, in which nothing is wrong, is as the daemon last read it. The daemon keeps a copy of each file.
 pub fn is_as_read(config: &Config) -> bool {
-    let store = Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir));
+    let store = Store::of(config);
     let Ok(Some(sources)) = read_directory(Path::new(&*config.agents_dir)) else { return true };
     let same = |source: &Source| source.text.as_ref().ok() == store.good(&format!("agents.d/{}", source.file)).as_ref();
     sources.len() == store.good_definitions().len() && sources.iter().all(same)
@@ -215,7 +215,7 @@ pub fn is_as_read(config: &Config) -> bool {
 /// it. The daemon keeps a copy of the file.
 pub fn change_since_read(path: &Path) -> Option<Change> {
     let loaded = read_config(path);
-    let store = Store::new(Path::new(&*loaded.config.state_dir), Path::new(&*loaded.config.run_dir));
+    let store = Store::of(&loaded.config);
     let Ok(Some((mut before, problems))) = read_copy(path, &store) else { return None };
     if !problems.is_empty() || !loaded.problems.is_empty() {
         return None;

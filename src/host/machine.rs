@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::model::package::hex;
 use crate::sys::file::read_text;
 use crate::text;
 
@@ -33,16 +34,8 @@ fn id_file(path: &str) -> Box<str> {
 pub fn uuid(mut random: [u8; 16]) -> Box<str> {
     random[6] = random[6] & 0x0f | 0x40;
     random[8] = random[8] & 0x3f | 0x80;
-    let mut text = String::with_capacity(36);
-    for (index, byte) in random.into_iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(nibble.into(), 16).expect("a nibble is below 16"));
-        }
-    }
-    text.into()
+    let digits = hex(&random);
+    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-").into()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::host::disk::{
     DiskError, TEMPORARY,
 };
 use crate::model::record::{AgentRecord, Identity, JobRecord, RunRecord, Settings, StopRecord};
+use crate::wire::config::Config;
 use crate::wire::record;
 use read::is_temporary;
 pub use read::{can_be_read, Corrupt, Stored};
@@ -58,6 +59,11 @@ impl Store {
     /// The store in these directories as they are, for a daemon that must run although `open` failed.
     pub fn new(state_dir: &Path, run_dir: &Path) -> Store {
         Store { state_dir: state_dir.into(), run_dir: run_dir.into(), moved: Vec::new() }
+    }
+
+    /// The same for a daemon with this configuration.
+    pub fn of(config: &Config) -> Store {
+        Store::new(Path::new(&*config.state_dir), Path::new(&*config.run_dir))
     }
 
     /// The path of this name in the state directory.

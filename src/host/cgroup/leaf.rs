@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::{directories, failed, open_for_writing, read_file, set_and_compare, tolerate_missing, write_file, Version};
+use super::{directories, failed, open_for_writing, read_file, tolerate_missing, write_file, Version};
 use crate::host::disk::{with_context, DiskError};
 use crate::kernel::Pid;
 use crate::model::enforcement::OomCount;
@@ -301,9 +301,15 @@ impl Leaf {
         write_file(&self.file(file), text)
     }
 
-    /// Writes a file, and reads it back.
+    /// Writes a file, and fails when it does not read back the same.
     fn write_and_compare(&self, file: &str, text: &str) -> Result<(), Box<DiskError>> {
-        set_and_compare(&self.file(file), text)
+        let path = self.file(file);
+        write_file(&path, text)?;
+        let got = read_file(&path)?;
+        match got.trim() == text {
+            true => Ok(()),
+            false => Err(failed("write", &path, &format!("wrote \"{text}\", read back \"{}\"", got.trim()))),
+        }
     }
 
     /// The number in a file that contains nothing else.
