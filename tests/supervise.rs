@@ -171,6 +171,28 @@ fn a_stop_ends_the_whole_tree() {
     assert!(stays(|| !host.seen("stubborn").unwrap().runs()), "a stopped agent came back");
 }
 
+/// On some kernels what is made in a control group that was killed is killed too.
+#[test]
+fn a_run_after_a_forced_stop_is_left_alone() {
+    let mut host = Host::new();
+    let stubborn = "trap '' TERM; while :; do sleep 1; done";
+    host.agent("stubborn", stubborn, &[("stopsecs", "0.5")]);
+    host.agent("limited", stubborn, &[("stopsecs", "0.5"), ("limits", "{\"memory\": \"64M\"}")]);
+    host.start();
+    for name in ["stubborn", "limited"] {
+        let first = host.wait_running(name).pid;
+        for _ in 0..2 {
+            host.ok(&["restart", name]);
+        }
+        let agent = host.wait_running(name);
+        assert!(agent.pid != first && agent.failures == 0, "{agent:?}\n{}", host.logs());
+    }
+    host.ok(&["reexec"]);
+    host.ok(&["restart", "stubborn"]);
+    assert!(host.wait_running("stubborn").failures == 0, "{}", host.logs());
+    assert!(!host.logs().contains("killed by SIGKILL after"), "{}", host.logs());
+}
+
 #[test]
 fn a_stop_is_polite_first() {
     let mut host = Host::new();

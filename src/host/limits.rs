@@ -161,7 +161,7 @@ impl Limits {
         self.remove_leftover();
         let unlimited = by_controller(limits).iter().all(|(_, limit)| limit.is_none());
         // An agent that is started again has its group already, unless it was removed from outside.
-        let last = self.agents.get(name).filter(|last| last.unlimited && unlimited);
+        let last = self.agents.get(name).filter(|last| last.unlimited && unlimited && !last.killed.get());
         let kept = last
             .and_then(|last| last.tracking.as_ref())
             .filter(|leaf| self.own_group().is_some_and(|group| group.dir() == leaf.group()))
@@ -169,6 +169,11 @@ impl Limits {
         if let Some((directory, leaf)) = kept {
             let groups = AgentGroups { tracking: Some(leaf), unlimited: true, ..AgentGroups::default() };
             return self.finish(name, limits, groups, Applied { cgroup: Some(directory), ..Applied::default() });
+        }
+        // Some kernels (seen with 6.18) kill what is made in a group to which cgroup.kill was written before, so an empty group
+        // is made anew.
+        if let Some(group) = self.own_group() {
+            group.find(name).remove();
         }
         let mut groups = AgentGroups { memory_limit: limits.memory, ..AgentGroups::default() };
         groups.tracking = self.tracking.and_then(|index| self.leaf(index, name));
@@ -309,7 +314,10 @@ impl Limits {
 
     /// Has the kernel kill all processes in an agent's group in one step; false where the kernel or the hierarchy cannot.
     pub fn kill(&self, name: &str) -> bool {
-        self.tracking(name).is_some_and(Leaf::kill)
+        let Some(groups) = self.agents.get(name) else { return false };
+        let is_killed = groups.tracking.as_ref().is_some_and(Leaf::kill);
+        groups.killed.set(groups.killed.get() || is_killed);
+        is_killed
     }
 
     /// Freezes or thaws an agent's whole group; false where its hierarchy cannot do that.

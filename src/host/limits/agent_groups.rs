@@ -1,5 +1,6 @@
 //! The control groups of one agent: one that identifies its processes, and one for each limit, which often are the same.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 
 use crate::host::cgroup::{Controller, Leaf};
@@ -15,6 +16,8 @@ pub(super) struct AgentGroups {
     pub(super) memory_limit: Option<u64>,
     /// No limit is set in its groups, so its next start need not lift any.
     pub(super) unlimited: bool,
+    /// All processes in the tracking group were killed in one step.
+    pub(super) killed: Cell<bool>,
     /// What the kernel had counted when the agent was started or last asked about.
     pub(super) baseline: Option<OomCount>,
     /// For a memory limit by v1: is raised when it is hit.
