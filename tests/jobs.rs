@@ -358,8 +358,11 @@ fn a_job_ends_as_it_would_have_though_the_daemon_dies() {
         // A daemon that was killed before it recorded that sends the result again.
         host.wait("it to be noted as taken", || host.job(&id).is_some_and(|row| text(&row, "state") == "taken"));
     }
-    for n in 0..5 {
-        assert_eq!(server.times_taken(&format!("r{n}")), 1);
+    // The last one was killed when the job may have ended: where the server had taken the result and the daemon had not
+    // recorded that, the next one has sent it again.
+    for (n, most) in [1, 1, 1, 1, 2].into_iter().enumerate() {
+        let times = server.times_taken(&format!("r{n}"));
+        assert!((1..=most).contains(&times), "r{n}: {times} times");
     }
 }
 
