@@ -116,7 +116,7 @@ pub fn definitions(bytes: &[u8]) {
         good: good.map(Into::into),
     };
     let good = br#"{"name":"good","version":"1","exec":["/bin/true"]}"#;
-    let agents = config::read_agents("agents.d", vec![source("b.json", Some(good)), source("a.json", None)]);
+    let agents = config::read_agents("agents.d", &mut [source("b.json", Some(good)), source("a.json", None)]);
     check_problems(&agents.problems);
     for (index, agent) in agents.agents.iter().enumerate() {
         check_spec(&agent.spec, false);

@@ -35,6 +35,9 @@ use crate::work::watch;
 /// Below `run_dir`: the id of the boot, written by the first daemon of that boot.
 const BOOT_FILE: &str = "boot";
 
+/// How the names of copies of good definitions begin.
+const COPIES: &str = "agents.d/";
+
 /// Where rpm and deb packages put the definitions of their agents.
 const PACKAGED_DEFINITIONS: &str = "/usr/lib/bootagent";
 
@@ -105,7 +108,7 @@ fn definitions_at_start(store: &Store, dir: &str, backups: &mut Backups) -> Defi
                 return Definitions { good: Vec::new(), problems: problem.into_iter().collect(), complete: missing };
             }
             let sources = copies.into_iter().map(|file| Source {
-                file: file.strip_prefix("agents.d/").unwrap_or(&file).into(),
+                file: file.strip_prefix(COPIES).unwrap_or(&file).into(),
                 text: Err(SourceError::Unreadable("cannot read its directory".into())),
                 good: None,
             });
@@ -187,38 +190,38 @@ pub(super) fn read_definitions(
     backups: &mut Backups,
 ) -> Definitions {
     let mut definitions = Definitions { complete: true, ..Definitions::default() };
-    // In the order of the map below.
-    config::sort(&mut sources);
-    // By the name of the copy: the content that is to be copied if it is good, unless there is such a copy already.
-    let mut fresh: SortedMap<String, Option<Vec<u8>>> = SortedMap::new();
     for source in &mut sources {
-        let copy = format!("agents.d/{}", source.file);
-        source.good = store.good(&copy);
+        source.good = store.good(&copy_of(&source.file));
         let unreadable = matches!(source.text, Err(SourceError::Unreadable(_)));
         definitions.complete &= source.good.is_some() || !unreadable;
-        let changed = source.text.as_ref().ok().filter(|text| source.good.as_ref() != Some(text));
-        fresh.insert(copy, changed.cloned());
     }
+    let agents = config::read_agents(dir, &mut sources);
+    definitions.problems.extend(agents.problems.iter().map(|problem| problem.to_string().into()));
+    // They are in byte order now.
+    let find =
+        |file: &str| sources.binary_search_by(|source| (*source.file).cmp(file)).ok().map(|index| &sources[index]);
     for copy in store.good_definitions() {
-        if !fresh.contains_key(&copy) {
+        if find(copy.strip_prefix(COPIES).unwrap_or(&copy)).is_none() {
             let _ = store.remove_good(&copy);
         }
     }
-    let agents = config::read_agents(dir, sources);
-    definitions.problems.extend(agents.problems.iter().map(|problem| problem.to_string().into()));
     for agent in agents.agents {
         if agent.outdated {
             let problem = format!("{dir}/{}: the last good definition stays in use", agent.file);
             definitions.problems.push(problem.into());
-        } else {
-            let copy = format!("agents.d/{}", agent.file);
-            if let Some(text) = fresh.get_mut(&copy).and_then(Option::take) {
-                backups.push(&copy, &text);
+        } else if let Some(Source { text: Ok(text), good, .. }) = find(&agent.file) {
+            if good.as_ref() != Some(text) {
+                backups.push(&copy_of(&agent.file), text);
             }
         }
         definitions.good.push(Definition { origin: Origin::File, spec: agent.spec });
     }
     definitions
+}
+
+/// The name of the copy of a file in `agents.d`, below `good/`.
+fn copy_of(file: &str) -> String {
+    [COPIES, file].concat()
 }
 
 /// Where the definition of a package is; `dir`: the directory below `packages/NAME/` of one that came in a tar, else empty.

@@ -198,7 +198,7 @@ pub fn read_configuration(path: &Path) -> Configuration {
 /// missing.
 pub fn read_agents(directory: &str) -> Agents {
     match read_directory(Path::new(directory)) {
-        Ok(sources) => config::read_agents(directory, sources.unwrap_or_default()),
+        Ok(sources) => config::read_agents(directory, &mut sources.unwrap_or_default()),
         Err(message) => Agents { problems: vec![ConfigError::new(directory, &message)], ..Agents::default() },
     }
 }

@@ -396,18 +396,13 @@ pub struct Agents {
     pub problems: Vec<ConfigError>,
 }
 
-/// Puts files in byte order of their names.
-pub fn sort(sources: &mut [Source]) {
-    sources.sort_unstable_by(|a, b| a.file.cmp(&b.file));
-}
-
-/// Reads the files of a directory that messages call `directory`. Of two files with the same `name` the later one in byte
+/// Reads the files of a directory that messages call `directory`, and puts them in byte order of their names. Of two files with the same `name` the later one in byte
 /// order is the error. A file with any error counts with its last good content, unless another file defines that agent now.
-pub fn read_agents(directory: &str, mut sources: Vec<Source>) -> Agents {
-    sort(&mut sources);
+pub fn read_agents(directory: &str, sources: &mut [Source]) -> Agents {
+    sources.sort_unstable_by(|a, b| a.file.cmp(&b.file));
     let mut read = Agents::default();
     let mut bad = Vec::new();
-    for source in &sources {
+    for source in &*sources {
         let label = format!("{}/{}", directory.trim_end_matches('/'), source.file);
         let spec = match &source.text {
             Ok(text) => read_definition(&label, text, false, true),

@@ -157,7 +157,7 @@ fn line(read: &Agents) -> String {
 fn all_files_are_read_and_all_errors_said() {
     let read = read_agents(
         "agents.d/",
-        vec![
+        &mut [
             source("web.json", &agent("web", "1"), None),
             source("bad.json", "{\n  \"name\": \"bad\"\n}", None),
             source("cut.json", "{\n  \"name\": \"cut\"\n  \"version\": \"1\" }", None),
@@ -189,7 +189,7 @@ fn all_files_are_read_and_all_errors_said() {
 #[test]
 fn a_bad_file_counts_as_it_was_when_it_was_good() {
     let (a1, a2, b1) = (agent("a", "1"), agent("a", "2"), agent("b", "1"));
-    for (sources, want, problems) in [
+    for (mut sources, want, problems) in [
         (vec![source("a.json", "{", Some(&a1)), source("b.json", &b1, Some("{"))], "a.json=a-1* b.json=b-1", 1),
         // The good text is not used while the file itself is good, nor when it would not be accepted today.
         (vec![source("a.json", &a2, Some(&a1))], "a.json=a-2", 0),
@@ -200,7 +200,7 @@ fn a_bad_file_counts_as_it_was_when_it_was_good() {
         (vec![source("a.json", &a1, None), source("b.json", &a2, Some(&b1))], "a.json=a-1 b.json=b-1*", 1),
         (vec![source("a.json", "{", Some(&a1)), source("b.json", "{", Some(&a2))], "a.json=a-1*", 2),
     ] {
-        let read = read_agents("d", sources);
+        let read = read_agents("d", &mut sources);
         assert_eq!((line(&read).as_str(), read.problems.len()), (want, problems), "{:?}", read.problems);
     }
     let unreadable = Source {
@@ -208,7 +208,7 @@ fn a_bad_file_counts_as_it_was_when_it_was_good() {
         text: Err(SourceError::Unreadable("cannot read".into())),
         good: Some(a1.into()),
     };
-    assert_eq!(line(&read_agents("d", vec![unreadable])), "a.json=a-1*");
+    assert_eq!(line(&read_agents("d", &mut [unreadable])), "a.json=a-1*");
 }
 
 #[test]
