@@ -54,6 +54,7 @@ use crate::host::limits::Limits;
 use crate::host::logs::{Log, Outputs};
 use crate::host::tree::Trees;
 use crate::kernel::{Level, Pid, Sig, Time};
+use crate::model::agent::Agent;
 use crate::model::event::{Action, Event, Now, Shutdown, ToolOwner};
 use crate::model::schedule::Server;
 use crate::model::spec::Name;
@@ -416,6 +417,11 @@ impl Daemon {
 
     fn run_dir(&self) -> &Path {
         Path::new(&*self.config.run_dir)
+    }
+
+    /// The names of these agents, so that something can be done to each.
+    fn names(&self, which: &dyn Fn(&Agent) -> bool) -> Vec<Name> {
+        self.state.agents().filter(|agent| which(agent)).map(|agent| agent.name().clone()).collect()
     }
 
     fn log(&mut self, level: Level, text: &dyn Display) {

@@ -179,8 +179,7 @@ impl Daemon {
 
     /// Does so for all agents that are down and may have left such processes.
     pub(super) fn release_spared(&mut self) {
-        let left = self.state.agents().filter(|agent| agent.is_down() && agent.spares());
-        for name in left.map(|agent| agent.name().clone()).collect::<Vec<_>>() {
+        for name in self.names(&|agent| agent.is_down() && agent.spares()) {
             self.release_if_empty(&name);
         }
     }

@@ -54,30 +54,28 @@ impl Check {
 impl Daemon {
     /// Runs an agent's health check.
     pub(super) fn start_check(&mut self, name: Name) {
-        let spec = self.state.spec(&name);
-        let Some((spec, check)) = spec.and_then(|spec| spec.check.clone().map(|check| (spec, check))) else { return };
-        let mut read_end = None;
-        let made = self.child(&spec, &check.exec, None, None);
-        let made = made.map_err(|reason| Event::Checked(name.clone(), Exit::Unknown, reason.into()));
-        let spawned = made.and_then(|mut setup| {
-            // Without a descriptor to spare, the check runs without its output being read.
-            let spare = self.exhausted_resource().is_none().then(pipe).and_then(Result::ok);
-            if let Some((read, write)) = spare.filter(|(read, _)| set_nonblocking(read.as_fd()).is_ok()) {
-                setup.stderr = write.try_clone().ok();
-                setup.stdout = Some(write);
-                read_end = Some(File::from(read));
-            }
-            // No child was made, which says nothing about the agent.
-            self.children.spawn(&setup).map_err(|error| Event::NotChecked(name.clone(), reason(&error).into()))
+        let Some(spec) = self.state.spec(&name) else { return };
+        let Some(check) = &spec.check else { return };
+        let mut setup = match self.child(&spec, &check.exec, None, None) {
+            Ok(setup) => setup,
+            Err(reason) => return self.queue.push_back(Event::Checked(name, Exit::Unknown, reason.into())),
+        };
+        // Without a descriptor to spare, the check runs without its output being read.
+        let spare = self.exhausted_resource().is_none().then(pipe).and_then(Result::ok);
+        let output = spare.filter(|(read, _)| set_nonblocking(read.as_fd()).is_ok()).map(|(read, write)| {
+            setup.stderr = write.try_clone().ok();
+            setup.stdout = Some(write);
+            File::from(read)
         });
-        match spawned {
+        match self.children.spawn(&setup) {
             Ok(pid) => {
                 let max = TAIL as usize + longest_value(&self.secrets(&spec));
-                self.checks.push(Check { name: name.clone(), pipe: read_end, output: Vec::new(), max });
+                self.checks.push(Check { name: name.clone(), pipe: output, output: Vec::new(), max });
                 self.note_program("check", &name, pid);
                 self.track_child(pid, Owner::Check(name));
             }
-            Err(event) => self.queue.push_back(event),
+            // No child was made, which says nothing about the agent.
+            Err(error) => self.queue.push_back(Event::NotChecked(name, reason(&error).into())),
         }
     }
 

@@ -48,9 +48,8 @@ impl Daemon {
     /// Measures what each running agent uses.
     pub(super) fn measure(&mut self) {
         let measured = self.state.agents().filter(|agent| !agent.is_down() || agent.spares());
-        let names: Vec<_> = measured.map(|agent| (agent.name().clone(), agent.spares())).collect();
-        let mut measurement = Measurement { usages: Vec::with_capacity(names.len()), open: Vec::new() };
-        for (name, spares) in names {
+        let mut measurement = Measurement { usages: Vec::new(), open: Vec::new() };
+        for (name, spares) in measured.map(|agent| (agent.name().clone(), agent.spares())) {
             let (usage, parts) = self.trees.usage(&name, &self.limits);
             let cpu = usage.cpu.map(Duration::from_micros);
             if !parts.is_empty() {

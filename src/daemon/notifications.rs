@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::host::disk::{last_change, list, make_dir, reason};
 use crate::host::proc::alive;
 use crate::kernel::{Level, Time};
-use crate::model::agent::{Agent, AgentState};
+use crate::model::agent::AgentState;
 use crate::model::event::{Event, Notification};
 use crate::model::secrets::{replace_values, TAIL};
 use crate::model::spec::{notify_socket, Envs, Kind, Name, NOTIFY_DIR};
@@ -153,11 +153,10 @@ impl Daemon {
                 self.notifications.insert(&Name::from(name), socket);
             }
         }
-        let is_heard = |agent: &&Agent| {
+        let names = self.names(&|agent| {
             let kind = agent.definition.as_ref().map(|definition| definition.spec.kind);
             kind == Some(Kind::Notify) && matches!(agent.state, AgentState::Running { .. } | AgentState::Stopping(_))
-        };
-        let names: Vec<Name> = self.state.agents().filter(is_heard).map(|agent| agent.name().clone()).collect();
+        });
         for file in list(&self.notify_dir(), "").unwrap_or_default() {
             if !names.iter().any(|name| **name == *file) {
                 let _ = remove_file(self.notify_path(&file));

@@ -22,9 +22,8 @@ impl Daemon {
     pub(super) fn look_at_outputs(&mut self) {
         let state = &self.state;
         self.conditions.forget_agents(&|name| state.spec(name).is_some());
-        let names: Vec<Name> = self.state.agents().map(|agent| agent.name().clone()).collect();
         self.rotate_waiting();
-        for name in names {
+        for name in self.names(&|_| true) {
             self.look_at_output(&name);
         }
     }

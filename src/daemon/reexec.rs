@@ -271,8 +271,6 @@ impl Daemon {
     /// # Errors
     /// When it cannot be written, or not be made durable.
     pub(super) fn replace(&mut self, from: &str) -> Result<(), Error> {
-        let with_context =
-            |path: &Path, error: &io::Error| format!("cannot write \"{}\": {}", path.display(), reason(error));
         // Where the path is a link, its target is replaced.
         let program =
             fs::canonicalize(&self.installed.program).unwrap_or_else(|_| PathBuf::from(&self.installed.program));
@@ -288,7 +286,7 @@ impl Daemon {
                 .and_then(|()| fs::rename(&next, &program));
             if let Err(error) = copied {
                 let _ = fs::remove_file(&next);
-                return Err(with_context(&program, &error).into());
+                return Err(format_error!("cannot write \"{}\": {}", program.display(), reason(&error)));
             }
             sync_dir(program.parent().unwrap_or(Path::new("/")))?;
         }
