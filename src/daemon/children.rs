@@ -31,8 +31,8 @@ pub(super) struct Children {
     /// All children, with what they were made for.
     pub owners: SortedMap<Pid, Owner>,
     watched: Vec<Watched>,
-    /// Tools that wait for the end of one that an earlier daemon left running.
-    waiting_tools: Vec<(ToolOwner, Tool)>,
+    /// Tools that wait for the end of one that an earlier daemon left running for the same owner.
+    pub waiting_tools: Vec<(ToolOwner, Tool)>,
     /// Says why a child could not execute its program.
     pub setup_errors: SetupErrorPipe,
     /// The soft and the hard limit of open files that the daemon was started with, where its own is different: 1.0.0 gives it
@@ -45,11 +45,6 @@ impl Children {
     pub fn new(setup_errors: SetupErrorPipe, nofile: Option<(u64, u64)>) -> Children {
         let (watched, waiting_tools) = (Vec::new(), Vec::new());
         Children { owners: SortedMap::new(), watched, waiting_tools, setup_errors, nofile }
-    }
-
-    /// Has a tool wait for the end of one that an earlier daemon left running for the same owner.
-    pub fn add_waiting_tool(&mut self, owner: ToolOwner, tool: Tool) {
-        self.waiting_tools.push((owner, tool));
     }
 
     /// The tool that has waited for another one of this owner.

@@ -5,7 +5,6 @@
 //! Nothing here tries anything again.
 
 use super::Daemon;
-use crate::host::logs::Log;
 use crate::kernel::Level;
 use crate::model::spec::Name;
 use crate::sorted_map::SortedMap;
@@ -74,22 +73,6 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// Notes how an attempt ended, and logs when that is a change.
-    fn set(&mut self, condition: Condition, problem: Option<&str>, log: &mut Log) {
-        let activity = condition.activity();
-        match problem {
-            Some(problem) if !self.problems.contains_key(&condition) => {
-                log.write(Level::Error, &format_args!("{problem} (reported once while {activity} fails)"));
-                self.problems.insert(condition, problem.into());
-            }
-            Some(_) => {}
-            None if self.problems.remove(&condition).is_some() => {
-                log.write(Level::Info, &format_args!("{activity} works again"));
-            }
-            None => {}
-        }
-    }
-
     /// Forgets what failed for agents that are not `there` any more.
     pub fn forget_agents(&mut self, there: &dyn Fn(&Name) -> bool) {
         self.problems.retain(|condition, _| condition.agent().is_none_or(there));
@@ -116,8 +99,18 @@ impl Conditions {
 }
 
 impl Daemon {
-    /// Notes how an attempt ended: `None` when it succeeded, else what failed and why.
+    /// Notes how an attempt ended: `None` when it succeeded, else what failed and why. A change is logged.
     pub(super) fn set_condition(&mut self, condition: Condition, problem: Option<&str>) {
-        self.conditions.set(condition, problem, &mut self.log);
+        let (activity, problems) = (condition.activity(), &mut self.conditions.problems);
+        match problem {
+            Some(problem) if !problems.contains_key(&condition) => {
+                problems.insert(condition, problem.into());
+                self.log(Level::Error, &format_args!("{problem} (reported once while {activity} fails)"));
+            }
+            None if problems.remove(&condition).is_some() => {
+                self.log(Level::Info, &format_args!("{activity} works again"));
+            }
+            _ => {}
+        }
     }
 }

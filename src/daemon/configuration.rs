@@ -35,21 +35,9 @@ pub(super) struct Configured {
 
 /// Whether the daemon is closed, and what it has tried to change that.
 pub(super) struct Reopening {
-    closed: bool,
+    pub closed: bool,
     /// The content of the configuration file at the last attempt, and when that was.
-    tried: Option<(Vec<u8>, Time)>,
-}
-
-impl Reopening {
-    /// Before any attempt.
-    pub fn new(closed: bool) -> Reopening {
-        Reopening { closed, tried: None }
-    }
-
-    /// Whether this content was tried a short time ago.
-    fn was_tried_lately(&self, text: &[u8], now: Time) -> bool {
-        self.tried.as_ref().is_some_and(|(tried, at)| tried == text && now.since(*at) < RETRY)
-    }
+    pub tried: Option<(Vec<u8>, Time)>,
 }
 
 /// Reads the configuration; a bad one is replaced by its last good copy, else by the defaults.
@@ -192,7 +180,9 @@ impl Daemon {
         let (loaded, basis) = config_files::config_in_use(&self.config_path);
         let text = loaded.text.unwrap_or_default();
         let now = monotonic();
-        if matches!(basis, Basis::Defaults(_)) || !ordered && self.reopening.was_tried_lately(&text, now) {
+        let tried = self.reopening.tried.as_ref();
+        let tried_lately = tried.is_some_and(|(tried, at)| *tried == text && now.since(*at) < RETRY);
+        if matches!(basis, Basis::Defaults(_)) || !ordered && tried_lately {
             return;
         }
         self.reopening.tried = Some((text, now));

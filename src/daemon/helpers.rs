@@ -17,7 +17,7 @@ use crate::model::job::JobId;
 use crate::model::spec::Name;
 use crate::sys::monotonic;
 use crate::sys::poll::PollFd;
-use crate::sys::setup_error::{SetupError, SetupErrorPipe};
+use crate::sys::setup_error::SetupError;
 use crate::work::{HelperRequest, HelperResponse};
 
 /// What a helper was started for.
@@ -157,32 +157,6 @@ impl Helpers {
         }
         Some(Finished { task, address: helper.announced(), reaped, response: helper.outcome() })
     }
-
-    /// Starts a helper; returns its process id.
-    ///
-    /// # Errors
-    /// When there is no user for it, or no child can be made.
-    fn start(
-        &mut self,
-        task: HelperTask,
-        request: &HelperRequest,
-        file: Option<File>,
-        runner: Runner,
-        setup_errors: &SetupErrorPipe,
-    ) -> Result<Pid, Error> {
-        if matches!(task, HelperTask::Inspect(_)) && self.stuck.len() >= STUCK_MAX {
-            return Err(
-                "no more processes are read, as helpers that read some wait for them and cannot be ended".into()
-            );
-        }
-        let used: Vec<Uid> = self.running.iter().filter_map(|(_, helper)| helper.user()).collect();
-        let user = self.users.choose(runner, &used)?;
-        let helper = Helper::start(&self.binary, request, file, user, setup_errors, monotonic())
-            .map_err(|error| format_error!("cannot start a helper: {}", reason(&error)))?;
-        let pid = helper.pid();
-        self.running.push((task, helper));
-        Ok(pid)
-    }
 }
 
 impl Daemon {
@@ -197,7 +171,18 @@ impl Daemon {
         file: Option<File>,
         runner: Runner,
     ) -> Result<(), Error> {
-        let pid = self.helpers.start(task, request, file, runner, &self.children.setup_errors)?;
+        let Helpers { running, binary, users, stuck } = &mut self.helpers;
+        if matches!(task, HelperTask::Inspect(_)) && stuck.len() >= STUCK_MAX {
+            return Err(
+                "no more processes are read, as helpers that read some wait for them and cannot be ended".into()
+            );
+        }
+        let used: Vec<Uid> = running.iter().filter_map(|(_, helper)| helper.user()).collect();
+        let user = users.choose(runner, &used)?;
+        let helper = Helper::start(binary, request, file, user, &self.children.setup_errors, monotonic())
+            .map_err(|error| format_error!("cannot start a helper: {}", reason(&error)))?;
+        let pid = helper.pid();
+        running.push((task, helper));
         self.track_child(pid, Owner::Helper);
         Ok(())
     }

@@ -130,20 +130,6 @@ impl Records {
         !self.pending_backups.is_empty()
     }
 
-    /// Does what `action` says of a record, and keeps it for another attempt if that fails.
-    fn save(&mut self, action: Action) -> Result<(), Box<DiskError>> {
-        let Some(key) = RecordKey::of(&action) else { return Ok(()) };
-        if let Action::RemoveAgent(name) = &action {
-            self.unsaved.remove(&RecordKey::Run(name.clone()));
-        }
-        let result = self.apply(&action);
-        match &result {
-            Ok(()) => drop(self.unsaved.remove(&key)),
-            Err(_) => self.unsaved.insert(key, action),
-        }
-        result
-    }
-
     fn apply(&self, action: &Action) -> Result<(), Box<DiskError>> {
         match action {
             Action::SaveAgent(record) => self.store.write_agent(record, &self.unreadable),
@@ -172,32 +158,21 @@ impl Records {
         self.unsaved = unsaved;
         result
     }
-
-    /// Writes copies of good definitions for `time`, one at least; `None` when there are none.
-    fn write_backups(&mut self, time: Duration) -> Option<Result<(), Box<DiskError>>> {
-        if self.pending_backups.is_empty() {
-            return None;
-        }
-        let until = monotonic() + time;
-        let mut result = Ok(());
-        while let Some((file, text)) = self.pending_backups.pop() {
-            result = result.and(self.store.keep_good(&file, &text));
-            if monotonic() >= until {
-                break;
-            }
-        }
-        if self.pending_backups.is_empty() {
-            self.pending_backups = Backups::default();
-            result = result.and(self.store.sync_good_definitions());
-        }
-        Some(result)
-    }
 }
 
 impl Daemon {
     /// Writes or removes a record; an attempt that fails is repeated with each check.
     pub(super) fn save(&mut self, action: Action) {
-        let result = self.records.save(action);
+        let Some(key) = RecordKey::of(&action) else { return };
+        if let Action::RemoveAgent(name) = &action {
+            self.records.unsaved.remove(&RecordKey::Run(name.clone()));
+        }
+        let result = self.records.apply(&action);
+        let unsaved = &mut self.records.unsaved;
+        match &result {
+            Ok(()) => drop(unsaved.remove(&key)),
+            Err(_) => unsaved.insert(key, action),
+        }
         self.note_record_result(result);
     }
 
@@ -274,10 +249,24 @@ impl Daemon {
     /// Writes copies of good definitions for `time`, one at least: neither the first start of hundreds of agents nor the end
     /// of one waits until all are on disk.
     pub(super) fn write_backups(&mut self, time: Duration) {
-        if let Some(result) = self.records.write_backups(time) {
-            let problem = result.err().map(|error| error.to_string());
-            self.set_condition(Condition::Backups, problem.as_deref());
+        let Records { store, pending_backups, .. } = &mut self.records;
+        if pending_backups.is_empty() {
+            return;
         }
+        let until = monotonic() + time;
+        let mut result = Ok(());
+        while let Some((file, text)) = pending_backups.pop() {
+            result = result.and(store.keep_good(&file, &text));
+            if monotonic() >= until {
+                break;
+            }
+        }
+        if pending_backups.is_empty() {
+            *pending_backups = Backups::default();
+            result = result.and(store.sync_good_definitions());
+        }
+        let problem = result.err().map(|error| error.to_string());
+        self.set_condition(Condition::Backups, problem.as_deref());
     }
 }
 

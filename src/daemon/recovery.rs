@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::conditions::Condition;
 use super::records::Backups;
-use super::run_files::{is_gone, lock, lock_state};
+use super::run_files::{is_file_at, is_gone, lock, lock_state};
 use super::{recovered, Daemon};
 use crate::error::Error;
 use crate::host::config_files;
@@ -46,7 +46,7 @@ impl Daemon {
     fn recover_run_dir(&mut self) {
         let run_dir = self.config.run_dir.clone();
         let run_dir = Path::new(&*run_dir);
-        let locked = self.run_files.is_run_dir_locked(run_dir);
+        let locked = is_file_at(&self.run_files.lock, &run_dir.join(watch::LOCK));
         let agents = fs::metadata(run_dir.join("agents"));
         let there = agents.map_or_else(|error| !is_gone(&error), |agents| agents.is_dir());
         if locked && !self.control.is_lost() && there {
@@ -81,7 +81,8 @@ impl Daemon {
     fn recover_state_dir(&mut self) {
         let state_dir = self.config.state_dir.clone();
         let state_dir = Path::new(&*state_dir);
-        if self.run_files.is_state_dir_locked(state_dir) {
+        let held = self.run_files.state_lock.as_ref();
+        if held.is_some_and(|lock| is_file_at(lock, &state_dir.join(watch::LOCK))) {
             return;
         }
         // A directory that cannot be made is reported with the records that cannot be written to it.

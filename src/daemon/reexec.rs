@@ -41,16 +41,9 @@ const WATCHER_START: Duration = Duration::from_secs(1);
 
 /// The path of the installed binary, and the watcher of this one.
 pub(super) struct Installed {
-    program: String,
+    pub program: String,
     /// The pipe to the process that watches this binary while it is on trial.
-    watcher: Option<File>,
-}
-
-impl Installed {
-    /// Without a watcher.
-    pub fn new(program: String) -> Installed {
-        Installed { program, watcher: None }
-    }
+    pub watcher: Option<File>,
 }
 
 /// The reexec data that this process left for itself before it executed this binary; `None` when it was started otherwise,

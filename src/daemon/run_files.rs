@@ -39,16 +39,6 @@ impl RunFiles {
         self.pid_file_written = written.is_ok();
         written
     }
-
-    /// Whether the lock in `run_dir` is still the one that is held.
-    pub fn is_run_dir_locked(&self, run_dir: &Path) -> bool {
-        is_file_at(&self.lock, &run_dir.join(watch::LOCK))
-    }
-
-    /// Whether the lock in `state_dir` is still the one that is held.
-    pub fn is_state_dir_locked(&self, state_dir: &Path) -> bool {
-        self.state_lock.as_ref().is_some_and(|lock| is_file_at(lock, &state_dir.join(watch::LOCK)))
-    }
 }
 
 /// Removes the pid file, as the daemon ends.

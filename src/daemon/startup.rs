@@ -55,13 +55,6 @@ use crate::work::watch;
 /// How many files the daemon may have open; it needs one for each agent that is not its child, and some.
 const OPEN_FILES: u64 = 65_536;
 
-/// Everything that the loop waits for, as far as it is there at the start.
-struct Sources {
-    signals: Signals,
-    setup_errors: SetupErrorPipe,
-    control: Control,
-}
-
 /// What was found on the host.
 struct Survey {
     records: Records,
@@ -93,7 +86,7 @@ impl Daemon {
         let same_place = reexec_data.as_ref().filter(|data| data.run_dir == *config.run_dir);
         let mut run_files = lock_directories(&config, same_place)?;
         let store = open_store(&config, &mut notes);
-        let sources = open_sources(&config, same_place, reexec_data.as_ref())?;
+        let (signals, setup_errors, control) = open_sources(&config, same_place, reexec_data.as_ref())?;
         let program = reexec_data.as_ref().map_or_else(installed, |data| data.program.clone());
         let helpers = open_helpers(&config, &mut notes);
         notes.extend(config_files::shared_directories(&config).into_iter().map(|text| (Level::Warn, text)));
@@ -105,10 +98,10 @@ impl Daemon {
         limits.leave_agents();
         let mark = mark_of(&config.state_dir);
         let mut ask =
-            |processes: &[(Pid, Uid)]| environments_at_start(&helpers.binary, &sources.setup_errors, &mark, processes);
+            |processes: &[(Pid, Uid)]| environments_at_start(&helpers.binary, &setup_errors, &mark, processes);
         let survey = survey(&config, store, &limits, reexec_data.as_mut(), &mut ask, &mut log, actions);
         let in_job = survey.recovered.reexec.as_ref().is_some_and(|state| state.job.is_some());
-        let reopening = Reopening::new(closed.is_some());
+        let reopening = Reopening { closed: closed.is_some(), tried: None };
         let state_options = state_options(options, &config, closed, &program, &mut log);
         log.write(Level::Info, &format_args!("{} starts as process {}", state_options.version, process::own_id()));
         let mut daemon = Daemon {
@@ -123,9 +116,9 @@ impl Daemon {
             conditions: Conditions::default(),
             limits,
             queue: VecDeque::new(),
-            signals: sources.signals,
-            control: sources.control,
-            children: Children::new(sources.setup_errors, nofile),
+            signals,
+            control,
+            children: Children::new(setup_errors, nofile),
             helpers,
             inspections: Inspections::default(),
             notifications: Notifications::default(),
@@ -135,7 +128,7 @@ impl Daemon {
             trashed: 0,
             check_at: monotonic() + config.checksecs,
             run_files,
-            installed: Installed::new(program),
+            installed: Installed { program, watcher: None },
             quit: None,
             power: None,
             fault_injector: fault_injection::FaultInjector::new(in_job),
@@ -257,13 +250,13 @@ fn open_store(config: &Config, notes: &mut Vec<(Level, String)>) -> Store {
     })
 }
 
-/// Opens what the loop waits for, or takes it over from before a reexec. `same_place` is `reexec_data` again, but only if
+/// Opens all that the loop waits for and that is there at the start, or takes it over from before a reexec. `same_place` is `reexec_data` again, but only if
 /// `run_dir` has not changed since.
 fn open_sources(
     config: &Config,
     same_place: Option<&ReexecData>,
     reexec_data: Option<&ReexecData>,
-) -> Result<Sources, Error> {
+) -> Result<(Signals, SetupErrorPipe, Control), Error> {
     let listener = same_place.and_then(|data| take_descriptor(data.listener));
     let signals = Signals::new(&[Sig::CHLD, Sig::TERM, Sig::INT, Sig::QUIT, Sig::HUP, Sig::USR1, Sig::USR2])
         .map_err(|error| format_error!("cannot receive signals: {error}"))?;
@@ -280,7 +273,7 @@ fn open_sources(
         _ => Control::listen(&socket)
             .map_err(|error| format_error!("cannot listen on \"{}\": {error}", socket.display()))?,
     };
-    Ok(Sources { signals, setup_errors, control })
+    Ok((signals, setup_errors, control))
 }
 
 /// The log, with what there was to say before.

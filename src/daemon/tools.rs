@@ -49,7 +49,7 @@ impl Daemon {
                     Level::Info,
                     &format_args!("{}: waiting for process {} of an earlier daemon", tool_of(&owner), earlier.pid),
                 );
-                self.children.add_waiting_tool(owner.clone(), tool);
+                self.children.waiting_tools.push((owner.clone(), tool));
                 // A tool that this process started before a reexec is its child, and will be reaped.
                 if !is_child {
                     self.watch(Owner::Tool(owner), earlier);
