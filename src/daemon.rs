@@ -252,9 +252,9 @@ impl Daemon {
             self.helpers.deadline(),
             self.notifications.deadline(now),
         ];
-        let timeout = match self.records.has_pending_backups() {
-            true => Some(Duration::ZERO),
-            false => Time::earliest(&deadlines).map(|at| at.since(now)),
+        let timeout = match self.records.pending_backups.is_empty() {
+            true => Time::earliest(&deadlines).map(|at| at.since(now)),
+            false => Some(Duration::ZERO),
         };
         let (sources, mut fds) = self.sources(now);
         match poll(&mut fds, timeout) {

@@ -63,9 +63,12 @@ impl Daemon {
             true => format_error!("prestart: {why}"),
             false => why,
         })?;
-        give_output(&setup);
+        let (user, group) = (setup.uid.unwrap_or(own_uid()), setup.gid.unwrap_or(own_gid()));
+        if let Some(file) = &setup.stdout {
+            // The agent can then open /dev/stderr and read what it has written. A file system that has no owners is as good.
+            let _ = fchown(file, Some(user.0), Some(group.0));
+        }
         if preparation.place {
-            let (user, group) = (setup.uid.unwrap_or(own_uid()), setup.gid.unwrap_or(own_gid()));
             self.make_runtime_directories(&spec, user, group)?;
             remove_pidfile(&spec);
         }
@@ -83,7 +86,7 @@ impl Daemon {
             }
         };
         let process = Daemon::process(pid);
-        self.trees.runs_as(name, Some(setup.uid.unwrap_or(own_uid())));
+        self.trees.runs_as(name, Some(user));
         self.trees.started(name, process);
         if prestart {
             self.children.owners.insert(pid, Owner::Prestart(name.clone()));
@@ -118,15 +121,6 @@ impl Daemon {
         let made = setup(spec, exec, &place, output);
         self.note_values(spec, of_file);
         made
-    }
-}
-
-/// Gives its output file to the user an agent runs as, so that it can open /dev/stderr and read what it has written. A file
-/// system that has no owners is as good.
-fn give_output(setup: &Setup) {
-    if let Some(file) = &setup.stdout {
-        let (user, group) = (setup.uid.unwrap_or(own_uid()), setup.gid.unwrap_or(own_gid()));
-        let _ = fchown(file, Some(user.0), Some(group.0));
     }
 }
 

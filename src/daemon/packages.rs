@@ -295,10 +295,9 @@ impl Daemon {
     /// Removes directories that an earlier daemon had renamed and did not remove.
     pub(super) fn empty_trash(&mut self) {
         let packages = self.records.store().packages_dir("");
-        let Ok(entries) = fs::read_dir(&packages) else { return };
-        for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(TRASH) {
-                self.run_detached(&["rm", "-rf", "--", &entry.path().to_string_lossy()]);
+        for name in list(&packages, "").unwrap_or_default() {
+            if name.starts_with(TRASH) {
+                self.run_detached(&["rm", "-rf", "--", &packages.join(name).to_string_lossy()]);
             }
         }
     }

@@ -83,7 +83,8 @@ impl Backups {
         Some((file, text))
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 }
@@ -96,7 +97,7 @@ pub(super) struct Records {
     /// Files and directories that could not be read at the start.
     unreadable: Vec<PathBuf>,
     /// Copies of good definitions that are still to be written.
-    pending_backups: Backups,
+    pub pending_backups: Backups,
 }
 
 impl Records {
@@ -118,16 +119,6 @@ impl Records {
     /// Whether something could not be read at the start, and all of it can be now.
     pub fn can_be_read_again(&self) -> bool {
         !self.unreadable.is_empty() && self.unsaved.is_empty() && can_be_read(&self.unreadable)
-    }
-
-    /// Replaces the copies that are to be written.
-    pub fn set_pending_backups(&mut self, backups: Backups) {
-        self.pending_backups = backups;
-    }
-
-    /// Whether there are copies to be written.
-    pub fn has_pending_backups(&self) -> bool {
-        !self.pending_backups.is_empty()
     }
 
     fn apply(&self, action: &Action) -> Result<(), Box<DiskError>> {

@@ -70,7 +70,7 @@ pub(super) fn recover_state(
     }
     let mut definitions = definitions_at_start(store, &config.agents_dir, backups);
     for record in &stored.agents {
-        definitions.good.append(&mut own_definitions(store, record, &mut definitions.problems));
+        own_definitions(store, record, &mut definitions);
     }
     recovered.definitions = definitions.good;
     recovered.unread.definitions = !definitions.complete;
@@ -115,10 +115,9 @@ fn definitions_at_start(store: &Store, dir: &str, backups: &mut Backups) -> Defi
             (sources.collect(), Some(format!("{dir}: {cause}; the last good definitions are used").into()))
         }
     };
-    let mut problems: Vec<Box<str>> = problem.into_iter().collect();
     let mut definitions = read_definitions(store, dir, sources, backups);
-    problems.append(&mut definitions.problems);
-    Definitions { problems, ..definitions }
+    definitions.problems.splice(0..0, problem);
+    definitions
 }
 
 /// Whether it is a child that this process made before a reexec: dead or alive, `wait` will report its end.
@@ -232,13 +231,13 @@ pub(super) fn packaged_definition(store: &Store, name: &str, dir: &str) -> PathB
     }
 }
 
-/// The definitions of one agent that a job or a package brought.
-pub(super) fn own_definitions(store: &Store, record: &AgentRecord, problems: &mut Vec<Box<str>>) -> Vec<Definition> {
+/// Adds the definitions of one agent that a job or a package brought.
+pub(super) fn own_definitions(store: &Store, record: &AgentRecord, definitions: &mut Definitions) {
+    let Definitions { good, problems, .. } = definitions;
     let package = record.package.as_ref();
     let in_tar = package.is_some_and(|package| package.format.is_tar());
-    let mut definitions = Vec::new();
     let mut take = |label: &str, text: &[u8], origin| match config::read_definition(label, text, in_tar, false) {
-        Ok(spec) if spec.name == record.name => definitions.push(Definition { origin, spec: Box::new(spec) }),
+        Ok(spec) if spec.name == record.name => good.push(Definition { origin, spec: Box::new(spec) }),
         Ok(spec) => {
             problems.push(format!("{label}: it defines \"{}\", not \"{}\"", spec.name, record.name).into());
         }
@@ -255,5 +254,4 @@ pub(super) fn own_definitions(store: &Store, record: &AgentRecord, problems: &mu
             Err(why) => problems.push(format!("{}: {why}", path.display()).into()),
         }
     }
-    definitions
 }

@@ -108,7 +108,7 @@ impl Daemon {
             // Only the copies are of interest: the state has these definitions already, or will get them when they are reread.
             let mut backups = Backups::default();
             recovered::read_definitions(self.records.store(), &dir, sources, &mut backups);
-            self.records.set_pending_backups(backups);
+            self.records.pending_backups = backups;
         }
     }
 }

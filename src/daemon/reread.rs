@@ -10,7 +10,6 @@ use super::Daemon;
 use crate::host::config_files;
 use crate::kernel::Level;
 use crate::model::event::Event;
-use crate::model::record::AgentRecord;
 
 impl Daemon {
     /// Reads again what a running daemon can read again: definitions, labels, keys, and which users helpers may run as.
@@ -37,14 +36,12 @@ impl Daemon {
             }
             Err(why) => return Err(self.refuse_reread(format!("{dir}: {why}; nothing is changed"))),
         };
-        let records: Vec<AgentRecord> = self.state.agents().map(|agent| agent.record.clone()).collect();
         let mut backups = Backups::default();
         let mut definitions = read_definitions(self.records.store(), &dir, sources, &mut backups);
-        for record in &records {
-            let mut own = own_definitions(self.records.store(), record, &mut definitions.problems);
-            definitions.good.append(&mut own);
+        for agent in self.state.agents() {
+            own_definitions(self.records.store(), &agent.record, &mut definitions);
         }
-        self.records.set_pending_backups(backups);
+        self.records.pending_backups = backups;
         self.log(Level::Info, &format_args!("definitions read again from \"{dir}\""));
         let (good, problems, whole) = (definitions.good, definitions.problems, definitions.complete);
         self.queue.push_back(Event::Definitions { good, problems, whole });

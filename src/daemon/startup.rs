@@ -250,7 +250,7 @@ fn open_store(config: &Config, notes: &mut Vec<(Level, String)>) -> Store {
     })
 }
 
-/// Opens all that the loop waits for and that is there at the start, or takes it over from before a reexec. `same_place` is `reexec_data` again, but only if
+/// Opens what the loop waits for, or takes it over from before a reexec. `same_place` is `reexec_data` again, but only if
 /// `run_dir` has not changed since.
 fn open_sources(
     config: &Config,

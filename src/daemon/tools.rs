@@ -40,7 +40,7 @@ impl Daemon {
                 return self.queue.push_back(Event::NotReexeced(why.into()));
             }
         }
-        let path = self.run_dir().join(tool_pid(&owner));
+        let path = self.run_dir().join(tool_file(&owner, ".pid"));
         let noted = self.read_run_file(&path).and_then(|text| proc::parse_process(&text).map(|(process, _)| process));
         if let Some(earlier) = noted {
             let is_child = self.children.owners.get(&earlier.pid) == Some(&Owner::Tool(owner.clone()));
@@ -69,7 +69,7 @@ impl Daemon {
                     }
                     ToolOwner::Reexec | ToolOwner::Inventory => self.note_of(pid),
                 };
-                if let Err(error) = publish(self.run_dir(), &tool_pid(&owner), &text) {
+                if let Err(error) = publish(self.run_dir(), &tool_file(&owner, ".pid"), &text) {
                     self.log(
                         Level::Warn,
                         &format_args!("{}: cannot write down its process id: {error}", tool_of(&owner)),
@@ -121,7 +121,7 @@ impl Daemon {
 
     /// Takes the result of a tool that has ended, and starts the one that waited for it.
     pub(super) fn tool_ended(&mut self, owner: ToolOwner, exit: Exit, failure: Option<Box<str>>) {
-        let _ = fs::remove_file(self.run_dir().join(tool_pid(&owner)));
+        let _ = fs::remove_file(self.run_dir().join(tool_file(&owner, ".pid")));
         // An earlier daemon had left it; now the tool that waited for it can run.
         if let Some(tool) = self.children.take_waiting_tool(&owner) {
             return self.start_tool(owner, tool);
@@ -150,22 +150,18 @@ impl Daemon {
     }
 
     fn tool_output(&self, owner: &ToolOwner) -> PathBuf {
-        self.run_dir().join(format!("tool-{}.out", file_of(owner)))
+        self.run_dir().join(tool_file(owner, ".out"))
     }
 }
 
-/// The file with a tool's process id, below `run_dir`.
-fn tool_pid(owner: &ToolOwner) -> String {
-    format!("tool-{}.pid", file_of(owner))
-}
-
-/// The part of a tool's file names that stands for its owner; no job's id begins with a dot.
-fn file_of(owner: &ToolOwner) -> &str {
-    match owner {
+/// The name of a tool's file below `run_dir`; no job's id begins with a dot.
+fn tool_file(owner: &ToolOwner, ending: &str) -> String {
+    let owner = match owner {
         ToolOwner::Job(id) => id,
         ToolOwner::Reexec => ".reexec",
         ToolOwner::Inventory => ".inventory",
-    }
+    };
+    ["tool-", owner, ending].concat()
 }
 
 /// The name of a tool's owner in messages.
