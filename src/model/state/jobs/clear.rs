@@ -7,20 +7,22 @@ use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
-use crate::model::package;
+use crate::model::package::{self, Traits};
 use crate::model::spec::KillMode;
 
 impl Run<'_> {
-    /// Has processes ended that are copies of the agent, are no agent's, and were started since the job was received. No
-    /// process of the agent itself is left by now.
+    /// Has processes ended that are copies of the agent, or of another one that comes from the same package, are no agent's,
+    /// and were started since the job was received. No process of the agent itself is left by now.
     pub fn clear(&mut self) -> StepResult {
         if self.job.goes_back() && self.way_back().is_none() {
             return StepResult::Done;
         }
+        let package = self.agent().and_then(|agent| agent.record.package.as_deref());
+        let others = package.into_iter().flat_map(|package| self.others_of(package));
         // Of an agent that spares what it has started, a copy cannot be told from that.
-        let spec = self.agent().and_then(Agent::own_spec).filter(|spec| spec.kill != KillMode::Main);
-        let Some(spec) = spec else { return StepResult::Done };
-        let Some(traits) = package::traits(&spec.exec) else { return StepResult::Done };
+        let specs = self.agent().into_iter().chain(others).filter_map(Agent::own_spec);
+        let traits: Vec<Traits> =
+            specs.filter(|spec| spec.kill != KillMode::Main).filter_map(|spec| package::traits(&spec.exec)).collect();
         let agents = self.state.agents.values();
         let known: Vec<String> = agents.filter_map(|agent| Some(agent.process()?.pid.raw().to_string())).collect();
         let tool = package::clear(&traits, self.job.record.received, &known.join(" "));

@@ -4,6 +4,7 @@ use super::package::{is_same_package, one_version};
 use super::run::{Run, StepResult};
 use crate::error::Error;
 use crate::kernel::Level;
+use crate::model::agent::Agent;
 use crate::model::event::Action;
 use crate::model::job::Code;
 use crate::model::package;
@@ -106,11 +107,15 @@ impl Run<'_> {
 
     /// Whether another agent comes from the same package, so that it must not be removed.
     pub(super) fn is_shared(&self, package: &Installed) -> bool {
-        !package.format.is_tar()
-            && self.state.agents.values().any(|agent| {
-                let of_other = agent.record.package.as_ref().filter(|_| *agent.record.name != *self.job.record.name);
-                of_other.is_some_and(|other| is_same_package(other, package))
-            })
+        self.others_of(package).next().is_some()
+    }
+
+    /// The other agents that come from this package.
+    pub(super) fn others_of<'b>(&'b self, package: &'b Installed) -> impl Iterator<Item = &'b Agent> {
+        self.state.agents.values().filter(|agent| {
+            let of_other = agent.record.package.as_ref().filter(|_| *agent.record.name != *self.job.record.name);
+            of_other.is_some_and(|other| !package.format.is_tar() && is_same_package(other, package))
+        })
     }
 
     /// Removes the agent, with all that is kept of its packages.
