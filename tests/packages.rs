@@ -363,20 +363,29 @@ fn a_package_starts_no_copy_of_its_agent() {
         do $s start; done\n[ \"$SYSTEMD_OFFLINE\" = 1 ]\n";
     let message = host.does(&server, &install(&server, "p1", &name, &make("1.0", politely)), 0);
     assert_eq!(message, "success");
-    // An init script that is called by its path starts a copy, which is ended.
+    // An init script that is called by its path starts a copy, which is ended, also where the package has another name and is
+    // installed once more when the former one is removed.
     let rudely = format!("#!/bin/sh\nsetsid /usr/bin/{name} </dev/null >/dev/null 2>&1 &\nsleep 0.5\n");
-    let message = host.does(&server, &install(&server, "p2", &name, &make("2.0", &rudely)), 0);
-    assert!(message.starts_with("success; the package had started the agent by itself"), "{message}");
-    let ours = host.wait_running(&name);
-    let program = format!("/usr/bin/{name}");
-    let mut copies = Vec::new();
-    for entry in entries(&PathBuf::from("/proc")) {
-        let cmdline = fs::read(entry.join("cmdline")).unwrap_or_default();
-        if cmdline.split(|byte| *byte == 0).any(|word| word == program.as_bytes()) {
-            copies.push(entry);
-        }
+    let renamed = format!("{name}-new");
+    let _purge_renamed = Purge(&["dpkg", "--purge"], renamed.clone());
+    let files = host_files(&name, "3.0", "#!/bin/sh\nwhile :; do sleep 1; done\n");
+    let fields = format!("Replaces: {package_name}\n");
+    let other = deb_with(&host, &renamed, "3.0", &borrowed(&files), &[("postinst", &rudely)], &fields);
+    for (id, package) in [("p2", make("2.0", &rudely)), ("p3", other)] {
+        let message = host.does(&server, &install(&server, id, &name, &package), 0);
+        assert!(message.starts_with("success; the package had started the agent by itself"), "{message}");
+        let ours = host.wait_running(&name);
+        assert_eq!(copies_of(&format!("/usr/bin/{name}")), [PathBuf::from(format!("/proc/{}", ours.pid))], "{id}");
     }
-    assert_eq!(copies, [PathBuf::from(format!("/proc/{}", ours.pid))]);
+}
+
+/// The processes, by their directories in /proc, that have this word in their command line.
+fn copies_of(program: &str) -> Vec<PathBuf> {
+    let runs = |entry: &PathBuf| {
+        let cmdline = fs::read(entry.join("cmdline")).unwrap_or_default();
+        cmdline.split(|byte| *byte == 0).any(|word| word == program.as_bytes())
+    };
+    entries(&PathBuf::from("/proc")).into_iter().filter(runs).collect()
 }
 
 #[test]

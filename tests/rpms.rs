@@ -170,3 +170,22 @@ fn what_went_wrong_beside_it_is_told_after_a_kill_too() {
     let (code, message) = rig.host.result(&rig.server, "n1");
     assert!(code == 0 && message.contains("%post(") && message.contains("no key"), "{code} {message}");
 }
+
+#[test]
+fn configuration_that_a_new_version_drops_comes_back_with_the_old_one() {
+    let Some(rig) = Setup::new("batest-dropped") else { return };
+    let conf = format!("/etc/{} a.config", rig.name);
+    let make = |version: &str, script: &str, has_conf: bool| {
+        let mut files = host_files(&rig.name, version, script).to_vec();
+        files.extend(has_conf.then(|| (conf[1..].to_string(), "the default\n".to_string())));
+        rpm_with(&rig.host, &rig.package, version, &borrowed(&files), "")
+    };
+    rig.install("d1", &make("1.0", &staying("1.0"), true), 0);
+    fs::write(&conf, "somebody's own\n").expect("/etc can be written");
+    let is_kept = || fs::read_to_string(&conf).is_ok_and(|text| text == "somebody's own\n");
+    rig.install("d2", &make("2.0", "#!/bin/sh\nexit 9\n", false), 8);
+    assert!(is_kept(), "gone with an upgrade that was undone");
+    rig.host.does(&rig.server, &Job::new("d3", "uninstall", &rig.name), 0);
+    assert!(is_kept(), "gone with an uninstall");
+    fs::remove_file(&conf).expect("it is there");
+}

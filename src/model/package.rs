@@ -12,7 +12,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
-pub use copies::{clear, traits, Traits};
+pub use copies::{clear, stop, traits, Traits};
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -235,6 +235,16 @@ pub fn is_own_failure(format: Format, package: &str, version: &str, output: &str
     }
 }
 
+/// Whether an installer that failed may have left another build of the same version in place, of which the database says the
+/// same: all but a failure that it says is another package's.
+pub fn may_be_refused(format: Format, output: &str) -> bool {
+    match format {
+        Format::Deb => output.contains("error processing archive ") || !output.contains("error processing package "),
+        Format::Apk => !output.contains("script exited with error"),
+        _ => true,
+    }
+}
+
 /// What follows a package's name and version in a message, where an epoch may be left out: `web-1:2.0-1`, `web-2.0-1`.
 fn after_name<'a>(text: &'a str, package: &str, version: &str) -> Option<&'a str> {
     let rest = text.strip_prefix(package)?.strip_prefix('-')?;
@@ -250,10 +260,17 @@ fn script(text: &str, args: &[&str], timeout: Duration) -> Option<Tool> {
 }
 
 /// The tools that install a package file, in place of any other version of the package, newer or older. `interrupted`: an
-/// installer was killed before, so that its database may need a repair first; `back`: it was there before, and is to come
-/// back in any case; `held`: what `query` said before of packages on hold. What has become of the package is for `query`
+/// installer was killed before, so that its database may need a repair first; `back`: it was there before, so many minutes ago,
+/// and is to come back in any case; `held`: what `query` said before of packages on hold. What has become of the package is for `query`
 /// to say: a tool may fail because of packages that have nothing to do with this one.
-pub fn install(format: Format, path: &str, package: &str, interrupted: bool, back: bool, held: &str) -> Vec<Tool> {
+pub fn install(
+    format: Format,
+    path: &str,
+    package: &str,
+    interrupted: bool,
+    back: Option<u64>,
+    held: &str,
+) -> Vec<Tool> {
     const DEB: &str = "exec dpkg --force-confdef --force-confold -i \"$1\"";
     // If no package in the rpm database provides /bin/sh, the database does not describe this host, and no dependency can
     // be met: such a host uses rpm only to unpack packages. A configuration file that rpm moved out of the way comes back,
@@ -269,8 +286,9 @@ pub fn install(format: Format, path: &str, package: &str, interrupted: bool, bac
         clear() { twice && rpm -e --nodeps --noscripts --allmatches \"$n\"; }; \
         clear; o=$(preun \"$n\"); put \"$@\"; if [ -n \"$b\" ]; then ! clear || put \"$@\"; \
         elif twice && [ \"$o\" != \"$(preun -p \"$f\")\" ]; then put --nopreun \"$@\"; fi; \
-        for c in $(rpm -qc \"$n\" 2>/dev/null); do for e in rpmsave rpmorig; do \
-        [ ! -e \"$c.$e\" ] || [ -z \"$(find \"$c.$e\" -cnewer \"$s\")\" ] || { mv \"$c\" \"$c.rpmnew\"; mv \"$c.$e\" \"$c\"; }; \
+        [ \"$b\" ] && new=\"-cmin -$b\" || new=\"-cnewer $s\"; \
+        rpm -qc \"$n\" 2>/dev/null | while IFS= read -r c; do for e in rpmsave rpmorig; do \
+        [ ! -e \"$c.$e\" ] || [ -z \"$(find \"$c.$e\" $new)\" ] || { mv \"$c\" \"$c.rpmnew\"; mv \"$c.$e\" \"$c\"; }; \
         done; done; rm -f \"$s\"; exit $r";
     let mut tools = Vec::new();
     match format {
@@ -284,7 +302,8 @@ pub fn install(format: Format, path: &str, package: &str, interrupted: bool, bac
             }
         }
         Format::Rpm => {
-            tools.extend(script(RPM, &["rpm -U", path, package, if back { "back" } else { "" }], INSTALL_TIMEOUT))
+            let back = back.map(|minutes| minutes.to_string()).unwrap_or_default();
+            tools.extend(script(RPM, &["rpm -U", path, package, &back], INSTALL_TIMEOUT));
         }
         Format::Apk => tools.push(tool(&["apk", "add", "--no-network", "--allow-untrusted", path], INSTALL_TIMEOUT)),
         Format::Ipk => {
@@ -309,7 +328,8 @@ pub fn keep(format: Format, package: &str, held: &str) -> Option<Tool> {
 /// removal is done again.
 pub fn remove(format: Format, package: &str, purge: bool) -> Option<Tool> {
     // Somebody's configuration file goes back to its place. --allmatches, as a failed script leaves two versions there.
-    const RPM: &str = "c=$(rpm -qc \"$1\" 2>/dev/null) || exit 0; rpm -e --define \"_install_script_path $PATH\" --allmatches \"$1\" || exit; for f in $c; do \
+    const RPM: &str = "c=$(rpm -qc \"$1\" 2>/dev/null) || exit 0; rpm -e --define \"_install_script_path $PATH\" --allmatches \"$1\" || exit; \
+        printf '%s\n' \"$c\" | while IFS= read -r f; do \
         for e in rpmsave rpmorig; do [ ! -e \"$f.$e\" ] || [ -e \"$f\" ] || mv \"$f.$e\" \"$f\"; done; \
         [ -z \"$2\" ] || rm -f \"$f\" \"$f.rpmnew\"; done";
     const APK: &str = "apk info -e \"$1\" >/dev/null || exit 0; exec apk del $2 \"$1\"";
@@ -464,14 +484,29 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_that_is_not_known_to_be_of_another_package_may_have_kept_the_new_one_out() {
+        for (format, output, want) in [
+            (Format::Deb, "dpkg: error processing archive /x.deb (--install): | new web package pre-install", true),
+            (Format::Deb, "dpkg: error processing package other (--install): | dependency problems", false),
+            (Format::Deb, "dpkg: error processing package other (--configure): | error processing archive /x", true),
+            (Format::Deb, "dpkg: error: dpkg frontend lock was locked by another process", true),
+            (Format::Rpm, "file /usr/lib/a from install of web-1-1 conflicts with file from package b-1-1", true),
+            (Format::Apk, "ERROR: busybox-1.36.1-r2.trigger: script exited with error 127", false),
+            (Format::Apk, "ERROR: web-1-r0: BAD archive", true),
+        ] {
+            assert_eq!(may_be_refused(format, output), want, "{output}");
+        }
+    }
+
+    #[test]
     fn a_tar_needs_no_tool() {
         for format in [Format::Tar, Format::TarGz, Format::TarXz, Format::TarZst] {
             assert_eq!(identify(format, "x"), None);
-            assert!(install(format, "x", "x", true, true, "").is_empty());
+            assert!(install(format, "x", "x", true, Some(1), "").is_empty());
             assert_eq!(remove(format, "x", false), None);
         }
-        assert_eq!(install(Format::Deb, "x", "x", true, false, "1").len(), 2);
-        assert_eq!(install(Format::Deb, "x", "x", false, false, "1").len(), 1);
-        assert_eq!(install(Format::Deb, "x", "x", false, false, "1 hold:x").len(), 2);
+        assert_eq!(install(Format::Deb, "x", "x", true, None, "1").len(), 2);
+        assert_eq!(install(Format::Deb, "x", "x", false, None, "1").len(), 1);
+        assert_eq!(install(Format::Deb, "x", "x", false, None, "1 hold:x").len(), 2);
     }
 }

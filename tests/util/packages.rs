@@ -113,7 +113,10 @@ pub fn rpm(host: &Host, package: &str, version: &str, files: &[(&str, &str)]) ->
 pub fn rpm_with(host: &Host, package: &str, version: &str, files: &[(&str, &str)], scripts: &str) -> Package {
     let work = host.path("build").join(unique_name("rpm"));
     write_tree(&work.join("root"), files);
-    let list: String = files.iter().map(|(path, _)| format!("%attr(0755,root,root) /{path}\n")).collect();
+    // What is called so is configuration.
+    let kind = |path: &str| if path.ends_with(".config") { "%config(noreplace) " } else { "" };
+    let list: String =
+        files.iter().map(|(path, _)| format!("%attr(0755,root,root) {}\"/{path}\"\n", kind(path))).collect();
     let root = work.join("root");
     let spec = format!(
         "Name: {package}\nVersion: {version}\nRelease: 1\nSummary: a package of a test\nLicense: MIT\nBuildArch: noarch\n\

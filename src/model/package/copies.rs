@@ -67,6 +67,15 @@ fn script_words(arguments: &[&str]) -> Option<Vec<String>> {
     Some(arguments[first..=last].iter().map(|word| word.replace('\n', "\r")).collect())
 }
 
+/// The tool that has an init script stop what it has started, if `exec` calls one to start the agent: the copies that it makes
+/// are not told by a program. What the script says is of no interest.
+pub fn stop(exec: &[Box<str>]) -> Option<Tool> {
+    let (_, words) = exec.split_last().filter(|(last, words)| &***last == "start" && !words.is_empty())?;
+    let mut arguments = vec!["stop"];
+    arguments.extend(words.iter().map(|word| &**word));
+    script("\"$@\" stop >/dev/null 2>&1; :", &arguments, QUERY_TIMEOUT)
+}
+
 /// The tool that ends copies of agents and prints their ids: processes with one of these `traits` that were started at `since`
 /// or later, are children of the daemon, and have no BOOTAGENT_NAME in their environment. A child of init counts too if it has
 /// the environment of tools: an earlier daemon has begun the job then. `known`: ids of processes that are spared, with spaces
@@ -99,6 +108,19 @@ pub fn clear(traits: &[Traits], since: Time, known: &str) -> Option<Tool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_init_script_is_called_to_stop() {
+        for (exec, want) in [
+            (&["/etc/init.d/web", "start"][..], Some("stop /etc/init.d/web")),
+            (&["/bin/sh", "/etc/init.d/web", "start"], Some("stop /bin/sh /etc/init.d/web")),
+            (&["/usr/sbin/web", "-d"], None),
+            (&["/usr/sbin/start"], None),
+        ] {
+            let exec: Vec<Box<str>> = exec.iter().map(|word| Box::from(*word)).collect();
+            assert_eq!(stop(&exec).map(|tool| tool.shown()).as_deref(), want);
+        }
+    }
 
     #[test]
     fn an_agent_is_told_by_its_program_its_command_or_its_script() {

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kernel::Level;
 use crate::model::agent::Agent;
 use crate::model::package::{self, Traits};
-use crate::model::spec::KillMode;
+use crate::model::spec::{KillMode, Kind};
 
 impl Run<'_> {
     /// Has processes ended that are copies of the agent, or of another one that comes from the same package, are no agent's,
@@ -26,7 +26,14 @@ impl Run<'_> {
         let agents = self.state.agents.values();
         let known: Vec<String> = agents.filter_map(|agent| Some(agent.process()?.pid.raw().to_string())).collect();
         let tool = package::clear(&traits, self.job.record.received, &known.join(" "));
-        self.run_tools(tool.into_iter().collect())
+        self.run_tools(self.stop_script().into_iter().chain(tool).collect())
+    }
+
+    /// Has the agent's init script stop what it has started, unless that may be the daemon of another agent too.
+    fn stop_script(&self) -> Option<package::Tool> {
+        let agent = self.agent().filter(|agent| !agent.record.package.as_ref().is_some_and(|it| self.is_shared(it)))?;
+        let spec = agent.own_spec().filter(|spec| spec.kind == Kind::Forking && spec.kill != KillMode::Main)?;
+        package::stop(&spec.exec)
     }
 
     /// Says what was ended.

@@ -46,6 +46,8 @@ pub struct OpenJob {
     pub stuck: Option<Box<str>>,
     /// Its undo has asked whether the package that the job found is still there.
     pub asked_before_undo: bool,
+    /// The former package, of another format or name, was removed, and its agent is started anew.
+    pub retired: bool,
     /// The whole package was fetched again, as the digest of a doubtful download was wrong.
     pub refetched: bool,
     /// A server has cancelled it: it ends before it changes anything.

@@ -81,6 +81,11 @@ impl Run<'_> {
         record.package.is_some() && record.former() == record.package.as_deref()
     }
 
+    /// Whether this is the very package file that the agent had before.
+    fn is_former_build(&self, package: &Installed) -> bool {
+        self.job.record.former().is_some_and(|old| old.digest == package.digest)
+    }
+
     /// Why a job's environment is refused for an agent with this definition, where packages must be signed.
     fn env_objection(&self, job: &Job, definition: Option<&Definition>) -> Option<String> {
         trust::env_objection(job.envs.as_ref(), definition).filter(|_| self.state.options.signed)
@@ -232,7 +237,7 @@ impl Run<'_> {
         let record = &self.job.record;
         let Some(new) = record.package.as_deref() else { return self.misfit() };
         let path = self.state.kept_path(&record.name, &new.file);
-        let mut tools = package::install(new.format, &path, &new.package, interrupted, false, &record.held);
+        let mut tools = package::install(new.format, &path, &new.package, interrupted, None, &record.held);
         tools.extend(package::query(new.format, &new.package));
         self.run_tools(tools)
     }
@@ -241,7 +246,12 @@ impl Run<'_> {
     pub fn installed(&mut self, output: Result<&str, Error>) -> StepResult {
         let failure = self.tool_failure();
         let Some(new) = &self.job.record.package else { return self.misfit() };
-        let is_own = |why: &str| package::is_own_failure(new.format, &new.package, &new.native, why);
+        // The database cannot tell another build of the same version from this one.
+        let was_there = self.job.record.found.as_ref() == Some(&new.native) && !self.is_former_build(new);
+        let is_own = |why: &str| {
+            was_there && package::may_be_refused(new.format, why)
+                || package::is_own_failure(new.format, &new.package, &new.native, why)
+        };
         let why = match (output.map(one_version), failure) {
             (Ok(found), failure) if found == new.native && !failure.as_deref().is_some_and(is_own) => {
                 return StepResult::Done;

@@ -8,6 +8,7 @@ use crate::model::agent::Agent;
 use crate::model::event::Action;
 use crate::model::job::Code;
 use crate::model::package;
+use crate::model::plan::Step;
 use crate::model::record::Installed;
 use crate::model::state::State;
 
@@ -22,26 +23,33 @@ impl Run<'_> {
         else {
             return StepResult::Done;
         };
+        if self.job.retired {
+            return StepResult::Done;
+        }
         let mut tools = vec![remove];
         if let Some(new) = new {
             // Removing the former package has removed the files that are in both.
             let path = self.state.kept_path(&record.name, &new.file);
-            tools.extend(package::install(new.format, &path, &new.package, false, false, &record.held));
+            tools.extend(package::install(new.format, &path, &new.package, false, None, &record.held));
         }
         tools.extend(package::query(old.format, &old.package));
         self.run_tools(tools)
     }
 
-    /// Says if the former package is still there, which is no reason for an undo.
+    /// Says if the former package is still there, which is no reason for an undo. Then the agent is started anew: the scripts
+    /// of the former package may have ended it, and those of the new one, which was installed once more, started a copy.
     pub fn retired(&mut self, output: Result<&str, Error>) -> StepResult {
         let how = match output.map(one_version) {
-            Ok(left) if left.is_empty() => return StepResult::Done,
+            Ok(left) if left.is_empty() => "",
             Ok(_) => " was not removed, remove it by hand",
             Err(_) => " may be there still, remove it by hand if it is",
         };
-        let former = self.job.record.former().map_or("", |old| &old.package);
-        self.job.add_note(&["the former package ", former, how].concat());
-        StepResult::Done
+        if !how.is_empty() {
+            let former = self.job.record.former().map_or("", |old| &old.package);
+            self.job.add_note(&["the former package ", former, how].concat());
+        }
+        self.job.retired = true;
+        StepResult::GoTo(Step::Stop)
     }
 
     /// Keeps the package before the new one, and removes the one before that.

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::model::event::{Action, Definition, Origin};
 use crate::model::job::{Code, JobAction, Outcome};
 use crate::model::package::{self, Format};
-use crate::model::record::{AgentRecord, Installed, Wanted};
+use crate::model::record::{AgentRecord, Installed, JobRecord, Wanted};
 use crate::model::spec::Spec;
 use crate::model::state::inventory::replacement;
 use crate::model::state::{is_file, State};
@@ -140,11 +140,12 @@ impl Run<'_> {
     pub fn reinstall(&mut self) -> StepResult {
         let Some(way) = self.way_back() else { return StepResult::Done };
         let mut tools: Vec<package::Tool> = way.remove.into_iter().collect();
-        let held = &self.job.record.held;
+        let JobRecord { held, received, .. } = &self.job.record;
+        let minutes = self.state.now.time.since(*received).as_secs() / 60 + 1;
         match &way.install {
             // `reinstalled` comes here again if that version is gone.
             Some(path) if !way.ask_first || self.job.asked_before_undo => {
-                tools.extend(package::install(way.format, path, &way.package, false, true, held));
+                tools.extend(package::install(way.format, path, &way.package, false, Some(minutes), held));
             }
             Some(_) => tools.extend(package::keep(way.format, &way.package, held)),
             None => {}
@@ -162,6 +163,14 @@ impl Run<'_> {
         };
         if way.ask_first && !std::mem::replace(&mut self.job.asked_before_undo, true) && found != way.want {
             return self.reinstall();
+        }
+        if let Some(why) = failure.as_deref().filter(|why| found == way.want && self.may_still_be_new(&way, why)) {
+            let result = self.cannot_go_back(Some(found), why);
+            // Where the installer has not let it in, the former build is still there.
+            if !self.has_adopted() {
+                self.job.stuck = None;
+            }
+            return result;
         }
         // A record that an older version wrote does not say which version it was.
         let unknown = way.want.is_empty() && way.install.is_some();
@@ -185,6 +194,14 @@ impl Run<'_> {
             self.job.stuck = None;
         }
         result
+    }
+
+    /// Whether the new package may still be there, another build of the version to go back to, after an installer that said why
+    /// it failed.
+    fn may_still_be_new(&self, way: &WayBack, why: &str) -> bool {
+        let replaced =
+            self.job.record.package.as_ref().filter(|new| new.native == way.want && new.package == way.package);
+        way.install.is_some() && replaced.is_some() && package::may_be_refused(way.format, why)
     }
 
     /// The former package does not come back: the result begins with that, and `restore_with` records what is installed

@@ -122,10 +122,14 @@ fn only_a_job_that_changes_a_package_makes_an_answer_old() {
     bench.agent_ends("a", Exit::Signal(Sig::TERM));
     bench.step(Event::Placed("3".into(), Ok(())));
     bench.pass(secs(30));
-    // The former package is removed.
+    // The former package is removed, and the agent is started once more.
     for _ in 0..10 {
         for owner in bench.take(|action| if let Action::Tool(owner, _) = action { Some(owner.clone()) } else { None }) {
             bench.step(Event::ToolDone { owner, exit: Exit::Code(0), output: "".into() });
+        }
+        if matches!(bench.agent_state("a"), AgentState::Stopping(_)) {
+            bench.agent_ends("a", Exit::Signal(Sig::TERM));
+            bench.step(Event::Placed("3".into(), Ok(())));
         }
         bench.pass(secs(10));
     }

@@ -20,7 +20,8 @@ fn outcome(bench: &mut Bench, job: Job, queries: &[&str], fails: bool) -> (Code,
     (code, message)
 }
 
-/// The same; what is new ends as soon as it has been started, or not. Returns what was removed of the kept packages too.
+/// The same; what is new ends as soon as it has been started, or not. Then an installer that fails does so on the way back. A
+/// former package that is removed while the agent runs ends it. Returns what was removed of the kept packages too.
 fn outcome_with(
     bench: &mut Bench,
     job: Job,
@@ -39,6 +40,7 @@ fn outcome_with(
             return (code, bench.jobs[&id].outcome.as_ref().unwrap().message.to_string(), removed);
         }
         let mut answer = None;
+        let mut is_killed = false;
         for action in std::mem::take(&mut bench.done) {
             if let Action::RemovePackage(_, files) = &action {
                 removed.push(files.clone());
@@ -53,11 +55,18 @@ fn outcome_with(
                     "!" => (2, "the database is broken"),
                     versions => (0, versions),
                 },
-                () if is("dpkg -i") => (i32::from(fails), "errors were encountered"),
+                () if is("dpkg -i") => {
+                    let is_back = bench.jobs[&id].direction == Direction::Back;
+                    (i32::from(fails && (is_back || !ends)), "errors were encountered")
+                }
                 () if is("clear") => (0, "12"),
                 () => (0, "Package: pkg\nVersion: 7\n"),
             };
+            is_killed |= is("-r") && bench.runs("web");
             answer = Some(Event::ToolDone { owner: owner.clone(), exit: Exit::Code(code), output: output.into() });
+        }
+        if is_killed {
+            bench.agent_ends("web", Exit::Signal(Sig::KILL));
         }
         match answer {
             Some(event) => bench.step(event),
@@ -132,6 +141,31 @@ fn what_is_said_of_an_undo_is_what_the_database_says() {
         assert_eq!((got, message.starts_with(&beginning)), (code, true), "{queries:?} {message}");
         assert_eq!(bench.agents["web"].package.as_ref().map(|package| &*package.native), version, "{queries:?}");
     }
+}
+
+#[test]
+fn another_build_of_the_same_version_is_told_from_the_former_one() {
+    // The installer refuses it, and to bring the former one back; or only that, after the new one has ended at once.
+    for (ends, reason, digest) in [(false, "cannot install: ", 1), (true, "the agent does not stay up: ", 2)] {
+        let mut bench = Bench::new(Vec::new());
+        assert_eq!(outcome(&mut bench, deb("1", 1), &["", "7"], false).0, Code::Success);
+        let (code, message, _) = outcome_with(&mut bench, deb("2", 2), &["7", "7", "7"], true, ends);
+        assert_eq!(code, Code::Install, "{message}");
+        assert!(message.starts_with("cannot go back, 7 is installed: ") && message.contains(reason), "{message}");
+        let package = bench.agents["web"].package.as_ref().expect("it has a package");
+        assert_eq!(package.digest, Digest([digest; 32]), "{message}");
+    }
+}
+
+#[test]
+fn an_agent_that_the_former_package_ends_runs_in_the_end() {
+    let mut bench = Bench::new(Vec::new());
+    assert_eq!(outcome(&mut bench, deb("1", 1), &["", "7"], false).0, Code::Success);
+    let mut job = package("2", "web", 2, false);
+    job.version = Some("8".into());
+    let (code, message) = outcome(&mut bench, job, &[""], false);
+    assert_eq!((code, &*message), (Code::Success, "success"));
+    assert!(bench.runs("web"));
 }
 
 #[test]
