@@ -351,8 +351,8 @@ impl Daemon {
             };
         };
         match self.verify(nonce, status, &body, signature.as_deref()) {
-            Ok(()) if nonce.is_some() => read_reply(status, &body, results, proto::retry_after(&body)),
-            Ok(()) => read_reply(status, &body, results, retry_after),
+            Ok(()) if nonce.is_some() => read_reply(status, &body, results, &|| proto::retry_after(&body)),
+            Ok(()) => read_reply(status, &body, results, &|| retry_after),
             Err(reason) => Reply::Failed { reason: reason.into(), retry_after: None },
         }
     }
@@ -365,11 +365,12 @@ impl Daemon {
     }
 }
 
-/// What a reply says. With 429 and 503, `asked` is after how many seconds the server wants the next request.
-fn read_reply(status: u16, body: &[u8], results: bool, asked: Option<u64>) -> Reply {
+/// What a reply says. With 429 and 503, `pause` says after how many seconds the server wants the next request.
+fn read_reply(status: u16, body: &[u8], results: bool, pause: &dyn Fn() -> Option<u64>) -> Reply {
     let failed = |reason: String, retry_after| Reply::Failed { reason: reason.into(), retry_after };
     if !(200..300).contains(&status) {
-        return failed(format!("answers with HTTP status {status}"), asked.filter(|_| matches!(status, 429 | 503)));
+        let retry_after = if matches!(status, 429 | 503) { pause() } else { None };
+        return failed(format!("answers with HTTP status {status}"), retry_after);
     }
     if results {
         return match proto::result_reply(body) {

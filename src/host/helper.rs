@@ -144,7 +144,8 @@ enum Stopped {
 
 impl Helper {
     /// Starts a helper with a request. `file` is the package: a `Fetch` writes to it (opened for reading and writing, at most
-    /// `max_bytes` long), a `Verify` or `Unpack` reads it; a `Rotate` gets the log, open for both. `who` is the user of the helper; `None`: that of the daemon.
+    /// `max_bytes` long), a `Verify` or `Unpack` reads it; a `Rotate` gets the log, open for both. `who` is the user of the
+    /// helper; `None`: that of the daemon.
     ///
     /// # Errors
     /// When no child can be made.

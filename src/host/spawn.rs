@@ -181,8 +181,8 @@ fn cannot_look_up(stage: Stage, what: &str, account: Option<&Account>, error: &i
     }
 }
 
-/// A clean environment with the agent's own variables. By the first and the last variable of the daemon orphans are identified, so nothing
-/// replaces them; they come first, so that they are in the first page of the environment.
+/// A clean environment with the agent's own variables. By the first and the last variable of the daemon orphans are
+/// identified, so nothing replaces them; they come first, so that they are in the first page of the environment.
 fn environment(spec: &Spec, user: &User, host: &Where<'_>) -> Result<Vec<CString>, Error> {
     let shell = if user.shell.is_empty() { "/bin/sh" } else { &user.shell };
     let ours =

@@ -396,8 +396,9 @@ pub struct Agents {
     pub problems: Vec<ConfigError>,
 }
 
-/// Reads the files of a directory that messages call `directory`, and puts them in byte order of their names. Of two files with the same `name` the later one in byte
-/// order is the error. A file with any error counts with its last good content, unless another file defines that agent now.
+/// Reads the files of a directory that messages call `directory`, and puts them in byte order of their names. Of two files with
+/// the same `name` the later one in byte order is the error. A file with any error counts with its last good content, unless
+/// another file defines that agent now.
 pub fn read_agents(directory: &str, sources: &mut [Source]) -> Agents {
     sources.sort_unstable_by(|a, b| a.file.cmp(&b.file));
     let mut read = Agents::default();
