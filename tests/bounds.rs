@@ -232,6 +232,39 @@ fn a_writer_is_never_held_up() {
     assert_eq!(host.wait_running("chatty").pid, pid);
 }
 
+/// Mounts the state directory anew, as the daemon sees it.
+fn remount(host: &Host, how: &str) {
+    let (target, how) = (format!("--target={}", host.pid()), format!("remount,bind,{how}"));
+    let state = host.path("state").display().to_string();
+    let ran = run(Command::new("nsenter").args([&*target, "--mount", "mount", "-o", &*how, &*state]));
+    let ran = ran.expect("it ends");
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
+fn what_a_disk_refused_at_the_start_is_made_up_for() {
+    if lacks_root() || lacks("nsenter") {
+        return;
+    }
+    let server = Server::new();
+    let mut host = Host::with(&server);
+    let state = host.path("state").display().to_string();
+    fs::create_dir_all(&state).expect("the host's directory");
+    host.behind(&format!("mount --bind {state} {state}; mount -o remount,bind,ro {state} || exit 1;"));
+    for name in ["a", "b"] {
+        host.agent(name, "exec sleep 1000", &[]);
+    }
+    host.start();
+    host.wait_running("b");
+    let troubles = || host.status().map(|status| items(&status, "troubles").len());
+    assert!(troubles() > Some(0), "{}", host.logs());
+    remount(&host, "rw");
+    let copies = ["bootagent.json", "agents.d/a.json", "agents.d/b.json"];
+    let are_there = || copies.iter().all(|copy| host.path(&format!("state/good/{copy}")).exists());
+    host.wait("good copies to be made", are_there);
+    host.wait("no trouble to be left", || troubles() == Some(0));
+}
+
 #[test]
 fn a_read_only_disk_costs_the_memory_only() {
     if lacks_root() || lacks("nsenter") {
@@ -244,12 +277,6 @@ fn a_read_only_disk_costs_the_memory_only() {
     for name in ["a", "b"] {
         host.agent(name, "exec sleep 1000", &[]);
     }
-    let remount = |host: &Host, how: &str| {
-        let (target, how) = (format!("--target={}", host.pid()), format!("remount,bind,{how}"));
-        let ran = run(Command::new("nsenter").args([&*target, "--mount", "mount", "-o", &*how, &*state]));
-        let ran = ran.expect("it ends");
-        assert_eq!(ran.code, 0, "{ran:?}");
-    };
     host.start();
     let first = host.wait_running("a").pid;
     host.wait_running("b");

@@ -31,6 +31,8 @@ pub(super) struct Configured {
     pub closed: Option<Box<str>>,
     /// What a report says while the file is bad.
     pub problem: Option<Box<str>>,
+    /// Why there is no copy of a good file, if so.
+    pub copy_problem: Option<Box<str>>,
 }
 
 /// Whether the daemon is closed, and what it has tried to change that.
@@ -51,12 +53,11 @@ pub(super) fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> 
     let used = match &basis {
         Basis::File => {
             let store = Store::of(&config);
-            if let Some(Err(error)) =
-                loaded.text.as_ref().map(|text| keep_config(&store, &options.config_path, &config, text))
-            {
-                notes.push((Level::Warn, format!("cannot keep a copy of the configuration: {error}")));
-            }
-            return Configured { config, closed: None, problem: None };
+            let kept = loaded.text.as_ref().map(|text| keep_config(&store, &options.config_path, &config, text));
+            let why =
+                kept.and_then(Result::err).map(|error| format!("cannot keep a copy of the configuration: {error}"));
+            notes.extend(why.clone().map(|why| (Level::Warn, why)));
+            return Configured { config, closed: None, problem: None, copy_problem: why.map(Into::into) };
         }
         Basis::Copy => "the last good one is used",
         Basis::Defaults(_) => "the defaults are used",
@@ -66,12 +67,12 @@ pub(super) fn configure(options: &Options, notes: &mut Vec<(Level, String)>) -> 
     notes.push((Level::Error, bad.clone()));
     let Basis::Defaults(why) = &basis else {
         let problem = format!("{bad}: \"bootagent check\" says what is wrong with {}", path.display());
-        return Configured { config, closed: None, problem: Some(problem.into()) };
+        return Configured { config, closed: None, problem: Some(problem.into()), copy_problem: None };
     };
     config.checksecs = config.checksecs.min(CLOSED_CHECK);
     let problem = config_files::closed(path, why);
     notes.push((Level::Error, problem.clone()));
-    Configured { config, closed: Some(problem.clone().into()), problem: Some(problem.into()) }
+    Configured { config, closed: Some(problem.clone().into()), problem: Some(problem.into()), copy_problem: None }
 }
 
 /// Keeps a copy of a good configuration file, and which signatures it asks for. The latter is written first where it asks
@@ -118,28 +119,29 @@ fn forget_moved(path: &Path, name: &[u8], config: &Config) -> Result<(), Box<Dis
 }
 
 impl Daemon {
-    /// Writes down which signatures the configuration asks for, where that is not on record.
-    pub(super) fn recover_guards(&mut self) {
+    /// Copies the configuration again where that failed, or where it is not on record which signatures it asks for.
+    pub(super) fn recover_configuration_copy(&mut self) {
         let guards = self.config.guards();
         let recorded = self.records.store().guards();
         let is_recorded = recorded.is_ok_and(|recorded| recorded.as_deref() == Some(guards.as_bytes()));
-        let kept = if guards.is_empty() || is_recorded { Ok(()) } else { self.keep_configuration() };
-        let problem = kept.err().map(|error| error.to_string());
-        self.set_condition(Condition::ConfigurationCopy, problem.as_deref());
+        let has_failed = self.conditions.problem(Condition::ConfigurationCopy).is_some();
+        if has_failed || !guards.is_empty() && !is_recorded {
+            self.keep_configuration();
+        }
     }
 
     /// Keeps a copy of the configuration file where it is good; else only which signatures the configuration in use asks for.
-    ///
-    /// # Errors
-    /// As `keep_config`.
-    pub(super) fn keep_configuration(&self) -> Result<(), Box<DiskError>> {
+    /// What fails is tried again with the next check.
+    pub(super) fn keep_configuration(&mut self) {
         let loaded = config_files::read_config(&self.config_path);
         let store = self.records.store();
-        match loaded.text.filter(|_| loaded.problems.is_empty()) {
+        let kept = match loaded.text.filter(|_| loaded.problems.is_empty()) {
             Some(text) => keep_config(store, &self.config_path, &loaded.config, &text),
             None if self.config.guards().is_empty() => Ok(()),
             None => store.write_guards(Some(&self.config.guards())),
-        }
+        };
+        let problem = kept.err().map(|error| format!("cannot keep a copy of the configuration: {error}"));
+        self.set_condition(Condition::ConfigurationCopy, problem.as_deref());
     }
 
     /// Reads the configuration file again for its labels; all else in it counts with the next start. Adds what is wrong with the
@@ -165,9 +167,7 @@ impl Daemon {
                 let text = "the labels have changed";
                 self.log(Level::Info, &text);
                 notes.push(text.into());
-                if let Err(error) = self.keep_configuration() {
-                    self.log(Level::Warn, &format_args!("cannot keep a copy of the configuration: {error}"));
-                }
+                self.keep_configuration();
             }
         }
     }

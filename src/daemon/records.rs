@@ -98,12 +98,15 @@ pub(super) struct Records {
     unreadable: Vec<PathBuf>,
     /// Copies of good definitions that are still to be written.
     pub pending_backups: Backups,
+    /// Those that could not be written; the next check tries them again.
+    failed_backups: Backups,
 }
 
 impl Records {
     /// `unreadable`: what could not be read of the store and beside it.
     pub fn new(store: Store, unreadable: Vec<PathBuf>, pending_backups: Backups) -> Records {
-        Records { store, unsaved: SortedMap::new(), unreadable, pending_backups }
+        let failed_backups = Backups::default();
+        Records { store, unsaved: SortedMap::new(), unreadable, pending_backups, failed_backups }
     }
 
     /// Where the records are.
@@ -119,6 +122,11 @@ impl Records {
     /// Whether something could not be read at the start, and all of it can be now.
     pub fn can_be_read_again(&self) -> bool {
         !self.unreadable.is_empty() && self.unsaved.is_empty() && can_be_read(&self.unreadable)
+    }
+
+    /// Replaces the copies that are to be written.
+    pub fn replace_backups(&mut self, backups: Backups) {
+        (self.pending_backups, self.failed_backups) = (backups, Backups::default());
     }
 
     fn apply(&self, action: &Action) -> Result<(), Box<DiskError>> {
@@ -240,24 +248,32 @@ impl Daemon {
     /// Writes copies of good definitions for `time`, one at least: neither the first start of hundreds of agents nor the end
     /// of one waits until all are on disk.
     pub(super) fn write_backups(&mut self, time: Duration) {
-        let Records { store, pending_backups, .. } = &mut self.records;
-        if pending_backups.is_empty() {
-            return;
-        }
         let until = monotonic() + time;
-        let mut result = Ok(());
-        while let Some((file, text)) = pending_backups.pop() {
-            result = result.and(store.keep_good(&file, &text));
+        while let Some((file, text)) = self.records.pending_backups.pop() {
+            let mut written = self.records.store.keep_good(&file, &text);
+            if self.records.pending_backups.is_empty() {
+                self.records.pending_backups = Backups::default();
+                written = written.and_then(|()| self.records.store.sync_good_definitions());
+            }
+            if let Err(error) = written {
+                self.records.failed_backups.push(&file, &text);
+                self.set_condition(Condition::Backups, Some(&error.to_string()));
+            }
             if monotonic() >= until {
                 break;
             }
         }
+    }
+
+    /// Has the copies that failed written again in the next idle moments.
+    pub(super) fn retry_backups(&mut self) {
+        let Records { pending_backups, failed_backups, .. } = &mut self.records;
         if pending_backups.is_empty() {
-            *pending_backups = Backups::default();
-            result = result.and(store.sync_good_definitions());
+            std::mem::swap(pending_backups, failed_backups);
         }
-        let problem = result.err().map(|error| error.to_string());
-        self.set_condition(Condition::Backups, problem.as_deref());
+        if pending_backups.is_empty() {
+            self.set_condition(Condition::Backups, None);
+        }
     }
 }
 

@@ -32,7 +32,8 @@ impl Daemon {
             self.write_pid_file();
         }
         self.recover_state_dir();
-        self.recover_guards();
+        self.recover_configuration_copy();
+        self.retry_backups();
         self.recover_run_dir();
         self.restore_notifications();
     }
@@ -101,14 +102,13 @@ impl Daemon {
         for record in self.state.records() {
             self.save(record);
         }
-        // A failure is reported by `recover_guards`, which follows.
-        let _ = self.keep_configuration();
+        self.keep_configuration();
         let dir = self.config.agents_dir.clone();
         if let Ok(Some(sources)) = config_files::read_directory(Path::new(&*dir)) {
             // Only the copies are of interest: the state has these definitions already, or will get them when they are reread.
             let mut backups = Backups::default();
             recovered::read_definitions(self.records.store(), &dir, sources, &mut backups);
-            self.records.pending_backups = backups;
+            self.records.replace_backups(backups);
         }
     }
 }

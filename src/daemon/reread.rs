@@ -41,7 +41,7 @@ impl Daemon {
         for agent in self.state.agents() {
             own_definitions(self.records.store(), &agent.record, &mut definitions);
         }
-        self.records.pending_backups = backups;
+        self.records.replace_backups(backups);
         self.log(Level::Info, &format_args!("definitions read again from \"{dir}\""));
         let (good, problems, whole) = (definitions.good, definitions.problems, definitions.complete);
         self.queue.push_back(Event::Definitions { good, problems, whole });

@@ -81,7 +81,7 @@ impl Daemon {
         let mut notes: Vec<(Level, String)> = Vec::new();
         let mut reexec_data = usable(reexec_data, &mut notes);
         let nofile = prepare_process(reexec_data.as_ref(), &mut notes);
-        let Configured { config, closed, problem } = configure(options, &mut notes);
+        let Configured { config, closed, problem, copy_problem } = configure(options, &mut notes);
         // Descriptors are of use only for the same directories.
         let same_place = reexec_data.as_ref().filter(|data| data.run_dir == *config.run_dir);
         let mut run_files = lock_directories(&config, same_place)?;
@@ -136,6 +136,7 @@ impl Daemon {
             config,
         };
         daemon.conditions.set_unlogged(Condition::Configuration, problem);
+        daemon.conditions.set_unlogged(Condition::ConfigurationCopy, copy_problem);
         daemon.take_over(survey.leftovers, survey.values, reexec_data);
         daemon.remove_leftovers(survey.sound);
         daemon.report_keys();
