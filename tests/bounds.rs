@@ -256,13 +256,24 @@ fn what_a_disk_refused_at_the_start_is_made_up_for() {
     }
     host.start();
     host.wait_running("b");
-    let troubles = || host.status().map(|status| items(&status, "troubles").len());
-    assert!(troubles() > Some(0), "{}", host.logs());
+    let troubles = |host: &Host| host.status().map(|status| items(&status, "troubles").len());
+    assert!(troubles(&host) > Some(0), "{}", host.logs());
     remount(&host, "rw");
     let copies = ["bootagent.json", "agents.d/a.json", "agents.d/b.json"];
     let are_there = || copies.iter().all(|copy| host.path(&format!("state/good/{copy}")).exists());
     host.wait("good copies to be made", are_there);
-    host.wait("no trouble to be left", || troubles() == Some(0));
+    host.wait("no trouble to be left", || troubles(&host) == Some(0));
+
+    // Once more, where nothing but the numbers of reports has to be written.
+    host.kill9();
+    server.forget();
+    host.start();
+    host.wait("a report", || !server.statuses().is_empty());
+    assert!(troubles(&host) > Some(0), "{}", host.logs());
+    remount(&host, "rw");
+    let is_numbered =
+        |report: &miniserde::json::Value| number(report, "seq") > 0.0 && items(report, "troubles").is_empty();
+    host.wait("a report with a number and no trouble", || server.statuses().last().is_some_and(is_numbered));
 }
 
 #[test]

@@ -240,7 +240,9 @@ impl Daemon {
     pub(super) fn note_record_result(&mut self, result: Result<(), Box<DiskError>>) {
         match result {
             Err(error) => self.set_condition(Condition::Records, Some(&error.to_string())),
-            Ok(()) if self.records.unsaved.is_empty() => self.set_condition(Condition::Records, None),
+            Ok(()) if self.records.unsaved.is_empty() && self.signing.is_durable() => {
+                self.set_condition(Condition::Records, None)
+            }
             Ok(()) => {}
         }
     }

@@ -38,6 +38,11 @@ impl Signing {
         Signing { keys: read_keys(key_file), next: reserved, reserved, durable: true }
     }
 
+    /// Whether the numbers that are used are reserved on disk.
+    pub fn is_durable(&self) -> bool {
+        self.durable
+    }
+
     /// The `seq` that the next report will carry, if nothing else is sent before.
     pub fn next_number(&self) -> Option<u64> {
         self.durable.then_some(self.next)
@@ -92,7 +97,7 @@ impl Daemon {
     }
 
     /// Makes sure that no later daemon uses the next number. Where that cannot be written, the random part of a nonce alone
-    /// has to make it unique.
+    /// has to make it unique, and it is tried again with the next exchange.
     fn reserve_numbers(&mut self) {
         if self.signing.next < self.signing.reserved {
             return;
@@ -100,8 +105,10 @@ impl Daemon {
         let reserved = self.signing.next + RESERVED;
         let result = self.records.store().write_nonces(reserved);
         self.signing.durable = result.is_ok();
+        if self.signing.durable {
+            self.signing.reserved = reserved;
+        }
         self.note_record_result(result);
-        self.signing.reserved = reserved;
     }
 
     /// Verifies the reply to a request that was signed with `nonce`; without one, any reply is accepted.
