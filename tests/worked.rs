@@ -46,7 +46,7 @@ fn worked_definitions_run_real_daemons() {
     // Each as it is documented, with a configuration of the test, and without a place in /run that may be in use.
     let changes = [
         ("nginx", "\"daemon off;\"]", format!("\"daemon off;\", \"-c\", \"{dir}/nginx.conf\"]")),
-        ("collectd", "/usr/sbin/collectd\",", format!("/usr/sbin/collectd\", \"-C\", \"{dir}/collectd.conf\",")),
+        ("collectd", "/usr/sbin/collectd\"]", format!("/usr/sbin/collectd\", \"-C\", \"{dir}/collectd.conf\"]")),
         ("zabbix-agent", "--foreground\"]", format!("--foreground\", \"-c\", \"{dir}/zabbix.conf\"]")),
     ];
     for (name, before, after) in &changes {
@@ -60,6 +60,7 @@ fn worked_definitions_run_real_daemons() {
     }
     host.start();
     for (name, ..) in &changes {
+        host.wait_seen(name, "to have said that it is ready", |agent| agent.runs() && agent.detail.is_empty());
         outlives_daemons(&mut host, name);
     }
     let pid = host.wait_running("nginx").pid;
