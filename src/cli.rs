@@ -103,7 +103,7 @@ fn show_status_once(path: &Path, command: &Command, format: OutputFormat) -> End
                 true => status::status_of_one(&body, screen),
                 false => status::status(&body, Path::new(&*config.agents_dir), screen),
             });
-            complain_of_files(path, &config, status::has_troubles(&body));
+            complain_of_files(path, &config, status::has_trouble_with(&body, &config.state_dir));
             printed
         }
     };
@@ -113,15 +113,16 @@ fn show_status_once(path: &Path, command: &Command, format: OutputFormat) -> End
     printed
 }
 
-/// Says what is wrong with the files, and which of them the daemon has not read yet.
-fn complain_of_files(path: &Path, config: &Config, has_troubles: bool) {
+/// Says what is wrong with the files, and which of them the daemon has not read yet. `lacks_copies`: the daemon may have been
+/// unable to write down which definitions it has read.
+fn complain_of_files(path: &Path, config: &Config, lacks_copies: bool) {
     let mut problems = config_files::config_of_daemon(path).map_or_else(|problems| problems, |loaded| loaded.problems);
     let change = config_files::change_since_read(path).filter(|_| problems.is_empty());
     problems.append(&mut config_files::read_agents(&config.agents_dir).problems);
     if !problems.is_empty() {
         list(&problems);
         complain(&"the last good version of such a file stays in use, if there was one, until the file is fixed");
-    } else if !has_troubles && !config_files::is_as_read(config) {
+    } else if !lacks_copies && !config_files::is_as_read(config) {
         let dir = &config.agents_dir;
         complain(&format_args!("\"{dir}\" has changed since the daemon read it: run \"bootagent reload\""));
     }

@@ -214,6 +214,9 @@ fn status_names_the_files_that_are_bad() {
 #[test]
 fn status_says_that_definitions_were_not_read() {
     let mut host = Host::new();
+    // A trouble with something else hides nothing.
+    host.agent("mute", "exec sleep 1000", &[]);
+    host.write("log/mute.log/in-its-place", "");
     host.agent("web", "exec sleep 1000", &[]);
     host.start();
     let says = || host.cli(&["status"]).err;

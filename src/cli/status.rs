@@ -90,9 +90,10 @@ pub fn is_running(body: &Value) -> bool {
     matches!(agents(body), [agent] if text_of(agent, "status") == "running")
 }
 
-/// Whether the daemon reports troubles of the host.
-pub fn has_troubles(body: &Value) -> bool {
-    member(body, "troubles").is_some()
+/// Whether the daemon reports a trouble with something below `dir`.
+pub fn has_trouble_with(body: &Value, dir: &str) -> bool {
+    let troubles = member(body, "troubles").and_then(json::array).unwrap_or_default();
+    troubles.iter().filter_map(json::text).any(|trouble| trouble.contains(dir))
 }
 
 /// The names of the agents in the report.
