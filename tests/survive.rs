@@ -38,8 +38,11 @@ fn a_child_out_of_memory_ends_the_whole_tree() {
     );
     let hundred = format!("for i in $(seq 100); do {} & done; while :; do sleep 0.1; done", hog("1m"));
     host.agent("hundred", &hundred, &[("limits", "{ \"memory\": \"40M\" }")]);
+    // So may be the program that is run before the agent.
+    let fills = "{ \"exec\": [\"/bin/sh\", \"-c\", \"head -c 60m /dev/zero | tail -n 1\"] }";
+    host.agent("before", "exec sleep 1000", &[("prestart", fills), ("limits", "{ \"memory\": \"30M\" }")]);
     host.start();
-    for (name, limit) in [("one", "20M"), ("hundred", "40M")] {
+    for (name, limit) in [("one", "20M"), ("hundred", "40M"), ("before", "30M")] {
         let killed = |agent: &Seen| agent.status == "killed" && agent.failures == 1;
         let agent = host.wait_seen(name, "to be killed", killed);
         assert!(

@@ -12,6 +12,7 @@ use crate::host::proc::{self, Snapshot};
 use crate::kernel::{Exit, Level, Pid, Process, Sig, Stage};
 use crate::model::event::{Event, ToolOwner};
 use crate::model::package::Tool;
+use crate::model::spec::Name;
 use crate::sorted_map::SortedMap;
 use crate::sys::child::{spawn_child, Setup};
 use crate::sys::process;
@@ -190,8 +191,7 @@ impl Daemon {
                 match failure {
                     Some(reason) => Event::NotStarted { name, reason },
                     None => {
-                        let killed = exit == Exit::Signal(Sig::KILL);
-                        let oom = self.limits.oom_killed(&name, killed).map(|oom| oom.to_string().into());
+                        let oom = self.out_of_memory(&name, exit);
                         let tail = self.tail(&name);
                         Event::Exited { name, pid, exit, oom, tail }
                     }
@@ -202,8 +202,9 @@ impl Daemon {
                 match failure {
                     Some(why) => Event::NotStarted { name, reason: format!("prestart: {why}").into() },
                     None => {
+                        let oom = self.out_of_memory(&name, exit);
                         let tail = self.tail_of_failure(&name, exit);
-                        Event::Exited { name, pid, exit, oom: None, tail }
+                        Event::Exited { name, pid, exit, oom, tail }
                     }
                 }
             }
@@ -225,6 +226,12 @@ impl Daemon {
             Owner::Helper | Owner::Detached => return,
         };
         self.queue.push_back(event);
+    }
+
+    /// What is told of an agent's memory, if processes of it were killed for it; `exit`: how its main process ended.
+    fn out_of_memory(&mut self, name: &Name, exit: Exit) -> Option<Box<str>> {
+        let killed = exit == Exit::Signal(Sig::KILL);
+        self.limits.oom_killed(name, killed).map(|oom| oom.to_string().into())
     }
 
     /// Kills a check or tool with all its descendants.

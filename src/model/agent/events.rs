@@ -100,14 +100,18 @@ impl Agent {
     }
 
     /// Its `prestart` has ended: the start follows, or has failed.
-    fn prestart_ended(&mut self, exit: Exit, tail: &str, context: &mut StepContext) {
+    fn prestart_ended(&mut self, exit: Exit, oom: Option<&str>, tail: &str, context: &mut StepContext) {
         if exit == Exit::Code(0) {
             self.state = AgentState::Starting;
             self.prepares = false;
             self.save(context);
             return context.out.push(Action::Start(self.record.name.clone()));
         }
-        self.note_failed_start(format_args!("its prestart {exit}"), tail, context);
+        match oom {
+            Some(oom) => self.note_failed_start(format_args!("its prestart was killed: {oom}"), tail, context),
+            None => self.note_failed_start(format_args!("its prestart {exit}"), tail, context),
+        }
+        self.killed = oom.is_some();
         self.enter_stopping(AfterStop::Policy(End::NotStarted), None, Duration::ZERO, context);
     }
 
@@ -213,7 +217,7 @@ impl Agent {
     pub fn exited(&mut self, exit: Exit, oom: Option<&str>, tail: &str, context: &mut StepContext) {
         let search = self.search_time();
         match &mut self.state {
-            AgentState::Prestart { .. } => self.prestart_ended(exit, tail, context),
+            AgentState::Prestart { .. } => self.prestart_ended(exit, oom, tail, context),
             AgentState::Running { since, health, .. } => {
                 let since = *since;
                 if matches!(health, Health::Busy { .. }) {
