@@ -251,12 +251,14 @@ impl Outputs {
         let text = target.as_os_str().as_bytes();
         let lasting = Path::new(OsStr::from_bytes(text.strip_suffix(b" (deleted)").unwrap_or(text)));
         let beside = lasting.parent() == Some(&self.dir);
-        let similar = || lasting.file_name().is_some_and(|last| last.as_bytes().starts_with(name.as_bytes()));
-        // Which file an earlier daemon has opened is not known.
-        if opened.is_some() && there == opened || !beside && (opened.is_none() || !similar()) {
-            return None;
-        }
+        let begins = |with: &str| lasting.file_name().is_some_and(|last| last.as_bytes().starts_with(with.as_bytes()));
+        let is_output = match opened {
+            Some(_) => there != opened && (beside || begins(name)),
+            // Which file an earlier daemon has opened is not known. With a file at the path, only the name tells.
+            None => beside && (there.is_none() || begins(&[name, ".log"].concat())),
+        };
         match lasting == target {
+            _ if !is_output => None,
             false => Some(Fate::Removed),
             true => Some(Fate::Moved(target)),
         }

@@ -310,6 +310,7 @@ fn a_removed_or_moved_output_is_known_by_its_writer() {
     let link = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&other)));
     drop(outputs.open("web").unwrap());
     assert_eq!((outputs.fate("web", &link), outputs.fate("web", Path::new("/proc/self/fd/0"))), (None, None));
+    assert_eq!(adopted.fate("web", &link), None);
 }
 
 #[test]
