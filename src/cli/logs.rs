@@ -95,6 +95,9 @@ impl Tail {
         }
         let Some(file) = file else { return Ok(()) };
         let end = file.metadata().map_err(failed)?.len();
+        // What stands before is needed to notice a rotation.
+        self.before = read_piece(&file, start.saturating_sub(REMEMBERED as u64)).map_err(failed)?;
+        self.before.truncate(start.min(REMEMBERED as u64) as usize);
         (self.file, self.position) = (Some(file), start);
         while self.position < end {
             let text = self.more().map_err(|error| self.failed(&error))?;
@@ -333,6 +336,17 @@ mod tests {
         assert_eq!(more(&mut tail), "");
         dir.append("e\n");
         assert_eq!(more(&mut tail), "e\n");
+    }
+
+    #[test]
+    fn a_rotation_is_noticed_before_anything_is_shown() {
+        let dir = Dir::new("end");
+        dir.append("1\n2\n3\n");
+        let mut tail = dir.tail();
+        tail.show_last(0, true).unwrap();
+        dir.rotate(6);
+        dir.append("4\n");
+        assert_eq!(more(&mut tail), "4\n");
     }
 
     #[test]
