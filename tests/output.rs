@@ -215,3 +215,11 @@ fn a_limit_of_file_sizes_is_an_error_and_not_the_end() {
     assert_eq!(host.wait_running("web").pid, again);
     host.wait("the pid file to be missed", || says(&host, &["bootagent.pid\"", "File too large"]));
 }
+
+#[test]
+fn the_hole_that_a_rotation_leaves_is_not_shown() {
+    let host = Host::new();
+    host.configure();
+    host.write("log/web.log", &("\0".repeat(200_000) + "after\n"));
+    assert_eq!(host.ok(&["logs", "web"]), "after\n");
+}

@@ -44,8 +44,11 @@ pub fn logs(config: &Path, name: Option<&str>, lines: usize, follow: bool) -> En
     Ok(())
 }
 
-/// Prints output of an agent without what could change the terminal.
+/// Prints output of an agent without what could change the terminal. A program that does not append leaves a hole at the
+/// beginning of a file that was rotated, which reads as zeros and is not shown.
 fn show(text: &[u8]) -> Ended {
+    let begin = text.iter().position(|byte| *byte != 0).unwrap_or(text.len());
+    let text = &text[begin..];
     print(&visible(&String::from_utf8_lossy(text).replace('\t', "        ")))
 }
 
