@@ -187,5 +187,7 @@ fn configuration_that_a_new_version_drops_comes_back_with_the_old_one() {
     assert!(is_kept(), "gone with an upgrade that was undone");
     rig.host.does(&rig.server, &Job::new("d3", "uninstall", &rig.name), 0);
     assert!(is_kept(), "gone with an uninstall");
-    fs::remove_file(&conf).expect("it is there");
+    for left in [conf.clone(), format!("{conf}.rpmnew")] {
+        fs::remove_file(&left).expect("it is there");
+    }
 }
