@@ -212,12 +212,12 @@ fn a_writer_is_never_held_up() {
     // It is empty for a moment whenever it is written.
     let read = || fs::read_to_string(dir.join("beat")).ok()?.trim().parse::<u64>().ok();
     let beats = || patiently(read).expect("it counts its lines");
-    host.wait("the file to be turned over", || size("log/chatty.log.1") > 0);
+    host.wait("the file to be rotated", || size("log/chatty.log.1") > 0);
     kill(host.pid(), "STOP");
     let (before, length) = (beats(), size("log/chatty.log"));
     host.wait("it to write on with a daemon that stands still", || beats() > before + 500);
     kill(host.pid(), "CONT");
-    host.wait("the file to be turned over again", || size("log/chatty.log") < length + 500 * 200);
+    host.wait("the file to be rotated again", || size("log/chatty.log") < length + 500 * 200);
     host.kill9();
     let before = beats();
     host.wait("it to write on without a daemon", || beats() > before + 2000);

@@ -55,9 +55,7 @@ fn links_that_somebody_planted_are_not_followed() {
     for name in ["web", "hard", "turned"] {
         host.wait_running(name);
     }
-    host.wait("an output to be turned over", || {
-        fs::read(host.path("log/turned.log.1")).is_ok_and(|old| old.len() > 900)
-    });
+    host.wait("an output to be rotated", || fs::read(host.path("log/turned.log.1")).is_ok_and(|old| old.len() > 900));
     host.end("TERM");
     for (place, path) in victims {
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious\n", "{place} was written through");

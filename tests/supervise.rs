@@ -429,11 +429,11 @@ fn an_output_file_is_turned_over() {
     host.start();
     let pid = host.wait_running("chatty").pid;
     let size = |file: &str| fs::metadata(host.path(file)).map_or(0, |meta| meta.len());
-    host.wait("the file to be turned over", || size("log/chatty.log.1") > 2048);
+    host.wait("the file to be rotated", || size("log/chatty.log.1") > 2048);
     assert!(host.read("log/chatty.log.1").contains("0123456789"));
     let turned_at = || fs::metadata(host.path("log/chatty.log.1")).and_then(|meta| meta.modified()).ok();
     let first = turned_at();
-    host.wait("it to be turned over again", || turned_at() > first);
+    host.wait("it to be rotated again", || turned_at() > first);
     assert!(size("log/chatty.log") < 200_000, "it grows on");
     assert_eq!(host.seen("chatty").map(|agent| agent.pid), Some(pid), "its writer suffered");
 }

@@ -181,12 +181,12 @@ fn noexec_warning(state_dir: &Path) -> Option<String> {
     })
 }
 
-/// A warning where an agent cannot write to its own log any more before that is turned over.
+/// A warning where an agent cannot write to its own log any more before that is rotated.
 fn file_size_warning(spec: &Spec) -> Option<String> {
     let (_, limit) = spec.limits.resources.iter().find(|(resource, _)| *resource == Resource::Fsize)?;
     (*limit <= spec.log_size).then(|| {
         format!(
-            "limits.fsize: {} is not above log_size ({}): the agent's log reaches this limit before it is turned over, and \
+            "limits.fsize: {} is not above log_size ({}): the agent's log reaches this limit before it is rotated, and \
              then the agent gets SIGXFSZ for every line that it writes; set a log_size that is well below",
             exact_size(*limit),
             exact_size(spec.log_size)

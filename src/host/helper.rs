@@ -142,6 +142,28 @@ enum Stopped {
     Stalled,
 }
 
+/// What a helper may use for its request: how large its file may become and how long the response may be, bytes, how long it may
+/// take in all, and what is said of one that was stopped.
+fn bounds(request: &HelperRequest) -> (u64, u64, Option<Duration>, Option<&'static str>) {
+    match request {
+        HelperRequest::Exchange { max_body, .. } => {
+            let most = Duration::from_secs(EXCHANGE_SECS.into()) + GRACE;
+            (0, max_body.saturating_add(RESULT_MAX), Some(most), None)
+        }
+        HelperRequest::Fetch { max_bytes, .. } => (*max_bytes, RESULT_MAX, None, Some("interrupted, as others wait")),
+        HelperRequest::Verify { .. } => {
+            (0, RESULT_MAX, Some(UNPACK_MAX), Some("verifying the signature took too long"))
+        }
+        HelperRequest::Unpack { max_bytes, .. } => {
+            (*max_bytes, RESULT_MAX, Some(UNPACK_MAX), Some("unpacking was stopped"))
+        }
+        HelperRequest::Inspect { pids, .. } => {
+            (0, pids.len() as u64 * ANSWER_MAX, Some(INSPECT_MAX), Some("a process cannot be read"))
+        }
+        HelperRequest::Rotate { .. } => (u64::MAX, RESULT_MAX, Some(UNPACK_MAX), Some("copying it took too long")),
+    }
+}
+
 impl Helper {
     /// Starts a helper with a request. `file` is the package: a `Fetch` writes to it (opened for reading and writing, at most
     /// `max_bytes` long), a `Verify` or `Unpack` reads it; a `Rotate` gets the log, open for both. `who` is the user of the
@@ -157,25 +179,7 @@ impl Helper {
         failures: &SetupErrorPipe,
         now: Time,
     ) -> io::Result<Helper> {
-        let (file_max, response_max, most, when_stopped) = match request {
-            HelperRequest::Exchange { max_body, .. } => {
-                let most = Duration::from_secs(EXCHANGE_SECS.into()) + GRACE;
-                (0, max_body.saturating_add(RESULT_MAX), Some(most), None)
-            }
-            HelperRequest::Fetch { max_bytes, .. } => {
-                (*max_bytes, RESULT_MAX, None, Some("interrupted, as others wait"))
-            }
-            HelperRequest::Verify { .. } => {
-                (0, RESULT_MAX, Some(UNPACK_MAX), Some("verifying the signature took too long"))
-            }
-            HelperRequest::Unpack { max_bytes, .. } => {
-                (*max_bytes, RESULT_MAX, Some(UNPACK_MAX), Some("unpacking was stopped"))
-            }
-            HelperRequest::Inspect { pids, .. } => {
-                (0, pids.len() as u64 * ANSWER_MAX, Some(INSPECT_MAX), Some("a process cannot be read"))
-            }
-            HelperRequest::Rotate { .. } => (u64::MAX, RESULT_MAX, Some(UNPACK_MAX), Some("copying it took too long")),
-        };
+        let (file_max, response_max, most, when_stopped) = bounds(request);
         let exchanges = matches!(request, HelperRequest::Exchange { .. });
         let inspects = matches!(request, HelperRequest::Inspect { .. });
         let target = match (&file, request) {

@@ -222,9 +222,10 @@ fn script(text: &str, args: &[&str], timeout: Duration) -> Option<Tool> {
 }
 
 /// The tools that install a package file, in place of any other version of the package, newer or older. `interrupted`: an
-/// installer was killed before, so that its database may need a repair first; `back`: it was there before, so many minutes ago,
-/// and is to come back in any case; `held`: what `query` said before of packages on hold. What has become of the package is for `query`
-/// to say: a tool may fail because of packages that have nothing to do with this one.
+/// installer was killed before, so that its database may need a repair first; `back`: it was there before, and is to come back
+/// in any case, with the configuration that was moved aside in so many minutes; `held`: what `query` said before of packages on
+/// hold. What has become of the package is for `query` to say: a tool may fail because of packages that have nothing to do with
+/// this one.
 pub fn install(
     format: Format,
     path: &str,
